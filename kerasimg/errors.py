@@ -1,0 +1,78 @@
+"""The one family of errors: each says where, what was expected, what was found, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar, NamedTuple
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong: in which file, at which place in it, and what."""
+
+    file: str
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in self if part)
+
+
+class KerasimgError(Exception):
+    """Base of every error that kerasimg raises for its user; `exit_code` is what the command line ends with."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class CallError(KerasimgError, ValueError):
+    """A call or a command asks for something that does not exist or does not fit."""
+
+    exit_code = 2
+
+
+class FaultsError(KerasimgError, ValueError):
+    """An error that lists every fault found, one a line, in `faults`."""
+
+    def __init__(self, faults: Iterable[Fault]):
+        self.faults = tuple(faults)
+        super().__init__("\n".join(str(fault) for fault in self.faults))
+
+    def __reduce__(self) -> tuple[type[FaultsError], tuple[tuple[Fault, ...]]]:
+        # Exceptions pickle by their message; this one is made from its faults.
+        return type(self), (self.faults,)
+
+
+class SpecError(FaultsError):
+    """A spec is wrong; nothing was built."""
+
+    exit_code = 2
+
+
+class DataError(FaultsError):
+    """The pictures or their labels are wrong; nothing was changed on disk."""
+
+    exit_code = 3
+
+
+class WeightsError(KerasimgError):
+    """Weights that a spec names are missing, altered, or belong to another model."""
+
+
+class GateError(KerasimgError):
+    """A result falls short of what was asked of it (quality, parity)."""
+
+    exit_code = 4
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which known name was probably meant: "; did you mean 'x'?", or nothing when none is near."""
+    close = difflib.get_close_matches(str(name), sorted(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def listed(names: Iterable[str], limit: int = 12) -> str:
+    """Names in one line, cut after `limit`: "a, b, c and 5 more"."""
+    every = list(names)
+    if len(every) <= limit:
+        return ", ".join(every)
+    return ", ".join(every[:limit]) + f" and {len(every) - limit} more"

@@ -1,0 +1,195 @@
+"""The sections of a spec, as closed pydantic models: what each key means, what it takes, and its default.
+
+The models describe a spec whose search values have been replaced and whose expressions have been
+evaluated. `model`, `augment` and `blocks` are lists of nodes and stand in `nodes.py`; what is named
+from a closed list (an optimizer, a loss) is marked with `Named` and checked by `arguments.py`.
+The sentence under a field becomes its description in the JSON Schema.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FORMAT_VERSION = 1
+
+
+class Named(NamedTuple):
+    """Marks a field that takes a name of a group of `keras_table.json`, or `{"type": name, argument: value}`."""
+
+    group: str
+    also: tuple[str, ...] = ()
+    """Further strings that the field takes."""
+
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Channel = Annotated[float, Field(allow_inf_nan=False)]
+
+ResizePolicy = Literal["stretch", "crop", "pad"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "area"]
+ScaleName = Literal["auto", "none", "unit", "symmetric", "imagenet", "caffe"]
+Task = Literal["multiclass", "binary", "multilabel"]
+
+
+class Section(BaseModel):
+    """What every section is: closed (an unknown key is an error), unchangeable, strict about types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class Card(Section):
+    """Where a spec comes from, under which terms, and what it is known to reach."""
+
+    source: str | None = None
+    """The paper or the page it was written from: authors, title, id."""
+    year: int | None = None
+    """Year of the source."""
+    license: str | None = None
+    """Licence of the spec and of the weights it names, as an SPDX identifier where there is one."""
+    figures: dict[str, float | int | str] = {}
+    """What it is known to reach, each with its condition: {"ImageNet top-1, 224 px": 0.718}."""
+    notes: str | None = None
+    """What a user should know before choosing it."""
+
+
+class Standardize(Section):
+    """Pixels in 0-255 become (pixel - mean) / std, each a number or one number per channel."""
+
+    mean: Channel | list[Channel] = 0.0
+    """Subtracted from the pixel value (0-255)."""
+    std: PositiveFloat | list[PositiveFloat] = 1.0
+    """Divides what is left."""
+
+
+class Image(Section):
+    """The one contract by which any picture becomes the model's input, wherever the model runs."""
+
+    size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [224, 224]
+    """[height, width] in pixels."""
+    channels: Literal[1, 3] = 3
+    """3: RGB. 1: grey (ITU-R 601-2 luma)."""
+    resize: ResizePolicy = "stretch"
+    """stretch: to the size, whatever the aspect. crop: the shorter side fits, the centre is kept. pad: the longer
+    side fits, the rest is background."""
+    interpolation: Interpolation = "bilinear"
+    """The filter of the resize, always antialiased (but for nearest)."""
+    background: Annotated[list[Byte], Field(min_length=3, max_length=3)] = [255, 255, 255]
+    """RGB on which transparent pictures are flattened, and with which `pad` fills."""
+    scale: ScaleName | Standardize = "auto"
+    """How the model sees a pixel of 0-255. auto: as the backbone wants it, else unit. none: 0 to 255. unit: 0 to 1.
+    symmetric: -1 to 1. imagenet: minus mean, by standard deviation, of ImageNet. caffe: BGR minus mean."""
+
+
+class Compile(Section):
+    """What `model.compile` gets, in Keras' words."""
+
+    optimizer: Annotated[Any, Named("optimizers")] = "Adam"
+    """A name of keras.optimizers, or {"type": name, argument: value}."""
+    loss: Annotated[Any, Named("losses", also=("auto",))] = "auto"
+    """A name of keras.losses, {"type": ...}, or auto: the cross-entropy that fits the task and the output."""
+    metrics: list[Annotated[Any, Named("metrics", also=("accuracy", "f1"))]] = ["accuracy"]
+    """Names of keras.metrics or kerasimg.metrics, {"type": ...}, "accuracy", or "f1" (macro F1)."""
+    steps_per_execution: PositiveInt = 1
+    """Training steps per call of the compiled function."""
+    jit_compile: bool | Literal["auto"] = "auto"
+    """Compile with XLA; auto: where Keras does."""
+
+
+class EarlyStopping(Section):
+    """Ends a stage that no longer improves, and goes back to its best epoch."""
+
+    monitor: str = "val_loss"
+    """The figure to watch."""
+    mode: Literal["min", "max", "auto"] = "auto"
+    """Whether less or more is better; auto: less for a loss or an error, more for anything else."""
+    patience: NonNegativeInt = 5
+    """Epochs without improvement before the stage ends."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """What counts as an improvement."""
+    restore_best_weights: bool = True
+    """Go back to the weights of the best epoch."""
+
+
+class Stage(Section):
+    """One span of epochs with its own trainable layers and learning rate."""
+
+    epochs: PositiveInt = 10
+    """Epochs this stage adds."""
+    unfreeze: dict[str, NonNegativeInt] = {}
+    """Node name -> how many of its last layers train from this stage on; 0 = all."""
+    freeze: list[str] = []
+    """Names of the nodes that no longer train from this stage on."""
+    learning_rate: Annotated[Any, Named("schedules")] | None = None
+    """A number or a schedule; null: the rate of `compile.optimizer`."""
+    early_stopping: EarlyStopping | None = None
+    """null: every epoch is trained."""
+
+
+class Fit(Section):
+    """How the model is trained."""
+
+    batch_size: PositiveInt = 32
+    """Pictures per step."""
+    stages: Annotated[list[Stage], Field(min_length=1)] = [Stage()]
+    """Trained one after the other."""
+    validation_split: Fraction = 0.15
+    """Share of the pictures held out to steer by, where the data has no validation part. Stratified."""
+    test_split: Fraction = 0.15
+    """Share of the pictures held out to judge by, where the data has no test part. Stratified."""
+    class_weight: Literal["none", "balanced", "sqrt"] = "none"
+    """balanced: n / (classes * n of the class), as in scikit-learn. sqrt: its square root."""
+    seed: NonNegativeInt = 0
+    """Of the split, the initial weights, the order and the augmentation."""
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    """Keras' dtype policy while training."""
+    callbacks: list[Annotated[Any, Named("callbacks")]] = []
+    """Further Keras callbacks, as names or {"type": ...}, in every stage."""
+
+    @model_validator(mode="after")
+    def _splits_leave_something(self) -> Fit:
+        if self.validation_split + self.test_split >= 1:
+            raise ValueError("validation_split + test_split must be below 1, so that pictures are left to train on")
+        return self
+
+
+class Tune(Section):
+    """How search values are searched, in KerasTuner's words."""
+
+    tuner: Literal["random", "grid", "bayesian", "hyperband"] = "hyperband"
+    """The search strategy."""
+    objective: str = "val_accuracy"
+    """The figure to optimise."""
+    direction: Literal["min", "max", "auto"] = "auto"
+    """Whether less or more is better; auto: less for a loss or an error, more for anything else."""
+    max_trials: PositiveInt = 20
+    """Trials at most."""
+    executions_per_trial: PositiveInt = 1
+    """Trainings per trial, averaged."""
+    max_epochs: PositiveInt | None = None
+    """Epochs of a trial at most; null: those of the stages."""
+    seed: NonNegativeInt = 0
+    """Of the search."""
+
+
+class Expect(Section):
+    """What `build` must find, or fail."""
+
+    params: NonNegativeInt | None = None
+    """Parameters of the whole model, as model.count_params() counts them."""
+    output: list[int | None] | None = None
+    """Shape of the output, null for the batch."""
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "card": Card,
+    "image": Image,
+    "compile": Compile,
+    "fit": Fit,
+    "tune": Tune,
+    "expect": Expect,
+}
