@@ -1,8 +1,25 @@
-"""The expressions of a spec ("=round8(c * alpha)"): a small, closed part of Python's, checked before it is evaluated."""
+"""The expressions of a spec ("=round8(c * alpha)"): a small, closed part of Python's, checked before it is evaluated.
+
+Numbers, strings, True, False, None; + - * / // %; comparisons; and, or, not; a if c else b; and the functions
+of `FUNCTIONS`. No attribute, no index, no power, no call of anything else. Length, size and results are capped.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+import ast
+import math
+import operator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+from kerasimg.errors import listed, nearest
+
+MAX_LENGTH = 500
+MAX_NODES = 200
+MAX_NUMBER = 10**15
+MAX_STRING = 1000
 
 
 class Unknown:
@@ -13,3 +30,196 @@ class Unknown:
 
 
 UNKNOWN: Final = Unknown()
+
+
+class ExpressionError(ValueError):
+    """An expression that cannot be read or evaluated; the message says why."""
+
+
+class Expression(NamedTuple):
+    """An expression that was read and found to be within the language."""
+
+    source: str
+    tree: ast.expr
+    names: frozenset[str]
+
+
+def is_expression(value: object) -> bool:
+    """Whether a value of a spec is an expression: a string that begins with `=`."""
+    return isinstance(value, str) and value.startswith("=")
+
+
+def round8(value: float) -> int:
+    """To the nearest multiple of 8, at least 8 and never below 90 % of `value` (Sandler et al. 2018, `_make_divisible`)."""
+    rounded = max(8, int(value + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * value else rounded
+
+
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "min": min,
+    "max": max,
+    "round": round,
+    "int": int,
+    "ceil": math.ceil,
+    "floor": math.floor,
+    "round8": round8,
+}
+
+_OPERATORS: Mapping[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+    ast.Not: operator.not_,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+_WORKS_ON_ANYTHING = (ast.Not, ast.Eq, ast.NotEq)
+
+
+@lru_cache(maxsize=4096)
+def parse(source: str) -> Expression:
+    """Read an expression ("=2 * n"); ExpressionError when it is not one of the language."""
+    if len(source) > MAX_LENGTH:
+        raise ExpressionError(f"longer than {MAX_LENGTH} characters")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            tree = ast.parse(source[1:].strip(), mode="eval").body
+    except SyntaxError as error:
+        raise ExpressionError(f"not an expression: {error.msg}") from None
+    except (ValueError, RecursionError, MemoryError):
+        raise ExpressionError("not an expression") from None
+    nodes = list(_walk(tree))
+    if len(nodes) > MAX_NODES:
+        raise ExpressionError(f"more than {MAX_NODES} terms")
+    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    for node in nodes:
+        _allow(node)
+    names = frozenset(node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in called)
+    return Expression(source, tree, names)
+
+
+def evaluate(expression: Expression, names: Mapping[str, Any]) -> Any:
+    """The value of an expression, UNKNOWN when it depends on one; ExpressionError when it has none."""
+    for name in sorted(expression.names - names.keys()):
+        raise ExpressionError(f"unknown name '{name}'{nearest(name, names)} (known: {listed(sorted(names), 30)})")
+    try:
+        return _bounded(_evaluate(expression.tree, names))
+    except ZeroDivisionError:
+        raise ExpressionError("division by zero") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise error if isinstance(error, ExpressionError) else ExpressionError(str(error)) from None
+
+
+def _walk(tree: ast.AST) -> Iterator[ast.AST]:
+    # ast.walk is breadth first and not recursive, so a deep tree is counted before anything recurses into it.
+    for count, node in enumerate(ast.walk(tree)):
+        yield node
+        if count > 2 * MAX_NODES:
+            return
+
+
+def _allow(node: ast.AST) -> None:
+    match node:
+        case ast.Constant(value=bool() | None):
+            pass
+        case ast.Constant(value=int() | float() | str() as value):
+            _bounded(value)
+        case ast.Call(func=ast.Name(id=name), keywords=[]) if name in FUNCTIONS:
+            pass
+        case ast.Call(func=ast.Name(id=name)):
+            raise ExpressionError(f"no function '{name}'{nearest(name, FUNCTIONS)} (known: {', '.join(FUNCTIONS)})")
+        case ast.BinOp(op=op) | ast.UnaryOp(op=op) if type(op) in _OPERATORS:
+            pass
+        case ast.Compare(ops=ops) if all(type(op) in _OPERATORS for op in ops):
+            pass
+        case ast.BoolOp() | ast.IfExp() | ast.Name() | ast.operator() | ast.unaryop() | ast.cmpop() | ast.boolop():
+            pass
+        case ast.expr_context():
+            pass
+        case _:
+            what = ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__
+            raise ExpressionError(f"{what[:40]!r} is not allowed; an expression is arithmetic, no more")
+
+
+def _evaluate(node: ast.AST, names: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id=name):
+            return names[name]
+        case ast.BoolOp(op=op, values=values):
+            return _logic(isinstance(op, ast.And), values, names)
+        case ast.IfExp(test=test, body=body, orelse=orelse):
+            condition = _evaluate(test, names)
+            return UNKNOWN if condition is UNKNOWN else _evaluate(body if condition else orelse, names)
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            return _compare(_evaluate(left, names), ops, [_evaluate(item, names) for item in comparators])
+        case ast.Call(func=ast.Name(id=name), args=arguments):
+            return _apply(FUNCTIONS[name], *(_evaluate(item, names) for item in arguments))
+        case ast.UnaryOp(op=op, operand=operand):
+            return _apply(_OPERATORS[type(op)], _evaluate(operand, names), anything=isinstance(op, ast.Not))
+        case ast.BinOp(left=left, op=op, right=right):
+            return _apply(_OPERATORS[type(op)], _evaluate(left, names), _evaluate(right, names))
+    raise ExpressionError(f"{type(node).__name__} is not allowed")
+
+
+def _logic(every: bool, values: list[ast.expr], names: Mapping[str, Any]) -> Any:
+    """`and` (every) or `or`, as Python has them; a value that decides it beats an unknown one."""
+    unknown = False
+    value: Any = None
+    for item in values:
+        value = _evaluate(item, names)
+        if value is UNKNOWN:
+            unknown = True
+        elif bool(value) is not every:
+            return value
+    return UNKNOWN if unknown else value
+
+
+def _compare(left: Any, ops: list[ast.cmpop], rights: list[Any]) -> Any:
+    result: Any = True
+    for op, right in zip(ops, rights, strict=True):
+        held = _apply(_OPERATORS[type(op)], left, right, anything=isinstance(op, _WORKS_ON_ANYTHING))
+        if held is False:
+            return False
+        result = UNKNOWN if held is UNKNOWN else result
+        left = right
+    return result
+
+
+def _apply(function: Callable[..., Any], *values: Any, anything: bool = False) -> Any:
+    if any(value is UNKNOWN for value in values):
+        return UNKNOWN
+    if not anything:
+        strings = [value for value in values if isinstance(value, str)]
+        if strings and (len(strings) < len(values) or function not in (operator.add, operator.lt, operator.gt)):
+            raise ExpressionError(f"{_named(function)} does not take {', '.join(map(repr, values))}")
+        for value in values:
+            if not isinstance(value, (int, float, str)):
+                raise ExpressionError(f"{_named(function)} does not take {value!r}")
+    return _bounded(function(*values))
+
+
+def _named(function: Callable[..., Any]) -> str:
+    return function.__name__.strip("_")
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > MAX_STRING:
+        raise ExpressionError(f"gives a text of more than {MAX_STRING} characters")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ExpressionError("gives a number that is not finite")
+        if abs(value) > MAX_NUMBER:
+            raise ExpressionError("gives a number beyond 10^15")
+    return value

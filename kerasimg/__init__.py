@@ -1,0 +1,47 @@
+"""Image classification with Keras from one JSON file: build, train, judge, search, export and serve.
+
+    model = kerasimg.build("zoo/mobilenet.json", num_classes=5)
+    run = kerasimg.train("zoo/mobilenet.json", data="photos/")
+
+The verbs are loaded when they are first used, so that `import kerasimg` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kerasimg.catalog import load as load
+
+_WHERE = {
+    "load": "kerasimg.catalog",
+    "Spec": "kerasimg.spec.load",
+    "build": "kerasimg.models.build",
+    "train": "kerasimg.training.train",
+    "Run": "kerasimg.training.run",
+    "evaluate": "kerasimg.evaluation.evaluate",
+    "predict": "kerasimg.evaluation.predict",
+    "KerasimgError": "kerasimg.errors",
+    "CallError": "kerasimg.errors",
+    "SpecError": "kerasimg.errors",
+    "DataError": "kerasimg.errors",
+    "WeightsError": "kerasimg.errors",
+    "GateError": "kerasimg.errors",
+}
+
+__all__ = ["__version__", *_WHERE]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("kerasimg")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'kerasimg' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,101 @@
+"""References: "zoo/mobilenet.json", "mobilenet", a path -> a spec file; what the zoo holds; `load`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kerasimg.errors import CallError, listed, nearest
+from kerasimg.spec.load import Spec, load_document, load_file
+from kerasimg.spec.parents import Found
+
+Reference = str | os.PathLike[str] | Mapping[str, Any] | Spec
+"""What names a spec: a zoo name, a path, a dict that is one, or a loaded one."""
+
+_INSTALLED = Path(__file__).parent / "zoo"
+ZOO = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "zoo"
+"""The folder of the specs that ship: inside the package once installed, beside it in a checkout."""
+
+
+def zoo_names() -> list[str]:
+    """Names of the specs that ship, "mobilenet" and "recipes/..." alike."""
+    files = (path for path in ZOO.rglob("*.json") if not path.name.endswith(".schema.json"))
+    return sorted(path.relative_to(ZOO).with_suffix("").as_posix() for path in files)
+
+
+def load(
+    ref: Reference,
+    *,
+    set: Mapping[str, Any] | None = None,
+    chosen: Mapping[str, Any] | None = None,
+    partial: bool = False,
+    **params: Any,
+) -> Spec:
+    """Read and check a spec; importing neither Keras nor TensorFlow.
+
+    ref: a zoo name ("mobilenet", "zoo/mobilenet.json"), the path of a file, a dict, or a loaded spec.
+    set: edits by path, as in {"model.hidden.units": 64}.  chosen: search values by name.
+    partial: allow params that must be given (default null) to be missing.  params: values of the spec's params.
+
+    Raises SpecError with every fault found.
+    """
+    how = {"params": params, "edits": set, "chosen": chosen, "partial": partial}
+    if isinstance(ref, Spec):
+        if not params and not set and not chosen:
+            return ref
+        return load_document(dict(ref.document), find, ref.folder, **how)
+    if isinstance(ref, Mapping):
+        return load_document(dict(ref), find, Path.cwd(), **how)
+    if not isinstance(ref, (str, os.PathLike)):
+        raise CallError(f"expected a zoo name, a path, a dict or a Spec, got {type(ref).__name__}")
+    return load_file(locate(ref), find, **how)
+
+
+def locate(ref: str | os.PathLike[str]) -> Found:
+    """The file that a user means: a path first, then the zoo. CallError when there is none."""
+    text = os.fspath(ref)
+    path = Path(text)
+    if path.is_file():
+        return Found(path, text)
+    if (found := _in_zoo(text)) is not None:
+        return found
+    names = zoo_names()
+    name = _zoo_name(text)
+    raise CallError(
+        f"no file '{text}' and no zoo spec '{name}'{nearest(name, names)} "
+        f"(kerasimg zoo list shows all {len(names)}: {listed(names, 8)})"
+    )
+
+
+def find(reference: str, folder: Path) -> Found:
+    """The file that a spec means: one in its own folder, or of the zoo; never one elsewhere. LookupError if none."""
+    if "\\" in reference or ".." in reference.split("/") or Path(reference).is_absolute() or ":" in reference:
+        raise LookupError(f"'{reference}' leaves the folder of the spec; name a file beside it or a zoo spec")
+    beside = folder / reference
+    if beside.is_file():
+        if not beside.resolve().is_relative_to(folder.resolve()):
+            raise LookupError(f"'{reference}' is a link out of the folder of the spec")
+        return Found(beside, _beside_label(beside, reference))
+    if (found := _in_zoo(reference)) is not None:
+        return found
+    raise LookupError(
+        f"no file '{reference}' beside the spec and no such zoo spec{nearest(_zoo_name(reference), zoo_names())}"
+    )
+
+
+def _beside_label(path: Path, reference: str) -> str:
+    return f"zoo/{reference}" if path.parent == ZOO else reference
+
+
+def _zoo_name(reference: str) -> str:
+    return reference.replace("\\", "/").removeprefix("zoo/").removesuffix(".json")
+
+
+def _in_zoo(reference: str) -> Found | None:
+    name = _zoo_name(reference)
+    path = ZOO / f"{name}.json"
+    if not name or ".." in name.split("/") or Path(name).is_absolute() or not path.is_file():
+        return None
+    return Found(path, f"zoo/{name}.json")

@@ -1,0 +1,86 @@
+"""What every source is made of: labelled pictures, the parts they may belong to, the order of class names."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from kerasimg.errors import DataError, Fault
+
+Part = Literal["train", "validation", "test"]
+
+PARTS: dict[str, Part] = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+}
+"""The names of the parts, as folders and manifests write them (in any case), and what they mean."""
+
+LISTED = 20
+"""Faults that an error message lists."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Item:
+    """One picture and what is known of it."""
+
+    id: str
+    """Its path below the root, with forward slashes, or its place in an array: "train[17]"."""
+    picture: str | np.ndarray
+    """The path of its file, or its pixels."""
+    labels: tuple[str, ...]
+    """Names of its classes: one, or any number where the task is multilabel."""
+    part: Part | None = None
+    """The part that the data puts it in."""
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    """What else a manifest says of it."""
+
+
+class Bad(NamedTuple):
+    """A picture that cannot be read, and why."""
+
+    id: str
+    reason: str
+
+
+class Reading(NamedTuple):
+    """What a reader found: pictures, names of classes in any order, and how many files are no pictures."""
+
+    items: list[Item]
+    classes: Iterable[str]
+    ignored: int = 0
+
+
+class ManyFaults(DataError):
+    """Data that is wrong in any number of places: `faults` holds them all, the message the first 20."""
+
+    def __str__(self) -> str:
+        lines = [str(fault) for fault in self.faults[:LISTED]]
+        if len(self.faults) > LISTED:
+            lines.append(f"... and {len(self.faults) - LISTED:,} more")
+        return "\n".join(lines)
+
+
+def fault(file: str, path: str, message: str) -> ManyFaults:
+    """The error for a single fault."""
+    return ManyFaults([Fault(file, path, message)])
+
+
+def class_name(label: str) -> str:
+    """The label as a class name: without space around it, in one Unicode form on every system (NFC)."""
+    return unicodedata.normalize("NFC", label.strip())
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Class names in their order: by value where all are integers ("10" after "9"), else by character."""
+    unique = set(names)
+    if all(re.fullmatch(r"-?\d+", name) for name in unique):
+        return tuple(sorted(unique, key=lambda name: (int(name), name)))
+    return tuple(sorted(unique))

@@ -1,0 +1,39 @@
+"""How much memory is free."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ASSUMED = 2 * 1024**3
+"""Bytes taken to be free where the system does not say."""
+
+
+def free_bytes() -> int:
+    """Memory that this process may still take: what the system has available, within its control group's limit."""
+    free = [_available(), _control_group("memory.max", "memory.current")]
+    free.append(_control_group("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+    known = [amount for amount in free if amount is not None]
+    return max(0, min(known)) if known else ASSUMED
+
+
+def _available() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        # Without the kernel's estimate (macOS): half of what is built in.
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _control_group(limit: str, used: str) -> int | None:
+    root = Path("/sys/fs/cgroup")
+    try:
+        return int((root / limit).read_text()) - int((root / used).read_text())
+    except (OSError, ValueError):  # no such group, or its limit is "max"
+        return None

@@ -1,0 +1,214 @@
+"""Any picture as 8-bit RGB, upright and opaque; the rules are written in `decode.py`."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import re
+import stat
+import warnings
+from typing import IO
+
+import numpy as np
+import PIL.ExifTags
+import PIL.Image
+
+from kerasimg.errors import KerasimgError
+
+MAX_PIXELS = 178_956_970
+"""Pixels of the largest picture that is decoded: where Pillow, too, refuses by default."""
+
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MPO", "JPEG2000"),
+    *("PPM", "QOI", "ICO", "DIB", "PCX", "TGA"),
+)
+"""Formats that are read. Not those for which Pillow starts another program, as it does for EPS."""
+
+EXTENSIONS = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
+        *(".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".qoi", ".ico", ".pcx", ".tga"),
+    )
+)
+"""Extensions, in lower case, by which a file is taken for a picture; HEIC too, to be named, not passed over."""
+
+TRANSPOSED = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the picture upright."""
+
+BEGINNINGS = (
+    (rb"\s*<(!doctype html|html|head|body)", "is not a picture (it begins like an HTML page)"),
+    (rb"\s*(<\?xml|<svg)", "is not a picture (it begins like an XML or SVG document)"),
+    (rb"\s*[{\[]\s*[\"{\[\]}]", "is not a picture (it begins like a JSON document)"),
+    (rb"%PDF", "is not a picture (it begins like a PDF document)"),
+    (rb"PK\x03\x04", "is not a picture (it begins like a ZIP archive)"),
+    (rb"version https://git-lfs", "is a Git LFS pointer, not the picture: run `git lfs pull`"),
+    (rb"....ftyp(heic|heix|hevc|mif1|msf1)", "is a HEIC picture, which is not read: convert it to JPEG"),
+    (
+        rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|BM|II\*\0|MM\0\*",
+        "is truncated or damaged within its header",
+    ),
+)
+"""How a file begins that is not recognised -> what is wrong with it; the first that matches holds."""
+
+RGB = tuple[int, int, int]
+Picture = str | os.PathLike[str] | bytes | np.ndarray
+
+
+class BadImage(KerasimgError, ValueError):
+    """A picture cannot be read; `reason` says why and goes on after the picture's name: "is truncated"."""
+
+    exit_code = 3
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+def read_picture(picture: Picture, background: RGB = (255, 255, 255)) -> PIL.Image.Image:
+    """The picture in mode RGB, upright, at its own size, on the background where it is transparent.
+
+    picture: a path, the bytes of a file, or an array of 0-255, (H, W) or (H, W, C) with 1, 3 or 4 channels.
+    """
+    if isinstance(picture, np.ndarray):
+        return _from_array(picture, background)
+    if isinstance(picture, bytes):
+        return _from_file(io.BytesIO(picture), background)
+    try:
+        kind = os.stat(picture).st_mode
+        if not stat.S_ISREG(kind):  # a named pipe would be waited for without end
+            raise BadImage("is a folder" if stat.S_ISDIR(kind) else "is not a file")
+        with open(picture, "rb") as file:
+            return _from_file(file, background)
+    except FileNotFoundError:
+        link = os.path.islink(picture)
+        raise BadImage("is a link to a file that does not exist" if link else "does not exist") from None
+    except OSError as error:
+        raise BadImage(f"cannot be read ({error.strerror or error})") from error
+
+
+def _from_array(array: np.ndarray, background: RGB) -> PIL.Image.Image:
+    values = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if values.ndim != 2 and not (values.ndim == 3 and values.shape[2] in (3, 4)):
+        raise BadImage(f"has the shape {array.shape}; expected (height, width), or 1, 3 or 4 channels after them")
+    if not values.size:
+        raise BadImage("has no pixels")
+    return _opaque(PIL.Image.fromarray(_to_bytes(values, 255)), background)
+
+
+def _from_file(file: IO[bytes], background: RGB) -> PIL.Image.Image:
+    _mute_pillow()
+    head = file.read(512)
+    file.seek(0)
+    if not head:
+        raise BadImage("is empty")
+    try:
+        with PIL.Image.open(file, formats=_formats()) as opened:
+            _check_size(opened.width * opened.height)
+            opened.load()
+            upright = _upright(opened)
+            flat = _opaque(_in_8_bits(opened), background)
+            return flat if upright is None else flat.transpose(upright)
+    except (BadImage, MemoryError):
+        raise
+    except PIL.UnidentifiedImageError:
+        raise BadImage(_resemblance(head)) from None
+    except PIL.Image.DecompressionBombError as error:
+        # Raised before the size can be asked for; it stands in the message.
+        _check_size(max(map(int, re.findall(r"\d+", str(error))), default=0))
+        raise BadImage(f"is too large ({error})") from None
+    except Exception as error:
+        # Pillow's decoders raise what their parsers stumble on: OSError, SyntaxError, struct.error, KeyError ...
+        raise BadImage(_damage(error)) from error
+
+
+def _check_size(pixels: int) -> None:
+    if pixels > MAX_PIXELS:
+        raise BadImage(f"has {pixels // 1_000_000:,} million pixels; the limit is {MAX_PIXELS // 1_000_000} million")
+
+
+def _in_8_bits(opened: PIL.Image.Image) -> PIL.Image.Image:
+    """The picture in a mode of at most 8 bits a channel."""
+    transparent = opened.info.get("transparency")
+    if opened.mode == "F":
+        values = np.asarray(opened)
+        if 0 < values.max() <= 1:
+            raise BadImage("holds floating-point values from 0 to 1; 0 to 255 is expected")
+        return PIL.Image.fromarray(_to_bytes(values, 255))
+    if opened.mode == "I" or opened.mode.startswith("I;16"):
+        values = np.asarray(opened)
+        grey = PIL.Image.fromarray(_to_bytes(values, 65535))
+        if transparent is not None:
+            grey.putalpha(PIL.Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+        return grey
+    if opened.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:
+        # Of 16-bit colour Pillow keeps the high bytes, but not of the colour that stands for transparent.
+        opened.info["transparency"] = tuple(value >> 8 for value in transparent)
+    return opened.convert("LA") if opened.mode == "La" else opened
+
+
+def _opaque(picture: PIL.Image.Image, background: RGB) -> PIL.Image.Image:
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    layered = picture.convert("RGBA")
+    flat = PIL.Image.new("RGB", layered.size, background)
+    flat.paste(layered, mask=layered.getchannel("A"))
+    return flat
+
+
+def _to_bytes(values: np.ndarray, top: int) -> np.ndarray:
+    """Numbers of 0 to `top` as uint8 of 0 to 255, rounded."""
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind not in "buif":
+        raise BadImage(f"holds {values.dtype}, not numbers")
+    low, high = float(values.min()), float(values.max())
+    if not (low >= -0.5 and high <= top + 0.5):  # written so that NaN is refused, too
+        raise BadImage(f"holds values from {low:g} to {high:g}; 0 to {top} is expected")
+    return np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8)
+
+
+def _upright(opened: PIL.Image.Image) -> PIL.Image.Transpose | None:
+    try:
+        return TRANSPOSED.get(opened.getexif().get(PIL.ExifTags.Base.Orientation, 1))
+    except Exception:
+        # An EXIF block that cannot be parsed turns nothing, and the pixels are sound without it.
+        return None
+
+
+def _resemblance(head: bytes) -> str:
+    for beginning, reason in BEGINNINGS:
+        if re.match(beginning, head, re.IGNORECASE | re.DOTALL):
+            return reason
+    return "is not a picture of a known format"
+
+
+def _damage(error: Exception) -> str:
+    if "truncated" in str(error).lower() or isinstance(error, EOFError):
+        return "is truncated"
+    return f"is damaged ({str(error).rstrip('.') or type(error).__name__})"
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    PIL.Image.init()
+    return tuple(name for name in FORMATS if name in PIL.Image.OPEN)
+
+
+def _mute_pillow() -> None:
+    """Ignore Pillow's warnings (a large picture, odd metadata): what matters in a picture raises here.
+
+    For the process, by a filter on Pillow's modules: `warnings.catch_warnings` is not safe among threads.
+    """
+    pillow = re.compile(r"PIL\.")
+    if not warnings.filters or warnings.filters[0][3] != pillow:
+        warnings.filterwarnings("ignore", module=pillow.pattern)

@@ -1,0 +1,84 @@
+"""Scores as pictures: the confusion matrix and the reliability diagram, drawn without a display."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COUNTED = 30
+"""Up to so many classes the cells are large enough for a count."""
+_LABELLED = 250
+"""Up to so many classes each has its name on the axes; above, every second, third, ..."""
+_NAME_LENGTH = 32
+
+
+def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
+    """Draw a confusion matrix, rows the truth, each cell coloured by its share of the row.
+
+    confusion: (K, K) counts.  The figure grows with K, so that names stay legible: 4 to 36 inches.
+    """
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    counts = np.array(confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    k = len(classes)
+    side = min(max(4, 0.5 * k), 12) if k <= _COUNTED else min(max(5, 0.14 * k), 36)
+    figure = Figure(figsize=(side, side))
+    axes = figure.add_axes((0, 0, 1, 1))
+    # The square root of the share: a confusion of a few per cent must be seen beside a diagonal near 1.
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
+    _name_axes(axes, classes)
+    if k <= _COUNTED:
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            ink = "white" if shares[row, column] > 0.4 else "black"
+            axes.text(column, row, counts[row, column], ha="center", va="center", color=ink, fontsize=8)
+    beside = axes.inset_axes((1 + 0.2 / side, 1 - 4 / side, 0.2 / side, 4 / side))
+    figure.colorbar(image, cax=beside, ticks=[0, 0.01, 0.1, 0.25, 0.5, 1], label="share of the true class")
+    return figure
+
+
+def reliability_figure(bins: Sequence[dict[str, Any]], error: float) -> Figure:
+    """Draw how often the model is right against how sure it is; below, how many pictures each bin holds.
+
+    bins, error: as `reliability` returns them.
+    """
+    from matplotlib.figure import Figure
+
+    low = [each["low"] for each in bins]
+    width = [each["high"] - each["low"] for each in bins]
+    filled = [each for each in bins if each["n"]]
+    figure = Figure(figsize=(5, 6.5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.bar(low, [each["accuracy"] or 0 for each in bins], width, align="edge", edgecolor="white")
+    upper.plot([0, 1], [0, 1], "--", color="grey", label="as sure as it is right")
+    upper.plot([b["confidence"] for b in filled], [b["accuracy"] for b in filled], "ko", ms=3, clip_on=False)
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"Expected calibration error {error:.3f}")
+    upper.legend(loc="upper left")
+    lower.bar(low, [each["n"] for each in bins], width, align="edge", color="grey", edgecolor="white")
+    lower.set(xlabel="confidence", ylabel="pictures")
+    return figure
+
+
+def _name_axes(axes: Axes, classes: Sequence[str]) -> None:
+    """Write the names of the classes along both axes, legible and not too many."""
+    step = math.ceil(len(classes) / _LABELLED)
+    places = range(0, len(classes), step)
+    names = [_short(classes[place]) for place in places]
+    size = 9 if len(classes) <= _COUNTED else 7
+    # A "$" in a name is no formula.
+    axes.set_xticks(places, names, rotation=90, fontsize=size, parse_math=False)
+    axes.set_yticks(places, names, fontsize=size, parse_math=False)
+    axes.set(xlabel="prediction", ylabel="truth")
+
+
+def _short(name: str) -> str:
+    line = " ".join(name.split())
+    return line if len(line) <= _NAME_LENGTH else line[: _NAME_LENGTH - 1] + "…"

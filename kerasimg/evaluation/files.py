@@ -1,0 +1,44 @@
+"""Scores on disk: metrics.json, confusion.png and calibration.png."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kerasimg.evaluation.figures import confusion_figure, reliability_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def write_scores(folder: str | PathLike[str], scores: dict[str, Any]) -> None:
+    """Write metrics.json and, unless the task is multilabel, the figures confusion.png and calibration.png.
+
+    folder: made if it is not there.  scores: what `scores` returns.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(scores_as_json(scores), encoding="utf-8")
+    if "confusion" in scores:
+        _save(confusion_figure(scores["confusion"], scores["classes"]), folder / "confusion.png")
+    if "calibration" in scores:
+        figure = reliability_figure(scores["calibration"], scores["calibration_error"])
+        _save(figure, folder / "calibration.png")
+
+
+def scores_as_json(scores: dict[str, Any]) -> str:
+    """Lay out scores as JSON for a reader: indented by 2, a row of the confusion matrix on one line."""
+    text = json.dumps(scores, indent=2, ensure_ascii=False, allow_nan=False)
+    # A string of JSON holds no line break, so this meets rows of counts only.
+    return re.sub(r"\[\n[\d,\s]+\]", lambda row: re.sub(r"\n\s*", " ", row[0]), text) + "\n"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; a warning per character says no more.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(path, dpi=100, bbox_inches="tight")

@@ -1,0 +1,100 @@
+"""Scores for the terminal: the figures, the classes, and which classes are taken for which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_SHOWN = 30
+"""Up to so many classes all are shown; of more, those that have pictures, the `_EXTREMES` worst and best by F1."""
+_EXTREMES = 10
+_PAIRS = 5
+
+_DETAILS = ("precision", "recall", "f1", "average_precision")
+_WORDS = {"f1": "F1", "roc": "ROC", "auc": "AUC"}
+
+
+def print_scores(scores: dict[str, Any], console: Console | None = None) -> None:
+    """Print the figures, then each class with its support, then the pairs most confused.
+
+    scores: what `scores` returns.  console: standard output by default; plain text where it is no terminal.
+    """
+    console = console or Console()
+    for table in filter(None, (_figures(scores), _classes(scores), _confused(scores))):
+        table.box = box.SIMPLE_HEAD if console.is_terminal else None
+        console.print(table)
+        console.print()
+
+
+def _figures(scores: dict[str, Any]) -> Table:
+    table = _table(f"{scores['n']} pictures, {len(scores['classes'])} classes", "figure", "value")
+    for name, figure in scores.items():
+        if name != "threshold" and (figure is None or isinstance(figure, float)):
+            # Alone they are of one class, the positive one of a binary task.
+            of = f" of {scores['positive']}" if name in _DETAILS else ""
+            table.add_row(Text(_words(name) + of), _number(figure))
+    return table
+
+
+def _classes(scores: dict[str, Any]) -> Table:
+    per_class: dict[str, dict[str, Any]] = scores["per_class"]
+    columns = [name for name in _DETAILS if name in next(iter(per_class.values()))]
+    table = _table("Each class", "class", *map(_words, columns), "support")
+
+    def add(names: Iterable[str]) -> None:
+        for name in names:
+            row = per_class[name]
+            # Without a picture a class is neither good nor bad.
+            figures = [_number(row[column] if row["support"] else None) for column in columns]
+            table.add_row(Text(name), *figures, str(row["support"]))
+
+    shown = list(per_class)
+    if len(shown) > _SHOWN:
+        shown = [name for name in shown if per_class[name]["support"]]
+        shown.sort(key=lambda name: per_class[name]["f1"])
+        table.title = "Classes with pictures, worst first"
+    if len(shown) <= _SHOWN:
+        add(shown)
+        return table
+    table.title = f"Worst and best {_EXTREMES} of {len(shown)} classes"
+    add(shown[:_EXTREMES])
+    table.add_row("...")
+    add(shown[-_EXTREMES:])
+    return table
+
+
+def _confused(scores: dict[str, Any]) -> Table | None:
+    if "confusion" not in scores:
+        return None
+    classes = scores["classes"]
+    counts = np.array(scores["confusion"])
+    wrong = counts * (1 - np.eye(len(counts), dtype=int))
+    most = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
+    table = _table("Most confused", "truth", "taken for", "pictures", "of the class")
+    for row, column in zip(*np.unravel_index(most, wrong.shape), strict=True):
+        if n := wrong[row, column]:
+            table.add_row(Text(classes[row]), Text(classes[column]), str(n), f"{n / counts[row].sum():.0%}")
+    return table if table.row_count else None
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A table whose columns are numbers, but for those of names."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        names = column in ("figure", "class", "truth", "taken for")
+        table.add_column(column, justify="left" if names else "right", no_wrap=not names)
+    return table
+
+
+def _words(name: str) -> str:
+    return " ".join(_WORDS.get(word, word) for word in name.split("_"))
+
+
+def _number(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.4f}"

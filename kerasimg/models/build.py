@@ -1,0 +1,89 @@
+"""Spec -> keras.Model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+
+from kerasimg.catalog import Reference, load
+from kerasimg.errors import CallError, Fault, SpecError
+from kerasimg.models import weights as weights_files
+from kerasimg.models.budget import Budget, deferred_variables
+from kerasimg.models.graph import AS_THE_SPEC_SAYS, Graph
+from kerasimg.spec.load import Spec
+
+
+class Built(NamedTuple):
+    """A model, and which of its layers belong to which node of the spec."""
+
+    model: keras.Model
+    members: Mapping[str, Sequence[str]]
+
+
+def build(
+    ref: Reference,
+    *,
+    weights: Any = AS_THE_SPEC_SAYS,
+    limits: Mapping[str, int] | None = None,
+    **params: Any,
+) -> keras.Model:
+    """A plain functional Keras model: (N, height, width, channels) of 0-255 -> what the last node gives.
+
+    ref: a zoo name, the path of a spec, a dict, or a loaded spec.
+    weights: left out, what the spec says. None: random ones. "imagenet", or a `.weights.h5` file: those, for the
+    backbone; with several, {node name: weights}. For a spec without backbone: a file with all its weights.
+    limits: {"params": n, "tensor": n} beyond which nothing is allocated (see `kerasimg.models.budget`).
+    params: values of the spec's params.
+
+    Raises SpecError when the spec is wrong or its model too large, WeightsError when weights are missing or do not fit.
+    """
+    return construct(load(ref, **params), weights=weights, limits=limits).model
+
+
+def construct(spec: Spec, *, weights: Any = AS_THE_SPEC_SAYS, limits: Mapping[str, int] | None = None) -> Built:
+    """As `build`, and the layers of each node."""
+    graph = Graph(spec, Budget(limits), weights)
+    with deferred_variables():
+        image = keras.Input(shape=(*spec.image.size, spec.image.channels), name="image")
+        model = keras.Model(image, graph.make(image), name=spec.name)
+        _check_expectation(spec, model)
+        whole = _check_given_weights(graph, weights)
+    for load_weights in graph.later:
+        load_weights()
+    if whole is not None:
+        weights_files.load_into(model, whole)
+    return Built(model, graph.members)
+
+
+def _check_given_weights(graph: Graph, weights: Any) -> Path | None:
+    """The file with the weights of the whole model, if the caller named one; CallError for what cannot be meant."""
+    names = graph.backbone_names
+    if isinstance(weights, Mapping):
+        if unknown := weights.keys() - set(names):
+            raise CallError(f"weights: no backbone {sorted(unknown)} (backbones: {', '.join(names) or 'none'})")
+        return None
+    if weights is AS_THE_SPEC_SAYS or weights is None:
+        return None
+    if len(names) > 1:
+        raise CallError(f"weights: the spec has several backbones; say which: {{{names[0]!r}: ...}}")
+    if names:
+        return None
+    if weights == "imagenet":
+        raise CallError("weights: the spec has no backbone; name a file with the weights of the whole model")
+    return weights_files.local_file(weights, graph.spec.folder, anywhere=True)
+
+
+def _check_expectation(spec: Spec, model: keras.Model) -> None:
+    if not spec.expect_holds:
+        return
+    found = {"params": model.count_params(), "output": list(model.output_shape)}
+    faults = [
+        Fault(spec.file, f"expect.{key}", f"expected {expected}, built {found[key]}")
+        for key, expected in spec.expect.model_dump().items()
+        if expected is not None and expected != found[key]
+    ]
+    if faults:
+        raise SpecError(faults)

@@ -1,0 +1,202 @@
+"""The visitor that makes Keras layers: calls of the walk -> a functional graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import keras
+
+from kerasimg.errors import SpecError, WeightsError
+from kerasimg.models import backbones, scaling, weights
+from kerasimg.models.budget import Budget, OverBudget
+from kerasimg.models.objects import make_layer
+from kerasimg.spec.check import check_call
+from kerasimg.spec.document import Standardize
+from kerasimg.spec.expand import Call, Expansion
+from kerasimg.spec.load import Spec
+from kerasimg.spec.places import Faults
+from kerasimg.spec.places import Path as Place
+
+AS_THE_SPEC_SAYS: Any = object()
+"""For `weights`: load what each backbone names."""
+
+
+class Graph:
+    """One graph in the making. `members` names the layers of each top-level node; `later` loads the weights."""
+
+    def __init__(self, spec: Spec, budget: Budget, given_weights: Any = AS_THE_SPEC_SAYS, prefix: str = "") -> None:
+        self.spec = spec
+        self.budget = budget
+        self.given_weights = given_weights
+        self.prefix = prefix
+        self.faults = Faults(dict(spec.document), spec.origins)
+        self.layers: dict[str, Any] = {}
+        self.members: dict[str, list[str]] = {}
+        self.later: list[Callable[[], None]] = []
+        self.backbone_names: list[str] = []
+        self._image: Any = None
+        self._scaled: dict[str, Any] = {}
+
+    def make(self, image: Any, nodes: Sequence[Any] | None = None, *, scaled: bool = False) -> Any:
+        """The output for a symbolic image. scaled: its pixels are scaled already."""
+        self._image = None if scaled else image
+        expansion = Expansion(self.spec.blocks, self, self.report)
+        return expansion.run(self.spec.nodes if nodes is None else nodes, self.spec.params, image)
+
+    def report(self, path: Place, message: str) -> NoReturn:
+        """A fault ends the making: what follows depends on it."""
+        self.faults.report(path, message)
+        raise SpecError(self.faults)
+
+    def shape(self, handle: Any) -> Sequence[Any]:
+        """(height, width, channels) of a symbolic tensor; of tokens (N, T, C), (None, None, C)."""
+        inner = tuple(handle.shape[1:])
+        return inner if len(inner) == 3 else (None, None, inner[-1] if inner else None)
+
+    def visit(self, call: Call) -> Any:
+        """Make the layer of a call, or find the reused one, and call it."""
+        arguments = check_call(call, self.report, self.spec.open)
+        if call.kind == "reuse":
+            layer, wanted = self.layers[call.target], None
+        elif call.kind == "backbone":
+            layer, wanted = self._backbone(call, arguments)
+        else:
+            layer, wanted = self._layer(call, arguments), None
+        inputs = _mapped(call.inputs, lambda handle: self._pixels(handle, wanted))
+        try:
+            output = layer(**inputs) if isinstance(inputs, dict) else layer(inputs)
+        except Exception as error:  # each backend and each layer raises its own
+            self._refuse(call, error, inputs)
+        if isinstance(output, (list, tuple, dict)):
+            self.report(call.node.path, f"{call.target} gives several outputs, and a node has one")
+        if call.kind != "reuse":
+            self.layers[call.name] = layer
+            self.members.setdefault(call.owner, []).append(layer.name)
+            self._count(call, layer, output)
+        return output
+
+    def _layer(self, call: Call, arguments: Mapping[str, Any]) -> Any:
+        try:
+            return make_layer(call.target, arguments, self.prefix + call.name)
+        except (ValueError, TypeError) as error:
+            self.report(call.node.path, _first_line(error))
+
+    def _backbone(self, call: Call, arguments: Mapping[str, Any]) -> tuple[Any, str | Standardize]:
+        """The backbone as a layer, and how it wants its pixels."""
+        own = dict(arguments)
+        named, trainable = own.pop("weights"), own.pop("trainable")
+        shape = self._input_shape(call)
+        described = backbones.describe(call.target, own, self.spec)
+        explicit = self.spec.image.scale not in ("auto", "none")
+        if described.spec is None and explicit and backbones.scales_inside(call.target):
+            self.report(("image", "scale"), f'{call.target} scales the pixels itself: leave "auto"')
+        self.backbone_names.append(call.name)
+        source = self._weights_file(call, named, own, shape)
+        try:
+            if described.spec is None:
+                layer = backbones.application(call.target, own, shape, self.prefix + call.name)
+            else:
+                layer = self._from_spec(described.spec, call, shape)
+        except ValueError as error:
+            if isinstance(error, SpecError):
+                raise
+            self.report(call.node.path, _first_line(error))
+        layer.trainable = trainable
+        if source is not None:
+            self.later.append(lambda: weights.load_into(layer, source))
+        return layer, described.scale
+
+    def _from_spec(self, spec: Spec, call: Call, shape: tuple[int, int, int]) -> keras.Model:
+        inner = Graph(spec, self.budget, prefix=f"{self.prefix}{call.name}_")
+        pixels = keras.Input(shape=shape, name="image")
+        output = inner.make(pixels, backbones.feature_nodes(spec), scaled=True)
+        self.later.extend(inner.later)
+        return keras.Model(pixels, output, name=self.prefix + call.name)
+
+    def _input_shape(self, call: Call) -> tuple[int, int, int]:
+        if not keras.backend.is_keras_tensor(call.inputs) or len(call.inputs.shape) != 4:
+            self.report(call.node.path, "a backbone takes one input, a picture or a feature map")
+        height, width, channels = call.inputs.shape[1:]
+        return height, width, channels
+
+    def _weights_file(
+        self, call: Call, named: Any, arguments: Mapping[str, Any], shape: tuple[int, int, int]
+    ) -> Path | None:
+        given = self.given_weights
+        if isinstance(given, Mapping):
+            given = given.get(call.name, AS_THE_SPEC_SAYS)
+        from_caller = given is not AS_THE_SPEC_SAYS
+        wanted = given if from_caller else named
+        try:
+            if wanted is None:
+                return None
+            if wanted != "imagenet":
+                return weights.local_file(wanted, self.spec.folder, anywhere=from_caller)
+            if call.target.endswith(".json"):
+                raise WeightsError(f"'{call.target}' has no ImageNet weights; name a .weights.h5 file, or null")
+            return weights.imagenet_file(call.target, arguments, shape[:2], shape[2])
+        except WeightsError as error:
+            where = "weights" if from_caller else f"{self.spec.file}: {call.name}.weights"
+            raise WeightsError(f"{where}: {error}") from None
+
+    def _pixels(self, handle: Any, wanted: str | Standardize | None) -> Any:
+        """What a layer gets for a handle: of the image, its pixels as the spec or the layer wants them."""
+        if handle is not self._image:
+            return handle
+        scale = self.spec.image.scale
+        if scale == "auto":
+            scale = wanted or "unit"
+        key = str(scale)
+        if key not in self._scaled:
+            name = "scale" if not self._scaled else f"scale_{len(self._scaled)}"
+            try:
+                self._scaled[key] = scaling.apply_scale(handle, scale, name)
+            except ValueError as error:
+                self.report(("image", "scale"), str(error))
+        return self._scaled[key]
+
+    def _count(self, call: Call, layer: Any, output: Any) -> None:
+        inside = getattr(layer, "layers", ())
+        shapes = [output.shape, *(made.shape for inner in inside for made in _outputs(inner))]
+        try:
+            self.budget.count(layer, shapes)
+        except OverBudget as error:
+            self.report(call.node.path, str(error))
+
+    def _refuse(self, call: Call, error: Exception, inputs: Any) -> NoReturn:
+        if isinstance(error, SpecError):
+            raise error
+        tensors = list(inputs.values()) if isinstance(inputs, dict) else inputs
+        names = call.node.inputs
+        names = list(names.values()) if isinstance(names, dict) else names
+        if isinstance(tensors, list) and isinstance(names, list):
+            shapes = ", ".join(f"'{name}' {_shape(tensor)}" for name, tensor in zip(names, tensors, strict=True))
+            self.report(call.node.path, f"its inputs do not fit together: {shapes} ({_first_line(error)})")
+        self.report(call.node.path, f"does not take {_shape(tensors)}: {_first_line(error)}")
+
+
+def _mapped(inputs: Any, function: Callable[[Any], Any]) -> Any:
+    if isinstance(inputs, list):
+        return [function(item) for item in inputs]
+    if isinstance(inputs, dict):
+        return {key: function(item) for key, item in inputs.items()}
+    return function(inputs)
+
+
+def _outputs(layer: Any) -> list[Any]:
+    output = layer.output
+    return output if isinstance(output, list) else [output]
+
+
+def _shape(tensor: Any) -> str:
+    if isinstance(tensor, list):
+        return " and ".join(map(_shape, tensor))
+    sizes = tuple(tensor.shape[1:])
+    return "x".join("?" if size is None else str(size) for size in sizes) or "a scalar"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,130 @@
+"""What a call of a node may be: the check that both the loader (shapes unknown) and the builder make."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kerasimg.errors import listed, nearest
+from kerasimg.spec import arguments
+from kerasimg.spec.expand import Call, Handle
+from kerasimg.spec.expressions import UNKNOWN
+from kerasimg.spec.places import Path, Report
+from kerasimg.spec.reader import shown
+
+if TYPE_CHECKING:
+    from kerasimg.spec.load import Spec
+
+WEIGHTS_FILE = re.compile(r"[^/\\:][^\\:]*\.weights\.h5")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+OpenSpec = Callable[[str, Mapping[str, Any]], "Spec"]
+"""(reference, params) -> the spec that a backbone names; SpecError when there is none."""
+
+
+class Checker:
+    """A visitor that makes nothing and finds the faults that need no shapes."""
+
+    def __init__(self, size: Sequence[Any], report: Report, open_spec: OpenSpec) -> None:
+        self.size = tuple(size)
+        self.report = report
+        self.open_spec = open_spec
+
+    def visit(self, call: Call) -> Handle:
+        """Check one call; what comes out of it is unknown."""
+        check_call(call, self.report, self.open_spec)
+        return UNKNOWN
+
+    def shape(self, handle: Handle) -> Sequence[Any]:
+        """The picture's, for the input; else unknown."""
+        return self.size if handle == "image" else (UNKNOWN, UNKNOWN, UNKNOWN)
+
+
+class AugmentChecker(Checker):
+    """A visitor that collects the augmentation layers of a spec, each as (class, arguments)."""
+
+    def __init__(self, size: Sequence[Any], report: Report, open_spec: OpenSpec) -> None:
+        super().__init__(size, report, open_spec)
+        self.layers: list[tuple[str, dict[str, Any]]] = []
+
+    def visit(self, call: Call) -> Handle:
+        """Check that one call is an augmentation."""
+        entry = arguments.entry("layers", call.target) if call.kind == "layer" else None
+        if call.kind != "layer" or (entry is not None and not entry.get("augment")):
+            known = [name for name in arguments.known("layers") if arguments.entry("layers", name)["augment"]]
+            self.report(call.node.path, f"'{call.target}' is no augmentation layer (there are: {listed(known, 40)})")
+        else:
+            self.layers.append((call.target, check_call(call, self.report, self.open_spec)))
+        return UNKNOWN
+
+
+def check_call(call: Call, report: Report, open_spec: OpenSpec) -> dict[str, Any]:
+    """The call's arguments as the constructor takes them; every fault is reported at its place in the document."""
+
+    def told(below: Path, message: str) -> None:
+        key = str(below[0]) if below else call.kind
+        report((*call.node.places.get(key, (*call.node.path, *below[:1])), *below[1:]), message)
+
+    if call.kind == "reuse":
+        return {}
+    if call.kind == "backbone":
+        return _check_backbone(call, told, open_spec)
+    entry = arguments.entry("layers", call.target)
+    if entry is None:
+        report(call.node.places["layer"], arguments.unknown_name("layers", call.target))
+        return {}
+    checked = arguments.check_arguments("layers", call.target, call.arguments, told)
+    _check_inputs(call, entry, told)
+    return checked
+
+
+def _check_inputs(call: Call, entry: Mapping[str, Any], told: Report) -> None:
+    takes = entry.get("inputs")
+    several = isinstance(call.inputs, list)
+    if isinstance(call.inputs, dict):
+        if not takes:
+            told(("inputs",), f"{call.target} has no named inputs; give a name or a list of names")
+        for key in call.inputs.keys() - set(takes or call.inputs):
+            told(("inputs", key), f"no such input of {call.target}{nearest(key, takes)} (inputs: {', '.join(takes)})")
+    elif entry.get("merge") and not several and call.inputs is not UNKNOWN:
+        told(("inputs",), f"{call.target} joins several nodes: give a list of their names")
+
+
+def _check_backbone(call: Call, told: Report, open_spec: OpenSpec) -> dict[str, Any]:
+    given = dict(call.arguments)
+    weights = given.pop("weights", None)
+    trainable = given.pop("trainable", True)
+    if message := weights_fault(weights):
+        told(("weights",), message)
+    if trainable is not UNKNOWN and not isinstance(trainable, bool):
+        told(("trainable",), f"expected true or false, got {shown(trainable)}")
+    if call.target.endswith(".json"):
+        known = {key: value for key, value in given.items() if value is not UNKNOWN}
+        try:
+            spec = open_spec(call.target, known)
+        except ValueError as error:
+            told(("backbone",), str(error))
+        else:
+            given = {key: value for key, value in given.items() if key in spec.params}
+    elif arguments.entry("backbones", call.target) is None:
+        told(("backbone",), arguments.unknown_name("backbones", call.target))
+    else:
+        given = arguments.check_arguments("backbones", call.target, given, told)
+    return {**given, "weights": weights, "trainable": trainable}
+
+
+def weights_fault(weights: Any) -> str:
+    """What is wrong with a node's `weights`; empty when nothing is."""
+    expected = 'expected null, "imagenet", a .weights.h5 file beside the spec, or {"file": ..., "sha256": ...}'
+    if weights is None or weights is UNKNOWN or weights == "imagenet":
+        return ""
+    file, digest = weights, None
+    if isinstance(weights, dict):
+        if weights.keys() - {"file", "sha256"} or "file" not in weights:
+            return f"{expected}, got {shown(weights)}"
+        file, digest = weights["file"], weights.get("sha256")
+    if not isinstance(file, str) or not WEIGHTS_FILE.fullmatch(file) or ".." in file.split("/"):
+        return f"{expected}, got {shown(weights)}"
+    if digest is not None and not (isinstance(digest, str) and SHA256.fullmatch(digest)):
+        return f"expected sha256 as 64 hexadecimal digits, got {shown(digest)}"
+    return ""

@@ -1,0 +1,322 @@
+"""File or dict -> `Spec`: read, extend, set, replace search values, evaluate, check. All faults at once.
+
+Order of precedence, last wins: defaults, parent, file, the file's `set`, the caller's params and edits, a
+trial's values. Expressions are evaluated last.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from kerasimg.errors import Fault, SpecError, nearest
+from kerasimg.spec import search
+from kerasimg.spec.check import AugmentChecker, Checker
+from kerasimg.spec.document import SECTIONS, Card, Compile, Expect, Fit, Image, Section, Task, Tune
+from kerasimg.spec.expand import Expansion, ExpansionLimit, Handle, Visitor
+from kerasimg.spec.expressions import UNKNOWN
+from kerasimg.spec.merge import edit
+from kerasimg.spec.nodes import NAME, Block, Node, parse_blocks, parse_nodes
+from kerasimg.spec.parents import MAX_PARENTS, Find, Found, extended, with_parents
+from kerasimg.spec.places import Faults, Origins, Report
+from kerasimg.spec.reader import is_comment, kind_of, shown
+from kerasimg.spec.sections import validate
+from kerasimg.spec.values import evaluate_deep, evaluate_params, names_in, unknown_paths
+
+KEYS = (
+    "$schema",
+    "kerasimg",
+    "name",
+    "about",
+    "card",
+    "extends",
+    "set",
+    "params",
+    "blocks",
+    "image",
+    "task",
+    "augment",
+    "model",
+    "features",
+    "compile",
+    "fit",
+    "tune",
+    "expect",
+)
+STRUCTURE = ("image", "blocks", "model", "features")
+"""The keys that, with the params, decide what the model is."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A checked spec with every value resolved. Made by `kerasimg.load`."""
+
+    name: str
+    about: str
+    task: str
+    params: Mapping[str, Any]
+    """Every param with its value."""
+    card: Card
+    image: Image
+    compile: Compile
+    fit: Fit
+    tune: Tune
+    expect: Expect
+    nodes: tuple[Node, ...]
+    blocks: Mapping[str, Block]
+    features: str | None
+    """Name of the top-level node at which the head begins, where the spec says so."""
+    augment: tuple[tuple[str, Mapping[str, Any]], ...]
+    """The augmentation layers in order: (class, arguments)."""
+    search: tuple[search.SearchValue, ...]
+    """The search values, each replaced by one value in all the rest."""
+    file: str
+    """What errors call it."""
+    folder: Path
+    """Where files that it names stand."""
+    document: Mapping[str, Any] = field(repr=False)
+    """As written, merged with its parents and edits."""
+    resolved: Mapping[str, Any] = field(repr=False)
+    """As `document`, search values replaced, params final, defaults filled in; loads as this same spec."""
+    origins: Origins = field(repr=False)
+    expect_holds: bool
+    """False when a param that `expect` does not name, or the model, is not as the file has it."""
+    find: Find = field(repr=False)
+    within: tuple[str, ...] = field(repr=False, default=())
+
+    def walk(self, visitor: Visitor, report: Report, entered: Handle) -> Handle:
+        """Send every call of the model to `visitor`, in order; the output of the last."""
+        return Expansion(self.blocks, visitor, report).run(self.nodes, self.params, entered)
+
+    def open(self, reference: str, params: Mapping[str, Any]) -> Spec:
+        """The spec that this one names as a backbone; SpecError when there is none."""
+        if len(self.within) > MAX_PARENTS:
+            raise SpecError([Fault(self.file, "", f"backbones within backbones: {' -> '.join(self.within)}")])
+        return _opener(self.find, self.folder, (*self.within, self.file))(reference, params)
+
+
+def load_file(found: Found, find: Find, **how: Any) -> Spec:
+    """The spec in a file; `how` is as for `load_document`."""
+    document, origins = with_parents(found, find, ())
+    return _make(document, origins, found.path.parent, find, stem=found.path.stem, **how)
+
+
+def load_document(document: Mapping[str, Any], find: Find, folder: Path, **how: Any) -> Spec:
+    """The spec that a dict is.
+
+    params: values of its params.  edits: values by path.  chosen: search values by name.
+    partial: params that must be given may be missing; what depends on them is not checked.
+    """
+    label = str(document.get("name") or "spec")
+    merged, origins = extended(dict(document), Found(folder / label, label), find, ())
+    return _make(merged, origins, folder, find, stem=label, **how)
+
+
+def _opener(find: Find, folder: Path, within: tuple[str, ...]) -> Callable[[str, Mapping[str, Any]], Spec]:
+    def open_spec(reference: str, params: Mapping[str, Any]) -> Spec:
+        try:
+            found = find(reference, folder)
+        except LookupError as error:
+            raise SpecError([Fault("", "", str(error.args[0]))]) from None
+        if found.label in within or len(within) > MAX_PARENTS:
+            chain = " -> ".join((*within, found.label))
+            raise SpecError([Fault("", "", f"a backbone within itself: {chain}")])
+        return load_file(found, find, params=params, partial=True, within=(*within, found.label))
+
+    return open_spec
+
+
+def _make(
+    document: dict[str, Any],
+    origins: Origins,
+    folder: Path,
+    find: Find,
+    *,
+    stem: str,
+    params: Mapping[str, Any] | None = None,
+    edits: Mapping[str, Any] | None = None,
+    chosen: Mapping[str, Any] | None = None,
+    partial: bool = False,
+    within: tuple[str, ...] = (),
+) -> Spec:
+    params = dict(params or {})
+    faults = Faults(document, origins)
+    written = edit(document, edits or {}, origins, "--set", faults.report)
+    faults.document = written
+    for name in params:
+        origins.set(("params", name), f"param {name!r}")
+    work = _Making(written, faults, _opener(find, folder, (*within, origins.file)))
+    work.check_keys()
+    work.replace_search(chosen or {})
+    work.evaluate(params, partial)
+    if not len(faults):
+        work.check_other_options(params)
+    if len(faults):
+        raise SpecError(faults)
+    return Spec(
+        name=work.text("name") or re.sub(r"\W+", "_", stem),
+        about=work.text("about"),
+        task=work.task(),
+        params=work.params,
+        nodes=work.nodes,
+        blocks=work.blocks,
+        features=work.features(),
+        augment=tuple(work.augment),
+        search=tuple(search.find(written)),
+        file=origins.file,
+        folder=folder,
+        document=written,
+        resolved=work.resolved(),
+        origins=origins,
+        expect_holds=work.expect_holds(document),
+        find=find,
+        within=within,
+        **work.sections,
+    )
+
+
+class _Making:
+    """The steps from a merged document to the parts of a spec."""
+
+    def __init__(self, document: dict[str, Any], faults: Faults, open_spec: Any) -> None:
+        self.document = document
+        self.faults = faults
+        self.report = faults.report
+        self.open_spec = open_spec
+        self.replaced: dict[str, Any] = document
+        self.params: dict[str, Any] = {}
+        self.sections: dict[str, Any] = {}
+        self.nodes: tuple[Node, ...] = ()
+        self.blocks: dict[str, Block] = {}
+        self.augment: list[tuple[str, dict[str, Any]]] = []
+
+    def check_keys(self) -> None:
+        for key in self.document:
+            if key not in KEYS and not is_comment(key):
+                self.report((key,), f"no such key in a spec{nearest(key, KEYS)}")
+        for key in ("$schema", "about"):
+            if key in self.document and not isinstance(self.document[key], str):
+                self.report((key,), f"expected a string, got {kind_of(self.document[key])}")
+        name = self.document.get("name")
+        if name is not None and not (isinstance(name, str) and NAME.fullmatch(name)):
+            self.report(("name",), f"expected a name of letters, digits, _ and -, at most 64, got {shown(name)}")
+        if "model" not in self.document:
+            self.report((), "missing 'model', the list of nodes")
+
+    def replace_search(self, chosen: Mapping[str, Any]) -> None:
+        self.replaced, self.faults.moved = search.replace(self.document, chosen, self.report)
+
+    def evaluate(self, given: Mapping[str, Any], partial: bool) -> None:
+        """Params, sections, nodes, in that order; then the walk that checks every call."""
+        self.params = evaluate_params(self.replaced.get("params", {}), given, self.report)
+        missing = [name for name, value in self.params.items() if value is UNKNOWN and self._declared_null(name)]
+        if not partial:
+            for name in missing:
+                self.report(
+                    ("params", name), f"must be given: {name}=... in Python, --set {name}=... on the command line"
+                )
+        for name, section in SECTIONS.items():
+            self.sections[name] = self._section(name, section)
+        if self.task() not in get_args(Task):
+            known = ", ".join(get_args(Task))
+            self.report(
+                ("task",), f"expected one of {known}, got {shown(self.task())}{nearest(self.task(), get_args(Task))}"
+            )
+        self._check_nodes()
+
+    def _declared_null(self, name: str) -> bool:
+        return self.replaced["params"].get(name) is None
+
+    def _section(self, name: str, section: type[Section]) -> Section:
+        raw = self.replaced.get(name, {})
+        value = evaluate_deep(raw, self.params, (name,), self.report)
+        made = validate(section, value, self.faults.below((name,)), unknown_paths(value))
+        return made or section()
+
+    def _check_nodes(self) -> None:
+        self.blocks = parse_blocks(self.replaced.get("blocks", {}), ("blocks",), self.report)
+        self.nodes = parse_nodes(self.replaced.get("model", []), ("model",), self.report)
+        if self.replaced.get("model") == []:
+            self.report(("model",), "expected at least one node")
+        image = self.sections["image"]
+        size = (*image.size, image.channels)
+        if unknown_paths(evaluate_deep(self.replaced.get("image", {}), self.params, (), _unreported)):
+            size = (UNKNOWN, UNKNOWN, UNKNOWN)
+        augment = AugmentChecker(size, self.report, self.open_spec)
+        nodes = parse_nodes(self.replaced.get("augment", []), ("augment",), self.report)
+        for checker, body in ((Checker(size, self.report, self.open_spec), self.nodes), (augment, nodes)):
+            try:
+                Expansion(self.blocks, checker, self.report).run(body, self.params, "image")
+            except ExpansionLimit:
+                pass
+        self.augment = augment.layers
+        names = [node.name for node in self.nodes]
+        if (features := self.features()) is not None and features not in names:
+            there = ", ".join(filter(None, names)) or "none"
+            self.report(
+                ("features",), f"expected the name of a node of 'model', got {shown(features)} (names: {there})"
+            )
+
+    def check_other_options(self, given: Mapping[str, Any]) -> None:
+        """Check what would be checked if each option that is not the default were chosen."""
+        for value in search.find(self.document):
+            if value.kind != "$choice":
+                others: Sequence[Any] = [bound for bound in value.given[value.kind] if bound != value.given["default"]]
+            else:
+                others = [option for option in value.options if option != value.given["default"]]
+            for option in others:
+                trial = _Making(self.document, self.faults, self.open_spec)
+                trial.replace_search({**dict(value.within), value.name: option})
+                trial.evaluate(given, partial=True)
+
+    def text(self, key: str) -> str:
+        return str(self.document.get(key) or "")
+
+    def task(self) -> str:
+        return str(self.replaced.get("task", "multiclass"))
+
+    def features(self) -> Any:
+        return self.replaced.get("features")
+
+    def resolved(self) -> dict[str, Any]:
+        """The document with nothing left to choose or to default."""
+        made = {**self.replaced, "name": self.text("name") or None, "task": self.task()}
+        made = {key: value for key, value in made.items() if value is not None}
+        if self.params:
+            made["params"] = {
+                name: None if value is UNKNOWN else value
+                for name, value in {**self.replaced["params"], **self._final_params()}.items()
+            }
+        for name in SECTIONS:
+            made[name] = _filled(made.get(name, {}), self.sections[name].model_dump(mode="json"))
+        return made
+
+    def _final_params(self) -> dict[str, Any]:
+        """The values of the params that are no expressions; the others follow from them."""
+        raw = self.replaced["params"]
+        given = {path[1] for path in self.faults.origins.paths() if path[:1] == ("params",) and len(path) == 2}
+        return {name: value for name, value in self.params.items() if not names_in(raw[name]) or name in given}
+
+    def expect_holds(self, document: Mapping[str, Any]) -> bool:
+        """Whether what `expect` says of the model as `document` has it can be said of this one."""
+        as_written = search.replace(dict(document), {}, _unreported).document
+        params = evaluate_params(as_written.get("params", {}), {}, _unreported)
+        named = names_in(document.get("expect", {}))
+        changed = {name for name, value in self.params.items() if params.get(name) != value}
+        return changed <= named and all(as_written.get(key) == self.replaced.get(key) for key in STRUCTURE)
+
+
+def _unreported(path: Any, message: str) -> None:
+    """Faults that were reported before."""
+
+
+def _filled(raw: Any, full: Any) -> Any:
+    """What was written, with what was left out filled in from the validated section."""
+    if isinstance(raw, dict) and isinstance(full, dict):
+        return {**raw, **{key: _filled(raw.get(key, value), value) for key, value in full.items()}}
+    if isinstance(raw, list) and isinstance(full, list) and len(raw) == len(full):
+        return [_filled(item, value) for item, value in zip(raw, full, strict=True)]
+    return raw

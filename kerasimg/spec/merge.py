@@ -1,0 +1,97 @@
+"""How documents combine: a parent and its child key by key, then edits by path."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from kerasimg.errors import listed, nearest
+from kerasimg.spec.document import SECTIONS
+from kerasimg.spec.places import Origins, Path, Report
+from kerasimg.spec.reader import kind_of
+
+# They say what the parent is and was found to be; of the child they need not be true.
+NOT_INHERITED = ("$schema", "name", "about", "card", "expect", "extends", "set")
+
+
+def merge(parent: dict[str, Any], child: dict[str, Any], origins: Origins, source: str) -> dict[str, Any]:
+    """The child on top of its parent: objects key by key, lists and scalars replaced.
+
+    A search value replaces, whatever stood there; so does `{"type": ...}` of another type.
+    """
+    inherited = {key: value for key, value in parent.items() if key not in NOT_INHERITED}
+    return _merge(inherited, child, (), origins, source)
+
+
+def _merge(parent: Any, child: Any, path: Path, origins: Origins, source: str) -> Any:
+    if not isinstance(parent, dict) or not isinstance(child, dict) or _replaces(parent, child):
+        origins.set(path, source)
+        return child
+    merged = dict(parent)
+    for key, value in child.items():
+        merged[key] = _merge(parent[key], value, (*path, key), origins, source) if key in parent else value
+        if key not in parent:
+            origins.set((*path, key), source)
+    return merged
+
+
+def _replaces(parent: dict[str, Any], child: dict[str, Any]) -> bool:
+    return any(key.startswith("$") for key in child if key != "$schema") or parent.get("type") != child.get(
+        "type", parent.get("type")
+    )
+
+
+def edit(
+    document: dict[str, Any], edits: Mapping[str, Any], origins: Origins, source: str, report: Report
+) -> dict[str, Any]:
+    """A copy of the document with each edit (`"model.hidden.units": 64`) made; what matches nothing is reported."""
+    document = copy.deepcopy(document)
+    for text, value in edits.items():
+        path: Path = ()
+        place: Any = document
+        steps = text.split(".")
+        try:
+            for step in steps[:-1]:
+                key = _find(place, step, path)
+                place, path = place[key], (*path, key)
+            key = _find(place, steps[-1], path, new=True)
+        except LookupError as error:
+            report((), f"{source} {text!r}: {error.args[0]}")
+            continue
+        place[key] = value
+        origins.set((*path, key), f"{source} {text!r}" if source.startswith("--") else source)
+    return document
+
+
+def _find(place: Any, step: str, path: Path, new: bool = False) -> str | int:
+    """The key or index that one step of an edit's path means; a section's defaults count as written."""
+    where = ".".join(map(str, path)) or "the spec"
+    if isinstance(place, list):
+        names = {item["name"]: index for index, item in enumerate(place) if isinstance(item, dict) and "name" in item}
+        if step in names:
+            return names[step]
+        if step.isdecimal() and int(step) < len(place):
+            return int(step)
+        raise LookupError(
+            f"{where} has no item {step!r}{nearest(step, names)} "
+            f"(names: {listed(names) or 'none'}; indices: 0 to {len(place) - 1})"
+        )
+    if not isinstance(place, dict):
+        raise LookupError(f"{where} is {kind_of(place)}, with nothing in it to set")
+    if step not in place:
+        _write_default(place, step, path)
+    if step not in place and not (new and path):
+        raise LookupError(f"{where} has no {step!r}{nearest(step, place)} (there are: {listed(place) or 'none'})")
+    return step
+
+
+def _write_default(place: dict[str, Any], step: str, path: Path) -> None:
+    if (not path and step in SECTIONS) or (not path and step in ("params", "blocks")):
+        place[step] = {}
+    elif len(path) == 1 and path[0] in SECTIONS:
+        field = SECTIONS[str(path[0])].model_fields.get(step)
+        if field is not None:
+            default = SECTIONS[str(path[0])].model_validate({}).model_dump(mode="json")[step]
+            if default is not None:
+                place[step] = default
