@@ -10,6 +10,7 @@ from typing import Any
 from kerasimg.errors import CallError, listed, nearest
 from kerasimg.spec.load import Spec, load_document, load_file
 from kerasimg.spec.parents import Found
+from kerasimg.spec.reader import read
 
 Reference = str | os.PathLike[str] | Mapping[str, Any] | Spec
 """What names a spec: a zoo name, a path, a dict that is one, or a loaded one."""
@@ -19,10 +20,26 @@ ZOO = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "zoo
 """The folder of the specs that ship: inside the package once installed, beside it in a checkout."""
 
 
+SCHEMA = "kerasimg-1.schema.json"
+"""The JSON Schema of the format, which stands beside the specs."""
+
+
 def zoo_names() -> list[str]:
     """Names of the specs that ship, "mobilenet" and "recipes/..." alike."""
     files = (path for path in ZOO.rglob("*.json") if not path.name.endswith(".schema.json"))
     return sorted(path.relative_to(ZOO).with_suffix("").as_posix() for path in files)
+
+
+def zoo_file(name: str) -> Found:
+    """The file of a zoo spec; CallError when there is none."""
+    if (found := _in_zoo(name)) is None:
+        raise CallError(f"no zoo spec '{_zoo_name(name)}'{nearest(_zoo_name(name), zoo_names())} (see: kerasimg zoo list)")
+    return found
+
+
+def read_zoo(name: str) -> dict[str, Any]:
+    """A zoo spec as its author wrote it."""
+    return read(zoo_file(name).path)
 
 
 def load(

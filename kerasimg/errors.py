@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from functools import lru_cache
+from itertools import islice
 from typing import ClassVar, NamedTuple
 
 
@@ -15,7 +18,7 @@ class Fault(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in self if part)
+        return _printable(": ".join(part for part in self if part))
 
 
 class KerasimgError(Exception):
@@ -66,8 +69,11 @@ class GateError(KerasimgError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known name was probably meant: "; did you mean 'x'?", or nothing when none is near."""
-    close = difflib.get_close_matches(str(name), sorted(known), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    # Comparing is slow in the length of both and in their number, and a spec can bring any of them.
+    if len(str(name)) > _LONGEST_NAME:
+        return ""
+    close = _closest(str(name), tuple(sorted(islice((other for other in known if len(other) <= _LONGEST_NAME), 300))))
+    return f"; did you mean '{close}'?" if close else ""
 
 
 def listed(names: Iterable[str], limit: int = 12) -> str:
@@ -76,3 +82,17 @@ def listed(names: Iterable[str], limit: int = 12) -> str:
     if len(every) <= limit:
         return ", ".join(every)
     return ", ".join(every[:limit]) + f" and {len(every) - limit} more"
+
+
+_LONGEST_NAME = 64
+_UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+@lru_cache(maxsize=256)
+def _closest(name: str, known: tuple[str, ...]) -> str:
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.6)), "")
+
+
+def _printable(text: str) -> str:
+    """The text with what a terminal would obey, or could not show, escaped."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -31,8 +31,11 @@ KEYS: tuple[tuple[str, str, Part | None], ...] = (
 def read_npz(path: str, task: Task) -> Reading:
     """The pictures of an .npz file, part by part; Python objects in it (pickle) are never loaded."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = list(archive) if isinstance(archive, np.lib.npyio.NpzFile) else []
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
+            names = archive.files
             arrays = {name: archive[name] for keys in KEYS for name in keys[:2] if name in names}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         pickled = "; Python objects are not loaded from files" if "pickle" in str(error) else ""

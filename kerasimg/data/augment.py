@@ -18,13 +18,12 @@ def make_augment(layers: Sequence[Any]) -> Augment:
     Labels pass unchanged but for MixUp and CutMix, which blend them and so need (N, K) floats. The layers' own seeds
     make it repeatable; give them some, or call keras.utils.set_random_seed before they are made.
     """
+    import tensorflow as tf
     from keras import layers as keras_layers
 
     blending = (keras_layers.MixUp, keras_layers.CutMix)
 
     def augment(images: Any, labels: Any) -> tuple[Any, Any]:
-        import tensorflow as tf
-
         for layer in layers:
             if isinstance(layer, blending):
                 if len(labels.shape) != 2 or not labels.dtype.is_floating:
@@ -35,4 +34,5 @@ def make_augment(layers: Sequence[Any]) -> Augment:
                 images = layer(images, training=True)
         return tf.clip_by_value(tf.cast(images, tf.float32), 0.0, 255.0), labels
 
-    return augment
+    # As it stands, not rewritten by AutoGraph, which would wrap its errors.
+    return tf.autograph.experimental.do_not_convert(augment)

@@ -97,10 +97,11 @@ def batches(
     if shuffle:
         positions = positions.shuffle(len(indices), seed=seed, reshuffle_each_iteration=True)
     dataset = positions.batch(batch_size, drop_remainder=drop_remainder)
-    dataset = dataset.map(load, num_parallel_calls=cores(), deterministic=True)
+    as_written = tf.autograph.experimental.do_not_convert
+    dataset = dataset.map(as_written(load), num_parallel_calls=cores(), deterministic=True)
     if augment:
         # One batch after the other: the layers draw from a state that they share.
-        dataset = dataset.map(lambda x, y, *w: (*augment(x, y), *w))
+        dataset = dataset.map(as_written(lambda x, y, *w: (*augment(x, y), *w)))
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 

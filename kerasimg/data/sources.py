@@ -75,11 +75,15 @@ class Source:
                 Fault(
                     self.where,
                     f"class '{name}'",
-                    f"the model does not know it{nearest(name, known)} ({count} pictures)",
+                    f"the model does not know it{nearest(name, known)} (pictures: {count})",
                 )
                 for name, count in sorted(counts.items())
             )
         return replace(self, classes=tuple(classes))
+
+    def only(self, indices: Iterable[int]) -> Source:
+        """The source with these pictures alone, numbered anew in their order."""
+        return replace(self, items=tuple(self.items[index] for index in indices))
 
     def without(self, bad: Sequence[Bad]) -> Source:
         """The source less the pictures that cannot be read; they stand in `skipped`."""

@@ -86,7 +86,9 @@ def _draw(source: Source, pool: list[int], count: int, seed: int) -> list[int]:
     """At most `count` pictures of the pool, in proportion to its classes, of which each keeps one or more."""
 
     def lot(index: int) -> bytes:
-        return hashlib.blake2b(f"{seed}:{source.items[index].id}".encode(), digest_size=16).digest()
+        return hashlib.blake2b(
+            f"{seed}:{source.items[index].id}".encode(errors="backslashreplace"), digest_size=16
+        ).digest()
 
     frequency = Counter(label for index in pool for label in source.items[index].labels)
     groups: dict[str | None, list[int]] = defaultdict(list)
@@ -112,8 +114,8 @@ def _too_few(source: Source, part: Part, share: float, count: int, spare: int) -
     return Fault(
         source.where,
         f"{part}_split",
-        f"{share:g} asks for {count} pictures, but only {spare} can be spared when every class keeps one to train on; "
-        "add pictures, or set it to 0",
+        f"{share:g} asks for {count} of the pictures, but {spare} can be spared when every class keeps one "
+        "to train on; add pictures, or set it to 0",
     )
 
 

@@ -31,7 +31,7 @@ def describe(target: str, arguments: Mapping[str, Any], parent: Spec) -> Backbon
     """The backbone that a checked node names."""
     if not target.endswith(".json"):
         return Backbone(target, (entry("backbones", target) or {})["scale"], None)
-    spec = parent.open(target, {key: value for key, value in arguments.items()})
+    spec = parent.open(target, arguments)
     return Backbone(target, own_scale(spec), spec)
 
 

@@ -58,6 +58,8 @@ class Graph:
     def visit(self, call: Call) -> Any:
         """Make the layer of a call, or find the reused one, and call it."""
         arguments = check_call(call, self.report, self.spec.open)
+        if call.node is self.spec.nodes[-1] and call.kind == "layer" and _is_mixed():
+            arguments.setdefault("dtype", "float32")  # probabilities and the loss need all their digits
         if call.kind == "reuse":
             layer, wanted = self.layers[call.target], None
         elif call.kind == "backbone":
@@ -116,9 +118,10 @@ class Graph:
         return keras.Model(pixels, output, name=self.prefix + call.name)
 
     def _input_shape(self, call: Call) -> tuple[int, int, int]:
-        if not keras.backend.is_keras_tensor(call.inputs) or len(call.inputs.shape) != 4:
+        pixels: Any = call.inputs
+        if isinstance(pixels, (list, dict)) or len(pixels.shape) != 4:
             self.report(call.node.path, "a backbone takes one input, a picture or a feature map")
-        height, width, channels = call.inputs.shape[1:]
+        height, width, channels = pixels.shape[1:]
         return height, width, channels
 
     def _weights_file(
@@ -145,9 +148,8 @@ class Graph:
         """What a layer gets for a handle: of the image, its pixels as the spec or the layer wants them."""
         if handle is not self._image:
             return handle
-        scale = self.spec.image.scale
-        if scale == "auto":
-            scale = wanted or "unit"
+        said = self.spec.image.scale
+        scale = (wanted or "unit") if said == "auto" else said
         key = str(scale)
         if key not in self._scaled:
             name = "scale" if not self._scaled else f"scale_{len(self._scaled)}"
@@ -175,6 +177,11 @@ class Graph:
             shapes = ", ".join(f"'{name}' {_shape(tensor)}" for name, tensor in zip(names, tensors, strict=True))
             self.report(call.node.path, f"its inputs do not fit together: {shapes} ({_first_line(error)})")
         self.report(call.node.path, f"does not take {_shape(tensors)}: {_first_line(error)}")
+
+
+def _is_mixed() -> bool:
+    policy = keras.config.dtype_policy()
+    return bool(policy.compute_dtype != policy.variable_dtype)
 
 
 def _mapped(inputs: Any, function: Callable[[Any], Any]) -> Any:

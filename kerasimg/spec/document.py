@@ -185,6 +185,28 @@ class Expect(Section):
     """Shape of the output, null for the batch."""
 
 
+KEYS = (
+    "$schema",
+    "kerasimg",
+    "name",
+    "about",
+    "card",
+    "extends",
+    "set",
+    "params",
+    "blocks",
+    "image",
+    "task",
+    "augment",
+    "model",
+    "features",
+    "compile",
+    "fit",
+    "tune",
+    "expect",
+)
+"""Every key of a spec, in the order in which one is read best."""
+
 SECTIONS: dict[str, type[Section]] = {
     "card": Card,
     "image": Image,

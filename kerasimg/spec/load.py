@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from kerasimg.errors import Fault, SpecError, nearest
 from kerasimg.spec import search
 from kerasimg.spec.check import AugmentChecker, Checker
-from kerasimg.spec.document import SECTIONS, Card, Compile, Expect, Fit, Image, Section, Task, Tune
+from kerasimg.spec.document import KEYS, SECTIONS, Card, Compile, Expect, Fit, Image, Section, Task, Tune
 from kerasimg.spec.expand import Expansion, ExpansionLimit, Handle, Visitor
 from kerasimg.spec.expressions import UNKNOWN
 from kerasimg.spec.merge import edit
@@ -26,26 +27,6 @@ from kerasimg.spec.reader import is_comment, kind_of, shown
 from kerasimg.spec.sections import validate
 from kerasimg.spec.values import evaluate_deep, evaluate_params, names_in, unknown_paths
 
-KEYS = (
-    "$schema",
-    "kerasimg",
-    "name",
-    "about",
-    "card",
-    "extends",
-    "set",
-    "params",
-    "blocks",
-    "image",
-    "task",
-    "augment",
-    "model",
-    "features",
-    "compile",
-    "fit",
-    "tune",
-    "expect",
-)
 STRUCTURE = ("image", "blocks", "model", "features")
 """The keys that, with the params, decide what the model is."""
 
@@ -56,7 +37,7 @@ class Spec:
 
     name: str
     about: str
-    task: str
+    task: Task
     params: Mapping[str, Any]
     """Every param with its value."""
     card: Card
@@ -159,7 +140,7 @@ def _make(
     return Spec(
         name=work.text("name") or re.sub(r"\W+", "_", stem),
         about=work.text("about"),
-        task=work.task(),
+        task=cast(Task, work.task()),
         params=work.params,
         nodes=work.nodes,
         blocks=work.blocks,
@@ -248,10 +229,8 @@ class _Making:
         augment = AugmentChecker(size, self.report, self.open_spec)
         nodes = parse_nodes(self.replaced.get("augment", []), ("augment",), self.report)
         for checker, body in ((Checker(size, self.report, self.open_spec), self.nodes), (augment, nodes)):
-            try:
+            with suppress(ExpansionLimit):
                 Expansion(self.blocks, checker, self.report).run(body, self.params, "image")
-            except ExpansionLimit:
-                pass
         self.augment = augment.layers
         names = [node.name for node in self.nodes]
         if (features := self.features()) is not None and features not in names:

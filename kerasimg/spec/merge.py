@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from kerasimg.errors import listed, nearest
-from kerasimg.spec.document import SECTIONS
+from kerasimg.spec.document import KEYS, SECTIONS
 from kerasimg.spec.places import Origins, Path, Report
-from kerasimg.spec.reader import kind_of
+from kerasimg.spec.reader import kind_of, shown
 
 # They say what the parent is and was found to be; of the child they need not be true.
 NOT_INHERITED = ("$schema", "name", "about", "card", "expect", "extends", "set")
+SETTABLE = frozenset(KEYS) - {"$schema", "kerasimg", "extends", "set"}
+"""The keys of a spec that an edit may name."""
+MAX_EDITS = 500
+MAX_INDEX_DIGITS = 6
 
 
 def merge(parent: dict[str, Any], child: dict[str, Any], origins: Origins, source: str) -> dict[str, Any]:
@@ -46,6 +50,9 @@ def edit(
     document: dict[str, Any], edits: Mapping[str, Any], origins: Origins, source: str, report: Report
 ) -> dict[str, Any]:
     """A copy of the document with each edit (`"model.hidden.units": 64`) made; what matches nothing is reported."""
+    if len(edits) > MAX_EDITS:
+        report((), f"{source}: more than {MAX_EDITS} edits")
+        return document
     document = copy.deepcopy(document)
     for text, value in edits.items():
         path: Path = ()
@@ -57,10 +64,10 @@ def edit(
                 place, path = place[key], (*path, key)
             key = _find(place, steps[-1], path, new=True)
         except LookupError as error:
-            report((), f"{source} {text!r}: {error.args[0]}")
+            report((), f"{source} {shown(text)}: {error.args[0]}")
             continue
         place[key] = value
-        origins.set((*path, key), f"{source} {text!r}" if source.startswith("--") else source)
+        origins.set((*path, key), f"{source} {shown(text)}" if source.startswith("--") else source)
     return document
 
 
@@ -68,21 +75,22 @@ def _find(place: Any, step: str, path: Path, new: bool = False) -> str | int:
     """The key or index that one step of an edit's path means; a section's defaults count as written."""
     where = ".".join(map(str, path)) or "the spec"
     if isinstance(place, list):
-        names = {item["name"]: index for index, item in enumerate(place) if isinstance(item, dict) and "name" in item}
-        if step in names:
-            return names[step]
-        if step.isdecimal() and int(step) < len(place):
+        for index, item in enumerate(place):
+            if isinstance(item, dict) and item.get("name") == step:
+                return index
+        if step.isdecimal() and len(step) <= MAX_INDEX_DIGITS and int(step) < len(place):
             return int(step)
-        raise LookupError(
-            f"{where} has no item {step!r}{nearest(step, names)} "
-            f"(names: {listed(names) or 'none'}; indices: 0 to {len(place) - 1})"
-        )
+        names = [item["name"] for item in place if isinstance(item, dict) and isinstance(item.get("name"), str)]
+        there = f"names: {listed(names) or 'none'}; indices: 0 to {len(place) - 1}" if place else "it is empty"
+        raise LookupError(f"{where} has no item {shown(step)}{nearest(step, names)} ({there})")
     if not isinstance(place, dict):
         raise LookupError(f"{where} is {kind_of(place)}, with nothing in it to set")
     if step not in place:
         _write_default(place, step, path)
-    if step not in place and not (new and path):
-        raise LookupError(f"{where} has no {step!r}{nearest(step, place)} (there are: {listed(place) or 'none'})")
+    if step not in place and not (new and (step in SETTABLE if not path else path not in (("params",), ("blocks",)))):
+        raise LookupError(f"{where} has no {shown(step)}{nearest(step, place)} (there are: {listed(place) or 'none'})")
+    if not path and step not in SETTABLE:
+        raise LookupError(f"{step} cannot be set; write it in the file")
     return step
 
 

@@ -156,13 +156,15 @@ def _name(name: Any, path: Path, report: Report) -> str | None:
 
 
 def _inputs(inputs: Any, path: Path, report: Report) -> Inputs:
+    if isinstance(inputs, dict):
+        inputs = {key: item for key, item in inputs.items() if not is_comment(key)}
     match inputs:
         case None | str():
             return inputs
         case list() if inputs and all(isinstance(item, str) for item in inputs):
             return inputs
         case dict() if inputs and all(isinstance(item, str) for item in inputs.values()):
-            return {key: item for key, item in inputs.items() if not is_comment(key)}
+            return inputs
     report(path, f"expected a name, a list of names, or an object of names by argument, got {shown(inputs)}")
     return None
 

@@ -32,7 +32,7 @@ def with_parents(found: Found, find: Find, children: tuple[Path, ...]) -> tuple[
         raise SpecError([Fault(found.label, "extends", f"the file extends itself: {names}")])
     if len(children) >= MAX_PARENTS:
         raise SpecError([Fault(found.label, "extends", f"more than {MAX_PARENTS} files extend one another")])
-    return extended(read(found.path), found, find, (*children, found.path.resolve()))
+    return extended(read(found.path, found.label), found, find, (*children, found.path.resolve()))
 
 
 def extended(

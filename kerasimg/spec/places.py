@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from kerasimg.errors import Fault
+from kerasimg.errors import Fault, SpecError
 
 Path = tuple[str | int, ...]
 Report = Callable[[Path, str], None]
 
 NODE_KINDS = ("layer", "block", "backbone", "reuse")
+MAX_FAULTS = 100
+MAX_REPORTS = 1000
+"""Faults met; those of a block are met again at each of its uses."""
+MAX_SHOWN_KEY = 64
 
 
 class Origins:
@@ -18,24 +22,42 @@ class Origins:
 
     def __init__(self, file: str) -> None:
         self.file = file
-        self._sources: dict[Path, str] = {}
+        self._root = _Origin()
 
     def set(self, path: Path, source: str) -> None:
         """All that stands at `path` and below comes from `source`."""
-        for known in [known for known in self._sources if known[: len(path)] == path]:
-            del self._sources[known]
-        self._sources[path] = source
+        origin = self._root
+        for step in path:
+            origin = origin.below.setdefault(step, _Origin())
+        origin.source, origin.below = source, {}
 
     def paths(self) -> list[Path]:
         """The paths at which a source begins."""
-        return list(self._sources)
+        return list(self._root.paths(()))
 
     def of(self, path: Path) -> str:
         """The source of what stands at `path`."""
-        for length in range(len(path), -1, -1):
-            if path[:length] in self._sources:
-                return self._sources[path[:length]]
-        return self.file
+        origin, source = self._root, self._root.source or self.file
+        for step in path:
+            if step not in origin.below:
+                break
+            origin = origin.below[step]
+            source = origin.source or source
+        return source
+
+
+class _Origin:
+    """One place of a document, and those below it that have a source of their own."""
+
+    def __init__(self) -> None:
+        self.source = ""
+        self.below: dict[str | int, _Origin] = {}
+
+    def paths(self, path: Path) -> Iterator[Path]:
+        if self.source:
+            yield path
+        for step, origin in self.below.items():
+            yield from origin.paths((*path, step))
 
 
 class Faults:
@@ -47,14 +69,18 @@ class Faults:
         self.moved: dict[Path, Path] = {}
         """Path of a chosen option's content -> where it stands in the document as written."""
         self._found: dict[Fault, None] = {}
+        self._reports = 0
 
     def report(self, path: Path, message: str) -> None:
-        """Add the fault `message` of what stands at `path`."""
+        """Add the fault `message` of what stands at `path`; SpecError when there are too many to go on."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.moved:
                 path = self.moved[path[:length]] + path[length:]
                 break
         self._found[Fault(self.origins.of(path), show_path(self.document, path), message)] = None
+        self._reports += 1
+        if len(self._found) >= MAX_FAULTS or self._reports >= MAX_REPORTS:
+            raise SpecError([*self, Fault(self.origins.file, "", "and perhaps more: not all was checked")])
 
     def below(self, path: Path) -> Report:
         """A `report` whose paths begin at `path`."""
@@ -75,7 +101,8 @@ def show_path(document: Any, path: Path) -> str:
         if isinstance(step, int):
             text += f"[{step}]{_titled(document)}"
         else:
-            text += f".{step}" if text else step
+            key = step if len(step) <= MAX_SHOWN_KEY else f"{step[: MAX_SHOWN_KEY - 3]}..."
+            text += ("." if text else "") + key.replace("\n", "\\n")
     return text
 
 

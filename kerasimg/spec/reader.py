@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +20,10 @@ from kerasimg.errors import Fault, SpecError
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 64
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+# It matches at any quote, closed or not: one that failed at the end of the text would be tried again at the next quote.
+_TOKEN = re.compile(r'"(?:[^"\\]++|\\.?)*+"?|[\[\]{}]', re.DOTALL)
+_LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_MAX_SHOWN_DUPLICATES = 20
 
 
 class _Object(dict):
@@ -27,9 +32,9 @@ class _Object(dict):
     twice: tuple[str, ...] = ()
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; SpecError when there is none, or when it is not sound JSON."""
-    file = str(path)
+def read(path: Path, file: str = "") -> dict[str, Any]:
+    """The JSON object in a file; SpecError, which calls it `file`, when it holds none or no sound JSON."""
+    file = file or str(path)
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
@@ -62,10 +67,22 @@ def parse(content: bytes, file: str) -> dict[str, Any]:
         refuse(str(error))
     if not isinstance(document, dict):
         refuse(f"expected a JSON object, got {kind_of(document)}")
-    faults = [Fault(file, path, "given twice in the same object") for path in _duplicates(document)]
-    if faults:
+    if "\\u" in text and (found := _LONE_SURROGATE.search(json.dumps(document, ensure_ascii=False))):
+        refuse(f"{json.dumps(found[0])} is half of a character")
+    twice = islice(_duplicates(document), _MAX_SHOWN_DUPLICATES)
+    if faults := [Fault(file, path, "given twice in the same object") for path in twice]:
         raise SpecError(faults)
     return document
+
+
+def as_read(document: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """A dict as if it had been read from a file: plain JSON, within the same limits."""
+    try:
+        text = json.dumps(document)
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise SpecError([Fault(label, "", f"not JSON: {reason}")]) from None
+    return parse(text.encode(), label)
 
 
 def kind_of(value: object) -> str:
@@ -88,10 +105,13 @@ def kind_of(value: object) -> str:
 def shown(value: object, limit: int = 60) -> str:
     """A value as an error quotes it: JSON, cut when long."""
     try:
-        text = json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):
+        text = "".join(islice(_SHOWN.iterencode(value), limit))  # each piece has at least a character
+    except (TypeError, ValueError, RecursionError):
         text = repr(value)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+_SHOWN = json.JSONEncoder(ensure_ascii=False)
 
 
 def is_comment(key: str) -> bool:
@@ -123,8 +143,8 @@ def _depth(text: str) -> int:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = _Object(pairs)
     if len(made) < len(pairs):
-        keys = [key for key, _ in pairs]
-        made.twice = tuple(sorted({key for key in keys if keys.count(key) > 1 and not is_comment(key)}))
+        counts = Counter(key for key, _ in pairs)
+        made.twice = tuple(sorted(key for key, count in counts.items() if count > 1 and not is_comment(key)))
     return made if made.twice else dict(made)
 
 

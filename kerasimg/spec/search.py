@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from kerasimg.errors import listed, nearest
+from kerasimg.spec.expressions import UNKNOWN
 from kerasimg.spec.places import Path, Report
 from kerasimg.spec.reader import is_comment, kind_of, shown
 
@@ -18,6 +19,10 @@ KINDS: Mapping[str, frozenset[str]] = {
     "$int": frozenset({"default", "step", "log"}),
     "$float": frozenset({"default", "step", "log"}),
 }
+
+
+MAX_OPTIONS = 1000
+MAX_SEARCH_VALUES = 500
 
 
 class SearchValue(NamedTuple):
@@ -36,7 +41,7 @@ class SearchValue(NamedTuple):
     @property
     def options(self) -> list[Any]:
         """What a $choice chooses from: the values, or the labels."""
-        return list(self.given["$choice"])
+        return _options(self.given["$choice"])
 
 
 def is_search(value: object) -> bool:
@@ -70,6 +75,11 @@ def replace(document: dict[str, Any], chosen: Mapping[str, Any], report: Report)
     return Replaced(replaced, work.moved)
 
 
+def _options(choice: Any) -> list[Any]:
+    """The values of a $choice, or its labels."""
+    return [option for option in choice if not (isinstance(choice, dict) and is_comment(option))]
+
+
 def _children(value: Any, name: str) -> Iterator[tuple[str | int, Any, str]]:
     """What stands directly in an object or a list, each with its name in the search."""
     if isinstance(value, dict):
@@ -87,7 +97,8 @@ def _find(value: Any, path: Path, name: str, within: tuple[tuple[str, str], ...]
         kind = next(key for key in value if key.startswith("$"))
         yield SearchValue(name, path, kind, value, within)
         if isinstance(value[kind], dict):
-            for label, item in value[kind].items():
+            for label in _options(value[kind]):
+                item = value[kind][label]
                 yield from _find(item, (*path, kind, label), f"{name}.{label}", (*within, (name, label)))
         return
     for key, item, item_name in _children(value, name):
@@ -120,12 +131,16 @@ class _Replacement:
         kind = next(key for key in value if key.startswith("$"))
         self.used.add(name)
         picked = self.chosen.get(name, value.get("default"))
-        if sound and not _fits(value, kind, picked):
-            self.report(written, f"{shown(picked)} is not one of its values")
+        if len(self.used) > MAX_SEARCH_VALUES:
+            self.report((), f"more than {MAX_SEARCH_VALUES} search values")
+            return UNKNOWN
+        if not sound:
+            return UNKNOWN
+        if not _fits(value, kind, picked):
+            self.report(written, f"expected {_values(value, kind)}, got {shown(picked)}")
+            return UNKNOWN
         if not isinstance(options := value[kind], dict):
             return picked
-        if not isinstance(picked, str) or picked not in options:
-            return None
         self.moved[path] = (*written, kind, picked)
         return self.of(options[picked], path, self.moved[path], f"{name}.{picked}")
 
@@ -154,14 +169,24 @@ def _check(value: dict[str, Any], report: Report) -> bool:
     if "default" not in value:
         fault((), f"a {kind} needs a default, so that the spec builds without a search")
     elif sound and not _fits(value, kind, value["default"]):
-        expected = listed(map(shown, value[kind])) if kind == "$choice" else f"within {shown(value[kind])}"
-        fault(("default",), f"expected {expected}, got {shown(value['default'])}")
+        fault(("default",), f"expected {_values(value, kind)}, got {shown(value['default'])}")
     return sound
 
 
+def _values(value: dict[str, Any], kind: str) -> str:
+    """What a sound search value may become, in words."""
+    if kind == "$choice":
+        return f"one of {listed(map(shown, _options(value[kind])))}"
+    low, high = map(shown, value[kind])
+    return f"{'an integer' if kind == '$int' else 'a number'} from {low} to {high}"
+
+
 def _check_choice(options: Any, report: Report) -> None:
-    if not isinstance(options, (list, dict)) or not options:
-        report(("$choice",), f"expected a list of values, or an object of labelled options, got {kind_of(options)}")
+    if not isinstance(options, (list, dict)) or not _options(options):
+        empty = "an empty one" if isinstance(options, (list, dict)) else kind_of(options)
+        report(("$choice",), f"expected a list of values, or an object of labelled options, got {empty}")
+    elif len(options) > MAX_OPTIONS:
+        report(("$choice",), f"more than {MAX_OPTIONS:,} options")
     elif isinstance(options, list):
         for index, option in enumerate(options):
             if isinstance(option, (list, dict)):
@@ -197,5 +222,6 @@ def _is_number(value: object, kind: str) -> bool:
 
 def _fits(value: dict[str, Any], kind: str, picked: object) -> bool:
     if kind == "$choice":
-        return any(picked == option and isinstance(picked, bool) == isinstance(option, bool) for option in value[kind])
+        options = _options(value[kind])
+        return any(picked == option and isinstance(picked, bool) == isinstance(option, bool) for option in options)
     return _is_number(picked, kind) and value[kind][0] <= picked <= value[kind][1]  # type: ignore[operator]

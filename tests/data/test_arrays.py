@@ -107,3 +107,10 @@ def test_a_damaged_npz_file_is_a_fault(tmp_path: Path, content: bytes):
     path = tmp_path / "data.npz"
     path.write_bytes(content)
     assert "cannot be read as an .npz file" in message(path)
+
+
+def test_a_single_array_is_no_npz_file(tmp_path: Path):
+    path = tmp_path / "data.npz"
+    with path.open("wb") as file:
+        np.save(file, IMAGES)
+    assert message(path) == f"{path}: cannot be read as an .npz file (it holds a single array)"

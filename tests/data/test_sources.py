@@ -53,14 +53,14 @@ def test_a_class_that_the_model_does_not_know_is_named_with_the_nearest(folder: 
     with pytest.raises(DataError) as caught:
         open_source(root).match(["cat", "dog"])
     assert str(caught.value) == (
-        f"{root}: class 'cats': the model does not know it; did you mean 'cat'? (2 pictures)\n"
-        f"{root}: class 'zebra': the model does not know it (1 pictures)"
+        f"{root}: class 'cats': the model does not know it; did you mean 'cat'? (pictures: 2)\n"
+        f"{root}: class 'zebra': the model does not know it (pictures: 1)"
     )
 
 
 def test_a_path_that_does_not_exist_is_a_fault_with_the_nearest(folder: Folder):
     root = folder("cat/1.png", "dog/1.png")
-    with pytest.raises(DataError, match="no such file or folder; did you mean 'pets'?"):
+    with pytest.raises(DataError, match="no such file or folder; did you mean 'pets'"):
         open_source(root.parent / "pest")
 
 

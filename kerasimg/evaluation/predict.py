@@ -1,0 +1,96 @@
+"""`kerasimg.predict`: a trained classifier on pictures without labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kerasimg.data.decode import decode
+from kerasimg.data.folders import collect
+from kerasimg.data.items import ManyFaults
+from kerasimg.data.picture import BadImage
+from kerasimg.errors import CallError, Fault
+from kerasimg.evaluation.predictions import decide, two_columns
+from kerasimg.models.classifier import Classifier, ClassifierReference
+
+BATCH_SIZE = 64
+
+
+class Prediction(NamedTuple):
+    """What a classifier says of one picture."""
+
+    file: str
+    """Its path, or its place among the arrays: "[3]"."""
+    label: str | tuple[str, ...]
+    """The class; where the task is multilabel, every class that holds."""
+    confidence: float
+    """Probability of the label; where there are several or none, of the least sure decision."""
+    probabilities: dict[str, float]
+    """Of every class."""
+
+
+def predict(
+    run: ClassifierReference, pictures: str | os.PathLike[str] | Sequence[Any] | np.ndarray
+) -> list[Prediction]:
+    """What a classifier says of each picture, in their order.
+
+    run: a run, its folder, or a model.keras file.
+    pictures: the path of a picture, of a folder (all pictures below it), a list of them, or an array (N, H, W, C).
+
+    Raises DataError that names every unreadable picture.
+    """
+    classifier = Classifier.open(run)
+    chosen = list(_pictures(pictures))
+    if not chosen:
+        raise CallError("no pictures to predict")
+    made: list[Prediction] = []
+    for start in range(0, len(chosen), BATCH_SIZE):
+        made += _predict_batch(classifier, chosen[start : start + BATCH_SIZE])
+    return made
+
+
+def _predict_batch(classifier: Classifier, chosen: Sequence[tuple[str, Any]]) -> list[Prediction]:
+    pixels, faults = [], []
+    for name, picture in chosen:
+        try:
+            pixels.append(decode(picture, classifier.spec.image))
+        except BadImage as error:
+            faults.append(Fault(name, "", error.reason))
+    if faults:
+        raise ManyFaults(faults)
+    task, classes = classifier.spec.task, classifier.classes
+    probabilities = classifier.probabilities(np.stack(pixels).astype("float32"))
+    decisions, confidences = decide(probabilities, task)
+    columns = two_columns(probabilities) if task == "binary" else probabilities
+    return [
+        Prediction(
+            name,
+            tuple(label for label, held in zip(classes, decision, strict=True) if held)
+            if task == "multilabel"
+            else classes[int(decision)],
+            float(confidence),
+            {label: float(value) for label, value in zip(classes, row, strict=True)},
+        )
+        for (name, _), decision, confidence, row in zip(chosen, decisions, confidences, columns, strict=True)
+    ]
+
+
+def _pictures(given: Any) -> Iterator[tuple[str, Any]]:
+    """Each picture with its name."""
+    if isinstance(given, np.ndarray):
+        for index, picture in enumerate(given):
+            yield f"[{index}]", picture
+        return
+    for one in [given] if isinstance(given, (str, os.PathLike)) else given:
+        if isinstance(one, np.ndarray):
+            yield "[array]", one
+            continue
+        path = Path(one)
+        if path.is_dir():
+            yield from ((file, file) for file in sorted(collect(str(path))[0]))
+        else:
+            yield str(path), str(path)

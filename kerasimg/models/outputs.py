@@ -1,0 +1,31 @@
+"""What the numbers that come out of a model are."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+OutputKind = Literal["softmax", "sigmoid", "logits"]
+
+
+def output_kind(model: keras.Model) -> OutputKind:
+    """Whether a model's last layer gives softmax or sigmoid probabilities, or logits (anything else)."""
+    layer = next((layer for layer in reversed(model.layers) if layer.output is model.outputs[0]), model.layers[-1])
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    activation = getattr(layer, "activation", None)
+    kinds: dict[Any, OutputKind] = {keras.activations.softmax: "softmax", keras.activations.sigmoid: "sigmoid"}
+    return kinds.get(activation, "logits")
+
+
+def as_probabilities(outputs: np.ndarray, kind: OutputKind, task: str) -> np.ndarray:
+    """A model's outputs (N, K) as probabilities: logits through softmax, or sigmoid where a class stands for itself."""
+    outputs = np.asarray(outputs, dtype=np.float32)
+    if kind != "logits":
+        return outputs
+    if task != "multiclass":
+        return np.asarray(1 / (1 + np.exp(-outputs)), dtype=np.float32)
+    powers = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), dtype=np.float32)

@@ -1,0 +1,121 @@
+"""`compile` -> optimizer, loss and metrics that fit the task, the model's output and one another.
+
+What Keras would let pass and train to nonsense (a loss that takes logits on a softmax, labels as numbers for a
+metric that wants one column per class) is refused here, with what to write instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+
+from kerasimg.data.pipeline import Targets
+from kerasimg.errors import Fault, SpecError
+from kerasimg.metrics import F1
+from kerasimg.models.objects import make
+from kerasimg.models.outputs import OutputKind, output_kind
+from kerasimg.spec.load import Spec
+
+BLENDING = ("MixUp", "CutMix")
+ON_PROBABILITIES = ("Crossentropy", "KLDivergence")
+
+
+class Objective(NamedTuple):
+    """What the model is trained towards and watched by."""
+
+    loss: Any
+    metrics: list[Any]
+    targets: Targets
+    """The form in which the pipeline hands on the labels."""
+
+
+def make_objective(spec: Spec, model: keras.Model, num_classes: int) -> Objective:
+    """The loss and metrics of a spec for its model; SpecError when they do not go together."""
+    kind = output_kind(model)
+    blends = [name for name, _ in spec.augment if name in BLENDING]
+    if spec.compile.loss == "auto":
+        loss = _automatic_loss(spec.task, kind, bool(blends))
+    else:
+        loss = make("losses", spec.compile.loss)
+    targets = _targets(spec.task, loss)
+    faults = [Fault(spec.file, "compile.loss", message) for message in _loss_faults(loss, kind, targets, blends)]
+    metrics = []
+    for index, value in enumerate(spec.compile.metrics):
+        metric = _metric(value, targets, kind, num_classes)
+        if isinstance(metric, str):
+            faults.append(Fault(spec.file, f"compile.metrics[{index}]", metric))
+        metrics.append(metric)
+    if faults:
+        raise SpecError(faults)
+    return Objective(loss, metrics, targets)
+
+
+def make_optimizer(spec: Spec, learning_rate: Any) -> Any:
+    """A fresh optimizer, at the stage's learning rate where it has one."""
+    value = spec.compile.optimizer
+    written = {"type": value} if isinstance(value, str) else dict(value)
+    if learning_rate is not None:
+        written["learning_rate"] = learning_rate
+    return make("optimizers", written)
+
+
+def _automatic_loss(task: str, kind: OutputKind, blends: bool) -> Any:
+    logits = kind == "logits"
+    if task != "multiclass":
+        return keras.losses.BinaryCrossentropy(from_logits=logits)
+    if blends:
+        return keras.losses.CategoricalCrossentropy(from_logits=logits)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+
+
+def _targets(task: str, loss: Any) -> Targets:
+    if task == "binary":
+        return "binary"
+    if task == "multilabel":
+        return "multi_hot"
+    return "sparse" if type(loss).__name__.startswith("Sparse") else "one_hot"
+
+
+def _loss_faults(loss: Any, kind: OutputKind, targets: Targets, blends: list[str]) -> list[str]:
+    name = type(loss).__name__
+    faults = []
+    takes_logits = getattr(loss, "_fn_kwargs", {}).get("from_logits", getattr(loss, "from_logits", None))
+    if name.endswith(ON_PROBABILITIES) and bool(takes_logits) is not (kind == "logits"):
+        given = "logits, as its last layer has no softmax or sigmoid" if kind == "logits" else f"{kind} probabilities"
+        faults.append(
+            f"the model gives {given}, and {name} takes {'logits' if takes_logits else 'probabilities'}; "
+            'write "auto", or set from_logits'
+        )
+    if targets == "sparse" and blends:
+        faults.append(f'{blends[0]} blends labels, and {name} takes a single class; write "auto"')
+    wants_binary = name.startswith("Binary")
+    if wants_binary and targets in ("sparse", "one_hot"):
+        faults.append(f'{name} treats each class by itself; for one class per picture write "auto"')
+    if targets in ("binary", "multi_hot") and "Categorical" in name:
+        faults.append(f'{name} takes one class of several per picture; for this task write "auto"')
+    return faults
+
+
+def _metric(value: Any, targets: Targets, kind: OutputKind, num_classes: int) -> Any:
+    """The metric, or, as a string, why there is none."""
+    threshold = 0.0 if kind == "logits" else 0.5
+    if value == "accuracy":
+        if targets == "sparse":
+            return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        if targets == "one_hot":
+            return keras.metrics.CategoricalAccuracy(name="accuracy")
+        return keras.metrics.BinaryAccuracy(name="accuracy", threshold=threshold)
+    if value == "f1":
+        if targets == "multi_hot":
+            if kind == "logits":
+                return "f1 needs probabilities: end the model with a sigmoid"
+            return keras.metrics.F1Score(average="macro", threshold=0.5, name="f1")
+        return F1(num_classes, average="binary" if targets == "binary" else "macro", threshold=threshold)
+    metric = make("metrics", value)
+    name = type(metric).__name__
+    if targets == "sparse" and not (name.startswith("Sparse") or name == "F1"):
+        return f'{name} does not take labels as numbers; write "accuracy" or "f1", or give a categorical loss'
+    if targets != "sparse" and name.startswith("Sparse"):
+        return f"{name} takes labels as numbers, and the loss has them as columns; leave out 'Sparse'"
+    return metric

@@ -1,0 +1,70 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kerasimg.data import check
+from kerasimg.data.check import require_sound, scan
+from kerasimg.data.items import Bad
+from kerasimg.data.sources import open_source
+from kerasimg.errors import DataError
+from kerasimg.spec.document import Image
+
+Folder = Callable[..., Path]
+
+
+@pytest.fixture
+def pets(folder: Folder) -> Path:
+    root = folder("cat/1.png", "cat/2.png", "cat/3.png", "dog/1.png", "dog/2.png")
+    (root / "cat" / "2.png").write_bytes(b"")
+    (root / "dog" / "1.png").write_text("<html>")
+    return root
+
+
+BAD = [Bad("cat/2.png", "is empty"), Bad("dog/1.png", "is not a picture (it begins like an HTML page)")]
+
+
+@pytest.mark.parametrize("image", [None, Image(size=[2, 2])])
+@pytest.mark.parametrize("threads", [None, 1, 3])
+def test_a_scan_names_every_picture_that_cannot_be_read(pets: Path, image: Image | None, threads: int | None):
+    assert scan(open_source(pets), image, threads) == BAD
+
+
+def test_unreadable_pictures_fail_and_all_are_named(pets: Path):
+    with pytest.raises(DataError) as caught:
+        require_sound(open_source(pets))
+    assert str(caught.value) == (
+        f"{pets}: 2 of 5 pictures cannot be read (below); repair or remove them, or go on without them: "
+        "--on-bad-image skip\n"
+        f"{pets}: cat/2.png: is empty\n"
+        f"{pets}: dog/1.png: is not a picture (it begins like an HTML page)"
+    )
+
+
+def test_unreadable_pictures_can_be_left_out(pets: Path):
+    source = require_sound(open_source(pets), "skip")
+    assert [item.id for item in source.items] == ["cat/1.png", "cat/3.png", "dog/2.png"]
+    assert source.skipped == tuple(BAD)
+    assert source.classes == ("cat", "dog")
+    assert source.describe().endswith("; 2 unreadable pictures left out")
+
+
+def test_a_class_must_not_vanish_with_its_pictures(pets: Path):
+    (pets / "dog" / "2.png").write_bytes(b"")
+    with pytest.raises(DataError, match="class 'dog': none of its pictures can be read"):
+        require_sound(open_source(pets), "skip")
+
+
+def test_a_sound_source_is_handed_back(folder: Folder):
+    source = open_source(folder("cat/1.png", "dog/1.png"))
+    assert require_sound(source) is source
+
+
+def test_a_long_scan_reports_its_progress_and_a_short_one_does_not(pets: Path, monkeypatch: pytest.MonkeyPatch):
+    reports = []
+    scan(open_source(pets), progress=lambda *report: reports.append(report))
+    assert reports == []
+    monkeypatch.setattr(check, "PATIENCE_S", 0)
+    monkeypatch.setattr(check, "INTERVAL_S", 0)
+    scan(open_source(pets), progress=lambda *report: reports.append(report))
+    assert reports == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]

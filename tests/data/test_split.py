@@ -1,0 +1,164 @@
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kerasimg.data.items import Item, in_order
+from kerasimg.data.sources import Source, open_source
+from kerasimg.data.split import record, split
+from kerasimg.errors import DataError
+
+Folder = Callable[..., Path]
+
+
+def source_of(labels: list, parts: list | None = None, task: str = "multiclass") -> Source:
+    tuples = [label if isinstance(label, tuple) else (label,) for label in labels]
+    items = tuple(
+        Item(f"{number:04}.png", "", names, parts[number] if parts else None) for number, names in enumerate(tuples)
+    )
+    return Source(items, in_order(name for names in tuples for name in names), task, "pets")
+
+
+def counts(source: Source, indices: np.ndarray) -> Counter:
+    return Counter(label for index in indices for label in source.items[index].labels)
+
+
+def message(source: Source, *shares: float) -> str:
+    with pytest.raises(DataError) as caught:
+        split(source, *shares)
+    return str(caught.value)
+
+
+def test_the_parts_are_disjoint_and_complete_and_of_the_shares_asked_for():
+    source = source_of(["cat"] * 600 + ["dog"] * 400)
+    parts = split(source, 0.15, 0.25, seed=3)
+    assert list(parts) == ["train", "validation", "test"]
+    assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(1000))
+    assert counts(source, parts["test"]) == {"cat": 150, "dog": 100}
+    assert counts(source, parts["validation"]) == {"cat": 90, "dog": 60}
+    assert counts(source, parts["train"]) == {"cat": 360, "dog": 240}
+
+
+def test_classes_of_any_size_have_their_share_to_within_one_picture():
+    sizes = {f"class{number:02}": 2 + number * number for number in range(30)}
+    source = source_of([name for name, size in sizes.items() for _ in range(size)])
+    parts = split(source, 0.2, 0.1)
+    assert len(parts["test"]) == round(0.1 * len(source))
+    assert len(parts["validation"]) == round(0.2 * len(source))
+    for name, size in sizes.items():
+        assert abs(counts(source, parts["test"])[name] - 0.1 * size) <= 1
+        assert abs(counts(source, parts["validation"])[name] - 0.2 * size) <= 1
+        assert counts(source, parts["train"])[name] >= 1
+
+
+def test_a_seed_gives_the_same_parts_in_whatever_order_the_pictures_come():
+    source = source_of(["cat", "dog", "emu"] * 40)
+    turned = replace(source, items=source.items[::-1])
+
+    def ids(of: Source, seed: int) -> dict:
+        return {part: sorted(of.items[index].id for index in indices) for part, indices in split(of, seed=seed).items()}
+
+    assert ids(source, 1) == ids(turned, 1) == ids(source, 1)
+    assert ids(source, 1) != ids(source, 2)
+
+
+def test_one_more_picture_moves_few_others():
+    source = source_of(["cat", "dog"] * 500)
+    before = split(replace(source, items=source.items[:-1]))
+    after = split(source)
+    for part in ("validation", "test"):
+        assert len(set(before[part]) ^ set(after[part])) <= 4
+
+
+def test_parts_of_the_data_are_kept():
+    source = source_of(["cat", "dog"] * 50, ["train"] * 60 + ["test"] * 20 + [None] * 20)
+    parts = split(source, 0.1, 0.5)
+    assert parts["test"].tolist() == list(range(60, 80))
+    assert len(parts["validation"]) == 8  # of the 80 others
+    given = source_of(["cat", "dog"] * 4, ["train"] * 4 + ["validation"] * 2 + ["test"] * 2)
+    assert {part: indices.tolist() for part, indices in split(given, 0.3, 0.3).items()} == {
+        "train": [0, 1, 2, 3],
+        "validation": [4, 5],
+        "test": [6, 7],
+    }
+
+
+def test_a_share_of_zero_draws_no_part():
+    assert set(split(source_of(["cat", "dog"] * 10), 0.0, 0.0)) == {"train"}
+    assert set(split(source_of(["cat", "dog"] * 10), 0.2, 0.0)) == {"train", "validation"}
+
+
+def test_every_class_keeps_a_picture_to_train_on():
+    source = source_of(["cat"] * 2 + ["dog"] * 2 + ["emu"])
+    parts = split(source, 0.2, 0.2)
+    assert set(counts(source, parts["train"])) == {"cat", "dog", "emu"}
+    assert len(parts["validation"]) == len(parts["test"]) == 1
+
+
+def test_too_few_pictures_are_a_fault():
+    assert message(source_of(["cat", "dog"]), 0.5, 0.0) == (
+        "pets: validation_split: 0.5 asks for 1 of the pictures, but 0 can be spared when every class keeps one to "
+        "train on; add pictures, or set it to 0"
+    )
+    few = source_of(["cat"] * 3 + ["dog"] * 3)
+    assert message(few, 0.45, 0.45).startswith("pets: validation_split: 0.45 asks for 3 of the pictures, but 1 can")
+
+
+def test_a_class_that_is_only_judged_is_a_fault():
+    source = source_of(["cat", "dog", "cat", "dog", "emu"], ["train"] * 4 + ["test"])
+    assert message(source, 0.0, 0.0) == "pets: class 'emu': has pictures in the test part, but none to train on"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pictures_of_several_labels_are_spread_by_the_rarest(seed: int):
+    random = np.random.default_rng(seed)
+    rates = [0.6, 0.3, 0.1, 0.02]
+    labels = [
+        tuple(name for name, rate in zip("abcd", rates, strict=True) if random.random() < rate) for _ in range(1000)
+    ]
+    source = source_of(labels, task="multilabel")
+    parts = split(source, 0.15, 0.15, seed)
+    every = counts(source, range(1000))
+    for part in ("validation", "test"):
+        assert len(parts[part]) == 150
+        for name, count in counts(source, parts[part]).items():
+            assert abs(count / every[name] - 0.15) < 0.05 + 1 / every[name]
+    assert set(counts(source, parts["train"])) == set("abcd")
+
+
+def test_labels_that_only_stand_with_rarer_ones_keep_a_picture_to_train_on():
+    labels = [("x", "p"), ("p",), ("x", "q"), ("q",), ("x", "r"), ("r",)]
+    for seed in range(50):
+        source = source_of(labels, task="multilabel")
+        assert set(counts(source, split(source, 0.3, 0.2, seed)["train"])) == {"x", "p", "q", "r"}
+
+
+def test_a_record_holds_every_picture_with_its_part_labels_and_hash(folder: Folder):
+    root = folder(*(f"{name}/{number}.png" for name in ("cat", "dog") for number in range(10)))
+    source = open_source(root)
+    parts = split(source)
+    kept = json.loads(json.dumps(record(source, parts)))
+    assert kept["classes"] == ["cat", "dog"]
+    assert len(kept["pictures"]) == 20
+    one = kept["pictures"][0]
+    first = source.items[parts["train"][0]]
+    assert one == {
+        "id": first.id,
+        "part": "train",
+        "labels": list(first.labels),
+        "sha256": hashlib.sha256((root / first.id).read_bytes()).hexdigest(),
+    }
+    assert Counter(one["part"] for one in kept["pictures"]) == {part: len(found) for part, found in parts.items()}
+
+
+def test_a_record_of_arrays_holds_the_hash_of_their_bytes():
+    images = np.arange(8 * 4, dtype=np.uint8).reshape(8, 2, 2)
+    source = open_source((images, [0, 1] * 4))
+    kept = record(source, {"train": [3, 1]})
+    assert [one["id"] for one in kept["pictures"]] == ["images[3]", "images[1]"]
+    assert kept["pictures"][0]["sha256"] == hashlib.sha256(images[3].tobytes()).hexdigest()
