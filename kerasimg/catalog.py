@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kerasimg.errors import CallError, listed, nearest
-from kerasimg.spec.load import Spec, load_document, load_file
+from kerasimg.spec.load import Spec, load_again, load_document, load_file
 from kerasimg.spec.parents import Found
-from kerasimg.spec.reader import read
+from kerasimg.spec.reader import read, shown
 
 Reference = str | os.PathLike[str] | Mapping[str, Any] | Spec
 """What names a spec: a zoo name, a path, a dict that is one, or a loaded one."""
@@ -26,14 +26,16 @@ SCHEMA = "kerasimg-1.schema.json"
 
 def zoo_names() -> list[str]:
     """Names of the specs that ship, "mobilenet" and "recipes/..." alike."""
-    files = (path for path in ZOO.rglob("*.json") if not path.name.endswith(".schema.json"))
+    files = (path for path in ZOO.rglob("*.json") if not path.name.endswith((".schema.json", ".classes.json")))
     return sorted(path.relative_to(ZOO).with_suffix("").as_posix() for path in files)
 
 
 def zoo_file(name: str) -> Found:
     """The file of a zoo spec; CallError when there is none."""
     if (found := _in_zoo(name)) is None:
-        raise CallError(f"no zoo spec '{_zoo_name(name)}'{nearest(_zoo_name(name), zoo_names())} (see: kerasimg zoo list)")
+        raise CallError(
+            f"no zoo spec {shown(_zoo_name(name))}{nearest(_zoo_name(name), zoo_names())} (see: kerasimg zoo list)"
+        )
     return found
 
 
@@ -58,13 +60,11 @@ def load(
 
     Raises SpecError with every fault found.
     """
-    how = {"params": params, "edits": set, "chosen": chosen, "partial": partial}
+    how: dict[str, Any] = {"params": params, "edits": set, "chosen": chosen, "partial": partial}
     if isinstance(ref, Spec):
-        if not params and not set and not chosen:
-            return ref
-        return load_document(dict(ref.document), find, ref.folder, **how)
+        return load_again(ref, **how) if params or set or chosen else ref
     if isinstance(ref, Mapping):
-        return load_document(dict(ref), find, Path.cwd(), **how)
+        return load_document(ref, find, Path.cwd(), **how)
     if not isinstance(ref, (str, os.PathLike)):
         raise CallError(f"expected a zoo name, a path, a dict or a Spec, got {type(ref).__name__}")
     return load_file(locate(ref), find, **how)
@@ -74,14 +74,14 @@ def locate(ref: str | os.PathLike[str]) -> Found:
     """The file that a user means: a path first, then the zoo. CallError when there is none."""
     text = os.fspath(ref)
     path = Path(text)
-    if path.is_file():
+    if _is_file(path):
         return Found(path, text)
     if (found := _in_zoo(text)) is not None:
         return found
     names = zoo_names()
     name = _zoo_name(text)
     raise CallError(
-        f"no file '{text}' and no zoo spec '{name}'{nearest(name, names)} "
+        f"no file {shown(text)} and no zoo spec {shown(name)}{nearest(name, names)} "
         f"(kerasimg zoo list shows all {len(names)}: {listed(names, 8)})"
     )
 
@@ -89,16 +89,16 @@ def locate(ref: str | os.PathLike[str]) -> Found:
 def find(reference: str, folder: Path) -> Found:
     """The file that a spec means: one in its own folder, or of the zoo; never one elsewhere. LookupError if none."""
     if "\\" in reference or ".." in reference.split("/") or Path(reference).is_absolute() or ":" in reference:
-        raise LookupError(f"'{reference}' leaves the folder of the spec; name a file beside it or a zoo spec")
+        raise LookupError(f"{shown(reference)} leaves the folder of the spec; name a file beside it or a zoo spec")
     beside = folder / reference
-    if beside.is_file():
+    if _is_file(beside):
         if not beside.resolve().is_relative_to(folder.resolve()):
-            raise LookupError(f"'{reference}' is a link out of the folder of the spec")
+            raise LookupError(f"{shown(reference)} is a link out of the folder of the spec")
         return Found(beside, _beside_label(beside, reference))
     if (found := _in_zoo(reference)) is not None:
         return found
     raise LookupError(
-        f"no file '{reference}' beside the spec and no such zoo spec{nearest(_zoo_name(reference), zoo_names())}"
+        f"no file {shown(reference)} beside the spec and no such zoo spec{nearest(_zoo_name(reference), zoo_names())}"
     )
 
 
@@ -113,6 +113,13 @@ def _zoo_name(reference: str) -> str:
 def _in_zoo(reference: str) -> Found | None:
     name = _zoo_name(reference)
     path = ZOO / f"{name}.json"
-    if not name or ".." in name.split("/") or Path(name).is_absolute() or not path.is_file():
+    if not name or ".." in name.split("/") or Path(name).is_absolute() or not _is_file(path):
         return None
     return Found(path, f"zoo/{name}.json")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for one
+        return False

@@ -49,6 +49,14 @@ Data = Annotated[
     str, typer.Option(metavar="DIR", help='Folder with a folder per class, .csv, .jsonl, .npz, or "sample".')
 ]
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+OWN_ARGUMENTS = frozenset(
+    {"ref", "set", "chosen", "partial", "data", "out", "weights", "limits", "on_bad_image", "verbose", "say"}
+)
+"""What the verbs take besides a spec's params."""
+
 
 class OnBadImage(StrEnum):
     """What to do when a picture cannot be read."""
@@ -63,11 +71,9 @@ Bad = Annotated[OnBadImage, typer.Option(help="fail names every unreadable pictu
 def main() -> NoReturn:
     """Run the command line; a user's mistake is told in a few lines, with its exit code, never as a traceback."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # of a typer.Exit, or of Ctrl-C
     except KerasimgError as error:
         _stop(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _stop("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; nothing more to tell
         sys.exit(1)
@@ -78,7 +84,9 @@ def main() -> NoReturn:
             raise
         error.show()  # type: ignore[attr-defined]
         sys.exit(2)
-    sys.exit(0)
+    if code == INTERRUPTED:
+        _stop("interrupted", INTERRUPTED)
+    sys.exit(code or 0)
 
 
 @app.command()
@@ -140,7 +148,7 @@ def build(
 ) -> None:
     """Build the model of a spec and print its layers."""
     spec = _load(ref, *_assignments(assign))
-    limits = {name: int(value) for name, value in map(_assignment, limit)}
+    limits = {name: _count(name, value) for name, value in map(_assignment, limit)}
     if out is not None and out.suffix != ".keras":
         raise CallError(f"--out: expected a name that ends in .keras, got '{out}'")
     with _keras():
@@ -231,7 +239,9 @@ def evaluate(
     run: RunRef,
     data: Annotated[str | None, typer.Option(metavar="DIR", help="Left out: the run's own held-out part.")] = None,
     part: Annotated[str | None, typer.Option(help="train, validation, test or all.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write metrics.json and predictions.csv here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write metrics.json and predictions.csv here.")
+    ] = None,
     on_bad_image: Bad = OnBadImage.fail,
     as_json: Json = False,
 ) -> None:
@@ -275,6 +285,12 @@ def _assignment(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _count(name: str, text: str) -> int:
+    if not text.isdecimal():
+        raise CallError(f"--limit {name}: expected a whole number, got '{text}'")
+    return int(text)
+
+
 def _assignments(texts: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """`--set` values: the params (a bare name) and the edits (a dotted path). A value is JSON, else a string."""
     params: dict[str, Any] = {}
@@ -282,8 +298,10 @@ def _assignments(texts: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     for name, text in map(_assignment, texts):
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = text
+        if name in OWN_ARGUMENTS:
+            raise CallError(f"--set {name}: the verbs have an argument of that name; write --set params.{name}={text}")
         (edits if "." in name else params)[name] = value
     return params, edits
 

@@ -72,7 +72,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     # Comparing is slow in the length of both and in their number, and a spec can bring any of them.
     if len(str(name)) > _LONGEST_NAME:
         return ""
-    close = _closest(str(name), tuple(sorted(islice((other for other in known if len(other) <= _LONGEST_NAME), 300))))
+    close = _closest(str(name), tuple(sorted(islice((other for other in known if len(other) <= _LONGEST_NAME), 200))))
     return f"; did you mean '{close}'?" if close else ""
 
 

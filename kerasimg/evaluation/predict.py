@@ -48,22 +48,25 @@ def predict(
     if not chosen:
         raise CallError("no pictures to predict")
     made: list[Prediction] = []
+    faults: list[Fault] = []
     for start in range(0, len(chosen), BATCH_SIZE):
-        made += _predict_batch(classifier, chosen[start : start + BATCH_SIZE])
+        names, pixels = [], []
+        for name, picture in chosen[start : start + BATCH_SIZE]:
+            names.append(name)
+            try:
+                pixels.append(decode(picture, classifier.spec.image))
+            except BadImage as error:
+                faults.append(Fault(name, "", error.reason))
+        if not faults:
+            made += _predict_batch(classifier, names, np.stack(pixels))
+    if faults:
+        raise ManyFaults(faults)
     return made
 
 
-def _predict_batch(classifier: Classifier, chosen: Sequence[tuple[str, Any]]) -> list[Prediction]:
-    pixels, faults = [], []
-    for name, picture in chosen:
-        try:
-            pixels.append(decode(picture, classifier.spec.image))
-        except BadImage as error:
-            faults.append(Fault(name, "", error.reason))
-    if faults:
-        raise ManyFaults(faults)
+def _predict_batch(classifier: Classifier, names: Sequence[str], pixels: np.ndarray) -> list[Prediction]:
     task, classes = classifier.spec.task, classifier.classes
-    probabilities = classifier.probabilities(np.stack(pixels).astype("float32"))
+    probabilities = classifier.probabilities(pixels.astype("float32"))
     decisions, confidences = decide(probabilities, task)
     columns = two_columns(probabilities) if task == "binary" else probabilities
     return [
@@ -75,7 +78,7 @@ def _predict_batch(classifier: Classifier, chosen: Sequence[tuple[str, Any]]) ->
             float(confidence),
             {label: float(value) for label, value in zip(classes, row, strict=True)},
         )
-        for (name, _), decision, confidence, row in zip(chosen, decisions, confidences, columns, strict=True)
+        for name, decision, confidence, row in zip(names, decisions, confidences, columns, strict=True)
     ]
 
 

@@ -1,1 +1,45 @@
+"""Keras layers that Keras lacks, one class a file, written with keras.ops for every backend."""
 
+from kerasimg.layers.blur_pool import BlurPool2D
+from kerasimg.layers.cbam import CBAM
+from kerasimg.layers.channel_shuffle import ChannelShuffle
+from kerasimg.layers.class_token import ClassToken
+from kerasimg.layers.coord_channels import CoordChannels
+from kerasimg.layers.cosine_head import CosineHead
+from kerasimg.layers.drop_path import DropPath
+from kerasimg.layers.efficient_channel_attention import EfficientChannelAttention
+from kerasimg.layers.gem_pooling import GeMPooling2D
+from kerasimg.layers.global_response_norm import GlobalResponseNorm
+from kerasimg.layers.layer_scale import LayerScale
+from kerasimg.layers.maxout import Maxout
+from kerasimg.layers.patch_embed import PatchEmbed
+from kerasimg.layers.patch_merging import PatchMerging
+from kerasimg.layers.position_embedding import PositionEmbedding
+from kerasimg.layers.sequence_pooling import SequencePooling
+from kerasimg.layers.squeeze_excite import SqueezeExcite
+from kerasimg.layers.take_channels import TakeChannels
+from kerasimg.layers.take_token import TakeToken
+from kerasimg.layers.window_attention import WindowAttention
+
+__all__ = [
+    "CBAM",
+    "BlurPool2D",
+    "ChannelShuffle",
+    "ClassToken",
+    "CoordChannels",
+    "CosineHead",
+    "DropPath",
+    "EfficientChannelAttention",
+    "GeMPooling2D",
+    "GlobalResponseNorm",
+    "LayerScale",
+    "Maxout",
+    "PatchEmbed",
+    "PatchMerging",
+    "PositionEmbedding",
+    "SequencePooling",
+    "SqueezeExcite",
+    "TakeChannels",
+    "TakeToken",
+    "WindowAttention",
+]

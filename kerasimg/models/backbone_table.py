@@ -66,7 +66,14 @@ class _Reached(Exception):
 
 def make_backbones() -> dict[str, Any]:
     """Make the entries of all constructors."""
-    return {name: {**describe(name), "imagenet": list(weight_files(name))} for name in names()}
+    return {
+        name: {
+            **describe(name),
+            "imagenet": list(weight_files(name)),
+            "imagenet_top": list(weight_files(name, top=True)),
+        }
+        for name in names()
+    }
 
 
 def names() -> list[str]:
@@ -111,8 +118,10 @@ def scale(name: str) -> str:
     return next(scaling for scaling, function in SCALES.items() if np.allclose(done, function(pixels), atol=1e-3))
 
 
-def weight_files(name: str, variants: list[dict[str, Any]] | None = None) -> Iterator[dict[str, Any]]:
-    """Learn which file of ImageNet weights without the top Keras fetches, for each variant of a backbone."""
+def weight_files(
+    name: str, variants: list[dict[str, Any]] | None = None, *, top: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Learn which file of ImageNet weights, with or without the top, Keras fetches for each variant of a backbone."""
     constructor = getattr(keras.applications, name)
     for variant in variants or VARIANTS.get(name, [{}]):
         arguments = dict(variant)
@@ -122,7 +131,7 @@ def weight_files(name: str, variants: list[dict[str, Any]] | None = None) -> Ite
             "get_file",
             constructor,
             weights="imagenet",
-            include_top=False,
+            include_top=top,
             input_shape=(rows, rows, 3),
             **arguments,
         )

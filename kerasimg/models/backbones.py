@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 
-from kerasimg.errors import Fault, SpecError
+from kerasimg.catalog import ZOO
+from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.spec.arguments import entry
 from kerasimg.spec.document import Standardize
 from kerasimg.spec.load import Spec
@@ -48,12 +51,14 @@ def own_scale(spec: Spec) -> str | Standardize:
 def application(target: str, arguments: Mapping[str, Any], shape: tuple[int, int, int], name: str) -> keras.Model:
     """A model of keras.applications without top and without weights."""
     constructor = getattr(keras.applications, target)
-    return constructor(include_top=False, weights=None, input_shape=shape, name=name, **arguments)
+    model = constructor(include_top=False, weights=None, input_shape=shape, **arguments)
+    model.name = name  # afterwards, for some constructors look their configuration up by it
+    return model
 
 
 def scales_inside(target: str) -> bool:
     """Whether a model of keras.applications scales the pixels itself."""
-    return bool((entry("backbones", target) or {}).get("include_preprocessing"))
+    return bool((entry("backbones", target) or {})["scale"] == "none")
 
 
 def feature_nodes(spec: Spec) -> tuple[Node, ...]:
@@ -65,3 +70,23 @@ def feature_nodes(spec: Spec) -> tuple[Node, ...]:
             return spec.nodes[:index]
     message = f"cannot serve as a backbone: no {', '.join(sorted(HEADS))} shows where its head begins; name the node"
     raise SpecError([Fault(spec.file, "features", message)])
+
+
+def specs_beside(spec: Spec) -> dict[str, Any]:
+    """The specs that serve a spec as backbones, by their path below its folder; those of the zoo are everywhere."""
+    specs = {inner.folder / Path(inner.file).name: inner for inner in spec.within.opened.values()}
+    return {
+        path.relative_to(spec.folder).as_posix(): dict(inner.document)
+        for path, inner in specs.items()
+        if not path.is_relative_to(ZOO)
+    }
+
+
+def write_beside(specs: Mapping[str, Any], folder: Path) -> None:
+    """Write what `specs_beside` found, so that a spec in this folder finds it again."""
+    for name, document in specs.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise CallError(f"'{name}' would be written outside of its folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

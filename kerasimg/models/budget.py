@@ -19,8 +19,9 @@ from keras.src.backend.common import global_state
 
 from kerasimg.errors import CallError, nearest
 
-DEFAULT_LIMITS: Mapping[str, int] = {"params": 1_000_000_000, "tensor": 200_000_000}
-"""params: parameters of the model. tensor: values of the largest output of a layer, for one picture."""
+DEFAULT_LIMITS: Mapping[str, int] = {"params": 1_000_000_000, "tensor": 200_000_000, "layers": 5_000}
+"""params: parameters of the model. tensor: values of the picture, or of the largest output of a layer for one picture.
+layers: those of backbones counted."""
 
 _PENDING = "uninitialized_variables"
 
@@ -51,12 +52,19 @@ class Budget:
             raise CallError(f"no limit '{name}'{nearest(name, DEFAULT_LIMITS)} (limits: {', '.join(DEFAULT_LIMITS)})")
         self.limits = {**DEFAULT_LIMITS, **(limits or {})}
         self.params = 0
+        self.layers = 0
 
     def count(self, layer: Any, outputs: Iterable[Any]) -> None:
-        """Add one layer; `outputs` are the shapes of what it gives, with the batch first."""
-        self.params += sum(math.prod(variable.shape) for variable in layer.variables)
+        """Add one layer, or nothing for None; `outputs` are the shapes of what it gives, with the batch first."""
+        if layer is not None:
+            self.params += sum(math.prod(variable.shape) for variable in layer.weights)
+            self.layers += len(getattr(layer, "layers", ())) or 1
         tensor = max((math.prod(size or 1 for size in shape[1:]) for shape in outputs), default=0)
-        for name, found, what in (("params", self.params, "parameters"), ("tensor", tensor, "values in one tensor")):
+        for name, found, what in (
+            ("params", self.params, "parameters"),
+            ("tensor", tensor, "values in one tensor"),
+            ("layers", self.layers, "layers"),
+        ):
             if found > self.limits[name]:
                 raise OverBudget(
                     f"{found:,} {what}, and the limit is {self.limits[name]:,}; "

@@ -12,7 +12,7 @@ from kerasimg.catalog import Reference, load
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.models import weights as weights_files
 from kerasimg.models.budget import Budget, deferred_variables
-from kerasimg.models.graph import AS_THE_SPEC_SAYS, Graph
+from kerasimg.models.graph import AS_THE_SPEC_SAYS, Graph, functional
 from kerasimg.spec.load import Spec
 
 
@@ -34,7 +34,7 @@ def build(
 
     ref: a zoo name, the path of a spec, a dict, or a loaded spec.
     weights: left out, what the spec says. None: random ones. "imagenet", or a `.weights.h5` file: those, for the
-    backbone; with several, {node name: weights}. For a spec without backbone: a file with all its weights.
+    backbone; with several, {node name: weights}. For a spec without backbone: those of the whole model.
     limits: {"params": n, "tensor": n} beyond which nothing is allocated (see `kerasimg.models.budget`).
     params: values of the spec's params.
 
@@ -48,11 +48,11 @@ def construct(spec: Spec, *, weights: Any = AS_THE_SPEC_SAYS, limits: Mapping[st
     graph = Graph(spec, Budget(limits), weights)
     with deferred_variables():
         image = keras.Input(shape=(*spec.image.size, spec.image.channels), name="image")
-        model = keras.Model(image, graph.make(image), name=spec.name)
+        model = functional(spec, image, graph.make(image), spec.name)
         _check_expectation(spec, model)
         whole = _check_given_weights(graph, weights)
-    for load_weights in graph.later:
-        load_weights()
+    for finish in graph.later:
+        finish()
     if whole is not None:
         weights_files.load_into(model, whole)
     return Built(model, graph.members)
@@ -72,7 +72,8 @@ def _check_given_weights(graph: Graph, weights: Any) -> Path | None:
     if names:
         return None
     if weights == "imagenet":
-        raise CallError("weights: the spec has no backbone; name a file with the weights of the whole model")
+        image = graph.spec.image
+        return weights_files.pretrained_file(graph.spec, (image.size[0], image.size[1]), image.channels, top=True)
     return weights_files.local_file(weights, graph.spec.folder, anywhere=True)
 
 

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import keras
 import numpy as np
 
-from kerasimg.catalog import load
+import kerasimg.layers  # noqa: F401 - Keras finds the classes of a saved model among those that were imported
+from kerasimg.catalog import find, load
 from kerasimg.errors import CallError, Fault, SpecError
+from kerasimg.models.backbones import specs_beside, write_beside
+from kerasimg.models.build import construct
 from kerasimg.models.outputs import as_probabilities, output_kind
-from kerasimg.spec.load import Spec
+from kerasimg.spec.load import Spec, load_document
 
 MEMBER = "kerasimg.json"
 MODEL_FILE = "model.keras"
 
 ClassifierReference = Any
-"""A run, a run's folder, a model.keras file, or a Classifier."""
+"""A run, a run's folder, a model.keras file, a spec that brings its weights ("efficientnet_lite0"), or a Classifier."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,13 @@ class Classifier:
 
     def save(self, path: Path) -> None:
         """Write the `.keras` file, without optimizer, so that it opens wherever Keras is."""
-        plain = keras.Model(self.model.inputs, self.model.outputs, name=self.model.name)
-        content = {"kerasimg": 1, "classes": list(self.classes), "spec": dict(self.spec.resolved)}
+        plain = keras.Model(self.model.input, self.model.output, name=self.model.name)
+        content = {
+            "kerasimg": 1,
+            "classes": list(self.classes),
+            "spec": dict(self.spec.resolved),
+            "beside": specs_beside(self.spec),
+        }
         partial = path.with_name(f".{path.name}")
         plain.save(partial.with_suffix(".keras"))
         with zipfile.ZipFile(partial, "a") as archive:
@@ -54,24 +62,43 @@ class Classifier:
         """The classifier that a run, a folder or a file holds; CallError when there is none."""
         if isinstance(ref, Classifier):
             return ref
-        path = Path(getattr(ref, "folder", ref))
+        path = Path(getattr(ref, "folder", ref))  # type: ignore[arg-type]
+        if not path.exists() or path.suffix == ".json":
+            return _pretrained(str(ref))
         file = path / MODEL_FILE if path.is_dir() else path
         if not file.is_file():
             raise CallError(f"no trained model '{file}'; name a run's folder or a {MODEL_FILE} file")
         try:
             with zipfile.ZipFile(file) as archive:
                 content = json.loads(archive.read(MEMBER))
-        except (zipfile.BadZipFile, KeyError):
+            classes, document, beside = content["classes"], content["spec"], content["beside"]
+        except (zipfile.BadZipFile, KeyError, ValueError):
             raise CallError(f"'{file}' was not written by kerasimg: it says nothing of classes or pictures") from None
-        spec = load(content["spec"])
+        with TemporaryDirectory() as folder:
+            write_beside(beside, Path(folder))
+            spec = load_document(document, find, Path(folder))
         model = keras.models.load_model(file, compile=False)
-        return Classifier(model, spec, tuple(content["classes"]), path if path.is_dir() else None)
+        return Classifier(model, spec, tuple(classes), path if path.is_dir() else None)
 
-    def probabilities(self, batches: Iterable[Any]) -> np.ndarray:
-        """(N, K) float32 for batches of pictures (N, H, W, C), 0-255, or of (pictures, ...) as the pipeline gives."""
+    def probabilities(self, pictures: Any) -> np.ndarray:
+        """(N, K) float32 for pictures (N, H, W, C), 0-255, or for batches of them as the pipeline gives."""
         kind = output_kind(self.model)
-        outputs = self.model.predict(batches, verbose=0)
+        outputs = self.model.predict(pictures, verbose=0)
         return as_probabilities(np.asarray(outputs), kind, self.spec.task)
+
+
+def _pretrained(ref: str) -> Classifier:
+    """The classifier that a spec is by itself, with the weights and class names that it brings."""
+    try:
+        spec = load(ref)
+    except CallError as error:
+        raise CallError(f"no run, no model file and no spec '{ref}': {error}") from None
+    own = spec.pretrained.imagenet
+    if own is None or own.classes is None:
+        raise CallError(f"'{spec.file}' has not been trained: it brings no weights with class names; train it first")
+    names = json.loads((spec.folder / own.classes).read_text(encoding="utf-8"))
+    model = construct(spec, weights="imagenet").model
+    return Classifier(model, spec, tuple(names))
 
 
 def check_outputs(model: keras.Model, spec: Spec, classes: tuple[str, ...]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import keras
 
-from kerasimg.errors import SpecError, WeightsError
+from kerasimg.errors import Fault, SpecError, WeightsError
 from kerasimg.models import backbones, scaling, weights
 from kerasimg.models.budget import Budget, OverBudget
 from kerasimg.models.objects import make_layer
@@ -16,15 +17,21 @@ from kerasimg.spec.check import check_call
 from kerasimg.spec.document import Standardize
 from kerasimg.spec.expand import Call, Expansion
 from kerasimg.spec.load import Spec
+from kerasimg.spec.nodes import Node
 from kerasimg.spec.places import Faults
 from kerasimg.spec.places import Path as Place
 
 AS_THE_SPEC_SAYS: Any = object()
 """For `weights`: load what each backbone names."""
 
+FRAME = "Exception encountered when calling"
+
 
 class Graph:
-    """One graph in the making. `members` names the layers of each top-level node; `later` loads the weights."""
+    """One graph in the making.
+
+    `members` names the layers of each top-level node; `later` is to be done in order once the variables have values.
+    """
 
     def __init__(self, spec: Spec, budget: Budget, given_weights: Any = AS_THE_SPEC_SAYS, prefix: str = "") -> None:
         self.spec = spec
@@ -38,10 +45,13 @@ class Graph:
         self.backbone_names: list[str] = []
         self._image: Any = None
         self._scaled: dict[str, Any] = {}
+        self._last = _last_node(spec)
 
     def make(self, image: Any, nodes: Sequence[Any] | None = None, *, scaled: bool = False) -> Any:
         """The output for a symbolic image. scaled: its pixels are scaled already."""
-        self._image = None if scaled else image
+        if not scaled:
+            self._image = image
+            self._fits(("image", "size"), None, [image.shape])
         expansion = Expansion(self.spec.blocks, self, self.report)
         return expansion.run(self.spec.nodes if nodes is None else nodes, self.spec.params, image)
 
@@ -58,7 +68,7 @@ class Graph:
     def visit(self, call: Call) -> Any:
         """Make the layer of a call, or find the reused one, and call it."""
         arguments = check_call(call, self.report, self.spec.open)
-        if call.node is self.spec.nodes[-1] and call.kind == "layer" and _is_mixed():
+        if call.node is self._last and call.kind == "layer" and _is_mixed():
             arguments.setdefault("dtype", "float32")  # probabilities and the loss need all their digits
         if call.kind == "reuse":
             layer, wanted = self.layers[call.target], None
@@ -80,10 +90,21 @@ class Graph:
         return output
 
     def _layer(self, call: Call, arguments: Mapping[str, Any]) -> Any:
+        own = {key: value for key, value in arguments.items() if key != "trainable"}
         try:
-            return make_layer(call.target, arguments, self.prefix + call.name)
+            layer = make_layer(call.target, own, self.prefix + call.name)
         except (ValueError, TypeError) as error:
             self.report(call.node.path, _first_line(error))
+        if "trainable" in arguments:
+            self._set_trainable(layer, arguments["trainable"])
+        return layer
+
+    def _set_trainable(self, layer: Any, trainable: bool) -> None:
+        """Freeze a layer or not, once its variables have values.
+
+        TensorFlow keeps no gradients of a variable that was frozen when it got its value, even if it trains later.
+        """
+        self.later.append(lambda: setattr(layer, "trainable", trainable))
 
     def _backbone(self, call: Call, arguments: Mapping[str, Any]) -> tuple[Any, str | Standardize]:
         """The backbone as a layer, and how it wants its pixels."""
@@ -95,27 +116,29 @@ class Graph:
         if described.spec is None and explicit and backbones.scales_inside(call.target):
             self.report(("image", "scale"), f'{call.target} scales the pixels itself: leave "auto"')
         self.backbone_names.append(call.name)
-        source = self._weights_file(call, named, own, shape)
+        source = self._weights_file(call, named, described, own, shape)
         try:
             if described.spec is None:
                 layer = backbones.application(call.target, own, shape, self.prefix + call.name)
             else:
-                layer = self._from_spec(described.spec, call, shape)
+                layer = self._from_spec(described.spec, call, shape, weighted=source is not None)
         except ValueError as error:
             if isinstance(error, SpecError):
                 raise
             self.report(call.node.path, _first_line(error))
-        layer.trainable = trainable
         if source is not None:
-            self.later.append(lambda: weights.load_into(layer, source))
+            self.later.append(lambda: weights.load_backbone(layer, call.target, source))
+        self._set_trainable(layer, trainable)
         return layer, described.scale
 
-    def _from_spec(self, spec: Spec, call: Call, shape: tuple[int, int, int]) -> keras.Model:
-        inner = Graph(spec, self.budget, prefix=f"{self.prefix}{call.name}_")
+    def _from_spec(self, spec: Spec, call: Call, shape: tuple[int, int, int], weighted: bool) -> keras.Model:
+        """A spec without its head. weighted: all its weights come from a file, so none need be found for its parts."""
+        given = None if weighted or self._given(call) is None else AS_THE_SPEC_SAYS
+        inner = Graph(spec, self.budget, given, prefix=f"{self.prefix}{call.name}_")
         pixels = keras.Input(shape=shape, name="image")
         output = inner.make(pixels, backbones.feature_nodes(spec), scaled=True)
         self.later.extend(inner.later)
-        return keras.Model(pixels, output, name=self.prefix + call.name)
+        return functional(spec, pixels, output, name=self.prefix + call.name)
 
     def _input_shape(self, call: Call) -> tuple[int, int, int]:
         pixels: Any = call.inputs
@@ -125,11 +148,14 @@ class Graph:
         return height, width, channels
 
     def _weights_file(
-        self, call: Call, named: Any, arguments: Mapping[str, Any], shape: tuple[int, int, int]
+        self,
+        call: Call,
+        named: Any,
+        described: backbones.Backbone,
+        arguments: Mapping[str, Any],
+        shape: tuple[int, int, int],
     ) -> Path | None:
-        given = self.given_weights
-        if isinstance(given, Mapping):
-            given = given.get(call.name, AS_THE_SPEC_SAYS)
+        given = self._given(call)
         from_caller = given is not AS_THE_SPEC_SAYS
         wanted = given if from_caller else named
         try:
@@ -137,12 +163,17 @@ class Graph:
                 return None
             if wanted != "imagenet":
                 return weights.local_file(wanted, self.spec.folder, anywhere=from_caller)
-            if call.target.endswith(".json"):
-                raise WeightsError(f"'{call.target}' has no ImageNet weights; name a .weights.h5 file, or null")
+            if described.spec is not None:
+                return weights.pretrained_file(described.spec, shape[:2], shape[2], top=False)
             return weights.imagenet_file(call.target, arguments, shape[:2], shape[2])
         except WeightsError as error:
             where = "weights" if from_caller else f"{self.spec.file}: {call.name}.weights"
             raise WeightsError(f"{where}: {error}") from None
+
+    def _given(self, call: Call) -> Any:
+        """The weights that the caller gives a backbone."""
+        given = self.given_weights
+        return given.get(call.name, AS_THE_SPEC_SAYS) if isinstance(given, Mapping) else given
 
     def _pixels(self, handle: Any, wanted: str | Standardize | None) -> Any:
         """What a layer gets for a handle: of the image, its pixels as the spec or the layer wants them."""
@@ -160,12 +191,17 @@ class Graph:
         return self._scaled[key]
 
     def _count(self, call: Call, layer: Any, output: Any) -> None:
+        if call.kind == "backbone" and call.target.endswith(".json"):
+            return  # its layers were counted one by one
         inside = getattr(layer, "layers", ())
         shapes = [output.shape, *(made.shape for inner in inside for made in _outputs(inner))]
+        self._fits(call.node.path, layer, shapes)
+
+    def _fits(self, place: Place, layer: Any, shapes: Sequence[Any]) -> None:
         try:
             self.budget.count(layer, shapes)
         except OverBudget as error:
-            self.report(call.node.path, str(error))
+            self.report(place, str(error))
 
     def _refuse(self, call: Call, error: Exception, inputs: Any) -> NoReturn:
         if isinstance(error, SpecError):
@@ -179,9 +215,28 @@ class Graph:
         self.report(call.node.path, f"does not take {_shape(tensors)}: {_first_line(error)}")
 
 
+def _last_node(spec: Spec) -> Node:
+    """The node whose output is the model's, inside of whatever blocks."""
+    node = spec.nodes[-1]
+    while True:
+        node = node.rows[-1] if node.rows else node
+        if node.kind != "block":
+            return node
+        node = spec.blocks[node.target].nodes[-1]
+
+
 def _is_mixed() -> bool:
     policy = keras.config.dtype_policy()
     return bool(policy.compute_dtype != policy.variable_dtype)
+
+
+def functional(spec: Spec, image: Any, output: Any, name: str) -> keras.Model:
+    """The model from an image to an output; SpecError when its layers follow one another too long for Keras."""
+    try:
+        return keras.Model(image, output, name=name)
+    except RecursionError:
+        message = "more layers one after another than Keras can follow, about 900"
+        raise SpecError([Fault(spec.file, "model", message)]) from None
 
 
 def _mapped(inputs: Any, function: Callable[[Any], Any]) -> Any:
@@ -205,5 +260,6 @@ def _shape(tensor: Any) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    """What an error says first, but for the frame that Keras puts around it."""
+    lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in str(error).splitlines()]
+    return next((line for line in lines if line and not line.startswith(FRAME)), type(error).__name__)

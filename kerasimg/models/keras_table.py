@@ -139,14 +139,14 @@ def _exported(group: str) -> dict[str, type]:
 
 
 def _own(group: str) -> dict[str, Any]:
-    """Describe the classes that kerasimg adds to a group."""
+    """Describe the classes that kerasimg adds to a group, but for those that say `in_specs = False`."""
     if group not in OWN:
         return {}
     module = importlib.import_module(f"kerasimg.{group}")
     return {
         name: {**describe(group, cls), "module": module.__name__}
         for name, cls in inspect.getmembers(module, inspect.isclass)
-        if issubclass(cls, OWN[group]) and cls.__module__.startswith("kerasimg.")
+        if issubclass(cls, OWN[group]) and cls.__module__.startswith("kerasimg.") and getattr(cls, "in_specs", True)
     }
 
 

@@ -12,7 +12,8 @@ OutputKind = Literal["softmax", "sigmoid", "logits"]
 
 def output_kind(model: keras.Model) -> OutputKind:
     """Whether a model's last layer gives softmax or sigmoid probabilities, or logits (anything else)."""
-    layer = next((layer for layer in reversed(model.layers) if layer.output is model.outputs[0]), model.layers[-1])
+    # Private, but for a layer that is called several times nothing else tells whose call the output is.
+    layer = model.outputs[0]._keras_history.operation
     if isinstance(layer, keras.layers.Softmax):
         return "softmax"
     activation = getattr(layer, "activation", None)
@@ -26,6 +27,6 @@ def as_probabilities(outputs: np.ndarray, kind: OutputKind, task: str) -> np.nda
     if kind != "logits":
         return outputs
     if task != "multiclass":
-        return np.asarray(1 / (1 + np.exp(-outputs)), dtype=np.float32)
+        return np.asarray((1 + np.tanh(outputs / 2)) / 2, dtype=np.float32)  # the sigmoid, without overflow
     powers = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), dtype=np.float32)

@@ -5,30 +5,35 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from kerasimg.errors import WeightsError, listed
+from kerasimg.models.scaling import IMAGENET_STD
 from kerasimg.spec.arguments import entry
+from kerasimg.spec.load import Spec
 
 DOWNLOAD_TIMEOUT_S = 5
 """Longest silence of the server before a download is given up."""
 
 
-def imagenet_file(backbone: str, arguments: Mapping[str, Any], size: tuple[int, int], channels: int) -> Path:
-    """The file of ImageNet weights without top, from Keras' cache or downloaded into it.
+def imagenet_file(
+    backbone: str, arguments: Mapping[str, Any], size: tuple[int, int], channels: int, *, top: bool = False
+) -> Path:
+    """The file of the ImageNet weights of a model of keras.applications, from Keras' cache or downloaded into it.
 
-    arguments: of the constructor.  size: (height, width) of the backbone's input, in pixels.
+    arguments: of the constructor.  size: (height, width) of the input, in pixels.  top: with the head.
     Raises WeightsError when there is no such file, and within seconds when it cannot be downloaded.
     """
     if channels != 3:
         raise WeightsError(f'ImageNet weights take 3 channels, and the picture has {channels}; give "weights": null')
     known = entry("backbones", backbone) or {}
-    files = known["imagenet"]
+    files = known["imagenet_top" if top else "imagenet"]
     defaults = {name: argument.get("default") for name, argument in known["args"].items()}
     rows = {file["rows"] for file in files if "rows" in file}
     wanted = {**defaults, **arguments, "rows": size[0] if size[0] == size[1] and size[0] in rows else 224}
@@ -44,14 +49,15 @@ def imagenet_file(backbone: str, arguments: Mapping[str, Any], size: tuple[int, 
 
 
 def _fetch(backbone: str, file: Mapping[str, Any]) -> Path:
-    cache = Path(os.environ.get("KERAS_HOME") or Path("~/.keras").expanduser()) / "models"
+    home = Path(os.environ.get("KERAS_HOME") or Path("~/.keras").expanduser())
+    where = {"cache_dir": str(home), "cache_subdir": "models"}
     try:
-        with _impatient():
-            return Path(keras.utils.get_file(file["file"], file["url"], cache_subdir="models", file_hash=file["hash"]))
+        with _impatient(), redirect_stdout(sys.stderr):  # the answer of a command goes to stdout, progress does not
+            return Path(keras.utils.get_file(file["file"], file["url"], file_hash=file["hash"], **where))
     except Exception as error:  # Keras raises a bare Exception for a failed download
         raise WeightsError(
             f"the ImageNet weights of {backbone} are not in Keras' cache and cannot be downloaded.\n"
-            f"  sought: {cache / file['file']}\n"
+            f"  sought: {home / 'models' / file['file']}\n"
             f"  from:   {file['url']}\n"
             f"  reason: {str(error).splitlines()[0]}\n"
             f'Put the file there; or name one you have: weights="FILE.weights.h5" (--weights FILE); '
@@ -69,7 +75,20 @@ def _impatient() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def local_file(weights: str | os.PathLike[str] | Mapping[str, str], folder: Path, *, anywhere: bool = False) -> Path:
+def pretrained_file(spec: Spec, size: tuple[int, int], channels: int, *, top: bool) -> Path:
+    """The file of the ImageNet weights of a spec's own model.
+
+    size, channels: of its input.  top: with the head.  Raises WeightsError when the spec has none.
+    """
+    own = spec.pretrained.imagenet
+    if own is None:
+        raise WeightsError(f"'{spec.file}' has no ImageNet weights; name a .weights.h5 file, or null")
+    if own.file is not None:
+        return local_file({"file": own.file, "sha256": own.sha256}, spec.folder)
+    return imagenet_file(str(own.keras), own.arguments, size, channels, top=top)
+
+
+def local_file(weights: str | os.PathLike[str] | Mapping[str, Any], folder: Path, *, anywhere: bool = False) -> Path:
     """The weights file that a spec in `folder` names, its sha256 checked where one is given.
 
     anywhere: the caller names it, not a file that somebody sent: any path will do.
@@ -95,3 +114,15 @@ def load_into(model: Any, path: Path) -> None:
     except Exception as error:  # h5py, Keras and the backends each raise their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(f"the weights in '{path}' do not fit {model.name}: {reason}") from None
+
+
+def load_backbone(model: keras.Model, backbone: str, path: Path) -> None:
+    """Load a weights file into a backbone, so that it gives what keras.applications gives with that file."""
+    load_into(model, path)
+    published = {file["file"] for file in (entry("backbones", backbone) or {}).get("imagenet", ())}
+    if backbone.startswith("EfficientNetB") and path.name in published:
+        # These files hold the standard deviation where the layer takes the variance. Keras makes up for it with one
+        # more layer, but only for weights="imagenet"; with the right variance there is nothing to make up for.
+        layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
+        layer.adapt_variance.assign(layer.adapt_variance * keras.ops.convert_to_tensor(IMAGENET_STD))
+        layer.finalize_state()

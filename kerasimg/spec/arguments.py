@@ -13,9 +13,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from kerasimg.errors import nearest
+from kerasimg.errors import listed, nearest
 from kerasimg.spec import kinds
 from kerasimg.spec.expressions import UNKNOWN
+from kerasimg.spec.reader import shown
 
 Report = Callable[[tuple[str | int, ...], str], None]
 """Takes a fault: its path below the object being checked, and the message."""
@@ -66,6 +67,16 @@ def known(group: str) -> list[str]:
     return sorted({*_table()[group], *_registered[group]})
 
 
+def augmentations() -> list[str]:
+    """List the layers that may stand in `augment`."""
+    return [name for name in known("layers") if (entry("layers", name) or {}).get("augment")]
+
+
+def synonyms(group: str) -> list[str]:
+    """List the further spellings of a group's names."""
+    return sorted(_table()["synonyms"].get(group, {}))
+
+
 def register_entry(group: str, name: str, entry: Mapping[str, Any]) -> None:
     """Add a name that the program brings, and that goes before one of Keras.
 
@@ -78,15 +89,17 @@ def unknown_name(group: str, name: object) -> str:
     """Say that a group has no such name, why, and which one was probably meant."""
     what, table = SINGULAR[group], _table()
     if not isinstance(name, str):
-        return f"expected the name of {_a(what)}, got {_shown(name)}"
+        return f"expected the name of {_a(what)}, got {shown(name)}"
     if other := table["renamed"].get(group, {}).get(name):
         return f"no {what} '{name}'; write '{other}', of which it is another name"
     names = [*known(group), *table["synonyms"].get(group, {})]
     refused = table["refused"].get(group, {})
-    spelled = {_spelling(other): other for other in [*names, *refused]}.get(_spelling(name), name)
+    written = name.rsplit(".", 1)[-1]
+    spelled = {_spelling(other): other for other in [*names, *refused]}.get(_spelling(written), written)
     if spelled in refused:
         return f"{what} '{spelled}' cannot stand in a spec: {refused[spelled]} (a class of your own: kerasimg.register)"
-    return f"no {what} '{name}'{nearest(spelled, names)}"
+    hint = nearest(spelled, names) or (f" (there are: {listed(known(group))})" if group != "layers" else "")
+    return f"no {what} '{name}'{hint}"
 
 
 def check_arguments(group: str, name: str, arguments: Mapping[str, object], report: Report) -> dict[str, object]:
@@ -105,7 +118,8 @@ def check_arguments(group: str, name: str, arguments: Mapping[str, object], repo
         if key in takes:
             checked[key] = check_value(takes[key]["kind"], value, _below(report, key))
         elif not key.startswith("//"):
-            report((key,), f"no such argument{nearest(key, takes)}")
+            there = listed(takes) or "no arguments"
+            report((key,), f"no such argument{nearest(key, takes) or f'; {name} takes {there}'}")
     for key, argument in takes.items():
         if argument.get("required") and key not in arguments:
             report((key,), f"missing; {name} needs '{key}', {kinds.parse(argument['kind']).words()}")
@@ -121,7 +135,7 @@ def check_value(kind: str, value: object, report: Report) -> object:
     group = next((option.group for option in kinds.options(parsed) if isinstance(option, kinds.Object)), None)
     if group and (isinstance(value, Mapping) or (isinstance(value, str) and not _numeral(value))):
         return check_named(group, value, report)
-    report((), f"expected {parsed.words()}, got {_shown(value)}{_hint(parsed, value)}")
+    report((), f"expected {parsed.words()}, got {shown(value)}{_hint(parsed, value)}")
     return value
 
 
@@ -140,10 +154,10 @@ def check_named(group: str, value: object, report: Report, also: tuple[str, ...]
     if group == "schedules" and not isinstance(value, str):
         return check_value("float>0|schedule", value, report)
     if isinstance(value, str):
-        meant = nearest(value, also)
+        meant = nearest(next((option for option in also if len(value) > 2 and option.startswith(value)), value), also)
         report((), f"no {SINGULAR[group]} '{value}'{meant}" if meant else unknown_name(group, value))
     else:
-        report((), f'expected the name of {_a(SINGULAR[group])} or {{"type": name, ...}}, got {_shown(value)}')
+        report((), f'expected the name of {_a(SINGULAR[group])} or {{"type": name, ...}}, got {shown(value)}')
     return value
 
 
@@ -184,15 +198,6 @@ def _numeral(text: str) -> bool:
 def _hint(kind: kinds.Kind, value: object) -> str:
     texts = [option.text for option in kinds.options(kind) if isinstance(option, kinds.Literal)]
     return nearest(value, texts) if isinstance(value, str) else ""
-
-
-def _shown(value: object, limit: int = 60) -> str:
-    """Show a value as it stands in the spec, cut where it is long."""
-    try:
-        text = repr(value) if isinstance(value, str) else json.dumps(value)
-    except (TypeError, ValueError):
-        text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def _a(noun: str) -> str:

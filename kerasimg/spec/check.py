@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kerasimg.errors import listed, nearest
+from kerasimg.errors import SpecError, listed, nearest
 from kerasimg.spec import arguments
 from kerasimg.spec.expand import Call, Handle
 from kerasimg.spec.expressions import UNKNOWN
@@ -22,6 +22,10 @@ OpenSpec = Callable[[str, Mapping[str, Any]], "Spec"]
 """(reference, params) -> the spec that a backbone names; SpecError when there is none."""
 
 
+_OUTPUT: Handle = object()
+"""What comes out of any call, as far as the check knows."""
+
+
 class Checker:
     """A visitor that makes nothing and finds the faults that need no shapes."""
 
@@ -33,7 +37,7 @@ class Checker:
     def visit(self, call: Call) -> Handle:
         """Check one call; what comes out of it is unknown."""
         check_call(call, self.report, self.open_spec)
-        return UNKNOWN
+        return _OUTPUT
 
     def shape(self, handle: Handle) -> Sequence[Any]:
         """The picture's, for the input; else unknown."""
@@ -51,11 +55,11 @@ class AugmentChecker(Checker):
         """Check that one call is an augmentation."""
         entry = arguments.entry("layers", call.target) if call.kind == "layer" else None
         if call.kind != "layer" or (entry is not None and not entry.get("augment")):
-            known = [name for name in arguments.known("layers") if arguments.entry("layers", name)["augment"]]
-            self.report(call.node.path, f"'{call.target}' is no augmentation layer (there are: {listed(known, 40)})")
+            there = listed(arguments.augmentations(), 40)
+            self.report(call.node.places[call.kind], f"'{call.target}' is no augmentation layer (there are: {there})")
         else:
             self.layers.append((call.target, check_call(call, self.report, self.open_spec)))
-        return UNKNOWN
+        return _OUTPUT
 
 
 def check_call(call: Call, report: Report, open_spec: OpenSpec) -> dict[str, Any]:
@@ -79,7 +83,7 @@ def check_call(call: Call, report: Report, open_spec: OpenSpec) -> dict[str, Any
 
 
 def _check_inputs(call: Call, entry: Mapping[str, Any], told: Report) -> None:
-    takes = entry.get("inputs")
+    takes = entry.get("inputs") or ()
     several = isinstance(call.inputs, list)
     if isinstance(call.inputs, dict):
         if not takes:
@@ -102,8 +106,9 @@ def _check_backbone(call: Call, told: Report, open_spec: OpenSpec) -> dict[str, 
         known = {key: value for key, value in given.items() if value is not UNKNOWN}
         try:
             spec = open_spec(call.target, known)
-        except ValueError as error:
-            told(("backbone",), str(error))
+        except SpecError as error:
+            for fault in error.faults:
+                told(("backbone",), str(fault))
         else:
             given = {key: value for key, value in given.items() if key in spec.params}
     elif arguments.entry("backbones", call.target) is None:

@@ -21,6 +21,12 @@ class Named(NamedTuple):
     group: str
     also: tuple[str, ...] = ()
     """Further strings that the field takes."""
+    mergeable: bool = False
+    """Whether a child may give some of its arguments and leave the rest, and the type, to its parent."""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        """What `schema.py` makes of it, it being for pydantic anything at all."""
+        return {"named": self._asdict()}
 
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -88,9 +94,9 @@ class Image(Section):
 class Compile(Section):
     """What `model.compile` gets, in Keras' words."""
 
-    optimizer: Annotated[Any, Named("optimizers")] = "Adam"
+    optimizer: Annotated[Any, Named("optimizers", mergeable=True)] = "Adam"
     """A name of keras.optimizers, or {"type": name, argument: value}."""
-    loss: Annotated[Any, Named("losses", also=("auto",))] = "auto"
+    loss: Annotated[Any, Named("losses", also=("auto",), mergeable=True)] = "auto"
     """A name of keras.losses, {"type": ...}, or auto: the cross-entropy that fits the task and the output."""
     metrics: list[Annotated[Any, Named("metrics", also=("accuracy", "f1"))]] = ["accuracy"]
     """Names of keras.metrics or kerasimg.metrics, {"type": ...}, "accuracy", or "f1" (macro F1)."""
@@ -176,6 +182,34 @@ class Tune(Section):
     """Of the search."""
 
 
+class Weights(Section):
+    """Trained weights of this very model."""
+
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.weights\.h5$")] | None = None
+    """A file beside the spec; its layers in the order of the model's, with or without the head."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Of the file."""
+    keras: str | None = None
+    """Instead of a file: the model of keras.applications that has the same layers in the same order."""
+    arguments: dict[str, float | int | bool] = {}
+    """Arguments of its constructor: {"alpha": 1.0}."""
+    classes: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.classes\.json$")] | None = None
+    """A file beside the spec, the list of the names of the classes that the head knows."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Weights:
+        if (self.file is None) is (self.keras is None):
+            raise ValueError("exactly one of 'file' and 'keras' must be given")
+        return self
+
+
+class Pretrained(Section):
+    """What `"weights": "imagenet"` means for this spec, as a backbone and as a classifier."""
+
+    imagenet: Weights | None = None
+    """null: there are none."""
+
+
 class Expect(Section):
     """What `build` must find, or fail."""
 
@@ -194,12 +228,14 @@ KEYS = (
     "extends",
     "set",
     "params",
+    "variants",
     "blocks",
     "image",
     "task",
     "augment",
     "model",
     "features",
+    "pretrained",
     "compile",
     "fit",
     "tune",
@@ -213,5 +249,6 @@ SECTIONS: dict[str, type[Section]] = {
     "compile": Compile,
     "fit": Fit,
     "tune": Tune,
+    "pretrained": Pretrained,
     "expect": Expect,
 }

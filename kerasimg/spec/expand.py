@@ -11,15 +11,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from kerasimg.errors import listed, nearest
-from kerasimg.spec.expressions import UNKNOWN
+from kerasimg.spec.expressions import UNKNOWN, Unknown
 from kerasimg.spec.nodes import Block, Node
 from kerasimg.spec.places import Path, Report
 from kerasimg.spec.reader import shown
-from kerasimg.spec.values import evaluate_deep
+from kerasimg.spec.values import evaluate_deep, size_of
 
 MAX_NODES = 20_000
 MAX_REPEAT = 10_000
 MAX_BLOCK_DEPTH = 32
+MAX_WORK = 200_000
+"""Values evaluated in all: of arguments, of `let`, of inputs, at each use of them."""
+VISIT_WORK = 5
+"""What a visit of a node takes besides, in values."""
 
 Handle = Any
 """What a visitor returns for the output of a call."""
@@ -57,7 +61,7 @@ class ExpansionLimit(Exception):
 class _Scope:
     """What the nodes of one list can see."""
 
-    def __init__(self, nodes: Sequence[Node], values: dict[str, Any], entered: Handle, prefix: str, owner: str) -> None:
+    def __init__(self, values: dict[str, Any], entered: Handle, prefix: str, owner: str) -> None:
         self.values = values
         self.entered = entered
         self.previous: Handle = entered
@@ -65,7 +69,6 @@ class _Scope:
         self.owner = owner
         self.outputs: dict[str, Handle] = {}
         self.layers: dict[str, str] = {}
-        self.explicit = {variant.name for node in nodes for variant in node.rows or (node,)}
         self.skipped: set[str] = set()
         self.named_by: dict[str, Path] = {}
 
@@ -78,7 +81,9 @@ class Expansion:
         self.visitor = visitor
         self.report = report
         self.visited = 0
+        self.work = 0
         self.names: set[str] = set()
+        self.reserved: dict[str, _Scope] = {}
         self.counts: dict[str, int] = {}
         self.stack: list[str] = []
         self.params: Mapping[str, Any] = {}
@@ -86,10 +91,14 @@ class Expansion:
     def run(self, nodes: Sequence[Node], params: Mapping[str, Any], entered: Handle) -> Handle:
         """The output of the last node. params: what expressions may name. entered: the input."""
         self.params = params
-        scope = _Scope(nodes, {**params, **self._shape_names(entered)}, entered, "", "")
+        scope = _Scope({**params, **self._shape_names(entered)}, entered, "", "")
         return self._run(nodes, scope)
 
     def _run(self, nodes: Sequence[Node], scope: _Scope) -> Handle:
+        for node in nodes:
+            for variant in node.rows or (node,):
+                if variant.name:
+                    self.reserved.setdefault(scope.prefix + variant.name, scope)
         for node in nodes:
             rows = node.rows if node.rows is not None else (node,)
             for index, row in enumerate(rows):
@@ -112,6 +121,7 @@ class Expansion:
 
     def _run_once(self, node: Node, scope: _Scope, counter: Mapping[str, Any]) -> None:
         self.visited += 1
+        self.work += VISIT_WORK
         if self.visited > MAX_NODES:
             self.report(node.path, f"the model has more than {MAX_NODES:,} nodes once expanded")
             raise ExpansionLimit
@@ -164,7 +174,7 @@ class Expansion:
             if default is None and key not in arguments:
                 self.report(node.path, f"missing '{key}', which block '{block.name}' needs")
         entered = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
-        scope = _Scope(block.nodes, self._block_values(block, arguments, entered, values), entered, f"{name}_", owner)
+        scope = _Scope(self._block_values(block, arguments, entered, values), entered, f"{name}_", owner)
         if isinstance(inputs, dict):
             scope.outputs.update(inputs)
         self.stack.append(block.name)
@@ -179,17 +189,28 @@ class Expansion:
         counter = {"i": values.get("i", 0), "n": values.get("n", 1)}
         inner = {**self.params, **counter, **self._shape_names(entered)}
         defaults = {
-            key: UNKNOWN if default is None else evaluate_deep(default, inner, (*block.path, "args", key), self.report)
+            key: UNKNOWN if default is None else self._evaluate_at(default, inner, (*block.path, "args", key))
             for key, default in block.args.items()
             if key not in arguments
         }
         inner |= defaults | {key: value for key, value in arguments.items() if key in block.args}
         for key, value in block.let.items():
-            inner[key] = evaluate_deep(value, inner, (*block.path, "let", key), self.report)
+            inner[key] = self._evaluate_at(value, inner, (*block.path, "let", key))
         return inner
 
     def _evaluate(self, node: Node, key: str, value: Any, values: Mapping[str, Any]) -> Any:
-        return evaluate_deep(value, values, _place(node, key), self.report)
+        return self._evaluate_at(value, values, _place(node, key))
+
+    def _evaluate_at(self, value: Any, values: Mapping[str, Any], path: Path) -> Any:
+        result = evaluate_deep(value, values, path, self.report)
+        self._spend(max(size_of(value, MAX_WORK), size_of(result, MAX_WORK)), path)
+        return result
+
+    def _spend(self, work: int, path: Path) -> None:
+        self.work += work
+        if self.work > MAX_WORK:
+            self.report(path, f"the model takes more than {MAX_WORK:,} values once expanded")
+            raise ExpansionLimit
 
     def _shape_names(self, entered: Handle) -> dict[str, Any]:
         first = entered[0] if isinstance(entered, list) else entered
@@ -203,9 +224,12 @@ class Expansion:
             case str() as name:
                 return self._look_up(name, node, ("inputs",), scope)
             case list() as names:
+                self._spend(len(names), _place(node, "inputs"))
                 return [self._look_up(name, node, ("inputs", index), scope) for index, name in enumerate(names)]
             case dict() as names:
                 return {key: self._look_up(name, node, ("inputs", key), scope) for key, name in names.items()}
+            case Unknown():
+                return UNKNOWN
 
     def _look_up(self, name: str, node: Node, at: Path, scope: _Scope) -> Handle:
         if name == "in":
@@ -229,10 +253,9 @@ class Expansion:
         """Unique in the model; a repeated or unnamed node is numbered as Keras numbers its layers."""
         if node.name and scope.named_by.setdefault(node.name, node.path) != node.path:
             self.report(_place(node, "name"), f"'{node.name}' is the name of an earlier node")
-        base = scope.prefix + (node.name or snake_case(node.target))
-        taken = () if node.name else {f"{scope.prefix}{name}" for name in scope.explicit if name}
-        name = base
-        while name in self.names or name in taken:
+        base = name = scope.prefix + (node.name or snake_case(node.target))
+        own = base if node.name and self.reserved[base] is scope else None
+        while name in self.names or (name in self.reserved and name != own):
             self.counts[base] = self.counts.get(base, 0) + 1
             name = f"{base}_{self.counts[base]}"
         self.names.add(name)

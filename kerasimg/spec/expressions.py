@@ -1,7 +1,8 @@
 """The expressions of a spec ("=round8(c * alpha)"): a small, closed part of Python's, checked before it is evaluated.
 
-Numbers, strings, True, False, None; + - * / // %; comparisons; and, or, not; a if c else b; and the functions
-of `FUNCTIONS`. No attribute, no index, no power, no call of anything else. Length, size and results are capped.
+Numbers, strings, True, False, None; + - * / // %; comparisons; and, or, not; a if c else b; an item of a list
+(`depths[i]`); and the functions of `FUNCTIONS`. No attribute, no power, no call of anything else. Length, size and
+results are capped.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from kerasimg.errors import listed, nearest
+from kerasimg.spec.reader import shown
 
 MAX_LENGTH = 500
 MAX_NODES = 200
 MAX_NUMBER = 10**15
 MAX_STRING = 1000
+MAX_LIST = 100
 
 
 class Unknown:
@@ -50,7 +53,7 @@ def is_expression(value: object) -> bool:
 
 
 def round8(value: float) -> int:
-    """To the nearest multiple of 8, at least 8 and never below 90 % of `value` (Sandler et al. 2018, `_make_divisible`)."""
+    """To the nearest multiple of 8, at least 8, never below 90 % of `value` (Sandler et al. 2018)."""
     rounded = max(8, int(value + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * value else rounded
 
@@ -63,6 +66,8 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "ceil": math.ceil,
     "floor": math.floor,
     "round8": round8,
+    "len": len,
+    "sum": sum,
 }
 
 _OPERATORS: Mapping[type[ast.AST], Callable[..., Any]] = {
@@ -82,6 +87,12 @@ _OPERATORS: Mapping[type[ast.AST], Callable[..., Any]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+_SYMBOLS: Mapping[str, str] = {
+    **{"add": "+", "sub": "-", "neg": "-", "pos": "+", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%"},
+    **{"lt": "<", "le": "<=", "gt": ">", "ge": ">="},
+}
+_LANGUAGE = f"there are + - * / // %, comparisons, and, or, not, a if c else b, list[i], {', '.join(FUNCTIONS)}"
+_TAKES_LIST = (len, sum, min, max)
 _WORKS_ON_ANYTHING = (ast.Not, ast.Eq, ast.NotEq)
 
 
@@ -111,7 +122,9 @@ def parse(source: str) -> Expression:
 def evaluate(expression: Expression, names: Mapping[str, Any]) -> Any:
     """The value of an expression, UNKNOWN when it depends on one; ExpressionError when it has none."""
     for name in sorted(expression.names - names.keys()):
-        raise ExpressionError(f"unknown name '{name}'{nearest(name, names)} (known: {listed(sorted(names), 30)})")
+        raise ExpressionError(
+            f"unknown name '{name}'{nearest(name, names)} (known: {listed(sorted(names), 16) or 'none'})"
+        )
     try:
         return _bounded(_evaluate(expression.tree, names))
     except ZeroDivisionError:
@@ -136,6 +149,8 @@ def _allow(node: ast.AST) -> None:
             _bounded(value)
         case ast.Call(func=ast.Name(id=name), keywords=[]) if name in FUNCTIONS:
             pass
+        case ast.Call(func=ast.Name(id=name)) if name in FUNCTIONS:
+            raise ExpressionError(f"{name} takes no named arguments")
         case ast.Call(func=ast.Name(id=name)):
             raise ExpressionError(f"no function '{name}'{nearest(name, FUNCTIONS)} (known: {', '.join(FUNCTIONS)})")
         case ast.BinOp(op=op) | ast.UnaryOp(op=op) if type(op) in _OPERATORS:
@@ -144,11 +159,11 @@ def _allow(node: ast.AST) -> None:
             pass
         case ast.BoolOp() | ast.IfExp() | ast.Name() | ast.operator() | ast.unaryop() | ast.cmpop() | ast.boolop():
             pass
-        case ast.expr_context():
+        case ast.expr_context() | ast.Subscript(value=ast.Name()):
             pass
         case _:
             what = ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__
-            raise ExpressionError(f"{what[:40]!r} is not allowed; an expression is arithmetic, no more")
+            raise ExpressionError(f"{shown(what, 40)} is not allowed; {_LANGUAGE}")
 
 
 def _evaluate(node: ast.AST, names: Mapping[str, Any]) -> Any:
@@ -164,6 +179,8 @@ def _evaluate(node: ast.AST, names: Mapping[str, Any]) -> Any:
             return UNKNOWN if condition is UNKNOWN else _evaluate(body if condition else orelse, names)
         case ast.Compare(left=left, ops=ops, comparators=comparators):
             return _compare(_evaluate(left, names), ops, [_evaluate(item, names) for item in comparators])
+        case ast.Subscript(value=value, slice=index):
+            return _item(_evaluate(value, names), _evaluate(index, names))
         case ast.Call(func=ast.Name(id=name), args=arguments):
             return _apply(FUNCTIONS[name], *(_evaluate(item, names) for item in arguments))
         case ast.UnaryOp(op=op, operand=operand):
@@ -197,21 +214,41 @@ def _compare(left: Any, ops: list[ast.cmpop], rights: list[Any]) -> Any:
     return result
 
 
+def _item(values: Any, index: Any) -> Any:
+    if values is UNKNOWN or index is UNKNOWN:
+        return UNKNOWN
+    if not isinstance(values, list) or isinstance(index, bool) or not isinstance(index, int):
+        raise ExpressionError(f"takes an item of a list by its number, not {shown(index)} of {shown(values)}")
+    if not 0 <= index < len(values):
+        raise ExpressionError(f"has no item {index}; the list has {len(values)}, numbered from 0")
+    return values[index]
+
+
 def _apply(function: Callable[..., Any], *values: Any, anything: bool = False) -> Any:
+    if len(values) == 1 and isinstance(values[0], list) and function in _TAKES_LIST:
+        return UNKNOWN if UNKNOWN in values[0] and function is not len else _reduced(function, values[0])
     if any(value is UNKNOWN for value in values):
         return UNKNOWN
     if not anything:
         strings = [value for value in values if isinstance(value, str)]
         if strings and (len(strings) < len(values) or function not in (operator.add, operator.lt, operator.gt)):
-            raise ExpressionError(f"{_named(function)} does not take {', '.join(map(repr, values))}")
+            raise ExpressionError(f"{_named(function)} does not take {' and '.join(map(shown, values))}")
         for value in values:
-            if not isinstance(value, (int, float, str)):
-                raise ExpressionError(f"{_named(function)} does not take {value!r}")
+            if not isinstance(value, (int, float, str)) or function in (len, sum):
+                raise ExpressionError(f"{_named(function)} does not take {shown(value)}")
     return _bounded(function(*values))
 
 
+def _reduced(function: Callable[..., Any], values: list[Any]) -> Any:
+    if len(values) > MAX_LIST:
+        raise ExpressionError(f"{_named(function)} does not take a list of more than {MAX_LIST}")
+    if function is not len and not all(isinstance(value, (int, float)) for value in values):
+        raise ExpressionError(f"{_named(function)} does not take {shown(values)}")
+    return _bounded(function(values))
+
+
 def _named(function: Callable[..., Any]) -> str:
-    return function.__name__.strip("_")
+    return _SYMBOLS.get(function.__name__.strip("_"), function.__name__)
 
 
 def _bounded(value: Any) -> Any:

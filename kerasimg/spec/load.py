@@ -6,29 +6,46 @@ trial's values. Expressions are evaluated last.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from kerasimg.errors import Fault, SpecError, nearest
 from kerasimg.spec import search
 from kerasimg.spec.check import AugmentChecker, Checker
-from kerasimg.spec.document import KEYS, SECTIONS, Card, Compile, Expect, Fit, Image, Section, Task, Tune
-from kerasimg.spec.expand import Expansion, ExpansionLimit, Handle, Visitor
+from kerasimg.spec.document import KEYS, SECTIONS, Card, Compile, Expect, Fit, Image, Pretrained, Section, Task, Tune
+from kerasimg.spec.expand import MAX_WORK, Expansion, ExpansionLimit, Handle, Visitor
 from kerasimg.spec.expressions import UNKNOWN
 from kerasimg.spec.merge import edit
-from kerasimg.spec.nodes import NAME, Block, Node, parse_blocks, parse_nodes
+from kerasimg.spec.nodes import NAME, NAME_WORDS, Block, Node, parse_blocks, parse_nodes
 from kerasimg.spec.parents import MAX_PARENTS, Find, Found, extended, with_parents
 from kerasimg.spec.places import Faults, Origins, Report
-from kerasimg.spec.reader import is_comment, kind_of, shown
+from kerasimg.spec.reader import as_read, is_comment, kind_of, shown
 from kerasimg.spec.sections import validate
-from kerasimg.spec.values import evaluate_deep, evaluate_params, names_in, unknown_paths
+from kerasimg.spec.values import MAX_VALUES, evaluate_deep, evaluate_params, names_in, size_of, unknown_paths
 
-STRUCTURE = ("image", "blocks", "model", "features")
+STRUCTURE = ("image", "variants", "blocks", "model", "features")
 """The keys that, with the params, decide what the model is."""
+MAX_BACKBONES = 64
+TRIAL_WORK = 500
+"""What checking the smallest spec takes, in the unit of `MAX_WORK`."""
+
+
+class Within(NamedTuple):
+    """The specs that one is a backbone of, and the backbones opened so far for the outermost."""
+
+    chain: tuple[str, ...]
+    opened: dict[str, Spec]
+    """By file and params."""
+
+    def of(self, label: str) -> Within:
+        """What is within a spec that is itself within these."""
+        return self if self.chain[-1:] == (label,) else Within((*self.chain, label), self.opened)
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,7 @@ class Spec:
     compile: Compile
     fit: Fit
     tune: Tune
+    pretrained: Pretrained
     expect: Expect
     nodes: tuple[Node, ...]
     blocks: Mapping[str, Block]
@@ -66,7 +84,11 @@ class Spec:
     expect_holds: bool
     """False when a param that `expect` does not name, or the model, is not as the file has it."""
     find: Find = field(repr=False)
-    within: tuple[str, ...] = field(repr=False, default=())
+    given: Mapping[str, Any] = field(repr=False)
+    """The params that the caller gave."""
+    chosen: Mapping[str, Any] = field(repr=False)
+    """The search values that the caller gave."""
+    within: Within = field(repr=False)
 
     def walk(self, visitor: Visitor, report: Report, entered: Handle) -> Handle:
         """Send every call of the model to `visitor`, in order; the output of the last."""
@@ -74,15 +96,13 @@ class Spec:
 
     def open(self, reference: str, params: Mapping[str, Any]) -> Spec:
         """The spec that this one names as a backbone; SpecError when there is none."""
-        if len(self.within) > MAX_PARENTS:
-            raise SpecError([Fault(self.file, "", f"backbones within backbones: {' -> '.join(self.within)}")])
-        return _opener(self.find, self.folder, (*self.within, self.file))(reference, params)
+        return _opener(self.find, self.folder, self.within.of(self.file))(reference, params)
 
 
 def load_file(found: Found, find: Find, **how: Any) -> Spec:
     """The spec in a file; `how` is as for `load_document`."""
     document, origins = with_parents(found, find, ())
-    return _make(document, origins, found.path.parent, find, stem=found.path.stem, **how)
+    return _make(document, origins, found.path.parent, find, file=found.label, stem=found.path.stem, **how)
 
 
 def load_document(document: Mapping[str, Any], find: Find, folder: Path, **how: Any) -> Spec:
@@ -91,21 +111,52 @@ def load_document(document: Mapping[str, Any], find: Find, folder: Path, **how: 
     params: values of its params.  edits: values by path.  chosen: search values by name.
     partial: params that must be given may be missing; what depends on them is not checked.
     """
-    label = str(document.get("name") or "spec")
-    merged, origins = extended(dict(document), Found(folder / label, label), find, ())
-    return _make(merged, origins, folder, find, stem=label, **how)
+    name = document.get("name")
+    label = name if isinstance(name, str) and NAME.fullmatch(name) else "spec"
+    merged, origins = extended(as_read(document, label), Found(folder / label, label), find, ())
+    return _make(merged, origins, folder, find, file=label, stem=label, **how)
 
 
-def _opener(find: Find, folder: Path, within: tuple[str, ...]) -> Callable[[str, Mapping[str, Any]], Spec]:
+def load_again(
+    spec: Spec,
+    *,
+    params: Mapping[str, Any] | None = None,
+    edits: Mapping[str, Any] | None = None,
+    chosen: Mapping[str, Any] | None = None,
+    partial: bool = False,
+) -> Spec:
+    """A loaded spec with further params, edits and search values, on top of those that it was loaded with."""
+    document = {key: value for key, value in spec.document.items() if key != "expect" or spec.expect_holds}
+    return _make(
+        document,
+        deepcopy(spec.origins),
+        spec.folder,
+        spec.find,
+        file=spec.file,
+        stem=spec.name,
+        params={**spec.given, **(params or {})},
+        edits=edits,
+        chosen={**spec.chosen, **(chosen or {})},
+        partial=partial,
+        within=spec.within,
+    )
+
+
+def _opener(find: Find, folder: Path, within: Within) -> Callable[[str, Mapping[str, Any]], Spec]:
     def open_spec(reference: str, params: Mapping[str, Any]) -> Spec:
         try:
             found = find(reference, folder)
         except LookupError as error:
             raise SpecError([Fault("", "", str(error.args[0]))]) from None
-        if found.label in within or len(within) > MAX_PARENTS:
-            chain = " -> ".join((*within, found.label))
+        if found.label in within.chain or len(within.chain) > MAX_PARENTS:
+            chain = " -> ".join((*within.chain, found.label))
             raise SpecError([Fault("", "", f"a backbone within itself: {chain}")])
-        return load_file(found, find, params=params, partial=True, within=(*within, found.label))
+        key = f"{found.path} {json.dumps(dict(params), sort_keys=True, default=repr)}"
+        if key not in within.opened:
+            if len(within.opened) >= MAX_BACKBONES:
+                raise SpecError([Fault("", "", f"more than {MAX_BACKBONES} specs as backbones, one within another")])
+            within.opened[key] = load_file(found, find, params=params, partial=True, within=within.of(found.label))
+        return within.opened[key]
 
     return open_spec
 
@@ -116,20 +167,22 @@ def _make(
     folder: Path,
     find: Find,
     *,
+    file: str,
     stem: str,
     params: Mapping[str, Any] | None = None,
     edits: Mapping[str, Any] | None = None,
     chosen: Mapping[str, Any] | None = None,
     partial: bool = False,
-    within: tuple[str, ...] = (),
+    within: Within | None = None,
 ) -> Spec:
     params = dict(params or {})
+    within = within or Within((), {})
     faults = Faults(document, origins)
     written = edit(document, edits or {}, origins, "--set", faults.report)
     faults.document = written
     for name in params:
         origins.set(("params", name), f"param {name!r}")
-    work = _Making(written, faults, _opener(find, folder, (*within, origins.file)))
+    work = _Making(written, faults, _opener(find, folder, within.of(file)))
     work.check_keys()
     work.replace_search(chosen or {})
     work.evaluate(params, partial)
@@ -147,13 +200,15 @@ def _make(
         features=work.features(),
         augment=tuple(work.augment),
         search=tuple(search.find(written)),
-        file=origins.file,
+        file=file,
         folder=folder,
         document=written,
         resolved=work.resolved(),
         origins=origins,
         expect_holds=work.expect_holds(document),
         find=find,
+        given=params,
+        chosen=dict(chosen or {}),
         within=within,
         **work.sections,
     )
@@ -173,6 +228,7 @@ class _Making:
         self.nodes: tuple[Node, ...] = ()
         self.blocks: dict[str, Block] = {}
         self.augment: list[tuple[str, dict[str, Any]]] = []
+        self.work = TRIAL_WORK + size_of(document, MAX_WORK)
 
     def check_keys(self) -> None:
         for key in self.document:
@@ -183,16 +239,19 @@ class _Making:
                 self.report((key,), f"expected a string, got {kind_of(self.document[key])}")
         name = self.document.get("name")
         if name is not None and not (isinstance(name, str) and NAME.fullmatch(name)):
-            self.report(("name",), f"expected a name of letters, digits, _ and -, at most 64, got {shown(name)}")
+            self.report(("name",), f"expected {NAME_WORDS}, got {shown(name)}")
         if "model" not in self.document:
-            self.report((), "missing 'model', the list of nodes")
+            self.report(("model",), "missing; a spec needs 'model', the list of its nodes")
 
     def replace_search(self, chosen: Mapping[str, Any]) -> None:
-        self.replaced, self.faults.moved = search.replace(self.document, chosen, self.report)
+        self.replaced, self.faults.moved, self.faults.faulty = search.replace(self.document, chosen, self.report)
 
     def evaluate(self, given: Mapping[str, Any], partial: bool) -> None:
         """Params, sections, nodes, in that order; then the walk that checks every call."""
-        self.params = evaluate_params(self.replaced.get("params", {}), given, self.report)
+        variants = self.replaced.get("variants")
+        self.params = evaluate_params(self.replaced.get("params", {}), given, self.report, variants)
+        if isinstance(variants, dict) and self.params.get("variant") not in list(variants):
+            partial = True  # what the variant would give is not what is missing
         missing = [name for name, value in self.params.items() if value is UNKNOWN and self._declared_null(name)]
         if not partial:
             for name in missing:
@@ -203,9 +262,8 @@ class _Making:
             self.sections[name] = self._section(name, section)
         if self.task() not in get_args(Task):
             known = ", ".join(get_args(Task))
-            self.report(
-                ("task",), f"expected one of {known}, got {shown(self.task())}{nearest(self.task(), get_args(Task))}"
-            )
+            found = self.replaced["task"]
+            self.report(("task",), f"expected one of {known}, got {shown(found)}{nearest(str(found), get_args(Task))}")
         self._check_nodes()
 
     def _declared_null(self, name: str) -> bool:
@@ -214,6 +272,9 @@ class _Making:
     def _section(self, name: str, section: type[Section]) -> Section:
         raw = self.replaced.get(name, {})
         value = evaluate_deep(raw, self.params, (name,), self.report)
+        if size_of(value, MAX_VALUES) > MAX_VALUES:
+            self.report((name,), f"more than {MAX_VALUES:,} values once evaluated")
+            return section()
         made = validate(section, value, self.faults.below((name,)), unknown_paths(value))
         return made or section()
 
@@ -229,8 +290,10 @@ class _Making:
         augment = AugmentChecker(size, self.report, self.open_spec)
         nodes = parse_nodes(self.replaced.get("augment", []), ("augment",), self.report)
         for checker, body in ((Checker(size, self.report, self.open_spec), self.nodes), (augment, nodes)):
+            expansion = Expansion(self.blocks, checker, self.report)
             with suppress(ExpansionLimit):
-                Expansion(self.blocks, checker, self.report).run(body, self.params, "image")
+                expansion.run(body, self.params, "image")
+            self.work += expansion.work
         self.augment = augment.layers
         names = [node.name for node in self.nodes]
         if (features := self.features()) is not None and features not in names:
@@ -240,16 +303,23 @@ class _Making:
             )
 
     def check_other_options(self, given: Mapping[str, Any]) -> None:
-        """Check what would be checked if each option that is not the default were chosen."""
-        for value in search.find(self.document):
+        """Check what would be checked if each option that is not the default were chosen, as far as work allows.
+
+        What is left out here is checked when a search chooses it.
+        """
+        work = 0
+        for value in filter(search.is_sound, search.find(self.document)):
             if value.kind != "$choice":
                 others: Sequence[Any] = [bound for bound in value.given[value.kind] if bound != value.given["default"]]
             else:
                 others = [option for option in value.options if option != value.given["default"]]
             for option in others:
+                if work > MAX_WORK:
+                    return
                 trial = _Making(self.document, self.faults, self.open_spec)
                 trial.replace_search({**dict(value.within), value.name: option})
                 trial.evaluate(given, partial=True)
+                work += trial.work
 
     def text(self, key: str) -> str:
         return str(self.document.get(key) or "")
@@ -282,7 +352,8 @@ class _Making:
     def expect_holds(self, document: Mapping[str, Any]) -> bool:
         """Whether what `expect` says of the model as `document` has it can be said of this one."""
         as_written = search.replace(dict(document), {}, _unreported).document
-        params = evaluate_params(as_written.get("params", {}), {}, _unreported)
+        same = {name: value for name, value in self.params.items() if name == "variant"}
+        params = evaluate_params(as_written.get("params", {}), same, _unreported, as_written.get("variants"))
         named = names_in(document.get("expect", {}))
         changed = {name for name, value in self.params.items() if params.get(name) != value}
         return changed <= named and all(as_written.get(key) == self.replaced.get(key) for key in STRUCTURE)

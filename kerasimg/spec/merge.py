@@ -12,7 +12,7 @@ from kerasimg.spec.places import Origins, Path, Report
 from kerasimg.spec.reader import kind_of, shown
 
 # They say what the parent is and was found to be; of the child they need not be true.
-NOT_INHERITED = ("$schema", "name", "about", "card", "expect", "extends", "set")
+NOT_INHERITED = ("$schema", "name", "about", "card", "pretrained", "expect", "extends", "set")
 SETTABLE = frozenset(KEYS) - {"$schema", "kerasimg", "extends", "set"}
 """The keys of a spec that an edit may name."""
 MAX_EDITS = 500
@@ -49,9 +49,15 @@ def _replaces(parent: dict[str, Any], child: dict[str, Any]) -> bool:
 def edit(
     document: dict[str, Any], edits: Mapping[str, Any], origins: Origins, source: str, report: Report
 ) -> dict[str, Any]:
-    """A copy of the document with each edit (`"model.hidden.units": 64`) made; what matches nothing is reported."""
+    """A copy of the document with each edit (`"model.hidden.units": 64`) made; what matches nothing is reported.
+
+    source: the file in whose `set` they stand, or the option of the command line, "--set".
+    """
+    if not edits:
+        return document
+    option = source.startswith("--")
     if len(edits) > MAX_EDITS:
-        report((), f"{source}: more than {MAX_EDITS} edits")
+        report((source,) if option else ("set",), f"more than {MAX_EDITS} edits")
         return document
     document = copy.deepcopy(document)
     for text, value in edits.items():
@@ -64,10 +70,10 @@ def edit(
                 place, path = place[key], (*path, key)
             key = _find(place, steps[-1], path, new=True)
         except LookupError as error:
-            report((), f"{source} {shown(text)}: {error.args[0]}")
+            report((f"{source} {text}",) if option else ("set", text), str(error.args[0]))
             continue
         place[key] = value
-        origins.set((*path, key), f"{source} {shown(text)}" if source.startswith("--") else source)
+        origins.set((*path, key), f"{source} {text}" if option else f"{source} (set)")
     return document
 
 

@@ -11,15 +11,21 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from kerasimg.errors import nearest
+from kerasimg.spec.expressions import UNKNOWN, Unknown, is_expression
 from kerasimg.spec.places import NODE_KINDS, Path, Report
 from kerasimg.spec.reader import is_comment, kind_of, shown
 
 CONTROL_KEYS = ("name", "inputs", "when", "repeat", "table")
 RESERVED_NAMES = ("in", "prev")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+NAME_WORDS = "a name that begins with a letter or _ and goes on with letters, digits, _ and -, at most 64"
+MAX_LISTED = 5000
+MAX_ROWS = 1000
+MAX_NAMES = 200
+"""Arguments of a block, and names in its `let`."""
 ARGUMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
-Inputs = str | list[str] | dict[str, str] | None
+Inputs = str | list[str] | dict[str, str] | Unknown | None
 
 
 class Node(NamedTuple):
@@ -56,6 +62,9 @@ def parse_nodes(raw: Any, path: Path, report: Report) -> tuple[Node, ...]:
     if not isinstance(raw, list):
         report(path, f"expected a list of nodes, got {kind_of(raw)}")
         return ()
+    if len(raw) > MAX_LISTED:
+        report(path, f"more than {MAX_LISTED:,} nodes in one list")
+        return ()
     nodes = [parse_node(item, (*path, index), report) for index, item in enumerate(raw)]
     return tuple(node for node in nodes if node is not None)
 
@@ -90,7 +99,7 @@ def parse_blocks(raw: Any, path: Path, report: Report) -> dict[str, Block]:
             continue
         here = (*path, name)
         if not NAME.fullmatch(name):
-            report(here, "a block's name is letters, digits, _ and -, at most 64")
+            report(here, f"a block needs {NAME_WORDS}")
         if not isinstance(body, dict):
             report(here, f'expected {{"args": ..., "let": ..., "nodes": [...]}}, got {kind_of(body)}')
             continue
@@ -115,6 +124,9 @@ def _names(raw: Any, path: Path, report: Report) -> dict[str, Any]:
         report(path, f"expected an object of values by name, got {kind_of(raw)}")
         return {}
     named = {key: value for key, value in raw.items() if not is_comment(key)}
+    if len(named) > MAX_NAMES:
+        report(path, f"more than {MAX_NAMES} names")
+        return {}
     for key in named:
         if not ARGUMENT_NAME.fullmatch(key) or key in (*NODE_KINDS, *CONTROL_KEYS):
             report((*path, key), "not a name that an expression can use: letters, digits and _, and no key of a node")
@@ -130,8 +142,9 @@ def _node(given: dict[str, Any], places: Mapping[str, Path], path: Path, report:
         return None
     kind = kinds[0]
     target = given[kind]
-    if not isinstance(target, str) or not target:
-        report(places[kind], f"expected a name, got {shown(target)}")
+    if not isinstance(target, str) or not target or is_expression(target):
+        hint = "; no expression can give it, a search value can" if is_expression(target) else ""
+        report(places[kind], f"expected a name, got {shown(target)}{hint}")
         return None
     return Node(
         kind,
@@ -150,7 +163,7 @@ def _name(name: Any, path: Path, report: Report) -> str | None:
     if name is None:
         return None
     if not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED_NAMES:
-        report(path, f"expected a name of letters, digits, _ and -, other than 'in' and 'prev', got {shown(name)}")
+        report(path, f"expected {NAME_WORDS}, other than 'in' and 'prev', got {shown(name)}")
         return None
     return name
 
@@ -166,13 +179,16 @@ def _inputs(inputs: Any, path: Path, report: Report) -> Inputs:
         case dict() if inputs and all(isinstance(item, str) for item in inputs.values()):
             return inputs
     report(path, f"expected a name, a list of names, or an object of names by argument, got {shown(inputs)}")
-    return None
+    return UNKNOWN
 
 
 def _rows(
     table: Any, shared: dict[str, Any], path: Path, report: Report
 ) -> list[tuple[dict[str, Any], dict[str, Path]]]:
     """Each row as {column: value} and {column: its place}; a table that is none is reported and has no rows."""
+    if isinstance(table, list) and len(table) > MAX_ROWS:
+        report(path, f"more than {MAX_ROWS:,} rows")
+        return []
     if not isinstance(table, list) or len(table) < 2 or not all(isinstance(row, list) for row in table):
         report(path, "expected a header row and at least one row, each a list")
         return []

@@ -28,7 +28,7 @@ Find = Callable[[str, Path], Found]
 
 def with_parents(found: Found, find: Find, children: tuple[Path, ...]) -> tuple[dict[str, Any], Origins]:
     if found.path.resolve() in children:
-        names = " -> ".join(path.name for path in (*reversed(children), found.path))
+        names = " -> ".join(path.name for path in (*children, found.path))
         raise SpecError([Fault(found.label, "extends", f"the file extends itself: {names}")])
     if len(children) >= MAX_PARENTS:
         raise SpecError([Fault(found.label, "extends", f"more than {MAX_PARENTS} files extend one another")])
@@ -60,7 +60,7 @@ def extended(
         raise refuse("set", f"expected an object of values by path, got {kind_of(edits)}")
     faults = Faults(document, origins)
     rest = {key: value for key, value in document.items() if key not in ("set", "extends")}
-    made = edit(rest, without_comments(edits), origins, f"{found.label} (set)", faults.report)
+    made = edit(rest, without_comments(edits), origins, found.label, faults.report)
     if len(faults):
         raise SpecError(faults)
     return made, origins

@@ -11,7 +11,7 @@ Path = tuple[str | int, ...]
 Report = Callable[[Path, str], None]
 
 NODE_KINDS = ("layer", "block", "backbone", "reuse")
-MAX_FAULTS = 100
+MAX_FAULTS = 50
 MAX_REPORTS = 1000
 """Faults met; those of a block are met again at each of its uses."""
 MAX_SHOWN_KEY = 64
@@ -68,11 +68,15 @@ class Faults:
         self.origins = origins
         self.moved: dict[Path, Path] = {}
         """Path of a chosen option's content -> where it stands in the document as written."""
+        self.faulty: set[Path] = set()
+        """What was found faulty as a search value; nothing more is said of it."""
         self._found: dict[Fault, None] = {}
         self._reports = 0
 
     def report(self, path: Path, message: str) -> None:
         """Add the fault `message` of what stands at `path`; SpecError when there are too many to go on."""
+        if any(path[:length] in self.faulty for length in range(1, len(path) + 1)):
+            return
         for length in range(len(path), 0, -1):
             if path[:length] in self.moved:
                 path = self.moved[path[:length]] + path[length:]

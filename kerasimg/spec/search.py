@@ -54,25 +54,32 @@ def find(document: dict[str, Any]) -> list[SearchValue]:
     return list(_find(document, (), "", ()))
 
 
+def is_sound(value: SearchValue) -> bool:
+    """Whether nothing is wrong with a search value; one inside an option may not have been looked at yet."""
+    return _check(value.given, lambda path, message: None)
+
+
 class Replaced(NamedTuple):
     """A document without search values."""
 
     document: dict[str, Any]
     moved: dict[Path, Path]
     """Path of a chosen option's content here -> its path in the document as written."""
+    faulty: set[Path]
+    """Where UNKNOWN stands for a search value that is none."""
 
 
 def replace(document: dict[str, Any], chosen: Mapping[str, Any], report: Report) -> Replaced:
     """The chosen value (a label where options have labels), else the default, for each search value.
 
-    Every fault in a search value is reported; the value of a faulty one is its default, whatever that is.
+    Every fault in a search value is reported; the value of a faulty one is UNKNOWN.
     """
     work = _Replacement(chosen, report)
     replaced = work.of(document, (), (), "")
     for name in sorted(chosen.keys() - work.used):
         names = [value.name for value in find(document)]
         report((), f"no search value '{name}'{nearest(name, names)} (there are: {listed(names) or 'none'})")
-    return Replaced(replaced, work.moved)
+    return Replaced(replaced, work.moved, work.faulty)
 
 
 def _options(choice: Any) -> list[Any]:
@@ -111,6 +118,7 @@ class _Replacement:
         self.report = report
         self.used: set[str] = set()
         self.moved: dict[Path, Path] = {}
+        self.faulty: set[Path] = set()
 
     def of(self, value: Any, path: Path, written: Path, name: str) -> Any:
         """What stands for `value`, which is at `written` in the document and will be at `path`."""
@@ -133,11 +141,12 @@ class _Replacement:
         picked = self.chosen.get(name, value.get("default"))
         if len(self.used) > MAX_SEARCH_VALUES:
             self.report((), f"more than {MAX_SEARCH_VALUES} search values")
-            return UNKNOWN
-        if not sound:
-            return UNKNOWN
-        if not _fits(value, kind, picked):
+            sound = False
+        elif sound and not _fits(value, kind, picked):
             self.report(written, f"expected {_values(value, kind)}, got {shown(picked)}")
+            sound = False
+        if not sound:
+            self.faulty.add(path)
             return UNKNOWN
         if not isinstance(options := value[kind], dict):
             return picked
@@ -156,7 +165,8 @@ def _check(value: dict[str, Any], report: Report) -> bool:
         report(path, message)
 
     if len(kinds) > 1 or kinds[0] not in KINDS:
-        fault((), f"expected one of {', '.join(KINDS)}, got {', '.join(kinds)}{nearest(kinds[0], KINDS)}")
+        hint = nearest(kinds[0], KINDS) if len(kinds) == 1 else ""
+        fault((), f"a search value has exactly one of {', '.join(KINDS)}; found {' and '.join(kinds)}{hint}")
         return False
     kind = kinds[0]
     for key in value.keys() - KINDS[kind] - {kind}:
@@ -188,13 +198,16 @@ def _check_choice(options: Any, report: Report) -> None:
     elif len(options) > MAX_OPTIONS:
         report(("$choice",), f"more than {MAX_OPTIONS:,} options")
     elif isinstance(options, list):
+        seen: set[tuple[bool, Any]] = set()
         for index, option in enumerate(options):
             if isinstance(option, (list, dict)):
                 report(
                     ("$choice", index), f"expected a scalar, got {kind_of(option)}; give the options labels: {{...}}"
                 )
-            elif any(option == other and type(option) is type(other) for other in options[:index]):
+            elif (mark := (isinstance(option, bool), option)) in seen:
                 report(("$choice", index), f"{shown(option)} stands twice")
+            else:
+                seen.add(mark)
 
 
 def _check_range(value: dict[str, Any], kind: str, report: Report) -> None:
@@ -223,5 +236,9 @@ def _is_number(value: object, kind: str) -> bool:
 def _fits(value: dict[str, Any], kind: str, picked: object) -> bool:
     if kind == "$choice":
         options = _options(value[kind])
-        return any(picked == option and isinstance(picked, bool) == isinstance(option, bool) for option in options)
-    return _is_number(picked, kind) and value[kind][0] <= picked <= value[kind][1]  # type: ignore[operator]
+        return any(_same(picked, option) for option in options)
+    return _is_number(picked, kind) and value[kind][0] <= picked <= value[kind][1]
+
+
+def _same(one: object, other: object) -> bool:
+    return one == other and isinstance(one, bool) == isinstance(other, bool)

@@ -19,6 +19,8 @@ _BOUNDS = {
     "less_than": ("lt", "< {}"),
     "less_than_equal": ("le", "<= {}"),
 }
+_SECTIONS = {section.__name__: section for section in Section.__subclasses__()}
+_LENGTHS = ("list_type", "too_short", "too_long")
 _TYPES = {
     "int_type": "an integer",
     "int_from_float": "an integer",
@@ -28,8 +30,6 @@ _TYPES = {
     "bool_type": "true or false",
     "list_type": "a list",
     "dict_type": "an object",
-    "model_type": "an object",
-    "model_attributes_type": "an object",
     "none_required": "null",
 }
 
@@ -45,7 +45,7 @@ def validate(
     named: dict[Path, Any] = {}
     for path, group in _named_fields(section, value):
         named[path] = check_named(group.group, _at(value, path), _below(path, faults), also=group.also)
-    faults = [(path, message) for path, message in faults if not any(path[: len(at)] == at for at in unknown)]
+    faults = [(path, message) for path, message in faults if not unknown.intersection(_starts(path))]
     for path, message in faults:
         report(path, message)
     if faults or unknown:
@@ -64,11 +64,15 @@ def _faults(section: type[BaseModel], value: Any) -> Iterator[tuple[Path, str]]:
         grouped: dict[Path, list[Mapping[str, Any]]] = {}
         for item in error.errors(include_url=False):
             grouped.setdefault(_real_path(value, item), []).append(item)
-        paths = list(grouped)
+        above = {start for path in grouped for start in _starts(path[:-1])} if len(grouped) > 1 else set()
         for path, items in grouped.items():
-            deeper = [other for other in paths if len(other) > len(path) and other[: len(path)] == path]
-            if not deeper:  # a union reports each alternative; the one that went deepest was meant
+            if path not in above:  # a union reports each alternative; the one that went deepest was meant
                 yield path, _message(section, path, items)
+
+
+def _starts(path: Path) -> set[Path]:
+    """A path and all that it is below."""
+    return {path[:length] for length in range(len(path) + 1)}
 
 
 def _real_path(value: Any, item: Mapping[str, Any]) -> Path:
@@ -93,11 +97,12 @@ def _message(section: type[BaseModel], path: Path, items: list[Mapping[str, Any]
         return "missing"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
-    expected = list(dict.fromkeys(_expected(item) for item in items))
+    count = _count_at(section, path) if first["type"] in _LENGTHS else ""
+    expected = list(dict.fromkeys(count or _expected(item) for item in items))
     options = [str(option) for item in items if item["type"] == "literal_error" for option in _quoted(item)]
     found = first["input"]
     hint = nearest(found, options) if isinstance(found, str) else ""
-    told = kind_of(found) if isinstance(found, (dict, list)) and not found else shown(found)
+    told = f"{kind_of(found)} without items" if found in ([], {}) else shown(found)
     return f"expected {' or '.join(expected)}, got {told}{hint}"
 
 
@@ -109,11 +114,12 @@ def _expected(item: Mapping[str, Any]) -> str:
     if kind in _BOUNDS:
         key, text = _BOUNDS[kind]
         number = "an integer" if isinstance(context[key], int) and isinstance(item["input"], int) else "a number"
-        return f"{number} {text.format(context[key])}"
+        return f"{number} {text.format(f'{context[key]:g}')}"
+    if kind == "model_type":
+        known = _SECTIONS[context["class_name"]].model_fields
+        return f'an object such as {{"{next(iter(known))}": ...}}'
     if kind == "too_short":
-        return f"at least {context['min_length']} items"
-    if kind == "too_long":
-        return f"at most {context['max_length']} items"
+        return f"a list of at least {context['min_length']} item{'s' * (context['min_length'] > 1)}"
     return _TYPES.get(kind, item["msg"])
 
 
@@ -129,6 +135,17 @@ def _fields_at(section: type[BaseModel], path: Path) -> list[str]:
     return list(model.model_fields)
 
 
+def _count_at(section: type[BaseModel], path: Path) -> str:
+    """Words for what a field takes that wants a certain number of items; none for any other field."""
+    field = section.model_fields.get(str(path[0])) if len(path) == 1 else None
+    bounds = {
+        getattr(limit, name, None)
+        for limit in (field.metadata if field else ())
+        for name in ("min_length", "max_length")
+    } - {None}
+    return f"a list of {bounds.pop()} items" if field and len(field.metadata) > 1 and len(bounds) == 1 else ""
+
+
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
@@ -141,7 +158,7 @@ def _named_fields(section: type[BaseModel], value: Any) -> Iterator[tuple[Path, 
     if not isinstance(value, dict):
         return
     for name, field in section.model_fields.items():
-        if value.get(name) is None:
+        if name not in value or (value[name] is None and type(None) in get_args(field.annotation)):
             continue
         direct = next((item for item in field.metadata if isinstance(item, Named)), None)
         yield from _named_in(field.annotation, value[name], (name,), direct)
@@ -150,8 +167,8 @@ def _named_fields(section: type[BaseModel], value: Any) -> Iterator[tuple[Path, 
 def _named_in(annotation: Any, value: Any, path: Path, named: Named | None) -> Iterator[tuple[Path, Named]]:
     named = named or next(_named_of(annotation), None)
     model = next(_models(annotation), None)
-    if isinstance(value, list):
-        for index, item in enumerate(value):
+    if get_origin(annotation) is list:
+        for index, item in enumerate(value if isinstance(value, list) else ()):
             if named:
                 yield (*path, index), named
             elif model:

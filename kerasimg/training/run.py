@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kerasimg.errors import CallError
+from kerasimg.models.backbones import specs_beside, write_beside
 from kerasimg.models.classifier import Classifier
 from kerasimg.spec.load import Spec
 
@@ -92,6 +93,7 @@ class Run:
 
     def write_start(self, spec: Spec, classes: tuple[str, ...], data: dict[str, Any]) -> None:
         """What is known before the first epoch."""
+        write_beside(specs_beside(spec), self.folder)
         self.write_json("spec.json", dict(spec.resolved))
         self.write_json("classes.json", list(classes))
         self.write_json("data.json", data)

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from kerasimg.errors import Fault, SpecError
+from kerasimg.errors import Fault, SpecError, nearest
 from kerasimg.models.build import Built
 from kerasimg.spec.document import EarlyStopping, Stage
 from kerasimg.spec.load import Spec
@@ -20,11 +20,15 @@ def check_stages(spec: Spec, built: Built, validated: bool) -> None:
     """SpecError when a stage asks for layers that are not there, or watches a part that is not."""
     faults = []
     for index, stage in enumerate(spec.fit.stages):
-        for name, count in stage.unfreeze.items():
-            there = len(list(_leaves(_layers(built, name))))
-            if count > there:
-                message = f"expected at most {there}, the layers of '{name}', got {count}"
-                faults.append(Fault(spec.file, f"fit.stages[{index}].unfreeze.{name}", message))
+        for key, counts in (("unfreeze", stage.unfreeze), ("freeze", dict.fromkeys(stage.freeze, 0))):
+            place = f"fit.stages[{index}].{key}"
+            for name, count in counts.items():
+                if name not in built.members:
+                    message = f"no node '{name}' of 'model' has layers{nearest(name, built.members)}"
+                    faults.append(Fault(spec.file, place, message))
+                elif count > (there := len(list(_leaves(_layers(built, name))))):
+                    message = f"expected at most {there}, the layers of '{name}', got {count}"
+                    faults.append(Fault(spec.file, f"{place}.{name}", message))
         stopping = stage.early_stopping
         if stopping and stopping.monitor.startswith("val_") and not validated:
             message = f"watches '{stopping.monitor}', and there is no validation part; set fit.validation_split above 0"

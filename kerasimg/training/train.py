@@ -68,10 +68,11 @@ def train(
     source = require_sound(source, on_bad_image, progress=lambda done, of: say(f"checked {done:,} of {of:,} pictures"))
     parts = split(source, spec.fit.validation_split, spec.fit.test_split, spec.fit.seed)
     stages.check_stages(spec, built, "validation" in parts)
+    class_weight = _class_weight(spec, source, parts["train"])
     run = Run.create(out, spec.name)
     run.write_start(spec, source.classes, _located(record(source, parts), data))
     say(f"training {', '.join(f'{part} {len(indices):,}' for part, indices in parts.items())} -> {run.folder}")
-    _fit(spec, built, objective, source, parts, run, verbose, say)
+    _fit(spec, built, objective, source, parts, class_weight, run, verbose, say)
     classifier = Classifier(built.model, spec, source.classes, run.folder)
     classifier.save(run.folder / MODEL_FILE)
     held_out: Part | None = next((part for part in ("test", "validation") if part in parts), None)
@@ -116,6 +117,7 @@ def _fit(
     objective: Objective,
     source: Source,
     parts: Parts,
+    class_weight: dict[int, float] | None,
     run: Run,
     verbose: int | str,
     say: Say,
@@ -144,7 +146,7 @@ def _fit(
             validation_data=validation_batches,
             initial_epoch=epoch,
             epochs=epoch + stage.epochs,
-            class_weight=_class_weight(spec, source, parts["train"]),
+            class_weight=class_weight,
             callbacks=callbacks,
             shuffle=False,  # the pipeline does it
             verbose=verbose,

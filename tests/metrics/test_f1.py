@@ -112,7 +112,7 @@ def test_half_precision_predictions_are_counted_exactly():
         ({"num_classes": 1}, "num_classes must be 2 or more, got 1"),
         (
             {"num_classes": 3, "average": "micro"},
-            "average must be one of macro, weighted, binary, got 'micro'",
+            "average must be one of macro, weighted, binary, none, got 'micro'",
         ),
         ({"num_classes": 3, "average": "binary"}, "average='binary' needs num_classes=2, got 3"),
     ],

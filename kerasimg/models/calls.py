@@ -1,0 +1,298 @@
+"""A Keras model -> its calls of layers, one after the other, nested models opened up.
+
+The order is one in which branches are contiguous: of several inputs the one that took the most layers comes first, so
+everything that enters a unit stands before it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+
+from kerasimg.errors import CallError, Fault, SpecError
+from kerasimg.models.folded import IMAGE, FlatCall
+from kerasimg.models.layer_arguments import Inexpressible, LayerReader
+from kerasimg.models.operations import Tensor, rewrite
+from kerasimg.spec import arguments
+
+
+class Reading(NamedTuple):
+    """What was read of a model."""
+
+    calls: list[FlatCall]
+    layers: list[keras.layers.Layer | None]
+    """The layer of each call; None where a layer stands for an operation."""
+    size: tuple[int, int]
+    channels: int
+
+
+class _Call(NamedTuple):
+    """One call of the model's graph, its tensors replaced by the numbers of the calls that gave them."""
+
+    operation: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    shape: tuple[int | None, ...]
+    training: bool | None
+
+
+def read(model: Any) -> Reading:
+    """The calls of a functional or sequential model of one image; SpecError for each layer that no spec can say."""
+    graph = _functional(model)
+    height, width, channels = _image(model, graph)
+    calls: list[_Call] = []
+    produced = {id(graph.inputs[0]): Tensor(IMAGE, tuple(graph.inputs[0].shape))}
+    faults: list[Fault] = []
+    _open(graph, produced, calls, None, model.name, faults)
+    output = produced.get(id(graph.outputs[0]))
+    if faults or output is None:
+        raise SpecError(faults)
+    writer = _Writer(calls, model.name, channels)
+    for number in _order(calls, output.number):
+        writer.write(number, faults)
+    if faults:
+        raise SpecError(faults)
+    if not writer.flat:
+        raise CallError(f"'{model.name}' has no layer: its output is its input")
+    return Reading(writer.flat, writer.layers, (height, width), channels)
+
+
+def _functional(model: Any) -> Any:
+    """The functional graph of a model; CallError when it has none."""
+    if not isinstance(model, keras.Model):
+        raise CallError(f"to_spec takes a Keras model, got {type(model).__name__}")
+    if isinstance(model, keras.Sequential):
+        model = getattr(model, "_functional", None) or model
+        if isinstance(model, keras.Sequential):
+            raise CallError(
+                f"'{model.name}' has not been built, so the size of its image is unknown: "
+                "begin it with keras.Input(shape=(height, width, channels))"
+            )
+    if not _has_graph(model):
+        raise CallError(
+            f"'{model.name}' is a subclassed model ({type(model).__name__}), whose graph only its code knows: "
+            "rewrite it as a functional model, keras.Model(inputs, outputs)"
+        )
+    for what, tensors in (("inputs", model.inputs), ("outputs", model.outputs)):
+        if len(tensors) != 1:
+            raise CallError(f"'{model.name}' has {len(tensors)} {what}; a spec has one image and one output")
+    return model
+
+
+def _has_graph(model: Any) -> bool:
+    """Whether a model is its graph, and no code of its own."""
+    return hasattr(model, "_nodes_by_depth") and type(model).call.__module__ == "keras.src.models.functional"
+
+
+def _image(model: Any, graph: Any) -> tuple[int, int, int]:
+    """(height, width, channels) of the image that enters a model."""
+    shape = tuple(graph.inputs[0].shape)
+    if len(shape) != 4 or shape[3] not in (1, 3):
+        raise CallError(f"'{model.name}' takes {shape}; a spec takes an image: (batch, height, width, 1 or 3 channels)")
+    if None in shape[1:]:
+        raise CallError(
+            f"'{model.name}' takes an image of unknown size, {shape[1:3]}: build it with a size, "
+            "keras.Input(shape=(height, width, channels)) or input_shape=..."
+        )
+    return shape[1], shape[2], shape[3]
+
+
+def _open(
+    graph: Any,
+    produced: dict[int, Tensor],
+    calls: list[_Call],
+    training: bool | None,
+    where: str,
+    faults: list[Fault],
+) -> None:
+    """Append the calls of a functional graph; `produced` maps its tensors, by id, to numbers of calls."""
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if node.is_input:
+                continue
+            args, kwargs = node.arguments.convert(lambda item: produced.get(id(item), item))
+            own = kwargs.pop("training", None)
+            own = training if own is None else own
+            inner = _inner_graph(node.operation)
+            if inner is not None:
+                entered = dict(zip(map(id, inner.inputs), _tensors((args, kwargs)), strict=False))
+                _open(inner, entered, calls, own, where, faults)
+                given = [entered.get(id(tensor)) for tensor in inner.outputs]
+            elif len(node.outputs) != 1:
+                name = node.operation.name
+                message = f"gives {len(node.outputs)} outputs, and a node has one: rewrite it as layers of one output"
+                faults.append(Fault(where, name, message))
+                given = [Tensor(IMAGE, tuple(tensor.shape)) for tensor in node.outputs]
+            else:
+                calls.append(_Call(node.operation, args, kwargs, tuple(node.outputs[0].shape), own))
+                given = [Tensor(len(calls) - 1, tuple(node.outputs[0].shape))]
+            produced.update(
+                (id(tensor), made) for tensor, made in zip(node.outputs, given, strict=True) if made is not None
+            )
+
+
+def _inner_graph(operation: Any) -> Any:
+    """The graph of a nested model; None when the operation is none, or a model of its own code."""
+    if isinstance(operation, keras.Sequential):
+        return getattr(operation, "_functional", None)
+    return operation if _has_graph(operation) else None
+
+
+def _tensors(structure: Any) -> list[Tensor]:
+    """The tensors in call arguments, in order."""
+    if isinstance(structure, Tensor):
+        return [structure]
+    if isinstance(structure, Mapping):
+        return [tensor for key in sorted(structure) for tensor in _tensors(structure[key])]
+    if isinstance(structure, list | tuple):
+        return [tensor for item in structure for tensor in _tensors(item)]
+    return []
+
+
+def _order(calls: Sequence[_Call], output: int) -> list[int]:
+    """The calls that the output needs, each after its inputs; the input that took most calls first."""
+    inputs = [[tensor.number for tensor in _tensors((call.args, call.kwargs)) if tensor.number >= 0] for call in calls]
+    ancestors: list[int] = []
+    for number, sources in enumerate(inputs):
+        seen = 1 << number
+        for source in sources:
+            seen |= ancestors[source]
+        ancestors.append(seen)
+    order: list[int] = []
+    done: set[int] = set()
+    stack = [output] if output >= 0 else []
+    while stack:
+        number = stack[-1]
+        waiting = [source for source in inputs[number] if source not in done]
+        if waiting:
+            stack.append(max(waiting, key=lambda source: ancestors[source].bit_count()))
+            continue
+        stack.pop()
+        if number not in done:
+            done.add(number)
+            order.append(number)
+    return order
+
+
+class _Writer:
+    """Calls of the graph -> calls of layers that a spec names."""
+
+    def __init__(self, calls: Sequence[_Call], model_name: str, channels: int) -> None:
+        self.calls = calls
+        self.model_name = model_name
+        self.flat: list[FlatCall] = []
+        self.layers: list[Any] = []
+        self.shapes: list[tuple[Any, ...]] = []
+        self.reader = LayerReader()
+        self.first: dict[int, int] = {}
+        self.numbers: dict[int, int] = {}
+        """Number of a call -> that of the flat call that gave its output."""
+
+    def write(self, number: int, faults: list[Fault]) -> None:
+        """Append the layers of one call; a fault is appended when there are none."""
+        call = self.calls[number]
+        args = _renumbered(call.args, self.numbers)
+        kwargs = _renumbered(call.kwargs, self.numbers)
+        try:
+            self.numbers[number] = self._write(call, args, kwargs)
+        except Inexpressible as error:
+            faults.append(Fault(self.model_name, call.operation.name, str(error)))
+            self.numbers[number] = IMAGE
+
+    def _write(self, call: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        layer = call.operation
+        is_own = isinstance(layer, keras.layers.Layer)
+        if is_own and type(layer).__name__ != "CustomScaleLayer":
+            _check_training(layer, call.training)
+            form, keys, tensors = _inputs(layer, args, kwargs)
+            return self._layer(layer, form, keys, tensors, call.shape)
+
+        def emit(target: str, given: Mapping[str, Any], inputs: Tensor | list[Tensor]) -> Tensor:
+            form = "list" if isinstance(inputs, list) else "one"
+            sources = inputs if isinstance(inputs, list) else [inputs]
+            self._append(None, "layer", target, given, form, (), sources, sources[0].shape[-1])
+            return Tensor(len(self.flat) - 1, sources[0].shape)
+
+        output = rewrite(emit, layer, (*args, *kwargs.values()), call.shape)
+        self.flat[output.number] = self.flat[output.number]._replace(channels=call.shape[-1] if call.shape else None)
+        return output.number
+
+    def _layer(self, layer: Any, form: str, keys: tuple[str, ...], tensors: list[Tensor], shape: Any) -> int:
+        channels = shape[-1] if len(shape) > 1 else None
+        if id(layer) in self.first:
+            self._append(layer, "reuse", "", {}, form, keys, tensors, channels, self.first[id(layer)])
+        else:
+            target, given = self.reader.describe(layer, len(tensors[0].shape))
+            self.first[id(layer)] = len(self.flat)
+            self._append(layer, "layer", target, given, form, keys, tensors, channels, name=layer.name)
+        return len(self.flat) - 1
+
+    def _append(
+        self,
+        layer: Any,
+        kind: str,
+        target: str,
+        given: Mapping[str, Any],
+        form: str,
+        keys: tuple[str, ...],
+        tensors: Sequence[Tensor],
+        channels: int | None,
+        reused: int | None = None,
+        name: str = "",
+    ) -> None:
+        sources = tuple(tensor.number for tensor in tensors)
+        self.flat.append(FlatCall(kind, target, dict(given), form, keys, sources, channels, reused, name))
+        self.layers.append(layer)
+
+
+def _renumbered(structure: Any, numbers: Mapping[int, int]) -> Any:
+    """Call arguments with each tensor numbered by the flat call that gives it."""
+    if isinstance(structure, Tensor):
+        return structure._replace(number=numbers.get(structure.number, structure.number))
+    if isinstance(structure, Mapping):
+        return {key: _renumbered(item, numbers) for key, item in structure.items()}
+    if isinstance(structure, list | tuple):
+        return type(structure)(_renumbered(item, numbers) for item in structure)
+    return structure
+
+
+def _check_training(layer: Any, training: bool | None) -> None:
+    """Inexpressible when a call is always made as in training.
+
+    That one is made with training=False says nothing: Keras has a functional model hand its own `training` to every
+    layer, whatever was said when the graph was made.
+    """
+    own = inspect.signature(layer.call).parameters.get("training")
+    if training and layer._call_has_training_arg and not (own is not None and own.default is True):
+        raise Inexpressible(
+            "is called with training=True, which a spec cannot say: leave that to the call of the model"
+        )
+
+
+def _inputs(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, tuple[str, ...], list[Tensor]]:
+    """How a call gives its tensors (one, list, named), their names, and the tensors."""
+    bound = inspect.signature(layer.call).bind_partial(*args, **kwargs).arguments
+    parameters = inspect.signature(layer.call).parameters
+    given = {}
+    for key, value in bound.items():
+        if _tensors(value):
+            given[key] = value
+        elif value is not None and value != parameters[key].default:
+            raise Inexpressible(
+                f"is called with {key}={value!r}, which a spec cannot say: make it an argument of a layer of your own"
+            )
+    first = next(iter(parameters), "")
+    if set(given) == {first}:
+        value = given[first]
+        if isinstance(value, Tensor):
+            return "one", (), [value]
+        if isinstance(value, list | tuple) and all(isinstance(item, Tensor) for item in value):
+            return "list", (), list(value)
+    takes = (arguments.entry("layers", type(layer).__name__) or {}).get("inputs", ())
+    if set(given) <= set(takes) and all(isinstance(value, Tensor) for value in given.values()):
+        keys = tuple(key for key in takes if key in given)
+        return "named", keys, [given[key] for key in keys]
+    raise Inexpressible(f"is called with {', '.join(given)}, which a spec cannot say: give it one tensor or a list")

@@ -1,0 +1,246 @@
+"""A Keras layer -> what a spec says of it: its class and the fewest arguments that make the same layer again.
+
+The way back is taken too: the layer is made from what would be written, and an argument is left out only where the
+layer is the same without it. So what a spec cannot say is found out here, and not by whoever builds it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import keras
+
+from kerasimg.errors import listed
+from kerasimg.models.objects import find, make_layer
+from kerasimg.spec import arguments, kinds
+from kerasimg.spec.expressions import is_expression
+
+Described = tuple[str, dict[str, Any]]
+"""The class of a layer as a spec names it, and its arguments."""
+
+
+class Inexpressible(Exception):
+    """What a spec cannot say; the message says why, and the way out."""
+
+
+_CONVNEXT = "keras.src.applications.convnext"
+
+SUBSTITUTES: Mapping[tuple[str, str], Callable[[Mapping[str, Any]], Described]] = {
+    (_CONVNEXT, "LayerScale"): lambda config: ("LayerScale", {"initial_value": config["init_values"]}),
+    (_CONVNEXT, "StochasticDepth"): lambda config: ("DropPath", {"rate": config["drop_path_rate"]}),
+}
+"""Layers that keras.applications keeps to itself, by module and class: from their config to the layer that does the
+same, with the same weights."""
+
+
+class LayerReader:
+    """Describes layers; layers of the same config are looked at once."""
+
+    def __init__(self) -> None:
+        self._described: dict[str, Described] = {}
+
+    def describe(self, layer: keras.layers.Layer, rank: int) -> Described:
+        """The class and the arguments of a layer; Inexpressible when a spec cannot say it.
+
+        rank: of its first input, with the batch; an axis that is the last one is not said.
+        """
+        target, given = self._described_as(layer)
+        takes = (arguments.entry("layers", target) or {"args": {}})["args"]
+        if given.get("axis") in (rank - 1, [rank - 1], -1, [-1]) and takes["axis"].get("default") == -1:
+            given = {key: value for key, value in given.items() if key != "axis"}
+        return target, given
+
+    def _described_as(self, layer: keras.layers.Layer) -> Described:
+        cls = type(layer)
+        if substitute := SUBSTITUTES.get((cls.__module__, cls.__name__)):
+            config = _config(layer)
+            target, given = substitute(config)
+            return self._shortest(target, {**given, **_base(config)}, layer.name, None)
+        if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.Model):
+            raise Inexpressible(f"is a subclassed model ({cls.__name__}): rewrite it as a functional model")
+        name = _known_name(cls)
+        config = _config(layer)
+        key = json.dumps([name, config], sort_keys=True, default=str)
+        if key not in self._described:
+            self._described[key] = self._shortest(name, _written(name, config), layer.name, config)
+        return self._described[key]
+
+    def _shortest(
+        self, name: str, given: dict[str, Any], layer_name: str, config: Mapping[str, Any] | None
+    ) -> Described:
+        """The fewest and shortest arguments that make the layer with this config; None: that `given` makes."""
+        made = _made(name, given, layer_name)
+        if config is None:
+            config = made
+        if differs := [key for key in config if made.get(key) != config[key]]:
+            _refuse_argument(name, differs, config)
+        entry = arguments.entry("layers", name) or {"args": {}}
+        for key in reversed(list(given)):
+            required = entry["args"][key].get("required")
+            rest = {other: value for other, value in given.items() if other != key}
+            if not required and _makes(name, rest, layer_name, config):
+                given = rest
+                continue
+            for shorter in _shorter(given[key]):
+                if _makes(name, {**given, key: shorter}, layer_name, config):
+                    given = {**given, key: shorter}
+                    break
+        return name, given
+
+
+def default_value(name: str, argument: str) -> Any:
+    """What an argument of a layer may be said to be where it is left out; KeyError when it cannot be left out."""
+    entry = arguments.entry("layers", name) or {"args": {}}
+    default = entry["args"][argument]["default"]
+    return next(iter([*_shorter(default), default])) if isinstance(default, list | float) else default
+
+
+def _known_name(cls: type) -> str:
+    """The name that a spec has for this very class."""
+    for name in (cls.__name__, *arguments.known("layers")):
+        entry = arguments.entry("layers", name)
+        is_own = entry is not None and ("object" in entry or name == cls.__name__)
+        if is_own and find("layers", name) is cls:
+            return name
+    reason = arguments.unknown_name("layers", cls.__name__)
+    if "cannot stand in a spec" in reason:
+        raise Inexpressible(f"{reason}; rewrite it as layers that a spec knows")
+    raise Inexpressible(
+        f"is a {cls.__name__}, which is no layer of Keras or kerasimg: "
+        f"make it known with kerasimg.register({cls.__name__}), or rewrite it as layers that a spec knows"
+    )
+
+
+def _written(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a layer as a spec would write it, without what is as it would be anyway."""
+    takes = (arguments.entry("layers", name) or {"args": {}})["args"]
+    written = {}
+    for key, argument in takes.items():
+        if key not in config:
+            continue
+        value = _value(argument["kind"], config[key], key)
+        if argument.get("required") or not _same(value, argument.get("default")):
+            written[key] = value
+    return written
+
+
+def _value(kind: str, value: Any, key: str) -> Any:
+    """An argument in the words of a spec."""
+    if key == "dtype":
+        return _dtype(value)
+    group = next((one.group for one in kinds.options(kinds.parse(kind)) if isinstance(one, kinds.Object)), None)
+    if group and isinstance(value, Mapping):
+        return _object(group, value, key)
+    if is_expression(value):
+        raise Inexpressible(f"has {key} = {value!r}, which a spec would read as an expression")
+    return value
+
+
+def _object(group: str, value: Mapping[str, Any], key: str) -> Any:
+    """A serialized object as a name, or {"type": name, argument: value}, without its defaults."""
+    name, config = value.get("class_name"), value.get("config")
+    entry = arguments.entry(group, name) if isinstance(name, str) else None
+    if entry is None or not isinstance(config, Mapping):
+        told = config if isinstance(config, str) else name
+        raise Inexpressible(
+            f"has a {key} of its own, '{told}', which is none of keras.{group}: "
+            f"rewrite it with one of those, or as a layer of its own that kerasimg.register makes known"
+        )
+    takes = entry["args"]
+    given = {
+        argument: next(iter([*_shorter(item), _value(takes[argument]["kind"], item, argument)]))
+        for argument, item in config.items()
+        if argument in takes and not _same(item, takes[argument].get("default"))
+    }
+    named = arguments.canonical(group, str(name))
+    return {"type": named, **given} if given else named
+
+
+def _dtype(value: Any) -> Any:
+    """The policy of a layer, None where it is the one that holds anyway."""
+    name = value["config"].get("name") if isinstance(value, Mapping) else value
+    return None if name == keras.config.dtype_policy().name else name
+
+
+def _base(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What every layer may say of itself."""
+    said = {"trainable": config.get("trainable", True), "dtype": _dtype(config.get("dtype"))}
+    return {key: value for key, value in said.items() if value not in (True, None)}
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Whether a value says what the default says, whichever way that is spelled ("zeros", "Zeros")."""
+    if isinstance(value, str) and isinstance(default, str) and value != default:
+        groups = ("initializers", "regularizers", "constraints", "activations")
+        return any(arguments.canonical(group, default) == value for group in groups)
+    return type(value) is type(default) and value == default
+
+
+def _made(name: str, given: Mapping[str, Any], layer_name: str) -> dict[str, Any]:
+    """The config of the layer that arguments make; Inexpressible when they make none."""
+    faults: list[str] = []
+    checked = arguments.check_arguments(
+        "layers", name, given, lambda path, message: faults.append(".".join(map(str, (*path, message))))
+    )
+    if faults:
+        raise Inexpressible(f"is a {name} with arguments that a spec does not take: {'; '.join(faults)}")
+    try:
+        return _config(make_layer(name, checked, layer_name))
+    except (TypeError, ValueError) as error:
+        raise Inexpressible(f"is a {name} that cannot be made again: {str(error).splitlines()[0]}") from None
+
+
+def _makes(name: str, given: Mapping[str, Any], layer_name: str, config: Mapping[str, Any]) -> bool:
+    try:
+        return _made(name, given, layer_name) == config
+    except Inexpressible:
+        return False
+
+
+def _shorter(value: Any) -> list[Any]:
+    """Shorter ways to write a value that may mean the same, the shortest first: [[3, 3], [3, 3]] -> 3, [3, 3]."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return [int(value)]
+    if not isinstance(value, list) or not value:
+        return []
+    found = [[*_shorter(item), item][0] for item in value]
+    shorter = (
+        [found] if found != value or any(type(a) is not type(b) for a, b in zip(found, value, strict=True)) else []
+    )
+    if all(item == value[0] for item in value):
+        shorter = [*_shorter(value[0]), value[0], *shorter]
+    return shorter
+
+
+def _config(layer: Any) -> dict[str, Any]:
+    """The config of a layer, without its name, as JSON has it; Inexpressible when it has none."""
+    try:
+        config = layer.get_config()
+    except NotImplementedError:
+        raise Inexpressible(
+            f"is a {type(layer).__name__} without get_config, which says what it was made with: write one"
+        ) from None
+    return {key: plain(value) for key, value in config.items() if key != "name"}
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: lists, numbers, and Keras' objects serialized."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy's numbers and arrays
+        return value.tolist()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return plain(keras.saving.serialize_keras_object(value))
+
+
+def _refuse_argument(name: str, differs: list[str], config: Mapping[str, Any]) -> NoReturn:
+    said = listed(f"{key} = {config[key]!r}" for key in differs)
+    raise Inexpressible(
+        f"is a {name} with {said[:200]}, which a spec cannot say: leave it at its default, or register a layer of "
+        "your own with kerasimg.register"
+    )

@@ -1,0 +1,126 @@
+"""Classes that a program, or an installed package, adds to what a spec may name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final, TypeVar, overload
+
+import keras
+
+from kerasimg.errors import CallError, nearest
+from kerasimg.models.keras_table import describe
+from kerasimg.spec import arguments
+
+PLUGINS: Final = "kerasimg.plugins"
+"""The group of entry points by which a package announces what it brings."""
+
+BASES: Final[Mapping[str, type]] = {
+    "layers": keras.layers.Layer,
+    "metrics": keras.metrics.Metric,
+    "callbacks": keras.callbacks.Callback,
+    "losses": keras.losses.Loss,
+    "optimizers": keras.optimizers.Optimizer,
+    "schedules": keras.optimizers.schedules.LearningRateSchedule,
+    "initializers": keras.initializers.Initializer,
+    "regularizers": keras.regularizers.Regularizer,
+    "constraints": keras.constraints.Constraint,
+}
+"""Group -> the base of its classes."""
+
+Class = TypeVar("Class", bound=type)
+
+
+@overload
+def register(
+    cls: Class, *, group: str | None = ..., argument_kinds: Mapping[str, str] | None = ..., replace: bool = ...
+) -> Class: ...
+
+
+@overload
+def register(
+    cls: None = ..., *, group: str | None = ..., argument_kinds: Mapping[str, str] | None = ..., replace: bool = ...
+) -> Callable[[Class], Class]: ...
+
+
+def register(
+    cls: Any = None,
+    *,
+    group: str | None = None,
+    argument_kinds: Mapping[str, str] | None = None,
+    replace: bool = False,
+) -> Any:
+    """Let specs name a class of your own, by its name; gives it back, so that it can stand above a class as @register.
+
+    cls: a subclass of Keras' Layer, Metric, Callback, Loss, ... whose arguments a spec can give.
+    group: "layers", "metrics", "callbacks", ...; told by the base unless said.
+    argument_kinds: argument -> what it takes, "int>0", "float[0,1]|null" (see kerasimg.spec.kinds), where neither a
+        type nor a default tells; kept in the attribute `argument_kinds` of the class, which can have it from the start.
+    replace: whether the name may be one that specs have already.
+    Registered for this process only: whoever builds the spec registers first. For `.keras` files, Keras asks for
+    `keras.saving.register_keras_serializable` too.
+    """
+    if cls is None:
+        return lambda named: register(named, group=group, argument_kinds=argument_kinds, replace=replace)
+    if not inspect.isclass(cls):
+        raise CallError(f"register: expected a class, got {cls!r}")
+    group = _group(cls, group)
+    name = cls.__name__
+    taken = arguments.entry(group, name)
+    if taken and not replace and not _same(cls, taken.get("object")):
+        raise CallError(f"register: {group} have a '{name}' already; rename the class, or say replace=True")
+    if argument_kinds:
+        setattr(cls, "argument_kinds", {**getattr(cls, "argument_kinds", {}), **argument_kinds})  # noqa: B010
+    try:
+        entry = describe(group, cls)
+    except (ValueError, NameError) as error:
+        raise CallError(f"register: {error}; say what it takes by argument_kinds") from None
+    arguments.register_entry(group, name, {**entry, "object": cls})
+    return cls
+
+
+def load_plugins(names: Sequence[str] | None = None) -> list[str]:
+    """Import what installed packages announce as `kerasimg.plugins`, and run it; gives the names that were loaded.
+
+    names: of entry points; None loads all. An entry point is a function without arguments, which registers what the
+    package brings, or a module, which registers when it is imported. Never called by kerasimg itself: a spec cannot
+    load code, only the person who runs it can.
+    """
+    found = {point.name: point for point in entry_points(group=PLUGINS)}
+    for name in names or ():
+        if name not in found:
+            raise CallError(
+                f"no plugin '{name}'{nearest(name, found)} (installed: {', '.join(sorted(found)) or 'none'})"
+            )
+    wanted = list(found) if names is None else list(dict.fromkeys(names))
+    for name in wanted:
+        _load(found[name])
+    return wanted
+
+
+def _group(cls: type, group: str | None) -> str:
+    """The group of a class, by its base."""
+    if group is None:
+        group = next((name for name, base in BASES.items() if issubclass(cls, base)), None)
+        if group is None:
+            raise CallError(f"register: {cls.__name__} is no {', '.join(base.__name__ for base in BASES.values())}")
+    if group not in BASES:
+        raise CallError(f"register: no group '{group}'{nearest(group, BASES)} (there are: {', '.join(BASES)})")
+    if not issubclass(cls, BASES[group]):
+        raise CallError(f"register: {cls.__name__} is no {BASES[group].__name__}, as '{group}' are")
+    return group
+
+
+def _same(cls: type, other: Any) -> bool:
+    """Whether a class is another one, or what a cell of a notebook made of it when it ran again."""
+    return inspect.isclass(other) and (cls.__module__, cls.__qualname__) == (other.__module__, other.__qualname__)
+
+
+def _load(point: EntryPoint) -> None:
+    try:
+        loaded = point.load()
+        if callable(loaded):
+            loaded()
+    except Exception as error:
+        raise CallError(f"plugin '{point.name}' ({point.value}): {type(error).__name__}: {error}") from error

@@ -1,0 +1,119 @@
+"""keras.Model -> Spec: any functional or sequential model of one image and one output, as a file would have it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from kerasimg.catalog import load
+from kerasimg.errors import CallError, KerasimgError
+from kerasimg.models.block_arguments import simplify
+from kerasimg.models.calls import Reading, read
+from kerasimg.models.folded import FlatCall, Folded, inlined, unfolded
+from kerasimg.models.folded_document import document
+from kerasimg.models.folding import fold
+from kerasimg.models.layer_arguments import default_value
+from kerasimg.models.unfolding import makes
+from kerasimg.spec.load import Spec
+from kerasimg.spec.nodes import NAME
+from kerasimg.spec.writing import dumps
+
+ABOUT = "From a Keras model, by kerasimg.to_spec."
+LINE_COST = 8
+"""What a line counts beside its characters, when one spec is compared with another."""
+
+
+def to_spec(model: keras.Model, name: str | None = None, *, folded: bool = True) -> Spec:
+    """The spec that builds the same graph; its `document` is the dict to write, with `kerasimg.spec.writing.dumps`.
+
+    model: functional or sequential, of one image (N, height, width, 1 or 3) and one output. Models inside of it are
+    opened up. Its weights do not come along: `copy_weights` moves them. The image is taken as the model takes it, so
+    its `scale` is "none"; preprocessing that is not in the model must be added to the spec by hand.
+    name: of the spec; left out, the model's.
+    folded: say what repeats once, in blocks and tables; False gives one node for each layer.
+
+    Raises CallError for what is no such model, SpecError for each layer that a spec cannot say.
+    """
+    reading = read(model)
+    spec_name = _name(model.name) if name is None else name
+    about = {
+        "kerasimg": 1,
+        "name": spec_name,
+        "about": ABOUT,
+        "image": _image(reading),
+        "expect": {"params": model.count_params(), "output": [None, *model.output_shape[1:]]},
+    }
+    defaults = _defaults(reading.calls)
+    plain = unfolded(reading.calls, defaults)
+    if not folded:
+        return load({**about, **document(plain, defaults)})
+    spec = load({**about, **_shortest(fold(plain, defaults), reading, defaults)})
+    if not makes(spec, reading.calls, defaults):
+        raise KerasimgError(
+            f"folding '{model.name}' into blocks made another model of it, which is a fault of kerasimg: "
+            "please report it; to_spec(model, folded=False) does without blocks"
+        )
+    return spec
+
+
+def copy_weights(model: keras.Model, built: keras.Model) -> None:
+    """Copy the weights of a model into the one that its spec built, layer by layer.
+
+    `built.set_weights(model.get_weights())` does the same, unless models stand side by side inside of the first:
+    Keras orders the weights of a nested model together, and those of its layers by their place in the graph.
+    """
+    layers = [list(filter(None, read(one).layers)) for one in (model, built)]
+    classes = [[type(layer).__name__ for layer in side] for side in layers]
+    if len(layers[0]) != len(layers[1]):
+        raise CallError(f"'{built.name}' was not built from the spec of '{model.name}': {classes[0]} and {classes[1]}")
+    for source, target in zip(*layers, strict=True):
+        target.set_weights(source.get_weights())
+        if isinstance(target, keras.layers.Normalization):
+            target.finalize_state()
+
+
+def _image(reading: Reading) -> dict[str, Any]:
+    channels = {} if reading.channels == 3 else {"channels": reading.channels}
+    return {"size": list(reading.size), **channels, "scale": "none"}
+
+
+def _name(name: str) -> str:
+    """A name that a spec may have."""
+    made = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64]
+    return made if NAME.fullmatch(made) else f"_{made}"[:64]
+
+
+def _defaults(calls: list[FlatCall]) -> dict[tuple[str, str], Any]:
+    """Of each argument that some call of a layer gives and need not, what it is where it is left out."""
+    given: dict[str, set[str]] = {}
+    for call in calls:
+        given.setdefault(call.target, set()).update(call.arguments)
+    found = {}
+    for target, names in given.items():
+        for name in names:
+            try:
+                found[target, name] = default_value(target, name)
+            except KeyError:
+                continue  # it must be given
+    return found
+
+
+def _shortest(folded: Folded, reading: Reading, defaults: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
+    """The sections of a folded model, without the blocks that do not pay for their lines."""
+
+    def written(candidate: Folded) -> tuple[int, dict[str, Any]]:
+        sections = document(simplify(candidate, reading.calls, reading.channels), defaults)
+        return sum(len(line.strip()) + LINE_COST for line in dumps(sections).splitlines()), sections
+
+    length, best = written(folded)
+    for number in reversed(list(folded.blocks)):
+        candidate = inlined(folded, number)
+        if candidate is None:
+            continue
+        shorter, sections = written(candidate)
+        if shorter < length:
+            folded, length, best = candidate, shorter, sections
+    return best

@@ -1,0 +1,50 @@
+"""Pictures that a tiny network learns in a moment, and the spec of one."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
+
+Pictures = Callable[[Path, Mapping[str, int]], Path]
+"""pictures(folder, {"red": 8, "test/blue": 2}) writes so many 8x8 pictures of each colour, and gives the folder."""
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Pictures:
+    def write(root: Path, counts: Mapping[str, int]) -> Path:
+        noise = np.random.default_rng(0)
+        for name, count in counts.items():
+            folder = root / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                pixels = np.array(COLOURS[folder.name]) + noise.integers(-20, 20, (8, 8, 3))
+                PIL.Image.fromarray(pixels.astype("uint8")).save(folder / f"{number:02}.png")
+        return root
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., dict[str, Any]]:
+    """tiny(...) is a spec that tells colours apart after one epoch; arguments replace its sections."""
+
+    def spec(**sections: Any) -> dict[str, Any]:
+        return {
+            "kerasimg": 1,
+            "name": "tiny",
+            "params": {"num_classes": None},
+            "image": {"size": [8, 8]},
+            "model": [
+                {"layer": "GlobalAveragePooling2D"},
+                {"layer": "Dense", "name": "classes", "units": "=num_classes", "activation": "softmax"},
+            ],
+            "compile": {"optimizer": {"type": "Adam", "learning_rate": 0.3}},
+            "fit": {"batch_size": 8, "stages": [{"epochs": 3}]},
+        } | sections
+
+    return spec

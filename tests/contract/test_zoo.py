@@ -1,0 +1,263 @@
+"""Every spec that ships: what its card and its `expect` say holds; where Keras has the network, it is the same."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import kerasimg
+from kerasimg.catalog import load, read_zoo, zoo_names
+from kerasimg.models.budget import deferred_variables
+
+SMALL: dict[str, dict[str, Any]] = {
+    "branched": {"size": 32},
+    "convmixer": {"size": 8, "depth": 1, "width": 16},
+    "convnext": {"size": 32, "depths": [1, 1, 1, 1], "channels": [8, 16, 32, 64]},
+    "densenet": {"size": 32, "depths": [1, 1, 1, 1], "growth": 8},
+    "efficientnet": {"size": 32, "width": 0.25, "depth": 0.25},
+    "efficientnet_lite": {"size": 32, "width": 0.25, "depth": 0.25},
+    "efficientnet_lite0": {"size": 32},
+    "efficientnet_v2": {"size": 32, "width": 0.25, "depths": [1, 1, 1, 1, 1, 1]},
+    "ghostnet": {"size": 32, "width": 0.5},
+    "mlp_mixer": {"variant": "s32", "size": 64, "depth": 2, "width": 16},
+    "mobilenet": {"size": 32},
+    "mobilenet_v1": {"size": 32, "alpha": 0.25},
+    "mobilenet_v2": {"size": 32, "alpha": 0.35},
+    "mobilenet_v3": {"size": 32, "variant": "small", "alpha": 0.75},
+    "resnet": {"size": 32, "variant": "18", "depths": [1, 1, 1, 1]},
+    "resnet_v2": {"size": 32, "depths": [2, 2, 2, 2]},
+    "shufflenet_v2": {"size": 32, "variant": "0.5x"},
+    "simple_cnn": {"size": 32},
+    "small_resnet": {"size": 28, "channels": 1, "depth": 8},
+    "squeezenet": {"size": 64},
+    "transfer": {"size": 32},
+    "vgg": {"size": 32, "units": 16},
+    "wide_resnet": {"size": 32, "depth": 10, "width": 1},
+    "xception": {"size": 71, "middle": 1},
+}
+"""Every spec, with params that make it small."""
+
+APPLICATIONS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
+    *(("mobilenet_v1", {"alpha": a}, "MobileNet", {"alpha": a}) for a in (0.25, 0.5, 0.75, 1.0)),
+    *(("mobilenet_v2", {"alpha": a}, "MobileNetV2", {"alpha": a}) for a in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)),
+    *(
+        ("mobilenet_v3", {"variant": size.lower(), **how}, f"MobileNetV3{size}", how)
+        for size in ("Small", "Large")
+        for how in ({"alpha": 1.0}, {"alpha": 0.75}, {"alpha": 1.25}, {"minimalistic": True})
+    ),
+    *(("resnet", {"variant": depth}, f"ResNet{depth}", {}) for depth in ("50", "101", "152")),
+    *(("resnet_v2", {"variant": depth}, f"ResNet{depth}V2", {}) for depth in ("50", "101", "152")),
+    *(("densenet", {"variant": depth}, f"DenseNet{depth}", {}) for depth in ("121", "169", "201")),
+    *(("vgg", {"variant": depth}, f"VGG{depth}", {}) for depth in ("16", "19")),
+    ("xception", {}, "Xception", {}),
+    *(("efficientnet", {"variant": f"b{i}"}, f"EfficientNetB{i}", {}) for i in range(8)),
+    *(
+        ("efficientnet_v2", {"variant": v}, f"EfficientNetV2{v.upper()}", {})
+        for v in ("b0", "b1", "b2", "b3", "s", "m", "l")
+    ),
+    *(("convnext", {"variant": v}, f"ConvNeXt{v.title()}", {}) for v in ("tiny", "small", "base", "large")),
+]
+"""A spec, its params, and the constructor of keras.applications that makes the same network."""
+
+OUTPUTS: list[tuple[str, dict[str, Any], str, dict[str, Any], int, str]] = [
+    ("mobilenet_v1", {"alpha": 0.25}, "MobileNet", {"alpha": 0.25}, 64, "mobilenet"),
+    ("mobilenet_v2", {"alpha": 0.35}, "MobileNetV2", {"alpha": 0.35}, 64, "mobilenet_v2"),
+    ("mobilenet_v3", {"variant": "small"}, "MobileNetV3Small", {}, 64, ""),
+    ("mobilenet_v3", {"variant": "large", "alpha": 0.75}, "MobileNetV3Large", {"alpha": 0.75}, 64, ""),
+    ("resnet", {}, "ResNet50", {}, 32, "resnet"),
+    ("resnet_v2", {}, "ResNet50V2", {}, 64, "resnet_v2"),
+    ("densenet", {}, "DenseNet121", {}, 32, "densenet"),
+    ("vgg", {}, "VGG16", {}, 32, "vgg16"),
+    ("xception", {}, "Xception", {}, 71, "xception"),
+    ("efficientnet", {}, "EfficientNetB0", {}, 64, ""),
+    ("efficientnet_v2", {"variant": "s"}, "EfficientNetV2S", {}, 32, ""),
+    ("convnext", {}, "ConvNeXtTiny", {}, 32, ""),
+]
+"""One small member of each family, a size in pixels, and the module whose `preprocess_input` Keras' model wants."""
+
+M = 1_000_000
+PUBLISHED: list[tuple[str, dict[str, Any], float, float]] = [
+    ("resnet", {"variant": "18"}, 11_689_512, 0),
+    ("resnet", {"variant": "34"}, 21_797_672, 0),
+    ("squeezenet", {"variant": "1.0"}, 1_248_424, 0),
+    ("squeezenet", {"variant": "1.1"}, 1_235_496, 0),
+    ("shufflenet_v2", {"variant": "0.5x"}, 1_366_792, 0),
+    ("shufflenet_v2", {"variant": "1x"}, 2_278_604, 0),
+    ("shufflenet_v2", {"variant": "1.5x"}, 3_503_624, 0),
+    ("shufflenet_v2", {"variant": "2x"}, 7_393_996, 0),
+    ("wide_resnet", {"depth": 28, "width": 10}, 36_479_194, 0),
+    ("wide_resnet", {"depth": 16, "width": 8}, 11.0 * M, 0.1 * M),
+    ("wide_resnet", {"depth": 40, "width": 4}, 8.9 * M, 0.1 * M),
+    ("small_resnet", {"depth": 20}, 0.27 * M, 0.01 * M),
+    ("small_resnet", {"depth": 56}, 0.85 * M, 0.01 * M),
+    ("small_resnet", {"depth": 110}, 1.7 * M, 0.1 * M),
+    ("ghostnet", {"width": 0.5}, 2.6 * M, 0.1 * M),
+    ("ghostnet", {"width": 1.0}, 5.2 * M, 0.1 * M),
+    ("ghostnet", {"width": 1.3}, 7.3 * M, 0.1 * M),
+    ("convmixer", {"variant": "256/8"}, 0.7 * M, 0.1 * M),
+    ("convmixer", {"variant": "768/32"}, 21.1 * M, 0.1 * M),
+    ("convmixer", {"variant": "1536/20"}, 51.6 * M, 0.1 * M),
+    # The paper of the Mixer counts without the classifier.
+    ("mlp_mixer", {"variant": "s32", "num_classes": 1}, 19 * M, 1 * M),
+    ("mlp_mixer", {"variant": "s16", "num_classes": 1}, 18 * M, 1 * M),
+    ("mlp_mixer", {"variant": "b32", "num_classes": 1}, 60 * M, 1 * M),
+    ("mlp_mixer", {"variant": "b16", "num_classes": 1}, 59 * M, 1 * M),
+    ("mlp_mixer", {"variant": "l32", "num_classes": 1}, 206 * M, 1 * M),
+    ("mlp_mixer", {"variant": "l16", "num_classes": 1}, 207 * M, 1 * M),
+    ("efficientnet_lite", {"variant": "lite0"}, 4_652_008, 0),
+    ("efficientnet_lite", {"variant": "lite1"}, 5.4 * M, 0.1 * M),
+    ("efficientnet_lite", {"variant": "lite2"}, 6.1 * M, 0.1 * M),
+    ("efficientnet_lite", {"variant": "lite3"}, 8.2 * M, 0.1 * M),
+    ("efficientnet_lite", {"variant": "lite4"}, 13.0 * M, 0.1 * M),
+]
+"""A spec, its params, the published number of trainable parameters, and the unit of its last digit."""
+
+
+def variants(name: str) -> dict[str, dict[str, Any]]:
+    return read_zoo(name).get("variants", {})
+
+
+class _Seen(Exception):
+    """Leaves the scope, so that nothing is allocated."""
+
+
+def unallocated(make: Callable[[], Any]) -> Any:
+    """A model whose variables have a shape and no value. `build` checks `expect` all the same."""
+    made = None
+    with suppress(_Seen), deferred_variables():
+        made = make()
+        raise _Seen
+    return made
+
+
+def application(constructor: str, shape: tuple[int, int, int] | None = None, **arguments: Any) -> Any:
+    return getattr(keras.applications, constructor)(weights=None, input_shape=shape, **arguments)
+
+
+def named(rows: list[Any]) -> list[Any]:
+    return [pytest.param(*row, id="-".join(map(str, (row[0], *row[1].values())))) for row in rows]
+
+
+def shapes(model: Any, constructor: str) -> list[tuple[int, ...]]:
+    """The shapes of a model's weights in layer order, as the spec has them where Keras' differ in form only."""
+    found = [tuple(variable.shape) for variable in model.weights]
+    if constructor.startswith("EfficientNetB"):
+        return found[3:]  # the mean, variance and count of its normalization, constants in the spec
+    if constructor.startswith("ConvNeXt"):
+        return [(7, 7, shape[3], 1) if shape[:3] == (7, 7, 1) else shape for shape in found]
+    return found
+
+
+def enliven(model: Any, pixels: np.ndarray) -> None:
+    """Weights and statistics with which the outputs depend on every layer and on the pixels, and do not saturate."""
+    draw = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        if len(variable.shape) == 1:
+            low, high = (0.5, 1.5) if "gamma" in variable.path else (-0.1, 0.1)
+            variable.assign(draw.uniform(low, high, variable.shape))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(pixels, training=True)
+    logits = np.log(np.array(model(pixels, training=False)) + 1e-37)
+    kernel = model.trainable_variables[-2]
+    kernel.assign(kernel / logits.std())
+
+
+def test_every_spec_of_the_zoo_is_in_the_table():
+    assert set(SMALL) == set(zoo_names())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_spec_names_itself_its_source_its_licence_and_what_it_expects(name: str):
+    spec = load(name)
+    assert spec.name == name
+    assert spec.about
+    assert spec.card.source
+    assert spec.card.license
+    assert spec.expect.params
+    assert spec.expect.output == [None, spec.params["num_classes"]]
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if not variants(name)])
+def test_a_spec_is_what_it_expects(name: str):
+    assert load(name).expect_holds
+    unallocated(lambda: kerasimg.build(name, weights=None))
+
+
+def test_every_variant_is_compared_with_keras_or_with_its_paper():
+    compared = {(row[0], row[1].get("variant")) for row in (*APPLICATIONS, *PUBLISHED)}
+    assert {(name, variant) for name in SMALL for variant in variants(name)} <= compared
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if variants(name)])
+def test_every_variant_expects_a_number_of_parameters_of_its_own(name: str):
+    specs = [load(name, variant=variant) for variant in variants(name)]
+    assert all(spec.expect_holds for spec in specs)  # so building one, as below, checks it
+    assert len({spec.expect.params for spec in specs}) == len(specs)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_spec_can_serve_as_a_backbone(name: str):
+    backbone = {"backbone": f"zoo/{name}.json", **SMALL[name], "weights": None}
+    size, channels = SMALL[name]["size"], SMALL[name].get("channels", 3)
+    image = {"size": [size, size], "channels": channels if isinstance(channels, int) else 3}
+    spec = {"kerasimg": 1, "params": {"num_classes": 2}, "image": image, "model": [backbone]}
+    features = unallocated(lambda: kerasimg.build(spec, weights=None))
+    assert features.output_shape[-1] > 2
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_spec_gives_probabilities_of_as_many_classes_as_are_asked_for(name: str):
+    model = kerasimg.build(name, weights=None, num_classes=5, **SMALL[name])
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, *model.input_shape[1:])).astype("float32")
+    probabilities = np.array(model(pixels, training=False))
+    assert probabilities.shape == (2, 5)
+    assert probabilities.sum(axis=-1) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "params", "constructor", "arguments"), named(APPLICATIONS))
+def test_a_spec_has_the_weights_of_its_keras_application_in_the_same_order(
+    name: str, params: dict[str, Any], constructor: str, arguments: dict[str, Any]
+):
+    theirs = unallocated(lambda: application(constructor, **arguments))
+    ours = unallocated(lambda: kerasimg.build(name, **params))
+    assert theirs.input_shape in (ours.input_shape, (None, None, None, 3))
+    assert [tuple(variable.shape) for variable in ours.weights] == shapes(theirs, constructor)
+    assert ours.count_params() == theirs.count_params() - (7 if name == "efficientnet" else 0)
+
+
+@pytest.mark.parametrize(("name", "params", "constructor", "arguments", "size", "module"), named(OUTPUTS))
+def test_a_spec_with_the_weights_of_its_keras_application_gives_its_outputs(
+    name: str, params: dict[str, Any], constructor: str, arguments: dict[str, Any], size: int, module: str
+):
+    keras.utils.set_random_seed(0)
+    theirs = application(constructor, (size, size, 3), **arguments)
+    if name == "efficientnet":  # whose mean and variance come with the ImageNet weights
+        normalization = theirs.get_layer(index=2)
+        normalization.adapt_mean.assign([0.485, 0.456, 0.406])
+        normalization.adapt_variance.assign(np.square([0.229, 0.224, 0.225]))
+        normalization.finalize_state()
+    draw = np.random.default_rng(0)
+    colours, noise = draw.uniform(0, 255, (8, 1, 1, 3)), draw.uniform(0, 255, (8, size, size, 3))
+    pixels = ((colours + noise) / 2).astype("float32")
+    seen = getattr(keras.applications, module).preprocess_input(pixels.copy()) if module else pixels
+    enliven(theirs, seen)
+    ours = kerasimg.build(name, size=size, **params)
+    given = theirs.get_weights()[-len(ours.weights) :]
+    ours.set_weights([values.reshape(weight.shape) for values, weight in zip(given, ours.weights, strict=True)])
+    expected, found = (np.array(model(x, training=False)) for model, x in ((theirs, seen), (ours, pixels)))
+    assert np.abs(expected[0] - expected[1]).max() > 1e-4
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "params", "published", "digit"), named(PUBLISHED))
+def test_a_spec_has_as_many_parameters_as_its_paper_says(
+    name: str, params: dict[str, Any], published: float, digit: float
+):
+    model = unallocated(lambda: kerasimg.build(name, **params))
+    trainable = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+    assert abs(trainable - published) <= digit

@@ -1,0 +1,88 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kerasimg import catalog
+from kerasimg.errors import CallError, SpecError
+
+FLAT = {"kerasimg": 1, "model": [{"layer": "Flatten"}]}
+
+
+@pytest.mark.parametrize("name", catalog.zoo_names())
+def test_every_spec_of_the_zoo_loads_under_its_own_name(name):
+    spec = catalog.load(name, partial=True)
+    assert spec.name == name.rsplit("/", 1)[-1]
+    assert spec.about
+    assert spec.card.license
+    assert spec.file == f"zoo/{name}.json"
+
+
+@pytest.mark.parametrize("ref", ["mobilenet", "zoo/mobilenet", "mobilenet.json", "zoo/mobilenet.json"])
+def test_a_zoo_spec_has_one_name_however_it_is_spelled(monkeypatch, tmp_path, ref):
+    monkeypatch.chdir(tmp_path)
+    assert catalog.locate(ref).path == catalog.ZOO / "mobilenet.json"
+    assert catalog.locate(ref).label == "zoo/mobilenet.json"
+
+
+def test_a_file_goes_before_a_zoo_spec_of_its_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("mobilenet.json").write_text(json.dumps({**FLAT, "name": "mine"}))
+    assert catalog.load("mobilenet.json").name == "mine"
+    assert catalog.load("mobilenet").name == "mobilenet"
+
+
+def test_a_spec_is_a_name_a_path_a_dict_or_a_loaded_one(tmp_path):
+    path = tmp_path / "flat.json"
+    path.write_text(json.dumps(FLAT))
+    by_path, by_text, by_dict = catalog.load(path), catalog.load(str(path)), catalog.load(FLAT)
+    assert by_path.nodes == by_text.nodes == by_dict.nodes
+    assert (by_path.name, by_dict.name) == ("flat", "spec")
+    assert catalog.load(by_path) is by_path
+
+
+def test_a_name_that_is_none_says_which_is_near_and_what_there_is():
+    with pytest.raises(CallError) as caught:
+        catalog.load("mobilnet")
+    assert str(caught.value).startswith(
+        'no file "mobilnet" and no zoo spec "mobilnet"; did you mean \'mobilenet\'? (kerasimg zoo list shows all '
+    )
+
+
+def test_a_spec_finds_its_parent_beside_itself_then_in_the_zoo(tmp_path):
+    (tmp_path / "base.json").write_text(json.dumps(FLAT))
+    (tmp_path / "child.json").write_text(json.dumps({"kerasimg": 1, "extends": "base.json"}))
+    (tmp_path / "other.json").write_text(json.dumps({"kerasimg": 1, "extends": "simple_cnn"}))
+    assert len(catalog.load(tmp_path / "child.json").nodes) == 1
+    assert len(catalog.load(tmp_path / "other.json").nodes) == 7
+
+
+def test_a_child_is_the_file_that_it_stands_in_not_its_parent(tmp_path):
+    path = tmp_path / "child.json"
+    path.write_text(json.dumps({"kerasimg": 1, "extends": "simple_cnn"}))
+    assert catalog.load(path).file == str(path)
+    path.write_text(json.dumps({"kerasimg": 1, "extends": "simple_cnn", "model": [{"backbone": "child.json"}]}))
+    with pytest.raises(SpecError, match="a backbone within itself"):
+        catalog.load(path)
+
+
+def test_an_error_calls_a_file_what_its_user_calls_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("sub").mkdir()
+    Path("sub/base.json").write_text("{")
+    Path("sub/child.json").write_text(json.dumps({"kerasimg": 1, "extends": "base.json"}))
+    with pytest.raises(SpecError, match=r"^base\.json: line 1, column 2: not JSON: "):
+        catalog.load("sub/child.json")
+    with pytest.raises(SpecError, match=r"^sub/base\.json: line 1"):
+        catalog.load("sub/base.json")
+
+
+def test_loading_a_spec_imports_neither_keras_nor_tensorflow_nor_numpy():
+    code = (
+        "import sys, kerasimg; assert kerasimg.load('mobilenet', num_classes=5).params['num_classes'] == 5;"
+        "print([name for name in ('keras', 'tensorflow', 'numpy', 'PIL', 'jax', 'torch') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

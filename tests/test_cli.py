@@ -1,0 +1,310 @@
+import inspect
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import kerasimg
+from kerasimg import catalog, cli
+
+SPEC_NAMES = {"simple_cnn", "mobilenet", "branched"}
+
+
+class Said(NamedTuple):
+    code: Any
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Say = Callable[..., Said]
+
+
+@pytest.fixture
+def say(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Say:
+    """say("check", "mobilenet") runs the command line in this process."""
+
+    def run(*arguments: Any) -> Said:
+        monkeypatch.setattr(sys, "argv", ["kerasimg", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return Said(caught.value.code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> Path:
+    folder: Path = pictures(tmp_path_factory.mktemp("cli") / "colours", {"red": 10, "blue": 10})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> Path:
+    path = tmp_path_factory.mktemp("specs") / "tiny.json"
+    path.write_text(json.dumps(tiny()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(spec: Path, colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs")
+    return kerasimg.train(spec, data=colours, out=out, verbose=0, say=lambda line: None).folder
+
+
+def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kerasimg", *arguments], capture_output=True, text=True, check=False, **options
+    )
+
+
+def test_check_tells_what_is_right(say: Say):
+    said = say("check", "mobilenet", "zoo/simple_cnn.json")
+    assert said.code == 0
+    assert re.findall(r"ok: (\S+)", said.out) == ["zoo/mobilenet.json", "zoo/simple_cnn.json"]
+    assert say("check", "mobilenet", "--json").json == {"ok": True, "faults": []}
+
+
+def test_check_tells_every_fault_of_every_spec_and_ends_with_2(say: Say, tmp_path: Path):
+    bad = tmp_path / "bad.json"
+    bad.write_text('{"kerasimg": 1, "model": [{"layer": "Conv2D", "fliters": 3}], "fit": {"batch_size": 0}}')
+    said = say("check", "mobilenet", bad)
+    assert (said.code, "did you mean 'filters'" in said.err, "fit.batch_size" in said.err) == (2, True, True)
+    as_json = say("check", bad, "--json")
+    assert as_json.code == 2
+    assert as_json.json["ok"] is False
+    assert {tuple(fault) for fault in as_json.json["faults"]} == {("file", "path", "message")}
+
+
+def test_check_says_what_must_be_given(say: Say, spec: Path):
+    assert "must be given: num_classes" in say("check", spec).out
+    assert "must be given" not in say("check", spec, "--set", "num_classes=3").out
+
+
+def test_show_prints_a_spec_with_its_defaults(say: Say):
+    said = say("show", "simple_cnn", "--set", "num_classes=3", "--set", "fit.stages.0.epochs=2").json
+    assert said["params"]["num_classes"] == 3
+    assert said["fit"]["stages"][0]["epochs"] == 2
+    assert said["image"]["resize"] == "stretch"
+
+
+def test_show_says_where_each_value_comes_from(say: Say):
+    rows = say("show", "simple_cnn", "--origins", "--json", "--set", "fit.seed=4").json
+    origins = {row["path"]: row["origin"] for row in rows}
+    assert origins["fit.seed"] == "--set fit.seed"
+    assert origins["fit.precision"] == "default"
+    assert origins["fit.batch_size"] == "zoo/simple_cnn.json"
+    assert "fit.seed = 4  <- --set fit.seed\n" in say("show", "simple_cnn", "--origins", "--set", "fit.seed=4").out
+
+
+def test_build_prints_the_layers_and_saves_the_model(say: Say, spec: Path, tmp_path: Path):
+    said = say("build", spec, "--set", "num_classes=3", "--out", tmp_path / "model.keras")
+    assert said.code == 0
+    assert "classes (Dense)" in said.out
+    assert (tmp_path / "model.keras").is_file()
+    facts = say("build", spec, "--set", "num_classes=3", "--json").json
+    assert facts == {"name": "tiny", "params": 12, "input": [None, 8, 8, 3], "output": [None, 3]}
+
+
+def test_build_refuses_what_is_too_large_and_takes_a_limit(say: Say, spec: Path):
+    classes = ("--set", "num_classes=1000")
+    assert say("build", spec, *classes, "--limit", "params=3999").code == 2
+    assert say("build", spec, *classes, "--limit", "params=4000", "--json").json["params"] == 4000
+
+
+def test_zoo_lists_and_shows_what_ships(say: Say):
+    assert {row["name"] for row in say("zoo", "list", "--json").json} >= SPEC_NAMES
+    assert {line.split()[0] for line in say("zoo", "list").out.splitlines()} >= SPEC_NAMES
+    assert say("zoo", "show", "branched").out == (catalog.ZOO / "branched.json").read_text(encoding="utf-8")
+
+
+def test_schema_prints_the_schema(say: Say):
+    assert say("schema").json["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_train_evaluate_and_predict_answer_for_people(say: Say, spec: Path, colours: Path, tmp_path: Path):
+    trained = say("train", spec, "--data", colours, "--out", tmp_path, "--set", "fit.stages.0.epochs=1")
+    assert trained.code == 0
+    assert "20 pictures of 2 classes" in trained.out
+    assert trained.out.rstrip().endswith(f"kept in {tmp_path / 'tiny-1'}")
+    judged = say("evaluate", tmp_path / "tiny-1")
+    assert judged.code == 0
+    assert "macro F1" in judged.out
+    asked = say("predict", tmp_path / "tiny-1", colours / "red" / "00.png", "--top", "1")
+    assert re.fullmatch(rf"{re.escape(str(colours / 'red' / '00.png'))}: (red|blue) [01]\.\d{{3}}\n", asked.out)
+
+
+def test_train_evaluate_and_predict_answer_for_machines(say: Say, spec: Path, colours: Path, tmp_path: Path):
+    trained = say("train", spec, "--data", colours, "--out", tmp_path, "--json").json
+    assert trained["run"] == str(tmp_path / "tiny-1")
+    assert trained["scores"]["n"] == 3
+    judged = say("evaluate", trained["run"], "--data", colours, "--json").json
+    assert (judged["part"], judged["n"]) == ("all", 20)
+    (asked,) = say("predict", trained["run"], colours / "red" / "00.png", "--json").json
+    assert set(asked) == {"file", "label", "confidence", "probabilities"}
+
+
+def test_quiet_training_says_only_what_came_of_it(say: Say, spec: Path, colours: Path, tmp_path: Path):
+    said = say("train", spec, "--data", colours, "--out", tmp_path, "--quiet", "--set", "fit.stages.0.epochs=1")
+    assert "stage 1" not in said.out
+    assert "kept in" in said.out
+
+
+def test_the_verbs_own_arguments_are_named_in_full():
+    from kerasimg.evaluation.evaluate import evaluate
+    from kerasimg.models.build import construct
+    from kerasimg.training.train import train
+
+    taken = {name for verb in (catalog.load, train, construct) for name in inspect.signature(verb).parameters}
+    assert taken - {"params", "spec"} == cli.OWN_ARGUMENTS
+    assert "run" in inspect.signature(evaluate).parameters
+
+
+MISTAKES: dict[str, tuple[list[str], int, str]] = {
+    "no such spec": (["check", "mobilnet"], 2, "did you mean 'mobilenet'"),
+    "no such file": (["check", "gone/spec.json"], 2, "no file"),
+    "a folder as a spec": (["check", "{tmp}"], 2, "no file"),
+    "no JSON": (["check", "{tmp}/broken.json"], 2, "not JSON"),
+    "bytes as a spec": (["check", "{tmp}/bytes.json"], 2, "bytes.json"),
+    "an empty spec": (["check", "{tmp}/empty.json"], 2, "empty.json"),
+    "a set without a value": (["check", "mobilenet", "--set", "units"], 2, "expected NAME=VALUE, got 'units'"),
+    "a set without a name": (["check", "mobilenet", "--set", "=3"], 2, "expected NAME=VALUE"),
+    "a set of no param": (["check", "mobilenet", "--set", "unit=3"], 2, "did you mean 'units'"),
+    "a set of no path": (["check", "mobilenet", "--set", "fit.stage.0=3"], 2, "stage"),
+    "a set without end": (["check", "mobilenet", "--set", "units=" + "[" * 100_000], 2, "units"),
+    "a set of a verb's argument": (["check", "mobilenet", "--set", "weights=3"], 2, "--set params.weights=3"),
+    "a limit that is no number": (["build", "mobilenet", "--limit", "params=x"], 2, "--limit params: expected a whole"),
+    "no such limit": (["build", "mobilenet", "--limit", "parms=3"], 2, "did you mean 'params'"),
+    "another kind of file": (["build", "mobilenet", "--out", "model.h5"], 2, "ends in .keras"),
+    "no weights file": (["build", "mobilenet", "--weights", "gone.weights.h5"], 1, "no weights file 'gone.weights.h5'"),
+    "no data": (["train", "simple_cnn", "--data", "{tmp}/gone"], 3, "no such file or folder"),
+    "empty data": (["train", "simple_cnn", "--data", "{tmp}"], 3, "holds no folders"),
+    "data of another kind": (["train", "simple_cnn", "--data", "{tmp}/broken.json"], 3, "expected a folder or a file"),
+    "data left out": (["train", "simple_cnn"], 2, "--data"),
+    "a file as the folder of runs": (
+        ["train", "{spec}", "--data", "{colours}", "--out", "{tmp}/broken.json"],
+        1,
+        "broken.json",
+    ),
+    "a folder that is no run": (["evaluate", "{tmp}"], 2, "no trained model"),
+    "a run that is not there": (["predict", "{tmp}/gone", "a.png"], 2, "no run"),
+    "a picture that is not there": (["predict", "{run}", "gone.png"], 3, "gone.png"),
+    "a picture that is none": (["predict", "{run}", "{tmp}/broken.json"], 3, "broken.json"),
+    "no such part": (["evaluate", "{run}", "--data", "{colours}", "--part", "tets"], 2, "did you mean 'test'"),
+    "no such zoo spec": (["zoo", "show", "mobilnet"], 2, "did you mean 'mobilenet'"),
+    "no such command": (["trian", "mobilenet"], 2, "trian"),
+    "no such option": (["check", "mobilenet", "--jsn"], 2, "--jsn"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_a_few_lines_with_its_exit_code(
+    say: Say, mistake: str, spec: Path, colours: Path, run: Path, tmp_path: Path
+):
+    (tmp_path / "broken.json").write_text("{bad")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00\x81")
+    (tmp_path / "empty.json").write_bytes(b"")
+    arguments, code, message = MISTAKES[mistake]
+    places = {"{tmp}": tmp_path, "{spec}": spec, "{colours}": colours, "{run}": run}
+    for placeholder, path in places.items():
+        arguments = [argument.replace(placeholder, str(path)) for argument in arguments]
+    said = say(*arguments)
+    assert message in said.err
+    assert (said.code, "Traceback" in said.err) == (code, False)
+    assert len(said.err.splitlines()) < 8
+
+
+def test_the_process_ends_with_the_code(tmp_path: Path):
+    (tmp_path / "bad.json").write_text('{"kerasimg": 1}')
+    assert command("check", str(tmp_path / "bad.json")).returncode == 2
+    assert command("check", "mobilenet").returncode == 0
+    assert command("train", "simple_cnn", "--data", str(tmp_path)).returncode == 3
+    closed = {"KERAS_HOME": str(tmp_path), **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")}
+    offline = command("build", "mobilenet", "--json", env=os.environ | closed)
+    assert (offline.returncode, offline.stdout) == (1, "")
+    assert f"sought: {tmp_path / 'models' / 'mobilenet_v2'}" in offline.stderr
+    assert "Traceback" not in offline.stderr
+
+
+def test_ctrl_c_ends_with_130_and_without_a_traceback(spec: Path, colours: Path, tmp_path: Path):
+    arguments = [
+        "train",
+        str(spec),
+        "--data",
+        str(colours),
+        "--out",
+        str(tmp_path),
+        "--set",
+        "fit.stages.0.epochs=9999",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kerasimg", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    history = tmp_path / "tiny-1" / "history.csv"
+    deadline = time.monotonic() + 60
+    while not history.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert errors.rstrip().endswith("error: interrupted")
+    assert "Traceback" not in errors
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kerasimg", "show", "mobilenet"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert b"Traceback" not in process.stderr.read()
+    process.stderr.close()
+    assert process.wait(30) in (0, 1)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["check", "zoo/mobilenet.json"], ["--help"], ["zoo", "list"], ["schema"], ["show", "mobilenet"]]
+)
+def test_what_builds_nothing_loads_neither_keras_nor_tensorflow_nor_numpy(arguments: list[str]):
+    code = (
+        "import sys\n"
+        "from kerasimg.cli import main\n"
+        "try:\n    main()\n"
+        "finally:\n    print(sorted({'keras', 'tensorflow', 'numpy'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+def test_a_check_takes_less_than_a_third_of_a_second_of_processor_time():
+    def cpu_s() -> float:
+        code = (
+            "import resource\n"
+            "from kerasimg.cli import main\n"
+            "try:\n    main()\n"
+            "finally:\n    print(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))"
+        )
+        arguments = [sys.executable, "-c", code, "check", "zoo/mobilenet.json"]
+        return float(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+
+    assert min(cpu_s() for _ in range(3)) < 0.3
+
+
+def test_every_command_helps(say: Say):
+    commands = re.findall(r"^  (\w+) ", say("--help").out.split("Commands:")[1], flags=re.MULTILINE)
+    assert {"check", "show", "build", "zoo", "schema", "train", "evaluate", "predict"} <= set(commands)
+    for name in commands:
+        said = say(name, "--help")
+        assert (said.code, "Usage:" in said.out) == (0, True), name

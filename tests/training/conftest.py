@@ -1,0 +1,32 @@
+"""Training without a word."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+import kerasimg
+from kerasimg.training.run import Run
+
+
+@pytest.fixture(scope="session")
+def train() -> Callable[..., Run]:
+    """kerasimg.train, silent."""
+
+    def silence(line: str) -> None:
+        """Say nothing."""
+
+    return partial(kerasimg.train, verbose=0, say=silence)
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> Any:
+    """A folder of red, green and blue pictures, 12 each."""
+    return pictures(tmp_path_factory.mktemp("data") / "colours", {"red": 12, "green": 12, "blue": 12})
+
+
+@pytest.fixture(scope="session")
+def run(train: Any, tiny: Any, colours: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run on these."""
+    return train(tiny(), data=colours, out=tmp_path_factory.mktemp("runs"))

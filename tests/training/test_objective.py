@@ -1,0 +1,147 @@
+from typing import Any
+
+import keras
+import pytest
+
+import kerasimg
+from kerasimg.errors import SpecError
+from kerasimg.training.objective import make_objective, make_optimizer
+
+SOFTMAX, SIGMOID, LOGITS = ({"activation": name} for name in ("softmax", "sigmoid", "linear"))
+MIXUP = [{"layer": "MixUp"}]
+
+
+def objective(
+    head: dict[str, Any], loss: Any = "auto", metrics: Any = ("accuracy",), task: str = "multiclass", augment: Any = ()
+) -> Any:
+    spec = kerasimg.load(
+        {
+            "kerasimg": 1,
+            "name": "tiny",
+            "task": task,
+            "image": {"size": [4, 4]},
+            "augment": list(augment),
+            "model": [{"layer": "Flatten"}, {"layer": "Dense", "units": 1 if task == "binary" else 3, **head}],
+            "compile": {"loss": loss, "metrics": list(metrics)},
+        }
+    )
+    return make_objective(spec, kerasimg.build(spec), 2 if task == "binary" else 3)
+
+
+@pytest.mark.parametrize(
+    ("task", "augment", "loss", "targets"),
+    [
+        ("multiclass", [], keras.losses.SparseCategoricalCrossentropy, "sparse"),
+        ("multiclass", MIXUP, keras.losses.CategoricalCrossentropy, "one_hot"),
+        ("binary", [], keras.losses.BinaryCrossentropy, "binary"),
+        ("multilabel", [], keras.losses.BinaryCrossentropy, "multi_hot"),
+    ],
+)
+@pytest.mark.parametrize("logits", [False, True])
+def test_auto_is_the_cross_entropy_of_the_task_and_the_output(
+    task: str, augment: Any, loss: type, targets: str, logits: bool
+):
+    found = objective(LOGITS if logits else SOFTMAX if task == "multiclass" else SIGMOID, task=task, augment=augment)
+    assert type(found.loss) is loss
+    assert found.loss.get_config()["from_logits"] is logits
+    assert found.targets == targets
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"head": LOGITS, "loss": "sparse_categorical_crossentropy"},
+            "the model gives logits, as its last layer has no softmax or sigmoid, and SparseCategoricalCrossentropy "
+            'takes probabilities; write "auto", or set from_logits',
+        ),
+        (
+            {"head": SOFTMAX, "loss": {"type": "CategoricalCrossentropy", "from_logits": True}},
+            "the model gives softmax probabilities, and CategoricalCrossentropy takes logits; "
+            'write "auto", or set from_logits',
+        ),
+        (
+            {"head": SOFTMAX, "loss": "sparse_categorical_crossentropy", "augment": MIXUP},
+            'MixUp blends labels, and SparseCategoricalCrossentropy takes a single class; write "auto"',
+        ),
+        (
+            {"head": SIGMOID, "loss": "binary_crossentropy"},
+            'BinaryCrossentropy treats each class by itself; for one class per picture write "auto"',
+        ),
+        (
+            {"head": SIGMOID, "loss": "categorical_crossentropy", "task": "multilabel"},
+            'CategoricalCrossentropy takes one class of several per picture; for this task write "auto"',
+        ),
+    ],
+)
+def test_a_loss_that_does_not_fit_is_refused_with_the_way_out(given: dict[str, Any], message: str):
+    with pytest.raises(SpecError) as caught:
+        objective(**given)
+    assert f"tiny: compile.loss: {message}" in str(caught.value)
+
+
+def test_metrics_that_do_not_fit_are_refused_all_at_once():
+    with pytest.raises(SpecError) as caught:
+        objective(SOFTMAX, metrics=["accuracy", "AUC", "Precision"])
+    assert str(caught.value) == (
+        "tiny: compile.metrics[1]: AUC does not take labels as numbers; "
+        'write "accuracy" or "f1", or give a categorical loss\n'
+        "tiny: compile.metrics[2]: Precision does not take labels as numbers; "
+        'write "accuracy" or "f1", or give a categorical loss'
+    )
+
+
+def test_a_metric_of_numbers_is_refused_where_labels_are_columns():
+    with pytest.raises(SpecError, match=r"metrics\[0\]: SparseTopKCategoricalAccuracy takes labels as numbers"):
+        objective(SOFTMAX, loss="categorical_crossentropy", metrics=["SparseTopKCategoricalAccuracy"])
+
+
+def test_metrics_of_keras_go_with_a_categorical_loss():
+    found = objective(
+        SOFTMAX, loss="categorical_crossentropy", metrics=["AUC", {"type": "F1Score", "average": "macro"}]
+    )
+    assert [type(metric).__name__ for metric in found.metrics] == ["AUC", "F1Score"]
+
+
+@pytest.mark.parametrize(
+    ("task", "head", "metric", "threshold"),
+    [
+        ("binary", SIGMOID, "BinaryAccuracy", 0.5),
+        ("binary", LOGITS, "BinaryAccuracy", 0.0),
+        ("multilabel", SIGMOID, "BinaryAccuracy", 0.5),
+    ],
+)
+def test_accuracy_has_the_threshold_of_the_output(task: str, head: Any, metric: str, threshold: float):
+    (found,) = objective(head, task=task).metrics
+    assert (type(found).__name__, found.threshold, found.name) == (metric, threshold, "accuracy")
+
+
+def test_accuracy_and_f1_of_classes_that_exclude_each_other():
+    assert [metric.name for metric in objective(SOFTMAX, metrics=["accuracy", "f1"]).metrics] == ["accuracy", "f1"]
+    (accuracy,) = objective(SOFTMAX, augment=MIXUP).metrics
+    assert type(accuracy) is keras.metrics.CategoricalAccuracy
+
+
+def test_f1_of_several_labels_needs_probabilities():
+    with pytest.raises(SpecError, match=r"metrics\[0\]: f1 needs probabilities: end the model with a sigmoid"):
+        objective(LOGITS, task="multilabel", metrics=["f1"])
+
+
+def test_an_optimizer_is_fresh_and_has_the_rate_of_its_stage():
+    spec = kerasimg.load(
+        {
+            "kerasimg": 1,
+            "model": [{"layer": "Flatten"}],
+            "compile": {"optimizer": {"type": "SGD", "learning_rate": 0.5, "momentum": 0.9}},
+        }
+    )
+    first, second = make_optimizer(spec, None), make_optimizer(spec, 0.25)
+    assert first is not second
+    assert [float(one.learning_rate) for one in (first, second)] == [0.5, 0.25]
+    assert [one.momentum for one in (first, second)] == [0.9, 0.9]
+
+
+def test_a_stage_may_have_a_schedule():
+    spec = kerasimg.load({"kerasimg": 1, "model": [{"layer": "Flatten"}], "compile": {"optimizer": "SGD"}})
+    optimizer = make_optimizer(spec, {"type": "CosineDecay", "initial_learning_rate": 0.5, "decay_steps": 10})
+    assert isinstance(optimizer._learning_rate, keras.optimizers.schedules.CosineDecay)

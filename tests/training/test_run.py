@@ -1,0 +1,140 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import kerasimg
+from kerasimg.errors import CallError
+from kerasimg.training.run import PACKAGES, Run
+
+
+def test_a_run_keeps_all_that_it_leaves_behind(run: Run):
+    files = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
+    assert files == {
+        "spec.json",
+        "classes.json",
+        "environment.json",
+        "data.json",
+        "history.csv",
+        "checkpoints/stage-1.weights.h5",
+        "model.keras",
+        "evaluation/metrics.json",
+        "evaluation/predictions.csv",
+        "evaluation/confusion.png",
+        "evaluation/calibration.png",
+    }
+
+
+def test_classes_stand_in_the_order_of_the_outputs(run: Run):
+    assert run.classes == ["blue", "green", "red"]
+    red = np.full((1, 8, 8, 3), (220, 30, 30), "float32")
+    assert run.model.predict(red, verbose=0).argmax() == 2
+
+
+def test_the_spec_of_a_run_loads_and_builds_the_same_model(run: Run):
+    spec = kerasimg.load(run.folder / "spec.json")
+    assert spec.params["num_classes"] == 3
+    assert spec.resolved == kerasimg.load(spec.resolved).resolved
+    built = kerasimg.build(run.folder / "spec.json")
+    assert [layer.get_config() for layer in built.layers] == [layer.get_config() for layer in run.model.layers]
+    built.load_weights(run.folder / "checkpoints" / "stage-1.weights.h5")
+    for one, other in zip(built.get_weights(), run.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_data_of_a_run_is_recorded_by_file_and_hash(run: Run, colours: Path):
+    record = run.read_json("data.json")
+    assert record["where"] == str(colours)
+    assert {key: len(ids) for key, ids in _by_part(record).items()} == {"train": 26, "validation": 5, "test": 5}
+    assert all(len(picture["sha256"]) == 64 for picture in record["pictures"])
+
+
+def _by_part(record: dict[str, Any]) -> dict[str, list[str]]:
+    parts: dict[str, list[str]] = {}
+    for picture in record["pictures"]:
+        parts.setdefault(picture["part"], []).append(picture["id"])
+    return parts
+
+
+def test_the_environment_of_a_run_names_what_figures_depend_on(run: Run):
+    environment = run.read_json("environment.json")
+    assert set(environment["packages"]) == set(PACKAGES)
+    assert environment["packages"]["keras"] == keras.__version__
+    assert environment["backend"] == keras.backend.backend()
+
+
+def test_the_model_of_a_run_opens_with_keras_alone(run: Run):
+    model = keras.models.load_model(run.folder / "model.keras")
+    assert model.output_shape == (None, 3)
+    assert model.name == "tiny"
+
+
+def test_a_run_tells_where_it_is_and_what_it_reached(run: Run):
+    assert str(run) == f"{run.folder} (accuracy 1.000, macro_f1 1.000, on 5 pictures)"
+    assert run.scores["accuracy"] == 1.0
+
+
+def test_a_run_is_opened_by_its_folder(run: Run):
+    assert Run.open(run.folder) == run
+    assert Run.open(str(run.folder)).history == run.history
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path):
+    with pytest.raises(CallError, match=r"is not the folder of a run: it holds no spec\.json"):
+        Run.open(tmp_path)
+
+
+def test_a_run_takes_the_number_after_the_highest(tmp_path: Path):
+    for name in ("pets-1", "pets-7", "pets-best", "pets-7.old", "other-9"):
+        (tmp_path / name).mkdir()
+    assert Run.create(tmp_path, "pets").folder.name == "pets-8"
+    assert Run.create(tmp_path, "pets").folder.name == "pets-9"
+
+
+def test_a_run_that_another_one_took_in_the_meantime_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "pets-1").mkdir()
+    (tmp_path / "pets-1" / "spec.json").write_text("{}")
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
+    assert Run.create(tmp_path, "pets").folder.name == "pets-2"
+    assert (tmp_path / "pets-1" / "spec.json").read_text() == "{}"
+
+
+def test_a_run_that_was_killed_says_what_it_lacks(tmp_path: Path):
+    run = Run.create(tmp_path, "pets")
+    assert str(run) == f"{run.folder} (no figures yet)"
+    with pytest.raises(CallError, match=r"has no evaluation/metrics\.json; its training did not get that far"):
+        run.scores  # noqa: B018
+    with pytest.raises(CallError, match="no trained model"):
+        kerasimg.predict(run, [tmp_path])
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path):
+    run = Run.create(tmp_path, "pets")
+    run.write_json("data.json", {"names": ["Käse"]})
+    with pytest.raises(TypeError):
+        run.write_json("data.json", {"names": [object()]})
+    assert json.loads((run.folder / "data.json").read_text(encoding="utf-8")) == {"names": ["Käse"]}
+    assert [path.name for path in run.folder.iterdir()] == ["data.json"]
+
+
+def test_a_run_with_a_spec_beside_its_own_opens_from_anywhere(
+    train: Callable[..., Run], tiny: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    specs = tmp_path / "specs" / "parts"
+    specs.mkdir(parents=True)
+    inner = {"kerasimg": 1, "model": [{"layer": "ReLU"}, {"layer": "GlobalAveragePooling2D"}]}
+    (specs / "inner.json").write_text(json.dumps(inner))
+    outer = tiny(model=[{"backbone": "parts/inner.json"}, *tiny()["model"]])
+    (specs.parent / "outer.json").write_text(json.dumps(outer))
+    run = train(specs.parent / "outer.json", data=colours, out=tmp_path / "runs")
+    (specs.parent / "outer.json").unlink()
+    (specs / "inner.json").unlink()
+    assert kerasimg.build(run.folder / "spec.json").output_shape == (None, 3)
+    (run.folder / "model.keras").rename(tmp_path / "moved.keras")
+    monkeypatch.chdir("/")
+    (said,) = kerasimg.predict(tmp_path / "moved.keras", colours / "red" / "00.png")
+    assert said.label == "red"

@@ -1,0 +1,293 @@
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import kerasimg
+from kerasimg.data.sources import open_source
+from kerasimg.errors import CallError, DataError, KerasimgError, SpecError
+from kerasimg.training.run import Run
+from kerasimg.training.train import _class_weight
+
+Train = Callable[..., Run]
+ONE_EPOCH = {"batch_size": 8, "stages": [{"epochs": 1}]}
+GAP = {"layer": "GlobalAveragePooling2D"}
+
+
+def arrays(counts: tuple[int, ...] = (12, 12)) -> tuple[np.ndarray, np.ndarray]:
+    """Dark pictures of class 0, bright ones of class 1, and so on."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    pictures = np.random.default_rng(0).integers(0, 30, (len(labels), 8, 8, 3))
+    return (pictures + 200 * labels[:, None, None, None] // (len(counts) - 1)).astype("uint8"), labels
+
+
+def manifest(root: Path, rows: list[tuple[str, str]], column: str = "label") -> Path:
+    path = root / "pictures.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("path", column), *rows])
+    return path
+
+
+def test_the_classes_of_the_data_are_the_models(run: Run):
+    assert run.read_json("spec.json")["params"]["num_classes"] == 3
+    assert run.model.output_shape == (None, 3)
+
+
+def test_a_run_is_never_overwritten(train: Train, tiny: Any, tmp_path: Path):
+    first = train(tiny(fit=ONE_EPOCH), data=arrays(), out=tmp_path)
+    kept = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
+    second = train(tiny(fit=ONE_EPOCH), data=arrays(), out=tmp_path)
+    assert (first.folder.name, second.folder.name) == ("tiny-1", "tiny-2")
+    assert {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")} == kept
+
+
+def test_two_runs_of_one_seed_have_one_history(train: Train, tiny: Any, tmp_path: Path):
+    spec = tiny(
+        augment=[{"layer": "RandomFlip"}, {"layer": "RandomBrightness", "factor": 0.2}],
+        model=[GAP, {"layer": "Dropout", "rate": 0.5}, {"layer": "Dense", "units": 2, "activation": "softmax"}],
+        params={},
+        fit={"batch_size": 8, "seed": 7, "stages": [{"epochs": 2}]},
+    )
+
+    def history() -> list[dict[str, float]]:
+        run = train(spec, data=arrays(), out=tmp_path)
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in run.history]
+
+    first = history()
+    keras.random.uniform((3,))  # whatever was drawn in between
+    assert history() == first
+
+
+def test_another_seed_has_another_history(train: Train, tiny: Any, tmp_path: Path):
+    losses = [
+        train(tiny(fit={**ONE_EPOCH, "seed": seed}), data=arrays(), out=tmp_path).history[0]["loss"] for seed in (0, 1)
+    ]
+    assert losses[0] != losses[1]
+
+
+def test_a_given_number_of_classes_must_be_that_of_the_data(train: Train, tiny: Any, tmp_path: Path):
+    with pytest.raises(CallError, match="num_classes=5, and the data has 2 classes; leave it out"):
+        train(tiny(), data=arrays(), out=tmp_path / "runs", num_classes=5)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_with_other_outputs_than_classes_is_refused(train: Train, tiny: Any, tmp_path: Path):
+    spec = tiny(params={}, model=[GAP, {"layer": "Dense", "units": 5, "activation": "softmax"}])
+    with pytest.raises(SpecError, match="want an output of 2, one for each class; the last node gives 5"):
+        train(spec, data=arrays(), out=tmp_path / "runs")
+    with pytest.raises(SpecError, match="the last node gives 8x8x3"):
+        train(tiny(params={}, model=[{"layer": "ReLU"}]), data=arrays(), out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_edits_by_path_reach_the_run(train: Train, tiny: Any, tmp_path: Path):
+    run = train(tiny(), data=arrays(), out=tmp_path, set={"fit.stages.0.epochs": 1, "compile.optimizer": "SGD"})
+    assert len(run.history) == 1
+    assert run.read_json("spec.json")["compile"]["optimizer"] == "SGD"
+
+
+def test_without_a_validation_part_nothing_is_validated(train: Train, tiny: Any, tmp_path: Path):
+    run = train(tiny(fit={**ONE_EPOCH, "validation_split": 0}), data=arrays(), out=tmp_path)
+    assert list(run.history[0]) == ["stage", "epoch", "seconds", "learning_rate", "accuracy", "loss"]
+    assert run.scores["part"] == "test"
+
+
+def test_without_a_test_part_the_validation_part_judges(train: Train, tiny: Any, tmp_path: Path):
+    run = train(tiny(fit={**ONE_EPOCH, "test_split": 0}), data=arrays(), out=tmp_path)
+    assert run.scores["part"] == "validation"
+
+
+def test_without_a_held_out_part_there_are_no_figures(train: Train, tiny: Any, tmp_path: Path):
+    run = train(tiny(fit={**ONE_EPOCH, "test_split": 0, "validation_split": 0}), data=arrays(), out=tmp_path)
+    assert not (run.folder / "evaluation").exists()
+    assert str(run) == f"{run.folder} (no figures yet)"
+
+
+def test_an_npz_file_is_trained_on(train: Train, tiny: Any, tmp_path: Path):
+    pictures, labels = arrays()
+    np.savez(tmp_path / "data.npz", x_train=pictures, y_train=labels, x_test=pictures[::6], y_test=labels[::6])
+    run = train(tiny(), data=tmp_path / "data.npz", out=tmp_path / "runs")
+    assert run.classes == ["0", "1"]
+    assert (run.scores["n"], run.scores["accuracy"]) == (4, 1.0)
+
+
+def test_a_manifest_is_trained_on(train: Train, tiny: Any, colours: Path, tmp_path: Path):
+    rows = [(str(path), path.parent.name) for path in sorted(colours.rglob("*.png"))]
+    run = train(tiny(fit=ONE_EPOCH), data=manifest(tmp_path, rows), out=tmp_path / "runs")
+    assert run.classes == ["blue", "green", "red"]
+    assert run.scores["n"] == 5
+
+
+def test_a_binary_task_has_one_output_the_probability_of_the_second_class(
+    train: Train, tiny: Any, pictures: Any, tmp_path: Path
+):
+    data = pictures(tmp_path / "data", {"red": 10, "blue": 10})
+    spec = tiny(
+        task="binary",
+        params={},
+        model=[GAP, {"layer": "Dense", "units": 1, "activation": "sigmoid"}],
+        compile={"optimizer": {"type": "Adam", "learning_rate": 0.3}, "metrics": ["accuracy", "f1", "AUC"]},
+        fit={"batch_size": 8, "class_weight": "balanced", "stages": [{"epochs": 5}]},
+    )
+    run = train(spec, data=data, out=tmp_path / "runs")
+    assert {"accuracy", "f1", "auc"} <= set(run.history[0])
+    assert (run.scores["positive"], run.scores["accuracy"]) == ("red", 1.0)
+    blue, red = kerasimg.predict(run, [data / "blue" / "00.png", data / "red" / "00.png"])
+    assert (blue.label, red.label) == ("blue", "red")
+    assert red.probabilities == {"blue": pytest.approx(1 - red.confidence), "red": pytest.approx(red.confidence)}
+    assert blue.confidence == blue.probabilities["blue"] > 0.5
+
+
+def test_a_multilabel_task_says_every_label_that_holds(train: Train, tiny: Any, colours: Path, tmp_path: Path):
+    labels = {"red": "warm|pure", "green": "pure", "blue": "cold|pure"}
+    rows = [(str(path), labels[path.parent.name]) for path in sorted(colours.rglob("*.png"))]
+    spec = tiny(
+        task="multilabel",
+        model=[GAP, {"layer": "Dense", "units": "=num_classes", "activation": "sigmoid"}],
+        compile={"optimizer": {"type": "Adam", "learning_rate": 0.5}, "metrics": ["accuracy", "f1"]},
+        fit={"batch_size": 8, "stages": [{"epochs": 12}]},
+    )
+    run = train(spec, data=manifest(tmp_path, rows, "labels"), out=tmp_path / "runs")
+    assert run.classes == ["cold", "pure", "warm"]
+    red, green = kerasimg.predict(run, [colours / "red" / "00.png", colours / "green" / "00.png"])
+    assert red.label == ("pure", "warm")
+    assert green.label == ("pure",)
+    assert red.confidence == pytest.approx(min(max(p, 1 - p) for p in red.probabilities.values()))
+    assert kerasimg.evaluate(run) == run.scores
+
+
+def test_a_model_that_ends_in_logits_gives_probabilities(train: Train, tiny: Any, colours: Path, tmp_path: Path):
+    spec = tiny(model=[GAP, {"layer": "Dense", "units": "=num_classes"}])
+    run = train(spec, data=colours, out=tmp_path)
+    assert run.scores["accuracy"] == 1.0
+    (said,) = kerasimg.predict(run, colours / "red" / "00.png")
+    assert said.label == "red"
+    assert sum(said.probabilities.values()) == pytest.approx(1)
+    assert min(said.probabilities.values()) >= 0
+
+
+def test_blended_labels_are_trained_on_as_columns(train: Train, tiny: Any, tmp_path: Path):
+    spec = tiny(augment=[{"layer": "RandomFlip"}, {"layer": "MixUp", "alpha": 0.2}], fit=ONE_EPOCH)
+    spec["compile"] = {"metrics": ["accuracy", "f1"]}
+    run = train(spec, data=arrays(), out=tmp_path)
+    assert {"accuracy", "f1", "val_f1"} <= set(run.history[0])
+    assert run.scores["n"] == 4
+
+
+def test_mixed_precision_is_of_this_training_only(train: Train, tiny: Any, tmp_path: Path):
+    run = train(tiny(fit={**ONE_EPOCH, "precision": "mixed_bfloat16"}), data=arrays(), out=tmp_path)
+    assert run.model.get_layer("global_average_pooling2d").compute_dtype == "bfloat16"
+    assert run.model.get_layer("classes").compute_dtype == "float32"
+    assert keras.config.dtype_policy().name == "float32"
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [("none", None), ("balanced", {0: 0.625, 1: 2.5}), ("sqrt", {0: 0.625**0.5, 1: 2.5**0.5})],
+)
+def test_rare_classes_weigh_more(tiny: Any, kind: str, wanted: dict[int, float] | None):
+    spec = kerasimg.load(tiny(fit={"class_weight": kind}), num_classes=2)
+    source = open_source(arrays((8, 2)))
+    assert _class_weight(spec, source, np.arange(10)) == (wanted and pytest.approx(wanted))
+
+
+def test_class_weights_reach_the_loss(train: Train, tiny: Any, tmp_path: Path):
+    def loss(kind: str) -> float:
+        stop = {"optimizer": {"type": "SGD", "learning_rate": 1e-9}}
+        spec = tiny(compile=stop, fit={**ONE_EPOCH, "class_weight": kind})
+        return train(spec, data=arrays((20, 4)), out=tmp_path).history[0]["loss"]
+
+    assert loss("balanced") != pytest.approx(loss("none"), rel=1e-3)
+
+
+def test_pictures_of_several_labels_have_no_class_weights(train: Train, tiny: Any, tmp_path: Path):
+    pictures, labels = arrays()
+    spec = tiny(
+        task="multilabel",
+        model=[GAP, {"layer": "Dense", "units": 2, "activation": "sigmoid"}],
+        fit={**ONE_EPOCH, "class_weight": "balanced"},
+    )
+    with pytest.raises(CallError, match='leave it "none"'):
+        train(spec, data=(pictures, np.eye(2)[labels]), out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_training_and_says_so(train: Train, tiny: Any, tmp_path: Path):
+    spec = tiny(compile={"optimizer": {"type": "SGD", "learning_rate": 1e38}, "loss": "mean_squared_error"})
+    spec["model"] = [GAP, {"layer": "Dense", "units": 2}]
+    spec["params"] = {}
+    with pytest.raises(KerasimgError, match=r"the loss is no number any more \(stage 1, epoch \d\); try a lower"):
+        train(spec, data=arrays(), out=tmp_path)
+    assert not (tmp_path / "tiny-1" / "model.keras").exists()
+    assert Run.open(tmp_path / "tiny-1").history
+
+
+def test_an_unreadable_picture_is_named_before_the_first_epoch(train: Train, tiny: Any, pictures: Any, tmp_path: Path):
+    data = pictures(tmp_path / "data", {"red": 8, "blue": 8})
+    (data / "red" / "03.png").write_text("<html>not found</html>")
+    with pytest.raises(DataError) as caught:
+        train(tiny(), data=data, out=tmp_path / "runs")
+    assert "red/03.png: " in str(caught.value)
+    assert "--on-bad-image skip" in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unreadable_picture_is_left_out_where_that_is_asked_for(
+    train: Train, tiny: Any, pictures: Any, tmp_path: Path
+):
+    data = pictures(tmp_path / "data", {"red": 8, "blue": 8})
+    (data / "red" / "03.png").write_bytes(b"")
+    run = train(tiny(fit=ONE_EPOCH), data=data, out=tmp_path / "runs", on_bad_image="skip")
+    record = run.read_json("data.json")
+    assert [one["id"] for one in record["skipped"]] == ["red/03.png"]
+    assert len(record["pictures"]) == 15
+    assert (data / "red" / "03.png").read_bytes() == b""
+    assert kerasimg.evaluate(run) == run.scores
+
+
+def test_callbacks_of_the_spec_are_called_in_every_stage(train: Train, tiny: Any, tmp_path: Path):
+    fit = {
+        "stages": [{"epochs": 1}, {"epochs": 3}],
+        "callbacks": [{"type": "ReduceLROnPlateau", "monitor": "loss", "patience": 0, "factor": 0.5, "min_delta": 99}],
+    }
+    run = train(tiny(fit=fit), data=arrays(), out=tmp_path)
+    assert [row["learning_rate"] for row in run.history] == pytest.approx([0.3, 0.3, 0.3, 0.15])
+
+
+def test_a_relative_path_of_the_data_is_found_again_from_anywhere(
+    train: Train, tiny: Any, pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pictures(tmp_path / "data", {"red": 8, "blue": 8})
+    monkeypatch.chdir(tmp_path)
+    run = train(tiny(fit=ONE_EPOCH), data="data", out=tmp_path / "runs")
+    monkeypatch.chdir("/")
+    assert kerasimg.evaluate(run)["n"] == run.scores["n"] == 2
+
+
+def test_a_layer_of_kerasimg_is_trained_saved_and_opened_elsewhere(
+    train: Train, tiny: Any, colours: Path, tmp_path: Path
+):
+    spec = tiny(model=[{"layer": "SqueezeExcite", "ratio": 1.0}, *tiny()["model"]])
+    run = train(spec, data=colours, out=tmp_path)
+    code = "import sys, kerasimg; print(kerasimg.predict(*sys.argv[1:])[0].label)"
+    command = [sys.executable, "-c", code, str(run.folder), str(colours / "red" / "00.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "red\n", done.stderr
+
+
+def test_what_is_said_is_short_and_in_order(tiny: Any, tmp_path: Path):
+    said: list[str] = []
+    run = kerasimg.train(tiny(fit=ONE_EPOCH), data=arrays(), out=tmp_path, verbose=0, say=said.append)
+    assert said == [
+        "24 pictures of 2 classes in arrays",
+        f"training train 16, validation 4, test 4 -> {run.folder}",
+        "stage 1 of 1: 8 of 8 parameters train, in 1 layers",
+    ]
+    assert json.loads((run.folder / "data.json").read_text())["where"] == "arrays"
