@@ -15,6 +15,9 @@ import pytest
 import kerasimg
 from kerasimg import catalog, cli
 
+HERE = Path(__file__).parent
+"""Where the commands run: not in the checkout, whose package Python would prefer to the installed one."""
+
 SPEC_NAMES = {"simple_cnn", "mobilenet", "branched"}
 
 
@@ -65,7 +68,7 @@ def run(spec: Path, colours: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "kerasimg", *arguments], capture_output=True, text=True, check=False, **options
+        [sys.executable, "-m", "kerasimg", *arguments], cwd=HERE, capture_output=True, text=True, check=False, **options
     )
 
 
@@ -249,7 +252,11 @@ def test_ctrl_c_ends_with_130_and_without_a_traceback(spec: Path, colours: Path,
         "fit.stages.0.epochs=9999",
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "kerasimg", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "kerasimg", *arguments],
+        cwd=HERE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     history = tmp_path / "tiny-1" / "history.csv"
     deadline = time.monotonic() + 60
@@ -264,7 +271,10 @@ def test_ctrl_c_ends_with_130_and_without_a_traceback(spec: Path, colours: Path,
 
 def test_a_reader_that_goes_away_is_no_error():
     process = subprocess.Popen(
-        [sys.executable, "-m", "kerasimg", "show", "mobilenet"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "kerasimg", "show", "mobilenet"],
+        cwd=HERE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -284,7 +294,9 @@ def test_what_builds_nothing_loads_neither_keras_nor_tensorflow_nor_numpy(argume
         "try:\n    main()\n"
         "finally:\n    print(sorted({'keras', 'tensorflow', 'numpy'} & set(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=HERE, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "[]\n")
 
 
@@ -297,7 +309,9 @@ def test_a_check_takes_less_than_a_third_of_a_second_of_processor_time():
             "finally:\n    print(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))"
         )
         arguments = [sys.executable, "-c", code, "check", "zoo/mobilenet.json"]
-        return float(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        return float(
+            subprocess.run(arguments, cwd=HERE, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+        )
 
     assert min(cpu_s() for _ in range(3)) < 0.3
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,11 +50,11 @@ class ConfusionToTensorBoard(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Open the log."""
         try:
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+            writers = import_module("tensorboard.summary.writer.event_file_writer")
         except ImportError:
             message = 'ConfusionToTensorBoard needs TensorBoard: pip install "kerasimg[tensorboard]"'
             raise ImportError(message) from None
-        self._writer = EventFileWriter(str(self.folder))
+        self._writer = writers.EventFileWriter(str(self.folder))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write the matrix and the pictures."""
@@ -90,9 +91,8 @@ class ConfusionToTensorBoard(keras.callbacks.Callback):
         return confusion, mistaken
 
     def _write(self, tag: str, figure: Any, epoch: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
+        Event = import_module("tensorboard.compat.proto.event_pb2").Event
+        Summary = import_module("tensorboard.compat.proto.summary_pb2").Summary
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         width, height = (int(side) for side in figure.canvas.get_width_height())

@@ -10,15 +10,18 @@ from kerasimg.layers.drop_path import DropPath
 from kerasimg.layers.efficient_channel_attention import EfficientChannelAttention
 from kerasimg.layers.gem_pooling import GeMPooling2D
 from kerasimg.layers.global_response_norm import GlobalResponseNorm
+from kerasimg.layers.grid_mask import GridMask
 from kerasimg.layers.layer_scale import LayerScale
 from kerasimg.layers.maxout import Maxout
 from kerasimg.layers.patch_embed import PatchEmbed
 from kerasimg.layers.patch_merging import PatchMerging
 from kerasimg.layers.position_embedding import PositionEmbedding
+from kerasimg.layers.rand_augment_per_image import RandAugmentPerImage
 from kerasimg.layers.sequence_pooling import SequencePooling
 from kerasimg.layers.squeeze_excite import SqueezeExcite
 from kerasimg.layers.take_channels import TakeChannels
 from kerasimg.layers.take_token import TakeToken
+from kerasimg.layers.trivial_augment import TrivialAugment
 from kerasimg.layers.window_attention import WindowAttention
 
 __all__ = [
@@ -32,14 +35,17 @@ __all__ = [
     "EfficientChannelAttention",
     "GeMPooling2D",
     "GlobalResponseNorm",
+    "GridMask",
     "LayerScale",
     "Maxout",
     "PatchEmbed",
     "PatchMerging",
     "PositionEmbedding",
+    "RandAugmentPerImage",
     "SequencePooling",
     "SqueezeExcite",
     "TakeChannels",
     "TakeToken",
+    "TrivialAugment",
     "WindowAttention",
 ]

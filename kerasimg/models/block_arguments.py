@@ -118,7 +118,7 @@ def _relation(series: Sequence[Any], others: Sequence[str], seen: Sequence[Value
         return _Relation([part.value for part in parts], frozenset().union(*(part.bases for part in parts)))
     if not all(map(_is_count, series)) or len(seen) < LEAST_EVIDENCE:
         return None
-    bases = {base: [values[base] for values in seen] for base in (*others, "in_channels")}
+    bases = {base: [values[base] for values in seen] for base in ("in_channels", *others)}
     bases = {base: values for base, values in bases.items() if all(map(_is_count, values))}
     if series == bases.get("in_channels"):
         return _Relation("=in_channels", frozenset())
@@ -153,7 +153,7 @@ def _substitute(folded: Folded, number: str, name: str, text: str) -> None:
 
 def _drop_unused(folded: Folded) -> bool:
     """Remove the arguments that the body of their block does not use; whether there were any."""
-    unused = []
+    unused: list[tuple[str, str]] = []
     for number, body in folded.blocks.items():
         used = frozenset().union(*(names_in(json.loads(value)) for item in body.items for value in item.values))
         unused.extend((number, name) for name in body.args if name not in used)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kerasimg.models.folded import ONCE, REPEAT, Body, Folded, Item, fresh, reference
-from kerasimg.models.windows import NODE_COST
 from kerasimg.spec.expand import snake_case
 from kerasimg.spec.nodes import NAME, RESERVED_NAMES
 
@@ -30,6 +29,8 @@ SHORT_NAMES: Mapping[str, str] = {
     "Concatenate": "concat",
 }
 MERGES = ("Add", "Concatenate", "Multiply", "Average", "Maximum", "Minimum", "Subtract")
+LINE_COST = 10
+"""What a line counts beside its characters."""
 MAX_SPELLED = 4
 """Up to so many nodes a block is called by all of them: conv_bn_relu."""
 
@@ -231,6 +232,6 @@ def _source(source: int, position: int, names: Mapping[int, str]) -> str:
 
 
 def _length(nodes: Sequence[Mapping[str, Any]]) -> int:
-    return sum(
-        len(json.dumps(node, ensure_ascii=False)) + NODE_COST * (1 + len(node.get("table", ())) // 2) for node in nodes
-    )
+    """About how much of a page nodes take: their characters, and their lines; a table has one a row, and three more."""
+    lines = sum(len(node["table"]) + 2 if "table" in node else 1 for node in nodes)
+    return LINE_COST * lines + sum(len(json.dumps(node, ensure_ascii=False)) for node in nodes)

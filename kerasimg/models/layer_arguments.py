@@ -7,6 +7,7 @@ layer is the same without it. So what a spec cannot say is found out here, and n
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -217,7 +218,9 @@ def _shorter(value: Any) -> list[Any]:
 def _config(layer: Any) -> dict[str, Any]:
     """The config of a layer, without its name, as JSON has it; Inexpressible when it has none."""
     try:
-        config = layer.get_config()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*includes a `lambda`")  # it is refused, not serialized
+            config = layer.get_config()
     except NotImplementedError:
         raise Inexpressible(
             f"is a {type(layer).__name__} without get_config, which says what it was made with: write one"

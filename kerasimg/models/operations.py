@@ -160,7 +160,11 @@ def _constant(value: Any) -> Any:
 
 
 def _each(function: Callable[[float], float], value: Any) -> Any:
-    return [function(item) for item in value] if isinstance(value, list) else function(value)
+    """The function of a number, or of each of a list; a list of the same number over and over is that number."""
+    if not isinstance(value, list):
+        return function(value)
+    made = [function(item) for item in value]
+    return made[0] if len(set(made)) == 1 else made
 
 
 def _snake(name: str) -> str:

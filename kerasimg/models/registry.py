@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, overload
 import keras
 
 from kerasimg.errors import CallError, nearest
-from kerasimg.models.keras_table import describe
+from kerasimg.models.keras_table import TYPES, describe
 from kerasimg.spec import arguments
 
 PLUGINS: Final = "kerasimg.plugins"
@@ -70,9 +70,10 @@ def register(
     taken = arguments.entry(group, name)
     if taken and not replace and not _same(cls, taken.get("object")):
         raise CallError(f"register: {group} have a '{name}' already; rename the class, or say replace=True")
-    if argument_kinds:
-        setattr(cls, "argument_kinds", {**getattr(cls, "argument_kinds", {}), **argument_kinds})  # noqa: B010
     try:
+        told = {**_told_by_type(cls), **getattr(cls, "argument_kinds", {}), **(argument_kinds or {})}
+        if told:
+            setattr(cls, "argument_kinds", told)  # noqa: B010
         entry = describe(group, cls)
     except (ValueError, NameError) as error:
         raise CallError(f"register: {error}; say what it takes by argument_kinds") from None
@@ -110,6 +111,18 @@ def _group(cls: type, group: str | None) -> str:
     if not issubclass(cls, BASES[group]):
         raise CallError(f"register: {cls.__name__} is no {BASES[group].__name__}, as '{group}' are")
     return group
+
+
+def _told_by_type(cls: type) -> dict[str, str]:
+    """Argument -> kind, where a type or a default tells it; what a name means in Keras says nothing of this class."""
+    if cls.__init__.__module__.startswith("keras."):  # type: ignore[misc]
+        return {}
+    kinds = {}
+    for parameter in inspect.signature(cls, eval_str=True).parameters.values():
+        hint = type(parameter.default) if parameter.annotation is parameter.empty else parameter.annotation
+        if hint in TYPES:
+            kinds[parameter.name] = TYPES[hint]
+    return kinds
 
 
 def _same(cls: type, other: Any) -> bool:

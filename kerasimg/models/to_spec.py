@@ -13,7 +13,7 @@ from kerasimg.errors import CallError, KerasimgError
 from kerasimg.models.block_arguments import simplify
 from kerasimg.models.calls import Reading, read
 from kerasimg.models.folded import FlatCall, Folded, inlined, unfolded
-from kerasimg.models.folded_document import document
+from kerasimg.models.folded_document import LINE_COST, document
 from kerasimg.models.folding import fold
 from kerasimg.models.layer_arguments import default_value
 from kerasimg.models.unfolding import makes
@@ -22,8 +22,6 @@ from kerasimg.spec.nodes import NAME
 from kerasimg.spec.writing import dumps
 
 ABOUT = "From a Keras model, by kerasimg.to_spec."
-LINE_COST = 8
-"""What a line counts beside its characters, when one spec is compared with another."""
 
 
 def to_spec(model: keras.Model, name: str | None = None, *, folded: bool = True) -> Spec:
@@ -65,10 +63,10 @@ def copy_weights(model: keras.Model, built: keras.Model) -> None:
     `built.set_weights(model.get_weights())` does the same, unless models stand side by side inside of the first:
     Keras orders the weights of a nested model together, and those of its layers by their place in the graph.
     """
-    layers = [list(filter(None, read(one).layers)) for one in (model, built)]
-    classes = [[type(layer).__name__ for layer in side] for side in layers]
-    if len(layers[0]) != len(layers[1]):
-        raise CallError(f"'{built.name}' was not built from the spec of '{model.name}': {classes[0]} and {classes[1]}")
+    layers = [[layer for layer in read(one).layers if layer is not None and layer.weights] for one in (model, built)]
+    shapes = [[[tuple(weight.shape) for weight in layer.weights] for layer in side] for side in layers]
+    if shapes[0] != shapes[1]:
+        raise CallError(f"'{built.name}' was not built from the spec of '{model.name}': their weights differ")
     for source, target in zip(*layers, strict=True):
         target.set_weights(source.get_weights())
         if isinstance(target, keras.layers.Normalization):

@@ -1,7 +1,7 @@
 """The expressions of a spec ("=round8(c * alpha)"): a small, closed part of Python's, checked before it is evaluated.
 
 Numbers, strings, True, False, None; + - * / // %; comparisons; and, or, not; a if c else b; an item of a list
-(`depths[i]`); and the functions of `FUNCTIONS`. No attribute, no power, no call of anything else. Length, size and
+(`depths[i]`) or its first ones (`depths[:i]`); and the functions of `FUNCTIONS`. No attribute, no power, no call of anything else. Length, size and
 results are capped.
 """
 
@@ -159,7 +159,7 @@ def _allow(node: ast.AST) -> None:
             pass
         case ast.BoolOp() | ast.IfExp() | ast.Name() | ast.operator() | ast.unaryop() | ast.cmpop() | ast.boolop():
             pass
-        case ast.expr_context() | ast.Subscript(value=ast.Name()):
+        case ast.expr_context() | ast.Subscript(value=ast.Name()) | ast.Slice(lower=None, step=None):
             pass
         case _:
             what = ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__
@@ -179,6 +179,8 @@ def _evaluate(node: ast.AST, names: Mapping[str, Any]) -> Any:
             return UNKNOWN if condition is UNKNOWN else _evaluate(body if condition else orelse, names)
         case ast.Compare(left=left, ops=ops, comparators=comparators):
             return _compare(_evaluate(left, names), ops, [_evaluate(item, names) for item in comparators])
+        case ast.Subscript(value=value, slice=ast.Slice(upper=ast.expr() as stop)):
+            return _first(_evaluate(value, names), _evaluate(stop, names))
         case ast.Subscript(value=value, slice=index):
             return _item(_evaluate(value, names), _evaluate(index, names))
         case ast.Call(func=ast.Name(id=name), args=arguments):
@@ -212,6 +214,14 @@ def _compare(left: Any, ops: list[ast.cmpop], rights: list[Any]) -> Any:
         result = UNKNOWN if held is UNKNOWN else result
         left = right
     return result
+
+
+def _first(values: Any, stop: Any) -> Any:
+    if values is UNKNOWN or stop is UNKNOWN:
+        return UNKNOWN
+    if not isinstance(values, list) or isinstance(stop, bool) or not isinstance(stop, int) or stop < 0:
+        raise ExpressionError(f"takes the first of a list by their number, not [:{stop!r}] of {values!r}")
+    return values[:stop]
 
 
 def _item(values: Any, index: Any) -> Any:

@@ -180,8 +180,10 @@ def _make(
     faults = Faults(document, origins)
     written = edit(document, edits or {}, origins, "--set", faults.report)
     faults.document = written
-    for name in params:
+    for name, value in params.items():
         origins.set(("params", name), f"param {name!r}")
+        if search.holds_search(value):
+            faults.report(("params", name), f"expected a value, got a search value; --set params.{name} takes one")
     work = _Making(written, faults, _opener(find, folder, within.of(file)))
     work.check_keys()
     work.replace_search(chosen or {})

@@ -49,6 +49,12 @@ def is_search(value: object) -> bool:
     return isinstance(value, dict) and any(key.startswith("$") for key in value)
 
 
+def holds_search(value: Any) -> bool:
+    """Whether a search value stands anywhere in a value."""
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return is_search(value) or any(map(holds_search, children))
+
+
 def find(document: dict[str, Any]) -> list[SearchValue]:
     """Every search value of a checked document, outer ones before those inside their options."""
     return list(_find(document, (), "", ()))

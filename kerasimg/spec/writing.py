@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
 from kerasimg.spec.document import KEYS
@@ -52,7 +53,7 @@ def _with_table(node: Mapping[str, Any], depth: int) -> str:
     """A node with its keys in one line and the rows of its table below, in columns."""
     head = ", ".join(f"{_text(key)}: {_text(value)}" for key, value in node.items() if key != "table")
     rows = [list(map(_text, row)) for row in node["table"]]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=False)]
+    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
     lines = (_row(row, widths) for row in rows)
     inner = INDENT * (depth + 1)
     return f'{{{head}, "table": [\n' + ",\n".join(inner + line for line in lines) + f"\n{INDENT * depth}]}}"

@@ -13,8 +13,10 @@ import keras
 from kerasimg.data.pipeline import Targets
 from kerasimg.errors import Fault, SpecError
 from kerasimg.metrics import F1
+from kerasimg.metrics import __all__ as OWN_METRICS
 from kerasimg.models.objects import make
 from kerasimg.models.outputs import OutputKind, output_kind
+from kerasimg.spec.expand import snake_case
 from kerasimg.spec.load import Spec
 
 BLENDING = ("MixUp", "CutMix")
@@ -40,15 +42,18 @@ def make_objective(spec: Spec, model: keras.Model, num_classes: int) -> Objectiv
         loss = make("losses", spec.compile.loss)
     targets = _targets(spec.task, loss)
     faults = [Fault(spec.file, "compile.loss", message) for message in _loss_faults(loss, kind, targets, blends)]
-    metrics = []
+    metrics: dict[str, Any] = {}
     for index, value in enumerate(spec.compile.metrics):
         metric = _metric(value, targets, kind, num_classes)
+        if not isinstance(metric, str) and metric.name in metrics:
+            metric = f'a second metric called \'{metric.name}\'; give it another name: {{"type": ..., "name": ...}}'
         if isinstance(metric, str):
             faults.append(Fault(spec.file, f"compile.metrics[{index}]", metric))
-        metrics.append(metric)
+        else:
+            metrics[metric.name] = metric
     if faults:
         raise SpecError(faults)
-    return Objective(loss, metrics, targets)
+    return Objective(loss, list(metrics.values()), targets)
 
 
 def make_optimizer(spec: Spec, learning_rate: Any) -> Any:
@@ -114,7 +119,11 @@ def _metric(value: Any, targets: Targets, kind: OutputKind, num_classes: int) ->
         return F1(num_classes, average="binary" if targets == "binary" else "macro", threshold=threshold)
     metric = make("metrics", value)
     name = type(metric).__name__
-    if targets == "sparse" and not (name.startswith("Sparse") or name == "F1"):
+    if name in OWN_METRICS:
+        return f"{name} takes one class per picture, not several" if targets == "multi_hot" else metric
+    if isinstance(value, str) or "name" not in value:
+        metric.name = snake_case(name)  # Keras counts on: in its second training a process would watch "auc_1"
+    if targets == "sparse" and not name.startswith("Sparse"):
         return f'{name} does not take labels as numbers; write "accuracy" or "f1", or give a categorical loss'
     if targets != "sparse" and name.startswith("Sparse"):
         return f"{name} takes labels as numbers, and the loss has them as columns; leave out 'Sparse'"

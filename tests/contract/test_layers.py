@@ -1,4 +1,4 @@
-"""What every layer, metric and callback of kerasimg keeps to, on every backend. One more needs a row in a table, no test.
+"""What every layer, metric and callback of kerasimg keeps to, on every backend; one more is a row in a table.
 
 KERAS_BACKEND=jax python -m pytest tests/contract/test_layers.py
 """
@@ -68,6 +68,13 @@ LAYERS = {
     ],
 }
 
+# They work at random, and so have tests of their own.
+AUGMENTATIONS = {
+    "GridMask": {"cell": [0.2, 0.4], "seed": 1},
+    "RandAugmentPerImage": {"num_ops": 3, "magnitude": 0.9, "seed": 1},
+    "TrivialAugment": {"seed": 1},
+}
+
 METRICS = {
     "BalancedAccuracy": {"num_classes": 3},
     "ExpectedCalibrationError": {"bins": 5},
@@ -93,6 +100,7 @@ CALLBACKS = {
 
 CASES = [pytest.param(name, case, id=f"{name}-{n}") for name, cases in LAYERS.items() for n, case in enumerate(cases)]
 every_layer = pytest.mark.parametrize(("name", "case"), CASES)
+every_augmentation = pytest.mark.parametrize("name", AUGMENTATIONS)
 every_metric = pytest.mark.parametrize("name", METRICS)
 every_callback = pytest.mark.parametrize("name", CALLBACKS)
 
@@ -120,7 +128,7 @@ def as_array(tensor):
 
 def test_every_exported_class_is_in_its_table():
     for module, base, table in (
-        (layers, keras.layers.Layer, LAYERS),
+        (layers, keras.layers.Layer, {**LAYERS, **AUGMENTATIONS}),
         (metrics, keras.metrics.Metric, METRICS),
         (callbacks, keras.callbacks.Callback, CALLBACKS),
     ):
@@ -216,6 +224,44 @@ def test_its_arguments_in_a_spec_are_those_that_its_constructor_takes(name, case
     faults = []
     arguments.check_arguments("layers", name, case.arguments, lambda *fault: faults.append(fault))
     assert faults == []
+
+
+@every_augmentation
+def test_an_augmentation_varies_pictures_in_training_only_and_repeatably(name):
+    images = np.random.default_rng(0).uniform(0, 255, (6, 12, 10, 3)).astype("float32")
+    first, second = (getattr(layers, name)(**AUGMENTATIONS[name]) for _ in range(2))
+    np.testing.assert_array_equal(as_array(first(images, training=False)), images)
+    found = as_array(first(images))
+    assert found.shape == images.shape
+    assert (found != images).any(axis=(1, 2, 3)).sum() > 2
+    np.testing.assert_array_equal(as_array(second(images)), found)
+    assert as_array(first(images[0])).shape == images[0].shape
+
+
+@every_augmentation
+def test_an_augmentation_is_configured_saved_and_marked_for_specs(name, tmp_path):
+    layer = getattr(layers, name)(**AUGMENTATIONS[name])
+    config = keras.saving.serialize_keras_object(layer)
+    assert keras.saving.serialize_keras_object(keras.saving.deserialize_keras_object(config)) == config
+    image = keras.Input((12, 10, 3))
+    model = keras.Model(image, layer(image))
+    assert model.output_shape == (None, 12, 10, 3)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    images = np.full((2, 12, 10, 3), 99, "float32")
+    np.testing.assert_array_equal(as_array(again(images, training=False)), images)
+    assert arguments.entry("layers", name)["augment"]
+    faults = []
+    arguments.check_arguments("layers", name, AUGMENTATIONS[name], lambda *fault: faults.append(fault))
+    assert faults == []
+
+
+@every_augmentation
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_an_augmentation_gives_the_precision_asked_for(name, dtype):
+    found = getattr(layers, name)(**AUGMENTATIONS[name], dtype=f"mixed_{dtype}")(np.full((2, 8, 8, 3), 99.0))
+    assert keras.backend.standardize_dtype(found.dtype) == dtype
+    assert np.isfinite(as_array(found)).all()
 
 
 def labels_and_scores(n=20, k=3):

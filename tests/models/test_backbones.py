@@ -94,6 +94,20 @@ def test_a_frozen_backbone_does_not_train():
     assert [variable.path for variable in model.trainable_variables] == ["dense/kernel", "dense/bias"]
 
 
+def test_a_frozen_backbone_can_train_later():
+    model = kerasimg.build(
+        spec({"backbone": "MobileNet", "name": "base", "alpha": 0.25, "pooling": "avg", "trainable": False})
+    )
+    base = model.get_layer("base")
+    base.trainable = True
+    model.compile("adam", "mean_squared_error")
+    before = [np.array(variable) for variable in base.trainable_variables]
+    pictures = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3))
+    model.fit(pictures, np.ones((4, 256)), verbose=0)
+    after = base.trainable_variables
+    assert all((one != np.array(other)).any() for one, other in zip(before[-3:], after[-3:], strict=True))
+
+
 def test_several_backbones_have_each_their_own_scale():
     model = kerasimg.build(
         spec(

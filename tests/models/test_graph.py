@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,9 +83,3 @@ def test_a_node_that_its_when_leaves_out_is_not_in_the_model():
     }
     assert kerasimg.build(document).output_shape == (None, 8, 8, 2)
     assert kerasimg.build(document, deep=True).output_shape == (None, 8, 8, 3)
-
-
-def test_an_augmentation_layer_in_the_model_is_refused_before_keras_is_asked(tmp_path: Path):
-    document = {"kerasimg": 1, "model": [{"layer": "RandomFlip"}]}
-    with pytest.raises(SpecError, match="belongs in 'augment'"):
-        kerasimg.load(document)

@@ -242,7 +242,7 @@ def test_a_registered_layer_is_named_by_its_class(monkeypatch: pytest.MonkeyPatc
             return inputs * 2
 
     registered = {"layers": {"Double": {"args": {}, "object": Double}}}
-    monkeypatch.setattr(arguments, "_registered", {**dict.fromkeys(arguments.MODULES, {}), **registered})
+    monkeypatch.setattr(arguments, "_registered", {**{group: {} for group in arguments.MODULES}, **registered})
     assert node_of(Double()) == {"layer": "Double"}
 
 
@@ -267,9 +267,31 @@ def test_repeats_are_said_once():
 
     made = model(make)
     document = to_spec(made).document
+    pool = {"layer": "MaxPooling2D", "padding": "same"}
+    assert document["blocks"] == {
+        "conv_bn_relu": {
+            "args": {"filters": None},
+            "nodes": [
+                {
+                    "layer": "Conv2D",
+                    "filters": "=filters",
+                    "kernel_size": 3,
+                    "padding": "same",
+                    "use_bias": False,
+                },
+                {"layer": "BatchNormalization"},
+                {"layer": "ReLU"},
+            ],
+        }
+    }
     assert document["model"] == [
         {"layer": "Conv2D", "filters": 8, "kernel_size": 1},
-        {"block": "conv_bn_relu_pool", "table": [["filters", "times"], [16, 2], [32, 3], [64, 2]]},
+        {"block": "conv_bn_relu", "repeat": 2, "filters": 16},
+        pool,
+        {"block": "conv_bn_relu", "repeat": 3, "filters": 32},
+        pool,
+        {"block": "conv_bn_relu", "repeat": 2, "filters": 64},
+        pool,
         {"layer": "GlobalAveragePooling2D"},
     ]
     round_trip(made)
@@ -277,7 +299,7 @@ def test_repeats_are_said_once():
 
 def test_unfolded_there_is_a_node_for_each_layer():
     made = keras.Sequential([image(), *(layers.Conv2D(4, 1) for _ in range(5))])
-    assert len(to_spec(made).document["model"]) == 2
+    assert len(to_spec(made).document["model"]) == 1
     assert len(to_spec(made, folded=False).document["model"]) == 5
 
 
@@ -374,6 +396,6 @@ def test_what_is_no_model_is_refused():
 
 
 def test_weights_are_not_copied_into_another_model():
-    made, other = model(layers.Conv2D(2, 3)), model(lambda x: layers.ReLU()(layers.Conv2D(2, 3)(x)))
+    made, other = model(layers.Conv2D(2, 3)), model(layers.Conv2D(2, 5))
     with pytest.raises(CallError, match="was not built from the spec"):
         copy_weights(made, other)

@@ -160,7 +160,7 @@ def test_imagenet_weights_that_cannot_be_had_are_an_error_with_three_ways_out(ke
     start = time.perf_counter()
     with pytest.raises(WeightsError) as caught:
         kerasimg.build(spec({**BASE, "weights": "imagenet"}))
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 10
     message = str(caught.value)
     assert message.startswith("tiny: base.weights: the ImageNet weights of MobileNet are not in Keras' cache")
     assert f"sought: {keras_home / 'models' / FILE}\n" in message

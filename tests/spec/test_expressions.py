@@ -25,7 +25,8 @@ def value(text, **names):
         ("=1 < 2 > 3", False), ("=1 == 1.0", True), ("='a' + 'b'", "ab"), ("='a' < 'b'", True), ("='a' == 1", False),
         ("=True and 3", 3), ("=0 or 'x'", "x"), ("=not 0", True), ("=1 if False else 2", 2), ("=None", None),
         ("=min(3, 1, 2)", 1), ("=max(1, 2.5)", 2.5), ("=round(2.5)", 2), ("=round(2.345, 2)", 2.35), ("=int(2.9)", 2),
-        ("=ceil(2.1)", 3), ("=floor(-2.1)", -3), ("=round8(24.1)", 24), ("=  1 + 1 ", 2), ("=0x10", 16), ("=1e-3", 0.001),
+        ("=ceil(2.1)", 3), ("=floor(-2.1)", -3), ("=round8(24.1)", 24), ("=  1 + 1 ", 2), ("=1e-3", 0.001),
+        ("=0x10", 16),
     ],
 )  # fmt: skip
 def test_an_expression_has_the_value_that_python_gives_it(text, expected):
@@ -74,7 +75,8 @@ def test_what_has_no_value_says_why(text, message):
     [
         ("=x + 1", UNKNOWN), ("=x == x", UNKNOWN), ("=not x", UNKNOWN), ("=1 if x else 2", UNKNOWN),
         ("=max(x, 3)", UNKNOWN), ("=x and False", False), ("=False and x", False), ("=x or 5", 5),
-        ("=True and x", UNKNOWN), ("=2 if 1 else x", 2), ("=2 < 1 < x", False), ("=s[x]", UNKNOWN), ("=len(t)", 2), ("=sum(t)", UNKNOWN), ("=t[0]", 1),
+        ("=True and x", UNKNOWN), ("=2 if 1 else x", 2), ("=2 < 1 < x", False),
+        ("=s[x]", UNKNOWN), ("=len(t)", 2), ("=sum(t)", UNKNOWN), ("=t[0]", 1),
     ],
 )  # fmt: skip
 def test_what_depends_on_an_unknown_is_unknown_unless_something_else_decides_it(text, expected):

@@ -103,3 +103,11 @@ def test_what_is_resolved_has_every_default_and_nothing_left_to_choose(family):
     assert resolved["image"]["size"] == [224, 224]
     assert "extends" not in resolved
     assert "$choice" not in json.dumps(resolved)
+
+
+def test_the_caller_gives_a_param_a_value_and_edits_one_to_be_searched():
+    document = {"kerasimg": 1, "params": {"units": 3}, "model": HEAD}
+    ranged = {"$int": [1, 9], "default": 2}
+    with pytest.raises(SpecError, match=r"expected a value, got a search value; --set params\.units takes one"):
+        catalog.load(document, units=ranged)
+    assert catalog.load(document, set={"params.units": ranged}).params["units"] == 2

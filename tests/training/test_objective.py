@@ -122,6 +122,28 @@ def test_accuracy_and_f1_of_classes_that_exclude_each_other():
     assert type(accuracy) is keras.metrics.CategoricalAccuracy
 
 
+def test_metrics_have_the_same_names_in_every_training():
+    for _ in range(2):
+        found = objective(
+            SIGMOID, task="binary", metrics=["AUC", "Precision", {"type": "AUC", "curve": "PR", "name": "pr"}]
+        )
+        assert [metric.name for metric in found.metrics] == ["auc", "precision", "pr"]
+
+
+def test_two_metrics_of_one_name_are_refused():
+    with pytest.raises(SpecError, match=r"metrics\[1\]: a second metric called 'auc'; give it another name"):
+        objective(SIGMOID, task="binary", metrics=["AUC", {"type": "AUC", "curve": "PR"}])
+
+
+def test_metrics_of_kerasimg_take_labels_in_any_form_but_several_per_picture():
+    own = [{"type": "BalancedAccuracy", "num_classes": 3}, "ExpectedCalibrationError"]
+    for augment in ([], MIXUP):
+        found = objective(SOFTMAX, metrics=own, augment=augment).metrics
+        assert [metric.name for metric in found] == ["balanced_accuracy", "expected_calibration_error"]
+    with pytest.raises(SpecError, match=r"metrics\[0\]: BalancedAccuracy takes one class per picture, not several"):
+        objective(SIGMOID, metrics=own[:1], task="multilabel")
+
+
 def test_f1_of_several_labels_needs_probabilities():
     with pytest.raises(SpecError, match=r"metrics\[0\]: f1 needs probabilities: end the model with a sigmoid"):
         objective(LOGITS, task="multilabel", metrics=["f1"])

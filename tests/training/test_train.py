@@ -278,7 +278,7 @@ def test_a_layer_of_kerasimg_is_trained_saved_and_opened_elsewhere(
     run = train(spec, data=colours, out=tmp_path)
     code = "import sys, kerasimg; print(kerasimg.predict(*sys.argv[1:])[0].label)"
     command = [sys.executable, "-c", code, str(run.folder), str(colours / "red" / "00.png")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout == "red\n", done.stderr
 
 

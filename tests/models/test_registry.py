@@ -1,0 +1,192 @@
+import sys
+
+import keras
+import pytest
+
+from kerasimg.errors import CallError, SpecError
+from kerasimg.models import objects, registry
+from kerasimg.models.build import build
+from kerasimg.spec import arguments
+
+
+@pytest.fixture(autouse=True)
+def _registered_nothing(monkeypatch):
+    from collections import defaultdict
+
+    monkeypatch.setattr(arguments, "_registered", defaultdict(dict))
+
+
+def make_layer_class(name="Twice"):
+    def __init__(self, factor: float = 2.0, **kwargs):
+        keras.layers.Layer.__init__(self, **kwargs)
+        self.factor = factor
+
+    def call(self, inputs):
+        return inputs * self.factor
+
+    body = {"__init__": __init__, "call": call, "__doc__": "Multiply.", "__module__": __name__}
+    return type(name, (keras.layers.Layer,), body)
+
+
+def spec(*nodes):
+    return {
+        "kerasimg": 1,
+        "name": "own",
+        "params": {"num_classes": 3},
+        "image": {"size": [8, 8], "channels": 3},
+        "model": [*nodes, {"layer": "GlobalAveragePooling2D"}, {"layer": "Dense", "units": "=num_classes"}],
+    }
+
+
+def test_a_spec_can_name_what_was_registered():
+    with pytest.raises(SpecError, match="no layer 'Twice'"):
+        build(spec({"layer": "Twice"}))
+    cls = make_layer_class()
+    assert registry.register(cls) is cls
+    built = build(spec({"layer": "Twice", "name": "more", "factor": 3}))
+    layer = built.get_layer("more")
+    assert type(layer) is cls
+    assert layer.factor == 3
+
+
+def test_its_arguments_are_checked_like_those_of_keras():
+    registry.register(make_layer_class(), argument_kinds={"factor": "float>0"})
+    with pytest.raises(SpecError, match=r"factor: expected a number > 0, got -1"):
+        build(spec({"layer": "Twice", "factor": -1}))
+    with pytest.raises(SpecError, match="no such argument; did you mean 'factor'"):
+        build(spec({"layer": "Twice", "facto": 1}))
+
+
+def test_a_spec_still_cannot_name_code():
+    registry.register(make_layer_class())
+    for name in ("tests.models.test_registry.Twice", f"{__name__}>Twice", "kerasimg>Twice", "os.system", "Lambda"):
+        with pytest.raises(SpecError, match="layer"):
+            build(spec({"layer": name}))
+    with pytest.raises(SpecError):
+        build(spec({"layer": "Twice", "factor": {"class_name": "Twice", "config": {}}}))
+
+
+@pytest.mark.parametrize(
+    ("base", "group"),
+    [
+        (keras.metrics.Metric, "metrics"),
+        (keras.callbacks.Callback, "callbacks"),
+        (keras.losses.Loss, "losses"),
+        (keras.initializers.Initializer, "initializers"),
+        (keras.optimizers.schedules.LearningRateSchedule, "schedules"),
+    ],
+)
+def test_the_group_is_told_by_the_base(base, group):
+    cls = type("Own", (base,), {"__init__": lambda self: None})
+    registry.register(cls)
+    assert objects.find(group, "Own") is cls
+
+
+def test_it_works_as_a_decorator():
+    @registry.register
+    class Plain(keras.callbacks.Callback):
+        """Does nothing."""
+
+    @registry.register(argument_kinds={"depth": "int>0"})
+    class Told(keras.callbacks.Callback):
+        """Does nothing, deeply."""
+
+        def __init__(self, depth):
+            super().__init__()
+
+    assert objects.find("callbacks", "Plain") is Plain
+    assert arguments.entry("callbacks", "Told")["args"] == {"depth": {"kind": "int>0", "required": True}}
+    assert Told.argument_kinds == {"depth": "int>0"}
+
+
+def test_a_name_that_specs_have_is_refused_unless_it_shall_be_replaced():
+    mine = make_layer_class("Dense")
+    with pytest.raises(CallError, match="layers have a 'Dense' already; rename the class, or say replace=True"):
+        registry.register(mine)
+    assert objects.find("layers", "Dense") is keras.layers.Dense
+    registry.register(mine, replace=True)
+    assert objects.find("layers", "Dense") is mine
+
+
+def test_a_cell_that_runs_again_replaces_its_class():
+    registry.register(make_layer_class())
+    again = make_layer_class()
+    registry.register(again)
+    assert objects.find("layers", "Twice") is again
+
+
+@pytest.mark.parametrize(
+    ("thing", "more", "message"),
+    [
+        (3, {}, "expected a class, got 3"),
+        (dict, {}, "dict is no Layer, Metric, Callback"),
+        (keras.layers.Dense, {"group": "layer"}, "no group 'layer'; did you mean 'layers'"),
+        (keras.layers.Dense, {"group": "metrics"}, "Dense is no Metric, as 'metrics' are"),
+    ],
+)
+def test_what_cannot_be_registered_is_said(thing, more, message):
+    with pytest.raises(CallError, match=message):
+        registry.register(thing, **more)
+
+
+def test_an_argument_that_tells_nothing_is_an_error_that_says_what_to_do():
+    class Odd(keras.layers.Layer):
+        def __init__(self, thing):
+            super().__init__()
+
+    with pytest.raises(CallError, match=r"Odd\.thing: of unknown kind.*argument_kinds"):
+        registry.register(Odd)
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Installs a package whose plugin is the given text, under the given name."""
+
+    def install(name, text, entry):
+        module = name.replace("-", "_")
+        (tmp_path / f"{module}.py").write_text(text)
+        info = tmp_path / f"{module}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[kerasimg.plugins]\n{name} = {module}{entry}\n")
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    return install
+
+
+PLUGIN = """
+import keras
+from kerasimg.models.registry import register
+
+class {name}(keras.layers.Layer):
+    '''From a package.'''
+
+def load():
+    register({name})
+"""
+
+
+def test_a_plugin_is_loaded_only_when_it_is_asked_for(installed):
+    installed("one", PLUGIN.format(name="FromOne"), ":load")
+    installed("two", PLUGIN.format(name="FromTwo") + "load()\n", "")
+    assert "one" not in sys.modules
+    with pytest.raises(SpecError, match="no layer 'FromOne'"):
+        build(spec({"layer": "FromOne"}))
+    assert registry.load_plugins(["one"]) == ["one"]
+    assert arguments.entry("layers", "FromOne")["doc"] == "From a package."
+    assert "two" not in sys.modules
+    assert set(registry.load_plugins()) >= {"one", "two"}
+    assert arguments.entry("layers", "FromTwo")
+
+
+def test_a_plugin_that_is_not_there_is_named(installed):
+    installed("one", PLUGIN.format(name="FromOne"), ":load")
+    with pytest.raises(CallError, match=r"no plugin 'onne'; did you mean 'one'\? \(installed: .*one"):
+        registry.load_plugins(["onne"])
+
+
+def test_a_plugin_that_fails_is_named(installed):
+    installed("broken", "raise RuntimeError('no luck')", "")
+    with pytest.raises(CallError, match=r"plugin 'broken' \(broken\): RuntimeError: no luck"):
+        registry.load_plugins(["broken"])
