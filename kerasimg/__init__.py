@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _WHERE = {
     "load": "kerasimg.catalog",
     "Spec": "kerasimg.spec.load",
+    "to_spec": "kerasimg.models.to_spec",
+    "register": "kerasimg.models.registry",
+    "load_plugins": "kerasimg.models.registry",
     "build": "kerasimg.models.build",
     "train": "kerasimg.training.train",
     "Run": "kerasimg.training.run",

@@ -60,9 +60,17 @@ def load(
 
     Raises SpecError with every fault found.
     """
-    how: dict[str, Any] = {"params": params, "edits": set, "chosen": chosen, "partial": partial}
+    return _load(ref, params=params, edits=set, chosen=chosen, partial=partial)
+
+
+def load_to_build(ref: Reference, **params: Any) -> Spec:
+    """As `load`, but for the options that only a search would choose: checking those takes as long as building."""
+    return _load(ref, params=params, other_options=False)
+
+
+def _load(ref: Reference, **how: Any) -> Spec:
     if isinstance(ref, Spec):
-        return load_again(ref, **how) if params or set or chosen else ref
+        return load_again(ref, **how) if any(how.get(key) for key in ("params", "edits", "chosen")) else ref
     if isinstance(ref, Mapping):
         return load_document(ref, find, Path.cwd(), **how)
     if not isinstance(ref, (str, os.PathLike)):

@@ -92,7 +92,8 @@ class PositionEmbedding(keras.layers.Layer):
             return
         saved = np.asarray(store["0"])
         grid = tuple(int(side) for side in store["grid"]) if "grid" in store.keys() else None  # noqa: SIM118
-        self.embedding.assign(saved if saved.shape == self.embedding.shape else self._resized(saved, grid))
+        same = saved.shape == self.embedding.shape and grid in (None, self._rows_columns)
+        self.embedding.assign(saved if same else self._resized(saved, grid))
 
     def _find_grid(self, shape: Any) -> tuple[int, int] | None:
         """The rows and columns of the places; None where they make no square, and it does not matter."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from kerasimg.catalog import Reference, load
+from kerasimg.catalog import Reference, load_to_build
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.models import weights as weights_files
 from kerasimg.models.budget import Budget, deferred_variables
@@ -38,9 +38,10 @@ def build(
     limits: {"params": n, "tensor": n} beyond which nothing is allocated (see `kerasimg.models.budget`).
     params: values of the spec's params.
 
+    What the spec offers a search besides is not looked at; `kerasimg.load` checks it.
     Raises SpecError when the spec is wrong or its model too large, WeightsError when weights are missing or do not fit.
     """
-    return construct(load(ref, **params), weights=weights, limits=limits).model
+    return construct(load_to_build(ref, **params), weights=weights, limits=limits).model
 
 
 def construct(spec: Spec, *, weights: Any = AS_THE_SPEC_SAYS, limits: Mapping[str, int] | None = None) -> Built:

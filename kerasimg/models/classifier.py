@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 import kerasimg.layers  # noqa: F401 - Keras finds the classes of a saved model among those that were imported
-from kerasimg.catalog import find, load
+from kerasimg.catalog import find, load_to_build
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.models.backbones import specs_beside, write_beside
 from kerasimg.models.build import construct
@@ -90,7 +90,7 @@ class Classifier:
 def _pretrained(ref: str) -> Classifier:
     """The classifier that a spec is by itself, with the weights and class names that it brings."""
     try:
-        spec = load(ref)
+        spec = load_to_build(ref)
     except CallError as error:
         raise CallError(f"no run, no model file and no spec '{ref}': {error}") from None
     own = spec.pretrained.imagenet

@@ -103,7 +103,7 @@ def describe(group: str, cls: type) -> dict[str, Any]:
 def first_sentence(thing: object) -> str:
     """Give the first sentence of a docstring, in one line."""
     paragraph = (inspect.getdoc(thing) or "").split("\n\n")[0]
-    return re.split(r"(?<!a\.k\.a)(?<=\.) ", " ".join(paragraph.split()))[0].replace("..", ".")
+    return re.split(r"(?<!a\.k\.a)(?<!et al\.)(?<=\.) ", " ".join(paragraph.split()))[0].replace("..", ".")
 
 
 def write(table: dict[str, Any], path: pathlib.Path = TABLE_FILE) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kerasimg.errors import SpecError, listed, nearest
+from kerasimg.errors import SpecError, nearest
 from kerasimg.spec import arguments
 from kerasimg.spec.expand import Call, Handle
 from kerasimg.spec.expressions import UNKNOWN
@@ -36,6 +36,9 @@ class Checker:
 
     def visit(self, call: Call) -> Handle:
         """Check one call; what comes out of it is unknown."""
+        if call.kind == "layer" and (arguments.entry("layers", call.target) or {}).get("augment"):
+            message = f"{call.target} belongs in 'augment'; in 'model', predictions and exports would be augmented too"
+            self.report(call.node.places["layer"], message)
         check_call(call, self.report, self.open_spec)
         return _OUTPUT
 
@@ -55,8 +58,8 @@ class AugmentChecker(Checker):
         """Check that one call is an augmentation."""
         entry = arguments.entry("layers", call.target) if call.kind == "layer" else None
         if call.kind != "layer" or (entry is not None and not entry.get("augment")):
-            there = listed(arguments.augmentations(), 40)
-            self.report(call.node.places[call.kind], f"'{call.target}' is no augmentation layer (there are: {there})")
+            near = nearest(call.target, arguments.augmentations())
+            self.report(call.node.places[call.kind], f"'{call.target}' is no augmentation layer{near}")
         else:
             self.layers.append((call.target, check_call(call, self.report, self.open_spec)))
         return _OUTPUT

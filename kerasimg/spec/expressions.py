@@ -1,8 +1,8 @@
 """The expressions of a spec ("=round8(c * alpha)"): a small, closed part of Python's, checked before it is evaluated.
 
 Numbers, strings, True, False, None; + - * / // %; comparisons; and, or, not; a if c else b; an item of a list
-(`depths[i]`) or its first ones (`depths[:i]`); and the functions of `FUNCTIONS`. No attribute, no power, no call of anything else. Length, size and
-results are capped.
+(`depths[i]`) or its first ones (`depths[:i]`); and the functions of `FUNCTIONS`. No attribute, no power, no call of
+anything else. Length, size and results are capped.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
-from kerasimg.errors import Fault, SpecError, nearest
+from kerasimg.errors import Fault, SpecError, listed, nearest
 from kerasimg.spec import search
 from kerasimg.spec.check import AugmentChecker, Checker
 from kerasimg.spec.document import KEYS, SECTIONS, Card, Compile, Expect, Fit, Image, Pretrained, Section, Task, Tune
@@ -110,6 +110,7 @@ def load_document(document: Mapping[str, Any], find: Find, folder: Path, **how: 
 
     params: values of its params.  edits: values by path.  chosen: search values by name.
     partial: params that must be given may be missing; what depends on them is not checked.
+    other_options: check what a search could choose too, besides what is chosen.
     """
     name = document.get("name")
     label = name if isinstance(name, str) and NAME.fullmatch(name) else "spec"
@@ -124,6 +125,7 @@ def load_again(
     edits: Mapping[str, Any] | None = None,
     chosen: Mapping[str, Any] | None = None,
     partial: bool = False,
+    other_options: bool = True,
 ) -> Spec:
     """A loaded spec with further params, edits and search values, on top of those that it was loaded with."""
     document = {key: value for key, value in spec.document.items() if key != "expect" or spec.expect_holds}
@@ -138,6 +140,7 @@ def load_again(
         edits=edits,
         chosen={**spec.chosen, **(chosen or {})},
         partial=partial,
+        other_options=other_options,
         within=spec.within,
     )
 
@@ -155,7 +158,9 @@ def _opener(find: Find, folder: Path, within: Within) -> Callable[[str, Mapping[
         if key not in within.opened:
             if len(within.opened) >= MAX_BACKBONES:
                 raise SpecError([Fault("", "", f"more than {MAX_BACKBONES} specs as backbones, one within another")])
-            within.opened[key] = load_file(found, find, params=params, partial=True, within=within.of(found.label))
+            how: dict[str, Any] = {"params": params, "partial": True, "within": within.of(found.label)}
+            # What a search could choose in it is its own affair: no search of the spec around it does.
+            within.opened[key] = load_file(found, find, other_options=False, **how)
         return within.opened[key]
 
     return open_spec
@@ -173,6 +178,7 @@ def _make(
     edits: Mapping[str, Any] | None = None,
     chosen: Mapping[str, Any] | None = None,
     partial: bool = False,
+    other_options: bool = True,
     within: Within | None = None,
 ) -> Spec:
     params = dict(params or {})
@@ -188,7 +194,7 @@ def _make(
     work.check_keys()
     work.replace_search(chosen or {})
     work.evaluate(params, partial)
-    if not len(faults):
+    if other_options and not len(faults):
         work.check_other_options(params)
     if len(faults):
         raise SpecError(faults)
@@ -297,15 +303,24 @@ class _Making:
                 expansion.run(body, self.params, "image")
             self.work += expansion.work
         self.augment = augment.layers
-        names = [node.name for node in self.nodes]
+        self._check_names([node.name for node in self.nodes if node.name])
+
+    def _check_names(self, names: Sequence[str]) -> None:
+        """Check what refers to nodes of `model` from outside of it."""
+        there = listed(names) or "none"
         if (features := self.features()) is not None and features not in names:
-            there = ", ".join(filter(None, names)) or "none"
-            self.report(
-                ("features",), f"expected the name of a node of 'model', got {shown(features)} (names: {there})"
-            )
+            message = f"expected the name of a node of 'model', got {shown(features)} (names: {there})"
+            self.report(("features",), message)
+        for index, stage in enumerate(self.sections["fit"].stages):
+            for key in ("unfreeze", "freeze"):
+                for place, name in enumerate(getattr(stage, key)):
+                    if name not in names:
+                        at = name if key == "unfreeze" else place
+                        message = f"no node '{name}' in 'model'{nearest(name, names)} (names: {there})"
+                        self.report(("fit", "stages", index, key, at), message)
 
     def check_other_options(self, given: Mapping[str, Any]) -> None:
-        """Check what would be checked if each option that is not the default were chosen, as far as work allows.
+        """Check what would be checked if each other option, and each other variant, were chosen, as far as work allows.
 
         What is left out here is checked when a search chooses it.
         """
@@ -318,10 +333,17 @@ class _Making:
             for option in others:
                 if work > MAX_WORK:
                     return
-                trial = _Making(self.document, self.faults, self.open_spec)
-                trial.replace_search({**dict(value.within), value.name: option})
-                trial.evaluate(given, partial=True)
-                work += trial.work
+                work += self._try({**dict(value.within), value.name: option}, given)
+        for variant in self.document.get("variants", {}):
+            if variant != self.params.get("variant") and not is_comment(variant) and work <= MAX_WORK:
+                work += self._try({}, {**given, "variant": variant})
+
+    def _try(self, chosen: Mapping[str, Any], given: Mapping[str, Any]) -> int:
+        """Check what these search values and params would make; the work that it took."""
+        trial = _Making(self.document, self.faults, self.open_spec)
+        trial.replace_search(chosen)
+        trial.evaluate(given, partial=True)
+        return trial.work
 
     def text(self, key: str) -> str:
         return str(self.document.get(key) or "")

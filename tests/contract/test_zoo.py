@@ -167,6 +167,29 @@ def enliven(model: Any, pixels: np.ndarray) -> None:
     kernel.assign(kernel / logits.std())
 
 
+def outputs(
+    name: str, params: dict[str, Any], constructor: str, arguments: dict[str, Any], size: int, module: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the model of keras.applications and that of the spec give for eight pictures, with the same weights."""
+    keras.utils.set_random_seed(0)
+    theirs = application(constructor, (size, size, 3), **arguments)
+    if name == "efficientnet":  # whose mean and variance come with the ImageNet weights
+        normalization = theirs.get_layer(index=2)
+        normalization.adapt_mean.assign([0.485, 0.456, 0.406])
+        normalization.adapt_variance.assign(np.square([0.229, 0.224, 0.225]))
+        normalization.finalize_state()
+    draw = np.random.default_rng(0)
+    colours, noise = draw.uniform(0, 255, (8, 1, 1, 3)), draw.uniform(0, 255, (8, size, size, 3))
+    pixels = ((colours + noise) / 2).astype("float32")
+    seen = getattr(keras.applications, module).preprocess_input(pixels.copy()) if module else pixels
+    enliven(theirs, seen)
+    ours = kerasimg.build(name, size=size, **params)
+    given = theirs.get_weights()[-len(ours.weights) :]
+    ours.set_weights([values.reshape(weight.shape) for values, weight in zip(given, ours.weights, strict=True)])
+    expected, found = (np.array(model(x, training=False)) for model, x in ((theirs, seen), (ours, pixels)))
+    return expected, found
+
+
 def test_every_spec_of_the_zoo_is_in_the_table():
     assert set(SMALL) == set(zoo_names())
 
@@ -234,22 +257,7 @@ def test_a_spec_has_the_weights_of_its_keras_application_in_the_same_order(
 def test_a_spec_with_the_weights_of_its_keras_application_gives_its_outputs(
     name: str, params: dict[str, Any], constructor: str, arguments: dict[str, Any], size: int, module: str
 ):
-    keras.utils.set_random_seed(0)
-    theirs = application(constructor, (size, size, 3), **arguments)
-    if name == "efficientnet":  # whose mean and variance come with the ImageNet weights
-        normalization = theirs.get_layer(index=2)
-        normalization.adapt_mean.assign([0.485, 0.456, 0.406])
-        normalization.adapt_variance.assign(np.square([0.229, 0.224, 0.225]))
-        normalization.finalize_state()
-    draw = np.random.default_rng(0)
-    colours, noise = draw.uniform(0, 255, (8, 1, 1, 3)), draw.uniform(0, 255, (8, size, size, 3))
-    pixels = ((colours + noise) / 2).astype("float32")
-    seen = getattr(keras.applications, module).preprocess_input(pixels.copy()) if module else pixels
-    enliven(theirs, seen)
-    ours = kerasimg.build(name, size=size, **params)
-    given = theirs.get_weights()[-len(ours.weights) :]
-    ours.set_weights([values.reshape(weight.shape) for values, weight in zip(given, ours.weights, strict=True)])
-    expected, found = (np.array(model(x, training=False)) for model, x in ((theirs, seen), (ours, pixels)))
+    expected, found = outputs(name, params, constructor, arguments, size, module)
     assert np.abs(expected[0] - expected[1]).max() > 1e-4
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 

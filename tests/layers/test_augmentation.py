@@ -35,7 +35,7 @@ PILLOW = {
     "color": (-0.5, lambda image: ImageEnhance.Color(image).enhance(0.505)),
     "contrast": (-0.8, lambda image: ImageEnhance.Contrast(image).enhance(0.208)),
     "sharpness": (0.6, lambda image: ImageEnhance.Sharpness(image).enhance(1.594)),
-    "posterize": (0.5, lambda image: ImageOps.posterize(image, 5)),
+    "posterize": (0.9, lambda image: ImageOps.posterize(image, 3)),
     "solarize": (0.4, lambda image: ImageOps.solarize(image, 153)),
     "auto_contrast": (0.0, ImageOps.autocontrast),
     "equalize": (0.0, ImageOps.equalize),

@@ -160,6 +160,8 @@ def test_the_grid_of_loaded_positions_need_not_be_square(tmp_path):
     assert (found[:, 1] > found[:, 0] + 2).all()
 
 
+# Keras warns of what it skipped before it raises.
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
 def test_positions_of_other_channels_are_refused(tmp_path):
     positioned(2).save_weights(tmp_path / "four.weights.h5")
     image = keras.Input((9, 8))
@@ -243,11 +245,11 @@ def test_patch_merging_puts_columns_before_rows():
     np.testing.assert_allclose(array(layer(image))[0, 0, 0], (merged - merged.mean()) / merged.std(), rtol=1e-4)
 
 
-@pytest.mark.parametrize(("channels", "size"), [(8, 3), (64, 3), (128, 5), (256, 5), (512, 5), (1024, 5), (2048, 7)])
+@pytest.mark.parametrize(("channels", "size"), [(8, 3), (64, 3), (128, 5), (256, 5), (512, 5), (1024, 5), (4096, 7)])
 def test_the_kernel_of_channel_attention_grows_with_the_channels(channels, size):
     layer = layers.EfficientChannelAttention()
     layer.build((None, 4, 4, channels))
-    assert layer.count_params() == (size if channels != 2048 else 7)
+    assert layer.count_params() == size
 
 
 def test_channel_attention_looks_at_neighbours_only():

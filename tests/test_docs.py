@@ -1,0 +1,59 @@
+"""What the README and the docs promise is what there is."""
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+import kerasimg
+from kerasimg.errors import SpecError
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    commands = [line for block in blocks(ROOT / "README.md", "sh") for line in block.splitlines() if "tox" in line]
+    assert len(commands) == 1
+    assert commands[0] in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("name", ["plain-keras.md", "zoo.md"])
+def test_a_page_is_what_its_script_makes(name: str):
+    made = runpy.run_path(str(ROOT / "docs" / "make_pages.py"))["pages"]()
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == made[name], "run: python docs/make_pages.py"
+
+
+def test_every_page_links_only_to_what_is_there():
+    links = [
+        (page, target)
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+        if not target.startswith("http")
+    ]
+    assert links
+    assert [str(target) for page, target in links if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_whole_spec_on_a_page_is_a_spec(page: Path):
+    whole = [block for block in blocks(page, "json") if '"kerasimg": 1' in block]
+    for block in whole:
+        assert kerasimg.load(json.loads(block)).nodes
+
+
+def test_the_faults_that_the_readme_shows_are_those_that_are_told():
+    shown = next(block for block in blocks(ROOT / "README.md", "text") if "fliters" in block)
+    spec = next(json.loads(block) for block in blocks(ROOT / "README.md", "json"))
+    spec["model"][0]["fliters"] = spec["model"][0].pop("filters")
+    spec["fit"] = {"batch_size": 0}
+    with pytest.raises(SpecError) as caught:
+        kerasimg.load(spec | {"name": "my"})
+    told = [f"my.json{str(fault).removeprefix('my')}" for fault in caught.value.faults]
+    assert set(shown.splitlines()) <= set(told)
