@@ -142,8 +142,9 @@ class OneChange(PerImage):
     def _recoloured(self, pixels: Any, is_: dict[str, Any], factor: Any) -> Any:
         """Brightness, color, contrast and auto_contrast in one pass: scale * pixels + share * gray + offset."""
         numpy = self.backend.numpy
-        weights = GRAY if pixels.shape[-1] == 3 else np.full(pixels.shape[-1], 1 / pixels.shape[-1])
-        gray = numpy.sum(pixels * np.asarray(weights, "float32"), axis=-1, keepdims=True)
+        weights: Any = GRAY if pixels.shape[-1] == 3 else np.full(pixels.shape[-1], 1 / pixels.shape[-1])
+        weights = self.backend.convert_to_tensor(np.asarray(weights, "float32"))
+        gray = numpy.sum(pixels * weights, axis=-1, keepdims=True)
         lowest = numpy.min(pixels, axis=(1, 2), keepdims=True)
         spread = numpy.max(pixels, axis=(1, 2), keepdims=True) - lowest
         stretch = numpy.where(spread > 0, 255 / numpy.maximum(spread, 1e-6), 1.0)
