@@ -138,7 +138,11 @@ def _defaults(cls: type, config: dict[str, Any]) -> dict[str, Any]:
 def _value(value: Any) -> str:
     if isinstance(value, dict) and "class_name" in value:
         made = keras.saving.deserialize_keras_object(value)
-        return repr(value["config"]["name"]) if value["class_name"] == "DTypePolicy" else _object(type(made), value["config"])
+        return (
+            repr(value["config"]["name"])
+            if value["class_name"] == "DTypePolicy"
+            else _object(type(made), value["config"])
+        )
     return repr(value)
 
 
@@ -170,9 +174,7 @@ def check_same(ours: keras.Model, theirs: keras.Model) -> None:
 
 
 def _flat(model: keras.Model) -> list[Any]:
-    return [
-        inner for layer in model.layers for inner in (_flat(layer) if isinstance(layer, keras.Model) else [layer])
-    ]
+    return [inner for layer in model.layers for inner in (_flat(layer) if isinstance(layer, keras.Model) else [layer])]
 
 
 def seconds(make: Callable[[], Any]) -> float:

@@ -19,6 +19,7 @@ import typer
 
 from kerasimg import catalog
 from kerasimg.errors import CallError, KerasimgError, SpecError
+from kerasimg.spec.writing import dumps
 
 if TYPE_CHECKING:
     from kerasimg.spec.load import Spec
@@ -126,7 +127,7 @@ def show(
     """Print a spec as it will be used: merged, defaults filled in, search values at their defaults."""
     spec = _load(ref, *_assignments(assign), partial=True)
     if not origins:
-        typer.echo(json.dumps(spec.resolved, ensure_ascii=False, indent=2))
+        typer.echo(dumps(spec.resolved), nl=False)
         return
     rows = list(_origins(spec))
     if as_json:

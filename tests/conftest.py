@@ -1,5 +1,6 @@
 """Pictures that a tiny network learns in a moment, and the spec of one."""
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,13 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220), 
 
 Pictures = Callable[[Path, Mapping[str, int]], Path]
 """pictures(folder, {"red": 8, "test/blue": 2}) writes so many 8x8 pictures of each colour, and gives the folder."""
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers, alone or among others; those without Keras stay without it."""
+    if keras := sys.modules.get("keras"):
+        keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,19 @@ import re
 import runpy
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 
 import kerasimg
 from kerasimg.errors import SpecError
+
+QUICKER = {
+    'data="photos/")': 'data="photos/", size=32, set={"fit.stages": [{"epochs": 1}]})',
+    'data="sample", lr=0.002, set': 'data="photos/", size=32, lr=0.002, set',
+    '"zoo/mobilenet.json", num_classes=5': '"zoo/mobilenet.json", num_classes=5, weights=None',
+}
+"""What an example would take too long for, or a network, and what it is run with."""
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -46,6 +55,26 @@ def test_every_whole_spec_on_a_page_is_a_spec(page: Path):
     whole = [block for block in blocks(page, "json") if '"kerasimg": 1' in block]
     for block in whole:
         assert kerasimg.load(json.loads(block)).nodes
+
+
+RUNNABLE = [
+    (page, block)
+    for page in PAGES
+    if page.name != "plain-keras.md"  # tests/contract/test_plain_keras.py runs those
+    for block in blocks(page, "python")
+]
+
+
+@pytest.mark.parametrize(("page", "block"), RUNNABLE, ids=[f"{page.name}-{len(block)}" for page, block in RUNNABLE])
+def test_every_python_example_runs(page: Path, block: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    for short, long in QUICKER.items():
+        block = block.replace(short, long)
+    image = np.random.default_rng(0).integers(0, 256, (60, 40, 3)).astype("uint8")
+    for name in ("photo.jpg", *(f"photos/{label}/{k}.jpg" for label in ("cat", "dog") for k in range(8))):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(image).save(name)
+    exec(block, {"__name__": "example"})
 
 
 def test_the_faults_that_the_readme_shows_are_those_that_are_told():

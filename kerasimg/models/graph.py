@@ -21,6 +21,9 @@ from kerasimg.spec.nodes import Node
 from kerasimg.spec.places import Faults
 from kerasimg.spec.places import Path as Place
 
+OWN_NAMES = ("image", "image_scale")
+"""The layers that no node stands for: the input, and the scaling of its pixels."""
+
 AS_THE_SPEC_SAYS: Any = object()
 """For `weights`: load what each backbone names."""
 
@@ -53,6 +56,7 @@ class Graph:
             self._image = image
             self._fits(("image", "size"), None, [image.shape])
         expansion = Expansion(self.spec.blocks, self, self.report)
+        expansion.names.update(OWN_NAMES)
         return expansion.run(self.spec.nodes if nodes is None else nodes, self.spec.params, image)
 
     def report(self, path: Place, message: str) -> NoReturn:
@@ -183,7 +187,7 @@ class Graph:
         scale = (wanted or "unit") if said == "auto" else said
         key = str(scale)
         if key not in self._scaled:
-            name = "scale" if not self._scaled else f"scale_{len(self._scaled)}"
+            name = OWN_NAMES[1] if not self._scaled else f"{OWN_NAMES[1]}_{len(self._scaled)}"
             try:
                 self._scaled[key] = scaling.apply_scale(handle, scale, name)
             except ValueError as error:

@@ -17,6 +17,7 @@ from kerasimg.errors import CallError
 from kerasimg.models.backbones import specs_beside, write_beside
 from kerasimg.models.classifier import Classifier
 from kerasimg.spec.load import Spec
+from kerasimg.spec.writing import dumps
 
 PACKAGES = ("kerasimg", "keras", "tensorflow", "numpy", "pillow", "scikit-learn")
 
@@ -85,16 +86,19 @@ class Run:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write one of the run's JSON files, whole or not at all."""
+        self._write(name, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}")
-        partial.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         partial.replace(path)
 
     def write_start(self, spec: Spec, classes: tuple[str, ...], data: dict[str, Any]) -> None:
         """What is known before the first epoch."""
         write_beside(specs_beside(spec), self.folder)
-        self.write_json("spec.json", dict(spec.resolved))
+        self._write("spec.json", dumps(spec.resolved))
         self.write_json("classes.json", list(classes))
         self.write_json("data.json", data)
         self.write_json("environment.json", environment())

@@ -8,13 +8,17 @@ TensorFlow too, so that no change of a spec goes by unnoticed. When one is meant
 """
 
 import json
+import math
 import os
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# JAX compiles each operation for each shape, which here takes most of the time.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 
 import kerasimg
@@ -40,20 +44,26 @@ SPECS = {
 """Specs, with params that make them small: convolutions of every kind, normalizations, tokens, splits and joins."""
 
 
-def draw_weights(model):
-    """Weights in layer order, from NumPy, with which the outputs depend on every layer and do not saturate."""
+def draw_weights(model, gain, divisor):
+    """Weights in layer order, from NumPy.
+
+    gain: of each layer; one too low forgets the picture, one too high makes much of the rounding of floats.
+    divisor: of the last kernel, so that the softmax does not saturate.
+    """
     draw = np.random.default_rng(0)
     values = []
     for variable in model.weights:
         shape, name = tuple(variable.shape), variable.path.rsplit("/", 1)[-1]
         if len(shape) > 1:
-            fan_in = np.prod(shape[:-2]) * (1 if "depthwise" in variable.path else shape[-2])
-            values.append(draw.normal(0, (2 / max(1, fan_in)) ** 0.5, shape))
-        elif "gamma" in name or "variance" in name or "scale" in name:
+            depthwise = len(shape) == 4 and shape[-1] == 1
+            fan_in = math.prod(shape[:-2]) * (1 if depthwise else shape[-2])
+            values.append(draw.normal(0, gain / math.sqrt(fan_in), shape))
+        elif name in ("gamma", "moving_variance"):
             values.append(draw.uniform(0.5, 1.5, shape))
         else:
             values.append(draw.uniform(-0.1, 0.1, shape))
-    model.set_weights([value.astype("float32") for value in values])
+    *values, kernel, bias = (value.astype("float32") for value in values)
+    model.set_weights([*values, kernel / divisor, bias])
 
 
 def draw_pictures(model):
@@ -64,8 +74,131 @@ def draw_pictures(model):
     return ((colours + draw.uniform(0, 255, (2, height, width, channels))) / 2).astype("float32")
 
 
-def found_outputs(name):
-    """The logits, if the last layer has a softmax: probabilities would hide what is small."""
+def build(name, gain, divisor):
     model = kerasimg.build(name, weights=None, num_classes=CLASSES, **SPECS[name])
-    draw_weights(model)
-    return keras.ops.convert_to_numpy(model(draw_pictures(model), training=False))
+    draw_weights(model, gain, divisor)
+    return model
+
+
+def outputs(model, pictures=None):
+    """By `predict`, which JAX compiles as one; call by call it compiles each operation of each layer."""
+    return model.predict(draw_pictures(model) if pictures is None else pictures, verbose=0)
+
+
+def photo():
+    """A picture that looks like something to a network: a disc in front of a gradient, (224, 224, 3), 0-255."""
+    y, x = np.mgrid[0:224, 0:224] / 223
+    sky = np.stack([90 + 80 * y, 140 + 60 * y, 250 - 60 * y], axis=-1)
+    disc = ((x - 0.5) ** 2 + (y - 0.55) ** 2 < 0.08)[..., None]
+    return np.where(disc, [240.0, 120.0, 20.0], sky)[None].astype("float32")
+
+
+def shipped_outputs():
+    """The 20 highest of 1,000 probabilities of efficientnet_lite0 with the weights that ship: {class: probability}."""
+    model = kerasimg.build("efficientnet_lite0", weights="imagenet")
+    probabilities = outputs(model, photo())[0]
+    return {str(index): float(probabilities[index]) for index in np.argsort(probabilities)[:-21:-1]}
+
+
+def expected():
+    return json.loads(EXPECTED.read_text(encoding="utf-8"))
+
+
+def test_every_spec_of_the_table_has_expected_outputs_that_depend_on_the_picture():
+    rows = expected()["drawn"]
+    assert set(rows) == set(SPECS)
+    for row in rows.values():
+        one, other = np.array(row["outputs"])
+        assert np.abs(one - other).max() > 10 * TOLERANCE
+        assert max(*one, *other) < 0.99
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_spec_with_the_same_weights_gives_the_same_outputs_on_every_backend(name):
+    row = expected()["drawn"][name]
+    np.testing.assert_allclose(
+        outputs(build(name, row["gain"], row["divisor"])), row["outputs"], rtol=0, atol=TOLERANCE
+    )
+
+
+def test_the_weights_that_ship_give_the_same_outputs_on_every_backend():
+    found, wanted = shipped_outputs(), expected()["efficientnet_lite0"]
+    assert next(iter(found)) == next(iter(wanted))
+    for index, probability in wanted.items():
+        assert found.get(index, 0) == pytest.approx(probability, abs=TOLERANCE)
+
+
+@pytest.fixture
+def augmented(tiny):
+    """A spec with all that a backend may do its own way in training: batch statistics, dropout, augmentation."""
+    return tiny(
+        augment=[{"layer": "RandomFlip"}, {"layer": "TrivialAugment"}],
+        model=[
+            {"layer": "Conv2D", "name": "stem", "filters": 8, "kernel_size": 3, "padding": "same"},
+            {"layer": "BatchNormalization"},
+            {"layer": "ReLU"},
+            {"layer": "SqueezeExcite", "ratio": 0.5},
+            {"layer": "GeMPooling2D"},
+            {"layer": "Dropout", "rate": 0.1},
+            {"layer": "Dense", "name": "classes", "units": "=num_classes", "activation": "softmax"},
+        ],
+        compile={"optimizer": {"type": "AdamW", "learning_rate": 0.01}, "metrics": ["accuracy", "f1"]},
+        fit={
+            "batch_size": 8,
+            "stages": [{"epochs": 2}, {"epochs": 1, "freeze": ["stem"], "learning_rate": 0.001}],
+            "class_weight": "balanced",
+        },
+    )
+
+
+@pytest.mark.parametrize("kind", ["plain", "augmented"])
+def test_a_spec_trains_is_judged_predicts_and_loads_again_on_every_backend(kind, tiny, augmented, pictures, tmp_path):
+    folder = pictures(tmp_path / "pictures", {"train/red": 16, "train/blue": 16, "test/red": 4, "test/blue": 4})
+    run = kerasimg.train(
+        tiny() if kind == "plain" else augmented, data=folder, out=tmp_path / "runs", verbose=0, say=lambda line: None
+    )
+    assert len(run.history) == 3
+    assert all(np.isfinite(row["loss"]) for row in run.history)
+    assert run.read_json("environment.json")["backend"] == keras.backend.backend()
+    if kind == "plain":
+        assert run.scores["accuracy"] == 1.0
+    assert kerasimg.evaluate(run)["accuracy"] == run.scores["accuracy"]
+    found = kerasimg.predict(run, folder / "test")
+    again = Classifier.open(run.folder / "model.keras").probabilities(
+        np.stack([decoded(prediction.file) for prediction in found])
+    )
+    np.testing.assert_allclose([list(one.probabilities.values()) for one in found], again, rtol=0, atol=1e-6)
+
+
+def decoded(file):
+    return np.asarray(PIL.Image.open(file), dtype="float32")
+
+
+def conditioned(name):
+    """The gain, and the divisor, at which the picture counts most among those at which rounding does not count."""
+    found = []
+    for gain in (1.0, 1.2, 1.4, 1.5, 1.6, 1.7, 2.0):
+        model = build(name, gain, 1.0)
+        before = keras.Model(model.input, model.layers[-1].input)
+        kernel = model.layers[-1].get_weights()[0]
+        pictures = draw_pictures(model)
+        rounded = pictures * (1 + 1e-6 * np.random.default_rng(2).uniform(-1, 1, pictures.shape))
+        logits, near = (outputs(before, these.astype("float32")) @ kernel for these in (pictures, rounded))
+        spread = float(np.float32(logits.std()))
+        if np.abs(near - logits).max() / spread < TOLERANCE / 5:
+            found.append((float(np.abs(logits[0] - logits[1]).max()) / spread, gain, spread))
+    return max(found)[1:]
+
+
+def regenerate():
+    drawn = {}
+    for name in SPECS:
+        gain, divisor = conditioned(name)
+        values = outputs(build(name, gain, divisor)).astype(float).round(7).tolist()
+        drawn[name] = {"gain": gain, "divisor": divisor, "outputs": values}
+    content = {"backend": keras.backend.backend(), "drawn": drawn, "efficientnet_lite0": shipped_outputs()}
+    EXPECTED.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    regenerate()

@@ -136,7 +136,7 @@ def test_backbones_of_one_scale_share_it():
             {"layer": "Concatenate", "inputs": ["one", "two"]},
         )
     )
-    assert [layer.name for layer in model.layers if isinstance(layer, keras.layers.Rescaling)] == ["scale"]
+    assert [layer.name for layer in model.layers if isinstance(layer, keras.layers.Rescaling)] == ["image_scale"]
 
 
 @pytest.mark.parametrize("backbone", ["EfficientNetB0", "EfficientNetV2B0", "MobileNetV3Small", "ConvNeXtTiny"])

@@ -21,6 +21,12 @@ HEAD = ({"layer": "GlobalAveragePooling2D"}, {"layer": "Dense", "units": 2, "act
 PIXELS = np.random.default_rng(0).uniform(0, 255, (3, 8, 8, 3)).astype("float32")
 
 
+def test_a_node_may_be_called_as_a_layer_that_no_node_stands_for():
+    nodes = [{**CONV, "name": "image_scale"}, {**CONV, "name": "image"}, *HEAD]
+    names = [layer.name for layer in kerasimg.build(spec(*nodes)).layers]
+    assert names[:4] == ["image", "image_scale", "image_scale_1", "image_1"]
+
+
 def test_a_build_is_a_plain_functional_model_of_keras_own_layers():
     model = kerasimg.build(spec(CONV, *HEAD))
     assert type(model) is keras.Model or type(model).__module__.startswith("keras.")
@@ -61,7 +67,7 @@ def test_a_build_trains_like_any_other_model():
 def test_layer_names_are_the_same_in_every_build():
     document = spec(CONV, {"layer": "ReLU"}, {"layer": "ReLU"}, {"layer": "Dropout", "rate": 0.5}, *HEAD)
     first, second = kerasimg.build(document), kerasimg.build(document)
-    names = ["image", "scale", "conv", "re_lu", "re_lu_1", "dropout", "global_average_pooling2d", "dense"]
+    names = ["image", "image_scale", "conv", "re_lu", "re_lu_1", "dropout", "global_average_pooling2d", "dense"]
     assert [layer.name for layer in first.layers] == [layer.name for layer in second.layers] == names
 
 

@@ -33,5 +33,5 @@ def test_at_least_fifty_broken_specs_are_in_the_table():
 
 def test_no_message_speaks_of_python():
     lines = [line for case in GOLDEN for line in case["message"]]
-    for word in ("NoneType", "dict", "<class", "Traceback", "pydantic", "Error:"):
+    for word in ("NoneType", " dict ", "<class", "Traceback", "pydantic", "Error:"):
         assert [line for line in lines if word in line] == []
