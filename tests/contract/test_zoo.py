@@ -218,7 +218,7 @@ def enliven(model: Any, pixels: np.ndarray) -> None:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
     model(pixels, training=True)
-    logits = np.log(np.array(model(pixels, training=False)) + 1e-37)
+    logits = np.log(keras.ops.convert_to_numpy(model(pixels, training=False)) + 1e-37)
     kernel = model.trainable_variables[-2]
     kernel.assign(kernel / logits.std())
 
@@ -242,7 +242,9 @@ def outputs(
     ours = kerasimg.build(name, size=size, **params)
     given = theirs.get_weights()[-len(ours.weights) :]
     ours.set_weights([values.reshape(weight.shape) for values, weight in zip(given, ours.weights, strict=True)])
-    expected, found = (np.array(model(x, training=False)) for model, x in ((theirs, seen), (ours, pixels)))
+    expected, found = (
+        keras.ops.convert_to_numpy(model(x, training=False)) for model, x in ((theirs, seen), (ours, pixels))
+    )
     return expected, found
 
 
@@ -293,7 +295,7 @@ def test_a_spec_can_serve_as_a_backbone(name: str):
 def test_a_spec_gives_probabilities_of_as_many_classes_as_are_asked_for(name: str):
     model = kerasimg.build(name, weights=None, num_classes=5, **SMALL[name])
     pixels = np.random.default_rng(0).uniform(0, 255, (2, *model.input_shape[1:])).astype("float32")
-    probabilities = np.array(model(pixels, training=False))
+    probabilities = keras.ops.convert_to_numpy(model(pixels, training=False))
     assert probabilities.shape == (2, 5)
     assert probabilities.sum(axis=-1) == pytest.approx(1, abs=1e-5)
 
