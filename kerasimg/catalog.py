@@ -9,15 +9,12 @@ from typing import Any
 
 from kerasimg.errors import CallError, listed, nearest
 from kerasimg.spec.load import Spec, load_again, load_document, load_file
+from kerasimg.spec.parents import ZOO as ZOO
 from kerasimg.spec.parents import Found
 from kerasimg.spec.reader import read, shown
 
 Reference = str | os.PathLike[str] | Mapping[str, Any] | Spec
 """What names a spec: a zoo name, a path, a dict that is one, or a loaded one."""
-
-_INSTALLED = Path(__file__).parent / "zoo"
-ZOO = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "zoo"
-"""The folder of the specs that ship: inside the package once installed, beside it in a checkout."""
 
 
 SCHEMA = "kerasimg-1.schema.json"

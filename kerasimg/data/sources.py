@@ -134,7 +134,9 @@ def _read(data: Data, task: Task) -> tuple[str, Reading]:
     path = str(SAMPLE) if data == "sample" else os.fspath(data)
     where = "sample" if data == "sample" else path
     if os.path.isdir(path):
-        return where, read_folder(path)
+        reading = read_folder(path)
+        # The licence and the note beside the sample are no news to anybody.
+        return where, reading._replace(ignored=0) if data == "sample" else reading
     if not os.path.exists(path):
         folder = os.path.dirname(path) or "."
         near = nearest(os.path.basename(path), os.listdir(folder)) if os.path.isdir(folder) else ""

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 
 from kerasimg.errors import WeightsError, listed
 from kerasimg.models.scaling import IMAGENET_STD
 from kerasimg.spec.arguments import entry
 from kerasimg.spec.load import Spec
+
+NORMALIZATION_ARRAYS = 3
+"""Mean, variance and count, with which EfficientNet's files begin; in a spec they are constants of the scaling."""
 
 DOWNLOAD_TIMEOUT_S = 5
 """Longest silence of the server before a download is given up."""
@@ -32,7 +38,9 @@ def imagenet_file(
     """
     if channels != 3:
         raise WeightsError(f'ImageNet weights take 3 channels, and the picture has {channels}; give "weights": null')
-    known = entry("backbones", backbone) or {}
+    known = entry("backbones", backbone)
+    if known is None:
+        raise WeightsError(f"keras.applications has no {backbone}, so there are no ImageNet weights of it; name a file")
     files = known["imagenet_top" if top else "imagenet"]
     defaults = {name: argument.get("default") for name, argument in known["args"].items()}
     rows = {file["rows"] for file in files if "rows" in file}
@@ -108,17 +116,60 @@ def local_file(weights: str | os.PathLike[str] | Mapping[str, Any], folder: Path
 
 
 def load_into(model: Any, path: Path) -> None:
-    """Load a weights file into a model or a backbone; WeightsError when it belongs to another."""
+    """Load a weights file into the model of a spec; WeightsError when it belongs to another.
+
+    A `.h5` file of keras.applications is loaded in the order of its layers, whatever they are called.
+    """
+    if path.name.endswith(".weights.h5"):
+        _load(model, path, lambda: model.load_weights(str(path)))
+    else:
+        _load(model, path, lambda: _set_in_order(model, path))
+
+
+def _load(model: Any, path: Path, load: Callable[[], None]) -> None:
     try:
-        model.load_weights(str(path))
+        load()
     except Exception as error:  # h5py, Keras and the backends each raise their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(f"the weights in '{path}' do not fit {model.name}: {reason}") from None
 
 
+def _set_in_order(model: Any, path: Path) -> None:
+    """Give a model the arrays of a file in layer order; of the same numbers in another shape, such as a kernel's."""
+    with h5py.File(path) as file:
+        group = file.get("model_weights", file)
+        arrays = [
+            group[layer][name][...]
+            for layer in _names(group, "layer_names")
+            for name in _names(group[layer], "weight_names")
+        ]
+    wanted = model.weights
+    if len(arrays) - len(wanted) == NORMALIZATION_ARRAYS and arrays[0].shape == (3,):
+        arrays = arrays[NORMALIZATION_ARRAYS:]
+    if len(arrays) != len(wanted):
+        raise ValueError(f"the file has {len(arrays)} arrays, the model {len(wanted)}")
+    for number, (array, weight) in enumerate(zip(arrays, wanted, strict=True)):
+        if array.size != math.prod(weight.shape):
+            raise ValueError(f"array {number} has shape {array.shape}, the weight {tuple(weight.shape)}")
+    model.set_weights([array.reshape(weight.shape) for array, weight in zip(arrays, wanted, strict=True)])
+
+
+def _names(group: Any, attribute: str) -> list[str]:
+    """A list of names in a group's attribute, which HDF5 splits when it is long."""
+    if attribute in group.attrs:
+        names = list(group.attrs[attribute])
+    else:
+        parts = itertools.takewhile(lambda part: part in group.attrs, (f"{attribute}{k}" for k in itertools.count()))
+        names = [name for part in parts for name in group.attrs[part]]
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
 def load_backbone(model: keras.Model, backbone: str, path: Path) -> None:
     """Load a weights file into a backbone, so that it gives what keras.applications gives with that file."""
-    load_into(model, path)
+    if backbone.endswith(".json"):
+        load_into(model, path)
+        return
+    _load(model, path, lambda: model.load_weights(str(path)))
     published = {file["file"] for file in (entry("backbones", backbone) or {}).get("imagenet", ())}
     if backbone.startswith("EfficientNetB") and path.name in published:
         # These files hold the standard deviation where the layer takes the variance. Keras makes up for it with one

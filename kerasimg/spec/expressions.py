@@ -227,7 +227,7 @@ def _first(values: Any, stop: Any) -> Any:
 def _item(values: Any, index: Any) -> Any:
     if values is UNKNOWN or index is UNKNOWN:
         return UNKNOWN
-    if not isinstance(values, list) or isinstance(index, bool) or not isinstance(index, int):
+    if not isinstance(values, (list, str)) or isinstance(index, bool) or not isinstance(index, int):
         raise ExpressionError(f"takes an item of a list by its number, not {shown(index)} of {shown(values)}")
     if not 0 <= index < len(values):
         raise ExpressionError(f"has no item {index}; the list has {len(values)}, numbered from 0")

@@ -12,6 +12,10 @@ from kerasimg.spec.places import Faults, Origins
 from kerasimg.spec.reader import kind_of, read, shown, without_comments
 from kerasimg.spec.versions import upgrade
 
+_PACKAGE = Path(__file__).parents[1]
+ZOO = _PACKAGE / "zoo" if (_PACKAGE / "zoo").is_dir() else _PACKAGE.parent / "zoo"
+"""The folder of the specs that ship: inside the package once installed, beside it in a checkout."""
+
 MAX_PARENTS = 8
 
 

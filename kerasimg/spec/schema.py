@@ -10,7 +10,6 @@ import json
 import keyword
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, get_args
 
 from kerasimg.spec import arguments
@@ -18,13 +17,14 @@ from kerasimg.spec.document import FORMAT_VERSION, KEYS, SECTIONS, Task
 from kerasimg.spec.expand import MAX_REPEAT
 from kerasimg.spec.expressions import MAX_LENGTH
 from kerasimg.spec.nodes import ARGUMENT_NAME, CONTROL_KEYS, NAME, RESERVED_NAMES
+from kerasimg.spec.parents import ZOO
 from kerasimg.spec.places import NODE_KINDS
 from kerasimg.spec.search import MAX_OPTIONS
 from kerasimg.spec.values import TAKEN
 
 Schema = dict[str, Any]
 
-FILE = Path(__file__).parents[2] / "zoo" / f"kerasimg-{FORMAT_VERSION}.schema.json"
+FILE = ZOO / f"kerasimg-{FORMAT_VERSION}.schema.json"
 COMMENTS: Schema = {"^//": True}
 GROUPS = ("activations", "initializers", "regularizers", "constraints", "schedules", "optimizers", "losses", "metrics")
 WEIGHTS_PATTERN = r"^(?!/)(?!(.*/)?\.\.(/|$))[^\\:]+\.weights\.h5$"

@@ -64,6 +64,8 @@ def evaluate_params(raw: Any, given: Mapping[str, Any], report: Report, variants
         known = listed(defaults) or "none"
         report((), f"no param '{name}'{nearest(name, defaults)} (params: {known})")
     written = {**defaults, **{name: value for name, value in given.items() if name in defaults}}
+    if isinstance(variants, dict) and str(written.get("variant")) in variants:
+        written["variant"] = str(written["variant"])  # 18 is the variant "18": a command line cannot say which it means
     for name, value in _of_variant(written.get("variant"), variants, defaults, report).items():
         written[name] = value if written.get(name) is None else written[name]
     values: dict[str, Any] = {}

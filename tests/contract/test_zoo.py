@@ -2,15 +2,23 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
 
+# The published files of ImageNet weights are in a format that Keras reads, and no longer writes in public.
+from keras.src.legacy.saving import legacy_h5_format
+
 import kerasimg
 from kerasimg.catalog import load, read_zoo, zoo_names
 from kerasimg.models.budget import deferred_variables
+from kerasimg.models.weights import load_into
+from kerasimg.spec.arguments import entry
 
 SMALL: dict[str, dict[str, Any]] = {
     "branched": {"size": 32},
@@ -226,7 +234,10 @@ def enliven(model: Any, pixels: np.ndarray) -> None:
 def outputs(
     name: str, params: dict[str, Any], constructor: str, arguments: dict[str, Any], size: int, module: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the model of keras.applications and that of the spec give for eight pictures, with the same weights."""
+    """What the model of keras.applications and that of the spec give for eight pictures, with the same weights.
+
+    They go from one to the other in a file as keras.applications publishes them.
+    """
     keras.utils.set_random_seed(0)
     theirs = application(constructor, (size, size, 3), **arguments)
     if name == "efficientnet":  # whose mean and variance come with the ImageNet weights
@@ -240,8 +251,11 @@ def outputs(
     seen = getattr(keras.applications, module).preprocess_input(pixels.copy()) if module else pixels
     enliven(theirs, seen)
     ours = kerasimg.build(name, size=size, **params)
-    given = theirs.get_weights()[-len(ours.weights) :]
-    ours.set_weights([values.reshape(weight.shape) for values, weight in zip(given, ours.weights, strict=True)])
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.h5"
+        with h5py.File(path, "w") as file:
+            legacy_h5_format.save_weights_to_hdf5_group(file, theirs)
+        load_into(ours, path)
     expected, found = (
         keras.ops.convert_to_numpy(model(x, training=False)) for model, x in ((theirs, seen), (ours, pixels))
     )
@@ -309,6 +323,17 @@ def test_a_spec_has_the_weights_of_its_keras_application_in_the_same_order(
     assert theirs.input_shape in (ours.input_shape, (None, None, None, 3))
     assert [tuple(variable.shape) for variable in ours.weights] == shapes(theirs, constructor)
     assert ours.count_params() == theirs.count_params() - (7 if name == "efficientnet" else 0)
+
+
+@pytest.mark.parametrize(("name", "params", "constructor", "arguments"), named(APPLICATIONS))
+def test_a_spec_names_its_keras_application_as_where_its_imagenet_weights_come_from(
+    name: str, params: dict[str, Any], constructor: str, arguments: dict[str, Any]
+):
+    own = load(name, **params).pretrained.imagenet
+    assert own is not None
+    assert own.keras == constructor
+    assert arguments.items() <= own.arguments.items()
+    assert own.arguments.keys() <= (entry("backbones", constructor) or {})["args"].keys()
 
 
 @pytest.mark.parametrize(("name", "params", "constructor", "arguments", "size", "module"), named(OUTPUTS))

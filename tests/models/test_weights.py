@@ -244,3 +244,25 @@ def test_published_efficientnet_weights_give_what_keras_gives_with_them(
 def test_weights_of_a_spec_are_never_an_address():
     with pytest.raises(SpecError, match=r"weights: expected null, \"imagenet\", a \.weights\.h5 file"):
         kerasimg.build(spec({**BASE, "weights": "https://example.org/mine.weights.h5"}))
+
+
+def test_a_backbone_of_the_zoo_takes_the_file_of_the_keras_application_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    published = publish(backbone(), tmp_path / "models" / FILE)
+    node = {"backbone": "zoo/mobilenet_v1.json", "name": "base", "alpha": 0.25, "weights": "imagenet"}
+    ours = kerasimg.build(spec(node, *DENSE))
+    assert published.is_file()
+    assert_equal(ours.get_layer("base"), backbone())
+
+
+def test_a_zoo_spec_says_when_keras_has_no_weights_of_its_variant():
+    with pytest.raises(WeightsError, match=r"keras\.applications has no ResNet18"):
+        kerasimg.build("resnet", variant=18, weights="imagenet")
+
+
+def test_a_file_of_another_keras_application_is_refused(tmp_path: Path):
+    path = publish(backbone(), tmp_path / "other.h5")
+    with pytest.raises(WeightsError, match="do not fit small_resnet: the file has"):
+        kerasimg.build("small_resnet", weights=path)
