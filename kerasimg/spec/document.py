@@ -134,6 +134,8 @@ class Stage(Section):
     """A number or a schedule; null: the rate of `compile.optimizer`."""
     early_stopping: EarlyStopping | None = None
     """null: every epoch is trained."""
+    size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None = None
+    """[height, width] of this stage's pictures, for progressive resizing; null: `image.size`."""
 
 
 class Fit(Section):

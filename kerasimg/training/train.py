@@ -19,7 +19,7 @@ from kerasimg.data.sources import Data, Source, open_source
 from kerasimg.data.split import record, split
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.evaluation.evaluate import judge
-from kerasimg.models.build import Built, construct
+from kerasimg.models.build import construct
 from kerasimg.models.classifier import MODEL_FILE, Classifier, check_outputs
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.models.objects import make, make_layer
@@ -28,6 +28,7 @@ from kerasimg.training import stages
 from kerasimg.training.history import History
 from kerasimg.training.objective import Objective, make_objective, make_optimizer
 from kerasimg.training.run import Run
+from kerasimg.training.sizes import Size, Sized, models_by_size, size_of
 
 Say = Callable[[str], None]
 Parts = Mapping[Part, np.ndarray]
@@ -62,6 +63,7 @@ def train(
     keras.utils.set_random_seed(spec.fit.seed)
     with _dtype_policy(spec.fit.precision):
         built = construct(spec, weights=weights, limits=limits)
+        sized = models_by_size(spec, built, limits)
     check_outputs(built.model, spec, source.classes)
     objective = make_objective(spec, built.model, len(source.classes))
     say(source.describe())
@@ -72,7 +74,7 @@ def train(
     run = Run.create(out, spec.name)
     run.write_start(spec, source.classes, _located(record(source, parts), data))
     say(f"training {', '.join(f'{part} {len(indices):,}' for part, indices in parts.items())} -> {run.folder}")
-    _fit(spec, built, objective, source, parts, class_weight, run, verbose, say)
+    _fit(spec, sized, objective, source, parts, class_weight, run, verbose, say)
     classifier = Classifier(built.model, spec, source.classes, run.folder)
     classifier.save(run.folder / MODEL_FILE)
     held_out: Part | None = next((part for part in ("test", "validation") if part in parts), None)
@@ -113,7 +115,7 @@ def _dtype_policy(name: str) -> Iterator[None]:
 
 def _fit(
     spec: Spec,
-    built: Built,
+    sized: Mapping[Size, Sized],
     objective: Objective,
     source: Source,
     parts: Parts,
@@ -125,10 +127,18 @@ def _fit(
     history = History(run.folder / "history.csv")
     checkpoints = run.folder / "checkpoints"
     checkpoints.mkdir()
-    train_batches, validation_batches = _datasets(spec, source, parts, objective)
+    datasets = {size: _datasets(one.spec, source, parts, objective) for size, one in sized.items()}
+    last = built = sized[spec.image.size[0], spec.image.size[1]].built
     epoch = 0
     for index, stage in enumerate(spec.fit.stages):
+        size = size_of(stage, spec)
+        before, built = built, sized[size].built
+        if built is not before:
+            built.model.set_weights(before.model.get_weights())
+            for earlier in spec.fit.stages[:index]:
+                stages.enter(earlier, built)
         stages.enter(stage, built)
+        train_batches, validation_batches = datasets[size]
         built.model.compile(
             optimizer=make_optimizer(spec, stage.learning_rate),
             loss=objective.loss,
@@ -158,6 +168,8 @@ def _fit(
             )
         epoch += len(fitted.epoch)
         built.model.save_weights(checkpoints / f"stage-{index + 1}.weights.h5")
+    if built is not last:
+        last.model.set_weights(built.model.get_weights())
 
 
 def _datasets(spec: Spec, source: Source, parts: Parts, objective: Objective) -> tuple[Any, Any]:
