@@ -14,6 +14,7 @@ import pytest
 
 import kerasimg
 from kerasimg import catalog, cli
+from kerasimg.cli.options import OWN_ARGUMENTS
 
 HERE = Path(__file__).parent
 """Where the commands run: not in the checkout, whose package Python would prefer to the installed one."""
@@ -170,7 +171,7 @@ def test_the_verbs_own_arguments_are_named_in_full():
     from kerasimg.training.train import train
 
     taken = {name for verb in (catalog.load, train, construct) for name in inspect.signature(verb).parameters}
-    assert taken - {"params", "spec"} == cli.OWN_ARGUMENTS
+    assert taken - {"params", "spec"} == options.OWN_ARGUMENTS
     assert "run" in inspect.signature(evaluate).parameters
 
 

@@ -1,0 +1,108 @@
+"""What the commands share: options, how `--set` is read, and the loading of Keras."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kerasimg import catalog
+from kerasimg.errors import CallError
+
+if TYPE_CHECKING:
+    from kerasimg.spec.load import Spec
+
+Ref = Annotated[str, typer.Argument(metavar="SPEC", help="A zoo name (mobilenet) or the path of a spec.")]
+RunRef = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a model.keras file.")]
+Set = Annotated[
+    list[str],
+    typer.Option("--set", metavar="NAME=VALUE", help="A param, or an edit by path: fit.stages.0.epochs=3. Repeatable."),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="none, imagenet, or a .weights.h5 file. Left out: what the spec says."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for machines.")]
+Data = Annotated[
+    str, typer.Option(metavar="DIR", help='Folder with a folder per class, .csv, .jsonl, .npz, or "sample".')
+]
+
+OWN_ARGUMENTS = frozenset(
+    {"ref", "set", "chosen", "partial", "data", "out", "weights", "limits", "on_bad_image", "verbose", "say"}
+)
+"""What the verbs take besides a spec's params."""
+
+
+class OnBadImage(StrEnum):
+    """What to do when a picture cannot be read."""
+
+    fail = "fail"
+    skip = "skip"
+
+
+Bad = Annotated[OnBadImage, typer.Option(help="fail names every unreadable picture; skip leaves them out.")]
+
+
+def load(ref: str, params: dict[str, Any], edits: dict[str, Any], partial: bool = False) -> Spec:
+    """The spec of a reference with its `--set` values."""
+    return catalog.load(ref, set=edits, partial=partial, **params)
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """NAME=VALUE as a pair."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise CallError(f"expected NAME=VALUE, got '{text}'")
+    return name, value
+
+
+def assignments(texts: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`--set` values: the params (a bare name) and the edits (a dotted path). A value is JSON, else a string."""
+    params: dict[str, Any] = {}
+    edits: dict[str, Any] = {}
+    for name, text in map(assignment, texts):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = text
+        if name in OWN_ARGUMENTS:
+            raise CallError(f"--set {name}: the verbs have an argument of that name; write --set params.{name}={text}")
+        (edits if "." in name else params)[name] = value
+    return params, edits
+
+
+def weights_argument(text: str | None) -> dict[str, Any]:
+    """`--weights` as the keyword of `build` and `train`: nothing where it was left out."""
+    if text is None:
+        return {}
+    return {"weights": None if text.lower() == "none" else text}
+
+
+@contextmanager
+def keras_loaded() -> Iterator[None]:
+    """Load Keras with its backend's start-up chatter held back; it is told when the start fails."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as chatter:
+        os.dup2(chatter.fileno(), 2)
+        try:
+            import keras
+
+            keras.ops.zeros(1)
+        except BaseException:
+            chatter.seek(0)
+            os.write(kept, chatter.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+    yield

@@ -1,0 +1,110 @@
+"""Commands that train a classifier and use it: train, evaluate, predict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kerasimg.cli.options import (
+    Bad,
+    Data,
+    Json,
+    OnBadImage,
+    Ref,
+    RunRef,
+    Set,
+    Weights,
+    assignments,
+    keras_loaded,
+    load,
+    weights_argument,
+)
+
+commands = typer.Typer()
+
+
+@commands.command()
+def train(
+    ref: Ref,
+    data: Data,
+    assign: Set = [],  # noqa: B006
+    weights: Weights = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder in which the run gets its own.")] = Path("runs"),
+    on_bad_image: Bad = OnBadImage.fail,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a classifier, judge it on held-out pictures, and keep all of it in a new folder."""
+    params, edits = assignments(assign)
+    load(ref, params, edits, partial=True)  # its faults are told before Keras is loaded
+    with keras_loaded():
+        from kerasimg.training.train import train as run_training
+    silent = quiet or as_json
+    run = run_training(
+        ref,
+        data=data,
+        out=out,
+        on_bad_image=on_bad_image.value,
+        set=edits,
+        verbose=0 if silent else "auto",
+        say=(lambda line: None) if silent else typer.echo,
+        **weights_argument(weights),
+        **params,
+    )
+    has_scores = (run.folder / "evaluation" / "metrics.json").is_file()
+    if as_json:
+        scores = run.scores if has_scores else None
+        typer.echo(json.dumps({"run": str(run.folder), "scores": scores}, ensure_ascii=False, indent=2))
+        return
+    if has_scores:
+        _print_scores(run.scores)
+    typer.echo(f"kept in {run.folder}")
+
+
+@commands.command()
+def evaluate(
+    run: RunRef,
+    data: Annotated[str | None, typer.Option(metavar="DIR", help="Left out: the run's own held-out part.")] = None,
+    part: Annotated[str | None, typer.Option(help="train, validation, test or all.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write metrics.json and predictions.csv here.")
+    ] = None,
+    on_bad_image: Bad = OnBadImage.fail,
+    as_json: Json = False,
+) -> None:
+    """Judge a trained classifier on labelled pictures."""
+    with keras_loaded():
+        from kerasimg.evaluation.evaluate import evaluate as judge
+    scores = judge(run, data=data, part=part, out=out, on_bad_image=on_bad_image.value)
+    if as_json:
+        typer.echo(json.dumps(scores, ensure_ascii=False, indent=2))
+    else:
+        _print_scores(scores)
+
+
+@commands.command()
+def predict(
+    run: RunRef,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Pictures, or folders of them.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to print for each picture.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Say what is on pictures."""
+    with keras_loaded():
+        from kerasimg.evaluation.predict import predict as ask
+    predictions = ask(run, files)
+    if as_json:
+        typer.echo(json.dumps([one._asdict() for one in predictions], ensure_ascii=False, indent=2))
+        return
+    for one in predictions:
+        likely = sorted(one.probabilities.items(), key=lambda pair: -pair[1])[:top]
+        typer.echo(f"{one.file}: " + ", ".join(f"{name} {value:.3f}" for name, value in likely))
+
+
+def _print_scores(scores: dict[str, Any]) -> None:
+    from kerasimg.evaluation.table import print_scores
+
+    print_scores(scores)

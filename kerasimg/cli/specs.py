@@ -1,0 +1,158 @@
+"""Commands on specs: check, show, build, zoo, schema. All but `build` answer without Keras."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kerasimg import catalog
+from kerasimg.cli.options import Json, Ref, Set, Weights, assignment, assignments, keras_loaded, load, weights_argument
+from kerasimg.errors import CallError, SpecError
+from kerasimg.spec.writing import dumps
+
+if TYPE_CHECKING:
+    from kerasimg.spec.load import Spec
+
+commands = typer.Typer()
+zoo = typer.Typer(help="The specs that ship.", no_args_is_help=True)
+commands.add_typer(zoo, name="zoo")
+
+
+@commands.command()
+def check(
+    specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Zoo names or paths of specs.")],
+    assign: Set = [],  # noqa: B006 - typer copies it
+    as_json: Json = False,
+) -> None:
+    """Check specs without building them; every fault of each is told."""
+    params, edits = assignments(assign)
+    faults: list[dict[str, str]] = []
+    for ref in specs:
+        try:
+            spec = load(ref, params, edits, partial=True)
+        except SpecError as error:
+            faults += [fault._asdict() for fault in error.faults]
+            if not as_json:
+                typer.echo(str(error), err=True)
+        else:
+            if not as_json:
+                missing = [name for name, value in spec.resolved.get("params", {}).items() if value is None]
+                needed = f"; must be given: {', '.join(missing)}" if missing else ""
+                typer.echo(f"ok: {spec.file} ({len(spec.nodes)} nodes, {len(spec.search)} search values{needed})")
+    if as_json:
+        typer.echo(json.dumps({"ok": not faults, "faults": faults}, ensure_ascii=False, indent=2))
+    if faults:
+        raise typer.Exit(SpecError.exit_code)
+
+
+@commands.command()
+def show(
+    ref: Ref,
+    assign: Set = [],  # noqa: B006
+    origins: Annotated[bool, typer.Option("--origins", help="Say of each value where it comes from.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print a spec as it will be used: merged, defaults filled in, search values at their defaults."""
+    spec = load(ref, *assignments(assign), partial=True)
+    if not origins:
+        typer.echo(dumps(spec.resolved), nl=False)
+        return
+    rows = list(_origins(spec))
+    if as_json:
+        keys = ("path", "value", "origin")
+        typer.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in rows], ensure_ascii=False, indent=2))
+        return
+    for path, value, origin in rows:
+        typer.echo(f"{path} = {json.dumps(value, ensure_ascii=False)}  <- {origin}")
+
+
+@commands.command()
+def build(
+    ref: Ref,
+    assign: Set = [],  # noqa: B006
+    weights: Weights = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the model here (.keras).")] = None,
+    limit: Annotated[list[str], typer.Option(metavar="NAME=N", help="Raise a limit: params=N, tensor=N.")] = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Build the model of a spec and print its layers."""
+    spec = load(ref, *assignments(assign))
+    limits = {name: _count(name, value) for name, value in map(assignment, limit)}
+    if out is not None and out.suffix != ".keras":
+        raise CallError(f"--out: expected a name that ends in .keras, got '{out}'")
+    with keras_loaded():
+        from kerasimg.models.build import construct
+
+        model = construct(spec, limits=limits, **weights_argument(weights)).model
+    if as_json:
+        facts = {
+            "name": model.name,
+            "params": model.count_params(),
+            "input": list(model.input_shape),
+            "output": list(model.output_shape),
+        }
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        model.summary()
+    if out is not None:
+        model.save(out)
+
+
+@zoo.command("list")
+def zoo_list(as_json: Json = False) -> None:
+    """List the specs that ship."""
+    described = []
+    for name in catalog.zoo_names():
+        document = catalog.read_zoo(name)
+        described.append({"name": name, "about": str(document.get("about", ""))})
+    if as_json:
+        typer.echo(json.dumps(described, ensure_ascii=False, indent=2))
+        return
+    width = max(len(row["name"]) for row in described)
+    for row in described:
+        typer.echo(f"{row['name']:{width}}  {row['about']}")
+
+
+@zoo.command("show")
+def zoo_show(name: Annotated[str, typer.Argument(help="As `zoo list` names it.")]) -> None:
+    """Print a spec of the zoo as its author wrote it."""
+    typer.echo(catalog.zoo_file(name).path.read_text(encoding="utf-8"), nl=False)
+
+
+@commands.command()
+def schema() -> None:
+    """Print the JSON Schema (2020-12) of the format, for an editor."""
+    typer.echo((catalog.ZOO / catalog.SCHEMA).read_text(encoding="utf-8"), nl=False)
+
+
+def _count(name: str, text: str) -> int:
+    if not text.isdecimal():
+        raise CallError(f"--limit {name}: expected a whole number, got '{text}'")
+    return int(text)
+
+
+def _origins(spec: Spec) -> Iterator[tuple[str, Any, str]]:
+    """(path, value, where it comes from) of every value of a resolved spec."""
+    from kerasimg.spec.places import show_path
+
+    def visit(value: Any, written: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str, Any, str]]:
+        if isinstance(value, dict) and value:
+            for key, item in value.items():
+                below = written.get(key) if isinstance(written, dict) else None
+                known = isinstance(written, dict) and key in written
+                yield from visit(item, below if known else None, (*path, key)) if known else default(item, (*path, key))
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            for index, item in enumerate(value):
+                below = written[index] if isinstance(written, list) and index < len(written) else None
+                yield from visit(item, below, (*path, index))
+        else:
+            yield show_path(spec.resolved, path), value, spec.origins.of(path)
+
+    def default(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str, Any, str]]:
+        yield show_path(spec.resolved, path), value, "default"
+
+    yield from visit(dict(spec.resolved), dict(spec.document), ())
