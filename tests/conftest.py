@@ -1,5 +1,6 @@
 """Pictures that a tiny network learns in a moment, and the spec of one."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,12 @@ def seeded() -> None:
     """Every test draws the same numbers, alone or among others; those without Keras stay without it."""
     if keras := sys.modules.get("keras"):
         keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the tests keep in the cache folder is theirs alone; of the user's they see nothing."""
+    os.environ["KERASIMG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -171,7 +171,7 @@ def test_the_verbs_own_arguments_are_named_in_full():
     from kerasimg.training.train import train
 
     taken = {name for verb in (catalog.load, train, construct) for name in inspect.signature(verb).parameters}
-    assert taken - {"params", "spec"} == options.OWN_ARGUMENTS
+    assert taken - {"params", "spec"} == OWN_ARGUMENTS
     assert "run" in inspect.signature(evaluate).parameters
 
 
