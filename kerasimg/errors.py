@@ -67,6 +67,12 @@ class GateError(KerasimgError):
     exit_code = 4
 
 
+class Interrupted(KerasimgError):
+    """The user has ended what was going on; what was reached is kept."""
+
+    exit_code = 130
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known name was probably meant: "; did you mean 'x'?", or nothing when none is near."""
     # Comparing is slow in the length of both and in their number, and a spec can bring any of them.

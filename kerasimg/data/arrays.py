@@ -7,11 +7,14 @@ Images: numbers of 0 to 255, (N, H, W) or (N, H, W, C) with 1, 3 or 4 channels. 
 from __future__ import annotations
 
 import zipfile
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kerasimg.data.items import Item, ManyFaults, Part, Reading, class_name, fault
+from kerasimg.data.index import Items, Labels, Numbered, joined
+from kerasimg.data.items import PART_NAMES, ManyFaults, Part, Reading, class_name, fault
+from kerasimg.data.places import Arrays
 from kerasimg.errors import Fault
 from kerasimg.spec.document import Task
 
@@ -41,47 +44,58 @@ def read_npz(path: str, task: Task) -> Reading:
         pickled = "; Python objects are not loaded from files" if "pickle" in str(error) else ""
         raise fault(path, "", f"cannot be read as an .npz file ({str(error).splitlines()[0]}){pickled}") from error
     faults: list[Fault] = []
-    readings = []
+    batches = []
     for images, labels, part in KEYS:
         if images in arrays and labels in arrays:
-            readings.append(read_arrays(arrays[images], arrays[labels], task, path, images, part))
+            batches.append(Batch.of(arrays[images], arrays[labels], task, path, images, part))
         elif images in arrays or labels in arrays:
             missing, there = (labels, images) if images in arrays else (images, labels)
             faults.append(Fault(path, missing, f"is missing, and belongs to {there}"))
-    if not readings and not faults:
+    if not batches and not faults:
         faults.append(
             Fault(path, "", f"expected x_train and y_train, or x and y; found {', '.join(names) or 'nothing'}")
         )
     if faults:
         raise ManyFaults(faults)
-    items = [item for reading in readings for item in reading.items]
-    return Reading(items, {name for reading in readings for name in reading.classes})
+    return _reading(batches)
 
 
-def read_arrays(
-    images: Any,
-    labels: Any,
-    task: Task,
-    where: str = "arrays",
-    name: str = "images",
-    part: Part | None = None,
-) -> Reading:
+def read_arrays(images: Any, labels: Any, task: Task, where: str = "arrays", name: str = "images") -> Reading:
     """The pictures of one array, with their labels."""
-    pictures, targets = np.asarray(images), np.asarray(labels)
-    wrong = _image_fault(pictures) or _label_fault(targets, len(pictures), task)
-    if wrong:
-        raise fault(where, name, wrong)
-    if task == "multilabel":
-        classes = [str(index) for index in range(targets.shape[1])]
-        each = [tuple(classes[index] for index in np.flatnonzero(row)) for row in targets]
-    else:
-        each = [(_name(value),) for value in targets.reshape(-1).tolist()]
-        classes = list({label for (label,) in each})
-    items = [
-        Item(f"{part or name}[{index}]", picture, found, part)
-        for index, (picture, found) in enumerate(zip(pictures, each, strict=True))
-    ]
-    return Reading(items, classes)
+    return _reading([Batch.of(images, labels, task, where, name)])
+
+
+class Batch(NamedTuple):
+    """One array of pictures, its labels as their names, and its part."""
+
+    pictures: np.ndarray
+    labels: Labels
+    name: str
+    part: Part | None
+
+    @classmethod
+    def of(cls, images: Any, labels: Any, task: Task, where: str, name: str, part: Part | None = None) -> Batch:
+        """The arrays, once they are found to fit."""
+        pictures, targets = np.asarray(images), np.asarray(labels)
+        wrong = _image_fault(pictures) or _label_fault(targets, len(pictures), task)
+        if wrong:
+            raise fault(where, name, wrong)
+        if task == "multilabel":
+            rows, columns = np.nonzero(targets)
+            starts = np.searchsorted(rows, np.arange(len(targets) + 1))
+            names = tuple(str(index) for index in range(targets.shape[1]))
+            return cls(pictures, Labels(names, columns.astype(np.int32), starts), name, part)
+        values, codes = np.unique(targets.reshape(-1), return_inverse=True)
+        return cls(pictures, Labels(tuple(map(_name, values.tolist())), codes.astype(np.int32)), name, part)
+
+
+def _reading(batches: Sequence[Batch]) -> Reading:
+    pictures = Arrays([batch.pictures for batch in batches])
+    ids = Numbered([batch.part or batch.name for batch in batches], pictures.ends)
+    codes = [PART_NAMES.index(batch.part) if batch.part else -1 for batch in batches]
+    parts = np.repeat(np.array(codes, np.int8), [len(batch.pictures) for batch in batches])
+    labels = joined([batch.labels for batch in batches])
+    return Reading(Items(ids, pictures, labels, parts), labels.names)
 
 
 def _image_fault(images: np.ndarray) -> str | None:

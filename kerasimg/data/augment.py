@@ -1,38 +1,72 @@
-"""Keras' augmentation layers as one function of a batch."""
+"""The augmentation of a spec as one function of a batch: compiled where it can be, by Keras' own layers where not.
+
+What each layer draws is a pure function of the picture's pair of seeds and the layer's place in the list, so that a
+picture comes out the same in any batch, on any worker, by any number of threads. Only MixUp and CutMix look at the
+other pictures of the batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from kerasimg.errors import CallError
+from kerasimg.spec.document import Image
 
-Augment = Callable[[Any, Any], tuple[Any, Any]]
-"""(images, labels) -> (images, labels), in a graph of TensorFlow, whatever Keras' backend is."""
+Node = tuple[str, Mapping[str, Any]]
 
 
-def make_augment(layers: Sequence[Any]) -> Augment:
-    """A function that sends a batch through the layers, in their order, as in training.
+class Step(Protocol):
+    """Some of the layers."""
 
-    Images: (N, H, W, C) float32 of 0-255, clipped to that at the end: layers with a `value_range` need (0, 255).
-    Labels pass unchanged but for MixUp and CutMix, which blend them and so need (N, K) floats. The layers' own seeds
-    make it repeatable; give them some, or call keras.utils.set_random_seed before they are made.
+    def __call__(self, images: Any, labels: Any, seeds: Any, run: int, batch_size: int | None) -> tuple[Any, Any]:
+        """Change a batch. run: the run's seed."""
+
+
+class Augmentation:
+    """The layers of a spec's `augment`, in their order, as a function of a batch in a graph of TensorFlow.
+
+    blends: whether labels are blended with those of other pictures (MixUp, CutMix): they must be (N, K) floats.
+    size: height and width of what comes out.
     """
-    import tensorflow as tf
-    from keras import layers as keras_layers
 
-    blending = (keras_layers.MixUp, keras_layers.CutMix)
+    def __init__(self, steps: Sequence[Step], said: str, size: tuple[int, int], blending: Sequence[str], seed: int):
+        self.steps, self.said, self.size, self.blending, self.seed = steps, said, size, blending, seed
 
-    def augment(images: Any, labels: Any) -> tuple[Any, Any]:
-        for layer in layers:
-            if isinstance(layer, blending):
-                if len(labels.shape) != 2 or not labels.dtype.is_floating:
-                    raise CallError(f"{type(layer).__name__} blends labels: use targets 'one_hot', not 'sparse'")
-                blended = layer({"images": images, "labels": labels}, training=True)
-                images, labels = blended["images"], blended["labels"]
-            else:
-                images = layer(images, training=True)
-        return tf.clip_by_value(tf.cast(images, tf.float32), 0.0, 255.0), labels
+    @property
+    def blends(self) -> bool:
+        """Whether labels are blended."""
+        return bool(self.blending)
 
-    # As it stands, not rewritten by AutoGraph, which would wrap its errors.
-    return tf.autograph.experimental.do_not_convert(augment)
+    def __call__(self, images: Any, labels: Any, seeds: Any, batch_size: int | None = None) -> tuple[Any, Any]:
+        """Augment a batch.
+
+        images: (N, H, W, C) uint8, or float32 of 0-255.  labels: as they are; see `blends`.
+        seeds: (N, 2) int64, one pair a picture.
+        batch_size: of full batches, so that a last smaller one needs no function of its own; None: it is not known.
+        Gives float32 pictures of 0-255, and labels.
+        """
+        if self.blends and (labels.shape.rank != 2 or not labels.dtype.is_floating):
+            raise CallError(f"{self.blending[0]} blends labels: use targets 'one_hot', not 'sparse'")
+        for step in self.steps:
+            images, labels = step(images, labels, seeds, self.seed, batch_size)
+        return images, labels
+
+    def describe(self) -> str:
+        """What became of the layers, in one line."""
+        return self.said
+
+
+def compile_augment(nodes: Sequence[Node], image: Image, seed: int) -> Augmentation | None:
+    """Compile the layers of a spec's `augment`; None where there are none.
+
+    nodes: (layer, arguments), checked.  image: the pictures' size and channels.  seed: of the run; with it every draw
+    changes. A layer's own `seed` changes its draws alone.
+    Pictures that a layer leaves in another size (RandomCrop) are brought back to that of `image` at the end.
+    """
+    if not nodes:
+        return None
+    # They load TensorFlow.
+    from kerasimg.data.lowering import lowered
+
+    return Augmentation(*lowered(nodes, (image.size[0], image.size[1]), image.channels), seed)

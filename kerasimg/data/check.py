@@ -1,15 +1,26 @@
-"""Is every picture readable? Asked before the first epoch, so that nothing breaks in the middle of one."""
+"""Is every picture readable? Asked before the first epoch, so that nothing breaks in the middle of one.
+
+A picture is read once: for the hash of its bytes, which a run keeps, for its soundness, and, where there is a cache,
+for its pixels. What was found sound stands in the ledger, and is not read again until its file changes.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
 from collections.abc import Callable
-from typing import Literal
+from io import BufferedReader
+from typing import Literal, NamedTuple, cast
 
-from kerasimg.data.decode import decode
-from kerasimg.data.items import Bad, Item, ManyFaults
+import numpy as np
+
+from kerasimg.data.cache import Cache
+from kerasimg.data.fast_decode import decode_fast
+from kerasimg.data.items import Bad, ManyFaults, Picture
+from kerasimg.data.ledger import Ledger
 from kerasimg.data.parallel import each
-from kerasimg.data.picture import BadImage, read_picture
+from kerasimg.data.picture import BadImage, open_picture, read_picture
 from kerasimg.data.sources import Source
 from kerasimg.errors import Fault
 from kerasimg.spec.document import Image
@@ -22,6 +33,19 @@ PATIENCE_S = 2.0
 """A scan that takes no longer reports no progress."""
 INTERVAL_S = 0.25
 """Time between two reports."""
+LARGEST_READ = 256 * 1024**2
+"""Bytes of the largest file that is read as a whole."""
+NOTED = 20_000
+"""Pictures after which the ledger is written: a scan that is broken off need not begin again."""
+
+
+class Found(NamedTuple):
+    """What a scan found of one picture."""
+
+    sha256: bytes
+    """The raw digest of its bytes; empty where it cannot be read."""
+    reason: str
+    """Why it cannot be read; "" where it can."""
 
 
 def scan(
@@ -29,42 +53,69 @@ def scan(
     image: Image | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    cache: Cache | None = None,
+    ledger: Ledger | None = None,
 ) -> list[Bad]:
     """Every picture that cannot be read, and why, in the order of the source; each is decoded in full.
 
     image: bring the pictures to its size as well, as training will.  threads: None is one per core.
     progress: called now and then once the scan has lasted two seconds, and when such a scan is done.
+    cache: keeps the pixels, for `image`.  ledger: pictures that it knows are not read; it learns the others.
     """
+    keys = None if cache is None and ledger is None else source.keys()
+    known = None if keys is None or ledger is None else ledger.find(keys)
+    asked = np.arange(len(source)) if known is None else np.flatnonzero(~known.known)
+    rows = None
+    if cache is not None and keys is not None and image is not None and len(asked):
+        rows = cache.rows(keys, image, exact=False)
 
-    def reason(item: Item) -> str | None:
+    def look(index: int) -> Found:
         try:
-            read_picture(item.picture) if image is None else decode(item.picture, image)
+            content, digest = _read(source.columns.picture(index))
+            if image is None:
+                read_picture(content)
+            else:
+                pixels = decode_fast(content, image)
+                if rows is not None:
+                    rows.write(index, pixels)
         except BadImage as error:
-            return error.reason
-        return None
+            return Found(b"", error.reason)
+        return Found(digest, "")
 
     report_at = time.monotonic() + PATIENCE_S
-    bad = []
-    for done, (item, why) in enumerate(zip(source.items, each(reason, source.items, threads), strict=True), 1):
-        if why is not None:
-            bad.append(Bad(item.id, why))
+    reasons = {} if known is None else {int(index): known.reasons[index] for index in np.flatnonzero(known.reasons)}
+    sound: list[tuple[int, bytes]] = []
+    for done, (index, found) in enumerate(zip(asked.tolist(), each(look, asked.tolist(), threads), strict=True), 1):
+        if found.reason:
+            reasons[index] = found.reason
+        else:
+            sound.append((index, found.sha256))
+        if ledger is not None and keys is not None and (len(sound) >= NOTED or (done == len(asked) and sound)):
+            # Of what cannot be read nothing is noted: the fault may lie outside of the file.
+            ledger.add(keys[[row for row, _ in sound]], [digest for _, digest in sound], [""] * len(sound))
+            sound = []
         if progress and (now := time.monotonic()) >= report_at:
-            progress(done, len(source))
+            progress(done, len(asked))
             report_at = now + INTERVAL_S
-    return bad
+    return [Bad(source.columns.id(index), reasons[index]) for index in sorted(reasons)]
 
 
 def require_sound(
     source: Source,
     on_bad_image: OnBadImage = "fail",
+    *,
     threads: int | None = None,
     progress: Progress | None = None,
+    image: Image | None = None,
+    cache: Cache | None = None,
 ) -> Source:
-    """The source, when every picture is readable.
+    """The source, when every picture is readable; each is read once, and not again before it changes.
 
     on_bad_image: fail: a DataError names all that are not. skip: they are left out, and stand in `skipped`.
+    image, cache: keep the decoded pictures for these, so that the first epoch need not decode them again.
+    threads, progress: as for `scan`.
     """
-    bad = scan(source, threads=threads, progress=progress)
+    bad = scan(source, image, threads, progress, cache, Ledger.open())
     if not bad:
         return source
     if on_bad_image == "fail":
@@ -81,3 +132,16 @@ def require_sound(
     if lost or not sound.items:
         raise ManyFaults(Fault(source.where, f"class '{name}'", "none of its pictures can be read") for name in lost)
     return sound
+
+
+def _read(picture: Picture) -> tuple[Picture, bytes]:
+    """The picture, its file read if that is not huge, and the SHA-256 of its bytes."""
+    if isinstance(picture, np.ndarray):
+        return picture, hashlib.sha256(np.ascontiguousarray(picture).data).digest()
+    if isinstance(picture, bytes):
+        return picture, hashlib.sha256(picture).digest()
+    with open_picture(picture) as file:
+        if os.fstat(file.fileno()).st_size > LARGEST_READ:
+            return picture, hashlib.file_digest(cast(BufferedReader, file), "sha256").digest()
+        content = file.read()
+    return content, hashlib.sha256(content).digest()

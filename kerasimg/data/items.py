@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +23,12 @@ PARTS: dict[str, Part] = {
 }
 """The names of the parts, as folders and manifests write them (in any case), and what they mean."""
 
+PART_NAMES: tuple[Part, ...] = ("train", "validation", "test")
+"""The parts, each at the place that is its number in columns; -1 stands for none."""
+
+Picture = str | bytes | np.ndarray
+"""The path of a file, the bytes of one, or pixels."""
+
 LISTED = 20
 """Faults that an error message lists."""
 
@@ -33,14 +39,19 @@ class Item:
 
     id: str
     """Its path below the root, with forward slashes, or its place in an array: "train[17]"."""
-    picture: str | np.ndarray
-    """The path of its file, or its pixels."""
+    held: Picture | Callable[[], Picture]
+    """The path of its file, its bytes or its pixels, or what gives them when they are asked for."""
     labels: tuple[str, ...]
     """Names of its classes: one, or any number where the task is multilabel."""
     part: Part | None = None
     """The part that the data puts it in."""
     extras: Mapping[str, Any] = field(default_factory=dict)
     """What else a manifest says of it."""
+
+    @property
+    def picture(self) -> Picture:
+        """The path of its file, the bytes of one, or its pixels; read now where it stands within a larger file."""
+        return self.held() if callable(self.held) else self.held
 
 
 class Bad(NamedTuple):
@@ -53,9 +64,11 @@ class Bad(NamedTuple):
 class Reading(NamedTuple):
     """What a reader found: pictures, names of classes in any order, and how many files are no pictures."""
 
-    items: list[Item]
+    items: Sequence[Item]
     classes: Iterable[str]
     ignored: int = 0
+    soft: bool = False
+    """Whether pictures have shares of classes, see `soft_labels.py`."""
 
 
 class ManyFaults(DataError):

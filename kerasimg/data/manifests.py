@@ -1,7 +1,8 @@
 """A CSV or JSONL file that lists pictures -> labelled pictures.
 
 Columns: path (relative to the manifest), label or labels (a JSON list in JSONL, separated by | in CSV), and,
-where wanted, split; other columns are kept as extras. CSV is UTF-8, separated by comma, semicolon or tab.
+where wanted, split and p:CLASS, shares of classes (`soft_labels.py`); other columns are kept as extras. CSV is UTF-8,
+separated by comma, semicolon or tab.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from kerasimg.data.index import Gathering
 from kerasimg.data.items import PARTS, Item, ManyFaults, Reading, class_name, fault
+from kerasimg.data.places import Files
+from kerasimg.data.soft_labels import PREFIX, likeliest, shares_of
+from kerasimg.data.texts import Growing
 from kerasimg.errors import Fault, nearest
 from kerasimg.spec.document import Task
 
@@ -25,8 +30,9 @@ Row = tuple[int, Mapping[str, Any]]
 def read_manifest(path: str, task: Task) -> Reading:
     """The pictures that a manifest lists, in its order."""
     faults: list[Fault] = []
-    items: list[Item] = []
+    gathered, places = Gathering(), Growing()
     lines: dict[str, int] = {}
+    shared: dict[str, None] = {}
     rows = _csv_rows(path) if path.lower().endswith((".csv", ".tsv")) else _jsonl_rows(path, faults)
     try:
         for line, row in rows:
@@ -35,12 +41,15 @@ def read_manifest(path: str, task: Task) -> Reading:
             if first != line and item.id:
                 wrong.append(f"'{item.id}' is listed in line {first} already; keep one line with all its labels")
             faults += [Fault(path, f"line {line}", message) for message in wrong]
-            items.append(item)
+            if not wrong:
+                shared |= {key.removeprefix(PREFIX): None for key in item.extras if key.startswith(PREFIX)}
+                gathered.add(item.id, item.labels, item.part, item.extras)
+                places.add_raw(os.fsencode(str(item.held)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise fault(path, "", f"cannot be read as UTF-8 text: {error}") from error
     if faults:
         raise ManyFaults(faults)
-    return Reading(items, {label for item in items for label in item.labels})
+    return Reading(gathered.items(Files(places.texts())), {**gathered.codes, **shared}, soft=bool(shared))
 
 
 def _csv_rows(path: str) -> Iterator[Row]:
@@ -49,7 +58,7 @@ def _csv_rows(path: str) -> Iterator[Row]:
         file.seek(0)
         reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
         names = [name.strip() for name in reader.fieldnames or []]
-        if "path" not in names or not {"label", "labels"} & set(names):
+        if "path" not in names or not _has_labels(names):
             raise fault(path, "line 1", _columns_wanted(names))
         reader.fieldnames = names
         for row in reader:
@@ -68,10 +77,14 @@ def _jsonl_rows(path: str, faults: list[Fault]) -> Iterator[Row]:
                 continue
             if not isinstance(row, dict):
                 faults.append(Fault(path, f"line {line}", 'expected an object: {"path": ..., "label": ...}'))
-            elif "path" not in row or not {"label", "labels"} & set(row):
+            elif "path" not in row or not _has_labels(row):
                 faults.append(Fault(path, f"line {line}", _columns_wanted(list(row))))
             else:
                 yield line, row
+
+
+def _has_labels(names: Iterable[str]) -> bool:
+    return any(name in ("label", "labels") or name.startswith(PREFIX) for name in names)
 
 
 def _columns_wanted(names: list[str]) -> str:
@@ -93,13 +106,19 @@ def _item(folder: str, row: Mapping[str, Any], task: Task) -> tuple[Item, list[s
     part = PARTS.get(str(split).strip().lower())
     if split is not None and part is None:
         wrong.append(f"no split '{split}'{nearest(str(split), PARTS)}; there are train, validation and test")
-    labels = _labels(row, task, wrong)
-    extras = {key: value for key, value in row.items() if key not in COLUMNS}
+    shares = shares_of(row, wrong)
+    if shares and task != "multiclass":
+        wrong.append(f"shares of classes are for the task 'multiclass', not for '{task}'")
+    if shares and not row.get("label"):
+        row = {**row, "labels": [likeliest(shares)]}
+    labels = _labels(row, task, wrong) if not wrong or not isinstance(row.get("labels"), dict) else ()
+    extras = {key: value for key, value in row.items() if key not in COLUMNS and not key.startswith(PREFIX)}
+    extras |= {PREFIX + name: share for name, share in shares.items()}
     return Item(os.path.normpath(name).replace(os.sep, "/") if name else "", place, labels, part, extras), wrong
 
 
 def _labels(row: Mapping[str, Any], task: Task, wrong: list[str]) -> tuple[str, ...]:
-    values = row.get("labels", row.get("label"))
+    values = row.get("label") if isinstance(row.get("labels"), dict) else row.get("labels", row.get("label"))
     if isinstance(values, str) and "labels" in row:
         values = [part for part in values.split("|") if part.strip()]
     elif not isinstance(values, list):

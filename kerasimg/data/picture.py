@@ -8,7 +8,9 @@ import os
 import re
 import stat
 import warnings
-from typing import IO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, BinaryIO
 
 import numpy as np
 import PIL.ExifTags
@@ -74,23 +76,36 @@ class BadImage(KerasimgError, ValueError):
         self.reason = reason
 
 
-def read_picture(picture: Picture, background: RGB = (255, 255, 255)) -> PIL.Image.Image:
+def read_picture(
+    picture: Picture,
+    background: RGB = (255, 255, 255),
+    opened: Callable[[PIL.Image.Image], None] | None = None,
+) -> PIL.Image.Image:
     """The picture in mode RGB, upright, at its own size, on the background where it is transparent.
 
     picture: a path, the bytes of a file, or an array of 0-255, (H, W) or (H, W, C) with 1, 3 or 4 channels.
+    opened: called with a file once its header is read and its size found right, before its pixels are: it may note
+    what the header says, or ask for fewer pixels (`draft`).
     """
     if isinstance(picture, np.ndarray):
         return _from_array(picture, background)
     if isinstance(picture, bytes):
-        return _from_file(io.BytesIO(picture), background)
+        return _from_file(io.BytesIO(picture), background, opened)
+    with open_picture(picture) as file:
+        return _from_file(file, background, opened)
+
+
+@contextmanager
+def open_picture(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """The file of a picture, open; a BadImage says why it cannot be read."""
     try:
-        kind = os.stat(picture).st_mode
+        kind = os.stat(path).st_mode
         if not stat.S_ISREG(kind):  # a named pipe would be waited for without end
             raise BadImage("is a folder" if stat.S_ISDIR(kind) else "is not a file")
-        with open(picture, "rb") as file:
-            return _from_file(file, background)
+        with open(path, "rb") as file:
+            yield file
     except FileNotFoundError:
-        link = os.path.islink(picture)
+        link = os.path.islink(path)
         raise BadImage("is a link to a file that does not exist" if link else "does not exist") from None
     except OSError as error:
         raise BadImage(f"cannot be read ({error.strerror or error})") from error
@@ -105,8 +120,10 @@ def _from_array(array: np.ndarray, background: RGB) -> PIL.Image.Image:
     return _opaque(PIL.Image.fromarray(_to_bytes(values, 255)), background)
 
 
-def _from_file(file: IO[bytes], background: RGB) -> PIL.Image.Image:
-    _mute_pillow()
+def _from_file(
+    file: IO[bytes], background: RGB, look: Callable[[PIL.Image.Image], None] | None = None
+) -> PIL.Image.Image:
+    mute_pillow()
     head = file.read(512)
     file.seek(0)
     if not head:
@@ -114,8 +131,10 @@ def _from_file(file: IO[bytes], background: RGB) -> PIL.Image.Image:
     try:
         with PIL.Image.open(file, formats=_formats()) as opened:
             _check_size(opened.width * opened.height)
+            if look is not None:
+                look(opened)
             opened.load()
-            upright = _upright(opened)
+            upright = turn_of(opened)
             flat = _opaque(_in_8_bits(opened), background)
             return flat if upright is None else flat.transpose(upright)
     except (BadImage, MemoryError):
@@ -177,7 +196,8 @@ def _to_bytes(values: np.ndarray, top: int) -> np.ndarray:
     return np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8)
 
 
-def _upright(opened: PIL.Image.Image) -> PIL.Image.Transpose | None:
+def turn_of(opened: PIL.Image.Image) -> PIL.Image.Transpose | None:
+    """What turns an opened picture upright, as its EXIF or XMP says; None where it is, or neither says so."""
     try:
         return TRANSPOSED.get(opened.getexif().get(PIL.ExifTags.Base.Orientation, 1))
     except Exception:
@@ -204,7 +224,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in PIL.Image.OPEN)
 
 
-def _mute_pillow() -> None:
+def mute_pillow() -> None:
     """Ignore Pillow's warnings (a large picture, odd metadata): what matters in a picture raises here.
 
     For the process, by a filter on Pillow's modules: `warnings.catch_warnings` is not safe among threads.

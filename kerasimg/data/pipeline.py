@@ -1,7 +1,8 @@
 """Pictures of a source -> batches for `model.fit`, as a tf.data.Dataset.
 
-Pictures are decoded by `decode.py`, side by side, and stay uint8 until a batch is handed on; augmentation comes after
-that, on float32. Order and content are repeatable: they depend on the seeds alone, not on which thread was faster.
+Pictures are decoded side by side, or come from the cache, and stay uint8 until a batch is handed on or augmented. Which
+pictures a batch holds, and how each is augmented, is a function of the arguments alone (`order.py`): no state is kept
+between two batches, so any number of threads, of workers and of restarts gives the same ones, bit by bit.
 """
 
 from __future__ import annotations
@@ -11,46 +12,24 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kerasimg.data.augment import Augment
-from kerasimg.data.decode import decode
-from kerasimg.data.items import fault
-from kerasimg.data.memory import free_bytes
-from kerasimg.data.parallel import cores
-from kerasimg.data.picture import BadImage
+from kerasimg.data.cache import Cache, CacheKind, open_cache
+from kerasimg.data.loading import Loader
+from kerasimg.data.order import Order, Shard, steps
+from kerasimg.data.soft_labels import soft_labels
 from kerasimg.data.sources import Source
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
 
+__all__ = ["TARGETS", "Targets", "batches", "steps"]
+
 Targets = Literal["sparse", "one_hot", "binary", "multi_hot"]
+Augment = Callable[[Any, Any, Any, int], tuple[Any, Any]]
+"""(uint8 images, labels, seeds, size of a full batch) -> (float32 images, labels): see `augment.Augmentation`."""
 
-FREE_MEMORY_SHARE = 0.4
-"""Decoded pictures are kept when they take no more than this share of the memory that is free."""
-
-
-class Decoded:
-    """Pictures of a source as pixels: decoded when they are first asked for, and kept from then on if `keep`."""
-
-    def __init__(self, source: Source, indices: np.ndarray, image: Image, keep: bool):
-        self.source, self.indices, self.image = source, indices, image
-        self.shape = (*image.size, image.channels)
-        self.kept = np.zeros(len(indices), dtype=bool)
-        self.store = np.empty((len(indices), *self.shape), np.uint8) if keep else None
-
-    def __call__(self, positions: np.ndarray) -> np.ndarray:
-        """Pixels of the pictures at these positions of `indices`: uint8, (N, H, W, C)."""
-        if self.store is None:
-            return np.stack([self._decode(position) for position in positions])
-        for position in positions[~self.kept[positions]]:
-            self.store[position] = self._decode(position)
-            self.kept[position] = True
-        return self.store[positions]
-
-    def _decode(self, position: int) -> np.ndarray:
-        item = self.source.items[self.indices[position]]
-        try:
-            return decode(item.picture, self.image)
-        except BadImage as error:
-            raise fault(self.source.where, item.id, error.reason) from error
+BATCHES_AT_ONCE = 2
+"""Batches that are decoded at the same time, so that no core waits for the last picture of one."""
+AHEAD = 2
+"""Batches that wait, ready, for the model."""
 
 
 def batches(
@@ -64,14 +43,29 @@ def batches(
     augment: Augment | None = None,
     targets: Targets = "sparse",
     sample_weight: Sequence[float] | np.ndarray | None = None,
-    cache: bool = True,
+    cache: CacheKind | Cache = "auto",
+    exact: bool = True,
+    first_epoch: int = 0,
+    epochs: int | None = 1,
+    first_step: int = 0,
+    shard: Shard = (0, 1),
     drop_remainder: bool = False,
+    threads: int | None = None,
 ) -> Any:
     """The pictures at `indices` as a tf.data.Dataset of (x, y), or (x, y, w): x float32 0-255, (N, H, W, C).
 
-    y: see TARGETS.  shuffle: a new permutation of all pictures each epoch.  sample_weight: one per index.
-    cache: keep decoded pictures in memory where they fit in 40 % of what is free.
-    The cardinality is known. A picture that cannot be read raises an error of TensorFlow that names it.
+    y: see TARGETS.  sample_weight: one per index.
+    shuffle: a permutation of all pictures for each epoch, drawn from (seed, epoch).
+    augment: from `compile_augment`; its seeds, (N, 2) int64, are [seed, epoch * 2**32 + position in `indices`].
+    cache: what keeps decoded pictures: "off", "memory", "disk", "auto", or a `Cache` that others use, too.
+    exact: by the reference decoder, for what is judged; else the fast one where it agrees (`fast_decode.py`).
+    first_epoch, first_step: begin with this batch of this epoch, both counted from 0.
+    epochs: how many the data set holds, from first_epoch on; None: without end (fit needs `steps_per_epoch=steps()`).
+    shard: (k, n): worker k of n gets its slice of every batch; `batch_size` is that of all workers together.
+    threads: that decode; None: one per core.
+
+    The cardinality is known. Iterating twice gives the same batches twice. A picture that cannot be read raises an
+    error of TensorFlow that names it.
     """
     import tensorflow as tf
 
@@ -79,30 +73,54 @@ def batches(
     indices = np.asarray(indices, dtype=np.int64)
     if not len(indices):
         raise CallError("batches of no pictures were asked for")
-    needed = len(indices) * image.size[0] * image.size[1] * image.channels
-    decoded = Decoded(source, indices, image, keep=cache and needed <= FREE_MEMORY_SHARE * free_bytes())
-    labels = tf.constant(source.label_ids(indices))
-    weights = None if sample_weight is None else tf.constant(sample_weight, tf.float32)
+    order = Order(len(indices), batch_size, shuffle, seed, drop_remainder, shard)
+    if not 0 <= first_step < order.steps or first_epoch < 0:
+        raise CallError(f"first_step: expected 0 to {order.steps - 1}, got {first_step} (first_epoch {first_epoch})")
+    weights = None if sample_weight is None else np.asarray(sample_weight, np.float32)
     if weights is not None and weights.shape != indices.shape:
-        raise CallError(f"expected {len(indices)} sample weights, got shape {tuple(weights.shape)}")
+        raise CallError(f"expected {len(indices)} sample weights, got shape {weights.shape}")
+    loader = Loader(source, indices, image, open_cache(cache), exact, threads)
+    labels = labels_for(source, indices, targets)
+    labels = labels.astype(np.uint8) if targets == "multi_hot" else labels
+    size = order.size if drop_remainder else None
 
-    def load(positions: Any) -> tuple[Any, ...]:
-        pixels = tf.numpy_function(decoded, [positions], tf.uint8)
-        pixels.set_shape((positions.shape[0], *decoded.shape))
-        y = TARGETS[targets](tf.gather(labels, positions), len(source.classes))
-        batch = (tf.cast(pixels, tf.float32), y)
-        return batch if weights is None else (*batch, tf.gather(weights, positions))
+    def load(number: np.int64) -> tuple[np.ndarray, ...]:
+        epoch, positions = order.batch(int(number))
+        seeds = np.stack([np.full(len(positions), seed, np.int64), epoch * 2**32 + positions], axis=1)
+        weight = np.ones(0, np.float32) if weights is None else weights[positions]
+        return loader.load(positions), labels[positions], seeds, weight
 
-    positions = tf.data.Dataset.range(len(indices))
-    if shuffle:
-        positions = positions.shuffle(len(indices), seed=seed, reshuffle_each_iteration=True)
-    dataset = positions.batch(batch_size, drop_remainder=drop_remainder)
+    def fetch(number: Any) -> tuple[Any, ...]:
+        types = [tf.uint8, tf.as_dtype(labels.dtype), tf.int64, tf.float32]
+        pixels, y, seeds, weight = tf.numpy_function(load, [number], types)
+        pixels.set_shape((size, *loader.shape))
+        y.set_shape((size, *labels.shape[1:]))
+        seeds.set_shape((size, 2))
+        weight.set_shape((size,))
+        y = TARGETS[targets](y, len(source.classes))
+        return (pixels, y, seeds) if weights is None else (pixels, y, seeds, weight)
+
+    def finish(pixels: Any, y: Any, seeds: Any, *weight: Any) -> tuple[Any, ...]:
+        if augment is None:
+            return (tf.cast(pixels, tf.float32), y, *weight)
+        return (*augment(pixels, y, seeds, order.size), *weight)
+
     as_written = tf.autograph.experimental.do_not_convert
-    dataset = dataset.map(as_written(load), num_parallel_calls=cores(), deterministic=True)
-    if augment:
-        # One batch after the other: the layers draw from a state that they share.
-        dataset = dataset.map(as_written(lambda x, y, *w: (*augment(x, y), *w)))
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    first = first_epoch * order.steps + first_step
+    if epochs is None:
+        numbers = tf.data.Dataset.counter(first)
+    else:
+        numbers = tf.data.Dataset.range(first, (first_epoch + epochs) * order.steps)
+    # In threads of their own: they wait for the decoder, and TensorFlow has other uses for its own threads.
+    dataset = numbers.map(
+        as_written(fetch), num_parallel_calls=BATCHES_AT_ONCE, deterministic=True, use_unbounded_threadpool=True
+    )
+    return dataset.map(as_written(finish), num_parallel_calls=BATCHES_AT_ONCE, deterministic=True).prefetch(AHEAD)
+
+
+def labels_for(source: Source, indices: np.ndarray, targets: Targets) -> np.ndarray:
+    """What TARGETS are made from: the labels' numbers, or the shares of classes where there are and can be any."""
+    return soft_labels(source, indices) if source.soft and targets == "one_hot" else source.label_ids(indices)
 
 
 def sparse(labels: Any, classes: int) -> Any:
@@ -111,10 +129,10 @@ def sparse(labels: Any, classes: int) -> Any:
 
 
 def one_hot(labels: Any, classes: int) -> Any:
-    """1 at the class: (N, K) float32."""
+    """1 at the class, or the shares of the classes as they are: (N, K) float32."""
     import tensorflow as tf
 
-    return tf.one_hot(labels, classes)
+    return tf.one_hot(labels, classes) if labels.dtype.is_integer else labels
 
 
 def binary(labels: Any, classes: int) -> Any:
@@ -126,7 +144,9 @@ def binary(labels: Any, classes: int) -> Any:
 
 def multi_hot(labels: Any, classes: int) -> Any:
     """1 at each of the classes: (N, K) float32."""
-    return labels
+    import tensorflow as tf
+
+    return tf.cast(labels, tf.float32)
 
 
 TARGETS: dict[Targets, Callable[[Any, int], Any]] = {

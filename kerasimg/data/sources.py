@@ -1,20 +1,24 @@
-"""Where pictures and labels come from: a folder, a manifest, arrays, or the data set that ships."""
+"""Where pictures and labels come from: folders, manifests, arrays, larger files, libraries, the data set that ships."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from kerasimg.data import huggingface, parquet, tars, tfds, tfrecords
 from kerasimg.data.arrays import read_arrays, read_npz
 from kerasimg.data.folders import read_folder
-from kerasimg.data.items import Bad, Item, ManyFaults, Reading, fault, in_order
+from kerasimg.data.index import Items
+from kerasimg.data.items import PART_NAMES, Bad, Item, ManyFaults, Reading, fault, in_order
 from kerasimg.data.manifests import read_manifest
+from kerasimg.data.shards import PATTERN, named_files
 from kerasimg.errors import CallError, Fault, listed, nearest
 from kerasimg.spec.document import Task
 
@@ -30,15 +34,32 @@ FILES = {
 }
 """Extension -> what reads such a file."""
 
-Data = str | os.PathLike[str] | tuple[Any, Any]
+SHARDS: dict[re.Pattern[str], Callable[[Sequence[str], Task], Reading]] = {
+    tfrecords.NAMED: tfrecords.read_tfrecords,
+    tars.NAMED: tars.read_tars,
+    parquet.NAMED: parquet.read_parquet,
+}
+"""How files with many pictures are named -> what reads any number of such."""
+
+FOLDERS: dict[Callable[[str], bool], Callable[[str, Task], Reading]] = {
+    huggingface.is_saved: huggingface.read_saved,
+    tfds.is_prepared: tfds.read_prepared,
+}
+"""What tells the folder of a library -> what reads it."""
+
+IN_MEMORY = ("arrays", "dataset")
+"""`where` of sources that cannot be opened again by it."""
+
+Data = str | os.PathLike[str] | tuple[Any, Any] | Any
+"""A path, a pattern of paths, "sample", "tfds:NAME", (images, labels), or a Hugging Face dataset."""
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
     """Labelled pictures and the list of classes that their labels are numbered by."""
 
-    items: tuple[Item, ...]
-    """The pictures; what is said of picture i elsewhere is said of items[i]."""
+    items: Sequence[Item]
+    """The pictures; what is said of picture i elsewhere is said of items[i]. Kept in columns, see `columns`."""
     classes: tuple[str, ...]
     """Names of the classes, in the order of the model's outputs."""
     task: Task
@@ -48,55 +69,86 @@ class Source:
     """Files that are no pictures, by their extension."""
     skipped: tuple[Bad, ...] = ()
     """Pictures that were left out because they cannot be read."""
+    soft: bool = False
+    """Whether pictures have shares of classes to learn from, see `soft_labels.py`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "items", Items.of(self.items))
+
+    @property
+    def columns(self) -> Items:
+        """The items, as what they are: columns, for what is asked of all of them at once."""
+        return cast(Items, self.items)
+
+    @property
+    def parts(self) -> np.ndarray:
+        """The part that the data puts each picture in: (N,) int8, places in PART_NAMES, -1 where in none."""
+        return self.columns.parts
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def label_ids(self, indices: Iterable[int] | None = None) -> np.ndarray:
+    def keys(self, indices: Iterable[int] | np.ndarray | None = None) -> np.ndarray:
+        """Content keys of the given pictures or all, (N,) 'S16': 16 raw bytes each.
+
+        Of a file's absolute path, size and time of last change; of a member of a larger file, these and its offset;
+        of pixels, themselves. A single key loses the zeros at its end in NumPy; see `ledger.hexadecimal`.
+        """
+        return self.columns.keys(None if indices is None else _indices(indices))
+
+    def label_ids(self, indices: Iterable[int] | np.ndarray | None = None) -> np.ndarray:
         """Labels as numbers of classes, for the given pictures or all.
 
         (N,) int64; where the task is multilabel (N, number of classes) float32 of zeros and ones.
         """
-        numbers = {name: number for number, name in enumerate(self.classes)}
-        chosen = self.items if indices is None else [self.items[index] for index in indices]
+        labels = (self.columns if indices is None else self.columns.take(_indices(indices))).labels
         if self.task != "multilabel":
-            return np.array([numbers[item.labels[0]] for item in chosen], dtype=np.int64)
-        hot = np.zeros((len(chosen), len(self.classes)), dtype=np.float32)
-        for row, item in zip(hot, chosen, strict=True):
-            row[[numbers[label] for label in item.labels]] = 1
+            numbers = labels.renamed(self.classes)
+            return numbers if labels.starts is None else numbers[labels.starts[:-1]]
+        count = len(labels.codes) if labels.starts is None else len(labels.starts) - 1
+        hot = np.zeros((count, len(self.classes)), dtype=np.float32)
+        hot[labels.owners(), labels.renamed(self.classes)] = 1
         return hot
+
+    def label_counts(self) -> dict[str, int]:
+        """How many pictures have each label; labels that none has are absent."""
+        labels = self.columns.labels
+        counts = labels.counts()
+        return {labels.names[code]: int(counts[code]) for code in np.flatnonzero(counts)}
 
     def match(self, classes: Sequence[str]) -> Source:
         """The same pictures with labels numbered by the classes of a model, which must know them all."""
         known = set(classes)
-        counts = Counter(label for item in self.items for label in item.labels if label not in known)
-        if counts:
+        unknown = {name: count for name, count in self.label_counts().items() if name not in known}
+        if unknown:
             raise ManyFaults(
                 Fault(
                     self.where,
                     f"class '{name}'",
                     f"the model does not know it{nearest(name, known)} (pictures: {count})",
                 )
-                for name, count in sorted(counts.items())
+                for name, count in sorted(unknown.items())
             )
         return replace(self, classes=tuple(classes))
 
-    def only(self, indices: Iterable[int]) -> Source:
+    def only(self, indices: Iterable[int] | np.ndarray) -> Source:
         """The source with these pictures alone, numbered anew in their order."""
-        return replace(self, items=tuple(self.items[index] for index in indices))
+        return replace(self, items=self.columns.take(_indices(indices)))
 
     def without(self, bad: Sequence[Bad]) -> Source:
         """The source less the pictures that cannot be read; they stand in `skipped`."""
         ids = {one.id for one in bad}
-        kept = tuple(item for item in self.items if item.id not in ids)
-        return replace(self, items=kept, skipped=(*self.skipped, *bad))
+        columns = self.columns
+        kept = np.fromiter((columns.id(index) not in ids for index in range(len(self))), bool, len(self))
+        return replace(self, items=columns.take(np.flatnonzero(kept)), skipped=(*self.skipped, *bad))
 
     def describe(self) -> str:
         """One line: "2,500 pictures of 10 classes in pets (train 2,000, test 500)"."""
-        parts = Counter(item.part or "unassigned" for item in self.items)
-        split = ", ".join(f"{part} {count:,}" for part, count in parts.items())
+        codes, firsts, counts = np.unique(self.parts, return_index=True, return_counts=True)
+        names = [PART_NAMES[code] if code >= 0 else "unassigned" for code in codes]
+        split = ", ".join(f"{names[place]} {counts[place]:,}" for place in np.argsort(firsts))
         line = f"{len(self.items):,} pictures of {len(self.classes)} classes in {self.where}"
-        if set(parts) != {"unassigned"}:
+        if set(names) - {"unassigned"}:
             line += f" ({split})"
         if self.ignored:
             line += f"; {self.ignored:,} other files ignored"
@@ -105,14 +157,19 @@ class Source:
         return line
 
 
-def open_source(data: Data, task: Task = "multiclass", classes: Sequence[str] | None = None) -> Source:
-    """The labelled pictures of a folder, a manifest, an .npz file, (images, labels), or "sample".
+def _indices(indices: Iterable[int] | np.ndarray) -> np.ndarray:
+    return np.asarray(indices if isinstance(indices, np.ndarray) else list(indices), np.int64)
 
+
+def open_source(data: Data, task: Task = "multiclass", classes: Sequence[str] | None = None) -> Source:
+    """The labelled pictures of a folder, a file, (images, labels), a Hugging Face dataset, or "sample".
+
+    data: a path; a pattern of paths, "shard-{000..009}.tar"; "tfds:NAME"; see docs/data.md.
     classes: those of a trained model, when the pictures are for it: labels are numbered by them, and a single
     class is then enough.
     """
     where, reading = _read(data, task)
-    source = Source(tuple(reading.items), in_order(reading.classes), task, where, reading.ignored)
+    source = Source(reading.items, in_order(reading.classes), task, where, reading.ignored, soft=reading.soft)
     if not source.items:
         raise fault(where, "", "holds no pictures")
     if classes is not None:
@@ -129,19 +186,58 @@ def open_source(data: Data, task: Task = "multiclass", classes: Sequence[str] | 
 def _read(data: Data, task: Task) -> tuple[str, Reading]:
     if isinstance(data, tuple | list) and len(data) == 2:
         return "arrays", read_arrays(data[0], data[1], task)
+    if huggingface.is_dataset(data):
+        return "dataset", huggingface.read_dataset(data, task)
     if not isinstance(data, str | os.PathLike):
         raise CallError(f"expected a path, 'sample' or (images, labels) as data, got {type(data).__name__}")
-    path = str(SAMPLE) if data == "sample" else os.fspath(data)
-    where = "sample" if data == "sample" else path
-    if os.path.isdir(path):
-        reading = read_folder(path)
+    where = os.fspath(data)
+    if where == "sample":
         # The licence and the note beside the sample are no news to anybody.
-        return where, reading._replace(ignored=0) if data == "sample" else reading
-    if not os.path.exists(path):
-        folder = os.path.dirname(path) or "."
-        near = nearest(os.path.basename(path), os.listdir(folder)) if os.path.isdir(folder) else ""
-        raise fault(where, "", f"no such file or folder{near}")
-    reader = FILES.get(os.path.splitext(path)[1].lower())
-    if reader is None:
-        raise fault(where, "", f"expected a folder or a file of one of {', '.join(FILES)}")
-    return where, reader(path, task)
+        return where, read_folder(str(SAMPLE))._replace(ignored=0)
+    if where.startswith(tfds.PREFIX):
+        return where, tfds.read_named(where, task)
+    if os.path.isdir(where):
+        return where, _read_folder(where, task)
+    if not os.path.exists(where):
+        return where, _read_pattern(where, task)
+    return where, _read_files(where, [where], task)
+
+
+def _read_folder(path: str, task: Task) -> Reading:
+    for is_one, read in FOLDERS.items():
+        if is_one(path):
+            return read(path, task)
+    there = []
+    with contextlib.suppress(OSError), os.scandir(path) as entries:  # `read_folder` says what is wrong with it
+        there = [entry.name for entry in entries if not entry.name.startswith(".")]
+    shards = sorted(os.path.join(path, name) for name in there if _shard_reader(name))
+    # Archives beside class folders are what the pictures were unpacked from.
+    if shards and not any(os.path.isdir(os.path.join(path, name)) for name in there):
+        return _read_files(path, shards, task)
+    return read_folder(path)
+
+
+def _read_pattern(pattern: str, task: Task) -> Reading:
+    if PATTERN.search(pattern):
+        return _read_files(pattern, named_files(pattern), task)
+    folder = os.path.dirname(pattern) or "."
+    near = nearest(os.path.basename(pattern), os.listdir(folder)) if os.path.isdir(folder) else ""
+    raise fault(pattern, "", f"no such file or folder{near}")
+
+
+def _read_files(where: str, paths: Sequence[str], task: Task) -> Reading:
+    reader = FILES.get(os.path.splitext(paths[0])[1].lower()) if len(paths) == 1 else None
+    if reader:
+        return reader(paths[0], task)
+    readers = {_shard_reader(path): path for path in paths}
+    if len(readers) > 1:
+        raise fault(where, "", f"expected files of one kind, found {listed(readers.values())}")
+    found = next(iter(readers))
+    if found is None:
+        known = ", ".join((*FILES, ".tfrecord", ".tar", ".parquet"))
+        raise fault(where, "", f"expected a folder or a file of one of {known}")
+    return found(paths, task)
+
+
+def _shard_reader(path: str) -> Callable[[Sequence[str], Task], Reading] | None:
+    return next((read for named, read in SHARDS.items() if named.search(path)), None)

@@ -14,14 +14,16 @@ Parts that the data has are kept. A part that is asked for and missing is drawn 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from kerasimg.data.items import Item, ManyFaults, Part
+from kerasimg.data.index import Items, Labels
+from kerasimg.data.items import PART_NAMES, Item, ManyFaults, Part
+from kerasimg.data.ledger import Ledger, hexadecimal
 from kerasimg.data.parallel import each
+from kerasimg.data.places import Arrays
 from kerasimg.data.sources import Source
 from kerasimg.errors import Fault
 
@@ -33,81 +35,127 @@ def split(
 
     validation_split, test_split: shares, in [0, 1), of what the data assigns to train or to no part.
     """
-    parts: dict[Part, list[int]] = defaultdict(list)
-    for index, item in enumerate(source.items):
-        parts[item.part or "train"].append(index)
+    codes = np.maximum(source.parts, PART_NAMES.index("train"))
+    found, firsts = np.unique(codes, return_index=True)
+    parts = {PART_NAMES[code]: np.flatnonzero(codes == code) for code in found[np.argsort(firsts)]}
+    train = parts.setdefault("train", np.empty(0, np.int64))
     shares: dict[Part, float] = {"test": test_split, "validation": validation_split}
-    counts = {
-        part: max(1, round(share * len(parts["train"])))
-        for part, share in shares.items()
-        if share and part not in parts
-    }
+    counts = {part: max(1, round(share * len(train))) for part, share in shares.items() if share and part not in parts}
     faults = []
+    lots = _lots(source.columns, seed) if counts else np.empty(0)
     for part, count in counts.items():
-        drawn = _draw(source, parts["train"], count, seed)
+        drawn = _draw(source.columns, parts["train"], count, lots)
         if len(drawn) < count:
             faults.append(_too_few(source, part, shares[part], count, len(drawn)))
         parts[part] = drawn
-        parts["train"] = sorted(set(parts["train"]) - set(drawn))
+        parts["train"] = np.setdiff1d(parts["train"], drawn, assume_unique=True)
     faults += _unseen(source, parts)
     if faults:
         raise ManyFaults(faults)
-    return {part: np.array(parts[part], dtype=np.int64) for part in ("train", "validation", "test") if part in parts}
+    return {part: parts[part].astype(np.int64) for part in PART_NAMES if part in parts}
 
 
 def record(source: Source, parts: Mapping[Part, Iterable[int]], threads: int | None = None) -> dict[str, Any]:
     """What a run keeps of its data, ready for JSON: every picture with its part, labels and SHA-256.
 
-    The hash is that of the file, or of the array's bytes in C order.
+    The hash is that of the file, or of the array's bytes in C order; of files that were read before, the ledger's.
     """
-    chosen = [(part, source.items[index]) for part, indices in parts.items() for index in indices]
-    hashes = each(lambda one: fingerprint(one[1]), chosen, threads)
+    indices = {part: np.asarray(chosen, np.int64) for part, chosen in parts.items()}
+    every = np.concatenate([np.empty(0, np.int64), *indices.values()])
+    names = [part for part, chosen in indices.items() for _ in range(len(chosen))]
+    pictures = [
+        {"id": item.id, "part": part, "labels": list(item.labels), "sha256": digest}
+        for part, item, digest in zip(names, source.columns.take(every), _hashes(source, every, threads), strict=True)
+    ]
     return {
         "where": source.where,
         "task": source.task,
         "classes": list(source.classes),
         "skipped": [one._asdict() for one in source.skipped],
-        "pictures": [
-            {"id": item.id, "part": part, "labels": list(item.labels), "sha256": digest}
-            for (part, item), digest in zip(chosen, hashes, strict=True)
-        ],
+        "pictures": pictures,
     }
 
 
 def fingerprint(item: Item) -> str:
     """SHA-256 of the picture's file, or of its pixels where it is an array."""
-    if isinstance(item.picture, np.ndarray):
-        return hashlib.sha256(np.ascontiguousarray(item.picture).tobytes()).hexdigest()
-    with open(item.picture, "rb") as file:
+    picture = item.picture
+    if isinstance(picture, np.ndarray):
+        return hashlib.sha256(np.ascontiguousarray(picture).tobytes()).hexdigest()
+    if isinstance(picture, bytes):
+        return hashlib.sha256(picture).hexdigest()
+    with open(picture, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _draw(source: Source, pool: list[int], count: int, seed: int) -> list[int]:
+def _hashes(source: Source, indices: np.ndarray, threads: int | None) -> list[str]:
+    chosen = source.columns.take(indices)
+    if isinstance(chosen.pictures, Arrays):  # the key of pixels costs as much as their hash
+        return list(each(fingerprint, chosen, threads))
+    known = Ledger.open().find(chosen.keys())
+    hashes = hexadecimal(known.sha256)
+    # A picture that could not be read has no hash that counts.
+    missing = np.flatnonzero(~known.known | (known.reasons != ""))
+    for place, found in zip(missing, each(fingerprint, chosen.take(missing), threads), strict=True):
+        hashes[place] = found
+    return hashes
+
+
+def _draw(items: Items, pool: np.ndarray, count: int, lots: np.ndarray) -> np.ndarray:
     """At most `count` pictures of the pool, in proportion to its classes, of which each keeps one or more."""
-
-    def lot(index: int) -> bytes:
-        return hashlib.blake2b(
-            f"{seed}:{source.items[index].id}".encode(errors="backslashreplace"), digest_size=16
-        ).digest()
-
-    frequency = Counter(label for index in pool for label in source.items[index].labels)
-    groups: dict[str | None, list[int]] = defaultdict(list)
-    for index in sorted(pool, key=lot):
-        labels = source.items[index].labels
-        groups[min(labels, key=lambda label: (frequency[label], label), default=None)].append(index)
+    pool = pool[np.argsort(lots[pool])]
+    labels = items.labels.take(pool)
+    groups = _groups(labels)
     # Sainte-Laguë: the k-th picture of a class of n has its turn at (k + 1/2) / n.
-    turns = sorted(
-        ((place + 0.5) / len(group), lot(index), index)
-        for group in groups.values()
-        for place, index in enumerate(group)
-    )
+    sizes = np.bincount(groups)
+    in_groups = np.argsort(groups, kind="stable")
+    places = np.empty(len(pool), np.int64)
+    places[in_groups] = np.arange(len(pool)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    turns = np.lexsort((lots[pool], (places + 0.5) / sizes[groups]))
+    if labels.starts is None:
+        # The pictures of a class have their turns in the order of their places, so the one it keeps is the last.
+        drawn = turns[(places < sizes[groups] - 1)[turns]][:count]
+    else:
+        drawn = _spared(labels, turns, count)
+    return np.sort(pool[drawn])
+
+
+def _lots(items: Items, seed: int) -> np.ndarray:
+    """(N,) int64: the pictures' places in the order of a hash of the seed and each picture's name."""
+    head, blake2b = f"{seed}:".encode(), hashlib.blake2b
+    digests = b"".join([blake2b(head + name, digest_size=16).digest() for name in items.encoded_ids()])
+    high, low = np.frombuffer(digests, ">u8").reshape(-1, 2).T.astype(np.uint64)
+    places = np.empty(len(items), np.int64)
+    places[np.lexsort((low, high))] = np.arange(len(items))
+    return places
+
+
+def _groups(labels: Labels) -> np.ndarray:
+    """(N,): the label that each picture counts for, the rarest of its own, the first by name of equally rare ones."""
+    if labels.starts is None:
+        return labels.codes
+    frequency = labels.counts()
+    by_rarity = sorted(range(len(labels.names)), key=lambda code: (frequency[code], labels.names[code]))
+    ranks = np.empty(len(by_rarity), np.int64)
+    ranks[by_rarity] = np.arange(len(by_rarity))
+    groups = np.full(len(labels.starts) - 1, len(ranks))  # of those without a label
+    np.minimum.at(groups, labels.owners(), ranks[labels.codes])
+    return groups
+
+
+def _spared(labels: Labels, turns: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` pictures, in their turn, each of whose labels is left with one picture or more."""
+    frequency = labels.counts().tolist()
+    starts = np.arange(len(labels.codes) + 1) if labels.starts is None else labels.starts
     drawn: list[int] = []
-    for _, _, index in turns:
-        labels = source.items[index].labels
-        if len(drawn) < count and all(frequency[label] > 1 for label in labels):
-            frequency.subtract(labels)
-            drawn.append(index)
-    return sorted(drawn)
+    for row in turns.tolist():
+        if len(drawn) == count:
+            break
+        codes = labels.codes[starts[row] : starts[row + 1]].tolist()
+        if all(frequency[code] > 1 for code in codes):
+            drawn.append(row)
+            for code in codes:
+                frequency[code] -= 1
+    return np.array(drawn, np.int64)
 
 
 def _too_few(source: Source, part: Part, share: float, count: int, spare: int) -> Fault:
@@ -119,12 +167,16 @@ def _too_few(source: Source, part: Part, share: float, count: int, spare: int) -
     )
 
 
-def _unseen(source: Source, parts: Mapping[Part, list[int]]) -> list[Fault]:
+def _unseen(source: Source, parts: Mapping[Part, np.ndarray]) -> list[Fault]:
     """Classes that would be judged but never trained on."""
-    trained = {label for index in parts["train"] for label in source.items[index].labels}
-    others = {
-        label: part for part, indices in parts.items() for index in indices for label in source.items[index].labels
-    }
+    labels = source.columns.labels
+    trained: set[str] = set()
+    others: dict[str, Part] = {}
+    for part, indices in parts.items():
+        found = {labels.names[code] for code in np.unique(labels.take(indices).codes)}
+        others |= dict.fromkeys(found, part)
+        if part == "train":
+            trained = found
     return [
         Fault(source.where, f"class '{name}'", f"has pictures in the {others[name]} part, but none to train on")
         for name in source.classes

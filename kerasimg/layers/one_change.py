@@ -77,15 +77,15 @@ class OneChange(PerImage):
         geometric = is_["shear_x"]
         for name in GEOMETRY:
             geometric = geometric | is_[name]
-        matrices = self._matrices(pixels, is_, magnitude, strengths)
+        matrices = self.matrices(pixels, is_, magnitude, strengths)
         pixels = self._only(geometric, pixels, self._warped, matrices)
         factor = 1 + magnitude * strengths.blend
-        pixels = self._only(is_["sharpness"], pixels, self._sharpened, factor)
-        pixels = self._only(is_["equalize"], pixels, self._equalized)
-        pixels = self._recoloured(pixels, is_, factor)
-        return self._cut(pixels, is_, self.backend.numpy.abs(magnitude), strengths)
+        pixels = self._only(is_["sharpness"], pixels, self.sharpened, factor)
+        pixels = self._only(is_["equalize"], pixels, self.equalized)
+        pixels = self.recoloured(pixels, is_, factor)
+        return self.cut(pixels, is_, self.backend.numpy.abs(magnitude), strengths)
 
-    def _matrices(self, pixels: Any, is_: dict[str, Any], magnitude: Any, strengths: Strengths) -> Any:
+    def matrices(self, pixels: Any, is_: dict[str, Any], magnitude: Any, strengths: Strengths) -> Any:
         """(N, 8): from each place of the result to that of the picture it shows, about the middle."""
         numpy = self.backend.numpy
         height, width = (self.backend.cast(side, "float32") for side in self.backend.shape(pixels)[1:3])
@@ -110,7 +110,7 @@ class OneChange(PerImage):
             data_format="channels_last",
         )
 
-    def _sharpened(self, pixels: Any, factor: Any) -> Any:
+    def sharpened(self, pixels: Any, factor: Any) -> Any:
         """Blend with a 3x3 blur; the border has none, as in Pillow."""
         rows = pixels[:, :-2] + pixels[:, 1:-1] + pixels[:, 2:]
         box = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
@@ -118,7 +118,7 @@ class OneChange(PerImage):
         softer = self.backend.numpy.pad((box + 4 * inner) / 13 - inner, ((0, 0), (1, 1), (1, 1), (0, 0)))
         return self._clipped(pixels + (1 - self._column(factor)) * softer)
 
-    def _equalized(self, pixels: Any) -> Any:
+    def equalized(self, pixels: Any) -> Any:
         """Spread the values of each channel so that all are as frequent, as Pillow does."""
         numpy, channels = self.backend.numpy, pixels.shape[-1]
         shape = self.backend.shape(pixels)
@@ -139,7 +139,7 @@ class OneChange(PerImage):
         lookup = numpy.where(step > 0, numpy.clip(spread, 0, 255), numpy.arange(256, dtype="float32"))
         return numpy.reshape(numpy.take(numpy.reshape(lookup, (-1,)), keys), shape)
 
-    def _recoloured(self, pixels: Any, is_: dict[str, Any], factor: Any) -> Any:
+    def recoloured(self, pixels: Any, is_: dict[str, Any], factor: Any) -> Any:
         """Brightness, color, contrast and auto_contrast in one pass: scale * pixels + share * gray + offset."""
         numpy = self.backend.numpy
         weights: Any = GRAY if pixels.shape[-1] == 3 else np.full(pixels.shape[-1], 1 / pixels.shape[-1])
@@ -156,7 +156,7 @@ class OneChange(PerImage):
         offset = numpy.where(auto & (spread > 0), -lowest * stretch, offset)
         return self._clipped(pixels * scale + gray * numpy.where(color, 1 - factor, 0.0) + offset)
 
-    def _cut(self, pixels: Any, is_: dict[str, Any], magnitude: Any, strengths: Strengths) -> Any:
+    def cut(self, pixels: Any, is_: dict[str, Any], magnitude: Any, strengths: Strengths) -> Any:
         """Posterize and solarize."""
         numpy = self.backend.numpy
         step = self._column(2.0 ** numpy.round(magnitude * strengths.bits))

@@ -52,10 +52,14 @@ class RandAugmentPerImage(OneChange):
     def _vary(self, pixels: Any) -> Any:
         count, height, width = self.backend.shape(pixels)[:3]
         numpy = self.backend.numpy
-        # 150 of 331 pixels, in the paper.
-        across, down = (self.backend.cast(side, "float32") * (150 / 331) for side in (width, height))
-        strengths = Strengths(shear=0.3, translate_px=(across, down), rotate=math.radians(30), blend=0.9, bits=4)
+        strengths = self.strengths(*(self.backend.cast(side, "float32") for side in (height, width)))
         for _ in range(self.num_ops):
             magnitude = numpy.where(self._uniform(count) < 0.5, -self.magnitude, self.magnitude)
             pixels = self._change(pixels, self._draw(count), magnitude, strengths)
         return pixels
+
+    def strengths(self, height: Any, width: Any) -> Strengths:
+        """What the changes do to pictures of this size at magnitude 1."""
+        # 150 of 331 pixels, in the paper.
+        across, down = width * (150 / 331), height * (150 / 331)
+        return Strengths(shear=0.3, translate_px=(across, down), rotate=math.radians(30), blend=0.9, bits=4)

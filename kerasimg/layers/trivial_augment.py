@@ -37,3 +37,7 @@ class TrivialAugment(OneChange):
     def _vary(self, pixels: Any) -> Any:
         count = self.backend.shape(pixels)[0]
         return self._change(pixels, self._draw(count), 2 * self._uniform(count) - 1, WIDE)
+
+    def strengths(self, height: Any, width: Any) -> Strengths:
+        """What the changes do at magnitude 1, whatever the size of the pictures."""
+        return WIDE

@@ -1,5 +1,6 @@
 """Small pictures and folders of them, made at test time."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,5 +27,17 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
             else:
                 PIL.Image.new("RGB", (4, 3), (number % 256, 100, 200)).save(path, format="PNG")
         return root
+
+    return make
+
+
+@pytest.fixture
+def encoded() -> Callable[[int], bytes]:
+    """encoded(3) is the PNG of a picture of 4 x 3 pixels, each number another."""
+
+    def make(number: int) -> bytes:
+        file = io.BytesIO()
+        PIL.Image.new("RGB", (4, 3), (number, 100, 200)).save(file, format="PNG")
+        return file.getvalue()
 
     return make

@@ -1,11 +1,17 @@
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from kerasimg.data import check
+from kerasimg.data import check, loading
+from kerasimg.data.cache import Cache, CacheKind
 from kerasimg.data.check import require_sound, scan
+from kerasimg.data.decode import decode
 from kerasimg.data.items import Bad
+from kerasimg.data.ledger import Ledger, hexadecimal
+from kerasimg.data.picture import read_picture
 from kerasimg.data.sources import open_source
 from kerasimg.errors import DataError
 from kerasimg.spec.document import Image
@@ -21,6 +27,7 @@ def pets(folder: Folder) -> Path:
     return root
 
 
+IDS = ["cat/1.png", "dog/1.png"]
 BAD = [Bad("cat/2.png", "is empty"), Bad("dog/1.png", "is not a picture (it begins like an HTML page)")]
 
 
@@ -68,3 +75,50 @@ def test_a_long_scan_reports_its_progress_and_a_short_one_does_not(pets: Path, m
     monkeypatch.setattr(check, "INTERVAL_S", 0)
     scan(open_source(pets), progress=lambda *report: reports.append(report))
     assert reports == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+
+
+def test_a_picture_is_read_again_only_when_it_has_changed(pets: Path, monkeypatch: pytest.MonkeyPatch):
+    read = []
+    monkeypatch.setattr(check, "read_picture", lambda picture: read.append(picture) or read_picture(picture))
+    with pytest.raises(DataError):
+        require_sound(open_source(pets))
+    assert len(read) == 5
+    with pytest.raises(DataError):
+        require_sound(open_source(pets))
+    assert len(read) == 5 + 2  # what cannot be read may have been mended from outside
+    (pets / "cat" / "1.png").write_bytes((pets / "cat" / "1.png").read_bytes() + b"more")
+    require_sound(open_source(pets), "skip")
+    assert len(read) == 5 + 2 + 3
+
+
+def test_a_scan_leaves_the_hashes_for_the_record(folder: Folder):
+    root = folder("cat/1.png", "dog/1.png")
+    source = open_source(root)
+    require_sound(source)
+    known = Ledger.open().find(source.keys())
+    assert hexadecimal(known.sha256) == [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in IDS]
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_a_scan_leaves_the_pixels_for_the_first_epoch(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: CacheKind
+):
+    source, image = open_source(folder("cat/1.png", "dog/1.png")), Image(size=[2, 2])
+    cache = Cache(kind, tmp_path / "cache")
+    require_sound(source, image=image, cache=cache)
+
+    def none(*_: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(loading, "decode_fast", none)
+    loader = loading.Loader(source, np.arange(2), image, cache, exact=False)
+    assert np.array_equal(loader.load(np.arange(2)), [decode(item.picture, image) for item in source.items])
+
+
+def test_a_huge_file_is_not_read_as_a_whole(folder: Folder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(check, "LARGEST_READ", 10)
+    root = folder("cat/1.png", "dog/1.png")
+    source = open_source(root)
+    assert require_sound(source, image=Image(size=[2, 2])) is source
+    known = Ledger.open().find(source.keys())
+    assert hexadecimal(known.sha256) == [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in IDS]

@@ -103,6 +103,7 @@ def test_links_that_lead_in_a_circle_end(folder: Folder):
 def test_the_order_does_not_depend_on_that_of_the_file_system(folder: Folder, monkeypatch: pytest.MonkeyPatch):
     root = folder(*(f"{name}/{number}.png" for name in ("b", "a") for number in (3, 1, 2)))
     expected = ids(open_source(root))
+    monkeypatch.setenv("KERASIMG_CACHE", str(root.parent / "another"))
     scandir = os.scandir
 
     class Reversed(list):

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,12 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kerasimg.data.index import Items, Labels
 from kerasimg.data.items import Item, in_order
+from kerasimg.data.ledger import Ledger
+from kerasimg.data.places import Held
 from kerasimg.data.sources import Source, open_source
 from kerasimg.data.split import record, split
+from kerasimg.data.texts import Texts
 from kerasimg.errors import DataError
 
 Folder = Callable[..., Path]
+
+DRAWN = {
+    "multiclass": {"validation": [6, 14, 19, 31], "test": [1, 12, 17, 21, 29, 36, 37, 38]},
+    "multilabel": {"validation": [11, 12, 18, 29], "test": [0, 14, 17, 21, 23, 31, 37, 38]},
+}
 
 
 def source_of(labels: list, parts: list | None = None, task: str = "multiclass") -> Source:
@@ -162,3 +172,41 @@ def test_a_record_of_arrays_holds_the_hash_of_their_bytes():
     kept = record(source, {"train": [3, 1]})
     assert [one["id"] for one in kept["pictures"]] == ["images[3]", "images[1]"]
     assert kept["pictures"][0]["sha256"] == hashlib.sha256(images[3].tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_the_parts_that_a_seed_draws_stay_the_same(task: str):
+    """Drawn once, by the rules of the module written out picture by picture."""
+    labels = [
+        tuple(name for place, name in enumerate("abc") if (number * 7 + number // 5) % (place + 2) == 0)
+        if task == "multilabel"
+        else ("abc"[(number * number) % 7 % 3],)
+        for number in range(40)
+    ]
+    parts = split(source_of(labels, task=task), 0.1, 0.2, seed=4)
+    assert {part: indices.tolist() for part, indices in parts.items() if part != "train"} == DRAWN[task]
+
+
+def test_a_record_takes_the_hashes_that_the_ledger_knows_and_reads_the_other_files(folder: Folder):
+    root = folder("cat/1.png", "cat/2.png", "dog/1.png")
+    source = open_source(root)
+    Ledger.open().add(source.keys([0, 1]), np.array([b"\1" * 31 + b"\0", b""], "S32"), ["", "is truncated"])
+    hashes = [one["sha256"] for one in record(source, {"train": [2, 1, 0]})["pictures"]]
+    read = [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in ("dog/1.png", "cat/2.png")]
+    assert hashes == [*read, "01" * 31 + "00"]
+
+
+def test_two_hundred_thousand_pictures_are_split_in_a_few_seconds():
+    count = 200_000
+    texts = Texts.joined(b"\0".join(b"c/%d.png" % number for number in range(count)))
+    labels = Labels(tuple(f"c{code}" for code in range(1000)), np.arange(count, dtype=np.int32) % 1000)
+    items = Items(texts, Held([]), labels, np.full(count, -1, np.int8))
+    began = time.monotonic()
+    parts = split(Source(items, in_order(labels.names), "multiclass", "pets"))
+    assert time.monotonic() - began < 10
+    assert {part: len(indices) for part, indices in parts.items()} == {
+        "train": 140_000,
+        "validation": 30_000,
+        "test": 30_000,
+    }
+    assert np.bincount(labels.codes[parts["test"]]).tolist() == [30] * 1000

@@ -1,0 +1,334 @@
+"""Pictures a second from files to batches: kerasimg beside the usual ways, and the bare decoder as the ceiling.
+
+    python benchmarks/pipeline.py [--quick] [--rounds 3] [--torch-python PYTHON] [--json OUT.json]
+
+Two sets of pictures: 2,000 JPEGs of 500x375, about 50 KB each, made here with the statistics of photographs (1/f noise
+in brightness and colour, objects with edges over it) and brought to 224x224; and the 2,000 PNGs of Fashion-MNIST that
+ship, at 28x28. Augmentation is the tutorial's: rotation by up to 20 degrees, shifts by up to 0.2, horizontal flip.
+
+The contenders take turns; each turn is one pass over the pictures, after a warm-up that is not timed. Printed are the
+medians over the rounds, with the lowest and the highest, and the least CPU time of all threads for a picture. The files
+are in the system's cache of the disk by then.
+`--torch-python` names a Python that can import torch and PIL (also: the environment variable TORCH_PYTHON); without it
+the DataLoader is left out. Exit code 1 when kerasimg's pixels are further from the reference decoder than stated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import PIL.Image
+
+BATCH = 32
+DEGREES, SHIFT = 20, 0.2
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+Contender = Callable[[], float]
+"""One pass: pictures a second."""
+
+
+def photograph(draws: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A made picture, uint8 (height, width, 3), with the spectrum of photographs (Field 1987) and edges."""
+    down, across = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    frequency = np.hypot(down, across)
+    frequency[0, 0] = 1
+
+    def noise(power: float) -> np.ndarray:
+        parts = draws.standard_normal((2, *frequency.shape))
+        field = np.fft.irfft2((parts[0] + 1j * parts[1]) / frequency**power, (height, width))
+        return (field - field.mean()) / field.std()
+
+    light, red, blue = 120 + 42 * noise(1.25), 18 * noise(1.6), 18 * noise(1.6)
+    picture = np.stack([light + red, light - 0.3 * red + 0.4 * blue, light - blue], axis=-1)
+    rows, columns = np.mgrid[:height, :width]
+    for _ in range(10):
+        middle, sides = draws.uniform(0, (height, width)), draws.uniform(0.03, 0.25, 2) * min(height, width)
+        turn = draws.uniform(0, np.pi)
+        along = (columns - middle[1]) * np.cos(turn) + (rows - middle[0]) * np.sin(turn)
+        beside = (rows - middle[0]) * np.cos(turn) - (columns - middle[1]) * np.sin(turn)
+        inside = (along / sides[0]) ** 2 + (beside / sides[1]) ** 2 < 1
+        if draws.random() < 0.5:
+            inside = (np.abs(along) < sides[0]) & (np.abs(beside) < sides[1])
+        if inside.any():
+            picture[inside] = draws.uniform(20, 235, 3) + 0.35 * (picture[inside] - picture[inside].mean(axis=0))
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def make_photographs(root: Path, count: int) -> None:
+    """Write `count` JPEGs of 500x375 in two classes: cut from larger ones, ten from each."""
+    draws = np.random.default_rng(0)
+    sizes = []
+    for number in range(count):
+        if number % 10 == 0:
+            large = photograph(draws, 500, 700)
+        top, left = draws.integers(0, 125), draws.integers(0, 200)
+        cut = large[top : top + 375, left : left + 500]
+        path = root / ("cat", "dog")[number % 2] / f"{number:05}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(cut[:, :: 1 if number % 4 < 2 else -1]).save(path, quality=86)
+        sizes.append(path.stat().st_size)
+    print(f"{count:,} JPEGs of 500x375, {np.mean(sizes) / 1000:.0f} KB in the mean\n", flush=True)
+
+
+def rate(things: Iterable[Any], count: int) -> float:
+    start = time.perf_counter()
+    done = 0
+    for batch in things:
+        done += len(batch[0])
+        if done >= count:
+            break
+    return done / (time.perf_counter() - start)
+
+
+def image_data_generator(root: Path, size: int, count: int) -> Contender:
+    import tensorflow as tf
+
+    made = tf.keras.preprocessing.image.ImageDataGenerator(
+        rotation_range=DEGREES, width_shift_range=SHIFT, height_shift_range=SHIFT, horizontal_flip=True
+    )
+    given = {"target_size": (size, size), "batch_size": BATCH, "class_mode": "sparse", "interpolation": "bilinear"}
+    with open(os.devnull, "w") as silence:
+        shown, sys.stdout = sys.stdout, silence
+        flow = made.flow_from_directory(str(root), **given)
+        sys.stdout = shown
+    return lambda: rate(flow, count)
+
+
+def keras_layers(root: Path, size: int, count: int, augmented: bool) -> Contender:
+    import keras
+    import tensorflow as tf
+
+    with open(os.devnull, "w") as silence:
+        shown, sys.stdout = sys.stdout, silence
+        dataset = keras.utils.image_dataset_from_directory(str(root), image_size=(size, size), batch_size=BATCH)
+        sys.stdout = shown
+    if augmented:
+        turn = keras.layers.RandomRotation(DEGREES / 360)
+        layers = [keras.layers.RandomFlip("horizontal"), turn, keras.layers.RandomTranslation(SHIFT, SHIFT)]
+
+        def augment(images: Any, labels: Any) -> Any:
+            for layer in layers:
+                images = layer(images, training=True)
+            return images, labels
+
+        dataset = dataset.map(augment, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.prefetch(tf.data.AUTOTUNE)
+    return lambda: rate(dataset, count)
+
+
+def torch_loader(python: str, root: Path, size: int) -> Contender:
+    def run() -> float:
+        words = [python, __file__, "--torch-worker", str(root), "--size", str(size)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        return float(done.stdout.split()[-1])
+
+    return run
+
+
+def torch_worker(root: Path, size: int) -> None:
+    """Runs in the other Python: prints the pictures a second of the second pass of a DataLoader with PIL."""
+    import torch
+
+    class Pictures(torch.utils.data.Dataset):
+        def __init__(self) -> None:
+            self.paths = sorted(root.glob("*/*.*"))
+
+        def __len__(self) -> int:
+            return len(self.paths)
+
+        def __getitem__(self, index: int) -> Any:
+            with PIL.Image.open(self.paths[index]) as opened:
+                picture = opened.convert("RGB").resize((size, size), PIL.Image.Resampling.BILINEAR)
+            numbers = torch.rand(4).tolist()
+            if numbers[0] < 0.5:
+                picture = picture.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
+            shift = tuple(int((2 * number - 1) * SHIFT * size) for number in numbers[1:3])
+            turn = (2 * numbers[3] - 1) * DEGREES
+            picture = picture.rotate(turn, PIL.Image.Resampling.BILINEAR, translate=shift)
+            return torch.from_numpy(np.array(picture)).permute(2, 0, 1), index % 2
+
+    loader = torch.utils.data.DataLoader(
+        Pictures(), BATCH, shuffle=True, num_workers=CORES, persistent_workers=True, prefetch_factor=4
+    )
+    for batch in loader:
+        del batch
+    print(rate(loader, len(loader.dataset)))
+
+
+def ceiling(root: Path, size: int, count: int, scale: int = 1) -> Contender:
+    """The bare decoder on files in memory, on all cores, no resizing."""
+    contents = [path.read_bytes() for path in sorted(root.glob("*/*.*"))[:count]]
+    if contents[0].startswith(b"\xff\xd8"):
+        try:
+            import simplejpeg
+
+            def decode(content: bytes) -> Any:
+                return simplejpeg.decode_jpeg(content, "RGB", min_height=1, min_width=1, min_factor=scale)
+
+            if scale == 1:
+
+                def decode(content: bytes) -> Any:
+                    return simplejpeg.decode_jpeg(content, "RGB")
+
+        except ImportError:
+            import tensorflow as tf
+
+            def decode(content: bytes) -> Any:
+                return tf.io.decode_jpeg(content, channels=3)
+
+    else:
+
+        def decode(content: bytes) -> Any:
+            with PIL.Image.open(io.BytesIO(content)) as opened:
+                return opened.convert("RGB")
+
+    def chunk(start: int) -> int:
+        return len([decode(content) is None for content in contents[start : start + 16]])
+
+    def run() -> float:
+        start = time.perf_counter()
+        with ThreadPoolExecutor(CORES) as pool:
+            done = sum(pool.map(chunk, range(0, len(contents), 16)))
+        return done / (time.perf_counter() - start)
+
+    return run
+
+
+def ours(root: Path, size: int, count: int, augmented: bool, cache: str) -> Contender:
+    """cache: "off" is a first epoch; "memory" and "disk" are later ones."""
+    from kerasimg.data.augment import compile_augment
+    from kerasimg.data.cache import Cache
+    from kerasimg.data.pipeline import batches
+    from kerasimg.data.sources import open_source
+    from kerasimg.spec.document import Image
+
+    image = Image(size=[size, size])
+    layers: list[tuple[str, dict[str, Any]]] = [
+        ("RandomFlip", {"mode": "horizontal"}),
+        ("RandomRotation", {"factor": DEGREES / 360}),
+        ("RandomTranslation", {"height_factor": SHIFT, "width_factor": SHIFT}),
+    ]
+    augment = compile_augment(layers if augmented else [], image, 0)
+    source = open_source(root)
+    kept = Cache(cache)
+    if cache != "off":
+        for _ in batches(source, np.arange(count), image, batch_size=BATCH, cache=kept, exact=False):
+            pass
+    epoch = iter(range(1_000_000))
+
+    def run() -> float:
+        given = {"batch_size": BATCH, "shuffle": True, "exact": False, "cache": kept, "augment": augment}
+        return rate(batches(source, np.arange(count), image, first_epoch=next(epoch), **given), count)
+
+    return run
+
+
+def bound(root: Path, size: int) -> bool:
+    """Print how far the fast decoder is from the reference; whether that is as near as stated."""
+    from kerasimg.data.decode import decode
+    from kerasimg.data.fast_decode import LARGEST, MEAN_BOUND, decode_fast, version
+    from kerasimg.spec.document import Image
+
+    image = Image(size=[size, size])
+    paths = sorted(root.glob("*/*.*"))[::10][:100]
+    apart = [np.abs(decode_fast(str(path), image).astype(int) - decode(str(path), image)) for path in paths]
+    mean, worst, largest = np.mean(apart), max(one.mean() for one in apart), max(one.max() for one in apart)
+    print(
+        f"fast decoder ({version()}) against the reference, {len(paths)} pictures: {mean:.2f} of 255 in the mean, "
+        f"{worst:.2f} at most for a picture, {largest} for a value"
+    )
+    return bool(worst < MEAN_BOUND and largest <= LARGEST)
+
+
+def contenders(root: Path, size: int, count: int, torch_python: str | None, quick: bool) -> Iterator[tuple[str, Any]]:
+    yield "ImageDataGenerator, augmented", image_data_generator(root, size, count // 4)
+    yield "image_dataset_from_directory, plain", keras_layers(root, size, count, False)
+    yield "image_dataset_from_directory, Keras layers", keras_layers(root, size, count // 2, True)
+    if torch_python:
+        yield "PyTorch DataLoader with PIL, augmented", torch_loader(torch_python, root, size)
+    yield "bare decoder, all cores (the ceiling)", ceiling(root, size, count)
+    yield "kerasimg, first epoch, plain", ours(root, size, count, False, "off")
+    yield "kerasimg, first epoch, augmented", ours(root, size, count, True, "off")
+    yield "kerasimg, memory cache, plain", ours(root, size, count, False, "memory")
+    yield "kerasimg, memory cache, augmented", ours(root, size, count, True, "memory")
+    yield "kerasimg, disk cache, augmented", ours(root, size, count, True, "disk")
+
+
+def table(name: str, figures: dict[str, list[float]], work: dict[str, list[float]]) -> None:
+    medians = {who: statistics.median(rates) for who, rates in figures.items()}
+    first = medians["ImageDataGenerator, augmented"]
+    top = medians["bare decoder, all cores (the ceiling)"]
+    print(f"\n{name}\n\n| way | pictures/s | lowest - highest | x ImageDataGenerator | of the ceiling | CPU, ms |")
+    print("| --- | ---: | --- | ---: | ---: | ---: |")
+    for who, rates in figures.items():
+        print(
+            f"| {who} | {medians[who]:,.0f} | {min(rates):,.0f} - {max(rates):,.0f} | {medians[who] / first:.1f} | "
+            f"{medians[who] / top:.0%} | {'-' if 'PyTorch' in who else f'{min(work[who]):.2f}'} |"
+        )
+
+
+def main() -> int:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="400 pictures of each kind")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--torch-python", default=os.environ.get("TORCH_PYTHON"))
+    parser.add_argument("--torch-worker", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--size", type=int, default=224, help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    if given.torch_worker:
+        torch_worker(given.torch_worker, given.size)
+        return 0
+    from kerasimg.data.sources import SAMPLE
+
+    count = 400 if given.quick else 2000
+    told, sound = {}, True
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["KERASIMG_CACHE"] = str(Path(folder) / "cache")
+        photographs = Path(folder) / "photographs"
+        make_photographs(photographs, count)
+        torch_python = given.torch_python
+        if torch_python and subprocess.run([torch_python, "-c", "import torch, PIL, numpy"], check=False).returncode:
+            torch_python = None
+        if not torch_python:
+            print("no Python with torch was named: the DataLoader is left out")
+        for name, root, size in [
+            ("JPEGs of 500x375 to 224x224", photographs, 224),
+            ("Fashion-MNIST PNGs, 28x28", SAMPLE / "train", 28),
+        ]:
+            sound &= bound(root, size)
+            here = dict(contenders(root, size, count, torch_python, given.quick))
+            for run in here.values():
+                run()
+            figures: dict[str, list[float]] = {who: [] for who in here}
+            work: dict[str, list[float]] = {who: [] for who in here}
+            for turn in range(given.rounds):
+                for who in list(here) if turn % 2 else list(here)[::-1]:
+                    begun, start = time.process_time(), time.perf_counter()
+                    figures[who].append(here[who]())
+                    pictures = figures[who][-1] * (time.perf_counter() - start)
+                    work[who].append(1000 * (time.process_time() - begun) / pictures)
+            table(name, figures, work)
+            told[name] = {"pictures_per_second": figures, "cpu_ms_per_picture": work}
+    if given.json:
+        given.json.write_text(json.dumps({"cores": CORES, "figures": told}, indent=2) + "\n")
+    return 0 if sound else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""The columns of an Arrow table that hold pictures and labels, as Parquet files and Hugging Face datasets have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kerasimg.data.index import Labels
+from kerasimg.data.items import class_name, fault
+from kerasimg.errors import CallError, listed
+
+IMAGE = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
+LABEL = ("label", "labels", "class", "class_name", "cls", "category")
+"""Names of columns, the first that is there before the others."""
+
+
+class Columns(NamedTuple):
+    """Which columns hold the picture and the label, and the names that numbers of labels stand for."""
+
+    image: str
+    label: str
+    classes: tuple[str, ...]
+    """Empty: the numbers are the names."""
+
+
+def require_pyarrow() -> None:
+    """A CallError, where pyarrow is not installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise CallError(
+            'Parquet files are read with pyarrow, which is not installed: pip install "kerasimg[parquet]"'
+        ) from error
+    del pyarrow
+
+
+def chosen_columns(where: str, schema: Any, features: Mapping[str, Any]) -> Columns:
+    """The columns of a pyarrow schema that hold the picture and the label.
+
+    features: those of Hugging Face, by column, as JSON; empty where the table does not come from there.
+    """
+    kinds = {name: _innermost(features.get(name)) for name in schema.names}
+    images = [name for name, kind in kinds.items() if kind.get("_type") == "Image"]
+    images = images or [field.name for field in schema if _holds_bytes(field.type)]
+    labels = [name for name, kind in kinds.items() if kind.get("_type") == "ClassLabel"]
+    labels = labels or [name for name in LABEL if name in schema.names]
+    image = _one(where, schema, "a picture (bytes, or a struct with bytes)", images, IMAGE)
+    label = _one(where, schema, "its label", [name for name in labels if name != image], LABEL)
+    return Columns(image, label, tuple(class_name(name) for name in kinds[label].get("names") or ()))
+
+
+def labels_of(column: Any, classes: Sequence[str]) -> tuple[Labels, list[tuple[int, str]]]:
+    """The labels of a column of integers, of text, or of lists of them, and (row, message) of every fault."""
+    import pyarrow as pa
+
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):  # of none, or too large for one
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    count = len(array)
+    starts = None
+    faults = [(int(row), "expected a label, found null") for row in np.flatnonzero(_is_null(array))]
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        array = array.flatten()
+    elif pa.types.is_fixed_size_list(array.type):
+        starts = np.arange(count + 1, dtype=np.int64) * array.type.list_size
+        array = array.flatten()
+    if faults:
+        return Labels((), np.empty(0, np.int32)), faults
+    return _coded(array, classes, starts)
+
+
+def _coded(array: Any, classes: Sequence[str], starts: np.ndarray | None) -> tuple[Labels, list[tuple[int, str]]]:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    is_text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
+    owners = np.arange(len(array)) if starts is None else np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    nulls = np.flatnonzero(_is_null(array))
+    if len(nulls):
+        return Labels((), np.empty(0, np.int32)), [(int(owners[row]), "expected a label, found null") for row in nulls]
+    if not is_text and not pa.types.is_integer(array.type):
+        found = "nothing" if pa.types.is_null(array.type) else str(array.type)
+        return Labels((), np.empty(0, np.int32)), [(0, f"expected integers or text as labels, found {found}")]
+    encoded = array.dictionary_encode()
+    values, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32)
+    wrong = {code: message for code, value in enumerate(values) if (message := _wrong(value, classes))}
+    faults = [(int(owners[row]), wrong[codes[row]]) for row in np.flatnonzero(np.isin(codes, list(wrong)))]
+    if faults:
+        return Labels((), np.empty(0, np.int32)), faults
+    named = [classes[value] if classes and not is_text else class_name(str(value)) for value in values]
+    names = tuple(dict.fromkeys(named))
+    table = np.array([names.index(name) for name in named], np.int32)
+    labels = Labels(names, table[codes] if len(codes) else codes, starts)
+    return (labels if starts is None else _once(labels)), []
+
+
+def _once(labels: Labels) -> Labels:
+    """The labels, each at most once for a picture; and as one per picture, where that is so."""
+    pairs = np.stack([labels.owners(), labels.codes.astype(np.int64)], axis=1)
+    pairs = np.unique(pairs, axis=0) if len(pairs) else pairs
+    count = 0 if labels.starts is None else len(labels.starts) - 1
+    starts = np.searchsorted(pairs[:, 0], np.arange(count + 1))
+    single = bool((np.diff(starts) == 1).all())
+    return Labels(labels.names, pairs[:, 1].astype(np.int32), None if single else starts.astype(np.int64))
+
+
+def _wrong(value: Any, classes: Sequence[str]) -> str:
+    if isinstance(value, int) and classes and not 0 <= value < len(classes):
+        return f"expected a label of 0 to {len(classes) - 1}, found {value}"
+    return "" if class_name(str(value)) else f"expected a label, found {value!r}"
+
+
+def _one(where: str, schema: Any, what: str, found: Sequence[str], names: Iterable[str]) -> str:
+    preferred = next((name for name in names if name in found), None)
+    if preferred or len(found) == 1:
+        return preferred or found[0]
+    there = listed(f"{field.name} ({field.type})" for field in schema)
+    if found:
+        advice = f"name the one that counts '{next(iter(names))}'"
+        raise fault(where, "", f"expected one column with {what}, found {listed(found)}; {advice}")
+    raise fault(where, "", f"expected a column with {what}, named {listed(names)}; found {there}")
+
+
+def _innermost(feature: Any) -> Mapping[str, Any]:
+    """The description of a feature, or of what a list of them holds."""
+    while True:
+        if isinstance(feature, list) and feature:
+            feature = feature[0]
+        elif isinstance(feature, Mapping) and "feature" in feature:
+            feature = feature["feature"]
+        else:
+            return feature if isinstance(feature, Mapping) else {}
+
+
+def _holds_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _is_null(array: Any) -> np.ndarray:
+    return np.asarray(array.is_null().to_numpy(zero_copy_only=False), bool)

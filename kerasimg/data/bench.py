@@ -1,0 +1,233 @@
+"""How fast pictures become batches here, which part takes the time, and what to change.
+
+Each part runs alone on a sample of the pictures, on all threads, and then all of it, as training has it. Since the
+parts share the cores, the time of a picture in the first epoch is about the sum of theirs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kerasimg.data.augment import Augmentation, compile_augment
+from kerasimg.data.cache import Cache, memory_room
+from kerasimg.data.fast_decode import decode_fast, only_decode, version
+from kerasimg.data.items import Picture, fault
+from kerasimg.data.order import permutation
+from kerasimg.data.parallel import cores, each
+from kerasimg.data.picture import BadImage, open_picture, read_picture
+from kerasimg.data.pipeline import Targets, batches
+from kerasimg.data.sources import Source
+from kerasimg.spec.document import Image
+
+SAMPLE = 512
+"""Pictures that are measured."""
+LEAST_S = 0.5
+"""Every measurement lasts so long at least."""
+WARM = 3
+"""Batches before the clock runs."""
+LARGE = 6.0
+"""A picture with so many times the pixels of the result, each way, is worth making smaller once for all."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Pictures a second, of each part alone and of the whole."""
+
+    pictures: int
+    """How many were measured."""
+    of: int
+    threads: int
+    batch_size: int
+    size: tuple[int, int]
+    parts: dict[str, float]
+    """read, decode, resize, augment, copy -> pictures a second; math.inf where it takes no time."""
+    first_epoch: float
+    from_cache: float
+    bound: str
+    """The part that takes most of the first epoch."""
+    bound_cached: str
+    """The part that takes most of the later ones: augment, or copy."""
+    advice: list[str] = field(default_factory=list)
+    augmentation: str = ""
+    cache: str = ""
+    """Where `--cache auto` would keep the decoded pictures: memory, or disk."""
+
+    def share(self, part: str) -> float:
+        """The part's share of the time of a picture in the first epoch, in [0, 1]."""
+        return (1 / self.parts[part]) / sum(1 / rate for rate in self.parts.values())
+
+    def summary(self) -> str:
+        """One line for the start of a training."""
+        return (
+            f"pictures: {self.first_epoch:,.0f} a second in the first epoch ({self.bound} takes "
+            f"{self.share(self.bound):.0%}), {self.from_cache:,.0f} from the cache ({self.cache}; {self.bound_cached})"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON; null where a part takes no time."""
+        values = asdict(self)
+        values["parts"] = {name: None if math.isinf(rate) else rate for name, rate in self.parts.items()}
+        return values | {"shares": {name: self.share(name) for name in self.parts}}
+
+
+def measure(
+    source: Source,
+    image: Image,
+    augment: Sequence[Any] = (),
+    *,
+    batch_size: int = 32,
+    targets: Targets = "sparse",
+    pictures: int = SAMPLE,
+    threads: int | None = None,
+) -> Bench:
+    """Measure a sample of the pictures; a ManyFaults names one that cannot be read.
+
+    augment: the layers of a spec, as (name, arguments).  threads: None is one per core.
+    """
+    threads = threads or cores()
+    indices = np.sort(permutation(len(source), 0, 0)[:pictures])
+    batch_size = min(batch_size, len(indices))
+    augmentation = compile_augment(augment, image, 0)
+    common: dict[str, Any] = {"batch_size": batch_size, "targets": targets, "threads": threads}
+    cache = Cache("memory")
+    parts = _parts(source, indices, image, threads)
+    copying = _whole(source, indices, image, None, cache, **common)
+    cached = _whole(source, indices, image, augmentation, cache, **common) if augmentation else copying
+    parts |= {"augment": _difference(cached, copying), "copy": copying}
+    first = _whole(source, indices, image, augmentation, **common)
+    fits = len(source) * image.size[0] * image.size[1] * image.channels <= memory_room()
+    bound = max(parts, key=lambda name: 1 / parts[name])
+    later = max(("augment", "copy"), key=lambda name: 1 / parts[name])
+    return Bench(
+        pictures=len(indices),
+        of=len(source),
+        threads=threads,
+        batch_size=batch_size,
+        size=(image.size[0], image.size[1]),
+        parts=parts,
+        first_epoch=first,
+        from_cache=cached,
+        bound=bound,
+        bound_cached=later,
+        advice=_advice(source, indices, image, bound, parts, fits),
+        augmentation="" if augmentation is None else augmentation.describe(),
+        cache="memory" if fits else "disk",
+    )
+
+
+def _parts(source: Source, indices: np.ndarray, image: Image, threads: int) -> dict[str, float]:
+    """Pictures a second of reading, decoding and resizing."""
+
+    def read(index: int) -> Picture:
+        picture = source.columns.picture(index)
+        if isinstance(picture, str):
+            with open_picture(picture) as file:
+                return file.read()
+        return picture
+
+    def decode(content: Picture) -> None:
+        if not isinstance(content, bytes) or not only_decode(content, image):
+            read_picture(content)
+
+    numbers = indices.tolist()
+    try:
+        contents = list(each(read, numbers, threads))
+        list(each(lambda content: decode_fast(content, image), contents, threads))
+    except BadImage as error:
+        _name(source, numbers, image)
+        raise fault(source.where, "", error.reason) from error
+    reading = _rate(lambda: _run(read, numbers, threads), len(numbers))
+    decoding = _rate(lambda: _run(decode, contents, threads), len(numbers))
+    both = _rate(lambda: _run(lambda content: decode_fast(content, image), contents, threads), len(numbers))
+    return {"read": reading, "decode": decoding, "resize": _difference(both, decoding)}
+
+
+def _whole(
+    source: Source,
+    indices: np.ndarray,
+    image: Image,
+    augmentation: Augmentation | None,
+    cache: Cache | None = None,
+    **common: Any,
+) -> float:
+    """Pictures a second of batches, from the cache where one is given, which is filled before."""
+    how: dict[str, Any] = {"shuffle": True, "exact": False, "cache": cache or "off", **common}
+    for _ in batches(source, indices, image, **how) if cache else ():
+        pass
+    endless = iter(batches(source, indices, image, augment=augmentation, epochs=None, **how))
+    for _ in range(WARM):  # what is compiled is compiled once; that is no matter of an epoch
+        next(endless)
+    start = time.perf_counter()
+    done = 0
+    while (taken := time.perf_counter() - start) < LEAST_S or done < len(indices):
+        done += len(next(endless)[0])
+    return done / taken
+
+
+def _run(function: Callable[[Any], Any], things: Sequence[Any], threads: int) -> None:
+    for _ in each(function, things, threads):
+        pass
+
+
+def _rate(work: Callable[[], None], count: int) -> float:
+    """Pictures a second, the best of as many turns as fit into `LEAST_S`, three at least."""
+    best, begun, turns = math.inf, time.perf_counter(), 0
+    while turns < 3 or time.perf_counter() - begun < LEAST_S:
+        start = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - start)
+        turns += 1
+    return count / best
+
+
+def _difference(together: float, alone: float) -> float:
+    """The rate of what comes on top of `alone` to make `together`."""
+    rest = 1 / together - 1 / alone
+    return 1 / rest if rest > 0 else math.inf
+
+
+def _name(source: Source, numbers: Iterable[int], image: Image) -> None:
+    """Raise the error that names the first picture that cannot be read."""
+    for index in numbers:
+        try:
+            decode_fast(source.columns.picture(index), image)
+        except BadImage as error:
+            raise fault(source.where, source.columns.id(index), error.reason) from error
+
+
+def _advice(
+    source: Source, indices: np.ndarray, image: Image, bound: str, parts: dict[str, float], fits: bool
+) -> list[str]:
+    advice = []
+    if bound in ("decode", "resize"):
+        if "opencv" not in version():
+            advice.append('install the faster decoder: pip install "kerasimg[fast]"')
+        if (ratio := _ratio(source, indices, image)) > LARGE:
+            advice.append(
+                f"the pictures are {ratio:.0f} times larger than {image.size[0]}x{image.size[1]}, each way; "
+                "made smaller once, they are decoded faster in every run"
+            )
+        keeping = "in memory" if fits else "on disk (--cache auto)"
+        advice.append(f"decoded once: from the second epoch on they come from the cache, {keeping}")
+    elif bound == "read":
+        advice.append("keep the pictures on a faster disk, or as shards; --cache disk keeps what was decoded")
+    elif bound == "augment":
+        advice.append("fewer augmentation layers, or those that are fused (docs/augmentation.md)")
+    if parts["augment"] < parts["copy"] / 20:
+        advice.append("the augmentation bounds later epochs, too")
+    return advice
+
+
+def _ratio(source: Source, indices: np.ndarray, image: Image) -> float:
+    """Pixels for each one of the result, each way, of the pictures in the middle."""
+    ratios: list[float] = []
+    for index in indices[:64].tolist():
+        height, width = np.asarray(read_picture(source.columns.picture(index))).shape[:2]
+        ratios.append(math.sqrt(height * width / (image.size[0] * image.size[1])))
+    return float(np.median(ratios))

@@ -1,0 +1,236 @@
+"""Decoded pictures that are kept, so that a picture is decoded once and not in every epoch.
+
+A picture is kept as the uint8 pixels that the spec's `image` section makes of it, before any augmentation, under its
+content key (`Source.keys`): one that has changed is another picture. In memory, when the pictures fit into a share of
+what is free; else on disk, in files that are mapped into memory (`cache_files.py`): the system gives that memory back
+when it is needed. What does not fit is decoded each time. Whether a picture comes from a cache changes no pixel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import weakref
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import PIL
+
+from kerasimg.data import cache_files, fast_decode
+from kerasimg.data.memory import free_bytes
+from kerasimg.errors import CallError
+from kerasimg.spec.document import Image
+
+CacheKind = Literal["off", "memory", "disk", "auto"]
+
+FREE_MEMORY_SHARE = 0.4
+"""Share of the free memory that the decoded pictures of a process may take, all together."""
+
+DECODING = ("size", "channels", "resize", "interpolation", "background")
+"""What of `image` the pixels depend on."""
+
+_in_memory: weakref.WeakSet[InMemory] = weakref.WeakSet()
+
+
+class Store(Protocol):
+    """Pixels of many pictures, each in a row of its own."""
+
+    keys: np.ndarray
+    """(N, 2) uint64: which picture a row is for."""
+
+    def read(self, rows: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        """Copy rows to `pixels`; (N,) bool says which were there, whole."""
+
+    def write(self, row: int, pixels: np.ndarray) -> None:
+        """Keep a picture."""
+
+    def has(self, rows: np.ndarray) -> np.ndarray:
+        """(N,) bool: which of the rows have been written."""
+
+
+class InMemory:
+    """Pictures in one array, whose memory is taken as it is filled."""
+
+    def __init__(self, keys: np.ndarray, shape: tuple[int, ...]):
+        self.keys = keys
+        self.pixels = np.empty((len(keys), *shape), np.uint8)
+        self.there = np.zeros(len(keys), bool)
+        _in_memory.add(self)
+
+    def read(self, rows: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        """Copy rows to `pixels`; (N,) bool says which were there."""
+        there = self.there[rows]
+        if there.all():
+            np.take(self.pixels, rows, axis=0, out=pixels, mode="clip")  # "raise" would copy twice
+        else:
+            pixels[there] = self.pixels[rows[there]]
+        return there
+
+    def write(self, row: int, pixels: np.ndarray) -> None:
+        """Keep a picture."""
+        self.pixels[row] = pixels
+        self.there[row] = True  # after the pixels, for other threads
+
+    def has(self, rows: np.ndarray) -> np.ndarray:
+        """(N,) bool: which of the rows have been written."""
+        return self.there[rows]
+
+
+class Rows:
+    """Where in the cache some pictures have their place, whether they are there yet or not."""
+
+    def __init__(self, stores: list[Store], numbers: np.ndarray, rows: np.ndarray):
+        """numbers: (N,) int16, places in `stores`, -1: none.  rows: (N,) int64, rows of the store."""
+        self.stores, self.numbers, self.rows = stores, numbers, rows
+
+    def read(self, positions: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        """Copy the pictures at these positions to `pixels`; (N,) bool says which were there."""
+        numbers = self.numbers[positions]
+        first = int(numbers[0])
+        if (numbers == first).all():
+            if first < 0:
+                return np.zeros(len(positions), bool)
+            return self.stores[first].read(self.rows[positions], pixels)
+        there = np.zeros(len(positions), bool)
+        for number in np.unique(numbers[numbers >= 0]).tolist():
+            chosen = np.flatnonzero(numbers == number)
+            part = np.empty((len(chosen), *pixels.shape[1:]), np.uint8)
+            there[chosen] = self.stores[number].read(self.rows[positions[chosen]], part)
+            pixels[chosen] = part
+        return there
+
+    def write(self, position: int, pixels: np.ndarray) -> None:
+        """Keep the picture at this position, where it has a place."""
+        number = int(self.numbers[position])
+        if number >= 0:
+            self.stores[number].write(int(self.rows[position]), pixels)
+
+    def complete(self) -> bool:
+        """Whether every picture has been kept."""
+        there = np.zeros(len(self.numbers), bool)
+        for number, store in enumerate(self.stores):
+            mine = self.numbers == number
+            there[mine] = store.has(self.rows[mine])
+        return bool(there.all())
+
+
+class Cache:
+    """The decoded pictures of a run. Any number of threads, and for "disk" of processes, may use it.
+
+    kind: memory: kept as long as this object.  disk: kept for later runs.  auto: in memory when all fit into it, else
+    on disk.  off: nothing is kept.
+    """
+
+    def __init__(self, kind: CacheKind = "auto", folder: Path | None = None, limit: int | None = None):
+        """folder: for "disk"; None: `pictures` in the cache folder.
+
+        limit: bytes on disk; None: what `cache_files.limit` says.
+        """
+        if kind not in ("off", "memory", "disk", "auto"):
+            raise CallError(f"cache: expected off, memory, disk or auto, got {kind!r}")
+        self.kind = kind
+        self.folder = folder or cache_files.folder()
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._stores: dict[str, list[Store]] = {}
+
+    def rows(self, keys: np.ndarray, image: Image, exact: bool) -> Rows:
+        """The places of pictures by their content keys, (N,) 'S16'; new ones are made where there is room."""
+        words = as_words(keys)
+        about = about_pixels(image, exact)
+        group = group_name(about)
+        with self._lock:
+            stores = self._stores.setdefault(group, [])
+            numbers = np.full(len(words), -1, np.int16)
+            rows = np.zeros(len(words), np.int64)
+            _find(stores, 0, words, numbers, rows)
+            if self.kind != "off" and (numbers < 0).any():
+                known = len(stores)
+                self._add(stores, group, about, words[numbers < 0], (*image.size, image.channels))
+                _find(stores, known, words, numbers, rows)
+            return Rows(stores, numbers, rows)
+
+    def describe(self) -> str:
+        """One line: how much is kept, and where."""
+        stores = [store for some in self._stores.values() for store in some]
+        memory = sum(store.pixels.nbytes for store in stores if isinstance(store, InMemory))
+        disk = sum(len(store.keys) for store in stores if not isinstance(store, InMemory))
+        parts = [f"{memory / 1e6:,.0f} MB in memory"] if memory else []
+        parts += [f"{disk:,} pictures in {self.folder}"] if disk else []
+        return f"decoded pictures: {', '.join(parts) or 'not kept'}"
+
+    def _add(self, stores: list[Store], group: str, about: dict[str, Any], words: np.ndarray, shape: Any) -> None:
+        """Stores for pictures that have no place yet."""
+        words = np.unique(words, axis=0)
+        each = int(np.prod(shape))
+        in_memory = min(len(words), memory_room() // each)
+        if self.kind == "memory" or (self.kind == "auto" and in_memory == len(words)):
+            if in_memory:
+                stores.append(InMemory(words[:in_memory], shape))
+            return
+        place = self.folder / group
+        for store in cache_files.opened(place, shape, [getattr(one, "path", None) for one in stores]):
+            words = words[find(store.keys, words) < 0]
+            stores.append(store)
+        if len(words):
+            store_of_rest = cache_files.create(place, about, words, shape, self.limit)
+            if store_of_rest is not None:
+                stores.append(store_of_rest)
+
+
+def open_cache(cache: CacheKind | Cache) -> Cache | None:
+    """A cache as the functions of the package take it: an object, or the kind of a new one; None for "off"."""
+    made = cache if isinstance(cache, Cache) else Cache(cache)
+    return None if made.kind == "off" else made
+
+
+def memory_room() -> int:
+    """Bytes of memory that more pictures may take now."""
+    taken = sum(store.pixels.nbytes for store in _in_memory)
+    filled = sum(int(store.there.sum()) * store.pixels[0].nbytes for store in _in_memory)
+    return max(0, int(FREE_MEMORY_SHARE * (free_bytes() + filled)) - taken)
+
+
+def about_pixels(image: Image, exact: bool) -> dict[str, Any]:
+    """All that the pixels of a picture depend on, but for the picture."""
+    from kerasimg import __version__
+
+    values = image.model_dump(mode="json")
+    decoder = "exact" if exact else f"fast {fast_decode.version()}"
+    return {
+        "image": {name: values[name] for name in DECODING},
+        "decoder": decoder,
+        "kerasimg": __version__,
+        "pillow": PIL.__version__,
+    }
+
+
+def group_name(about: dict[str, Any]) -> str:
+    """The name of the folder for pixels of one kind."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def as_words(keys: np.ndarray) -> np.ndarray:
+    """Content keys, (N,) 'S16', as (N, 2) uint64."""
+    return np.frombuffer(np.ascontiguousarray(keys, "S16").tobytes(), np.uint64).reshape(-1, 2)
+
+
+def find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Rows of `known`, sorted (N, 2), that the rows of `wanted` equal: (M,) int64, -1 where none does."""
+    if not len(known):
+        return np.full(len(wanted), -1, np.int64)
+    # By the first half; that two of a million share it and differ has a chance of 1 in 40 million, and costs a decode.
+    rows = np.minimum(np.searchsorted(known[:, 0], wanted[:, 0]), len(known) - 1)
+    return np.where((known[rows] == wanted).all(axis=1), rows, -1)
+
+
+def _find(stores: list[Store], first: int, words: np.ndarray, numbers: np.ndarray, rows: np.ndarray) -> None:
+    """Fill in the places of those pictures that have none yet, from the stores numbered `first` and on."""
+    for number in range(first, len(stores)):
+        open_ = np.flatnonzero(numbers < 0)
+        found = find(stores[number].keys, words[open_])
+        hit = open_[found >= 0]
+        numbers[hit] = number
+        rows[hit] = found[found >= 0]

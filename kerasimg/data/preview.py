@@ -1,0 +1,100 @@
+"""A contact sheet: pictures as the network sees them, before and after augmentation, as one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+
+from kerasimg.data.augment import compile_augment
+from kerasimg.data.order import permutation
+from kerasimg.data.pipeline import Targets, batches
+from kerasimg.data.sources import Source
+from kerasimg.errors import CallError
+from kerasimg.spec.document import Image
+
+GAP = 4
+"""Pixels between two pictures."""
+LETTERS = 14
+"""Height of the class names, in pixels."""
+SMALLEST = 96
+"""Smaller pictures are enlarged by a whole number, to be at least so wide."""
+
+
+def chosen(source: Source, rows: int, seed: int = 0) -> np.ndarray:
+    """Pictures of as many classes as there are rows, drawn by the seed: (n,) int64, class by class."""
+    order = permutation(len(source), seed, 0)
+    labels = source.label_ids(order)
+    first = labels.argmax(axis=1) if labels.ndim == 2 else labels
+    turn = np.zeros(len(order), np.int64)
+    seen: dict[int, int] = {}
+    for place, label in enumerate(first.tolist()):
+        turn[place] = seen[label] = seen.get(label, -1) + 1
+    return np.asarray(order[np.lexsort((first, turn))][:rows], np.int64)
+
+
+def contact_sheet(
+    source: Source,
+    image: Image,
+    augment: Sequence[Any] = (),
+    *,
+    rows: int = 8,
+    draws: int = 6,
+    seed: int = 0,
+    targets: Targets = "sparse",
+) -> PIL.Image.Image:
+    """A row for each of some pictures: its class, the picture as decoded, and as augmented in so many epochs.
+
+    augment: the layers of a spec, as (name, arguments).  seed: of the run; its epochs show what training will see.
+    """
+    if rows < 1 or draws < 0:
+        raise CallError(f"expected a row or more and no fewer than 0 draws, got {rows} and {draws}")
+    indices = chosen(source, rows, seed)
+    augmentation = compile_augment(augment, image, seed)
+    if augmentation is not None and augmentation.blends and targets == "sparse":
+        targets = "one_hot"
+    common: dict[str, Any] = {"batch_size": len(indices), "cache": "off", "exact": False, "targets": targets}
+    columns = [next(iter(batches(source, indices, image, **common)))[0].numpy()]
+    if augmentation is not None:
+        drawn = batches(source, indices, image, seed=seed, augment=augmentation, epochs=max(1, draws), **common)
+        columns += [images.numpy() for images, *_ in drawn][:draws]
+    names = [", ".join(source.items[index].labels) or "(none)" for index in indices.tolist()]
+    return _drawn(names, columns)
+
+
+def write_sheet(path: Path, sheet: PIL.Image.Image) -> None:
+    """Write a contact sheet as PNG; CallError where it cannot be written."""
+    if path.suffix.lower() != ".png":
+        raise CallError(f"--out: expected a name that ends in .png, got '{path}'")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path, "PNG")
+    except OSError as error:
+        raise CallError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _drawn(names: Sequence[str], columns: Sequence[np.ndarray]) -> PIL.Image.Image:
+    """Columns of (rows, H, W, C) pictures, 0-255, side by side, each row below its name."""
+    height, width = columns[0].shape[1:3]
+    factor = max(1, -(-SMALLEST // width))
+    cell_height, cell_width = height * factor, width * factor
+    line = LETTERS + 2 * GAP
+    size = (GAP + len(columns) * (cell_width + GAP), GAP + len(names) * (cell_height + line))
+    sheet = PIL.Image.new("RGB", size, (255, 255, 255))
+    pen = PIL.ImageDraw.Draw(sheet)
+    font = PIL.ImageFont.load_default(LETTERS)
+    for row, name in enumerate(names):
+        top = GAP + row * (cell_height + line)
+        pen.text((GAP, top), name, (0, 0, 0), font)
+        for column, pictures in enumerate(columns):
+            pixels = np.clip(np.rint(pictures[row]), 0, 255).astype(np.uint8)
+            shown = PIL.Image.fromarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
+            left = GAP + column * (cell_width + GAP)
+            enlarged = shown.resize((cell_width, cell_height), PIL.Image.Resampling.NEAREST)
+            sheet.paste(enlarged, (left, top + LETTERS + GAP))
+    return sheet

@@ -1,0 +1,143 @@
+"""Any number of moves of a picture in one interpolation.
+
+A move sends each place of its result, in pixels from the centre of the top left one, to a place of the picture it
+came from, by a matrix, and says what stands outside that picture. Several moves are followed back one after the other
+for each place of the last result, outsides included, and only where that ends is the picture looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+
+class Outside(NamedTuple):
+    """What stands outside a picture, as Keras and TensorFlow's ImageProjectiveTransformV3 have it."""
+
+    mode: str
+    """constant, nearest, reflect or wrap."""
+    value: float
+    """Of the pixels outside, where the mode is constant."""
+    size: tuple[int, int]
+    """Height and width of the picture."""
+
+
+class Move(NamedTuple):
+    """One step back from a result to what it was made of."""
+
+    matrix: Any
+    """(9,), rows of 3x3: (x, y, 1) of the result -> the place in the picture before, homogeneous."""
+    outside: Outside | None
+    """None: it never leads outside."""
+    projective: bool
+    """Whether the last row is other than (0, 0, 1)."""
+
+
+def product(first: Any, second: Any) -> Any:
+    """(..., 9) x (..., 9) -> (..., 9): the matrix that does the second, then the first."""
+    a, b = (tf.unstack(matrix, axis=-1) for matrix in (first, second))
+    places = [(row, column) for row in range(3) for column in range(3)]
+    return tf.stack([sum(a[3 * row + k] * b[3 * k + column] for k in range(3)) for row, column in places], axis=-1)
+
+
+def warp(picture: Any, moves: Sequence[Move], size: tuple[int, int], interpolation: str) -> Any:
+    """A picture after its moves: (H, W, C) of any type -> (*size, C) float32.
+
+    moves: from the picture to the result.  interpolation: bilinear or nearest.
+    """
+    y, x = tf.meshgrid(tf.range(size[0], dtype=tf.float32), tf.range(size[1], dtype=tf.float32), indexing="ij")
+    share, filled = None, None
+    for move in reversed(moves):
+        x, y = _back(x, y, move)
+        if move.outside is None:
+            continue
+        if move.outside.mode != "constant":
+            height, width = move.outside.size
+            x, y = FOLDS[move.outside.mode](x, width), FOLDS[move.outside.mode](y, height)
+            continue
+        inside, x, y = _inside(x, y, move.outside.size, interpolation)
+        outer = move.outside.value * (1.0 - inside if share is None else share * (1.0 - inside))
+        share = inside if share is None else share * inside
+        filled = outer if filled is None else filled + outer
+    pixels = SAMPLE[interpolation](picture, x, y)
+    return pixels if share is None or filled is None else pixels * share[..., tf.newaxis] + filled[..., tf.newaxis]
+
+
+def _back(x: Any, y: Any, move: Move) -> tuple[Any, Any]:
+    m = tf.unstack(move.matrix)
+    across, down = m[0] * x + m[1] * y + m[2], m[3] * x + m[4] * y + m[5]
+    if not move.projective:
+        return across, down
+    depth = m[6] * x + m[7] * y + m[8]
+    # Places at infinity are outside.
+    far = tf.equal(depth, 0.0)
+    depth = tf.where(far, 1.0, depth)
+    return tf.where(far, -1e6, across / depth), tf.where(far, -1e6, down / depth)
+
+
+def _inside(x: Any, y: Any, size: tuple[int, int], interpolation: str) -> tuple[Any, Any, Any]:
+    """How much of the pixel at a place belongs to the picture, 0 to 1, and the nearest place in it."""
+    shares = []
+    for place, length in ((x, size[1]), (y, size[0])):
+        if interpolation == "nearest":
+            shares.append(tf.cast((place > -0.5) & (place < length - 0.5), tf.float32))
+        else:
+            shares.append(tf.clip_by_value(1.0 + tf.minimum(place, length - 1.0 - place), 0.0, 1.0))
+    return shares[0] * shares[1], _nearest(x, size[1]), _nearest(y, size[0])
+
+
+def _nearest(place: Any, length: int) -> Any:
+    """aaa|abcd|ddd."""
+    return tf.clip_by_value(place, 0.0, length - 1.0)
+
+
+def _reflect(place: Any, length: int) -> Any:
+    """dcba|abcd|dcba."""
+    place -= 2 * length * tf.floor(place * (1 / (2 * length)))
+    return _nearest(tf.where(place >= length, 2 * length - 1 - place, place), length)
+
+
+def _wrap(place: Any, length: int) -> Any:
+    """abcd|abcd|abcd, and the last pixel where the first begins, as TensorFlow counts."""
+    if length == 1:
+        return tf.zeros_like(place)
+    before = place + length * (tf.floor(-place / (length - 1)) + 1)
+    after = place - length * tf.floor(place / (length - 1))
+    return _nearest(tf.where(place < 0, before, tf.where(place > length - 1, after, place)), length)
+
+
+def _bilinear(picture: Any, x: Any, y: Any) -> Any:
+    height, width, _ = picture.shape
+    x, y = _nearest(x, width), _nearest(y, height)
+    left, top = tf.floor(x), tf.floor(y)
+    across, down = (x - left)[..., tf.newaxis], (y - top)[..., tf.newaxis]
+    column, row = tf.cast(left, tf.int32), tf.cast(top, tf.int32)
+    next_column, next_row = tf.minimum(column + 1, width - 1), tf.minimum(row + 1, height - 1)
+    at = [
+        _pixels(picture, r, c)
+        for r, c in ((row, column), (row, next_column), (next_row, column), (next_row, next_column))
+    ]
+    upper = at[0] + across * (at[1] - at[0])
+    lower = at[2] + across * (at[3] - at[2])
+    return upper + down * (lower - upper)
+
+
+def _closest(picture: Any, x: Any, y: Any) -> Any:
+    height, width, _ = picture.shape
+    # Half a pixel away counts as the next one.
+    column, row = (tf.cast(tf.floor(place + 0.5), tf.int32) for place in (_nearest(x, width), _nearest(y, height)))
+    return _pixels(picture, tf.minimum(row, height - 1), tf.minimum(column, width - 1))
+
+
+def _pixels(picture: Any, row: Any, column: Any) -> Any:
+    _, width, channels = picture.shape
+    return tf.cast(tf.gather(tf.reshape(picture, (-1, channels)), row * width + column), tf.float32)
+
+
+FOLDS = {"nearest": _nearest, "reflect": _reflect, "wrap": _wrap}
+"""From any place along a side to one inside, (place, length of the side)."""
+
+SAMPLE = {"bilinear": _bilinear, "nearest": _closest}
+"""The pixels of a picture at places inside it."""

@@ -1,0 +1,152 @@
+import io
+from typing import get_args
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from kerasimg.data import fast_decode
+from kerasimg.data.decode import decode
+from kerasimg.data.fast_decode import LARGEST, MEAN_BOUND, SMALLEST_RATIO, decode_fast, divisor, weights
+from kerasimg.data.picture import BadImage
+from kerasimg.spec.document import Image, ResizePolicy
+
+PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
+
+
+@pytest.fixture(params=["with the extra", "without"])
+def libraries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways: with what `kerasimg[fast]` installs, and with Pillow alone."""
+    if request.param == "without":
+        monkeypatch.setattr(fast_decode, "_libraries", lambda: None)
+    elif fast_decode._libraries() is None:
+        pytest.skip("the extra 'fast' is not installed")
+
+
+@pytest.fixture(scope="module")
+def photos() -> dict[str, PIL.Image.Image]:
+    data = pytest.importorskip("skimage.data")
+    return {name: PIL.Image.fromarray(getattr(data, name)()) for name in PHOTOS}
+
+
+def jpeg(picture: PIL.Image.Image, **options) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", **{"quality": 90} | options)
+    return file.getvalue()
+
+
+def difference(content: bytes, image: Image) -> np.ndarray:
+    fast, exact = decode_fast(content, image), decode(content, image)
+    assert fast.shape == exact.shape
+    assert fast.dtype == np.uint8
+    return np.abs(fast.astype(int) - exact)
+
+
+@pytest.mark.usefixtures("libraries")
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("policy", get_args(ResizePolicy))
+def test_photographs_stay_within_the_bound(photos: dict[str, PIL.Image.Image], policy: ResizePolicy, channels: int):
+    for photo in photos.values():
+        for width in (300, photo.width):
+            content = jpeg(photo.resize((width, width * photo.height // photo.width)))
+            for size in ([64, 64], [96, 128], [224, 224]):
+                apart = difference(content, Image(size=size, resize=policy, channels=channels))
+                assert apart.mean() < MEAN_BOUND
+                assert apart.max() <= LARGEST
+
+
+@pytest.mark.usefixtures("libraries")
+@pytest.mark.parametrize("size", [24, 48, 64, 99, 170])
+def test_the_decoders_own_scaling_stays_within_the_bound(photos: dict[str, PIL.Image.Image], size: int):
+    # 512 pixels and 1,024, so that 2, 4 and 8 occur, just above and below what is allowed.
+    for factor in (1, 2):
+        photo = photos["astronaut"]
+        content = jpeg(photo.resize((photo.width * factor, photo.height * factor), PIL.Image.Resampling.LANCZOS))
+        apart = difference(content, Image(size=[size, size]))
+        assert apart.mean() < MEAN_BOUND
+        assert apart.max() <= LARGEST
+
+
+def test_a_picture_is_decoded_at_a_scale_that_leaves_enough_for_the_filter():
+    assert [divisor(ratio) for ratio in (0.5, 2.2, 5.99, 6, 11.9, 12, 23.9, 24, 500)] == [1, 1, 1, 2, 2, 4, 4, 8, 8]
+    for ratio in np.linspace(1, 60, 500):
+        assert divisor(ratio) == 1 or ratio / divisor(ratio) >= SMALLEST_RATIO
+
+
+@pytest.mark.usefixtures("libraries")
+@pytest.mark.parametrize("policy", get_args(ResizePolicy))
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_upright(
+    photos: dict[str, PIL.Image.Image], policy: ResizePolicy, orientation: int
+):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    content = jpeg(photos["chelsea"], exif=exif)
+    apart = difference(content, Image(size=[67, 112], resize=policy, background=[0, 255, 0]))
+    assert apart.mean() < MEAN_BOUND
+    assert apart.max() <= LARGEST
+
+
+@pytest.mark.usefixtures("libraries")
+def test_grey_and_progressive_jpegs_are_decoded_too(photos: dict[str, PIL.Image.Image]):
+    for content in (jpeg(photos["coffee"].convert("L")), jpeg(photos["coffee"], progressive=True)):
+        for channels in (1, 3):
+            assert difference(content, Image(size=[100, 100], channels=channels)).mean() < MEAN_BOUND
+
+
+@pytest.mark.usefixtures("libraries")
+def test_anything_else_is_left_to_the_reference_decoder(photos: dict[str, PIL.Image.Image]):
+    photo = photos["chelsea"]
+    png = io.BytesIO()
+    photo.save(png, "PNG")
+    small = Image(size=[40, 40])
+    for content, image in [
+        (png.getvalue(), small),
+        (np.asarray(photo), small),
+        (jpeg(photo.convert("CMYK")), small),
+        (jpeg(photo), Image(size=[320, 600])),
+        *(
+            (jpeg(photo), Image(size=[40, 40], interpolation=name))
+            for name in ("nearest", "bicubic", "lanczos", "area")
+        ),
+    ]:
+        assert np.array_equal(decode_fast(content, image), decode(content, image))
+
+
+@pytest.mark.usefixtures("libraries")
+def test_a_damaged_file_is_named_as_by_the_reference_decoder(photos: dict[str, PIL.Image.Image], tmp_path):
+    content = jpeg(photos["rocket"], quality=70)
+    draws = np.random.default_rng(0)
+    image = Image(size=[50, 50])
+    cut = [content[: draws.integers(3, len(content))] for _ in range(12)]
+    for damaged in (*cut, content[:-1], content[:-2], b"", b"\xff\xd8\xff", content[:200] + bytes(500) + content[700:]):
+        path = tmp_path / "a.jpg"
+        path.write_bytes(damaged)
+        reasons = []
+        for function in (decode, decode_fast):
+            for picture in (damaged, str(path)):
+                try:
+                    function(picture, image)
+                    reasons.append("")
+                except BadImage as error:
+                    reasons.append(error.reason)
+        assert len(set(reasons)) == 1
+    with pytest.raises(BadImage, match="does not exist"):
+        decode_fast(str(tmp_path / "none.jpg"), image)
+
+
+def test_the_short_filter_keeps_what_is_flat_and_is_near_to_the_triangle():
+    for ratio in (1.5, 2.23, 3.0, 5.7):
+        filter_ = weights(ratio)
+        assert filter_.sum() == pytest.approx(1, abs=1e-6)
+        assert np.array_equal(filter_, filter_[::-1])
+        places = np.arange(len(filter_)) - len(filter_) // 2
+        # A triangle of half-width r has the variance r²/6, of which linear interpolation brings 1/6 in the mean.
+        assert (filter_ * places**2).sum() == pytest.approx((ratio**2 - 1) / 6, abs=0.1)
+
+
+def test_what_decides_over_the_pixels_has_a_name(monkeypatch: pytest.MonkeyPatch):
+    with_extra = fast_decode.version()
+    monkeypatch.setattr(fast_decode, "_libraries", lambda: None)
+    assert fast_decode.version() == str(fast_decode.VERSION)
+    assert with_extra.startswith(fast_decode.version())
