@@ -31,6 +31,17 @@ class ProgressiveUnfreezing(keras.callbacks.Callback):
         self.layers_per_step = layers_per_step
         self.epochs_per_step = epochs_per_step
         self._first_epoch: int | None = None
+        self._joined = 0
+
+    def get_state(self) -> dict[str, Any]:
+        """When it began, and how many layers have joined."""
+        return {"first_epoch": self._first_epoch, "joined": self._joined}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Let those layers join that had; the optimizer's values are the caller's to bring back."""
+        self._first_epoch = state["first_epoch"]
+        if state["joined"] != self._joined:
+            self._train_last(state["joined"])
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
@@ -56,6 +67,7 @@ class ProgressiveUnfreezing(keras.callbacks.Callback):
             self._train_last(steps * self.layers_per_step)
 
     def _train_last(self, count: int) -> None:
+        self._joined = count
         model = self.model
         part = model.get_layer(self.layer)
         leaves = list(_leaves(part))

@@ -13,7 +13,8 @@ class TimeBudget(keras.callbacks.Callback):
     """Stop training when its time is spent: after the step during which it runs out, with the validation of that epoch.
 
     seconds: above 0, from the first step on, over all calls of `fit` that this object is given to; validation counts.
-    A call that begins when nothing is left does one step. `spent`: the seconds so far.
+    A call that begins when nothing is left does one step; `kerasimg.train` begins no further stage. `spent`: the
+    seconds so far, those before a training was cut off and resumed among them.
     """
 
     argument_kinds: ClassVar[dict[str, str]] = {"seconds": "float>0"}
@@ -30,6 +31,19 @@ class TimeBudget(keras.callbacks.Callback):
         """Seconds since the first step."""
         return 0.0 if self._begun is None else time.monotonic() - self._begun
 
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left."""
+        return self.spent >= self.seconds
+
+    def get_state(self) -> dict[str, Any]:
+        """The seconds so far; None before the first step."""
+        return {"spent": None if self._begun is None else self.spent}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on counting from there."""
+        self._begun = None if state["spent"] is None else time.monotonic() - state["spent"]
+
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {"seconds": self.seconds}
@@ -41,5 +55,5 @@ class TimeBudget(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Stop when the time is spent."""
-        if self.spent >= self.seconds:
+        if self.finished:
             self.model.stop_training = True

@@ -32,11 +32,15 @@ Weights = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for machines.")]
 Data = Annotated[
-    str, typer.Option(metavar="DIR", help='Folder with a folder per class, .csv, .jsonl, .npz, or "sample".')
+    str,
+    typer.Option(
+        metavar="DIR",
+        help='Folder with a folder per class, .csv, .jsonl, .npz, .tfrecord, .tar, .parquet, "tfds:NAME", or "sample".',
+    ),
 ]
 
 OWN_ARGUMENTS = frozenset(
-    {"ref", "set", "chosen", "partial", "data", "out", "weights", "limits", "on_bad_image", "verbose", "say"}
+    {"ref", "set", "chosen", "partial", "data", "out", "weights", "limits", "on_bad_image", "cache", "verbose", "say"}
 )
 """What the verbs take besides a spec's params."""
 
@@ -49,6 +53,24 @@ class OnBadImage(StrEnum):
 
 
 Bad = Annotated[OnBadImage, typer.Option(help="fail names every unreadable picture; skip leaves them out.")]
+
+
+class CacheKind(StrEnum):
+    """Where decoded pictures are kept."""
+
+    auto = "auto"
+    memory = "memory"
+    disk = "disk"
+    off = "off"
+
+
+CacheOption = Annotated[
+    CacheKind,
+    typer.Option(
+        "--cache",
+        help="Keep decoded pictures. auto: in memory when they fit, else on disk; see kerasimg cache.",
+    ),
+]
 
 
 def load(ref: str, params: dict[str, Any], edits: dict[str, Any], partial: bool = False) -> Spec:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from kerasimg.cli.options import (
     Bad,
+    CacheKind,
+    CacheOption,
     Data,
     Json,
     OnBadImage,
-    Ref,
     RunRef,
     Set,
     Weights,
@@ -22,38 +23,51 @@ from kerasimg.cli.options import (
     load,
     weights_argument,
 )
+from kerasimg.errors import CallError
 
 commands = typer.Typer()
+
+DATA: Any = get_args(Data)[1]
 
 
 @commands.command()
 def train(
-    ref: Ref,
-    data: Data,
+    ref: Annotated[str | None, typer.Argument(metavar="SPEC", help="A zoo name (mobilenet) or a spec's path.")] = None,
+    data: Annotated[str | None, DATA] = None,
     assign: Set = [],  # noqa: B006
     weights: Weights = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder in which the run gets its own.")] = Path("runs"),
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder in which the run gets its own: runs.")
+    ] = None,
     on_bad_image: Bad = OnBadImage.fail,
+    cache: CacheOption = CacheKind.auto,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with a run that was cut off; with --data where they have moved."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train a classifier, judge it on held-out pictures, and keep all of it in a new folder."""
-    params, edits = assignments(assign)
-    load(ref, params, edits, partial=True)  # its faults are told before Keras is loaded
-    with keras_loaded():
-        from kerasimg.training.train import train as run_training
     silent = quiet or as_json
-    run = run_training(
-        ref,
-        data=data,
-        out=out,
-        on_bad_image=on_bad_image.value,
-        set=edits,
-        verbose=0 if silent else "auto",
-        say=(lambda line: None) if silent else typer.echo,
-        **weights_argument(weights),
-        **params,
-    )
+    told: dict[str, Any] = {"verbose": 0 if silent else "auto", "say": _nothing if silent else typer.echo}
+    if resume is not None:
+        if ref or assign or weights or out:
+            raise CallError(
+                "--resume goes on with what the run was begun with; leave out SPEC, --set, --weights, --out"
+            )
+        with keras_loaded():
+            from kerasimg.training.train import resume as go_on
+        run = go_on(resume, data=data, cache=None if cache is CacheKind.auto else cache.value, **told)
+    else:
+        if ref is None or data is None:
+            raise CallError(f"train needs {'a SPEC' if ref is None else '--data'}, or --resume RUN")
+        params, edits = assignments(assign)
+        spec = load(ref, params, edits, partial=True)  # its faults are told before Keras is loaded
+        with keras_loaded():
+            from kerasimg.training.train import train as begin
+        how: dict[str, Any] = {"out": out or Path("runs"), "on_bad_image": on_bad_image.value, "cache": cache.value}
+        run = begin(spec, data=data, **how, **weights_argument(weights), **told)
     has_scores = (run.folder / "evaluation" / "metrics.json").is_file()
     if as_json:
         scores = run.scores if has_scores else None
@@ -102,6 +116,10 @@ def predict(
     for one in predictions:
         likely = sorted(one.probabilities.items(), key=lambda pair: -pair[1])[:top]
         typer.echo(f"{one.file}: " + ", ".join(f"{name} {value:.3f}" for name, value in likely))
+
+
+def _nothing(line: str) -> None:
+    """Say nothing."""
 
 
 def _print_scores(scores: dict[str, Any]) -> None:

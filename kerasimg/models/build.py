@@ -21,6 +21,8 @@ class Built(NamedTuple):
 
     model: keras.Model
     members: Mapping[str, Sequence[str]]
+    inside: Mapping[str, Mapping[str, Sequence[str]]] = {}
+    """The same of each backbone that is a spec, by the name of its layer."""
 
 
 def build(
@@ -56,7 +58,7 @@ def construct(spec: Spec, *, weights: Any = AS_THE_SPEC_SAYS, limits: Mapping[st
         finish()
     if whole is not None:
         weights_files.load_into(model, whole)
-    return Built(model, graph.members)
+    return Built(model, graph.members, graph.inside)
 
 
 def _check_given_weights(graph: Graph, weights: Any) -> Path | None:

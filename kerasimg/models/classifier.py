@@ -7,6 +7,7 @@ member, `kerasimg.json`.
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.models.backbones import specs_beside, write_beside
 from kerasimg.models.build import construct
 from kerasimg.models.outputs import as_probabilities, output_kind
+from kerasimg.models.temperature import at_temperature
 from kerasimg.spec.load import Spec, load_document
 
 MEMBER = "kerasimg.json"
@@ -41,6 +43,11 @@ class Classifier:
     """Names, in the order of the outputs; where the task is binary, the second is the one of the output."""
     folder: Path | None = None
     """The run's folder, if it has one."""
+    temperature: float = 1.0
+    """That the probabilities are told at (`kerasimg.calibrate`); 1 is as the model was trained."""
+    thresholds: tuple[float, ...] | None = None
+    """What a probability must exceed to be decided for (`kerasimg.choose_thresholds`): of the second class where the
+    task is binary, of each label where it is multilabel. None: 0.5."""
 
     def save(self, path: Path) -> None:
         """Write the `.keras` file, without optimizer, so that it opens wherever Keras is."""
@@ -50,6 +57,8 @@ class Classifier:
             "classes": list(self.classes),
             "spec": dict(self.spec.resolved),
             "beside": specs_beside(self.spec),
+            "temperature": self.temperature,
+            "thresholds": None if self.thresholds is None else list(self.thresholds),
         }
         partial = path.with_name(f".{path.name}")
         plain.save(partial.with_suffix(".keras"))
@@ -65,26 +74,65 @@ class Classifier:
         path = Path(getattr(ref, "folder", ref))  # type: ignore[arg-type]
         if not path.exists() or path.suffix == ".json":
             return _pretrained(str(ref))
-        file = path / MODEL_FILE if path.is_dir() else path
-        if not file.is_file():
-            raise CallError(f"no trained model '{file}'; name a run's folder or a {MODEL_FILE} file")
-        try:
-            with zipfile.ZipFile(file) as archive:
-                content = json.loads(archive.read(MEMBER))
-            classes, document, beside = content["classes"], content["spec"], content["beside"]
-        except (zipfile.BadZipFile, KeyError, ValueError):
-            raise CallError(f"'{file}' was not written by kerasimg: it says nothing of classes or pictures") from None
+        file = model_file(path)
+        content = _member(file)
+        classes, document, beside = content["classes"], content["spec"], content["beside"]
+        thresholds = content.get("thresholds")
         with TemporaryDirectory() as folder:
             write_beside(beside, Path(folder))
             spec = load_document(document, find, Path(folder))
         model = keras.models.load_model(file, compile=False)
-        return Classifier(model, spec, tuple(classes), path if path.is_dir() else None)
+        return Classifier(
+            model,
+            spec,
+            tuple(classes),
+            path if path.is_dir() else None,
+            content.get("temperature", 1.0),
+            None if thresholds is None else tuple(thresholds),
+        )
 
     def probabilities(self, pictures: Any) -> np.ndarray:
         """(N, K) float32 for pictures (N, H, W, C), 0-255, or for batches of them as the pipeline gives."""
         kind = output_kind(self.model)
         outputs = self.model.predict(pictures, verbose=0)
-        return as_probabilities(np.asarray(outputs), kind, self.spec.task)
+        task = self.spec.task
+        return at_temperature(as_probabilities(np.asarray(outputs), kind, task), self.temperature, task)
+
+
+def model_file(ref: ClassifierReference) -> Path:
+    """The `.keras` file of a run, a run's folder or the file itself; CallError when there is none."""
+    path = Path(getattr(ref, "folder", ref))  # type: ignore[arg-type]
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise CallError(f"no trained model '{file}'; name a run's folder or a {MODEL_FILE} file")
+    return file
+
+
+def set_decisions(file: Path, temperature: float, thresholds: tuple[float, ...] | None) -> None:
+    """Write a temperature and thresholds into a `.keras` file; the model in it stays as it was trained."""
+    content = _member(file) | {
+        "temperature": temperature,
+        "thresholds": None if thresholds is None else list(thresholds),
+    }
+    partial = file.with_name(f".{file.name}")
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(partial, "w") as new:
+        for member in old.infolist():
+            if member.filename != MEMBER:
+                with old.open(member) as source, new.open(member, "w", force_zip64=True) as target:
+                    shutil.copyfileobj(source, target)
+        new.writestr(MEMBER, json.dumps(content, ensure_ascii=False, indent=2))
+    partial.replace(file)
+
+
+def _member(file: Path) -> dict[str, Any]:
+    """What Keras does not know of a model."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            content = dict(json.loads(archive.read(MEMBER)))
+        _ = content["classes"], content["spec"], content["beside"]
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError):
+        raise CallError(f"'{file}' was not written by kerasimg: it says nothing of classes or pictures") from None
+    return content
 
 
 def _pretrained(ref: str) -> Classifier:

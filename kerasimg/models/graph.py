@@ -33,7 +33,8 @@ FRAME = "Exception encountered when calling"
 class Graph:
     """One graph in the making.
 
-    `members` names the layers of each top-level node; `later` is to be done in order once the variables have values.
+    `members` names the layers of each top-level node, `inside` those of the nodes of each backbone that is a spec;
+    `later` is to be done in order once the variables have values.
     """
 
     def __init__(self, spec: Spec, budget: Budget, given_weights: Any = AS_THE_SPEC_SAYS, prefix: str = "") -> None:
@@ -44,6 +45,7 @@ class Graph:
         self.faults = Faults(dict(spec.document), spec.origins)
         self.layers: dict[str, Any] = {}
         self.members: dict[str, list[str]] = {}
+        self.inside: dict[str, dict[str, list[str]]] = {}
         self.later: list[Callable[[], None]] = []
         self.backbone_names: list[str] = []
         self._image: Any = None
@@ -142,6 +144,7 @@ class Graph:
         pixels = keras.Input(shape=shape, name="image")
         output = inner.make(pixels, backbones.feature_nodes(spec), scaled=True)
         self.later.extend(inner.later)
+        self.inside |= {**inner.inside, self.prefix + call.name: inner.members}
         return functional(spec, pixels, output, name=self.prefix + call.name)
 
     def _input_shape(self, call: Call) -> tuple[int, int, int]:

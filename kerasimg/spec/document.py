@@ -32,6 +32,7 @@ class Named(NamedTuple):
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Channel = Annotated[float, Field(allow_inf_nan=False)]
@@ -100,8 +101,9 @@ class Compile(Section):
     """A name of keras.losses, {"type": ...}, or auto: the cross-entropy that fits the task and the output."""
     metrics: list[Annotated[Any, Named("metrics", also=("accuracy", "f1"))]] = ["accuracy"]
     """Names of keras.metrics or kerasimg.metrics, {"type": ...}, "accuracy", or "f1" (macro F1)."""
-    steps_per_execution: PositiveInt = 1
-    """Training steps per call of the compiled function."""
+    steps_per_execution: PositiveInt | Literal["auto"] = "auto"
+    """Training steps per call of the compiled function; auto: several where a step is short. Does not change what comes
+    out."""
     jit_compile: bool | Literal["auto"] = "auto"
     """Compile with XLA; auto: where Keras does."""
 
@@ -118,7 +120,7 @@ class EarlyStopping(Section):
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     """What counts as an improvement."""
     restore_best_weights: bool = True
-    """Go back to the weights of the best epoch."""
+    """Go back to the weights of the best epoch; what the stage says as `keep` goes before it."""
 
 
 class Stage(Section):
@@ -131,18 +133,48 @@ class Stage(Section):
     freeze: list[str] = []
     """Names of the nodes that no longer train from this stage on."""
     learning_rate: Annotated[Any, Named("schedules")] | None = None
-    """A number or a schedule; null: the rate of `compile.optimizer`."""
+    """A number or a schedule of Keras, which counts steps; null: the rate of `compile.optimizer`."""
+    warmup_epochs: NonNegative = 0.0
+    """Epochs, or part of one, over which the rate rises from 0 to its value; a schedule begins after them."""
+    decay: Literal["none", "cosine", "linear"] = "none"
+    """How a rate that is a number falls to 0 over the rest of the stage's epochs. none: it does not."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Each block learns at the rate of the block after it times this; the last one at the rate itself. 1: all alike."""
     early_stopping: EarlyStopping | None = None
     """null: every epoch is trained."""
+    keep: Literal["auto", "best", "last"] = "auto"
+    """The weights that are handed on. best: of the best epoch by `monitor`. last: of the last epoch. auto: best where
+    `early_stopping` restores the best weights, else last."""
+    monitor: str | None = None
+    """The figure that says which epoch is best; null: that of `early_stopping`, without one `val_loss`."""
     size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None = None
     """[height, width] of this stage's pictures, for progressive resizing; null: `image.size`."""
+
+    @model_validator(mode="after")
+    def _one_way_down(self) -> Stage:
+        if self.decay != "none" and not (self.learning_rate is None or isinstance(self.learning_rate, int | float)):
+            raise ValueError("decay is for a learning_rate that is a number; a schedule falls by itself")
+        return self
+
+
+class Teacher(Section):
+    """A trained model whose answers are learned from, too (knowledge distillation)."""
+
+    run: str
+    """Its run's folder, or its model.keras, as seen from where the training is started. It must know the same classes
+    and see pictures of the same size."""
+    temperature: PositiveFloat = 3.0
+    """Softens both models' probabilities before they are compared; more shows more of the unlikely classes."""
+    alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The teacher's share of the loss; the labels have the rest."""
 
 
 class Fit(Section):
     """How the model is trained."""
 
-    batch_size: PositiveInt = 32
-    """Pictures per step."""
+    batch_size: PositiveInt | Literal["auto"] = 32
+    """Pictures per step. auto: by a short trial, the largest power of two that fits the memory and at which a picture
+    takes no longer."""
     stages: Annotated[list[Stage], Field(min_length=1)] = [Stage()]
     """Trained one after the other."""
     validation_split: Fraction = 0.15
@@ -150,13 +182,27 @@ class Fit(Section):
     test_split: Fraction = 0.15
     """Share of the pictures held out to judge by, where the data has no test part. Stratified."""
     class_weight: Literal["none", "balanced", "sqrt"] = "none"
-    """balanced: n / (classes * n of the class), as in scikit-learn. sqrt: its square root."""
+    """balanced: n / (classes * n of the class), as in scikit-learn; multilabel: of each label, those that hold against
+    those that do not. sqrt: its square root."""
+    sample_weight: str | None = None
+    """The column of the manifest that says how much each picture counts in training; times its class weight."""
     seed: NonNegativeInt = 0
     """Of the split, the initial weights, the order and the augmentation."""
-    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
-    """Keras' dtype policy while training."""
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16", "auto"] = "float32"
+    """Keras' dtype policy while training. auto: by a short trial, a mixed one where the processor has instructions for
+    it and a step is faster."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Momentum of the moving average of the weights, which is validated and handed on in their place; null: none."""
+    features: Literal["auto", "off", "cached", "fresh"] = "auto"
+    """How the part that does not train is computed. cached: once, and kept on disk; needs `views` or no augmentation.
+    fresh: in every epoch, as an engine without gradients. off: as any other layer. auto: the cheapest of them that
+    leaves the training what it is."""
+    views: PositiveInt | None = None
+    """Augmented views of each picture, drawn once, that take turns in the epochs; null: new ones in every epoch."""
+    teacher: Teacher | None = None
+    """A larger model to learn from; null: from the labels alone."""
     callbacks: list[Annotated[Any, Named("callbacks")]] = []
-    """Further Keras callbacks, as names or {"type": ...}, in every stage."""
+    """Further Keras callbacks, as names or {"type": ...}; the same objects in every stage."""
 
     @model_validator(mode="after")
     def _splits_leave_something(self) -> Fit:

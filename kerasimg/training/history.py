@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import time
 from pathlib import Path
@@ -19,12 +20,37 @@ class History(keras.callbacks.Callback):
         self.path = path
         self.stage = 0
         self.diverged = False
+        self.rows: list[dict[str, Any]] = []
+        """What the file holds."""
         self._columns: list[str] = []
-        self._begun = 0.0
+        self._begun: float | None = None
+        self._spent = 0.0
+
+    def get_state(self) -> dict[str, Any]:
+        """The rows, and how long the epoch has lasted so far."""
+        return {"rows": self.rows, "columns": self._columns, "spent": self._seconds()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on after these rows: what else the file holds was written after the checkpoint, and is removed."""
+        self.rows, self._columns, self._spent = state["rows"], state["columns"], state["spent"]
+        if self._begun is not None:
+            self.on_epoch_begin(0)
+        self.rewrite()
+
+    def rewrite(self) -> None:
+        """Make the file hold the rows, and nothing else."""
+        if not self.rows:
+            self.path.unlink(missing_ok=True)
+            return
+        partial = self.path.with_name(f".{self.path.name}")
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            file.write(self._text(self._header(), *self.rows))
+        partial.replace(self.path)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Start the clock."""
-        self._begun = time.perf_counter()
+        self._begun = time.perf_counter() - self._spent
+        self._spent = 0.0
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write the row of the epoch."""
@@ -33,14 +59,25 @@ class History(keras.callbacks.Callback):
         row = {
             "stage": self.stage + 1,
             "epoch": epoch + 1,
-            "seconds": round(time.perf_counter() - self._begun, 3),
+            "seconds": round(self._seconds(), 3),
             "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
             **figures,
         }
+        self._begun = None
         first = not self._columns
         self._columns = self._columns or list(row)
+        self.rows.append(row)
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns, extrasaction="ignore", restval="")
-            if first:
-                writer.writeheader()
-            writer.writerow(row)
+            file.write(self._text(self._header(), row) if first else self._text(row))
+
+    def _seconds(self) -> float:
+        """How long the epoch has lasted; 0 between two."""
+        return 0.0 if self._begun is None else time.perf_counter() - self._begun
+
+    def _header(self) -> dict[str, Any]:
+        return dict(zip(self._columns, self._columns, strict=True))
+
+    def _text(self, *rows: dict[str, Any]) -> str:
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, self._columns, extrasaction="ignore", restval="").writerows(rows)
+        return text.getvalue()

@@ -6,9 +6,11 @@ metric that wants one column per class) is refused here, with what to write inst
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 from kerasimg.data.pipeline import Targets
 from kerasimg.errors import Fault, SpecError
@@ -18,6 +20,7 @@ from kerasimg.models.objects import make
 from kerasimg.models.outputs import OutputKind, output_kind
 from kerasimg.spec.expand import snake_case
 from kerasimg.spec.load import Spec
+from kerasimg.training.rates import Rates, with_rates
 
 BLENDING = ("MixUp", "CutMix")
 ON_PROBABILITIES = ("Crossentropy", "KLDivergence")
@@ -32,16 +35,52 @@ class Objective(NamedTuple):
     """The form in which the pipeline hands on the labels."""
 
 
-def make_objective(spec: Spec, model: keras.Model, num_classes: int) -> Objective:
-    """The loss and metrics of a spec for its model; SpecError when they do not go together."""
+class WeightedLabels(keras.losses.Loss):
+    """Binary cross-entropy of several labels, in which each counts for its own.
+
+    weights: (2, K): of a label that does not hold, and of one that does.
+    """
+
+    def __init__(self, weights: np.ndarray, loss: keras.losses.BinaryCrossentropy):
+        super().__init__(name=loss.name, reduction=loss.reduction)
+        self.from_logits = loss.from_logits
+        self.smoothing = loss.label_smoothing
+        self.weights = np.asarray(weights, np.float32)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """(N, K) twice -> (N,)."""
+        y_pred = keras.ops.convert_to_tensor(y_pred)
+        y_true = keras.ops.cast(y_true, y_pred.dtype)
+        without, holding = keras.ops.cast(self.weights, y_pred.dtype)
+        weights = without + (holding - without) * y_true
+        target = y_true * (1 - self.smoothing) + 0.5 * self.smoothing
+        each = keras.ops.binary_crossentropy(target, y_pred, from_logits=self.from_logits)
+        return keras.ops.mean(weights * each, axis=-1)
+
+
+def make_objective(
+    spec: Spec, model: keras.Model, num_classes: int, label_weights: np.ndarray | None = None, soft: bool = False
+) -> Objective:
+    """The loss and metrics of a spec for its model; SpecError when they do not go together.
+
+    label_weights: see `WeightedLabels`; None where all labels count alike.  soft: see `Source.soft`.
+    """
     kind = output_kind(model)
     blends = [name for name, _ in spec.augment if name in BLENDING]
     if spec.compile.loss == "auto":
-        loss = _automatic_loss(spec.task, kind, bool(blends))
+        loss = _automatic_loss(spec.task, kind, soft or bool(blends))
     else:
         loss = make("losses", spec.compile.loss)
     targets = _targets(spec.task, loss)
     faults = [Fault(spec.file, "compile.loss", message) for message in _loss_faults(loss, kind, targets, blends)]
+    if soft and targets == "sparse":
+        message = f'the data has shares of classes, and {type(loss).__name__} takes a single class; write "auto"'
+        faults.append(Fault(spec.file, "compile.loss", message))
+    if label_weights is not None and type(loss) is not keras.losses.BinaryCrossentropy:
+        message = f'weighs each label by itself, which {type(loss).__name__} cannot; leave the loss "auto"'
+        faults.append(Fault(spec.file, "fit.class_weight", message))
+    elif label_weights is not None:
+        loss = WeightedLabels(label_weights, loss)
     metrics: dict[str, Any] = {}
     for index, value in enumerate(spec.compile.metrics):
         metric = _metric(value, targets, kind, num_classes)
@@ -56,13 +95,16 @@ def make_objective(spec: Spec, model: keras.Model, num_classes: int) -> Objectiv
     return Objective(loss, list(metrics.values()), targets)
 
 
-def make_optimizer(spec: Spec, learning_rate: Any) -> Any:
-    """A fresh optimizer, at the stage's learning rate where it has one."""
+def make_optimizer(spec: Spec, learning_rate: Any, rates: Rates = Rates()) -> Any:  # noqa: B008 - it is frozen
+    """A fresh optimizer, at the stage's learning rate where it has one, and what becomes of that rate."""
     value = spec.compile.optimizer
     written = {"type": value} if isinstance(value, str) else dict(value)
     if learning_rate is not None:
         written["learning_rate"] = learning_rate
-    return make("optimizers", written)
+    if spec.fit.ema is not None:
+        written |= {"use_ema": True, "ema_momentum": spec.fit.ema}
+    optimizer = make("optimizers", written)
+    return with_rates(optimizer, replace(rates, averages=optimizer.use_ema))
 
 
 def _automatic_loss(task: str, kind: OutputKind, blends: bool) -> Any:

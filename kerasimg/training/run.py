@@ -6,7 +6,10 @@ import csv
 import json
 import os
 import platform
+import secrets
+import shutil
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,7 +20,12 @@ from kerasimg.errors import CallError
 from kerasimg.models.backbones import specs_beside, write_beside
 from kerasimg.models.classifier import Classifier
 from kerasimg.spec.load import Spec
+from kerasimg.spec.nodes import NAME
 from kerasimg.spec.writing import dumps
+from kerasimg.training import checkpoint
+
+TRAINING = "training.json"
+"""How it was called, what was chosen for each stage, and when it was finished."""
 
 PACKAGES = ("kerasimg", "keras", "tensorflow", "numpy", "pillow", "scikit-learn")
 
@@ -29,19 +37,21 @@ class Run:
     folder: Path
 
     @staticmethod
-    def create(runs: str | os.PathLike[str], name: str) -> Run:
-        """A new folder `runs/<name>-<k>`, with the first free k from 1."""
+    def create(runs: str | os.PathLike[str], name: str, fill: Callable[[Run], None] = lambda run: None) -> Run:
+        """A new folder `runs/<name>-<k>`, with the first free k after the highest.
+
+        fill: writes what it begins with. It does so under another name, so that no run is ever there in part.
+        """
         parent = Path(runs)
         parent.mkdir(parents=True, exist_ok=True)
-        taken = [path.name.removeprefix(f"{name}-") for path in parent.glob(f"{name}-*")]
-        k = 1 + max((int(number) for number in taken if number.isdecimal()), default=0)
-        while True:
-            try:
-                (parent / f"{name}-{k}").mkdir()
-            except FileExistsError:
-                k += 1  # another run took it in the meantime
-            else:
-                return Run(parent / f"{name}-{k}")
+        draft = Run(parent / f".{name}-{os.getpid()}-{secrets.token_hex(4)}")
+        draft.folder.mkdir()
+        try:
+            fill(draft)
+            return Run(_first_free(parent, name, draft.folder))
+        except BaseException:
+            shutil.rmtree(draft.folder, ignore_errors=True)
+            raise
 
     @staticmethod
     def open(folder: str | os.PathLike[str]) -> Run:
@@ -89,19 +99,60 @@ class Run:
         self._write(name, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
     def _write(self, name: str, text: str) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with checkpoint.replacing(self.folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
 
-    def write_start(self, spec: Spec, classes: tuple[str, ...], data: dict[str, Any]) -> None:
-        """What is known before the first epoch."""
+    def write_start(
+        self, spec: Spec, classes: tuple[str, ...], data: dict[str, Any], call: Mapping[str, Any] | None = None
+    ) -> None:
+        """What is known before the first epoch.
+
+        call: what else the caller asked for, as `train` needs it to go on.
+        """
         write_beside(specs_beside(spec), self.folder)
-        self._write("spec.json", dumps(spec.resolved))
+        for file in weights_beside(spec):
+            shutil.copyfile(spec.folder / file, self.folder / file)
+        named = {"name": spec.name} if NAME.fullmatch(spec.name) else {}
+        self._write("spec.json", dumps({**named, **spec.resolved}))
         self.write_json("classes.json", list(classes))
         self.write_json("data.json", data)
         self.write_json("environment.json", environment())
+        self.write_json(TRAINING, {**(call or {}), "stages": [], "finished": None})
+
+    def other_surroundings(self) -> list[str]:
+        """What the run began with and this process has otherwise: backend, processor cores, versions."""
+        before, now = self.read_json("environment.json"), environment()
+        told = {key: (before[key], now[key]) for key in ("backend", "cores")}
+        told |= {name: (before["packages"].get(name), found) for name, found in now["packages"].items()}
+        return [f"{name} was {old}, is {new}" for name, (old, new) in told.items() if old != new]
+
+    @property
+    def finished(self) -> bool:
+        """Whether its training has come to its end, figures and all."""
+        return not (self.folder / TRAINING).is_file() or bool(self.read_json(TRAINING)["finished"])
+
+    def finish(self) -> None:
+        """Note that nothing is left to do, and drop what only going on would need."""
+        self._note({"finished": datetime.now(UTC).isoformat(timespec="seconds")})
+        (self.folder / checkpoint.FILE).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what was being written when the process was killed."""
+        for path in self.folder.rglob(checkpoint.PARTIAL.format("*")):
+            path.unlink(missing_ok=True)
+
+    def stage_notes(self, index: int) -> dict[str, Any]:
+        """What was noted of a stage, by its number; nothing where it has not begun."""
+        noted = self.read_json(TRAINING)["stages"]
+        return dict(noted[index]) if index < len(noted) else {}
+
+    def note_stage(self, index: int, notes: Mapping[str, Any]) -> None:
+        """Note how a stage is trained."""
+        noted = self.read_json(TRAINING)["stages"][:index]
+        self._note({"stages": [*noted, *({} for _ in range(index - len(noted))), dict(notes)]})
+
+    def _note(self, facts: Mapping[str, Any]) -> None:
+        self.write_json(TRAINING, {**self.read_json(TRAINING), **facts})
 
     def __str__(self) -> str:
         try:
@@ -111,6 +162,39 @@ class Run:
         headline = ("accuracy", "subset_accuracy", "macro_f1", "f1")
         figures = ", ".join(f"{name} {scores[name]:.3f}" for name in headline if scores.get(name) is not None)
         return f"{self.folder} ({figures}, on {scores['n']:,} pictures)"
+
+
+def weights_beside(spec: Spec) -> list[str]:
+    """The weights files that a spec's nodes name, and that stand beside it."""
+    found: dict[str, None] = {}
+
+    def visit(value: Any) -> None:
+        if isinstance(value, dict):
+            weights = value.get("weights")
+            name = weights.get("file") if isinstance(weights, dict) else weights
+            if isinstance(name, str) and name.endswith(".weights.h5") and (spec.folder / name).is_file():
+                found[name] = None
+        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            visit(inner)
+
+    visit([spec.resolved.get("model"), spec.resolved.get("blocks")])
+    return list(found)
+
+
+def _first_free(parent: Path, name: str, draft: Path) -> Path:
+    """The folder that a draft has become."""
+    taken = [path.name.removeprefix(f"{name}-") for path in parent.glob(f"{name}-*")]
+    k = 1 + max((int(number) for number in taken if number.isdecimal()), default=0)
+    while True:
+        folder = parent / f"{name}-{k}"
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+            k += 1  # another run took it in the meantime
+        else:
+            return folder
 
 
 def environment() -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Stages: which layers train in each, and for how long."""
+"""Stages: which layers train in each, for how long, and which of the weights they reach are handed on."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -12,6 +12,9 @@ from kerasimg.errors import Fault, SpecError, nearest
 from kerasimg.models.build import Built
 from kerasimg.spec.document import EarlyStopping, Stage
 from kerasimg.spec.load import Spec
+
+Trainable = list[tuple[Any, bool]]
+"""(layer, whether it trains), those of nested models after these."""
 
 LESS_IS_BETTER = ("loss", "error", "log_loss", "hamming")
 
@@ -26,13 +29,17 @@ def check_stages(spec: Spec, built: Built, validated: bool) -> None:
                 if name not in built.members:
                     message = f"no node '{name}' of 'model' has layers{nearest(name, built.members)}"
                     faults.append(Fault(spec.file, place, message))
-                elif count > (there := len(list(_leaves(_layers(built, name))))):
+                elif count > (there := len(list(leaves(_layers(built, name))))):
                     message = f"expected at most {there}, the layers of '{name}', got {count}"
                     faults.append(Fault(spec.file, f"{place}.{name}", message))
-        stopping = stage.early_stopping
-        if stopping and stopping.monitor.startswith("val_") and not validated:
-            message = f"watches '{stopping.monitor}', and there is no validation part; set fit.validation_split above 0"
-            faults.append(Fault(spec.file, f"fit.stages[{index}].early_stopping", message))
+        for key, figure in watched(stage).items():
+            if figure.startswith("val_") and not validated:
+                message = f"watches '{figure}', and there is no validation part; set fit.validation_split above 0"
+                faults.append(Fault(spec.file, f"fit.stages[{index}].{key}", message))
+        rate = _written_rate(spec) if stage.learning_rate is None else stage.learning_rate
+        if stage.decay != "none" and not isinstance(rate, int | float):
+            message = f"{stage.decay} is for a rate that is a number, and that of compile.optimizer is a schedule"
+            faults.append(Fault(spec.file, f"fit.stages[{index}].decay", message))
     if faults:
         raise SpecError(faults)
 
@@ -49,25 +56,64 @@ def enter(stage: Stage, built: Built) -> None:
     for name, count in stage.unfreeze.items():
         for layer in _layers(built, name):
             layer.trainable = True
-        leaves = list(_leaves(_layers(built, name)))
-        for position, layer in enumerate(leaves):
-            trains = count == 0 or position >= len(leaves) - count
+        inner = list(leaves(_layers(built, name)))
+        for position, layer in enumerate(inner):
+            trains = count == 0 or position >= len(inner) - count
             layer.trainable = trains and not isinstance(layer, keras.layers.BatchNormalization)
+
+
+def trainable(model: keras.Model) -> Trainable:
+    """Which layers of a model train."""
+    found: Trainable = []
+    for layer in model.layers:
+        found.append((layer, layer.trainable))
+        if isinstance(layer, keras.Model):
+            found += trainable(layer)
+    return found
+
+
+def put(flags: Trainable) -> None:
+    """Make those layers train again, and only those, that did."""
+    for layer, flag in flags:
+        layer.trainable = flag
 
 
 def describe(model: keras.Model) -> str:
     """One line on what trains: "1,316,869 of 3,574,853 parameters train, in 3 layers"."""
     trained = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-    layers = sum(1 for layer in _leaves(model.layers) if layer.trainable_variables)
+    layers = sum(1 for layer in leaves(model.layers) if layer.trainable_variables)
     return f"{trained:,} of {model.count_params():,} parameters train, in {layers} layers"
 
 
 def early_stopping(settings: EarlyStopping) -> keras.callbacks.EarlyStopping:
-    """Keras' callback; its mode is always said, since Keras cannot guess it for every figure."""
-    values = settings.model_dump()
+    """Keras' callback; its mode is always said, since Keras cannot guess it for every figure.
+
+    The best weights are not its affair but that of `best.Best`.
+    """
+    values = settings.model_dump() | {"restore_best_weights": False}
     if settings.mode == "auto":
         values["mode"] = better(settings.monitor)
     return keras.callbacks.EarlyStopping(**values)
+
+
+def watched(stage: Stage) -> dict[str, str]:
+    """The figures that a stage watches, by the key that says so."""
+    found = {"early_stopping": stage.early_stopping.monitor} if stage.early_stopping else {}
+    if keeps_best(stage) and monitor_of(stage) not in found.values():
+        found["keep"] = monitor_of(stage)
+    return found
+
+
+def keeps_best(stage: Stage) -> bool:
+    """Whether the weights of its best epoch are handed on, and not those of its last."""
+    if stage.keep == "auto":
+        return stage.early_stopping is not None and stage.early_stopping.restore_best_weights
+    return stage.keep == "best"
+
+
+def monitor_of(stage: Stage) -> str:
+    """The figure that says which epoch is best."""
+    return stage.monitor or (stage.early_stopping.monitor if stage.early_stopping else "val_loss")
 
 
 def better(figure: str) -> str:
@@ -75,14 +121,20 @@ def better(figure: str) -> str:
     return "min" if any(word in figure for word in LESS_IS_BETTER) else "max"
 
 
+def _written_rate(spec: Spec) -> Any:
+    """The learning rate that `compile.optimizer` is given, 0 where it is Keras' own number."""
+    optimizer = spec.compile.optimizer
+    return optimizer.get("learning_rate", 0) if isinstance(optimizer, dict) else 0
+
+
 def _layers(built: Built, name: str) -> list[Any]:
     return [built.model.get_layer(member) for member in built.members[name]]
 
 
-def _leaves(layers: Sequence[Any]) -> Iterator[Any]:
+def leaves(layers: Iterable[Any]) -> Iterator[Any]:
     """The layers themselves, those of nested models in their place."""
     for layer in layers:
         if isinstance(layer, keras.Model):
-            yield from _leaves([inner for inner in layer.layers if not isinstance(inner, keras.layers.InputLayer)])
+            yield from leaves([inner for inner in layer.layers if not isinstance(inner, keras.layers.InputLayer)])
         else:
             yield layer

@@ -1,37 +1,40 @@
-"""`kerasimg.train`: spec and pictures in, a trained and judged run out."""
+"""`kerasimg.train`: spec and pictures in, a judged run out. `kerasimg.resume`: one that was cut off goes on."""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import keras
-import numpy as np
-
-from kerasimg.catalog import Reference, load
-from kerasimg.data.augment import make_augment
+from kerasimg.catalog import Reference
+from kerasimg.data.cache import Cache
 from kerasimg.data.check import OnBadImage, require_sound
-from kerasimg.data.items import Part
-from kerasimg.data.pipeline import batches
-from kerasimg.data.sources import Data, Source, open_source
+from kerasimg.data.items import ManyFaults
+from kerasimg.data.soft_labels import digest
+from kerasimg.data.sources import Data
 from kerasimg.data.split import record, split
-from kerasimg.errors import CallError, KerasimgError
+from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError
 from kerasimg.evaluation.evaluate import judge
-from kerasimg.models.build import construct
-from kerasimg.models.classifier import MODEL_FILE, Classifier, check_outputs
+from kerasimg.models.classifier import MODEL_FILE, Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
-from kerasimg.models.objects import make, make_layer
-from kerasimg.spec.load import Spec
-from kerasimg.training import stages
-from kerasimg.training.history import History
-from kerasimg.training.objective import Objective, make_objective, make_optimizer
+from kerasimg.training import recall
+from kerasimg.training.distillation import locate_teacher
+from kerasimg.training.experiment import Experiment, assemble, check_model, load_for, make_models
+from kerasimg.training.interruption import patient
+from kerasimg.training.loop import Loop, kept_until
 from kerasimg.training.run import Run
-from kerasimg.training.sizes import Size, Sized, models_by_size, size_of
+from kerasimg.training.sizes import size_of
+from kerasimg.training.trial import is_out_of_memory, settle_choices
 
 Say = Callable[[str], None]
-Parts = Mapping[Part, np.ndarray]
+
+IN_THE_PIPELINE = re.compile(rf"{ManyFaults.__name__}: (.*)")
+"""How an error of TensorFlow names the picture that the pipeline could not read."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def train(
@@ -42,6 +45,7 @@ def train(
     weights: Any = AS_THE_SPEC_SAYS,
     limits: Mapping[str, int] | None = None,
     on_bad_image: OnBadImage = "fail",
+    cache: Any = "auto",
     set: Mapping[str, Any] | None = None,
     verbose: int | str = "auto",
     say: Say = print,
@@ -54,154 +58,109 @@ def train(
     out: the folder in which the run gets its own, `<name>-<k>`.
     weights, limits: as for `build`.
     on_bad_image: "fail" names every unreadable picture before the first epoch; "skip" leaves them out.
+    cache: where decoded pictures are kept: "auto", "memory", "disk" or "off".
     verbose: as for `keras.Model.fit`.  say: told in one line what is going on.
 
-    Raises SpecError, DataError, WeightsError or CallError before the first epoch; KerasimgError when the loss is no
-    number any more.
+    Raises SpecError, DataError, WeightsError or CallError before the first epoch; afterwards KerasimgError when the
+    loss is no number any more or something is in the way, and Interrupted after Ctrl-C: `resume` goes on from there.
     """
-    spec, source = _spec_for(ref, data, set, params)
-    keras.utils.set_random_seed(spec.fit.seed)
-    with _dtype_policy(spec.fit.precision):
-        built = construct(spec, weights=weights, limits=limits)
-        sized = models_by_size(spec, built, limits)
-    check_outputs(built.model, spec, source.classes)
-    objective = make_objective(spec, built.model, len(source.classes))
+    spec, source = load_for(ref, data, set, params)
+    spec, teacher = locate_teacher(spec)
+    spec, tried = settle_choices(spec, source, limits, say)
+    sized = make_models(spec, weights, limits)
+    check_model(spec, source, sized)
     say(source.describe())
-    source = require_sound(source, on_bad_image, progress=lambda done, of: say(f"checked {done:,} of {of:,} pictures"))
+    kept_pixels = cache if isinstance(cache, Cache) else Cache(cache)
+    source = require_sound(
+        source,
+        on_bad_image,
+        progress=lambda done, of: say(f"checked {done:,} of {of:,} pictures"),
+        image=sized[size_of(spec.fit.stages[0], spec)].spec.image,
+        cache=kept_pixels,
+    )
     parts = split(source, spec.fit.validation_split, spec.fit.test_split, spec.fit.seed)
-    stages.check_stages(spec, built, "validation" in parts)
-    class_weight = _class_weight(spec, source, parts["train"])
-    run = Run.create(out, spec.name)
-    run.write_start(spec, source.classes, _located(record(source, parts), data))
+    experiment = assemble(spec, source, parts, sized, kept_pixels)
+    call = {"weights": recall.described(weights), "limits": limits and dict(limits), "cache": recall.kind_of(cache)}
+    call |= {"soft_labels": digest(source, parts["train"])} if source.soft else {}
+    call |= teacher | ({"tried": tried} if tried else {})
+    kept = recall.located(record(source, parts), data)
+    run = Run.create(out, spec.name, lambda draft: draft.write_start(spec, source.classes, kept, call))
     say(f"training {', '.join(f'{part} {len(indices):,}' for part, indices in parts.items())} -> {run.folder}")
-    _fit(spec, sized, objective, source, parts, class_weight, run, verbose, say)
-    classifier = Classifier(built.model, spec, source.classes, run.folder)
-    classifier.save(run.folder / MODEL_FILE)
-    held_out: Part | None = next((part for part in ("test", "validation") if part in parts), None)
-    if held_out is not None:
-        judge(classifier, source, parts[held_out], run.folder / "evaluation", part=held_out)
+    return _carry_out(experiment, run, verbose, say)
+
+
+def resume(
+    run: Run | str | os.PathLike[str],
+    *,
+    data: Data | None = None,
+    cache: Any = None,
+    verbose: int | str = "auto",
+    say: Say = print,
+) -> Run:
+    """Go on with a training that was cut off, by whatever it was, so that it ends as if it had not been.
+
+    run: its folder.  data: the pictures, where they were arrays, or have moved; their content must be what it was, and
+    the split stays what it was.  cache, verbose, say: as for `train`; None: as it was.
+
+    On one machine, on the CPU in float32, what comes out is the same to the last bit. A finished run is left as it is.
+    Raises CallError when the folder holds no run, DataError when a picture has gone or changed, WeightsError when a
+    weights file that is still needed has.
+    """
+    run = Run.open(run.folder if isinstance(run, Run) else run)
+    if run.finished:
+        say(f"{run.folder} is finished; nothing is left to do")
+        return run
+    run.sweep()
+    experiment = recall.experiment(run, data, cache, say)
+    say(f"going on with {run.folder}: {kept_until(run)}")
+    if others := run.other_surroundings():
+        say(f"what comes out may differ in the last digits from the run undisturbed: {'; '.join(others)}")
+    return _carry_out(experiment, run, verbose, say)
+
+
+def _carry_out(experiment: Experiment, run: Run, verbose: int | str, say: Say) -> Run:
+    """Train, save and judge, as far as that is still to be done."""
+    with _telling(run):
+        with patient(say) as interruption:
+            Loop(experiment, run, interruption, verbose, say).train()
+        classifier = Classifier(experiment.built.model, experiment.spec, experiment.source.classes, run.folder)
+        classifier.save(run.folder / MODEL_FILE)
+        if (part := experiment.held_out) is not None:
+            judge(classifier, experiment.source, experiment.parts[part], run.folder / "evaluation", part=part)
+        run.finish()
     return run
 
 
-def _spec_for(
-    ref: Reference, data: Data, edits: Mapping[str, Any] | None, params: dict[str, Any]
-) -> tuple[Spec, Source]:
-    """The spec, with the data's number of classes, and the data."""
-    draft = load(ref, set=edits, partial=True, **params)
-    source = open_source(data, draft.task)
-    if "num_classes" in draft.params:
-        given = params.setdefault("num_classes", len(source.classes))
-        if given != len(source.classes):
-            raise CallError(f"num_classes={given}, and the data has {len(source.classes)} classes; leave it out")
-    return load(ref, set=edits, **params), source
-
-
-def _located(data: dict[str, Any], given: Data) -> dict[str, Any]:
-    """The record of the data, with a path that holds from any folder."""
-    if isinstance(given, (str, os.PathLike)) and given != "sample":
-        return {**data, "where": os.path.abspath(given)}
-    return data
-
-
 @contextmanager
-def _dtype_policy(name: str) -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
+def _telling(run: Run) -> Iterator[None]:
+    """Whatever ends a training early is told with what is kept, and how to go on."""
     try:
         yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def _fit(
-    spec: Spec,
-    sized: Mapping[Size, Sized],
-    objective: Objective,
-    source: Source,
-    parts: Parts,
-    class_weight: dict[int, float] | None,
-    run: Run,
-    verbose: int | str,
-    say: Say,
-) -> None:
-    history = History(run.folder / "history.csv")
-    checkpoints = run.folder / "checkpoints"
-    checkpoints.mkdir()
-    datasets = {size: _datasets(one.spec, source, parts, objective) for size, one in sized.items()}
-    last = built = sized[spec.image.size[0], spec.image.size[1]].built
-    epoch = 0
-    for index, stage in enumerate(spec.fit.stages):
-        size = size_of(stage, spec)
-        before, built = built, sized[size].built
-        if built is not before:
-            built.model.set_weights(before.model.get_weights())
-            for earlier in spec.fit.stages[:index]:
-                stages.enter(earlier, built)
-        stages.enter(stage, built)
-        train_batches, validation_batches = datasets[size]
-        built.model.compile(
-            optimizer=make_optimizer(spec, stage.learning_rate),
-            loss=objective.loss,
-            metrics=objective.metrics,
-            steps_per_execution=spec.compile.steps_per_execution,
-            jit_compile=spec.compile.jit_compile,
-        )
-        say(f"stage {index + 1} of {len(spec.fit.stages)}: {stages.describe(built.model)}")
-        history.stage = index
-        callbacks = [history, keras.callbacks.TerminateOnNaN(), *(make("callbacks", one) for one in spec.fit.callbacks)]
-        if stage.early_stopping:
-            callbacks.append(stages.early_stopping(stage.early_stopping))
-        fitted = built.model.fit(
-            train_batches,
-            validation_data=validation_batches,
-            initial_epoch=epoch,
-            epochs=epoch + stage.epochs,
-            class_weight=class_weight,
-            callbacks=callbacks,
-            shuffle=False,  # the pipeline does it
-            verbose=verbose,
-        )
-        if history.diverged:
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {_how_to_go_on(run)}") from None
+    except Interrupted as error:
+        raise Interrupted(f"{error}; {_how_to_go_on(run)}") from None
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        where = error.filename or run.folder
+        raise KerasimgError(f"no room is left to write {where}: make some; {_how_to_go_on(run)}") from error
+    except DataError as error:
+        raise ManyFaults([*error.faults, Fault("", "", _how_to_go_on(run))]) from error
+    except KerasimgError:
+        raise  # it says all
+    except Exception as error:
+        if named := IN_THE_PIPELINE.search(str(error)):
+            raise ManyFaults([Fault("", "", named[1]), Fault("", "", _how_to_go_on(run))]) from None
+        if is_out_of_memory(error):
+            size = run.read_json("spec.json")["fit"]["batch_size"]
             raise KerasimgError(
-                f"the loss is no number any more (stage {index + 1}, epoch {epoch + len(fitted.epoch)}); "
-                f"try a lower learning rate. What there is stands in {run.folder}"
-            )
-        epoch += len(fitted.epoch)
-        built.model.save_weights(checkpoints / f"stage-{index + 1}.weights.h5")
-    if built is not last:
-        last.model.set_weights(built.model.get_weights())
+                f"the memory does not suffice for batches of {size} pictures: train anew with a smaller one "
+                f"(--set fit.batch_size={max(1, size // 2)}), or make room and go on; {_how_to_go_on(run)}"
+            ) from error
+        error.add_note(_how_to_go_on(run))
+        raise
 
 
-def _datasets(spec: Spec, source: Source, parts: Parts, objective: Objective) -> tuple[Any, Any]:
-    """Batches to train on, shuffled and augmented, and to validate by; None where there is no such part."""
-    layers = [
-        make_layer(name, _seeded(name, arguments, spec, index)) for index, (name, arguments) in enumerate(spec.augment)
-    ]
-    common: dict[str, Any] = {"batch_size": spec.fit.batch_size, "targets": objective.targets}
-    augment = make_augment(layers) if layers else None
-    training = batches(source, parts["train"], spec.image, shuffle=True, seed=spec.fit.seed, augment=augment, **common)
-    if "validation" not in parts:
-        return training, None
-    return training, batches(source, parts["validation"], spec.image, **common)
-
-
-def _seeded(name: str, arguments: Mapping[str, Any], spec: Spec, index: int) -> dict[str, Any]:
-    """An augmentation layer's arguments with the run's seed and the pipeline's range of pixels, where it takes them."""
-    from kerasimg.spec.arguments import entry
-
-    takes = (entry("layers", name) or {"args": {}})["args"]
-    defaults = {"seed": spec.fit.seed * 1000 + index, "value_range": [0, 255]}
-    return {**{key: value for key, value in defaults.items() if key in takes}, **arguments}
-
-
-def _class_weight(spec: Spec, source: Source, indices: np.ndarray) -> dict[int, float] | None:
-    """Class number -> n / (classes * n of the class), or its square root."""
-    if spec.fit.class_weight == "none":
-        return None
-    if spec.task == "multilabel":
-        raise CallError('fit.class_weight: a picture with several labels has no class to weigh by; leave it "none"')
-    counts = np.bincount(source.label_ids(indices), minlength=len(source.classes))
-    weights = len(indices) / (len(counts) * np.maximum(counts, 1))
-    if spec.fit.class_weight == "sqrt":
-        weights = np.sqrt(weights)
-    return {number: float(weight) for number, weight in enumerate(weights)}
+def _how_to_go_on(run: Run) -> str:
+    return f"{kept_until(run)}; to go on: kerasimg train --resume {run.folder}"

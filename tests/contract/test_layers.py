@@ -91,6 +91,7 @@ CALLBACKS = {
         "folder": folder,
         "samples": 0,
     },
+    "CurvesToTensorBoard": lambda folder: {"history": folder / "history.csv", "folder": folder},
     "JsonLines": lambda folder: {"path": folder / "log.jsonl"},
     "LearningRateFinder": lambda folder: {"steps": 3},
     "ProgressiveUnfreezing": lambda folder: {"layer": "first"},
@@ -318,7 +319,7 @@ def test_a_metric_counts_half_precision_exactly(name):
 
 @every_callback
 def test_a_callback_trains_a_model_twice(name, tmp_path):
-    if name == "ConfusionToTensorBoard":
+    if name.endswith("ToTensorBoard"):
         pytest.importorskip("tensorboard")
     image = keras.Input((3,))
     hidden = keras.layers.Dense(4, name="first")(image)

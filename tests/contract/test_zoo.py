@@ -1,5 +1,6 @@
 """Every spec that ships: what its card and its `expect` say holds; where Keras has the network, it is the same."""
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "mobilenet_v1": {"size": 32, "alpha": 0.25},
     "mobilenet_v2": {"size": 32, "alpha": 0.35},
     "mobilenet_v3": {"size": 32, "variant": "small", "alpha": 0.75},
+    "recipes/finetune": {"size": 32},
+    "recipes/from_scratch": {"size": 28, "channels": 1, "width": 16},
+    "recipes/imbalanced": {"size": 32},
+    "recipes/robust": {"size": 32},
+    "recipes/tiny_device": {"size": 32},
+    "recipes/transfer": {"size": 32},
     "regnet": {"size": 32, "depths": [1, 1, 2, 1], "widths": [8, 16, 24, 32]},
     "repvgg": {"size": 32, "depths": [1, 2, 1, 1], "a": 0.125, "b": 0.125},
     "resnet": {"size": 32, "variant": "18", "depths": [1, 1, 1, 1]},
@@ -269,7 +276,7 @@ def test_every_spec_of_the_zoo_is_in_the_table():
 @pytest.mark.parametrize("name", SMALL)
 def test_a_spec_names_itself_its_source_its_licence_and_what_it_expects(name: str):
     spec = load(name)
-    assert spec.name == name
+    assert spec.name == name.rsplit("/", 1)[-1]
     assert spec.about
     assert spec.card.source
     assert spec.card.license
@@ -293,6 +300,16 @@ def test_every_variant_expects_a_number_of_parameters_of_its_own(name: str):
     specs = [load(name, variant=variant) for variant in variants(name)]
     assert all(spec.expect_holds for spec in specs)  # so building one, as below, checks it
     assert len({spec.expect.params for spec in specs}) == len(specs)
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if name.startswith("recipes/")])
+def test_a_recipe_is_extended_by_a_users_file(name: str, tmp_path: Path):
+    path = tmp_path / "mine.json"
+    document = {"kerasimg": 1, "extends": name, "params": {"num_classes": 3}, "set": {"fit.stages.0.epochs": 2}}
+    path.write_text(json.dumps(document))
+    mine, recipe = load(path), load(name)
+    assert (mine.fit.stages[0].epochs, mine.params["num_classes"]) == (2, 3)
+    assert (mine.compile.loss, mine.augment) == (recipe.compile.loss, recipe.augment)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -131,7 +131,7 @@ def test_a_frozen_backbone_keeps_its_weights_and_batch_statistics_and_an_unfroze
     )
     (tmp_path / "outer.json").write_text(json.dumps(spec))
     run = train(tmp_path / "outer.json", data=bright(), out=tmp_path / "runs")
-    (first, before), (second, between) = seen
+    (first, before), *_, (second, between) = seen
     assert first == ["classes"]
     assert second == ["base_body_two", "classes"]
     after = {old: np.array(weight) for old, weight in zip(between, run.model.get_layer("base").weights, strict=True)}

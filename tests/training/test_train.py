@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 
 import kerasimg
-from kerasimg.data.sources import open_source
 from kerasimg.errors import CallError, DataError, KerasimgError, SpecError
 from kerasimg.training.run import Run
-from kerasimg.training.train import _class_weight
 
 Train = Callable[..., Run]
 ONE_EPOCH = {"batch_size": 8, "stages": [{"epochs": 1}]}
@@ -188,16 +186,6 @@ def test_mixed_precision_is_of_this_training_only(train: Train, tiny: Any, tmp_p
     assert keras.config.dtype_policy().name == "float32"
 
 
-@pytest.mark.parametrize(
-    ("kind", "wanted"),
-    [("none", None), ("balanced", {0: 0.625, 1: 2.5}), ("sqrt", {0: 0.625**0.5, 1: 2.5**0.5})],
-)
-def test_rare_classes_weigh_more(tiny: Any, kind: str, wanted: dict[int, float] | None):
-    spec = kerasimg.load(tiny(fit={"class_weight": kind}), num_classes=2)
-    source = open_source(arrays((8, 2)))
-    assert _class_weight(spec, source, np.arange(10)) == (wanted and pytest.approx(wanted))
-
-
 def test_class_weights_reach_the_loss(train: Train, tiny: Any, tmp_path: Path):
     def loss(kind: str) -> float:
         stop = {"optimizer": {"type": "SGD", "learning_rate": 1e-9}}
@@ -205,18 +193,6 @@ def test_class_weights_reach_the_loss(train: Train, tiny: Any, tmp_path: Path):
         return train(spec, data=arrays((20, 4)), out=tmp_path).history[0]["loss"]
 
     assert loss("balanced") != pytest.approx(loss("none"), rel=1e-3)
-
-
-def test_pictures_of_several_labels_have_no_class_weights(train: Train, tiny: Any, tmp_path: Path):
-    pictures, labels = arrays()
-    spec = tiny(
-        task="multilabel",
-        model=[GAP, {"layer": "Dense", "units": 2, "activation": "sigmoid"}],
-        fit={**ONE_EPOCH, "class_weight": "balanced"},
-    )
-    with pytest.raises(CallError, match='leave it "none"'):
-        train(spec, data=(pictures, np.eye(2)[labels]), out=tmp_path / "runs")
-    assert not (tmp_path / "runs").exists()
 
 
 def test_a_loss_that_is_no_number_ends_the_training_and_says_so(train: Train, tiny: Any, tmp_path: Path):

@@ -1,0 +1,218 @@
+"""Kills a short training at random moments, resumes it until it ends, and compares that with an undisturbed end.
+
+    python benchmarks/kills.py [--kills 50] [--seed 0] [--case NAME]
+
+A process is killed (SIGKILL) some time after its run begins, resumed, killed again. Compared: each weight of the model,
+the weights at the end of each stage, every figure of history.csv and of metrics.json. The cases have two stages or
+three, augmentation, Dropout, moving averages, layer-wise decay, early stopping and ReduceLROnPlateau among them, each
+with and without cached features.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import PIL.Image
+
+BODY = {
+    "nodes": [
+        {"layer": "Conv2D", "name": "one", "filters": 8, "kernel_size": 3, "padding": "same", "activation": "relu"},
+        {"layer": "BatchNormalization", "name": "normal"},
+        {"layer": "Conv2D", "name": "two", "filters": 8, "kernel_size": 3, "padding": "same", "activation": "relu"},
+    ]
+}
+MODEL = [
+    {"block": "body", "name": "body"},
+    {"layer": "GlobalAveragePooling2D"},
+    {"layer": "Dropout", "rate": 0.3},
+    {"layer": "Dense", "name": "hidden", "units": 16, "activation": "relu"},
+    {"layer": "Dense", "units": "=num_classes", "activation": "softmax"},
+]
+AUGMENT = [{"layer": "RandomFlip"}, {"layer": "RandomRotation", "factor": 0.1}]
+CALLBACKS = [{"type": "ReduceLROnPlateau", "monitor": "val_loss", "patience": 1, "min_delta": 0.02, "factor": 0.5}]
+STOPPING = {"monitor": "val_accuracy", "patience": 4}
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {
+        "fit": {
+            "features": "off",
+            "callbacks": CALLBACKS,
+            "stages": [
+                {"epochs": 6, "freeze": ["body"], "early_stopping": STOPPING},
+                {"epochs": 6, "unfreeze": {"body": 2}, "learning_rate": 0.003, "warmup_epochs": 1, "decay": "cosine"},
+                {"epochs": 4, "unfreeze": {"body": 0}, "learning_rate": 0.001, "layer_decay": 0.7, "keep": "best"},
+            ],
+        },
+    },
+    "averages": {
+        "augment": AUGMENT,
+        "fit": {
+            "features": "off",
+            "ema": 0.9,
+            "class_weight": "balanced",
+            "stages": [{"epochs": 6, "keep": "best"}, {"epochs": 6, "learning_rate": 0.002, "size": [20, 20]}],
+        },
+    },
+    "cached": {
+        "fit": {
+            "features": "cached",
+            "callbacks": CALLBACKS,
+            "stages": [
+                {"epochs": 20, "freeze": ["body"], "early_stopping": STOPPING | {"patience": 8}},
+                {"epochs": 4, "unfreeze": {"body": 1}, "learning_rate": 0.003, "warmup_epochs": 0.5},
+            ],
+        },
+    },
+    "views": {
+        "augment": AUGMENT,
+        "fit": {"features": "cached", "views": 3, "stages": [{"epochs": 20, "freeze": ["body"]}, {"epochs": 2}]},
+    },
+    "fresh": {
+        "augment": AUGMENT,
+        "fit": {"features": "fresh", "stages": [{"epochs": 6, "freeze": ["body"]}, {"epochs": 2}]},
+    },
+}
+
+
+def spec(case: str) -> dict[str, Any]:
+    """A small spec that takes a few seconds."""
+    return {
+        "kerasimg": 1,
+        "name": case,
+        "params": {"num_classes": None},
+        "image": {"size": [16, 16]},
+        "blocks": {"body": BODY},
+        "model": MODEL,
+        "compile": {"optimizer": {"type": "Adam", "learning_rate": 0.01}, "metrics": ["accuracy", "f1"]},
+        **CASES[case],
+        "fit": {"batch_size": 8, **CASES[case]["fit"]},
+    }
+
+
+def pictures(folder: Path) -> Path:
+    """Stripes, across and down, that are hard enough to take some epochs; of one class twice as many."""
+    noise = np.random.default_rng(0)
+    for label, count in (("across", 60), ("down", 120)):
+        (folder / label).mkdir(parents=True)
+        for number in range(count):
+            wave = 128 + 40 * np.sin(np.arange(16) * noise.uniform(0.8, 1.6) + noise.uniform(0, 6))
+            lines = np.tile(wave, (16, 1)).T if label == "across" else np.tile(wave, (16, 1))
+            pixels = lines[..., None] + noise.normal(0, 50, (16, 16, 3))
+            PIL.Image.fromarray(np.clip(pixels, 0, 255).astype("uint8")).save(folder / label / f"{number:03}.png")
+    return folder
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """All that a run ends with, but for times."""
+    rows = [line.split(",") for line in (run / "history.csv").read_text().splitlines()]
+    clock = rows[0].index("seconds")
+    found: dict[str, Any] = {"history": [[*row[:clock], *row[clock + 1 :]] for row in rows]}
+    for file in sorted((run / "checkpoints").iterdir()):
+        with h5py.File(file) as weights:
+            names: list[str] = []
+            weights.visit(names.append)
+            found[file.name] = {name: weights[name][...].tobytes() for name in names if hasattr(weights[name], "shape")}
+    found["metrics"] = json.loads((run / "evaluation" / "metrics.json").read_text())
+    return found
+
+
+def in_a_process(work: Any) -> int:
+    """The id of a process that does the work. It begins with Keras loaded, but never used."""
+    if pid := os.fork():
+        return pid
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        work()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def wait_until(condition: Any, pid: int) -> bool:
+    """Wait until something holds; False when the process has ended before."""
+    while not condition():
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def train_with_kills(
+    case: str, data: Path, out: Path, chance: random.Random, spans: tuple[float, float]
+) -> tuple[Path, int]:
+    """The run's folder, and how often it was killed."""
+    from kerasimg.training import train as verbs
+
+    def begin() -> None:
+        verbs.train(spec(case), data=data, out=out, verbose=0, say=lambda line: None)
+
+    run = out / f"{case}-1"
+    pid, kills = in_a_process(begin), 0
+    if not wait_until(run.exists, pid):
+        raise SystemExit(f"{case}: the training failed")
+    while True:
+        until = time.monotonic() + chance.uniform(*spans)
+        if not wait_until(lambda until=until: time.monotonic() > until, pid):
+            break
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        kills += 1
+        pid = in_a_process(lambda: verbs.resume(run, verbose=0, say=lambda line: None))
+        # A process that is killed before it trains learns nothing of its end, and never gets anywhere.
+        spans = (spans[0], spans[1] * 1.05)
+    if not json.loads((run / "training.json").read_text())["finished"]:
+        raise SystemExit(f"{case}: resuming failed")
+    return run, kills
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--case", choices=CASES, action="append")
+    options = parser.parse_args()
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    chance = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
+        os.environ["KERASIMG_CACHE"] = f"{folder}/cache"
+        import kerasimg.training.train  # noqa: F401 - for the processes
+
+        data = pictures(Path(folder) / "data")
+        cases = options.case or list(CASES)
+        print("| case | kills | runs | ends that differ | seconds undisturbed |\n| --- | --- | --- | --- | --- |")
+        failed = 0
+        for case in cases:
+            begun = time.monotonic()
+            whole, _ = train_with_kills(case, data, Path(folder) / "whole", chance, (1e9, 1e9))
+            took = time.monotonic() - begun
+            wanted, kills, runs, differ = outcome(whole), 0, 0, 0
+            while kills < options.kills / len(cases):
+                run, more = train_with_kills(case, data, Path(folder) / f"killed-{runs}", chance, (0.0, took))
+                kills, runs = kills + more, runs + 1
+                found = outcome(run)
+                differ += found != wanted
+                for key in wanted:
+                    if found.get(key) != wanted[key]:
+                        print(f"{case}: {run.name} {runs} differs in {key}", file=sys.stderr)
+            print(f"| {case} | {kills} | {runs} | {differ} | {took:.1f} |", flush=True)
+            failed += differ
+    return min(failed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

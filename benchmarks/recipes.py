@@ -1,0 +1,128 @@
+"""What each recipe of the zoo reaches on stated data: `python benchmarks/recipes.py CLIPART`.
+
+CLIPART: the folders of the Debian package openclipart-png (usr/share/openclipart/png), of which animals, food,
+transportation and people are used. Fashion-MNIST is the sample that ships: 2,000 pictures to train with, 500 to test.
+Each recipe is trained by the command that is printed, in a process of its own; the test part is seen once, at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+SUBJECTS = ("animals", "food", "transportation")
+"""Of 316, 366 and 369 drawings."""
+RARE = {"people": (240, 60, 40), "animals": (40, 15, 40), "food": (12, 8, 40)}
+"""Subject -> pictures to train with, to validate by, to test with: the first of each folder, by name."""
+
+RUNS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("from_scratch", "sample", ()),
+    ("tiny_device", "sample", ("size=32", "channels=1")),
+    ("transfer", "clips", ()),
+    ("finetune", "clips", ("size=128", "epochs=6")),
+    ("robust", "clips", ("size=128", "epochs=8")),
+    ("transfer", "rare.csv", ()),
+    ("imbalanced", "rare.csv", ()),
+)
+"""Recipe, data, params."""
+COLUMNS = ("recipe", "data", "--set", "epochs", "minutes", "accuracy", "balanced accuracy", "macro F1")
+
+
+def main() -> None:
+    """Train, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("clipart", type=Path)
+    parser.add_argument("--only", nargs="*", help="names of recipes")
+    parser.add_argument("--out", type=Path, help="keep the runs here")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        (work / "clips").mkdir()
+        for subject in SUBJECTS:
+            (work / "clips" / subject).symlink_to((given.clipart / subject).resolve())
+        write_rare(given.clipart, work / "rare.csv")
+        print(f"| {' | '.join(COLUMNS)} |\n| --- | --- | --- |{' ---: |' * 5}", flush=True)
+        for recipe, data, params in RUNS:
+            if given.only is None or recipe in given.only:
+                row, run = trained(recipe, work / data if data != "sample" else "sample", params, given.out or work)
+                print(f"| {' | '.join([recipe, data, ' '.join(params), *row])} |", flush=True)
+                if recipe == "tiny_device":
+                    print(in_int8(run), flush=True)
+
+
+def trained(recipe: str, data: Path | str, params: Sequence[str], out: Path) -> tuple[list[str], Path]:
+    """The figures of a run, as the table has them, and its folder."""
+    sets = [word for param in params for word in ("--set", param)]
+    command = [sys.executable, "-m", "kerasimg", "train", f"recipes/{recipe}", "--data", str(data), *sets]
+    command += ["--on-bad-image", "skip"]  # one drawing has 623 million pixels
+    begun = time.monotonic()
+    answer = subprocess.run(
+        [*command, "--out", str(out), "--json"], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+    minutes = (time.monotonic() - begun) / 60
+    told = json.loads(answer)
+    run, scores = Path(told["run"]), told["scores"]
+    epochs = len((run / "history.csv").read_text().splitlines()) - 1
+    figures = [f"{scores[key]:.3f}" for key in ("accuracy", "balanced_accuracy", "macro_f1")]
+    return [str(epochs), f"{minutes:.1f}", *figures], run
+
+
+def write_rare(clipart: Path, path: Path) -> None:
+    """A manifest of many people, few animals and very little food; as many of each to test with."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "label", "split"))
+        for subject, counts in RARE.items():
+            files = iter(sorted(one for one in (clipart / subject).resolve().rglob("*") if one.suffix == ".png"))
+            for part, count in zip(("train", "validation", "test"), counts, strict=True):
+                writer.writerows((next(files), subject, part) for _ in range(count))
+
+
+def in_int8(run: Path) -> str:
+    """Size and accuracy of a run's model in whole numbers of 8 bits, activations too."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from kerasimg.data.pipeline import batches
+    from kerasimg.data.sources import open_source
+    from kerasimg.training.recall import recalled
+    from kerasimg.training.run import Run
+
+    classifier = Run(run).classifier
+    source = open_source("sample", "multiclass", classes=classifier.classes)
+    parts = recalled(source, Run(run).read_json("data.json"))
+    how: dict[str, Any] = {"batch_size": 500, "cache": "off"}
+    some = next(iter(batches(source, parts["train"][:500], classifier.spec.image, **how)))[0].numpy()
+    pixels, labels = (part.numpy() for part in next(iter(batches(source, parts["test"], classifier.spec.image, **how))))
+    model = classifier.model
+    with tempfile.TemporaryDirectory() as folder:
+        keras.Model(model.input, model(model.input, training=False)).export(folder, verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([picture[np.newaxis]] for picture in some)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = tf.uint8
+        converter.inference_output_type = tf.uint8
+        content = converter.convert()
+    interpreter = tf.lite.Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    entry, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    right = 0
+    for picture, label in zip(pixels, labels, strict=True):
+        interpreter.set_tensor(entry["index"], picture[np.newaxis].astype("uint8"))
+        interpreter.invoke()
+        right += int(interpreter.get_tensor(result["index"])[0].argmax() == label)
+    return f"tiny_device in int8: {len(content) / 1000:.0f} KB, accuracy {right / len(labels):.3f}"
+
+
+if __name__ == "__main__":
+    main()

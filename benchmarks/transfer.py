@@ -1,0 +1,275 @@
+"""Transfer learning: the tutorial's code against `kerasimg train`, each a process of its own, from start to end.
+
+    python benchmarks/transfer.py FOLDER --weights mobilenet_v2.weights.h5 [--size 160] [--epochs 10] [--repeats 3]
+    python benchmarks/transfer.py FOLDER --weights mobilenet_v2.weights.h5 --engines
+    python benchmarks/transfer.py --rows
+
+FOLDER has a folder per class; it is laid out once as train, validation and test (links) that both take. The tutorial
+(`transfer_tutorial.py`): ImageDataGenerator with rotation, shifts and flip, a frozen MobileNetV2, pooling, Dense, fit,
+evaluate. kerasimg: a spec that extends `zoo/mobilenet.json`, the same head, the same number of epochs.
+All take turns; kerasimg begins each time with an empty cache but where it says "again". Printed: wall seconds of the
+whole process (median, lowest and highest), accuracies, the ratio to the tutorial, and where kerasimg's time goes.
+
+--engines: the frozen part alone, Keras against each form of the engine: pictures a second, in turn, the medians, and
+how far the features are from Keras'.  --rows: a Dense head on features in memory, rows a second through `fit`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+PARTS = ("train", "train", "train", "train", "train", "validation", "test")
+"""The part of every seventh picture of a class, and so on."""
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+
+WAYS: dict[str, dict[str, Any]] = {
+    "cached": {"augment": [], "fit": {"features": "cached"}},
+    "cached, again": {"augment": [], "fit": {"features": "cached"}},
+    "cached, 2 views": {"fit": {"features": "cached", "views": 2}},
+    "fresh": {"fit": {"features": "fresh"}},
+    "off": {"fit": {"features": "off"}},
+}
+"""The ways of kerasimg, and what their specs say."""
+
+
+def lay_out(folder: Path, out: Path) -> None:
+    for label in sorted(path for path in folder.iterdir() if path.is_dir()):
+        pictures = sorted(path for path in label.rglob("*") if path.suffix.lower() in ENDINGS)
+        for number, path in enumerate(pictures):
+            link = out / PARTS[number % len(PARTS)] / label.name / f"{number:05}{path.suffix.lower()}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+
+
+def tutorial(data: Path, chosen: argparse.Namespace, augment: bool) -> dict[str, Any]:
+    script = Path(__file__).with_name("transfer_tutorial.py")
+    arguments = [data, chosen.weights, chosen.size, chosen.epochs, int(augment)]
+    begun = time.perf_counter()
+    done = subprocess.run([sys.executable, script, *map(str, arguments)], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - begun
+    last, best, test = map(float, done.stdout.split("RESULT")[1].split())
+    return {"seconds": seconds, "validation": last, "best": best, "test": test}
+
+
+def own(data: Path, chosen: argparse.Namespace, way: str, work: Path) -> dict[str, Any]:
+    spec = {"kerasimg": 1, "name": "bench", "extends": "mobilenet", "params": {"size": chosen.size}}
+    fit = {"stages": [{"epochs": chosen.epochs}], **WAYS[way]["fit"]}
+    spec |= {**WAYS[way], "fit": fit, "compile": {"metrics": ["accuracy"]}}
+    (work / "bench.json").write_text(json.dumps(spec))
+    command = [sys.executable, "-m", "kerasimg", "train", work / "bench.json", "--data", data, "--out", work / "runs"]
+    command += ["--weights", chosen.weights]
+    if way != "cached, again":
+        subprocess.run(["rm", "-rf", str(work / "cache")], check=True)
+    environment = {**os.environ, "KERASIMG_CACHE": str(work / "cache"), "PYTHONUNBUFFERED": "1"}
+    begun = time.perf_counter()
+    lines: list[tuple[float, str]] = []
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    for line in process.stdout or ():
+        lines.append((time.perf_counter() - begun, line.strip()))
+    seconds = time.perf_counter() - begun
+    if process.wait():
+        raise SystemExit("\n".join(line for _, line in lines[-20:]))
+    run = max((work / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    rows = list(csv.DictReader((run / "history.csv").open()))
+    accuracies = [float(row["val_accuracy"]) for row in rows]
+    return {
+        "seconds": seconds,
+        "validation": accuracies[-1],
+        "best": max(accuracies),
+        "test": json.loads((run / "evaluation" / "metrics.json").read_text())["accuracy"],
+        "spans": spans(lines, seconds, sum(float(row["seconds"]) for row in rows)),
+        "line": next((line for _, line in lines if line.startswith("features:")), ""),
+    }
+
+
+def spans(lines: list[tuple[float, str]], seconds: float, epochs: float) -> dict[str, float]:
+    """Where the time goes, by the lines that kerasimg says as it goes on."""
+
+    def at(word: str, otherwise: float) -> float:
+        return next((moment for moment, line in lines if line.startswith(word)), otherwise)
+
+    started = next((moment for moment, line in lines if " pictures of " in line), 0.0)
+    checked = at("training train", started)
+    planned = at("features:", checked)
+    return {
+        "start, build the model": started,
+        "check the pictures": checked - started,
+        "features, engine": planned - checked,
+        "epochs": epochs,
+        "evaluate, save": max(0.0, seconds - planned - epochs),
+    }
+
+
+def whole(chosen: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    results: dict[str, list[dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        data, work = Path(folder) / "data", Path(folder)
+        lay_out(chosen.folder, data)
+        for repeat in range(chosen.repeats):
+            for way in ("tutorial", "tutorial, no augmentation", *chosen.ways):
+                if way.startswith("tutorial"):
+                    if way not in chosen.tutorials:
+                        continue
+                    result = tutorial(data, chosen, way == "tutorial")
+                else:
+                    result = own(data, chosen, way, work)
+                results.setdefault(way, []).append(result)
+                print(
+                    f"{repeat + 1}: {way:26} {result['seconds']:7.1f} s  validation {result['validation']:.3f}",
+                    flush=True,
+                )
+                if "line" in result and not repeat:
+                    print(f"   {result['line']}")
+    return results
+
+
+def show(results: dict[str, list[dict[str, Any]]]) -> None:
+    first = next(iter(results))
+    base = statistics.median(one["seconds"] for one in results[first])
+    print(
+        "\n| way | s, median | lowest-highest | ratio | validation | test |\n| --- | ---: | --- | ---: | ---: | ---: |"
+    )
+    for way, found in results.items():
+        seconds = [one["seconds"] for one in found]
+        middle = statistics.median(seconds)
+        figures = [statistics.mean(one[name] for one in found) for name in ("validation", "test")]
+        spread = f"{min(seconds):.1f}-{max(seconds):.1f}"
+        print(f"| {way} | {middle:.1f} | {spread} | {base / middle:.1f} | {figures[0]:.3f} | {figures[1]:.3f} |")
+    own_ways = [way for way in results if "spans" in results[way][0]]
+    names = list(results[own_ways[0]][0]["spans"]) if own_ways else []
+    print(f"\n| s | {' | '.join(own_ways)} |\n| --- |{' ---: |' * len(own_ways)}")
+    for name in names:
+        medians = [statistics.median(one["spans"][name] for one in results[way]) for way in own_ways]
+        print(f"| {name} | {' | '.join(f'{value:.1f}' for value in medians)} |")
+
+
+def engines(chosen: argparse.Namespace) -> None:
+    import keras
+    import numpy as np
+
+    from kerasimg.data.decode import decode
+    from kerasimg.models import lowering
+    from kerasimg.models.frozen import split_frozen
+    from kerasimg.models.inference import engine
+    from kerasimg.spec.document import Image
+
+    size, batch = chosen.size, 32
+    base = keras.applications.MobileNetV2(weights=chosen.weights, include_top=False, input_shape=(size, size, 3))
+    base.trainable = False
+    image = keras.Input((size, size, 3))
+    x = base(keras.layers.Rescaling(1 / 127.5, -1)(image))
+    model = keras.Model(image, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)))
+    split = split_frozen(model)
+    if split is None:
+        raise SystemExit("nothing is frozen")
+    paths = sorted(path for path in chosen.folder.rglob("*") if path.suffix.lower() in ENDINGS)
+    images = np.stack([decode(str(path), Image(size=[size, size])) for path in paths[:: len(paths) // batch][:batch]])
+    made: dict[str, Any] = {form: engine(split, batch, form) for form in ("plain", "folded", "bfloat16")}  # type: ignore[arg-type]
+    exact, lowering.EXACT = lowering.EXACT, 0
+    made["bfloat16, first layers too"] = engine(split, batch, "bfloat16")
+    lowering.EXACT = exact
+    if chosen.litert:
+        made["litert"] = engine(split, batch, "litert")
+    pictures = images.astype("float32")
+    features = {name: one.compute(pictures)[0] for name, one in made.items()}
+    rates: dict[str, list[float]] = {name: [] for name in made}
+    for _ in range(3 + 4 * chosen.repeats):
+        for name, one in made.items():
+            begun = time.perf_counter()
+            one.compute(pictures)
+            rates[name].append(batch / (time.perf_counter() - begun))
+    print("| form | pictures/s, median | best | to Keras, paired median | difference of the features |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for name, found in rates.items():
+        ratio = statistics.median(one / other for one, other in zip(found, rates["plain"], strict=True))
+        difference = np.linalg.norm(features[name] - features["plain"]) / np.linalg.norm(features["plain"])
+        print(f"| {name} | {statistics.median(found):.0f} | {max(found):.0f} | {ratio:.2f} | {difference:.2g} |")
+
+
+def rows(chosen: argparse.Namespace) -> None:
+    import keras
+    import numpy as np
+
+    from kerasimg.training.feature_batches import feature_batches
+    from kerasimg.training.feature_rows import Rows
+
+    count, width = 64_000, 1280
+    random = np.random.default_rng(0)
+    held = Rows([random.random((count, width), np.float32).astype(np.float16)], None, count, 0, 0, 0.0, True)
+    labels = random.integers(0, 10, count)
+    print("| steps per execution | rows/s through fit, best of the epochs |\n| ---: | ---: |")
+    for at_a_time in (1, 10, 50):
+        inputs = keras.Input((width,))
+        model = keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(inputs))
+        model.compile("adam", "sparse_categorical_crossentropy", steps_per_execution=at_a_time)
+        data = feature_batches(held, labels, 10, batch_size=32, targets="sparse", shuffle=True, epochs=None)
+        clock = Clock()
+        model.fit(data, steps_per_epoch=count // 32, epochs=4, verbose=0, shuffle=False, callbacks=[clock.callback()])
+        print(f"| {at_a_time} | {count / min(clock.spans):,.0f} |")
+    data = feature_batches(held, labels, 10, batch_size=32, targets="sparse", shuffle=True, epochs=3)
+    moments = [time.perf_counter() for _ in data]
+    print(
+        f"| (the batches alone, read from Python) | {32 * (len(moments) - 200) / (moments[-1] - moments[199]):,.0f} |"
+    )
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.spans: list[float] = []
+        self.begun = 0.0
+
+    def callback(self) -> Any:
+        import keras
+
+        def begin(epoch: int, logs: Any) -> None:
+            self.begun = time.perf_counter()
+
+        def end(epoch: int, logs: Any) -> None:
+            self.spans.append(time.perf_counter() - self.begun)
+
+        return keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--weights")
+    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=["cached", "cached, again", "fresh"])
+    parser.add_argument("--tutorials", nargs="*", default=["tutorial"], help="tutorial, 'tutorial, no augmentation'")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--engines", action="store_true")
+    parser.add_argument("--litert", action="store_true", help="LiteRT among the engines: its conversion takes a while")
+    parser.add_argument("--rows", action="store_true")
+    chosen = parser.parse_args()
+    if chosen.rows:
+        rows(chosen)
+    elif chosen.folder is None or chosen.weights is None:
+        parser.error("expected FOLDER and --weights")
+    elif chosen.engines:
+        engines(chosen)
+    else:
+        results = whole(chosen)
+        show(results)
+        if chosen.json:
+            chosen.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

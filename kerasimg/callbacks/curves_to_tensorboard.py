@@ -1,0 +1,113 @@
+"""The curves of a training in TensorBoard, on every backend; after a resume they are as if nothing had happened."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+
+from kerasimg.errors import CallError
+
+NO_CURVES = ("stage", "epoch")
+PARTS = ("train", "validation")
+
+
+class CurvesToTensorBoard(keras.callbacks.Callback):
+    """Shows in TensorBoard what a run's history.csv holds, epoch by epoch while it trains.
+
+    Needs `pip install "kerasimg[tensorboard]"`, and no TensorFlow: keras.callbacks.TensorBoard needs it.
+    history: the file, which is the source: what was logged before is replaced by what it holds when the training
+    begins, so that a resumed run shows no epoch twice. It is read after every epoch, so what writes it comes first.
+    folder: of the logs, `train` and `validation` below it. The program says it: a spec cannot.
+    """
+
+    in_specs: ClassVar[bool] = False
+
+    def __init__(self, history: str | Path, folder: str | Path):
+        super().__init__()
+        self.history = Path(history)
+        self.folder = Path(folder)
+        self._board: _Board | None = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Begin the logs, or go on with them where an earlier stage began them."""
+        if self._board is None:
+            self._board = _Board(self.folder)
+        self._board.add(_rows(self.history))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Log the epoch."""
+        if self._board is not None:
+            self._board.add(_rows(self.history))
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """See that all of it can be read."""
+        if self._board is not None:
+            self._board.flush()
+
+
+def write_curves(history: str | Path, folder: str | Path) -> None:
+    """Write a whole history.csv for TensorBoard, in place of what it was given of it before."""
+    board = _Board(Path(folder))
+    board.add(_rows(Path(history)))
+    board.close()
+
+
+class _Board:
+    """The logs in a folder, begun anew."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writers: dict[str, Any] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        try:
+            writers = import_module("tensorboard.summary.writer.event_file_writer")
+        except ImportError:
+            raise CallError('the curves need TensorBoard: pip install "kerasimg[tensorboard]"') from None
+        self._logged = 0
+        for part in PARTS:
+            if part in self._writers:
+                self._writers[part].close()
+            for old in (self._folder / part).glob("events.out.tfevents.*"):
+                old.unlink()
+            self._writers[part] = writers.EventFileWriter(str(self._folder / part))
+
+    def add(self, rows: Sequence[Mapping[str, str]]) -> None:
+        """Log the rows that were not logged yet; all of them anew where some were taken back."""
+        Event = import_module("tensorboard.compat.proto.event_pb2").Event
+        Summary = import_module("tensorboard.compat.proto.summary_pb2").Summary
+        if len(rows) < self._logged:
+            self._begin()
+        for row in rows[self._logged :]:
+            for name, value in row.items():
+                if name in NO_CURVES or not value:
+                    continue
+                part = "validation" if name.startswith("val_") else "train"
+                scalar = Summary.Value(tag=name.removeprefix("val_"), simple_value=float(value))
+                event = Event(step=int(row["epoch"]), wall_time=time.time(), summary=Summary(value=[scalar]))
+                self._writers[part].add_event(event)
+        self._logged = len(rows)
+
+    def flush(self) -> None:
+        """See that all of it can be read."""
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        """End the logs."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+def _rows(path: Path) -> list[Mapping[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

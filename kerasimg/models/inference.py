@@ -1,0 +1,367 @@
+"""A frozen part as an inference engine: the fastest form that agrees with the model.
+
+The forms, of which `settle` takes the first that fits and agrees at the seam:
+
+- bfloat16: batch normalizations folded into the kernels, values of 8 binary digits. Where the processor multiplies
+  them by itself (AVX-512 BF16, AMX), and only folded: unfolded it is slower than float32.
+- litert: the model as LiteRT runs it, float32. Its conversion takes seconds, so it is tried for much work only, on
+  processors without bfloat16.
+- folded: batch normalizations folded, float32; the same but for rounding.
+- plain: Keras' own forward pass.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import keras
+import numpy as np
+
+from kerasimg.errors import CallError
+from kerasimg.models.flat_graph import flatten
+from kerasimg.models.frozen import Split
+from kerasimg.models.lowering import Program, lower
+from kerasimg.models.outputs import as_probabilities, output_kind
+
+Form = Literal["plain", "folded", "bfloat16", "litert"]
+Precision = Literal["auto", "plain", "folded", "bfloat16", "litert"]
+
+NAMES: dict[Form, str] = {
+    "plain": "as Keras runs it",
+    "folded": "folded float32",
+    "bfloat16": "folded bfloat16",
+    "litert": "LiteRT float32",
+}
+"""Form -> what the user reads."""
+
+TOLERANCE: dict[Form, float] = {"plain": 1e-6, "folded": 1e-4, "litert": 1e-4, "bfloat16": 0.02}
+"""How far the probabilities of a picture may be from the unsplit model's: the mean over the pictures of the largest
+difference of a class."""
+
+NEAR_TIE = 5
+"""The first class may be another one where the unsplit model's first two are closer than so many tolerances."""
+
+NEXT: dict[Form, Form] = {"bfloat16": "folded", "litert": "folded", "folded": "plain"}
+"""What is taken where a form does not agree."""
+
+TRIAL_FROM = 20_000
+"""Pictures to compute from which on the forms are timed against one another; below, a rule is cheaper."""
+
+TRIAL_BATCHES = 3
+
+
+class Agreement(NamedTuple):
+    """How the split model compares with the unsplit one."""
+
+    probabilities: float
+    """Mean over the pictures of the largest difference of a class."""
+    features: float
+    """Root of the mean square of the differences at the seam, by that of the values."""
+    same_first: bool
+    """Whether the first class is the same for every picture but near-ties."""
+
+
+@dataclass(eq=False)
+class Engine:
+    """A frozen part that can be run: images (N, H, W, C) float32 0-255 -> the tensors of the seam, float32.
+
+    On tensors of TensorFlow inside `tf.data` too, where `in_graph` holds.
+    """
+
+    form: Form
+    split: Split
+    batch_size: int
+    run: Callable[[Any], list[Any]]
+    in_graph: bool
+    program: Program | None = None
+    rates: dict[str, float] = field(default_factory=dict)
+    """Form -> pictures a second, as timed."""
+    agreement: Agreement | None = None
+    said: tuple[str, ...] = ()
+    """What was tried and why it was left."""
+
+    def __call__(self, images: Any) -> list[Any]:
+        """Tensors of TensorFlow, or arrays where the form runs outside of it."""
+        return self.run(images)
+
+    def compute(self, images: Any) -> list[np.ndarray]:
+        """The seam as arrays."""
+        return [np.asarray(tensor) for tensor in self.run(images)]
+
+    @property
+    def name(self) -> str:
+        """Which form, and what makes up for another number: it stands in the keys of kept features."""
+        return self.form
+
+    @property
+    def line(self) -> str:
+        """One line for the user."""
+        line = f"frozen part: {self.split.parameters:,} parameters, {NAMES[self.form]}"
+        if self.form in self.rates:
+            line += f", {self.rates[self.form]:,.0f} pictures/s"
+        if self.form != "plain" and "plain" in self.rates:
+            line += f" (Keras: {self.rates['plain']:,.0f})"
+        if self.split.silenced:
+            line += f"; what drops values in it ({len(self.split.silenced)} layers) works as in inference"
+        return "; ".join([line, *self.said])
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """For the run's record."""
+        found: dict[str, Any] = {"form": self.form, "parameters": self.split.parameters}
+        found["pictures_per_second"] = {name: round(rate, 1) for name, rate in self.rates.items()}
+        if self.program is not None:
+            found["folded_normalizations"] = self.program.folded
+            found["called_layers"] = list(self.program.called)
+        if self.split.silenced:
+            found["silenced"] = list(self.split.silenced)
+        if self.agreement is not None:
+            found["agreement"] = {**self.agreement._asdict(), "tolerance": TOLERANCE[self.form]}
+        if self.said:
+            found["said"] = list(self.said)
+        return found
+
+
+def engine(split: Split, batch_size: int, precision: Precision = "auto", work: int = 0) -> Engine:
+    """The engine of a form; `auto` chooses by rule, or, from TRIAL_FROM pictures on, by timing the forms in turn.
+
+    work: how many pictures it is to compute, over all epochs. CallError for a form that cannot be had here.
+    """
+    if precision not in get_args(Precision):
+        raise CallError(f"no precision '{precision}' (there are: {', '.join(get_args(Precision))})")
+    if precision != "auto":
+        return MAKERS[precision](split, batch_size)
+    candidates = [made for form in _candidates(work) if (made := _made(form, split, batch_size))]
+    if work < TRIAL_FROM or len(candidates) == 1:
+        return candidates[0]
+    rates = _timed([*candidates, _plain(split, batch_size)] if candidates[-1].form != "plain" else candidates)
+    best = max(candidates, key=lambda one: rates[one.form])
+    return replace(best, rates=rates)
+
+
+def settle(
+    model: keras.Model,
+    split: Split,
+    images: Any,
+    *,
+    batch_size: int,
+    precision: Precision = "auto",
+    work: int = 0,
+    task: str = "multiclass",
+) -> Engine:
+    """The engine of `engine` that agrees with the unsplit model on these real pictures, or the next one that does.
+
+    images: a handful, (N, H, W, C) float32 0-255.  A form that the caller names is kept, and said to differ.
+    """
+    made = engine(split, batch_size, precision, work)
+    while True:
+        found = agreement(model, made, images, task)
+        if agrees(made.form, found):
+            return replace(made, agreement=found)
+        if precision not in ("auto", "plain"):
+            word = f"the probabilities differ by {found.probabilities:.2g} from the whole model's"
+            return replace(made, agreement=found, said=(*made.said, word))
+        if made.form == "plain":
+            raise CallError(
+                f"the model cut in two differs from the whole by {found.probabilities:.2g} in its probabilities; "
+                'write "features": "off" in fit'
+            )
+        word = f"{NAMES[made.form]} differs by {found.probabilities:.2g} in the probabilities"
+        word += "" if found.same_first else " and in the class"
+        fallback = _made(NEXT[made.form], split, batch_size) or _plain(split, batch_size)
+        made = replace(fallback, rates=made.rates, said=(*made.said, f"{word}, so it is not used"))
+
+
+def agreement(model: keras.Model, made: Engine, images: Any, task: str = "multiclass") -> Agreement:
+    """How the probabilities, through the engine and the rest, compare with the unsplit model's."""
+    kind = output_kind(model)
+    features = made.compute(images)
+    whole = _forward(model, images)[0]
+    parts = _forward(made.split.rest, features if len(features) > 1 else features[0])[0]
+    wanted, found = (as_probabilities(_by_row(outputs), kind, task) for outputs in (whole, parts))
+    differences = np.abs(wanted - found).max(axis=-1)
+    exact = _forward(made.split.frozen, images)
+    square = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(features, exact, strict=True))
+    size = sum(float(np.square(b, dtype=np.float64).sum()) for b in exact)
+    return Agreement(
+        float(differences.mean()), float(np.sqrt(square / max(size, 1e-30))), _same_first(made, wanted, found)
+    )
+
+
+def agrees(form: Form, found: Agreement) -> bool:
+    """Whether that is within the tolerance of a form. Not a number is not."""
+    return found.same_first and found.probabilities <= TOLERANCE[form]
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 by itself; where the system does not say, no."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return bool({"amx_bf16", "avx512_bf16"}.intersection(flags))
+
+
+def has_gpu() -> bool:
+    """Whether TensorFlow sees a graphics processor."""
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _candidates(work: int) -> list[Form]:
+    if has_gpu():
+        return ["folded", "plain"]  # in the number format that Keras' own forward pass has there
+    if has_bfloat16():
+        return ["bfloat16", "folded", "plain"][: 3 if work < TRIAL_FROM else 2]  # type: ignore[return-value]
+    return ["litert", "folded", "plain"] if work >= TRIAL_FROM else ["folded", "plain"]
+
+
+def _made(form: Form, split: Split, batch_size: int) -> Engine | None:
+    """The engine of a form, or None where it cannot be had."""
+    try:
+        return MAKERS[form](split, batch_size)
+    except CallError:
+        return None
+
+
+def _lowered(form: Form) -> Callable[[Split, int], Engine]:
+    def make(split: Split, batch_size: int) -> Engine:
+        import tensorflow as tf
+
+        program = lower(flatten(split.frozen), "bfloat16" if form == "bfloat16" else "float32")
+        shape = split.frozen.inputs[0].shape
+        # With its size open in the batch alone, the last batch needs no graph of its own.
+        signature = [tf.TensorSpec((None, *shape[1:]), tf.float32)]
+        as_written = tf.autograph.experimental.do_not_convert
+        compiled = tf.function(as_written(lambda images: program(images)), input_signature=signature)
+        return Engine(form, split, batch_size, compiled, in_graph=True, program=program)
+
+    return make
+
+
+def _plain(split: Split, batch_size: int) -> Engine:
+    """Keras' forward pass: inside of TensorFlow's graphs under its own backend, batch by batch under the others."""
+    if keras.backend.backend() != "tensorflow":
+        return Engine("plain", split, batch_size, lambda images: _predicted(split.frozen, images), in_graph=False)
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec((None, *split.frozen.inputs[0].shape[1:]), tf.float32)]
+
+    def forward(images: Any) -> list[Any]:
+        outputs = keras.tree.flatten(split.frozen(images, training=False))
+        return [tf.cast(output, tf.float32) for output in outputs]
+
+    compiled = tf.function(tf.autograph.experimental.do_not_convert(forward), input_signature=signature)
+    return Engine("plain", split, batch_size, compiled, in_graph=True)
+
+
+def _litert(split: Split, batch_size: int) -> Engine:
+    """The frozen part exported to LiteRT; it takes any number of pictures, one batch after the other."""
+    if keras.backend.backend() != "tensorflow":
+        raise CallError("LiteRT as an engine needs the TensorFlow backend")
+    interpreter = _Interpreter(split.frozen, batch_size)
+    shapes = [(None, *shape) for shape in split.shapes]
+
+    def run(images: Any) -> list[Any]:
+        import tensorflow as tf
+
+        outputs = tf.nest.flatten(tf.numpy_function(interpreter, [images], [tf.float32] * len(shapes)))
+        return [tf.ensure_shape(output, shape) for output, shape in zip(outputs, shapes, strict=True)]
+
+    return Engine("litert", split, batch_size, run, in_graph=True)
+
+
+MAKERS: dict[Form, Callable[[Split, int], Engine]] = {
+    "plain": _plain,
+    "folded": _lowered("folded"),
+    "bfloat16": _lowered("bfloat16"),
+    "litert": _litert,
+}
+"""Form -> what makes its engine, or raises CallError."""
+
+
+class _Interpreter:
+    """LiteRT on a model: arrays of float32 in and out."""
+
+    def __init__(self, model: keras.Model, batch_size: int) -> None:
+        import tensorflow as tf
+
+        self.batch_size = batch_size
+        self._lock = threading.Lock()
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            # TensorFlow announces that LiteRT will move to a package of its own.
+            warnings.simplefilter("ignore")
+            path = Path(folder) / "frozen.tflite"
+            signature = [keras.InputSpec(shape=(batch_size, *model.inputs[0].shape[1:]), dtype="float32")]
+            model.export(path, format="litert", input_signature=signature, verbose=False)
+            self._runner = tf.lite.Interpreter(model_content=path.read_bytes(), num_threads=os.cpu_count() or 1)
+        self._runner.allocate_tensors()
+
+    @cached_property
+    def _places(self) -> tuple[int, list[int]]:
+        outputs = sorted(self._runner.get_output_details(), key=lambda detail: detail["name"])
+        return self._runner.get_input_details()[0]["index"], [detail["index"] for detail in outputs]
+
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        """Batches of the size it was made for; a smaller one is filled up with black."""
+        into, outof = self._places
+        parts = []
+        with self._lock:
+            for start in range(0, len(images), self.batch_size):
+                batch = images[start : start + self.batch_size]
+                full = np.zeros((self.batch_size, *batch.shape[1:]), np.float32)
+                full[: len(batch)] = batch
+                self._runner.set_tensor(into, full)
+                self._runner.invoke()
+                parts.append([self._runner.get_tensor(place)[: len(batch)] for place in outof])
+        return [np.concatenate(one) for one in zip(*parts, strict=True)]
+
+
+def _timed(engines: list[Engine]) -> dict[str, float]:
+    """Pictures a second of each form: the best of a few batches, the forms in turn."""
+    shape = engines[0].split.frozen.inputs[0].shape[1:]
+    size = engines[0].batch_size
+    images = np.random.default_rng(0).uniform(0, 255, (size, *shape)).astype(np.float32)
+    best: dict[str, float] = {}
+    for one in engines:
+        one.compute(images)
+    for _ in range(TRIAL_BATCHES):
+        for one in engines:
+            begun = time.perf_counter()
+            one.compute(images)
+            rate = size / (time.perf_counter() - begun)
+            best[one.form] = max(rate, best.get(one.form, 0.0))
+    return best
+
+
+def _predicted(model: keras.Model, images: Any) -> list[np.ndarray]:
+    outputs = model.predict_on_batch(np.asarray(images))
+    return [np.asarray(output, dtype=np.float32) for output in keras.tree.flatten(outputs)]
+
+
+def _forward(model: keras.Model, inputs: Any) -> list[np.ndarray]:
+    outputs = keras.tree.flatten(model(inputs, training=False))
+    return [np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(output, "float32"))) for output in outputs]
+
+
+def _by_row(outputs: np.ndarray) -> np.ndarray:
+    return outputs.reshape(len(outputs), -1)
+
+
+def _same_first(made: Engine, wanted: np.ndarray, found: np.ndarray) -> bool:
+    """Whether each picture's first class is the same, or was nearly not the first one."""
+    if wanted.shape[-1] < 2:
+        return True
+    rows = np.arange(len(wanted))
+    gap = wanted.max(axis=-1) - wanted[rows, found.argmax(axis=-1)]
+    return bool((gap <= NEAR_TIE * TOLERANCE[made.form]).all())

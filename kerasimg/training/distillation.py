@@ -1,0 +1,120 @@
+"""Learning from a larger model's answers as well as from the labels (Hinton, Vinyals, Dean 2015, arXiv:1503.02531).
+
+Keras' own Distiller does it. It wants logits, and ignores how much each picture counts; what follows from that is
+said here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from kerasimg.errors import CallError, Fault, SpecError, WeightsError, listed
+from kerasimg.models.classifier import Classifier, model_file
+from kerasimg.models.outputs import OutputKind, output_kind
+from kerasimg.spec.document import Teacher
+from kerasimg.spec.load import Spec, load_again
+
+SMALLEST = 1e-7
+"""Below this a probability counts as this, so that it has a logarithm."""
+
+
+def locate_teacher(spec: Spec) -> tuple[Spec, dict[str, Any]]:
+    """The spec, with a path of the teacher that holds from any folder, and its hash for the run's notes."""
+    if spec.fit.teacher is None:
+        return spec, {}
+    try:
+        file = model_file(spec.fit.teacher.run)
+    except CallError as error:
+        raise SpecError([Fault(spec.file, "fit.teacher.run", str(error))]) from None
+    place = os.path.abspath(spec.fit.teacher.run)
+    return load_again(spec, edits={"fit.teacher.run": place}, other_options=False), {"teacher": _sha256(file)}
+
+
+def check_same_teacher(spec: Spec, noted: Mapping[str, Any]) -> None:
+    """WeightsError where the model that a run learned from has gone, or is another one now."""
+    if spec.fit.teacher is None:
+        return
+    try:
+        now = _sha256(model_file(spec.fit.teacher.run))
+    except CallError:
+        raise WeightsError(f"the teacher '{spec.fit.teacher.run}' is no longer there; put it back") from None
+    if now != noted["teacher"]:
+        raise WeightsError(
+            f"the teacher '{spec.fit.teacher.run}' is not the one that the run began with: it has changed"
+        )
+
+
+def open_teacher(spec: Spec, student: keras.Model, classes: tuple[str, ...]) -> Any:
+    """The teacher's model; SpecError where this student cannot learn from it. None where the spec names none."""
+    if spec.fit.teacher is None:
+        return None
+    teacher = Classifier.open(spec.fit.teacher.run)
+    messages = [*_of_the_spec(spec), *_of_the_models(teacher, spec, student, classes)]
+    if messages:
+        raise SpecError([Fault(spec.file, "fit.teacher", message) for message in messages])
+    return teacher.model
+
+
+def with_teacher(student: keras.Model, teacher: keras.Model, settings: Teacher) -> Any:
+    """The student under a Distiller: what to compile and fit. The student's own weights are what learns."""
+    loss = _OnAnyOutput(settings.temperature, output_kind(teacher), output_kind(student))
+    return keras.distillation.Distiller(
+        teacher, student, distillation_losses=loss, student_loss_weight=1.0 - settings.alpha
+    )
+
+
+class _OnAnyOutput(keras.distillation.LogitsDistillation):
+    """Keras' loss, for models that end in a softmax, too: up to a constant, logits are logarithms of probabilities."""
+
+    def __init__(self, temperature: float, teacher: OutputKind, student: OutputKind) -> None:
+        # An object: of its own default, the name "kl_divergence", Keras makes a function, which it feeds with logits.
+        super().__init__(temperature, loss=keras.losses.KLDivergence())
+        self.kinds = teacher, student
+
+    def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **kwargs: Any) -> Any:
+        """(N, K) twice -> a number."""
+        logits = [
+            ops.cast(one, "float32") if kind == "logits" else ops.log(ops.maximum(ops.cast(one, "float32"), SMALLEST))
+            for one, kind in zip((teacher_outputs, student_outputs), self.kinds, strict=True)
+        ]
+        return super().compute_loss(*logits, **kwargs)
+
+
+def _of_the_spec(spec: Spec) -> list[str]:
+    fit = spec.fit
+    messages = []
+    if spec.task != "multiclass":
+        messages.append(f"is for one class per picture, not for the task '{spec.task}'")
+    if fit.class_weight != "none" or fit.sample_weight is not None:
+        messages.append("cannot go with class_weight or sample_weight, which Keras' Distiller leaves out of account")
+    if fit.features in ("cached", "fresh"):
+        messages.append(f'cannot go with features: "{fit.features}", since the teacher needs the pictures; write "off"')
+    if any(stage.size not in (None, spec.image.size) for stage in fit.stages):
+        messages.append("cannot go with stages of other picture sizes: the teacher knows one size")
+    return messages
+
+
+def _of_the_models(teacher: Classifier, spec: Spec, student: keras.Model, classes: tuple[str, ...]) -> list[str]:
+    messages = []
+    if teacher.classes != classes:
+        messages.append(f"knows the classes {listed(teacher.classes)}, and the data has {listed(classes)}")
+    named = ("size", "channels", "resize", "background")
+    theirs, ours = ({name: getattr(one.image, name) for name in named} for one in (teacher.spec, spec))
+    for name in named:
+        if theirs[name] != ours[name] and (name != "background" or ours["resize"] == "pad"):
+            messages.append(f"sees pictures with image.{name} {theirs[name]}, and the student with {ours[name]}")
+    if not messages and teacher.model.outputs[0].dtype != student.outputs[0].dtype:
+        found = f"{teacher.model.outputs[0].dtype} and {student.outputs[0].dtype}"
+        messages.append(f'gives numbers of another type ({found}); write "dtype": "float32" in the last node of both')
+    return messages
+
+
+def _sha256(path: Any) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

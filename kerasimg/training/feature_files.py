@@ -1,0 +1,144 @@
+"""Features on disk: rows of numbers, each under the content key of its picture, shared by runs and processes.
+
+In the folder of one recipe (all that features depend on but for the picture) each file holds some rows; a file is
+written whole or not at all (`kerasimg.data.kept`), so a run may be killed at any moment. All files together stay below
+a share of what the cache may take; those that were used longest ago go first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kerasimg.data import cache_files
+from kerasimg.data.cache_folder import cache_folder
+from kerasimg.data.kept import keep, kept, remove
+
+KIND = "features"
+SUFFIX = ".features"
+ABOUT = "about.json"
+KEY = "V24"
+"""A row's key: 16 bytes of the picture's content key, then as int64 what else tells it from others: -1, or the view
+and the place in the run (view * 2**32 + position)."""
+LEAST_SHARE = 0.25
+"""Of the limit of the cache: what features may take, however much decoded pictures there are."""
+
+
+class Found(NamedTuple):
+    """Where rows are: row i stands in `arrays[files[i]]` at `rows[i]`; files[i] is -1 where there is none."""
+
+    arrays: list[Mapping[str, np.ndarray]]
+    files: np.ndarray
+    rows: np.ndarray
+
+
+def folder() -> Path:
+    """Where features are kept, for this user."""
+    return cache_folder() / "features"
+
+
+def row_keys(keys: np.ndarray, numbers: np.ndarray | None = None) -> np.ndarray:
+    """(N,) KEY of content keys (N,) 'S16', and of the view and place in it (N,) int64 where there are some."""
+    found = np.empty((len(keys), 24), np.uint8)
+    found[:, :16] = np.ascontiguousarray(keys, "S16").view(np.uint8).reshape(-1, 16)
+    others = np.full(len(keys), -1, np.int64) if numbers is None else numbers.astype(np.int64)
+    found[:, 16:] = others.view(np.uint8).reshape(-1, 8)
+    return found.reshape(-1).view(KEY)
+
+
+class Store:
+    """The rows of one recipe."""
+
+    def __init__(self, recipe: Mapping[str, Any]) -> None:
+        self.recipe = recipe
+        digest = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:32]
+        self.place = folder() / digest
+
+    def find(self, keys: np.ndarray) -> Found:
+        """Where the rows of these keys are, on disk."""
+        found = Found([], np.full(len(keys), -1, np.int32), np.zeros(len(keys), np.int64))
+        wanted: dict[bytes, list[int]] = {}
+        for index, key in enumerate(keys.tolist()):
+            wanted.setdefault(key, []).append(index)
+        for path in sorted(self.place.glob(f"*{SUFFIX}")):
+            if not wanted or (arrays := kept(path, KIND)) is None:
+                continue
+            with contextlib.suppress(OSError):
+                os.utime(path)
+            before = len(wanted)
+            for row, key in enumerate(arrays["keys"].view(KEY).reshape(-1).tolist()):
+                for index in wanted.pop(key, ()):
+                    found.files[index], found.rows[index] = len(found.arrays), row
+            if len(wanted) < before:
+                found.arrays.append(arrays)
+        return found
+
+    def add(self, keys: np.ndarray, arrays: Mapping[str, np.ndarray]) -> bool:
+        """Keep rows in a file of their own; False where there is no room for them."""
+        size = sum(array.nbytes for array in arrays.values()) + keys.nbytes
+        if not _make_room(size):
+            return False
+        self.place.mkdir(parents=True, exist_ok=True)
+        about = self.place / ABOUT
+        if not about.exists():
+            with contextlib.suppress(OSError):
+                about.write_text(json.dumps(self.recipe, indent=2, default=str) + "\n", encoding="utf-8")
+        name = hashlib.sha256(keys.tobytes()).hexdigest()[:32]
+        plain = np.ascontiguousarray(keys).view(np.uint8).reshape(-1, 24)
+        return keep(self.place / f"{name}{SUFFIX}", KIND, {"keys": plain, **arrays})
+
+
+def room() -> int:
+    """Bytes that all features together may take on disk."""
+    pictures = cache_files.folder()
+    limit = cache_files.limit(pictures)
+    return max(int(LEAST_SHARE * limit), limit - sum(file.bytes for file in cache_files.files(pictures)))
+
+
+def files() -> list[cache_files.File]:
+    """The files of features, the one used longest ago first."""
+    found = []
+    for path in folder().glob(f"*/*{SUFFIX}"):
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            found.append(cache_files.File(path, status.st_size, status.st_mtime))
+    return sorted(found, key=lambda file: (file.used, file.path))
+
+
+def remove_older(age_s: float = 0) -> list[cache_files.File]:
+    """Remove the files that no process used for so many seconds; what was removed."""
+    removed = [file for file in files() if time.time() - file.used >= age_s]
+    _remove(removed)
+    for part in folder().glob(f"*/*{SUFFIX}.*.part"):
+        remove(part)
+    return [file for file in removed if not file.path.exists()]
+
+
+def _make_room(needed: int) -> bool:
+    """Remove files that were used longest ago until so many bytes fit; whether they do."""
+    most, there = room(), files()
+    taken = sum(file.bytes for file in there)
+    for file in there:
+        if taken + needed <= most or time.time() - file.used < cache_files.USED_S:
+            break
+        _remove([file])
+        taken -= file.bytes
+    return taken + needed <= most
+
+
+def _remove(removed: Sequence[cache_files.File]) -> None:
+    for file in removed:
+        remove(file.path)
+    for place in {file.path.parent for file in removed}:
+        if not list(place.glob(f"*{SUFFIX}")):
+            remove(place / ABOUT)
+            with contextlib.suppress(OSError):
+                place.rmdir()

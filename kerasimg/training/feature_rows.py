@@ -1,0 +1,246 @@
+"""Features of pictures, computed once: taken from disk where they are, else through the engine, and kept.
+
+They are stored as float16, whose rounding (at most 1 part in 2,048) is below that of an engine in bfloat16; where a
+value would not fit, as float32. A row depends on its picture alone: the engine always gets batches of one size, filled
+up where pictures are missing, so that a run that was broken off goes on with the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from kerasimg import __version__
+from kerasimg.data.augment import Augmentation
+from kerasimg.data.cache import about_pixels
+from kerasimg.data.pipeline import Targets, batches, labels_for
+from kerasimg.data.sources import Source
+from kerasimg.models.inference import Engine
+from kerasimg.spec.document import Image
+from kerasimg.training.feature_files import Store, row_keys
+
+Stored = Literal["float16", "float32"]
+
+BATCH = 64
+"""Pictures that the engine gets at a time."""
+ROWS_PER_FILE = 8192
+BYTES_PER_FILE = 64 * 1024**2
+SAFE = 4096.0
+"""Where the first pictures' features are all below it, float16 (up to 65,504) is taken."""
+REPORT_S = 10.0
+"""Seconds between two lines on how far the computing is."""
+
+Say = Callable[[str], None]
+
+
+class DoesNotFit(Exception):
+    """A feature is beyond float16."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that features depend on but for the pictures."""
+
+    engine: Engine
+    image: Image
+    stored: Stored
+    augment: Sequence[Any] = ()
+    """The spec's layers; none: pictures as they are."""
+    augmentation: Augmentation | None = None
+    """The same, compiled."""
+    seed: int = 0
+    batch_size: int = BATCH
+    targets: Targets = "sparse"
+
+    @property
+    def blends(self) -> bool:
+        """Whether a row depends on its batch, and has labels of its own."""
+        return self.augmentation is not None and self.augmentation.blends
+
+    def about(self, source: Source, indices: np.ndarray) -> dict[str, Any]:
+        """What names the folder of the rows."""
+        about: dict[str, Any] = {
+            "kerasimg": __version__,
+            "frozen": self.engine.split.digest(),
+            "engine": self.engine.name,
+            "stored": self.stored,
+            "pixels": about_pixels(self.image, exact=False),
+        }
+        if self.augmentation is not None:
+            layers = [[name, dict(arguments)] for name, arguments in self.augment]
+            about |= {"augment": layers, "seed": self.seed}
+        if self.blends:
+            labels = hashlib.sha256(labels_for(source, indices, self.targets).tobytes())
+            labels.update(np.ascontiguousarray(source.keys(indices)).tobytes())
+            about |= {"batch_size": self.batch_size, "targets": self.targets, "pictures": labels.hexdigest()}
+        return about
+
+
+@dataclass
+class Rows:
+    """Features of n pictures, in each of their views: row view * n + position."""
+
+    parts: list[np.ndarray]
+    """One array per tensor of the seam, (views * n, ...), in memory."""
+    labels: np.ndarray | None
+    """Blended labels (views * n, K), where they are."""
+    count: int
+    found: int
+    """Rows that were on disk."""
+    computed: int
+    seconds: float
+    """That the computing took."""
+    kept: bool
+    """Whether all of it is on disk now."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return sum(part.nbytes for part in self.parts)
+
+
+def stored_as(features: Sequence[np.ndarray]) -> Stored:
+    """How features like these are stored."""
+    return "float16" if max(float(np.abs(one).max(initial=0)) for one in features) < SAFE else "float32"
+
+
+def rows_of(recipe: Recipe, source: Source, indices: np.ndarray, views: int, cache: Any, say: Say, what: str) -> Rows:
+    """The features of pictures, in `views` views where the recipe augments, else in one.
+
+    what: names the pictures in the lines that `say` gets.
+    """
+    store = Store(recipe.about(source, indices))
+    shapes = recipe.engine.split.shapes
+    count = len(indices)
+    total = count * (views if recipe.augmentation else 1)
+    rows = Rows([np.empty((total, *shape), recipe.stored) for shape in shapes], None, count, 0, 0, 0.0, True)
+    if recipe.blends:
+        rows.labels = np.empty((total, len(source.classes)), np.float32)
+    content = source.keys(indices)
+    for view in range(total // count):
+        numbers = view * 2**32 + np.arange(count) if recipe.augmentation else None
+        _fill_view(recipe, store, source, indices, row_keys(content, numbers), view, rows, cache, say, what)
+    return rows
+
+
+def _fill_view(
+    recipe: Recipe,
+    store: Store,
+    source: Source,
+    indices: np.ndarray,
+    keys: np.ndarray,
+    view: int,
+    rows: Rows,
+    cache: Any,
+    say: Say,
+    what: str,
+) -> None:
+    """One view of all pictures: what is on disk is copied, the rest computed and kept."""
+    first = view * len(indices)
+    found = store.find(keys)
+    there = found.files >= 0
+    if recipe.blends and not there.all():
+        there[:] = False  # a blended row is nothing without its batch
+    for number, arrays in enumerate(found.arrays):
+        places = np.flatnonzero(there & (found.files == number))
+        for part, array in enumerate(rows.parts):
+            array[first + places] = arrays[str(part)][found.rows[places]]
+        if rows.labels is not None:
+            rows.labels[first + places] = arrays["labels"][found.rows[places]]
+    rows.found += int(there.sum())
+    missing = np.flatnonzero(~there)
+    if not len(missing):
+        return
+    begun, told, fresh = time.perf_counter(), time.perf_counter(), []
+    each = max(1, min(ROWS_PER_FILE, BYTES_PER_FILE // max(1, rows.nbytes // len(rows.parts[0]))))
+    done = 0
+    for places, features, labels in _computed(recipe, source, indices, missing, view, cache):
+        for array, values in zip(rows.parts, features, strict=True):
+            with np.errstate(over="ignore"):
+                array[first + places] = values
+            if recipe.stored == "float16" and not np.isfinite(array[first + places]).all():
+                raise DoesNotFit
+        if rows.labels is not None:
+            rows.labels[first + places] = labels
+        fresh.append(places)
+        done += len(places)
+        if sum(map(len, fresh)) >= each:
+            rows.kept &= _keep(store, keys, rows, first, np.concatenate(fresh))
+            fresh = []
+        if time.perf_counter() - told > REPORT_S:
+            told = time.perf_counter()
+            rate = done / (told - begun)
+            say(f"features of {what}: {done:,} of {len(missing):,}, {rate:,.0f} pictures/s")
+    if fresh:
+        rows.kept &= _keep(store, keys, rows, first, np.concatenate(fresh))
+    rows.computed += done
+    rows.seconds += time.perf_counter() - begun
+
+
+def _keep(store: Store, keys: np.ndarray, rows: Rows, first: int, places: np.ndarray) -> bool:
+    arrays = {str(part): array[first + places] for part, array in enumerate(rows.parts)}
+    if rows.labels is not None:
+        arrays["labels"] = rows.labels[first + places]
+    return store.add(keys[places], arrays)
+
+
+def _computed(
+    recipe: Recipe, source: Source, indices: np.ndarray, missing: np.ndarray, view: int, cache: Any
+) -> Iterator[tuple[np.ndarray, list[np.ndarray], np.ndarray]]:
+    """Positions of pictures, their features and their labels, batch by batch."""
+    import tensorflow as tf
+
+    common: dict[str, Any] = {"cache": cache, "exact": False, "targets": recipe.targets}
+    if recipe.augmentation is None:
+        taken, size = missing, BATCH
+        pictures = batches(source, indices[missing], recipe.image, batch_size=BATCH, **common)
+    else:
+        # Augmentation goes by the place among all pictures, so that a view is what the epoch of its number would see.
+        taken, size = np.arange(len(indices)), recipe.batch_size if recipe.blends else BATCH
+        pictures = batches(
+            source,
+            indices,
+            recipe.image,
+            batch_size=size,
+            shuffle=recipe.blends,  # or partners would mostly be of one class
+            seed=recipe.seed,
+            augment=recipe.augmentation,
+            first_epoch=view,
+            sample_weight=np.arange(len(indices)),
+            **common,
+        )
+    wanted = np.zeros(len(indices), bool)
+    wanted[missing] = True
+    first = 0
+    full = tf.TensorSpec((None, *recipe.image.size, recipe.image.channels), tf.float32)
+
+    def run(x: Any) -> list[Any]:
+        short = size - tf.shape(x)[0]
+        filled = tf.pad(tf.ensure_shape(x, full.shape), ((0, short), (0, 0), (0, 0), (0, 0)))
+        return [tensor[: tf.shape(x)[0]] for tensor in recipe.engine(filled)]
+
+    inside = recipe.engine.in_graph
+    if inside:
+        as_written = tf.autograph.experimental.do_not_convert
+        # Two at a time: while one is in a step that only one core works on, the other takes the rest.
+        pictures = pictures.map(as_written(lambda x, *rest: (run(x), *rest)), num_parallel_calls=2).prefetch(2)
+    for batch in pictures:
+        x, labels = batch[0], batch[1]
+        features = [one.numpy() for one in x] if inside else _outside(recipe.engine, x.numpy(), size)
+        count = len(features[0])
+        places = taken[first : first + count] if len(batch) == 2 else np.rint(batch[2].numpy()).astype(np.int64)
+        first += count
+        chosen = wanted[places]
+        if chosen.any():
+            yield places[chosen], [one[chosen] for one in features], labels.numpy()[chosen]
+
+
+def _outside(engine: Engine, images: np.ndarray, size: int) -> list[np.ndarray]:
+    """Through an engine that runs outside of TensorFlow's graphs, in full batches."""
+    filled = np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), images.dtype)])
+    return [one[: len(images)] for one in engine.compute(filled)]

@@ -1,0 +1,332 @@
+"""How the part of a model that does not train is computed while the rest does: once, afresh, or as any other layer.
+
+- cached: the features of each picture, or of `views` augmented views of it, are computed once, kept on disk, and the
+  rest trains on them.
+- fresh: pictures are augmented anew in every epoch, and pass the frozen part as an inference engine inside the input
+  pipeline; the gradient runs through the rest alone.
+- off: the whole model trains on pictures.
+
+What is trained are the model's own layers in each case, so nothing has to be put back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
+
+import keras
+import numpy as np
+
+from kerasimg.data.augment import Augmentation, compile_augment
+from kerasimg.data.cache import memory_room
+from kerasimg.data.items import Part
+from kerasimg.data.order import Shard, steps
+from kerasimg.data.pipeline import Targets, batches, labels_for
+from kerasimg.data.sources import Source
+from kerasimg.errors import CallError
+from kerasimg.models.flat_graph import flatten
+from kerasimg.models.frozen import Split, split_frozen
+from kerasimg.models.inference import Engine, Precision, has_gpu, settle
+from kerasimg.spec.document import Image
+from kerasimg.training.feature_batches import feature_batches
+from kerasimg.training.feature_rows import DoesNotFit, Recipe, Rows, Stored, rows_of, stored_as
+
+Mode = Literal["off", "cached", "fresh"]
+Wanted = Literal["auto", "off", "cached", "fresh"]
+Say = Callable[[str], None]
+
+WORTH = 0.1
+"""Share of a training step's work that the frozen part must be, for `auto` to cut the model."""
+LARGEST_SEAM = 4.0
+"""Times the bytes of the picture that its features may take on disk, for `auto` to keep them."""
+CHECKED = 16
+"""Pictures on which the cut model is compared with the whole one, in every run."""
+STEPS_PER_EXECUTION = 50
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be trained on what."""
+
+    source: Source
+    parts: Mapping[Part, np.ndarray]
+    image: Image
+    augment: Sequence[Any]
+    augmentation: Augmentation | None
+    seed: int
+    batch_size: int
+    epochs: int
+    targets: Targets
+    sample_weight: np.ndarray | None
+    cache: Any
+
+    def pictures(self, part: Part, **how: Any) -> Any:
+        """Batches of pictures of a part, as they are."""
+        common = {"batch_size": self.batch_size, "targets": self.targets, "cache": self.cache, "exact": False}
+        return batches(self.source, self.parts[part], self.image, **{**common, **how})
+
+    def training_pictures(self, **how: Any) -> Any:
+        """Batches to train on: shuffled, augmented, weighed."""
+        given = {"augment": self.augmentation, "sample_weight": self.sample_weight, "seed": self.seed}
+        return self.pictures("train", shuffle=True, **given, **how)
+
+
+@dataclass(frozen=True, eq=False)
+class FeaturePlan:
+    """How a stage is trained."""
+
+    mode: Mode
+    line: str
+    """What was chosen and why, for the user."""
+    model: keras.Model
+    """What to compile and fit: the rest, made of the model's own layers, or the model itself."""
+    job: Job
+    engine: Engine | None = None
+    rows: Mapping[Part, Rows] = field(default_factory=dict)
+    """Features that are there."""
+
+    def train(
+        self,
+        first_epoch: int = 0,
+        epochs: int | None = 1,
+        first_step: int = 0,
+        shard: Shard = (0, 1),
+        drop_remainder: bool = False,
+    ) -> Any:
+        """Batches to train `model` on; the arguments are those of `batches`."""
+        how: dict[str, Any] = {"first_epoch": first_epoch, "epochs": epochs, "first_step": first_step}
+        how |= {"shard": shard, "drop_remainder": drop_remainder}
+        if "train" in self.rows:
+            weights = self.job.sample_weight
+            return self._features("train", shuffle=True, seed=self.job.seed, sample_weight=weights, **how)
+        return self._through_engine(self.job.training_pictures(**how))
+
+    def validation(self) -> Any:
+        """Batches to validate `model` by; None where there is no such part."""
+        if "validation" not in self.job.parts:
+            return None
+        if "validation" in self.rows:
+            return self._features("validation")
+        return self._through_engine(self.job.pictures("validation"))
+
+    @property
+    def steps_per_execution(self) -> int | None:
+        """Steps to run at a time, at most; None where this says nothing about it."""
+        if self.mode == "off":
+            return None
+        if "train" not in self.rows:
+            return 1  # a step is as long as the frozen part takes
+        return min(STEPS_PER_EXECUTION, steps(len(self.job.parts["train"]), self.job.batch_size))
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """For the run's record; `precision` is to be given again when the run is resumed."""
+        figures: dict[str, Any] = {"line": self.line}
+        if self.engine is not None:
+            figures |= {"precision": self.engine.form, "engine": self.engine.figures}
+        for part, rows in self.rows.items():
+            figures[f"{part}_features"] = {
+                "rows": len(rows.parts[0]),
+                "found": rows.found,
+                "computed": rows.computed,
+                "seconds": round(rows.seconds, 3),
+                "bytes": rows.nbytes,
+                "stored": str(rows.parts[0].dtype),
+                "on_disk": rows.kept,
+            }
+        return figures
+
+    def _features(self, part: Part, **how: Any) -> Any:
+        job = self.job
+        labels = labels_for(job.source, job.parts[part], job.targets)
+        common: dict[str, Any] = {"batch_size": job.batch_size, "targets": job.targets}
+        return feature_batches(self.rows[part], labels, len(job.source.classes), **common, **how)
+
+    def _through_engine(self, pictures: Any) -> Any:
+        """Batches of pictures as batches of what `model` takes."""
+        if self.engine is None:
+            return pictures
+        import tensorflow as tf
+
+        run = self.engine
+
+        def features(x: Any, *others: Any) -> tuple[Any, ...]:
+            tensors = tuple(run(x))
+            return (tensors if len(tensors) > 1 else tensors[0], *others)
+
+        as_written = tf.autograph.experimental.do_not_convert
+        return pictures.map(as_written(features), num_parallel_calls=2, deterministic=True).prefetch(2)
+
+
+class No(NamedTuple):
+    """Why something is not done."""
+
+    reason: str
+
+
+def plan_features(
+    model: keras.Model,
+    source: Source,
+    parts: Mapping[Part, np.ndarray],
+    image: Image,
+    *,
+    mode: Wanted = "auto",
+    views: int | None = None,
+    augment: Sequence[Any] = (),
+    seed: int = 0,
+    batch_size: int = 32,
+    epochs: int = 1,
+    targets: Targets = "sparse",
+    sample_weight: np.ndarray | None = None,
+    cache: Any = "auto",
+    precision: Precision = "auto",
+    say: Say = lambda line: None,
+) -> FeaturePlan:
+    """Decide how a stage's frozen part is computed, and compute what is computed once.
+
+    model: with `trainable` set for the stage.  parts: indices into the source; "train", and maybe "validation".
+    views: augmented views of each picture that take turns in the epochs; None: new ones in every epoch.
+    epochs: of the stage.  sample_weight: one per training picture.  precision: see `models.inference.settle`.
+    CallError where a mode is asked for that cannot be had; `auto` then takes another and says why.
+    """
+    if mode not in get_args(Wanted):
+        raise CallError(f"fit.features: expected one of {', '.join(get_args(Wanted))}, got '{mode}'")
+    augmentation = compile_augment(augment, image, seed)
+    weights = None if sample_weight is None else np.asarray(sample_weight, np.float32)
+    job = Job(source, parts, image, augment, augmentation, seed, batch_size, epochs, targets, weights, cache)
+    turns = min(views or 1, epochs) if augmentation else 1
+    if mode == "off":
+        return FeaturePlan("off", "", model, job)
+    split = _worth_it(model, mode)
+    if isinstance(split, No):
+        return _off(model, job, mode, split)
+    chosen = _chosen(mode, job, split, views, turns)
+    if isinstance(chosen, No):
+        return _off(model, job, mode, chosen)
+    images = _some_pictures(job)
+    try:
+        engine = _settled(model, split, job, chosen, turns, precision, images)
+    except CallError as error:
+        return _off(model, job, mode, No(str(error)))
+    if chosen == "fresh" and (reason := _no_use(engine, mode)):
+        return _off(model, job, mode, reason)
+    stored = stored_as(engine.compute(images))
+    try:
+        rows = _rows(job, engine, chosen, turns, say, stored)
+    except DoesNotFit:
+        rows = _rows(job, engine, chosen, turns, say, "float32")
+    return FeaturePlan(chosen, _line(chosen, engine, rows, job, turns), split.rest, job, engine, rows)
+
+
+def _off(model: keras.Model, job: Job, mode: Wanted, no: No) -> FeaturePlan:
+    if mode != "auto":
+        raise CallError(f'fit.features: "{mode}" cannot be had: {no.reason}; write "auto" or "off"')
+    return FeaturePlan("off", f"features: off, for {no.reason}", model, job)
+
+
+def _worth_it(model: keras.Model, mode: Wanted) -> Split | No:
+    """The cut model, or why it is left whole."""
+    split = split_frozen(model)
+    if split is None:
+        return No("no layer with weights is frozen before the first that trains")
+    if not all(size is not None for shape in split.shapes for size in shape):
+        return No("what comes out of the frozen part has no fixed size")
+    frozen, rest = multiplications(split.frozen), multiplications(split.rest)
+    share = frozen / max(1, frozen + 3 * rest)  # forward once; back twice, by the values and by the weights
+    if mode == "auto" and share < WORTH:
+        return No(f"the frozen part is {share:.0%} of the work")
+    return split
+
+
+def multiplications(model: keras.Model) -> int:
+    """Multiplications by weights for one picture, about: those of the kernels at each place of the output."""
+    total = 0
+    for call in flatten(model).calls:
+        kernels = sum(
+            math.prod(weight.shape) for weight in getattr(call.operation, "weights", ()) if len(weight.shape) > 1
+        )
+        total += kernels * math.prod(size or 1 for size in call.node.outputs[0].shape[1:-1])
+    return total
+
+
+def _chosen(mode: Wanted, job: Job, split: Split, views: int | None, turns: int) -> Mode | No:
+    """Cached or fresh, or why neither."""
+    needed = len(job.parts["train"]) * turns * split.elements * 2
+    fits = needed <= memory_room()
+    if mode == "cached":
+        if job.augmentation and views is None:
+            return No('with augmentation, "cached" needs fit.views, how many views of each picture to draw')
+        return "cached" if fits else No(f"the features would take {needed / 1e9:.1f} GB, more than there is memory for")
+    picture = math.prod((*job.image.size, job.image.channels))
+    small = split.elements * 2 <= LARGEST_SEAM * picture
+    if mode == "auto" and (views is not None or not job.augmentation) and fits and small:
+        return "cached"
+    if mode == "auto" and has_gpu():
+        return No("a graphics processor runs the frozen part faster inside the model")
+    return "fresh"
+
+
+def _some_pictures(job: Job) -> np.ndarray:
+    """A handful of the training pictures, as they are, from first to last: (N, H, W, C) float32."""
+    train = np.asarray(job.parts["train"])
+    some = train[np.unique(np.linspace(0, len(train) - 1, min(CHECKED, len(train))).astype(np.int64))]
+    how: dict[str, Any] = {"batch_size": len(some), "targets": job.targets, "cache": "off", "exact": False}
+    return next(iter(batches(job.source, some, job.image, **how)))[0].numpy()
+
+
+def _settled(
+    model: keras.Model,
+    split: Split,
+    job: Job,
+    chosen: Mode,
+    turns: int,
+    precision: Precision,
+    images: np.ndarray,
+) -> Engine:
+    """The engine, compared with the whole model on these pictures."""
+    work = len(job.parts["train"]) * (turns if chosen == "cached" else job.epochs)
+    work += len(job.parts.get("validation", ()))
+    how: dict[str, Any] = {"precision": precision, "work": work, "task": job.source.task}
+    return settle(model, split, images, batch_size=job.batch_size, **how)
+
+
+def _no_use(engine: Engine, mode: Wanted) -> No | None:
+    """Why an engine cannot run in every epoch, or need not; else None."""
+    if not engine.in_graph:
+        return No(f"under {keras.backend.backend()} the frozen part cannot run in the input pipeline; set fit.views")
+    rates = engine.rates
+    if mode == "auto" and engine.form == "plain":
+        return No("; ".join(["the frozen part has no faster form here", *engine.said]))
+    if mode == "auto" and "plain" in rates and rates[engine.form] < 1.05 * rates["plain"]:
+        return No(f"no gain was measured ({rates[engine.form]:,.0f} pictures/s, Keras {rates['plain']:,.0f})")
+    return None
+
+
+def _rows(job: Job, engine: Engine, chosen: Mode, turns: int, say: Say, stored: Stored) -> dict[Part, Rows]:
+    rows: dict[Part, Rows] = {}
+    plain = Recipe(engine, job.image, stored, targets=job.targets)
+    if chosen == "cached":
+        recipe = plain
+        if job.augmentation is not None:
+            recipe = Recipe(
+                engine, job.image, stored, job.augment, job.augmentation, job.seed, job.batch_size, job.targets
+            )
+        rows["train"] = rows_of(recipe, job.source, job.parts["train"], turns, job.cache, say, "training pictures")
+    if "validation" in job.parts:
+        indices = job.parts["validation"]
+        if len(indices) * engine.split.elements * 4 <= memory_room():
+            rows["validation"] = rows_of(plain, job.source, indices, 1, job.cache, say, "validation pictures")
+    return rows
+
+
+def _line(chosen: Mode, engine: Engine, rows: Mapping[Part, Rows], job: Job, turns: int) -> str:
+    """What is done, in one line."""
+    computed, found = (sum(getattr(one, name) for one in rows.values()) for name in ("computed", "found"))
+    seconds = sum(one.seconds for one in rows.values())
+    if chosen == "fresh":
+        return f"features: fresh in every epoch; {engine.line}"
+    what = f"{turns} views of each picture" if job.augmentation else "each picture"
+    how = f"{computed:,} computed in {seconds:.1f} s, {found:,} found on disk"
+    return f"features: cached, {what} once ({how}); {engine.line}"

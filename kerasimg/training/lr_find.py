@@ -1,0 +1,165 @@
+"""`kerasimg.find_learning_rate`: which learning rate a spec is best trained at, by trying all for a moment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kerasimg.callbacks import LearningRateFinder
+from kerasimg.catalog import Reference
+from kerasimg.data.check import OnBadImage, require_sound
+from kerasimg.data.order import steps as steps_of
+from kerasimg.data.sources import Data
+from kerasimg.data.split import split
+from kerasimg.errors import CallError, KerasimgError
+from kerasimg.models.frozen import split_frozen
+from kerasimg.models.graph import AS_THE_SPEC_SAYS
+from kerasimg.training.distillation import with_teacher
+from kerasimg.training.experiment import assemble, check_model, load_for, make_models
+from kerasimg.training.features import plan_features
+from kerasimg.training.objective import make_optimizer
+from kerasimg.training.trial import settle_choices
+
+SPAN = 0.1
+"""Share of the rates over which the fall of the loss is taken: of a line through so many of them."""
+FEWEST = 10
+"""Steps with which a sweep says anything."""
+
+
+@dataclass(frozen=True)
+class RateSweep:
+    """The loss at each learning rate, and what follows from it."""
+
+    rates: tuple[float, ...]
+    """Of each step, rising by the same factor from one to the next."""
+    losses: tuple[float, ...]
+    """Smoothed, before each step."""
+    suggestion: float
+    """The rate at which the loss falls fastest."""
+    lowest: float
+    """The rate at which it is lowest; beyond, training diverges."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "suggestion": self.suggestion,
+            "lowest": self.lowest,
+            "rates": list(self.rates),
+            "losses": list(self.losses),
+        }
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw loss over rate, with the suggestion, into a picture file."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot(self.rates, self.losses)
+        axes.axvline(self.suggestion, color="tab:green", label=f"falls fastest: {self.suggestion:.2g}")
+        axes.axvline(self.lowest, color="tab:red", linestyle=":", label=f"lowest: {self.lowest:.2g}")
+        finite = np.array([loss for loss in self.losses if np.isfinite(loss)])
+        low, first = finite.min(), finite[0]
+        axes.set_ylim(low - 0.1 * (first - low), first + 0.5 * (first - low))
+        axes.set(xscale="log", xlabel="learning rate", ylabel="loss, smoothed")
+        axes.legend()
+        figure.savefig(path, dpi=120)
+
+    def __str__(self) -> str:
+        return f"suggested learning rate: {self.suggestion:.2g} (the loss is lowest at {self.lowest:.2g})"
+
+
+def find_learning_rate(
+    ref: Reference,
+    *,
+    data: Data,
+    stage: int = 1,
+    low: float = 1e-6,
+    high: float = 10.0,
+    steps: int = 100,
+    out: str | os.PathLike[str] | None = None,
+    weights: Any = AS_THE_SPEC_SAYS,
+    limits: Mapping[str, int] | None = None,
+    on_bad_image: OnBadImage = "fail",
+    cache: Any = "auto",
+    set: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = print,
+    **params: Any,
+) -> RateSweep:
+    """Raise the learning rate from `low` to `high` in `steps` steps, and watch the loss (Smith 2017, arXiv:1506.01186).
+
+    Everything is as `train` has it: pictures, augmentation, frozen parts, optimizer, loss; only the rate is not. No run
+    is made and no weights are kept. The sweep ends early where the loss is four times its least.
+    stage: which of `fit.stages`, from 1; a later one begins with the weights that the first begins with.
+    out: a file for the plot (.png, .svg, .pdf).
+
+    Raises what `train` raises before the first epoch; CallError for arguments that make no sweep; KerasimgError where
+    the loss never falls.
+    """
+    if steps < FEWEST or not 0 < low < high:
+        raise CallError(f"expected 0 < low < high and steps >= {FEWEST}, got {low:g}, {high:g} and {steps}")
+    spec, source = load_for(ref, data, set, params)
+    spec, _ = settle_choices(spec, source, limits, say)
+    if not 1 <= stage <= len(spec.fit.stages):
+        raise CallError(f"stage: expected 1 to {len(spec.fit.stages)}, got {stage}")
+    sized = make_models(spec, weights, limits)
+    check_model(spec, source, sized)
+    say(source.describe())
+    source = require_sound(source, on_bad_image)
+    parts = split(source, spec.fit.validation_split, spec.fit.test_split, spec.fit.seed)
+    experiment = assemble(spec, source, parts, sized, cache)
+    one = experiment.enter(stage - 1)
+    plan = plan_features(
+        one.built.model,
+        source,
+        {"train": parts["train"]},
+        one.spec.image,
+        mode=spec.fit.features if split_frozen(one.built.model) and not spec.fit.teacher else "off",
+        views=spec.fit.views,
+        augment=one.spec.augment,
+        seed=spec.fit.seed,
+        batch_size=experiment.batch_size,
+        epochs=spec.fit.stages[stage - 1].epochs,
+        targets=experiment.objective.targets,
+        sample_weight=experiment.weights,
+        cache=experiment.cache,
+        say=say,
+    )
+    model = plan.model
+    if spec.fit.teacher is not None:
+        model = with_teacher(model, experiment.teacher, spec.fit.teacher)
+    model.compile(
+        optimizer=make_optimizer(spec, low),
+        loss=experiment.objective.loss,
+        jit_compile=spec.compile.jit_compile,
+    )
+    finder = LearningRateFinder(low, high, steps)
+    an_epoch = steps_of(len(parts["train"]), experiment.batch_size)
+    say(f"{steps} steps, {steps / an_epoch:.1f} epochs, at rates of {low:g} to {high:g}")
+    batches = plan.train(epochs=None)
+    model.fit(batches, steps_per_epoch=steps, epochs=1, callbacks=[finder], shuffle=False, verbose=0)
+    sweep = sweep_of(finder.rates, finder.losses)
+    if out is not None:
+        sweep.plot(out)
+    return sweep
+
+
+def sweep_of(rates: Sequence[float], losses: Sequence[float]) -> RateSweep:
+    """What follows from the smoothed loss at each rate, the rates growing by one factor; KerasimgError if nothing."""
+    values = np.array(losses, float)
+    values[~np.isfinite(values)] = np.inf
+    lowest = int(values.argmin())
+    width = max(3, round(SPAN * len(values)))
+    # A line through neighbours, since a single difference says more of the batch than of the rate.
+    x = np.arange(width) - (width - 1) / 2
+    falls = [x @ values[start : start + width] for start in range(lowest + 1 - width + 1)]
+    if not falls or min(falls) >= 0:
+        raise KerasimgError(
+            "the loss never fell, so no learning rate can be suggested; try a lower `low`, more steps, "
+            "or look at the pictures and their labels"
+        )
+    best = int(np.argmin(falls)) + width // 2
+    return RateSweep(tuple(rates), tuple(map(float, losses)), float(rates[best]), float(rates[lowest]))

@@ -1,0 +1,234 @@
+"""What a spec leaves to a short trial on the spot: `fit.precision` and `fit.batch_size` that are "auto".
+
+The trial trains copies of the model for some steps on random pixels, before the run begins; the model of the run knows
+nothing of it. What was chosen stands in the run's spec, so a resumed run chooses the same, and in its notes with the
+times that it was chosen by.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerasimg.data.memory import free_bytes
+from kerasimg.data.pipeline import Targets
+from kerasimg.data.sources import Source
+from kerasimg.errors import CallError
+from kerasimg.models.build import construct
+from kerasimg.models.frozen import split_frozen
+from kerasimg.models.inference import has_bfloat16
+from kerasimg.spec.load import Spec, load_again
+from kerasimg.training import stages
+from kerasimg.training.objective import make_objective, make_optimizer
+
+Say = Callable[[str], None]
+Measure = Callable[[int], float]
+"""Batch size -> seconds of a step; out of memory, it raises what the backend raises."""
+
+WORTH = 0.9
+"""A mixed precision is chosen where a step takes less than this share of the time in float32."""
+SLOWER = 1.02
+"""A batch size is too large where a picture takes more than this times what it takes in the best so far."""
+SMALLEST, LARGEST = 16, 1024
+STEPS_OF_AN_EPOCH = 16
+"""An epoch has at least so many, where batch_size is "auto", since what is learned is learned step by step."""
+ROUNDS = 4
+"""Steps that are timed, after the first; the fastest counts."""
+ROOM = 0.5
+"""Share of the free memory that a step may take by estimate, where the system would end the process for more."""
+TYPICAL = 32
+"""The batch size for the trial of precisions, where that is open, too."""
+
+
+def settle_choices(
+    spec: Spec, source: Source, limits: Mapping[str, int] | None, say: Say
+) -> tuple[Spec, dict[str, Any]]:
+    """The spec with every "auto" replaced that only a trial can decide, and what was found, for the run's notes.
+
+    A spec that leaves nothing open comes back as it is, at no cost. Each choice is told in one line.
+    """
+    fit = spec.fit
+    notes: dict[str, Any] = {}
+    if fit.precision == "auto":
+        precision, found = best_precision(spec, source, limits)
+        notes["precision"] = {"chosen": precision, **found}
+        say(f"precision: {precision}, {found['why']}")
+        spec = load_again(spec, edits={"fit.precision": precision}, other_options=False)
+    if fit.batch_size == "auto":
+        most = _most(source, fit.validation_split + fit.test_split)
+        subject = Subject(spec, source, spec.fit.precision, limits)
+        size, times, why = largest(subject.step_s, candidates(most, subject.bytes_of_picture))
+        notes["batch_size"] = {
+            "chosen": size,
+            "why": why,
+            "pictures_per_s": {k: round(k / s, 1) for k, s in times.items()},
+        }
+        say(f"batch size: {size}, {why}")
+        spec = load_again(spec, edits={"fit.batch_size": size}, other_options=False)
+    return spec, notes
+
+
+def best_precision(spec: Spec, source: Source, limits: Mapping[str, int] | None) -> tuple[str, dict[str, Any]]:
+    """The dtype policy that a step is fastest under, and the figures; float32 where nothing gains."""
+    size = TYPICAL if spec.fit.batch_size == "auto" else spec.fit.batch_size
+    other = mixed_precision()
+    if other is None:
+        return "float32", {"why": "the processor has no instructions for a shorter one"}
+    plain = Subject(spec, source, "float32", limits)
+    if plain.cut:
+        return "float32", {"why": "for only the end of the model trains; what is frozen has a precision of its own"}
+    subjects = {"float32": plain, other: Subject(spec, source, other, limits)}
+    times = {name: subject.step_s(size) for name, subject in subjects.items()}
+    for name, subject in subjects.items():  # a second turn each, for whatever else the machine did in the first
+        times[name] = min(times[name], subject.step_s(size))
+    chosen = other if times[other] < WORTH * times["float32"] else "float32"
+    milliseconds = {name: round(1000 * seconds, 2) for name, seconds in times.items()}
+    told = ", ".join(f"{value:g} ms under {name}" for name, value in milliseconds.items())
+    return chosen, {"why": f"a step of {size} pictures took {told}", "batch_size": size, "step_ms": milliseconds}
+
+
+def mixed_precision() -> str | None:
+    """The mixed precision that the machine has instructions for: bfloat16, else float16; None where neither."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        devices = tf.config.list_physical_devices("GPU")
+        if devices:
+            capability = tf.config.experimental.get_device_details(devices[0]).get("compute_capability", (0, 0))
+            return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16" if capability >= (7, 0) else None
+    elif any(not name.startswith("cpu") for name in _devices()):
+        return "mixed_bfloat16"
+    return "mixed_bfloat16" if has_bfloat16() else None
+
+
+def candidates(most: int, bytes_of_picture: int) -> list[int]:
+    """Powers of two to try: from SMALLEST to `most`, as far as they fit the free memory by estimate."""
+    sizes = [size for size in (2**power for power in range(20)) if SMALLEST <= size <= most]
+    room = ROOM * free_bytes()
+    return [size for size in sizes if size * bytes_of_picture <= room] or [SMALLEST]
+
+
+def largest(step_s: Measure, sizes: Iterable[int]) -> tuple[int, dict[int, float], str]:
+    """The largest size that fits and at which a picture takes no longer; the seconds of a step at each; why.
+
+    sizes: rising. Where even the first does not fit, halves of it are tried; CallError when 1 does not.
+    """
+    times: dict[int, float] = {}
+    best: int | None = None
+    for size in sizes:
+        try:
+            times[size] = step_s(size)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if best is None:
+                return _halved(step_s, size // 2)
+            return best, times, f"{size} do not fit the memory"
+        if best is not None and times[size] / size > SLOWER * times[best] / best:
+            return (
+                best,
+                times,
+                f"with {size} a picture takes {times[size] / size / (times[best] / best):.2f} times as long",
+            )
+        best = size
+    if best is None:
+        raise CallError("no batch size to try")
+    return best, times, "the largest that was tried: more would make an epoch too few steps, or may not fit"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a backend says by this error that memory does not suffice."""
+    text = str(error).lower()
+    kind = type(error).__name__
+    return kind in ("ResourceExhaustedError", "OutOfMemoryError", "MemoryError") or any(
+        words in text for words in ("resource_exhausted", "out of memory", "oom when allocating")
+    )
+
+
+class Subject:
+    """A copy of a spec's model, as its last stage trains it, with random weights."""
+
+    def __init__(self, spec: Spec, source: Source, precision: str, limits: Mapping[str, int] | None) -> None:
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(precision)
+        try:
+            built = construct(spec, weights=None, limits=limits)
+        finally:
+            keras.config.set_dtype_policy(before)
+        for stage in spec.fit.stages:
+            stages.enter(stage, built)
+        split = split_frozen(built.model) if spec.fit.features != "off" else None
+        self.cut = split is not None
+        """Whether only what comes after the frozen part is trained, and tried."""
+        objective = make_objective(spec, built.model, len(source.classes), soft=source.soft)
+        self.model = built.model if split is None else split.rest
+        self.targets, self.classes = objective.targets, len(source.classes)
+        self.model.compile(
+            optimizer=make_optimizer(spec, None), loss=objective.loss, jit_compile=spec.compile.jit_compile
+        )
+
+    @property
+    def bytes_of_picture(self) -> int:
+        """What a picture takes in training, by estimate: the values between layers, there and back, in float32."""
+        shapes = (_shape(layer) for layer in stages.leaves(self.model.layers))
+        return 12 * sum(math.prod(side or 1 for side in shape[1:]) for shape in shapes)
+
+    def step_s(self, size: int) -> float:
+        """Seconds of a training step with so many pictures, the fastest of several."""
+        draw = np.random.default_rng(0)
+        x = [draw.uniform(0, 255, (size, *shape.shape[1:])).astype("float32") for shape in self.model.inputs]
+        y = _labels(self.targets, size, self.classes, draw)
+        given = x if len(x) > 1 else x[0]
+        taken = []
+        for _ in range(ROUNDS + 1):
+            begun = time.perf_counter()
+            self.model.train_on_batch(given, y)
+            taken.append(time.perf_counter() - begun)
+        return min(taken[1:])
+
+
+def _halved(step_s: Measure, size: int) -> tuple[int, dict[int, float], str]:
+    """The largest half, quarter and so on that fits."""
+    while size >= 1:
+        try:
+            return size, {size: step_s(size)}, f"{2 * size} do not fit the memory"
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        size //= 2
+    raise CallError("not even one picture at a time fits the memory; make image.size or the model smaller")
+
+
+def _most(source: Source, held_out: float) -> int:
+    """The batch size above which an epoch has too few steps."""
+    assigned = int((source.parts == 0).sum())
+    trained = assigned or int(len(source) * (1 - held_out))
+    return max(SMALLEST, min(LARGEST, trained // STEPS_OF_AN_EPOCH))
+
+
+def _labels(targets: Targets, size: int, classes: int, draw: np.random.Generator) -> np.ndarray:
+    numbers = draw.integers(0, classes, size)
+    forms: dict[Targets, Callable[[], np.ndarray]] = {
+        "sparse": lambda: numbers,
+        "one_hot": lambda: np.eye(classes, dtype=np.float32)[numbers],
+        "binary": lambda: (numbers % 2)[:, None].astype(np.float32),
+        "multi_hot": lambda: draw.integers(0, 2, (size, classes)).astype(np.float32),
+    }
+    return forms[targets]()
+
+
+def _shape(layer: Any) -> tuple[int | None, ...]:
+    try:
+        return tuple(layer.output.shape)
+    except (AttributeError, ValueError):  # several outputs, or called several times
+        return ()
+
+
+def _devices() -> list[str]:
+    return [str(name).lower() for name in keras.distribution.list_devices()]

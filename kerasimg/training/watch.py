@@ -1,0 +1,163 @@
+"""Keras' list of callbacks, which also keeps the training's checkpoints and notices what must end it.
+
+One for each stage. A training that was cut off within an epoch takes the rest of that epoch in a call of `fit` of its
+own; to the callbacks it is one training all the same.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from kerasimg.errors import Interrupted
+from kerasimg.training import state
+from kerasimg.training.checkpoint import Checkpoint
+from kerasimg.training.history import History
+from kerasimg.training.interruption import Interruption
+
+SHARE = 0.05
+"""Of the time, checkpoints take no more than this, but for the one at a stage's end and that of an interruption."""
+WITHIN_EPOCH_S = 300.0
+"""Within an epoch one is written no more often than this."""
+LOOK_S = 1.0
+"""Time between two looks at whether the loss is a number still; each waits for the device."""
+
+Save = Callable[[dict[str, Any], state.Arrays], None]
+
+
+class Watch(keras.callbacks.CallbackList):
+    """The callbacks of a stage.
+
+    save: writes a checkpoint, given the facts and arrays of where `fit` stands.
+    begin, end: the numbers of the stage's first epoch, and of the one after its last, counted over all stages.
+    """
+
+    def __init__(
+        self,
+        callbacks: Sequence[Any],
+        history: History,
+        interruption: Interruption,
+        save: Save,
+        *,
+        begin: int,
+        end: int,
+        steps: int,
+        verbose: int | str,
+        model: Any,
+    ) -> None:
+        super().__init__(
+            [history, *callbacks],
+            add_history=True,
+            add_progbar=verbose != 0,
+            verbose=verbose,
+            epochs=end,
+            steps=steps,
+            model=model,
+        )
+        self.table = history
+        self.interruption = interruption
+        self.save = save
+        self.begin, self.end, self.steps = begin, end, steps
+        self.epoch, self.first_step = begin, 0
+        self.resumed: Checkpoint | None = None
+        self._begun = False
+        self._finished = False
+        self._saved_at = self._looked_at = time.monotonic()
+        self._cost_s = 0.0
+
+    @property
+    def remembering(self) -> list[Any]:
+        """The callbacks whose state is kept."""
+        return [one for one in self.callbacks if one is not self._progbar]
+
+    def go_on_from(self, checkpoint: Checkpoint) -> None:
+        """Begin where a checkpoint of this stage was written."""
+        self.resumed = checkpoint
+        self.epoch, self.first_step = checkpoint.facts["epoch"], checkpoint.facts["step"]
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Begin, once."""
+        if self._begun:
+            return
+        self._begun = True
+        super().on_train_begin(logs)
+        if self.resumed:
+            self._restore(self.resumed)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Wait for `finish`: another call of fit may follow."""
+        self._finished = self.model.stop_training
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a callback has ended the stage."""
+        return self._finished
+
+    def finish(self) -> None:
+        """Tell the callbacks that the stage has ended."""
+        super().on_train_end()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Begin an epoch, or the rest of one."""
+        self.epoch = epoch
+        super().on_epoch_begin(epoch, logs)
+        if self.first_step and self.resumed:
+            # Keras has reset the metrics, and a callback may have taken this for the epoch's beginning.
+            self._restore(self.resumed)
+            state.give(self.model.metrics_variables, self.resumed.arrays, "metrics")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """End an epoch; write a checkpoint where it is time, or where the user wants to end."""
+        super().on_epoch_end(epoch, logs)
+        self.first_step = 0
+        if self.table.diverged:
+            self._model.stop_training = True
+        if self.model.stop_training or epoch + 1 >= self.end:
+            return  # what the stage ends with is kept in a moment
+        if self.interruption.asked or time.monotonic() - self._saved_at >= self._cost_s / SHARE:
+            self._keep(epoch + 1, 0)
+        self._end_if_asked()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Begin a step, numbered from the epoch's first."""
+        super().on_train_batch_begin(batch + self.first_step, logs)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """End a step, or several that Keras ran at a time."""
+        batch += self.first_step
+        super().on_train_batch_end(batch, logs)
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_S:
+            self._looked_at = now
+            if not math.isfinite(float(keras.ops.convert_to_numpy(logs["loss"]))):
+                self._model.stop_training = True
+        late = now - self._saved_at >= max(WITHIN_EPOCH_S, self._cost_s / SHARE)
+        if batch + 1 < self.steps and not self._model.stop_training and (self.interruption.asked or late):
+            self._flush_futures()
+            self._keep(self.epoch, batch + 1)
+            self._end_if_asked()
+
+    def _end_if_asked(self) -> None:
+        if self.interruption.asked:
+            raise Interrupted("interrupted")
+
+    def _keep(self, epoch: int, step: int) -> None:
+        begun = time.monotonic()
+        model = self.model  # on JAX this also brings the variables up to date
+        arrays = state.take(model.optimizer.variables, "optimizer")
+        if step:
+            arrays |= state.take(model.metrics_variables, "metrics")
+        told = state.remember(self.remembering, arrays)
+        self.save({"begin": self.begin, "epoch": epoch, "step": step, "callbacks": told}, arrays)
+        self._saved_at = time.monotonic()
+        self._cost_s = self._saved_at - begun
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """What `_keep` has kept; a callback may change the optimizer, so its variables come last."""
+        state.remind(self.remembering, checkpoint.facts["callbacks"], checkpoint.arrays)
+        state.give(self.model.optimizer.variables, checkpoint.arrays, "optimizer")
+        state.give_backend(checkpoint.arrays)

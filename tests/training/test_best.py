@@ -1,0 +1,60 @@
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from kerasimg.errors import KerasimgError
+from kerasimg.training.best import Averages, Best, handed_on
+
+
+def model(**options: Any) -> keras.Model:
+    made = keras.Sequential(
+        [keras.Input((1,)), keras.layers.Dense(1, use_bias=False), keras.layers.BatchNormalization()]
+    )
+    made.compile(keras.optimizers.SGD(0.1, **options), "mse")
+    made.optimizer.build(made.trainable_variables)
+    return made
+
+
+def kernel(made: keras.Model, value: float) -> None:
+    made.layers[0].kernel.assign(np.full((1, 1), value, "float32"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "min_delta", "epoch"), [("min", 0.0, 3), ("max", 0.0, 2), ("min", 0.15, 1), ("max", 0.5, 0)]
+)
+def test_the_weights_of_the_best_epoch_are_remembered(mode: str, min_delta: float, epoch: int):
+    made, best = model(), Best("figure", mode, min_delta)
+    best.set_model(made)
+    for number, figure in enumerate([0.5, 0.3, 0.6, 0.2, 0.2]):
+        kernel(made, number)
+        best.on_epoch_end(number, {"figure": figure})
+    assert (best.epoch, best.weights[0][0, 0]) == (epoch, epoch)
+
+
+def test_a_figure_that_is_not_there_is_told_with_those_that_are():
+    best = Best("val_acuracy", "max")
+    with pytest.raises(KerasimgError, match=r"no figure 'val_acuracy' .* \(there are: loss, val_accuracy\)"):
+        best.on_epoch_end(0, {"loss": 1.0, "val_accuracy": 0.5})
+
+
+def test_averages_are_handed_on_in_place_of_what_trains():
+    made = model(use_ema=True)
+    kernel(made, 2.0)
+    made.optimizer._model_variables_moving_average[0].assign(np.full((1, 1), 7.0, "float32"))
+    handed = handed_on(made)
+    assert handed[0][0, 0] == 7.0
+    assert [array.shape for array in handed] == [tuple(weight.shape) for weight in made.weights]
+    assert handed_on(model())[1].tolist() == [1.0]
+
+
+def test_validation_sees_the_averages_and_leaves_the_weights_to_the_last_bit():
+    made, averages = model(use_ema=True), Averages()
+    averages.set_model(made)
+    kernel(made, 0.1)
+    made.optimizer._model_variables_moving_average[0].assign(np.full((1, 1), 1e8, "float32"))
+    averages.on_test_begin()
+    assert float(made.layers[0].kernel[0, 0]) == 1e8
+    averages.on_test_end()
+    assert np.float32(made.layers[0].kernel[0, 0]) == np.float32(0.1)

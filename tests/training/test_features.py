@@ -1,0 +1,273 @@
+"""Features that are computed once or in every epoch train the model as pictures would."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from kerasimg.data.augment import compile_augment
+from kerasimg.data.pipeline import batches
+from kerasimg.data.sources import Source, open_source
+from kerasimg.errors import CallError
+from kerasimg.spec.document import Image
+from kerasimg.training import feature_rows
+from kerasimg.training.features import FeaturePlan, plan_features
+
+layers = keras.layers
+IMAGE = Image(size=[8, 8])
+FLIP = [("RandomFlip", {"mode": "horizontal"}), ("RandomRotation", {"factor": 0.1})]
+MIXUP = [("RandomFlip", {"mode": "horizontal"}), ("MixUp", {"alpha": 0.4})]
+PARTS = {"train": np.arange(2, 25), "validation": np.array([0, 1, 25, 26, 27])}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KERASIMG_CACHE", str(tmp_path))
+    return tmp_path / "features"
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    random = np.random.default_rng(3)
+    labels = np.arange(28) % 3
+    images = random.integers(0, 80, (28, 8, 8, 3)) + labels[:, None, None, None] * 60
+    return open_source((images.astype("uint8"), labels))
+
+
+@pytest.fixture
+def model() -> keras.Model:
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Rescaling(1 / 127.5, -1)(image)
+    for filters in (8, 16):
+        x = layers.Conv2D(filters, 3, padding="same", trainable=False)(x)
+        x = layers.ReLU(6)(layers.BatchNormalization(trainable=False)(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, layers.Dense(3, activation="softmax")(x))
+
+
+def planned(model: keras.Model, source: Source, **how: Any) -> FeaturePlan:
+    return plan_features(model, source, PARTS, IMAGE, **{"batch_size": 4, "epochs": 3, "precision": "folded", **how})
+
+
+def pairs(dataset: Any) -> list[tuple[np.ndarray, ...]]:
+    return [tuple(np.asarray(part) for part in batch) for batch in dataset]
+
+
+def plain(model: keras.Model, dataset: Any) -> list[tuple[np.ndarray, ...]]:
+    """What features of these pictures Keras gives, with what stands beside them."""
+    from kerasimg.models.frozen import split_frozen
+
+    frozen = split_frozen(model).frozen
+    return [(np.asarray(frozen(x, training=False)), *map(np.asarray, rest)) for x, *rest in dataset]
+
+
+def assert_same(found: list[Any], wanted: list[Any], tolerance: float = 2e-3) -> None:
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one[0], other[0], atol=tolerance)
+        for mine, theirs in zip(one[1:], other[1:], strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=1e-6)
+
+
+MODES: Mapping[str, tuple[dict[str, Any], str]] = {
+    "no augmentation": ({}, "cached"),
+    "augmentation": ({"augment": FLIP}, "fresh"),
+    "views": ({"augment": FLIP, "views": 2}, "cached"),
+    "blended views": ({"augment": MIXUP, "views": 2, "targets": "one_hot"}, "cached"),
+    "blended": ({"augment": MIXUP, "targets": "one_hot"}, "fresh"),
+    "asked for": ({"augment": FLIP, "views": 2, "mode": "fresh"}, "fresh"),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_auto_is_cached_without_augmentation_or_with_views_and_fresh_otherwise(model: Any, source: Any, name: str):
+    how, mode = MODES[name]
+    plan = planned(model, source, **how)
+    assert plan.mode == mode
+    assert plan.line.startswith(f"features: {mode}")
+    assert plan.steps_per_execution == (6 if mode == "cached" else 1)
+    assert plan.model is not model
+    assert plan.figures["precision"] == "folded"
+
+
+@pytest.mark.parametrize("name", ["no augmentation", "augmentation", "blended"])
+def test_an_epoch_of_features_is_the_epoch_of_pictures_through_the_frozen_part(model: Any, source: Any, name: str):
+    how, _ = MODES[name]
+    weights = np.linspace(0.5, 2, 23)
+    plan = planned(model, source, seed=5, sample_weight=weights, **how)
+    targets = how.get("targets", "sparse")
+    augment = compile_augment(how.get("augment", ()), IMAGE, 5)
+    common: dict[str, Any] = {"batch_size": 4, "shuffle": True, "seed": 5, "augment": augment, "targets": targets}
+    pictures = batches(
+        source, PARTS["train"], IMAGE, sample_weight=weights, exact=False, first_epoch=1, epochs=2, **common
+    )
+    assert_same(pairs(plan.train(first_epoch=1, epochs=2)), plain(model, pictures))
+    assert_same(
+        pairs(plan.validation()),
+        plain(model, batches(source, PARTS["validation"], IMAGE, batch_size=4, targets=targets)),
+    )
+
+
+@pytest.mark.parametrize("name", ["views", "blended views"])
+def test_each_picture_is_seen_in_every_view_in_turn_with_the_labels_of_that_view(model: Any, source: Any, name: str):
+    how, _ = MODES[name]
+    plan = planned(model, source, seed=5, **how)
+    targets = how.get("targets", "sparse")
+    augment = compile_augment(how["augment"], IMAGE, 5)
+    common: dict[str, Any] = {"batch_size": 4, "shuffle": True, "seed": 5, "augment": augment, "targets": targets}
+    for epoch in (0, 1):
+        pictures = batches(source, PARTS["train"], IMAGE, first_epoch=epoch, **common)
+        assert_same(pairs(plan.train(first_epoch=epoch)), plain(model, pictures))
+    third = np.concatenate([x for x, _ in pairs(plan.train(first_epoch=2))])
+    first = np.concatenate([x for x, _ in pairs(plan.train(first_epoch=0))])
+    assert not np.array_equal(third, first)  # in another order
+    np.testing.assert_array_equal(np.sort(third[:, 0]), np.sort(first[:, 0]))
+
+
+@pytest.mark.parametrize("name", ["no augmentation", "augmentation"])
+def test_batches_are_a_function_of_the_arguments_alone(model: Any, source: Any, name: str):
+    plan = planned(model, source, **MODES[name][0])
+    whole = pairs(plan.train(epochs=2))
+    assert len(whole) == 12 == plan.train(epochs=2).cardinality()
+    assert_same(pairs(plan.train(epochs=2)), whole, 0)
+    assert_same(pairs(plan.train(first_epoch=1, first_step=2)), whole[8:], 0)
+    assert_same(pairs(plan.train(first_step=4, epochs=None).take(8)), whole[4:], 0)
+    assert len(pairs(plan.train(drop_remainder=True))) == 5
+    shards = [pairs(plan.train(shard=(k, 2))) for k in (0, 1)]
+    joined = [tuple(map(np.concatenate, zip(*both, strict=True))) for both in zip(*shards, strict=True)]
+    assert_same(joined, whole[:6], 1e-5)
+
+
+def test_features_are_found_again_by_a_later_run_and_only_new_pictures_are_computed(model: Any, source: Any):
+    first = planned(model, source)
+    assert first.figures["train_features"]["computed"] == 23
+    again = planned(model, source, seed=9, batch_size=7)
+    assert again.figures["train_features"] | {"seconds": 0} == {
+        **first.figures["train_features"],
+        "found": 23,
+        "computed": 0,
+        "seconds": 0,
+    }
+    other = plan_features(model, source, {"train": np.arange(28)}, IMAGE, precision="folded")
+    assert (other.rows["train"].found, other.rows["train"].computed) == (28, 0)
+    np.testing.assert_array_equal(other.rows["train"].parts[0][2:25], first.rows["train"].parts[0])
+
+
+def test_whatever_features_depend_on_makes_them_anew(model: Any, source: Any):
+    views: dict[str, Any] = {"augment": FLIP[:1], "views": 2}
+    planned(model, source, **views)
+    assert planned(model, source, **views).rows["train"].computed == 0
+    others: list[dict[str, Any]] = [{"seed": 1}, {"precision": "plain"}, {"augment": MIXUP, "targets": "one_hot"}]
+    for change in others:
+        assert planned(model, source, **{**views, **change}).rows["train"].found == 0
+    plan = plan_features(model, source, PARTS, Image(size=[8, 8], interpolation="nearest"), precision="folded")
+    assert plan.rows["validation"].found == 0
+    kernel = model.layers[2].kernel
+    kernel.assign(kernel * 1.01)
+    assert planned(model, source).rows["validation"].found == 0
+
+
+def test_a_run_killed_while_computing_goes_on_with_the_same_numbers(model: Any, source: Any, monkeypatch: Any):
+    whole = planned(model, source).rows["train"].parts[0]
+    monkeypatch.setattr(feature_rows, "BATCH", 5)
+    monkeypatch.setattr(feature_rows, "ROWS_PER_FILE", 5)
+    monkeypatch.setattr(feature_rows, "__version__", "another")  # so that nothing is found
+    kept = feature_rows._keep
+    times = iter([True, True, False])
+
+    def killed(*arguments: Any) -> bool:
+        if not next(times):
+            raise KeyboardInterrupt
+        return kept(*arguments)
+
+    monkeypatch.setattr(feature_rows, "_keep", killed)
+    with pytest.raises(KeyboardInterrupt):
+        planned(model, source)
+    monkeypatch.setattr(feature_rows, "_keep", kept)
+    rows = planned(model, source).rows["train"]
+    assert (rows.found, rows.computed) == (10, 13)
+    np.testing.assert_array_equal(rows.parts[0], whole)
+
+
+def test_a_damaged_file_is_computed_again(model: Any, source: Any, cache: Path):
+    planned(model, source)
+    paths = sorted(cache.glob("*/*.features"))
+    assert len(paths) == 2
+    for path in paths:
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 255
+        path.write_bytes(bytes(content))
+    assert planned(model, source).rows["train"].computed == 23
+
+
+def test_values_beyond_float16_are_kept_as_float32(source: Any):
+    image = keras.Input((8, 8, 3))
+    x = layers.Rescaling(1000.0)(image)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 1, trainable=False)(x))
+    big = keras.Model(image, layers.Dense(3, activation="softmax")(x))
+    assert planned(big, source).rows["train"].parts[0].dtype == np.float32
+
+
+def test_training_the_plan_trains_the_model(model: Any, source: Any):
+    plan = planned(model, source)
+    frozen = [np.asarray(weight) for weight in model.non_trainable_weights]
+    plan.model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    plan.model.fit(
+        plan.train(epochs=None),
+        steps_per_epoch=6,
+        epochs=30,
+        validation_data=plan.validation(),
+        shuffle=False,
+        verbose=0,
+    )
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    _, accuracy = model.evaluate(batches(source, PARTS["train"], IMAGE, batch_size=4), verbose=0)
+    assert accuracy > 0.9
+    for before, weight in zip(frozen, model.non_trainable_weights, strict=True):
+        np.testing.assert_array_equal(before, np.asarray(weight))
+
+
+def test_off_is_the_model_on_pictures(model: Any, source: Any):
+    plan = planned(model, source, mode="off", augment=FLIP)
+    assert (plan.model, plan.line, plan.steps_per_execution) == (model, "", None)
+    assert pairs(plan.train())[0][0].shape == (4, 8, 8, 3)
+    assert len(pairs(plan.validation())) == 2
+
+
+def test_where_nothing_is_frozen_auto_says_so_and_an_order_is_refused(model: Any, source: Any):
+    for layer in model.layers:
+        layer.trainable = True
+    plan = planned(model, source)
+    assert plan.mode == "off"
+    assert plan.line == "features: off, for no layer with weights is frozen before the first that trains"
+    with pytest.raises(CallError, match="no layer with weights is frozen"):
+        planned(model, source, mode="cached")
+
+
+def test_cached_with_augmentation_needs_views(model: Any, source: Any):
+    with pytest.raises(CallError, match="needs fit\\.views"):
+        planned(model, source, mode="cached", augment=FLIP)
+
+
+def test_a_small_frozen_part_is_not_worth_it(source: Any):
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(2, 1, trainable=False)(image)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(64, 3)(x))
+    plan = planned(keras.Model(image, layers.Dense(3, activation="softmax")(x)), source)
+    assert plan.mode == "off"
+    assert "of the work" in plan.line
+
+
+def test_a_stage_with_the_end_of_the_backbone_unfrozen_has_its_own_seam(model: Any, source: Any):
+    first = planned(model, source)
+    model.layers[-5].trainable = True  # the last convolution
+    second = planned(model, source, mode="cached")
+    assert first.engine.split.shapes == [(16,)]
+    assert second.engine.split.shapes == [(8, 8, 8)]
+    assert len(second.model.trainable_variables) == 4
+    assert_same(
+        pairs(second.validation()), plain(model, batches(source, PARTS["validation"], IMAGE, batch_size=4)), 4e-3
+    )

@@ -1,0 +1,37 @@
+from functools import partial
+
+import numpy as np
+import pytest
+
+import kerasimg
+from kerasimg.errors import CallError
+from kerasimg.evaluation.label_errors import find_label_errors
+
+predict = partial(kerasimg.cross_val_predict, verbose=0, say=lambda line: None)
+
+
+def test_every_picture_is_predicted_by_a_model_that_was_not_trained_on_it(tiny, colours, tmp_path, pictures):
+    data = pictures(tmp_path / "data", {"red": 9, "green": 9, "blue": 9})
+    (data / "red" / "00.png").rename(data / "blue" / "red.png")
+    said = predict(tiny(), data=data, folds=3)
+    assert said.ids == sorted(said.ids)
+    assert len(said.ids) == 27
+    assert said.classes == ["blue", "green", "red"]
+    (row,) = find_label_errors(said.ids, said.truth, said.probabilities, said.classes, "multiclass")
+    assert (row["file"], row["given"], row["suggested"]) == ("blue/red.png", "blue", "red")
+
+
+def test_arrays_are_taken_too(tiny):
+    labels = np.arange(12) % 2
+    images = np.where(labels[:, None, None, None], 220, 30).astype("uint8") * np.ones((1, 8, 8, 1), "uint8")
+    said = predict(tiny(image={"size": [8, 8], "channels": 1}), data=(images, labels), folds=2)
+    assert said.probabilities.shape == (12, 2)
+    assert said.truth.tolist() == labels.tolist()
+
+
+def test_a_class_with_fewer_pictures_than_folds_is_named(tiny, pictures, tmp_path):
+    data = pictures(tmp_path, {"red": 9, "blue": 2})
+    with pytest.raises(CallError, match="class 'blue' has 2 pictures, fewer than 3 folds"):
+        predict(tiny(), data=data, folds=3)
+    with pytest.raises(CallError, match="expected 2 or more"):
+        predict(tiny(), data=data, folds=1)

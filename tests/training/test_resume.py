@@ -1,0 +1,424 @@
+"""A training that is cut off, wherever that is, and resumed ends as if it had not been."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+import kerasimg
+from kerasimg.errors import CallError, DataError, Interrupted, KerasimgError, WeightsError
+from kerasimg.training import checkpoint, watch
+from kerasimg.training.run import Run
+
+BODY = {
+    "nodes": [
+        {"layer": "Conv2D", "name": "conv", "filters": 4, "kernel_size": 3},
+        {"layer": "BatchNormalization", "name": "normal"},
+    ]
+}
+MODEL = [
+    {"block": "body", "name": "body"},
+    {"layer": "GlobalAveragePooling2D"},
+    {"layer": "Dropout", "rate": 0.3},
+    {"layer": "Dense", "name": "classes", "units": "=num_classes", "activation": "softmax"},
+]
+PLATEAU = {"type": "ReduceLROnPlateau", "monitor": "val_loss", "patience": 1, "min_delta": 9, "factor": 0.5}
+STAGES = [
+    {"epochs": 3, "early_stopping": {"monitor": "loss", "patience": 1}, "freeze": ["body"]},
+    {
+        "epochs": 3,
+        "unfreeze": {"body": 0},
+        "learning_rate": 0.01,
+        "warmup_epochs": 1,
+        "decay": "cosine",
+        "keep": "best",
+    },
+]
+
+
+class Killed(BaseException):
+    """What nobody catches."""
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> Path:
+    return pictures(tmp_path_factory.mktemp("data") / "noisy", {"red": 20, "grey": 20})
+
+
+@pytest.fixture
+def spec(tiny: Any) -> Callable[..., dict[str, Any]]:
+    def make(**fit: Any) -> dict[str, Any]:
+        sections = {"blocks": {"body": BODY}, "model": MODEL, "augment": [{"layer": "RandomFlip"}]}
+        defaults = {"batch_size": 8, "features": "off", "stages": STAGES, "callbacks": [PLATEAU]}
+        compile = {"optimizer": {"type": "Adam", "learning_rate": 0.02}, "steps_per_execution": 1}
+        return tiny(**sections, compile=compile, fit={**defaults, **fit})
+
+    return make
+
+
+def end(run: Run) -> dict[str, Any]:
+    """All that a run ends with, but for times."""
+    found: dict[str, Any] = {
+        "history": [{key: value for key, value in row.items() if key != "seconds"} for row in run.history],
+        "scores": run.scores,
+        "weights": [weight.tobytes() for weight in run.model.get_weights()],
+    }
+    for file in sorted((run.folder / "checkpoints").iterdir()):
+        with h5py.File(file) as weights:
+            names: list[str] = []
+            weights.visit(names.append)
+            found[file.name] = {name: weights[name][...].tobytes() for name in names if hasattr(weights[name], "shape")}
+    return found
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """cut(after=3) kills the training after its third checkpoint; each epoch writes one, within=True: each step."""
+    write = checkpoint.write
+    monkeypatch.setattr(watch, "SHARE", float("inf"))
+
+    def kill(after: int, within: bool = False) -> None:
+        written = []
+        monkeypatch.setattr(watch, "WITHIN_EPOCH_S", 0.0 if within else 1e9)
+
+        def counted(*arguments: Any) -> None:
+            write(*arguments)
+            written.append(1)
+            if len(written) == after:
+                raise Killed
+
+        monkeypatch.setattr(checkpoint, "write", counted)
+
+    yield kill
+    monkeypatch.setattr(checkpoint, "write", write)
+
+
+def killed(work: Callable[[], Any]) -> None:
+    with pytest.raises(Killed):
+        work()
+
+
+@pytest.fixture(scope="module")
+def wholes(train: Any, noisy: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], Any]:
+    """The end of an undisturbed run on a spec."""
+    known: dict[str, Any] = {}
+
+    def whole(written: dict[str, Any]) -> Any:
+        key = json.dumps(written)
+        if key not in known:
+            known[key] = end(train(written, data=noisy, out=tmp_path_factory.mktemp("whole")))
+        return known[key]
+
+    return whole
+
+
+@pytest.mark.parametrize(("ema", "after", "within"), [(None, 1, False), (None, 9, True), (0.5, 5, False)])
+def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
+    train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any, wholes: Any, ema: Any, after: int, within: bool
+):
+    cut(after, within)
+    killed(lambda: train(spec(ema=ema), data=noisy, out=tmp_path))
+    cut(-1)
+    (tmp_path / "tiny-1" / "checkpoints" / ".partial-stage-1.weights.h5").write_bytes(b"half")
+    assert not Run.open(tmp_path / "tiny-1").finished
+    run = kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)
+    assert end(run) == wholes(spec(ema=ema))
+    assert not (run.folder / checkpoint.FILE).exists()
+
+
+def test_a_run_on_cached_features_ends_as_if_it_had_not_been_killed(
+    train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any
+):
+    written = spec(features="cached", views=2, stages=[{"epochs": 4, "freeze": ["body"]}])
+    whole = end(train(written, data=noisy, out=tmp_path / "whole"))
+    cut(2)
+    killed(lambda: train(written, data=noisy, out=tmp_path))
+    cut(-1)
+    assert end(kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)) == whole
+
+
+def test_stages_of_other_sizes_go_on_where_they_were(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any):
+    small = {"epochs": 1, "size": [6, 6]}
+    written = spec(stages=[small, {"epochs": 2}, small], callbacks=[])
+    whole = end(train(written, data=noisy, out=tmp_path / "whole"))
+    cut(2)
+    killed(lambda: train(written, data=noisy, out=tmp_path))
+    cut(-1)
+    assert end(kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)) == whole
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
+    train: Any, spec: Any, noisy: Path, tmp_path: Path, wholes: Any, monkeypatch: pytest.MonkeyPatch
+):
+    epoch_end = watch.Watch.on_epoch_end
+
+    def kill(self: Any, epoch: int, logs: Any = None) -> None:
+        self.table.on_epoch_end(epoch, logs)
+        raise Killed
+
+    monkeypatch.setattr(watch.Watch, "on_epoch_end", kill)
+    killed(lambda: train(spec(), data=noisy, out=tmp_path))
+    assert len(Run.open(tmp_path / "tiny-1").history) == 1
+    monkeypatch.setattr(watch.Watch, "on_epoch_end", epoch_end)
+    assert end(kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)) == wholes(spec())
+
+
+@pytest.mark.parametrize("step", ["save", "judge"])
+def test_a_run_that_was_killed_after_its_last_epoch_is_only_finished(
+    train: Any, spec: Any, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+):
+    from kerasimg.models.classifier import Classifier
+    from kerasimg.training import train as verbs
+
+    def kill(*arguments: Any, **others: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*((Classifier, "save") if step == "save" else (verbs, "judge")), kill)
+        killed(lambda: train(spec(), data=noisy, out=tmp_path))
+    run = Run.open(tmp_path / "tiny-1")
+    weights = (run.folder / "checkpoints" / "stage-2.weights.h5").read_bytes()
+    rows = (run.folder / "history.csv").read_bytes()
+    assert kerasimg.resume(run, verbose=0, say=lambda line: None).scores["n"] == 6
+    assert (run.folder / "checkpoints" / "stage-2.weights.h5").read_bytes() == weights
+    assert (run.folder / "history.csv").read_bytes() == rows
+
+
+def test_a_finished_run_is_left_as_it_is(train: Any, spec: Any, noisy: Path, tmp_path: Path):
+    run = train(spec(stages=[{"epochs": 1}]), data=noisy, out=tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
+    said: list[str] = []
+    assert kerasimg.resume(run.folder, say=said.append) == run
+    assert said == [f"{run.folder} is finished; nothing is left to do"]
+    assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")} == before
+
+
+@pytest.fixture
+def begun(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any) -> Run:
+    """A run on a folder of its own, cut off after two epochs."""
+    shutil.copytree(noisy, tmp_path / "data")
+    cut(2)
+    killed(lambda: train(spec(), data=tmp_path / "data", out=tmp_path))
+    cut(-1)
+    return Run.open(tmp_path / "tiny-1")
+
+
+def test_pictures_that_have_gone_or_changed_are_named(begun: Run, tmp_path: Path):
+    (tmp_path / "data" / "red" / "03.png").write_bytes((tmp_path / "data" / "red" / "04.png").read_bytes())
+    with pytest.raises(DataError, match=r"red/03\.png: is not the picture that was trained with: it has changed"):
+        kerasimg.resume(begun, say=lambda line: None)
+    (tmp_path / "data" / "red" / "03.png").unlink()
+    with pytest.raises(DataError, match=r"red/03\.png: was trained with and is no longer there"):
+        kerasimg.resume(begun, say=lambda line: None)
+
+
+def test_pictures_that_were_added_are_not_used_and_a_folder_may_have_moved(begun: Run, tmp_path: Path, noisy: Path):
+    before = begun.read_json("data.json")
+    shutil.copy(tmp_path / "data" / "red" / "00.png", tmp_path / "data" / "red" / "-first.png")
+    (tmp_path / "data").rename(tmp_path / "moved")
+    with pytest.raises(DataError, match="no such file or folder"):
+        kerasimg.resume(begun, say=lambda line: None)
+    run = kerasimg.resume(begun, data=tmp_path / "moved", verbose=0, say=lambda line: None)
+    assert run.read_json("data.json")["pictures"] == before["pictures"]
+    assert run.finished
+
+
+def test_a_picture_that_vanishes_in_the_middle_is_named_with_the_way_to_go_on(
+    spec: Any, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(noisy, tmp_path / "data")
+    epoch_begin = watch.Watch.on_epoch_begin
+
+    def vanish(self: Any, epoch: int, logs: Any = None) -> None:
+        epoch_begin(self, epoch, logs)
+        if epoch == 2:
+            (tmp_path / "data" / "red").rename(tmp_path / "red")
+
+    monkeypatch.setattr(watch.Watch, "on_epoch_begin", vanish)
+    with pytest.raises(DataError) as caught:
+        kerasimg.train(spec(), data=tmp_path / "data", out=tmp_path, verbose=0, say=lambda line: None, cache="off")
+    first, last = str(caught.value).splitlines()
+    assert first.startswith(f"{tmp_path / 'data'}: red/")
+    assert last.endswith(f"to go on: kerasimg train --resume {tmp_path / 'tiny-1'}")
+    (tmp_path / "red").rename(tmp_path / "data" / "red")
+    monkeypatch.setattr(watch.Watch, "on_epoch_begin", epoch_begin)
+    assert kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None).finished
+
+
+def test_arrays_are_to_be_given_again(train: Any, spec: Any, tmp_path: Path, cut: Any):
+    labels = np.arange(24) % 2
+    pixels = (np.random.default_rng(0).integers(0, 30, (24, 8, 8, 3)) + 200 * labels[:, None, None, None]).astype(
+        "uint8"
+    )
+    whole = end(train(spec(), data=(pixels, labels), out=tmp_path / "whole"))
+    cut(4)
+    killed(lambda: train(spec(), data=(pixels, labels), out=tmp_path))
+    cut(-1)
+    with pytest.raises(CallError, match=r"kerasimg\.resume\(run, data=\.\.\.\)"):
+        kerasimg.resume(tmp_path / "tiny-1", say=lambda line: None)
+    with pytest.raises(DataError, match="it has changed"):
+        kerasimg.resume(tmp_path / "tiny-1", data=(255 - pixels, labels), say=lambda line: None)
+    run = kerasimg.resume(tmp_path / "tiny-1", data=(pixels, labels), verbose=0, say=lambda line: None)
+    assert end(run) == whole
+
+
+def test_weights_that_a_run_began_with_are_needed_until_its_first_checkpoint(
+    train: Any, tiny: Any, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "own.weights.h5"
+    kerasimg.build(tiny(), num_classes=2).save_weights(file)
+    with monkeypatch.context() as patched:
+        patched.setattr(watch.Watch, "on_epoch_begin", lambda *arguments: (_ for _ in ()).throw(Killed))
+        killed(lambda: train(tiny(), data=noisy, out=tmp_path, weights=file))
+    told = Run.open(tmp_path / "tiny-1").read_json("training.json")["weights"]
+    assert (told["file"], len(told["sha256"])) == (str(file), 64)
+    content = file.read_bytes()
+    file.write_bytes(b"")
+    with pytest.raises(WeightsError, match="is not the one that the run began with"):
+        kerasimg.resume(tmp_path / "tiny-1", say=lambda line: None)
+    file.unlink()
+    with pytest.raises(WeightsError, match="is no longer there; put it back"):
+        kerasimg.resume(tmp_path / "tiny-1", say=lambda line: None)
+    file.write_bytes(content)
+    assert kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None).finished
+
+
+def test_weights_beside_the_spec_are_kept_with_the_run(train: Any, tiny: Any, noisy: Path, tmp_path: Path):
+    inner = {"kerasimg": 1, "image": {"size": [8, 8]}, "blocks": {"body": BODY}, "model": MODEL[:2]}
+    (tmp_path / "inner.json").write_text(json.dumps(inner))
+    written = tiny(model=[{"backbone": "inner.json", "weights": "inner.weights.h5"}, *tiny()["model"]])
+    (tmp_path / "outer.json").write_text(json.dumps(written))
+    kerasimg.build(inner | {"model": inner["model"][:1]}).save_weights(tmp_path / "inner.weights.h5")
+    run = train(tmp_path / "outer.json", data=noisy, out=tmp_path / "runs")
+    (tmp_path / "inner.weights.h5").unlink()
+    assert kerasimg.build(run.folder / "spec.json").count_params() == run.model.count_params()
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_says_how_to_go_on(
+    train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any, wholes: Any, monkeypatch: pytest.MonkeyPatch
+):
+    cut(-1)
+    write = checkpoint.write
+
+    def fill(path: Path, facts: Any, arrays: Any) -> None:
+        partial = path.with_name(f".partial-{path.name}")
+        if facts["epoch"] == 2:
+            partial.symlink_to("/dev/full")
+        write(path, facts, arrays)
+
+    monkeypatch.setattr(checkpoint, "write", fill)
+    with pytest.raises(KerasimgError) as caught:
+        train(spec(), data=noisy, out=tmp_path)
+    assert "no room is left to write" in str(caught.value)
+    assert str(caught.value).endswith(
+        f"kept up to the end of epoch 1; to go on: kerasimg train --resume {tmp_path / 'tiny-1'}"
+    )
+    assert [path.name for path in (tmp_path / "tiny-1" / "checkpoints").iterdir()] == ["resume.ckpt"]
+    monkeypatch.setattr(checkpoint, "write", write)
+    assert end(kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)) == wholes(spec())
+
+
+def test_ctrl_c_finishes_the_step_keeps_it_and_says_how_to_go_on(
+    spec: Any, noisy: Path, tmp_path: Path, wholes: Any, monkeypatch: pytest.MonkeyPatch
+):
+    batch_begin = watch.Watch.on_train_batch_begin
+
+    def press(self: Any, batch: int, logs: Any = None) -> None:
+        batch_begin(self, batch, logs)
+        if (self.epoch, batch) == (1, 1):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(watch.Watch, "on_train_batch_begin", press)
+    said: list[str] = []
+    with pytest.raises(Interrupted) as caught:
+        kerasimg.train(spec(), data=noisy, out=tmp_path, verbose=0, say=said.append)
+    assert said[-1] == "interrupted: this step is finished and kept (Ctrl-C again: ends at once)"
+    assert str(caught.value) == (
+        f"interrupted; kept up to step 2 of epoch 2; to go on: kerasimg train --resume {tmp_path / 'tiny-1'}"
+    )
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.setattr(watch.Watch, "on_train_batch_begin", batch_begin)
+    assert end(kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)) == wholes(spec())
+
+
+def test_ctrl_c_twice_ends_at_once(spec: Any, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def press(self: Any, batch: int, logs: Any = None) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(watch.Watch, "on_train_batch_begin", press)
+    with pytest.raises(
+        Interrupted, match="interrupted; no checkpoint was written yet; to go on: kerasimg train --resume"
+    ):
+        kerasimg.train(spec(), data=noisy, out=tmp_path, verbose=0, say=lambda line: None)
+
+
+def test_a_time_budget_is_of_the_run_not_of_the_stage(train: Any, spec: Any, noisy: Path, tmp_path: Path):
+    stages = [{"epochs": 1}, {"epochs": 500}, {"epochs": 500}]
+    run = train(spec(stages=stages, callbacks=[{"type": "TimeBudget", "seconds": 3.0}]), data=noisy, out=tmp_path)
+    assert {row["stage"] for row in run.history} <= {1, 2}
+    assert len(run.history) < 501
+
+
+class Counter(keras.callbacks.Callback):
+    """A callback with a memory of its own kind."""
+
+    seen: list[int] = []  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = {1}
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.memory.add(len(self.memory) + 1)
+        self.seen.append(len(self.memory))
+
+    def get_state(self) -> dict[str, Any]:
+        return {"memory": sorted(self.memory)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.memory = set(state["memory"])
+
+
+def test_a_callback_says_what_it_remembers(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any):
+    kerasimg.register(Counter)
+    written = spec(stages=[{"epochs": 4}], callbacks=["Counter"])
+    cut(2)
+    killed(lambda: train(written, data=noisy, out=tmp_path))
+    cut(-1)
+    kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)
+    assert Counter.seen == [2, 3, 4, 5]
+
+
+def test_a_process_that_is_killed_at_any_moment_is_resumed(spec: Any, noisy: Path, tmp_path: Path):
+    (tmp_path / "tiny.json").write_text(json.dumps(spec(stages=[{"epochs": 60}], callbacks=[])))
+    command = [sys.executable, "-m", "kerasimg", "train", "--quiet"]
+    how: dict[str, Any] = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([*command, "tiny.json", "--data", str(noisy)], **how)
+    run = tmp_path / "runs" / "tiny-1"
+    for number in range(2):
+        rows = -1
+        while process.poll() is None and rows < 20 * number + 5:
+            time.sleep(0.02)
+            rows = len((run / "history.csv").read_bytes().splitlines()) if (run / "history.csv").exists() else -1
+        assert process.poll() is None, process.communicate()[1]
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        process = subprocess.Popen([*command, "--resume", str(run)], **how)
+    told = process.communicate()[1]
+    assert process.returncode == 0, told
+    epochs = [row["epoch"] for row in Run.open(run).history]
+    assert epochs == list(range(1, 61))
+    whole = kerasimg.train(tmp_path / "tiny.json", data=noisy, out=tmp_path / "whole", verbose=0, say=lambda line: None)
+    assert end(whole) == end(Run.open(run))

@@ -1,0 +1,105 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kerasimg.catalog import load
+from kerasimg.data.sources import open_source
+from kerasimg.errors import CallError, KerasimgError
+from kerasimg.training import loop, trial
+from kerasimg.training.run import Run
+
+Train = Callable[..., Run]
+
+
+def machine(fits: int, fixed_s: float = 0.01, picture_s: Callable[[int], float] = lambda size: 0.001) -> trial.Measure:
+    """One that fits so many pictures, and takes so long for a step and for each picture."""
+
+    def step_s(size: int) -> float:
+        if size > fits:
+            raise MemoryError
+        return fixed_s + size * picture_s(size)
+
+    return step_s
+
+
+def test_the_largest_batch_is_taken_that_fits_and_is_not_slower():
+    size, times, why = trial.largest(machine(fits=100), [16, 32, 64, 128])
+    assert (size, sorted(times), why) == (64, [16, 32, 64], "128 do not fit the memory")
+
+
+def test_a_batch_at_which_a_picture_takes_longer_is_too_large():
+    slow = machine(fits=1000, picture_s=lambda size: 0.001 if size < 64 else 0.002)
+    size, _, why = trial.largest(slow, [16, 32, 64, 128])
+    assert size == 32
+    assert why.startswith("with 64 a picture takes 1.")
+
+
+def test_where_the_first_does_not_fit_its_halves_are_tried():
+    assert trial.largest(machine(fits=5), [16, 32])[0] == 4
+
+
+def test_where_not_one_picture_fits_the_user_is_told():
+    with pytest.raises(CallError, match="not even one picture at a time fits the memory"):
+        trial.largest(machine(fits=0), [16])
+
+
+def test_an_error_that_is_not_of_memory_is_not_taken_for_one():
+    def broken(size: int) -> float:
+        raise ValueError("shapes")
+
+    with pytest.raises(ValueError, match="shapes"):
+        trial.largest(broken, [16])
+
+
+def test_candidates_are_powers_of_two_that_fit_by_estimate():
+    assert trial.candidates(100, 1) == [16, 32, 64]
+    assert trial.candidates(100, 10**15) == [16]
+
+
+def test_tensorflows_out_of_memory_is_known():
+    import tensorflow as tf
+
+    assert trial.is_out_of_memory(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"))
+    assert not trial.is_out_of_memory(ValueError("no"))
+
+
+def test_what_is_left_open_is_chosen_noted_and_part_of_the_runs_spec(
+    train: Train, tiny: Any, colours: Any, tmp_path: Path
+):
+    said: list[str] = []
+    spec = tiny(fit={"batch_size": "auto", "precision": "auto", "stages": [{"epochs": 1}]})
+    run = train(spec, data=colours, out=tmp_path, say=said.append)
+    fit, tried = run.read_json("spec.json")["fit"], run.read_json("training.json")["tried"]
+    assert fit["batch_size"] == tried["batch_size"]["chosen"] == 16  # of 36 pictures, more would be too few steps
+    assert fit["precision"] == tried["precision"]["chosen"]
+    assert fit["precision"] in ("float32", "mixed_bfloat16", "mixed_float16")
+    assert [line.partition(":")[0] for line in said[:2]] == ["precision", "batch size"]
+
+
+def test_a_trial_changes_nothing_of_the_training(train: Train, tiny: Any, colours: Any, tmp_path: Path):
+    stages = {"stages": [{"epochs": 1}]}
+    tried = train(tiny(fit={"batch_size": "auto", **stages}), data=colours, out=tmp_path)
+    given = train(tiny(fit={"batch_size": 16, **stages}), data=colours, out=tmp_path)
+    assert "tried" not in given.read_json("training.json")
+    rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in run.history] for run in (tried, given)]
+    assert rows[0] == rows[1]
+
+
+def test_a_spec_that_leaves_nothing_open_costs_no_trial(tiny: Any, colours: Any):
+    spec = load(tiny(), num_classes=3)
+    assert trial.settle_choices(spec, open_source(colours), None, print) == (spec, {})
+
+
+def test_memory_that_runs_out_later_is_told_with_a_batch_size_to_begin_anew_with(
+    train: Train, tiny: Any, colours: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import tensorflow as tf
+
+    def no_room(*arguments: Any) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(loop.Loop, "_fit", no_room)
+    with pytest.raises(KerasimgError, match=r"batches of 8 pictures: train anew .*--set fit\.batch_size=4\)"):
+        train(tiny(fit={"batch_size": 8, "stages": [{"epochs": 1}]}), data=colours, out=tmp_path)
