@@ -6,25 +6,38 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from kerasimg.data.check import OnBadImage, require_sound
-from kerasimg.data.items import PARTS, ManyFaults
+from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part
 from kerasimg.data.pipeline import Targets, batches
-from kerasimg.data.sources import Data, Source, open_source
+from kerasimg.data.sources import IN_MEMORY, Data, Source, open_source
 from kerasimg.data.split import fingerprint
 from kerasimg.errors import CallError, Fault, nearest
+from kerasimg.evaluation.curves import curves
 from kerasimg.evaluation.files import write_scores
+from kerasimg.evaluation.intervals import described, intervals
 from kerasimg.evaluation.predictions import write_predictions
 from kerasimg.evaluation.scores import scores
+from kerasimg.evaluation.slices import extra_columns, slices
 from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.spec.document import Task
 
 BATCH_SIZE = 64
 
 TARGETS: dict[str, Targets] = {"multiclass": "sparse", "binary": "binary", "multilabel": "multi_hot"}
 """Task -> the form of the labels; they are not used here, and the pipeline hands them on all the same."""
+
+
+class Chosen(NamedTuple):
+    """Labelled pictures that a classifier is asked about."""
+
+    source: Source
+    indices: np.ndarray
+    part: str
 
 
 def evaluate(
@@ -35,79 +48,137 @@ def evaluate(
     out: str | os.PathLike[str] | None = None,
     on_bad_image: OnBadImage = "fail",
 ) -> dict[str, Any]:
-    """The figures of a run on pictures (see `kerasimg.evaluation.scores`).
+    """The figures of a run on pictures (see `kerasimg.evaluation.scores`), with 95 % intervals, and by slice.
 
     run: a run, its folder, or a model.keras file.
-    data: as for `train`; its classes are matched to the model's by name. None: the part that the run held out, and
+    data: as for `train`; its classes are matched to the model's by name. None: the pictures of the run, and
     DataError when one of its files is not what it was.
-    part: "train", "validation", "test" or "all". None: test, where the data has one, else all.
-    out: folder for metrics.json, predictions.csv and figures. None: nowhere for other data than the run's own.
+    part: "train", "validation", "test" or "all". None: test, where the data has one, else all; of the run's own
+    pictures those that it held out.
+    out: folder for metrics.json, predictions.csv and figures. None: the run's, for the pictures that it held out.
     """
     classifier = Classifier.open(run)
-    if data is None:
-        if part is not None:
-            raise CallError("part: without data it is the run's own held-out part; name the data too")
-        return _held_out(classifier, out)
-    source = open_source(data, classifier.spec.task, classes=classifier.classes)
-    indices, name = _chosen(source, part)
-    source = require_sound(source.only(indices), on_bad_image)
-    return judge(classifier, source, np.arange(len(source)), None if out is None else Path(out), part=name)
+    asked = choose_pictures(classifier, data, part, on_bad_image)
+    if out is None and data is None and part is None and classifier.folder is not None:
+        out = classifier.folder / "evaluation"
+    return judge(classifier, asked.source, asked.indices, None if out is None else Path(out), part=asked.part)
 
 
 def judge(
     classifier: Classifier, source: Source, indices: Sequence[int] | np.ndarray, out: Path | None, *, part: str
 ) -> dict[str, Any]:
     """The figures on the pictures at `indices`, written to `out` with every prediction where one is given."""
-    task = classifier.spec.task
-    pictures = batches(
-        source, indices, classifier.spec.image, batch_size=BATCH_SIZE, targets=TARGETS[task], cache=False
-    )
-    probabilities = classifier.probabilities(pictures)
-    truth = source.label_ids(indices)
-    found = {"data": source.where, "part": part, **scores(truth, probabilities, classifier.classes, task)}
+    p = predicted(classifier, source, indices)
+    truth, extras = source.label_ids(indices), extra_columns(source, indices)
+    classes, task, thresholds = classifier.classes, classifier.spec.task, classifier.thresholds
+    found = {
+        "data": source.where,
+        "part": part,
+        "temperature": classifier.temperature,
+        **judged(truth, p, classes, task, thresholds),
+        **(slices(extras, truth, p, classes, task, thresholds) if extras else {}),
+    }
     if out is not None:
-        write_scores(out, found)
+        write_scores(out, found, curves(truth, p, found, task))
         ids = [source.items[index].id for index in indices]
-        write_predictions(out / "predictions.csv", ids, truth, probabilities, classifier.classes, task)
+        write_predictions(out / "predictions.csv", ids, truth, p, classes, task, thresholds, extras)
     return found
 
 
-def _chosen(source: Source, part: str | None) -> tuple[np.ndarray, str]:
+def judged(
+    truth: ArrayLike,
+    probabilities: ArrayLike,
+    classes: Sequence[str],
+    task: Task,
+    thresholds: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """What `scores` returns, with `intervals` of the headline figures and how they were found (`intervals_by`)."""
+    found = scores(truth, probabilities, classes, task, thresholds)
+    reach = intervals(found, truth, probabilities, task, thresholds)
+    return {**found, "intervals": reach, "intervals_by": described(list(reach), task)}
+
+
+def predicted(classifier: Classifier, source: Source, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The probabilities of the pictures at `indices`, (N, K) float32, as `scores` takes them."""
+    pictures = batches(
+        source,
+        indices,
+        classifier.spec.image,
+        batch_size=BATCH_SIZE,
+        targets=TARGETS[classifier.spec.task],
+        cache="off",
+    )
+    return classifier.probabilities(pictures)
+
+
+def choose_pictures(
+    classifier: Classifier,
+    data: Data | None,
+    part: str | None,
+    on_bad_image: OnBadImage = "fail",
+    otherwise: Part = "test",
+) -> Chosen:
+    """The pictures that `evaluate` judges.  otherwise: the part where none is named."""
+    if data is None:
+        return _own_pictures(classifier, part, otherwise)
+    source = open_source(data, classifier.spec.task, classes=classifier.classes)
+    indices, name = _of_part(source, part, otherwise)
+    source = require_sound(source.only(indices), on_bad_image)
+    return Chosen(source, np.arange(len(source)), name)
+
+
+def _of_part(source: Source, part: str | None, otherwise: Part) -> tuple[np.ndarray, str]:
     """The pictures of a part and its name."""
-    if part is not None and part != "all" and part not in PARTS:
-        raise CallError(f"no part '{part}'{nearest(part, PARTS)} (parts: train, validation, test, all)")
-    there = {item.part for item in source.items}
-    wanted = PARTS.get(part or "test")
+    there = {PART_NAMES[code] for code in np.unique(source.parts) if code >= 0}
+    wanted = None if part == "all" else _part(part or otherwise)
     if wanted is None or (part is None and wanted not in there):
         return np.arange(len(source)), "all"
     if wanted not in there:
-        names = ", ".join(sorted(filter(None, there))) or "none"
+        names = ", ".join(sorted(there)) or "none"
         raise CallError(f"the data in {source.where} has no {wanted} part (it has: {names})")
-    return np.array([index for index, item in enumerate(source.items) if item.part == wanted]), wanted
+    return np.flatnonzero(source.parts == PART_NAMES.index(wanted)), wanted
 
 
-def _held_out(classifier: Classifier, out: str | os.PathLike[str] | None) -> dict[str, Any]:
-    folder = classifier.folder
-    if folder is None or not (folder / "data.json").is_file():
-        raise CallError("data: a model file does not know its held-out pictures; name the data, or the run's folder")
-    record = json.loads((folder / "data.json").read_text(encoding="utf-8"))
-    if record["where"] == "arrays":
-        raise CallError("data: the run was trained on arrays, which it did not keep; give them again")
-    kept = {picture["id"]: picture for picture in record["pictures"]}
+def _part(name: str) -> Part:
+    if name not in PARTS:
+        raise CallError(f"no part '{name}'{nearest(name, PARTS)} (parts: train, validation, test, all)")
+    return PARTS[name]
+
+
+def _own_pictures(classifier: Classifier, part: str | None, otherwise: Part) -> Chosen:
+    record = own_record(classifier)
     parts = {picture["part"] for picture in record["pictures"]}
-    held_out = next((part for part in ("test", "validation") if part in parts), None)
-    if held_out is None:
-        raise CallError("data: the run held out no pictures; name the data")
+    if part == "all":
+        kept = {picture["id"]: picture for picture in record["pictures"]}
+    else:
+        wanted = _part(part) if part else otherwise
+        if part is None and wanted == "test" and "test" not in parts:
+            wanted = "validation"
+        if wanted not in parts:
+            told = "held out no pictures" if part is None and otherwise == "test" else f"has no {wanted} part"
+            raise CallError(f"data: the run {told}; name the data")
+        kept = {picture["id"]: picture for picture in record["pictures"] if picture["part"] == wanted}
+        part = wanted
     source = open_source(record["where"], classifier.spec.task, classes=classifier.classes)
-    wanted = {key for key, picture in kept.items() if picture["part"] == held_out}
-    indices = np.array([index for index, item in enumerate(source.items) if item.id in wanted], dtype=np.int64)
-    missing = sorted(wanted - {source.items[index].id for index in indices})
-    faults = [Fault(record["where"], name, "was held out by the run and is no longer there") for name in missing]
+    indices = np.array([index for index, item in enumerate(source.items) if item.id in kept], dtype=np.int64)
+    missing = sorted(kept.keys() - {source.items[index].id for index in indices})
+    faults = [Fault(record["where"], name, "was used by the run and is no longer there") for name in missing]
     faults += [
-        Fault(record["where"], item.id, "is not the file that the run held out: its content has changed")
+        Fault(record["where"], item.id, "is not the file that the run used: its content has changed")
         for item in (source.items[index] for index in indices)
         if fingerprint(item) != kept[item.id]["sha256"]
     ]
     if faults:
         raise ManyFaults(faults)
-    return judge(classifier, source, indices, Path(out or folder / "evaluation"), part=held_out)
+    return Chosen(source, indices, part)
+
+
+def own_record(classifier: Classifier) -> dict[str, Any]:
+    """What a run kept of its data; CallError where it kept nothing that can be opened again."""
+    folder = classifier.folder
+    if folder is None or not (folder / "data.json").is_file():
+        raise CallError("data: a model file does not know its held-out pictures; name the data, or the run's folder")
+    record: dict[str, Any] = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    if record["where"] in IN_MEMORY:
+        raise CallError("data: the run was trained on arrays, which it did not keep; give them again")
+    return record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,8 @@ _COUNTED = 30
 _LABELLED = 250
 """Up to so many classes each has its name on the axes; above, every second, third, ..."""
 _NAME_LENGTH = 32
+_CURVES = 10
+"""More than so many curves cannot be told apart."""
 
 
 def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
@@ -65,6 +67,35 @@ def reliability_figure(bins: Sequence[dict[str, Any]], error: float) -> Figure:
     lower.bar(low, [each["n"] for each in bins], width, align="edge", color="grey", edgecolor="white")
     lower.set(xlabel="confidence", ylabel="pictures")
     return figure
+
+
+def curves_figure(found: Mapping[str, Any]) -> Figure:
+    """Draw the precision-recall and the ROC curves, with their areas; of many classes those of the lowest areas.
+
+    found: what `curves` returns, for one class or more.
+    """
+    from matplotlib.figure import Figure
+
+    classes = sorted(found["classes"].items(), key=lambda pair: pair[1]["average_precision"])
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, row in classes[:_CURVES]:
+        recall, precision = row["precision_recall"]["recall"], row["precision_recall"]["precision"]
+        left.step(recall, precision, where="post", label=f"{row['average_precision']:.3f} {_plain(name)}", lw=1.2)
+        right.plot(row["roc"]["fpr"], row["roc"]["tpr"], label=f"{row['roc_auc']:.3f} {_plain(name)}", lw=1.2)
+    right.plot([0, 1], [0, 1], "--", color="grey", lw=0.8)
+    of = "" if len(classes) <= _CURVES else f" (lowest {_CURVES} of {len(classes)} classes)"
+    left.set(xlabel="recall", ylabel="precision", title=f"Precision and recall{of}")
+    right.set(xlabel="false positive rate", ylabel="true positive rate", title=f"ROC{of}")
+    for axes, place, title in ((left, "lower left", "average precision"), (right, "lower right", "area")):
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axes.legend(loc=place, fontsize=8, title=title, title_fontsize=8)
+    return figure
+
+
+def _plain(name: str) -> str:
+    """A name for a legend, where "$" would begin a formula."""
+    return _short(name).replace("$", r"\$")
 
 
 def _name_axes(axes: Axes, classes: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Scores on disk: metrics.json, confusion.png and calibration.png."""
+"""Scores on disk: metrics.json, curves.json, and the figures confusion.png, calibration.png and curves.png."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerasimg.evaluation.figures import confusion_figure, reliability_figure
+from kerasimg.evaluation.figures import confusion_figure, curves_figure, reliability_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def write_scores(folder: str | PathLike[str], scores: dict[str, Any]) -> None:
-    """Write metrics.json and, unless the task is multilabel, the figures confusion.png and calibration.png.
+def write_scores(folder: str | PathLike[str], scores: dict[str, Any], curves: dict[str, Any] | None = None) -> None:
+    """Write metrics.json and curves.json, and as figures what they hold.
 
-    folder: made if it is not there.  scores: what `scores` returns.
+    folder: made if it is not there.  scores, curves: what the functions of these names return.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(scores_as_json(scores), encoding="utf-8")
     if "confusion" in scores:
         _save(confusion_figure(scores["confusion"], scores["classes"]), folder / "confusion.png")
-    if "calibration" in scores:
-        figure = reliability_figure(scores["calibration"], scores["calibration_error"])
-        _save(figure, folder / "calibration.png")
+    _save(reliability_figure(scores["calibration"], scores["calibration_error"]), folder / "calibration.png")
+    if curves is None:
+        return
+    (folder / "curves.json").write_text(json.dumps(curves, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    if curves["classes"]:
+        _save(curves_figure(curves), folder / "curves.png")
 
 
 def scores_as_json(scores: dict[str, Any]) -> str:

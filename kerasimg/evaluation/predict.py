@@ -44,7 +44,7 @@ def predict(
     Raises DataError that names every unreadable picture.
     """
     classifier = Classifier.open(run)
-    chosen = list(_pictures(pictures))
+    chosen = list(named_pictures(pictures))
     if not chosen:
         raise CallError("no pictures to predict")
     made: list[Prediction] = []
@@ -67,7 +67,7 @@ def predict(
 def _predict_batch(classifier: Classifier, names: Sequence[str], pixels: np.ndarray) -> list[Prediction]:
     task, classes = classifier.spec.task, classifier.classes
     probabilities = classifier.probabilities(pixels.astype("float32"))
-    decisions, confidences = decide(probabilities, task)
+    decisions, confidences = decide(probabilities, task, classifier.thresholds)
     columns = two_columns(probabilities) if task == "binary" else probabilities
     return [
         Prediction(
@@ -82,8 +82,8 @@ def _predict_batch(classifier: Classifier, names: Sequence[str], pixels: np.ndar
     ]
 
 
-def _pictures(given: Any) -> Iterator[tuple[str, Any]]:
-    """Each picture with its name."""
+def named_pictures(given: Any) -> Iterator[tuple[str, Any]]:
+    """Each picture with its name.  given: as for `predict`."""
     if isinstance(given, np.ndarray):
         for index, picture in enumerate(given):
             yield f"[{index}]", picture

@@ -5,7 +5,7 @@ Shares, precision, recall, F1 and areas are in [0, 1]; a figure that the data le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,84 +29,109 @@ from kerasimg.spec.document import Task
 BINS = 15
 """Of the calibration, as in the paper."""
 
+TOP_K = (2, 3, 5, 10)
+"""Top-k accuracy is told for each of these that is less than the number of classes."""
+
+AREAS = 2**23
+"""Areas under curves are found for up to so many pictures times classes, which takes some ten seconds."""
+
+MOST_CONFUSED = 20
+"""Pairs of classes that are listed."""
+
 Scores = dict[str, Any]
 
 
-def scores(truth: ArrayLike, probabilities: ArrayLike, classes: Sequence[str], task: Task) -> Scores:
+def scores(
+    truth: ArrayLike,
+    probabilities: ArrayLike,
+    classes: Sequence[str],
+    task: Task,
+    thresholds: Sequence[float] | None = None,
+) -> Scores:
     """Judge N predictions, N >= 1, over K classes.
 
     truth: (N,) class numbers; multilabel: (N, K) of 0 and 1.
     probabilities: (N, K) in [0, 1], multiclass rows sum to about 1; binary: (N, 1) or (N,), of the second
         class.
     classes: K different names, 2 for binary.
+    thresholds: see `decide`.
 
-    Returns the figures, then `per_class`, `calibration` and `confusion` (rows are the truth, columns the
-    prediction, both in the order of `classes`). As in scikit-learn, macro averages are over the classes that
-    occur in the truth or in the predictions (multilabel: all), balanced accuracy over those in the truth;
-    a division by zero gives 0.
+    Returns the figures, then `per_class`, `calibration`, and but for multilabel `confusion` (rows are the truth,
+    columns the prediction, both in the order of `classes`) and `most_confused`. As in scikit-learn, macro averages
+    are over the classes that occur in the truth or in the predictions (multilabel: all), balanced accuracy over those
+    in the truth; a division by zero gives 0. The areas of a class are those of one against the rest, None where
+    pictures times classes exceed `AREAS`.
     """
     p = np.asarray(probabilities, dtype=np.float64)
     if not np.isfinite(p).all():
         raise KerasimgError("the model predicts NaN or infinity, so its training diverged; try a lower learning_rate")
-    figures = _TASKS[task](np.asarray(truth).astype(int), p, list(classes))
+    figures = _TASKS[task](np.asarray(truth).astype(int), p, list(classes), thresholds)
     return {"task": task, "n": len(p), "classes": list(classes), **figures}
 
 
-def _multiclass(truth: np.ndarray, p: np.ndarray, classes: list[str]) -> Scores:
-    # Rows of float32 do not sum to exactly 1; the log loss wants them to.
-    p = p / p.sum(axis=1, keepdims=True)
+Thresholds = Sequence[float] | None
+
+
+def _multiclass(truth: np.ndarray, p: np.ndarray, classes: list[str], thresholds: Thresholds) -> Scores:
+    p = to_one(p)
     decision, _ = decide(p, "multiclass")
     return {
         **_accuracies(truth, decision),
-        **_top_5(truth, p),
+        **_top_k(truth, p),
         **_averaged(truth, decision, "macro"),
         **_averaged(truth, decision, "weighted"),
-        **_details(truth, p, classes),
+        **_details(truth, p, decision, classes),
     }
 
 
-def _binary(truth: np.ndarray, p: np.ndarray, classes: list[str]) -> Scores:
+def _binary(truth: np.ndarray, p: np.ndarray, classes: list[str], thresholds: Thresholds) -> Scores:
     truth, p = truth.reshape(-1), p.reshape(-1)
-    decision, _ = decide(p, "binary")
-    details = _details(truth, two_columns(p), classes)
+    decision, _ = decide(p, "binary", thresholds)
+    details = _details(truth, two_columns(p), decision, classes)
     positive = details["per_class"][classes[1]]
-    both_occur = len(np.unique(truth)) == 2
     return {
         "positive": classes[1],
-        "threshold": THRESHOLD,
+        "thresholds": _thresholds(classes[1:], thresholds),
         **_accuracies(truth, decision),
-        **{name: positive[name] for name in ("precision", "recall", "f1")},
-        "roc_auc": _share(roc_auc_score(truth, p)) if both_occur else None,
-        "average_precision": _average_precision(truth, p),
+        **{name: positive[name] for name in ("precision", "recall", "f1", "roc_auc", "average_precision")},
         **details,
     }
 
 
-def _multilabel(truth: np.ndarray, p: np.ndarray, classes: list[str]) -> Scores:
-    decision, _ = decide(p, "multilabel")
+def _multilabel(truth: np.ndarray, p: np.ndarray, classes: list[str], thresholds: Thresholds) -> Scores:
+    decision, _ = decide(p, "multilabel", thresholds)
     # scikit-learn takes a single label for a binary problem, and would count its absence as a class.
     labels = list(range(len(classes))) if len(classes) > 1 else [1]
-    areas = [_average_precision(*column) for column in zip(truth.T, p.T, strict=True)]
+    per_class = _per_class(truth, decision, labels, classes, truth.T, p.T)
+    areas = [row["average_precision"] for row in per_class.values()]
     defined = [area for area in areas if area is not None]
-    per_class = _per_class(truth, decision, labels, classes)
-    for name, area in zip(classes, areas, strict=True):
-        per_class[name]["average_precision"] = area
+    # Each label of each picture is a decision between two, wherever its threshold stands.
+    confidence = np.maximum(p, 1 - p).reshape(-1)
+    error, bins = reliability(confidence, ((p > THRESHOLD) == truth).reshape(-1))
     return {
-        "threshold": THRESHOLD,
+        "thresholds": _thresholds(classes, thresholds),
         "subset_accuracy": float(accuracy_score(truth, decision)),
         "hamming_loss": float(hamming_loss(truth, decision)),
         **_averaged(truth, decision, "macro", labels),
         **_averaged(truth, decision, "micro", labels),
         "mean_average_precision": float(np.mean(defined)) if defined else None,
+        "log_loss": float(log_loss(truth.reshape(-1), p.reshape(-1), labels=[0, 1])),
+        "calibration_error": error,
         "per_class": per_class,
+        "calibration": bins,
     }
 
 
-_TASKS: dict[Task, Callable[[np.ndarray, np.ndarray, list[str]], Scores]] = {
+_TASKS: dict[Task, Callable[[np.ndarray, np.ndarray, list[str], Thresholds], Scores]] = {
     "multiclass": _multiclass,
     "binary": _binary,
     "multilabel": _multilabel,
 }
+
+
+def to_one(p: np.ndarray) -> np.ndarray:
+    """(N, K) with rows that sum to 1: those of float32 do not exactly, and the log loss wants them to."""
+    return p / p.sum(axis=1, keepdims=True)
 
 
 def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> tuple[float, list[Scores]]:
@@ -140,11 +165,10 @@ def _accuracies(truth: np.ndarray, decision: np.ndarray) -> Scores:
     return {"accuracy": float(accuracy_score(truth, decision)), "balanced_accuracy": float(balanced)}
 
 
-def _top_5(truth: np.ndarray, p: np.ndarray) -> Scores:
-    classes = p.shape[1]
-    if classes <= 5:
-        return {}
-    return {"top_5_accuracy": float(top_k_accuracy_score(truth, p, k=5, labels=np.arange(classes)))}
+def _top_k(truth: np.ndarray, p: np.ndarray) -> Scores:
+    classes = np.arange(p.shape[1])
+    shares = {str(k): float(top_k_accuracy_score(truth, p, k=k, labels=classes)) for k in TOP_K if k < len(classes)}
+    return {**({"top_5_accuracy": shares["5"]} if "5" in shares else {}), "top_k_accuracy": shares}
 
 
 def _averaged(truth: np.ndarray, decision: np.ndarray, average: str, labels: list[int] | None = None) -> Scores:
@@ -153,26 +177,69 @@ def _averaged(truth: np.ndarray, decision: np.ndarray, average: str, labels: lis
     return {f"{average}_{name}": float(figure) for name, figure in zip(names, figures[:3], strict=True)}
 
 
-def _details(truth: np.ndarray, p: np.ndarray, classes: list[str]) -> Scores:
+def _details(truth: np.ndarray, p: np.ndarray, decision: np.ndarray, classes: list[str]) -> Scores:
     """What multiclass and binary share.  p: (N, K), rows sum to 1.  `log_loss` is in nats."""
     labels = list(range(len(classes)))
-    decision, confidence = decide(p, "multiclass")
-    error, bins = reliability(confidence, decision == truth)
+    # Of the likelier class, wherever a threshold stands: it is the probabilities that are judged.
+    likeliest, confidence = decide(p, "multiclass")
+    error, bins = reliability(confidence, likeliest == truth)
+    confusion = confusion_matrix(truth, decision, labels=labels)
+    hot = (truth == column for column in range(len(classes)))
     return {
         "log_loss": float(log_loss(truth, p, labels=labels)),
         "calibration_error": error,
-        "per_class": _per_class(truth, decision, labels, classes),
+        "per_class": _per_class(truth, decision, labels, classes, hot, p.T),
         "calibration": bins,
-        "confusion": confusion_matrix(truth, decision, labels=labels).tolist(),
+        "most_confused": most_confused(confusion, classes),
+        "confusion": confusion.tolist(),
     }
 
 
-def _per_class(truth: np.ndarray, decision: np.ndarray, labels: list[int], classes: list[str]) -> dict[str, Scores]:
-    columns = precision_recall_fscore_support(truth, decision, labels=labels, average=None, zero_division=0)
+def most_confused(confusion: ArrayLike, classes: Sequence[str], limit: int = MOST_CONFUSED) -> list[Scores]:
+    """Which class is taken for which, most pictures first; `share` is of the pictures of the true class."""
+    counts = np.array(confusion)
+    wrong = counts * (1 - np.eye(len(counts), dtype=int))
+    most = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+    return [
+        {"truth": classes[i], "prediction": classes[j], "n": int(wrong[i, j]), "share": float(wrong[i, j] / total)}
+        for i, j in zip(*np.unravel_index(most, wrong.shape), strict=True)
+        if wrong[i, j] and (total := counts[i].sum())
+    ]
+
+
+def _per_class(
+    truth: np.ndarray,
+    decision: np.ndarray,
+    labels: list[int],
+    classes: list[str],
+    columns: Iterable[np.ndarray],
+    p: Iterable[np.ndarray],
+) -> dict[str, Scores]:
+    """columns, p: for each class whether a picture is of it, and the probability that it is, (N,) each."""
+    figures = precision_recall_fscore_support(truth, decision, labels=labels, average=None, zero_division=0)
+    affordable = len(truth) * len(classes) <= AREAS
     return {
-        name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
-        for name, p, r, f, n in zip(classes, *columns, strict=True)
+        name: {
+            "precision": float(precision),
+            "recall": float(recall),
+            "f1": float(f1),
+            "support": int(support),
+            "roc_auc": _roc_auc(of_class, probability) if affordable else None,
+            "average_precision": _average_precision(of_class, probability) if affordable else None,
+        }
+        for name, precision, recall, f1, support, of_class, probability in zip(
+            classes, *figures, columns, p, strict=True
+        )
     }
+
+
+def _thresholds(labels: Sequence[str], thresholds: Thresholds) -> dict[str, float]:
+    values = [THRESHOLD] * len(labels) if thresholds is None else thresholds
+    return {label: float(value) for label, value in zip(labels, values, strict=True)}
+
+
+def _roc_auc(truth: np.ndarray, p: np.ndarray) -> float | None:
+    return _share(roc_auc_score(truth, p)) if truth.any() and not truth.all() else None
 
 
 def _average_precision(truth: np.ndarray, p: np.ndarray) -> float | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -16,30 +15,58 @@ _SHOWN = 30
 _EXTREMES = 10
 _PAIRS = 5
 
-_DETAILS = ("precision", "recall", "f1", "average_precision")
+_DETAILS = ("precision", "recall", "f1", "average_precision", "roc_auc")
+_OF_A_CLASS = ("precision", "recall", "f1", "average_precision")
 _WORDS = {"f1": "F1", "roc": "ROC", "auc": "AUC"}
 
 
 def print_scores(scores: dict[str, Any], console: Console | None = None) -> None:
-    """Print the figures, then each class with its support, then the pairs most confused.
+    """Print the figures with their intervals, each class with its support, the pairs most confused, and the slices.
 
-    scores: what `scores` returns.  console: standard output by default; plain text where it is no terminal.
+    scores: what `scores` or `evaluate` returns.
+    console: standard output by default; plain text where it is no terminal.
     """
     console = console or Console()
-    for table in filter(None, (_figures(scores), _classes(scores), _confused(scores))):
+    for table in filter(None, (_figures(scores), _classes(scores), _confused(scores), *_slices(scores))):
         table.box = box.SIMPLE_HEAD if console.is_terminal else None
         console.print(table)
         console.print()
 
 
 def _figures(scores: dict[str, Any]) -> Table:
-    table = _table(f"{scores['n']} pictures, {len(scores['classes'])} classes", "figure", "value")
+    reach: dict[str, Any] = scores.get("intervals", {})
+    columns = [f"{scores['intervals_by']['level']:.0%} interval"] if reach else []
+    table = _table(f"{scores['n']} pictures, {len(scores['classes'])} classes", "figure", "value", *columns)
     for name, figure in scores.items():
-        if name != "threshold" and (figure is None or isinstance(figure, float)):
+        if name == "temperature" and figure == 1:
+            continue
+        if figure is None or isinstance(figure, float):
             # Alone they are of one class, the positive one of a binary task.
-            of = f" of {scores['positive']}" if name in _DETAILS else ""
-            table.add_row(Text(_words(name) + of), _number(figure))
+            of = f" of {scores['positive']}" if name in _OF_A_CLASS and "positive" in scores else ""
+            between = [_between(reach.get(name))] if reach else []
+            table.add_row(Text(_words(name) + of), _number(figure), *between)
     return table
+
+
+def _slices(scores: dict[str, Any]) -> Iterator[Table]:
+    """A table for each extra column of the manifest."""
+    for sliced in scores.get("slices", []):
+        names = [name for name in ("accuracy", "f1", "macro_f1") if name in sliced["rows"][0]["figures"]] or [
+            "subset_accuracy",
+            "macro_f1",
+        ]
+        columns = [part for name in names for part in (_words(name), "interval")]
+        table = _table(f"By {sliced['column']}", "class", "pictures", *columns)
+        table.columns[0].header = sliced["column"]
+        for row in sliced["rows"]:
+            figures = [
+                part
+                for name in names
+                for part in (_number(row["figures"].get(name)), _between(row["intervals"].get(name)))
+            ]
+            mark = " (few)" if row["small"] else ""
+            table.add_row(Text((row["value"] or "(none)") + mark), str(row["n"]), *figures)
+        yield table
 
 
 def _classes(scores: dict[str, Any]) -> Table:
@@ -70,16 +97,11 @@ def _classes(scores: dict[str, Any]) -> Table:
 
 
 def _confused(scores: dict[str, Any]) -> Table | None:
-    if "confusion" not in scores:
+    if "most_confused" not in scores:
         return None
-    classes = scores["classes"]
-    counts = np.array(scores["confusion"])
-    wrong = counts * (1 - np.eye(len(counts), dtype=int))
-    most = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
     table = _table("Most confused", "truth", "taken for", "pictures", "of the class")
-    for row, column in zip(*np.unravel_index(most, wrong.shape), strict=True):
-        if n := wrong[row, column]:
-            table.add_row(Text(classes[row]), Text(classes[column]), str(n), f"{n / counts[row].sum():.0%}")
+    for row in scores["most_confused"][:_PAIRS]:
+        table.add_row(Text(row["truth"]), Text(row["prediction"]), str(row["n"]), f"{row['share']:.0%}")
     return table if table.row_count else None
 
 
@@ -94,6 +116,10 @@ def _table(title: str, *columns: str) -> Table:
 
 def _words(name: str) -> str:
     return " ".join(_WORDS.get(word, word) for word in name.split("_"))
+
+
+def _between(pair: list[float] | None) -> str:
+    return "-" if pair is None else f"{pair[0]:.4f} to {pair[1]:.4f}"
 
 
 def _number(figure: float | None) -> str:

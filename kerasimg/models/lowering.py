@@ -24,7 +24,7 @@ Working = Literal["float32", "bfloat16"]
 
 EXACT = 2
 """Layers with a kernel, from the image on, that stay in float32: what is lost there goes through all that follows. In
-MobileNetV2 they are a tenth of the time and half of the difference (benchmarks/transfer.py --engines)."""
+MobileNetV2 they cost up to a sixth of the speed and halve the difference (benchmarks/transfer.py --engines)."""
 
 Run = Callable[..., Any]
 """Tensors -> the tensor that comes out."""

@@ -53,8 +53,8 @@ def test_the_held_out_part_is_known_by_its_files(copy: Path):
     with pytest.raises(DataError) as caught:
         kerasimg.evaluate(copy)
     assert str(caught.value) == (
-        f"{data}: {first}: was held out by the run and is no longer there\n"
-        f"{data}: {second}: is not the file that the run held out: its content has changed"
+        f"{data}: {first}: was used by the run and is no longer there\n"
+        f"{data}: {second}: is not the file that the run used: its content has changed"
     )
 
 
@@ -83,9 +83,16 @@ def test_arrays_are_to_be_given_again(copy: Path):
         kerasimg.evaluate(copy)
 
 
-def test_a_part_needs_data(run: Run):
-    with pytest.raises(CallError, match="name the data too"):
-        kerasimg.evaluate(run, part="test")
+def test_any_part_of_the_runs_own_pictures_is_judged_on_demand_and_its_figures_stay(run: Run):
+    before = (run.folder / "evaluation" / "metrics.json").stat().st_mtime_ns
+    judged = {part: kerasimg.evaluate(run, part=part) for part in ("test", "val", "train", "all")}
+    assert {part: (found["part"], found["n"]) for part, found in judged.items()} == {
+        "test": ("test", 5),
+        "val": ("validation", 5),
+        "train": ("train", 26),
+        "all": ("all", 36),
+    }
+    assert (run.folder / "evaluation" / "metrics.json").stat().st_mtime_ns == before
 
 
 def test_a_test_folder_that_lacks_a_class_gives_right_numbers(run: Run, pictures: Any, tmp_path: Path):
@@ -155,6 +162,8 @@ def test_every_prediction_is_written_and_gives_the_figures_again(run: Run, pictu
         "predictions.csv",
         "confusion.png",
         "calibration.png",
+        "curves.json",
+        "curves.png",
     }
     kept = read_predictions(tmp_path / "out" / "predictions.csv", "multiclass")
     assert kept.ids == ["blue/00.png", "blue/01.png", "red/00.png", "red/01.png", "red/02.png"]

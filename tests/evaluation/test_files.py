@@ -27,7 +27,7 @@ def drawn_texts(figure):
     [
         ("multiclass", 3, {"metrics.json", "confusion.png", "calibration.png"}),
         ("binary", 2, {"metrics.json", "confusion.png", "calibration.png"}),
-        ("multilabel", 3, {"metrics.json"}),
+        ("multilabel", 3, {"metrics.json", "calibration.png"}),
     ],
 )
 def test_the_files_of_each_task(task, k, files, tmp_path):

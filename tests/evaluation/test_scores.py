@@ -45,10 +45,23 @@ def test_three_classes_worked_by_hand():
         {"low": 9 / 15, "high": 10 / 15, "n": 1, "accuracy": 0, "confidence": 0.65}
     )
     assert found.pop("per_class") == {
-        "a": pytest.approx({"precision": 1, "recall": 1 / 2, "f1": 2 / 3, "support": 2}),
-        "b": pytest.approx({"precision": 2 / 3, "recall": 1, "f1": 4 / 5, "support": 2}),
-        "c": {"precision": 0, "recall": 0, "f1": 0, "support": 0},
+        "a": pytest.approx(
+            {"precision": 1, "recall": 1 / 2, "f1": 2 / 3, "support": 2, "roc_auc": 1, "average_precision": 1}
+        ),
+        "b": pytest.approx(
+            {
+                "precision": 2 / 3,
+                "recall": 1,
+                "f1": 4 / 5,
+                "support": 2,
+                "roc_auc": 3 / 4,
+                "average_precision": (1 + 2 / 3) / 2,
+            }
+        ),
+        "c": {"precision": 0, "recall": 0, "f1": 0, "support": 0, "roc_auc": None, "average_precision": None},
     }
+    assert found.pop("most_confused") == [{"truth": "a", "prediction": "b", "n": 1, "share": 0.5}]
+    assert found.pop("top_k_accuracy") == {"2": 1}
     assert found.pop("confusion") == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
     assert found == {
         "task": "multiclass",
@@ -71,7 +84,7 @@ def test_two_classes_worked_by_hand():
     found = scores([0, 1, 1, 0], [[0.4], [0.5], [0.9], [0.7]], ["ok", "defect"], "binary")
     expected = {
         "positive": "defect",
-        "threshold": 0.5,
+        "thresholds": {"defect": 0.5},
         "accuracy": 1 / 2,
         "balanced_accuracy": 1 / 2,
         "precision": 1 / 2,
@@ -90,9 +103,9 @@ def test_labels_worked_by_hand():
     truth = [[1, 0, 0], [1, 1, 0]]
     found = scores(truth, [[0.9, 0.2, 0.6], [0.4, 0.8, 0.1]], ["a", "b", "c"], "multilabel")
     assert found["per_class"] == {
-        "a": {"precision": 1, "recall": 0.5, "f1": 2 / 3, "support": 2, "average_precision": 1},
-        "b": {"precision": 1, "recall": 1, "f1": 1, "support": 1, "average_precision": 1},
-        "c": {"precision": 0, "recall": 0, "f1": 0, "support": 0, "average_precision": None},
+        "a": {"precision": 1, "recall": 0.5, "f1": 2 / 3, "support": 2, "average_precision": 1, "roc_auc": None},
+        "b": {"precision": 1, "recall": 1, "f1": 1, "support": 1, "average_precision": 1, "roc_auc": 1},
+        "c": {"precision": 0, "recall": 0, "f1": 0, "support": 0, "average_precision": None, "roc_auc": None},
     }
     expected = {
         "n": 2,
@@ -105,6 +118,8 @@ def test_labels_worked_by_hand():
         "micro_recall": 2 / 3,
         "micro_f1": 2 / 3,
         "mean_average_precision": 1,
+        "log_loss": pytest.approx(-math.log(0.9 * 0.8 * 0.4 * 0.4 * 0.8 * 0.9) / 6),
+        "calibration_error": pytest.approx((0.1 + 0.2 + 0.6 + 0.6 + 0.2 + 0.1) / 6),
     }
     assert {name: found[name] for name in expected} == expected
 

@@ -33,9 +33,9 @@ def test_two_classes_are_printed_as_plain_text():
         "log loss                          0.7890",
         "calibration error                 0.3333",
         "Each class",
-        "class        precision  recall      F1  support",
-        "ok              0.5000  0.5000  0.5000        2",
-        "[red]defect     0.0000  0.0000  0.0000        1",
+        "class        precision  recall      F1  average precision  ROC AUC  support",
+        "ok              0.5000  0.5000  0.5000             0.8333   0.5000        2",
+        "[red]defect     0.0000  0.0000  0.0000             0.5000   0.5000        1",
         "Most confused",
         "truth        taken for    pictures  of the class",
         "ok           [red]defect         1           50%",
@@ -52,7 +52,7 @@ def test_a_terminal_gets_lines_and_styles():
 def test_an_undefined_figure_and_a_class_without_pictures_are_a_dash():
     lines = printed(scores([0], [[0.25]], ["a", "b"], "binary"))
     assert ["ROC", "AUC", "-"] in [line.split() for line in lines]
-    assert "b              -       -       -        0" in lines
+    assert "b              -       -       -                  -        -        0" in lines
 
 
 def test_nothing_is_confused_where_everything_is_right():
@@ -91,11 +91,33 @@ def test_of_many_classes_few_of_which_have_pictures_those_few_are_shown():
 
 def test_labels_are_printed_with_their_average_precision_and_without_pairs():
     lines = printed(scores([[1, 0], [0, 1]], [[0.75, 0.25], [0.25, 0.75]], ["a", "b"], "multilabel"))
-    assert "class  precision  recall      F1  average precision  support" in lines
-    assert "a         1.0000  1.0000  1.0000             1.0000        1" in lines
+    assert "class  precision  recall      F1  average precision  ROC AUC  support" in lines
+    assert "a         1.0000  1.0000  1.0000             1.0000   1.0000        1" in lines
     assert "Most confused" not in lines
 
 
 def test_the_default_is_standard_output(capsys):
     print_scores(of_classes([0, 1], [0, 1], ["a", "b"]))
     assert capsys.readouterr().out.startswith("2 pictures, 2 classes")
+
+
+def test_intervals_stand_beside_the_figures_and_slices_below():
+    found = of_classes([0, 0, 1, 1], [0, 1, 1, 1], ["a", "b"])
+    row = {
+        "n": 2,
+        "small": True,
+        "figures": {"accuracy": 0.5, "macro_f1": 0.4},
+        "intervals": {"accuracy": [0.1, 0.9], "macro_f1": None},
+    }
+    found |= {
+        "intervals": {"accuracy": [0.3, 0.95], "macro_f1": None},
+        "intervals_by": {"level": 0.95},
+        "slices": [{"column": "camera", "rows": [{"value": "old", **row}, {"value": "", **row}]}],
+    }
+    lines = [line.split() for line in printed(found)]
+    assert ["figure", "value", "95%", "interval"] in lines
+    assert ["accuracy", "0.7500", "0.3000", "to", "0.9500"] in lines
+    assert ["macro", "F1", "0.7333", "-"] in lines
+    assert ["camera", "pictures", "accuracy", "interval", "macro", "F1", "interval"] in lines
+    assert ["old", "(few)", "2", "0.5000", "0.1000", "to", "0.9000", "0.4000", "-"] in lines
+    assert lines[-1][:2] == ["(none)", "(few)"]

@@ -1,0 +1,95 @@
+"""Commands that show people what a run is worth: explain, report, history."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kerasimg.cli.options import Json, RunRef, keras_loaded
+from kerasimg.errors import CallError
+
+commands = typer.Typer()
+
+
+@commands.command()
+def explain(
+    run: RunRef,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Pictures, or folders of them.")],
+    method: Annotated[
+        str, typer.Option(help="grad_cam, grad_cam_pp, hires_cam, integrated_gradients, smooth_grad or occlusion.")
+    ] = "grad_cam",
+    target: Annotated[str | None, typer.Option(metavar="CLASS", help="Left out: the predicted one.")] = None,
+    layer: Annotated[str | None, typer.Option(metavar="NAME", help="Of a CAM. Left out: the last one.")] = None,
+    option: Annotated[
+        list[str], typer.Option("--option", metavar="NAME=N", help="Of the method: steps=64, window=24. Repeatable.")
+    ] = [],  # noqa: B006
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the maps are written.")] = Path("explained"),
+    as_json: Json = False,
+) -> None:
+    """Show where in pictures a class is seen, as heat maps over them."""
+    options = dict(map(_option, option))
+    if layer is not None:
+        options["layer"] = layer
+    with keras_loaded():
+        from kerasimg.evaluation.explain import explain as ask
+        from kerasimg.evaluation.explain import save
+    explained = ask(run, files, method, target, **options)
+    written = save(explained, out)
+    if as_json:
+        rows = [
+            {"file": one.file, "target": one.target, "probability": one.probability, "peak": list(one.peak())}
+            | {"overlay": str(path), "seen": str(seen)}
+            for one, path, seen in zip(explained, written[::2], written[1::2], strict=True)
+        ]
+        typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        return
+    for one, path in zip(explained, written[::2], strict=True):
+        typer.echo(f"{one.file}: {one.target} {one.probability:.3f} -> {path}")
+
+
+@commands.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Left out: report.html in the run's folder.")] = None,
+) -> None:
+    """Write a run's report.html and MODEL_CARD.md, from what the run kept."""
+    with keras_loaded():
+        from kerasimg.evaluation.report import report as write
+    path = write(run, out=out)
+    typer.echo(f"{path} ({path.stat().st_size / 1e6:.2f} MB), MODEL_CARD.md beside it")
+
+
+@commands.command()
+def history(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder; its training may still go on.")],
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the curves there, for TensorBoard.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the stages of a training with the best epoch of each; the curves for TensorBoard."""
+    from kerasimg.evaluation.report_epochs import print_stages, read_history, stage_summaries
+
+    rows = read_history(run)
+    if not rows:
+        raise CallError(f"'{run}' holds no history.csv with an epoch in it; name the folder of a run")
+    if tensorboard is not None:
+        with keras_loaded():
+            from kerasimg.callbacks.curves_to_tensorboard import write_curves
+        write_curves(run / "history.csv", tensorboard)
+    if as_json:
+        summaries: list[dict[str, Any]] = [one._asdict() for one in stage_summaries(rows)]
+        typer.echo(json.dumps(summaries, ensure_ascii=False, indent=2))
+        return
+    print_stages(rows)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        raise CallError(f"--option: expected NAME=NUMBER, got '{text}'") from None

@@ -1,0 +1,251 @@
+"""`kerasimg.compare`: is one run better than another? On the same pictures, with what chance may explain.
+
+Each run is compared with the first. The differences of the figures get intervals by the paired bootstrap: both runs are
+judged on the same draws. Whether one is right more often is asked by McNemar's exact test (McNemar 1947), which looks
+only at the pictures that one run gets right and the other does not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import binomtest
+
+from kerasimg.data.sources import Data
+from kerasimg.data.split import fingerprint
+from kerasimg.errors import CallError, listed
+from kerasimg.evaluation.evaluate import choose_pictures, predicted
+from kerasimg.evaluation.intervals import LEVEL, RESAMPLES, SEED, interval, resampled
+from kerasimg.evaluation.predictions import decide, read_predictions
+from kerasimg.evaluation.record import read_json, write_json
+from kerasimg.evaluation.scores import scores
+from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.spec.document import Task
+
+
+class Answers(NamedTuple):
+    """What one run says of its pictures."""
+
+    name: str
+    task: Task
+    classes: list[str]
+    keys: list[str]
+    """SHA-256 of each picture, with a number where there are several of one."""
+    ids: list[str]
+    truth: np.ndarray
+    probabilities: np.ndarray
+    thresholds: list[float] | None
+    used: frozenset[str]
+    """SHA-256 of the pictures that the run was trained or steered by."""
+
+    def only(self, rows: Sequence[int], classes: list[str]) -> Answers:
+        """Some rows, with the classes in another order."""
+        order = [self.classes.index(name) for name in classes]
+        truth, p, thresholds = self.truth[list(rows)], self.probabilities[list(rows)], self.thresholds
+        if self.task == "multilabel":
+            truth, p = truth[:, order], p[:, order]
+            thresholds = None if thresholds is None else [thresholds[place] for place in order]
+        elif self.classes != classes:
+            truth = np.argsort(order)[truth]
+            p = p[:, order] if self.task == "multiclass" else 1 - p
+            if self.task == "binary" and thresholds is not None:
+                raise CallError(f"'{self.name}' was given a threshold for another class than the first run; undo it")
+        keys, ids = [self.keys[row] for row in rows], [self.ids[row] for row in rows]
+        return self._replace(classes=classes, keys=keys, ids=ids, truth=truth, probabilities=p, thresholds=thresholds)
+
+
+def compare(
+    *runs: ClassifierReference,
+    data: Data | None = None,
+    part: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> dict[str, Any]:
+    """Compare two or more runs on the pictures that all of them judged; each with the first.
+
+    runs: runs or their folders.  data, part: ask them all about these pictures; None: what each kept of its test.
+    out: a file for the result as JSON.
+
+    Pictures are known by their SHA-256. Returns `runs`, `n`, `differs` (what the runs do not have in common),
+    `figures` (name -> a value per run) and `against_first`, for each further run `differences` (name -> {difference,
+    interval}), `mcnemar` ({only_first, only_this, p}), and the pictures `fixed`, `broken` and `changed` (wrong both
+    times, but otherwise), surest first.
+    """
+    if len(runs) < 2:
+        raise CallError("compare: name two runs or more")
+    if part is not None and data is None:
+        raise CallError("part: without data the runs are compared on what they held out; name the data too")
+    every = [_asked(run, data, part) if data is not None else _kept(run) for run in runs]
+    first, *_ = every
+    for other in every[1:]:
+        if (other.task, sorted(other.classes)) != (first.task, sorted(first.classes)):
+            raise CallError(
+                f"'{other.name}' and '{first.name}' answer different questions: {other.task} of "
+                f"{listed(sorted(other.classes))}, and {first.task} of {listed(sorted(first.classes))}"
+            )
+    same, differs = _in_common(every)
+    judged = [scores(one.truth, one.probabilities, one.classes, one.task, one.thresholds) for one in same]
+    drawn = [
+        resampled(one.truth, one.probabilities, one.task, one.thresholds, resamples=resamples, seed=seed)
+        for one in same
+    ]
+    told = {
+        "runs": [one.name for one in same],
+        "n": len(same[0].ids),
+        "differs": differs,
+        "figures": {name: [found[name] for found in judged] for name in drawn[0]},
+        "intervals_by": {"level": LEVEL, "resamples": resamples, "seed": seed, "method": "paired percentile"},
+        "against_first": [
+            {
+                "run": same[place].name,
+                "differences": _differences(judged[0], judged[place], drawn[0], drawn[place]),
+                **_changes(same[0], same[place]),
+            }
+            for place in range(1, len(same))
+        ],
+    }
+    if out is not None:
+        write_json(Path(out), told)
+    return told
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """How likely chance alone gives so uneven counts, or more so, of pictures that one of two models gets right."""
+    changed = only_first + only_second
+    return float(binomtest(only_first, changed).pvalue) if changed else 1.0
+
+
+def _kept(run: ClassifierReference) -> Answers:
+    """What a run kept of its test."""
+    folder = Path(getattr(run, "folder", run))  # type: ignore[arg-type]
+    file = folder / "evaluation" / "predictions.csv"
+    if not file.is_file():
+        raise CallError(f"'{folder}' holds no evaluation/predictions.csv; name the folder of a run, or name the data")
+    found, record = read_json(folder / "evaluation" / "metrics.json"), read_json(folder / "data.json")
+    said = read_predictions(file, found["task"])
+    hashes = {picture["id"]: picture["sha256"] for picture in record["pictures"]}
+    thresholds = list(found["thresholds"].values()) if "thresholds" in found else None
+    return Answers(
+        str(folder),
+        found["task"],
+        said.classes,
+        _numbered([hashes.get(name, name) for name in said.ids]),
+        said.ids,
+        said.truth,
+        said.probabilities,
+        thresholds,
+        _used(record, found["part"]),
+    )
+
+
+def _asked(run: ClassifierReference, data: Data | None, part: str | None) -> Answers:
+    """What a run says of other pictures."""
+    classifier = Classifier.open(run)
+    asked = choose_pictures(classifier, data, part)
+    items = [asked.source.items[index] for index in asked.indices]
+    folder = classifier.folder
+    record = read_json(folder / "data.json") if folder and (folder / "data.json").is_file() else {"pictures": []}
+    return Answers(
+        str(folder or run),
+        classifier.spec.task,
+        list(classifier.classes),
+        _numbered([fingerprint(item) for item in items]),
+        [item.id for item in items],
+        asked.source.label_ids(asked.indices),
+        predicted(classifier, asked.source, asked.indices),
+        None if classifier.thresholds is None else list(classifier.thresholds),
+        _used(record, "test"),
+    )
+
+
+def _used(record: dict[str, Any], judged_on: str) -> frozenset[str]:
+    return frozenset(picture["sha256"] for picture in record["pictures"] if picture["part"] not in ("test", judged_on))
+
+
+def _numbered(hashes: Sequence[str]) -> list[str]:
+    """Each hash with a number from the second of its kind on, so that all differ."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for one in hashes:
+        keys.append(f"{one}:{seen[one]}" if seen[one] else one)
+        seen[one] += 1
+    return keys
+
+
+def _in_common(every: Sequence[Answers]) -> tuple[list[Answers], dict[str, Any]]:
+    """The answers on the pictures that all have, under one order of classes, and what sets the runs apart."""
+    places = [{key: row for row, key in enumerate(one.keys)} for one in every]
+    common = [key for key in every[0].keys if all(key in one for one in places)]
+    if not common:
+        raise CallError("compare: the runs have no test picture in common (by content); name pictures with --data")
+    aligned = [
+        one.only([place[key] for key in common], every[0].classes) for one, place in zip(every, places, strict=True)
+    ]
+    agree = np.ones(len(common), dtype=bool)
+    for one in aligned[1:]:
+        agree &= (one.truth == aligned[0].truth).reshape(len(common), -1).all(axis=1)
+    if not agree.any():
+        raise CallError("compare: the runs give every picture they have in common a different label")
+    rows = np.flatnonzero(agree).tolist()
+    differs = {
+        "only_in": {one.name: len(one.ids) - len(common) for one in every},
+        "labelled_otherwise": [aligned[0].ids[row] for row in np.flatnonzero(~agree)],
+        "trained_on": {one.name: sum(key.split(":")[0] in one.used for key in common) for one in every},
+    }
+    return [one.only(rows, one.classes) for one in aligned], differs
+
+
+def _differences(
+    first: dict[str, Any], this: dict[str, Any], first_draws: dict[str, np.ndarray], draws: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Figure -> this less the first, with the interval of that difference."""
+    return {
+        name: {
+            "difference": this[name] - first[name],
+            "interval": interval(draws[name] - first_draws[name], this[name] - first[name]),
+        }
+        for name in draws
+        if first[name] is not None and this[name] is not None
+    }
+
+
+def _changes(first: Answers, this: Answers) -> dict[str, Any]:
+    (before, sure_before), (after, sure_after) = (
+        decide(one.probabilities, one.task, one.thresholds) for one in (first, this)
+    )
+    n = len(first.ids)
+    was, now = ((said == first.truth).reshape(n, -1).all(axis=1) for said in (before, after))
+    other = (before != after).reshape(n, -1).any(axis=1)
+
+    def rows(chosen: np.ndarray) -> list[dict[str, Any]]:
+        return [
+            {
+                "file": this.ids[row],
+                "truth": _named(first.truth[row], this.classes),
+                "before": _named(before[row], this.classes),
+                "after": _named(after[row], this.classes),
+                "confidence_before": float(sure_before[row]),
+                "confidence_after": float(sure_after[row]),
+            }
+            for row in sorted(np.flatnonzero(chosen), key=lambda row: -float(sure_after[row]))
+        ]
+
+    only_first, only_this = int((was & ~now).sum()), int((now & ~was).sum())
+    return {
+        "mcnemar": {"only_first": only_first, "only_this": only_this, "p": mcnemar(only_first, only_this)},
+        "fixed": rows(now & ~was),
+        "broken": rows(was & ~now),
+        "changed": rows(other & ~was & ~now),
+    }
+
+
+def _named(decided: Any, classes: Sequence[str]) -> str | list[str]:
+    if np.ndim(decided) == 0:
+        return classes[int(decided)]
+    return [name for name, held in zip(classes, decided, strict=True) if held]

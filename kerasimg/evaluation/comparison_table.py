@@ -1,0 +1,85 @@
+"""A comparison of runs, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_PICTURES = 10
+"""Pictures of a kind that are listed."""
+
+
+def print_comparison(told: dict[str, Any], console: Console | None = None) -> None:
+    """Print the figures of each run, the differences from the first, and the pictures that changed.
+
+    told: what `compare` returns.  console: standard output by default.
+    """
+    console = console or Console()
+    for note in _notes(told):
+        console.print(Text(note))
+    tables = [_figures(told)]
+    for other in told["against_first"]:
+        tables.append(_differences(told, other))
+        tables += [_pictures(title, other[kind]) for kind, title in _KINDS if other[kind]]
+    for table in tables:
+        table.box = box.SIMPLE_HEAD if console.is_terminal else None
+        console.print(table)
+        console.print()
+
+
+_KINDS = (("fixed", "Right now, wrong before"), ("broken", "Wrong now, right before"), ("changed", "Wrong otherwise"))
+
+
+def _notes(told: dict[str, Any]) -> Iterator[str]:
+    differs = told["differs"]
+    for run, n in differs["only_in"].items():
+        if n:
+            yield f"{n:,} pictures of {run} are not in all runs; they are left out"
+    for run, n in differs["trained_on"].items():
+        if n:
+            yield f"{run} was trained or steered by {n:,} of these pictures, which flatters it"
+    if n := len(differs["labelled_otherwise"]):
+        yield f"{n:,} pictures are labelled otherwise in one of the runs; they are left out"
+
+
+def _figures(told: dict[str, Any]) -> Table:
+    table = Table(title=f"{told['n']:,} pictures that all have", title_justify="left")
+    table.add_column("figure")
+    for run in told["runs"]:
+        table.add_column(Text(run), justify="right")
+    for name, values in told["figures"].items():
+        table.add_row(name.replace("_", " "), *("-" if value is None else f"{value:.4f}" for value in values))
+    return table
+
+
+def _differences(told: dict[str, Any], other: dict[str, Any]) -> Table:
+    test = other["mcnemar"]
+    title = (
+        f"{other['run']} less {told['runs'][0]}: right where the first is wrong {test['only_this']:,}, "
+        f"wrong where it is right {test['only_first']:,}, McNemar's exact p = {test['p']:.3g}"
+    )
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("figure")
+    table.add_column("difference", justify="right")
+    table.add_column(f"{told['intervals_by']['level']:.0%} interval", justify="right")
+    for name, row in other["differences"].items():
+        pair = row["interval"]
+        between = "-" if pair is None else f"{pair[0]:+.4f} to {pair[1]:+.4f}"
+        table.add_row(name.replace("_", " "), f"{row['difference']:+.4f}", between)
+    return table
+
+
+def _pictures(title: str, rows: list[dict[str, Any]]) -> Table:
+    more = f", the surest {_PICTURES} of {len(rows):,}" if len(rows) > _PICTURES else ""
+    table = Table(title=title + more, title_justify="left")
+    for name in ("file", "truth", "before", "after", "confidence"):
+        table.add_column(name, justify="right" if name == "confidence" else "left", overflow="fold")
+    for row in rows[:_PICTURES]:
+        said = (row[key] if isinstance(row[key], str) else ", ".join(row[key]) for key in ("truth", "before", "after"))
+        table.add_row(Text(row["file"]), *map(Text, said), f"{row['confidence_after']:.3f}")
+    return table

@@ -1,0 +1,195 @@
+"""`kerasimg.explain`: where in a picture a classifier sees a class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import PIL.Image
+
+from kerasimg.data.decode import decode
+from kerasimg.data.items import ManyFaults
+from kerasimg.data.picture import RGB, BadImage, Picture, read_picture
+from kerasimg.errors import CallError, Fault, listed, nearest
+from kerasimg.evaluation.explain_methods import method_named, occlusion
+from kerasimg.evaluation.explain_overlay import OPACITY, on_original, overlay
+from kerasimg.evaluation.predict import named_pictures
+from kerasimg.evaluation.predictions import two_columns
+from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.spec.document import Image
+
+BATCH_SIZE = 16
+"""Pictures whose gradients are computed at once."""
+
+HIGHEST = 99.5
+"""Percentile of a map that counts as 1: a few pixels that stand out would leave the rest dark."""
+
+
+class Asked(Protocol):
+    """What occlusion needs of a classifier, whatever it runs on: an exported file serves as well."""
+
+    classes: Sequence[str]
+    spec: Any
+    """Of which `image` and `task` are read."""
+
+    def probabilities(self, pictures: Any) -> np.ndarray:
+        """(N, K), or (N, 1) where the task is binary, for pictures (N, H, W, C) float32 of 0-255."""
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Where a classifier sees a class in one picture."""
+
+    file: str
+    """Its path, or its place among the arrays: "[3]"."""
+    method: str
+    target: str
+    """The class that is explained."""
+    probability: float
+    """Of that class."""
+    map: np.ndarray
+    """(H, W) float32 of the model's input size, 0-1: how much speaks for the class at each pixel. All 0: nothing."""
+    seen: np.ndarray
+    """The picture as the network sees it, uint8 (H, W, C)."""
+    picture: Picture
+    image: Image
+    """How the one became the other."""
+
+    def overlay(self, opacity: float = OPACITY) -> PIL.Image.Image:
+        """The map over the picture as the network sees it."""
+        pixels = self.seen[..., 0] if self.seen.shape[-1] == 1 else self.seen
+        return overlay(PIL.Image.fromarray(pixels), self.map, opacity)
+
+    def overlay_on_original(self, opacity: float = OPACITY) -> PIL.Image.Image:
+        """The map over the picture at its own size, upright."""
+        original = self.original()
+        return overlay(original, on_original(self.map, self.image, *original.size), opacity)
+
+    def original(self) -> PIL.Image.Image:
+        """The picture at its own size, upright, in RGB."""
+        red, green, blue = self.image.background
+        background: RGB = (red, green, blue)
+        return read_picture(self.picture, background)
+
+    def peak(self) -> tuple[int, int]:
+        """(row, column) of the map's highest place."""
+        row, column = np.unravel_index(int(self.map.argmax()), self.map.shape)
+        return int(row), int(column)
+
+
+def explain(
+    run: ClassifierReference | Asked,
+    files: str | os.PathLike[str] | Sequence[Any] | np.ndarray,
+    method: str = "grad_cam",
+    target: str | Sequence[str] | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> list[Explanation]:
+    """Where a classifier sees a class in each picture, in their order.
+
+    run: a run, its folder, a model.keras file, a spec that brings its weights; for occlusion anything with
+    `probabilities`, `classes` and `spec` (see `Asked`).
+    files: as for `predict`.
+    method: grad_cam, grad_cam_pp, hires_cam, integrated_gradients, smooth_grad or occlusion (see
+    `kerasimg.evaluation.explain_methods`, also for the options of each: layer, steps, baseline, samples, noise, seed,
+    window, stride).
+    target: a class, or one for each picture. None: the one that is predicted; where the task is multilabel, the
+    likeliest.
+    out: a folder for two PNG a picture, the map over the picture and over what the network sees of it.
+
+    Raises CallError for a method that the model cannot be explained by, DataError naming every unreadable picture.
+    """
+    explained = method_named(method, options)
+    classifier = _classifier(run, method)
+    named = list(named_pictures(files))
+    if not named:
+        raise CallError("no pictures to explain")
+    wanted = _targets(classifier, target, len(named))
+    seen = _decoded(named, classifier.spec.image)
+    asked = classifier.probabilities if explained is occlusion else classifier.model
+    found: list[Explanation] = []
+    for first in range(0, len(named), BATCH_SIZE):
+        pictures = np.stack(seen[first : first + BATCH_SIZE]).astype("float32")
+        probabilities = classifier.probabilities(pictures)
+        if classifier.spec.task == "binary":
+            probabilities = two_columns(probabilities)
+        targets = probabilities.argmax(axis=1) if wanted is None else wanted[first : first + BATCH_SIZE]
+        maps = explained(asked, pictures, targets, **options)
+        for row, values in enumerate(maps):
+            name, picture = named[first + row]
+            label, probability = classifier.classes[targets[row]], float(probabilities[row, targets[row]])
+            here = seen[first + row]
+            found.append(
+                Explanation(name, method, label, probability, as_shares(values), here, picture, classifier.spec.image)
+            )
+    if out is not None:
+        save(found, out)
+    return found
+
+
+def as_shares(values: np.ndarray) -> np.ndarray:
+    """What speaks for a class as shares of the most: negative values as 0, the 99.5th percentile and above as 1."""
+    positive = np.maximum(np.nan_to_num(values), 0).astype(np.float32)
+    highest = np.percentile(positive, HIGHEST) or positive.max()
+    return np.minimum(positive / highest, 1) if highest > 0 else positive
+
+
+def save(explanations: Sequence[Explanation], out: str | os.PathLike[str]) -> list[Path]:
+    """Write `NAME.METHOD.png` and `NAME.METHOD.seen.png` for each into a folder, made if it is not there; their paths.
+
+    NAME is the picture's, without extension; of pictures with the same name, a number is added.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    taken: set[str] = set()
+    for each in explanations:
+        stem = Path(each.file).stem.strip("[]") or "picture"
+        name, number = stem, 1
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name)
+        for ending, picture in (("png", each.overlay_on_original()), ("seen.png", each.overlay())):
+            written.append(folder / f"{name}.{each.method}.{ending}")
+            picture.save(written[-1])
+    return written
+
+
+def _classifier(run: Any, method: str) -> Any:
+    if method == "occlusion" and not isinstance(run, Classifier) and callable(getattr(run, "probabilities", None)):
+        return run
+    return Classifier.open(run)
+
+
+def _targets(classifier: Any, target: str | Sequence[str] | None, count: int) -> np.ndarray | None:
+    """The number of the class that is asked for, for each picture."""
+    if target is None:
+        return None
+    names = [target] * count if isinstance(target, str) else list(target)
+    if len(names) != count:
+        raise CallError(f"target: {len(names)} classes for {count} pictures; give one class, or one for each")
+    numbers = {name: number for number, name in enumerate(classifier.classes)}
+    for name in names:
+        if name not in numbers:
+            raise CallError(f"target: the model knows no class '{name}'{nearest(name, numbers)} ({listed(numbers)})")
+    return np.array([numbers[name] for name in names])
+
+
+def _decoded(named: Sequence[tuple[str, Any]], image: Image) -> list[np.ndarray]:
+    """The pictures as the network sees them; every one that cannot be read is named."""
+    seen: list[np.ndarray] = []
+    faults: list[Fault] = []
+    for name, picture in named:
+        try:
+            seen.append(decode(picture, image))
+        except BadImage as error:
+            faults.append(Fault(name, "", error.reason))
+    if faults:
+        raise ManyFaults(faults)
+    return seen

@@ -1,0 +1,137 @@
+"""Inside a trained model: the layer whose map is explained, what it gives, and the score before the softmax.
+
+A model is looked into while it runs, not cut in two: a layer's `call` is replaced for the time of one call of the
+model. So it makes no difference whether the layer stands in the model itself or in a backbone inside of it, and what
+leads past the layer (a shortcut, a second branch) still counts. Not for two threads at once on one model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from kerasimg.errors import CallError, listed, nearest
+from kerasimg.models.outputs import output_kind
+
+UNLEARNED = ("InputLayer", "Rescaling", "Normalization", "Resizing")
+"""Layers that see the picture, and in which nothing of the classes is."""
+PASSING = (
+    *("MaxPooling2D", "AveragePooling2D", "BlurPool", "Dropout", "SpatialDropout2D", "DropPath"),
+    *("ZeroPadding2D", "Cropping2D", "Identity", "ActivityRegularization"),
+)
+"""Layers that only hand on, coarser, what the one before them found."""
+
+
+def leaves(model: Any) -> Iterator[Any]:
+    """The layers of a model in the order in which they run, those of nested models in their place."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from leaves(layer)
+        else:
+            yield layer
+
+
+def map_layer(model: keras.Model, name: str | None = None) -> Any:
+    """The layer of that name, or the last whose output is a map, (N, H, W, C), before pooling.
+
+    CallError when the model has none: it looks at the picture as tokens, or pools before it learns anything.
+    """
+    if name is not None:
+        return _named(model, name)
+    layers = list(leaves(model))
+    maps = [place for place, layer in enumerate(layers) if is_map(layer)]
+    learned = [place for place, layer in enumerate(layers) if _kind(layer) not in UNLEARNED and layer.weights]
+    kept = [place for place in maps if learned and place >= learned[0] and _kind(layers[place]) not in PASSING]
+    if not kept or any(_is_tokens(layer) for layer in layers[kept[-1] + 1 :]):
+        raise CallError(
+            f"'{model.name}' keeps no map of the picture up to its head, so there is nothing for a CAM to show; "
+            "use 'integrated_gradients', 'smooth_grad' or 'occlusion', or name a layer with an output (N, H, W, C)"
+        )
+    return layers[kept[-1]]
+
+
+def is_map(layer: Any) -> bool:
+    """Whether a layer gives a map: (N, H, W, C) of more than one place."""
+    shape = _output_shape(layer)
+    return len(shape) == 4 and (shape[1] or 2) * (shape[2] or 2) > 1
+
+
+def _named(model: keras.Model, name: str) -> Any:
+    named = {layer.name: layer for layer in [*_nested(model), *leaves(model)]}
+    if name not in named:
+        maps = listed(layer.name for layer in reversed(list(leaves(model))) if is_map(layer))
+        raise CallError(
+            f"layer: the model has no layer '{name}'{nearest(name, named)} (with a map, last first: {maps})"
+        )
+    if not is_map(named[name]):
+        shape = "x".join(str(side or "?") for side in _output_shape(named[name])[1:])
+        raise CallError(f"layer: '{name}' gives {shape or 'no tensor'}; expected a map (H, W, C) of several places")
+    return named[name]
+
+
+def _nested(model: Any) -> Iterator[Any]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield layer
+            yield from _nested(layer)
+
+
+def _kind(layer: Any) -> str:
+    return type(layer).__name__
+
+
+def _output_shape(layer: Any) -> tuple[Any, ...]:
+    try:
+        return tuple(layer.output.shape)
+    except (AttributeError, ValueError):  # several outputs, or never called
+        return ()
+
+
+def _is_tokens(layer: Any) -> bool:
+    shape = _output_shape(layer)
+    return len(shape) == 3 and (shape[1] or 2) > 1
+
+
+@contextmanager
+def changed(layer: Any, change: Callable[[Any], Any]) -> Iterator[None]:
+    """For as long as it lasts, the layer gives `change(output)` instead of its output."""
+    own = vars(layer).get("call")
+    call = layer.call
+
+    def replaced(*args: Any, **kwargs: Any) -> Any:
+        return change(call(*args, **kwargs))
+
+    layer.call = replaced
+    try:
+        yield
+    finally:
+        if own is None:
+            del layer.call
+        else:
+            layer.call = own
+
+
+@contextmanager
+def without_squashing(model: keras.Model) -> Iterator[None]:
+    """For as long as it lasts, the model gives what its last softmax or sigmoid takes.
+
+    A softmax that is nearly sure has a gradient of nearly zero, and it falls when another class is less likely; the
+    papers explain the score before it.
+    """
+    if output_kind(model) == "logits":
+        yield
+        return
+    layer = model.outputs[0]._keras_history.operation
+    name = "call" if isinstance(layer, keras.layers.Softmax) else "activation"
+    kept = vars(layer).get(name)
+    setattr(layer, name, lambda inputs, *args, **kwargs: inputs)
+    try:
+        yield
+    finally:
+        if kept is None:
+            delattr(layer, name)
+        else:
+            setattr(layer, name, kept)

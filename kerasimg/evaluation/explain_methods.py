@@ -1,0 +1,246 @@
+"""The methods of `kerasimg.explain`: a model, pictures and a class for each -> where it looks.
+
+Each returns what speaks for the class at every pixel, (N, H, W) float32, on no particular scale; what speaks against
+it is negative, or 0 where the method says so.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import PIL.Image
+
+from kerasimg.errors import CallError, nearest
+from kerasimg.evaluation.explain_gradients import gradient
+from kerasimg.evaluation.explain_layers import changed, map_layer, without_squashing
+from kerasimg.evaluation.predictions import two_columns
+
+Probabilities = Callable[[np.ndarray], np.ndarray]
+"""Pictures (N, H, W, C) float32 of 0-255 -> (N, K), or (N, 1) of the second class: any model, in any form."""
+Maps = np.ndarray
+
+OCCLUDED_BYTES = 2**25
+"""Of the pictures that occlusion asks for at once: 55 of 224 x 224."""
+
+
+def grad_cam(model: keras.Model, pictures: np.ndarray, targets: np.ndarray, *, layer: str | None = None) -> Maps:
+    """Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391): channels weighed by their mean gradient; 0 and above.
+
+    layer: name of a layer with an output (N, H, W, C). None: the last one before pooling.
+    """
+    features, slopes = _features(model, pictures, targets, layer)
+    return _on_picture(_positive((features * slopes.mean(axis=(1, 2), keepdims=True)).sum(axis=-1)), pictures)
+
+
+def grad_cam_pp(model: keras.Model, pictures: np.ndarray, targets: np.ndarray, *, layer: str | None = None) -> Maps:
+    """Grad-CAM++ (Chattopadhay et al. 2018, arXiv:1710.11063): finds several things of a class; 0 and above.
+
+    layer: as for Grad-CAM. The weights are those of the paper for the exponential of the score (its equation 19).
+    """
+    features, slopes = _features(model, pictures, targets, layer)
+    square, cube = slopes**2, slopes**3
+    below = 2 * square + features.sum(axis=(1, 2), keepdims=True) * cube
+    shares = np.divide(square, below, out=np.zeros_like(square), where=np.abs(below) > 1e-12)
+    weights = (shares * _positive(slopes)).sum(axis=(1, 2), keepdims=True)
+    return _on_picture(_positive((features * weights).sum(axis=-1)), pictures)
+
+
+def hires_cam(model: keras.Model, pictures: np.ndarray, targets: np.ndarray, *, layer: str | None = None) -> Maps:
+    """HiResCAM (Draelos, Carin 2020, arXiv:2011.08891): each place by its own gradient; 0 and above.
+
+    Where one dense layer follows the map it shows what that layer adds up, which Grad-CAM, averaging, need not.
+    layer: as for Grad-CAM.
+    """
+    features, slopes = _features(model, pictures, targets, layer)
+    return _on_picture(_positive((features * slopes).sum(axis=-1)), pictures)
+
+
+def integrated_gradients(
+    model: keras.Model, pictures: np.ndarray, targets: np.ndarray, *, steps: int = 32, baseline: float = 0.0
+) -> Maps:
+    """Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365), summed over the channels.
+
+    baseline: the pixel value, 0-255, of the picture without anything in it; what has that value explains nothing.
+    steps: of the midpoint rule along the way. The map sums to score(picture) - score(baseline), but for its error.
+    """
+    _require("steps", steps, 1)
+    way = pictures - np.float32(baseline)
+    total = np.zeros_like(pictures)
+    for step in range(steps):
+        total += _pixel_slopes(model, np.float32(baseline) + way * np.float32((step + 0.5) / steps), targets)
+    return (way * total / steps).sum(axis=-1)
+
+
+def smooth_grad(
+    model: keras.Model,
+    pictures: np.ndarray,
+    targets: np.ndarray,
+    *,
+    samples: int = 25,
+    noise: float = 0.15,
+    seed: int = 0,
+) -> Maps:
+    """SmoothGrad (Smilkov et al. 2017, arXiv:1706.03825): the mean gradient under noise, of its greatest channel.
+
+    0 and above: it shows where the score is sensitive, not which way.  noise: standard deviation, as a share of 255.
+    """
+    _require("samples", samples, 1)
+    draws = np.random.default_rng(seed)
+    total = np.zeros_like(pictures)
+    for _ in range(samples):
+        noisy = pictures + draws.normal(0, noise * 255, pictures.shape).astype("float32")
+        total += _pixel_slopes(model, noisy, targets)
+    return np.abs(total / samples).max(axis=-1)
+
+
+def occlusion(
+    probabilities: Probabilities,
+    pictures: np.ndarray,
+    targets: np.ndarray,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+) -> Maps:
+    """Occlusion (Zeiler, Fergus 2013, arXiv:1311.2901): how far the probability falls where a grey square lies.
+
+    probabilities: any function from pictures to probabilities; no gradient is asked for.
+    window: side of the square in pixels; None: a fifth of the shorter side.  stride: None: half of the window.
+    The square has the picture's mean colour. A pixel gets the mean of the squares that covered it.
+    """
+    height, width = pictures.shape[1:3]
+    window = max(1, round(min(height, width) / 5)) if window is None else window
+    stride = max(1, window // 2) if stride is None else stride
+    _require("window", window, 1)
+    _require("stride", stride, 1)
+    places = [(top, left) for top in _starts(height, window, stride) for left in _starts(width, window, stride)]
+    whole = _columns(probabilities(pictures))[np.arange(len(pictures)), targets]
+    colours = pictures.mean(axis=(1, 2))
+    falls = np.zeros(pictures.shape[:3], dtype=np.float32)
+    covered = np.zeros((height, width), dtype=np.float32)
+    for top, left in places:
+        covered[top : top + window, left : left + window] += 1
+    every = [(number, place) for number in range(len(pictures)) for place in places]
+    at_once = max(1, OCCLUDED_BYTES // pictures[0].nbytes)
+    for first in range(0, len(every), at_once):
+        some = every[first : first + at_once]
+        hidden = pictures[[number for number, _ in some]]
+        for each, (number, (top, left)) in zip(hidden, some, strict=True):
+            each[top : top + window, left : left + window] = colours[number]
+        for row, (number, (top, left)) in zip(_columns(probabilities(hidden)), some, strict=True):
+            falls[number, top : top + window, left : left + window] += whole[number] - row[targets[number]]
+    return falls / np.maximum(covered, 1)
+
+
+METHODS: Mapping[str, Callable[..., Maps]] = {
+    "grad_cam": grad_cam,
+    "grad_cam_pp": grad_cam_pp,
+    "hires_cam": hires_cam,
+    "integrated_gradients": integrated_gradients,
+    "smooth_grad": smooth_grad,
+    "occlusion": occlusion,
+}
+"""Name -> method. All but `occlusion` take a Keras model first; that one takes a function to probabilities."""
+
+
+def method_named(name: str, options: Mapping[str, Any]) -> Callable[..., Maps]:
+    """The method of a name; CallError for one that there is not, or for an option that it does not take."""
+    if name not in METHODS:
+        raise CallError(f"method: no '{name}'{nearest(name, METHODS)} (methods: {', '.join(METHODS)})")
+    takes = [
+        parameter.name
+        for parameter in inspect.signature(METHODS[name]).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    for option in options:
+        if option not in takes:
+            raise CallError(f"{name} has no option '{option}'{nearest(option, takes)} (options: {', '.join(takes)})")
+    return METHODS[name]
+
+
+def _features(
+    model: keras.Model, pictures: np.ndarray, targets: np.ndarray, name: str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The map that a layer gives for the pictures, (N, h, w, C), and the score's gradient with respect to it.
+
+    The gradient is taken with respect to a zero that is added to the map. Of a layer that runs several times in one
+    model, the last time counts.
+    """
+    layer = map_layer(model, name)
+    seen: list[Any] = []
+
+    def look(output: Any) -> Any:
+        seen.append(output)
+        return output
+
+    with keras.StatelessScope(), changed(layer, look):
+        model(keras.ops.convert_to_tensor(pictures), training=False)
+    times, shape = len(seen), tuple(seen[-1].shape)
+
+    def scores(added: Any) -> tuple[Any, Any]:
+        seen.clear()
+
+        def add(output: Any) -> Any:
+            seen.append(output)
+            return output + keras.ops.cast(added, output.dtype) if len(seen) == times else output
+
+        with changed(layer, add):
+            score = _score(model, keras.ops.convert_to_tensor(pictures), targets)
+        return score, keras.ops.cast(seen[-1], "float32")
+
+    found = gradient(scores, np.zeros(shape, dtype=np.float32))
+    return found.further, found.gradient
+
+
+def _pixel_slopes(model: keras.Model, pictures: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The score's gradient with respect to the pixels."""
+
+    def scores(tensor: Any) -> tuple[Any, Any]:
+        score = _score(model, tensor, targets)
+        return score, score
+
+    return gradient(scores, pictures).gradient
+
+
+def _score(model: keras.Model, pictures: Any, targets: np.ndarray) -> Any:
+    """Each picture's score of its class before the softmax or the sigmoid, (N,).
+
+    Of two classes with one output the first one's is the output with its sign changed.
+    """
+    with without_squashing(model):
+        outputs = keras.ops.cast(model(pictures, training=False), "float32")
+    chosen = np.eye(max(2, outputs.shape[-1]), dtype=np.float32)[targets]
+    if outputs.shape[-1] == 1:
+        chosen = chosen[:, 1:] - chosen[:, :1]
+    return keras.ops.sum(outputs * keras.ops.convert_to_tensor(chosen), axis=-1)
+
+
+def _columns(probabilities: np.ndarray) -> np.ndarray:
+    found = np.asarray(probabilities, dtype=np.float32)
+    return two_columns(found) if found.ndim == 1 or found.shape[1] == 1 else found
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    """Where squares begin so that they cover a side: the last one ends where the side ends."""
+    last = max(0, length - window)
+    return [*range(0, last, stride), last]
+
+
+def _on_picture(maps: np.ndarray, pictures: np.ndarray) -> Maps:
+    """Coarse maps (N, h, w) at the pictures' size, bilinear."""
+    height, width = pictures.shape[1:3]
+    size = (width, height)
+    bilinear = PIL.Image.Resampling.BILINEAR
+    return np.stack([np.asarray(PIL.Image.fromarray(each).resize(size, bilinear)) for each in maps.astype("float32")])
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+    return np.maximum(values, 0)
+
+
+def _require(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise CallError(f"{name}: expected {least} or more, got {value}")

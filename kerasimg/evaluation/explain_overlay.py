@@ -1,0 +1,58 @@
+"""A map of 0 to 1 over the picture that it explains, as the network sees it and at the picture's own aspect."""
+
+from __future__ import annotations
+
+import numpy as np
+import PIL.Image
+
+from kerasimg.spec.document import Image
+
+OPACITY = 0.75
+"""Of the colours where the map is 1."""
+
+_COLOURS = ((0.0, (43, 12, 98)), (0.35, (164, 30, 100)), (0.7, (240, 96, 30)), (1.0, (252, 222, 80)))
+"""Dark violet over red to yellow: its lightness rises with the value, so that it reads without colour too."""
+
+
+def overlay(picture: PIL.Image.Image, values: np.ndarray, opacity: float = OPACITY) -> PIL.Image.Image:
+    """The picture in grey, and over it the map in colours that are the more opaque the higher it is.
+
+    values: (H, W) of the picture's size, 0-1.
+    """
+    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., np.newaxis].repeat(3, axis=-1)
+    shown = np.clip(values, 0, 1)
+    places, colours = [place for place, _ in _COLOURS], np.array([colour for _, colour in _COLOURS])
+    heat = np.stack([np.interp(shown, places, colours[:, channel]) for channel in range(3)], axis=-1)
+    # The square root: half of the evidence must be seen well, and what has none leaves the picture as it is.
+    share = (opacity * np.sqrt(shown))[..., np.newaxis]
+    return PIL.Image.fromarray((grey * (1 - share) + heat * share + 0.5).astype(np.uint8))
+
+
+def on_original(values: np.ndarray, image: Image, width: int, height: int) -> np.ndarray:
+    """A map of what the network sees, (H, W), laid back onto the picture it was made from, (height, width).
+
+    image: how the picture became what the network sees. What `crop` cut off has 0; what `pad` added is left out.
+    """
+    seen_height, seen_width = values.shape
+    wide = width * seen_height > seen_width * height
+    if image.resize == "pad":
+        inner_width, inner_height = seen_width, seen_height
+        if wide:
+            inner_height = max(1, round(height * seen_width / width))
+        else:
+            inner_width = max(1, round(width * seen_height / height))
+        top, left = (seen_height - inner_height) // 2, (seen_width - inner_width) // 2
+        return _sized(values[top : top + inner_height, left : left + inner_width], width, height)
+    if image.resize == "crop":
+        box_width = round(height * seen_width / seen_height) if wide else width
+        box_height = height if wide else round(width * seen_height / seen_width)
+        left, top = (width - box_width) // 2, (height - box_height) // 2
+        laid = np.zeros((height, width), dtype=np.float32)
+        laid[top : top + box_height, left : left + box_width] = _sized(values, box_width, box_height)
+        return laid
+    return _sized(values, width, height)
+
+
+def _sized(values: np.ndarray, width: int, height: int) -> np.ndarray:
+    image = PIL.Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
+    return np.asarray(image.resize((max(1, width), max(1, height)), PIL.Image.Resampling.BILINEAR))

@@ -1,0 +1,314 @@
+"""`kerasimg.report`: what a run kept -> one page that a team can pass round, and a model card for the hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from kerasimg.catalog import load
+from kerasimg.errors import CallError, KerasimgError
+from kerasimg.evaluation import report_drawing as drawing
+from kerasimg.evaluation.model_card import model_card
+from kerasimg.evaluation.predictions import Predictions, read_predictions
+from kerasimg.evaluation.report_epochs import duration, less_is_better, read_history, stage_summaries
+from kerasimg.evaluation.report_model import explain_all, model_facts
+from kerasimg.evaluation.report_pictures import (
+    Album,
+    Judged,
+    counts,
+    examples,
+    mistakes_and_hits,
+    sizes,
+    thumbnail,
+    unique,
+)
+from kerasimg.evaluation.report_words import headline, number, percent, words
+from kerasimg.models.classifier import MODEL_FILE, Classifier
+from kerasimg.spec.load import Spec
+from kerasimg.spec.writing import dumps
+
+TEMPLATES = Path(__file__).parent / "templates"
+PAGE, CARD = "report.html", "MODEL_CARD.md"
+
+CONFUSED = 8
+"""Pairs of classes that are listed."""
+LISTED_CLASSES = 200
+"""Classes in the table; of more, those with the lowest F1."""
+
+RunReference = Any
+"""A run, or its folder."""
+
+
+def report(run: RunReference, *, out: str | os.PathLike[str] | None = None) -> Path:
+    """Write `report.html` and, beside it, `MODEL_CARD.md` from what a run kept; the path of the page.
+
+    run: a run, or its folder.  out: another file for the page.
+    What the run does not hold (no model yet, no figures) is left out of the page; where its pictures are gone, the page
+    says so. Raises CallError when the folder is none of a run.
+    """
+    folder = _folder(run)
+    if not (folder / "spec.json").is_file():
+        raise CallError(f"'{folder}' is not the folder of a run: it holds no spec.json")
+    path = folder / PAGE if out is None else Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = _content(folder)
+    _write(path, _page(content))
+    _write(path.with_name(CARD), model_card(content))
+    return path
+
+
+def write_report(run: RunReference, say: Callable[[str], None] = print) -> Path | None:
+    """As `report`, for the end of a training: where it fails it says why, and the run is none the worse."""
+    try:
+        return report(run)
+    except Exception as error:  # a page that cannot be drawn must not cost a trained model
+        say(f"no report could be written ({type(error).__name__}: {error}); try again: kerasimg report {_folder(run)}")
+        return None
+
+
+def _folder(run: RunReference) -> Path:
+    return Path(str(getattr(run, "folder", run)))
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}")
+    # A file name that is not UTF-8 comes from the file system with surrogates; a page has no place for its bytes.
+    partial.write_text(text.encode("utf-8", "replace").decode("utf-8"), encoding="utf-8")
+    partial.replace(path)
+
+
+def _page(content: Mapping[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"number": number, "percent": percent, "words": words, "duration": duration}
+    levels = {theme: list(drawing.level_styles(theme)) for theme in ("light", "dark")}
+    return environment.get_template("report.html.j2").render(levels=levels, **content)
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    """Everything that the page and the card say; None for what the run does not hold."""
+    spec = load(str(folder / "spec.json"))
+    scores, record = _json(folder / "evaluation" / "metrics.json"), _json(folder / "data.json")
+    classifier = _classifier(folder)
+    rows = read_history(folder)
+    predictions = folder / "evaluation" / "predictions.csv"
+    found = read_predictions(predictions, spec.task) if predictions.is_file() else None
+    album = Album(record, spec.image)
+    facts = None if classifier is None else model_facts(classifier, folder)
+    return {
+        "name": folder.resolve().name,
+        "spec": spec,
+        "spec_text": dumps(spec.resolved),
+        "classes": _json(folder / "classes.json") or [],
+        "scores": scores,
+        "headline": headline(scores) if scores else [],
+        "per_class": _per_class(scores) if scores else [],
+        "confused": _confused(scores) if scores else [],
+        "figures": _figures(folder, scores),
+        "slices": (scores or {}).get("slices", []),
+        "stages": stage_summaries(rows, _watched(spec)),
+        "seconds": sum(row.get("seconds", 0) for row in rows),
+        "charts": _charts(rows, spec),
+        "data": _data(record, album) if record else None,
+        **_gallery(found, spec, album, classifier),
+        "gone": len(album.missing),
+        "facts": facts,
+        "environment": _environment(folder, record),
+        "written": datetime.now(UTC).strftime("%d %B %Y").lstrip("0"),
+        "version": version("kerasimg"),
+    }
+
+
+def _classifier(folder: Path) -> Classifier | None:
+    """The trained model; None where there is none yet, or it was made for another version."""
+    try:
+        return Classifier.open(folder) if (folder / MODEL_FILE).is_file() else None
+    except (KerasimgError, OSError, ValueError, TypeError):
+        return None
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _watched(spec: Spec) -> dict[int, str]:
+    """Stage, from 1 -> the figure that its best epoch is chosen by, where the spec says one."""
+    figures = {
+        number: stage.monitor or (stage.early_stopping.monitor if stage.early_stopping else None)
+        for number, stage in enumerate(spec.fit.stages, 1)
+    }
+    return {number: figure for number, figure in figures.items() if figure}
+
+
+def _per_class(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = [{"name": name, **row} for name, row in scores["per_class"].items()]
+    if len(rows) > LISTED_CLASSES:
+        rows = sorted((row for row in rows if row["support"]), key=lambda row: row["f1"])[:LISTED_CLASSES]
+    return rows
+
+
+def _confused(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The pairs of classes that are taken for one another most."""
+    classes = scores["classes"]
+    pairs = [
+        {"truth": classes[i], "taken": classes[j], "n": n, "share": n / sum(row)}
+        for i, row in enumerate(scores.get("confusion", []))
+        for j, n in enumerate(row)
+        if i != j and n
+    ]
+    return sorted(pairs, key=lambda pair: -pair["n"])[:CONFUSED]
+
+
+def _figures(folder: Path, scores: Mapping[str, Any] | None) -> dict[str, Markup | None]:
+    """The drawings, None those that the scores are not enough for; and the class whose curve is the lowest."""
+    figures: dict[str, Markup | None] = dict.fromkeys(("confusion", "reliability", "precision_recall", "roc", "worst"))
+    if scores is None:
+        return figures
+    if "confusion" in scores:
+        figures["confusion"] = drawing.confusion(scores["confusion"], scores["classes"])
+    if "calibration" in scores:
+        figures["reliability"] = drawing.reliability(scores["calibration"], scores["calibration_error"])
+    curves = (_json(folder / "evaluation" / "curves.json") or {}).get("classes", {})
+    if curves:
+        share = drawing.ticks(0, 1)
+        worst = min(curves, key=lambda name: curves[name]["average_precision"])
+        for key, title, area, x, y in (
+            ("precision_recall", "Precision and recall", "average_precision", "recall", "precision"),
+            ("roc", "ROC", "roc_auc", "fpr", "tpr"),
+        ):
+            lines = [
+                drawing.Line(
+                    name,
+                    "first" if name == worst else "faint",
+                    list(zip(row[key][x], row[key][y], strict=True)),
+                )
+                for name, row in sorted(curves.items(), key=lambda pair: pair[0] == worst)
+            ]
+            areas = "; ".join(f"{name} {row[area]:.3f}" for name, row in curves.items())
+            across = "recall" if key == "precision_recall" else "false positive rate"
+            sides = drawing.Axis(across, 0, 1, share), drawing.Axis(y, 0, 1, share)
+            figures[key] = drawing.chart(title, f"Areas: {areas}.", lines, *sides, diagonal=key == "roc")
+        figures["worst"] = Markup.escape(worst)
+    return figures
+
+
+def _charts(rows: Sequence[Mapping[str, float]], spec: Spec) -> list[dict[str, Any]]:
+    """A chart per figure that was measured while training, the training part beside the validation part."""
+    if not rows:
+        return []
+    summaries = stage_summaries(rows, _watched(spec))
+    bounds = [(each.first - 0.5, f"Stage {each.stage}") for each in summaries] if len(summaries) > 1 else []
+    kept = [each.best for each in summaries]
+    names = dict.fromkeys(name.removeprefix("val_") for row in rows for name in row)
+    measured = [name for name in names if name not in ("stage", "epoch", "seconds", "learning_rate")]
+    charts = []
+    for name in sorted(measured, key=lambda name: (name != "loss", name)):
+        lines = []
+        for key, style in ((name, "first"), (f"val_{name}", "second")):
+            points = [(row["epoch"], row[key]) for row in rows if key in row]
+            best = max((point for point in points if point[0] == kept[-1]), default=None)
+            if points:
+                part = "validation" if style == "second" else "training"
+                lines.append(drawing.Line(part, style, points, best if style == "second" else None))
+        values = [value for line in lines for _, value in line.points]
+        low, high = (min(values), max(values)) if values else (0, 1)
+        low = max(0.0, low - 0.05 * (high - low)) if low >= 0 else low
+        first, last = rows[0]["epoch"], rows[-1]["epoch"]
+        about = "; ".join(f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines)
+        charts.append(
+            {
+                "name": name,
+                "lines": lines,
+                "drawing": drawing.chart(
+                    words(name),
+                    f"{about}, over {len(rows)} epochs.",
+                    lines,
+                    drawing.Axis("epoch", first, last, drawing.ticks(first, last, 7, whole=True)),
+                    drawing.Axis(name, low, high, drawing.ticks(low, high)),
+                    bounds=bounds,
+                ),
+                "falls": less_is_better(name),
+            }
+        )
+    return charts
+
+
+def _data(record: Mapping[str, Any], album: Album) -> dict[str, Any]:
+    parts, table, totals = counts(record)
+    chosen = examples(record)
+    pictures = album.find([name for names in chosen.values() for name in names])
+    shown = {
+        label: [
+            {"name": name, "picture": thumbnail(opened, 96)}
+            for name in names
+            if name in pictures and (opened := album.read(pictures[name], name)) is not None
+        ]
+        for label, names in chosen.items()
+    }
+    return {
+        "where": record["where"],
+        "parts": parts,
+        "table": table[:LISTED_CLASSES],
+        "classes": len(table),
+        "most": max((sum(row[part] for part in parts) for row in table), default=1) or 1,
+        "totals": totals,
+        "skipped": len(record.get("skipped", [])),
+        "sizes": sizes(album),
+        "examples": {label: row for label, row in shown.items() if row},
+    }
+
+
+def _gallery(found: Predictions | None, spec: Spec, album: Album, classifier: Classifier | None) -> dict[str, Any]:
+    """The most confident mistakes and the least sure hits, with their pictures and maps where these can be had."""
+    if found is None:
+        return {"mistakes": [], "hits": [], "mistaken": 0, "explained_by": None}
+    mistakes, hits, mistaken = mistakes_and_hits(found, spec.task)
+    pictures = album.find(unique([*mistakes, *hits]))
+    opened = {name: album.read(picture, name) for name, picture in pictures.items()}
+    sound = {name: pictures[name] for name, picture in opened.items() if picture is not None}
+    maps, method = explain_all(classifier, [*mistakes, *hits], sound)
+
+    def shown(one: Judged) -> dict[str, Any]:
+        picture, heat = opened.get(one.id), maps.get((one.id, one.target))
+        return {
+            "judged": one,
+            "picture": None if picture is None else thumbnail(picture),
+            "map": None if heat is None else thumbnail(heat),
+        }
+
+    return {
+        "mistakes": [shown(one) for one in mistakes],
+        "hits": [shown(one) for one in hits],
+        "mistaken": mistaken,
+        "explained_by": method if maps else None,
+    }
+
+
+def _environment(folder: Path, record: Mapping[str, Any] | None) -> dict[str, Any]:
+    kept = _json(folder / "environment.json") or {}
+    command = list(kept.get("command", []))
+    if command and Path(command[0]).name in ("__main__.py", "kerasimg"):
+        command[0] = "kerasimg"
+    again = None
+    if record and record["where"] not in ("arrays", "dataset"):
+        again = shlex.join(["kerasimg", "train", f"{folder}/spec.json", "--data", record["where"]])
+    return {
+        "facts": kept,
+        "command": shlex.join(command) if command[:1] == ["kerasimg"] else None,
+        "again": again,
+        "folder": str(folder),
+    }

@@ -1,0 +1,107 @@
+"""history.csv read as a person would: each stage with its epochs, its best one, and how long it took."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+Rows = Sequence[Mapping[str, float]]
+"""A row per epoch: stage, epoch, seconds, learning_rate, then what Keras measured."""
+
+NO_FIGURES = ("stage", "epoch", "seconds", "learning_rate")
+LESS_IS_BETTER = ("loss", "error", "hamming")
+
+
+class StageSummary(NamedTuple):
+    """One stage, as it was trained."""
+
+    stage: int
+    first: int
+    last: int
+    """Epochs, counted over all stages from 1."""
+    seconds: float
+    watched: str
+    """The figure that the best epoch is the best by."""
+    best: int
+    figures: Mapping[str, float]
+    """Of the best epoch."""
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's history.csv; none where it has not come to its first."""
+    path = folder / "history.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def stage_summaries(rows: Rows, watched: Mapping[int, str] | None = None) -> list[StageSummary]:
+    """Each stage of a history, in order.
+
+    watched: stage (from 1) -> the figure of its early stopping. Others are watched by the loss on the validation part,
+    or, where there is none, on the training part.
+    """
+    stages: dict[int, list[Mapping[str, float]]] = {}
+    for row in rows:
+        stages.setdefault(int(row["stage"]), []).append(row)
+    summaries = []
+    for stage, epochs in stages.items():
+        figure = (watched or {}).get(stage, "val_loss")
+        if not all(figure in row for row in epochs):
+            figure = "loss"
+        sign = 1 if less_is_better(figure) else -1
+        best = min(epochs, key=lambda row: sign * row.get(figure, float("inf")))
+        numbers = [int(row["epoch"]) for row in epochs]
+        seconds = sum(row.get("seconds", 0.0) for row in epochs)
+        figures = {key: value for key, value in best.items() if key not in NO_FIGURES}
+        summaries.append(StageSummary(stage, min(numbers), max(numbers), seconds, figure, int(best["epoch"]), figures))
+    return summaries
+
+
+def less_is_better(figure: str) -> bool:
+    """Whether a figure falls as the model gets better."""
+    return any(word in figure for word in LESS_IS_BETTER)
+
+
+def duration(seconds: float) -> str:
+    """As a person would say it: "48 s", "12 min", "3 h 20 min"."""
+    if seconds < 1:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def print_stages(rows: Rows, watched: Mapping[int, str] | None = None, console: Console | None = None) -> None:
+    """Print a line per stage: its epochs, how long they took, and its best epoch's figures on the validation part.
+
+    Where there is none, on the training part.
+
+    rows: `Run.history`.  watched: as for `stage_summaries`.  console: standard output by default.
+    """
+    summaries = stage_summaries(rows, watched)
+    if not summaries:
+        return
+    console = console or Console()
+    names = list(dict.fromkeys(name for each in summaries for name in each.figures))
+    names = [name for name in names if name.startswith("val_")] or names
+    table = Table(title="Stages, each with its best epoch", title_justify="left")
+    table.box = box.SIMPLE_HEAD if console.is_terminal else None
+    for column in ("stage", "epochs", "time", "best"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name in names:
+        table.add_column(name.removeprefix("val_"), justify="right", overflow="fold")
+    for each in summaries:
+        epochs = f"{each.first}-{each.last}" if each.last > each.first else str(each.first)
+        figures = [f"{each.figures[name]:.4f}" if name in each.figures else "-" for name in names]
+        table.add_row(str(each.stage), epochs, duration(each.seconds), str(each.best), *figures)
+    console.print(table)
+    console.print()

@@ -1,0 +1,125 @@
+"""What a report asks of the trained model itself: its size and speed, and where it looks."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+
+from kerasimg.data.picture import Picture
+from kerasimg.errors import KerasimgError
+from kerasimg.evaluation.explain import explain
+from kerasimg.evaluation.explain_layers import map_layer
+from kerasimg.evaluation.report_pictures import SMALL, Judged
+from kerasimg.models.classifier import MODEL_FILE, Classifier
+
+SPEED_FILE = "evaluation/speed.json"
+BATCH = 32
+SECONDS = 2.0
+"""Spent at most on measuring each size of batch."""
+WITHOUT_MAPS = 8
+"""Pictures that are explained where no class activation map is to be had, for the other methods take far longer."""
+LAYERS = 40
+
+
+class Facts(NamedTuple):
+    """A model in figures."""
+
+    params: int
+    trainable: int
+    bytes: int
+    layers: list[tuple[str, str, str, int]]
+    """(name, kind, shape of its output, parameters) of each layer, of the first 40."""
+    more: int
+    """Layers beyond."""
+    speed: Mapping[str, Any]
+    """ms_single, ms_batch: milliseconds a picture, alone and in batches of 32; measured on: machine, cores, backend."""
+
+
+def model_facts(classifier: Classifier, folder: Path) -> Facts:
+    """Measure a model, but for what was measured before: a run keeps its speed."""
+    model = classifier.model
+    path = folder / SPEED_FILE
+    try:
+        speed = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        speed = measure(classifier)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(speed, indent=2) + "\n", encoding="utf-8")
+    layers = [
+        (layer.name, type(layer).__name__, _shape(layer), int(layer.count_params()))
+        for layer in model.layers
+        if type(layer).__name__ != "InputLayer"
+    ]
+    trained = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    size = (folder / MODEL_FILE).stat().st_size
+    return Facts(model.count_params(), trained, size, layers[:LAYERS], max(0, len(layers) - LAYERS), speed)
+
+
+def measure(classifier: Classifier) -> dict[str, Any]:
+    """Milliseconds that a picture takes, without reading it: medians over a few seconds, after a first call."""
+    import keras
+
+    height, width = classifier.spec.image.size
+    pictures = np.random.default_rng(0).integers(0, 256, (BATCH, height, width, classifier.spec.image.channels))
+    found: dict[str, Any] = {}
+    for key, count in (("ms_single", 1), ("ms_batch", BATCH)):
+        some = pictures[:count].astype("float32")
+        classifier.model.predict_on_batch(some)
+        times: list[float] = []
+        until = time.perf_counter() + SECONDS
+        while len(times) < 3 or (time.perf_counter() < until and len(times) < 30):
+            begun = time.perf_counter()
+            classifier.model.predict_on_batch(some)
+            times.append(time.perf_counter() - begun)
+        found[key] = round(1000 * float(np.median(times)) / count, 3)
+    machine = platform.machine()
+    return {**found, "batch": BATCH, "backend": keras.backend.backend(), "machine": machine, "cores": os.cpu_count()}
+
+
+def explain_all(
+    classifier: Classifier | None, judged: Sequence[Judged], pictures: Mapping[str, Picture]
+) -> tuple[dict[tuple[str, str], PIL.Image.Image], str | None]:
+    """(picture, class) -> the overlay that explains it; and the method.
+
+    pictures: those that can be read, by name.
+    By Grad-CAM; where a model keeps no map, the first few by integrated gradients.
+    """
+    if classifier is None:
+        return {}, None
+    asked = [one for one in judged if one.id in pictures]
+    method, options = _method(classifier)
+    if method != "grad_cam":
+        asked = asked[:WITHOUT_MAPS]
+    if not asked:
+        return {}, None
+    explained = explain(
+        classifier, [pictures[one.id] for one in asked], method, [one.target for one in asked], **options
+    )
+    maps = {}
+    for one, each in zip(asked, explained, strict=True):
+        tiny = max(each.seen.shape) <= SMALL
+        maps[one.id, one.target] = each.overlay() if tiny else each.overlay_on_original()
+    return maps, method
+
+
+def _method(classifier: Classifier) -> tuple[str, dict[str, Any]]:
+    try:
+        map_layer(classifier.model)
+    except KerasimgError:
+        return "integrated_gradients", {"steps": 16}
+    return "grad_cam", {}
+
+
+def _shape(layer: Any) -> str:
+    try:
+        return " × ".join("?" if side is None else str(side) for side in layer.output.shape[1:])
+    except (AttributeError, ValueError):
+        return ""

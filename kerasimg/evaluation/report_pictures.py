@@ -1,0 +1,216 @@
+"""The pictures of a report: found again by what the run kept, and made small enough to travel inside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import PIL.Image
+
+from kerasimg.data.picture import RGB, BadImage, Picture, read_picture
+from kerasimg.data.sources import IN_MEMORY, open_source
+from kerasimg.errors import KerasimgError
+from kerasimg.evaluation.predictions import Predictions, decide
+from kerasimg.spec.document import Image, Task
+
+SIDE = 176
+"""Of a thumbnail's longer side, in pixels."""
+SMALL = 64
+"""A picture of at most so many pixels a side is shown pixel by pixel, and kept exactly."""
+MISTAKES = 12
+HITS = 8
+EXAMPLES = 60
+"""Of a data card, in all."""
+PER_CLASS = 5
+MEASURED = 400
+"""Pictures whose size is looked up."""
+
+
+class Judged(NamedTuple):
+    """A picture of the test part that is worth a look."""
+
+    id: str
+    truth: str
+    prediction: str
+    target: str
+    """The class that was decided about: where it was taken for, or the label that was missed."""
+    confidence: float
+
+
+class Thumbnail(NamedTuple):
+    """A picture inside of the page."""
+
+    source: str
+    """A data URI."""
+    width: int
+    height: int
+    tiny: bool
+    """It is to be enlarged pixel by pixel."""
+
+
+class Album:
+    """The pictures of a run, as far as they are still there."""
+
+    def __init__(self, record: Mapping[str, Any] | None, image: Image) -> None:
+        self.record = record or {"where": "", "pictures": []}
+        self.image = image
+        self.missing: set[str] = set()
+        """What was asked for and is gone, or cannot be read."""
+
+    def find(self, ids: Iterable[str]) -> dict[str, Picture]:
+        """Those of the pictures that can be had, by their name."""
+        wanted = set(ids)
+        where = self.record["where"]
+        if Path(where).is_dir():
+            found: dict[str, Picture] = {one: str(Path(where) / one) for one in wanted if (Path(where) / one).is_file()}
+        else:
+            found = self._from_source(wanted)
+        self.missing |= wanted - found.keys()
+        return found
+
+    def _from_source(self, wanted: set[str]) -> dict[str, Picture]:
+        if not wanted or self.record["where"] in ("", *IN_MEMORY):
+            return {}
+        try:
+            source = open_source(self.record["where"], self.record["task"], classes=self.record["classes"])
+            return {item.id: cast(Picture, item.picture) for item in source.items if item.id in wanted}
+        except (KerasimgError, OSError):
+            return {}
+
+    def read(self, picture: Picture, name: str) -> PIL.Image.Image | None:
+        """The picture at its own size, upright; None, and `missing`, where it cannot be read."""
+        try:
+            return read_picture(picture, cast(RGB, tuple(self.image.background)))
+        except BadImage:
+            self.missing.add(name)
+            return None
+
+
+def thumbnail(picture: PIL.Image.Image, side: int = SIDE) -> Thumbnail:
+    """A small copy; what is tiny already stays as it is."""
+    tiny = max(picture.size) <= SMALL
+    small = picture.copy()
+    if not tiny:
+        small.thumbnail((side, side), PIL.Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    if tiny:
+        small.save(file, "PNG", optimize=True)
+    else:
+        small.save(file, "WEBP", quality=80)
+    data = base64.b64encode(file.getvalue()).decode()
+    return Thumbnail(f"data:image/{'png' if tiny else 'webp'};base64,{data}", *small.size, tiny)
+
+
+def mistakes_and_hits(found: Predictions, task: Task) -> tuple[list[Judged], list[Judged], int]:
+    """The most confident mistakes, surest first; the least sure hits, first the least; how many mistakes in all."""
+    if task == "multilabel":
+        return _of_labels(found)
+    _, confidence = decide(found.probabilities, task)
+    # What was decided by a threshold of its own may be the less likely of two.
+    columns = found.probabilities if task == "multiclass" else np.hstack([1 - found.probabilities, found.probabilities])
+    confidence = columns[np.arange(len(columns)), found.decision]
+    wrong = found.truth != found.decision
+
+    def judged(rows: np.ndarray) -> list[Judged]:
+        names = found.classes
+        return [
+            Judged(
+                found.ids[row],
+                names[found.truth[row]],
+                names[found.decision[row]],
+                names[found.decision[row]],
+                float(confidence[row]),
+            )
+            for row in rows
+        ]
+
+    worst = np.flatnonzero(wrong)[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
+    closest = np.flatnonzero(~wrong)[np.argsort(confidence[~wrong], kind="stable")][:HITS]
+    return judged(worst), judged(closest), int(wrong.sum())
+
+
+def _of_labels(found: Predictions) -> tuple[list[Judged], list[Judged], int]:
+    truth, decision, p = found.truth.astype(bool), found.decision.astype(bool), found.probabilities
+    sure = np.where(decision, p, 1 - p)
+    wrong = (truth != decision).any(axis=1)
+    most = np.where(truth != decision, sure, -1)
+    least = np.where(truth == decision, sure, 2)
+
+    def judged(row: int, label: int) -> Judged:
+        def labels(held: np.ndarray) -> str:
+            return ", ".join(name for name, on in zip(found.classes, held, strict=True) if on) or "none"
+
+        target = found.classes[label]
+        return Judged(found.ids[row], labels(truth[row]), labels(decision[row]), target, float(sure[row, label]))
+
+    worst = [int(row) for row in np.argsort(-most.max(axis=1), kind="stable")[:MISTAKES] if wrong[row]]
+    closest = [int(row) for row in np.argsort(least.min(axis=1), kind="stable") if not wrong[row]][:HITS]
+    return (
+        [judged(row, int(most[row].argmax())) for row in worst],
+        [judged(row, int(least[row].argmin())) for row in closest],
+        int(wrong.sum()),
+    )
+
+
+def examples(record: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Class -> the names of a few of its training pictures, spread evenly over them; 60 in all."""
+    of_class: dict[str, list[str]] = defaultdict(list)
+    for picture in record["pictures"]:
+        if picture["part"] == "train":
+            for label in picture["labels"]:
+                of_class[label].append(picture["id"])
+    classes = [name for name in record["classes"] if of_class[name]][:EXAMPLES]
+    each = max(1, min(PER_CLASS, EXAMPLES // max(1, len(classes))))
+    return {
+        name: [ids[len(ids) * k // each] for k in range(min(each, len(ids)))]
+        for name, ids in of_class.items()
+        if name in classes
+    }
+
+
+def sizes(album: Album) -> dict[str, Any] | None:
+    """Widths and heights of a sample of the pictures, and their formats; None where none is there."""
+    ids = [picture["id"] for picture in album.record["pictures"]]
+    chosen = [ids[len(ids) * k // min(MEASURED, len(ids))] for k in range(min(MEASURED, len(ids)))]
+    widths: list[tuple[int, int]] = []
+    for picture in album.find(chosen).values():
+        if isinstance(picture, np.ndarray):
+            widths.append((picture.shape[1], picture.shape[0]))
+            continue
+        try:
+            with PIL.Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as opened:
+                widths.append(opened.size)
+        except Exception:  # what cannot be read is told by the check of the data
+            continue
+    if not widths:
+        return None
+    ordered = sorted(widths, key=lambda size: size[0] * size[1])
+    return {
+        "n": len(ordered),
+        "smallest": ordered[0],
+        "median": ordered[len(ordered) // 2],
+        "largest": ordered[-1],
+        "same": ordered[0] == ordered[-1] and len(set(ordered)) == 1,
+    }
+
+
+def counts(record: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]], dict[str, int]]:
+    """The parts that there are; a row for each class, {name, part: pictures ...}; the number of pictures by part."""
+    parts = [part for part in ("train", "validation", "test") if any(p["part"] == part for p in record["pictures"])]
+    table: dict[str, dict[str, Any]] = {name: {"name": name, **dict.fromkeys(parts, 0)} for name in record["classes"]}
+    totals = dict.fromkeys(parts, 0)
+    for picture in record["pictures"]:
+        totals[picture["part"]] += 1
+        for label in picture["labels"]:
+            table[label][picture["part"]] += 1
+    return parts, list(table.values()), totals
+
+
+def unique(judged: Sequence[Judged]) -> list[str]:
+    """The names of the pictures, each once."""
+    return list(dict.fromkeys(one.id for one in judged))

@@ -1,0 +1,87 @@
+"""Figures and names as a report says them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+SPACE = "\u00a0"
+"""Between a number and its unit, which stay in one line."""
+WORDS = {"f1": "F1", "roc": "ROC", "auc": "AUC", "mcc": "MCC"}
+SHARES = ("accuracy", "f1", "precision", "recall", "roc_auc")
+HEADLINE = {
+    "multiclass": ("accuracy", "balanced_accuracy", "top_5_accuracy", "macro_f1", "log_loss", "calibration_error"),
+    "binary": ("accuracy", "roc_auc", "average_precision", "f1", "precision", "recall", "calibration_error"),
+    "multilabel": ("subset_accuracy", "mean_average_precision", "macro_f1", "micro_f1", "hamming_loss"),
+}
+"""Task -> its figures, the one that stands out first."""
+
+MEANINGS = {
+    "accuracy": "share of the pictures that are given their class",
+    "balanced_accuracy": "the same, every class counting as much",
+    "top_5_accuracy": "the class is among the five likeliest",
+    "macro_f1": "precision and recall in one, mean over the classes",
+    "micro_f1": "precision and recall in one, over all labels",
+    "f1": "precision and recall in one",
+    "precision": "share of what was called so that is",
+    "recall": "share of what is that was called so",
+    "log_loss": "how far the probabilities are off; 0 is best",
+    "calibration_error": "how far it is surer, or less sure, than right",
+    "roc_auc": "chance that one of the class is ranked above another",
+    "average_precision": "area under precision and recall",
+    "mean_average_precision": "area under precision and recall, mean over the labels",
+    "subset_accuracy": "share of the pictures with every label right",
+    "hamming_loss": "share of the labels that are wrong",
+}
+
+
+class Headline(NamedTuple):
+    """One figure with its interval."""
+
+    key: str
+    name: str
+    value: str
+    interval: str
+    """Such as "71.2 to 79.8 %"; "" where none was found."""
+    meaning: str
+
+
+def headline(scores: Mapping[str, Any]) -> list[Headline]:
+    """The figures of a task that were found, the first of which stands out."""
+    intervals = scores.get("intervals") or {}
+    found = []
+    for key in HEADLINE[scores["task"]]:
+        if scores.get(key) is None:
+            continue
+        pair = intervals.get(key)
+        found.append(Headline(key, words(key), number(scores[key], key), _interval(pair, key), MEANINGS.get(key, "")))
+    return found
+
+
+def _interval(pair: Any, key: str) -> str:
+    if not pair or None in pair:
+        return ""
+    low, high = (number(value, key).removesuffix(f"{SPACE}%") for value in pair)
+    return f"{low} to {high}" + (f"{SPACE}%" if _is_share(key) else "")
+
+
+def number(value: float | None, key: str = "") -> str:
+    """A figure in as many digits as mean something: "75.6 %", "0.049"."""
+    if value is None:
+        return "–"
+    return percent(value, 1) if _is_share(key) else f"{value:.3f}"
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    """A share in per cent."""
+    return "–" if value is None else f"{100 * value:.{digits}f}{SPACE}%"
+
+
+def words(name: str) -> str:
+    """A name of the program as a person writes it: "Macro F1"."""
+    said = " ".join(WORDS.get(word, word) for word in name.split("_"))
+    return said[:1].upper() + said[1:]
+
+
+def _is_share(key: str) -> bool:
+    return key.endswith(SHARES) and key != "roc_auc"

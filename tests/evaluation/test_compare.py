@@ -1,0 +1,107 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+import kerasimg
+from kerasimg.errors import CallError
+from kerasimg.evaluation.compare import mcnemar
+from kerasimg.evaluation.comparison_table import print_comparison
+from kerasimg.evaluation.predictions import read_predictions
+
+
+def test_mcnemar_is_exact():
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(1, 9) == pytest.approx(22 / 1024)
+    assert mcnemar(30, 12) == binomtest(12, 42).pvalue
+
+
+@pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel"])
+def test_a_run_compared_with_itself_differs_in_nothing(make_run, task):
+    run = make_run(task)
+    told = kerasimg.compare(run, run.folder)
+    (against,) = told["against_first"]
+    assert told["n"] == 60
+    assert {row["difference"] for row in against["differences"].values()} == {0}
+    assert against["mcnemar"] == {"only_first": 0, "only_this": 0, "p": 1.0}
+    assert against["fixed"] == against["broken"] == against["changed"] == []
+    assert told["figures"]["calibration_error"] == [run.scores["calibration_error"]] * 2
+
+
+def test_what_changed_is_told_picture_by_picture(make_run):
+    first, second = make_run("multiclass"), make_run("multiclass", name="tilted", tilt=6.0)
+    told = kerasimg.compare(first, second)
+    (against,) = told["against_first"]
+    said = [read_predictions(run.folder / "evaluation" / "predictions.csv", "multiclass") for run in (first, second)]
+    was, now = (one.decision == one.truth for one in said)
+    assert {row["file"] for row in against["fixed"]} == set(np.array(said[0].ids)[now & ~was])
+    assert {row["file"] for row in against["broken"]} == set(np.array(said[0].ids)[was & ~now])
+    assert against["mcnemar"]["only_first"] == len(against["broken"]) > 0
+    assert all(row["after"] == row["truth"] != row["before"] for row in against["fixed"])
+    difference = against["differences"]["accuracy"]
+    assert difference["difference"] == pytest.approx(now.mean() - was.mean())
+    low, high = difference["interval"]
+    assert low < difference["difference"] < high
+    # Paired: narrower than if the two runs had been judged on different pictures.
+    alone = [run.scores["intervals"]["accuracy"] for run in (first, second)]
+    assert high - low < sum(b - a for a, b in alone)
+
+
+def test_pictures_are_known_by_their_content(make_run, tmp_path):
+    first, second = make_run("binary"), make_run("binary", name="second", tilt=3.0)
+    record = second.read_json("data.json")
+    test = [one for one in record["pictures"] if one["part"] == "test"]
+    test[0]["sha256"] = "0" * 64
+    (second.folder / "data.json").write_text(json.dumps(record))
+    renamed = (second.folder / "evaluation" / "predictions.csv").read_text().replace(test[0]["id"], test[0]["id"])
+    (second.folder / "evaluation" / "predictions.csv").write_text(renamed)
+    told = kerasimg.compare(first, second)
+    assert told["n"] == 59
+    assert told["differs"]["only_in"] == {str(first.folder): 1, str(second.folder): 1}
+
+
+def test_pictures_that_a_run_was_trained_on_are_counted(make_run, lists):
+    first, second = make_run("binary"), make_run("binary", name="second", tilt=3.0)
+    told = kerasimg.compare(first, second, data=lists("binary"), part="train")
+    assert told["n"] == 60
+    assert told["differs"]["trained_on"] == {str(first.folder): 60, str(second.folder): 60}
+
+
+def test_three_runs_are_each_compared_with_the_first(make_run, tmp_path):
+    runs = [make_run("binary", name=f"run-{k}", tilt=float(k)) for k in range(3)]
+    told = kerasimg.compare(*runs, out=tmp_path / "told.json", resamples=50)
+    assert [one["run"] for one in told["against_first"]] == [str(run.folder) for run in runs[1:]]
+    assert [len(values) for values in told["figures"].values()] == [3] * len(told["figures"])
+    assert json.loads((tmp_path / "told.json").read_text()) == told
+
+
+def test_thresholds_of_a_run_count(make_run):
+    run = make_run("binary", tilt=-4.0)
+    other = run.folder.parent / "other"
+    shutil.copytree(run.folder, other)
+    kerasimg.choose_thresholds(other)
+    (against,) = kerasimg.compare(run, other)["against_first"]
+    assert against["differences"]["f1"]["difference"] > 0
+    assert against["differences"]["roc_auc"]["difference"] == 0
+
+
+def test_what_cannot_be_compared_is_a_wrong_call(make_run, tmp_path):
+    run = make_run("binary")
+    with pytest.raises(CallError, match="two runs or more"):
+        kerasimg.compare(run)
+    with pytest.raises(CallError, match="answer different questions"):
+        kerasimg.compare(run, make_run("multiclass", name="other"))
+    with pytest.raises(CallError, match=r"holds no evaluation/predictions\.csv"):
+        kerasimg.compare(run, tmp_path)
+
+
+def test_the_terminal_gets_figures_differences_and_pictures(make_run, capsys):
+    told = kerasimg.compare(make_run("multiclass"), make_run("multiclass", name="tilted", tilt=6.0))
+    print_comparison(told)
+    out = capsys.readouterr().out
+    assert "60 pictures that all have" in out
+    assert "McNemar's exact p = " in out.replace("\n", " ")
+    assert "Wrong now, right before" in out
+    assert told["against_first"][0]["broken"][0]["file"] in out
