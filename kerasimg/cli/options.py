@@ -40,7 +40,21 @@ Data = Annotated[
 ]
 
 OWN_ARGUMENTS = frozenset(
-    {"ref", "set", "chosen", "partial", "data", "out", "weights", "limits", "on_bad_image", "cache", "verbose", "say"}
+    {
+        "ref",
+        "set",
+        "chosen",
+        "partial",
+        "data",
+        "out",
+        "weights",
+        "limits",
+        "on_bad_image",
+        "cache",
+        "report",
+        "verbose",
+        "say",
+    }
 )
 """What the verbs take besides a spec's params."""
 

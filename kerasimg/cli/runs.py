@@ -49,6 +49,8 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a classifier, judge it on held-out pictures, and keep all of it in a new folder."""
+    from kerasimg.evaluation.report_epochs import print_stages
+
     silent = quiet or as_json
     told: dict[str, Any] = {"verbose": 0 if silent else "auto", "say": _nothing if silent else typer.echo}
     if resume is not None:
@@ -68,6 +70,8 @@ def train(
             from kerasimg.training.train import train as begin
         how: dict[str, Any] = {"out": out or Path("runs"), "on_bad_image": on_bad_image.value, "cache": cache.value}
         run = begin(spec, data=data, **how, **weights_argument(weights), **told)
+    if not silent:
+        print_stages(run.history)
     has_scores = (run.folder / "evaluation" / "metrics.json").is_file()
     if as_json:
         scores = run.scores if has_scores else None
@@ -75,7 +79,8 @@ def train(
         return
     if has_scores:
         _print_scores(run.scores)
-    typer.echo(f"kept in {run.folder}")
+    page = run.folder / "report.html"
+    typer.echo(f"kept in {run.folder}" + (f"; to look at: {page}" if page.is_file() else ""))
 
 
 @commands.command()

@@ -18,6 +18,7 @@ from kerasimg.data.sources import Data
 from kerasimg.data.split import record, split
 from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError
 from kerasimg.evaluation.evaluate import judge
+from kerasimg.evaluation.report import write_report
 from kerasimg.models.classifier import MODEL_FILE, Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.training import recall
@@ -25,7 +26,7 @@ from kerasimg.training.distillation import locate_teacher
 from kerasimg.training.experiment import Experiment, assemble, check_model, load_for, make_models
 from kerasimg.training.interruption import patient
 from kerasimg.training.loop import Loop, kept_until
-from kerasimg.training.run import Run
+from kerasimg.training.run import TRAINING, Run
 from kerasimg.training.sizes import size_of
 from kerasimg.training.trial import is_out_of_memory, settle_choices
 
@@ -46,6 +47,7 @@ def train(
     limits: Mapping[str, int] | None = None,
     on_bad_image: OnBadImage = "fail",
     cache: Any = "auto",
+    report: bool = True,
     set: Mapping[str, Any] | None = None,
     verbose: int | str = "auto",
     say: Say = print,
@@ -59,6 +61,7 @@ def train(
     weights, limits: as for `build`.
     on_bad_image: "fail" names every unreadable picture before the first epoch; "skip" leaves them out.
     cache: where decoded pictures are kept: "auto", "memory", "disk" or "off".
+    report: write `report.html` and `MODEL_CARD.md` at the end, as `kerasimg.report` does at any later time.
     verbose: as for `keras.Model.fit`.  say: told in one line what is going on.
 
     Raises SpecError, DataError, WeightsError or CallError before the first epoch; afterwards KerasimgError when the
@@ -81,6 +84,7 @@ def train(
     parts = split(source, spec.fit.validation_split, spec.fit.test_split, spec.fit.seed)
     experiment = assemble(spec, source, parts, sized, kept_pixels)
     call = {"weights": recall.described(weights), "limits": limits and dict(limits), "cache": recall.kind_of(cache)}
+    call |= {"report": report}
     call |= {"soft_labels": digest(source, parts["train"])} if source.soft else {}
     call |= teacher | ({"tried": tried} if tried else {})
     kept = recall.located(record(source, parts), data)
@@ -119,7 +123,7 @@ def resume(
 
 
 def _carry_out(experiment: Experiment, run: Run, verbose: int | str, say: Say) -> Run:
-    """Train, save and judge, as far as that is still to be done."""
+    """Train, save, judge and report, as far as that is still to be done."""
     with _telling(run):
         with patient(say) as interruption:
             Loop(experiment, run, interruption, verbose, say).train()
@@ -128,6 +132,8 @@ def _carry_out(experiment: Experiment, run: Run, verbose: int | str, say: Say) -
         if (part := experiment.held_out) is not None:
             judge(classifier, experiment.source, experiment.parts[part], run.folder / "evaluation", part=part)
         run.finish()
+        if run.read_json(TRAINING)["report"]:
+            write_report(run, say)
     return run
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -64,6 +64,7 @@ class Watch(keras.callbacks.CallbackList):
         self.begin, self.end, self.steps = begin, end, steps
         self.epoch, self.first_step = begin, 0
         self.resumed: Checkpoint | None = None
+        self._backend: Mapping[str, Any] = {}
         self._begun = False
         self._finished = False
         self._saved_at = self._looked_at = time.monotonic()
@@ -91,6 +92,7 @@ class Watch(keras.callbacks.CallbackList):
     def on_train_end(self, logs: Any = None) -> None:
         """Wait for `finish`: another call of fit may follow."""
         self._finished = self.model.stop_training
+        self._backend = state.take_backend()
 
     @property
     def stopped(self) -> bool:
@@ -124,6 +126,10 @@ class Watch(keras.callbacks.CallbackList):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Begin a step, numbered from the epoch's first."""
+        if self._backend:
+            # Not earlier: PyTorch draws a number for each new iterator, and a call of fit makes one.
+            state.give_backend(self._backend)
+            self._backend = {}
         super().on_train_batch_begin(batch + self.first_step, logs)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -160,4 +166,4 @@ class Watch(keras.callbacks.CallbackList):
         """What `_keep` has kept; a callback may change the optimizer, so its variables come last."""
         state.remind(self.remembering, checkpoint.facts["callbacks"], checkpoint.arrays)
         state.give(self.model.optimizer.variables, checkpoint.arrays, "optimizer")
-        state.give_backend(checkpoint.arrays)
+        self._backend = checkpoint.arrays

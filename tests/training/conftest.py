@@ -12,12 +12,12 @@ from kerasimg.training.run import Run
 
 @pytest.fixture(scope="session")
 def train() -> Callable[..., Run]:
-    """kerasimg.train, silent."""
+    """kerasimg.train, silent and without a report, which takes longer than these trainings."""
 
     def silence(line: str) -> None:
         """Say nothing."""
 
-    return partial(kerasimg.train, verbose=0, say=silence)
+    return partial(kerasimg.train, report=False, verbose=0, say=silence)
 
 
 @pytest.fixture(scope="session")
