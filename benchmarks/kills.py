@@ -159,7 +159,7 @@ def train_with_kills(
     from kerasimg.training import train as verbs
 
     def begin() -> None:
-        verbs.train(spec(case), data=data, out=out, verbose=0, say=lambda line: None)
+        verbs.train(spec(case), data=data, out=out, report=False, verbose=0, say=lambda line: None)
 
     run = out / f"{case}-1"
     pid, kills = in_a_process(begin), 0

@@ -12,6 +12,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from kerasimg.data.operations import settled
+
 ROTATIONS: Final = ((10, 26), (11, 21), (13, 27), (23, 5), (6, 20), (17, 11), (25, 10), (18, 20))
 PARITY: Final = 0x1BD11BDA
 """Keeps a key of zeros from being a fixed point (from Skein, on which Threefry rests)."""
@@ -63,8 +65,8 @@ def words(key: tuple[Any, ...], parts: Sequence[Part], run: Any) -> list[Any]:
         [(block, *part.stream) for part, some in zip(parts, blocks, strict=True) for block in range(some)], np.int64
     )
     counter = [tf.constant(column) for column in (counters.reshape(-1, 3) % 2**32).astype(np.uint32).T]
-    drawn = tf.stack(threefry(tuple(word[:, tf.newaxis] for word in key), (*counter, run)), axis=-1)
-    flat = tf.reshape(drawn, (-1, 4 * sum(blocks)))
+    drawn = threefry(tuple(word[:, tf.newaxis] for word in key), (*counter, run))
+    flat = tf.reshape(tf.stack(settled(uniform(run) >= 0.0, *drawn), axis=-1), (-1, 4 * sum(blocks)))
     split = tf.split(flat, [4 * some for some in blocks], axis=1)
     return [some[:, : part.numbers] for some, part in zip(split, parts, strict=True)]
 

@@ -189,7 +189,7 @@ class Loop:
         }
         epoch = watch.epoch
         if step := watch.first_step:
-            rest = plan.train(first_epoch=epoch, first_step=step, epochs=1)
+            rest = plan.train(first_epoch=epoch, first_step=step, epochs=None)
             left = watch.steps - step
             # Private: Keras makes the metrics' variables, which have values to be given back, with the first step only.
             plan.model._symbolic_build(data_batch=next(iter(rest)))

@@ -51,8 +51,8 @@ class WeightedLabels(keras.losses.Loss):
         """(N, K) twice -> (N,)."""
         y_pred = keras.ops.convert_to_tensor(y_pred)
         y_true = keras.ops.cast(y_true, y_pred.dtype)
-        without, holding = keras.ops.cast(self.weights, y_pred.dtype)
-        weights = without + (holding - without) * y_true
+        weights = keras.ops.cast(self.weights, y_pred.dtype)
+        weights = weights[0] + (weights[1] - weights[0]) * y_true
         target = y_true * (1 - self.smoothing) + 0.5 * self.smoothing
         each = keras.ops.binary_crossentropy(target, y_pred, from_logits=self.from_logits)
         return keras.ops.mean(weights * each, axis=-1)

@@ -102,6 +102,6 @@ def test_the_terminal_gets_figures_differences_and_pictures(make_run, capsys):
     print_comparison(told)
     out = capsys.readouterr().out
     assert "60 pictures that all have" in out
-    assert "McNemar's exact p = " in out.replace("\n", " ")
+    assert "McNemar's exact p = " in " ".join(out.split()) + " "
     assert "Wrong now, right before" in out
     assert told["against_first"][0]["broken"][0]["file"] in out

@@ -1,11 +1,12 @@
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 
 import kerasimg
 from kerasimg.errors import SpecError
-from kerasimg.training.objective import make_objective, make_optimizer
+from kerasimg.training.objective import WeightedLabels, make_objective, make_optimizer
 
 SOFTMAX, SIGMOID, LOGITS = ({"activation": name} for name in ("softmax", "sigmoid", "linear"))
 MIXUP = [{"layer": "MixUp"}]
@@ -167,3 +168,36 @@ def test_a_stage_may_have_a_schedule():
     spec = kerasimg.load({"kerasimg": 1, "model": [{"layer": "Flatten"}], "compile": {"optimizer": "SGD"}})
     optimizer = make_optimizer(spec, {"type": "CosineDecay", "initial_learning_rate": 0.5, "decay_steps": 10})
     assert isinstance(optimizer._learning_rate, keras.optimizers.schedules.CosineDecay)
+
+
+def test_labels_that_count_for_their_own_give_the_weighted_cross_entropy():
+    loss = WeightedLabels(np.array([[1.0, 0.5], [2.0, 4.0]]), keras.losses.BinaryCrossentropy(label_smoothing=0.0))
+    truth, said = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.8, 0.3], [0.1, 0.6]])
+    entropies = -np.log(np.where(truth == 1, said, 1 - said))
+    expected = (entropies * [[2.0, 0.5], [1.0, 4.0]]).mean()
+    assert float(loss(truth, said)) == pytest.approx(expected, rel=1e-5)
+    logits = WeightedLabels(loss.weights, keras.losses.BinaryCrossentropy(from_logits=True))
+    assert float(logits(truth, np.log(said / (1 - said)))) == pytest.approx(expected, rel=1e-4)
+
+
+def test_labels_that_all_count_one_give_kerases_cross_entropy():
+    truth, said = np.eye(3), np.random.default_rng(0).uniform(0.1, 0.9, (3, 3))
+    for plain in (keras.losses.BinaryCrossentropy(), keras.losses.BinaryCrossentropy(label_smoothing=0.2)):
+        assert float(WeightedLabels(np.ones((2, 3)), plain)(truth, said)) == pytest.approx(float(plain(truth, said)))
+
+
+def test_a_loss_that_cannot_weigh_labels_is_refused():
+    spec = kerasimg.load(
+        {
+            "kerasimg": 1,
+            "name": "tiny",
+            "task": "multilabel",
+            "image": {"size": [4, 4]},
+            "model": [{"layer": "Flatten"}, {"layer": "Dense", "units": 3}],
+            "compile": {"loss": "mean_squared_error"},
+        }
+    )
+    with pytest.raises(
+        SpecError, match=r"fit\.class_weight: weighs each label by itself, which MeanSquaredError cannot"
+    ):
+        make_objective(spec, kerasimg.build(spec), 3, np.ones((2, 3)))

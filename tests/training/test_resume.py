@@ -247,7 +247,9 @@ def test_a_picture_that_vanishes_in_the_middle_is_named_with_the_way_to_go_on(
 
     monkeypatch.setattr(watch.Watch, "on_epoch_begin", vanish)
     with pytest.raises(DataError) as caught:
-        kerasimg.train(spec(), data=tmp_path / "data", out=tmp_path, verbose=0, say=lambda line: None, cache="off")
+        kerasimg.train(
+            spec(), data=tmp_path / "data", out=tmp_path, report=False, verbose=0, say=lambda line: None, cache="off"
+        )
     first, last = str(caught.value).splitlines()
     assert first.startswith(f"{tmp_path / 'data'}: red/")
     assert last.endswith(f"to go on: kerasimg train --resume {tmp_path / 'tiny-1'}")
@@ -342,7 +344,7 @@ def test_ctrl_c_finishes_the_step_keeps_it_and_says_how_to_go_on(
     monkeypatch.setattr(watch.Watch, "on_train_batch_begin", press)
     said: list[str] = []
     with pytest.raises(Interrupted) as caught:
-        kerasimg.train(spec(), data=noisy, out=tmp_path, verbose=0, say=said.append)
+        kerasimg.train(spec(), data=noisy, out=tmp_path, report=False, verbose=0, say=said.append)
     assert said[-1] == "interrupted: this step is finished and kept (Ctrl-C again: ends at once)"
     assert str(caught.value) == (
         f"interrupted; kept up to step 2 of epoch 2; to go on: kerasimg train --resume {tmp_path / 'tiny-1'}"
@@ -361,7 +363,7 @@ def test_ctrl_c_twice_ends_at_once(spec: Any, noisy: Path, tmp_path: Path, monke
     with pytest.raises(
         Interrupted, match="interrupted; no checkpoint was written yet; to go on: kerasimg train --resume"
     ):
-        kerasimg.train(spec(), data=noisy, out=tmp_path, verbose=0, say=lambda line: None)
+        kerasimg.train(spec(), data=noisy, out=tmp_path, report=False, verbose=0, say=lambda line: None)
 
 
 def test_a_time_budget_is_of_the_run_not_of_the_stage(train: Any, spec: Any, noisy: Path, tmp_path: Path):
@@ -403,9 +405,10 @@ def test_a_callback_says_what_it_remembers(train: Any, spec: Any, noisy: Path, t
 
 def test_a_process_that_is_killed_at_any_moment_is_resumed(spec: Any, noisy: Path, tmp_path: Path):
     (tmp_path / "tiny.json").write_text(json.dumps(spec(stages=[{"epochs": 60}], callbacks=[])))
-    command = [sys.executable, "-m", "kerasimg", "train", "--quiet"]
+    # A report would take longer than all of this.
+    begin = f"import kerasimg; kerasimg.train('tiny.json', data={str(noisy)!r}, report=False, verbose=0)"
     how: dict[str, Any] = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([*command, "tiny.json", "--data", str(noisy)], **how)
+    process = subprocess.Popen([sys.executable, "-c", begin], **how)
     run = tmp_path / "runs" / "tiny-1"
     for number in range(2):
         rows = -1
@@ -415,10 +418,13 @@ def test_a_process_that_is_killed_at_any_moment_is_resumed(spec: Any, noisy: Pat
         assert process.poll() is None, process.communicate()[1]
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        process = subprocess.Popen([*command, "--resume", str(run)], **how)
+        command = [sys.executable, "-m", "kerasimg", "train", "--quiet", "--resume", str(run)]
+        process = subprocess.Popen(command, **how)
     told = process.communicate()[1]
     assert process.returncode == 0, told
     epochs = [row["epoch"] for row in Run.open(run).history]
     assert epochs == list(range(1, 61))
-    whole = kerasimg.train(tmp_path / "tiny.json", data=noisy, out=tmp_path / "whole", verbose=0, say=lambda line: None)
+    whole = kerasimg.train(
+        tmp_path / "tiny.json", data=noisy, out=tmp_path / "whole", report=False, verbose=0, say=lambda line: None
+    )
     assert end(whole) == end(Run.open(run))

@@ -136,3 +136,30 @@ def test_a_run_with_a_spec_beside_its_own_opens_from_anywhere(
     monkeypatch.chdir("/")
     (said,) = kerasimg.predict(tmp_path / "moved.keras", colours / "red" / "00.png")
     assert said.label == "red"
+
+
+def test_a_run_tells_what_it_began_with_and_is_otherwise_now(run: Run, monkeypatch: pytest.MonkeyPatch):
+    assert run.other_surroundings() == []
+    monkeypatch.setattr("os.cpu_count", lambda: 77)
+    began = run.read_json("environment.json")["cores"]
+    assert run.other_surroundings() == [f"cores was {began}, is 77"]
+
+
+def test_what_was_being_written_when_a_process_was_killed_is_swept_away(tmp_path: Path):
+    run = Run.create(tmp_path, "pets")
+    (run.folder / "checkpoints").mkdir()
+    (run.folder / "checkpoints" / ".partial-stage-1.weights.h5").touch()
+    (run.folder / "notes.txt").touch()
+    run.sweep()
+    assert [path.name for path in run.folder.rglob("*") if path.is_file()] == ["notes.txt"]
+
+
+def test_a_run_is_there_whole_or_not_at_all(tmp_path: Path):
+    def fill(draft: Run) -> None:
+        (draft.folder / "spec.json").write_text("{}")
+        assert not (tmp_path / "pets-1").exists()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Run.create(tmp_path, "pets", fill)
+    assert list(tmp_path.iterdir()) == []

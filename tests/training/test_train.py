@@ -195,6 +195,33 @@ def test_class_weights_reach_the_loss(train: Train, tiny: Any, tmp_path: Path):
     assert loss("balanced") != pytest.approx(loss("none"), rel=1e-3)
 
 
+def test_labels_that_are_rare_count_more_where_a_picture_has_several(train: Train, tiny: Any, tmp_path: Path):
+    pictures, labels = arrays((20, 4))
+    hot = np.stack([labels, 1 - labels], axis=1)
+
+    def loss(kind: str) -> float:
+        spec = tiny(
+            task="multilabel",
+            model=[GAP, {"layer": "Dense", "units": 2, "activation": "sigmoid"}],
+            compile={"optimizer": {"type": "SGD", "learning_rate": 1e-9}},
+            fit={**ONE_EPOCH, "class_weight": kind},
+        )
+        return train(spec, data=(pictures, hot), out=tmp_path).history[0]["loss"]
+
+    assert loss("balanced") != pytest.approx(loss("none"), rel=1e-3)
+
+
+def test_the_weights_of_pictures_reach_the_loss(train: Train, tiny: Any, colours: Path, tmp_path: Path):
+    files = sorted(colours.rglob("*.png"))
+    rows = [f"{file},{file.parent.name},{0 if file.parent.name == 'red' else 1}" for file in files]
+    (tmp_path / "all.csv").write_text("\n".join(["path,label,care", *rows]) + "\n")
+    spec = tiny(fit={"batch_size": 8, "sample_weight": "care", "stages": [{"epochs": 12}]})
+    run = train(spec, data=tmp_path / "all.csv", out=tmp_path / "runs")
+    recall = {name: row["recall"] for name, row in run.scores["per_class"].items()}
+    assert recall["red"] == 0
+    assert recall["green"] == recall["blue"] == 1
+
+
 def test_a_loss_that_is_no_number_ends_the_training_and_says_so(train: Train, tiny: Any, tmp_path: Path):
     spec = tiny(compile={"optimizer": {"type": "SGD", "learning_rate": 1e38}, "loss": "mean_squared_error"})
     spec["model"] = [GAP, {"layer": "Dense", "units": 2}]

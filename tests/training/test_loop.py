@@ -1,0 +1,97 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kerasimg
+from kerasimg.errors import SpecError
+from kerasimg.training.run import Run
+
+Train = Callable[..., Run]
+BODY = {"layer": "Conv2D", "name": "body", "filters": 4, "kernel_size": 3, "activation": "relu"}
+
+
+@pytest.fixture
+def spec(tiny: Any) -> Callable[..., dict[str, Any]]:
+    def make(*stages: dict[str, Any], **fit: Any) -> dict[str, Any]:
+        return tiny(model=[BODY, *tiny()["model"]], fit={"batch_size": 8, "stages": list(stages), **fit})
+
+    return make
+
+
+def stage_weights(run: Run, number: int) -> list[np.ndarray]:
+    model = kerasimg.build(run.folder / "spec.json")
+    model.load_weights(run.folder / "checkpoints" / f"stage-{number}.weights.h5")
+    weights: list[np.ndarray] = model.get_weights()
+    return weights
+
+
+def test_features_are_kept_in_the_stages_that_have_a_frozen_part(
+    train: Train, spec: Any, colours: Path, tmp_path: Path
+):
+    stages = [{"epochs": 2, "freeze": ["body"]}, {"epochs": 1, "unfreeze": {"body": 0}}]
+    run = train(spec(*stages, features="cached"), data=colours, out=tmp_path)
+    notes = run.read_json("training.json")["stages"]
+    assert [note["features"] for note in notes] == ["cached", "off"]
+    frozen, trained = stage_weights(run, 1), stage_weights(run, 2)
+    assert (frozen[0] != trained[0]).any()
+    np.testing.assert_array_equal(trained[0], run.model.get_weights()[0])
+
+
+def test_features_that_no_stage_has_are_refused_before_the_first_epoch(
+    train: Train, spec: Any, colours: Path, tmp_path: Path
+):
+    with pytest.raises(SpecError, match=r'fit\.features: "cached" cannot be had: in no stage is a part frozen'):
+        train(spec({"epochs": 1}, features="cached"), data=colours, out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_best_weights_are_handed_on_to_the_next_stage(train: Train, spec: Any, colours: Path, tmp_path: Path):
+    rising = {"type": "PiecewiseConstantDecay", "boundaries": [8], "values": [0.1, 20.0]}
+    stages = [{"epochs": 4, "learning_rate": rising, "keep": "best"}, {"epochs": 1, "learning_rate": 1e-9}]
+    written = spec(*stages) | {"compile": {"optimizer": "SGD", "loss": "mean_squared_error"}}
+    written["model"] = [{"layer": "GlobalAveragePooling2D"}, {"layer": "Dense", "units": "=num_classes"}]
+    said: list[str] = []
+    run = kerasimg.train(written, data=colours, out=tmp_path, report=False, verbose=0, say=said.append)
+    losses = [row["val_loss"] for row in run.history]
+    best = int(np.argmin(losses[:4]))
+    assert f"kept the weights of epoch {best + 1} (val_loss {losses[best]:.4g})" in said
+    assert losses[best] < losses[3] / 10
+    assert losses[4] == pytest.approx(losses[best], rel=1e-3)
+
+
+def test_the_average_of_the_weights_is_validated_and_handed_on(train: Train, spec: Any, colours: Path, tmp_path: Path):
+    plain = train(spec({"epochs": 2}), data=colours, out=tmp_path)
+    averaged = train(spec({"epochs": 2}, ema=0.9), data=colours, out=tmp_path)
+    assert [row["loss"] for row in plain.history] == [row["loss"] for row in averaged.history]
+    assert plain.history[-1]["val_loss"] != averaged.history[-1]["val_loss"]
+    # An average of 0.9 over eight steps has more than a third of where it began.
+    begun = kerasimg.build(spec({"epochs": 1}), num_classes=3)
+    assert begun.count_params() == averaged.model.count_params()
+    assert any((a != b).any() for a, b in zip(plain.model.get_weights(), averaged.model.get_weights(), strict=True))
+
+
+def test_what_comes_out_does_not_depend_on_the_steps_that_are_run_at_a_time(
+    train: Train, spec: Any, colours: Path, tmp_path: Path
+):
+    found = []
+    for wanted in (1, 2, 3, "auto"):
+        document = spec({"epochs": 2, "warmup_epochs": 1, "decay": "cosine"})
+        document["compile"] = {"optimizer": "Adam", "steps_per_execution": wanted}
+        run = train(document, data=colours, out=tmp_path)
+        found.append([weight.tobytes() for weight in run.model.get_weights()])
+        taken = run.read_json("training.json")["stages"][0]["steps_per_execution"]
+        assert 4 % taken == 0  # 26 pictures in batches of 8
+    assert all(one == found[0] for one in found)
+
+
+def test_a_validation_is_not_counted_with_the_first_epoch_of_the_next_stage(
+    train: Train, spec: Any, colours: Path, tmp_path: Path
+):
+    small = {"epochs": 1, "size": [6, 6], "learning_rate": 1e-9}
+    written = spec({"epochs": 1, "learning_rate": 1e-9}, small)
+    rows = train(written, data=colours, out=tmp_path).history
+    # 26 pictures: had the 5 of the validation been counted too, the accuracy would be in parts of 31.
+    assert all((row["accuracy"] * 26) == pytest.approx(round(row["accuracy"] * 26), abs=1e-4) for row in rows)
