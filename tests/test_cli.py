@@ -141,7 +141,9 @@ def test_train_evaluate_and_predict_answer_for_people(say: Say, spec: Path, colo
     trained = say("train", spec, "--data", colours, "--out", tmp_path, "--set", "fit.stages.0.epochs=1")
     assert trained.code == 0
     assert "20 pictures of 2 classes" in trained.out
-    assert trained.out.rstrip().endswith(f"kept in {tmp_path / 'tiny-1'}; to look at: {tmp_path / 'tiny-1' / 'report.html'}")
+    assert trained.out.rstrip().endswith(
+        f"kept in {tmp_path / 'tiny-1'}; to look at: {tmp_path / 'tiny-1' / 'report.html'}"
+    )
     assert "Stages, each with its best epoch" in trained.out
     judged = say("evaluate", tmp_path / "tiny-1")
     assert judged.code == 0

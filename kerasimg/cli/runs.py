@@ -45,6 +45,9 @@ def train(
         Path | None,
         typer.Option(metavar="RUN", help="Go on with a run that was cut off; with --data where they have moved."),
     ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Show the curves in TensorBoard while it trains: RUN/tensorboard.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -54,9 +57,10 @@ def train(
     silent = quiet or as_json
     told: dict[str, Any] = {"verbose": 0 if silent else "auto", "say": _nothing if silent else typer.echo}
     if resume is not None:
-        if ref or assign or weights or out:
+        if ref or assign or weights or out or tensorboard:
             raise CallError(
-                "--resume goes on with what the run was begun with; leave out SPEC, --set, --weights, --out"
+                "--resume goes on with what the run was begun with; leave out SPEC, --set, --weights, --out and "
+                "--tensorboard"
             )
         with keras_loaded():
             from kerasimg.training.train import resume as go_on
@@ -69,6 +73,7 @@ def train(
         with keras_loaded():
             from kerasimg.training.train import train as begin
         how: dict[str, Any] = {"out": out or Path("runs"), "on_bad_image": on_bad_image.value, "cache": cache.value}
+        how["tensorboard"] = tensorboard
         run = begin(spec, data=data, **how, **weights_argument(weights), **told)
     if not silent:
         print_stages(run.history)

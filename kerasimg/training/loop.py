@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from kerasimg.callbacks import CurvesToTensorBoard
 from kerasimg.errors import Interrupted, KerasimgError
 from kerasimg.models.frozen import split_frozen
 from kerasimg.models.objects import make
@@ -34,7 +35,13 @@ class Loop:
     """The training of an experiment, kept in the folder of a run."""
 
     def __init__(
-        self, experiment: Experiment, run: Run, interruption: Interruption, verbose: int | str, say: Say
+        self,
+        experiment: Experiment,
+        run: Run,
+        interruption: Interruption,
+        verbose: int | str,
+        say: Say,
+        tensorboard: bool = False,
     ) -> None:
         self.experiment = experiment
         self.spec = experiment.spec
@@ -46,6 +53,7 @@ class Loop:
         self.found = checkpoint.read(self.file)
         self.callbacks = [make("callbacks", one) for one in self.spec.fit.callbacks]
         self.history = History(run.folder / "history.csv")
+        self.boards = [CurvesToTensorBoard(self.history.path, run.folder / "tensorboard")] if tensorboard else []
         self.epoch = 0
         """Epochs that are done, over all stages."""
         self._compiled: Any = None
@@ -102,7 +110,7 @@ class Loop:
         own = [Averages()] if self.spec.fit.ema is not None else []
         stopping = [stages.early_stopping(stage.early_stopping)] if stage.early_stopping else []
         watch = Watch(
-            [*own, *([best] if best else []), *self.callbacks, *stopping],
+            [*own, *([best] if best else []), *self.callbacks, *stopping, *self.boards],
             self.history,
             self.interruption,
             lambda facts, arrays: self._save({"stage": index, "done": False, **facts}, arrays),

@@ -48,6 +48,7 @@ def train(
     on_bad_image: OnBadImage = "fail",
     cache: Any = "auto",
     report: bool = True,
+    tensorboard: bool = False,
     set: Mapping[str, Any] | None = None,
     verbose: int | str = "auto",
     say: Say = print,
@@ -62,6 +63,7 @@ def train(
     on_bad_image: "fail" names every unreadable picture before the first epoch; "skip" leaves them out.
     cache: where decoded pictures are kept: "auto", "memory", "disk" or "off".
     report: write `report.html` and `MODEL_CARD.md` at the end, as `kerasimg.report` does at any later time.
+    tensorboard: write the curves to `RUN/tensorboard` while it trains, for TensorBoard; needs the extra of that name.
     verbose: as for `keras.Model.fit`.  say: told in one line what is going on.
 
     Raises SpecError, DataError, WeightsError or CallError before the first epoch; afterwards KerasimgError when the
@@ -84,7 +86,7 @@ def train(
     parts = split(source, spec.fit.validation_split, spec.fit.test_split, spec.fit.seed)
     experiment = assemble(spec, source, parts, sized, kept_pixels)
     call = {"weights": recall.described(weights), "limits": limits and dict(limits), "cache": recall.kind_of(cache)}
-    call |= {"report": report}
+    call |= {"report": report, "tensorboard": tensorboard}
     call |= {"soft_labels": digest(source, parts["train"])} if source.soft else {}
     call |= teacher | ({"tried": tried} if tried else {})
     kept = recall.located(record(source, parts), data)
@@ -124,15 +126,16 @@ def resume(
 
 def _carry_out(experiment: Experiment, run: Run, verbose: int | str, say: Say) -> Run:
     """Train, save, judge and report, as far as that is still to be done."""
+    asked = run.read_json(TRAINING)
     with _telling(run):
         with patient(say) as interruption:
-            Loop(experiment, run, interruption, verbose, say).train()
+            Loop(experiment, run, interruption, verbose, say, asked["tensorboard"]).train()
         classifier = Classifier(experiment.built.model, experiment.spec, experiment.source.classes, run.folder)
         classifier.save(run.folder / MODEL_FILE)
         if (part := experiment.held_out) is not None:
             judge(classifier, experiment.source, experiment.parts[part], run.folder / "evaluation", part=part)
         run.finish()
-        if run.read_json(TRAINING)["report"]:
+        if asked["report"]:
             write_report(run, say)
     return run
 

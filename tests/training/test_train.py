@@ -294,3 +294,13 @@ def test_what_is_said_is_short_and_in_order(tiny: Any, tmp_path: Path):
         "stage 1 of 1: 8 of 8 parameters train, in 1 layers",
     ]
     assert json.loads((run.folder / "data.json").read_text())["where"] == "arrays"
+
+
+def test_the_curves_are_in_tensorboard_when_asked_for(train, tiny, colours, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    run = train(tiny(), data=colours, out=tmp_path, tensorboard=True)
+    (logs,) = (run.folder / "tensorboard" / "train").iterdir()
+    shown = [(event.step, value.tag) for event in EventFileLoader(str(logs)).Load() for value in event.summary.value]
+    assert [step for step, name in shown if name == "loss"] == [1, 2, 3]
