@@ -52,6 +52,7 @@ OWN_ARGUMENTS = frozenset(
         "on_bad_image",
         "cache",
         "report",
+        "tensorboard",
         "verbose",
         "say",
     }
