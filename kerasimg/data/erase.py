@@ -37,7 +37,9 @@ class Erasing(Operation):
         height, width, channels = picture.shape
         rows, columns = within(height, top, high), within(width, left, wide)
         if self.noise:
-            fill = noise(key, (height, width, channels))
+            # Only where it is seen: it is most of the work.
+            shape = (height, width, channels)
+            fill = tf.cond(chosen, lambda: noise(key, shape), lambda: tf.zeros(shape))
         else:
             fill = tf.clip_by_value(tf.constant(self.layer.fill_value, tf.float32), 0.0, 255.0)
         return tf.where((rows[:, tf.newaxis] & columns & chosen)[..., tf.newaxis], fill, picture)
