@@ -1,6 +1,7 @@
 """Pictures that a tiny network learns in a moment, and the spec of one."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +10,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As a shell starts what it runs in the background; Ctrl-C is tested here and in processes of our own.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
 

@@ -334,7 +334,7 @@ class _Making:
                 if work > MAX_WORK:
                     return
                 work += self._try({**dict(value.within), value.name: option}, given)
-        for variant in self.document.get("variants", {}):
+        for variant in self.document.get("variants") or ():
             if variant != self.params.get("variant") and not is_comment(variant) and work <= MAX_WORK:
                 work += self._try({}, {**given, "variant": variant})
 
