@@ -21,7 +21,7 @@ _WHERE = {
     "register": "kerasimg.models.registry",
     "load_plugins": "kerasimg.models.registry",
     "build": "kerasimg.models.build",
-    "check_data": "kerasimg.data.data_check",
+    "check_data": "kerasimg.data.quality.data_check",
     "train": "kerasimg.training.train",
     "resume": "kerasimg.training.train",
     "find_learning_rate": "kerasimg.training.lr_find",

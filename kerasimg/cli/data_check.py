@@ -37,7 +37,7 @@ def check(
     limit: Annotated[int, typer.Option(min=1, help="Findings of each kind to print.")] = 5,
 ) -> None:
     """Look at every picture: unreadable, the same twice, leaks between parts, blank, blurred, rare classes."""
-    from kerasimg.data.data_check import check_data
+    from kerasimg.data.quality.data_check import check_data
 
     if task is not None and task not in TASKS:
         raise CallError(f"--task: expected one of {', '.join(TASKS)}, got '{task}'")

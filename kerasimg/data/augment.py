@@ -67,6 +67,6 @@ def compile_augment(nodes: Sequence[Node], image: Image, seed: int) -> Augmentat
     if not nodes:
         return None
     # They load TensorFlow.
-    from kerasimg.data.lowering import lowered
+    from kerasimg.data.augmentation.lowering import lowered
 
     return Augmentation(*lowered(nodes, (image.size[0], image.size[1]), image.channels), seed)

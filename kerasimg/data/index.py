@@ -15,8 +15,8 @@ from typing import Any, Protocol, overload
 import numpy as np
 
 from kerasimg.data.items import PART_NAMES, Item, Part, Picture
-from kerasimg.data.places import Held, Pictures
-from kerasimg.data.texts import Extras, Growing, Texts
+from kerasimg.data.readers.places import Held, Pictures
+from kerasimg.data.readers.texts import Extras, Growing, Texts
 
 
 class Ids(Protocol):

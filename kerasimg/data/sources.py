@@ -12,13 +12,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from kerasimg.data import huggingface, parquet, tars, tfds, tfrecords
-from kerasimg.data.arrays import read_arrays, read_npz
-from kerasimg.data.folders import read_folder
 from kerasimg.data.index import Items
 from kerasimg.data.items import PART_NAMES, Bad, Item, ManyFaults, Reading, fault, in_order
-from kerasimg.data.manifests import read_manifest
-from kerasimg.data.shards import PATTERN, named_files
+from kerasimg.data.readers import huggingface, parquet, tars, tfds, tfrecords
+from kerasimg.data.readers.arrays import read_arrays, read_npz
+from kerasimg.data.readers.folders import read_folder
+from kerasimg.data.readers.manifests import read_manifest
+from kerasimg.data.readers.shards import PATTERN, named_files
 from kerasimg.errors import CallError, Fault, listed, nearest
 from kerasimg.spec.document import Task
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kerasimg.data.decode import decode
-from kerasimg.data.folders import collect
 from kerasimg.data.items import ManyFaults
 from kerasimg.data.picture import BadImage
+from kerasimg.data.readers.folders import collect
 from kerasimg.errors import CallError, Fault
 from kerasimg.evaluation.predictions import decide, two_columns
 from kerasimg.models.classifier import Classifier, ClassifierReference

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kerasimg.data.soft_labels import PREFIX
+from kerasimg.data.readers.soft_labels import PREFIX
 from kerasimg.data.sources import Source
 from kerasimg.evaluation.intervals import intervals
 from kerasimg.evaluation.predictions import as_text

@@ -12,7 +12,7 @@ import numpy as np
 
 from kerasimg.catalog import load
 from kerasimg.data.items import ManyFaults, Part
-from kerasimg.data.soft_labels import digest
+from kerasimg.data.readers.soft_labels import digest
 from kerasimg.data.sources import IN_MEMORY, Data, Source, open_source
 from kerasimg.data.split import record
 from kerasimg.errors import CallError, Fault, WeightsError

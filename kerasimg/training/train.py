@@ -13,7 +13,7 @@ from kerasimg.catalog import Reference
 from kerasimg.data.cache import Cache
 from kerasimg.data.check import OnBadImage, require_sound
 from kerasimg.data.items import ManyFaults
-from kerasimg.data.soft_labels import digest
+from kerasimg.data.readers.soft_labels import digest
 from kerasimg.data.sources import Data
 from kerasimg.data.split import record, split
 from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 import kerasimg
-from kerasimg.data import passes
 from kerasimg.data.augment import compile_augment
+from kerasimg.data.augmentation import passes
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
 
@@ -94,9 +94,9 @@ def test_what_is_drawn_is_of_the_picture_not_of_its_place(whole: np.ndarray):
 def test_without_xla_the_same_comes_out_but_for_rounding(monkeypatch: pytest.MonkeyPatch):
     nodes = [*MOVES[1:3], ("RandomHue", {"factor": 0.3}), ("GridMask", {})]
     compiled, _ = applied(nodes)
-    monkeypatch.setattr("kerasimg.data.lowering._kept", {})
+    monkeypatch.setattr("kerasimg.data.augmentation.lowering._kept", {})
     for module in ("passes", "lowering"):
-        monkeypatch.setattr(f"kerasimg.data.{module}.xla_works", lambda: False)
+        monkeypatch.setattr(f"kerasimg.data.augmentation.{module}.xla_works", lambda: False)
     plain, _ = applied(nodes)
     assert "without XLA" in compile_augment(nodes, Image(size=[10, 12]), 0).describe()
     assert np.mean(np.abs(plain - compiled) < 0.05) > 0.999
@@ -156,7 +156,7 @@ def test_a_run_of_moves_is_one_warp_until_the_interpolation_changes():
 
 @pytest.mark.parametrize("mode", ["reflect", "nearest", "wrap", "constant"])
 def test_whole_pixels_moved_by_several_layers_are_exactly_where_keras_puts_them(mode: str):
-    from kerasimg.data.warp import Move, Outside, warp
+    from kerasimg.data.augmentation.warp import Move, Outside, warp
 
     size = (10, 12)
     shifts = [

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasimg.data.blend import CutMix
-from kerasimg.data.colour import PHOTOMETRIC
-from kerasimg.data.erase import Erasing
-from kerasimg.data.geometry import GEOMETRIC, Flip, Warp
-from kerasimg.data.operations import Operation
-from kerasimg.data.policies import PARTS, keras_aug_mix, keras_rand_augment
+from kerasimg.data.augmentation.blend import CutMix
+from kerasimg.data.augmentation.colour import PHOTOMETRIC
+from kerasimg.data.augmentation.erase import Erasing
+from kerasimg.data.augmentation.geometry import GEOMETRIC, Flip, Warp
+from kerasimg.data.augmentation.operations import Operation
+from kerasimg.data.augmentation.policies import PARTS, keras_aug_mix, keras_rand_augment
 
 N = 12
 SIZE = (13, 16)

@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from kerasimg.data.colour import PHOTOMETRIC
-from kerasimg.data.draws import Part, keys, words
-from kerasimg.data.geometry import GEOMETRIC, Warp
-from kerasimg.data.lowering import lowered
-from kerasimg.data.operations import Operation
+from kerasimg.data.augmentation.colour import PHOTOMETRIC
+from kerasimg.data.augmentation.draws import Part, keys, words
+from kerasimg.data.augmentation.geometry import GEOMETRIC, Warp
+from kerasimg.data.augmentation.lowering import lowered
+from kerasimg.data.augmentation.operations import Operation
 
 N = 3000
 SIZE = (40, 56)

@@ -8,7 +8,7 @@ import pytest
 
 from kerasimg.data.index import Items, Labels, joined
 from kerasimg.data.items import Item
-from kerasimg.data.places import Held
+from kerasimg.data.readers.places import Held
 from kerasimg.data.sources import Source, open_source
 
 Folder = Callable[..., Path]
@@ -118,7 +118,7 @@ def test_a_source_can_be_sent_to_another_process(folder: Folder):
 
 
 def test_keys_of_many_pictures_stand_in_their_order(folder: Folder, monkeypatch: pytest.MonkeyPatch):
-    from kerasimg.data import places
+    from kerasimg.data.readers import places
 
     source = open_source(folder(*(f"{name}/{number}.png" for name in ("cat", "dog") for number in range(20))))
     every = source.keys()

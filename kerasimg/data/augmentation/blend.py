@@ -1,0 +1,86 @@
+"""MixUp and CutMix: each picture and its label with those of another one of the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from kerasimg.data.augmentation.draws import beta, uniform
+from kerasimg.data.augmentation.erase import within
+from kerasimg.data.augmentation.operations import Operation
+
+
+class Blend(Operation):
+    """The base of both. What they draw begins with a number that says who is whose partner.
+
+    The partners are a permutation of the batch, all equally likely, as in Keras; a picture may be its own.
+    """
+
+    def partners(self, words: Any, count: Any) -> Any:
+        """(N,) int32, of the first `count` pictures; the others are padding."""
+        order = uniform(words[:, 0])
+        return tf.argsort(tf.where(tf.range(tf.shape(order)[0]) < count, order, 2.0), stable=True)
+
+    def share(self, drawn: tuple[Any, ...]) -> Any:
+        """How much of each label stays, (N,)."""
+        raise NotImplementedError
+
+    def blend(self, picture: Any, other: Any, drawn: tuple[Any, ...]) -> Any:
+        """One picture with another, both (H, W, C)."""
+        raise NotImplementedError
+
+    def labels(self, labels: Any, partners: Any, drawn: tuple[Any, ...]) -> Any:
+        """Labels (N, K) with those of the partners."""
+        share = self.share(drawn)[:, tf.newaxis]
+        return share * labels + (1.0 - share) * tf.gather(labels, partners)
+
+
+class MixUp(Blend):
+    """Keras' MixUp (Zhang et al. 2018, arXiv:1710.09412)."""
+
+    name = "MixUp"
+    numbers = 4
+
+    def __init__(self, layer: Any):
+        self.alpha = layer.alpha
+
+    def draw(self, words: Any) -> tuple[Any, ...]:
+        """How much of each picture stays."""
+        return (beta(words[:, 1:], self.alpha),)
+
+    def share(self, drawn: tuple[Any, ...]) -> Any:
+        """As much of the label as of the picture."""
+        return drawn[0]
+
+    def blend(self, picture: Any, other: Any, drawn: tuple[Any, ...]) -> Any:
+        """The weighted mean."""
+        return drawn[0] * picture + (1.0 - drawn[0]) * other
+
+
+class CutMix(Blend):
+    """Keras' CutMix (Yun et al. 2019, arXiv:1905.04899), the parameter of its distribution drawn for each picture."""
+
+    name = "CutMix"
+    numbers = 7
+
+    def __init__(self, layer: Any):
+        self.factor = layer.factor
+
+    def draw(self, words: Any) -> tuple[Any, ...]:
+        """The side of the box, its left and its top, as shares."""
+        alpha = uniform(words[:, 1], *self.factor) + 1e-6
+        side = tf.sqrt(1.0 - beta(words[:, 2:5], alpha))
+        left, top = (uniform(words[:, k]) * (1.0 - side) for k in (5, 6))
+        return side, left, top
+
+    def share(self, drawn: tuple[Any, ...]) -> Any:
+        """What the box leaves."""
+        return 1.0 - tf.square(drawn[0])
+
+    def blend(self, picture: Any, other: Any, drawn: tuple[Any, ...]) -> Any:
+        """The other one in the box."""
+        side, left, top = drawn
+        height, width, _ = picture.shape
+        box = within(height, top, side)[:, tf.newaxis] & within(width, left, side)
+        return tf.where(box[..., tf.newaxis], other, picture)

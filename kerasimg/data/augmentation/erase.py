@@ -1,0 +1,100 @@
+"""What is cut out of a picture: RandomErasing and GridMask, each picture by itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from kerasimg.data.augmentation.draws import chance, threefry, uniform
+from kerasimg.data.augmentation.operations import Operation, settled
+
+NOISE_ROUNDS = 12
+"""Of the numbers that fill an erased box: noise, where half the work is enough."""
+
+
+class Erasing(Operation):
+    """Keras' RandomErasing: a box of its own for each picture, filled with a colour, or with noise where it is None."""
+
+    name = "RandomErasing"
+
+    def __init__(self, layer: Any):
+        self.layer = layer
+        self.noise = layer.fill_value is None
+        self.numbers = 10 if self.noise else 6
+
+    def draw(self, words: Any) -> tuple[Any, ...]:
+        """Whether to; width, left, height and top as shares; and the key of the noise."""
+        wide, high = (tf.sqrt(uniform(words[:, k], *self.layer.scale)) for k in (0, 1))
+        left, top = (uniform(words[:, k]) * (1.0 - side) for k, side in ((2, wide), (3, high)))
+        return chance(words[:, 4:], self.layer.factor), wide, left, high, top, words[:, 6:]
+
+    def apply(self, picture: Any, drawn: tuple[Any, ...]) -> Any:
+        """The picture without the box."""
+        chosen, wide, left, high, top, key = drawn
+        picture = tf.cast(picture, tf.float32)
+        height, width, channels = picture.shape
+        rows, columns = within(height, top, high), within(width, left, wide)
+        if self.noise:
+            # Only where it is seen: it is most of the work.
+            shape = (height, width, channels)
+            fill = tf.cond(chosen, lambda: noise(key, shape), lambda: tf.zeros(shape))
+        else:
+            fill = tf.clip_by_value(tf.constant(self.layer.fill_value, tf.float32), 0.0, 255.0)
+        return tf.where((rows[:, tf.newaxis] & columns & chosen)[..., tf.newaxis], fill, picture)
+
+
+def within(length: int, start: Any, part: Any) -> Any:
+    """(length,) bool: which pixels of a side lie in a part of it, given by shares."""
+    places = tf.range(length, dtype=tf.float32)
+    # As Keras: pixels from the start on, up to before the end.
+    first = start * length
+    return (places >= first) & (places < first + part * length)
+
+
+def noise(key: Any, shape: tuple[int, int, int]) -> Any:
+    """255 times normal numbers, clipped to 0-255, as Keras fills: half of them black, a sixth full. key: (4,) words."""
+    count = math.prod(shape)
+    # A word makes two numbers of 16 bits, a block of four words eight.
+    blocks = tf.cast(tf.range(-(-count // 8)), tf.uint32)
+    zero = tf.constant(0, tf.uint32)
+    known = uniform(key[0]) >= 0.0
+    words = settled(known, *threefry(tuple(tf.unstack(key)), (blocks, zero, zero, zero), NOISE_ROUNDS))
+    low, high = tf.constant(65535, tf.uint32), tf.constant(16, tf.uint32)
+    halves = [
+        half for word in words for half in (tf.bitwise.bitwise_and(word, low), tf.bitwise.right_shift(word, high))
+    ]
+    # Not interleaved, which would take longer: which number goes to which pixel does not matter.
+    (numbers,) = settled(known, tf.concat(halves, axis=0)[:count])
+    even = (tf.cast(numbers, tf.float32) + 0.5) / 65536.0
+    normal = math.sqrt(2) * tf.math.erfinv(2.0 * even - 1.0)
+    return tf.reshape(tf.clip_by_value(255.0 * normal, 0.0, 255.0), shape)
+
+
+class Grid(Operation):
+    """kerasimg's GridMask."""
+
+    name = "GridMask"
+    numbers = 4
+
+    def __init__(self, layer: Any):
+        self.layer = layer
+
+    def draw(self, words: Any) -> tuple[Any, ...]:
+        """Whether to; the cell as a share of the shorter side; how far it is shifted down and across, in cells."""
+        chosen = uniform(words[:, 0]) < self.layer.rate
+        return chosen, uniform(words[:, 1], *self.layer.cell), uniform(words[:, 2]), uniform(words[:, 3])
+
+    def apply(self, picture: Any, drawn: tuple[Any, ...]) -> Any:
+        """The picture without the squares."""
+        chosen, cell, down, across = drawn
+        picture = tf.cast(picture, tf.float32)
+        height, width, _ = picture.shape
+        side = tf.maximum(min(height, width) * cell, 2.0)
+        rows, columns = (
+            tf.math.floormod(tf.range(length, dtype=tf.float32) + shift * side, side) < side * (1 - self.layer.ratio)
+            for length, shift in ((height, down), (width, across))
+        )
+        masked = (rows[:, tf.newaxis] & columns & chosen)[..., tf.newaxis]
+        return tf.where(masked, tf.constant(self.layer.fill_value, tf.float32), picture)

@@ -1,0 +1,1 @@
+"""What `kerasimg data check` asks of a data set."""

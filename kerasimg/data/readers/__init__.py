@@ -1,0 +1,1 @@
+"""One adapter for each form in which pictures come; `kerasimg.data.sources` chooses among them."""

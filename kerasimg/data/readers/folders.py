@@ -1,0 +1,170 @@
+"""A folder with a folder per class, below `train/`, `validation/` and `test/` or not -> labelled pictures.
+
+A class folder is searched in all its depth. What counts as a picture is decided by the extension; hidden files
+and folders, and what operating systems leave behind, are passed over without a word, other files are counted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from kerasimg.data.index import Items, Labels
+from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part, Reading, class_name, fault
+from kerasimg.data.readers.listings import Folders, Listing
+from kerasimg.data.readers.places import Files
+from kerasimg.data.readers.texts import Paths, Texts, readable
+from kerasimg.errors import Fault, listed
+
+
+class Found(NamedTuple):
+    """The pictures of one class in one part, folder by folder."""
+
+    label: str
+    part: Part | None
+    folder: str
+    listings: list[tuple[str, Listing]]
+    """Path of a folder with pictures, and what stands in it."""
+
+
+def read_folder(root: str) -> Reading:
+    """The labelled pictures below `root`, in the order of their paths."""
+    with Folders(root) as folders:
+        return _read(root, folders)
+
+
+def collect(folder: str) -> tuple[list[str], int]:
+    """Paths of the pictures in a folder and in those below it, and how many other files there are."""
+    with Folders(folder) as folders:
+        listings, others = _collect(folders, folder)
+    return [os.path.join(path, name) for path, listing in listings for name in listing.names()], others
+
+
+def _read(root: str, folders: Folders) -> Reading:
+    top = folders.listing(root)
+    if not top.folders:
+        what = f"holds {top.number:,} pictures but no folders" if top.number else "holds no folders"
+        raise fault(root, "", f"{what}; expected one folder per class, with the pictures of the class in it")
+    faults = [_loose(root, "", name) for name in top.names()]
+    ignored = top.others
+    found: list[Found] = []
+    parts = _part_folders(root, folders, faults)
+    for part, folder in parts.items() or [(None, root)]:
+        listing = folders.listing(folder)
+        if part:
+            faults += [_loose(root, _below(root, folder), name) for name in listing.names()]
+            ignored += listing.others
+        if not listing.folders:
+            faults.append(Fault(root, _below(root, folder), "holds no class folders; add them, or remove it"))
+        for name in listing.folders:
+            listings, others = _collect(folders, os.path.join(folder, name))
+            ignored += others
+            found.append(Found(class_name(readable(name)), part, os.path.join(folder, name), listings))
+    faults += _class_faults(root, found)
+    if faults:
+        raise ManyFaults(faults)
+    return Reading(_items(root, found), {one.label for one in found}, ignored)
+
+
+def _collect(folders: Folders, folder: str) -> tuple[list[tuple[str, Listing]], int]:
+    """Every folder with pictures, from this one down, and how many other files there are."""
+    listings = []
+    others = 0
+    waiting, seen = [folder], set()
+    while waiting:
+        path = waiting.pop()
+        identity = folders.identity(path)
+        if identity in seen:  # links may lead in a circle
+            continue
+        seen.add(identity)
+        listing = folders.listing(path)
+        if listing.number:
+            listings.append((path, listing))
+        waiting += [os.path.join(path, name) for name in listing.folders]
+        others += listing.others
+    return listings, others
+
+
+def _items(root: str, found: Sequence[Found]) -> Items:
+    """The pictures in columns, in the order of their paths; nothing is done for each of them, but for each folder."""
+    names = tuple(dict.fromkeys(one.label for one in found))
+    numbers = {name: number for number, name in enumerate(names)}
+    folders = sorted(
+        (
+            _prefix(root, path),
+            listing.pictures,
+            listing.number,
+            numbers[one.label],
+            PART_NAMES.index(one.part) if one.part else -1,
+        )
+        for one in found
+        for path, listing in one.listings
+    )
+    paths = Paths.joined(b"\0".join(head + names.replace(b"\0", b"\0" + head) for head, names, *_ in folders))
+    counts = [count for _, _, count, _, _ in folders]
+    labels = Labels(names, np.repeat(np.array([label for *_, label, _ in folders], np.int32), counts))
+    parts = np.repeat(np.array([part for *_, part in folders], np.int8), counts)
+    rows = None if _is_in_order(paths, counts) else np.array(sorted(range(len(paths)), key=paths.__getitem__))
+    return Items(paths, Files(paths, root), labels, parts, rows=rows)
+
+
+def _prefix(root: str, folder: str) -> bytes:
+    """The folder's path below the root, as the paths of its files begin."""
+    return os.fsencode(os.path.relpath(folder, root).replace(os.sep, "/") + "/")
+
+
+def _is_in_order(paths: Texts, counts: Sequence[int]) -> bool:
+    """Whether paths that are in order within each folder, but for such as are no UTF-8, are in order as a whole."""
+    if not paths.is_utf_8():
+        return False
+    ends = np.cumsum(counts).tolist()
+    return all(paths.raw(end - 1) < paths.raw(end) for end in ends[:-1])
+
+
+def _part_folders(root: str, folders: Folders, faults: list[Fault]) -> dict[Part, str]:
+    """The folders that hold a part each, by part; none where the folders are classes.
+
+    A folder named like a part that holds pictures itself is a class ("train", next to "bus" and "car").
+    """
+    parts: dict[Part, str] = {}
+    beside = []
+    for name in folders.listing(root).folders:
+        part = PARTS.get(name.lower())
+        path = os.path.join(root, name)
+        if part is None or folders.listing(path).number:
+            beside.append(name)
+        elif part in parts:
+            faults.append(Fault(root, name, f"is the {part} part, as {_below(root, parts[part])}/ is; keep one"))
+        else:
+            parts[part] = path
+    for name in beside if parts else []:
+        if _collect(folders, os.path.join(root, name))[0]:
+            known = listed(f"{_below(root, path)}/" for path in parts.values())
+            message = f"holds pictures, but stands beside {known}; move it into the part it belongs to, or away"
+            faults.append(Fault(root, name, message))
+    return parts
+
+
+def _class_faults(root: str, found: Iterable[Found]) -> list[Fault]:
+    faults = []
+    first: dict[tuple[Part | None, str], str] = {}
+    for one in found:
+        path = _below(root, one.folder)
+        if not one.listings:
+            faults.append(Fault(root, path, "holds no pictures; put the class's pictures in it, or remove it"))
+        twin = first.setdefault((one.part, one.label), path)
+        if twin != path:
+            faults.append(Fault(root, path, f"names the same class as {twin}; put their pictures in one folder"))
+    return faults
+
+
+def _loose(root: str, folder: str, name: str) -> Fault:
+    path = f"{folder}/{name}" if folder else name
+    return Fault(root, readable(path), "lies outside of the class folders; move it into one, or away")
+
+
+def _below(root: str, path: str) -> str:
+    return readable(os.path.relpath(path, root).replace(os.sep, "/"))

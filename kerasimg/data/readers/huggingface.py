@@ -1,0 +1,131 @@
+"""Hugging Face datasets -> labelled pictures: a `datasets.Dataset` or `DatasetDict`, or a folder of `save_to_disk`.
+
+The extra is `datasets`. The splits train, validation and test are the parts; the picture is the column of the feature
+Image, the label that of ClassLabel. The data stay where they are: Arrow files that are mapped into memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kerasimg.data.index import Items, Numbered, joined
+from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Picture, Reading, fault
+from kerasimg.data.picture import BadImage
+from kerasimg.data.readers.arrow_columns import Columns, chosen_columns, labels_of
+from kerasimg.data.readers.places import digest, keys_of
+from kerasimg.data.readers.shards import require_labels
+from kerasimg.errors import CallError, Fault
+from kerasimg.spec.document import Task
+
+FILES = ("state.json", "dataset_dict.json")
+"""A folder of `save_to_disk` holds one of these."""
+KINDS = ("Dataset", "DatasetDict")
+
+
+class Rows:
+    """Pictures in the rows of datasets, one dataset after the other."""
+
+    def __init__(self, datasets: Sequence[Any], column: str):
+        """datasets: of the one column, which gives bytes or a path and does not decode."""
+        self.datasets = datasets
+        self.column = column
+        self.ends = np.cumsum([len(one) for one in datasets])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def read(self, row: int) -> Picture:
+        """The bytes of its file, or the path of one."""
+        number, index = self._place(row)
+        found = self.datasets[number][index][self.column]
+        if isinstance(found, bytes):
+            return found
+        picture = found and (found.get("bytes") or found.get("path"))
+        if not picture:
+            raise BadImage("is empty (null)")
+        return picture
+
+    def keys(self, rows: np.ndarray) -> np.ndarray:
+        """Digests of the dataset's fingerprint, which follows all that was done to it, and the row."""
+
+        def key(row: int) -> bytes:
+            number, index = self._place(row)
+            return digest(f"{self.datasets[number]._fingerprint}\0{index}".encode())
+
+        return keys_of(rows, lambda chunk: [key(row) for row in chunk.tolist()])
+
+    def _place(self, row: int) -> tuple[int, int]:
+        number = int(np.searchsorted(self.ends, row, "right"))
+        return number, row - int(self.ends[number - 1] if number else 0)
+
+
+def is_dataset(data: Any) -> bool:
+    """Whether it is a Dataset or a DatasetDict; asked without importing the library."""
+    return any(kind.__module__.split(".")[0] == "datasets" and kind.__name__ in KINDS for kind in type(data).__mro__)
+
+
+def read_saved(path: str, task: Task) -> Reading:
+    """The labelled pictures of a folder that `save_to_disk` wrote."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise CallError(
+            f'{path} is a Hugging Face dataset, and the library is not installed: pip install "kerasimg[datasets]"'
+        ) from error
+    try:
+        loaded = datasets.load_from_disk(path, keep_in_memory=False)
+    except Exception as error:
+        # The library raises what its parsers stumble on: OSError, ValueError, KeyError, Arrow's own ...
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise fault(path, "", f"cannot be read as a folder of save_to_disk ({reason})") from error
+    return read_dataset(loaded, task, path)
+
+
+def read_dataset(data: Any, task: Task, where: str = "dataset") -> Reading:
+    """The labelled pictures of a Dataset or a DatasetDict."""
+    splits = dict(data) if isinstance(data, Mapping) else {str(data.split or "dataset"): data}
+    names = [name for name in splits if len(splits[name])]
+    if not names:
+        raise fault(where, "", "holds no pictures")
+    faults: list[Fault] = []
+    read = []
+    classes: list[str] = []
+    for name in names:
+        dataset = splits[name]
+        columns = chosen_columns(f"{where}: {name}", dataset.features.arrow_schema, dataset.features.to_dict())
+        found = dataset.select_columns([columns.label]).with_format("arrow")[:].column(0)
+        labels, wrong = labels_of(found, columns.classes)
+        faults += [Fault(where, f"{name}[{row}].{columns.label}", message) for row, message in wrong]
+        read.append((_undecoded(dataset, columns), columns.image, labels))
+        classes += columns.classes
+    if faults:
+        raise ManyFaults(faults)
+    if len({image for _, image, _ in read}) > 1:
+        raise fault(where, "", f"expected one name of the picture's column, found {', '.join(one[1] for one in read)}")
+    counts = [len(splits[name]) for name in names]
+    labels = joined([one for *_, one in read])
+    require_labels(labels, task, [f"{where}: {name}" for name in names], counts)
+    of_splits = [PARTS.get(name.lower()) for name in names]
+    codes = np.array([-1 if part is None else PART_NAMES.index(part) for part in of_splits], np.int8)
+    pictures = Rows([dataset for dataset, *_ in read], read[0][1])
+    items = Items(Numbered(names, pictures.ends), pictures, labels, np.repeat(codes, counts))
+    return Reading(items, {*classes, *labels.names})
+
+
+def _undecoded(dataset: Any, columns: Columns) -> Any:
+    """The pictures alone, as bytes or paths."""
+    import datasets
+
+    pictures = dataset.select_columns([columns.image]).with_format(None)
+    if isinstance(pictures.features[columns.image], datasets.Image):
+        pictures = pictures.cast_column(columns.image, datasets.Image(decode=False))
+    return pictures
+
+
+def is_saved(path: str) -> bool:
+    """Whether a folder is one of `save_to_disk`."""
+    return any(os.path.isfile(os.path.join(path, name)) for name in FILES)

@@ -1,0 +1,134 @@
+"""A CSV or JSONL file that lists pictures -> labelled pictures.
+
+Columns: path (relative to the manifest), label or labels (a JSON list in JSONL, separated by | in CSV), and,
+where wanted, split and p:CLASS, shares of classes (`soft_labels.py`); other columns are kept as extras. CSV is UTF-8,
+separated by comma, semicolon or tab.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from kerasimg.data.index import Gathering
+from kerasimg.data.items import PARTS, Item, ManyFaults, Reading, class_name, fault
+from kerasimg.data.readers.places import Files
+from kerasimg.data.readers.soft_labels import PREFIX, likeliest, shares_of
+from kerasimg.data.readers.texts import Growing
+from kerasimg.errors import Fault, nearest
+from kerasimg.spec.document import Task
+
+COLUMNS = ("path", "label", "labels", "split")
+
+Row = tuple[int, Mapping[str, Any]]
+"""The line that a row stands in, and its values by column."""
+
+
+def read_manifest(path: str, task: Task) -> Reading:
+    """The pictures that a manifest lists, in its order."""
+    faults: list[Fault] = []
+    gathered, places = Gathering(), Growing()
+    lines: dict[str, int] = {}
+    shared: dict[str, None] = {}
+    rows = _csv_rows(path) if path.lower().endswith((".csv", ".tsv")) else _jsonl_rows(path, faults)
+    try:
+        for line, row in rows:
+            item, wrong = _item(os.path.dirname(path), row, task)
+            first = lines.setdefault(item.id, line)
+            if first != line and item.id:
+                wrong.append(f"'{item.id}' is listed in line {first} already; keep one line with all its labels")
+            faults += [Fault(path, f"line {line}", message) for message in wrong]
+            if not wrong:
+                shared |= {key.removeprefix(PREFIX): None for key in item.extras if key.startswith(PREFIX)}
+                gathered.add(item.id, item.labels, item.part, item.extras)
+                places.add_raw(os.fsencode(str(item.held)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise fault(path, "", f"cannot be read as UTF-8 text: {error}") from error
+    if faults:
+        raise ManyFaults(faults)
+    return Reading(gathered.items(Files(places.texts())), {**gathered.codes, **shared}, soft=bool(shared))
+
+
+def _csv_rows(path: str) -> Iterator[Row]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+        file.seek(0)
+        reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
+        names = [name.strip() for name in reader.fieldnames or []]
+        if "path" not in names or not _has_labels(names):
+            raise fault(path, "line 1", _columns_wanted(names))
+        reader.fieldnames = names
+        for row in reader:
+            yield reader.line_num, {name: value or "" for name, value in row.items() if name}
+
+
+def _jsonl_rows(path: str, faults: list[Fault]) -> Iterator[Row]:
+    with open(path, encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, 1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                faults.append(Fault(path, f"line {line}", f"is no JSON: {error}"))
+                continue
+            if not isinstance(row, dict):
+                faults.append(Fault(path, f"line {line}", 'expected an object: {"path": ..., "label": ...}'))
+            elif "path" not in row or not _has_labels(row):
+                faults.append(Fault(path, f"line {line}", _columns_wanted(list(row))))
+            else:
+                yield line, row
+
+
+def _has_labels(names: Iterable[str]) -> bool:
+    return any(name in ("label", "labels") or name.startswith(PREFIX) for name in names)
+
+
+def _columns_wanted(names: list[str]) -> str:
+    near = next((guess for name in names if name not in COLUMNS and (guess := nearest(name, COLUMNS))), "")
+    return f"expected the columns path and label (or labels), found {', '.join(names) or 'none'}{near}"
+
+
+def _item(folder: str, row: Mapping[str, Any], task: Task) -> tuple[Item, list[str]]:
+    """A row's picture, and what is wrong with the row."""
+    wrong: list[str] = []
+    name = row["path"]
+    if not isinstance(name, str) or not name:
+        wrong.append(f"expected a path, got {name!r}")
+        name = ""
+    place = os.path.normpath(os.path.join(folder, name))
+    if name and not os.path.exists(place):
+        wrong.append(f"no such file: {name}; paths are relative to the manifest's folder")
+    split = row.get("split") or None
+    part = PARTS.get(str(split).strip().lower())
+    if split is not None and part is None:
+        wrong.append(f"no split '{split}'{nearest(str(split), PARTS)}; there are train, validation and test")
+    shares = shares_of(row, wrong)
+    if shares and task != "multiclass":
+        wrong.append(f"shares of classes are for the task 'multiclass', not for '{task}'")
+    if shares and not row.get("label"):
+        row = {**row, "labels": [likeliest(shares)]}
+    labels = _labels(row, task, wrong) if not wrong or not isinstance(row.get("labels"), dict) else ()
+    extras = {key: value for key, value in row.items() if key not in COLUMNS and not key.startswith(PREFIX)}
+    extras |= {PREFIX + name: share for name, share in shares.items()}
+    return Item(os.path.normpath(name).replace(os.sep, "/") if name else "", place, labels, part, extras), wrong
+
+
+def _labels(row: Mapping[str, Any], task: Task, wrong: list[str]) -> tuple[str, ...]:
+    values = row.get("label") if isinstance(row.get("labels"), dict) else row.get("labels", row.get("label"))
+    if isinstance(values, str) and "labels" in row:
+        values = [part for part in values.split("|") if part.strip()]
+    elif not isinstance(values, list):
+        values = [values]
+    labels = []
+    for value in values:
+        if not isinstance(value, str | int) or isinstance(value, bool) or not class_name(str(value)):
+            wrong.append(f"expected a label, got {value!r}")
+        else:
+            labels.append(class_name(str(value)))
+    if task != "multilabel" and not wrong and len(labels) != 1:
+        wrong.append(f"expected one label, got {len(labels)}; pictures of any number of labels are task 'multilabel'")
+    return tuple(dict.fromkeys(labels))

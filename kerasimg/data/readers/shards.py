@@ -1,0 +1,236 @@
+"""Files that hold many pictures each: how they are named, which part each is of, and the index of each, kept.
+
+What a kind of file needs is one function that reads one file and gives its `Table`: where the pictures are in it, and
+their labels. Files are read side by side, and each table is kept in the cache folder, under the file's size and time
+of last change, so that the next start reads none of them.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import itertools
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from kerasimg.data.cache_folder import cache_folder
+from kerasimg.data.index import Ids, Items, Labels, Numbered, joined
+from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part, Reading, fault
+from kerasimg.data.kept import keep, kept, remove_oldest
+from kerasimg.data.parallel import cores
+from kerasimg.data.readers.listings import SETTLED_NS
+from kerasimg.data.readers.places import Pictures, Shard
+from kerasimg.data.readers.texts import Texts
+from kerasimg.errors import CallError, Fault, listed
+from kerasimg.spec.document import Task
+
+SUFFIX = ".shard"
+TABLES = 20_000
+"""Files whose tables are kept."""
+MOST = 100_000
+"""Files that one pattern may name."""
+PATTERN = re.compile(r"[*?\[{]")
+PART = re.compile(rf"(?<![a-z0-9])({'|'.join(PARTS)})(?![a-z])", re.IGNORECASE)
+"""The part that a file is of, in its name: "train-0001.tar", "pets-val.tfrecord-00000-of-00002"."""
+
+
+class Table(NamedTuple):
+    """The pictures of one file: their labels, what else the kind of file needs of each, and their names."""
+
+    labels: Labels
+    columns: dict[str, np.ndarray]
+    """(number of pictures,) each."""
+    names: Texts | None = None
+    """None: they have none but their numbers."""
+
+
+Read = Callable[[str], Table]
+"""Reads the file at a path; a DataError lists what is wrong with it."""
+
+
+def named_files(pattern: str) -> list[str]:
+    """The files that a pattern names, in the order of their names: "shard-{000..009}.tar", "{train,test}-*.parquet".
+
+    Braces name every file, and each must be there; *, ? and [] name those that are there.
+    """
+    names = list(itertools.islice(_expanded(pattern), MOST + 1))
+    if len(names) > MOST:
+        raise CallError(f"{pattern}: names more than {MOST:,} files")
+    found: list[str] = []
+    missing = []
+    for name in names:
+        there = sorted(glob.glob(name)) if glob.has_magic(name) else [name] * os.path.exists(name)
+        if not there:
+            missing.append(Fault(pattern, "" if name == pattern else name, "no such file"))
+        found += there
+    if missing:
+        raise ManyFaults(missing)
+    return list(dict.fromkeys(found))
+
+
+def part_of(path: str) -> Part | None:
+    """The part that the name of a file tells, if it does."""
+    found = PART.search(os.path.basename(path))
+    return PARTS[found[1].lower()] if found else None
+
+
+def tables_of(paths: Sequence[str], kind: str, read: Read) -> list[Table]:
+    """The table of each file, kept from before where the file is the same, else read; faults of all files at once.
+
+    kind: what reads it and how, in words: another reading of the same file has another kind.
+    """
+    faults: list[Fault] = []
+    tables = []
+
+    def one(path: str) -> Table | ManyFaults:
+        try:
+            return _table(path, kind, read)
+        except ManyFaults as error:
+            return error
+        except OSError as error:
+            return fault(path, "", f"cannot be read ({error.strerror or error})")
+
+    with ThreadPoolExecutor(cores()) as pool:
+        for found in pool.map(one, paths):
+            if isinstance(found, ManyFaults):
+                faults += found.faults
+            else:
+                tables.append(found)
+    if faults:
+        raise ManyFaults(faults)
+    remove_oldest(cache_folder() / "index", f"*{SUFFIX}", TABLES)
+    return tables
+
+
+def shards_reading(
+    paths: Sequence[str],
+    tables: Sequence[Table],
+    pictures: Pictures,
+    task: Task,
+    parts: Sequence[Part | None] | None = None,
+    classes: Iterable[str] = (),
+) -> Reading:
+    """The pictures of several files as one reading; parts: of each file, None: those that their names tell."""
+    counts = [_count(table.labels) for table in tables]
+    where = listed(paths, 3)
+    if not sum(counts):
+        raise fault(where, "", "holds no pictures")
+    labels = joined([table.labels for table in tables])
+    require_labels(labels, task, paths, counts)
+    of_files = [part_of(path) for path in paths] if parts is None else parts
+    codes = np.array([-1 if part is None else PART_NAMES.index(part) for part in of_files], np.int8)
+    items = Items(_ids(paths, tables, counts), pictures, labels, np.repeat(codes, counts))
+    return Reading(items, {*classes, *labels.names})
+
+
+def require_labels(labels: Labels, task: Task, paths: Sequence[str], counts: Sequence[int]) -> None:
+    """A fault for every picture that has not exactly one label, unless the task is multilabel."""
+    if labels.starts is None or task == "multilabel":
+        return
+    numbers = np.diff(labels.starts)
+    ends = np.cumsum(counts)
+    faults = []
+    for row in np.flatnonzero(numbers != 1).tolist():
+        file = int(np.searchsorted(ends, row, "right"))
+        place = f"picture {row - int(ends[file]) + counts[file]}"
+        many = "; pictures of any number of labels are task 'multilabel'"
+        faults.append(Fault(paths[file], place, f"expected one label, got {numbers[row]}{many}"))
+    if faults:
+        raise ManyFaults(faults)
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The files' names, with so much of their folders that each is another."""
+    names = [os.path.basename(path) for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    above = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    return [os.path.relpath(os.path.abspath(path), above).replace(os.sep, "/") for path in paths]
+
+
+def numbers_of(counts: Sequence[int]) -> np.ndarray:
+    """(sum of the counts,) int32: the number of the file that each picture is in."""
+    return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+
+
+def column(tables: Sequence[Table], name: str) -> np.ndarray:
+    """One column of all files."""
+    return np.concatenate([table.columns[name] for table in tables])
+
+
+def _count(labels: Labels) -> int:
+    return len(labels.codes) if labels.starts is None else len(labels.starts) - 1
+
+
+def _ids(paths: Sequence[str], tables: Sequence[Table], counts: Sequence[int]) -> Ids:
+    heads = short_names(paths)
+    if any(table.names is None for table in tables):
+        return Numbered(heads, np.cumsum(counts))
+    blobs, ends, start = [], [], 0
+    for head, table in zip(heads, tables, strict=True):
+        names = table.names
+        if names is None or not len(names):
+            continue
+        before = f"{head}/".encode()
+        blobs.append(before + bytes(names.blob[: int(names.ends[-1])]).replace(b"\0", b"\0" + before))
+        ends.append(names.ends + len(before) * np.arange(1, len(names) + 1) + start)
+        start += len(blobs[-1]) + 1
+    return Texts(b"\0".join(blobs), np.concatenate(ends))
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    found = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if not found:
+        yield pattern
+        return
+    first, last, names = found.groups()
+    if names is None:
+        width = len(first) if first.startswith("0") or len(first) == len(last) else 0
+        choices: Iterable[str] = (f"{number:0{width}}" for number in range(int(first), int(last) + 1))
+    else:
+        choices = names.split(",")
+    for choice in choices:
+        yield from _expanded(pattern[: found.start()] + choice + pattern[found.end() :])
+
+
+def _table(path: str, kind: str, read: Read) -> Table:
+    shard = Shard.at(path)
+    place = os.path.abspath(path)
+    whole_kind = f"{kind}; {shard.size} bytes, {shard.mtime_ns}, {os.fsencode(place).hex()}"
+    name = hashlib.blake2b(f"{kind}\0".encode() + os.fsencode(place), digest_size=16).hexdigest()
+    file = cache_folder() / "index" / f"{name}{SUFFIX}"
+    if (table := _kept_table(file, whole_kind)) is not None:
+        return table
+    began = time.time_ns()
+    table = read(path)
+    if began - shard.mtime_ns > SETTLED_NS:
+        _keep_table(file, whole_kind, table)
+    return table
+
+
+def _keep_table(file: Path, kind: str, table: Table) -> None:
+    labels, classes = table.labels, Texts.of(table.labels.names)
+    arrays = {f"column {name}": array for name, array in table.columns.items()}
+    arrays |= {"codes": labels.codes, "classes": np.frombuffer(classes.blob, np.uint8), "class_ends": classes.ends}
+    if labels.starts is not None:
+        arrays["starts"] = labels.starts
+    if table.names is not None:
+        arrays |= {"names": np.frombuffer(table.names.blob, np.uint8), "name_ends": table.names.ends}
+    keep(file, kind, arrays)
+
+
+def _kept_table(file: Path, kind: str) -> Table | None:
+    arrays = kept(file, kind)
+    if arrays is None:
+        return None
+    labels = Labels(tuple(Texts(arrays["classes"], arrays["class_ends"])), arrays["codes"], arrays.get("starts"))
+    names = Texts(arrays["names"], arrays["name_ends"]) if "names" in arrays else None
+    columns = {name.removeprefix("column "): array for name, array in arrays.items() if name.startswith("column ")}
+    return Table(labels, columns, names)

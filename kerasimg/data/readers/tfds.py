@@ -1,0 +1,127 @@
+"""TensorFlow Datasets -> labelled pictures: a prepared data set, by its folder or as "tfds:NAME" (extra `tfds`).
+
+What a prepared folder holds is read without the library: features.json says which feature is the picture and which the
+label, dataset_info.json how the TFRecord files of each split are named, NAME.labels.txt the classes. The library is
+asked only where a name is to be found. Nothing is downloaded: that is the user's to begin.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from kerasimg.data.items import PARTS, ManyFaults, Part, Reading, class_name, fault
+from kerasimg.data.readers.tfrecords import Names, read_tfrecords
+from kerasimg.errors import CallError, Fault, listed
+from kerasimg.spec.document import Task
+
+PREFIX = "tfds:"
+FEATURES = "features.json"
+INFO = "dataset_info.json"
+TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+"""How files are named where dataset_info.json does not say."""
+
+
+def is_prepared(path: str) -> bool:
+    """Whether a folder is a prepared data set."""
+    return all(os.path.isfile(os.path.join(path, name)) for name in (FEATURES, INFO))
+
+
+def read_named(name: str, task: Task) -> Reading:
+    """The labelled pictures of "tfds:NAME", NAME as in `tfds.builder`: "beans", "cifar10:3.0.2"."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise CallError(f'{name}: TensorFlow Datasets is not installed: pip install "kerasimg[tfds]"') from error
+    short = name.removeprefix(PREFIX)
+    try:
+        builder = tfds.builder(short)
+    except Exception as error:
+        # The library raises its own errors, and those of what it tries by network.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise fault(name, "", f"no such data set ({reason})") from error
+    if not is_prepared(str(builder.data_dir)):
+        raise fault(name, "", f"is not prepared; prepare it first: tfds.builder('{short}').download_and_prepare()")
+    return read_prepared(str(builder.data_dir), task)
+
+
+def read_prepared(path: str, task: Task) -> Reading:
+    """The labelled pictures of a prepared data set: the folder that holds dataset_info.json."""
+    info, features = _json(path, INFO), _json(path, FEATURES)
+    file_format = str(info.get("fileFormat") or "tfrecord")
+    if file_format != "tfrecord":
+        advice = "prepare it again: download_and_prepare(file_format='tfrecord')"
+        raise fault(path, INFO, f"expected fileFormat 'tfrecord', found '{file_format}'; {advice}")
+    names = _names(path, features)
+    files: list[str] = []
+    parts: list[Part | None] = []
+    for split in info.get("splits") or []:
+        found = _files(path, info, split)
+        files += found
+        parts += [PARTS.get(str(split.get("name")).lower())] * len(found)
+    missing = [file for file in files if not os.path.isfile(file)]
+    if missing or not files:
+        raise ManyFaults(
+            [Fault(path, os.path.basename(file), f"no such file, though {INFO} lists it") for file in missing]
+            or [Fault(path, INFO, "lists no files")]
+        )
+    return read_tfrecords(files, task, names, parts)
+
+
+def _json(path: str, name: str) -> dict[str, Any]:
+    try:
+        with open(os.path.join(path, name), encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise fault(path, name, f"cannot be read as JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise fault(path, name, "expected a JSON object")
+    return found
+
+
+def _names(path: str, features: Mapping[str, Any]) -> Names:
+    """Which features hold the picture and the label."""
+    try:
+        kinds = {
+            name: str(feature["pythonClassName"]).rpartition(".")[2]
+            for name, feature in features["featuresDict"]["features"].items()
+        }
+    except (KeyError, TypeError, AttributeError):
+        raise fault(path, FEATURES, "expected featuresDict.features with a pythonClassName each") from None
+    there = listed(f"{name} ({kind})" for name, kind in kinds.items())
+    chosen = []
+    for what, kind, preferred in (("Image", "Image", "image"), ("ClassLabel", "ClassLabel", "label")):
+        found = [name for name, one in kinds.items() if one == kind]
+        if preferred not in found and len(found) != 1:
+            raise fault(path, FEATURES, f"expected one feature {what}, or '{preferred}' among them; found {there}")
+        chosen.append(preferred if preferred in found else found[0])
+    labels = os.path.join(path, f"{chosen[1]}.labels.txt")
+    classes: tuple[str, ...] = ()
+    if os.path.isfile(labels):
+        with open(labels, encoding="utf-8") as file:
+            classes = tuple(class_name(line) for line in file.read().splitlines() if line.strip())
+    return Names((chosen[0],), (chosen[1],), classes)
+
+
+def _files(path: str, info: Mapping[str, Any], split: Mapping[str, Any]) -> list[str]:
+    """The files of a split that hold records."""
+    lengths = split.get("shardLengths") or []
+    template = str(split.get("filepathTemplate") or TEMPLATE)
+    files = []
+    for index, length in enumerate(lengths):
+        named = {
+            "DATASET": info.get("name"),
+            "SPLIT": split.get("name"),
+            "FILEFORMAT": "tfrecord",
+            "SHARD_INDEX": f"{index:05}",
+            "NUM_SHARDS": f"{len(lengths):05}",
+            "SHARD_X_OF_Y": f"{index:05}-of-{len(lengths):05}",
+        }
+        name = template
+        for key, value in named.items():
+            name = name.replace("{" + key + "}", str(value))
+        if int(length):
+            files.append(os.path.join(path, os.path.basename(name)))
+    return files

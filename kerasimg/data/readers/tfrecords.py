@@ -1,0 +1,223 @@
+"""TFRecord files of tf.train.Example -> labelled pictures.
+
+The features that are read, the first that the first record has: for the picture, the bytes of its file, image/encoded,
+image, encoded_image, jpeg or png; for the label image/class/text, image/class/label, label, labels, class or
+class_name: names, or integers, which then are the names. The format: tensorflow.org/tutorials/load_data/tfrecord
+(each record is its length, the masked CRC-32C of that, the record, its masked CRC-32C).
+
+Opening a file reads the lengths and labels and skips the pictures. A record's CRC is checked when its picture is read
+for the first time. Neither TensorFlow nor protobuf is needed, and nothing is run that a file holds.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from kerasimg.data.index import Labels
+from kerasimg.data.items import ManyFaults, Part, Reading, class_name, fault
+from kerasimg.data.picture import BadImage
+from kerasimg.data.readers.crc32c import crc32c, masked
+from kerasimg.data.readers.places import Members, Shard
+from kerasimg.data.readers.shards import Table, column, numbers_of, shards_reading, tables_of
+from kerasimg.errors import Fault, listed
+from kerasimg.spec.document import Task
+
+NAMED = re.compile(r"\.tfrecords?(-\d+-of-\d+)?$", re.IGNORECASE)
+"""How the files are named."""
+IMAGE = ("image/encoded", "image", "encoded_image", "jpeg", "png")
+LABEL = ("image/class/text", "image/class/label", "label", "labels", "class", "class_name")
+HEAD = struct.Struct("<QI")
+"""What stands before a record: its length, and the masked CRC of the eight bytes of the length."""
+FOOT = 4
+"""Bytes of the record's own masked CRC, after it."""
+BYTES, FLOATS, INTEGERS = 1, 2, 3
+"""The kinds of features."""
+
+
+class Names(NamedTuple):
+    """Which features hold the picture and the label, and what numbers of labels stand for."""
+
+    image: Sequence[str] = IMAGE
+    label: Sequence[str] = LABEL
+    classes: tuple[str, ...] = ()
+    """Empty: the numbers are the names."""
+
+
+class Records(Members):
+    """Pictures in records; a record's CRC is checked when it is first read."""
+
+    def __init__(self, shards: Sequence[Shard], tables: Sequence[Table]):
+        numbers = numbers_of([len(table.columns["offsets"]) for table in tables])
+        super().__init__(shards, numbers, column(tables, "offsets"), column(tables, "lengths"))
+        self.records = column(tables, "records")
+        self.record_lengths = column(tables, "record_lengths")
+        self.checked = np.zeros(len(numbers), bool)
+
+    def read(self, row: int) -> bytes:
+        """The bytes of its file; a BadImage where the record is damaged."""
+        if self.checked[row]:
+            return super().read(row)
+        start, length = int(self.records[row]), int(self.record_lengths[row])
+        record = self.bytes_at(row, start, length + FOOT)
+        if masked(crc32c(record[:length])) != int.from_bytes(record[length:], "little"):
+            path = self.shards[int(self.numbers[row])].path
+            raise BadImage(f"is damaged (the CRC of its record at byte {start:,} of {path} does not match)")
+        self.checked[row] = True
+        first = int(self.offsets[row]) - start
+        return record[first : first + int(self.lengths[row])]
+
+
+def read_tfrecords(
+    paths: Sequence[str], task: Task, names: Names | None = None, parts: Sequence[Part | None] | None = None
+) -> Reading:
+    """The labelled pictures of TFRecord files."""
+    names = names or Names()
+    shards = [Shard.at(path) for path in paths]
+    tables = tables_of(paths, f"tfrecord 1 {names}", lambda path: _scan(path, names))
+    records = Records(shards, tables)
+    return shards_reading(paths, tables, records, task, parts, names.classes)
+
+
+def _scan(path: str, names: Names) -> Table:
+    if not os.path.getsize(path):
+        raise fault(path, "", "is empty; expected records")
+    columns = {name: array("q") for name in ("offsets", "lengths", "records", "record_lengths")}
+    labels, codes, starts = {name: code for code, name in enumerate(names.classes)}, array("i"), array("q", [0])
+    faults: list[Fault] = []
+    image = label = ""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for number, (start, length) in enumerate(_records(path, content)):
+            try:
+                features = _features(content, start, start + length)
+                if not image:
+                    image, label = _chosen(features, names)
+                places = list(_values(content, features.get(image), BYTES))
+                if len(places) != 1:
+                    raise ValueError(f"expected one picture in the feature '{image}', found {len(places)}")
+                found = _labels(content, features.get(label), names.classes)
+            except (ValueError, IndexError, UnicodeDecodeError) as error:
+                faults.append(Fault(path, f"record {number}", f"{error}"))
+                if not image:  # nor will the others have it
+                    break
+                continue
+            codes.extend(labels.setdefault(name, len(labels)) for name in found)
+            starts.append(len(codes))
+            begin, end = places[0]
+            for name, value in zip(columns, (begin, end - begin, start, length), strict=True):
+                columns[name].append(value)
+    if faults:
+        raise ManyFaults(faults)
+    begins = np.array(starts, np.int64)
+    single = bool((np.diff(begins) == 1).all())
+    every = Labels(tuple(labels), np.array(codes, np.int32), None if single else begins)
+    return Table(every, {name: np.array(values, np.int64) for name, values in columns.items()})
+
+
+def _records(path: str, content: mmap.mmap) -> Iterator[tuple[int, int]]:
+    """Where each record starts, and its length."""
+    at, number = 0, 0
+    if content[:2] in (b"\x1f\x8b", b"x\x9c", b"x\x01"):
+        raise fault(path, "", "is compressed, so that its records cannot be read singly; write it without compression")
+    while at < len(content):
+        head = content[at : at + HEAD.size]
+        length, check = HEAD.unpack(head) if len(head) == HEAD.size else (0, 0)
+        if len(head) < HEAD.size or masked(crc32c(head[:8])) != check:
+            what = "is no TFRecord file" if not number else f"is damaged or cut short at byte {at:,}"
+            raise fault(path, f"record {number}", f"{what} (the CRC of the record's length does not match)")
+        if at + HEAD.size + length + FOOT > len(content):
+            raise fault(path, f"record {number}", f"is cut short: the file ends within it, at byte {len(content):,}")
+        yield at + HEAD.size, length
+        at += HEAD.size + length + FOOT
+        number += 1
+
+
+Span = tuple[int, int]
+
+
+def _fields(content: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """The fields of a protobuf message: number, wire type, where the value starts and ends; values are not read."""
+    while at < end:
+        tag, at = _varint(content, at)
+        wire = tag & 7
+        if wire == 2:
+            length, at = _varint(content, at)
+        elif wire == 0:
+            length = _varint(content, at)[1] - at
+        elif wire in (1, 5):
+            length = 8 if wire == 1 else 4
+        else:
+            raise ValueError("is no tf.train.Example")
+        if at + length > end:
+            raise ValueError("is no tf.train.Example")
+        yield tag >> 3, wire, at, at + length
+        at += length
+
+
+def _varint(content: mmap.mmap, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = content[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("is no tf.train.Example")
+
+
+def _features(content: mmap.mmap, start: int, end: int) -> dict[str, Span]:
+    """Name -> where the feature stands. Example: features = 1; Features: feature = 1, a map of key = 1, value = 2."""
+    found: dict[str, Span] = {}
+    for number, wire, begin, stop in _fields(content, start, end):
+        if (number, wire) != (1, 2):
+            continue
+        for _, _, entry, entry_end in _fields(content, begin, stop):
+            key, value = "", (entry_end, entry_end)
+            for part, _, first, last in _fields(content, entry, entry_end):
+                if part == 1:
+                    key = content[first:last].decode()
+                elif part == 2:
+                    value = first, last
+            found[key] = value
+    return found
+
+
+def _values(content: mmap.mmap, feature: Span | None, kind: int) -> Iterator[Span]:
+    """Where the values of a feature stand, if it is of this kind; lists are field 1 in each."""
+    for number, _, start, end in _fields(content, *feature) if feature else ():
+        if number == kind:
+            yield from ((begin, stop) for _, _, begin, stop in _fields(content, start, end))
+
+
+def _labels(content: mmap.mmap, feature: Span | None, classes: Sequence[str]) -> list[str]:
+    found = [class_name(content[start:end].decode()) for start, end in _values(content, feature, BYTES)]
+    for start, end in _values(content, feature, INTEGERS):
+        at = start
+        while at < end:  # packed, or one by one
+            value, at = _varint(content, at)
+            value -= (value >> 63) << 64
+            if classes and not 0 <= value < len(classes):
+                raise ValueError(f"expected a label of 0 to {len(classes) - 1}, found {value}")
+            found.append(classes[value] if classes else str(value))
+    if "" in found:
+        raise ValueError("expected a label, found ''")
+    return list(dict.fromkeys(found))
+
+
+def _chosen(features: dict[str, Span], names: Names) -> tuple[str, str]:
+    """The features of the picture and of the label."""
+    chosen = []
+    for what, known in (("the picture", names.image), ("the label", names.label)):
+        name = next((name for name in known if name in features), None)
+        if name is None:
+            there = listed(sorted(features)) or "none"
+            raise ValueError(f"expected {what} in a feature {listed(known)}; found the features {there}")
+        chosen.append(name)
+    return chosen[0], chosen[1]
