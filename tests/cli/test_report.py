@@ -1,7 +1,6 @@
 """What `kerasimg explain`, `report` and `history` print and write."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,22 +8,8 @@ from typing import Any
 import pytest
 
 import kerasimg
-from kerasimg import cli
 
 Say = Callable[..., tuple[Any, str, str]]
-
-
-@pytest.fixture
-def say(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Say:
-    """say("report", run) runs the command line in this process: exit code, what it printed, what it complained of."""
-
-    def run(*arguments: Any) -> tuple[Any, str, str]:
-        monkeypatch.setattr(sys, "argv", ["kerasimg", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return (caught.value.code, *capfd.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")
