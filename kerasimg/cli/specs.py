@@ -54,9 +54,17 @@ def show(
     ref: Ref,
     assign: Set = [],  # noqa: B006
     origins: Annotated[bool, typer.Option("--origins", help="Say of each value where it comes from.")] = False,
+    graph: Annotated[bool, typer.Option("--graph", help="The model: its nodes with shapes and parameters.")] = False,
+    flat: Annotated[bool, typer.Option("--flat", help="The same with blocks, tables and repeats expanded.")] = False,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw that graph; - is the standard output.")] = None,
     as_json: Json = False,
 ) -> None:
     """Print a spec as it will be used: merged, defaults filled in, search values at their defaults."""
+    if graph or flat or svg is not None:
+        if origins:
+            raise CallError("--origins is of the spec, --graph, --flat and --svg of its model; choose one")
+        _show_model(load(ref, *assignments(assign)), flat, svg, as_json)
+        return
     spec = load(ref, *assignments(assign), partial=True)
     if not origins:
         typer.echo(dumps(spec.resolved), nl=False)
@@ -68,6 +76,31 @@ def show(
         return
     for path, value, origin in rows:
         typer.echo(f"{path} = {json.dumps(value, ensure_ascii=False)}  <- {origin}")
+
+
+def _show_model(spec: Spec, flat: bool, svg: Path | None, as_json: bool) -> None:
+    """What `show` says of a spec's model. Keras tells the shapes; nothing is allocated."""
+    with keras_loaded():
+        from kerasimg.models import drawing
+        from kerasimg.models.outline import outline
+    seen = outline(spec)
+    parts = seen.calls if flat else seen.nodes
+    if as_json:
+        told = {
+            "name": spec.name,
+            "image": seen.image,
+            "params": seen.params,
+            "nodes": [one._asdict() for one in parts],
+        }
+        typer.echo(json.dumps(told, indent=2))
+    elif svg is None or str(svg) != "-":
+        typer.echo(drawing.as_text(spec.name, seen, parts))
+    if svg is not None:
+        picture = drawing.as_svg(spec.name, seen, parts)
+        if str(svg) == "-":
+            typer.echo(picture, nl=False)
+        else:
+            svg.write_text(picture, encoding="utf-8")
 
 
 @commands.command()

@@ -44,6 +44,17 @@ def deferred_variables() -> Iterator[None]:
         pass  # its end gives every pending variable its value
 
 
+@contextmanager
+def no_variables() -> Iterator[None]:
+    """Variables made inside never get values: for those who only look at shapes."""
+    before = list(global_state.get_global_attribute(_PENDING) or [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute(_PENDING, before)
+
+
 class Budget:
     """Counts what the layers of a model would take, and refuses what is beyond the limits."""
 

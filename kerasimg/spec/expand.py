@@ -42,6 +42,8 @@ class Call(NamedTuple):
     arguments: dict[str, Any]
     inputs: Handle | list[Handle] | dict[str, Handle]
     node: Node
+    block: str = ""
+    """The macro that the top-level node stands for, if it is one."""
 
 
 class Visitor(Protocol):
@@ -141,7 +143,9 @@ class Expansion:
             output = self._enter(node, name, owner, arguments, inputs, {**scope.values, **counter})
         else:
             target = self._reused(node, scope) if node.kind == "reuse" else node.target
-            output = self.visitor.visit(Call(node.kind, target, name, owner, arguments, inputs, node))
+            output = self.visitor.visit(
+                Call(node.kind, target, name, owner, arguments, inputs, node, next(iter(self.stack), ""))
+            )
         if node.kind == "layer":
             scope.layers[node.name or name] = name
         if node.name:
