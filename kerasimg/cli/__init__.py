@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import typer
 
-from kerasimg.cli import cache, data, diff, judge, lr_find, report, runs, specs
+from kerasimg.cli import cache, data, diff, init, judge, lr_find, report, runs, serve, specs
 from kerasimg.errors import KerasimgError
 
 INTERRUPTED = 130
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (specs, diff, data, runs, judge, cache, report, lr_find):
+for module in (init, specs, diff, data, runs, judge, cache, report, lr_find, serve):
     app.add_typer(module.commands)
 
 

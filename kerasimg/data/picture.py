@@ -47,6 +47,9 @@ TRANSPOSED = {
 }
 """EXIF orientation -> what turns the picture upright."""
 
+SIDEWAYS = frozenset(TRANSPOSED[orientation] for orientation in (5, 6, 7, 8))
+"""The turns that make height of width."""
+
 BEGINNINGS = (
     (rb"\s*<(!doctype html|html|head|body)", "is not a picture (it begins like an HTML page)"),
     (rb"\s*(<\?xml|<svg)", "is not a picture (it begins like an XML or SVG document)"),

@@ -9,17 +9,28 @@ from typing import Any
 
 from kerasimg.spec.document import KEYS
 from kerasimg.spec.places import NODE_KINDS
+from kerasimg.spec.reader import is_comment
 
 WIDTH = 120
 INDENT = "  "
 
 
 def dumps(document: Mapping[str, Any]) -> str:
-    """The JSON text of a spec, its sections in the order in which one is read best."""
-    places = {key: place for place, key in enumerate(KEYS)}
-    ordered = sorted(document.items(), key=lambda item: places.get(item[0], len(places)))
-    lines = [f"{INDENT}{_text(key)}: {_laid_out(value, 1, len(_text(key)) + 2)}" for key, value in ordered]
+    """The JSON text of a spec, its sections in the order in which one is read best; a comment stays before its key."""
+    lines = [
+        f"{INDENT}{_text(key)}: {_laid_out(document[key], 1, len(_text(key)) + 2)}" for key in _reading_order(document)
+    ]
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _reading_order(document: Mapping[str, Any]) -> list[str]:
+    places = {key: place for place, key in enumerate(KEYS)}
+    place_of: dict[str, int] = {}
+    place = len(places)
+    for key in reversed(list(document)):
+        place = place if is_comment(key) else places.get(key, len(places))
+        place_of[key] = place
+    return sorted(document, key=place_of.__getitem__)
 
 
 def _laid_out(value: Any, depth: int, before: int) -> str:

@@ -49,3 +49,15 @@ def test_a_spec_is_laid_out_as_a_person_would():
 def test_a_table_of_rows_of_unequal_length_is_written_all_the_same():
     document = {"model": [{"layer": "Dense", "table": [["units"], [2, 3], []]}]}
     assert json.loads(dumps(document)) == document
+
+
+def test_a_comment_stays_before_the_key_that_it_is_about():
+    text = dumps(
+        {"model": [], "// why so small": "it is tried", "image": {"// size": "square", "size": [8, 8]}, "kerasimg": 1}
+    )
+    assert [line.split(":")[0].strip() for line in text.splitlines()[1:-1]] == [
+        '"kerasimg"',
+        '"// why so small"',
+        '"image"',
+        '"model"',
+    ]
