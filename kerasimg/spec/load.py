@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
 from kerasimg.errors import Fault, SpecError, listed, nearest
-from kerasimg.spec import search
+from kerasimg.spec import search, showing
 from kerasimg.spec.check import AugmentChecker, Checker
 from kerasimg.spec.document import KEYS, SECTIONS, Card, Compile, Expect, Fit, Image, Pretrained, Section, Task, Tune
 from kerasimg.spec.expand import MAX_WORK, Expansion, ExpansionLimit, Handle, Visitor
@@ -48,7 +48,7 @@ class Within(NamedTuple):
         return self if self.chain[-1:] == (label,) else Within((*self.chain, label), self.opened)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Spec:
     """A checked spec with every value resolved. Made by `kerasimg.load`."""
 
@@ -89,6 +89,13 @@ class Spec:
     chosen: Mapping[str, Any] = field(repr=False)
     """The search values that the caller gave."""
     within: Within = field(repr=False)
+
+    def __repr__(self) -> str:
+        return showing.as_line(self)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return showing.as_html(self)
 
     def walk(self, visitor: Visitor, report: Report, entered: Handle) -> Handle:
         """Send every call of the model to `visitor`, in order; the output of the last."""
