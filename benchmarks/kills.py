@@ -1,20 +1,24 @@
-"""Kills a short training at random moments, resumes it until it ends, and compares that with an undisturbed end.
+"""Kills short trainings at random moments, resumes them until they end, and compares with an undisturbed end.
 
-    python benchmarks/kills.py [--kills 50] [--seed 0] [--case NAME]
+    python benchmarks/kills.py [--kills 50] [--seed 0] [--case NAME] [--at-a-time 2]
 
-A process is killed (SIGKILL) some time after its run begins, resumed, killed again. Compared: each weight of the model,
-the weights at the end of each stage, every figure of history.csv and of metrics.json. The cases have two stages or
-three, augmentation, Dropout, moving averages, layer-wise decay, early stopping and ReduceLROnPlateau among them, each
-with and without cached features.
+A process is stopped some time after its run begins, it is noted what it was doing, then it is killed (SIGKILL) and
+resumed, and killed again. Every other kill is aimed at the next checkpoint that is being written. Compared: each weight
+of the model and of the ends of the stages; at the end of each stage the optimizer with its step count and moving
+averages, and what callbacks remember; every figure of history.csv but the seconds, and of metrics.json. The cases have
+two stages or three, augmentation, Dropout, moving averages, layer-wise decay, early stopping and ReduceLROnPlateau
+among them, with cached features, with fresh ones and with none; each run has a cache of its own, so that kills hit the
+computing of features, too.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import collections
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -123,17 +127,38 @@ def outcome(run: Path) -> dict[str, Any]:
             names: list[str] = []
             weights.visit(names.append)
             found[file.name] = {name: weights[name][...].tobytes() for name in names if hasattr(weights[name], "shape")}
+    for file in sorted(run.glob("state-*.npz")):
+        with np.load(file) as arrays:
+            found[file.name] = {name: arrays[name].tobytes() for name in arrays.files}
     found["metrics"] = json.loads((run / "evaluation" / "metrics.json").read_text())
     return found
 
 
-def in_a_process(work: Any) -> int:
+def keep_states() -> None:
+    """Have the end of each stage leave what no run keeps: the optimizer, and what callbacks remember."""
+    from kerasimg.training import loop, state
+
+    end = loop.Loop._end
+
+    def keeping(self: Any, index: int, model: Any, best: Any) -> None:
+        arrays = state.take(model.optimizer.variables, "optimizer")
+        callbacks = [*self.callbacks, *([best] if best else [])]
+        told = json.dumps(state.remember(callbacks, arrays))
+        np.savez(self.run.folder / f"state-{index + 1}.npz", told=np.array(told), **arrays)
+        end(self, index, model, best)
+
+    loop.Loop._end = keeping  # type: ignore[method-assign]
+
+
+def in_a_process(work: Any, cache: Path) -> int:
     """The id of a process that does the work. It begins with Keras loaded, but never used."""
     if pid := os.fork():
         return pid
+    os.environ["KERASIMG_CACHE"] = str(cache)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
     try:
+        keep_states()
         work()
     except BaseException:
         import traceback
@@ -148,31 +173,53 @@ def wait_until(condition: Any, pid: int) -> bool:
     while not condition():
         if os.waitpid(pid, os.WNOHANG)[0]:
             return False
-        time.sleep(0.005)
+        time.sleep(0.0002)
     return True
+
+
+def doing(run: Path) -> str:
+    """What a process that has been stopped was doing, by what stands in its run's folder."""
+    from kerasimg.training import checkpoint
+
+    if list((run / "checkpoints").glob(checkpoint.PARTIAL.format("*"))):
+        return "writing a checkpoint"
+    begun = len(json.loads((run / "training.json").read_text())["stages"])
+    known = checkpoint.facts(run / checkpoint.FILE)
+    if known is None and not begun:
+        return "before stage 1"
+    if known and known["done"] and known["stage"] + 1 == begun:
+        return "between stages or after the last"
+    return f"in stage {begun}"
 
 
 def train_with_kills(
     case: str, data: Path, out: Path, chance: random.Random, spans: tuple[float, float]
-) -> tuple[Path, int]:
-    """The run's folder, and how often it was killed."""
+) -> tuple[Path, list[str]]:
+    """The run's folder, and what it was doing each time when it was killed."""
+    from kerasimg.training import checkpoint
     from kerasimg.training import train as verbs
 
     def begin() -> None:
         verbs.train(spec(case), data=data, out=out, report=False, verbose=0, say=lambda line: None)
 
-    run = out / f"{case}-1"
-    pid, kills = in_a_process(begin), 0
+    run, kills = out / f"{case}-1", list[str]()
+    pid = in_a_process(begin, out / "cache")
     if not wait_until(run.exists, pid):
         raise SystemExit(f"{case}: the training failed")
     while True:
         until = time.monotonic() + chance.uniform(*spans)
         if not wait_until(lambda until=until: time.monotonic() > until, pid):
             break
+        if len(kills) % 2:
+            late, folder = time.monotonic() + 2, run / "checkpoints"
+            pattern = checkpoint.PARTIAL.format("*")
+            if not wait_until(lambda: any(folder.glob(pattern)) or time.monotonic() > late, pid):  # noqa: B023
+                break
+        os.kill(pid, signal.SIGSTOP)
+        kills.append(doing(run))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        kills += 1
-        pid = in_a_process(lambda: verbs.resume(run, verbose=0, say=lambda line: None))
+        pid = in_a_process(lambda: verbs.resume(run, verbose=0, say=lambda line: None), out / "cache")
         # A process that is killed before it trains learns nothing of its end, and never gets anywhere.
         spans = (spans[0], spans[1] * 1.05)
     if not json.loads((run / "training.json").read_text())["finished"]:
@@ -180,38 +227,61 @@ def train_with_kills(
     return run, kills
 
 
+def judge(case: str, data: Path, folder: Path, least: int, seed: int) -> int:
+    """Kill runs of a case until it was at least so often; print a row of the table; how many ends differ."""
+    chance = random.Random(f"{seed} {case}")
+    begun = time.monotonic()
+    whole, _ = train_with_kills(case, data, folder / "whole" / case, chance, (1e9, 1e9))
+    took = time.monotonic() - begun
+    wanted, runs, differ = outcome(whole), 0, 0
+    hit: collections.Counter[str] = collections.Counter()
+    while hit.total() < least:
+        out = folder / f"killed-{case}-{runs}"
+        run, kills = train_with_kills(case, data, out, chance, (0.0, took))
+        hit.update(kills)
+        runs += 1
+        found = outcome(run)
+        differ += found != wanted
+        for key in wanted:
+            if found.get(key) != wanted[key]:
+                print(f"{case}: run {runs} differs in {key}", file=sys.stderr)
+        shutil.rmtree(out)
+    where = ", ".join(f"{count} {what}" for what, count in sorted(hit.items()))
+    print(f"| {case} | {hit.total()} | {where} | {runs} | {differ} | {took:.1f} |", flush=True)
+    return differ
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", choices=CASES, action="append")
+    parser.add_argument("--at-a-time", type=int, default=2)
     options = parser.parse_args()
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    chance = random.Random(options.seed)
-    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
+    cases = options.case or list(CASES)
+    least = -(-options.kills // len(cases))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         os.environ["KERASIMG_CACHE"] = f"{folder}/cache"
         import kerasimg.training.train  # noqa: F401 - for the processes
 
-        data = pictures(Path(folder) / "data")
-        cases = options.case or list(CASES)
-        print("| case | kills | runs | ends that differ | seconds undisturbed |\n| --- | --- | --- | --- | --- |")
-        failed = 0
-        for case in cases:
-            begun = time.monotonic()
-            whole, _ = train_with_kills(case, data, Path(folder) / "whole", chance, (1e9, 1e9))
-            took = time.monotonic() - begun
-            wanted, kills, runs, differ = outcome(whole), 0, 0, 0
-            while kills < options.kills / len(cases):
-                run, more = train_with_kills(case, data, Path(folder) / f"killed-{runs}", chance, (0.0, took))
-                kills, runs = kills + more, runs + 1
-                found = outcome(run)
-                differ += found != wanted
-                for key in wanted:
-                    if found.get(key) != wanted[key]:
-                        print(f"{case}: {run.name} {runs} differs in {key}", file=sys.stderr)
-            print(f"| {case} | {kills} | {runs} | {differ} | {took:.1f} |", flush=True)
-            failed += differ
-    return min(failed, 1)
+        data = pictures(folder / "data")
+        head = ("case", "kills", "while it was", "runs", "ends that differ", "seconds undisturbed")
+        print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}", flush=True)
+        workers = []
+        for number in range(options.at_a_time):
+            if pid := os.fork():
+                workers.append(pid)
+                continue
+            failed = 1
+            try:
+                failed = sum(
+                    [judge(case, data, folder, least, options.seed) for case in cases[number :: options.at_a_time]]
+                )
+            finally:
+                os._exit(min(failed, 1))
+        return max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in workers)
 
 
 if __name__ == "__main__":

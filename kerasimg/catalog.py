@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kerasimg.errors import CallError, listed, nearest
+from kerasimg.spec import pack
 from kerasimg.spec.load import Spec, load_again, load_document, load_file
 from kerasimg.spec.parents import ZOO as ZOO
 from kerasimg.spec.parents import Found
@@ -75,12 +76,18 @@ def _load(ref: Reference, **how: Any) -> Spec:
     return load_file(locate(ref), find, **how)
 
 
+def own_weights(ref: Reference) -> str | None:
+    """The pack that a reference is, or was loaded from, with whose weights its spec begins; None for other specs."""
+    text = ref.file if isinstance(ref, Spec) else os.fspath(ref) if isinstance(ref, (str, os.PathLike)) else ""
+    return text if pack.is_pack(text) else None
+
+
 def locate(ref: str | os.PathLike[str]) -> Found:
-    """The file that a user means: a path first, then the zoo. CallError when there is none."""
+    """The file that a user means: a path first (of a pack, its spec), then the zoo. CallError when there is none."""
     text = os.fspath(ref)
     path = Path(text)
     if _is_file(path):
-        return Found(path, text)
+        return Found(pack.spec_file(path) if pack.is_pack(text) else path, text)
     if (found := _in_zoo(text)) is not None:
         return found
     names = zoo_names()

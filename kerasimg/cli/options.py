@@ -1,13 +1,8 @@
-"""What the commands share: options, how `--set` is read, and the loading of Keras."""
+"""What the commands share: options, and how `--set` is read."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kerasimg import catalog
+from kerasimg.cli.start import keras_loaded as keras_loaded
 from kerasimg.errors import CallError
 
 if TYPE_CHECKING:
@@ -53,6 +49,8 @@ OWN_ARGUMENTS = frozenset(
         "cache",
         "report",
         "tensorboard",
+        "workers",
+        "chief",
         "verbose",
         "say",
     }
@@ -121,25 +119,3 @@ def weights_argument(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     return {"weights": None if text.lower() == "none" else text}
-
-
-@contextmanager
-def keras_loaded() -> Iterator[None]:
-    """Load Keras with its backend's start-up chatter held back; it is told when the start fails."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
-        os.dup2(chatter.fileno(), 2)
-        try:
-            import keras
-
-            keras.ops.zeros(1)
-        except BaseException:
-            chatter.seek(0)
-            os.write(kept, chatter.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-    yield

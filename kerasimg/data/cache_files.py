@@ -45,13 +45,17 @@ USED_S = 60
 """Files that were opened within so many seconds are not removed to make room: their run has just begun."""
 
 
+NOTES = ("index", "ledger")
+"""Folders beside that of the pictures: what stands where in folders and shards, and which pictures were sound."""
+
+
 class File(NamedTuple):
-    """What is known of a file of pictures from outside."""
+    """What is known of a file from outside."""
 
     path: Path
     bytes: int
     used: float
-    """When a process last opened it, in seconds since 1970."""
+    """When a process last opened it, or wrote it if it is a note, in seconds since 1970."""
 
 
 class OnDisk:
@@ -181,6 +185,27 @@ def files(root: Path) -> list[File]:
             status = path.stat()
             found.append(File(path, _on_disk(status), status.st_mtime))
     return sorted(found, key=lambda file: (file.used, file.path))
+
+
+def notes() -> list[File]:
+    """The files of `NOTES`, for this user, the oldest first."""
+    found = []
+    for path in (path for name in NOTES for path in (cache_folder() / name).glob("*")):
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            found.append(File(path, status.st_size, status.st_mtime))
+    return sorted(found, key=lambda file: (file.used, file.path))
+
+
+def remove_notes(age_s: float = 0) -> list[File]:
+    """Remove the notes that were written so many seconds ago or more; what was removed."""
+    removed = [file for file in notes() if time.time() - file.used >= age_s]
+    for file in removed:
+        remove(file.path)
+    for name in NOTES:
+        with contextlib.suppress(OSError):
+            (cache_folder() / name).rmdir()
+    return [file for file in removed if not file.path.exists()]
 
 
 def limit(root: Path) -> int:

@@ -47,15 +47,16 @@ FILTERS: dict[Interpolation, Filter] = {
 }
 
 
-def decode(picture: Picture, image: Image) -> np.ndarray:
+def decode(picture: Picture, image: Image, opened: Callable[[PIL.Image.Image], None] | None = None) -> np.ndarray:
     """The picture as the spec's `image` section wants it: uint8, (height, width, channels), 0-255.
 
     picture: a path, the bytes of a file, or an array of 0-255, (H, W) or (H, W, C) with 1, 3 or 4 channels.
+    opened: as for `read_picture`: it may look at a file's header, and refuse it.
     """
     background = cast(RGB, tuple(image.background))
     height, width = image.size
     resize = RESIZE[image.resize]
-    sized = resize(read_picture(picture, background), height, width, FILTERS[image.interpolation], background)
+    sized = resize(read_picture(picture, background, opened), height, width, FILTERS[image.interpolation], background)
     if image.channels == 1:
         return np.array(sized.convert("L"))[..., np.newaxis]
     return np.array(sized)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import precision_recall_curve, roc_curve
 
+from kerasimg.evaluation.measures import precision_recall_curve, roc_curve
 from kerasimg.spec.document import Task
 
 POINTS = 100
@@ -39,8 +39,8 @@ def curves(truth: ArrayLike, probabilities: ArrayLike, found: Mapping[str, Any],
 
 
 def _curves(truth: np.ndarray, p: np.ndarray, row: Mapping[str, Any]) -> dict[str, Any]:
-    precision, recall, _ = precision_recall_curve(truth, p)
-    fpr, tpr, _ = roc_curve(truth, p)
+    precision, recall = precision_recall_curve(truth, p)
+    fpr, tpr = roc_curve(truth, p)
     return {
         "roc_auc": row["roc_auc"],
         "average_precision": row["average_precision"],

@@ -15,8 +15,9 @@ from kerasimg.data.decode import decode
 from kerasimg.data.items import ManyFaults
 from kerasimg.data.picture import RGB, BadImage, Picture, read_picture
 from kerasimg.errors import CallError, Fault, listed, nearest
-from kerasimg.evaluation.explain_methods import method_named, occlusion
-from kerasimg.evaluation.explain_overlay import OPACITY, on_original, overlay
+from kerasimg.evaluation.explain_methods import method_named
+from kerasimg.evaluation.explain_overlay import OPACITY, as_shares, on_original, overlay
+from kerasimg.evaluation.occlusion import occlusion
 from kerasimg.evaluation.predict import named_pictures
 from kerasimg.evaluation.predictions import two_columns
 from kerasimg.models.classifier import Classifier, ClassifierReference
@@ -24,9 +25,6 @@ from kerasimg.spec.document import Image
 
 BATCH_SIZE = 16
 """Pictures whose gradients are computed at once."""
-
-HIGHEST = 99.5
-"""Percentile of a map that counts as 1: a few pixels that stand out would leave the rest dark."""
 
 
 class Asked(Protocol):
@@ -130,13 +128,6 @@ def explain(
     if out is not None:
         save(found, out)
     return found
-
-
-def as_shares(values: np.ndarray) -> np.ndarray:
-    """What speaks for a class as shares of the most: negative values as 0, the 99.5th percentile and above as 1."""
-    positive = np.maximum(np.nan_to_num(values), 0).astype(np.float32)
-    highest = np.percentile(positive, HIGHEST) or positive.max()
-    return np.minimum(positive / highest, 1) if highest > 0 else positive
 
 
 def save(explanations: Sequence[Explanation], out: str | os.PathLike[str]) -> list[Path]:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from kerasimg.errors import CallError
+from kerasimg.evaluation.explain_layers import changed
 
 Function = Callable[[Any], tuple[Any, Any]]
 """A tensor (N, ...) -> the scores (N,), each of its own picture alone, and a further tensor from the way there."""
@@ -36,6 +37,27 @@ def gradient(function: Function, at: np.ndarray) -> Slope:
     slope = np.zeros_like(at) if slope is None else keras.ops.convert_to_numpy(slope)
     as_array = keras.ops.convert_to_numpy
     return Slope(*(np.asarray(each, dtype=np.float32) for each in (as_array(scores), slope, as_array(further))))
+
+
+def slope_on_the_way(layer: Any, score: Callable[[], Any]) -> tuple[np.ndarray, np.ndarray]:
+    """A layer's last output while a score is computed, and the score's gradient with respect to it: on TensorFlow.
+
+    In one pass, where other backends need the output's shape before they can differentiate.
+    """
+    tensorflow = import_module("tensorflow")
+    seen: list[Any] = []
+    with tensorflow.GradientTape(watch_accessed_variables=False) as tape:
+
+        def watch(output: Any) -> Any:
+            seen.append(output)
+            tape.watch(output)
+            return output
+
+        with changed(layer, watch):
+            scores = score()
+    slope = tape.gradient(scores, seen[-1], unconnected_gradients=tensorflow.UnconnectedGradients.ZERO)
+    found, slope = (np.asarray(tensorflow.cast(each, "float32").numpy()) for each in (seen[-1], slope))
+    return found, slope
 
 
 def _tensorflow(function: Function, at: np.ndarray) -> tuple[Any, Any, Any]:

@@ -15,16 +15,11 @@ import numpy as np
 import PIL.Image
 
 from kerasimg.errors import CallError, nearest
-from kerasimg.evaluation.explain_gradients import gradient
+from kerasimg.evaluation.explain_gradients import gradient, slope_on_the_way
 from kerasimg.evaluation.explain_layers import changed, map_layer, without_squashing
-from kerasimg.evaluation.predictions import two_columns
+from kerasimg.evaluation.occlusion import occlusion, require
 
-Probabilities = Callable[[np.ndarray], np.ndarray]
-"""Pictures (N, H, W, C) float32 of 0-255 -> (N, K), or (N, 1) of the second class: any model, in any form."""
 Maps = np.ndarray
-
-OCCLUDED_BYTES = 2**25
-"""Of the pictures that occlusion asks for at once: 55 of 224 x 224."""
 
 
 def grad_cam(model: keras.Model, pictures: np.ndarray, targets: np.ndarray, *, layer: str | None = None) -> Maps:
@@ -67,7 +62,7 @@ def integrated_gradients(
     baseline: the pixel value, 0-255, of the picture without anything in it; what has that value explains nothing.
     steps: of the midpoint rule along the way. The map sums to score(picture) - score(baseline), but for its error.
     """
-    _require("steps", steps, 1)
+    require("steps", steps, 1)
     way = pictures - np.float32(baseline)
     total = np.zeros_like(pictures)
     for step in range(steps):
@@ -88,51 +83,13 @@ def smooth_grad(
 
     0 and above: it shows where the score is sensitive, not which way.  noise: standard deviation, as a share of 255.
     """
-    _require("samples", samples, 1)
+    require("samples", samples, 1)
     draws = np.random.default_rng(seed)
     total = np.zeros_like(pictures)
     for _ in range(samples):
         noisy = pictures + draws.normal(0, noise * 255, pictures.shape).astype("float32")
         total += _pixel_slopes(model, noisy, targets)
     return np.abs(total / samples).max(axis=-1)
-
-
-def occlusion(
-    probabilities: Probabilities,
-    pictures: np.ndarray,
-    targets: np.ndarray,
-    *,
-    window: int | None = None,
-    stride: int | None = None,
-) -> Maps:
-    """Occlusion (Zeiler, Fergus 2013, arXiv:1311.2901): how far the probability falls where a grey square lies.
-
-    probabilities: any function from pictures to probabilities; no gradient is asked for.
-    window: side of the square in pixels; None: a fifth of the shorter side.  stride: None: half of the window.
-    The square has the picture's mean colour. A pixel gets the mean of the squares that covered it.
-    """
-    height, width = pictures.shape[1:3]
-    window = max(1, round(min(height, width) / 5)) if window is None else window
-    stride = max(1, window // 2) if stride is None else stride
-    _require("window", window, 1)
-    _require("stride", stride, 1)
-    places = [(top, left) for top in _starts(height, window, stride) for left in _starts(width, window, stride)]
-    whole = _columns(probabilities(pictures))[np.arange(len(pictures)), targets]
-    colours = pictures.mean(axis=(1, 2))
-    falls = np.zeros(pictures.shape[:3], dtype=np.float32)
-    covered = np.zeros((height, width), dtype=np.float32)
-    for top, left in places:
-        covered[top : top + window, left : left + window] += 1
-    every = [(number, place) for number in range(len(pictures)) for place in places]
-    at_once = max(1, OCCLUDED_BYTES // pictures[0].nbytes)
-    for first in range(0, len(every), at_once):
-        some = every[first : first + at_once]
-        hidden = pictures[[number for number, _ in some]]
-        for each, (number, (top, left)) in zip(hidden, some, strict=True):
-            each[top : top + window, left : left + window] = colours[number]
-        for row, (number, (top, left)) in zip(_columns(probabilities(hidden)), some, strict=True):
-            falls[number, top : top + window, left : left + window] += whole[number] - row[targets[number]]
-    return falls / np.maximum(covered, 1)
 
 
 METHODS: Mapping[str, Callable[..., Maps]] = {
@@ -166,10 +123,19 @@ def _features(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The map that a layer gives for the pictures, (N, h, w, C), and the score's gradient with respect to it.
 
-    The gradient is taken with respect to a zero that is added to the map. Of a layer that runs several times in one
-    model, the last time counts.
+    Of a layer that runs several times in one model, the last time counts.
     """
     layer = map_layer(model, name)
+
+    def score() -> Any:
+        return _score(model, keras.ops.convert_to_tensor(pictures), targets)
+
+    at_map = slope_on_the_way if keras.backend.backend() == "tensorflow" else _slope_of_a_zero
+    return at_map(layer, score)
+
+
+def _slope_of_a_zero(layer: Any, score: Callable[[], Any]) -> tuple[np.ndarray, np.ndarray]:
+    """A layer's last output, and a score's gradient with respect to a zero that is added to it: on any backend."""
     seen: list[Any] = []
 
     def look(output: Any) -> Any:
@@ -177,7 +143,7 @@ def _features(
         return output
 
     with keras.StatelessScope(), changed(layer, look):
-        model(keras.ops.convert_to_tensor(pictures), training=False)
+        score()
     times, shape = len(seen), tuple(seen[-1].shape)
 
     def scores(added: Any) -> tuple[Any, Any]:
@@ -188,8 +154,7 @@ def _features(
             return output + keras.ops.cast(added, output.dtype) if len(seen) == times else output
 
         with changed(layer, add):
-            score = _score(model, keras.ops.convert_to_tensor(pictures), targets)
-        return score, keras.ops.cast(seen[-1], "float32")
+            return score(), keras.ops.cast(seen[-1], "float32")
 
     found = gradient(scores, np.zeros(shape, dtype=np.float32))
     return found.further, found.gradient
@@ -218,17 +183,6 @@ def _score(model: keras.Model, pictures: Any, targets: np.ndarray) -> Any:
     return keras.ops.sum(outputs * keras.ops.convert_to_tensor(chosen), axis=-1)
 
 
-def _columns(probabilities: np.ndarray) -> np.ndarray:
-    found = np.asarray(probabilities, dtype=np.float32)
-    return two_columns(found) if found.ndim == 1 or found.shape[1] == 1 else found
-
-
-def _starts(length: int, window: int, stride: int) -> list[int]:
-    """Where squares begin so that they cover a side: the last one ends where the side ends."""
-    last = max(0, length - window)
-    return [*range(0, last, stride), last]
-
-
 def _on_picture(maps: np.ndarray, pictures: np.ndarray) -> Maps:
     """Coarse maps (N, h, w) at the pictures' size, bilinear."""
     height, width = pictures.shape[1:3]
@@ -239,8 +193,3 @@ def _on_picture(maps: np.ndarray, pictures: np.ndarray) -> Maps:
 
 def _positive(values: np.ndarray) -> np.ndarray:
     return np.maximum(values, 0)
-
-
-def _require(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise CallError(f"{name}: expected {least} or more, got {value}")

@@ -10,8 +10,18 @@ from kerasimg.spec.document import Image
 OPACITY = 0.75
 """Of the colours where the map is 1."""
 
+HIGHEST = 99.5
+"""Percentile of a map that counts as 1: a few pixels that stand out would leave the rest dark."""
+
 _COLOURS = ((0.0, (43, 12, 98)), (0.35, (164, 30, 100)), (0.7, (240, 96, 30)), (1.0, (252, 222, 80)))
 """Dark violet over red to yellow: its lightness rises with the value, so that it reads without colour too."""
+
+
+def as_shares(values: np.ndarray) -> np.ndarray:
+    """What speaks for a class as shares of the most: negative values as 0, the 99.5th percentile and above as 1."""
+    positive = np.maximum(np.nan_to_num(values), 0).astype(np.float32)
+    highest = np.percentile(positive, HIGHEST) or positive.max()
+    return np.minimum(positive / highest, 1) if highest > 0 else positive
 
 
 def overlay(picture: PIL.Image.Image, values: np.ndarray, opacity: float = OPACITY) -> PIL.Image.Image:

@@ -57,8 +57,10 @@ def reliability_figure(bins: Sequence[dict[str, Any]], error: float) -> Figure:
     low = [each["low"] for each in bins]
     width = [each["high"] - each["low"] for each in bins]
     filled = [each for each in bins if each["n"]]
-    figure = Figure(figsize=(5, 6.5), layout="constrained")
+    figure = Figure(figsize=(5, 6.5))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    # By hand: to find the margins, a figure would be drawn twice more.
+    figure.subplots_adjust(left=0.15, right=0.97, top=0.95, bottom=0.08, hspace=0.08)
     upper.bar(low, [each["accuracy"] or 0 for each in bins], width, align="edge", edgecolor="white")
     upper.plot([0, 1], [0, 1], "--", color="grey", label="as sure as it is right")
     upper.plot([b["confidence"] for b in filled], [b["accuracy"] for b in filled], "ko", ms=3, clip_on=False)
@@ -77,8 +79,9 @@ def curves_figure(found: Mapping[str, Any]) -> Figure:
     from matplotlib.figure import Figure
 
     classes = sorted(found["classes"].items(), key=lambda pair: pair[1]["average_precision"])
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    figure = Figure(figsize=(11, 5.2))
     left, right = figure.subplots(1, 2)
+    figure.subplots_adjust(left=0.06, right=0.985, top=0.93, bottom=0.1, wspace=0.16)
     for name, row in classes[:_CURVES]:
         recall, precision = row["precision_recall"]["recall"], row["precision_recall"]["precision"]
         left.step(recall, precision, where="post", label=f"{row['average_precision']:.3f} {_plain(name)}", lw=1.2)

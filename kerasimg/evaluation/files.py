@@ -24,7 +24,8 @@ def write_scores(folder: str | PathLike[str], scores: dict[str, Any], curves: di
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(scores_as_json(scores), encoding="utf-8")
     if "confusion" in scores:
-        _save(confusion_figure(scores["confusion"], scores["classes"]), folder / "confusion.png")
+        # Its names reach out of it, how far they are long.
+        _save(confusion_figure(scores["confusion"], scores["classes"]), folder / "confusion.png", bbox_inches="tight")
     _save(reliability_figure(scores["calibration"], scores["calibration_error"]), folder / "calibration.png")
     if curves is None:
         return
@@ -40,8 +41,8 @@ def scores_as_json(scores: dict[str, Any]) -> str:
     return re.sub(r"\[\n[\d,\s]+\]", lambda row: re.sub(r"\n\s*", " ", row[0]), text) + "\n"
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path, **how: Any) -> None:
     with warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes; a warning per character says no more.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(path, dpi=100, bbox_inches="tight")
+        figure.savefig(path, dpi=100, **how)

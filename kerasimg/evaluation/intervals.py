@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
+from kerasimg.evaluation.measures import LEAST
 from kerasimg.evaluation.predictions import THRESHOLD, decide, two_columns
 from kerasimg.evaluation.scores import BINS, to_one
 from kerasimg.spec.document import Task
@@ -38,10 +39,6 @@ METHODS: dict[str, Method] = {"accuracy": "wilson", "subset_accuracy": "wilson",
 
 _CHUNK = 2**17
 """Pictures times resamples that are drawn at once: what fits into a processor's cache."""
-_LEAST = float(np.finfo(np.float64).eps)
-"""A smaller probability counts as this one in the log loss, as in scikit-learn."""
-_LEAST = float(np.finfo(np.float64).eps)
-"""A smaller probability counts as this one in the log loss, as in scikit-learn."""
 
 
 def intervals(
@@ -177,7 +174,7 @@ def _of_one_class(truth: np.ndarray, p: np.ndarray, decision: np.ndarray) -> OnD
     n, k = p.shape
     everyone, right = np.arange(n), np.flatnonzero(truth == decision)
     likeliest, confidence = decide(p, "multiclass")
-    loss = -np.log(np.maximum(p[everyone, truth], _LEAST))
+    loss = -np.log(np.maximum(p[everyone, truth], LEAST))
     gaps = _gaps(confidence, likeliest == truth, everyone, n)
     rights, true, said = (
         csr_array((np.ones(len(rows)), (columns, rows)), shape=(k, n))
@@ -202,7 +199,7 @@ def _multilabel(truth: np.ndarray, p: np.ndarray, thresholds: Sequence[float] | 
     n, k = p.shape
     decision, _ = decide(p, "multilabel", thresholds)
     right = decision == truth
-    loss = -np.log(np.clip(np.where(truth == 1, p, 1 - p), _LEAST, 1)).mean(axis=1)
+    loss = -np.log(np.clip(np.where(truth == 1, p, 1 - p), LEAST, 1)).mean(axis=1)
     sure, likelier = np.maximum(p, 1 - p), (p > THRESHOLD) == truth
     gaps = _gaps(sure.reshape(-1), likelier.reshape(-1), np.repeat(np.arange(n), k), n)
     both, either = (csr_array((truth & decision).T.astype(float)), csr_array((truth + decision).T.astype(float)))

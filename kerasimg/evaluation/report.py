@@ -60,19 +60,30 @@ def report(run: RunReference, *, out: str | os.PathLike[str] | None = None) -> P
         raise CallError(f"'{folder}' is not the folder of a run: it holds no spec.json")
     path = folder / PAGE if out is None else Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = _content(folder)
-    _write(path, _page(content))
-    _write(path.with_name(CARD), model_card(content))
-    return path
+    return _written(folder, path, _classifier(folder))
 
 
-def write_report(run: RunReference, say: Callable[[str], None] = print) -> Path | None:
-    """As `report`, for the end of a training: where it fails it says why, and the run is none the worse."""
+def write_report(
+    run: RunReference, say: Callable[[str], None] = print, classifier: Classifier | None = None
+) -> Path | None:
+    """As `report`, for the end of a training: where it fails it says why, and the run is none the worse.
+
+    classifier: the run's own, where it is at hand, which saves to open it.
+    """
     try:
-        return report(run)
+        folder = _folder(run)
+        return report(run) if classifier is None else _written(folder, folder / PAGE, classifier)
     except Exception as error:  # a page that cannot be drawn must not cost a trained model
         say(f"no report could be written ({type(error).__name__}: {error}); try again: kerasimg report {_folder(run)}")
         return None
+
+
+def _written(folder: Path, path: Path, classifier: Classifier | None) -> Path:
+    """The page at its path and the card beside it."""
+    content = _content(folder, classifier)
+    _write(path, _page(content))
+    _write(path.with_name(CARD), model_card(content))
+    return path
 
 
 def _folder(run: RunReference) -> Path:
@@ -99,11 +110,10 @@ def _page(content: Mapping[str, Any]) -> str:
     return environment.get_template("report.html.j2").render(levels=levels, **content)
 
 
-def _content(folder: Path) -> dict[str, Any]:
+def _content(folder: Path, classifier: Classifier | None) -> dict[str, Any]:
     """Everything that the page and the card say; None for what the run does not hold."""
     spec = load(str(folder / "spec.json"))
     scores, record = _json(folder / "evaluation" / "metrics.json"), _json(folder / "data.json")
-    classifier = _classifier(folder)
     rows = read_history(folder)
     predictions = folder / "evaluation" / "predictions.csv"
     found = read_predictions(predictions, spec.task) if predictions.is_file() else None

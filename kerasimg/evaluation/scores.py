@@ -1,4 +1,4 @@
-"""Every figure that judges a classifier: from predictions, through scikit-learn, to plain numbers for JSON.
+"""Every figure that judges a classifier: from predictions to plain numbers for JSON, as scikit-learn defines them.
 
 Shares, precision, recall, F1 and areas are in [0, 1]; a figure that the data leave undefined is None.
 """
@@ -10,19 +10,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    confusion_matrix,
-    hamming_loss,
-    log_loss,
-    precision_recall_fscore_support,
-    recall_score,
-    roc_auc_score,
-    top_k_accuracy_score,
-)
 
 from kerasimg.errors import KerasimgError
+from kerasimg.evaluation.measures import (
+    Counts,
+    average_precision,
+    confusion_matrix,
+    counts,
+    log_loss,
+    ranks,
+    roc_auc,
+)
 from kerasimg.evaluation.predictions import THRESHOLD, decide, two_columns
 from kerasimg.spec.document import Task
 
@@ -75,11 +73,13 @@ Thresholds = Sequence[float] | None
 def _multiclass(truth: np.ndarray, p: np.ndarray, classes: list[str], thresholds: Thresholds) -> Scores:
     p = to_one(p)
     decision, _ = decide(p, "multiclass")
+    found = counts(truth, decision, len(classes))
+    occurring = found.only(np.flatnonzero(found.true + found.decided))
     return {
-        **_accuracies(truth, decision),
+        **_accuracies(truth, decision, found),
         **_top_k(truth, p),
-        **_averaged(truth, decision, "macro"),
-        **_averaged(truth, decision, "weighted"),
+        **_averaged("macro", occurring),
+        **_averaged("weighted", occurring, occurring.true),
         **_details(truth, p, decision, classes),
     }
 
@@ -92,7 +92,7 @@ def _binary(truth: np.ndarray, p: np.ndarray, classes: list[str], thresholds: Th
     return {
         "positive": classes[1],
         "thresholds": _thresholds(classes[1:], thresholds),
-        **_accuracies(truth, decision),
+        **_accuracies(truth, decision, counts(truth, decision, 2)),
         **{name: positive[name] for name in ("precision", "recall", "f1", "roc_auc", "average_precision")},
         **details,
     }
@@ -100,9 +100,8 @@ def _binary(truth: np.ndarray, p: np.ndarray, classes: list[str], thresholds: Th
 
 def _multilabel(truth: np.ndarray, p: np.ndarray, classes: list[str], thresholds: Thresholds) -> Scores:
     decision, _ = decide(p, "multilabel", thresholds)
-    # scikit-learn takes a single label for a binary problem, and would count its absence as a class.
-    labels = list(range(len(classes))) if len(classes) > 1 else [1]
-    per_class = _per_class(truth, decision, labels, classes, truth.T, p.T)
+    found = counts(truth, decision.astype(int), len(classes))
+    per_class = _per_class(found, classes, truth.T, p.T)
     areas = [row["average_precision"] for row in per_class.values()]
     defined = [area for area in areas if area is not None]
     # Each label of each picture is a decision between two, wherever its threshold stands.
@@ -110,12 +109,12 @@ def _multilabel(truth: np.ndarray, p: np.ndarray, classes: list[str], thresholds
     error, bins = reliability(confidence, ((p > THRESHOLD) == truth).reshape(-1))
     return {
         "thresholds": _thresholds(classes, thresholds),
-        "subset_accuracy": float(accuracy_score(truth, decision)),
-        "hamming_loss": float(hamming_loss(truth, decision)),
-        **_averaged(truth, decision, "macro", labels),
-        **_averaged(truth, decision, "micro", labels),
+        "subset_accuracy": float((truth == decision).all(axis=1).mean()),
+        "hamming_loss": float((truth != decision).mean()),
+        **_averaged("macro", found),
+        **_averaged("micro", found.together()),
         "mean_average_precision": float(np.mean(defined)) if defined else None,
-        "log_loss": float(log_loss(truth.reshape(-1), p.reshape(-1), labels=[0, 1])),
+        "log_loss": log_loss(np.where(truth == 1, p, 1 - p).reshape(-1)),
         "calibration_error": error,
         "per_class": per_class,
         "calibration": bins,
@@ -159,36 +158,33 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> 
     return float(np.abs(right - sure).sum() / n.sum()), table
 
 
-def _accuracies(truth: np.ndarray, decision: np.ndarray) -> Scores:
-    # By its definition: balanced_accuracy_score warns when a class is predicted that the truth lacks.
-    balanced = recall_score(truth, decision, labels=np.unique(truth), average="macro")
-    return {"accuracy": float(accuracy_score(truth, decision)), "balanced_accuracy": float(balanced)}
+def _accuracies(truth: np.ndarray, decision: np.ndarray, found: Counts) -> Scores:
+    balanced = found.only(np.flatnonzero(found.true)).recall.mean()
+    return {"accuracy": float((truth == decision).mean()), "balanced_accuracy": float(balanced)}
 
 
 def _top_k(truth: np.ndarray, p: np.ndarray) -> Scores:
-    classes = np.arange(p.shape[1])
-    shares = {str(k): float(top_k_accuracy_score(truth, p, k=k, labels=classes)) for k in TOP_K if k < len(classes)}
-    return {**({"top_5_accuracy": shares["5"]} if "5" in shares else {}), "top_k_accuracy": shares}
+    before = ranks(truth, p)
+    found = {str(k): float((before < k).mean()) for k in TOP_K if k < p.shape[1]}
+    return {**({"top_5_accuracy": found["5"]} if "5" in found else {}), "top_k_accuracy": found}
 
 
-def _averaged(truth: np.ndarray, decision: np.ndarray, average: str, labels: list[int] | None = None) -> Scores:
-    figures = precision_recall_fscore_support(truth, decision, labels=labels, average=average, zero_division=0)
-    names = ("precision", "recall", "f1")
-    return {f"{average}_{name}": float(figure) for name, figure in zip(names, figures[:3], strict=True)}
+def _averaged(average: str, found: Counts, weights: np.ndarray | None = None) -> Scores:
+    figures = {"precision": found.precision, "recall": found.recall, "f1": found.f1}
+    return {f"{average}_{name}": float(np.average(each, weights=weights)) for name, each in figures.items()}
 
 
 def _details(truth: np.ndarray, p: np.ndarray, decision: np.ndarray, classes: list[str]) -> Scores:
     """What multiclass and binary share.  p: (N, K), rows sum to 1.  `log_loss` is in nats."""
-    labels = list(range(len(classes)))
     # Of the likelier class, wherever a threshold stands: it is the probabilities that are judged.
     likeliest, confidence = decide(p, "multiclass")
     error, bins = reliability(confidence, likeliest == truth)
-    confusion = confusion_matrix(truth, decision, labels=labels)
+    confusion = confusion_matrix(truth, decision, len(classes))
     hot = (truth == column for column in range(len(classes)))
     return {
-        "log_loss": float(log_loss(truth, p, labels=labels)),
+        "log_loss": log_loss(p[np.arange(len(p)), truth]),
         "calibration_error": error,
-        "per_class": _per_class(truth, decision, labels, classes, hot, p.T),
+        "per_class": _per_class(counts(truth, decision, len(classes)), classes, hot, p.T),
         "calibration": bins,
         "most_confused": most_confused(confusion, classes),
         "confusion": confusion.tolist(),
@@ -207,17 +203,9 @@ def most_confused(confusion: ArrayLike, classes: Sequence[str], limit: int = MOS
     ]
 
 
-def _per_class(
-    truth: np.ndarray,
-    decision: np.ndarray,
-    labels: list[int],
-    classes: list[str],
-    columns: Iterable[np.ndarray],
-    p: Iterable[np.ndarray],
-) -> dict[str, Scores]:
+def _per_class(found: Counts, classes: list[str], columns: Iterable[np.ndarray], p: np.ndarray) -> dict[str, Scores]:
     """columns, p: for each class whether a picture is of it, and the probability that it is, (N,) each."""
-    figures = precision_recall_fscore_support(truth, decision, labels=labels, average=None, zero_division=0)
-    affordable = len(truth) * len(classes) <= AREAS
+    affordable = p.size <= AREAS
     return {
         name: {
             "precision": float(precision),
@@ -228,7 +216,7 @@ def _per_class(
             "average_precision": _average_precision(of_class, probability) if affordable else None,
         }
         for name, precision, recall, f1, support, of_class, probability in zip(
-            classes, *figures, columns, p, strict=True
+            classes, found.precision, found.recall, found.f1, found.true, columns, p, strict=True
         )
     }
 
@@ -239,11 +227,11 @@ def _thresholds(labels: Sequence[str], thresholds: Thresholds) -> dict[str, floa
 
 
 def _roc_auc(truth: np.ndarray, p: np.ndarray) -> float | None:
-    return _share(roc_auc_score(truth, p)) if truth.any() and not truth.all() else None
+    return _share(roc_auc(truth, p)) if truth.any() and not truth.all() else None
 
 
 def _average_precision(truth: np.ndarray, p: np.ndarray) -> float | None:
-    return _share(average_precision_score(truth, p)) if truth.any() else None
+    return _share(average_precision(truth, p)) if truth.any() else None
 
 
 def _share(figure: float) -> float:

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import keras
 
-from kerasimg.catalog import Reference, load_to_build
+from kerasimg.catalog import Reference, load_to_build, own_weights
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.models import weights as weights_files
 from kerasimg.models.budget import Budget, deferred_variables
 from kerasimg.models.graph import AS_THE_SPEC_SAYS, Graph, functional
 from kerasimg.spec.load import Spec
+from kerasimg.spec.pack import is_pack
 
 
 class Built(NamedTuple):
@@ -36,27 +37,39 @@ def build(
 
     ref: a zoo name, the path of a spec, a dict, or a loaded spec.
     weights: left out, what the spec says. None: random ones. "imagenet", or a `.weights.h5` file: those, for the
-    backbone; with several, {node name: weights}. For a spec without backbone: those of the whole model.
+    backbone; with several, {node name: weights}. For a spec without backbone: those of the whole model. A `.kerasimg`
+    file: those of the whole model, a head for other classes excepted; left out where `ref` is one.
     limits: {"params": n, "tensor": n} beyond which nothing is allocated (see `kerasimg.models.budget`).
     params: values of the spec's params.
 
     What the spec offers a search besides is not looked at; `kerasimg.load` checks it.
     Raises SpecError when the spec is wrong or its model too large, WeightsError when weights are missing or do not fit.
     """
+    if weights is AS_THE_SPEC_SAYS:
+        weights = own_weights(ref) or weights
     return construct(load_to_build(ref, **params), weights=weights, limits=limits).model
 
 
-def construct(spec: Spec, *, weights: Any = AS_THE_SPEC_SAYS, limits: Mapping[str, int] | None = None) -> Built:
-    """As `build`, and the layers of each node."""
-    graph = Graph(spec, Budget(limits), weights)
+def construct(
+    spec: Spec,
+    *,
+    weights: Any = AS_THE_SPEC_SAYS,
+    limits: Mapping[str, int] | None = None,
+    visitor: type[Graph] = Graph,
+) -> Built:
+    """As `build`, and the layers of each node.  visitor: makes them."""
+    packed = Path(weights) if is_pack(weights) else None
+    graph = visitor(spec, Budget(limits), None if packed else weights)
     with deferred_variables():
         image = keras.Input(shape=(*spec.image.size, spec.image.channels), name="image")
         model = functional(spec, image, graph.make(image), spec.name)
         _check_expectation(spec, model)
-        whole = _check_given_weights(graph, weights)
+        whole = None if packed else _check_given_weights(graph, weights)
     for finish in graph.later:
         finish()
-    if whole is not None:
+    if packed is not None:
+        weights_files.load_pack(model, packed, but_the_head=True)
+    elif whole is not None:
         weights_files.load_into(model, whole)
     return Built(model, graph.members, graph.inside)
 

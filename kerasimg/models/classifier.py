@@ -22,15 +22,18 @@ from kerasimg.catalog import find, load_to_build
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.models.backbones import specs_beside, write_beside
 from kerasimg.models.build import construct
+from kerasimg.models.forward import answers
 from kerasimg.models.outputs import as_probabilities, output_kind
 from kerasimg.models.temperature import at_temperature
 from kerasimg.spec.load import Spec, load_document
+from kerasimg.spec.pack import is_pack
 
 MEMBER = "kerasimg.json"
 MODEL_FILE = "model.keras"
 
 ClassifierReference = Any
-"""A run, a run's folder, a model.keras file, a spec that brings its weights ("efficientnet_lite0"), or a Classifier."""
+"""A run, a run's folder, a model.keras or .kerasimg file, a spec that brings its weights ("efficientnet_lite0"), or a
+Classifier."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,10 @@ class Classifier:
         path = Path(getattr(ref, "folder", ref))  # type: ignore[arg-type]
         if not path.exists() or path.suffix == ".json":
             return _pretrained(str(ref))
+        if is_pack(str(path)):
+            from kerasimg.models.packed import read  # which makes classifiers, too
+
+            return read(path)
         file = model_file(path)
         content = _member(file)
         classes, document, beside = content["classes"], content["spec"], content["beside"]
@@ -94,9 +101,8 @@ class Classifier:
     def probabilities(self, pictures: Any) -> np.ndarray:
         """(N, K) float32 for pictures (N, H, W, C), 0-255, or for batches of them as the pipeline gives."""
         kind = output_kind(self.model)
-        outputs = self.model.predict(pictures, verbose=0)
         task = self.spec.task
-        return at_temperature(as_probabilities(np.asarray(outputs), kind, task), self.temperature, task)
+        return at_temperature(as_probabilities(answers(self.model, pictures), kind, task), self.temperature, task)
 
 
 def model_file(ref: ClassifierReference) -> Path:

@@ -56,7 +56,7 @@ def register(
     cls: a subclass of Keras' Layer, Metric, Callback, Loss, ... whose arguments a spec can give.
     group: "layers", "metrics", "callbacks", ...; told by the base unless said.
     argument_kinds: argument -> what it takes, "int>0", "float[0,1]|null" (see kerasimg.spec.kinds), where neither a
-        type nor a default tells; kept in the attribute `argument_kinds` of the class, which can have it from the start.
+    type nor a default tells; kept in the attribute `argument_kinds` of the class, which can have it from the start.
     replace: whether the name may be one that specs have already.
     Registered for this process only: whoever builds the spec registers first. For `.keras` files, Keras asks for
     `keras.saving.register_keras_serializable` too.

@@ -20,6 +20,7 @@ from kerasimg.errors import WeightsError, listed
 from kerasimg.models.scaling import IMAGENET_STD
 from kerasimg.spec.arguments import entry
 from kerasimg.spec.load import Spec
+from kerasimg.spec.pack import WEIGHTS, Pack
 
 NORMALIZATION_ARRAYS = 3
 """Mean, variance and count, with which EfficientNet's files begin; in a spec they are constants of the scaling."""
@@ -124,6 +125,32 @@ def load_into(model: Any, path: Path) -> None:
         _load(model, path, lambda: model.load_weights(str(path)))
     else:
         _load(model, path, lambda: _set_in_order(model, path))
+
+
+def load_pack(model: keras.Model, path: Path, *, but_the_head: bool = False) -> None:
+    """Give a model the weights of a pack.
+
+    but_the_head: those of its last layer may be of another shape, for other classes; they stay as they were drawn.
+    """
+    from safetensors.numpy import load
+
+    arrays = load(Pack(path).read(WEIGHTS))
+    given = [arrays[key] for key in sorted(arrays)]
+    wanted = model.weights
+    if len(given) != len(wanted):
+        raise WeightsError(f"'{path}' holds {len(given)} arrays, and the model of its spec has {len(wanted)}")
+    head = {id(variable) for variable in _last_with_weights(model).weights} if but_the_head else set()
+    for variable, array in zip(wanted, given, strict=True):
+        if tuple(variable.shape) == array.shape:
+            variable.assign(array)
+        elif id(variable) not in head:
+            raise WeightsError(
+                f"'{path}': expected an array of shape {tuple(variable.shape)} for {variable.path}, found {array.shape}"
+            )
+
+
+def _last_with_weights(model: keras.Model) -> Any:
+    return next((layer for layer in reversed(model.layers) if layer.weights), model)
 
 
 def _load(model: Any, path: Path, load: Callable[[], None]) -> None:

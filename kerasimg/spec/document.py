@@ -62,6 +62,8 @@ class Card(Section):
     """What it is known to reach, each with its condition: {"ImageNet top-1, 224 px": 0.718}."""
     notes: str | None = None
     """What a user should know before choosing it."""
+    origin: str | None = None
+    """What wrote it, where that was a program: a search, from what, and which of its trials it is."""
 
 
 class Standardize(Section):
@@ -104,8 +106,8 @@ class Compile(Section):
     steps_per_execution: PositiveInt | Literal["auto"] = "auto"
     """Training steps per call of the compiled function; auto: several where a step is short. Does not change what comes
     out."""
-    jit_compile: bool | Literal["auto"] = "auto"
-    """Compile with XLA; auto: where Keras does."""
+    jit_compile: bool | Literal["auto"] | None = None
+    """Compile with XLA. auto: by a short trial, where a step is faster. null: as Keras does, on graphics processors."""
 
 
 class EarlyStopping(Section):
@@ -193,6 +195,9 @@ class Fit(Section):
     it and a step is faster."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Momentum of the moving average of the weights, which is validated and handed on in their place; null: none."""
+    distribute: Literal["off", "auto"] = "off"
+    """Over how many devices each batch is spread. auto: all of the fastest kind that divide it, through Keras'
+    DataParallel on JAX and MirroredStrategy on TensorFlow; on PyTorch one. off: one."""
     features: Literal["auto", "off", "cached", "fresh"] = "auto"
     """How the part that does not train is computed. cached: once, and kept on disk; needs `views` or no augmentation.
     fresh: in every epoch, as an engine without gradients. off: as any other layer. auto: the cheapest of them that
@@ -211,23 +216,48 @@ class Fit(Section):
         return self
 
 
+class Limits(Section):
+    """What a trial's model may cost at most; a trial beyond it is not trained."""
+
+    params: PositiveInt | None = None
+    """Parameters of the whole model."""
+    litert_bytes: PositiveInt | None = None
+    """Bytes of the model as a LiteRT file in float32."""
+    latency_ms: PositiveFloat | None = None
+    """Milliseconds for one picture with LiteRT on the machine that searches: the p50_ms of `kerasimg measure`."""
+
+
 class Tune(Section):
     """How search values are searched, in KerasTuner's words."""
 
     tuner: Literal["random", "grid", "bayesian", "hyperband"] = "hyperband"
-    """The search strategy."""
+    """The search strategy. The first trial of each is the spec as it stands, with every default."""
     objective: str = "val_accuracy"
-    """The figure to optimise."""
+    """The figure to optimise: "loss" or the name of a metric of `compile`, after "val_" that of the validation part."""
     direction: Literal["min", "max", "auto"] = "auto"
-    """Whether less or more is better; auto: less for a loss or an error, more for anything else."""
+    """Whether less or more is better; auto: as is known of the figure. One of which it is not known must be told."""
     max_trials: PositiveInt = 20
-    """Trials at most."""
+    """Trials at most; those that fail and those that are not feasible count, and so does each promotion of hyperband."""
     executions_per_trial: PositiveInt = 1
-    """Trainings per trial, averaged."""
+    """Trainings per trial, with seeds that follow one another; their figures are averaged, and each is kept."""
     max_epochs: PositiveInt | None = None
     """Epochs of a trial at most; null: those of the stages."""
+    stop: Literal["median", "halving"] | None = None
+    """How random, grid and bayesian search end a trial that does badly. median: once it is below the median of what
+    earlier trials had reached at that epoch. halving: at a third and a ninth of its epochs, unless it is among the best
+    third of those that got there. null: none is ended. hyperband has a way of its own."""
+    limits: Limits = Limits()
+    """What a trial's model may cost."""
+    keep: NonNegativeInt = 1
+    """Of how many of the best trials the weights are kept."""
     seed: NonNegativeInt = 0
-    """Of the search."""
+    """Of the search; trials are trained with `fit.seed`."""
+
+    @model_validator(mode="after")
+    def _stopped_one_way(self) -> Tune:
+        if self.stop is not None and self.tuner == "hyperband":
+            raise ValueError(f'stop: "{self.stop}" is for random, grid and bayesian; hyperband ends trials by itself')
+        return self
 
 
 class Weights(Section):

@@ -183,7 +183,11 @@ def _nodes() -> Schema:
     ]
     node: Schema = {
         "type": "object",
-        "properties": _control_keys(),
+        # The kinds stand here, too, for an editor to offer in a node that is still empty.
+        "properties": {
+            **{kind: {"$ref": f"#/$defs/{kind}_node/properties/{kind}"} for kind in NODE_KINDS},
+            **_control_keys(),
+        },
         "patternProperties": COMMENTS,
         "allOf": [
             {"not": {"anyOf": pairs}},

@@ -22,6 +22,7 @@ from kerasimg.spec.expressions import UNKNOWN
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.training import stages
 from kerasimg.training.counting import label_weights, picture_weights
+from kerasimg.training.devices import ONE, Devices
 from kerasimg.training.distillation import open_teacher
 from kerasimg.training.objective import Objective, make_objective
 from kerasimg.training.sizes import Size, Sized, models_by_size, size_of
@@ -48,6 +49,8 @@ class Experiment:
     """Which layers train where no stage says otherwise."""
     teacher: Any = None
     """The model to learn from besides; None: from the labels alone."""
+    devices: Devices = ONE
+    """What it runs on."""
 
     @property
     def built(self) -> Built:
@@ -98,25 +101,31 @@ def load_for(
     return load_again(draft, params=found, other_options=False), source
 
 
-def make_models(spec: Spec, weights: Any, limits: Mapping[str, int] | None) -> Mapping[Size, Sized]:
+def make_models(
+    spec: Spec, weights: Any, limits: Mapping[str, int] | None, devices: Devices = ONE
+) -> Mapping[Size, Sized]:
     """The models of a spec, by the size of their pictures, as the seed has them."""
     keras.utils.set_random_seed(spec.fit.seed)
-    with _dtype_policy(spec.fit.precision):
+    with _dtype_policy(spec.fit.precision), devices.scope():
         built = construct(spec, weights=weights, limits=limits)
         return models_by_size(spec, built, limits)
 
 
-def assemble(spec: Spec, source: Source, parts: Parts, sized: Mapping[Size, Sized], cache: Any) -> Experiment:
+def assemble(
+    spec: Spec, source: Source, parts: Parts, sized: Mapping[Size, Sized], cache: Any, devices: Devices = ONE
+) -> Experiment:
     """The experiment; SpecError or DataError where its parts do not go together."""
     built = sized[spec.image.size[0], spec.image.size[1]].built
     train = parts["train"]
-    objective = make_objective(spec, built.model, len(source.classes), label_weights(spec, source, train), source.soft)
+    weighed = label_weights(spec, source, train)
+    with devices.scope():  # metrics have variables
+        objective = make_objective(spec, built.model, len(source.classes), weighed, source.soft)
     stages.check_stages(spec, built, "validation" in parts)
     weights = picture_weights(spec, source, train)
     as_built = {size: stages.trainable(one.built.model) for size, one in sized.items()}
     kept = cache if isinstance(cache, Cache) else Cache(cache)
     teacher = open_teacher(spec, built.model, source.classes)
-    experiment = Experiment(spec, source, parts, sized, objective, weights, kept, as_built, teacher)
+    experiment = Experiment(spec, source, parts, sized, objective, weights, kept, as_built, teacher, devices)
     wanted = spec.fit.features
     frozen = (split_frozen(experiment.enter(index).built.model) for index in range(len(spec.fit.stages)))
     if wanted in ("cached", "fresh") and not any(frozen):

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from kerasimg import __version__
 from kerasimg.data.augment import Augmentation
-from kerasimg.data.cache import about_pixels
+from kerasimg.data.cache import about_pixels, open_cache
+from kerasimg.data.loading import Loader
 from kerasimg.data.pipeline import Targets, batches, labels_for
 from kerasimg.data.sources import Source
 from kerasimg.models.inference import Engine
@@ -36,6 +39,8 @@ REPORT_S = 10.0
 """Seconds between two lines on how far the computing is."""
 
 Say = Callable[[str], None]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class DoesNotFit(Exception):
@@ -165,7 +170,7 @@ def _fill_view(
                 array[first + places] = values
             if recipe.stored == "float16" and not np.isfinite(array[first + places]).all():
                 raise DoesNotFit
-        if rows.labels is not None:
+        if rows.labels is not None and labels is not None:
             rows.labels[first + places] = labels
         fresh.append(places)
         done += len(places)
@@ -191,56 +196,66 @@ def _keep(store: Store, keys: np.ndarray, rows: Rows, first: int, places: np.nda
 
 def _computed(
     recipe: Recipe, source: Source, indices: np.ndarray, missing: np.ndarray, view: int, cache: Any
-) -> Iterator[tuple[np.ndarray, list[np.ndarray], np.ndarray]]:
-    """Positions of pictures, their features and their labels, batch by batch."""
-    import tensorflow as tf
-
-    common: dict[str, Any] = {"cache": cache, "exact": False, "targets": recipe.targets}
+) -> Iterator[tuple[np.ndarray, list[np.ndarray], np.ndarray | None]]:
+    """Positions of pictures, their features and, of blended ones, their labels, batch by batch."""
     if recipe.augmentation is None:
-        taken, size = missing, BATCH
-        pictures = batches(source, indices[missing], recipe.image, batch_size=BATCH, **common)
-    else:
-        # Augmentation goes by the place among all pictures, so that a view is what the epoch of its number would see.
-        taken, size = np.arange(len(indices)), recipe.batch_size if recipe.blends else BATCH
-        pictures = batches(
-            source,
-            indices,
-            recipe.image,
-            batch_size=size,
-            shuffle=recipe.blends,  # or partners would mostly be of one class
-            seed=recipe.seed,
-            augment=recipe.augmentation,
-            first_epoch=view,
-            sample_weight=np.arange(len(indices)),
-            **common,
-        )
+        loader = Loader(source, indices, recipe.image, open_cache(cache), exact=False)
+
+        def read(places: np.ndarray) -> list[np.ndarray]:
+            return _in_full_batches(recipe.engine, loader.load(places).astype(np.float32), BATCH)
+
+        parts = [missing[start : start + BATCH] for start in range(0, len(missing), BATCH)]
+        for places, features in _side_by_side(read, parts, recipe.engine):
+            yield places, features, None
+        return
+    size = recipe.batch_size if recipe.blends else BATCH
+    # Augmentation goes by the place among all pictures, so that a view is what the epoch of its number would see.
+    pictures = batches(
+        source,
+        indices,
+        recipe.image,
+        batch_size=size,
+        shuffle=recipe.blends,  # or partners would mostly be of one class
+        seed=recipe.seed,
+        augment=recipe.augmentation,
+        first_epoch=view,
+        sample_weight=np.arange(len(indices)),
+        cache=cache,
+        exact=False,
+        targets=recipe.targets,
+    )
     wanted = np.zeros(len(indices), bool)
     wanted[missing] = True
-    first = 0
-    full = tf.TensorSpec((None, *recipe.image.size, recipe.image.channels), tf.float32)
 
-    def run(x: Any) -> list[Any]:
-        short = size - tf.shape(x)[0]
-        filled = tf.pad(tf.ensure_shape(x, full.shape), ((0, short), (0, 0), (0, 0), (0, 0)))
-        return [tensor[: tf.shape(x)[0]] for tensor in recipe.engine(filled)]
+    def run(batch: Any) -> list[np.ndarray]:
+        return _in_full_batches(recipe.engine, batch[0].numpy(), size)
 
-    inside = recipe.engine.in_graph
-    if inside:
-        as_written = tf.autograph.experimental.do_not_convert
-        # Two at a time: while one is in a step that only one core works on, the other takes the rest.
-        pictures = pictures.map(as_written(lambda x, *rest: (run(x), *rest)), num_parallel_calls=2).prefetch(2)
-    for batch in pictures:
-        x, labels = batch[0], batch[1]
-        features = [one.numpy() for one in x] if inside else _outside(recipe.engine, x.numpy(), size)
-        count = len(features[0])
-        places = taken[first : first + count] if len(batch) == 2 else np.rint(batch[2].numpy()).astype(np.int64)
-        first += count
+    for (_, labels, numbers), features in _side_by_side(run, pictures, recipe.engine):
+        places = np.rint(numbers.numpy()).astype(np.int64)
         chosen = wanted[places]
         if chosen.any():
             yield places[chosen], [one[chosen] for one in features], labels.numpy()[chosen]
 
 
-def _outside(engine: Engine, images: np.ndarray, size: int) -> list[np.ndarray]:
-    """Through an engine that runs outside of TensorFlow's graphs, in full batches."""
-    filled = np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), images.dtype)])
+def _in_full_batches(engine: Engine, images: np.ndarray, size: int) -> list[np.ndarray]:
+    """Through the engine; what a batch lacks is filled up with black."""
+    short = size - len(images)
+    filled = np.concatenate([images, np.zeros((short, *images.shape[1:]), images.dtype)]) if short else images
     return [one[: len(images)] for one in engine.compute(filled)]
+
+
+def _side_by_side(function: Callable[[T], R], things: Iterable[T], engine: Engine) -> Iterator[tuple[T, R]]:
+    """Each thing with function(thing), in their order.
+
+    Two at a time: while one is in a step that only one core works on, the other takes the rest.
+    """
+    at_once = 2 if engine.in_graph else 1
+    with ThreadPoolExecutor(at_once) as pool:
+        waiting: deque[tuple[T, Future[R]]] = deque()
+        for thing in things:
+            waiting.append((thing, pool.submit(function, thing)))
+            if len(waiting) > at_once:
+                first, found = waiting.popleft()
+                yield first, found.result()
+        for first, found in waiting:
+            yield first, found.result()

@@ -20,8 +20,9 @@ import keras
 import numpy as np
 
 from kerasimg.data.augment import Augmentation, compile_augment
-from kerasimg.data.cache import memory_room
+from kerasimg.data.cache import memory_room, open_cache
 from kerasimg.data.items import Part
+from kerasimg.data.loading import Loader
 from kerasimg.data.order import Shard, steps
 from kerasimg.data.pipeline import Targets, batches, labels_for
 from kerasimg.data.sources import Source
@@ -272,8 +273,8 @@ def _some_pictures(job: Job) -> np.ndarray:
     """A handful of the training pictures, as they are, from first to last: (N, H, W, C) float32."""
     train = np.asarray(job.parts["train"])
     some = train[np.unique(np.linspace(0, len(train) - 1, min(CHECKED, len(train))).astype(np.int64))]
-    how: dict[str, Any] = {"batch_size": len(some), "targets": job.targets, "cache": "off", "exact": False}
-    return next(iter(batches(job.source, some, job.image, **how)))[0].numpy()
+    loader = Loader(job.source, some, job.image, open_cache(job.cache), exact=False)
+    return loader.load(np.arange(len(some))).astype(np.float32)
 
 
 def _settled(

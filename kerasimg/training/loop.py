@@ -21,7 +21,7 @@ from kerasimg.training.experiment import Experiment
 from kerasimg.training.features import FeaturePlan, plan_features
 from kerasimg.training.history import History
 from kerasimg.training.interruption import Interruption
-from kerasimg.training.objective import make_optimizer
+from kerasimg.training.objective import jit_compile, make_optimizer
 from kerasimg.training.rates import Rates
 from kerasimg.training.run import Run
 from kerasimg.training.sizes import Sized
@@ -50,13 +50,15 @@ class Loop:
         self.verbose = verbose
         self.say = say
         self.file = run.folder / checkpoint.FILE
-        self.found = checkpoint.read(self.file)
+        pictures = len(experiment.parts["train"])
+        self.found = checkpoint.in_smaller_batches(checkpoint.read(self.file), pictures, experiment.batch_size)
         self.callbacks = [make("callbacks", one) for one in self.spec.fit.callbacks]
         self.history = History(run.folder / "history.csv")
         self.boards = [CurvesToTensorBoard(self.history.path, run.folder / "tensorboard")] if tensorboard else []
         self.epoch = 0
         """Epochs that are done, over all stages."""
         self._compiled: Any = None
+        self._shared: dict[int, Any] = {}
 
     def train(self) -> None:
         """Train what is left; afterwards `experiment.built` has the weights."""
@@ -99,12 +101,15 @@ class Loop:
         resumed = self.found if self.found and self.found.facts["stage"] == index else None
         plan = self._plan(index, stage, sized)
         begin = resumed.facts["begin"] if resumed else self.epoch
+        devices = self.experiment.devices
         steps = -(-len(self.experiment.parts["train"]) // self.experiment.batch_size)
-        at_a_time = self._compile(stage, sized, plan, steps)
+        with devices.scope():
+            at_a_time = self._compile(stage, sized, plan, steps)
         self.say(f"stage {index + 1} of {len(self.spec.fit.stages)}: {stages.describe(sized.built.model)}")
         if plan.line:
             self.say(plan.line)
-        self.run.note_stage(index, {**plan.figures, "features": plan.mode, "steps_per_execution": at_a_time})
+        notes = {**plan.figures, "features": plan.mode, "steps_per_execution": at_a_time}
+        self.run.note_stage(index, notes | ({"devices": list(devices.names)} if devices.strategy else {}))
         self.history.stage = index
         best = self._best(stage)
         own = [Averages()] if self.spec.fit.ema is not None else []
@@ -122,7 +127,8 @@ class Loop:
         )
         if resumed:
             watch.go_on_from(resumed)
-        self._fit(plan, watch)
+        with devices.statistics_of_all(plan.model), devices.scope():
+            self._fit(plan, watch)
         self.epoch = watch.epoch + 1
         self._end(index, plan.model, best)
 
@@ -148,9 +154,13 @@ class Loop:
             precision=noted.get("precision", "auto"),
             say=self.say,
         )
-        if fit.teacher is None:
-            return plan
-        return replace(plan, model=with_teacher(sized.built.model, experiment.teacher, fit.teacher))
+        # By it Keras decides whether the loss is scaled, so that small gradients do not vanish in float16.
+        plan.model.dtype_policy = sized.built.model.dtype_policy
+        if fit.teacher is not None:
+            return replace(plan, model=with_teacher(sized.built.model, experiment.teacher, fit.teacher))
+        if id(plan.model) not in self._shared:
+            self._shared[id(plan.model)] = experiment.devices.shared(plan.model)
+        return replace(plan, model=self._shared[id(plan.model)])
 
     def _compile(self, stage: Stage, sized: Sized, plan: FeaturePlan, steps: int) -> int:
         """Make the model ready for a stage; the steps that are run at a time."""
@@ -165,7 +175,8 @@ class Loop:
         if wanted == "auto":
             most = plan.steps_per_execution
             wanted = steps_at_a_time(plan.model, self.experiment.batch_size, steps, self.callbacks, most)
-        wanted = part_of(steps, wanted)
+        # Keras 3.15's loop over several steps is not one that TensorFlow can run on several devices.
+        wanted = 1 if self.experiment.devices.strategy else part_of(steps, wanted)
         model = plan.model
         if self._compiled == (model, wanted):
             # As `compile` does; but what validates stays as it was traced, for it does not depend on what trains.
@@ -181,7 +192,7 @@ class Loop:
                 loss=self.experiment.objective.loss,
                 metrics=self.experiment.objective.metrics,
                 steps_per_execution=wanted,
-                jit_compile=self.spec.compile.jit_compile,
+                jit_compile=jit_compile(self.spec),
             )
         self._compiled = (model, wanted)
         model.optimizer.build(model.trainable_variables)
@@ -189,22 +200,23 @@ class Loop:
 
     def _fit(self, plan: FeaturePlan, watch: Watch) -> None:
         """Train the epochs of a stage, or what is left of them."""
+        even = self.experiment.devices.even
         common: dict[str, Any] = {
-            "validation_data": plan.validation(),
+            "validation_data": even(plan.validation(), len(self.experiment.parts.get("validation", ()))),
             "callbacks": watch,
             "shuffle": False,  # the pipeline does it
             "verbose": self.verbose,
         }
         epoch = watch.epoch
         if step := watch.first_step:
-            rest = plan.train(first_epoch=epoch, first_step=step, epochs=None)
+            rest = even(plan.train(first_epoch=epoch, first_step=step, epochs=None))
             left = watch.steps - step
             # Private: Keras makes the metrics' variables, which have values to be given back, with the first step only.
             plan.model._symbolic_build(data_batch=next(iter(rest)))
             plan.model.fit(rest, steps_per_epoch=left, initial_epoch=epoch, epochs=epoch + 1, **common)
             epoch += 1
         if epoch < watch.end and not watch.stopped:
-            endless = plan.train(first_epoch=epoch, epochs=None)
+            endless = even(plan.train(first_epoch=epoch, epochs=None))
             plan.model.fit(endless, steps_per_epoch=watch.steps, initial_epoch=epoch, epochs=watch.end, **common)
         watch.finish()
         if self.history.diverged:
@@ -244,7 +256,8 @@ class Loop:
         arrays |= state.take(model.weights, "weights") | state.take(self._generators(), "generators")
         arrays |= state.take_backend()
         rows = {"rows": self.history.rows, "columns": self.history._columns}
-        checkpoint.write(self.file, {**facts, "history": rows}, arrays)
+        size = self.experiment.batch_size
+        checkpoint.write(self.file, {**facts, "batch_size": size, "history": rows}, arrays)
 
 
 def kept_until(run: Run) -> str:

@@ -21,7 +21,7 @@ from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.training.distillation import with_teacher
 from kerasimg.training.experiment import assemble, check_model, load_for, make_models
 from kerasimg.training.features import plan_features
-from kerasimg.training.objective import make_optimizer
+from kerasimg.training.objective import jit_compile, make_optimizer
 from kerasimg.training.trial import settle_choices
 
 SPAN = 0.1
@@ -134,7 +134,7 @@ def find_learning_rate(
     model.compile(
         optimizer=make_optimizer(spec, low),
         loss=experiment.objective.loss,
-        jit_compile=spec.compile.jit_compile,
+        jit_compile=jit_compile(spec),
     )
     finder = LearningRateFinder(low, high, steps)
     an_epoch = steps_of(len(parts["train"]), experiment.batch_size)

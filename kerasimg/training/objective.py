@@ -95,6 +95,12 @@ def make_objective(
     return Objective(loss, list(metrics.values()), targets)
 
 
+def jit_compile(spec: Spec) -> Any:
+    """`compile.jit_compile` as Keras takes it; what is left open, or still to be tried, is Keras' own choice."""
+    value = spec.compile.jit_compile
+    return value if isinstance(value, bool) else "auto"
+
+
 def make_optimizer(spec: Spec, learning_rate: Any, rates: Rates = Rates()) -> Any:  # noqa: B008 - it is frozen
     """A fresh optimizer, at the stage's learning rate where it has one, and what becomes of that rate."""
     value = spec.compile.optimizer

@@ -18,6 +18,7 @@ from kerasimg.data.split import record
 from kerasimg.errors import CallError, Fault, WeightsError
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.training import checkpoint
+from kerasimg.training.devices import devices_for
 from kerasimg.training.distillation import check_same_teacher
 from kerasimg.training.experiment import Experiment, assemble, make_models
 from kerasimg.training.run import TRAINING, Run
@@ -41,7 +42,9 @@ def experiment(run: Run, data: Data | None, cache: Any, say: Callable[[str], Non
     parts = recalled(source, kept)
     if source.soft and digest(source, parts["train"]) != call["soft_labels"]:
         raise ManyFaults([Fault(source.where, "", "the shares of the classes have changed"), _advice(source)])
-    return assemble(spec, source, parts, make_models(spec, weights, call["limits"]), cache or call["cache"])
+    devices = devices_for(spec, say)
+    sized = make_models(spec, weights, call["limits"], devices)
+    return assemble(spec, source, parts, sized, cache or call["cache"], devices)
 
 
 def recalled(source: Source, kept: Mapping[str, Any]) -> dict[Part, np.ndarray]:

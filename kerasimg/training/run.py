@@ -22,7 +22,7 @@ from kerasimg.models.classifier import Classifier
 from kerasimg.spec.load import Spec
 from kerasimg.spec.nodes import NAME
 from kerasimg.spec.writing import dumps
-from kerasimg.training import checkpoint
+from kerasimg.training import checkpoint, run_showing
 
 TRAINING = "training.json"
 """How it was called, what was chosen for each stage, and when it was finished."""
@@ -119,6 +119,12 @@ class Run:
         self.write_json("environment.json", environment())
         self.write_json(TRAINING, {**(call or {}), "stages": [], "finished": None})
 
+    def set_batch_size(self, size: int) -> None:
+        """Have its spec say another one, with which it goes on."""
+        resolved = self.read_json("spec.json")
+        resolved["fit"]["batch_size"] = size
+        self._write("spec.json", dumps(resolved))
+
     def other_surroundings(self) -> list[str]:
         """What the run began with and this process has otherwise: backend, processor cores, versions."""
         before, now = self.read_json("environment.json"), environment()
@@ -153,6 +159,10 @@ class Run:
 
     def _note(self, facts: Mapping[str, Any]) -> None:
         self.write_json(TRAINING, {**self.read_json(TRAINING), **facts})
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return run_showing.as_html(self)
 
     def __str__(self) -> str:
         try:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from kerasimg.catalog import Reference
+from kerasimg.catalog import Reference, own_weights
 from kerasimg.data.cache import Cache
 from kerasimg.data.check import OnBadImage, require_sound
 from kerasimg.data.items import ManyFaults
@@ -22,10 +22,12 @@ from kerasimg.evaluation.report import write_report
 from kerasimg.models.classifier import MODEL_FILE, Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.training import recall
+from kerasimg.training.devices import devices_for
 from kerasimg.training.distillation import locate_teacher
 from kerasimg.training.experiment import Experiment, assemble, check_model, load_for, make_models
 from kerasimg.training.interruption import patient
-from kerasimg.training.loop import Loop, kept_until
+from kerasimg.training.loop import kept_until
+from kerasimg.training.memory import train_in_memory
 from kerasimg.training.run import TRAINING, Run
 from kerasimg.training.sizes import size_of
 from kerasimg.training.trial import is_out_of_memory, settle_choices
@@ -56,7 +58,8 @@ def train(
 ) -> Run:
     """Train the classifier of a spec, judge it on held-out pictures, and keep all of it in a new folder.
 
-    ref: a zoo name, the path of a spec, a dict, or a loaded spec.  params, set: its params, and edits by path.
+    ref: a zoo name, the path of a spec, a pack, whose weights it begins with, a dict, or a loaded spec.
+    params, set: the spec's params, and edits by path.
     data: a folder with a folder per class, a manifest (.csv, .jsonl), an .npz, (images, labels), or "sample".
     out: the folder in which the run gets its own, `<name>-<k>`.
     weights, limits: as for `build`.
@@ -69,10 +72,13 @@ def train(
     Raises SpecError, DataError, WeightsError or CallError before the first epoch; afterwards KerasimgError when the
     loss is no number any more or something is in the way, and Interrupted after Ctrl-C: `resume` goes on from there.
     """
+    if weights is AS_THE_SPEC_SAYS:
+        weights = own_weights(ref) or weights
     spec, source = load_for(ref, data, set, params)
     spec, teacher = locate_teacher(spec)
     spec, tried = settle_choices(spec, source, limits, say)
-    sized = make_models(spec, weights, limits)
+    devices = devices_for(spec, say)
+    sized = make_models(spec, weights, limits, devices)
     check_model(spec, source, sized)
     say(source.describe())
     kept_pixels = cache if isinstance(cache, Cache) else Cache(cache)
@@ -84,7 +90,7 @@ def train(
         cache=kept_pixels,
     )
     parts = split(source, spec.fit.validation_split, spec.fit.test_split, spec.fit.seed)
-    experiment = assemble(spec, source, parts, sized, kept_pixels)
+    experiment = assemble(spec, source, parts, sized, kept_pixels, devices)
     call = {"weights": recall.described(weights), "limits": limits and dict(limits), "cache": recall.kind_of(cache)}
     call |= {"report": report, "tensorboard": tensorboard}
     call |= {"soft_labels": digest(source, parts["train"])} if source.soft else {}
@@ -92,7 +98,7 @@ def train(
     kept = recall.located(record(source, parts), data)
     run = Run.create(out, spec.name, lambda draft: draft.write_start(spec, source.classes, kept, call))
     say(f"training {', '.join(f'{part} {len(indices):,}' for part, indices in parts.items())} -> {run.folder}")
-    return _carry_out(experiment, run, verbose, say)
+    return _carry_out(experiment, run, data, verbose, say)
 
 
 def resume(
@@ -121,22 +127,22 @@ def resume(
     say(f"going on with {run.folder}: {kept_until(run)}")
     if others := run.other_surroundings():
         say(f"what comes out may differ in the last digits from the run undisturbed: {'; '.join(others)}")
-    return _carry_out(experiment, run, verbose, say)
+    return _carry_out(experiment, run, data, verbose, say)
 
 
-def _carry_out(experiment: Experiment, run: Run, verbose: int | str, say: Say) -> Run:
+def _carry_out(experiment: Experiment, run: Run, data: Data | None, verbose: int | str, say: Say) -> Run:
     """Train, save, judge and report, as far as that is still to be done."""
     asked = run.read_json(TRAINING)
     with _telling(run):
         with patient(say) as interruption:
-            Loop(experiment, run, interruption, verbose, say, asked["tensorboard"]).train()
+            experiment = train_in_memory(experiment, run, data, interruption, verbose, say)
         classifier = Classifier(experiment.built.model, experiment.spec, experiment.source.classes, run.folder)
         classifier.save(run.folder / MODEL_FILE)
         if (part := experiment.held_out) is not None:
             judge(classifier, experiment.source, experiment.parts[part], run.folder / "evaluation", part=part)
         run.finish()
         if asked["report"]:
-            write_report(run, say)
+            write_report(run, say, classifier)
     return run
 
 
@@ -163,9 +169,11 @@ def _telling(run: Run) -> Iterator[None]:
             raise ManyFaults([Fault("", "", named[1]), Fault("", "", _how_to_go_on(run))]) from None
         if is_out_of_memory(error):
             size = run.read_json("spec.json")["fit"]["batch_size"]
+            smaller = f"with a smaller one (--set fit.batch_size={size // 2}, or auto)"
+            advice = smaller if size > 1 else "with smaller pictures (image.size) or a smaller model"
             raise KerasimgError(
-                f"the memory does not suffice for batches of {size} pictures: train anew with a smaller one "
-                f"(--set fit.batch_size={max(1, size // 2)}), or make room and go on; {_how_to_go_on(run)}"
+                f"the memory does not suffice for batches of {size} pictures: train anew {advice}, or make room and "
+                f"go on; {_how_to_go_on(run)}"
             ) from error
         error.add_note(_how_to_go_on(run))
         raise

@@ -1,4 +1,4 @@
-"""What a spec leaves to a short trial on the spot: `fit.precision` and `fit.batch_size` that are "auto".
+"""What a spec leaves to a short trial on the spot: precision, batch size and XLA (`jit_compile`) that are "auto".
 
 The trial trains copies of the model for some steps on random pixels, before the run begins; the model of the run knows
 nothing of it. What was chosen stands in the run's spec, so a resumed run chooses the same, and in its notes with the
@@ -21,10 +21,10 @@ from kerasimg.data.sources import Source
 from kerasimg.errors import CallError
 from kerasimg.models.build import construct
 from kerasimg.models.frozen import split_frozen
-from kerasimg.models.inference import has_bfloat16
+from kerasimg.models.inference import has_bfloat16, has_gpu
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.training import stages
-from kerasimg.training.objective import make_objective, make_optimizer
+from kerasimg.training.objective import jit_compile, make_objective, make_optimizer
 
 Say = Callable[[str], None]
 Measure = Callable[[int], float]
@@ -43,6 +43,14 @@ ROOM = 0.5
 """Share of the free memory that a step may take by estimate, where the system would end the process for more."""
 TYPICAL = 32
 """The batch size for the trial of precisions, where that is open, too."""
+CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv2DTranspose,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv2D,
+)
 
 
 def settle_choices(
@@ -70,7 +78,40 @@ def settle_choices(
         }
         say(f"batch size: {size}, {why}")
         spec = load_again(spec, edits={"fit.batch_size": size}, other_options=False)
+    if spec.compile.jit_compile == "auto":
+        jit, found = best_compilation(spec, source, limits)
+        notes["jit_compile"] = {"chosen": jit, **found}
+        say(f"XLA: {'on' if jit else 'off'}, {found['why']}")
+        spec = load_again(spec, edits={"compile.jit_compile": jit}, other_options=False)
     return spec, notes
+
+
+def best_compilation(spec: Spec, source: Source, limits: Mapping[str, int] | None) -> tuple[bool, dict[str, Any]]:
+    """Whether to compile steps with XLA, and the figures; only on TensorFlow and where it may gain is it tried."""
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        why = "JAX runs by it" if backend == "jax" else "PyTorch has none, and its own compiler is not tried"
+        return backend == "jax", {"why": why}
+    size = spec.fit.batch_size
+    if not isinstance(size, int):
+        raise CallError(f"fit.batch_size: expected a number, got {size!r}")
+    plain = Subject(spec, source, spec.fit.precision, limits, jit=False)
+    if plain.convolves and not has_gpu():
+        # MobileNetV2 takes 15 times as long, and some minutes to compile.
+        return False, {"why": "which makes convolutions slower without a graphics processor"}
+    subjects = {False: plain, True: Subject(spec, source, spec.fit.precision, limits, jit=True)}
+    try:
+        times = {jit: subject.step_s(size) for jit, subject in subjects.items()}
+        for jit, subject in subjects.items():
+            times[jit] = min(times[jit], subject.step_s(size))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return False, {"why": f"for it cannot compile the model ({type(error).__name__})"}
+    milliseconds = {jit: round(1000 * seconds, 2) for jit, seconds in times.items()}
+    why = f"a step of {size} pictures took {milliseconds[True]:g} ms with it, {milliseconds[False]:g} ms without"
+    figures = {"with": milliseconds[True], "without": milliseconds[False]}
+    return times[True] < WORTH * times[False], {"why": why, "batch_size": size, "step_ms": figures}
 
 
 def best_precision(spec: Spec, source: Source, limits: Mapping[str, int] | None) -> tuple[str, dict[str, Any]]:
@@ -146,15 +187,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a backend says by this error that memory does not suffice."""
     text = str(error).lower()
     kind = type(error).__name__
-    return kind in ("ResourceExhaustedError", "OutOfMemoryError", "MemoryError") or any(
-        words in text for words in ("resource_exhausted", "out of memory", "oom when allocating")
-    )
+    if isinstance(error, MemoryError) or kind in ("ResourceExhaustedError", "OutOfMemoryError"):
+        return True
+    # JAX, cuDNN and cuBLAS, TensorFlow inside of another error; PyTorch on a processor
+    words = ("resource_exhausted", "out of memory", "oom when allocating", "can't allocate memory")
+    return any(word in text for word in words)
 
 
 class Subject:
     """A copy of a spec's model, as its last stage trains it, with random weights."""
 
-    def __init__(self, spec: Spec, source: Source, precision: str, limits: Mapping[str, int] | None) -> None:
+    def __init__(
+        self, spec: Spec, source: Source, precision: str, limits: Mapping[str, int] | None, jit: bool | None = None
+    ) -> None:
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(precision)
         try:
@@ -169,15 +214,19 @@ class Subject:
         objective = make_objective(spec, built.model, len(source.classes), soft=source.soft)
         self.model = built.model if split is None else split.rest
         self.targets, self.classes = objective.targets, len(source.classes)
-        self.model.compile(
-            optimizer=make_optimizer(spec, None), loss=objective.loss, jit_compile=spec.compile.jit_compile
-        )
+        wanted = jit_compile(spec) if jit is None else jit
+        self.model.compile(optimizer=make_optimizer(spec, None), loss=objective.loss, jit_compile=wanted)
 
     @property
     def bytes_of_picture(self) -> int:
         """What a picture takes in training, by estimate: the values between layers, there and back, in float32."""
         shapes = (_shape(layer) for layer in stages.leaves(self.model.layers))
         return 12 * sum(math.prod(side or 1 for side in shape[1:]) for shape in shapes)
+
+    @property
+    def convolves(self) -> bool:
+        """Whether a convolution is part of what is trained."""
+        return any(isinstance(layer, CONVOLUTIONS) for layer in stages.leaves(self.model.layers))
 
     def step_s(self, size: int) -> float:
         """Seconds of a training step with so many pictures, the fastest of several."""

@@ -165,5 +165,8 @@ class Watch(keras.callbacks.CallbackList):
     def _restore(self, checkpoint: Checkpoint) -> None:
         """What `_keep` has kept; a callback may change the optimizer, so its variables come last."""
         state.remind(self.remembering, checkpoint.facts["callbacks"], checkpoint.arrays)
-        state.give(self.model.optimizer.variables, checkpoint.arrays, "optimizer")
+        optimizer = self.model.optimizer
+        state.give(optimizer.variables, checkpoint.arrays, "optimizer")
+        if (done := checkpoint.facts.get("iterations")) is not None:
+            getattr(optimizer, "inner_optimizer", optimizer).iterations.assign(done)
         self._backend = checkpoint.arrays

@@ -7,7 +7,7 @@ import pytest
 
 from kerasimg.data import fast_decode
 from kerasimg.data.decode import decode
-from kerasimg.data.fast_decode import LARGEST, MEAN_BOUND, SMALLEST_RATIO, decode_fast, divisor, weights
+from kerasimg.data.fast_decode import LARGEST, MEAN_BOUND, SMALLEST_RATIO, decode_fast, divisor, roughness, weights
 from kerasimg.data.picture import BadImage
 from kerasimg.spec.document import Image, ResizePolicy
 
@@ -65,6 +65,28 @@ def test_the_decoders_own_scaling_stays_within_the_bound(photos: dict[str, PIL.I
         apart = difference(content, Image(size=[size, size]))
         assert apart.mean() < MEAN_BOUND
         assert apart.max() <= LARGEST
+
+
+@pytest.mark.usefixtures("libraries")
+@pytest.mark.parametrize("name", ["grass", "gravel", "page"])
+def test_textures_and_text_stay_within_the_bound(name: str):
+    data = pytest.importorskip("skimage.data")
+    picture = PIL.Image.fromarray(getattr(data, name)())
+    for width in (345, 375, 440, 512):
+        content = jpeg(picture.resize((width, width * picture.height // picture.width)))
+        for size in (128, 160, 224):
+            apart = difference(content, Image(size=[size, size], resize="crop"))
+            assert apart.mean() < MEAN_BOUND
+            assert apart.max() <= LARGEST
+
+
+def test_roughness_is_twice_the_distance_from_the_mean_of_neighbours():
+    assert roughness(np.full((90, 8, 3), 7, np.uint8)) == 0
+    assert roughness(np.broadcast_to(np.arange(90, dtype=np.uint8)[:, None, None], (90, 8, 3))) == 0
+    stripes = np.zeros((90, 8, 3), np.uint8)
+    stripes[:, ::2] = 10
+    assert roughness(stripes) == 10  # none down, 20 across
+    assert roughness(stripes[:2]) == 0
 
 
 def test_a_picture_is_decoded_at_a_scale_that_leaves_enough_for_the_filter():

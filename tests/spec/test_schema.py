@@ -102,8 +102,10 @@ def test_a_reference_leads_to_a_definition(validator):
                 yield from references(item)
 
     found = set(references(validator.schema))
-    definitions = {f"#/$defs/{name}" for name in validator.schema["$defs"]}
-    assert found <= definitions
+    for reference in found:
+        there = validator.schema
+        for step in reference.removeprefix("#/").split("/"):
+            there = there[step]
     assert len(found) > 100
 
 

@@ -7,6 +7,7 @@ import pytest
 
 import kerasimg
 from kerasimg.errors import SpecError
+from kerasimg.training import loop
 from kerasimg.training.run import Run
 
 Train = Callable[..., Run]
@@ -38,6 +39,26 @@ def test_features_are_kept_in_the_stages_that_have_a_frozen_part(
     frozen, trained = stage_weights(run, 1), stage_weights(run, 2)
     assert (frozen[0] != trained[0]).any()
     np.testing.assert_array_equal(trained[0], run.model.get_weights()[0])
+
+
+@pytest.mark.parametrize("features", ["cached", "fresh"])
+def test_the_rest_of_a_model_that_is_cut_trains_in_the_precision_of_the_whole(
+    train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: str
+):
+    optimizers = []
+
+    def fit(self: Any, plan: Any, watch: Any) -> None:
+        optimizers.append(type(plan.model.optimizer).__name__)
+        original(self, plan, watch)
+
+    original = loop.Loop._fit
+    monkeypatch.setattr(loop.Loop, "_fit", fit)
+    frozen = {"epochs": 2, "freeze": ["body"]}
+    run = train(spec(frozen, features=features, precision="mixed_float16"), data=colours, out=tmp_path)
+    assert run.read_json("training.json")["stages"][0]["features"] == features
+    assert optimizers == ["LossScaleOptimizer"]
+    first, last = run.history[0], run.history[-1]
+    assert last["loss"] < first["loss"]
 
 
 def test_features_that_no_stage_has_are_refused_before_the_first_epoch(

@@ -2,8 +2,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import pytest
 
+import kerasimg
 from kerasimg.catalog import load
 from kerasimg.data.sources import open_source
 from kerasimg.errors import CallError, KerasimgError
@@ -78,6 +80,53 @@ def test_what_is_left_open_is_chosen_noted_and_part_of_the_runs_spec(
     assert [line.partition(":")[0] for line in said[:2]] == ["precision", "batch size"]
 
 
+def test_xla_is_not_tried_for_convolutions_without_a_graphics_processor(
+    train: Train, tiny: Any, colours: Any, tmp_path: Path
+):
+    convolution = {"layer": "Conv2D", "filters": 2, "kernel_size": 3}
+    compile = {"jit_compile": "auto"}
+    stages = {"stages": [{"epochs": 1}], "batch_size": 8}
+    said: list[str] = []
+    train(
+        tiny(model=[convolution, *tiny()["model"]], compile=compile, fit=stages),
+        data=colours,
+        out=tmp_path,
+        say=said.append,
+    )
+    assert said[0] == "XLA: off, which makes convolutions slower without a graphics processor"
+
+
+def test_xla_is_chosen_by_trial_where_the_spec_says_auto_and_only_there(
+    train: Train, tiny: Any, colours: Any, tmp_path: Path
+):
+    stages = {"stages": [{"epochs": 1}], "batch_size": 8}
+    run = train(tiny(compile={"jit_compile": "auto"}, fit=stages), data=colours, out=tmp_path)
+    tried = run.read_json("training.json")["tried"]["jit_compile"]
+    assert tried["batch_size"] == 8
+    assert sorted(tried["step_ms"]) == ["with", "without"]
+    assert run.read_json("spec.json")["compile"]["jit_compile"] is tried["chosen"]
+    plain = train(tiny(fit=stages), data=colours, out=tmp_path)
+    assert plain.read_json("spec.json")["compile"]["jit_compile"] is None
+    assert "tried" not in plain.read_json("training.json")
+
+
+def test_a_model_that_xla_cannot_compile_is_left_to_keras(tiny: Any, colours: Any):
+    kerasimg.register(Outside)
+    spec = load(tiny(model=[{"layer": "Outside"}, *tiny()["model"]], fit={"batch_size": 8}), num_classes=3)
+    chosen, found = trial.best_compilation(spec, open_source(colours), None)
+    assert not chosen
+    assert found["why"].startswith("for it cannot compile the model (")
+
+
+class Outside(keras.layers.Layer):
+    """Something that runs outside of TensorFlow's graph."""
+
+    def call(self, x: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.ensure_shape(tf.numpy_function(lambda pixels: pixels, [x], tf.float32), x.shape)
+
+
 def test_a_trial_changes_nothing_of_the_training(train: Train, tiny: Any, colours: Any, tmp_path: Path):
     stages = {"stages": [{"epochs": 1}]}
     tried = train(tiny(fit={"batch_size": "auto", **stages}), data=colours, out=tmp_path)
@@ -101,5 +150,5 @@ def test_memory_that_runs_out_later_is_told_with_a_batch_size_to_begin_anew_with
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
     monkeypatch.setattr(loop.Loop, "_fit", no_room)
-    with pytest.raises(KerasimgError, match=r"batches of 8 pictures: train anew .*--set fit\.batch_size=4\)"):
+    with pytest.raises(KerasimgError, match=r"batches of 8 pictures: train anew .*--set fit\.batch_size=4, or auto\)"):
         train(tiny(fit={"batch_size": 8, "stages": [{"epochs": 1}]}), data=colours, out=tmp_path)

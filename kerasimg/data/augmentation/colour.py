@@ -86,7 +86,7 @@ def hue_turned(pixels: Any, part: Any) -> Any:
     step = 1.0 / tf.maximum(spread, EPSILON)
     of_green, of_blue = step * (blue - red) + 2.0, step * (red - green) + 4.0
     hue = tf.where(tf.equal(value, red), step * (green - blue), tf.where(tf.equal(value, green), of_green, of_blue))
-    hue, value, spread = settled(part >= -1.0, hue + 6.0 * part, value, spread)
+    hue, value, spread = settled(part >= -1.0, lambda: [hue + 6.0 * part, value, spread])
     place = tf.constant([5.0, 3.0, 1.0]) + hue[..., tf.newaxis]
     place -= 6.0 * tf.floor(place * (1.0 / 6.0))
     share = tf.clip_by_value(tf.minimum(place, 4.0 - place), 0.0, 1.0)

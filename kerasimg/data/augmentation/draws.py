@@ -65,8 +65,8 @@ def words(key: tuple[Any, ...], parts: Sequence[Part], run: Any) -> list[Any]:
         [(block, *part.stream) for part, some in zip(parts, blocks, strict=True) for block in range(some)], np.int64
     )
     counter = [tf.constant(column) for column in (counters.reshape(-1, 3) % 2**32).astype(np.uint32).T]
-    drawn = threefry(tuple(word[:, tf.newaxis] for word in key), (*counter, run))
-    flat = tf.reshape(tf.stack(settled(uniform(run) >= 0.0, *drawn), axis=-1), (-1, 4 * sum(blocks)))
+    drawn = settled(uniform(run) >= 0.0, lambda: threefry(tuple(word[:, tf.newaxis] for word in key), (*counter, run)))
+    flat = tf.reshape(tf.stack(drawn, axis=-1), (-1, 4 * sum(blocks)))
     split = tf.split(flat, [4 * some for some in blocks], axis=1)
     return [some[:, : part.numbers] for some, part in zip(split, parts, strict=True)]
 

@@ -60,13 +60,13 @@ def noise(key: Any, shape: tuple[int, int, int]) -> Any:
     blocks = tf.cast(tf.range(-(-count // 8)), tf.uint32)
     zero = tf.constant(0, tf.uint32)
     known = uniform(key[0]) >= 0.0
-    words = settled(known, *threefry(tuple(tf.unstack(key)), (blocks, zero, zero, zero), NOISE_ROUNDS))
+    words = settled(known, lambda: threefry(tuple(tf.unstack(key)), (blocks, zero, zero, zero), NOISE_ROUNDS))
     low, high = tf.constant(65535, tf.uint32), tf.constant(16, tf.uint32)
     halves = [
         half for word in words for half in (tf.bitwise.bitwise_and(word, low), tf.bitwise.right_shift(word, high))
     ]
     # Not interleaved, which would take longer: which number goes to which pixel does not matter.
-    (numbers,) = settled(known, tf.concat(halves, axis=0)[:count])
+    (numbers,) = settled(known, lambda: [tf.concat(halves, axis=0)[:count]])
     even = (tf.cast(numbers, tf.float32) + 0.5) / 65536.0
     normal = math.sqrt(2) * tf.math.erfinv(2.0 * even - 1.0)
     return tf.reshape(tf.clip_by_value(255.0 * normal, 0.0, 255.0), shape)

@@ -43,7 +43,7 @@ class Geometric:
 class Warp(Operation):
     """A run of geometric layers, in one interpolation."""
 
-    last = True
+    costly = True
 
     size: Size
 

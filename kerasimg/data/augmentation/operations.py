@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -13,15 +14,15 @@ class Operation:
     name: of the layer it stands for.
     numbers: how many random words it draws a picture.
     size: height and width of its results, where they are not those of what it gets.
-    alone: whether what comes before is best computed in full first (`settled`), because it reads pixels repeatedly.
-    last: whether what comes after is best to wait for it, because computing it again would cost more.
+    alone: whether it reads pixels repeatedly, so that what comes before is best computed in full first.
+    costly: whether, for one that is `alone`, it is worth a pass of its own over the batch.
     """
 
     name: str = ""
     numbers: int = 0
     size: tuple[int, int] | None = None
     alone: bool = False
-    last: bool = False
+    costly: bool = False
 
     def draw(self, words: Any) -> tuple[Any, ...]:
         """Draw for a batch, from (N, numbers) uint32: tensors with one row a picture."""
@@ -32,12 +33,13 @@ class Operation:
         raise NotImplementedError
 
 
-def settled(known: Any, *tensors: Any) -> list[Any]:
-    """The same tensors, computed in full before they are used.
+def settled(known: Any, compute: Callable[[], Sequence[Any]]) -> list[Any]:
+    """What `compute` gives, in full before it is used.
 
     XLA otherwise computes a value anew for each of its uses: lookups for each use of a pixel, a hue for each channel.
-    It does not see through a condition that it cannot decide. known: a bool that is true, but not to the compiler.
+    It sees through conditions, but not through a loop that runs as often as only the data knows: once.
+    known: a bool that is true, but not to the compiler.  compute: may be called more than once.
     """
-    return tf.cond(
-        known, lambda: [tf.identity(one) for one in tensors], lambda: [tf.zeros_like(one) for one in tensors]
-    )
+    empty = [tf.zeros_like(one) for one in compute()]
+    times = tf.cast(known, tf.int32)
+    return list(tf.while_loop(lambda turn, *_: turn < times, lambda turn, *_: (turn + 1, *compute()), (0, *empty))[1:])

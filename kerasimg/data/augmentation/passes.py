@@ -1,7 +1,8 @@
-"""Operations in one function compiled by XLA: a loop over the pictures of a batch.
+"""Operations in one function compiled by XLA: passes over a batch, each a loop over its pictures.
 
 The loop's body sees one picture at a time, so that what comes of it depends neither on how many there are nor on which
-come with it, and what stands between two operations fits the processor's cache. Blending begins a loop of its own: it
+come with it, and what stands between two operations fits the processor's cache. A new pass begins where an operation
+reads pixels repeatedly that cost much to compute, which XLA would do again for each reading; and with blending, which
 looks at what the other pictures have become.
 """
 
@@ -66,34 +67,32 @@ class Compiled:
 
     def _apply(self, images: Any, drawn: Sequence[tuple[Any, ...]], count: Any) -> Any:
         """The first `count` pictures, changed."""
-        stretch: list[tuple[Operation, Any]] = []
+        passes: list[list[tuple[Operation, Any]]] = [[]]
         for operation, rows in zip(self.operations, drawn, strict=True):
-            if stretch and isinstance(operation, Blend):
-                images, stretch = _each(images, stretch, count), []
-            stretch.append((operation, rows))
-        return _each(images, stretch, count)
+            waits = operation.alone and any(before.costly for before, _ in passes[-1])
+            if passes[-1] and (waits or isinstance(operation, Blend)):
+                passes.append([])
+            passes[-1].append((operation, rows))
+        for these, then in zip(passes, [*passes[1:], None], strict=True):
+            # Colours may leave 0-255 between two passes, but not in what is blended.
+            images = _each(images, these, count, clip=then is None or isinstance(then[0][0], Blend))
+        return images
 
 
-def _each(images: Any, stretch: Sequence[tuple[Operation, Any]], count: Any) -> Any:
-    """Each of the first `count` pictures after the operations, float32 of 0-255."""
-    operations = [operation for operation, _ in stretch]
-    rows = [drawn for _, drawn in stretch]
+def _each(images: Any, operations: Sequence[tuple[Operation, Any]], count: Any, clip: bool) -> Any:
+    """Each of the first `count` pictures after the operations, float32; of 0-255, if they are to be clipped."""
 
     def change(number: Any) -> Any:
-        picture, before = images[number], None
-        for operation, drawn in zip(operations, tf.nest.map_structure(lambda row: row[number], rows), strict=True):
-            if before is not None and (before.last or operation.alone):
-                (picture,) = settled(number >= 0, picture)
-            if isinstance(operation, Blend):
-                partner, mine = drawn
-                other = tf.cast(images[partner], tf.float32)
-                picture = operation.blend(tf.cast(picture, tf.float32), other, mine)
-            else:
-                picture = operation.apply(picture, drawn)
-            before = operation
-        return clipped(tf.cast(picture, tf.float32))
+        picture = images[number]
+        for place, (operation, rows) in enumerate(operations):
+            if operation.alone and any(before.alone for before, _ in operations[:place]):
+                (picture,) = settled(number >= 0, functools.partial(_alone, picture))
+            mine = tf.nest.map_structure(lambda row: row[number], rows)
+            picture = _changed(picture, operation, mine, images)
+        picture = tf.cast(picture, tf.float32)
+        return clipped(picture) if clip else picture
 
-    size = next((operation.size for operation in reversed(operations) if operation.size), images.shape[1:3])
+    size = next((operation.size for operation, _ in reversed(operations) if operation.size), images.shape[1:3])
     shape = (*size, images.shape[3])
     done = tf.TensorArray(tf.float32, size=tf.shape(images)[0], element_shape=shape)
     _, done = tf.while_loop(
@@ -102,6 +101,18 @@ def _each(images: Any, stretch: Sequence[tuple[Operation, Any]], count: Any) -> 
         (tf.constant(0), done),
     )
     return tf.ensure_shape(done.stack(), (images.shape[0], *shape))
+
+
+def _alone(picture: Any) -> list[Any]:
+    return [picture]
+
+
+def _changed(picture: Any, operation: Operation, drawn: Any, images: Any) -> Any:
+    """A picture after an operation. images: among which one that blends finds its partner."""
+    if not isinstance(operation, Blend):
+        return operation.apply(picture, drawn)
+    partner, mine = drawn
+    return operation.blend(tf.cast(picture, tf.float32), tf.cast(images[partner], tf.float32), mine)
 
 
 def _padded(rows: Any, missing: Any) -> Any:

@@ -36,7 +36,7 @@ OF_ALL: Final = ("random_brightness", "random_color_degeneration", "random_contr
 class Policy(Operation):
     """Something that is done to each picture several times, each time drawn anew: `draw_once`, `once`."""
 
-    alone = last = True
+    alone = costly = True
 
     def __init__(self, name: str, numbers: int, times: int):
         self.name, self.times, self.numbers = name, times, numbers * times
@@ -107,7 +107,7 @@ class Mixture(Operation):
     """
 
     name = "AugMix"
-    alone = last = True
+    alone = costly = True
 
     def __init__(self, choice: Choice, chains: int, depth: int):
         self.choice, self.chains, self.depth = choice, chains, depth

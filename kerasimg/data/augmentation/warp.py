@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from kerasimg.data.augmentation.operations import settled
+
 
 class Outside(NamedTuple):
     """What stands outside a picture, as Keras and TensorFlow's ImageProjectiveTransformV3 have it."""
@@ -47,7 +49,26 @@ def warp(picture: Any, moves: Sequence[Move], size: tuple[int, int], interpolati
 
     moves: from the picture to the result.  interpolation: bilinear or nearest.
     """
-    y, x = tf.meshgrid(tf.range(size[0], dtype=tf.float32), tf.range(size[1], dtype=tf.float32), indexing="ij")
+    # Never false, not even of what is no number.
+    known = tf.logical_not(moves[0].matrix[0] > 3e38)
+    x, y, *weights = settled(known, lambda: _followed(moves, size, interpolation))
+    pixels = Pixels(picture)
+    parts = SAMPLE[interpolation](pixels, x, y)
+    if weights:
+        share, filled = (pixels.for_each(weight) for weight in weights)
+        parts = [part * share + filled for part in parts]
+    return tf.reshape(tf.stack(parts, axis=-1), (*size, picture.shape[2]))
+
+
+def _followed(moves: Sequence[Move], size: tuple[int, int], interpolation: str) -> list[Any]:
+    """Where the pixels of the result come from: columns and rows, (P,) float32, one row of the result after the other.
+
+    And, where something is filled, the share of the picture in each pixel, and what is added to that.
+    """
+    # In one row: XLA would work out row and column of each pixel again wherever it looks something up.
+    number = tf.range(size[0] * size[1])
+    row = tf.truncatediv(number, size[1])
+    x, y = tf.cast(number - row * size[1], tf.float32), tf.cast(row, tf.float32)
     share, filled = None, None
     for move in reversed(moves):
         x, y = _back(x, y, move)
@@ -61,8 +82,38 @@ def warp(picture: Any, moves: Sequence[Move], size: tuple[int, int], interpolati
         outer = move.outside.value * (1.0 - inside if share is None else share * (1.0 - inside))
         share = inside if share is None else share * inside
         filled = outer if filled is None else filled + outer
-    pixels = SAMPLE[interpolation](picture, x, y)
-    return pixels if share is None or filled is None else pixels * share[..., tf.newaxis] + filled[..., tf.newaxis]
+    return [x, y] if share is None else [x, y, share, filled]
+
+
+class Pixels:
+    """The pixels of a picture, (H, W, C), to be looked up at places in it.
+
+    Up to three channels of bytes are one number, which is looked up once, and parts of the result on their own. Other
+    pixels stay together.
+    """
+
+    def __init__(self, picture: Any):
+        self.height, self.width, self.channels = picture.shape
+        self.packed = picture.dtype == tf.uint8 and self.channels <= 3
+        if self.packed:
+            scales = tf.constant([1, 256, 65536][: self.channels])
+            picture = tf.reduce_sum(tf.cast(picture, tf.int32) * scales, axis=-1, keepdims=True)
+        self.table = tf.reshape(picture, (self.height * self.width, -1))
+
+    def at(self, places: Sequence[Any]) -> list[list[Any]]:
+        """For several (P,) int32, row * width + column each: what stands there, of each part, as with `for_each`."""
+        if not self.packed:
+            return [[tf.cast(tf.gather(self.table, place), tf.float32) for place in places]]
+        found = [tf.gather(self.table[:, 0], place) for place in places]
+        return [[_byte(packed, channel) for packed in found] for channel in range(self.channels)]
+
+    def for_each(self, values: Any) -> Any:
+        """(P,) as it goes with a part: the same, or (P, 1)."""
+        return values if self.packed else values[:, tf.newaxis]
+
+
+def _byte(packed: Any, number: int) -> Any:
+    return tf.cast(tf.bitwise.bitwise_and(tf.bitwise.right_shift(packed, 8 * number), 255), tf.float32)
 
 
 def _back(x: Any, y: Any, move: Move) -> tuple[Any, Any]:
@@ -108,32 +159,27 @@ def _wrap(place: Any, length: int) -> Any:
     return _nearest(tf.where(place < 0, before, tf.where(place > length - 1, after, place)), length)
 
 
-def _bilinear(picture: Any, x: Any, y: Any) -> Any:
-    height, width, _ = picture.shape
+def _bilinear(pixels: Pixels, x: Any, y: Any) -> list[Any]:
+    width, height = pixels.width, pixels.height
     x, y = _nearest(x, width), _nearest(y, height)
     left, top = tf.floor(x), tf.floor(y)
-    across, down = (x - left)[..., tf.newaxis], (y - top)[..., tf.newaxis]
+    across, down = pixels.for_each(x - left), pixels.for_each(y - top)
     column, row = tf.cast(left, tf.int32), tf.cast(top, tf.int32)
     next_column, next_row = tf.minimum(column + 1, width - 1), tf.minimum(row + 1, height - 1)
-    at = [
-        _pixels(picture, r, c)
-        for r, c in ((row, column), (row, next_column), (next_row, column), (next_row, next_column))
-    ]
-    upper = at[0] + across * (at[1] - at[0])
-    lower = at[2] + across * (at[3] - at[2])
-    return upper + down * (lower - upper)
+    corners = ((row, column), (row, next_column), (next_row, column), (next_row, next_column))
+    mixed = []
+    for at in pixels.at([r * width + c for r, c in corners]):
+        upper = at[0] + across * (at[1] - at[0])
+        lower = at[2] + across * (at[3] - at[2])
+        mixed.append(upper + down * (lower - upper))
+    return mixed
 
 
-def _closest(picture: Any, x: Any, y: Any) -> Any:
-    height, width, _ = picture.shape
+def _closest(pixels: Pixels, x: Any, y: Any) -> list[Any]:
+    width, height = pixels.width, pixels.height
     # Half a pixel away counts as the next one.
     column, row = (tf.cast(tf.floor(place + 0.5), tf.int32) for place in (_nearest(x, width), _nearest(y, height)))
-    return _pixels(picture, tf.minimum(row, height - 1), tf.minimum(column, width - 1))
-
-
-def _pixels(picture: Any, row: Any, column: Any) -> Any:
-    _, width, channels = picture.shape
-    return tf.cast(tf.gather(tf.reshape(picture, (-1, channels)), row * width + column), tf.float32)
+    return [at for (at,) in pixels.at([tf.minimum(row, height - 1) * width + tf.minimum(column, width - 1)])]
 
 
 FOLDS = {"nearest": _nearest, "reflect": _reflect, "wrap": _wrap}

@@ -1,0 +1,76 @@
+"""The loading of Keras, which takes longer than most of what is then done with it.
+
+Keras imports scikit-learn, pandas and Matplotlib for three conveniences (its scikit-learn wrappers, data frames in
+`fit`, picture galleries) that no command uses, and goes on without where they are missing. So in these processes, while
+Keras is loaded, they are missing; whoever imports them afterwards gets them. A process that uses kerasimg as a library
+imports Keras as ever.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from types import ModuleType
+
+SPARED = frozenset({"sklearn", "pandas", "matplotlib"})
+"""What Keras does without."""
+
+
+@contextmanager
+def keras_loaded() -> Iterator[None]:
+    """Load Keras with its backend's start-up chatter held back; it is told when the start fails.
+
+    Nothing else runs beside it: an import holds Python's lock nearly all the time, and reading pictures in another
+    thread lost more than it gained.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as chatter:
+        os.dup2(chatter.fileno(), 2)
+        try:
+            _load()
+        except BaseException:
+            chatter.seek(0)
+            os.write(kept, chatter.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+    yield
+
+
+def _load() -> None:
+    if "keras" in sys.modules:
+        return
+    spared = _Spared(threading.get_ident())
+    collecting = gc.isenabled()
+    gc.disable()  # nearly all that an import makes stays, so a fifth of its time would be spent on looking through it
+    sys.meta_path.insert(0, spared)
+    try:
+        import keras
+
+        keras.ops.zeros(1)
+    finally:
+        sys.meta_path.remove(spared)
+        if collecting:
+            gc.enable()
+    gc.freeze()
+
+
+class _Spared(MetaPathFinder):
+    """Finds nothing, and for one thread keeps the others from finding what it is to do without."""
+
+    def __init__(self, thread: int) -> None:
+        self.thread = thread
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        """Nothing; ModuleNotFoundError for what is spared."""
+        if fullname in SPARED and threading.get_ident() == self.thread:
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)

@@ -1,0 +1,117 @@
+"""What scikit-learn's metrics of the same names give, in NumPy: to load scikit-learn takes longer than most judgements.
+
+Its conventions hold: a division by zero gives 0, ties are one point of a curve. The tests compare each with it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+LEAST = float(np.finfo(np.float64).eps)
+"""A smaller probability counts as this one in the log loss."""
+
+
+class Counts(NamedTuple):
+    """Of each class, (K,): how often it was decided for rightly, decided for at all, and true."""
+
+    right: np.ndarray
+    decided: np.ndarray
+    true: np.ndarray
+
+    @property
+    def precision(self) -> np.ndarray:
+        """Share of the decisions that are right."""
+        return shares(self.right, self.decided)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """Share of the truth that is found."""
+        return shares(self.right, self.true)
+
+    @property
+    def f1(self) -> np.ndarray:
+        """Harmonic mean of both."""
+        return shares(2 * self.right, self.decided + self.true)
+
+    def only(self, kept: np.ndarray) -> Counts:
+        """Of some of the classes."""
+        return Counts(*(each[kept] for each in self))
+
+    def together(self) -> Counts:
+        """Of all classes as if they were one."""
+        return Counts(*(each.sum(keepdims=True) for each in self))
+
+
+def shares(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """What a part is of the whole, 0 where there is nothing."""
+    return np.divide(part, whole, out=np.zeros(len(part)), where=np.asarray(whole) > 0)
+
+
+def counts(truth: np.ndarray, decision: np.ndarray, classes: int) -> Counts:
+    """truth, decision: (N,) numbers of classes, or (N, K) of 0 and 1, where any number of them holds."""
+    if truth.ndim == 2:
+        return Counts((truth * decision).sum(axis=0), decision.sum(axis=0), truth.sum(axis=0))
+    right = np.bincount(truth[truth == decision], minlength=classes)
+    return Counts(right, np.bincount(decision, minlength=classes), np.bincount(truth, minlength=classes))
+
+
+def confusion_matrix(truth: np.ndarray, decision: np.ndarray, classes: int) -> np.ndarray:
+    """(K, K) counts, rows the truth, columns the decision."""
+    return np.bincount(truth * classes + decision, minlength=classes * classes).reshape(classes, classes)
+
+
+def log_loss(p: np.ndarray) -> float:
+    """Mean of -ln p.  p: (N,) float64, the probability of what is true, each."""
+    return float(-np.log(np.clip(p, LEAST, 1 - LEAST)).mean())
+
+
+def ranks(truth: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """(N,) how many classes stand before the true one, the likeliest first; of equals the last class first.
+
+    truth: (N,).  p: (N, K).
+    """
+    ordered = np.argsort(p, axis=1, kind="stable")[:, ::-1]
+    return np.asarray((ordered == truth[:, np.newaxis]).argmax(axis=1))
+
+
+def roc_curve(truth: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False and true positive rates, from none to all, without points on a line between their neighbours.
+
+    truth: (N,) of 0 and 1, with both.  p: (N,).
+    """
+    false, true = _by_threshold(truth, p)
+    if len(false) > 2:
+        corner = np.logical_or(np.diff(false, 2), np.diff(true, 2))
+        kept = np.flatnonzero(np.concatenate([[True], corner, [True]]))
+        false, true = false[kept], true[kept]
+    return np.append(0, false) / false[-1], np.append(0, true) / true[-1]
+
+
+def precision_recall_curve(truth: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall, by rising threshold, and at last the point (1, 0).  truth: (N,) with a 1.  p: (N,)."""
+    false, true = _by_threshold(truth, p)
+    precision, recall = shares(true, true + false), true / true[-1]
+    return np.append(precision[::-1], 1), np.append(recall[::-1], 0)
+
+
+def roc_auc(truth: np.ndarray, p: np.ndarray) -> float:
+    """The area under the ROC curve, by trapezia."""
+    false, true = roc_curve(truth, p)
+    return float(np.trapezoid(true, false) if hasattr(np, "trapezoid") else np.trapz(true, false))  # type: ignore[attr-defined]
+
+
+def average_precision(truth: np.ndarray, p: np.ndarray) -> float:
+    """The area under the precision-recall curve, by steps."""
+    precision, recall = precision_recall_curve(truth, p)
+    return max(0.0, float(-(np.diff(recall) * precision[:-1]).sum()))
+
+
+def _by_threshold(truth: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False and true positives at each threshold that p has, the highest first."""
+    order = np.argsort(p, kind="stable")[::-1]
+    p, truth = p[order], truth[order]
+    last = np.append(np.flatnonzero(np.diff(p)), len(p) - 1)
+    true = np.cumsum(truth, dtype=np.float64)[last]
+    return 1 + last - true, true

@@ -1,0 +1,78 @@
+"""A classifier as a pack, and a pack as a classifier: the model is built from its spec, and only numbers are read.
+
+The numbers stand in the order in which Keras lists a model's weights, each with its path as a name for people. The same
+spec gives the same order on every backend.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerasimg.catalog import ZOO, find
+from kerasimg.errors import CallError
+from kerasimg.models.backbones import specs_beside
+from kerasimg.models.build import construct
+from kerasimg.models.classifier import Classifier
+from kerasimg.models.weights import load_pack
+from kerasimg.spec import pack
+from kerasimg.spec.load import load_file
+from kerasimg.spec.parents import Found
+from kerasimg.spec.writing import dumps
+
+PACKAGES = ("kerasimg", "keras")
+
+
+def write(classifier: Classifier, path: Path, *, card: str = "", figures: Mapping[str, Any] | None = None) -> None:
+    """Write a classifier as a pack.  card: its model card, Markdown.  figures: what it reached."""
+    from safetensors.numpy import save
+
+    spec = classifier.spec
+    arrays = {_key(place, variable): _array(variable) for place, variable in enumerate(classifier.model.weights)}
+    members = {pack.SPEC: dumps(spec.resolved).encode()}
+    if beside := specs_beside(spec):
+        members[pack.BESIDE] = json.dumps(beside, ensure_ascii=False, indent=2).encode()
+    if card:
+        members[pack.CARD] = card.encode()
+    if any(Path(inner.folder).is_relative_to(ZOO) for inner in spec.within.opened.values()):
+        members[pack.NOTICE] = (ZOO / "NOTICE").read_bytes()
+    members[pack.WEIGHTS] = save(arrays, {"format": "keras"})
+    facts = {
+        "name": spec.name,
+        "task": spec.task,
+        "classes": list(classifier.classes),
+        "temperature": classifier.temperature,
+        "thresholds": None if classifier.thresholds is None else list(classifier.thresholds),
+        "license": spec.card.license,
+        "figures": dict(figures or {}),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    pack.write(path, facts, members)
+
+
+def read(path: Path) -> Classifier:
+    """The classifier in a pack; CallError when it is none, WeightsError when its parts do not go together."""
+    opened = pack.Pack(path)
+    spec = load_file(Found(pack.spec_file(path), str(path)), find)
+    model = construct(spec, weights=None).model
+    load_pack(model, path)
+    manifest = opened.manifest
+    thresholds = None if manifest.thresholds is None else tuple(manifest.thresholds)
+    return Classifier(model, spec, tuple(manifest.classes), None, manifest.temperature, thresholds)
+
+
+def _key(place: int, variable: Any) -> str:
+    return f"{place:05d} {variable.path}"
+
+
+def _array(variable: Any) -> np.ndarray:
+    array = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
+    if array.dtype not in (np.float32, np.float16, np.float64, np.int32, np.int64, np.uint8, np.int8, np.bool_):
+        raise CallError(f"{variable.path}: weights of type {array.dtype} cannot be packed")
+    return array

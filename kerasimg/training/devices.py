@@ -1,0 +1,172 @@
+"""Training on several devices at once: each takes an equal share of every batch, and all take one step together.
+
+Keras does the work: `keras.distribution.DataParallel` on JAX, TensorFlow's MirroredStrategy. Both want batches that can
+be parted evenly, and the last one of an epoch often cannot. It is filled up with pictures of its own that count for
+nothing, neither in the loss nor in a figure, and those that were there count for so much more in the mean over the
+batch that the step is the one that a single device would take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from kerasimg.errors import CallError
+from kerasimg.spec.load import Spec
+from kerasimg.training.stages import leaves
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Devices:
+    """What a training runs on."""
+
+    names: tuple[str, ...] = ()
+    """As the backend calls them; none: Keras' own choice, which is one."""
+    strategy: Any = None
+    """TensorFlow's or Keras' object; None where there is one device."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return max(1, len(self.names))
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        """Where models are made, compiled and trained."""
+        if self.strategy is None:
+            yield
+            return
+        with self.strategy.scope():
+            yield
+
+    @contextlib.contextmanager
+    def statistics_of_all(self, model: Any) -> Iterator[None]:
+        """Have BatchNormalization see the whole batch, not the share of a device, as on JAX it does by itself."""
+        normal = [layer for layer in leaves(model.layers) if isinstance(layer, keras.layers.BatchNormalization)]
+        alone = [layer for layer in normal if layer.trainable and not layer.synchronized]
+        if self.strategy is None or keras.backend.backend() != "tensorflow":
+            alone = []
+        for layer in alone:
+            layer.synchronized = True
+        try:
+            yield
+        finally:
+            for layer in alone:
+                layer.synchronized = False
+
+    def shared(self, model: Any) -> Any:
+        """The model to compile and fit, made of this model's own layers; fed with `even` batches."""
+        if self.strategy is None:
+            return model
+        with self.scope():
+            shared = Shared(model.inputs, model.outputs[0], name=model.name)
+        shared.dtype_policy = model.dtype_policy
+        return shared
+
+    def even(self, dataset: Any, rows: int | None = None) -> Any:
+        """Batches that can be parted evenly: (x, y, (m, 2) what each row weighs, and whether it is one).
+
+        dataset: of (x, y) or (x, y, w).  rows: how many it has in all, where its loss is taken as one mean over them
+        and not batch by batch, as when a model is judged.
+        """
+        if self.strategy is None or dataset is None:
+            return dataset
+        import tensorflow as tf
+
+        count = self.count
+        whole = None if rows is None else -(-rows // count) * count / rows
+
+        def fill(x: Any, y: Any, weight: Any = None) -> tuple[Any, Any, Any]:
+            n = tf.shape(y)[0]
+            m = -(-n // count) * count
+            places = tf.range(m) % n
+
+            def filled(one: Any) -> Any:
+                taken = tf.cond(tf.equal(n, m), lambda: one, lambda: tf.gather(one, places))
+                return tf.ensure_shape(taken, (None, *one.shape[1:]))
+
+            there = tf.cast(tf.range(m) < n, tf.float32)
+            scale = tf.cast(m / n, tf.float32) if whole is None else tf.constant(whole, tf.float32)
+            weighed = there * scale if weight is None else there * scale * filled(weight)
+            return tf.nest.map_structure(filled, x), filled(y), tf.stack([weighed, there], axis=1)
+
+        return dataset.map(tf.autograph.experimental.do_not_convert(fill)).prefetch(2)
+
+
+ONE = Devices()
+
+
+class Shared(keras.Model):
+    """A model that is fed with `Devices.even` batches."""
+
+    def compile(self, *, metrics: Any = None, **how: Any) -> None:
+        """As ever; but metrics learn which rows are pictures, which Keras tells only `weighted_metrics`."""
+        super().compile(weighted_metrics=metrics, **how)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """The loss, with what each row weighs."""
+        weight = None if sample_weight is None else sample_weight[:, 0]
+        return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=training)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """The figures, in which each picture counts once."""
+        there = None if sample_weight is None else sample_weight[:, 1]
+        return super().compute_metrics(x, y, y_pred, there)
+
+
+def devices_for(spec: Spec, say: Say) -> Devices:
+    """The devices that a training is spread over: all there are, where `fit.distribute` is "auto", else one.
+
+    As many are taken as divide the batch. What was found is told in a line.
+    """
+    if spec.fit.distribute == "off":
+        return ONE
+    if keras.backend.backend() == "torch":
+        say("devices: one, since Keras trains on several under JAX and TensorFlow, not under PyTorch")
+        return ONE
+    names = _names()
+    if len(names) > 1 and spec.fit.teacher is not None:
+        say(f"devices: one of {len(names)}, since Keras' Distiller leaves out of account how much a row weighs")
+        return ONE
+    size = spec.fit.batch_size
+    if not isinstance(size, int):
+        raise CallError(f"fit.batch_size: expected a number, got {size!r}")
+    count = max(number for number in range(1, len(names) + 1) if size % number == 0)
+    if count == 1:
+        why = "there is no other" if len(names) == 1 else f"batches of {size} cannot be parted evenly among more"
+        say(f"devices: one of {len(names)}; {why}")
+        return ONE
+    chosen = tuple(names[:count])
+    left = f", {len(names) - count} left idle, since {size} cannot be parted evenly" if count < len(names) else ""
+    say(f"devices: {count} ({', '.join(chosen)}{left}), with {size // count} of a batch's {size} pictures each")
+    return Devices(chosen, _strategy(chosen))
+
+
+def _names() -> list[str]:
+    """The devices of the fastest kind, as the backend calls them."""
+    if keras.backend.backend() != "tensorflow":
+        return [str(name) for name in keras.distribution.list_devices()]
+    import tensorflow as tf
+
+    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return [device.name.removeprefix("/device:") for device in found]
+
+
+@functools.cache  # TensorFlow mixes up the messages between devices of two strategies in one process
+def _strategy(names: tuple[str, ...]) -> Any:
+    if keras.backend.backend() != "tensorflow":
+        return keras.distribution.DataParallel(devices=list(names), auto_shard_dataset=False)
+    import tensorflow as tf
+
+    # Added up on one processor in the same order every time, so that a run can be repeated to the last bit.
+    sums = None if "GPU" in names[0] else tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy([f"/{name}" for name in names], cross_device_ops=sums)

@@ -1,0 +1,61 @@
+"""A run in a notebook: its figures, the course of its epochs, where it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from kerasimg.errors import CallError
+
+if TYPE_CHECKING:
+    from kerasimg.training.run import Run
+
+FIGURES = ("accuracy", "balanced_accuracy", "subset_accuracy", "macro_f1", "f1", "log_loss", "calibration_error", "n")
+WIDTH, HEIGHT = 160, 36
+"""Of the curve of one figure, in px."""
+CELL = "text-align:left;vertical-align:middle;padding:2px 14px 2px 0"
+
+
+def as_html(run: Run) -> str:
+    """A table of figures, and a curve over the epochs for each that was watched; nothing is loaded from elsewhere."""
+    rows = "".join(
+        f'<tr><th scope="row" style="{CELL}">{escape(name)}</th><td style="{CELL}">{value}</td></tr>'
+        for name, value in _rows(run)
+    )
+    table = f'<table style="border-collapse:collapse;text-align:left">{rows}</table>'
+    return f"<div><strong>{escape(str(run.folder))}</strong>{table}</div>"
+
+
+def _rows(run: Run) -> Iterator[tuple[str, str]]:
+    scores = _read(lambda: run.scores) or {}
+    for name in FIGURES:
+        if isinstance(scores.get(name), int | float):
+            yield name.replace("_", " "), f"{scores[name]:,}" if name == "n" else f"{scores[name]:.4f}"
+    history = _read(lambda: run.history) or []
+    watched = [name for name in history[-1] if name.startswith("val_") or name == "loss"] if history else []
+    for name in watched:
+        values = [row[name] for row in history if name in row]
+        yield f"{name}, {len(values)} epochs", f"{_curve(values)} {values[-1]:.4f}"
+    yield "classes", escape(", ".join(_read(lambda: run.classes) or []))
+    if (run.folder / "report.html").is_file():
+        yield "report", escape(str(run.folder / "report.html"))
+
+
+def _curve(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    across, up = WIDTH / max(1, len(values) - 1), HEIGHT / ((high - low) or 1)
+    points = " ".join(f"{place * across:.1f},{HEIGHT - (value - low) * up:.1f}" for place, value in enumerate(values))
+    return (
+        f'<svg width="{WIDTH}" height="{HEIGHT}" viewBox="-2 -2 {WIDTH + 4} {HEIGHT + 4}" role="img" '
+        f'aria-label="from {values[0]:.4g} to {values[-1]:.4g}" style="vertical-align:middle">'
+        f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.5"/></svg>'
+    )
+
+
+def _read(what: Any) -> Any:
+    """What a run knows, or nothing where its training did not get that far."""
+    try:
+        return what()
+    except (CallError, FileNotFoundError):
+        return None

@@ -1,0 +1,57 @@
+"""The forward pass that all share is that of `predict`."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerasimg.models.forward import answers, forward
+
+layers = keras.layers
+
+
+@pytest.fixture
+def model() -> keras.Model:
+    image = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3)(image))
+    x = layers.Dropout(0.5)(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(image, layers.Dense(3, activation="softmax")(x))
+
+
+def pictures(count: int) -> np.ndarray:
+    return np.random.default_rng(0).uniform(0, 255, (count, 8, 8, 3)).astype("float32")
+
+
+def test_it_gives_what_predict_gives_for_any_number_of_pictures(model: keras.Model):
+    for count in (1, 5, 130):
+        wanted = model.predict(pictures(count), verbose=0)
+        np.testing.assert_allclose(answers(model, pictures(count)), wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_it_takes_batches_with_and_without_labels(model: keras.Model):
+    alone = tf.data.Dataset.from_tensor_slices(pictures(5)).batch(2)
+    labelled = tf.data.Dataset.from_tensor_slices((pictures(5), np.zeros(5))).batch(2)
+    wanted = model.predict(pictures(5), verbose=0)
+    for batches in (alone, labelled):
+        np.testing.assert_allclose(answers(model, batches), wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_weights_that_change_later_count(model: keras.Model):
+    assert not np.allclose(forward(model)(pictures(2)), 1 / 3)
+    model.set_weights([0 * weight for weight in model.get_weights()])
+    np.testing.assert_allclose(forward(model)(pictures(2)), 1 / 3, rtol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="elsewhere Keras' own is used")
+def test_it_is_compiled_once(model: keras.Model):
+    assert forward(model) is forward(model)
+    for count in (1, 2, 3):
+        forward(model)(pictures(count))
+    assert forward(model).function.experimental_get_tracing_count() == 1  # type: ignore[attr-defined]
+
+
+def test_a_model_that_was_asked_is_saved_without_it(model: keras.Model, tmp_path):
+    forward(model)(pictures(2))
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    np.testing.assert_allclose(answers(again, pictures(2)), answers(model, pictures(2)), rtol=1e-6)

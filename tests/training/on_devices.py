@@ -1,0 +1,116 @@
+"""Trains the same specs on one device and on four, for test_devices.py, which runs this in a process of its own.
+
+python on_devices.py BACKEND OUT
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+DEVICES = 4
+BACKEND, OUT = sys.argv[1], Path(sys.argv[2])
+os.environ |= {"KERAS_BACKEND": BACKEND, "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}"}
+os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "KERASIMG_CACHE": str(OUT / "cache")}
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+if BACKEND == "tensorflow":
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * DEVICES)
+
+import kerasimg  # noqa: E402
+from kerasimg.catalog import load  # noqa: E402
+from kerasimg.training import checkpoint, watch  # noqa: E402
+from kerasimg.training.devices import devices_for  # noqa: E402
+from kerasimg.training.run import Run  # noqa: E402
+
+CONVOLUTION = {"layer": "Conv2D", "name": "body", "filters": 4, "kernel_size": 3, "activation": "relu"}
+NORMAL = {"layer": "BatchNormalization", "name": "normal"}
+HEAD = [{"layer": "GlobalAveragePooling2D"}, {"layer": "Dense", "units": "=num_classes", "activation": "softmax"}]
+SGD = {"type": "SGD", "learning_rate": 0.2, "momentum": 0.9}
+FROZEN = {"epochs": 3, "freeze": ["body"], "warmup_epochs": 1}
+PLAIN = {"stages": [{"epochs": 2}, {"epochs": 2, "decay": "cosine", "layer_decay": 0.7}], "class_weight": "balanced"}
+CASES: dict[str, dict[str, Any]] = {
+    # 47 pictures of 60 are trained with, in batches of 8, the last of 7; 7 validate.
+    "plain": {"model": [CONVOLUTION, *HEAD], "fit": {"features": "off", "ema": 0.8, **PLAIN}},
+    # 48 of 60: no batch is filled up, since BatchNormalization would see that.
+    "normal": {"model": [CONVOLUTION, NORMAL, *HEAD], "fit": {"features": "off", "validation_split": 0.1, **PLAIN}},
+    "cached": {"model": [CONVOLUTION, *HEAD], "fit": {"features": "cached", "stages": [FROZEN]}},
+    "fresh": {
+        "augment": [{"layer": "RandomFlip"}],
+        "model": [CONVOLUTION, *HEAD],
+        "fit": {"features": "fresh", "stages": [FROZEN]},
+    },
+}
+if BACKEND != "tensorflow":
+    del CASES["fresh"], CASES["cached"]  # the one cannot be had there, the other is the same
+
+
+class Killed(BaseException):
+    """What nobody catches."""
+
+
+def data() -> tuple[np.ndarray, np.ndarray]:
+    """60 pictures of three classes, each noisy about a grey of its own."""
+    labels = np.arange(60) % 3
+    noise = np.random.default_rng(0).integers(0, 60, (60, 8, 8, 3))
+    return (noise + 70 * labels[:, None, None, None]).clip(0, 255).astype("uint8"), labels
+
+
+def spec(case: str, distribute: str) -> dict[str, Any]:
+    written = {"kerasimg": 1, "name": f"{case}-{distribute}", "params": {"num_classes": None}}
+    written |= {"image": {"size": [8, 8]}, "compile": {"optimizer": SGD, "metrics": ["accuracy", "f1"]}}
+    fit = {"batch_size": 8, "validation_split": 0.11, "test_split": 0.1, "distribute": distribute}
+    return {**written, **CASES[case], "fit": {**fit, **CASES[case]["fit"]}}
+
+
+def end(run: Run) -> dict[str, Any]:
+    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in run.history]
+    weights = [weight.ravel().tolist() for weight in run.model.get_weights()]
+    return {"history": rows, "weights": weights, "accuracy": run.scores["accuracy"], "n": run.scores["n"]}
+
+
+def killed_and_resumed(written: dict[str, Any], out: Path) -> Run:
+    """A run that is cut off after its third checkpoint, within an epoch, and goes on."""
+    write, count = checkpoint.write, []
+    watch.SHARE, watch.WITHIN_EPOCH_S = float("inf"), 0.0
+
+    def counted(*arguments: Any) -> None:
+        write(*arguments)
+        count.append(1)
+        if len(count) == 9:
+            raise Killed
+
+    checkpoint.write = counted
+    try:
+        kerasimg.train(written, data=data(), out=out, report=False, verbose=0, say=lambda line: None)
+    except Killed:
+        pass
+    finally:
+        checkpoint.write = write
+    return kerasimg.resume(out / f"{written['name']}-1", data=data(), verbose=0, say=lambda line: None)
+
+
+found: dict[str, Any] = {}
+for case in CASES:
+    for distribute in ("off", "auto"):
+        said: list[str] = []
+        run = kerasimg.train(spec(case, distribute), data=data(), out=OUT, report=False, verbose=0, say=said.append)
+        found.setdefault(case, {})[distribute] = end(run)
+        found[case][distribute]["said"] = said
+        found[case][distribute]["stages"] = run.read_json("training.json")["stages"]
+found["plain"]["resumed"] = end(killed_and_resumed(spec("plain", "auto"), OUT / "killed"))
+found["said"] = {}
+for name, changed in {
+    "odd": {"batch_size": 9},
+    "prime": {"batch_size": 5},
+    "taught": {"teacher": {"run": "x"}},
+}.items():
+    written = spec("plain", "auto")
+    devices_for(
+        load(written | {"fit": written["fit"] | changed}, num_classes=3), found["said"].setdefault(name, []).append
+    )
+(OUT / "found.json").write_text(json.dumps(found))

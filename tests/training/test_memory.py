@@ -1,0 +1,155 @@
+"""A training whose memory runs out; the layer `Hungry` fails as TensorFlow does, with the error that it gives."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import pytest
+
+import kerasimg
+from kerasimg.errors import KerasimgError
+from kerasimg.training import checkpoint, watch
+from kerasimg.training.run import Run
+
+Train = Callable[..., Run]
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Hungry(keras.layers.Layer):
+    """Has room for so many pictures at a time, for so many steps; after these for `left`."""
+
+    room: ClassVar[int] = 10**9
+    steps: ClassVar[float] = float("inf")
+    left: ClassVar[int] = 10**9
+    seen: ClassVar[list[int]] = []
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        import tensorflow as tf
+
+        return tf.ensure_shape(tf.numpy_function(self.take, [x, training], tf.float32), x.shape)
+
+    @classmethod
+    def take(cls, x: np.ndarray, training: bool) -> np.ndarray:
+        if training:
+            cls.seen.append(len(x))
+            if len(x) > (cls.room if len(cls.seen) <= cls.steps else cls.left):
+                raise MemoryError("no room for so many")  # which TensorFlow makes a ResourceExhaustedError
+        return x
+
+
+@pytest.fixture
+def spec(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    kerasimg.register(Hungry)
+    monkeypatch.setattr(Hungry, "seen", [])
+
+    def make(batch_size: Any, **fit: Any) -> dict[str, Any]:
+        stage = {"epochs": 3, "warmup_epochs": 2, "learning_rate": 0.01}
+        # XLA, which TensorFlow may have off its own, cannot take such a layer.
+        compile = {"optimizer": "Adam", "jit_compile": False, "steps_per_execution": 1}
+        model = [{"layer": "GlobalAveragePooling2D"}, {"layer": "Hungry"}, *tiny()["model"][1:]]
+        return tiny(model=model, compile=compile, fit={"batch_size": batch_size, "stages": [stage], **fit})
+
+    return make
+
+
+def limited(monkeypatch: pytest.MonkeyPatch, left: int, after: float = 0) -> Callable[[str], None]:
+    """say: from the first stage on there is room for `left` pictures, once `after` steps are done."""
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("stage 1") and Hungry.left != left:
+            Hungry.seen.clear()
+            monkeypatch.setattr(Hungry, "steps", after)
+            monkeypatch.setattr(Hungry, "left", left)
+
+    say.said = said  # type: ignore[attr-defined]
+    return say
+
+
+def test_a_batch_size_that_does_not_fit_is_not_chosen(
+    train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Hungry, "room", 8)
+    run = train(spec("auto"), data=colours, out=tmp_path)
+    tried = run.read_json("training.json")["tried"]["batch_size"]
+    assert (tried["chosen"], tried["why"]) == (8, "16 do not fit the memory")
+
+
+def test_memory_that_runs_out_before_a_checkpoint_begins_anew_in_half_batches(
+    train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    say: Any = limited(monkeypatch, left=8)
+    run = train(spec("auto"), data=colours, out=tmp_path, say=say)
+    assert (
+        "the memory does not suffice for batches of 16 pictures: going on with 8 (no checkpoint was written yet); "
+        "the learning rate stays as it is"
+    ) in say.said
+    assert run.read_json("spec.json")["fit"]["batch_size"] == 8
+    noted = run.read_json("training.json")["tried"]["batch_size"]
+    assert noted["chosen"] == 16
+    assert noted["out_of_memory"] == [{"batch_size": 8, "after": {"epochs": 0, "steps": 0}}]
+    given = train(spec(8), data=colours, out=tmp_path)
+    for one, other in zip(run.model.get_weights(), given.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_memory_that_runs_out_later_goes_on_from_the_checkpoint_in_half_batches(
+    train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, within: bool
+):
+    monkeypatch.setattr(watch, "SHARE", float("inf"))
+    monkeypatch.setattr(watch, "WITHIN_EPOCH_S", 0.0 if within else 1e9)
+    say: Any = limited(monkeypatch, left=8, after=3)  # 26 pictures, two steps an epoch
+    run = train(spec("auto"), data=colours, out=tmp_path, say=say)
+    kept = "kept up to step 1 of epoch 2" if within else "kept up to the end of epoch 1"
+    assert any(f"going on with 8 ({kept})" in line for line in say.said)
+    assert Hungry.seen[:4] == [16, 10, 16, 10]
+    assert Hungry.seen[4:] == ([8, 2] if within else [8, 8, 8, 2]) + [8, 8, 8, 2]
+    # Two epochs of warm-up, of four steps by now: the rate goes up in the second one as if they had always been four.
+    rates = [row["learning_rate"] for row in run.history]
+    assert rates[1:] == pytest.approx([0.01, 0.01])
+    assert [row["epoch"] for row in run.history] == [1, 2, 3]
+
+
+def test_a_run_that_went_on_in_half_batches_can_be_cut_off_and_resumed(
+    train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(watch, "SHARE", float("inf"))
+    whole = train(spec("auto"), data=colours, out=tmp_path / "whole", say=limited(monkeypatch, left=8, after=3))
+    write, sizes = checkpoint.write, []
+
+    def once(path: Path, facts: Any, arrays: Any) -> None:
+        write(path, facts, arrays)
+        sizes.append(facts["batch_size"])
+        if len(sizes) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Hungry, "left", 10**9)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "write", once)
+        with pytest.raises(KerasimgError, match="kept up to the end of epoch 2"):
+            train(spec("auto"), data=colours, out=tmp_path, say=limited(monkeypatch, left=8, after=3))
+    assert sizes == [16, 8]
+    run = kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)
+    for one, other in zip(run.model.get_weights(), whole.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_batch_size_that_was_given_is_kept_and_the_user_is_told_what_to_take(
+    train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Hungry, "room", 4)
+    with pytest.raises(KerasimgError, match=r"batches of 8 pictures: train anew .*--set fit\.batch_size=4, or auto"):
+        train(spec(8), data=colours, out=tmp_path)
+
+
+def test_where_not_one_picture_fits_smaller_ones_are_advised(
+    train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    say: Any = limited(monkeypatch, left=0)
+    with pytest.raises(KerasimgError, match=r"batches of 1 pictures: train anew with smaller pictures"):
+        train(spec("auto"), data=colours, out=tmp_path, say=say)
+    assert sum("going on with" in line for line in say.said) == 4
