@@ -1,0 +1,283 @@
+"""`kerasimg.export`: a trained classifier -> bundles, each of them compared with it on its own runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kerasimg.data.sources import Data
+from kerasimg.deploy import manifest as manifests
+from kerasimg.deploy.bundle import CLASSES, PREPROCESS, README, Bundle, described
+from kerasimg.deploy.exporting import Exporting, Options, prepare
+from kerasimg.deploy.gate import Gated, gate
+from kerasimg.deploy.manifest import InputType, Manifest, Precision
+from kerasimg.deploy.parity import Asks, require
+from kerasimg.deploy.parity import say as told
+from kerasimg.deploy.readme import readme
+from kerasimg.deploy.targets import TARGETS, target
+from kerasimg.deploy.vectors import write_vectors
+from kerasimg.errors import CallError, DataError, Fault, GateError, KerasimgError, listed
+from kerasimg.models.classifier import Classifier, ClassifierReference
+
+PACKAGES = (
+    *("kerasimg", "keras", "tensorflow", "numpy", "pillow", "ai-edge-litert", "onnx", "tf2onnx", "onnxruntime"),
+    "openvino",
+)
+"""Whose versions a manifest tells, where they are installed."""
+
+Say = Callable[[str], None]
+
+
+def _silent(line: str) -> None:
+    """Say nothing."""
+
+
+def export(
+    run: ClassifierReference,
+    to: str | Sequence[str] = "litert",
+    *,
+    precision: Precision | Sequence[Precision] | None = None,
+    batch: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    data: Data | None = None,
+    tolerance: float | None = None,
+    same: float | None = None,
+    accuracy_drop: float | None = None,
+    pictures: int | None = None,
+    input_dtype: InputType = "uint8",
+    allow_flex: bool = False,
+    flash_bytes: int | None = None,
+    arena_bytes: int | None = None,
+    say: Say = _silent,
+) -> list[Bundle]:
+    """Write a bundle for each target, and hold every model in it to what the trained one says of the test pictures.
+
+    run: a run, its folder, a model.keras file, or a spec that brings its weights.
+    to: "savedmodel", "litert", "onnx", "openvino", "keras", "web", "embedded"; one or several.
+    precision: "float32", "float16", "dynamic" (int8 weights), "int8" (all of it); several for several files. None: what
+    the target says, float32 as a rule.
+    batch: pictures that a model takes at a time. None: any number, where the target can.
+    out: the folder in which each target gets its own. None: `export/` in the run's folder. What stood there before is
+    replaced.
+    data: other pictures than the run's.  pictures: how many to compare on; None: all of the test part.
+    tolerance, same, accuracy_drop: the greatest difference of a probability, the share of pictures that must be decided
+    alike, how much less accurate a model may be. None: by precision (`kerasimg.deploy.parity.TOLERANCES`).
+    input_dtype: of an int8 model, uint8 (pixels as they are) or int8.
+    allow_flex: let a .tflite hold operations that only TensorFlow has.
+    flash_bytes, arena_bytes: what an embedded model may take at most.
+
+    Raises GateError when a model is beyond its tolerance. Its bundle is there all the same, the model marked in it.
+    """
+    names = list(dict.fromkeys([to] if isinstance(to, str) else to))
+    if not names:
+        raise CallError(f"no target to export to (targets: {', '.join(TARGETS)})")
+    asks = Asks(tolerance, same, accuracy_drop)
+    asks.check()
+    asked: tuple[Precision, ...] = () if precision is None else _one_or_more(precision)
+    options = Options(asked, batch, input_dtype, allow_flex, flash_bytes, arena_bytes)
+    chosen = {name: _fitted(name, options) for name in names}
+    if keras.backend.backend() != "tensorflow":
+        how = {**asks._asdict(), "pictures": pictures}
+        return _in_tensorflow(run, names, options, out, data, how, say)
+    exporting = prepare(run, data=data, pictures=pictures)
+    root = _root(exporting, out)
+    bundles = [
+        _export_one(replace(exporting, options=fitted), name, root / name, asks, say) for name, fitted in chosen.items()
+    ]
+    failed: list[str] = []
+    for bundle in bundles:
+        try:
+            require(bundle.folder, bundle.manifest.parity)
+        except GateError as error:
+            failed.append(str(error))
+    if failed:
+        raise GateError("\n".join(failed))
+    return bundles
+
+
+def _one_or_more(precision: Precision | Sequence[Precision]) -> tuple[Precision, ...]:
+    return (precision,) if isinstance(precision, str) else tuple(dict.fromkeys(precision))
+
+
+def _fitted(name: str, options: Options) -> Options:
+    """The options as a target takes them; CallError for what it cannot do, or what is not installed."""
+    asked_of = target(name)
+    asked_of.require(name)
+    unfit = [one for one in options.precisions if one not in asked_of.precisions]
+    if unfit:
+        raise CallError(f"{name}: no precision {listed(unfit)} (there are: {', '.join(asked_of.precisions)})")
+    if options.batch is not None and options.batch < 1:
+        raise CallError(f"batch: expected 1 or more, got {options.batch}")
+    if options.input_dtype not in ("uint8", "int8"):
+        raise CallError(f"input_dtype: expected uint8 or int8, got {options.input_dtype}")
+    return replace(
+        options,
+        precisions=options.precisions or asked_of.default,
+        batch=asked_of.batch if options.batch is None else options.batch,
+    )
+
+
+def _in_tensorflow(
+    run: ClassifierReference,
+    names: Sequence[str],
+    options: Options,
+    out: str | os.PathLike[str] | None,
+    data: Data | None,
+    how: dict[str, Any],
+    tell: Say,
+) -> list[Bundle]:
+    """The same in a process of its own, where Keras runs on TensorFlow, whose converters write the files."""
+    # A classifier that was changed in this process is not what its folder holds.
+    where = None if isinstance(run, Classifier) else getattr(run, "folder", run)
+    if not isinstance(where, str | os.PathLike) or not isinstance(data, str | os.PathLike | None):
+        raise CallError(
+            f"an export is written by TensorFlow, and Keras runs on {keras.backend.backend()} here: name the run's "
+            "folder and the folder of the pictures, and it is done in another process"
+        )
+    told = {
+        **how,
+        **({"precision": list(options.precisions)} if options.precisions else {}),
+        "batch": options.batch,
+        "out": None if out is None else os.fspath(out),
+        "data": None if data is None else os.fspath(data),
+        "input_dtype": options.input_dtype,
+        "allow_flex": options.allow_flex,
+        "flash_bytes": options.flash_bytes,
+        "arena_bytes": options.arena_bytes,
+    }
+    content = json.dumps({"run": os.fspath(where), "to": list(names), **told})
+    tell(f"Keras runs on {keras.backend.backend()} here; a process with TensorFlow writes the files")
+    done = subprocess.run(
+        [sys.executable, "-c", _CHILD],
+        input=content,
+        env={**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    *lines, last = done.stdout.splitlines() or [""]
+    try:
+        answer = json.loads(last)
+    except ValueError:
+        raise KerasimgError(f"the process that exports ended with {done.returncode}:\n{done.stderr[-2000:]}") from None
+    for line in lines:
+        tell(line)
+    if "error" in answer:
+        raise RAISED.get(answer["code"], KerasimgError)(answer["error"])
+    return [Bundle.open(folder) for folder in answer["bundles"]]
+
+
+RAISED: dict[int, Callable[[str], KerasimgError]] = {
+    2: CallError,
+    3: lambda text: DataError([Fault("", "", text)]),
+    4: GateError,
+}
+"""Exit code of an error in another process -> the error that tells it here."""
+
+_CHILD = """
+import json, sys
+from kerasimg.deploy.export import export
+from kerasimg.errors import KerasimgError
+try:
+    bundles = export(**json.load(sys.stdin), say=print)
+except KerasimgError as error:
+    print(json.dumps({"code": error.exit_code, "error": str(error)}))
+else:
+    print(json.dumps({"bundles": [str(bundle.folder) for bundle in bundles]}))
+"""
+
+
+def _root(exporting: Exporting, out: str | os.PathLike[str] | None) -> Path:
+    if out is not None:
+        return Path(out)
+    if exporting.run is None:
+        raise CallError("out: a model without its run's folder; say where the bundles go (--out)")
+    return exporting.run / "export"
+
+
+def _export_one(exporting: Exporting, name: str, folder: Path, asks: Asks, say: Say) -> Bundle:
+    """The bundle of one target, compared; under another name until it is whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{name}-{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        say(f"{name}: writing {', '.join(exporting.options.precisions)}")
+        bundle = write_bundle(exporting, name, draft)
+        gated = gate(exporting, bundle, asks)
+        notes = {**bundle.manifest.notes, **({"not_compared": gated.left} if gated.left else {})}
+        manifest = bundle.manifest.model_copy(update={"parity": gated.rows, "notes": notes})
+        manifests.write(draft / manifests.FILE, manifest)
+        _tell(gated, say)
+        _put(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return Bundle.open(folder)
+
+
+def write_bundle(exporting: Exporting, name: str, folder: Path) -> Bundle:
+    """A target's bundle in an empty folder, not compared yet."""
+    (folder / CLASSES).write_text(json.dumps(list(exporting.classes), ensure_ascii=False, indent=1) + "\n", "utf-8")
+    image = exporting.image.model_dump(mode="json")
+    (folder / PREPROCESS).write_text(json.dumps(image, indent=2) + "\n", encoding="utf-8")
+    write_vectors(exporting, folder)
+    models = target(name).writer(name)(exporting, folder)
+    thresholds = exporting.classifier.thresholds
+    manifest = Manifest(
+        name=exporting.name,
+        target=name,
+        task=exporting.task,
+        classes=len(exporting.classes),
+        temperature=exporting.classifier.temperature,
+        thresholds=None if thresholds is None else list(thresholds),
+        models=models,
+        files=[],
+        spec=dict(exporting.classifier.spec.resolved),
+        versions=_versions(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    if not (folder / README).exists():
+        text = readme(manifest, exporting.image, exporting.classes)
+        (folder / README).write_text(text, encoding="utf-8")
+    manifest = manifest.model_copy(update={"files": described(folder)})
+    manifests.write(folder / manifests.FILE, manifest)
+    return Bundle.open(folder, check=False)
+
+
+def _tell(gated: Gated, tell: Say) -> None:
+    for row in gated.rows:
+        tell(f"  {told(row)}; {row.bytes:,} bytes, {row.p50_ms:.2f} ms (p95 {row.p95_ms:.2f}), {row.runtime}")
+    for path, why in gated.left.items():
+        tell(f"  {path}: not compared: {why}")
+
+
+def _put(draft: Path, folder: Path) -> None:
+    """The draft in the folder's place."""
+    before = folder.with_name(f".{folder.name}-{os.getpid()}-before")
+    if folder.exists():
+        if not (folder / manifests.FILE).is_file() and any(folder.iterdir()):
+            raise CallError(f"'{folder}' is there and is no bundle; remove it, or name another --out")
+        folder.rename(before)
+    draft.rename(folder)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

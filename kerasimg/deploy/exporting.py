@@ -1,0 +1,210 @@
+"""What an export starts from: a trained classifier, ready to be written by any target, and pictures to judge it on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerasimg.data.items import ManyFaults
+from kerasimg.data.loading import Loader
+from kerasimg.data.sources import Data, Source, open_source
+from kerasimg.data.split import fingerprint
+from kerasimg.deploy.logits import inference_model, logits_model
+from kerasimg.deploy.manifest import InputType, Precision
+from kerasimg.errors import CallError, Fault
+from kerasimg.evaluation.evaluate import choose_pictures, own_record
+from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.spec.document import Image, Task
+
+REPRESENTATIVE = 200
+"""Training pictures from which the range of every value is taken."""
+
+LOADED = 64
+"""Pictures that are decoded at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Labelled pictures, by their places in a source."""
+
+    source: Source
+    indices: np.ndarray
+    part: str
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the pictures, in their order."""
+        return [self.source.items[index].id for index in self.indices]
+
+    @property
+    def truth(self) -> np.ndarray:
+        """Labels as `Source.label_ids` gives them."""
+        return self.source.label_ids(self.indices)
+
+    def batches(self, image: Image, size: int = LOADED) -> Iterator[np.ndarray]:
+        """The pictures through the reference decoder, from their files on: (n, H, W, C) uint8, 0-255."""
+        loader = Loader(self.source, self.indices, image, None)
+        for start in range(0, len(self), size):
+            yield loader.load(np.arange(start, min(start + size, len(self))))
+
+    def evenly(self, count: int) -> Pictures:
+        """So many of them, or all, at even distances."""
+        if count >= len(self):
+            return self
+        return replace(self, indices=self.indices[np.linspace(0, len(self) - 1, count).round().astype(int)])
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller may ask of targets."""
+
+    precisions: tuple[Precision, ...] = ()
+    """Those to write; none: the target's own choice."""
+    batch: int | None = None
+    """Pictures that a model takes at a time; None: any number, where the target can."""
+    input_dtype: InputType = "uint8"
+    """What a model takes whose values are all integers: uint8 or int8."""
+    allow_flex: bool = False
+    """Whether a .tflite may hold operations that only TensorFlow has."""
+    flash_bytes: int | None = None
+    """Embedded: of the model and its code, at most."""
+    arena_bytes: int | None = None
+    """Embedded: working memory, at most."""
+    further: dict[str, Any] = field(default_factory=dict)
+    """What a single target takes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Exporting:
+    """A classifier that is being exported."""
+
+    classifier: Classifier
+    training: Pictures | None
+    """Those from which the range of every value is taken, REPRESENTATIVE at most; None where there are none."""
+    test: Pictures | None
+    """Those on which an exported model is compared with this one."""
+    options: Options = field(default_factory=Options)
+
+    @property
+    def name(self) -> str:
+        """Of the spec."""
+        return self.classifier.spec.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, in the order of the outputs."""
+        return self.classifier.classes
+
+    @property
+    def image(self) -> Image:
+        """How a picture becomes the model's input."""
+        return self.classifier.spec.image
+
+    @property
+    def task(self) -> Task:
+        """What the outputs mean."""
+        return self.classifier.spec.task
+
+    @property
+    def run(self) -> Path | None:
+        """The run's folder, if there is one."""
+        return self.classifier.folder
+
+    @property
+    def batch(self) -> int | None:
+        """Pictures that a model takes at a time; None: any number."""
+        return self.options.batch
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a picture's pixels: (H, W, C)."""
+        return (*self.image.size, self.image.channels)  # type: ignore[return-value]
+
+    @cached_property
+    def model(self) -> keras.Model:
+        """Pixels (N, H, W, C) float32, 0-255 -> probabilities (N, K) float32, temperature and softmax inside."""
+        return inference_model(self.classifier.model, self.classifier.temperature, self.task)
+
+    @cached_property
+    def logits(self) -> tuple[keras.Model, str]:
+        """The model up to its logits at the temperature, and "softmax" or "sigmoid", which makes probabilities."""
+        return logits_model(self.classifier.model, self.classifier.temperature, self.task)
+
+    def signature(self, batch: int | None) -> list[keras.InputSpec]:
+        """What `keras.Model.export` is told of the input."""
+        return [keras.InputSpec(shape=(batch, *self.shape), dtype="float32", name="pixels")]
+
+    def representative(self) -> Iterator[np.ndarray]:
+        """Pictures of the training, (1, H, W, C) float32, 0-255, each from its file on by the reference decoder.
+
+        Before them one of zeros and one of 255: then the quantized input's step is exactly 1 and its zero 0, and the
+        model takes raw pixels. CallError where there are no pictures.
+        """
+        if self.training is None:
+            raise CallError(
+                "int8 takes the range of every value from pictures of the training, and a model without its run has "
+                "none: name the run's folder, or the pictures (--data)"
+            )
+        for value in (0, 255):
+            yield np.full((1, *self.shape), value, np.float32)
+        for batch in self.training.batches(self.image):
+            yield from (picture[np.newaxis] for picture in batch.astype(np.float32))
+
+
+def prepare(
+    run: ClassifierReference, *, data: Data | None = None, pictures: int | None = None, options: Options | None = None
+) -> Exporting:
+    """The classifier of a run with its pictures.
+
+    data: other pictures than the run's; their train part, or all, gives the ranges, their test part, or all, judges.
+    pictures: how many to judge on, at even distances; None: all.
+    """
+    classifier = Classifier.open(run)
+    training, test = _given(classifier, data) if data is not None else _own(classifier)
+    if test is not None and pictures is not None:
+        test = test.evenly(pictures)
+    return Exporting(classifier, training, test, options or Options())
+
+
+def _given(classifier: Classifier, data: Data) -> tuple[Pictures, Pictures]:
+    source = open_source(data, classifier.spec.task, classes=classifier.classes)
+    trained = np.flatnonzero(source.parts == 0)
+    training = Pictures(source, trained if len(trained) else np.arange(len(source)), "train")
+    chosen = choose_pictures(classifier, data, None)
+    return training.evenly(REPRESENTATIVE), Pictures(*chosen)
+
+
+def _own(classifier: Classifier) -> tuple[Pictures | None, Pictures | None]:
+    """The run's own pictures; None where it kept none."""
+    try:
+        record = own_record(classifier)
+    except CallError:
+        return None, None
+    parts = {picture["part"] for picture in record["pictures"]}
+    test = Pictures(*choose_pictures(classifier, None, None)) if parts - {"train"} else None
+    return _training(classifier, record), test
+
+
+def _training(classifier: Classifier, record: dict[str, Any]) -> Pictures:
+    """A few of the pictures that were trained on, at even distances, each with the content that it had."""
+    kept = {picture["id"]: picture["sha256"] for picture in record["pictures"] if picture["part"] == "train"}
+    source = open_source(record["where"], classifier.spec.task, classes=classifier.classes)
+    there = np.array([index for index, item in enumerate(source.items) if item.id in kept], dtype=np.int64)
+    chosen = Pictures(source, there, "train").evenly(REPRESENTATIVE)
+    faults = [
+        Fault(record["where"], item.id, "is not the file that the run used: its content has changed")
+        for item in (source.items[index] for index in chosen.indices)
+        if fingerprint(item) != kept[item.id]
+    ]
+    if faults or not len(chosen):
+        raise ManyFaults(faults or [Fault(record["where"], "", "the pictures that the run was trained on are gone")])
+    return chosen

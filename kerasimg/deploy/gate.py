@@ -1,0 +1,90 @@
+"""Every model of a bundle, on its own runtime, against the model that was trained, from the picture files on."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from kerasimg.data.items import Picture
+from kerasimg.data.picture import read_picture
+from kerasimg.deploy.bundle import Bundle
+from kerasimg.deploy.exporting import LOADED, Exporting, Pictures
+from kerasimg.deploy.manifest import ModelFile, Parity
+from kerasimg.deploy.parity import Asked, Asks, compare, latency, tolerance_of
+from kerasimg.deploy.runtimes import NotHere, Runtime, open_runtime, stand_in
+
+
+class Gated(NamedTuple):
+    """What came of it."""
+
+    rows: list[Parity]
+    """One for each model that was compared."""
+    left: dict[str, str]
+    """Path of a model that was not -> why."""
+
+
+def gate(exporting: Exporting, bundle: Bundle, asks: Asks = Asks()) -> Gated:  # noqa: B008 - it cannot be changed
+    """Compare each model of the bundle with the trained one."""
+    test = exporting.test
+    if test is None or not len(test):
+        return Gated([], {model.path: "there are no test pictures; name some (--data)" for model in bundle.models})
+    left: dict[str, str] = {}
+    opened: list[tuple[ModelFile, Runtime]] = []
+    try:
+        for model in bundle.models:
+            try:
+                opened.append((model, open_runtime(bundle, stand_in(model) or model)))
+            except NotHere as error:
+                left[model.path] = str(error)
+        trained, found = _answers(exporting, test, [runtime for _, runtime in opened])
+        asked = Asked(test.names, trained, test.truth)
+        rows = [
+            compare(
+                bundle,
+                model,
+                asked,
+                probabilities,
+                tolerance_of(model, asks),
+                runtime.name,
+                latency(runtime, bundle.shape, model.batch),
+            )
+            for (model, runtime), probabilities in zip(opened, found, strict=True)
+        ]
+        return Gated(rows, left)
+    finally:
+        for _, runtime in opened:
+            runtime.close()
+
+
+def _answers(exporting: Exporting, test: Pictures, runtimes: list[Runtime]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Of the trained model and of each runtime: (N, K) float32."""
+    trained: list[np.ndarray] = []
+    found: list[list[np.ndarray]] = [[] for _ in runtimes]
+    files = any(runtime.reads_files for runtime in runtimes)
+    for number, pixels in enumerate(test.batches(exporting.image)):
+        trained.append(exporting.classifier.probabilities(pixels.astype(np.float32)))
+        raw = list(_files(test, number * LOADED, len(pixels))) if files else []
+        for made, runtime in zip(found, runtimes, strict=True):
+            made.append(runtime.of_files(raw) if runtime.reads_files else runtime(pixels))
+    return np.concatenate(trained), [np.concatenate(one) for one in found]
+
+
+def _files(test: Pictures, start: int, count: int) -> Iterator[bytes]:
+    """The contents of some of the pictures' files."""
+    for index in test.indices[start : start + count]:
+        yield as_file(test.source.columns.picture(int(index)))
+
+
+def as_file(picture: Picture) -> bytes:
+    """A picture as the content of a file: its own, or of pixels a PNG."""
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, np.ndarray):
+        png = io.BytesIO()
+        read_picture(picture).save(png, "PNG")
+        return png.getvalue()
+    with open(picture, "rb") as file:
+        return file.read()

@@ -1,0 +1,310 @@
+"""`kerasimg.measure`: what a model costs: parameters, multiplications, size, and time on this machine, by runtime."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerasimg.data.parallel import cores
+from kerasimg.data.sources import Data
+from kerasimg.deploy import litert_file
+from kerasimg.deploy.bundle import Bundle
+from kerasimg.deploy.export import write_bundle
+from kerasimg.deploy.exporting import Exporting, Options, prepare
+from kerasimg.deploy.logits import inference_model
+from kerasimg.deploy.manifest import Precision
+from kerasimg.deploy.parity import latency
+from kerasimg.deploy.runtimes import needs, open_runtime
+from kerasimg.deploy.silence import silence
+from kerasimg.deploy.targets import target
+from kerasimg.errors import CallError, listed
+from kerasimg.models.classifier import ClassifierReference
+
+MEASURED: tuple[str, ...] = ("litert", "onnx", "openvino", "savedmodel")
+"""Targets that are measured where none is named and what they need is installed."""
+
+Say = Callable[[str], None]
+
+
+def measure(
+    run: ClassifierReference,
+    to: str | Sequence[str] | None = None,
+    *,
+    precision: Precision | Sequence[Precision] | None = None,
+    batch: int | None = None,
+    data: Data | None = None,
+    say: Say = lambda line: None,
+) -> dict[str, Any]:
+    """What a trained classifier costs; it is exported into a folder that is removed again, and not compared.
+
+    to: targets to measure. None: those of MEASURED that are installed.
+    precision: for all of them. None: float32, of litert int8, too, where there are pictures of the training.
+    batch: pictures at a time. None: any number.  data: pictures for int8, other than the run's.
+
+    Returns parameters, macs (multiplications with addition, of one picture), the machine, and a row for each model in
+    `runtimes`: target, precision, runtime, bytes, p50_ms and p95_ms of one picture, per_second in batches. The first
+    row is Keras' own `model.predict`.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise CallError(
+            f"what a model costs is measured with TensorFlow's converters, and Keras runs on {keras.backend.backend()} "
+            "here: set KERAS_BACKEND=tensorflow"
+        )
+    exporting = prepare(run, data=data)
+    named = [to] if isinstance(to, str) else to
+    names = [name for name in MEASURED if not target(name).missing()] if named is None else list(dict.fromkeys(named))
+    rows = [_as_keras(exporting)]
+    with TemporaryDirectory() as folder:
+        for name in names:
+            options = Options(_precisions(exporting, name, precision), batch or target(name).batch)
+            target(name).require(name)
+            say(f"{name}: {', '.join(options.precisions)}")
+            (Path(folder) / name).mkdir()
+            bundle = write_bundle(replace(exporting, options=options), name, Path(folder) / name)
+            rows += _rows(bundle)
+    return {
+        "name": exporting.name,
+        "input": list(exporting.shape),
+        "parameters": exporting.model.count_params(),
+        "macs": macs(exporting.model),
+        "machine": {"processor": _processor(), "cores": cores(), "system": platform.system()},
+        "runtimes": rows,
+    }
+
+
+def macs(model: keras.Model) -> int:
+    """Multiplications with addition for one picture: of convolutions, dense layers and products of matrices.
+
+    Counted in the graph that TensorFlow makes of the model, so that layers of any kind count by what they do. What adds
+    or compares alone (normalization, pooling, activations) counts nothing, as in the tables of papers.
+    """
+    import tensorflow as tf
+
+    signature = tf.TensorSpec((1, *model.inputs[0].shape[1:]), tf.float32)
+
+    def forward(pixels: Any) -> Any:
+        return model(pixels, training=False)
+
+    traced = tf.function(tf.autograph.experimental.do_not_convert(forward)).get_concrete_function(signature)
+    graph = traced.graph
+    if any(operation.type in CALLS for operation in graph.get_operations()):
+        # A function that is called does not know the shapes of variables; of constants it does.
+        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+        graph = convert_variables_to_constants_v2(traced).graph
+    functions = {one.signature.name: one for one in graph.as_graph_def().library.function}
+    return _macs(graph, functions)
+
+
+def litert_figures(model: keras.Model, precision: Precision = "float32", calls: bool = True) -> dict[str, float]:
+    """Bytes (`litert_bytes`) and, where `calls`, milliseconds of one picture (`latency_ms`) of a model as a .tflite.
+
+    model: pixels (N, H, W, C), 0-255, in; trained or not.  precision: float32, float16 or dynamic (int8 weights).
+    """
+    if precision == "int8":
+        raise CallError("precision: int8 needs pictures; measure dynamic, whose weights take the same bytes")
+    import tensorflow as tf
+
+    optimizations = [] if precision == "float32" else [tf.lite.Optimize.DEFAULT]
+    ops = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]}
+    types = {"supported_types": [tf.float16]} if precision == "float16" else {}
+    shape = model.inputs[0].shape[1:]
+    with TemporaryDirectory() as folder, silence():
+        path = Path(folder) / "model.tflite"
+        inference_model(model, 1.0, "multiclass").export(
+            path,
+            format="litert",
+            input_signature=[keras.InputSpec(shape=(1, *shape), dtype="float32")],
+            verbose=False,
+            optimizations=optimizations,
+            target_spec={**ops, **types},
+        )
+        content = path.read_bytes()
+    found: dict[str, float] = {"litert_bytes": len(content)}
+    if calls:
+        found["latency_ms"] = _p50_ms(content, tuple(shape))
+    return found
+
+
+def litert_bytes(model: keras.Model, precision: Precision = "float32") -> int:
+    """Size of a model as a .tflite file, without the names of classes; see `litert_figures`."""
+    return int(litert_figures(model, precision, calls=False)["litert_bytes"])
+
+
+def latency_ms(model: keras.Model, precision: Precision = "float32") -> float:
+    """Median milliseconds that one picture takes in LiteRT on all cores of this machine; see `litert_figures`."""
+    return litert_figures(model, precision)["latency_ms"]
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """What `measure` returns, as a table."""
+    height, width, channels = found["input"]
+    machine = found["machine"]
+    lines = [
+        f"{found['name']}: {found['parameters']:,} parameters, {found['macs'] / 1e6:,.1f} million multiply-adds at "
+        f"{height} x {width} x {channels}",
+        f"on {machine['processor']}, {machine['cores']} cores",
+        "",
+        f"{'target':12}{'precision':11}{'bytes':>12}{'p50 ms':>9}{'p95 ms':>9}{'pictures/s':>12}  runtime",
+    ]
+    for row in found["runtimes"]:
+        size = "" if row["bytes"] is None else f"{row['bytes']:,}"
+        lines.append(
+            f"{row['target']:12}{row['precision']:11}{size:>12}{row['p50_ms']:9.3f}{row['p95_ms']:9.3f}"
+            f"{row['per_second']:12,.0f}  {row['runtime']}"
+        )
+    return "\n".join(lines)
+
+
+def _precisions(
+    exporting: Exporting, name: str, asked: Precision | Sequence[Precision] | None
+) -> tuple[Precision, ...]:
+    there = target(name)
+    if asked is not None:
+        chosen: tuple[Precision, ...] = (asked,) if isinstance(asked, str) else tuple(asked)
+        unfit = [one for one in chosen if one not in there.precisions]
+        if unfit:
+            raise CallError(f"{name}: no precision {', '.join(unfit)} (there are: {', '.join(there.precisions)})")
+        return chosen
+    if name == "litert" and exporting.training is not None:
+        return ("float32", "int8")
+    return there.default
+
+
+def _as_keras(exporting: Exporting) -> dict[str, Any]:
+    def ask(pixels: np.ndarray) -> Any:
+        return exporting.classifier.model.predict(pixels.astype(np.float32), verbose=0)
+
+    took = latency(ask, exporting.shape)
+    runtime = f"keras {keras.__version__}, model.predict on {keras.backend.backend()}"
+    return {
+        "target": "(the run)",
+        "precision": "float32",
+        "runtime": runtime,
+        "bytes": _run_bytes(exporting),
+    } | took._asdict()
+
+
+def _run_bytes(exporting: Exporting) -> int | None:
+    from kerasimg.models.classifier import MODEL_FILE
+
+    file = None if exporting.run is None else exporting.run / MODEL_FILE
+    return None if file is None or not file.is_file() else file.stat().st_size
+
+
+def _rows(bundle: Bundle) -> Iterator[dict[str, Any]]:
+    for model in bundle.models:
+        runtime = open_runtime(bundle, model)
+        took = latency(runtime, bundle.shape, model.batch)
+        yield {
+            "target": bundle.manifest.target,
+            "precision": model.precision,
+            "runtime": runtime.name,
+            "bytes": bundle.model_bytes(model),
+        } | took._asdict()
+        runtime.close()
+
+
+def _p50_ms(content: bytes, shape: tuple[int, ...]) -> float:
+    """Of one picture, in LiteRT."""
+    flex = sorted(name for name in litert_file.operations(content) if name.startswith(litert_file.FLEX))
+    if flex:
+        raise CallError(f"the model cannot be timed in LiteRT, which lacks {listed(flex)}; measure its bytes alone")
+    with needs("litert", "ai_edge_litert"), silence():
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(model_content=content, num_threads=cores())
+        interpreter.allocate_tensors()
+    place = interpreter.get_input_details()[0]["index"]
+
+    def ask(pixels: np.ndarray) -> None:
+        interpreter.set_tensor(place, pixels.astype(np.float32))
+        interpreter.invoke()
+
+    return latency(ask, shape, 1).p50_ms  # type: ignore[arg-type]
+
+
+def _macs(graph: Any, functions: Mapping[str, Any]) -> int:
+    """Of a graph and of the functions that it calls: Keras makes one of a convolution in groups."""
+    # There is no public way from a function's definition to its operations with their shapes.
+    from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
+
+    found = 0
+    for operation in graph.get_operations():
+        if operation.type in COUNTED:
+            found += COUNTED[operation.type](operation)
+        elif operation.type in CALLS:
+            shapes = [tensor.shape for tensor in operation.inputs]
+            called = functions[operation.get_attr("f").name]
+            found += _macs(function_def_to_graph(called, input_shapes=shapes), functions)
+    return found
+
+
+def _convolution(operation: Any) -> int:
+    """Values that come out, times the kernel's values for each."""
+    kernel = operation.inputs[1].shape  # height, width, channels in of a group, channels out
+    return math.prod(operation.outputs[0].shape) * math.prod(kernel[:-1])
+
+
+def _depthwise(operation: Any) -> int:
+    return math.prod(operation.outputs[0].shape) * math.prod(operation.inputs[1].shape[:2])
+
+
+def _transposed(operation: Any) -> int:
+    """Each value that goes in is spread by the kernel."""
+    kernel = operation.inputs[1].shape  # height, width, channels out, channels in
+    return math.prod(operation.inputs[2].shape) * math.prod(kernel[:-1])
+
+
+def _product(operation: Any) -> int:
+    left = operation.inputs[0].shape
+    try:
+        flipped = operation.get_attr("transpose_a")
+    except ValueError:
+        flipped = operation.get_attr("adj_x")
+    return math.prod(operation.outputs[0].shape) * left[-2 if flipped else -1]
+
+
+def _einsum(operation: Any) -> int:
+    """Every combination of the indices."""
+    terms = operation.get_attr("equation").decode().split("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for term, tensor in zip(terms, operation.inputs, strict=True):
+        named = term.replace("...", "")
+        rest = len(tensor.shape) - len(named)
+        before = term.index("...") if "..." in term else 0
+        letters = [*named[:before], *(f"...{k}" for k in range(rest)), *named[before:]]
+        sizes |= dict(zip(letters, tensor.shape, strict=True))
+    return math.prod(sizes.values()) if len(terms) > 1 else 0
+
+
+CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+"""Operations of TensorFlow that call a function."""
+
+COUNTED: dict[str, Callable[[Any], int]] = {
+    "Conv2D": _convolution,
+    "DepthwiseConv2dNative": _depthwise,
+    "Conv2DBackpropInput": _transposed,
+    "MatMul": _product,
+    "BatchMatMulV2": _product,
+    "Einsum": _einsum,
+}
+"""Operation of TensorFlow -> its multiplications."""
+
+
+def _processor() -> str:
+    """Its name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

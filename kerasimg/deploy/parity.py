@@ -1,0 +1,223 @@
+"""Whether an exported model still gives the answers of the one that was trained. Without Keras and TensorFlow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from kerasimg.deploy.bundle import Bundle
+from kerasimg.deploy.manifest import ModelFile, Parity, Precision, Tolerance, Worst
+from kerasimg.deploy.runtimes import Runtime
+from kerasimg.errors import CallError, GateError
+from kerasimg.evaluation.predictions import decide, two_columns
+from kerasimg.spec.document import Task
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "float32": Tolerance(difference=1e-3, decided=0.995, accuracy_drop=0.005),
+    "float16": Tolerance(difference=0.05, decided=0.99, accuracy_drop=0.01),
+    "dynamic": Tolerance(difference=0.5, decided=0.95, accuracy_drop=0.02),
+    "int8": Tolerance(difference=1.0, decided=0.9, accuracy_drop=0.02),
+}
+"""Precision -> what is allowed where the caller says nothing. Of 1,000 pictures, 5 may be decided otherwise in float32:
+those whose first two classes are as good as equally likely. Of an int8 model a single picture's probability may be
+anything; what is decided, and how often rightly, is held."""
+
+NAMED = 5
+"""Pictures that are named where a model differs."""
+
+CALLS = 200
+"""Calls that are timed at most."""
+SECONDS = 1.5
+"""That timing takes at most, for one picture and again for a batch."""
+WARM = 5
+"""Calls before the first that is timed."""
+BATCH = 32
+"""Pictures in a batch whose rate is told, where the model takes any number."""
+
+
+class Latency(NamedTuple):
+    """How long a runtime takes on this machine."""
+
+    p50_ms: float
+    """Median time of a call with one picture."""
+    p95_ms: float
+    """What 95 % of those calls stay below."""
+    per_second: float
+    """Pictures a second in batches."""
+
+
+class Asked(NamedTuple):
+    """Pictures and what the trained model says of them."""
+
+    names: Sequence[str]
+    probabilities: np.ndarray
+    """(N, K) float32, of the trained model."""
+    truth: np.ndarray | None
+    """As in `kerasimg.evaluation.scores`; None where it is not known."""
+
+
+class Asks(NamedTuple):
+    """What a caller allows, in place of TOLERANCES; None: what stands there."""
+
+    tolerance: float | None = None
+    """Greatest difference of a probability."""
+    same: float | None = None
+    """Share of the pictures for which the same must be decided."""
+    accuracy_drop: float | None = None
+    """How much less accurate a model may be."""
+
+    def check(self) -> None:
+        """CallError for what cannot be."""
+        for name, value in self._asdict().items():
+            if value is not None and not 0 <= value <= 1:
+                raise CallError(f"{name}: expected a number from 0 to 1, got {value}")
+
+
+def tolerance_of(model: ModelFile, asks: Asks = Asks()) -> Tolerance:  # noqa: B008 - it cannot be changed
+    """What a model is held to: the caller's figures, and for those left out the default of its precision."""
+    asks.check()
+    default = TOLERANCES[model.precision]
+    return Tolerance(
+        difference=default.difference if asks.tolerance is None else asks.tolerance,
+        decided=default.decided if asks.same is None else asks.same,
+        accuracy_drop=default.accuracy_drop if asks.accuracy_drop is None else asks.accuracy_drop,
+    )
+
+
+def compare(
+    bundle: Bundle, model: ModelFile, asked: Asked, found: np.ndarray, tolerance: Tolerance, runtime: str, took: Latency
+) -> Parity:
+    """How a model's probabilities compare with those of the trained one.
+
+    found: (N, K) float32, of the same pictures.
+    """
+    task, thresholds = bundle.task, bundle.thresholds
+    differences = np.abs(found.astype(np.float64) - asked.probabilities).max(axis=1)
+    sound = bool(np.isfinite(differences).all())
+    differences = np.where(np.isfinite(differences), differences, np.inf)
+    before, after = (decide(one, task, thresholds)[0] for one in (asked.probabilities, found))
+    same = agree(before, after)
+    greatest = float(differences.max())
+    were, are = accuracy(before, asked.truth), accuracy(after, asked.truth)
+    # In whole pictures, so that a share is compared with itself and not with its rounding.
+    lost = 0 if were is None or are is None else round((were - are) * len(same))
+    passed = (
+        sound
+        and greatest <= tolerance.difference
+        and float(same.mean()) >= tolerance.decided
+        and lost <= tolerance.accuracy_drop * len(same)
+    )
+    return Parity(
+        path=model.path,
+        passed=passed,
+        tolerance=tolerance,
+        pictures=len(differences),
+        greatest_difference=greatest if sound else None,
+        mean_difference=float(differences.mean()) if sound else None,
+        same_decision=float(same.mean()),
+        accuracy_before=were,
+        accuracy_after=are,
+        **took._asdict(),
+        bytes=bundle.model_bytes(model),
+        runtime=runtime,
+        worst=_worst(bundle, asked, found, differences, same),
+    )
+
+
+def agree(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """(N,) whether the same was decided: (N,) classes, or (N, K) labels all of them."""
+    return np.asarray(np.asarray(before == after).reshape(len(before), -1).all(axis=1))
+
+
+def accuracy(decided: np.ndarray, truth: ArrayLike | None) -> float | None:
+    """Share of the pictures that are decided right; several labels: with all of them."""
+    return None if truth is None else float(agree(decided, np.asarray(truth)).mean())
+
+
+def say(row: Parity) -> str:
+    """One line."""
+    if row.greatest_difference is None:
+        return f"{row.path}: gives what is no number"
+    line = (
+        f"{row.path}: differs by {row.greatest_difference:.2g} at most (allowed {row.tolerance.difference:g}), "
+        f"{row.same_decision:.2%} of {row.pictures:,} pictures decided alike (asked {row.tolerance.decided:.2%})"
+    )
+    if row.accuracy_before is not None and row.accuracy_after is not None:
+        line += f", accuracy {row.accuracy_before:.4f} -> {row.accuracy_after:.4f}"
+        if row.tolerance.accuracy_drop < 1:
+            line += f" (allowed {row.tolerance.accuracy_drop:g} less)"
+    return line
+
+
+def require(where: object, rows: Iterable[Parity]) -> None:
+    """GateError that names every model that is beyond its tolerance, with its worst pictures."""
+    failed = [row for row in rows if not row.passed]
+    if not failed:
+        return
+    lines = []
+    for row in failed:
+        lines.append(f"{where}: {say(row)}")
+        lines += [f"    {one.picture}: by {one.difference:.2g}, {one.before} -> {one.after}" for one in row.worst]
+    lines.append(
+        "manifest.json says so, too; take another precision, or allow more (--tolerance, --same, --accuracy-drop)"
+    )
+    raise GateError("\n".join(lines))
+
+
+def latency(ask: Callable[[np.ndarray], object], shape: tuple[int, int, int], batch: int | None = None) -> Latency:
+    """How long a call takes that answers pixels (N, H, W, C) uint8.
+
+    batch: pictures of the batches whose rate is told; None: BATCH.
+    """
+    size = BATCH if batch is None else batch
+    pixels = np.random.default_rng(0).integers(0, 256, (max(size, 1), *shape)).astype(np.uint8)
+    times = _timed(ask, pixels[:1])
+    many = times if size == 1 else _timed(ask, pixels)
+    return Latency(
+        float(np.percentile(times, 50)) * 1e3, float(np.percentile(times, 95)) * 1e3, size / float(np.median(many))
+    )
+
+
+def answers(runtime: Runtime, batches: Iterable[np.ndarray]) -> np.ndarray:
+    """(N, K): what a runtime says of pixels, a batch after the other."""
+    return np.concatenate([runtime(batch) for batch in batches])
+
+
+def _timed(ask: Callable[[np.ndarray], object], pixels: np.ndarray) -> list[float]:
+    for _ in range(WARM):
+        ask(pixels)
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS
+    while len(times) < WARM or (len(times) < CALLS and time.perf_counter() < end):
+        begun = time.perf_counter()
+        ask(pixels)
+        times.append(time.perf_counter() - begun)
+    return times
+
+
+def _worst(bundle: Bundle, asked: Asked, found: np.ndarray, differences: np.ndarray, same: np.ndarray) -> list[Worst]:
+    """The pictures that are decided otherwise before those that are not, by difference."""
+    order = np.lexsort((-differences, same))[:NAMED]
+    return [
+        Worst(
+            picture=asked.names[place],
+            difference=float(min(differences[place], 1.0)),
+            before=told(asked.probabilities[place], bundle.classes, bundle.task, bundle.thresholds),
+            after=told(found[place], bundle.classes, bundle.task, bundle.thresholds),
+        )
+        for place in order.tolist()
+    ]
+
+
+def told(row: np.ndarray, classes: Sequence[str], task: Task, thresholds: Sequence[float] | None) -> str:
+    """What is decided from the probabilities of one picture, and how sure it is: "cat 0.81"."""
+    decision, confidence = decide(row[np.newaxis], task, thresholds)
+    if task == "multilabel":
+        names = [name for name, held in zip(classes, decision[0], strict=True) if held]
+        return f"{' + '.join(names) or 'nothing'} {confidence[0]:.3f}"
+    columns = two_columns(row) if task == "binary" else row[np.newaxis]
+    return f"{classes[int(decision[0])]} {columns[0, int(decision[0])]:.3f}"

@@ -1,0 +1,240 @@
+"""The routes, as a FastAPI application: `/predict`, the Open Inference Protocol, `/metrics`, the page and the docs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import signal
+import threading
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, Response
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+
+from kerasimg.deploy.serve import forms, protocol
+from kerasimg.deploy.serve.bodies import Gone
+from kerasimg.deploy.serve.front import CLOSED_BY_CLIENT, TOLD, Front, refusal
+from kerasimg.deploy.serve.refusals import Refused, refused_fault, refused_status
+from kerasimg.deploy.serve.service import Service
+
+HERE = Path(__file__).parent
+
+ABOUT = "Says what is on pictures. Bodies and errors are JSON; GET / is a page to try it with."
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": forms.Refusal, "description": told}
+    for status, told in {
+        400: "The request cannot be read.",
+        413: "Too many bytes, pixels or pictures.",
+        415: "No picture, or a body of an unknown type.",
+        422: "A picture is damaged.",
+        429: "Too much to do; Retry-After says when.",
+        503: "Stopping, or out of time.",
+    }.items()
+}
+_PROTOCOL_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": forms.ProtocolRefusal, "description": row["description"]} for status, row in _REFUSALS.items()
+}
+
+
+def create_app(service: Service, *, key: str | None = None) -> Front:
+    """The ASGI application of a service.  key: that requests must bring, in X-API-Key or as a bearer token."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        _stop_at_signals(service)
+        yield
+        service.close()
+
+    app = FastAPI(
+        title=f"kerasimg: {service.model.name}",
+        version=service.model.version,
+        description=ABOUT,
+        docs_url=None,  # FastAPI's own pages load their code from another host
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    _own_routes(app, service, key is not None)
+    _protocol_routes(app, service)
+    _told_refusals(app)
+    return Front(app, meters=service.meters, key=key, log=service.settings.log, after=service.measure)
+
+
+def _own_routes(app: FastAPI, service: Service, key: bool) -> None:
+    @app.post("/predict", summary="Say what is on pictures", responses=_with(forms.Answer), openapi_extra=forms.PREDICT)
+    async def predict(request: Request) -> Response:
+        scope = request.scope
+        answer = await service.predict(_headers(scope), request.query_params, request.receive, scope[TOLD])
+        return _json(answer)
+
+    @app.get("/metrics", summary="What the server counts, for Prometheus", response_class=Response)
+    async def metrics() -> Response:
+        service.measure()
+        text, kind = service.meters.text()
+        return Response(text, headers={"content-type": kind})
+
+    @app.get("/about", summary="Which model, and what is allowed")
+    async def about() -> Response:
+        return _json(service.about(key))
+
+    page, docs = _page("page.html"), _page("docs.html")
+
+    @app.get("/", include_in_schema=False)
+    async def show_page() -> Response:
+        return page
+
+    @app.get("/docs", include_in_schema=False)
+    async def show_docs() -> Response:
+        return docs
+
+
+def _protocol_routes(app: FastAPI, service: Service) -> None:
+    model = service.model
+    tags: Any = ["Open Inference Protocol v2"]
+
+    def check(name: str, version: str | None = None) -> None:
+        if name != model.name:
+            raise Refused("route", f"no model '{name[:80]}' (there is: {model.name})")
+        if version is not None and version != model.version:
+            raise Refused("route", f"no version '{version[:80]}' of '{name}' (there is: {model.version})")
+
+    @app.get("/v2", summary="Server metadata", tags=tags)
+    async def server() -> Response:
+        return _json(protocol.server())
+
+    @app.get("/v2/health/live", summary="Whether the server runs", response_model=forms.ServerState, tags=tags)
+    async def live() -> Response:
+        return _json({"live": True})
+
+    @app.get("/v2/health/ready", summary="Whether requests are taken", response_model=forms.ServerState, tags=tags)
+    async def ready() -> Response:
+        return _json({"ready": service.ready}, 200 if service.ready else 503)
+
+    for start in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+
+        async def metadata(request: Request) -> Response:
+            check(**request.path_params)
+            return _json(protocol.described(model))
+
+        async def model_ready(request: Request) -> Response:
+            check(**request.path_params)
+            return _json({"name": model.name, "ready": service.ready}, 200 if service.ready else 503)
+
+        async def infer(request: Request) -> Response:
+            check(**request.path_params)
+            scope = request.scope
+            return _json(await service.infer(_headers(scope), request.receive, scope[TOLD]))
+
+        told: dict[str, Any] = {"tags": tags, "include_in_schema": "{version}" not in start}
+        app.get(start, summary="Model metadata", responses=_protocol(forms.ModelMetadata), **told)(metadata)
+        app.get(f"{start}/ready", summary="Whether the model is ready", responses=_protocol(forms.ModelState), **told)(
+            model_ready
+        )
+        app.post(
+            f"{start}/infer",
+            summary="Ask the model",
+            openapi_extra=forms.INFER,
+            responses=_protocol(forms.InferAnswer) | _PROTOCOL_REFUSALS,
+            **told,
+        )(infer)
+
+
+def _told_refusals(app: FastAPI) -> None:
+    """Every refusal in one form, also those of the router."""
+
+    def answer(request: Request, refused: Refused, headers: Mapping[str, str] | None = None) -> Response:
+        told = request.scope[TOLD]
+        told["reason"] = refused.reason
+        body, own = refusal(refused, request.scope["path"], told["id"])
+        if refused.reason in ("slow", "stopping"):
+            own["connection"] = "close"
+        return Response(body, refused.status, {**(headers or {}), **own})
+
+    async def refused(request: Request, error: Any) -> Response:
+        return answer(request, error)
+
+    async def routed(request: Request, error: Any) -> Response:
+        return answer(request, refused_status(error.status_code, str(error.detail)), error.headers)
+
+    async def invalid(request: Request, error: Any) -> Response:
+        return answer(request, Refused("body", "the request does not have the form that /docs shows"))
+
+    async def failed(request: Request, error: Any) -> Response:
+        return answer(request, refused_fault(request.scope[TOLD]["id"]))
+
+    async def gone(request: Request, error: Any) -> Response:
+        return Response(status_code=CLOSED_BY_CLIENT)  # for the log: nobody is there to read it
+
+    app.add_exception_handler(Gone, gone)
+    app.add_exception_handler(Exception, failed)  # after which it is raised again, for the log
+    app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(HTTPException, routed)
+    app.add_exception_handler(RequestValidationError, invalid)
+
+
+def _stop_at_signals(service: Service) -> None:
+    """Refuse further requests as soon as the process is told to end; uvicorn then waits for those in work."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before = signal.getsignal(number)
+
+        def stop(number: int, frame: Any, before: Any = before) -> None:
+            service.stop()
+            if callable(before):
+                before(number, frame)
+
+        with suppress(ValueError):
+            signal.signal(number, stop)
+
+
+def _headers(scope: Any) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def _json(document: Any, status: int = 200) -> Response:
+    return Response(to_json(document), status, media_type="application/json")
+
+
+def _with(answer: Any) -> dict[int | str, dict[str, Any]]:
+    return {200: {"model": answer, "description": "A prediction for each picture, in their order."}, **_REFUSALS}
+
+
+def _protocol(answer: Any) -> dict[int | str, dict[str, Any]]:
+    missing = {"model": forms.ProtocolRefusal, "description": "There is no such model."}
+    return {200: {"model": answer, "description": "As the protocol says."}, 404: missing}
+
+
+def _page(name: str) -> HTMLResponse:
+    """A page that may load nothing but its own style and script, by their hashes, and ask nobody but this server."""
+    text = (HERE / name).read_text(encoding="utf-8")
+    allowed = {
+        kind: " ".join(f"'sha256-{_digest(part)}'" for part in re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL))
+        for kind, tag in (("script-src", "script"), ("style-src", "style"))
+    }
+    policy = {
+        "default-src": "'none'",
+        **allowed,
+        "img-src": "'self' data: blob:",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    headers = {
+        "content-security-policy": "; ".join(f"{kind} {where}" for kind, where in policy.items()),
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-cache",
+    }
+    return HTMLResponse(text, headers=headers)
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

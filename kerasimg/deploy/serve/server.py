@@ -1,0 +1,210 @@
+"""`kerasimg serve`: opens a bundle, listens, answers until it is told to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from kerasimg.deploy.bundle import Bundle
+from kerasimg.deploy.manifest import FILE
+from kerasimg.deploy.serve.settings import NAMES, Settings, key_from_environment
+from kerasimg.errors import CallError, KerasimgError, nearest
+
+NEEDED = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
+"""Packages of the extra `serve`; the runtime's own is named by whoever opens it."""
+
+SERVED = ("litert", "onnx", "openvino")
+"""Exports of a run that are served, the first that there is."""
+
+WORKER = "KERASIMG_SERVE"
+"""The environment variable by which worker processes learn what to serve: a folder, a line feed, the settings."""
+
+BACKLOG = 2048
+"""Connections that the system holds until they are accepted."""
+
+
+def serve(
+    source: str | os.PathLike[str],
+    *,
+    api_key: str | None = None,
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+    **settings: Any,
+) -> None:
+    """Answer requests for an exported model over HTTP; returns when the process is told to end (SIGTERM, Ctrl-C).
+
+    source: a bundle's folder, or a run's; of a run the export for LiteRT, ONNX or OpenVINO is served, and where it
+    has none, one for LiteRT is made first, by a process of its own.
+    api_key: that requests must bring; None: `$KERASIMG_API_KEY`, without one no key is asked for.
+    say: gets a line for a person when the server is up, and for what it has to do before.
+    settings: those of `kerasimg.deploy.serve.settings.Settings`: host, port, workers, threads, ...
+
+    CallError where the source cannot be served, a setting does not exist, or a package is missing.
+    """
+    for name in settings:
+        if name not in NAMES:
+            raise CallError(f"serve has no setting '{name}'{nearest(name, NAMES)}")
+    for package in NEEDED:
+        if find_spec(package) is None:
+            raise CallError(f'{package} is not installed: pip install "kerasimg[serve]"')
+    chosen = Settings(**settings)
+    if api_key is not None:
+        os.environ["KERASIMG_API_KEY"] = api_key
+    key = key_from_environment()
+    folder = bundle_of(source, say)
+    with _listening(chosen) as listener:
+        address = _address(listener)
+        (_several if chosen.workers > 1 else _alone)(folder, chosen, key, listener, address, say)
+
+
+def bundle_of(source: str | os.PathLike[str], say: Callable[[str], None]) -> Path:
+    """The folder of the bundle that is meant by a bundle or a run; one that there is not yet is made."""
+    folder = Path(source)
+    if (folder / FILE).is_file():
+        return folder
+    model = folder / "model.keras"
+    if not model.is_file():
+        raise CallError(f"'{folder}' is neither a bundle ({FILE}) nor a run (model.keras)")
+    for target in SERVED:
+        manifest = folder / "export" / target / FILE
+        if manifest.is_file():
+            if manifest.stat().st_mtime < model.stat().st_mtime:
+                say(f"{manifest.parent} is older than {model}; to serve that: kerasimg export {folder} --to {target}")
+            return manifest.parent
+    say(f"{folder} has no export yet; making one: kerasimg export {folder} --to litert")
+    # In a process of its own: this one must not load TensorFlow.
+    done = subprocess.run([sys.executable, "-m", "kerasimg", "export", str(folder), "--to", "litert"], check=False)
+    if done.returncode:
+        raise KerasimgError(
+            f"'{folder}' could not be exported (exit code {done.returncode}); what is wrong stands above"
+        )
+    return folder / "export" / "litert"
+
+
+def worker() -> Any:
+    """The application of a worker process, as its parent has told it in the environment."""
+    folder, _, settings = os.environ[WORKER].partition("\n")
+    return _application(Path(folder), Settings.from_json(settings), key_from_environment())
+
+
+def _application(folder: Path, settings: Settings, key: str | None) -> Any:
+    from kerasimg.deploy.serve import logs
+    from kerasimg.deploy.serve.app import create_app
+    from kerasimg.deploy.serve.engine import Model
+    from kerasimg.deploy.serve.service import Service
+
+    logs.set_up()
+    limit_memory(settings)
+    return create_app(Service(Model.open(Bundle.open(folder), settings), settings), key=key)
+
+
+def limit_memory(settings: Settings) -> None:
+    """Let Pillow, too, refuse what is larger than allowed, and give large buffers back to the system at once.
+
+    For the process: pictures inside of pictures (ICO) tell their size only to Pillow; and the C library otherwise
+    keeps buffers of up to 32 MB, in one heap per thread, once it has seen some of that size freed.
+    """
+    import ctypes
+
+    import PIL.Image
+
+    PIL.Image.MAX_IMAGE_PIXELS = max(1, settings.max_pixels // 2)  # Pillow raises at twice of it
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _MMAP_FROM)
+        except (OSError, AttributeError):  # another C library
+            return
+
+
+_M_MMAP_THRESHOLD = -3
+_MMAP_FROM = 2**20
+
+
+def _alone(
+    folder: Path, settings: Settings, key: str | None, listener: socket.socket, address: str, say: Callable[[str], None]
+) -> None:
+    """Serve in this process."""
+    application = _application(folder, settings, key)
+    import uvicorn
+
+    # uvicorn raises the signal again that has ended it; to be told to end is no failure.
+    before = {number: signal.signal(number, _ignored) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        say(_told(folder, settings, address))
+        uvicorn.Server(_configured(application, settings)).run(sockets=[listener])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _several(
+    folder: Path, settings: Settings, key: str | None, listener: socket.socket, address: str, say: Callable[[str], None]
+) -> None:
+    """Serve in worker processes; one that dies is replaced."""
+    from uvicorn.supervisors.multiprocess import Multiprocess
+
+    from kerasimg.deploy.serve import logs
+    from kerasimg.deploy.serve.meters import SEVERAL
+
+    Bundle.open(folder).model(settings.model)  # what is wrong with it is told once, not by every worker
+    logs.set_up()
+    with tempfile.TemporaryDirectory(prefix="kerasimg-serve-") as shared:
+        told = {WORKER: f"{folder.resolve()}\n{settings.to_json()}", SEVERAL: shared}
+        os.environ |= told
+        try:
+            say(_told(folder, settings, address))
+            Multiprocess(_configured(f"{__name__}:worker", settings, factory=True), [listener]).run()
+        finally:
+            for name in told:
+                del os.environ[name]
+
+
+def _configured(application: Any, settings: Settings, **more: Any) -> Any:
+    import uvicorn
+
+    from kerasimg.deploy.serve.guard import GuardedProtocol
+
+    return uvicorn.Config(
+        application,
+        workers=settings.workers,
+        http=GuardedProtocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=settings.connections,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(settings.timeout_s) + 5,
+        **more,
+    )
+
+
+def _listening(settings: Settings) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise CallError(f"cannot listen at {settings.host}:{settings.port}: {error.strerror or error}") from None
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _told(folder: Path, settings: Settings, address: str) -> str:
+    return f"serving {folder} at {address} (page: /, description: /docs); to end: Ctrl-C"
+
+
+def _ignored(number: int, frame: Any) -> None:
+    """Do nothing."""

@@ -1,0 +1,178 @@
+"""What the routes do: a request's pictures in, predictions out, within the room and the time there is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+
+from kerasimg.data.picture import BadImage
+from kerasimg.deploy.serve import answers, bodies, protocol
+from kerasimg.deploy.serve.bodies import Asked, Receive
+from kerasimg.deploy.serve.engine import Engine, Model
+from kerasimg.deploy.serve.explaining import Explainer
+from kerasimg.deploy.serve.meters import Meters
+from kerasimg.deploy.serve.refusals import Refused, refused_picture
+from kerasimg.deploy.serve.room import Place, Room
+from kerasimg.deploy.serve.settings import Settings
+
+LONG_JSON = 2**16
+"""Bytes of a JSON body from which on it is read in a thread: the event loop has others to serve."""
+
+
+class Service:
+    """A model that answers requests, whatever the web framework around it."""
+
+    def __init__(self, model: Model, settings: Settings) -> None:
+        self.model = model
+        self.settings = settings
+        self.meters = Meters(model)
+        self.room = Room(settings.queue, settings.held_bytes)
+        self.engine = Engine(model, settings, batched=self.meters.batched, decoded=self.meters.decode_seconds.observe)
+        self.explainer = Explainer(model.bundle, self.engine, settings.max_batch)
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+        return not self.room.stopping
+
+    def stop(self) -> None:
+        """Take no more requests; those that are in work are answered."""
+        self.room.stopping = True
+
+    def close(self) -> None:
+        """Answer what is in work, and end the threads."""
+        self.stop()
+        self.explainer.close()
+        self.engine.close()
+
+    def measure(self) -> None:
+        """Note how much is in work."""
+        self.meters.in_work.set(self.room.pictures)
+        self.meters.waiting.set(self.engine.batcher.waiting())
+
+    def about(self, key: bool) -> dict[str, Any]:
+        """What the web page tells of the server."""
+        bundle, settings = self.model.bundle, self.settings
+        return {
+            "model": {"name": self.model.name, "version": self.model.version},
+            "runtime": self.model.file.runtime,
+            "precision": self.model.file.precision,
+            "task": bundle.task,
+            "classes": len(bundle.classes),
+            "input": list(bundle.shape),
+            "explain": settings.explain,
+            "key": key,
+            "limits": {
+                "bytes": settings.max_bytes,
+                "pixels": settings.max_pixels,
+                "pictures": settings.max_pictures,
+                "seconds": settings.timeout_s,
+            },
+        }
+
+    async def predict(
+        self, headers: Mapping[str, str], query: Mapping[str, str], receive: Receive, told: MutableMapping[str, Any]
+    ) -> dict[str, Any]:
+        """`POST /predict`.  told: gets what the log says of the request."""
+        until = asyncio.get_running_loop().time() + self.settings.timeout_s
+        with self.room.enter() as place:
+            body = await self._body(headers, receive, place, until, told)
+            kind = headers.get("content-type", "")
+            most = self.settings.max_pictures
+            asked = await self._read(body, place, until, bodies.read_pictures, kind, body, most)
+            told["pictures"] = len(asked.pictures)
+            place.take(pictures=len(asked.pictures))
+            top, explain = self._options({**asked.options, **query}, len(asked.pictures))
+            async with self._in_time(until):
+                answer: dict[str, Any] = {
+                    "id": told["id"],
+                    "model": {"name": self.model.name, "version": self.model.version},
+                }
+                rows = await self._rows(asked, place)
+                answer["predictions"] = answers.predictions(self.model.bundle, asked.ids, rows, top)
+                if explain:
+                    explanation = await self.explainer.explain(asked.pictures[0], rows, place)
+                    answer["predictions"][0]["explanation"] = explanation
+                return answer
+
+    async def infer(
+        self, headers: Mapping[str, str], receive: Receive, told: MutableMapping[str, Any]
+    ) -> dict[str, Any]:
+        """`POST /v2/models/{name}/infer`."""
+        until = asyncio.get_running_loop().time() + self.settings.timeout_s
+        with self.room.enter() as place:
+            if "inference-header-content-length" in headers:
+                raise Refused("type", "the binary tensor extension is not spoken; send JSON, or pictures as BYTES")
+            body = await self._body(headers, receive, place, until, told)
+            most = self.settings.max_pictures
+            wanted = await self._read(body, place, until, protocol.read, body, self.model.bundle.shape, most)
+            told["pictures"] = wanted.count
+            place.take(pictures=wanted.count)
+            async with self._in_time(until):
+                if wanted.pixels is None:
+                    rows = await self._rows(Asked(wanted.pictures, [f"[{k}]" for k in range(wanted.count)]), place)
+                else:
+                    batcher = self.engine.batcher
+                    put = [asyncio.wrap_future(batcher.put(pixels)) for pixels in wanted.pixels]
+                    rows = np.stack(await asyncio.gather(*put))
+                return protocol.answer(self.model, wanted, rows, told["id"])
+
+    async def _body(
+        self, headers: Mapping[str, str], receive: Receive, place: Place, until: float, told: MutableMapping[str, Any]
+    ) -> bytes:
+        body = await bodies.read_body(receive, headers.get("content-length"), place, self.settings, until)
+        told["bytes"] = len(body)
+        return body
+
+    async def _read(self, body: bytes, place: Place, until: float, reader: Any, *arguments: Any) -> Any:
+        """What a reader makes of a body; of a long one that begins as JSON does, in a thread."""
+        if len(body) < LONG_JSON or body[:1] not in b"{[ \t\r\n":
+            return reader(*arguments)
+        work = self.engine.run(reader, *arguments)
+        place.until(work)
+        async with self._in_time(until):
+            return await asyncio.wrap_future(work)
+
+    async def _rows(self, asked: Asked, place: Place) -> np.ndarray:
+        """The model's probabilities, (N, K), of encoded pictures."""
+        waiting = []
+        for data in asked.pictures:
+            row, work = self.engine.ask(data)
+            place.until(work, row)
+            waiting.append(asyncio.wrap_future(row))
+        if len(waiting) == 1:
+            try:
+                return (await waiting[0])[np.newaxis]
+            except BadImage as error:
+                raise refused_picture(asked.ids[0], error) from None
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+        bad = [
+            refused_picture(name, one) for name, one in zip(asked.ids, found, strict=True) if isinstance(one, BadImage)
+        ]
+        if bad:
+            raise Refused(bad[0].reason, "; ".join(map(str, bad)))
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        return np.stack(found)  # type: ignore[arg-type]
+
+    def _options(self, given: Mapping[str, Any], pictures: int) -> tuple[int, bool]:
+        top = bodies.as_number("top", given.get("top", self.settings.top), len(self.model.bundle.classes))
+        explain = bodies.as_flag("explain", given.get("explain", False))
+        if explain and not self.settings.explain:
+            raise Refused("body", "explain: this server does not explain")
+        if explain and pictures != 1:
+            raise Refused("body", f"explain: takes one picture at a time, got {pictures}")
+        return top, explain
+
+    @asynccontextmanager
+    async def _in_time(self, until: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout_at(until):
+                yield
+        except TimeoutError:
+            raise Refused("time", f"no answer within {self.settings.timeout_s:g} s; ask again later") from None

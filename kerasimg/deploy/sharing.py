@@ -1,0 +1,78 @@
+"""A run as one file to send, and back: `kerasimg.pack`, `kerasimg.unpack`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from kerasimg.errors import CallError
+from kerasimg.models import packed
+from kerasimg.models.classifier import MODEL_FILE, Classifier, ClassifierReference
+from kerasimg.spec import pack as form
+from kerasimg.training.run import Run
+
+CARD = "MODEL_CARD.md"
+SCORES = "evaluation/metrics.json"
+
+
+def pack(run: ClassifierReference, out: str | os.PathLike[str] | None = None) -> Path:
+    """Make one file of a run: spec, classes, weights, model card, hashes. It holds no code and no pickle.
+
+    run: a run, its folder, or a model.keras file.
+    out: the file, which ends in `.kerasimg`; left out, `<name>.kerasimg` in this folder. One that is there is replaced.
+
+    `build`, `train`, `evaluate`, `predict`, `export` and `serve` take the file as it is. Gives its path.
+    Raises CallError when there is no trained model.
+    """
+    classifier = Classifier.open(run)
+    path = Path(f"{classifier.spec.name}{form.SUFFIX}" if out is None else out)
+    if path.suffix != form.SUFFIX:
+        raise CallError(f"out: expected a name that ends in {form.SUFFIX}, got '{path}'")
+    if not path.parent.is_dir():
+        raise CallError(f"out: no folder '{path.parent}'")
+    folder = classifier.folder
+    packed.write(
+        classifier,
+        path,
+        card=_text(folder / CARD) if folder else "",
+        figures=_figures(json.loads(_text(folder / SCORES) or "{}")) if folder else {},
+    )
+    return path
+
+
+def unpack(file: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Run:
+    """Make a folder of a pack: spec, classes, `model.keras`, model card; what `Run.open` and any Keras can read.
+
+    out: a folder that is not there yet, or empty; left out, the file's name without its ending.
+
+    Raises CallError when the file is no sound pack, or the folder holds something.
+    """
+    path = Path(file)
+    opened = form.Pack(path)
+    folder = path.with_suffix("") if out is None else Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CallError(f"out: '{folder}' is there already; name another folder")
+    classifier = packed.read(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    opened.write_specs(folder)
+    (folder / "classes.json").write_text(
+        json.dumps(opened.manifest.classes, ensure_ascii=False, indent=2) + "\n", "utf-8"
+    )
+    for member in (form.CARD, form.NOTICE):
+        if content := opened.read(member):
+            (folder / member).write_bytes(content)
+    classifier.save(folder / MODEL_FILE)
+    return Run(folder)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _figures(scores: dict[str, Any]) -> dict[str, Any]:
+    """The figures that are one number each, and on how many pictures they stand."""
+    return {
+        key: value for key, value in scores.items() if isinstance(value, float | int) and not isinstance(value, bool)
+    }

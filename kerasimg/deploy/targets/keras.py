@@ -1,0 +1,20 @@
+"""Keras: the run's model as a .keras file, which any backend opens, with the temperature beside it as in the run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from kerasimg.deploy.exporting import Exporting
+from kerasimg.deploy.logits import in_float32
+from kerasimg.deploy.manifest import ModelFile
+from kerasimg.errors import CallError
+from kerasimg.models.classifier import MODEL_FILE
+
+
+def write(exporting: Exporting, folder: Path) -> list[ModelFile]:
+    """`model.keras`, float32, without an optimizer. CallError where a fixed batch is asked for."""
+    if exporting.batch is not None:
+        raise CallError("keras: model.keras takes any number of pictures; leave out --batch")
+    replace(exporting.classifier, model=in_float32(exporting.classifier.model)).save(folder / MODEL_FILE)
+    return [ModelFile(path=MODEL_FILE, runtime="keras", precision="float32", input_dtype="float32")]

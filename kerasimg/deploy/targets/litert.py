@@ -1,0 +1,118 @@
+"""LiteRT: one .tflite file for each precision, with the names of the classes in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerasimg.deploy import litert_file
+from kerasimg.deploy.exporting import Exporting
+from kerasimg.deploy.manifest import InputType, ModelFile, Precision
+from kerasimg.deploy.silence import silence
+from kerasimg.errors import CallError, KerasimgError, listed
+
+ZERO_POINT: dict[InputType, int] = {"uint8": 0, "int8": -128}
+"""Input of integers -> the one that stands for a pixel of 0, the step being 1."""
+
+
+def write(exporting: Exporting, folder: Path) -> list[ModelFile]:
+    """`model_<precision>.tflite` for each that is asked for; CallError for what cannot be written."""
+    return [write_one(exporting, folder, precision) for precision in exporting.options.precisions]
+
+
+def write_one(exporting: Exporting, folder: Path, precision: Precision) -> ModelFile:
+    """One of them."""
+    content = convert(exporting, precision, exporting.batch)
+    if precision == "int8":
+        _, activation = exporting.logits
+        content = litert_file.with_activation(content, activation)
+    path = f"model_{precision}.tflite"
+    (folder / path).write_bytes(litert_file.with_members(content, _members(exporting)))
+    taken: InputType = exporting.options.input_dtype if precision == "int8" else "float32"
+    return ModelFile(path=path, runtime="litert", precision=precision, input_dtype=taken, batch=exporting.batch)
+
+
+def convert(exporting: Exporting, precision: Precision, batch: int | None) -> bytes:
+    """The model as a .tflite file's content; of int8 up to its logits, which are float32."""
+    import tensorflow as tf
+
+    if keras.backend.backend() != "tensorflow":
+        raise CallError(f"LiteRT is written by TensorFlow, and Keras runs on {keras.backend.backend()} here")
+    lite = tf.lite
+    how: dict[Precision, Callable[[], dict[str, Any]]] = {
+        "float32": dict,
+        "float16": lambda: {"optimizations": [lite.Optimize.DEFAULT], "target_spec": {"supported_types": [tf.float16]}},
+        "dynamic": lambda: {"optimizations": [lite.Optimize.DEFAULT]},
+        "int8": lambda: {
+            "optimizations": [lite.Optimize.DEFAULT],
+            "representative_dataset": lambda: ([picture] for picture in exporting.representative()),
+            "inference_input_type": tf.uint8 if exporting.options.input_dtype == "uint8" else tf.int8,
+        },
+    }
+    settings = how[precision]()
+    ops = [lite.OpsSet.TFLITE_BUILTINS] + [lite.OpsSet.TFLITE_BUILTINS_INT8] * (precision == "int8")
+    if exporting.options.allow_flex:
+        ops.append(lite.OpsSet.SELECT_TF_OPS)
+    settings["target_spec"] = {**settings.get("target_spec", {}), "supported_ops": ops}
+    model = exporting.logits[0] if precision == "int8" else exporting.model
+    content = _converted(model, exporting.signature(batch), settings)
+    if precision == "int8":
+        _check_input(content, exporting.options.input_dtype)
+    return content
+
+
+def _converted(model: keras.Model, signature: list[keras.InputSpec], settings: dict[str, Any]) -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        try:
+            with silence(_is_refused):
+                model.export(path, format="litert", input_signature=signature, verbose=False, **settings)
+        except Exception as error:
+            if not _is_refused(error):
+                raise
+            raise CallError(_refusal(str(error))) from None
+        return path.read_bytes()
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether the converter says that it lacks an operation."""
+    return (
+        "TensorFlow Lite" in str(error) or "neither a custom op nor a flex op" in str(error) or "TFLite" in str(error)
+    )
+
+
+def _refusal(said: str) -> str:
+    import re
+
+    names = sorted(set(re.findall(r"(?:TF Select ops|Custom ops|Flex ops):\s*([\w, ]+)", said)))
+    named = listed(names) or said.strip().splitlines()[0][:300]
+    return (
+        f"LiteRT has no operation for what the model computes: {named}; allow TensorFlow's own (--allow-flex), which "
+        "only runs where the Flex delegate is, or take another target"
+    )
+
+
+def _check_input(content: bytes, taken: InputType) -> None:
+    """That the model takes pixels as they are."""
+    found = litert_file.quantized_input(content)
+    wanted = (1.0, ZERO_POINT[taken])
+    if found is None or not np.isclose(found[0], 1.0, rtol=1e-6) or found[1] != wanted[1]:
+        raise KerasimgError(f"int8: expected an input of scale and zero point {wanted}, the converter made {found}")
+
+
+def _members(exporting: Exporting) -> dict[str, str]:
+    """What travels in the file."""
+    labels = "".join(name.replace("\n", " ") + "\n" for name in exporting.classes)
+    about = {
+        "name": exporting.name,
+        "task": exporting.task,
+        "image": exporting.image.model_dump(mode="json"),
+        "thresholds": exporting.classifier.thresholds,
+    }
+    return {"labels.txt": labels, "kerasimg.json": json.dumps(about, ensure_ascii=False, indent=2)}

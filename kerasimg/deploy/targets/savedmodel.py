@@ -1,0 +1,30 @@
+"""TensorFlow's SavedModel, as TensorFlow Serving takes it: the endpoint `serving_default`, float32 pixels of 0-255."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+
+from kerasimg.deploy.exporting import Exporting
+from kerasimg.deploy.manifest import ModelFile
+from kerasimg.deploy.silence import silence
+from kerasimg.errors import CallError
+
+FOLDER = "saved_model"
+
+
+def write(exporting: Exporting, folder: Path) -> list[ModelFile]:
+    """The folder `saved_model`."""
+    if keras.backend.backend() != "tensorflow":
+        raise CallError(f"a SavedModel is written by TensorFlow, and Keras runs on {keras.backend.backend()} here")
+    with silence():
+        exporting.model.export(
+            folder / FOLDER,
+            format="tf_saved_model",
+            input_signature=exporting.signature(exporting.batch),
+            verbose=False,
+        )
+    return [
+        ModelFile(path=FOLDER, runtime="tensorflow", precision="float32", input_dtype="float32", batch=exporting.batch)
+    ]

@@ -1,0 +1,180 @@
+"""`kerasimg.verify`: does a bundle still give the right answers, on this machine? Without Keras and TensorFlow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerasimg.data.decode import decode
+from kerasimg.data.items import PART_NAMES, ManyFaults
+from kerasimg.data.loading import Loader
+from kerasimg.data.picture import BadImage
+from kerasimg.data.sources import Data, Source, open_source
+from kerasimg.deploy.bundle import Bundle, Vector
+from kerasimg.deploy.manifest import ModelFile, Parity
+from kerasimg.deploy.parity import Asked, Asks, accuracy, compare, latency, require, say, tolerance_of
+from kerasimg.deploy.runtimes import Runtime, open_runtime, stand_in
+from kerasimg.errors import CallError, Fault, GateError
+from kerasimg.evaluation.predictions import decide, read_predictions
+
+LOADED = 64
+"""Pictures that are decoded at a time."""
+
+PIXEL_STEPS = 4
+"""How far a pixel of a test picture may be from the one that was expected: JPEG decoders may round otherwise."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `verify` found."""
+
+    bundle: Bundle
+    pixels: int
+    """Greatest difference of a pixel of the test pictures, as decoded here, in steps of 1/255."""
+    vectors: list[Parity]
+    """Each model on the bundle's own test pictures."""
+    data: list[Parity]
+    """Each model on other pictures, against what the trained model said of them; none where that is not known."""
+    accuracy: dict[str, float]
+    """Model -> share of those other pictures that it decides right."""
+
+
+def verify(
+    bundle: str | os.PathLike[str] | Bundle,
+    *,
+    data: Data | None = None,
+    expected: str | os.PathLike[str] | None = None,
+    tolerance: float | None = None,
+    same: float | None = None,
+    accuracy_drop: float | None = None,
+    say: Say = lambda line: None,
+) -> Verified:
+    """Hold a bundle to its own test pictures, and to others where they are given.
+
+    bundle: its folder.
+    data: labelled pictures with the model's classes; their test part, or all where they have none.
+    expected: the predictions.csv of the trained model on them. None: that of the run's folder in which the bundle
+    stands; without it their accuracy is told and nothing is compared.
+    tolerance, same, accuracy_drop: as for `export`. None, all of them: what the bundle was held to.
+
+    Raises CallError where there is no bundle or its runtime is not installed, WeightsError where a file was altered,
+    GateError where a model, or the decoder of pictures, gives other answers than it should.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    vectors = opened.vectors()
+    pixels = _pixels(vectors, opened)
+    source = None if data is None else _part(open_source(data, opened.task, classes=opened.classes))
+    asked = None if source is None else _expected(opened, source, expected)
+    found = Verified(opened, pixels, [], [], {})
+    for model in opened.models:
+        runtime = open_runtime(opened, stand_in(model) or model)
+        try:
+            _verify_one(found, model, runtime, vectors, (source, asked), Asks(tolerance, same, accuracy_drop), say)
+        finally:
+            runtime.close()
+    require(opened.folder, [*found.vectors, *found.data])
+    return found
+
+
+def _verify_one(
+    found: Verified,
+    model: ModelFile,
+    runtime: Runtime,
+    vectors: list[Vector],
+    others: tuple[Source | None, Asked | None],
+    asks: Asks,
+    tell: Say,
+) -> None:
+    """Add one model's rows to what was found."""
+    bundle = found.bundle
+    before = {row.path: row.tolerance for row in bundle.manifest.parity}.get(model.path)
+    tolerance = tolerance_of(model, asks)
+    if before is not None and asks == Asks():
+        tolerance = before
+    took = latency(runtime, bundle.shape, model.batch)
+    own = Asked([one.name for one in vectors], np.stack([one.probabilities for one in vectors]), None)
+    found.vectors.append(compare(bundle, model, own, _of_vectors(runtime, vectors), tolerance, runtime.name, took))
+    row = found.vectors[-1]
+    tell(f"{say(row)}; {row.p50_ms:.2f} ms (p95 {row.p95_ms:.2f}), {row.runtime}")
+    source, asked = others
+    if source is None:
+        return
+    answers = np.concatenate([runtime(batch) for batch in _batches(source, bundle)])
+    right = accuracy(decide(answers, bundle.task, bundle.thresholds)[0], source.label_ids())
+    found.accuracy[model.path] = float(right or 0)
+    if asked is None:
+        tell(f"{model.path}: accuracy {right:.4f} on {len(source):,} pictures of {source.where}")
+        return
+    found.data.append(compare(bundle, model, asked, answers, tolerance, runtime.name, took))
+    tell(f"{source.where}: {say(found.data[-1])}")
+
+
+def _of_vectors(runtime: Runtime, vectors: list[Vector]) -> np.ndarray:
+    if runtime.reads_files:
+        return runtime.of_files([one.file.read_bytes() for one in vectors])
+    return runtime(np.stack([one.pixels for one in vectors]))
+
+
+def _pixels(vectors: list[Vector], bundle: Bundle) -> int:
+    """Greatest difference of a pixel, decoded here, from what it was; GateError where that is too much."""
+    faults, greatest = [], 0
+    for one in vectors:
+        if one.pixels.shape != bundle.shape or one.pixels.dtype != np.uint8:
+            found = f"{one.pixels.shape} {one.pixels.dtype}"
+            raise CallError(f"'{one.file}': expected pixels {bundle.shape} uint8 beside it, found {found}")
+        if one.probabilities.shape != (bundle.outputs,):
+            raise CallError(f"'{one.file}': expected {bundle.outputs} probabilities, found {one.probabilities.size}")
+        try:
+            decoded = decode(str(one.file), bundle.image)
+        except BadImage as error:
+            raise ManyFaults([Fault(str(one.file), "", error.reason)]) from None
+        steps = int(np.abs(decoded.astype(int) - one.pixels).max())
+        greatest = max(greatest, steps)
+        if steps > PIXEL_STEPS:
+            faults.append(f"'{one.file}' is decoded otherwise here: a pixel differs by {steps}/255")
+    if faults:
+        raise GateError(
+            "\n".join([*faults, f"expected {PIXEL_STEPS}/255 at most; another version of Pillow may be why"])
+        )
+    return greatest
+
+
+def _part(source: Source) -> Source:
+    """The test part, or all pictures where there is none."""
+    test = np.flatnonzero(source.parts == PART_NAMES.index("test"))
+    return source.only(test) if len(test) else source
+
+
+def _expected(bundle: Bundle, source: Source, expected: str | os.PathLike[str] | None) -> Asked | None:
+    """What the trained model said of these pictures."""
+    own = bundle.folder.resolve().parent.parent / "evaluation" / "predictions.csv"
+    if expected is None and not own.is_file():
+        return None
+    path = Path(own if expected is None else expected)
+    try:
+        told = read_predictions(path, bundle.task)
+    except (OSError, ValueError, KeyError, StopIteration) as error:
+        raise CallError(f"'{path}' is not a predictions.csv of kerasimg: {error}") from None
+    if tuple(told.classes) != bundle.classes:
+        raise CallError(f"'{path}': its classes are not the bundle's")
+    rows = dict(zip(told.ids, told.probabilities, strict=True))
+    names = [item.id for item in source.items]
+    missing = [name for name in names if name not in rows]
+    if missing and expected is None:
+        return None  # they are other pictures than the run's
+    if missing:
+        raise CallError(f"'{path}' says nothing of {len(missing):,} of the pictures, among them '{missing[0]}'")
+    return Asked(names, np.stack([rows[name] for name in names]), source.label_ids())
+
+
+def _batches(source: Source, bundle: Bundle) -> Iterator[np.ndarray]:
+    loader: Any = Loader(source, np.arange(len(source)), bundle.image, None)
+    for start in range(0, len(source), LOADED):
+        yield loader.load(np.arange(start, min(start + LOADED, len(source))))

@@ -1,0 +1,97 @@
+// A classifier in the browser: LiteRT.js runs the model, `pictures.js` and `pixels.js` make its input.
+//
+//   import { Classifier } from "./kerasimg/classifier.js";
+//   const classifier = await Classifier.load("./");
+//   const { label, ranked } = await classifier.classify(file);
+
+import { loadAndCompile, loadLiteRt, Tensor } from "../litert/index.js";
+import { readPicture } from "./pictures.js";
+import { modelInput } from "./pixels.js";
+
+export class Classifier {
+  constructor(about, model) {
+    /** {name, task, classes, thresholds, image}: what the model is, as the bundle's files say. */
+    this.about = about;
+    this.model = model;
+    this.turn = Promise.resolve();
+  }
+
+  /** The classifier of an exported folder, by its address; it must come from a server, not from the file system. */
+  static async load(folder = "./") {
+    const at = new URL(folder, document.baseURI);
+    const read = async (name) => {
+      const answer = await fetch(new URL(name, at));
+      if (!answer.ok) throw new Error(`${name}: ${answer.status} ${answer.statusText}`);
+      return answer;
+    };
+    const [about, model] = await Promise.all([
+      read("about.json").then((answer) => answer.json()),
+      read("model.tflite").then((answer) => answer.arrayBuffer()),
+    ]);
+    return Classifier.open(about, new Uint8Array(model), new URL("litert/", at).href);
+  }
+
+  /** The classifier of a model's bytes.  runtime: address of LiteRT's folder, or of one of its loaders. */
+  static async open(about, bytes, runtime) {
+    await loadLiteRt(runtime);
+    return new Classifier(about, await loadAndCompile(bytes, { accelerator: "wasm" }));
+  }
+
+  /** The model's input for a picture: bytes (height, width, channels), 0-255.  picture: as for `readPicture`. */
+  async pixels(picture) {
+    const { image } = this.about;
+    return modelInput(await readPicture(picture, image.background), image);
+  }
+
+  /** The model's outputs, one for each class (binary: one), 0 to 1.  picture: as for `readPicture`. */
+  async probabilities(picture) {
+    return this.run(await this.pixels(picture));
+  }
+
+  /** The same of the model's input. */
+  async run(pixels) {
+    const answer = this.turn.then(() => this.answer(pixels));
+    this.turn = answer.catch(() => {}); // one at a time
+    return answer;
+  }
+
+  async answer(pixels) {
+    const [{ dtype, shape }] = this.model.getInputDetails();
+    const input = new Tensor(dtype === "uint8" ? pixels : Float32Array.from(pixels), Array.from(shape));
+    try {
+      const outputs = await this.model.run(input);
+      const values = Array.from(outputs[0].toTypedArray());
+      for (const output of outputs) output.delete();
+      return values;
+    } finally {
+      input.delete();
+    }
+  }
+
+  /**
+   * What the picture shows: {label, ranked, probabilities}.
+   *
+   * label: the class; where a picture can have several labels, the list of those that hold.
+   * ranked: [{label, probability, holds}], the likeliest first.
+   */
+  async classify(picture) {
+    return this.decide(await this.probabilities(picture));
+  }
+
+  decide(probabilities) {
+    const { classes, task, thresholds } = this.about;
+    const shares = task === "binary" ? [1 - probabilities[0], probabilities[0]] : probabilities;
+    const limit = (index) => (thresholds ? thresholds[index] : 0.5);
+    const best = task === "binary" ? Number(probabilities[0] > limit(0)) : shares.indexOf(Math.max(...shares));
+    const several = task === "multilabel";
+    const ranked = classes
+      .map((label, index) => ({
+        label,
+        probability: shares[index],
+        holds: several ? shares[index] > limit(index) : index === best,
+      }))
+      .sort((one, other) => other.probability - one.probability);
+    const held = ranked.filter(({ holds }) => holds).map(({ label }) => label);
+    return { label: several ? held : held[0], ranked, probabilities };
+  }
+}

@@ -1,0 +1,234 @@
+// The preprocessing contract from decoded pixels on, as kerasimg's reference decoder (Pillow) computes it, bit by bit.
+//
+// A picture is {width, height, data}: three bytes a pixel, RGB, upright and opaque. The browser's own resizing is not
+// used: `drawImage` does not take the mean over what it shrinks, and differs by up to 56 of 255.
+
+const PRECISION_BITS = 22; // Pillow's: a weight is an integer, so the sums are exact and alike everywhere.
+
+const FILTERS = {
+  area: { support: 0.5, weight: (x) => (x > -0.5 && x <= 0.5 ? 1 : 0) },
+  bilinear: { support: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) },
+  bicubic: { support: 2, weight: bicubic },
+  lanczos: { support: 3, weight: (x) => (x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0) },
+};
+
+const POLICIES = { stretch, crop, pad };
+
+/** The model's input: bytes (height, width, channels).  image: the `image` section, as in preprocess.json. */
+export function modelInput(picture, image) {
+  const [height, width] = image.size;
+  const sized = POLICIES[image.resize](picture, width, height, image.interpolation, image.background);
+  return image.channels === 1 ? grey(sized) : sized.data;
+}
+
+/** RGBA, not premultiplied, over a background: (c a + b (255 - a)) / 255, rounded. */
+export function overBackground(rgba, background) {
+  const pixels = rgba.length / 4;
+  const rgb = new Uint8Array(pixels * 3);
+  for (let i = 0, from = 0, to = 0; i < pixels; i++, from += 4, to += 3) {
+    const alpha = rgba[from + 3];
+    for (let channel = 0; channel < 3; channel++) {
+      if (alpha === 255) {
+        rgb[to + channel] = rgba[from + channel];
+        continue;
+      }
+      const sum = rgba[from + channel] * alpha + background[channel] * (255 - alpha) + 128;
+      rgb[to + channel] = (sum + (sum >> 8)) >> 8;
+    }
+  }
+  return rgb;
+}
+
+/** The picture turned as an EXIF orientation (1 to 8) says. */
+export function upright(picture, orientation) {
+  if (!(orientation >= 2 && orientation <= 8)) return picture;
+  const { width, height, data } = picture;
+  const swaps = orientation >= 5;
+  const [outWidth, outHeight] = swaps ? [height, width] : [width, height];
+  const flipsX = [2, 3, 7, 8].includes(orientation); // of the stored picture
+  const flipsY = [3, 4, 6, 7].includes(orientation);
+  const out = new Uint8Array(data.length);
+  for (let y = 0, to = 0; y < outHeight; y++) {
+    for (let x = 0; x < outWidth; x++, to += 3) {
+      const column = swaps ? y : x;
+      const row = swaps ? x : y;
+      const from = ((flipsY ? height - 1 - row : row) * width + (flipsX ? width - 1 - column : column)) * 3;
+      out[to] = data[from];
+      out[to + 1] = data[from + 1];
+      out[to + 2] = data[from + 2];
+    }
+  }
+  return { width: outWidth, height: outHeight, data: out };
+}
+
+function stretch(picture, width, height, interpolation) {
+  return resized(picture, width, height, interpolation, [0, 0, picture.width, picture.height]);
+}
+
+/** The largest box of the size's aspect about the centre, its edges at fractions of a pixel. */
+function crop(picture, width, height, interpolation) {
+  let [boxWidth, boxHeight] = [picture.width, picture.height];
+  if (picture.width * height > width * picture.height) boxWidth = (picture.height * width) / height;
+  else boxHeight = (picture.width * height) / width;
+  const [left, top] = [(picture.width - boxWidth) / 2, (picture.height - boxHeight) / 2];
+  return resized(picture, width, height, interpolation, [left, top, left + boxWidth, top + boxHeight]);
+}
+
+/** The whole picture in its aspect, in the middle of the background. */
+function pad(picture, width, height, interpolation, background) {
+  let [innerWidth, innerHeight] = [width, height];
+  if (picture.width * height > width * picture.height) {
+    innerHeight = Math.max(1, roundedHalfToEven((picture.height * width) / picture.width));
+  } else {
+    innerWidth = Math.max(1, roundedHalfToEven((picture.width * height) / picture.height));
+  }
+  const inner = stretch(picture, innerWidth, innerHeight, interpolation);
+  const data = new Uint8Array(width * height * 3);
+  for (let i = 0; i < data.length; i++) data[i] = background[i % 3];
+  const [left, top] = [(width - innerWidth) >> 1, (height - innerHeight) >> 1];
+  for (let y = 0; y < innerHeight; y++) {
+    const row = inner.data.subarray(y * innerWidth * 3, (y + 1) * innerWidth * 3);
+    data.set(row, ((top + y) * width + left) * 3);
+  }
+  return { width, height, data };
+}
+
+/** A box of the picture at another size: along x, then along y, rounded to bytes after each.  box: x0, y0, x1, y1. */
+function resized(picture, width, height, interpolation, box) {
+  const [x0, y0, x1, y1] = box.map(Math.fround); // as Pillow passes it
+  const alongX = x0 !== 0 || x1 !== width || width !== picture.width;
+  const alongY = y0 !== 0 || y1 !== height || height !== picture.height;
+  if (!alongX && !alongY) return picture;
+  if (interpolation === "nearest") return nearest(picture, width, height, [x0, y0, x1, y1]);
+  const filter = FILTERS[interpolation];
+  const across = alongX && taps(picture.width, x0, x1, width, filter);
+  const down = alongY && taps(picture.height, y0, y1, height, filter);
+  // Pillow 13 shrinks a tall picture by rows first. Both ways are right; the rounding between them differs.
+  const tall = height < picture.height && picture.height - height > 2 * (picture.width - width);
+  let sized = picture;
+  if (tall && down) sized = rows(sized, height, down);
+  if (across) sized = columns(sized, width, across);
+  if (!tall && down) sized = rows(sized, height, down);
+  return sized;
+}
+
+/** For each pixel of an axis: from which to take (first), how many (count), and their weights as integers. */
+function taps(inSize, from, to, outSize, filter) {
+  const scale = Math.fround(to - from) / outSize;
+  const stretched = Math.max(scale, 1); // shrinking widens the filter: that is the antialiasing
+  const support = filter.support * stretched;
+  const most = Math.ceil(support) * 2 + 1;
+  const first = new Int32Array(outSize);
+  const count = new Int32Array(outSize);
+  const weights = new Int32Array(outSize * most);
+  const exact = new Float64Array(most);
+  for (let i = 0; i < outSize; i++) {
+    const centre = from + (i + 0.5) * scale;
+    first[i] = Math.max(0, Math.trunc(centre - support + 0.5));
+    count[i] = Math.min(inSize, Math.trunc(centre + support + 0.5)) - first[i];
+    let total = 0;
+    for (let k = 0; k < count[i]; k++) {
+      exact[k] = filter.weight((k + first[i] - centre + 0.5) * (1 / stretched));
+      total += exact[k];
+    }
+    for (let k = 0; k < count[i]; k++) {
+      const share = (total === 0 ? exact[k] : exact[k] / total) * 2 ** PRECISION_BITS;
+      weights[i * most + k] = Math.trunc(share < 0 ? share - 0.5 : share + 0.5);
+    }
+  }
+  return { first, count, weights, most };
+}
+
+function columns(picture, width, { first, count, weights, most }) {
+  const { height, data } = picture;
+  const out = new Uint8Array(width * height * 3);
+  for (let y = 0, to = 0; y < height; y++) {
+    const row = y * picture.width * 3;
+    for (let x = 0; x < width; x++, to += 3) {
+      let [red, green, blue] = [HALF, HALF, HALF];
+      let from = row + first[x] * 3;
+      const last = x * most + count[x];
+      for (let k = x * most; k < last; k++, from += 3) {
+        red += data[from] * weights[k];
+        green += data[from + 1] * weights[k];
+        blue += data[from + 2] * weights[k];
+      }
+      out[to] = byte(red);
+      out[to + 1] = byte(green);
+      out[to + 2] = byte(blue);
+    }
+  }
+  return { width, height, data: out };
+}
+
+function rows(picture, height, { first, count, weights, most }) {
+  const stride = picture.width * 3;
+  const out = new Uint8Array(stride * height);
+  const sums = new Int32Array(stride);
+  for (let y = 0; y < height; y++) {
+    sums.fill(HALF);
+    for (let k = 0; k < count[y]; k++) {
+      const from = (first[y] + k) * stride;
+      const weight = weights[y * most + k];
+      for (let i = 0; i < stride; i++) sums[i] += picture.data[from + i] * weight;
+    }
+    for (let i = 0; i < stride; i++) out[y * stride + i] = byte(sums[i]);
+  }
+  return { width: picture.width, height, data: out };
+}
+
+function nearest(picture, width, height, [x0, y0, x1, y1]) {
+  const across = steps(x0, x1, width, picture.width);
+  const down = steps(y0, y1, height, picture.height);
+  const out = new Uint8Array(width * height * 3);
+  for (let y = 0, to = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, to += 3) {
+      const from = (down[y] * picture.width + across[x]) * 3;
+      out.set(picture.data.subarray(from, from + 3), to);
+    }
+  }
+  return { width, height, data: out };
+}
+
+/** Pillow adds up the steps in doubles; their rounding decides at the edges of a pixel. */
+function steps(from, to, outSize, inSize) {
+  const step = (to - from) / outSize;
+  const places = new Int32Array(outSize);
+  let at = from + step * 0.5;
+  for (let i = 0; i < outSize; i++, at += step) places[i] = Math.min(Math.trunc(at), inSize - 1);
+  return places;
+}
+
+function grey({ width, height, data }) {
+  const out = new Uint8Array(width * height);
+  for (let i = 0, from = 0; i < out.length; i++, from += 3) {
+    out[i] = (19595 * data[from] + 38470 * data[from + 1] + 7471 * data[from + 2] + 32768) >> 16;
+  }
+  return out;
+}
+
+const HALF = 2 ** (PRECISION_BITS - 1);
+
+function byte(sum) {
+  const value = sum >> PRECISION_BITS;
+  return value < 0 ? 0 : value > 255 ? 255 : value;
+}
+
+/** Keys 1981, with a = -0.5. */
+function bicubic(x) {
+  const a = -0.5;
+  const d = Math.abs(x);
+  if (d < 1) return ((a + 2) * d - (a + 3)) * d * d + 1;
+  return d < 2 ? (((d - 5) * d + 8) * d - 4) * a : 0;
+}
+
+function sinc(x) {
+  return x === 0 ? 1 : Math.sin(x * Math.PI) / (x * Math.PI);
+}
+
+function roundedHalfToEven(x) {
+  const floor = Math.floor(x);
+  const rest = x - floor;
+  if (rest !== 0.5) return rest < 0.5 ? floor : floor + 1;
+  return floor % 2 === 0 ? floor : floor + 1;
+}

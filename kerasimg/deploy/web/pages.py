@@ -1,0 +1,137 @@
+"""The two forms of the page: a folder for a web server, and one file that opens from the file system."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from kerasimg.deploy.web.litertjs import CORE, LOADER, VERSION, WASM, WASM_UTILS
+from kerasimg.errors import WeightsError
+
+MODULES = ("metadata.js", "png.js", "pixels.js", "pictures.js", "classifier.js", "page.js")
+"""In an order in which each only needs those before it."""
+
+ALWAYS = "img-src blob: data:; media-src blob: mediastream:; base-uri 'none'; form-action 'none'"
+
+BARE_IMPORT = 'import { createWasmLib } from "@litertjs/wasm-utils";'
+
+NOTICE = f"""\
+LiteRT.js, Copyright Google LLC, Apache License 2.0 (see LICENSE).
+From the npm packages {CORE} {VERSION} and {WASM_UTILS} {VERSION}.
+Changed by kerasimg: in index.js, the import of {WASM_UTILS} names the file beside it.
+"""
+
+
+def write_folder(folder: Path, about: Mapping[str, Any], runtime: Path) -> None:
+    """`index.html` with what it loads: `kerasimg/`, `litert/`, `about.json`; the model is written by others.
+
+    about: name, task, classes, thresholds and image of the classifier.  runtime: as `runtime_files` gives it.
+    """
+    (folder / "about.json").write_text(_json(about) + "\n", encoding="utf-8")
+    own = folder / "kerasimg"
+    own.mkdir()
+    for name in (*MODULES, "page.css"):
+        (own / name).write_text(_source(name), encoding="utf-8")
+    litert = folder / "litert"
+    litert.mkdir()
+    for file in sorted(runtime.iterdir()):
+        shutil.copyfile(file, litert / file.name)
+    changed = _replaced(litert / "index.js", BARE_IMPORT, 'import { createWasmLib } from "./wasm-utils.js";')
+    (litert / "index.js").write_text(
+        f"// Changed by kerasimg: the import of {WASM_UTILS}.\n{changed}", encoding="utf-8"
+    )
+    (litert / "LICENSE").write_text(_source("APACHE-2.0.txt"), encoding="utf-8")
+    (litert / "NOTICE").write_text(NOTICE, encoding="utf-8")
+    policy = f"default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; connect-src 'self'; {ALWAYS}"
+    page = _page(
+        about["name"],
+        policy,
+        style='<link rel="stylesheet" href="kerasimg/page.css">',
+        data="",
+        script='<script type="module" src="kerasimg/page.js"></script>',
+    )
+    (folder / "index.html").write_text(page, encoding="utf-8")
+
+
+def single_page(about: Mapping[str, Any], model: bytes, runtime: Path) -> str:
+    """One HTML file with everything in it, which asks no network: its own policy forbids it.
+
+    model: a .tflite file's content.  The rest as for `write_folder`.
+    """
+    style = "\n" + _source("page.css")
+    script = f"\n{_litert(runtime)}\n" + "\n".join(_as_script(_source(name)) for name in MODULES)
+    data = [f'<script type="application/json" id="about">{_json(about)}</script>']
+    for name, content in {
+        "model": model,
+        "litert-loader": (runtime / LOADER).read_bytes(),
+        "litert-wasm": (runtime / WASM).read_bytes(),
+    }.items():
+        packed = base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+        data.append(f'<script type="application/gzip" id="{name}">{packed}</script>')
+    policy = (
+        f"default-src 'none'; script-src '{_digest(script)}' 'wasm-unsafe-eval' blob:; style-src '{_digest(style)}'; "
+        + ALWAYS
+    )
+    license_text = _source("APACHE-2.0.txt").replace("--", "- -")
+    return _page(
+        about["name"],
+        policy,
+        style=f"<style>{style}</style>",
+        data="\n".join(data),
+        script=f'<script type="module">{script}</script>\n<!--\n{NOTICE}\n{license_text}-->',
+    )
+
+
+def _page(name: str, policy: str, **parts: str) -> str:
+    page = _source("page.html")
+    known = {"name": html.escape(name), "policy": policy, "version": VERSION, **parts}
+    return re.sub(r"@(\w+)@", lambda found: known[found[1]], page)
+
+
+def _source(name: str) -> str:
+    return (files("kerasimg.deploy.web") / "page" / name).read_text(encoding="utf-8")
+
+
+def _as_script(source: str) -> str:
+    """A module's text as part of a larger one: what it imports stands before it."""
+    without = re.sub(
+        r'^import [^;]*? from "\./[^"]+";\n|^import [^;]*? from "\.\./litert/index\.js";\n', "", source, flags=re.M
+    )
+    return re.sub(r"^export ", "", without, flags=re.M)
+
+
+def _litert(runtime: Path) -> str:
+    """LiteRT.js as one expression, its names kept to itself."""
+    utils = _replaced(runtime / "wasm-utils.js", "export {\n  createWasmLib\n};", "")
+    core = _replaced(runtime / "index.js", BARE_IMPORT, "")
+    core, names, _ = re.split(r"^export \{([^}]*)\};$", core, maxsplit=1, flags=re.M)
+    text = f"// {NOTICE.replace(chr(10), chr(10) + '// ').rstrip('/ ')}\n"
+    text += "const { loadAndCompile, loadLiteRt, Tensor } = (() => {\n"
+    text += f"{utils}\n{core}\nreturn {{{names}}};\n}})();"
+    # A comment of the source map would name a file that is not there; a closing tag would end the script.
+    return re.sub(r"^//# sourceMappingURL=.*$", "", text, flags=re.M).replace("</script", "<\\/script")
+
+
+def _replaced(path: Path, old: str, new: str) -> str:
+    text = path.read_text(encoding="utf-8")
+    if text.count(old) != 1:
+        raise WeightsError(f"'{path}' is not LiteRT.js {VERSION}: expected once {old!r}, found {text.count(old)} times")
+    return text.replace(old, new)
+
+
+def _json(content: Any) -> str:
+    """JSON that may stand within a script element."""
+    return json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,350 @@
+"""`POST /predict`, the pages, the key: a server without a socket."""
+
+import asyncio
+import base64
+import hashlib
+import html.parser
+import io
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import numpy as np
+import PIL.Image
+import pytest
+
+from kerasimg.deploy.serve.app import HERE
+from kerasimg.deploy.serve.engine import Model
+
+CLASSES = ("red", "green", "blue")
+COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
+KEY = "a key of some length"
+
+
+def encoded(colour: str = "red", kind: str = "PNG", size: tuple[int, int] = (40, 30)) -> bytes:
+    """A picture of one colour, as a file."""
+    file = io.BytesIO()
+    PIL.Image.new("RGB", size, COLOURS[colour]).save(file, kind)
+    return file.getvalue()
+
+
+def multipart(*pictures: bytes) -> list[Any]:
+    return [("file", (f"{place}.png", data, "image/png")) for place, data in enumerate(pictures)]
+
+
+def asleep(seconds: float) -> Callable[[Model], Model]:
+    """What makes a model take so long for every batch."""
+
+    def change(model: Model) -> Model:
+        answer = model.runtime.run
+
+        def slow(pixels: np.ndarray) -> np.ndarray:
+            time.sleep(seconds)
+            return answer(pixels)
+
+        model.runtime.run = slow  # type: ignore[method-assign]
+        return model
+
+    return change
+
+
+def test_a_picture_is_answered_with_its_classes_in_order(within: Any):
+    answer = within().post("/predict", files=multipart(encoded("green")), headers={"x-request-id": "mine-1"}).json()
+    assert (answer["id"], answer["model"]["name"], len(answer["model"]["version"])) == ("mine-1", "tiny", 12)
+    (told,) = answer["predictions"]
+    assert (told["id"], told["label"]) == ("0.png", "green")
+    shares = [one["probability"] for one in told["classes"]]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(1)
+    assert told["confidence"] == shares[0]
+    expected = np.exp(np.array(COLOURS["green"]) * 0.04 - 5)
+    assert shares[0] == pytest.approx((expected / expected.sum())[1], rel=1e-5)
+
+
+def test_every_form_of_a_body_gets_the_same_answer(within: Any):
+    server, picture = within(), encoded("blue", "JPEG")
+    text = base64.b64encode(picture).decode()
+    answers = [
+        server.post("/predict", files=multipart(picture)),
+        server.post("/predict", json={"images": [text]}),
+        server.post("/predict", content=picture, headers={"content-type": "image/jpeg"}),
+        server.post("/predict", content=picture),
+    ]
+    told = [answer.json()["predictions"][0] for answer in answers]
+    assert [one["label"] for one in told] == ["blue"] * 4
+    assert [one["classes"] for one in told[1:]] == [told[0]["classes"]] * 3
+
+
+def test_many_pictures_are_answered_in_their_order(within: Any):
+    order = ["red", "blue", "green", "green", "red"]
+    answer = within().post("/predict?top=1", files=multipart(*map(encoded, order))).json()
+    assert [one["label"] for one in answer["predictions"]] == order
+    assert [len(one["classes"]) for one in answer["predictions"]] == [1] * 5
+
+
+def test_many_requests_at_once_each_get_their_own_answer(within: Any):
+    server = within(max_batch=4)
+    order = [CLASSES[k % 3] for k in range(60)]
+
+    async def ask(client: httpx.AsyncClient) -> list[str]:
+        answers = await asyncio.gather(*[client.post("/predict", content=encoded(name)) for name in order])
+        return [answer.json()["predictions"][0]["label"] for answer in answers]
+
+    assert server.together(ask) == order
+    assert server.service.room.pictures == server.service.room.bytes == 0
+
+
+def test_of_several_labels_each_has_its_threshold(within: Any):
+    server = within("multilabel", (0.5, 0.999, 0.001))
+    (told,) = server.post("/predict", content=encoded("red")).json()["predictions"]
+    assert "label" not in told
+    assert told["labels"] == ["red", "blue"]
+    by_name = {one["name"]: one for one in told["classes"]}
+    assert {name: (one["threshold"], one["holds"]) for name, one in by_name.items()} == {
+        "red": (0.5, True),
+        "green": (0.999, False),
+        "blue": (0.001, True),
+    }
+
+
+@pytest.mark.parametrize(("threshold", "label"), [(None, "green"), ((0.999,), "other")])
+def test_of_two_classes_the_threshold_decides(within: Any, threshold: Any, label: str):
+    (told,) = within("binary", threshold).post("/predict", content=encoded("green")).json()["predictions"]
+    assert told["label"] == label
+    assert [one["name"] for one in told["classes"]] == ["green", "other"]
+    assert sum(one["probability"] for one in told["classes"]) == pytest.approx(1)
+
+
+def test_an_explanation_is_a_picture_of_what_the_network_sees(within: Any):
+    answer = within().post("/predict?explain=true", content=encoded("red")).json()
+    told = answer["predictions"][0]["explanation"]
+    assert (told["method"], told["class"]) == ("occlusion", "red")
+    kind, _, data = told["overlay"].partition(",")
+    assert kind == "data:image/png;base64"
+    with PIL.Image.open(io.BytesIO(base64.b64decode(data))) as shown:
+        assert shown.size == (24, 24)
+
+
+def test_an_explanation_is_of_one_picture_and_only_where_the_server_gives_it(within: Any):
+    two = within().post("/predict?explain=1", files=multipart(encoded(), encoded()))
+    assert (two.status_code, "one picture at a time" in two.text) == (400, True)
+    none = within(explain=False).post("/predict?explain=1", content=encoded())
+    assert (none.status_code, "does not explain" in none.text) == (400, True)
+
+
+BAD: dict[str, tuple[bytes, int, str]] = {
+    "text": (b"no picture at all", 415, "unknown"),
+    "a page": (b"<!doctype html><p>", 415, "unknown"),
+    "an archive": (b"PK\x03\x04" + bytes(40), 415, "unknown"),
+    "a part of one": (encoded("red", "JPEG", (300, 300))[:700], 422, "damaged"),
+    "a part of a header": (encoded("red")[:20], 422, "damaged"),
+    "too large a one": (encoded("red", "PNG", (2000, 1001)), 413, "pixels"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_picture_is_refused_with_its_reason(within: Any, case: str):
+    data, status, reason = BAD[case]
+    server = within(max_pixels=2_000_000)
+    answer = server.post("/predict", content=data)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["reason"]) == (status, reason)
+    assert error["id"] == answer.headers["x-request-id"]
+    assert server.service.room.pictures == 0
+
+
+def test_of_many_pictures_every_bad_one_is_named(within: Any):
+    answer = within().post("/predict", files=multipart(encoded(), b"text", encoded(), encoded()[:50]))
+    message = answer.json()["error"]["message"]
+    assert answer.status_code == 415
+    assert "1.png is not a picture" in message
+    assert "3.png is" in message
+
+
+def test_too_much_is_refused(within: Any):
+    server = within(max_bytes=2048, max_pictures=2)
+    assert server.post("/predict", content=bytes(2049)).status_code == 413
+
+    async def chunks() -> Any:
+        for _ in range(10):
+            yield bytes(500)
+
+    async def stream(client: httpx.AsyncClient) -> httpx.Response:
+        return await client.post("/predict", content=chunks())
+
+    assert server.together(stream).status_code == 413
+    three = server.post("/predict", files=multipart(*[encoded()] * 3))
+    assert (three.status_code, three.json()["error"]["reason"]) == (413, "pictures")
+    assert server.service.room.bytes == 0
+
+
+@pytest.mark.parametrize(("query", "message"), [("top=0", "top: expected"), ("top=x", "top"), ("explain=2", "explain")])
+def test_a_wrong_option_is_refused(within: Any, query: str, message: str):
+    answer = within().post(f"/predict?{query}", content=encoded())
+    assert (answer.status_code, message in answer.json()["error"]["message"]) == (400, True)
+
+
+def test_what_does_not_fit_is_told_to_come_again(within: Any):
+    server = within(change=asleep(0.1), queue=4, max_pictures=4, max_batch=1)
+
+    async def ask(client: httpx.AsyncClient) -> list[httpx.Response]:
+        return await asyncio.gather(*[client.post("/predict", content=encoded()) for _ in range(10)])
+
+    answers = server.together(ask)
+    codes = [answer.status_code for answer in answers]
+    assert sorted(set(codes)) == [200, 429]
+    assert codes.count(200) == 4
+    assert {answer.headers.get("retry-after") for answer in answers if answer.status_code == 429} == {"1"}
+    assert server.post("/predict", content=encoded()).status_code == 200
+
+
+def test_what_takes_too_long_is_told_so_and_makes_room_again(within: Any):
+    server = within(change=asleep(0.6), timeout_s=0.2)
+    answer = server.post("/predict", content=encoded())
+    assert (answer.status_code, answer.json()["error"]["reason"]) == (503, "time")
+    assert answer.headers["retry-after"] == "2"
+    assert server.service.room.pictures == 0
+
+
+def test_a_model_that_fails_is_no_secret_but_its_words_are(within: Any, capsys: pytest.CaptureFixture[str]):
+    def broken(model: Model) -> Model:
+        def run(pixels: np.ndarray) -> np.ndarray:
+            raise RuntimeError("a path of the server")
+
+        runtime = model.runtime
+        runtime.run = run  # type: ignore[method-assign]
+        return replace(model, runtime=runtime)
+
+    answer = within(change=broken).post("/predict", content=encoded())
+    assert (answer.status_code, answer.json()["error"]["reason"]) == (500, "failed")
+    assert "a path of the server" not in answer.text
+    assert "a path of the server" in capsys.readouterr().out
+
+
+def test_with_a_key_only_those_who_have_it_are_answered(within: Any):
+    server = within(key=KEY)
+    for headers, status in (
+        ({}, 401),
+        ({"x-api-key": "another"}, 401),
+        ({"authorization": f"Basic {KEY}"}, 401),
+        ({"x-api-key": KEY}, 200),
+        ({"authorization": f"Bearer {KEY}"}, 200),
+    ):
+        assert server.post("/predict", content=encoded(), headers=headers).status_code == status
+        assert server.get("/metrics", headers=headers).status_code == status
+        assert server.get("/v2/models/tiny", headers=headers).status_code == status
+    assert server.get("/v2/health/ready").status_code == 200
+    assert server.get("/about").json()["key"] is True
+
+
+def test_while_it_stops_it_is_not_ready(within: Any):
+    server = within()
+    assert server.get("/v2/health/ready").json() == {"ready": True}
+    server.service.stop()
+    assert (server.get("/v2/health/ready").status_code, server.get("/v2/health/live").status_code) == (503, 200)
+    assert server.post("/predict", content=encoded()).status_code == 503
+
+
+def test_there_is_no_other_route(within: Any):
+    server = within()
+    missing = server.get("/nope")
+    assert (missing.status_code, missing.json()["error"]["reason"]) == (404, "route")
+    wrong = server.get("/predict")
+    assert (wrong.status_code, wrong.headers["allow"], wrong.json()["error"]["reason"]) == (405, "POST", "method")
+
+
+def test_what_happens_is_counted(within: Any):
+    server = within()
+    server.post("/predict", files=multipart(encoded(), encoded()))
+    server.post("/predict", content=b"text")
+    text = server.get("/metrics").text
+    for line in (
+        'kerasimg_requests_total{route="/predict",status="200"} 1.0',
+        'kerasimg_requests_total{route="/predict",status="415"} 1.0',
+        'kerasimg_refused_total{reason="unknown"} 1.0',
+        "kerasimg_pictures_total 2.0",
+        "kerasimg_batch_size_sum 2.0",
+        'kerasimg_request_seconds_count{route="/predict"} 2.0',
+        "kerasimg_in_work_pictures 0.0",
+        "kerasimg_queue_pictures 0.0",
+    ):
+        assert line in text.splitlines()
+
+
+def test_each_request_is_one_line_of_json_without_the_pictures_name(within: Any, capsys: pytest.CaptureFixture[str]):
+    server = within(log=True)
+    server.post("/predict", files=[("file", ("secret.png", encoded(), "image/png"))], headers={"x-request-id": "a1"})
+    server.post("/predict", content=b"secret", headers={"x-request-id": "not an id"})
+    out = capsys.readouterr().out
+    first, second = map(json.loads, out.splitlines())
+    assert "secret" not in out
+    assert {"event": "request", "id": "a1", "status": 200, "pictures": 1, "path": "/predict"}.items() <= first.items()
+    assert (second["status"], second["reason"], len(second["id"])) == (415, "unknown", 16)
+
+
+class Loads(html.parser.HTMLParser):
+    """The addresses that a page loads by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append(tag)
+        self.found += [value for name, value in attrs if name == "src" or (tag == "link" and name == "href")]
+
+
+@pytest.mark.parametrize(("path", "file"), [("/", "page.html"), ("/docs", "docs.html")])
+def test_a_page_loads_nothing_from_elsewhere_and_may_not(within: Any, path: str, file: str):
+    answer = within().get(path)
+    assert answer.text == (HERE / file).read_text(encoding="utf-8")
+    page = Loads()
+    page.feed(answer.text)
+    assert page.found == ["data:,"]
+    assert "http://" not in answer.text
+    assert "https://" not in answer.text
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    for tag in ("script", "style"):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", answer.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+def test_the_description_tells_of_every_route(within: Any):
+    server = within()
+    told = server.get("/openapi.json").json()
+    assert set(told["paths"]) == {
+        "/predict",
+        "/metrics",
+        "/about",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/{name}",
+        "/v2/models/{name}/ready",
+        "/v2/models/{name}/infer",
+    }
+    predict = told["paths"]["/predict"]["post"]
+    assert "multipart/form-data" in predict["requestBody"]["content"]
+    assert {"200", "413", "415", "422", "429", "503"} <= set(predict["responses"])
+
+
+def test_an_answer_has_the_form_that_the_description_shows(within: Any):
+    jsonschema = pytest.importorskip("jsonschema")
+    server = within()
+    told = server.get("/openapi.json").json()
+
+    def check(answer: httpx.Response, name: str) -> None:
+        schema = {"$ref": f"#/components/schemas/{name}", "components": told["components"]}
+        jsonschema.validate(answer.json(), schema)
+
+    check(server.post("/predict?explain=1", content=encoded()), "Answer")
+    check(server.post("/predict", content=b"text"), "Refusal")
+    check(server.get("/v2/models/tiny"), "ModelMetadata")
+    check(server.get("/v2/models/tony"), "ProtocolRefusal")

@@ -1,0 +1,87 @@
+"""The server's map is the one that `kerasimg.explain` makes by occlusion."""
+
+import asyncio
+import base64
+import io
+from concurrent.futures import CancelledError
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from kerasimg.evaluation.explain_overlay import as_shares, overlay
+from kerasimg.evaluation.occlusion import occlusion
+
+
+def half_red() -> np.ndarray:
+    """Red at the left, grey at the right, of the model's size."""
+    pixels = np.full((24, 24, 3), 100, np.uint8)
+    pixels[:, :12] = (250, 60, 60)
+    return pixels
+
+
+def as_file(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_the_map_is_that_of_occlusion_and_lies_where_the_class_is(within: Any):
+    server = within()
+    answer = server.post("/predict?explain=1", content=as_file(half_red())).json()["predictions"][0]["explanation"]
+    shown = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(answer["overlay"].partition(",")[2]))))
+    runtime = server.service.model.runtime
+
+    def ask(pictures: np.ndarray) -> np.ndarray:
+        found: np.ndarray = runtime(np.rint(pictures).astype(np.uint8))
+        return found
+
+    values = occlusion(ask, half_red()[np.newaxis].astype("float32"), np.array([0]))[0]
+    assert as_shares(values)[:, :8].mean() > 2 * as_shares(values)[:, 16:].mean()
+    assert np.array_equal(shown, np.asarray(overlay(PIL.Image.fromarray(half_red()), as_shares(values))))
+
+
+@pytest.mark.parametrize(("task", "target"), [("multilabel", "red"), ("binary", "other")])
+def test_it_explains_what_is_decided_or_likeliest(within: Any, task: str, target: str):
+    server = within(task)
+    answer = server.post("/predict?explain=1", content=as_file(half_red())).json()
+    assert answer["predictions"][0]["explanation"]["class"] == target
+
+
+def test_so_many_wait_for_an_explanation_and_no_more(within: Any):
+    server = within()
+
+    async def ask(client: Any) -> list[int]:
+        picture = as_file(half_red())
+        answers = await asyncio.gather(*[client.post("/predict?explain=1", content=picture) for _ in range(9)])
+        return sorted(answer.status_code for answer in answers)
+
+    codes = server.together(ask)
+    assert codes.count(200) >= 4
+    assert set(codes) <= {200, 429}
+
+
+def test_who_has_given_up_is_not_explained_to_the_end(within: Any):
+    server = within(max_batch=1)
+    explainer = server.service.explainer
+
+    class Stopped:
+        asked = 0
+
+        def is_set(self) -> bool:
+            self.asked += 1
+            return self.asked > 3
+
+    with pytest.raises(CancelledError):
+        explainer._explain(half_red(), 0, Stopped())
+
+
+def test_a_map_of_nothing_says_so(within: Any):
+    one_colour = np.full((24, 24, 3), (250, 60, 60), np.uint8)
+    server = within()
+    found = [
+        server.post("/predict?explain=1", content=as_file(pixels)).json()["predictions"][0]["explanation"]
+        for pixels in (one_colour, half_red())
+    ]
+    assert [(one["fall"] > 1e-5, "empty" in one["note"]) for one in found] == [(False, True), (True, False)]

@@ -1,0 +1,135 @@
+"""The Open Inference Protocol, version 2."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+SIZE = 24
+COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
+INFER = "/v2/models/tiny/infer"
+
+
+def encoded(colour: str = "red", kind: str = "PNG", size: tuple[int, int] = (40, 30)) -> bytes:
+    """A picture of one colour, as a file."""
+    file = io.BytesIO()
+    PIL.Image.new("RGB", size, COLOURS[colour]).save(file, kind)
+    return file.getvalue()
+
+
+def pixels(*names: str) -> np.ndarray:
+    return np.stack([np.full((SIZE, SIZE, 3), COLOURS[name], np.uint8) for name in names])
+
+
+def tensor(data: Any, shape: Any, datatype: str = "UINT8", **more: Any) -> dict[str, Any]:
+    return {"inputs": [{"name": "image", "datatype": datatype, "shape": shape, "data": data} | more]}
+
+
+def outputs(answer: Any) -> dict[str, Any]:
+    assert answer.status_code == 200, answer.text
+    return {one["name"]: one for one in answer.json()["outputs"]}
+
+
+def test_the_server_and_the_model_tell_of_themselves(within: Any):
+    server = within()
+    assert server.get("/v2").json().keys() == {"name", "version", "extensions"}
+    assert server.get("/v2/health/live").json() == {"live": True}
+    assert server.get("/v2/health/ready").json() == {"ready": True}
+    told = server.get("/v2/models/tiny").json()
+    assert (told["name"], told["platform"], len(told["versions"])) == ("tiny", "onnx_float32", 1)
+    (image,) = told["inputs"]
+    assert (image["name"], image["datatype"], image["shape"]) == ("image", "UINT8", [-1, SIZE, SIZE, 3])
+    assert [(one["name"], one["datatype"], one["shape"]) for one in told["outputs"]] == [
+        ("probabilities", "FP32", [-1, 3]),
+        ("label", "BYTES", [-1]),
+    ]
+    assert told["parameters"]["classes"] == ["red", "green", "blue"]
+    version = told["versions"][0]
+    for path in ("/v2/models/tiny/ready", f"/v2/models/tiny/versions/{version}/ready"):
+        assert server.get(path).json() == {"name": "tiny", "ready": True}
+
+
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("datatype", ["UINT8", "FP32"])
+def test_pixels_are_answered_with_probabilities_and_labels(within: Any, flat: bool, datatype: str):
+    given = pixels("blue", "red").astype("uint8" if datatype == "UINT8" else "float32")
+    asked = tensor((given.ravel() if flat else given).tolist(), list(given.shape), datatype) | {"id": "mine"}
+    answer = within().post(INFER, json=asked)
+    told = outputs(answer)
+    assert (answer.json()["id"], answer.json()["model_name"]) == ("mine", "tiny")
+    assert (told["probabilities"]["shape"], told["probabilities"]["datatype"]) == ([2, 3], "FP32")
+    assert np.argmax(np.reshape(told["probabilities"]["data"], (2, 3)), axis=1).tolist() == [2, 0]
+    assert (told["label"]["data"], told["label"]["shape"]) == (["blue", "red"], [2])
+
+
+def test_encoded_pictures_are_answered_as_by_predict(within: Any):
+    server, picture = within(), encoded("green", "JPEG")
+    data = [base64.b64encode(picture).decode()]
+    told = outputs(server.post(INFER, json=tensor(data, [1], "BYTES")))
+    own = server.post("/predict", content=picture).json()["predictions"][0]["classes"]
+    assert np.float32(max(told["probabilities"]["data"])) == np.float32(own[0]["probability"])
+
+
+def test_only_the_outputs_asked_for_are_told(within: Any):
+    asked = tensor(pixels("red").ravel().tolist(), [1, SIZE, SIZE, 3]) | {"outputs": [{"name": "label"}]}
+    assert list(outputs(within().post(INFER, json=asked))) == ["label"]
+
+
+def test_of_two_classes_both_are_told_and_of_several_labels_all_that_hold(within: Any):
+    asked = tensor(pixels("green").ravel().tolist(), [1, SIZE, SIZE, 3])
+    two = outputs(within("binary").post(INFER, json=asked))
+    assert two["probabilities"]["shape"] == [1, 2]
+    assert sum(two["probabilities"]["data"]) == pytest.approx(1)
+    many = outputs(within("multilabel", (0.5, 0.5, 0.001)).post(INFER, json=asked))
+    assert many["label"]["data"] == ["green|blue"]
+
+
+ONE = [1, SIZE, SIZE, 3]
+FLAT = [0] * (SIZE * SIZE * 3)
+WRONG: dict[str, tuple[Any, int, str]] = {
+    "a list": ([], 400, "expected an object"),
+    "no inputs": ({}, 400, "inputs: expected a list of one tensor"),
+    "two inputs": ({"inputs": tensor(FLAT, ONE)["inputs"] * 2}, 400, "list of one"),
+    "another name": (tensor(FLAT, ONE, name="x"), 400, "expected 'image', got 'x'"),
+    "another type": (tensor(FLAT, ONE, "INT64"), 400, "expected UINT8, FP32 or BYTES, got 'INT64'"),
+    "another size": (tensor(FLAT, [1, SIZE, 3, SIZE]), 400, f"expected the shape [N, {SIZE}, {SIZE}, 3]"),
+    "too few numbers": (tensor(FLAT[1:], ONE), 400, "or flat, got"),
+    "negative sizes": (tensor(FLAT, [-1, SIZE, SIZE, 3]), 400, "whole numbers"),
+    "enormous sizes": (tensor(FLAT, [2, 2**30, 2**30, 3]), 400, "or flat"),
+    "no sizes": (tensor(FLAT, None), 400, "shape"),
+    "ragged lists": (tensor([[1, 2], [3]], ONE), 400, "not all of one length"),
+    "texts": (tensor(["a"] * len(FLAT), ONE), 400, "other values"),
+    "truths": (tensor([True] * len(FLAT), ONE), 400, "other values"),
+    "fractions as bytes": (tensor([0.5] * len(FLAT), ONE), 400, "other values"),
+    "large numbers": (tensor([300] * len(FLAT), ONE), 400, "0 to 255"),
+    "huge numbers": (tensor([10**40] * len(FLAT), ONE), 400, "other values"),
+    "negative numbers": (tensor([-1.0] * len(FLAT), ONE, "FP32"), 400, "0 to 255"),
+    "another output": (tensor(FLAT, ONE) | {"outputs": [{"name": "lable"}]}, 400, "did you mean 'label'"),
+    "an id of a kind": (tensor(FLAT, ONE) | {"id": 3}, 400, "id: expected a text"),
+    "too many": (tensor(FLAT, [33, SIZE, SIZE, 3]), 413, "more than 32"),
+    "an address": (tensor(["http://x/a.png"], [1], "BYTES"), 400, "not fetched"),
+    "no picture": (tensor(["aaaa"], [1], "BYTES"), 415, "[0] is not a picture"),
+    "fewer pictures": (tensor(["aaaa"], [2], "BYTES"), 400, "expected [1]"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_told_in_the_form_of_the_protocol(within: Any, case: str):
+    document, status, message = WRONG[case]
+    answer = within().post(INFER, json=document)
+    assert (answer.status_code, list(answer.json())) == (status, ["error"])
+    assert message in answer.json()["error"]
+
+
+def test_what_there_is_not_is_told_in_the_form_of_the_protocol(within: Any):
+    server = within()
+    for path in ("/v2/models/tony", "/v2/models/tiny/versions/7", "/v2/models/tiny/versions/7/ready", "/v2/nope"):
+        answer = server.get(path)
+        assert (answer.status_code, list(answer.json())) == (404, ["error"])
+    assert server.post("/v2/models/tony/infer", json={}).status_code == 404
+    binary = server.post(INFER, content=b"{}", headers={"inference-header-content-length": "2"})
+    assert (binary.status_code, "binary" in binary.json()["error"]) == (415, True)
+    assert server.post(INFER, content=b"{").status_code == 400

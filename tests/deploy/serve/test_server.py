@@ -1,0 +1,301 @@
+"""`kerasimg serve` as a process: hostile clients, memory, its end."""
+
+import io
+import json
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import PIL.Image
+import pytest
+
+import kerasimg
+from kerasimg.errors import CallError
+
+COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
+LIMITS = ("--max-mb", 1, "--max-megapixels", 4, "--max-pictures", 8)
+
+
+def encoded(colour: str = "red", kind: str = "PNG", size: tuple[int, int] = (40, 30), **how: Any) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.new("RGB", size, COLOURS[colour]).save(file, kind, **how)
+    return file.getvalue()
+
+
+def png(width: int, height: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG with a header that says what it likes."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + b"".join(chunk(*one) for one in chunks)
+        + chunk(b"IDAT", rows)
+        + chunk(b"IEND", b"")
+    )
+
+
+def frames() -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
+    first, *rest = [PIL.Image.fromarray(frame) for frame in noise]
+    file = io.BytesIO()
+    first.save(file, "GIF", save_all=True, append_images=rest)
+    return file.getvalue()
+
+
+def archive() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("a.png", bytes(10**6))
+    return file.getvalue()
+
+
+def icon_of(picture: bytes) -> bytes:
+    """An icon that says it is of 16 x 16, with another picture inside."""
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(picture), 22)
+    return struct.pack("<HHH", 0, 1, 1) + entry + picture
+
+
+ZEROS = zlib.compress(bytes(5000 * (5000 * 3 + 1)), 9)
+HOSTILE: dict[str, tuple[bytes, tuple[int, ...]]] = {
+    "a bomb": (png(5000, 5000, ZEROS), (413,)),
+    "a header of a billion pixels": (png(30_000, 30_000, zlib.compress(b"")), (413,)),
+    "a header of more pixels than there are": (png(2**31 - 1, 2**31 - 1, b""), (413, 422)),
+    "a small header over many rows": (png(10, 10, ZEROS), (200, 422)),
+    "a bomb in an icon": (icon_of(png(5000, 5000, ZEROS)), (413, 415, 422)),
+    "a bomb of text": (
+        png(1, 1, zlib.compress(bytes(4)), (b"zTXt", b"a\0\0" + zlib.compress(bytes(10**7), 9))),
+        (200, 422),
+    ),
+    "a cut JPEG": (encoded("red", "JPEG", (600, 600))[:2000], (422,)),
+    "a cut PNG": (encoded("red", "PNG")[:60], (422,)),
+    "a GIF of many frames": (frames(), (200,)),
+    "text": (b"hello " * 100, (415,)),
+    "a page": (b"<html><script>alert(1)</script>", (415,)),
+    "a ZIP": (archive(), (415,)),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", (415,)),
+    "nothing but a beginning": (b"\xff\xd8\xff", (415, 422)),
+    "nothing": (b"", (400,)),
+    "noise": (np.random.default_rng(1).bytes(5000), (415, 422)),
+}
+
+
+@pytest.fixture(scope="module")
+def server(start: Callable[..., Any], bundles: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with start(tmp_path_factory.mktemp("log") / "log.jsonl", bundles(), *LIMITS) as running:
+        yield running
+
+
+def ask(server: Any, data: bytes) -> httpx.Response:
+    answer: httpx.Response = server.http.post("/predict", content=data)
+    return answer
+
+
+def raw(server: Any, *sent: bytes, pause_s: float = 0.0, wait_s: float = 15.0) -> bytes:
+    """What the server answers to bytes, until it closes the connection or says no more."""
+    with socket.create_connection((server.host, server.port), timeout=wait_s) as connection:
+        with suppress(ConnectionError):  # it may have heard enough
+            for part in sent:
+                connection.sendall(part)
+                time.sleep(pause_s)
+        found = b""
+        while True:
+            try:
+                data = connection.recv(65536)
+            except (TimeoutError, ConnectionResetError):
+                return found
+            if not data:
+                return found
+            found += data
+
+
+def test_it_answers_and_tells_where_it_is(server: Any):
+    assert re.search(r"serving .* at http://127\.0\.0\.1:\d+ ", server.told[-1])
+    assert ask(server, encoded("green")).json()["predictions"][0]["label"] == "green"
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_file_is_refused_and_harms_nobody(server: Any, case: str):
+    data, codes = HOSTILE[case]
+    assert ask(server, data).status_code in codes
+    assert ask(server, encoded("blue")).json()["predictions"][0]["label"] == "blue"
+
+
+def test_of_an_animation_the_first_frame_counts(server: Any):
+    first, other = (PIL.Image.new("RGB", (30, 30), COLOURS[name]) for name in ("green", "red"))
+    file = io.BytesIO()
+    first.save(file, "GIF", save_all=True, append_images=[other] * 50)
+    assert ask(server, file.getvalue()).json()["predictions"][0]["label"] == "green"
+
+
+def test_memory_stays_flat_over_hundreds_of_requests_and_none_is_lost(server: Any):
+    good = [encoded(name, "JPEG", (400, 300)) for name in COLOURS]
+    every = [(good[k % 3], (200,)) if k % 4 else list(HOSTILE.values())[k // 4 % len(HOSTILE)] for k in range(400)]
+
+    def run(rounds: int) -> list[bool]:
+        with ThreadPoolExecutor(8) as pool:
+            return [
+                right
+                for _ in range(rounds)
+                for right in pool.map(lambda one: ask(server, one[0]).status_code in one[1], every)
+            ]
+
+    assert all(run(1))
+    before = server.rss_mb()
+    assert all(run(2))
+    assert server.rss_mb() - before < 20
+
+
+def test_headers_without_end_are_hung_up_on(server: Any):
+    told = raw(server, b"GET / HTTP/1.1\r\nHost: x\r\n", *[b"x-%d: %s\r\n" % (k, b"y" * 8000) for k in range(9)])
+    assert told in (
+        b"",
+        b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+    )
+    assert ask(server, encoded()).status_code == 200
+
+
+def test_what_is_no_http_is_answered_with_400(server: Any):
+    assert raw(server, b"\x16\x03\x01 hello\r\n\r\n").startswith(b"HTTP/1.1 400")
+
+
+def test_a_body_that_says_it_is_too_long_is_refused_before_it_is_sent(server: Any):
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n"
+    begun = time.monotonic()
+    with socket.create_connection((server.host, server.port), timeout=10) as connection:
+        connection.sendall(head)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413")
+    assert time.monotonic() - begun < 5
+
+
+def test_a_client_that_goes_before_its_body_is_whole_is_forgotten(server: Any):
+    with socket.create_connection((server.host, server.port)) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+    for _ in range(100):
+        if "kerasimg_in_work_pictures 0.0" in server.http.get("/metrics").text:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("its place is still taken")
+    assert any(line.get("status") == 499 for line in server.log())
+
+
+def test_the_log_is_json_with_one_line_for_each_request(server: Any):
+    ask(server, encoded())
+    server.http.get("/v2/health/live", headers={"x-request-id": "the-last"})
+    (line,) = [line for line in server.log() if line.get("id") == "the-last"]
+    assert {"event": "request", "method": "GET", "status": 200, "client": "127.0.0.1"}.items() <= line.items()
+    assert {line["event"] for line in server.log()} <= {"request", "log"}
+
+
+def test_when_it_is_full_others_are_told_to_come_again_and_a_slow_body_is_not_waited_for(
+    start: Callable[..., Any], bundles: Any, tmp_path: Path
+):
+    options = ("--queue", 1, "--max-pictures", 1, "--timeout", 1.5)
+    with start(tmp_path / "log", bundles(), *options) as server, ThreadPoolExecutor(1) as pool:
+        slow = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc"
+        answer = pool.submit(raw, server, slow)
+        time.sleep(0.5)
+        full = ask(server, encoded())
+        assert (full.status_code, full.headers["retry-after"], full.json()["error"]["reason"]) == (429, "1", "queue")
+        assert server.http.get("/v2/health/ready").status_code == 200
+        head, _, body = answer.result(20).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 408")
+        assert json.loads(body)["error"]["reason"] == "slow"
+        assert ask(server, encoded()).status_code == 200
+
+
+def test_at_its_end_what_is_in_work_is_answered_and_the_exit_code_is_0(
+    start: Callable[..., Any], bundles: Any, tmp_path: Path
+):
+    key = "a key of some length"
+    with start(tmp_path / "log", bundles(), KERASIMG_API_KEY=key) as server:
+        picture = encoded("green")
+        head = (
+            f"POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\nContent-Length: {len(picture)}\r\n\r\n".encode()
+        )
+        assert ask(server, picture).status_code == 401
+        ended = threading.Timer(0.3, server.process.send_signal, [signal.SIGTERM])
+        ended.start()
+        told = raw(server, head, picture[:20], picture[20:], pause_s=0.6)
+        assert told.startswith(b"HTTP/1.1 200")
+        assert b'"label":"green"' in told
+        assert server.process.wait(20) == 0
+
+
+def test_several_workers_answer_count_together_and_end_with_0(start: Callable[..., Any], bundles: Any, tmp_path: Path):
+    with start(tmp_path / "log", bundles(), "--workers", 2) as server:
+        for _ in range(20):
+            with httpx.Client(base_url=server.url, timeout=20) as client:
+                assert client.post("/predict", content=encoded()).status_code == 200
+        assert 'kerasimg_requests_total{route="/predict",status="200"} 20.0' in server.http.get("/metrics").text
+        server.http.close()
+        assert server.stop(signal.SIGINT) == 0
+
+
+def test_it_loads_neither_keras_nor_tensorflow(bundles: Any):
+    code = (
+        "import os, signal, sys, threading, urllib.request\n"
+        "from kerasimg.deploy.serve.server import serve\n"
+        "def say(line):\n"
+        "    address = line.split(' at ')[1].split()[0]\n"
+        "    def ask():\n"
+        "        request = urllib.request.Request(address + '/predict?explain=1', open(sys.argv[2], 'rb').read())\n"
+        "        print(urllib.request.urlopen(request, timeout=20).status, file=sys.stderr)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    threading.Thread(target=ask).start()\n"
+        "serve(sys.argv[1], port=0, say=say, log=False)\n"
+        "heavy = {'keras', 'tensorflow', 'scipy', 'sklearn', 'matplotlib', 'pandas'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    picture = bundles().parent / "picture.png"
+    picture.write_bytes(encoded())
+    done = subprocess.run(
+        [sys.executable, "-c", code, bundles(), picture], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "200\n[]\n")
+
+
+def test_a_run_without_an_export_gets_one_and_answers_as_predict_does(
+    start: Callable[..., Any], pictures: Any, tiny: Any, tmp_path: Path
+):
+    pytest.importorskip("ai_edge_litert")
+    data = pictures(tmp_path / "colours", {"red": 10, "blue": 10})
+    run = kerasimg.train(tiny(), data=data, out=tmp_path, report=False, verbose=0, say=lambda line: None)
+    file = data / "blue" / "03.png"
+    (expected,) = kerasimg.predict(run, str(file))
+    with start(tmp_path / "log", run.folder) as server:
+        assert "making one: kerasimg export" in server.told[0]
+        told = ask(server, file.read_bytes()).json()["predictions"][0]
+    assert told["label"] == expected.label
+    for one in told["classes"]:
+        assert one["probability"] == pytest.approx(expected.probabilities[one["name"]], abs=1e-5)
+
+
+def test_what_cannot_be_served_is_told(bundles: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("KERASIMG_API_KEY", raising=False)
+    with pytest.raises(CallError, match="neither a bundle"):
+        kerasimg.serve(tmp_path)
+    with pytest.raises(CallError, match="no setting 'prot'; did you mean 'port'"):
+        kerasimg.serve(bundles(), prot=1)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(CallError, match="cannot listen at"):
+        kerasimg.serve(bundles(), port=taken.getsockname()[1])
+    with pytest.raises(CallError, match="has no model 'int8'"):
+        kerasimg.serve(bundles(), port=0, model="int8")

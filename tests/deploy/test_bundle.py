@@ -1,0 +1,104 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kerasimg.deploy.bundle import Bundle
+from kerasimg.errors import CallError, WeightsError
+
+
+def edit(folder: Path, **fields: Any) -> None:
+    file = folder / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+def test_every_file_that_is_missing_or_altered_is_named(copy: Callable[[str], Path]):
+    folder = copy("onnx")
+    (folder / "classes.json").unlink()
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(content)
+    with (folder / "README.md").open("a") as file:
+        file.write("more")
+    with pytest.raises(WeightsError) as caught:
+        Bundle.open(folder)
+    told = str(caught.value).splitlines()
+    assert len(told) == 4
+    assert "README.md' has" in told[0]
+    assert "classes.json' is missing" in told[1]
+    assert "model.onnx' was altered: its SHA-256 is not the manifest's" in told[2]
+
+
+def test_a_model_is_found_by_its_path_or_its_precision(exported: dict[str, Bundle]):
+    bundle = exported["litert"]
+    assert bundle.model() is bundle.models[0]
+    assert bundle.model("int8") is bundle.model("model_int8.tflite")
+    with pytest.raises(CallError, match=r"has no model 'model_int8.tflit'; did you mean 'model_int8.tflite'"):
+        bundle.model("model_int8.tflit")
+
+
+def test_the_size_of_a_model_is_that_of_all_its_files(exported: dict[str, Bundle]):
+    for name, beside in (("openvino", "model_float32.bin"), ("savedmodel", "saved_model/saved_model.pb")):
+        bundle = exported[name]
+        whole = bundle.model_bytes(bundle.model())
+        assert (bundle.folder / beside).stat().st_size < whole
+    litert = exported["litert"]
+    assert litert.model_bytes(litert.model("int8")) == (litert.folder / "model_int8.tflite").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"kerasimg_bundle": 2}, "kerasimg_bundle: expected 1, found 2"),
+        ({"models": []}, "models: "),
+        ({"task": "multi"}, "task: "),
+        ({"surprise": 1}, "surprise: "),
+        ({"files": [{"path": "../../etc/passwd", "bytes": 1, "sha256": "0" * 64}]}, "below the bundle's folder"),
+        ({"files": [{"path": "/etc/passwd", "bytes": 1, "sha256": "0" * 64}]}, "below the bundle's folder"),
+        ({"files": [{"path": "a\\..\\b", "bytes": 1, "sha256": "0" * 64}]}, "below the bundle's folder"),
+        ({"classes": 4}, "expected 4 names, found 3"),
+    ],
+)
+def test_a_manifest_that_cannot_be_is_refused(copy: Callable[[str], Path], fields: dict[str, Any], said: str):
+    folder = copy("keras")
+    edit(folder, **fields)
+    with pytest.raises(CallError) as caught:
+        Bundle.open(folder, check=False)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("manifest.json", b"[1, 2", "is not JSON"),
+        ("manifest.json", b"[" * 100_000, "is not JSON"),
+        ("manifest.json", b"\xff\xfe", "cannot be read"),
+        ("manifest.json", b"[]", "kerasimg_bundle: expected 1"),
+        ("classes.json", b'{"a": 1}', "expected a list of names"),
+        ("preprocess.json", b'{"size": [8, 0]}', "size.1"),
+        ("preprocess.json", b'{"sizes": [8, 8]}', "sizes"),
+    ],
+)
+def test_files_that_make_no_sense_are_named(copy: Callable[[str], Path], name: str, content: bytes, said: str):
+    folder = copy("keras")
+    (folder / name).write_bytes(content)
+    with pytest.raises(CallError) as caught:
+        Bundle.open(folder, check=False)
+    assert name in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_a_link_out_of_the_bundle_is_refused(copy: Callable[[str], Path], tmp_path: Path):
+    folder = copy("keras")
+    outside = tmp_path / "outside.json"
+    (folder / "classes.json").rename(outside)
+    (folder / "classes.json").symlink_to(outside)
+    with pytest.raises(WeightsError, match="is a link that leads out of the bundle"):
+        Bundle.open(folder)
+
+
+def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path):
+    with pytest.raises(CallError, match="is not a bundle"):
+        Bundle.open(tmp_path / "gone")

@@ -1,0 +1,78 @@
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from kerasimg import cli
+from kerasimg.cli.deploy import PrecisionName, TargetName
+from kerasimg.deploy.bundle import Bundle
+from kerasimg.deploy.targets import TARGETS
+from kerasimg.training.run import Run
+
+
+class Said(NamedTuple):
+    code: Any
+    out: str
+    err: str
+
+
+Say = Callable[..., Said]
+
+
+@pytest.fixture
+def say(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Say:
+    """say("verify", folder) runs the command line in this process."""
+
+    def ask(*arguments: Any) -> Said:
+        monkeypatch.setattr(sys, "argv", ["kerasimg", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return Said(caught.value.code, *capfd.readouterr())
+
+    return ask
+
+
+def test_the_options_name_every_target_and_precision():
+    assert [one.value for one in TargetName] == list(TARGETS)
+    known = {precision for target in TARGETS.values() for precision in target.precisions}
+    assert {one.value for one in PrecisionName} == known
+
+
+def test_export_writes_what_is_asked_for_and_says_how_it_compares(say: Say, run: Run, tmp_path: Path):
+    said = say("export", run.folder, "--to", "litert", "--to", "keras", "--out", tmp_path, "--batch", 1)
+    assert (said.code, "takes any number of pictures" in said.err) == (2, True)
+    said = say("export", run.folder, "--to", "litert", "--to", "keras", "--out", tmp_path)
+    assert said.code == 0
+    assert "model_float32.tflite: differs by" in said.out
+    assert said.out.splitlines()[-2:] == [f"kept in {tmp_path / 'litert'}", f"kept in {tmp_path / 'keras'}"]
+    assert said.err == ""
+
+
+def test_export_ends_with_4_beyond_the_tolerance(say: Say, run: Run, tmp_path: Path):
+    said = say("export", run.folder, "--precision", "int8", "--tolerance", 0.0001, "--out", tmp_path)
+    assert said.code == 4
+    assert "model_int8.tflite: differs by" in said.err
+    assert Bundle.open(tmp_path / "litert").manifest.parity[0].passed is False
+
+
+def test_verify_tells_every_model_and_ends_with_0_or_not(say: Say, exported: dict[str, Bundle], copy: Any):
+    folder = copy("litert")
+    said = say("verify", folder)
+    assert said.code == 0
+    assert said.out.count("differs by") == 4
+    assert said.err == ""
+    told = json.loads(say("verify", folder, "--json").out)
+    assert [row["path"] for row in told["vectors"]] == [model.path for model in exported["litert"].models]
+    (folder / "model_int8.tflite").write_bytes(b"")
+    said = say("verify", folder)
+    assert (said.code, "has 0 bytes, expected" in said.err) == (1, True)
+    assert say("verify", folder / "vectors").code == 2
+
+
+def test_measure_prints_a_table_or_json(say: Say, run: Run):
+    said = say("measure", run.folder, "--to", "onnx", "--json")
+    assert said.code == 0
+    assert [row["target"] for row in json.loads(said.out)["runtimes"]] == ["(the run)", "onnx"]

@@ -1,0 +1,200 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kerasimg
+from kerasimg.data.decode import decode
+from kerasimg.deploy.bundle import Bundle, sha256
+from kerasimg.deploy.manifest import Manifest
+from kerasimg.deploy.runtimes import open_runtime
+from kerasimg.deploy.targets import TARGETS
+from kerasimg.errors import CallError, GateError
+from kerasimg.models.classifier import Classifier
+from kerasimg.training.run import Run
+
+PRECISIONS = ["float32", "float16", "dynamic", "int8"]
+
+
+def test_every_model_was_compared_on_its_own_runtime_and_passed(exported: dict[str, Bundle]):
+    rows = {(name, row.path): row for name, bundle in exported.items() for row in bundle.manifest.parity}
+    assert [name for name, _ in rows] == ["litert"] * 4 + ["savedmodel", "onnx", "openvino", "keras"]
+    assert all(row.passed and row.pictures == 9 for row in rows.values())
+    assert {row.runtime.split()[0] for row in rows.values()} == {
+        *("ai-edge-litert", "onnxruntime", "openvino", "tensorflow", "keras")
+    }
+    for (_, path), row in rows.items():
+        allowed = {"model_float16.tflite": 0.01, "model_dynamic.tflite": 0.05, "model_int8.tflite": 0.05}
+        assert row.greatest_difference <= allowed.get(path, 1e-5), path
+        assert row.accuracy_after == row.accuracy_before == 1
+        assert 0 < row.p50_ms <= row.p95_ms
+
+
+def test_a_bundle_holds_the_contract(exported: dict[str, Bundle], run: Run):
+    bundle = exported["litert"]
+    assert bundle.folder == run.folder / "export" / "litert"
+    assert json.loads((bundle.folder / "classes.json").read_text()) == ["blue", "green", "red"]
+    image = json.loads((bundle.folder / "preprocess.json").read_text())
+    assert image == {
+        "size": [8, 8],
+        "channels": 3,
+        "resize": "stretch",
+        "interpolation": "bilinear",
+        "background": [255, 255, 255],
+        "scale": "auto",
+    }
+    assert bundle.manifest.spec == run.classifier.spec.resolved
+    assert {"kerasimg", "keras", "tensorflow", "ai-edge-litert"} <= set(bundle.manifest.versions)
+    listed = {file.path: (file.bytes, file.sha256) for file in bundle.manifest.files}
+    found = {path for path in bundle.folder.rglob("*") if path.is_file()} - {bundle.folder / "manifest.json"}
+    assert listed == {path.relative_to(bundle.folder).as_posix(): (path.stat().st_size, sha256(path)) for path in found}
+
+
+def test_the_vectors_are_pictures_with_what_the_trained_model_says_of_them(exported: dict[str, Bundle], run: Run):
+    vectors = exported["litert"].vectors()
+    assert len(vectors) == 5
+    assert len({vector.name.split("/")[0] for vector in vectors}) == 3
+    classifier = run.classifier
+    for vector in vectors:
+        assert np.array_equal(decode(str(vector.file), classifier.spec.image), vector.pixels)
+        told = classifier.probabilities(vector.pixels[np.newaxis].astype("float32"))[0]
+        assert np.allclose(told, vector.probabilities, atol=1e-7)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_any_number_of_pictures_may_be_asked(exported: dict[str, Bundle], precision: str):
+    bundle = exported["litert"]
+    runtime = open_runtime(bundle, precision)
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3)).astype(np.uint8)
+    whole = runtime(pixels)
+    assert (whole.shape, whole.dtype) == ((7, 3), np.float32)
+    assert np.allclose(np.concatenate([runtime(pixels[:2]), runtime(pixels[2:])]), whole, atol=1e-6)
+    assert runtime(pixels[:0]).shape == (0, 3)
+
+
+def test_a_fixed_batch_is_filled_up(run: Run, exported: dict[str, Bundle], tmp_path: Path):
+    (bundle,) = kerasimg.export(run, "litert", batch=4, out=tmp_path)
+    assert bundle.models[0].batch == 4
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3)).astype(np.uint8)
+    free = open_runtime(exported["litert"], "float32")(pixels)
+    assert np.allclose(open_runtime(bundle)(pixels), free, atol=1e-6)
+
+
+def test_int8_takes_raw_pixels_signed_or_not(run: Run, exported: dict[str, Bundle], tmp_path: Path):
+    from kerasimg.deploy.litert_file import quantized_input
+
+    (signed,) = kerasimg.export(run, "litert", precision="int8", input_dtype="int8", out=tmp_path)
+    bundles = {"uint8": (exported["litert"], (1.0, 0)), "int8": (signed, (1.0, -128))}
+    pixels = np.arange(3 * 8 * 8 * 3).reshape(3, 8, 8, 3).astype(np.uint8)
+    for taken, (bundle, quantization) in bundles.items():
+        model = bundle.model("int8")
+        assert model.input_dtype == taken
+        assert quantized_input(bundle.model_path(model).read_bytes()) == quantization
+    told = [open_runtime(bundle, "int8")(pixels) for bundle, _ in bundles.values()]
+    assert np.allclose(*told, atol=1e-6)
+
+
+def test_a_model_beyond_its_tolerance_ends_with_4_and_is_marked(run: Run, tmp_path: Path):
+    with pytest.raises(GateError, match=r"model_int8.tflite: differs by .* at most \(allowed 0.0001\)") as caught:
+        kerasimg.export(run, ["litert"], precision=["float32", "int8"], out=tmp_path, tolerance=1e-4)
+    assert caught.value.exit_code == 4
+    rows = Bundle.open(tmp_path / "litert").manifest.parity
+    assert [row.passed for row in rows] == [True, False]
+    assert rows[1].worst[0].picture in str(caught.value)
+    assert rows[1].worst[0].difference == pytest.approx(rows[1].greatest_difference)
+
+
+def test_the_temperature_and_the_thresholds_travel(run: Run, tmp_path: Path):
+    plain = run.classifier
+    warm = Classifier(plain.model, plain.spec, plain.classes, plain.folder, 2.5, None)
+    for precision, close in (("float32", 1e-5), ("int8", 0.03)):
+        (bundle,) = kerasimg.export(warm, "litert", precision=precision, out=tmp_path)
+        assert bundle.manifest.temperature == 2.5
+        vectors = bundle.vectors()
+        pixels = np.stack([vector.pixels for vector in vectors])
+        told = warm.probabilities(pixels.astype("float32"))
+        assert np.abs(told - plain.probabilities(pixels.astype("float32"))).max() > 0.05
+        assert np.allclose(open_runtime(bundle)(pixels), told, atol=close)
+
+
+def test_a_model_file_alone_is_exported_with_drawn_pictures_and_no_comparison(run: Run, tmp_path: Path):
+    said: list[str] = []
+    (bundle,) = kerasimg.export(run.folder / "model.keras", "litert", out=tmp_path, say=said.append)
+    assert bundle.manifest.parity == []
+    assert said[-1] == "  model_float32.tflite: not compared: there are no test pictures; name some (--data)"
+    assert kerasimg.verify(bundle).vectors[0].passed
+    with pytest.raises(CallError, match="int8 takes the range of every value from pictures of the training"):
+        kerasimg.export(run.folder / "model.keras", "litert", precision="int8", out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ({"to": "litertt"}, "no target 'litertt'; did you mean 'litert'"),
+        ({"to": []}, "no target to export to"),
+        ({"to": "onnx", "precision": "int8"}, "onnx: no precision int8 (there are: float32)"),
+        ({"to": "litert", "batch": 0}, "batch: expected 1 or more, got 0"),
+        ({"to": "keras", "batch": 2}, "model.keras takes any number of pictures"),
+        ({"to": "litert", "input_dtype": "uint16"}, "input_dtype: expected uint8 or int8, got uint16"),
+        ({"to": "litert", "tolerance": 2}, "tolerance: expected a number from 0 to 1, got 2"),
+    ],
+)
+def test_a_call_that_does_not_fit_is_refused_and_leaves_nothing(run: Run, tmp_path: Path, call: dict, said: str):
+    with pytest.raises(CallError) as caught:
+        kerasimg.export(run, out=tmp_path, **call)
+    assert said in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(run: Run, tmp_path: Path):
+    (tmp_path / "keras").mkdir()
+    (tmp_path / "keras" / "thesis.txt").write_text("mine")
+    with pytest.raises(CallError, match="is there and is no bundle"):
+        kerasimg.export(run, "keras", out=tmp_path)
+    assert (tmp_path / "keras" / "thesis.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["keras"]
+
+
+def test_every_target_has_a_module_that_writes_it():
+    for name, target in TARGETS.items():
+        assert callable(target.writer(name)), name
+        assert set(target.default) <= set(target.precisions)
+
+
+@pytest.mark.parametrize("name", ["litert", "onnx", "openvino", "savedmodel", "keras"])
+def test_the_python_of_the_readme_says_what_the_trained_model_says(
+    exported: dict[str, Bundle],
+    copy: Callable[[str], Path],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(copy(name))
+    vector = exported[name].vectors()[0]
+    Path("photo.jpg").write_bytes(vector.file.read_bytes())
+    exec(Path("README.md").read_text().split("```python\n")[1].split("```")[0], {})
+    order = np.argsort(-vector.probabilities)
+    expected = [f"{exported[name].classes[k]} {vector.probabilities[k]:.3f}" for k in order]
+    assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_a_manifest_reads_back_as_it_was_written(exported: dict[str, Bundle]):
+    for bundle in exported.values():
+        text = (bundle.folder / "manifest.json").read_text()
+        assert Manifest.model_validate_json(text) == bundle.manifest
+
+
+def test_another_process_exports_where_keras_runs_on_another_backend(run: Run, tmp_path: Path):
+    from kerasimg.deploy.export import _in_tensorflow
+    from kerasimg.deploy.exporting import Options
+
+    said: list[str] = []
+    asks = {"tolerance": 1e-9, "same": None, "accuracy_drop": None, "pictures": 3}
+    with pytest.raises(GateError, match=r"model_int8.tflite: differs by .* of 3 pictures"):
+        _in_tensorflow(run, ["litert"], Options(("int8",)), tmp_path, None, asks, said.append)
+    assert said[1:2] == ["litert: writing int8"]
+    assert Bundle.open(tmp_path / "litert").models[0].precision == "int8"
+    with pytest.raises(CallError, match="name the run's folder"):
+        _in_tensorflow(run.classifier, ["litert"], Options(), tmp_path, None, asks, said.append)

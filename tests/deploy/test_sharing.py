@@ -1,0 +1,166 @@
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kerasimg
+from kerasimg.models.classifier import Classifier
+
+QUIET: dict[str, Any] = {"verbose": 0, "say": lambda line: None, "report": False}
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> Path:
+    folder: Path = pictures(tmp_path_factory.mktemp("pack") / "colours", {"red": 12, "blue": 12})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(colours: Path, tiny: Any) -> Any:
+    return kerasimg.train(tiny(), data=colours, out=colours.parent / "runs", **QUIET)
+
+
+@pytest.fixture(scope="module")
+def packed(run: Any, colours: Path) -> Path:
+    return kerasimg.pack(run, colours.parent / "tiny.kerasimg")
+
+
+def changed(packed: Path, into: Path, change: Callable[[str, bytes], bytes | None], stored: bool = True) -> Path:
+    """A copy of a pack with other members; None leaves one out."""
+    how = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(packed) as old, zipfile.ZipFile(into, "w", how) as new:
+        for name in old.namelist():
+            if (content := change(name, old.read(name))) is not None:
+                new.writestr(name, content)
+    return into
+
+
+def with_manifest(packed: Path, into: Path, **facts: Any) -> Path:
+    def change(name: str, content: bytes) -> bytes:
+        return json.dumps(json.loads(content) | facts).encode() if name == "pack.json" else content
+
+    return changed(packed, into, change)
+
+
+def test_a_pack_answers_as_its_run_does(run: Any, packed: Path, colours: Path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype("float32")
+    one, other = Classifier.open(run), Classifier.open(packed)
+    assert np.array_equal(one.probabilities(images), other.probabilities(images))
+    assert (other.classes, other.spec.resolved["model"]) == (one.classes, one.spec.resolved["model"])
+    files = [colours / "red" / "00.png"]
+    assert kerasimg.predict(packed, files) == kerasimg.predict(run, files)
+    assert kerasimg.evaluate(packed, data=colours)["accuracy"] == 1.0
+
+
+def test_the_same_run_makes_the_same_bytes(run: Any, packed: Path, tmp_path: Path):
+    again = kerasimg.pack(run, tmp_path / "again.kerasimg")
+    assert again.read_bytes() == packed.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["again.kerasimg"]
+
+
+def test_it_holds_text_and_numbers_and_says_what_it_reached(packed: Path):
+    with zipfile.ZipFile(packed) as archive:
+        names = archive.namelist()
+        manifest = json.loads(archive.read("pack.json"))
+    assert names == ["pack.json", "spec.json", "weights.safetensors"]
+    assert (manifest["classes"], manifest["figures"]["accuracy"]) == (["blue", "red"], 1.0)
+
+
+def test_unpacked_it_is_a_folder_that_keras_and_run_read(run: Any, packed: Path, tmp_path: Path):
+    opened = kerasimg.unpack(packed, tmp_path / "there")
+    assert sorted(path.name for path in opened.folder.iterdir()) == ["classes.json", "model.keras", "spec.json"]
+    for mine, theirs in zip(opened.model.weights, run.model.weights, strict=True):
+        assert np.array_equal(mine.numpy(), theirs.numpy())
+    with pytest.raises(kerasimg.CallError, match="is there already"):
+        kerasimg.unpack(packed, tmp_path / "there")
+
+
+def test_training_goes_on_from_its_weights_with_a_new_head_for_other_classes(
+    packed: Path, colours: Path, tmp_path: Path, pictures: Any
+):
+    assert np.array_equal(kerasimg.build(packed).weights[0], Classifier.open(packed).model.weights[0])
+    still = {"fit.stages": [{"epochs": 1, "learning_rate": 1e-12}]}
+    same = kerasimg.train(packed, data=colours, out=tmp_path, set=still, **QUIET)
+    assert np.allclose(same.model.weights[0], Classifier.open(packed).model.weights[0], atol=1e-6)
+    three = pictures(tmp_path / "three", {"red": 8, "blue": 8, "green": 8})
+    assert kerasimg.train(packed, data=three, out=tmp_path, **QUIET).model.output_shape == (None, 3)
+
+
+def test_temperature_and_thresholds_travel(run: Any, tmp_path: Path):
+    folder = tmp_path / "warm"
+    shutil.copytree(run.folder, folder)
+    kerasimg.calibrate(folder)
+    sent = Classifier.open(kerasimg.pack(folder, tmp_path / "warm.kerasimg"))
+    assert sent.temperature == Classifier.open(folder).temperature != 1.0
+
+
+@pytest.mark.parametrize("member", ["spec.json", "weights.safetensors"])
+def test_what_was_altered_or_left_out_is_refused(packed: Path, tmp_path: Path, member: str):
+    altered = changed(packed, tmp_path / "a.kerasimg", lambda name, body: body[:-1] + b" " if name == member else body)
+    with pytest.raises(kerasimg.CallError, match="its SHA-256 differs"):
+        Classifier.open(altered)
+    lacking = changed(packed, tmp_path / "b.kerasimg", lambda name, body: None if name == member else body)
+    with pytest.raises(kerasimg.CallError, match=member):
+        Classifier.open(lacking)
+
+
+def test_no_member_leads_out_of_its_folder(packed: Path, tmp_path: Path):
+    beside = json.dumps({"../evil.json": {"kerasimg": 1}}).encode()
+    with zipfile.ZipFile(packed) as old:
+        files = json.loads(old.read("pack.json"))["files"] | {"beside.json": hashlib.sha256(beside).hexdigest()}
+    bad = with_manifest(packed, tmp_path / "bad.kerasimg", files=files)
+    with zipfile.ZipFile(bad, "a") as archive:
+        archive.writestr("beside.json", beside)
+    with pytest.raises(kerasimg.CallError, match="is not the name of a spec beside"):
+        kerasimg.load(bad)
+    strange = with_manifest(packed, tmp_path / "strange.kerasimg", files=files | {"model.pkl": "0" * 64})
+    with pytest.raises(kerasimg.CallError, match="no member of a pack"):
+        kerasimg.load(strange)
+
+
+def test_weights_that_would_grow_are_refused(packed: Path, tmp_path: Path):
+    squeezed = changed(packed, tmp_path / "s.kerasimg", lambda name, body: body, stored=False)
+    with pytest.raises(kerasimg.CallError, match="is compressed"):
+        Classifier.open(squeezed)
+
+
+def test_a_spec_of_another_model_does_not_take_the_weights(packed: Path, tmp_path: Path):
+    def change(name: str, content: bytes) -> bytes:
+        return (
+            content.replace(b'"units": "=num_classes"', b'"units": "=num_classes + 1"')
+            if name == "spec.json"
+            else content
+        )
+
+    other = changed(packed, tmp_path / "draft.kerasimg", change)
+    with zipfile.ZipFile(other) as archive:
+        manifest = json.loads(archive.read("pack.json"))
+        manifest["files"]["spec.json"] = hashlib.sha256(archive.read("spec.json")).hexdigest()
+    other = with_manifest(other, tmp_path / "other.kerasimg", files=manifest["files"])
+    with pytest.raises(kerasimg.WeightsError, match="expected an array of shape"):
+        Classifier.open(other)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"hello", b"PK\x05\x06" + bytes(18)])
+def test_what_is_no_pack_is_refused_by_name(content: bytes, tmp_path: Path):
+    path = tmp_path / "x.kerasimg"
+    path.write_bytes(content)
+    with pytest.raises(kerasimg.CallError, match="no sound pack"):
+        Classifier.open(path)
+    with pytest.raises(kerasimg.CallError, match=r"x\.kerasimg"):
+        kerasimg.load(path)
+
+
+def test_pack_says_what_it_cannot_write(run: Any, tmp_path: Path):
+    with pytest.raises(kerasimg.CallError, match=r"ends in \.kerasimg"):
+        kerasimg.pack(run, tmp_path / "x.zip")
+    with pytest.raises(kerasimg.CallError, match="no folder"):
+        kerasimg.pack(run, tmp_path / "none" / "x.kerasimg")
+    with pytest.raises(kerasimg.CallError):
+        kerasimg.pack(tmp_path)
