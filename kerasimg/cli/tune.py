@@ -1,0 +1,118 @@
+"""The command that searches for better values of a spec."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from kerasimg.cli.options import Bad, CacheKind, CacheOption, Data, Json, OnBadImage, Set, Weights, keras_loaded, load
+from kerasimg.cli.options import assignments as assigned
+from kerasimg.cli.options import weights_argument as given_weights
+from kerasimg.errors import CallError
+
+commands = typer.Typer()
+
+DATA: Any = get_args(Data)[1]
+
+
+@commands.command()
+def tune(
+    ref: Annotated[str | None, typer.Argument(metavar="SPEC", help="A zoo name (mobilenet) or a spec's path.")] = None,
+    data: Annotated[str | None, DATA] = None,
+    assign: Set = [],  # noqa: B006
+    weights: Weights = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder in which the search gets its own: runs.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes on this machine that train trials at the same time: 1.")
+    ] = None,
+    chief: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Listen here for workers on other machines, too.")
+    ] = None,
+    worker: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Train trials for the chief that listens there.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on with a search that was cut off, by its folder.")
+    ] = None,
+    space: Annotated[bool, typer.Option("--space", help="Print what would be searched, and how large it is.")] = False,
+    on_bad_image: Bad = OnBadImage.fail,
+    cache: CacheOption = CacheKind.auto,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No line per trial.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search over the search values of a spec, and write the best of what it can be, as a spec again."""
+    say = _nothing if quiet or as_json else typer.echo
+    if resume is not None:
+        if ref or assign or weights or out or worker or space:
+            raise CallError(
+                "--resume goes on with what the search was begun with; it goes with --data, --workers, "
+                "--chief and --cache only"
+            )
+        with keras_loaded():
+            from kerasimg.tuning.search import resume_search
+        kept = None if cache is CacheKind.auto else cache.value
+        _tell(resume_search(resume, data=data, workers=workers, chief=chief, cache=kept, say=say), as_json)
+        return
+    if ref is None:
+        raise CallError("tune needs a SPEC, or --resume DIR")
+    params, edits = assigned(assign)
+    spec = load(ref, params, edits, partial=True)  # its faults are told before Keras is loaded
+    if space:
+        _print_space(spec, as_json)
+        return
+    if data is None:
+        raise CallError("tune needs --data DIR; --space shows what would be searched without it")
+    how: dict[str, Any] = {"data": data, "on_bad_image": on_bad_image.value, "cache": cache.value, "say": say}
+    how |= {"set": edits, **given_weights(weights), **params}
+    if worker is not None:
+        if out is not None or workers is not None or chief is not None:
+            raise CallError("--worker trains what a chief hands out; --out, --workers and --chief are for the chief")
+        with keras_loaded():
+            from kerasimg.tuning.worker import work
+        typer.echo(f"{work(ref, chief=worker, **how)} trials were trained here")
+        return
+    with keras_loaded():
+        from kerasimg.tuning.search import tune as search
+    how |= {"out": out or Path("runs"), "chief": chief, "workers": 1 if workers is None else workers}
+    _tell(search(ref, **how), as_json)
+
+
+def _tell(found: Any, as_json: bool) -> None:
+    if as_json:
+        told = {"folder": str(found.folder), "score": found.score, "values": found.values, "trials": len(found.trials)}
+        typer.echo(json.dumps(told, ensure_ascii=False, indent=2))
+        return
+    typer.echo(str(found))
+    page = found.folder / "report.html"
+    typer.echo(f"kept in {found.folder}" + (f"; to look at: {page}" if page.is_file() else ""))
+
+
+def _print_space(spec: Any, as_json: bool) -> None:
+    from kerasimg.tuning.space import space_of
+
+    space = space_of(spec)
+    if as_json:
+        typer.echo(json.dumps(space.describe(), ensure_ascii=False, indent=2))
+        return
+    width = max((len(one.name) for one in space.dimensions), default=0)
+    for one in space.dimensions:
+        when = f"; when {' and '.join(f'{name} is {option}' for name, option in one.within)}" if one.within else ""
+        typer.echo(f"{one.name:<{width}}  {one} (default {json.dumps(one.default)}){when}")
+    ranges = sum(one.count is None for one in space.dimensions)
+    if not space.dimensions:
+        typer.echo("nothing to search: no search value stands in the spec")
+    elif ranges:
+        typer.echo(
+            f"{space.points:,} combinations, each with {ranges} value{'s' * (ranges > 1)} from a range without end"
+        )
+    else:
+        typer.echo(f"{space.points:,} combinations")
+
+
+def _nothing(line: str) -> None:
+    """Say nothing."""

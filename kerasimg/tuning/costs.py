@@ -1,0 +1,55 @@
+"""Trials whose model would be too large or too slow where it is to run are not trained: `tune.limits`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import kerasimg
+from kerasimg.errors import KerasimgError
+from kerasimg.models.build import construct
+from kerasimg.models.classifier import Classifier
+from kerasimg.spec.document import Limits
+from kerasimg.spec.load import Spec
+from kerasimg.tuning.outcome import Outcome
+from kerasimg.tuning.space import resolve
+from kerasimg.tuning.tuner import Runner
+
+
+class Limited:
+    """A runner that first measures what a trial's model costs as a LiteRT file, by `kerasimg.measure`."""
+
+    def __init__(self, runner: Runner, spec: Spec, classes: Sequence[str]) -> None:
+        self.runner, self.spec, self.classes = runner, spec, list(classes)
+
+    def run(self, values: Mapping[str, Any], **how: Any) -> Outcome:
+        """As the runner's; infeasible where a limit is passed."""
+        begun = time.perf_counter()
+        try:
+            reason = too_much(resolve(self.spec, values), self.classes, self.spec.tune.limits)
+        except KerasimgError as error:
+            reason = str(error)
+        if reason is not None:
+            return Outcome("infeasible", [], {}, time.perf_counter() - begun, reason)
+        return self.runner.run(values, **how)
+
+
+def is_measured(limits: Limits) -> bool:
+    """Whether a limit is one that the dry run cannot keep."""
+    return limits.litert_bytes is not None or limits.latency_ms is not None
+
+
+def too_much(spec: Spec, classes: Sequence[str], limits: Limits) -> str | None:
+    """Why a model costs too much; None where it does not. Its weights are random: they change neither."""
+    model = construct(spec, weights=None, limits=None if limits.params is None else {"params": limits.params}).model
+    # By the public verb: deploy is no floor below this one, and what measures there knows nothing of searches.
+    rows = kerasimg.measure(Classifier(model, spec, tuple(classes), None), "litert", precision="float32")["runtimes"]
+    row = next(row for row in rows if row["target"] == "litert")
+    for name, found, most in (
+        ("bytes as a LiteRT file", row["bytes"], limits.litert_bytes),
+        ("ms for a picture", row["p50_ms"], limits.latency_ms),
+    ):
+        if most is not None and found > most:
+            return f"{found:,} {name}, and the limit is {most:,} (tune.limits)"
+    return None

@@ -1,0 +1,187 @@
+"""The folder of a search: what it was called with, its space, its trials, and what came out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kerasimg.catalog import Reference, load, locate
+from kerasimg.data.sources import IN_MEMORY, Data, Source
+from kerasimg.errors import CallError, Fault, SpecError
+from kerasimg.models.backbones import specs_beside, write_beside
+from kerasimg.spec.load import Spec, load_again
+from kerasimg.spec.writing import dumps
+from kerasimg.training import recall
+from kerasimg.training.run import Run, environment, weights_beside
+from kerasimg.tuning.objective import Goal, goal_of
+from kerasimg.tuning.rewriting import rewrite
+from kerasimg.tuning.space import Space, space_of
+
+CALL, SPEC, SPACE, BEST, ARRAYS = "search.json", "spec.json", "space.json", "best.json", "arrays.npz"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a search is about, as every one of its processes knows it."""
+
+    folder: Path
+    spec: Spec
+    """With its search values at their defaults, and its params final."""
+    data: Data
+    call: Mapping[str, Any]
+
+    @staticmethod
+    def open(folder: str | os.PathLike[str], data: Data | None = None) -> Task:
+        """The search of a folder; CallError where it holds none, or its pictures are not there.
+
+        data: the pictures, where they have moved, or were arrays.
+        """
+        path = Path(folder)
+        if not (path / CALL).is_file():
+            raise CallError(f"'{folder}' is not the folder of a search: it holds no {CALL}")
+        call = json.loads((path / CALL).read_text(encoding="utf-8"))
+        where = call["data"] if data is None else data
+        if where is None:
+            raise CallError(f"the search in '{folder}' was over pictures in memory; give them again: data=...")
+        return Task(path, load(path / SPEC, **call["params"]), where, call)
+
+    @cached_property
+    def space(self) -> Space:
+        """What is searched."""
+        return space_of(self.spec)
+
+    @cached_property
+    def goal(self) -> Goal:
+        """What is optimised."""
+        return goal_of(self.spec)
+
+    @property
+    def epochs(self) -> int:
+        """Those that a trial has at most."""
+        return epochs_of(self.spec)
+
+    @property
+    def digest(self) -> str:
+        """Of the spec and the classes: the same in every process of a search."""
+        return self.call["digest"]
+
+    @property
+    def limits(self) -> dict[str, int] | None:
+        """Those of the caller and those of `tune.limits` that the dry run keeps."""
+        given = dict(self.call["limits"] or {})
+        if (most := self.spec.tune.limits.params) is not None:
+            given["params"] = min(most, given.get("params", most))
+        return given or None
+
+    def trials(self, folder: Path, cache: Any = None, say: Any = lambda line: None) -> Any:
+        """What trains the trials in this process. folder: in which each may keep something."""
+        from kerasimg.tuning.costs import Limited, is_measured
+        from kerasimg.tuning.trials import Trials
+
+        trials = Trials(
+            self.spec,
+            self.data,
+            folder=folder,
+            cache=cache or self.call["cache"],
+            weights=recall._weights(self.call["weights"]),
+            limits=self.limits,
+            on_bad_image=self.call["on_bad_image"],
+            set={"tune.direction": self.goal.direction},
+            say=say,
+        )
+        return Limited(trials, self.spec, trials.source.classes) if is_measured(self.spec.tune.limits) else trials
+
+    def check(self, source: Source) -> None:
+        """CallError where the pictures are not those that the search began with."""
+        found = {"pictures": len(source), "classes": list(source.classes)}
+        if any(self.call[key] != value for key, value in found.items()):
+            raise CallError(
+                f"the search in '{self.folder}' began with {self.call['pictures']:,} pictures of "
+                f"{len(self.call['classes'])} classes, and {source.where} holds {len(source):,} of "
+                f"{len(source.classes)}: its trials could not be compared; search anew"
+            )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the search has come to its end."""
+        return (self.folder / BEST).is_file()
+
+
+def epochs_of(spec: Spec) -> int:
+    """The epochs that a trial of a spec has at most."""
+    whole = sum(stage.epochs for stage in spec.fit.stages)
+    return min(whole, spec.tune.max_epochs or whole)
+
+
+def digest_of(spec: Spec, source: Source) -> str:
+    """Of all that the trials depend on, but for the pictures themselves, of which it is their number and classes."""
+    told = [spec.document, dict(spec.given), list(source.classes), len(source)]
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def begin(
+    ref: Reference, spec: Spec, source: Source, data: Data, out: str | os.PathLike[str], call: Mapping[str, Any]
+) -> Task:
+    """A new folder `<name>-tune-<k>` with what a search starts from; SpecError where it has nothing to search."""
+    space, _ = space_of(spec), goal_of(spec)
+    if not space.dimensions:
+        message = 'nothing to search: write {"$choice": [...], "default": ...}, $int or $float where a value stands'
+        raise SpecError([Fault(spec.file, "", message)])
+    in_memory = source.where in IN_MEMORY
+    where = None if in_memory else str(data) if source.where == "sample" or "tfds:" in source.where else _located(data)
+    told = {
+        "data": where,
+        "pictures": len(source),
+        "classes": list(source.classes),
+        "params": dict(spec.given),
+        "digest": digest_of(spec, source),
+        **call,
+        "environment": environment(),
+        "begun": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+    def fill(draft: Run) -> None:
+        write_beside(specs_beside(spec), draft.folder)
+        for file in weights_beside(spec):
+            shutil.copyfile(spec.folder / file, draft.folder / file)
+        (draft.folder / SPEC).write_text(as_written(ref, spec), encoding="utf-8")
+        draft.write_json(SPACE, space.describe())
+        draft.write_json(CALL, told)
+
+    run = Run.create(out, f"{spec.name}-tune", fill)
+    return Task(run.folder, spec, data, told)
+
+
+def as_written(ref: Reference, spec: Spec) -> str:
+    """The text of a spec, as its author wrote it as far as it stands in one file."""
+    if isinstance(ref, str | os.PathLike):
+        text = locate(ref).path.read_text(encoding="utf-8-sig")
+        if not {"extends", "set"} & json.loads(text).keys():
+            return rewrite(text, spec.document)
+    return dumps(spec.document)
+
+
+def with_winners(task: Task, values: Mapping[str, Any], origin: str) -> str:
+    """The text of the spec with values in place of its search values, and a note of where they come from."""
+    from kerasimg.spec.search import replace
+
+    resolved = load_again(task.spec, chosen=values, other_options=False)
+    document = replace(dict(resolved.document), values, lambda path, message: None).document
+    if task.spec.given:
+        document["params"] = {**document.get("params", {}), **task.spec.given}
+    if not resolved.expect_holds:
+        document.pop("expect", None)
+    document["card"] = {**document.get("card", {}), "origin": origin}
+    return rewrite((task.folder / SPEC).read_text(encoding="utf-8"), document)
+
+
+def _located(data: Any) -> str:
+    return os.path.abspath(os.fspath(data))

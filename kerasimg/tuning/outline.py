@@ -1,0 +1,160 @@
+"""What a spec's model is made of, without making it: its calls, each named by all that it follows from.
+
+Two specs with the same outline have the same model, but for what a compiled graph can take as a variable: the rates of
+Dropout layers. Where an expression asks for the shape of an output ("=in_channels"), the outline needs to know it from
+an earlier model with the same calls; then walking a spec takes about a millisecond.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn
+
+from kerasimg.errors import SpecError
+from kerasimg.models.graph import Graph
+from kerasimg.spec.check import check_call
+from kerasimg.spec.expand import Call
+from kerasimg.spec.load import Spec
+
+
+class Known(NamedTuple):
+    """What is known of a call from an earlier model."""
+
+    shape: Sequence[Any]
+    """(height, width, channels) of its output, as expressions see it."""
+    output: tuple[tuple[int | None, ...], str]
+    """Shape, with the batch, and type of its output."""
+
+
+Calls = MutableMapping[str, Known]
+"""By the digest of a call."""
+
+BETWEEN = "between 0 and 1"
+"""In the place of a rate that is a variable. A rate of 0 has no random generator: it is another layer."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The calls of a model."""
+
+    calls: tuple[tuple[str, str, str], ...]
+    """(name, top-level node, digest), in their order."""
+    rates: Mapping[str, float]
+    """Name of a Dropout layer -> its rate, where that is a variable."""
+    frozen: bool
+    """Whether a layer is frozen from the start."""
+    inputs: Mapping[str, tuple[str, ...]]
+    """Digest of a call -> those of what it is called with."""
+    again: bool
+    """Whether a layer is called again."""
+
+    def text(self) -> str:
+        """The same for two models that are the same."""
+        return json.dumps(self.calls)
+
+
+def outline_of(spec: Spec, known: Calls) -> Outline | None:
+    """The outline of a spec's model; None where a shape is needed that is not known, or where the spec is wrong."""
+    walk = _Walk(spec, known)
+    try:
+        spec.walk(walk, _refuse, image_digest(spec))
+    except (_Unknown, SpecError):
+        return None
+    return Outline(tuple(walk.calls), walk.rates, walk.frozen, walk.inputs, walk.again)
+
+
+class Recorder(Graph):
+    """Makes a model and takes down what its calls give, and where Python's random numbers stand after each."""
+
+    def make(self, image: Any, nodes: Any = None, *, scaled: bool = False) -> Any:
+        """The output for a symbolic image."""
+        self.known: dict[str, Known] = {}
+        self.random: dict[str, Any] = {}
+        self.digests = {id(image): image_digest(self.spec)}
+        self.made = [image]  # or another would have its id
+        return super().make(image, nodes, scaled=scaled)
+
+    def visit(self, call: Call) -> Any:
+        """Make the layer of a call, and call it."""
+        output = super().visit(call)
+        arguments = check_call(call, _refuse, self.spec.open)
+        digest = digest_of(call, arguments, _each(call.inputs, lambda one: self.digests[id(one)]))
+        self.digests[id(output)] = digest
+        self.made.append(output)
+        self.known[digest] = Known(self.shape(output), (tuple(output.shape), str(output.dtype)))
+        self.random[digest] = random.getstate()
+        return output
+
+
+def image_digest(spec: Spec) -> str:
+    """The digest of what enters the model."""
+    return json.dumps([spec.image.size, spec.image.channels, spec.image.model_dump(mode="json")["scale"]])
+
+
+def digest_of(call: Call, arguments: Mapping[str, Any], inputs: Any) -> str:
+    """Of all that the output of a call follows from; inputs: the digests of what it is called with."""
+    if rate_of(call, arguments) is not None:
+        arguments = {**arguments, "rate": BETWEEN}
+    # With its name: of two layers that are alike, each has weights of its own.
+    said = json.dumps([call.name, call.kind, call.target, arguments, inputs], sort_keys=True, default=repr)
+    return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+
+
+def rate_of(call: Call, arguments: Mapping[str, Any]) -> float | None:
+    """The rate of a call that can be a variable."""
+    rate = arguments.get("rate")
+    plain = call.kind == "layer" and call.target == "Dropout" and arguments.get("noise_shape") is None
+    plain = plain and "dtype" not in arguments and isinstance(rate, float | int)
+    return float(rate) if plain and rate is not None and 0 < rate < 1 else None
+
+
+class _Unknown(Exception):
+    """Something that only the model itself can tell."""
+
+
+def _refuse(path: Any, message: str) -> NoReturn:
+    raise _Unknown(message)
+
+
+class _Walk:
+    """Goes through the calls without making them; a handle is a digest."""
+
+    def __init__(self, spec: Spec, known: Calls) -> None:
+        self.spec, self.known = spec, known
+        self.entered = image_digest(spec)
+        self.calls: list[tuple[str, str, str]] = []
+        self.rates: dict[str, float] = {}
+        self.frozen = self.again = False
+        self.inputs: dict[str, tuple[str, ...]] = {}
+
+    def visit(self, call: Call) -> str:
+        arguments = check_call(call, _refuse, self.spec.open)
+        digest = digest_of(call, arguments, call.inputs)
+        self.calls.append((call.name, call.owner, digest))
+        if (rate := rate_of(call, arguments)) is not None:
+            self.rates[call.name] = rate
+        self.frozen = self.frozen or arguments.get("trainable") is False
+        self.again = self.again or call.kind == "reuse"
+        given = call.inputs
+        listed = list(given.values()) if isinstance(given, dict) else given if isinstance(given, list) else [given]
+        self.inputs[digest] = tuple(listed)
+        return digest
+
+    def shape(self, handle: str) -> Sequence[Any]:
+        if handle == self.entered:
+            return (*self.spec.image.size, self.spec.image.channels)
+        if handle not in self.known:
+            raise _Unknown(handle)
+        return self.known[handle].shape
+
+
+def _each(inputs: Any, function: Any) -> Any:
+    if isinstance(inputs, list):
+        return [function(item) for item in inputs]
+    if isinstance(inputs, dict):
+        return {key: function(item) for key, item in inputs.items()}
+    return function(inputs)

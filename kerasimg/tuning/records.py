@@ -1,0 +1,184 @@
+"""What a search keeps in its folder: a journal, from which it goes on after a kill, and a folder for each trial.
+
+journal.jsonl is what counts: a line when a trial begins, and one when it has ended, written by the one process that
+decides what is tried. A line that was being written when the process was killed is as if it had never been begun.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kerasimg.errors import CallError
+from kerasimg.training import checkpoint
+from kerasimg.tuning.outcome import Row, Status
+
+JOURNAL, TABLE, TRIALS = "journal.jsonl", "trials.csv", "trials"
+VALUES, HISTORY, OUTCOME = "values.json", "history.csv", "outcome.json"
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes that search in one folder are not kept apart there
+    fcntl = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A trial that is to be trained."""
+
+    trial: str
+    values: Mapping[str, Any]
+    """Of the search values that count."""
+    epochs: int | None = None
+    """The epoch to stop before; None: the spec's end."""
+    first_epoch: int = 0
+    """Above 0: goes on from what another trial, `of`, stood at after so many epochs."""
+    of: str | None = None
+    keep_state: bool = False
+    """Whether another trial may go on from it."""
+
+    def text(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def read(text: str) -> Order:
+        """From JSON."""
+        return Order(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a trial, all of its executions together."""
+
+    status: Status
+    score: float | None
+    """The mean, over the executions, of the best figure of any epoch; None where there is none."""
+    seconds: float
+    curve: list[float] = field(default_factory=list)
+    """The objective after each epoch of the first execution."""
+    best_epoch: int | None = None
+    """Of the first execution, from 1."""
+    reason: str | None = None
+    """Why it failed, or is not feasible."""
+    scores: list[float] = field(default_factory=list)
+    """Of each execution."""
+    rows: list[Row] = field(default_factory=list)
+    """One per epoch and execution."""
+
+    def text(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def read(text: str) -> Ended:
+        """From JSON."""
+        return Ended(**json.loads(text))
+
+    @property
+    def worked(self) -> bool:
+        """Whether it has a score that counts."""
+        return self.status in ("completed", "stopped") and self.score is not None
+
+
+class Records:
+    """The files of a search."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock: Any = None
+
+    def hold(self) -> None:
+        """Keep other processes from searching in this folder until this one ends, however it ends."""
+        if fcntl is None or self._lock is not None:
+            return
+        handle = (self.folder / ".lock").open("w")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            handle.close()
+            raise CallError(f"another process is searching in '{self.folder}'; wait until it ends, or end it") from None
+        self._lock = handle
+
+    def release(self) -> None:
+        """Let others search here."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def events(self) -> list[dict[str, Any]]:
+        """The journal; a line that is not whole is removed from it."""
+        path = self.folder / JOURNAL
+        if not path.is_file():
+            return []
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            os.truncate(path, len(whole))
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        """Add a line to the journal, and bring it to the disk."""
+        with (self.folder / JOURNAL).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def trial_folder(self, trial: str) -> Path:
+        """The folder of a trial."""
+        return self.folder / TRIALS / trial
+
+    def write_order(self, order: Order) -> None:
+        """Write values.json of a trial."""
+        self._write(order.trial, VALUES, json.dumps(asdict(order), indent=2, ensure_ascii=False) + "\n")
+
+    def write_ended(self, trial: str, ended: Ended) -> None:
+        """Write history.csv, then outcome.json: a trial that has one needs not be trained again."""
+        if ended.rows:
+            self._write(trial, HISTORY, as_csv(ended.rows))
+        told = asdict(ended)
+        told["epochs"] = len(ended.curve)
+        del told["rows"]
+        self._write(trial, OUTCOME, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+
+    def read_ended(self, trial: str) -> Ended | None:
+        """What became of a trial; None where it has not ended."""
+        path = self.trial_folder(trial) / OUTCOME
+        if not path.is_file():
+            return None
+        told = json.loads(path.read_text(encoding="utf-8"))
+        del told["epochs"]
+        return Ended(**told, rows=self.history(trial))
+
+    def history(self, trial: str) -> list[Row]:
+        """The epochs of a trial."""
+        path = self.trial_folder(trial) / HISTORY
+        if not path.is_file():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+    def write_table(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write trials.csv."""
+        with checkpoint.replacing(self.folder / TABLE) as partial:
+            partial.write_text(as_csv(list(rows)), encoding="utf-8")
+
+    def _write(self, trial: str, name: str, text: str) -> None:
+        with checkpoint.replacing(self.trial_folder(trial) / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
+def as_csv(rows: list[Any]) -> str:
+    """Rows as text, with every column that any of them has."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,178 @@
+"""report.html of a search: the best so far, which values mattered, how they went together, every trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from kerasimg.evaluation import report
+from kerasimg.evaluation import report_drawing as drawing
+from kerasimg.evaluation.report_epochs import duration
+from kerasimg.training import checkpoint
+from kerasimg.tuning.folder import Task
+from kerasimg.tuning.importance import FEWEST, importance, place
+from kerasimg.tuning.objective import Goal
+from kerasimg.tuning.space import Dimension, Space
+
+PAGE = "report.html"
+TEMPLATES = Path(__file__).parent / "templates"
+LINES = 300
+"""Trials that are drawn in parallel coordinates; of more, the best."""
+GAP = 128
+"""Between two axes."""
+NAMED_OPTIONS = 12
+"""Options of a choice that are named on its axis."""
+
+
+def write(task: Task, oracle: Any) -> Path:
+    """Write the page of a search that has ended, or goes on; its path."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([TEMPLATES, report.TEMPLATES]),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"duration": duration}
+    path = task.folder / PAGE
+    with checkpoint.replacing(path) as partial:
+        partial.write_text(environment.get_template("search.html.j2").render(_content(task, oracle)), encoding="utf-8")
+    return path
+
+
+def _content(task: Task, oracle: Any) -> dict[str, Any]:
+    trials = sorted(oracle.ended)
+    worked = [trial for trial in trials if oracle.ended[trial].worked]
+    scores = [oracle.ended[trial].score for trial in worked]
+    values = [dict(oracle.orders[trial].values) for trial in worked]
+    epochs = [oracle.orders[trial].first_epoch + len(oracle.ended[trial].curve) for trial in worked]
+    found = importance(task.space, values, scores, epochs)
+    best = oracle.best
+    counts = dict.fromkeys(("completed", "stopped", "infeasible", "failed"), 0)
+    for trial in trials:
+        counts[oracle.ended[trial].status] += 1
+    return {
+        "name": task.folder.resolve().name,
+        "spec": task.spec,
+        "goal": task.goal,
+        "tune": task.spec.tune,
+        "size": task.space.size,
+        "dimensions": task.space.dimensions,
+        "counts": counts,
+        "best": best,
+        "best_score": oracle.ended[best].score if best else None,
+        "best_values": {name: json.dumps(value) for name, value in oracle.orders[best].values.items()} if best else {},
+        "seconds": sum(oracle.ended[trial].seconds for trial in trials),
+        "progress": _progress(oracle, worked),
+        "coordinates": coordinates(task.space, values, scores, task.goal) if worked else None,
+        "coordinates_width": _width(task.space),
+        "importance": found,
+        "fewest": FEWEST,
+        "columns": [one.name for one in task.space.dimensions],
+        "rows": [_row(oracle, trial) for trial in sorted(trials, key=lambda one: _rank(oracle, one))],
+        "version": version("kerasimg"),
+    }
+
+
+def _rank(oracle: Any, trial: str) -> tuple[bool, float, str]:
+    score = oracle.trials[trial].score
+    sign = 1 if oracle.goal.direction == "min" else -1
+    return score is None, 0.0 if score is None else sign * score, trial
+
+
+def _row(oracle: Any, trial: str) -> dict[str, Any]:
+    ended, order = oracle.ended[trial], oracle.orders[trial]
+    return {
+        "trial": int(trial),
+        "status": ended.status,
+        "score": ended.score,
+        "epochs": order.first_epoch + len(ended.curve),
+        "seconds": ended.seconds,
+        "values": {name: json.dumps(value, ensure_ascii=False) for name, value in order.values.items()},
+        "reason": ended.reason,
+    }
+
+
+def _progress(oracle: Any, worked: Sequence[str]) -> Markup | None:
+    """The score of each trial, in the order in which they ended, and the best so far."""
+    if len(worked) < 2:
+        return None
+    ordered = sorted(worked, key=lambda trial: oracle.times[trial])
+    best: list[tuple[float, float]] = []
+    each: list[tuple[float, float]] = []
+    for number, trial in enumerate(ordered, 1):
+        score = oracle.ended[trial].score
+        each.append((number, score))
+        best.append((number, score if not best or oracle.goal.better(score, best[-1][1]) else best[-1][1]))
+    low, high = min(score for _, score in each), max(score for _, score in each)
+    y = drawing.Axis(oracle.goal.figure, low, high, drawing.ticks(low, high))
+    x = drawing.Axis("trials ended", 1, len(ordered), drawing.ticks(1, len(ordered), whole=True))
+    lines = [drawing.Line("each trial", "faint", each), drawing.Line("best so far", "second", best)]
+    about = f"The best {oracle.goal.figure} went from {best[0][1]:.4g} to {best[-1][1]:.4g} in {len(ordered)} trials."
+    return drawing.chart("Best so far", about, lines, x, y)
+
+
+def coordinates(space: Space, trials: Sequence[Mapping[str, Any]], scores: Sequence[float], goal: Goal) -> Markup:
+    """Parallel coordinates: an upright axis for each value and for the score, a line for each trial.
+
+    trials: the values of each.  The best third of the lines is drawn strong. A value that does not count in a trial
+    leaves a gap in its line.
+    """
+    gap, top, tall, left = GAP, 26, 250, 60
+    axes = len(space.dimensions)
+    width, height = _width(space), top + tall + 40
+    order = sorted(range(len(scores)), key=lambda index: scores[index], reverse=goal.direction == "max")[:LINES]
+    low, high = min(scores), max(scores)
+    parts: list[str] = []
+    for rank, index in reversed(list(enumerate(order))):
+        heights = [place(one, trials[index].get(one.name)) for one in space.dimensions]
+        heights.append((scores[index] - low) / ((high - low) or 1))
+        style = "second" if rank < max(1, len(order) // 3) else "faint"
+        for piece in _pieces(heights):
+            line = drawing.Line("", style, [])
+            parts.append(drawing._polyline(line, [(left + gap * at, top + tall * (1 - up)) for at, up in piece]))
+    for number, dimension in enumerate(space.dimensions):
+        parts += _axis(left + gap * number, top, tall, dimension)
+    at = left + gap * axes
+    parts.append(drawing._tag("line", x1=at, x2=at, y1=top, y2=top + tall, cls="bound"))
+    parts += [
+        drawing._text(at + 6, top + 4, f"{high:.4g}", "start"),
+        drawing._text(at + 6, top + tall, f"{low:.4g}", "start"),
+    ]
+    parts.append(drawing._text(at, height - 14, goal.figure, "middle", "axis"))
+    about = f"{len(order)} trials over {axes} values; the best third is drawn strong."
+    return drawing._svg("Parallel coordinates", about, width, height, parts)
+
+
+def _width(space: Space) -> int:
+    return 60 + GAP * len(space.dimensions) + 90
+
+
+def _pieces(heights: Sequence[float]) -> list[list[tuple[int, float]]]:
+    """A line, parted where a value is missing."""
+    pieces: list[list[tuple[int, float]]] = [[]]
+    for at, height in enumerate(heights):
+        if height != height:
+            pieces.append([])
+        else:
+            pieces[-1].append((at, height))
+    return [piece for piece in pieces if piece]
+
+
+def _axis(at: float, top: float, tall: float, dimension: Dimension) -> list[str]:
+    parts = [drawing._tag("line", x1=at, x2=at, y1=top, y2=top + tall, cls="bound")]
+    parts.append(drawing._text(at, top + tall + 26, drawing._short(dimension.name, 18), "middle", "axis"))
+    if dimension.kind != "choice":
+        for value, up in ((dimension.high, 1.0), (dimension.low, 0.0)):
+            parts.append(drawing._text(at + 5, top + tall * (1 - up) + (4 if up else 0), f"{value:g}", "start"))
+    elif len(dimension.options) <= NAMED_OPTIONS:
+        for option in dimension.options:
+            text = drawing._short(str(option), 12)
+            parts.append(drawing._text(at + 5, top + tall * (1 - place(dimension, option)) + 4, text, "start"))
+    return parts

@@ -1,0 +1,250 @@
+"""`kerasimg.tune`: a spec with search values in, the best of what it could be out, as a spec again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerasimg.catalog import Reference, load
+from kerasimg.data.check import OnBadImage
+from kerasimg.data.sources import Data, open_source
+from kerasimg.errors import CallError, Interrupted, KerasimgError
+from kerasimg.models.graph import AS_THE_SPEC_SAYS
+from kerasimg.spec.load import Spec
+from kerasimg.training import checkpoint, recall
+from kerasimg.training.experiment import load_for
+from kerasimg.tuning.chief import lead
+from kerasimg.tuning.folder import ARRAYS, BEST, Task, begin, with_winners
+from kerasimg.tuning.oracle import make_oracle
+from kerasimg.tuning.records import TRIALS, Ended, Records
+from kerasimg.tuning.tuner import TrialTuner, require_no_other_search
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Search(os.PathLike):
+    """What a search found. It may stand wherever a spec may, since it is the path of one: best.json."""
+
+    folder: Path
+    """With `best.json`, `trials.csv`, `report.html`, and a folder for each trial."""
+
+    def __fspath__(self) -> str:
+        return str(self.folder / BEST)
+
+    @property
+    def spec(self) -> Spec:
+        """The best spec."""
+        return load(self)
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """One row per trial that has ended, as trials.csv has them: its number, status, score, seconds, values."""
+        oracle = _oracle(Task.open(self.folder, data=""))
+        oracle.open(Records(self.folder), lambda line: None)
+        return list(oracle.table())
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The winning values, by name."""
+        return dict(self._best["values"])
+
+    @property
+    def score(self) -> float:
+        """What the best trial reached."""
+        return float(self._best["score"])
+
+    @property
+    def _best(self) -> dict[str, Any]:
+        path = self.folder / "winner.json"
+        if not path.is_file():
+            raise CallError(f"the search in '{self.folder}' has not ended; to go on: kerasimg tune --resume")
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{name}={value}" for name, value in self.values.items())
+        return f"{os.fspath(self)} ({self._best['objective']} {self.score:.4g}: {values})"
+
+
+def tune(
+    ref: Reference,
+    *,
+    data: Data,
+    out: str | os.PathLike[str] = "runs",
+    workers: int = 1,
+    chief: str | None = None,
+    weights: Any = AS_THE_SPEC_SAYS,
+    limits: Mapping[str, int] | None = None,
+    on_bad_image: OnBadImage = "fail",
+    cache: Any = "auto",
+    report: bool = True,
+    set: Mapping[str, Any] | None = None,
+    say: Say = print,
+    **params: Any,
+) -> Search:
+    """Search over the search values of a spec, as its section `tune` says, for the best spec.
+
+    ref: a zoo name, the path of a spec, a dict, or a loaded spec.  data: as for `kerasimg.train`.
+    out: the folder in which the search gets its own, `<name>-tune-<k>`.
+    workers: processes on this machine that train trials at the same time, and share its cores; 0 with `chief` only.
+    chief: HOST:PORT to listen at for workers on other machines, `kerasimg tune SPEC --data DIR --worker HOST:PORT`.
+    weights, limits, on_bad_image, cache, set, params: as for `kerasimg.train`.
+    report: write report.html at the end.  say: told a line per trial.
+
+    Raises SpecError, DataError or CallError before the first trial; KerasimgError when no trial works, with the first
+    one's reason; Interrupted after Ctrl-C. Whatever ends it, `resume_search` goes on from the trials that have ended.
+    """
+    _check(workers, chief)
+    spec, source = load_for(ref, data, set, params)
+    call = {"weights": recall.described(weights), "limits": limits and dict(limits), "cache": recall.kind_of(cache)}
+    call |= {"on_bad_image": on_bad_image, "report": report, "workers": workers, "chief": chief}
+    if workers != 1 or chief:
+        _check_shared(source.where, workers)
+    task = begin(ref, spec, source, data, out, call)
+    say(f"searching {_told(task)} -> {task.folder}")
+    return _carry_out(task, workers, chief, cache, say)
+
+
+def resume_search(
+    folder: Search | str | os.PathLike[str],
+    *,
+    data: Data | None = None,
+    workers: int | None = None,
+    chief: str | None = None,
+    cache: Any = None,
+    say: Say = print,
+) -> Search:
+    """Go on with a search that was cut off, by whatever it was: trials that have ended are not trained again.
+
+    folder: the search's own.  data: the pictures, where they were arrays, or have moved.
+    workers, chief, cache: as for `tune`; None: as it was.  A search that has ended is left as it is.
+    """
+    task = Task.open(folder.folder if isinstance(folder, Search) else folder, data)
+    workers = task.call["workers"] if workers is None else workers
+    chief = chief or task.call["chief"]
+    _check(workers, chief)
+    if task.finished:
+        say(f"{task.folder} is finished; nothing is left to do")
+        return Search(task.folder)
+    task.check(open_source(task.data, task.spec.task))
+    return _carry_out(task, workers, chief, cache, say)
+
+
+def _check(workers: int, chief: str | None) -> None:
+    require_no_other_search()
+    if workers < (0 if chief else 1):
+        raise CallError(f"workers: expected a number > 0, got {workers}; 0 is for a chief whose workers are elsewhere")
+
+
+def _check_shared(where: str, workers: int) -> None:
+    if where == "dataset":
+        raise CallError("several processes cannot share a data set in memory; save it, and give its folder")
+
+
+def _told(task: Task) -> str:
+    size = task.space.size
+    points = f"{size:,} combinations" if size else "a space without end"
+    tune = task.spec.tune
+    return f"{points} of {len(task.space.dimensions)} values, {tune.tuner}, at most {tune.max_trials} trials"
+
+
+def _oracle(task: Task) -> Any:
+    oracle = make_oracle(task.space, task.goal, task.spec.tune, task.epochs)
+    oracle.digest = task.digest
+    return oracle
+
+
+def _carry_out(task: Task, workers: int, chief: str | None, cache: Any, say: Say) -> Search:
+    records = Records(task.folder)
+    records.hold()
+    oracle = _oracle(task)
+    try:
+        ended = oracle.open(records, say, may_come_back=chief is not None)
+        if ended:
+            say(f"going on with {task.folder}: {ended} trials have ended")
+        if not oracle.over:
+            if workers == 1 and chief is None:
+                _alone(task, oracle, records, cache, say)
+            else:
+                lead(oracle, workers, chief, _arguments(task), say)
+        _finish(task, oracle, say)
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted(
+            f"interrupted; {len(oracle.ended)} trials are kept; to go on: kerasimg tune --resume {task.folder}"
+        ) from None
+    finally:
+        records.release()
+    return Search(task.folder)
+
+
+def _alone(task: Task, oracle: Any, records: Records, cache: Any, say: Say) -> None:
+    tune = task.spec.tune
+    TrialTuner(
+        oracle,
+        task.trials(task.folder / TRIALS, cache, say),
+        task.goal,
+        task.folder,
+        seed=task.spec.fit.seed,
+        executions=tune.executions_per_trial,
+        follow=tune.stop is not None,
+        finished=records.write_ended,
+    ).search()
+
+
+def _arguments(task: Task) -> list[str]:
+    """What a worker on this machine is started with: the folder, and where arrays stand that are in memory here."""
+    if task.call["data"] is not None:
+        moved = str(task.data) != task.call["data"]
+        return [str(task.folder), *(["--data", os.path.abspath(str(task.data))] if moved else [])]
+    path = task.folder / ARRAYS
+    if not path.is_file():
+        with checkpoint.replacing(path) as partial, partial.open("wb") as file:
+            np.savez(file, x=np.asarray(task.data[0]), y=np.asarray(task.data[1]))  # type: ignore[index]
+    return [str(task.folder), "--data", str(path.resolve())]
+
+
+def _finish(task: Task, oracle: Any, say: Say) -> None:
+    """Write what came out; KerasimgError where nothing did."""
+    best = oracle.best
+    if best is None:
+        first: Ended = oracle.ended[min(oracle.ended)]
+        raise KerasimgError(
+            f"none of {len(oracle.ended)} trials worked; the first one {first.status}: {first.reason}\n"
+            f"(all of them: {task.folder / 'trials.csv'})"
+        )
+    ended, order = oracle.ended[best], oracle.orders[best]
+    score = (
+        f"{task.goal.figure} {ended.score:.6g} in epoch {ended.best_epoch} of {order.first_epoch + len(ended.curve)}"
+    )
+    tune = task.spec.tune
+    origin = (
+        f"kerasimg {version('kerasimg')}, {tune.tuner} search with seed {tune.seed}: trial {int(best)} of "
+        f"{len(oracle.ended)}, {score}"
+    )
+    told = {"trial": best, "objective": task.goal.figure, "score": ended.score, "values": dict(order.values)}
+    with checkpoint.replacing(task.folder / "winner.json") as partial:
+        partial.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for state in (task.folder / TRIALS).rglob("state.ckpt"):
+        state.unlink()
+    (task.folder / ARRAYS).unlink(missing_ok=True)
+    if task.call["report"]:
+        _report(task, oracle, say)
+    with checkpoint.replacing(task.folder / BEST) as partial:
+        partial.write_text(with_winners(task, order.values, origin), encoding="utf-8")
+    say(f"best: trial {int(best)}, {score}; {task.folder / BEST}")
+
+
+def _report(task: Task, oracle: Any, say: Say) -> None:
+    try:
+        from kerasimg.tuning.report import write
+
+        write(task, oracle)
+    except Exception as error:  # a page that cannot be drawn must not cost a search
+        say(f"no report could be written ({type(error).__name__}: {error})")

@@ -1,0 +1,232 @@
+"""The search values of a spec as a space: by name, with their conditions, and how many points there are.
+
+Nothing here needs Keras or KerasTuner, so that a space can be looked at at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kerasimg.errors import CallError, Fault, SpecError
+from kerasimg.spec.load import Spec, load_again
+from kerasimg.spec.places import show_path
+from kerasimg.spec.search import SearchValue
+
+Kind = Literal["choice", "int", "float"]
+Key = str | int | float
+"""What KerasTuner may choose: a scalar, of the same type as all others of its Choice."""
+
+DIGITS = 6
+"""Significant digits of a float that is drawn from a range; more would say nothing and read badly."""
+NOT_SEARCHED = ("tune", "expect", "pretrained", "card", "name", "about", "task")
+"""Sections in which no search could find anything."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One search value."""
+
+    name: str
+    kind: Kind
+    default: Any
+    options: tuple[Any, ...] = ()
+    """Of a choice: the values, or the labels."""
+    low: float = 0
+    high: float = 0
+    step: float | None = None
+    log: bool = False
+    within: tuple[tuple[str, Any], ...] = ()
+    """(name, option) of each choice that must have been made for this value to count, outermost first."""
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """What KerasTuner chooses from, where it does: the options, as text where they are not of one type that it
+        takes; of a float with a step, every value, since what it computes by steps of a float misses the last one.
+        """
+        if self.kind != "choice":
+            return self._steps()
+        plain = any(all(type(option) is one for option in self.options) for one in (str, int, float))
+        return self.options if plain else tuple(json.dumps(option) for option in self.options)
+
+    def _steps(self) -> tuple[float, ...]:
+        """Every value of a float with a step, and the default, which need be none of them."""
+        if self.kind != "float" or self.step is None:
+            return ()
+        count = _steps_between(self.low, self.high, self.step, self.log)
+        exact = (self.low * self.step**i if self.log else self.low + i * self.step for i in range(count))
+        return tuple(sorted({self._tidy(value) for value in exact} | {self.default}))
+
+    def _tidy(self, value: float) -> float:
+        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+
+    def key(self, value: Any) -> Key:
+        """What stands for a value of the spec in KerasTuner."""
+        if self.kind == "float":
+            return float(value)
+        if self.kind == "int":
+            return int(value)
+        return self.keys[[json.dumps(option) for option in self.options].index(json.dumps(value))]
+
+    def value(self, key: Key) -> Any:
+        """The value of the spec that a choice of KerasTuner means; CallError for none."""
+        if self.kind == "choice":
+            for known, option in zip(self.keys, self.options, strict=True):
+                if known == key:
+                    return option
+            raise CallError(f"{self.name}: {key!r} is none of {', '.join(map(str, self.keys))}")
+        if self.kind == "int":
+            return int(key)
+        return key if key == self.default else self._tidy(float(key))
+
+    @property
+    def count(self) -> int | None:
+        """How many values there are; None: any number between two bounds."""
+        if self.kind == "choice":
+            return len(self.options)
+        if self.kind == "float":
+            return len(self.keys) or None
+        return _steps_between(self.low, self.high, self.step or 1, self.log and self.step is not None)
+
+    def __str__(self) -> str:
+        if self.kind == "choice":
+            return "one of " + ", ".join(json.dumps(option, ensure_ascii=False) for option in self.options)
+        words = f"{'an integer' if self.kind == 'int' else 'a number'} from {self.low:g} to {self.high:g}"
+        if self.step is not None:
+            words += f", each {self.step:g} times the one before" if self.log else f", in steps of {self.step:g}"
+        return words + (", on a logarithmic scale" if self.log and self.step is None else "")
+
+
+@dataclass(frozen=True)
+class Space:
+    """All that a search may set in a spec, each value after those on which it depends."""
+
+    dimensions: tuple[Dimension, ...]
+
+    def __getitem__(self, name: str) -> Dimension:
+        return next(dimension for dimension in self.dimensions if dimension.name == name)
+
+    def active(self, values: Mapping[str, Any]) -> Iterator[Dimension]:
+        """The dimensions that count, given values (of the spec) for those that they depend on; defaults otherwise."""
+        known: dict[str, Any] = {}
+        for dimension in self.dimensions:
+            if all(name in known and known[name] == option for name, option in dimension.within):
+                known[dimension.name] = values.get(dimension.name, dimension.default)
+                yield dimension
+
+    def complete(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values that count, defaults for those that were not given; what does not count is left out."""
+        return {dimension.name: values.get(dimension.name, dimension.default) for dimension in self.active(values)}
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The values that the spec has without a search."""
+        return self.complete({})
+
+    def values(self, keys: Mapping[str, Key]) -> dict[str, Any]:
+        """The values of the spec that KerasTuner's choices mean, of those that count."""
+        given = {one.name: one.value(keys[one.name]) for one in self.dimensions if one.name in keys}
+        return self.complete(given)
+
+    @property
+    def size(self) -> int | None:
+        """How many different trials there are; None: without end, since some value is any number of a range."""
+        return None if any(one.count is None for one in self.dimensions) else self.points
+
+    @property
+    def points(self) -> int:
+        """How many there are, with each value that is any number of a range taken as one."""
+        return math.prod(self._points_of(one) for one in self.dimensions if not one.within)
+
+    def _points_of(self, dimension: Dimension) -> int:
+        inside = [one for one in self.dimensions if one.within and one.within[-1][0] == dimension.name]
+        if not inside:
+            return 1 if dimension.count is None else dimension.count
+        return sum(
+            math.prod(self._points_of(one) for one in inside if one.within[-1][1] == option)
+            for option in dimension.options
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The space as plain values, for a machine to read."""
+        return {
+            "size": self.size,
+            "points": self.points,
+            "values": [
+                {"name": one.name, "kind": one.kind, "default": one.default}
+                | ({"options": list(one.options)} if one.kind == "choice" else {"low": one.low, "high": one.high})
+                | ({"step": one.step, "log": one.log} if one.kind != "choice" else {})
+                | ({"when": dict(one.within)} if one.within else {})
+                for one in self.dimensions
+            ],
+        }
+
+
+def space_of(spec: Spec) -> Space:
+    """What a search may set in a spec; SpecError where nothing is, or where it could change nothing."""
+    faults = []
+    dimensions = []
+    counted = Counter(value.name for value in spec.search)
+    for value in spec.search:
+        place = show_path(spec.document, value.path)
+        if value.path[0] in NOT_SEARCHED:
+            message = f"a search value cannot stand in '{value.path[0]}': no trial would differ by it"
+            faults.append(Fault(spec.file, place, message))
+        elif counted[value.name] > 1:
+            faults.append(Fault(spec.file, place, f"a second search value named '{value.name}'; rename one"))
+        elif (within := _within(spec, value)) is not None:
+            dimensions.append(_dimension(value, within))
+    if faults:
+        raise SpecError(faults)
+    return Space(tuple(sorted(dimensions, key=lambda one: one.name != "variant")))  # others may depend on it
+
+
+def resolve(spec: Spec, values: Mapping[str, Any]) -> Spec:
+    """The spec with these values of its space, as a trial trains it.
+
+    values: by name, as the space has them; one that is left out is its default. SpecError where what comes out is
+    wrong, although each value is allowed.
+    """
+    return load_again(spec, chosen=values, other_options=False)
+
+
+def _steps_between(low: float, high: float, step: float, log: bool) -> int:
+    return int((math.log(high / low, step) if log else (high - low) / step) + 1e-8) + 1
+
+
+def _within(spec: Spec, value: SearchValue) -> tuple[tuple[str, Any], ...] | None:
+    """What a search value depends on; None where it can never count, since its param was given or is another's."""
+    if value.path[0] == "params" and value.path[1] in spec.given:
+        return None
+    outer: tuple[tuple[str, Any], ...] = ()
+    if value.path[0] == "variants":
+        variant = value.path[1]
+        searched = {one.name: one for one in spec.search if one.path == ("params", "variant")}
+        if "variant" in searched and "variant" not in spec.given:
+            outer = (("variant", variant),)
+        elif spec.params.get("variant") != variant:
+            return None
+    return outer + value.within
+
+
+def _dimension(value: SearchValue, within: tuple[tuple[str, Any], ...]) -> Dimension:
+    given, kind = value.given, value.kind.removeprefix("$")
+    if kind == "choice":
+        return Dimension(value.name, "choice", given["default"], options=tuple(value.options), within=within)
+    low, high = given[value.kind]
+    number: Any = int if kind == "int" else float
+    step = given.get("step")
+    return Dimension(
+        value.name,
+        "int" if kind == "int" else "float",
+        number(given["default"]),
+        low=number(low),
+        high=number(high),
+        step=None if step is None else number(step),
+        log=bool(given.get("log", False)),
+        within=within,
+    )

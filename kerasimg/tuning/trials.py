@@ -1,0 +1,326 @@
+"""Trials: values in, figures out; what they have in common is made once per process.
+
+`Trials` opens, checks and decodes the pictures once. `run` trains the spec with some of its search values chosen, and
+gives the curve that `kerasimg.train` would give of the same spec and seed. A trial that goes wrong is told of in its
+outcome; it ends nothing else.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kerasimg.catalog import Reference
+from kerasimg.data.cache import Cache
+from kerasimg.data.check import OnBadImage, require_sound
+from kerasimg.data.memory import free_bytes
+from kerasimg.data.sources import Data
+from kerasimg.data.split import split
+from kerasimg.errors import KerasimgError, SpecError
+from kerasimg.models.graph import AS_THE_SPEC_SAYS
+from kerasimg.models.objects import make
+from kerasimg.spec.load import Spec, load_again
+from kerasimg.training.counting import picture_weights
+from kerasimg.training.distillation import locate_teacher
+from kerasimg.training.experiment import Experiment, Parts, assemble, check_model, load_for
+from kerasimg.training.sizes import Size, Sized
+from kerasimg.training.trial import is_out_of_memory, settle_choices
+from kerasimg.tuning.by_keras import ByKeras, plan_of
+from kerasimg.tuning.kept_weights import keep_best, save_weights
+from kerasimg.tuning.memory import resident_bytes
+from kerasimg.tuning.outcome import Outcome, Row, Status, best_row, direction_of
+from kerasimg.tuning.outline import Known, Outline, Recorder, outline_of
+from kerasimg.tuning.shared_graph import SharedModel, can_share, models_of, signature
+from kerasimg.tuning.tables import Tables
+from kerasimg.tuning.trial_loop import AfterEpoch, Ready, TrialLoop
+from kerasimg.tuning.trunk import Trunk, can_have_trunk, find_trunk
+
+Say = Callable[[str], None]
+
+STATE = "state.ckpt"
+"""Below the folder of a trial: what it stands at, where it ended before the spec does."""
+MODELS = 16
+"""That are kept compiled, at most."""
+GROWTH = 1024**3
+"""Bytes that a process may take for its trials, above those for the first."""
+TRUNKS = 3
+"""Frozen parts whose features are kept in memory, at most."""
+MODELS_SHARE = 0.2
+"""Of the free memory, for the weights of those."""
+
+
+class Trials:
+    """What trains the trials of a search in this process. `spec` and `source` are what they have in common."""
+
+    def __init__(
+        self,
+        ref: Reference,
+        data: Data,
+        *,
+        folder: str | os.PathLike[str],
+        seed: int | None = None,
+        cache: Any = "auto",
+        weights: Any = AS_THE_SPEC_SAYS,
+        limits: Mapping[str, int] | None = None,
+        on_bad_image: OnBadImage = "fail",
+        set: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        keep: int | None = None,
+        say: Say = lambda line: None,
+    ) -> None:
+        """ref, data, cache, weights, limits, on_bad_image, set, say, params: as for `kerasimg.train`.
+
+        folder: in which each trial that keeps something gets its own.  seed: of trials that name none; None: the spec's.
+        cache: "disk" where several processes share the pictures.  keep: of how many of the best trials in that folder,
+        by `tune.objective`, the weights are kept; None: as `tune.keep` says.
+        """
+        self.spec, self.source = load_for(ref, data, set, dict(params or {}))
+        self.folder = Path(folder)
+        self.seed = self.spec.fit.seed if seed is None else seed
+        self.weights, self.limits, self.say = weights, limits, say
+        self.keep = self.spec.tune.keep if keep is None else keep
+        self.cache = cache if isinstance(cache, Cache) else Cache(cache)
+        say(self.source.describe())
+        self.source = require_sound(
+            self.source,
+            on_bad_image,
+            progress=lambda done, of: say(f"checked {done:,} of {of:,} pictures"),
+            image=self.spec.image,
+            cache=self.cache,
+        )
+        self._parts: dict[tuple[float, float, int], Parts] = {}
+        self._choices: dict[str, dict[str, Any]] = {}
+        self._calls: dict[str, Known] = {}
+        self._trunks: list[Trunk] = []
+        self._models: OrderedDict[str, SharedModel] = OrderedDict()
+        self._dropped = 0
+        self._first_bytes: int | None = None
+        self._now: str | None = None
+        self._reused = self._head_alone = False
+        self._tables = Tables(self.source, self.cache)
+        gc.collect()
+        gc.freeze()  # what is there stays as long as this object: the collector need not look at it in every trial
+        weakref.finalize(self, gc.unfreeze)
+
+    def resolve(self, values: Mapping[str, Any], seed: int | None = None) -> Spec:
+        """The spec with these search values, by name; SpecError where they do not go together."""
+        edits = {"fit.seed": self.seed if seed is None else seed}
+        return load_again(self.spec, chosen=values, edits=edits, other_options=False)
+
+    def run(
+        self,
+        values: Mapping[str, Any],
+        *,
+        trial_id: str,
+        epochs: int | None = None,
+        first_epoch: int = 0,
+        seed: int | None = None,
+        after_epoch: AfterEpoch | None = None,
+        go_on_from: str | None = None,
+        keep_state: bool = False,
+    ) -> Outcome:
+        """Train one trial. Only KeyboardInterrupt and what ends the process comes out of it as an error.
+
+        values: by name; search values that are left out have their default.  epochs: the epoch to stop before, counted
+        from 0 over all stages; None: the spec's end.
+        first_epoch: above 0, the trial goes on from what was kept of `go_on_from` (a trial_id; None: its own), to the
+        last bit; where nothing was kept, it is trained from its beginning, which comes to the same.
+        after_epoch: told each epoch's number, from 0, and its row; True ends the trial.
+        keep_state: keep what it stands at, where it ends before the spec does.
+        """
+        begun = time.perf_counter()
+        state = self.folder / (go_on_from or trial_id) / STATE if first_epoch else None
+        loop: TrialLoop | None = None
+        status: Status = "completed"
+        reason = None
+        self._now, self._reused, self._head_alone = None, False, False
+        weights = None
+        try:
+            loop = self._loop(self.resolve(values, seed), epochs, after_epoch)
+            if state is not None:
+                loop.go_on_from(state)
+            loop.train()
+            if keep_state and not loop.ended:
+                loop.keep(self.folder / trial_id / STATE)
+            status = "stopped" if loop.stopped else "completed"
+            weights = self._keep(loop, trial_id)
+        except Exception as error:  # whatever it is, the other trials go on
+            status, reason = _judged(error)
+            self._models.pop(self._now or "", None)
+        rows = loop.rows if loop else []
+        logs = [row for row in rows if row["epoch"] > first_epoch]
+        details = {"shared": self._reused}
+        self._make_room()
+        if self._first_bytes is None:
+            self._first_bytes = resident_bytes()
+        seconds = time.perf_counter() - begun
+        return Outcome(status, logs, self._best(rows), seconds, reason, weights, details)
+
+    def used_up(self) -> bool:
+        """Whether the process has taken so much memory for its trials that another should go on in its place.
+
+        TensorFlow does not give all of a graph's memory back.
+        """
+        return self._first_bytes is not None and resident_bytes() - self._first_bytes > GROWTH
+
+    def _best(self, rows: list[Row]) -> Row:
+        tune = self.spec.tune
+        return best_row(rows, tune.objective, direction_of(tune.objective, tune.direction))
+
+    def _keep(self, loop: TrialLoop, trial_id: str) -> Path | None:
+        """Keep the weights of a trial that is among the best so far."""
+        tune, spec = self.spec.tune, loop.spec
+        if not self.keep or not (best := self._best(loop.rows)):
+            return None
+
+        def save(path: Path) -> None:
+            model = loop.experiment.built.model
+            if self._head_alone:
+                whole = models_of(spec, self.weights, self.limits)[spec.image.size[0], spec.image.size[1]].built.model
+                for layer in model.layers[1:]:
+                    whole.get_layer(layer.name).set_weights(layer.get_weights())
+                model = whole
+            save_weights(model, path)
+
+        direction = direction_of(tune.objective, tune.direction)
+        return keep_best(self.folder, trial_id, best[tune.objective], direction, self.keep, save)
+
+    def _loop(self, spec: Spec, epochs: int | None, after_epoch: AfterEpoch | None) -> TrialLoop:
+        spec, _ = locate_teacher(spec)
+        spec = self._settled(spec)
+        callbacks = [make("callbacks", one) for one in spec.fit.callbacks]
+        if can_share(spec, callbacks):
+            shared, experiment = self._shared(spec)
+            return TrialLoop(
+                experiment, lambda index: shared.stage(index, self._tables), callbacks, epochs, after_epoch
+            )
+        experiment = self._experiment(spec, models_of(spec, self.weights, self.limits))
+        stage = partial(_by_keras, experiment, callbacks)
+        return TrialLoop(experiment, stage, callbacks, epochs, after_epoch)
+
+    def _shared(self, spec: Spec) -> tuple[SharedModel, Experiment]:
+        """The model of an earlier trial, as good as new, or a new one."""
+        outline = outline_of(spec, self._calls)
+        trunk = self._trunk(spec, outline) if outline else None
+        key = signature(spec, outline, trunk is not None) if outline else ""
+        if outline is None or key not in self._models:
+            if outline is None or trunk is None:
+                made, outline, trunk = self._make(spec)
+                key = signature(spec, outline, trunk is not None)
+            if trunk is not None:
+                made = self._make_head(spec, outline, trunk)
+            self._models[key] = made
+        self._models.move_to_end(key)
+        shared, parts = self._models[key], self._split(spec)
+        weights = picture_weights(spec, self.source, parts["train"])
+        self._now, self._reused, self._head_alone = key, shared.trials > 0, trunk is not None
+        return shared, shared.begin(spec, parts, weights, outline)
+
+    def _make(self, spec: Spec) -> tuple[SharedModel, Outline, Trunk | None]:
+        """A new model, and what of it further trials need not make."""
+        graphs: list[Recorder] = []
+
+        class Noted(Recorder):
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                graphs.append(self)
+
+        sized = models_of(spec, self.weights, self.limits, Noted)
+        experiment = self._experiment(spec, sized)
+        self._calls |= graphs[0].known
+        outline = outline_of(spec, self._calls)
+        if outline is None:
+            raise KerasimgError(f"{spec.file}: its model was made, and cannot be described")
+        build = partial(models_of, weights=self.weights, limits=self.limits)
+        if not can_have_trunk(spec, outline):
+            return SharedModel(experiment, outline, build), outline, None
+        experiment.enter(0)
+        plan = plan_of(experiment, 0)
+        trunk = find_trunk(spec, outline, plan, graphs[0].random, self._calls)
+        if trunk is not None:
+            self._trunks = [*self._trunks[1 - TRUNKS :], trunk]
+        return SharedModel(experiment, outline, build, {0: plan}), outline, trunk
+
+    def _trunk(self, spec: Spec, outline: Outline) -> Trunk | None:
+        """The trunk that the spec's model has in common with earlier ones."""
+        return next((trunk for trunk in self._trunks if trunk.fits(spec, outline)), None)
+
+    def _make_head(self, spec: Spec, outline: Outline, trunk: Trunk) -> SharedModel:
+        """The head alone of a model."""
+        head = trunk.head(spec, self._calls, self.limits)
+        size = spec.image.size[0], spec.image.size[1]
+        # Of the head alone nothing is frozen; "cached" would want it to be.
+        free = replace(spec, fit=spec.fit.model_copy(update={"features": "auto"}))
+        experiment = self._experiment(free, {size: Sized(free, head)})
+        job = replace(
+            trunk.plan.job,
+            batch_size=experiment.batch_size,
+            targets=experiment.objective.targets,
+            sample_weight=experiment.weights,
+            parts=experiment.parts,
+        )
+        plans = dict.fromkeys(range(len(spec.fit.stages)), replace(trunk.plan, model=head.model, job=job))
+        return SharedModel(experiment, outline, partial(models_of, weights=None, limits=None), plans)
+
+    def _make_room(self) -> None:
+        """Forget the models that were used longest ago."""
+        most = MODELS_SHARE * free_bytes()
+        before = len(self._models)
+        while len(self._models) > 1 and (
+            len(self._models) > MODELS or sum(one.nbytes for one in self._models.values()) > most
+        ):
+            self._models.popitem(last=False)
+        self._dropped += before - len(self._models)
+        if self._dropped >= MODELS // 2:
+            gc.collect()  # takes a moment: not for every single one
+            self._dropped = 0
+
+    def _experiment(self, spec: Spec, sized: Mapping[Size, Sized]) -> Experiment:
+        """Spec, pictures and models; SpecError where they do not go together."""
+        check_model(spec, self.source, sized)
+        return assemble(spec, self.source, self._split(spec), sized, self.cache)
+
+    def _settled(self, spec: Spec) -> Spec:
+        """The spec with what a short trial decides decided, once for all trials of the same model."""
+        if "auto" not in (spec.fit.precision, spec.fit.batch_size, spec.compile.jit_compile):
+            return spec
+        key = json.dumps([dict(spec.params), spec.resolved["model"], spec.resolved["image"]], default=repr)
+        if key not in self._choices:
+            chosen, _ = settle_choices(spec, self.source, self.limits, self.say)
+            self._choices[key] = {
+                "fit.precision": chosen.fit.precision,
+                "fit.batch_size": chosen.fit.batch_size,
+                "compile.jit_compile": chosen.compile.jit_compile,
+            }
+        return load_again(spec, edits=self._choices[key], other_options=False)
+
+    def _split(self, spec: Spec) -> Parts:
+        fit = spec.fit
+        key = fit.validation_split, fit.test_split, fit.seed
+        if key not in self._parts:
+            self._parts[key] = split(self.source, *key)
+        return self._parts[key]
+
+
+def _by_keras(experiment: Experiment, callbacks: list[Any], index: int) -> Ready:
+    return ByKeras(experiment, index, plan_of(experiment, index), callbacks)
+
+
+def _judged(error: Exception) -> tuple[Status, str]:
+    """What an error makes of a trial, and why."""
+    if isinstance(error, SpecError):
+        return "infeasible", str(error)
+    if is_out_of_memory(error):
+        return "infeasible", f"the memory does not suffice: {error}"
+    if isinstance(error, KerasimgError):
+        return "failed", str(error)
+    return "failed", f"{type(error).__name__}: {error}"

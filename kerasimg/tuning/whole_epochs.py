@@ -1,0 +1,198 @@
+"""A stage of a trial trained by calls that are an epoch long, and that trials can share.
+
+Keras' `fit` asks Python for every step or few, and compiles anew for every model that is compiled. Here the steps of
+an epoch run inside of one graph, on pictures or features that lie in memory as a tensor, and the graph is given all
+that may differ between two trials: the order, the labels, the batch size, how much each picture counts. The step is
+Keras' own `train_step`, so what comes out is what `fit` gives. TensorFlow only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerasimg.data.order import permutation
+from kerasimg.training.experiment import Experiment
+from kerasimg.training.features import FeaturePlan
+from kerasimg.training.objective import jit_compile
+from kerasimg.training.speed import OPERATIONS_PER_S, operations
+from kerasimg.tuning.by_keras import optimizer_of, steps_of
+from kerasimg.tuning.lifted import lift_decay
+
+LONGEST_CALL_S = 4.0
+"""Of an epoch that would take longer on a slow processor, a call of the graph is a part, for Ctrl-C to have its turn."""
+
+_as_written = tf.autograph.experimental.do_not_convert
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Examples in memory: pictures, or features of them."""
+
+    parts: tuple[Any, ...]
+    """Tensors of (rows, ...), one for each input of the model."""
+    labels: Any
+    """(n, ...), as the loss takes them."""
+    weights: Any
+    """(n,) float32; None: all count alike."""
+    rows: np.ndarray
+    """(n,): the row of each example, in its first view."""
+    views: int = 1
+    """Views of each example, one after the other in `parts`, which take turns in the epochs."""
+    blended: bool = False
+    """Whether the labels are those of views, too."""
+
+    def order(self, epoch: int, seed: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of `parts` and of `labels` in an epoch, shuffled where there is a seed."""
+        count = len(self.rows)
+        places = np.arange(count) if seed is None else permutation(count, seed, epoch)
+        rows = self.rows[places] + epoch % self.views * count
+        return rows, rows if self.blended else places
+
+
+class Compiled:
+    """The graphs of one model in one stage, and its optimizer."""
+
+    def __init__(self, experiment: Experiment, index: int, model: Any, earlier: Compiled | None = None) -> None:
+        """earlier: those of the same model in an earlier stage."""
+        self.model = model
+        self.optimizer = optimizer_of(experiment, index)
+        if earlier is None:
+            for metric in experiment.objective.metrics:
+                metric.reset_state()
+            model.compile(
+                optimizer=self.optimizer,
+                loss=experiment.objective.loss,
+                metrics=experiment.objective.metrics,
+                jit_compile=jit_compile(experiment.spec),
+            )
+        else:
+            # To compile it again would take the loss that the earlier graphs count in away from the model.
+            model.optimizer = self.optimizer
+        self.decay = lift_decay(self.optimizer)
+        self.optimizer.build(model.trainable_variables)
+        self._begin = [variable.numpy() for variable in self.optimizer.variables]
+        train = self._step(model.train_step)
+        self.train = self._over_table(train), self._over_batches(train)
+        test = self._step(model.test_step)
+        self.test: tuple[Any, Any] = earlier.test if earlier else (self._over_table(test), self._over_batches(test))
+
+    def begin(self, experiment: Experiment, index: int) -> None:
+        """Make the optimizer as new, with the values that the experiment's spec has."""
+        self.model.optimizer = self.optimizer
+        new = optimizer_of(experiment, index)
+        for variable, value in zip(self.optimizer.variables, self._begin, strict=True):
+            variable.assign(value)
+        if not isinstance(new._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            self.optimizer._learning_rate.assign(new._learning_rate)
+        if self.decay is not None:
+            self.decay.assign(float(new.weight_decay))
+
+    def _step(self, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return tf.function(step, jit_compile=True) if self.model.jit_compile else step
+
+    def _over_table(self, step: Callable[[Any], Any]) -> Any:
+        """Steps `first` to `last` on the rows of a table, in their order."""
+
+        def run(
+            first: Any, last: Any, size: Any, parts: Any, labels: Any, weights: Any, rows: Any, places: Any
+        ) -> dict[str, Any]:
+            def one(number: Any) -> list[Any]:
+                start, end = number * size, (number + 1) * size
+                x = tuple(tf.cast(tf.gather(part, rows[start:end]), tf.float32) for part in parts)
+                own = places[start:end]
+                batch = (x if len(x) > 1 else x[0], tf.gather(labels, own))
+                step(batch if weights is None else (*batch, tf.gather(weights, own)))
+                return [number + 1]
+
+            tf.while_loop(lambda number: number < last, _as_written(one), [first])
+            return dict(self.model.get_metrics_result())
+
+        return _function(run)
+
+    def _over_batches(self, step: Callable[[Any], Any]) -> Any:
+        """So many steps on what comes next."""
+
+        def run(count: Any, batches: Any) -> dict[str, Any]:
+            def one(number: Any) -> list[Any]:
+                step(next(batches))
+                return [number + 1]
+
+            tf.while_loop(lambda number: number < count, _as_written(one), [tf.zeros((), tf.int64)])
+            return dict(self.model.get_metrics_result())
+
+        return _function(run)
+
+
+def _function(run: Callable[..., Any]) -> Any:
+    made = tf.function(_as_written(run), reduce_retracing=True)
+    # Private: TensorFlow warns of every fifth one that comes from the same line.
+    made._omit_frequent_tracing_warning = True
+    return made
+
+
+class WholeEpochs:
+    """One stage of one trial."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        index: int,
+        plan: FeaturePlan,
+        compiled: Compiled,
+        tables: tuple[Table | None, Table | None],
+    ) -> None:
+        """tables: to train on and to validate by; None where these do not lie in memory, or there are none."""
+        compiled.begin(experiment, index)
+        self.plan, self.compiled, self.model = plan, compiled, compiled.model
+        self.train_table, self.test_table = tables
+        self.size, self.steps = experiment.batch_size, steps_of(experiment)
+        self.tested = -(-len(experiment.parts.get("validation", ())) // self.size)
+        self.seed = experiment.spec.fit.seed
+        step_s = 3 * self.size * operations(self.model) / OPERATIONS_PER_S
+        self.at_a_time = max(1, int(LONGEST_CALL_S / max(step_s, 1e-9)))
+
+    def fit(self, callbacks: list[Any], first: int, end: int) -> None:
+        """Train epochs from `first` up to `end`, or until a callback has set `model.stop_training`."""
+        told = keras.callbacks.CallbackList(callbacks, model=self.model, epochs=end, steps=self.steps)
+        told.on_train_begin()
+        on = None if self.train_table else iter(self.plan.train(first_epoch=first, epochs=None))
+        for epoch in range(first, end):
+            self.model.reset_metrics()
+            told.on_epoch_begin(epoch)
+            order = self.train_table.order(epoch, self.seed) if self.train_table else None
+            logs = self._pass(self.compiled.train, self.steps, self.train_table, order, on)
+            if self.tested:
+                told.on_test_begin()
+                self.model.reset_metrics()
+                order = self.test_table.order(0, None) if self.test_table else None
+                batches = None if self.test_table else iter(self.plan.validation())
+                figures = self._pass(self.compiled.test, self.tested, self.test_table, order, batches)
+                told.on_test_end(figures)
+                logs |= {f"val_{name}": value for name, value in figures.items()}
+            told.on_epoch_end(epoch, logs)
+            if self.model.stop_training:
+                break
+        told.on_train_end(logs)
+
+    def _pass(
+        self, graphs: Any, steps: int, table: Table | None, order: Sequence[np.ndarray] | None, batches: Any
+    ) -> dict[str, float]:
+        """Once over all examples; the figures.  graphs: to train or to validate."""
+        over_table, over_batches = graphs
+        found: dict[str, Any] = {}
+        given = [tf.constant(one) for one in order or ()]
+        size = tf.constant(self.size, tf.int64)
+        for first in range(0, steps, self.at_a_time):
+            last = min(first + self.at_a_time, steps)
+            if table is None:
+                found = over_batches(tf.constant(last - first, tf.int64), batches)
+            else:
+                bounds = tf.constant(first, tf.int64), tf.constant(last, tf.int64)
+                found = over_table(*bounds, size, table.parts, table.labels, table.weights, *given)
+        return {name: float(value) for name, value in found.items()}

@@ -1,0 +1,122 @@
+"""A worker of a parallel search: a process that trains the trials that a chief hands out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kerasimg.catalog import Reference
+from kerasimg.data.sources import Data
+from kerasimg.errors import KerasimgError
+from kerasimg.models.graph import AS_THE_SPEC_SAYS
+
+Say = Callable[[str], None]
+
+
+def work(
+    ref: Reference,
+    *,
+    data: Data,
+    chief: str,
+    weights: Any = AS_THE_SPEC_SAYS,
+    limits: Mapping[str, int] | None = None,
+    on_bad_image: Any = "fail",
+    cache: Any = "auto",
+    set: Mapping[str, Any] | None = None,
+    say: Say = print,
+    **params: Any,
+) -> int:
+    """Train trials for the search that a chief leads, until it has no more; how many they were.
+
+    ref, data and the rest: as for the chief, `kerasimg.tune(..., chief="HOST:PORT")`.  chief: HOST:PORT where it is.
+    The chief may come later, and may be restarted. Nothing is kept here; what became of each trial goes to the chief.
+    """
+    from kerasimg.training import recall
+    from kerasimg.training.experiment import load_for
+    from kerasimg.tuning.folder import Task, digest_of
+
+    spec, source = load_for(ref, data, set, params)
+    call = {"weights": recall.described(weights), "limits": limits, "on_bad_image": on_bad_image}
+    call |= {"cache": recall.kind_of(cache), "digest": digest_of(spec, source)}
+    with tempfile.TemporaryDirectory(prefix="kerasimg-") as folder:
+        task = Task(Path(folder), spec, data, call)
+        return serve(task, chief, f"worker-{secrets.token_hex(8)}", Path(folder), cache, say)
+
+
+def serve(
+    task: Any, chief: str, tuner_id: str, folder: Path, cache: Any, say: Say, write: Callable[[str, Any], None] = print
+) -> int:
+    """Train what a chief hands out; how many trials it was.  write: keeps what became of a trial, before it is told."""
+    from kerasimg.tuning.client import PatientClient, address_of
+    from kerasimg.tuning.oracle import make_oracle
+    from kerasimg.tuning.tuner import TrialTuner
+
+    host, port = address_of(chief)
+    os.environ |= {"KERASTUNER_TUNER_ID": tuner_id, "KERASTUNER_ORACLE_IP": host, "KERASTUNER_ORACLE_PORT": port}
+    tune = task.spec.tune
+    done = 0
+
+    def finished(trial: str, ended: Any) -> None:
+        nonlocal done
+        done += 1
+        say(f"trial {trial}: {ended.status}, {task.goal.figure} {ended.score}")
+
+    class Worker(TrialTuner):
+        def _try_run_and_update_trial(self, trial: Any, *args: Any, **kwargs: Any) -> None:
+            with self.oracle.alive(trial.trial_id):
+                super()._try_run_and_update_trial(trial, *args, **kwargs)
+
+    runner = task.trials(folder, cache, say)
+    oracle = make_oracle(task.space, task.goal, tune, task.epochs)
+    worker = Worker(
+        oracle,
+        runner,
+        task.goal,
+        folder,
+        seed=task.spec.fit.seed,
+        executions=tune.executions_per_trial,
+        follow=tune.stop is not None,
+        finished=finished,
+    )
+    worker.oracle = PatientClient(oracle, task.digest)
+    say(f"waiting for trials from {chief}")
+    worker.search()
+    return done
+
+
+def main() -> None:
+    """A worker on the chief's own machine, which shares its folder."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("chief")
+    parser.add_argument("folder")
+    parser.add_argument("--data")
+    parser.add_argument("--cores")
+    parser.add_argument("--parent", type=int)
+    told = parser.parse_args()
+    if told.cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, [int(core) for core in told.cores.split(",")])
+    from kerasimg.tuning.client import end_with
+    from kerasimg.tuning.folder import Task
+    from kerasimg.tuning.records import TRIALS
+
+    if told.parent:
+        end_with(told.parent)
+    try:
+        task = Task.open(told.folder, told.data)
+        folder = task.folder / TRIALS
+        tuner_id = os.environ["KERASTUNER_TUNER_ID"]
+        cache = "disk" if task.call["cache"] in ("auto", "memory") else None
+        serve(task, told.chief, tuner_id, folder, cache, lambda line: None)
+    except KerasimgError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

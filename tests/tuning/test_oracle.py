@@ -1,0 +1,224 @@
+"""The oracles over a function instead of a training: what they choose, and what they remember."""
+
+import shutil
+
+import pytest
+
+from kerasimg.errors import CallError
+from kerasimg.spec.document import Tune
+from kerasimg.tuning.administration import ENDED, ORDER
+from kerasimg.tuning.objective import Goal
+from kerasimg.tuning.oracle import ORACLES, make_oracle
+from kerasimg.tuning.records import Ended, Order, Records
+from kerasimg.tuning.space import Dimension, Space
+
+GOAL = Goal("val_accuracy", "max")
+SPACE = Space(
+    (
+        Dimension("x", "float", 0.5, low=0.0, high=1.0),
+        Dimension("kind", "choice", "a", options=("a", "b")),
+        Dimension("kind.b.n", "int", 3, low=1, high=9, within=(("kind", "b"),)),
+    )
+)
+SMALL = Space((Dimension("n", "choice", 2, options=(1, 2, 3)),))
+
+
+def silence(line):
+    """Say nothing."""
+
+
+def oracle(tuner, folder=None, space=SPACE, epochs=9, **tune):
+    made = make_oracle(space, GOAL, Tune(tuner=tuner, **{"max_trials": 12, **tune}), epochs)
+    if folder is not None:
+        folder.mkdir(exist_ok=True)
+        made.open(Records(folder), silence)
+    return made
+
+
+def figure(values):
+    return 1 - (values.get("x", 0) - 0.3) ** 2 - 0.05 * (values.get("kind.b.n", 9) - 4) ** 2
+
+
+def begin(made, worker="one"):
+    return made.create_trial(worker)
+
+
+def end(made, trial, status="completed", reason=None):
+    order = Order.read(trial.hyperparameters.values[ORDER])
+    score = figure(order.values) if status == "completed" else None
+    curve = [] if score is None else [score]
+    trial.hyperparameters.values[ENDED] = Ended(status, score, 0.1, curve, 1, reason).text()
+    made.end_trial(trial)
+
+
+def run(made, count=1000):
+    for _ in range(count):
+        trial = begin(made)
+        if trial.status != "RUNNING":
+            break
+        end(made, trial)
+    return made
+
+
+def told(made):
+    return [(name, dict(order.values), order.epochs, order.of) for name, order in made.orders.items()]
+
+
+@pytest.mark.parametrize("tuner", ORACLES)
+def test_the_first_trial_is_the_spec_as_it_stands(tuner):
+    assert dict(run(oracle(tuner), 1).orders["0001"].values) == {"x": 0.5, "kind": "a"}
+
+
+@pytest.mark.parametrize("tuner", ORACLES)
+def test_exactly_so_many_trials_are_made(tuner):
+    assert len(run(oracle(tuner)).ended) == 12
+
+
+@pytest.mark.parametrize("tuner", ORACLES)
+def test_a_value_that_does_not_count_is_never_explored(tuner):
+    for order in run(oracle(tuner, max_trials=30)).orders.values():
+        assert ("kind.b.n" in order.values) is (order.values["kind"] == "b")
+
+
+@pytest.mark.parametrize("tuner", ORACLES)
+@pytest.mark.parametrize("when", [0, 1, 5, 11])
+def test_a_search_that_was_cut_off_goes_on_as_it_would_have(tuner, when, tmp_path):
+    whole = run(oracle(tuner, tmp_path / "whole"))
+    before = run(oracle(tuner, tmp_path / "cut"), when)
+    begin(before)  # and killed before it has ended
+    after = run(oracle(tuner, tmp_path / "cut"))
+    assert told(after) == told(whole)
+    assert after.best == whole.best
+    assert sum(event["event"] == "begin" for event in after.records.events()) == 12
+
+
+def test_a_trial_that_had_ended_when_the_journal_was_cut_is_not_run_again(tmp_path):
+    made = oracle("random", tmp_path / "cut")
+    trial = begin(made)
+    made.records.write_ended(trial.trial_id, Ended("completed", 0.9, 0.1, [0.9], 1))
+    after = oracle("random", tmp_path / "cut")
+    assert after.ended["0001"].score == 0.9
+    assert begin(after).trial_id == "0002"
+
+
+@pytest.mark.parametrize("tuner", ["random", "bayesian", "hyperband"])
+def test_seed_0_is_a_seed_like_any_other(tuner):
+    assert told(run(oracle(tuner, seed=0))) == told(run(oracle(tuner, seed=0)))
+    assert told(run(oracle(tuner, seed=0))) != told(run(oracle(tuner, seed=1)))
+
+
+def test_neighbouring_seeds_have_no_number_in_common():
+    one, other = (run(oracle("random", seed=seed, max_trials=30)) for seed in (1, 2))
+    drawn = [{order.values["x"] for name, order in made.orders.items() if name != "0001"} for made in (one, other)]
+    assert not drawn[0] & drawn[1]
+
+
+@pytest.mark.parametrize("tuner", ["random", "grid", "bayesian"])
+def test_a_small_space_is_searched_whole_and_then_the_search_ends(tuner):
+    made = run(oracle(tuner, space=SMALL))
+    assert sorted(order.values["n"] for order in made.orders.values()) == [1, 2, 3]
+
+
+def test_hyperband_promotes_the_best_which_go_on_from_where_they_were():
+    made = run(oracle("hyperband", max_trials=18))
+    promoted = {name: order for name, order in made.orders.items() if order.of}
+    assert len(promoted) >= 4
+    for order in promoted.values():
+        assert order.first_epoch == made.orders[order.of].epochs
+        assert order.values == made.orders[order.of].values
+        assert made.orders[order.of].keep_state
+    assert {order.epochs for order in made.orders.values()} == {1, 3, 9}
+
+
+def test_hyperband_trains_to_the_end_even_where_the_space_is_small():
+    made = run(oracle("hyperband", space=SMALL, max_trials=30))
+    assert max(order.epochs for order in made.orders.values()) == 9
+
+
+def test_hyperband_does_not_begin_with_more_trials_than_there_are():
+    assert {order.epochs for order in run(oracle("hyperband", max_trials=4)).orders.values()} == {9}
+
+
+def test_bayesian_search_tries_nothing_twice():
+    made = run(oracle("bayesian", space=Space((Dimension("n", "int", 2, low=1, high=9),)), max_trials=9))
+    assert sorted(order.values["n"] for order in made.orders.values()) == list(range(1, 10))
+
+
+def test_bayesian_search_beats_random_search_on_a_bowl():
+    bests = {
+        tuner: [run(oracle(tuner, seed=seed, max_trials=25)).trials for seed in range(5)]
+        for tuner in ("random", "bayesian")
+    }
+    missed = {tuner: sum(1 - max(t.score for t in trials.values()) for trials in of) / 5 for tuner, of in bests.items()}
+    assert missed["bayesian"] < 0.5 * missed["random"]
+
+
+def test_a_search_in_which_everything_fails_ends_early():
+    made = oracle("random")
+    for _ in range(3):
+        end(made, begin(made), "failed", "no good")
+    assert begin(made).status == "STOPPED"
+    assert made.ended["0001"].reason == "no good"
+
+
+def test_a_failure_among_trials_that_work_ends_nothing():
+    made = run(oracle("random"), 1)
+    for _ in range(5):
+        end(made, begin(made), "failed", "no good")
+    assert begin(made).status == "RUNNING"
+
+
+def test_the_trial_of_a_worker_that_is_gone_is_for_another():
+    made = oracle("random")
+    lost = begin(made, "one")
+    assert begin(made, "two").trial_id == "0002"
+    made.give_back("one")
+    assert begin(made, "three").trial_id == lost.trial_id
+    assert begin(made, "four").trial_id == "0003"
+
+
+def test_the_last_trial_of_a_worker_that_is_gone_is_waited_for():
+    made = oracle("random", max_trials=1)
+    begin(made, "one")
+    assert begin(made, "two").status == "IDLE"
+    made.give_back("one")
+    assert begin(made, "two").status == "RUNNING"
+
+
+def test_a_trial_that_ends_twice_counts_once(tmp_path):
+    made = oracle("random", tmp_path / "twice")
+    trial = begin(made)
+    end(made, trial)
+    end(made, trial, "failed", "late")
+    assert made.ended["0001"].status == "completed"
+    assert sum(event["event"] == "end" for event in made.records.events()) == 1
+
+
+def test_a_worker_that_asks_again_gets_the_trial_that_it_has():
+    made = oracle("random")
+    assert begin(made).trial_id == begin(made).trial_id
+
+
+def test_a_folder_of_another_search_is_not_gone_on_with(tmp_path):
+    run(oracle("grid", tmp_path / "one"), 5)
+    other = Space((Dimension("x", "float", 0.25, low=0.0, high=0.5), *SPACE.dimensions[1:]))
+    with pytest.raises(CallError, match="would not be chosen again"):
+        oracle("grid", tmp_path / "one", space=other)
+
+
+def test_a_trial_is_ended_by_the_rule_of_the_spec():
+    made = oracle("random", stop="halving")
+    statuses = []
+    for number in range(6):
+        trial = begin(made, f"worker {number}")
+        statuses.append(made.update_trial(trial.trial_id, {"val_accuracy": 1 - number / 10}, step=0).status)
+    assert statuses == ["RUNNING", "RUNNING", "STOPPED", "STOPPED", "STOPPED", "STOPPED"]
+
+
+def test_the_table_has_a_row_per_trial_with_its_values(tmp_path):
+    made = run(oracle("grid", tmp_path / "one"), 2)
+    rows = made.table()
+    assert [row["trial"] for row in rows] == ["0001", "0002"]
+    assert {"status", "val_accuracy", "seconds", "x", "kind", "reason"} <= rows[0].keys()
+    assert (tmp_path / "one" / "trials.csv").read_text().count("\n") == 3
+    shutil.rmtree(tmp_path / "one")

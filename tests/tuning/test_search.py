@@ -1,0 +1,241 @@
+"""Whole searches, with real and tiny trainings."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import kerasimg
+from kerasimg.errors import CallError, Interrupted, KerasimgError, SpecError
+from kerasimg.tuning.records import Records
+
+HEAD = {"layer": "Dense", "name": "classes", "units": "=num_classes", "activation": "softmax"}
+POOL = {"layer": "GlobalAveragePooling2D"}
+
+
+def outcome(found, trial):
+    return json.loads((found.folder / "trials" / trial / "outcome.json").read_text())
+
+
+def test_what_comes_out_is_a_spec_that_trains_to_the_same_figure(search, searched, few, tmp_path):
+    best = search(searched({}))
+    run = kerasimg.train(best, data=few, out=tmp_path / "again", report=False, verbose=0, say=lambda line: None)
+    assert max(row["val_accuracy"] for row in run.history) == best.score
+    assert run.history[-1]["loss"] == Records(best.folder).history(best._best["trial"])[-1]["loss"]
+    assert kerasimg.build(best).output_shape == (None, 3)
+    assert best.spec.search == ()
+    assert best.spec.compile.optimizer["learning_rate"] == best.values["compile.optimizer.learning_rate"]
+
+
+def test_what_comes_out_is_otherwise_as_its_author_wrote_it(search, tmp_path):
+    written = """{
+  "kerasimg": 1, "name": "mine",
+  "// why": "three colours",
+  "params": {"num_classes": null, "rate": {"$choice": [0.1, 0.3], "default": 0.3}},
+  "image": {"size": [8,8]},
+  "model": [
+    {"layer": "GlobalAveragePooling2D"},
+    {"layer": "Dense",   "units": "=num_classes", "activation": "softmax"}
+  ],
+  "compile": {"optimizer": {"type": "Adam", "learning_rate": "=rate"}},
+  "fit": {"stages": [{"epochs": 1}]},
+  "tune": {"tuner": "grid", "max_trials": 2}
+}
+"""
+    (tmp_path / "mine.json").write_text(written)
+    best = search(tmp_path / "mine.json")
+    text = Path(best).read_text()
+    origin = json.loads(text)["card"]["origin"]
+    assert text == written.replace("null", "3").replace(
+        '{"$choice": [0.1, 0.3], "default": 0.3}', str(best.values["rate"])
+    ).replace('"max_trials": 2}\n', f'"max_trials": 2}},\n  "card": {json.dumps({"origin": origin})}\n')
+    assert origin.startswith(f"kerasimg {kerasimg.__version__}, grid search with seed 0: trial ")
+    assert f"val_accuracy {best.score:.6g} in epoch 1 of 1" in origin
+
+
+def test_a_folder_holds_every_trial(search, searched):
+    found = search(searched({}))
+    assert {"best.json", "spec.json", "space.json", "journal.jsonl", "trials.csv"} <= {
+        path.name for path in found.folder.iterdir()
+    }
+    with (found.folder / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["trial"] for row in rows] == ["0001", "0002", "0003"]
+    assert [float(row["val_accuracy"]) for row in rows] == [row["val_accuracy"] for row in found.trials]
+    for row in rows:
+        told = outcome(found, row["trial"])
+        assert (told["status"], told["epochs"], str(told["score"])) == ("completed", 1, row["val_accuracy"])
+        assert len(Records(found.folder).history(row["trial"])) == 1
+
+
+def test_a_space_of_three_levels_is_searched(search, searched):
+    dense = {"layer": "Dense", "name": "hidden", "units": {"$int": [2, 4], "default": 2}}
+    deep = {"$choice": {"none": {"layer": "ReLU"}, "dense": dense}, "default": "none"}
+    body = {"$choice": {"pool": POOL, "flat": {"layer": "Flatten"}}, "default": "pool"}
+    spec = searched({"max_trials": 8}, model=[body, deep, HEAD])
+    found = search(spec)
+    assert {row["status"] for row in found.trials} == {"completed"}
+    for row in found.trials:
+        assert (row.get("model.1.dense.hidden.units", None) is not None) is (row["model.1"] == "dense") or (
+            "model.1.dense.units" in row
+        )
+    assert len({row["model.0"] for row in found.trials}) == 2
+
+
+def test_a_space_over_structure_and_one_over_augmentation_are_searched(search, searched):
+    repeated = {"layer": "Dense", "units": 4, "repeat": {"$int": [0, 2], "default": 0}}
+    flip = {"layer": "RandomFlip", "mode": {"$choice": ["horizontal", "vertical"], "default": "horizontal"}}
+    turned = {"$choice": {"flip": flip, "turn": {"layer": "RandomRotation", "factor": 0.1}}, "default": "flip"}
+    found = search(searched({"max_trials": 6}, model=[POOL, repeated, HEAD], augment=[turned]))
+    assert [row["status"] for row in found.trials] == ["completed"] * 6
+    assert len({row["model.1.repeat"] for row in found.trials}) > 1
+    assert {row["augment.0"] for row in found.trials} == {"flip", "turn"}
+    assert sum(1 for name, _ in found.spec.augment) == 1
+
+
+def test_a_trial_that_fails_fails_alone_and_says_why(search, searched):
+    huge = {"$choice": [0.01, 1e30], "default": 0.01}
+    spec = searched({"tuner": "grid"}, model=[{"layer": "Flatten"}, HEAD])
+    spec["compile"] = {"optimizer": {"type": "SGD", "learning_rate": huge}}
+    found = search(spec)
+    assert [row["status"] for row in found.trials] == ["completed", "failed"]
+    assert "the loss is no number any more" in outcome(found, "0002")["reason"]
+    assert found.score == found.trials[0]["val_accuracy"]
+
+
+def test_a_model_that_is_too_large_is_not_feasible_and_takes_no_time(search, searched):
+    wide = {"layer": "Dense", "name": "wide", "units": {"$choice": [4, 4000], "default": 4}}
+    spec = searched({"tuner": "grid", "limits": {"params": 1000}}, model=[POOL, wide, HEAD])
+    spec["compile"] = {}
+    found = search(spec)
+    assert [row["status"] for row in found.trials] == ["completed", "infeasible"]
+    assert "parameters, and the limit is 1,000" in outcome(found, "0002")["reason"]
+    assert outcome(found, "0002")["seconds"] < 1
+
+
+def test_where_all_fails_the_search_ends_with_the_first_reason(search, searched):
+    spec = searched({"max_trials": 50}, model=[{"layer": "Flatten"}, HEAD])
+    spec["compile"] = {"optimizer": {"type": "SGD", "learning_rate": {"$float": [1e29, 1e30], "default": 1e29}}}
+    with pytest.raises(KerasimgError, match="none of 3 trials worked; the first one failed: the loss is no number"):
+        search(spec)
+
+
+def test_executions_are_averaged_and_each_is_kept(search, searched):
+    found = search(searched({"max_trials": 1, "executions_per_trial": 2}))
+    told = outcome(found, "0001")
+    assert len(told["scores"]) == 2
+    assert found.score == sum(told["scores"]) / 2
+    assert [row["execution"] for row in Records(found.folder).history("0001")] == [1, 2]
+
+
+def test_no_trial_has_more_epochs_than_it_may(search, searched):
+    spec = searched({"max_trials": 1, "max_epochs": 2})
+    spec["fit"]["stages"] = [{"epochs": 5}]
+    assert search(spec).trials[0]["epochs"] == 2
+
+
+def test_hyperband_goes_on_with_the_trials_it_promotes(search, searched):
+    spec = searched({"tuner": "hyperband", "max_trials": 8})
+    spec["fit"]["stages"] = [{"epochs": 3}]
+    found = search(spec)
+    promoted = [row for row in found.trials if row["goes_on_from"]]
+    assert promoted
+    for row in promoted:
+        epochs = [line["epoch"] for line in Records(found.folder).history(row["trial"])]
+        assert epochs == [2, 3]
+    assert not list(found.folder.rglob("*.ckpt"))
+
+
+def test_nothing_to_search_is_told(search, tiny):
+    with pytest.raises(SpecError, match="nothing to search"):
+        search(tiny())
+
+
+def test_the_environment_of_another_search_is_no_surprise(search, searched, monkeypatch):
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "10.0.0.1")
+    with pytest.raises(CallError, match="KERASTUNER_ORACLE_IP is set"):
+        search(searched({}))
+
+
+def test_a_search_never_gets_the_folder_of_another(search, searched):
+    assert [search(searched({"max_trials": 1})).folder.name for _ in range(2)] == ["tiny-tune-1", "tiny-tune-2"]
+
+
+def test_a_search_that_was_interrupted_goes_on(searched, few, tmp_path):
+    said = []
+
+    def interrupt(line):
+        said.append(line)
+        if line.startswith("trial 2 of"):
+            raise KeyboardInterrupt
+
+    how = {"data": few, "out": tmp_path / "runs", "report": False}
+    with pytest.raises(Interrupted, match="2 trials are kept; to go on: kerasimg tune --resume"):
+        kerasimg.tune(searched({}), say=interrupt, **how)
+    found = kerasimg.resume_search(tmp_path / "runs" / "tiny-tune-1", say=said.append)
+    assert sum(line.startswith("trial ") for line in said) == 3
+    assert found.score == kerasimg.tune(searched({}), say=said.append, **how).score
+    kerasimg.resume_search(found, say=said.append)
+    assert said[-1].endswith("is finished; nothing is left to do")
+
+
+def test_a_search_goes_on_only_over_the_same_pictures(searched, few, tmp_path, pictures):
+    def interrupt(line):
+        if line.startswith("trial 1 of"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        kerasimg.tune(searched({}), data=few, out=tmp_path, report=False, say=interrupt)
+    other = pictures(tmp_path / "other", {"red": 9, "green": 9, "blue": 9})
+    with pytest.raises(CallError, match="began with 30 pictures of 3 classes"):
+        kerasimg.resume_search(tmp_path / "tiny-tune-1", data=other, say=lambda line: None)
+
+
+def test_a_folder_that_is_none_of_a_search_is_told(tmp_path):
+    with pytest.raises(CallError, match=r"holds no search.json"):
+        kerasimg.resume_search(tmp_path)
+
+
+def start(*arguments):
+    return subprocess.Popen([sys.executable, "-m", "kerasimg", "tune", *map(str, arguments), "--quiet"])
+
+
+def journal(folder):
+    path = folder / "journal.jsonl"
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.is_file() else []
+
+
+def wait_for(count, folder, process):
+    end = time.monotonic() + 300
+    while len(journal(folder)) < count:
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_trial_is_lost_nor_run_twice_when_a_search_is_killed(workers, search, searched, few, tmp_path):
+    spec = searched({"max_trials": 30})
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    folder = tmp_path / "killed" / "tiny-tune-1"
+    process = start(tmp_path / "spec.json", "--data", few, "--out", tmp_path / "killed", "--workers", workers)
+    wait_for(5, folder, process)
+    if workers > 1:  # first a worker, which is replaced, then the chief
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        subprocess.run(["kill", "-9", children[0]], check=True)
+        wait_for(9, folder, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert start("--resume", folder).wait() == 0
+    events = journal(folder)
+    for kind in ("begin", "end"):
+        told = [event["trial"] for event in events if event["event"] == kind]
+        assert sorted(told) == [f"{number:04d}" for number in range(1, 31)]
+    undisturbed = search(spec)
+    assert kerasimg.Search(folder).values == undisturbed.values
+    assert json.loads((folder / "best.json").read_text()) == json.loads(Path(undisturbed).read_text())

@@ -1,0 +1,240 @@
+"""Trials on a few coloured pictures: what comes out is what `train` gives, shared graph or not."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kerasimg
+from kerasimg.tuning.outcome import Outcome
+from kerasimg.tuning.trials import Trials
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> Path:
+    """A folder of red, green and blue pictures, 12 each."""
+    return pictures(tmp_path_factory.mktemp("data") / "colours", {"red": 12, "green": 12, "blue": 12})
+
+
+@pytest.fixture
+def trials(colours: Path, tmp_path: Path, tiny: Any) -> Callable[..., Trials]:
+    """trials(section=...) of the tiny spec with these sections."""
+    return lambda **sections: Trials(tiny(**sections), colours, folder=tmp_path / "trials")
+
+
+@pytest.fixture
+def trained(colours: Path, tmp_path: Path) -> Callable[..., list[dict[str, float]]]:
+    """The figures that `train` gives for a spec with these values of its search."""
+
+    def train(spec: Any, **values: Any) -> list[dict[str, float]]:
+        chosen = kerasimg.load(spec, chosen=values, partial=True)
+        how: dict[str, Any] = {"report": False, "verbose": 0, "say": lambda line: None}
+        return figures(kerasimg.train(chosen, data=colours, out=tmp_path / "runs", **how).history)
+
+    return train
+
+
+def figures(rows: Any) -> list[dict[str, float]]:
+    """An epoch's row but for how long it took."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def number(low: float, high: float, default: float) -> dict[str, Any]:
+    return {"$float": [low, high], "default": default}
+
+
+DROPPING = [
+    {"layer": "Flatten"},
+    {"layer": "Dropout", "name": "drop", "rate": number(0.0, 0.9, 0.3)},
+    {"layer": "Dense", "name": "classes", "units": "=num_classes", "activation": "softmax"},
+]
+RATE = number(0.001, 1.0, 0.3)
+SPECS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "learning rate": (
+        {"compile": {"optimizer": {"type": "Adam", "learning_rate": RATE}}},
+        [{"compile.optimizer.learning_rate": rate} for rate in (0.3, 0.01)],
+    ),
+    "dropout": ({"model": DROPPING}, [{"model.drop.rate": rate} for rate in (0.3, 0.7, 0.05)]),
+    "weight decay": (
+        {"compile": {"optimizer": {"type": "AdamW", "weight_decay": number(0.001, 0.5, 0.1)}}},
+        [{"compile.optimizer.weight_decay": decay} for decay in (0.1, 0.4)],
+    ),
+    "batch size": (
+        {"fit": {"batch_size": {"$choice": [4, 8, 16], "default": 8}, "stages": [{"epochs": 2}]}},
+        [{"fit.batch_size": size} for size in (8, 4, 16)],
+    ),
+    "stages": (
+        {
+            "model": DROPPING,
+            "fit": {
+                "batch_size": 8,
+                "stages": [
+                    {"epochs": 3, "keep": "best", "early_stopping": {"patience": 1, "min_delta": 0.1}},
+                    {"epochs": 2, "learning_rate": RATE, "keep": "best", "monitor": "val_accuracy"},
+                ],
+            },
+        },
+        [{"fit.stages.1.learning_rate": rate} for rate in (0.3, 0.01)],
+    ),
+    "moving average": (
+        {"model": DROPPING, "fit": {"batch_size": 8, "ema": 0.5, "stages": [{"epochs": 2}, {"epochs": 1}]}},
+        [{"model.drop.rate": rate} for rate in (0.3, 0.6)],
+    ),
+    "schedule": (
+        {
+            "compile": {"optimizer": {"type": "Adam", "learning_rate": RATE}},
+            "fit": {"batch_size": 8, "stages": [{"epochs": 3, "warmup_epochs": 1, "decay": "cosine"}]},
+        },
+        [{"compile.optimizer.learning_rate": rate} for rate in (0.3, 0.01)],
+    ),
+    "augmentation": (
+        {
+            "augment": [
+                {"layer": "RandomFlip", "mode": "horizontal"},
+                {"layer": "RandomTranslation", "height_factor": 0.3, "width_factor": 0.3},
+            ],
+            "compile": {"optimizer": {"type": "Adam", "learning_rate": RATE}},
+        },
+        [{"compile.optimizer.learning_rate": rate} for rate in (0.3, 0.01)],
+    ),
+    "frozen": (
+        {
+            "model": [
+                {"layer": "Conv2D", "name": "base", "filters": 4, "kernel_size": 3, "trainable": False},
+                {"layer": "BatchNormalization", "name": "normal", "trainable": False},
+                {"layer": "Flatten"},
+                {"layer": "Dropout", "name": "drop", "rate": number(0.1, 0.9, 0.3)},
+                {"layer": "Dense", "name": "classes", "units": "=num_classes", "activation": "softmax"},
+            ],
+            "fit": {"batch_size": 8, "stages": [{"epochs": 2}, {"epochs": 1, "unfreeze": {"base": 0}}]},
+        },
+        [{"model.drop.rate": rate} for rate in (0.3, 0.6)],
+    ),
+    "head on a frozen trunk": (
+        {
+            "model": [
+                {"layer": "Conv2D", "name": "base", "filters": 4, "kernel_size": 3, "trainable": False},
+                {"layer": "GlobalAveragePooling2D"},
+                {"layer": "Dense", "name": "hidden", "units": {"$choice": [4, 8], "default": 4}, "activation": "relu"},
+                {"layer": "Dropout", "name": "drop", "rate": number(0.0, 0.9, 0.3)},
+                {"layer": "Dense", "name": "classes", "units": "=num_classes", "activation": "softmax"},
+            ],
+            "fit": {
+                "batch_size": 8,
+                "features": "cached",
+                "stages": [{"epochs": 2}, {"epochs": 1, "learning_rate": 0.1}],
+            },
+        },
+        [{"model.hidden.units": units, "model.drop.rate": rate} for units, rate in ((4, 0.3), (8, 0.3), (8, 0.5))],
+    ),
+    "classes that count": (
+        {"fit": {"batch_size": 8, "class_weight": "balanced", "stages": [{"epochs": 2}]}},
+        [{}],
+    ),
+}
+
+NEW = [{"model.hidden.units": 8, "model.drop.rate": 0.3}]
+"""Values that ask for a graph that no trial before has."""
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_trial_gives_what_train_gives_to_the_last_bit(name: str, trials: Any, trained: Any, tiny: Any) -> None:
+    sections, tried = SPECS[name]
+    runner = trials(**sections)
+    outcomes: list[Outcome] = []
+    for index, values in enumerate([*tried, tried[0]]):
+        outcomes.append(runner.run(values, trial_id=str(index)))
+        assert outcomes[-1].status == "completed", outcomes[-1].reason
+        assert outcomes[-1].details["shared"] is (index > 0 and values not in NEW)
+    last = len(tried) - 1
+    assert figures(outcomes[last].logs) == trained(tiny(**sections), **tried[last])
+    assert figures(outcomes[-1].logs) == figures(outcomes[0].logs)
+
+
+def test_another_seed_gives_what_train_gives_with_it(trials: Any, trained: Any, tiny: Any) -> None:
+    runner = trials(model=DROPPING)
+    runner.run({}, trial_id="0")
+    outcome = runner.run({}, trial_id="1", seed=3)
+    assert outcome.details["shared"]
+    assert figures(outcome.logs) == trained(
+        tiny(model=DROPPING, fit={"batch_size": 8, "stages": [{"epochs": 3}], "seed": 3})
+    )
+
+
+@pytest.mark.parametrize("name", ["stages", "moving average", "head on a frozen trunk"])
+def test_a_trial_goes_on_from_what_was_kept_as_if_it_had_not_ended(name: str, trials: Any) -> None:
+    sections, tried = SPECS[name]
+    whole = trials(**sections).run(tried[0], trial_id="whole")
+    first = trials(**sections)
+    begun = first.run(tried[0], trial_id="part", epochs=1, keep_state=True)
+    first.run(tried[-1], trial_id="another")
+    rest = first.run(tried[0], trial_id="rest", first_epoch=1, go_on_from="part")
+    assert figures(begun.logs) + figures(rest.logs) == figures(whole.logs)
+    assert rest.best == max(begun.logs + rest.logs, key=lambda row: row["val_accuracy"])
+
+
+def test_a_trial_whose_beginning_was_not_kept_is_trained_from_there(trials: Any) -> None:
+    runner = trials()
+    whole, rest = runner.run({}, trial_id="0"), runner.run({}, trial_id="1", first_epoch=2)
+    assert figures(rest.logs) == figures(whole.logs)[2:]
+
+
+def test_after_epoch_ends_a_trial(trials: Any) -> None:
+    seen: list[int] = []
+    outcome = trials().run({}, trial_id="0", after_epoch=lambda epoch, row: bool(seen.append(epoch)) or epoch == 1)
+    assert (outcome.status, seen, len(outcome.logs)) == ("stopped", [0, 1], 2)
+
+
+def test_a_bad_trial_fails_alone_with_its_reason(trials: Any) -> None:
+    widths = {"$choice": [4, 10**12], "default": 4}
+    steep = {"$choice": [0.1, 1e30], "default": 0.1}
+    model = [
+        {"layer": "Flatten"},
+        {"layer": "Dense", "name": "hidden", "units": widths},
+        {"layer": "Dense", "name": "classes", "units": "=num_classes", "activation": "softmax"},
+    ]
+    runner = trials(model=model, compile={"optimizer": {"type": "SGD", "learning_rate": steep}})
+    large = runner.run({"model.hidden.units": 10**12}, trial_id="0")
+    assert large.status == "infeasible"
+    assert "parameters, and the limit is 1,000,000,000" in (large.reason or "")
+    assert large.seconds < 1
+    unknown = runner.run({"model.hidden.width": 4}, trial_id="1")
+    assert unknown.status == "infeasible"
+    assert "no search value 'model.hidden.width'" in (unknown.reason or "")
+    diverged = runner.run({"compile.optimizer.learning_rate": 1e30}, trial_id="2")
+    assert diverged.status == "failed"
+    assert "the loss is no number any more (stage 1, epoch" in (diverged.reason or "")
+    assert runner.run({}, trial_id="3").status == "completed"
+
+
+def test_ctrl_c_is_no_failure_of_a_trial(trials: Any) -> None:
+    def interrupt(epoch: int, row: Any) -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trials().run({}, trial_id="0", after_epoch=interrupt)
+
+
+@pytest.mark.parametrize("name", ["learning rate", "head on a frozen trunk"])
+def test_the_weights_of_the_best_trial_alone_are_kept(name: str, trials: Any, tiny: Any, colours: Path) -> None:
+    sections, tried = SPECS[name]
+    runner = trials(**sections)
+    outcomes = [runner.run(values, trial_id=str(index), epochs=1) for index, values in enumerate(tried)]
+    best = max(range(len(tried)), key=lambda index: outcomes[index].best["val_accuracy"])
+    kept = list(runner.folder.rglob("*.weights.h5"))
+    assert kept == [outcomes[best].weights]
+    model = kerasimg.build(kerasimg.load(tiny(**sections), chosen=tried[best], num_classes=3), weights=kept[0])
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    part = runner._split(runner.spec)["validation"]
+    pixels = runner._tables._all_pixels(runner.spec.image).numpy()[part].astype("float32")
+    accuracy = model.evaluate(pixels, runner.source.label_ids(part), verbose=0)[1]
+    assert accuracy == pytest.approx(outcomes[best].best["val_accuracy"])
+
+
+def test_a_callback_that_acts_on_steps_is_heeded(trials: Any, trained: Any, tiny: Any) -> None:
+    warmup = {"type": "WarmupCosine", "warmup_epochs": 1.0}
+    fit = {"batch_size": 8, "stages": [{"epochs": 2}], "callbacks": [warmup]}
+    outcome = trials(fit=fit).run({}, trial_id="0")
+    assert (outcome.status, outcome.details["shared"]) == ("completed", False)
+    assert figures(outcome.logs) == trained(tiny(fit=fit))
