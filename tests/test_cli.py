@@ -172,8 +172,12 @@ def test_the_verbs_own_arguments_are_named_in_full():
     from kerasimg.evaluation.evaluate import evaluate
     from kerasimg.models.build import construct
     from kerasimg.training.train import train
+    from kerasimg.tuning.search import tune
+    from kerasimg.tuning.worker import work
 
-    taken = {name for verb in (catalog.load, train, construct) for name in inspect.signature(verb).parameters}
+    taken = {
+        name for verb in (catalog.load, train, construct, tune, work) for name in inspect.signature(verb).parameters
+    }
     assert taken - {"params", "spec"} == OWN_ARGUMENTS
     assert "run" in inspect.signature(evaluate).parameters
 

@@ -58,6 +58,20 @@ def test_what_is_kept_is_removed_when_it_is_old_enough(kept: Path):
     assert say("cache", "remove").output == "removed 0 files, 0 MB\n"
 
 
+def test_the_index_and_the_ledger_are_listed_and_removed(own_folder: Path):
+    root = own_folder.parent
+    for name, size in (("index/a.listing", 1500), ("ledger/1.ledger", 300), ("ledger/2.ledger", 100)):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(bytes(size))
+    told = say("cache", "list").output
+    assert f"0.0 MB in 1 files of the index, in {root / 'index'}" in told
+    found = json.loads(say("cache", "list", "--json").output)
+    assert found["notes"] == {"index": {"files": 1, "bytes": 1500}, "ledger": {"files": 2, "bytes": 400}}
+    assert say("cache", "remove", "--older-than", "1h").output == "removed 0 files, 0 MB\n"
+    assert json.loads(say("cache", "remove", "--json").output) == {"removed": 3, "bytes": 1900}
+    assert not (root / "ledger").exists()
+
+
 def test_an_age_that_is_none_is_a_wrong_call(own_folder: Path):
     said = say("cache", "remove", "--older-than", "old")
     assert isinstance(said.exception, CallError)

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import typer
 
-from kerasimg.cli import cache, data, diff, init, judge, lr_find, report, runs, serve, specs
+from kerasimg.cli import cache, data, deploy, diff, init, judge, lr_find, report, runs, serve, share, specs, tune
 from kerasimg.errors import KerasimgError
 
 INTERRUPTED = 130
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (init, specs, diff, data, runs, judge, cache, report, lr_find, serve):
+for module in (init, specs, diff, data, runs, judge, cache, report, lr_find, deploy, serve, share, tune):
     app.add_typer(module.commands)
 
 

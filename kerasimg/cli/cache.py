@@ -1,4 +1,4 @@
-"""`kerasimg cache`: the decoded pictures, and the features of frozen layers, that are kept on disk."""
+"""`kerasimg cache`: what is kept on disk: decoded pictures, features of frozen layers, and notes on the data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from kerasimg.cli.options import Json
 from kerasimg.errors import CallError
 
 commands = typer.Typer()
-cache = typer.Typer(help="The decoded pictures and the features that are kept on disk.", no_args_is_help=True)
+cache = typer.Typer(
+    help="What is kept on disk: decoded pictures, features, and notes on the data.", no_args_is_help=True
+)
 commands.add_typer(cache, name="cache")
 
 UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
@@ -22,7 +24,7 @@ UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 @cache.command("list")
 def list_files(as_json: Json = False) -> None:
-    """List what is kept: for which pixels, how many pictures, how large, when last used."""
+    """List what is kept: for which pixels, how many pictures, how large, when last used; features; notes."""
     from kerasimg.data import cache_files
     from kerasimg.training import feature_files
 
@@ -34,9 +36,13 @@ def list_files(as_json: Json = False) -> None:
         "folder": str(feature_files.folder()),
         "bytes": sum(file.bytes for file in feature_files.files()),
     }
+    notes: dict[str, dict[str, Any]] = {}
+    for name in cache_files.NOTES:
+        mine = [file for file in cache_files.notes() if file.path.parent.name == name]
+        notes[name] = {"files": len(mine), "bytes": sum(file.bytes for file in mine)}
     if as_json:
         about = {"folder": str(root), "bytes": total, "limit": limit, "files": rows, "features": features}
-        typer.echo(json.dumps(about, indent=2))
+        typer.echo(json.dumps(about | {"notes": notes}, indent=2))
         return
     for row in rows:
         image = row["about"].get("image", {})
@@ -50,6 +56,9 @@ def list_files(as_json: Json = False) -> None:
     typer.echo(f"{total / 1e9:,.1f} of {limit / 1e9:,.1f} GB in {root}")
     if features["bytes"]:
         typer.echo(f"{features['bytes'] / 1e9:,.1f} GB of features in {features['folder']}")
+    for name, one in notes.items():
+        if one["files"]:
+            typer.echo(f"{one['bytes'] / 1e6:,.1f} MB in {one['files']} files of the {name}, in {root.parent / name}")
 
 
 @cache.command()
@@ -59,12 +68,16 @@ def remove(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Remove what is kept; a run that needs it decodes its pictures, or computes its features, again."""
+    """Remove what is kept; a run that needs it lists, reads and decodes its pictures, or computes features, again."""
     from kerasimg.data import cache_files
     from kerasimg.training import feature_files
 
     age_s = _seconds(older_than)
-    removed = [*cache_files.remove_older(cache_files.folder(), age_s), *feature_files.remove_older(age_s)]
+    removed = [
+        *cache_files.remove_older(cache_files.folder(), age_s),
+        *feature_files.remove_older(age_s),
+        *cache_files.remove_notes(age_s),
+    ]
     total = sum(file.bytes for file in removed)
     if as_json:
         typer.echo(json.dumps({"removed": len(removed), "bytes": total}))
