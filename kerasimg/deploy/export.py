@@ -25,6 +25,7 @@ from kerasimg.deploy.manifest import InputType, Manifest, Precision
 from kerasimg.deploy.parity import Asks, require
 from kerasimg.deploy.parity import say as told
 from kerasimg.deploy.readme import readme
+from kerasimg.deploy.serve import dockerfile
 from kerasimg.deploy.targets import TARGETS, target
 from kerasimg.deploy.vectors import write_vectors
 from kerasimg.errors import CallError, DataError, Fault, GateError, KerasimgError, listed
@@ -250,8 +251,11 @@ def write_bundle(exporting: Exporting, name: str, folder: Path) -> Bundle:
     if not (folder / README).exists():
         text = readme(manifest, exporting.image, exporting.classes)
         (folder / README).write_text(text, encoding="utf-8")
-    manifest = manifest.model_copy(update={"files": described(folder)})
     manifests.write(folder / manifests.FILE, manifest)
+    if any(model.runtime in dockerfile.RUNTIME for model in models):
+        text = dockerfile.dockerfile(Bundle.open(folder, check=False))
+        (folder / dockerfile.FILE).write_text(text, encoding="utf-8")
+    manifests.write(folder / manifests.FILE, manifest.model_copy(update={"files": described(folder)}))
     return Bundle.open(folder, check=False)
 
 
