@@ -228,9 +228,8 @@ def race(options: argparse.Namespace, data: Path) -> None:
             last = found[side][-1]
             steps = [f"{end - begin:.2f}" for begin, end in zip(last["ends"], last["ends"][1:], strict=False)]
             print(f"{side}: {last['whole']:.1f} s, best {last['best']:.3f}, trials {' '.join(steps)}", flush=True)
-    print(
-        "\n| | a trial, median s | trials a minute, search | trials a minute, whole process | processor s a trial | best score |"
-    )
+    heads = ("a trial, median s", "trials a minute, search", "trials a minute, whole process", "processor s a trial")
+    print(f"\n| | {' | '.join(heads)} | best score |")
     print("| --- | --- | --- | --- | --- | --- |")
     for side in sides:
         steps = [end - begin for run in found[side] for begin, end in zip(run["ends"], run["ends"][1:], strict=False)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -73,8 +75,12 @@ def tune(
         if out is not None or workers is not None or chief is not None:
             raise CallError("--worker trains what a chief hands out; --out, --workers and --chief are for the chief")
         with keras_loaded():
+            from kerasimg.tuning.tuner import UsedUp
             from kerasimg.tuning.worker import work
-        typer.echo(f"{work(ref, chief=worker, **how)} trials were trained here")
+        try:
+            typer.echo(f"{work(ref, chief=worker, **how)} trials were trained here")
+        except UsedUp:  # memory that TensorFlow does not give back: the same command goes on in a fresh process
+            os.execv(sys.executable, [sys.executable, "-m", "kerasimg", *sys.argv[1:]])
         return
     with keras_loaded():
         from kerasimg.tuning.search import tune as search

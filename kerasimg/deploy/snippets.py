@@ -94,6 +94,8 @@ def javascript(manifest: Manifest, image: Image, model: ModelFile) -> str:
     if model.runtime == "browser":
         return _JAVASCRIPT_PAGE
     height, width = image.size
+    if model.batch != 1:
+        return "// LiteRT.js takes one picture at a time, and its model must say so: export with --batch 1"
     if model.input_dtype == "int8":
         return "// LiteRT.js takes float32 or uint8 inputs: export with --input-dtype uint8"
     plain = {"float32": "Float32Array.from(pixels)", "uint8": "pixels"}[model.input_dtype]
@@ -140,8 +142,9 @@ _JAVASCRIPT_PAGE = """\
 // In a page from the same server as this folder; index.html is one, demo.html needs no server.
 import { Classifier } from "./kerasimg/classifier.js";
 
-const classifier = await Classifier.load("./");
+const ready = Classifier.load("./");
 document.querySelector("input[type=file]").addEventListener("change", async ({ target }) => {
+  const classifier = await ready;
   const { label, ranked } = await classifier.classify(target.files[0]);
   console.log(label, ranked.slice(0, 5));
 });"""

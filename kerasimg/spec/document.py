@@ -237,7 +237,7 @@ class Tune(Section):
     direction: Literal["min", "max", "auto"] = "auto"
     """Whether less or more is better; auto: as is known of the figure. One of which it is not known must be told."""
     max_trials: PositiveInt = 20
-    """Trials at most; those that fail and those that are not feasible count, and so does each promotion of hyperband."""
+    """Trials at most; failed ones and those that are not feasible count, and so does each promotion of hyperband."""
     executions_per_trial: PositiveInt = 1
     """Trainings per trial, with seeds that follow one another; their figures are averaged, and each is kept."""
     max_epochs: PositiveInt | None = None

@@ -91,8 +91,11 @@ class Workers:
                 continue
             del self.processes[number]
             self.oracle.give_back(tuner_id)
-            if code != 0 and not self.oracle.over:
-                self._lost(number, code, told)
+            if not self.oracle.over:
+                if code != 0:
+                    self._lost(number, code, told)
+                else:
+                    self._begin(number)  # it had taken much memory
             told.close()
         return bool(self.processes)
 

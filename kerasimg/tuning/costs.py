@@ -34,6 +34,10 @@ class Limited:
             return Outcome("infeasible", [], {}, time.perf_counter() - begun, reason)
         return self.runner.run(values, **how)
 
+    def used_up(self) -> bool:
+        """As the runner's."""
+        return bool(self.runner.used_up())  # type: ignore[attr-defined]
+
 
 def is_measured(limits: Limits) -> bool:
     """Whether a limit is one that the dry run cannot keep."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from keras_tuner import oracles
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kerasimg.spec.document import Tune
 from kerasimg.tuning.administration import WORKED, Administration
@@ -39,8 +40,8 @@ class GridOracle(Administration, oracles.GridSearchOracle):
 class BayesianOracle(Administration, oracles.BayesianOptimizationOracle):
     """Gaussian process and upper confidence bound, after some random trials; nothing is tried twice.
 
-    KerasTuner's process takes all values to matter alike and figures to be exact, and misses most of what there is to be
-    gained; here each value has a length scale, and there is noise. Where the bound is lowest is looked for among many
+    KerasTuner's process takes all values to matter alike and figures to be exact, and misses most of what there is to
+    gain; here each value has a length scale, and there is noise. Where the bound is lowest is looked for among many
     points at once: KerasTuner's 50 descents take seconds, as long as a small trial.
     """
 
@@ -61,10 +62,13 @@ class BayesianOracle(Administration, oracles.BayesianOptimizationOracle):
         """The values of the next trial."""
         if sum(trial.status == WORKED for trial in self.trials.values()) < self.num_initial_points:
             return dict(self._random_populate_space())
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), threadpool_limits(1):  # for matrices so small, threads cost more than they do
             warnings.simplefilter("ignore")  # that a length scale is at its bound, of a value that changes nothing
-            x, y = self._vectorize_trials()
-            self.gpr.fit(x, y)
+            return self._populate_by_process()
+
+    def _populate_by_process(self) -> dict[str, Any]:
+        x, y = self._vectorize_trials()
+        self.gpr.fit(x, y)
         near = x[np.argsort(y)[:BEST]].repeat(NEAR // BEST, axis=0)
         near = np.clip(near + self._random_state.normal(0, SPREAD, near.shape), 0, 1 - 1e-9)
         points = np.concatenate([self._random_state.uniform(size=(ANYWHERE, x.shape[1])), near])

@@ -24,7 +24,7 @@ from kerasimg.tuning.chief import lead
 from kerasimg.tuning.folder import ARRAYS, BEST, Task, begin, with_winners
 from kerasimg.tuning.oracle import make_oracle
 from kerasimg.tuning.records import TRIALS, Ended, Records
-from kerasimg.tuning.tuner import TrialTuner, require_no_other_search
+from kerasimg.tuning.tuner import TrialTuner, UsedUp, require_no_other_search
 
 Say = Callable[[str], None]
 
@@ -170,9 +170,9 @@ def _carry_out(task: Task, workers: int, chief: str | None, cache: Any, say: Say
         if ended:
             say(f"going on with {task.folder}: {ended} trials have ended")
         if not oracle.over:
-            if workers == 1 and chief is None:
-                _alone(task, oracle, records, cache, say)
-            else:
+            alone = workers == 1 and chief is None
+            # A process whose memory is used up leaves the rest to others, which can be replaced.
+            if not alone or not _alone(task, oracle, records, cache, say):
                 lead(oracle, workers, chief, _arguments(task), say)
         _finish(task, oracle, say)
     except (KeyboardInterrupt, Interrupted):
@@ -184,9 +184,10 @@ def _carry_out(task: Task, workers: int, chief: str | None, cache: Any, say: Say
     return Search(task.folder)
 
 
-def _alone(task: Task, oracle: Any, records: Records, cache: Any, say: Say) -> None:
+def _alone(task: Task, oracle: Any, records: Records, cache: Any, say: Say) -> bool:
+    """Train the trials in this process; False where it has taken much memory before all were trained."""
     tune = task.spec.tune
-    TrialTuner(
+    tuner = TrialTuner(
         oracle,
         task.trials(task.folder / TRIALS, cache, say),
         task.goal,
@@ -195,7 +196,12 @@ def _alone(task: Task, oracle: Any, records: Records, cache: Any, say: Say) -> N
         executions=tune.executions_per_trial,
         follow=tune.stop is not None,
         finished=records.write_ended,
-    ).search()
+    )
+    try:
+        tuner.search()
+    except UsedUp:
+        return False
+    return True
 
 
 def _arguments(task: Task) -> list[str]:

@@ -13,8 +13,8 @@ from kerasimg.data.loading import Loader
 from kerasimg.data.pipeline import TARGETS, labels_for
 from kerasimg.data.sources import Source
 from kerasimg.spec.document import Image
-from kerasimg.training.features import FeaturePlan, Job
 from kerasimg.training.feature_rows import Rows
+from kerasimg.training.features import FeaturePlan, Job
 from kerasimg.tuning.whole_epochs import Table
 
 SHARE = 0.25

@@ -137,7 +137,8 @@ class TrialLoop:
         ready.fit([_Rows(self, index), *followed, follow], self.epoch, int(last))
         if not math.isfinite(self.rows[-1].get("loss", 0.0)):
             raise KerasimgError(
-                f"the loss is no number any more (stage {index + 1}, epoch {self.epoch}); a lower learning rate may help"
+                f"the loss is no number any more (stage {index + 1}, epoch {self.epoch}); "
+                "a lower learning rate may help"
             )
         over = self.epoch >= end or follow.ended
         if over:

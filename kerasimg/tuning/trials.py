@@ -79,7 +79,8 @@ class Trials:
     ) -> None:
         """ref, data, cache, weights, limits, on_bad_image, set, say, params: as for `kerasimg.train`.
 
-        folder: in which each trial that keeps something gets its own.  seed: of trials that name none; None: the spec's.
+        folder: in which each trial that keeps something gets its own.  seed: of trials that name none; None: that
+        of the spec.
         cache: "disk" where several processes share the pictures.  keep: of how many of the best trials in that folder,
         by `tune.objective`, the weights are kept; None: as `tune.keep` says.
         """

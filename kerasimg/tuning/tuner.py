@@ -21,6 +21,10 @@ ITS_OWN = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_POR
 """The variables of the environment by which KerasTuner searches over several machines."""
 
 
+class UsedUp(Exception):
+    """The process has taken much memory that is not given back: another is to go on in its place."""
+
+
 class Runner(Protocol):
     """What trains a trial: `kerasimg.tuning.trials.Trials`."""
 
@@ -65,6 +69,11 @@ class TrialTuner(base_tuner.BaseTuner):
         super().__init__(oracle, directory=str(folder.parent), project_name=folder.name)
         self.runner, self.goal, self.seed, self.executions = runner, goal, seed, executions
         self.follow, self.finished = follow, finished
+
+    def pre_create_trial(self) -> None:
+        """UsedUp where this process should train no more."""
+        if getattr(self.runner, "used_up", bool)():
+            raise UsedUp
 
     def _populate_initial_space(self) -> None:
         """Nothing to do: the spec says all of it, and no model is built for that."""

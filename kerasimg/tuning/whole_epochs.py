@@ -25,7 +25,7 @@ from kerasimg.tuning.by_keras import optimizer_of, steps_of
 from kerasimg.tuning.lifted import lift_decay
 
 LONGEST_CALL_S = 4.0
-"""Of an epoch that would take longer on a slow processor, a call of the graph is a part, for Ctrl-C to have its turn."""
+"""Of an epoch that would take longer on a slow processor, a call is a part, for Ctrl-C to have its turn."""
 
 _as_written = tf.autograph.experimental.do_not_convert
 

@@ -36,6 +36,7 @@ def work(
 
     ref, data and the rest: as for the chief, `kerasimg.tune(..., chief="HOST:PORT")`.  chief: HOST:PORT where it is.
     The chief may come later, and may be restarted. Nothing is kept here; what became of each trial goes to the chief.
+    Raises `kerasimg.tuning.tuner.UsedUp` where the process has taken so much memory that another should go on.
     """
     from kerasimg.training import recall
     from kerasimg.training.experiment import load_for
@@ -50,9 +51,15 @@ def work(
 
 
 def serve(
-    task: Any, chief: str, tuner_id: str, folder: Path, cache: Any, say: Say, write: Callable[[str, Any], None] = print
+    task: Any,
+    chief: str,
+    tuner_id: str,
+    folder: Path,
+    cache: Any,
+    say: Say,
+    kept: Callable[[str, Any], None] | None = None,
 ) -> int:
-    """Train what a chief hands out; how many trials it was.  write: keeps what became of a trial, before it is told."""
+    """Train what a chief hands out; how many trials it was.  kept: keeps what became of a trial, before it is told."""
     from kerasimg.tuning.client import PatientClient, address_of
     from kerasimg.tuning.oracle import make_oracle
     from kerasimg.tuning.tuner import TrialTuner
@@ -65,6 +72,8 @@ def serve(
     def finished(trial: str, ended: Any) -> None:
         nonlocal done
         done += 1
+        if kept is not None:
+            kept(trial, ended)
         say(f"trial {trial}: {ended.status}, {task.goal.figure} {ended.score}")
 
     class Worker(TrialTuner):
@@ -103,7 +112,8 @@ def main() -> None:
         os.sched_setaffinity(0, [int(core) for core in told.cores.split(",")])
     from kerasimg.tuning.client import end_with
     from kerasimg.tuning.folder import Task
-    from kerasimg.tuning.records import TRIALS
+    from kerasimg.tuning.records import TRIALS, Records
+    from kerasimg.tuning.tuner import UsedUp
 
     if told.parent:
         end_with(told.parent)
@@ -112,10 +122,16 @@ def main() -> None:
         folder = task.folder / TRIALS
         tuner_id = os.environ["KERASTUNER_TUNER_ID"]
         cache = "disk" if task.call["cache"] in ("auto", "memory") else None
-        serve(task, told.chief, tuner_id, folder, cache, lambda line: None)
+        serve(task, told.chief, tuner_id, folder, cache, _nothing, Records(task.folder).write_ended)
+    except UsedUp:
+        sys.exit(0)  # the chief begins another
     except KerasimgError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
+
+
+def _nothing(line: str) -> None:
+    """Say nothing."""
 
 
 if __name__ == "__main__":

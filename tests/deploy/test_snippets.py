@@ -17,7 +17,9 @@ import kerasimg
 from kerasimg.data.decode import FILTERS, RESIZE, decode
 from kerasimg.deploy import snippets
 from kerasimg.deploy.bundle import Bundle
+from kerasimg.deploy.exporting import Options, prepare
 from kerasimg.deploy.manifest import Manifest, ModelFile
+from kerasimg.deploy.targets import target
 from kerasimg.deploy.web import browser, litertjs, pages
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
@@ -27,7 +29,8 @@ HERE = Path(__file__).parent
 
 
 def model(**changed: Any) -> ModelFile:
-    told = {"path": "model.tflite", "runtime": "litert", "precision": "float32", "input_dtype": "float32"} | changed
+    told = {"path": "model.tflite", "runtime": "litert", "precision": "float32", "input_dtype": "float32", "batch": 1}
+    told |= changed
     return ModelFile.model_validate(told)
 
 
@@ -98,38 +101,42 @@ fun told(file: String, width: Int, height: Int, make: (IntArray) -> ByteArray) {
 
 
 @pytest.mark.skipif(browser.available() is not None, reason=str(browser.available()))
-@pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_javascript_runs_a_tflite_file_of_any_batch(precision: str, exported: dict[str, Bundle], tmp_path: Path):
+def test_javascript_runs_a_tflite_file(run: Run, tmp_path: Path):
     try:
         runtime = litertjs.runtime_files()
     except CallError as error:
         pytest.skip(str(error))
-    bundle = exported["litert"]
-    chosen = bundle.model(precision)
-    (vector, *_) = bundle.vectors()
-    about = {"name": "x", "task": "multiclass", "classes": list(bundle.classes), "thresholds": None, "image": {}}
-    pages.write_folder(tmp_path, about, runtime)
-    shutil.copy(bundle.model_path(chosen), tmp_path)
-    code = snippets.javascript(bundle.manifest, bundle.image, chosen)
-    code = code.replace("node_modules/@litertjs/core/wasm/", "litert/")
-    pixels = f"new Uint8Array({json.dumps(vector.pixels.reshape(-1).tolist())})"
+    exporting = prepare(run, options=Options(("float32", "int8"), 1))
+    models = target("litert").writer("litert")(exporting, tmp_path)
+    told = manifest(classes=3, models=models)
+    pages.write_folder(tmp_path, {"name": "x"}, runtime)
     imports = '<script type="importmap">{"imports": {"@litertjs/core": "./litert/index.js"}}</script>'
-    script = f"{code}\nwindow.kerasimg = Promise.resolve({{ told: await probabilities({pixels}) }});"
-    page = f'<!doctype html>{imports}<script type="module">{script}</script>'
-    (tmp_path / "index.html").write_text(page)
+    failed = "<script>onerror = (said) => (window.told = said);</script>"
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3)).astype(np.uint8)
+    values = json.dumps(pixels.reshape(-1).tolist())
+    for model_file in models:
+        code = snippets.javascript(told, exporting.image, model_file)
+        code = code.replace("node_modules/@litertjs/core/wasm/", "litert/")
+        script = f"{code}\nwindow.told = await probabilities(new Uint8Array({values}));"
+        page = f'<!doctype html>{failed}{imports}<script type="module">{script}</script>'
+        (tmp_path / f"{model_file.precision}.html").write_text(page)
+    found = {}
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         driver = browser._driver([])
         try:
             from selenium.webdriver.support.wait import WebDriverWait
 
-            driver.get(f"http://127.0.0.1:{server.server_port}/index.html")
-            WebDriverWait(driver, 60).until(lambda one: one.execute_script("return Boolean(window.kerasimg)"))
-            found = driver.execute_async_script("window.kerasimg.then(({ told }) => arguments[0](told))")
+            for model_file in models:
+                driver.get(f"http://127.0.0.1:{server.server_port}/{model_file.precision}.html")
+                answer = WebDriverWait(driver, 60).until(lambda one: one.execute_script("return window.told"))
+                found[model_file.precision] = answer
         finally:
             driver.quit()
             server.shutdown()
-    np.testing.assert_allclose(found, vector.probabilities, atol=1e-5 if precision == "float32" else 0.05)
+    wanted = run.classifier.probabilities(pixels.astype(np.float32))[0]
+    np.testing.assert_allclose(found["float32"], wanted, atol=1e-5)
+    np.testing.assert_allclose(found["int8"], wanted, atol=0.05)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

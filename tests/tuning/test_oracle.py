@@ -146,10 +146,10 @@ def test_bayesian_search_tries_nothing_twice():
 
 def test_bayesian_search_beats_random_search_on_a_bowl():
     bests = {
-        tuner: [run(oracle(tuner, seed=seed, max_trials=25)).trials for seed in range(5)]
+        tuner: [run(oracle(tuner, seed=seed, max_trials=20)).trials for seed in range(4)]
         for tuner in ("random", "bayesian")
     }
-    missed = {tuner: sum(1 - max(t.score for t in trials.values()) for trials in of) / 5 for tuner, of in bests.items()}
+    missed = {tuner: sum(1 - max(t.score for t in trials.values()) for trials in of) / 4 for tuner, of in bests.items()}
     assert missed["bayesian"] < 0.5 * missed["random"]
 
 

@@ -43,9 +43,7 @@ def test_two_processes_cannot_search_in_one_folder(tmp_path):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path) as process:
         assert process.stdout.readline() == b"held\n"
         with pytest.raises(CallError, match="another process is searching"):
-            records = Records(tmp_path)
-    records.hold()
-    records.release()
+            Records(tmp_path).hold()
         process.kill()
     records = Records(tmp_path)
     records.hold()
