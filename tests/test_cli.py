@@ -170,15 +170,13 @@ def test_quiet_training_says_only_what_came_of_it(say: Say, spec: Path, colours:
 
 def test_the_verbs_own_arguments_are_named_in_full():
     from kerasimg.evaluation.evaluate import evaluate
-    from kerasimg.models.build import construct
+    from kerasimg.models.build import build
     from kerasimg.training.train import train
     from kerasimg.tuning.search import tune
     from kerasimg.tuning.worker import work
 
-    taken = {
-        name for verb in (catalog.load, train, construct, tune, work) for name in inspect.signature(verb).parameters
-    }
-    assert taken - {"params", "spec"} == OWN_ARGUMENTS
+    taken = {name for verb in (catalog.load, train, build, tune, work) for name in inspect.signature(verb).parameters}
+    assert taken - {"params", "spec", "visitor"} == OWN_ARGUMENTS
     assert "run" in inspect.signature(evaluate).parameters
 
 

@@ -1,10 +1,12 @@
-"""How much memory this process takes."""
+"""How much memory this process takes, and what TensorFlow would keep of it for ever."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 def resident_bytes() -> int:
@@ -19,3 +21,24 @@ def resident_bytes() -> int:
         return 0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def noted_gradients() -> set[str]:
+    """The names by which TensorFlow has noted gradients of traced functions: each keeps the graph of its function."""
+    return {name for name in _registry() if name.startswith("CustomGradient-")}
+
+
+def forget_gradients(names: Iterable[str]) -> None:
+    """Let go of graphs that no one will run again; TensorFlow, which notes one per traced optimizer, never does."""
+    registry = _registry()
+    for name in names:
+        registry.pop(name, None)
+
+
+def _registry() -> dict[str, Any]:
+    if "tensorflow" not in sys.modules:
+        return {}
+    # Private, and used nowhere else: there is no public way to forget a gradient.
+    from tensorflow.python.framework import ops
+
+    return getattr(ops.gradient_registry, "_registry", {})

@@ -95,6 +95,8 @@ class SharedModel:
         self._rates: list[dict[str, Rate]] = [
             lift_rates(sized.built.model, outline.rates) for sized in experiment.sized.values()
         ]
+        self.gradients: set[str] = set()
+        """To be forgotten with it, see `memory.noted_gradients`."""
         self.trials = 0
         """That have trained it."""
 

@@ -13,7 +13,7 @@ import os
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from kerasimg.training.sizes import Size, Sized
 from kerasimg.training.trial import is_out_of_memory, settle_choices
 from kerasimg.tuning.by_keras import ByKeras, plan_of
 from kerasimg.tuning.kept_weights import keep_best, save_weights
-from kerasimg.tuning.memory import resident_bytes
+from kerasimg.tuning.memory import forget_gradients, noted_gradients, resident_bytes
 from kerasimg.tuning.outcome import Outcome, Row, Status, best_row, direction_of
 from kerasimg.tuning.outline import Known, Outline, Recorder, outline_of
 from kerasimg.tuning.shared_graph import SharedModel, can_share, models_of, signature
@@ -145,6 +145,7 @@ class Trials:
         reason = None
         self._now, self._reused, self._head_alone = None, False, False
         weights = None
+        noted = noted_gradients()
         try:
             loop = self._loop(self.resolve(values, seed), epochs, after_epoch)
             if state is not None:
@@ -156,15 +157,24 @@ class Trials:
             weights = self._keep(loop, trial_id)
         except Exception as error:  # whatever it is, the other trials go on
             status, reason = _judged(error)
-            self._models.pop(self._now or "", None)
+            if (spoilt := self._models.pop(self._now or "", None)) is not None:
+                forget_gradients(spoilt.gradients)
         rows = loop.rows if loop else []
         logs = [row for row in rows if row["epoch"] > first_epoch]
         details = {"shared": self._reused}
+        self._note(noted_gradients() - noted)
         self._make_room()
         if self._first_bytes is None:
             self._first_bytes = resident_bytes()
         seconds = time.perf_counter() - begun
         return Outcome(status, logs, self._best(rows), seconds, reason, weights, details)
+
+    def _note(self, gradients: Collection[str]) -> None:
+        """Remember what to forget with the model of this trial, or forget it now, where the model is not kept."""
+        if (kept := self._models.get(self._now or "")) is not None:
+            kept.gradients |= {*gradients}
+        else:
+            forget_gradients(gradients)
 
     def used_up(self) -> bool:
         """Whether the process has taken so much memory for its trials that another should go on in its place.
@@ -279,7 +289,7 @@ class Trials:
         while len(self._models) > 1 and (
             len(self._models) > MODELS or sum(one.nbytes for one in self._models.values()) > most
         ):
-            self._models.popitem(last=False)
+            forget_gradients(self._models.popitem(last=False)[1].gradients)
         self._dropped += before - len(self._models)
         if self._dropped >= MODELS // 2:
             gc.collect()  # takes a moment: not for every single one

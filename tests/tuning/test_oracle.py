@@ -150,7 +150,7 @@ def test_bayesian_search_beats_random_search_on_a_bowl():
         for tuner in ("random", "bayesian")
     }
     missed = {tuner: sum(1 - max(t.score for t in trials.values()) for trials in of) / 4 for tuner, of in bests.items()}
-    assert missed["bayesian"] < 0.5 * missed["random"]
+    assert missed["bayesian"] < 0.7 * missed["random"]
 
 
 def test_a_search_in_which_everything_fails_ends_early():

@@ -1,0 +1,79 @@
+"""The command `tune`: what it prints, and what it refuses."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from kerasimg import cli
+
+
+@pytest.fixture
+def say(capfd, monkeypatch):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["kerasimg", "tune", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return caught.value.code, *capfd.readouterr()
+
+    return run
+
+
+def test_the_space_of_a_spec_is_printed_with_its_size(say):
+    code, out, _ = say("simple_cnn", "--space")
+    assert code == 0
+    assert out.splitlines() == [
+        "filters  one of 16, 32, 64 (default 32)",
+        "units    one of 64, 128, 256 (default 128)",
+        "lr       a number from 0.0001 to 0.01, on a logarithmic scale (default 0.001)",
+        "9 combinations, each with 1 value from a range without end",
+    ]
+
+
+def test_the_space_needs_no_tensorflow(tmp_path):
+    code = "import sys; from kerasimg import cli; sys.argv = ['kerasimg', 'tune', 'simple_cnn', '--space']\n"
+    code += (
+        "try: cli.main()\nexcept SystemExit: print(sorted({'tensorflow', 'keras', 'keras_tuner'} & sys.modules.keys()))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert said.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "tune needs a SPEC, or --resume DIR"),
+        (["simple_cnn"], "tune needs --data DIR"),
+        (["simple_cnn", "--resume", "runs/x"], "--resume goes on with what the search was begun with"),
+        (["simple_cnn", "--data", "sample", "--worker", "host"], "expected HOST:PORT, got 'host'"),
+        (["simple_cnn", "--data", "sample", "--worker", "a:1", "--workers", "2"], "are for the chief"),
+        (["--resume", "gone"], "'gone' is not the folder of a search: it holds no search.json"),
+        (["simple_cnn", "--data", "sample", "--workers", "0"], "workers: expected a number > 0, got 0"),
+    ],
+)
+def test_a_call_that_makes_no_sense_is_told_what_would(say, arguments, told):
+    code, _, err = say(*arguments)
+    assert code == 2
+    assert told in err
+
+
+def test_a_search_tells_what_it_found_in_json(say, searched_file, pictures, tmp_path):
+    folder = pictures(tmp_path / "few", {"red": 10, "blue": 10})
+    code, out, _ = say(searched_file, "--data", folder, "--out", tmp_path / "runs", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["trials"] == 2
+    assert json.loads((tmp_path / "runs" / "tiny-tune-1" / "best.json").read_text())["kerasimg"] == 1
+    assert list(told["values"]) == ["compile.optimizer.learning_rate"]
+
+
+@pytest.fixture
+def searched_file(tmp_path, tiny):
+    rate = {"$choice": [0.1, 0.3], "default": 0.3}
+    fit = {"batch_size": 8, "stages": [{"epochs": 1}]}
+    tune = {"tuner": "grid", "max_trials": 2}
+    spec = tiny(compile={"optimizer": {"type": "Adam", "learning_rate": rate}}, fit=fit, tune=tune)
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(spec))
+    return path
