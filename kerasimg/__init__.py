@@ -42,6 +42,8 @@ _WHERE = {
     "serve": "kerasimg.deploy.serve.server",
     "pack": "kerasimg.deploy.sharing",
     "unpack": "kerasimg.deploy.sharing",
+    "push": "kerasimg.deploy.hub",
+    "pull": "kerasimg.deploy.hub",
     "export": "kerasimg.deploy.export",
     "verify": "kerasimg.deploy.verify",
     "measure": "kerasimg.deploy.measure",

@@ -1,4 +1,4 @@
-"""Commands that make one file of a classifier, and back: pack, unpack."""
+"""Commands that pass a classifier on: pack, unpack, push, pull."""
 
 from __future__ import annotations
 
@@ -37,6 +37,42 @@ def unpack(
         from kerasimg.deploy import sharing
     folder = sharing.unpack(file, out).folder
     _tell(folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()), as_json)
+
+
+Repo = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Of a model on the Hugging Face Hub.")]
+
+
+@commands.command()
+def push(
+    run: RunRef,
+    repo: Repo,
+    private: Annotated[bool, typer.Option("--private", help="Only you see it, when it is made now.")] = False,
+    message: Annotated[str | None, typer.Option(metavar="TEXT", help="Of the commit.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Put a run or a pack on the Hugging Face Hub, as a pack with its model card."""
+    from kerasimg.deploy import hub
+    from kerasimg.spec.pack import is_pack
+
+    if not is_pack(run):
+        with keras_loaded():
+            pass
+    address = hub.push(run, repo, private=private, message=message)
+    typer.echo(json.dumps({"repo": repo, "url": address}) if as_json else address)
+
+
+@commands.command()
+def pull(
+    repo: Repo,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Left out: NAME.kerasimg in this folder.")] = None,
+    revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit. Left out: main.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch a classifier from the Hugging Face Hub, as a .kerasimg file. It cannot run code."""
+    from kerasimg.deploy import hub
+
+    path = hub.pull(repo, out, revision=revision)
+    _tell(path, path.stat().st_size, as_json)
 
 
 def _tell(path: Path, size: int, as_json: bool) -> None:

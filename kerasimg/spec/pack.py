@@ -14,7 +14,8 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -61,20 +62,15 @@ class Pack:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with zipfile.ZipFile(path) as archive:
-                self.manifest = self._manifest(_text(archive, MANIFEST))
-                self._check(archive)
-        except FileNotFoundError:
-            raise CallError(f"no file '{path}'") from None
-        except (zipfile.BadZipFile, KeyError, OSError, NotImplementedError, RuntimeError, EOFError) as error:
-            raise self._refused(str(error).strip("'\"") or type(error).__name__) from None
+        with self._opened() as archive:
+            self.manifest = self._manifest(_text(archive, MANIFEST))
+            self._check(archive)
 
     def read(self, member: str) -> bytes:
         """The content of a member, checked against the manifest; nothing where it is none of the pack's."""
         if member not in self.manifest.files:
             return b""
-        with zipfile.ZipFile(self.path) as archive:
+        with self._opened() as archive:
             content = archive.read(member)
         if hashlib.sha256(content).hexdigest() != self.manifest.files[member]:
             raise self._refused(f"{member} is not what it was when it was packed: its SHA-256 differs")
@@ -92,6 +88,17 @@ class Pack:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self.read(SPEC) if name == SPEC else json.dumps(document).encode())
         return folder / SPEC
+
+    @contextmanager
+    def _opened(self) -> Iterator[zipfile.ZipFile]:
+        """The archive; what is wrong with it becomes an error that names it."""
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                yield archive
+        except FileNotFoundError:
+            raise CallError(f"no file '{self.path}'") from None
+        except (zipfile.BadZipFile, KeyError, OSError, NotImplementedError, RuntimeError, EOFError) as error:
+            raise self._refused(str(error).strip("'\"") or type(error).__name__) from None
 
     def _manifest(self, content: bytes) -> Manifest:
         try:

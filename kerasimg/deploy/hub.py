@@ -1,0 +1,160 @@
+"""Packs on the Hugging Face Hub: `kerasimg.push`, `kerasimg.pull`.
+
+A model on the hub is a Git repository. Of ours it holds the pack, which is all that `pull` reads; the spec beside it,
+so that it can be read and compared in the browser; and the model card as README.md, whose head the hub's search reads.
+The hub's own client does the talking: `HF_TOKEN`, `HF_ENDPOINT`, `hf auth login` and its proxies hold here, too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kerasimg.deploy.runtimes import needs
+from kerasimg.errors import CallError
+from kerasimg.spec import pack as form
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+    from kerasimg.models.classifier import ClassifierReference
+
+FILE = f"model{form.SUFFIX}"
+"""The pack in a repository; the one name that `pull` asks for."""
+README = "README.md"
+EXTRA, CLIENT = "hub", "huggingface_hub"
+LOG_IN = "log in (hf auth login) or set HF_TOKEN"
+
+
+def push(run: ClassifierReference, repo: str, *, private: bool = False, message: str | None = None) -> str:
+    """Put a classifier on the Hugging Face Hub, as a commit of its own; what was there stays in the history.
+
+    run: a run, its folder, a `model.keras` file, or a pack.
+    repo: `owner/name`; made when it is not there yet.
+    private: whether a repository that is made is; one that is there stays as it is.
+    message: of the commit.
+
+    Gives the address of the repository. Needs `pip install "kerasimg[hub]"` and a token that may write.
+    Raises CallError when there is no trained model, or the hub refuses.
+    """
+    with tempfile.TemporaryDirectory(prefix="kerasimg-push-") as place:
+        file = Path(str(run)) if form.is_pack(run) else _packed(run, Path(place))
+        opened = form.Pack(file)
+        with needs(EXTRA, CLIENT):
+            from huggingface_hub import CommitOperationAdd
+        contents: dict[str, str | bytes] = {
+            FILE: str(file),
+            form.SPEC: opened.read(form.SPEC),
+            README: readme(opened, repo).encode(),
+        }
+        operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
+        with _talking(repo) as hub:
+            address = str(hub.create_repo(repo, private=private, exist_ok=True))
+            hub.create_commit(repo, operations, commit_message=message or f"{opened.manifest.name}, by kerasimg")
+        return address
+
+
+def pull(repo: str, out: str | os.PathLike[str] | None = None, *, revision: str | None = None) -> Path:
+    """Fetch a classifier from the Hugging Face Hub as a pack, which can run no code, and look whether it is sound.
+
+    repo: `owner/name`.
+    out: the file, which ends in `.kerasimg`; left out, `<name>.kerasimg` in this folder. It must not be there yet.
+    revision: a branch, a tag, or a commit's hash, which names what was there at that time for ever; left out, `main`.
+
+    Gives the file's path: `build`, `train`, `evaluate`, `predict`, `export` and `serve` take it as it is.
+    Raises CallError when there is no such model, it holds no sound pack, or the file is there already.
+    """
+    path = Path(f"{repo.rpartition('/')[2]}{form.SUFFIX}" if out is None else out)
+    if path.suffix != form.SUFFIX:
+        raise CallError(f"out: expected a name that ends in {form.SUFFIX}, got '{path}'")
+    if not path.parent.is_dir():
+        raise CallError(f"out: no folder '{path.parent}'")
+    if path.exists():
+        raise CallError(f"out: '{path}' is there already; name another file")
+    with tempfile.TemporaryDirectory(prefix=".kerasimg-pull-", dir=path.parent) as place:
+        with _talking(repo) as hub:
+            fetched = Path(hub.hf_hub_download(repo, FILE, revision=revision, local_dir=place))
+        try:
+            opened = form.Pack(fetched)
+            for member in opened.manifest.files:
+                opened.read(member)  # compares its SHA-256
+        except CallError as error:
+            raise CallError(str(error).replace(str(fetched), f"{repo}/{FILE}")) from None
+        shutil.move(fetched, path)
+    return path
+
+
+def readme(opened: form.Pack, repo: str) -> str:
+    """The model card as the page of the repository: how to use it names the repository."""
+    name = repo.rpartition("/")[2]
+    use = (
+        f'## Use\n\n```sh\npip install "kerasimg[{EXTRA}]"\nkerasimg pull {repo}\n'
+        f"kerasimg predict {name}{form.SUFFIX} photo.jpg\n```\n"
+    )
+    card = opened.read(form.CARD).decode()
+    if not card:
+        head = "---\nlibrary_name: keras\npipeline_tag: image-classification\ntags:\n- keras\n- kerasimg\n---\n\n"
+        return f"{head}# {' '.join(opened.manifest.name.split())}\n\nAn image classifier.\n\n{use}"
+    # The card of a run tells how to use the run's own files, which are not here.
+    replaced, count = re.subn(r"(?ms)^## Use\n.*?(?=^## |\Z)", lambda _: f"{use}\n", card, count=1)
+    return replaced if count else f"{card}\n{use}"
+
+
+def _packed(run: ClassifierReference, place: Path) -> Path:
+    from kerasimg.deploy.sharing import pack
+
+    return pack(run, place / FILE)
+
+
+@contextmanager
+def _talking(repo: str) -> Iterator[HfApi]:
+    """The hub's client; what it raises becomes an error that says what to do."""
+    with needs(EXTRA, CLIENT):
+        import huggingface_hub
+    from huggingface_hub import errors
+
+    hub = huggingface_hub.HfApi(library_name="kerasimg")
+    try:
+        yield hub
+    except errors.HFValidationError:
+        raise CallError(f"repo: expected OWNER/NAME, letters, digits, - _ and . in each, got '{repo}'") from None
+    except errors.RevisionNotFoundError:
+        raise CallError(f"{repo}: it has no such revision; see {hub.endpoint}/{repo}/commits/main") from None
+    except errors.GatedRepoError:
+        raise CallError(f"{repo}: its owner must let you in: ask at {hub.endpoint}/{repo}, and {LOG_IN}") from None
+    except errors.RepositoryNotFoundError:
+        raise CallError(f"{repo}: no such model at {hub.endpoint}, or a private one: {LOG_IN}") from None
+    except errors.LocalTokenNotFoundError:
+        raise CallError(f"{repo}: {hub.endpoint} must know who you are: {LOG_IN}") from None
+    except errors.LocalEntryNotFoundError:
+        raise CallError(f"{repo}: {hub.endpoint} cannot be reached (HF_HUB_OFFLINE is set, or no network)") from None
+    except errors.EntryNotFoundError:
+        raise CallError(f"{repo}: it holds no {FILE}; only what kerasimg push put there can be pulled") from None
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise CallError(
+                f"{repo}: {hub.endpoint} refuses ({status}): {LOG_IN} with a token that may write"
+            ) from None
+        raise CallError(
+            f"{repo}: {hub.endpoint} answers {status}: {error.server_message or _first_line(error)}"
+        ) from None
+    except Exception as error:
+        # The client wraps what stops an upload, and lets errors of its HTTP library through, whose name changes between
+        # its versions.
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        module = type(cause).__module__
+        if not module.startswith((CLIENT, "httpx", "httpcore")):
+            raise
+        what = "does not answer as its client expects" if module.startswith(CLIENT) else "cannot be reached"
+        raise CallError(f"{repo}: {hub.endpoint} {what}: {_first_line(cause)}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,136 @@
+"""With the hub's real client, against a stand-in of its HTTP interface on loopback."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import kerasimg
+from kerasimg.cli import app
+from kerasimg.deploy.hub import FILE
+from kerasimg.errors import CallError
+
+REPO = "anna/lilies"
+OLD_UPLOAD = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+"""The client hands a large file to its HTTP library in a way that the library wants to give up."""
+
+
+@pytest.fixture(scope="module")
+def packed(run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return kerasimg.pack(run, tmp_path_factory.mktemp("hub") / "colours.kerasimg")
+
+
+def test_what_is_pushed_is_pulled_again_to_the_byte(hub: Any, run: Any, packed: Path, tmp_path: Path):
+    assert kerasimg.push(run, REPO) == f"{hub.url}/{REPO}"
+    assert sorted(hub.repos[REPO][-1]) == ["README.md", FILE, "spec.json"]
+    pulled = kerasimg.pull(REPO, tmp_path / "again.kerasimg")
+    assert pulled.read_bytes() == packed.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["again.kerasimg"]
+
+
+@OLD_UPLOAD
+def test_small_and_large_files_both_arrive(hub: Any, packed: Path, tmp_path: Path):
+    padded = tmp_path / "large.kerasimg"
+    padded.write_bytes(packed.read_bytes())
+    with zipfile.ZipFile(padded, "a") as archive:
+        archive.comment = b" " * hub.LARGE
+    for path in (packed, padded):
+        kerasimg.push(path, REPO)
+        assert hub.repos[REPO][-1][FILE] == path.read_bytes()
+    assert list(hub.large.values()) == [padded.read_bytes()]
+
+
+def test_the_page_says_how_to_use_what_is_there(hub: Any, run: Any, packed: Path):
+    kerasimg.report(run)
+    kerasimg.push(run, REPO)
+    page = hub.repos[REPO][-1]["README.md"].decode()
+    assert page.startswith("---\nlibrary_name: keras\n")
+    assert (page.count("## Use"), page.count("kerasimg pull anna/lilies"), 'model.keras"' in page) == (1, 1, False)
+    assert "## Figures" in page
+    assert "## Limits" in page
+
+
+def test_a_push_is_a_commit_and_the_one_before_can_be_had(hub: Any, packed: Path, tmp_path: Path):
+    kerasimg.push(packed, REPO, private=True, message="a first one")
+    kerasimg.push(packed, REPO)
+    assert (hub.private[REPO], hub.messages) == (True, ["a first one", "tiny, by kerasimg"])
+    hub.repos[REPO][1][FILE] = b"changed"
+    first = kerasimg.pull(REPO, tmp_path / "first.kerasimg", revision=hub.name_of(1))
+    assert first.read_bytes() == packed.read_bytes()
+    with pytest.raises(CallError, match=r"anna/lilies: it has no such revision"):
+        kerasimg.pull(REPO, tmp_path / "x.kerasimg", revision="v9")
+
+
+@OLD_UPLOAD
+def test_an_upload_that_stops_in_its_middle_is_said_so(hub: Any, packed: Path, tmp_path: Path):
+    hub.LARGE, hub.storing = 100, False
+    with pytest.raises(CallError, match=r"anna/lilies: .* does not answer as its client expects: .*507"):
+        kerasimg.push(packed, REPO)
+    assert hub.repos[REPO] == []
+
+
+def test_a_pack_that_a_stranger_changed_is_not_kept(hub: Any, packed: Path, tmp_path: Path):
+    kerasimg.push(packed, REPO)
+    content = bytearray(hub.repos[REPO][-1][FILE])
+    content[content.index(b"weights.safetensors") + 200] ^= 1
+    hub.repos[REPO][-1][FILE] = bytes(content)
+    with pytest.raises(CallError, match=r"'anna/lilies/model.kerasimg' is no sound pack of kerasimg"):
+        kerasimg.pull(REPO, tmp_path / "x.kerasimg")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_had_is_named_with_what_to_do(
+    hub: Any, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "x.kerasimg"
+    with pytest.raises(CallError, match=r"anna/none: no such model at .*, or a private one: log in"):
+        kerasimg.pull("anna/none", out)
+    kerasimg.push(packed, REPO, private=True)
+    hub.repos[REPO].append({"README.md": b""})
+    with pytest.raises(CallError, match=r"it holds no model.kerasimg; only what kerasimg push put there"):
+        kerasimg.pull(REPO, out)
+    with pytest.raises(CallError, match=r"repo: expected OWNER/NAME, .*, got 'a/b/c'"):
+        kerasimg.pull("a/b/c", out)
+    hub.broken = True
+    with pytest.raises(CallError, match=r"anna/lilies: .* answers 418: .*teapot"):
+        kerasimg.push(packed, REPO)
+    hub.broken = False
+    monkeypatch.setenv("HF_TOKEN", "hf_may_read")
+    with pytest.raises(CallError, match=r"anna/lilies: .* \(401\): log in .* with a token that may write"):
+        kerasimg.push(packed, REPO)
+    with pytest.raises(CallError, match="no such model"):
+        kerasimg.pull(REPO, out)
+
+
+def test_no_file_is_replaced_and_nothing_is_asked_for_in_vain(hub: Any, tmp_path: Path):
+    there = tmp_path / "mine.kerasimg"
+    there.write_text("mine")
+    for out, words in (
+        (there, "is there already"),
+        (tmp_path / "x.zip", "expected a name that ends in .kerasimg"),
+        (tmp_path / "none" / "x.kerasimg", "no folder"),
+    ):
+        with pytest.raises(CallError, match=words):
+            kerasimg.pull(REPO, out)
+    assert (there.read_text(), hub.asked) == ("mine", [])
+
+
+def test_a_hub_that_is_not_there_is_said_so(hub: Any, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    hub.stop()
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client tries five times more
+    with pytest.raises(CallError, match=r"anna/lilies: http://127.0.0.1:.* cannot be reached"):
+        kerasimg.push(packed, REPO)
+    with pytest.raises(CallError, match=r"anna/lilies: http://127.0.0.1:.* cannot be reached"):
+        kerasimg.pull(REPO, tmp_path / "x.kerasimg")
+
+
+def test_the_commands_push_a_pack_and_pull_it(hub: Any, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    pushed = CliRunner().invoke(app, ["push", str(packed), REPO, "--json"])
+    assert (pushed.exit_code, json.loads(pushed.stdout)) == (0, {"repo": REPO, "url": f"{hub.url}/{REPO}"})
+    pulled = CliRunner().invoke(app, ["pull", REPO])
+    assert (pulled.exit_code, pulled.stdout.split()[0]) == (0, "lilies.kerasimg")
+    assert (tmp_path / "lilies.kerasimg").read_bytes() == packed.read_bytes()
