@@ -13,7 +13,8 @@ commands = typer.Typer()
 @commands.command()
 def serve(
     source: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run's folder, or a bundle's as `export` writes it.")
+        Path,
+        typer.Argument(metavar="RUN_OR_BUNDLE", help="A run's folder, a bundle's as `export` writes it, or a pack."),
     ],
     host: Annotated[str, typer.Option(help="Listen at this address; 127.0.0.1 is this machine alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any that is free.")] = 8000,
@@ -42,7 +43,7 @@ def serve(
     ] = True,
     log: Annotated[bool, typer.Option("--log/--no-log", help="A line of JSON for each request.")] = True,
 ) -> None:
-    """Answer over HTTP what is on pictures, from an exported model, without TensorFlow."""
+    """Answer over HTTP what is on pictures. From an exported model, without TensorFlow."""
     from kerasimg.deploy.serve.server import serve as run
     from kerasimg.deploy.serve.settings import MEBIBYTE
 

@@ -205,6 +205,7 @@ def _make(
         work.check_other_options(params)
     if len(faults):
         raise SpecError(faults)
+    holds = work.expect_holds(document)
     return Spec(
         name=work.text("name") or re.sub(r"\W+", "_", stem),
         about=work.text("about"),
@@ -218,9 +219,9 @@ def _make(
         file=file,
         folder=folder,
         document=written,
-        resolved=work.resolved(),
+        resolved=work.resolved(holds),
         origins=origins,
-        expect_holds=work.expect_holds(document),
+        expect_holds=holds,
         find=find,
         given=params,
         chosen=dict(chosen or {}),
@@ -361,8 +362,8 @@ class _Making:
     def features(self) -> Any:
         return self.replaced.get("features")
 
-    def resolved(self) -> dict[str, Any]:
-        """The document with nothing left to choose or to default."""
+    def resolved(self, expect_holds: bool) -> dict[str, Any]:
+        """The document with nothing left to choose or to default, and without an `expect` of another model."""
         made = {**self.replaced, "name": self.text("name") or None, "task": self.task()}
         made = {key: value for key, value in made.items() if value is not None}
         if self.params:
@@ -372,6 +373,8 @@ class _Making:
             }
         for name in SECTIONS:
             made[name] = _filled(made.get(name, {}), self.sections[name].model_dump(mode="json"))
+        if not expect_holds:
+            made.pop("expect", None)
         return made
 
     def _final_params(self) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +19,7 @@ from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import FILE
 from kerasimg.deploy.serve.settings import NAMES, Settings, key_from_environment
 from kerasimg.errors import CallError, KerasimgError, nearest
+from kerasimg.spec.pack import SUFFIX, Pack, is_pack
 
 NEEDED = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
 """Packages of the extra `serve`; the runtime's own is named by whoever opens it."""
@@ -40,8 +43,8 @@ def serve(
 ) -> None:
     """Answer requests for an exported model over HTTP; returns when the process is told to end (SIGTERM, Ctrl-C).
 
-    source: a bundle's folder, or a run's; of a run the export for LiteRT, ONNX or OpenVINO is served, and where it
-    has none, one for LiteRT is made first, by a process of its own.
+    source: a bundle's folder, a run's, or a pack; of a run the export for LiteRT, ONNX or OpenVINO is served, and where
+    it has none, or of a pack, one for LiteRT is made first, by a process of its own.
     api_key: that requests must bring; None: `$KERASIMG_API_KEY`, without one no key is asked for.
     say: gets a line for a person when the server is up, and for what it has to do before.
     settings: those of `kerasimg.deploy.serve.settings.Settings`: host, port, workers, threads, ...
@@ -65,13 +68,15 @@ def serve(
 
 
 def bundle_of(source: str | os.PathLike[str], say: Callable[[str], None]) -> Path:
-    """The folder of the bundle that is meant by a bundle or a run; one that there is not yet is made."""
+    """The folder of the bundle that is meant by a bundle, a run or a pack; one that there is not yet is made."""
     folder = Path(source)
+    if is_pack(folder):
+        return _of_pack(folder, say)
     if (folder / FILE).is_file():
         return folder
     model = folder / "model.keras"
     if not model.is_file():
-        raise CallError(f"'{folder}' is neither a bundle ({FILE}) nor a run (model.keras)")
+        raise CallError(f"'{folder}' is neither a bundle ({FILE}) nor a run (model.keras) nor a pack ({SUFFIX})")
     for target in SERVED:
         manifest = folder / "export" / target / FILE
         if manifest.is_file():
@@ -79,13 +84,25 @@ def bundle_of(source: str | os.PathLike[str], say: Callable[[str], None]) -> Pat
                 say(f"{manifest.parent} is older than {model}; to serve that: kerasimg export {folder} --to {target}")
             return manifest.parent
     say(f"{folder} has no export yet; making one: kerasimg export {folder} --to litert")
-    # In a process of its own: this one must not load TensorFlow.
-    done = subprocess.run([sys.executable, "-m", "kerasimg", "export", str(folder), "--to", "litert"], check=False)
-    if done.returncode:
-        raise KerasimgError(
-            f"'{folder}' could not be exported (exit code {done.returncode}); what is wrong stands above"
-        )
+    _export(folder, folder / "export")
     return folder / "export" / "litert"
+
+
+def _of_pack(pack: Path, say: Callable[[str], None]) -> Path:
+    """An export that lasts as long as this process."""
+    Pack(pack)  # what is wrong with it is told before anything is written
+    place = Path(tempfile.mkdtemp(prefix="kerasimg-serve-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    say(f"exporting {pack}; to start at once next time: kerasimg export {pack} --to litert --out DIR, and serve that")
+    _export(pack, place)
+    return place / "litert"
+
+
+def _export(source: Path, out: Path) -> None:
+    """In a process of its own: this one must not load TensorFlow."""
+    command = [sys.executable, "-m", "kerasimg", "export", str(source), "--to", "litert", "--out", str(out)]
+    if code := subprocess.run(command, check=False).returncode:
+        raise KerasimgError(f"'{source}' could not be exported (exit code {code}); what is wrong stands above")
 
 
 def worker() -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -50,6 +51,8 @@ FILES: dict[str, tuple[str, str, str]] = {
 
 SECONDS = 300
 """That npm may take."""
+QUIETLY = ("--loglevel=error", "--ignore-scripts", "--fetch-retries=1", "--fetch-retry-mintimeout=1000")
+"""A second try, at once: who has no network need not wait for a minute to hear of it."""
 
 
 def runtime_files() -> Path:
@@ -130,7 +133,7 @@ def _pack(folder: Path) -> None:
         raise CallError(f"a page needs LiteRT.js {VERSION}, and npm, which fetches it, is not installed: {by_hand}")
     try:
         subprocess.run(
-            [npm, "pack", *packages, "--pack-destination", str(folder), "--silent", "--ignore-scripts"],
+            [npm, "pack", *packages, "--pack-destination", str(folder), *QUIETLY],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -139,7 +142,17 @@ def _pack(folder: Path) -> None:
             timeout=SECONDS,
         )
     except (subprocess.SubprocessError, OSError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         raise CallError(
-            f"npm could not fetch LiteRT.js {VERSION} ({said[-1] if said else 'it failed'}): {by_hand}"
+            f"a page needs LiteRT.js {VERSION}, and npm could not fetch it ({_why(error)}); it needs a network once: "
+            f"{by_hand}"
         ) from None
+
+
+def _why(error: Exception) -> str:
+    """What npm says in its first lines, without its own name before each."""
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"it took longer than {SECONDS} s"
+    said = str(getattr(error, "stderr", None) or error).strip().splitlines()
+    lines = [re.sub(r"^npm (?:ERR!|error)\s*", "", line) for line in said]
+    told = [line for line in lines if "reason:" in line] or [line for line in lines if line] or ["it failed"]
+    return told[0]

@@ -273,7 +273,7 @@ def test_it_loads_neither_keras_nor_tensorflow(bundles: Any):
     assert (done.returncode, done.stderr) == (0, "200\n[]\n")
 
 
-def test_a_run_without_an_export_gets_one_and_answers_as_predict_does(
+def test_of_a_run_or_a_pack_without_an_export_one_is_made_and_answers_as_predict_does(
     start: Callable[..., Any], pictures: Any, tiny: Any, tmp_path: Path
 ):
     pytest.importorskip("ai_edge_litert")
@@ -287,6 +287,10 @@ def test_a_run_without_an_export_gets_one_and_answers_as_predict_does(
     assert told["label"] == expected.label
     for one in told["classes"]:
         assert one["probability"] == pytest.approx(expected.probabilities[one["name"]], abs=1e-5)
+    pack = kerasimg.pack(run, tmp_path / "sent.kerasimg")
+    with start(tmp_path / "log2", pack) as server:
+        assert server.told[0].startswith(f"exporting {pack}; to start at once next time: ")
+        assert ask(server, file.read_bytes()).json()["predictions"][0]["label"] == expected.label
 
 
 def test_what_cannot_be_served_is_told(bundles: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
