@@ -105,12 +105,16 @@ def spans(lines: list[tuple[float, str]], seconds: float, epochs: float) -> dict
     started = next((moment for moment, line in lines if " pictures of " in line), 0.0)
     checked = at("training train", started)
     planned = at("features:", checked)
+    judging = at("judging it on", planned + epochs)
+    writing = at("writing", judging)
     return {
-        "start, build the model": started,
-        "check the pictures": checked - started,
+        "start: TensorFlow, Keras": started,
+        "build the model, check the pictures": checked - started,
         "features, engine": planned - checked,
         "epochs": epochs,
-        "evaluate, save": max(0.0, seconds - planned - epochs),
+        "save": max(0.0, judging - planned - epochs),
+        "judge": writing - judging,
+        "report": seconds - writing,
     }
 
 

@@ -2,14 +2,17 @@
 
     python benchmarks/tune.py cnn --npz fashion.npz [--pictures 2000] [--trials 12] [--epochs 3] [--rounds 2]
     python benchmarks/tune.py head --npz fashion.npz --weights mobilenet_v2_160.weights.h5 [--trials 12] [--theirs 4]
-    python benchmarks/tune.py memory --npz fashion.npz [--trials 200]
+    python benchmarks/tune.py memory --npz fashion.npz [--trials 200] [--new-graphs]
 
 cnn: the space of zoo/simple_cnn.json on Fashion-MNIST, 28x28, as PNG files in folders.  head: the size, dropout and
 learning rate of a head on a frozen MobileNetV2 at 160x160.  Both sides draw their trials by random search, train on the
 same folders and keep their best score; each search is a process of its own, and the two take turns. A trial's time is
-that between two ends of trials; the whole process has the start, the imports and the data in it besides. On a machine
+that between two ends of trials; the search has the data in it, too, the whole process the imports besides. On a machine
 that does other work, too, the processor time of the whole process tells more than the clock.
-memory: what a process takes after each tenth of many small trials.
+The bare loop (cnn only, after kerasimg) is what no search can go below that trains all epochs: the steps of the trials
+that kerasimg has just drawn, each epoch one compiled function, with nothing else in the time: no data, no compiling, no
+validation. "epochs" are those that were trained: halving ends trials early.
+memory: what a process takes after each twentieth of many small trials.
 
 --theirs: trials of KerasTuner, where all would take too long.  --npz: x_train (N, 28, 28) uint8, y_train (N,).
 """
@@ -120,7 +123,10 @@ def by_keras_tuner(options: argparse.Namespace, data: Path, place: Path) -> dict
             super().on_trial_end(trial)
             ends.append(time.perf_counter())
 
+    import keras  # noqa: F401 - as below
+
     head = options.what == "head"
+    begun = time.perf_counter()
     train, validation = pictures(data, HEAD_SIZE if head else 28)
     tuner = Search(
         head_model(options.weights) if head else cnn_model,
@@ -133,7 +139,8 @@ def by_keras_tuner(options: argparse.Namespace, data: Path, place: Path) -> dict
     ends[0] = time.perf_counter()
     tuner.search(train, validation_data=validation, epochs=options.epochs, verbose=0)
     best = tuner.oracle.get_best_trials(1)[0].score
-    return {"ends": ends, "best": best, "search": ends[-1] - ends[0]}
+    epochs = options.epochs * (len(ends) - 1)
+    return {"ends": ends, "best": best, "search": time.perf_counter() - begun, "epochs": epochs}
 
 
 def head_spec(weights: str) -> dict[str, Any]:
@@ -162,8 +169,9 @@ def head_spec(weights: str) -> dict[str, Any]:
 
 
 def by_kerasimg(options: argparse.Namespace, data: Path, place: Path) -> dict[str, Any]:
-    """Random search by kerasimg; the spec as it ships, but for the size of the pictures and the epochs."""
+    """Random search by kerasimg; the spec as it ships, but for the size of the pictures, the epochs and the side."""
     import kerasimg
+    from kerasimg.tuning import search, trials  # noqa: F401 - neither side's clock counts its imports
 
     spec: Any = "simple_cnn"
     params: dict[str, Any] = {"size": 28}
@@ -175,28 +183,67 @@ def by_kerasimg(options: argparse.Namespace, data: Path, place: Path) -> dict[st
     tune = {"tuner": "random", "objective": "val_accuracy", "max_trials": options.trials, "seed": options.seed}
     edits: dict[str, Any] = {f"tune.{key}": value for key, value in tune.items()}
     edits |= {"fit.stages": [{"epochs": options.epochs}], "fit.test_split": 0.0}
-    if options.side == "kerasimg, bfloat16":
+    if "bfloat16" in options.side:
         edits["fit.precision"] = "mixed_bfloat16"
+    if "halving" in options.side:
+        edits["tune.stop"] = "halving"
     ends: list[float] = []
 
     def say(line: str) -> None:
-        """Each line but the first ones tells the end of a trial."""
-        ends.append(time.perf_counter())
+        """The last line before the first trial tells when it begins."""
+        ends[:] = [*ends, time.perf_counter()] if line.startswith("trial ") else ends or [time.perf_counter()]
         options.verbose and print(line, file=sys.stderr)
 
     workers = 2 if options.side == "kerasimg, 2 workers" else 1
     begun = time.perf_counter()
     how: dict[str, Any] = {"data": data, "out": place / "runs", "report": False, "say": say, "set": edits}
     found = kerasimg.tune(spec, workers=workers, **how, **params)
-    trials = [row["seconds"] for row in found.trials]
-    return {"ends": [begun, *np.cumsum(trials) + begun], "best": found.score, "search": time.perf_counter() - begun}
+    done = time.perf_counter() - begun
+    epochs = sum(row["epochs"] for row in found.trials)
+    drawn = [{key: row[key] for key in ("filters", "units", "lr") if key in row} for row in found.trials]
+    return {"ends": ends, "best": found.score, "search": done, "epochs": epochs, "drawn": drawn}
+
+
+def bare_loop(options: argparse.Namespace, data: Path, place: Path) -> dict[str, Any]:
+    """The steps of trials that have been drawn, and nothing else."""
+    import keras
+    import keras_tuner
+    import tensorflow as tf
+
+    train, _ = pictures(data, 28)
+    images, labels = (tf.concat(parts, 0) for parts in zip(*train, strict=True))
+    ends = [0.0]
+    for values in json.loads(options.drawn):
+        hp = keras_tuner.HyperParameters()
+        hp.values = values
+        model = cnn_model(hp)
+        loss = keras.losses.SparseCategoricalCrossentropy()
+        model.optimizer.build(model.trainable_variables)
+
+        @tf.function
+        def epoch(count: Any, model: Any = model, loss: Any = loss) -> None:
+            for first in tf.range(0, count, BATCH):
+                x, y = images[first : first + BATCH], labels[first : first + BATCH]
+                with tf.GradientTape() as tape:
+                    value = loss(y, model(x, training=True))
+                model.optimizer.apply(tape.gradient(value, model.trainable_variables), model.trainable_variables)
+
+        epoch(tf.constant(BATCH))
+        begun = time.perf_counter()
+        for _ in range(options.epochs):
+            epoch(tf.constant(len(images)))
+        ends.append(ends[-1] + time.perf_counter() - begun)
+    return {"ends": ends, "best": float("nan"), "search": ends[-1], "epochs": options.epochs * (len(ends) - 1)}
 
 
 SIDES = {
     "KerasTuner": by_keras_tuner,
     "kerasimg": by_kerasimg,
     "kerasimg, 2 workers": by_kerasimg,
+    "kerasimg, halving": by_kerasimg,
     "kerasimg, bfloat16": by_kerasimg,
+    "kerasimg, halving, bfloat16": by_kerasimg,
+    "bare loop": bare_loop,
 }
 
 
@@ -214,7 +261,7 @@ def one(side: str, options: argparse.Namespace, data: Path) -> dict[str, Any]:
     return {**found, "whole": time.perf_counter() - begun, "cpu": cpu}
 
 
-PASSED = ("npz", "weights", "trials", "theirs", "epochs", "seed")
+PASSED = ("npz", "weights", "trials", "theirs", "epochs", "seed", "drawn")
 
 
 def race(options: argparse.Namespace, data: Path) -> None:
@@ -226,11 +273,13 @@ def race(options: argparse.Namespace, data: Path) -> None:
             options.seed = number + 1
             found[side].append(one(side, options, data))
             last = found[side][-1]
+            if side == "kerasimg":
+                options.drawn = json.dumps(last["drawn"])
             steps = [f"{end - begin:.2f}" for begin, end in zip(last["ends"], last["ends"][1:], strict=False)]
             print(f"{side}: {last['whole']:.1f} s, best {last['best']:.3f}, trials {' '.join(steps)}", flush=True)
-    heads = ("a trial, median s", "trials a minute, search", "trials a minute, whole process", "processor s a trial")
-    print(f"\n| | {' | '.join(heads)} | best score |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    heads = ("a trial, median s", "trials a minute, search", "whole process", "processor s a trial", "epochs", "best")
+    print(f"\n| | {' | '.join(heads)} |")
+    print("| --- " * (1 + len(heads)) + "|")
     for side in sides:
         steps = [end - begin for run in found[side] for begin, end in zip(run["ends"], run["ends"][1:], strict=False)]
         count = sum(len(run["ends"]) - 1 for run in found[side])
@@ -238,24 +287,26 @@ def race(options: argparse.Namespace, data: Path) -> None:
         whole = 60 * count / sum(run["whole"] for run in found[side])
         best = " ".join(f"{run['best']:.3f}" for run in found[side])
         cpu = sum(run["cpu"] for run in found[side]) / count
-        print(
-            f"| {side} | {statistics.median(steps):.2f} | {search:.1f} | {whole:.1f} | {cpu:.1f} | {best} |", flush=True
-        )
+        epochs = sum(run["epochs"] for run in found[side])
+        figures = [f"{statistics.median(steps):.2f}", *(f"{one:.1f}" for one in (search, whole, cpu)), epochs, best]
+        print(f"| {side} | {' | '.join(map(str, figures))} |", flush=True)
 
 
 def memory(options: argparse.Namespace, data: Path) -> None:
-    """What one process takes while it trains many small trials of the space, all in turn new graphs or old ones."""
+    """What one process takes while it trains many small trials, of the space as it is or with a new graph for each."""
     from kerasimg.tuning.memory import resident_bytes
     from kerasimg.tuning.trials import Trials
 
     draw = np.random.default_rng(options.seed)
     edits: dict[str, Any] = {"fit.stages": [{"epochs": 1}], "fit.test_split": 0.0}
-    edits["params.units"] = {"$int": [8, 512], "default": 64}
+    if options.new_graphs:
+        edits["params.units"] = {"$int": [8, 512], "default": 64}
     with tempfile.TemporaryDirectory() as place:
         trials = Trials("simple_cnn", data, folder=place, params={"size": 28}, set=edits)
         for number in range(options.trials):
-            units = int(draw.integers(8, 513))  # nearly every trial has a graph of its own
-            values = {"filters": 16, "units": units, "lr": float(10 ** draw.uniform(-4, -2))}
+            units = int(draw.integers(8, 513)) if options.new_graphs else int(draw.choice([64, 128, 256]))
+            filters = 16 if options.new_graphs else int(draw.choice([16, 32, 64]))
+            values = {"filters": filters, "units": units, "lr": float(10 ** draw.uniform(-4, -2))}
             outcome = trials.run(values, trial_id=str(number))
             if number % max(1, options.trials // 20) == 0:
                 taken = resident_bytes() / 1e6
@@ -274,9 +325,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sides", default="KerasTuner;kerasimg", help=f"of {'; '.join(SIDES)}")
+    parser.add_argument("--new-graphs", action="store_true", help="memory: nearly every trial has a graph of its own")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--data", help=argparse.SUPPRESS)
+    parser.add_argument("--drawn", default="[]", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         with tempfile.TemporaryDirectory() as place:

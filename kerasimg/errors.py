@@ -18,7 +18,7 @@ class Fault(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        return _printable(": ".join(part for part in self if part))
+        return printable(": ".join(part for part in self if part))
 
 
 class KerasimgError(Exception):
@@ -99,6 +99,6 @@ def _closest(name: str, known: tuple[str, ...]) -> str:
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.6)), "")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text with what a terminal would obey, or could not show, escaped."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+import traceback
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
 from kerasimg.cli import cache, data, deploy, diff, init, judge, lr_find, report, runs, serve, share, specs, tune
-from kerasimg.errors import KerasimgError
+from kerasimg.errors import KerasimgError, printable
 
+TRACEBACK = "KERASIMG_TRACEBACK"
+"""The environment variable that asks for the whole of an unforeseen error."""
+LONGEST_MESSAGE = 1000
+"""Characters of an error of another library that are told."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 app = typer.Typer(
     name="kerasimg",
-    help="Image classification with Keras from one JSON file.",
+    epilog="To begin: kerasimg init photos/ (a folder per class), or kerasimg train simple_cnn --data sample",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -27,6 +33,23 @@ app = typer.Typer(
 )
 for module in (init, specs, diff, data, runs, judge, cache, report, lr_find, deploy, serve, share, tune):
     app.add_typer(module.commands)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import kerasimg
+
+        typer.echo(f"kerasimg {kerasimg.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Image classification with Keras from one JSON file."""
 
 
 def main() -> NoReturn:
@@ -38,18 +61,38 @@ def main() -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; nothing more to tell
         sys.exit(1)
-    except (OSError, typer.Abort) as error:
-        _stop(str(error) or "aborted", 1)
+    except OSError as error:
+        _stop(_of_system(error), 1)
+    except typer.Abort:
+        _stop("aborted", 1)
     except Exception as error:
-        if not hasattr(error, "format_message"):  # of click, which typer brings along or vendors
+        if hasattr(error, "format_message"):  # of click, which typer brings along or vendors
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(2)
+        if os.environ.get(TRACEBACK):
             raise
-        error.show()  # type: ignore[attr-defined]
-        sys.exit(2)
+        _stop(_unforeseen(error), 1)
     if code == INTERRUPTED:
         _stop("interrupted", INTERRUPTED)
     sys.exit(code or 0)
 
 
+def _of_system(error: OSError) -> str:
+    """What the system says of a file, with the file's name first."""
+    if error.filename is None or error.strerror is None:
+        return str(error) or type(error).__name__
+    return f"'{os.fsdecode(error.filename)}': {error.strerror[:1].lower()}{error.strerror[1:]}"
+
+
+def _unforeseen(error: Exception) -> str:
+    """What is told of an error that nobody thought of: where it came from, and how to see all of it."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "kerasimg" in Path(frame.filename).parts]
+    where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    lines = [f"unforeseen{where}: {type(error).__name__}: {str(error)[:LONGEST_MESSAGE]}"]
+    lines += getattr(error, "__notes__", [])
+    return "\n".join([*lines, f"this is a fault of kerasimg; for a report, {TRACEBACK}=1 shows all of it"])
+
+
 def _stop(message: str, code: int) -> NoReturn:
-    typer.echo(f"error: {message}" if message else "error", err=True)
+    typer.echo(f"error: {printable(message)}" if message else "error", err=True)
     sys.exit(code)

@@ -14,7 +14,7 @@ from kerasimg.errors import CallError
 
 commands = typer.Typer()
 cache = typer.Typer(
-    help="What is kept on disk: decoded pictures, features, and notes on the data.", no_args_is_help=True
+    help="See and empty what is kept on disk. Decoded pictures, features, and notes on the data.", no_args_is_help=True
 )
 commands.add_typer(cache, name="cache")
 
@@ -24,7 +24,7 @@ UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 @cache.command("list")
 def list_files(as_json: Json = False) -> None:
-    """List what is kept: for which pixels, how many pictures, how large, when last used; features; notes."""
+    """List what is kept. For which pixels, how many pictures, how large, when last used; features; notes."""
     from kerasimg.data import cache_files
     from kerasimg.training import feature_files
 
@@ -68,7 +68,7 @@ def remove(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Remove what is kept; a run that needs it lists, reads and decodes its pictures, or computes features, again."""
+    """Remove what is kept. A run that needs it lists, reads and decodes its pictures, or computes features, again."""
     from kerasimg.data import cache_files
     from kerasimg.training import feature_files
 

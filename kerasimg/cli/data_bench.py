@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kerasimg.cli.options import Data, Json, Ref, Set, assignments, keras_loaded, load
+from kerasimg.cli.waiting import waiting
 
 if TYPE_CHECKING:
     from kerasimg.data.bench import Bench
@@ -36,21 +37,22 @@ def bench(
     threads: Annotated[int | None, typer.Option(min=1, help="Left out: one per core.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure how fast pictures become batches, which part bounds it, and what to change."""
+    """Measure how fast pictures become batches. Which part bounds it, and what to change."""
     params, edits = assignments(assign)
     spec = load(ref, params, edits, partial=True)
     with keras_loaded():
         from kerasimg.data.bench import measure
         from kerasimg.data.sources import open_source
-    found = measure(
-        open_source(data, spec.task),
-        spec.image,
-        spec.augment,
-        batch_size=32 if spec.fit.batch_size == "auto" else spec.fit.batch_size,
-        targets=TARGETS[spec.task],
-        pictures=pictures,
-        threads=threads,
-    )
+    with waiting("measuring", as_json):
+        found = measure(
+            open_source(data, spec.task),
+            spec.image,
+            spec.augment,
+            batch_size=32 if spec.fit.batch_size == "auto" else spec.fit.batch_size,
+            targets=TARGETS[spec.task],
+            pictures=pictures,
+            threads=threads,
+        )
     typer.echo(json.dumps(found.as_dict(), ensure_ascii=False, indent=2) if as_json else _text(found))
 
 
@@ -62,21 +64,22 @@ def preview(
     rows: Annotated[int, typer.Option(min=1, help="Pictures, of as many classes as there are.")] = 8,
     draws: Annotated[int, typer.Option(min=0, help="Augmented versions of each.")] = 6,
 ) -> None:
-    """Draw pictures as the network sees them, before and after augmentation."""
+    """Draw pictures as the network sees them. Before and after augmentation."""
     params, edits = assignments(assign)
     spec = load(ref, params, edits, partial=True)
     with keras_loaded():
         from kerasimg.data.preview import contact_sheet, write_sheet
         from kerasimg.data.sources import open_source
-    sheet = contact_sheet(
-        open_source(data, spec.task),
-        spec.image,
-        spec.augment,
-        rows=rows,
-        draws=draws,
-        seed=spec.fit.seed,
-        targets=TARGETS[spec.task],
-    )
+    with waiting("drawing"):
+        sheet = contact_sheet(
+            open_source(data, spec.task),
+            spec.image,
+            spec.augment,
+            rows=rows,
+            draws=draws,
+            seed=spec.fit.seed,
+            targets=TARGETS[spec.task],
+        )
     write_sheet(out, sheet)
     typer.echo(f"{out}: {sheet.width} x {sheet.height}; at the left as decoded, then as augmented")
 

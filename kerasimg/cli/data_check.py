@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kerasimg.cli.options import Json, keras_loaded
+from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError, DataError
 
 TASKS = ("multiclass", "binary", "multilabel")
@@ -36,13 +37,15 @@ def check(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Findings of each kind to print.")] = 5,
 ) -> None:
-    """Look at every picture: unreadable, the same twice, leaks between parts, blank, blurred, rare classes."""
+    """Look for what is wrong with pictures. Unreadable, twice there, in two parts, blank, blurred, rare classes."""
     from kerasimg.data.quality.data_check import check_data
 
     if task is not None and task not in TASKS:
         raise CallError(f"--task: expected one of {', '.join(TASKS)}, got '{task}'")
     if sheet is not None and spec is None:
         raise CallError("--sheet shows what a spec makes of the pictures; give --spec")
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise CallError(f"--sheet: expected a name that ends in .png, got '{sheet}'")
     if near and fix_list is None:
         raise CallError("--near is about the fix list; give --fix-list")
     judge = None
@@ -50,13 +53,14 @@ def check(
         with keras_loaded():
             from kerasimg.evaluation import label_errors
         judge = label_errors.find_label_errors
-    checked = check_data(
-        data,
-        spec,
-        task=task,  # type: ignore[arg-type]
-        judge_labels=judge,
-        progress=None if as_json else _progress(),
-    )
+    with waiting("looking at the pictures", as_json) as shown:
+        checked = check_data(
+            data,
+            spec,
+            task=task,  # type: ignore[arg-type]
+            judge_labels=judge,
+            progress=shown.progress,
+        )
     typer.echo(json.dumps(checked.to_dict(), ensure_ascii=False, indent=2) if as_json else checked.to_text(limit))
     written = []
     if html is not None:
@@ -72,20 +76,3 @@ def check(
         typer.echo(row, err=as_json)
     if not checked.ok:
         raise typer.Exit(DataError.exit_code)
-
-
-def _progress():  # type: ignore[no-untyped-def]
-    """What tells on a terminal how far the check is, once it has lasted two seconds."""
-    import sys
-    import time
-
-    if not sys.stderr.isatty():
-        return None
-    start = time.monotonic()
-
-    def tell(done: int, of: int) -> None:
-        if time.monotonic() - start > 2:
-            sys.stderr.write(f"\rlooked at {done:,} of {of:,} pictures" + ("\n" if done == of else ""))
-            sys.stderr.flush()
-
-    return tell

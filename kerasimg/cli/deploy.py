@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from kerasimg.cli.options import Json, RunRef, keras_loaded
+from kerasimg.cli.waiting import waiting
 
 commands = typer.Typer()
 
@@ -83,31 +84,33 @@ def export(
     arena_bytes: Annotated[int | None, typer.Option(min=1, help="Embedded: what it may take of memory.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a trained classifier for where it runs, and compare it with the trained one on its own runtime."""
+    """Write a trained classifier for where it runs. It is compared with the trained one on its own runtime."""
     with keras_loaded():
         from kerasimg.deploy.export import export as write
-    bundles = write(
-        run,
-        [one.value for one in to],
-        precision=[one.value for one in precision] or None,
-        batch=batch,
-        out=out,
-        data=data,
-        tolerance=tolerance,
-        same=same,
-        accuracy_drop=accuracy_drop,
-        pictures=pictures,
-        input_dtype=input_dtype.value,
-        allow_flex=allow_flex,
-        flash_bytes=flash_bytes,
-        arena_bytes=arena_bytes,
-        say=_say(as_json),
-    )
+    with waiting("exporting", as_json) as shown:
+        bundles = write(
+            run,
+            [one.value for one in to],
+            precision=[one.value for one in precision] or None,
+            batch=batch,
+            out=out,
+            data=data,
+            tolerance=tolerance,
+            same=same,
+            accuracy_drop=accuracy_drop,
+            pictures=pictures,
+            input_dtype=input_dtype.value,
+            allow_flex=allow_flex,
+            flash_bytes=flash_bytes,
+            arena_bytes=arena_bytes,
+            say=_nothing if as_json else shown.say,
+        )
     if as_json:
         _print_json([{"bundle": str(one.folder), **one.manifest.model_dump(mode="json")} for one in bundles])
         return
     for one in bundles:
-        typer.echo(f"kept in {one.folder}")
+        page = one.folder / "demo.html"
+        typer.echo(f"kept in {one.folder}" + (f"; to look at: {page}" if page.is_file() else ""))
 
 
 @commands.command()
@@ -124,11 +127,12 @@ def verify(
     accuracy_drop: Drop = None,
     as_json: Json = False,
 ) -> None:
-    """Check a bundle's files, and its answers on its test pictures, on this machine; TensorFlow is not needed."""
+    """Check an exported bundle on this machine. Its files, and its answers on its test pictures, without TensorFlow."""
     from kerasimg.deploy.verify import verify as check
 
     asks = {"tolerance": tolerance, "same": same, "accuracy_drop": accuracy_drop}
-    found = check(bundle, data=data, expected=expected, **asks, say=_say(as_json))
+    with waiting("asking the models", as_json) as shown:
+        found = check(bundle, data=data, expected=expected, **asks, say=_nothing if as_json else shown.say)
     if as_json:
         rows = {"vectors": found.vectors, "data": found.data}
         told = {name: [row.model_dump(mode="json") for row in some] for name, some in rows.items()}
@@ -146,20 +150,22 @@ def measure(
     data: Pictures = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a classifier costs: parameters, multiplications, size, and time on this machine by each runtime."""
+    """Say what a classifier costs. Parameters, multiplications, size, and time on this machine by each runtime."""
     with keras_loaded():
         from kerasimg.deploy.measure import as_text
         from kerasimg.deploy.measure import measure as find
     targets = [one.value for one in to] or None
-    found = find(run, targets, precision=[one.value for one in precision] or None, batch=batch, data=data)
+    precisions: Any = [one.value for one in precision] or None
+    with waiting("exporting and measuring", as_json):
+        found = find(run, targets, precision=precisions, batch=batch, data=data)
     if as_json:
         _print_json(found)
     else:
         typer.echo(as_text(found))
 
 
-def _say(as_json: bool) -> Any:
-    return (lambda line: None) if as_json else typer.echo
+def _nothing(line: str) -> None:
+    """Say nothing."""
 
 
 def _print_json(told: Any) -> None:

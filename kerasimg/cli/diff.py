@@ -31,7 +31,7 @@ def diff(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say how two specs, or two runs, differ in the spec's words: spec, data, surroundings, figures."""
+    """Say how two specs, or two runs, differ. In the spec's words: spec, data, surroundings, figures."""
     told = {title: list(found) for title, found in _sections(before, after, as_written)}
     if as_json:
         typer.echo(json.dumps({title: [_as_json(one) for one in found] for title, found in told.items()}, indent=2))
@@ -74,10 +74,13 @@ def _spec(side: str, is_run: bool, as_written: bool) -> dict[str, Any]:
 def _content(path: Path) -> dict[str, Any]:
     """What a file of a run says; nothing where the run did not get that far."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
+        return content
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CallError(f"'{path}': expected JSON: {error}") from None
 
 

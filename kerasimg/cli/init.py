@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kerasimg.cli.options import Json
+from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError
 from kerasimg.spec.writing import dumps
 
@@ -31,7 +32,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Look at your pictures and write a spec to begin with, a reason beside each choice."""
+    """Look at your pictures and write a first spec for them. A reason stands beside each choice."""
     from kerasimg.data.first_spec import Wish, first_spec
     from kerasimg.data.look import look
     from kerasimg.data.sources import open_source
@@ -39,7 +40,8 @@ def init(
     path = _beside(data) if out is None else out
     if path.exists() and not force:
         raise CallError(f"'{path}' is there already; name another file with --out, or write over it with --force")
-    seen = look(open_source(data))
+    with waiting("looking at the pictures", as_json) as shown:
+        seen = look(open_source(data), shown.progress)
     if not as_json:
         _tell(seen)
     wish = _asked(seen) if interactive else Wish()

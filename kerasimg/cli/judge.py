@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kerasimg.cli.options import Json, RunRef, Set, assignments, keras_loaded, load
+from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError
 
 commands = typer.Typer()
@@ -23,10 +24,11 @@ Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write t
 
 @commands.command()
 def calibrate(run: RunRef, data: Pictures = None, part: Part = None, undo: Undo = False, as_json: Json = False) -> None:
-    """Make a model as sure as it is right: fit a temperature on its validation part, and keep it in model.keras."""
+    """Make a model as sure as it is right. A temperature is fitted on its validation part, and kept in model.keras."""
     with keras_loaded():
         from kerasimg.evaluation.calibrate import calibrate as fit
-    told = fit(run, data=data, part=part, undo=undo)
+    with waiting("asking the model", as_json):
+        told = fit(run, data=data, part=part, undo=undo)
     if as_json:
         _print_json(told)
         return
@@ -50,12 +52,12 @@ def thresholds(
     undo: Undo = False,
     as_json: Json = False,
 ) -> None:
-    """Choose where a binary or multilabel model says yes, by its validation part, and keep it in model.keras."""
+    """Choose where a binary or multilabel model says yes. By its validation part; it is kept in model.keras."""
     with keras_loaded():
         from kerasimg.evaluation.thresholds import choose_thresholds
-    told = choose_thresholds(
-        run, aim, data=data, part=part, false_positive=false_positive, false_negative=false_negative, undo=undo
-    )
+    costs = {"false_positive": false_positive, "false_negative": false_negative}
+    with waiting("asking the model", as_json):
+        told = choose_thresholds(run, aim, data=data, part=part, **costs, undo=undo)
     if as_json:
         _print_json(told)
         return
@@ -77,10 +79,11 @@ def compare(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Say whether one run is better than another, and which pictures changed."""
+    """Say whether one run is better than another. And which pictures changed."""
     with keras_loaded():
         from kerasimg.evaluation.compare import compare as against
-    told = against(*runs, data=data, part=part, out=out)
+    with waiting("comparing", as_json):
+        told = against(*runs, data=data, part=part, out=out)
     if as_json:
         _print_json(told)
         return
@@ -102,13 +105,14 @@ def label_errors(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """List pictures whose label is likely wrong: of the run's validation and test parts, or of all with --folds."""
+    """List pictures whose label is likely wrong. Of the run's validation and test parts, or of all with --folds."""
     if folds is None:
         if assign:
             raise CallError("--set: only with --folds, when a spec is trained")
         with keras_loaded():
             from kerasimg.evaluation.label_errors import label_errors as find
-        told = find(run, data=data, part=part, out=out)
+        with waiting("asking the model", as_json):
+            told = find(run, data=data, part=part, out=out)
     else:
         told = _out_of_fold(run, data, part, folds, assign, out, as_json)
     if as_json:

@@ -10,6 +10,7 @@ import typer
 
 from kerasimg.cli.options import Bad, Data, Json, OnBadImage, Ref, Set, Weights, assignments, keras_loaded, load
 from kerasimg.cli.options import weights_argument as given_weights
+from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError
 
 commands = typer.Typer()
@@ -33,25 +34,26 @@ def lr_find(
     on_bad_image: Bad = OnBadImage.fail,
     as_json: Json = False,
 ) -> None:
-    """Suggest a learning rate: try all for a step each, and see where the loss falls fastest."""
+    """Suggest a learning rate. All are tried for a step each, to see where the loss falls fastest."""
     if out is not None and out.suffix.lower() not in PLOTS:
         raise CallError(f"--out: expected a name that ends in {', '.join(PLOTS)}, got '{out}'")
     params, edits = assignments(assign)
     spec = load(ref, params, edits, partial=True)  # its faults are told before Keras is loaded
     with keras_loaded():
         from kerasimg.training.lr_find import find_learning_rate
-    sweep = find_learning_rate(
-        spec,
-        data=data,
-        stage=stage,
-        low=low,
-        high=high,
-        steps=steps,
-        out=out,
-        on_bad_image=on_bad_image.value,
-        say=_nothing if as_json else typer.echo,
-        **given_weights(weights),
-    )
+    with waiting("trying rates", as_json) as shown:
+        sweep = find_learning_rate(
+            spec,
+            data=data,
+            stage=stage,
+            low=low,
+            high=high,
+            steps=steps,
+            out=out,
+            on_bad_image=on_bad_image.value,
+            say=_nothing if as_json else shown.say,
+            **given_weights(weights),
+        )
     if as_json:
         typer.echo(json.dumps(sweep.as_json(), indent=2))
         return

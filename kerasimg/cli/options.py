@@ -26,6 +26,9 @@ Weights = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="none, imagenet, or a .weights.h5 file. Left out: what the spec says."),
 ]
+Limit = Annotated[
+    list[str], typer.Option("--limit", metavar="NAME=N", help="Raise a limit: params=N, tensor=N, layers=N.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for machines.")]
 Data = Annotated[
     str,
@@ -56,6 +59,10 @@ OWN_ARGUMENTS = frozenset(
     }
 )
 """What the verbs take besides a spec's params."""
+
+
+LONGEST_NUMBER = 18
+"""Digits of a number that is taken."""
 
 
 class OnBadImage(StrEnum):
@@ -119,3 +126,13 @@ def weights_argument(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     return {"weights": None if text.lower() == "none" else text}
+
+
+def limits_argument(texts: list[str]) -> dict[str, int]:
+    """`--limit` values as `limits` takes them."""
+    found = {}
+    for name, text in map(assignment, texts):
+        if not text.isdecimal() or len(text) > LONGEST_NUMBER:
+            raise CallError(f"--limit {name}: expected a whole number, got '{text}'")
+        found[name] = int(text)
+    return found

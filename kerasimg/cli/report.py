@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kerasimg.cli.options import Json, RunRef, keras_loaded
+from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError
 
 commands = typer.Typer()
@@ -29,15 +30,16 @@ def explain(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the maps are written.")] = Path("explained"),
     as_json: Json = False,
 ) -> None:
-    """Show where in pictures a class is seen, as heat maps over them."""
+    """Draw where in pictures a class is seen. As heat maps over them."""
     options = dict(map(_option, option))
     if layer is not None:
         options["layer"] = layer
     with keras_loaded():
         from kerasimg.evaluation.explain import explain as ask
         from kerasimg.evaluation.explain import save
-    explained = ask(run, files, method, target, **options)
-    written = save(explained, out)
+    with waiting("drawing maps", as_json):
+        explained = ask(run, files, method, target, **options)
+        written = save(explained, out)
     if as_json:
         rows = [
             {"file": one.file, "target": one.target, "probability": one.probability, "peak": list(one.peak())}
@@ -55,10 +57,11 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Left out: report.html in the run's folder.")] = None,
 ) -> None:
-    """Write a run's report.html and MODEL_CARD.md, from what the run kept."""
+    """Write a run's report.html and MODEL_CARD.md. From what the run kept."""
     with keras_loaded():
         from kerasimg.evaluation.report import report as write
-    path = write(run, out=out)
+    with waiting("writing the report"):
+        path = write(run, out=out)
     typer.echo(f"{path} ({path.stat().st_size / 1e6:.2f} MB), MODEL_CARD.md beside it")
 
 
@@ -70,13 +73,15 @@ def history(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the stages of a training with the best epoch of each; the curves for TensorBoard."""
+    """Print the stages of a training, each with its best epoch. Or write its curves for TensorBoard."""
     from kerasimg.evaluation.report_epochs import print_stages, read_history, stage_summaries
 
     rows = read_history(run)
     if not rows:
         raise CallError(f"'{run}' holds no history.csv with an epoch in it; name the folder of a run")
     if tensorboard is not None:
+        if tensorboard.exists() and not tensorboard.is_dir():
+            raise CallError(f"--tensorboard: expected a folder, and '{tensorboard}' is none")
         with keras_loaded():
             from kerasimg.callbacks.curves_to_tensorboard import write_curves
         write_curves(run / "history.csv", tensorboard)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -14,18 +16,24 @@ from kerasimg.cli.options import (
     CacheOption,
     Data,
     Json,
+    Limit,
     OnBadImage,
     RunRef,
     Set,
     Weights,
     assignments,
     keras_loaded,
+    limits_argument,
     load,
     weights_argument,
 )
-from kerasimg.errors import CallError
+from kerasimg.cli.waiting import waiting
+from kerasimg.errors import CallError, listed
 
 commands = typer.Typer()
+
+LINE_PER_EPOCH = 2
+"""The number that Keras has for it."""
 
 DATA: Any = get_args(Data)[1]
 
@@ -36,6 +44,7 @@ def train(
     data: Annotated[str | None, DATA] = None,
     assign: Set = [],  # noqa: B006
     weights: Weights = None,
+    limit: Limit = [],  # noqa: B006
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The folder in which the run gets its own: runs.")
     ] = None,
@@ -51,16 +60,16 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a classifier, judge it on held-out pictures, and keep all of it in a new folder."""
+    """Train a classifier and keep all of it in a new folder. It is judged on held-out pictures."""
     from kerasimg.evaluation.report_epochs import print_stages
 
     silent = quiet or as_json
-    told: dict[str, Any] = {"verbose": 0 if silent else "auto", "say": _nothing if silent else typer.echo}
+    told: dict[str, Any] = {"verbose": 0 if silent else _bars(), "say": _nothing if silent else typer.echo}
     if resume is not None:
-        if ref or assign or weights or out or tensorboard:
+        if ref or assign or weights or limit or out or tensorboard:
             raise CallError(
-                "--resume goes on with what the run was begun with; leave out SPEC, --set, --weights, --out and "
-                "--tensorboard"
+                "--resume goes on with what the run was begun with; leave out SPEC, --set, --weights, --limit, --out "
+                "and --tensorboard"
             )
         with keras_loaded():
             from kerasimg.training.train import resume as go_on
@@ -73,7 +82,7 @@ def train(
         with keras_loaded():
             from kerasimg.training.train import train as begin
         how: dict[str, Any] = {"out": out or Path("runs"), "on_bad_image": on_bad_image.value, "cache": cache.value}
-        how["tensorboard"] = tensorboard
+        how |= {"tensorboard": tensorboard, "limits": limits_argument(limit) or None}
         run = begin(spec, data=data, **how, **weights_argument(weights), **told)
     if not silent:
         print_stages(run.history)
@@ -102,7 +111,8 @@ def evaluate(
     """Judge a trained classifier on labelled pictures."""
     with keras_loaded():
         from kerasimg.evaluation.evaluate import evaluate as judge
-    scores = judge(run, data=data, part=part, out=out, on_bad_image=on_bad_image.value)
+    with waiting("judging", as_json):
+        scores = judge(run, data=data, part=part, out=out, on_bad_image=on_bad_image.value)
     if as_json:
         typer.echo(json.dumps(scores, ensure_ascii=False, indent=2))
     else:
@@ -114,18 +124,31 @@ def predict(
     run: RunRef,
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Pictures, or folders of them.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to print for each picture.")] = 3,
+    on_bad_image: Bad = OnBadImage.fail,
     as_json: Json = False,
 ) -> None:
     """Say what is on pictures."""
     with keras_loaded():
+        from kerasimg.evaluation.predict import named_pictures
         from kerasimg.evaluation.predict import predict as ask
-    predictions = ask(run, files)
+    with waiting("looking at pictures", as_json) as shown:
+        predictions = ask(run, files, on_bad_image=on_bad_image.value, progress=shown.progress)
+    if on_bad_image is OnBadImage.skip:
+        known = {one.file for one in predictions}
+        if left := [name for name, _ in named_pictures(files) if name not in known]:
+            typer.echo(f"{len(left):,} unreadable left out: {listed(left, 5)}", err=True)
     if as_json:
         typer.echo(json.dumps([one._asdict() for one in predictions], ensure_ascii=False, indent=2))
         return
     for one in predictions:
         likely = sorted(one.probabilities.items(), key=lambda pair: -pair[1])[:top]
         typer.echo(f"{one.file}: " + ", ".join(f"{name} {value:.3f}" for name, value in likely))
+
+
+def _bars() -> str | int:
+    """How Keras tells of its epochs: with bars on a terminal that has colours, elsewhere by a line for each."""
+    plain = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
+    return "auto" if sys.stdout.isatty() and not plain else LINE_PER_EPOCH
 
 
 def _nothing(line: str) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kerasimg.errors import CallError
+
 commands = typer.Typer()
 
 
@@ -49,7 +51,7 @@ def serve(
 
     run(
         source,
-        api_key=None if api_key_file is None else api_key_file.read_text(encoding="utf-8").strip(),
+        api_key=None if api_key_file is None else _key(api_key_file),
         host=host,
         port=port,
         workers=workers,
@@ -68,3 +70,10 @@ def serve(
         explain=explain,
         log=log,
     )
+
+
+def _key(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise CallError(f"--api-key-file: '{file}' cannot be read: {getattr(error, 'strerror', error)}") from None

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kerasimg.cli.options import Json, RunRef, keras_loaded
+from kerasimg.cli.waiting import waiting
 
 commands = typer.Typer()
 
@@ -19,10 +20,11 @@ def pack(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Left out: NAME.kerasimg in this folder.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make one file of a run, to send: spec, classes, weights, card. It cannot run code."""
+    """Make one file of a run, to send. Spec, classes, weights, card; it cannot run code."""
     with keras_loaded():
         from kerasimg.deploy import sharing
-    path = sharing.pack(run, out)
+    with waiting("packing", as_json):
+        path = sharing.pack(run, out)
     _tell(path, path.stat().st_size, as_json)
 
 
@@ -32,10 +34,11 @@ def unpack(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Left out: the file's name without ending.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a run's folder of such a file: spec, classes, model.keras, card."""
+    """Make a run's folder of a .kerasimg file. Spec, classes, model.keras, card."""
     with keras_loaded():
         from kerasimg.deploy import sharing
-    folder = sharing.unpack(file, out).folder
+    with waiting("unpacking", as_json):
+        folder = sharing.unpack(file, out).folder
     _tell(folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()), as_json)
 
 
@@ -50,14 +53,15 @@ def push(
     message: Annotated[str | None, typer.Option(metavar="TEXT", help="Of the commit.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Put a run or a pack on the Hugging Face Hub, as a pack with its model card."""
+    """Put a run or a pack on the Hugging Face Hub. As a pack with its model card."""
     from kerasimg.deploy import hub
     from kerasimg.spec.pack import is_pack
 
     if not is_pack(run):
         with keras_loaded():
             pass
-    address = hub.push(run, repo, private=private, message=message)
+    with waiting("sending", as_json):
+        address = hub.push(run, repo, private=private, message=message)
     typer.echo(json.dumps({"repo": repo, "url": address}) if as_json else address)
 
 
@@ -68,10 +72,11 @@ def pull(
     revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit. Left out: main.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch a classifier from the Hugging Face Hub, as a .kerasimg file. It cannot run code."""
+    """Fetch a classifier from the Hugging Face Hub. As a .kerasimg file, which cannot run code."""
     from kerasimg.deploy import hub
 
-    path = hub.pull(repo, out, revision=revision)
+    with waiting("fetching", as_json):
+        path = hub.pull(repo, out, revision=revision)
     _tell(path, path.stat().st_size, as_json)
 
 

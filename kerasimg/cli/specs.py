@@ -10,8 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kerasimg import catalog
-from kerasimg.cli.options import Json, Ref, Set, Weights, assignment, assignments, keras_loaded, load, weights_argument
-from kerasimg.errors import CallError, SpecError
+from kerasimg.cli.options import (
+    Json,
+    Limit,
+    Ref,
+    Set,
+    Weights,
+    assignments,
+    keras_loaded,
+    limits_argument,
+    load,
+    weights_argument,
+)
+from kerasimg.errors import CallError, Fault, SpecError, printable
 from kerasimg.spec.writing import dumps
 
 if TYPE_CHECKING:
@@ -28,12 +39,16 @@ def check(
     assign: Set = [],  # noqa: B006 - typer copies it
     as_json: Json = False,
 ) -> None:
-    """Check specs without building them; every fault of each is told."""
+    """Tell every fault of specs, without building them."""
     params, edits = assignments(assign)
     faults: list[dict[str, str]] = []
     for ref in specs:
         try:
             spec = load(ref, params, edits, partial=True)
+        except CallError as error:  # of this one; the others are told all the same
+            faults.append(Fault(ref, "", str(error))._asdict())
+            if not as_json:
+                typer.echo(f"error: {printable(str(error))}", err=True)
         except SpecError as error:
             faults += [fault._asdict() for fault in error.faults]
             if not as_json:
@@ -59,7 +74,7 @@ def show(
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw that graph; - is the standard output.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print a spec as it will be used: merged, defaults filled in, search values at their defaults."""
+    """Print a spec as it will be used, or draw its model. Merged, with defaults, search values at their defaults."""
     if graph or flat or svg is not None:
         if origins:
             raise CallError("--origins is of the spec, --graph, --flat and --svg of its model; choose one")
@@ -109,12 +124,12 @@ def build(
     assign: Set = [],  # noqa: B006
     weights: Weights = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the model here (.keras).")] = None,
-    limit: Annotated[list[str], typer.Option(metavar="NAME=N", help="Raise a limit: params=N, tensor=N.")] = [],  # noqa: B006
+    limit: Limit = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Build the model of a spec and print its layers."""
     spec = load(ref, *assignments(assign))
-    limits = {name: _count(name, value) for name, value in map(assignment, limit)}
+    limits = limits_argument(limit)
     if out is not None and out.suffix != ".keras":
         raise CallError(f"--out: expected a name that ends in .keras, got '{out}'")
     with keras_loaded():
@@ -158,14 +173,8 @@ def zoo_show(name: Annotated[str, typer.Argument(help="As `zoo list` names it.")
 
 @commands.command()
 def schema() -> None:
-    """Print the JSON Schema (2020-12) of the format, for an editor."""
+    """Print the JSON Schema of the format. Of 2020-12, for an editor."""
     typer.echo((catalog.ZOO / catalog.SCHEMA).read_text(encoding="utf-8"), nl=False)
-
-
-def _count(name: str, text: str) -> int:
-    if not text.isdecimal():
-        raise CallError(f"--limit {name}: expected a whole number, got '{text}'")
-    return int(text)
 
 
 def _origins(spec: Spec) -> Iterator[tuple[str, Any, str]]:

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 
+from kerasimg.cli.waiting import waiting
+
 SPARED = frozenset({"sklearn", "pandas", "matplotlib"})
 """What Keras does without."""
 
@@ -32,7 +34,7 @@ def keras_loaded() -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
+    with waiting("starting Keras"), tempfile.TemporaryFile() as chatter:
         os.dup2(chatter.fileno(), 2)
         try:
             _load()
@@ -43,7 +45,7 @@ def keras_loaded() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-    yield
+        yield
 
 
 def _load() -> None:

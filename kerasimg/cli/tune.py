@@ -13,6 +13,7 @@ import typer
 from kerasimg.cli.options import Bad, CacheKind, CacheOption, Data, Json, OnBadImage, Set, Weights, keras_loaded, load
 from kerasimg.cli.options import assignments as assigned
 from kerasimg.cli.options import weights_argument as given_weights
+from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError
 
 commands = typer.Typer()
@@ -47,8 +48,8 @@ def tune(
     quiet: Annotated[bool, typer.Option("--quiet", help="No line per trial.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Search over the search values of a spec, and write the best of what it can be, as a spec again."""
-    say = _nothing if quiet or as_json else typer.echo
+    """Search between the search values of a spec. What comes out is the best of what it can be, as a spec again."""
+    silent = quiet or as_json
     if resume is not None:
         if ref or assign or weights or out or worker or space:
             raise CallError(
@@ -58,7 +59,10 @@ def tune(
         with keras_loaded():
             from kerasimg.tuning.search import resume_search
         kept = None if cache is CacheKind.auto else cache.value
-        _tell(resume_search(resume, data=data, workers=workers, chief=chief, cache=kept, say=say), as_json)
+        with waiting("searching", silent) as shown:
+            say = _nothing if silent else shown.say
+            found = resume_search(resume, data=data, workers=workers, chief=chief, cache=kept, say=say)
+        _tell(found, as_json)
         return
     if ref is None:
         raise CallError("tune needs a SPEC, or --resume DIR")
@@ -69,7 +73,7 @@ def tune(
         return
     if data is None:
         raise CallError("tune needs --data DIR; --space shows what would be searched without it")
-    how: dict[str, Any] = {"data": data, "on_bad_image": on_bad_image.value, "cache": cache.value, "say": say}
+    how: dict[str, Any] = {"data": data, "on_bad_image": on_bad_image.value, "cache": cache.value}
     how |= {"set": edits, **given_weights(weights), **params}
     if worker is not None:
         if out is not None or workers is not None or chief is not None:
@@ -78,14 +82,18 @@ def tune(
             from kerasimg.tuning.tuner import UsedUp
             from kerasimg.tuning.worker import work
         try:
-            typer.echo(f"{work(ref, chief=worker, **how)} trials were trained here")
+            with waiting("training trials", silent) as shown:
+                trained = work(ref, chief=worker, **how, say=_nothing if silent else shown.say)
+            typer.echo(f"{trained} trials were trained here")
         except UsedUp:  # memory that TensorFlow does not give back: the same command goes on in a fresh process
             os.execv(sys.executable, [sys.executable, "-m", "kerasimg", *sys.argv[1:]])
         return
     with keras_loaded():
         from kerasimg.tuning.search import tune as search
     how |= {"out": out or Path("runs"), "chief": chief, "workers": 1 if workers is None else workers}
-    _tell(search(ref, **how), as_json)
+    with waiting("searching", silent) as shown:
+        found = search(ref, **how, say=_nothing if silent else shown.say)
+    _tell(found, as_json)
 
 
 def _tell(found: Any, as_json: bool) -> None:

@@ -18,6 +18,7 @@ from kerasimg.data.augment import Augmentation, compile_augment
 from kerasimg.data.cache import Cache, memory_room
 from kerasimg.data.fast_decode import decode_fast, only_decode, version
 from kerasimg.data.items import Picture, fault
+from kerasimg.data.memory import require_room
 from kerasimg.data.order import permutation
 from kerasimg.data.parallel import cores, each
 from kerasimg.data.picture import BadImage, open_picture, read_picture
@@ -33,6 +34,9 @@ WARM = 3
 """Batches before the clock runs."""
 LARGE = 6.0
 """A picture with so many times the pixels of the result, each way, is worth making smaller once for all."""
+
+BATCHES_IN_WORK = 16
+"""Memory is asked for so many batches of bytes besides the sample, of which four make one of floats."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ def measure(
     threads = threads or cores()
     indices = np.sort(permutation(len(source), 0, 0)[:pictures])
     batch_size = min(batch_size, len(indices))
+    require_room(image, len(indices) + BATCHES_IN_WORK * batch_size, "measure fewer (--pictures)")
     augmentation = compile_augment(augment, image, 0)
     common: dict[str, Any] = {"batch_size": batch_size, "targets": targets, "threads": threads}
     cache = Cache("memory")

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
-from collections.abc import Callable
 from io import BufferedReader
 from typing import Literal, NamedTuple, cast
 
@@ -19,19 +17,17 @@ from kerasimg.data.cache import Cache
 from kerasimg.data.fast_decode import decode_fast
 from kerasimg.data.items import Bad, ManyFaults, Picture
 from kerasimg.data.ledger import Ledger
-from kerasimg.data.parallel import each
+from kerasimg.data.parallel import Progress as Progress
+from kerasimg.data.parallel import Tally, each
 from kerasimg.data.picture import BadImage, open_picture, read_picture
 from kerasimg.data.sources import Source
 from kerasimg.errors import Fault
 from kerasimg.spec.document import Image
 
 OnBadImage = Literal["fail", "skip"]
-Progress = Callable[[int, int], None]
-"""Called with how many pictures are done, and of how many."""
-
 PATIENCE_S = 2.0
 """A scan that takes no longer reports no progress."""
-INTERVAL_S = 0.25
+INTERVAL_S = 2.0
 """Time between two reports."""
 LARGEST_READ = 256 * 1024**2
 """Bytes of the largest file that is read as a whole."""
@@ -80,9 +76,11 @@ def scan(
                     rows.write(index, pixels)
         except BadImage as error:
             return Found(b"", error.reason)
+        finally:
+            tally.add()
         return Found(digest, "")
 
-    report_at = time.monotonic() + PATIENCE_S
+    tally = Tally(len(asked), progress, PATIENCE_S, INTERVAL_S)
     reasons = {} if known is None else {int(index): known.reasons[index] for index in np.flatnonzero(known.reasons)}
     sound: list[tuple[int, bytes]] = []
     for done, (index, found) in enumerate(zip(asked.tolist(), each(look, asked.tolist(), threads), strict=True), 1):
@@ -94,9 +92,7 @@ def scan(
             # Of what cannot be read nothing is noted: the fault may lie outside of the file.
             ledger.add(keys[[row for row, _ in sound]], [digest for _, digest in sound], [""] * len(sound))
             sound = []
-        if progress and (now := time.monotonic()) >= report_at:
-            progress(done, len(asked))
-            report_at = now + INTERVAL_S
+    tally.end()
     return [Bad(source.columns.id(index), reasons[index]) for index in sorted(reasons)]
 
 

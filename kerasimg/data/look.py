@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 
 from kerasimg.data.items import Picture
+from kerasimg.data.parallel import Progress
 from kerasimg.data.picture import FORMATS, SIDEWAYS, mute_pillow, open_picture, turn_of
 from kerasimg.data.sources import Source
 
@@ -66,10 +67,13 @@ class _Seen(NamedTuple):
     transparent: bool
 
 
-def look(source: Source) -> Look:
-    """Look at some of the pictures of a source, always the same ones. Damaged ones are counted, not refused."""
+def look(source: Source, progress: Progress | None = None) -> Look:
+    """Look at some of the pictures of a source, always the same ones. Damaged ones are counted, not refused.
+
+    progress: called with how many were looked at, and of how many.
+    """
     chosen = np.unique(np.linspace(0, len(source) - 1, LOOKED_AT).astype(np.int64))
-    seen = list(_seen(source, chosen))
+    seen = list(_seen(source, chosen, progress or (lambda done, of: None)))
     sizes = np.array([(one.height, one.width) for one in seen] or [(1, 1)], float)
     low, high = np.quantile(sizes[:, 1] / sizes[:, 0], (0.1, 0.9))
     counts = source.label_counts()
@@ -86,9 +90,10 @@ def look(source: Source) -> Look:
     )
 
 
-def _seen(source: Source, chosen: np.ndarray) -> Iterator[_Seen]:
+def _seen(source: Source, chosen: np.ndarray, progress: Progress) -> Iterator[_Seen]:
     grey = True
-    for index in chosen.tolist():
+    for done, index in enumerate(chosen.tolist()):
+        progress(done, len(chosen))
         try:
             one = _look_at(source.columns.picture(index), grey)
         except Exception:

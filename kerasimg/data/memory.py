@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from kerasimg.errors import CallError
+from kerasimg.spec.document import Image
+
 ASSUMED = 2 * 1024**3
 """Bytes taken to be free where the system does not say."""
 
@@ -37,3 +40,14 @@ def _control_group(limit: str, used: str) -> int | None:
         return int((root / limit).read_text()) - int((root / used).read_text())
     except (OSError, ValueError):  # no such group, or its limit is "max"
         return None
+
+
+def require_room(image: Image, pictures: int, otherwise: str) -> None:
+    """CallError where the memory has no room for so many pictures at a spec's size.  otherwise: what to do, too."""
+    height, width = image.size
+    need, room = pictures * height * width * image.channels, free_bytes()
+    if need > room:
+        raise CallError(
+            f"image.size: {pictures:,} pictures of {height} x {width} take {need / 1e9:,.1f} GB of memory, and "
+            f"{room / 1e9:,.1f} are free; make them smaller (--set image.size=[224,224]), or {otherwise}"
+        )

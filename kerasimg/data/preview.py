@@ -12,6 +12,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from kerasimg.data.augment import compile_augment
+from kerasimg.data.memory import require_room
 from kerasimg.data.order import permutation
 from kerasimg.data.pipeline import Targets, batches
 from kerasimg.data.sources import Source
@@ -24,6 +25,9 @@ LETTERS = 14
 """Height of the class names, in pixels."""
 SMALLEST = 96
 """Smaller pictures are enlarged by a whole number, to be at least so wide."""
+
+IN_FLOAT = 4
+"""Bytes of a value of an augmented picture."""
 
 
 def chosen(source: Source, rows: int, seed: int = 0) -> np.ndarray:
@@ -55,6 +59,7 @@ def contact_sheet(
     if rows < 1 or draws < 0:
         raise CallError(f"expected a row or more and no fewer than 0 draws, got {rows} and {draws}")
     indices = chosen(source, rows, seed)
+    require_room(image, IN_FLOAT * (1 + draws) * len(indices), "draw fewer rows")
     augmentation = compile_augment(augment, image, seed)
     if augmentation is not None and augmentation.blends and targets == "sparse":
         targets = "one_hot"

@@ -151,7 +151,7 @@ class Source:
         if set(names) - {"unassigned"}:
             line += f" ({split})"
         if self.ignored:
-            line += f"; {self.ignored:,} other files ignored"
+            line += f"; {self.ignored:,} other file{'s' * (self.ignored > 1)} ignored"
         if self.skipped:
             line += f"; {len(self.skipped):,} unreadable pictures left out"
         return line
@@ -191,6 +191,8 @@ def _read(data: Data, task: Task) -> tuple[str, Reading]:
     if not isinstance(data, str | os.PathLike):
         raise CallError(f"expected a path, 'sample' or (images, labels) as data, got {type(data).__name__}")
     where = os.fspath(data)
+    if not where:
+        raise CallError("data: expected a folder or a file, got ''")
     if where == "sample":
         # The licence and the note beside the sample are no news to anybody.
         return where, read_folder(str(SAMPLE))._replace(ignored=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from kerasimg.evaluation.curves import curves
 from kerasimg.evaluation.files import write_scores
 from kerasimg.evaluation.intervals import described, intervals
 from kerasimg.evaluation.predictions import write_predictions
+from kerasimg.evaluation.record import damaged, read_json
 from kerasimg.evaluation.scores import scores
 from kerasimg.evaluation.slices import extra_columns, slices
 from kerasimg.models.classifier import Classifier, ClassifierReference
@@ -178,7 +178,9 @@ def own_record(classifier: Classifier) -> dict[str, Any]:
     folder = classifier.folder
     if folder is None or not (folder / "data.json").is_file():
         raise CallError("data: a model file does not know its held-out pictures; name the data, or the run's folder")
-    record: dict[str, Any] = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    record = read_json(folder / "data.json")
+    if not {"where", "pictures"} <= record.keys():
+        raise damaged(folder / "data.json", "it does not say where the pictures are")
     if record["where"] in IN_MEMORY:
         raise CallError("data: the run was trained on arrays, which it did not keep; give them again")
     return record

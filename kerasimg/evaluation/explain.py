@@ -23,7 +23,7 @@ from kerasimg.evaluation.predictions import two_columns
 from kerasimg.models.classifier import Classifier, ClassifierReference
 from kerasimg.spec.document import Image
 
-BATCH_SIZE = 16
+BATCH_SIZE = 20
 """Pictures whose gradients are computed at once."""
 
 

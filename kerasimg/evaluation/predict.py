@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kerasimg.data.check import OnBadImage
 from kerasimg.data.decode import decode
 from kerasimg.data.items import ManyFaults
+from kerasimg.data.parallel import Progress
 from kerasimg.data.picture import BadImage
 from kerasimg.data.readers.folders import collect
 from kerasimg.errors import CallError, Fault
@@ -18,6 +20,7 @@ from kerasimg.evaluation.predictions import decide, two_columns
 from kerasimg.models.classifier import Classifier, ClassifierReference
 
 BATCH_SIZE = 64
+WITHOUT_THEM = "repair or remove them, or go on without them: --on-bad-image skip"
 
 
 class Prediction(NamedTuple):
@@ -34,14 +37,18 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    run: ClassifierReference, pictures: str | os.PathLike[str] | Sequence[Any] | np.ndarray
+    run: ClassifierReference,
+    pictures: str | os.PathLike[str] | Sequence[Any] | np.ndarray,
+    *,
+    on_bad_image: OnBadImage = "fail",
+    progress: Progress | None = None,
 ) -> list[Prediction]:
     """What a classifier says of each picture, in their order.
 
     run: a run, its folder, or a model.keras file.
     pictures: the path of a picture, of a folder (all pictures below it), a list of them, or an array (N, H, W, C).
-
-    Raises DataError that names every unreadable picture.
+    on_bad_image: "fail": a DataError names every unreadable picture; "skip": they are left out.
+    progress: called with how many pictures are done, and of how many.
     """
     classifier = Classifier.open(run)
     chosen = list(named_pictures(pictures))
@@ -51,15 +58,20 @@ def predict(
     faults: list[Fault] = []
     for start in range(0, len(chosen), BATCH_SIZE):
         names, pixels = [], []
-        for name, picture in chosen[start : start + BATCH_SIZE]:
-            names.append(name)
+        for done, (name, picture) in enumerate(chosen[start : start + BATCH_SIZE], start):
+            if progress:
+                progress(done, len(chosen))
             try:
                 pixels.append(decode(picture, classifier.spec.image))
+                names.append(name)
             except BadImage as error:
                 faults.append(Fault(name, "", error.reason))
-        if not faults:
+        if names and (on_bad_image == "skip" or not faults):
             made += _predict_batch(classifier, names, np.stack(pixels))
-    if faults:
+    if faults and (on_bad_image == "fail" or not made):
+        if len(faults) < len(chosen):
+            told = f"{len(faults):,} of {len(chosen):,} pictures cannot be read (below); {WITHOUT_THEM}"
+            faults.insert(0, Fault("", "", told))
         raise ManyFaults(faults)
     return made
 

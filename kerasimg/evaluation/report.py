@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from kerasimg.errors import CallError, KerasimgError
 from kerasimg.evaluation import report_drawing as drawing
 from kerasimg.evaluation.model_card import model_card
 from kerasimg.evaluation.predictions import Predictions, read_predictions
+from kerasimg.evaluation.record import damaged, read_kept
 from kerasimg.evaluation.report_epochs import duration, less_is_better, read_history, stage_summaries
 from kerasimg.evaluation.report_model import explain_all, model_facts
 from kerasimg.evaluation.report_pictures import (
@@ -123,7 +123,7 @@ def _content(folder: Path, classifier: Classifier | None) -> dict[str, Any]:
         "name": folder.resolve().name,
         "spec": spec,
         "spec_text": dumps(spec.resolved),
-        "classes": _json(folder / "classes.json") or [],
+        "classes": _json(folder / "classes.json", list) or [],
         "scores": scores,
         "headline": headline(scores) if scores else [],
         "per_class": _per_class(scores) if scores else [],
@@ -151,8 +151,11 @@ def _classifier(folder: Path) -> Classifier | None:
         return None
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _json(path: Path, kind: type = dict) -> Any:
+    content = read_kept(path) if path.is_file() else None
+    if not isinstance(content, kind | None):
+        raise damaged(path, f"a JSON {'object' if kind is dict else 'list'} was expected")
+    return content
 
 
 def _watched(spec: Spec) -> dict[int, str]:

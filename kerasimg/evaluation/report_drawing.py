@@ -68,31 +68,32 @@ def chart(
     parts = []
     for tick in y.ticks:
         at = down(tick)
-        parts.append(_tag("line", x1=left, x2=width - right, y1=at, y2=at, cls="grid"))
-        parts.append(_text(left - 7, at + 4, f"{tick:g}", "end"))
+        parts.append(tag("line", x1=left, x2=width - right, y1=at, y2=at, cls="grid"))
+        parts.append(label(left - 7, at + 4, f"{tick:g}", "end"))
     for tick in x.ticks:
-        parts.append(_text(across(tick), height - bottom + 17, f"{tick:g}", "middle"))
+        parts.append(label(across(tick), height - bottom + 17, f"{tick:g}", "middle"))
     for value, name in bounds:
         at = across(value)
         if value > x.low:
-            parts.append(_tag("line", x1=at, x2=at, y1=top - 12, y2=height - bottom, cls="bound"))
-        parts.append(_text(at + 5, top - 6, name, "start", "stage"))
+            parts.append(tag("line", x1=at, x2=at, y1=top - 12, y2=height - bottom, cls="bound"))
+        parts.append(label(at + 5, top - 6, name, "start", "stage"))
     if diagonal:
-        parts.append(_tag("line", x1=across(0), y1=down(0), x2=across(1), y2=down(1), cls="bound"))
+        parts.append(tag("line", x1=across(0), y1=down(0), x2=across(1), y2=down(1), cls="bound"))
     for line in lines:
-        parts.append(_polyline(line, [(across(a), down(b)) for a, b in line.points]))
+        parts.append(polyline(line, [(across(a), down(b)) for a, b in line.points]))
         if line.marked:
             parts.append(
-                _tag("circle", cx=across(line.marked[0]), cy=down(line.marked[1]), r=4.5, cls=line.style + " mark")
+                tag("circle", cx=across(line.marked[0]), cy=down(line.marked[1]), r=4.5, cls=line.style + " mark")
             )
-    parts.append(_text((left + width - right) / 2, height - 6, x.name, "middle", "axis"))
-    return _svg(title, about, width, height, parts)
+    parts.append(label((left + width - right) / 2, height - 6, x.name, "middle", "axis"))
+    return svg(title, about, width, height, parts)
 
 
-def _polyline(line: Line, points: Sequence[tuple[float, float]]) -> str:
+def polyline(line: Line, points: Sequence[tuple[float, float]]) -> str:
+    """A line through these places of the drawing; a dot where there is one only."""
     if len(points) == 1:
-        return _tag("circle", cx=points[0][0], cy=points[0][1], r=3, cls=f"{line.style} dot")
-    return _tag("polyline", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in points), cls=line.style)
+        return tag("circle", cx=points[0][0], cy=points[0][1], r=3, cls=f"{line.style} dot")
+    return tag("polyline", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in points), cls=line.style)
 
 
 def ticks(low: float, high: float, about: int = 5, *, whole: bool = False) -> list[float]:
@@ -120,25 +121,25 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Markup
         return _picture(shares, about)
     k, gutter, side = len(classes), 118, 560
     cell = (side - gutter) / k
-    height = side - gutter + 24 + 5.6 * max(len(_short(name, 14)) for name in classes)
+    height = side - gutter + 24 + 5.6 * max(len(shortened(name, 14)) for name in classes)
     parts = []
     for row in range(k):
         middle = 4 + cell * (row + 0.5)
-        parts.append(_text(gutter - 8, middle + 4, _short(classes[row], 17), "end"))
+        parts.append(label(gutter - 8, middle + 4, shortened(classes[row], 17), "end"))
         for column in range(k):
             level = math.ceil(math.sqrt(shares[row, column]) * (LEVELS - 1))
             left, top = gutter + cell * column, 4 + cell * row
             box = {"x": left + 0.5, "y": top + 0.5, "width": cell - 1, "height": cell - 1}
-            parts.append(_tag("rect", **box, cls=f"h{level}"))
+            parts.append(tag("rect", **box, cls=f"h{level}"))
             if table[row, column]:
                 shown = f"{table[row, column]}"
-                parts.append(_text(left + cell / 2, top + cell / 2 + 4, shown, "middle", f"n{level}"))
+                parts.append(label(left + cell / 2, top + cell / 2 + 4, shown, "middle", f"n{level}"))
     for column in range(k):
         at = gutter + cell * (column + 0.5)
-        name = escape(_short(classes[column], 14))
+        name = escape(shortened(classes[column], 14))
         turned = f"translate({at + 4:.1f} {side - gutter + 14:.1f}) rotate(-50)"
         parts.append(f'<text transform="{turned}" text-anchor="end">{name}</text>')
-    return _svg("Confusion matrix", about, side, height, parts)
+    return svg("Confusion matrix", about, side, height, parts)
 
 
 def _picture(shares: np.ndarray, about: str) -> Markup:
@@ -178,9 +179,9 @@ def reliability(bins: Sequence[Mapping[str, Any]], error: float) -> Markup:
     parts = []
     for tick in (0, 0.25, 0.5, 0.75, 1):
         at = floor - tall * tick
-        parts.append(_tag("line", x1=left, x2=left + inner, y1=at, y2=at, cls="grid"))
-        parts.append(_text(left - 7, at + 4, f"{tick:.0%}", "end"))
-        parts.append(_text(left + inner * tick, floor + 17, f"{tick:.0%}", "middle"))
+        parts.append(tag("line", x1=left, x2=left + inner, y1=at, y2=at, cls="grid"))
+        parts.append(label(left - 7, at + 4, f"{tick:.0%}", "end"))
+        parts.append(label(left + inner * tick, floor + 17, f"{tick:.0%}", "middle"))
     for each in bins:
         if not each["n"]:
             continue
@@ -189,11 +190,11 @@ def reliability(bins: Sequence[Mapping[str, Any]], error: float) -> Markup:
         # How wide a bar is says how many pictures it stands for: thin ones say little.
         thick = max(2.0, (wide - 3) * math.sqrt(each["n"] / most))
         box = {"x": at + (wide - thick) / 2, "y": floor - accurate, "width": thick, "height": accurate}
-        parts.append(_tag("rect", **box, cls="bar"))
+        parts.append(tag("rect", **box, cls="bar"))
         sure = floor - tall * each["confidence"]
-        parts.append(_tag("line", x1=at + 1, x2=at + wide - 1, y1=sure, y2=sure, cls="second"))
-    parts.append(_tag("line", x1=left, y1=floor, x2=left + inner, y2=top, cls="bound"))
-    parts.append(_text(left + inner / 2, height - 6, "how sure it was", "middle", "axis"))
+        parts.append(tag("line", x1=at + 1, x2=at + wide - 1, y1=sure, y2=sure, cls="second"))
+    parts.append(tag("line", x1=left, y1=floor, x2=left + inner, y2=top, cls="bound"))
+    parts.append(label(left + inner / 2, height - 6, "how sure it was", "middle", "axis"))
     about = (
         f"Expected calibration error {error:.3f}. "
         + "; ".join(
@@ -203,26 +204,30 @@ def reliability(bins: Sequence[Mapping[str, Any]], error: float) -> Markup:
         )
         + "."
     )
-    return _svg("Reliability diagram", about, width, height, parts)
+    return svg("Reliability diagram", about, width, height, parts)
 
 
-def _svg(title: str, about: str, width: float, height: float, parts: Sequence[str]) -> Markup:
+def svg(title: str, about: str, width: float, height: float, parts: Sequence[str]) -> Markup:
+    """A drawing.  about: what it shows, for those who do not see it.  parts: elements, as they are written."""
     head = f'<svg role="img" viewBox="0 0 {width:g} {height:g}" aria-label="{escape(title)}. {escape(about)}">'
     return Markup(head + "".join(parts) + "</svg>")
 
 
-def _tag(name: str, *, cls: str, **attributes: float | str) -> str:
+def tag(name: str, *, cls: str, **attributes: float | str) -> str:
+    """An element without content.  cls: its class in the page's style sheet."""
     written = " ".join(
         f'{key}="{value:.1f}"' if isinstance(value, float) else f'{key}="{value}"' for key, value in attributes.items()
     )
     return f'<{name} class="{cls}" {written}/>'
 
 
-def _text(x: float, y: float, text: str, anchor: str, cls: str = "") -> str:
+def label(x: float, y: float, text: str, anchor: str, cls: str = "") -> str:
+    """Text in a drawing.  anchor: which of its ends is at x: "start", "middle" or "end"."""
     of = f' class="{cls}"' if cls else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{of}>{escape(text)}</text>'
 
 
-def _short(name: str, longest: int) -> str:
+def shortened(name: str, longest: int) -> str:
+    """A name on one line, of so many characters at most."""
     line = " ".join(name.split())
     return line if len(line) <= longest else line[: longest - 1] + "…"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,8 @@ from typing import NamedTuple
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from kerasimg.evaluation.record import read_rows
 
 Rows = Sequence[Mapping[str, float]]
 """A row per epoch: stage, epoch, seconds, learning_rate, then what Keras measured."""
@@ -36,10 +37,7 @@ class StageSummary(NamedTuple):
 def read_history(folder: Path) -> list[dict[str, float]]:
     """The rows of a run's history.csv; none where it has not come to its first."""
     path = folder / "history.csv"
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return read_rows(path) if path.is_file() else []
 
 
 def stage_summaries(rows: Rows, watched: Mapping[int, str] | None = None) -> list[StageSummary]:

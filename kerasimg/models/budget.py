@@ -79,5 +79,5 @@ class Budget:
             if found > self.limits[name]:
                 raise OverBudget(
                     f"{found:,} {what}, and the limit is {self.limits[name]:,}; "
-                    f'if that is meant, raise it: limits={{"{name}": {found}}}'
+                    f'if that is meant, raise it: limits={{"{name}": {found}}}, or --limit {name}={found}'
                 )

@@ -92,11 +92,13 @@ class Pack:
     @contextmanager
     def _opened(self) -> Iterator[zipfile.ZipFile]:
         """The archive; what is wrong with it becomes an error that names it."""
+        if not self.path.exists():
+            raise CallError(f"no file '{self.path}'")
+        if not self.path.is_file():  # a device may have no end
+            raise CallError(f"'{self.path}' is no file; expected a {SUFFIX} file")
         try:
             with zipfile.ZipFile(self.path) as archive:
                 yield archive
-        except FileNotFoundError:
-            raise CallError(f"no file '{self.path}'") from None
         except (zipfile.BadZipFile, KeyError, OSError, NotImplementedError, RuntimeError, EOFError) as error:
             raise self._refused(str(error).strip("'\"") or type(error).__name__) from None
 

@@ -35,7 +35,7 @@ ROWS_PER_FILE = 8192
 BYTES_PER_FILE = 64 * 1024**2
 SAFE = 4096.0
 """Where the first pictures' features are all below it, float16 (up to 65,504) is taken."""
-REPORT_S = 10.0
+REPORT_S = 4.0
 """Seconds between two lines on how far the computing is."""
 
 Say = Callable[[str], None]
@@ -162,6 +162,9 @@ def _fill_view(
     if not len(missing):
         return
     begun, told, fresh = time.perf_counter(), time.perf_counter(), []
+    if view == 0:
+        views = len(rows.parts[0]) // rows.count
+        say(f"computing features of {len(missing):,} {what}" + (f", {views} views of each" if views > 1 else ""))
     each = max(1, min(ROWS_PER_FILE, BYTES_PER_FILE // max(1, rows.nbytes // len(rows.parts[0]))))
     done = 0
     for places, features, labels in _computed(recipe, source, indices, missing, view, cache):

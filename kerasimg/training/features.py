@@ -23,7 +23,7 @@ from kerasimg.data.augment import Augmentation, compile_augment
 from kerasimg.data.cache import memory_room, open_cache
 from kerasimg.data.items import Part
 from kerasimg.data.loading import Loader
-from kerasimg.data.order import Shard, steps
+from kerasimg.data.order import Order, Shard, steps
 from kerasimg.data.pipeline import Targets, batches, labels_for
 from kerasimg.data.sources import Source
 from kerasimg.errors import CallError
@@ -33,6 +33,7 @@ from kerasimg.models.inference import Engine, Precision, has_gpu, settle
 from kerasimg.spec.document import Image
 from kerasimg.training.feature_batches import feature_batches
 from kerasimg.training.feature_rows import DoesNotFit, Recipe, Rows, Stored, rows_of, stored_as
+from kerasimg.training.straight import picture_batches, row_batches
 
 Mode = Literal["off", "cached", "fresh"]
 Wanted = Literal["auto", "off", "cached", "fresh"]
@@ -62,6 +63,8 @@ class Job:
     targets: Targets
     sample_weight: np.ndarray | None
     cache: Any
+    straight: bool = False
+    """Whether batches may be arrays, straight from memory."""
 
     def pictures(self, part: Part, **how: Any) -> Any:
         """Batches of pictures of a part, as they are."""
@@ -98,6 +101,8 @@ class FeaturePlan:
     ) -> Any:
         """Batches to train `model` on; the arguments are those of `batches`."""
         how: dict[str, Any] = {"first_epoch": first_epoch, "epochs": epochs, "first_step": first_step}
+        if shard == (0, 1) and not drop_remainder and (found := self._straight("train", **how)) is not None:
+            return found
         how |= {"shard": shard, "drop_remainder": drop_remainder}
         if "train" in self.rows:
             weights = self.job.sample_weight
@@ -108,6 +113,8 @@ class FeaturePlan:
         """Batches to validate `model` by; None where there is no such part."""
         if "validation" not in self.job.parts:
             return None
+        if (found := self._straight("validation")) is not None:
+            return found
         if "validation" in self.rows:
             return self._features("validation")
         return self._through_engine(self.job.pictures("validation"))
@@ -138,6 +145,25 @@ class FeaturePlan:
                 "on_disk": rows.kept,
             }
         return figures
+
+    def _straight(self, part: Part, first_epoch: int = 0, epochs: int | None = 1, first_step: int = 0) -> Any:
+        """The same batches as arrays, or None where they are to be had through tf.data alone, or better."""
+        job, train = self.job, part == "train"
+        passes_engine = self.engine is not None and part not in self.rows
+        if not job.straight or passes_engine or (train and job.augmentation is not None and part not in self.rows):
+            return None
+        indices = np.asarray(job.parts[part])
+        order = Order(len(indices), job.batch_size, train, job.seed)
+        common: dict[str, Any] = {
+            "targets": job.targets,
+            "sample_weight": job.sample_weight if train else None,
+            "first": first_epoch * order.steps + first_step,
+            "end": None if epochs is None else (first_epoch + epochs) * order.steps,
+        }
+        if part in self.rows:
+            labels = labels_for(job.source, indices, job.targets)
+            return row_batches(self.rows[part], labels, len(job.source.classes), order, **common)
+        return picture_batches(job.source, indices, job.image, order, cache=open_cache(job.cache), **common)
 
     def _features(self, part: Part, **how: Any) -> Any:
         job = self.job
@@ -183,6 +209,7 @@ def plan_features(
     sample_weight: np.ndarray | None = None,
     cache: Any = "auto",
     precision: Precision = "auto",
+    straight: bool = False,
     say: Say = lambda line: None,
 ) -> FeaturePlan:
     """Decide how a stage's frozen part is computed, and compute what is computed once.
@@ -190,13 +217,14 @@ def plan_features(
     model: with `trainable` set for the stage.  parts: indices into the source; "train", and maybe "validation".
     views: augmented views of each picture that take turns in the epochs; None: new ones in every epoch.
     epochs: of the stage.  sample_weight: one per training picture.  precision: see `models.inference.settle`.
+    straight: batches may be a keras.utils.PyDataset of arrays, where that is as good (`straight.py`).
     CallError where a mode is asked for that cannot be had; `auto` then takes another and says why.
     """
     if mode not in get_args(Wanted):
         raise CallError(f"fit.features: expected one of {', '.join(get_args(Wanted))}, got '{mode}'")
     augmentation = compile_augment(augment, image, seed)
     weights = None if sample_weight is None else np.asarray(sample_weight, np.float32)
-    job = Job(source, parts, image, augment, augmentation, seed, batch_size, epochs, targets, weights, cache)
+    job = Job(source, parts, image, augment, augmentation, seed, batch_size, epochs, targets, weights, cache, straight)
     turns = min(views or 1, epochs) if augmentation else 1
     if mode == "off":
         return FeaturePlan("off", "", model, job)

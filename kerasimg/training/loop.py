@@ -152,6 +152,7 @@ class Loop:
             sample_weight=experiment.weights,
             cache=experiment.cache,
             precision=noted.get("precision", "auto"),
+            straight=keras.backend.backend() != "tensorflow" and experiment.devices.strategy is None,
             say=self.say,
         )
         # By it Keras decides whether the loss is scaled, so that small gradients do not vanish in float16.

@@ -31,7 +31,7 @@ def experiment(run: Run, data: Data | None, cache: Any, say: Callable[[str], Non
     check_same_teacher(spec, call)
     # With a checkpoint no other weights are needed.
     begun = checkpoint.facts(run.folder / checkpoint.FILE) is not None
-    weights = None if begun else _weights(call["weights"])
+    weights = None if begun else recalled_weights(call["weights"])
     kept = run.read_json("data.json")
     if data is None and kept["where"] in IN_MEMORY:
         raise CallError(
@@ -86,14 +86,14 @@ def described(weights: Any) -> Any:
     return {"file": os.path.abspath(path), "sha256": _sha256(path)}
 
 
-def _weights(told: Any) -> Any:
+def recalled_weights(told: Any) -> Any:
     """The argument again; WeightsError where a file has gone or changed."""
     if told == "as the spec says":
         return AS_THE_SPEC_SAYS
     if not isinstance(told, dict):
         return told
     if "each" in told:
-        return {name: _weights(one) for name, one in told["each"].items()}
+        return {name: recalled_weights(one) for name, one in told["each"].items()}
     path = Path(told["file"])
     if not path.is_file():
         raise WeightsError(f"the weights file '{path}', which the run began with, is no longer there; put it back")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kerasimg.errors import CallError
+from kerasimg.evaluation.record import read_kept, read_rows
 from kerasimg.models.backbones import specs_beside, write_beside
 from kerasimg.models.classifier import Classifier
 from kerasimg.spec.load import Spec
@@ -84,15 +84,14 @@ class Run:
     @property
     def history(self) -> list[dict[str, float]]:
         """One row per epoch: stage, epoch, seconds, learning_rate, then what Keras measured."""
-        with (self.folder / "history.csv").open(newline="", encoding="utf-8") as file:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+        return read_rows(self.folder / "history.csv")
 
     def read_json(self, name: str) -> Any:
         """The content of one of the run's JSON files."""
         path = self.folder / name
         if not path.is_file():
             raise CallError(f"the run '{self.folder}' has no {name}; its training did not get that far")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_kept(path)
 
     def write_json(self, name: str, content: Any) -> None:
         """Write one of the run's JSON files, whole or not at all."""

@@ -16,9 +16,9 @@ from kerasimg.data.items import ManyFaults
 from kerasimg.data.readers.soft_labels import digest
 from kerasimg.data.sources import Data
 from kerasimg.data.split import record, split
-from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError
+from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError, listed
 from kerasimg.evaluation.evaluate import judge
-from kerasimg.evaluation.report import write_report
+from kerasimg.evaluation.report import PAGE, write_report
 from kerasimg.models.classifier import MODEL_FILE, Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.training import recall
@@ -75,12 +75,12 @@ def train(
     if weights is AS_THE_SPEC_SAYS:
         weights = own_weights(ref) or weights
     spec, source = load_for(ref, data, set, params)
+    say(source.describe())
     spec, teacher = locate_teacher(spec)
     spec, tried = settle_choices(spec, source, limits, say)
     devices = devices_for(spec, say)
     sized = make_models(spec, weights, limits, devices)
     check_model(spec, source, sized)
-    say(source.describe())
     kept_pixels = cache if isinstance(cache, Cache) else Cache(cache)
     source = require_sound(
         source,
@@ -89,6 +89,8 @@ def train(
         image=sized[size_of(spec.fit.stages[0], spec)].spec.image,
         cache=kept_pixels,
     )
+    if source.skipped:
+        say(f"{len(source.skipped):,} unreadable left out: {listed((one.id for one in source.skipped), 5)}")
     parts = split(source, spec.fit.validation_split, spec.fit.test_split, spec.fit.seed)
     experiment = assemble(spec, source, parts, sized, kept_pixels, devices)
     call = {"weights": recall.described(weights), "limits": limits and dict(limits), "cache": recall.kind_of(cache)}
@@ -139,9 +141,11 @@ def _carry_out(experiment: Experiment, run: Run, data: Data | None, verbose: int
         classifier = Classifier(experiment.built.model, experiment.spec, experiment.source.classes, run.folder)
         classifier.save(run.folder / MODEL_FILE)
         if (part := experiment.held_out) is not None:
+            say(f"judging it on {len(experiment.parts[part]):,} pictures ({part})")
             judge(classifier, experiment.source, experiment.parts[part], run.folder / "evaluation", part=part)
         run.finish()
         if asked["report"]:
+            say(f"writing {run.folder / PAGE}")
             write_report(run, say, classifier)
     return run
 
@@ -180,4 +184,6 @@ def _telling(run: Run) -> Iterator[None]:
 
 
 def _how_to_go_on(run: Run) -> str:
+    if run.finished:
+        return f"the training is finished, and kept in {run.folder}; for its report: kerasimg report {run.folder}"
     return f"{kept_until(run)}; to go on: kerasimg train --resume {run.folder}"

@@ -43,6 +43,8 @@ Say = Callable[[str], None]
 class Administration:
     """What every oracle does here besides choosing values. To stand before a KerasTuner oracle among the bases."""
 
+    foresees = False
+    """Whether what is tried next does not depend on how the trials under way will end."""
     draws_anew = True
     """Whether the choice of values depends on nothing but the trials so far, and the number of the next."""
 
@@ -116,6 +118,16 @@ class Administration:
             self.ongoing_trials[tuner_id] = self.trials[trial]
             self._heard[trial] = time.monotonic()
             return self._message(trial, tuner_id)
+
+    def foreseen(self) -> Mapping[str, Any] | None:
+        """The values of the next trial; None where there is none, or it is not known yet."""
+        with self._guard:
+            if not self.foresees or self._retry_queue or self._full:
+                return None
+            exhausted = self.exhausted
+            keys = self._choose(f"{len(self.trials) + 1:04d}")
+            self.exhausted = exhausted  # to find that nothing is left is for the draw that counts
+            return None if keys is None else self.space.values(keys)
 
     def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Any:
         """Note the objective after an epoch (from 0); the answer is STOPPED where the trial should end."""

@@ -13,6 +13,7 @@ from kerasimg.models.classifier import Classifier
 from kerasimg.spec.document import Limits
 from kerasimg.spec.load import Spec
 from kerasimg.tuning.outcome import Outcome
+from kerasimg.tuning.outline import outline_of
 from kerasimg.tuning.space import resolve
 from kerasimg.tuning.tuner import Runner
 
@@ -22,21 +23,35 @@ class Limited:
 
     def __init__(self, runner: Runner, spec: Spec, classes: Sequence[str]) -> None:
         self.runner, self.spec, self.classes = runner, spec, list(classes)
+        self._judged: dict[str, str | None] = {}
+        """Outline of a model -> what was found of it: trials that differ in their training only cost the same."""
 
     def run(self, values: Mapping[str, Any], **how: Any) -> Outcome:
         """As the runner's; infeasible where a limit is passed."""
         begun = time.perf_counter()
         try:
-            reason = too_much(resolve(self.spec, values), self.classes, self.spec.tune.limits)
+            reason = self._reason(resolve(self.spec, values))
         except KerasimgError as error:
             reason = str(error)
         if reason is not None:
             return Outcome("infeasible", [], {}, time.perf_counter() - begun, reason)
         return self.runner.run(values, **how)
 
+    def _reason(self, spec: Spec) -> str | None:
+        outline = outline_of(spec, {})
+        if outline is None:  # an expression asks for a shape: only the model itself tells which one it is
+            return too_much(spec, self.classes, spec.tune.limits)
+        key = outline.text()
+        if key not in self._judged:
+            self._judged[key] = too_much(spec, self.classes, spec.tune.limits)
+        return self._judged[key]
+
+    def expect(self, values: Mapping[str, Any], *, seed: int | None = None) -> None:
+        """Nothing: a model that may cost too much is not made ahead."""
+
     def used_up(self) -> bool:
         """As the runner's."""
-        return bool(self.runner.used_up())  # type: ignore[attr-defined]
+        return self.runner.used_up()
 
 
 def is_measured(limits: Limits) -> bool:

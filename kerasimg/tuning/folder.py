@@ -16,6 +16,7 @@ from typing import Any
 from kerasimg.catalog import Reference, load, locate
 from kerasimg.data.sources import IN_MEMORY, Data, Source
 from kerasimg.errors import CallError, Fault, SpecError
+from kerasimg.evaluation.record import read_json
 from kerasimg.models.backbones import specs_beside, write_beside
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.spec.writing import dumps
@@ -47,7 +48,7 @@ class Task:
         path = Path(folder)
         if not (path / CALL).is_file():
             raise CallError(f"'{folder}' is not the folder of a search: it holds no {CALL}")
-        call = json.loads((path / CALL).read_text(encoding="utf-8"))
+        call = read_json(path / CALL)
         where = call["data"] if data is None else data
         if where is None:
             raise CallError(f"the search in '{folder}' was over pictures in memory; give them again: data=...")
@@ -91,7 +92,7 @@ class Task:
             self.data,
             folder=folder,
             cache=cache or self.call["cache"],
-            weights=recall._weights(self.call["weights"]),
+            weights=recall.recalled_weights(self.call["weights"]),
             limits=self.limits,
             on_bad_image=self.call["on_bad_image"],
             set={"tune.direction": self.goal.direction},

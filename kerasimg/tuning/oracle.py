@@ -26,6 +26,8 @@ ANYWHERE, NEAR, BEST, SPREAD = 2000, 1000, 5, 0.1
 class RandomOracle(Administration, oracles.RandomSearchOracle):
     """Random search."""
 
+    foresees = True
+
 
 class GridOracle(Administration, oracles.GridSearchOracle):
     """Every combination; of a range without steps ten values."""

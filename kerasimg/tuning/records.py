@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kerasimg.errors import CallError
+from kerasimg.evaluation.record import read_json
 from kerasimg.training import checkpoint
 from kerasimg.tuning.outcome import Row, Status
 
@@ -152,7 +153,7 @@ class Records:
         path = self.trial_folder(trial) / OUTCOME
         if not path.is_file():
             return None
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = read_json(path)
         del told["epochs"]
         return Ended(**told, rows=self.history(trial))
 

@@ -136,18 +136,18 @@ def coordinates(space: Space, trials: Sequence[Mapping[str, Any]], scores: Seque
         style = "second" if rank < max(1, len(order) // 3) else "faint"
         for piece in _pieces(heights):
             line = drawing.Line("", style, [])
-            parts.append(drawing._polyline(line, [(left + gap * at, top + tall * (1 - up)) for at, up in piece]))
+            parts.append(drawing.polyline(line, [(left + gap * at, top + tall * (1 - up)) for at, up in piece]))
     for number, dimension in enumerate(space.dimensions):
         parts += _axis(left + gap * number, top, tall, dimension)
     at = left + gap * axes
-    parts.append(drawing._tag("line", x1=at, x2=at, y1=top, y2=top + tall, cls="bound"))
+    parts.append(drawing.tag("line", x1=at, x2=at, y1=top, y2=top + tall, cls="bound"))
     parts += [
-        drawing._text(at + 6, top + 4, f"{high:.4g}", "start"),
-        drawing._text(at + 6, top + tall, f"{low:.4g}", "start"),
+        drawing.label(at + 6, top + 4, f"{high:.4g}", "start"),
+        drawing.label(at + 6, top + tall, f"{low:.4g}", "start"),
     ]
-    parts.append(drawing._text(at, height - 14, goal.figure, "middle", "axis"))
+    parts.append(drawing.label(at, height - 14, goal.figure, "middle", "axis"))
     about = f"{len(order)} trials over {axes} values; the best third is drawn strong."
-    return drawing._svg("Parallel coordinates", about, width, height, parts)
+    return drawing.svg("Parallel coordinates", about, width, height, parts)
 
 
 def _width(space: Space) -> int:
@@ -166,13 +166,13 @@ def _pieces(heights: Sequence[float]) -> list[list[tuple[int, float]]]:
 
 
 def _axis(at: float, top: float, tall: float, dimension: Dimension) -> list[str]:
-    parts = [drawing._tag("line", x1=at, x2=at, y1=top, y2=top + tall, cls="bound")]
-    parts.append(drawing._text(at, top + tall + 26, drawing._short(dimension.name, 18), "middle", "axis"))
+    parts = [drawing.tag("line", x1=at, x2=at, y1=top, y2=top + tall, cls="bound")]
+    parts.append(drawing.label(at, top + tall + 26, drawing.shortened(dimension.name, 18), "middle", "axis"))
     if dimension.kind != "choice":
         for value, up in ((dimension.high, 1.0), (dimension.low, 0.0)):
-            parts.append(drawing._text(at + 5, top + tall * (1 - up) + (4 if up else 0), f"{value:g}", "start"))
+            parts.append(drawing.label(at + 5, top + tall * (1 - up) + (4 if up else 0), f"{value:g}", "start"))
     elif len(dimension.options) <= NAMED_OPTIONS:
         for option in dimension.options:
-            text = drawing._short(str(option), 12)
-            parts.append(drawing._text(at + 5, top + tall * (1 - place(dimension, option)) + 4, text, "start"))
+            text = drawing.shortened(str(option), 12)
+            parts.append(drawing.label(at + 5, top + tall * (1 - place(dimension, option)) + 4, text, "start"))
     return parts

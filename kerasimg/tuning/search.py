@@ -16,6 +16,7 @@ from kerasimg.catalog import Reference, load
 from kerasimg.data.check import OnBadImage
 from kerasimg.data.sources import Data, open_source
 from kerasimg.errors import CallError, Interrupted, KerasimgError
+from kerasimg.evaluation.record import read_json
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.spec.load import Spec
 from kerasimg.training import checkpoint, recall
@@ -66,7 +67,7 @@ class Search(os.PathLike):
         path = self.folder / "winner.json"
         if not path.is_file():
             raise CallError(f"the search in '{self.folder}' has not ended; to go on: kerasimg tune --resume")
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return read_json(path)
 
     def __str__(self) -> str:
         values = ", ".join(f"{name}={value}" for name, value in self.values.items())
@@ -196,6 +197,7 @@ def _alone(task: Task, oracle: Any, records: Records, cache: Any, say: Say) -> b
         executions=tune.executions_per_trial,
         follow=tune.stop is not None,
         finished=records.write_ended,
+        foreseen=oracle.foreseen,
     )
     try:
         tuner.search()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -55,9 +56,7 @@ def signature(spec: Spec, outline: Outline, head: bool = False) -> str:
         for stage in fit["stages"]
     ]
     timed = any(stage["decay"] != "none" or stage["warmup_epochs"] for stage in stages)
-    # What is computed ahead of the training, or stands in the graph as a number, depends on more than the model.
-    frozen = outline.frozen or any(stage["freeze"] for stage in stages)
-    own_data = frozen or timed or bool(spec.augment) or (spec.task == "multilabel" and fit["class_weight"] != "none")
+    own_data = timed or not is_of_any_data(spec, outline)
     if not own_data:
         stages = [{key: value for key, value in stage.items() if key != "epochs"} for stage in stages]
     said = {
@@ -74,6 +73,13 @@ def signature(spec: Spec, outline: Outline, head: bool = False) -> str:
         "blends": any(name in BLENDING for name, _ in spec.augment),
     }
     return json.dumps(said, sort_keys=True, default=repr)
+
+
+def is_of_any_data(spec: Spec, outline: Outline) -> bool:
+    """Whether nothing that depends on the pictures is computed ahead of the training, or a number in its graph."""
+    frozen = outline.frozen or any(stage.freeze for stage in spec.fit.stages)
+    weighted = spec.task == "multilabel" and spec.fit.class_weight != "none"
+    return not (frozen or weighted or spec.augment)
 
 
 class SharedModel:
@@ -111,15 +117,17 @@ class SharedModel:
                 rate.assign(outline.rates[name])
         return self.experiment
 
-    def stage(self, index: int, tables: Tables) -> WholeEpochs:
-        """A stage of the trial, ready to be trained."""
+    def stage(
+        self, index: int, tables: Tables, computing: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> WholeEpochs:
+        """A stage of the trial, ready to be trained.  computing: see `ahead`."""
         plan = self._plan(index)
         if index not in self._compiled:
             earlier = next((one for one in self._compiled.values() if one.model is plan.model), None)
             self._compiled[index] = Compiled(self.experiment, index, plan.model, earlier)
         if index not in self._in_memory or self._in_memory[index][0] is not plan:
             self._in_memory[index] = plan, tables.of(plan)
-        return WholeEpochs(self.experiment, index, plan, self._compiled[index], self._in_memory[index][1])
+        return WholeEpochs(self.experiment, index, plan, self._compiled[index], self._in_memory[index][1], computing)
 
     @property
     def nbytes(self) -> int:

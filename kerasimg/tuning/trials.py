@@ -34,12 +34,13 @@ from kerasimg.training.distillation import locate_teacher
 from kerasimg.training.experiment import Experiment, Parts, assemble, check_model, load_for
 from kerasimg.training.sizes import Size, Sized
 from kerasimg.training.trial import is_out_of_memory, settle_choices
+from kerasimg.tuning.ahead import Ahead
 from kerasimg.tuning.by_keras import ByKeras, plan_of
 from kerasimg.tuning.kept_weights import keep_best, save_weights
 from kerasimg.tuning.memory import forget_gradients, noted_gradients, resident_bytes
 from kerasimg.tuning.outcome import Outcome, Row, Status, best_row, direction_of
 from kerasimg.tuning.outline import Known, Outline, Recorder, outline_of
-from kerasimg.tuning.shared_graph import SharedModel, can_share, models_of, signature
+from kerasimg.tuning.shared_graph import SharedModel, can_share, is_of_any_data, models_of, signature
 from kerasimg.tuning.tables import Tables
 from kerasimg.tuning.trial_loop import AfterEpoch, Ready, TrialLoop
 from kerasimg.tuning.trunk import Trunk, can_have_trunk, find_trunk
@@ -108,6 +109,9 @@ class Trials:
         self._now: str | None = None
         self._reused = self._head_alone = False
         self._tables = Tables(self.source, self.cache)
+        self._ahead = Ahead()
+        self._next: Callable[[], None] | None = None
+        self._noted_ahead: Collection[str] = ()
         gc.collect()
         gc.freeze()  # what is there stays as long as this object: the collector need not look at it in every trial
         weakref.finalize(self, gc.unfreeze)
@@ -138,14 +142,36 @@ class Trials:
         after_epoch: told each epoch's number, from 0, and its row; True ends the trial.
         keep_state: keep what it stands at, where it ends before the spec does.
         """
+        prepare, self._next = self._next, None
+        with self._ahead.present(prepare):
+            return self._run(
+                values, trial_id, epochs, first_epoch, seed, after_epoch, go_on_from or trial_id, keep_state
+            )
+
+    def expect(self, values: Mapping[str, Any], *, seed: int | None = None) -> None:
+        """Say which trial comes after the next call of `run`: its graph is made beside that one, where this can be."""
+        self._next = partial(self._prepare, values, seed)
+
+    def _run(
+        self,
+        values: Mapping[str, Any],
+        trial_id: str,
+        epochs: int | None,
+        first_epoch: int,
+        seed: int | None,
+        after_epoch: AfterEpoch | None,
+        go_on_from: str,
+        keep_state: bool,
+    ) -> Outcome:
         begun = time.perf_counter()
-        state = self.folder / (go_on_from or trial_id) / STATE if first_epoch else None
+        state = self.folder / go_on_from / STATE if first_epoch else None
         loop: TrialLoop | None = None
         status: Status = "completed"
         reason = None
         self._now, self._reused, self._head_alone = None, False, False
         weights = None
         noted = noted_gradients()
+        self._noted_ahead = ()
         try:
             loop = self._loop(self.resolve(values, seed), epochs, after_epoch)
             if state is not None:
@@ -162,7 +188,7 @@ class Trials:
         rows = loop.rows if loop else []
         logs = [row for row in rows if row["epoch"] > first_epoch]
         details = {"shared": self._reused}
-        self._note(noted_gradients() - noted)
+        self._note(noted_gradients() - noted - {*self._noted_ahead})
         self._make_room()
         if self._first_bytes is None:
             self._first_bytes = resident_bytes()
@@ -211,15 +237,38 @@ class Trials:
         callbacks = [make("callbacks", one) for one in spec.fit.callbacks]
         if can_share(spec, callbacks):
             shared, experiment = self._shared(spec)
-            return TrialLoop(
-                experiment, lambda index: shared.stage(index, self._tables), callbacks, epochs, after_epoch
-            )
+            ready = partial(shared.stage, tables=self._tables, computing=self._ahead.computing)
+            return TrialLoop(experiment, ready, callbacks, epochs, after_epoch)
         experiment = self._experiment(spec, models_of(spec, self.weights, self.limits))
         stage = partial(_by_keras, experiment, callbacks)
         return TrialLoop(experiment, stage, callbacks, epochs, after_epoch)
 
     def _shared(self, spec: Spec) -> tuple[SharedModel, Experiment]:
         """The model of an earlier trial, as good as new, or a new one."""
+        key, outline, head_alone = self._model_for(spec)
+        shared, parts = self._models[key], self._split(spec)
+        weights = picture_weights(spec, self.source, parts["train"])
+        self._now, self._reused, self._head_alone = key, shared.trials > 0, head_alone
+        return shared, shared.begin(spec, parts, weights, outline)
+
+    def _prepare(self, values: Mapping[str, Any], seed: int | None) -> None:
+        """Make and trace what the first stage of a trial will need, if that is the model's graph and nothing else."""
+        spec = self.resolve(values, seed)
+        if is_left_open(spec) or not can_share(spec, [make("callbacks", one) for one in spec.fit.callbacks]):
+            return
+        outline = outline_of(spec, self._calls)
+        if outline is None or not is_of_any_data(spec, outline) or signature(spec, outline) in self._models:
+            return
+        noted = noted_gradients()
+        key, _, _ = self._model_for(spec)
+        optimize = self._models[key].stage(0, self._tables).trace()
+        self._noted_ahead = noted_gradients() - noted
+        self._models[key].gradients |= self._noted_ahead
+        with self._ahead.computing():
+            optimize()
+
+    def _model_for(self, spec: Spec) -> tuple[str, Outline, bool]:
+        """Where among the models the one of a spec is now, its outline, and whether it is only the model's head."""
         outline = outline_of(spec, self._calls)
         trunk = self._trunk(spec, outline) if outline else None
         key = signature(spec, outline, trunk is not None) if outline else ""
@@ -231,10 +280,7 @@ class Trials:
                 made = self._make_head(spec, outline, trunk)
             self._models[key] = made
         self._models.move_to_end(key)
-        shared, parts = self._models[key], self._split(spec)
-        weights = picture_weights(spec, self.source, parts["train"])
-        self._now, self._reused, self._head_alone = key, shared.trials > 0, trunk is not None
-        return shared, shared.begin(spec, parts, weights, outline)
+        return key, outline, trunk is not None
 
     def _make(self, spec: Spec) -> tuple[SharedModel, Outline, Trunk | None]:
         """A new model, and what of it further trials need not make."""
@@ -302,7 +348,7 @@ class Trials:
 
     def _settled(self, spec: Spec) -> Spec:
         """The spec with what a short trial decides decided, once for all trials of the same model."""
-        if "auto" not in (spec.fit.precision, spec.fit.batch_size, spec.compile.jit_compile):
+        if not is_left_open(spec):
             return spec
         key = json.dumps([dict(spec.params), spec.resolved["model"], spec.resolved["image"]], default=repr)
         if key not in self._choices:
@@ -320,6 +366,11 @@ class Trials:
         if key not in self._parts:
             self._parts[key] = split(self.source, *key)
         return self._parts[key]
+
+
+def is_left_open(spec: Spec) -> bool:
+    """Whether a short trial is to decide something of a spec."""
+    return "auto" in (spec.fit.precision, spec.fit.batch_size, spec.compile.jit_compile)
 
 
 def _by_keras(experiment: Experiment, callbacks: list[Any], index: int) -> Ready:

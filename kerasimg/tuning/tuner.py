@@ -42,6 +42,12 @@ class Runner(Protocol):
     ) -> Outcome:
         """Train one; never raises for a bad trial."""
 
+    def expect(self, values: Mapping[str, Any], *, seed: int | None = None) -> None:
+        """Told, before a trial, what the one after it will be."""
+
+    def used_up(self) -> bool:
+        """Whether the process has taken so much memory that another should go on in its place."""
+
 
 class TrialTuner(base_tuner.BaseTuner):
     """A worker of a search, be it the only one.
@@ -61,18 +67,19 @@ class TrialTuner(base_tuner.BaseTuner):
         executions: int = 1,
         follow: bool = False,
         finished: Callable[[str, Ended], None] = lambda trial, ended: None,
+        foreseen: Callable[[], Mapping[str, Any] | None] = lambda: None,
     ) -> None:
         """seed: of the first execution of every trial.  follow: tell the oracle of every epoch, for it may end a trial.
 
-        finished: told what became of a trial, before the oracle is.
+        finished: told what became of a trial, before the oracle is.  foreseen: the values of the next trial, if known.
         """
         super().__init__(oracle, directory=str(folder.parent), project_name=folder.name)
         self.runner, self.goal, self.seed, self.executions = runner, goal, seed, executions
-        self.follow, self.finished = follow, finished
+        self.follow, self.finished, self.foreseen = follow, finished, foreseen
 
     def pre_create_trial(self) -> None:
         """UsedUp where this process should train no more."""
-        if getattr(self.runner, "used_up", bool)():
+        if self.runner.used_up():
             raise UsedUp
 
     def _populate_initial_space(self) -> None:
@@ -80,6 +87,8 @@ class TrialTuner(base_tuner.BaseTuner):
 
     def _try_run_and_update_trial(self, trial: Any, *args: Any, **kwargs: Any) -> None:
         order = Order.read(trial.hyperparameters.values[ORDER])
+        if (values := self.foreseen()) is not None:
+            self.runner.expect(values, seed=self.seed)
         ended = self.execute(order)
         self.finished(order.trial, ended)
         trial.hyperparameters.values[ENDED] = ended.text()

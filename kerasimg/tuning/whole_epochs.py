@@ -9,7 +9,9 @@ Keras' own `train_step`, so what comes out is what `fit` gives. TensorFlow only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -146,10 +148,14 @@ class WholeEpochs:
         plan: FeaturePlan,
         compiled: Compiled,
         tables: tuple[Table | None, Table | None],
+        computing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """tables: to train on and to validate by; None where these do not lie in memory, or there are none."""
+        """tables: to train on and to validate by; None where these do not lie in memory, or there are none.
+
+        computing: what is entered while a graph over a table runs, see `ahead`.
+        """
         compiled.begin(experiment, index)
-        self.plan, self.compiled, self.model = plan, compiled, compiled.model
+        self.plan, self.compiled, self.model, self.computing = plan, compiled, compiled.model, computing
         self.train_table, self.test_table = tables
         self.size, self.steps = experiment.batch_size, steps_of(experiment)
         self.tested = -(-len(experiment.parts.get("validation", ())) // self.size)
@@ -180,19 +186,40 @@ class WholeEpochs:
                 break
         told.on_train_end(logs)
 
+    def trace(self) -> Callable[[], None]:
+        """Trace the graphs over tables; what is returned has TensorFlow optimize them, by a run of no steps."""
+        calls = [
+            self._over_table(graphs, 0, 0, table, [tf.constant(one) for one in table.order(0, None)])
+            for graphs, table in ((self.compiled.train, self.train_table), (self.compiled.test, self.test_table))
+            if table is not None
+        ]
+
+        def optimize() -> None:
+            for call in calls:
+                call()
+
+        return optimize
+
+    def _over_table(self, graphs: Any, first: int, last: int, table: Table, order: Sequence[Any]) -> Callable[[], Any]:
+        """Steps `first` to `last`, traced and not yet run."""
+        run = graphs[0]
+        bounds = tf.constant(first, tf.int64), tf.constant(last, tf.int64), tf.constant(self.size, tf.int64)
+        given = *bounds, table.parts, table.labels, table.weights, *order
+        run.get_concrete_function(*given)
+        return partial(run, *given)
+
     def _pass(
         self, graphs: Any, steps: int, table: Table | None, order: Sequence[np.ndarray] | None, batches: Any
     ) -> dict[str, float]:
         """Once over all examples; the figures.  graphs: to train or to validate."""
-        over_table, over_batches = graphs
         found: dict[str, Any] = {}
         given = [tf.constant(one) for one in order or ()]
-        size = tf.constant(self.size, tf.int64)
         for first in range(0, steps, self.at_a_time):
             last = min(first + self.at_a_time, steps)
             if table is None:
-                found = over_batches(tf.constant(last - first, tf.int64), batches)
+                found = graphs[1](tf.constant(last - first, tf.int64), batches)
             else:
-                bounds = tf.constant(first, tf.int64), tf.constant(last, tf.int64)
-                found = over_table(*bounds, size, table.parts, table.labels, table.weights, *given)
+                call = self._over_table(graphs, first, last, table, given)
+                with self.computing():
+                    found = call()
         return {name: float(value) for name, value in found.items()}

@@ -87,8 +87,21 @@ def test_every_unreadable_picture_is_named(classifier: Classifier, pictures: Any
     (tmp_path / "page.png").write_text("<html>not found</html>")
     with pytest.raises(DataError) as caught:
         kerasimg.predict(classifier, [good, tmp_path / "page.png", tmp_path / "gone.png"])
-    assert [fault.file for fault in caught.value.faults] == [str(tmp_path / "page.png"), str(tmp_path / "gone.png")]
-    assert caught.value.faults[1].message == "does not exist"
+    told, *named = caught.value.faults
+    assert [fault.file for fault in named] == [str(tmp_path / "page.png"), str(tmp_path / "gone.png")]
+    assert told.message.startswith("2 of 3 pictures cannot be read")
+    assert named[1].message == "does not exist"
+
+
+def test_unreadable_pictures_can_be_left_out(classifier: Classifier, pictures: Any, tmp_path: Path):
+    good = pictures(tmp_path, {"red": 2}) / "red"
+    (tmp_path / "red" / "page.png").write_text("<html>not found</html>")
+    told: list[tuple[int, int]] = []
+    said = kerasimg.predict(classifier, good, on_bad_image="skip", progress=lambda *done: told.append(done))
+    assert [Path(one.file).name for one in said] == ["00.png", "01.png"]
+    assert told == [(0, 3), (1, 3), (2, 3)]
+    with pytest.raises(DataError, match=r"page\.png"):
+        kerasimg.predict(classifier, good / "page.png", on_bad_image="skip")
 
 
 def test_unreadable_pictures_of_several_batches_are_named_together(classifier: Classifier, tmp_path: Path):
@@ -96,7 +109,7 @@ def test_unreadable_pictures_of_several_batches_are_named_together(classifier: C
     bad.write_bytes(b"")
     with pytest.raises(DataError) as caught:
         kerasimg.predict(classifier, [bad, *[RED] * BATCH_SIZE, bad])
-    assert len(caught.value.faults) == 2
+    assert [fault.file for fault in caught.value.faults] == ["", str(bad), str(bad)]
 
 
 def test_no_picture_at_all_is_a_wrong_call(classifier: Classifier, tmp_path: Path):

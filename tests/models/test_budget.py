@@ -31,7 +31,7 @@ def test_a_model_of_a_million_million_parameters_is_refused_at_once_and_unalloca
     assert peak_kib() - before < 50_000
     assert str(caught.value) == (
         "tiny: model[1] (Dense): 1,920,000,000,000 parameters, and the limit is 1,000,000,000; "
-        'if that is meant, raise it: limits={"params": 1920000000000}'
+        'if that is meant, raise it: limits={"params": 1920000000000}, or --limit params=1920000000000'
     )
 
 

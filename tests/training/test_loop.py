@@ -61,6 +61,27 @@ def test_the_rest_of_a_model_that_is_cut_trains_in_the_precision_of_the_whole(
     assert last["loss"] < first["loss"]
 
 
+def test_pictures_count_on_cached_features_as_they_do_on_pictures(
+    train: Train, spec: Any, colours: Path, tmp_path: Path
+):
+    files = sorted(colours.rglob("*.png"))
+    rows = [f"{file},{file.parent.name},{place % 3}" for place, file in enumerate(files[:-6])]
+    (tmp_path / "all.csv").write_text("\n".join(["path,label,care", *rows]) + "\n")
+    weighed = {"class_weight": "balanced", "sample_weight": "care"}
+    heads = {}
+    for name, fit in {
+        "whole": {"features": "off", **weighed},
+        "cached": {"features": "cached", **weighed},
+        "alike": {"features": "cached"},
+    }.items():
+        document = spec({"epochs": 4, "freeze": ["body"]}, **fit)
+        document["compile"] = {"optimizer": {"type": "SGD", "learning_rate": 0.05}}
+        heads[name] = train(document, data=tmp_path / "all.csv", out=tmp_path / name).model.get_weights()[-2]
+    far = np.abs(heads["alike"] - heads["whole"]).max()
+    # The engine may compute in bfloat16.
+    assert np.abs(heads["cached"] - heads["whole"]).max() < 0.05 * far
+
+
 def test_features_that_no_stage_has_are_refused_before_the_first_epoch(
     train: Train, spec: Any, colours: Path, tmp_path: Path
 ):

@@ -18,7 +18,7 @@ import pytest
 
 import kerasimg
 from kerasimg.errors import CallError, DataError, Interrupted, KerasimgError, WeightsError
-from kerasimg.training import checkpoint, watch
+from kerasimg.training import checkpoint, loop, watch
 from kerasimg.training.run import Run
 
 BODY = {
@@ -146,6 +146,21 @@ def test_a_run_on_cached_features_ends_as_if_it_had_not_been_killed(
     killed(lambda: train(written, data=noisy, out=tmp_path))
     cut(-1)
     assert end(kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)) == whole
+
+
+def test_a_run_on_arrays_straight_from_memory_ends_as_if_it_had_not_been_killed(
+    train: Any, spec: Any, tmp_path: Path, cut: Any, monkeypatch: pytest.MonkeyPatch
+):
+    # As on JAX and PyTorch, where nothing is augmented.
+    plan = loop.plan_features
+    monkeypatch.setattr(loop, "plan_features", lambda *given, **how: plan(*given, **{**how, "straight": True}))
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype("uint8")
+    data, written = (pixels, np.arange(40) % 2), {**spec(), "augment": []}
+    whole = end(train(written, data=data, out=tmp_path / "whole"))
+    cut(9, within=True)
+    killed(lambda: train(written, data=data, out=tmp_path))
+    cut(-1)
+    assert end(kerasimg.resume(tmp_path / "tiny-1", data=data, verbose=0, say=lambda line: None)) == whole
 
 
 def test_stages_of_other_sizes_go_on_where_they_were(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any):
@@ -364,6 +379,22 @@ def test_ctrl_c_twice_ends_at_once(spec: Any, noisy: Path, tmp_path: Path, monke
         Interrupted, match="interrupted; no checkpoint was written yet; to go on: kerasimg train --resume"
     ):
         kerasimg.train(spec(), data=noisy, out=tmp_path, report=False, verbose=0, say=lambda line: None)
+
+
+def test_ctrl_c_while_the_report_is_written_says_that_the_training_is_finished(
+    spec: Any, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def press(*arguments: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("kerasimg.training.train.write_report", press)
+    with pytest.raises(Interrupted) as caught:
+        kerasimg.train(spec(stages=[{"epochs": 1}]), data=noisy, out=tmp_path, verbose=0, say=lambda line: None)
+    folder = tmp_path / "tiny-1"
+    assert str(caught.value) == (
+        f"interrupted; the training is finished, and kept in {folder}; for its report: kerasimg report {folder}"
+    )
+    assert Run.open(folder).finished
 
 
 def test_a_time_budget_is_of_the_run_not_of_the_stage(train: Any, spec: Any, noisy: Path, tmp_path: Path):

@@ -174,6 +174,30 @@ def test_a_trial_goes_on_from_what_was_kept_as_if_it_had_not_ended(name: str, tr
     assert rest.best == max(begun.logs + rest.logs, key=lambda row: row["val_accuracy"])
 
 
+def test_a_trial_whose_graph_was_made_ahead_gives_what_train_gives(trials: Any, trained: Any, tiny: Any) -> None:
+    hidden = {"layer": "Dense", "name": "hidden", "units": {"$choice": [4, 8], "default": 4}, "activation": "relu"}
+    model = [{"layer": "Flatten"}, hidden, *DROPPING[1:]]
+    runner, ahead = trials(model=model), {"model.hidden.units": 8}
+    runner.expect(ahead)
+    runner.run({}, trial_id="0")
+    assert len(runner._models) == 2
+    outcome = runner.run(ahead, trial_id="1")
+    assert outcome.details["shared"] is False
+    assert figures(outcome.logs) == trained(tiny(model=model), **ahead)
+
+
+def test_what_is_wrong_with_a_trial_that_was_expected_is_told_when_it_comes(trials: Any) -> None:
+    model = [
+        {"layer": "Flatten"},
+        {"layer": "Dense", "name": "hidden", "units": {"$choice": [4, 10**12], "default": 4}},
+        {"layer": "Dense", "name": "classes", "units": "=num_classes", "activation": "softmax"},
+    ]
+    runner = trials(model=model)
+    runner.expect({"model.hidden.units": 10**12})
+    assert runner.run({}, trial_id="0").status == "completed"
+    assert "the limit is" in runner.run({"model.hidden.units": 10**12}, trial_id="1").reason
+
+
 def test_a_trial_whose_beginning_was_not_kept_is_trained_from_there(trials: Any) -> None:
     runner = trials()
     whole, rest = runner.run({}, trial_id="0"), runner.run({}, trial_id="1", first_epoch=2)

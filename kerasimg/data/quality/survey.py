@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,7 +18,8 @@ import PIL.ExifTags
 import PIL.Image
 
 from kerasimg.data.items import Item
-from kerasimg.data.parallel import each
+from kerasimg.data.parallel import Progress as Progress
+from kerasimg.data.parallel import Tally, each
 from kerasimg.data.picture import BadImage, read_picture
 
 MEASURED = 128
@@ -30,8 +31,8 @@ THUMB = 16
 BITS_PER_SAMPLE = 258
 """The TIFF tag."""
 
-Progress = Callable[[int, int], None]
-"""Called with how many pictures are done, and of how many."""
+INTERVAL_S = 0.25
+"""Time between two reports of progress."""
 
 
 class Look(NamedTuple):
@@ -100,7 +101,7 @@ spread: what lies between the lowest and the highest value of a channel of the t
 def survey(items: Sequence[Item], threads: int | None = None, progress: Progress | None = None) -> Survey:
     """Look at every picture, once, on all cores.
 
-    threads: None: one per core.  progress: called after every 256 pictures and at the end.
+    threads: None: one per core.  progress: called now and then, and at the end.
     """
     count = len(items)
     seen = Survey(
@@ -113,7 +114,15 @@ def survey(items: Sequence[Item], threads: int | None = None, progress: Progress
         thumbs=np.zeros((count, THUMB, THUMB, 3), np.uint8),
     )
     names: dict[str, str] = {}
-    for index, one in enumerate(each(lambda index: look(items[index]), range(count), threads)):
+    tally = Tally(count, progress, INTERVAL_S, INTERVAL_S)
+
+    def counted(index: int) -> Look:
+        try:
+            return look(items[index])
+        finally:
+            tally.add()
+
+    for index, one in enumerate(each(counted, range(count), threads)):
         seen.digests[index], seen.shown[index] = one.digest, one.shown
         seen.kinds[index] = names.setdefault(one.kind, one.kind)
         seen.sizes[index], seen.bytes[index] = (one.width, one.height), one.size_b
@@ -123,8 +132,8 @@ def survey(items: Sequence[Item], threads: int | None = None, progress: Progress
             seen.reasons[index] = one.reason
         elif one.thumb is not None:
             seen.figures[index], seen.thumbs[index] = one.figures, one.thumb
-        if progress and ((index + 1) % 256 == 0 or index + 1 == count):
-            progress(index + 1, count)
+    if progress:
+        progress(count, count)
     return seen
 
 

@@ -31,10 +31,18 @@ KEYS: tuple[tuple[str, str, Part | None], ...] = (
 """Names of arrays in an .npz file, as Keras' and MedMNIST's data sets have them, and their part."""
 
 
+SINGLE = b"\x93NUMPY"
+"""How a file with a single array begins."""
+
+
 def read_npz(path: str, task: Task) -> Reading:
     """The pictures of an .npz file, part by part; Python objects in it (pickle) are never loaded."""
     try:
         with open(path, "rb") as file:
+            one = file.read(len(SINGLE)) == SINGLE
+            if not one and not zipfile.is_zipfile(file):  # NumPy would advise to load it unsafely
+                raise ValueError("it is no zip file")
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array")

@@ -1,0 +1,95 @@
+"""What a terminal shows while a command is silent for longer than two seconds: what it does, how far it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+PATIENCE_S = 2.0
+"""A wait that is no longer is not told."""
+INTERVAL_S = 0.5
+"""Time between two tellings."""
+
+
+class Waiting:
+    """The line on standard error that tells of a wait; it is wiped out before anything else is said, and at the end."""
+
+    def __init__(self, what: str, shown: bool) -> None:
+        self.what = what
+        self.done = ""
+        self.begun = time.monotonic()
+        # A file of its own: standard error leads elsewhere while a library is kept from chattering.
+        self.terminal = os.dup(2) if shown else None
+        self.width = 0
+        self.lock = threading.Lock()
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._tell_on, name="kerasimg-waiting", daemon=True)
+        if shown:
+            self.thread.start()
+
+    def say(self, line: str) -> None:
+        """Print a line that stays; the wait counts anew from here."""
+        with self.lock:
+            self._wipe()
+            typer.echo(line)
+            self.begun = time.monotonic()
+
+    def progress(self, done: int, of: int) -> None:
+        """Note that so many pictures are done, and of how many."""
+        self.done = f", {done:,} of {of:,} pictures"
+
+    def end(self) -> None:
+        """Wipe the line out and tell nothing more."""
+        self.over.set()
+        if self.terminal is not None:
+            self.thread.join()
+            self._wipe()
+            os.close(self.terminal)
+            self.terminal = None
+
+    def _tell_on(self) -> None:
+        while not self.over.wait(INTERVAL_S):
+            with self.lock:
+                if (seconds := time.monotonic() - self.begun) >= PATIENCE_S:
+                    self._show(f"{self.what}{self.done} ... {seconds:.0f} s")
+
+    def _show(self, text: str) -> None:
+        text = text[: max(1, shutil.get_terminal_size().columns - 1)]
+        self._write("\r" + text.ljust(self.width))
+        self.width = len(text)
+
+    def _wipe(self) -> None:
+        if self.width:
+            self._write("\r" + " " * self.width + "\r")
+            self.width = 0
+
+    def _write(self, text: str) -> None:
+        if self.terminal is not None:
+            try:
+                os.write(self.terminal, text.encode("utf-8", "replace"))
+            except OSError:  # the terminal has gone; the work goes on
+                self.over.set()
+
+
+@contextmanager
+def waiting(what: str, silent: bool = False) -> Iterator[Waiting]:
+    """While the block runs, show `what` and the seconds on a terminal, once it is silent for longer than two seconds.
+
+    silent: show nothing. Nothing is shown either where standard error is no terminal, so that no log is littered.
+    """
+    shown = Waiting(what, not silent and _is_terminal())
+    try:
+        yield shown
+    finally:
+        shown.end()
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
