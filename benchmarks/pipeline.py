@@ -7,9 +7,9 @@ in brightness and colour, objects with edges over it) and brought to 224x224; an
 ship, at 28x28. Augmentation is the tutorial's: rotation by up to 20 degrees, shifts by up to 0.2, horizontal flip.
 
 The contenders take turns; each turn is one pass over the pictures, after a warm-up that is not timed, in which all is
-compiled (kerasimg's turns are epochs of one long run, as ImageDataGenerator's are). Printed are the
-medians over the rounds, with the lowest and the highest, and the least CPU time of all threads for a picture. The files
-are in the system's cache of the disk by then.
+compiled (kerasimg's turns are epochs of one long run, as ImageDataGenerator's are), and begins when the batches that
+the turn before made ahead are done. Printed are the medians over the rounds, with the lowest and the highest, and the
+least CPU time of all threads for a picture. The files are in the system's cache of the disk by then.
 `--torch-python` names a Python that can import torch and PIL (also: the environment variable TORCH_PYTHON); without it
 the DataLoader is left out. Exit code 1 when kerasimg's pixels are further from the reference decoder than stated.
 """
@@ -85,6 +85,15 @@ def make_photographs(root: Path, count: int) -> None:
         PIL.Image.fromarray(cut[:, :: 1 if number % 4 < 2 else -1]).save(path, quality=86)
         sizes.append(path.stat().st_size)
     print(f"{count:,} JPEGs of 500x375, {np.mean(sizes) / 1000:.0f} KB in the mean\n", flush=True)
+
+
+def quiet() -> None:
+    """Wait until this process works on nothing any more, 10 seconds at most."""
+    for _ in range(100):
+        begun = time.process_time()
+        time.sleep(0.1)
+        if time.process_time() - begun < 0.02:
+            return
 
 
 def rate(things: Iterable[Any], count: int) -> float:
@@ -325,6 +334,7 @@ def main() -> int:
             work: dict[str, list[float]] = {who: [] for who in here}
             for turn in range(given.rounds):
                 for who in list(here) if turn % 2 else list(here)[::-1]:
+                    quiet()
                     begun, start = time.process_time(), time.perf_counter()
                     figures[who].append(here[who]())
                     pictures = figures[who][-1] * (time.perf_counter() - start)

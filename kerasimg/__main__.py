@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from kerasimg.cli import main
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """The command line, `kerasimg.cli.main`; Ctrl-C while it is being loaded is none of its errors either."""
+    try:
+        from kerasimg import cli
+    except KeyboardInterrupt:
+        sys.exit(130)
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -68,7 +68,7 @@ def test_the_package_says_that_it_is_typed():
 def test_the_command_is_installed():
     (command,) = entry_points(group="console_scripts", name="kerasimg")
     assert command.value == "kerasimg.__main__:main"
-    assert command.load().__module__ == "kerasimg.cli"
+    assert command.load().__module__ == "kerasimg.__main__"
 
 
 def test_importing_the_package_loads_nothing_but_itself(tmp_path: Path):

@@ -5,6 +5,8 @@ Nothing here imports Keras before a command needs it: `check`, `zoo`, `schema` a
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -20,12 +22,13 @@ TRACEBACK = "KERASIMG_TRACEBACK"
 """The environment variable that asks for the whole of an unforeseen error."""
 LONGEST_MESSAGE = 1000
 """Characters of an error of another library that are told."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 app = typer.Typer(
     name="kerasimg",
-    epilog="To begin: kerasimg init photos/ (a folder per class), or kerasimg train simple_cnn --data sample",
+    epilog="To begin: kerasimg init photos/ or kerasimg train simple_cnn --data sample",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -54,15 +57,21 @@ def _about(
 
 def main() -> NoReturn:
     """Run the command line; a user's mistake is told in a few lines, with its exit code, never as a traceback."""
+    _require_streams()
     try:
         code = app(standalone_mode=False)  # of a typer.Exit, or of Ctrl-C
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except KerasimgError as error:
         _stop(str(error), error.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; nothing more to tell
+        _drop_output()  # the reader has gone; nothing more to tell
         sys.exit(1)
     except OSError as error:
-        _stop(_of_system(error), 1)
+        with contextlib.suppress(OSError):
+            typer.echo(f"error: {printable(_of_system(error))}", err=True)
+        _drop_output()
+        sys.exit(1)
     except typer.Abort:
         _stop("aborted", 1)
     except Exception as error:
@@ -77,8 +86,30 @@ def main() -> NoReturn:
     sys.exit(code or 0)
 
 
+def _require_streams() -> None:
+    """Where a stream was closed from outside, what is written to it goes nowhere: libraries expect that it is there."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8"))
+
+
+def _drop_output() -> None:
+    """What could not be written is given up, or Python would try it again at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _of_system(error: OSError) -> str:
     """What the system says of a file, with the file's name first."""
+    if error.errno in NO_ROOM:
+        named = f" to write '{os.fsdecode(error.filename)}'" if error.filename is not None else ""
+        return f"no room is left on the disk{named}: make some, or write elsewhere (--out)"
     if error.filename is None or error.strerror is None:
         return str(error) or type(error).__name__
     return f"'{os.fsdecode(error.filename)}': {error.strerror[:1].lower()}{error.strerror[1:]}"

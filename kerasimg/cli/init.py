@@ -13,7 +13,7 @@ import typer
 from kerasimg.cli.options import Json
 from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError
-from kerasimg.spec.writing import dumps
+from kerasimg.spec.writing import dumps, write_whole
 
 if TYPE_CHECKING:
     from kerasimg.data.first_spec import Wish
@@ -38,6 +38,8 @@ def init(
     from kerasimg.data.sources import open_source
 
     path = _beside(data) if out is None else out
+    if path.is_dir():
+        raise CallError(f"'{path}' is a folder; name a file with --out")
     if path.exists() and not force:
         raise CallError(f"'{path}' is there already; name another file with --out, or write over it with --force")
     with waiting("looking at the pictures", as_json) as shown:
@@ -46,12 +48,12 @@ def init(
         _tell(seen)
     wish = _asked(seen) if interactive else Wish()
     document = first_spec(path.stem, seen, wish)
-    path.write_text(dumps(document), encoding="utf-8")
+    write_whole(path, dumps(document))
     if as_json:
         typer.echo(json.dumps({"spec": str(path), "seen": seen._asdict()}, ensure_ascii=False, indent=2))
         return
     typer.echo(f"wrote {path}: {document['about']}")
-    typer.echo(f"  kerasimg train {_quoted(path)} --data {_quoted(data)}")
+    typer.echo(f"next: kerasimg train {_quoted(path)} --data {_quoted(data)}")
 
 
 def _beside(data: str) -> Path:

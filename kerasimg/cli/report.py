@@ -10,7 +10,7 @@ import typer
 
 from kerasimg.cli.options import Json, RunRef, keras_loaded
 from kerasimg.cli.waiting import waiting
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, KerasimgError
 
 commands = typer.Typer()
 
@@ -84,7 +84,12 @@ def history(
             raise CallError(f"--tensorboard: expected a folder, and '{tensorboard}' is none")
         with keras_loaded():
             from kerasimg.callbacks.curves_to_tensorboard import write_curves
-        write_curves(run / "history.csv", tensorboard)
+        try:
+            write_curves(run / "history.csv", tensorboard)
+        except Exception as error:
+            if not type(error).__module__.startswith("tensorflow"):
+                raise
+            raise KerasimgError(f"--tensorboard: '{tensorboard}' cannot be written: {error}") from None
     if as_json:
         summaries: list[dict[str, Any]] = [one._asdict() for one in stage_summaries(rows)]
         typer.echo(json.dumps(summaries, ensure_ascii=False, indent=2))

@@ -23,7 +23,7 @@ from kerasimg.cli.options import (
     weights_argument,
 )
 from kerasimg.errors import CallError, Fault, SpecError, printable
-from kerasimg.spec.writing import dumps
+from kerasimg.spec.writing import dumps, write_whole
 
 if TYPE_CHECKING:
     from kerasimg.spec.load import Spec
@@ -115,7 +115,7 @@ def _show_model(spec: Spec, flat: bool, svg: Path | None, as_json: bool) -> None
         if str(svg) == "-":
             typer.echo(picture, nl=False)
         else:
-            svg.write_text(picture, encoding="utf-8")
+            write_whole(svg, picture)
 
 
 @commands.command()

@@ -9,13 +9,15 @@ imports Keras as ever.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 from kerasimg.cli.waiting import waiting
@@ -32,13 +34,14 @@ def keras_loaded() -> Iterator[None]:
     thread lost more than it gained.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home folder that is not there
     sys.stderr.flush()
     kept = os.dup(2)
     with waiting("starting Keras"), tempfile.TemporaryFile() as chatter:
         os.dup2(chatter.fileno(), 2)
         try:
             _load()
-        except BaseException:
+        except Exception:
             chatter.seek(0)
             os.write(kept, chatter.read())
             raise
@@ -66,13 +69,22 @@ def _load() -> None:
     gc.freeze()
 
 
-class _Spared(MetaPathFinder):
-    """Finds nothing, and for one thread keeps the others from finding what it is to do without."""
+class _Spared(MetaPathFinder, Loader):
+    """Has imports fail, for one thread; to ask whether there is such a module, as PyTorch does, is no error."""
 
     def __init__(self, thread: int) -> None:
         self.thread = thread
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        """Nothing; ModuleNotFoundError for what is spared."""
-        if fullname in SPARED and threading.get_ident() == self.thread:
-            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """What cannot be loaded, for a module that is spared."""
+        spared = fullname in SPARED and threading.get_ident() == self.thread
+        return ModuleSpec(fullname, self) if spared else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """ModuleNotFoundError, as where it is not installed."""
+        raise ModuleNotFoundError(f"No module named {spec.name!r}", name=spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """It never comes to this."""

@@ -26,8 +26,16 @@ def each(function: Callable[[T], R], things: Sequence[T], threads: int | None = 
     threads: how many; None: one per core that this process may use.
     """
     chunks = [things[start : start + CHUNK] for start in range(0, len(things), CHUNK)]
+    given_up = threading.Event()
+
+    def work(chunk: Sequence[T]) -> list[R]:
+        return [function(thing) for thing in chunk if not given_up.is_set()]
+
     with ThreadPoolExecutor(threads or cores()) as pool:
-        yield from chain.from_iterable(pool.map(lambda chunk: [function(thing) for thing in chunk], chunks))
+        try:
+            yield from chain.from_iterable(pool.map(work, chunks))
+        finally:
+            given_up.set()  # after Ctrl-C the pool waits for what is in work: one thing of each thread, not a chunk
 
 
 class Tally:

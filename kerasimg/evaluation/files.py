@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerasimg.evaluation.figures import confusion_figure, curves_figure, reliability_figure
+from kerasimg.spec.writing import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +23,7 @@ def write_scores(folder: str | PathLike[str], scores: dict[str, Any], curves: di
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(scores_as_json(scores), encoding="utf-8")
+    write_whole(folder / "metrics.json", scores_as_json(scores))
     if "confusion" in scores:
         # Its names reach out of it, how far they are long.
         _save(confusion_figure(scores["confusion"], scores["classes"]), folder / "confusion.png", bbox_inches="tight")

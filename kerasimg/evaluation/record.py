@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kerasimg.errors import CallError
+from kerasimg.spec.writing import write_whole
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -46,6 +46,4 @@ def damaged(path: Path, why: object) -> CallError:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")

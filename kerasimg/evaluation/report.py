@@ -34,7 +34,7 @@ from kerasimg.evaluation.report_pictures import (
 from kerasimg.evaluation.report_words import headline, number, percent, words
 from kerasimg.models.classifier import MODEL_FILE, Classifier
 from kerasimg.spec.load import Spec
-from kerasimg.spec.writing import dumps
+from kerasimg.spec.writing import dumps, write_whole
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE, CARD = "report.html", "MODEL_CARD.md"
@@ -91,10 +91,8 @@ def _folder(run: RunReference) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}")
     # A file name that is not UTF-8 comes from the file system with surrogates; a page has no place for its bytes.
-    partial.write_text(text.encode("utf-8", "replace").decode("utf-8"), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def _page(content: Mapping[str, Any]) -> str:

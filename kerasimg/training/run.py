@@ -54,6 +54,15 @@ class Run:
             raise
 
     @staticmethod
+    def require_place(runs: str | os.PathLike[str]) -> None:
+        """CallError where no run can be created in `runs`: before anything was computed for one."""
+        there = next(path for path in (Path(runs).absolute(), *Path(runs).absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise CallError(f"out: '{there}' is no folder, and cannot hold a run")
+        if not os.access(there, os.W_OK):
+            raise CallError(f"out: '{there}' may not be written in; name another folder (--out)")
+
+    @staticmethod
     def open(folder: str | os.PathLike[str]) -> Run:
         """The run in a folder; CallError when it holds none."""
         run = Run(Path(folder))

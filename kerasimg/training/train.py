@@ -75,6 +75,7 @@ def train(
     if weights is AS_THE_SPEC_SAYS:
         weights = own_weights(ref) or weights
     spec, source = load_for(ref, data, set, params)
+    Run.require_place(out)
     say(source.describe())
     spec, teacher = locate_teacher(spec)
     spec, tried = settle_choices(spec, source, limits, say)

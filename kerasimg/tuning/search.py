@@ -174,6 +174,8 @@ def _carry_out(task: Task, workers: int, chief: str | None, cache: Any, say: Say
             alone = workers == 1 and chief is None
             # A process whose memory is used up leaves the rest to others, which can be replaced.
             if not alone or not _alone(task, oracle, records, cache, say):
+                if alone:
+                    say("the trials have taken much memory, which is not given back: another process goes on")
                 lead(oracle, workers, chief, _arguments(task), say)
         _finish(task, oracle, say)
     except (KeyboardInterrupt, Interrupted):

@@ -20,7 +20,7 @@ def photos(pictures: Any, tmp_path: Path) -> Path:
 def test_a_spec_beside_the_pictures_trains_as_it_is(say: Any, photos: Path):
     said = say("init", photos)
     spec = photos.with_name("my photos.json")
-    assert (said.code, said.out.splitlines()[-1]) == (0, f"  kerasimg train '{spec}' --data '{photos}'")
+    assert (said.code, said.out.splitlines()[-1]) == (0, f"next: kerasimg train '{spec}' --data '{photos}'")
     assert kerasimg.load(spec, partial=True).params["num_classes"] == 2
 
 

@@ -42,3 +42,20 @@ def test_nothing_that_a_training_imports_brings_scikit_learn_along(tmp_path: Pat
         tmp_path,
     )
     assert found == "[]"
+
+
+def test_whoever_asks_for_a_module_that_is_kept_away_is_answered_as_pytorch_is(tmp_path: Path):
+    found = python(
+        """
+        import importlib.util, sys, threading
+        from kerasimg.cli.start import _Spared
+        sys.meta_path.insert(0, _Spared(threading.get_ident()))
+        print(importlib.util.find_spec("pandas").origin)
+        try:
+            import pandas.core
+        except ModuleNotFoundError as error:
+            print(error.name)
+        """,
+        tmp_path,
+    )
+    assert found.splitlines() == ["None", "pandas"]

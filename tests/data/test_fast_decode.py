@@ -135,6 +135,21 @@ def test_anything_else_is_left_to_the_reference_decoder(photos: dict[str, PIL.Im
         assert np.array_equal(decode_fast(content, image), decode(content, image))
 
 
+def test_a_jpeg_is_not_opened_by_pillow_unless_something_could_turn_it_or_is_odd(photos: dict[str, PIL.Image.Image]):
+    if fast_decode._libraries() is None:
+        pytest.skip("the extra 'fast' is not installed")
+    photo, exif = photos["chelsea"], PIL.Image.Exif()
+    exif[0x0112] = 6
+    for options in ({}, {"progressive": True}, {"comment": b"hello"}, {"icc_profile": bytes(300)}):
+        assert fast_decode._header(jpeg(photo, **options)) == (*photo.size, None)
+    turned = fast_decode._header(jpeg(photo, exif=exif))
+    assert turned.opened is not None
+    assert turned.turn == PIL.Image.Transpose.ROTATE_270
+    plain = jpeg(photo)
+    assert fast_decode._header(plain[:2] + b"\xff" + plain[2:]).opened is not None  # a byte that only fills
+    assert fast_decode._header(jpeg(photo.convert("CMYK"))) is None
+
+
 @pytest.mark.usefixtures("libraries")
 def test_a_damaged_file_is_named_as_by_the_reference_decoder(photos: dict[str, PIL.Image.Image], tmp_path):
     content = jpeg(photos["rocket"], quality=70)

@@ -1,8 +1,9 @@
 import threading
+import time
 
 import pytest
 
-from kerasimg.data.parallel import CHUNK, cores, each
+from kerasimg.data.parallel import CHUNK, Tally, cores, each
 
 
 def test_results_come_in_order():
@@ -26,3 +27,30 @@ def test_an_error_reaches_the_caller():
 def test_nothing_to_do_is_done():
     assert list(each(str, [])) == []
     assert cores() >= 1
+
+
+def test_who_stops_asking_waits_for_no_more_than_what_is_in_work():
+    done: list[int] = []
+
+    def slow(thing: int) -> int:
+        time.sleep(0.005)
+        done.append(thing)
+        return thing
+
+    asked = each(slow, range(10 * CHUNK), threads=1)
+    assert next(asked) == 0
+    asked.close()
+    assert len(done) < 3 * CHUNK
+
+
+def test_what_any_thread_has_done_is_told_after_a_while():
+    told: list[tuple[int, int]] = []
+    tally = Tally(3, lambda done, of: told.append((done, of)), patience=0, interval=60)
+    for _ in range(3):
+        tally.add()
+    tally.end()
+    assert told == [(1, 3), (3, 3)]
+    quiet = Tally(3, lambda done, of: told.append((done, of)), patience=60, interval=0)
+    quiet.add()
+    quiet.end()
+    assert len(told) == 2

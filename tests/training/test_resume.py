@@ -155,7 +155,7 @@ def test_a_run_on_arrays_straight_from_memory_ends_as_if_it_had_not_been_killed(
     plan = loop.plan_features
     monkeypatch.setattr(loop, "plan_features", lambda *given, **how: plan(*given, **{**how, "straight": True}))
     pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype("uint8")
-    data, written = (pixels, np.arange(40) % 2), {**spec(), "augment": []}
+    data, written = (pixels, np.arange(40) % 2), {**spec(stages=[{"epochs": 3}]), "augment": []}
     whole = end(train(written, data=data, out=tmp_path / "whole"))
     cut(9, within=True)
     killed(lambda: train(written, data=data, out=tmp_path))

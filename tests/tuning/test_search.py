@@ -184,6 +184,15 @@ def test_a_search_that_was_interrupted_goes_on(searched, few, tmp_path):
     assert said[-1].endswith("is finished; nothing is left to do")
 
 
+def test_a_process_that_has_taken_much_memory_leaves_the_rest_to_another(search, searched, monkeypatch):
+    alone = search(searched({}))
+    monkeypatch.setattr("kerasimg.tuning.trials.GROWTH", -(10**12))
+    said = []
+    found = search(searched({}), say=said.append)
+    assert "the trials have taken much memory, which is not given back: another process goes on" in said
+    assert [row["val_accuracy"] for row in found.trials] == [row["val_accuracy"] for row in alone.trials]
+
+
 def test_a_search_goes_on_only_over_the_same_pictures(searched, few, tmp_path, pictures):
     def interrupt(line):
         if line.startswith("trial 1 of"):
