@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,9 @@ from kerasimg.cli.options import Json, RunRef, keras_loaded
 from kerasimg.cli.waiting import waiting
 
 commands = typer.Typer()
+
+QUIET_CLIENT = ("HF_HUB_VERBOSITY", "error")
+"""The Hub's client need not tell of each try: what comes of the last is told."""
 
 
 @commands.command()
@@ -54,6 +58,7 @@ def push(
     as_json: Json = False,
 ) -> None:
     """Put a run or a pack on the Hugging Face Hub. As a pack with its model card."""
+    os.environ.setdefault(*QUIET_CLIENT)
     from kerasimg.deploy import hub
     from kerasimg.spec.pack import is_pack
 
@@ -73,6 +78,7 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Fetch a classifier from the Hugging Face Hub. As a .kerasimg file, which cannot run code."""
+    os.environ.setdefault(*QUIET_CLIENT)
     from kerasimg.deploy import hub
 
     with waiting("fetching", as_json):

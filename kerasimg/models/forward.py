@@ -57,7 +57,7 @@ class _Compiled:
         def run(pictures: Any) -> Any:
             return tf.cast(keras.tree.flatten(model(pictures, training=False))[0], tf.float32)
 
-        # The traced function itself: to TensorFlow's warning of functions traced too often, those of many models are one.
+        # The traced function itself: to TensorFlow's warning of functions traced too often, many models' are one.
         traced = tf.function(tf.autograph.experimental.do_not_convert(run), input_signature=signature)
         self.function = traced.get_concrete_function()
 

@@ -292,6 +292,8 @@ def test_what_is_said_is_short_and_in_order(tiny: Any, tmp_path: Path):
         "24 pictures of 2 classes in arrays",
         f"training train 16, validation 4, test 4 -> {run.folder}",
         "stage 1 of 1: 8 of 8 parameters train, in 1 layers",
+        "judging it on 4 pictures (test)",
+        f"writing {run.folder / 'report.html'}",
     ]
     assert json.loads((run.folder / "data.json").read_text())["where"] == "arrays"
 
