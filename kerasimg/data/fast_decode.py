@@ -10,7 +10,8 @@ with a file. It gains in three ways:
    triangle becomes a short filter at the picture's own pixels and one linear interpolation (OpenCV), with the weights
    that come nearest to it: see `weights`. Of fine textures it would be too far off where little is made smaller, so
    those go through Pillow's filter: see `roughness`.
-3. A file is read, and a small PNG decoded, by few calls of Python; the PNG's pixels are exactly the reference's.
+3. A file is read, the header of a JPEG looked at, and a small PNG decoded, by few calls of Python; the PNG's pixels are
+   exactly the reference's.
 
 The bound, checked by tests and by `benchmarks/decode_bound.py`: on photographs the mean absolute difference to the
 reference decoder is below `MEAN_BOUND`, and no value differs by more than `LARGEST`. Measured on 16 photographs of

@@ -81,7 +81,7 @@ def test_a_run_on_several_devices_that_was_killed_ends_as_if_it_had_not_been(fou
 
 def test_as_many_devices_are_taken_as_divide_the_batch_and_the_user_is_told(trained: Any):
     found = trained("tensorflow")
-    assert found["plain"]["auto"]["said"][0] == (
+    assert found["plain"]["auto"]["said"][1] == (
         "devices: 4 (CPU:0, CPU:1, CPU:2, CPU:3), with 2 of a batch's 8 pictures each"
     )
     assert found["said"] == {

@@ -99,6 +99,8 @@ def _item(folder: str, row: Mapping[str, Any], task: Task) -> tuple[Item, list[s
     if not isinstance(name, str) or not name:
         wrong.append(f"expected a path, got {name!r}")
         name = ""
+    if "\\" in name and not os.path.exists(os.path.join(folder, name)):
+        name = name.replace("\\", "/")  # written on Windows
     place = os.path.normpath(os.path.join(folder, name))
     if name and not os.path.exists(place):
         wrong.append(f"no such file: {name}; paths are relative to the manifest's folder")

@@ -68,6 +68,11 @@ def test_integers_are_labels_in_their_order(manifest):
     assert open_source(manifest("pets.jsonl", "\n".join(map(json.dumps, rows)))).classes == ("9", "10")
 
 
+def test_a_manifest_written_on_windows_is_read_anywhere(manifest):
+    source = open_source(manifest("pets.csv", "path,label\r\n.\\a.png,cat\r\nb.png,dog\r\n"))
+    assert [item.id for item in source.items] == ["a.png", "b.png"]
+
+
 def test_all_faults_of_a_manifest_are_listed_with_their_lines(manifest):
     path = manifest(
         "pets.csv",
