@@ -90,7 +90,7 @@ def locate(ref: str | os.PathLike[str]) -> Found:
         return Found(pack.spec_file(path) if pack.is_pack(text) else path, text)
     if (found := _in_zoo(text)) is not None:
         return found
-    if path.is_dir():
+    if os.path.isdir(text):  # not Path.is_dir, which raises where the name is too long
         spec = path / "spec.json"
         inside = f"it holds one: {shown(str(spec))}" if _is_file(spec) else "name a .json file"
         raise CallError(f"{shown(text)} is a folder, and no spec; {inside}")

@@ -374,7 +374,7 @@ class _Making:
         for name in SECTIONS:
             made[name] = _filled(made.get(name, {}), self.sections[name].model_dump(mode="json"))
         if not expect_holds:
-            made.pop("expect", None)
+            made["expect"] = Expect().model_dump(mode="json")
         return made
 
     def _final_params(self) -> dict[str, Any]:

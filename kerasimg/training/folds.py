@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from sklearn.model_selection import KFold, StratifiedKFold
 
 from kerasimg.catalog import Reference, load
 from kerasimg.data.sources import Data, Source, open_source
+from kerasimg.data.split import split
 from kerasimg.errors import CallError
 from kerasimg.evaluation.predictions import Predictions, read_predictions
+from kerasimg.spec.document import Fit
 from kerasimg.training.train import train
 
 FOLDS = 5
@@ -53,7 +56,7 @@ def cross_val_predict(
         for fold in range(folds):
             say(f"fold {fold + 1} of {folds}")
             manifest = folder / "fold.jsonl"
-            _write_manifest(manifest, source, paths, fold_of == fold)
+            _write_manifest(manifest, source, paths, _parts(source, fold_of == fold, draft.fit))
             run = train(ref, data=manifest, out=folder / "runs", set=set, verbose=verbose, say=say, **params)
             said = read_predictions(run.folder / "evaluation" / "predictions.csv", draft.task)
             if said.classes != classes:
@@ -99,9 +102,22 @@ def _path(source: Source, index: int, folder: Path) -> str:
     return str(path)
 
 
-def _write_manifest(path: Path, source: Source, paths: list[str], held_out: np.ndarray) -> None:
+def _parts(source: Source, held_out: np.ndarray, fit: Fit) -> np.ndarray:
+    """The part of each picture in a fold, (N,) of str.
+
+    What is validated on is drawn by the pictures' own names: those of the fold's files depend on where they stand.
+    """
+    items = [replace(item, part="test" if out else None) for item, out in zip(source.items, held_out, strict=True)]
+    drawn = split(replace(source, items=items), fit.validation_split, 0, fit.seed)
+    names = np.full(len(source), "train", dtype="<U10")
+    for part, indices in drawn.items():
+        names[indices] = part
+    return names
+
+
+def _write_manifest(path: Path, source: Source, paths: list[str], parts: np.ndarray) -> None:
     lines = [
-        json.dumps({"path": place, "labels": list(item.labels), "split": "test" if out else "train"})
-        for place, item, out in zip(paths, source.items, held_out, strict=True)
+        json.dumps({"path": place, "labels": list(item.labels), "split": str(part)})
+        for place, item, part in zip(paths, source.items, parts, strict=True)
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

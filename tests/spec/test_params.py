@@ -65,7 +65,8 @@ def test_an_expectation_is_kept_only_while_the_model_is_the_file_s(family):
     smaller = catalog.load("simple_cnn", units=64)
     assert not smaller.expect_holds
     # As a file of its own it claims nothing of the other.
-    assert "expect" not in smaller.resolved
+    assert smaller.resolved["expect"] == {"params": None, "output": None}
+    assert catalog.load(smaller.resolved).resolved == smaller.resolved
     assert catalog.load({**smaller.resolved, "name": "smaller"}).expect.params is None
     edited = catalog.load("simple_cnn", set={"model.hidden.units": 5})
     assert not edited.expect_holds

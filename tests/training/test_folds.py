@@ -1,3 +1,4 @@
+import shutil
 from functools import partial
 
 import numpy as np
@@ -19,6 +20,12 @@ def test_every_picture_is_predicted_by_a_model_that_was_not_trained_on_it(tiny, 
     assert said.classes == ["blue", "green", "red"]
     (row,) = find_label_errors(said.ids, said.truth, said.probabilities, said.classes, "multiclass")
     assert (row["file"], row["given"], row["suggested"]) == ("blue/red.png", "blue", "red")
+
+
+def test_where_the_pictures_stand_does_not_change_what_comes_out(tiny, colours, tmp_path):
+    shutil.copytree(colours, tmp_path / "elsewhere")
+    here, there = (predict(tiny(), data=data, folds=2) for data in (colours, tmp_path / "elsewhere"))
+    assert np.array_equal(here.probabilities, there.probabilities)
 
 
 def test_arrays_are_taken_too(tiny):
