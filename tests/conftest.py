@@ -3,13 +3,15 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
+
+from kerasimg.spec import arguments
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell starts what it runs in the background; Ctrl-C is tested here and in processes of our own.
@@ -32,6 +34,15 @@ def seeded() -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What the tests keep in the cache folder is theirs alone; of the user's they see nothing."""
     os.environ["KERASIMG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_registry() -> Iterator[None]:
+    """What the tests of a module register is forgotten after them."""
+    before = {group: dict(members) for group, members in arguments._registered.items()}
+    yield
+    arguments._registered.clear()
+    arguments._registered.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -236,7 +237,7 @@ def test_no_trial_is_lost_nor_run_twice_when_a_search_is_killed(workers, search,
     wait_for(5, folder, process)
     if workers > 1:  # first a worker, which is replaced, then the chief
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        subprocess.run(["kill", "-9", children[0]], check=True)
+        os.kill(int(children[0]), signal.SIGKILL)
         wait_for(9, folder, process)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -26,17 +26,17 @@ def test_each_picture_gets_its_own_row():
 
 
 def test_what_gathers_while_the_model_works_is_asked_at_once_up_to_the_limit():
-    free = threading.Event()
+    asked, free = threading.Event(), threading.Event()
     sizes: list[int] = []
 
     def slow(pixels: np.ndarray) -> np.ndarray:
+        asked.set()
         free.wait(5)
         return mean(pixels)
 
     batcher = Batcher(slow, max_batch=4, max_wait_s=0, told=lambda size, seconds: sizes.append(size))
     first = batcher.put(picture(0))
-    while batcher.waiting():
-        time.sleep(0.001)
+    assert asked.wait(5)
     rest = [batcher.put(picture(value)) for value in range(10)]
     free.set()
     assert [float(answer.result(5)[0]) for answer in [first, *rest]] == [0, *range(10)]
