@@ -103,7 +103,7 @@ def export(
             allow_flex=allow_flex,
             flash_bytes=flash_bytes,
             arena_bytes=arena_bytes,
-            say=_nothing if as_json else shown.say,
+            say=shown.say,
         )
     if as_json:
         _print_json([{"bundle": str(one.folder), **one.manifest.model_dump(mode="json")} for one in bundles])
@@ -132,7 +132,7 @@ def verify(
 
     asks = {"tolerance": tolerance, "same": same, "accuracy_drop": accuracy_drop}
     with waiting("asking the models", as_json) as shown:
-        found = check(bundle, data=data, expected=expected, **asks, say=_nothing if as_json else shown.say)
+        found = check(bundle, data=data, expected=expected, **asks, say=shown.say)
     if as_json:
         rows = {"vectors": found.vectors, "data": found.data}
         told = {name: [row.model_dump(mode="json") for row in some] for name, some in rows.items()}
@@ -162,10 +162,6 @@ def measure(
         _print_json(found)
     else:
         typer.echo(as_text(found))
-
-
-def _nothing(line: str) -> None:
-    """Say nothing."""
 
 
 def _print_json(told: Any) -> None:

@@ -51,7 +51,7 @@ def lr_find(
             steps=steps,
             out=out,
             on_bad_image=on_bad_image.value,
-            say=_nothing if as_json else shown.say,
+            say=shown.say,
             **given_weights(weights),
         )
     if as_json:
@@ -60,7 +60,3 @@ def lr_find(
     typer.echo(str(sweep))
     if out is not None:
         typer.echo(f"drawn in {out}")
-
-
-def _nothing(line: str) -> None:
-    """Say nothing."""

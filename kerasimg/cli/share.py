@@ -63,7 +63,7 @@ def push(
     from kerasimg.spec.pack import is_pack
 
     if not is_pack(run):
-        with keras_loaded():
+        with keras_loaded():  # before the hub's module asks for it, and with its chatter
             pass
     with waiting("sending", as_json):
         address = hub.push(run, repo, private=private, message=message)

@@ -60,8 +60,7 @@ def tune(
             from kerasimg.tuning.search import resume_search
         kept = None if cache is CacheKind.auto else cache.value
         with waiting("searching", silent) as shown:
-            say = _nothing if silent else shown.say
-            found = resume_search(resume, data=data, workers=workers, chief=chief, cache=kept, say=say)
+            found = resume_search(resume, data=data, workers=workers, chief=chief, cache=kept, say=shown.say)
         _tell(found, as_json)
         return
     if ref is None:
@@ -83,7 +82,7 @@ def tune(
             from kerasimg.tuning.worker import work
         try:
             with waiting("training trials", silent) as shown:
-                trained = work(ref, chief=worker, **how, say=_nothing if silent else shown.say)
+                trained = work(ref, chief=worker, **how, say=shown.say)
             typer.echo(f"{trained} trials were trained here")
         except UsedUp:  # memory that TensorFlow does not give back: the same command goes on in a fresh process
             os.execv(sys.executable, [sys.executable, "-m", "kerasimg", *sys.argv[1:]])
@@ -92,7 +91,7 @@ def tune(
         from kerasimg.tuning.search import tune as search
     how |= {"out": out or Path("runs"), "chief": chief, "workers": 1 if workers is None else workers}
     with waiting("searching", silent) as shown:
-        found = search(ref, **how, say=_nothing if silent else shown.say)
+        found = search(ref, **how, say=shown.say)
     _tell(found, as_json)
 
 
@@ -126,7 +125,3 @@ def _print_space(spec: Any, as_json: bool) -> None:
         )
     else:
         typer.echo(f"{space.points:,} combinations")
-
-
-def _nothing(line: str) -> None:
-    """Say nothing."""

@@ -21,8 +21,9 @@ INTERVAL_S = 0.5
 class Waiting:
     """The line on standard error that tells of a wait; it is wiped out before anything else is said, and at the end."""
 
-    def __init__(self, what: str, shown: bool) -> None:
+    def __init__(self, what: str, shown: bool, silent: bool = False) -> None:
         self.what = what
+        self.silent = silent
         self.done = ""
         self.begun = time.monotonic()
         # A file of its own: standard error leads elsewhere while a library is kept from chattering.
@@ -35,7 +36,9 @@ class Waiting:
             self.thread.start()
 
     def say(self, line: str) -> None:
-        """Print a line that stays; the wait counts anew from here."""
+        """Print a line that stays, unless silent; the wait counts anew from here."""
+        if self.silent:
+            return
         with self.lock:
             self._wipe()
             typer.echo(line)
@@ -82,9 +85,10 @@ class Waiting:
 def waiting(what: str, silent: bool = False) -> Iterator[Waiting]:
     """While the block runs, show `what` and the seconds on a terminal, once it is silent for longer than two seconds.
 
-    silent: show nothing. Nothing is shown either where standard error is no terminal, so that no log is littered.
+    silent: show nothing, and say nothing. Nothing is shown either where standard error is no terminal, so that no log
+    is littered.
     """
-    shown = Waiting(what, not silent and _is_terminal())
+    shown = Waiting(what, not silent and _is_terminal(), silent)
     try:
         yield shown
     finally:

@@ -117,43 +117,46 @@ def _talking(repo: str) -> Iterator[HfApi]:
     """The hub's client; what it raises becomes an error that says what to do."""
     with needs(EXTRA, CLIENT):
         import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub.errors import HFValidationError
 
     hub = huggingface_hub.HfApi(library_name="kerasimg")
     try:
         yield hub
-    except errors.HFValidationError:
+    except HFValidationError:
         raise CallError(f"repo: expected OWNER/NAME, letters, digits, - _ and . in each, got '{repo}'") from None
-    except errors.RevisionNotFoundError:
-        raise CallError(f"{repo}: it has no such revision; see {hub.endpoint}/{repo}/commits/main") from None
-    except errors.GatedRepoError:
-        raise CallError(f"{repo}: its owner must let you in: ask at {hub.endpoint}/{repo}, and {LOG_IN}") from None
-    except errors.RepositoryNotFoundError:
-        raise CallError(f"{repo}: no such model at {hub.endpoint}, or a private one: {LOG_IN}") from None
-    except errors.LocalTokenNotFoundError:
-        raise CallError(f"{repo}: {hub.endpoint} must know who you are: {LOG_IN}") from None
-    except errors.LocalEntryNotFoundError:
-        raise CallError(f"{repo}: {hub.endpoint} cannot be reached (HF_HUB_OFFLINE is set, or no network)") from None
-    except errors.EntryNotFoundError:
-        raise CallError(f"{repo}: it holds no {FILE}; only what kerasimg push put there can be pulled") from None
-    except errors.HfHubHTTPError as error:
+    except Exception as error:
+        if (said := _told(error, str(hub.endpoint), repo)) is None:
+            raise
+        raise CallError(f"{repo}: {said}") from None
+
+
+def _told(error: Exception, endpoint: str, repo: str) -> str | None:
+    """What is to be said of an error; None where it is neither the client's nor its HTTP library's."""
+    from huggingface_hub import errors
+
+    # Some are kinds of one further down.
+    known: dict[type[Exception], str] = {
+        errors.RevisionNotFoundError: f"it has no such revision; see {endpoint}/{repo}/commits/main",
+        errors.GatedRepoError: f"its owner must let you in: ask at {endpoint}/{repo}, and {LOG_IN}",
+        errors.RepositoryNotFoundError: f"no such model at {endpoint}, or a private one: {LOG_IN}",
+        errors.LocalTokenNotFoundError: f"{endpoint} must know who you are: {LOG_IN}",
+        errors.LocalEntryNotFoundError: f"{endpoint} cannot be reached (HF_HUB_OFFLINE is set, or no network)",
+        errors.EntryNotFoundError: f"it holds no {FILE}; only what kerasimg push put there can be pulled",
+    }
+    for kind, said in known.items():
+        if isinstance(error, kind):
+            return said
+    if isinstance(error, errors.HfHubHTTPError):
         status = error.response.status_code
         if status in (401, 403):
-            raise CallError(
-                f"{repo}: {hub.endpoint} refuses ({status}): {LOG_IN} with a token that may write"
-            ) from None
-        raise CallError(
-            f"{repo}: {hub.endpoint} answers {status}: {error.server_message or _first_line(error)}"
-        ) from None
-    except Exception as error:
-        # The client wraps what stops an upload, and lets errors of its HTTP library through, whose name changes between
-        # its versions.
-        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-        module = type(cause).__module__
-        if not module.startswith((CLIENT, "httpx", "httpcore")):
-            raise
-        what = "does not answer as its client expects" if module.startswith(CLIENT) else "cannot be reached"
-        raise CallError(f"{repo}: {hub.endpoint} {what}: {_first_line(cause)}") from None
+            return f"{endpoint} refuses ({status}): {LOG_IN} with a token that may write"
+        return f"{endpoint} answers {status}: {error.server_message or _first_line(error)}"
+    # The client wraps what stops an upload, and lets errors of its HTTP library through, whose name changes.
+    cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+    if type(cause).__module__.startswith(CLIENT):
+        return f"{endpoint} does not answer as its client expects: {_first_line(cause)}"
+    reached = not type(cause).__module__.startswith(("httpx", "httpcore"))
+    return None if reached else f"{endpoint} cannot be reached: {_first_line(cause)}"
 
 
 def _first_line(error: BaseException) -> str:
