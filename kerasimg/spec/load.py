@@ -8,32 +8,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast
 
-from kerasimg.errors import Fault, SpecError, listed, nearest
+from kerasimg.errors import Fault, SpecError
 from kerasimg.spec import search, showing
-from kerasimg.spec.check import AugmentChecker, Checker
-from kerasimg.spec.document import KEYS, SECTIONS, Card, Compile, Expect, Fit, Image, Pretrained, Section, Task, Tune
-from kerasimg.spec.expand import MAX_WORK, Expansion, ExpansionLimit, Handle, Visitor
-from kerasimg.spec.expressions import UNKNOWN
+from kerasimg.spec.document import Card, Compile, Expect, Fit, Image, Pretrained, Task, Tune
+from kerasimg.spec.expand import Expansion, Handle, Visitor
+from kerasimg.spec.making import Making
 from kerasimg.spec.merge import edit
-from kerasimg.spec.nodes import NAME, NAME_WORDS, Block, Node, parse_blocks, parse_nodes
+from kerasimg.spec.nodes import NAME, Block, Node
 from kerasimg.spec.parents import MAX_PARENTS, Find, Found, extended, with_parents
 from kerasimg.spec.places import Faults, Origins, Report
-from kerasimg.spec.reader import as_read, is_comment, kind_of, shown
-from kerasimg.spec.sections import validate
-from kerasimg.spec.values import MAX_VALUES, evaluate_deep, evaluate_params, names_in, size_of, unknown_paths
+from kerasimg.spec.reader import as_read
 
-STRUCTURE = ("image", "variants", "blocks", "model", "features")
-"""The keys that, with the params, decide what the model is."""
 MAX_BACKBONES = 64
-TRIAL_WORK = 500
-"""What checking the smallest spec takes, in the unit of `MAX_WORK`."""
 
 
 class Within(NamedTuple):
@@ -197,7 +189,7 @@ def _make(
         origins.set(("params", name), f"param {name!r}")
         if search.holds_search(value):
             faults.report(("params", name), f"expected a value, got a search value; --set params.{name} takes one")
-    work = _Making(written, faults, _opener(find, folder, within.of(file)))
+    work = Making(written, faults, _opener(find, folder, within.of(file)))
     work.check_keys()
     work.replace_search(chosen or {})
     work.evaluate(params, partial)
@@ -228,179 +220,3 @@ def _make(
         within=within,
         **work.sections,
     )
-
-
-class _Making:
-    """The steps from a merged document to the parts of a spec."""
-
-    def __init__(self, document: dict[str, Any], faults: Faults, open_spec: Any) -> None:
-        self.document = document
-        self.faults = faults
-        self.report = faults.report
-        self.open_spec = open_spec
-        self.replaced: dict[str, Any] = document
-        self.params: dict[str, Any] = {}
-        self.sections: dict[str, Any] = {}
-        self.nodes: tuple[Node, ...] = ()
-        self.blocks: dict[str, Block] = {}
-        self.augment: list[tuple[str, dict[str, Any]]] = []
-        self.work = TRIAL_WORK + size_of(document, MAX_WORK)
-
-    def check_keys(self) -> None:
-        for key in self.document:
-            if key not in KEYS and not is_comment(key):
-                self.report((key,), f"no such key in a spec{nearest(key, KEYS)}")
-        for key in ("$schema", "about"):
-            if key in self.document and not isinstance(self.document[key], str):
-                self.report((key,), f"expected a string, got {kind_of(self.document[key])}")
-        name = self.document.get("name")
-        if name is not None and not (isinstance(name, str) and NAME.fullmatch(name)):
-            self.report(("name",), f"expected {NAME_WORDS}, got {shown(name)}")
-        if "model" not in self.document:
-            self.report(("model",), "missing; a spec needs 'model', the list of its nodes")
-
-    def replace_search(self, chosen: Mapping[str, Any]) -> None:
-        self.replaced, self.faults.moved, self.faults.faulty = search.replace(self.document, chosen, self.report)
-
-    def evaluate(self, given: Mapping[str, Any], partial: bool) -> None:
-        """Params, sections, nodes, in that order; then the walk that checks every call."""
-        variants = self.replaced.get("variants")
-        self.params = evaluate_params(self.replaced.get("params", {}), given, self.report, variants)
-        if isinstance(variants, dict) and self.params.get("variant") not in list(variants):
-            partial = True  # what the variant would give is not what is missing
-        missing = [name for name, value in self.params.items() if value is UNKNOWN and self._declared_null(name)]
-        if not partial:
-            for name in missing:
-                self.report(
-                    ("params", name), f"must be given: {name}=... in Python, --set {name}=... on the command line"
-                )
-        for name, section in SECTIONS.items():
-            self.sections[name] = self._section(name, section)
-        if self.task() not in get_args(Task):
-            known = ", ".join(get_args(Task))
-            found = self.replaced["task"]
-            self.report(("task",), f"expected one of {known}, got {shown(found)}{nearest(str(found), get_args(Task))}")
-        self._check_nodes()
-
-    def _declared_null(self, name: str) -> bool:
-        return self.replaced["params"].get(name) is None
-
-    def _section(self, name: str, section: type[Section]) -> Section:
-        raw = self.replaced.get(name, {})
-        value = evaluate_deep(raw, self.params, (name,), self.report)
-        if size_of(value, MAX_VALUES) > MAX_VALUES:
-            self.report((name,), f"more than {MAX_VALUES:,} values once evaluated")
-            return section()
-        made = validate(section, value, self.faults.below((name,)), unknown_paths(value))
-        return made or section()
-
-    def _check_nodes(self) -> None:
-        self.blocks = parse_blocks(self.replaced.get("blocks", {}), ("blocks",), self.report)
-        self.nodes = parse_nodes(self.replaced.get("model", []), ("model",), self.report)
-        if self.replaced.get("model") == []:
-            self.report(("model",), "expected at least one node")
-        image = self.sections["image"]
-        size = (*image.size, image.channels)
-        if unknown_paths(evaluate_deep(self.replaced.get("image", {}), self.params, (), _unreported)):
-            size = (UNKNOWN, UNKNOWN, UNKNOWN)
-        augment = AugmentChecker(size, self.report, self.open_spec)
-        nodes = parse_nodes(self.replaced.get("augment", []), ("augment",), self.report)
-        for checker, body in ((Checker(size, self.report, self.open_spec), self.nodes), (augment, nodes)):
-            expansion = Expansion(self.blocks, checker, self.report)
-            with suppress(ExpansionLimit):
-                expansion.run(body, self.params, "image")
-            self.work += expansion.work
-        self.augment = augment.layers
-        self._check_names([node.name for node in self.nodes if node.name])
-
-    def _check_names(self, names: Sequence[str]) -> None:
-        """Check what refers to nodes of `model` from outside of it."""
-        there = listed(names) or "none"
-        if (features := self.features()) is not None and features not in names:
-            message = f"expected the name of a node of 'model', got {shown(features)} (names: {there})"
-            self.report(("features",), message)
-        for index, stage in enumerate(self.sections["fit"].stages):
-            for key in ("unfreeze", "freeze"):
-                for place, name in enumerate(getattr(stage, key)):
-                    if name not in names:
-                        at = name if key == "unfreeze" else place
-                        message = f"no node '{name}' in 'model'{nearest(name, names)} (names: {there})"
-                        self.report(("fit", "stages", index, key, at), message)
-
-    def check_other_options(self, given: Mapping[str, Any]) -> None:
-        """Check what would be checked if each other option, and each other variant, were chosen, as far as work allows.
-
-        What is left out here is checked when a search chooses it.
-        """
-        work = 0
-        for value in filter(search.is_sound, search.find(self.document)):
-            if value.kind != "$choice":
-                others: Sequence[Any] = [bound for bound in value.given[value.kind] if bound != value.given["default"]]
-            else:
-                others = [option for option in value.options if option != value.given["default"]]
-            for option in others:
-                if work > MAX_WORK:
-                    return
-                work += self._try({**dict(value.within), value.name: option}, given)
-        for variant in self.document.get("variants") or ():
-            if variant != self.params.get("variant") and not is_comment(variant) and work <= MAX_WORK:
-                work += self._try({}, {**given, "variant": variant})
-
-    def _try(self, chosen: Mapping[str, Any], given: Mapping[str, Any]) -> int:
-        """Check what these search values and params would make; the work that it took."""
-        trial = _Making(self.document, self.faults, self.open_spec)
-        trial.replace_search(chosen)
-        trial.evaluate(given, partial=True)
-        return trial.work
-
-    def text(self, key: str) -> str:
-        return str(self.document.get(key) or "")
-
-    def task(self) -> str:
-        return str(self.replaced.get("task", "multiclass"))
-
-    def features(self) -> Any:
-        return self.replaced.get("features")
-
-    def resolved(self, expect_holds: bool) -> dict[str, Any]:
-        """The document with nothing left to choose or to default, and without an `expect` of another model."""
-        made = {**self.replaced, "name": self.text("name") or None, "task": self.task()}
-        made = {key: value for key, value in made.items() if value is not None}
-        if self.params:
-            made["params"] = {
-                name: None if value is UNKNOWN else value
-                for name, value in {**self.replaced["params"], **self._final_params()}.items()
-            }
-        for name in SECTIONS:
-            made[name] = _filled(made.get(name, {}), self.sections[name].model_dump(mode="json"))
-        if not expect_holds:
-            made["expect"] = Expect().model_dump(mode="json")
-        return made
-
-    def _final_params(self) -> dict[str, Any]:
-        """The values of the params that are no expressions; the others follow from them."""
-        raw = self.replaced["params"]
-        given = {path[1] for path in self.faults.origins.paths() if path[:1] == ("params",) and len(path) == 2}
-        return {name: value for name, value in self.params.items() if not names_in(raw[name]) or name in given}
-
-    def expect_holds(self, document: Mapping[str, Any]) -> bool:
-        """Whether what `expect` says of the model as `document` has it can be said of this one."""
-        as_written = search.replace(dict(document), {}, _unreported).document
-        same = {name: value for name, value in self.params.items() if name == "variant"}
-        params = evaluate_params(as_written.get("params", {}), same, _unreported, as_written.get("variants"))
-        named = names_in(document.get("expect", {}))
-        changed = {name for name, value in self.params.items() if params.get(name) != value}
-        return changed <= named and all(as_written.get(key) == self.replaced.get(key) for key in STRUCTURE)
-
-
-def _unreported(path: Any, message: str) -> None:
-    """Faults that were reported before."""
-
-
-def _filled(raw: Any, full: Any) -> Any:
-    """What was written, with what was left out filled in from the validated section."""
-    if isinstance(raw, dict) and isinstance(full, dict):
-        return {**raw, **{key: _filled(raw.get(key, value), value) for key, value in full.items()}}
-    if isinstance(raw, list) and isinstance(full, list) and len(raw) == len(full):
-        return [_filled(item, value) for item, value in zip(raw, full, strict=True)]
-    return raw

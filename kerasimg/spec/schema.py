@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import json
 import keyword
-import re
-from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import get_args
 
-from kerasimg.spec import arguments
 from kerasimg.spec.document import FORMAT_VERSION, KEYS, SECTIONS, Task
-from kerasimg.spec.expand import MAX_REPEAT
 from kerasimg.spec.expressions import MAX_LENGTH
-from kerasimg.spec.nodes import ARGUMENT_NAME, CONTROL_KEYS, NAME, RESERVED_NAMES
+from kerasimg.spec.nodes import NAME
 from kerasimg.spec.parents import ZOO
-from kerasimg.spec.places import NODE_KINDS
+from kerasimg.spec.schema_forms import (
+    COMMENTS,
+    Schema,
+    list_of,
+    loosened,
+    named_values,
+    or_search,
+    unless_search,
+    whole,
+)
+from kerasimg.spec.schema_nodes import group_schemas, kind_schemas, layer_schemas, node_schemas
 from kerasimg.spec.search import MAX_OPTIONS
 from kerasimg.spec.values import TAKEN
 
-Schema = dict[str, Any]
-
 FILE = ZOO / f"kerasimg-{FORMAT_VERSION}.schema.json"
-COMMENTS: Schema = {"^//": True}
-GROUPS = ("activations", "initializers", "regularizers", "constraints", "schedules", "optimizers", "losses", "metrics")
-WEIGHTS_PATTERN = r"^(?!/)(?!(.*/)?\.\.(/|$))[^\\:]+\.weights\.h5$"
 
 
 def make_schema() -> Schema:
@@ -44,12 +45,12 @@ def make_schema() -> Schema:
         "required": ["kerasimg"],
         "if": {"required": ["extends"], "properties": {"extends": {"type": "string"}}},
         "else": {"required": ["model"], "properties": {"compile": _types_given("optimizer", "loss")}},
-        "$defs": {**_values(), **_sections(), **_nodes(), **_layers(), **_groups(), **_kinds()},
+        "$defs": {**_values(), **_sections(), **node_schemas(), **layer_schemas(), **group_schemas(), **kind_schemas()},
     }
 
 
 def _top_level() -> Schema:
-    name = {"type": ["string", "null"], "pattern": _whole(NAME.pattern)}
+    name = {"type": ["string", "null"], "pattern": whole(NAME.pattern)}
     own: Schema = {
         "$schema": {"type": "string", "description": "This schema, for editors."},
         "kerasimg": {"const": FORMAT_VERSION, "description": "The version of the format."},
@@ -61,22 +62,22 @@ def _top_level() -> Schema:
             "additionalProperties": True,
             "description": 'Edits by path, list items by node name or index: {"model.hidden.units": 64}.',
         },
-        "params": _unless_search(
-            _named_values("Named values, each with its default; null: must be given.", {*TAKEN, *keyword.kwlist})
+        "params": unless_search(
+            named_values("Named values, each with its default; null: must be given.", {*TAKEN, *keyword.kwlist})
         ),
-        "variants": _unless_search(
+        "variants": unless_search(
             {
                 "type": "object",
                 "patternProperties": COMMENTS,
-                "additionalProperties": _named_values("A variant: values of params, by name.", ["variant"]),
+                "additionalProperties": named_values("A variant: values of params, by name.", ["variant"]),
                 "description": "The members of a family by name; the param `variant` chooses one.",
             }
         ),
-        "blocks": _unless_search({"$ref": "#/$defs/blocks"}),
-        "task": _or_search({"enum": list(get_args(Task)), "default": "multiclass"}),
-        "augment": _unless_search(_list_of("augmentation", "What happens to training images only.")),
-        "model": _unless_search(_list_of("node", "The nodes; the last one is the output.", minItems=1)),
-        "features": _or_search({"type": ["string", "null"], "description": "The node at which the head begins."}),
+        "blocks": unless_search({"$ref": "#/$defs/blocks"}),
+        "task": or_search({"enum": list(get_args(Task)), "default": "multiclass"}),
+        "augment": unless_search(list_of("augmentation", "What happens to training images only.")),
+        "model": unless_search(list_of("node", "The nodes; the last one is the output.", minItems=1)),
+        "features": or_search({"type": ["string", "null"], "description": "The node at which the head begins."}),
     }
     sections = {key: {"$ref": f"#/$defs/{section.__name__}"} for key, section in SECTIONS.items()}
     return {key: (own | sections)[key] for key in KEYS}
@@ -141,308 +142,13 @@ def _sections() -> Schema:
     for section in SECTIONS.values():
         made = section.model_json_schema()
         for name, part in (made.pop("$defs", {}) | {section.__name__: made}).items():
-            found[name] = _unless_search(_loosened(part), dynamic=True)
+            found[name] = unless_search(loosened(part), or_expression=True)
     return found
-
-
-def _loosened(schema: Schema) -> Schema:
-    """A section's schema, in which each value may also be an expression or a search value."""
-    if "named" in schema:
-        schema = {**{key: value for key, value in schema.items() if key != "named"}, **_named(schema["named"])}
-    made: Schema = {key: value for key, value in schema.items() if key not in ("title", "$defs")}
-    if "properties" in made:
-        made["properties"] = {key: _dynamic(_loosened(value)) for key, value in made["properties"].items()}
-    if made.get("type") == "object":
-        made["patternProperties"] = COMMENTS
-    for key in ("items", "additionalProperties"):
-        if isinstance(made.get(key), dict):
-            made[key] = _dynamic(_loosened(made[key]))
-    if "anyOf" in made:
-        made["anyOf"] = [_loosened(option) for option in made["anyOf"]]
-    return made
-
-
-def _named(named: Mapping[str, Any]) -> Schema:
-    group, also = named["group"], named["also"]
-    options: list[Schema] = [{"enum": list(also)}] if also else []
-    if group == "schedules":
-        options.append({"type": "number", "exclusiveMinimum": 0})
-    mergeable = {"$ref": f"#/$defs/{group}_object"}  # a child may leave out the `type` that its parent gives
-    return {"anyOf": [*options, {"$ref": f"#/$defs/{group}"}, *([mergeable] if named["mergeable"] else [])]}
 
 
 def _types_given(*keys: str) -> Schema:
     whole = {"if": {"type": "object", "not": {"$ref": "#/$defs/with_dollar"}}, "then": {"required": ["type"]}}
     return {"properties": dict.fromkeys(keys, whole)}
-
-
-def _nodes() -> Schema:
-    kinds: list[Schema] = [{"required": [kind]} for kind in NODE_KINDS]
-    pairs: list[Schema] = [
-        {"required": [one, other]} for index, one in enumerate(NODE_KINDS) for other in NODE_KINDS[:index]
-    ]
-    node: Schema = {
-        "type": "object",
-        # The kinds stand here, too, for an editor to offer in a node that is still empty.
-        "properties": {
-            **{kind: {"$ref": f"#/$defs/{kind}_node/properties/{kind}"} for kind in NODE_KINDS},
-            **_control_keys(),
-        },
-        "patternProperties": COMMENTS,
-        "allOf": [
-            {"not": {"anyOf": pairs}},
-            *(_when_given(kind, {"$ref": f"#/$defs/{kind}_node"}) for kind in NODE_KINDS),
-            {
-                "if": {"required": ["table"]},
-                "then": {"if": {"not": {"anyOf": kinds}}, "then": {"additionalProperties": {"$ref": "#/$defs/value"}}},
-                "else": {"anyOf": kinds},
-            },
-        ],
-        "unevaluatedProperties": False,
-    }
-    return {
-        "node": _unless_search(node),
-        "augmentation": {
-            "allOf": [{"$ref": "#/$defs/node"}],
-            "properties": {
-                "layer": _or_search({"enum": arguments.augmentations()}),
-                "backbone": False,
-                "reuse": False,
-            },
-        },
-        "block_node": _open_node("block", "A block of this spec, with its arguments."),
-        "reuse_node": {"properties": {"reuse": _or_search(_name("An earlier layer node, called again."))}},
-        "blocks": {
-            "type": "object",
-            "patternProperties": {**COMMENTS, _whole(NAME.pattern): _unless_search({"$ref": "#/$defs/block"})},
-            "additionalProperties": False,
-            "description": "Macros by name.",
-        },
-        "block": {
-            "type": "object",
-            "properties": {
-                "args": _unless_search(_named_values("Arguments with defaults; null: must be given.", _NODE_KEYS)),
-                "let": _unless_search(_named_values("Local names, in order.", _NODE_KEYS)),
-                "nodes": _unless_search(_list_of("node", "The body; its last node is the output.", minItems=1)),
-            },
-            "patternProperties": COMMENTS,
-            "additionalProperties": False,
-            "required": ["nodes"],
-        },
-    }
-
-
-_NODE_KEYS = {*NODE_KINDS, *CONTROL_KEYS}
-
-
-def _control_keys() -> Schema:
-    names = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-    named = {"type": "object", "patternProperties": COMMENTS, "additionalProperties": {"type": "string"}}
-    own = {"type": ["string", "null"], "pattern": _whole(NAME.pattern), "not": {"enum": list(RESERVED_NAMES)}}
-    header = {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True}
-    rows = {"type": "array", "items": {"$ref": "#/$defs/value"}}
-    return {
-        "name": _or_search({**own, "description": "By which later nodes, edits and the search know it."}),
-        "inputs": _unless_search(
-            {
-                "description": "The nodes that it takes; left out, the node before. 'in': what entered the block.",
-                "anyOf": [{"type": ["string", "null"]}, names, {**named, "minProperties": 1}],
-            }
-        ),
-        "when": _dynamic({"type": "boolean", "description": "false skips the node."}),
-        "repeat": _dynamic(
-            {
-                "type": ["integer", "null"],
-                "minimum": 0,
-                "maximum": MAX_REPEAT,
-                "description": "How often; inside, i counts from 0 to n - 1.",
-            }
-        ),
-        "table": _unless_search(
-            {
-                "description": "A header row of argument names and rows of values: the node runs once per row.",
-                "type": "array",
-                "minItems": 2,
-                "prefixItems": [header],
-                "items": rows,
-            }
-        ),
-    }
-
-
-def _open_node(kind: str, description: str) -> Schema:
-    """A node of which only the spec itself can tell what arguments it takes."""
-    return {
-        "properties": {kind: _or_search(_name(description))},
-        "additionalProperties": {"$ref": "#/$defs/value"},
-    }
-
-
-def _layers() -> Schema:
-    """`layer_node` and `backbone_node`, and one definition with the arguments of each class."""
-    weights = {
-        "description": 'null, "imagenet", or a .weights.h5 file beside the spec.',
-        "anyOf": [
-            {"enum": [None, "imagenet"]},
-            {"type": "string", "pattern": WEIGHTS_PATTERN},
-            {
-                "type": "object",
-                "properties": {
-                    "file": _dynamic({"type": "string", "pattern": WEIGHTS_PATTERN}),
-                    "sha256": _dynamic({"type": ["string", "null"], "pattern": "^[0-9a-f]{64}$"}),
-                },
-                "patternProperties": COMMENTS,
-                "additionalProperties": False,
-                "required": ["file"],
-            },
-        ],
-    }
-    trained = {"weights": _dynamic(weights), "trainable": _dynamic({"type": "boolean"})}
-    layers, backbones = arguments.known("layers"), arguments.known("backbones")
-    file: Schema = {"type": "string", "pattern": "\\.json$"}
-    of_file = {"additionalProperties": {"$ref": "#/$defs/value"}, "properties": trained}
-    return {
-        "layer_node": _by_name("layer", layers, "A class of keras.layers or kerasimg.layers."),
-        **{f"layer.{name}": _arguments("layers", name) for name in layers},
-        "backbone_node": {
-            **_by_name("backbone", backbones, "A constructor of keras.applications, or a spec file.", file),
-            "if": {"properties": {"backbone": file}},
-            "then": of_file,
-        },
-        **{f"backbone.{name}": _arguments("backbones", name, trained) for name in backbones},
-    }
-
-
-def _by_name(key: str, names: Iterable[str], description: str, other: Schema | None = None) -> Schema:
-    """An object whose other keys depend on the name that stands at `key`."""
-    known: Schema = {"enum": list(names)}
-    cases = [
-        {"if": {"properties": {key: {"const": name}}}, "then": {"$ref": f"#/$defs/{key}.{name}"}}
-        for name in known["enum"]
-    ]
-    chosen = {"if": {"properties": {key: {"type": "object"}}}, "then": {"additionalProperties": True}}
-    takes = {"anyOf": [known, other]} if other else known
-    return {"properties": {key: _or_search({**takes, "description": description})}, "allOf": [*cases, chosen]}
-
-
-def _arguments(group: str, name: str, also: Schema | None = None) -> Schema:
-    """What the arguments of a layer or a backbone are; a table may bring those that are required."""
-    found = arguments.entry(group, name) or {"args": {}}
-    made: Schema = {"description": found.get("doc", ""), "properties": _argument_schemas(found) | (also or {})}
-    if required := _required(found):
-        made |= {"if": {"not": {"required": ["table"]}}, "then": {"required": required}}
-    return made
-
-
-def _argument_schemas(entry: Mapping[str, Any]) -> Schema:
-    made = {}
-    for key, argument in entry["args"].items():
-        made[key] = {"$ref": f"#/$defs/{_kind_name(argument['kind'])}"}
-        if "default" in argument:
-            made[key]["default"] = argument["default"]
-    return made
-
-
-def _kinds() -> Schema:
-    """One definition for each kind of argument."""
-    entries = (arguments.entry(group, name) for group in arguments.MODULES for name in arguments.known(group))
-    kinds = {argument["kind"] for entry in entries if entry for argument in entry["args"].values()}
-    return {_kind_name(kind): _dynamic(_loosened(arguments.schema(kind))) for kind in sorted(kinds)}
-
-
-def _kind_name(kind: str) -> str:
-    """A kind as a part of a URI: "int>0|[2 int>0]" -> "kind.int_gt0_or_list_2_int_gt0"."""
-    kind = re.sub(r"\[(?=[^,\]]*[a-z])", "list ", kind)
-    for sign, word in ((">=", "_ge"), (">", "_gt"), ("|", "_or_"), ("(", "_above_"), (")", "_below")):
-        kind = kind.replace(sign, word)
-    return "kind." + re.sub(r"[^\w.-]+", "_", kind).strip("_")
-
-
-def _required(entry: Mapping[str, Any]) -> list[str]:
-    return [key for key, argument in entry["args"].items() if argument.get("required")]
-
-
-def _groups() -> Schema:
-    """For each group, `<group>`: a name or an object with its `type`; and `<group>_object`, without need of it."""
-    made: Schema = {}
-    for group in (*GROUPS, "callbacks"):
-        names = [*arguments.known(group), *arguments.synonyms(group)]
-        entries = {name: arguments.entry(group, name) or {"args": {}} for name in names}
-        bare = [name for name, entry in entries.items() if not _required(entry)]
-        cases = [
-            {
-                "if": {"required": ["type"], "properties": {"type": {"const": name}}},
-                "then": {"properties": _argument_schemas(entry), "required": _required(entry)},
-            }
-            for name, entry in entries.items()
-            if entry["args"]
-        ]
-        untyped = {"if": {"not": {"required": ["type"]}}, "then": {"additionalProperties": True}}
-        made[f"{group}_object"] = {
-            "type": "object",
-            "properties": {"type": _dynamic({"enum": names})},
-            "patternProperties": COMMENTS,
-            "allOf": [*cases, untyped, _when_type_is_dynamic()],
-            "unevaluatedProperties": False,
-        }
-        whole = {"$ref": f"#/$defs/{group}_object", "required": ["type"]}
-        made[group] = {"anyOf": [{"enum": bare}, whole]}
-    return made
-
-
-def _when_type_is_dynamic() -> Schema:
-    dynamic = {"required": ["type"], "properties": {"type": {"$ref": "#/$defs/dynamic"}}}
-    return {"if": dynamic, "then": {"additionalProperties": True}}
-
-
-def _dynamic(schema: Schema) -> Schema:
-    """The schema, or an expression, or a search value."""
-    return _or(schema, "dynamic")
-
-
-def _or_search(schema: Schema) -> Schema:
-    return _or(schema, "search")
-
-
-def _or(schema: Schema, definition: str) -> Schema:
-    told: Schema = {key: schema[key] for key in ("description", "default") if key in schema}
-    rest: Schema = {key: value for key, value in schema.items() if key not in told}
-    options = rest["anyOf"] if rest.keys() == {"anyOf"} else [rest]
-    return {**told, "anyOf": [*options, {"$ref": f"#/$defs/{definition}"}]}
-
-
-def _unless_search(schema: Schema, dynamic: bool = False) -> Schema:
-    """The schema of what is no search value (nor, if `dynamic`, an expression); faults show where they are."""
-    found: Schema = {"$ref": "#/$defs/with_dollar"}
-    if dynamic:
-        found = {"anyOf": [found, {"type": "string", "pattern": "^="}]}
-    return {"if": found, "then": {"$ref": "#/$defs/dynamic"}, "else": schema}
-
-
-def _when_given(key: str, schema: Schema) -> Schema:
-    return {"if": {"required": [key]}, "then": schema}
-
-
-def _list_of(definition: str, description: str, **bounds: int) -> Schema:
-    return {"description": description, "type": "array", "items": {"$ref": f"#/$defs/{definition}"}, **bounds}
-
-
-def _named_values(description: str, taken: Iterable[str]) -> Schema:
-    return {
-        "description": description,
-        "type": "object",
-        "patternProperties": {**COMMENTS, _whole(ARGUMENT_NAME.pattern): {"$ref": "#/$defs/value"}},
-        "additionalProperties": False,
-        "propertyNames": {"not": {"enum": sorted(taken)}},
-    }
-
-
-def _name(description: str) -> Schema:
-    return {"type": "string", "minLength": 1, "description": description}
-
-
-def _whole(pattern: str) -> str:
-    return f"^{pattern}$"
 
 
 def text() -> str:

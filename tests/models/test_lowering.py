@@ -10,7 +10,8 @@ import tensorflow as tf
 from kerasimg.layers import SqueezeExcite
 from kerasimg.models.flat_graph import flatten
 from kerasimg.models.frozen import DROPPING
-from kerasimg.models.lowering import FOLDING, LOWERED, Program, lower
+from kerasimg.models.lowered_layers import FOLDING, LOWERED
+from kerasimg.models.lowering import Program, lower
 
 layers = keras.layers
 
