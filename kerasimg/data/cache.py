@@ -135,6 +135,7 @@ class Cache:
         self.limit = limit
         self._lock = threading.Lock()
         self._stores: dict[str, list[Store]] = {}
+        self._without: dict[str, np.ndarray] = {}
 
     def rows(self, keys: np.ndarray, image: Image, exact: bool) -> Rows:
         """The places of pictures by their content keys, (N,) 'S16'; new ones are made where there is room."""
@@ -150,6 +151,8 @@ class Cache:
                 known = len(stores)
                 self._add(stores, group, about, words[numbers < 0], (*image.size, image.channels))
                 _find(stores, known, words, numbers, rows)
+                left = [self._without.get(group, words[:0]), words[numbers < 0]]
+                self._without[group] = np.unique(np.concatenate(left), axis=0)
             return Rows(stores, numbers, rows)
 
     def describe(self) -> str:
@@ -160,6 +163,12 @@ class Cache:
         parts = [f"{memory / 1e6:,.0f} MB in memory"] if memory else []
         parts += [f"{disk:,} pictures in {self.folder}"] if disk else []
         return f"decoded pictures: {', '.join(parts) or 'not kept'}"
+
+    def shortage(self) -> str:
+        """One line, where pictures were to be kept for which there is no room; else nothing."""
+        left = sum(map(len, self._without.values()))
+        where = "in memory" if self.kind == "memory" else f"in {self.folder} (KERASIMG_CACHE_GB, kerasimg cache remove)"
+        return f"no room for {left:,} decoded pictures {where}: each epoch decodes them again" if left else ""
 
     def _add(self, stores: list[Store], group: str, about: dict[str, Any], words: np.ndarray, shape: Any) -> None:
         """Stores for pictures that have no place yet."""

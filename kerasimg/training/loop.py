@@ -218,6 +218,8 @@ class Loop:
             epoch += 1
         if epoch < watch.end and not watch.stopped:
             endless = even(plan.train(first_epoch=epoch, epochs=None))
+            if plan.mode != "cached" and (shortage := self.experiment.cache.shortage()):
+                self.say(shortage)
             plan.model.fit(endless, steps_per_epoch=watch.steps, initial_epoch=epoch, epochs=watch.end, **common)
         watch.finish()
         if self.history.diverged:

@@ -95,6 +95,8 @@ def test_what_does_not_fit_into_memory_goes_to_the_disk(
     assert len(files(tmp_path)) == 1
     assert "in memory" in first.describe()
     assert str(tmp_path) in second.describe()
+    assert not first.shortage()
+    assert not second.shortage()
 
 
 def test_memory_that_is_too_small_for_all_holds_some(
@@ -106,6 +108,7 @@ def test_memory_that_is_too_small_for_all_holds_some(
     for _ in range(2):
         assert np.array_equal(load(source, cache), PIXELS)
     assert len(decoded) == 20 + 12
+    assert cache.shortage() == "no room for 12 decoded pictures in memory: each epoch decodes them again"
 
 
 def test_the_disk_has_a_limit_and_what_was_used_longest_ago_goes_first(source: Source, tmp_path: Path):

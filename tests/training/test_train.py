@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import kerasimg
+from kerasimg.data.cache import Cache
 from kerasimg.errors import CallError, DataError, KerasimgError, SpecError
 from kerasimg.training.run import Run
 
@@ -296,6 +297,17 @@ def test_what_is_said_is_short_and_in_order(tiny: Any, tmp_path: Path):
         f"writing {run.folder / 'report.html'}",
     ]
     assert json.loads((run.folder / "data.json").read_text())["where"] == "arrays"
+
+
+def test_it_is_said_that_there_is_no_room_for_the_decoded_pictures(
+    train: Train, tiny: Any, colours: Path, tmp_path: Path
+):
+    said: list[str] = []
+    for limit in (0, None):
+        kept = Cache("disk", tmp_path / "pictures", limit)
+        train(tiny(fit=ONE_EPOCH), data=colours, out=tmp_path / "runs", cache=kept, say=said.append)
+    (line,) = [line for line in said if line.startswith("no room for ")]
+    assert str(tmp_path / "pictures") in line
 
 
 def test_the_curves_are_in_tensorboard_when_asked_for(train, tiny, colours, tmp_path):
