@@ -5,9 +5,9 @@
     python benchmarks/serving.py --start
 
 Each server is a process of its own; all get the same multipart request on loopback, from wrk (Debian package `wrk`),
-in turns; a figure is the median of the rounds. Weights are random: they do not change what a request costs. The soak
-sends one hostile file in ten, and fails on a 5xx, a lost or a wrong answer. `--start` is the time from starting the
-process to its first answer.
+in turns, each of which begins when the processors are idle; a figure is the median of the rounds. Weights are random:
+they do not change what a request costs. The soak sends one hostile file in ten, and fails on a 5xx, a lost or a wrong
+answer. `--start` is the time from starting the process to its first answer.
 """
 
 from __future__ import annotations
@@ -191,6 +191,24 @@ def wrk(port: int, clients: int, seconds: float, script: Path) -> tuple[float, f
     return float(rate), float(p50), float(p95), int(failures)
 
 
+def quiet(patience: float = 15) -> None:
+    """Wait until the processors are idle: a server goes on with what wrk no longer waits for, and would slow the next.
+
+    patience: seconds after which it is not waited any longer.
+    """
+    last = time.perf_counter() + patience
+    while time.perf_counter() < last:
+        before = _idle_s()
+        time.sleep(0.25)
+        if _idle_s() - before > 0.9 * 0.25 * (os.cpu_count() or 1):
+            return
+
+
+def _idle_s() -> float:
+    """Seconds that the processors have been idle since the machine was started, all together."""
+    return float(Path("/proc/uptime").read_text().split()[1])
+
+
 def compare(name: str, seconds: float, rounds: int) -> None:
     picture = photo(32, 32, "PNG") if name == "simple_cnn" else photo(500, 375, "JPEG")
     with tempfile.TemporaryDirectory() as root, ExitStack() as stack:
@@ -214,11 +232,13 @@ def compare(name: str, seconds: float, rounds: int) -> None:
         loops: dict[str, list[float]] = {}
         for _ in range(rounds):
             (folder / "picture").write_bytes(picture)
+            quiet()
             told = subprocess.check_output([sys.executable, __file__, "--bare", str(litert), str(folder / "picture")])
             for kind, rate in json.loads(told).items():
                 loops.setdefault(kind, []).append(rate)
             for clients in CLIENTS:
                 for kind, port in ports.items():
+                    quiet()
                     found.setdefault((kind, clients), []).append(wrk(port, clients, seconds, script))
     print(f"\n{name}, {SIZES[name]} px, a picture of {len(picture):,} bytes\n")
     print("| | " + " | ".join(f"{n} client{'s' * (n > 1)}: requests/s | p95, ms" for n in CLIENTS) + " |")
