@@ -65,7 +65,6 @@ SAMPLED = 32
 LARGEST_FILTERED = 8.0
 """Beyond so many pixels for each one of the result the short filter is long, and Pillow's as fast."""
 
-
 JPEG = b"\xff\xd8\xff"
 """How a JPEG begins."""
 SCAN = 0xDA
