@@ -110,12 +110,10 @@ class Engine:
 
     def _decode(self, data: bytes, row: Future) -> None:
         begun = time.perf_counter()
+        pixels = None
         try:
-            if row.cancelled():
-                return
-            pixels = decode(data, self._image, self._look)
-            self.batcher.put(pixels, row)
-            self._decoded(time.perf_counter() - begun)
+            if not row.cancelled():
+                pixels = decode(data, self._image, self._look)
         except BadImage as error:
             _fail(row, error)
         except MemoryError:
@@ -125,6 +123,10 @@ class Engine:
         finally:
             with self._counter:
                 self._decoding -= 1
+        # Not before: the batcher would wait for a picture that it has.
+        if pixels is not None:
+            self.batcher.put(pixels, row)
+            self._decoded(time.perf_counter() - begun)
 
     def _look(self, opened: PIL.Image.Image) -> None:
         """Refuse a picture for its size, by its header."""
