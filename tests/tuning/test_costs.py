@@ -1,8 +1,12 @@
 """What a trial's model may cost where it is to run: `tune.limits`, measured with LiteRT."""
 
 import json
+import math
 
+import keras
 import pytest
+
+from kerasimg.deploy.measure import latency_ms
 
 HEAD = {"layer": "Dense", "name": "classes", "units": "=num_classes", "activation": "softmax"}
 WIDE = {"layer": "Dense", "name": "wide", "units": {"$choice": [4, 20000], "default": 4}}
@@ -41,10 +45,17 @@ def test_a_model_that_is_too_large_as_a_file_is_not_trained(limited):
     assert json.loads((found.folder / "winner.json").read_text())["values"]["model.wide.units"] == 4
 
 
+def milliseconds(units):
+    """What a model as wide as this takes for a picture, on this machine."""
+    layers = [keras.layers.Flatten(), keras.layers.Dense(units), keras.layers.Dense(2, activation="softmax")]
+    return latency_ms(keras.Sequential([keras.Input((8, 8, 3)), *layers]))
+
+
 def test_a_model_that_is_too_slow_is_measured_once_and_not_trained(limited):
-    _, rows = limited({"latency_ms": 0.4})
+    between = math.sqrt(milliseconds(4) * milliseconds(20000))
+    _, rows = limited({"latency_ms": between})
     assert status(rows, 4) == ["completed"] * 2
     assert status(rows, 20000) == ["infeasible"] * 2
     first, second = (rows[20000, rate]["reason"] for rate in (0.01, 0.02))
-    assert "ms for a picture, and the limit is 0.4 (tune.limits)" in first
+    assert f"ms for a picture, and the limit is {between:,} (tune.limits)" in first
     assert first == second
