@@ -162,6 +162,24 @@ def test_train_evaluate_and_predict_answer_for_machines(say: Say, spec: Path, co
     assert set(asked) == {"file", "label", "confidence", "probabilities"}
 
 
+def test_a_bad_image_does_not_keep_predict_from_answering_the_good_ones(
+    say: Say, spec: Path, colours: Path, tmp_path: Path
+):
+    assert say("train", spec, "--data", colours, "--out", tmp_path, "--quiet").code == 0
+    (tmp_path / "new").mkdir()
+    good, bad = tmp_path / "new" / "a.png", tmp_path / "new" / "b.png"
+    good.write_bytes((colours / "red" / "00.png").read_bytes())
+    bad.write_bytes(b"")
+    asked = say("predict", tmp_path / "tiny-1", tmp_path / "new", "--top", "1")
+    assert (asked.code, asked.out.count("\n")) == (3, 1)
+    assert asked.out.startswith(f"{good}: ")
+    assert f"{bad}: is empty" in asked.err
+    asked = say("predict", tmp_path / "tiny-1", tmp_path / "new", "--json")
+    assert (asked.code, [row["file"] for row in json.loads(asked.out)]) == (3, [str(good)])
+    skipped = say("predict", tmp_path / "tiny-1", tmp_path / "new", "--on-bad-image", "skip")
+    assert (skipped.code, skipped.err) == (0, f"1 unreadable left out: {bad}\n")
+
+
 def test_quiet_training_says_only_what_came_of_it(say: Say, spec: Path, colours: Path, tmp_path: Path):
     said = say("train", spec, "--data", colours, "--out", tmp_path, "--quiet", "--set", "fit.stages.0.epochs=1")
     assert "stage 1" not in said.out

@@ -129,20 +129,20 @@ def predict(
 ) -> None:
     """Say what is on pictures."""
     with keras_loaded():
-        from kerasimg.evaluation.predict import named_pictures
-        from kerasimg.evaluation.predict import predict as ask
+        from kerasimg.evaluation.predict import answer, require_all
     with waiting("looking at pictures", as_json) as shown:
-        predictions = ask(run, files, on_bad_image=on_bad_image.value, progress=shown.progress)
-    if on_bad_image is OnBadImage.skip:
-        known = {one.file for one in predictions}
-        if left := [name for name, _ in named_pictures(files) if name not in known]:
-            typer.echo(f"{len(left):,} unreadable left out: {listed(left, 5)}", err=True)
-    if as_json:
+        answers = answer(run, files, progress=shown.progress)
+    predictions, skipped = answers.predictions, on_bad_image is OnBadImage.skip
+    if skipped and predictions and answers.faults:
+        left = [fault.file for fault in answers.faults]
+        typer.echo(f"{len(left):,} unreadable left out: {listed(left, 5)}", err=True)
+    if as_json and predictions:
         typer.echo(json.dumps([one._asdict() for one in predictions], ensure_ascii=False, indent=2))
-        return
-    for one in predictions:
+    for one in () if as_json else predictions:
         likely = sorted(one.probabilities.items(), key=lambda pair: -pair[1])[:top]
         typer.echo(f"{one.file}: " + ", ".join(f"{name} {value:.3f}" for name, value in likely))
+    if not (skipped and predictions):
+        require_all(answers)  # the images that can be read are answered; the others are named, with exit code 3
 
 
 def _bars() -> str | int:

@@ -50,7 +50,7 @@ FILTERS: dict[Interpolation, Filter] = {
 def decode(picture: Picture, image: Image, opened: Callable[[PIL.Image.Image], None] | None = None) -> np.ndarray:
     """The picture as the spec's `image` section wants it: uint8, (height, width, channels), 0-255.
 
-    picture: a path, the bytes of a file, or an array of 0-255, (H, W) or (H, W, C) with 1, 3 or 4 channels.
+    picture: a path, the bytes of a file, or an array of 0-255, (H, W) or (H, W, C) with 1 or 3 channels.
     opened: as for `read_picture`: it may look at a file's header, and refuse it.
     """
     background = cast(RGB, tuple(image.background))

@@ -16,6 +16,7 @@ import numpy as np
 import PIL.ExifTags
 import PIL.Image
 
+from kerasimg.data.pixels import FOUR
 from kerasimg.errors import KerasimgError
 
 MAX_PIXELS = 178_956_970
@@ -86,7 +87,7 @@ def read_picture(
 ) -> PIL.Image.Image:
     """The picture in mode RGB, upright, at its own size, on the background where it is transparent.
 
-    picture: a path, the bytes of a file, or an array of 0-255, (H, W) or (H, W, C) with 1, 3 or 4 channels.
+    picture: a path, the bytes of a file, or an array of 0-255, (H, W) or (H, W, C) with 1 or 3 channels.
     opened: called with a file once its header is read and its size found right, before its pixels are: it may note
     what the header says, or ask for fewer pixels (`draft`).
     """
@@ -116,11 +117,31 @@ def open_picture(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 def _from_array(array: np.ndarray, background: RGB) -> PIL.Image.Image:
     values = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
-    if values.ndim != 2 and not (values.ndim == 3 and values.shape[2] in (3, 4)):
-        raise BadImage(f"has the shape {array.shape}; expected (height, width), or 1, 3 or 4 channels after them")
+    if values.ndim == 3 and values.shape[2] == 4:
+        raise BadImage(FOUR)
+    if values.ndim != 2 and not (values.ndim == 3 and values.shape[2] == 3):
+        raise BadImage(f"has the shape {array.shape}; expected (height, width), or 1 or 3 channels after them")
     if not values.size:
         raise BadImage("has no pixels")
     return _opaque(PIL.Image.fromarray(_to_bytes(values, 255)), background)
+
+
+def to_plain(image: PIL.Image.Image) -> PIL.Image.Image:
+    """A PIL image upright and of 8 bits, in mode L, RGB, or RGBA where it is transparent.
+
+    Raises:
+        BadImage: if it cannot be loaded, or its values are out of range.
+    """
+    _check_size(image.width * image.height)
+    with _named_faults(b""):
+        image.load()
+        upright = turn_of(image)
+        plain = _in_8_bits(image)
+        if plain.has_transparency_data:
+            plain = plain.convert("RGBA")
+        else:
+            plain = plain.convert("L" if plain.mode in ("1", "L") else "RGB")
+        return plain if upright is None else plain.transpose(upright)
 
 
 def _from_file(
@@ -131,15 +152,21 @@ def _from_file(
     file.seek(0)
     if not head:
         raise BadImage("is empty")
+    with _named_faults(head), PIL.Image.open(file, formats=_formats()) as opened:
+        _check_size(opened.width * opened.height)
+        if look is not None:
+            look(opened)
+        opened.load()
+        upright = turn_of(opened)
+        flat = _opaque(_in_8_bits(opened), background)
+        return flat if upright is None else flat.transpose(upright)
+
+
+@contextmanager
+def _named_faults(head: bytes) -> Iterator[None]:
+    """Turn what Pillow raises into a BadImage.  head: how the file begins."""
     try:
-        with PIL.Image.open(file, formats=_formats()) as opened:
-            _check_size(opened.width * opened.height)
-            if look is not None:
-                look(opened)
-            opened.load()
-            upright = turn_of(opened)
-            flat = _opaque(_in_8_bits(opened), background)
-            return flat if upright is None else flat.transpose(upright)
+        yield
     except (BadImage, MemoryError):
         raise
     except PIL.UnidentifiedImageError:

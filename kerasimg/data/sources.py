@@ -12,10 +12,11 @@ from typing import Any, cast
 
 import numpy as np
 
+from kerasimg.data.images import require_local
 from kerasimg.data.index import Items
 from kerasimg.data.items import PART_NAMES, Bad, Item, ManyFaults, Reading, fault, in_order
 from kerasimg.data.readers import huggingface, parquet, tars, tfds, tfrecords
-from kerasimg.data.readers.arrays import read_arrays, read_npz
+from kerasimg.data.readers.arrays import parts_in, read_npz, read_parts
 from kerasimg.data.readers.folders import read_folder
 from kerasimg.data.readers.manifests import read_manifest
 from kerasimg.data.readers.shards import PATTERN, named_files
@@ -51,7 +52,13 @@ IN_MEMORY = ("arrays", "dataset")
 """`where` of sources that cannot be opened again by it."""
 
 Data = str | os.PathLike[str] | tuple[Any, Any] | Any
-"""A path, a pattern of paths, "sample", "tfds:NAME", (images, labels), or a Hugging Face dataset."""
+"""A path, a pattern of paths, "sample", "tfds:NAME", (images, labels), ((x, y), (x_test, y_test)), a dictionary of
+parts, a `tf.data.Dataset`, or a Hugging Face dataset."""
+
+EXPECTED = (
+    "a path, 'sample', (images, labels), ((x, y), (x_test, y_test)), {'train': ..., 'test': ...}, a "
+    "tf.data.Dataset or a Hugging Face dataset"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,13 +191,14 @@ def open_source(data: Data, task: Task = "multiclass", classes: Sequence[str] | 
 
 
 def _read(data: Data, task: Task) -> tuple[str, Reading]:
-    if isinstance(data, tuple | list) and len(data) == 2:
-        return "arrays", read_arrays(data[0], data[1], task)
     if huggingface.is_dataset(data):
         return "dataset", huggingface.read_dataset(data, task)
     if not isinstance(data, str | os.PathLike):
-        raise CallError(f"expected a path, 'sample' or (images, labels) as data, got {type(data).__name__}")
+        if (parts := parts_in(data)) is None:
+            raise CallError(f"data: expected {EXPECTED}, got {type(data).__name__}")
+        return "arrays", read_parts(parts, task)
     where = os.fspath(data)
+    require_local(where)
     if not where:
         raise CallError("data: expected a folder or a file, got ''")
     if where == "sample":

@@ -12,13 +12,13 @@ import numpy as np
 import PIL.Image
 
 from kerasimg.data.decode import decode
+from kerasimg.data.images import NamedImage, named_images
 from kerasimg.data.items import ManyFaults
 from kerasimg.data.picture import RGB, BadImage, Picture, read_picture
 from kerasimg.errors import CallError, Fault, listed, nearest
 from kerasimg.evaluation.explain_methods import method_named
 from kerasimg.evaluation.explain_overlay import OPACITY, as_shares, on_original, overlay
 from kerasimg.evaluation.occlusion import occlusion
-from kerasimg.evaluation.predict import named_pictures
 from kerasimg.evaluation.predictions import two_columns
 from kerasimg.models.classifier import Classifier, ClassifierReference
 from kerasimg.spec.document import Image
@@ -81,7 +81,7 @@ class Explanation:
 
 def explain(
     run: ClassifierReference | Asked,
-    files: str | os.PathLike[str] | Sequence[Any] | np.ndarray,
+    files: Any,
     method: str = "grad_cam",
     target: str | Sequence[str] | None = None,
     *,
@@ -104,7 +104,7 @@ def explain(
     """
     explained = method_named(method, options)
     classifier = _classifier(run, method)
-    named = list(named_pictures(files))
+    named = named_images(files, classifier.spec.image.channels)
     if not named:
         raise CallError("no pictures to explain")
     wanted = _targets(classifier, target, len(named))
@@ -119,7 +119,7 @@ def explain(
         targets = probabilities.argmax(axis=1) if wanted is None else wanted[first : first + BATCH_SIZE]
         maps = explained(asked, pictures, targets, **options)
         for row, values in enumerate(maps):
-            name, picture = named[first + row]
+            name, picture = named[first + row].name, named[first + row].read()
             label, probability = classifier.classes[targets[row]], float(probabilities[row, targets[row]])
             here = seen[first + row]
             found.append(
@@ -172,15 +172,15 @@ def _targets(classifier: Any, target: str | Sequence[str] | None, count: int) ->
     return np.array([numbers[name] for name in names])
 
 
-def _decoded(named: Sequence[tuple[str, Any]], image: Image) -> list[np.ndarray]:
+def _decoded(named: Sequence[NamedImage], image: Image) -> list[np.ndarray]:
     """The pictures as the network sees them; every one that cannot be read is named."""
     seen: list[np.ndarray] = []
     faults: list[Fault] = []
-    for name, picture in named:
+    for one in named:
         try:
-            seen.append(decode(picture, image))
+            seen.append(decode(one.read(), image))
         except BadImage as error:
-            faults.append(Fault(name, "", error.reason))
+            faults.append(Fault(one.name, "", error.reason))
     if faults:
         raise ManyFaults(faults)
     return seen

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from kerasimg.data.check import OnBadImage
 from kerasimg.data.decode import decode
+from kerasimg.data.images import named_images
 from kerasimg.data.items import ManyFaults
 from kerasimg.data.parallel import Progress
 from kerasimg.data.picture import BadImage
-from kerasimg.data.readers.folders import collect
 from kerasimg.errors import CallError, Fault
 from kerasimg.evaluation.predictions import decide, two_columns
 from kerasimg.models.classifier import Classifier, ClassifierReference
@@ -36,44 +34,85 @@ class Prediction(NamedTuple):
     """Of every class."""
 
 
+class Answers(NamedTuple):
+    """What a classifier says of the images that can be read, and which cannot be."""
+
+    predictions: list[Prediction]
+    faults: list[Fault]
+    """One for each image that cannot be read: its name, and why."""
+
+
+class UnreadableImages(ManyFaults):
+    """Some images cannot be read; `predictions` holds the answers for all others."""
+
+    predictions: Sequence[Prediction] = ()
+
+
 def predict(
     run: ClassifierReference,
-    pictures: str | os.PathLike[str] | Sequence[Any] | np.ndarray,
+    images: Any,
     *,
     on_bad_image: OnBadImage = "fail",
     progress: Progress | None = None,
 ) -> list[Prediction]:
-    """What a classifier says of each picture, in their order.
+    """Classify images.
 
-    run: a run, its folder, or a model.keras file.
-    pictures: the path of a picture, of a folder (all pictures below it), a list of them, or an array (N, H, W, C).
-    on_bad_image: "fail": a DataError names every unreadable picture; "skip": they are left out.
-    progress: called with how many pictures are done, and of how many.
+    Args:
+        run: a run, its folder, or a model.keras file.
+        images: a path (of an image, or of a folder with images below it), bytes, an open file, a PIL image, an array
+            or tensor of 0 to 255 ((H, W), (H, W, C), (N, H, W) or (N, H, W, C)), or a list of any of these.
+        on_bad_image: "fail": a DataError names every unreadable image; its `predictions` are those of all others.
+            "skip": they are left out.
+        progress: called with the number of images done, and of all.
+
+    Returns:
+        One `Prediction` per image, in their order.
+
+    Raises:
+        CallError: if what is passed is no image, or there is none.
+        DataError: if an image cannot be read, or an array has the wrong type, shape or range of values.
+
+    Example:
+        >>> [prediction.label for prediction in kerasimg.predict("runs/photos-1", "photos/")]
+        ['cat', 'dog']
     """
+    answers = answer(run, images, progress=progress)
+    return answers.predictions if on_bad_image == "skip" and answers.predictions else require_all(answers)
+
+
+def answer(run: ClassifierReference, images: Any, *, progress: Progress | None = None) -> Answers:
+    """Classify the images that can be read, and name those that cannot be.  Arguments as for `predict`."""
     classifier = Classifier.open(run)
-    chosen = list(named_pictures(pictures))
+    chosen = named_images(images, classifier.spec.image.channels)
     if not chosen:
         raise CallError("no pictures to predict")
-    made: list[Prediction] = []
-    faults: list[Fault] = []
+    answers = Answers([], [])
     for start in range(0, len(chosen), BATCH_SIZE):
         names, pixels = [], []
-        for done, (name, picture) in enumerate(chosen[start : start + BATCH_SIZE], start):
+        for done, image in enumerate(chosen[start : start + BATCH_SIZE], start):
             if progress:
                 progress(done, len(chosen))
             try:
-                pixels.append(decode(picture, classifier.spec.image))
-                names.append(name)
+                pixels.append(decode(image.read(), classifier.spec.image))
+                names.append(image.name)
             except BadImage as error:
-                faults.append(Fault(name, "", error.reason))
-        if names and (on_bad_image == "skip" or not faults):
-            made += _predict_batch(classifier, names, np.stack(pixels))
-    if faults and (on_bad_image == "fail" or not made):
-        if len(faults) < len(chosen):
-            told = f"{len(faults):,} of {len(chosen):,} pictures cannot be read (below); {WITHOUT_THEM}"
-            faults.insert(0, Fault("", "", told))
-        raise ManyFaults(faults)
-    return made
+                answers.faults.append(Fault(image.name, "", error.reason))
+        if names:
+            answers.predictions.extend(_predict_batch(classifier, names, np.stack(pixels)))
+    return answers
+
+
+def require_all(answers: Answers) -> list[Prediction]:
+    """The predictions; an `UnreadableImages` where an image could not be read."""
+    faults = list(answers.faults)
+    if not faults:
+        return answers.predictions
+    if answers.predictions:
+        total = len(faults) + len(answers.predictions)
+        faults.insert(0, Fault("", "", f"{len(faults):,} of {total:,} pictures cannot be read (below); {WITHOUT_THEM}"))
+    error = UnreadableImages(faults)
+    error.predictions = tuple(answers.predictions)
+    raise error
 
 
 def _predict_batch(classifier: Classifier, names: Sequence[str], pixels: np.ndarray) -> list[Prediction]:
@@ -92,20 +131,3 @@ def _predict_batch(classifier: Classifier, names: Sequence[str], pixels: np.ndar
         )
         for name, decision, confidence, row in zip(names, decisions, confidences, columns, strict=True)
     ]
-
-
-def named_pictures(given: Any) -> Iterator[tuple[str, Any]]:
-    """Each picture with its name.  given: as for `predict`."""
-    if isinstance(given, np.ndarray):
-        for index, picture in enumerate(given):
-            yield f"[{index}]", picture
-        return
-    for one in [given] if isinstance(given, (str, os.PathLike)) else given:
-        if isinstance(one, np.ndarray):
-            yield "[array]", one
-            continue
-        path = Path(one)
-        if path.is_dir():
-            yield from ((file, file) for file in sorted(collect(str(path))[0]))
-        else:
-            yield str(path), str(path)

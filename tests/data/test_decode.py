@@ -1,3 +1,4 @@
+import io
 from typing import get_args
 
 import numpy as np
@@ -92,8 +93,9 @@ def test_grey_and_colour_turn_into_each_other():
 
 
 def test_a_transparent_picture_lies_on_the_background_of_the_spec():
-    clear = PIL.Image.new("RGBA", (2, 2), (0, 0, 0, 0))
-    assert decode(np.asarray(clear), Image(size=[1, 1], background=[9, 8, 7])).tolist() == [[[9, 8, 7]]]
+    file = io.BytesIO()
+    PIL.Image.new("RGBA", (2, 2), (0, 0, 0, 0)).save(file, "PNG")
+    assert decode(file.getvalue(), Image(size=[1, 1], background=[9, 8, 7])).tolist() == [[[9, 8, 7]]]
 
 
 def test_the_array_is_free_to_be_changed():

@@ -68,7 +68,7 @@ def test_a_folder_gives_every_picture_below_it_in_the_order_of_paths(
 def test_files_and_arrays_are_told_in_the_order_given(classifier: Classifier, pictures: Any, tmp_path: Path):
     path = pictures(tmp_path, {"blue": 1}) / "blue" / "00.png"
     said = kerasimg.predict(classifier, [RED, path, str(path)])
-    assert [(one.file, one.label) for one in said] == [("[array]", "red"), (str(path), "blue"), (str(path), "blue")]
+    assert [(one.file, one.label) for one in said] == [("[0]", "red"), (str(path), "blue"), (str(path), "blue")]
 
 
 def test_an_array_of_pictures_is_numbered(classifier: Classifier):

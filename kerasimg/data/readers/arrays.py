@@ -1,21 +1,29 @@
-"""NumPy arrays, given as (images, labels) or in an .npz file -> labelled pictures.
+"""Images in memory with their labels, or arrays in an .npz file -> labelled images.
 
-Images: numbers of 0 to 255, (N, H, W) or (N, H, W, C) with 1, 3 or 4 channels. Labels: integers or names,
-(N,); where the task is multilabel, zeros and ones, (N, number of classes). Classes are named by their labels.
+Images: an array of 0 to 255, (N, H, W) or (N, H, W, C) with 1 or 3 channels, or a list of paths, bytes, PIL images
+or arrays; see `kerasimg.data.images`. Labels: integers or names, (N,); where the task is multilabel, zeros and ones,
+(N, number of classes). Classes are named by their labels.
 """
 
 from __future__ import annotations
 
+import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL.Image
 
+from kerasimg.data.images import batch_fault, named_images
 from kerasimg.data.index import Items, Labels, Numbered, joined
-from kerasimg.data.items import PART_NAMES, ManyFaults, Part, Reading, class_name, fault
-from kerasimg.data.readers.places import Arrays
-from kerasimg.errors import Fault
+from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part, Reading, class_name, fault
+from kerasimg.data.picture import BadImage
+from kerasimg.data.pixels import to_array
+from kerasimg.data.readers.places import Arrays, Held, Pictures, join_places
+from kerasimg.data.readers.tf_datasets import is_tf_dataset, read_tf_dataset
+from kerasimg.errors import CallError, Fault, nearest
 from kerasimg.spec.document import Task
 
 KEYS: tuple[tuple[str, str, Part | None], ...] = (
@@ -68,25 +76,92 @@ def read_npz(path: str, task: Task) -> Reading:
     return _reading(batches)
 
 
-def read_arrays(images: Any, labels: Any, task: Task, where: str = "arrays", name: str = "images") -> Reading:
-    """The pictures of one array, with their labels."""
-    return _reading([Batch.of(images, labels, task, where, name)])
+def read_parts(parts: Mapping[Part | None, Any], task: Task, where: str = "arrays") -> Reading:
+    """Labelled images in memory, by part: pairs of (images, labels), or a `tf.data.Dataset` each."""
+    batches = []
+    for part, given in parts.items():
+        name = part or "images"
+        if is_tf_dataset(given):
+            images, labels, classes = read_tf_dataset(given, part or where)
+            batch = Batch.of(images, labels, task, where, name, part)
+            if classes is not None:
+                batch = batch._replace(labels=_named(batch.labels, classes, part or where))
+        else:
+            images, labels = given
+            batch = Batch.of(images, labels, task, where, name, part)
+        batches.append(batch)
+    return _reading(batches)
+
+
+def parts_in(data: Any) -> dict[Part | None, Any] | None:
+    """What data in memory holds, by part; None where it is nothing of that kind.
+
+    (images, labels) is of no part. ((x, y), (x_test, y_test)), as `keras.datasets` gives it, is train and test;
+    three pairs are train, validation and test; a dictionary names its parts.
+    """
+    if is_tf_dataset(data):
+        return {None: data}
+    if isinstance(data, Mapping) and data:
+        if unknown := [name for name in data if str(name).lower() not in PARTS]:
+            raise CallError(
+                f"data: no part '{unknown[0]}'{nearest(str(unknown[0]), PARTS)}; there are train, validation, test"
+            )
+        members: dict[Part | None, Any] = {PARTS[str(name).lower()]: pair for name, pair in data.items()}
+        if len(members) < len(data):
+            raise CallError(f"data: two keys name one part: {', '.join(map(str, data))}")
+        for name, pair in members.items():
+            if not is_tf_dataset(pair) and not (isinstance(pair, tuple | list) and len(pair) == 2):
+                raise CallError(f"data['{name}']: expected (images, labels) or a tf.data.Dataset")
+        return members
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+        return None
+    if any(is_tf_dataset(member) for member in data):
+        raise CallError(
+            'data: say which tf.data.Dataset is which: {"train": first, "validation": second}, or "test" for the second'
+        )
+    if all(_is_pair(member) for member in data):
+        names: tuple[Part, ...] = ("train", "test") if len(data) == 2 else PART_NAMES
+        return dict(zip(names, data, strict=True))
+    return {None: tuple(data)} if len(data) == 2 else None
+
+
+def _is_pair(member: Any) -> bool:
+    """Whether it is (images, labels), and not two images or two rows of labels."""
+    if not isinstance(member, tuple | list) or len(member) != 2:
+        return False
+    images, labels = member
+    if hasattr(images, "shape"):
+        return len(images.shape) >= 3 and len(getattr(labels, "shape", ())) < 3
+    first = images[0] if isinstance(images, tuple | list) and images else None
+    return isinstance(first, str | os.PathLike | bytes | PIL.Image.Image) or len(getattr(first, "shape", ())) >= 2
+
+
+def _named(labels: Labels, classes: Sequence[str], where: str) -> Labels:
+    """The labels, which are places in a list of classes, by the names of these."""
+    for name in labels.names:
+        if not name.isdecimal() or int(name) >= len(classes):
+            raise fault(where, "label", f"'{name}' is no place in class_names, which has {len(classes)} names")
+    codes = np.array([int(name) for name in labels.names], np.int32)[labels.codes]
+    return replace(labels, names=tuple(map(class_name, classes)), codes=codes)
 
 
 class Batch(NamedTuple):
-    """One array of pictures, its labels as their names, and its part."""
+    """Images of one array or list, their labels as their names, and their part."""
 
-    pictures: np.ndarray
+    pictures: Pictures
     labels: Labels
     name: str
     part: Part | None
 
     @classmethod
     def of(cls, images: Any, labels: Any, task: Task, where: str, name: str, part: Part | None = None) -> Batch:
-        """The arrays, once they are found to fit."""
-        pictures, targets = np.asarray(images), np.asarray(labels)
-        wrong = _image_fault(pictures) or _label_fault(targets, len(pictures), task)
-        if wrong:
+        """The images and labels, once they are checked against each other."""
+        pictures = _pictures(images, where, name)
+        try:
+            targets = to_array(labels)
+        except ValueError as error:
+            raise fault(where, "labels", f"cannot be made an array ({error})") from error
+        if wrong := _label_fault(targets, len(pictures), task):
             raise fault(where, name, wrong)
         if task == "multilabel":
             rows, columns = np.nonzero(targets)
@@ -97,30 +172,48 @@ class Batch(NamedTuple):
         return cls(pictures, Labels(tuple(map(_name, values.tolist())), codes.astype(np.int32)), name, part)
 
 
+def _pictures(images: Any, where: str, name: str) -> Pictures:
+    """The images of an array or a list, checked; DataError where one is none."""
+    if isinstance(images, list | tuple) and images and not isinstance(images[0], list | tuple | int | float):
+        return _held(images, where, name)
+    try:
+        array = to_array(images)
+    except ValueError as error:
+        raise fault(where, name, f"cannot be made an array ({error})") from error
+    if array.ndim == 1 and array.dtype.kind in "OUS" and len(array):
+        return _held(array.tolist(), where, name)
+    if wrong := batch_fault(array):
+        raise fault(where, name, wrong)
+    return Arrays([array])
+
+
+def _held(images: Sequence[Any], where: str, name: str) -> Pictures:
+    """Images of a list: paths, bytes, PIL images, arrays of any size."""
+    listed = named_images(images)
+    if len(listed) != len(images):
+        raise fault(where, name, "expected one file for each label, got folders; pass the folder itself as data")
+    faults = [
+        Fault(where, f"{name}[{place}]", one.image.reason)
+        for place, one in enumerate(listed)
+        if isinstance(one.image, BadImage)
+    ]
+    if faults:
+        raise ManyFaults(faults)
+    pictures = [one.read() for one in listed]
+    shapes = {(one.shape, one.dtype) if isinstance(one, np.ndarray) else None for one in pictures}
+    if len(shapes) == 1 and None not in shapes:
+        return Arrays([np.stack(pictures)])
+    return Held(pictures)
+
+
 def _reading(batches: Sequence[Batch]) -> Reading:
-    pictures = Arrays([batch.pictures for batch in batches])
-    ids = Numbered([batch.part or batch.name for batch in batches], pictures.ends)
+    pictures = join_places([batch.pictures for batch in batches])
+    counts = [len(batch.pictures) for batch in batches]
+    ids = Numbered([batch.part or batch.name for batch in batches], np.cumsum(counts))
     codes = [PART_NAMES.index(batch.part) if batch.part else -1 for batch in batches]
-    parts = np.repeat(np.array(codes, np.int8), [len(batch.pictures) for batch in batches])
+    parts = np.repeat(np.array(codes, np.int8), counts)
     labels = joined([batch.labels for batch in batches])
     return Reading(Items(ids, pictures, labels, parts), labels.names)
-
-
-def _image_fault(images: np.ndarray) -> str | None:
-    if images.ndim not in (3, 4) or images.dtype.kind not in "buif":
-        found = f"{images.dtype} of shape {images.shape}"
-        return f"expected numbers of shape (N, height, width) or (N, height, width, channels), got {found}"
-    if images.ndim == 4 and images.shape[3] not in (1, 3, 4):
-        turn = "; move the channels to the end: images.transpose(0, 2, 3, 1)" if images.shape[1] in (1, 3, 4) else ""
-        return f"expected 1, 3 or 4 channels at the end of the shape, got {images.shape}{turn}"
-    if not images.size:
-        return "holds no pictures"
-    low, high = float(images.min()), float(images.max())
-    if not (low >= 0 and high <= 255):
-        return f"expected values of 0 to 255, got {low:g} to {high:g}"
-    if 0 < high <= 1:
-        return f"expected values of 0 to 255, got {low:g} to {high:g}; multiply by 255 what was scaled to 0 to 1"
-    return None
 
 
 def _label_fault(labels: np.ndarray, count: int, task: Task) -> str | None:

@@ -108,6 +108,42 @@ class Held:
         return keys_of(rows, lambda chunk: [key(row) for row in chunk.tolist()])
 
 
+class Joined:
+    """The images of several places, those of the first, then those of the second, and so on."""
+
+    def __init__(self, places: Sequence[Pictures]):
+        self.places = places
+        self.ends = np.cumsum([len(place) for place in places])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def read(self, row: int) -> Picture:
+        """As its place holds it."""
+        number = int(np.searchsorted(self.ends, row, "right"))
+        return self.places[number].read(row - int(self.ends[number] - len(self.places[number])))
+
+    def keys(self, rows: np.ndarray) -> np.ndarray:
+        """As its place has them."""
+        rows = np.asarray(rows, np.int64)
+        numbers = np.searchsorted(self.ends, rows, "right")
+        keys = np.empty(len(rows), f"S{KEY_BYTES}")
+        for number, place in enumerate(self.places):
+            ours = numbers == number
+            keys[ours] = place.keys(rows[ours] - int(self.ends[number] - len(place)))
+        return keys
+
+
+def join_places(places: Sequence[Pictures]) -> Pictures:
+    """One place for the images of several."""
+    if len(places) == 1:
+        return places[0]
+    arrays = [place for place in places if isinstance(place, Arrays)]
+    if len(arrays) == len(places):
+        return Arrays([array for place in arrays for array in place.arrays])
+    return Joined(places)
+
+
 class Shard(NamedTuple):
     """A file that holds many pictures, as it was when its index was made."""
 

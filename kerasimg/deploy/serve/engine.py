@@ -15,6 +15,7 @@ import PIL.Image
 
 from kerasimg.data.decode import decode
 from kerasimg.data.picture import BadImage
+from kerasimg.data.pixels import type_fault, value_fault
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import ModelFile
 from kerasimg.deploy.runtimes import Runtime, open_runtime
@@ -142,9 +143,8 @@ def checked_pixels(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarra
         raise Refused("tensor", f"expected the shape [N, {', '.join(map(str, shape))}], got {list(pixels.shape)}")
     if not len(pixels):
         raise Refused("tensor", "expected at least one picture, got none")
-    low, high = float(pixels.min()), float(pixels.max())
-    if not (low >= 0 and high <= 255):  # written so that NaN is refused, too
-        raise Refused("tensor", f"expected values of 0 to 255, got {low:g} to {high:g}")
+    if reason := type_fault(pixels) or value_fault(pixels):
+        raise Refused("tensor", reason)
     return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
 
 

@@ -1,0 +1,230 @@
+"""One entry point for images: paths, folders, bytes, files, PIL images, arrays, tensors, and lists of them.
+
+`named_images` turns whatever a caller passes into images with names, in a form that the decoder takes. Arrays go
+through one guard (`pixels.py`). An array of three dimensions is one image (height, width, channels) where its last
+dimension is 1, 3 or 4, and else a batch of grey images (N, height, width).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+
+from kerasimg.data.items import Picture, fault
+from kerasimg.data.picture import BadImage, to_plain
+from kerasimg.data.pixels import channels_fault, to_array, type_fault, value_fault
+from kerasimg.data.readers.folders import collect
+from kerasimg.errors import CallError
+
+EXPECTED = "a path, bytes, a file opened for reading bytes, a PIL image, an array, or a list of them"
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/|data:[a-z]+/", re.IGNORECASE)
+"""How an address begins; with one slash, too, since `pathlib.Path` takes the second away. Not a drive: "C:/"."""
+
+
+class NamedImage(NamedTuple):
+    """An image and what it is called."""
+
+    name: str
+    """Its path, or its place among what was passed: "[3]"."""
+    image: Picture | BadImage
+    """The path of its file, the bytes of one, or its pixels; or why it is no image."""
+
+    def read(self) -> Picture:
+        """The image; a BadImage is raised if it is none."""
+        if isinstance(self.image, BadImage):
+            raise self.image
+        return self.image
+
+
+def named_images(given: Any, channels: int = 3) -> list[NamedImage]:
+    """Each image of what a caller passed, with its name.
+
+    Args:
+        given: a path (of a file, or of a folder with images below it), bytes, a file opened for reading bytes, a PIL
+            image, an array or tensor ((H, W), (H, W, C), (N, H, W) or (N, H, W, C), 0 to 255), or any list of these.
+        channels: what the model sees; tells three grey images from one that has its channels first.
+
+    Returns:
+        The images, in their order. What cannot be an image by its type, shape or values holds a `BadImage`; files
+        are not read.
+
+    Raises:
+        CallError: for what is no image at all: an address, a type that is not known.
+        DataError: for an array of many images of a wrong type, shape or range.
+    """
+    if _is_array(given):
+        array = _array(given, "array")
+        if array.ndim != 1 or array.dtype.kind not in "OUS":
+            return _of_array(array, channels)
+        given = array.tolist()  # paths, or images of several sizes
+    if _is_single(given):
+        return _dark_together(_of_one(given, 0))
+    if isinstance(given, Mapping) or not isinstance(given, Iterable):
+        raise _unknown(given, "")
+    members = list(given)
+    if members and all(isinstance(member, list | tuple | int | float) for member in members):
+        return _of_array(_array(members, "array"), channels)
+    return _dark_together([image for place, member in enumerate(members) for image in _of_one(member, place)])
+
+
+def require_local(path: str) -> None:
+    """Raise a CallError where a path is the address of something elsewhere."""
+    if ADDRESS.match(path):
+        shown = path if len(path) <= 80 else f"{path[:80]}..."
+        raise CallError(f"'{shown}': addresses are not fetched; download the file and pass its path, or pass its bytes")
+
+
+def from_pil(image: PIL.Image.Image) -> Picture:
+    """A PIL image as pixels (H, W) or (H, W, 3) of uint8, upright; as the bytes of a PNG where it is transparent.
+
+    Raises:
+        BadImage: if it cannot be loaded, or its values are out of range.
+    """
+    plain = to_plain(image)
+    if plain.mode in ("L", "RGB"):
+        return np.array(plain)
+    file = io.BytesIO()
+    plain.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def as_image(member: Any, where: str = "") -> Picture:
+    """One image of any kind, as a path, bytes or pixels.
+
+    Raises:
+        CallError: for what is no image at all.
+        BadImage: for an image of a wrong type, shape or range.
+    """
+    if isinstance(member, str | os.PathLike):
+        path = os.fspath(member)
+        if not isinstance(path, str):
+            path = os.fsdecode(path)
+        require_local(path)
+        return path
+    if isinstance(member, bytes | bytearray | memoryview):
+        return bytes(member)
+    if isinstance(member, PIL.Image.Image):
+        return from_pil(member)
+    if callable(getattr(member, "read", None)):
+        return _from_file(member, where)
+    if _is_array(member) or isinstance(member, list | tuple):
+        pixels = _array(member, where)
+        if reason := _single_fault(pixels):
+            raise BadImage(reason)
+        return pixels
+    raise _unknown(member, where)
+
+
+def _of_one(member: Any, place: int) -> list[NamedImage]:
+    name = f"[{place}]"
+    if isinstance(member, str | os.PathLike):
+        path = as_image(member)
+        if isinstance(path, str) and os.path.isdir(path):
+            return [NamedImage(file, file) for file in sorted(collect(path)[0])]
+        return [NamedImage(str(path), path)]
+    if not isinstance(member, PIL.Image.Image) and isinstance(getattr(member, "name", None), str):
+        name = member.name  # an open file
+    try:
+        return [NamedImage(name, as_image(member, name))]
+    except BadImage as error:
+        return [NamedImage(name, error)]
+
+
+def _of_array(pixels: np.ndarray, channels: int) -> list[NamedImage]:
+    """The images of one array that is passed alone."""
+    if pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4)):
+        reason = _single_fault(pixels)
+        return _dark_together([NamedImage("[0]", BadImage(reason) if reason else pixels)])
+    if pixels.ndim == 3 and pixels.shape[0] == channels == 3:
+        raise fault(
+            "array",
+            "",
+            f"{pixels.shape} is one image with its channels first, or three grey images; say which: "
+            "image.transpose(1, 2, 0), or images[..., numpy.newaxis]",
+        )
+    if reason := batch_fault(pixels):
+        raise fault("array", "", reason)
+    return [NamedImage(f"[{place}]", image) for place, image in enumerate(pixels)]
+
+
+def batch_fault(pixels: np.ndarray) -> str | None:
+    """What is wrong with an array of many images, (N, H, W) or (N, H, W, C); None if nothing is."""
+    if reason := type_fault(pixels):
+        return f"{reason}, of shape (N, height, width) or (N, height, width, channels); got {_got(pixels)}"
+    if pixels.ndim not in (3, 4):
+        shapes = "(N, height, width) or (N, height, width, channels)"
+        return f"expected numbers of shape {shapes}, got {_got(pixels)}"
+    if pixels.ndim == 4 and (reason := channels_fault(pixels.shape[3], pixels.shape)):
+        return reason
+    if not pixels.size:
+        return "holds no pictures"
+    return value_fault(pixels)
+
+
+def _single_fault(pixels: np.ndarray) -> str | None:
+    if reason := type_fault(pixels):
+        return reason
+    if pixels.ndim not in (2, 3):
+        return f"has the shape {pixels.shape}; expected one image, (height, width) or (height, width, channels)"
+    if pixels.ndim == 3 and (reason := channels_fault(pixels.shape[2], pixels.shape)):
+        return reason
+    if not pixels.size:
+        return "has no pixels"
+    # An image of uint8 may be nearly black among others that are not: see `_dark_together`.
+    return None if pixels.dtype == np.uint8 else value_fault(pixels)
+
+
+def _dark_together(images: list[NamedImage]) -> list[NamedImage]:
+    """The images; arrays of uint8 are refused where none of them has a value above 1."""
+    arrays = {place: one.image for place, one in enumerate(images) if isinstance(one.image, np.ndarray)}
+    places = [place for place, pixels in arrays.items() if pixels.dtype == np.uint8]
+    maxima = np.array([arrays[place].max() for place in places] or [0], np.uint8)
+    if reason := value_fault(maxima):
+        for place in places:
+            images[place] = images[place]._replace(image=BadImage(reason))
+    return images
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is an array or a tensor; a PIL image is none, though NumPy could read it."""
+    if isinstance(value, PIL.Image.Image | str | bytes):
+        return False
+    return isinstance(value, np.ndarray) or (hasattr(value, "__array__") and hasattr(value, "shape"))
+
+
+def _is_single(given: Any) -> bool:
+    kinds = str | os.PathLike | bytes | bytearray | memoryview | PIL.Image.Image
+    return isinstance(given, kinds) or callable(getattr(given, "read", None))
+
+
+def _array(value: Any, where: str) -> np.ndarray:
+    try:
+        return to_array(value)
+    except ValueError as error:
+        raise fault(where, "", f"cannot be made an array ({error}); expected {EXPECTED}") from error
+
+
+def _from_file(file: Any, where: str) -> bytes:
+    place = file.tell() if callable(getattr(file, "tell", None)) and getattr(file, "seekable", bool)() else 0
+    content = file.read()
+    if isinstance(content, str):
+        raise CallError(f"{where or 'the file'}: opened as text; open it for reading bytes: open(path, 'rb')")
+    if not content and place:
+        raise BadImage("is at its end, nothing is left to read; go back to its beginning: file.seek(0)")
+    return bytes(content)
+
+
+def _got(pixels: np.ndarray) -> str:
+    kind = "object" if pixels.dtype.kind == "O" else pixels.dtype
+    return f"{kind} of shape {pixels.shape}"
+
+
+def _unknown(member: Any, where: str) -> CallError:
+    place = f"{where}: " if where else ""
+    return CallError(f"{place}expected {EXPECTED}, got {type(member).__name__}")
