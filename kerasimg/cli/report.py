@@ -74,9 +74,9 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Print the stages of a training, each with its best epoch. Or write its curves for TensorBoard."""
-    from kerasimg.evaluation.report_epochs import print_stages, read_history, stage_summaries
+    from kerasimg.evaluation.report_epochs import print_stages, read_goals, read_history, stage_summaries
 
-    rows = read_history(run)
+    rows, goals = read_history(run), read_goals(run)
     if not rows:
         raise CallError(f"'{run}' holds no history.csv with an epoch in it; name the folder of a run")
     if tensorboard is not None:
@@ -91,10 +91,10 @@ def history(
                 raise
             raise KerasimgError(f"--tensorboard: '{tensorboard}' cannot be written: {error}") from None
     if as_json:
-        summaries: list[dict[str, Any]] = [one._asdict() for one in stage_summaries(rows)]
+        summaries: list[dict[str, Any]] = [one._asdict() for one in stage_summaries(rows, goals)]
         typer.echo(json.dumps(summaries, ensure_ascii=False, indent=2))
         return
-    print_stages(rows)
+    print_stages(rows, goals)
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -61,7 +61,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a classifier and keep all of it in a new folder. It is judged on held-out pictures."""
-    from kerasimg.evaluation.report_epochs import print_stages
+    from kerasimg.evaluation.report_epochs import print_stages, read_goals
 
     silent = quiet or as_json
     told: dict[str, Any] = {"verbose": 0 if silent else _bars(), "say": _nothing if silent else typer.echo}
@@ -85,7 +85,7 @@ def train(
         how |= {"tensorboard": tensorboard, "limits": limits_argument(limit) or None}
         run = begin(spec, data=data, **how, **weights_argument(weights), **told)
     if not silent:
-        print_stages(run.history)
+        print_stages(run.history, read_goals(run.folder))
     has_scores = (run.folder / "evaluation" / "metrics.json").is_file()
     if as_json:
         scores = run.scores if has_scores else None

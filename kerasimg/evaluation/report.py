@@ -19,7 +19,7 @@ from kerasimg.evaluation import report_drawing as drawing
 from kerasimg.evaluation.model_card import model_card
 from kerasimg.evaluation.predictions import Predictions, read_predictions
 from kerasimg.evaluation.record import damaged, read_kept
-from kerasimg.evaluation.report_epochs import duration, less_is_better, read_history, stage_summaries
+from kerasimg.evaluation.report_epochs import duration, read_history, stage_summaries
 from kerasimg.evaluation.report_model import explain_all, model_facts
 from kerasimg.evaluation.report_pictures import (
     Album,
@@ -33,6 +33,7 @@ from kerasimg.evaluation.report_pictures import (
 )
 from kerasimg.evaluation.report_words import headline, number, percent, words
 from kerasimg.models.classifier import MODEL_FILE, Classifier
+from kerasimg.spec.figures import NO_FIGURES, direction_of, goals_in
 from kerasimg.spec.load import Spec
 from kerasimg.spec.writing import dumps, write_whole
 
@@ -128,7 +129,7 @@ def _content(folder: Path, classifier: Classifier | None) -> dict[str, Any]:
         "confused": _confused(scores) if scores else [],
         "figures": _figures(folder, scores),
         "slices": (scores or {}).get("slices", []),
-        "stages": stage_summaries(rows, _watched(spec)),
+        "stages": stage_summaries(rows, goals_in(spec.resolved)),
         "seconds": sum(row.get("seconds", 0) for row in rows),
         "charts": _charts(rows, spec),
         "data": _data(record, album) if record else None,
@@ -154,15 +155,6 @@ def _json(path: Path, kind: type = dict) -> Any:
     if not isinstance(content, kind | None):
         raise damaged(path, f"a JSON {'object' if kind is dict else 'list'} was expected")
     return content
-
-
-def _watched(spec: Spec) -> dict[int, str]:
-    """Stage, from 1 -> the figure that its best epoch is chosen by, where the spec says one."""
-    figures = {
-        number: stage.monitor or (stage.early_stopping.monitor if stage.early_stopping else None)
-        for number, stage in enumerate(spec.fit.stages, 1)
-    }
-    return {number: figure for number, figure in figures.items() if figure}
 
 
 def _per_class(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -221,11 +213,11 @@ def _charts(rows: Sequence[Mapping[str, float]], spec: Spec) -> list[dict[str, A
     """A chart per figure that was measured while training, the training part beside the validation part."""
     if not rows:
         return []
-    summaries = stage_summaries(rows, _watched(spec))
+    summaries = stage_summaries(rows, goals_in(spec.resolved))
     bounds = [(each.first - 0.5, f"Stage {each.stage}") for each in summaries] if len(summaries) > 1 else []
     kept = [each.best for each in summaries]
     names = dict.fromkeys(name.removeprefix("val_") for row in rows for name in row)
-    measured = [name for name in names if name not in ("stage", "epoch", "seconds", "learning_rate")]
+    measured = [name for name in names if name not in NO_FIGURES]
     charts = []
     for name in sorted(measured, key=lambda name: (name != "loss", name)):
         lines = []
@@ -252,7 +244,7 @@ def _charts(rows: Sequence[Mapping[str, float]], spec: Spec) -> list[dict[str, A
                     drawing.Axis(name, low, high, drawing.ticks(low, high)),
                     bounds=bounds,
                 ),
-                "falls": less_is_better(name),
+                "falls": direction_of(name, spec.compile.metrics, spec.fit.teacher is not None) == "min",
             }
         )
     return charts

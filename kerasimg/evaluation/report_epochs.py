@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,12 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from kerasimg.evaluation.record import read_rows
+from kerasimg.spec.figures import NO_FIGURES, Goal, goals_in
 
 Rows = Sequence[Mapping[str, float]]
 """A row per epoch: stage, epoch, seconds, learning_rate, then what Keras measured."""
-
-NO_FIGURES = ("stage", "epoch", "seconds", "learning_rate")
-LESS_IS_BETTER = ("loss", "error", "hamming")
 
 
 class StageSummary(NamedTuple):
@@ -40,32 +40,37 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     return read_rows(path) if path.is_file() else []
 
 
-def stage_summaries(rows: Rows, watched: Mapping[int, str] | None = None) -> list[StageSummary]:
+def read_goals(folder: Path) -> dict[int, Goal]:
+    """Stage (from 1) of a run -> what its best epoch is chosen by; none where there is no readable spec.json."""
+    try:
+        document = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        return goals_in(document)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def stage_summaries(rows: Rows, goals: Mapping[int, Goal] | None = None) -> list[StageSummary]:
     """Each stage of a history, in order.
 
-    watched: stage (from 1) -> the figure of its early stopping. Others are watched by the loss on the validation part,
-    or, where there is none, on the training part.
+    goals: stage (from 1) -> what its best epoch is chosen by, as `read_goals` gives them. The best epoch of another
+    stage is that with the least loss on the validation part, or, where there is none, on the training part.
     """
     stages: dict[int, list[Mapping[str, float]]] = {}
     for row in rows:
         stages.setdefault(int(row["stage"]), []).append(row)
     summaries = []
     for stage, epochs in stages.items():
-        figure = (watched or {}).get(stage, "val_loss")
-        if not all(figure in row for row in epochs):
-            figure = "loss"
-        sign = 1 if less_is_better(figure) else -1
-        best = min(epochs, key=lambda row: sign * row.get(figure, float("inf")))
+        goal = (goals or {}).get(stage, Goal("val_loss", "min"))
+        if not all(goal.figure in row for row in epochs):
+            goal = Goal("loss", "min")
+        best = epochs[goal.best_of([row.get(goal.figure, math.nan) for row in epochs])]
         numbers = [int(row["epoch"]) for row in epochs]
         seconds = sum(row.get("seconds", 0.0) for row in epochs)
         figures = {key: value for key, value in best.items() if key not in NO_FIGURES}
-        summaries.append(StageSummary(stage, min(numbers), max(numbers), seconds, figure, int(best["epoch"]), figures))
+        summaries.append(
+            StageSummary(stage, min(numbers), max(numbers), seconds, goal.figure, int(best["epoch"]), figures)
+        )
     return summaries
-
-
-def less_is_better(figure: str) -> bool:
-    """Whether a figure falls as the model gets better."""
-    return any(word in figure for word in LESS_IS_BETTER)
 
 
 def duration(seconds: float) -> str:
@@ -78,14 +83,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def print_stages(rows: Rows, watched: Mapping[int, str] | None = None, console: Console | None = None) -> None:
+def print_stages(rows: Rows, goals: Mapping[int, Goal] | None = None, console: Console | None = None) -> None:
     """Print a line per stage: its epochs, how long they took, and its best epoch's figures on the validation part.
 
     Where there is none, on the training part.
 
-    rows: `Run.history`.  watched: as for `stage_summaries`.  console: standard output by default.
+    rows: `Run.history`.  goals: as for `stage_summaries`.  console: standard output by default.
     """
-    summaries = stage_summaries(rows, watched)
+    summaries = stage_summaries(rows, goals)
     if not summaries:
         return
     console = console or Console()

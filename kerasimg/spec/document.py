@@ -116,7 +116,7 @@ class EarlyStopping(Section):
     monitor: str = "val_loss"
     """The figure to watch."""
     mode: Literal["min", "max", "auto"] = "auto"
-    """Whether less or more is better; auto: less for a loss or an error, more for anything else."""
+    """Whether less or more is better; auto: as the metric's class says (docs/evaluation.md)."""
     patience: NonNegativeInt = 5
     """Epochs without improvement before the stage ends."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
@@ -149,6 +149,8 @@ class Stage(Section):
     `early_stopping` restores the best weights, else last."""
     monitor: str | None = None
     """The figure that says which epoch is best; null: that of `early_stopping`, without one `val_loss`."""
+    mode: Literal["min", "max", "auto"] = "auto"
+    """Whether less or more of `monitor` is better; auto: as the metric's class says."""
     size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None = None
     """[height, width] of this stage's pictures, for progressive resizing; null: `image.size`."""
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, get_args
 
 from kerasimg.errors import listed, nearest
-from kerasimg.spec import search
+from kerasimg.spec import figures, search
 from kerasimg.spec.check import AugmentChecker, Checker
 from kerasimg.spec.document import KEYS, SECTIONS, Expect, Section, Task
 from kerasimg.spec.expand import MAX_WORK, Expansion, ExpansionLimit
@@ -41,6 +41,8 @@ class Making:
         self.nodes: tuple[Node, ...] = ()
         self.blocks: dict[str, Block] = {}
         self.augment: list[tuple[str, dict[str, Any]]] = []
+        self.incomplete: set[str] = set()
+        """Sections that are faulty, or not known yet."""
         self.work = TRIAL_WORK + size_of(document, MAX_WORK)
 
     def check_keys(self) -> None:
@@ -79,6 +81,7 @@ class Making:
             known = ", ".join(get_args(Task))
             found = self.replaced["task"]
             self.report(("task",), f"expected one of {known}, got {shown(found)}{nearest(str(found), get_args(Task))}")
+        self._fill_directions()
         self._check_nodes()
 
     def _declared_null(self, name: str) -> bool:
@@ -89,9 +92,21 @@ class Making:
         value = evaluate_deep(raw, self.params, (name,), self.report)
         if size_of(value, MAX_VALUES) > MAX_VALUES:
             self.report((name,), f"more than {MAX_VALUES:,} values once evaluated")
+            self.incomplete.add(name)
             return section()
         made = validate(section, value, self.faults.below((name,)), unknown_paths(value))
+        if made is None:
+            self.incomplete.add(name)
         return made or section()
+
+    def _fill_directions(self) -> None:
+        """Check every figure that is watched, and fill in which way it is better."""
+        if self.incomplete & {"compile", "fit"}:
+            return
+        compiled, fit = self.sections["compile"], self.sections["fit"]
+        for path, message in figures.rate_faults(compiled, fit):
+            self.report(("fit", *path), message)
+        self.sections["fit"] = figures.Directions(compiled, fit, self.faults.below(("fit",))).filled()
 
     def _check_nodes(self) -> None:
         self.blocks = parse_blocks(self.replaced.get("blocks", {}), ("blocks",), self.report)

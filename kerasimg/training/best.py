@@ -8,6 +8,8 @@ import keras
 import numpy as np
 
 from kerasimg.errors import KerasimgError, listed
+from kerasimg.spec.document import Stage
+from kerasimg.spec.figures import Direction, Goal, best_by, keeps_best
 
 
 class Averages(keras.callbacks.Callback):
@@ -46,11 +48,9 @@ def has_averages(model: Any) -> bool:
 class Best(keras.callbacks.Callback):
     """Remembers the weights of the epoch with the best figure."""
 
-    def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
+    def __init__(self, monitor: str, mode: Direction, min_delta: float = 0.0) -> None:
         super().__init__()
-        self.monitor = monitor
-        self.sign = -1.0 if mode == "min" else 1.0
-        self.min_delta = min_delta
+        self.monitor, self.mode, self.min_delta = monitor, mode, min_delta
         self.on_train_begin()
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -64,8 +64,13 @@ class Best(keras.callbacks.Callback):
         if self.monitor not in (logs or {}):
             raise KerasimgError(f"no figure '{self.monitor}' to keep the best weights by (there are: {listed(logs)})")
         figure = float(logs[self.monitor])
-        if self.figure is None or self.sign * (figure - self.figure) > self.min_delta:
+        if Goal(self.monitor, self.mode, self.min_delta).improves(figure, self.figure):
             self.figure, self.epoch, self.weights = figure, epoch, handed_on(self.model)
+
+
+def best_of(stage: Stage) -> Best | None:
+    """What remembers the best weights of a stage; None where those of the last epoch are handed on."""
+    return Best(*best_by(stage)) if keeps_best(stage) else None
 
 
 def _pairs(model: Any) -> list[tuple[Any, Any]]:

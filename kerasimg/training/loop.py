@@ -14,7 +14,7 @@ from kerasimg.models.frozen import split_frozen
 from kerasimg.models.objects import make
 from kerasimg.spec.document import Stage
 from kerasimg.training import checkpoint, stages, state
-from kerasimg.training.best import Averages, Best, handed_on, has_averages
+from kerasimg.training.best import Averages, Best, best_of, handed_on, has_averages
 from kerasimg.training.blocks import factors
 from kerasimg.training.distillation import with_teacher
 from kerasimg.training.experiment import Experiment
@@ -111,7 +111,7 @@ class Loop:
         notes = {**plan.figures, "features": plan.mode, "steps_per_execution": at_a_time}
         self.run.note_stage(index, notes | ({"devices": list(devices.names)} if devices.strategy else {}))
         self.history.stage = index
-        best = self._best(stage)
+        best = best_of(stage)
         own = [Averages()] if self.spec.fit.ema is not None else []
         stopping = [stages.early_stopping(stage.early_stopping)] if stage.early_stopping else []
         watch = Watch(
@@ -227,14 +227,6 @@ class Loop:
                 f"the loss is no number any more (stage {self.history.stage + 1}, epoch {watch.epoch + 1}); "
                 f"try a lower learning rate. What there is stands in {self.run.folder} ({kept_until(self.run)})"
             )
-
-    def _best(self, stage: Stage) -> Best | None:
-        if not stages.keeps_best(stage):
-            return None
-        monitor, stopping = stages.monitor_of(stage), stage.early_stopping
-        if stopping is None or stopping.monitor != monitor:
-            return Best(monitor, stages.better(monitor))
-        return Best(monitor, stages.early_stopping(stopping).mode, stopping.min_delta)
 
     def _end(self, index: int, model: Any, best: Best | None) -> None:
         """Put in place what the stage hands on, and keep it."""

@@ -11,12 +11,11 @@ import keras
 from kerasimg.errors import Fault, SpecError, nearest
 from kerasimg.models.build import Built
 from kerasimg.spec.document import EarlyStopping, Stage
+from kerasimg.spec.figures import watched
 from kerasimg.spec.load import Spec
 
 Trainable = list[tuple[Any, bool]]
 """(layer, whether it trains), those of nested models after these."""
-
-LESS_IS_BETTER = ("loss", "error", "log_loss", "hamming")
 
 
 def check_stages(spec: Spec, built: Built, validated: bool) -> None:
@@ -86,39 +85,11 @@ def describe(model: keras.Model) -> str:
 
 
 def early_stopping(settings: EarlyStopping) -> keras.callbacks.EarlyStopping:
-    """Keras' callback; its mode is always said, since Keras cannot guess it for every figure.
+    """Keras' callback; the mode is that of the spec, since Keras cannot guess it for every figure.
 
-    The best weights are not its affair but that of `best.Best`.
+    `best.Best` restores the best weights, not this callback.
     """
-    values = settings.model_dump() | {"restore_best_weights": False}
-    if settings.mode == "auto":
-        values["mode"] = better(settings.monitor)
-    return keras.callbacks.EarlyStopping(**values)
-
-
-def watched(stage: Stage) -> dict[str, str]:
-    """The figures that a stage watches, by the key that says so."""
-    found = {"early_stopping": stage.early_stopping.monitor} if stage.early_stopping else {}
-    if keeps_best(stage) and monitor_of(stage) not in found.values():
-        found["keep"] = monitor_of(stage)
-    return found
-
-
-def keeps_best(stage: Stage) -> bool:
-    """Whether the weights of its best epoch are handed on, and not those of its last."""
-    if stage.keep == "auto":
-        return stage.early_stopping is not None and stage.early_stopping.restore_best_weights
-    return stage.keep == "best"
-
-
-def monitor_of(stage: Stage) -> str:
-    """The figure that says which epoch is best."""
-    return stage.monitor or (stage.early_stopping.monitor if stage.early_stopping else "val_loss")
-
-
-def better(figure: str) -> str:
-    """Whether less ("min") or more ("max") of a figure is better."""
-    return "min" if any(word in figure for word in LESS_IS_BETTER) else "max"
+    return keras.callbacks.EarlyStopping(**settings.model_dump() | {"restore_best_weights": False})
 
 
 def _written_rate(spec: Spec) -> Any:

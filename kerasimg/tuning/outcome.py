@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kerasimg.training.stages import better
+from kerasimg.spec.figures import Goal
 
 Status = Literal["completed", "stopped", "infeasible", "failed"]
 """completed: all its epochs were trained.  stopped: `after_epoch` ended it.  infeasible: its values make no model, or
@@ -35,13 +35,7 @@ class Outcome:
     """How it was trained, for the records: "shared", whether an earlier trial's compiled graph was taken."""
 
 
-def best_row(rows: Sequence[Row], objective: str, direction: str) -> Row:
+def best_row(rows: Sequence[Row], goal: Goal) -> Row:
     """The row with the best figure, the first of equal ones; empty where no row has it as a number."""
-    sign = -1.0 if direction == "min" else 1.0
-    known = [row for row in rows if row.get(objective, float("nan")) == row.get(objective)]
-    return max(known, key=lambda row: sign * row[objective], default={})
-
-
-def direction_of(objective: str, said: str = "auto") -> str:
-    """Whether less ("min") or more ("max") of a figure is better."""
-    return better(objective) if said == "auto" else said
+    known = [row for row in rows if row.get(goal.figure, float("nan")) == row.get(goal.figure)]
+    return known[goal.best_of([row[goal.figure] for row in known])] if known else {}

@@ -51,7 +51,7 @@ def signature(spec: Spec, outline: Outline, head: bool = False) -> str:
         {
             key: value
             for key, value in stage.items()
-            if key not in ("learning_rate", "early_stopping", "keep", "monitor")
+            if key not in ("learning_rate", "early_stopping", "keep", "monitor", "mode")
         }
         for stage in fit["stages"]
     ]

@@ -17,9 +17,8 @@ from typing import Any, Protocol
 import keras
 
 from kerasimg.errors import KerasimgError
-from kerasimg.spec.document import Stage
 from kerasimg.training import checkpoint, stages, state
-from kerasimg.training.best import Averages, Best, handed_on, has_averages
+from kerasimg.training.best import Averages, Best, best_of, handed_on, has_averages
 from kerasimg.training.experiment import Experiment
 from kerasimg.tuning.outcome import Row
 
@@ -209,13 +208,3 @@ class _Follow(keras.callbacks.Callback):
         if self.loop.after_epoch is not None and math.isfinite(row.get("loss", 0.0)):
             self.loop.stopped = bool(self.loop.after_epoch(epoch, row))
             self.model.stop_training = self.model.stop_training or self.loop.stopped
-
-
-def best_of(stage: Stage) -> Best | None:
-    """What remembers the best weights of a stage; None where the last are handed on."""
-    if not stages.keeps_best(stage):
-        return None
-    monitor, stopping = stages.monitor_of(stage), stage.early_stopping
-    if stopping is None or stopping.monitor != monitor:
-        return Best(monitor, stages.better(monitor))
-    return Best(monitor, stages.early_stopping(stopping).mode, stopping.min_delta)

@@ -38,7 +38,8 @@ from kerasimg.tuning.ahead import Ahead
 from kerasimg.tuning.by_keras import ByKeras, plan_of
 from kerasimg.tuning.kept_weights import keep_best, save_weights
 from kerasimg.tuning.memory import forget_gradients, noted_gradients, resident_bytes
-from kerasimg.tuning.outcome import Outcome, Row, Status, best_row, direction_of
+from kerasimg.tuning.objective import goal_of
+from kerasimg.tuning.outcome import Outcome, Row, Status, best_row
 from kerasimg.tuning.outline import Known, Outline, Recorder, outline_of
 from kerasimg.tuning.shared_graph import SharedModel, can_share, is_of_any_data, models_of, signature
 from kerasimg.tuning.tables import Tables
@@ -210,12 +211,11 @@ class Trials:
         return self._first_bytes is not None and resident_bytes() - self._first_bytes > GROWTH
 
     def _best(self, rows: list[Row]) -> Row:
-        tune = self.spec.tune
-        return best_row(rows, tune.objective, direction_of(tune.objective, tune.direction))
+        return best_row(rows, goal_of(self.spec))
 
     def _keep(self, loop: TrialLoop, trial_id: str) -> Path | None:
         """Keep the weights of a trial that is among the best so far."""
-        tune, spec = self.spec.tune, loop.spec
+        goal, spec = goal_of(self.spec), loop.spec
         if not self.keep or not (best := self._best(loop.rows)):
             return None
 
@@ -228,8 +228,7 @@ class Trials:
                 model = whole
             save_weights(model, path)
 
-        direction = direction_of(tune.objective, tune.direction)
-        return keep_best(self.folder, trial_id, best[tune.objective], direction, self.keep, save)
+        return keep_best(self.folder, trial_id, best[goal.figure], goal.direction, self.keep, save)
 
     def _loop(self, spec: Spec, epochs: int | None, after_epoch: AfterEpoch | None) -> TrialLoop:
         spec, _ = locate_teacher(spec)

@@ -22,6 +22,7 @@ from kerasimg.evaluation.report import CARD, PAGE, TEMPLATES, report, write_repo
 from kerasimg.evaluation.report_epochs import duration, print_stages, stage_summaries
 from kerasimg.evaluation.report_pictures import mistakes_and_hits
 from kerasimg.evaluation.report_words import headline, number
+from kerasimg.spec.figures import Goal
 from kerasimg.training.run import Run
 
 VOID = frozenset(("meta", "link", "img", "rect", "line", "circle", "polyline"))
@@ -296,7 +297,7 @@ def test_the_best_epoch_of_a_stage_is_that_of_what_it_watched():
         (1, 2, 1, "val_loss"),
         (3, 3, 3, "val_loss"),
     ]
-    assert stage_summaries(rows, {1: "val_accuracy"})[0].best == 2
+    assert stage_summaries(rows, {1: Goal("val_accuracy", "max")})[0].best == 2
     assert stage_summaries([{"stage": 1, "epoch": 1, "loss": 1.0}])[0].watched == "loss"
 
 

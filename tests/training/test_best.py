@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from kerasimg.errors import KerasimgError
+from kerasimg.evaluation.report_epochs import read_goals, stage_summaries
 from kerasimg.training.best import Averages, Best, handed_on
 
 
@@ -58,3 +59,29 @@ def test_validation_sees_the_averages_and_leaves_the_weights_to_the_last_bit():
     assert float(made.layers[0].kernel[0, 0]) == 1e8
     averages.on_test_end()
     assert np.float32(made.layers[0].kernel[0, 0]) == np.float32(0.1)
+
+
+@pytest.mark.parametrize("name", [None, "ce"])
+def test_the_epoch_with_the_least_cross_entropy_is_kept_and_named(train: Any, tmp_path: Any, name: str | None):
+    metric = {"type": "SparseCategoricalCrossentropy", **({"name": name} if name else {})}
+    figure = f"val_{name or 'sparse_categorical_crossentropy'}"
+    labels = np.arange(24) % 2
+    images = (np.ones((24, 4, 4, 3)) * 200 * labels[:, None, None, None]).astype("uint8")
+    spec = {
+        "kerasimg": 1,
+        "image": {"size": [4, 4]},
+        "model": [{"layer": "Flatten"}, {"layer": "Dense", "units": 2, "activation": "softmax"}],
+        "compile": {"optimizer": {"type": "SGD", "learning_rate": 0.1}, "metrics": [metric]},
+        "fit": {
+            "stages": [
+                {"epochs": 4, "keep": "best", "monitor": figure, "early_stopping": {"monitor": figure, "patience": 1}}
+            ]
+        },
+    }
+    lines: list[str] = []
+    run = train(spec, data=(images, labels), out=tmp_path, say=lines.append)
+    values = [row[figure] for row in run.history]
+    assert values == sorted(values, reverse=True)
+    assert len(values) == 4
+    assert [line for line in lines if "weights of epoch 4" in line]
+    assert stage_summaries(run.history, read_goals(run.folder))[0].best == 4

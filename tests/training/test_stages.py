@@ -172,14 +172,5 @@ def test_early_stopping_goes_back_to_the_best_epoch_and_the_next_stage_counts_on
     assert rows[-1]["loss"] < first[0]["loss"]
 
 
-@pytest.mark.parametrize(
-    ("figure", "mode"),
-    [("val_loss", "min"), ("val_mean_absolute_error", "min"), ("val_accuracy", "max"), ("val_f1", "max")],
-)
-def test_less_of_a_loss_and_more_of_anything_else_is_better(figure: str, mode: str):
-    assert stages.better(figure) == mode
-    assert stages.early_stopping(EarlyStopping(monitor=figure)).mode == mode
-
-
 def test_a_mode_that_is_said_is_kept():
     assert stages.early_stopping(EarlyStopping(monitor="val_accuracy", mode="min")).mode == "min"
