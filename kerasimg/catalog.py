@@ -58,15 +58,16 @@ def load(
 
     Raises SpecError with every fault found.
     """
-    return _load(ref, params=params, edits=set, chosen=chosen, partial=partial)
+    return load_with(ref, params=params, edits=set, chosen=chosen, partial=partial)
 
 
 def load_to_build(ref: Reference, **params: Any) -> Spec:
     """As `load`, but for the options that only a search would choose: checking those takes as long as building."""
-    return _load(ref, params=params, other_options=False)
+    return load_with(ref, params=params, other_options=False)
 
 
-def _load(ref: Reference, **how: Any) -> Spec:
+def load_with(ref: Reference, **how: Any) -> Spec:
+    """The spec of a reference; `how` is as for `spec.load.load_document`."""
     if isinstance(ref, Spec):
         return load_again(ref, **how) if any(how.get(key) for key in ("params", "edits", "chosen")) else ref
     if isinstance(ref, Mapping):

@@ -137,7 +137,7 @@ def predict(
         left = [fault.file for fault in answers.faults]
         typer.echo(f"{len(left):,} unreadable left out: {listed(left, 5)}", err=True)
     if as_json and predictions:
-        typer.echo(json.dumps([one._asdict() for one in predictions], ensure_ascii=False, indent=2))
+        typer.echo(json.dumps([one.to_dict() for one in predictions], ensure_ascii=False, indent=2))
     for one in () if as_json else predictions:
         likely = sorted(one.probabilities.items(), key=lambda pair: -pair[1])[:top]
         typer.echo(f"{one.file}: " + ", ".join(f"{name} {value:.3f}" for name, value in likely))

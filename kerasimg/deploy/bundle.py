@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from kerasimg.deploy import manifest as manifests
 from kerasimg.deploy.manifest import BundleFile, Manifest, ModelFile
 from kerasimg.errors import CallError, WeightsError, listed, nearest
+from kerasimg.results import Result
 from kerasimg.spec.document import Image, Task
 
 CLASSES = "classes.json"
@@ -47,8 +48,8 @@ class Vector:
     """(K,) float32; binary: (1,), the probability of the second class."""
 
 
-@dataclass(frozen=True)
-class Bundle:
+@dataclass(frozen=True, repr=False)
+class Bundle(Result):
     """An exported model."""
 
     folder: Path
@@ -57,6 +58,18 @@ class Bundle:
     """Names, in the order of the outputs; where the task is binary, the second is the one of the output."""
     image: Image
     """How a picture becomes the model's input; `kerasimg.data.decode.decode` does it."""
+
+    def _shown(self) -> dict[str, Any]:
+        sizes = {model.path: self.model_bytes(model) for model in self.models}
+        return {"folder": self.folder, "target": self.manifest.target, "classes": self.classes, "bytes": sizes}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The folder and the manifest.
+
+        Returns:
+            Plain dicts, lists, strings and numbers.
+        """
+        return {"bundle": str(self.folder), **self.manifest.model_dump(mode="json")}
 
     @staticmethod
     def open(folder: str | os.PathLike[str], *, check: bool = True) -> Bundle:

@@ -21,6 +21,7 @@ from kerasimg.deploy.parity import Asked, Asks, accuracy, compare, latency, requ
 from kerasimg.deploy.runtimes import Runtime, open_runtime, stand_in
 from kerasimg.errors import CallError, Fault, GateError
 from kerasimg.evaluation.predictions import decide, read_predictions
+from kerasimg.results import Result
 
 LOADED = 64
 """Pictures that are decoded at a time."""
@@ -31,8 +32,8 @@ PIXEL_STEPS = 4
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Verified:
+@dataclass(frozen=True, repr=False)
+class Verified(Result):
     """What `verify` found."""
 
     bundle: Bundle

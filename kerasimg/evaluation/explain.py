@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +24,7 @@ from kerasimg.evaluation.explain_overlay import OPACITY, as_shares, on_original,
 from kerasimg.evaluation.occlusion import occlusion
 from kerasimg.evaluation.predictions import two_columns
 from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.results import Result
 from kerasimg.spec.document import Image
 
 BATCH_SIZE = 20
@@ -38,8 +42,8 @@ class Asked(Protocol):
         """(N, K), or (N, 1) where the task is binary, for pictures (N, H, W, C) float32 of 0-255."""
 
 
-@dataclass(frozen=True, eq=False)
-class Explanation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Explanation(Result):
     """Where a classifier sees a class in one picture."""
 
     file: str
@@ -53,9 +57,16 @@ class Explanation:
     """(H, W) float32 of the model's input size, 0-1: how much speaks for the class at each pixel. All 0: nothing."""
     seen: np.ndarray
     """The picture as the network sees it, uint8 (H, W, C)."""
-    picture: Picture
-    image: Image
+    picture: Picture = field(repr=False)
+    image: Image = field(repr=False)
     """How the one became the other."""
+
+    def _repr_html_(self) -> str:
+        buffer = io.BytesIO()
+        self.overlay().save(buffer, "PNG")
+        shown = f"{self.file}: {self.target} ({self.probability:.3f}, {self.method})"
+        data = base64.b64encode(buffer.getvalue()).decode()
+        return f'<figure><img src="data:image/png;base64,{data}"><figcaption>{escape(shown)}</figcaption></figure>'
 
     def overlay(self, opacity: float = OPACITY) -> PIL.Image.Image:
         """The map over the picture as the network sees it."""

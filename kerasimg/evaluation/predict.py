@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,13 +17,21 @@ from kerasimg.data.picture import BadImage
 from kerasimg.errors import CallError, Fault
 from kerasimg.evaluation.predictions import decide, two_columns
 from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.results import Result
 
 BATCH_SIZE = 64
 WITHOUT_THEM = "repair or remove them, or go on without them: --on-bad-image skip"
 
 
-class Prediction(NamedTuple):
-    """What a classifier says of one picture."""
+@dataclass(frozen=True, repr=False)
+class Prediction(Result):
+    """The classification of one image.
+
+    Example:
+        >>> [prediction] = kerasimg.predict("runs/photos-1", "photo.jpg", verbose=0)
+        >>> round(sum(prediction.probabilities.values()), 3)
+        1.0
+    """
 
     file: str
     """Its path, or its place among the arrays: "[3]"."""

@@ -9,13 +9,15 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from kerasimg.results import Result
 from kerasimg.spec.document import Task
 
 THRESHOLD = 0.5
@@ -28,7 +30,8 @@ _EXTRA = "extra:"
 _open = partial(open, encoding="utf-8", errors="surrogateescape", newline="")
 
 
-class Predictions(NamedTuple):
+@dataclass(frozen=True, repr=False, eq=False)
+class Predictions(Result):
     """What `read_predictions` returns, in the shapes that `write_predictions` and `scores` take."""
 
     ids: list[str]

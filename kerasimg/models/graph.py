@@ -24,7 +24,7 @@ from kerasimg.spec.places import Path as Place
 OWN_NAMES = ("image", "image_scale")
 """The layers that no node stands for: the input, and the scaling of its pixels."""
 
-AS_THE_SPEC_SAYS: Any = object()
+AS_THE_SPEC_SAYS: Any = "spec"
 """For `weights`: load what each backbone names."""
 
 FRAME = "Exception encountered when calling"

@@ -51,15 +51,32 @@ def register(
     argument_kinds: Mapping[str, str] | None = None,
     replace: bool = False,
 ) -> Any:
-    """Let specs name a class of your own, by its name; gives it back, so that it can stand above a class as @register.
+    """Register a class of your own, so that specs can name it. Also usable as a decorator.
 
-    cls: a subclass of Keras' Layer, Metric, Callback, Loss, ... whose arguments a spec can give.
-    group: "layers", "metrics", "callbacks", ...; told by the base unless said.
-    argument_kinds: argument -> what it takes, "int>0", "float[0,1]|null" (see kerasimg.spec.kinds), where neither a
-    type nor a default tells; kept in the attribute `argument_kinds` of the class, which can have it from the start.
-    replace: whether the name may be one that specs have already.
-    Registered for this process only: whoever builds the spec registers first. For `.keras` files, Keras asks for
-    `keras.saving.register_keras_serializable` too.
+    It is registered for this process only: whoever builds the spec registers first. To load `.keras` files, Keras asks
+    for `keras.saving.register_keras_serializable` too.
+
+    Args:
+        cls: a subclass of Keras' Layer, Metric, Callback, Loss, ... whose arguments a spec can give.
+        group: "layers", "metrics", "callbacks", ...; None: by the base class.
+        argument_kinds: argument -> what it takes, "int>0", "float[0,1]|null", where neither a type nor a default says
+            so; stored in the attribute `argument_kinds` of the class, which can have it from the start.
+        replace: whether the name may be one that specs have already.
+
+    Returns:
+        The class, or a decorator where none is given.
+
+    Raises:
+        CallError: if it is no such class, its name is taken, or what an argument takes is not known.
+
+    Example:
+        >>> import keras
+        >>> @kerasimg.register
+        ... class Halve(keras.layers.Layer):
+        ...     def call(self, inputs):
+        ...         return inputs / 2
+        >>> kerasimg.build({"kerasimg": 1, "image": {"size": [8, 8]}, "model": [{"layer": "Halve"}]}).output_shape
+        (None, 8, 8, 3)
     """
     if cls is None:
         return lambda named: register(named, group=group, argument_kinds=argument_kinds, replace=replace)
@@ -82,11 +99,23 @@ def register(
 
 
 def load_plugins(names: Sequence[str] | None = None) -> list[str]:
-    """Import what installed packages announce as `kerasimg.plugins`, and run it; gives the names that were loaded.
+    """Load the plugins that installed packages offer as entry points of the group `kerasimg.plugins`.
 
-    names: of entry points; None loads all. An entry point is a function without arguments, which registers what the
-    package brings, or a module, which registers when it is imported. Never called by kerasimg itself: a spec cannot
-    load code, only the person who runs it can.
+    An entry point is a function without arguments, which registers the classes of the package, or a module, which
+    registers them when it is imported. kerasimg never calls this itself: a spec cannot load code.
+
+    Args:
+        names: of entry points; None: all.
+
+    Returns:
+        The names that were loaded.
+
+    Raises:
+        CallError: if there is no such plugin, or it fails.
+
+    Example:
+        >>> kerasimg.load_plugins([])
+        []
     """
     found = {point.name: point for point in entry_points(group=PLUGINS)}
     for name in names or ():

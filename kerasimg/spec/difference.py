@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any, NamedTuple
+from typing import Any
 
+from kerasimg.results import Result
 from kerasimg.spec.places import NODE_KINDS
 from kerasimg.spec.reader import is_comment
 
@@ -21,7 +23,8 @@ class _Missing:
 MISSING: Any = _Missing()
 
 
-class Difference(NamedTuple):
+@dataclass(frozen=True)
+class Difference(Result):
     """One place at which two documents differ."""
 
     path: str

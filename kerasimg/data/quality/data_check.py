@@ -24,6 +24,7 @@ from kerasimg.data.quality.survey import Progress, Survey, survey
 from kerasimg.data.sources import Data, Source, open_source
 from kerasimg.data.split import split
 from kerasimg.errors import DataError
+from kerasimg.results import Result
 from kerasimg.spec.document import Image, Task
 from kerasimg.spec.load import Spec
 
@@ -36,8 +37,8 @@ LabelJudge = Callable[[Sequence[str], np.ndarray, np.ndarray, Sequence[str], Tas
 `kerasimg.evaluation.label_errors.find_label_errors` is one."""
 
 
-@dataclass(frozen=True, eq=False)
-class DataCheck:
+@dataclass(frozen=True, eq=False, repr=False)
+class DataCheck(Result):
     """What was found. Nothing of the data is held but thumbnails; where more is shown, the files are read again."""
 
     source: Source
@@ -48,6 +49,10 @@ class DataCheck:
     image: Image | None = None
     """The spec's section."""
     seconds: float = 0.0
+
+    def _shown(self) -> dict[str, Any]:
+        counts = {kind: row["findings"] for kind, row in self.counts().items()}
+        return {"where": self.source.where, "images": len(self.source), "ok": self.ok, "findings": counts}
 
     @property
     def ok(self) -> bool:

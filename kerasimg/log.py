@@ -1,0 +1,77 @@
+"""Progress messages. They go to the logger `kerasimg`; `verbose` says what a call lets through.
+
+A program that configures `logging` gets the messages where it sends them. Otherwise they are printed, as long as the
+call runs. The level is INFO for what a person wants to read, DEBUG for "so many of so many are done".
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Literal
+
+from kerasimg.errors import CallError
+
+LOGGER: Final = logging.getLogger("kerasimg")
+
+Verbose = Literal[0, 1, 2]
+"""0: silent. 1: messages, and a progress bar for each epoch. 2: messages, and one line for each epoch."""
+
+DONE, TOTAL = "done", "total"
+"""Attributes of a record that `progress` makes."""
+
+
+def info(message: str) -> None:
+    """Report what is going on, in one line."""
+    LOGGER.info("%s", message)
+
+
+def progress(done: int, total: int) -> None:
+    """Report that `done` of `total` images are processed."""
+    if LOGGER.isEnabledFor(logging.DEBUG):
+        LOGGER.debug("%d of %d images", done, total, extra={DONE: done, TOTAL: total})
+
+
+class _Print(logging.Handler):
+    """Prints each message to what is `sys.stdout` at that time, as a notebook cell or a test replaces it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stdout, flush=True)
+
+
+@contextmanager
+def verbosity(verbose: Verbose) -> Iterator[None]:
+    """Let the messages of a call through, or not.
+
+    Args:
+        verbose: 0, 1 or 2, see `Verbose`.
+
+    Raises:
+        CallError: for any other value.
+    """
+    if verbose not in (0, 1, 2):
+        raise CallError(f"verbose: expected 0 (silent), 1 (progress bars) or 2 (a line per epoch), got {verbose!r}")
+    handler = _Print(logging.INFO) if verbose and not LOGGER.hasHandlers() else None
+    with attached(handler, logging.INFO if verbose else logging.WARNING):
+        yield
+
+
+@contextmanager
+def attached(handler: logging.Handler | None, level: int) -> Iterator[None]:
+    """Give the logger a level and a handler while the block runs.
+
+    A level that is already lower, because the program around wants more, stays as it is.
+    """
+    before = LOGGER.level
+    wants_more = level < logging.WARNING and logging.NOTSET < before < level
+    LOGGER.setLevel(before if wants_more else level)
+    if handler is not None:
+        LOGGER.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(before)
+        if handler is not None:
+            LOGGER.removeHandler(handler)
