@@ -179,12 +179,14 @@ def wait_until(condition: Any, pid: int) -> bool:
 
 def doing(run: Path) -> str:
     """What a process that has been stopped was doing, by what stands in its run's folder."""
+    from kerasimg.files import PARTIAL
+    from kerasimg.run_folder import RunFolder
     from kerasimg.training import checkpoint
 
-    if list((run / "checkpoints").glob(checkpoint.PARTIAL.format("*"))):
+    if list((run / "checkpoints").glob(PARTIAL.format("*"))):
         return "writing a checkpoint"
     begun = len(json.loads((run / "training.json").read_text())["stages"])
-    known = checkpoint.facts(run / checkpoint.FILE)
+    known = checkpoint.facts(RunFolder(run).checkpoint_file)
     if known is None and not begun:
         return "before stage 1"
     if known and known["done"] and known["stage"] + 1 == begun:
@@ -196,7 +198,7 @@ def train_with_kills(
     case: str, data: Path, out: Path, chance: random.Random, spans: tuple[float, float]
 ) -> tuple[Path, list[str]]:
     """The run's folder, and what it was doing each time when it was killed."""
-    from kerasimg.training import checkpoint
+    from kerasimg.files import PARTIAL
     from kerasimg.training import train as verbs
 
     def begin() -> None:
@@ -212,7 +214,7 @@ def train_with_kills(
             break
         if len(kills) % 2:
             late, folder = time.monotonic() + 2, run / "checkpoints"
-            pattern = checkpoint.PARTIAL.format("*")
+            pattern = PARTIAL.format("*")
             if not wait_until(lambda: any(folder.glob(pattern)) or time.monotonic() > late, pid):  # noqa: B023
                 break
         os.kill(pid, signal.SIGSTOP)

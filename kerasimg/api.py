@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from kerasimg import catalog, log
 from kerasimg.catalog import Reference
 from kerasimg.errors import CallError
+from kerasimg.files import write_text
 from kerasimg.log import Verbose
 from kerasimg.results import (
     Calibration,
@@ -28,10 +29,11 @@ from kerasimg.results import (
     Thresholds,
     table,
 )
+from kerasimg.run_folder import REPORT, SPEC, RunFolder
 from kerasimg.spec import load as pure
 from kerasimg.spec.difference import Difference, differences
 from kerasimg.spec.nodes import NAME
-from kerasimg.spec.writing import dumps, write_whole
+from kerasimg.spec.writing import dumps
 
 if TYPE_CHECKING:
     import keras
@@ -145,7 +147,7 @@ class Spec(pure.Spec):
         file = Path(path)
         if not file.parent.is_dir():
             raise CallError(f"path: no folder '{file.parent}'; create it first")
-        write_whole(file, self.to_json())
+        write_text(file, self.to_json())
         return file
 
     def diff(self, other: Reference) -> Results[Difference]:
@@ -213,9 +215,7 @@ class Run(os.PathLike[str]):
 
     def __init__(self, folder: PathLike) -> None:
         """See the class."""
-        object.__setattr__(self, "folder", Path(folder))
-        if not (self.folder / "spec.json").is_file():
-            raise CallError(f"'{self.folder}' is not the folder of a run: it holds no spec.json")
+        object.__setattr__(self, "folder", RunFolder.open(folder).path)
 
     def __fspath__(self) -> str:
         return str(self.folder)
@@ -229,7 +229,7 @@ class Run(os.PathLike[str]):
     @property
     def spec(self) -> Spec:
         """The spec that was trained, with every value resolved."""
-        return load(self.folder / "spec.json")
+        return load(RunFolder(self.folder).spec_file)
 
     @property
     def classes(self) -> list[str]:
@@ -498,15 +498,15 @@ class Search(os.PathLike[str]):
     @property
     def trials(self) -> Results[Trial]:
         """The trials that have ended, in order."""
-        names = {value.name for value in load(self.folder / "spec.json", partial=True).search}
+        names = {value.name for value in load(self.folder / SPEC, partial=True).search}
         return Results(_trial(row, names) for row in self._stored.trials)
 
     @property
     def report(self) -> Path:
         """The page that shows the search; CallError where there is none."""
-        page = self.folder / "report.html"
+        page = self.folder / REPORT
         if not page.is_file():
-            raise CallError(f"the search in '{self.folder}' has no report.html: it has not ended, or report was False")
+            raise CallError(f"the search in '{self.folder}' has no {REPORT}: it has not ended, or report was False")
         return page
 
     def __str__(self) -> str:
@@ -714,7 +714,7 @@ def train(
             say=log.info,
         )
         if first is not None:
-            write_whole(run.folder / "first_spec.json", dumps(first))
+            write_text(RunFolder(run.folder).first_spec_file, dumps(first))
     return Run(run.folder)
 
 

@@ -92,7 +92,7 @@ def locate(ref: str | os.PathLike[str]) -> Found:
     if (found := _in_zoo(text)) is not None:
         return found
     if os.path.isdir(text):  # not Path.is_dir, which raises where the name is too long
-        spec = path / "spec.json"
+        spec = path / pack.SPEC  # a run or an unpacked pack
         inside = f"it holds one: {shown(str(spec))}" if _is_file(spec) else "name a .json file"
         raise CallError(f"{shown(text)} is a folder, and no spec; {inside}")
     names = zoo_names()

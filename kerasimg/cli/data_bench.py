@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from kerasimg.cli.options import Data, Json, Ref, Set, assignments, keras_loaded, load
 from kerasimg.cli.waiting import waiting
+from kerasimg.files import to_json
 
 if TYPE_CHECKING:
     from kerasimg.data.bench import Bench
@@ -53,7 +53,7 @@ def bench(
             pictures=pictures,
             threads=threads,
         )
-    typer.echo(json.dumps(found.as_dict(), ensure_ascii=False, indent=2) if as_json else _text(found))
+    typer.echo(to_json(found.as_dict()) if as_json else _text(found))
 
 
 def preview(

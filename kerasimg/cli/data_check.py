@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from kerasimg.cli.options import Json, keras_loaded
 from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError, DataError
+from kerasimg.files import to_json
 
 TASKS = ("multiclass", "binary", "multilabel")
 
@@ -61,7 +61,7 @@ def check(
             judge_labels=judge,
             progress=shown.progress,
         )
-    typer.echo(json.dumps(checked.to_dict(), ensure_ascii=False, indent=2) if as_json else checked.to_text(limit))
+    typer.echo(to_json(checked.to_dict()) if as_json else checked.to_text(limit))
     written = []
     if html is not None:
         checked.write_html(html)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from kerasimg.cli.options import Json, RunRef, keras_loaded
 from kerasimg.cli.waiting import waiting
+from kerasimg.files import to_json
 
 commands = typer.Typer()
 
@@ -165,4 +165,4 @@ def measure(
 
 
 def _print_json(told: Any) -> None:
-    typer.echo(json.dumps(told, ensure_ascii=False, indent=2))
+    typer.echo(to_json(told))

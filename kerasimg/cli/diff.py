@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kerasimg.cli.options import Json, load
-from kerasimg.errors import CallError
+from kerasimg.run_folder import DataRecord, RunFolder
 
 if TYPE_CHECKING:
     from kerasimg.spec.difference import Difference
@@ -45,51 +46,28 @@ def diff(
 def _sections(before: str, after: str, as_written: bool) -> Iterator[tuple[str, Iterator[Difference]]]:
     from kerasimg.spec.difference import differences
 
-    runs = [(Path(side) / "spec.json").is_file() for side in (before, after)]
-    specs = [_spec(side, is_run, as_written) for side, is_run in zip((before, after), runs, strict=True)]
-    yield "spec", differences(specs[0], specs[1])
-    if not all(runs):
+    old, new = RunFolder(Path(before)), RunFolder(Path(after))
+    yield "spec", differences(_spec(before, as_written), _spec(after, as_written))
+    if not (old.is_run and new.is_run):
         return
-    data, surroundings, scores = (
-        [_content(Path(side) / name) for side in (before, after)]
-        for name in ("data.json", "environment.json", "evaluation/metrics.json")
-    )
-    yield "data", _of_data(data[0], data[1])
-    told_apart = [
-        {key: value for key, value in one.items() if key not in ("started", "command")} for one in surroundings
-    ]
-    yield "surroundings", differences(told_apart[0], told_apart[1])
-    yield "figures", differences(_figures(scores[0]), _figures(scores[1]))
+    yield "data", _of_data(old.data(), new.data())
+    yield "surroundings", differences(_surroundings(old), _surroundings(new))
+    yield "figures", differences(_figures(old), _figures(new))
 
 
-def _spec(side: str, is_run: bool, as_written: bool) -> dict[str, Any]:
-    if is_run:
-        return _content(Path(side) / "spec.json")
-    if Path(side).is_dir():
-        raise CallError(f"'{side}' is not the folder of a run: it holds no spec.json")
+def _spec(side: str, as_written: bool) -> dict[str, Any]:
+    if os.path.isdir(side):
+        return RunFolder.open(side).spec() or {}
     spec = load(side, {}, {}, partial=True)
     return dict(spec.document if as_written else {"name": spec.name, **spec.resolved})
 
 
-def _content(path: Path) -> dict[str, Any]:
-    """What a file of a run says; nothing where the run did not get that far."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it holds no object")
-        return content
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError) as error:
-        raise CallError(f"'{path}': expected JSON: {error}") from None
-
-
-def _of_data(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Difference]:
+def _of_data(before: DataRecord | None, after: DataRecord | None) -> Iterator[Difference]:
     """How the pictures of two runs differ: how many, and which, told apart by their content."""
     from kerasimg.spec.difference import MISSING, Difference, differences
 
     yield from differences(_summed(before), _summed(after))
-    old, new = ({row["sha256"]: row for row in side.get("pictures", [])} for side in (before, after))
+    old, new = ({row["sha256"]: row for row in (side["pictures"] if side else [])} for side in (before, after))
     moved = [digest for digest in old.keys() & new.keys() if old[digest]["part"] != new[digest]["part"]]
     for digest in sorted(moved, key=lambda digest: old[digest]["id"])[:LISTED]:
         yield Difference(f"part of {old[digest]['id']}", old[digest]["part"], new[digest]["part"])
@@ -102,14 +80,22 @@ def _of_data(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Differen
             yield Difference(path, told, MISSING) if left <= old.keys() else Difference(path, MISSING, told)
 
 
-def _summed(data: dict[str, Any]) -> dict[str, Any]:
-    rows = data.get("pictures", [])
+def _summed(data: DataRecord | None) -> dict[str, Any]:
+    if data is None:
+        return {}
+    rows = data["pictures"]
     counted = {part: sum(row["part"] == part for row in rows) for part in ("train", "validation", "test")}
-    return {**{key: data[key] for key in ("where", "task", "classes") if key in data}, "pictures": counted}
+    return {**{key: value for key, value in data.items() if key in ("where", "task", "classes")}, "pictures": counted}
 
 
-def _figures(scores: dict[str, Any]) -> dict[str, Any]:
+def _surroundings(run: RunFolder) -> dict[str, Any]:
+    """Versions, backend and machine of a run."""
+    return {key: value for key, value in (run.environment() or {}).items() if key not in ("started", "command")}
+
+
+def _figures(run: RunFolder) -> dict[str, Any]:
     """The figures that are one number each."""
+    scores = run.evaluation.metrics() or {}
     return {key: value for key, value in scores.items() if isinstance(value, int | float | str)}
 
 

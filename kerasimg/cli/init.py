@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +12,8 @@ import typer
 from kerasimg.cli.options import Json
 from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError
-from kerasimg.spec.writing import dumps, write_whole
+from kerasimg.files import to_json, write_text
+from kerasimg.spec.writing import dumps
 
 if TYPE_CHECKING:
     from kerasimg.data.first_spec import Wish
@@ -48,9 +48,9 @@ def init(
         _tell(seen)
     wish = _asked(seen) if interactive else Wish()
     document = first_spec(path.stem, seen, wish)
-    write_whole(path, dumps(document))
+    write_text(path, dumps(document))
     if as_json:
-        typer.echo(json.dumps({"spec": str(path), "seen": seen._asdict()}, ensure_ascii=False, indent=2))
+        typer.echo(to_json({"spec": str(path), "seen": seen._asdict()}))
         return
     typer.echo(f"wrote {path}: {document['about']}")
     typer.echo(f"next: kerasimg train {_quoted(path)} --data {_quoted(data)}")

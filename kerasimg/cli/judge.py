@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from kerasimg.cli.options import Json, RunRef, Set, assignments, keras_loaded, load
 from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError
+from kerasimg.files import to_json, write_json
 
 commands = typer.Typer()
 
@@ -137,7 +137,6 @@ def _out_of_fold(
     load(ref, params, edits, partial=True)  # its faults are told before Keras is loaded
     with keras_loaded():
         from kerasimg.evaluation.label_errors import find_label_errors
-        from kerasimg.evaluation.record import write_json
         from kerasimg.training.folds import cross_val_predict
     said = cross_val_predict(
         ref,
@@ -162,4 +161,4 @@ def _between(row: dict[str, Any], figure: str) -> str:
 
 
 def _print_json(told: dict[str, Any]) -> None:
-    typer.echo(json.dumps(told, ensure_ascii=False, indent=2))
+    typer.echo(to_json(told))

@@ -11,6 +11,8 @@ import typer
 from kerasimg.cli.options import Json, RunRef, keras_loaded
 from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError, KerasimgError
+from kerasimg.files import to_json
+from kerasimg.run_folder import RunFolder
 
 commands = typer.Typer()
 
@@ -46,7 +48,7 @@ def explain(
             | {"overlay": str(path), "seen": str(seen)}
             for one, path, seen in zip(explained, written[::2], written[1::2], strict=True)
         ]
-        typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        typer.echo(to_json(rows))
         return
     for one, path in zip(explained, written[::2], strict=True):
         typer.echo(f"{one.file}: {one.target} {one.probability:.3f} -> {path}")
@@ -74,9 +76,9 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Print the stages of a training, each with its best epoch. Or write its curves for TensorBoard."""
-    from kerasimg.evaluation.report_epochs import print_stages, read_goals, read_history, stage_summaries
+    from kerasimg.evaluation.report_epochs import print_stages, read_goals, stage_summaries
 
-    rows, goals = read_history(run), read_goals(run)
+    rows, goals = RunFolder(run).history(), read_goals(run)
     if not rows:
         raise CallError(f"'{run}' holds no history.csv with an epoch in it; name the folder of a run")
     if tensorboard is not None:
@@ -85,14 +87,14 @@ def history(
         with keras_loaded():
             from kerasimg.callbacks.curves_to_tensorboard import write_curves
         try:
-            write_curves(run / "history.csv", tensorboard)
+            write_curves(RunFolder(run).history_file, tensorboard)
         except Exception as error:
             if not type(error).__module__.startswith("tensorflow"):
                 raise
             raise KerasimgError(f"--tensorboard: '{tensorboard}' cannot be written: {error}") from None
     if as_json:
         summaries: list[dict[str, Any]] = [one._asdict() for one in stage_summaries(rows, goals)]
-        typer.echo(json.dumps(summaries, ensure_ascii=False, indent=2))
+        typer.echo(to_json(summaries))
         return
     print_stages(rows, goals)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -29,6 +28,7 @@ from kerasimg.cli.options import (
 )
 from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError, listed
+from kerasimg.files import to_json
 
 commands = typer.Typer()
 
@@ -86,14 +86,14 @@ def train(
         run = begin(spec, data=data, **how, **weights_argument(weights), **told)
     if not silent:
         print_stages(run.history, read_goals(run.folder))
-    has_scores = (run.folder / "evaluation" / "metrics.json").is_file()
+    has_scores = run.files.evaluation.metrics_file.is_file()
     if as_json:
         scores = run.scores if has_scores else None
-        typer.echo(json.dumps({"run": str(run.folder), "scores": scores}, ensure_ascii=False, indent=2))
+        typer.echo(to_json({"run": str(run.folder), "scores": scores}))
         return
     if has_scores:
         _print_scores(run.scores)
-    page = run.folder / "report.html"
+    page = run.files.report_file
     typer.echo(f"kept in {run.folder}" + (f"; to look at: {page}" if page.is_file() else ""))
 
 
@@ -114,7 +114,7 @@ def evaluate(
     with waiting("judging", as_json):
         scores = judge(run, data=data, part=part, out=out, on_bad_image=on_bad_image.value)
     if as_json:
-        typer.echo(json.dumps(scores, ensure_ascii=False, indent=2))
+        typer.echo(to_json(scores))
     else:
         _print_scores(scores)
 
@@ -137,7 +137,7 @@ def predict(
         left = [fault.file for fault in answers.faults]
         typer.echo(f"{len(left):,} unreadable left out: {listed(left, 5)}", err=True)
     if as_json and predictions:
-        typer.echo(json.dumps([one.to_dict() for one in predictions], ensure_ascii=False, indent=2))
+        typer.echo(to_json([one.to_dict() for one in predictions]))
     for one in () if as_json else predictions:
         likely = sorted(one.probabilities.items(), key=lambda pair: -pair[1])[:top]
         typer.echo(f"{one.file}: " + ", ".join(f"{name} {value:.3f}" for name, value in likely))

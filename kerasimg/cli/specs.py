@@ -23,7 +23,8 @@ from kerasimg.cli.options import (
     weights_argument,
 )
 from kerasimg.errors import CallError, Fault, SpecError, printable
-from kerasimg.spec.writing import dumps, write_whole
+from kerasimg.files import to_json, write_text
+from kerasimg.spec.writing import dumps
 
 if TYPE_CHECKING:
     from kerasimg.spec.load import Spec
@@ -59,7 +60,7 @@ def check(
                 needed = f"; must be given: {', '.join(missing)}" if missing else ""
                 typer.echo(f"ok: {spec.file} ({len(spec.nodes)} nodes, {len(spec.search)} search values{needed})")
     if as_json:
-        typer.echo(json.dumps({"ok": not faults, "faults": faults}, ensure_ascii=False, indent=2))
+        typer.echo(to_json({"ok": not faults, "faults": faults}))
     if faults:
         raise typer.Exit(SpecError.exit_code)
 
@@ -87,7 +88,7 @@ def show(
     rows = list(_origins(spec))
     if as_json:
         keys = ("path", "value", "origin")
-        typer.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in rows], ensure_ascii=False, indent=2))
+        typer.echo(to_json([dict(zip(keys, row, strict=True)) for row in rows]))
         return
     for path, value, origin in rows:
         typer.echo(f"{path} = {json.dumps(value, ensure_ascii=False)}  <- {origin}")
@@ -115,7 +116,7 @@ def _show_model(spec: Spec, flat: bool, svg: Path | None, as_json: bool) -> None
         if str(svg) == "-":
             typer.echo(picture, nl=False)
         else:
-            write_whole(svg, picture)
+            write_text(svg, picture)
 
 
 @commands.command()
@@ -158,7 +159,7 @@ def zoo_list(as_json: Json = False) -> None:
         document = catalog.read_zoo(name)
         described.append({"name": name, "about": str(document.get("about", ""))})
     if as_json:
-        typer.echo(json.dumps(described, ensure_ascii=False, indent=2))
+        typer.echo(to_json(described))
         return
     width = max(len(row["name"]) for row in described)
     for row in described:

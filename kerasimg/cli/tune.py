@@ -15,6 +15,8 @@ from kerasimg.cli.options import assignments as assigned
 from kerasimg.cli.options import weights_argument as given_weights
 from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError
+from kerasimg.files import to_json
+from kerasimg.run_folder import REPORT
 
 commands = typer.Typer()
 
@@ -98,10 +100,10 @@ def tune(
 def _tell(found: Any, as_json: bool) -> None:
     if as_json:
         told = {"folder": str(found.folder), "score": found.score, "values": found.values, "trials": len(found.trials)}
-        typer.echo(json.dumps(told, ensure_ascii=False, indent=2))
+        typer.echo(to_json(told))
         return
     typer.echo(str(found))
-    page = found.folder / "report.html"
+    page = found.folder / REPORT
     typer.echo(f"kept in {found.folder}" + (f"; to look at: {page}" if page.is_file() else ""))
 
 
@@ -110,7 +112,7 @@ def _print_space(spec: Any, as_json: bool) -> None:
 
     space = space_of(spec)
     if as_json:
-        typer.echo(json.dumps(space.describe(), ensure_ascii=False, indent=2))
+        typer.echo(to_json(space.describe()))
         return
     width = max((len(one.name) for one in space.dimensions), default=0)
     for one in space.dimensions:

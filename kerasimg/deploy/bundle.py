@@ -25,9 +25,9 @@ from kerasimg.deploy import manifest as manifests
 from kerasimg.deploy.manifest import BundleFile, Manifest, ModelFile
 from kerasimg.errors import CallError, WeightsError, listed, nearest
 from kerasimg.results import Result
+from kerasimg.run_folder import CLASSES as CLASSES
 from kerasimg.spec.document import Image, Task
 
-CLASSES = "classes.json"
 PREPROCESS = "preprocess.json"
 VECTORS = "vectors"
 EXPECTED = "vectors/expected.json"

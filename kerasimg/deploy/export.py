@@ -29,7 +29,9 @@ from kerasimg.deploy.serve import dockerfile
 from kerasimg.deploy.targets import TARGETS, target
 from kerasimg.deploy.vectors import write_vectors
 from kerasimg.errors import CallError, DataError, Fault, GateError, KerasimgError, listed
+from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.run_folder import RunFolder, folder_of
 
 PACKAGES = (
     *("kerasimg", "keras", "tensorflow", "numpy", "pillow", "ai-edge-litert", "onnx", "tf2onnx", "onnxruntime"),
@@ -140,8 +142,8 @@ def _in_tensorflow(
 ) -> list[Bundle]:
     """The same in a process of its own, where Keras runs on TensorFlow, whose converters write the files."""
     # A classifier that was changed in this process is not what its folder holds.
-    where = None if isinstance(run, Classifier) else getattr(run, "folder", run)
-    if not isinstance(where, str | os.PathLike) or not isinstance(data, str | os.PathLike | None):
+    where = None if isinstance(run, Classifier) else folder_of(run)
+    if where is None or not isinstance(data, str | os.PathLike | None):
         raise CallError(
             f"an export is written by TensorFlow, and Keras runs on {keras.backend.backend()} here: name the run's "
             "folder and the folder of the pictures, and it is done in another process"
@@ -204,7 +206,7 @@ def _root(exporting: Exporting, out: str | os.PathLike[str] | None) -> Path:
         return Path(out)
     if exporting.run is None:
         raise CallError("out: a model without its run's folder; say where the bundles go (--out)")
-    return exporting.run / "export"
+    return RunFolder(exporting.run).exports
 
 
 def _export_one(exporting: Exporting, name: str, folder: Path, asks: Asks, say: Say) -> Bundle:
@@ -229,9 +231,8 @@ def _export_one(exporting: Exporting, name: str, folder: Path, asks: Asks, say: 
 
 def write_bundle(exporting: Exporting, name: str, folder: Path) -> Bundle:
     """A target's bundle in an empty folder, not compared yet."""
-    (folder / CLASSES).write_text(json.dumps(list(exporting.classes), ensure_ascii=False, indent=1) + "\n", "utf-8")
-    image = exporting.image.model_dump(mode="json")
-    (folder / PREPROCESS).write_text(json.dumps(image, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / CLASSES, list(exporting.classes))
+    write_json(folder / PREPROCESS, exporting.image.model_dump(mode="json"))
     write_vectors(exporting, folder)
     models = target(name).writer(name)(exporting, folder)
     thresholds = exporting.classifier.thresholds

@@ -20,6 +20,7 @@ from kerasimg.deploy.manifest import InputType, Precision
 from kerasimg.errors import CallError, Fault
 from kerasimg.evaluation.evaluate import choose_pictures, own_record
 from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.run_folder import DataRecord
 from kerasimg.spec.document import Image, Task
 
 REPRESENTATIVE = 200
@@ -194,7 +195,7 @@ def _own(classifier: Classifier) -> tuple[Pictures | None, Pictures | None]:
     return _training(classifier, record), test
 
 
-def _training(classifier: Classifier, record: dict[str, Any]) -> Pictures:
+def _training(classifier: Classifier, record: DataRecord) -> Pictures:
     """A few of the pictures that were trained on, at even distances, each with the content that it had."""
     kept = {picture["id"]: picture["sha256"] for picture in record["pictures"] if picture["part"] == "train"}
     source = open_source(record["where"], classifier.spec.task, classes=classifier.classes)

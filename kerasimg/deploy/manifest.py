@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kerasimg.errors import CallError
+from kerasimg.files import write_json
 from kerasimg.spec.document import Task
 
 FORMAT_VERSION = 1
@@ -188,10 +189,7 @@ def read(path: Path) -> Manifest:
 
 def write(path: Path, manifest: Manifest) -> None:
     """Write a manifest, whole or not at all."""
-    partial = path.with_name(f".{path.name}")
-    text = json.dumps(manifest.model_dump(mode="json"), ensure_ascii=False, indent=2)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_json(path, manifest.model_dump(mode="json"))
 
 
 def _faults(path: Path, error: ValidationError) -> list[str]:

@@ -27,6 +27,7 @@ from kerasimg.deploy.silence import silence
 from kerasimg.deploy.targets import target
 from kerasimg.errors import CallError, listed
 from kerasimg.models.classifier import ClassifierReference
+from kerasimg.run_folder import MODEL
 
 MEASURED: tuple[str, ...] = ("litert", "onnx", "openvino", "savedmodel")
 """Targets that are measured where none is named and what they need is installed."""
@@ -194,9 +195,8 @@ def _as_keras(exporting: Exporting) -> dict[str, Any]:
 
 
 def _run_bytes(exporting: Exporting) -> int | None:
-    from kerasimg.models.classifier import MODEL_FILE
 
-    file = None if exporting.run is None else exporting.run / MODEL_FILE
+    file = None if exporting.run is None else exporting.run / MODEL
     return None if file is None or not file.is_file() else file.stat().st_size
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from kerasimg.errors import CallError
 from kerasimg.models import packed
-from kerasimg.models.classifier import MODEL_FILE, Classifier, ClassifierReference
+from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.run_folder import RunFolder
 from kerasimg.spec import pack as form
 from kerasimg.training.run import Run
-
-CARD = "MODEL_CARD.md"
-SCORES = "evaluation/metrics.json"
 
 
 def pack(run: ClassifierReference, out: str | os.PathLike[str] | None = None) -> Path:
@@ -32,12 +29,12 @@ def pack(run: ClassifierReference, out: str | os.PathLike[str] | None = None) ->
         raise CallError(f"out: expected a name that ends in {form.SUFFIX}, got '{path}'")
     if not path.parent.is_dir():
         raise CallError(f"out: no folder '{path.parent}'")
-    folder = classifier.folder
+    files = None if classifier.folder is None else RunFolder(classifier.folder)
     packed.write(
         classifier,
         path,
-        card=_text(folder / CARD) if folder else "",
-        figures=_figures(json.loads(_text(folder / SCORES) or "{}")) if folder else {},
+        card=files.card_file.read_text(encoding="utf-8") if files and files.card_file.is_file() else "",
+        figures=_figures(files.evaluation.metrics() or {}) if files else {},
     )
     return path
 
@@ -57,18 +54,13 @@ def unpack(file: str | os.PathLike[str], out: str | os.PathLike[str] | None = No
     classifier = packed.read(path)
     folder.mkdir(parents=True, exist_ok=True)
     opened.write_specs(folder)
-    (folder / "classes.json").write_text(
-        json.dumps(opened.manifest.classes, ensure_ascii=False, indent=2) + "\n", "utf-8"
-    )
+    files = RunFolder(folder)
+    files.write_classes(opened.manifest.classes)
     for member in (form.CARD, form.NOTICE):
         if content := opened.read(member):
             (folder / member).write_bytes(content)
-    classifier.save(folder / MODEL_FILE)
+    classifier.save(files.model_file)
     return Run(folder)
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _figures(scores: dict[str, Any]) -> dict[str, Any]:

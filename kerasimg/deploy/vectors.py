@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from kerasimg.data.decode import decode
 from kerasimg.deploy.bundle import EXPECTED, VECTORS
 from kerasimg.deploy.exporting import Exporting
 from kerasimg.deploy.gate import as_file
+from kerasimg.files import write_json
 
 COUNT = 5
 
@@ -34,7 +34,7 @@ def write_vectors(exporting: Exporting, folder: Path) -> None:
     for row, probabilities in zip(rows, told, strict=True):
         row["probabilities"] = probabilities.astype(float).tolist()
     content = {"classes": list(exporting.classes), "vectors": rows}
-    (folder / EXPECTED).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / EXPECTED, content)
 
 
 def _chosen(exporting: Exporting) -> list[tuple[str, Any]]:

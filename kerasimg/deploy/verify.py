@@ -22,6 +22,7 @@ from kerasimg.deploy.runtimes import Runtime, open_runtime, stand_in
 from kerasimg.errors import CallError, Fault, GateError
 from kerasimg.evaluation.predictions import decide, read_predictions
 from kerasimg.results import Result
+from kerasimg.run_folder import RunFolder
 
 LOADED = 64
 """Pictures that are decoded at a time."""
@@ -155,7 +156,7 @@ def _part(source: Source) -> Source:
 
 def _expected(bundle: Bundle, source: Source, expected: str | os.PathLike[str] | None) -> Asked | None:
     """What the trained model said of these pictures."""
-    own = bundle.folder.resolve().parent.parent / "evaluation" / "predictions.csv"
+    own = RunFolder(bundle.folder.resolve().parent.parent).evaluation.predictions_file
     if expected is None and not own.is_file():
         return None
     path = Path(own if expected is None else expected)

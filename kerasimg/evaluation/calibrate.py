@@ -17,13 +17,13 @@ from scipy.optimize import minimize_scalar
 
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError, KerasimgError
-from kerasimg.evaluation.evaluate import Chosen, choose_pictures, evaluate, judged, own_record, predicted
-from kerasimg.evaluation.record import write_json
+from kerasimg.evaluation.evaluate import Chosen, NotKept, choose_pictures, evaluate, judged, own_record, predicted
+from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference, model_file, set_decisions
 from kerasimg.models.temperature import at_temperature, logits
+from kerasimg.run_folder import RunFolder
 from kerasimg.spec.document import Task
 
-FILE = "calibration.json"
 RANGE = (0.05, 20.0)
 """Temperatures that are searched; no sensible one lies outside."""
 FIGURES = ("log_loss", "calibration_error")
@@ -45,7 +45,7 @@ def calibrate(
     classifier = Classifier.open(run)
     if undo:
         _apply(classifier, file, 1.0)
-        (file.parent / FILE).unlink(missing_ok=True)
+        RunFolder(file.parent).calibration_file.unlink(missing_ok=True)
         return {"temperature": 1.0}
     raw = replace(classifier, temperature=1.0, thresholds=None)
     asked = choose_pictures(raw, data, part, otherwise="validation")
@@ -61,7 +61,7 @@ def calibrate(
     if test is not None:
         truth, p = test.source.label_ids(test.indices), predicted(raw, test.source, test.indices)
         told["parts"][test.part] = before_and_after(truth, p, temperature, raw.classes, task)
-    write_json(file.parent / FILE, told)
+    write_json(RunFolder(file.parent).calibration_file, told)
     _apply(classifier, file, temperature)
     return told
 
@@ -114,11 +114,11 @@ def decide_by(classifier: Classifier, file: Path, temperature: float, thresholds
     """Write a temperature and thresholds into the model's file, and judge the run's held-out pictures by them."""
     set_decisions(file, temperature, thresholds)
     folder = classifier.folder
-    if folder is None or not (folder / "data.json").is_file():
+    if folder is None:
         return
     try:
         parts = {picture["part"] for picture in own_record(classifier)["pictures"]}
-    except CallError:  # arrays, which the run did not keep
+    except NotKept:
         return
     if parts & {"test", "validation"}:
         evaluate(replace(classifier, temperature=temperature, thresholds=thresholds))

@@ -22,9 +22,10 @@ from kerasimg.errors import CallError, listed
 from kerasimg.evaluation.evaluate import choose_pictures, predicted
 from kerasimg.evaluation.intervals import LEVEL, RESAMPLES, SEED, interval, resampled
 from kerasimg.evaluation.predictions import decide, read_predictions
-from kerasimg.evaluation.record import read_json, write_json
 from kerasimg.evaluation.scores import scores
+from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.run_folder import DATA, EVALUATION, METRICS, PREDICTIONS, DataRecord, RunFolder
 from kerasimg.spec.document import Task
 
 
@@ -123,16 +124,17 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 def _kept(run: ClassifierReference) -> Answers:
     """What a run kept of its test."""
-    folder = Path(getattr(run, "folder", run))  # type: ignore[arg-type]
-    file = folder / "evaluation" / "predictions.csv"
+    files = RunFolder.of(run)
+    file = files.evaluation.predictions_file
     if not file.is_file():
-        raise CallError(f"'{folder}' holds no evaluation/predictions.csv; name the folder of a run, or name the data")
-    found, record = read_json(folder / "evaluation" / "metrics.json"), read_json(folder / "data.json")
+        place = f"{EVALUATION}/{PREDICTIONS}"
+        raise CallError(f"'{files.path}' holds no {place}; name the folder of a run, or name the data")
+    found, record = files.required(f"{EVALUATION}/{METRICS}"), files.required(DATA)
     said = read_predictions(file, found["task"])
     hashes = {picture["id"]: picture["sha256"] for picture in record["pictures"]}
     thresholds = list(found["thresholds"].values()) if "thresholds" in found else None
     return Answers(
-        str(folder),
+        str(files.path),
         found["task"],
         said.classes,
         _numbered([hashes.get(name, name) for name in said.ids]),
@@ -150,7 +152,7 @@ def _asked(run: ClassifierReference, data: Data | None, part: str | None) -> Ans
     asked = choose_pictures(classifier, data, part)
     items = [asked.source.items[index] for index in asked.indices]
     folder = classifier.folder
-    record = read_json(folder / "data.json") if folder and (folder / "data.json").is_file() else {"pictures": []}
+    record = RunFolder(folder).data() if folder else None
     return Answers(
         str(folder or run),
         classifier.spec.task,
@@ -164,8 +166,9 @@ def _asked(run: ClassifierReference, data: Data | None, part: str | None) -> Ans
     )
 
 
-def _used(record: dict[str, Any], judged_on: str) -> frozenset[str]:
-    return frozenset(picture["sha256"] for picture in record["pictures"] if picture["part"] not in ("test", judged_on))
+def _used(record: DataRecord | None, judged_on: str) -> frozenset[str]:
+    pictures = record["pictures"] if record else []
+    return frozenset(picture["sha256"] for picture in pictures if picture["part"] not in ("test", judged_on))
 
 
 def _numbered(hashes: Sequence[str]) -> list[str]:

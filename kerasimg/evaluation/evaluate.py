@@ -20,10 +20,10 @@ from kerasimg.evaluation.curves import curves
 from kerasimg.evaluation.files import write_scores
 from kerasimg.evaluation.intervals import described, intervals
 from kerasimg.evaluation.predictions import write_predictions
-from kerasimg.evaluation.record import damaged, read_json
 from kerasimg.evaluation.scores import scores
 from kerasimg.evaluation.slices import extra_columns, slices
 from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.run_folder import DataRecord, EvaluationFolder, RunFolder
 from kerasimg.spec.document import Task
 
 BATCH_SIZE = 64
@@ -60,7 +60,7 @@ def evaluate(
     classifier = Classifier.open(run)
     asked = choose_pictures(classifier, data, part, on_bad_image)
     if out is None and data is None and part is None and classifier.folder is not None:
-        out = classifier.folder / "evaluation"
+        out = RunFolder(classifier.folder).evaluation.path
     return judge(classifier, asked.source, asked.indices, None if out is None else Path(out), part=asked.part)
 
 
@@ -81,7 +81,7 @@ def judge(
     if out is not None:
         write_scores(out, found, curves(truth, p, found, task))
         ids = [source.items[index].id for index in indices]
-        write_predictions(out / "predictions.csv", ids, truth, p, classes, task, thresholds, extras)
+        write_predictions(EvaluationFolder(out).predictions_file, ids, truth, p, classes, task, thresholds, extras)
     return found
 
 
@@ -173,14 +173,15 @@ def _own_pictures(classifier: Classifier, part: str | None, otherwise: Part) -> 
     return Chosen(source, indices, part)
 
 
-def own_record(classifier: Classifier) -> dict[str, Any]:
+class NotKept(CallError):
+    """A run did not keep its images, nor a place to read them from."""
+
+
+def own_record(classifier: Classifier) -> DataRecord:
     """What a run kept of its data; CallError where it kept nothing that can be opened again."""
-    folder = classifier.folder
-    if folder is None or not (folder / "data.json").is_file():
-        raise CallError("data: a model file does not know its held-out pictures; name the data, or the run's folder")
-    record = read_json(folder / "data.json")
-    if not {"where", "pictures"} <= record.keys():
-        raise damaged(folder / "data.json", "it does not say where the pictures are")
+    record = None if classifier.folder is None else RunFolder(classifier.folder).data()
+    if record is None:
+        raise NotKept("data: a model file does not know its held-out pictures; name the data, or the run's folder")
     if record["where"] in IN_MEMORY:
-        raise CallError("data: the run was trained on arrays, which it did not keep; give them again")
+        raise NotKept("data: the run was trained on arrays, which it did not keep; give them again")
     return record

@@ -20,11 +20,11 @@ from kerasimg.data.sources import Data
 from kerasimg.errors import CallError
 from kerasimg.evaluation.evaluate import choose_pictures, own_record, predicted
 from kerasimg.evaluation.predictions import two_columns
-from kerasimg.evaluation.record import write_json
+from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.run_folder import RunFolder
 from kerasimg.spec.document import Task
 
-FILE = "label_errors.json"
 ROUNDING = 1e-6
 """By so much a probability may fall short of its class's mean, which rounding may cause."""
 
@@ -59,8 +59,7 @@ def label_errors(
     rows = find_label_errors(ids, truth, p, classifier.classes, classifier.spec.task)
     told = {"n": len(ids), "found": len(rows), "rows": [{**row, "part": part_of[row["file"]]} for row in rows]}
     if out is None and data is None and classifier.folder is not None:
-        (classifier.folder / "evaluation").mkdir(exist_ok=True)
-        out = classifier.folder / "evaluation" / FILE
+        out = RunFolder(classifier.folder).evaluation.label_errors_file
     if out is not None:
         write_json(Path(out), told)
     return told

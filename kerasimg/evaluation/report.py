@@ -14,12 +14,11 @@ import jinja2
 from markupsafe import Markup
 
 from kerasimg.catalog import load
-from kerasimg.errors import CallError, KerasimgError
+from kerasimg.errors import KerasimgError
 from kerasimg.evaluation import report_drawing as drawing
 from kerasimg.evaluation.model_card import model_card
 from kerasimg.evaluation.predictions import Predictions, read_predictions
-from kerasimg.evaluation.record import damaged, read_kept
-from kerasimg.evaluation.report_epochs import duration, read_history, stage_summaries
+from kerasimg.evaluation.report_epochs import duration, stage_summaries
 from kerasimg.evaluation.report_model import explain_all, model_facts
 from kerasimg.evaluation.report_pictures import (
     Album,
@@ -32,21 +31,19 @@ from kerasimg.evaluation.report_pictures import (
     unique,
 )
 from kerasimg.evaluation.report_words import headline, number, percent, words
-from kerasimg.models.classifier import MODEL_FILE, Classifier
+from kerasimg.files import write_text
+from kerasimg.models.classifier import Classifier
+from kerasimg.run_folder import DataRecord, RunFolder, RunReference, folder_of
 from kerasimg.spec.figures import NO_FIGURES, direction_of, goals_in
 from kerasimg.spec.load import Spec
-from kerasimg.spec.writing import dumps, write_whole
+from kerasimg.spec.writing import dumps
 
 TEMPLATES = Path(__file__).parent / "templates"
-PAGE, CARD = "report.html", "MODEL_CARD.md"
 
 CONFUSED = 8
 """Pairs of classes that are listed."""
 LISTED_CLASSES = 200
 """Classes in the table; of more, those with the lowest F1."""
-
-RunReference = Any
-"""A run, or its folder."""
 
 
 def report(run: RunReference, *, out: str | os.PathLike[str] | None = None) -> Path:
@@ -56,12 +53,8 @@ def report(run: RunReference, *, out: str | os.PathLike[str] | None = None) -> P
     What the run does not hold (no model yet, no figures) is left out of the page; where its pictures are gone, the page
     says so. Raises CallError when the folder is none of a run.
     """
-    folder = _folder(run)
-    if not (folder / "spec.json").is_file():
-        raise CallError(f"'{folder}' is not the folder of a run: it holds no spec.json")
-    path = folder / PAGE if out is None else Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return _written(folder, path, _classifier(folder))
+    files = RunFolder.open(run)
+    return _write(files, files.report_file if out is None else Path(out), _classifier(files))
 
 
 def write_report(
@@ -72,28 +65,22 @@ def write_report(
     classifier: the run's own, where it is at hand, which saves to open it.
     """
     try:
-        folder = _folder(run)
-        return report(run) if classifier is None else _written(folder, folder / PAGE, classifier)
+        files = RunFolder.of(run)
+        return report(run) if classifier is None else _write(files, files.report_file, classifier)
     except Exception as error:  # a page that cannot be drawn must not cost a trained model
-        say(f"no report could be written ({type(error).__name__}: {error}); try again: kerasimg report {_folder(run)}")
+        say(
+            f"no report could be written ({type(error).__name__}: {error}); try again: kerasimg report {folder_of(run)}"
+        )
         return None
 
 
-def _written(folder: Path, path: Path, classifier: Classifier | None) -> Path:
-    """The page at its path and the card beside it."""
-    content = _content(folder, classifier)
-    _write(path, _page(content))
-    _write(path.with_name(CARD), model_card(content))
+def _write(files: RunFolder, path: Path, classifier: Classifier | None) -> Path:
+    """Write the page to its path and the card beside it."""
+    content = _content(files, classifier)
+    for place, text in ((path, _page(content)), (RunFolder(path.parent).card_file, model_card(content))):
+        # A file name that is not UTF-8 comes from the file system with surrogates; a page has no place for its bytes.
+        write_text(place, text.encode("utf-8", "replace").decode("utf-8"))
     return path
-
-
-def _folder(run: RunReference) -> Path:
-    return Path(str(getattr(run, "folder", run)))
-
-
-def _write(path: Path, text: str) -> None:
-    # A file name that is not UTF-8 comes from the file system with surrogates; a page has no place for its bytes.
-    write_whole(path, text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def _page(content: Mapping[str, Any]) -> str:
@@ -109,25 +96,25 @@ def _page(content: Mapping[str, Any]) -> str:
     return environment.get_template("report.html.j2").render(levels=levels, **content)
 
 
-def _content(folder: Path, classifier: Classifier | None) -> dict[str, Any]:
+def _content(files: RunFolder, classifier: Classifier | None) -> dict[str, Any]:
     """Everything that the page and the card say; None for what the run does not hold."""
-    spec = load(str(folder / "spec.json"))
-    scores, record = _json(folder / "evaluation" / "metrics.json"), _json(folder / "data.json")
-    rows = read_history(folder)
-    predictions = folder / "evaluation" / "predictions.csv"
+    spec = load(str(files.spec_file))
+    scores, record = files.evaluation.metrics(), files.data()
+    rows = files.history()
+    predictions = files.evaluation.predictions_file
     found = read_predictions(predictions, spec.task) if predictions.is_file() else None
     album = Album(record, spec.image)
-    facts = None if classifier is None else model_facts(classifier, folder)
+    facts = None if classifier is None else model_facts(classifier, files.path)
     return {
-        "name": folder.resolve().name,
+        "name": files.path.resolve().name,
         "spec": spec,
         "spec_text": dumps(spec.resolved),
-        "classes": _json(folder / "classes.json", list) or [],
+        "classes": files.classes() or [],
         "scores": scores,
         "headline": headline(scores) if scores else [],
         "per_class": _per_class(scores) if scores else [],
         "confused": _confused(scores) if scores else [],
-        "figures": _figures(folder, scores),
+        "figures": _figures(files, scores),
         "slices": (scores or {}).get("slices", []),
         "stages": stage_summaries(rows, goals_in(spec.resolved)),
         "seconds": sum(row.get("seconds", 0) for row in rows),
@@ -136,25 +123,18 @@ def _content(folder: Path, classifier: Classifier | None) -> dict[str, Any]:
         **_gallery(found, spec, album, classifier),
         "gone": len(album.missing),
         "facts": facts,
-        "environment": _environment(folder, record),
+        "environment": _environment(files, record),
         "written": datetime.now(UTC).strftime("%d %B %Y").lstrip("0"),
         "version": version("kerasimg"),
     }
 
 
-def _classifier(folder: Path) -> Classifier | None:
+def _classifier(files: RunFolder) -> Classifier | None:
     """The trained model; None where there is none yet, or it was made for another version."""
     try:
-        return Classifier.open(folder) if (folder / MODEL_FILE).is_file() else None
+        return Classifier.open(files.path) if files.model_file.is_file() else None
     except (KerasimgError, OSError, ValueError, TypeError):
         return None
-
-
-def _json(path: Path, kind: type = dict) -> Any:
-    content = read_kept(path) if path.is_file() else None
-    if not isinstance(content, kind | None):
-        raise damaged(path, f"a JSON {'object' if kind is dict else 'list'} was expected")
-    return content
 
 
 def _per_class(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -176,7 +156,7 @@ def _confused(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(pairs, key=lambda pair: -pair["n"])[:CONFUSED]
 
 
-def _figures(folder: Path, scores: Mapping[str, Any] | None) -> dict[str, Markup | None]:
+def _figures(files: RunFolder, scores: Mapping[str, Any] | None) -> dict[str, Markup | None]:
     """The drawings, None those that the scores are not enough for; and the class whose curve is the lowest."""
     figures: dict[str, Markup | None] = dict.fromkeys(("confusion", "reliability", "precision_recall", "roc", "worst"))
     if scores is None:
@@ -185,7 +165,7 @@ def _figures(folder: Path, scores: Mapping[str, Any] | None) -> dict[str, Markup
         figures["confusion"] = drawing.confusion(scores["confusion"], scores["classes"])
     if "calibration" in scores:
         figures["reliability"] = drawing.reliability(scores["calibration"], scores["calibration_error"])
-    curves = (_json(folder / "evaluation" / "curves.json") or {}).get("classes", {})
+    curves = (files.evaluation.curves() or {}).get("classes", {})
     if curves:
         share = drawing.ticks(0, 1)
         worst = min(curves, key=lambda name: curves[name]["average_precision"])
@@ -301,17 +281,17 @@ def _gallery(found: Predictions | None, spec: Spec, album: Album, classifier: Cl
     }
 
 
-def _environment(folder: Path, record: Mapping[str, Any] | None) -> dict[str, Any]:
-    kept = _json(folder / "environment.json") or {}
+def _environment(files: RunFolder, record: DataRecord | None) -> dict[str, Any]:
+    kept = files.environment() or {}
     command = list(kept.get("command", []))
     if command and Path(command[0]).name in ("__main__.py", "kerasimg"):
         command[0] = "kerasimg"
     again = None
     if record and record["where"] not in ("arrays", "dataset"):
-        again = shlex.join(["kerasimg", "train", f"{folder}/spec.json", "--data", record["where"]])
+        again = shlex.join(["kerasimg", "train", str(files.spec_file), "--data", record["where"]])
     return {
         "facts": kept,
         "command": shlex.join(command) if command[:1] == ["kerasimg"] else None,
         "again": again,
-        "folder": str(folder),
+        "folder": str(files.path),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from kerasimg.evaluation.record import read_rows
+from kerasimg.errors import CallError
+from kerasimg.run_folder import RunFolder
 from kerasimg.spec.figures import NO_FIGURES, Goal, goals_in
 
 Rows = Sequence[Mapping[str, float]]
@@ -34,18 +34,11 @@ class StageSummary(NamedTuple):
     """Of the best epoch."""
 
 
-def read_history(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run's history.csv; none where it has not come to its first."""
-    path = folder / "history.csv"
-    return read_rows(path) if path.is_file() else []
-
-
 def read_goals(folder: Path) -> dict[int, Goal]:
-    """Stage (from 1) of a run -> what its best epoch is chosen by; none where there is no readable spec.json."""
+    """Stage (from 1) of a run -> what its best epoch is chosen by; none where there is no readable spec."""
     try:
-        document = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-        return goals_in(document)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return goals_in(RunFolder(folder).spec() or {})
+    except (CallError, ValueError, TypeError, KeyError, AttributeError):
         return {}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
@@ -18,10 +17,11 @@ from kerasimg.errors import KerasimgError
 from kerasimg.evaluation.explain import explain
 from kerasimg.evaluation.explain_layers import map_layer
 from kerasimg.evaluation.report_pictures import SMALL, Judged
-from kerasimg.models.classifier import MODEL_FILE, Classifier
+from kerasimg.files import write_json
+from kerasimg.models.classifier import Classifier
 from kerasimg.models.forward import forward
+from kerasimg.run_folder import RunFolder
 
-SPEED_FILE = "evaluation/speed.json"
 BATCH = 32
 SECONDS = 0.1
 """Spent at most on measuring each size of batch."""
@@ -47,20 +47,18 @@ class Facts(NamedTuple):
 def model_facts(classifier: Classifier, folder: Path) -> Facts:
     """Measure a model, but for what was measured before: a run keeps its speed."""
     model = classifier.model
-    path = folder / SPEED_FILE
-    try:
-        speed = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    files = RunFolder(folder)
+    speed = files.evaluation.speed()
+    if speed is None:
         speed = measure(classifier)
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(speed, indent=2) + "\n", encoding="utf-8")
+        write_json(files.evaluation.speed_file, speed)
     layers = [
         (layer.name, type(layer).__name__, _shape(layer), int(layer.count_params()))
         for layer in model.layers
         if type(layer).__name__ != "InputLayer"
     ]
     trained = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-    size = (folder / MODEL_FILE).stat().st_size
+    size = files.model_file.stat().st_size
     return Facts(model.count_params(), trained, size, layers[:LAYERS], max(0, len(layers) - LAYERS), speed)
 
 

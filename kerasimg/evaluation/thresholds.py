@@ -15,10 +15,10 @@ from kerasimg.errors import CallError, GateError, nearest
 from kerasimg.evaluation.calibrate import decide_by
 from kerasimg.evaluation.evaluate import choose_pictures, predicted
 from kerasimg.evaluation.predictions import THRESHOLD
-from kerasimg.evaluation.record import write_json
+from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference, model_file
+from kerasimg.run_folder import RunFolder
 
-FILE = "thresholds.json"
 AIMS = ("f1", "youden", "cost", "precision>=P", "recall>=R")
 
 
@@ -76,7 +76,7 @@ def choose_thresholds(
     labels = classifier.classes[1:] if task == "binary" else classifier.classes
     if undo:
         decide_by(classifier, file, classifier.temperature, None)
-        (file.parent / FILE).unlink(missing_ok=True)
+        RunFolder(file.parent).thresholds_file.unlink(missing_ok=True)
         return {"thresholds": dict.fromkeys(labels, THRESHOLD)}
     asked = choose_pictures(classifier, data, part, otherwise="validation")
     truth = asked.source.label_ids(asked.indices).reshape(len(asked.indices), -1)
@@ -98,7 +98,7 @@ def choose_thresholds(
         "thresholds": {label: one.threshold for label, one in chosen.items()},
         "labels": {label: one._asdict() for label, one in chosen.items()},
     }
-    write_json(file.parent / FILE, told)
+    write_json(RunFolder(file.parent).thresholds_file, told)
     decide_by(classifier, file, classifier.temperature, tuple(one.threshold for one in chosen.values()))
     return told
 

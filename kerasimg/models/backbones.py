@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import keras
 
 from kerasimg.catalog import ZOO
 from kerasimg.errors import CallError, Fault, SpecError
+from kerasimg.files import write_json
 from kerasimg.spec.arguments import entry
 from kerasimg.spec.document import Standardize
 from kerasimg.spec.load import Spec
@@ -88,5 +88,4 @@ def write_beside(specs: Mapping[str, Any], folder: Path) -> None:
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
             raise CallError(f"'{name}' would be written outside of its folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        write_json(path, document)

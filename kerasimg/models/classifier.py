@@ -20,18 +20,19 @@ import numpy as np
 import kerasimg.layers  # noqa: F401 - Keras finds the classes of a saved model among those that were imported
 from kerasimg.catalog import find, load_to_build
 from kerasimg.errors import CallError, Fault, SpecError
+from kerasimg.files import replacing, to_json
 from kerasimg.models.backbones import specs_beside, write_beside
 from kerasimg.models.build import construct
 from kerasimg.models.forward import answers
 from kerasimg.models.outputs import as_probabilities, output_kind
 from kerasimg.models.temperature import at_temperature
+from kerasimg.run_folder import MODEL, RunFolder, RunReference, folder_of
 from kerasimg.spec.load import Spec, load_document
 from kerasimg.spec.pack import is_pack
 
 MEMBER = "kerasimg.json"
-MODEL_FILE = "model.keras"
 
-ClassifierReference = Any
+ClassifierReference = RunReference
 """A run, a run's folder, a model.keras or .kerasimg file, a spec that brings its weights ("efficientnet_lite0"), or a
 Classifier."""
 
@@ -63,18 +64,17 @@ class Classifier:
             "temperature": self.temperature,
             "thresholds": None if self.thresholds is None else list(self.thresholds),
         }
-        partial = path.with_name(f".{path.name}")
-        plain.save(partial.with_suffix(".keras"))
-        with zipfile.ZipFile(partial, "a") as archive:
-            archive.writestr(MEMBER, json.dumps(content, ensure_ascii=False, indent=2))
-        partial.replace(path)
+        with replacing(path) as partial:
+            plain.save(partial)
+            with zipfile.ZipFile(partial, "a") as archive:
+                archive.writestr(MEMBER, to_json(content))
 
     @staticmethod
     def open(ref: ClassifierReference) -> Classifier:
         """The classifier that a run, a folder or a file holds; CallError when there is none."""
         if isinstance(ref, Classifier):
             return ref
-        path = Path(getattr(ref, "folder", ref))  # type: ignore[arg-type]
+        path = folder_of(ref)
         if not path.exists() or path.suffix == ".json":
             return _pretrained(str(ref))
         if is_pack(str(path)):
@@ -107,10 +107,10 @@ class Classifier:
 
 def model_file(ref: ClassifierReference) -> Path:
     """The `.keras` file of a run, a run's folder or the file itself; CallError when there is none."""
-    path = Path(getattr(ref, "folder", ref))  # type: ignore[arg-type]
-    file = path / MODEL_FILE if path.is_dir() else path
+    path = folder_of(ref)
+    file = RunFolder(path).model_file if path.is_dir() else path
     if not file.is_file():
-        raise CallError(f"no trained model '{file}'; name a run's folder or a {MODEL_FILE} file")
+        raise CallError(f"no trained model '{file}'; name a run's folder or a {MODEL} file")
     return file
 
 
@@ -120,14 +120,12 @@ def set_decisions(file: Path, temperature: float, thresholds: tuple[float, ...] 
         "temperature": temperature,
         "thresholds": None if thresholds is None else list(thresholds),
     }
-    partial = file.with_name(f".{file.name}")
-    with zipfile.ZipFile(file) as old, zipfile.ZipFile(partial, "w") as new:
+    with replacing(file) as partial, zipfile.ZipFile(file) as old, zipfile.ZipFile(partial, "w") as new:
         for member in old.infolist():
             if member.filename != MEMBER:
                 with old.open(member) as source, new.open(member, "w", force_zip64=True) as target:
                     shutil.copyfileobj(source, target)
-        new.writestr(MEMBER, json.dumps(content, ensure_ascii=False, indent=2))
-    partial.replace(file)
+        new.writestr(MEMBER, to_json(content))
 
 
 def _member(file: Path) -> dict[str, Any]:

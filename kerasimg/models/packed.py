@@ -6,7 +6,6 @@ spec gives the same order on every backend.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from kerasimg.catalog import ZOO, find
 from kerasimg.errors import CallError
+from kerasimg.files import to_json
 from kerasimg.models.backbones import specs_beside
 from kerasimg.models.build import construct
 from kerasimg.models.classifier import Classifier
@@ -37,7 +37,7 @@ def write(classifier: Classifier, path: Path, *, card: str = "", figures: Mappin
     arrays = {_key(place, variable): _array(variable) for place, variable in enumerate(classifier.model.weights)}
     members = {pack.SPEC: dumps(spec.resolved).encode()}
     if beside := specs_beside(spec):
-        members[pack.BESIDE] = json.dumps(beside, ensure_ascii=False, indent=2).encode()
+        members[pack.BESIDE] = to_json(beside).encode()
     if card:
         members[pack.CARD] = card.encode()
     if any(Path(inner.folder).is_relative_to(ZOO) for inner in spec.within.opened.values()):

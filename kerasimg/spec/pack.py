@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from kerasimg.errors import CallError
+from kerasimg.files import replacing
 from kerasimg.spec.document import PositiveFloat, Section, Task
 from kerasimg.spec.reader import MAX_BYTES
 
@@ -153,15 +154,10 @@ def write(path: Path, facts: Mapping[str, Any], members: Mapping[str, bytes]) ->
     """
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
     manifest = Manifest(kerasimg_pack=1, **facts, files=digests)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-            _add(archive, MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
-            for name, content in members.items():
-                _add(archive, name, content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        _add(archive, MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
+        for name, content in members.items():
+            _add(archive, name, content)
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

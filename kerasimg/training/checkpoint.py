@@ -7,26 +7,20 @@ the machine, what stands there is one whole checkpoint.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from kerasimg.errors import KerasimgError
+from kerasimg.files import replacing
 
 MAGIC = b"kerasimg checkpoint 1\n"
 """How every file begins; another number when the form changes."""
-FILE = "checkpoints/resume.ckpt"
-"""Where it stands below the run's folder; it is gone when the run has ended."""
-
-
-PARTIAL = ".partial-{}"
-"""What a file is called while it is written; the ending stays, for Keras goes by it."""
 
 
 class Checkpoint(NamedTuple):
@@ -89,31 +83,6 @@ def facts(path: Path) -> dict[str, Any] | None:
             return json.loads(file.readline())["facts"] if file.readline() == MAGIC else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A place beside a file to write it anew; moved to it when the block ends, gone when it fails."""
-    partial = path.with_name(PARTIAL.format(path.name))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield partial
-        partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-    _to_disk(path.parent)
-
-
-def _to_disk(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _parsed(content: bytes) -> Checkpoint:

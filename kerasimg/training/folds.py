@@ -58,7 +58,7 @@ def cross_val_predict(
             manifest = folder / "fold.jsonl"
             _write_manifest(manifest, source, paths, _parts(source, fold_of == fold, draft.fit))
             run = train(ref, data=manifest, out=folder / "runs", set=set, verbose=verbose, say=say, **params)
-            said = read_predictions(run.folder / "evaluation" / "predictions.csv", draft.task)
+            said = read_predictions(run.files.evaluation.predictions_file, draft.task)
             if said.classes != classes:
                 raise CallError("a class has too few pictures to be in every fold; ask for fewer folds")
             for row, name in enumerate(said.ids):

@@ -11,6 +11,8 @@ from typing import Any
 
 import keras
 
+from kerasimg.files import replacing
+
 
 class History(keras.callbacks.Callback):
     """Appends a row per epoch: stage and epoch (from 1), seconds, learning_rate, then Keras' figures."""
@@ -42,10 +44,8 @@ class History(keras.callbacks.Callback):
         if not self.rows:
             self.path.unlink(missing_ok=True)
             return
-        partial = self.path.with_name(f".{self.path.name}")
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             file.write(self._text(self._header(), *self.rows))
-        partial.replace(self.path)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Start the clock."""

@@ -10,6 +10,7 @@ import keras
 
 from kerasimg.callbacks import CurvesToTensorBoard
 from kerasimg.errors import Interrupted, KerasimgError
+from kerasimg.files import replacing
 from kerasimg.models.frozen import split_frozen
 from kerasimg.models.objects import make
 from kerasimg.spec.document import Stage
@@ -49,12 +50,12 @@ class Loop:
         self.interruption = interruption
         self.verbose = verbose
         self.say = say
-        self.file = run.folder / checkpoint.FILE
+        self.file = run.files.checkpoint_file
         pictures = len(experiment.parts["train"])
         self.found = checkpoint.in_smaller_batches(checkpoint.read(self.file), pictures, experiment.batch_size)
         self.callbacks = [make("callbacks", one) for one in self.spec.fit.callbacks]
-        self.history = History(run.folder / "history.csv")
-        self.boards = [CurvesToTensorBoard(self.history.path, run.folder / "tensorboard")] if tensorboard else []
+        self.history = History(run.files.history_file)
+        self.boards = [CurvesToTensorBoard(self.history.path, run.files.tensorboard_folder)] if tensorboard else []
         self.epoch = 0
         """Epochs that are done, over all stages."""
         self._compiled: Any = None
@@ -237,7 +238,7 @@ class Loop:
             model.set_weights(handed_on(model))
         whole = self.experiment.at(index).built.model
         plain = keras.Model(whole.input, whole.output, name=whole.name)  # without the optimizer
-        with checkpoint.replacing(self.file.with_name(f"stage-{index + 1}.weights.h5")) as partial:
+        with replacing(self.run.files.stage_weights_file(index + 1)) as partial:
             plain.save_weights(partial)
         arrays: state.Arrays = {}
         told = state.remember(self.callbacks, arrays)
@@ -257,7 +258,7 @@ class Loop:
 
 def kept_until(run: Run) -> str:
     """How far a run would go on from, in words."""
-    found = checkpoint.facts(run.folder / checkpoint.FILE)
+    found = checkpoint.facts(run.files.checkpoint_file)
     if found is None:
         return "no checkpoint was written yet"
     epoch, step = found["epoch"], found["step"]

@@ -8,11 +8,12 @@ from collections.abc import Callable
 import keras
 
 from kerasimg.data.sources import Data
+from kerasimg.run_folder import TRAINING
 from kerasimg.training import checkpoint, recall
 from kerasimg.training.experiment import Experiment
 from kerasimg.training.interruption import Interruption
 from kerasimg.training.loop import Loop, kept_until
-from kerasimg.training.run import TRAINING, Run
+from kerasimg.training.run import Run
 from kerasimg.training.trial import is_out_of_memory
 
 Say = Callable[[str], None]
@@ -52,7 +53,7 @@ def _is_ours_to_choose(run: Run) -> bool:
 def _note(run: Run, size: int) -> None:
     """Have the run go on with another batch size, and tell from where on in its notes."""
     training = run.read_json(TRAINING)
-    known = checkpoint.facts(run.folder / checkpoint.FILE) or {"epoch": 0, "step": 0}
+    known = checkpoint.facts(run.files.checkpoint_file) or {"epoch": 0, "step": 0}
     smaller = {"batch_size": size, "after": {"epochs": known["epoch"], "steps": known["step"]}}
     training["tried"]["batch_size"].setdefault("out_of_memory", []).append(smaller)
     run.write_json(TRAINING, training)

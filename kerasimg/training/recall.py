@@ -17,22 +17,23 @@ from kerasimg.data.sources import IN_MEMORY, Data, Source, open_source
 from kerasimg.data.split import record
 from kerasimg.errors import CallError, Fault, WeightsError
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
+from kerasimg.run_folder import DATA, TRAINING
 from kerasimg.training import checkpoint
 from kerasimg.training.devices import devices_for
 from kerasimg.training.distillation import check_same_teacher
 from kerasimg.training.experiment import Experiment, assemble, make_models
-from kerasimg.training.run import TRAINING, Run
+from kerasimg.training.run import Run
 
 
 def experiment(run: Run, data: Data | None, cache: Any, say: Callable[[str], None]) -> Experiment:
     """What a run was training, with the same pictures in the same parts."""
     call = run.read_json(TRAINING)
-    spec = load(run.folder / "spec.json")
+    spec = load(run.files.spec_file)
     check_same_teacher(spec, call)
     # With a checkpoint no other weights are needed.
-    begun = checkpoint.facts(run.folder / checkpoint.FILE) is not None
+    begun = checkpoint.facts(run.files.checkpoint_file) is not None
     weights = None if begun else recalled_weights(call["weights"])
-    kept = run.read_json("data.json")
+    kept = run.read_json(DATA)
     if data is None and kept["where"] in IN_MEMORY:
         raise CallError(
             "the run was trained on arrays, which it did not keep; give them: kerasimg.resume(run, data=...)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import secrets
@@ -16,16 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from kerasimg.errors import CallError
-from kerasimg.evaluation.record import read_kept, read_rows
+from kerasimg.files import PARTIAL, write_json
 from kerasimg.models.backbones import specs_beside, write_beside
 from kerasimg.models.classifier import Classifier
+from kerasimg.run_folder import CLASSES, ENVIRONMENT, EVALUATION, METRICS, SPEC, TRAINING, RunFolder
 from kerasimg.spec.load import Spec
 from kerasimg.spec.nodes import NAME
-from kerasimg.spec.writing import dumps
-from kerasimg.training import checkpoint, run_showing
-
-TRAINING = "training.json"
-"""How it was called, what was chosen for each stage, and when it was finished."""
+from kerasimg.training import run_showing
 
 PACKAGES = ("kerasimg", "keras", "tensorflow", "numpy", "pillow", "scikit-learn")
 
@@ -65,10 +61,12 @@ class Run:
     @staticmethod
     def open(folder: str | os.PathLike[str]) -> Run:
         """The run in a folder; CallError when it holds none."""
-        run = Run(Path(folder))
-        if not (run.folder / "spec.json").is_file():
-            raise CallError(f"'{folder}' is not the folder of a run: it holds no spec.json")
-        return run
+        return Run(RunFolder.open(folder).path)
+
+    @property
+    def files(self) -> RunFolder:
+        """Its files, by what they are."""
+        return RunFolder(self.folder)
 
     @property
     def classifier(self) -> Classifier:
@@ -83,32 +81,25 @@ class Run:
     @property
     def classes(self) -> list[str]:
         """Names of the classes, in the order of the outputs."""
-        return list(self.read_json("classes.json"))
+        return list(self.read_json(CLASSES))
 
     @property
     def scores(self) -> dict[str, Any]:
         """The figures on the held-out part."""
-        return dict(self.read_json("evaluation/metrics.json"))
+        return dict(self.read_json(f"{EVALUATION}/{METRICS}"))
 
     @property
     def history(self) -> list[dict[str, float]]:
         """One row per epoch: stage, epoch, seconds, learning_rate, then what Keras measured."""
-        return read_rows(self.folder / "history.csv")
+        return self.files.history()
 
     def read_json(self, name: str) -> Any:
         """The content of one of the run's JSON files."""
-        path = self.folder / name
-        if not path.is_file():
-            raise CallError(f"the run '{self.folder}' has no {name}; its training did not get that far")
-        return read_kept(path)
+        return self.files.required(name)
 
     def write_json(self, name: str, content: Any) -> None:
         """Write one of the run's JSON files, whole or not at all."""
-        self._write(name, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
-
-    def _write(self, name: str, text: str) -> None:
-        with checkpoint.replacing(self.folder / name) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_json(self.folder / name, content)
 
     def write_start(
         self, spec: Spec, classes: tuple[str, ...], data: dict[str, Any], call: Mapping[str, Any] | None = None
@@ -121,21 +112,21 @@ class Run:
         for file in weights_beside(spec):
             shutil.copyfile(spec.folder / file, self.folder / file)
         named = {"name": spec.name} if NAME.fullmatch(spec.name) else {}
-        self._write("spec.json", dumps({**named, **spec.resolved}))
-        self.write_json("classes.json", list(classes))
-        self.write_json("data.json", data)
-        self.write_json("environment.json", environment())
-        self.write_json(TRAINING, {**(call or {}), "stages": [], "finished": None})
+        self.files.write_spec({**named, **spec.resolved})
+        self.files.write_classes(classes)
+        self.files.write_data(data)
+        self.files.write_environment(environment())
+        self.files.write_training({**(call or {}), "stages": [], "finished": None})
 
     def set_batch_size(self, size: int) -> None:
         """Have its spec say another one, with which it goes on."""
-        resolved = self.read_json("spec.json")
+        resolved = self.read_json(SPEC)
         resolved["fit"]["batch_size"] = size
-        self._write("spec.json", dumps(resolved))
+        self.files.write_spec(resolved)
 
     def other_surroundings(self) -> list[str]:
         """What the run began with and this process has otherwise: backend, processor cores, versions."""
-        before, now = self.read_json("environment.json"), environment()
+        before, now = self.read_json(ENVIRONMENT), environment()
         told = {key: (before[key], now[key]) for key in ("backend", "cores")}
         told |= {name: (before["packages"].get(name), found) for name, found in now["packages"].items()}
         return [f"{name} was {old}, is {new}" for name, (old, new) in told.items() if old != new]
@@ -143,16 +134,16 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether its training has come to its end, figures and all."""
-        return not (self.folder / TRAINING).is_file() or bool(self.read_json(TRAINING)["finished"])
+        return bool((self.files.training() or {"finished": True})["finished"])
 
     def finish(self) -> None:
         """Note that nothing is left to do, and drop what only going on would need."""
         self._note({"finished": datetime.now(UTC).isoformat(timespec="seconds")})
-        (self.folder / checkpoint.FILE).unlink(missing_ok=True)
+        self.files.checkpoint_file.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove what was being written when the process was killed."""
-        for path in self.folder.rglob(checkpoint.PARTIAL.format("*")):
+        for path in self.folder.rglob(PARTIAL.format("*")):
             path.unlink(missing_ok=True)
 
     def stage_notes(self, index: int) -> dict[str, Any]:
@@ -166,7 +157,7 @@ class Run:
         self._note({"stages": [*noted, *({} for _ in range(index - len(noted))), dict(notes)]})
 
     def _note(self, facts: Mapping[str, Any]) -> None:
-        self.write_json(TRAINING, {**self.read_json(TRAINING), **facts})
+        self.files.write_training({**self.read_json(TRAINING), **facts})
 
     def _repr_html_(self) -> str:
         """For notebooks."""

@@ -38,8 +38,8 @@ def _rows(run: Run) -> Iterator[tuple[str, str]]:
         values = [row[name] for row in history if name in row]
         yield f"{name}, {len(values)} epochs", f"{_curve(values)} {values[-1]:.4f}"
     yield "classes", escape(", ".join(_read(lambda: run.classes) or []))
-    if (run.folder / "report.html").is_file():
-        yield "report", escape(str(run.folder / "report.html"))
+    if run.files.report_file.is_file():
+        yield "report", escape(str(run.files.report_file))
 
 
 def _curve(values: Sequence[float]) -> str:

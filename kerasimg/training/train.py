@@ -18,9 +18,10 @@ from kerasimg.data.sources import Data
 from kerasimg.data.split import record, split
 from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError, listed
 from kerasimg.evaluation.evaluate import judge
-from kerasimg.evaluation.report import PAGE, write_report
-from kerasimg.models.classifier import MODEL_FILE, Classifier
+from kerasimg.evaluation.report import write_report
+from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
+from kerasimg.run_folder import SPEC, TRAINING
 from kerasimg.training import recall
 from kerasimg.training.devices import devices_for
 from kerasimg.training.distillation import locate_teacher
@@ -28,7 +29,7 @@ from kerasimg.training.experiment import Experiment, assemble, check_model, load
 from kerasimg.training.interruption import patient
 from kerasimg.training.loop import kept_until
 from kerasimg.training.memory import train_in_memory
-from kerasimg.training.run import TRAINING, Run
+from kerasimg.training.run import Run
 from kerasimg.training.sizes import size_of
 from kerasimg.training.trial import is_out_of_memory, settle_choices
 
@@ -140,13 +141,13 @@ def _carry_out(experiment: Experiment, run: Run, data: Data | None, verbose: int
         with patient(say) as interruption:
             experiment = train_in_memory(experiment, run, data, interruption, verbose, say)
         classifier = Classifier(experiment.built.model, experiment.spec, experiment.source.classes, run.folder)
-        classifier.save(run.folder / MODEL_FILE)
+        classifier.save(run.files.model_file)
         if (part := experiment.held_out) is not None:
             say(f"judging it on {len(experiment.parts[part]):,} pictures ({part})")
-            judge(classifier, experiment.source, experiment.parts[part], run.folder / "evaluation", part=part)
+            judge(classifier, experiment.source, experiment.parts[part], run.files.evaluation.path, part=part)
         run.finish()
         if asked["report"]:
-            say(f"writing {run.folder / PAGE}")
+            say(f"writing {run.files.report_file}")
             write_report(run, say, classifier)
     return run
 
@@ -173,7 +174,7 @@ def _telling(run: Run) -> Iterator[None]:
         if named := IN_THE_PIPELINE.search(str(error)):
             raise ManyFaults([Fault("", "", named[1]), Fault("", "", _how_to_go_on(run))]) from None
         if is_out_of_memory(error):
-            size = run.read_json("spec.json")["fit"]["batch_size"]
+            size = run.read_json(SPEC)["fit"]["batch_size"]
             smaller = f"with a smaller one (--set fit.batch_size={size // 2}, or auto)"
             advice = smaller if size > 1 else "with smaller pictures (image.size) or a smaller model"
             raise KerasimgError(

@@ -16,8 +16,9 @@ from typing import Any
 from kerasimg.catalog import Reference, load, locate
 from kerasimg.data.sources import IN_MEMORY, Data, Source
 from kerasimg.errors import CallError, Fault, SpecError
-from kerasimg.evaluation.record import read_json
+from kerasimg.files import read_object, write_json
 from kerasimg.models.backbones import specs_beside, write_beside
+from kerasimg.run_folder import SPEC
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.spec.writing import dumps
 from kerasimg.training import recall
@@ -26,7 +27,7 @@ from kerasimg.tuning.objective import Goal, goal_of
 from kerasimg.tuning.rewriting import rewrite
 from kerasimg.tuning.space import Space, space_of
 
-CALL, SPEC, SPACE, BEST, ARRAYS = "search.json", "spec.json", "space.json", "best.json", "arrays.npz"
+CALL, SPACE, BEST, ARRAYS = "search.json", "space.json", "best.json", "arrays.npz"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Task:
         path = Path(folder)
         if not (path / CALL).is_file():
             raise CallError(f"'{folder}' is not the folder of a search: it holds no {CALL}")
-        call = read_json(path / CALL)
+        call = read_object(path / CALL)
         where = call["data"] if data is None else data
         if where is None:
             raise CallError(f"the search in '{folder}' was over pictures in memory; give them again: data=...")
@@ -154,8 +155,8 @@ def begin(
         for file in weights_beside(spec):
             shutil.copyfile(spec.folder / file, draft.folder / file)
         (draft.folder / SPEC).write_text(as_written(ref, spec), encoding="utf-8")
-        draft.write_json(SPACE, space.describe())
-        draft.write_json(CALL, told)
+        write_json(draft.folder / SPACE, space.describe())
+        write_json(draft.folder / CALL, told)
 
     run = Run.create(out, f"{spec.name}-tune", fill)
     return Task(run.folder, spec, data, told)

@@ -14,6 +14,8 @@ from typing import Any
 
 import keras
 
+from kerasimg.files import replacing
+
 WEIGHTS = "trained.weights.h5"
 SCORE = "trained.json"
 
@@ -32,10 +34,8 @@ def keep_best(
     better = [one for one in there.values() if one >= sign * score]
     if len(better) >= most:
         return None
-    place.mkdir(parents=True, exist_ok=True)
-    partial = place / f".{WEIGHTS}"
-    save(partial)
-    partial.replace(place / WEIGHTS)
+    with replacing(place / WEIGHTS) as partial:
+        save(partial)
     (place / SCORE).write_text(json.dumps({"score": score}) + "\n", encoding="utf-8")
     for other in sorted(there, key=lambda one: there[one], reverse=True)[most - 1 :]:
         forget(other)

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from kerasimg.errors import CallError
-from kerasimg.evaluation.record import read_json
-from kerasimg.training import checkpoint
+from kerasimg.files import read_object, replacing, to_json
+from kerasimg.run_folder import HISTORY, read_history
 from kerasimg.tuning.outcome import Row, Status
 
 JOURNAL, TABLE, TRIALS = "journal.jsonl", "trials.csv", "trials"
-VALUES, HISTORY, OUTCOME = "values.json", "history.csv", "outcome.json"
+VALUES, OUTCOME = "values.json", "outcome.json"
 
 try:
     import fcntl
@@ -137,7 +137,7 @@ class Records:
 
     def write_order(self, order: Order) -> None:
         """Write values.json of a trial."""
-        self._write(order.trial, VALUES, json.dumps(asdict(order), indent=2, ensure_ascii=False) + "\n")
+        self._write(order.trial, VALUES, to_json(asdict(order)) + "\n")
 
     def write_ended(self, trial: str, ended: Ended) -> None:
         """Write history.csv, then outcome.json: a trial that has one needs not be trained again."""
@@ -146,32 +146,28 @@ class Records:
         told = asdict(ended)
         told["epochs"] = len(ended.curve)
         del told["rows"]
-        self._write(trial, OUTCOME, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        self._write(trial, OUTCOME, to_json(told) + "\n")
 
     def read_ended(self, trial: str) -> Ended | None:
         """What became of a trial; None where it has not ended."""
         path = self.trial_folder(trial) / OUTCOME
         if not path.is_file():
             return None
-        told = read_json(path)
+        told = read_object(path)
         del told["epochs"]
         return Ended(**told, rows=self.history(trial))
 
     def history(self, trial: str) -> list[Row]:
         """The epochs of a trial."""
-        path = self.trial_folder(trial) / HISTORY
-        if not path.is_file():
-            return []
-        with path.open(newline="", encoding="utf-8") as file:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+        return read_history(self.trial_folder(trial) / HISTORY)
 
     def write_table(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write trials.csv."""
-        with checkpoint.replacing(self.folder / TABLE) as partial:
+        with replacing(self.folder / TABLE) as partial:
             partial.write_text(as_csv(list(rows)), encoding="utf-8")
 
     def _write(self, trial: str, name: str, text: str) -> None:
-        with checkpoint.replacing(self.trial_folder(trial) / name) as partial:
+        with replacing(self.trial_folder(trial) / name) as partial:
             partial.write_text(text, encoding="utf-8")
 
 

@@ -14,13 +14,13 @@ from markupsafe import Markup
 from kerasimg.evaluation import report
 from kerasimg.evaluation import report_drawing as drawing
 from kerasimg.evaluation.report_epochs import duration
-from kerasimg.training import checkpoint
+from kerasimg.files import write_text
+from kerasimg.run_folder import REPORT
 from kerasimg.tuning.folder import Task
 from kerasimg.tuning.importance import FEWEST, importance, place
 from kerasimg.tuning.objective import Goal
 from kerasimg.tuning.space import Dimension, Space
 
-PAGE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
 LINES = 300
 """Trials that are drawn in parallel coordinates; of more, the best."""
@@ -40,9 +40,8 @@ def write(task: Task, oracle: Any) -> Path:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"duration": duration}
-    path = task.folder / PAGE
-    with checkpoint.replacing(path) as partial:
-        partial.write_text(environment.get_template("search.html.j2").render(_content(task, oracle)), encoding="utf-8")
+    path = task.folder / REPORT
+    write_text(path, environment.get_template("search.html.j2").render(_content(task, oracle)))
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from kerasimg.catalog import Reference, load
 from kerasimg.data.check import OnBadImage
 from kerasimg.data.sources import Data, open_source
 from kerasimg.errors import CallError, Interrupted, KerasimgError
-from kerasimg.evaluation.record import read_json
+from kerasimg.files import read_object, replacing, write_json, write_text
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.spec.load import Spec
-from kerasimg.training import checkpoint, recall
+from kerasimg.training import recall
 from kerasimg.training.experiment import load_for
 from kerasimg.tuning.chief import lead
 from kerasimg.tuning.folder import ARRAYS, BEST, Task, begin, with_winners
@@ -67,7 +66,7 @@ class Search(os.PathLike):
         path = self.folder / "winner.json"
         if not path.is_file():
             raise CallError(f"the search in '{self.folder}' has not ended; to go on: kerasimg tune --resume")
-        return read_json(path)
+        return read_object(path)
 
     def __str__(self) -> str:
         values = ", ".join(f"{name}={value}" for name, value in self.values.items())
@@ -215,7 +214,7 @@ def _arguments(task: Task) -> list[str]:
         return [str(task.folder), *(["--data", os.path.abspath(str(task.data))] if moved else [])]
     path = task.folder / ARRAYS
     if not path.is_file():
-        with checkpoint.replacing(path) as partial, partial.open("wb") as file:
+        with replacing(path) as partial, partial.open("wb") as file:
             np.savez(file, x=np.asarray(task.data[0]), y=np.asarray(task.data[1]))  # type: ignore[index]
     return [str(task.folder), "--data", str(path.resolve())]
 
@@ -239,15 +238,13 @@ def _finish(task: Task, oracle: Any, say: Say) -> None:
         f"{len(oracle.ended)}, {score}"
     )
     told = {"trial": best, "objective": task.goal.figure, "score": ended.score, "values": dict(order.values)}
-    with checkpoint.replacing(task.folder / "winner.json") as partial:
-        partial.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(task.folder / "winner.json", told)
     for state in (task.folder / TRIALS).rglob("state.ckpt"):
         state.unlink()
     (task.folder / ARRAYS).unlink(missing_ok=True)
     if task.call["report"]:
         _report(task, oracle, say)
-    with checkpoint.replacing(task.folder / BEST) as partial:
-        partial.write_text(with_winners(task, order.values, origin), encoding="utf-8")
+    write_text(task.folder / BEST, with_winners(task, order.values, origin))
     say(f"best: trial {int(best)}, {score}; {task.folder / BEST}")
 
 

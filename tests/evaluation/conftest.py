@@ -16,7 +16,8 @@ import kerasimg
 from kerasimg.data.items import PART_NAMES
 from kerasimg.data.sources import open_source
 from kerasimg.data.split import record
-from kerasimg.models.classifier import MODEL_FILE, Classifier
+from kerasimg.models.classifier import Classifier
+from kerasimg.run_folder import MODEL
 from kerasimg.training.run import Run
 
 CLASSES = {
@@ -98,7 +99,7 @@ def judged_once(tmp_path_factory: pytest.TempPathFactory, lists: Callable[[str],
     @cache
     def make(task: str, **arguments: Any) -> Path:
         folder = tmp_path_factory.mktemp("judged")
-        by_hand(task, **arguments).save(folder / MODEL_FILE)
+        by_hand(task, **arguments).save(folder / MODEL)
         data = lists(task)
         source = open_source(data, task)
         parts = {part: np.flatnonzero(source.parts == code) for code, part in enumerate(PART_NAMES)}

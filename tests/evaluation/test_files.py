@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from kerasimg.evaluation.figures import confusion_figure, reliability_figure
-from kerasimg.evaluation.files import scores_as_json, write_scores
+from kerasimg.evaluation.files import write_scores
 from kerasimg.evaluation.scores import scores
+from kerasimg.run_folder import scores_as_json
 
 
 def judged(k=3, n=20, task="multiclass", classes=None):

@@ -18,10 +18,11 @@ import kerasimg
 from kerasimg.errors import CallError
 from kerasimg.evaluation import report_drawing as drawing
 from kerasimg.evaluation.predictions import Predictions
-from kerasimg.evaluation.report import CARD, PAGE, TEMPLATES, report, write_report
+from kerasimg.evaluation.report import TEMPLATES, report, write_report
 from kerasimg.evaluation.report_epochs import duration, print_stages, stage_summaries
 from kerasimg.evaluation.report_pictures import mistakes_and_hits
 from kerasimg.evaluation.report_words import headline, number
+from kerasimg.run_folder import CARD, REPORT
 from kerasimg.spec.figures import Goal
 from kerasimg.training.run import Run
 
@@ -170,11 +171,11 @@ def test_the_stages_are_marked_and_told(page: Page):
 
 
 def test_the_page_is_small(run: Run):
-    assert (run.folder / PAGE).stat().st_size < MOST_BYTES / 10
+    assert (run.folder / REPORT).stat().st_size < MOST_BYTES / 10
 
 
 def test_it_is_the_same_when_it_is_made_again(run: Run):
-    first = (run.folder / PAGE).read_bytes()
+    first = (run.folder / REPORT).read_bytes()
     assert report(run.folder).read_bytes() == first
 
 
@@ -342,7 +343,7 @@ LOOK = (
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to open the page with")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser_no_picture_is_broken_and_nothing_leaves(run: Run, page: Page, tmp_path: Path, width: int):
-    shown = escape((run.folder / PAGE).read_text(encoding="utf-8"), quote=True)
+    shown = escape((run.folder / REPORT).read_text(encoding="utf-8"), quote=True)
     frame = f'<!DOCTYPE html><body><iframe srcdoc="{shown}" style="width:{width}px;height:900px;border:0"></iframe>'
     (tmp_path / "look.html").write_text(frame + LOOK, encoding="utf-8")
     log = tmp_path / "net.json"

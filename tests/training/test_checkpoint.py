@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from kerasimg.errors import KerasimgError
+from kerasimg.files import replacing
 from kerasimg.training import checkpoint
 
 ARRAYS = {
@@ -65,7 +66,7 @@ def test_what_replaces_a_file_is_gone_when_it_fails(tmp_path: Path):
     (tmp_path / "facts.json").write_text("{}")
 
     def fail() -> None:
-        with checkpoint.replacing(tmp_path / "facts.json") as partial:
+        with replacing(tmp_path / "facts.json") as partial:
             partial.write_text("[")
             raise ValueError("half")
 

@@ -134,7 +134,7 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
     assert not Run.open(tmp_path / "tiny-1").finished
     run = kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)
     assert end(run) == wholes(spec(ema=ema))
-    assert not (run.folder / checkpoint.FILE).exists()
+    assert not run.files.checkpoint_file.exists()
 
 
 def test_a_run_on_cached_features_ends_as_if_it_had_not_been_killed(

@@ -19,6 +19,7 @@ from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import FILE
 from kerasimg.deploy.serve.settings import NAMES, Settings, key_from_environment
 from kerasimg.errors import CallError, KerasimgError, nearest
+from kerasimg.run_folder import RunFolder
 from kerasimg.spec.pack import SUFFIX, Pack, is_pack
 
 NEEDED = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
@@ -74,18 +75,19 @@ def bundle_of(source: str | os.PathLike[str], say: Callable[[str], None]) -> Pat
         return _of_pack(folder, say)
     if (folder / FILE).is_file():
         return folder
-    model = folder / "model.keras"
+    files = RunFolder(folder)
+    model = files.model_file
     if not model.is_file():
-        raise CallError(f"'{folder}' is neither a bundle ({FILE}) nor a run (model.keras) nor a pack ({SUFFIX})")
+        raise CallError(f"'{folder}' is neither a bundle ({FILE}) nor a run ({model.name}) nor a pack ({SUFFIX})")
     for target in SERVED:
-        manifest = folder / "export" / target / FILE
+        manifest = files.exports / target / FILE
         if manifest.is_file():
             if manifest.stat().st_mtime < model.stat().st_mtime:
                 say(f"{manifest.parent} is older than {model}; to serve that: kerasimg export {folder} --to {target}")
             return manifest.parent
     say(f"{folder} has no export yet; making one: kerasimg export {folder} --to litert")
-    _export(folder, folder / "export")
-    return folder / "export" / "litert"
+    _export(folder, files.exports)
+    return files.exports / "litert"
 
 
 def _of_pack(pack: Path, say: Callable[[str], None]) -> Path:

@@ -9,12 +9,12 @@ from kerasimg.deploy.exporting import Exporting
 from kerasimg.deploy.logits import in_float32
 from kerasimg.deploy.manifest import ModelFile
 from kerasimg.errors import CallError
-from kerasimg.models.classifier import MODEL_FILE
+from kerasimg.run_folder import MODEL
 
 
 def write(exporting: Exporting, folder: Path) -> list[ModelFile]:
     """`model.keras`, float32, without an optimizer. CallError where a fixed batch is asked for."""
     if exporting.batch is not None:
         raise CallError("keras: model.keras takes any number of pictures; leave out --batch")
-    replace(exporting.classifier, model=in_float32(exporting.classifier.model)).save(folder / MODEL_FILE)
-    return [ModelFile(path=MODEL_FILE, runtime="keras", precision="float32", input_dtype="float32")]
+    replace(exporting.classifier, model=in_float32(exporting.classifier.model)).save(folder / MODEL)
+    return [ModelFile(path=MODEL, runtime="keras", precision="float32", input_dtype="float32")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +15,7 @@ from kerasimg.deploy.exporting import Exporting
 from kerasimg.deploy.manifest import InputType, ModelFile, Precision
 from kerasimg.deploy.silence import silence
 from kerasimg.errors import CallError, KerasimgError, listed
+from kerasimg.files import to_json
 
 ZERO_POINT: dict[InputType, int] = {"uint8": 0, "int8": -128}
 """Input of integers -> the one that stands for a pixel of 0, the step being 1."""
@@ -115,4 +115,4 @@ def _members(exporting: Exporting) -> dict[str, str]:
         "image": exporting.image.model_dump(mode="json"),
         "thresholds": exporting.classifier.thresholds,
     }
-    return {"labels.txt": labels, "kerasimg.json": json.dumps(about, ensure_ascii=False, indent=2)}
+    return {"labels.txt": labels, "kerasimg.json": to_json(about)}

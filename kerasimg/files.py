@@ -1,0 +1,97 @@
+"""Write files whole or not at all; read and write JSON files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kerasimg.errors import CallError
+
+PARTIAL = ".partial-{}"
+"""The name of a file while it is written. The suffix stays, because Keras chooses a format by it."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file beside its place, and move it there when the block ends.
+
+    Whenever the process dies, `path` is the old file or the new one, never a part of one. If the block fails, the old
+    file stays and the new one is removed. The folder is made if it does not exist.
+
+    Args:
+        path: the file to write or to replace.
+
+    Yields:
+        The path to write to.
+    """
+    partial = path.with_name(PARTIAL.format(path.name))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(path, to_json(content) + "\n")
+
+
+def to_json(content: Any) -> str:
+    """JSON for a reader: indented, with every letter as it is."""
+    return json.dumps(content, ensure_ascii=False, indent=2)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file that kerasimg wrote.
+
+    Raises:
+        CallError: if the file does not exist or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CallError(f"there is no file '{path}'") from None
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, error) from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that holds an object.
+
+    Raises:
+        CallError: if the file does not exist, is not JSON, or holds something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise damaged(path, "a JSON object was expected")
+    return content
+
+
+def damaged(path: Path, why: object) -> CallError:
+    """The error for a file that is not as kerasimg wrote it."""
+    return CallError(f"'{path}' is damaged ({why}): restore it from a copy, or train again")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

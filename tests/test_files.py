@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from kerasimg.errors import CallError
+from kerasimg.files import read_object, replacing, to_json, write_json, write_text
+
+
+def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path):
+    path = tmp_path / "new" / "a.txt"
+    write_text(path, "old")
+    with replacing(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+        assert partial.suffix == ".txt"
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert read_object(path) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_indented_and_keeps_every_letter(tmp_path: Path):
+    assert to_json({"name": "Käse 猫"}) == '{\n  "name": "Käse 猫"\n}'
+    write_json(tmp_path / "a.json", ["猫"])
+    assert (tmp_path / "a.json").read_bytes() == '[\n  "猫"\n]\n'.encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no file '{}'"),
+        (b"{", "'{}' is damaged (Expecting property name"),
+        (b"\xff", "'{}' is damaged ('utf-8' codec"),
+        (b"[]", "'{}' is damaged (a JSON object was expected)"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, message: str):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CallError) as caught:
+        read_object(path)
+    assert str(caught.value).startswith(message.format(path))

@@ -1,0 +1,106 @@
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from kerasimg.errors import CallError
+from kerasimg.run_folder import EvaluationFolder, RunFolder, folder_of, read_history
+
+
+def test_what_is_written_is_read_again(tmp_path: Path):
+    files = RunFolder(tmp_path / "photos-1")
+    record = {"where": "photos", "task": "binary", "classes": ["a", "b"], "skipped": [], "pictures": []}
+    files.write_spec({"name": "photos", "fit": {"epochs": 3}})
+    files.write_classes(("Käse", "猫"))
+    files.write_data(record)
+    files.write_environment({"cores": 2})
+    files.write_training({"stages": [], "finished": None})
+    files.evaluation.write_metrics({"accuracy": 0.5})
+    files.evaluation.write_curves({"classes": {}})
+    assert files.spec() == {"name": "photos", "fit": {"epochs": 3}}
+    assert files.classes() == ["Käse", "猫"]
+    assert files.data() == record
+    assert files.environment() == {"cores": 2}
+    assert files.training() == {"stages": [], "finished": None}
+    assert files.evaluation.metrics() == {"accuracy": 0.5}
+    assert files.evaluation.curves() == {"classes": {}}
+    names = {path.relative_to(files.path).as_posix() for path in files.path.rglob("*.*")}
+    assert names == {
+        *("spec.json", "classes.json", "data.json", "environment.json", "training.json"),
+        *("evaluation/metrics.json", "evaluation/curves.json"),
+    }
+
+
+def test_a_run_that_has_not_begun_has_nothing(tmp_path: Path):
+    files = RunFolder(tmp_path)
+    found = [files.spec(), files.classes(), files.data(), files.environment(), files.training()]
+    found += [files.evaluation.metrics(), files.evaluation.curves(), files.evaluation.speed()]
+    assert found == [None] * 8
+    assert files.history() == []
+    assert not files.is_run
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read", "why"),
+    [
+        ("spec.json", "[]", RunFolder.spec, "a JSON object was expected"),
+        ("classes.json", "{}", RunFolder.classes, "a JSON list was expected"),
+        ("data.json", "{", RunFolder.data, "Expecting property name"),
+        ("data.json", '{"where": "photos"}', RunFolder.data, "it does not say where the images are"),
+        ("training.json", "[" * 100_000, RunFolder.training, "maximum recursion depth"),
+        ("history.csv", "stage,epoch\n1,first\n", RunFolder.history, "could not convert string to float"),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_is_wrong(tmp_path: Path, name: str, content: str, read, why: str):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CallError) as caught:
+        read(RunFolder(tmp_path))
+    assert str(caught.value).startswith(f"'{tmp_path / name}' is damaged ({why}")
+    assert str(caught.value).endswith("restore it from a copy, or train again")
+
+
+def test_a_damaged_speed_is_measured_again(tmp_path: Path):
+    files = EvaluationFolder(tmp_path)
+    files.speed_file.write_text("{")
+    assert files.speed() is None
+
+
+def test_a_history_has_no_value_where_a_stage_did_not_measure_one(tmp_path: Path):
+    (tmp_path / "history.csv").write_text("stage,epoch,val_loss\n1,1,0.5\n2,2,\n")
+    assert read_history(tmp_path / "history.csv") == [
+        {"stage": 1.0, "epoch": 1.0, "val_loss": 0.5},
+        {"stage": 2.0, "epoch": 2.0},
+    ]
+
+
+def test_only_the_folder_of_a_run_is_opened(tmp_path: Path):
+    with pytest.raises(CallError, match=r"is not the folder of a run: it holds no spec\.json"):
+        RunFolder.open(tmp_path)
+    (tmp_path / "spec.json").write_text("{}")
+    assert RunFolder.open(tmp_path).is_run
+
+
+def test_a_required_file_that_is_missing_is_named(tmp_path: Path):
+    with pytest.raises(CallError, match=r"has no training\.json; its training did not get that far"):
+        RunFolder(tmp_path).required("training.json")
+
+
+def test_the_folder_of_a_path_and_of_what_has_one():
+    assert folder_of("runs/photos-1") == folder_of(Path("runs/photos-1")) == Path("runs/photos-1")
+    assert folder_of(SimpleNamespace(folder=Path("runs/photos-1"))) == Path("runs/photos-1")
+    with pytest.raises(CallError, match="the classifier belongs to no run folder"):
+        folder_of(SimpleNamespace(folder=None))
+    with pytest.raises(CallError, match="expected a run or the path of its folder, got int"):
+        folder_of(3)  # type: ignore[arg-type]
+
+
+def test_reading_a_run_needs_neither_keras_nor_numpy(tmp_path: Path):
+    (tmp_path / "classes.json").write_text('["a"]')
+    code = (
+        "import sys; from pathlib import Path; from kerasimg.run_folder import RunFolder; "
+        "print(RunFolder(Path('.')).classes(), {'keras', 'tensorflow', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['a'] set()"
