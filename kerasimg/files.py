@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -20,16 +21,20 @@ def replacing(path: Path) -> Iterator[Path]:
     """Write a file beside its place, and move it there when the block ends.
 
     Whenever the process dies, `path` is the old file or the new one, never a part of one. If the block fails, the old
-    file stays and the new one is removed. The folder is made if it does not exist.
+    file stays and the new one is removed.
 
     Args:
-        path: the file to write or to replace.
+        path: the file to write or to replace, in a folder that exists.
 
     Yields:
         The path to write to.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     partial = path.with_name(PARTIAL.format(path.name))
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
         partial.replace(path)

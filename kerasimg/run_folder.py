@@ -160,12 +160,17 @@ class EvaluationFolder:
         """ROC and precision-recall curves as an image."""
         return self.path / CURVES_FIGURE
 
+    def make(self) -> None:
+        """Make the folder if it does not exist."""
+        self.path.mkdir(parents=True, exist_ok=True)
+
     def metrics(self) -> dict[str, Any] | None:
         """The figures; None if nothing was evaluated yet."""
         return _object(self.metrics_file)
 
     def write_metrics(self, scores: Mapping[str, Any]) -> None:
         """Write the figures; a row of the confusion matrix is one line."""
+        self.make()
         write_text(self.metrics_file, scores_as_json(scores))
 
     def curves(self) -> dict[str, Any] | None:
@@ -174,7 +179,18 @@ class EvaluationFolder:
 
     def write_curves(self, curves: Mapping[str, Any]) -> None:
         """Write the curves."""
+        self.make()
         write_text(self.curves_file, json.dumps(curves, ensure_ascii=False, allow_nan=False))
+
+    def write_label_errors(self, content: Mapping[str, Any]) -> None:
+        """Write what `label_errors` suspects."""
+        self.make()
+        write_json(self.label_errors_file, content)
+
+    def write_speed(self, content: Mapping[str, Any]) -> None:
+        """Write the measured speed."""
+        self.make()
+        write_json(self.speed_file, content)
 
     def speed(self) -> dict[str, Any] | None:
         """The measured speed; None if it was not measured, or the file is damaged, so that it is measured again."""

@@ -7,7 +7,7 @@ from kerasimg.files import read_object, replacing, to_json, write_json, write_te
 
 
 def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path):
-    path = tmp_path / "new" / "a.txt"
+    path = tmp_path / "a.txt"
     write_text(path, "old")
     with replacing(path) as partial:
         partial.write_text("new")
@@ -24,6 +24,11 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         write_json(path, {"a": object()})
     assert read_object(path) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_does_not_exist_is_named_with_the_file_that_was_asked_for(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"gone/a\.txt'$"):
+        write_text(tmp_path / "gone" / "a.txt", "")
 
 
 def test_json_is_indented_and_keeps_every_letter(tmp_path: Path):

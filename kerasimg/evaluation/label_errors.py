@@ -59,8 +59,8 @@ def label_errors(
     rows = find_label_errors(ids, truth, p, classifier.classes, classifier.spec.task)
     told = {"n": len(ids), "found": len(rows), "rows": [{**row, "part": part_of[row["file"]]} for row in rows]}
     if out is None and data is None and classifier.folder is not None:
-        out = RunFolder(classifier.folder).evaluation.label_errors_file
-    if out is not None:
+        RunFolder(classifier.folder).evaluation.write_label_errors(told)
+    elif out is not None:
         write_json(Path(out), told)
     return told
 

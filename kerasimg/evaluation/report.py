@@ -77,6 +77,7 @@ def write_report(
 def _write(files: RunFolder, path: Path, classifier: Classifier | None) -> Path:
     """Write the page to its path and the card beside it."""
     content = _content(files, classifier)
+    path.parent.mkdir(parents=True, exist_ok=True)
     for place, text in ((path, _page(content)), (RunFolder(path.parent).card_file, model_card(content))):
         # A file name that is not UTF-8 comes from the file system with surrogates; a page has no place for its bytes.
         write_text(place, text.encode("utf-8", "replace").decode("utf-8"))

@@ -17,7 +17,6 @@ from kerasimg.errors import KerasimgError
 from kerasimg.evaluation.explain import explain
 from kerasimg.evaluation.explain_layers import map_layer
 from kerasimg.evaluation.report_pictures import SMALL, Judged
-from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.forward import forward
 from kerasimg.run_folder import RunFolder
@@ -51,7 +50,7 @@ def model_facts(classifier: Classifier, folder: Path) -> Facts:
     speed = files.evaluation.speed()
     if speed is None:
         speed = measure(classifier)
-        write_json(files.evaluation.speed_file, speed)
+        files.evaluation.write_speed(speed)
     layers = [
         (layer.name, type(layer).__name__, _shape(layer), int(layer.count_params()))
         for layer in model.layers

@@ -88,4 +88,5 @@ def write_beside(specs: Mapping[str, Any], folder: Path) -> None:
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
             raise CallError(f"'{name}' would be written outside of its folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, document)

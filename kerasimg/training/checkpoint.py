@@ -39,6 +39,7 @@ def write(path: Path, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
         check = zlib.crc32(_bytes(array), check)
     described = [[name, array.dtype.name, list(array.shape)] for name, array in whole.items()]
     head = json.dumps({"facts": facts, "arrays": described, "crc32": check})
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial, partial.open("wb") as file:
         file.write(MAGIC + head.encode() + b"\n")
         for array in whole.values():

@@ -34,6 +34,7 @@ def keep_best(
     better = [one for one in there.values() if one >= sign * score]
     if len(better) >= most:
         return None
+    place.mkdir(parents=True, exist_ok=True)
     with replacing(place / WEIGHTS) as partial:
         save(partial)
     (place / SCORE).write_text(json.dumps({"score": score}) + "\n", encoding="utf-8")

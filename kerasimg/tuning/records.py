@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kerasimg.errors import CallError
-from kerasimg.files import read_object, replacing, to_json
+from kerasimg.files import read_object, to_json, write_text
 from kerasimg.run_folder import HISTORY, read_history
 from kerasimg.tuning.outcome import Row, Status
 
@@ -163,12 +163,12 @@ class Records:
 
     def write_table(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write trials.csv."""
-        with replacing(self.folder / TABLE) as partial:
-            partial.write_text(as_csv(list(rows)), encoding="utf-8")
+        write_text(self.folder / TABLE, as_csv(list(rows)))
 
     def _write(self, trial: str, name: str, text: str) -> None:
-        with replacing(self.trial_folder(trial) / name) as partial:
-            partial.write_text(text, encoding="utf-8")
+        folder = self.trial_folder(trial)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / name, text)
 
 
 def as_csv(rows: list[Any]) -> str:
