@@ -238,6 +238,7 @@ class Loop:
             model.set_weights(handed_on(model))
         whole = self.experiment.at(index).built.model
         plain = keras.Model(whole.input, whole.output, name=whole.name)  # without the optimizer
+        self.file.parent.mkdir(exist_ok=True)
         with replacing(self.run.files.stage_weights_file(index + 1)) as partial:
             plain.save_weights(partial)
         arrays: state.Arrays = {}

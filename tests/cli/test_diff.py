@@ -60,4 +60,4 @@ def test_what_is_no_run_and_no_spec_is_refused(say: Any, tmp_path: Path, runs: t
     shutil.copytree(runs[0], broken)
     (broken / "data.json").write_text("{")
     said = say("diff", runs[0], broken)
-    assert (said.code, "data.json': expected JSON" in said.err) == (2, True)
+    assert (said.code, "data.json' is damaged" in said.err) == (2, True)
