@@ -1,21 +1,23 @@
 """The run folder: the names of its files, and a typed reader and writer for each. No other module knows the names.
 
-runs/<name>-<k>/
-spec.json           the spec, resolved
-classes.json        the class names, in the order of the outputs
-data.json           the split: each image with its part, labels and SHA-256
-environment.json    versions, backend, machine, command
-training.json       the call, the settings of each stage, when it finished
-history.csv         one row per epoch
-checkpoints/        what `resume` needs; empty when the run has finished
-tensorboard/        event files, if asked for
-model.keras         the trained model
-calibration.json    how `calibrate` chose the temperature
-thresholds.json     how `choose_thresholds` chose the thresholds
-evaluation/         metrics, predictions and figures (`EvaluationFolder`)
-report.html         the report
-MODEL_CARD.md       the model card
-export/<target>/    export bundles
+The folder is `runs/<name>-<k>/`:
+
+    spec.json           the spec, resolved
+    first_spec.json     the spec that `train` made from the images, where none was given
+    classes.json        the class names, in the order of the outputs
+    data.json           the split: each image with its part, labels and SHA-256
+    environment.json    versions, backend, machine, command
+    training.json       the call, the settings of each stage, when it finished
+    history.csv         one row per epoch
+    checkpoints/        what `resume` needs; empty when the run has finished
+    tensorboard/        event files, if asked for
+    model.keras         the trained model
+    calibration.json    how `calibrate` chose the temperature
+    thresholds.json     how `choose_thresholds` chose the thresholds
+    evaluation/         metrics, predictions and figures (`EvaluationFolder`)
+    report.html         the report
+    MODEL_CARD.md       the model card
+    export/<target>/    export bundles
 """
 
 from __future__ import annotations
