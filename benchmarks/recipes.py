@@ -27,8 +27,8 @@ RUNS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("from_scratch", "sample", ()),
     ("tiny_device", "sample", ("size=32", "channels=1")),
     ("transfer", "clips", ()),
-    ("finetune", "clips", ("size=128", "epochs=6")),
-    ("robust", "clips", ("size=128", "epochs=8")),
+    ("finetune", "clips", ("size=128", "tuning_epochs=6")),
+    ("robust", "clips", ("size=128", "tuning_epochs=8")),
     ("transfer", "rare.csv", ()),
     ("imbalanced", "rare.csv", ()),
 )

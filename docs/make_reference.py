@@ -49,7 +49,8 @@ def keys() -> str:
 
     parts = [
         "# Every key of a spec",
-        "From the models that check a spec; an editor shows the same from the JSON Schema (`kerasimg schema`). What "
+        "From the models that check a spec; an editor shows the same from the JSON Schema (`kerasimg spec schema`). "
+        "What "
         "the sections mean together, and the grammar of nodes, expressions and search values, stands in "
         "[the spec language](../spec-language.md).",
     ]
@@ -177,7 +178,7 @@ def _spec_page(name: str) -> tuple[str, str]:
         f"# {name}",
         spec.about,
         "\n".join(["| | |", "| --- | --- |", *rows]),
-        f"`kerasimg show {name} --graph` prints the model, `--flat` layer by layer.",
+        f"`kerasimg spec show {name} --graph` prints the model, `--flat` layer by layer.",
         f"```{{image}} {_file(name)}.svg\n:alt: the model of {name}, node by node\n```",
         f"```json\n{text}\n```",
     ]

@@ -18,6 +18,8 @@ Reference = str | os.PathLike[str] | Mapping[str, Any] | Spec
 """What names a spec: a zoo name, a path, a dict that is one, or a loaded one."""
 
 
+RECIPES = "recipes"
+"""The folder of the zoo that holds the recipes."""
 SCHEMA = "kerasimg-1.schema.json"
 """The JSON Schema of the format, which stands beside the specs."""
 
@@ -31,9 +33,7 @@ def zoo_names() -> list[str]:
 def zoo_file(name: str) -> Found:
     """The file of a zoo spec; CallError when there is none."""
     if (found := _in_zoo(name)) is None:
-        raise CallError(
-            f"no zoo spec {shown(_zoo_name(name))}{nearest(_zoo_name(name), zoo_names())} (see: kerasimg zoo list)"
-        )
+        raise CallError(f"no zoo spec {shown(_zoo_name(name))}{_nearest_spec(name)} (see: kerasimg zoo list)")
     return found
 
 
@@ -98,9 +98,21 @@ def locate(ref: str | os.PathLike[str]) -> Found:
     names = zoo_names()
     name = _zoo_name(text)
     raise CallError(
-        f"no file {shown(text)} and no zoo spec {shown(name)}{nearest(name, names)} "
+        f"no file {shown(text)} and no zoo spec {shown(name)}{_nearest_spec(text)} "
         f"(kerasimg zoo list shows all {len(names)}: {listed(names, 8)})"
     )
+
+
+def is_data(text: str) -> bool:
+    """Whether a text that stands for a spec or for images stands for images: a folder, a file that is no spec, or a
+    name or pattern of a data source.
+    """
+    path = Path(text)
+    if _is_file(path):
+        return path.suffix.lower() != ".json" and not pack.is_pack(text)
+    if _in_zoo(text) is not None:
+        return False
+    return text == "sample" or ":" in text or any(sign in text for sign in "*?{") or os.path.isdir(text)
 
 
 def find(reference: str, folder: Path) -> Found:
@@ -114,9 +126,12 @@ def find(reference: str, folder: Path) -> Found:
         return Found(beside, _beside_label(beside, reference))
     if (found := _in_zoo(reference)) is not None:
         return found
-    raise LookupError(
-        f"no file {shown(reference)} beside the spec and no such zoo spec{nearest(_zoo_name(reference), zoo_names())}"
-    )
+    raise LookupError(f"no file {shown(reference)} beside the spec and no such zoo spec{_nearest_spec(reference)}")
+
+
+def _nearest_spec(reference: str) -> str:
+    names = zoo_names()
+    return nearest(_zoo_name(reference), [*names, *(name.removeprefix(f"{RECIPES}/") for name in names)])
 
 
 def _beside_label(path: Path, reference: str) -> str:
@@ -128,11 +143,14 @@ def _zoo_name(reference: str) -> str:
 
 
 def _in_zoo(reference: str) -> Found | None:
-    name = _zoo_name(reference)
-    path = ZOO / f"{name}.json"
-    if not name or ".." in name.split("/") or Path(name).is_absolute() or not _is_file(path):
+    """The file of a zoo name; a recipe may be named without its folder ("finetune"), since no spec has its name."""
+    short = _zoo_name(reference)
+    if not short or ".." in short.split("/") or Path(short).is_absolute():
         return None
-    return Found(path, f"zoo/{name}.json")
+    for name in (short, f"{RECIPES}/{short}"):
+        if _is_file(path := ZOO / f"{name}.json"):
+            return Found(path, f"zoo/{name}.json")
+    return None
 
 
 def _is_file(path: Path) -> bool:

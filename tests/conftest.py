@@ -1,6 +1,7 @@
 """Pictures that a tiny network learns in a moment, and the spec of one."""
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -58,6 +59,25 @@ def pictures() -> Pictures:
         return root
 
     return write
+
+
+@pytest.fixture(scope="session")
+def parse_command() -> Callable[[str], None]:
+    """parse_command("run report runs/x") parses a command line, and raises where it is not one."""
+    import typer
+
+    from kerasimg import cli
+
+    def parse(line: str) -> None:
+        command: Any = typer.main.get_command(cli.app)
+        words = shlex.split(line, comments=True)
+        context = None
+        while hasattr(command, "commands"):
+            context = command.make_context(words[0] if words else "", words, parent=context)
+            name, command, words = command.resolve_command(context, words)
+        command.make_context(name, words, parent=context)
+
+    return parse
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import typer
 
 import kerasimg
 from kerasimg import catalog, cli
 from kerasimg.cli.options import OWN_ARGUMENTS
+from kerasimg.cli.output import NEXT
+from kerasimg.cli.tree import leaves
 
 HERE = Path(__file__).parent
 """Where the commands run: not in the checkout, whose package Python would prefer to the installed one."""
@@ -97,34 +100,36 @@ def test_check_says_what_must_be_given(say: Say, spec: Path):
 
 
 def test_show_prints_a_spec_with_its_defaults(say: Say):
-    said = say("show", "simple_cnn", "--set", "num_classes=3", "--set", "fit.stages.0.epochs=2").json
+    said = say("spec", "show", "simple_cnn", "--set", "num_classes=3", "--set", "fit.stages.0.epochs=2").json
     assert said["params"]["num_classes"] == 3
     assert said["fit"]["stages"][0]["epochs"] == 2
     assert said["image"]["resize"] == "stretch"
 
 
 def test_show_says_where_each_value_comes_from(say: Say):
-    rows = say("show", "simple_cnn", "--origins", "--json", "--set", "fit.seed=4").json
+    rows = say("spec", "show", "simple_cnn", "--origins", "--json", "--set", "fit.seed=4").json
     origins = {row["path"]: row["origin"] for row in rows}
     assert origins["fit.seed"] == "--set fit.seed"
     assert origins["fit.precision"] == "default"
     assert origins["fit.batch_size"] == "zoo/simple_cnn.json"
-    assert "fit.seed = 4  <- --set fit.seed\n" in say("show", "simple_cnn", "--origins", "--set", "fit.seed=4").out
+    assert (
+        "fit.seed = 4  <- --set fit.seed\n" in say("spec", "show", "simple_cnn", "--origins", "--set", "fit.seed=4").out
+    )
 
 
 def test_build_prints_the_layers_and_saves_the_model(say: Say, spec: Path, tmp_path: Path):
-    said = say("build", spec, "--set", "num_classes=3", "--out", tmp_path / "model.keras")
+    said = say("spec", "build", spec, "--set", "num_classes=3", "--out", tmp_path / "model.keras")
     assert said.code == 0
     assert "classes (Dense)" in said.out
     assert (tmp_path / "model.keras").is_file()
-    facts = say("build", spec, "--set", "num_classes=3", "--json").json
+    facts = say("spec", "build", spec, "--set", "num_classes=3", "--json").json
     assert facts == {"name": "tiny", "params": 12, "input": [None, 8, 8, 3], "output": [None, 3]}
 
 
 def test_build_refuses_what_is_too_large_and_takes_a_limit(say: Say, spec: Path):
     classes = ("--set", "num_classes=1000")
-    assert say("build", spec, *classes, "--limit", "params=3999").code == 2
-    assert say("build", spec, *classes, "--limit", "params=4000", "--json").json["params"] == 4000
+    assert say("spec", "build", spec, *classes, "--limit", "params=3999").code == 2
+    assert say("spec", "build", spec, *classes, "--limit", "params=4000", "--json").json["params"] == 4000
 
 
 def test_zoo_lists_and_shows_what_ships(say: Say):
@@ -134,16 +139,17 @@ def test_zoo_lists_and_shows_what_ships(say: Say):
 
 
 def test_schema_prints_the_schema(say: Say):
-    assert say("schema").json["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert say("spec", "schema").json["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 
 def test_train_evaluate_and_predict_answer_for_people(say: Say, spec: Path, colours: Path, tmp_path: Path):
     trained = say("train", spec, "--data", colours, "--out", tmp_path, "--set", "fit.stages.0.epochs=1")
     assert trained.code == 0
     assert "20 pictures of 2 classes" in trained.out
-    assert trained.out.rstrip().endswith(
-        f"kept in {tmp_path / 'tiny-1'}; to look at: {tmp_path / 'tiny-1' / 'report.html'}"
+    assert trained.out.splitlines()[-2] == (
+        f"saved in {tmp_path / 'tiny-1'}; report: {tmp_path / 'tiny-1' / 'report.html'}"
     )
+    assert trained.out.splitlines()[-1] == f"Next: kerasimg export {tmp_path / 'tiny-1'} --to web"
     assert "Stages, each with its best epoch" in trained.out
     judged = say("evaluate", tmp_path / "tiny-1")
     assert judged.code == 0
@@ -183,7 +189,7 @@ def test_a_bad_image_does_not_keep_predict_from_answering_the_good_ones(
 def test_quiet_training_says_only_what_came_of_it(say: Say, spec: Path, colours: Path, tmp_path: Path):
     said = say("train", spec, "--data", colours, "--out", tmp_path, "--quiet", "--set", "fit.stages.0.epochs=1")
     assert "stage 1" not in said.out
-    assert "kept in" in said.out
+    assert "saved in" in said.out
 
 
 def test_the_verbs_own_arguments_are_named_in_full():
@@ -211,10 +217,18 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "a set of no path": (["check", "mobilenet", "--set", "fit.stage.0=3"], 2, "stage"),
     "a set without end": (["check", "mobilenet", "--set", "units=" + "[" * 100_000], 2, "units"),
     "a set of a verb's argument": (["check", "mobilenet", "--set", "weights=3"], 2, "--set params.weights=3"),
-    "a limit that is no number": (["build", "mobilenet", "--limit", "params=x"], 2, "--limit params: expected a whole"),
-    "no such limit": (["build", "mobilenet", "--limit", "parms=3"], 2, "did you mean 'params'"),
-    "another kind of file": (["build", "mobilenet", "--out", "model.h5"], 2, "ends in .keras"),
-    "no weights file": (["build", "mobilenet", "--weights", "gone.weights.h5"], 1, "no weights file 'gone.weights.h5'"),
+    "a limit that is no number": (
+        ["spec", "build", "mobilenet", "--limit", "params=x"],
+        2,
+        "--limit params: expected a whole",
+    ),
+    "no such limit": (["spec", "build", "mobilenet", "--limit", "parms=3"], 2, "did you mean 'params'"),
+    "another kind of file": (["spec", "build", "mobilenet", "--out", "model.h5"], 2, "ends in .keras"),
+    "no weights file": (
+        ["spec", "build", "mobilenet", "--weights", "gone.weights.h5"],
+        1,
+        "no weights file 'gone.weights.h5'",
+    ),
     "no data": (["train", "simple_cnn", "--data", "{tmp}/gone"], 3, "no such file or folder"),
     "empty data": (["train", "simple_cnn", "--data", "{tmp}"], 3, "holds no folders"),
     "data of another kind": (["train", "simple_cnn", "--data", "{tmp}/broken.json"], 3, "expected a folder or a file"),
@@ -258,7 +272,7 @@ def test_the_process_ends_with_the_code(tmp_path: Path):
     assert command("check", "mobilenet").returncode == 0
     assert command("train", "simple_cnn", "--data", str(tmp_path)).returncode == 3
     closed = {"KERAS_HOME": str(tmp_path), **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")}
-    offline = command("build", "mobilenet", "--json", env=os.environ | closed)
+    offline = command("spec", "build", "mobilenet", "--json", env=os.environ | closed)
     assert (offline.returncode, offline.stdout) == (1, "")
     assert f"sought: {tmp_path / 'models' / 'mobilenet_v2'}" in offline.stderr
     assert "Traceback" not in offline.stderr
@@ -295,7 +309,7 @@ def test_ctrl_c_ends_with_130_and_without_a_traceback(spec: Path, colours: Path,
 
 def test_a_reader_that_goes_away_is_no_error():
     process = subprocess.Popen(
-        [sys.executable, "-m", "kerasimg", "show", "mobilenet"],
+        [sys.executable, "-m", "kerasimg", "spec", "show", "mobilenet"],
         cwd=HERE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -309,7 +323,8 @@ def test_a_reader_that_goes_away_is_no_error():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["check", "zoo/mobilenet.json"], ["--help"], ["zoo", "list"], ["schema"], ["show", "mobilenet"]]
+    "arguments",
+    [["check", "zoo/mobilenet.json"], ["--help"], ["zoo", "list"], ["spec", "schema"], ["spec", "show", "mobilenet"]],
 )
 def test_what_builds_nothing_loads_neither_keras_nor_tensorflow_nor_numpy(arguments: list[str]):
     code = (
@@ -321,7 +336,7 @@ def test_what_builds_nothing_loads_neither_keras_nor_tensorflow_nor_numpy(argume
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=HERE, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (0, "[]\n")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "[]")
 
 
 def test_a_check_takes_less_than_a_third_of_a_second_of_processor_time():
@@ -340,9 +355,65 @@ def test_a_check_takes_less_than_a_third_of_a_second_of_processor_time():
     assert min(cpu_s() for _ in range(3)) < 0.3
 
 
-def test_every_command_helps(say: Say):
-    commands = re.findall(r"^  (\w+) ", say("--help").out.split("Commands:")[1].split("\n\n")[0], flags=re.MULTILINE)
-    assert {"check", "show", "build", "zoo", "schema", "train", "evaluate", "predict"} <= set(commands)
-    for name in commands:
-        said = say(name, "--help")
-        assert (said.code, "Usage:" in said.out) == (0, True), name
+COMMANDS = list(leaves(typer.main.get_command(cli.app)))
+
+
+@pytest.mark.parametrize("words", [(), ("spec",), ("run",), ("data",), ("zoo",), ("cache",), *COMMANDS])
+def test_every_command_helps(say: Say, words: tuple[str, ...]):
+    said = say(*words, "--help")
+    assert (said.code, "Usage:" in said.out) == (0, True)
+
+
+def test_there_are_nine_verbs_at_the_top_and_the_rest_is_in_groups():
+    top = [words[0] for words in COMMANDS if len(words) == 1]
+    assert top == ["init", "check", "train", "tune", "evaluate", "predict", "explain", "export", "serve"]
+    assert {words[0] for words in COMMANDS if len(words) > 1} == {"spec", "run", "data", "zoo", "cache"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "place"),
+    [
+        (["run", "report", "runs/x"], "kerasimg run report"),
+        (["spec", "show", "mobilenet"], "kerasimg spec show"),
+        (["spec", "lr-find"], "kerasimg spec lr-find"),
+        (["bench"], "kerasimg data bench"),
+        (["run", "train"], "kerasimg train"),
+    ],
+)
+def test_a_command_at_the_wrong_place_is_told_its_own(say: Say, typed: list[str], place: str):
+    said = say(*typed)
+    assert (said.code, said.out, f"moved to: {place}" in said.err) == (2, "", True)
+
+
+def test_every_command_has_a_next_step_that_is_a_command(parse_command: Callable[[str], None]):
+    assert set(NEXT) == {" ".join(words) for words in COMMANDS}
+    assert [command for command, line in NEXT.items() if line is None] == ["serve"]
+    for line in filter(None, NEXT.values()):
+        parse_command(re.sub(r"\{\w+\}", "1", line))
+
+
+def test_a_shared_option_means_the_same_in_every_command():
+    shared = (
+        "--out",
+        "--limit",
+        "--data",
+        "--part",
+        "--set",
+        "--top",
+        "--json",
+        "--on-bad-image",
+        "RUN",
+        "SPEC",
+        "DATA",
+    )
+    texts: dict[str, set[str]] = {}
+    for words in COMMANDS:
+        command: Any = typer.main.get_command(cli.app)
+        for word in words:
+            command = command.commands[word]
+        for parameter in command.params:
+            name = parameter.metavar if parameter.param_type_name == "argument" else parameter.opts[0]
+            if name in shared:
+                texts.setdefault(name, set()).add(parameter.help.partition(" Default:")[0])
+    texts["--out"] = {text.partition(":")[0] for text in texts["--out"]}  # then what is written
+    assert {name: len(meanings) for name, meanings in texts.items()} == dict.fromkeys(shared, 1), texts

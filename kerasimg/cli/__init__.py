@@ -1,6 +1,9 @@
-"""The command line: one function per command, thin over the verbs of the package.
+"""The command line: nine verbs at the top and groups of further commands, each thin over a function of the package.
 
-Nothing here imports Keras before a command needs it: `check`, `zoo`, `schema` and `--help` answer at once.
+Nothing here imports Keras before a command needs it: `check`, `zoo`, `spec show` and `--help` answer at once.
+
+Exit codes: 0 done; 1 the run failed; 2 the call or the spec is wrong; 3 the data is wrong; 4 a gate (quality, parity)
+failed; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,27 +18,34 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from kerasimg.cli import cache, data, deploy, diff, init, judge, lr_find, report, runs, serve, share, specs, tune
+from kerasimg.cli import cache, data, deploy, run, spec, train, use, zoo
+from kerasimg.cli.tree import Group
 from kerasimg.errors import KerasimgError, printable
 
 TRACEBACK = "KERASIMG_TRACEBACK"
-"""The environment variable that asks for the whole of an unforeseen error."""
-LONGEST_MESSAGE = 1000
-"""Characters of an error of another library that are told."""
+"""The environment variable that asks for the whole traceback of an unexpected error."""
+MAX_MESSAGE = 1000
+"""Characters of another library's message that are printed."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 app = typer.Typer(
     name="kerasimg",
-    epilog="To begin: kerasimg init photos/ or kerasimg train simple_cnn --data sample",
+    cls=Group,
+    epilog="To begin: kerasimg train photos/, or kerasimg train simple_cnn --data sample",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode=None,  # Rich takes a third of the time of `kerasimg --help`; `Group` prints the panels
 )
-for module in (init, specs, diff, data, runs, judge, cache, report, lr_find, deploy, serve, share, tune):
-    app.add_typer(module.commands)
+for panel, verbs in (("Train", train), ("Use", use), ("Deploy", deploy)):
+    for verb in verbs.commands.registered_commands:
+        verb.rich_help_panel = panel
+    app.add_typer(verbs.commands)
+for group in (spec, run, data, zoo, cache):
+    name = group.__name__.rpartition(".")[2]
+    app.add_typer(group.commands, name=name, cls=Group, rich_help_panel="Command groups")
 
 
 def _version(asked: bool) -> None:
@@ -56,7 +66,7 @@ def _about(
 
 
 def main() -> NoReturn:
-    """Run the command line; a user's mistake is told in a few lines, with its exit code, never as a traceback."""
+    """Runs the command line. An error is printed in a few lines, with its exit code, never as a traceback."""
     _require_streams()
     try:
         code = app(standalone_mode=False)  # of a typer.Exit, or of Ctrl-C
@@ -65,7 +75,7 @@ def main() -> NoReturn:
     except KerasimgError as error:
         _stop(str(error), error.exit_code)
     except BrokenPipeError:
-        _drop_output()  # the reader has gone; nothing more to tell
+        _drop_output()  # the reader is gone
         sys.exit(1)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -80,14 +90,14 @@ def main() -> NoReturn:
             sys.exit(2)
         if os.environ.get(TRACEBACK):
             raise
-        _stop(_unforeseen(error), 1)
+        _stop(_unexpected(error), 1)
     if code == INTERRUPTED:
         _stop("interrupted", INTERRUPTED)
     sys.exit(code or 0)
 
 
 def _require_streams() -> None:
-    """Where a stream was closed from outside, what is written to it goes nowhere: libraries expect that it is there."""
+    """Opens a stream that was closed from outside on the null device: libraries expect that it exists."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -98,7 +108,7 @@ def _require_streams() -> None:
 
 
 def _drop_output() -> None:
-    """What could not be written is given up, or Python would try it again at its end, and complain."""
+    """Drops what could not be written, or Python would try it again at its end, and complain."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -106,7 +116,7 @@ def _drop_output() -> None:
 
 
 def _of_system(error: OSError) -> str:
-    """What the system says of a file, with the file's name first."""
+    """The system's message about a file, with the file's name first."""
     if error.errno in NO_ROOM:
         named = f" to write '{os.fsdecode(error.filename)}'" if error.filename is not None else ""
         return f"no room is left on the disk{named}: make some, or write elsewhere (--out)"
@@ -115,13 +125,16 @@ def _of_system(error: OSError) -> str:
     return f"'{os.fsdecode(error.filename)}': {error.strerror[:1].lower()}{error.strerror[1:]}"
 
 
-def _unforeseen(error: Exception) -> str:
-    """What is told of an error that nobody thought of: where it came from, and how to see all of it."""
+def _unexpected(error: Exception) -> str:
+    """An error that kerasimg does not know: where it came from, and how to see all of it."""
+    if isinstance(error, MemoryError):
+        return f"out of memory{': ' * bool(str(error))}{error}"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "kerasimg" in Path(frame.filename).parts]
     where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
-    lines = [f"unforeseen{where}: {type(error).__name__}: {str(error)[:LONGEST_MESSAGE]}"]
+    lines = [f"unexpected error{where}: {type(error).__name__}: {str(error)[:MAX_MESSAGE]}"]
     lines += getattr(error, "__notes__", [])
-    return "\n".join([*lines, f"this is a fault of kerasimg; for a report, {TRACEBACK}=1 shows all of it"])
+    hint = f"{TRACEBACK}=1 shows the whole traceback; please report it if the spec, the data and the call are right"
+    return "\n".join([*lines, hint])
 
 
 def _stop(message: str, code: int) -> NoReturn:

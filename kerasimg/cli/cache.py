@@ -1,8 +1,7 @@
-"""`kerasimg cache`: what is kept on disk: decoded pictures, features of frozen layers, and notes on the data."""
+"""`kerasimg cache`: decoded images, features of frozen layers, and notes on the data that are cached on disk."""
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from typing import Annotated, Any
@@ -10,21 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from kerasimg.cli.options import Json
+from kerasimg.cli.output import print_next, print_result, table
 from kerasimg.errors import CallError
 
-commands = typer.Typer()
-cache = typer.Typer(
-    help="See and empty what is kept on disk. Decoded pictures, features, and notes on the data.", no_args_is_help=True
-)
-commands.add_typer(cache, name="cache")
+commands = typer.Typer(help="List and empty the caches on disk.", no_args_is_help=True)
 
 UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-"""Of an age, in seconds."""
+"""Units of an age, in seconds."""
 
 
-@cache.command("list")
+@commands.command("list")
 def list_files(as_json: Json = False) -> None:
-    """List what is kept. For which pixels, how many pictures, how large, when last used; features; notes."""
+    """List what is cached. Decoded images with their number, bytes and last use; features; notes on the data."""
     from kerasimg.data import cache_files
     from kerasimg.training import feature_files
 
@@ -40,35 +36,27 @@ def list_files(as_json: Json = False) -> None:
     for name in cache_files.NOTES:
         mine = [file for file in cache_files.notes() if file.path.parent.name == name]
         notes[name] = {"files": len(mine), "bytes": sum(file.bytes for file in mine)}
-    if as_json:
-        about = {"folder": str(root), "bytes": total, "limit": limit, "files": rows, "features": features}
-        typer.echo(json.dumps(about | {"notes": notes}, indent=2))
-        return
-    for row in rows:
-        image = row["about"].get("image", {})
-        size = "x".join(map(str, image.get("size", ["?"])))
-        what = f"{size} {image.get('resize', '?')}, {row['about'].get('decoder', '?')}"
-        age = _age(time.time() - row["used"])
-        typer.echo(
-            f"{row['file']}  {row['bytes'] / 1e6:9,.0f} MB  {row['pictures']:>9,} of {row['places']:,} pictures  "
-            f"used {age} ago  {what}"
-        )
-    typer.echo(f"{total / 1e9:,.1f} of {limit / 1e9:,.1f} GB in {root}")
+    text = table([_cells(row) for row in rows], right=(1, 3)) if rows else []
+    text.append(f"{total / 1e9:,.1f} of {limit / 1e9:,.1f} GB in {root}")
     if features["bytes"]:
-        typer.echo(f"{features['bytes'] / 1e9:,.1f} GB of features in {features['folder']}")
-    for name, one in notes.items():
-        if one["files"]:
-            typer.echo(f"{one['bytes'] / 1e6:,.1f} MB in {one['files']} files of the {name}, in {root.parent / name}")
+        text.append(f"{features['bytes'] / 1e9:,.1f} GB of features in {features['folder']}")
+    for name, summary in notes.items():
+        if summary["files"]:
+            size = f"{summary['bytes'] / 1e6:,.1f} MB in {summary['files']} files"
+            text.append(f"{size} of the {name}, in {root.parent / name}")
+    result = {"folder": str(root), "bytes": total, "limit": limit, "files": rows, "features": features, "notes": notes}
+    print_result("cache list", result, text, as_json)
 
 
-@cache.command()
+@commands.command()
 def remove(
     older_than: Annotated[
-        str | None, typer.Option(metavar="AGE", help="Only what was not used for so long: 12h, 30d, 4w.")
+        str | None,
+        typer.Option("--older-than", metavar="AGE", help="Only what was not used for this long: 12h, 30d, 4w."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Remove what is kept. A run that needs it lists, reads and decodes its pictures, or computes features, again."""
+    """Remove what is cached. A run that needs it reads and decodes its images, or computes features, again."""
     from kerasimg.data import cache_files
     from kerasimg.training import feature_files
 
@@ -79,18 +67,30 @@ def remove(
         *cache_files.remove_notes(age_s),
     ]
     total = sum(file.bytes for file in removed)
-    if as_json:
-        typer.echo(json.dumps({"removed": len(removed), "bytes": total}))
-    else:
-        typer.echo(f"removed {len(removed)} files, {total / 1e6:,.0f} MB")
+    text = f"removed {len(removed)} files, {total / 1e6:,.0f} MB"
+    print_result("cache remove", {"removed": len(removed), "bytes": total}, text, as_json)
 
 
-@cache.command()
+@commands.command()
 def path() -> None:
     """Print the folder."""
     from kerasimg.data import cache_files
 
     typer.echo(cache_files.folder())
+    print_next("cache path")
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row of the list as the cells of a table."""
+    image = row["about"].get("image", {})
+    size = "x".join(map(str, image.get("size", ["?"])))
+    return (
+        row["file"],
+        f"{row['bytes'] / 1e6:,.0f} MB",
+        f"{row['pictures']:,} of {row['places']:,} pictures",
+        f"used {_age(time.time() - row['used'])} ago",
+        f"{size} {image.get('resize', '?')}, {row['about'].get('decoder', '?')}",
+    )
 
 
 def _row(file: Any) -> dict[str, Any]:
@@ -110,10 +110,10 @@ def _row(file: Any) -> dict[str, Any]:
 def _seconds(age: str | None) -> float:
     if age is None:
         return 0.0
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", age)
-    if not found:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", age)
+    if not match:
         raise CallError(f"--older-than: expected an age like 12h, 30d or 4w, got '{age}'")
-    return float(found[1]) * UNITS[found[2]]
+    return float(match[1]) * UNITS[match[2]]
 
 
 def _age(seconds: float) -> str:

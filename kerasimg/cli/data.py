@@ -1,15 +1,221 @@
-"""Commands on pictures and their labels: the group `data`."""
+"""`kerasimg data`: check images and labels before training, and see how fast they load."""
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
-from kerasimg.cli import data_bench, data_check
+from kerasimg.cli.options import (
+    SPEC_HELP,
+    Data,
+    DataArgument,
+    Json,
+    Set,
+    SpecArgument,
+    Task,
+    Top,
+    assignments,
+    keras_loaded,
+    load,
+    out_option,
+)
+from kerasimg.cli.output import print_next, print_result, table
+from kerasimg.cli.run import label_error_lines
+from kerasimg.cli.waiting import waiting
+from kerasimg.errors import CallError, DataError
+from kerasimg.files import write_json
 
-commands = typer.Typer()
-data = typer.Typer(help="Look at pictures before they are trained on.", no_args_is_help=True)
-commands.add_typer(data, name="data")
+if TYPE_CHECKING:
+    from kerasimg.data.bench import Bench
+    from kerasimg.data.pipeline import Targets
+    from kerasimg.spec.document import Task as TaskLiteral
 
-data.command()(data_check.check)
-data.command()(data_bench.bench)
-data.command()(data_bench.preview)
+commands = typer.Typer(help="Check images and labels before training.", no_args_is_help=True)
+
+TARGETS: dict[TaskLiteral, Targets] = {"multiclass": "one_hot", "binary": "binary", "multilabel": "multi_hot"}
+"""Labels in a form that every augmentation takes; how fast they are made does not matter."""
+
+MEANING = {
+    "read": "files into memory",
+    "decode": "to pixels, at the smallest scale that suffices",
+    "resize": "to the size of the spec",
+    "augment": "a batch at a time",
+    "copy": "batches to the model",
+}
+
+
+@commands.command()
+def check(
+    data: DataArgument,
+    spec: Annotated[
+        str | None,
+        typer.Option("--spec", metavar="SPEC", help=f"{SPEC_HELP} Split as it does, and show what its `image` does."),
+    ] = None,
+    task: Task = None,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="List labels that may be wrong as well, by a simple classifier.")
+    ] = False,
+    as_json: Json = False,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with images.")] = None,
+    fix_list: Annotated[
+        Path | None,
+        typer.Option("--fix-list", metavar="FILE", help="Write a manifest without the bad images (.csv, .jsonl)."),
+    ] = None,
+    near: Annotated[bool, typer.Option("--near", help="In the fix list, keep only one of near copies.")] = False,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", metavar="FILE", help="Draw images as the spec makes them (.png).")
+    ] = None,
+    top: Top = 5,
+) -> None:
+    """Find problems in images and labels. Unreadable, duplicate, in two splits, blank, blurred; rare classes."""
+    from kerasimg.data.quality.data_check import check_data
+
+    if sheet is not None and spec is None:
+        raise CallError("--sheet shows what a spec makes of the images; give --spec")
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise CallError(f"--sheet: expected a name that ends in .png, got '{sheet}'")
+    if near and fix_list is None:
+        raise CallError("--near is about the fix list; give --fix-list")
+    judge = None
+    if labels:
+        with keras_loaded():
+            from kerasimg.evaluation import label_errors as errors
+        judge = errors.find_label_errors
+    with waiting("checking the images", as_json) as shown:
+        checked = check_data(
+            data,
+            spec,
+            task=None if task is None else task.value,
+            judge_labels=judge,
+            progress=shown.progress,
+        )
+    written = []
+    if html is not None:
+        checked.write_html(html)
+        written.append(f"page: {html}")
+    if sheet is not None:
+        checked.sheet().save(sheet)
+        written.append(f"contact sheet: {sheet}")
+    if fix_list is not None:
+        count = checked.write_fix_list(fix_list, near)
+        written.append(f"fix list: {fix_list}, {count:,} pictures, {len(checked.source) - count:,} left out")
+    if as_json:
+        for row in written:
+            typer.echo(row, err=True)
+    trained_on = fix_list or (data if checked.ok else None)
+    print_result("data check", checked.to_dict(), [checked.to_text(top), *written], as_json, data=trained_on)
+    if not checked.ok:
+        raise typer.Exit(DataError.exit_code)
+
+
+@commands.command()
+def bench(
+    ref: SpecArgument,
+    data: Data,
+    assign: Set = [],  # noqa: B006
+    pictures: Annotated[int, typer.Option("--pictures", min=1, help="Number of images to measure.")] = 512,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: one per core.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how fast images become batches. Which step is the bottleneck, and what to change."""
+    params, edits = assignments(assign)
+    spec = load(ref, params, edits, partial=True)
+    with keras_loaded():
+        from kerasimg.data.bench import measure
+        from kerasimg.data.sources import open_source
+    with waiting("measuring", as_json):
+        measured = measure(
+            open_source(data, spec.task),
+            spec.image,
+            spec.augment,
+            batch_size=32 if spec.fit.batch_size == "auto" else spec.fit.batch_size,
+            targets=TARGETS[spec.task],
+            pictures=pictures,
+            threads=threads,
+        )
+    print_result("data bench", measured.as_dict(), _bench_lines(measured), as_json, spec=ref, data=data)
+
+
+@commands.command()
+def preview(
+    ref: SpecArgument,
+    data: Data,
+    out: Annotated[Path | None, out_option("the contact sheet, a .png", "preview.png")] = None,
+    assign: Set = [],  # noqa: B006
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Number of images, of as many classes as there are.")] = 8,
+    draws: Annotated[int, typer.Option("--draws", min=0, help="Augmented versions of each.")] = 6,
+) -> None:
+    """Draw images as the network sees them. Before and after augmentation."""
+    params, edits = assignments(assign)
+    spec = load(ref, params, edits, partial=True)
+    path = out or Path("preview.png")
+    with keras_loaded():
+        from kerasimg.data.preview import contact_sheet, write_sheet
+        from kerasimg.data.sources import open_source
+    with waiting("drawing"):
+        sheet = contact_sheet(
+            open_source(data, spec.task),
+            spec.image,
+            spec.augment,
+            rows=rows,
+            draws=draws,
+            seed=spec.fit.seed,
+            targets=TARGETS[spec.task],
+        )
+    write_sheet(path, sheet)
+    typer.echo(f"{path}: {sheet.width} x {sheet.height}; on the left as decoded, then as augmented")
+    print_next("data preview", spec=ref, data=data)
+
+
+@commands.command("label-errors")
+def label_errors(
+    ref: SpecArgument,
+    data: Data,
+    folds: Annotated[int, typer.Option("--folds", min=2, help="Number of trainings.")] = 5,
+    assign: Set = [],  # noqa: B006
+    top: Top = 30,
+    out: Annotated[Path | None, out_option("the list, as JSON", "only printed")] = None,
+    as_json: Json = False,
+) -> None:
+    """List images whose label is likely wrong, by cross-validation. Each is predicted by a model trained on others."""
+    params, edits = assignments(assign)
+    if "folds" in params:
+        raise CallError("--set folds: the command has an option of that name; write --set params.folds=...")
+    task = load(ref, params, edits, partial=True).task  # reports its errors before Keras is loaded
+    with keras_loaded():
+        from kerasimg.evaluation.label_errors import find_label_errors
+        from kerasimg.training.folds import cross_val_predict
+
+    def progress(line: str) -> None:
+        if not as_json:
+            typer.echo(line)
+
+    predicted = cross_val_predict(ref, data=data, folds=folds, set=edits, verbose=0, say=progress, **params)
+    rows = find_label_errors(predicted.ids, predicted.truth, predicted.probabilities, predicted.classes, task)
+    result = {"n": len(predicted.ids), "found": len(rows), "folds": folds, "rows": rows}
+    if out is not None:
+        write_json(out, result)
+    print_result("data label-errors", result, label_error_lines(result, top), as_json, data=data)
+
+
+def _bench_lines(measured: Bench) -> list[str]:
+    rows: list[tuple[Any, ...]] = [("", "pictures/s", "share", "")]
+    for name, rate in measured.parts.items():
+        shown = "-" if math.isinf(rate) else f"{rate:,.0f}"
+        rows.append((name, shown, f"{measured.share(name):.0%}", MEANING[name]))
+    rows.append(("first epoch", f"{measured.first_epoch:,.0f}", "", "all of it, at once"))
+    rows.append(("from the cache", f"{measured.from_cache:,.0f}", "", f"later epochs (--cache auto: {measured.cache})"))
+    lines = [
+        f"{measured.pictures:,} of {measured.of:,} pictures to {measured.size[0]}x{measured.size[1]}, "
+        f"{measured.threads} threads, batches of {measured.batch_size}",
+        "",
+        *table(rows, right=(1, 2)),
+        "",
+        f"bounded by: {measured.bound}, {measured.share(measured.bound):.0%} of the first epoch; "
+        f"{measured.bound_cached} later",
+    ]
+    lines += [f"augmentation: {measured.augmentation}"] if measured.augmentation else []
+    return lines + [f"- {advice}" for advice in measured.advice]

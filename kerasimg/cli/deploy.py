@@ -1,16 +1,17 @@
-"""Commands that take a classifier to where it runs: export, verify, measure."""
+"""Commands that bring a trained classifier to where it runs: export, serve."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from kerasimg.cli.options import Json, RunRef, keras_loaded
+from kerasimg.cli.options import RUN_HELP, Json, RunArgument, RunData, Top, keras_loaded, out_option
+from kerasimg.cli.output import print_result
 from kerasimg.cli.waiting import waiting
-from kerasimg.files import to_json
+from kerasimg.errors import CallError
 
 commands = typer.Typer()
 
@@ -28,7 +29,7 @@ class TargetName(StrEnum):
 
 
 class PrecisionName(StrEnum):
-    """Of the numbers in an exported model."""
+    """Precision of the numbers in an exported model."""
 
     float32 = "float32"
     float16 = "float16"
@@ -37,7 +38,7 @@ class PrecisionName(StrEnum):
 
 
 class InputName(StrEnum):
-    """What an int8 model takes."""
+    """Input type of an int8 model."""
 
     uint8 = "uint8"
     int8 = "int8"
@@ -46,52 +47,64 @@ class InputName(StrEnum):
 Precisions = Annotated[
     list[PrecisionName],
     typer.Option(
-        "--precision", help="dynamic: int8 weights; int8: all of it. Repeatable. Left out: float32 as a rule."
+        "--precision",
+        help="dynamic: int8 weights. int8: int8 weights and activations. Repeatable. Default: float32, where "
+        "the target has it.",
     ),
 ]
-Batch = Annotated[int | None, typer.Option(min=1, help="Pictures that a model takes at a time. Left out: any number.")]
-Pictures = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Other pictures than the run's.")]
+Batch = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Images per call of the exported model. Default: any number.")
+]
 Tolerance = Annotated[
-    float | None, typer.Option(min=0, max=1, help="Greatest difference of a probability. Left out: by precision.")
+    float | None,
+    typer.Option("--tolerance", min=0, max=1, help="Largest difference of a probability. Default: by precision."),
 ]
 Same = Annotated[
-    float | None, typer.Option(min=0, max=1, help="Share of pictures to be decided alike. Left out: by precision.")
+    float | None,
+    typer.Option("--same", min=0, max=1, help="Share of images whose class must agree. Default: by precision."),
 ]
 Drop = Annotated[
-    float | None, typer.Option(min=0, max=1, help="How much less accurate it may be. Left out: by precision.")
+    float | None,
+    typer.Option("--accuracy-drop", min=0, max=1, help="Largest loss of accuracy. Default: by precision."),
 ]
 
 
 @commands.command()
 def export(
-    run: RunRef,
-    to: Annotated[list[TargetName], typer.Option("--to", help="Repeatable.")] = [TargetName.litert],  # noqa: B006
+    run: RunArgument,
+    to: Annotated[list[TargetName], typer.Option("--to", help="The target. Repeatable.")] = [TargetName.litert],  # noqa: B006
     precision: Precisions = [],  # noqa: B006
     batch: Batch = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Each target gets its own folder in it: RUN/export.")
-    ] = None,
-    data: Pictures = None,
+    out: Annotated[Path | None, out_option("a folder for each target in it", "RUN/export")] = None,
+    data: RunData = None,
     tolerance: Tolerance = None,
     same: Same = None,
     accuracy_drop: Drop = None,
-    pictures: Annotated[int | None, typer.Option(min=1, help="How many to compare on. Left out: all.")] = None,
-    input_dtype: Annotated[InputName, typer.Option(help="What an int8 model takes.")] = InputName.uint8,
+    pictures: Annotated[
+        int | None, typer.Option("--pictures", min=1, help="Number of images to compare on. Default: all.")
+    ] = None,
+    input_dtype: Annotated[
+        InputName, typer.Option("--input-dtype", help="Input type of an int8 model.")
+    ] = InputName.uint8,
     allow_flex: Annotated[
-        bool, typer.Option("--allow-flex", help="Let a .tflite hold operations that only TensorFlow has.")
+        bool, typer.Option("--allow-flex", help="Allow operations in a .tflite that only TensorFlow has.")
     ] = False,
-    flash_bytes: Annotated[int | None, typer.Option(min=1, help="Embedded: what it may take of flash.")] = None,
-    arena_bytes: Annotated[int | None, typer.Option(min=1, help="Embedded: what it may take of memory.")] = None,
+    flash_bytes: Annotated[
+        int | None, typer.Option("--flash-bytes", min=1, help="embedded: most flash memory it may take.")
+    ] = None,
+    arena_bytes: Annotated[
+        int | None, typer.Option("--arena-bytes", min=1, help="embedded: most working memory it may take.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a trained classifier for where it runs. It is compared with the trained one on its own runtime."""
+    """Export a trained classifier. The result is compared with the trained model on its own runtime."""
     with keras_loaded():
-        from kerasimg.deploy.export import export as write
+        from kerasimg.deploy.export import export
     with waiting("exporting", as_json) as shown:
-        bundles = write(
+        bundles = export(
             run,
-            [one.value for one in to],
-            precision=[one.value for one in precision] or None,
+            [target.value for target in to],
+            precision=[name.value for name in precision] or None,
             batch=batch,
             out=out,
             data=data,
@@ -105,64 +118,88 @@ def export(
             arena_bytes=arena_bytes,
             say=shown.say,
         )
-    if as_json:
-        _print_json([{"bundle": str(one.folder), **one.manifest.model_dump(mode="json")} for one in bundles])
-        return
-    for one in bundles:
-        page = one.folder / "demo.html"
-        typer.echo(f"kept in {one.folder}" + (f"; to look at: {page}" if page.is_file() else ""))
+    result = [{"bundle": str(bundle.folder), **bundle.manifest.model_dump(mode="json")} for bundle in bundles]
+    text = []
+    for bundle in bundles:
+        page = bundle.folder / "demo.html"
+        text.append(f"saved in {bundle.folder}" + (f"; demo: {page}" if page.is_file() else ""))
+    print_result("export", result, text, as_json, bundle=bundles[0].folder if bundles else None)
 
 
 @commands.command()
-def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder of an export.")],
-    data: Annotated[
-        str | None, typer.Option("--data", metavar="DIR", help="Labelled pictures to try it on besides its own.")
+def serve(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|BUNDLE", help=f"{RUN_HELP} Or an exported bundle: its folder."),
+    ],
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen at; 127.0.0.1 is this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="0: any free port.")] = 8000,
+    workers: Annotated[int, typer.Option("--workers", help="Processes, each with a model of its own.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Threads of each process. Default: cores / workers.")
     ] = None,
-    expected: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The trained model's predictions.csv on them.")
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="FILE", help="Path or precision of a model in the bundle. Default: the first one."
+        ),
     ] = None,
-    tolerance: Tolerance = None,
-    same: Same = None,
-    accuracy_drop: Drop = None,
-    as_json: Json = False,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The model's name in requests. Default: the bundle's.")
+    ] = None,
+    top: Top = 5,
+    max_mb: Annotated[float, typer.Option("--max-mb", help="Largest request, in MiB.")] = 16.0,
+    max_megapixels: Annotated[float, typer.Option("--max-megapixels", help="Largest image, in million pixels.")] = 50.0,
+    max_pictures: Annotated[int, typer.Option("--max-pictures", help="Most images in a request.")] = 32,
+    timeout: Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds for a request.")] = 30.0,
+    max_batch: Annotated[int, typer.Option("--max-batch", help="Most images in one call of the model.")] = 8,
+    max_wait_ms: Annotated[
+        float, typer.Option("--max-wait-ms", help="How long an image waits for others that are being decoded.")
+    ] = 2.0,
+    queue: Annotated[int, typer.Option("--queue", help="Images in progress; more are refused with 429.")] = 128,
+    connections: Annotated[int, typer.Option("--connections", help="Connections open at a time.")] = 1000,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--api-key-file", metavar="FILE", help="Requests must send the key in this file, or in $KERASIMG_API_KEY."
+        ),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain/--no-explain", help="Whether requests may ask for heat maps.")
+    ] = True,
+    log: Annotated[bool, typer.Option("--log/--no-log", help="Log a line of JSON for each request.")] = True,
 ) -> None:
-    """Check an exported bundle on this machine. Its files, and its answers on its test pictures, without TensorFlow."""
-    from kerasimg.deploy.verify import verify as check
+    """Classify images over HTTP. With an exported model, without TensorFlow."""
+    from kerasimg.deploy.serve.server import serve
+    from kerasimg.deploy.serve.settings import MEBIBYTE
 
-    asks = {"tolerance": tolerance, "same": same, "accuracy_drop": accuracy_drop}
-    with waiting("asking the models", as_json) as shown:
-        found = check(bundle, data=data, expected=expected, **asks, say=shown.say)
-    if as_json:
-        rows = {"vectors": found.vectors, "data": found.data}
-        told = {name: [row.model_dump(mode="json") for row in some] for name, some in rows.items()}
-        _print_json({"bundle": str(bundle), "pixels": found.pixels, **told, "accuracy": found.accuracy})
-        return
-    typer.echo(f"{bundle}: {len(found.bundle.manifest.files)} files as exported; every model answers as it should")
-
-
-@commands.command()
-def measure(
-    run: RunRef,
-    to: Annotated[list[TargetName], typer.Option("--to", help="Repeatable. Left out: what is installed.")] = [],  # noqa: B006
-    precision: Precisions = [],  # noqa: B006
-    batch: Batch = None,
-    data: Pictures = None,
-    as_json: Json = False,
-) -> None:
-    """Say what a classifier costs. Parameters, multiplications, size, and time on this machine by each runtime."""
-    with keras_loaded():
-        from kerasimg.deploy.measure import as_text
-        from kerasimg.deploy.measure import measure as find
-    targets = [one.value for one in to] or None
-    precisions: Any = [one.value for one in precision] or None
-    with waiting("exporting and measuring", as_json):
-        found = find(run, targets, precision=precisions, batch=batch, data=data)
-    if as_json:
-        _print_json(found)
-    else:
-        typer.echo(as_text(found))
+    serve(
+        source,
+        api_key=None if api_key_file is None else _key(api_key_file),
+        host=host,
+        port=port,
+        workers=workers,
+        threads=threads,
+        model=model,
+        name=name,
+        top=top,
+        max_bytes=int(max_mb * MEBIBYTE),
+        max_pixels=int(max_megapixels * 1e6),
+        max_pictures=max_pictures,
+        timeout_s=timeout,
+        max_batch=max_batch,
+        max_wait_ms=max_wait_ms,
+        queue=queue,
+        connections=connections,
+        explain=explain,
+        log=log,
+    )
 
 
-def _print_json(told: Any) -> None:
-    typer.echo(to_json(told))
+def _key(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise CallError(f"--api-key-file: '{file}' cannot be read: {getattr(error, 'strerror', error)}") from None

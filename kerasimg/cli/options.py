@@ -1,4 +1,4 @@
-"""What the commands share: options, and how `--set` is read."""
+"""Arguments and options that commands share. Each means one thing everywhere and is defined once, here."""
 
 from __future__ import annotations
 
@@ -16,25 +16,118 @@ from kerasimg.errors import CallError
 if TYPE_CHECKING:
     from kerasimg.spec.load import Spec
 
-Ref = Annotated[str, typer.Argument(metavar="SPEC", help="A zoo name (mobilenet) or the path of a spec.")]
-RunRef = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a model.keras file.")]
+SPEC_HELP = "A zoo name (mobilenet), a recipe (finetune), or the path of a spec."
+DATA_HELP = (
+    "Labelled images: a folder with one folder per class, a .csv, .jsonl, .npz, .tfrecord, .tar or .parquet file, "
+    '"tfds:NAME", or "sample".'
+)
+RUN_HELP = (
+    "A run: its folder. Where only the model is needed, also a .kerasimg pack, a model.keras file, or a zoo name that "
+    "has weights."
+)
+ON_BAD_IMAGE_HELP = "When an image cannot be read. fail: list every such image. skip: leave them out."
+
+SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help=SPEC_HELP)]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP)]
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")]
+
+Data = Annotated[str, typer.Option("--data", metavar="DATA", help=DATA_HELP)]
+TrainData = Annotated[str | None, typer.Option("--data", metavar="DATA", help=DATA_HELP)]
+RunData = Annotated[
+    str | None, typer.Option("--data", metavar="DATA", help=f"{DATA_HELP} Default: the images of the run.")
+]
+Part = Annotated[
+    str | None,
+    typer.Option("--part", help="The split to use: train, validation, test or all. Default: see the command."),
+]
 Set = Annotated[
     list[str],
-    typer.Option("--set", metavar="NAME=VALUE", help="A param, or an edit by path: fit.stages.0.epochs=3. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Set a param or one of epochs, size, batch_size, lr, task by name, anything else by its path: "
+        "fit.seed=3. Repeatable.",
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        "--epochs", min=1, help="Epochs in all. Several stages share them as the spec does, at least one each."
+    ),
+]
+Size = Annotated[
+    int | None, typer.Option("--size", metavar="PX", min=1, help="Height and width of the image that the model sees.")
+]
+BatchSize = Annotated[str | None, typer.Option("--batch-size", metavar="N", help='Images per step, or "auto".')]
+LearningRate = Annotated[
+    float | None, typer.Option("--lr", help="Learning rate of the first stage; rates computed from it follow.")
+]
+
+
+class TaskName(StrEnum):
+    """What the labels mean."""
+
+    multiclass = "multiclass"
+    binary = "binary"
+    multilabel = "multilabel"
+
+
+Task = Annotated[
+    TaskName | None,
+    typer.Option(
+        "--task",
+        help="multiclass: one of several classes per image. binary: one of two. multilabel: any number of them. "
+        "Default: what the spec says, multiclass without one.",
+    ),
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="none, imagenet, or a .weights.h5 file. Left out: what the spec says."),
+    typer.Option(
+        "--weights", metavar="FILE", help="none, imagenet, or a .weights.h5 file. Default: what the spec says."
+    ),
 ]
 Limit = Annotated[
-    list[str], typer.Option("--limit", metavar="NAME=N", help="Raise a limit: params=N, tensor=N, layers=N.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for machines.")]
-Data = Annotated[
-    str,
+    list[str],
     typer.Option(
-        metavar="DIR",
-        help='Folder with a folder per class, .csv, .jsonl, .npz, .tfrecord, .tar, .parquet, "tfds:NAME", or "sample".',
+        "--limit",
+        metavar="NAME=N",
+        help="Raise a safety limit on the size of the model: params=N, tensor=N, layers=N. Repeatable.",
+    ),
+]
+Top = Annotated[int, typer.Option("--top", min=1, help="How many to print.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result, but no progress.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def out_option(what: str, default: str) -> Any:
+    """`--out`: the path to which a command writes its result, what is written there, and where it goes without."""
+    return typer.Option("--out", metavar="PATH", help=f"Write the result to this path: {what}. Default: {default}.")
+
+
+class OnBadImage(StrEnum):
+    """What to do when an image cannot be read."""
+
+    fail = "fail"
+    skip = "skip"
+
+
+Bad = Annotated[OnBadImage, typer.Option("--on-bad-image", help=ON_BAD_IMAGE_HELP)]
+
+
+class CacheKind(StrEnum):
+    """Where decoded images are cached."""
+
+    auto = "auto"
+    memory = "memory"
+    disk = "disk"
+    off = "off"
+
+
+CacheOption = Annotated[
+    CacheKind,
+    typer.Option(
+        "--cache", help="Where decoded images are cached. auto: in memory when they fit, else on disk (kerasimg cache)."
     ),
 ]
 
@@ -58,39 +151,10 @@ OWN_ARGUMENTS = frozenset(
         "say",
     }
 )
-"""What the verbs take besides a spec's params."""
+"""Arguments of the verbs besides a spec's params."""
 
-
-LONGEST_NUMBER = 18
-"""Digits of a number that is taken."""
-
-
-class OnBadImage(StrEnum):
-    """What to do when a picture cannot be read."""
-
-    fail = "fail"
-    skip = "skip"
-
-
-Bad = Annotated[OnBadImage, typer.Option(help="fail names every unreadable picture; skip leaves them out.")]
-
-
-class CacheKind(StrEnum):
-    """Where decoded pictures are kept."""
-
-    auto = "auto"
-    memory = "memory"
-    disk = "disk"
-    off = "off"
-
-
-CacheOption = Annotated[
-    CacheKind,
-    typer.Option(
-        "--cache",
-        help="Keep decoded pictures. auto: in memory when they fit, else on disk; see kerasimg cache.",
-    ),
-]
+MAX_DIGITS = 18
+"""Digits of the longest number that `--limit` takes."""
 
 
 def load(ref: str, params: dict[str, Any], edits: dict[str, Any], partial: bool = False) -> Spec:
@@ -106,19 +170,32 @@ def assignment(text: str) -> tuple[str, str]:
     return name, value
 
 
-def assignments(texts: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`--set` values: the params (a bare name) and the edits (a dotted path). A value is JSON, else a string."""
+def assignments(texts: list[str], **named: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`--set` values: the params (a bare name) and the edits (a dotted path). A value is JSON, else a string.
+
+    named: the options that set a value by name, as in `epochs=3`; None where the option was left out.
+    """
     params: dict[str, Any] = {}
     edits: dict[str, Any] = {}
     for name, text in map(assignment, texts):
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            value = text
         if name in OWN_ARGUMENTS:
             raise CallError(f"--set {name}: the verbs have an argument of that name; write --set params.{name}={text}")
-        (edits if "." in name else params)[name] = value
+        (edits if "." in name else params)[name] = _value(text)
+    for name, value in named.items():
+        if value is None:
+            continue
+        if name in params:
+            option = "--" + name.replace("_", "-")
+            raise CallError(f"{option} and --set {name} set the same value; give one of them")
+        params[name] = _value(value) if isinstance(value, str) else value
     return params, edits
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return str(text)
 
 
 def weights_argument(text: str | None) -> dict[str, Any]:
@@ -130,9 +207,9 @@ def weights_argument(text: str | None) -> dict[str, Any]:
 
 def limits_argument(texts: list[str]) -> dict[str, int]:
     """`--limit` values as `limits` takes them."""
-    found = {}
+    limits = {}
     for name, text in map(assignment, texts):
-        if not text.isdecimal() or len(text) > LONGEST_NUMBER:
+        if not text.isdecimal() or len(text) > MAX_DIGITS:
             raise CallError(f"--limit {name}: expected a whole number, got '{text}'")
-        found[name] = int(text)
-    return found
+        limits[name] = int(text)
+    return limits

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePath
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from kerasimg import catalog
-from kerasimg.data.look import Look
+from kerasimg.data.look import Look, look
+from kerasimg.data.parallel import Progress
+from kerasimg.data.sources import Data, open_source
 from kerasimg.errors import CallError
-from kerasimg.spec.document import ResizePolicy
+from kerasimg.spec.document import ResizePolicy, Task
 from kerasimg.spec.nodes import NAME
 from kerasimg.spec.search import is_search
 
@@ -46,6 +49,61 @@ class Wish(NamedTuple):
     """Whether a mirrored picture is still of its class, as letters are not."""
     rare_matter: bool | None = None
     """Whether rare classes count as much as frequent ones."""
+    task: Task = "multiclass"
+
+
+def spec_for(
+    data: Data,
+    task: Task = "multiclass",
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """The spec that `kerasimg init` writes for these images, as a document, for training without a spec.
+
+    Args:
+        data: labelled images, as for `kerasimg.train`.
+        task: what the labels mean.
+        progress: called with how many images were looked at, and of how many.
+        say: called with lines for the user: what the images are, which recipe was chosen, and why.
+    """
+    seen = look_at(data, task, progress)
+    for line in describe(seen):
+        say(line)
+    document = first_spec(name_of(data), seen, Wish(task=task))
+    recipe = document["extends"]
+    say(f"no spec given; using {recipe}: {document['// extends'].partition('. `')[0]}")
+    return document
+
+
+def look_at(data: Data, task: Task = "multiclass", progress: Progress | None = None) -> Look:
+    """A first look at labelled images, as `kerasimg init` takes it."""
+    return look(open_source(data, task), progress)
+
+
+def describe(seen: Look) -> Iterator[str]:
+    """What a first look found, in lines for the user."""
+    classes = list(seen.classes.items())
+    yield (
+        f"{seen.pictures:,} pictures of {len(classes)} classes, {classes[0][1]:,} of '{classes[0][0]}' "
+        f"to {classes[-1][1]:,} of '{classes[-1][0]}'; {seen.width}x{seen.height} px in the median, "
+        f"{'without colours' if seen.grey else 'in colour'}"
+    )
+    if seen.unreadable:
+        yield f"{seen.unreadable} of the {seen.looked_at} looked at cannot be read; `kerasimg data check` lists them"
+
+
+def file_beside(data: str) -> Path:
+    """The file of a spec for these images: photos.json beside photos/; for what is not a path, in this folder."""
+    path = Path(data)
+    if path.is_dir():
+        path = path.resolve() if path.name in ("", "..") else path
+        return path.with_name(f"{path.name}.json")
+    return Path(f"{path.stem.replace(':', '_') or 'first'}.json")
+
+
+def name_of(data: Data) -> str:
+    """A name for the spec of these images: that of their folder or file, "images" where they have none."""
+    return file_beside(str(data)).stem if isinstance(data, (str, PurePath)) else "images"
 
 
 def first_spec(name: str, seen: Look, wish: Wish = Wish()) -> dict[str, Any]:  # noqa: B008 - it cannot be changed
@@ -61,8 +119,9 @@ def first_spec(name: str, seen: Look, wish: Wish = Wish()) -> dict[str, Any]:  #
         "kerasimg": 1,
         "name": _named(name),
         "about": f"{seen.pictures:,} pictures of {len(seen.classes)} classes: {ABOUT[recipe]}.",
-        "// extends": f"{why}. `kerasimg show recipes/{recipe}` prints it whole",
+        "// extends": f"{why}. `kerasimg spec show recipes/{recipe}` prints it whole",
         "extends": f"recipes/{recipe}",
+        **({} if wish.task == "multiclass" else {"task": wish.task}),
         "params": {
             "// num_classes": _classes(seen),
             "num_classes": len(seen.classes),

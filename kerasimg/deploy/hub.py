@@ -94,7 +94,7 @@ def readme(opened: form.Pack, repo: str) -> str:
     """The model card as the page of the repository: how to use it names the repository."""
     name = repo.rpartition("/")[2]
     use = (
-        f'## Use\n\n```sh\npip install "kerasimg[{EXTRA}]"\nkerasimg pull {repo}\n'
+        f'## Use\n\n```sh\npip install "kerasimg[{EXTRA}]"\nkerasimg run pull {repo}\n'
         f"kerasimg predict {name}{form.SUFFIX} photo.jpg\n```\n"
     )
     card = opened.read(form.CARD).decode()
@@ -141,7 +141,7 @@ def _told(error: Exception, endpoint: str, repo: str) -> str | None:
         errors.RepositoryNotFoundError: f"no such model at {endpoint}, or a private one: {LOG_IN}",
         errors.LocalTokenNotFoundError: f"{endpoint} must know who you are: {LOG_IN}",
         errors.LocalEntryNotFoundError: f"{endpoint} cannot be reached (HF_HUB_OFFLINE is set, or no network)",
-        errors.EntryNotFoundError: f"it holds no {FILE}; only what kerasimg push put there can be pulled",
+        errors.EntryNotFoundError: f"it holds no {FILE}; only what kerasimg run push put there can be pulled",
     }
     for kind, said in known.items():
         if isinstance(error, kind):

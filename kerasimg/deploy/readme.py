@@ -69,7 +69,7 @@ def _about(manifest: Manifest, image: Image, classes: Sequence[str]) -> Iterator
         yield f"- Decided for above: {', '.join(f'{value:g}' for value in manifest.thresholds)}."
     yield "- `vectors/`: pictures, the input they become, and the probabilities to expect. `manifest.json`: hashes of"
     yield "  all files, and how the models compare with the one that was trained."
-    yield "- `kerasimg verify .` proves both on this machine, without TensorFlow where the runtime does not need it."
+    yield "- `kerasimg run verify .` proves both on this machine, without TensorFlow where the runtime needs none."
 
 
 def _code(manifest: Manifest, image: Image) -> Iterator[str]:

@@ -68,9 +68,8 @@ def write_report(
         files = RunFolder.of(run)
         return report(run) if classifier is None else _write(files, files.report_file, classifier)
     except Exception as error:  # a page that cannot be drawn must not cost a trained model
-        say(
-            f"no report could be written ({type(error).__name__}: {error}); try again: kerasimg report {folder_of(run)}"
-        )
+        again = f"kerasimg run report {folder_of(run)}"
+        say(f"no report could be written ({type(error).__name__}: {error}); try again: {again}")
         return None
 
 

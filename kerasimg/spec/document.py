@@ -226,7 +226,7 @@ class Limits(Section):
     litert_bytes: PositiveInt | None = None
     """Bytes of the model as a LiteRT file in float32."""
     latency_ms: PositiveFloat | None = None
-    """Milliseconds for one picture with LiteRT on the machine that searches: the p50_ms of `kerasimg measure`."""
+    """Milliseconds for one picture with LiteRT on the machine that searches: the p50_ms of `kerasimg run measure`."""
 
 
 class Tune(Section):

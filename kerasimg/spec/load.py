@@ -24,6 +24,7 @@ from kerasimg.spec.nodes import NAME, Block, Node
 from kerasimg.spec.parents import MAX_PARENTS, Find, Found, extended, with_parents
 from kerasimg.spec.places import Faults, Origins, Report
 from kerasimg.spec.reader import as_read
+from kerasimg.spec.settings import settle
 
 MAX_BACKBONES = 64
 
@@ -180,10 +181,10 @@ def _make(
     other_options: bool = True,
     within: Within | None = None,
 ) -> Spec:
-    params = dict(params or {})
     within = within or Within((), {})
     faults = Faults(document, origins)
-    written = edit(document, edits or {}, origins, "--set", faults.report)
+    params, edits = settle(document, params or {}, edits or {}, faults.report, settings=not within.chain)
+    written = edit(document, edits, origins, "--set", faults.report)
     faults.document = written
     for name, value in params.items():
         origins.set(("params", name), f"param {name!r}")

@@ -10,6 +10,7 @@ from kerasimg.errors import listed, nearest
 from kerasimg.spec.document import KEYS, SECTIONS
 from kerasimg.spec.places import Origins, Path, Report
 from kerasimg.spec.reader import kind_of, shown
+from kerasimg.spec.settings import meant
 
 # They say what the parent is and was found to be; of the child they need not be true.
 NOT_INHERITED = ("$schema", "name", "about", "card", "pretrained", "expect", "extends", "set")
@@ -70,7 +71,9 @@ def edit(
                 place, path = place[key], (*path, key)
             key = _find(place, steps[-1], path, new=True)
         except LookupError as error:
-            report((f"{source} {text}",) if option else ("set", text), str(error.args[0]))
+            message = str(error.args[0])
+            message += "" if "did you mean" in message or "(names:" in message else meant(text, document)
+            report((f"{source} {text}",) if option else ("set", text), message)
             continue
         place[key] = value
         origins.set((*path, key), f"{source} {text}" if option else f"{source} (set)")

@@ -12,6 +12,7 @@ from kerasimg.spec.arguments import check_named
 from kerasimg.spec.document import Named, Section
 from kerasimg.spec.places import Path, Report
 from kerasimg.spec.reader import kind_of, shown
+from kerasimg.spec.settings import meant
 
 _BOUNDS = {
     "greater_than": ("gt", "> {}"),
@@ -92,7 +93,9 @@ def _message(section: type[BaseModel], path: Path, items: list[Mapping[str, Any]
     first = items[0]
     if first["type"] == "extra_forbidden":
         known = _fields_at(section, path[:-1])
-        return f"no such key{nearest(str(path[-1]), known)} (known: {', '.join(known)})"
+        name = str(path[-1])
+        hint = nearest(name, known) or meant(".".join(map(str, (section.__name__.lower(), *path))), {})
+        return f"no such key{hint} (known: {', '.join(known)})"
     if first["type"] == "missing":
         return "missing"
     if first["type"] == "value_error":

@@ -60,9 +60,6 @@ def evaluate_params(raw: Any, given: Mapping[str, Any], report: Report, variants
             report(("params", name), "expected a name that begins with a letter or _, of letters, digits and _")
         elif keyword.iskeyword(name) or name in TAKEN:
             report(("params", name), f"'{name}' has a meaning already, in expressions or in calls; choose another name")
-    for name in sorted(given.keys() - defaults.keys()):
-        known = listed(defaults) or "none"
-        report((), f"no param '{name}'{nearest(name, defaults)} (params: {known})")
     written = {**defaults, **{name: value for name, value in given.items() if name in defaults}}
     if isinstance(variants, dict) and str(written.get("variant")) in variants:
         written["variant"] = str(written["variant"])  # 18 is the variant "18": a command line cannot say which it means

@@ -187,5 +187,5 @@ def _telling(run: Run) -> Iterator[None]:
 
 def _how_to_go_on(run: Run) -> str:
     if run.finished:
-        return f"the training is finished, and kept in {run.folder}; for its report: kerasimg report {run.folder}"
+        return f"the training is finished, and kept in {run.folder}; for its report: kerasimg run report {run.folder}"
     return f"{kept_until(run)}; to go on: kerasimg train --resume {run.folder}"

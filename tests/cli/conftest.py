@@ -22,7 +22,7 @@ class Said(NamedTuple):
 
 @pytest.fixture
 def say(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Said]:
-    """say("report", run) runs the command line in this process."""
+    """say("run", "report", run) runs the command line in this process."""
 
     def run(*arguments: Any) -> Said:
         monkeypatch.setattr(sys, "argv", ["kerasimg", *map(str, arguments)])

@@ -1,4 +1,4 @@
-"""What `kerasimg diff` prints."""
+"""What `kerasimg spec diff` prints."""
 
 import json
 import shutil
@@ -25,10 +25,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory, pictures: Any, tiny: Any) -> 
 def test_two_specs_differ_in_their_own_words(say: Any, tmp_path: Path):
     mine = tmp_path / "mine.json"
     mine.write_text('{"kerasimg": 1, "extends": "simple_cnn", "set": {"fit.batch_size": 7}}')
-    said = say("diff", "simple_cnn", mine)
+    said = say("spec", "diff", "simple_cnn", mine)
     lines = [line.strip() for line in said.out.splitlines()]
     assert (said.code, any(line.startswith("fit.batch_size:") and line.endswith("-> 7") for line in lines)) == (0, True)
-    assert say("diff", mine, mine).out == "spec: no differences\n"
+    assert say("spec", "diff", mine, mine).out.splitlines()[0] == "spec: no differences"
 
 
 def test_as_written_leaves_the_defaults_out(say: Any, tmp_path: Path):
@@ -36,12 +36,12 @@ def test_as_written_leaves_the_defaults_out(say: Any, tmp_path: Path):
     body: dict[str, Any] = {"kerasimg": 1, "image": {"size": [8, 8]}, "model": [{"layer": "Flatten"}]}
     one.write_text(json.dumps(body))
     other.write_text(json.dumps(body | {"fit": {"batch_size": 32}}))
-    assert "+ fit" in say("diff", one, other, "--as-written").out
-    assert "+ fit" not in say("diff", one, other).out
+    assert "+ fit" in say("spec", "diff", one, other, "--as-written").out
+    assert "+ fit" not in say("spec", "diff", one, other).out
 
 
 def test_two_runs_differ_in_spec_data_and_figures_too(say: Any, runs: tuple[Path, Path]):
-    told = json.loads(say("diff", *runs, "--json").out)
+    told = json.loads(say("spec", "diff", *runs, "--json").out)
     assert list(told) == ["spec", "data", "surroundings", "figures"]
     assert {"path": "fit.seed", "before": 0, "after": 7} in told["spec"]
     (gone,) = [one for one in told["data"] if one["path"] == "only in the first"]
@@ -50,14 +50,14 @@ def test_two_runs_differ_in_spec_data_and_figures_too(say: Any, runs: tuple[Path
 
 
 def test_the_same_run_twice_shows_nothing(say: Any, runs: tuple[Path, Path]):
-    assert say("diff", runs[0], runs[0]).out.count("no differences") == 4
+    assert say("spec", "diff", runs[0], runs[0]).out.count("no differences") == 4
 
 
 def test_what_is_no_run_and_no_spec_is_refused(say: Any, tmp_path: Path, runs: tuple[Path, Path]):
-    said = say("diff", "simple_cnn", tmp_path)
+    said = say("spec", "diff", "simple_cnn", tmp_path)
     assert (said.code, "holds no spec.json" in said.err) == (2, True)
     broken = tmp_path / "broken"
     shutil.copytree(runs[0], broken)
     (broken / "data.json").write_text("{")
-    said = say("diff", runs[0], broken)
+    said = say("spec", "diff", runs[0], broken)
     assert (said.code, "data.json' is damaged" in said.err) == (2, True)

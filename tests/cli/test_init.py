@@ -20,7 +20,7 @@ def photos(pictures: Any, tmp_path: Path) -> Path:
 def test_a_spec_beside_the_pictures_trains_as_it_is(say: Any, photos: Path):
     said = say("init", photos)
     spec = photos.with_name("my photos.json")
-    assert (said.code, said.out.splitlines()[-1]) == (0, f"next: kerasimg train '{spec}' --data '{photos}'")
+    assert (said.code, said.out.splitlines()[-1]) == (0, f"Next: kerasimg train '{spec}' --data '{photos}'")
     assert kerasimg.load(spec, partial=True).params["num_classes"] == 2
 
 
@@ -28,7 +28,7 @@ def test_what_is_there_is_not_written_over(say: Any, photos: Path):
     spec = photos.with_name("my photos.json")
     spec.write_text("mine")
     said = say("init", photos)
-    assert (said.code, "is there already" in said.err, spec.read_text()) == (2, True, "mine")
+    assert (said.code, "exists already" in said.err, spec.read_text()) == (2, True, "mine")
     assert say("init", photos, "--force").code == 0
 
 

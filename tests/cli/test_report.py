@@ -22,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, pictures: Any, tiny: Any) -> P
 def test_explain_writes_the_maps_and_says_where(say: Say, run: Path, tmp_path: Path):
     picture = run.parent.parent / "colours" / "red" / "00.png"
     code, out, _ = say("explain", run, picture, "--method", "occlusion", "--option", "window=4", "--out", tmp_path)
-    assert (code, out.splitlines()[-1].split()[1]) == (0, "red")
+    assert (code, out.splitlines()[0].split()[1]) == (0, "red")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00.occlusion.png", "00.occlusion.seen.png"]
     code, out, _ = say(
         "explain", run, picture, "--method", "occlusion", "--target", "blue", "--out", tmp_path, "--json"
@@ -40,16 +40,16 @@ def test_explain_says_why_a_model_has_no_map_and_what_there_is_instead(say: Say,
 
 
 def test_report_says_where_it_wrote(say: Say, run: Path, tmp_path: Path):
-    code, out, _ = say("report", run)
+    code, out, _ = say("run", "report", run)
     assert (code, out.startswith(f"{run / 'report.html'} (0.")) == (0, True)
-    code, _, _ = say("report", run, "--out", tmp_path / "page.html")
+    code, _, _ = say("run", "report", run, "--out", tmp_path / "page.html")
     assert {path.name for path in tmp_path.iterdir()} == {"page.html", "MODEL_CARD.md"}
-    assert say("report", tmp_path)[0] == 2
+    assert say("run", "report", tmp_path)[0] == 2
 
 
 def test_history_tells_each_stage(say: Say, run: Path, tmp_path: Path):
-    code, out, _ = say("history", run)
+    code, out, _ = say("run", "history", run)
     assert (code, out.splitlines()[2].split()[:2]) == (0, ["1", "1-3"])
-    code, out, _ = say("history", run, "--json")
+    code, out, _ = say("run", "history", run, "--json")
     assert [(row["first"], row["last"]) for row in json.loads(out)] == [(1, 3)]
-    assert say("history", tmp_path)[0] == 2
+    assert say("run", "history", tmp_path)[0] == 2

@@ -1,26 +1,26 @@
-"""What `kerasimg show` says of a spec's model."""
+"""What `kerasimg spec show` says of a spec's model."""
 
 from pathlib import Path
 from typing import Any
 
 
 def test_the_graph_is_told_by_node_and_flat_by_layer(say: Any):
-    by_node, flat = say("show", "small_resnet", "--graph"), say("show", "small_resnet", "--flat")
+    by_node, flat = say("spec", "show", "small_resnet", "--graph"), say("spec", "show", "small_resnet", "--flat")
     assert (by_node.code, flat.code) == (0, 0)
     assert (len(by_node.out.splitlines()), len(flat.out.splitlines())) == (10, 75)
 
 
 def test_the_graph_is_told_to_machines(say: Any):
-    told = say("show", "simple_cnn", "--graph", "--json", "--set", "num_classes=3").json
+    told = say("spec", "show", "simple_cnn", "--graph", "--json", "--set", "num_classes=3").json
     assert told["nodes"][-1]["shape"] == [3]
     assert told["params"] == sum(node["params"] for node in told["nodes"])
 
 
 def test_it_is_drawn_into_a_file_or_the_output(say: Any, tmp_path: Path):
-    assert say("show", "branched", "--svg", tmp_path / "b.svg").code == 0
-    assert say("show", "branched", "--svg", "-").out == (tmp_path / "b.svg").read_text(encoding="utf-8")
-    assert say("show", "branched", "--svg", tmp_path / "none" / "b.svg").code == 1
+    assert say("spec", "show", "branched", "--svg", tmp_path / "b.svg").code == 0
+    assert say("spec", "show", "branched", "--svg", "-").out == (tmp_path / "b.svg").read_text(encoding="utf-8")
+    assert say("spec", "show", "branched", "--svg", tmp_path / "none" / "b.svg").code == 1
 
 
 def test_origins_and_graph_do_not_go_together(say: Any):
-    assert say("show", "branched", "--origins", "--flat").code == 2
+    assert say("spec", "show", "branched", "--origins", "--flat").code == 2

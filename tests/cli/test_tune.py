@@ -43,9 +43,9 @@ def test_the_space_needs_no_tensorflow(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "tune needs a SPEC, or --resume DIR"),
-        (["simple_cnn"], "tune needs --data DIR"),
-        (["simple_cnn", "--resume", "runs/x"], "--resume goes on with what the search was begun with"),
+        ([], "tune needs images: kerasimg tune photos/, or tune SPEC --data photos/, or --resume SEARCH"),
+        (["simple_cnn"], "tune needs --data: kerasimg tune simple_cnn --data photos/"),
+        (["simple_cnn", "--resume", "runs/x"], "--resume continues with what the search was started with"),
         (["simple_cnn", "--data", "sample", "--worker", "host"], "expected HOST:PORT, got 'host'"),
         (["simple_cnn", "--data", "sample", "--worker", "a:1", "--workers", "2"], "are for the chief"),
         (["--resume", "gone"], "'gone' is not the folder of a search: it holds no search.json"),

@@ -53,7 +53,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "small_vit": {"size": 28, "channels": 1, "depth": 2, "width": 32},
     "squeezenet": {"size": 64},
     "swin": {"size": 32, "depths": [2, 2], "width": 24},
-    "transfer": {"size": 32},
     "vgg": {"size": 32, "units": 16},
     "vit": {"size": 32, "depth": 2, "width": 24, "heads": 3},
     "wide_resnet": {"size": 32, "depth": 10, "width": 1},

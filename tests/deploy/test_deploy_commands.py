@@ -24,7 +24,7 @@ Say = Callable[..., Said]
 
 @pytest.fixture
 def say(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Say:
-    """say("verify", folder) runs the command line in this process."""
+    """say("run", "verify", folder) runs the command line in this process."""
 
     def ask(*arguments: Any) -> Said:
         monkeypatch.setattr(sys, "argv", ["kerasimg", *map(str, arguments)])
@@ -60,19 +60,19 @@ def test_export_ends_with_4_beyond_the_tolerance(say: Say, run: Run, tmp_path: P
 
 def test_verify_tells_every_model_and_ends_with_0_or_not(say: Say, exported: dict[str, Bundle], copy: Any):
     folder = copy("litert")
-    said = say("verify", folder)
+    said = say("run", "verify", folder)
     assert said.code == 0
     assert said.out.count("differs by") == 4
     assert said.err == ""
-    told = json.loads(say("verify", folder, "--json").out)
+    told = json.loads(say("run", "verify", folder, "--json").out)
     assert [row["path"] for row in told["vectors"]] == [model.path for model in exported["litert"].models]
     (folder / "model_int8.tflite").write_bytes(b"")
-    said = say("verify", folder)
+    said = say("run", "verify", folder)
     assert (said.code, "has 0 bytes, expected" in said.err) == (1, True)
-    assert say("verify", folder / "vectors").code == 2
+    assert say("run", "verify", folder / "vectors").code == 2
 
 
 def test_measure_prints_a_table_or_json(say: Say, run: Run):
-    said = say("measure", run.folder, "--to", "onnx", "--json")
+    said = say("run", "measure", run.folder, "--to", "onnx", "--json")
     assert said.code == 0
     assert [row["target"] for row in json.loads(said.out)["runtimes"]] == ["(the run)", "onnx"]

@@ -169,7 +169,7 @@ def test_a_nested_backbone_gives_the_map_of_the_flat_model(classifier: Classifie
 
 
 def test_a_backbone_of_the_zoo_is_explained_by_its_last_map():
-    model = kerasimg.build("zoo/transfer.json", num_classes=3, size=64, weights=None)
+    model = kerasimg.build("transfer", num_classes=3, size=64, weights=None)
     layer = map_layer(model)
     assert layer is model.get_layer("base").layers[-1]
     assert tuple(layer.output.shape[1:]) == (2, 2, 1280)

@@ -204,7 +204,7 @@ def test_a_folder_that_is_no_run_is_refused_and_fails_no_training(tmp_path: Path
     said: list[str] = []
     assert write_report(tmp_path, said.append) is None
     assert said[0].startswith("no report could be written (CallError: ")
-    assert said[0].endswith(f"try again: kerasimg report {tmp_path}")
+    assert said[0].endswith(f"try again: kerasimg run report {tmp_path}")
 
 
 def test_the_speed_is_measured_once(run: Run, page: Page):

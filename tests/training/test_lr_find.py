@@ -54,7 +54,7 @@ def test_lr_find_draws_and_answers_in_json(
     tiny: Any, colours: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "spec.json").write_text(json.dumps(tiny(fit={"batch_size": 8, "stages": [{"epochs": 1}]})))
-    words = ["lr-find", tmp_path / "spec.json", "--data", colours, "--low", 1e-4, "--steps", 30, "--json"]
+    words = ["spec", "lr-find", tmp_path / "spec.json", "--data", colours, "--low", 1e-4, "--steps", 30, "--json"]
     monkeypatch.setattr(sys, "argv", ["kerasimg", *map(str, words), "--out", str(tmp_path / "plot.png")])
     with pytest.raises(SystemExit) as caught:
         cli.main()

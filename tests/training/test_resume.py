@@ -392,7 +392,7 @@ def test_ctrl_c_while_the_report_is_written_says_that_the_training_is_finished(
         kerasimg.train(spec(stages=[{"epochs": 1}]), data=noisy, out=tmp_path, verbose=0, say=lambda line: None)
     folder = tmp_path / "tiny-1"
     assert str(caught.value) == (
-        f"interrupted; the training is finished, and kept in {folder}; for its report: kerasimg report {folder}"
+        f"interrupted; the training is finished, and kept in {folder}; for its report: kerasimg run report {folder}"
     )
     assert Run.open(folder).finished
 

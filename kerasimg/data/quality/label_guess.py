@@ -2,7 +2,7 @@
 
 It is a logistic regression on a kernel map (Nystroem, Williams and Seeger 2001) of the pictures' 16 x 16 thumbnails,
 trained five times on four fifths. It knows shapes and colours, not things: it serves for a first look at labels where
-pictures of a class look alike, and says little of photographs. A trained run says more: `kerasimg label-errors`.
+pictures of a class look alike, and says little of photographs. A trained run says more: `kerasimg run label-errors`.
 """
 
 from __future__ import annotations

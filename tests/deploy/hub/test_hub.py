@@ -48,7 +48,7 @@ def test_the_page_says_how_to_use_what_is_there(hub: Any, run: Any, packed: Path
     kerasimg.push(run, REPO)
     page = hub.repos[REPO][-1]["README.md"].decode()
     assert page.startswith("---\nlibrary_name: keras\n")
-    assert (page.count("## Use"), page.count("kerasimg pull anna/lilies"), 'model.keras"' in page) == (1, 1, False)
+    assert (page.count("## Use"), page.count("kerasimg run pull anna/lilies"), 'model.keras"' in page) == (1, 1, False)
     assert "## Figures" in page
     assert "## Limits" in page
 
@@ -90,7 +90,7 @@ def test_what_cannot_be_had_is_named_with_what_to_do(
         kerasimg.pull("anna/none", out)
     kerasimg.push(packed, REPO, private=True)
     hub.repos[REPO].append({"README.md": b""})
-    with pytest.raises(CallError, match=r"it holds no model.kerasimg; only what kerasimg push put there"):
+    with pytest.raises(CallError, match=r"it holds no model.kerasimg; only what kerasimg run push put there"):
         kerasimg.pull(REPO, out)
     with pytest.raises(CallError, match=r"repo: expected OWNER/NAME, .*, got 'a/b/c'"):
         kerasimg.pull("a/b/c", out)
@@ -129,8 +129,8 @@ def test_a_hub_that_is_not_there_is_said_so(hub: Any, packed: Path, tmp_path: Pa
 
 def test_the_commands_push_a_pack_and_pull_it(hub: Any, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    pushed = CliRunner().invoke(app, ["push", str(packed), REPO, "--json"])
+    pushed = CliRunner().invoke(app, ["run", "push", str(packed), REPO, "--json"])
     assert (pushed.exit_code, json.loads(pushed.stdout)) == (0, {"repo": REPO, "url": f"{hub.url}/{REPO}"})
-    pulled = CliRunner().invoke(app, ["pull", REPO])
+    pulled = CliRunner().invoke(app, ["run", "pull", REPO])
     assert (pulled.exit_code, pulled.stdout.split()[0]) == (0, "lilies.kerasimg")
     assert (tmp_path / "lilies.kerasimg").read_bytes() == packed.read_bytes()

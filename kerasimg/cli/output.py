@@ -1,0 +1,108 @@
+"""How commands print their results: as JSON for programs, or as text that ends with the next step."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import typer
+
+from kerasimg.files import to_json
+
+NEXT: dict[str, str | None] = {
+    "init": "train {spec} --data {data}",
+    "check": "train {spec} --data DATA",
+    "train": "export {run} --to web",
+    "tune": "train {spec} --data {data}",
+    "evaluate": "export {run} --to web",
+    "predict": "explain {run} {image}",
+    "explain": "export {run} --to web",
+    "export": "run verify {bundle}",
+    "serve": None,  # it ends when the user ends it
+    "spec show": "train {spec} --data DATA",
+    "spec diff": "spec show {spec} --origins",
+    "spec build": "train {spec} --data DATA",
+    "spec schema": "check SPEC",
+    "spec lr-find": "train {spec} --data {data} --lr {lr}",
+    "run report": "export {run} --to web",
+    "run history": "run report {run}",
+    "run compare": "spec diff {first} {second}",
+    "run calibrate": "export {run} --to web",
+    "run thresholds": "export {run} --to web",
+    "run label-errors": "explain {run} IMAGE",
+    "run pack": "predict {pack} IMAGE",
+    "run unpack": "predict {run} IMAGE",
+    "run push": "run pull {repo}",
+    "run pull": "predict {pack} IMAGE",
+    "run verify": "serve {bundle}",
+    "run measure": "export {run} --to litert --precision int8",
+    "data check": "init {data}",
+    "data bench": "train {spec} --data {data}",
+    "data preview": "train {spec} --data {data}",
+    "data label-errors": "data check {data} --labels",
+    "zoo list": "zoo show mobilenet",
+    "zoo show": "train {spec} --data DATA",
+    "cache list": "cache remove --older-than 30d",
+    "cache remove": "cache list",
+    "cache path": "cache list",
+}
+"""Command -> the command that usually follows. Names in braces are filled in by the command; capitals are for the user
+to fill in."""
+
+PIPED = frozenset({"predict", "spec show", "spec schema", "zoo show", "cache path"})
+"""Commands whose standard output is passed on to other programs: their next step goes to standard error."""
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    typer.echo(to_json(value))
+
+
+def print_result(
+    command: str,
+    result: Any,
+    text: str | Iterable[str] | Callable[[], None],
+    as_json: bool = False,
+    **names: Any,
+) -> None:
+    """Print the result of a command: as JSON, or as text followed by the next step.
+
+    command: as in `NEXT`.
+    text: lines, or a function that prints.
+    names: values of the names in the next step; without them, where it has any, no next step is printed.
+    """
+    if as_json:
+        print_json(result)
+        return
+    if callable(text):
+        text()
+    else:
+        for line in [text] if isinstance(text, str) else text:
+            typer.echo(line)
+    print_next(command, **names)
+
+
+def print_next(command: str, **names: Any) -> None:
+    """Print the next step after a command."""
+    template = NEXT[command]
+    if template is None or any(value is None for value in names.values()) or ("{" in template and not names):
+        return
+    line = template.format_map({name: shlex.quote(str(value)) for name, value in names.items()})
+    typer.echo(f"Next: kerasimg {line}", err=command in PIPED)
+
+
+def table(rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> list[str]:
+    """Rows as lines of aligned columns.
+
+    right: the columns whose values are aligned to the right, as numbers are.
+    """
+    cells = [[str(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if index in right else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]

@@ -1,0 +1,309 @@
+"""`kerasimg run`: what can be done with a trained classifier besides using and deploying it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kerasimg.cli.deploy import Batch, Drop, Precisions, Same, TargetName, Tolerance
+from kerasimg.cli.options import DATA_HELP, Json, Part, RunArgument, RunData, Top, keras_loaded, out_option
+from kerasimg.cli.output import print_result
+from kerasimg.cli.waiting import waiting
+from kerasimg.errors import CallError, KerasimgError
+from kerasimg.run_folder import CARD, RunFolder
+
+commands = typer.Typer(help="Report on, compare, improve and share runs.", no_args_is_help=True)
+
+QUIET_CLIENT = ("HF_HUB_VERBOSITY", "error")
+"""The client of the Hub logs each of its retries; only the last result matters."""
+SERVED = ("litert", "onnx", "openvino")
+"""Targets whose bundles `kerasimg serve` serves."""
+
+Undo = Annotated[bool, typer.Option("--undo", help="Restore the model as it was.")]
+BundleData = Annotated[
+    str | None,
+    typer.Option("--data", metavar="DATA", help=f"{DATA_HELP} Default: only the test images in the bundle."),
+]
+Repo = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="A model on the Hugging Face Hub.")]
+
+
+@commands.command()
+def report(
+    run: RunArgument,
+    out: Annotated[Path | None, out_option("the page, with MODEL_CARD.md beside it", "RUN/report.html")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run's report.html and MODEL_CARD.md. From the files in its folder."""
+    with keras_loaded():
+        from kerasimg.evaluation.report import report
+    with waiting("writing the report", as_json):
+        path = report(run, out=out)
+    text = f"{path} ({path.stat().st_size / 1e6:.2f} MB), {CARD} beside it"
+    result = {"report": str(path), "card": str(path.with_name(CARD))}
+    print_result("run report", result, text, as_json, run=run)
+
+
+@commands.command()
+def history(
+    run: RunArgument,
+    tensorboard: Annotated[
+        Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write the curves to this folder.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the stages of a training, each with its best epoch. The training may still be running."""
+    from kerasimg.evaluation.report_epochs import print_stages, read_goals, stage_summaries
+
+    rows, goals = RunFolder(run).history(), read_goals(run)
+    if not rows:
+        raise CallError(f"'{run}' holds no history.csv with an epoch in it; name the folder of a run")
+    if tensorboard is not None:
+        if tensorboard.exists() and not tensorboard.is_dir():
+            raise CallError(f"--tensorboard: expected a folder, and '{tensorboard}' is none")
+        with keras_loaded():
+            from kerasimg.callbacks.curves_to_tensorboard import write_curves
+        try:
+            write_curves(RunFolder(run).history_file, tensorboard)
+        except Exception as error:
+            if not type(error).__module__.startswith("tensorflow"):
+                raise
+            raise KerasimgError(f"--tensorboard: '{tensorboard}' cannot be written: {error}") from None
+    summaries: list[dict[str, Any]] = [summary._asdict() for summary in stage_summaries(rows, goals)]
+    print_result("run history", summaries, lambda: print_stages(rows, goals), as_json, run=run)
+
+
+@commands.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN...", help="Runs: their folders. Each is compared with the first.")
+    ],
+    data: RunData = None,
+    part: Part = None,
+    out: Annotated[Path | None, out_option("the comparison, as JSON", "only printed")] = None,
+    as_json: Json = False,
+) -> None:
+    """Test whether one run is better than another. With intervals, and the images whose prediction changed."""
+    with keras_loaded():
+        from kerasimg.evaluation.compare import compare
+        from kerasimg.evaluation.comparison_table import print_comparison
+    with waiting("comparing", as_json):
+        comparison = compare(*runs, data=data, part=part, out=out)
+    print_result(
+        "run compare",
+        comparison,
+        lambda: print_comparison(comparison),
+        as_json,
+        first=runs[0],
+        second=runs[-1],
+    )
+
+
+@commands.command()
+def calibrate(
+    run: RunArgument, data: RunData = None, part: Part = None, undo: Undo = False, as_json: Json = False
+) -> None:
+    """Calibrate probabilities (temperature scaling). Fitted on the validation split and saved in model.keras."""
+    with keras_loaded():
+        from kerasimg.evaluation.calibrate import calibrate
+    with waiting("calibrating", as_json):
+        result = calibrate(run, data=data, part=part, undo=undo)
+    text = [f"temperature {result['temperature']:.4f}"]
+    for name, row in result.get("parts", {}).items():
+        fitted = " (fitted on these)" if name == result["fitted_on"]["part"] else ""
+        text.append(f"{name}, {row['n']:,} pictures{fitted}:")
+        for figure in ("log_loss", "calibration_error"):
+            sides = (f"{row[when][figure]:.4f}{_interval(row[when], figure)}" for when in ("before", "after"))
+            text.append(f"  {figure.replace('_', ' ')}: {' -> '.join(sides)}")
+    print_result("run calibrate", result, text, as_json, run=run)
+
+
+@commands.command()
+def thresholds(
+    run: RunArgument,
+    aim: Annotated[str, typer.Option("--aim", help='f1, "precision>=0.95", "recall>=0.9", youden or cost.')] = "f1",
+    false_positive: Annotated[
+        float, typer.Option("--false-positive", min=0, help="Cost of a false positive, for --aim cost.")
+    ] = 1.0,
+    false_negative: Annotated[
+        float, typer.Option("--false-negative", min=0, help="Cost of a false negative, for --aim cost.")
+    ] = 1.0,
+    data: RunData = None,
+    part: Part = None,
+    undo: Undo = False,
+    as_json: Json = False,
+) -> None:
+    """Choose thresholds for a binary or multilabel model. On the validation split; saved in model.keras."""
+    with keras_loaded():
+        from kerasimg.evaluation.thresholds import choose_thresholds
+    costs = {"false_positive": false_positive, "false_negative": false_negative}
+    with waiting("choosing thresholds", as_json):
+        result = choose_thresholds(run, aim, data=data, part=part, **costs, undo=undo)
+    text = []
+    for label, threshold in result["thresholds"].items():
+        line = f"{label}: {threshold:.4f}"
+        if row := result.get("labels", {}).get(label):
+            line += f"  precision {row['precision']:.3f}, recall {row['recall']:.3f}, F1 {row['f1']:.3f}"
+            line += f", {row['support']:,} pictures{'' if row['met'] else '  (aim not met)'}"
+        text.append(line)
+    print_result("run thresholds", result, text, as_json, run=run)
+
+
+@commands.command("label-errors")
+def label_errors(
+    run: RunArgument,
+    data: RunData = None,
+    part: Part = None,
+    top: Top = 30,
+    out: Annotated[Path | None, out_option("the list, as JSON", "only printed")] = None,
+    as_json: Json = False,
+) -> None:
+    """List images whose label is likely wrong. Of the run's validation and test splits."""
+    with keras_loaded():
+        from kerasimg.evaluation.label_errors import label_errors
+    with waiting("predicting", as_json):
+        result = label_errors(run, data=data, part=part, out=out)
+    print_result("run label-errors", result, label_error_lines(result, top), as_json, run=run)
+
+
+def label_error_lines(result: dict[str, Any], top: int) -> list[str]:
+    """The likely label errors as lines, at most `top` of them."""
+    lines = [f"{result['found']:,} of {result['n']:,} pictures are suspect"]
+    for row in result["rows"][:top]:
+        sure = f"{row['p_given']:.3f} against {row['p_suggested']:.3f}"
+        lines.append(f"{row['file']}: {row['given']}, more likely {row['suggested']} ({sure})")
+    if result["found"] > top:
+        lines.append(f"... and {result['found'] - top:,} more (--top, --json or --out)")
+    return lines
+
+
+@commands.command()
+def measure(
+    run: RunArgument,
+    to: Annotated[
+        list[TargetName], typer.Option("--to", help="The target. Repeatable. Default: every one that is installed.")
+    ] = [],  # noqa: B006
+    precision: Precisions = [],  # noqa: B006
+    batch: Batch = None,
+    data: RunData = None,
+    as_json: Json = False,
+) -> None:
+    """Measure size and speed. Parameters, multiplications, bytes, and time on this machine by each runtime."""
+    with keras_loaded():
+        from kerasimg.deploy.measure import as_text, measure
+    targets = [target.value for target in to] or None
+    precisions: Any = [name.value for name in precision] or None
+    with waiting("exporting and measuring", as_json):
+        result = measure(run, targets, precision=precisions, batch=batch, data=data)
+    print_result("run measure", result, lambda: typer.echo(as_text(result)), as_json, run=run)
+
+
+@commands.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="An exported bundle: its folder.")],
+    data: BundleData = None,
+    expected: Annotated[
+        Path | None,
+        typer.Option("--expected", metavar="FILE", help="predictions.csv of the trained model on --data."),
+    ] = None,
+    tolerance: Tolerance = None,
+    same: Same = None,
+    accuracy_drop: Drop = None,
+    as_json: Json = False,
+) -> None:
+    """Verify an exported bundle on this machine. Its files, and its predictions on its test images."""
+    from kerasimg.deploy.verify import verify
+
+    asks = {"tolerance": tolerance, "same": same, "accuracy_drop": accuracy_drop}
+    with waiting("verifying", as_json) as shown:
+        verified = verify(bundle, data=data, expected=expected, **asks, say=shown.say)
+    rows = {"vectors": verified.vectors, "data": verified.data}
+    result = {name: [row.model_dump(mode="json") for row in some] for name, some in rows.items()}
+    manifest = verified.bundle.manifest
+    print_result(
+        "run verify",
+        {"bundle": str(bundle), "pixels": verified.pixels, **result, "accuracy": verified.accuracy},
+        f"{bundle}: {len(manifest.files)} files as exported; every model predicts what it should",
+        as_json,
+        bundle=bundle if manifest.target in SERVED else None,
+    )
+
+
+@commands.command()
+def pack(
+    run: RunArgument,
+    out: Annotated[Path | None, out_option("the pack, a .kerasimg file", "NAME.kerasimg in this folder")] = None,
+    as_json: Json = False,
+) -> None:
+    """Pack a run into one file to send. Spec, classes, weights and model card; it cannot run code."""
+    with keras_loaded():
+        from kerasimg.deploy.sharing import pack
+    with waiting("packing", as_json):
+        path = pack(run, out)
+    _print_path("run pack", path, path.stat().st_size, as_json, pack=path)
+
+
+@commands.command()
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .kerasimg file.")],
+    out: Annotated[Path | None, out_option("the run's folder", "the file's name without its ending")] = None,
+    as_json: Json = False,
+) -> None:
+    """Unpack a .kerasimg file into a run's folder. Spec, classes, model.keras and model card."""
+    with keras_loaded():
+        from kerasimg.deploy.sharing import unpack
+    with waiting("unpacking", as_json):
+        folder = unpack(file, out).folder
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    _print_path("run unpack", folder, size, as_json, run=folder)
+
+
+@commands.command()
+def push(
+    run: RunArgument,
+    repo: Repo,
+    private: Annotated[bool, typer.Option("--private", help="If the repository is new, make it private.")] = False,
+    message: Annotated[str | None, typer.Option("--message", metavar="TEXT", help="The commit message.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Upload a run or a pack to the Hugging Face Hub. As a pack with its model card."""
+    os.environ.setdefault(*QUIET_CLIENT)
+    from kerasimg.deploy import hub
+    from kerasimg.spec.pack import is_pack
+
+    if not is_pack(run):
+        with keras_loaded():  # quietly, before the hub's module imports it
+            pass
+    with waiting("uploading", as_json):
+        address = hub.push(run, repo, private=private, message=message)
+    print_result("run push", {"repo": repo, "url": address}, address, as_json, repo=repo)
+
+
+@commands.command()
+def pull(
+    repo: Repo,
+    out: Annotated[Path | None, out_option("the pack, a .kerasimg file", "NAME.kerasimg in this folder")] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit. Default: main.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Download a classifier from the Hugging Face Hub. As a .kerasimg file, which cannot run code."""
+    os.environ.setdefault(*QUIET_CLIENT)
+    from kerasimg.deploy import hub
+
+    with waiting("downloading", as_json):
+        path = hub.pull(repo, out, revision=revision)
+    _print_path("run pull", path, path.stat().st_size, as_json, pack=path)
+
+
+def _print_path(command: str, path: Path, size: int, as_json: bool, **names: Any) -> None:
+    result = {"path": str(path), "bytes": size}
+    print_result(command, result, f"{path} ({size / 1e6:.2f} MB)", as_json, **names)
+
+
+def _interval(row: dict[str, Any], figure: str) -> str:
+    pair = row["intervals"].get(figure)
+    return "" if pair is None else f" ({pair[0]:.4f} to {pair[1]:.4f})"

@@ -1,0 +1,393 @@
+"""Commands that lead to a trained classifier: init, check, train, tune."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kerasimg import catalog
+from kerasimg.cli.options import (
+    Bad,
+    BatchSize,
+    CacheKind,
+    CacheOption,
+    DataArgument,
+    Epochs,
+    Json,
+    LearningRate,
+    Limit,
+    OnBadImage,
+    Quiet,
+    Set,
+    Size,
+    Task,
+    TaskName,
+    TrainData,
+    Weights,
+    assignments,
+    keras_loaded,
+    limits_argument,
+    load,
+    out_option,
+    weights_argument,
+)
+from kerasimg.cli.output import print_json, print_next, print_result, table
+from kerasimg.cli.waiting import waiting
+from kerasimg.errors import CallError, Fault, SpecError, printable
+from kerasimg.files import write_text
+from kerasimg.run_folder import REPORT
+from kerasimg.spec.writing import dumps
+
+if TYPE_CHECKING:
+    from kerasimg.data.first_spec import Wish
+    from kerasimg.data.look import Look
+    from kerasimg.spec.load import Spec
+
+commands = typer.Typer()
+
+LINE_PER_EPOCH = 2
+"""Keras' `verbose` for one line per epoch."""
+
+SpecOrData = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[SPEC]",
+        help="A zoo name (mobilenet), a recipe (finetune), or the path of a spec. Without one, a first spec is written "
+        "for the images, as by init: kerasimg train photos/",
+        show_default=False,
+    ),
+]
+
+
+@commands.command()
+def init(
+    data: DataArgument,
+    out: Annotated[Path | None, out_option("the spec", "DATA.json beside the images")] = None,
+    task: Task = None,
+    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Ask five questions first.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look at your images and write a first spec for them. Comments give the reason for each choice."""
+    from kerasimg.data.first_spec import describe, file_beside, first_spec, look_at
+
+    path = file_beside(data) if out is None else out
+    if path.is_dir():
+        raise CallError(f"'{path}' is a folder; name a file with --out")
+    if path.exists() and not force:
+        raise CallError(f"'{path}' exists already; name another file with --out, or overwrite it with --force")
+    kind: Any = (task or TaskName.multiclass).value
+    with waiting("looking at the images", as_json) as shown:
+        seen = look_at(data, kind, shown.progress)
+    if not as_json:
+        for line in describe(seen):
+            typer.echo(line)
+    wish = _ask(seen, kind) if interactive else _default_wish(kind)
+    document = first_spec(path.stem, seen, wish)
+    write_text(path, dumps(document))
+    result = {"spec": str(path), "seen": seen._asdict()}
+    print_result("init", result, f"wrote {path}: {document['about']}", as_json, spec=path, data=data)
+
+
+@commands.command()
+def check(
+    specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Zoo names, recipes or paths of specs.")],
+    assign: Set = [],  # noqa: B006 - typer copies it
+    as_json: Json = False,
+) -> None:
+    """Validate specs and list every error."""
+    params, edits = assignments(assign)
+    faults: list[dict[str, str]] = []
+    for ref in specs:
+        try:
+            spec = load(ref, params, edits, partial=True)
+        except CallError as error:  # of this spec; the others are checked all the same
+            faults.append(Fault(ref, "", str(error))._asdict())
+            if not as_json:
+                typer.echo(f"error: {printable(str(error))}", err=True)
+        except SpecError as error:
+            faults += [fault._asdict() for fault in error.faults]
+            if not as_json:
+                typer.echo(str(error), err=True)
+        else:
+            if not as_json:
+                missing = [name for name, value in spec.resolved.get("params", {}).items() if value is None]
+                needed = f"; must be given: {', '.join(missing)}" if missing else ""
+                typer.echo(f"ok: {spec.file} ({len(spec.nodes)} nodes, {len(spec.search)} search values{needed})")
+    if as_json:
+        print_json({"ok": not faults, "faults": faults})
+    if faults:
+        raise typer.Exit(SpecError.exit_code)
+    if not as_json:
+        print_next("check", spec=specs[0])
+
+
+@commands.command()
+def train(
+    ref: SpecOrData = None,
+    data: TrainData = None,
+    epochs: Epochs = None,
+    size: Size = None,
+    batch_size: BatchSize = None,
+    lr: LearningRate = None,
+    task: Task = None,
+    assign: Set = [],  # noqa: B006
+    weights: Weights = None,
+    limit: Limit = [],  # noqa: B006
+    out: Annotated[Path | None, out_option("a new folder in it for the run", "runs")] = None,
+    on_bad_image: Bad = OnBadImage.fail,
+    cache: CacheOption = CacheKind.auto,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume", metavar="RUN", help="Resume an interrupted run; with --data if the images have moved."
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the curves to RUN/tensorboard while it trains.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train a classifier and evaluate it on held-out images. Everything is saved in a new folder."""
+    from kerasimg.evaluation.report_epochs import print_stages, read_goals
+
+    silent = quiet or as_json
+    told: dict[str, Any] = {"verbose": 0 if silent else _keras_verbose(), "say": _nothing if silent else typer.echo}
+    params, edits = assignments(assign, epochs=epochs, size=size, batch_size=batch_size, lr=lr, task=_text(task))
+    if resume is not None:
+        if ref or params or edits or weights or limit or out or tensorboard:
+            raise CallError(
+                "--resume continues with what the run was started with; it goes with --data, --cache, --quiet and "
+                "--json"
+            )
+        with keras_loaded():
+            from kerasimg.training.train import resume as resume_training
+        run = resume_training(resume, data=data, cache=None if cache is CacheKind.auto else cache.value, **told)
+    else:
+        ref, data = _spec_and_data(ref, data, "train", "RUN")
+        spec: Any = None
+        if ref is not None:
+            spec = load(ref, params, edits, partial=True)  # reports its errors before Keras is loaded
+        else:
+            spec = _first_spec(data, task, params, edits, silent)
+        with keras_loaded():
+            from kerasimg.training.train import train
+        how: dict[str, Any] = {"out": out or Path("runs"), "on_bad_image": on_bad_image.value, "cache": cache.value}
+        how |= {"tensorboard": tensorboard, "limits": limits_argument(limit) or None}
+        run = train(spec, data=data, **how, **weights_argument(weights), **told)
+    if not silent:
+        print_stages(run.history, read_goals(run.folder))
+    has_scores = run.files.evaluation.metrics_file.is_file()
+
+    def as_text() -> None:
+        if has_scores:
+            from kerasimg.evaluation.table import print_scores
+
+            print_scores(run.scores)
+        page = run.files.report_file
+        typer.echo(f"saved in {run.folder}" + (f"; report: {page}" if page.is_file() else ""))
+
+    result = {"run": str(run.folder), "scores": run.scores if has_scores else None}
+    print_result("train", result, as_text, as_json, run=run.folder)
+
+
+@commands.command()
+def tune(
+    ref: SpecOrData = None,
+    data: TrainData = None,
+    epochs: Epochs = None,
+    size: Size = None,
+    batch_size: BatchSize = None,
+    lr: LearningRate = None,
+    task: Task = None,
+    assign: Set = [],  # noqa: B006
+    weights: Weights = None,
+    out: Annotated[Path | None, out_option("a new folder in it for the search", "runs")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", min=0, help="Processes on this machine that train trials at the same time. Default: 1."
+        ),
+    ] = None,
+    chief: Annotated[
+        str | None,
+        typer.Option("--chief", metavar="HOST:PORT", help="Listen here for workers on other machines as well."),
+    ] = None,
+    worker: Annotated[
+        str | None,
+        typer.Option("--worker", metavar="HOST:PORT", help="Train trials for the chief that listens there."),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="SEARCH", help="Resume an interrupted search: its folder.")
+    ] = None,
+    space: Annotated[bool, typer.Option("--space", help="Print the search space and its size, and stop.")] = False,
+    on_bad_image: Bad = OnBadImage.fail,
+    cache: CacheOption = CacheKind.auto,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Search the hyperparameters that a spec leaves open. The result is the best spec."""
+    silent = quiet or as_json
+    params, edits = assignments(assign, epochs=epochs, size=size, batch_size=batch_size, lr=lr, task=_text(task))
+    if resume is not None:
+        if ref or params or edits or weights or out or worker or space:
+            raise CallError(
+                "--resume continues with what the search was started with; it goes with --data, --workers, --chief and "
+                "--cache"
+            )
+        with keras_loaded():
+            from kerasimg.tuning.search import resume_search
+        cached = None if cache is CacheKind.auto else cache.value
+        with waiting("searching", silent) as shown:
+            search = resume_search(resume, data=data, workers=workers, chief=chief, cache=cached, say=shown.say)
+        _print_search(search, data, as_json)
+        return
+    if space and ref is not None:
+        _print_space(load(ref, params, edits, partial=True), as_json)
+        return
+    ref, data = _spec_and_data(ref, data, "tune", "SEARCH")
+    how: dict[str, Any] = {"data": data, "on_bad_image": on_bad_image.value, "cache": cache.value}
+    if ref is not None:
+        load(ref, params, edits, partial=True)  # reports its errors before Keras is loaded
+        spec: Any = ref
+        how |= {"set": edits, **params}
+    else:
+        if worker is not None:
+            raise CallError("--worker needs the SPEC that the chief searches")
+        spec = _first_spec(data, task, params, edits, silent)
+    how |= weights_argument(weights)
+    if space:
+        _print_space(spec, as_json)
+        return
+    if worker is not None:
+        if out is not None or workers is not None or chief is not None:
+            raise CallError("--worker trains the trials of a chief; --out, --workers and --chief are for the chief")
+        with keras_loaded():
+            from kerasimg.tuning.tuner import UsedUp
+            from kerasimg.tuning.worker import work
+        try:
+            with waiting("training trials", silent) as shown:
+                trained = work(spec, chief=worker, **how, say=shown.say)
+            typer.echo(f"{trained} trials were trained here")
+        except UsedUp:  # memory that TensorFlow does not give back: the same command continues in a new process
+            os.execv(sys.executable, [sys.executable, "-m", "kerasimg", *sys.argv[1:]])
+        return
+    with keras_loaded():
+        from kerasimg.tuning.search import tune
+    how |= {"out": out or Path("runs"), "chief": chief, "workers": 1 if workers is None else workers}
+    with waiting("searching", silent) as shown:
+        search = tune(spec, **how, say=shown.say)
+    _print_search(search, data, as_json)
+
+
+def _text(task: TaskName | None) -> str | None:
+    return None if task is None else task.value
+
+
+def _spec_and_data(ref: str | None, data: str | None, verb: str, resumed: str) -> tuple[str | None, str]:
+    """The spec, if one is given, and the data. A first argument that is data is taken as that."""
+    if data is not None:
+        return ref, data
+    if ref is None:
+        raise CallError(
+            f"{verb} needs images: kerasimg {verb} photos/, or {verb} SPEC --data photos/, or --resume {resumed}"
+        )
+    if not catalog.is_data(ref):
+        catalog.locate(ref)  # a name that is neither is reported as that
+        raise CallError(f"{verb} needs --data: kerasimg {verb} {ref} --data photos/")
+    return None, ref
+
+
+def _first_spec(data: str, task: TaskName | None, params: dict[str, Any], edits: dict[str, Any], silent: bool) -> Spec:
+    """The spec that `init` would write for these images, with the values that were given."""
+    from kerasimg.data.first_spec import spec_for
+
+    with waiting("looking at the images", silent) as shown:
+        document = spec_for(data, (task or TaskName.multiclass).value, shown.progress, shown.say)
+    return catalog.load(
+        document, set=edits, partial=True, **{key: value for key, value in params.items() if key != "task"}
+    )
+
+
+def _default_wish(task: str) -> Wish:
+    from kerasimg.data.first_spec import Wish
+
+    return Wish(task=task)  # type: ignore[arg-type]
+
+
+def _ask(seen: Look, task: str) -> Wish:
+    """The answers of a person; Enter takes what the program would choose."""
+    from kerasimg.data.first_spec import ABOUT, RESIZES, first_spec
+
+    wish = _default_wish(task)
+    for name, about in ABOUT.items():
+        typer.echo(f"  {name}: {about}")
+    recipe = _choice("Which recipe?", ABOUT, first_spec("x", seen, wish)["extends"].removeprefix("recipes/"))
+    chosen = first_spec("x", seen, wish._replace(recipe=recipe))
+    size = typer.prompt("Height and width that the model sees, in px?", chosen["params"]["size"], type=int)
+    if not 8 <= size <= 2048:
+        raise CallError(f"size: expected 8 to 2048 px, got {size}")
+    resize = _choice(f"Images of another shape: {', '.join(RESIZES)}?", RESIZES, chosen["image"]["resize"])
+    mirror = typer.confirm("Does a mirrored image keep its class (letters and road signs do not)?", True)
+    rare = typer.confirm("Do rare classes matter as much as frequent ones?", "fit" in chosen)
+    return wish._replace(recipe=recipe, size_px=size, resize=resize, mirror=mirror, rare_matter=rare)
+
+
+def _choice(question: str, among: Iterable[str], default: str) -> Any:
+    answer = str(typer.prompt(question, default))
+    if answer not in among:
+        raise CallError(f"expected one of {', '.join(among)}, got '{answer}'")
+    return answer
+
+
+def _keras_verbose() -> str | int:
+    """How Keras reports its epochs: with bars on a terminal that has colours, elsewhere with a line for each."""
+    plain = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
+    return "auto" if sys.stdout.isatty() and not plain else LINE_PER_EPOCH
+
+
+def _nothing(line: str) -> None:
+    """Print nothing."""
+
+
+def _print_search(search: Any, data: str | None, as_json: bool) -> None:
+    page = search.folder / REPORT
+    result = {
+        "folder": str(search.folder),
+        "score": search.score,
+        "values": search.values,
+        "trials": len(search.trials),
+    }
+    text = [str(search), f"saved in {search.folder}" + (f"; report: {page}" if page.is_file() else "")]
+    print_result("tune", result, text, as_json, spec=os.fspath(search), data=data or "DATA")
+
+
+def _print_space(spec: Spec, as_json: bool) -> None:
+    from kerasimg.tuning.space import space_of
+
+    space = space_of(spec)
+    rows = []
+    for dimension in space.dimensions:
+        when = " and ".join(f"{name} is {option}" for name, option in dimension.within)
+        rows.append(
+            (dimension.name, f"{dimension} (default {json.dumps(dimension.default)}){'; when ' * bool(when)}{when}")
+        )
+    ranges = sum(dimension.count is None for dimension in space.dimensions)
+    if not rows:
+        size = "nothing to search: the spec has no search values"
+    elif ranges:
+        size = f"{space.points:,} combinations, each with {ranges} value{'s' * (ranges > 1)} from a range without end"
+    else:
+        size = f"{space.points:,} combinations"
+    if as_json:
+        print_json(space.describe())
+        return
+    for line in [*table(rows), size]:
+        typer.echo(line)

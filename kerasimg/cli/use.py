@@ -1,0 +1,124 @@
+"""Commands that use a trained classifier: evaluate, predict, explain."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kerasimg.cli.options import (
+    Bad,
+    Images,
+    Json,
+    OnBadImage,
+    Part,
+    RunArgument,
+    RunData,
+    Top,
+    keras_loaded,
+    out_option,
+)
+from kerasimg.cli.output import print_result
+from kerasimg.cli.waiting import waiting
+from kerasimg.errors import CallError, listed
+
+commands = typer.Typer()
+
+
+@commands.command()
+def evaluate(
+    run: RunArgument,
+    data: RunData = None,
+    part: Part = None,
+    out: Annotated[Path | None, out_option("a folder with metrics.json and predictions.csv", "only printed")] = None,
+    on_bad_image: Bad = OnBadImage.fail,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a trained classifier on labelled images. By default on the images that its run held out."""
+    with keras_loaded():
+        from kerasimg.evaluation.evaluate import evaluate
+        from kerasimg.evaluation.table import print_scores
+    with waiting("evaluating", as_json):
+        scores = evaluate(run, data=data, part=part, out=out, on_bad_image=on_bad_image.value)
+    print_result("evaluate", scores, lambda: print_scores(scores), as_json, run=run)
+
+
+@commands.command()
+def predict(
+    run: RunArgument,
+    images: Images,
+    top: Top = 3,
+    on_bad_image: Bad = OnBadImage.fail,
+    as_json: Json = False,
+) -> None:
+    """Classify images."""
+    with keras_loaded():
+        from kerasimg.evaluation.predict import answer, require_all
+    with waiting("classifying", as_json) as shown:
+        answers = answer(run, images, progress=shown.progress)
+    predictions, skipped = answers.predictions, on_bad_image is OnBadImage.skip
+    if skipped and predictions and answers.faults:
+        left_out = [fault.file for fault in answers.faults]
+        typer.echo(f"left out {len(left_out):,} unreadable: {listed(left_out, 5)}", err=True)
+    lines = []
+    for prediction in predictions:
+        likely = sorted(prediction.probabilities.items(), key=lambda pair: -pair[1])[:top]
+        lines.append(f"{prediction.file}: " + ", ".join(f"{name} {value:.3f}" for name, value in likely))
+    failed = not (skipped and predictions)
+    if predictions:
+        image = None if failed and answers.faults else predictions[0].file
+        print_result("predict", [row.to_dict() for row in predictions], lines, as_json, run=run, image=image)
+    if failed:
+        require_all(answers)  # the images that can be read are classified; the others are listed, with exit code 3
+
+
+@commands.command()
+def explain(
+    run: RunArgument,
+    images: Images,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method", help="grad_cam, grad_cam_pp, hires_cam, integrated_gradients, smooth_grad or occlusion."
+        ),
+    ] = "grad_cam",
+    target: Annotated[
+        str | None, typer.Option("--target", metavar="CLASS", help="The class to explain. Default: the predicted one.")
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option("--layer", metavar="NAME", help="The layer that a CAM reads. Default: the last one.")
+    ] = None,
+    option: Annotated[
+        list[str],
+        typer.Option("--option", metavar="NAME=N", help="Of the method: steps=64, window=24. Repeatable."),
+    ] = [],  # noqa: B006
+    out: Annotated[Path | None, out_option("a folder for the heat maps", "explained")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw which parts of an image a prediction rests on. As heat maps over the images."""
+    options = dict(map(_option, option))
+    if layer is not None:
+        options["layer"] = layer
+    with keras_loaded():
+        from kerasimg.evaluation.explain import explain, save
+    with waiting("drawing heat maps", as_json):
+        explained = explain(run, images, method, target, **options)
+        written = save(explained, out or Path("explained"))
+    pairs = list(zip(explained, written[::2], written[1::2], strict=True))
+    rows = [
+        {"file": map_.file, "target": map_.target, "probability": map_.probability, "peak": list(map_.peak())}
+        | {"overlay": str(path), "seen": str(seen)}
+        for map_, path, seen in pairs
+    ]
+    text = [f"{map_.file}: {map_.target} {map_.probability:.3f} -> {path}" for map_, path, _ in pairs]
+    print_result("explain", rows, text, as_json, run=run)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        raise CallError(f"--option: expected NAME=NUMBER, got '{text}'") from None
