@@ -183,7 +183,7 @@ def test_a_bad_image_does_not_keep_predict_from_answering_the_good_ones(
     asked = say("predict", tmp_path / "tiny-1", tmp_path / "new", "--json")
     assert (asked.code, [row["file"] for row in json.loads(asked.out)]) == (3, [str(good)])
     skipped = say("predict", tmp_path / "tiny-1", tmp_path / "new", "--on-bad-image", "skip")
-    assert (skipped.code, skipped.err) == (0, f"1 unreadable left out: {bad}\n")
+    assert (skipped.code, skipped.err.splitlines()[0]) == (0, f"left out 1 unreadable: {bad}")
 
 
 def test_quiet_training_says_only_what_came_of_it(say: Say, spec: Path, colours: Path, tmp_path: Path):
@@ -373,9 +373,9 @@ def test_there_are_nine_verbs_at_the_top_and_the_rest_is_in_groups():
 @pytest.mark.parametrize(
     ("typed", "place"),
     [
-        (["run", "report", "runs/x"], "kerasimg run report"),
-        (["spec", "show", "mobilenet"], "kerasimg spec show"),
-        (["spec", "lr-find"], "kerasimg spec lr-find"),
+        (["report", "runs/x"], "kerasimg run report"),
+        (["show", "mobilenet"], "kerasimg spec show"),
+        (["lr-find"], "kerasimg spec lr-find"),
         (["bench"], "kerasimg data bench"),
         (["run", "train"], "kerasimg train"),
     ],
