@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import PIL.Image
 
-from kerasimg.data import fast_png
+from kerasimg.data import fast_png, jpeg
 from kerasimg.data.decode import decode
 from kerasimg.data.items import Picture
 from kerasimg.data.picture import MAX_PIXELS, RGB, SIDEWAYS, mute_pillow, turn_of
@@ -287,7 +287,8 @@ def _decoded(content: bytes, header: Header, ratio: float) -> np.ndarray | PIL.I
     if opened.size != (width, height):
         return None
     opened.load()
-    return opened.convert("RGB")
+    # Pillow does not say what libjpeg warns of: the reference decoder names a file that lost a part of its data.
+    return opened.convert("RGB") if jpeg.is_whole(content) else None
 
 
 def roughness(pixels: np.ndarray) -> float:

@@ -7,7 +7,9 @@ import io
 import os
 import re
 import stat
+import struct
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, BinaryIO
@@ -16,7 +18,8 @@ import numpy as np
 import PIL.ExifTags
 import PIL.Image
 
-from kerasimg.data.pixels import FOUR
+from kerasimg.data import jpeg, tiff
+from kerasimg.data.pixels import FOUR, value_fault
 from kerasimg.errors import KerasimgError
 
 MAX_PIXELS = 178_956_970
@@ -60,11 +63,15 @@ BEGINNINGS = (
     (rb"version https://git-lfs", "is a Git LFS pointer, not the picture: run `git lfs pull`"),
     (rb"....ftyp(heic|heix|hevc|mif1|msf1)", "is a HEIC picture, which is not read: convert it to JPEG"),
     (
-        rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|BM|II\*\0|MM\0\*",
+        rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|BM|II[*+]\0|MM\0[*+]",
         "is truncated or damaged within its header",
     ),
 )
 """How a file begins that is not recognised -> what is wrong with it; the first that matches holds."""
+
+SAVE_IN_8_BITS = "save it with 8 bits, or scaled to 0 to 65535"
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How a TIFF begins, a BigTIFF too."""
 
 RGB = tuple[int, int, int]
 Picture = str | os.PathLike[str] | bytes | np.ndarray
@@ -133,10 +140,15 @@ def to_plain(image: PIL.Image.Image) -> PIL.Image.Image:
         BadImage: if it cannot be loaded, or its values are out of range.
     """
     _check_size(image.width * image.height)
+    tags = tiff.tags_of(image)
+    if tags and (reason := tiff.fault(tags)):
+        raise BadImage(reason)
     with _named_faults(b""):
-        image.load()
+        file = getattr(image, "fp", None)  # of one that is not loaded yet
+        whole = image if file is None else _loaded(image, file)
+        whole.load()
         upright = turn_of(image)
-        plain = _in_8_bits(image)
+        plain = _in_8_bits(whole)
         if plain.has_transparency_data:
             plain = plain.convert("RGBA")
         else:
@@ -152,25 +164,78 @@ def _from_file(
     file.seek(0)
     if not head:
         raise BadImage("is empty")
-    with _named_faults(head), PIL.Image.open(file, formats=_formats()) as opened:
+    tags = tiff.read_tags(file) if head.startswith(TIFF) else None
+    if tags and (reason := tiff.fault(tags)):
+        raise BadImage(reason)
+    with _named_faults(head, tags), PIL.Image.open(file, formats=_formats()) as opened:
         _check_size(opened.width * opened.height)
         if look is not None:
             look(opened)
-        opened.load()
+        whole = _loaded(opened, file)
         upright = turn_of(opened)
-        flat = _opaque(_in_8_bits(opened), background)
+        flat = _opaque(_in_8_bits(whole), background)
         return flat if upright is None else flat.transpose(upright)
 
 
+def _loaded(opened: PIL.Image.Image, file: IO[bytes]) -> PIL.Image.Image:
+    """The image with its pixels; a BadImage where a part of its data is missing, which Pillow fills up in silence."""
+    if opened.format in ("JPEG", "MPO"):
+        try:
+            file.seek(0)
+            content = file.getvalue() if isinstance(file, io.BytesIO) else file.read()
+            if (pixels := jpeg.decode_whole(content, opened)) is not None:
+                return pixels
+        except ValueError as error:
+            raise BadImage(str(error)) from error
+    is_deep_colour = is_deep(opened)
+    opened.load()
+    if opened.format == "PNG" and _ends_in_nothing(opened) and not _has_all_rows(file, opened.height):
+        raise BadImage("is damaged: it has fewer rows than its header says")
+    if is_deep_colour and opened.mode in ("RGB", "RGBA") and not np.asarray(opened)[..., :3].any():
+        raise BadImage(f"holds 16-bit colour of 0 to 255 at most, which would be black; {SAVE_IN_8_BITS}")
+    return opened
+
+
+def is_deep(opened: PIL.Image.Image) -> bool:
+    """Whether a file of colour, not loaded yet, holds 16 bits a channel, of which Pillow gives the upper eight."""
+    if (tags := tiff.tags_of(opened)) is not None:
+        return max(tags.get(tiff.BITS, (8,))) == 16
+    tiles = getattr(opened, "tile", None) or [""]
+    return opened.format == "PNG" and ";16" in str(tiles[0])
+
+
+def _ends_in_nothing(opened: PIL.Image.Image) -> bool:
+    """Whether the last row is 0 in all channels, as rows are that no data filled."""
+    return opened.crop((0, opened.height - 1, *opened.size)).getbbox(alpha_only=False) is None
+
+
+def _has_all_rows(file: IO[bytes], height: int) -> bool:
+    """Whether a PNG that is not interlaced holds the data of all its rows."""
+    file.seek(0)
+    content = file.read()
+    width, _, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", content, 16)
+    if interlaced:
+        return True
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
+    expected = height * (1 + (width * depth * channels + 7) // 8)
+    inflate, found, start = zlib.decompressobj(), 0, 8
+    while start + 12 <= len(content):
+        length = int.from_bytes(content[start : start + 4], "big")
+        if content[start + 4 : start + 8] == b"IDAT":
+            found += len(inflate.decompress(content[start + 8 : start + 8 + length]))
+        start += 12 + length
+    return found >= expected
+
+
 @contextmanager
-def _named_faults(head: bytes) -> Iterator[None]:
-    """Turn what Pillow raises into a BadImage.  head: how the file begins."""
+def _named_faults(head: bytes, tags: tiff.Tags | None = None) -> Iterator[None]:
+    """Turn what Pillow raises into a BadImage.  head: how the file begins.  tags: those of a TIFF."""
     try:
         yield
     except (BadImage, MemoryError):
         raise
     except PIL.UnidentifiedImageError:
-        raise BadImage(_resemblance(head)) from None
+        raise BadImage(tiff.describe(tags) if tags else _resemblance(head)) from None
     except PIL.Image.DecompressionBombError as error:
         # Raised before the size can be asked for; it stands in the message.
         _check_size(max(map(int, re.findall(r"\d+", str(error))), default=0))
@@ -192,9 +257,17 @@ def _in_8_bits(opened: PIL.Image.Image) -> PIL.Image.Image:
         values = np.asarray(opened)
         if 0 < values.max() <= 1:
             raise BadImage("holds floating-point values from 0 to 1; 0 to 255 is expected")
-        return PIL.Image.fromarray(_to_bytes(values, 255))
+        grey = PIL.Image.fromarray(_to_bytes(values, 255))
+        if reason := value_fault(values):
+            raise BadImage(f"holds floating point: {reason}")
+        return grey
+    if opened.mode == "L" and tiff.is_signed_byte(opened) and np.asarray(opened).max() > 127:
+        raise BadImage("holds signed 8-bit values below 0; 0 to 255 is expected")
     if opened.mode == "I" or opened.mode.startswith("I;16"):
-        values = np.asarray(opened)
+        values = tiff.scaled(opened, np.asarray(opened))
+        low, high = int(values.min()), int(values.max())
+        if low >= 0 and 0 < high <= 255:
+            raise BadImage(f"holds 16-bit values from {low} to {high}, which would be black; {SAVE_IN_8_BITS}")
         grey = PIL.Image.fromarray(_to_bytes(values, 65535))
         if transparent is not None:
             grey.putalpha(PIL.Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))

@@ -20,7 +20,7 @@ import PIL.Image
 from kerasimg.data.items import Item
 from kerasimg.data.parallel import Progress as Progress
 from kerasimg.data.parallel import Tally, each
-from kerasimg.data.picture import BadImage, read_picture
+from kerasimg.data.picture import BadImage, is_deep, read_picture
 
 MEASURED = 128
 """Pixels of the longer side of the copy that is measured, at most."""
@@ -28,8 +28,6 @@ DECODED = 120
 """Pixels of the longer side that a JPEG is decoded to, at least: 125 of the 500 that are so common."""
 THUMB = 16
 """Pixels of each side of a thumbnail."""
-BITS_PER_SAMPLE = 258
-"""The TIFF tag."""
 
 INTERVAL_S = 0.25
 """Time between two reports of progress."""
@@ -198,7 +196,7 @@ class Header:
             self.oddities.append("animated")
         if opened.mode == "CMYK":
             self.oddities.append("cmyk")
-        if opened.mode.startswith("I") or _is_deep(opened):
+        if opened.mode.startswith("I") or is_deep(opened):
             self.oddities.append("deep")
         turn = opened.getexif().get(PIL.ExifTags.Base.Orientation, 1) if _may_turn(opened) else 1
         if turn in range(2, 9):
@@ -223,15 +221,6 @@ EXTENSION_OF = {
 def _may_turn(opened: PIL.Image.Image) -> bool:
     # What carries no EXIF need not be asked, which costs as much as the rest of the header.
     return "exif" in opened.info or "XML:com.adobe.xmp" in opened.info or opened.format == "TIFF"
-
-
-def _is_deep(opened: PIL.Image.Image) -> bool:
-    """Whether a file of colour holds 16 bits a channel, of which Pillow gives the upper eight."""
-    if opened.format == "TIFF":
-        bits = getattr(opened, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))
-        return max(bits) == 16
-    tiles = getattr(opened, "tile", None) or [""]
-    return opened.format == "PNG" and ";16" in str(tiles[0])
 
 
 def _reduced(picture: PIL.Image.Image) -> PIL.Image.Image:
