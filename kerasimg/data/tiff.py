@@ -135,8 +135,8 @@ def describe(tags: Tags) -> str:
     depth, kind = tags.get(BITS, (1,))[0], tags.get(FORMAT, (1,))[0]
     photometric = tags.get(PHOTOMETRIC, (BLACK_IS_ZERO,))[0]
     return (
-        f"is a TIFF of {depth}-bit {KINDS.get(kind, 'samples')} with photometric interpretation {photometric}, in a byte "
-        "order or compression that is not read, or damaged; save it again, uncompressed, in 8 or 16 bits"
+        f"is a TIFF of {depth}-bit {KINDS.get(kind, 'samples')} with photometric interpretation {photometric}, in a "
+        "byte order or compression that is not read, or damaged; save it again, uncompressed, in 8 or 16 bits"
     )
 
 
