@@ -90,7 +90,7 @@ def listed(names: Iterable[str], limit: int = 12) -> str:
     return ", ".join(every[:limit]) + f" and {len(every) - limit} more"
 
 
-_LONGEST_NAME = 64
+_LONGEST_NAME = 34
 _UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -212,7 +213,8 @@ def _root(exporting: Exporting, out: str | os.PathLike[str] | None) -> Path:
 def _export_one(exporting: Exporting, name: str, folder: Path, asks: Asks, say: Say) -> Bundle:
     """The bundle of one target, compared; under another name until it is whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{name}-{os.getpid()}")
+    _sweep(folder)
+    draft = folder.with_name(f".{name}-{platform.node()}-{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
@@ -227,6 +229,24 @@ def _export_one(exporting: Exporting, name: str, folder: Path, asks: Asks, say: 
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return Bundle.open(folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the drafts that exports killed on this machine have left."""
+    for draft in folder.parent.glob(f".{folder.name}-*"):
+        *host, number = draft.name.removeprefix(f".{folder.name}-").rsplit("-", 1)
+        if number.isdecimal() and host in ([], [platform.node()]) and not _runs(int(number)):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_bundle(exporting: Exporting, name: str, folder: Path) -> Bundle:

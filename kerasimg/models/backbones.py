@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import keras
 
 from kerasimg.catalog import ZOO
-from kerasimg.errors import CallError, Fault, SpecError
-from kerasimg.files import write_json
+from kerasimg.errors import Fault, SpecError
 from kerasimg.spec.arguments import entry
 from kerasimg.spec.document import Standardize
 from kerasimg.spec.load import Spec
@@ -80,13 +79,3 @@ def specs_beside(spec: Spec) -> dict[str, Any]:
         for path, inner in specs.items()
         if not path.is_relative_to(ZOO)
     }
-
-
-def write_beside(specs: Mapping[str, Any], folder: Path) -> None:
-    """Write what `specs_beside` found, so that a spec in this folder finds it again."""
-    for name, document in specs.items():
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise CallError(f"'{name}' would be written outside of its folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, document)

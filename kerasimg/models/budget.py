@@ -8,7 +8,7 @@ nothing is built twice.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,41 +17,64 @@ import keras
 # Private, and used nowhere else: there is no public way to forget variables that shall never be allocated.
 from keras.src.backend.common import global_state
 
+from kerasimg.boundary import reason_of
 from kerasimg.errors import CallError, nearest
 
-DEFAULT_LIMITS: Mapping[str, int] = {"params": 1_000_000_000, "tensor": 200_000_000, "layers": 5_000}
+DEFAULT_LIMITS: Mapping[str, int] = {
+    "params": 1_000_000_000,
+    "tensor": 200_000_000,
+    "layers": 5_000,
+    "initializers": 20_000_000_000,
+}
 """params: parameters of the model. tensor: values of the picture, or of the largest output of a layer for one picture.
-layers: those of backbones counted."""
+layers: those of backbones counted. initializers: multiplications that orthogonal initial values take."""
 
 _PENDING = "uninitialized_variables"
+_SCOPE = "stateless_scope"
 
 
 class OverBudget(Exception):
     """A model is larger than allowed; the message says in what."""
 
 
+class NoInitialValue(Exception):
+    """An initializer cannot make the value of a variable; the message names it."""
+
+
 @contextmanager
 def deferred_variables() -> Iterator[None]:
-    """Variables made inside get their values when the block ends, none if it ends by an exception."""
+    """Variables made inside get their values when the block ends, none if it ends by an exception.
+
+    NoInitialValue where an initializer fails. Whatever happens, Ctrl-C too, nothing is left for later models.
+    """
     before = list(global_state.get_global_attribute(_PENDING) or [])
+    with no_variables() as made:
+        yield
+        pending = made()
     try:
-        with keras.StatelessScope(initialize_variables=False):
-            yield
-    except BaseException:
+        for variable in pending:
+            global_state.set_global_attribute(_PENDING, [variable])
+            try:
+                with keras.StatelessScope():
+                    pass  # its end gives every pending variable its value
+            except Exception as error:  # each backend raises its own
+                raise NoInitialValue(
+                    f"the initial value of {variable.path} cannot be made: {reason_of(error)}"
+                ) from None
+    finally:
         global_state.set_global_attribute(_PENDING, before)
-        raise
-    with keras.StatelessScope():
-        pass  # its end gives every pending variable its value
 
 
 @contextmanager
-def no_variables() -> Iterator[None]:
-    """Variables made inside never get values: for those who only look at shapes."""
+def no_variables() -> Iterator[Callable[[], list[Any]]]:
+    """Variables made inside never get values: for those who only look at shapes. Gives what lists them."""
     before = list(global_state.get_global_attribute(_PENDING) or [])
+    scope = global_state.get_global_attribute(_SCOPE)
     try:
         with keras.StatelessScope(initialize_variables=False):
-            yield
+            yield lambda: list(global_state.get_global_attribute(_PENDING) or [])[len(before) :]
     finally:
+        global_state.set_global_attribute(_SCOPE, scope)
         global_state.set_global_attribute(_PENDING, before)
 
 
@@ -64,20 +87,52 @@ class Budget:
         self.limits = {**DEFAULT_LIMITS, **(limits or {})}
         self.params = 0
         self.layers = 0
+        self.initializers = 0
 
     def count(self, layer: Any, outputs: Iterable[Any]) -> None:
         """Add one layer, or nothing for None; `outputs` are the shapes of what it gives, with the batch first."""
+        tensor = max((math.prod(size or 1 for size in shape[1:]) for shape in outputs), default=0)
         if layer is not None:
             self.params += sum(math.prod(variable.shape) for variable in layer.weights)
             self.layers += len(getattr(layer, "layers", ())) or 1
-        tensor = max((math.prod(size or 1 for size in shape[1:]) for shape in outputs), default=0)
+            self.initializers += sum(map(_orthogonal_cost, layer.weights))
+            tensor = max(tensor, *map(_regularizer_size, layer.weights), _dilated_size(layer), 0)
         for name, found, what in (
             ("params", self.params, "parameters"),
             ("tensor", tensor, "values in one tensor"),
             ("layers", self.layers, "layers"),
+            ("initializers", self.initializers, "multiplications for orthogonal initial values"),
         ):
             if found > self.limits[name]:
                 raise OverBudget(
                     f"{found:,} {what}, and the limit is {self.limits[name]:,}; "
                     f'if that is meant, raise it: limits={{"{name}": {found}}}, or --limit {name}={found}'
                 )
+
+
+def _orthogonal_cost(variable: Any) -> int:
+    """What the QR decomposition takes for the initial value of a variable; any other initializer is linear."""
+    if not isinstance(getattr(variable, "_initializer", None), keras.initializers.Orthogonal):
+        return 0
+    rows, columns = math.prod(variable.shape[:-1]), variable.shape[-1]
+    return int(rows * columns * min(rows, columns))
+
+
+def _regularizer_size(variable: Any) -> int:
+    """Values in the product of a matrix with itself, which the orthogonal regularizer computes in every step."""
+    regularizer = getattr(variable, "regularizer", None)
+    if not isinstance(regularizer, keras.regularizers.OrthogonalRegularizer) or len(variable.shape) != 2:
+        return 0
+    return int(variable.shape[0 if regularizer.mode == "rows" else 1] ** 2)
+
+
+def _dilated_size(layer: Any) -> int:
+    """Values of the input of a dilated convolution, padded to a multiple of the dilation, as a backend computes it."""
+    rates = getattr(layer, "dilation_rate", 1)
+    rates = rates if isinstance(rates, (tuple, list)) else (rates,)
+    if all(rate == 1 for rate in rates) or isinstance(layer.input, (list, dict)):
+        return 0
+    shape, kernel = layer.input.shape[1:], layer.kernel_size
+    return math.prod(
+        [(size or 1) + rate * side for size, rate, side in zip(shape, rates, kernel, strict=False)] + [shape[-1] or 1]
+    )

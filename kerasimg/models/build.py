@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import keras
 from kerasimg.catalog import Reference, load_to_build, own_weights
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.models import weights as weights_files
-from kerasimg.models.budget import Budget, deferred_variables
+from kerasimg.models.budget import Budget, NoInitialValue, deferred_variables
 from kerasimg.models.graph import AS_THE_SPEC_SAYS, Graph, functional
 from kerasimg.spec.load import Spec
 from kerasimg.spec.pack import is_pack
@@ -60,7 +61,7 @@ def construct(
     """As `build`, and the layers of each node.  visitor: makes them."""
     packed = Path(weights) if is_pack(weights) else None
     graph = visitor(spec, Budget(limits), None if packed else weights)
-    with deferred_variables():
+    with _naming(spec), deferred_variables():
         image = keras.Input(shape=(*spec.image.size, spec.image.channels), name="image")
         model = functional(spec, image, graph.make(image), spec.name)
         _check_expectation(spec, model)
@@ -72,6 +73,15 @@ def construct(
     elif whole is not None:
         weights_files.load_into(model, whole)
     return Built(model, graph.members, graph.inside)
+
+
+@contextmanager
+def _naming(spec: Spec) -> Iterator[None]:
+    """An initializer that fails is a fault of the spec."""
+    try:
+        yield
+    except NoInitialValue as error:
+        raise SpecError([Fault(spec.file, "model", str(error))]) from None
 
 
 def _check_given_weights(graph: Graph, weights: Any) -> Path | None:

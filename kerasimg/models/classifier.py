@@ -6,29 +6,32 @@ member, `kerasimg.json`.
 
 from __future__ import annotations
 
-import json
 import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import keras
 import numpy as np
+from pydantic import Field, ValidationError
 
 import kerasimg.layers  # noqa: F401 - Keras finds the classes of a saved model among those that were imported
+from kerasimg.boundary import file_inside, limit, open_archive, parse_json, read_file, reading
 from kerasimg.catalog import find, load_to_build
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.files import replacing, to_json
-from kerasimg.models.backbones import specs_beside, write_beside
+from kerasimg.models.backbones import specs_beside
 from kerasimg.models.build import construct
 from kerasimg.models.forward import answers
 from kerasimg.models.outputs import as_probabilities, output_kind
 from kerasimg.models.temperature import at_temperature
+from kerasimg.models.weights import check_hdf5
 from kerasimg.run_folder import MODEL, RunFolder, RunReference, folder_of
+from kerasimg.spec.document import Section
 from kerasimg.spec.load import Spec, load_document
-from kerasimg.spec.pack import is_pack
+from kerasimg.spec.pack import Probability, Temperature, is_pack, write_beside
 
 MEMBER = "kerasimg.json"
 
@@ -83,20 +86,15 @@ class Classifier:
             return read(path)
         file = model_file(path)
         content = _member(file)
-        classes, document, beside = content["classes"], content["spec"], content["beside"]
-        thresholds = content.get("thresholds")
-        with TemporaryDirectory() as folder:
-            write_beside(beside, Path(folder))
-            spec = load_document(document, find, Path(folder))
-        model = keras.models.load_model(file, compile=False)
-        return Classifier(
-            model,
-            spec,
-            tuple(classes),
-            path if path.is_dir() else None,
-            content.get("temperature", 1.0),
-            None if thresholds is None else tuple(thresholds),
-        )
+        thresholds = None if content.thresholds is None else tuple(content.thresholds)
+        place = f"'{file}': {MEMBER}"
+        with TemporaryDirectory() as folder, reading(place):
+            write_beside(content.beside, Path(folder))
+            spec = load_document(content.spec, find, Path(folder))
+        model = _load_model(file)
+        check_facts(place, model, spec, tuple(content.classes), thresholds)
+        folder_of_run = path if path.is_dir() else None
+        return Classifier(model, spec, tuple(content.classes), folder_of_run, content.temperature, thresholds)
 
     def probabilities(self, pictures: Any) -> np.ndarray:
         """(N, K) float32 for pictures (N, H, W, C), 0-255, or for batches of them as the pipeline gives."""
@@ -116,7 +114,7 @@ def model_file(ref: ClassifierReference) -> Path:
 
 def set_decisions(file: Path, temperature: float, thresholds: tuple[float, ...] | None) -> None:
     """Write a temperature and thresholds into a `.keras` file; the model in it stays as it was trained."""
-    content = _member(file) | {
+    content = _member(file).model_dump() | {
         "temperature": temperature,
         "thresholds": None if thresholds is None else list(thresholds),
     }
@@ -128,15 +126,92 @@ def set_decisions(file: Path, temperature: float, thresholds: tuple[float, ...] 
         new.writestr(MEMBER, to_json(content))
 
 
-def _member(file: Path) -> dict[str, Any]:
+class _Member(Section):
+    """What a `.keras` file of ours holds besides what Keras reads."""
+
+    kerasimg: Literal[1] = 1
+    classes: Annotated[list[str], Field(min_length=1)]
+    spec: dict[str, Any]
+    beside: dict[str, Any]
+    temperature: Temperature = 1.0
+    thresholds: list[Probability] | None = None
+
+
+def _member(file: Path) -> _Member:
     """What Keras does not know of a model."""
+    place = f"'{file}' was not written by kerasimg: it has no valid {MEMBER}"
+    with open_archive(file, place, ".keras") as archive:
+        document = parse_json(archive.read(MEMBER, most=limit("json_bytes")))
+        try:
+            return _Member.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+UNSAFE_LAYERS = frozenset(
+    (
+        *("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"),
+        *("StringLookup", "IntegerLookup", "TextVectorization", "Hashing"),
+    )
+)
+"""Layers of Keras that run code, load other files, or read them; none of them can be in a spec."""
+
+
+def _load_model(file: Path) -> keras.Model:
+    """The model in a `.keras` file that a stranger may have written; CallError where it is no such model."""
+    place = f"'{file}' cannot be loaded"
+    with open_archive(file, place, ".keras") as archive:
+        config = parse_json(
+            archive.read("config.json", limit("config_bytes")),
+            most=limit("config_bytes"),
+            depth=limit("config_depth"),
+            values=limit("config_values"),
+        )
+        _check_config(config)
+        with archive.open("model.weights.h5") as weights:
+            check_hdf5(weights)
+        return keras.models.load_model(file, compile=False)
+
+
+def _check_config(config: Any) -> None:
+    """ValueError for a class that is neither of Keras, nor of kerasimg, nor registered with Keras by this program."""
+    rest = [config]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, dict):
+            name, module = item.get("class_name"), item.get("module")
+            if isinstance(name, str) and "config" in item:
+                if name in UNSAFE_LAYERS:
+                    raise ValueError(f"it has a layer {name}, which can run code or read other files")
+                own = isinstance(module, str) and module.split(".")[0] in ("keras", "kerasimg", "builtins")
+                if module is not None and not own and not _registered(item.get("registered_name")):
+                    raise ValueError(f"it names '{module}.{name}', which this program has not registered with Keras")
+            rest.extend(item.values())
+        elif isinstance(item, list):
+            rest.extend(item)
+
+
+def _registered(name: Any) -> bool:
+    return isinstance(name, str) and keras.saving.get_registered_object(name) is not None
+
+
+def check_facts(
+    place: str, model: keras.Model, spec: Spec, classes: tuple[str, ...], thresholds: tuple[float, ...] | None
+) -> None:
+    """CallError where classes or thresholds from outside do not go with their model."""
+    if len(set(classes)) < len(classes):
+        twice = next(name for name in classes if classes.count(name) > 1)
+        raise CallError(f"{place}: classes: {twice[:80]!r} is there twice")
+    if spec.task == "binary" and len(classes) != 2:
+        raise CallError(f"{place}: classes: expected 2 for a binary task, found {len(classes)}")
+    wanted = {"multiclass": 0, "binary": 1, "multilabel": len(classes)}[spec.task]
+    if thresholds is not None and len(thresholds) != wanted:
+        raise CallError(f"{place}: thresholds: expected {wanted or 'none'} for {spec.task}, found {len(thresholds)}")
     try:
-        with zipfile.ZipFile(file) as archive:
-            content = dict(json.loads(archive.read(MEMBER)))
-        _ = content["classes"], content["spec"], content["beside"]
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError):
-        raise CallError(f"'{file}' was not written by kerasimg: it says nothing of classes or pictures") from None
-    return content
+        check_outputs(model, spec, classes)
+    except SpecError as error:
+        raise CallError(f"{place}: classes: {error.faults[0].message}") from None
 
 
 def _pretrained(ref: str) -> Classifier:
@@ -148,7 +223,10 @@ def _pretrained(ref: str) -> Classifier:
     own = spec.pretrained.imagenet
     if own is None or own.classes is None:
         raise CallError(f"'{spec.file}' has not been trained: it brings no weights with class names; train it first")
-    names = json.loads((spec.folder / own.classes).read_text(encoding="utf-8"))
+    with reading(f"'{spec.file}': {own.classes}"):
+        names = parse_json(read_file(file_inside(spec.folder, own.classes), limit("json_bytes")))
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("expected a list of names")
     model = construct(spec, weights="imagenet").model
     return Classifier(model, spec, tuple(names))
 

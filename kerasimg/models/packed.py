@@ -19,7 +19,7 @@ from kerasimg.errors import CallError
 from kerasimg.files import to_json
 from kerasimg.models.backbones import specs_beside
 from kerasimg.models.build import construct
-from kerasimg.models.classifier import Classifier
+from kerasimg.models.classifier import Classifier, check_facts
 from kerasimg.models.weights import load_pack
 from kerasimg.spec import pack
 from kerasimg.spec.load import load_file
@@ -60,10 +60,13 @@ def read(path: Path) -> Classifier:
     """The classifier in a pack; CallError when it is none, WeightsError when its parts do not go together."""
     opened = pack.Pack(path)
     spec = load_file(Found(pack.spec_file(path), str(path)), find)
+    manifest = opened.manifest
+    if manifest.task != spec.task:
+        raise CallError(f"'{path}': {pack.MANIFEST}: task: '{manifest.task}', and its spec has '{spec.task}'")
+    thresholds = None if manifest.thresholds is None else tuple(manifest.thresholds)
     model = construct(spec, weights=None).model
     load_pack(model, path)
-    manifest = opened.manifest
-    thresholds = None if manifest.thresholds is None else tuple(manifest.thresholds)
+    check_facts(f"'{path}': {pack.MANIFEST}", model, spec, tuple(manifest.classes), thresholds)
     return Classifier(model, spec, tuple(manifest.classes), None, manifest.temperature, thresholds)
 
 
@@ -75,4 +78,6 @@ def _array(variable: Any) -> np.ndarray:
     array = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
     if array.dtype not in (np.float32, np.float16, np.float64, np.int32, np.int64, np.uint8, np.int8, np.bool_):
         raise CallError(f"{variable.path}: weights of type {array.dtype} cannot be packed")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise CallError(f"{variable.path}: its numbers are not all finite; such weights cannot be packed")
     return array

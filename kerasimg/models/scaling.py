@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from kerasimg.spec.document import Standardize
+from kerasimg.spec.kinds import FLOAT32_MAX
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -62,6 +63,9 @@ def standardize(pixels: Any, mean: float | list[float], std: float | list[float]
     for values in (mean, std):
         if isinstance(values, list) and len(values) != pixels.shape[-1]:
             raise ValueError(f"scale has {len(values)} values, the picture {pixels.shape[-1]} channels")
+    means, stds = (value if isinstance(value, list) else [value] for value in (mean, std))
+    if max(map(abs, means)) / min(stds) > FLOAT32_MAX:
+        raise ValueError("mean / std is out of range for float32")
     if not isinstance(mean, list) and not isinstance(std, list):
         return keras.layers.Rescaling(1 / std, -mean / std, name=name)(pixels)
     channels = pixels.shape[-1]

@@ -15,7 +15,9 @@ from typing import Any
 
 import h5py
 import keras
+import numpy as np
 
+from kerasimg.boundary import Tensor, hdf5_shapes, reason_of, safetensors_arrays
 from kerasimg.errors import WeightsError, listed
 from kerasimg.models.scaling import IMAGENET_STD
 from kerasimg.spec.arguments import entry
@@ -132,21 +134,52 @@ def load_pack(model: keras.Model, path: Path, *, but_the_head: bool = False) -> 
 
     but_the_head: those of its last layer may be of another shape, for other classes; they stay as they were drawn.
     """
-    from safetensors.numpy import load
-
-    arrays = load(Pack(path).read(WEIGHTS))
-    given = [arrays[key] for key in sorted(arrays)]
+    opened = Pack(path)
+    with opened.reading(WEIGHTS):
+        content = opened.read(WEIGHTS)
+        tensors = safetensors_arrays(content)
     wanted = model.weights
-    if len(given) != len(wanted):
-        raise WeightsError(f"'{path}' holds {len(given)} arrays, and the model of its spec has {len(wanted)}")
+    if len(tensors) != len(wanted):
+        raise WeightsError(f"'{path}' holds {len(tensors)} arrays, and the model of its spec has {len(wanted)}")
     head = {id(variable) for variable in _last_with_weights(model).weights} if but_the_head else set()
-    for variable, array in zip(wanted, given, strict=True):
-        if tuple(variable.shape) == array.shape:
-            variable.assign(array)
+    loaded = []
+    for variable, name in zip(wanted, sorted(tensors), strict=True):
+        tensor = tensors[name]
+        if tuple(variable.shape) == tensor.shape:
+            with opened.reading(WEIGHTS):
+                loaded.append((variable, _fitting(array_of(content, tensor), variable)))
         elif id(variable) not in head:
-            raise WeightsError(
-                f"'{path}': expected an array of shape {tuple(variable.shape)} for {variable.path}, found {array.shape}"
-            )
+            shape = tuple(variable.shape)
+            raise WeightsError(f"'{path}': {variable.path}: expected an array of shape {shape}, found {tensor.shape}")
+    for variable, array in loaded:
+        variable.assign(array)
+
+
+def array_of(content: bytes, tensor: Tensor) -> np.ndarray:
+    """One array of a safetensors file; bfloat16 as float32, which holds it exactly."""
+    dtype = _DTYPES[tensor.dtype]
+    array = np.frombuffer(content[tensor.start : tensor.end], dtype).reshape(tensor.shape)
+    return (array.astype(np.uint32) << 16).view(np.float32) if tensor.dtype == "BF16" else array
+
+
+_DTYPES = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"},
+    **{"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"},
+}
+"""Data type of a safetensors array -> NumPy's."""
+
+
+def _fitting(array: np.ndarray, variable: Any) -> np.ndarray:
+    """An array in the data type of a variable; ValueError where its numbers are not finite, or of another kind."""
+    floating = keras.backend.is_float_dtype(variable.dtype)
+    if not floating and array.dtype.kind == "f":
+        raise ValueError(f"{variable.path}: expected numbers of type {variable.dtype}, found {array.dtype}")
+    if floating:
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float16 if variable.dtype == "float16" else np.float32)
+        if not np.isfinite(array).all():
+            raise ValueError(f"{variable.path}: its numbers are not all finite")
+    return array
 
 
 def _last_with_weights(model: keras.Model) -> Any:
@@ -155,30 +188,44 @@ def _last_with_weights(model: keras.Model) -> Any:
 
 def _load(model: Any, path: Path, load: Callable[[], None]) -> None:
     try:
+        check_hdf5(path)
         load()
+        for weight in model.weights:
+            if keras.backend.is_float_dtype(weight.dtype) and not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
+                raise ValueError(f"{weight.path}: its numbers are not all finite")
     except Exception as error:  # h5py, Keras and the backends each raise their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"the weights in '{path}' do not fit {model.name}: {reason}") from None
+        raise WeightsError(f"the weights in '{path}' do not fit {model.name}: {reason_of(error)}") from None
+
+
+def check_hdf5(file: Any) -> None:
+    """ValueError, or what h5py raises, where reading the arrays of an HDF5 file could cost more than its bytes.
+
+    file: a path, or a stream that can seek.
+    """
+    size = file.seek(0, os.SEEK_END) if hasattr(file, "seek") else file.stat().st_size
+    with h5py.File(file, "r") as opened:
+        hdf5_shapes(opened, size)
 
 
 def _set_in_order(model: Any, path: Path) -> None:
     """Give a model the arrays of a file in layer order; of the same numbers in another shape, such as a kernel's."""
+    wanted = model.weights
     with h5py.File(path) as file:
         group = file.get("model_weights", file)
-        arrays = [
-            group[layer][name][...]
+        stored = [
+            group[layer][name]
             for layer in _names(group, "layer_names")
             for name in _names(group[layer], "weight_names")
         ]
-    wanted = model.weights
-    if len(arrays) - len(wanted) == NORMALIZATION_ARRAYS and arrays[0].shape == (3,):
-        arrays = arrays[NORMALIZATION_ARRAYS:]
-    if len(arrays) != len(wanted):
-        raise ValueError(f"the file has {len(arrays)} arrays, the model {len(wanted)}")
-    for number, (array, weight) in enumerate(zip(arrays, wanted, strict=True)):
-        if array.size != math.prod(weight.shape):
-            raise ValueError(f"array {number} has shape {array.shape}, the weight {tuple(weight.shape)}")
-    model.set_weights([array.reshape(weight.shape) for array, weight in zip(arrays, wanted, strict=True)])
+        if len(stored) - len(wanted) == NORMALIZATION_ARRAYS and stored[0].shape == (3,):
+            stored = stored[NORMALIZATION_ARRAYS:]
+        if len(stored) != len(wanted):
+            raise ValueError(f"the file has {len(stored)} arrays, the model {len(wanted)}")
+        for number, (dataset, weight) in enumerate(zip(stored, wanted, strict=True)):
+            if math.prod(dataset.shape) != math.prod(weight.shape):
+                raise ValueError(f"array {number} has shape {dataset.shape}, the weight {tuple(weight.shape)}")
+        arrays = [dataset[...].reshape(weight.shape) for dataset, weight in zip(stored, wanted, strict=True)]
+    model.set_weights(arrays)
 
 
 def _names(group: Any, attribute: str) -> list[str]:

@@ -117,6 +117,7 @@ def check_arguments(group: str, name: str, arguments: Mapping[str, object], repo
     for key, value in arguments.items():
         if key in takes:
             checked[key] = check_value(takes[key]["kind"], value, _below(report, key))
+            _check_range(key, checked[key], _below(report, key))
         elif not key.startswith("//"):
             there = listed(takes) or "no arguments"
             report((key,), f"no such argument{nearest(key, takes) or f'; {name} takes {there}'}")
@@ -124,6 +125,19 @@ def check_arguments(group: str, name: str, arguments: Mapping[str, object], repo
         if argument.get("required") and key not in arguments:
             report((key,), f"missing; {name} needs '{key}', {kinds.parse(argument['kind']).words()}")
     return checked
+
+
+MOST: Final = {"strides": 10**6, "dilation_rate": 10**6, "pool_size": 10**6, "seed": 2**32 - 1}
+"""Argument of any class -> its greatest value: beyond, a backend fails at the first image."""
+
+
+def _check_range(key: str, value: object, report: Report) -> None:
+    """Report a number, or one in a list, that no backend computes with."""
+    for number in value if isinstance(value, list) else [value]:
+        if key in MOST and isinstance(number, int) and number > MOST[key]:
+            report((), f"expected at most {MOST[key]:,}, got {shown(number)}")
+        elif key == "seed" and isinstance(number, int) and number < 0:
+            report((), f"expected 0 or more, got {shown(number)}")
 
 
 def check_value(kind: str, value: object, report: Report) -> object:
@@ -196,6 +210,8 @@ def _numeral(text: str) -> bool:
 
 
 def _hint(kind: kinds.Kind, value: object) -> str:
+    if isinstance(value, int | float) and abs(value) > kinds.FLOAT32_MAX:
+        return ", which is out of range for float32"
     texts = [option.text for option in kinds.options(kind) if isinstance(option, kinds.Literal)]
     return nearest(value, texts) if isinstance(value, str) else ""
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from kerasimg.spec.kinds import FLOAT32_MAX
 
 FORMAT_VERSION = 1
 
@@ -35,7 +37,24 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
-Channel = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _in_float32(value: float) -> float:
+    if abs(value) > FLOAT32_MAX or 0 < abs(value) < 1 / FLOAT32_MAX:
+        raise ValueError("the number is out of range for float32")
+    return value
+
+
+def _as_seed(value: int) -> int:
+    if value > MAX_SEED:
+        raise ValueError(f"expected a seed of at most {MAX_SEED:,}")
+    return value
+
+
+MAX_SEED = 2**32 - 1
+Seed = Annotated[int, Field(ge=0), AfterValidator(_as_seed)]
+Channel = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_in_float32)]
+Divisor = Annotated[float, Field(gt=0), AfterValidator(_in_float32)]
 
 ResizePolicy = Literal["stretch", "crop", "pad"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "area"]
@@ -71,7 +90,7 @@ class Standardize(Section):
 
     mean: Channel | list[Channel] = 0.0
     """Subtracted from the pixel value (0-255)."""
-    std: PositiveFloat | list[PositiveFloat] = 1.0
+    std: Divisor | list[Divisor] = 1.0
     """Divides what is left."""
 
 
@@ -190,7 +209,7 @@ class Fit(Section):
     those that do not. sqrt: its square root."""
     sample_weight: str | None = None
     """The column of the manifest that says how much each picture counts in training; times its class weight."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Of the split, the initial weights, the order and the augmentation."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16", "auto"] = "float32"
     """Keras' dtype policy while training. auto: by a short trial, a mixed one where the processor has instructions for
@@ -252,7 +271,7 @@ class Tune(Section):
     """What a trial's model may cost."""
     keep: NonNegativeInt = 1
     """Of how many of the best trials the weights are kept."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Of the search; trials are trained with `fit.seed`."""
 
     @model_validator(mode="after")

@@ -34,6 +34,9 @@ GROUPS: Final = {
 
 DTYPES: Final = ("float32", "float64", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 
+FLOAT32_MAX: Final = 3.4028234e38
+"""Numbers beyond overflow in every backend."""
+
 MISMATCH: Final = object()
 """What `match` gives for a value that does not fit."""
 
@@ -70,6 +73,8 @@ class Number:
         if not -sys.float_info.max <= value <= sys.float_info.max:
             return MISMATCH
         if self.integral and value != int(value):
+            return MISMATCH
+        if not self.integral and abs(value) > FLOAT32_MAX:
             return MISMATCH
         if not self._above(value) or not self._below(value):
             return MISMATCH

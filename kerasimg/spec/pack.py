@@ -10,30 +10,39 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from kerasimg.boundary import Archive, file_inside, limit, open_archive, parse_json, reading
 from kerasimg.errors import CallError
-from kerasimg.files import replacing
-from kerasimg.spec.document import PositiveFloat, Section, Task
-from kerasimg.spec.reader import MAX_BYTES
+from kerasimg.files import replacing, write_json
+from kerasimg.spec.document import Section, Task
 
 SUFFIX = ".kerasimg"
 MANIFEST, SPEC, BESIDE, WEIGHTS = "pack.json", "spec.json", "beside.json", "weights.safetensors"
 CARD, NOTICE = "MODEL_CARD.md", "NOTICE"
-TEXTS = (SPEC, BESIDE, CARD, NOTICE)
+VECTORS = "vectors.json"
+MOST_BYTES = {
+    MANIFEST: limit("json_bytes"),
+    SPEC: limit("json_bytes"),
+    BESIDE: limit("json_bytes"),
+    VECTORS: limit("vectors_bytes"),
+    CARD: limit("text_bytes"),
+    NOTICE: limit("text_bytes"),
+}
+"""Member -> its most bytes; the weights may be as large as the file."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Temperature = Annotated[float, Field(ge=1e-3, le=1e3)]
 
 
 class Manifest(Section):
@@ -46,7 +55,7 @@ class Manifest(Section):
     task: Task
     classes: Annotated[list[str], Field(min_length=1)]
     """In the order of the outputs."""
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
     thresholds: list[Probability] | None = None
     license: str | None = None
     """As the spec's card has it, an SPDX identifier where there is one."""
@@ -59,73 +68,83 @@ class Manifest(Section):
 
 
 class Pack:
-    """A pack that has been opened: its manifest is sound, every member is there and is what the manifest says."""
+    """A pack that has been opened: its manifest is valid, every member exists and is what the manifest says."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._opened() as archive:
-            self.manifest = self._manifest(_text(archive, MANIFEST))
+            self.manifest = self._manifest(archive)
             self._check(archive)
 
     def read(self, member: str) -> bytes:
-        """The content of a member, checked against the manifest; nothing where it is none of the pack's."""
+        """The content of a member, checked against the manifest; nothing where the pack has no such member."""
         if member not in self.manifest.files:
             return b""
         with self._opened() as archive:
-            content = archive.read(member)
+            content = archive.read(member, MOST_BYTES.get(member))
         if hashlib.sha256(content).hexdigest() != self.manifest.files[member]:
             raise self._refused(f"{member} is not what it was when it was packed: its SHA-256 differs")
         return content
 
+    def text(self, member: str) -> str:
+        """The content of a member that is text."""
+        with self.reading(member):
+            return self.read(member).decode()
+
+    def reading(self, member: str) -> AbstractContextManager[None]:
+        """Whatever goes wrong inside becomes one error that names this file and the member."""
+        return reading(f"{self._refused(member)}")
+
     def write_specs(self, folder: Path) -> Path:
         """Write the spec, and those that it names, into a folder; the path of the spec."""
-        beside = json.loads(self.read(BESIDE) or b"{}")
-        if not isinstance(beside, dict):
-            raise self._refused(f"{BESIDE}: expected an object of specs by file")
-        for name, document in {**beside, SPEC: None}.items():
-            path = folder / name
-            if not path.resolve().is_relative_to(folder.resolve()) or path.suffix != ".json":
-                raise self._refused(f"{BESIDE}: {name!r} is not the name of a spec beside this one")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self.read(SPEC) if name == SPEC else json.dumps(document).encode())
+        with self.reading(BESIDE):
+            beside = parse_json(self.read(BESIDE) or b"{}")
+            if not isinstance(beside, dict):
+                raise ValueError("expected an object of specs by file")
+            write_beside(beside, folder)
+        with self.reading(SPEC):
+            (folder / SPEC).write_bytes(self.read(SPEC))
         return folder / SPEC
 
-    @contextmanager
-    def _opened(self) -> Iterator[zipfile.ZipFile]:
+    def _opened(self) -> AbstractContextManager[Archive]:
         """The archive; what is wrong with it becomes an error that names it."""
-        if not self.path.exists():
-            raise CallError(f"no file '{self.path}'")
-        if not self.path.is_file():  # a device may have no end
-            raise CallError(f"'{self.path}' is no file; expected a {SUFFIX} file")
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                yield archive
-        except (zipfile.BadZipFile, KeyError, OSError, NotImplementedError, RuntimeError, EOFError) as error:
-            raise self._refused(str(error).strip("'\"") or type(error).__name__) from None
+        return open_archive(self.path, str(self._refused("")).rstrip(": "), SUFFIX)
 
-    def _manifest(self, content: bytes) -> Manifest:
-        try:
-            return Manifest.model_validate_json(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the whole"
-            raise self._refused(f"{MANIFEST}: {place}: {first['msg']}") from None
+    def _manifest(self, archive: Archive) -> Manifest:
+        with self.reading(MANIFEST):
+            document = parse_json(archive.read(MANIFEST, MOST_BYTES[MANIFEST]))
+            try:
+                return Manifest.model_validate(document)
+            except ValidationError as error:
+                first = error.errors()[0]
+                place = ".".join(map(str, first["loc"])) or "the whole"
+                raise ValueError(f"{place}: {first['msg']}") from None
 
-    def _check(self, archive: zipfile.ZipFile) -> None:
+    def _check(self, archive: Archive) -> None:
         for member in (SPEC, WEIGHTS):
             if member not in self.manifest.files:
                 raise self._refused(f"it has no {member}")
-        for member in self.manifest.files.keys() - {*TEXTS, WEIGHTS}:
+        for member in self.manifest.files.keys() - {*MOST_BYTES, WEIGHTS}:
             raise self._refused(f"{member!r} is no member of a pack")
-        for member in self.manifest.files:
-            entry = archive.getinfo(member)
-            if member == WEIGHTS and entry.compress_type != zipfile.ZIP_STORED:
-                raise self._refused(f"{member} is compressed; it might become larger than memory")
-            if member in TEXTS and entry.file_size > MAX_BYTES:
-                raise self._refused(f"{member} has {entry.file_size:,} bytes; at most {MAX_BYTES:,} are read")
+        for member in self.manifest.files.keys() - archive.members.keys():
+            raise self._refused(f"it has no {member}")
+        for member in self.manifest.files.keys() & MOST_BYTES.keys():
+            size, most = archive.members[member].file_size, MOST_BYTES[member]
+            if size > most:
+                raise self._refused(f"{member} has {size:,} bytes; at most {most:,} are read")
 
     def _refused(self, reason: str) -> CallError:
         return CallError(f"'{self.path}' is no sound pack of kerasimg: {reason}")
+
+
+def write_beside(specs: Mapping[str, Any], folder: Path) -> None:
+    """Write specs into a folder, by their names below it; ValueError for a name that is none of a spec there."""
+    for name, document in specs.items():
+        path = file_inside(folder, name, ".json")
+        if path.name == SPEC and path.parent == folder:
+            raise ValueError(f"{name!r} is the name of the spec itself")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, document)
 
 
 def is_pack(ref: Any) -> bool:
@@ -144,7 +163,11 @@ def _unpacked(path: Path, _changed: int, _size: int) -> Path:
     opened = Pack(path)
     folder = Path(tempfile.mkdtemp(prefix="kerasimg-pack-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return opened.write_specs(folder)
+    try:
+        return opened.write_specs(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def write(path: Path, facts: Mapping[str, Any], members: Mapping[str, bytes]) -> None:
@@ -162,11 +185,3 @@ def write(path: Path, facts: Mapping[str, Any], members: Mapping[str, bytes]) ->
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
-
-
-def _text(archive: zipfile.ZipFile, member: str) -> bytes:
-    with archive.open(member) as stream:
-        content = stream.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise zipfile.BadZipFile(f"{member} is larger than {MAX_BYTES:,} bytes")
-    return content

@@ -9,31 +9,54 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
 from keras import ops
 
+from kerasimg.boundary import file_inside
 from kerasimg.errors import CallError, Fault, SpecError, WeightsError, listed
 from kerasimg.models.classifier import Classifier, model_file
 from kerasimg.models.outputs import OutputKind, output_kind
 from kerasimg.spec.document import Teacher
 from kerasimg.spec.load import Spec, load_again
+from kerasimg.spec.pack import SUFFIX
 
 SMALLEST = 1e-7
 """Below this a probability counts as this, so that it has a logarithm."""
 
 
-def locate_teacher(spec: Spec) -> tuple[Spec, dict[str, Any]]:
-    """The spec, with a path of the teacher that holds from any folder, and its hash for the run's notes."""
+def locate_teacher(spec: Spec, *, confined: bool = True) -> tuple[Spec, dict[str, Any]]:
+    """The spec, with a path of the teacher that holds from any folder, and its hash for the run's notes.
+
+    confined: see `check_teacher_place`; a trial's spec was checked when its search began.
+    """
     if spec.fit.teacher is None:
         return spec, {}
+    if confined:
+        check_teacher_place(spec)
     try:
         file = model_file(spec.fit.teacher.run)
     except CallError as error:
         raise SpecError([Fault(spec.file, "fit.teacher.run", str(error))]) from None
     place = os.path.abspath(spec.fit.teacher.run)
     return load_again(spec, edits={"fit.teacher.run": place}, other_options=False), {"teacher": _sha256(file)}
+
+
+def check_teacher_place(spec: Spec) -> None:
+    """SpecError where a spec file, which a stranger may have written, names a teacher elsewhere on this machine.
+
+    A caller may name any (`--set fit.teacher.run=PATH`, or a dict in a program).
+    """
+    source = spec.origins.of(("fit", "teacher", "run"))
+    if spec.fit.teacher is None or not source.endswith((".json", SUFFIX)):
+        return
+    try:
+        file_inside(Path.cwd(), spec.fit.teacher.run)
+    except ValueError as error:
+        message = f"{error}: a file may name a folder below this one; for another: --set fit.teacher.run=PATH"
+        raise SpecError([Fault(source, "fit.teacher.run", message)]) from None
 
 
 def check_same_teacher(spec: Spec, noted: Mapping[str, Any]) -> None:

@@ -16,11 +16,12 @@ from typing import Any
 
 from kerasimg.errors import CallError
 from kerasimg.files import PARTIAL, write_json
-from kerasimg.models.backbones import specs_beside, write_beside
+from kerasimg.models.backbones import specs_beside
 from kerasimg.models.classifier import Classifier
 from kerasimg.run_folder import CLASSES, ENVIRONMENT, EVALUATION, METRICS, SPEC, TRAINING, RunFolder
 from kerasimg.spec.load import Spec
 from kerasimg.spec.nodes import NAME
+from kerasimg.spec.pack import write_beside
 from kerasimg.training import run_showing
 
 PACKAGES = ("kerasimg", "keras", "tensorflow", "numpy", "pillow", "scikit-learn")

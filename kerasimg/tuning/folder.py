@@ -17,11 +17,13 @@ from kerasimg.catalog import Reference, load, locate
 from kerasimg.data.sources import IN_MEMORY, Data, Source
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.files import read_object, write_json
-from kerasimg.models.backbones import specs_beside, write_beside
+from kerasimg.models.backbones import specs_beside
 from kerasimg.run_folder import SPEC
 from kerasimg.spec.load import Spec, load_again
+from kerasimg.spec.pack import write_beside
 from kerasimg.spec.writing import dumps
 from kerasimg.training import recall
+from kerasimg.training.distillation import check_teacher_place
 from kerasimg.training.run import Run, environment, weights_beside
 from kerasimg.tuning.objective import Goal, goal_of
 from kerasimg.tuning.rewriting import rewrite
@@ -133,6 +135,7 @@ def begin(
     ref: Reference, spec: Spec, source: Source, data: Data, out: str | os.PathLike[str], call: Mapping[str, Any]
 ) -> Task:
     """A new folder `<name>-tune-<k>` with what a search starts from; SpecError where it has nothing to search."""
+    check_teacher_place(spec)
     space, _ = space_of(spec), goal_of(spec)
     if not space.dimensions:
         message = 'nothing to search: write {"$choice": [...], "default": ...}, $int or $float where a value stands'

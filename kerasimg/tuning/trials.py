@@ -231,7 +231,7 @@ class Trials:
         return keep_best(self.folder, trial_id, best[goal.figure], goal.direction, self.keep, save)
 
     def _loop(self, spec: Spec, epochs: int | None, after_epoch: AfterEpoch | None) -> TrialLoop:
-        spec, _ = locate_teacher(spec)
+        spec, _ = locate_teacher(spec, confined=False)
         spec = self._settled(spec)
         callbacks = [make("callbacks", one) for one in spec.fit.callbacks]
         if can_share(spec, callbacks):

@@ -4,6 +4,7 @@ import json
 import resource
 import time
 
+import keras
 import pytest
 
 from kerasimg import catalog
@@ -111,6 +112,62 @@ def test_a_refused_model_leaves_nothing_behind_for_the_next():
     model = build(document(FLAT, {"layer": "Dense", "units": 3}))
     assert model.count_params() == 9_219
     assert peak_bytes() - began < MOST_BYTES
+
+
+def initialized(**initializer):
+    return document(FLAT, {"layer": "Dense", "units": 3, "kernel_initializer": initializer})
+
+
+COSTLY = {
+    "an orthogonal matrix of 6000x6000": [
+        {"layer": "Reshape", "target_shape": [3072]},
+        {"layer": "Dense", "units": 6000},
+        {"layer": "Dense", "units": 6000, "kernel_initializer": {"type": "Orthogonal"}},
+    ],
+    "many smaller ones": [
+        {"layer": "Reshape", "target_shape": [3072]},
+        {"layer": "Dense", "units": 1500, "kernel_initializer": {"type": "Orthogonal"}, "repeat": 9},
+    ],
+    "an orthogonal regularizer of 10^5": [
+        {"layer": "Reshape", "target_shape": [3072]},
+        {"layer": "Dense", "units": 10**5, "kernel_regularizer": {"type": "OrthogonalRegularizer", "mode": "columns"}},
+    ],
+    "a dilation of 60,000": [
+        {"layer": "Conv2D", "filters": 1, "kernel_size": 3, "dilation_rate": 60_000, "padding": "same"}
+    ],
+}
+
+
+@pytest.mark.parametrize("nodes", COSTLY.values(), ids=COSTLY)
+def test_what_is_costly_to_compute_is_a_limit(nodes):
+    before, began = peak_bytes(), time.process_time()
+    with pytest.raises(SpecError, match=r"and the limit is .*; if that is meant, raise it: limits="):
+        build(document(*nodes))
+    assert time.process_time() - began < LONGEST_S
+    assert peak_bytes() - before < MOST_BYTES
+
+
+def test_an_initializer_that_does_not_fit_poisons_no_later_model():
+    with pytest.raises(SpecError, match=r"the initial value of .*kernel cannot be made: "):
+        build(document({"layer": "Conv2D", "filters": 3, "kernel_size": 3, "kernel_initializer": "identity"}, FLAT))
+    assert build(document(FLAT, {"layer": "Dense", "units": 3})).count_params() == 9_219
+
+
+class _Ends(keras.initializers.Initializer):
+    """Ctrl-C while the initial values are made."""
+
+    def __call__(self, shape, dtype=None):
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_initial_values_are_made_poisons_no_later_model(monkeypatch):
+    spec = initialized(type="HeNormal")
+    monkeypatch.setattr(keras.initializers.HeNormal, "__call__", _Ends.__call__)
+    with pytest.raises(KeyboardInterrupt):
+        build(spec)
+    monkeypatch.undo()
+    assert build(spec).count_params() == 9_219
+    assert float(keras.layers.Dense(1)(keras.ops.ones((1, 1))).shape[0]) == 1
 
 
 @pytest.fixture

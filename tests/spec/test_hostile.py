@@ -13,7 +13,7 @@ from kerasimg import catalog
 from kerasimg.errors import CallError, KerasimgError, SpecError
 from kerasimg.spec.reader import MAX_BYTES, parse
 
-LONGEST_S = 4  # on a shared machine; none takes a quarter of it on an idle one
+LONGEST_S = 2  # of CPU, on a shared machine; none takes more than one on an idle one
 MOST_BYTES = 20_000_000
 DENSE = {"layer": "Dense", "units": 1}
 FLAT = [{"layer": "Flatten"}]
@@ -67,6 +67,68 @@ CODE = {
     "a module as a backbone": model({"backbone": "os", "weights": None}),
     "an include_top": model({"backbone": "MobileNetV2", "classifier_activation": {"class_name": "x"}}),
 }
+
+
+def test_a_dict_with_shared_parts_costs_no_more_than_a_file():
+    shared = [1] * 1000
+    for _ in range(8):
+        shared = [shared] * 100
+    document = spec(params={"x": shared})
+    refusal({"kerasimg": 2})  # what is read once is
+    tracemalloc.start()
+    try:
+        assert refusal(document) == "spec: larger than 1,000,000 bytes"
+        assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_dict_within_itself_is_refused():
+    document = spec()
+    document["params"] = {"x": document}
+    assert refusal(document) == "spec: nested deeper than 64 levels"
+
+
+RANGE = {
+    "a stride": ({"layer": "Conv2D", "filters": 1, "kernel_size": 1, "strides": 10**15}, "strides: expected at"),
+    "one of two": ({"layer": "MaxPooling2D", "pool_size": 2, "strides": [2, 10**15]}, "strides: expected at"),
+    "a dilation": ({"layer": "DepthwiseConv2D", "kernel_size": 3, "dilation_rate": 10**9}, "dilation_rate: exp"),
+    "a pool": ({"layer": "AveragePooling2D", "pool_size": 1e15, "padding": "same"}, "pool_size: expected at most"),
+    "a seed of a float": ({"layer": "Dropout", "rate": 0.1, "seed": 0.5}, "seed: expected an integer"),
+    "a seed beyond 32 bits": ({"layer": "Dropout", "rate": 0.1, "seed": 2**32}, "seed: expected at most 4,294,967,295"),
+    "a seed below 0": (
+        {**DENSE, "kernel_initializer": {"type": "HeNormal", "seed": -1}},
+        "kernel_initializer.seed: expected 0 or more",
+    ),
+    "a constant": (
+        {**DENSE, "kernel_initializer": {"type": "Constant", "value": 1e300}},
+        "kernel_initializer.value: expected a number, got 1e+300, which is out of range for float32",
+    ),
+    "a number below": (
+        {**DENSE, "bias_initializer": {"type": "RandomUniform", "minval": -1e39}},
+        "which is out of range for float32",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RANGE)
+def test_numbers_that_no_backend_computes_with_are_faults(case):
+    node, message = RANGE[case]
+    assert message in refusal(model(*FLAT, node) if node["layer"] == "Dense" else model(node))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"fit": {"seed": 10**17}}, "fit.seed"),
+        ({"tune": {"seed": 2**32}}, "tune.seed"),
+        ({"image": {"scale": {"mean": 1e39}}}, "image.scale"),
+        ({"image": {"scale": {"std": 1e-300}}}, "image.scale"),
+        ({"image": {"scale": {"std": [1, 1e300, 1]}}}, "image.scale"),
+    ],
+)
+def test_numbers_of_a_section_that_are_out_of_range_are_faults(parts, message):
+    assert message in refusal(spec(**parts))
 
 
 @pytest.mark.parametrize("document", CODE.values(), ids=CODE)

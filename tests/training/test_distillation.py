@@ -98,6 +98,23 @@ def test_a_teacher_that_has_changed_is_not_gone_on_with(
         kerasimg.resume(student, verbose=0, say=lambda line: None)
 
 
+@pytest.mark.parametrize("place", ["/etc", "../runs/x", "a/../../x"])
+def test_a_spec_file_names_no_teacher_elsewhere_on_the_machine(
+    train: Train, tiny: Any, run: Run, colours: Any, tmp_path: Path, place: str
+):
+    file = tmp_path / "student.json"
+    file.write_text(json.dumps(tiny(fit={"teacher": {"run": place}})))
+    with pytest.raises(SpecError, match=r"student\.json: fit\.teacher\.run: .*outside of its folder.*--set fit\.teach"):
+        train(str(file), data=colours, out=tmp_path / "runs")
+
+
+def test_a_caller_may_name_any_teacher(train: Train, tiny: Any, run: Run, colours: Any, tmp_path: Path):
+    file = tmp_path / "student.json"
+    file.write_text(json.dumps(tiny(**student_of(run))))
+    spec = kerasimg.load(str(file), num_classes=3, set={"fit.teacher.run": str(run.folder)})
+    assert train(spec, data=colours, out=tmp_path).finished
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
