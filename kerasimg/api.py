@@ -691,15 +691,15 @@ def train(
         >>> run.finished, sorted(run.scores.figures)[0]
         (True, 'accuracy')
     """
+    from kerasimg.data.first_spec import spec_for
     from kerasimg.training.train import train as begin
 
     with log.verbosity(verbose):
         if weights == "spec" and spec is not None:
             weights = catalog.own_weights(spec) or weights
-        first = None
-        if spec is None:
-            first = spec = first_spec(data)
-        loaded = load(spec, overrides=overrides, params=_params(params, more_params), partial=True)
+        values = _params(params, more_params)
+        first = spec_for(data, values.get("task", "multiclass"), log.progress, log.info) if spec is None else None
+        loaded = load(cast(Reference, spec or first), overrides=overrides, params=values, partial=True)
         run = begin(
             loaded,
             data=data,
@@ -710,25 +710,11 @@ def train(
             cache=cache,
             report=report,
             tensorboard=tensorboard,
+            first_spec=first,
             verbose=_bars(verbose),
             say=log.info,
         )
-        if first is not None:
-            write_text(RunFolder(run.folder).first_spec_file, dumps(first))
     return Run(run.folder)
-
-
-def first_spec(data: Data) -> dict[str, Any]:
-    """Choose a spec for images, as `kerasimg init` does, and say which."""
-    from kerasimg.data import first_spec as chosen
-    from kerasimg.data.look import look
-    from kerasimg.data.sources import open_source
-
-    source = open_source(data)
-    name = Path(source.where).resolve().stem if isinstance(data, (str, os.PathLike)) else source.where
-    document = chosen.first_spec(name or "first", look(source, log.progress))
-    log.info(f"no spec given; using {document['extends']}: {document['about']}")
-    return document
 
 
 def resume(run: PathLike, *, data: Data | None = None, cache: CacheKind | None = None, verbose: Verbose = 1) -> Run:

@@ -1,10 +1,12 @@
 """What the README and the docs promise is what there is."""
 
+import itertools
 import json
 import re
 import runpy
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import typer
 
 import kerasimg
 from kerasimg import cli
+from kerasimg.cli.tree import leaves
 from kerasimg.errors import SpecError
 
 QUICKER = {
@@ -92,14 +95,56 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[f"{page.name}: {line}" for page, line in COMMANDS])
-def test_every_command_on_a_page_is_one_that_is_taken(page: Path, line: str):
-    command = typer.main.get_command(cli.app)
-    words = shlex.split(line, comments=True)[1:]
-    context = None
-    while hasattr(command, "commands"):
-        context = command.make_context(words[0], words, parent=context)
-        name, command, words = command.resolve_command(context, words)
-    command.make_context(name, words, parent=context)
+def test_every_command_on_a_page_is_one_that_is_taken(page: Path, line: str, parse_command: Callable[[str], None]):
+    parse_command(line.removeprefix("kerasimg "))
+
+
+PACKAGE = Path(kerasimg.__file__).parent
+TEXTS = sorted(
+    [*PAGES, ROOT / "CONTRIBUTING.md", *(ROOT / "benchmarks").glob("*"), *(ROOT / "docs").glob("*.py")]
+    + [path for ending in ("py", "j2", "html", "js", "md", "json") for path in PACKAGE.rglob(f"*.{ending}")]
+)
+"""What may name a command: pages, messages, docstrings, templates."""
+MENTION = re.compile(r"(?<![.\w/-])kerasimg((?:[ \n]+(?:#[ ]*)?(?:--?[a-z][\w-]*|[\w./:={}\[\]'@-]+))+)")
+
+
+def _mentions() -> list[tuple[str, list[str]]]:
+    """Each place where the name of the program is followed by the name of a command, wherever that command is."""
+    tree: Any = typer.main.get_command(cli.app)
+    names = {*tree.commands, *(words[-1] for words in leaves(tree))}
+    found = []
+    for path in TEXTS:
+        for match in MENTION.finditer(path.read_text(encoding="utf-8")):
+            words = list(itertools.takewhile("kerasimg".__ne__, match[1].split()))
+            if words[0] in names and (path.suffix != ".md" or match.string[match.start() - 1] in "`\n"):
+                found.append((path.name, words))
+    return found
+
+
+MENTIONS = _mentions()
+
+
+def test_every_command_that_a_text_or_a_message_names_is_there_with_its_options():
+    tree: Any = typer.main.get_command(cli.app)
+    missing = []
+    for name, words in MENTIONS:
+        command, rest = tree, list(words)
+        while hasattr(command, "commands") and rest and rest[0] in command.commands:
+            command = command.commands[rest.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        options = {word.split("=")[0] for word in rest if word.startswith("--")}
+        if command is tree or not options <= known or (hasattr(command, "commands") and rest and rest[0].islower()):
+            missing.append((name, " ".join(words[:6])))
+    assert missing == []
+    assert len(MENTIONS) > 100
+
+
+def test_a_command_beside_that_of_another_library_can_be_typed(parse_command: Callable[[str], None]):
+    text = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
+    lines = [line for line in re.findall(r"`kerasimg ([^`]+)`", text) if len(line.split()) > 2]
+    assert len(lines) > 5
+    for line in lines:
+        parse_command(line)
 
 
 def test_the_tutorial_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pictures: Any):

@@ -144,6 +144,7 @@ OWN_ARGUMENTS = frozenset(
         "on_bad_image",
         "cache",
         "report",
+        "first_spec",
         "tensorboard",
         "workers",
         "chief",
@@ -157,7 +158,7 @@ MAX_DIGITS = 18
 """Digits of the longest number that `--limit` takes."""
 
 
-def load(ref: str, params: dict[str, Any], edits: dict[str, Any], partial: bool = False) -> Spec:
+def load(ref: catalog.Reference, params: dict[str, Any], edits: dict[str, Any], partial: bool = False) -> Spec:
     """The spec of a reference with its `--set` values."""
     return catalog.load(ref, set=edits, partial=partial, **params)
 

@@ -172,15 +172,12 @@ def train(
         run = resume_training(resume, data=data, cache=None if cache is CacheKind.auto else cache.value, **told)
     else:
         ref, data = _spec_and_data(ref, data, "train", "RUN")
-        spec: Any = None
-        if ref is not None:
-            spec = load(ref, params, edits, partial=True)  # reports its errors before Keras is loaded
-        else:
-            spec = _first_spec(data, task, params, edits, silent)
+        first = _first_spec(data, task, silent) if ref is None else None
+        spec = load(ref or first or "", params, edits, partial=True)  # reports its errors before Keras is loaded
         with keras_loaded():
             from kerasimg.training.train import train
         how: dict[str, Any] = {"out": out or Path("runs"), "on_bad_image": on_bad_image.value, "cache": cache.value}
-        how |= {"tensorboard": tensorboard, "limits": limits_argument(limit) or None}
+        how |= {"tensorboard": tensorboard, "limits": limits_argument(limit) or None, "first_spec": first}
         run = train(spec, data=data, **how, **weights_argument(weights), **told)
     if not silent:
         print_stages(run.history, read_goals(run.folder))
@@ -249,23 +246,19 @@ def tune(
             search = resume_search(resume, data=data, workers=workers, chief=chief, cache=cached, say=shown.say)
         _print_search(search, data, as_json)
         return
-    if space and ref is not None:
+    if space and ref is not None and not catalog.is_data(ref):
         _print_space(load(ref, params, edits, partial=True), as_json)
         return
     ref, data = _spec_and_data(ref, data, "tune", "SEARCH")
     how: dict[str, Any] = {"data": data, "on_bad_image": on_bad_image.value, "cache": cache.value}
-    if ref is not None:
-        load(ref, params, edits, partial=True)  # reports its errors before Keras is loaded
-        spec: Any = ref
-        how |= {"set": edits, **params}
-    else:
-        if worker is not None:
-            raise CallError("--worker needs the SPEC that the chief searches")
-        spec = _first_spec(data, task, params, edits, silent)
-    how |= weights_argument(weights)
+    if ref is None and worker is not None:
+        raise CallError("--worker needs the SPEC that the chief searches")
+    spec = ref if ref is not None else _first_spec(data, task, silent)
+    loaded = load(spec, params, edits, partial=True)  # reports its errors before Keras is loaded
     if space:
-        _print_space(spec, as_json)
+        _print_space(loaded, as_json)
         return
+    how |= {"set": edits, **params, **weights_argument(weights)}
     if worker is not None:
         if out is not None or workers is not None or chief is not None:
             raise CallError("--worker trains the trials of a chief; --out, --workers and --chief are for the chief")
@@ -305,15 +298,13 @@ def _spec_and_data(ref: str | None, data: str | None, verb: str, resumed: str) -
     return None, ref
 
 
-def _first_spec(data: str, task: TaskName | None, params: dict[str, Any], edits: dict[str, Any], silent: bool) -> Spec:
-    """The spec that `init` would write for these images, with the values that were given."""
+def _first_spec(data: str, task: TaskName | None, silent: bool) -> dict[str, Any]:
+    """The spec that `init` would write for these images."""
     from kerasimg.data.first_spec import spec_for
 
+    kind: Any = (task or TaskName.multiclass).value
     with waiting("looking at the images", silent) as shown:
-        document = spec_for(data, (task or TaskName.multiclass).value, shown.progress, shown.say)
-    return catalog.load(
-        document, set=edits, partial=True, **{key: value for key, value in params.items() if key != "task"}
-    )
+        return spec_for(data, kind, shown.progress, shown.say)
 
 
 def _default_wish(task: str) -> Wish:

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from kerasimg.errors import CallError
-from kerasimg.files import PARTIAL, write_json
+from kerasimg.files import PARTIAL, write_json, write_text
 from kerasimg.models.backbones import specs_beside
 from kerasimg.models.classifier import Classifier
 from kerasimg.run_folder import CLASSES, ENVIRONMENT, EVALUATION, METRICS, SPEC, TRAINING, RunFolder
 from kerasimg.spec.load import Spec
 from kerasimg.spec.nodes import NAME
 from kerasimg.spec.pack import write_beside
+from kerasimg.spec.writing import dumps
 from kerasimg.training import run_showing
 
 PACKAGES = ("kerasimg", "keras", "tensorflow", "numpy", "pillow", "scikit-learn")
@@ -118,6 +119,10 @@ class Run:
         self.files.write_data(data)
         self.files.write_environment(environment())
         self.files.write_training({**(call or {}), "stages": [], "finished": None})
+
+    def write_first_spec(self, document: Mapping[str, Any]) -> None:
+        """Save the spec that was chosen for the images, with its comments."""
+        write_text(self.files.first_spec_file, dumps(document))
 
     def set_batch_size(self, size: int) -> None:
         """Have its spec say another one, with which it goes on."""

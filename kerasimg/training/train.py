@@ -53,6 +53,7 @@ def train(
     report: bool = True,
     tensorboard: bool = False,
     set: Mapping[str, Any] | None = None,
+    first_spec: Mapping[str, Any] | None = None,
     verbose: int | str = "auto",
     say: Say = print,
     **params: Any,
@@ -61,6 +62,7 @@ def train(
 
     ref: a zoo name, the path of a spec, a pack, whose weights it begins with, a dict, or a loaded spec.
     params, set: the spec's params, and edits by path.
+    first_spec: the document that was chosen for the images, where the caller gave no spec; saved with the run.
     data: a folder with a folder per class, a manifest (.csv, .jsonl), an .npz, (images, labels), or "sample".
     out: the folder in which the run gets its own, `<name>-<k>`.
     weights, limits: as for `build`.
@@ -101,6 +103,8 @@ def train(
     call |= teacher | ({"tried": tried} if tried else {})
     kept = recall.located(record(source, parts), data)
     run = Run.create(out, spec.name, lambda draft: draft.write_start(spec, source.classes, kept, call))
+    if first_spec is not None:
+        run.write_first_spec(first_spec)
     say(f"training {', '.join(f'{part} {len(indices):,}' for part, indices in parts.items())} -> {run.folder}")
     return _carry_out(experiment, run, data, verbose, say)
 
