@@ -16,10 +16,12 @@ Part = Literal["train", "validation", "test"]
 
 PARTS: dict[str, Part] = {
     "train": "train",
+    "training": "train",
     "validation": "validation",
     "valid": "validation",
     "val": "validation",
     "test": "test",
+    "testing": "test",
 }
 """The names of the parts, as folders and manifests write them (in any case), and what they mean."""
 
@@ -69,6 +71,8 @@ class Reading(NamedTuple):
     ignored: int = 0
     soft: bool = False
     """Whether pictures have shares of classes, see `soft_labels.py`."""
+    empty: tuple[str, ...] = ()
+    """Folders that would be classes or parts, and hold no images."""
 
 
 class ManyFaults(DataError):

@@ -78,6 +78,8 @@ class Source:
     """Pictures that were left out because they cannot be read."""
     soft: bool = False
     """Whether pictures have shares of classes to learn from, see `soft_labels.py`."""
+    empty: tuple[str, ...] = ()
+    """Folders that would be classes or parts, and hold no images; they are left out."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "items", Items.of(self.items))
@@ -159,6 +161,8 @@ class Source:
             line += f" ({split})"
         if self.ignored:
             line += f"; {self.ignored:,} other file{'s' * (self.ignored > 1)} ignored"
+        if self.empty:
+            line += f"; empty folders left out: {listed(self.empty, 5)}"
         if self.skipped:
             line += f"; {len(self.skipped):,} unreadable pictures left out"
         return line
@@ -175,8 +179,9 @@ def open_source(data: Data, task: Task = "multiclass", classes: Sequence[str] | 
     classes: those of a trained model, when the pictures are for it: labels are numbered by them, and a single
     class is then enough.
     """
-    where, reading = _read(data, task)
-    source = Source(reading.items, in_order(reading.classes), task, where, reading.ignored, soft=reading.soft)
+    where, reading = _read(data, task, classes or ())
+    ordered = in_order(reading.classes)
+    source = Source(reading.items, ordered, task, where, reading.ignored, soft=reading.soft, empty=reading.empty)
     if not source.items:
         raise fault(where, "", "holds no pictures")
     if classes is not None:
@@ -190,7 +195,7 @@ def open_source(data: Data, task: Task = "multiclass", classes: Sequence[str] | 
     return source
 
 
-def _read(data: Data, task: Task) -> tuple[str, Reading]:
+def _read(data: Data, task: Task, known: Sequence[str]) -> tuple[str, Reading]:
     if huggingface.is_dataset(data):
         return "dataset", huggingface.read_dataset(data, task)
     if not isinstance(data, str | os.PathLike):
@@ -207,13 +212,13 @@ def _read(data: Data, task: Task) -> tuple[str, Reading]:
     if where.startswith(tfds.PREFIX):
         return where, tfds.read_named(where, task)
     if os.path.isdir(where):
-        return where, _read_folder(where, task)
+        return where, _read_folder(where, task, known)
     if not os.path.exists(where):
         return where, _read_pattern(where, task)
     return where, _read_files(where, [where], task)
 
 
-def _read_folder(path: str, task: Task) -> Reading:
+def _read_folder(path: str, task: Task, known: Sequence[str]) -> Reading:
     for is_one, read in FOLDERS.items():
         if is_one(path):
             return read(path, task)
@@ -224,7 +229,7 @@ def _read_folder(path: str, task: Task) -> Reading:
     # Archives beside class folders are what the pictures were unpacked from.
     if shards and not any(os.path.isdir(os.path.join(path, name)) for name in there):
         return _read_files(path, shards, task)
-    return read_folder(path)
+    return read_folder(path, known)
 
 
 def _read_pattern(pattern: str, task: Task) -> Reading:

@@ -43,6 +43,9 @@ KINDS: dict[str, Kind] = {
     "duplicate": Kind("warning", "the same picture several times in a class", "keep one (--fix-list does)"),
     "blank": Kind("warning", "of one colour, or nearly", "remove them, unless that is the class"),
     "tiny": Kind("warning", "far smaller than the others", "replace them by larger ones"),
+    "empty_class": Kind(
+        "warning", "folders without images", "put images in them, or remove them; they are no classes now"
+    ),
     "few": Kind("warning", "classes with few pictures", "add pictures; with fewer than 20 a class is learned by luck"),
     "imbalance": Kind("warning", "classes of very different size", 'see `fit.class_weight`, and judge by "f1"'),
     "label_suspect": Kind("note", "the label may be wrong", "look at them"),
@@ -112,6 +115,7 @@ def found(
     """
     every = [
         *(Finding("unreadable", (index,), reason) for index, reason in sorted(seen.reasons.items())),
+        *(Finding("empty_class", detail=f"'{name}'") for name in source.empty),
         *_classes(source, seen),
         *_same(source, parts, groups),
         *_near(source, seen, parts, pairs),

@@ -9,6 +9,7 @@ import numpy as np
 
 from kerasimg.data.index import Labels
 from kerasimg.data.items import class_name, fault
+from kerasimg.data.readers.label_lists import each_once
 from kerasimg.errors import CallError, listed
 
 IMAGE = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
@@ -96,17 +97,8 @@ def _coded(array: Any, classes: Sequence[str], starts: np.ndarray | None) -> tup
     names = tuple(dict.fromkeys(named))
     table = np.array([names.index(name) for name in named], np.int32)
     labels = Labels(names, table[codes] if len(codes) else codes, starts)
-    return (labels if starts is None else _once(labels)), []
-
-
-def _once(labels: Labels) -> Labels:
-    """The labels, each at most once for a picture; and as one per picture, where that is so."""
-    pairs = np.stack([labels.owners(), labels.codes.astype(np.int64)], axis=1)
-    pairs = np.unique(pairs, axis=0) if len(pairs) else pairs
-    count = 0 if labels.starts is None else len(labels.starts) - 1
-    starts = np.searchsorted(pairs[:, 0], np.arange(count + 1))
-    single = bool((np.diff(starts) == 1).all())
-    return Labels(labels.names, pairs[:, 1].astype(np.int32), None if single else starts.astype(np.int64))
+    # Repeats are kept where they may be multi-hot: see `settle_lists`.
+    return (each_once(labels) if classes else labels), []
 
 
 def _wrong(value: Any, classes: Sequence[str]) -> str:

@@ -30,10 +30,13 @@ class Found(NamedTuple):
     """Path of a folder with pictures, and what stands in it."""
 
 
-def read_folder(root: str) -> Reading:
-    """The labelled pictures below `root`, in the order of their paths."""
+def read_folder(root: str, known: Sequence[str] = ()) -> Reading:
+    """The labelled images below `root`, in the order of their paths.
+
+    known: classes of a trained model; a folder of such a name is a class, though it may hold folders alone.
+    """
     with Folders(root) as folders:
-        return _read(root, folders)
+        return _read(root, folders, known)
 
 
 def collect(folder: str) -> tuple[list[str], int]:
@@ -43,30 +46,60 @@ def collect(folder: str) -> tuple[list[str], int]:
     return [os.path.join(path, name) for path, listing in listings for name in listing.names()], others
 
 
-def _read(root: str, folders: Folders) -> Reading:
-    top = folders.listing(root)
+def _read(root: str, folders: Folders, known: Sequence[str]) -> Reading:
+    base = _unwrapped(root, folders, known)
+    top = folders.listing(base)
     if not top.folders:
         what = f"holds {top.number:,} pictures but no folders" if top.number else "holds no folders"
         raise fault(root, "", f"{what}; expected one folder per class, with the pictures of the class in it")
-    faults = [_loose(root, "", name) for name in top.names()]
+    above = "" if base == root else _below(root, base)
+    faults = [_loose(root, above, name) for name in top.names()]
     ignored = top.others
     found: list[Found] = []
-    parts = _part_folders(root, folders, faults)
-    for part, folder in parts.items() or [(None, root)]:
+    empty: list[str] = []
+    parts = _part_folders(root, base, folders, faults)
+    for part, folder in parts.items() or [(None, base)]:
         listing = folders.listing(folder)
         if part:
             faults += [_loose(root, _below(root, folder), name) for name in listing.names()]
             ignored += listing.others
-        if not listing.folders:
+        if not listing.folders and listing.number + listing.others:
             faults.append(Fault(root, _below(root, folder), "holds no class folders; add them, or remove it"))
+        elif not listing.folders:
+            empty.append(_below(root, folder))
         for name in listing.folders:
             listings, others = _collect(folders, os.path.join(folder, name))
             ignored += others
-            found.append(Found(class_name(readable(name)), part, os.path.join(folder, name), listings))
+            if listings:
+                found.append(Found(class_name(readable(name)), part, os.path.join(folder, name), listings))
+            else:
+                empty.append(_below(root, os.path.join(folder, name)))
     faults += _class_faults(root, found)
+    if empty and not found:
+        faults += [
+            Fault(root, path, "holds no pictures; put the class's pictures in it, or remove it") for path in empty
+        ]
     if faults:
         raise ManyFaults(faults)
-    return Reading(_items(root, found), {one.label for one in found}, ignored)
+    return Reading(_items(root, found), {one.label for one in found}, ignored, empty=tuple(empty))
+
+
+def _unwrapped(root: str, folders: Folders, known: Sequence[str]) -> str:
+    """The folder that holds the classes or parts: below `root`, where each folder from there on holds one folder alone.
+
+    So unpacked archives are understood: `photos/photos/cat/1.jpg`.
+    """
+    base = root
+    while True:
+        listing = folders.listing(base)
+        below = [name for name in listing.folders if _collect(folders, os.path.join(base, name))[0]]
+        if listing.number or len(below) != 1 or class_name(readable(below[0])) in known:
+            return base
+        inner = os.path.join(base, below[0])
+        within = folders.listing(inner)
+        if below[0].lower() in PARTS or within.number or not within.folders:
+            return base
+        base = inner
 
 
 def _collect(folders: Folders, folder: str) -> tuple[list[tuple[str, Listing]], int]:
@@ -124,16 +157,16 @@ def _is_in_order(paths: Texts, counts: Sequence[int]) -> bool:
     return all(paths.raw(end - 1) < paths.raw(end) for end in ends[:-1])
 
 
-def _part_folders(root: str, folders: Folders, faults: list[Fault]) -> dict[Part, str]:
+def _part_folders(root: str, base: str, folders: Folders, faults: list[Fault]) -> dict[Part, str]:
     """The folders that hold a part each, by part; none where the folders are classes.
 
     A folder named like a part that holds pictures itself is a class ("train", next to "bus" and "car").
     """
     parts: dict[Part, str] = {}
     beside = []
-    for name in folders.listing(root).folders:
+    for name in folders.listing(base).folders:
         part = PARTS.get(name.lower())
-        path = os.path.join(root, name)
+        path = os.path.join(base, name)
         if part is None or folders.listing(path).number:
             beside.append(name)
         elif part in parts:
@@ -141,7 +174,7 @@ def _part_folders(root: str, folders: Folders, faults: list[Fault]) -> dict[Part
         else:
             parts[part] = path
     for name in beside if parts else []:
-        if _collect(folders, os.path.join(root, name))[0]:
+        if _collect(folders, os.path.join(base, name))[0]:
             known = listed(f"{_below(root, path)}/" for path in parts.values())
             message = f"holds pictures, but stands beside {known}; move it into the part it belongs to, or away"
             faults.append(Fault(root, name, message))
@@ -153,8 +186,6 @@ def _class_faults(root: str, found: Iterable[Found]) -> list[Fault]:
     first: dict[tuple[Part | None, str], str] = {}
     for one in found:
         path = _below(root, one.folder)
-        if not one.listings:
-            faults.append(Fault(root, path, "holds no pictures; put the class's pictures in it, or remove it"))
         twin = first.setdefault((one.part, one.label), path)
         if twin != path:
             faults.append(Fault(root, path, f"names the same class as {twin}; put their pictures in one folder"))

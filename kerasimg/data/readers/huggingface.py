@@ -107,8 +107,7 @@ def read_dataset(data: Any, task: Task, where: str = "dataset") -> Reading:
     if len({image for _, image, _ in read}) > 1:
         raise fault(where, "", f"expected one name of the picture's column, found {', '.join(one[1] for one in read)}")
     counts = [len(splits[name]) for name in names]
-    labels = joined([one for *_, one in read])
-    require_labels(labels, task, [f"{where}: {name}" for name in names], counts)
+    labels = require_labels(joined([one for *_, one in read]), task, [f"{where}: {name}" for name in names], counts)
     of_splits = [PARTS.get(name.lower()) for name in names]
     codes = np.array([-1 if part is None else PART_NAMES.index(part) for part in of_splits], np.int8)
     pictures = Rows([dataset for dataset, *_ in read], read[0][1])

@@ -1,8 +1,8 @@
 """A CSV or JSONL file that lists pictures -> labelled pictures.
 
-Columns: path (relative to the manifest), label or labels (a JSON list in JSONL, separated by | in CSV), and,
-where wanted, split and p:CLASS, shares of classes (`soft_labels.py`); other columns are kept as extras. CSV is UTF-8,
-separated by comma, semicolon or tab.
+Columns: path (relative to the manifest), label or labels (a list in JSONL, several in one text as `label_lists.py`
+says), and, where wanted, split and p:CLASS, shares of classes (`soft_labels.py`); other columns are kept as extras.
+CSV is UTF-8, separated by comma, semicolon or tab.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from kerasimg.data.index import Gathering
 from kerasimg.data.items import PARTS, Item, ManyFaults, Reading, class_name, fault
+from kerasimg.data.readers.label_lists import TEXT, settle_lists, split_texts, whole_numbers
 from kerasimg.data.readers.places import Files
 from kerasimg.data.readers.soft_labels import PREFIX, likeliest, shares_of
 from kerasimg.data.readers.texts import Growing
@@ -49,7 +51,12 @@ def read_manifest(path: str, task: Task) -> Reading:
         raise fault(path, "", f"cannot be read as UTF-8 text: {error}") from error
     if faults:
         raise ManyFaults(faults)
-    return Reading(gathered.items(Files(places.texts())), {**gathered.codes, **shared}, soft=bool(shared))
+    items = gathered.items(Files(places.texts()))
+    try:
+        labels = whole_numbers(settle_lists(split_texts(items.all_labels), task))
+    except ValueError as error:
+        raise fault(path, "", str(error)) from error
+    return Reading(replace(items, all_labels=labels), {*labels.names, *shared}, soft=bool(shared))
 
 
 def _csv_rows(path: str) -> Iterator[Row]:
@@ -121,16 +128,21 @@ def _item(folder: str, row: Mapping[str, Any], task: Task) -> tuple[Item, list[s
 
 def _labels(row: Mapping[str, Any], task: Task, wrong: list[str]) -> tuple[str, ...]:
     values = row.get("label") if isinstance(row.get("labels"), dict) else row.get("labels", row.get("label"))
+    if isinstance(values, str) and task == "multilabel":
+        return (TEXT + values,) if values.strip() else ()
     if isinstance(values, str) and "labels" in row:
         values = [part for part in values.split("|") if part.strip()]
-    elif not isinstance(values, list):
-        values = [values]
+    in_list = isinstance(values, list)
     labels = []
-    for value in values:
+    for value in values if isinstance(values, list) else [values]:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) and in_list and task == "multilabel":
+            value = int(value)
         if not isinstance(value, str | int) or isinstance(value, bool) or not class_name(str(value)):
             wrong.append(f"expected a label, got {value!r}")
         else:
             labels.append(class_name(str(value)))
     if task != "multilabel" and not wrong and len(labels) != 1:
         wrong.append(f"expected one label, got {len(labels)}; pictures of any number of labels are task 'multilabel'")
-    return tuple(dict.fromkeys(labels))
+    return tuple(labels)  # repeats are kept: see `settle_lists`

@@ -100,7 +100,7 @@ def read_parquet(paths: Sequence[str], task: Task) -> Reading:
     require_pyarrow()
     shards = [Shard.at(path) for path in paths]
     columns = _columns(paths[0])
-    tables = tables_of(paths, f"parquet 1 {columns}", lambda path: _scan(path, columns))
+    tables = tables_of(paths, f"parquet 2 {columns}", lambda path: _scan(path, columns))
     return shards_reading(paths, tables, RowGroups(shards, tables, columns.image), task, classes=columns.classes)
 
 

@@ -25,6 +25,7 @@ from kerasimg.data.index import Ids, Items, Labels, Numbered, joined
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part, Reading, fault
 from kerasimg.data.kept import keep, kept, remove_oldest
 from kerasimg.data.parallel import cores
+from kerasimg.data.readers.label_lists import settle_lists
 from kerasimg.data.readers.listings import SETTLED_NS
 from kerasimg.data.readers.places import Pictures, Shard
 from kerasimg.data.readers.texts import Texts
@@ -122,18 +123,21 @@ def shards_reading(
     where = listed(paths, 3)
     if not sum(counts):
         raise fault(where, "", "holds no pictures")
-    labels = joined([table.labels for table in tables])
-    require_labels(labels, task, paths, counts)
+    labels = require_labels(joined([table.labels for table in tables]), task, paths, counts)
     of_files = [part_of(path) for path in paths] if parts is None else parts
     codes = np.array([-1 if part is None else PART_NAMES.index(part) for part in of_files], np.int8)
     items = Items(_ids(paths, tables, counts), pictures, labels, np.repeat(codes, counts))
     return Reading(items, {*classes, *labels.names})
 
 
-def require_labels(labels: Labels, task: Task, paths: Sequence[str], counts: Sequence[int]) -> None:
-    """A fault for every picture that has not exactly one label, unless the task is multilabel."""
+def require_labels(labels: Labels, task: Task, paths: Sequence[str], counts: Sequence[int]) -> Labels:
+    """The labels as `settle_lists` reads lists; a fault for every image that has not one, unless it is multilabel."""
+    try:
+        labels = settle_lists(labels, task)
+    except ValueError as error:
+        raise fault(listed(paths, 3), "", str(error)) from error
     if labels.starts is None or task == "multilabel":
-        return
+        return labels
     numbers = np.diff(labels.starts)
     ends = np.cumsum(counts)
     faults = []
@@ -144,6 +148,7 @@ def require_labels(labels: Labels, task: Task, paths: Sequence[str], counts: Seq
         faults.append(Fault(paths[file], place, f"expected one label, got {numbers[row]}{many}"))
     if faults:
         raise ManyFaults(faults)
+    return labels
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

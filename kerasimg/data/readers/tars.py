@@ -45,7 +45,7 @@ class Member(NamedTuple):
 def read_tars(paths: Sequence[str], task: Task) -> Reading:
     """The labelled pictures of WebDataset shards."""
     shards = [Shard.at(path) for path in paths]
-    tables = tables_of(paths, "tar 1", _scan)
+    tables = tables_of(paths, "tar 2", _scan)
     numbers = numbers_of([len(table.columns["offsets"]) for table in tables])
     pictures = Members(shards, numbers, column(tables, "offsets"), column(tables, "lengths"))
     return shards_reading(paths, tables, pictures, task)
@@ -156,4 +156,4 @@ def _labels(file: Any, members: dict[str, Member]) -> list[str]:
         if not isinstance(value, str | int) or isinstance(value, bool) or not class_name(str(value)):
             raise ValueError(f"{member.name}: expected a label, got {value!r}")
         labels.append(class_name(str(value)))
-    return list(dict.fromkeys(labels))
+    return labels  # repeats are kept: see `settle_lists`

@@ -81,7 +81,7 @@ def read_tfrecords(
     """The labelled pictures of TFRecord files."""
     names = names or Names()
     shards = [Shard.at(path) for path in paths]
-    tables = tables_of(paths, f"tfrecord 1 {names}", lambda path: _scan(path, names))
+    tables = tables_of(paths, f"tfrecord 2 {names}", lambda path: _scan(path, names))
     records = Records(shards, tables)
     return shards_reading(paths, tables, records, task, parts, names.classes)
 
@@ -208,7 +208,8 @@ def _labels(content: mmap.mmap, feature: Span | None, classes: Sequence[str]) ->
             found.append(classes[value] if classes else str(value))
     if "" in found:
         raise ValueError("expected a label, found ''")
-    return list(dict.fromkeys(found))
+    # Repeats are kept where they may be multi-hot: see `settle_lists`.
+    return list(dict.fromkeys(found)) if classes else found
 
 
 def _chosen(features: dict[str, Span], names: Names) -> tuple[str, str]:

@@ -166,7 +166,7 @@ def test_the_command_ends_with_3_where_something_must_be_mended(pictures, tmp_pa
     options = ["--spec", "simple_cnn", "--html", written[0], "--sheet", written[1], "--fix-list", written[2]]
     done = command("data", "check", folder, *options)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == f"fix list: {written[2]}, 40 pictures, 0 left out"
+    assert done.stdout.splitlines()[-2] == f"fix list: {written[2]}, 40 pictures, 0 left out"
     assert all(path.stat().st_size for path in written)
     (folder / "red" / "bad.png").write_bytes(b"")
     done = command("data", "check", folder, "--json")

@@ -117,8 +117,46 @@ def test_the_order_does_not_depend_on_that_of_the_file_system(folder: Folder, mo
     assert ids(open_source(root)) == expected == sorted(expected)
 
 
-def test_an_empty_class_folder_is_a_fault(folder: Folder):
-    root = folder("cat/1.png", "dog/1.png", "emu/", "fox/")
+def test_an_empty_class_folder_is_left_out_and_named(folder: Folder):
+    source = open_source(folder("train/cat/1.png", "train/dog/1.png", "train/emu/", "test/cat/2.png", "val/"))
+    assert (source.classes, source.empty) == (("cat", "dog"), ("train/emu", "val"))
+    assert source.describe().endswith("; empty folders left out: train/emu, val")
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (("Training", "Testing"), ["train", "test"]),
+        (("Training", "Validation"), ["train", "validation"]),
+        (("TRAIN", "VALID"), ["train", "validation"]),
+        (("train", "Val"), ["train", "validation"]),
+        (("training", "Test"), ["train", "test"]),
+    ],
+)
+def test_parts_are_known_by_the_names_that_data_sets_use(folder: Folder, names: tuple[str, str], parts: list[str]):
+    source = open_source(folder(*(f"{name}/{label}/1.png" for name in names for label in ("cat", "dog"))))
+    assert source.classes == ("cat", "dog")
+    assert {item.part for item in source.items} == set(parts)
+
+
+@pytest.mark.parametrize("above", ["photos", "photos/photos", "photos/v1/data"])
+@pytest.mark.parametrize("part", ["", "Train/"])
+def test_folders_above_the_classes_are_passed_through(folder: Folder, above: str, part: str):
+    files = [f"{above}/{part}{label}/1.png" for label in ("cat", "dog")]
+    source = open_source(folder(*files, "__MACOSX/photos/cat/._1.png", ".DS_Store", f"{above}/__MACOSX/x.png"))
+    assert source.classes == ("cat", "dog")
+    assert ids(source) == files
+    assert {item.part for item in source.items} == ({"train"} if part else {None})
+
+
+def test_a_class_that_holds_folders_alone_is_a_class_where_a_model_knows_it(folder: Folder):
+    root = folder("cat/a/1.png", "cat/b/1.png")
+    assert open_source(root).classes == ("a", "b")
+    assert open_source(root, classes=("cat", "dog")).label_counts() == {"cat": 2}
+
+
+def test_empty_class_folders_alone_are_a_fault(folder: Folder):
+    root = folder("emu/", "fox/")
     assert message(root) == (
         f"{root}: emu: holds no pictures; put the class's pictures in it, or remove it\n"
         f"{root}: fox: holds no pictures; put the class's pictures in it, or remove it"
@@ -172,7 +210,8 @@ def test_a_part_in_two_folders_is_a_fault(folder: Folder):
 
 
 def test_a_part_without_class_folders_is_a_fault(folder: Folder):
-    assert "test: holds no class folders" in message(folder("train/cat/1.png", "train/dog/1.png", "test/"))
+    root = folder("train/cat/1.png", "train/dog/1.png", "test/notes.txt")
+    assert "test: holds no class folders" in message(root)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="such names are one name elsewhere")

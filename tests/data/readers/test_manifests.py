@@ -76,10 +76,10 @@ def test_a_manifest_written_on_windows_is_read_anywhere(manifest):
 def test_all_faults_of_a_manifest_are_listed_with_their_lines(manifest):
     path = manifest(
         "pets.csv",
-        "path,label,split\na.png,cat,training\nb.png,,train\n./a.png,dog,\nz.png,dog,test\n,cat,\n",
+        "path,label,split\na.png,cat,trainer\nb.png,,train\n./a.png,dog,\nz.png,dog,test\n,cat,\n",
     )
     assert message(path).splitlines() == [
-        "line 2: no split 'training'; did you mean 'train'?; there are train, validation and test",
+        "line 2: no split 'trainer'; did you mean 'train'?; there are train, validation and test",
         "line 3: expected a label, got ''",
         "line 4: 'a.png' is listed in line 2 already; keep one line with all its labels",
         "line 5: no such file: z.png; paths are relative to the manifest's folder",
