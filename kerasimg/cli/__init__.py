@@ -20,7 +20,7 @@ import typer
 
 from kerasimg.cli import cache, data, deploy, run, spec, train, use, zoo
 from kerasimg.cli.tree import Group
-from kerasimg.errors import KerasimgError, printable
+from kerasimg.errors import CallError, KerasimgError, printable
 
 TRACEBACK = "KERASIMG_TRACEBACK"
 """The environment variable that asks for the whole traceback of an unexpected error."""
@@ -82,8 +82,10 @@ def main() -> NoReturn:
             typer.echo(f"error: {printable(_of_system(error))}", err=True)
         _drop_output()
         sys.exit(1)
-    except typer.Abort:
-        _stop("aborted", 1)
+    except typer.Abort as error:  # of a question
+        if isinstance(error.__context__, KeyboardInterrupt):
+            _stop("interrupted", INTERRUPTED)
+        _stop("the standard input ended before every question was answered", CallError.exit_code)
     except Exception as error:
         if hasattr(error, "format_message"):  # of click, which typer brings along or vendors
             error.show()  # type: ignore[attr-defined]

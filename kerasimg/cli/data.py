@@ -22,7 +22,7 @@ from kerasimg.cli.options import (
     load,
     out_option,
 )
-from kerasimg.cli.output import print_next, print_result, table
+from kerasimg.cli.output import print_result, table
 from kerasimg.cli.run import label_error_lines
 from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError, DataError
@@ -147,6 +147,7 @@ def preview(
     assign: Set = [],  # noqa: B006
     rows: Annotated[int, typer.Option("--rows", min=1, help="Number of images, of as many classes as there are.")] = 8,
     draws: Annotated[int, typer.Option("--draws", min=0, help="Augmented versions of each.")] = 6,
+    as_json: Json = False,
 ) -> None:
     """Draw images as the network sees them. Before and after augmentation."""
     params, edits = assignments(assign)
@@ -155,7 +156,7 @@ def preview(
     with keras_loaded():
         from kerasimg.data.preview import contact_sheet, write_sheet
         from kerasimg.data.sources import open_source
-    with waiting("drawing"):
+    with waiting("drawing", as_json):
         sheet = contact_sheet(
             open_source(data, spec.task),
             spec.image,
@@ -166,8 +167,9 @@ def preview(
             targets=TARGETS[spec.task],
         )
     write_sheet(path, sheet)
-    typer.echo(f"{path}: {sheet.width} x {sheet.height}; on the left as decoded, then as augmented")
-    print_next("data preview", spec=ref, data=data)
+    text = f"{path}: {sheet.width} x {sheet.height}; on the left as decoded, then as augmented"
+    result = {"sheet": str(path), "width": sheet.width, "height": sheet.height}
+    print_result("data preview", result, text, as_json, spec=ref, data=data)
 
 
 @commands.command("label-errors")

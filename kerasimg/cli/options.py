@@ -37,10 +37,6 @@ TrainData = Annotated[str | None, typer.Option("--data", metavar="DATA", help=DA
 RunData = Annotated[
     str | None, typer.Option("--data", metavar="DATA", help=f"{DATA_HELP} Default: the images of the run.")
 ]
-Part = Annotated[
-    str | None,
-    typer.Option("--part", help="The split to use: train, validation, test or all. Default: see the command."),
-]
 Set = Annotated[
     list[str],
     typer.Option(
@@ -103,6 +99,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 def out_option(what: str, default: str) -> Any:
     """`--out`: the path to which a command writes its result, what is written there, and where it goes without."""
     return typer.Option("--out", metavar="PATH", help=f"Write the result to this path: {what}. Default: {default}.")
+
+
+def part_option(default: str) -> Any:
+    """`--part`: the split of the data that a command uses, and which one without it."""
+    return typer.Option("--part", help=f"The split to use: train, validation, test or all. Default: {default}.")
 
 
 class OnBadImage(StrEnum):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kerasimg.cli.deploy import Batch, Drop, Precisions, Same, TargetName, Tolerance
-from kerasimg.cli.options import DATA_HELP, Json, Part, RunArgument, RunData, Top, keras_loaded, out_option
+from kerasimg.cli.options import DATA_HELP, Json, RunArgument, RunData, Top, keras_loaded, out_option, part_option
 from kerasimg.cli.output import print_result
 from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError, KerasimgError
@@ -57,6 +57,8 @@ def history(
     """Print the stages of a training, each with its best epoch. The training may still be running."""
     from kerasimg.evaluation.report_epochs import print_stages, read_goals, stage_summaries
 
+    if run.is_file():
+        raise CallError(f"'{run}' is a file; name the folder of a run")
     rows, goals = RunFolder(run).history(), read_goals(run)
     if not rows:
         raise CallError(f"'{run}' holds no history.csv with an epoch in it; name the folder of a run")
@@ -81,7 +83,7 @@ def compare(
         list[Path], typer.Argument(metavar="RUN RUN...", help="Runs: their folders. Each is compared with the first.")
     ],
     data: RunData = None,
-    part: Part = None,
+    part: Annotated[str | None, part_option("test")] = None,
     out: Annotated[Path | None, out_option("the comparison, as JSON", "only printed")] = None,
     as_json: Json = False,
 ) -> None:
@@ -103,7 +105,11 @@ def compare(
 
 @commands.command()
 def calibrate(
-    run: RunArgument, data: RunData = None, part: Part = None, undo: Undo = False, as_json: Json = False
+    run: RunArgument,
+    data: RunData = None,
+    part: Annotated[str | None, part_option("validation")] = None,
+    undo: Undo = False,
+    as_json: Json = False,
 ) -> None:
     """Calibrate probabilities (temperature scaling). Fitted on the validation split and saved in model.keras."""
     with keras_loaded():
@@ -131,7 +137,7 @@ def thresholds(
         float, typer.Option("--false-negative", min=0, help="Cost of a false negative, for --aim cost.")
     ] = 1.0,
     data: RunData = None,
-    part: Part = None,
+    part: Annotated[str | None, part_option("validation")] = None,
     undo: Undo = False,
     as_json: Json = False,
 ) -> None:
@@ -155,9 +161,11 @@ def thresholds(
 def label_errors(
     run: RunArgument,
     data: RunData = None,
-    part: Part = None,
+    part: Annotated[str | None, part_option("validation and test")] = None,
     top: Top = 30,
-    out: Annotated[Path | None, out_option("the list, as JSON", "only printed")] = None,
+    out: Annotated[
+        Path | None, out_option("the list, as JSON", "RUN/evaluation/label_errors.json; with --data only printed")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List images whose label is likely wrong. Of the run's validation and test splits."""

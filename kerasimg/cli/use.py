@@ -13,12 +13,12 @@ from kerasimg.cli.options import (
     Images,
     Json,
     OnBadImage,
-    Part,
     RunArgument,
     RunData,
     Top,
     keras_loaded,
     out_option,
+    part_option,
 )
 from kerasimg.cli.output import print_result
 from kerasimg.cli.waiting import waiting
@@ -26,13 +26,15 @@ from kerasimg.errors import CallError, listed
 
 commands = typer.Typer()
 
+OUT_OF_RUN = "RUN/evaluation, without --data and --part; otherwise it is only printed"
+
 
 @commands.command()
 def evaluate(
     run: RunArgument,
     data: RunData = None,
-    part: Part = None,
-    out: Annotated[Path | None, out_option("a folder with metrics.json and predictions.csv", "only printed")] = None,
+    part: Annotated[str | None, part_option("test, where there is one, otherwise all")] = None,
+    out: Annotated[Path | None, out_option("a folder with metrics.json and predictions.csv", OUT_OF_RUN)] = None,
     on_bad_image: Bad = OnBadImage.fail,
     as_json: Json = False,
 ) -> None:
