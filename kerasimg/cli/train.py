@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -242,7 +244,7 @@ def tune(
         with keras_loaded():
             from kerasimg.tuning.search import resume_search
         cached = None if cache is CacheKind.auto else cache.value
-        with waiting("searching", silent) as shown:
+        with waiting("searching", silent) as shown, _frozen():
             search = resume_search(resume, data=data, workers=workers, chief=chief, cache=cached, say=shown.say)
         _print_search(search, data, as_json)
         return
@@ -266,7 +268,7 @@ def tune(
             from kerasimg.tuning.tuner import UsedUp
             from kerasimg.tuning.worker import work
         try:
-            with waiting("training trials", silent) as shown:
+            with waiting("training trials", silent) as shown, _frozen():
                 trained = work(spec, chief=worker, **how, say=shown.say)
             typer.echo(f"{trained} trials were trained here")
         except UsedUp:  # memory that TensorFlow does not give back: the same command continues in a new process
@@ -275,9 +277,20 @@ def tune(
     with keras_loaded():
         from kerasimg.tuning.search import tune
     how |= {"out": out or Path("runs"), "chief": chief, "workers": 1 if workers is None else workers}
-    with waiting("searching", silent) as shown:
+    with waiting("searching", silent) as shown, _frozen():
         search = tune(spec, **how, say=shown.say)
     _print_search(search, data, as_json)
+
+
+@contextmanager
+def _frozen() -> Iterator[None]:
+    """Keep the garbage collector from going through all loaded modules in every trial."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _text(task: TaskName | None) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,6 +82,15 @@ def _naming(spec: Spec) -> Iterator[None]:
         yield
     except NoInitialValue as error:
         raise SpecError([Fault(spec.file, "model", str(error))]) from None
+
+
+def leaves(layers: Iterable[Any]) -> Iterator[Any]:
+    """The layers, with those of nested models in place of the models."""
+    for layer in layers:
+        if isinstance(layer, keras.Model):
+            yield from leaves([inner for inner in layer.layers if not isinstance(inner, keras.layers.InputLayer)])
+        else:
+            yield layer
 
 
 def _check_given_weights(graph: Graph, weights: Any) -> Path | None:

@@ -13,6 +13,16 @@ from kerasimg.errors import Fault
 from kerasimg.spec.load import Spec
 
 
+def weighs(spec: Spec) -> bool:
+    """Whether images, or their labels, count differently."""
+    return spec.fit.class_weight != "none" or spec.fit.sample_weight is not None
+
+
+def weighs_labels(spec: Spec) -> bool:
+    """Whether each of several labels counts for itself, see `label_weights`."""
+    return spec.fit.class_weight != "none" and spec.task == "multilabel"
+
+
 def picture_weights(spec: Spec, source: Source, indices: np.ndarray) -> np.ndarray | None:
     """The weight of each picture at `indices`, (N,) float32: its class's times its own; None where all count alike."""
     weights = None
@@ -37,7 +47,7 @@ def label_weights(spec: Spec, source: Source, indices: np.ndarray) -> np.ndarray
 
     n / (2 * n of the pictures where it is so), or its square root. None where all count alike.
     """
-    if spec.fit.class_weight == "none" or spec.task != "multilabel":
+    if not weighs_labels(spec):
         return None
     hold = source.label_ids(indices).sum(axis=0)
     weights = len(indices) / (2 * np.maximum([len(indices) - hold, hold], 1))

@@ -8,45 +8,36 @@ from kerasimg.data.augment import compile_augment
 from kerasimg.data.items import PARTS
 from kerasimg.data.pipeline import batches
 from kerasimg.data.sources import Data
-from kerasimg.data.split import split
 from kerasimg.errors import CallError, nearest
 from kerasimg.spec.load import Spec
-from kerasimg.training.counting import label_weights, picture_weights
-from kerasimg.training.experiment import check_model, load_for, make_models
-from kerasimg.training.objective import make_objective
+from kerasimg.training.prepare import prepare
+from kerasimg.training.splits import seed_of
+from kerasimg.training.trial import batch_size_of
+
+IRRELEVANT = {"fit.precision": "float32", "compile.jit_compile": False}
+"""What a probe would choose, and the batches do not depend on."""
 
 
 def dataset(spec: Spec, data: Data, part: str, *, cache: Any = "auto") -> Any:
     """One epoch of the batches that `fit` takes, as training reads them; see `kerasimg.dataset`."""
     if part not in PARTS:
         raise CallError(f"no part '{part}'{nearest(part, PARTS)} (parts: train, validation, test)")
-    spec, source = load_for(spec, data, None, {})
-    if not isinstance(spec.fit.batch_size, int):
-        raise CallError(
-            f"fit.batch_size: expected a number, got {spec.fit.batch_size!r}, which only a training can choose; "
-            'give overrides={"fit.batch_size": 32}'
-        )
-    parts = split(source, spec.fit.validation_split, spec.fit.test_split, spec.fit.seed)
+    batch_size = batch_size_of(spec)
+    experiment = prepare(spec, data, edits=IRRELEVANT, weights=None, on_bad_image=None, cache=cache, distribute=False)
+    spec, parts = experiment.spec, experiment.parts
     if PARTS[part] not in parts:
-        raise CallError(f"the data in {source.where} has no {part} part (it has: {', '.join(parts)})")
-    indices = parts[PARTS[part]]
-    sized = make_models(spec, None, None)
-    check_model(spec, source, sized)
-    model = sized[spec.image.size[0], spec.image.size[1]].built.model
+        raise CallError(f"the data in {experiment.source.where} has no {part} part (it has: {', '.join(parts)})")
     train = part == "train"
-    objective = make_objective(
-        spec, model, len(source.classes), label_weights(spec, source, parts["train"]), source.soft
-    )
     return batches(
-        source,
-        indices,
+        experiment.source,
+        parts[PARTS[part]],
         spec.image,
-        batch_size=spec.fit.batch_size,
+        batch_size=batch_size,
         shuffle=train,
-        seed=spec.fit.seed,
-        augment=compile_augment(spec.augment, spec.image, spec.fit.seed) if train else None,
-        targets=objective.targets,
-        sample_weight=picture_weights(spec, source, indices) if train else None,
+        seed=seed_of(spec),
+        augment=compile_augment(spec.augment, spec.image, seed_of(spec)) if train else None,
+        targets=experiment.objective.targets,
+        sample_weight=experiment.weights if train else None,
         cache=cache,
         exact=not train,
     )

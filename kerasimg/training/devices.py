@@ -16,9 +16,10 @@ from typing import Any
 
 import keras
 
-from kerasimg.errors import CallError
+from kerasimg.models.build import leaves
 from kerasimg.spec.load import Spec
-from kerasimg.training.stages import leaves
+from kerasimg.training.distillation import has_teacher
+from kerasimg.training.trial import batch_size_of
 
 Say = Callable[[str], None]
 
@@ -134,12 +135,10 @@ def devices_for(spec: Spec, say: Say) -> Devices:
         say("devices: one, since Keras trains on several under JAX and TensorFlow, not under PyTorch")
         return ONE
     names = _names()
-    if len(names) > 1 and spec.fit.teacher is not None:
+    if len(names) > 1 and has_teacher(spec):
         say(f"devices: one of {len(names)}, since Keras' Distiller leaves out of account how much a row weighs")
         return ONE
-    size = spec.fit.batch_size
-    if not isinstance(size, int):
-        raise CallError(f"fit.batch_size: expected a number, got {size!r}")
+    size = batch_size_of(spec)
     count = max(number for number in range(1, len(names) + 1) if size % number == 0)
     if count == 1:
         why = "there is no other" if len(names) == 1 else f"batches of {size} cannot be parted evenly among more"

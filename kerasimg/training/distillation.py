@@ -22,9 +22,17 @@ from kerasimg.models.outputs import OutputKind, output_kind
 from kerasimg.spec.document import Teacher
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.spec.pack import SUFFIX
+from kerasimg.training.counting import weighs
+from kerasimg.training.features import wants_features
+from kerasimg.training.stages import size_of
 
 SMALLEST = 1e-7
 """Below this a probability counts as this, so that it has a logarithm."""
+
+
+def has_teacher(spec: Spec) -> bool:
+    """Whether a spec names a teacher."""
+    return spec.fit.teacher is not None
 
 
 def locate_teacher(spec: Spec, *, confined: bool = True) -> tuple[Spec, dict[str, Any]]:
@@ -84,12 +92,21 @@ def open_teacher(spec: Spec, student: keras.Model, classes: tuple[str, ...]) -> 
     return teacher.model
 
 
+def distilled(spec: Spec, student: keras.Model, teacher: keras.Model | None) -> Any:
+    """What to compile and fit: the student, under a Distiller where the spec names a teacher."""
+    if spec.fit.teacher is None or teacher is None:
+        return student
+    return with_teacher(student, teacher, spec.fit.teacher)
+
+
 def with_teacher(student: keras.Model, teacher: keras.Model, settings: Teacher) -> Any:
     """The student under a Distiller: what to compile and fit. The student's own weights are what learns."""
     loss = _OnAnyOutput(settings.temperature, output_kind(teacher), output_kind(student))
-    return keras.distillation.Distiller(
+    distiller = keras.distillation.Distiller(
         teacher, student, distillation_losses=loss, student_loss_weight=1.0 - settings.alpha
     )
+    distiller.dtype_policy = student.dtype_policy  # by it Keras decides whether the loss is scaled
+    return distiller
 
 
 class _OnAnyOutput(keras.distillation.LogitsDistillation):
@@ -110,15 +127,14 @@ class _OnAnyOutput(keras.distillation.LogitsDistillation):
 
 
 def _of_the_spec(spec: Spec) -> list[str]:
-    fit = spec.fit
     messages = []
     if spec.task != "multiclass":
         messages.append(f"is for one class per picture, not for the task '{spec.task}'")
-    if fit.class_weight != "none" or fit.sample_weight is not None:
+    if weighs(spec):
         messages.append("cannot go with class_weight or sample_weight, which Keras' Distiller leaves out of account")
-    if fit.features in ("cached", "fresh"):
-        messages.append(f'cannot go with features: "{fit.features}", since the teacher needs the pictures; write "off"')
-    if any(stage.size not in (None, spec.image.size) for stage in fit.stages):
+    if (mode := wants_features(spec)) is not None:
+        messages.append(f'cannot go with features: "{mode}", since the teacher needs the pictures; write "off"')
+    if any(size_of(stage, spec) != tuple(spec.image.size) for stage in spec.fit.stages):
         messages.append("cannot go with stages of other picture sizes: the teacher knows one size")
     return messages
 

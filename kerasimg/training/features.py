@@ -31,6 +31,7 @@ from kerasimg.models.flat_graph import flatten
 from kerasimg.models.frozen import Split, split_frozen
 from kerasimg.models.inference import Engine, Precision, has_gpu, settle
 from kerasimg.spec.document import Image
+from kerasimg.spec.load import Spec
 from kerasimg.training.feature_batches import feature_batches
 from kerasimg.training.feature_rows import DoesNotFit, Recipe, Rows, Stored, rows_of, stored_as
 from kerasimg.training.straight import picture_batches, row_batches
@@ -185,6 +186,29 @@ class FeaturePlan:
 
         as_written = tf.autograph.experimental.do_not_convert
         return pictures.map(as_written(features), num_parallel_calls=2, deterministic=True).prefetch(2)
+
+
+class Settings(NamedTuple):
+    """What a spec says about features."""
+
+    mode: Wanted
+    views: int | None
+
+
+def settings_of(spec: Spec) -> Settings:
+    """What a spec says about features."""
+    return Settings(spec.fit.features, spec.fit.views)
+
+
+def has_features(spec: Spec) -> bool:
+    """Whether the frozen part of a model may be computed apart from the training."""
+    return settings_of(spec).mode != "off"
+
+
+def wants_features(spec: Spec) -> str | None:
+    """The mode that a spec insists on; None where it leaves the choice, or wants none."""
+    mode = settings_of(spec).mode
+    return mode if mode in ("cached", "fresh") else None
 
 
 class No(NamedTuple):

@@ -16,10 +16,10 @@ from sklearn.model_selection import KFold, StratifiedKFold
 
 from kerasimg.catalog import Reference, load
 from kerasimg.data.sources import Data, Source, open_source
-from kerasimg.data.split import split
 from kerasimg.errors import CallError
 from kerasimg.evaluation.predictions import Predictions, read_predictions
-from kerasimg.spec.document import Fit
+from kerasimg.spec.load import Spec
+from kerasimg.training.splits import seed_of, split_images
 from kerasimg.training.train import train
 
 FOLDS = 5
@@ -46,7 +46,7 @@ def cross_val_predict(
         raise CallError(f"folds: expected 2 or more, got {folds}")
     draft = load(ref, set=set, partial=True, **params)
     source = open_source(data, draft.task)
-    fold_of = _folds(source, folds, draft.fit.seed)
+    fold_of = _folds(source, folds, seed_of(draft))
     found: dict[str, tuple[np.ndarray, Any, Any]] = {}
     classes: list[str] = list(source.classes)
     with tempfile.TemporaryDirectory() as temporary:
@@ -56,7 +56,7 @@ def cross_val_predict(
         for fold in range(folds):
             say(f"fold {fold + 1} of {folds}")
             manifest = folder / "fold.jsonl"
-            _write_manifest(manifest, source, paths, _parts(source, fold_of == fold, draft.fit))
+            _write_manifest(manifest, source, paths, _parts(source, fold_of == fold, draft))
             run = train(ref, data=manifest, out=folder / "runs", set=set, verbose=verbose, say=say, **params)
             said = read_predictions(run.files.evaluation.predictions_file, draft.task)
             if said.classes != classes:
@@ -102,13 +102,13 @@ def _path(source: Source, index: int, folder: Path) -> str:
     return str(path)
 
 
-def _parts(source: Source, held_out: np.ndarray, fit: Fit) -> np.ndarray:
+def _parts(source: Source, held_out: np.ndarray, spec: Spec) -> np.ndarray:
     """The part of each picture in a fold, (N,) of str.
 
     What is validated on is drawn by the pictures' own names: those of the fold's files depend on where they stand.
     """
     items = [replace(item, part="test" if out else None) for item, out in zip(source.items, held_out, strict=True)]
-    drawn = split(replace(source, items=items), fit.validation_split, 0, fit.seed)
+    drawn = split_images(spec, replace(source, items=items), test=False)
     names = np.full(len(source), "train", dtype="<U10")
     for part, indices in drawn.items():
         names[indices] = part

@@ -15,9 +15,12 @@ from kerasimg.files import replacing
 
 
 class History(keras.callbacks.Callback):
-    """Appends a row per epoch: stage and epoch (from 1), seconds, learning_rate, then Keras' figures."""
+    """Appends a row per epoch: stage and epoch (from 1), seconds, learning_rate, then Keras' metrics.
 
-    def __init__(self, path: Path) -> None:
+    path: of the file; None: the rows are in memory only.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
         super().__init__()
         self.path = path
         self.stage = 0
@@ -41,6 +44,8 @@ class History(keras.callbacks.Callback):
 
     def rewrite(self) -> None:
         """Make the file hold the rows, and nothing else."""
+        if self.path is None:
+            return
         if not self.rows:
             self.path.unlink(missing_ok=True)
             return
@@ -67,6 +72,8 @@ class History(keras.callbacks.Callback):
         first = not self._columns
         self._columns = self._columns or list(row)
         self.rows.append(row)
+        if self.path is None:
+            return
         with self.path.open("a", newline="", encoding="utf-8") as file:
             file.write(self._text(self._header(), row) if first else self._text(row))
 

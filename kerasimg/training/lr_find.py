@@ -11,18 +11,12 @@ import numpy as np
 
 from kerasimg.callbacks import LearningRateFinder
 from kerasimg.catalog import Reference
-from kerasimg.data.check import OnBadImage, require_sound
-from kerasimg.data.order import steps as steps_of
+from kerasimg.data.check import OnBadImage
 from kerasimg.data.sources import Data
-from kerasimg.data.split import split
 from kerasimg.errors import CallError, KerasimgError
-from kerasimg.models.frozen import split_frozen
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
-from kerasimg.training.distillation import with_teacher
-from kerasimg.training.experiment import assemble, check_model, load_for, make_models
-from kerasimg.training.features import plan_features
-from kerasimg.training.objective import jit_compile, make_optimizer
-from kerasimg.training.trial import settle_choices
+from kerasimg.training.engine import KerasFit, compile_model, running, sweep_optimizer
+from kerasimg.training.prepare import prepare
 
 SPAN = 0.1
 """Share of the rates over which the fall of the loss is taken: of a line through so many of them."""
@@ -91,8 +85,8 @@ def find_learning_rate(
 ) -> RateSweep:
     """Raise the learning rate from `low` to `high` in `steps` steps, and watch the loss (Smith 2017, arXiv:1506.01186).
 
-    Everything is as `train` has it: pictures, augmentation, frozen parts, optimizer, loss; only the rate is not. No run
-    is made and no weights are kept. The sweep ends early where the loss is four times its least.
+    Everything else is as in `train`: images, augmentation, frozen parts, optimizer, loss. No run is made and no weights
+    are saved. The sweep ends early where the loss is four times its least.
     stage: which of `fit.stages`, from 1; a later one begins with the weights that the first begins with.
     out: a file for the plot (.png, .svg, .pdf).
 
@@ -101,46 +95,30 @@ def find_learning_rate(
     """
     if steps < FEWEST or not 0 < low < high:
         raise CallError(f"expected 0 < low < high and steps >= {FEWEST}, got {low:g}, {high:g} and {steps}")
-    spec, source = load_for(ref, data, set, params)
-    spec, _ = settle_choices(spec, source, limits, say)
-    if not 1 <= stage <= len(spec.fit.stages):
-        raise CallError(f"stage: expected 1 to {len(spec.fit.stages)}, got {stage}")
-    sized = make_models(spec, weights, limits)
-    check_model(spec, source, sized)
-    say(source.describe())
-    source = require_sound(source, on_bad_image)
-    parts = split(source, spec.fit.validation_split, spec.fit.test_split, spec.fit.seed)
-    experiment = assemble(spec, source, parts, sized, cache)
-    one = experiment.enter(stage - 1)
-    plan = plan_features(
-        one.built.model,
-        source,
-        {"train": parts["train"]},
-        one.spec.image,
-        mode=spec.fit.features if split_frozen(one.built.model) and not spec.fit.teacher else "off",
-        views=spec.fit.views,
-        augment=one.spec.augment,
-        seed=spec.fit.seed,
-        batch_size=experiment.batch_size,
-        epochs=spec.fit.stages[stage - 1].epochs,
-        targets=experiment.objective.targets,
-        sample_weight=experiment.weights,
-        cache=experiment.cache,
+    experiment = prepare(
+        ref,
+        data,
+        edits=set,
+        params=params,
+        weights=weights,
+        limits=limits,
+        on_bad_image=on_bad_image,
+        cache=cache,
         say=say,
     )
-    model = plan.model
-    if spec.fit.teacher is not None:
-        model = with_teacher(model, experiment.teacher, spec.fit.teacher)
-    model.compile(
-        optimizer=make_optimizer(spec, low),
-        loss=experiment.objective.loss,
-        jit_compile=jit_compile(spec),
-    )
+    count = len(experiment.spec.fit.stages)
+    if not 1 <= stage <= count:
+        raise CallError(f"stage: expected 1 to {count}, got {stage}")
+    index = stage - 1
+    experiment.enter(index)
+    plan = KerasFit().plan(experiment, index, {}, say)
+    with experiment.devices.scope():
+        compile_model(experiment, plan.model, sweep_optimizer(experiment, index, low))
     finder = LearningRateFinder(low, high, steps)
-    an_epoch = steps_of(len(parts["train"]), experiment.batch_size)
-    say(f"{steps} steps, {steps / an_epoch:.1f} epochs, at rates of {low:g} to {high:g}")
-    batches = plan.train(epochs=None)
-    model.fit(batches, steps_per_epoch=steps, epochs=1, callbacks=[finder], shuffle=False, verbose=0)
+    say(f"{steps} steps, {steps / experiment.steps:.1f} epochs, at rates of {low:g} to {high:g}")
+    with running(experiment.devices, plan.model):
+        batches = experiment.devices.even(plan.train(epochs=None))
+        plan.model.fit(batches, steps_per_epoch=steps, epochs=1, callbacks=[finder], shuffle=False, verbose=0)
     sweep = sweep_of(finder.rates, finder.losses)
     if out is not None:
         sweep.plot(out)

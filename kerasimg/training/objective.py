@@ -101,6 +101,11 @@ def jit_compile(spec: Spec) -> Any:
     return value if isinstance(value, bool) else "auto"
 
 
+def has_average(spec: Spec) -> bool:
+    """Whether the moving average of the weights is validated and handed on in their place."""
+    return spec.fit.ema is not None
+
+
 def make_optimizer(spec: Spec, learning_rate: Any, rates: Rates = Rates()) -> Any:  # noqa: B008 - it is frozen
     """A fresh optimizer, at the stage's learning rate where it has one, and what becomes of that rate."""
     value = spec.compile.optimizer

@@ -1,20 +1,41 @@
-"""How fast each weight learns: warm-up, the fall to 0, and rates that differ from block to block.
+"""How fast each weight learns: warm-up, decay, and layer-wise learning rate decay.
 
-All of it happens inside of the compiled step, on any backend, so it does not depend on how many steps Keras runs at a
-time. The rates are scaled, not the gradients: optimizers like Adam do not notice how large a gradient is.
+All of it happens inside the compiled step, on any backend, so it does not depend on the steps per execution. The rates
+are scaled, not the gradients: optimizers like Adam do not notice how large a gradient is.
+
+Layer-wise decay is as in ELECTRA (Clark et al. 2020, arXiv:2003.10555) and BEiT (Bao et al. 2021, arXiv:2106.08254): a
+block learns at the rate of the next one times `layer_decay`. A block is what the paper draws as one: a node of the
+spec, be it a layer or a macro; in a backbone that is a spec, a node of that; in one of keras.applications, the layers
+whose names begin with the same block ("block_12_expand", "conv5_block3_2_conv"). Other layers with weights are blocks
+of their own; a normalization belongs to what it normalizes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import keras
 from keras import ops
 
+from kerasimg.models.build import Built, leaves
+from kerasimg.spec.document import Stage
+from kerasimg.spec.load import Spec
+
 Decay = Literal["none", "cosine", "linear"]
+
+BLOCK = re.compile(r"(.*?block_?\d+[a-z]?)(?=_|$)|(expanded_conv(?:_\d+)?)(?=_)|conv_[dp]w(_\d+)")
+"""How keras.applications name their blocks; of MobileNet, a depthwise convolution and the pointwise one after it."""
+
+NORMALIZATIONS = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +70,48 @@ class Rates:
             done = ops.clip((step - self.warmup_steps) / left, 0.0, 1.0)
             share = share * (1.0 - done if self.decay == "linear" else 0.5 * (1.0 + ops.cos(math.pi * done)))
         return share
+
+
+def rates_of(stage: Stage, built: Built, steps: int, epochs: int) -> Rates:
+    """What becomes of the rate in a stage.  steps: of an epoch.  epochs: of the stage."""
+    warmup = round(stage.warmup_epochs * steps)
+    return Rates(warmup, epochs * steps, stage.decay, layer_factors(stage, built))
+
+
+def layer_factors(stage: Stage, built: Built) -> dict[int, float]:
+    """The share of the rate of each weight that does not learn at the rate itself, by its id."""
+    return factors(built, stage.layer_decay)
+
+
+def learning_rate(stage: Stage) -> Any:
+    """The rate or schedule that a stage has of its own; None: that of the optimizer."""
+    return stage.learning_rate
+
+
+def written_rate(spec: Spec, stage: Stage) -> Any:
+    """The rate or schedule of a stage as it is written; None where it is the default of the optimizer."""
+    if stage.learning_rate is not None:
+        return stage.learning_rate
+    optimizer = spec.compile.optimizer
+    return optimizer.get("learning_rate") if isinstance(optimizer, dict) else None
+
+
+def decay_fault(spec: Spec, stage: Stage) -> str | None:
+    """Why a stage cannot have its decay; None where it can."""
+    rate = written_rate(spec, stage)
+    if stage.decay == "none" or rate is None or isinstance(rate, int | float):
+        return None
+    return f"{stage.decay} is for a rate that is a number, and that of compile.optimizer is a schedule"
+
+
+def counts_steps(stage: Stage) -> bool:
+    """Whether the rate depends on how many steps the stage has."""
+    return stage.decay != "none" or bool(stage.warmup_epochs)
+
+
+def differs_by_layer(stage: Stage) -> bool:
+    """Whether layers learn at different rates."""
+    return stage.layer_decay != 1
 
 
 def with_rates(optimizer: Any, rates: Rates) -> Any:
@@ -124,4 +187,64 @@ class _Staged:
             yield factor, [place for place, other in enumerate(factors) if other == factor]
 
     def finalize_variable_values(self, variables: Any) -> None:
-        """Leave the weights as they are: a stage may take several calls of fit, and ends in `training.loop`."""
+        """Leave the weights as they are: a stage may take several calls of fit, and ends in `training.engine`."""
+
+
+def factors(built: Built, decay: float) -> dict[int, float]:
+    """Id of each weight -> its block's share of the learning rate: decay ** (blocks after it)."""
+    if decay == 1.0:
+        return {}
+    parts = list(blocks(built))
+    return {
+        id(weight): decay**depth
+        for depth, layers in enumerate(reversed(parts))
+        for layer in layers
+        for weight in layer.weights
+    }
+
+
+def blocks(built: Built) -> Iterator[list[Any]]:
+    """The layers with weights, block by block, from the picture to the output."""
+    found: list[list[Any]] = []
+    for layers in _named(built):
+        weighty = [layer for layer in layers if layer.weights and not isinstance(layer, keras.layers.Normalization)]
+        normal = all(isinstance(layer, NORMALIZATIONS) for layer in weighty)
+        if found and normal:
+            found[-1] += weighty
+        elif weighty:
+            found.append(weighty)
+    yield from found
+
+
+def _named(built: Built) -> Iterator[list[Any]]:
+    for names in built.members.values():
+        yield from _of_node([built.model.get_layer(name) for name in names], built)
+
+
+def _of_node(layers: list[Any], built: Built) -> Iterator[list[Any]]:
+    """A node's layers: one block, but for a backbone, which has its own."""
+    whole = [layer for layer in layers if not isinstance(layer, keras.Model)]
+    for layer in layers:
+        if isinstance(layer, keras.Model):
+            inside = built.inside.get(layer.name)
+            if inside is None:
+                yield from _by_name(leaves([layer]))
+            else:
+                yield from _by_member(layer, inside, built)
+    if whole:
+        yield whole
+
+
+def _by_member(model: keras.Model, members: Mapping[str, Iterable[str]], built: Built) -> Iterator[list[Any]]:
+    for names in members.values():
+        yield from _of_node([model.get_layer(name) for name in names], built)
+
+
+def _by_name(layers: Iterable[Any]) -> Iterator[list[Any]]:
+    """Layers that follow one another with the name of one block are a block."""
+    groups: dict[str, list[Any]] = {}
+    for layer in layers:
+        match = BLOCK.match(layer.name)
+        key = next(filter(None, match.groups())) if match else layer.name
+        groups.setdefault(key, []).append(layer)
+    yield from groups.values()

@@ -19,9 +19,8 @@ from kerasimg.errors import CallError, Fault, WeightsError
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.run_folder import DATA, TRAINING
 from kerasimg.training import checkpoint
-from kerasimg.training.devices import devices_for
 from kerasimg.training.distillation import check_same_teacher
-from kerasimg.training.experiment import Experiment, assemble, make_models
+from kerasimg.training.prepare import Experiment, prepare
 from kerasimg.training.run import Run
 
 
@@ -43,9 +42,16 @@ def experiment(run: Run, data: Data | None, cache: Any, say: Callable[[str], Non
     parts = recalled(source, kept)
     if source.soft and digest(source, parts["train"]) != call["soft_labels"]:
         raise ManyFaults([Fault(source.where, "", "the shares of the classes have changed"), _advice(source)])
-    devices = devices_for(spec, say)
-    sized = make_models(spec, weights, call["limits"], devices)
-    return assemble(spec, source, parts, sized, cache or call["cache"], devices)
+    return prepare(
+        spec,
+        source,
+        weights=weights,
+        limits=call["limits"],
+        on_bad_image=None,
+        cache=cache or call["cache"],
+        parts=parts,
+        say=say,
+    )
 
 
 def recalled(source: Source, kept: Mapping[str, Any]) -> dict[Part, np.ndarray]:

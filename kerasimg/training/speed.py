@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from kerasimg.callbacks import TimeBudget
-from kerasimg.training.stages import leaves
+from kerasimg.models.build import leaves
 
 OPERATIONS_PER_S = 2e10
 """Multiplications a second of a slow processor, in training; a faster one only has its turns more often."""

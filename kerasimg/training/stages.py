@@ -1,19 +1,25 @@
-"""Stages: which layers train in each, for how long, and which of the weights they reach are handed on."""
+"""Stages: which layers train in each, at which image size, when they end early, and which weights they hand on.
+
+A stage hands on its last weights, its best ones, or their moving average.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
-from kerasimg.errors import Fault, SpecError, nearest
-from kerasimg.models.build import Built
+from kerasimg.errors import Fault, KerasimgError, SpecError, listed, nearest
+from kerasimg.models.build import Built, leaves
 from kerasimg.spec.document import EarlyStopping, Stage
-from kerasimg.spec.figures import watched
+from kerasimg.spec.figures import Direction, Goal, best_by, keeps_best, watched
 from kerasimg.spec.load import Spec
+from kerasimg.training import rates
 
+Size = tuple[int, int]
+"""(height, width) of images."""
 Trainable = list[tuple[Any, bool]]
 """(layer, whether it trains), those of nested models after these."""
 
@@ -35,12 +41,26 @@ def check_stages(spec: Spec, built: Built, validated: bool) -> None:
             if figure.startswith("val_") and not validated:
                 message = f"watches '{figure}', and there is no validation part; set fit.validation_split above 0"
                 faults.append(Fault(spec.file, f"fit.stages[{index}].{key}", message))
-        rate = _written_rate(spec) if stage.learning_rate is None else stage.learning_rate
-        if stage.decay != "none" and not isinstance(rate, int | float):
-            message = f"{stage.decay} is for a rate that is a number, and that of compile.optimizer is a schedule"
-            faults.append(Fault(spec.file, f"fit.stages[{index}].decay", message))
+        if (reason := rates.decay_fault(spec, stage)) is not None:
+            faults.append(Fault(spec.file, f"fit.stages[{index}].decay", reason))
     if faults:
         raise SpecError(faults)
+
+
+def size_of(stage: Stage, spec: Spec) -> Size:
+    """The image size of a stage, for progressive resizing."""
+    height, width = stage.size or spec.image.size
+    return height, width
+
+
+def freezes(stage: Stage) -> bool:
+    """Whether a stage freezes layers."""
+    return bool(stage.freeze)
+
+
+def changes_layers(stage: Stage) -> bool:
+    """Whether other layers train in a stage than before it."""
+    return bool(stage.freeze or stage.unfreeze)
 
 
 def enter(stage: Stage, built: Built) -> None:
@@ -84,28 +104,89 @@ def describe(model: keras.Model) -> str:
     return f"{trained:,} of {model.count_params():,} parameters train, in {layers} layers"
 
 
-def early_stopping(settings: EarlyStopping) -> keras.callbacks.EarlyStopping:
-    """Keras' callback; the mode is that of the spec, since Keras cannot guess it for every figure.
+def stopping(stage: Stage) -> list[Any]:
+    """The callback that ends a stage early, if the stage has one."""
+    return [early_stopping(stage.early_stopping)] if stage.early_stopping else []
 
-    `best.Best` restores the best weights, not this callback.
+
+def early_stopping(settings: EarlyStopping) -> keras.callbacks.EarlyStopping:
+    """Keras' callback; the mode is that of the spec, since Keras cannot guess it for every metric.
+
+    `Best` restores the best weights, not this callback.
     """
     return keras.callbacks.EarlyStopping(**settings.model_dump() | {"restore_best_weights": False})
 
 
-def _written_rate(spec: Spec) -> Any:
-    """The learning rate that `compile.optimizer` is given, 0 where it is Keras' own number."""
-    optimizer = spec.compile.optimizer
-    return optimizer.get("learning_rate", 0) if isinstance(optimizer, dict) else 0
+def best_of(stage: Stage) -> Best | None:
+    """The callback that keeps the best weights of a stage; None where the last ones are handed on."""
+    return Best(*best_by(stage)) if keeps_best(stage) else None
 
 
 def _layers(built: Built, name: str) -> list[Any]:
     return [built.model.get_layer(member) for member in built.members[name]]
 
 
-def leaves(layers: Iterable[Any]) -> Iterator[Any]:
-    """The layers themselves, those of nested models in their place."""
-    for layer in layers:
-        if isinstance(layer, keras.Model):
-            yield from leaves([inner for inner in layer.layers if not isinstance(inner, keras.layers.InputLayer)])
-        else:
-            yield layer
+class Averages(keras.callbacks.Callback):
+    """Validates the moving averages that the optimizer keeps instead of the weights.
+
+    Like keras.callbacks.SwapEMAWeights, but exact: that callback restores the weights with a rounding error.
+    """
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Exchange the weights and their averages."""
+        self.swap()
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """Put them back."""
+        self.swap()
+
+    def swap(self) -> None:
+        """Exchange the weights and their averages, to the last bit."""
+        for weight, average in _pairs(self.model):
+            value = np.array(keras.ops.convert_to_numpy(weight))
+            weight.assign(keras.ops.convert_to_numpy(average))
+            average.assign(value)
+
+
+def handed_on(model: Any) -> list[np.ndarray]:
+    """The weights of a model, with the moving average of those that have one."""
+    averages = {id(weight): average for weight, average in _pairs(model)}
+    return [np.array(keras.ops.convert_to_numpy(averages.get(id(weight), weight))) for weight in model.weights]
+
+
+def has_averages(model: Any) -> bool:
+    """Whether the optimizer keeps moving averages."""
+    return bool(_pairs(model))
+
+
+class Best(keras.callbacks.Callback):
+    """Keeps the weights of the epoch with the best metric."""
+
+    def __init__(self, monitor: str, mode: Direction, min_delta: float = 0.0) -> None:
+        super().__init__()
+        self.monitor, self.mode, self.min_delta = monitor, mode, min_delta
+        self.on_train_begin()
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Start without a best epoch."""
+        self.figure: float | None = None
+        self.epoch = 0
+        self.weights: list[np.ndarray] = []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Take the weights, if they are better."""
+        if self.monitor not in (logs or {}):
+            raise KerasimgError(f"no figure '{self.monitor}' to keep the best weights by (there are: {listed(logs)})")
+        figure = float(logs[self.monitor])
+        if Goal(self.monitor, self.mode, self.min_delta).improves(figure, self.figure):
+            self.figure, self.epoch, self.weights = figure, epoch, handed_on(self.model)
+
+
+def _pairs(model: Any) -> list[tuple[Any, Any]]:
+    """(weight, its moving average), where the optimizer keeps any."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if not getattr(optimizer, "use_ema", False):
+        return []
+    # Private, as in Keras' own callback: there is no other way to them.
+    averages = optimizer._model_variables_moving_average
+    return [pair for pair in zip(optimizer._trainable_variables, averages, strict=True) if pair[1] is not None]

@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import keras
+import numpy as np
+
+from kerasimg.callbacks import CurvesToTensorBoard
 from kerasimg.catalog import Reference, own_weights
-from kerasimg.data.cache import Cache
-from kerasimg.data.check import OnBadImage, require_sound
+from kerasimg.data.check import OnBadImage
 from kerasimg.data.items import ManyFaults
 from kerasimg.data.readers.soft_labels import digest
 from kerasimg.data.sources import Data
-from kerasimg.data.split import record, split
-from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError, listed
+from kerasimg.data.split import record
+from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError
 from kerasimg.evaluation.evaluate import judge
 from kerasimg.evaluation.report import write_report
+from kerasimg.files import replacing
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.run_folder import SPEC, TRAINING
-from kerasimg.training import recall
-from kerasimg.training.devices import devices_for
-from kerasimg.training.distillation import locate_teacher
-from kerasimg.training.experiment import Experiment, assemble, check_model, load_for, make_models
-from kerasimg.training.interruption import patient
-from kerasimg.training.loop import kept_until
-from kerasimg.training.memory import train_in_memory
+from kerasimg.training import checkpoint, recall
+from kerasimg.training.engine import Diverged, Engine, Hooks
+from kerasimg.training.history import History
+from kerasimg.training.prepare import Experiment, prepare
 from kerasimg.training.run import Run
-from kerasimg.training.sizes import size_of
-from kerasimg.training.trial import is_out_of_memory, settle_choices
+from kerasimg.training.trial import is_out_of_memory
+from kerasimg.training.watch import Interruption, patient
 
 Say = Callable[[str], None]
 
@@ -75,32 +77,25 @@ def train(
     Raises SpecError, DataError, WeightsError or CallError before the first epoch; afterwards KerasimgError when the
     loss is no number any more or something is in the way, and Interrupted after Ctrl-C: `resume` goes on from there.
     """
+    Run.require_place(out)
+    experiment = prepare(
+        ref,
+        data,
+        edits=set,
+        params=params,
+        weights=weights,
+        limits=limits,
+        on_bad_image=on_bad_image,
+        cache=cache,
+        say=say,
+    )
+    spec, source, parts = experiment.spec, experiment.source, experiment.parts
     if weights is AS_THE_SPEC_SAYS:
         weights = own_weights(ref) or weights
-    spec, source = load_for(ref, data, set, params)
-    Run.require_place(out)
-    say(source.describe())
-    spec, teacher = locate_teacher(spec)
-    spec, tried = settle_choices(spec, source, limits, say)
-    devices = devices_for(spec, say)
-    sized = make_models(spec, weights, limits, devices)
-    check_model(spec, source, sized)
-    kept_pixels = cache if isinstance(cache, Cache) else Cache(cache)
-    source = require_sound(
-        source,
-        on_bad_image,
-        progress=lambda done, of: say(f"checked {done:,} of {of:,} pictures"),
-        image=sized[size_of(spec.fit.stages[0], spec)].spec.image,
-        cache=kept_pixels,
-    )
-    if source.skipped:
-        say(f"{len(source.skipped):,} unreadable left out: {listed((one.id for one in source.skipped), 5)}")
-    parts = split(source, spec.fit.validation_split, spec.fit.test_split, spec.fit.seed)
-    experiment = assemble(spec, source, parts, sized, kept_pixels, devices)
     call = {"weights": recall.described(weights), "limits": limits and dict(limits), "cache": recall.kind_of(cache)}
     call |= {"report": report, "tensorboard": tensorboard}
     call |= {"soft_labels": digest(source, parts["train"])} if source.soft else {}
-    call |= teacher | ({"tried": tried} if tried else {})
+    call |= experiment.notes
     kept = recall.located(record(source, parts), data)
     run = Run.create(out, spec.name, lambda draft: draft.write_start(spec, source.classes, kept, call))
     if first_spec is not None:
@@ -143,7 +138,7 @@ def _carry_out(experiment: Experiment, run: Run, data: Data | None, verbose: int
     asked = run.read_json(TRAINING)
     with _telling(run):
         with patient(say) as interruption:
-            experiment = train_in_memory(experiment, run, data, interruption, verbose, say)
+            experiment = _train_in_memory(experiment, run, data, interruption, verbose, say)
         classifier = Classifier(experiment.built.model, experiment.spec, experiment.source.classes, run.folder)
         classifier.save(run.files.model_file)
         if (part := experiment.held_out) is not None:
@@ -154,6 +149,104 @@ def _carry_out(experiment: Experiment, run: Run, data: Data | None, verbose: int
             say(f"writing {run.files.report_file}")
             write_report(run, say, classifier)
     return run
+
+
+class _RunFolder(Hooks):
+    """Keeps what a training needs to go on in the folder of a run."""
+
+    checkpoints = True
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.file = run.files.checkpoint_file
+        curves = run.files.history_file
+        self.history = History(curves)
+        wanted = run.read_json(TRAINING)["tensorboard"]
+        self.boards = [CurvesToTensorBoard(curves, run.files.tensorboard_folder)] if wanted else []
+
+    def notes(self, index: int) -> Mapping[str, Any]:
+        """What was noted of a stage."""
+        return self.run.stage_notes(index)
+
+    def begin(self, index: int, notes: Mapping[str, Any]) -> None:
+        """Note how a stage is trained."""
+        self.run.note_stage(index, notes)
+
+    def save(self, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Write a checkpoint."""
+        checkpoint.write(self.file, facts, arrays)
+
+    def end(self, index: int, model: keras.Model) -> None:
+        """Write the weights that a stage hands on."""
+        plain = keras.Model(model.input, model.output, name=model.name)  # without the optimizer
+        self.file.parent.mkdir(exist_ok=True)
+        with replacing(self.run.files.stage_weights_file(index + 1)) as partial:
+            plain.save_weights(partial)
+
+    def callbacks(self, model: Any, whole: keras.Model) -> list[Any]:
+        """The curves for TensorBoard, where they were asked for."""
+        return self.boards
+
+
+def _train_in_memory(
+    experiment: Experiment, run: Run, data: Data | None, interruption: Interruption, verbose: int | str, say: Say
+) -> Experiment:
+    """Train what is left of a run; the experiment that has the weights.
+
+    When memory runs out and `fit.batch_size` was "auto", it goes on from the last checkpoint with half the size, which
+    is stored in the run's spec. Where the size was given, or is 1, the backend's error passes. data: as for `resume`.
+    """
+    while True:
+        hooks = _RunFolder(run)
+        found = checkpoint.in_smaller_batches(
+            checkpoint.read(hooks.file), len(experiment.parts["train"]), experiment.batch_size
+        )
+        try:
+            Engine(
+                experiment,
+                hooks=hooks,
+                history=hooks.history,
+                found=found,
+                interruption=interruption,
+                verbose=verbose,
+                say=say,
+            ).train()
+            return experiment
+        except Exception as error:
+            auto = "batch_size" in run.read_json(TRAINING).get("tried", {})
+            if not is_out_of_memory(error) or experiment.batch_size == 1 or not auto:
+                raise
+        # Not in the handler: what failed stays in memory as long as its error does.
+        half, cache = experiment.batch_size // 2, experiment.cache
+        say(
+            f"the memory does not suffice for batches of {experiment.batch_size} pictures: going on with {half} "
+            f"({kept_until(run)}); the learning rate stays as it is"
+        )
+        _note_batch_size(run, half)
+        _forget(experiment)
+        experiment = recall.experiment(run, data, cache, say)
+
+
+def _note_batch_size(run: Run, size: int) -> None:
+    """Have the run go on with another batch size, and note from where on."""
+    training = run.read_json(TRAINING)
+    known = checkpoint.facts(run.files.checkpoint_file) or {"epoch": 0, "step": 0}
+    smaller = {"batch_size": size, "after": {"epochs": known["epoch"], "steps": known["step"]}}
+    training["tried"]["batch_size"].setdefault("out_of_memory", []).append(smaller)
+    run.write_json(TRAINING, training)
+    run.set_batch_size(size)
+
+
+def _forget(experiment: Experiment) -> None:
+    """Let go of what a compiled model holds, which is most of the memory; the caller may have the model still."""
+    for sized in experiment.sized.values():
+        model = sized.built.model
+        model.optimizer = model.train_function = model.test_function = None
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.cuda.empty_cache()
+    gc.collect()
 
 
 @contextmanager
@@ -172,6 +265,8 @@ def _telling(run: Run) -> Iterator[None]:
         raise KerasimgError(f"no room is left to write {where}: make some; {_how_to_go_on(run)}") from error
     except DataError as error:
         raise ManyFaults([*error.faults, Fault("", "", _how_to_go_on(run))]) from error
+    except Diverged as error:
+        raise Diverged(f"{error}. What there is stands in {run.folder} ({kept_until(run)})") from None
     except KerasimgError:
         raise  # it says all
     except Exception as error:
@@ -193,3 +288,12 @@ def _how_to_go_on(run: Run) -> str:
     if run.finished:
         return f"the training is finished, and kept in {run.folder}; for its report: kerasimg run report {run.folder}"
     return f"{kept_until(run)}; to go on: kerasimg train --resume {run.folder}"
+
+
+def kept_until(run: Run) -> str:
+    """How far a run would go on from, in words."""
+    found = checkpoint.facts(run.files.checkpoint_file)
+    if found is None:
+        return "no checkpoint was written yet"
+    epoch, step = found["epoch"], found["step"]
+    return f"kept up to step {step:,} of epoch {epoch + 1}" if step else f"kept up to the end of epoch {epoch}"

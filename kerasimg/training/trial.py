@@ -1,15 +1,16 @@
-"""What a spec leaves to a short trial on the spot: precision, batch size and XLA (`jit_compile`) that are "auto".
+"""Precision, batch size and XLA (`jit_compile`): as the spec says, or by a short probe where it says "auto".
 
-The trial trains copies of the model for some steps on random pixels, before the run begins; the model of the run knows
-nothing of it. What was chosen stands in the run's spec, so a resumed run chooses the same, and in its notes with the
-times that it was chosen by.
+The probe trains copies of the model for some steps on random pixels, before the run begins; the model of the run is not
+touched. The choice is stored in the run's spec, so a resumed run has the same, and in its notes with the times.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -19,12 +20,14 @@ from kerasimg.data.memory import free_bytes
 from kerasimg.data.pipeline import Targets
 from kerasimg.data.sources import Source
 from kerasimg.errors import CallError
-from kerasimg.models.build import construct
+from kerasimg.models.build import construct, leaves
 from kerasimg.models.frozen import split_frozen
 from kerasimg.models.inference import has_bfloat16, has_gpu
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.training import stages
+from kerasimg.training.features import has_features
 from kerasimg.training.objective import jit_compile, make_objective, make_optimizer
+from kerasimg.training.splits import split_shares
 
 Say = Callable[[str], None]
 Measure = Callable[[int], float]
@@ -53,53 +56,115 @@ CONVOLUTIONS = (
 )
 
 
+def batch_size_of(spec: Spec) -> int:
+    """Images per step; CallError where that is still to be chosen."""
+    size = spec.fit.batch_size
+    if not isinstance(size, int):
+        raise CallError(
+            f"fit.batch_size: expected a number, got {size!r}, which only a training can choose; "
+            'give overrides={"fit.batch_size": 32}'
+        )
+    return size
+
+
+def precision_of(spec: Spec) -> str:
+    """The name of the dtype policy that a spec's models are made under."""
+    return spec.fit.precision
+
+
+@contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Where Keras makes layers under this policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def is_open(spec: Spec) -> bool:
+    """Whether a probe is to choose something."""
+    return "auto" in (spec.fit.precision, spec.fit.batch_size, spec.compile.jit_compile)
+
+
+class Choices:
+    """Replaces every "auto" that a probe decides; specs with the same model share the choice."""
+
+    def __init__(self, limits: Mapping[str, int] | None, say: Say) -> None:
+        self.limits, self.say = limits, say
+        self._known: dict[str, Any] = {}
+
+    def settle(self, spec: Spec, source: Source) -> tuple[Spec, dict[str, Any]]:
+        """The spec without "auto", and the notes on what was measured; each choice is reported in one line."""
+        classes, notes = len(source.classes), {}
+        spec, notes["precision"] = self.settle_precision(spec, classes, source.soft)
+        if spec.fit.batch_size == "auto":
+            spec, notes["batch_size"] = self._settled(
+                spec, "fit.batch_size", lambda: best_batch_size(spec, source, self.limits), "batch size: {}"
+            )
+        if spec.compile.jit_compile == "auto":
+            spec, notes["jit_compile"] = self._settled(
+                spec,
+                "compile.jit_compile",
+                lambda: best_compilation(spec, classes, source.soft, self.limits),
+                "XLA: {}",
+            )
+        return spec, {name: note for name, note in notes.items() if note}
+
+    def settle_precision(self, spec: Spec, classes: int, soft: bool = False) -> tuple[Spec, dict[str, Any]]:
+        """The same for the precision alone, which can be chosen without data."""
+        if spec.fit.precision != "auto":
+            return spec, {}
+        return self._settled(
+            spec, "fit.precision", lambda: best_precision(spec, classes, soft, self.limits), "precision: {}"
+        )
+
+    def _settled(
+        self, spec: Spec, key: str, choose: Callable[[], tuple[Any, dict[str, Any]]], line: str
+    ) -> tuple[Spec, dict[str, Any]]:
+        known = json.dumps([key, dict(spec.params), spec.resolved["model"], spec.resolved["image"]], default=repr)
+        if known not in self._known:
+            chosen, figures = self._known[known] = choose()
+            name = {True: "on", False: "off"}[chosen] if isinstance(chosen, bool) else chosen
+            self.say(f"{line.format(name)}, {figures['why']}")
+        chosen, figures = self._known[known]
+        return load_again(spec, edits={key: chosen}, other_options=False), {"chosen": chosen, **figures}
+
+
 def settle_choices(
     spec: Spec, source: Source, limits: Mapping[str, int] | None, say: Say
 ) -> tuple[Spec, dict[str, Any]]:
-    """The spec with every "auto" replaced that only a trial can decide, and what was found, for the run's notes.
+    """The spec with every "auto" replaced that a probe decides, and what was measured, for the run's notes.
 
-    A spec that leaves nothing open comes back as it is, at no cost. Each choice is told in one line.
+    A spec that leaves nothing open is returned as it is, at no cost. Each choice is reported in one line.
     """
-    fit = spec.fit
-    notes: dict[str, Any] = {}
-    if fit.precision == "auto":
-        precision, found = best_precision(spec, source, limits)
-        notes["precision"] = {"chosen": precision, **found}
-        say(f"precision: {precision}, {found['why']}")
-        spec = load_again(spec, edits={"fit.precision": precision}, other_options=False)
-    if fit.batch_size == "auto":
-        most = _most(source, fit.validation_split + fit.test_split)
-        subject = Subject(spec, source, spec.fit.precision, limits)
-        size, times, why = largest(subject.step_s, candidates(most, subject.bytes_of_picture))
-        notes["batch_size"] = {
-            "chosen": size,
-            "why": why,
-            "pictures_per_s": {k: round(k / s, 1) for k, s in times.items()},
-        }
-        say(f"batch size: {size}, {why}")
-        spec = load_again(spec, edits={"fit.batch_size": size}, other_options=False)
-    if spec.compile.jit_compile == "auto":
-        jit, found = best_compilation(spec, source, limits)
-        notes["jit_compile"] = {"chosen": jit, **found}
-        say(f"XLA: {'on' if jit else 'off'}, {found['why']}")
-        spec = load_again(spec, edits={"compile.jit_compile": jit}, other_options=False)
-    return spec, notes
+    return Choices(limits, say).settle(spec, source)
 
 
-def best_compilation(spec: Spec, source: Source, limits: Mapping[str, int] | None) -> tuple[bool, dict[str, Any]]:
+def best_batch_size(spec: Spec, source: Source, limits: Mapping[str, int] | None) -> tuple[int, dict[str, Any]]:
+    """The batch size at which an image takes least time and which fits the memory, and the figures."""
+    subject = Subject(spec, len(source.classes), source.soft, spec.fit.precision, limits)
+    size, times, why = largest(
+        subject.step_s, candidates(_most(source, sum(split_shares(spec))), subject.bytes_of_picture)
+    )
+    return size, {"why": why, "pictures_per_s": {k: round(k / s, 1) for k, s in times.items()}}
+
+
+def best_compilation(
+    spec: Spec, classes: int, soft: bool, limits: Mapping[str, int] | None
+) -> tuple[bool, dict[str, Any]]:
     """Whether to compile steps with XLA, and the figures; only on TensorFlow and where it may gain is it tried."""
     backend = keras.backend.backend()
     if backend != "tensorflow":
         why = "JAX runs by it" if backend == "jax" else "PyTorch has none, and its own compiler is not tried"
         return backend == "jax", {"why": why}
-    size = spec.fit.batch_size
-    if not isinstance(size, int):
-        raise CallError(f"fit.batch_size: expected a number, got {size!r}")
-    plain = Subject(spec, source, spec.fit.precision, limits, jit=False)
+    size = batch_size_of(spec)
+    plain = Subject(spec, classes, soft, spec.fit.precision, limits, jit=False)
     if plain.convolves and not has_gpu():
         # MobileNetV2 takes 15 times as long, and some minutes to compile.
         return False, {"why": "which makes convolutions slower without a graphics processor"}
-    subjects = {False: plain, True: Subject(spec, source, spec.fit.precision, limits, jit=True)}
+    subjects = {False: plain, True: Subject(spec, classes, soft, spec.fit.precision, limits, jit=True)}
     try:
         times = {jit: subject.step_s(size) for jit, subject in subjects.items()}
         for jit, subject in subjects.items():
@@ -114,16 +179,18 @@ def best_compilation(spec: Spec, source: Source, limits: Mapping[str, int] | Non
     return times[True] < WORTH * times[False], {"why": why, "batch_size": size, "step_ms": figures}
 
 
-def best_precision(spec: Spec, source: Source, limits: Mapping[str, int] | None) -> tuple[str, dict[str, Any]]:
-    """The dtype policy that a step is fastest under, and the figures; float32 where nothing gains."""
+def best_precision(
+    spec: Spec, classes: int, soft: bool, limits: Mapping[str, int] | None
+) -> tuple[str, dict[str, Any]]:
+    """The dtype policy under which a step is fastest, and the figures; float32 where nothing gains."""
     size = TYPICAL if spec.fit.batch_size == "auto" else spec.fit.batch_size
     other = mixed_precision()
     if other is None:
         return "float32", {"why": "the processor has no instructions for a shorter one"}
-    plain = Subject(spec, source, "float32", limits)
+    plain = Subject(spec, classes, soft, "float32", limits)
     if plain.cut:
         return "float32", {"why": "for only the end of the model trains; what is frozen has a precision of its own"}
-    subjects = {"float32": plain, other: Subject(spec, source, other, limits)}
+    subjects = {"float32": plain, other: Subject(spec, classes, soft, other, limits)}
     times = {name: subject.step_s(size) for name, subject in subjects.items()}
     for name, subject in subjects.items():  # a second turn each, for whatever else the machine did in the first
         times[name] = min(times[name], subject.step_s(size))
@@ -198,35 +265,38 @@ class Subject:
     """A copy of a spec's model, as its last stage trains it, with random weights."""
 
     def __init__(
-        self, spec: Spec, source: Source, precision: str, limits: Mapping[str, int] | None, jit: bool | None = None
+        self,
+        spec: Spec,
+        classes: int,
+        soft: bool,
+        precision: str,
+        limits: Mapping[str, int] | None,
+        jit: bool | None = None,
     ) -> None:
-        before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(precision)
-        try:
+        with dtype_policy(precision):
             built = construct(spec, weights=None, limits=limits)
-        finally:
-            keras.config.set_dtype_policy(before)
         for stage in spec.fit.stages:
             stages.enter(stage, built)
-        split = split_frozen(built.model) if spec.fit.features != "off" else None
+        split = split_frozen(built.model) if has_features(spec) else None
         self.cut = split is not None
         """Whether only what comes after the frozen part is trained, and tried."""
-        objective = make_objective(spec, built.model, len(source.classes), soft=source.soft)
+        objective = make_objective(spec, built.model, classes, soft=soft)
         self.model = built.model if split is None else split.rest
-        self.targets, self.classes = objective.targets, len(source.classes)
+        self.model.dtype_policy = built.model.dtype_policy  # by it Keras decides whether the loss is scaled
+        self.targets, self.classes = objective.targets, classes
         wanted = jit_compile(spec) if jit is None else jit
         self.model.compile(optimizer=make_optimizer(spec, None), loss=objective.loss, jit_compile=wanted)
 
     @property
     def bytes_of_picture(self) -> int:
         """What a picture takes in training, by estimate: the values between layers, there and back, in float32."""
-        shapes = (_shape(layer) for layer in stages.leaves(self.model.layers))
+        shapes = (_shape(layer) for layer in leaves(self.model.layers))
         return 12 * sum(math.prod(side or 1 for side in shape[1:]) for shape in shapes)
 
     @property
     def convolves(self) -> bool:
         """Whether a convolution is part of what is trained."""
-        return any(isinstance(layer, CONVOLUTIONS) for layer in stages.leaves(self.model.layers))
+        return any(isinstance(layer, CONVOLUTIONS) for layer in leaves(self.model.layers))
 
     def step_s(self, size: int) -> float:
         """Seconds of a training step with so many pictures, the fastest of several."""

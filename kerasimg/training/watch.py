@@ -1,14 +1,18 @@
-"""Keras' list of callbacks, which also keeps the training's checkpoints and notices what must end it.
+"""The callbacks of a stage: a Keras CallbackList that also writes checkpoints and notices what must end the stage.
 
-One for each stage. A training that was cut off within an epoch takes the rest of that epoch in a call of `fit` of its
-own; to the callbacks it is one training all the same.
+A training that was cut off within an epoch does the rest of that epoch in a separate call of `fit`; to the callbacks it
+is one training all the same.
 """
 
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import keras
@@ -17,7 +21,6 @@ from kerasimg.errors import Interrupted
 from kerasimg.training import state
 from kerasimg.training.checkpoint import Checkpoint
 from kerasimg.training.history import History
-from kerasimg.training.interruption import Interruption
 
 SHARE = 0.05
 """Of the time, checkpoints take no more than this, but for the one at a stage's end and that of an interruption."""
@@ -27,46 +30,85 @@ LOOK_S = 1.0
 """Time between two looks at whether the loss is a number still; each waits for the device."""
 
 Save = Callable[[dict[str, Any], state.Arrays], None]
+AfterEpoch = Callable[[int, Mapping[str, float]], bool]
+"""Gets the number of an epoch, from 0, and its row; True ends the training."""
+
+
+class Interruption:
+    """Whether the user has asked to stop."""
+
+    asked = False
+
+
+@contextmanager
+def patient(say: Callable[[str], None]) -> Iterator[Interruption]:
+    """Note a first Ctrl-C instead of raising KeyboardInterrupt; the second one raises it.
+
+    Nothing changes outside the main thread, and where the program has its own handler.
+    """
+    interruption = Interruption()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        interruption.asked = True
+        say("interrupted: this step is finished and kept (Ctrl-C again: ends at once)")
+
+    theirs = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    if theirs or threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield interruption
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Watch(keras.callbacks.CallbackList):
-    """The callbacks of a stage.
-
-    save: writes a checkpoint, given the facts and arrays of where `fit` stands.
-    begin, end: the numbers of the stage's first epoch, and of the one after its last, counted over all stages.
-    """
+    """The callbacks of a stage."""
 
     def __init__(
         self,
         callbacks: Sequence[Any],
         history: History,
         interruption: Interruption,
-        save: Save,
+        save: Save | None,
         *,
         begin: int,
         end: int,
+        until: int,
         steps: int,
         verbose: int | str,
         model: Any,
+        after_epoch: AfterEpoch | None = None,
     ) -> None:
+        """Epochs are numbered from 0, over all stages.
+
+        save: writes a checkpoint, given the facts and arrays of where `fit` is; None: no checkpoints.
+        begin, end: the first epoch of the stage, and the one after its last.  until: the epoch to stop before, `end` at
+        most.  steps: of an epoch.
+        """
         super().__init__(
             [history, *callbacks],
             add_history=True,
             add_progbar=verbose != 0,
             verbose=verbose,
-            epochs=end,
+            epochs=until,
             steps=steps,
             model=model,
         )
         self.table = history
         self.interruption = interruption
-        self.save = save
-        self.begin, self.end, self.steps = begin, end, steps
+        self.save, self.after_epoch = save, after_epoch
+        self.begin, self.end, self.until, self.steps = begin, end, until, steps
         self.epoch, self.first_step = begin, 0
         self.resumed: Checkpoint | None = None
+        self.stopped = False
+        """Whether a callback has ended the stage."""
+        self.dismissed = False
+        """Whether `after_epoch` has ended the training."""
         self._backend: Mapping[str, Any] = {}
         self._begun = False
-        self._finished = False
         self._saved_at = self._looked_at = time.monotonic()
         self._cost_s = 0.0
 
@@ -91,13 +133,7 @@ class Watch(keras.callbacks.CallbackList):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Wait for `finish`: another call of fit may follow."""
-        self._finished = self.model.stop_training
         self._backend = state.take_backend()
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a callback has ended the stage."""
-        return self._finished
 
     def finish(self) -> None:
         """Tell the callbacks that the stage has ended."""
@@ -118,8 +154,12 @@ class Watch(keras.callbacks.CallbackList):
         self.first_step = 0
         if self.table.diverged:
             self._model.stop_training = True
-        if self.model.stop_training or epoch + 1 >= self.end:
-            return  # what the stage ends with is kept in a moment
+        self.stopped = self._model.stop_training
+        if self.after_epoch is not None and not self.table.diverged:
+            self.dismissed = bool(self.after_epoch(epoch, self.table.rows[-1]))
+            self._model.stop_training = self.stopped or self.dismissed
+        if self._model.stop_training or epoch + 1 >= self.until:
+            return  # what the stage ends with is saved in a moment
         if self.interruption.asked or time.monotonic() - self._saved_at >= self._cost_s / SHARE:
             self._keep(epoch + 1, 0)
         self._end_if_asked()
@@ -151,14 +191,20 @@ class Watch(keras.callbacks.CallbackList):
         if self.interruption.asked:
             raise Interrupted("interrupted")
 
-    def _keep(self, epoch: int, step: int) -> None:
-        begun = time.monotonic()
+    def snapshot(self, epoch: int, step: int) -> tuple[dict[str, Any], state.Arrays]:
+        """Where the stage is: at a step of an epoch."""
         model = self.model  # on JAX this also brings the variables up to date
         arrays = state.take(model.optimizer.variables, "optimizer")
         if step:
             arrays |= state.take(model.metrics_variables, "metrics")
-        told = state.remember(self.remembering, arrays)
-        self.save({"begin": self.begin, "epoch": epoch, "step": step, "callbacks": told}, arrays)
+        remembered = state.remember(self.remembering, arrays)
+        return {"begin": self.begin, "epoch": epoch, "step": step, "callbacks": remembered}, arrays
+
+    def _keep(self, epoch: int, step: int) -> None:
+        if self.save is None:
+            return
+        begun = time.monotonic()
+        self.save(*self.snapshot(epoch, step))
         self._saved_at = time.monotonic()
         self._cost_s = self._saved_at - begun
 

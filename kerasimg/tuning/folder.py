@@ -24,6 +24,7 @@ from kerasimg.spec.pack import write_beside
 from kerasimg.spec.writing import dumps
 from kerasimg.training import recall
 from kerasimg.training.distillation import check_teacher_place
+from kerasimg.training.engine import total_epochs
 from kerasimg.training.run import Run, environment, weights_beside
 from kerasimg.tuning.objective import Goal, goal_of
 from kerasimg.tuning.rewriting import rewrite
@@ -121,7 +122,7 @@ class Task:
 
 def epochs_of(spec: Spec) -> int:
     """The epochs that a trial of a spec has at most."""
-    whole = sum(stage.epochs for stage in spec.fit.stages)
+    whole = total_epochs(spec)
     return min(whole, spec.tune.max_epochs or whole)
 
 

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import keras
+import keras_tuner
 import numpy as np
-from keras_tuner import HyperModel
 
-from kerasimg.catalog import Reference, load
-from kerasimg.data.augment import compile_augment
+from kerasimg.catalog import Reference, load, own_weights
 from kerasimg.data.cache import Cache
-from kerasimg.data.pipeline import batches
 from kerasimg.data.sources import Source, open_source
-from kerasimg.data.split import split
 from kerasimg.errors import CallError
+from kerasimg.models.build import Built
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.spec.load import Spec
-from kerasimg.training.experiment import Experiment, Parts, assemble, make_models
-from kerasimg.training.sizes import size_of
-from kerasimg.tuning.by_keras import optimizer_of
+from kerasimg.training.engine import Engine, Hooks, total_epochs
+from kerasimg.training.objective import make_objective, make_optimizer
+from kerasimg.training.prepare import Experiment, Models, Sized, check_images, make_models, prepare
+from kerasimg.training.rates import learning_rate
+from kerasimg.training.splits import Parts
+from kerasimg.training.trial import Choices
 from kerasimg.tuning.hyper_parameters import declare
 from kerasimg.tuning.space import resolve, space_of
 
 
-class HyperSpec(HyperModel):
+class HyperSpec(keras_tuner.HyperModel):
     """The models that a spec with search values can be, for any tuner of KerasTuner.
 
         tuner = keras_tuner.RandomSearch(kerasimg.HyperSpec("simple_cnn"), objective=..., max_trials=20)
         tuner.search(x, y, validation_data=(x_val, y_val))
 
     Each search value is a hyperparameter named by its path, in conditional scopes; `build` gives a compiled model.
+    tensorboard is needed only for its own callback.
     """
 
     def __init__(
@@ -43,16 +47,19 @@ class HyperSpec(HyperModel):
         weights: Any = AS_THE_SPEC_SAYS,
         limits: Mapping[str, int] | None = None,
         set: Mapping[str, Any] | None = None,
+        say: Callable[[str], None] = lambda line: None,
         **params: Any,
     ) -> None:
-        """As for `kerasimg.build`; set: edits by path."""
+        """As for `kerasimg.build`; set: edits by path.  say: gets a line for each thing worth knowing."""
         self.spec = load(ref, set=set, **params)
         self.space = space_of(self.spec)
         super().__init__(name=self.spec.name)
-        self.weights, self.limits = weights, limits
-        self._made: WeakKeyDictionary[Any, tuple[Spec, Any]] = WeakKeyDictionary()
-        self._opened: tuple[Any, Source] | None = None
+        self.weights = own_weights(ref) or weights if weights is AS_THE_SPEC_SAYS else weights
+        self.limits, self.say = limits, say
+        self._made: WeakKeyDictionary[Any, _Made] = WeakKeyDictionary()
+        self._opened: tuple[tuple[Any, Any], Source, Parts | None] | None = None
         self._cache = Cache("auto")
+        self._choices = Choices(limits, say)
 
     def resolve(self, hp: Any) -> Spec:
         """The spec with the values of a `keras_tuner.HyperParameters`: a spec again, to share as a file."""
@@ -60,60 +67,167 @@ class HyperSpec(HyperModel):
         return resolve(self.spec, self.space.values(hp.values))
 
     def build(self, hp: Any) -> keras.Model:
-        """The model for these values, compiled as its first stage is trained."""
-        spec = self.resolve(hp)
-        sized = make_models(spec, self.weights, self.limits)
-        model = sized[size_of(spec.fit.stages[0], spec)].built.model
-        self._made[model] = spec, sized
+        """The model for these values, compiled as its first stage begins."""
+        _spare_tensorboard()
+        # Which classes there are makes no difference to the time of a step.
+        spec, _ = self._choices.settle_precision(self.resolve(hp), classes=2)
+        sized = dict(make_models(spec, self.weights, self.limits))
+        own, built = sized.pop((spec.image.size[0], spec.image.size[1]))
+        model = built.model
+        # Not the model itself, or the entry would keep it for ever.
+        self._made[model] = own, built.members, built.inside, sized
         classes = int(spec.params.get("num_classes") or model.output_shape[-1])
-        from kerasimg.training.objective import make_objective, make_optimizer
-
         objective = make_objective(spec, model, classes)
-        optimizer = make_optimizer(spec, spec.fit.stages[0].learning_rate)
+        optimizer = make_optimizer(spec, learning_rate(spec.fit.stages[0]))
         model.compile(optimizer=optimizer, loss=objective.loss, metrics=objective.metrics)
         return model
 
     def fit(self, hp: Any, model: keras.Model, *data: Any, **kwargs: Any) -> Any:
         """Train a model of `build` as the spec's `fit` says, stage by stage; a `keras.callbacks.History`.
 
-        data: (x, y) as arrays, or what `kerasimg.train` takes, a folder for instance: both go through the spec's image
-        section and augmentation. Anything else, a tf.data.Dataset for instance, goes to `model.fit` as it is.
-        validation_data: (x, y) as arrays; left out: a part of the pictures, as `fit.validation_split` says.
+        data: (x, y) as arrays, or what `kerasimg.train` takes, a folder for instance: the curves are those of `train`.
+        Anything else, a tf.data.Dataset for instance, goes to `model.fit` as it is.
+        validation_data: (x, y) as arrays; left out: a part of the images, as `fit.validation_split` says.
         epochs, initial_epoch, callbacks, verbose: as for `model.fit`; epochs left out: those of the stages.
+        The callbacks run after those of the spec, and see the whole model.
         """
-        spec, sized = self._made.get(model, (None, None))
-        if spec is None:
+        if model not in self._made:
             raise CallError("fit: the model was not made by this object's build")
-        whole = sum(stage.epochs for stage in spec.fit.stages)
-        kwargs.setdefault("epochs", whole)
+        spec, members, inside, others = self._made[model]
         if not _is_ours(data):
-            return model.fit(*data, **kwargs)
-        experiment = self._experiment(spec, sized, data, kwargs.pop("validation_data", None))
-        first, last = kwargs.pop("initial_epoch", 0), kwargs.pop("epochs")
-        histories = []
-        begin = 0
-        for index, stage in enumerate(spec.fit.stages):
-            end = begin + stage.epochs if index + 1 < len(spec.fit.stages) else max(last, begin + stage.epochs)
-            if max(begin, first) < min(end, last):
-                histories.append(_stage(experiment, index, model, max(begin, first), min(end, last), kwargs))
-            begin = end
-        return _joined(histories)
+            return model.fit(*data, **{"epochs": total_epochs(spec), **kwargs})
+        size = (spec.image.size[0], spec.image.size[1])
+        sized: Models = {size: Sized(spec, Built(model, members, inside)), **others}
+        return self._fit(spec, sized, data, **kwargs)
 
-    def _experiment(self, spec: Spec, sized: Any, data: Sequence[Any], validation: Any) -> Experiment:
-        if len({size_of(stage, spec) for stage in spec.fit.stages}) > 1:
-            raise CallError("fit: stages of different picture sizes are for kerasimg.tune; a tuner keeps one model")
-        source = self._source(spec, data)
-        parts: Parts = split(source, spec.fit.validation_split, spec.fit.test_split, spec.fit.seed)
-        if validation is not None:
-            source, parts = _with_validation(spec, data, validation)
-        return assemble(spec, source, parts, sized, self._cache)
+    def _fit(
+        self,
+        spec: Spec,
+        sized: Models,
+        data: Sequence[Any],
+        *,
+        validation_data: Any = None,
+        epochs: int | None = None,
+        initial_epoch: int = 0,
+        callbacks: Sequence[Any] = (),
+        verbose: int | str = "auto",
+    ) -> Any:
+        last = total_epochs(spec) if epochs is None else epochs
+        if initial_epoch >= last:
+            raise CallError("fit: no epoch is left to be trained")
+        source, parts = self._source(spec, data, validation_data)
+        experiment = prepare(
+            spec,
+            source,
+            limits=self.limits,
+            on_bad_image=None,
+            cache=self._cache,
+            parts=parts,
+            choices=self._choices,
+            make=lambda spec: sized,
+            distribute=False,
+            say=self.say,
+        )
+        engine = Engine(
+            experiment,
+            hooks=_Tuner(callbacks, experiment),
+            first=initial_epoch,
+            last=last,
+            verbose=verbose,
+            say=self.say,
+        )
+        engine.train()
+        return _as_keras(engine.rows, experiment.built.model)
 
-    def _source(self, spec: Spec, data: Sequence[Any]) -> Source:
-        """The pictures, opened once for all trials."""
-        key = data[0]
-        if self._opened is None or self._opened[0] is not key:
-            self._opened = key, open_source(data[0] if len(data) == 1 else tuple(data), spec.task)
-        return self._opened[1]
+    def _source(self, spec: Spec, data: Sequence[Any], validation: Any) -> tuple[Source, Parts | None]:
+        """The images and, where some of them are to validate on, their parts; opened and checked once."""
+        known = data[0], None if validation is None else validation[0]
+        if self._opened is None or any(one is not other for one, other in zip(self._opened[0], known, strict=True)):
+            source, parts = open_source(data[0] if len(data) == 1 else tuple(data), spec.task), None
+            if validation is not None:
+                source, parts = _with_validation(spec, data, validation)
+            self._opened = known, check_images(source, spec, "fail", self._cache, self.say), parts
+        return self._opened[1:]
+
+
+_Made = tuple[Spec, Any, Any, Models]
+"""The spec of a model, its members and those inside its backbones, and the models of other image sizes."""
+
+
+class _Tuner(Hooks):
+    """The callbacks of a tuner, or of whoever calls `HyperSpec.fit`."""
+
+    def __init__(self, callbacks: Sequence[Any], experiment: Experiment) -> None:
+        self.given, self.experiment = list(callbacks or ()), experiment
+
+    def callbacks(self, model: Any, whole: keras.Model) -> list[Any]:
+        """Callbacks that see the model that was built, whatever part or twin of it is trained."""
+        built = self.experiment.built.model
+        return self.given if model is built else [_OnBuilt(self.given, built, whole)] if self.given else []
+
+
+class _OnBuilt(keras.callbacks.Callback):
+    """Runs callbacks on a model while its trainable part, or its twin at another image size, is trained."""
+
+    def __init__(self, callbacks: Sequence[Any], built: keras.Model, whole: keras.Model) -> None:
+        """whole: the model of the stage: `built`, or its twin."""
+        super().__init__()
+        self.callbacks, self.built, self.whole = callbacks, built, whole
+
+    def set_params(self, params: Any) -> None:
+        """Hand on the parameters."""
+        super().set_params(params)
+        for callback in self.callbacks:
+            callback.set_params(params)
+
+    def set_model(self, model: Any) -> None:
+        """Hand on the model that was built in place of the one that is trained."""
+        super().set_model(model)
+        for callback in self.callbacks:
+            callback.set_model(self.built)
+
+    def _run(self, event: str, *arguments: Any, weights: bool = False) -> None:
+        trained, twin = self.model, weights and self.whole is not self.built
+        if twin:
+            self.built.set_weights(self.whole.get_weights())
+        self.built.optimizer, self.built.stop_training = trained.optimizer, trained.stop_training
+        for callback in self.callbacks:
+            getattr(callback, event)(*arguments)
+        trained.stop_training = self.built.stop_training
+        if twin:
+            self.whole.set_weights(self.built.get_weights())
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Hand on."""
+        self._run("on_train_begin", logs, weights=True)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Hand on."""
+        self._run("on_train_end", logs, weights=True)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Hand on."""
+        self._run("on_epoch_begin", epoch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Hand on."""
+        self._run("on_epoch_end", epoch, logs, weights=True)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Hand on."""
+        self._run("on_train_batch_begin", batch, logs)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Hand on."""
+        self._run("on_train_batch_end", batch, logs)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Hand on."""
+        self._run("on_test_begin", logs)
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """Hand on."""
+        self._run("on_test_end", logs)
 
 
 def _is_ours(data: Sequence[Any]) -> bool:
@@ -129,45 +243,33 @@ def _with_validation(spec: Spec, data: Sequence[Any], validation: Any) -> tuple[
     return source, {"train": np.arange(len(x)), "validation": np.arange(len(x), len(x) + len(x_val))}
 
 
-def _stage(experiment: Experiment, index: int, model: keras.Model, first: int, end: int, kwargs: Any) -> Any:
-    """Train the epochs of a stage with Keras' own `fit`."""
-    spec = experiment.spec
-    sized = experiment.enter(index)
-    model.compile(
-        optimizer=optimizer_of(experiment, index),
-        loss=experiment.objective.loss,
-        metrics=experiment.objective.metrics,
-        jit_compile=spec.compile.jit_compile,
-    )
-    common: dict[str, Any] = {"batch_size": experiment.batch_size, "targets": experiment.objective.targets}
-    common["cache"] = experiment.cache
-    image = sized.spec.image
-    train = batches(
-        experiment.source,
-        experiment.parts["train"],
-        image,
-        shuffle=True,
-        seed=spec.fit.seed,
-        augment=compile_augment(sized.spec.augment, image, spec.fit.seed),
-        sample_weight=experiment.weights,
-        exact=False,
-        first_epoch=first,
-        epochs=None,
-        **common,
-    )
-    held_out = experiment.parts.get("validation")
-    told = {} if held_out is None else {"validation_data": batches(experiment.source, held_out, image, **common)}
-    steps = -(-len(experiment.parts["train"]) // experiment.batch_size)
-    how = {**kwargs, **told, "shuffle": False, "steps_per_epoch": steps}
-    return model.fit(train, initial_epoch=first, epochs=end, **how)
+def _as_keras(rows: Sequence[Mapping[str, Any]], model: keras.Model) -> keras.callbacks.History:
+    """The rows of the epochs as what `model.fit` returns."""
+    history = keras.callbacks.History()
+    history.set_model(model)
+    history.epoch = [int(row["epoch"]) - 1 for row in rows]
+    names = [name for name in rows[-1] if name not in ("stage", "epoch", "seconds", "learning_rate")]
+    history.history = {name: [row[name] for row in rows if name in row] for name in names}
+    return history
 
 
-def _joined(histories: Sequence[Any]) -> Any:
-    """Several of Keras' histories as one."""
-    if not histories:
-        raise CallError("fit: no epoch is left to be trained")
-    whole = histories[-1]
-    figures = {key: [value for one in histories for value in one.history.get(key, [])] for key in whole.history}
-    whole.epoch = [epoch for one in histories for epoch in one.epoch]
-    whole.history = figures
-    return whole
+def _spare_tensorboard() -> None:
+    """Have the tuner that is building a model do without tensorboard, where that is not installed.
+
+    KerasTuner 1.4.8 imports it before every trial, whether or not there is a callback for it, and the trial fails. A
+    tuner builds a model before its first trial. Only that tuner is changed; KerasTuner itself stays as it is.
+    """
+    if importlib.util.find_spec("tensorboard") is not None:
+        return
+    frame = inspect.currentframe()
+    while frame is not None:
+        tuner = frame.f_locals.get("self")
+        if isinstance(tuner, keras_tuner.Tuner):
+            tuner._configure_tensorboard_dir = _without_tensorboard  # private: there is no setting for it
+            return
+        frame = frame.f_back
+
+
+def _without_tensorboard(callbacks: Sequence[Any], trial: Any, execution: int = 0) -> None:
+    if any(type(callback).__name__ == "TensorBoard" for callback in callbacks):
+        raise CallError("the callback TensorBoard needs tensorboard: pip install 'kerasimg[tensorboard]'")

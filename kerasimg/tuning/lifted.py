@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from kerasimg.spec.load import Spec
+from kerasimg.training.rates import written_rate
 
 NUMBER = "a number"
 """What stands for a lifted value in a signature."""
@@ -82,7 +83,7 @@ def optimizer_signature(spec: Spec) -> list[Any]:
     found = []
     for stage in spec.fit.stages:
         said = dict(written)
-        rate = said.get("learning_rate") if stage.learning_rate is None else stage.learning_rate
+        rate = written_rate(spec, stage)
         said["learning_rate"] = NUMBER if rate is None or _is_number(rate) else rate
         if _is_number(said.get("weight_decay")):
             said["weight_decay"] = NUMBER

@@ -19,7 +19,8 @@ from kerasimg.files import read_object, replacing, write_json, write_text
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.spec.load import Spec
 from kerasimg.training import recall
-from kerasimg.training.experiment import load_for
+from kerasimg.training.prepare import load_for
+from kerasimg.training.splits import seed_of
 from kerasimg.tuning.chief import lead
 from kerasimg.tuning.folder import ARRAYS, BEST, Task, begin, with_winners
 from kerasimg.tuning.oracle import make_oracle
@@ -194,7 +195,7 @@ def _alone(task: Task, oracle: Any, records: Records, cache: Any, say: Say) -> b
         task.trials(task.folder / TRIALS, cache, say),
         task.goal,
         task.folder,
-        seed=task.spec.fit.seed,
+        seed=seed_of(task.spec),
         executions=tune.executions_per_trial,
         follow=tune.stop is not None,
         finished=records.write_ended,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -12,15 +11,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerasimg.models.build import construct
-from kerasimg.models.graph import Graph
 from kerasimg.spec.load import Spec
-from kerasimg.training.experiment import Experiment, Parts
+from kerasimg.training import stages
+from kerasimg.training.counting import weighs_labels
+from kerasimg.training.distillation import has_teacher
+from kerasimg.training.engine import Say, plan_stage
 from kerasimg.training.features import FeaturePlan
 from kerasimg.training.objective import BLENDING
-from kerasimg.training.sizes import Size, Sized, models_by_size
+from kerasimg.training.prepare import Experiment, Models
+from kerasimg.training.rates import counts_steps
 from kerasimg.training.speed import acts_on_steps
-from kerasimg.tuning.by_keras import plan_of
+from kerasimg.training.splits import Parts, seed_of
+from kerasimg.training.trial import precision_of
+from kerasimg.training.watch import Watch
 from kerasimg.tuning.lifted import Rate, lift_rates, optimizer_signature
 from kerasimg.tuning.outline import Outline
 from kerasimg.tuning.tables import Tables
@@ -29,16 +32,15 @@ from kerasimg.tuning.whole_epochs import Compiled, Table, WholeEpochs
 SEEDS = 2
 """Of so many seeds a model's first weights are kept."""
 
-Build = Callable[[Spec], Mapping[Size, Sized]]
+Build = Callable[[Spec], Models]
 
 
 def can_share(spec: Spec, callbacks: list[Any]) -> bool:
     """Whether what a spec trains fits into whole epochs in a graph that is used again."""
-    fit = spec.fit
     return (
         keras.backend.backend() == "tensorflow"
-        and fit.teacher is None
-        and fit.precision != "mixed_float16"  # its scale of the loss is one more state
+        and not has_teacher(spec)
+        and precision_of(spec) != "mixed_float16"  # its scale of the loss is one more state
         and not any(map(acts_on_steps, callbacks))
     )
 
@@ -47,7 +49,7 @@ def signature(spec: Spec, outline: Outline, head: bool = False) -> str:
     """The same for two specs whose trials can train the same compiled graphs.  head: whether that is all there is."""
     fit = spec.fit.model_dump(mode="json")
     data = {key: fit[key] for key in ("seed", "validation_split", "test_split", "batch_size", "views", "features")}
-    stages = [
+    written = [
         {
             key: value
             for key, value in stage.items()
@@ -55,10 +57,10 @@ def signature(spec: Spec, outline: Outline, head: bool = False) -> str:
         }
         for stage in fit["stages"]
     ]
-    timed = any(stage["decay"] != "none" or stage["warmup_epochs"] for stage in stages)
+    timed = any(counts_steps(stage) for stage in spec.fit.stages)
     own_data = timed or not is_of_any_data(spec, outline)
     if not own_data:
-        stages = [{key: value for key, value in stage.items() if key != "epochs"} for stage in stages]
+        written = [{key: value for key, value in stage.items() if key != "epochs"} for stage in written]
     said = {
         "model": outline.calls,
         "head": head,
@@ -67,7 +69,7 @@ def signature(spec: Spec, outline: Outline, head: bool = False) -> str:
         "optimizers": optimizer_signature(spec),
         "compile": {key: getattr(spec.compile, key) for key in ("loss", "metrics", "jit_compile")},
         "fit": {key: fit[key] for key in ("precision", "ema", "class_weight", "sample_weight")},
-        "stages": stages,
+        "stages": written,
         "augment": [[name, dict(arguments)] for name, arguments in spec.augment],
         "data": data if own_data else None,
         "blends": any(name in BLENDING for name, _ in spec.augment),
@@ -77,24 +79,31 @@ def signature(spec: Spec, outline: Outline, head: bool = False) -> str:
 
 def is_of_any_data(spec: Spec, outline: Outline) -> bool:
     """Whether nothing that depends on the pictures is computed ahead of the training, or a number in its graph."""
-    frozen = outline.frozen or any(stage.freeze for stage in spec.fit.stages)
-    weighted = spec.task == "multilabel" and spec.fit.class_weight != "none"
-    return not (frozen or weighted or spec.augment)
+    frozen = outline.frozen or any(map(stages.freezes, spec.fit.stages))
+    return not (frozen or weighs_labels(spec) or spec.augment)
 
 
 class SharedModel:
-    """The models of an experiment, compiled, and what a trial needs to begin with them anew."""
+    """The models of an experiment, compiled: an execution of the engine that trials share, one after the other."""
 
     def __init__(
-        self, experiment: Experiment, outline: Outline, build: Build, plans: Mapping[int, FeaturePlan] | None = None
+        self,
+        experiment: Experiment,
+        outline: Outline,
+        build: Build,
+        tables: Tables,
+        plans: Mapping[int, FeaturePlan] | None = None,
+        computing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """experiment: just made, as its spec's seed has it.  build: makes the like with another seed.
+        """experiment: just made, with the weights of its spec's seed.  build: makes the same with another seed.
 
-        plans: of the stages, where they are known.
+        plans: of the stages, where they are known.  computing: see `ahead`.
         """
         self.experiment = experiment
         self.build = build
-        self._begin = {experiment.spec.fit.seed: self._values()}
+        self.tables, self.computing = tables, computing
+        self._ready: WholeEpochs | None = None
+        self._begin = {seed_of(experiment.spec): self._values()}
         self._compiled: dict[int, Compiled] = {}
         self._plans: dict[int, FeaturePlan] = dict(plans or {})
         self._in_memory: dict[int, tuple[FeaturePlan, tuple[Table | None, Table | None]]] = {}
@@ -117,30 +126,49 @@ class SharedModel:
                 rate.assign(outline.rates[name])
         return self.experiment
 
-    def stage(
-        self, index: int, tables: Tables, computing: Callable[[], AbstractContextManager[None]] = nullcontext
+    def plan(self, experiment: Experiment, index: int, notes: Mapping[str, Any], say: Say) -> FeaturePlan:
+        """How the frozen part of a stage's model is computed: as for earlier trials where that costs something."""
+        known = self._plans.get(index)
+        if known is None or (known.mode == "off" and known.job.augmentation is None):
+            # Cheap, and of this trial's data; the model is the same.
+            self._plans[index] = plan_stage(experiment, index, notes, say)
+        return self._plans[index]
+
+    def compile(self, experiment: Experiment, index: int, plan: FeaturePlan, callbacks: Sequence[Any]) -> int:
+        """Make the graphs of a stage, or those of an earlier trial ready again."""
+        self._ready = self.ready(experiment, index, plan, self.computing)
+        return self._ready.at_a_time
+
+    def run(self, experiment: Experiment, plan: FeaturePlan, watch: Watch, say: Say) -> None:
+        """Train the stage that was compiled."""
+        if self._ready is not None:
+            self._ready.run(watch)
+
+    def ready(
+        self,
+        experiment: Experiment,
+        index: int,
+        plan: FeaturePlan,
+        computing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> WholeEpochs:
-        """A stage of the trial, ready to be trained.  computing: see `ahead`."""
-        plan = self._plan(index)
+        """A stage, ready to be trained."""
         if index not in self._compiled:
             earlier = next((one for one in self._compiled.values() if one.model is plan.model), None)
-            self._compiled[index] = Compiled(self.experiment, index, plan.model, earlier)
+            self._compiled[index] = Compiled(experiment, index, plan.model, earlier)
         if index not in self._in_memory or self._in_memory[index][0] is not plan:
-            self._in_memory[index] = plan, tables.of(plan)
-        return WholeEpochs(self.experiment, index, plan, self._compiled[index], self._in_memory[index][1], computing)
+            self._in_memory[index] = plan, self.tables.of(plan)
+        return WholeEpochs(experiment, index, plan, self._compiled[index], self._in_memory[index][1], computing)
+
+    def trace(self, index: int) -> Callable[[], None]:
+        """Trace the graphs of a stage before its trial comes; see `WholeEpochs.trace`."""
+        plan = self.plan(self.experiment, index, {}, lambda line: None)
+        return self.ready(self.experiment, index, plan).trace()
 
     @property
     def nbytes(self) -> int:
         """Of its weights, in all the places where they are kept."""
         values = next(iter(self._begin.values()))
         return sum(value.nbytes for value in values) * (len(self._begin) + 3)
-
-    def _plan(self, index: int) -> FeaturePlan:
-        known = self._plans.get(index)
-        if known is None or (known.mode == "off" and known.job.augmentation is None):
-            # Cheap, and of this trial's data; the model is the same.
-            self._plans[index] = plan_of(self.experiment, index)
-        return self._plans[index]
 
     def _variables(self) -> list[Any]:
         return [one for sized in self.experiment.sized.values() for one in sized.built.model.variables]
@@ -150,7 +178,7 @@ class SharedModel:
 
     def _of_seed(self, spec: Spec) -> list[np.ndarray]:
         """What the variables are in a model made anew with the spec's seed."""
-        seed = spec.fit.seed
+        seed = seed_of(spec)
         if seed not in self._begin:
             made = self.build(spec)
             found = [one for sized in made.values() for one in sized.built.model.variables]
@@ -158,30 +186,3 @@ class SharedModel:
             for old in list(self._begin)[:-SEEDS]:
                 del self._begin[old]
         return self._begin[seed]
-
-
-def models_of(
-    spec: Spec, weights: Any, limits: Mapping[str, int] | None, visitor: type[Graph] = Graph
-) -> Mapping[Size, Sized]:
-    """The models of a spec, by the size of their pictures, as `training.experiment.make_models` makes them."""
-    before = keras.config.dtype_policy()
-    _seed(spec.fit.seed)
-    keras.config.set_dtype_policy(spec.fit.precision)
-    try:
-        built = construct(spec, weights=weights, limits=limits, visitor=visitor)
-        return models_by_size(spec, built, limits)
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def _seed(seed: int) -> None:
-    """As keras.utils.set_random_seed, but for what would have TensorFlow compile every graph once more."""
-    if _seeded != [seed]:
-        keras.utils.set_random_seed(seed)
-        _seeded[:] = [seed]
-    random.seed(seed)
-    np.random.seed(seed)
-
-
-_seeded: list[int] = []
-"""What TensorFlow's own generator, which no layer of Keras uses, was seeded with last."""

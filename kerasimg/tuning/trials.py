@@ -1,19 +1,18 @@
-"""Trials: values in, figures out; what they have in common is made once per process.
+"""Search trials: values in, metrics out; what they have in common is made once per process.
 
-`Trials` opens, checks and decodes the pictures once. `run` trains the spec with some of its search values chosen, and
-gives the curve that `kerasimg.train` would give of the same spec and seed. A trial that goes wrong is told of in its
-outcome; it ends nothing else.
+`Trials` opens, checks and decodes the images once. `run` trains the spec with some of its search values chosen, and
+gives the curve that `kerasimg.train` would give for the same spec and seed. A failed trial is recorded in its outcome
+and does not stop the search.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,29 +20,28 @@ from typing import Any
 
 from kerasimg.catalog import Reference
 from kerasimg.data.cache import Cache
-from kerasimg.data.check import OnBadImage, require_sound
+from kerasimg.data.check import OnBadImage
 from kerasimg.data.memory import free_bytes
 from kerasimg.data.sources import Data
-from kerasimg.data.split import split
 from kerasimg.errors import KerasimgError, SpecError
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
-from kerasimg.models.objects import make
 from kerasimg.spec.load import Spec, load_again
+from kerasimg.training import checkpoint
 from kerasimg.training.counting import picture_weights
-from kerasimg.training.distillation import locate_teacher
-from kerasimg.training.experiment import Experiment, Parts, assemble, check_model, load_for
-from kerasimg.training.sizes import Size, Sized
-from kerasimg.training.trial import is_out_of_memory, settle_choices
+from kerasimg.training.engine import Engine, Execution, Hooks, make_callbacks, plan_stage, total_epochs
+from kerasimg.training.features import FeaturePlan
+from kerasimg.training.prepare import Experiment, Models, Seeder, Sized, check_images, load_for, make_models, prepare
+from kerasimg.training.splits import Parts, seed_of, split_images, split_shares
+from kerasimg.training.trial import Choices, is_open, is_out_of_memory
+from kerasimg.training.watch import AfterEpoch
 from kerasimg.tuning.ahead import Ahead
-from kerasimg.tuning.by_keras import ByKeras, plan_of
 from kerasimg.tuning.kept_weights import keep_best, save_weights
 from kerasimg.tuning.memory import forget_gradients, noted_gradients, resident_bytes
 from kerasimg.tuning.objective import goal_of
 from kerasimg.tuning.outcome import Outcome, Row, Status, best_row
 from kerasimg.tuning.outline import Known, Outline, Recorder, outline_of
-from kerasimg.tuning.shared_graph import SharedModel, can_share, is_of_any_data, models_of, signature
+from kerasimg.tuning.shared_graph import SharedModel, can_share, is_of_any_data, signature
 from kerasimg.tuning.tables import Tables
-from kerasimg.tuning.trial_loop import AfterEpoch, Ready, TrialLoop
 from kerasimg.tuning.trunk import Trunk, can_have_trunk, find_trunk
 
 Say = Callable[[str], None]
@@ -88,20 +86,15 @@ class Trials:
         """
         self.spec, self.source = load_for(ref, data, set, dict(params or {}))
         self.folder = Path(folder)
-        self.seed = self.spec.fit.seed if seed is None else seed
+        self.seed = seed_of(self.spec) if seed is None else seed
         self.weights, self.limits, self.say = weights, limits, say
         self.keep = self.spec.tune.keep if keep is None else keep
         self.cache = cache if isinstance(cache, Cache) else Cache(cache)
         say(self.source.describe())
-        self.source = require_sound(
-            self.source,
-            on_bad_image,
-            progress=lambda done, of: say(f"checked {done:,} of {of:,} pictures"),
-            image=self.spec.image,
-            cache=self.cache,
-        )
-        self._parts: dict[tuple[float, float, int], Parts] = {}
-        self._choices: dict[str, dict[str, Any]] = {}
+        self.source = check_images(self.source, self.spec, on_bad_image, self.cache, say)
+        self._parts: dict[tuple[Any, ...], Parts] = {}
+        self._choices = Choices(limits, say)
+        self._make_models: Callable[..., Models] = partial(make_models, weights=weights, limits=limits, seed=Seeder())
         self._calls: dict[str, Known] = {}
         self._trunks: list[Trunk] = []
         self._models: OrderedDict[str, SharedModel] = OrderedDict()
@@ -113,9 +106,6 @@ class Trials:
         self._ahead = Ahead()
         self._next: Callable[[], None] | None = None
         self._noted_ahead: Collection[str] = ()
-        gc.collect()
-        gc.freeze()  # what is there stays as long as this object: the collector need not look at it in every trial
-        weakref.finalize(self, gc.unfreeze)
 
     def resolve(self, values: Mapping[str, Any], seed: int | None = None) -> Spec:
         """The spec with these search values, by name; SpecError where they do not go together."""
@@ -166,7 +156,7 @@ class Trials:
     ) -> Outcome:
         begun = time.perf_counter()
         state = self.folder / go_on_from / STATE if first_epoch else None
-        loop: TrialLoop | None = None
+        engine: Engine | None = None
         status: Status = "completed"
         reason = None
         self._now, self._reused, self._head_alone = None, False, False
@@ -174,19 +164,17 @@ class Trials:
         noted = noted_gradients()
         self._noted_ahead = ()
         try:
-            loop = self._loop(self.resolve(values, seed), epochs, after_epoch)
-            if state is not None:
-                loop.go_on_from(state)
-            loop.train()
-            if keep_state and not loop.ended:
-                loop.keep(self.folder / trial_id / STATE)
-            status = "stopped" if loop.stopped else "completed"
-            weights = self._keep(loop, trial_id)
+            engine = self._engine(self.resolve(values, seed), epochs, after_epoch, state)
+            engine.train()
+            if keep_state and not engine.ended and (position := engine.snapshot()) is not None:
+                checkpoint.write(self.folder / trial_id / STATE, *position)
+            status = "stopped" if engine.dismissed else "completed"
+            weights = self._keep(engine, trial_id)
         except Exception as error:  # whatever it is, the other trials go on
             status, reason = _judged(error)
             if (spoilt := self._models.pop(self._now or "", None)) is not None:
                 forget_gradients(spoilt.gradients)
-        rows = loop.rows if loop else []
+        rows = engine.rows if engine else []
         logs = [row for row in rows if row["epoch"] > first_epoch]
         details = {"shared": self._reused}
         self._note(noted_gradients() - noted - {*self._noted_ahead})
@@ -213,16 +201,16 @@ class Trials:
     def _best(self, rows: list[Row]) -> Row:
         return best_row(rows, goal_of(self.spec))
 
-    def _keep(self, loop: TrialLoop, trial_id: str) -> Path | None:
+    def _keep(self, engine: Engine, trial_id: str) -> Path | None:
         """Keep the weights of a trial that is among the best so far."""
-        goal, spec = goal_of(self.spec), loop.spec
-        if not self.keep or not (best := self._best(loop.rows)):
+        goal, spec = goal_of(self.spec), engine.spec
+        if not self.keep or not (best := self._best(engine.rows)):
             return None
 
         def save(path: Path) -> None:
-            model = loop.experiment.built.model
+            model = engine.experiment.built.model
             if self._head_alone:
-                whole = models_of(spec, self.weights, self.limits)[spec.image.size[0], spec.image.size[1]].built.model
+                whole = self._make_models(spec)[spec.image.size[0], spec.image.size[1]].built.model
                 for layer in model.layers[1:]:
                     whole.get_layer(layer.name).set_weights(layer.get_weights())
                 model = whole
@@ -230,17 +218,23 @@ class Trials:
 
         return keep_best(self.folder, trial_id, best[goal.figure], goal.direction, self.keep, save)
 
-    def _loop(self, spec: Spec, epochs: int | None, after_epoch: AfterEpoch | None) -> TrialLoop:
-        spec, _ = locate_teacher(spec, confined=False)
-        spec = self._settled(spec)
-        callbacks = [make("callbacks", one) for one in spec.fit.callbacks]
+    def _engine(self, spec: Spec, epochs: int | None, after_epoch: AfterEpoch | None, state: Path | None) -> Engine:
+        """What trains a trial, from where an earlier one was kept, if it was."""
+        spec, _ = self._choices.settle(spec, self.source)
+        callbacks = make_callbacks(spec)
+        execution: Execution | None = None
         if can_share(spec, callbacks):
-            shared, experiment = self._shared(spec)
-            ready = partial(shared.stage, tables=self._tables, computing=self._ahead.computing)
-            return TrialLoop(experiment, ready, callbacks, epochs, after_epoch)
-        experiment = self._experiment(spec, models_of(spec, self.weights, self.limits))
-        stage = partial(_by_keras, experiment, callbacks)
-        return TrialLoop(experiment, stage, callbacks, epochs, after_epoch)
+            execution, experiment = self._shared(spec)
+        else:
+            experiment = self._experiment(spec, self._make_models)
+        return Engine(
+            experiment,
+            hooks=_Pruning(after_epoch),
+            execution=execution,
+            callbacks=callbacks,
+            found=_found(state),
+            last=None if epochs is None else min(epochs, total_epochs(spec)),
+        )
 
     def _shared(self, spec: Spec) -> tuple[SharedModel, Experiment]:
         """The model of an earlier trial, as good as new, or a new one."""
@@ -253,14 +247,14 @@ class Trials:
     def _prepare(self, values: Mapping[str, Any], seed: int | None) -> None:
         """Make and trace what the first stage of a trial will need, if that is the model's graph and nothing else."""
         spec = self.resolve(values, seed)
-        if is_left_open(spec) or not can_share(spec, [make("callbacks", one) for one in spec.fit.callbacks]):
+        if is_open(spec) or not can_share(spec, make_callbacks(spec)):
             return
         outline = outline_of(spec, self._calls)
         if outline is None or not is_of_any_data(spec, outline) or signature(spec, outline) in self._models:
             return
         noted = noted_gradients()
         key, _, _ = self._model_for(spec)
-        optimize = self._models[key].stage(0, self._tables).trace()
+        optimize = self._models[key].trace(0)
         self._noted_ahead = noted_gradients() - noted
         self._models[key].gradients |= self._noted_ahead
         with self._ahead.computing():
@@ -290,21 +284,29 @@ class Trials:
                 super().__init__(*args, **kwargs)
                 graphs.append(self)
 
-        sized = models_of(spec, self.weights, self.limits, Noted)
-        experiment = self._experiment(spec, sized)
+        experiment = self._experiment(spec, partial(self._make_models, visitor=Noted))
         self._calls |= graphs[0].known
         outline = outline_of(spec, self._calls)
         if outline is None:
             raise KerasimgError(f"{spec.file}: its model was made, and cannot be described")
-        build = partial(models_of, weights=self.weights, limits=self.limits)
         if not can_have_trunk(spec, outline):
-            return SharedModel(experiment, outline, build), outline, None
+            return self._shareable(experiment, outline), outline, None
         experiment.enter(0)
-        plan = plan_of(experiment, 0)
+        plan = plan_stage(experiment, 0)
         trunk = find_trunk(spec, outline, plan, graphs[0].random, self._calls)
         if trunk is not None:
             self._trunks = [*self._trunks[1 - TRUNKS :], trunk]
-        return SharedModel(experiment, outline, build, {0: plan}), outline, trunk
+        return self._shareable(experiment, outline, {0: plan}), outline, trunk
+
+    def _shareable(
+        self,
+        experiment: Experiment,
+        outline: Outline,
+        plans: Mapping[int, FeaturePlan] | None = None,
+        head: bool = False,
+    ) -> SharedModel:
+        build = partial(self._make_models, weights=None) if head else self._make_models
+        return SharedModel(experiment, outline, build, self._tables, plans, self._ahead.computing)
 
     def _trunk(self, spec: Spec, outline: Outline) -> Trunk | None:
         """The trunk that the spec's model has in common with earlier ones."""
@@ -316,7 +318,7 @@ class Trials:
         size = spec.image.size[0], spec.image.size[1]
         # Of the head alone nothing is frozen; "cached" would want it to be.
         free = replace(spec, fit=spec.fit.model_copy(update={"features": "auto"}))
-        experiment = self._experiment(free, {size: Sized(free, head)})
+        experiment = self._experiment(free, lambda spec: {size: Sized(spec, head)})
         job = replace(
             trunk.plan.job,
             batch_size=experiment.batch_size,
@@ -325,7 +327,7 @@ class Trials:
             parts=experiment.parts,
         )
         plans = dict.fromkeys(range(len(spec.fit.stages)), replace(trunk.plan, model=head.model, job=job))
-        return SharedModel(experiment, outline, partial(models_of, weights=None, limits=None), plans)
+        return self._shareable(experiment, outline, plans, head=True)
 
     def _make_room(self) -> None:
         """Forget the models that were used longest ago."""
@@ -340,44 +342,47 @@ class Trials:
             gc.collect()  # takes a moment: not for every single one
             self._dropped = 0
 
-    def _experiment(self, spec: Spec, sized: Mapping[Size, Sized]) -> Experiment:
-        """Spec, pictures and models; SpecError where they do not go together."""
-        check_model(spec, self.source, sized)
-        return assemble(spec, self.source, self._split(spec), sized, self.cache)
-
-    def _settled(self, spec: Spec) -> Spec:
-        """The spec with what a short trial decides decided, once for all trials of the same model."""
-        if not is_left_open(spec):
-            return spec
-        key = json.dumps([dict(spec.params), spec.resolved["model"], spec.resolved["image"]], default=repr)
-        if key not in self._choices:
-            chosen, _ = settle_choices(spec, self.source, self.limits, self.say)
-            self._choices[key] = {
-                "fit.precision": chosen.fit.precision,
-                "fit.batch_size": chosen.fit.batch_size,
-                "compile.jit_compile": chosen.compile.jit_compile,
-            }
-        return load_again(spec, edits=self._choices[key], other_options=False)
+    def _experiment(self, spec: Spec, make: Callable[[Spec], Models]) -> Experiment:
+        """The experiment of a trial; SpecError where spec, images and models do not go together."""
+        return prepare(
+            spec,
+            self.source,
+            limits=self.limits,
+            on_bad_image=None,
+            cache=self.cache,
+            parts=self._split(spec),
+            choices=self._choices,
+            make=make,
+            distribute=False,
+        )
 
     def _split(self, spec: Spec) -> Parts:
-        fit = spec.fit
-        key = fit.validation_split, fit.test_split, fit.seed
+        key = seed_of(spec), *split_shares(spec)
         if key not in self._parts:
-            self._parts[key] = split(self.source, *key)
+            self._parts[key] = split_images(spec, self.source)
         return self._parts[key]
 
 
-def is_left_open(spec: Spec) -> bool:
-    """Whether a short trial is to decide something of a spec."""
-    return "auto" in (spec.fit.precision, spec.fit.batch_size, spec.compile.jit_compile)
+class _Pruning(Hooks):
+    """Lets a search end a trial after an epoch."""
+
+    def __init__(self, rule: AfterEpoch | None) -> None:
+        self.rule = rule
+
+    def after_epoch(self, epoch: int, row: Mapping[str, float]) -> bool:
+        """Ask the search whether to end the trial."""
+        return self.rule is not None and self.rule(epoch, row)
 
 
-def _by_keras(experiment: Experiment, callbacks: list[Any], index: int) -> Ready:
-    return ByKeras(experiment, index, plan_of(experiment, index), callbacks)
+def _found(state: Path | None) -> checkpoint.Checkpoint | None:
+    """What was kept of a trial; None, and it is trained from its beginning, where that is missing or damaged."""
+    with suppress(KerasimgError):
+        return None if state is None else checkpoint.read(state)
+    return None
 
 
 def _judged(error: Exception) -> tuple[Status, str]:
-    """What an error makes of a trial, and why."""
+    """The status of a trial that raised an error, and the reason."""
     if isinstance(error, SpecError):
         return "infeasible", str(error)
     if is_out_of_memory(error):

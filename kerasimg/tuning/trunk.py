@@ -21,7 +21,11 @@ from kerasimg.models.build import Built
 from kerasimg.models.graph import Graph, functional
 from kerasimg.spec.expand import Call
 from kerasimg.spec.load import Spec
-from kerasimg.training.features import FeaturePlan
+from kerasimg.training import stages
+from kerasimg.training.engine import has_callbacks
+from kerasimg.training.features import FeaturePlan, settings_of
+from kerasimg.training.rates import differs_by_layer
+from kerasimg.training.trial import dtype_policy, precision_of
 from kerasimg.tuning.outline import Calls, Outline
 
 CHECKED = 16
@@ -57,16 +61,11 @@ class Trunk:
     def head(self, spec: Spec, known: Calls, limits: Mapping[str, int] | None) -> Built:
         """The head of a spec's model: features -> what the model gives."""
         shape, dtype = self.plan.model.inputs[0].shape[1:], self.plan.model.inputs[0].dtype
-        before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(spec.fit.precision)
-        try:
-            with deferred_variables():
-                features = keras.Input(shape, dtype=dtype, name="features")
-                graph = _Head(self, features, spec, known, limits)
-                image = keras.KerasTensor((None, *spec.image.size, spec.image.channels))
-                model = functional(spec, features, graph.make(image), spec.name)
-        finally:
-            keras.config.set_dtype_policy(before)
+        with dtype_policy(precision_of(spec)), deferred_variables():
+            features = keras.Input(shape, dtype=dtype, name="features")
+            graph = _Head(self, features, spec, known, limits)
+            image = keras.KerasTensor((None, *spec.image.size, spec.image.channels))
+            model = functional(spec, features, graph.make(image), spec.name)
         for finish in graph.later:
             finish()
         return Built(model, graph.members)
@@ -95,13 +94,16 @@ class _Head(Graph):
 
 def can_have_trunk(spec: Spec, outline: Outline) -> bool:
     """Whether a trunk is worth looking for: something is frozen, and stays so in all stages."""
-    stages = spec.fit.stages
+    own = tuple(spec.image.size)
     return (
         outline.frozen
         and not outline.again
-        and spec.fit.features in ("auto", "cached")
-        and not any(stage.freeze or stage.unfreeze or stage.size or stage.layer_decay != 1 for stage in stages)
-        and not spec.fit.callbacks  # one may unfreeze
+        and settings_of(spec).mode in ("auto", "cached")
+        and not any(
+            stages.changes_layers(stage) or stages.size_of(stage, spec) != own or differs_by_layer(stage)
+            for stage in spec.fit.stages
+        )
+        and not has_callbacks(spec)  # one may unfreeze
     )
 
 
@@ -132,16 +134,16 @@ def find_trunk(
 
 def frame(spec: Spec) -> str:
     """All that features depend on but for the model."""
-    fit = spec.fit
+    fit = spec.fit.model_dump(mode="json")
     said: dict[str, Any] = {
         "image": spec.image.model_dump(mode="json"),
         "task": spec.task,
-        "data": [fit.seed, fit.validation_split, fit.test_split],
-        "how": [fit.precision, fit.features],
+        "data": [fit[key] for key in ("seed", "validation_split", "test_split", "precision", "features")],
     }
     if spec.augment:
+        epochs = [stage["epochs"] for stage in fit["stages"]]
         said["augment"] = [[name, dict(arguments)] for name, arguments in spec.augment]
-        said["views"] = [fit.views, fit.batch_size, [stage.epochs for stage in fit.stages], str(spec.compile.loss)]
+        said["views"] = [fit["views"], fit["batch_size"], epochs, str(spec.compile.loss)]
     return json.dumps(said, sort_keys=True, default=repr)
 
 

@@ -1,9 +1,9 @@
-"""A stage of a trial trained by calls that are an epoch long, and that trials can share.
+"""A stage of a trial, run by calls that are an epoch long and that trials can share.
 
-Keras' `fit` asks Python for every step or few, and compiles anew for every model that is compiled. Here the steps of
-an epoch run inside of one graph, on pictures or features that lie in memory as a tensor, and the graph is given all
-that may differ between two trials: the order, the labels, the batch size, how much each picture counts. The step is
-Keras' own `train_step`, so what comes out is what `fit` gives. TensorFlow only.
+Keras' `fit` returns to Python every step or few, and compiles again for every model that is compiled. Here the steps of
+an epoch run inside one graph, on images or features that are in memory as a tensor, and the graph is given all that may
+differ between two trials: the order, the labels, the batch size, the sample weights. The step is Keras' own
+`train_step`, so the result is that of `fit`. TensorFlow only.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import numpy as np
 import tensorflow as tf
 
 from kerasimg.data.order import permutation
-from kerasimg.training.experiment import Experiment
+from kerasimg.training.engine import compile_model, stage_optimizer
 from kerasimg.training.features import FeaturePlan
-from kerasimg.training.objective import jit_compile
+from kerasimg.training.prepare import Experiment
 from kerasimg.training.speed import OPERATIONS_PER_S, operations
-from kerasimg.tuning.by_keras import optimizer_of, steps_of
+from kerasimg.training.splits import seed_of
+from kerasimg.training.watch import Watch
 from kerasimg.tuning.lifted import lift_decay
 
 LONGEST_CALL_S = 4.0
@@ -63,16 +64,9 @@ class Compiled:
     def __init__(self, experiment: Experiment, index: int, model: Any, earlier: Compiled | None = None) -> None:
         """earlier: those of the same model in an earlier stage."""
         self.model = model
-        self.optimizer = optimizer_of(experiment, index)
+        self.optimizer = stage_optimizer(experiment, index)
         if earlier is None:
-            for metric in experiment.objective.metrics:
-                metric.reset_state()
-            model.compile(
-                optimizer=self.optimizer,
-                loss=experiment.objective.loss,
-                metrics=experiment.objective.metrics,
-                jit_compile=jit_compile(experiment.spec),
-            )
+            compile_model(experiment, model, self.optimizer)
         else:
             # To compile it again would take the loss that the earlier graphs count in away from the model.
             model.optimizer = self.optimizer
@@ -87,7 +81,7 @@ class Compiled:
     def begin(self, experiment: Experiment, index: int) -> None:
         """Make the optimizer as new, with the values that the experiment's spec has."""
         self.model.optimizer = self.optimizer
-        new = optimizer_of(experiment, index)
+        new = stage_optimizer(experiment, index)
         for variable, value in zip(self.optimizer.variables, self._begin, strict=True):
             variable.assign(value)
         if not isinstance(new._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
@@ -157,34 +151,34 @@ class WholeEpochs:
         compiled.begin(experiment, index)
         self.plan, self.compiled, self.model, self.computing = plan, compiled, compiled.model, computing
         self.train_table, self.test_table = tables
-        self.size, self.steps = experiment.batch_size, steps_of(experiment)
+        self.size, self.steps = experiment.batch_size, experiment.steps
         self.tested = -(-len(experiment.parts.get("validation", ())) // self.size)
-        self.seed = experiment.spec.fit.seed
+        self.seed = seed_of(experiment.spec)
         step_s = 3 * self.size * operations(self.model) / OPERATIONS_PER_S
         self.at_a_time = max(1, int(LONGEST_CALL_S / max(step_s, 1e-9)))
 
-    def fit(self, callbacks: list[Any], first: int, end: int) -> None:
-        """Train epochs from `first` up to `end`, or until a callback has set `model.stop_training`."""
-        told = keras.callbacks.CallbackList(callbacks, model=self.model, epochs=end, steps=self.steps)
-        told.on_train_begin()
+    def run(self, watch: Watch) -> None:
+        """Train from where `watch` is until `watch.until`, or until a callback has set `model.stop_training`."""
+        first = watch.epoch
+        watch.on_train_begin()
         on = None if self.train_table else iter(self.plan.train(first_epoch=first, epochs=None))
-        for epoch in range(first, end):
+        for epoch in range(first, watch.until):
             self.model.reset_metrics()
-            told.on_epoch_begin(epoch)
+            watch.on_epoch_begin(epoch)
             order = self.train_table.order(epoch, self.seed) if self.train_table else None
             logs = self._pass(self.compiled.train, self.steps, self.train_table, order, on)
             if self.tested:
-                told.on_test_begin()
+                watch.on_test_begin()
                 self.model.reset_metrics()
                 order = self.test_table.order(0, None) if self.test_table else None
                 batches = None if self.test_table else iter(self.plan.validation())
                 figures = self._pass(self.compiled.test, self.tested, self.test_table, order, batches)
-                told.on_test_end(figures)
+                watch.on_test_end(figures)
                 logs |= {f"val_{name}": value for name, value in figures.items()}
-            told.on_epoch_end(epoch, logs)
+            watch.on_epoch_end(epoch, logs)
             if self.model.stop_training:
                 break
-        told.on_train_end(logs)
+        watch.on_train_end()
 
     def trace(self) -> Callable[[], None]:
         """Trace the graphs over tables; what is returned has TensorFlow optimize them, by a run of no steps."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import secrets
 import sys
@@ -39,7 +40,7 @@ def work(
     Raises `kerasimg.tuning.tuner.UsedUp` where the process has taken so much memory that another should go on.
     """
     from kerasimg.training import recall
-    from kerasimg.training.experiment import load_for
+    from kerasimg.training.prepare import load_for
     from kerasimg.tuning.folder import Task, digest_of
 
     spec, source = load_for(ref, data, set, params)
@@ -60,6 +61,7 @@ def serve(
     kept: Callable[[str, Any], None] | None = None,
 ) -> int:
     """Train what a chief hands out; how many trials it was.  kept: keeps what became of a trial, before it is told."""
+    from kerasimg.training.splits import seed_of
     from kerasimg.tuning.client import PatientClient, address_of
     from kerasimg.tuning.oracle import make_oracle
     from kerasimg.tuning.tuner import TrialTuner
@@ -88,7 +90,7 @@ def serve(
         runner,
         task.goal,
         folder,
-        seed=task.spec.fit.seed,
+        seed=seed_of(task.spec),
         executions=tune.executions_per_trial,
         follow=tune.stop is not None,
         finished=finished,
@@ -117,6 +119,8 @@ def main() -> None:
 
     if told.parent:
         end_with(told.parent)
+    gc.collect()
+    gc.freeze()  # the collector need not go through all loaded modules in every trial
     try:
         task = Task.open(told.folder, told.data)
         folder = task.folder / TRIALS

@@ -6,7 +6,7 @@ import pytest
 
 from kerasimg.errors import KerasimgError
 from kerasimg.evaluation.report_epochs import read_goals, stage_summaries
-from kerasimg.training.best import Averages, Best, handed_on
+from kerasimg.training.stages import Averages, Best, handed_on
 
 
 def model(**options: Any) -> keras.Model:

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from kerasimg.training.interruption import patient
+from kerasimg.training.watch import patient
 
 
 def test_the_first_ctrl_c_is_noted_and_the_second_raises():

@@ -18,7 +18,7 @@ import pytest
 
 import kerasimg
 from kerasimg.errors import CallError, DataError, Interrupted, KerasimgError, WeightsError
-from kerasimg.training import checkpoint, loop, watch
+from kerasimg.training import checkpoint, engine, watch
 from kerasimg.training.run import Run
 
 BODY = {
@@ -152,8 +152,8 @@ def test_a_run_on_arrays_straight_from_memory_ends_as_if_it_had_not_been_killed(
     train: Any, spec: Any, tmp_path: Path, cut: Any, monkeypatch: pytest.MonkeyPatch
 ):
     # As on JAX and PyTorch, where nothing is augmented.
-    plan = loop.plan_features
-    monkeypatch.setattr(loop, "plan_features", lambda *given, **how: plan(*given, **{**how, "straight": True}))
+    plan = engine.plan_features
+    monkeypatch.setattr(engine, "plan_features", lambda *given, **how: plan(*given, **{**how, "straight": True}))
     pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype("uint8")
     data, written = (pixels, np.arange(40) % 2), {**spec(stages=[{"epochs": 3}]), "augment": []}
     whole = end(train(written, data=data, out=tmp_path / "whole"))

@@ -9,7 +9,7 @@ import kerasimg
 from kerasimg.catalog import load
 from kerasimg.data.sources import open_source
 from kerasimg.errors import CallError, KerasimgError
-from kerasimg.training import loop, trial
+from kerasimg.training import engine, trial
 from kerasimg.training.run import Run
 
 Train = Callable[..., Run]
@@ -113,7 +113,7 @@ def test_xla_is_chosen_by_trial_where_the_spec_says_auto_and_only_there(
 def test_a_model_that_xla_cannot_compile_is_left_to_keras(tiny: Any, colours: Any):
     kerasimg.register(Outside)
     spec = load(tiny(model=[{"layer": "Outside"}, *tiny()["model"]], fit={"batch_size": 8}), num_classes=3)
-    chosen, found = trial.best_compilation(spec, open_source(colours), None)
+    chosen, found = trial.best_compilation(spec, 3, False, None)
     assert not chosen
     assert found["why"].startswith("for it cannot compile the model (")
 
@@ -149,6 +149,6 @@ def test_memory_that_runs_out_later_is_told_with_a_batch_size_to_begin_anew_with
     def no_room(*arguments: Any) -> None:
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
-    monkeypatch.setattr(loop.Loop, "_fit", no_room)
+    monkeypatch.setattr(engine.KerasFit, "run", no_room)
     with pytest.raises(KerasimgError, match=r"batches of 8 pictures: train anew .*--set fit\.batch_size=4, or auto\)"):
         train(tiny(fit={"batch_size": 8, "stages": [{"epochs": 1}]}), data=colours, out=tmp_path)

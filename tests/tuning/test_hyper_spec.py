@@ -1,13 +1,15 @@
 """A spec in KerasTuner's own tuners."""
 
+import importlib
+import sys
+
+import keras
 import keras_tuner
 import numpy as np
 import pytest
 
 import kerasimg
 from kerasimg.errors import CallError
-
-pytest.importorskip("tensorboard", reason="KerasTuner's own Tuner needs it for every trial")
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +60,106 @@ def test_a_model_of_another_is_refused(tiny, colours):
     hyper = kerasimg.HyperSpec(tiny(), num_classes=2)
     with pytest.raises(CallError, match="was not made by this object's build"):
         hyper.fit(keras_tuner.HyperParameters(), kerasimg.build(tiny(), num_classes=2), *colours)
+
+
+def fitted(tiny, data, fit, **others):
+    """The model and the history of a spec with this section `fit`."""
+    hyper = kerasimg.HyperSpec(tiny(fit=fit), num_classes=2)
+    hp = keras_tuner.HyperParameters()
+    model = hyper.build(hp)
+    return model, hyper.fit(hp, model, *data, verbose=0, **others)
+
+
+def test_a_stage_ends_early(tiny, colours):
+    stopping = {"monitor": "loss", "patience": 1, "min_delta": 9.0}
+    _, history = fitted(tiny, colours, {"batch_size": 8, "stages": [{"epochs": 12, "early_stopping": stopping}]})
+    assert history.epoch == [0, 1]
+
+
+def test_the_callbacks_of_the_spec_are_called(tiny, colours, monkeypatch):
+    rates = []
+    on_epoch_end = keras.callbacks.ReduceLROnPlateau.on_epoch_end
+
+    def noted(self, epoch, logs=None):
+        on_epoch_end(self, epoch, logs)
+        rates.append(float(self.model.optimizer.learning_rate))
+
+    monkeypatch.setattr(keras.callbacks.ReduceLROnPlateau, "on_epoch_end", noted)
+    plateau = {"type": "ReduceLROnPlateau", "monitor": "loss", "patience": 1, "min_delta": 9, "factor": 0.5}
+    fitted(tiny, colours, {"batch_size": 8, "stages": [{"epochs": 3}], "callbacks": [plateau]})
+    assert rates == pytest.approx([0.3, 0.15, 0.075])
+
+
+def test_the_weights_of_the_best_epoch_are_kept(tiny, colours):
+    rising = {"type": "PiecewiseConstantDecay", "boundaries": [6], "values": [0.1, 1e6]}
+    stage = {"epochs": 3, "learning_rate": rising, "keep": "best"}
+    model, history = fitted(tiny, colours, {"batch_size": 8, "validation_split": 0.3, "stages": [stage]})
+    losses = history.history["val_loss"]
+    assert losses[-1] > 100 * min(losses)
+    assert max(np.abs(weight).max() for weight in model.get_weights()) < 100
+
+
+def test_a_batch_size_and_a_precision_that_are_left_open_are_chosen(tiny, colours):
+    said = []
+    fit = {"batch_size": "auto", "precision": "auto", "stages": [{"epochs": 1}]}
+    hyper = kerasimg.HyperSpec(tiny(fit=fit), num_classes=2, say=said.append)
+    hp = keras_tuner.HyperParameters()
+    for _ in range(2):
+        history = hyper.fit(hp, hyper.build(hp), *colours, verbose=0)
+    assert history.epoch == [0]
+    assert sum(line.startswith("precision: ") for line in said) == 1
+    assert sum(line.startswith("batch size: ") for line in said) == 1
+
+
+def test_a_teacher_is_learned_from(tiny, colours, tmp_path):
+    run = kerasimg.train(tiny(), data=colours, out=tmp_path, report=False, verbose=0, say=lambda line: None)
+    fit = {"batch_size": 8, "stages": [{"epochs": 2}], "teacher": {"run": str(run.folder)}}
+    _, alone = fitted(tiny, colours, {key: value for key, value in fit.items() if key != "teacher"})
+    _, taught = fitted(tiny, colours, fit)
+    assert taught.history["loss"] != alone.history["loss"]
+
+
+def test_callbacks_of_the_caller_see_the_whole_model_while_its_end_is_trained(tiny, colours):
+    body = {"layer": "Conv2D", "name": "body", "filters": 2, "kernel_size": 3, "trainable": False}
+    fit = {"batch_size": 8, "features": "cached", "stages": [{"epochs": 5}]}
+    hyper = kerasimg.HyperSpec(tiny(model=[body, *tiny()["model"]], fit=fit), num_classes=2)
+    hp = keras_tuner.HyperParameters()
+    model = hyper.build(hp)
+
+    class Stops(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            assert self.model is model
+            self.model.optimizer.learning_rate = 0.125
+            self.model.stop_training = epoch == 1
+
+    history = hyper.fit(hp, model, *colours, verbose=0, callbacks=[Stops()])
+    assert history.epoch == [0, 1]
+    assert float(model.optimizer.learning_rate) == 0.125
+
+
+def test_an_epoch_to_begin_with_is_that_of_its_stage(tiny, colours):
+    stages = [{"epochs": 2, "learning_rate": 0.5}, {"epochs": 2, "learning_rate": 0.25}]
+    model, history = fitted(tiny, colours, {"batch_size": 8, "stages": stages}, initial_epoch=3, epochs=5)
+    assert history.epoch == [3, 4]
+    assert float(model.optimizer.learning_rate) == 0.25
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # KerasTuner's threads
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer:UserWarning")
+def test_without_tensorboard_only_its_callback_fails(searched, colours, tmp_path, monkeypatch):
+    for name in [*sys.modules, "tensorboard", "tensorboard.plugins", "tensorboard.plugins.hparams"]:
+        if name.split(".")[0] == "tensorboard":
+            monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("tensorboard.plugins.hparams")
+    hyper = kerasimg.HyperSpec(searched({}), num_classes=2)
+    objective = keras_tuner.Objective("val_accuracy", "max")
+    made = keras_tuner.RandomSearch(hyper, objective=objective, directory=tmp_path, seed=1, max_trials=1)
+    made.search(*colours, validation_data=colours, verbose=0)
+    assert {trial.status for trial in made.oracle.trials.values()} == {"COMPLETED"}
+    with pytest.raises(CallError, match=r"pip install 'kerasimg\[tensorboard\]'"):
+        made._configure_tensorboard_dir([keras.callbacks.TensorBoard()], None)
+    with pytest.raises(ModuleNotFoundError):  # other tuners are as KerasTuner has them
+        keras_tuner.RandomSearch(
+            lambda hp: keras.Sequential(), objective=objective, directory=tmp_path / "other", max_trials=1
+        )._configure_tensorboard_dir([], None)

@@ -7,7 +7,7 @@ import pytest
 
 import kerasimg
 from kerasimg.errors import SpecError
-from kerasimg.training import loop
+from kerasimg.training import engine
 from kerasimg.training.run import Run
 
 Train = Callable[..., Run]
@@ -47,17 +47,17 @@ def test_the_rest_of_a_model_that_is_cut_trains_in_the_precision_of_the_whole(
 ):
     optimizers = []
 
-    def fit(self: Any, plan: Any, watch: Any) -> None:
+    def run(self: Any, experiment: Any, plan: Any, *others: Any) -> None:
         optimizers.append(type(plan.model.optimizer).__name__)
-        original(self, plan, watch)
+        original(self, experiment, plan, *others)
 
-    original = loop.Loop._fit
-    monkeypatch.setattr(loop.Loop, "_fit", fit)
+    original = engine.KerasFit.run
+    monkeypatch.setattr(engine.KerasFit, "run", run)
     frozen = {"epochs": 2, "freeze": ["body"]}
-    run = train(spec(frozen, features=features, precision="mixed_float16"), data=colours, out=tmp_path)
-    assert run.read_json("training.json")["stages"][0]["features"] == features
+    trained = train(spec(frozen, features=features, precision="mixed_float16"), data=colours, out=tmp_path)
+    assert trained.read_json("training.json")["stages"][0]["features"] == features
     assert optimizers == ["LossScaleOptimizer"]
-    first, last = run.history[0], run.history[-1]
+    first, last = trained.history[0], trained.history[-1]
     assert last["loss"] < first["loss"]
 
 

@@ -1,0 +1,426 @@
+"""Trains the stages of an experiment: plans, compiles, runs and finishes each one.
+
+`train` runs it with the folder of a run as its hooks, a search with a pruning rule, `HyperSpec.fit` with the callbacks
+of a tuner, `find_learning_rate` for one stage with a rate that rises. How the steps are run is the execution's affair:
+`KerasFit` calls `model.fit`; a search has one whose compiled graphs several trials share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Protocol
+
+import keras
+
+from kerasimg.errors import Interrupted, KerasimgError
+from kerasimg.models.frozen import split_frozen
+from kerasimg.models.objects import make
+from kerasimg.spec.load import Spec
+from kerasimg.training import stages, state
+from kerasimg.training.checkpoint import Checkpoint
+from kerasimg.training.devices import Devices
+from kerasimg.training.distillation import distilled, has_teacher
+from kerasimg.training.features import FeaturePlan, plan_features, settings_of
+from kerasimg.training.history import History
+from kerasimg.training.objective import has_average, jit_compile, make_optimizer
+from kerasimg.training.prepare import Experiment
+from kerasimg.training.rates import Rates, layer_factors, learning_rate, rates_of
+from kerasimg.training.speed import part_of, steps_at_a_time
+from kerasimg.training.splits import seed_of
+from kerasimg.training.watch import Interruption, Watch
+
+Say = Callable[[str], None]
+
+
+class Diverged(KerasimgError):
+    """The loss became NaN or infinite."""
+
+
+class Hooks:
+    """What a caller adds to a training. By default nothing: no notes, no checkpoints."""
+
+    checkpoints = False
+    """Whether `save` is called within stages too."""
+
+    def notes(self, index: int) -> Mapping[str, Any]:
+        """What was noted of a stage when its training began before; empty where it did not."""
+        return {}
+
+    def begin(self, index: int, notes: Mapping[str, Any]) -> None:
+        """Called before the first step of a stage, with how it is trained."""
+
+    def save(self, facts: dict[str, Any], arrays: state.Arrays) -> None:
+        """Called with a checkpoint: what the training needs to go on from here."""
+
+    def end(self, index: int, model: keras.Model) -> None:
+        """Called when a stage has ended, with the model and the weights that it hands on."""
+
+    def callbacks(self, model: Any, whole: keras.Model) -> Sequence[Any]:
+        """Callbacks to run after those of the spec.
+
+        model: what is trained, which may be the part of `whole` that is not frozen.
+        """
+        return ()
+
+    def after_epoch(self, epoch: int, row: Mapping[str, float]) -> bool:
+        """Called with the number of an epoch, from 0, and its metrics; True ends the training."""
+        return False
+
+
+class Execution(Protocol):
+    """How the steps of a stage are run."""
+
+    def plan(self, experiment: Experiment, index: int, notes: Mapping[str, Any], say: Say) -> FeaturePlan:
+        """How the frozen part of a stage's model is computed, and the model to train."""
+
+    def compile(self, experiment: Experiment, index: int, plan: FeaturePlan, callbacks: Sequence[Any]) -> int:
+        """Make the model ready for a stage, its optimizer built; the steps that are run at a time."""
+
+    def run(self, experiment: Experiment, plan: FeaturePlan, watch: Watch, say: Say) -> None:
+        """Train from where `watch` is until `watch.until`, or until a callback has set `model.stop_training`."""
+
+
+class Engine:
+    """The training of an experiment."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        hooks: Hooks | None = None,
+        execution: Execution | None = None,
+        callbacks: Sequence[Any] | None = None,
+        history: History | None = None,
+        found: Checkpoint | None = None,
+        first: int = 0,
+        last: int | None = None,
+        interruption: Interruption | None = None,
+        verbose: int | str = 0,
+        say: Say = lambda line: None,
+    ) -> None:
+        """Epochs are numbered from 0, over all stages.
+
+        callbacks: those of the spec, where they are made already.  history: takes the metrics of each epoch.
+        found: the checkpoint to go on from.  first: the epoch to begin with, where there is no checkpoint.
+        last: the epoch to stop before; None: the spec's end. Beyond that, the last stage goes on.
+        """
+        self.experiment = experiment
+        self.spec = experiment.spec
+        self.hooks = hooks or Hooks()
+        self.execution: Execution = execution or KerasFit()
+        self.callbacks = list(make_callbacks(self.spec) if callbacks is None else callbacks)
+        self.history = history or History()
+        self.found = found
+        self.first, self.last = first, last
+        self.interruption = interruption or Interruption()
+        self.verbose = verbose
+        self.say = say
+        self.epoch = 0
+        """Epochs that are done, over all stages."""
+        self.dismissed = False
+        """Whether `Hooks.after_epoch` has ended the training."""
+        self.ended = False
+        """Whether the last stage has come to its end."""
+        self._snapshot: Callable[[], tuple[dict[str, Any], state.Arrays]] | None = None
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The metrics of all epochs, those before the checkpoint too."""
+        return self.history.rows
+
+    def train(self) -> None:
+        """Train what is left; afterwards `experiment.built` has the weights."""
+        if self.found is None:
+            self.history.rewrite()
+        count = len(self.spec.fit.stages)
+        begun = self.found.facts["stage"] if self.found else 0
+        model = self.experiment.at(begun).built.model
+        if self.found:
+            self._restore(begun, self.found)
+        for index in range(begun, count):
+            if self.found and self.found.facts["stage"] == index and self.found.facts["done"]:
+                self.ended = index + 1 == count
+                continue
+            if index > begun and any(getattr(callback, "finished", False) for callback in self.callbacks):
+                self.ended = True
+                break
+            if self.dismissed or (self.last is not None and self.epoch >= self.last):
+                break
+            before, model = model, self.experiment.enter(index).built.model
+            if model is not before:
+                model.set_weights(before.get_weights())
+            over = self._stage(index)
+            self.ended = over and index + 1 == count
+        if (whole := self.experiment.built.model) is not model:
+            whole.set_weights(model.get_weights())
+
+    def snapshot(self) -> Checkpoint | None:
+        """Where the training is, for another engine to go on from; None where no stage was trained."""
+        return None if self._snapshot is None else Checkpoint(*self._whole(*self._snapshot()))
+
+    def _restore(self, index: int, found: Checkpoint) -> None:
+        """The weights of a stage, and the states of every model's random generators."""
+        sized = self.experiment.enter(index)
+        state.give(sized.built.model.weights, found.arrays, "weights")
+        state.give(self._generators(), found.arrays, "generators")
+        state.give_backend(found.arrays)
+        self.history.set_state({"spent": 0.0, **found.facts["history"]})
+        self.epoch = found.facts["epoch"]
+        if found.facts["done"]:
+            state.remind(self.callbacks, found.facts["callbacks"], found.arrays)
+
+    def _generators(self) -> list[Any]:
+        return [one for sized in self.experiment.sized.values() for one in state.beside_weights(sized.built.model)]
+
+    def _stage(self, index: int) -> bool:
+        """Train a stage, or what is left of it; whether it has come to its end."""
+        experiment, stage = self.experiment, self.spec.fit.stages[index]
+        resumed = self.found if self.found and self.found.facts["stage"] == index else None
+        begin = resumed.facts["begin"] if resumed else self.epoch
+        end = begin + stage.epochs
+        if self.last is not None and index + 1 == len(self.spec.fit.stages):
+            end += max(0, self.last - total_epochs(self.spec))
+        if end <= self.first:
+            self.epoch = end
+            return True
+        whole = experiment.at(index).built.model
+        plan = self.execution.plan(experiment, index, self.hooks.notes(index), self.say)
+        added = list(self.hooks.callbacks(plan.model, whole))
+        at_a_time = self.execution.compile(experiment, index, plan, [*self.callbacks, *added])
+        self.say(f"stage {index + 1} of {len(self.spec.fit.stages)}: {stages.describe(whole)}")
+        if plan.line:
+            self.say(plan.line)
+        self.hooks.begin(index, self._notes(plan, at_a_time))
+        self.history.stage = index
+        best = stages.best_of(stage)
+        averages = [stages.Averages()] if has_average(self.spec) else []
+        watch = Watch(
+            [
+                *averages,
+                *([best] if best else []),
+                *self.callbacks,
+                *stages.stopping(stage),
+                *added,
+            ],
+            self.history,
+            self.interruption,
+            (lambda facts, arrays: self._save(index, facts, arrays)) if self.hooks.checkpoints else None,
+            begin=begin,
+            end=end,
+            until=end if self.last is None else min(end, self.last),
+            steps=experiment.steps,
+            verbose=self.verbose,
+            model=plan.model,
+            after_epoch=self.hooks.after_epoch,
+        )
+        if resumed:
+            watch.go_on_from(resumed)
+        watch.epoch = max(watch.epoch, self.first)
+        plan.model.stop_training = False
+        self.execution.run(experiment, plan, watch, self.say)
+        self.epoch = watch.epoch + 1
+        watch.finish()
+        self._require_finite(watch)
+        self.dismissed = watch.dismissed
+        over = watch.stopped or self.epoch >= end
+        if not over:
+            self._snapshot = lambda: self._position(index, False, *watch.snapshot(self.epoch, 0))
+            return False
+        self._finish(index, plan.model, best)
+        return True
+
+    def _notes(self, plan: FeaturePlan, at_a_time: int) -> dict[str, Any]:
+        notes = {**plan.figures, "features": plan.mode, "steps_per_execution": at_a_time}
+        devices = self.experiment.devices
+        return notes | ({"devices": list(devices.names)} if devices.strategy else {})
+
+    def _require_finite(self, watch: Watch) -> None:
+        if self.history.diverged:
+            raise Diverged(
+                f"the loss is no number any more (stage {self.history.stage + 1}, epoch {watch.epoch + 1}); "
+                "try a lower learning rate"
+            )
+
+    def _finish(self, index: int, model: Any, best: stages.Best | None) -> None:
+        """Put the weights in place that the stage hands on, and save them."""
+        if best is not None and best.figure is not None:
+            model.set_weights(best.weights)
+            self.say(f"kept the weights of epoch {best.epoch + 1} ({best.monitor} {best.figure:.4g})")
+        elif stages.has_averages(model) and not any(
+            getattr(one, "_ema_weights_in_model", False) for one in self.callbacks
+        ):
+            model.set_weights(stages.handed_on(model))
+        self.hooks.end(index, self.experiment.at(index).built.model)
+
+        def position() -> tuple[dict[str, Any], state.Arrays]:
+            arrays: state.Arrays = {}
+            remembered = state.remember(self.callbacks, arrays)
+            facts = {"begin": 0, "epoch": self.epoch, "step": 0, "callbacks": remembered}
+            return self._position(index, True, facts, arrays)
+
+        self._snapshot = position
+        self.hooks.save(*self._whole(*position()))
+        if self.interruption.asked:
+            raise Interrupted("interrupted")
+
+    def _save(self, index: int, facts: dict[str, Any], arrays: state.Arrays) -> None:
+        self.hooks.save(*self._whole(*self._position(index, False, facts, arrays)))
+
+    def _position(
+        self, index: int, done: bool, facts: dict[str, Any], arrays: state.Arrays
+    ) -> tuple[dict[str, Any], state.Arrays]:
+        return {"stage": index, "done": done, **facts}, arrays
+
+    def _whole(self, facts: dict[str, Any], arrays: state.Arrays) -> tuple[dict[str, Any], state.Arrays]:
+        """A checkpoint, with what does not depend on where it is written."""
+        model = self.experiment.at(facts["stage"]).built.model
+        arrays |= state.take(model.weights, "weights") | state.take(self._generators(), "generators")
+        arrays |= state.take_backend()
+        history = {key: value for key, value in self.history.get_state().items() if key != "spent"}
+        return {**facts, "batch_size": self.experiment.batch_size, "history": history}, arrays
+
+
+class KerasFit:
+    """Runs stages with `keras.Model.fit`: on any backend and device, with any callbacks, for any model."""
+
+    def __init__(self) -> None:
+        self._compiled: Any = None
+        self._shared: dict[int, tuple[Any, Any]] = {}
+
+    def plan(self, experiment: Experiment, index: int, notes: Mapping[str, Any], say: Say) -> FeaturePlan:
+        """How the frozen part of a stage's model is computed, and the model to train."""
+        plan = plan_stage(experiment, index, notes, say)
+        if has_teacher(experiment.spec):
+            return plan
+        if id(plan.model) not in self._shared:
+            self._shared[id(plan.model)] = plan.model, experiment.devices.shared(plan.model)
+        return replace(plan, model=self._shared[id(plan.model)][1])
+
+    def compile(self, experiment: Experiment, index: int, plan: FeaturePlan, callbacks: Sequence[Any]) -> int:
+        """Make the model ready for a stage; the steps that are run at a time."""
+        spec, steps = experiment.spec, experiment.steps
+        wanted = spec.compile.steps_per_execution
+        if wanted == "auto":
+            most = plan.steps_per_execution
+            wanted = steps_at_a_time(plan.model, experiment.batch_size, steps, list(callbacks), most)
+        # Keras 3.15's loop over several steps is not one that TensorFlow can run on several devices.
+        wanted = 1 if experiment.devices.strategy else part_of(steps, wanted)
+        with experiment.devices.scope():
+            optimizer = stage_optimizer(experiment, index)
+            if self._compiled == (plan.model, wanted):
+                replace_optimizer(plan.model, optimizer)
+            else:
+                compile_model(experiment, plan.model, optimizer, steps_per_execution=wanted)
+            plan.model.optimizer.build(plan.model.trainable_variables)
+        self._compiled = (plan.model, wanted)
+        return wanted
+
+    def run(self, experiment: Experiment, plan: FeaturePlan, watch: Watch, say: Say) -> None:
+        """Train from where `watch` is until `watch.until`, or until a callback ends it."""
+        even, model, epoch = experiment.devices.even, plan.model, watch.epoch
+        with running(experiment.devices, model):
+            common: dict[str, Any] = {
+                "validation_data": even(plan.validation(), len(experiment.parts.get("validation", ()))),
+                "callbacks": watch,
+                "shuffle": False,  # the input pipeline does it
+                "verbose": watch.params["verbose"],
+            }
+            if step := watch.first_step:
+                rest, left = even(plan.train(first_epoch=epoch, first_step=step, epochs=None)), watch.steps - step
+                # Private: Keras makes the metrics' variables, which have values to be given back, with the first step.
+                model._symbolic_build(data_batch=next(iter(rest)))
+                model.fit(rest, steps_per_epoch=left, initial_epoch=epoch, epochs=epoch + 1, **common)
+                epoch += 1
+            if epoch < watch.until and not model.stop_training:
+                endless = even(plan.train(first_epoch=epoch, epochs=None))
+                if plan.mode != "cached" and (shortage := experiment.cache.shortage()):
+                    say(shortage)
+                model.fit(endless, steps_per_epoch=watch.steps, initial_epoch=epoch, epochs=watch.until, **common)
+
+
+@contextmanager
+def running(devices: Devices, model: Any) -> Iterator[None]:
+    """Where the steps of a model are run."""
+    with devices.statistics_of_all(model), devices.scope():
+        yield
+
+
+def total_epochs(spec: Spec) -> int:
+    """The epochs of all stages."""
+    return sum(stage.epochs for stage in spec.fit.stages)
+
+
+def has_callbacks(spec: Spec) -> bool:
+    """Whether a spec names callbacks."""
+    return bool(spec.fit.callbacks)
+
+
+def make_callbacks(spec: Spec) -> list[Any]:
+    """The callbacks that a spec names."""
+    return [make("callbacks", one) for one in spec.fit.callbacks]
+
+
+def plan_stage(
+    experiment: Experiment, index: int, notes: Mapping[str, Any] = {}, say: Say = lambda line: None
+) -> FeaturePlan:
+    """How the frozen part of a stage is computed; a stage that is resumed does as its notes say."""
+    spec, sized, devices = experiment.spec, experiment.at(index), experiment.devices
+    whole, settings = sized.built.model, settings_of(spec)
+    mode = settings.mode if split_frozen(whole) and not has_teacher(spec) else "off"
+    plan = plan_features(
+        whole,
+        experiment.source,
+        experiment.parts,
+        sized.spec.image,
+        mode=notes.get("features", mode),
+        views=settings.views,
+        augment=sized.spec.augment,
+        seed=seed_of(spec),
+        batch_size=experiment.batch_size,
+        epochs=spec.fit.stages[index].epochs,
+        targets=experiment.objective.targets,
+        sample_weight=experiment.weights,
+        cache=experiment.cache,
+        precision=notes.get("precision", "auto"),
+        straight=keras.backend.backend() != "tensorflow" and devices.strategy is None,
+        say=say,
+    )
+    # By its policy Keras decides whether the loss is scaled, so that small gradients do not vanish in float16.
+    plan.model.dtype_policy = whole.dtype_policy
+    return replace(plan, model=distilled(spec, plan.model, experiment.teacher))
+
+
+def stage_optimizer(experiment: Experiment, index: int) -> Any:
+    """A new optimizer for a stage, not yet built, with the stage's rates."""
+    stage = experiment.spec.fit.stages[index]
+    rates = rates_of(stage, experiment.at(index).built, experiment.steps, stage.epochs)
+    return make_optimizer(experiment.spec, learning_rate(stage), rates)
+
+
+def sweep_optimizer(experiment: Experiment, index: int, rate: float) -> Any:
+    """The same at a rate that is set from step to step: without warm-up and decay."""
+    stage = experiment.spec.fit.stages[index]
+    return make_optimizer(experiment.spec, rate, Rates(factors=layer_factors(stage, experiment.at(index).built)))
+
+
+def compile_model(experiment: Experiment, model: Any, optimizer: Any, *, steps_per_execution: int = 1) -> None:
+    """Compile what is trained in a stage, with the loss and metrics of the experiment."""
+    for metric in experiment.objective.metrics:
+        # Keras forgets to, in the first epoch after it was compiled again: it had seen a validation part.
+        metric.reset_state()
+    model.compile(
+        optimizer=optimizer,
+        loss=experiment.objective.loss,
+        metrics=experiment.objective.metrics,
+        steps_per_execution=steps_per_execution,
+        jit_compile=jit_compile(experiment.spec),
+    )
+
+
+def replace_optimizer(model: Any, optimizer: Any) -> None:
+    """Give a compiled model another optimizer; what validates is not traced again."""
+    mixed = model.dtype_policy.name == "mixed_float16"
+    model.optimizer = keras.optimizers.LossScaleOptimizer(optimizer) if mixed else optimizer
+    model.train_function = None

@@ -1,0 +1,294 @@
+"""Spec and data -> an experiment, checked before the first epoch.
+
+`prepare` does it for `train`, `resume`, `find_learning_rate`, the trials of a search and `HyperSpec`: load the spec and
+open the data, choose what is "auto", make the models, check them and the images, split, make the objective. A caller
+that has some of it already (the split of an earlier run, the model of a tuner) passes it in.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from kerasimg.catalog import Reference, load, own_weights
+from kerasimg.data.cache import Cache
+from kerasimg.data.check import OnBadImage, require_sound
+from kerasimg.data.items import Part
+from kerasimg.data.sources import Data, Source, open_source
+from kerasimg.errors import CallError, Fault, SpecError, listed
+from kerasimg.models.build import Built, construct
+from kerasimg.models.classifier import check_outputs
+from kerasimg.models.frozen import split_frozen
+from kerasimg.models.graph import AS_THE_SPEC_SAYS, Graph
+from kerasimg.spec.expressions import UNKNOWN
+from kerasimg.spec.load import Spec, load_again
+from kerasimg.training import stages
+from kerasimg.training.counting import label_weights, picture_weights
+from kerasimg.training.devices import ONE, Devices, devices_for
+from kerasimg.training.distillation import locate_teacher, open_teacher
+from kerasimg.training.features import wants_features
+from kerasimg.training.objective import Objective, make_objective
+from kerasimg.training.splits import Parts, seed_of, split_images
+from kerasimg.training.stages import Size, size_of
+from kerasimg.training.trial import Choices, batch_size_of, dtype_policy, precision_of
+
+Say = Callable[[str], None]
+
+
+class Sized(NamedTuple):
+    """The spec at an image size, and its model."""
+
+    spec: Spec
+    built: Built
+
+
+Models = Mapping[Size, Sized]
+"""One for each size that a stage has."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A spec, images, and the models that are to learn from them."""
+
+    spec: Spec
+    source: Source
+    parts: Parts
+    """Indices of the images of each part."""
+    sized: Models
+    """The model, for each image size that a stage has."""
+    objective: Objective
+    weights: np.ndarray | None
+    """How much each image of the train part counts; None: all alike."""
+    cache: Cache
+    """What keeps decoded images, over all stages."""
+    as_built: Mapping[Size, stages.Trainable]
+    """Which layers train where no stage says otherwise."""
+    teacher: Any = None
+    """The model to learn from besides; None: from the labels alone."""
+    devices: Devices = ONE
+    """What it runs on."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What was chosen and found on the way, for the record of a run: "tried", "teacher"."""
+
+    @property
+    def built(self) -> Built:
+        """The model that results."""
+        return self.sized[self.spec.image.size[0], self.spec.image.size[1]].built
+
+    def at(self, index: int) -> Sized:
+        """The model of a stage, by its number, and the spec at its size."""
+        return self.sized[size_of(self.spec.fit.stages[index], self.spec)]
+
+    def enter(self, index: int) -> Sized:
+        """The model of a stage, with the layers trainable that train in it, and no others."""
+        sized = self.at(index)
+        stages.put(self.as_built[size_of(self.spec.fit.stages[index], self.spec)])
+        for stage in self.spec.fit.stages[: index + 1]:
+            stages.enter(stage, sized.built)
+        return sized
+
+    @property
+    def batch_size(self) -> int:
+        """Images per step."""
+        return batch_size_of(self.spec)
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return -(-len(self.parts["train"]) // self.batch_size)
+
+    @property
+    def held_out(self) -> Part | None:
+        """The part to evaluate on."""
+        return next((part for part in ("test", "validation") if part in self.parts), None)
+
+
+def prepare(
+    ref: Reference,
+    data: Data | Source,
+    *,
+    edits: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    weights: Any = AS_THE_SPEC_SAYS,
+    limits: Mapping[str, int] | None = None,
+    on_bad_image: OnBadImage | None = "fail",
+    cache: Any = "auto",
+    parts: Parts | None = None,
+    choices: Choices | None = None,
+    make: Callable[[Spec], Models] | None = None,
+    distribute: bool = True,
+    say: Say = lambda line: None,
+) -> Experiment:
+    """Everything that a training needs, checked.
+
+    Args:
+        ref: the spec.
+        data: the images, or a source that is open already; then `ref` is a loaded spec, with its number of classes.
+        edits: edits of the spec by path.
+        params: values of the spec's params.
+        weights: as for `build`.
+        limits: as for `build`.
+        on_bad_image: "fail" or "skip"; None: the images were checked before.
+        cache: the cache of decoded images, or its kind.
+        parts: the indices of each part; None: as the spec splits the images.
+        choices: what earlier probes chose; None: each "auto" is probed.
+        make: makes the models of a spec; None: new ones.
+        distribute: whether the training may run on several devices.
+        say: gets a line for each thing worth knowing.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        SpecError: if the spec is wrong, or does not go with the data.
+        DataError: if an image cannot be read.
+        WeightsError: if weights are missing or do not fit.
+    """
+    if weights is AS_THE_SPEC_SAYS:
+        weights = own_weights(ref) or weights
+    loaded = isinstance(data, Source) and isinstance(ref, Spec)
+    if isinstance(data, Source) and isinstance(ref, Spec):
+        spec, source = ref, data
+    else:
+        spec, source = load_for(ref, data, edits, params)
+        say(source.describe())
+    spec, teacher = locate_teacher(spec, confined=not loaded)  # who loaded the spec has checked its teacher
+    spec, tried = (choices or Choices(limits, say)).settle(spec, source)
+    devices = devices_for(spec, say) if distribute else ONE
+    sized = make(spec) if make else make_models(spec, weights, limits, devices)
+    check_model(spec, source, sized)
+    kept = cache if isinstance(cache, Cache) else Cache(cache)
+    if on_bad_image is not None:
+        source = check_images(source, sized[size_of(spec.fit.stages[0], spec)].spec, on_bad_image, kept, say)
+    notes = teacher | ({"tried": tried} if tried else {})
+    return _assemble(spec, source, parts or split_images(spec, source), sized, kept, devices, notes)
+
+
+def load_for(
+    ref: Reference, data: Data, edits: Mapping[str, Any] | None, params: Mapping[str, Any] | None
+) -> tuple[Spec, Source]:
+    """The spec, with the number of classes of the data, and the data."""
+    draft = load(ref, set=edits, partial=True, **(params or {}))
+    source = open_source(data, draft.task)
+    found = {}
+    if "num_classes" in draft.params:
+        given = draft.params["num_classes"] if "num_classes" in draft.given else len(source.classes)
+        if given != len(source.classes):
+            raise CallError(f"num_classes={given}, and the data has {len(source.classes)} classes; leave it out")
+        found = {"num_classes": given}
+    if found == {name: draft.params[name] for name in found} and UNKNOWN not in draft.params.values():
+        return draft, source
+    # What a search could choose was checked with the draft.
+    return load_again(draft, params=found, other_options=False), source
+
+
+def check_images(source: Source, spec: Spec, on_bad_image: OnBadImage, cache: Cache, say: Say) -> Source:
+    """The source, once every image was found to be readable; those that are not are left out, or raise DataError."""
+    checked = require_sound(
+        source,
+        on_bad_image,
+        progress=lambda done, of: say(f"checked {done:,} of {of:,} pictures"),
+        image=spec.image,
+        cache=cache,
+    )
+    if checked.skipped:
+        say(f"{len(checked.skipped):,} unreadable left out: {listed((bad.id for bad in checked.skipped), 5)}")
+    return checked
+
+
+class Seeder:
+    """Seeds all random numbers, as keras.utils.set_random_seed does.
+
+    For a seed that it has set before, TensorFlow's own generator, which no layer of Keras uses, is left as it is:
+    seeding that one makes TensorFlow compile every graph again.
+    """
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+
+    def __call__(self, seed: int) -> None:
+        """Seed with this number."""
+        if self._last != seed:
+            keras.utils.set_random_seed(seed)
+            self._last = seed
+        random.seed(seed)
+        np.random.seed(seed)
+
+
+def make_models(
+    spec: Spec,
+    weights: Any = AS_THE_SPEC_SAYS,
+    limits: Mapping[str, int] | None = None,
+    devices: Devices = ONE,
+    *,
+    visitor: type[Graph] = Graph,
+    seed: Callable[[int], None] = keras.utils.set_random_seed,
+) -> Models:
+    """The models of a spec by image size, with the weights that its seed gives; SpecError where their shapes differ.
+
+    visitor: makes their layers.  seed: seeds the random numbers.
+    """
+    seed(seed_of(spec))
+    with dtype_policy(precision_of(spec)), devices.scope():
+        built = construct(spec, weights=weights, limits=limits, visitor=visitor)
+        own = (spec.image.size[0], spec.image.size[1])
+        made = {own: Sized(spec, built)}
+        for index, stage in enumerate(spec.fit.stages):
+            size = size_of(stage, spec)
+            if size in made:
+                continue
+            resized = load(spec, set={"image.size": list(size)})
+            other = construct(resized, weights=None, limits=limits)
+            if _shapes(other) != _shapes(built):
+                message = (
+                    f"at {size[0]}x{size[1]} the weights of the model have other shapes than at {own[0]}x{own[1]}; "
+                    "progressive resizing needs a model that pools before its dense layers"
+                )
+                raise SpecError([Fault(spec.file, f"fit.stages[{index}].size", message)])
+            made[size] = Sized(resized, other)
+    return made
+
+
+def check_model(spec: Spec, source: Source, sized: Models) -> None:
+    """SpecError where the model's output, its loss or its metrics cannot be for these classes."""
+    model = sized[spec.image.size[0], spec.image.size[1]].built.model
+    check_outputs(model, spec, source.classes)
+    make_objective(spec, model, len(source.classes), soft=source.soft)
+
+
+def _assemble(
+    spec: Spec,
+    source: Source,
+    parts: Parts,
+    sized: Models,
+    cache: Cache,
+    devices: Devices,
+    notes: Mapping[str, Any],
+) -> Experiment:
+    """The experiment; SpecError or DataError where its parts do not go together."""
+    built = sized[spec.image.size[0], spec.image.size[1]].built
+    train = parts["train"]
+    weighed = label_weights(spec, source, train)
+    with devices.scope():  # metrics have variables
+        objective = make_objective(spec, built.model, len(source.classes), weighed, source.soft)
+    stages.check_stages(spec, built, "validation" in parts)
+    weights = picture_weights(spec, source, train)
+    as_built = {size: stages.trainable(one.built.model) for size, one in sized.items()}
+    teacher = open_teacher(spec, built.model, source.classes)
+    experiment = Experiment(
+        spec, source, parts, sized, objective, weights, cache, as_built, teacher, devices, dict(notes)
+    )
+    frozen = (split_frozen(experiment.enter(index).built.model) for index in range(len(spec.fit.stages)))
+    if (wanted := wants_features(spec)) is not None and not any(frozen):
+        message = f'"{wanted}" cannot be had: in no stage is a part frozen that comes before the first that trains'
+        raise SpecError([Fault(spec.file, "fit.features", message)])
+    return experiment
+
+
+def _shapes(built: Built) -> list[tuple[int, ...]]:
+    return [tuple(weight.shape) for weight in built.model.weights]

@@ -1,0 +1,31 @@
+"""Which images are trained on, validated and tested, and the seed that all of a run follows from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from kerasimg.data.items import Part
+from kerasimg.data.sources import Source
+from kerasimg.data.split import split
+from kerasimg.spec.load import Spec
+
+Parts = Mapping[Part, np.ndarray]
+"""Indices of the images of each part."""
+
+
+def seed_of(spec: Spec) -> int:
+    """The seed of the split, the first weights, the order and the augmentation."""
+    return spec.fit.seed
+
+
+def split_images(spec: Spec, source: Source, *, test: bool = True) -> Parts:
+    """The parts of the images.  test: draw a test part too, where the data has none."""
+    validation_share, test_share = split_shares(spec)
+    return split(source, validation_share, test_share if test else 0, seed_of(spec))
+
+
+def split_shares(spec: Spec) -> tuple[float, float]:
+    """The shares of the images to validate and to test on, where the data has no such parts of its own."""
+    return spec.fit.validation_split, spec.fit.test_split
