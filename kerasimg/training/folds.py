@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 from sklearn.model_selection import KFold, StratifiedKFold
 
-from kerasimg.catalog import Reference, load
-from kerasimg.data.sources import Data, Source, open_source
+from kerasimg.catalog import Reference, own_weights
+from kerasimg.data.cache import Cache
+from kerasimg.data.sources import Data, Source
 from kerasimg.errors import CallError
-from kerasimg.evaluation.predictions import Predictions, read_predictions
+from kerasimg.evaluation.evaluate import predicted
+from kerasimg.evaluation.predictions import Predictions, decide
+from kerasimg.models.classifier import Classifier
+from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.spec.load import Spec
-from kerasimg.training.splits import seed_of, split_images
-from kerasimg.training.train import train
+from kerasimg.training.engine import Engine
+from kerasimg.training.prepare import check_images, load_for, prepare
+from kerasimg.training.splits import Parts, seed_of, split_images
+from kerasimg.training.trial import Choices
 
 FOLDS = 5
 
@@ -44,29 +45,34 @@ def cross_val_predict(
     """
     if folds < 2:
         raise CallError(f"folds: expected 2 or more, got {folds}")
-    draft = load(ref, set=set, partial=True, **params)
-    source = open_source(data, draft.task)
-    fold_of = _folds(source, folds, seed_of(draft))
-    found: dict[str, tuple[np.ndarray, Any, Any]] = {}
-    classes: list[str] = list(source.classes)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        paths = [_path(source, index, folder) for index in range(len(source))]
-        place = {os.path.normpath(path): index for index, path in enumerate(paths)}
-        for fold in range(folds):
-            say(f"fold {fold + 1} of {folds}")
-            manifest = folder / "fold.jsonl"
-            _write_manifest(manifest, source, paths, _parts(source, fold_of == fold, draft))
-            run = train(ref, data=manifest, out=folder / "runs", set=set, verbose=verbose, say=say, **params)
-            said = read_predictions(run.files.evaluation.predictions_file, draft.task)
-            if said.classes != classes:
-                raise CallError("a class has too few pictures to be in every fold; ask for fewer folds")
-            for row, name in enumerate(said.ids):
-                index = place[os.path.normpath(name)]
-                found[source.items[index].id] = (said.truth[row], said.probabilities[row], said.decision[row])
+    spec, source = load_for(ref, data, set, params)
+    say(source.describe())
+    fold_of = _folds(source, folds, seed_of(spec))
+    cache = Cache("auto")
+    source = check_images(source, spec, "fail", cache, say)
+    choices = Choices(None, say)
+    p: Any = None
+    for fold in range(folds):
+        say(f"fold {fold + 1} of {folds}")
+        parts = _parts(source, fold_of == fold, spec)
+        experiment = prepare(
+            spec,
+            source,
+            weights=own_weights(ref) or AS_THE_SPEC_SAYS,
+            on_bad_image=None,
+            cache=cache,
+            parts=parts,
+            choices=choices,
+            say=say,
+        )
+        Engine(experiment, verbose=verbose, say=say).train()
+        classifier = Classifier(experiment.built.model, experiment.spec, source.classes, None)
+        found = predicted(classifier, source, parts["test"])
+        p = np.zeros((len(source), *found.shape[1:]), found.dtype) if p is None else p
+        p[parts["test"]] = found
     ids = [item.id for item in source.items]
-    truth, p, decision = (np.stack([found[name][k] for name in ids]) for k in range(3))
-    return Predictions(ids, truth, p, classes, decision, {})
+    decision, _ = decide(p, spec.task)
+    return Predictions(ids, source.label_ids(), p, list(source.classes), decision, {})
 
 
 def _folds(source: Source, folds: int, seed: int) -> np.ndarray:
@@ -86,38 +92,7 @@ def _folds(source: Source, folds: int, seed: int) -> np.ndarray:
     return fold_of
 
 
-def _path(source: Source, index: int, folder: Path) -> str:
-    """A file that holds the picture: its own, or one that is written into `folder`."""
-    picture = source.items[index].picture
-    if isinstance(picture, str):
-        return os.path.abspath(picture)
-    path = folder / f"{index:08}.png"
-    if isinstance(picture, bytes):
-        path.write_bytes(picture)
-    else:
-        if picture.dtype != np.uint8:
-            raise CallError(f"out-of-fold training takes arrays of uint8, not {picture.dtype}")
-        pixels = picture[..., 0] if picture.ndim == 3 and picture.shape[-1] == 1 else picture
-        PIL.Image.fromarray(pixels).save(path)
-    return str(path)
-
-
-def _parts(source: Source, held_out: np.ndarray, spec: Spec) -> np.ndarray:
-    """The part of each picture in a fold, (N,) of str.
-
-    What is validated on is drawn by the pictures' own names: those of the fold's files depend on where they stand.
-    """
+def _parts(source: Source, held_out: np.ndarray, spec: Spec) -> Parts:
+    """The indices of each part in a fold, the test part being the fold."""
     items = [replace(item, part="test" if out else None) for item, out in zip(source.items, held_out, strict=True)]
-    drawn = split_images(spec, replace(source, items=items), test=False)
-    names = np.full(len(source), "train", dtype="<U10")
-    for part, indices in drawn.items():
-        names[indices] = part
-    return names
-
-
-def _write_manifest(path: Path, source: Source, paths: list[str], parts: np.ndarray) -> None:
-    lines = [
-        json.dumps({"path": place, "labels": list(item.labels), "split": str(part)})
-        for place, item, part in zip(paths, source.items, parts, strict=True)
-    ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return split_images(spec, replace(source, items=items), test=False)

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -96,108 +97,102 @@ class Choices:
         self._known: dict[str, Any] = {}
 
     def settle(self, spec: Spec, source: Source) -> tuple[Spec, dict[str, Any]]:
-        """The spec without "auto", and the notes on what was measured; each choice is reported in one line."""
-        classes, notes = len(source.classes), {}
-        spec, notes["precision"] = self.settle_precision(spec, classes, source.soft)
+        """The spec without "auto", and the notes on what was measured; each choice is reported in one line.
+
+        A spec that leaves nothing open is returned as it is, at no cost.
+        """
+        probe = Probe(spec, len(source.classes), source.soft, self.limits)
+        spec, notes = self.settle_precision(spec, probe)
         if spec.fit.batch_size == "auto":
-            spec, notes["batch_size"] = self._settled(
-                spec, "fit.batch_size", lambda: best_batch_size(spec, source, self.limits), "batch size: {}"
-            )
+            most = _most(source, sum(split_shares(spec)))
+            spec = self._settle(spec, "batch size: {}", "fit.batch_size", lambda: probe.batch_size(spec, most), notes)
         if spec.compile.jit_compile == "auto":
-            spec, notes["jit_compile"] = self._settled(
-                spec,
-                "compile.jit_compile",
-                lambda: best_compilation(spec, classes, source.soft, self.limits),
-                "XLA: {}",
-            )
-        return spec, {name: note for name, note in notes.items() if note}
+            spec = self._settle(spec, "XLA: {}", "compile.jit_compile", lambda: probe.compilation(spec), notes)
+        return spec, notes
 
-    def settle_precision(self, spec: Spec, classes: int, soft: bool = False) -> tuple[Spec, dict[str, Any]]:
+    def settle_precision(self, spec: Spec, probe: Probe) -> tuple[Spec, dict[str, Any]]:
         """The same for the precision alone, which can be chosen without data."""
-        if spec.fit.precision != "auto":
-            return spec, {}
-        return self._settled(
-            spec, "fit.precision", lambda: best_precision(spec, classes, soft, self.limits), "precision: {}"
-        )
+        notes: dict[str, Any] = {}
+        if spec.fit.precision == "auto":
+            spec = self._settle(spec, "precision: {}", "fit.precision", probe.precision, notes)
+        return spec, notes
 
-    def _settled(
-        self, spec: Spec, key: str, choose: Callable[[], tuple[Any, dict[str, Any]]], line: str
-    ) -> tuple[Spec, dict[str, Any]]:
+    def _settle(
+        self, spec: Spec, line: str, key: str, choose: Callable[[], tuple[Any, dict[str, Any]]], notes: dict[str, Any]
+    ) -> Spec:
         known = json.dumps([key, dict(spec.params), spec.resolved["model"], spec.resolved["image"]], default=repr)
         if known not in self._known:
             chosen, figures = self._known[known] = choose()
             name = {True: "on", False: "off"}[chosen] if isinstance(chosen, bool) else chosen
             self.say(f"{line.format(name)}, {figures['why']}")
         chosen, figures = self._known[known]
-        return load_again(spec, edits={key: chosen}, other_options=False), {"chosen": chosen, **figures}
+        notes[key.partition(".")[2]] = {"chosen": chosen, **figures}
+        return load_again(spec, edits={key: chosen}, other_options=False)
 
 
-def settle_choices(
-    spec: Spec, source: Source, limits: Mapping[str, int] | None, say: Say
-) -> tuple[Spec, dict[str, Any]]:
-    """The spec with every "auto" replaced that a probe decides, and what was measured, for the run's notes.
+@dataclass(frozen=True)
+class Probe:
+    """Times a few steps of copies of a spec's model."""
 
-    A spec that leaves nothing open is returned as it is, at no cost. Each choice is reported in one line.
-    """
-    return Choices(limits, say).settle(spec, source)
+    spec: Spec
+    classes: int
+    soft: bool
+    limits: Mapping[str, int] | None
+
+    def precision(self) -> tuple[str, dict[str, Any]]:
+        """The dtype policy under which a step is fastest, and the figures; float32 where nothing gains."""
+        size = TYPICAL if self.spec.fit.batch_size == "auto" else self.spec.fit.batch_size
+        other = mixed_precision()
+        if other is None:
+            return "float32", {"why": "the processor has no instructions for a shorter one"}
+        plain = self._subject(self.spec, "float32")
+        if plain.cut:
+            return "float32", {"why": "for only the end of the model trains; what is frozen has a precision of its own"}
+        times, step_ms = _times({"float32": plain, other: self._subject(self.spec, other)}, size)
+        chosen = other if times[other] < WORTH * times["float32"] else "float32"
+        measured = ", ".join(f"{value:g} ms under {name}" for name, value in step_ms.items())
+        return chosen, {
+            "why": f"a step of {size} pictures took {measured}",
+            "batch_size": size,
+            "step_ms": step_ms,
+        }
+
+    def batch_size(self, spec: Spec, most: int) -> tuple[int, dict[str, Any]]:
+        """The batch size, `most` at most, that fits the memory and takes least time per image, and the figures."""
+        subject = self._subject(spec, spec.fit.precision)
+        size, times, why = largest(subject.step_s, candidates(most, subject.bytes_of_picture))
+        return size, {"why": why, "pictures_per_s": {k: round(k / s, 1) for k, s in times.items()}}
+
+    def compilation(self, spec: Spec) -> tuple[bool, dict[str, Any]]:
+        """Whether to compile steps with XLA, and the figures; only on TensorFlow and where it may gain is it tried."""
+        backend = keras.backend.backend()
+        if backend != "tensorflow":
+            why = "JAX runs by it" if backend == "jax" else "PyTorch has none, and its own compiler is not tried"
+            return backend == "jax", {"why": why}
+        size = batch_size_of(spec)
+        plain = self._subject(spec, spec.fit.precision, jit=False)
+        if plain.convolves and not has_gpu():
+            # MobileNetV2 takes 15 times as long, and some minutes to compile.
+            return False, {"why": "which makes convolutions slower without a graphics processor"}
+        try:
+            subjects = {"with": self._subject(spec, spec.fit.precision, jit=True), "without": plain}
+            times, step_ms = _times(subjects, size)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return False, {"why": f"for it cannot compile the model ({type(error).__name__})"}
+        why = f"a step of {size} pictures took {step_ms['with']:g} ms with it, {step_ms['without']:g} ms without"
+        return times["with"] < WORTH * times["without"], {"why": why, "batch_size": size, "step_ms": step_ms}
+
+    def _subject(self, spec: Spec, precision: str, jit: bool | None = None) -> Subject:
+        return Subject(spec, self.classes, self.soft, precision, self.limits, jit)
 
 
-def best_batch_size(spec: Spec, source: Source, limits: Mapping[str, int] | None) -> tuple[int, dict[str, Any]]:
-    """The batch size at which an image takes least time and which fits the memory, and the figures."""
-    subject = Subject(spec, len(source.classes), source.soft, spec.fit.precision, limits)
-    size, times, why = largest(
-        subject.step_s, candidates(_most(source, sum(split_shares(spec))), subject.bytes_of_picture)
-    )
-    return size, {"why": why, "pictures_per_s": {k: round(k / s, 1) for k, s in times.items()}}
-
-
-def best_compilation(
-    spec: Spec, classes: int, soft: bool, limits: Mapping[str, int] | None
-) -> tuple[bool, dict[str, Any]]:
-    """Whether to compile steps with XLA, and the figures; only on TensorFlow and where it may gain is it tried."""
-    backend = keras.backend.backend()
-    if backend != "tensorflow":
-        why = "JAX runs by it" if backend == "jax" else "PyTorch has none, and its own compiler is not tried"
-        return backend == "jax", {"why": why}
-    size = batch_size_of(spec)
-    plain = Subject(spec, classes, soft, spec.fit.precision, limits, jit=False)
-    if plain.convolves and not has_gpu():
-        # MobileNetV2 takes 15 times as long, and some minutes to compile.
-        return False, {"why": "which makes convolutions slower without a graphics processor"}
-    subjects = {False: plain, True: Subject(spec, classes, soft, spec.fit.precision, limits, jit=True)}
-    try:
-        times = {jit: subject.step_s(size) for jit, subject in subjects.items()}
-        for jit, subject in subjects.items():
-            times[jit] = min(times[jit], subject.step_s(size))
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        return False, {"why": f"for it cannot compile the model ({type(error).__name__})"}
-    milliseconds = {jit: round(1000 * seconds, 2) for jit, seconds in times.items()}
-    why = f"a step of {size} pictures took {milliseconds[True]:g} ms with it, {milliseconds[False]:g} ms without"
-    figures = {"with": milliseconds[True], "without": milliseconds[False]}
-    return times[True] < WORTH * times[False], {"why": why, "batch_size": size, "step_ms": figures}
-
-
-def best_precision(
-    spec: Spec, classes: int, soft: bool, limits: Mapping[str, int] | None
-) -> tuple[str, dict[str, Any]]:
-    """The dtype policy under which a step is fastest, and the figures; float32 where nothing gains."""
-    size = TYPICAL if spec.fit.batch_size == "auto" else spec.fit.batch_size
-    other = mixed_precision()
-    if other is None:
-        return "float32", {"why": "the processor has no instructions for a shorter one"}
-    plain = Subject(spec, classes, soft, "float32", limits)
-    if plain.cut:
-        return "float32", {"why": "for only the end of the model trains; what is frozen has a precision of its own"}
-    subjects = {"float32": plain, other: Subject(spec, classes, soft, other, limits)}
+def _times(subjects: Mapping[str, Subject], size: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds and milliseconds of a step of each, the better of two turns, for whatever else the machine does."""
     times = {name: subject.step_s(size) for name, subject in subjects.items()}
-    for name, subject in subjects.items():  # a second turn each, for whatever else the machine did in the first
-        times[name] = min(times[name], subject.step_s(size))
-    chosen = other if times[other] < WORTH * times["float32"] else "float32"
-    milliseconds = {name: round(1000 * seconds, 2) for name, seconds in times.items()}
-    told = ", ".join(f"{value:g} ms under {name}" for name, value in milliseconds.items())
-    return chosen, {"why": f"a step of {size} pictures took {told}", "batch_size": size, "step_ms": milliseconds}
+    times = {name: min(times[name], subject.step_s(size)) for name, subject in subjects.items()}
+    return times, {name: round(1000 * seconds, 2) for name, seconds in times.items()}
 
 
 def mixed_precision() -> str | None:

@@ -25,7 +25,7 @@ from kerasimg.training.objective import make_objective, make_optimizer
 from kerasimg.training.prepare import Experiment, Models, Sized, check_images, make_models, prepare
 from kerasimg.training.rates import learning_rate
 from kerasimg.training.splits import Parts
-from kerasimg.training.trial import Choices
+from kerasimg.training.trial import Choices, Probe
 from kerasimg.tuning.hyper_parameters import declare
 from kerasimg.tuning.space import resolve, space_of
 
@@ -69,8 +69,9 @@ class HyperSpec(keras_tuner.HyperModel):
     def build(self, hp: Any) -> keras.Model:
         """The model for these values, compiled as its first stage begins."""
         _spare_tensorboard()
-        # Which classes there are makes no difference to the time of a step.
-        spec, _ = self._choices.settle_precision(self.resolve(hp), classes=2)
+        spec = self.resolve(hp)
+        # How many classes the data has makes no difference to the time of a step.
+        spec, _ = self._choices.settle_precision(spec, Probe(spec, 2, False, self.limits))
         sized = dict(make_models(spec, self.weights, self.limits))
         own, built = sized.pop((spec.image.size[0], spec.image.size[1]))
         model = built.model
@@ -166,68 +167,40 @@ class _Tuner(Hooks):
         return self.given if model is built else [_OnBuilt(self.given, built, whole)] if self.given else []
 
 
-class _OnBuilt(keras.callbacks.Callback):
-    """Runs callbacks on a model while its trainable part, or its twin at another image size, is trained."""
+class _OnBuilt(keras.callbacks.CallbackList):
+    """Runs callbacks on the model that was built while its trainable part, or its twin of another size, is trained."""
 
     def __init__(self, callbacks: Sequence[Any], built: keras.Model, whole: keras.Model) -> None:
         """whole: the model of the stage: `built`, or its twin."""
-        super().__init__()
-        self.callbacks, self.built, self.whole = callbacks, built, whole
-
-    def set_params(self, params: Any) -> None:
-        """Hand on the parameters."""
-        super().set_params(params)
-        for callback in self.callbacks:
-            callback.set_params(params)
+        super().__init__(callbacks)
+        self.built, self.whole = built, whole
 
     def set_model(self, model: Any) -> None:
-        """Hand on the model that was built in place of the one that is trained."""
-        super().set_model(model)
-        for callback in self.callbacks:
-            callback.set_model(self.built)
-
-    def _run(self, event: str, *arguments: Any, weights: bool = False) -> None:
-        trained, twin = self.model, weights and self.whole is not self.built
-        if twin:
-            self.built.set_weights(self.whole.get_weights())
-        self.built.optimizer, self.built.stop_training = trained.optimizer, trained.stop_training
-        for callback in self.callbacks:
-            getattr(callback, event)(*arguments)
-        trained.stop_training = self.built.stop_training
-        if twin:
-            self.whole.set_weights(self.built.get_weights())
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Hand on."""
-        self._run("on_train_begin", logs, weights=True)
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """Hand on."""
-        self._run("on_train_end", logs, weights=True)
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Hand on."""
-        self._run("on_epoch_begin", epoch, logs)
+        """Hand on the model that was built instead of the one that is trained."""
+        self.trained = model
+        super().set_model(self.built)
+        self.built.optimizer, self.built.stop_training = model.optimizer, False
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Hand on."""
-        self._run("on_epoch_end", epoch, logs, weights=True)
+        """Run them on the weights of this epoch; one may change the weights, or end the training."""
+        self._on_weights(super().on_epoch_end, epoch, logs)
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Hand on."""
-        self._run("on_train_batch_begin", batch, logs)
+    def on_train_end(self, logs: Any = None) -> None:
+        """The same at the end of a stage."""
+        self._on_weights(super().on_train_end, logs)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Hand on."""
-        self._run("on_train_batch_end", batch, logs)
+        """Run them; one may end the training."""
+        super().on_train_batch_end(batch, logs)
+        self.trained.stop_training |= self.built.stop_training
 
-    def on_test_begin(self, logs: Any = None) -> None:
-        """Hand on."""
-        self._run("on_test_begin", logs)
-
-    def on_test_end(self, logs: Any = None) -> None:
-        """Hand on."""
-        self._run("on_test_end", logs)
+    def _on_weights(self, event: Callable[..., None], *arguments: Any) -> None:
+        if self.whole is not self.built:
+            self.built.set_weights(self.whole.get_weights())
+        event(*arguments)
+        self.trained.stop_training |= self.built.stop_training
+        if self.whole is not self.built:
+            self.whole.set_weights(self.built.get_weights())
 
 
 def _is_ours(data: Sequence[Any]) -> bool:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from kerasimg.errors import Fault, SpecError
 from kerasimg.spec.figures import Goal, directions, no_such_figure, unknown_direction
 from kerasimg.spec.load import Spec
+from kerasimg.training.distillation import has_teacher
 
 __all__ = ["Goal", "goal_of"]
 
 
 def goal_of(spec: Spec) -> Goal:
     """What the search of a spec optimises; SpecError where the figure is not measured, or its direction not known."""
-    figure, known = spec.tune.objective, directions(spec.compile.metrics, spec.fit.teacher is not None)
+    figure, known = spec.tune.objective, directions(spec.compile.metrics, has_teacher(spec))
     measured = figure.removeprefix("val_")
     if measured not in known:
         raise SpecError([Fault(spec.file, "tune.objective", no_such_figure(figure, list(known)))])

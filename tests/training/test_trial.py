@@ -113,7 +113,7 @@ def test_xla_is_chosen_by_trial_where_the_spec_says_auto_and_only_there(
 def test_a_model_that_xla_cannot_compile_is_left_to_keras(tiny: Any, colours: Any):
     kerasimg.register(Outside)
     spec = load(tiny(model=[{"layer": "Outside"}, *tiny()["model"]], fit={"batch_size": 8}), num_classes=3)
-    chosen, found = trial.best_compilation(spec, 3, False, None)
+    chosen, found = trial.Probe(spec, 3, False, None).compilation(spec)
     assert not chosen
     assert found["why"].startswith("for it cannot compile the model (")
 
@@ -138,7 +138,7 @@ def test_a_trial_changes_nothing_of_the_training(train: Train, tiny: Any, colour
 
 def test_a_spec_that_leaves_nothing_open_costs_no_trial(tiny: Any, colours: Any):
     spec = load(tiny(), num_classes=3)
-    assert trial.settle_choices(spec, open_source(colours), None, print) == (spec, {})
+    assert trial.Choices(None, print).settle(spec, open_source(colours)) == (spec, {})
 
 
 def test_memory_that_runs_out_later_is_told_with_a_batch_size_to_begin_anew_with(
