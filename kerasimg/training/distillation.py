@@ -35,15 +35,10 @@ def has_teacher(spec: Spec) -> bool:
     return spec.fit.teacher is not None
 
 
-def locate_teacher(spec: Spec, *, confined: bool = True) -> tuple[Spec, dict[str, Any]]:
-    """The spec, with a path of the teacher that holds from any folder, and its hash for the run's notes.
-
-    confined: see `check_teacher_place`; a trial's spec was checked when its search began.
-    """
+def locate_teacher(spec: Spec) -> tuple[Spec, dict[str, Any]]:
+    """The spec, with a path of the teacher that holds from any folder, and its hash for the run's notes."""
     if spec.fit.teacher is None:
         return spec, {}
-    if confined:
-        check_teacher_place(spec)
     try:
         file = model_file(spec.fit.teacher.run)
     except CallError as error:

@@ -18,6 +18,7 @@ from kerasimg.evaluation.predictions import Predictions, decide
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.spec.load import Spec
+from kerasimg.training.distillation import check_teacher_place
 from kerasimg.training.engine import Engine
 from kerasimg.training.prepare import check_images, load_for, prepare
 from kerasimg.training.splits import Parts, seed_of, split_images
@@ -46,6 +47,7 @@ def cross_val_predict(
     if folds < 2:
         raise CallError(f"folds: expected 2 or more, got {folds}")
     spec, source = load_for(ref, data, set, params)
+    check_teacher_place(spec)
     say(source.describe())
     fold_of = _folds(source, folds, seed_of(spec))
     cache = Cache("auto")

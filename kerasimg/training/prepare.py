@@ -30,7 +30,7 @@ from kerasimg.spec.load import Spec, load_again
 from kerasimg.training import stages
 from kerasimg.training.counting import label_weights, picture_weights
 from kerasimg.training.devices import ONE, Devices, devices_for
-from kerasimg.training.distillation import locate_teacher, open_teacher
+from kerasimg.training.distillation import check_teacher_place, locate_teacher, open_teacher
 from kerasimg.training.features import wants_features
 from kerasimg.training.objective import Objective, make_objective
 from kerasimg.training.splits import Parts, seed_of, split_images
@@ -151,13 +151,13 @@ def prepare(
     """
     if weights is AS_THE_SPEC_SAYS:
         weights = own_weights(ref) or weights
-    loaded = isinstance(data, Source) and isinstance(ref, Spec)
     if isinstance(data, Source) and isinstance(ref, Spec):
-        spec, source = ref, data
+        spec, source = ref, data  # whoever loaded the spec has checked where its teacher is
     else:
         spec, source = load_for(ref, data, edits, params)
+        check_teacher_place(spec)
         say(source.describe())
-    spec, teacher = locate_teacher(spec, confined=not loaded)  # who loaded the spec has checked its teacher
+    spec, teacher = locate_teacher(spec)
     spec, tried = (choices or Choices(limits, say)).settle(spec, source)
     devices = devices_for(spec, say) if distribute else ONE
     sized = make(spec) if make else make_models(spec, weights, limits, devices)

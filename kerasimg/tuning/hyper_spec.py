@@ -20,6 +20,7 @@ from kerasimg.errors import CallError
 from kerasimg.models.build import Built
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.spec.load import Spec
+from kerasimg.training.distillation import check_teacher_place
 from kerasimg.training.engine import Engine, Hooks, total_epochs
 from kerasimg.training.objective import make_objective, make_optimizer
 from kerasimg.training.prepare import Experiment, Models, Sized, check_images, make_models, prepare
@@ -52,6 +53,7 @@ class HyperSpec(keras_tuner.HyperModel):
     ) -> None:
         """As for `kerasimg.build`; set: edits by path.  say: gets a line for each thing worth knowing."""
         self.spec = load(ref, set=set, **params)
+        check_teacher_place(self.spec)
         self.space = space_of(self.spec)
         super().__init__(name=self.spec.name)
         self.weights = own_weights(ref) or weights if weights is AS_THE_SPEC_SAYS else weights
