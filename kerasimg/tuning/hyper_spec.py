@@ -174,11 +174,13 @@ class _OnBuilt(keras.callbacks.CallbackList):
 
     def __init__(self, callbacks: Sequence[Any], built: keras.Model, whole: keras.Model) -> None:
         """whole: the model of the stage: `built`, or its twin."""
-        super().__init__(callbacks)
         self.built, self.whole = built, whole
+        super().__init__(callbacks)
 
     def set_model(self, model: Any) -> None:
         """Hand on the model that was built instead of the one that is trained."""
+        if model is None:
+            return
         self.trained = model
         super().set_model(self.built)
         self.built.optimizer, self.built.stop_training = model.optimizer, False
