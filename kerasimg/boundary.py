@@ -54,6 +54,7 @@ LIMITS: Final[Mapping[str, Limit]] = {
     "arrays": Limit(20_000, "arrays", "a file of weights", "count"),
     "array_dimensions": Limit(8, "dimensions", "an array in a file of weights", "count"),
     "hdf5_objects": Limit(100_000, "groups and datasets", "an HDF5 file", "count"),
+    "hdf5_compression": Limit(8, "times", "the bytes of a compressed HDF5 file", "count"),
     "hdf5_attribute_bytes": Limit(4_000_000, "bytes", "an attribute in an HDF5 file", "size"),
     "jpeg_scans": Limit(100, "scans", "a progressive JPEG sent to a server", "count"),
     "form_parts": Limit(64, "parts", "a multipart form sent to a server", "count"),
@@ -464,7 +465,7 @@ def hdf5_shapes(file: Any, size: int) -> dict[str, tuple[int, ...]]:
                 known.add(place)
                 rest.append(item)
                 continue
-            declared += _check_dataset(item, where[:200])
+            declared += _check_dataset(item, where[:200], size)
             shapes[where] = item.shape
             if declared > size:
                 raise ValueError(
@@ -474,20 +475,31 @@ def hdf5_shapes(file: Any, size: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _check_dataset(item: Any, where: str) -> int:
-    """The bytes that a dataset declares; ValueError where it does not have them."""
+def _check_dataset(item: Any, where: str, size: int) -> int:
+    """The bytes that a dataset declares, of a compressed one its share of them; ValueError where it lacks them.
+
+    size: of the whole file, in bytes.
+    """
+    import h5py
+
     if item.shape is None or item.dtype.kind not in "fiub" or item.dtype.hasobject:
         raise ValueError(f"{where} holds {item.dtype}, not real numbers")
     if len(item.shape) > limit("array_dimensions"):
         raise ValueError(f"{where} has {len(item.shape)} dimensions")
     properties = item.id.get_create_plist()
-    if properties.get_nfilters():
-        raise ValueError(f"{where} is compressed; it might become larger than memory")
+    filters = {properties.get_filter(index)[0] for index in range(properties.get_nfilters())}
+    if filters - {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}:
+        raise ValueError(f"{where} is compressed by a filter other than gzip and shuffle")
     if item.is_virtual or item.external:
         raise ValueError(f"{where} refers to another file")
     declared = math.prod(item.shape) * item.dtype.itemsize
     chunk = math.prod(item.chunks or ()) * item.dtype.itemsize
     stored = item.id.get_storage_size()
+    if filters:
+        most = limit("hdf5_compression")
+        if max(declared, chunk) > most * size:
+            raise ValueError(f"{where} is compressed, and declares more than {most} times the bytes of the file")
+        return -(-declared // most)
     if max(declared, chunk if declared else 0) > stored:
         raise ValueError(f"{where} declares the shape {item.shape}, {declared:,} bytes, and holds {stored:,}")
     return int(declared)
