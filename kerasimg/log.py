@@ -28,6 +28,11 @@ def info(message: str) -> None:
     LOGGER.info("%s", message)
 
 
+def warning(message: str) -> None:
+    """Report what a person should know before relying on a result; on standard error where nothing else is set up."""
+    LOGGER.warning("warning: %s", message)
+
+
 def progress(done: int, total: int) -> None:
     """Report that `done` of `total` images are processed."""
     if LOGGER.isEnabledFor(logging.DEBUG):

@@ -7,6 +7,7 @@ Parts that the data has are kept. A part that is asked for and missing is drawn 
 - Class by class in proportion (Sainte-Laguë's method), so that every class has its share to within one picture. Where
   a picture has several labels it counts for the rarest of them; those without a label count as one more class.
 - Every class keeps at least one picture to train on.
+- Where images belong to groups (`fit.group`), groups are drawn, by the seed: see `_draw_groups`.
 - By a hash of the seed and the picture's name: the same pictures, whatever order they are listed in, and a picture
   that is added moves few others.
 """
@@ -14,11 +15,14 @@ Parts that the data has are kept. A part that is asked for and missing is drawn 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
+from kerasimg.data.groups import group_numbers, require_apart
 from kerasimg.data.index import Items, Labels
 from kerasimg.data.items import PART_NAMES, Item, ManyFaults, Part
 from kerasimg.data.ledger import Ledger, hexadecimal
@@ -26,15 +30,23 @@ from kerasimg.data.parallel import each
 from kerasimg.data.readers.places import Arrays
 from kerasimg.data.sources import Source
 from kerasimg.errors import Fault
+from kerasimg.spec.document import Group
 
 
 def split(
-    source: Source, validation_split: float = 0.15, test_split: float = 0.15, seed: int = 0
+    source: Source,
+    validation_split: float = 0.15,
+    test_split: float = 0.15,
+    seed: int = 0,
+    group: Group | None = None,
 ) -> dict[Part, np.ndarray]:
     """Indices of the pictures of each part, ascending; a part that neither data nor share asks for is absent.
 
     validation_split, test_split: shares, in [0, 1), of what the data assigns to train or to no part.
+    group: `fit.group`: groups are drawn, not images, and stay in one part; the shares are then met as groups allow.
     """
+    if group is not None:
+        require_apart(source, group)
     codes = np.maximum(source.parts, PART_NAMES.index("train"))
     found, firsts = np.unique(codes, return_index=True)
     parts = {PART_NAMES[code]: np.flatnonzero(codes == code) for code in found[np.argsort(firsts)]}
@@ -42,10 +54,14 @@ def split(
     shares: dict[Part, float] = {"test": test_split, "validation": validation_split}
     counts = {part: max(1, round(share * len(train))) for part, share in shares.items() if share and part not in parts}
     faults = []
+    groups = group_numbers(source, group) if counts else None
     lots = _lots(source.columns, seed) if counts else np.empty(0)
     for part, count in counts.items():
-        drawn = _draw(source.columns, parts["train"], count, lots)
-        if len(drawn) < count:
+        if groups is None:
+            drawn = _draw(source.columns, parts["train"], count, lots)
+        else:
+            drawn = _draw_groups(source, parts["train"], count, groups, seed)
+        if len(drawn) < (count if groups is None else 1):
             faults.append(_too_few(source, part, shares[part], count, len(drawn)))
         parts[part] = drawn
         parts["train"] = np.setdiff1d(parts["train"], drawn, assume_unique=True)
@@ -65,7 +81,9 @@ def record(source: Source, parts: Mapping[Part, Iterable[int]], threads: int | N
     names = [part for part, chosen in indices.items() for _ in range(len(chosen))]
     pictures = [
         {"id": item.id, "part": part, "labels": list(item.labels), "sha256": digest}
-        for part, item, digest in zip(names, source.columns.take(every), _hashes(source, every, threads), strict=True)
+        for part, item, digest in zip(
+            names, source.columns.take(every), content_hashes(source, every, threads), strict=True
+        )
     ]
     return {
         "where": source.where,
@@ -87,7 +105,8 @@ def fingerprint(item: Item) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _hashes(source: Source, indices: np.ndarray, threads: int | None) -> list[str]:
+def content_hashes(source: Source, indices: np.ndarray, threads: int | None = None) -> list[str]:
+    """SHA-256 of each image, see `fingerprint`; of files that were read before, the ledger's."""
     chosen = source.columns.take(indices)
     if isinstance(chosen.pictures, Arrays):  # the key of pixels costs as much as their hash
         return list(each(fingerprint, chosen, threads))
@@ -117,6 +136,42 @@ def _draw(items: Items, pool: np.ndarray, count: int, lots: np.ndarray) -> np.nd
     else:
         drawn = _spared(labels, turns, count)
     return np.sort(pool[drawn])
+
+
+def _draw_groups(source: Source, pool: np.ndarray, count: int, groups: np.ndarray, seed: int) -> np.ndarray:
+    """Images of the pool, whole groups, about `count` of them and in proportion to the classes, which all keep some.
+
+    Groups come in an order drawn from the seed. Each is taken if no class gets more than its share; then, of the rest,
+    if that brings the classes nearer to their shares, by the sum of (wanted - taken)^2 / all over the classes.
+    """
+    labels = source.columns.labels.take(pool)
+    of_groups = csr_array(
+        (np.ones(len(labels.codes)), (groups[pool][labels.owners()], labels.codes)),
+        shape=(int(groups.max()) + 1, len(labels.names)),
+    )
+    totals = np.maximum(of_groups.sum(axis=0), 1)
+    missing = totals * (count / len(pool))
+    left = of_groups.sum(axis=0)
+    order = np.unique(groups[pool])
+    np.random.default_rng(seed).shuffle(order)
+    taken: dict[int, None] = {}
+    best: tuple[float, int] | None = None
+    # First those that no class has too many of, then those that still bring the whole nearer.
+    for is_exact, number in itertools.product((True, False), order.tolist()):
+        row = slice(of_groups.indptr[number], of_groups.indptr[number + 1])
+        classes, held = of_groups.indices[row], of_groups.data[row]
+        if number in taken or (left[classes] <= held).any() or len(order) - len(taken) < 2:
+            continue
+        gain = float(((2 * missing[classes] - held) * held / totals[classes]).sum())
+        if (held <= missing[classes]).all() if is_exact else gain > 0:
+            taken[number] = None
+            missing[classes] -= held
+            left[classes] -= held
+        elif best is None or gain > best[0]:
+            best = gain, number
+    if not taken and best is not None:
+        taken[best[1]] = None
+    return np.sort(pool[np.isin(groups[pool], list(taken))])
 
 
 def _lots(items: Items, seed: int) -> np.ndarray:

@@ -11,17 +11,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from kerasimg.data.check import OnBadImage, require_sound
+from kerasimg.data.groups import known_group_numbers
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part
 from kerasimg.data.pipeline import Targets, batches
 from kerasimg.data.sources import IN_MEMORY, Data, Source, open_source
-from kerasimg.data.split import fingerprint
-from kerasimg.errors import CallError, Fault, nearest
+from kerasimg.data.split import content_hashes, fingerprint
+from kerasimg.errors import CallError, Fault, listed, nearest
 from kerasimg.evaluation.curves import curves
 from kerasimg.evaluation.files import write_scores
 from kerasimg.evaluation.intervals import described, intervals
 from kerasimg.evaluation.predictions import write_predictions
 from kerasimg.evaluation.scores import scores
 from kerasimg.evaluation.slices import extra_columns, slices
+from kerasimg.log import warning
 from kerasimg.models.classifier import Classifier, ClassifierReference
 from kerasimg.run_folder import DataRecord, EvaluationFolder, RunFolder
 from kerasimg.spec.document import Task
@@ -59,24 +61,41 @@ def evaluate(
     """
     classifier = Classifier.open(run)
     asked = choose_pictures(classifier, data, part, on_bad_image)
+    known = [] if data is None else _seen_in_training(classifier, asked)
     if out is None and data is None and part is None and classifier.folder is not None:
         out = RunFolder(classifier.folder).evaluation.path
-    return judge(classifier, asked.source, asked.indices, None if out is None else Path(out), part=asked.part)
+    folder = None if out is None else Path(out)
+    return judge(classifier, asked.source, asked.indices, folder, part=asked.part, warnings=known)
 
 
 def judge(
-    classifier: Classifier, source: Source, indices: Sequence[int] | np.ndarray, out: Path | None, *, part: str
+    classifier: Classifier,
+    source: Source,
+    indices: Sequence[int] | np.ndarray,
+    out: Path | None,
+    *,
+    part: str,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The figures on the pictures at `indices`, written to `out` with every prediction where one is given."""
+    """The figures on the pictures at `indices`, written to `out` with every prediction where one is given.
+
+    warnings: what must be known of these images; `warnings` of the result adds the classes that none of them has.
+    """
     p = predicted(classifier, source, indices)
     truth, extras = source.label_ids(indices), extra_columns(source, indices)
+    every = known_group_numbers(source, classifier.spec.fit.group)
+    groups = None if every is None else every[np.asarray(indices, np.int64)]
     classes, task, thresholds = classifier.classes, classifier.spec.task, classifier.thresholds
+    notes = [*warnings, *_missing_classes(truth, classes, task)]
+    for note in notes:
+        warning(note)
     found = {
         "data": source.where,
         "part": part,
+        **({"warnings": notes} if notes else {}),
         "temperature": classifier.temperature,
-        **judged(truth, p, classes, task, thresholds),
-        **(slices(extras, truth, p, classes, task, thresholds) if extras else {}),
+        **judged(truth, p, classes, task, thresholds, groups),
+        **(slices(extras, truth, p, classes, task, thresholds, groups) if extras else {}),
     }
     if out is not None:
         write_scores(out, found, curves(truth, p, found, task))
@@ -85,17 +104,47 @@ def judge(
     return found
 
 
+def _missing_classes(truth: np.ndarray, classes: Sequence[str], task: Task) -> list[str]:
+    """A warning where images of some classes are missing, so that the figures say nothing about these."""
+    labels = np.asarray(truth).astype(int)
+    held = labels.sum(axis=0) if task == "multilabel" else np.bincount(labels.reshape(-1), minlength=len(classes))
+    missing = [name for name, count in zip(classes, held, strict=True) if not count]
+    if not missing:
+        return []
+    which = f"class {missing[0]} has" if len(missing) == 1 else f"{len(missing)} classes ({listed(missing)}) have"
+    return [
+        f"{which} no images among these {len(truth):,}: no figure says how well they are recognised, and means over "
+        "classes leave them out; hold out more images (fit.test_split), or give a test part"
+    ]
+
+
+def _seen_in_training(classifier: Classifier, asked: Chosen) -> list[str]:
+    """A warning where images that the model was trained on are evaluated, found by their hashes."""
+    record = None if classifier.folder is None else RunFolder(classifier.folder).data()
+    if record is None:
+        return []
+    trained = {picture["sha256"] for picture in record["pictures"] if picture["part"] == "train"}
+    count = sum(digest in trained for digest in content_hashes(asked.source, asked.indices))
+    if not count:
+        return []
+    return [
+        f"{count:,} of {len(asked.indices):,} images were trained on (the same content, by SHA-256), and a model does "
+        "better on those than on new ones; evaluate on others, or without --data on the held-out part"
+    ]
+
+
 def judged(
     truth: ArrayLike,
     probabilities: ArrayLike,
     classes: Sequence[str],
     task: Task,
     thresholds: Sequence[float] | None = None,
+    groups: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """What `scores` returns, with `intervals` of the headline figures and how they were found (`intervals_by`)."""
     found = scores(truth, probabilities, classes, task, thresholds)
-    reach = intervals(found, truth, probabilities, task, thresholds)
-    return {**found, "intervals": reach, "intervals_by": described(list(reach), task)}
+    reach = intervals(found, truth, probabilities, task, thresholds, groups=groups)
+    return {**found, "intervals": reach, "intervals_by": described(list(reach), task, groups=groups)}
 
 
 def predicted(classifier: Classifier, source: Source, indices: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -9,6 +9,11 @@ differences of their figures paired.
 - The calibration error: the basic (reflected) bootstrap. The error of a sample is above the true one, and that of a
   resample above the sample's, so percentiles would miss both.
 - All others: percentiles.
+
+Where images belong to groups (`fit.group`), groups are drawn, with replacement, as many as there are (the cluster
+bootstrap; Field, Welsh 2007, doi:10.1111/j.1467-9868.2007.00593.x): images of one patient are no independent samples,
+and an interval that takes them for such is too short. Then the accuracy's interval is of percentiles, too; where no
+resample differs (all right, say) it is Wilson's for the number of groups.
 """
 
 from __future__ import annotations
@@ -48,6 +53,7 @@ def intervals(
     task: Task,
     thresholds: Sequence[float] | None = None,
     *,
+    groups: np.ndarray | None = None,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
     seed: int = SEED,
@@ -55,28 +61,45 @@ def intervals(
     """The interval of each headline figure in `found`: [low, high], or None where resampling tells nothing.
 
     found: what `scores` returned for the same truth, probabilities and thresholds.
+    groups: (N,) the number of each image's group, see `kerasimg.data.groups`; None: each image by itself.
     level: share of such intervals that hold the true figure, in (0, 1), as far as the bootstrap is right.
     """
-    drawn = resampled(truth, probabilities, task, thresholds, resamples=resamples, seed=seed)
-    return {
-        name: wilson(found[name], found["n"], level)
-        if METHODS.get(name) == "wilson"
-        else interval(draws, found[name], level, METHODS.get(name, "percentile"))
-        for name, draws in drawn.items()
-        if found.get(name) is not None
-    }
+    drawn = resampled(truth, probabilities, task, thresholds, groups=groups, resamples=resamples, seed=seed)
+    reach: dict[str, Interval] = {}
+    for name, draws in drawn.items():
+        if found.get(name) is None:
+            continue
+        method = METHODS.get(name, "percentile")
+        if method == "wilson":
+            counted = found["n"] if groups is None else len(np.unique(groups))
+            if groups is None or np.ptp(draws) == 0:
+                reach[name] = wilson(found[name], counted, level)
+                continue
+            method = "percentile"
+        reach[name] = interval(draws, found[name], level, method)
+    return reach
 
 
 def described(
-    names: Sequence[str], task: Task, *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = SEED
+    names: Sequence[str],
+    task: Task,
+    *,
+    groups: np.ndarray | None = None,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
 ) -> dict[str, Any]:
-    """How intervals were found, for metrics.json."""
+    """How intervals were found, for metrics.json; `groups` is how many were drawn, where groups were."""
+    methods = {name: METHODS.get(name, "percentile") for name in names}
+    if groups is not None:
+        methods = {name: "percentile" if method == "wilson" else method for name, method in methods.items()}
     return {
         "level": level,
         "resamples": resamples,
         "seed": seed,
-        "strata": "none" if task == "multilabel" else "true class",
-        "method": {name: METHODS.get(name, "percentile") for name in names},
+        "strata": "none" if task == "multilabel" or groups is not None else "true class",
+        **({} if groups is None else {"groups": len(np.unique(groups))}),
+        "method": methods,
     }
 
 
@@ -110,17 +133,19 @@ def resampled(
     task: Task,
     thresholds: Sequence[float] | None = None,
     *,
+    groups: np.ndarray | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> dict[str, np.ndarray]:
     """Each headline figure on each of R resamples: name -> (R,) float64, NaN where it is undefined.
 
-    truth, probabilities, thresholds: as in `scores`. The draws depend on the seed and the truth alone.
+    truth, probabilities, thresholds: as in `scores`. The draws depend on the seed and the truth, or the groups, alone.
     """
     y = np.asarray(truth).astype(int)
     p = np.asarray(probabilities, dtype=np.float64)
     on_draws = _TASKS[task](y if task == "multilabel" else y.reshape(-1), p, thresholds)
-    chunks = [on_draws(counts) for counts in _draws(y, task, resamples, seed)]
+    draws = _draws(y, task, resamples, seed) if groups is None else _group_draws(groups, resamples, seed)
+    chunks = [on_draws(counts) for counts in draws]
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
@@ -137,6 +162,18 @@ def _draws(truth: np.ndarray, task: Task, resamples: int, seed: int) -> Iterator
         places = np.concatenate([a + random.integers(k, size=(k, r)) for a, k in zip(first, size, strict=True)])
         flat = order[places] * r + np.arange(r)
         yield np.bincount(flat.reshape(-1), minlength=n * r).reshape(n, r).astype(np.float64)
+
+
+def _group_draws(groups: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each image was drawn when whole groups are, until there were R columns: (N, r) float64."""
+    names, numbers = np.unique(groups, return_inverse=True)
+    random = np.random.default_rng(seed)
+    columns = max(1, _CHUNK // len(groups))
+    for start in range(0, resamples, columns):
+        r = min(columns, resamples - start)
+        chosen = random.integers(len(names), size=(len(names), r)) * r + np.arange(r)
+        times = np.bincount(chosen.reshape(-1), minlength=len(names) * r).reshape(len(names), r)
+        yield times[numbers].astype(np.float64)
 
 
 Figures = dict[str, np.ndarray]
@@ -184,12 +221,13 @@ def _of_one_class(truth: np.ndarray, p: np.ndarray, decision: np.ndarray) -> OnD
     def figures(counts: np.ndarray) -> Figures:
         hits, support, predicted = rights @ counts, true @ counts, said @ counts
         there, occurs = support > 0, support + predicted > 0
+        total = counts.sum(axis=0)  # n, unless groups are drawn
         return {
-            "accuracy": hits.sum(axis=0) / n,
+            "accuracy": hits.sum(axis=0) / total,
             "balanced_accuracy": _divided(hits, support).sum(axis=0) / there.sum(axis=0),
             "macro_f1": _divided(2 * hits, support + predicted).sum(axis=0) / occurs.sum(axis=0),
-            "log_loss": loss @ counts / n,
-            "calibration_error": np.abs(gaps @ counts).sum(axis=0) / n,
+            "log_loss": loss @ counts / total,
+            "calibration_error": np.abs(gaps @ counts).sum(axis=0) / total,
         }
 
     return figures
@@ -209,14 +247,15 @@ def _multilabel(truth: np.ndarray, p: np.ndarray, thresholds: Sequence[float] | 
         hits, said = both @ counts, either @ counts
         areas = np.stack([rank.areas(counts)[1] for rank in ranks])
         defined = np.isfinite(areas)
+        total = counts.sum(axis=0)
         return {
-            "subset_accuracy": right.all(axis=1) @ counts / n,
-            "hamming_loss": (~right).mean(axis=1) @ counts / n,
+            "subset_accuracy": right.all(axis=1) @ counts / total,
+            "hamming_loss": (~right).mean(axis=1) @ counts / total,
             "macro_f1": _divided(2 * hits, said).mean(axis=0),
             "micro_f1": _divided(2 * hits.sum(axis=0), said.sum(axis=0)),
             "mean_average_precision": _divided(np.where(defined, areas, 0).sum(axis=0), defined.sum(axis=0), np.nan),
-            "log_loss": loss @ counts / n,
-            "calibration_error": np.abs(gaps @ counts).sum(axis=0) / (n * k),
+            "log_loss": loss @ counts / total,
+            "calibration_error": np.abs(gaps @ counts).sum(axis=0) / (total * k),
         }
 
     return figures

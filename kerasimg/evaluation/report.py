@@ -288,7 +288,8 @@ def _environment(files: RunFolder, record: DataRecord | None) -> dict[str, Any]:
         command[0] = "kerasimg"
     again = None
     if record and record["where"] not in ("arrays", "dataset"):
-        again = shlex.join(["kerasimg", "train", str(files.spec_file), "--data", record["where"]])
+        skipping = ["--on-bad-image", "skip"] if record.get("skipped") else []
+        again = shlex.join(["kerasimg", "train", str(files.spec_file), "--data", record["where"], *skipping])
     return {
         "facts": kept,
         "command": shlex.join(command) if command[:1] == ["kerasimg"] else None,

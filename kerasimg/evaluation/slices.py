@@ -37,6 +37,7 @@ def slices(
     classes: Sequence[str],
     task: Task,
     thresholds: Sequence[float] | None = None,
+    groups: np.ndarray | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """The headline figures and their intervals for each value of each extra column.
 
@@ -55,16 +56,22 @@ def slices(
         rows = []
         for value in order:
             chosen = np.array([text == value for text in texts])
-            rows.append({"value": value, **_row(truth[chosen], p[chosen], classes, task, thresholds)})
+            within = None if groups is None else groups[chosen]
+            rows.append({"value": value, **_row(truth[chosen], p[chosen], classes, task, thresholds, within)})
         told.append({"column": column, "rows": rows})
     return {"slices": told, "slices_left_out": left_out}
 
 
 def _row(
-    truth: np.ndarray, p: np.ndarray, classes: Sequence[str], task: Task, thresholds: Sequence[float] | None
+    truth: np.ndarray,
+    p: np.ndarray,
+    classes: Sequence[str],
+    task: Task,
+    thresholds: Sequence[float] | None,
+    groups: np.ndarray | None,
 ) -> dict[str, Any]:
     found = scores(truth, p, classes, task, thresholds)
-    reach = intervals(found, truth, p, task, thresholds)
+    reach = intervals(found, truth, p, task, thresholds, groups=groups)
     figures = {name: found[name] for name in reach}
     return {"n": len(truth), "small": len(truth) < SMALL, "figures": figures, "intervals": reach}
 

@@ -192,6 +192,16 @@ class Teacher(Section):
     """The teacher's share of the loss; the labels have the rest."""
 
 
+class GroupColumn(Section):
+    """Groups by a column of the manifest."""
+
+    column: str
+    """Its name; images of the same value are a group."""
+
+
+Group = Literal["folder"] | GroupColumn
+
+
 class Fit(Section):
     """How the model is trained."""
 
@@ -204,6 +214,9 @@ class Fit(Section):
     """Share of the pictures held out to steer by, where the data has no validation part. Stratified."""
     test_split: Fraction = 0.15
     """Share of the pictures held out to judge by, where the data has no test part. Stratified."""
+    group: Group | None = None
+    """Which images belong together (one patient, object or burst), and stay in one part and one fold: "folder", the
+    first folder below the class, or {"column": NAME} of the manifest; null: each image by itself."""
     class_weight: Literal["none", "balanced", "sqrt"] = "none"
     """balanced: n / (classes * n of the class), as in scikit-learn; multilabel: of each label, those that hold against
     those that do not. sqrt: its square root."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
 from kerasimg.catalog import Reference, own_weights
 from kerasimg.data.cache import Cache
@@ -21,7 +21,7 @@ from kerasimg.spec.load import Spec
 from kerasimg.training.distillation import check_teacher_place
 from kerasimg.training.engine import Engine
 from kerasimg.training.prepare import check_images, load_for, prepare
-from kerasimg.training.splits import Parts, seed_of, split_images
+from kerasimg.training.splits import Parts, group_numbers_of, seed_of, split_images
 from kerasimg.training.trial import Choices
 
 FOLDS = 5
@@ -49,7 +49,7 @@ def cross_val_predict(
     spec, source = load_for(ref, data, set, params)
     check_teacher_place(spec)
     say(source.describe())
-    fold_of = _folds(source, folds, seed_of(spec))
+    fold_of = _folds(source, folds, seed_of(spec), group_numbers_of(spec, source))
     cache = Cache("auto")
     source = check_images(source, spec, "fail", cache, say)
     choices = Choices(None, say)
@@ -77,11 +77,17 @@ def cross_val_predict(
     return Predictions(ids, source.label_ids(), p, list(source.classes), decision, {})
 
 
-def _folds(source: Source, folds: int, seed: int) -> np.ndarray:
-    """The fold of each picture, (N,), each class spread evenly where a picture has one."""
+def _folds(source: Source, folds: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """The fold of each image, (N,), each class spread evenly where an image has one; a group stays in one fold."""
     labels = source.label_ids()
     fold_of = np.zeros(len(source), dtype=int)
-    if source.task == "multilabel":
+    if groups is not None and groups.max() + 1 < folds:
+        raise CallError(f"folds: the data has {groups.max() + 1} groups (fit.group), fewer than {folds} folds")
+    if groups is not None and source.task == "multilabel":
+        splits = GroupKFold(folds, shuffle=True, random_state=seed).split(labels, groups=groups)
+    elif groups is not None:
+        splits = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups)
+    elif source.task == "multilabel":
         splits = KFold(folds, shuffle=True, random_state=seed).split(labels)
     else:
         counts = np.bincount(labels, minlength=len(source.classes))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from kerasimg.data.groups import group_numbers
 from kerasimg.data.items import Part
 from kerasimg.data.sources import Source
 from kerasimg.data.split import split
@@ -23,7 +24,12 @@ def seed_of(spec: Spec) -> int:
 def split_images(spec: Spec, source: Source, *, test: bool = True) -> Parts:
     """The parts of the images.  test: draw a test part too, where the data has none."""
     validation_share, test_share = split_shares(spec)
-    return split(source, validation_share, test_share if test else 0, seed_of(spec))
+    return split(source, validation_share, test_share if test else 0, seed_of(spec), spec.fit.group)
+
+
+def group_numbers_of(spec: Spec, source: Source) -> np.ndarray | None:
+    """The number of the group of each image, (N,), where `fit.group` makes groups."""
+    return group_numbers(source, spec.fit.group)
 
 
 def split_shares(spec: Spec) -> tuple[float, float]:

@@ -48,7 +48,8 @@ def can_share(spec: Spec, callbacks: list[Any]) -> bool:
 def signature(spec: Spec, outline: Outline, head: bool = False) -> str:
     """The same for two specs whose trials can train the same compiled graphs.  head: whether that is all there is."""
     fit = spec.fit.model_dump(mode="json")
-    data = {key: fit[key] for key in ("seed", "validation_split", "test_split", "batch_size", "views", "features")}
+    names = ("seed", "validation_split", "test_split", "group", "batch_size", "views", "features")
+    data = {key: fit[key] for key in names}
     written = [
         {
             key: value

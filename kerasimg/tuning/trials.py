@@ -357,7 +357,7 @@ class Trials:
         )
 
     def _split(self, spec: Spec) -> Parts:
-        key = seed_of(spec), *split_shares(spec)
+        key = seed_of(spec), *split_shares(spec), str(spec.fit.group)
         if key not in self._parts:
             self._parts[key] = split_images(spec, self.source)
         return self._parts[key]

@@ -138,7 +138,7 @@ def frame(spec: Spec) -> str:
     said: dict[str, Any] = {
         "image": spec.image.model_dump(mode="json"),
         "task": spec.task,
-        "data": [fit[key] for key in ("seed", "validation_split", "test_split", "precision", "features")],
+        "data": [fit[key] for key in ("seed", "validation_split", "test_split", "group", "precision", "features")],
     }
     if spec.augment:
         epochs = [stage["epochs"] for stage in fit["stages"]]

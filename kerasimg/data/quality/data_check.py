@@ -25,7 +25,7 @@ from kerasimg.data.sources import Data, Source, open_source
 from kerasimg.data.split import split
 from kerasimg.errors import DataError
 from kerasimg.results import Result
-from kerasimg.spec.document import Image, Task
+from kerasimg.spec.document import Fit, Image, Task
 from kerasimg.spec.load import Spec
 
 FORMAT_VERSION = 1
@@ -216,9 +216,11 @@ def _parts(source: Source, seen: Survey, spec: Spec | None) -> tuple[np.ndarray,
     readable = np.flatnonzero(seen.readable)
     parts = np.full(len(source), -1, np.int8)
     sound = source.only(readable)
-    shares = {} if spec is None else {"validation_split": spec.fit.validation_split, "test_split": spec.fit.test_split}
+    fit = Fit() if spec is None else spec.fit
     try:
-        drawn = split(sound, **shares, seed=0 if spec is None else spec.fit.seed) if len(readable) else {}
+        drawn = {}
+        if len(readable):
+            drawn = split(sound, fit.validation_split, fit.test_split, fit.seed, fit.group)
     except DataError as error:
         parts[readable] = np.maximum(sound.parts, 0)
         return parts, [Finding("no_split", detail=f"{fault.path}: {fault.message}") for fault in error.faults]
