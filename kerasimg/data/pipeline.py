@@ -8,7 +8,7 @@ between two batches, so any number of threads, of workers and of restarts gives 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +19,10 @@ from kerasimg.data.readers.soft_labels import soft_labels
 from kerasimg.data.sources import Source
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
+from kerasimg.spec.heads import Targets
 
 __all__ = ["TARGETS", "Targets", "batches", "steps"]
 
-Targets = Literal["sparse", "one_hot", "binary", "multi_hot"]
 Augment = Callable[[Any, Any, Any, int], tuple[Any, Any]]
 """(uint8 images, labels, seeds, size of a full batch) -> (float32 images, labels): see `augment.Augmentation`."""
 
@@ -51,6 +51,7 @@ def batches(
     shard: Shard = (0, 1),
     drop_remainder: bool = False,
     threads: int | None = None,
+    blend_weights: bool = True,
 ) -> Any:
     """The pictures at `indices` as a tf.data.Dataset of (x, y), or (x, y, w): x float32 0-255, (N, H, W, C).
 
@@ -63,6 +64,7 @@ def batches(
     epochs: how many the data set holds, from first_epoch on; None: without end (fit needs `steps_per_epoch=steps()`).
     shard: (k, n): worker k of n gets its slice of every batch; `batch_size` is that of all workers together.
     threads: that decode; None: one per core.
+    blend_weights: where `augment` blends labels, blend the weights, too (see `_blended`).
 
     The cardinality is known. Iterating twice gives the same batches twice. A picture that cannot be read raises an
     error of TensorFlow that names it.
@@ -103,6 +105,8 @@ def batches(
     def finish(pixels: Any, y: Any, seeds: Any, *weight: Any) -> tuple[Any, ...]:
         if augment is None:
             return (tf.cast(pixels, tf.float32), y, *weight)
+        if weight and blend_weights and getattr(augment, "blends", False):
+            return _blended(augment, pixels, y, seeds, order.size, weight[0])
         return (*augment(pixels, y, seeds, order.size), *weight)
 
     as_written = tf.autograph.experimental.do_not_convert
@@ -121,6 +125,21 @@ def batches(
 def labels_for(source: Source, indices: np.ndarray, targets: Targets) -> np.ndarray:
     """What TARGETS are made from: the labels' numbers, or the shares of classes where there are and can be any."""
     return soft_labels(source, indices) if source.soft and targets == "one_hot" else source.label_ids(indices)
+
+
+def _blended(augment: Augment, pixels: Any, y: Any, seeds: Any, size: int, weight: Any) -> tuple[Any, Any, Any]:
+    """MixUp and CutMix with sample weights: images, labels, weights.
+
+    A blended image stands for a share of two images, and each counts by its own weight: the new weight is the blend of
+    both, and each label's share of it is that of its own image. A cross-entropy is linear in the labels, so the loss is
+    the blend of the two weighted losses.
+    """
+    import tensorflow as tf
+
+    weight = weight[:, tf.newaxis]
+    images, both = augment(pixels, tf.concat([y * weight, weight], axis=1), seeds, size)
+    weighted, weight = both[:, :-1], both[:, -1]
+    return images, tf.math.divide_no_nan(weighted, weight[:, tf.newaxis]), weight
 
 
 def sparse(labels: Any, classes: int) -> Any:

@@ -138,7 +138,7 @@ def _told(manifest: Manifest, model: ModelFile) -> list[str]:
             "print([name for name, p, t in zip(classes, probabilities, thresholds) if p > t])",
         ]
     return [
-        "for place in np.argsort(-probabilities)[:5]:",
+        'for place in np.argsort(-probabilities, kind="stable")[:5]:',
         '    print(f"{classes[place]} {probabilities[place]:.3f}")',
     ]
 

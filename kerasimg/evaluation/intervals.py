@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
-from kerasimg.evaluation.measures import LEAST
+from kerasimg.evaluation.measures import LEAST, squared_errors
 from kerasimg.evaluation.predictions import THRESHOLD, decide, two_columns
 from kerasimg.evaluation.scores import BINS, to_one
 from kerasimg.spec.document import Task
@@ -212,6 +212,7 @@ def _of_one_class(truth: np.ndarray, p: np.ndarray, decision: np.ndarray) -> OnD
     everyone, right = np.arange(n), np.flatnonzero(truth == decision)
     likeliest, confidence = decide(p, "multiclass")
     loss = -np.log(np.maximum(p[everyone, truth], LEAST))
+    squares = squared_errors(truth, p)
     gaps = _gaps(confidence, likeliest == truth, everyone, n)
     rights, true, said = (
         csr_array((np.ones(len(rows)), (columns, rows)), shape=(k, n))
@@ -227,6 +228,7 @@ def _of_one_class(truth: np.ndarray, p: np.ndarray, decision: np.ndarray) -> OnD
             "balanced_accuracy": _divided(hits, support).sum(axis=0) / there.sum(axis=0),
             "macro_f1": _divided(2 * hits, support + predicted).sum(axis=0) / occurs.sum(axis=0),
             "log_loss": loss @ counts / total,
+            "brier_score": squares @ counts / total,
             "calibration_error": np.abs(gaps @ counts).sum(axis=0) / total,
         }
 
@@ -238,6 +240,7 @@ def _multilabel(truth: np.ndarray, p: np.ndarray, thresholds: Sequence[float] | 
     decision, _ = decide(p, "multilabel", thresholds)
     right = decision == truth
     loss = -np.log(np.clip(np.where(truth == 1, p, 1 - p), LEAST, 1)).mean(axis=1)
+    squares = squared_errors(truth, p)
     sure, likelier = np.maximum(p, 1 - p), (p > THRESHOLD) == truth
     gaps = _gaps(sure.reshape(-1), likelier.reshape(-1), np.repeat(np.arange(n), k), n)
     both, either = (csr_array((truth & decision).T.astype(float)), csr_array((truth + decision).T.astype(float)))
@@ -255,6 +258,7 @@ def _multilabel(truth: np.ndarray, p: np.ndarray, thresholds: Sequence[float] | 
             "micro_f1": _divided(2 * hits.sum(axis=0), said.sum(axis=0)),
             "mean_average_precision": _divided(np.where(defined, areas, 0).sum(axis=0), defined.sum(axis=0), np.nan),
             "log_loss": loss @ counts / total,
+            "brier_score": squares @ counts / total,
             "calibration_error": np.abs(gaps @ counts).sum(axis=0) / (total * k),
         }
 

@@ -67,13 +67,34 @@ def log_loss(p: np.ndarray) -> float:
     return float(-np.log(np.clip(p, LEAST, 1 - LEAST)).mean())
 
 
+def most_likely_first(p: np.ndarray) -> np.ndarray:
+    """The classes by falling probability along the last axis; of equal ones the first class first, as argmax has it.
+
+    Whatever lists or ranks classes does it by this, so that the first of a list is what is decided.
+    """
+    return np.argsort(-np.asarray(p), axis=-1, kind="stable")
+
+
 def ranks(truth: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """(N,) how many classes stand before the true one, the likeliest first; of equals the last class first.
+    """(N,) how many classes come before the true one in `most_likely_first`.
 
     truth: (N,).  p: (N, K).
     """
-    ordered = np.argsort(p, axis=1, kind="stable")[:, ::-1]
-    return np.asarray((ordered == truth[:, np.newaxis]).argmax(axis=1))
+    of_true = p[np.arange(len(p)), truth][:, np.newaxis]
+    before = (p == of_true) & (np.arange(p.shape[1]) < truth[:, np.newaxis])
+    return np.asarray((p > of_true).sum(axis=1) + before.sum(axis=1))
+
+
+def squared_errors(truth: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """(N,) the Brier score of each image (Brier 1950), as scikit-learn's `brier_score_loss`.
+
+    truth: (N,) class numbers, p: (N, K): the sum over the classes of (p - truth)**2, halved for two classes, so that it
+    is that of the positive class. truth: (N, K) of 0 and 1, several labels: the mean over the labels.
+    """
+    if truth.ndim == 2:
+        return np.asarray(((p - truth) ** 2).mean(axis=1))
+    errors = np.einsum("ij,ij->i", p, p) - 2 * p[np.arange(len(p)), truth] + 1
+    return np.asarray(np.maximum(errors, 0) * (0.5 if p.shape[1] == 2 else 1))
 
 
 def roc_curve(truth: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

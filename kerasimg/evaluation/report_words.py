@@ -10,9 +10,15 @@ SPACE = "\u00a0"
 WORDS = {"f1": "F1", "roc": "ROC", "auc": "AUC", "mcc": "MCC"}
 SHARES = ("accuracy", "f1", "precision", "recall", "roc_auc")
 HEADLINE = {
-    "multiclass": ("accuracy", "balanced_accuracy", "top_5_accuracy", "macro_f1", "log_loss", "calibration_error"),
-    "binary": ("accuracy", "roc_auc", "average_precision", "f1", "precision", "recall", "calibration_error"),
-    "multilabel": ("subset_accuracy", "mean_average_precision", "macro_f1", "micro_f1", "hamming_loss"),
+    "multiclass": (
+        *("accuracy", "balanced_accuracy", "top_5_accuracy", "macro_f1"),
+        *("log_loss", "brier_score", "calibration_error"),
+    ),
+    "binary": (
+        *("accuracy", "roc_auc", "average_precision", "f1", "precision", "recall"),
+        *("brier_score", "calibration_error"),
+    ),
+    "multilabel": ("subset_accuracy", "mean_average_precision", "macro_f1", "micro_f1", "hamming_loss", "brier_score"),
 }
 """Task -> its figures, the one that stands out first."""
 
@@ -26,6 +32,7 @@ MEANINGS = {
     "precision": "share of what was called so that is",
     "recall": "share of what is that was called so",
     "log_loss": "how far the probabilities are off; 0 is best",
+    "brier_score": "mean squared error of the probabilities; 0 is best",
     "calibration_error": "how far it is surer, or less sure, than right",
     "roc_auc": "chance that one of the class is ranked above another",
     "average_precision": "area under precision and recall",

@@ -20,6 +20,7 @@ from kerasimg.evaluation.measures import (
     log_loss,
     ranks,
     roc_auc,
+    squared_errors,
 )
 from kerasimg.evaluation.predictions import THRESHOLD, decide, two_columns
 from kerasimg.spec.document import Task
@@ -115,6 +116,7 @@ def _multilabel(truth: np.ndarray, p: np.ndarray, classes: list[str], thresholds
         **_averaged("micro", found.together()),
         "mean_average_precision": float(np.mean(defined)) if defined else None,
         "log_loss": log_loss(np.where(truth == 1, p, 1 - p).reshape(-1)),
+        "brier_score": float(squared_errors(truth, p).mean()),
         "calibration_error": error,
         "per_class": per_class,
         "calibration": bins,
@@ -183,6 +185,7 @@ def _details(truth: np.ndarray, p: np.ndarray, decision: np.ndarray, classes: li
     hot = (truth == column for column in range(len(classes)))
     return {
         "log_loss": log_loss(p[np.arange(len(p)), truth]),
+        "brier_score": float(squared_errors(truth, p).mean()),
         "calibration_error": error,
         "per_class": _per_class(counts(truth, decision, len(classes)), classes, hot, p.T),
         "calibration": bins,

@@ -13,6 +13,7 @@ from kerasimg.errors import Fault, SpecError, WeightsError
 from kerasimg.models import backbones, scaling, weights
 from kerasimg.models.budget import Budget, OverBudget
 from kerasimg.models.objects import make_layer
+from kerasimg.spec import heads
 from kerasimg.spec.check import check_call
 from kerasimg.spec.document import Standardize
 from kerasimg.spec.expand import Call, Expansion
@@ -59,7 +60,8 @@ class Graph:
             self._fits(("image", "size"), None, [image.shape])
         expansion = Expansion(self.spec.blocks, self, self.report)
         expansion.names.update(OWN_NAMES)
-        return expansion.run(self.spec.nodes if nodes is None else nodes, self.spec.params, image)
+        names = heads.names(self.spec.task, self.spec.params)
+        return expansion.run(self.spec.nodes if nodes is None else nodes, names, image)
 
     def report(self, path: Place, message: str) -> NoReturn:
         """A fault ends the making: what follows depends on it."""

@@ -7,18 +7,36 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from kerasimg.spec.heads import KEEPS, KEEPS_SIGMOID, kind_of
+
 OutputKind = Literal["softmax", "sigmoid", "logits"]
 
 
 def output_kind(model: keras.Model) -> OutputKind:
-    """Whether a model's last layer gives softmax or sigmoid probabilities, or logits (anything else)."""
-    # Private, but for a layer that is called several times nothing else tells whose call the output is.
-    layer = model.outputs[0]._keras_history.operation
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax"
-    activation = getattr(layer, "activation", None)
-    kinds: dict[Any, OutputKind] = {keras.activations.softmax: "softmax", keras.activations.sigmoid: "sigmoid"}
-    return kinds.get(activation, "logits")
+    """Whether a model gives softmax or sigmoid probabilities, or logits (anything else)."""
+    head = head_of(model)
+    return head if head in ("softmax", "sigmoid") else "logits"  # type: ignore[return-value]
+
+
+def head_of(model: keras.Model) -> str:
+    """What a model gives: softmax, sigmoid, logits, or the name of an activation that gives neither."""
+    return _kind(model.outputs[0], {})
+
+
+def _kind(tensor: Any, seen: dict[int, str]) -> str:
+    """As `heads.kind_of`, of a tensor; seen: what is known by the id of a tensor."""
+    if id(tensor) not in seen:
+        # Private, but for a layer that is called several times nothing else tells whose call the output is.
+        layer, node, place = tensor._keras_history
+        if isinstance(layer, keras.Model):
+            seen[id(tensor)] = _kind(layer.outputs[place], seen)
+        else:
+            name, activation = type(layer).__name__, getattr(layer, "activation", None)
+            passed = name in KEEPS or name in KEEPS_SIGMOID
+            inputs = layer._inbound_nodes[node].input_tensors if passed else ()
+            kinds = [_kind(item, seen) for item in inputs]
+            seen[id(tensor)] = kind_of(name, getattr(activation, "__name__", None), kinds) or "logits"
+    return seen[id(tensor)]
 
 
 def as_probabilities(outputs: np.ndarray, kind: OutputKind, task: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from kerasimg.errors import SpecError, nearest
 from kerasimg.spec import arguments
 from kerasimg.spec.expand import Call, Handle
 from kerasimg.spec.expressions import UNKNOWN
+from kerasimg.spec.heads import Output, output_of
 from kerasimg.spec.places import Path, Report
 from kerasimg.spec.reader import shown
 
@@ -22,10 +23,6 @@ OpenSpec = Callable[[str, Mapping[str, Any]], "Spec"]
 """(reference, params) -> the spec that a backbone names; SpecError when there is none."""
 
 
-_OUTPUT: Handle = object()
-"""What comes out of any call, as far as the check knows."""
-
-
 class Checker:
     """A visitor that makes nothing and finds the faults that need no shapes."""
 
@@ -33,14 +30,23 @@ class Checker:
         self.size = tuple(size)
         self.report = report
         self.open_spec = open_spec
+        self.layers: dict[str, tuple[str, Mapping[str, Any], Path]] = {}
+        """By name: the class, the arguments, and where the activation stands."""
 
     def visit(self, call: Call) -> Handle:
-        """Check one call; what comes out of it is unknown."""
+        """Check one call; its output says whether it gives probabilities, not its shape."""
         if call.kind == "layer" and (arguments.entry("layers", call.target) or {}).get("augment"):
             message = f"{call.target} belongs in 'augment'; in 'model', predictions and exports would be augmented too"
             self.report(call.node.places["layer"], message)
-        check_call(call, self.report, self.open_spec)
-        return _OUTPUT
+        checked = check_call(call, self.report, self.open_spec)
+        inputs = call.inputs.values() if isinstance(call.inputs, dict) else call.inputs
+        inputs = list(inputs) if isinstance(call.inputs, list | dict) else [inputs]
+        if call.kind == "layer":
+            place = call.node.places.get("activation", call.node.path)
+            self.layers[call.name] = call.target, checked, place
+        elif call.kind == "backbone" or call.target not in self.layers:
+            return Output(kind=None)
+        return output_of(*self.layers[call.name if call.kind == "layer" else call.target], inputs)
 
     def shape(self, handle: Handle) -> Sequence[Any]:
         """The picture's, for the input; else unknown."""
@@ -52,7 +58,7 @@ class AugmentChecker(Checker):
 
     def __init__(self, size: Sequence[Any], report: Report, open_spec: OpenSpec) -> None:
         super().__init__(size, report, open_spec)
-        self.layers: list[tuple[str, dict[str, Any]]] = []
+        self.augmentations: list[tuple[str, dict[str, Any]]] = []
 
     def visit(self, call: Call) -> Handle:
         """Check that one call is an augmentation."""
@@ -61,8 +67,8 @@ class AugmentChecker(Checker):
             near = nearest(call.target, arguments.augmentations())
             self.report(call.node.places[call.kind], f"'{call.target}' is no augmentation layer{near}")
         else:
-            self.layers.append((call.target, check_call(call, self.report, self.open_spec)))
-        return _OUTPUT
+            self.augmentations.append((call.target, check_call(call, self.report, self.open_spec)))
+        return Output(kind=None)
 
 
 def check_call(call: Call, report: Report, open_spec: OpenSpec) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from kerasimg.errors import Fault, SpecError
-from kerasimg.spec import search, showing
+from kerasimg.spec import heads, search, showing
 from kerasimg.spec.document import Card, Compile, Expect, Fit, Image, Pretrained, Task, Tune
 from kerasimg.spec.expand import Expansion, Handle, Visitor
 from kerasimg.spec.making import Making
@@ -92,7 +92,7 @@ class Spec:
 
     def walk(self, visitor: Visitor, report: Report, entered: Handle) -> Handle:
         """Send every call of the model to `visitor`, in order; the output of the last."""
-        return Expansion(self.blocks, visitor, report).run(self.nodes, self.params, entered)
+        return Expansion(self.blocks, visitor, report).run(self.nodes, heads.names(self.task, self.params), entered)
 
     def open(self, reference: str, params: Mapping[str, Any]) -> Spec:
         """The spec that this one names as a backbone; SpecError when there is none."""
@@ -190,7 +190,7 @@ def _make(
         origins.set(("params", name), f"param {name!r}")
         if search.holds_search(value):
             faults.report(("params", name), f"expected a value, got a search value; --set params.{name} takes one")
-    work = Making(written, faults, _opener(find, folder, within.of(file)))
+    work = Making(written, faults, _opener(find, folder, within.of(file)), is_backbone=bool(within.chain))
     work.check_keys()
     work.replace_search(chosen or {})
     work.evaluate(params, partial)

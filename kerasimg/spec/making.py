@@ -7,11 +7,12 @@ from contextlib import suppress
 from typing import Any, get_args
 
 from kerasimg.errors import listed, nearest
-from kerasimg.spec import figures, search
+from kerasimg.spec import figures, heads, search
 from kerasimg.spec.check import AugmentChecker, Checker
 from kerasimg.spec.document import KEYS, SECTIONS, Expect, Section, Task
 from kerasimg.spec.expand import MAX_WORK, Expansion, ExpansionLimit
 from kerasimg.spec.expressions import UNKNOWN
+from kerasimg.spec.heads import Output
 from kerasimg.spec.nodes import NAME, NAME_WORDS, Block, Node, parse_blocks, parse_nodes
 from kerasimg.spec.places import Faults
 from kerasimg.spec.reader import is_comment, kind_of, shown
@@ -28,9 +29,10 @@ class Making:
     """The steps from a merged document to the parts of a spec; they report faults and go on.
 
     open_spec: the spec that a reference names as a backbone, with these params.
+    is_backbone: whether this spec is itself the backbone of another, which has no use for its head.
     """
 
-    def __init__(self, document: dict[str, Any], faults: Faults, open_spec: Any) -> None:
+    def __init__(self, document: dict[str, Any], faults: Faults, open_spec: Any, is_backbone: bool = False) -> None:
         self.document = document
         self.faults = faults
         self.report = faults.report
@@ -41,6 +43,9 @@ class Making:
         self.nodes: tuple[Node, ...] = ()
         self.blocks: dict[str, Block] = {}
         self.augment: list[tuple[str, dict[str, Any]]] = []
+        self.is_backbone = is_backbone
+        self.head: Output | None = None
+        """What the last node gives, where that is one row of numbers per image, as many as it says."""
         self.incomplete: set[str] = set()
         """Sections that are faulty, or not known yet."""
         self.work = TRIAL_WORK + size_of(document, MAX_WORK)
@@ -81,15 +86,21 @@ class Making:
             known = ", ".join(get_args(Task))
             found = self.replaced["task"]
             self.report(("task",), f"expected one of {known}, got {shown(found)}{nearest(str(found), get_args(Task))}")
-        self._fill_directions()
         self._check_nodes()
+        self._fill_directions()
+        self._check_objective()
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """What expressions of sections and nodes may name."""
+        return heads.names(self.task(), self.params)
 
     def _declared_null(self, name: str) -> bool:
         return self.replaced["params"].get(name) is None
 
     def _section(self, name: str, section: type[Section]) -> Section:
         raw = self.replaced.get(name, {})
-        value = evaluate_deep(raw, self.params, (name,), self.report)
+        value = evaluate_deep(raw, self.names, (name,), self.report)
         if size_of(value, MAX_VALUES) > MAX_VALUES:
             self.report((name,), f"more than {MAX_VALUES:,} values once evaluated")
             self.incomplete.add(name)
@@ -108,6 +119,27 @@ class Making:
             self.report(("fit", *path), message)
         self.sections["fit"] = figures.Directions(compiled, fit, self.faults.below(("fit",))).filled()
 
+    def _check_objective(self) -> None:
+        """Check task, head, loss and metrics against one another. What serves only as a backbone has no task."""
+        task = self.task()
+        if self.is_backbone or task not in get_args(Task) or "compile" in self.incomplete:
+            return
+        head, kind = self.head, None
+        if head is not None and self.features() != (self.nodes[-1].name or ""):
+            if message := heads.head_fault(task, head):
+                self.report(head.path, message)
+            elif message := heads.units_fault(task, head):
+                at = head.path[:-1] if head.path[-1:] == ("activation",) else head.path
+                self.report((*at, "units"), message)
+            elif head.kind in (*heads.PROBABILITIES, "logits"):
+                kind = head.kind
+        compiled = self.sections["compile"]
+        blends = [name for name, _ in self.augment if name in heads.BLENDING]
+        for message in heads.loss_faults(compiled.loss, task, kind, blends):
+            self.report(("compile", "loss"), message)
+        for index, path, message in figures.metric_faults(compiled.metrics, task, kind):
+            self.report(("compile", "metrics", index, *path), message)
+
     def _check_nodes(self) -> None:
         self.blocks = parse_blocks(self.replaced.get("blocks", {}), ("blocks",), self.report)
         self.nodes = parse_nodes(self.replaced.get("model", []), ("model",), self.report)
@@ -115,16 +147,19 @@ class Making:
             self.report(("model",), "expected at least one node")
         image = self.sections["image"]
         size = (*image.size, image.channels)
-        if unknown_paths(evaluate_deep(self.replaced.get("image", {}), self.params, (), _unreported)):
+        if unknown_paths(evaluate_deep(self.replaced.get("image", {}), self.names, (), _unreported)):
             size = (UNKNOWN, UNKNOWN, UNKNOWN)
         augment = AugmentChecker(size, self.report, self.open_spec)
         nodes = parse_nodes(self.replaced.get("augment", []), ("augment",), self.report)
         for checker, body in ((Checker(size, self.report, self.open_spec), self.nodes), (augment, nodes)):
             expansion = Expansion(self.blocks, checker, self.report)
+            output = None
             with suppress(ExpansionLimit):
-                expansion.run(body, self.params, "image")
+                output = expansion.run(body, self.names, "image")
             self.work += expansion.work
-        self.augment = augment.layers
+            if body is self.nodes and isinstance(output, Output) and output.flat and output.units is not None:
+                self.head = output
+        self.augment = augment.augmentations
         self._check_names([node.name for node in self.nodes if node.name])
 
     def _check_names(self, names: Sequence[str]) -> None:
@@ -162,7 +197,7 @@ class Making:
 
     def _try(self, chosen: Mapping[str, Any], given: Mapping[str, Any]) -> int:
         """Check what these search values and params would make; the work that it took."""
-        trial = Making(self.document, self.faults, self.open_spec)
+        trial = Making(self.document, self.faults, self.open_spec, self.is_backbone)
         trial.replace_search(chosen)
         trial.evaluate(given, partial=True)
         return trial.work
@@ -206,6 +241,8 @@ class Making:
         same = {name: value for name, value in self.params.items() if name == "variant"}
         params = evaluate_params(as_written.get("params", {}), same, _unreported, as_written.get("variants"))
         named = names_in(document.get("expect", {}))
+        if "head_units" in named:
+            named |= {"num_classes"}
         changed = {name for name, value in self.params.items() if params.get(name) != value}
         return changed <= named and all(as_written.get(key) == self.replaced.get(key) for key in STRUCTURE)
 

@@ -222,7 +222,8 @@ def _computed(
         seed=recipe.seed,
         augment=recipe.augmentation,
         first_epoch=view,
-        sample_weight=np.arange(len(indices)),
+        sample_weight=np.arange(len(indices)),  # to find each image again
+        blend_weights=False,
         cache=cache,
         exact=False,
         targets=recipe.targets,

@@ -308,13 +308,16 @@ def _chosen(mode: Wanted, job: Job, split: Split, views: int | None, turns: int)
     """Cached or fresh, or why neither."""
     needed = len(job.parts["train"]) * turns * split.elements * 2
     fits = needed <= memory_room()
+    blends_weights = job.augmentation is not None and job.augmentation.blends and job.sample_weight is not None
     if mode == "cached":
         if job.augmentation and views is None:
             return No('with augmentation, "cached" needs fit.views, how many views of each picture to draw')
+        if blends_weights:
+            return No('weights of images are blended with their labels in each epoch, which "cached" cannot')
         return "cached" if fits else No(f"the features would take {needed / 1e9:.1f} GB, more than there is memory for")
     picture = math.prod((*job.image.size, job.image.channels))
     small = split.elements * 2 <= LARGEST_SEAM * picture
-    if mode == "auto" and (views is not None or not job.augmentation) and fits and small:
+    if mode == "auto" and (views is not None or not job.augmentation) and fits and small and not blends_weights:
         return "cached"
     if mode == "auto" and has_gpu():
         return No("a graphics processor runs the frozen part faster inside the model")

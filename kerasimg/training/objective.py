@@ -6,8 +6,9 @@ metric that wants one column per class) is refused here, with what to write inst
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -15,15 +16,12 @@ import numpy as np
 from kerasimg.data.pipeline import Targets
 from kerasimg.errors import Fault, SpecError
 from kerasimg.metrics import F1
-from kerasimg.metrics import __all__ as OWN_METRICS
 from kerasimg.models.objects import make
-from kerasimg.models.outputs import OutputKind, output_kind
-from kerasimg.spec.expand import snake_case
+from kerasimg.models.outputs import OutputKind, head_of, output_kind
+from kerasimg.spec.figures import METRICS, metric_faults, metric_name, metric_type
+from kerasimg.spec.heads import BLENDING, Output, head_fault, loss_faults, targets_of
 from kerasimg.spec.load import Spec
 from kerasimg.training.rates import Rates, with_rates
-
-BLENDING = ("MixUp", "CutMix")
-ON_PROBABILITIES = ("Crossentropy", "KLDivergence")
 
 
 class Objective(NamedTuple):
@@ -48,14 +46,15 @@ class WeightedLabels(keras.losses.Loss):
         self.weights = np.asarray(weights, np.float32)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """(N, K) twice -> (N,)."""
-        y_pred = keras.ops.convert_to_tensor(y_pred)
-        y_true = keras.ops.cast(y_true, y_pred.dtype)
-        weights = keras.ops.cast(self.weights, y_pred.dtype)
-        weights = weights[0] + (weights[1] - weights[0]) * y_true
-        target = y_true * (1 - self.smoothing) + 0.5 * self.smoothing
-        each = keras.ops.binary_crossentropy(target, y_pred, from_logits=self.from_logits)
-        return keras.ops.mean(weights * each, axis=-1)
+        """(N, K) twice -> (N,). Linear in the labels, so that blended ones count by the shares of both."""
+        ops = keras.ops
+        y_pred = ops.convert_to_tensor(y_pred)
+        y_true = ops.cast(y_true, y_pred.dtype)
+        weights = ops.cast(self.weights, y_pred.dtype)
+        low = ops.full_like(y_pred, 0.5 * self.smoothing)
+        absent = ops.binary_crossentropy(low, y_pred, from_logits=self.from_logits)
+        present = ops.binary_crossentropy(1 - low, y_pred, from_logits=self.from_logits)
+        return ops.mean(weights[0] * (1 - y_true) * absent + weights[1] * y_true * present, axis=-1)
 
 
 def make_objective(
@@ -65,34 +64,32 @@ def make_objective(
 
     label_weights: see `WeightedLabels`; None where all labels count alike.  soft: see `Source.soft`.
     """
-    kind = output_kind(model)
+    head = head_of(model)
     blends = [name for name, _ in spec.augment if name in BLENDING]
-    if spec.compile.loss == "auto":
-        loss = _automatic_loss(spec.task, kind, soft or bool(blends))
-    else:
-        loss = make("losses", spec.compile.loss)
-    targets = _targets(spec.task, loss)
-    faults = [Fault(spec.file, "compile.loss", message) for message in _loss_faults(loss, kind, targets, blends)]
+    written = spec.compile.loss
+    targets = targets_of(spec.task, written, soft or bool(blends))
+    faults = []
+    if message := head_fault(spec.task, Output(head)):
+        faults.append(Fault(spec.file, "model", message))
+    kind = output_kind(model)
+    messages = list(loss_faults(written, spec.task, kind, blends))
+    loss = _automatic_loss(targets, kind) if written == "auto" else make("losses", written)
     if soft and targets == "sparse":
-        message = f'the data has shares of classes, and {type(loss).__name__} takes a single class; write "auto"'
-        faults.append(Fault(spec.file, "compile.loss", message))
+        messages.append(f'the data has shares of classes, and {type(loss).__name__} takes a single class; write "auto"')
+    faults += [Fault(spec.file, "compile.loss", message) for message in messages]
     if label_weights is not None and type(loss) is not keras.losses.BinaryCrossentropy:
         message = f'weighs each label by itself, which {type(loss).__name__} cannot; leave the loss "auto"'
         faults.append(Fault(spec.file, "fit.class_weight", message))
     elif label_weights is not None:
         loss = WeightedLabels(label_weights, loss)
-    metrics: dict[str, Any] = {}
-    for index, value in enumerate(spec.compile.metrics):
-        metric = _metric(value, targets, kind, num_classes)
-        if not isinstance(metric, str) and metric.name in metrics:
-            metric = f'a second metric called \'{metric.name}\'; give it another name: {{"type": ..., "name": ...}}'
-        if isinstance(metric, str):
-            faults.append(Fault(spec.file, f"compile.metrics[{index}]", metric))
-        else:
-            metrics[metric.name] = metric
+    below = [*metric_faults(spec.compile.metrics, spec.task, kind), *_size_faults(spec.compile.metrics, num_classes)]
+    for index, path, message in below:
+        place = "".join(f".{key}" for key in path)
+        faults.append(Fault(spec.file, f"compile.metrics[{index}]{place}", message))
     if faults:
         raise SpecError(faults)
-    return Objective(loss, list(metrics.values()), targets)
+    metrics = [_metric(value, targets, kind, num_classes) for value in spec.compile.metrics]
+    return Objective(loss, metrics, targets)
 
 
 def jit_compile(spec: Spec) -> Any:
@@ -118,46 +115,29 @@ def make_optimizer(spec: Spec, learning_rate: Any, rates: Rates = Rates()) -> An
     return with_rates(optimizer, replace(rates, averages=optimizer.use_ema))
 
 
-def _automatic_loss(task: str, kind: OutputKind, blends: bool) -> Any:
+def _automatic_loss(targets: Targets, kind: OutputKind) -> Any:
     logits = kind == "logits"
-    if task != "multiclass":
-        return keras.losses.BinaryCrossentropy(from_logits=logits)
-    if blends:
+    if targets == "sparse":
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+    if targets == "one_hot":
         return keras.losses.CategoricalCrossentropy(from_logits=logits)
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+    return keras.losses.BinaryCrossentropy(from_logits=logits)
 
 
-def _targets(task: str, loss: Any) -> Targets:
-    if task == "binary":
-        return "binary"
-    if task == "multilabel":
-        return "multi_hot"
-    return "sparse" if type(loss).__name__.startswith("Sparse") else "one_hot"
-
-
-def _loss_faults(loss: Any, kind: OutputKind, targets: Targets, blends: list[str]) -> list[str]:
-    name = type(loss).__name__
-    faults = []
-    takes_logits = getattr(loss, "_fn_kwargs", {}).get("from_logits", getattr(loss, "from_logits", None))
-    if name.endswith(ON_PROBABILITIES) and bool(takes_logits) is not (kind == "logits"):
-        given = "logits, as its last layer has no softmax or sigmoid" if kind == "logits" else f"{kind} probabilities"
-        faults.append(
-            f"the model gives {given}, and {name} takes {'logits' if takes_logits else 'probabilities'}; "
-            'write "auto", or set from_logits'
-        )
-    if targets == "sparse" and blends:
-        faults.append(f'{blends[0]} blends labels, and {name} takes a single class; write "auto"')
-    wants_binary = name.startswith("Binary")
-    if wants_binary and targets in ("sparse", "one_hot"):
-        faults.append(f'{name} treats each class by itself; for one class per picture write "auto"')
-    if targets in ("binary", "multi_hot") and "Categorical" in name:
-        faults.append(f'{name} takes one class of several per picture; for this task write "auto"')
-    return faults
+def _size_faults(metrics: Sequence[Any], num_classes: int) -> Iterator[tuple[int, tuple[str, ...], str]]:
+    """The metrics whose arguments do not fit the number of classes, which only the data says."""
+    for index, metric in enumerate(metrics):
+        given = metric if isinstance(metric, Mapping) else {}
+        if given.get("num_classes", num_classes) != num_classes:
+            yield index, ("num_classes",), f'expected {num_classes}, the classes of the data; write "=num_classes"'
+        if (given.get("class_id") or 0) >= num_classes:
+            yield index, ("class_id",), f"expected a number from 0 to {num_classes - 1}, got {given['class_id']}"
 
 
 def _metric(value: Any, targets: Targets, kind: OutputKind, num_classes: int) -> Any:
-    """The metric, or, as a string, why there is none."""
-    threshold = 0.0 if kind == "logits" else 0.5
+    """A metric that gets what it takes, whatever the model and the loss have: see `OnProbabilities`."""
+    logits = kind == "logits"
+    threshold = 0.0 if logits else 0.5
     if value == "accuracy":
         if targets == "sparse":
             return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
@@ -165,19 +145,91 @@ def _metric(value: Any, targets: Targets, kind: OutputKind, num_classes: int) ->
             return keras.metrics.CategoricalAccuracy(name="accuracy")
         return keras.metrics.BinaryAccuracy(name="accuracy", threshold=threshold)
     if value == "f1":
-        if targets == "multi_hot":
-            if kind == "logits":
-                return "f1 needs probabilities: end the model with a sigmoid"
-            return keras.metrics.F1Score(average="macro", threshold=0.5, name="f1")
-        return F1(num_classes, average="binary" if targets == "binary" else "macro", threshold=threshold)
-    metric = make("metrics", value)
-    name = type(metric).__name__
-    if name in OWN_METRICS:
-        return f"{name} takes one class per picture, not several" if targets == "multi_hot" else metric
-    if isinstance(value, str) or "name" not in value:
-        metric.name = snake_case(name)  # Keras counts on: in its second training a process would watch "auc_1"
-    if targets == "sparse" and not name.startswith("Sparse"):
-        return f'{name} does not take labels as numbers; write "accuracy" or "f1", or give a categorical loss'
-    if targets != "sparse" and name.startswith("Sparse"):
-        return f"{name} takes labels as numbers, and the loss has them as columns; leave out 'Sparse'"
-    return metric
+        if targets != "multi_hot":
+            return F1(num_classes, average="binary" if targets == "binary" else "macro", threshold=threshold)
+        value = {"type": "F1Score", "name": "f1"}
+    kind_name, name = metric_type(value), metric_name(value)
+    given = {"type": kind_name, **(value if isinstance(value, Mapping) else {})}
+    given.pop("from_logits", None)  # it gets probabilities
+    if kind_name in ("F1Score", "FBetaScore"):
+        # A figure of the history is one number, and labels that do not exclude one another have a threshold each.
+        given["average"] = given.get("average") or "macro"
+        if targets in ("binary", "multi_hot"):
+            given["threshold"] = given.get("threshold") or 0.5
+    if given.get("multi_label"):
+        given["num_labels"] = 1 if targets == "binary" else num_classes
+    metric = make("metrics", given)
+    metric.name = name  # Keras counts: in its second training a process would have "auc_1"
+    known = METRICS.get(kind_name)
+    # A metric of the program's own: by Keras' convention of names.
+    by_name = "numbers" if kind_name.startswith("Sparse") else "columns"
+    labels = known.labels if known else by_name
+    activation: Activation | None = None
+    if kind_name == "CategoricalHinge":
+        activation = "shift"
+    elif logits and not (known and known.takes_scores):
+        activation = "softmax" if targets in ("sparse", "one_hot") else "sigmoid"
+    form = _FORMS.get((labels, targets))
+    if activation is None and form is None and known is not None:
+        return metric
+    return OnProbabilities(metric, activation, form, num_classes)
+
+
+Activation = Literal["softmax", "sigmoid", "shift"]
+LabelChange = Literal["one_hot", "argmax"]
+_FORMS: Mapping[tuple[str, Targets], LabelChange] = {
+    ("columns", "sparse"): "one_hot",
+    ("numbers", "one_hot"): "argmax",
+}
+
+
+class OnProbabilities(keras.metrics.Metric):
+    """A metric that gets probabilities, and labels in the form that it takes, whatever the model and the loss have.
+
+    A metric with several numbers as its result (only one of the program's own) gives their mean.
+
+    Args:
+        metric: the metric; this one has its name.
+        activation: of the head that the model leaves out; None where the model gives probabilities. "shift": the least
+            score becomes 0, as Keras' CategoricalHinge takes the score of the true class to be 0 among the others'.
+        labels: what becomes of the labels; None: nothing.
+        num_classes: how many columns labels get.
+    """
+
+    def __init__(
+        self,
+        metric: keras.metrics.Metric,
+        activation: Activation | None,
+        labels: LabelChange | None,
+        num_classes: int,
+    ):
+        super().__init__(name=metric.name, dtype=metric.dtype)
+        self.metric = metric
+        self.activation = activation
+        self.labels = labels
+        self.num_classes = num_classes
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Add a batch."""
+        ops = keras.ops
+        y_pred = ops.cast(y_pred, "float32")
+        if self.activation == "softmax":
+            y_pred = ops.softmax(y_pred, axis=-1)
+        elif self.activation == "sigmoid":
+            y_pred = ops.sigmoid(y_pred)
+        elif self.activation == "shift":
+            y_pred = y_pred - ops.min(y_pred, axis=-1, keepdims=True)
+        if self.labels == "one_hot":
+            y_true = ops.one_hot(ops.cast(ops.reshape(y_true, (-1,)), "int32"), self.num_classes, dtype="float32")
+        elif self.labels == "argmax":
+            y_true = ops.argmax(y_true, axis=-1)
+        self.metric.update_state(y_true, y_pred, sample_weight=sample_weight)
+
+    def result(self) -> Any:
+        """The figure of everything since the last reset, a scalar."""
+        result = self.metric.result()
+        return keras.ops.mean(result) if len(result.shape) else result
+
+    def reset_state(self) -> None:
+        """Begin again."""
+        self.metric.reset_state()

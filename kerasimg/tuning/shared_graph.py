@@ -11,13 +11,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerasimg.spec.heads import BLENDING
 from kerasimg.spec.load import Spec
 from kerasimg.training import stages
 from kerasimg.training.counting import weighs_labels
 from kerasimg.training.distillation import has_teacher
 from kerasimg.training.engine import Say, plan_stage
 from kerasimg.training.features import FeaturePlan
-from kerasimg.training.objective import BLENDING
 from kerasimg.training.prepare import Experiment, Models
 from kerasimg.training.rates import counts_steps
 from kerasimg.training.speed import acts_on_steps

@@ -5,6 +5,9 @@ import pytest
 import sklearn.metrics as sk
 
 from kerasimg.evaluation import measures
+from kerasimg.evaluation.intervals import intervals
+from kerasimg.evaluation.predictions import decide
+from kerasimg.evaluation.scores import scores
 
 CLASSES = 5
 
@@ -59,7 +62,8 @@ def test_the_log_loss_is_that_of_scikit_learn_for_what_was_certain_and_wrong_too
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_the_rank_of_the_true_class_gives_the_top_k_accuracy_of_scikit_learn(seed: int, k: int):
     truth, p = draws(seed)
-    wanted = sk.top_k_accuracy_score(truth, p, k=k, labels=range(CLASSES))
+    first = p - 1e-9 * np.arange(CLASSES)  # of equals scikit-learn takes the last class first, its argmax the first
+    wanted = sk.top_k_accuracy_score(truth, first, k=k, labels=range(CLASSES))
     assert (measures.ranks(truth, p) < k).mean() == wanted
 
 
@@ -75,3 +79,53 @@ def test_the_curves_and_the_areas_under_them_are_those_of_scikit_learn(seed: int
             np.testing.assert_allclose(one, other, rtol=1e-15)
     assert measures.roc_auc(truth, p) == pytest.approx(sk.roc_auc_score(truth, p), rel=1e-14)
     assert measures.average_precision(truth, p) == pytest.approx(sk.average_precision_score(truth, p), rel=1e-14)
+
+
+def test_of_equal_probabilities_the_first_class_comes_first_everywhere():
+    p = np.full((5, 5), 0.2)
+    truth = np.arange(5)
+    assert measures.ranks(truth, p).tolist() == [0, 1, 2, 3, 4]
+    assert measures.most_likely_first(p[0]).tolist() == [0, 1, 2, 3, 4]
+    decision, _ = decide(p, "multiclass")
+    assert ((measures.ranks(truth, p) == 0) == (decision == truth)).all()
+    found = scores(truth, p, list("abcde"), "multiclass")
+    assert (found["accuracy"], found["top_k_accuracy"]) == (0.2, {"2": 0.4, "3": 0.6})
+
+
+def test_the_rank_of_the_truth_is_its_place_in_the_list():
+    rng = np.random.default_rng(3)
+    p = rng.integers(0, 4, (200, 6)) / 4
+    truth = rng.integers(0, 6, 200)
+    places = [measures.most_likely_first(row).tolist().index(label) for row, label in zip(p, truth, strict=True)]
+    assert measures.ranks(truth, p).tolist() == places
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_the_brier_score_equals_scikit_learn(classes):
+    rng = np.random.default_rng(classes)
+    p = rng.dirichlet(np.ones(classes), 50)
+    truth = rng.integers(0, classes, 50)
+    names = [f"c{k}" for k in range(classes)]
+    wanted = sk.brier_score_loss(np.eye(classes)[truth], p, scale_by_half="auto" if classes > 2 else True)
+    assert scores(truth, p, names, "multiclass")["brier_score"] == pytest.approx(wanted)
+    if classes == 2:
+        assert scores(truth, p[:, 1], names, "binary")["brier_score"] == pytest.approx(
+            sk.brier_score_loss(truth, p[:, 1])
+        )
+
+
+def test_the_brier_score_of_several_labels_is_the_mean_of_theirs():
+    rng = np.random.default_rng(0)
+    p, truth = rng.random((40, 3)), rng.integers(0, 2, (40, 3))
+    wanted = np.mean([sk.brier_score_loss(truth[:, k], p[:, k]) for k in range(3)])
+    assert scores(truth, p, list("abc"), "multilabel")["brier_score"] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel"])
+def test_the_brier_score_has_an_interval(task):
+    rng = np.random.default_rng(1)
+    p = rng.dirichlet(np.ones(3), 60) if task == "multiclass" else rng.random((60, 1 if task == "binary" else 3))
+    truth = rng.integers(0, 3, 60) if task == "multiclass" else rng.integers(0, 2, p.shape)
+    found = scores(truth, p, ["no", "yes"] if task == "binary" else list("abc"), task)
+    low, high = intervals(found, truth, p, task)["brier_score"]
+    assert low < found["brier_score"] < high

@@ -12,7 +12,7 @@ from kerasimg.errors import KerasimgError
 from kerasimg.evaluation.scores import _TASKS, reliability, scores
 from kerasimg.spec.document import Task
 
-NO_SHARES = {"log_loss", "threshold", "support", "n", "low", "high"}
+NO_SHARES = {"log_loss", "brier_score", "threshold", "support", "n", "low", "high"}
 
 
 def random_softmax(seed, n, k):
@@ -76,6 +76,7 @@ def test_three_classes_worked_by_hand():
         "weighted_recall": 3 / 4,
         "weighted_f1": pytest.approx(11 / 15),
         "log_loss": pytest.approx(-math.log(0.8 * 0.3 * 0.7 * 0.5) / 4),
+        "brier_score": pytest.approx((0.06 + 0.915 + 0.14 + 0.42) / 4),
         "calibration_error": pytest.approx((0.2 + 0.65 + 0.3 + 0.5) / 4),
     }
 

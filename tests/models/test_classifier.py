@@ -78,11 +78,11 @@ def test_a_file_that_wants_to_write_outside_of_its_folder_is_refused(classifier:
     ("task", "units", "classes", "message"),
     [
         ("multiclass", 3, 2, "an output of 2, one for each class; the last node gives 3"),
-        ("binary", 2, 2, "an output of 1, the probability of the second class; the last node gives 2"),
         ("multilabel", 1, 2, "an output of 2, one for each class; the last node gives 1"),
     ],
 )
 def test_an_output_that_cannot_stand_for_the_classes_is_refused(task: str, units: int, classes: int, message: str):
-    spec = kerasimg.load({**SPEC, "task": task}, units=units)
+    model = [{"layer": "Flatten"}, {"layer": "Dense", "units": "=units", "activation": "=head_activation"}]
+    spec = kerasimg.load({**SPEC, "model": model, "task": task}, units=units)
     with pytest.raises(SpecError, match=f"tiny: model: the task '{task}' and the data want {message}"):
         check_outputs(kerasimg.build(spec), spec, tuple("abc"[:classes]))

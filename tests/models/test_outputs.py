@@ -7,8 +7,9 @@ import kerasimg
 from kerasimg.models.outputs import as_probabilities, output_kind
 
 
-def built(*nodes: dict[str, Any]) -> Any:
-    return kerasimg.build({"kerasimg": 1, "image": {"size": [4, 4]}, "model": [{"layer": "Flatten"}, *nodes]})
+def built(*nodes: dict[str, Any], task: str = "multiclass") -> Any:
+    nodes = ({"layer": "Flatten"}, *nodes)
+    return kerasimg.build({"kerasimg": 1, "image": {"size": [4, 4]}, "task": task, "model": list(nodes)})
 
 
 @pytest.mark.parametrize(
@@ -19,11 +20,17 @@ def built(*nodes: dict[str, Any]) -> Any:
         ([{"layer": "Dense", "units": 2}, {"layer": "Activation", "activation": "softmax"}], "softmax"),
         ([{"layer": "Dense", "units": 2, "activation": "sigmoid"}], "sigmoid"),
         ([{"layer": "Dense", "units": 2}], "logits"),
+        ([{"layer": "Dense", "units": 2, "activation": "log_softmax"}], "logits"),
+        ([{"layer": "Dense", "units": 2, "activation": "softmax"}, {"layer": "Dropout", "rate": 0.5}], "softmax"),
+        (
+            [{"layer": "Dense", "units": 2, "activation": "softmax"}, {"layer": "Reshape", "target_shape": [2]}],
+            "softmax",
+        ),
         ([{"layer": "Dense", "units": 2, "activation": "softmax"}, {"layer": "Dense", "units": 2}], "logits"),
     ],
 )
 def test_the_last_layer_says_what_the_outputs_are(nodes: list[dict[str, Any]], kind: str):
-    assert output_kind(built(*nodes)) == kind
+    assert output_kind(built(*nodes, task="multilabel" if kind == "sigmoid" else "multiclass")) == kind
 
 
 def test_a_layer_that_is_called_again_at_the_end_is_the_last():

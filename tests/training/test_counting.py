@@ -1,13 +1,19 @@
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
 import kerasimg
+from kerasimg.data.augment import compile_augment
+from kerasimg.data.pipeline import batches
 from kerasimg.data.sources import Source, open_source
 from kerasimg.errors import DataError
 from kerasimg.training.counting import label_weights, picture_weights
+from kerasimg.training.objective import WeightedLabels
+
+SIGMOID = [{"layer": "Flatten"}, {"layer": "Dense", "units": "=head_units", "activation": "=head_activation"}]
 
 
 def arrays(counts: tuple[int, ...]) -> Source:
@@ -74,8 +80,39 @@ def test_a_column_that_is_not_there_is_told_once(tiny: Any):
 def test_of_several_labels_each_counts_for_its_own(tiny: Any):
     hot = np.array([[1, 0], [1, 0], [1, 1], [0, 0]])
     source = open_source((np.zeros((4, 4, 4, 3), "uint8"), hot), "multilabel")
-    several = kerasimg.load(tiny(task="multilabel", fit={"class_weight": "balanced"}), num_classes=2)
+    several = kerasimg.load(tiny(task="multilabel", model=SIGMOID, fit={"class_weight": "balanced"}), num_classes=2)
     found = label_weights(several, source, np.arange(4))
     assert found is not None
     np.testing.assert_allclose(found, [[2, 4 / 6], [4 / 6, 2]])
     assert picture_weights(several, source, np.arange(4)) is None
+
+
+@pytest.mark.parametrize("layer", ["MixUp", "CutMix"])
+@pytest.mark.parametrize("targets", ["one_hot", "binary"])
+def test_a_blended_image_counts_by_the_weights_of_both_of_its_images(tiny: Any, layer: str, targets: Any):
+    counts = (90, 10)
+    source = arrays(counts)
+    order = np.arange(100)
+    weights = picture_weights(spec(tiny, class_weight="balanced"), source, order)
+    image = kerasimg.load(tiny(image={"size": [4, 4]}), num_classes=2).image
+    augment = compile_augment([(layer, {})], image, 0)
+    common = {"batch_size": 50, "shuffle": True, "augment": augment, "targets": targets, "epochs": 12}
+    total = np.zeros(2)
+    plain = np.zeros(2)
+    for _, y, w in batches(source, order, image, sample_weight=weights, **common):
+        y, w = np.asarray(y), np.asarray(w)
+        shares = np.hstack([1 - y, y]) if targets == "binary" else y
+        assert np.allclose(shares.sum(axis=1), 1, atol=1e-5)
+        total += (shares * w[:, None]).sum(axis=0)
+        plain += w.sum() / 2
+    # Each class counts half, as without blending; the partner's weight was ignored, which gave 0.73 to 0.27.
+    np.testing.assert_allclose(total / total.sum(), [0.5, 0.5], atol=0.06)
+    np.testing.assert_allclose(plain.sum(), 12 * weights.sum(), rtol=0.1)
+
+
+def test_a_blended_label_that_counts_for_its_own_is_the_blend_of_two_losses():
+    loss = WeightedLabels(np.array([[1.0, 0.5], [2.0, 4.0]]), keras.losses.BinaryCrossentropy(label_smoothing=0.1))
+    said = np.array([[0.8, 0.3]])
+    one, other = np.array([[1.0, 0.0]]), np.array([[0.0, 0.0]])
+    blended = float(loss(0.7 * one + 0.3 * other, said))
+    assert blended == pytest.approx(0.7 * float(loss(one, said)) + 0.3 * float(loss(other, said)), rel=1e-5)

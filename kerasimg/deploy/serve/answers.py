@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kerasimg.deploy.bundle import Bundle
+from kerasimg.evaluation.measures import most_likely_first
 from kerasimg.evaluation.predictions import THRESHOLD, decide, two_columns
 
 
@@ -24,10 +25,11 @@ def predictions(bundle: Bundle, ids: list[str], probabilities: np.ndarray, top: 
     rows = columns(bundle, probabilities)
     told = []
     for name, decision, confidence, row in zip(ids, decisions, confidences, rows, strict=True):
-        order = np.argsort(-row, kind="stable")[:top]
+        ranked = most_likely_first(row)
+        order = ranked[:top]
         one: dict[str, Any] = {"id": name}
         if bundle.task == "multilabel":
-            one["labels"] = [bundle.classes[k] for k in np.argsort(-row, kind="stable") if decision[k]]
+            one["labels"] = [bundle.classes[k] for k in ranked if decision[k]]
         else:
             one["label"] = bundle.classes[int(decision)]
         one["confidence"] = _figure(confidence)
