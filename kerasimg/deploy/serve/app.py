@@ -32,7 +32,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": forms.Refusal, "description": told}
     for status, told in {
         400: "The request cannot be read.",
-        413: "Too many bytes, pixels or pictures.",
+        413: "Too many bytes, pixels or pictures, or too costly to read.",
         415: "No picture, or a body of an unknown type.",
         422: "A picture is damaged.",
         429: "Too much to do; Retry-After says when.",
@@ -130,7 +130,8 @@ def _protocol_routes(app: FastAPI, service: Service) -> None:
         async def infer(request: Request) -> Response:
             check(**request.path_params)
             scope = request.scope
-            return _json(await service.infer(_headers(scope), request.receive, scope[TOLD]))
+            body, headers = await service.infer(_headers(scope), request.receive, scope[TOLD])
+            return Response(body, headers=headers)
 
         told: dict[str, Any] = {"tags": tags, "include_in_schema": "{version}" not in start}
         app.get(start, summary="Model metadata", responses=_protocol(forms.ModelMetadata), **told)(metadata)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from kerasimg.boundary import inflate, limit
 from kerasimg.deploy.serve.refusals import Refused
 from kerasimg.deploy.serve.room import Place
 from kerasimg.deploy.serve.settings import Settings
@@ -24,7 +25,6 @@ UNTOLD = (BYTES, "application/x-www-form-urlencoded", "")
 """Types of a body that is a picture itself: curl and urllib call so what they are told nothing of."""
 
 _ADDRESS = re.compile(r"\s*(https?|ftp|file|data:text)\b", re.IGNORECASE)
-_DATA_ADDRESS = re.compile(r"data:[\w.+/-]*;base64,")
 _LONGEST_ID = 200
 
 
@@ -83,15 +83,19 @@ async def read_body(receive: Receive, declared: str | None, place: Place, settin
         raise Refused("slow", f"the body did not come within {settings.timeout_s:g} s") from None
 
 
-def read_pictures(content_type: str, body: bytes, most: int) -> Asked:
-    """The pictures of a body and what else it asks.  most: how many pictures are taken."""
+def read_pictures(content_type: str, encoding: str, body: bytes, most: int, max_bytes: int) -> Asked:
+    """The pictures of a body and what else it asks.
+
+    encoding: the Content-Encoding.  most: how many pictures are taken.  max_bytes: of a body that was compressed.
+    """
     kind = content_type.partition(";")[0].strip().lower()
     if not body:
         raise Refused("body", "the body is empty; send a picture")
+    body = decompressed(encoding, body, max_bytes)
     if kind == FORM:
         asked = _form(content_type, body, most)
     elif kind == JSON:
-        asked = _json(read_json(body), most)
+        asked = _json(read_json(body, 8 * most + MORE_VALUES, 8 * most + MORE_VALUES), most)
     elif kind.startswith("image/") or kind in UNTOLD:
         asked = Asked()
         asked.add(body, None, most)
@@ -102,8 +106,42 @@ def read_pictures(content_type: str, body: bytes, most: int) -> Asked:
     return asked
 
 
-def read_json(body: bytes) -> Any:
-    """The document in a body, which is not nested deeper than 200."""
+def is_costly(content_type: str, size: int, long_json: int, long_form: int) -> bool:
+    """Whether a body of so many bytes takes long to read, beside those that are an image themselves."""
+    kind = content_type.partition(";")[0].strip().lower()
+    return (kind == JSON and size >= long_json) or (kind == FORM and size >= long_form)
+
+
+def decompressed(encoding: str, body: bytes, max_bytes: int) -> bytes:
+    """A body as its Content-Encoding says."""
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return body
+    if name not in ("gzip", "x-gzip", "deflate"):
+        raise Refused("type", f"Content-Encoding: '{name[:40]}' is not read; send gzip, deflate, or the body as it is")
+    try:
+        return inflate(body, max_bytes)
+    except OverflowError:
+        raise Refused("bytes", f"the body has more than {max_bytes:,} bytes when decompressed, the limit") from None
+    except ValueError as error:
+        raise Refused("body", f"Content-Encoding: {error}") from None
+
+
+MORE_VALUES = 1_000
+"""Values in a JSON body besides those of the images."""
+
+
+def read_json(body: bytes, values: int, lists: int) -> Any:
+    """The document in a body, which is not nested deeper than 200.
+
+    values, lists: how many it may have, counted before any is made.
+    """
+    for most, found, what in (
+        (lists, body.count(b"[") + body.count(b"{"), "lists and objects"),
+        (values, body.count(b","), "values"),
+    ):
+        if found > most:
+            raise Refused("body", f"the body is not JSON that is read here: it has more than {most:,} {what}")
     try:
         return from_json(body, allow_inf_nan=False, cache_strings="none")
     except ValueError as error:
@@ -128,17 +166,31 @@ def as_flag(name: str, value: Any) -> bool:
 
 
 def from_base64(text: Any, where: str) -> bytes:
-    """The bytes of a picture in base64, with or without the "data:image/png;base64," of a browser before it."""
+    """The bytes of a picture in base64, as RFC 4648 and RFC 2045 have it, or in a data: address.
+
+    With or without line breaks and padding, in the usual or the URL-safe alphabet.
+    """
     if not isinstance(text, str):
         raise Refused("body", f"{where}: expected a picture in base64, got {type(text).__name__}")
-    if _ADDRESS.match(text):
+    if (start := text[:_LONGEST_HEAD].lstrip()[:5].lower()) == "data:" and not _ADDRESS.match(text):
+        head, comma, text = text.partition(",")
+        if not comma or len(head) > _LONGEST_HEAD or head.rstrip()[-6:].lower() != "base64":
+            raise Refused("body", f"{where}: a data: address without ;base64")
+    elif start and _ADDRESS.match(text):
         raise Refused("address", f"{where}: pictures are not fetched from addresses; send their bytes in base64")
-    if text.startswith("data:") and (found := _DATA_ADDRESS.match(text)):
-        text = text[found.end() :]
     try:
-        return base64.b64decode(text, validate=True)
+        plain = text.encode("ascii")
+        with contextlib.suppress(binascii.Error):
+            return base64.b64decode(plain, validate=True)
+        plain = plain.translate(_URL_SAFE, b" \t\r\n\f\v").rstrip(b"=")
+        return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise Refused("body", f"{where}: not base64") from None
+
+
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_LONGEST_HEAD = 400
+"""Characters of a data: address before its comma."""
 
 
 def _too_long(settings: Settings) -> Refused:
@@ -171,66 +223,46 @@ def _json(document: Any, most: int) -> Asked:
 
 
 def _form(content_type: str, body: bytes, most: int) -> Asked:
-    from python_multipart.exceptions import FormParserError
-    from python_multipart.multipart import MultipartParser, parse_options_header
+    from python_multipart.multipart import parse_options_header
 
-    _, options = parse_options_header(content_type)
-    reader = _FormReader(most, parse_options_header)
-    try:
-        # One write, for the body is whole: every position that is told lies in it.
-        parser = MultipartParser(options.get(b"boundary", b""), reader.callbacks())
-        if not options.get(b"boundary"):
-            raise Refused("body", "multipart/form-data without a boundary")
-        parser.write(body)
-        parser.finalize()
-    except FormParserError as error:
-        raise Refused("body", f"the form cannot be read: {str(error)[:200]}") from None
-    if not reader.ended:
+    _, options = parse_options_header(content_type[:1000])
+    boundary = options.get(b"boundary", b"")
+    if not boundary or len(boundary) > 200:
+        raise Refused("body", "multipart/form-data without a boundary, or with one that is too long")
+    # Found by the C library, whatever is in between; a parser in Python takes seconds for bytes that nearly match.
+    start, most_parts = b"\r\n--" + boundary, max(most, limit("form_parts"))
+    whole = b"\r\n" + body
+    end = whole.find(start + b"--")
+    _, *parts = whole[: end if end >= 0 else len(whole)].split(start + b"\r\n", most_parts + 1)
+    if not parts:
+        raise Refused("body", "the form cannot be read: its boundary is not in it")
+    if len(parts) > most_parts:
+        raise Refused("pictures", f"more than {most_parts} parts in one form")
+    if end < 0:
         raise Refused("body", "the form is cut short")
-    return reader.asked
+    asked = Asked()
+    for part in parts:
+        _part(asked, part, most, parse_options_header)
+    return asked
 
 
-class _FormReader:
-    """What python-multipart tells of a form, as pictures and options."""
-
-    def __init__(self, most: int, parse: Callable[[str], tuple[bytes, dict[bytes, bytes]]]) -> None:
-        self.asked = Asked()
-        self.ended = False
-        self._most = most
-        self._parse = parse
-
-    def callbacks(self) -> Any:
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": lambda data, start, end: self._field.extend(data[start:end]),
-            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
-            "on_header_end": self._header,
-            "on_part_data": lambda data, start, end: self._data.append(data[start:end]),
-            "on_part_end": self._end,
-            "on_end": self._finish,
-        }
-
-    def _begin(self) -> None:
-        self._field, self._value = bytearray(), bytearray()
-        self._headers: dict[bytes, str] = {}
-        self._data: list[bytes] = []
-
-    def _header(self) -> None:
-        self._headers[bytes(self._field).lower()] = self._value.decode("latin-1")
-        self._field, self._value = bytearray(), bytearray()
-
-    def _end(self) -> None:
-        _, options = self._parse(self._headers.get(b"content-disposition", ""))
-        name = options.get(b"name", b"").decode("utf-8", "replace")
-        data = self._data[0] if len(self._data) == 1 else b"".join(self._data)
-        if b"filename" in options or self._headers.get(b"content-type", "").lower().startswith("image/"):
-            self.asked.add(data, options.get(b"filename", b"").decode("utf-8", "replace") or None, self._most)
-        elif name in ("top", "explain"):
-            self.asked.options[name] = data[:40].decode("utf-8", "replace")
-        elif name in ("url", "image_url") or _ADDRESS.match(data[:20].decode("latin-1")):
-            raise Refused("address", "pictures are not fetched from addresses; send their files")
-        else:
-            raise Refused("body", f"the form's field '{name[:40]}' is neither a file nor one of: top, explain")
-
-    def _finish(self) -> None:
-        self.ended = True
+def _part(asked: Asked, part: bytes, most: int, parse: Callable[[str], tuple[bytes, dict[bytes, bytes]]]) -> None:
+    """One part of a form, as a picture or an option."""
+    end = part.find(b"\r\n\r\n", 0, limit("form_header_bytes"))
+    if end < 0:
+        raise Refused("body", "the form cannot be read: a part without headers, or with too many")
+    headers = {}
+    for line in part[:end].split(b"\r\n"):
+        field, _, value = line.partition(b":")
+        headers[field.strip().lower()] = value.strip().decode("latin-1")
+    data = part[end + 4 :]
+    _, options = parse(headers.get(b"content-disposition", ""))
+    name = options.get(b"name", b"").decode("utf-8", "replace")
+    if b"filename" in options or headers.get(b"content-type", "").lower().startswith("image/"):
+        asked.add(data, options.get(b"filename", b"").decode("utf-8", "replace") or None, most)
+    elif name in ("top", "explain"):
+        asked.options[name] = data[:40].decode("utf-8", "replace")
+    elif name in ("url", "image_url") or _ADDRESS.match(data[:20].decode("latin-1")):
+        raise Refused("address", "pictures are not fetched from addresses; send their files")
+    else:
+        raise Refused("body", f"the form's field '{name[:40]}' is neither a file nor one of: top, explain")

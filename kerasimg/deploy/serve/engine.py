@@ -1,4 +1,4 @@
-"""From the bytes of a picture to the model's probabilities: a bounded pool of decoders before a batcher."""
+"""From the bytes of a picture to the model's probabilities: processes that decode before a batcher."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,9 @@ from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import ModelFile
 from kerasimg.deploy.runtimes import Runtime, open_runtime
 from kerasimg.deploy.serve.batching import Batcher
-from kerasimg.deploy.serve.refusals import Refused, TooManyPixels
+from kerasimg.deploy.serve.refusals import Refused, TooCostly
 from kerasimg.deploy.serve.settings import Settings
+from kerasimg.deploy.serve.workers import Workers
 from kerasimg.errors import CallError
 
 RUNTIMES = ("litert", "onnx", "openvino")
@@ -51,11 +52,15 @@ class Model:
         digests = [one.sha256 for one in bundle.manifest.files if one.path == file.path]
         runtime = open_runtime(bundle, file, threads=settings.own_threads)
         # The first calls load and allocate; nobody shall wait for it.
-        blank = np.zeros((32, 32, 3), np.uint8)
-        picture = io.BytesIO()
-        PIL.Image.fromarray(blank).save(picture, "JPEG")
-        runtime(decode(picture.getvalue(), bundle.image)[np.newaxis])
+        runtime(decode(_blank(), bundle.image)[np.newaxis])
         return Model(bundle, file, settings.name or bundle.manifest.name, (digests or ["0" * 12])[0][:12], runtime)
+
+
+def _blank() -> bytes:
+    """A small JPEG."""
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (32, 32)).save(file, "JPEG")
+    return file.getvalue()
 
 
 class Engine:
@@ -71,12 +76,10 @@ class Engine:
     ) -> None:
         """batched, decoded: called with the size and the seconds of a batch, and the seconds of a decoding."""
         self.model = model
-        self._image = model.bundle.image
-        self._max_pixels = settings.max_pixels
         self._decoded = decoded
         self._decoding = 0
         self._counter = threading.Lock()
-        self._pool = ThreadPoolExecutor(settings.own_threads, "decode")
+        self._workers = Workers(model.bundle.image, settings)
         self.batcher = Batcher(
             model.runtime,
             max_batch=settings.max_batch,
@@ -84,6 +87,7 @@ class Engine:
             expecting=lambda: self._decoding,
             told=batched,
         )
+        self.pixels(_blank()).result()  # its process has started
 
     def ask(self, data: bytes) -> tuple[Future, Future]:
         """Decode a picture and ask about it: the row, (K,) float32, and the work on it in a thread.
@@ -93,19 +97,19 @@ class Engine:
         row: Future = Future()
         with self._counter:
             self._decoding += 1
-        return row, self._pool.submit(self._decode, data, row)
+        return row, self._workers.submit(self._decode, data, row)
 
     def pixels(self, data: bytes) -> Future:
         """Decode a picture: (H, W, C) uint8."""
-        return self._pool.submit(decode, data, self._image, self._look)
+        return self._workers.submit(self._workers.ask, "decode", data)
 
-    def run(self, work: Callable[..., Any], *arguments: Any) -> Future:
-        """Do other work in the threads that decode."""
-        return self._pool.submit(work, *arguments)
+    def read(self, task: str, *arguments: Any) -> Future:
+        """Read a body in one of the processes that decode."""
+        return self._workers.submit(self._read, task, *arguments)
 
     def close(self) -> None:
-        """Answer what is in work, and end the threads."""
-        self._pool.shutdown()
+        """Answer what is in work, and end the processes."""
+        self._workers.close()
         self.batcher.close()
         self.model.runtime.close()
 
@@ -114,11 +118,9 @@ class Engine:
         pixels = None
         try:
             if not row.cancelled():
-                pixels = decode(data, self._image, self._look)
+                pixels = self._workers.ask("decode", data)
         except BadImage as error:
             _fail(row, error)
-        except MemoryError:
-            _fail(row, TooManyPixels("needs more memory than there is"))
         except Exception as error:  # whatever it is, the request that waits must hear of it
             _fail(row, error)
         finally:
@@ -129,12 +131,13 @@ class Engine:
             self.batcher.put(pixels, row)
             self._decoded(time.perf_counter() - begun)
 
-    def _look(self, opened: PIL.Image.Image) -> None:
-        """Refuse a picture for its size, by its header."""
-        if opened.width * opened.height > self._max_pixels:
-            raise TooManyPixels(
-                f"has {opened.width} x {opened.height} pixels; the limit is {self._max_pixels / 1e6:g} million"
-            )
+    def _read(self, task: str, *arguments: Any) -> Any:
+        try:
+            return self._workers.ask(task, *arguments)
+        except TooCostly:
+            raise Refused("costly", "the body takes too long to read; send less at once") from None
+        except BadImage:
+            raise Refused("body", "the body cannot be read: it ended the process that read it") from None
 
 
 def checked_pixels(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:

@@ -60,6 +60,9 @@ class Front:
             await self.app(scope, receive, send)
             return
         begun = time.perf_counter()
+        head = scope["method"] == "HEAD"
+        if head:  # as GET, without the body
+            scope = {**scope, "method": "GET"}
         headers = dict(scope["headers"])
         request_id = _request_id(headers)
         told: dict[str, Any] = {"id": request_id}
@@ -75,6 +78,8 @@ class Front:
                     (b"x-request-id", request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
                 ]
+            elif head:
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -90,7 +95,7 @@ class Front:
             if not status:
                 await _send_refusal(refused_fault(request_id), scope["path"], request_id, marked)
         finally:
-            self._count(scope, told, status or CLOSED_BY_CLIENT, time.perf_counter() - begun)
+            self._count(scope, told, status or CLOSED_BY_CLIENT, time.perf_counter() - begun, head)
             self._after()
 
     def _check_key(self, headers: dict[bytes, bytes]) -> None:
@@ -102,7 +107,7 @@ class Front:
         if not hmac.compare_digest(given, self._key or b""):
             raise Refused("key", "a key is needed: X-API-Key: KEY, or Authorization: Bearer KEY")
 
-    def _count(self, scope: Scope, told: dict[str, Any], status: int, seconds: float) -> None:
+    def _count(self, scope: Scope, told: dict[str, Any], status: int, seconds: float, head: bool) -> None:
         route = getattr(scope.get("route"), "path", "other")
         self._meters.requests.labels(route, str(status)).inc()
         self._meters.seconds.labels(route).observe(seconds)
@@ -116,7 +121,7 @@ class Front:
                 "request",
                 **told,
                 client=client[0] if client else None,
-                method=scope["method"],
+                method="HEAD" if head else scope["method"],
                 path=scope["path"][:_LONGEST_PATH],
                 status=status,
                 ms=round(seconds * 1000, 3),

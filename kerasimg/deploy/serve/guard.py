@@ -7,7 +7,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-MOST_HEADER_BYTES = 32 * 1024
+from kerasimg.boundary import limit
+
+MOST_HEADER_BYTES = limit("request_header_bytes")
 HEADER_TIMEOUT_S = 10.0
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -20,6 +22,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     _header_bytes = 0
     _in_body = False
+    _own_bytes = 0
+    """Of the header of the request that is being read, however many came at once."""
+    _refused = False
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -27,20 +32,50 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._expect()
 
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._own_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the path."""
+        self._own_bytes += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self._own_bytes += len(name) + len(value) + 4
+        if self._own_bytes <= MOST_HEADER_BYTES:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """A request is known; its body follows."""
+        if self._own_bytes > MOST_HEADER_BYTES or self._refused:
+            self._refuse()
+            return
         self._in_body = True
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        if not self._refused:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
         """A request is whole."""
+        if self._refused:
+            return
         self._in_body = False
         super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come: of a header, or of the body of a request that is known."""
         of_a_body = self._in_body  # at least in part; what is refused early is read on and thrown away
+        if self._refused:
+            return
         super().data_received(data)
+        if self._refused:
+            return
         if self.cycle is not None and not self.cycle.response_complete:
             self._header_bytes = 0
             if self._deadline is not None:
@@ -50,8 +85,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if not of_a_body:
             self._header_bytes += len(data)
         if self._header_bytes > MOST_HEADER_BYTES:
-            self.transport.write(TOO_LARGE)
-            self._hang_up()
+            self._refuse()
         elif self._deadline is None:
             self._expect()
 
@@ -60,6 +94,12 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
         super().connection_lost(exc)
+
+    def _refuse(self) -> None:
+        if not self._refused and not self.transport.is_closing():
+            self.transport.write(TOO_LARGE)
+        self._refused = True
+        self._hang_up()
 
     def _expect(self) -> None:
         self._deadline = self.loop.call_later(HEADER_TIMEOUT_S, self._hang_up)

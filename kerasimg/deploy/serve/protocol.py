@@ -4,6 +4,8 @@ Numbers are told in row-major order. An input is one of
 
     image  UINT8 or FP32, [N, H, W, C], 0-255: pixels as the decoder gives them (FP32 is rounded)
     image  BYTES, [N]: encoded pictures (JPEG, PNG, ...), each in base64
+
+In the binary tensor extension, which tritonclient speaks unless told otherwise, tensors follow the JSON as bytes.
 """
 
 from __future__ import annotations
@@ -13,15 +15,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic_core import to_json
 
 from kerasimg.deploy.serve import answers
-from kerasimg.deploy.serve.bodies import from_base64, read_json
+from kerasimg.deploy.serve.bodies import MORE_VALUES, decompressed, from_base64, read_json
 from kerasimg.deploy.serve.engine import Model, checked_pixels
 from kerasimg.deploy.serve.refusals import Refused
 from kerasimg.errors import listed, nearest
 
 INPUT = "image"
 OUTPUTS = ("probabilities", "label")
+HEADER_LENGTH = "inference-header-content-length"
+"""The header of a request or an answer that says how many of its bytes are JSON; binary tensors follow."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +40,15 @@ class Wanted:
     pictures: list[bytes]
     outputs: tuple[str, ...]
     id: str | None
+    binary: frozenset[str] = frozenset()
+    """Outputs that are to follow the JSON as bytes."""
 
 
 def server() -> dict[str, Any]:
     """`GET /v2`."""
     from importlib.metadata import version
 
-    return {"name": "kerasimg", "version": version("kerasimg"), "extensions": []}
+    return {"name": "kerasimg", "version": version("kerasimg"), "extensions": ["binary_tensor_data"]}
 
 
 def described(model: Model) -> dict[str, Any]:
@@ -72,9 +79,21 @@ def described(model: Model) -> dict[str, Any]:
     }
 
 
-def read(body: bytes, shape: tuple[int, int, int], most: int) -> Wanted:
-    """What a request for inference asks.  shape: of a picture's pixels.  most: pictures that are taken."""
-    document = read_json(body)
+def read(
+    body: bytes, encoding: str, header_bytes: int | None, shape: tuple[int, int, int], most: int, max_bytes: int
+) -> Wanted:
+    """What a request for inference asks.
+
+    encoding: the Content-Encoding.  header_bytes: of the JSON, where binary tensors follow it; None: all is JSON.
+    shape: of a picture's pixels.  most: pictures that are taken.  max_bytes: of a body that was compressed.
+    """
+    body = decompressed(encoding, body, max_bytes)
+    height, width = shape[:2]
+    values, lists = most * math.prod(shape), most * (height * width + height + 1)
+    if header_bytes is not None and header_bytes > len(body):
+        raise Refused("body", f"{HEADER_LENGTH}: {header_bytes:,}, and the body has {len(body):,} bytes")
+    head, binary = (body, b"") if header_bytes is None else (body[:header_bytes], body[header_bytes:])
+    document = read_json(head, values + MORE_VALUES, lists + MORE_VALUES)
     if not isinstance(document, dict):
         raise Refused("body", f'expected an object with "inputs", got {type(document).__name__}')
     inputs = document.get("inputs")
@@ -83,61 +102,121 @@ def read(body: bytes, shape: tuple[int, int, int], most: int) -> Wanted:
     request_id = document.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise Refused("body", f"id: expected a text, got {type(request_id).__name__}")
-    outputs = _outputs(document.get("outputs"))
+    by_default = _flag(document, "binary_data_output")
+    outputs, in_binary = _outputs(document.get("outputs"), by_default)
     tensor = inputs[0]
     if tensor.get("name") != INPUT:
         raise Refused("tensor", f"inputs[0].name: expected '{INPUT}', got {str(tensor.get('name'))[:80]!r}")
     sizes = _sizes(tensor.get("shape"))
     if sizes[0] > most:
         raise Refused("pictures", f"more than {most} pictures in one request; send them in several")
-    kind, data = tensor.get("datatype"), tensor.get("data")
+    kind = tensor.get("datatype")
+    if kind not in ("UINT8", "FP32", "BYTES"):
+        raise Refused("tensor", f"inputs[0].datatype: expected UINT8, FP32 or BYTES, got {str(kind)[:40]!r}")
+    size = _parameters(tensor).get("binary_data_size")
+    if size is None and binary:
+        raise Refused("tensor", "inputs[0].parameters.binary_data_size: missing, and binary data follows the JSON")
+    if size is not None and (isinstance(size, bool) or size != len(binary)):
+        raise Refused("tensor", f"inputs[0].parameters.binary_data_size: {len(binary):,} bytes follow the JSON")
+    if kind == "BYTES":
+        pictures = _elements(binary) if size is not None else _encoded(tensor.get("data"))
+        if sizes != (len(pictures),):
+            raise Refused(
+                "tensor", f"inputs[0].shape: expected [{len(pictures)}], as there are pictures, got {list(sizes)}"
+            )
+        return Wanted(len(pictures), None, pictures, outputs, request_id, in_binary)
+    found = _numbers(_list(tensor.get("data")), kind, sizes) if size is None else _raw(binary, kind, sizes)
+    pixels = checked_pixels(found, shape)
+    return Wanted(len(pixels), pixels, [], outputs, request_id, in_binary)
+
+
+def _list(data: Any) -> list[Any]:
     if not isinstance(data, list):
         raise Refused("tensor", f"inputs[0].data: expected a list, got {type(data).__name__}")
-    if kind == "BYTES":
-        if sizes != (len(data),):
-            raise Refused(
-                "tensor", f"inputs[0].shape: expected [{len(data)}], as there are pictures, got {list(sizes)}"
-            )
-        pictures = [from_base64(text, f"inputs[0].data[{place}]") for place, text in enumerate(data)]
-        return Wanted(len(pictures), None, pictures, outputs, request_id)
-    if kind not in ("UINT8", "FP32"):
-        raise Refused("tensor", f"inputs[0].datatype: expected UINT8, FP32 or BYTES, got {str(kind)[:40]!r}")
-    pixels = checked_pixels(_numbers(data, kind, sizes), shape)
-    return Wanted(len(pixels), pixels, [], outputs, request_id)
+    return data
 
 
-def answer(model: Model, wanted: Wanted, rows: np.ndarray, request_id: str) -> dict[str, Any]:
-    """The answer to a request.  rows: what the model gave, (N, K)."""
-    tensors: dict[str, Any] = {}
+def _encoded(data: Any) -> list[bytes]:
+    return [from_base64(text, f"inputs[0].data[{place}]") for place, text in enumerate(_list(data))]
+
+
+def _elements(binary: bytes) -> list[bytes]:
+    """The elements of a BYTES tensor: each has its length before it, 4 bytes, the least first."""
+    elements: list[bytes] = []
+    place = 0
+    while place < len(binary):
+        size = int.from_bytes(binary[place : place + 4], "little")
+        place += 4 + size
+        if place > len(binary) or len(elements) > MORE_VALUES:
+            raise Refused("tensor", "inputs[0]: the lengths before its elements do not fit the binary data")
+        elements.append(binary[place - size : place])
+    return elements
+
+
+def _raw(binary: bytes, kind: str, sizes: tuple[int, ...]) -> np.ndarray:
+    dtype = np.dtype("u1" if kind == "UINT8" else "<f4")
+    if math.prod(sizes) * dtype.itemsize != len(binary):
+        raise Refused("tensor", f"inputs[0]: {kind} of {list(sizes)} does not take {len(binary):,} bytes")
+    return np.frombuffer(binary, dtype).reshape(sizes)
+
+
+def _parameters(holder: dict[str, Any]) -> dict[str, Any]:
+    found = holder.get("parameters")
+    return found if isinstance(found, dict) else {}
+
+
+def _flag(holder: dict[str, Any], name: str, default: bool = False) -> bool:
+    value = _parameters(holder).get(name, default)
+    if not isinstance(value, bool):
+        raise Refused("body", f"parameters.{name}: expected true or false, got {str(value)[:40]!r}")
+    return value
+
+
+def answer(model: Model, wanted: Wanted, rows: np.ndarray, request_id: str) -> tuple[bytes, dict[str, str]]:
+    """The body of the answer to a request, and its headers.  rows: what the model gave, (N, K)."""
+    outputs: list[dict[str, Any]] = []
+    binary: list[bytes] = []
     for name in wanted.outputs:
         if name == "probabilities":
-            found = answers.columns(model.bundle, rows)
-            tensors[name] = ("FP32", list(found.shape), found.ravel().tolist())
+            found = np.ascontiguousarray(answers.columns(model.bundle, rows), "<f4")
+            kind, shape, data = "FP32", list(found.shape), found.ravel().tolist()
+            raw = found.tobytes()
         else:
-            tensors[name] = ("BYTES", [wanted.count], answers.labels(model.bundle, rows))
-    return {
+            kind, shape, data = "BYTES", [wanted.count], answers.labels(model.bundle, rows)
+            raw = b"".join(len(text).to_bytes(4, "little") + text for text in (label.encode() for label in data))
+        output = {"name": name, "datatype": kind, "shape": shape}
+        if name in wanted.binary:
+            binary.append(raw)
+            outputs.append(output | {"parameters": {"binary_data_size": len(raw)}})
+        else:
+            outputs.append(output | {"data": data})
+    document = {
         "model_name": model.name,
         "model_version": model.version,
         "id": wanted.id or request_id,
-        "outputs": [
-            {"name": name, "datatype": kind, "shape": shape, "data": data}
-            for name, (kind, shape, data) in tensors.items()
-        ],
+        "outputs": outputs,
     }
+    head = to_json(document)
+    if not binary:
+        return head, {"content-type": "application/json"}
+    return b"".join([head, *binary]), {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
 
 
-def _outputs(given: Any) -> tuple[str, ...]:
+def _outputs(given: Any, by_default: bool) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The outputs that are asked for, and those of them that are to be binary."""
     if given is None or given == []:
-        return OUTPUTS
-    if not isinstance(given, list) or not all(
-        isinstance(one, dict) and isinstance(one.get("name"), str) for one in given
+        return OUTPUTS, frozenset(OUTPUTS if by_default else ())
+    if (
+        not isinstance(given, list)
+        or len(given) > MORE_VALUES
+        or not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in given)
     ):
         raise Refused("body", 'outputs: expected a list of {"name": ...}')
     names = tuple(dict.fromkeys(one["name"] for one in given))
     for name in names:
         if name not in OUTPUTS:
             raise Refused("tensor", f"no output '{name[:80]}'{nearest(name, OUTPUTS)} (outputs: {listed(OUTPUTS)})")
-    return names
+    return names, frozenset(one["name"] for one in given if _flag(one, "binary_data", by_default))
 
 
 def _sizes(given: Any) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ STATUS = {
     "bytes": 413,
     "pictures": 413,
     "pixels": 413,
+    "costly": 413,  # takes too long to read or to decode
     "type": 415,  # of the body
     "unknown": 415,  # a file that is no picture
     "damaged": 422,  # a picture that cannot be decoded
@@ -40,6 +41,9 @@ class Refused(KerasimgError):
         self.reason = reason
         self.status = STATUS[reason]
 
+    def __reduce__(self) -> tuple[type[Refused], tuple[str, str]]:
+        return type(self), (self.reason, str(self))
+
     @property
     def headers(self) -> dict[str, str]:
         """That the answer has besides."""
@@ -47,6 +51,10 @@ class Refused(KerasimgError):
             return {"www-authenticate": "Bearer"}
         seconds = RETRY_AFTER_S.get(self.reason)
         return {} if seconds is None else {"retry-after": str(seconds)}
+
+
+class TooCostly(BadImage):
+    """An image takes too long to decode."""
 
 
 class TooManyPixels(BadImage):
@@ -59,7 +67,9 @@ _TOO_LARGE = re.compile(r"is too large|has [\d,]+ million pixels|.*(cannot alloc
 
 def refused_picture(name: str, error: BadImage) -> Refused:
     """The refusal of a request for one of its pictures."""
-    if isinstance(error, TooManyPixels) or _TOO_LARGE.match(error.reason):
+    if isinstance(error, TooCostly):
+        reason = "costly"
+    elif isinstance(error, TooManyPixels) or _TOO_LARGE.match(error.reason):
         reason = "pixels"
     else:
         reason = "unknown" if _NO_PICTURE.match(error.reason) else "damaged"

@@ -120,11 +120,11 @@ def _application(folder: Path, settings: Settings, key: str | None) -> Any:
     from kerasimg.deploy.serve.service import Service
 
     logs.set_up()
-    limit_memory(settings)
+    limit_memory(settings.max_pixels)
     return create_app(Service(Model.open(Bundle.open(folder), settings), settings), key=key)
 
 
-def limit_memory(settings: Settings) -> None:
+def limit_memory(max_pixels: int) -> None:
     """Let Pillow, too, refuse what is larger than allowed, and give large buffers back to the system at once.
 
     For the process: pictures inside of pictures (ICO) tell their size only to Pillow; and the C library otherwise
@@ -134,7 +134,7 @@ def limit_memory(settings: Settings) -> None:
 
     import PIL.Image
 
-    PIL.Image.MAX_IMAGE_PIXELS = max(1, settings.max_pixels // 2)  # Pillow raises at twice of it
+    PIL.Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)  # Pillow raises at twice of it
     if sys.platform == "linux":
         try:
             ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _MMAP_FROM)

@@ -19,8 +19,8 @@ from kerasimg.deploy.serve.refusals import Refused, refused_picture
 from kerasimg.deploy.serve.room import Place, Room
 from kerasimg.deploy.serve.settings import Settings
 
-LONG_JSON = 2**16
-"""Bytes of a JSON body from which on it is read in a thread: the event loop has others to serve."""
+LONG_JSON, LONG_FORM = 2**15, 2**20
+"""Bytes from which on a body is read in another process, as each compressed one is: the event loop serves others."""
 
 
 class Service:
@@ -83,7 +83,10 @@ class Service:
             body = await self._body(headers, receive, place, until, told)
             kind = headers.get("content-type", "")
             most = self.settings.max_pictures
-            asked = await self._read(body, place, until, bodies.read_pictures, kind, body, most)
+            encoding = headers.get("content-encoding", "")
+            arguments = (kind, encoding, body, most, self.settings.max_bytes)
+            costly = bool(encoding) or bodies.is_costly(kind, len(body), LONG_JSON, LONG_FORM)
+            asked = await self._read("read_pictures", bodies.read_pictures, arguments, costly, place, until)
             told["pictures"] = len(asked.pictures)
             place.take(pictures=len(asked.pictures))
             top, explain = self._options({**asked.options, **query}, len(asked.pictures))
@@ -101,15 +104,20 @@ class Service:
 
     async def infer(
         self, headers: Mapping[str, str], receive: Receive, told: MutableMapping[str, Any]
-    ) -> dict[str, Any]:
-        """`POST /v2/models/{name}/infer`."""
+    ) -> tuple[bytes, dict[str, str]]:
+        """`POST /v2/models/{name}/infer`: the body of the answer and its headers."""
         until = asyncio.get_running_loop().time() + self.settings.timeout_s
         with self.room.enter() as place:
-            if "inference-header-content-length" in headers:
-                raise Refused("type", "the binary tensor extension is not spoken; send JSON, or pictures as BYTES")
+            length = headers.get(protocol.HEADER_LENGTH)
+            if length is not None and not (length.isdecimal() and len(length) < 12):
+                raise Refused("body", f"{protocol.HEADER_LENGTH}: expected a number, got {length[:40]!r}")
             body = await self._body(headers, receive, place, until, told)
             most = self.settings.max_pictures
-            wanted = await self._read(body, place, until, protocol.read, body, self.model.bundle.shape, most)
+            encoding = headers.get("content-encoding", "")
+            head = None if length is None else int(length)
+            arguments = (body, encoding, head, self.model.bundle.shape, most, self.settings.max_bytes)
+            costly = bool(encoding) or len(body) >= LONG_JSON
+            wanted = await self._read("read_tensors", protocol.read, arguments, costly, place, until)
             told["pictures"] = wanted.count
             place.take(pictures=wanted.count)
             async with self._in_time(until):
@@ -128,11 +136,13 @@ class Service:
         told["bytes"] = len(body)
         return body
 
-    async def _read(self, body: bytes, place: Place, until: float, reader: Any, *arguments: Any) -> Any:
-        """What a reader makes of a body; of a long one that begins as JSON does, in a thread."""
-        if len(body) < LONG_JSON or body[:1] not in b"{[ \t\r\n":
+    async def _read(
+        self, task: str, reader: Any, arguments: tuple[Any, ...], costly: bool, place: Place, until: float
+    ) -> Any:
+        """What a reader makes of a body; of a costly one, in another process."""
+        if not costly:
             return reader(*arguments)
-        work = self.engine.run(reader, *arguments)
+        work = self.engine.read(task, *arguments)
         place.until(work)
         async with self._in_time(until):
             return await asyncio.wrap_future(work)

@@ -29,7 +29,7 @@ class Settings:
     workers: int = 1
     """Processes, each with the model of its own."""
     threads: int | None = None
-    """Of each process: that the runtime computes with, and that pictures are decoded in. None: cores / workers."""
+    """Of each process: that the runtime computes with, and processes that decode images. None: cores / workers."""
     model: str | None = None
     """Of a bundle with several models, the path or the precision of one. None: the first."""
     name: str | None = None
@@ -40,6 +40,8 @@ class Settings:
     """Of a request's body."""
     max_pixels: int = 50_000_000
     """Of a picture, by its header; what is decoded takes up to 10 bytes for each, in every thread."""
+    max_decode_s: float = 1.5
+    """Processor time to read a body, or to decode an image; the process that takes longer is ended."""
     max_pictures: int = 32
     """Of a request."""
     timeout_s: float = 30.0
@@ -95,6 +97,7 @@ LEAST: dict[str, float] = {
     "top": 1,
     "max_bytes": 1024,
     "max_pixels": 1,
+    "max_decode_s": 0.1,
     "max_pictures": 1,
     "timeout_s": 0.1,
     "max_batch": 1,

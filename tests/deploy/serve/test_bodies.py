@@ -1,7 +1,9 @@
 """Pictures in a form, in JSON, or as the body itself; anything else is refused with what was expected."""
 
 import base64
+import gzip
 import json
+import zlib
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from kerasimg.deploy.serve.bodies import Asked, read_pictures
 from kerasimg.deploy.serve.refusals import Refused
 
+MOST = 2**20
 A, B = b"\x89PNG\r\n--edge-a", bytes(range(256))
 
 
@@ -20,8 +23,10 @@ def form(*parts: tuple[str, bytes], edge: bytes = b"edge", end: bytes = b"--\r\n
     return lines + b"--" + edge + end
 
 
-def read(body: bytes | Any, kind: str = "multipart/form-data; boundary=edge", most: int = 3) -> Asked:
-    return read_pictures(kind, body if isinstance(body, bytes) else json.dumps(body).encode(), most)
+def read(
+    body: bytes | Any, kind: str = "multipart/form-data; boundary=edge", most: int = 3, encoding: str = ""
+) -> Asked:
+    return read_pictures(kind, encoding, body if isinstance(body, bytes) else json.dumps(body).encode(), most, MOST)
 
 
 def base64_of(data: bytes) -> str:
@@ -92,6 +97,38 @@ REFUSED: dict[str, tuple[Any, str, str, str]] = {
         "pictures",
         "more than 3",
     ),
+    "a bomb of empty lists": (
+        b'{"images": [' + b"[]," * 200_000 + b"[]]}",
+        "application/json",
+        "body",
+        "more than 1,024 lists and objects",
+    ),
+    "a bomb of numbers": (
+        b'{"images": [' + b"1," * 200_000 + b"1]}",
+        "application/json",
+        "body",
+        "more than 1,024 values",
+    ),
+    "a thousand parts": (
+        form(*[('name="top"', b"1")] * 1000),
+        "multipart/form-data; boundary=edge",
+        "pictures",
+        "more than 64 parts in one form",
+    ),
+    "a part of headers": (
+        form(('name="f"; filename="a"\r\nx: ' + "y" * 10_000, A)),
+        "multipart/form-data; boundary=edge",
+        "body",
+        "too many",
+    ),
+    "a bare data: address": (
+        {"images": ["data:image/png,abc"]},
+        "application/json",
+        "body",
+        "without ;base64",
+    ),
+    "another encoding": ({"images": ["aaaaa"]}, "application/json", "body", "not base64"),
+    "letters of no alphabet": ({"images": ["aa\u00e4a"]}, "application/json", "body", "not base64"),
 }
 
 
@@ -102,3 +139,51 @@ def test_a_wrong_body_is_refused_with_its_reason(case: str):
         read(body, kind)
     assert caught.value.reason == reason
     assert message in str(caught.value)
+
+
+USUAL = {
+    "plain": lambda text: text,
+    "line breaks of MIME": lambda text: base64.encodebytes(base64.b64decode(text)).decode(),
+    "line breaks of Windows": lambda text: "\r\n".join(text[k : k + 76] for k in range(0, len(text), 76)) + "\r\n",
+    "URL-safe": lambda text: text.replace("+", "-").replace("/", "_"),
+    "unpadded": lambda text: text.rstrip("="),
+    "URL-safe and unpadded": lambda text: text.replace("+", "-").replace("/", "_").rstrip("="),
+    "a data: address": lambda text: "data:image/png;base64," + text,
+    "one with parameters": lambda text: "data:image/jpeg;charset=utf-8;name=a.jpg;base64," + text,
+    "one in upper case": lambda text: "DATA:IMAGE/PNG;BASE64," + text,
+    "one without a type": lambda text: "data:;base64," + text,
+    "one with line breaks": lambda text: " data:image/png;base64,\n" + text[:40] + "\n" + text[40:],
+}
+
+
+@pytest.mark.parametrize("form_of", USUAL)
+@pytest.mark.parametrize("size", [256, 255, 254])
+def test_base64_is_read_in_all_its_usual_forms(form_of: str, size: int):
+    data = bytes(range(256))[::-1][:size]
+    assert read({"images": [USUAL[form_of](base64_of(data))]}, "application/json").pictures == [data]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "deflate"])
+def test_compressed_bodies_are_read(encoding: str):
+    text = json.dumps({"images": [base64_of(A)]}).encode()
+    body = zlib.compress(text) if encoding == "deflate" else gzip.compress(text)
+    assert read(body, "application/json", encoding=encoding).pictures == [A]
+    assert read(body, "application/json", encoding=encoding).ids == ["[0]"]
+
+
+COMPRESSED = {
+    "a bomb": (gzip.compress(bytes(50_000_000)), "gzip", "bytes"),
+    "no gzip": (b"abc", "gzip", "body"),
+    "cut short": (gzip.compress(b"abc")[:-4], "gzip", "body"),
+    "more after it": (gzip.compress(b"abc") + b"x", "gzip", "body"),
+    "Brotli": (b"abc", "br", "type"),
+    "twice": (gzip.compress(gzip.compress(b"{}")), "gzip, gzip", "type"),
+}
+
+
+@pytest.mark.parametrize("case", COMPRESSED)
+def test_compressed_bodies_are_bounded(case: str):
+    body, encoding, reason = COMPRESSED[case]
+    with pytest.raises(Refused) as caught:
+        read(body, "application/json", encoding=encoding)
+    assert caught.value.reason == reason

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,83 @@ def test_what_there_is_not_is_told_in_the_form_of_the_protocol(within: Any):
         answer = server.get(path)
         assert (answer.status_code, list(answer.json())) == (404, ["error"])
     assert server.post("/v2/models/tony/infer", json={}).status_code == 404
-    binary = server.post(INFER, content=b"{}", headers={"inference-header-content-length": "2"})
-    assert (binary.status_code, "binary" in binary.json()["error"]) == (415, True)
     assert server.post(INFER, content=b"{").status_code == 400
+
+
+LENGTH = "inference-header-content-length"
+
+
+def in_binary(head: dict[str, Any], *tensors: bytes) -> dict[str, Any]:
+    text = json.dumps(head).encode()
+    return {"content": text + b"".join(tensors), "headers": {LENGTH: str(len(text))}}
+
+
+def elements(*values: bytes) -> bytes:
+    return b"".join(len(value).to_bytes(4, "little") + value for value in values)
+
+
+def binary_input(data: bytes, shape: Any, datatype: str, **more: Any) -> dict[str, Any]:
+    about = {"name": "image", "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(data)}}
+    return in_binary({"inputs": [about], **more}, data)
+
+
+@pytest.mark.parametrize("datatype", ["UINT8", "FP32", "BYTES"])
+def test_binary_tensors_are_answered_as_those_in_json(within: Any, datatype: str):
+    server, given = within(), pixels("blue", "red")
+    expected = outputs(server.post(INFER, json=tensor(given.ravel().tolist(), list(given.shape))))
+    if datatype == "BYTES":
+        files = [encoded("blue", size=(SIZE, SIZE)), encoded("red", size=(SIZE, SIZE))]
+        asked = binary_input(elements(*files), [2], datatype)
+    else:
+        data = given.astype("u1" if datatype == "UINT8" else "<f4").tobytes()
+        asked = binary_input(data, list(given.shape), datatype)
+    found = outputs(server.post(INFER, **asked))
+    assert found["label"] == expected["label"]
+    assert np.allclose(found["probabilities"]["data"], expected["probabilities"]["data"], atol=1e-6)
+
+
+@pytest.mark.parametrize("by_default", [True, False])
+def test_outputs_are_binary_where_that_is_asked_for(within: Any, by_default: bool):
+    given = pixels("blue", "red")
+    names = ("probabilities", "label")
+    more: dict[str, Any] = (
+        {"parameters": {"binary_data_output": True}}
+        if by_default
+        else {"outputs": [{"name": name, "parameters": {"binary_data": True}} for name in names]}
+    )
+    answer = within().post(INFER, **binary_input(given.tobytes(), list(given.shape), "UINT8", **more))
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/octet-stream")
+    head = int(answer.headers[LENGTH])
+    told, rest = json.loads(answer.content[:head]), answer.content[head:]
+    sizes = {one["name"]: one["parameters"]["binary_data_size"] for one in told["outputs"]}
+    assert sum(sizes.values()) == len(rest)
+    rows = np.frombuffer(rest[: sizes["probabilities"]], "<f4").reshape(2, 3)
+    assert rows.argmax(1).tolist() == [2, 0]
+    assert rest[sizes["probabilities"] :] == elements(b"blue", b"red")
+
+
+UNFIT = {
+    "a length beyond the body": {"content": b"{}", "headers": {LENGTH: "3"}},
+    "a length of text": {"content": b"{}", "headers": {LENGTH: "x"}},
+    "too few bytes": binary_input(b"abc", [1, SIZE, SIZE, 3], "UINT8"),
+    "another size": in_binary(
+        {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 9}}]},
+        b"abc",
+    ),
+    "bytes of no tensor": in_binary(tensor([0], [1]), b"abc"),
+    "an element beyond the end": binary_input(b"\xff\xff\xff\xffabc", [1], "BYTES"),
+    "a size of a kind": in_binary(
+        {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": "3"}}]},
+        b"abc",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_binary_tensors_that_do_not_fit_are_refused(within: Any, case: str):
+    answer = within().post(INFER, **UNFIT[case])
+    assert (answer.status_code, list(answer.json())) == (400, ["error"])
+
+
+def test_the_binary_extension_is_told_of(within: Any):
+    assert within().get("/v2").json()["extensions"] == ["binary_tensor_data"]

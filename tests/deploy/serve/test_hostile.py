@@ -1,0 +1,96 @@
+"""Requests made to stop a server: each is answered with a 4xx, soon, and others are answered meanwhile."""
+
+import asyncio
+import runpy
+import socket
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+FUZZ = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "fuzz_requests.py")))
+MOST_CPU_S = 2.5  # on a shared machine; 2 on an idle one
+MOST_HEALTH_MS = 500  # on a shared machine; 100 on an idle one
+
+SOME = (
+    *("progressive JPEG, 7000x7000, 27,000 scans", "two of them at once", "16 MB of empty lists", "a gzip bomb, 1 GB"),
+    *("16 MB of nearly a boundary", "16 MB of parts", "a PNG of 16384x16384", "a binary tensor that lies"),
+)
+
+
+def test_hostile_requests_are_refused_soon_while_others_are_answered():
+    cases = FUZZ.hostile_cases()
+    with FUZZ.running() as server:
+        FUZZ.send(server, FUZZ.Case(FUZZ.image("PNG"), {}))
+        for name in SOME:
+            cost = FUZZ.cost_of(server, cases[name])
+            assert all(status.startswith("4") for status in cost["status"].split()), (name, cost)
+            assert cost["cpu_s"] < MOST_CPU_S, (name, cost)
+            assert cost["health_ms"] < MOST_HEALTH_MS, (name, cost)
+        assert FUZZ.send(server, FUZZ.Case(FUZZ.image("PNG"), {})) == "200"
+
+
+def test_a_decoder_that_takes_too_long_is_ended_and_replaced(within: Any):
+    server = within(max_decode_s=0.1, max_pixels=60_000_000)
+    slow = FUZZ.image("PNG", (7000, 7000))  # takes several times as long
+    for _ in range(2):
+        answer = server.post("/predict", content=slow)
+        assert (answer.status_code, answer.json()["error"]["reason"]) == (413, "costly")
+        assert "takes more than 0.1 s to decode" in answer.json()["error"]["message"]
+    assert server.post("/predict", content=FUZZ.image("PNG")).status_code == 200
+
+
+def test_an_image_that_is_slow_keeps_no_other_route_waiting(within: Any):
+    server = within(max_decode_s=0.5, threads=1)
+    slow = FUZZ.image("PNG", (7000, 7000))
+
+    async def ask(client: Any) -> tuple[float, int]:
+        hostile = asyncio.create_task(client.post("/predict", content=slow))
+        longest = 0.0
+        while not hostile.done():
+            began = time.perf_counter()
+            assert (await client.get("/v2/health/live")).status_code == 200
+            longest = max(longest, time.perf_counter() - began)
+            await asyncio.sleep(0.01)
+        return longest, (await hostile).status_code
+
+    longest, status = server.together(ask)
+    assert status in (200, 413)
+    assert longest < MOST_HEALTH_MS / 1000
+
+
+@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/v2", "/about", "/"])
+def test_head_is_answered_as_get_without_the_body(within: Any, path: str):
+    server = within()
+    answer, whole = server.request("HEAD", path), server.get(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"] == whole.headers["content-type"]
+    assert server.request("HEAD", "/nope").status_code == 404
+
+
+def test_a_compressed_body_is_answered(within: Any):
+    import gzip
+
+    server, file = within(), FUZZ.image("PNG")
+    answer = server.post("/predict", content=gzip.compress(file), headers={"content-encoding": "gzip"})
+    assert answer.json()["predictions"][0]["label"] == "red"
+    answer = server.post("/predict", content=file, headers={"content-encoding": "br"})
+    assert (answer.status_code, answer.json()["error"]["reason"]) == (415, "type")
+
+
+def test_headers_that_come_at_once_are_bounded_too():
+    with FUZZ.running() as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        for head in (b"x: " + b"a" * 40_000 + b"\r\n", b"x: a\r\n" * 9_000, b""):
+            target = b"/v2" if head else b"/v2?" + b"a" * 40_000
+            with socket.create_connection((host, int(port)), 10) as client:
+                client.sendall(b"GET " + target + b" HTTP/1.1\r\nhost: a\r\n" + head + b"\r\n")
+                assert client.recv(100).startswith((b"HTTP/1.1 431", b"HTTP/1.1 400"))
+
+
+def test_the_fuzzer_finds_nothing_in_a_sample():
+    found = FUZZ.run(seconds=15, first=5_000, most=400)
+    assert (found["foreign"], found["server ended"]) == ([], None)
+    assert found["cases"] >= 50
