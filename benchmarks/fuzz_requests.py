@@ -371,7 +371,7 @@ def run(seconds: float, first: int = 0, most: int = 10**9) -> dict[str, Any]:
                 watch = Watch(server)
         if watch:
             watch.close()
-        gone, most_mb = server.process.poll(), watch.most_mb if watch else 0.0
+        gone = server.process.poll()
         return {
             "cases": case,
             "seconds": round(time.monotonic() - began, 1),
