@@ -16,13 +16,19 @@ PATIENCE_S = 2.0
 """A wait that is no longer is not told."""
 INTERVAL_S = 0.5
 """Time between two tellings."""
+LOG_PATIENCE_S = 15.0
+LOG_INTERVAL_S = 30.0
+"""The same where standard error is no terminal: then each telling is a line that stays, so there are few."""
 
 
 class Waiting:
     """The line on standard error that tells of a wait; it is wiped out before anything else is said, and at the end."""
 
-    def __init__(self, what: str, shown: bool, silent: bool = False) -> None:
+    def __init__(self, what: str, shown: bool, silent: bool = False, in_lines: bool = False) -> None:
+        """in_lines: standard error is no terminal; write whole lines, few of them."""
         self.what = what
+        self.in_lines = in_lines
+        self.due = LOG_PATIENCE_S
         self.silent = silent
         self.done = ""
         self.begun = time.monotonic()
@@ -60,7 +66,11 @@ class Waiting:
     def _tell_on(self) -> None:
         while not self.over.wait(INTERVAL_S):
             with self.lock:
-                if (seconds := time.monotonic() - self.begun) >= PATIENCE_S:
+                seconds = time.monotonic() - self.begun
+                if self.in_lines and seconds >= self.due:
+                    self.due = seconds + LOG_INTERVAL_S
+                    self._write(f"{self.what}{self.done} ... {seconds:.0f} s\n")
+                elif not self.in_lines and seconds >= PATIENCE_S:
                     self._show(f"{self.what}{self.done} ... {seconds:.0f} s")
 
     def _show(self, text: str) -> None:
@@ -85,10 +95,10 @@ class Waiting:
 def waiting(what: str, silent: bool = False) -> Iterator[Waiting]:
     """While the block runs, show `what` and the seconds on a terminal, once it is silent for longer than two seconds.
 
-    silent: show nothing, and say nothing. Nothing is shown either where standard error is no terminal, so that no log
-    is littered.
+    silent: show nothing, and say nothing. Where standard error is no terminal, a line after 15 s and every 30 s shows
+    how far it is, so that no log is littered.
     """
-    shown = Waiting(what, not silent and _is_terminal(), silent)
+    shown = Waiting(what, not silent and sys.stderr is not None, silent, in_lines=not _is_terminal())
     try:
         yield shown
     finally:

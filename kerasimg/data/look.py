@@ -11,7 +11,7 @@ import PIL.Image
 
 from kerasimg.data.items import Picture
 from kerasimg.data.parallel import Progress
-from kerasimg.data.picture import FORMATS, SIDEWAYS, mute_pillow, open_picture, turn_of
+from kerasimg.data.picture import SIDEWAYS, formats, mute_pillow, open_picture, turn_of
 from kerasimg.data.sources import Source
 
 LOOKED_AT = 400
@@ -108,9 +108,9 @@ def _look_at(picture: Picture, ask_for_colour: bool) -> _Seen:
         return _Seen(picture.shape[0], picture.shape[1], channels < 3, channels in (2, 4))
     mute_pillow()
     if isinstance(picture, bytes):
-        return _of_file(PIL.Image.open(io.BytesIO(picture), formats=FORMATS), ask_for_colour)
+        return _of_file(PIL.Image.open(io.BytesIO(picture), formats=formats()), ask_for_colour)
     with open_picture(picture) as file:
-        return _of_file(PIL.Image.open(file, formats=FORMATS), ask_for_colour)
+        return _of_file(PIL.Image.open(file, formats=formats()), ask_for_colour)
 
 
 def _of_file(opened: PIL.Image.Image, ask_for_colour: bool) -> _Seen:

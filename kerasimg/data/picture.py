@@ -11,7 +11,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, BinaryIO
 
 import numpy as np
@@ -27,7 +27,7 @@ MAX_PIXELS = 178_956_970
 
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MPO", "JPEG2000"),
-    *("PPM", "QOI", "ICO", "DIB", "PCX", "TGA"),
+    *("PPM", "QOI", "ICO", "DIB", "PCX", "TGA", "HEIF"),
 )
 """Formats that are read. Not those for which Pillow starts another program, as it does for EPS."""
 
@@ -61,13 +61,14 @@ BEGINNINGS = (
     (rb"%PDF", "is not a picture (it begins like a PDF document)"),
     (rb"PK\x03\x04", "is not a picture (it begins like a ZIP archive)"),
     (rb"version https://git-lfs", "is a Git LFS pointer, not the picture: run `git lfs pull`"),
-    (rb"....ftyp(heic|heix|hevc|mif1|msf1)", "is a HEIC picture, which is not read: convert it to JPEG"),
     (
         rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|BM|II[*+]\0|MM\0[*+]",
         "is truncated or damaged within its header",
     ),
 )
 """How a file begins that is not recognised -> what is wrong with it; the first that matches holds."""
+HEIC = rb"....ftyp(heic|heix|hevc|hevx|mif1|msf1)"
+"""How a HEIC image begins, as phones write it; the extra `heic` reads it."""
 
 SAVE_IN_8_BITS = "save it with 8 bits, or scaled to 0 to 65535"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -167,7 +168,7 @@ def _from_file(
     tags = tiff.read_tags(file) if head.startswith(TIFF) else None
     if tags and (reason := tiff.fault(tags)):
         raise BadImage(reason)
-    with _named_faults(head, tags), PIL.Image.open(file, formats=_formats()) as opened:
+    with _named_faults(head, tags), PIL.Image.open(file, formats=formats()) as opened:
         _check_size(opened.width * opened.height)
         if look is not None:
             look(opened)
@@ -309,6 +310,10 @@ def turn_of(opened: PIL.Image.Image) -> PIL.Image.Transpose | None:
 
 
 def _resemblance(head: bytes) -> str:
+    if re.match(HEIC, head, re.DOTALL):
+        if "HEIF" in formats():
+            return "is truncated or damaged within its header"
+        return 'is a HEIC image, and its library is not installed: pip install "kerasimg[heic]", or convert it to JPEG'
     for beginning, reason in BEGINNINGS:
         if re.match(beginning, head, re.IGNORECASE | re.DOTALL):
             return reason
@@ -322,8 +327,13 @@ def _damage(error: Exception) -> str:
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def formats() -> tuple[str, ...]:
+    """The formats of `FORMATS` that can be read here; HEIF by the extra `heic`."""
     PIL.Image.init()
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     return tuple(name for name in FORMATS if name in PIL.Image.OPEN)
 
 

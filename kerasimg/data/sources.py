@@ -20,6 +20,7 @@ from kerasimg.data.readers.arrays import parts_in, read_npz, read_parts
 from kerasimg.data.readers.folders import read_folder
 from kerasimg.data.readers.manifests import read_manifest
 from kerasimg.data.readers.shards import PATTERN, named_files
+from kerasimg.data.readers.zips import read_zip
 from kerasimg.errors import CallError, Fault, listed, nearest
 from kerasimg.spec.document import Task
 
@@ -215,6 +216,8 @@ def _read(data: Data, task: Task, known: Sequence[str]) -> tuple[str, Reading]:
         return where, _read_folder(where, task, known)
     if not os.path.exists(where):
         return where, _read_pattern(where, task)
+    if where.lower().endswith(".zip"):
+        return where, read_zip(where, known)
     return where, _read_files(where, [where], task)
 
 
@@ -249,7 +252,7 @@ def _read_files(where: str, paths: Sequence[str], task: Task) -> Reading:
         raise fault(where, "", f"expected files of one kind, found {listed(readers.values())}")
     found = next(iter(readers))
     if found is None:
-        known = ", ".join((*FILES, ".tfrecord", ".tar", ".parquet"))
+        known = ", ".join((*FILES, ".zip", ".tfrecord", ".tar", ".parquet"))
         raise fault(where, "", f"expected a folder or a file of one of {known}")
     return found(paths, task)
 

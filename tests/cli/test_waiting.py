@@ -88,3 +88,15 @@ def test_no_log_is_littered(capfd: pytest.CaptureFixture[str]):
     with waiting("looking"):
         time.sleep(0.2)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(module, "LOG_PATIENCE_S", 0.1)
+    monkeypatch.setattr(module, "LOG_INTERVAL_S", 60)
+    with waiting("looking") as shown:
+        shown.progress(3, 1000)
+        time.sleep(0.4)
+    assert capfd.readouterr() == ("", "looking, 3 of 1,000 pictures ... 0 s\n")
+    with waiting("looking", silent=True):
+        time.sleep(0.3)
+    assert capfd.readouterr() == ("", "")

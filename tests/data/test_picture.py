@@ -82,7 +82,6 @@ def test_an_empty_file_is_named(tmp_path: Path):
         (b"%PDF-1.7", "is not a picture (it begins like a PDF document)"),
         (b"PK\x03\x04\x14\0", "is not a picture (it begins like a ZIP archive)"),
         (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer, not the picture: run `git lfs pull`"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "is a HEIC picture, which is not read: convert it to JPEG"),
         (b"%!PS-Adobe-3.0 EPSF-3.0", "is not a picture of a known format"),
     ],
 )

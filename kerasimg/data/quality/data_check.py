@@ -20,6 +20,7 @@ from kerasimg.data.quality.duplicates import near, same
 from kerasimg.data.quality.findings import KINDS, SEVERITIES, Finding, found, in_order, part_names
 from kerasimg.data.quality.fix_list import left_out, write_fix_list
 from kerasimg.data.quality.framing import Framing, Shown, choose, contact_sheet, framing, shown, summary
+from kerasimg.data.quality.grouping import suggestion
 from kerasimg.data.quality.survey import Progress, Survey, survey
 from kerasimg.data.sources import Data, Source, open_source
 from kerasimg.data.split import split
@@ -100,10 +101,11 @@ class DataCheck(Result):
         }
 
     def classes(self) -> list[dict[str, Any]]:
-        """Each class with its number of pictures, in all and by part."""
+        """Each class with its number of images that can be read, in all and by part."""
         rows = {name: {"name": name, "pictures": 0} | dict.fromkeys(PART_NAMES, 0) for name in self.source.classes}
         for code in (-1, *range(len(PART_NAMES))):
-            for name, count in self.source.only(np.flatnonzero(self.parts == code)).label_counts().items():
+            chosen = np.flatnonzero((self.parts == code) & self.seen.readable)
+            for name, count in self.source.only(chosen).label_counts().items():
                 rows[name]["pictures"] += count  # type: ignore[operator]
                 if code >= 0:
                     rows[name][PART_NAMES[code]] = count
@@ -203,7 +205,10 @@ def check_data(
     seen = survey(source.items, threads, progress)
     parts, broken = _parts(source, seen, loaded)
     groups = same(source.items, seen)
-    findings = [*broken, *found(source, seen, parts, groups, near(source.items, seen, groups))]
+    pairs = near(source.items, seen, groups)
+    findings = [*broken, *found(source, seen, parts, groups, pairs)]
+    if (loaded is None or loaded.fit.group is None) and (together := suggestion(source, pairs)):
+        findings.append(Finding("groups", detail=together))
     checked = DataCheck(source, seen, parts, tuple(in_order(findings)), loaded.image if loaded else None)
     if judge_labels is not None:
         suspects = _suspects(checked, groups, judge_labels)

@@ -50,6 +50,9 @@ KINDS: dict[str, Kind] = {
     "imbalance": Kind("warning", "classes of very different size", 'see `fit.class_weight`, and judge by "f1"'),
     "label_suspect": Kind("note", "the label may be wrong", "look at them"),
     "near_duplicate": Kind("note", "copies in a class", "copies teach nothing new; see that a split keeps them apart"),
+    "groups": Kind(
+        "note", "images that seem to belong together", "if they do, keep them in one part: see docs/groups.md"
+    ),
     "dark": Kind("note", "dark", "look at them"),
     "overexposed": Kind("note", "overexposed", "look at them"),
     "blurred": Kind("note", "far less sharp than the others", "look at them"),

@@ -214,6 +214,7 @@ EXTENSION_OF = {
     ".gif": ("GIF",),
     ".webp": ("WEBP",),
     ".avif": ("AVIF",),
+    **dict.fromkeys((".heic", ".heif"), ("HEIF",)),
 }
 """Extension -> the formats that it names."""
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from kerasimg.data.index import Items, Labels
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part, Reading, class_name, fault
-from kerasimg.data.readers.listings import Folders, Listing
+from kerasimg.data.readers.listings import Folders, Listing, Tree
 from kerasimg.data.readers.places import Files
 from kerasimg.data.readers.texts import Paths, Texts, readable
 from kerasimg.errors import Fault, listed
@@ -36,7 +36,7 @@ def read_folder(root: str, known: Sequence[str] = ()) -> Reading:
     known: classes of a trained model; a folder of such a name is a class, though it may hold folders alone.
     """
     with Folders(root) as folders:
-        return _read(root, folders, known)
+        return read_tree(root, folders, known)
 
 
 def collect(folder: str) -> tuple[list[str], int]:
@@ -46,7 +46,8 @@ def collect(folder: str) -> tuple[list[str], int]:
     return [os.path.join(path, name) for path, listing in listings for name in listing.names()], others
 
 
-def _read(root: str, folders: Folders, known: Sequence[str]) -> Reading:
+def read_tree(root: str, folders: Tree, known: Sequence[str] = ()) -> Reading:
+    """As `read_folder`, of folders that are listed already, on disk or in an archive."""
     base = _unwrapped(root, folders, known)
     top = folders.listing(base)
     if not top.folders:
@@ -84,7 +85,7 @@ def _read(root: str, folders: Folders, known: Sequence[str]) -> Reading:
     return Reading(_items(root, found), {one.label for one in found}, ignored, empty=tuple(empty))
 
 
-def _unwrapped(root: str, folders: Folders, known: Sequence[str]) -> str:
+def _unwrapped(root: str, folders: Tree, known: Sequence[str]) -> str:
     """The folder that holds the classes or parts: below `root`, where each folder from there on holds one folder alone.
 
     So unpacked archives are understood: `photos/photos/cat/1.jpg`.
@@ -102,7 +103,7 @@ def _unwrapped(root: str, folders: Folders, known: Sequence[str]) -> str:
         base = inner
 
 
-def _collect(folders: Folders, folder: str) -> tuple[list[tuple[str, Listing]], int]:
+def _collect(folders: Tree, folder: str) -> tuple[list[tuple[str, Listing]], int]:
     """Every folder with pictures, from this one down, and how many other files there are."""
     listings = []
     others = 0
@@ -157,7 +158,7 @@ def _is_in_order(paths: Texts, counts: Sequence[int]) -> bool:
     return all(paths.raw(end - 1) < paths.raw(end) for end in ends[:-1])
 
 
-def _part_folders(root: str, base: str, folders: Folders, faults: list[Fault]) -> dict[Part, str]:
+def _part_folders(root: str, base: str, folders: Tree, faults: list[Fault]) -> dict[Part, str]:
     """The folders that hold a part each, by part; none where the folders are classes.
 
     A folder named like a part that holds pictures itself is a class ("train", next to "bus" and "car").

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -54,6 +54,16 @@ class Listing(NamedTuple):
     def names(self) -> list[str]:
         """Names of the pictures, in their order."""
         return [os.fsdecode(name) for name in self.pictures.split(b"\0")] if self.number else []
+
+
+class Tree(Protocol):
+    """Folders that can be listed."""
+
+    def identity(self, path: str) -> tuple[int, int]:
+        """Which folder it is: the same by whatever path."""
+
+    def listing(self, path: str) -> Listing:
+        """What is directly in a folder."""
 
 
 class Stamp(NamedTuple):

@@ -1,0 +1,58 @@
+"""HEIC, as phones write it: read by the extra `heic`, and without it named with what to install."""
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from kerasimg.data import picture
+from kerasimg.data.picture import BadImage, read_picture
+from kerasimg.data.sources import open_source
+
+SMOOTH = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 5, 3)).astype(np.uint8)).resize((60, 48))
+
+
+@pytest.fixture
+def heic() -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(SMOOTH).save(file, quality=95)
+    return file.getvalue()
+
+
+@pytest.fixture
+def without_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As where the extra is not installed."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(PIL.Image.OPEN, "HEIF", raising=False)
+    picture.formats.cache_clear()
+    yield
+    picture.formats.cache_clear()
+
+
+def test_it_is_read(heic: bytes):
+    read = np.asarray(read_picture(heic)).astype(int)
+    assert np.abs(read - np.asarray(SMOOTH)).mean() < 6
+
+
+def test_folders_of_it_are_data(heic: bytes, tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.HEIC").write_bytes(heic)
+    assert len(open_source(tmp_path)) == 2
+
+
+def test_a_damaged_one_is_named(heic: bytes):
+    for damaged in (heic[:40], heic[: len(heic) // 2]):
+        with pytest.raises(BadImage, match=r"damaged|truncated"):
+            read_picture(damaged)
+
+
+@pytest.mark.usefixtures("without_library")
+def test_without_the_library_the_extra_is_named():
+    with pytest.raises(BadImage, match=r'its library is not installed: pip install "kerasimg\[heic\]"'):
+        read_picture(b"\0\0\0\x18ftypheic\0\0\0\0")
