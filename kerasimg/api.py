@@ -698,7 +698,7 @@ def train(
         if weights == "spec" and spec is not None:
             weights = catalog.own_weights(spec) or weights
         values = _params(params, more_params)
-        first = spec_for(data, values.get("task", "multiclass"), log.progress, log.info) if spec is None else None
+        first = spec_for(data, values.get("task"), log.progress, log.info) if spec is None else None
         loaded = load(cast(Reference, spec or first), overrides=overrides, params=values, partial=True)
         run = begin(
             loaded,

@@ -128,7 +128,7 @@ def bench(
         from kerasimg.data.sources import open_source
     with waiting("measuring", as_json):
         measured = measure(
-            open_source(data, spec.task),
+            open_source(data, spec.task, positive=spec.positive_class),
             spec.image,
             spec.augment,
             batch_size=32 if spec.fit.batch_size == "auto" else spec.fit.batch_size,
@@ -158,7 +158,7 @@ def preview(
         from kerasimg.data.sources import open_source
     with waiting("drawing", as_json):
         sheet = contact_sheet(
-            open_source(data, spec.task),
+            open_source(data, spec.task, positive=spec.positive_class),
             spec.image,
             spec.augment,
             rows=rows,

@@ -84,13 +84,13 @@ def init(
         raise CallError(f"'{path}' is a folder; name a file with --out")
     if path.exists() and not force:
         raise CallError(f"'{path}' exists already; name another file with --out, or overwrite it with --force")
-    kind: Any = (task or TaskName.multiclass).value
+    kind: Any = _text(task)
     with waiting("looking at the images", as_json) as shown:
         seen = look_at(data, kind, shown.progress)
     if not as_json:
         for line in describe(seen):
             typer.echo(line)
-    wish = _ask(seen, kind) if interactive else _default_wish(kind)
+    wish = _ask(seen, kind or seen.task) if interactive else _default_wish(kind)
     document = first_spec(path.stem, seen, wish)
     write_text(path, dumps(document))
     result = {"spec": str(path), "seen": seen._asdict()}
@@ -315,12 +315,12 @@ def _first_spec(data: str, task: TaskName | None, silent: bool) -> dict[str, Any
     """The spec that `init` would write for these images."""
     from kerasimg.data.first_spec import spec_for
 
-    kind: Any = (task or TaskName.multiclass).value
+    kind: Any = _text(task)
     with waiting("looking at the images", silent) as shown:
         return spec_for(data, kind, shown.progress, shown.say)
 
 
-def _default_wish(task: str) -> Wish:
+def _default_wish(task: str | None) -> Wish:
     from kerasimg.data.first_spec import Wish
 
     return Wish(task=task)  # type: ignore[arg-type]

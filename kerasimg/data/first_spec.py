@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 from kerasimg import catalog
 from kerasimg.data.look import Look, look
 from kerasimg.data.parallel import Progress
-from kerasimg.data.sources import Data, open_source
+from kerasimg.data.sources import Data, open_source, task_of
 from kerasimg.errors import CallError
 from kerasimg.spec.document import ResizePolicy, Task
 from kerasimg.spec.nodes import NAME
@@ -49,12 +49,13 @@ class Wish(NamedTuple):
     """Whether a mirrored picture is still of its class, as letters are not."""
     rare_matter: bool | None = None
     """Whether rare classes count as much as frequent ones."""
-    task: Task = "multiclass"
+    task: Task | None = None
+    """None: as the labels are."""
 
 
 def spec_for(
     data: Data,
-    task: Task = "multiclass",
+    task: Task | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def spec_for(
 
     Args:
         data: labelled images, as for `kerasimg.train`.
-        task: what the labels mean.
+        task: what the labels mean; None: as they are, see `task_of`.
         progress: called with how many images were looked at, and of how many.
         say: called with lines for the user: what the images are, which recipe was chosen, and why.
     """
@@ -75,9 +76,9 @@ def spec_for(
     return document
 
 
-def look_at(data: Data, task: Task = "multiclass", progress: Progress | None = None) -> Look:
+def look_at(data: Data, task: Task | None = None, progress: Progress | None = None) -> Look:
     """A first look at labelled images, as `kerasimg init` takes it."""
-    return look(open_source(data, task), progress)
+    return look(open_source(data, task or task_of(data)), progress)
 
 
 def describe(seen: Look) -> Iterator[str]:
@@ -121,7 +122,7 @@ def first_spec(name: str, seen: Look, wish: Wish = Wish()) -> dict[str, Any]:  #
         "about": f"{seen.pictures:,} pictures of {len(seen.classes)} classes: {ABOUT[recipe]}.",
         "// extends": f"{why}. `kerasimg spec show recipes/{recipe}` prints it whole",
         "extends": f"recipes/{recipe}",
-        **({} if wish.task == "multiclass" else {"task": wish.task}),
+        **_task(wish.task or seen.task, seen),
         "params": {
             "// num_classes": _classes(seen),
             "num_classes": len(seen.classes),
@@ -147,6 +148,19 @@ def first_spec(name: str, seen: Look, wish: Wish = Wish()) -> dict[str, Any]:  #
         "max_trials": 20,
     }
     return document
+
+
+def _task(task: Task, seen: Look) -> dict[str, Any]:
+    if task == "multiclass":
+        return {}
+    if task == "multilabel":
+        return {"// task": "an image may have several labels, or none", "task": task}
+    return {
+        "// task": 'two classes: one output, the probability of the positive class; "multiclass" has one for each',
+        "task": task,
+        "// positive_class": "the class that is looked for: precision, recall and thresholds are of it",
+        "positive_class": max(seen.classes),
+    }
 
 
 METRICS: Final = ["accuracy", "f1"]

@@ -13,6 +13,7 @@ from kerasimg.data.items import Picture
 from kerasimg.data.parallel import Progress
 from kerasimg.data.picture import SIDEWAYS, formats, mute_pillow, open_picture, turn_of
 from kerasimg.data.sources import Source
+from kerasimg.spec.document import Task
 
 LOOKED_AT = 400
 """Pictures that are opened at most, evenly spread over the data."""
@@ -42,6 +43,8 @@ class Look(NamedTuple):
     """Whether every picture is without colour."""
     transparent: float
     """Share with an alpha channel."""
+    task: Task = "multiclass"
+    """What the labels were read as."""
 
     @property
     def shorter_side(self) -> int:
@@ -87,6 +90,7 @@ def look(source: Source, progress: Progress | None = None) -> Look:
         (float(low), float(high)),
         bool(seen) and all(one.grey for one in seen),
         sum(one.transparent for one in seen) / max(1, len(seen)),
+        source.task,
     )
 
 

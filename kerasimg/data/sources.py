@@ -21,7 +21,7 @@ from kerasimg.data.readers.folders import read_folder
 from kerasimg.data.readers.manifests import read_manifest
 from kerasimg.data.readers.shards import PATTERN, named_files
 from kerasimg.data.readers.zips import read_zip
-from kerasimg.errors import CallError, Fault, listed, nearest
+from kerasimg.errors import CallError, DataError, Fault, listed, nearest
 from kerasimg.spec.document import Task
 
 SAMPLE = Path(__file__).parent / "sample"
@@ -120,6 +120,17 @@ class Source:
         hot[labels.owners(), labels.renamed(self.classes)] = 1
         return hot
 
+    @property
+    def has_several(self) -> bool:
+        """Whether an image has several labels, or none."""
+        starts = self.columns.labels.starts
+        return starts is not None and bool((np.diff(starts) != 1).any())
+
+    @property
+    def positive(self) -> str | None:
+        """The positive class, where the task is binary: the one that the model's output is the probability of."""
+        return self.classes[1] if self.task == "binary" else None
+
     def label_counts(self) -> dict[str, int]:
         """How many pictures have each label; labels that none has are absent."""
         labels = self.columns.labels
@@ -160,6 +171,8 @@ class Source:
         line = f"{len(self.items):,} pictures of {len(self.classes)} classes in {self.where}"
         if set(names) - {"unassigned"}:
             line += f" ({split})"
+        if self.positive is not None:
+            line += f"; the positive class is '{self.positive}'"
         if self.ignored:
             line += f"; {self.ignored:,} other file{'s' * (self.ignored > 1)} ignored"
         if self.empty:
@@ -173,12 +186,15 @@ def _indices(indices: Iterable[int] | np.ndarray) -> np.ndarray:
     return np.asarray(indices if isinstance(indices, np.ndarray) else list(indices), np.int64)
 
 
-def open_source(data: Data, task: Task = "multiclass", classes: Sequence[str] | None = None) -> Source:
+def open_source(
+    data: Data, task: Task = "multiclass", classes: Sequence[str] | None = None, positive: str | None = None
+) -> Source:
     """The labelled pictures of a folder, a file, (images, labels), a Hugging Face dataset, or "sample".
 
     data: a path; a pattern of paths, "shard-{000..009}.tar"; "tfds:NAME"; see docs/data.md.
     classes: those of a trained model, when the pictures are for it: labels are numbered by them, and a single
     class is then enough.
+    positive: the positive class of the task binary; None: the second by name.
     """
     where, reading = _read(data, task, classes or ())
     ordered = in_order(reading.classes)
@@ -193,7 +209,27 @@ def open_source(data: Data, task: Task = "multiclass", classes: Sequence[str] | 
         expected = f"exactly {fewest}" if most else f"at least {fewest}"
         names = listed(source.classes)
         raise fault(where, "", f"expected {expected} classes (task '{task}'), found {count}: {names}")
-    return source
+    if positive is None:
+        return source
+    if positive not in source.classes:
+        names = listed(source.classes)
+        raise fault(where, "", f"the spec's positive_class '{positive}' is not a class of the data (classes: {names})")
+    return source.match([*(name for name in source.classes if name != positive), positive])
+
+
+def task_of(data: Data) -> Task:
+    """The task that the labels are for, by whether images have several, and how many classes there are."""
+    try:
+        source = open_source(data, "multiclass")
+    except DataError as error:
+        try:
+            several = open_source(data, "multilabel")
+        except DataError:
+            raise error from None
+        if several.has_several:
+            return "multilabel"
+        raise
+    return "multilabel" if source.has_several else "binary" if len(source.classes) == 2 else "multiclass"
 
 
 def _read(data: Data, task: Task, known: Sequence[str]) -> tuple[str, Reading]:

@@ -8,6 +8,7 @@ import math
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -17,7 +18,7 @@ import h5py
 import keras
 import numpy as np
 
-from kerasimg.boundary import Tensor, hdf5_shapes, reason_of, safetensors_arrays
+from kerasimg.boundary import Tensor, hdf5_shapes, open_archive, reason_of, safetensors_arrays
 from kerasimg.errors import WeightsError, listed
 from kerasimg.models.scaling import IMAGENET_STD
 from kerasimg.spec.arguments import entry
@@ -26,6 +27,9 @@ from kerasimg.spec.pack import WEIGHTS, Pack
 
 NORMALIZATION_ARRAYS = 3
 """Mean, variance and count, with which EfficientNet's files begin; in a spec they are constants of the scaling."""
+
+MAX_REASON = 800
+"""Characters of another library's message that are shown."""
 
 DOWNLOAD_TIMEOUT_S = 5
 """Longest silence of the server before a download is given up."""
@@ -123,6 +127,12 @@ def load_into(model: Any, path: Path) -> None:
 
     A `.h5` file of keras.applications is loaded in the order of its layers, whatever they are called.
     """
+    if path.suffix == ".keras":
+        place = f"the weights in '{path}' cannot be read"
+        with open_archive(path, place, ".keras") as archive, archive.open("model.weights.h5") as stream:
+            check_hdf5(stream)
+        _load(model, path, lambda: model.load_weights(str(path)), checked=True)
+        return
     if path.name.endswith(".weights.h5"):
         _load(model, path, lambda: model.load_weights(str(path)))
     else:
@@ -186,15 +196,22 @@ def _last_with_weights(model: keras.Model) -> Any:
     return next((layer for layer in reversed(model.layers) if layer.weights), model)
 
 
-def _load(model: Any, path: Path, load: Callable[[], None]) -> None:
+def _load(model: Any, path: Path, load: Callable[[], None], checked: bool = False) -> None:
+    """Load weights; WeightsError where that fails. checked: whether `check_hdf5` was done."""
     try:
-        check_hdf5(path)
-        load()
+        if not checked:
+            check_hdf5(path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Skipping nested container")  # the error that follows says more
+            load()
         for weight in model.weights:
             if keras.backend.is_float_dtype(weight.dtype) and not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
                 raise ValueError(f"{weight.path}: its numbers are not all finite")
     except Exception as error:  # h5py, Keras and the backends each raise their own
-        raise WeightsError(f"the weights in '{path}' do not fit {model.name}: {reason_of(error)}") from None
+        # Keras says in its first line which layer, in the following ones which two shapes.
+        text = " ".join(str(error).split())
+        reason = text[:MAX_REASON] if isinstance(error, ValueError) and text else reason_of(error)
+        raise WeightsError(f"the weights in '{path}' do not fit {model.name}: {reason}") from None
 
 
 def check_hdf5(file: Any) -> None:

@@ -344,6 +344,7 @@ KEYS = (
     "blocks",
     "image",
     "task",
+    "positive_class",
     "augment",
     "model",
     "features",

@@ -48,6 +48,8 @@ class Spec:
     name: str
     about: str
     task: Task
+    positive_class: str | None
+    """The class that a binary model's output is the probability of; None: the second by name."""
     params: Mapping[str, Any]
     """Every param with its value."""
     card: Card
@@ -203,6 +205,7 @@ def _make(
         name=work.text("name") or re.sub(r"\W+", "_", stem),
         about=work.text("about"),
         task=cast(Task, work.task()),
+        positive_class=work.positive_class(),
         params=work.params,
         nodes=work.nodes,
         blocks=work.blocks,

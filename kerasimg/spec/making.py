@@ -87,6 +87,11 @@ class Making:
             found = self.replaced["task"]
             self.report(("task",), f"expected one of {known}, got {shown(found)}{nearest(str(found), get_args(Task))}")
         self._check_nodes()
+        positive = self.positive_class()
+        if not isinstance(positive, str | None):
+            self.report(("positive_class",), f"expected the name of a class, got {shown(positive)}")
+        elif positive is not None and self.task() != "binary":
+            self.report(("positive_class",), f"is for the task 'binary', and the task is '{self.task()}'")
         self._fill_directions()
         self._check_objective()
 
@@ -209,6 +214,10 @@ class Making:
     def task(self) -> str:
         """The kind of classification."""
         return str(self.replaced.get("task", "multiclass"))
+
+    def positive_class(self) -> Any:
+        """Name of the positive class of the task binary, or None: the second by name."""
+        return self.replaced.get("positive_class")
 
     def features(self) -> Any:
         """Name of the node at which the head begins, or None."""

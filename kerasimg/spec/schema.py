@@ -75,6 +75,10 @@ def _top_level() -> Schema:
         ),
         "blocks": unless_search({"$ref": "#/$defs/blocks"}),
         "task": or_search({"enum": list(get_args(Task)), "default": "multiclass"}),
+        "positive_class": {
+            "type": ["string", "null"],
+            "description": "The class that a binary model's output is the probability of; null: the second by name.",
+        },
         "augment": unless_search(list_of("augmentation", "What happens to training images only.")),
         "model": unless_search(list_of("node", "The nodes; the last one is the output.", minItems=1)),
         "features": or_search({"type": ["string", "null"], "description": "The node at which the head begins."}),

@@ -174,7 +174,7 @@ def load_for(
 ) -> tuple[Spec, Source]:
     """The spec, with the number of classes of the data, and the data."""
     draft = load(ref, set=edits, partial=True, **(params or {}))
-    source = open_source(data, draft.task)
+    source = open_source(data, draft.task, positive=draft.positive_class)
     found = {}
     if "num_classes" in draft.params:
         given = draft.params["num_classes"] if "num_classes" in draft.given else len(source.classes)

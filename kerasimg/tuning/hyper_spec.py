@@ -146,7 +146,8 @@ class HyperSpec(keras_tuner.HyperModel):
         """The images and, where some of them are to validate on, their parts; opened and checked once."""
         known = data[0], None if validation is None else validation[0]
         if self._opened is None or any(one is not other for one, other in zip(self._opened[0], known, strict=True)):
-            source, parts = open_source(data[0] if len(data) == 1 else tuple(data), spec.task), None
+            images = data[0] if len(data) == 1 else tuple(data)
+            source, parts = open_source(images, spec.task, positive=spec.positive_class), None
             if validation is not None:
                 source, parts = _with_validation(spec, data, validation)
             self._opened = known, check_images(source, spec, "fail", self._cache, self.say), parts
@@ -216,7 +217,8 @@ def _is_ours(data: Sequence[Any]) -> bool:
 def _with_validation(spec: Spec, data: Sequence[Any], validation: Any) -> tuple[Source, Parts]:
     """Both as one source, of which the second is the validation part."""
     (x, y), (x_val, y_val) = data, validation
-    source = open_source((np.concatenate([x, x_val]), np.concatenate([y, y_val])), spec.task)
+    images = np.concatenate([x, x_val]), np.concatenate([y, y_val])
+    source = open_source(images, spec.task, positive=spec.positive_class)
     return source, {"train": np.arange(len(x)), "validation": np.arange(len(x), len(x) + len(x_val))}
 
 

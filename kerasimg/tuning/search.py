@@ -134,7 +134,7 @@ def resume_search(
     if task.finished:
         say(f"{task.folder} is finished; nothing is left to do")
         return Search(task.folder)
-    task.check(open_source(task.data, task.spec.task))
+    task.check(open_source(task.data, task.spec.task, positive=task.spec.positive_class))
     return _carry_out(task, workers, chief, cache, say)
 
 

@@ -4,10 +4,12 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from kerasimg.data.decode import decode
-from kerasimg.data.sources import SAMPLE, open_source
+from kerasimg.data.sources import SAMPLE, open_source, task_of
 from kerasimg.errors import CallError, DataError
 from kerasimg.spec.document import Image
 
@@ -77,3 +79,32 @@ def test_data_of_another_type_is_a_wrong_call():
 def test_opening_a_source_imports_no_tensorflow():
     code = "import kerasimg.data.split, kerasimg.data.check, sys; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def labelled(*labels: str) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((len(labels), 4, 4, 3), "uint8"), np.array(labels)
+
+
+def test_the_task_is_seen_from_the_labels():
+    images = np.zeros((4, 4, 4, 3), "uint8")
+    assert task_of(labelled("a", "b", "c", "a")) == "multiclass"
+    assert task_of(labelled("a", "b", "b", "a")) == "binary"
+    assert task_of((images, np.array([[1, 0], [1, 1], [0, 1], [0, 0]]))) == "multilabel"
+
+
+def test_several_labels_in_a_manifest_are_seen(tmp_path: Path):
+    for name in "abc":
+        PIL.Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+    (tmp_path / "m.csv").write_text("path,labels\na.png,x|y\nb.png,y\nc.png,\n")
+    assert task_of(tmp_path / "m.csv") == "multilabel"
+
+
+def test_the_positive_class_is_the_second_by_name_unless_it_is_named():
+    data = labelled("defect", "ok", "ok", "defect")
+    source = open_source(data, "binary")
+    assert (source.classes, source.positive, source.label_ids().tolist()) == (("defect", "ok"), "ok", [0, 1, 1, 0])
+    source = open_source(data, "binary", positive="defect")
+    assert (source.classes, source.positive, source.label_ids().tolist()) == (("ok", "defect"), "defect", [1, 0, 0, 1])
+    assert "; the positive class is 'defect'" in source.describe()
+    with pytest.raises(DataError, match=r"positive_class 'bad' is not a class of the data \(classes: defect, ok\)"):
+        open_source(data, "binary", positive="bad")

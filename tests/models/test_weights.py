@@ -266,3 +266,27 @@ def test_a_file_of_another_keras_application_is_refused(tmp_path: Path):
     path = publish(backbone(), tmp_path / "other.h5")
     with pytest.raises(WeightsError, match="do not fit small_resnet: the file has"):
         kerasimg.build("small_resnet", weights=path)
+
+
+def test_weights_of_another_shape_are_reported_with_both_shapes(tmp_path: Path):
+    model = [{"layer": "Flatten"}, {"layer": "Dense", "units": "=units"}]
+    spec = {"kerasimg": 1, "name": "tiny", "params": {"units": 3}, "image": {"size": [2, 2]}, "model": model}
+    kerasimg.build(spec).save_weights(tmp_path / "three.weights.h5")
+    kerasimg.build(spec).save(tmp_path / "three.keras")
+    for name in ("three.weights.h5", "three.keras"):
+        with pytest.raises(WeightsError, match=r"do not fit tiny: .*\(12, 4\).*\(12, 3\)"):
+            kerasimg.build(spec, units=4, weights=tmp_path / name)
+
+
+def test_the_weights_of_a_whole_model_are_loaded(tmp_path: Path):
+    spec = {
+        "kerasimg": 1,
+        "name": "tiny",
+        "image": {"size": [2, 2]},
+        "model": [{"layer": "Flatten"}, {"layer": "Dense", "units": 3}],
+    }
+    saved = kerasimg.build(spec)
+    saved.save(tmp_path / "m.keras")
+    found = kerasimg.build(spec, weights=str(tmp_path / "m.keras"))
+    for one, other in zip(found.get_weights(), saved.get_weights(), strict=True):
+        assert np.array_equal(one, other)

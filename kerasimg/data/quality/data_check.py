@@ -22,7 +22,7 @@ from kerasimg.data.quality.fix_list import left_out, write_fix_list
 from kerasimg.data.quality.framing import Framing, Shown, choose, contact_sheet, framing, shown, summary
 from kerasimg.data.quality.grouping import suggestion
 from kerasimg.data.quality.survey import Progress, Survey, survey
-from kerasimg.data.sources import Data, Source, open_source
+from kerasimg.data.sources import Data, Source, open_source, task_of
 from kerasimg.data.split import split
 from kerasimg.errors import DataError
 from kerasimg.results import Result
@@ -84,6 +84,7 @@ class DataCheck(Result):
             "kerasimg_data_check": FORMAT_VERSION,
             "where": self.source.where,
             "task": self.source.task,
+            **({} if self.source.positive is None else {"positive_class": self.source.positive}),
             "ok": self.ok,
             **{f"{severity}s": severities[severity] for severity in SEVERITIES},
             "pictures": len(self.source),
@@ -193,14 +194,15 @@ def check_data(
 
     data: as for `train`: a folder, a manifest, an .npz, (images, labels), or "sample".
     spec: with one, the split is that which training would make, and it is told what `image` does to the pictures.
-    task: None: that of the spec, else "multiclass".
+    task: None: that of the spec, else as the labels are (`task_of`).
     judge_labels: asked for labels that may be wrong, with the probabilities of a simple classifier of thumbnails.
     threads: None: one per core.  progress: called with how many pictures are done, and of how many.
 
     Raises DataError where the data cannot be listed at all, SpecError where the spec is wrong.
     """
     loaded = None if spec is None else load(spec, partial=True)
-    source = open_source(data, task or (loaded.task if loaded else "multiclass"))
+    task = task or (loaded.task if loaded else task_of(data))
+    source = open_source(data, task, positive=loaded.positive_class if loaded and task == "binary" else None)
     start = time.perf_counter()
     seen = survey(source.items, threads, progress)
     parts, broken = _parts(source, seen, loaded)
