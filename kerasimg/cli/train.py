@@ -15,6 +15,7 @@ import typer
 
 from kerasimg import catalog
 from kerasimg.cli.options import (
+    SPEC_HELP,
     Bad,
     BatchSize,
     CacheKind,
@@ -59,9 +60,8 @@ LINE_PER_EPOCH = 2
 SpecOrData = Annotated[
     str | None,
     typer.Argument(
-        metavar="[SPEC]",
-        help="A zoo name (mobilenet), a recipe (finetune), or the path of a spec. Without one, a first spec is written "
-        "for the images, as by init: kerasimg train photos/",
+        metavar="SPEC",
+        help=f"{SPEC_HELP} Default: the one that init would write for the images, as in kerasimg train photos/.",
         show_default=False,
     ),
 ]
