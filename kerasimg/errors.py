@@ -26,6 +26,9 @@ class KerasimgError(Exception):
 
     exit_code: ClassVar[int] = 1
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 class CallError(KerasimgError, ValueError):
     """A call or a command asks for something that does not exist or does not fit."""
@@ -91,7 +94,7 @@ def listed(names: Iterable[str], limit: int = 12) -> str:
 
 
 _LONGEST_NAME = 34
-_UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @lru_cache(maxsize=256)

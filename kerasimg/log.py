@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Final, Literal
 
 from kerasimg.errors import CallError
+from kerasimg.escaping import lines
 
 LOGGER: Final = logging.getLogger("kerasimg")
 
@@ -25,12 +26,12 @@ DONE, TOTAL = "done", "total"
 
 def info(message: str) -> None:
     """Report what is going on, in one line."""
-    LOGGER.info("%s", message)
+    LOGGER.info("%s", lines(message))
 
 
 def warning(message: str) -> None:
     """Report what a person should know before relying on a result; on standard error where nothing else is set up."""
-    LOGGER.warning("warning: %s", message)
+    LOGGER.warning("warning: %s", lines(message))
 
 
 def progress(done: int, total: int) -> None:

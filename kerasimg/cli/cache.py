@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kerasimg.cli.options import Json
-from kerasimg.cli.output import print_next, print_result, table
+from kerasimg.cli.output import echo, print_next, print_result, table
 from kerasimg.errors import CallError
 
 commands = typer.Typer(help="List and empty the caches on disk.", no_args_is_help=True)
@@ -76,7 +76,7 @@ def path() -> None:
     """Print the folder."""
     from kerasimg.data import cache_files
 
-    typer.echo(cache_files.folder())
+    echo(cache_files.folder())
     print_next("cache path")
 
 

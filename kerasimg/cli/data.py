@@ -22,7 +22,7 @@ from kerasimg.cli.options import (
     load,
     out_option,
 )
-from kerasimg.cli.output import print_result, table
+from kerasimg.cli.output import echo, print_result, table
 from kerasimg.cli.run import label_error_lines
 from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError, DataError
@@ -104,7 +104,7 @@ def check(
         written.append(f"fix list: {fix_list}, {count:,} pictures, {len(checked.source) - count:,} left out")
     if as_json:
         for row in written:
-            typer.echo(row, err=True)
+            echo(row, err=True)
     trained_on = fix_list or (data if checked.ok else None)
     print_result("data check", checked.to_dict(), [checked.to_text(top), *written], as_json, data=trained_on)
     if not checked.ok:
@@ -193,7 +193,7 @@ def label_errors(
 
     def progress(line: str) -> None:
         if not as_json:
-            typer.echo(line)
+            echo(line)
 
     predicted = cross_val_predict(ref, data=data, folds=folds, set=edits, verbose=0, say=progress, **params)
     rows = find_label_errors(predicted.ids, predicted.truth, predicted.probabilities, predicted.classes, task)

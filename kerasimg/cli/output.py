@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from kerasimg.escaping import json_text, lines
 from kerasimg.files import to_json
 
 NEXT: dict[str, str | None] = {
@@ -54,9 +55,14 @@ PIPED = frozenset({"predict", "spec show", "spec schema", "zoo show", "cache pat
 """Commands whose standard output is passed on to other programs: their next step goes to standard error."""
 
 
+def echo(text: object = "", *, nl: bool = True, err: bool = False) -> None:
+    """Print text of ours with names from outside in it: what a terminal would obey is escaped."""
+    typer.echo(lines(text), nl=nl, err=err)
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
-    typer.echo(to_json(value))
+    typer.echo(json_text(to_json(value)))
 
 
 def print_result(
@@ -79,7 +85,7 @@ def print_result(
         text()
     else:
         for line in [text] if isinstance(text, str) else text:
-            typer.echo(line)
+            echo(line)
     print_next(command, **names)
 
 
@@ -89,7 +95,7 @@ def print_next(command: str, **names: Any) -> None:
     if template is None or any(value is None for value in names.values()) or ("{" in template and not names):
         return
     line = template.format_map({name: shlex.quote(str(value)) for name, value in names.items()})
-    typer.echo(f"Next: kerasimg {line}", err=command in PIPED)
+    echo(f"Next: kerasimg {line}", err=command in PIPED)
 
 
 def table(rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> list[str]:

@@ -10,7 +10,7 @@ import typer
 
 from kerasimg.cli.deploy import Batch, Drop, Precisions, Same, TargetName, Tolerance
 from kerasimg.cli.options import DATA_HELP, Json, RunArgument, RunData, Top, keras_loaded, out_option, part_option
-from kerasimg.cli.output import print_result
+from kerasimg.cli.output import echo, print_result
 from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.run_folder import CARD, RunFolder
@@ -205,7 +205,7 @@ def measure(
     precisions: Any = [name.value for name in precision] or None
     with waiting("exporting and measuring", as_json):
         result = measure(run, targets, precision=precisions, batch=batch, data=data)
-    print_result("run measure", result, lambda: typer.echo(as_text(result)), as_json, run=run)
+    print_result("run measure", result, lambda: echo(as_text(result)), as_json, run=run)
 
 
 @commands.command()

@@ -27,9 +27,10 @@ from kerasimg.cli.options import (
     out_option,
     weights_argument,
 )
-from kerasimg.cli.output import print_json, print_next, print_result
+from kerasimg.cli.output import echo, print_json, print_next, print_result
 from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError
+from kerasimg.escaping import json_text
 from kerasimg.files import write_text
 from kerasimg.run_folder import DataRecord, RunFolder
 from kerasimg.spec.writing import dumps
@@ -68,7 +69,7 @@ def show(
     else:
         spec = load(ref, *assignments(assign), partial=True)
         if not origins:
-            typer.echo(dumps(spec.resolved), nl=False)
+            echo(json_text(dumps(spec.resolved)), nl=False)
         else:
             rows = list(_origins(spec))
             if as_json:
@@ -76,7 +77,7 @@ def show(
                 print_json([dict(zip(keys, row, strict=True)) for row in rows])
             else:
                 for path, value, origin in rows:
-                    typer.echo(f"{path} = {json.dumps(value, ensure_ascii=False)}  <- {origin}")
+                    echo(f"{path} = {json.dumps(value, ensure_ascii=False)}  <- {origin}")
     if not as_json:
         print_next("spec show", spec=ref)
 
@@ -92,11 +93,11 @@ def _show_model(spec: Spec, flat: bool, svg: Path | None, as_json: bool) -> None
         nodes = [part._asdict() for part in parts]
         print_json({"name": spec.name, "image": model.image, "params": model.params, "nodes": nodes})
     elif svg is None or str(svg) != "-":
-        typer.echo(drawing.as_text(spec.name, model, parts))
+        echo(drawing.as_text(spec.name, model, parts))
     if svg is not None:
         drawn = drawing.as_svg(spec.name, model, parts)
         if str(svg) == "-":
-            typer.echo(drawn, nl=False)
+            echo(drawn, nl=False)
         else:
             write_text(svg, drawn)
 
@@ -216,7 +217,7 @@ def build(
 @commands.command()
 def schema() -> None:
     """Print the JSON Schema of specs. For an editor (JSON Schema 2020-12)."""
-    typer.echo((catalog.ZOO / catalog.SCHEMA).read_text(encoding="utf-8"), nl=False)
+    echo((catalog.ZOO / catalog.SCHEMA).read_text(encoding="utf-8"), nl=False)
     print_next("spec schema")
 
 

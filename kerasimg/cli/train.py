@@ -40,7 +40,7 @@ from kerasimg.cli.options import (
     out_option,
     weights_argument,
 )
-from kerasimg.cli.output import print_json, print_next, print_result, table
+from kerasimg.cli.output import echo, print_json, print_next, print_result, table
 from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError, Fault, SpecError, printable
 from kerasimg.files import write_text
@@ -89,7 +89,7 @@ def init(
         seen = look_at(data, kind, shown.progress)
     if not as_json:
         for line in describe(seen):
-            typer.echo(line)
+            echo(line)
     wish = _ask(seen, kind or seen.task) if interactive else _default_wish(kind)
     document = first_spec(path.stem, seen, wish)
     write_text(path, dumps(document))
@@ -112,16 +112,16 @@ def check(
         except CallError as error:  # of this spec; the others are checked all the same
             faults.append(Fault(ref, "", str(error))._asdict())
             if not as_json:
-                typer.echo(f"error: {printable(str(error))}", err=True)
+                echo(f"error: {printable(str(error))}", err=True)
         except SpecError as error:
             faults += [fault._asdict() for fault in error.faults]
             if not as_json:
-                typer.echo(str(error), err=True)
+                echo(str(error), err=True)
         else:
             if not as_json:
                 missing = [name for name, value in spec.resolved.get("params", {}).items() if value is None]
                 needed = f"; must be given: {', '.join(missing)}" if missing else ""
-                typer.echo(f"ok: {spec.file} ({len(spec.nodes)} nodes, {len(spec.search)} search values{needed})")
+                echo(f"ok: {spec.file} ({len(spec.nodes)} nodes, {len(spec.search)} search values{needed})")
     if as_json:
         print_json({"ok": not faults, "faults": faults})
     if faults:
@@ -161,7 +161,7 @@ def train(
     from kerasimg.evaluation.report_epochs import print_stages, read_goals
 
     silent = quiet or as_json
-    told: dict[str, Any] = {"verbose": 0 if silent else _keras_verbose(), "say": _nothing if silent else typer.echo}
+    told: dict[str, Any] = {"verbose": 0 if silent else _keras_verbose(), "say": _nothing if silent else echo}
     params, edits = assignments(assign, epochs=epochs, size=size, batch_size=batch_size, lr=lr, task=_text(task))
     if resume is not None:
         if ref or params or edits or weights or limit or out or tensorboard:
@@ -191,7 +191,7 @@ def train(
 
             print_scores(run.scores)
         page = run.files.report_file
-        typer.echo(f"saved in {run.folder}" + (f"; report: {page}" if page.is_file() else ""))
+        echo(f"saved in {run.folder}" + (f"; report: {page}" if page.is_file() else ""))
 
     result = {"run": str(run.folder), "scores": run.scores if has_scores else None}
     print_result("train", result, as_text, as_json, run=run.folder)
@@ -270,7 +270,7 @@ def tune(
         try:
             with waiting("training trials", silent) as shown, _frozen():
                 trained = work(spec, chief=worker, **how, say=shown.say)
-            typer.echo(f"{trained} trials were trained here")
+            echo(f"{trained} trials were trained here")
         except UsedUp:  # memory that TensorFlow does not give back: the same command continues in a new process
             os.execv(sys.executable, [sys.executable, "-m", "kerasimg", *sys.argv[1:]])
         return
@@ -332,7 +332,7 @@ def _ask(seen: Look, task: str) -> Wish:
 
     wish = _default_wish(task)
     for name, about in ABOUT.items():
-        typer.echo(f"  {name}: {about}")
+        echo(f"  {name}: {about}")
     recipe = _choice("Which recipe?", ABOUT, first_spec("x", seen, wish)["extends"].removeprefix("recipes/"))
     chosen = first_spec("x", seen, wish._replace(recipe=recipe))
     size = typer.prompt("Height and width that the model sees, in px?", chosen["params"]["size"], type=int)
@@ -394,4 +394,4 @@ def _print_space(spec: Spec, as_json: bool) -> None:
         print_json(space.describe())
         return
     for line in [*table(rows), size]:
-        typer.echo(line)
+        echo(line)

@@ -20,9 +20,10 @@ from kerasimg.cli.options import (
     out_option,
     part_option,
 )
-from kerasimg.cli.output import print_result
+from kerasimg.cli.output import echo, print_result
 from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError, listed
+from kerasimg.escaping import one_line
 
 commands = typer.Typer()
 
@@ -63,11 +64,13 @@ def predict(
     predictions, skipped = answers.predictions, on_bad_image is OnBadImage.skip
     if skipped and predictions and answers.faults:
         left_out = [fault.file for fault in answers.faults]
-        typer.echo(f"left out {len(left_out):,} unreadable: {listed(left_out, 5)}", err=True)
+        echo(f"left out {len(left_out):,} unreadable: {listed(left_out, 5)}", err=True)
     lines = []
     for prediction in predictions:
         likely = sorted(prediction.probabilities.items(), key=lambda pair: -pair[1])[:top]
-        lines.append(f"{prediction.file}: " + ", ".join(f"{name} {value:.3f}" for name, value in likely))
+        lines.append(
+            f"{one_line(prediction.file)}: " + ", ".join(f"{one_line(name)} {value:.3f}" for name, value in likely)
+        )
     failed = not (skipped and predictions)
     if predictions:
         image = None if failed and answers.faults else predictions[0].file

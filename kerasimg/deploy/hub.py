@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from kerasimg.deploy.runtimes import needs
 from kerasimg.errors import CallError
+from kerasimg.escaping import markdown
 from kerasimg.spec import pack as form
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def readme(opened: form.Pack, repo: str) -> str:
     card = opened.read(form.CARD).decode()
     if not card:
         head = "---\nlibrary_name: keras\npipeline_tag: image-classification\ntags:\n- keras\n- kerasimg\n---\n\n"
-        return f"{head}# {' '.join(opened.manifest.name.split())}\n\nAn image classifier.\n\n{use}"
+        return f"{head}# {markdown(opened.manifest.name)}\n\nAn image classifier.\n\n{use}"
     # The card of a run tells how to use the run's own files, which are not here.
     replaced, count = re.subn(r"(?ms)^## Use\n.*?(?=^## |\Z)", lambda _: f"{use}\n", card, count=1)
     return replaced if count else f"{card}\n{use}"

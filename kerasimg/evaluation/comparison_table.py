@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kerasimg.escaping import deep
+
 _PICTURES = 10
 """Pictures of a kind that are listed."""
 
@@ -19,6 +21,7 @@ def print_comparison(told: dict[str, Any], console: Console | None = None) -> No
 
     told: what `compare` returns.  console: standard output by default.
     """
+    told = deep(told)
     console = console or Console()
     for note in _notes(told):
         console.print(Text(note))

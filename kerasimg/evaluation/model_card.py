@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kerasimg.escaping import markdown
 from kerasimg.evaluation.report_words import headline, words
 from kerasimg.spec.load import Spec
 
@@ -62,10 +63,10 @@ def _front_matter(content: Mapping[str, Any]) -> str:
 def _body(content: Mapping[str, Any]) -> str:
     spec: Spec = content["spec"]
     scores, data, facts = content["scores"], content["data"], content["facts"]
-    parts = [f"# {content['name']}", _one_line(spec.about) or "An image classifier."]
+    parts = [f"# {markdown(content['name'])}", markdown(spec.about) or "An image classifier."]
     height, width = spec.image.size
     classes = content["classes"]
-    listed = ", ".join(_one_line(name) for name in classes[:50]) + (" …" if len(classes) > 50 else "")
+    listed = ", ".join(markdown(name) for name in classes[:50]) + (" …" if len(classes) > 50 else "")
     parts.append(
         f"- Task: {spec.task}, {len(classes)} classes: {listed}\n"
         f"- Input: {height} × {width} pixels, {'RGB' if spec.image.channels == 3 else 'grey'}, values 0-255; the "
@@ -94,7 +95,7 @@ def _body(content: Mapping[str, Any]) -> str:
         parts.append(
             "## Origin\n\n"
             + "\n".join(
-                f"- {words(key)}: {_one_line(value)}"
+                f"- {words(key)}: {markdown(value)}"
                 for key, value in (
                     ("architecture", spec.card.source),
                     ("license of the spec and of the weights it names", spec.card.license),

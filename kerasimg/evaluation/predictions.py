@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from kerasimg.escaping import csv_cell, from_csv_cell
 from kerasimg.results import Result
 from kerasimg.spec.document import Task
 
@@ -89,7 +90,8 @@ def write_predictions(
     ids: N names of pictures.  truth, probabilities, classes, thresholds: as in `scores`.
     extras: column -> N values; what is neither text nor None is written as JSON.
     Probabilities are written as float32, in the fewest digits that read back as the same float32. Several
-    labels stand in one cell, parted by "|"; a name with a "|" in it is quoted as CSV quotes.
+    labels stand in one cell, parted by "|"; a name with a "|" in it is quoted as CSV quotes. A text that a spreadsheet
+    would take for a formula has a "'" before it.
     """
     p = np.asarray(probabilities, dtype=np.float32)
     decision, confidence = decide(p, task, thresholds)
@@ -102,8 +104,9 @@ def write_predictions(
         table = csv.writer(file)
         table.writerow([*_HEADER, *(_PREFIX + name for name in classes), *(_EXTRA + name for name in extras)])
         for picture, true, decided, sure, row, other in rows:
-            said = [cell(true, classes), cell(decided, classes), sure, *row.astype(str), *map(as_text, other)]
-            table.writerow([picture, *said])
+            more = [csv_cell(value) if isinstance(value, str) else as_text(value) for value in other]
+            said = [csv_cell(cell(true, classes)), csv_cell(cell(decided, classes)), sure, *row.astype(str), *more]
+            table.writerow([csv_cell(str(picture)), *said])
 
 
 def read_predictions(path: str | PathLike[str], task: Task) -> Predictions:
@@ -114,9 +117,11 @@ def read_predictions(path: str | PathLike[str], task: Task) -> Predictions:
     last = first + sum(name.startswith(_PREFIX) for name in header[first:])
     classes = [name.removeprefix(_PREFIX) for name in header[first:last]]
     p = np.array([row[first:last] for row in rows]).astype(np.float32).reshape(len(rows), len(classes))
-    truth, decision = (_numbers([row[place] for row in rows], classes, task) for place in (1, 2))
-    extras = {name.removeprefix(_EXTRA): [row[k] for row in rows] for k, name in enumerate(header[last:], last)}
-    ids = [row[0] for row in rows]
+    truth, decision = (_numbers([from_csv_cell(row[place]) for row in rows], classes, task) for place in (1, 2))
+    extras = {
+        name.removeprefix(_EXTRA): [from_csv_cell(row[k]) for row in rows] for k, name in enumerate(header[last:], last)
+    }
+    ids = [from_csv_cell(row[0]) for row in rows]
     return Predictions(ids, truth, p[:, 1:] if task == "binary" else p, classes, decision, extras)
 
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kerasimg.escaping import deep
+
 _SHOWN = 30
 """Up to so many classes all are shown; of more, those that have pictures, the `_EXTREMES` worst and best by F1."""
 _EXTREMES = 10
@@ -26,6 +28,7 @@ def print_scores(scores: dict[str, Any], console: Console | None = None) -> None
     scores: what `scores` or `evaluate` returns.
     console: standard output by default; plain text where it is no terminal.
     """
+    scores = deep(scores)
     console = console or Console()
     for table in filter(None, (_figures(scores), _classes(scores), _confused(scores), *_slices(scores))):
         table.box = box.SIMPLE_HEAD if console.is_terminal else None

@@ -1,0 +1,61 @@
+"""Names and texts from outside, made harmless for what they are written to: one function for each medium."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from kerasimg.errors import printable
+
+
+def one_line(text: object) -> str:
+    """A name for the terminal or a log: what a terminal would obey is escaped, line breaks too."""
+    return printable(str(text)).replace("\n", "\\n")
+
+
+def lines(text: object) -> str:
+    """A text of several lines for the terminal or a log."""
+    return printable(str(text))
+
+
+def deep(value: Any) -> Any:
+    """A document with every text in it, keys too, as `one_line` has it."""
+    if isinstance(value, str):
+        return one_line(value)
+    if isinstance(value, Mapping):
+        return {deep(key): deep(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(deep, value))
+    if isinstance(value, list | tuple):
+        return type(value)(map(deep, value))
+    return value
+
+
+def json_text(text: str) -> str:
+    """JSON for the terminal: what a terminal would obey is written as an escape of JSON, which reads back alike."""
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+_OBEYED = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def markdown(text: object) -> str:
+    """A text within a line of Markdown: no HTML, no link, no table, no heading, no line break."""
+    return _MARKUP.sub(r"\\\g<0>", one_line(" ".join(str(text).split()))).replace("<", "&lt;").replace(">", "&gt;")
+
+
+_MARKUP = re.compile(r"[\\`*_\[\]|#!~]")
+
+
+def csv_cell(text: str) -> str:
+    """A text as a cell that no spreadsheet takes for a formula; `from_csv_cell` gives it back."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def from_csv_cell(cell: str) -> str:
+    """What `csv_cell` was given."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
