@@ -74,7 +74,7 @@ Task = Annotated[
     typer.Option(
         "--task",
         help="multiclass: one of several classes per image. binary: one of two. multilabel: any number of them. "
-        "Default: what the spec says, multiclass without one.",
+        "Default: what the spec says; without a spec, as the labels are.",
     ),
 ]
 Weights = Annotated[

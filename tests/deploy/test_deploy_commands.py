@@ -47,7 +47,11 @@ def test_export_writes_what_is_asked_for_and_says_how_it_compares(say: Say, run:
     said = say("export", run.folder, "--to", "litert", "--to", "keras", "--out", tmp_path)
     assert said.code == 0
     assert "model_float32.tflite: differs by" in said.out
-    assert said.out.splitlines()[-2:] == [f"kept in {tmp_path / 'litert'}", f"kept in {tmp_path / 'keras'}"]
+    assert said.out.splitlines()[-3:] == [
+        f"saved in {tmp_path / 'litert'}",
+        f"saved in {tmp_path / 'keras'}",
+        f"Next: kerasimg run verify {tmp_path / 'litert'}",
+    ]
     assert said.err == ""
 
 
