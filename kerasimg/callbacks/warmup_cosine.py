@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 import keras
 
+from kerasimg.keras_internals import learning_rate_schedule
+
 
 @keras.saving.register_keras_serializable(package="kerasimg")
 class WarmupCosine(keras.callbacks.Callback):
@@ -44,7 +46,7 @@ class WarmupCosine(keras.callbacks.Callback):
         if not self.params.get("steps"):
             raise ValueError("WarmupCosine: the steps of an epoch are not known; give fit steps_per_epoch")
         optimizer = self.model.optimizer
-        if isinstance(getattr(optimizer, "_learning_rate", None), keras.optimizers.schedules.LearningRateSchedule):
+        if learning_rate_schedule(optimizer) is not None:
             raise ValueError("WarmupCosine: the optimizer has a schedule already; give it a number")
         self._peak = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
         self._first_epoch = None

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from kerasimg.keras_internals import call_behind
 from kerasimg.models.outputs import OutputKind, output_kind
 from kerasimg.models.temperature import model_at_temperature
 from kerasimg.spec.document import Task
@@ -81,9 +82,8 @@ def _before_activation(model: keras.Model, kind: OutputKind, temperature: float)
     output = model.outputs[0]
     if kind == "logits":
         return output, temperature
-    # Private, as in `output_kind`: nothing else tells which call of a layer the output is.
-    history = output._keras_history
-    layer, node = history.operation, history.operation._inbound_nodes[history.node_index]
+    node = call_behind(output)
+    layer = node.operation
     if isinstance(layer, keras.layers.Activation | keras.layers.Softmax):
         return node.input_tensors[0], temperature
     linear = type(layer).from_config({**layer.get_config(), "activation": "linear"})

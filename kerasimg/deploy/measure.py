@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerasimg import keras_internals
 from kerasimg.data.parallel import cores
 from kerasimg.data.sources import Data
 from kerasimg.deploy import litert_file
@@ -98,9 +99,7 @@ def macs(model: keras.Model) -> int:
     graph = traced.graph
     if any(operation.type in CALLS for operation in graph.get_operations()):
         # A function that is called does not know the shapes of variables; of constants it does.
-        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-        graph = convert_variables_to_constants_v2(traced).graph
+        graph = keras_internals.with_constants(traced).graph
     functions = {one.signature.name: one for one in graph.as_graph_def().library.function}
     return _macs(graph, functions)
 
@@ -234,9 +233,6 @@ def _p50_ms(content: bytes, shape: tuple[int, ...]) -> float:
 
 def _macs(graph: Any, functions: Mapping[str, Any]) -> int:
     """Of a graph and of the functions that it calls: Keras makes one of a convolution in groups."""
-    # There is no public way from a function's definition to its operations with their shapes.
-    from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
-
     found = 0
     for operation in graph.get_operations():
         if operation.type in COUNTED:
@@ -244,7 +240,7 @@ def _macs(graph: Any, functions: Mapping[str, Any]) -> int:
         elif operation.type in CALLS:
             shapes = [tensor.shape for tensor in operation.inputs]
             called = functions[operation.get_attr("f").name]
-            found += _macs(function_def_to_graph(called, input_shapes=shapes), functions)
+            found += _macs(keras_internals.graph_of_definition(called, shapes), functions)
     return found
 
 

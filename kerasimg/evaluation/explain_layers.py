@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 from kerasimg.errors import CallError, listed, nearest
+from kerasimg.keras_internals import call_behind, replaced
 from kerasimg.models.outputs import output_kind
 
 UNLEARNED = ("InputLayer", "Rescaling", "Normalization", "Resizing")
@@ -98,20 +99,9 @@ def _is_tokens(layer: Any) -> bool:
 @contextmanager
 def changed(layer: Any, change: Callable[[Any], Any]) -> Iterator[None]:
     """For as long as it lasts, the layer gives `change(output)` instead of its output."""
-    own = vars(layer).get("call")
     call = layer.call
-
-    def replaced(*args: Any, **kwargs: Any) -> Any:
-        return change(call(*args, **kwargs))
-
-    layer.call = replaced
-    try:
+    with replaced(layer, "call", lambda *args, **kwargs: change(call(*args, **kwargs))):
         yield
-    finally:
-        if own is None:
-            del layer.call
-        else:
-            layer.call = own
 
 
 @contextmanager
@@ -124,14 +114,7 @@ def without_squashing(model: keras.Model) -> Iterator[None]:
     if output_kind(model) == "logits":
         yield
         return
-    layer = model.outputs[0]._keras_history.operation
+    layer = call_behind(model.outputs[0]).operation
     name = "call" if isinstance(layer, keras.layers.Softmax) else "activation"
-    kept = vars(layer).get(name)
-    setattr(layer, name, lambda inputs, *args, **kwargs: inputs)
-    try:
+    with replaced(layer, name, lambda inputs, *args, **kwargs: inputs):
         yield
-    finally:
-        if kept is None:
-            delattr(layer, name)
-        else:
-            setattr(layer, name, kept)

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import keras
 
-# Keras does not export it. Its subclasses work in tf.data on every backend, by `self.backend`.
-_IMAGE_LAYER: Any = keras.layers.RandomFlip.__mro__[1]
+from kerasimg import keras_internals
+
+_IMAGE_LAYER: Any = keras_internals.image_layer_class()
 
 
 class PerImage(_IMAGE_LAYER):
@@ -58,7 +59,7 @@ class PerImage(_IMAGE_LAYER):
 
     def _uniform(self, *shape: Any) -> Any:
         """Random numbers in [0, 1), float32."""
-        seed = self._get_seed_generator(self.backend._backend)
+        seed = keras_internals.seed_in_pipeline(self)
         return self.backend.random.uniform(shape, dtype="float32", seed=seed)
 
     def _only(self, chosen: Any, images: Any, function: Callable[..., Any], *rows: Any) -> Any:

@@ -5,7 +5,6 @@ Nothing is downloaded and no weight is allocated: each constructor runs up to wh
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import inspect
 import itertools
@@ -15,10 +14,9 @@ from unittest import mock
 
 import keras
 import numpy as np
-from keras.src.applications import imagenet_utils
-from keras.src.backend.common import global_state
-from keras.src.utils import file_utils
 
+from kerasimg import keras_internals
+from kerasimg.models.budget import no_variables
 from kerasimg.models.keras_kinds import KINDS
 
 ARGUMENTS: Final = ("alpha", "depth_multiplier", "dropout", "dropout_rate", "minimalistic", "pooling")
@@ -106,7 +104,8 @@ def sizes(name: str) -> tuple[int, int]:
     if name in SIZES:
         return SIZES[name]
     constructor = getattr(keras.applications, name)
-    asked = _reach(imagenet_utils, "obtain_input_shape", constructor, weights=None, include_top=False)
+    shapes, _ = keras_internals.applications_modules()
+    asked = _reach(shapes, "obtain_input_shape", constructor, weights=None, include_top=False)
     return asked.named["min_size"], asked.named["default_size"]
 
 
@@ -123,11 +122,12 @@ def weight_files(
 ) -> Iterator[dict[str, Any]]:
     """Learn which file of ImageNet weights, with or without the top, Keras fetches for each variant of a backbone."""
     constructor = getattr(keras.applications, name)
+    _, files = keras_internals.applications_modules()
     for variant in variants or VARIANTS.get(name, [{}]):
         arguments = dict(variant)
         rows = arguments.pop("rows", sizes(name)[1])
         asked = _reach(
-            file_utils,
+            files,
             "get_file",
             constructor,
             weights="imagenet",
@@ -145,20 +145,9 @@ def _reach(module: Any, function: str, constructor: Callable[..., Any], **argume
     def stop(*positional: Any, **named: Any) -> None:
         raise _Reached(positional, named)
 
-    with mock.patch.object(module, function, stop), _without_weights():
+    with mock.patch.object(module, function, stop), no_variables():
         try:
             constructor(**arguments)
         except _Reached as reached:
             return reached
     raise ValueError(f"{constructor.__name__} never called {function}")
-
-
-@contextlib.contextmanager
-def _without_weights() -> Iterator[None]:
-    """Give variables a shape, but no memory; and forget them, or the next scope would allocate them."""
-    waiting = global_state.get_global_attribute("uninitialized_variables") or []
-    try:
-        with keras.StatelessScope(initialize_variables=False):
-            yield
-    finally:
-        global_state.set_global_attribute("uninitialized_variables", waiting)

@@ -14,9 +14,7 @@ from typing import Any
 
 import keras
 
-# Private, and used nowhere else: there is no public way to forget variables that shall never be allocated.
-from keras.src.backend.common import global_state
-
+from kerasimg import keras_internals
 from kerasimg.boundary import reason_of
 from kerasimg.errors import CallError, nearest
 
@@ -28,9 +26,6 @@ DEFAULT_LIMITS: Mapping[str, int] = {
 }
 """params: parameters of the model. tensor: values of the picture, or of the largest output of a layer for one picture.
 layers: those of backbones counted. initializers: multiplications that orthogonal initial values take."""
-
-_PENDING = "uninitialized_variables"
-_SCOPE = "stateless_scope"
 
 
 class OverBudget(Exception):
@@ -47,13 +42,13 @@ def deferred_variables() -> Iterator[None]:
 
     NoInitialValue where an initializer fails. Whatever happens, Ctrl-C too, nothing is left for later models.
     """
-    before = list(global_state.get_global_attribute(_PENDING) or [])
+    before = keras_internals.pending_variables()
     with no_variables() as made:
         yield
         pending = made()
     try:
         for variable in pending:
-            global_state.set_global_attribute(_PENDING, [variable])
+            keras_internals.set_pending_variables([variable])
             try:
                 with keras.StatelessScope():
                     pass  # its end gives every pending variable its value
@@ -62,20 +57,20 @@ def deferred_variables() -> Iterator[None]:
                     f"the initial value of {variable.path} cannot be made: {reason_of(error)}"
                 ) from None
     finally:
-        global_state.set_global_attribute(_PENDING, before)
+        keras_internals.set_pending_variables(before)
 
 
 @contextmanager
 def no_variables() -> Iterator[Callable[[], list[Any]]]:
     """Variables made inside never get values: for those who only look at shapes. Gives what lists them."""
-    before = list(global_state.get_global_attribute(_PENDING) or [])
-    scope = global_state.get_global_attribute(_SCOPE)
+    before = keras_internals.pending_variables()
+    scope = keras_internals.stateless_scope()
     try:
         with keras.StatelessScope(initialize_variables=False):
-            yield lambda: list(global_state.get_global_attribute(_PENDING) or [])[len(before) :]
+            yield lambda: keras_internals.pending_variables()[len(before) :]
     finally:
-        global_state.set_global_attribute(_SCOPE, scope)
-        global_state.set_global_attribute(_PENDING, before)
+        keras_internals.set_stateless_scope(scope)
+        keras_internals.set_pending_variables(before)
 
 
 class Budget:

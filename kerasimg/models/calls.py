@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import keras
 
 from kerasimg.errors import CallError, Fault, SpecError
+from kerasimg.keras_internals import calls_of, functional_of, is_functional, passes_training
 from kerasimg.models.folded import IMAGE, FlatCall
 from kerasimg.models.layer_arguments import Inexpressible, LayerReader
 from kerasimg.models.operations import Tensor, rewrite
@@ -65,13 +66,13 @@ def _functional(model: Any) -> Any:
     if not isinstance(model, keras.Model):
         raise CallError(f"to_spec takes a Keras model, got {type(model).__name__}")
     if isinstance(model, keras.Sequential):
-        model = getattr(model, "_functional", None) or model
+        model = functional_of(model) or model
         if isinstance(model, keras.Sequential):
             raise CallError(
                 f"'{model.name}' has not been built, so the size of its image is unknown: "
                 "begin it with keras.Input(shape=(height, width, channels))"
             )
-    if not _has_graph(model):
+    if not is_functional(model):
         raise CallError(
             f"'{model.name}' is a subclassed model ({type(model).__name__}), whose graph only its code knows: "
             "rewrite it as a functional model, keras.Model(inputs, outputs)"
@@ -80,11 +81,6 @@ def _functional(model: Any) -> Any:
         if len(tensors) != 1:
             raise CallError(f"'{model.name}' has {len(tensors)} {what}; a spec has one image and one output")
     return model
-
-
-def _has_graph(model: Any) -> bool:
-    """Whether a model is its graph, and no code of its own."""
-    return hasattr(model, "_nodes_by_depth") and type(model).call.__module__ == "keras.src.models.functional"
 
 
 def _image(model: Any, graph: Any) -> tuple[int, int, int]:
@@ -109,36 +105,33 @@ def _open(
     faults: list[Fault],
 ) -> None:
     """Append the calls of a functional graph; `produced` maps its tensors, by id, to numbers of calls."""
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        for node in graph._nodes_by_depth[depth]:
-            if node.is_input:
-                continue
-            args, kwargs = node.arguments.convert(lambda item: produced.get(id(item), item))
-            own = kwargs.pop("training", None)
-            own = training if own is None else own
-            inner = _inner_graph(node.operation)
-            if inner is not None:
-                entered = dict(zip(map(id, inner.inputs), _tensors((args, kwargs)), strict=False))
-                _open(inner, entered, calls, own, where, faults)
-                given = [entered.get(id(tensor)) for tensor in inner.outputs]
-            elif len(node.outputs) != 1:
-                name = node.operation.name
-                message = f"gives {len(node.outputs)} outputs, and a node has one: rewrite it as layers of one output"
-                faults.append(Fault(where, name, message))
-                given = [Tensor(IMAGE, tuple(tensor.shape)) for tensor in node.outputs]
-            else:
-                calls.append(_Call(node.operation, args, kwargs, tuple(node.outputs[0].shape), own))
-                given = [Tensor(len(calls) - 1, tuple(node.outputs[0].shape))]
-            produced.update(
-                (id(tensor), made) for tensor, made in zip(node.outputs, given, strict=True) if made is not None
-            )
+    for node in calls_of(graph):
+        args, kwargs = node.arguments.convert(lambda item: produced.get(id(item), item))
+        own = kwargs.pop("training", None)
+        own = training if own is None else own
+        inner = _inner_graph(node.operation)
+        if inner is not None:
+            entered = dict(zip(map(id, inner.inputs), _tensors((args, kwargs)), strict=False))
+            _open(inner, entered, calls, own, where, faults)
+            given = [entered.get(id(tensor)) for tensor in inner.outputs]
+        elif len(node.outputs) != 1:
+            name = node.operation.name
+            message = f"gives {len(node.outputs)} outputs, and a node has one: rewrite it as layers of one output"
+            faults.append(Fault(where, name, message))
+            given = [Tensor(IMAGE, tuple(tensor.shape)) for tensor in node.outputs]
+        else:
+            calls.append(_Call(node.operation, args, kwargs, tuple(node.outputs[0].shape), own))
+            given = [Tensor(len(calls) - 1, tuple(node.outputs[0].shape))]
+        produced.update(
+            (id(tensor), made) for tensor, made in zip(node.outputs, given, strict=True) if made is not None
+        )
 
 
 def _inner_graph(operation: Any) -> Any:
     """The graph of a nested model; None when the operation is none, or a model of its own code."""
     if isinstance(operation, keras.Sequential):
-        return getattr(operation, "_functional", None)
-    return operation if _has_graph(operation) else None
+        return functional_of(operation)
+    return operation if is_functional(operation) else None
 
 
 def _tensors(structure: Any) -> list[Tensor]:
@@ -266,7 +259,7 @@ def _check_training(layer: Any, training: bool | None) -> None:
     layer, whatever was said when the graph was made.
     """
     own = inspect.signature(layer.call).parameters.get("training")
-    if training and layer._call_has_training_arg and not (own is not None and own.default is True):
+    if training and passes_training(layer) and not (own is not None and own.default is True):
         raise Inexpressible(
             "is called with training=True, which a spec cannot say: leave that to the call of the model"
         )

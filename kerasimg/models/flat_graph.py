@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+
+from kerasimg.keras_internals import calls_of, functional_of, is_functional
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,7 @@ def _number(tensors: dict[int, Any], tensor: Any) -> int:
 def _flatten(model: Any, inputs: Sequence[int], tensors: dict[int, Any], calls: list[Call]) -> list[int]:
     """Append the calls of a model on these values, and number what comes out of it."""
     numbers = {id(tensor): number for tensor, number in zip(model.inputs, inputs, strict=True)}
-    for node in _nodes(model):
+    for node in calls_of(model):
         taken = [numbers[id(tensor)] for tensor in node.arguments.keras_tensors]
         inner = _opened(node, taken, tensors)
         if inner is None:
@@ -86,21 +88,12 @@ def _flatten(model: Any, inputs: Sequence[int], tensors: dict[int, Any], calls: 
     return [numbers[id(tensor)] for tensor in model.outputs]
 
 
-def _nodes(model: Any) -> Iterator[Any]:
-    """Keras' records of the calls inside a functional model, in their order."""
-    by_depth = model._nodes_by_depth  # private; the public configuration says the same without the objects
-    for depth in sorted(by_depth, reverse=True):
-        yield from (node for node in by_depth[depth] if not node.is_input)
-
-
 def _opened(node: Any, taken: Sequence[int], tensors: Mapping[int, Any]) -> Any:
     """The functional model that a call is of, when its calls can stand in the place of this one; else None."""
     model = node.operation
     if type(model) is keras.Sequential:
-        model = getattr(model, "_functional", None)
-    if not isinstance(model, keras.Model) or not hasattr(model, "_nodes_by_depth"):
-        return None
-    if type(model).call.__qualname__ != "Functional.call" or len(model.inputs) != len(taken):
+        model = functional_of(model)
+    if not isinstance(model, keras.Model) or not is_functional(model) or len(model.inputs) != len(taken):
         return None
     by_name = any(isinstance(argument, dict) for argument in node.arguments.args)
     same_ranks = all(

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import keras
 
+from kerasimg import keras_internals
 from kerasimg.models.backbone_table import make_backbones
 from kerasimg.models.keras_kinds import KINDS, LEFT_OUT, REFUSED, one_of
 from kerasimg.spec import kinds
@@ -53,8 +54,8 @@ TAKES_A_LIST: Final = {"Attention", "AdditiveAttention"}
 TYPES: Final = {bool: "bool", int: "int", float: "float"}
 """Kinds told by the type of an argument's annotation or default. That of a string tells too little."""
 
-_IMAGE_LAYER = keras.layers.RandomFlip.__mro__[1]
-_MERGE_LAYER = keras.layers.Add.__mro__[1]
+_IMAGE_LAYER = keras_internals.image_layer_class()
+_MERGE_LAYER = keras_internals.merge_layer_class()
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _BASE_ARGUMENTS = {
     "trainable": {"kind": "bool", "default": True},
@@ -210,7 +211,7 @@ def _other_names(group: str, exported: dict[str, type]) -> dict[str, str]:
     """Find the further names of classes: exported ones, and those that Keras' `get` takes."""
     known = dict(vars(importlib.import_module(MODULES[group])))
     if group not in ("layers", "schedules", "callbacks"):
-        known |= importlib.import_module(f"keras.src.{group}").ALL_OBJECTS_DICT
+        known |= keras_internals.names_known_to_get(group)
     if group == "optimizers":
         known |= {name.lower(): cls for name, cls in exported.items()}
     by_class = {cls: name for name, cls in exported.items()}

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import keras
 
+from kerasimg import keras_internals
 from kerasimg.errors import listed
 from kerasimg.models.objects import find, make_layer
 from kerasimg.spec import arguments, kinds
@@ -26,13 +27,11 @@ class Inexpressible(Exception):
     """What a spec cannot say; the message says why, and the way out."""
 
 
-_CONVNEXT = "keras.src.applications.convnext"
-
-SUBSTITUTES: Mapping[tuple[str, str], Callable[[Mapping[str, Any]], Described]] = {
-    (_CONVNEXT, "LayerScale"): lambda config: ("LayerScale", {"initial_value": config["init_values"]}),
-    (_CONVNEXT, "StochasticDepth"): lambda config: ("DropPath", {"rate": config["drop_path_rate"]}),
+SUBSTITUTES: Mapping[str, Callable[[Mapping[str, Any]], Described]] = {
+    "convnext.LayerScale": lambda config: ("LayerScale", {"initial_value": config["init_values"]}),
+    "convnext.StochasticDepth": lambda config: ("DropPath", {"rate": config["drop_path_rate"]}),
 }
-"""Layers that keras.applications keeps to itself, by module and class: from their config to the layer that does the
+"""Layers that keras.applications keeps to itself, by module and name: from their config to the layer that does the
 same, with the same weights."""
 
 
@@ -55,7 +54,7 @@ class LayerReader:
 
     def _described_as(self, layer: keras.layers.Layer) -> Described:
         cls = type(layer)
-        if substitute := SUBSTITUTES.get((cls.__module__, cls.__name__)):
+        if substitute := SUBSTITUTES.get(keras_internals.application_class(cls) or ""):
             config = _config(layer)
             target, given = substitute(config)
             return self._shortest(target, {**given, **_base(config)}, layer.name, None)

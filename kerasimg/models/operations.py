@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from kerasimg import keras_internals
 from kerasimg.models.layer_arguments import Inexpressible, plain
 
 
@@ -33,9 +34,9 @@ def rewrite(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, 
     """Emit the layers that do what an operation does; Inexpressible when there are none."""
     cls = type(operation)
     name = cls.__name__
-    if cls.__module__ == "keras.src.applications.inception_resnet_v2" and name == "CustomScaleLayer":
+    if keras_internals.application_class(cls) == "inception_resnet_v2.CustomScaleLayer":
         return _scaled_sum(emit, operation, given, shape)
-    if not cls.__module__.startswith("keras.src.ops."):
+    if not keras_internals.is_keras_operation(cls):
         raise Inexpressible(f"is a {name}, which is no layer: rewrite it as layers")
     if name not in REWRITES:
         raise Inexpressible(

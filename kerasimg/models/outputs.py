@@ -7,6 +7,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from kerasimg.keras_internals import call_behind, output_position
 from kerasimg.spec.heads import KEEPS, KEEPS_SIGMOID, kind_of
 
 OutputKind = Literal["softmax", "sigmoid", "logits"]
@@ -26,14 +27,14 @@ def head_of(model: keras.Model) -> str:
 def _kind(tensor: Any, seen: dict[int, str]) -> str:
     """As `heads.kind_of`, of a tensor; seen: what is known by the id of a tensor."""
     if id(tensor) not in seen:
-        # Private, but for a layer that is called several times nothing else tells whose call the output is.
-        layer, node, place = tensor._keras_history
+        call = call_behind(tensor)
+        layer = call.operation
         if isinstance(layer, keras.Model):
-            seen[id(tensor)] = _kind(layer.outputs[place], seen)
+            seen[id(tensor)] = _kind(layer.outputs[output_position(tensor)], seen)
         else:
             name, activation = type(layer).__name__, getattr(layer, "activation", None)
             passed = name in KEEPS or name in KEEPS_SIGMOID
-            inputs = layer._inbound_nodes[node].input_tensors if passed else ()
+            inputs = call.input_tensors if passed else ()
             kinds = [_kind(item, seen) for item in inputs]
             seen[id(tensor)] = kind_of(name, getattr(activation, "__name__", None), kinds) or "logits"
     return seen[id(tensor)]

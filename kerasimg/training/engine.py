@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import keras
 
 from kerasimg.errors import Interrupted, KerasimgError
+from kerasimg.keras_internals import build_metrics, has_averages_in_place
 from kerasimg.models.frozen import split_frozen
 from kerasimg.models.objects import make
 from kerasimg.spec.load import Spec
@@ -248,9 +249,7 @@ class Engine:
         if best is not None and best.figure is not None:
             model.set_weights(best.weights)
             self.say(f"kept the weights of epoch {best.epoch + 1} ({best.monitor} {best.figure:.4g})")
-        elif stages.has_averages(model) and not any(
-            getattr(one, "_ema_weights_in_model", False) for one in self.callbacks
-        ):
+        elif stages.has_averages(model) and not any(has_averages_in_place(one) for one in self.callbacks):
             model.set_weights(stages.handed_on(model))
         self.hooks.end(index, self.experiment.at(index).built.model)
 
@@ -329,8 +328,7 @@ class KerasFit:
             }
             if step := watch.first_step:
                 rest, left = even(plan.train(first_epoch=epoch, first_step=step, epochs=None)), watch.steps - step
-                # Private: Keras makes the metrics' variables, which have values to be given back, with the first step.
-                model._symbolic_build(data_batch=next(iter(rest)))
+                build_metrics(model, next(iter(rest)))
                 model.fit(rest, steps_per_epoch=left, initial_epoch=epoch, epochs=epoch + 1, **common)
                 epoch += 1
             if epoch < watch.until and not model.stop_training:

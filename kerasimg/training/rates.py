@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal
 import keras
 from keras import ops
 
+from kerasimg import keras_internals
 from kerasimg.models.build import Built, leaves
 from kerasimg.spec.document import Stage
 from kerasimg.spec.load import Spec
@@ -123,7 +124,7 @@ def with_rates(optimizer: Any, rates: Rates) -> Any:
     return staged.from_config(optimizer.get_config())
 
 
-class _Staged:
+class _Staged(keras_internals.OptimizerHooks):
     """What comes before a Keras optimizer in the order of its classes."""
 
     rates: ClassVar[Rates]
@@ -135,54 +136,54 @@ class _Staged:
         super().build(variables)  # type: ignore[misc]
         self._factors = tuple(self.rates.factors.get(id(variable), 1.0) for variable in variables)
 
-    def _get_current_learning_rate(self: Any) -> Any:
+    def current_rate(self: Any, rate: Any) -> Any:
+        """The rate of the next step."""
         rates = self.rates
-        scheduled = isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule)
-        if scheduled:
-            rate = self._learning_rate(ops.maximum(self._iterations - rates.warmup_steps, 0))
-        else:
-            rate = super()._get_current_learning_rate()  # type: ignore[misc]
-        share = rates._share(ops.cast(self._iterations, "float32"))
+        if (schedule := keras_internals.learning_rate_schedule(self)) is not None:
+            rate = schedule(ops.maximum(self.iterations - rates.warmup_steps, 0))
+        share = rates._share(ops.cast(self.iterations, "float32"))
         return rate * ops.cast(share * self._block, getattr(rate, "dtype", "float32"))
 
     @property
     def learning_rate(self: Any) -> Any:
         """The rate of the next step; setting it makes it that, whatever part of the warm-up or the fall is done."""
-        return self._get_current_learning_rate()
+        return keras.optimizers.Optimizer.learning_rate.fget(self)
 
     @learning_rate.setter
     def learning_rate(self: Any, value: Any) -> None:
         if isinstance(value, int | float):
-            share = self.rates.share(int(ops.convert_to_numpy(self._iterations)))
+            share = self.rates.share(int(ops.convert_to_numpy(self.iterations)))
             value = value / share if share > 0 else value
         keras.optimizers.Optimizer.learning_rate.fset(self, value)
 
     def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One variable's step, at its own rate."""
-        factor = self._factors[self._get_variable_index(variable)]
+        factor = self._factors[keras_internals.position_of(self, variable)]
         super().update_step(gradient, variable, learning_rate * factor)  # type: ignore[misc]
 
-    def _parallel_update_step(self: Any, grads: Any, variables: Any, learning_rate: Any) -> None:
+    def update_many(self: Any, update: Any, grads: Any, variables: Any, learning_rate: Any) -> None:
+        """The step of all variables, each at its own rate."""
         # PyTorch's optimizers take all variables at once. Nadam's there also moves on what it has in common for all.
-        product = getattr(self, "_u_product", None)
+        product = keras_internals.shared_momentum(self)
         before = None if product is None else ops.copy(product.value)
         for factor, places in self._alike(variables):
             if product is not None:
                 product.assign(before)
             chosen = [grads[place] for place in places], [variables[place] for place in places]
-            super()._parallel_update_step(*chosen, learning_rate * factor)  # type: ignore[misc]
+            update(*chosen, learning_rate * factor)
 
-    def _apply_weight_decay(self: Any, variables: Any) -> None:
+    def decay_many(self: Any, decay: Any, variables: Any) -> None:
+        """The weight decay of all variables, each at its own rate."""
         for factor, places in self._alike(variables):
-            chosen = [variables[place] for place in places if self._use_weight_decay(variables[place])]
+            chosen = [variables[place] for place in places if keras_internals.decays(self, variables[place])]
             if chosen:
                 self._block = factor
-                super()._apply_weight_decay(chosen)  # type: ignore[misc]
+                decay(chosen)
         self._block = 1.0
 
     def _alike(self: Any, variables: Any) -> Iterator[tuple[float, list[int]]]:
         """(factor, places in the list) of the variables that have it."""
-        factors = [self._factors[self._get_variable_index(variable)] for variable in variables]
+        factors = [self._factors[keras_internals.position_of(self, variable)] for variable in variables]
         for factor in dict.fromkeys(factors):
             yield factor, [place for place, other in enumerate(factors) if other == factor]
 

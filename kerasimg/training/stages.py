@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from kerasimg.errors import Fault, KerasimgError, SpecError, listed, nearest
+from kerasimg.keras_internals import weight_averages
 from kerasimg.models.build import Built, leaves
 from kerasimg.spec.document import EarlyStopping, Stage
 from kerasimg.spec.figures import Direction, Goal, best_by, keeps_best, watched
@@ -184,9 +185,4 @@ class Best(keras.callbacks.Callback):
 
 def _pairs(model: Any) -> list[tuple[Any, Any]]:
     """(weight, its moving average), where the optimizer keeps any."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    if not getattr(optimizer, "use_ema", False):
-        return []
-    # Private, as in Keras' own callback: there is no other way to them.
-    averages = optimizer._model_variables_moving_average
-    return [pair for pair in zip(optimizer._trainable_variables, averages, strict=True) if pair[1] is not None]
+    return weight_averages(model.optimizer)

@@ -15,11 +15,10 @@ import keras
 import numpy as np
 
 from kerasimg.errors import KerasimgError
+from kerasimg.keras_internals import CALLBACK_ATTRIBUTES
 
 Arrays = dict[str, np.ndarray]
 
-OF_KERAS = ("_model", "params", "validation_data")
-"""Attributes that Keras gives every callback."""
 NOTHING = object()
 
 
@@ -77,7 +76,7 @@ def remember(callbacks: Iterable[Any], arrays: Arrays) -> list[dict[str, Any]]:
             found = callback.get_state()
         else:
             given = inspect.signature(type(callback).__init__).parameters
-            found = {key: value for key, value in vars(callback).items() if key not in (*OF_KERAS, *given)}
+            found = {key: value for key, value in vars(callback).items() if key not in (*CALLBACK_ATTRIBUTES, *given)}
         plain = {key: _plain(value, f"callbacks/{place}/{key}", arrays) for key, value in found.items()}
         kept = {key: value for key, value in plain.items() if value is not NOTHING}
         told.append({"class": type(callback).__name__, "state": kept})

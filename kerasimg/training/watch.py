@@ -18,6 +18,7 @@ from typing import Any
 import keras
 
 from kerasimg.errors import Interrupted
+from kerasimg.keras_internals import finish_batch_ends, is_stopping, progress_bar, stop_training
 from kerasimg.training import state
 from kerasimg.training.checkpoint import Checkpoint
 from kerasimg.training.history import History
@@ -115,7 +116,7 @@ class Watch(keras.callbacks.CallbackList):
     @property
     def remembering(self) -> list[Any]:
         """The callbacks whose state is kept."""
-        return [one for one in self.callbacks if one is not self._progbar]
+        return [one for one in self.callbacks if one is not progress_bar(self)]
 
     def go_on_from(self, checkpoint: Checkpoint) -> None:
         """Begin where a checkpoint of this stage was written."""
@@ -153,12 +154,13 @@ class Watch(keras.callbacks.CallbackList):
         super().on_epoch_end(epoch, logs)
         self.first_step = 0
         if self.table.diverged:
-            self._model.stop_training = True
-        self.stopped = self._model.stop_training
+            stop_training(self)
+        self.stopped = is_stopping(self)
         if self.after_epoch is not None and not self.table.diverged:
             self.dismissed = bool(self.after_epoch(epoch, self.table.rows[-1]))
-            self._model.stop_training = self.stopped or self.dismissed
-        if self._model.stop_training or epoch + 1 >= self.until:
+            if self.dismissed:
+                stop_training(self)
+        if is_stopping(self) or epoch + 1 >= self.until:
             return  # what the stage ends with is saved in a moment
         if self.interruption.asked or time.monotonic() - self._saved_at >= self._cost_s / SHARE:
             self._keep(epoch + 1, 0)
@@ -180,10 +182,10 @@ class Watch(keras.callbacks.CallbackList):
         if now - self._looked_at >= LOOK_S:
             self._looked_at = now
             if not math.isfinite(float(keras.ops.convert_to_numpy(logs["loss"]))):
-                self._model.stop_training = True
+                stop_training(self)
         late = now - self._saved_at >= max(WITHIN_EPOCH_S, self._cost_s / SHARE)
-        if batch + 1 < self.steps and not self._model.stop_training and (self.interruption.asked or late):
-            self._flush_futures()
+        if batch + 1 < self.steps and not is_stopping(self) and (self.interruption.asked or late):
+            finish_batch_ends(self)
             self._keep(self.epoch, batch + 1)
             self._end_if_asked()
 

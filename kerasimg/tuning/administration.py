@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras_tuner
-import numpy as np
 from keras_tuner.engine import trial as kt_trial
 
 from kerasimg.errors import CallError
+from kerasimg.keras_internals import OracleHooks
 from kerasimg.spec.document import Tune
 from kerasimg.tuning.hyper_parameters import declare
 from kerasimg.tuning.objective import Goal
@@ -40,7 +40,7 @@ WORKED, FAILED = "COMPLETED", "FAILED"
 Say = Callable[[str], None]
 
 
-class Administration:
+class Administration(OracleHooks):
     """What every oracle does here besides choosing values. To stand before a KerasTuner oracle among the bases."""
 
     foresees = False
@@ -75,7 +75,7 @@ class Administration:
         self._heard: dict[str, float] = {}
         self._told_to_stop: set[str] = set()
         self._guard = threading.RLock()
-        self._max_collisions = 2000 if space.size else 20
+        self.set_most_collisions(2000 if space.size else 20)
         self.verbose = 0
 
     def open(self, records: Records, say: Say, may_come_back: bool = False) -> int:
@@ -94,12 +94,12 @@ class Administration:
             if (ended := records.read_ended(trial)) is not None:
                 self._end(trial, ended)
         self.ongoing_trials: dict[str, Any] = {}
-        self._retry_queue: list[str] = []
+        self.retries = []
         if may_come_back:
             self.ongoing_trials = {f"before-{trial}": self.trials[trial] for trial in self._unfinished()}
             self._heard = dict.fromkeys(self._unfinished(), time.monotonic())
         else:
-            self._retry_queue = self._unfinished()
+            self.retries = self._unfinished()
         self.say = say
         return len(self.ended)
 
@@ -122,7 +122,7 @@ class Administration:
     def foreseen(self) -> Mapping[str, Any] | None:
         """The values of the next trial; None where there is none, or it is not known yet."""
         with self._guard:
-            if not self.foresees or self._retry_queue or self._full:
+            if not self.foresees or self.retries or self._full:
                 return None
             exhausted = self.exhausted
             keys = self._choose(f"{len(self.trials) + 1:04d}")
@@ -156,13 +156,13 @@ class Administration:
         """A worker is no more: its trial is for another."""
         with self._guard:
             if (trial := self.ongoing_trials.pop(tuner_id, None)) is not None:
-                self._retry_queue.append(trial.trial_id)
+                self.retries.append(trial.trial_id)
 
     @property
     def over(self) -> bool:
         """Whether nothing is left to be tried."""
         with self._guard:
-            return not self.ongoing_trials and not self._retry_queue and self._full
+            return not self.ongoing_trials and not self.retries and self._full
 
     @property
     def hopeless(self) -> bool:
@@ -191,15 +191,12 @@ class Administration:
 
     reload = save
 
-    def _save_trial(self, trial: Any) -> None:
-        """Nothing: the journal has it."""
-
     def _next(self) -> str | None:
         """The name of a trial to be run: one that was lost, else a new one; None where there is none, or not yet."""
         if self.hopeless:
             return None
-        if self._retry_queue:
-            return str(self._retry_queue.pop(0))
+        if self.retries:
+            return str(self.retries.pop(0))
         if self._full:
             return None
         trial = f"{len(self.trials) + 1:04d}"
@@ -218,8 +215,7 @@ class Administration:
 
     def _choose(self, trial: str) -> dict[str, Key] | None:
         """KerasTuner's choice; None where there is none, or not yet."""
-        state = number_of(self.tune.seed, trial)
-        self._seed_state, self._random_state = state, np.random.RandomState(state % 2**32)
+        self.seed_draws(number_of(self.tune.seed, trial))
         chosen = self.populate_space(trial)  # type: ignore[attr-defined]
         if chosen["status"] == "STOPPED":
             self.exhausted = True
@@ -237,7 +233,7 @@ class Administration:
         hyperparameters = self.hyperparameters.copy()  # type: ignore[attr-defined]
         hyperparameters.values = keys
         made = self.trials[trial] = kt_trial.Trial(hyperparameters, trial_id=trial, status="RUNNING")
-        self._tried_so_far.add(self._compute_values_hash(keys))  # type: ignore[attr-defined]
+        self.remember(keys)
         self.start_order.append(trial)  # type: ignore[attr-defined]
         self.orders[trial] = self._order(trial, made.hyperparameters.values)
 
@@ -250,7 +246,7 @@ class Administration:
     def _end(self, trial: str, ended: Ended) -> None:
         for tuner_id in [one for one, ongoing in self.ongoing_trials.items() if ongoing.trial_id == trial]:
             del self.ongoing_trials[tuner_id]
-        self._retry_queue = [one for one in self._retry_queue if one != trial]
+        self.retries = [one for one in self.retries if one != trial]
         if trial in self.ended:
             return
         now = time.time()
@@ -322,12 +318,11 @@ class Administration:
         told += f"{ended.seconds:.1f} s"
         return f"{place}: {told} (best {self.trials[best].score:.4g}, trial {int(best)}): {values}"
 
-    def _random_values(self) -> dict[str, Key] | None:
+    def random_values(self, draw: Callable[[], Any]) -> Any:
         """The first is the spec as it stands, the others KerasTuner's."""
         if not self.trials:
             return {one.name: one.key(one.default) for one in self.space.active({})}
-        values: dict[str, Key] | None = super()._random_values()  # type: ignore[misc]
-        return values
+        return draw()
 
 
 def number_of(*parts: Any) -> int:

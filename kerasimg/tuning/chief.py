@@ -13,10 +13,9 @@ from concurrent import futures
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
-from keras_tuner.src import protos
-from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
 from kerasimg.errors import CallError, KerasimgError
+from kerasimg.keras_internals import add_oracle_service
 from kerasimg.tuning.client import address_of
 
 Say = Callable[[str], None]
@@ -38,7 +37,7 @@ class Service:
         host, port = address_of(address)
         # Without this a second chief could take the same port, and get half of the requests.
         self.server = grpc.server(futures.ThreadPoolExecutor(max_workers=8), options=(("grpc.so_reuseport", 0),))
-        protos.get_service_grpc().add_OracleServicer_to_server(OracleServicer(oracle), self.server)
+        add_oracle_service(oracle, self.server)
         try:
             self.port = self.server.add_insecure_port(f"{host}:{port}")
         except RuntimeError:

@@ -10,11 +10,12 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import grpc  # type: ignore[import-untyped]
-from keras_tuner.src.distribute.oracle_client import OracleClient
 
 from kerasimg.errors import CallError, KerasimgError
+from kerasimg.keras_internals import oracle_client_class
 from kerasimg.tuning.administration import SPEC
 
+OracleClient: Any = oracle_client_class()
 Answer = TypeVar("Answer")
 
 PATIENCE_S = 600.0

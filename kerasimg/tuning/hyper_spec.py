@@ -17,6 +17,7 @@ from kerasimg.catalog import Reference, load, own_weights
 from kerasimg.data.cache import Cache
 from kerasimg.data.sources import Source, open_source
 from kerasimg.errors import CallError
+from kerasimg.keras_internals import skip_tensorboard
 from kerasimg.models.build import Built
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.spec.load import Spec
@@ -244,7 +245,7 @@ def _spare_tensorboard() -> None:
     while frame is not None:
         tuner = frame.f_locals.get("self")
         if isinstance(tuner, keras_tuner.Tuner):
-            tuner._configure_tensorboard_dir = _without_tensorboard  # private: there is no setting for it
+            skip_tensorboard(tuner, _without_tensorboard)
             return
         frame = frame.f_back
 

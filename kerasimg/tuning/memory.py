@@ -6,7 +6,8 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+
+from kerasimg.keras_internals import gradient_registry
 
 
 def resident_bytes() -> int:
@@ -25,20 +26,11 @@ def resident_bytes() -> int:
 
 def noted_gradients() -> set[str]:
     """The names by which TensorFlow has noted gradients of traced functions: each keeps the graph of its function."""
-    return {name for name in _registry() if name.startswith("CustomGradient-")}
+    return {name for name in gradient_registry() if name.startswith("CustomGradient-")}
 
 
 def forget_gradients(names: Iterable[str]) -> None:
     """Let go of graphs that no one will run again; TensorFlow, which notes one per traced optimizer, never does."""
-    registry = _registry()
+    registry = gradient_registry()
     for name in names:
         registry.pop(name, None)
-
-
-def _registry() -> dict[str, Any]:
-    if "tensorflow" not in sys.modules:
-        return {}
-    # Private, and used nowhere else: there is no public way to forget a gradient.
-    from tensorflow.python.framework import ops
-
-    return getattr(ops.gradient_registry, "_registry", {})

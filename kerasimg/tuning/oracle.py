@@ -11,6 +11,7 @@ import numpy as np
 from keras_tuner import oracles
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from kerasimg.keras_internals import BayesianHooks, GridHooks, HyperbandHooks
 from kerasimg.spec.document import Tune
 from kerasimg.tuning.administration import WORKED, Administration
 from kerasimg.tuning.objective import Goal
@@ -29,17 +30,17 @@ class RandomOracle(Administration, oracles.RandomSearchOracle):
     foresees = True
 
 
-class GridOracle(Administration, oracles.GridSearchOracle):
+class GridOracle(Administration, GridHooks, oracles.GridSearchOracle):
     """Every combination; of a range without steps ten values."""
 
     draws_anew = False
 
     def _close(self, trial: str, ended: Ended, when: float) -> None:
         super()._close(trial, ended, when)
-        self._populate_next.append(trial)
+        self.note_ended(trial)
 
 
-class BayesianOracle(Administration, oracles.BayesianOptimizationOracle):
+class BayesianOracle(Administration, BayesianHooks, oracles.BayesianOptimizationOracle):
     """Gaussian process and upper confidence bound, after some random trials; nothing is tried twice.
 
     KerasTuner's process takes all values to matter alike and figures to be exact, and misses most of what there is to
@@ -51,10 +52,10 @@ class BayesianOracle(Administration, oracles.BayesianOptimizationOracle):
         at_random = max(3, min(3 * len(space.dimensions), tune.max_trials // 3))
         super().__init__(space, goal, tune, epochs, num_initial_points=at_random, beta=BETA, **how)
 
-    def _make_gpr(self) -> Any:
+    def make_process(self, made: Any) -> Any:
+        """KerasTuner's process, with a length scale per value, and noise."""
         from sklearn.gaussian_process.kernels import Matern, WhiteKernel
 
-        made = super()._make_gpr()
         scales = [1.0] * len(self.hyperparameters.space)
         made.kernel = Matern(scales, (0.05, 20), nu=2.5) + WhiteKernel(1e-3, (1e-6, 1))
         made.n_restarts_optimizer = 1
@@ -63,29 +64,29 @@ class BayesianOracle(Administration, oracles.BayesianOptimizationOracle):
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """The values of the next trial."""
         if sum(trial.status == WORKED for trial in self.trials.values()) < self.num_initial_points:
-            return dict(self._random_populate_space())
+            return self.first_values()
         with warnings.catch_warnings(), threadpool_limits(1):  # for matrices so small, threads cost more than they do
             warnings.simplefilter("ignore")  # that a length scale is at its bound, of a value that changes nothing
             return self._populate_by_process()
 
     def _populate_by_process(self) -> dict[str, Any]:
-        x, y = self._vectorize_trials()
+        x, y = self.vectors()
         self.gpr.fit(x, y)
         near = x[np.argsort(y)[:BEST]].repeat(NEAR // BEST, axis=0)
-        near = np.clip(near + self._random_state.normal(0, SPREAD, near.shape), 0, 1 - 1e-9)
-        points = np.concatenate([self._random_state.uniform(size=(ANYWHERE, x.shape[1])), near])
+        near = np.clip(near + self.random_state.normal(0, SPREAD, near.shape), 0, 1 - 1e-9)
+        points = np.concatenate([self.random_state.uniform(size=(ANYWHERE, x.shape[1])), near])
         for point in points[np.argsort(self._bound(points), kind="stable")]:
-            values: dict[str, Key] = self._vector_to_values(point)
-            if not self._duplicate(values):
+            values: dict[str, Key] = self.values_at(point)
+            if not self.was_tried(values):
                 return {"status": "RUNNING", "values": values}
-        return dict(self._random_populate_space())
+        return self.first_values()
 
     def _bound(self, points: np.ndarray) -> np.ndarray:
         mean, deviation = self.gpr.predict(points, return_std=True)
         return np.asarray(mean - self.beta * deviation)
 
 
-class HyperbandOracle(Administration, oracles.HyperbandOracle):
+class HyperbandOracle(Administration, HyperbandHooks, oracles.HyperbandOracle):
     """Hyperband (Li et al. 2018, arXiv:1603.06560), sweep after sweep until `max_trials` are used up."""
 
     draws_anew = False
@@ -94,30 +95,25 @@ class HyperbandOracle(Administration, oracles.HyperbandOracle):
         super().__init__(space, goal, tune, epochs, max_epochs=epochs, hyperband_iterations=None, **how)
         self.max_trials = None
         self._fit_bracket()
-        self._brackets: list[dict[str, Any]] = []
-        self._start_new_bracket()
+        self.begin_brackets()
 
-    def _increment_bracket_num(self) -> None:
-        super()._increment_bracket_num()
+    def after_bracket(self) -> None:
+        """Skip brackets that are too large for the trials that are left."""
         self._fit_bracket()
 
     def _fit_bracket(self) -> None:
         """Go on to a bracket for which there are trials enough: one that is cut short promotes none."""
         left = self.tune.max_trials - len(self.trials)
-        while self._current_bracket > 0 and self._trials_of(self._current_bracket) > left:
-            self._current_bracket -= 1
+        while self.bracket > 0 and sum(self.sizes(self.bracket)) > left:
+            self.bracket -= 1
 
-    def _trials_of(self, bracket: int) -> int:
-        return sum(self._get_size(bracket, number) for number in range(self._get_num_rounds(bracket)))
-
-    def _get_size(self, bracket_num: int, round_num: int) -> int:
+    def round_size(self, size: int, round_number: int) -> int:
         """As KerasTuner's, but not more than a small space has: a bracket that cannot be filled would never go on."""
-        size: int = super()._get_size(bracket_num, round_num)
-        return min(size, math.ceil((self.space.size or math.inf) / self.factor**round_num)) if self.space.size else size
+        return min(size, math.ceil(self.space.size / self.factor**round_number)) if self.space.size else size
 
-    def _duplicate(self, values: Mapping[str, Key]) -> bool:
+    def is_duplicate(self, values: Mapping[str, Key]) -> bool:
         """Whether the values were tried in this bracket already; another bracket trains them for longer."""
-        in_bracket = {info["id"] for info in self._brackets[-1]["rounds"][0]}
+        in_bracket = self.first_round()
         own = {one.name: values[one.name] for one in self.space.dimensions if one.name in values}
         there = (self.trials[trial].hyperparameters.values for trial in in_bracket if trial in self.trials)
         return any({name: keys.get(name) for name in own} == own for keys in there)

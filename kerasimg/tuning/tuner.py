@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from keras_tuner.engine import base_tuner
 
 from kerasimg.errors import CallError
+from kerasimg.keras_internals import TunerHooks
 from kerasimg.tuning.administration import ENDED, ORDER
 from kerasimg.tuning.objective import Goal
 from kerasimg.tuning.outcome import Outcome, Row
@@ -49,7 +50,7 @@ class Runner(Protocol):
         """Whether the process has taken so much memory that another should go on in its place."""
 
 
-class TrialTuner(base_tuner.BaseTuner):
+class TrialTuner(TunerHooks, base_tuner.BaseTuner):
     """A worker of a search, be it the only one.
 
     KerasTuner's own `Tuner` builds several models before the first trial, needs tensorboard for every trial, keeps no
@@ -82,10 +83,8 @@ class TrialTuner(base_tuner.BaseTuner):
         if self.runner.used_up():
             raise UsedUp
 
-    def _populate_initial_space(self) -> None:
-        """Nothing to do: the spec says all of it, and no model is built for that."""
-
-    def _try_run_and_update_trial(self, trial: Any, *args: Any, **kwargs: Any) -> None:
+    def run_and_update(self, trial: Any) -> None:
+        """Train a trial, and give it its status."""
         order = Order.read(trial.hyperparameters.values[ORDER])
         if (values := self.foreseen()) is not None:
             self.runner.expect(values, seed=self.seed)
@@ -135,7 +134,8 @@ class TrialTuner(base_tuner.BaseTuner):
     def reload(self) -> None:
         """Nothing: the oracle has been given what there is."""
 
-    def _get_tuner_fname(self) -> str:
+    def no_such_file(self) -> str:
+        """Where KerasTuner looks for an earlier state of its own."""
         return os.path.join(self.directory, self.project_name, ".no-such-file")
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from kerasimg import keras_internals
 from kerasimg.data.order import permutation
 from kerasimg.training.engine import compile_model, stage_optimizer
 from kerasimg.training.features import FeaturePlan
@@ -84,8 +84,9 @@ class Compiled:
         new = stage_optimizer(experiment, index)
         for variable, value in zip(self.optimizer.variables, self._begin, strict=True):
             variable.assign(value)
-        if not isinstance(new._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-            self.optimizer._learning_rate.assign(new._learning_rate)
+        if keras_internals.learning_rate_schedule(new) is None:
+            variable = keras_internals.learning_rate_variable(self.optimizer)
+            variable.assign(keras_internals.learning_rate_variable(new))
         if self.decay is not None:
             self.decay.assign(float(new.weight_decay))
 
@@ -126,10 +127,7 @@ class Compiled:
 
 
 def _function(run: Callable[..., Any]) -> Any:
-    made = tf.function(_as_written(run), reduce_retracing=True)
-    # Private: TensorFlow warns of every fifth one that comes from the same line.
-    made._omit_frequent_tracing_warning = True
-    return made
+    return keras_internals.without_retracing_warning(tf.function(_as_written(run), reduce_retracing=True))
 
 
 class WholeEpochs:

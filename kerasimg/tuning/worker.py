@@ -79,9 +79,9 @@ def serve(
         say(f"trial {trial}: {ended.status}, {task.goal.figure} {ended.score}")
 
     class Worker(TrialTuner):
-        def _try_run_and_update_trial(self, trial: Any, *args: Any, **kwargs: Any) -> None:
+        def run_and_update(self, trial: Any) -> None:
             with self.oracle.alive(trial.trial_id):
-                super()._try_run_and_update_trial(trial, *args, **kwargs)
+                super().run_and_update(trial)
 
     runner = task.trials(folder, cache, say)
     oracle = make_oracle(task.space, task.goal, tune, task.epochs)

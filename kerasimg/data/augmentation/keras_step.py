@@ -17,13 +17,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerasimg import keras_internals
 from kerasimg.data.augmentation import draws
 from kerasimg.errors import CallError
 
 DRAWS: Final = 64
 """Seeds prepared for a picture; a layer that draws more often gets them again, each time moved on."""
-GLOBAL: Final = "global_seed_generator"
-"""Where Keras keeps the generator that is used when a layer names none."""
 STATEFUL: Final = ("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal", "RandomShuffle")
 """TensorFlow's random operations that no seed of ours reaches."""
 
@@ -43,7 +42,7 @@ class PictureSeeds(keras.random.SeedGenerator):
         seeds = self.seeds[place] + again
         if tf.is_tensor(seeds):
             return seeds
-        return keras.ops.convert_to_tensor(seeds, dtype=keras.src.backend.random_seed_dtype())
+        return keras.ops.convert_to_tensor(seeds, dtype=keras_internals.random_seed_dtype())
 
 
 class KerasStep:
@@ -57,7 +56,7 @@ class KerasStep:
         self.name, self.layer, self.stream = name, layer, stream
         self.generator = PictureSeeds()
         self.lock = threading.Lock()
-        _reseed(layer, self.generator)
+        keras_internals.draw_from(layer, self.generator)
         self.in_graph = keras.backend.backend() == "tensorflow" or hasattr(layer, "backend")
         self.shape = self._shape(shape)
 
@@ -115,25 +114,13 @@ class KerasStep:
     @contextlib.contextmanager
     def _drawing(self, seeds: Any) -> Iterator[None]:
         """While the layer runs, or is traced, all that it draws comes of these seeds."""
-        state = keras.src.backend.common.global_state
-        before, chance = state.get_global_attribute(GLOBAL), random.getstate()
+        chance = random.getstate()
         self.generator.seeds, self.generator.drawn = seeds, 0
-        state.set_global_attribute(GLOBAL, self.generator)
         # AugMix chooses by Python's generator, once, when its graph is made: the same in every run.
         random.seed(self.stream[0])
         try:
-            yield
+            with keras_internals.global_seed_generator(self.generator):
+                yield
         finally:
             random.setstate(chance)
-            state.set_global_attribute(GLOBAL, before)
             self.generator.seeds = None
-
-
-def _reseed(layer: Any, generator: PictureSeeds) -> None:
-    """Let a layer and those inside it draw from this generator."""
-    for part in layer._flatten_layers():
-        if hasattr(part, "_get_seed_generator"):
-            part._get_seed_generator = lambda backend=None: generator
-        for value in list(vars(part).values()):
-            if isinstance(value, keras.random.SeedGenerator):
-                value.next = generator.next

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from kerasimg.keras_internals import http_protocol_class
+
+HttpToolsProtocol: Any = http_protocol_class()
 
 from kerasimg.boundary import limit
 

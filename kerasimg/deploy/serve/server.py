@@ -19,6 +19,7 @@ from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import FILE
 from kerasimg.deploy.serve.settings import NAMES, Settings, key_from_environment
 from kerasimg.errors import CallError, KerasimgError, nearest
+from kerasimg.keras_internals import serve_in_processes
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.pack import SUFFIX, Pack, is_pack
 
@@ -167,8 +168,6 @@ def _several(
     folder: Path, settings: Settings, key: str | None, listener: socket.socket, address: str, say: Callable[[str], None]
 ) -> None:
     """Serve in worker processes; one that dies is replaced."""
-    from uvicorn.supervisors.multiprocess import Multiprocess
-
     from kerasimg.deploy.serve import logs
     from kerasimg.deploy.serve.meters import SEVERAL
 
@@ -179,7 +178,7 @@ def _several(
         os.environ |= told
         try:
             say(_told(folder, settings, address))
-            Multiprocess(_configured(f"{__name__}:worker", settings, factory=True), [listener]).run()
+            serve_in_processes(_configured(f"{__name__}:worker", settings, factory=True), [listener])
         finally:
             for name in told:
                 del os.environ[name]

@@ -1,0 +1,559 @@
+"""Every private name of Keras, TensorFlow, KerasTuner and uvicorn that kerasimg needs, each with the reason.
+
+No other module reaches for one (`tests/test_source.py`), and each has a contract test in
+`tests/contract/test_keras_internals.py` that fails when an upgrade changes what the name means. Where a class must
+override a private method, a mixin here does it and calls a method with a public name.
+
+Importing this module loads none of the four: each function imports what it needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+# --- Keras: classes that it does not export ---------------------------------------------------------------------------
+
+
+def image_layer_class() -> Any:
+    """The base of Keras' image layers. Its subclasses run inside tf.data on every backend; Keras does not export it."""
+    from keras.src.layers.preprocessing.image_preprocessing.base_image_preprocessing_layer import (
+        BaseImagePreprocessingLayer,
+    )
+
+    return BaseImagePreprocessingLayer
+
+
+def merge_layer_class() -> Any:
+    """The base of Keras' merging layers (Add, Concatenate), by which a table of layers knows that one takes a list."""
+    from keras.src.layers.merging.base_merge import Merge
+
+    return Merge
+
+
+def names_known_to_get(group: str) -> dict[str, Any]:
+    """The names that `keras.<group>.get` accepts, with what each stands for; no public function lists them.
+
+    Args:
+        group: "losses", "metrics", "optimizers", "initializers", "regularizers" or "constraints".
+    """
+    return dict(importlib.import_module(f"keras.src.{group}").ALL_OBJECTS_DICT)
+
+
+def applications_modules() -> tuple[Any, Any]:
+    """The modules in which keras.applications asks for its input shape and fetches its files.
+
+    The table of backbones stops a constructor there, to learn the sizes and the weight files without a download.
+
+    Returns:
+        The modules with `obtain_input_shape` and with `get_file`.
+    """
+    from keras.src.applications import imagenet_utils
+    from keras.src.utils import file_utils
+
+    return imagenet_utils, file_utils
+
+
+def application_class(cls: type) -> str | None:
+    """Name a layer that keras.applications defines for itself, as "convnext.LayerScale"; None for any other class."""
+    _, found, module = cls.__module__.partition("keras.src.applications.")
+    return f"{module}.{cls.__name__}" if found else None
+
+
+def is_keras_operation(cls: type) -> bool:
+    """Whether a class is an operation of keras.ops; the classes behind the functions are not exported."""
+    return cls.__module__.startswith("keras.src.ops.")
+
+
+# --- Keras: the graph of a functional model ---------------------------------------------------------------------------
+
+
+def is_functional(model: Any) -> bool:
+    """Whether a model is its graph, without a `call` of its own. The class Functional is not exported."""
+    return hasattr(model, "_nodes_by_depth") and type(model).call.__module__ == "keras.src.models.functional"
+
+
+def functional_of(model: Any) -> Any:
+    """The functional model inside a Sequential one; None before it is built."""
+    return getattr(model, "_functional", None)
+
+
+def calls_of(model: Any) -> Iterator[Any]:
+    """Keras' records of the calls inside a functional model, in their order.
+
+    The public configuration says the same without the layers and tensors themselves.
+
+    Yields:
+        Nodes with `operation`, `arguments`, `input_tensors` and `outputs`.
+    """
+    by_depth = model._nodes_by_depth
+    for depth in sorted(by_depth, reverse=True):
+        yield from (node for node in by_depth[depth] if not node.is_input)
+
+
+def call_behind(tensor: Any) -> Any:
+    """Keras' record of the call that a symbolic tensor came from.
+
+    For a layer that is called several times, nothing public says which call an output is of.
+    """
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def output_position(tensor: Any) -> int:
+    """Which output of its call a symbolic tensor is."""
+    return int(tensor._keras_history.tensor_index)
+
+
+def passes_training(layer: Any) -> bool:
+    """Whether Keras gives a layer the argument `training`: its `call`, or that of a layer inside, takes one."""
+    return bool(layer._call_has_training_arg)
+
+
+@contextlib.contextmanager
+def replaced(thing: Any, method: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Replace a method of one object while the block runs, as `layer.call` to look into a model while it runs.
+
+    A model that is cut in two would lose what leads past the layer; Keras has no hooks. Not for two threads at once.
+
+    Args:
+        thing: the object; its class stays as it is.
+        method: the method's name, or that of an attribute.
+        function: the replacement, without `self`.
+    """
+    before = vars(thing).get(method)
+    setattr(thing, method, function)
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(thing, method)
+        else:
+            setattr(thing, method, before)
+
+
+# --- Keras: variables and random numbers ------------------------------------------------------------------------------
+
+_PENDING = "uninitialized_variables"
+_SCOPE = "stateless_scope"
+_GLOBAL_SEED = "global_seed_generator"
+
+
+def pending_variables() -> list[Any]:
+    """The variables that the end of the next plain StatelessScope allocates. There is no public way to forget them."""
+    from keras.src.backend.common import global_state
+
+    return list(global_state.get_global_attribute(_PENDING) or [])
+
+
+def set_pending_variables(variables: list[Any]) -> None:
+    """Replace the variables that wait to be allocated."""
+    from keras.src.backend.common import global_state
+
+    global_state.set_global_attribute(_PENDING, variables)
+
+
+def stateless_scope() -> Any:
+    """The StatelessScope that is open; None without one. A Ctrl-C at the wrong moment leaves one open."""
+    from keras.src.backend.common import global_state
+
+    return global_state.get_global_attribute(_SCOPE)
+
+
+def set_stateless_scope(scope: Any) -> None:
+    """Put back the scope that was open."""
+    from keras.src.backend.common import global_state
+
+    global_state.set_global_attribute(_SCOPE, scope)
+
+
+@contextlib.contextmanager
+def global_seed_generator(generator: Any) -> Iterator[None]:
+    """While the block runs, what draws without a seed draws from this generator instead of Keras' global one."""
+    from keras.src.backend.common import global_state
+
+    before = global_state.get_global_attribute(_GLOBAL_SEED)
+    global_state.set_global_attribute(_GLOBAL_SEED, generator)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(_GLOBAL_SEED, before)
+
+
+def random_seed_dtype() -> str:
+    """The type of a seed on this backend; `SeedGenerator.next` of a subclass must return it."""
+    from keras.src import backend
+
+    return str(backend.random_seed_dtype())
+
+
+def draw_from(layer: Any, generator: Any) -> None:
+    """Have a layer and those inside it draw from one generator, a `keras.random.SeedGenerator`.
+
+    Keras makes a generator per layer and, for image layers, one per backend; none of them can be set from outside.
+    """
+    for part in layer._flatten_layers():
+        if hasattr(part, "_get_seed_generator"):
+            part._get_seed_generator = lambda backend=None: generator
+        for value in list(vars(part).values()):
+            import keras
+
+            if isinstance(value, keras.random.SeedGenerator):
+                value.next = generator.next
+
+
+def seed_in_pipeline(layer: Any) -> Any:
+    """The seed generator of an image layer for the backend that runs it: TensorFlow inside of tf.data."""
+    return layer._get_seed_generator(layer.backend._backend)
+
+
+# --- Keras: training --------------------------------------------------------------------------------------------------
+
+CALLBACK_ATTRIBUTES = ("_model", "params", "validation_data")
+"""Attributes that Keras gives every callback; they are no state of the callback's own."""
+
+
+def build_metrics(model: Any, batch: Any) -> None:
+    """Make the variables of a compiled model's metrics, which Keras makes with the first step only.
+
+    An epoch that is resumed gives them their values before that step.
+    """
+    model._symbolic_build(data_batch=batch)
+
+
+def weight_averages(optimizer: Any) -> list[tuple[Any, Any]]:
+    """(weight, its moving average) for each weight of which an optimizer with `use_ema` keeps one.
+
+    Only `SwapEMAWeights` reads them otherwise, and it swaps them in place.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if not getattr(optimizer, "use_ema", False):
+        return []
+    pairs = zip(optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True)
+    return [pair for pair in pairs if pair[1] is not None]
+
+
+def has_averages_in_place(callback: Any) -> bool:
+    """Whether a `SwapEMAWeights` has the moving averages in the model at the moment."""
+    return bool(getattr(callback, "_ema_weights_in_model", False))
+
+
+def learning_rate_schedule(optimizer: Any) -> Any:
+    """The schedule of an optimizer; None if its rate is a number. `learning_rate` gives the current value of either."""
+    import keras
+
+    rate = getattr(optimizer, "_learning_rate", None)
+    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+
+
+def learning_rate_variable(optimizer: Any) -> Any:
+    """The variable that holds the rate of an optimizer without a schedule, to assign to it within a graph."""
+    return optimizer._learning_rate
+
+
+def position_of(optimizer: Any, variable: Any) -> int:
+    """The position of a variable in the optimizer's list."""
+    return int(optimizer._get_variable_index(variable))
+
+
+def decays(optimizer: Any, variable: Any) -> bool:
+    """Whether the optimizer decays a variable; `exclude_from_weight_decay` can be written, but not asked."""
+    return bool(optimizer._use_weight_decay(variable))
+
+
+def shared_momentum(optimizer: Any) -> Any:
+    """The variable that Nadam's parallel update on PyTorch changes once for all variables; None for others."""
+    return getattr(optimizer, "_u_product", None)
+
+
+class OptimizerHooks:
+    """Mixin before a Keras optimizer: the learning rate and the updates of several variables, to be overridden.
+
+    Keras scales rates by a schedule for all variables alike, outside of which a public subclass reaches only
+    `update_step`, of one variable; PyTorch's optimizers do not call that.
+    """
+
+    def current_rate(self, rate: Any) -> Any:
+        """The learning rate of the next step.  rate: what Keras has for it."""
+        return rate
+
+    def update_many(self, update: Callable[..., None], gradients: Any, variables: Any, rate: Any) -> None:
+        """Update several variables at once, on PyTorch.  update: Keras' own."""
+        update(gradients, variables, rate)
+
+    def decay_many(self, decay: Callable[..., None], variables: Any) -> None:
+        """Decay the weights of several variables.  decay: Keras' own."""
+        decay(variables)
+
+    def _get_current_learning_rate(self) -> Any:
+        return self.current_rate(super()._get_current_learning_rate())  # type: ignore[misc]
+
+    def _parallel_update_step(self, grads: Any, variables: Any, learning_rate: Any) -> None:
+        update = super()._parallel_update_step  # type: ignore[misc]
+        self.update_many(update, grads, variables, learning_rate)
+
+    def _apply_weight_decay(self, variables: Any) -> None:
+        self.decay_many(super()._apply_weight_decay, variables)  # type: ignore[misc]
+
+
+def progress_bar(callbacks: Any) -> Any:
+    """The progress bar that a CallbackList made; None without one. It has no state to save."""
+    return callbacks._progbar
+
+
+def stop_training(callbacks: Any) -> None:
+    """End `fit` from within a CallbackList. Its `model` would first copy all variables back on JAX."""
+    callbacks._model.stop_training = True
+
+
+def is_stopping(callbacks: Any) -> bool:
+    """Whether `fit` is about to end, without copying variables."""
+    return bool(callbacks._model.stop_training)
+
+
+def finish_batch_ends(callbacks: Any) -> None:
+    """Wait for the calls of `on_train_batch_end` that a CallbackList runs in other threads."""
+    callbacks._flush_futures()
+
+
+# --- TensorFlow -------------------------------------------------------------------------------------------------------
+
+
+def gradient_registry() -> dict[str, Any]:
+    """The gradients that TensorFlow has noted, by name; each keeps the graph of its function for ever.
+
+    There is no public way to forget one, and a search traces one per trial. Empty if TensorFlow is not loaded.
+    """
+    if "tensorflow" not in sys.modules:
+        return {}
+    from tensorflow.python.framework import ops
+
+    return getattr(ops.gradient_registry, "_registry", {})
+
+
+def without_retracing_warning(function: Any) -> Any:
+    """A `tf.function` that does not count to the warning of functions traced too often.
+
+    TensorFlow warns of every fifth one that comes from the same line, whatever they are of.
+    """
+    function._omit_frequent_tracing_warning = True
+    return function
+
+
+def with_constants(function: Any) -> Any:
+    """A concrete function with its variables as constants, so that functions within it know their shapes."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    return convert_variables_to_constants_v2(function)
+
+
+def graph_of_definition(definition: Any, shapes: Sequence[Any]) -> Any:
+    """The graph of a function's definition, for inputs of these shapes; its operations know theirs."""
+    from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
+
+    return function_def_to_graph(definition, input_shapes=shapes)
+
+
+# --- KerasTuner -------------------------------------------------------------------------------------------------------
+
+
+def oracle_client_class() -> Any:
+    """A worker's end of a search over several processes; KerasTuner chooses it by environment variables only."""
+    from keras_tuner.src.distribute.oracle_client import OracleClient
+
+    return OracleClient
+
+
+def add_oracle_service(oracle: Any, server: Any) -> None:
+    """Serve an oracle on a gRPC server; KerasTuner's own chief opens the port and never gives it back."""
+    from keras_tuner.src import protos
+    from keras_tuner.src.distribute.oracle_chief import OracleServicer
+
+    protos.get_service_grpc().add_OracleServicer_to_server(OracleServicer(oracle), server)
+
+
+class OracleHooks:
+    """Mixin before an oracle of KerasTuner: its random draws and its memory of what was tried.
+
+    A search that is resumed must draw what it drew before, so the seed follows the trial, and nothing is tried twice.
+    """
+
+    _max_collisions: int
+    _random_state: Any
+    _seed_state: int
+    _tried_so_far: set[str]
+
+    @property
+    def retries(self) -> list[str]:
+        """The trials that are to be handed out again, before any new one."""
+        return self._retry_queue
+
+    @retries.setter
+    def retries(self, trials: list[str]) -> None:
+        self._retry_queue = trials
+
+    def set_most_collisions(self, count: int) -> None:
+        """How often values may be drawn that were tried already, before the space counts as used up."""
+        self._max_collisions = count
+
+    def seed_draws(self, seed: int) -> None:
+        """Begin all draws from a seed."""
+        import numpy as np
+
+        self._seed_state, self._random_state = seed, np.random.RandomState(seed % 2**32)
+
+    @property
+    def random_state(self) -> Any:
+        """The generator of the draws."""
+        return self._random_state
+
+    def remember(self, values: Mapping[str, Any]) -> None:
+        """Note that values were tried."""
+        self._tried_so_far.add(self._compute_values_hash(values))  # type: ignore[attr-defined]
+
+    def random_values(self, draw: Callable[[], Any]) -> Any:
+        """Values at random, not tried before; None if there are none.  draw: KerasTuner's own."""
+        return draw()
+
+    def _random_values(self) -> Any:
+        return self.random_values(super()._random_values)  # type: ignore[misc]
+
+    def save_trial(self, trial: Any) -> None:
+        """Called when a trial changes; KerasTuner would write a file."""
+
+    def _save_trial(self, trial: Any) -> None:
+        self.save_trial(trial)
+
+
+class GridHooks:
+    """Mixin before GridSearchOracle, which orders its combinations by the trials that have ended."""
+
+    def note_ended(self, trial: str) -> None:
+        """Let what follows a trial come next. KerasTuner does so in `end_trial`, which a resumed search replays."""
+        self._populate_next.append(trial)  # type: ignore[attr-defined]
+
+
+class BayesianHooks:
+    """Mixin before BayesianOptimizationOracle: its Gaussian process, and the way between values and vectors."""
+
+    def make_process(self, made: Any) -> Any:
+        """The Gaussian process.  made: KerasTuner's own, all of whose length scales are one."""
+        return made
+
+    def _make_gpr(self) -> Any:
+        return self.make_process(super()._make_gpr())  # type: ignore[misc]
+
+    def first_values(self) -> dict[str, Any]:
+        """The next trial, drawn at random."""
+        return dict(self._random_populate_space())  # type: ignore[attr-defined]
+
+    def vectors(self) -> tuple[Any, Any]:
+        """The trials so far as points (N, D) in [0, 1], and their scores (N,), the lower the better."""
+        return self._vectorize_trials()  # type: ignore[attr-defined]
+
+    def values_at(self, point: Any) -> dict[str, Any]:
+        """The values that a point stands for."""
+        return dict(self._vector_to_values(point))  # type: ignore[attr-defined]
+
+    def was_tried(self, values: Mapping[str, Any]) -> bool:
+        """Whether a trial had these values."""
+        return bool(self._duplicate(values))  # type: ignore[attr-defined]
+
+
+class HyperbandHooks:
+    """Mixin before HyperbandOracle: the sizes of its brackets, which `max_trials` does not bound."""
+
+    _current_bracket: int
+
+    def begin_brackets(self) -> None:
+        """Begin again with the largest bracket."""
+        self._brackets: list[dict[str, Any]] = []
+        self._start_new_bracket()  # type: ignore[attr-defined]
+
+    @property
+    def bracket(self) -> int:
+        """The bracket that begins next, or goes on."""
+        return self._current_bracket
+
+    @bracket.setter
+    def bracket(self, number: int) -> None:
+        self._current_bracket = number
+
+    def first_round(self) -> set[str]:
+        """The trials of the first round of the bracket that goes on."""
+        return {info["id"] for info in self._brackets[-1]["rounds"][0]}
+
+    def sizes(self, bracket: int) -> list[int]:
+        """Trials in each round of a bracket."""
+        rounds = self._get_num_rounds(bracket)  # type: ignore[attr-defined]
+        return [self._get_size(bracket, number) for number in range(rounds)]
+
+    def round_size(self, size: int, round_number: int) -> int:
+        """Trials in a round.  size: KerasTuner's own."""
+        return size
+
+    def after_bracket(self) -> None:
+        """Called when the next bracket was chosen."""
+
+    def is_duplicate(self, values: Mapping[str, Any]) -> bool:
+        """Whether values are not to be tried again."""
+        return False
+
+    def _get_size(self, bracket_num: int, round_num: int) -> int:
+        return self.round_size(super()._get_size(bracket_num, round_num), round_num)  # type: ignore[misc]
+
+    def _increment_bracket_num(self) -> None:
+        super()._increment_bracket_num()  # type: ignore[misc]
+        self.after_bracket()
+
+    def _duplicate(self, values: Mapping[str, Any]) -> bool:
+        return self.is_duplicate(values)
+
+
+class TunerHooks:
+    """Mixin before BaseTuner: it builds no model to learn the space, and has no project of its own to reload."""
+
+    def run_and_update(self, trial: Any) -> None:
+        """Run one trial and give it its status. KerasTuner's `run_trial` swallows what is raised."""
+        raise NotImplementedError
+
+    def no_such_file(self) -> str:
+        """A path at which there is no earlier state of the tuner."""
+        raise NotImplementedError
+
+    def _populate_initial_space(self) -> None:
+        """Nothing: the spec says all of the space."""
+
+    def _try_run_and_update_trial(self, trial: Any, *args: Any, **kwargs: Any) -> None:
+        self.run_and_update(trial)
+
+    def _get_tuner_fname(self) -> str:
+        return self.no_such_file()
+
+
+def skip_tensorboard(tuner: Any, function: Callable[..., None]) -> None:
+    """Replace what one tuner does for TensorBoard before each trial.
+
+    KerasTuner 1.4.8 imports tensorboard there, whether or not a callback needs it, and there is no setting for it.
+    """
+    tuner._configure_tensorboard_dir = function
+
+
+# --- uvicorn ----------------------------------------------------------------------------------------------------------
+
+
+def http_protocol_class() -> Any:
+    """Uvicorn's HTTP protocol, of which `http=` takes a subclass; its methods and attributes are not documented."""
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    return HttpToolsProtocol
+
+
+def serve_in_processes(config: Any, sockets: list[Any]) -> None:
+    """Run worker processes on sockets that listen already. `uvicorn.run(workers=...)` opens its own."""
+    from uvicorn.supervisors.multiprocess import Multiprocess
+
+    Multiprocess(config, sockets).run()
