@@ -1,9 +1,9 @@
-"""The loading of Keras, which takes longer than most of what is then done with it.
+"""Load Keras for a command, which takes longer than most commands themselves.
 
 Keras imports scikit-learn, pandas and Matplotlib for three conveniences (its scikit-learn wrappers, data frames in
-`fit`, picture galleries) that no command uses, and goes on without where they are missing. So in these processes, while
-Keras is loaded, they are missing; whoever imports them afterwards gets them. A process that uses kerasimg as a library
-imports Keras as ever.
+`fit`, image galleries) that no command uses, and works without them. Importing them is a third of its start. So a
+command marks them as not installed while Keras is imported, in the way Python has for it (`sys.modules[name] = None`);
+afterwards they can be imported as usual. A program that uses kerasimg as a library imports Keras as it is.
 """
 
 from __future__ import annotations
@@ -13,17 +13,14 @@ import logging
 import os
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from typing import Any
 
 from kerasimg.cli.waiting import waiting
 
-SPARED = frozenset({"sklearn", "pandas", "matplotlib"})
-"""What Keras does without."""
+OPTIONAL = ("sklearn", "pandas", "matplotlib")
+"""What Keras imports and works without."""
 
 
 @contextmanager
@@ -54,37 +51,27 @@ def keras_loaded() -> Iterator[None]:
 def _load() -> None:
     if "keras" in sys.modules:
         return
-    spared = _Spared(threading.get_ident())
     collecting = gc.isenabled()
-    gc.disable()  # nearly all that an import makes stays, so a fifth of its time would be spent on looking through it
-    sys.meta_path.insert(0, spared)
+    gc.disable()  # nearly all that an import makes stays; looking through it would take a fifth of the time
     try:
-        import keras
+        with not_installed(OPTIONAL):
+            import keras
 
-        keras.ops.zeros(1)
+            keras.ops.zeros(1)
     finally:
-        sys.meta_path.remove(spared)
         if collecting:
             gc.enable()
     gc.freeze()
 
 
-class _Spared(MetaPathFinder, Loader):
-    """Has imports fail, for one thread; to ask whether there is such a module, as PyTorch does, is no error."""
-
-    def __init__(self, thread: int) -> None:
-        self.thread = thread
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """What cannot be loaded, for a module that is spared."""
-        spared = fullname in SPARED and threading.get_ident() == self.thread
-        return ModuleSpec(fullname, self) if spared else None
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """ModuleNotFoundError, as where it is not installed."""
-        raise ModuleNotFoundError(f"No module named {spec.name!r}", name=spec.name)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """It never comes to this."""
+@contextmanager
+def not_installed(names: Iterable[str]) -> Iterator[None]:
+    """Have imports of these modules fail while the block runs; those that are loaded already are left as they are."""
+    modules: dict[str, Any] = sys.modules
+    absent = [name for name in names if name not in modules]
+    modules.update(dict.fromkeys(absent))
+    try:
+        yield
+    finally:
+        for name in absent:
+            del modules[name]

@@ -18,10 +18,10 @@ def test_what_keras_does_without_is_not_loaded_and_is_there_afterwards(tmp_path:
     found = python(
         """
         import sys
-        from kerasimg.cli.start import SPARED, keras_loaded
+        from kerasimg.cli.start import OPTIONAL, keras_loaded
         with keras_loaded():
             import keras
-        print(keras.ops.zeros(1).shape, sorted(SPARED.intersection(sys.modules)))
+        print(keras.ops.zeros(1).shape, sorted(set(OPTIONAL) & set(sys.modules)))
         import matplotlib.figure, sklearn.metrics
         print(sklearn.metrics.accuracy_score([1], [1]))
         """,
@@ -44,18 +44,19 @@ def test_nothing_that_a_training_imports_brings_scikit_learn_along(tmp_path: Pat
     assert found == "[]"
 
 
-def test_whoever_asks_for_a_module_that_is_kept_away_is_answered_as_pytorch_is(tmp_path: Path):
+def test_a_module_that_counts_as_not_installed_is_there_again_afterwards(tmp_path: Path):
     found = python(
         """
-        import importlib.util, sys, threading
-        from kerasimg.cli.start import _Spared
-        sys.meta_path.insert(0, _Spared(threading.get_ident()))
-        print(importlib.util.find_spec("pandas").origin)
-        try:
-            import pandas.core
-        except ModuleNotFoundError as error:
-            print(error.name)
+        import importlib.util, json, sys
+        from kerasimg.cli.start import not_installed
+        with not_installed(["pandas", "json"]):
+            print(importlib.util.find_spec("pandas"), json.dumps(sys.modules["json"] is json))
+            try:
+                import pandas.core
+            except ModuleNotFoundError as error:
+                print(error.name)
+        print(importlib.util.find_spec("pandas") is not None, "pandas" in sys.modules, "json" in sys.modules)
         """,
         tmp_path,
     )
-    assert found.splitlines() == ["None", "pandas"]
+    assert found.splitlines() == ["None true", "pandas", "True False True"]
