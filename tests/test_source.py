@@ -1,7 +1,14 @@
 """Rules that the source of the package keeps, read from its syntax trees."""
 
 import ast
+import configparser
+import importlib
+import inspect
+import re
+import sys
+import textwrap
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -63,3 +70,197 @@ def test_only_run_folder_knows_the_names_of_its_files():
         if names := [name for name in run_file_names(tree(module)) if name.split("'")[1] not in allowed]:
             found[module] = names
     assert found == {}
+
+
+LIBRARIES = ("keras", "keras_tuner", "tensorflow", "uvicorn")
+PRIVATE_MODULES = ("keras.src", "keras_tuner.src", "tensorflow.python", "uvicorn.protocols", "uvicorn.supervisors")
+OF_NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
+OTHERS = {"_exit": "os", "_fingerprint": "a data set of Hugging Face, whose digest has no public name"}
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__") and name != "_"
+
+
+def own_names(syntax: ast.AST) -> set[str]:
+    """The private names that a module defines: functions, classes, variables, attributes."""
+    found = set()
+    for node in ast.walk(syntax):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                found.add(name)
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(ast.Name("self"), attr=name, ctx=ast.Store()):
+                found.add(name)
+    return {name for name in found if is_private(name)}
+
+
+def foreign_private_names(syntax: ast.AST, own: set[str]) -> list[str]:
+    """Where a module reaches for a private name that the package does not define, or imports a private module."""
+    found = []
+    for node in ast.walk(syntax):
+        match node:
+            case ast.Attribute(attr=name) if is_private(name) and name not in own | OF_NAMED_TUPLES | set(OTHERS):
+                found.append(f"{node.lineno}: {ast.unparse(node)}")
+            case ast.Attribute() if ast.unparse(node) in PRIVATE_MODULES:
+                found.append(f"{node.lineno}: {ast.unparse(node)}")
+            case ast.Attribute(attr="__mro__") | ast.Attribute(attr="__bases__") if "type(" not in ast.unparse(node):
+                found.append(f"{node.lineno}: {ast.unparse(node)}")
+            case ast.Call(
+                func=ast.Name("getattr" | "setattr" | "hasattr" | "delattr"), args=[_, ast.Constant(name), *_]
+            ):
+                if is_private(str(name)) and name not in own:
+                    found.append(f"{node.lineno}: {ast.unparse(node)}")
+            case ast.Constant(value=str(text)) if text.startswith(PRIVATE_MODULES) and " " not in text:
+                found.append(f"{node.lineno}: {text!r}")
+            case ast.ImportFrom(module=str(module)) if module.startswith(PRIVATE_MODULES):
+                found.append(f"{node.lineno}: {ast.unparse(node)}")
+            case ast.Import(names=names) if any(each.name.startswith(PRIVATE_MODULES) for each in names):
+                found.append(f"{node.lineno}: {ast.unparse(node)}")
+            case ast.Assign(targets=[ast.Attribute(ast.Name(name), "call" | "activation" | "next")]) if name != "self":
+                found.append(f"{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "model._nodes_by_depth",
+        "getattr(optimizer, '_learning_rate', None)",
+        "import keras.src.ops",
+        "from tensorflow.python.framework import ops",
+        "keras.src.backend.random_seed_dtype()",
+        "importlib.import_module('keras.src.losses')",
+        "keras.layers.RandomFlip.__mro__[1]",
+        "layer.call = replaced",
+    ],
+)
+def test_a_private_name_is_recognised(code: str):
+    assert len(foreign_private_names(ast.parse(code), {"_own"})) == 1
+
+
+def test_only_keras_internals_reaches_for_private_names_of_libraries():
+    trees = {module: tree(module) for module in MODULES}
+    own = set().union(*(own_names(syntax) for module, syntax in trees.items() if module != "keras_internals.py"))
+    found = {
+        module: names
+        for module, syntax in trees.items()
+        if module != "keras_internals.py" and (names := foreign_private_names(syntax, own))
+    }
+    assert found == {}
+
+
+def test_no_class_overrides_or_reads_a_private_name_of_its_foreign_base():
+    found = {}
+    for cls in classes_of_the_package():
+        bases = [base for base in cls.__mro__ if base.__module__.split(".")[0] in LIBRARIES]
+        ours = [base for base in cls.__mro__ if base.__module__.startswith("kerasimg.")]
+        ours = [base for base in ours if base.__module__ != "kerasimg.keras_internals"]
+        private = set().union(*map(private_names_of, bases))
+        used = {
+            node.attr if isinstance(node, ast.Attribute) else node.name
+            for base in ours
+            for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(base))))
+            if isinstance(node, ast.Attribute | ast.FunctionDef)
+        }
+        if names := private & used:
+            found[cls.__qualname__] = names
+    assert found == {}
+
+
+def classes_of_the_package() -> Iterator[type]:
+    """Every class that has a base of one of the libraries."""
+    for module in MODULES:
+        name = f"kerasimg.{module.removesuffix('.py').removesuffix('/__init__').replace('/', '.')}"
+        if module in ("__init__.py", "__main__.py"):
+            continue
+        try:
+            members = vars(importlib.import_module(name))
+        except ImportError:  # of an extra that is not installed
+            continue
+        for cls in members.values():
+            if inspect.isclass(cls) and cls.__module__ == name:
+                yield cls
+
+
+def private_names_of(cls: type) -> set[str]:
+    """The private names of a class of a library: its methods and attributes, and those that it sets on itself."""
+    assigned = {
+        node.attr
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(cls))))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+    return {name for name in assigned | set(vars(cls)) if is_private(name)}
+
+
+def test_no_module_imports_the_package_itself():
+    found = []
+    for module in set(MODULES) - {"__main__.py"}:
+        for node in ast.walk(tree(module)):
+            match node:
+                case ast.Import(names=names) if any(each.name == "kerasimg" for each in names):
+                    found.append(f"{module}:{node.lineno}")
+                case ast.ImportFrom(module="kerasimg", names=names):
+                    found += [f"{module}:{node.lineno}" for each in names if not is_submodule(each.name)]
+    assert found == []
+
+
+def is_submodule(name: str) -> bool:
+    return f"{name}.py" in MODULES or f"{name}/__init__.py" in MODULES
+
+
+def test_every_distribution_that_is_imported_is_declared():
+    installed = packages_distributions()
+    required = requirements()
+    declared = {canonical(name) for names in required.values() for name in names}
+    missing = {}
+    for module in MODULES:
+        for name in imported(tree(module)) - set(sys.stdlib_module_names) - {"kerasimg"}:
+            distributions = {canonical(each) for each in installed.get(name, [name])}
+            if not distributions & declared:
+                missing.setdefault(name, []).append(module)
+    assert missing == {}
+
+
+def test_what_is_imported_on_the_way_to_a_command_is_no_extra():
+    """Imports at the top of a module must be there after a plain `pip install kerasimg`."""
+    installed, always = packages_distributions(), {canonical(name) for name in requirements()[""]}
+    missing = {}
+    for module in MODULES:
+        if module.startswith("deploy/serve/"):  # begins with a check for the extra `serve`
+            continue
+        for name in imported(ast.Module(toplevel(tree(module)), [])) - set(sys.stdlib_module_names) - {"kerasimg"}:
+            if not {canonical(each) for each in installed.get(name, [name])} & always:
+                missing.setdefault(name, []).append(module)
+    assert missing == {}
+
+
+def requirements() -> dict[str, list[str]]:
+    """Extra -> the names of the distributions that it installs; "" for those that are always installed."""
+    settings = configparser.ConfigParser()
+    settings.read(Path(__file__).parents[1] / "setup.cfg", encoding="utf-8")
+    groups = {"": settings["options"]["install_requires"], **settings["options.extras_require"]}
+    return {
+        extra: [re.split(r"[ <>=!~;\[]", line)[0] for line in lines.splitlines() if line]
+        for extra, lines in groups.items()
+        if extra not in ("test", "docs")
+    }
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def imported(syntax: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(syntax):
+        match node:
+            case ast.Import(names=names):
+                found |= {each.name.split(".")[0] for each in names}
+            case ast.ImportFrom(module=str(module), level=0):
+                found.add(module.split(".")[0])
+    return found
+
+
+def toplevel(syntax: ast.Module) -> list[ast.stmt]:
+    """The statements that run at import, without what only type checkers read."""
+    return [node for node in syntax.body if isinstance(node, ast.Import | ast.ImportFrom)]

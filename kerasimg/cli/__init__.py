@@ -13,6 +13,7 @@ import errno
 import os
 import sys
 import traceback
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -50,9 +51,7 @@ for group in (spec, run, data, zoo, cache):
 
 def _version(asked: bool) -> None:
     if asked:
-        import kerasimg
-
-        typer.echo(f"kerasimg {kerasimg.__version__}")
+        typer.echo(f"kerasimg {version('kerasimg')}")
         raise typer.Exit
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import threading
 import weakref
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -204,14 +205,12 @@ def memory_room() -> int:
 
 def about_pixels(image: Image, exact: bool) -> dict[str, Any]:
     """All that the pixels of a picture depend on, but for the picture."""
-    from kerasimg import __version__
-
     values = image.model_dump(mode="json")
     decoder = "exact" if exact else f"fast {fast_decode.version()}"
     return {
         "image": {name: values[name] for name in DECODING},
         "decoder": decoder,
-        "kerasimg": __version__,
+        "kerasimg": version("kerasimg"),
         "pillow": PIL.__version__,
     }
 

@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from kerasimg import __version__
 from kerasimg.data.augment import Augmentation
 from kerasimg.data.cache import about_pixels, open_cache
 from kerasimg.data.loading import Loader
@@ -70,7 +70,7 @@ class Recipe:
     def about(self, source: Source, indices: np.ndarray) -> dict[str, Any]:
         """What names the folder of the rows."""
         about: dict[str, Any] = {
-            "kerasimg": __version__,
+            "kerasimg": version("kerasimg"),
             "frozen": self.engine.split.digest(),
             "engine": self.engine.name,
             "stored": self.stored,
