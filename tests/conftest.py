@@ -20,8 +20,42 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
 
+FAST = (
+    *("test_catalog", "test_files", "test_run_folder"),
+    *("spec/test_expand", "spec/test_expressions", "spec/test_golden", "spec/test_merge", "spec/test_params"),
+    *("layers/test_augmentation", "callbacks/test_callbacks", "metrics/test_f1"),
+    *("data/test_decode", "data/test_order", "data/test_picture", "data/test_sources", "data/test_split"),
+    *("models/test_graph", "models/test_objects", "models/test_outputs", "models/test_temperature"),
+    *("evaluation/test_intervals", "evaluation/test_measures", "evaluation/test_predictions", "evaluation/test_scores"),
+    *("training/test_checkpoint", "training/test_objective", "training/test_rates", "training/test_run"),
+    *("tuning/test_objective", "tuning/test_oracle", "tuning/test_records", "tuning/test_space"),
+    *("deploy/test_bundle", "deploy/test_parity"),
+    *("cli/test_diff", "cli/test_show"),
+    "contract/test_keras_internals",
+)
+"""The modules of `pytest -m fast`: of each package those that show its main path, on the smallest model and without a
+process that loads Keras. All of them together take less than a minute on two idle cores."""
+
 Pictures = Callable[[Path, Mapping[str, int]], Path]
 """pictures(folder, {"red": 8, "test/blue": 2}) writes so many 8x8 pictures of each colour, and gives the folder."""
+
+
+def is_fast(path: Path) -> bool:
+    """Whether a module belongs to the quick loop."""
+    return path.relative_to(Path(__file__).parent).with_suffix("").as_posix() in FAST
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """For the quick loop, import no other modules: that alone takes a quarter of a minute."""
+    others = collection_path.suffix == ".py" and not is_fast(collection_path)
+    return True if others and config.option.markexpr == "fast" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the quick loop."""
+    for item in items:
+        if is_fast(item.path):
+            item.add_marker("fast")
 
 
 @pytest.fixture(autouse=True)

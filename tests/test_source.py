@@ -264,3 +264,11 @@ def imported(syntax: ast.AST) -> set[str]:
 def toplevel(syntax: ast.Module) -> list[ast.stmt]:
     """The statements that run at import, without what only type checkers read."""
     return [node for node in syntax.body if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def test_the_quick_loop_has_tests_of_every_package(request: pytest.FixtureRequest):
+    tests = Path(__file__).parent
+    fast = request.config.pluginmanager.get_plugin(str(tests / "conftest.py")).FAST
+    assert [name for name in fast if not (tests / f"{name}.py").is_file()] == []
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert packages - {name.split("/")[0] for name in fast} == set()
