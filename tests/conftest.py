@@ -29,7 +29,7 @@ FAST = (
     *("evaluation/test_intervals", "evaluation/test_measures", "evaluation/test_predictions", "evaluation/test_scores"),
     *("training/test_checkpoint", "training/test_objective", "training/test_rates", "training/test_run"),
     *("tuning/test_objective", "tuning/test_oracle", "tuning/test_records", "tuning/test_space"),
-    *("deploy/test_bundle", "deploy/test_parity"),
+    "deploy/test_parity",
     *("cli/test_diff", "cli/test_show"),
     "contract/test_keras_internals",
 )
