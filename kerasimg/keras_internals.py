@@ -156,6 +156,11 @@ def set_pending_variables(variables: list[Any]) -> None:
     global_state.set_global_attribute(_PENDING, variables)
 
 
+def initializer_of(variable: Any) -> Any:
+    """The initializer of a variable that has no value yet, by which its cost is known before; None for one that has."""
+    return getattr(variable, "_initializer", None)
+
+
 def stateless_scope() -> Any:
     """The StatelessScope that is open; None without one. A Ctrl-C at the wrong moment leaves one open."""
     from keras.src.backend.common import global_state

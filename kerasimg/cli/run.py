@@ -13,7 +13,7 @@ from kerasimg.cli.options import DATA_HELP, Json, RunArgument, RunData, Top, ker
 from kerasimg.cli.output import echo, print_result
 from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError, KerasimgError
-from kerasimg.run_folder import CARD, RunFolder
+from kerasimg.run_folder import CARD, REPORT, RunFolder
 
 commands = typer.Typer(help="Report on, compare, improve and share runs.", no_args_is_help=True)
 
@@ -33,7 +33,7 @@ Repo = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="A model on the 
 @commands.command()
 def report(
     run: RunArgument,
-    out: Annotated[Path | None, out_option("the page, with MODEL_CARD.md beside it", "RUN/report.html")] = None,
+    out: Annotated[Path | None, out_option("the page, with MODEL_CARD.md beside it", f"RUN/{REPORT}")] = None,
     as_json: Json = False,
 ) -> None:
     """Write a run's report.html and MODEL_CARD.md. From the files in its folder."""

@@ -107,7 +107,7 @@ class Budget:
 
 def _orthogonal_cost(variable: Any) -> int:
     """What the QR decomposition takes for the initial value of a variable; any other initializer is linear."""
-    if not isinstance(getattr(variable, "_initializer", None), keras.initializers.Orthogonal):
+    if not isinstance(keras_internals.initializer_of(variable), keras.initializers.Orthogonal):
         return 0
     rows, columns = math.prod(variable.shape[:-1]), variable.shape[-1]
     return int(rows * columns * min(rows, columns))

@@ -159,6 +159,24 @@ def test_pending_variables_are_forgotten_when_they_are_set_back():
         keras.ops.convert_to_numpy(variable._value.shape)
 
 
+def test_a_variable_without_a_value_has_its_initializer():
+    orthogonal, before = keras.initializers.Orthogonal(), internals.pending_variables()
+    with keras.StatelessScope(initialize_variables=False):
+        assert internals.initializer_of(keras.Variable(orthogonal, shape=(2, 2))) is orthogonal
+    internals.set_pending_variables(before)
+    assert internals.initializer_of(keras.Variable(np.ones(2))) is None
+
+
+def test_the_scope_that_is_open_is_known_and_can_be_put_back():
+    before = internals.stateless_scope()
+    with keras.StatelessScope() as scope:
+        assert internals.stateless_scope() is scope
+        internals.set_stateless_scope(before)
+        assert keras.Variable(np.ones(2)).numpy().sum() == 2  # as outside of a scope
+        internals.set_stateless_scope(scope)
+    assert internals.stateless_scope() is before
+
+
 def test_draws_without_a_seed_come_from_the_global_generator():
     with internals.global_seed_generator(keras.random.SeedGenerator(7)):
         first = keras.ops.convert_to_numpy(keras.random.uniform((3,)))
@@ -523,6 +541,18 @@ def test_a_tuner_runs_a_trial_through_the_hook_and_reloads_nothing(tmp_path):
     tuner = Tuner(one, directory=str(tmp_path), project_name="search")
     tuner.search()
     assert len(ran) == 2
+
+
+def test_a_tuner_does_what_it_is_given_in_place_of_tensorboard():
+    import keras_tuner
+
+    kind = keras_tuner.engine.tuner.Tuner
+    tuner = kind.__new__(kind)
+    asked = []
+    internals.skip_tensorboard(tuner, lambda *given: asked.append(given))
+    tuner._configure_tensorboard_dir([], None, 0)
+    assert asked == [([], None, 0)]
+    assert "self._configure_tensorboard_dir(" in inspect.getsource(kind)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner")
