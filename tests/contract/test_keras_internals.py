@@ -131,6 +131,12 @@ def test_the_call_behind_an_output_is_the_right_one_of_several():
     assert internals.call_behind(second).input_tensors[0] is other
 
 
+def test_an_output_knows_its_position():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, [inputs * 1.0, inputs * 2.0])
+    assert [internals.output_position(tensor) for tensor in model(keras.Input((4,)))] == [0, 1]
+
+
 def test_keras_gives_training_to_layers_that_take_it():
     assert internals.passes_training(keras.layers.Dropout(0.5))
     assert not internals.passes_training(keras.layers.Flatten())
@@ -307,19 +313,6 @@ def test_rates_updates_and_decay_of_an_optimizer_pass_the_hooks(kind: Any):
     np.testing.assert_allclose(hooked, plain, rtol=1e-6)
     assert "decay" in asked
     assert ("update" in asked) is (keras.backend.backend() == "torch")
-
-
-@pytest.mark.parametrize(
-    ("loss", "expected"),
-    [
-        (keras.losses.CategoricalCrossentropy(from_logits=True), True),
-        (keras.losses.SparseCategoricalCrossentropy(), False),
-        (keras.losses.BinaryFocalCrossentropy(from_logits=True), True),
-        (keras.losses.MeanSquaredError(), None),
-    ],
-)
-def test_a_loss_says_whether_it_takes_logits(loss: Any, expected: bool | None):
-    assert internals.takes_logits(loss) is expected
 
 
 def test_a_list_of_callbacks_has_its_bar_and_ends_fit():

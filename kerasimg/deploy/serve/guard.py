@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from kerasimg.boundary import limit
 from kerasimg.keras_internals import http_protocol_class
 
 HttpToolsProtocol: Any = http_protocol_class()
-
-from kerasimg.boundary import limit
 
 MOST_HEADER_BYTES = limit("request_header_bytes")
 HEADER_TIMEOUT_S = 10.0
