@@ -65,7 +65,10 @@ def __getattr__(name: str) -> Any:
         return version("kerasimg")
     if name not in _WHERE:
         raise AttributeError(f"module 'kerasimg' has no attribute {name!r}")
-    return getattr(import_module(_WHERE[name]), name)
+    where = _WHERE[name]
+    if where.split(".")[1] not in ("catalog", "spec", "errors"):
+        import_module("kerasimg.backend").check_backend()
+    return getattr(import_module(where), name)
 
 
 def __dir__() -> list[str]:

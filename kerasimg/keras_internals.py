@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 # --- Keras: classes that it does not export ---------------------------------------------------------------------------
@@ -346,20 +346,6 @@ def without_retracing_warning(function: Any) -> Any:
     """
     function._omit_frequent_tracing_warning = True
     return function
-
-
-def with_constants(function: Any) -> Any:
-    """A concrete function with its variables as constants, so that functions within it know their shapes."""
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    return convert_variables_to_constants_v2(function)
-
-
-def graph_of_definition(definition: Any, shapes: Sequence[Any]) -> Any:
-    """The graph of a function's definition, for inputs of these shapes; its operations know theirs."""
-    from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
-
-    return function_def_to_graph(definition, input_shapes=shapes)
 
 
 # --- KerasTuner -------------------------------------------------------------------------------------------------------

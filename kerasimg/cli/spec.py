@@ -91,15 +91,24 @@ def _show_model(spec: Spec, flat: bool, svg: Path | None, as_json: bool) -> None
     parts = model.calls if flat else model.nodes
     if as_json:
         nodes = [part._asdict() for part in parts]
-        print_json({"name": spec.name, "image": model.image, "params": model.params, "nodes": nodes})
+        facts = {"name": spec.name, "image": model.image, "params": model.params, "weights": _own_weights(spec)}
+        print_json({**facts, "nodes": nodes})
     elif svg is None or str(svg) != "-":
         echo(drawing.as_text(spec.name, model, parts))
+        if own := _own_weights(spec):
+            echo(f"weights: {own}, from which build, train and predict start (--weights none: random)")
     if svg is not None:
         drawn = drawing.as_svg(spec.name, model, parts)
         if str(svg) == "-":
             echo(drawn, nl=False)
         else:
             write_text(svg, drawn)
+
+
+def _own_weights(spec: Spec) -> str | None:
+    """The file with the weights of the whole model that a spec brings."""
+    own = spec.pretrained.imagenet
+    return None if own is None else own.file
 
 
 @commands.command()
@@ -262,6 +271,17 @@ def lr_find(
     print_result("spec lr-find", sweep.as_json(), text, as_json, spec=ref, data=data, lr=rate)
 
 
+def _origin(spec: Spec, path: tuple[str | int, ...]) -> str:
+    """The file or the call that a value comes from; of a param that a variant gives, that of the variant."""
+    variant = spec.params.get("variant")
+    variants = spec.document.get("variants")
+    if len(path) > 1 and path[0] == "params" and isinstance(variants, dict) and variant in variants:
+        name = path[1]
+        if spec.document["params"].get(name) is None and name not in spec.given and name in variants[variant]:
+            return f"{spec.origins.of(('variants', str(variant), name))}, variant '{variant}'"
+    return spec.origins.of(path)
+
+
 def _origins(spec: Spec) -> Iterator[tuple[str, Any, str]]:
     """(path, value, where it comes from) of every value of a resolved spec."""
     from kerasimg.spec.places import show_path
@@ -277,7 +297,7 @@ def _origins(spec: Spec) -> Iterator[tuple[str, Any, str]]:
                 below = written[index] if isinstance(written, list) and index < len(written) else None
                 yield from visit(item, below, (*path, index))
         else:
-            yield show_path(spec.resolved, path), value, spec.origins.of(path)
+            yield show_path(spec.resolved, path), value, _origin(spec, path)
 
     def default(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str, Any, str]]:
         yield show_path(spec.resolved, path), value, "default"

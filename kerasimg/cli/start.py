@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from kerasimg.backend import check_backend
 from kerasimg.cli.waiting import waiting
 
 OPTIONAL = ("sklearn", "pandas", "matplotlib")
@@ -30,6 +31,7 @@ def keras_loaded() -> Iterator[None]:
     Nothing else runs beside it: an import holds Python's lock nearly all the time, and reading pictures in another
     thread lost more than it gained.
     """
+    check_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home folder that is not there
     sys.stderr.flush()

@@ -106,6 +106,7 @@ def check(
     """Validate specs and list every error."""
     params, edits = assignments(assign)
     faults: list[dict[str, str]] = []
+    warnings: list[dict[str, str]] = []
     for ref in specs:
         try:
             spec = load(ref, params, edits, partial=True)
@@ -118,12 +119,15 @@ def check(
             if not as_json:
                 echo(str(error), err=True)
         else:
+            warnings += [warning._asdict() for warning in spec.warnings]
             if not as_json:
+                for warning in spec.warnings:
+                    typer.echo(f"warning: {warning}", err=True)
                 missing = [name for name, value in spec.resolved.get("params", {}).items() if value is None]
                 needed = f"; must be given: {', '.join(missing)}" if missing else ""
                 echo(f"ok: {spec.file} ({len(spec.nodes)} nodes, {len(spec.search)} search values{needed})")
     if as_json:
-        print_json({"ok": not faults, "faults": faults})
+        print_json({"ok": not faults, "faults": faults, "warnings": warnings})
     if faults:
         raise typer.Exit(SpecError.exit_code)
     if not as_json:

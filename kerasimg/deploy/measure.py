@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerasimg import keras_internals
 from kerasimg.data.parallel import cores
 from kerasimg.data.sources import Data
 from kerasimg.deploy import litert_file
@@ -91,17 +90,19 @@ def macs(model: keras.Model) -> int:
     import tensorflow as tf
 
     signature = tf.TensorSpec((1, *model.inputs[0].shape[1:]), tf.float32)
+    eager = tf.config.functions_run_eagerly()
 
     def forward(pixels: Any) -> Any:
-        return model(pixels, training=False)
+        # Keras makes a function of a convolution in groups, whose output has no shape; "run eagerly" while this is
+        # traced, it becomes operations of this graph like all others.
+        tf.config.run_functions_eagerly(True)
+        try:
+            return model(pixels, training=False)
+        finally:
+            tf.config.run_functions_eagerly(eager)
 
-    traced = tf.function(tf.autograph.experimental.do_not_convert(forward)).get_concrete_function(signature)
-    graph = traced.graph
-    if any(operation.type in CALLS for operation in graph.get_operations()):
-        # A function that is called does not know the shapes of variables; of constants it does.
-        graph = keras_internals.with_constants(traced).graph
-    functions = {one.signature.name: one for one in graph.as_graph_def().library.function}
-    return _macs(graph, functions)
+    graph = tf.function(tf.autograph.experimental.do_not_convert(forward)).get_concrete_function(signature).graph
+    return sum(COUNTED[operation.type](operation) for operation in graph.get_operations() if operation.type in COUNTED)
 
 
 def litert_figures(model: keras.Model, precision: Precision = "float32", calls: bool = True) -> dict[str, float]:
@@ -231,19 +232,6 @@ def _p50_ms(content: bytes, shape: tuple[int, ...]) -> float:
     return latency(ask, shape, 1).p50_ms  # type: ignore[arg-type]
 
 
-def _macs(graph: Any, functions: Mapping[str, Any]) -> int:
-    """Of a graph and of the functions that it calls: Keras makes one of a convolution in groups."""
-    found = 0
-    for operation in graph.get_operations():
-        if operation.type in COUNTED:
-            found += COUNTED[operation.type](operation)
-        elif operation.type in CALLS:
-            shapes = [tensor.shape for tensor in operation.inputs]
-            called = functions[operation.get_attr("f").name]
-            found += _macs(keras_internals.graph_of_definition(called, shapes), functions)
-    return found
-
-
 def _convolution(operation: Any) -> int:
     """Values that come out, times the kernel's values for each."""
     kernel = operation.inputs[1].shape  # height, width, channels in of a group, channels out
@@ -281,9 +269,6 @@ def _einsum(operation: Any) -> int:
         sizes |= dict(zip(letters, tensor.shape, strict=True))
     return math.prod(sizes.values()) if len(terms) > 1 else 0
 
-
-CALLS = ("PartitionedCall", "StatefulPartitionedCall")
-"""Operations of TensorFlow that call a function."""
 
 COUNTED: dict[str, Callable[[Any], int]] = {
     "Conv2D": _convolution,

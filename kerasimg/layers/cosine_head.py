@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from kerasimg.layers.images import check_features
+from kerasimg.layers.images import check_features, l2_norm
 
 
 @keras.saving.register_keras_serializable(package="kerasimg")
@@ -96,5 +96,4 @@ class CosineHead(keras.layers.Layer):
 
 
 def _normalized(vectors: Any, axis: int) -> Any:
-    squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
-    return vectors * ops.rsqrt(ops.maximum(squares, 1e-12))
+    return vectors / l2_norm(vectors, axis=axis, least=1e-6)

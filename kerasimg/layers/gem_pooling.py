@@ -41,8 +41,12 @@ class GeMPooling2D(keras.layers.Layer):
         """Pool."""
         # In half precision a power loses its digits, and epsilon is 0.
         p = ops.cast(self.exponent, "float32")
-        powers = ops.power(ops.maximum(ops.cast(inputs, "float32"), self.epsilon), p)
-        pooled = ops.power(ops.mean(powers, axis=(1, 2), keepdims=self.keepdims), 1 / p)
+        values = ops.maximum(ops.cast(inputs, "float32"), self.epsilon)
+        # Divided by the largest, no power overflows; the mean is homogeneous, so the gradient needs none of that.
+        peak = ops.stop_gradient(ops.max(values, axis=(1, 2), keepdims=True))
+        means = ops.mean(ops.power(values / peak, p), axis=(1, 2), keepdims=True)
+        pooled = peak * ops.power(means, 1 / p)
+        pooled = pooled if self.keepdims else ops.squeeze(pooled, axis=(1, 2))
         return ops.cast(pooled, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from kerasimg.layers.images import check_images
+from kerasimg.layers.images import check_images, l2_norm
 
 
 @keras.saving.register_keras_serializable(package="kerasimg")
@@ -36,10 +36,9 @@ class GlobalResponseNorm(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Normalize the responses."""
-        # The squares of a large feature map do not fit into float16.
+        # Float16 has too few digits for the norms of a large feature map.
         exact = ops.cast(inputs, "float32")
-        # The root has no gradient at 0, which a dead channel reaches.
-        norms = ops.sqrt(ops.maximum(ops.sum(ops.square(exact), axis=(1, 2), keepdims=True), 1e-12))
+        norms = l2_norm(exact, axis=(1, 2), least=1e-6)
         shares = ops.cast(norms / (ops.mean(norms, axis=-1, keepdims=True) + self.epsilon), inputs.dtype)
         gamma, beta = ops.cast(self.gamma, inputs.dtype), ops.cast(self.beta, inputs.dtype)
         return inputs + gamma * inputs * shares + beta

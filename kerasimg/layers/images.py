@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 
 def check_images(layer: Any, shape: Sequence[int | None]) -> None:
@@ -41,3 +42,16 @@ def pair(layer: Any, argument: str, value: Any, least: int = 1) -> tuple[int, in
         expected = f"an integer >= {least} or 2 of them"
         raise ValueError(f"{type(layer).__name__}: {argument} must be {expected}, got {value!r}")
     return both[0], both[1]
+
+
+def l2_norm(values: Any, axis: Any, least: float) -> Any:
+    """Returns the L2 norm along axes, kept with length 1, of float32 values of any size: their squares may overflow.
+
+    Args:
+        values: float32.
+        axis: one or several.
+        least: the norm is at least this; the root has no gradient at 0.
+    """
+    peak = ops.stop_gradient(ops.maximum(ops.max(ops.abs(values), axis=axis, keepdims=True), least))
+    squares = ops.sum(ops.square(values / peak), axis=axis, keepdims=True)
+    return peak * ops.sqrt(ops.maximum(squares, (least / peak) ** 2))

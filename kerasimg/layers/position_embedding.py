@@ -23,7 +23,8 @@ class PositionEmbedding(keras.layers.Layer):
     arXiv:2205.01580).
     extra_tokens: how many of the T come first and stand for no place, such as a class token.
     grid: [rows, columns] of the other tokens; a square unless said.
-    Learned weights of another size of picture are resized when they are loaded, bicubically.
+    Learned weights for another size of image are resized when they are loaded: bicubic and antialiased, as in timm.
+    `sincos` orders the waves as the paper does, columns before rows; timm's order differs.
     """
 
     argument_kinds: ClassVar[dict[str, str]] = {"extra_tokens": "int>=0", "grid": "int>0|[2 int>0]|null"}
@@ -123,10 +124,10 @@ class PositionEmbedding(keras.layers.Layer):
         if not fits or not self._rows_columns or not grid or math.prod(grid) != places:
             raise ValueError(f"PositionEmbedding: weights of shape {saved.shape} cannot be resized to {tuple(wanted)}")
         flat = saved.reshape(1, -1, saved.shape[-1])
-        image = flat[:, extra:].reshape(1, *grid, -1)
-        image = ops.image.resize(image, self._rows_columns, interpolation="bicubic", data_format="channels_last")
-        places = ops.reshape(ops.convert_to_numpy(image), (1, -1, wanted[-1]))
-        return ops.reshape(ops.concatenate([flat[:, :extra], places], axis=1), wanted)
+        rows, columns = (resize_weights(*sides) for sides in zip(grid, self._rows_columns, strict=True))
+        image = flat[0, extra:].reshape(*grid, -1).astype("float64")
+        places = np.einsum("ri,cj,ijk->rck", rows, columns, image).reshape(1, -1, wanted[-1])
+        return np.concatenate([flat[:, :extra], places], axis=1).reshape(wanted).astype("float32")
 
     def _waves(self, shape: Any) -> Any:
         """Of each place, sin and cos of its column and of its row at C / 4 frequencies from 1 to 1 / 10000."""
@@ -137,3 +138,25 @@ class PositionEmbedding(keras.layers.Layer):
         waves = np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
         extra = np.zeros((self.extra_tokens, shape[-1]))
         return np.concatenate([extra, waves]).reshape(1, *shape[1:]).astype("float32")
+
+
+def resize_weights(length: int, wanted: int) -> np.ndarray:
+    """Returns the weights of a bicubic resize along one side, antialiased where it shrinks.
+
+    As Pillow and timm have it: a = -0.5, pixel centers at a half, weights renormalized at the border. The same on every
+    backend: their own bicubic filters differ.
+
+    Args:
+        length: of the side.
+        wanted: its new length.
+
+    Returns:
+        (wanted, length) float64; each row sums to 1.
+    """
+    scale = length / wanted
+    centers = (np.arange(wanted)[:, np.newaxis] + 0.5) * scale
+    x = np.abs(np.arange(length) + 0.5 - centers) / max(scale, 1.0)
+    near = 1.5 * x**3 - 2.5 * x**2 + 1
+    far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    weights = np.where(x < 1, near, np.where(x < 2, far, 0.0))
+    return weights / weights.sum(axis=1, keepdims=True)

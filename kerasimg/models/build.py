@@ -37,9 +37,11 @@ def build(
     """A plain functional Keras model: (N, height, width, channels) of 0-255 -> what the last node gives.
 
     ref: a zoo name, the path of a spec, a dict, or a loaded spec.
-    weights: left out, what the spec says. None: random ones. "imagenet", or a `.weights.h5` file: those, for the
-    backbone; with several, {node name: weights}. For a spec without backbone: those of the whole model. A `.kerasimg`
-    file: those of the whole model, a head for other classes excepted; left out where `ref` is one.
+    weights: left out, what the spec says: where it brings the weights of its whole model in a file
+    (`pretrained.imagenet.file`, as "efficientnet_lite0" does) those, a head for other classes excepted; else random
+    ones, and in each backbone what its node says. None: random ones. "imagenet", or a `.weights.h5` file: those, for
+    the backbone; with several, {node name: weights}. For a spec without backbone: those of the whole model. A
+    `.kerasimg` file: those of the whole model, a head for other classes excepted; left out where `ref` is one.
     limits: {"params": n, "tensor": n} beyond which nothing is allocated (see `kerasimg.models.budget`).
     params: values of the spec's params.
 
@@ -71,7 +73,7 @@ def construct(
     if packed is not None:
         weights_files.load_pack(model, packed, but_the_head=True)
     elif whole is not None:
-        weights_files.load_into(model, whole)
+        weights_files.load_into(model, whole, but_the_head=weights is AS_THE_SPEC_SAYS)
     return Built(model, graph.members, graph.inside)
 
 
@@ -100,7 +102,9 @@ def _check_given_weights(graph: Graph, weights: Any) -> Path | None:
         if unknown := weights.keys() - set(names):
             raise CallError(f"weights: no backbone {sorted(unknown)} (backbones: {', '.join(names) or 'none'})")
         return None
-    if weights is AS_THE_SPEC_SAYS or weights is None:
+    if weights is AS_THE_SPEC_SAYS:
+        return weights_files.own_file(graph.spec) if not names else None
+    if weights is None:
         return None
     if len(names) > 1:
         raise CallError(f"weights: the spec has several backbones; say which: {{{names[0]!r}: ...}}")

@@ -13,6 +13,7 @@ from kerasimg.errors import Fault, SpecError, WeightsError
 from kerasimg.models import backbones, scaling, weights
 from kerasimg.models.budget import Budget, OverBudget
 from kerasimg.models.objects import make_layer
+from kerasimg.models.padding import with_padding
 from kerasimg.spec import heads
 from kerasimg.spec.check import check_call
 from kerasimg.spec.document import Standardize
@@ -45,12 +46,17 @@ class Graph:
         self.prefix = prefix
         self.faults = Faults(dict(spec.document), spec.origins)
         self.layers: dict[str, Any] = {}
+        self.padding: dict[str, Any] = {}
+        """Name of a call -> the layer that pads what enters its layer."""
         self.members: dict[str, list[str]] = {}
         self.inside: dict[str, dict[str, list[str]]] = {}
         self.later: list[Callable[[], None]] = []
         self.backbone_names: list[str] = []
         self._image: Any = None
         self._scaled: dict[str, Any] = {}
+        self._call: Call | None = None
+        self.unused: frozenset[str] = frozenset()
+        """Names of calls that the output does not depend on."""
         self._last = _last_node(spec)
 
     def make(self, image: Any, nodes: Sequence[Any] | None = None, *, scaled: bool = False) -> Any:
@@ -58,12 +64,20 @@ class Graph:
         if not scaled:
             self._image = image
             self._fits(("image", "size"), None, [image.shape])
-        expansion = Expansion(self.spec.blocks, self, self.report)
+        expansion = Expansion(self.spec.blocks, self, self._refuse)
         expansion.names.update(OWN_NAMES)
         names = heads.names(self.spec.task, self.spec.params)
-        return expansion.run(self.spec.nodes if nodes is None else nodes, names, image)
+        made = self.spec.nodes if nodes is None else nodes
+        output = expansion.run(made, names, image, whole=nodes is None)
+        self.unused = expansion.unused
+        return output
 
     def report(self, path: Place, message: str) -> NoReturn:
+        """Report a fault of the call that is being made, with where it comes from; it ends the making."""
+        origin = self._call.origin if self._call else ""
+        self._refuse(path, f"{origin}: {message}" if origin else message)
+
+    def _refuse(self, path: Place, message: str) -> NoReturn:
         """A fault ends the making: what follows depends on it."""
         self.faults.report(path, message)
         raise SpecError(self.faults)
@@ -75,7 +89,8 @@ class Graph:
 
     def visit(self, call: Call) -> Any:
         """Make the layer of a call, or find the reused one, and call it."""
-        arguments = check_call(call, self.report, self.spec.open)
+        self._call = call
+        arguments = check_call(call, self._refuse, self.spec.open)
         if call.node is self._last and call.kind == "layer" and _is_mixed():
             arguments.setdefault("dtype", "float32")  # probabilities and the loss need all their digits
         if call.kind == "reuse":
@@ -85,22 +100,29 @@ class Graph:
         else:
             layer, wanted = self._layer(call, arguments), None
         inputs = _mapped(call.inputs, lambda handle: self._pixels(handle, wanted))
+        padding = self.padding.get(call.target if call.kind == "reuse" else call.name)
         try:
+            inputs = inputs if padding is None else padding(inputs)
             output = layer(**inputs) if isinstance(inputs, dict) else layer(inputs)
         except Exception as error:  # each backend and each layer raises its own
-            self._refuse(call, error, inputs)
+            self._refuse_inputs(call, error, inputs)
         if isinstance(output, (list, tuple, dict)):
             self.report(call.node.path, f"{call.target} gives several outputs, and a node has one")
         if call.kind != "reuse":
             self.layers[call.name] = layer
-            self.members.setdefault(call.owner, []).append(layer.name)
+            made = [layer] if padding is None else [padding, layer]
+            self.members.setdefault(call.owner, []).extend(one.name for one in made)
             self._count(call, layer, output)
         return output
 
     def _layer(self, call: Call, arguments: Mapping[str, Any]) -> Any:
         own = {key: value for key, value in arguments.items() if key != "trainable"}
+        name = self.prefix + call.name
+        own, padding = with_padding(call.target, own, f"{name}_padding")
+        if padding is not None:
+            self.padding[call.name] = padding
         try:
-            layer = make_layer(call.target, own, self.prefix + call.name)
+            layer = make_layer(call.target, own, name)
         except (ValueError, TypeError) as error:
             self.report(call.node.path, _first_line(error))
         if "trainable" in arguments:
@@ -212,7 +234,7 @@ class Graph:
         except OverBudget as error:
             self.report(place, str(error))
 
-    def _refuse(self, call: Call, error: Exception, inputs: Any) -> NoReturn:
+    def _refuse_inputs(self, call: Call, error: Exception, inputs: Any) -> NoReturn:
         if isinstance(error, SpecError):
             raise error
         tensors = list(inputs.values()) if isinstance(inputs, dict) else inputs

@@ -51,6 +51,10 @@ KINDS: Final[dict[str, str]] = {
     **_each("kernel_size strides dilation_rate pool_size size output_size", SPATIAL),
     "output_padding": "int>=0|[@ int>=0]",
     "padding": one_of("valid", "same"),
+    **_each(
+        "Conv2D.padding DepthwiseConv2D.padding SeparableConv2D.padding",
+        one_of("valid", "same", "symmetric") + "|int>=0|[2 int>=0]",  # see models/padding.py
+    ),
     "Conv1D.padding": one_of("valid", "same", "causal"),
     "ZeroPadding1D.padding": "int>=0|[2 int>=0]",
     "Cropping1D.cropping": "int>=0|[2 int>=0]",
@@ -183,6 +187,10 @@ REFUSED: Final[dict[str, dict[str, str]]] = {
         **_each("MelSpectrogram STFTSpectrogram", _AUDIO),
         "MaxNumBoundingBoxes": "it is for bounding boxes",
         **_each("Input InputLayer InputSpec", _INPUT),
+    },
+    "activations": {
+        "glu": "it halves the channels, and an activation keeps the shape: write TakeChannels, a sigmoid and Multiply",
+        "threshold": "it needs two numbers: write the layer ReLU with its 'threshold'",
     },
     "initializers": {"Initializer": _BASE, "STFT": _AUDIO},
     "regularizers": {"Regularizer": _BASE},

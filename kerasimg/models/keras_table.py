@@ -233,7 +233,7 @@ def _spelling(name: str) -> str:
 def _activations() -> tuple[dict[str, Any], dict[str, str]]:
     entries, synonyms = {}, {}
     for name, function in inspect.getmembers(keras.activations, inspect.isfunction):
-        if name in ("get", "serialize", "deserialize"):
+        if name in ("get", "serialize", "deserialize") or name in REFUSED["activations"]:
             continue
         if name == function.__name__:
             entries[name] = {"args": {}, "doc": first_sentence(function)}

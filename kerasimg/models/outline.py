@@ -88,8 +88,9 @@ def outline(spec: Spec, *, limits: Mapping[str, int] | None = None) -> Outline:
         graph = _Outline(spec, limits)
         graph.make(keras.Input(shape=(*spec.image.size, spec.image.channels), name=IMAGE))
     height, width = spec.image.size
-    calls = tuple(graph.parts)
-    return Outline((height, width, spec.image.channels), calls, tuple(_by_node(calls, graph.owners)))
+    used = [pair for pair in zip(graph.parts, graph.owners, strict=True) if pair[0].name not in graph.unused]
+    calls, owners = tuple(part for part, _ in used), [owner for _, owner in used]
+    return Outline((height, width, spec.image.channels), calls, tuple(_by_node(calls, owners)))
 
 
 def _by_node(calls: Sequence[Part], owners: Sequence[tuple[str, str]]) -> Iterable[Part]:

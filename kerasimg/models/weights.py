@@ -44,7 +44,7 @@ def imagenet_file(
     Raises WeightsError when there is no such file, and within seconds when it cannot be downloaded.
     """
     if channels != 3:
-        raise WeightsError(f'ImageNet weights take 3 channels, and the picture has {channels}; give "weights": null')
+        raise WeightsError(_other_channels(channels))
     known = entry("backbones", backbone)
     if known is None:
         raise WeightsError(f"keras.applications has no {backbone}, so there are no ImageNet weights of it; name a file")
@@ -60,6 +60,13 @@ def imagenet_file(
     raise WeightsError(
         f"there are no ImageNet weights of {backbone} with {dict(arguments)} (there are: {listed(there)}); "
         'give "weights": null or a file'
+    )
+
+
+def _other_channels(channels: int) -> str:
+    return (
+        f"ImageNet weights take 3 channels, and what enters has {channels}: for grayscale images set "
+        '"image": {"channels": 3}, which repeats the gray; or build without: "weights": null'
     )
 
 
@@ -98,8 +105,10 @@ def pretrained_file(spec: Spec, size: tuple[int, int], channels: int, *, top: bo
     own = spec.pretrained.imagenet
     if own is None:
         raise WeightsError(f"'{spec.file}' has no ImageNet weights; name a .weights.h5 file, or null")
-    if own.file is not None:
-        return local_file({"file": own.file, "sha256": own.sha256}, spec.folder)
+    if channels != 3:
+        raise WeightsError(_other_channels(channels))
+    if (file := own_file(spec)) is not None:
+        return file
     return imagenet_file(str(own.keras), own.arguments, size, channels, top=top)
 
 
@@ -122,11 +131,44 @@ def local_file(weights: str | os.PathLike[str] | Mapping[str, Any], folder: Path
     return path
 
 
-def load_into(model: Any, path: Path) -> None:
-    """Load a weights file into the model of a spec; WeightsError when it belongs to another.
+def own_file(spec: Spec) -> Path | None:
+    """Returns the file with the weights of a spec's whole model that the spec brings, its sha256 checked.
+
+    None where it brings none: what `pretrained` takes from keras.applications is loaded only when it is asked for.
+    """
+    own = spec.pretrained.imagenet
+    if own is None or own.file is None:
+        return None
+    return local_file({"file": own.file, "sha256": own.sha256}, spec.folder)
+
+
+def load_into(model: Any, path: Path, *, but_the_head: bool = False) -> None:
+    """Load a weights file into the model of a spec.
 
     A `.h5` file of keras.applications is loaded in the order of its layers, whatever they are called.
+
+    Args:
+        model: of the spec.
+        path: of the file.
+        but_the_head: where the last layer with weights is for other classes than in the file, leave it as it is.
+
+    Raises:
+        WeightsError: if the file belongs to another model.
     """
+    if but_the_head:
+        head = _last_with_weights(model)
+        start = head.get_weights()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Keras warns of what it skips before it raises
+                load_into(model, path)
+        except WeightsError as error:
+            head.set_weights(start)
+            try:
+                load_into(keras.Model(model.input, head.input), path)
+            except WeightsError:
+                raise error from None
+        return
     if path.suffix == ".keras":
         place = f"the weights in '{path}' cannot be read"
         with open_archive(path, place, ".keras") as archive, archive.open("model.weights.h5") as stream:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from kerasimg.errors import SpecError, nearest
 from kerasimg.spec import arguments
 from kerasimg.spec.expand import Call, Handle
-from kerasimg.spec.expressions import UNKNOWN
+from kerasimg.spec.expressions import UNKNOWN, is_expression
 from kerasimg.spec.heads import Output, output_of
 from kerasimg.spec.places import Path, Report
 from kerasimg.spec.reader import shown
+from kerasimg.spec.values import value_at, with_expression
 
 if TYPE_CHECKING:
     from kerasimg.spec.load import Spec
@@ -32,13 +33,14 @@ class Checker:
         self.open_spec = open_spec
         self.layers: dict[str, tuple[str, Mapping[str, Any], Path]] = {}
         """By name: the class, the arguments, and where the activation stands."""
+        self._reported: set[tuple[Path, str]] = set()
 
     def visit(self, call: Call) -> Handle:
         """Check one call; its output says whether it gives probabilities, not its shape."""
         if call.kind == "layer" and (arguments.entry("layers", call.target) or {}).get("augment"):
             message = f"{call.target} belongs in 'augment'; in 'model', predictions and exports would be augmented too"
             self.report(call.node.places["layer"], message)
-        checked = check_call(call, self.report, self.open_spec)
+        checked = self._check(call)
         inputs = call.inputs.values() if isinstance(call.inputs, dict) else call.inputs
         inputs = list(inputs) if isinstance(call.inputs, list | dict) else [inputs]
         if call.kind == "layer":
@@ -47,6 +49,17 @@ class Checker:
         elif call.kind == "backbone" or call.target not in self.layers:
             return Output(kind=None)
         return output_of(*self.layers[call.name if call.kind == "layer" else call.target], inputs)
+
+    def _check(self, call: Call) -> dict[str, Any]:
+        """Check a call; a fault that it has again in another row, block or repeat is reported once."""
+
+        def report(path: Path, message: str) -> None:
+            fault = path, message.removeprefix(f"{call.origin}: ")
+            if fault not in self._reported:
+                self._reported.add(fault)
+                self.report(path, message)
+
+        return check_call(call, report, self.open_spec)
 
     def shape(self, handle: Handle) -> Sequence[Any]:
         """The picture's, for the input; else unknown."""
@@ -67,7 +80,7 @@ class AugmentChecker(Checker):
             near = nearest(call.target, arguments.augmentations())
             self.report(call.node.places[call.kind], f"'{call.target}' is no augmentation layer{near}")
         else:
-            self.augmentations.append((call.target, check_call(call, self.report, self.open_spec)))
+            self.augmentations.append((call.target, self._check(call)))
         return Output(kind=None)
 
 
@@ -76,13 +89,26 @@ def check_call(call: Call, report: Report, open_spec: OpenSpec) -> dict[str, Any
 
     def told(below: Path, message: str) -> None:
         key = str(below[0]) if below else call.kind
+        columns, places = call.node.columns, call.node.places
+        if takes and columns and key not in (takes.keys() & places.keys()) | {call.kind, "inputs"}:
+            place = columns.get(key, places.get(key, (*call.node.path, "table", 0)))
+            report(place, message)  # of a name that is wrong or missing: at the table's header, and not in each row
+            return
+        written = value_at(call.node.arguments, below)
+        if is_expression(written) and call.origin:  # what it gives differs from call to call
+            message = f"{call.origin}: {with_expression(written, message)}"
+        else:
+            message = with_expression(written, message)
         report((*call.node.places.get(key, (*call.node.path, *below[:1])), *below[1:]), message)
 
+    takes: Mapping[str, Any] = {}
     if call.kind == "reuse":
         return {}
     if call.kind == "backbone":
+        takes = (arguments.entry("backbones", call.target) or {}).get("args", {})
         return _check_backbone(call, told, open_spec)
     entry = arguments.entry("layers", call.target)
+    takes = (entry or {}).get("args", {})
     if entry is None:
         report(call.node.places["layer"], arguments.unknown_name("layers", call.target))
         return {}

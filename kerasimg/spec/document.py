@@ -59,6 +59,7 @@ Divisor = Annotated[float, Field(gt=0), AfterValidator(_in_float32)]
 ResizePolicy = Literal["stretch", "crop", "pad"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "area"]
 ScaleName = Literal["auto", "none", "unit", "symmetric", "imagenet", "caffe"]
+WeightKind = Literal["bias", "norm", "layer_scale", "token", "position", "depthwise"]
 Task = Literal["multiclass", "binary", "multilabel"]
 
 
@@ -118,6 +119,12 @@ class Compile(Section):
 
     optimizer: Annotated[Any, Named("optimizers", mergeable=True)] = "Adam"
     """A name of keras.optimizers, or {"type": name, argument: value}."""
+    weight_decay_mode: Literal["decoupled", "coupled"] = "decoupled"
+    """How the optimizer's `weight_decay` acts. decoupled: w -= rate * decay * w, as in AdamW and in all of Keras.
+    coupled: decay * w is added to the gradient, as PyTorch's SGD, Adam and RMSprop and the papers before AdamW do."""
+    exclude_from_weight_decay: list[WeightKind] = []
+    """Kinds of weights that do not decay. norm: scale and shift of normalizations. token, position: of transformers.
+    depthwise: filters of depthwise convolutions."""
     loss: Annotated[Any, Named("losses", also=("auto",), mergeable=True)] = "auto"
     """A name of keras.losses, {"type": ...}, or auto: the cross-entropy that fits the task and the output."""
     metrics: list[Annotated[Any, Named("metrics", also=("accuracy", "f1"))]] = ["accuracy"]

@@ -15,7 +15,7 @@ from kerasimg.spec.expressions import UNKNOWN, Unknown
 from kerasimg.spec.nodes import Block, Node
 from kerasimg.spec.places import Path, Report
 from kerasimg.spec.reader import shown
-from kerasimg.spec.values import evaluate_deep, size_of
+from kerasimg.spec.values import evaluate_deep, size_of, with_expression
 
 MAX_NODES = 20_000
 MAX_REPEAT = 10_000
@@ -27,6 +27,8 @@ VISIT_WORK = 5
 
 Handle = Any
 """What a visitor returns for the output of a call."""
+Makers = frozenset[int]
+"""The numbers of the calls that an output may come from; empty for the image."""
 
 
 class Call(NamedTuple):
@@ -44,6 +46,9 @@ class Call(NamedTuple):
     node: Node
     block: str = ""
     """The macro that the top-level node stands for, if it is one."""
+    origin: str = ""
+    """Which table row, blocks and repeats it comes from: `model[3] row 2 -> stage -> bottleneck[0]`; empty where the
+    path of the node says it all."""
 
 
 class Visitor(Protocol):
@@ -61,18 +66,36 @@ class ExpansionLimit(Exception):
 
 
 class _Scope:
-    """What the nodes of one list can see."""
+    """What the nodes of one list can see.
 
-    def __init__(self, values: dict[str, Any], entered: Handle, prefix: str, owner: str) -> None:
+    `makers` says of each output, by name, which calls it may come from; of what has no name, `entered_from` and
+    `previous_from` do.
+    """
+
+    def __init__(self, values: dict[str, Any], entered: Handle, entered_from: Makers, prefix: str, owner: str) -> None:
         self.values = values
         self.entered = entered
+        self.entered_from = entered_from
         self.previous: Handle = entered
+        self.previous_from = entered_from
         self.prefix = prefix
         self.owner = owner
         self.outputs: dict[str, Handle] = {}
+        self.makers: dict[str, Makers] = {}
         self.layers: dict[str, str] = {}
         self.skipped: set[str] = set()
         self.named_by: dict[str, Path] = {}
+
+
+class _Made(NamedTuple):
+    """A call that was visited, and what its output depends on."""
+
+    name: str
+    within: tuple[Path, ...]
+    """The paths of the nodes that it is part of, from the top-level one to its own."""
+    instances: tuple[int, ...]
+    """Of each of those nodes, a number for all its rows and repeats, and one for each of them."""
+    inputs: Makers
 
 
 class Expansion:
@@ -81,7 +104,16 @@ class Expansion:
     def __init__(self, blocks: Mapping[str, Block], visitor: Visitor, report: Report) -> None:
         self.blocks = blocks
         self.visitor = visitor
-        self.report = report
+        self._report = report
+        self._reported: set[tuple[Path, str]] = set()
+        self._made: list[_Made] = []
+        self._within: list[tuple[Path, int]] = []
+        """The nodes that the walk is inside of, each with the number of all its visits (below 0) and of this one."""
+        self._excused: set[int] = set()
+        """Calls that a node takes which its `when` leaves out."""
+        self._origin: list[list[str]] = [["", ""]]
+        """Of the top-level node and of each block entered: its name, and the row and repeat that the walk is at."""
+        self._of_layer: dict[str, int] = {}
         self.visited = 0
         self.work = 0
         self.names: set[str] = set()
@@ -90,11 +122,78 @@ class Expansion:
         self.stack: list[str] = []
         self.params: Mapping[str, Any] = {}
 
-    def run(self, nodes: Sequence[Node], params: Mapping[str, Any], entered: Handle) -> Handle:
-        """The output of the last node. params: what expressions may name. entered: the input."""
+    def run(self, nodes: Sequence[Node], params: Mapping[str, Any], entered: Handle, *, whole: bool = True) -> Handle:
+        """Returns the output of the last node.
+
+        Args:
+            nodes: of `model` or `augment`.
+            params: what expressions may name.
+            entered: the input.
+            whole: report nodes whose output is not used; False for a part of a model.
+        """
         self.params = params
-        scope = _Scope({**params, **self._shape_names(entered)}, entered, "", "")
-        return self._run(nodes, scope)
+        scope = _Scope({**params, **self._shape_names(entered)}, entered, frozenset(), "", "")
+        output = self._run(nodes, scope)
+        self._used = self._reachable(scope.previous_from)
+        if whole:
+            self._report_unused()
+        return output
+
+    @property
+    def unused(self) -> frozenset[str]:
+        """The names of the calls that the output of the walk does not depend on."""
+        return frozenset(made.name for number, made in enumerate(self._made) if number not in self._used)
+
+    def report(self, path: Path, message: str, origin: str | None = None) -> None:
+        """Report a fault once, with the table row, blocks and repeats that the walk is at.
+
+        Args:
+            path: where in the document.
+            message: what is wrong.
+            origin: instead of where the walk is; "" for a fault that does not depend on it.
+        """
+        if (path, message) in self._reported:
+            return
+        self._reported.add((path, message))
+        origin = self.origin() if origin is None else origin
+        self._report(path, f"{origin}: {message}" if origin else message)
+
+    def _report_expression(self, path: Path, message: str) -> None:
+        """Report an expression that has no value; a name that is unknown is so from wherever the block is called."""
+        self.report(path, message, "" if ": unknown name '" in message else None)
+
+    def origin(self) -> str:
+        """Where the walk is: `model[3] row 2 -> stage -> bottleneck[0]`; empty where the path of the node says it."""
+        if len(self._origin) == 1 and not self._origin[0][1]:
+            return ""
+        return " -> ".join(f"{name}{place}" for name, place in self._origin)
+
+    def _reachable(self, makers: Makers) -> set[int]:
+        """The numbers of the calls that these and all before them are."""
+        found: set[int] = set()
+        rest = list(makers)
+        while rest:
+            number = rest.pop()
+            if number not in found:
+                found.add(number)
+                rest.extend(self._made[number].inputs - found)
+        return found
+
+    def _report_unused(self) -> None:
+        """Report each outermost node of which nothing is used, the last one of a chain of them."""
+        excused = self._reachable(frozenset(self._excused)) - self._used
+        dead = {number for number in range(len(self._made)) if number not in self._used and number not in excused}
+        alive = {visit for number, made in enumerate(self._made) if number not in dead for visit in made.instances}
+        ends = dead.difference(*(self._made[number].inputs for number in dead))  # where what is before them is lost
+        for path in dict.fromkeys(
+            next(path for path, visit in zip(made.within, made.instances, strict=True) if visit not in alive)
+            for made in (self._made[number] for number in sorted(ends))
+        ):
+            message = (
+                "its output is used by no later node and is not the model's, which is that of the last node: "
+                "name it in the 'inputs' of a later node, or remove it"
+            )
+            self.report(path, message, "")
 
     def _run(self, nodes: Sequence[Node], scope: _Scope) -> Handle:
         for node in nodes:
@@ -103,9 +202,15 @@ class Expansion:
                     self.reserved.setdefault(scope.prefix + variant.name, scope)
         for node in nodes:
             rows = node.rows if node.rows is not None else (node,)
+            if len(self._origin) == 1:
+                self._origin[0][0] = "".join(f"[{step}]" if isinstance(step, int) else step for step in node.path[:2])
+            self._within.append((node.path, -self.visited))
             for index, row in enumerate(rows):
                 counter = {"i": index, "n": len(rows)} if node.rows is not None else {}
+                self._origin[-1][1] = f" row {index + 1}" if node.rows is not None else ""
                 self._run_repeated(row, scope, counter)
+            self._origin[-1][1] = ""
+            self._within.pop()
         return scope.previous
 
     def _run_repeated(self, node: Node, scope: _Scope, counter: dict[str, int]) -> None:
@@ -114,14 +219,19 @@ class Expansion:
             return
         count = self._evaluate(node, "repeat", node.repeat, {**scope.values, **counter})
         if count is UNKNOWN:
-            self._run_once(node, scope, {"i": UNKNOWN, "n": UNKNOWN})
+            self._run_once(node, scope, {"i": UNKNOWN, "n": UNKNOWN}, certain=False)
         elif isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MAX_REPEAT:
-            self.report(_place(node, "repeat"), f"expected an integer from 0 to {MAX_REPEAT:,}, got {shown(count)}")
+            message = f"expected an integer from 0 to {MAX_REPEAT:,}, got {shown(count)}"
+            self.report(_place(node, "repeat"), with_expression(node.repeat, message))
         else:
+            row = self._origin[-1][1]
             for index in range(count):
+                if node.kind != "block":
+                    self._origin[-1][1] = f"{row} i = {index}"
                 self._run_once(node, scope, {"i": index, "n": count})
 
-    def _run_once(self, node: Node, scope: _Scope, counter: Mapping[str, Any]) -> None:
+    def _run_once(self, node: Node, scope: _Scope, counter: Mapping[str, Any], *, certain: bool = True) -> None:
+        """Visit a node.  certain: whether it is there at all, as far as `repeat` says."""
         self.visited += 1
         self.work += VISIT_WORK
         if self.visited > MAX_NODES:
@@ -132,30 +242,57 @@ class Expansion:
         if when is False:
             if node.name:
                 scope.skipped.add(node.name)
+            self._excused |= self._makers(node, scope)
             return
         if when is not True and when is not UNKNOWN:
-            self.report(_place(node, "when"), f"expected true or false, got {shown(when)}")
+            message = f"expected true or false, got {shown(when)}"
+            self.report(_place(node, "when"), with_expression(node.when, message))
+        self._within.append((node.path, self.visited))
         inputs = self._inputs(node, scope)
+        makers = self._makers(node, scope)
         arguments = {key: self._evaluate(node, key, value, values) for key, value in node.arguments.items()}
         name = self._name(node, scope)
         owner = scope.owner or name
         if node.kind == "block":
-            output = self._enter(node, name, owner, arguments, inputs, {**scope.values, **counter})
+            repeated = f"[{counter['i']}]" if node.repeat is not None and "i" in counter else ""
+            named = self._input_makers(node, scope)
+            values = {**scope.values, **counter}
+            output, made_by = self._enter(node, name, owner, arguments, inputs, makers, named, values, repeated)
         else:
             target = self._reused(node, scope) if node.kind == "reuse" else node.target
+            block = next(iter(self.stack), "")
             output = self.visitor.visit(
-                Call(node.kind, target, name, owner, arguments, inputs, node, next(iter(self.stack), ""))
+                Call(node.kind, target, name, owner, arguments, inputs, node, block, self.origin())
             )
+            if node.kind == "reuse" and target in self._of_layer:
+                makers |= {self._of_layer[target]}
+            made_by = frozenset({len(self._made)})
+            self._of_layer[name] = len(self._made)
+            paths, instances = zip(*self._within, strict=True)
+            self._made.append(_Made(name, paths, instances, makers))
+        if when is UNKNOWN or not certain:  # what it would hand on if it were left out may be used, too
+            made_by |= scope.previous_from | scope.makers.get(node.name or "", frozenset())
         if node.kind == "layer":
             scope.layers[node.name or name] = name
         if node.name:
             scope.outputs[node.name] = output
+            scope.makers[node.name] = made_by
             scope.skipped.discard(node.name)
-        scope.previous = output
+        scope.previous, scope.previous_from = output, made_by
+        self._within.pop()
 
     def _enter(
-        self, node: Node, name: str, owner: str, arguments: dict[str, Any], inputs: Any, values: dict[str, Any]
-    ) -> Handle:
+        self,
+        node: Node,
+        name: str,
+        owner: str,
+        arguments: dict[str, Any],
+        inputs: Any,
+        makers: Makers,
+        named_makers: Mapping[str, Makers],
+        values: dict[str, Any],
+        repeated: str,
+    ) -> tuple[Handle, Makers]:
         """The output of a block's body; its values are the params, its arguments, `let`, and the call's i and n."""
         block = self.blocks.get(node.target)
         if block is None:
@@ -163,28 +300,35 @@ class Expansion:
             self.report(
                 _place(node, "block"), f"no block '{node.target}'{nearest(node.target, self.blocks)} (blocks: {there})"
             )
-            return UNKNOWN
+            return UNKNOWN, makers
         if block.name in self.stack or len(self.stack) >= MAX_BLOCK_DEPTH:
             chain = " -> ".join([*self.stack[-6:], block.name])
-            self.report(_place(node, "block"), f"blocks inside blocks without end: {chain}")
-            return UNKNOWN
-        for key in arguments.keys() - block.args.keys():
+            self.report(_place(node, "block"), f"blocks inside blocks without end: {chain}", "")
+            return UNKNOWN, makers
+        for key in sorted(arguments.keys() - block.args.keys()):
             there = listed(block.args) or "none"
             self.report(
-                _place(node, key),
+                node.columns.get(key, _place(node, key)),
                 f"no such argument of block '{block.name}'{nearest(key, block.args)} (arguments: {there})",
+                "" if key in node.columns else None,
             )
         for key, default in block.args.items():
             if default is None and key not in arguments:
-                self.report(node.path, f"missing '{key}', which block '{block.name}' needs")
+                place = (*node.path, "table", 0) if node.columns else node.path
+                message = f"missing '{key}', which block '{block.name}' needs"
+                self.report(place, message, "" if node.columns else None)
         entered = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
-        scope = _Scope(self._block_values(block, arguments, entered, values), entered, f"{name}_", owner)
+        entered_from = next(iter(named_makers.values())) if named_makers else makers
+        self._origin.append([block.name + repeated, ""])
+        scope = _Scope(self._block_values(block, arguments, entered, values), entered, entered_from, f"{name}_", owner)
         if isinstance(inputs, dict):
             scope.outputs.update(inputs)
+            scope.makers.update(named_makers)
         self.stack.append(block.name)
         output = self._run(block.nodes, scope)
         self.stack.pop()
-        return output
+        self._origin.pop()
+        return output, scope.previous_from
 
     def _block_values(
         self, block: Block, arguments: Mapping[str, Any], entered: Handle, values: Mapping[str, Any]
@@ -206,7 +350,7 @@ class Expansion:
         return self._evaluate_at(value, values, _place(node, key))
 
     def _evaluate_at(self, value: Any, values: Mapping[str, Any], path: Path) -> Any:
-        result = evaluate_deep(value, values, path, self.report)
+        result = evaluate_deep(value, values, path, self._report_expression)
         self._spend(max(size_of(value, MAX_WORK), size_of(result, MAX_WORK)), path)
         return result
 
@@ -235,6 +379,28 @@ class Expansion:
             case Unknown():
                 return UNKNOWN
 
+    def _makers(self, node: Node, scope: _Scope) -> Makers:
+        """The calls that the inputs of a node may come from."""
+        match node.inputs:
+            case str() as name:
+                return self._makers_of(name, scope)
+            case list() as names:
+                return frozenset().union(*(self._makers_of(name, scope) for name in names))
+            case dict():
+                return frozenset().union(*self._input_makers(node, scope).values())
+        return scope.previous_from
+
+    def _input_makers(self, node: Node, scope: _Scope) -> dict[str, Makers]:
+        """The same of each named input."""
+        named = node.inputs if isinstance(node.inputs, dict) else {}
+        return {key: self._makers_of(name, scope) for key, name in named.items()}
+
+    @staticmethod
+    def _makers_of(name: str, scope: _Scope) -> Makers:
+        if name in ("in", "prev"):
+            return scope.entered_from if name == "in" else scope.previous_from
+        return scope.makers.get(name, frozenset())
+
     def _look_up(self, name: str, node: Node, at: Path, scope: _Scope) -> Handle:
         if name == "in":
             return scope.entered
@@ -248,7 +414,8 @@ class Expansion:
 
     def _reused(self, node: Node, scope: _Scope) -> str:
         if node.target not in scope.layers:
-            self.report(_place(node, "reuse"), _no_such(node.target, scope.layers, scope, ()))
+            message = _not_reusable(node.target, scope, self.stack, self.reserved)
+            self.report(_place(node, "reuse"), message)
         for key in node.arguments:
             self.report(_place(node, key), "a reuse has no arguments; the layer keeps its own")
         return scope.layers.get(node.target, "")
@@ -274,6 +441,21 @@ def snake_case(name: str) -> str:
 
 def _place(node: Node, key: str) -> Path:
     return node.places.get(key, node.path)
+
+
+def _not_reusable(name: str, scope: _Scope, stack: Sequence[str], reserved: Mapping[str, Any]) -> str:
+    """Says why a name cannot be reused, and what to do."""
+    if name in scope.outputs:
+        return (
+            f"'{name}' is a block, a backbone or an input, and only a layer can be called again: "
+            "name a layer node of this list"
+        )
+    if stack and name in reserved:
+        return (
+            f"'{name}' is a node outside of the block '{stack[-1]}', and names inside a block are private to it: "
+            "a block can call again only its own layers; write the 'reuse' node beside the layer"
+        )
+    return _no_such(name, scope.layers, scope, ())
 
 
 def _no_such(name: str, known: Mapping[str, Any], scope: _Scope, also: tuple[str, ...]) -> str:

@@ -18,11 +18,12 @@ from kerasimg.errors import Fault, SpecError
 from kerasimg.spec import heads, search, showing
 from kerasimg.spec.document import Card, Compile, Expect, Fit, Image, Pretrained, Task, Tune
 from kerasimg.spec.expand import Expansion, Handle, Visitor
+from kerasimg.spec.lint import factors, unused_names
 from kerasimg.spec.making import Making
 from kerasimg.spec.merge import edit
 from kerasimg.spec.nodes import NAME, Block, Node
 from kerasimg.spec.parents import MAX_PARENTS, Find, Found, extended, with_parents
-from kerasimg.spec.places import Faults, Origins, Report
+from kerasimg.spec.places import Faults, Origins, Report, show_path
 from kerasimg.spec.reader import as_read
 from kerasimg.spec.settings import settle
 
@@ -76,6 +77,9 @@ class Spec:
     resolved: Mapping[str, Any] = field(repr=False)
     """As `document`, search values replaced, params final, defaults filled in; loads as this same spec."""
     origins: Origins = field(repr=False)
+    warnings: tuple[Fault, ...]
+    """What is probably a mistake of this file, and does not stop anything: names that nothing uses, factors of
+    augmentation layers that mean something else than they seem to."""
     expect_holds: bool
     """False when a param that `expect` does not name, or the model, is not as the file has it."""
     find: Find = field(repr=False)
@@ -217,6 +221,11 @@ def _make(
         document=written,
         resolved=work.resolved(holds),
         origins=origins,
+        warnings=tuple(
+            Fault(file, show_path(written, path), message)
+            for path, message in (*unused_names(written), *factors(work.replaced))
+            if origins.of(path) == file
+        ),
         expect_holds=holds,
         find=find,
         given=params,

@@ -14,10 +14,19 @@ from kerasimg.spec.expand import MAX_WORK, Expansion, ExpansionLimit
 from kerasimg.spec.expressions import UNKNOWN
 from kerasimg.spec.heads import Output
 from kerasimg.spec.nodes import NAME, NAME_WORDS, Block, Node, parse_blocks, parse_nodes
-from kerasimg.spec.places import Faults
+from kerasimg.spec.places import Faults, Path
 from kerasimg.spec.reader import is_comment, kind_of, shown
 from kerasimg.spec.sections import validate
-from kerasimg.spec.values import MAX_VALUES, evaluate_deep, evaluate_params, names_in, size_of, unknown_paths
+from kerasimg.spec.values import (
+    MAX_VALUES,
+    evaluate_deep,
+    evaluate_params,
+    names_in,
+    size_of,
+    unknown_paths,
+    value_at,
+    with_expression,
+)
 
 STRUCTURE = ("image", "variants", "blocks", "model", "features")
 """The keys that, with the params, decide what the model is."""
@@ -110,7 +119,11 @@ class Making:
             self.report((name,), f"more than {MAX_VALUES:,} values once evaluated")
             self.incomplete.add(name)
             return section()
-        made = validate(section, value, self.faults.below((name,)), unknown_paths(value))
+
+        def report(path: Path, message: str) -> None:
+            self.report((name, *path), with_expression(value_at(raw, path), message))
+
+        made = validate(section, value, report, unknown_paths(value))
         if made is None:
             self.incomplete.add(name)
         return made or section()
@@ -160,7 +173,7 @@ class Making:
             expansion = Expansion(self.blocks, checker, self.report)
             output = None
             with suppress(ExpansionLimit):
-                output = expansion.run(body, self.names, "image")
+                output = expansion.run(body, self.names, "image", whole=checker is not augment)
             self.work += expansion.work
             if body is self.nodes and isinstance(output, Output) and output.flat and output.units is not None:
                 self.head = output

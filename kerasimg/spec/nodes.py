@@ -40,6 +40,8 @@ class Node(NamedTuple):
     """As written: expressions are not evaluated."""
     places: Mapping[str, Path] = {}
     """Where each argument, and each control key, stands."""
+    columns: Mapping[str, Path] = {}
+    """Of each key that a table gives, where its column's name stands."""
     name: str | None = None
     inputs: Inputs = None
     when: Any = True
@@ -83,7 +85,8 @@ def parse_node(raw: Any, path: Path, report: Report) -> Node | None:
         node = _node({**shared, **row}, {**{key: (*path, key) for key in shared}, **row_places}, path, report)
         if node is None:
             return None
-        rows.append(node)
+        columns = {column: (*path, "table", 0, place) for place, column in enumerate(row)}
+        rows.append(node._replace(columns=columns))
     kind = next((key for key in NODE_KINDS if key in given), "layer")
     return Node(kind, str(given.get(kind)), path, rows=tuple(rows))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import keyword
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -44,6 +45,30 @@ def evaluate_deep(value: Any, names: Mapping[str, Any], path: Path, report: Repo
     if isinstance(value, list):
         return [evaluate_deep(item, names, (*path, index), report) for index, item in enumerate(value)]
     return value
+
+
+def value_at(value: Any, path: Path) -> Any:
+    """Returns what stands at a path below a value; None where there is nothing."""
+    for step in path:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def with_expression(written: Any, message: str) -> str:
+    """Returns a message with the expression that gave the faulty value: `"=c // 8" gave 0; expected ...`.
+
+    Args:
+        written: the value as the spec has it.
+        message: what is wrong with what it gave: `expected an integer > 0, got 0`.
+    """
+    expected, _, found = message.partition(", got ")
+    if not is_expression(written) or not found:
+        return message
+    quoted = json.dumps(written if len(written) <= MAX_QUOTED else f"{written[:MAX_QUOTED]}...", ensure_ascii=False)
+    return f"{quoted} gave {found}; {expected}"
 
 
 def evaluate_params(raw: Any, given: Mapping[str, Any], report: Report, variants: Any = None) -> dict[str, Any]:

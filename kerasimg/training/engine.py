@@ -392,15 +392,15 @@ def plan_stage(
 
 def stage_optimizer(experiment: Experiment, index: int) -> Any:
     """A new optimizer for a stage, not yet built, with the stage's rates."""
-    stage = experiment.spec.fit.stages[index]
-    rates = rates_of(stage, experiment.at(index).built, experiment.steps, stage.epochs)
-    return make_optimizer(experiment.spec, learning_rate(stage), rates)
+    stage, built = experiment.spec.fit.stages[index], experiment.at(index).built
+    rates = rates_of(stage, built, experiment.steps, stage.epochs)
+    return make_optimizer(experiment.spec, learning_rate(stage), rates, model=built.model)
 
 
 def sweep_optimizer(experiment: Experiment, index: int, rate: float) -> Any:
     """The same at a rate that is set from step to step: without warm-up and decay."""
-    stage = experiment.spec.fit.stages[index]
-    return make_optimizer(experiment.spec, rate, Rates(factors=layer_factors(stage, experiment.at(index).built)))
+    stage, built = experiment.spec.fit.stages[index], experiment.at(index).built
+    return make_optimizer(experiment.spec, rate, Rates(factors=layer_factors(stage, built)), model=built.model)
 
 
 def compile_model(experiment: Experiment, model: Any, optimizer: Any, *, steps_per_execution: int = 1) -> None:

@@ -22,6 +22,7 @@ from kerasimg.spec.figures import METRICS, metric_faults, metric_name, metric_ty
 from kerasimg.spec.heads import BLENDING, Output, head_fault, loss_faults, targets_of
 from kerasimg.spec.load import Spec
 from kerasimg.training.rates import Rates, with_rates
+from kerasimg.training.weight_decay import with_weight_decay
 
 
 class Objective(NamedTuple):
@@ -98,20 +99,28 @@ def jit_compile(spec: Spec) -> Any:
     return value if isinstance(value, bool) else "auto"
 
 
-def has_average(spec: Spec) -> bool:
-    """Whether the moving average of the weights is validated and handed on in their place."""
-    return spec.fit.ema is not None
+def make_optimizer(
+    spec: Spec,
+    learning_rate: Any,
+    rates: Rates = Rates(),  # noqa: B008 - it is frozen
+    *,
+    model: keras.Model | None = None,
+) -> Any:
+    """Returns a new optimizer, not yet built.
 
-
-def make_optimizer(spec: Spec, learning_rate: Any, rates: Rates = Rates()) -> Any:  # noqa: B008 - it is frozen
-    """A fresh optimizer, at the stage's learning rate where it has one, and what becomes of that rate."""
+    Args:
+        spec: its `compile`.
+        learning_rate: of the stage; None for that of `compile.optimizer`.
+        rates: how the rate changes over the steps, and from block to block.
+        model: has the weights that `compile.exclude_from_weight_decay` leaves out.
+    """
     value = spec.compile.optimizer
     written = {"type": value} if isinstance(value, str) else dict(value)
     if learning_rate is not None:
         written["learning_rate"] = learning_rate
     if spec.fit.ema is not None:
         written |= {"use_ema": True, "ema_momentum": spec.fit.ema}
-    optimizer = make("optimizers", written)
+    optimizer = with_weight_decay(make("optimizers", written), spec.compile, model)
     return with_rates(optimizer, replace(rates, averages=optimizer.use_ema))
 
 

@@ -280,7 +280,9 @@ class Subject:
         self.model.dtype_policy = built.model.dtype_policy  # by it Keras decides whether the loss is scaled
         self.targets, self.classes = objective.targets, classes
         wanted = jit_compile(spec) if jit is None else jit
-        self.model.compile(optimizer=make_optimizer(spec, None), loss=objective.loss, jit_compile=wanted)
+        self.model.compile(
+            optimizer=make_optimizer(spec, None, model=built.model), loss=objective.loss, jit_compile=wanted
+        )
 
     @property
     def bytes_of_picture(self) -> int:

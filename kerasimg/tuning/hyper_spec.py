@@ -82,7 +82,7 @@ class HyperSpec(keras_tuner.HyperModel):
         self._made[model] = own, built.members, built.inside, sized
         classes = int(spec.params.get("num_classes") or model.output_shape[-1])
         objective = make_objective(spec, model, classes)
-        optimizer = make_optimizer(spec, learning_rate(spec.fit.stages[0]))
+        optimizer = make_optimizer(spec, learning_rate(spec.fit.stages[0]), model=model)
         model.compile(optimizer=optimizer, loss=objective.loss, metrics=objective.metrics)
         return model
 

@@ -68,7 +68,7 @@ def signature(spec: Spec, outline: Outline, head: bool = False) -> str:
         "image": spec.image.model_dump(mode="json"),
         "task": spec.task,
         "optimizers": optimizer_signature(spec),
-        "compile": {key: getattr(spec.compile, key) for key in ("loss", "metrics", "jit_compile")},
+        "compile": spec.compile.model_dump(exclude={"optimizer", "steps_per_execution"}),
         "fit": {key: fit[key] for key in ("precision", "ema", "class_weight", "sample_weight")},
         "stages": written,
         "augment": [[name, dict(arguments)] for name, arguments in spec.augment],

@@ -375,21 +375,6 @@ def test_a_function_that_is_excused_does_not_warn_of_retracing(caplog: pytest.Lo
     assert "retracing" in trace(False)
 
 
-@tensorflow_only
-def test_variables_become_constants_of_known_shape_and_a_definition_a_graph():
-    import tensorflow as tf
-
-    weights = tf.Variable(tf.ones((3, 2)))
-    inner = tf.function(lambda x: tf.matmul(x, weights), input_signature=[tf.TensorSpec((None, 3))])
-    outer = tf.function(lambda x: inner(x)).get_concrete_function(tf.TensorSpec((5, 3)))
-    frozen = internals.with_constants(outer).graph
-    assert "ReadVariableOp" not in {operation.type for operation in frozen.get_operations()}
-    library = outer.graph.as_graph_def().library.function
-    (definition,) = [each for each in library if any(node.op == "MatMul" for node in each.node_def)]
-    graph = internals.graph_of_definition(definition, [tf.TensorShape((5, 3)), tf.TensorShape(())])
-    assert "MatMul" in {operation.type for operation in graph.get_operations()}
-
-
 def space() -> Any:
     import keras_tuner
 

@@ -6,6 +6,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from kerasimg import layers
 
@@ -374,3 +375,41 @@ def test_channels_first_is_refused_and_the_way_out_is_said():
                 make()
     finally:
         keras.config.set_image_data_format(before)
+
+
+@pytest.mark.parametrize(("before", "after"), [(14, 7), (7, 14), (14, 9), (4, 1), (5, 5)])
+def test_positions_are_resized_as_pillow_resizes_and_so_alike_on_every_backend(before, after):
+    values = random(before, before, 1)
+    small, large = positioned_map(before), positioned_map(after)
+    large.load_own_variables({"0": values[np.newaxis], "grid": np.array([before, before])})
+    image = Image.fromarray(values[..., 0])
+    expected = np.asarray(image.resize((after, after), Image.Resampling.BICUBIC))
+    np.testing.assert_allclose(array(large.embedding)[0, ..., 0], expected, atol=1e-5)
+    assert small.embedding.shape == (1, before, before, 1)
+
+
+def positioned_map(side):
+    layer = layers.PositionEmbedding()
+    layer.build((None, side, side, 1))
+    return layer
+
+
+def test_gem_of_a_constant_is_the_constant_whatever_the_exponent_and_the_values():
+    for p, value in [(50.0, 30.0), (300.0, 1e4), (3.0, 1e20), (0.01, 30.0), (1000.0, 1e-3)]:
+        found = array(layers.GeMPooling2D(p=p)(np.full((1, 4, 4, 2), value, "float32")))
+        np.testing.assert_allclose(found, np.full((1, 2), value), rtol=1e-3)
+    half = layers.GeMPooling2D(p=50.0, dtype="float16")(np.full((1, 4, 4, 2), 30, "float16"))
+    np.testing.assert_allclose(array(half), np.full((1, 2), 30), rtol=1e-3)
+
+
+def test_norms_of_large_values_do_not_overflow():
+    images = random(2, 3, 3, 4)
+    head, response = layers.CosineHead(3), layers.GlobalResponseNorm()
+    features = images.reshape(2, -1)
+    head.build(features.shape)
+    response.build(images.shape)
+    response.gamma.assign([1.0, 2.0, 3.0, 4.0])
+    for factor in (1e-3, 1.0, 1e4, 1e20, 1e25):
+        np.testing.assert_allclose(array(head(features * factor)), array(head(features)), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(array(response(images * factor)) / factor, array(response(images)), rtol=2e-2)
+    assert not array(response(np.zeros_like(images))).any()

@@ -191,7 +191,7 @@ def test_imagenet_weights_of_arguments_without_any_are_an_error_that_lists_them(
 
 
 def test_imagenet_weights_take_three_channels():
-    with pytest.raises(WeightsError, match="take 3 channels, and the picture has 1"):
+    with pytest.raises(WeightsError, match="take 3 channels, and what enters has 1: for grayscale"):
         kerasimg.build(spec({**BASE, "weights": "imagenet"}, channels=1))
 
 

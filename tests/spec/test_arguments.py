@@ -95,7 +95,11 @@ def test_every_fault_of_a_layer_is_reported_at_once(faults):
     arguments.check_arguments("layers", "Conv2D", {"kernel_size": "x", "padding": "sam", "strides": [1, 0]}, faults)
     assert faults == [
         (("kernel_size",), 'expected an integer > 0 or a list of 2 integers > 0, got "x"'),
-        (("padding",), "expected 'valid' or 'same', got \"sam\"; did you mean 'same'?"),
+        (
+            ("padding",),
+            "expected 'valid', 'same', 'symmetric', an integer >= 0 or a list of 2 integers >= 0, "
+            "got \"sam\"; did you mean 'same'?",
+        ),
         (("strides",), "expected an integer > 0 or a list of 2 integers > 0, got [1, 0]"),
         (("filters",), "missing; Conv2D needs 'filters', an integer > 0"),
     ]

@@ -28,7 +28,7 @@ def fail(path, message):
 def expand(*nodes, report=fail, params=None, **blocks):
     recorder = Recorder()
     expansion = Expansion(parse_blocks(blocks, ("blocks",), report), recorder, report)
-    expansion.run(parse_nodes(list(nodes), ("model",), report), params or {}, "image")
+    expansion.run(parse_nodes(list(nodes), ("model",), report), params or {}, "image", whole=False)
     return recorder.calls
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -22,17 +23,17 @@ class Blend(Operation):
         order = uniform(words[:, 0])
         return tf.argsort(tf.where(tf.range(tf.shape(order)[0]) < count, order, 2.0), stable=True)
 
-    def share(self, drawn: tuple[Any, ...]) -> Any:
-        """How much of each label stays, (N,)."""
+    def share(self, drawn: tuple[Any, ...], size: tuple[int, int]) -> Any:
+        """How much of each label stays, (N,).  size: height and width of the images."""
         raise NotImplementedError
 
     def blend(self, picture: Any, other: Any, drawn: tuple[Any, ...]) -> Any:
         """One picture with another, both (H, W, C)."""
         raise NotImplementedError
 
-    def labels(self, labels: Any, partners: Any, drawn: tuple[Any, ...]) -> Any:
-        """Labels (N, K) with those of the partners."""
-        share = self.share(drawn)[:, tf.newaxis]
+    def labels(self, labels: Any, size: tuple[int, int], partners: Any, drawn: tuple[Any, ...]) -> Any:
+        """Labels (N, K) with those of the partners.  size: height and width of the images."""
+        share = self.share(drawn, size)[:, tf.newaxis]
         return share * labels + (1.0 - share) * tf.gather(labels, partners)
 
 
@@ -49,8 +50,8 @@ class MixUp(Blend):
         """How much of each picture stays."""
         return (beta(words[:, 1:], self.alpha),)
 
-    def share(self, drawn: tuple[Any, ...]) -> Any:
-        """As much of the label as of the picture."""
+    def share(self, drawn: tuple[Any, ...], size: tuple[int, int]) -> Any:
+        """As much of the label as of the image."""
         return drawn[0]
 
     def blend(self, picture: Any, other: Any, drawn: tuple[Any, ...]) -> Any:
@@ -74,9 +75,12 @@ class CutMix(Blend):
         left, top = (uniform(words[:, k]) * (1.0 - side) for k in (5, 6))
         return side, left, top
 
-    def share(self, drawn: tuple[Any, ...]) -> Any:
-        """What the box leaves."""
-        return 1.0 - tf.square(drawn[0])
+    def share(self, drawn: tuple[Any, ...], size: tuple[int, int]) -> Any:
+        """The part of the pixels outside of the box: not the area drawn, which the pixels only come near."""
+        side, left, top = (drawn_number[:, tf.newaxis] for drawn_number in drawn)
+        rows, columns = (within(length, start, side) for length, start in zip(size, (top, left), strict=True))
+        counts = (tf.reduce_sum(tf.cast(inside, tf.float32), axis=1) for inside in (rows, columns))
+        return 1.0 - math.prod(counts) / math.prod(size)
 
     def blend(self, picture: Any, other: Any, drawn: tuple[Any, ...]) -> Any:
         """The other one in the box."""

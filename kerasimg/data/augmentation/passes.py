@@ -52,7 +52,9 @@ class Compiled:
         changed.set_shape((labels.shape[0], *changed.shape[1:]))
         for operation, rows in zip(self.operations, drawn, strict=True):
             if isinstance(operation, Blend):
-                labels = operation.labels(labels, *tf.nest.map_structure(lambda row: row[:count], rows))
+                labels = operation.labels(
+                    labels, images.shape[1:3], *tf.nest.map_structure(lambda row: row[:count], rows)
+                )
         return changed, labels
 
     def _draw(self, seeds: Any, run: Any, count: Any) -> list[tuple[Any, ...]]:

@@ -1,0 +1,50 @@
+"""Which backend Keras would use, and whether it is installed; found out without importing either."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+from kerasimg.errors import CallError, nearest
+
+BACKENDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
+"""Backend of Keras on which kerasimg runs -> what to install."""
+
+
+def chosen_backend() -> tuple[str, str]:
+    """Returns the name of the backend that Keras will load, and what says so."""
+    if name := os.environ.get("KERAS_BACKEND"):
+        return name, "KERAS_BACKEND"
+    file = Path(os.environ.get("KERAS_HOME") or Path("~/.keras").expanduser()) / "keras.json"
+    try:
+        name = json.loads(file.read_text(encoding="utf-8")).get("backend")
+    except (OSError, ValueError, AttributeError):
+        name = None
+    return (name, f"'{file}'") if isinstance(name, str) else ("tensorflow", "the default")
+
+
+def check_backend() -> None:
+    """Checks that Keras can be loaded, before it is.
+
+    Raises:
+        CallError: if the chosen backend does not exist or is not installed; says how to install it.
+    """
+    if "keras" in sys.modules:
+        return
+    name, source = chosen_backend()
+    if name not in BACKENDS:
+        raise CallError(
+            f"no backend '{name}' ({source}){nearest(name, BACKENDS)}; kerasimg runs on {', '.join(BACKENDS)}"
+        )
+    if _installed(BACKENDS[name]):
+        return
+    others = [other for other, package in BACKENDS.items() if _installed(package)]
+    instead = f"; or use one that is: KERAS_BACKEND={others[0]}" if others else ""
+    raise CallError(f"the backend '{name}' of Keras ({source}) is not installed: pip install {BACKENDS[name]}{instead}")
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
