@@ -1,0 +1,73 @@
+"""A spec that brings the weights of its whole model gives them to whoever builds it."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import kerasimg
+from kerasimg.catalog import read_zoo, zoo_names
+from kerasimg.models.classifier import Classifier
+from kerasimg.models.weights import own_file
+
+NODES = [
+    {"layer": "Conv2D", "filters": 2, "kernel_size": 3},
+    {"layer": "GlobalAveragePooling2D"},
+    {"layer": "Dense", "name": "classes", "units": "=num_classes", "activation": "softmax"},
+]
+
+
+def alike(first: keras.Model, second: keras.Model) -> int:
+    """The number of arrays that two models have in common."""
+    pairs = zip(first.get_weights(), second.get_weights(), strict=True)
+    return sum(one.shape == other.shape and np.array_equal(one, other) for one, other in pairs)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    """A spec with a file of weights beside it."""
+    document = {"kerasimg": 1, "params": {"num_classes": 3}, "image": {"size": [8, 8], "channels": 3}, "model": NODES}
+    kerasimg.build(document).save_weights(tmp_path / "mine.weights.h5")
+    document["pretrained"] = {"imagenet": {"file": "mine.weights.h5"}}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_a_pretrained_zoo_classifier_is_built_as_it_predicts():
+    built, asked = kerasimg.build("efficientnet_lite0"), Classifier.open("efficientnet_lite0").model
+    assert alike(built, asked) == len(built.get_weights()) == 247
+
+
+def test_every_zoo_spec_that_brings_a_file_builds_from_it():
+    bringing = [name for name in zoo_names() if "file" in str(read_zoo(name).get("pretrained"))]
+    assert bringing == ["efficientnet_lite0"]
+    for name in bringing:
+        assert own_file(kerasimg.load(name)) is not None
+    assert own_file(kerasimg.load("resnet")) is None
+
+
+def test_a_spec_of_ones_own_builds_from_its_file_and_at_random_when_told_so(spec: Path):
+    first, second = kerasimg.build(spec), kerasimg.build(spec)
+    assert alike(first, second) == 4
+    assert alike(first, kerasimg.build(spec, weights=None)) == 2  # biases, which start at 0
+
+
+def test_a_head_for_other_classes_starts_at_random(spec: Path):
+    first, other = kerasimg.build(spec), kerasimg.build(spec, num_classes=5)
+    assert other.output_shape == (None, 5)
+    assert alike(first, other) == 2
+
+
+def test_a_file_for_another_network_is_an_error(spec: Path):
+    wider = kerasimg.load(spec, set={"model.0.filters": 4})
+    with pytest.raises(kerasimg.WeightsError, match=r"mine\.weights\.h5' do not fit"):
+        kerasimg.build(wider)
+
+
+def test_a_file_that_is_missing_is_an_error_that_says_how_to_build_without(spec: Path):
+    (spec.parent / "mine.weights.h5").unlink()
+    with pytest.raises(kerasimg.WeightsError, match=r"build without: weights=None \(--weights none\)"):
+        kerasimg.build(spec)
