@@ -99,6 +99,11 @@ def jit_compile(spec: Spec) -> Any:
     return value if isinstance(value, bool) else "auto"
 
 
+def has_average(spec: Spec) -> bool:
+    """Whether the moving average of the weights is validated and handed on in their place."""
+    return spec.fit.ema is not None
+
+
 def make_optimizer(
     spec: Spec,
     learning_rate: Any,
