@@ -161,6 +161,8 @@ class Batch(NamedTuple):
             targets = to_array(labels)
         except ValueError as error:
             raise fault(where, "labels", f"cannot be made an array ({error})") from error
+        if targets.dtype.kind == "O" and all(isinstance(value, str) for value in targets.flat):
+            targets = targets.astype(str)  # a column of pandas
         if wrong := _label_fault(targets, len(pictures), task):
             raise fault(where, name, wrong)
         if task == "multilabel":
@@ -174,6 +176,8 @@ class Batch(NamedTuple):
 
 def _pictures(images: Any, where: str, name: str) -> Pictures:
     """The images of an array or a list, checked; DataError where one is none."""
+    if isinstance(images, list | tuple) and not images:
+        raise fault(where, name, "holds no pictures")
     if isinstance(images, list | tuple) and images and not isinstance(images[0], list | tuple | int | float):
         return _held(images, where, name)
     try:

@@ -32,6 +32,7 @@ def test_arrays_of_bytes_or_floats_are_pictures(images):
         (np.array([True, False, True, True]), ("0", "1")),
         (np.array(["dog", "cat", "cat", "dog"]), ("cat", "dog")),
         (np.array([b"dog", b"cat", b"cat", b"dog"]), ("cat", "dog")),
+        (np.array(["dog", "cat", "cat", "dog"], object), ("cat", "dog")),
     ],
 )
 def test_labels_may_be_a_column_floats_booleans_or_names(labels, classes):
@@ -57,6 +58,7 @@ def test_zeros_and_ones_are_several_labels_and_a_class_may_be_unused():
         (IMAGES.reshape(4, 6), [0, 1, 0, 1], "expected numbers of shape (N, height, width)"),
         (np.ones((4, 3, 8, 8)), [0, 1, 0, 1], "images.transpose(0, 2, 3, 1)"),
         (np.ones((0, 8, 8)), [], "holds no pictures"),
+        ([], [], "holds no pictures"),
         (np.array([None] * 4).reshape(4, 1, 1), [0, 1, 0, 1], "got object of shape"),
     ],
 )
