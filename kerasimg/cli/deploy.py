@@ -89,6 +89,9 @@ def export(
     allow_flex: Annotated[
         bool, typer.Option("--allow-flex", help="Allow operations in a .tflite that only TensorFlow has.")
     ] = False,
+    allow_uncompared: Annotated[
+        bool, typer.Option("--allow-uncompared", help="Allow an export that there are no images to compare on.")
+    ] = False,
     flash_bytes: Annotated[
         int | None, typer.Option("--flash-bytes", min=1, help="embedded: most flash memory it may take.")
     ] = None,
@@ -114,6 +117,7 @@ def export(
             pictures=pictures,
             input_dtype=input_dtype.value,
             allow_flex=allow_flex,
+            allow_uncompared=allow_uncompared,
             flash_bytes=flash_bytes,
             arena_bytes=arena_bytes,
             say=shown.say,

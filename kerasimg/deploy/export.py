@@ -61,6 +61,7 @@ def export(
     pictures: int | None = None,
     input_dtype: InputType = "uint8",
     allow_flex: bool = False,
+    allow_uncompared: bool = False,
     flash_bytes: int | None = None,
     arena_bytes: int | None = None,
     say: Say = _silent,
@@ -79,6 +80,8 @@ def export(
     alike, how much less accurate a model may be. None: by precision (`kerasimg.deploy.parity.TOLERANCES`).
     input_dtype: of an int8 model, uint8 (pixels as they are) or int8.
     allow_flex: let a .tflite hold operations that only TensorFlow has.
+    allow_uncompared: export a model that there is nothing to compare on: no pictures of the run, no `data`, no vectors of a
+    pack.
     flash_bytes, arena_bytes: what an embedded model may take at most.
 
     Raises GateError when a model is beyond its tolerance. Its bundle is there all the same, the model marked in it.
@@ -92,7 +95,7 @@ def export(
     options = Options(asked, batch, input_dtype, allow_flex, flash_bytes, arena_bytes)
     chosen = {name: _fitted(name, options) for name in names}
     if keras.backend.backend() != "tensorflow":
-        how = {**asks._asdict(), "pictures": pictures}
+        how = {**asks._asdict(), "pictures": pictures, "allow_uncompared": allow_uncompared}
         return _in_tensorflow(run, names, options, out, data, how, say)
     exporting = prepare(run, data=data, pictures=pictures)
     root = _root(exporting, out)
@@ -100,6 +103,9 @@ def export(
         _export_one(replace(exporting, options=fitted), name, root / name, asks, say) for name, fitted in chosen.items()
     ]
     failed: list[str] = []
+    if not (exporting.compared or allow_uncompared):
+        message = "the export is written and was not compared with the trained model: there are no test pictures"
+        failed.append(f"{message}; name some (--data), or accept it (--allow-uncompared)")
     for bundle in bundles:
         try:
             require(bundle.folder, bundle.manifest.parity)

@@ -17,14 +17,19 @@ from kerasimg.data.sources import Data, Source, open_source
 from kerasimg.data.split import fingerprint
 from kerasimg.deploy.logits import inference_model, logits_model
 from kerasimg.deploy.manifest import InputType, Precision
-from kerasimg.errors import CallError, Fault
+from kerasimg.errors import CallError, Fault, GateError
 from kerasimg.evaluation.evaluate import choose_pictures, own_record
+from kerasimg.models import packed
 from kerasimg.models.classifier import Classifier, ClassifierReference
 from kerasimg.run_folder import DataRecord
 from kerasimg.spec.document import Image, Task
+from kerasimg.spec.pack import VECTORS, is_pack
 
 REPRESENTATIVE = 200
 """Training pictures from which the range of every value is taken."""
+
+SAME = 1e-3
+"""Greatest difference of a probability between the machine on which a pack was written and this one."""
 
 LOADED = 64
 """Pictures that are decoded at a time."""
@@ -94,6 +99,13 @@ class Exporting:
     test: Pictures | None
     """Those on which an exported model is compared with this one."""
     options: Options = field(default_factory=Options)
+    vectors: np.ndarray | None = None
+    """Test vectors of a pack, (N, H, W, C) uint8, on which it is compared where there are no test pictures."""
+
+    @property
+    def compared(self) -> bool:
+        """Whether there is anything to compare an exported model on."""
+        return bool(self.test is not None and len(self.test)) or self.vectors is not None
 
     @property
     def name(self) -> str:
@@ -173,7 +185,19 @@ def prepare(
     training, test = _given(classifier, data) if data is not None else _own(classifier)
     if test is not None and pictures is not None:
         test = test.evenly(pictures)
-    return Exporting(classifier, training, test, options or Options())
+    vectors = _vectors(classifier, run) if test is None else None
+    return Exporting(classifier, training, test, options or Options(), vectors)
+
+
+def _vectors(classifier: Classifier, run: ClassifierReference) -> np.ndarray | None:
+    """The test vectors of a pack; GateError where its model does not answer as it did where it was packed."""
+    if not is_pack(run) or (found := packed.vectors(Path(str(run)))) is None:
+        return None
+    told = classifier.probabilities(found.pixels.astype(np.float32))
+    if told.shape != found.probabilities.shape or (worst := float(np.abs(told - found.probabilities).max())) > SAME:
+        how = f"differ by {worst:.2g}" if told.shape == found.probabilities.shape else "have another shape"
+        raise GateError(f"'{run}': the probabilities of its test vectors {how} from those in {VECTORS}")
+    return found.pixels
 
 
 def _given(classifier: Classifier, data: Data) -> tuple[Pictures, Pictures]:

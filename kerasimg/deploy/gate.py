@@ -29,7 +29,7 @@ class Gated(NamedTuple):
 def gate(exporting: Exporting, bundle: Bundle, asks: Asks = Asks()) -> Gated:  # noqa: B008 - it cannot be changed
     """Compare each model of the bundle with the trained one."""
     test = exporting.test
-    if test is None or not len(test):
+    if not exporting.compared:
         return Gated([], {model.path: "there are no test pictures; name some (--data)" for model in bundle.models})
     left: dict[str, str] = {}
     opened: list[tuple[ModelFile, Runtime]] = []
@@ -39,8 +39,12 @@ def gate(exporting: Exporting, bundle: Bundle, asks: Asks = Asks()) -> Gated:  #
                 opened.append((model, open_runtime(bundle, stand_in(model) or model)))
             except NotHere as error:
                 left[model.path] = str(error)
-        trained, found = _answers(exporting, test, [runtime for _, runtime in opened])
-        asked = Asked(test.names, trained, test.truth)
+        runtimes = [runtime for _, runtime in opened]
+        if test is not None and len(test):
+            trained, found = _answers(exporting, test, runtimes)
+            asked = Asked(test.names, trained, test.truth)
+        else:
+            asked, found = _of_vectors(exporting, runtimes)
         rows = [
             compare(
                 bundle,
@@ -57,6 +61,17 @@ def gate(exporting: Exporting, bundle: Bundle, asks: Asks = Asks()) -> Gated:  #
     finally:
         for _, runtime in opened:
             runtime.close()
+
+
+def _of_vectors(exporting: Exporting, runtimes: list[Runtime]) -> tuple[Asked, list[np.ndarray]]:
+    """What the trained model and each runtime say of the test vectors of a pack."""
+    pixels = exporting.vectors
+    if pixels is None:
+        raise ValueError("no test vectors")
+    trained = exporting.classifier.probabilities(pixels.astype(np.float32))
+    files = [as_file(image) for image in pixels]
+    found = [runtime.of_files(files) if runtime.reads_files else runtime(pixels) for runtime in runtimes]
+    return Asked([f"vector {number}" for number in range(len(pixels))], trained, None), found
 
 
 def _answers(exporting: Exporting, test: Pictures, runtimes: list[Runtime]) -> tuple[np.ndarray, list[np.ndarray]]:

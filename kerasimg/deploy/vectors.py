@@ -14,6 +14,7 @@ from kerasimg.deploy.bundle import EXPECTED, VECTORS
 from kerasimg.deploy.exporting import Exporting
 from kerasimg.deploy.gate import as_file
 from kerasimg.files import write_json
+from kerasimg.models.packed import drawn
 
 COUNT = 5
 
@@ -50,8 +51,7 @@ def _chosen(exporting: Exporting) -> list[tuple[str, Any]]:
 def _drawn(number: int, shape: tuple[int, int, int]) -> np.ndarray:
     """A picture of smooth colours, of another size than the model's."""
     height, width = shape[0] * 5 // 4 + number, shape[1] * 3 // 2
-    coarse = np.random.default_rng(number).integers(0, 256, (4, 5, 3)).astype(np.uint8)
-    return np.asarray(PIL.Image.fromarray(coarse).resize((width, height), PIL.Image.Resampling.BICUBIC))
+    return np.asarray(drawn(number, height, width))
 
 
 def _write_picture(folder: Path, stem: str, picture: Any) -> Path:

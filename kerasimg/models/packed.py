@@ -6,14 +6,19 @@ spec gives the same order on every backend.
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import PIL.Image
 
+from kerasimg.boundary import limit, parse_json
 from kerasimg.catalog import ZOO, find
 from kerasimg.errors import CallError
 from kerasimg.files import to_json
@@ -22,6 +27,7 @@ from kerasimg.models.build import construct
 from kerasimg.models.classifier import Classifier, check_facts
 from kerasimg.models.weights import load_pack
 from kerasimg.spec import pack
+from kerasimg.spec.document import Image
 from kerasimg.spec.load import load_file
 from kerasimg.spec.parents import Found
 from kerasimg.spec.writing import dumps
@@ -42,6 +48,7 @@ def write(classifier: Classifier, path: Path, *, card: str = "", figures: Mappin
         members[pack.CARD] = card.encode()
     if any(Path(inner.folder).is_relative_to(ZOO) for inner in spec.within.opened.values()):
         members[pack.NOTICE] = (ZOO / "NOTICE").read_bytes()
+    members[pack.VECTORS] = _vectors(classifier)
     members[pack.WEIGHTS] = save(arrays, {"format": "keras"})
     facts = {
         "name": spec.name,
@@ -68,6 +75,61 @@ def read(path: Path) -> Classifier:
     load_pack(model, path)
     check_facts(f"'{path}': {pack.MANIFEST}", model, spec, tuple(manifest.classes), thresholds)
     return Classifier(model, spec, tuple(manifest.classes), None, manifest.temperature, thresholds)
+
+
+class Vectors(NamedTuple):
+    """Drawn images, and what the model answered where it was packed: no image of the author's is in a pack."""
+
+    pixels: np.ndarray
+    """(N, H, W, C) uint8, 0-255."""
+    probabilities: np.ndarray
+    """(N, K) float32."""
+
+
+def vectors(path: Path) -> Vectors | None:
+    """The test vectors in a pack; None in one that was written without."""
+    opened = pack.Pack(path)
+    if pack.VECTORS not in opened.manifest.files:
+        return None
+    spec = load_file(Found(pack.spec_file(path), str(path)), find)
+    with opened.reading(pack.VECTORS):
+        document = parse_json(opened.read(pack.VECTORS), most=limit("vectors_bytes"))
+        rows, files = np.asarray(document["probabilities"], np.float32), document["images"]
+        if not 0 < len(files) <= MOST_VECTORS or rows.ndim != 2 or len(rows) != len(files):
+            raise ValueError(f"expected 1 to {MOST_VECTORS} images, and probabilities of each")
+        if not np.isfinite(rows).all():
+            raise ValueError("its probabilities are not all finite")
+        return Vectors(np.stack([_pixels(text, spec.image) for text in files]), rows)
+
+
+def drawn(number: int, height: int, width: int) -> PIL.Image.Image:
+    """An image of smooth colours, the same for the same number."""
+    coarse = np.random.default_rng(number).integers(0, 256, (4, 5, 3)).astype(np.uint8)
+    return PIL.Image.fromarray(coarse).resize((width, height), PIL.Image.Resampling.BICUBIC)
+
+
+VECTORS, MOST_VECTORS = 5, 64
+
+
+def _vectors(classifier: Classifier) -> bytes:
+    image = classifier.spec.image
+    height, width = image.size
+    files, rows = [], []
+    for number in range(VECTORS):
+        picture = drawn(number, height, width).convert("RGB" if image.channels == 3 else "L")
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        files.append(base64.b64encode(file.getvalue()).decode())
+        rows.append(np.asarray(picture, np.float32).reshape(height, width, image.channels))
+    told = classifier.probabilities(np.stack(rows)).astype(float).tolist()
+    return json.dumps({"images": files, "probabilities": told}).encode()
+
+
+def _pixels(text: Any, image: Image) -> np.ndarray:
+    with PIL.Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=("PNG",)) as opened:
+        if [opened.height, opened.width] != list(image.size):
+            raise ValueError(f"an image has {opened.height}x{opened.width} pixels, and the model takes {image.size}")
+        return np.asarray(opened.convert("RGB" if image.channels == 3 else "L")).reshape(*image.size, image.channels)
 
 
 def _key(place: int, variable: Any) -> str:

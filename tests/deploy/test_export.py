@@ -1,4 +1,8 @@
 import json
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,7 +125,10 @@ def test_the_temperature_and_the_thresholds_travel(run: Run, tmp_path: Path):
 
 def test_a_model_file_alone_is_exported_with_drawn_pictures_and_no_comparison(run: Run, tmp_path: Path):
     said: list[str] = []
-    (bundle,) = kerasimg.export(run.folder / "model.keras", "litert", out=tmp_path, say=said.append)
+    with pytest.raises(GateError, match=r"was not compared .*name some \(--data\), or accept it \(--allow-uncomp"):
+        kerasimg.export(run.folder / "model.keras", "litert", out=tmp_path)
+    model = run.folder / "model.keras"
+    (bundle,) = kerasimg.export(model, "litert", allow_uncompared=True, out=tmp_path, say=said.append)
     assert bundle.manifest.parity == []
     assert said[-1] == "  model_float32.tflite: not compared: there are no test pictures; name some (--data)"
     assert kerasimg.verify(bundle).vectors[0].passed
@@ -198,3 +205,13 @@ def test_another_process_exports_where_keras_runs_on_another_backend(run: Run, t
     assert Bundle.open(tmp_path / "litert").models[0].precision == "int8"
     with pytest.raises(CallError, match="name the run's folder"):
         _in_tensorflow(run.classifier, ["litert"], Options(), tmp_path, None, asks, said.append)
+
+
+def test_drafts_of_exports_that_were_killed_are_removed(run: Run, tmp_path: Path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    mine, other = f".keras-{os.getpid()}", ".keras-another.host-1"
+    for name in (f".keras-{dead.pid}", f".keras-{platform.node()}-{dead.pid}", mine, other, ".keras-notes"):
+        (tmp_path / name).mkdir()
+    kerasimg.export(run, "keras", out=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([mine, other, ".keras-notes", "keras"])

@@ -84,7 +84,7 @@ def test_what_was_trained_in_mixed_precision_is_float32(policy: str):
 @pytest.mark.parametrize("task", ["binary", "multilabel"])
 def test_each_task_goes_through_every_runtime(task: str, tmp_path: Path):
     one = classifier(task, ends(task)["dense"], 2.0)
-    for bundle in kerasimg.export(one, ["litert", "onnx"], out=tmp_path):
+    for bundle in kerasimg.export(one, ["litert", "onnx"], out=tmp_path, allow_uncompared=True):
         found = open_runtime(bundle)(PIXELS.astype(np.uint8))
         assert found.shape == (6, 1 if task == "binary" else 3)
         assert np.allclose(found, one.probabilities(PIXELS), atol=2e-6)

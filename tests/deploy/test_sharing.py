@@ -68,7 +68,7 @@ def test_it_holds_text_and_numbers_and_says_what_it_reached(packed: Path):
     with zipfile.ZipFile(packed) as archive:
         names = archive.namelist()
         manifest = json.loads(archive.read("pack.json"))
-    assert names == ["pack.json", "spec.json", "weights.safetensors"]
+    assert names == ["pack.json", "spec.json", "vectors.json", "weights.safetensors"]
     assert (manifest["classes"], manifest["figures"]["accuracy"]) == (["blue", "red"], 1.0)
 
 
@@ -164,3 +164,38 @@ def test_pack_says_what_it_cannot_write(run: Any, tmp_path: Path):
         kerasimg.pack(run, tmp_path / "none" / "x.kerasimg")
     with pytest.raises(kerasimg.CallError):
         kerasimg.pack(tmp_path)
+
+
+def test_an_export_of_a_pack_is_compared_on_its_test_vectors(packed: Path, tmp_path: Path):
+    (bundle,) = kerasimg.export(packed, "litert", out=tmp_path)
+    (row,) = bundle.manifest.parity
+    assert (row.passed, row.pictures, row.same_decision) == (True, 5, 1.0)
+
+
+def with_vectors(packed: Path, into: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    with zipfile.ZipFile(packed) as old:
+        told = json.loads(old.read("vectors.json"))
+        facts = json.loads(old.read("pack.json"))
+    change(told)
+    content = json.dumps(told).encode()
+    facts["files"]["vectors.json"] = hashlib.sha256(content).hexdigest()
+    members = {"pack.json": json.dumps(facts).encode(), "vectors.json": content}
+    return changed(packed, into, lambda name, body: members.get(name, body))
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda told: told.update(images=["%"] * 5), kerasimg.CallError),
+        (lambda told: told.update(images=told["images"] * 100), kerasimg.CallError),
+        (lambda told: told.update(probabilities=[[1e300] * 2] * 5), kerasimg.CallError),
+        (lambda told: told.update(probabilities="x"), kerasimg.CallError),
+        (lambda told: told.pop("images"), kerasimg.CallError),
+        (lambda told: told.update(probabilities=[row[::-1] for row in told["probabilities"]]), kerasimg.GateError),
+        (lambda told: told.update(probabilities=[row * 2 for row in told["probabilities"]]), kerasimg.GateError),
+    ],
+)
+def test_test_vectors_that_lie_are_refused(packed: Path, tmp_path: Path, change: Any, error: type[Exception]):
+    lying = with_vectors(packed, tmp_path / "a.kerasimg", change)
+    with pytest.raises(error, match=r"vectors\.json"):
+        kerasimg.export(lying, "litert", out=tmp_path)

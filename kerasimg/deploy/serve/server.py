@@ -104,6 +104,7 @@ def _of_pack(pack: Path, say: Callable[[str], None]) -> Path:
 def _export(source: Path, out: Path) -> None:
     """In a process of its own: this one must not load TensorFlow."""
     command = [sys.executable, "-m", "kerasimg", "export", str(source), "--to", "litert", "--out", str(out)]
+    command.append("--allow-uncompared")  # a pack of an earlier version has no test vectors
     if code := subprocess.run(command, check=False).returncode:
         raise KerasimgError(f"'{source}' could not be exported (exit code {code}); what is wrong stands above")
 
