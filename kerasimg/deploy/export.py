@@ -80,8 +80,8 @@ def export(
     alike, how much less accurate a model may be. None: by precision (`kerasimg.deploy.parity.TOLERANCES`).
     input_dtype: of an int8 model, uint8 (pixels as they are) or int8.
     allow_flex: let a .tflite hold operations that only TensorFlow has.
-    allow_uncompared: export a model that there is nothing to compare on: no pictures of the run, no `data`, no vectors of a
-    pack.
+    allow_uncompared: export a model although there is nothing to compare it on: no pictures of the run, no `data`, no
+    vectors of a pack.
     flash_bytes, arena_bytes: what an embedded model may take at most.
 
     Raises GateError when a model is beyond its tolerance. Its bundle is there all the same, the model marked in it.
