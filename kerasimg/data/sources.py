@@ -127,6 +127,11 @@ class Source:
         return starts is not None and bool((np.diff(starts) != 1).any())
 
     @property
+    def suggested_task(self) -> Task:
+        """The task that the labels are for, whatever they are read as."""
+        return "multilabel" if self.has_several else "binary" if len(self.classes) == 2 else "multiclass"
+
+    @property
     def positive(self) -> str | None:
         """The positive class, where the task is binary: the one that the model's output is the probability of."""
         return self.classes[1] if self.task == "binary" else None
@@ -227,9 +232,9 @@ def task_of(data: Data) -> Task:
         except DataError:
             raise error from None
         if several.has_several:
-            return "multilabel"
+            return several.suggested_task
         raise
-    return "multilabel" if source.has_several else "binary" if len(source.classes) == 2 else "multiclass"
+    return source.suggested_task
 
 
 def _read(data: Data, task: Task, known: Sequence[str]) -> tuple[str, Reading]:

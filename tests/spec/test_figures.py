@@ -8,6 +8,7 @@ import pytest
 
 import kerasimg
 from kerasimg.errors import SpecError
+from kerasimg.spec import metric_table
 from kerasimg.spec.figures import METRICS, Goal, best_by, directions, goals_in, metric_name
 
 TABLE = json.loads(files("kerasimg.spec").joinpath("keras_table.json").read_text(encoding="utf-8"))
@@ -213,3 +214,8 @@ def test_a_callback_that_swaps_averages_needs_some():
 )
 def test_the_best_epoch_is_the_one_that_training_keeps(goal, values, best):
     assert goal.best_of(values) == best
+
+
+def test_the_page_has_the_table_of_today():
+    text = metric_table.PAGE.read_text(encoding="utf-8")
+    assert text == metric_table.page(text), "run: python -m kerasimg.spec.metric_table"

@@ -84,6 +84,7 @@ class DataCheck(Result):
             "kerasimg_data_check": FORMAT_VERSION,
             "where": self.source.where,
             "task": self.source.task,
+            "suggested_task": self.source.suggested_task,
             **({} if self.source.positive is None else {"positive_class": self.source.positive}),
             "ok": self.ok,
             **{f"{severity}s": severities[severity] for severity in SEVERITIES},
@@ -194,14 +195,16 @@ def check_data(
 
     data: as for `train`: a folder, a manifest, an .npz, (images, labels), or "sample".
     spec: with one, the split is that which training would make, and it is told what `image` does to the pictures.
-    task: None: that of the spec, else as the labels are (`task_of`).
+    task: None: that of the spec, else multilabel where images have several labels, and multiclass where not.
     judge_labels: asked for labels that may be wrong, with the probabilities of a simple classifier of thumbnails.
     threads: None: one per core.  progress: called with how many pictures are done, and of how many.
 
     Raises DataError where the data cannot be listed at all, SpecError where the spec is wrong.
     """
     loaded = None if spec is None else load(spec, partial=True)
-    task = task or (loaded.task if loaded else task_of(data))
+    if task is None:
+        # Two classes are judged as such; whether one of them is the positive one does not matter here.
+        task = loaded.task if loaded else "multilabel" if task_of(data) == "multilabel" else "multiclass"
     source = open_source(data, task, positive=loaded.positive_class if loaded and task == "binary" else None)
     start = time.perf_counter()
     seen = survey(source.items, threads, progress)
