@@ -80,7 +80,8 @@ def zoo() -> str:
         figure = f"{max(compared.values()):.0e} ({', '.join(compared)})" if compared else ""
         params = f"{spec.expect.params:,}" if spec.expect.params else ""
         rows.append(f"| {name} | {lines} | {variants} | {params} | {figure} | {_short(spec.card.source)} |")
-    return "\n".join(rows) + "\n"
+    elsewhere = (DOCS / "snippets" / "zoo_weights.md").read_text(encoding="utf-8")
+    return "\n".join(rows) + f"\n\n{elsewhere}"
 
 
 def _short(source: str | None) -> str:
