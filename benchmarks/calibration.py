@@ -24,7 +24,7 @@ SPEC = "zoo/simple_cnn.json"
 def trained_and_calibrated(data: str, epochs: int, seed: int, out: str) -> tuple[float, dict[str, Any]]:
     """The accuracy of a run on its test part, and what its calibration told."""
     edits = {"fit.stages": [{"epochs": epochs}], "fit.seed": seed, "fit.validation_split": 0.15, "fit.callbacks": []}
-    run = kerasimg.train(SPEC, data=data, out=out, size=28, set=edits, verbose=0, say=lambda line: None)
+    run = kerasimg.train(SPEC, data=data, out=out, size=28, overrides=edits, verbose=0)
     return run.scores["accuracy"], kerasimg.calibrate(run)
 
 

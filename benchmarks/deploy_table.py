@@ -59,7 +59,7 @@ def rows(run: str, targets: list[str], folder: str) -> list[Row]:
     made: list[Row] = []
     for name in targets:
         try:
-            kerasimg.export(run, name, precision=PRECISIONS.get(name), out=folder, say=say)
+            kerasimg.export(run, name, precision=PRECISIONS.get(name), out=folder)
         except GateError as error:
             say(f"{name}: {error}")  # and the table tells it, too
         except CallError as error:

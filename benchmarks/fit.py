@@ -101,8 +101,8 @@ def by_hand(name: str, data: Data, epochs: int) -> list[float]:
 
 def by_spec(name: str, file: str, epochs: int, out: str, edits: dict[str, Any]) -> list[float]:
     stages = {"fit.stages.0.epochs": epochs, "image.channels": 1, "fit.test_split": 0.0}
-    how: dict[str, Any] = {"verbose": 0, "say": lambda line: None, "out": out}
-    run = kerasimg.train(name, data=file, size=SIZE, report=False, set={**stages, **edits}, **how)
+    how: dict[str, Any] = {"verbose": 0, "out": out}
+    run = kerasimg.train(name, data=file, size=SIZE, report=False, overrides={**stages, **edits}, **how)
     return [row["seconds"] for row in run.history[1:]]
 
 

@@ -202,7 +202,7 @@ def train_with_kills(
     from kerasimg.training import train as verbs
 
     def begin() -> None:
-        verbs.train(spec(case), data=data, out=out, report=False, verbose=0, say=lambda line: None)
+        verbs.train(spec(case), data=data, out=out, report=False, verbose=0)
 
     run, kills = out / f"{case}-1", list[str]()
     pid = in_a_process(begin, out / "cache")
@@ -221,7 +221,7 @@ def train_with_kills(
         kills.append(doing(run))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        pid = in_a_process(lambda: verbs.resume(run, verbose=0, say=lambda line: None), out / "cache")
+        pid = in_a_process(lambda: verbs.resume(run, verbose=0), out / "cache")
         # A process that is killed before it trains learns nothing of its end, and never gets anywhere.
         spans = (spans[0], spans[1] * 1.05)
     if not json.loads((run / "training.json").read_text())["finished"]:

@@ -73,10 +73,9 @@ def main() -> None:
                     data=chosen.folder,
                     out=runs,
                     weights=chosen.weights,
-                    set={**edits, **WAYS[way][1]},
+                    overrides={**edits, **WAYS[way][1]},
                     size=chosen.size,
                     verbose=0,
-                    say=lambda line: None,
                 )
                 seconds[way].append(time.perf_counter() - begun)
                 accuracy[way].append(run.scores["accuracy"])

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import statistics
@@ -189,18 +190,23 @@ def by_kerasimg(options: argparse.Namespace, data: Path, place: Path) -> dict[st
         edits["tune.stop"] = "halving"
     ends: list[float] = []
 
-    def say(line: str) -> None:
-        """The last line before the first trial tells when it begins."""
-        ends[:] = [*ends, time.perf_counter()] if line.startswith("trial ") else ends or [time.perf_counter()]
-        options.verbose and print(line, file=sys.stderr)
+    class Times(logging.Handler):
+        """The last message before the first trial tells when it begins."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            line = record.getMessage()
+            ends[:] = [*ends, time.perf_counter()] if line.startswith("trial ") else ends or [time.perf_counter()]
+            options.verbose and print(line, file=sys.stderr)
+
+    logging.getLogger("kerasimg").addHandler(Times())
 
     workers = 2 if options.side == "kerasimg, 2 workers" else 1
     begun = time.perf_counter()
-    how: dict[str, Any] = {"data": data, "out": place / "runs", "report": False, "say": say, "set": edits}
+    how: dict[str, Any] = {"data": data, "out": place / "runs", "report": False, "overrides": edits}
     found = kerasimg.tune(spec, workers=workers, **how, **params)
     done = time.perf_counter() - begun
-    epochs = sum(row["epochs"] for row in found.trials)
-    drawn = [{key: row[key] for key in ("filters", "units", "lr") if key in row} for row in found.trials]
+    epochs = sum(trial.row["epochs"] for trial in found.trials)
+    drawn = [{key: trial.row[key] for key in ("filters", "units", "lr") if key in trial.row} for trial in found.trials]
     return {"ends": ends, "best": found.score, "search": done, "epochs": epochs, "drawn": drawn}
 
 
@@ -302,7 +308,7 @@ def memory(options: argparse.Namespace, data: Path) -> None:
     if options.new_graphs:
         edits["params.units"] = {"$int": [8, 512], "default": 64}
     with tempfile.TemporaryDirectory() as place:
-        trials = Trials("simple_cnn", data, folder=place, params={"size": 28}, set=edits)
+        trials = Trials("simple_cnn", data, folder=place, params={"size": 28}, overrides=edits)
         for number in range(options.trials):
             units = int(draw.integers(8, 513)) if options.new_graphs else int(draw.choice([64, 128, 256]))
             filters = 16 if options.new_graphs else int(draw.choice([16, 32, 64]))

@@ -14,7 +14,7 @@ project = "kerasimg"
 author = "the kerasimg authors"
 release = metadata.version("kerasimg")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "snippets"]
 myst_enable_extensions = ["attrs_inline"]
 myst_heading_anchors = 3

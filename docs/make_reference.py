@@ -28,7 +28,7 @@ GROUPS = {
     "callbacks": "Callbacks",
 }
 """Groups of the table of what a spec may name, and their titles."""
-ERRORS = ("KerasimgError", "CallError", "SpecError", "DataError", "WeightsError", "GateError")
+ERRORS = ("KerasimgError", "CallError", "SpecError", "DataError", "WeightsError", "GateError", "Interrupted")
 
 
 def pages() -> dict[str, str]:
@@ -129,7 +129,9 @@ def verbs() -> str:
     parts = ["# The verbs", "`import kerasimg` loads none of them; each is loaded when it is first used."]
     for name, module in where.items():
         thing = getattr(kerasimg, name)
-        parts.append(f"## `kerasimg.{name}`\n\n```{{eval-rst}}\n.. auto{_kind(thing)}:: {module}.{thing.__name__}\n```")
+        members = "\n   :members:" if module == "kerasimg.api" and isinstance(thing, type) else ""
+        directive = f".. auto{_kind(thing)}:: {module}.{thing.__name__}{members}"
+        parts.append(f"## `kerasimg.{name}`\n\n```{{eval-rst}}\n{directive}\n```")
     parts.append("## Errors\n\nOne family; `exit_code` is what the command line ends with.")
     rows = ["| error | exit code | when |", "| --- | ---: | --- |"]
     for name in ERRORS:

@@ -1,9 +1,10 @@
-"""Image classification with Keras from one JSON file: build, train, judge, search, export and serve.
+"""Image classification with Keras from one JSON file: build, train, evaluate, search, export and serve.
 
     model = kerasimg.build("zoo/mobilenet.json", num_classes=5)
     run = kerasimg.train("zoo/mobilenet.json", data="photos/")
 
-The verbs are loaded when they are first used, so that `import kerasimg` costs nothing.
+Each name is loaded when it is first used, so that `import kerasimg` takes milliseconds. Type checkers and editors read
+the imports under TYPE_CHECKING; a test keeps them and the table of lazy names the same.
 """
 
 from __future__ import annotations
@@ -12,48 +13,65 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kerasimg.catalog import load as load
+    from kerasimg.api import Run as Run
+    from kerasimg.api import Search as Search
+    from kerasimg.api import Spec as Spec
+    from kerasimg.api import build as build
+    from kerasimg.api import calibrate as calibrate
+    from kerasimg.api import check_data as check_data
+    from kerasimg.api import choose_thresholds as choose_thresholds
+    from kerasimg.api import compare as compare
+    from kerasimg.api import copy_weights as copy_weights
+    from kerasimg.api import cross_val_predict as cross_val_predict
+    from kerasimg.api import dataset as dataset
+    from kerasimg.api import evaluate as evaluate
+    from kerasimg.api import explain as explain
+    from kerasimg.api import export as export
+    from kerasimg.api import find_learning_rate as find_learning_rate
+    from kerasimg.api import label_errors as label_errors
+    from kerasimg.api import load as load
+    from kerasimg.api import measure as measure
+    from kerasimg.api import pack as pack
+    from kerasimg.api import predict as predict
+    from kerasimg.api import pull as pull
+    from kerasimg.api import push as push
+    from kerasimg.api import report as report
+    from kerasimg.api import resume as resume
+    from kerasimg.api import resume_search as resume_search
+    from kerasimg.api import serve as serve
+    from kerasimg.api import to_spec as to_spec
+    from kerasimg.api import train as train
+    from kerasimg.api import tune as tune
+    from kerasimg.api import unpack as unpack
+    from kerasimg.api import verify as verify
+    from kerasimg.errors import CallError as CallError
+    from kerasimg.errors import DataError as DataError
+    from kerasimg.errors import GateError as GateError
+    from kerasimg.errors import Interrupted as Interrupted
+    from kerasimg.errors import KerasimgError as KerasimgError
+    from kerasimg.errors import SpecError as SpecError
+    from kerasimg.errors import WeightsError as WeightsError
+    from kerasimg.models.registry import load_plugins as load_plugins
+    from kerasimg.models.registry import register as register
+    from kerasimg.tuning.hyper_spec import HyperSpec as HyperSpec
 
-_WHERE = {
-    "load": "kerasimg.catalog",
-    "Spec": "kerasimg.spec.load",
-    "to_spec": "kerasimg.models.to_spec",
-    "register": "kerasimg.models.registry",
-    "load_plugins": "kerasimg.models.registry",
-    "build": "kerasimg.models.build",
-    "check_data": "kerasimg.data.quality.data_check",
-    "train": "kerasimg.training.train",
-    "resume": "kerasimg.training.train",
-    "find_learning_rate": "kerasimg.training.lr_find",
-    "Run": "kerasimg.training.run",
-    "tune": "kerasimg.tuning.search",
-    "resume_search": "kerasimg.tuning.search",
-    "Search": "kerasimg.tuning.search",
-    "HyperSpec": "kerasimg.tuning.hyper_spec",
-    "evaluate": "kerasimg.evaluation.evaluate",
-    "predict": "kerasimg.evaluation.predict",
-    "calibrate": "kerasimg.evaluation.calibrate",
-    "choose_thresholds": "kerasimg.evaluation.thresholds",
-    "compare": "kerasimg.evaluation.compare",
-    "label_errors": "kerasimg.evaluation.label_errors",
-    "cross_val_predict": "kerasimg.training.folds",
-    "explain": "kerasimg.evaluation.explain",
-    "report": "kerasimg.evaluation.report",
-    "serve": "kerasimg.deploy.serve.server",
-    "pack": "kerasimg.deploy.sharing",
-    "unpack": "kerasimg.deploy.sharing",
-    "push": "kerasimg.deploy.hub",
-    "pull": "kerasimg.deploy.hub",
-    "export": "kerasimg.deploy.export",
-    "verify": "kerasimg.deploy.verify",
-    "measure": "kerasimg.deploy.measure",
-    "KerasimgError": "kerasimg.errors",
-    "CallError": "kerasimg.errors",
-    "SpecError": "kerasimg.errors",
-    "DataError": "kerasimg.errors",
-    "WeightsError": "kerasimg.errors",
-    "GateError": "kerasimg.errors",
+    __version__: str
+
+_MODULES = {
+    "kerasimg.api": (
+        *("load", "Spec", "to_spec", "copy_weights", "build", "dataset", "check_data"),
+        *("train", "resume", "find_learning_rate", "Run", "tune", "resume_search", "Search"),
+        *("evaluate", "predict", "explain", "calibrate", "choose_thresholds", "compare"),
+        *("label_errors", "cross_val_predict", "report"),
+        *("export", "verify", "measure", "serve", "pack", "unpack", "push", "pull"),
+    ),
+    "kerasimg.models.registry": ("register", "load_plugins"),
+    "kerasimg.tuning.hyper_spec": ("HyperSpec",),
+    "kerasimg.errors": (
+        *("KerasimgError", "CallError", "SpecError", "DataError", "WeightsError", "GateError", "Interrupted"),
+    ),
 }
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = ["__version__", *_WHERE]
 

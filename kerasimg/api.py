@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from kerasimg import catalog, log
+from kerasimg import catalog, log, notebook
 from kerasimg.catalog import Reference
 from kerasimg.errors import CallError
 from kerasimg.files import write_text
@@ -29,7 +29,7 @@ from kerasimg.results import (
     Thresholds,
     table,
 )
-from kerasimg.run_folder import REPORT, SPEC, RunFolder
+from kerasimg.run_folder import CLASSES, EVALUATION, METRICS, REPORT, SPEC, RunFolder
 from kerasimg.spec import load as pure
 from kerasimg.spec.difference import Difference, differences
 from kerasimg.spec.nodes import NAME
@@ -221,35 +221,33 @@ class Run(os.PathLike[str]):
         return str(self.folder)
 
     @property
-    def _stored(self) -> Any:
-        from kerasimg.training.run import Run as Folder
-
-        return Folder(self.folder)
+    def _files(self) -> RunFolder:
+        return RunFolder(self.folder)
 
     @property
     def spec(self) -> Spec:
         """The spec that was trained, with every value resolved."""
-        return load(RunFolder(self.folder).spec_file)
+        return load(self._files.spec_file)
 
     @property
     def classes(self) -> list[str]:
         """Names of the classes, in the order of the model's outputs."""
-        return list(self._stored.classes)
+        return list(self._files.required(CLASSES))
 
     @property
     def history(self) -> list[dict[str, float]]:
         """One row per epoch: stage, epoch, seconds, learning_rate, then the metrics."""
-        return list(self._stored.history)
+        return self._files.history()
 
     @property
     def scores(self) -> Evaluation:
         """The stored evaluation on the held-out images; CallError where there is none."""
-        return Evaluation.of(self._stored.scores)
+        return Evaluation.of(self._files.required(f"{EVALUATION}/{METRICS}"))
 
     @property
     def finished(self) -> bool:
         """Whether the training is complete; if not, `kerasimg.resume` continues it."""
-        return bool(self._stored.finished)
+        return bool((self._files.training() or {"finished": True})["finished"])
 
     @property
     def model(self) -> keras.Model:
@@ -420,13 +418,18 @@ class Run(os.PathLike[str]):
         return compare(self, *others, data=data, part=part)
 
     def __str__(self) -> str:
-        return str(self._stored)
+        if self._files.evaluation.metrics() is None:
+            return f"{self.folder} (not evaluated yet)"
+        scores = self.scores
+        headline = ("accuracy", "subset_accuracy", "macro_f1", "f1")
+        figures = ", ".join(f"{name} {scores.figures[name]:.3f}" for name in headline if name in scores.figures)
+        return f"{self.folder} ({figures}, on {scores.n:,} images)"
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
 
     def _repr_html_(self) -> str:
-        return str(self._stored._repr_html_())
+        return notebook.as_html(self._files)
 
 
 @dataclass(frozen=True)
@@ -595,7 +598,7 @@ def build(
     if weights == "spec":
         weights = catalog.own_weights(spec) or weights
     how: dict[str, Any] = {"params": _params(params, more_params), "edits": overrides, "other_options": False}
-    return construct(catalog.load_with(spec, **how), weights=_weights(weights), limits=limits).model
+    return construct(catalog.load_with(spec, **how), weights=weights, limits=limits).model
 
 
 def dataset(
@@ -698,21 +701,20 @@ def train(
         if weights == "spec" and spec is not None:
             weights = catalog.own_weights(spec) or weights
         values = _params(params, more_params)
-        first = spec_for(data, values.get("task"), log.progress, log.info) if spec is None else None
+        first = spec_for(data, values.get("task"), log.progress) if spec is None else None
         loaded = load(cast(Reference, spec or first), overrides=overrides, params=values, partial=True)
         run = begin(
             loaded,
             data=data,
             out=out,
-            weights=_weights(weights),
+            weights=weights,
             limits=limits,
             on_bad_image=on_bad_image,
             cache=cache,
             report=report,
             tensorboard=tensorboard,
             first_spec=first,
-            verbose=_bars(verbose),
-            say=log.info,
+            verbose=verbose,
         )
     return Run(run.folder)
 
@@ -743,7 +745,7 @@ def resume(run: PathLike, *, data: Data | None = None, cache: CacheKind | None =
     from kerasimg.training.train import resume as continue_
 
     with log.verbosity(verbose):
-        done = continue_(Path(run), data=data, cache=cache, verbose=_bars(verbose), say=log.info)
+        done = continue_(Path(run), data=data, cache=cache, verbose=verbose)
     return Run(done.folder)
 
 
@@ -810,11 +812,10 @@ def find_learning_rate(
             high=high,
             steps=steps,
             out=out,
-            weights=_weights(weights),
+            weights=weights,
             limits=limits,
             on_bad_image=on_bad_image,
             cache=cache,
-            say=log.info,
         )
 
 
@@ -875,13 +876,12 @@ def tune(
             out=out,
             workers=workers,
             chief=chief,
-            weights=_weights(weights),
+            weights=weights,
             limits=limits,
             on_bad_image=on_bad_image,
             cache=cache,
             report=report,
-            set=overrides,
-            say=log.info,
+            overrides=overrides,
             **_params(params, more_params),
         )
     return Search(done.folder)
@@ -921,7 +921,7 @@ def resume_search(
 
     folder = search.folder if isinstance(search, Search) else Path(search)
     with log.verbosity(verbose):
-        done = continue_(folder, data=data, workers=workers, chief=chief, cache=cache, say=log.info)
+        done = continue_(folder, data=data, workers=workers, chief=chief, cache=cache)
     return Search(done.folder)
 
 
@@ -967,8 +967,7 @@ def cross_val_predict(
             load(spec, overrides=overrides, params=_params(params, more_params), partial=True),
             data=data,
             folds=folds,
-            verbose=_bars(verbose),
-            say=log.info,
+            verbose=verbose,
         )
 
 
@@ -1285,6 +1284,7 @@ def export(
     images: int | None = None,
     input_dtype: InputType = "uint8",
     allow_flex: bool = False,
+    allow_uncompared: bool = False,
     flash_bytes: int | None = None,
     arena_bytes: int | None = None,
     verbose: Verbose = 1,
@@ -1304,6 +1304,7 @@ def export(
         images: number of images to compare on. None: the whole test part.
         input_dtype: of an int8 model: "uint8" (pixels as they are) or "int8".
         allow_flex: let a .tflite hold operations that only TensorFlow has.
+        allow_uncompared: accept an export for which there are no test images to compare on.
         flash_bytes: of an embedded model: most bytes of flash.
         arena_bytes: of an embedded model: most bytes of memory.
         verbose: 0: silent. 1 or 2: messages.
@@ -1312,7 +1313,8 @@ def export(
         One `Bundle` per target.
 
     Raises:
-        GateError: if a model is beyond its tolerance; its bundle is written all the same, and marked.
+        GateError: if a model is beyond its tolerance, or there is nothing to compare it on; its bundle is written
+            all the same, and marked.
         CallError: for an unknown target, or one that is not installed.
 
     Example:
@@ -1337,9 +1339,9 @@ def export(
                 pictures=images,
                 input_dtype=input_dtype,
                 allow_flex=allow_flex,
+                allow_uncompared=allow_uncompared,
                 flash_bytes=flash_bytes,
                 arena_bytes=arena_bytes,
-                say=log.info,
             )
         )
 
@@ -1382,7 +1384,7 @@ def verify(
 
     bounds = {"tolerance": tolerance, "same": same, "accuracy_drop": accuracy_drop}
     with log.verbosity(verbose):
-        return check(bundle, data=data, expected=expected, **bounds, say=log.info)
+        return check(bundle, data=data, expected=expected, **bounds)
 
 
 def measure(
@@ -1419,7 +1421,7 @@ def measure(
     from kerasimg.deploy.measure import measure as find
 
     with log.verbosity(verbose):
-        return Measurement.of(find(run, to, precision=precision, batch=batch, data=data, say=log.info))
+        return Measurement.of(find(run, to, precision=precision, batch=batch, data=data))
 
 
 def serve(
@@ -1453,7 +1455,7 @@ def serve(
     from kerasimg.deploy.serve.server import serve as listen
 
     with log.verbosity(verbose):
-        listen(source, api_key=api_key, say=log.info, host=host, port=port, workers=workers, **settings)
+        listen(source, api_key=api_key, host=host, port=port, workers=workers, **settings)
 
 
 def pack(run: RunReference, out: PathLike | None = None) -> Path:
@@ -1574,24 +1576,34 @@ def to_spec(model: keras.Model, name: str | None = None, *, folded: bool = True)
     return Spec.of(describe(model, name, folded=folded))
 
 
+def copy_weights(model: keras.Model, built: keras.Model) -> None:
+    """Copy the weights of a model into the one that its spec builds.
+
+    Args:
+        model: the model that `kerasimg.to_spec` described.
+        built: what `kerasimg.build` made of that spec.
+
+    Raises:
+        CallError: if the two do not have the same layers.
+
+    Example:
+        >>> model = kerasimg.build("simple_cnn", num_classes=3)
+        >>> built = kerasimg.to_spec(model).build()
+        >>> kerasimg.copy_weights(model, built)
+        >>> bool((model.get_weights()[0] == built.get_weights()[0]).all())
+        True
+    """
+    from kerasimg.models.to_spec import copy_weights as copy
+
+    copy(model, built)
+
+
 def _params(params: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
     """The params of a call; CallError where one is given twice."""
     given = dict(params or {})
     if twice := sorted(given.keys() & more.keys()):
         raise CallError(f"params: '{twice[0]}' is given twice, in params and as a keyword")
     return {**given, **more}
-
-
-def _weights(weights: Weights) -> Any:
-    """The weights as the layers below take them."""
-    from kerasimg.models.graph import AS_THE_SPEC_SAYS
-
-    return AS_THE_SPEC_SAYS if isinstance(weights, str) and weights == "spec" else weights
-
-
-def _bars(verbose: Verbose) -> int:
-    """The `verbose` of `keras.Model.fit`."""
-    return int(verbose)
 
 
 _COLUMNS = frozenset({"trial", "status", "seconds", "epochs", "best_epoch", "goes_on_from", "reason"})

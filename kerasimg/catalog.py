@@ -45,7 +45,7 @@ def read_zoo(name: str) -> dict[str, Any]:
 def load(
     ref: Reference,
     *,
-    set: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     chosen: Mapping[str, Any] | None = None,
     partial: bool = False,
     **params: Any,
@@ -53,12 +53,12 @@ def load(
     """Read and check a spec; importing neither Keras nor TensorFlow.
 
     ref: a zoo name ("mobilenet", "zoo/mobilenet.json"), the path of a file, a dict, or a loaded spec.
-    set: edits by path, as in {"model.hidden.units": 64}.  chosen: search values by name.
+    overrides: edits by path, as in {"model.hidden.units": 64}.  chosen: search values by name.
     partial: allow params that must be given (default null) to be missing.  params: values of the spec's params.
 
     Raises SpecError with every fault found.
     """
-    return load_with(ref, params=params, edits=set, chosen=chosen, partial=partial)
+    return load_with(ref, params=params, edits=overrides, chosen=chosen, partial=partial)
 
 
 def load_to_build(ref: Reference, **params: Any) -> Spec:

@@ -1,10 +1,12 @@
 """Pictures that a tiny network learns in a moment, and the spec of one."""
 
+import logging
 import os
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from kerasimg import log
 from kerasimg.spec import arguments
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -78,6 +81,24 @@ def own_registry() -> Iterator[None]:
     yield
     arguments._registered.clear()
     arguments._registered.update(before)
+
+
+class Heard(logging.Handler):
+    """Gives every message to a function."""
+
+    def __init__(self, to: Callable[[str], None]) -> None:
+        super().__init__()
+        self.to = to
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.to(record.getMessage())
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[[Callable[[str], None]], None]]:
+    """listen(said.append) gives every message of kerasimg to a function, until the test ends."""
+    with ExitStack() as stack:
+        yield lambda to: stack.enter_context(log.attached(Heard(to), logging.INFO))
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> Path:
 @pytest.fixture(scope="module")
 def run(spec: Path, colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs")
-    return kerasimg.train(spec, data=colours, out=out, verbose=0, say=lambda line: None).folder
+    return kerasimg.train(spec, data=colours, out=out, verbose=0).folder
 
 
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -21,8 +21,8 @@ from kerasimg.cli.tree import leaves
 from kerasimg.errors import SpecError
 
 QUICKER = {
-    'data="photos/")': 'data="photos/", size=32, set={"fit.stages": [{"epochs": 1}]})',
-    'data="sample", lr=0.002, set': 'data="photos/", size=32, lr=0.002, set',
+    'data="photos/")': 'data="photos/", size=32, overrides={"fit.stages": [{"epochs": 1}]})',
+    'data="sample", lr=0.002, overrides': 'data="photos/", size=32, lr=0.002, overrides',
     '"zoo/mobilenet.json", num_classes=5': '"zoo/mobilenet.json", num_classes=5, weights=None',
 }
 """What an example would take too long for, or a network, and what it is run with."""
@@ -71,6 +71,17 @@ RUNNABLE = [
     if page.name != "plain-keras.md"  # tests/contract/test_plain_keras.py runs those
     for block in blocks(page, "python")
 ]
+
+
+@pytest.mark.parametrize(("page", "block"), RUNNABLE, ids=[f"{page.name}-{len(block)}" for page, block in RUNNABLE])
+def test_an_example_uses_the_public_api(page: Path, block: str):
+    assert not re.search(r"^\s*(from|import) kerasimg\.", block, re.M)
+
+
+def test_the_page_of_the_api_lists_every_public_name():
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"`kerasimg\.(\w+)`", text.split("## Objects")[1]))
+    assert listed == set(kerasimg.__all__) - {"__version__"}
 
 
 @pytest.mark.parametrize(("page", "block"), RUNNABLE, ids=[f"{page.name}-{len(block)}" for page, block in RUNNABLE])

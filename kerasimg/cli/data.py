@@ -24,7 +24,7 @@ from kerasimg.cli.options import (
 )
 from kerasimg.cli.output import echo, print_result, table
 from kerasimg.cli.run import label_error_lines
-from kerasimg.cli.waiting import waiting
+from kerasimg.cli.waiting import messages, waiting
 from kerasimg.errors import CallError, DataError
 from kerasimg.files import write_json
 
@@ -191,11 +191,8 @@ def label_errors(
         from kerasimg.evaluation.label_errors import find_label_errors
         from kerasimg.training.folds import cross_val_predict
 
-    def progress(line: str) -> None:
-        if not as_json:
-            echo(line)
-
-    predicted = cross_val_predict(ref, data=data, folds=folds, set=edits, verbose=0, say=progress, **params)
+    with messages(as_json):
+        predicted = cross_val_predict(ref, data=data, folds=folds, overrides=edits, verbose=0, **params)
     rows = find_label_errors(predicted.ids, predicted.truth, predicted.probabilities, predicted.classes, task)
     result = {"n": len(predicted.ids), "found": len(rows), "folds": folds, "rows": rows}
     if out is not None:

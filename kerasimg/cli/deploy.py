@@ -10,7 +10,7 @@ import typer
 
 from kerasimg.cli.options import RUN_HELP, Json, RunArgument, RunData, Top, keras_loaded, out_option
 from kerasimg.cli.output import print_result
-from kerasimg.cli.waiting import waiting
+from kerasimg.cli.waiting import messages, waiting
 from kerasimg.errors import CallError
 
 commands = typer.Typer()
@@ -103,7 +103,7 @@ def export(
     """Export a trained classifier. The result is compared with the trained model on its own runtime."""
     with keras_loaded():
         from kerasimg.deploy.export import export
-    with waiting("exporting", as_json) as shown:
+    with waiting("exporting", as_json):
         bundles = export(
             run,
             [target.value for target in to],
@@ -120,7 +120,6 @@ def export(
             allow_uncompared=allow_uncompared,
             flash_bytes=flash_bytes,
             arena_bytes=arena_bytes,
-            say=shown.say,
         )
     result = [{"bundle": str(bundle.folder), **bundle.manifest.model_dump(mode="json")} for bundle in bundles]
     text = []
@@ -179,27 +178,28 @@ def serve(
     from kerasimg.deploy.serve.server import serve
     from kerasimg.deploy.serve.settings import MEBIBYTE
 
-    serve(
-        source,
-        api_key=None if api_key_file is None else _key(api_key_file),
-        host=host,
-        port=port,
-        workers=workers,
-        threads=threads,
-        model=model,
-        name=name,
-        top=top,
-        max_bytes=int(max_mb * MEBIBYTE),
-        max_pixels=int(max_megapixels * 1e6),
-        max_pictures=max_pictures,
-        timeout_s=timeout,
-        max_batch=max_batch,
-        max_wait_ms=max_wait_ms,
-        queue=queue,
-        connections=connections,
-        explain=explain,
-        log=log,
-    )
+    with messages(err=True):
+        serve(
+            source,
+            api_key=None if api_key_file is None else _key(api_key_file),
+            host=host,
+            port=port,
+            workers=workers,
+            threads=threads,
+            model=model,
+            name=name,
+            top=top,
+            max_bytes=int(max_mb * MEBIBYTE),
+            max_pixels=int(max_megapixels * 1e6),
+            max_pictures=max_pictures,
+            timeout_s=timeout,
+            max_batch=max_batch,
+            max_wait_ms=max_wait_ms,
+            queue=queue,
+            connections=connections,
+            explain=explain,
+            log=log,
+        )
 
 
 def _key(file: Path) -> str:

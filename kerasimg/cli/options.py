@@ -161,7 +161,7 @@ MAX_DIGITS = 18
 
 def load(ref: catalog.Reference, params: dict[str, Any], edits: dict[str, Any], partial: bool = False) -> Spec:
     """The spec of a reference with its `--set` values."""
-    return catalog.load(ref, set=edits, partial=partial, **params)
+    return catalog.load(ref, overrides=edits, partial=partial, **params)
 
 
 def assignment(text: str) -> tuple[str, str]:

@@ -225,8 +225,8 @@ def verify(
     from kerasimg.deploy.verify import verify
 
     asks = {"tolerance": tolerance, "same": same, "accuracy_drop": accuracy_drop}
-    with waiting("verifying", as_json) as shown:
-        verified = verify(bundle, data=data, expected=expected, **asks, say=shown.say)
+    with waiting("verifying", as_json):
+        verified = verify(bundle, data=data, expected=expected, **asks)
     rows = {"vectors": verified.vectors, "data": verified.data}
     result = {name: [row.model_dump(mode="json") for row in some] for name, some in rows.items()}
     manifest = verified.bundle.manifest

@@ -253,7 +253,7 @@ def lr_find(
     spec = load(ref, params, edits, partial=True)  # reports its errors before Keras is loaded
     with keras_loaded():
         from kerasimg.training.lr_find import find_learning_rate
-    with waiting("trying learning rates", as_json) as shown:
+    with waiting("trying learning rates", as_json):
         sweep = find_learning_rate(
             spec,
             data=data,
@@ -263,7 +263,6 @@ def lr_find(
             steps=steps,
             out=out,
             on_bad_image=on_bad_image.value,
-            say=shown.say,
             **weights_argument(weights),
         )
     text = [str(sweep), *([] if out is None else [f"plot: {out}"])]

@@ -41,7 +41,7 @@ from kerasimg.cli.options import (
     weights_argument,
 )
 from kerasimg.cli.output import echo, print_json, print_next, print_result, table
-from kerasimg.cli.waiting import waiting
+from kerasimg.cli.waiting import messages, waiting
 from kerasimg.errors import CallError, Fault, SpecError, printable
 from kerasimg.files import write_text
 from kerasimg.run_folder import REPORT
@@ -165,7 +165,7 @@ def train(
     from kerasimg.evaluation.report_epochs import print_stages, read_goals
 
     silent = quiet or as_json
-    told: dict[str, Any] = {"verbose": 0 if silent else _keras_verbose(), "say": _nothing if silent else echo}
+    verbose = 0 if silent else _keras_verbose()
     params, edits = assignments(assign, epochs=epochs, size=size, batch_size=batch_size, lr=lr, task=_text(task))
     if resume is not None:
         if ref or params or edits or weights or limit or out or tensorboard:
@@ -175,7 +175,9 @@ def train(
             )
         with keras_loaded():
             from kerasimg.training.train import resume as resume_training
-        run = resume_training(resume, data=data, cache=None if cache is CacheKind.auto else cache.value, **told)
+        cached = None if cache is CacheKind.auto else cache.value
+        with messages(silent):
+            run = resume_training(resume, data=data, cache=cached, verbose=verbose)
     else:
         ref, data = _spec_and_data(ref, data, "train", "RUN")
         first = _first_spec(data, task, silent) if ref is None else None
@@ -184,7 +186,8 @@ def train(
             from kerasimg.training.train import train
         how: dict[str, Any] = {"out": out or Path("runs"), "on_bad_image": on_bad_image.value, "cache": cache.value}
         how |= {"tensorboard": tensorboard, "limits": limits_argument(limit) or None, "first_spec": first}
-        run = train(spec, data=data, **how, **weights_argument(weights), **told)
+        with messages(silent):
+            run = train(spec, data=data, **how, **weights_argument(weights), verbose=verbose)
     if not silent:
         print_stages(run.history, read_goals(run.folder))
     has_scores = run.files.evaluation.metrics_file.is_file()
@@ -248,8 +251,8 @@ def tune(
         with keras_loaded():
             from kerasimg.tuning.search import resume_search
         cached = None if cache is CacheKind.auto else cache.value
-        with waiting("searching", silent) as shown, _frozen():
-            search = resume_search(resume, data=data, workers=workers, chief=chief, cache=cached, say=shown.say)
+        with waiting("searching", silent), _frozen():
+            search = resume_search(resume, data=data, workers=workers, chief=chief, cache=cached)
         _print_search(search, data, as_json)
         return
     if space and ref is not None and not catalog.is_data(ref):
@@ -264,7 +267,7 @@ def tune(
     if space:
         _print_space(loaded, as_json)
         return
-    how |= {"set": edits, **params, **weights_argument(weights)}
+    how |= {"overrides": edits, **params, **weights_argument(weights)}
     if worker is not None:
         if out is not None or workers is not None or chief is not None:
             raise CallError("--worker trains the trials of a chief; --out, --workers and --chief are for the chief")
@@ -272,8 +275,8 @@ def tune(
             from kerasimg.tuning.tuner import UsedUp
             from kerasimg.tuning.worker import work
         try:
-            with waiting("training trials", silent) as shown, _frozen():
-                trained = work(spec, chief=worker, **how, say=shown.say)
+            with waiting("training trials", silent), _frozen():
+                trained = work(spec, chief=worker, **how)
             echo(f"{trained} trials were trained here")
         except UsedUp:  # memory that TensorFlow does not give back: the same command continues in a new process
             os.execv(sys.executable, [sys.executable, "-m", "kerasimg", *sys.argv[1:]])
@@ -281,8 +284,8 @@ def tune(
     with keras_loaded():
         from kerasimg.tuning.search import tune
     how |= {"out": out or Path("runs"), "chief": chief, "workers": 1 if workers is None else workers}
-    with waiting("searching", silent) as shown, _frozen():
-        search = tune(spec, **how, say=shown.say)
+    with waiting("searching", silent), _frozen():
+        search = tune(spec, **how)
     _print_search(search, data, as_json)
 
 
@@ -321,7 +324,7 @@ def _first_spec(data: str, task: TaskName | None, silent: bool) -> dict[str, Any
 
     kind: Any = _text(task)
     with waiting("looking at the images", silent) as shown:
-        return spec_for(data, kind, shown.progress, shown.say)
+        return spec_for(data, kind, shown.progress)
 
 
 def _default_wish(task: str | None) -> Wish:
@@ -359,10 +362,6 @@ def _keras_verbose() -> str | int:
     """How Keras reports its epochs: with bars on a terminal that has colours, elsewhere with a line for each."""
     plain = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
     return "auto" if sys.stdout.isatty() and not plain else LINE_PER_EPOCH
-
-
-def _nothing(line: str) -> None:
-    """Print nothing."""
 
 
 def _print_search(search: Any, data: str | None, as_json: bool) -> None:

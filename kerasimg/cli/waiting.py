@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -10,7 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import typer
+from kerasimg import log
+from kerasimg.cli.output import echo
 
 PATIENCE_S = 2.0
 """A wait that is no longer is not told."""
@@ -47,7 +49,7 @@ class Waiting:
             return
         with self.lock:
             self._wipe()
-            typer.echo(line)
+            echo(line)
             self.begun = time.monotonic()
 
     def progress(self, done: int, of: int) -> None:
@@ -100,9 +102,43 @@ def waiting(what: str, silent: bool = False) -> Iterator[Waiting]:
     """
     shown = Waiting(what, not silent and sys.stderr is not None, silent, in_lines=not _is_terminal())
     try:
-        yield shown
+        with log.attached(_Lines(shown), logging.WARNING if silent else logging.DEBUG):
+            yield shown
     finally:
         shown.end()
+
+
+@contextmanager
+def messages(silent: bool = False, err: bool = False) -> Iterator[None]:
+    """Print the messages of the package while the block runs, unless silent.  err: to standard error."""
+    with log.attached(_Print(err), logging.WARNING if silent else logging.INFO):
+        yield
+
+
+class _Print(logging.Handler):
+    """Prints each message."""
+
+    def __init__(self, err: bool) -> None:
+        super().__init__()
+        self.err = err
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.INFO:
+            echo(record.getMessage(), err=self.err)
+
+
+class _Lines(logging.Handler):
+    """Shows the messages of the package: lines that stay, and how many images are processed."""
+
+    def __init__(self, shown: Waiting) -> None:
+        super().__init__()
+        self.shown = shown
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.INFO:
+            self.shown.say(record.getMessage())
+        elif hasattr(record, log.DONE):
+            self.shown.progress(getattr(record, log.DONE), getattr(record, log.TOTAL))
 
 
 def _is_terminal() -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, Final, Literal, NamedTuple, get_args
 
-from kerasimg import catalog
+from kerasimg import catalog, log
 from kerasimg.data.look import Look, look
 from kerasimg.data.parallel import Progress
 from kerasimg.data.sources import Data, open_source, task_of
@@ -57,7 +57,6 @@ def spec_for(
     data: Data,
     task: Task | None = None,
     progress: Progress | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """The spec that `kerasimg init` writes for these images, as a document, for training without a spec.
 
@@ -65,14 +64,13 @@ def spec_for(
         data: labelled images, as for `kerasimg.train`.
         task: what the labels mean; None: as they are, see `task_of`.
         progress: called with how many images were looked at, and of how many.
-        say: called with lines for the user: what the images are, which recipe was chosen, and why.
     """
     seen = look_at(data, task, progress)
     for line in describe(seen):
-        say(line)
+        log.info(line)
     document = first_spec(name_of(data), seen, Wish(task=task))
     recipe = document["extends"]
-    say(f"no spec given; using {recipe}: {document['// extends'].partition('. `')[0]}")
+    log.info(f"no spec given; using {recipe}: {document['// extends'].partition('. `')[0]}")
     return document
 
 

@@ -17,7 +17,6 @@ from typing import IO, BinaryIO
 import numpy as np
 import PIL.ExifTags
 import PIL.Image
-import PIL.ImageFile
 
 from kerasimg.data import jpeg, tiff
 from kerasimg.data.pixels import FOUR, value_fault
@@ -141,11 +140,7 @@ def to_plain(image: PIL.Image.Image) -> PIL.Image.Image:
     Raises:
         BadImage: if it cannot be loaded, or its values are out of range.
     """
-    if not image.width * image.height:
-        raise BadImage("has no pixels")
     _check_size(image.width * image.height)
-    if isinstance(image, PIL.ImageFile.ImageFile) and image.fp is None and image.tile:
-        raise BadImage("was closed before its pixels were read; call image.load() while its file is open")
     tags = tiff.tags_of(image)
     if tags and (reason := tiff.fault(tags)):
         raise BadImage(reason)

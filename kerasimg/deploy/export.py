@@ -17,14 +17,14 @@ from typing import Any
 
 import keras
 
+from kerasimg import log
 from kerasimg.data.sources import Data
 from kerasimg.deploy import manifest as manifests
 from kerasimg.deploy.bundle import CLASSES, PREPROCESS, README, Bundle, described
 from kerasimg.deploy.exporting import Exporting, Options, prepare
 from kerasimg.deploy.gate import Gated, gate
 from kerasimg.deploy.manifest import InputType, Manifest, Precision
-from kerasimg.deploy.parity import Asks, require
-from kerasimg.deploy.parity import say as told
+from kerasimg.deploy.parity import Asks, line_of, require
 from kerasimg.deploy.readme import readme
 from kerasimg.deploy.serve import dockerfile
 from kerasimg.deploy.targets import TARGETS, target
@@ -39,12 +39,6 @@ PACKAGES = (
     "openvino",
 )
 """Whose versions a manifest tells, where they are installed."""
-
-Say = Callable[[str], None]
-
-
-def _silent(line: str) -> None:
-    """Say nothing."""
 
 
 def export(
@@ -64,7 +58,6 @@ def export(
     allow_uncompared: bool = False,
     flash_bytes: int | None = None,
     arena_bytes: int | None = None,
-    say: Say = _silent,
 ) -> list[Bundle]:
     """Write a bundle for each target, and hold every model in it to what the trained one says of the test pictures.
 
@@ -96,11 +89,11 @@ def export(
     chosen = {name: _fitted(name, options) for name in names}
     if keras.backend.backend() != "tensorflow":
         how = {**asks._asdict(), "pictures": pictures, "allow_uncompared": allow_uncompared}
-        return _in_tensorflow(run, names, options, out, data, how, say)
+        return _in_tensorflow(run, names, options, out, data, how)
     exporting = prepare(run, data=data, pictures=pictures)
     root = _root(exporting, out)
     bundles = [
-        _export_one(replace(exporting, options=fitted), name, root / name, asks, say) for name, fitted in chosen.items()
+        _export_one(replace(exporting, options=fitted), name, root / name, asks) for name, fitted in chosen.items()
     ]
     failed: list[str] = []
     if not (exporting.compared or allow_uncompared):
@@ -145,7 +138,6 @@ def _in_tensorflow(
     out: str | os.PathLike[str] | None,
     data: Data | None,
     how: dict[str, Any],
-    tell: Say,
 ) -> list[Bundle]:
     """The same in a process of its own, where Keras runs on TensorFlow, whose converters write the files."""
     # A classifier that was changed in this process is not what its folder holds.
@@ -167,7 +159,7 @@ def _in_tensorflow(
         "arena_bytes": options.arena_bytes,
     }
     content = json.dumps({"run": os.fspath(where), "to": list(names), **told})
-    tell(f"Keras runs on {keras.backend.backend()} here; a process with TensorFlow writes the files")
+    log.info(f"Keras runs on {keras.backend.backend()} here; a process with TensorFlow writes the files")
     done = subprocess.run(
         [sys.executable, "-c", _CHILD],
         input=content,
@@ -182,7 +174,7 @@ def _in_tensorflow(
     except ValueError:
         raise KerasimgError(f"the process that exports ended with {done.returncode}:\n{done.stderr[-2000:]}") from None
     for line in lines:
-        tell(line)
+        log.info(line)
     if "error" in answer:
         raise RAISED.get(answer["code"], KerasimgError)(answer["error"])
     return [Bundle.open(folder) for folder in answer["bundles"]]
@@ -197,10 +189,12 @@ RAISED: dict[int, Callable[[str], KerasimgError]] = {
 
 _CHILD = """
 import json, sys
+from kerasimg import log
 from kerasimg.deploy.export import export
 from kerasimg.errors import KerasimgError
 try:
-    bundles = export(**json.load(sys.stdin), say=print)
+    with log.verbosity(1):
+        bundles = export(**json.load(sys.stdin))
 except KerasimgError as error:
     print(json.dumps({"code": error.exit_code, "error": str(error)}))
 else:
@@ -216,7 +210,7 @@ def _root(exporting: Exporting, out: str | os.PathLike[str] | None) -> Path:
     return RunFolder(exporting.run).exports
 
 
-def _export_one(exporting: Exporting, name: str, folder: Path, asks: Asks, say: Say) -> Bundle:
+def _export_one(exporting: Exporting, name: str, folder: Path, asks: Asks) -> Bundle:
     """The bundle of one target, compared; under another name until it is whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
@@ -224,13 +218,13 @@ def _export_one(exporting: Exporting, name: str, folder: Path, asks: Asks, say: 
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
-        say(f"{name}: writing {', '.join(exporting.options.precisions)}")
+        log.info(f"{name}: writing {', '.join(exporting.options.precisions)}")
         bundle = write_bundle(exporting, name, draft)
         gated = gate(exporting, bundle, asks)
         notes = {**bundle.manifest.notes, **({"not_compared": gated.left} if gated.left else {})}
         manifest = bundle.manifest.model_copy(update={"parity": gated.rows, "notes": notes})
         manifests.write(draft / manifests.FILE, manifest)
-        _tell(gated, say)
+        _report(gated)
         _put(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -286,11 +280,11 @@ def write_bundle(exporting: Exporting, name: str, folder: Path) -> Bundle:
     return Bundle.open(folder, check=False)
 
 
-def _tell(gated: Gated, tell: Say) -> None:
+def _report(gated: Gated) -> None:
     for row in gated.rows:
-        tell(f"  {told(row)}; {row.bytes:,} bytes, {row.p50_ms:.2f} ms (p95 {row.p95_ms:.2f}), {row.runtime}")
+        log.info(f"  {line_of(row)}; {row.bytes:,} bytes, {row.p50_ms:.2f} ms (p95 {row.p95_ms:.2f}), {row.runtime}")
     for path, why in gated.left.items():
-        tell(f"  {path}: not compared: {why}")
+        log.info(f"  {path}: not compared: {why}")
 
 
 def _put(draft: Path, folder: Path) -> None:

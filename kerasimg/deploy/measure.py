@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerasimg import log
 from kerasimg.data.parallel import cores
 from kerasimg.data.sources import Data
 from kerasimg.deploy import litert_file
@@ -32,8 +33,6 @@ from kerasimg.run_folder import MODEL
 MEASURED: tuple[str, ...] = ("litert", "onnx", "openvino", "savedmodel")
 """Targets that are measured where none is named and what they need is installed."""
 
-Say = Callable[[str], None]
-
 
 def measure(
     run: ClassifierReference,
@@ -42,7 +41,6 @@ def measure(
     precision: Precision | Sequence[Precision] | None = None,
     batch: int | None = None,
     data: Data | None = None,
-    say: Say = lambda line: None,
 ) -> dict[str, Any]:
     """What a trained classifier costs; it is exported into a folder that is removed again, and not compared.
 
@@ -67,7 +65,7 @@ def measure(
         for name in names:
             options = Options(_precisions(exporting, name, precision), batch or target(name).batch)
             target(name).require(name)
-            say(f"{name}: {', '.join(options.precisions)}")
+            log.info(f"{name}: {', '.join(options.precisions)}")
             (Path(folder) / name).mkdir()
             bundle = write_bundle(replace(exporting, options=options), name, Path(folder) / name)
             rows += _rows(bundle)

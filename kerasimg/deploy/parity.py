@@ -138,7 +138,7 @@ def accuracy(decided: np.ndarray, truth: ArrayLike | None) -> float | None:
     return None if truth is None else float(agree(decided, np.asarray(truth)).mean())
 
 
-def say(row: Parity) -> str:
+def line_of(row: Parity) -> str:
     """One line."""
     if row.greatest_difference is None:
         return f"{row.path}: gives what is no number"
@@ -160,7 +160,7 @@ def require(where: object, rows: Iterable[Parity]) -> None:
         return
     lines = []
     for row in failed:
-        lines.append(f"{where}: {say(row)}")
+        lines.append(f"{where}: {line_of(row)}")
         lines += [f"    {one.picture}: by {one.difference:.2g}, {one.before} -> {one.after}" for one in row.worst]
     lines.append(
         "manifest.json says so, too; take another precision, or allow more (--tolerance, --same, --accuracy-drop)"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kerasimg import log
 from kerasimg.data.decode import decode
 from kerasimg.data.items import PART_NAMES, ManyFaults
 from kerasimg.data.loading import Loader
@@ -17,7 +18,7 @@ from kerasimg.data.picture import BadImage
 from kerasimg.data.sources import Data, Source, open_source
 from kerasimg.deploy.bundle import Bundle, Vector
 from kerasimg.deploy.manifest import ModelFile, Parity
-from kerasimg.deploy.parity import Asked, Asks, accuracy, compare, latency, require, say, tolerance_of
+from kerasimg.deploy.parity import Asked, Asks, accuracy, compare, latency, line_of, require, tolerance_of
 from kerasimg.deploy.runtimes import Runtime, open_runtime, stand_in
 from kerasimg.errors import CallError, Fault, GateError
 from kerasimg.evaluation.predictions import decide, read_predictions
@@ -29,8 +30,6 @@ LOADED = 64
 
 PIXEL_STEPS = 4
 """How far a pixel of a test picture may be from the one that was expected: JPEG decoders may round otherwise."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,7 +55,6 @@ def verify(
     tolerance: float | None = None,
     same: float | None = None,
     accuracy_drop: float | None = None,
-    say: Say = lambda line: None,
 ) -> Verified:
     """Hold a bundle to its own test pictures, and to others where they are given.
 
@@ -78,7 +76,7 @@ def verify(
     for model in opened.models:
         runtime = open_runtime(opened, stand_in(model) or model)
         try:
-            _verify_one(found, model, runtime, vectors, (source, asked), Asks(tolerance, same, accuracy_drop), say)
+            _verify_one(found, model, runtime, vectors, (source, asked), Asks(tolerance, same, accuracy_drop))
         finally:
             runtime.close()
     require(opened.folder, [*found.vectors, *found.data])
@@ -92,7 +90,6 @@ def _verify_one(
     vectors: list[Vector],
     others: tuple[Source | None, Asked | None],
     asks: Asks,
-    tell: Say,
 ) -> None:
     """Add one model's rows to what was found."""
     bundle = found.bundle
@@ -104,7 +101,7 @@ def _verify_one(
     own = Asked([one.name for one in vectors], np.stack([one.probabilities for one in vectors]), None)
     found.vectors.append(compare(bundle, model, own, _of_vectors(runtime, vectors), tolerance, runtime.name, took))
     row = found.vectors[-1]
-    tell(f"{say(row)}; {row.p50_ms:.2f} ms (p95 {row.p95_ms:.2f}), {row.runtime}")
+    log.info(f"{line_of(row)}; {row.p50_ms:.2f} ms (p95 {row.p95_ms:.2f}), {row.runtime}")
     source, asked = others
     if source is None:
         return
@@ -112,10 +109,10 @@ def _verify_one(
     right = accuracy(decide(answers, bundle.task, bundle.thresholds)[0], source.label_ids())
     found.accuracy[model.path] = float(right or 0)
     if asked is None:
-        tell(f"{model.path}: accuracy {right:.4f} on {len(source):,} pictures of {source.where}")
+        log.info(f"{model.path}: accuracy {right:.4f} on {len(source):,} pictures of {source.where}")
         return
     found.data.append(compare(bundle, model, asked, answers, tolerance, runtime.name, took))
-    tell(f"{source.where}: {say(found.data[-1])}")
+    log.info(f"{source.where}: {line_of(found.data[-1])}")
 
 
 def _of_vectors(runtime: Runtime, vectors: list[Vector]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from kerasimg import log
 from kerasimg.catalog import load
 from kerasimg.errors import KerasimgError
 from kerasimg.evaluation import report_drawing as drawing
@@ -57,9 +58,7 @@ def report(run: RunReference, *, out: str | os.PathLike[str] | None = None) -> P
     return _write(files, files.report_file if out is None else Path(out), _classifier(files))
 
 
-def write_report(
-    run: RunReference, say: Callable[[str], None] = print, classifier: Classifier | None = None
-) -> Path | None:
+def write_report(run: RunReference, classifier: Classifier | None = None) -> Path | None:
     """As `report`, for the end of a training: where it fails it says why, and the run is none the worse.
 
     classifier: the run's own, where it is at hand, which saves to open it.
@@ -69,7 +68,7 @@ def write_report(
         return report(run) if classifier is None else _write(files, files.report_file, classifier)
     except Exception as error:  # a page that cannot be drawn must not cost a trained model
         again = f"kerasimg run report {folder_of(run)}"
-        say(f"no report could be written ({type(error).__name__}: {error}); try again: {again}")
+        log.info(f"no report could be written ({type(error).__name__}: {error}); try again: {again}")
         return None
 
 

@@ -48,7 +48,7 @@ def build(
     What the spec offers a search besides is not looked at; `kerasimg.load` checks it.
     Raises SpecError when the spec is wrong or its model too large, WeightsError when weights are missing or do not fit.
     """
-    if weights is AS_THE_SPEC_SAYS:
+    if weights == AS_THE_SPEC_SAYS:
         weights = own_weights(ref) or weights
     return construct(load_to_build(ref, **params), weights=weights, limits=limits).model
 
@@ -73,7 +73,7 @@ def construct(
     if packed is not None:
         weights_files.load_pack(model, packed, but_the_head=True)
     elif whole is not None:
-        weights_files.load_into(model, whole, but_the_head=weights is AS_THE_SPEC_SAYS)
+        weights_files.load_into(model, whole, but_the_head=weights == AS_THE_SPEC_SAYS)
     return Built(model, graph.members, graph.inside)
 
 
@@ -102,7 +102,7 @@ def _check_given_weights(graph: Graph, weights: Any) -> Path | None:
         if unknown := weights.keys() - set(names):
             raise CallError(f"weights: no backbone {sorted(unknown)} (backbones: {', '.join(names) or 'none'})")
         return None
-    if weights is AS_THE_SPEC_SAYS:
+    if weights == AS_THE_SPEC_SAYS:
         return weights_files.own_file(graph.spec) if not names else None
     if weights is None:
         return None

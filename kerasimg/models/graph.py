@@ -187,7 +187,7 @@ class Graph:
         shape: tuple[int, int, int],
     ) -> Path | None:
         given = self._given(call)
-        from_caller = given is not AS_THE_SPEC_SAYS
+        from_caller = given != AS_THE_SPEC_SAYS
         wanted = given if from_caller else named
         try:
             if wanted is None:

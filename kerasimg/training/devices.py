@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 
+from kerasimg import log
 from kerasimg.models.build import leaves
 from kerasimg.spec.load import Spec
 from kerasimg.training.distillation import has_teacher
 from kerasimg.training.trial import batch_size_of
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +123,7 @@ class Shared(keras.Model):
         return super().compute_metrics(x, y, y_pred, there)
 
 
-def devices_for(spec: Spec, say: Say) -> Devices:
+def devices_for(spec: Spec) -> Devices:
     """The devices that a training is spread over: all there are, where `fit.distribute` is "auto", else one.
 
     As many are taken as divide the batch. What was found is told in a line.
@@ -132,21 +131,21 @@ def devices_for(spec: Spec, say: Say) -> Devices:
     if spec.fit.distribute == "off":
         return ONE
     if keras.backend.backend() == "torch":
-        say("devices: one, since Keras trains on several under JAX and TensorFlow, not under PyTorch")
+        log.info("devices: one, since Keras trains on several under JAX and TensorFlow, not under PyTorch")
         return ONE
     names = _names()
     if len(names) > 1 and has_teacher(spec):
-        say(f"devices: one of {len(names)}, since Keras' Distiller leaves out of account how much a row weighs")
+        log.info(f"devices: one of {len(names)}, since Keras' Distiller leaves out of account how much a row weighs")
         return ONE
     size = batch_size_of(spec)
     count = max(number for number in range(1, len(names) + 1) if size % number == 0)
     if count == 1:
         why = "there is no other" if len(names) == 1 else f"batches of {size} cannot be parted evenly among more"
-        say(f"devices: one of {len(names)}; {why}")
+        log.info(f"devices: one of {len(names)}; {why}")
         return ONE
     chosen = tuple(names[:count])
     left = f", {len(names) - count} left idle, since {size} cannot be parted evenly" if count < len(names) else ""
-    say(f"devices: {count} ({', '.join(chosen)}{left}), with {size // count} of a batch's {size} pictures each")
+    log.info(f"devices: {count} ({', '.join(chosen)}{left}), with {size // count} of a batch's {size} pictures each")
     return Devices(chosen, _strategy(chosen))
 
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import keras
 
+from kerasimg import log
 from kerasimg.errors import Interrupted, KerasimgError
 from kerasimg.keras_internals import build_metrics, has_averages_in_place
 from kerasimg.models.frozen import split_frozen
@@ -31,8 +32,6 @@ from kerasimg.training.rates import Rates, layer_factors, learning_rate, rates_o
 from kerasimg.training.speed import part_of, steps_at_a_time
 from kerasimg.training.splits import seed_of
 from kerasimg.training.watch import Interruption, Watch
-
-Say = Callable[[str], None]
 
 
 class Diverged(KerasimgError):
@@ -73,13 +72,13 @@ class Hooks:
 class Execution(Protocol):
     """How the steps of a stage are run."""
 
-    def plan(self, experiment: Experiment, index: int, notes: Mapping[str, Any], say: Say) -> FeaturePlan:
+    def plan(self, experiment: Experiment, index: int, notes: Mapping[str, Any]) -> FeaturePlan:
         """How the frozen part of a stage's model is computed, and the model to train."""
 
     def compile(self, experiment: Experiment, index: int, plan: FeaturePlan, callbacks: Sequence[Any]) -> int:
         """Make the model ready for a stage, its optimizer built; the steps that are run at a time."""
 
-    def run(self, experiment: Experiment, plan: FeaturePlan, watch: Watch, say: Say) -> None:
+    def run(self, experiment: Experiment, plan: FeaturePlan, watch: Watch) -> None:
         """Train from where `watch` is until `watch.until`, or until a callback has set `model.stop_training`."""
 
 
@@ -99,7 +98,6 @@ class Engine:
         last: int | None = None,
         interruption: Interruption | None = None,
         verbose: int | str = 0,
-        say: Say = lambda line: None,
     ) -> None:
         """Epochs are numbered from 0, over all stages.
 
@@ -117,7 +115,6 @@ class Engine:
         self.first, self.last = first, last
         self.interruption = interruption or Interruption()
         self.verbose = verbose
-        self.say = say
         self.epoch = 0
         """Epochs that are done, over all stages."""
         self.dismissed = False
@@ -187,12 +184,12 @@ class Engine:
             self.epoch = end
             return True
         whole = experiment.at(index).built.model
-        plan = self.execution.plan(experiment, index, self.hooks.notes(index), self.say)
+        plan = self.execution.plan(experiment, index, self.hooks.notes(index))
         added = list(self.hooks.callbacks(plan.model, whole))
         at_a_time = self.execution.compile(experiment, index, plan, [*self.callbacks, *added])
-        self.say(f"stage {index + 1} of {len(self.spec.fit.stages)}: {stages.describe(whole)}")
+        log.info(f"stage {index + 1} of {len(self.spec.fit.stages)}: {stages.describe(whole)}")
         if plan.line:
-            self.say(plan.line)
+            log.info(plan.line)
         self.hooks.begin(index, self._notes(plan, at_a_time))
         self.history.stage = index
         best = stages.best_of(stage)
@@ -220,7 +217,7 @@ class Engine:
             watch.go_on_from(resumed)
         watch.epoch = max(watch.epoch, self.first)
         plan.model.stop_training = False
-        self.execution.run(experiment, plan, watch, self.say)
+        self.execution.run(experiment, plan, watch)
         self.epoch = watch.epoch + 1
         watch.finish()
         self._require_finite(watch)
@@ -248,7 +245,7 @@ class Engine:
         """Put the weights in place that the stage hands on, and save them."""
         if best is not None and best.figure is not None:
             model.set_weights(best.weights)
-            self.say(f"kept the weights of epoch {best.epoch + 1} ({best.monitor} {best.figure:.4g})")
+            log.info(f"kept the weights of epoch {best.epoch + 1} ({best.monitor} {best.figure:.4g})")
         elif stages.has_averages(model) and not any(has_averages_in_place(one) for one in self.callbacks):
             model.set_weights(stages.handed_on(model))
         self.hooks.end(index, self.experiment.at(index).built.model)
@@ -288,9 +285,9 @@ class KerasFit:
         self._compiled: Any = None
         self._shared: dict[int, tuple[Any, Any]] = {}
 
-    def plan(self, experiment: Experiment, index: int, notes: Mapping[str, Any], say: Say) -> FeaturePlan:
+    def plan(self, experiment: Experiment, index: int, notes: Mapping[str, Any]) -> FeaturePlan:
         """How the frozen part of a stage's model is computed, and the model to train."""
-        plan = plan_stage(experiment, index, notes, say)
+        plan = plan_stage(experiment, index, notes)
         if has_teacher(experiment.spec):
             return plan
         if id(plan.model) not in self._shared:
@@ -316,7 +313,7 @@ class KerasFit:
         self._compiled = (plan.model, wanted)
         return wanted
 
-    def run(self, experiment: Experiment, plan: FeaturePlan, watch: Watch, say: Say) -> None:
+    def run(self, experiment: Experiment, plan: FeaturePlan, watch: Watch) -> None:
         """Train from where `watch` is until `watch.until`, or until a callback ends it."""
         even, model, epoch = experiment.devices.even, plan.model, watch.epoch
         with running(experiment.devices, model):
@@ -334,7 +331,7 @@ class KerasFit:
             if epoch < watch.until and not model.stop_training:
                 endless = even(plan.train(first_epoch=epoch, epochs=None))
                 if plan.mode != "cached" and (shortage := experiment.cache.shortage()):
-                    say(shortage)
+                    log.info(shortage)
                 model.fit(endless, steps_per_epoch=watch.steps, initial_epoch=epoch, epochs=watch.until, **common)
 
 
@@ -360,9 +357,7 @@ def make_callbacks(spec: Spec) -> list[Any]:
     return [make("callbacks", one) for one in spec.fit.callbacks]
 
 
-def plan_stage(
-    experiment: Experiment, index: int, notes: Mapping[str, Any] = {}, say: Say = lambda line: None
-) -> FeaturePlan:
+def plan_stage(experiment: Experiment, index: int, notes: Mapping[str, Any] = {}) -> FeaturePlan:
     """How the frozen part of a stage is computed; a stage that is resumed does as its notes say."""
     spec, sized, devices = experiment.spec, experiment.at(index), experiment.devices
     whole, settings = sized.built.model, settings_of(spec)
@@ -383,7 +378,6 @@ def plan_stage(
         cache=experiment.cache,
         precision=notes.get("precision", "auto"),
         straight=keras.backend.backend() != "tensorflow" and devices.strategy is None,
-        say=say,
     )
     # By its policy Keras decides whether the loss is scaled, so that small gradients do not vanish in float16.
     plan.model.dtype_policy = whole.dtype_policy

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from kerasimg import log
 from kerasimg.data.augment import Augmentation
 from kerasimg.data.cache import about_pixels, open_cache
 from kerasimg.data.loading import Loader
@@ -38,7 +39,6 @@ SAFE = 4096.0
 REPORT_S = 4.0
 """Seconds between two lines on how far the computing is."""
 
-Say = Callable[[str], None]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -114,10 +114,10 @@ def stored_as(features: Sequence[np.ndarray]) -> Stored:
     return "float16" if max(float(np.abs(one).max(initial=0)) for one in features) < SAFE else "float32"
 
 
-def rows_of(recipe: Recipe, source: Source, indices: np.ndarray, views: int, cache: Any, say: Say, what: str) -> Rows:
+def rows_of(recipe: Recipe, source: Source, indices: np.ndarray, views: int, cache: Any, what: str) -> Rows:
     """The features of pictures, in `views` views where the recipe augments, else in one.
 
-    what: names the pictures in the lines that `say` gets.
+    what: names the images in the messages.
     """
     store = Store(recipe.about(source, indices))
     shapes = recipe.engine.split.shapes
@@ -129,7 +129,7 @@ def rows_of(recipe: Recipe, source: Source, indices: np.ndarray, views: int, cac
     content = source.keys(indices)
     for view in range(total // count):
         numbers = view * 2**32 + np.arange(count) if recipe.augmentation else None
-        _fill_view(recipe, store, source, indices, row_keys(content, numbers), view, rows, cache, say, what)
+        _fill_view(recipe, store, source, indices, row_keys(content, numbers), view, rows, cache, what)
     return rows
 
 
@@ -142,7 +142,6 @@ def _fill_view(
     view: int,
     rows: Rows,
     cache: Any,
-    say: Say,
     what: str,
 ) -> None:
     """One view of all pictures: what is on disk is copied, the rest computed and kept."""
@@ -164,7 +163,7 @@ def _fill_view(
     begun, told, fresh = time.perf_counter(), time.perf_counter(), []
     if view == 0:
         views = len(rows.parts[0]) // rows.count
-        say(f"computing features of {len(missing):,} {what}" + (f", {views} views of each" if views > 1 else ""))
+        log.info(f"computing features of {len(missing):,} {what}" + (f", {views} views of each" if views > 1 else ""))
     each = max(1, min(ROWS_PER_FILE, BYTES_PER_FILE // max(1, rows.nbytes // len(rows.parts[0]))))
     done = 0
     for places, features, labels in _computed(recipe, source, indices, missing, view, cache):
@@ -183,7 +182,7 @@ def _fill_view(
         if time.perf_counter() - told > REPORT_S:
             told = time.perf_counter()
             rate = done / (told - begun)
-            say(f"features of {what}: {done:,} of {len(missing):,}, {rate:,.0f} pictures/s")
+            log.info(f"features of {what}: {done:,} of {len(missing):,}, {rate:,.0f} pictures/s")
     if fresh:
         rows.kept &= _keep(store, keys, rows, first, np.concatenate(fresh))
     rows.computed += done

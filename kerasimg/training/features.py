@@ -12,7 +12,7 @@ What is trained are the model's own layers in each case, so nothing has to be pu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -38,8 +38,6 @@ from kerasimg.training.straight import picture_batches, row_batches
 
 Mode = Literal["off", "cached", "fresh"]
 Wanted = Literal["auto", "off", "cached", "fresh"]
-Say = Callable[[str], None]
-
 WORTH = 0.1
 """Share of a training step's work that the frozen part must be, for `auto` to cut the model."""
 LARGEST_SEAM = 4.0
@@ -234,7 +232,6 @@ def plan_features(
     cache: Any = "auto",
     precision: Precision = "auto",
     straight: bool = False,
-    say: Say = lambda line: None,
 ) -> FeaturePlan:
     """Decide how a stage's frozen part is computed, and compute what is computed once.
 
@@ -267,9 +264,9 @@ def plan_features(
         return _off(model, job, mode, reason)
     stored = stored_as(engine.compute(images))
     try:
-        rows = _rows(job, engine, chosen, turns, say, stored)
+        rows = _rows(job, engine, chosen, turns, stored)
     except DoesNotFit:
-        rows = _rows(job, engine, chosen, turns, say, "float32")
+        rows = _rows(job, engine, chosen, turns, "float32")
     return FeaturePlan(chosen, _line(chosen, engine, rows, job, turns), split.rest, job, engine, rows)
 
 
@@ -360,7 +357,7 @@ def _no_use(engine: Engine, mode: Wanted) -> No | None:
     return None
 
 
-def _rows(job: Job, engine: Engine, chosen: Mode, turns: int, say: Say, stored: Stored) -> dict[Part, Rows]:
+def _rows(job: Job, engine: Engine, chosen: Mode, turns: int, stored: Stored) -> dict[Part, Rows]:
     rows: dict[Part, Rows] = {}
     plain = Recipe(engine, job.image, stored, targets=job.targets)
     if chosen == "cached":
@@ -369,11 +366,11 @@ def _rows(job: Job, engine: Engine, chosen: Mode, turns: int, say: Say, stored: 
             recipe = Recipe(
                 engine, job.image, stored, job.augment, job.augmentation, job.seed, job.batch_size, job.targets
             )
-        rows["train"] = rows_of(recipe, job.source, job.parts["train"], turns, job.cache, say, "training pictures")
+        rows["train"] = rows_of(recipe, job.source, job.parts["train"], turns, job.cache, "training pictures")
     if "validation" in job.parts:
         indices = job.parts["validation"]
         if len(indices) * engine.split.elements * 4 <= memory_room():
-            rows["validation"] = rows_of(plain, job.source, indices, 1, job.cache, say, "validation pictures")
+            rows["validation"] = rows_of(plain, job.source, indices, 1, job.cache, "validation pictures")
     return rows
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
+from kerasimg import log
 from kerasimg.catalog import Reference, own_weights
 from kerasimg.data.cache import Cache
 from kerasimg.data.sources import Data, Source
@@ -32,30 +33,30 @@ def cross_val_predict(
     *,
     data: Data,
     folds: int = FOLDS,
-    set: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     verbose: int | str = "auto",
-    say: Callable[[str], None] = print,
     **params: Any,
 ) -> Predictions:
     """Train a spec `folds` times, each time without one part of the pictures, and predict that part.
 
-    ref, data, set, params, verbose, say: as for `train`.  folds: 2 or more; the parts that the data names do not count.
+    ref, data, overrides, params, verbose: as for `train`.
+    folds: 2 or more; the parts that the data names do not count.
     Within each fold the spec's validation share is drawn from the pictures that are trained on. The runs are not kept.
 
     Returns the predictions in the order of the data; each picture's is out of fold.
     """
     if folds < 2:
         raise CallError(f"folds: expected 2 or more, got {folds}")
-    spec, source = load_for(ref, data, set, params)
+    spec, source = load_for(ref, data, overrides, params)
     check_teacher_place(spec)
-    say(source.describe())
+    log.info(source.describe())
     fold_of = _folds(source, folds, seed_of(spec), group_numbers_of(spec, source))
     cache = Cache("auto")
-    source = check_images(source, spec, "fail", cache, say)
-    choices = Choices(None, say)
+    source = check_images(source, spec, "fail", cache)
+    choices = Choices(None)
     p: Any = None
     for fold in range(folds):
-        say(f"fold {fold + 1} of {folds}")
+        log.info(f"fold {fold + 1} of {folds}")
         parts = _parts(source, fold_of == fold, spec)
         experiment = prepare(
             spec,
@@ -65,9 +66,8 @@ def cross_val_predict(
             cache=cache,
             parts=parts,
             choices=choices,
-            say=say,
         )
-        Engine(experiment, verbose=verbose, say=say).train()
+        Engine(experiment, verbose=verbose).train()
         classifier = Classifier(experiment.built.model, experiment.spec, source.classes, None)
         found = predicted(classifier, source, parts["test"])
         p = np.zeros((len(source), *found.shape[1:]), found.dtype) if p is None else p

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from kerasimg import log
 from kerasimg.callbacks import LearningRateFinder
 from kerasimg.catalog import Reference
 from kerasimg.data.check import OnBadImage
@@ -79,8 +80,7 @@ def find_learning_rate(
     limits: Mapping[str, int] | None = None,
     on_bad_image: OnBadImage = "fail",
     cache: Any = "auto",
-    set: Mapping[str, Any] | None = None,
-    say: Callable[[str], None] = print,
+    overrides: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> RateSweep:
     """Raise the learning rate from `low` to `high` in `steps` steps, and watch the loss (Smith 2017, arXiv:1506.01186).
@@ -98,24 +98,23 @@ def find_learning_rate(
     experiment = prepare(
         ref,
         data,
-        edits=set,
+        edits=overrides,
         params=params,
         weights=weights,
         limits=limits,
         on_bad_image=on_bad_image,
         cache=cache,
-        say=say,
     )
     count = len(experiment.spec.fit.stages)
     if not 1 <= stage <= count:
         raise CallError(f"stage: expected 1 to {count}, got {stage}")
     index = stage - 1
     experiment.enter(index)
-    plan = KerasFit().plan(experiment, index, {}, say)
+    plan = KerasFit().plan(experiment, index, {})
     with experiment.devices.scope():
         compile_model(experiment, plan.model, sweep_optimizer(experiment, index, low))
     finder = LearningRateFinder(low, high, steps)
-    say(f"{steps} steps, {steps / experiment.steps:.1f} epochs, at rates of {low:g} to {high:g}")
+    log.info(f"{steps} steps, {steps / experiment.steps:.1f} epochs, at rates of {low:g} to {high:g}")
     with running(experiment.devices, plan.model):
         batches = experiment.devices.even(plan.train(epochs=None))
         plan.model.fit(batches, steps_per_epoch=steps, epochs=1, callbacks=[finder], shuffle=False, verbose=0)

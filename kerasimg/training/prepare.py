@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from kerasimg import log
 from kerasimg.catalog import Reference, load, own_weights
 from kerasimg.data.cache import Cache
 from kerasimg.data.check import OnBadImage, require_sound
@@ -36,8 +37,6 @@ from kerasimg.training.objective import Objective, make_objective
 from kerasimg.training.splits import Parts, seed_of, split_images
 from kerasimg.training.stages import Size, size_of
 from kerasimg.training.trial import Choices, batch_size_of, dtype_policy, precision_of
-
-Say = Callable[[str], None]
 
 
 class Sized(NamedTuple):
@@ -122,7 +121,6 @@ def prepare(
     choices: Choices | None = None,
     make: Callable[[Spec], Models] | None = None,
     distribute: bool = True,
-    say: Say = lambda line: None,
 ) -> Experiment:
     """Everything that a training needs, checked.
 
@@ -139,7 +137,6 @@ def prepare(
         choices: what earlier probes chose; None: each "auto" is probed.
         make: makes the models of a spec; None: new ones.
         distribute: whether the training may run on several devices.
-        say: gets a line for each thing worth knowing.
 
     Returns:
         The experiment.
@@ -149,22 +146,22 @@ def prepare(
         DataError: if an image cannot be read.
         WeightsError: if weights are missing or do not fit.
     """
-    if weights is AS_THE_SPEC_SAYS:
+    if weights == AS_THE_SPEC_SAYS:
         weights = own_weights(ref) or weights
     if isinstance(data, Source) and isinstance(ref, Spec):
         spec, source = ref, data  # whoever loaded the spec has checked where its teacher is
     else:
         spec, source = load_for(ref, data, edits, params)
         check_teacher_place(spec)
-        say(source.describe())
+        log.info(source.describe())
     spec, teacher = locate_teacher(spec)
-    spec, tried = (choices or Choices(limits, say)).settle(spec, source)
-    devices = devices_for(spec, say) if distribute else ONE
+    spec, tried = (choices or Choices(limits)).settle(spec, source)
+    devices = devices_for(spec) if distribute else ONE
     sized = make(spec) if make else make_models(spec, weights, limits, devices)
     check_model(spec, source, sized)
     kept = cache if isinstance(cache, Cache) else Cache(cache)
     if on_bad_image is not None:
-        source = check_images(source, sized[size_of(spec.fit.stages[0], spec)].spec, on_bad_image, kept, say)
+        source = check_images(source, sized[size_of(spec.fit.stages[0], spec)].spec, on_bad_image, kept)
     notes = teacher | ({"tried": tried} if tried else {})
     return _assemble(spec, source, parts or split_images(spec, source), sized, kept, devices, notes)
 
@@ -173,7 +170,7 @@ def load_for(
     ref: Reference, data: Data, edits: Mapping[str, Any] | None, params: Mapping[str, Any] | None
 ) -> tuple[Spec, Source]:
     """The spec, with the number of classes of the data, and the data."""
-    draft = load(ref, set=edits, partial=True, **(params or {}))
+    draft = load(ref, overrides=edits, partial=True, **(params or {}))
     source = open_source(data, draft.task, positive=draft.positive_class)
     found = {}
     if "num_classes" in draft.params:
@@ -187,17 +184,17 @@ def load_for(
     return load_again(draft, params=found, other_options=False), source
 
 
-def check_images(source: Source, spec: Spec, on_bad_image: OnBadImage, cache: Cache, say: Say) -> Source:
+def check_images(source: Source, spec: Spec, on_bad_image: OnBadImage, cache: Cache) -> Source:
     """The source, once every image was found to be readable; those that are not are left out, or raise DataError."""
     checked = require_sound(
         source,
         on_bad_image,
-        progress=lambda done, of: say(f"checked {done:,} of {of:,} pictures"),
+        progress=lambda done, of: log.info(f"checked {done:,} of {of:,} pictures"),
         image=spec.image,
         cache=cache,
     )
     if checked.skipped:
-        say(f"{len(checked.skipped):,} unreadable left out: {listed((bad.id for bad in checked.skipped), 5)}")
+        log.info(f"{len(checked.skipped):,} unreadable left out: {listed((bad.id for bad in checked.skipped), 5)}")
     return checked
 
 
@@ -242,7 +239,7 @@ def make_models(
             size = size_of(stage, spec)
             if size in made:
                 continue
-            resized = load(spec, set={"image.size": list(size)})
+            resized = load(spec, overrides={"image.size": list(size)})
             other = construct(resized, weights=None, limits=limits)
             if _shapes(other) != _shapes(built):
                 message = (

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kerasimg import log
 from kerasimg.catalog import load
 from kerasimg.data.items import ManyFaults, Part
 from kerasimg.data.readers.soft_labels import digest
@@ -24,7 +25,7 @@ from kerasimg.training.prepare import Experiment, prepare
 from kerasimg.training.run import Run
 
 
-def experiment(run: Run, data: Data | None, cache: Any, say: Callable[[str], None]) -> Experiment:
+def experiment(run: Run, data: Data | None, cache: Any) -> Experiment:
     """What a run was training, with the same pictures in the same parts."""
     call = run.read_json(TRAINING)
     spec = load(run.files.spec_file)
@@ -38,7 +39,7 @@ def experiment(run: Run, data: Data | None, cache: Any, say: Callable[[str], Non
             "the run was trained on arrays, which it did not keep; give them: kerasimg.resume(run, data=...)"
         )
     source = open_source(kept["where"] if data is None else data, spec.task, classes=run.classes)
-    say(source.describe())
+    log.info(source.describe())
     parts = recalled(source, kept)
     if source.soft and digest(source, parts["train"]) != call["soft_labels"]:
         raise ManyFaults([Fault(source.where, "", "the shares of the classes have changed"), _advice(source)])
@@ -50,7 +51,6 @@ def experiment(run: Run, data: Data | None, cache: Any, say: Callable[[str], Non
         on_bad_image=None,
         cache=cache or call["cache"],
         parts=parts,
-        say=say,
     )
 
 
@@ -83,7 +83,7 @@ def recalled(source: Source, kept: Mapping[str, Any]) -> dict[Part, np.ndarray]:
 
 def described(weights: Any) -> Any:
     """The argument `weights` of `train`, as JSON has it: files by their path and hash."""
-    if weights is AS_THE_SPEC_SAYS:
+    if weights == AS_THE_SPEC_SAYS:
         return "as the spec says"
     if isinstance(weights, Mapping):
         return {"each": {name: described(one) for name, one in weights.items()}}

@@ -23,14 +23,13 @@ from kerasimg.spec.load import Spec
 from kerasimg.spec.nodes import NAME
 from kerasimg.spec.pack import write_beside
 from kerasimg.spec.writing import dumps
-from kerasimg.training import run_showing
 
 PACKAGES = ("kerasimg", "keras", "tensorflow", "numpy", "pillow", "scikit-learn")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training, as its folder holds it. `print(run)` tells where it is and what it reached."""
+    """One training, as its folder holds it; `kerasimg.Run` is what users see."""
 
     folder: Path
 
@@ -164,19 +163,6 @@ class Run:
 
     def _note(self, facts: Mapping[str, Any]) -> None:
         self.files.write_training({**self.read_json(TRAINING), **facts})
-
-    def _repr_html_(self) -> str:
-        """For notebooks."""
-        return run_showing.as_html(self)
-
-    def __str__(self) -> str:
-        try:
-            scores = self.scores
-        except CallError:
-            return f"{self.folder} (no figures yet)"
-        headline = ("accuracy", "subset_accuracy", "macro_f1", "f1")
-        figures = ", ".join(f"{name} {scores[name]:.3f}" for name in headline if scores.get(name) is not None)
-        return f"{self.folder} ({figures}, on {scores['n']:,} pictures)"
 
 
 def weights_beside(spec: Spec) -> list[str]:

@@ -6,13 +6,14 @@ import errno
 import gc
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 import numpy as np
 
+from kerasimg import log
 from kerasimg.callbacks import CurvesToTensorBoard
 from kerasimg.catalog import Reference, own_weights
 from kerasimg.data.check import OnBadImage
@@ -35,8 +36,6 @@ from kerasimg.training.run import Run
 from kerasimg.training.trial import is_out_of_memory
 from kerasimg.training.watch import Interruption, patient
 
-Say = Callable[[str], None]
-
 IN_THE_PIPELINE = re.compile(rf"{ManyFaults.__name__}: (.*)")
 """How an error of TensorFlow names the picture that the pipeline could not read."""
 
@@ -54,16 +53,15 @@ def train(
     cache: Any = "auto",
     report: bool = True,
     tensorboard: bool = False,
-    set: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     first_spec: Mapping[str, Any] | None = None,
     verbose: int | str = "auto",
-    say: Say = print,
     **params: Any,
 ) -> Run:
     """Train the classifier of a spec, judge it on held-out pictures, and keep all of it in a new folder.
 
     ref: a zoo name, the path of a spec, a pack, whose weights it begins with, a dict, or a loaded spec.
-    params, set: the spec's params, and edits by path.
+    params, overrides: the spec's params, and edits by path.
     first_spec: the document that was chosen for the images, where the caller gave no spec; saved with the run.
     data: a folder with a folder per class, a manifest (.csv, .jsonl), an .npz, (images, labels), or "sample".
     out: the folder in which the run gets its own, `<name>-<k>`.
@@ -72,7 +70,7 @@ def train(
     cache: where decoded pictures are kept: "auto", "memory", "disk" or "off".
     report: write `report.html` and `MODEL_CARD.md` at the end, as `kerasimg.report` does at any later time.
     tensorboard: write the curves to `RUN/tensorboard` while it trains, for TensorBoard; needs the extra of that name.
-    verbose: as for `keras.Model.fit`.  say: told in one line what is going on.
+    verbose: as for `keras.Model.fit`.
 
     Raises SpecError, DataError, WeightsError or CallError before the first epoch; afterwards KerasimgError when the
     loss is no number any more or something is in the way, and Interrupted after Ctrl-C: `resume` goes on from there.
@@ -81,16 +79,15 @@ def train(
     experiment = prepare(
         ref,
         data,
-        edits=set,
+        edits=overrides,
         params=params,
         weights=weights,
         limits=limits,
         on_bad_image=on_bad_image,
         cache=cache,
-        say=say,
     )
     spec, source, parts = experiment.spec, experiment.source, experiment.parts
-    if weights is AS_THE_SPEC_SAYS:
+    if weights == AS_THE_SPEC_SAYS:
         weights = own_weights(ref) or weights
     call = {"weights": recall.described(weights), "limits": limits and dict(limits), "cache": recall.kind_of(cache)}
     call |= {"report": report, "tensorboard": tensorboard}
@@ -100,8 +97,8 @@ def train(
     run = Run.create(out, spec.name, lambda draft: draft.write_start(spec, source.classes, kept, call))
     if first_spec is not None:
         run.write_first_spec(first_spec)
-    say(f"training {', '.join(f'{part} {len(indices):,}' for part, indices in parts.items())} -> {run.folder}")
-    return _carry_out(experiment, run, data, verbose, say)
+    log.info(f"training {', '.join(f'{part} {len(indices):,}' for part, indices in parts.items())} -> {run.folder}")
+    return _carry_out(experiment, run, data, verbose)
 
 
 def resume(
@@ -110,12 +107,11 @@ def resume(
     data: Data | None = None,
     cache: Any = None,
     verbose: int | str = "auto",
-    say: Say = print,
 ) -> Run:
     """Go on with a training that was cut off, by whatever it was, so that it ends as if it had not been.
 
     run: its folder.  data: the pictures, where they were arrays, or have moved; their content must be what it was, and
-    the split stays what it was.  cache, verbose, say: as for `train`; None: as it was.
+    the split stays what it was.  cache, verbose: as for `train`; None: as it was.
 
     On one machine, on the CPU in float32, what comes out is the same to the last bit. A finished run is left as it is.
     Raises CallError when the folder holds no run, DataError when a picture has gone or changed, WeightsError when a
@@ -123,31 +119,31 @@ def resume(
     """
     run = Run.open(run.folder if isinstance(run, Run) else run)
     if run.finished:
-        say(f"{run.folder} is finished; nothing is left to do")
+        log.info(f"{run.folder} is finished; nothing is left to do")
         return run
     run.sweep()
-    experiment = recall.experiment(run, data, cache, say)
-    say(f"going on with {run.folder}: {kept_until(run)}")
+    experiment = recall.experiment(run, data, cache)
+    log.info(f"going on with {run.folder}: {kept_until(run)}")
     if others := run.other_surroundings():
-        say(f"what comes out may differ in the last digits from the run undisturbed: {'; '.join(others)}")
-    return _carry_out(experiment, run, data, verbose, say)
+        log.info(f"what comes out may differ in the last digits from the run undisturbed: {'; '.join(others)}")
+    return _carry_out(experiment, run, data, verbose)
 
 
-def _carry_out(experiment: Experiment, run: Run, data: Data | None, verbose: int | str, say: Say) -> Run:
+def _carry_out(experiment: Experiment, run: Run, data: Data | None, verbose: int | str) -> Run:
     """Train, save, judge and report, as far as that is still to be done."""
     asked = run.read_json(TRAINING)
     with _telling(run):
-        with patient(say) as interruption:
-            experiment = _train_in_memory(experiment, run, data, interruption, verbose, say)
+        with patient() as interruption:
+            experiment = _train_in_memory(experiment, run, data, interruption, verbose)
         classifier = Classifier(experiment.built.model, experiment.spec, experiment.source.classes, run.folder)
         classifier.save(run.files.model_file)
         if (part := experiment.held_out) is not None:
-            say(f"judging it on {len(experiment.parts[part]):,} pictures ({part})")
+            log.info(f"judging it on {len(experiment.parts[part]):,} pictures ({part})")
             judge(classifier, experiment.source, experiment.parts[part], run.files.evaluation.path, part=part)
         run.finish()
         if asked["report"]:
-            say(f"writing {run.files.report_file}")
-            write_report(run, say, classifier)
+            log.info(f"writing {run.files.report_file}")
+            write_report(run, classifier)
     return run
 
 
@@ -189,7 +185,7 @@ class _RunFolder(Hooks):
 
 
 def _train_in_memory(
-    experiment: Experiment, run: Run, data: Data | None, interruption: Interruption, verbose: int | str, say: Say
+    experiment: Experiment, run: Run, data: Data | None, interruption: Interruption, verbose: int | str
 ) -> Experiment:
     """Train what is left of a run; the experiment that has the weights.
 
@@ -209,7 +205,6 @@ def _train_in_memory(
                 found=found,
                 interruption=interruption,
                 verbose=verbose,
-                say=say,
             ).train()
             return experiment
         except Exception as error:
@@ -218,13 +213,13 @@ def _train_in_memory(
                 raise
         # Not in the handler: what failed stays in memory as long as its error does.
         half, cache = experiment.batch_size // 2, experiment.cache
-        say(
+        log.info(
             f"the memory does not suffice for batches of {experiment.batch_size} pictures: going on with {half} "
             f"({kept_until(run)}); the learning rate stays as it is"
         )
         _note_batch_size(run, half)
         _forget(experiment)
-        experiment = recall.experiment(run, data, cache, say)
+        experiment = recall.experiment(run, data, cache)
 
 
 def _note_batch_size(run: Run, size: int) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerasimg import log
 from kerasimg.data.memory import free_bytes
 from kerasimg.data.pipeline import Targets
 from kerasimg.data.sources import Source
@@ -30,7 +31,6 @@ from kerasimg.training.features import has_features
 from kerasimg.training.objective import jit_compile, make_objective, make_optimizer
 from kerasimg.training.splits import split_shares
 
-Say = Callable[[str], None]
 Measure = Callable[[int], float]
 """Batch size -> seconds of a step; out of memory, it raises what the backend raises."""
 
@@ -92,8 +92,8 @@ def is_open(spec: Spec) -> bool:
 class Choices:
     """Replaces every "auto" that a probe decides; specs with the same model share the choice."""
 
-    def __init__(self, limits: Mapping[str, int] | None, say: Say) -> None:
-        self.limits, self.say = limits, say
+    def __init__(self, limits: Mapping[str, int] | None) -> None:
+        self.limits = limits
         self._known: dict[str, Any] = {}
 
     def settle(self, spec: Spec, source: Source) -> tuple[Spec, dict[str, Any]]:
@@ -124,7 +124,7 @@ class Choices:
         if known not in self._known:
             chosen, figures = self._known[known] = choose()
             name = {True: "on", False: "off"}[chosen] if isinstance(chosen, bool) else chosen
-            self.say(f"{line.format(name)}, {figures['why']}")
+            log.info(f"{line.format(name)}, {figures['why']}")
         chosen, figures = self._known[known]
         notes[key.partition(".")[2]] = {"chosen": chosen, **figures}
         return load_again(spec, edits={key: chosen}, other_options=False)

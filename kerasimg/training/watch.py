@@ -17,6 +17,7 @@ from typing import Any
 
 import keras
 
+from kerasimg import log
 from kerasimg.errors import Interrupted
 from kerasimg.keras_internals import finish_batch_ends, is_stopping, progress_bar, stop_training
 from kerasimg.training import state
@@ -42,7 +43,7 @@ class Interruption:
 
 
 @contextmanager
-def patient(say: Callable[[str], None]) -> Iterator[Interruption]:
+def patient() -> Iterator[Interruption]:
     """Note a first Ctrl-C instead of raising KeyboardInterrupt; the second one raises it.
 
     Nothing changes outside the main thread, and where the program has its own handler.
@@ -52,7 +53,7 @@ def patient(say: Callable[[str], None]) -> Iterator[Interruption]:
     def note(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         interruption.asked = True
-        say("interrupted: this step is finished and kept (Ctrl-C again: ends at once)")
+        log.info("interrupted: this step is finished and kept (Ctrl-C again: ends at once)")
 
     theirs = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     if theirs or threading.current_thread() is not threading.main_thread():

@@ -18,6 +18,7 @@ from typing import Any
 import keras_tuner
 from keras_tuner.engine import trial as kt_trial
 
+from kerasimg import log
 from kerasimg.errors import CallError
 from kerasimg.keras_internals import OracleHooks
 from kerasimg.spec.document import Tune
@@ -36,8 +37,6 @@ FAILURES_TO_GIVE_UP, INFEASIBLE_TO_GIVE_UP = 3, 20
 SILENCE_S = 60.0
 """A trial of which nothing was heard for so long is handed out again."""
 WORKED, FAILED = "COMPLETED", "FAILED"
-
-Say = Callable[[str], None]
 
 
 class Administration(OracleHooks):
@@ -68,7 +67,6 @@ class Administration(OracleHooks):
         self.times: dict[str, float] = {}
         """When a trial ended, in seconds since 1970."""
         self.records: Records | None = None
-        self.say: Say = lambda line: None
         self.digest = ""
         """Of the spec and the data, by which a worker knows that it has the same."""
         self.exhausted = False
@@ -78,7 +76,7 @@ class Administration(OracleHooks):
         self.set_most_collisions(2000 if space.size else 20)
         self.verbose = 0
 
-    def open(self, records: Records, say: Say, may_come_back: bool = False) -> int:
+    def open(self, records: Records, may_come_back: bool = False) -> int:
         """Keep the trials in a folder, and go on from what it holds; how many trials have ended.
 
         may_come_back: workers elsewhere may still be at trials that had begun; those are waited for a while.
@@ -100,7 +98,6 @@ class Administration(OracleHooks):
             self._heard = dict.fromkeys(self._unfinished(), time.monotonic())
         else:
             self.retries = self._unfinished()
-        self.say = say
         return len(self.ended)
 
     def create_trial(self, tuner_id: str) -> Any:
@@ -263,7 +260,7 @@ class Administration(OracleHooks):
             told |= {"reason": ended.reason, "scores": ended.scores, "best_epoch": ended.best_epoch}
             self.records.append({"event": "end", "trial": trial, "ended": told, "time": now})
             self.records.write_table(self.table())
-        self.say(self._line(trial, ended))
+        log.info(self._line(trial, ended))
 
     def _close(self, trial: str, ended: Ended, when: float) -> None:
         self.ended[trial], self.times[trial], self.curves[trial] = ended, when, list(ended.curve)
@@ -279,7 +276,7 @@ class Administration(OracleHooks):
     def _take_back_lost(self) -> None:
         for tuner_id, trial in list(self.ongoing_trials.items()):
             if time.monotonic() - self._heard.get(trial.trial_id, math.inf) > SILENCE_S:
-                self.say(f"nothing was heard of trial {trial.trial_id} for {SILENCE_S:.0f} s: it is handed out again")
+                log.info(f"nothing was heard of trial {trial.trial_id} for {SILENCE_S:.0f} s: it is handed out again")
                 self.give_back(tuner_id)
 
     def _message(self, trial: str, tuner_id: str) -> Any:

@@ -8,17 +8,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 
+from kerasimg import log
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.keras_internals import add_oracle_service
 from kerasimg.tuning.client import address_of
-
-Say = Callable[[str], None]
 
 LOOK_S = 0.1
 LINGER_S = 5.0
@@ -54,9 +53,9 @@ class Service:
 class Workers:
     """Processes on this machine, begun again when they end too early."""
 
-    def __init__(self, count: int, oracle: Any, port: int, arguments: Sequence[str], say: Say) -> None:
+    def __init__(self, count: int, oracle: Any, port: int, arguments: Sequence[str]) -> None:
         """arguments: of `python -m kerasimg.tuning.worker`, but for the address."""
-        self.oracle, self.port, self.arguments, self.say = oracle, port, list(arguments), say
+        self.oracle, self.port, self.arguments = oracle, port, list(arguments)
         self.cores = share_of_cores(count)
         self.processes: dict[int, tuple[subprocess.Popen[bytes], str, Any]] = {}
         self.lost = 0
@@ -107,7 +106,7 @@ class Workers:
         if code in USERS_FAULT or self.lost >= LOST_TO_GIVE_UP:
             raise KerasimgError(f"a worker ended with code {code}: {text[-2000:] or 'it said nothing'}")
         why = f"signal {-code}" if code < 0 else f"code {code}"
-        self.say(f"worker {number + 1} ended by {why}; another takes its place")
+        log.info(f"worker {number + 1} ended by {why}; another takes its place")
         self._begin(number)
 
     def close(self) -> None:
@@ -119,16 +118,16 @@ class Workers:
         self.processes.clear()
 
 
-def lead(oracle: Any, workers: int, address: str | None, arguments: Sequence[str], say: Say) -> None:
+def lead(oracle: Any, workers: int, address: str | None, arguments: Sequence[str]) -> None:
     """Hand out trials until none is left: to so many workers on this machine, and to whoever comes to `address`.
 
     address: HOST:PORT for workers elsewhere; None: for those on this machine only.
     """
     service = Service(oracle, address or "127.0.0.1:0")
-    crew = Workers(workers, oracle, service.port, arguments, say)
+    crew = Workers(workers, oracle, service.port, arguments)
     try:
         if address is not None:
-            say(f"workers may come to {address}: kerasimg tune SPEC --data DIR --worker HOST:{service.port}")
+            log.info(f"workers may come to {address}: kerasimg tune SPEC --data DIR --worker HOST:{service.port}")
         while crew.look() or (address is not None and not oracle.over):
             time.sleep(LOOK_S)
         if address is not None:

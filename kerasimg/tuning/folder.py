@@ -86,7 +86,7 @@ class Task:
             given["params"] = min(most, given.get("params", most))
         return given or None
 
-    def trials(self, folder: Path, cache: Any = None, say: Any = lambda line: None) -> Any:
+    def trials(self, folder: Path, cache: Any = None) -> Any:
         """What trains the trials in this process. folder: in which each may keep something."""
         from kerasimg.tuning.costs import Limited, is_measured
         from kerasimg.tuning.trials import Trials
@@ -99,8 +99,7 @@ class Task:
             weights=recall.recalled_weights(self.call["weights"]),
             limits=self.limits,
             on_bad_image=self.call["on_bad_image"],
-            set={"tune.direction": self.goal.direction},
-            say=say,
+            overrides={"tune.direction": self.goal.direction},
         )
         return Limited(trials, self.spec, trials.source.classes) if is_measured(self.spec.tune.limits) else trials
 

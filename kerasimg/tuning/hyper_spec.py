@@ -13,7 +13,7 @@ import keras
 import keras_tuner
 import numpy as np
 
-from kerasimg.catalog import Reference, load, own_weights
+from kerasimg.catalog import Reference, load_with, own_weights
 from kerasimg.data.cache import Cache
 from kerasimg.data.sources import Source, open_source
 from kerasimg.errors import CallError
@@ -35,34 +35,50 @@ from kerasimg.tuning.space import resolve, space_of
 class HyperSpec(keras_tuner.HyperModel):
     """The models that a spec with search values can be, for any tuner of KerasTuner.
 
-        tuner = keras_tuner.RandomSearch(kerasimg.HyperSpec("simple_cnn"), objective=..., max_trials=20)
-        tuner.search(x, y, validation_data=(x_val, y_val))
+    Each search value is a hyperparameter named by its path, in conditional scopes; `build` gives a compiled model, and
+    `fit` trains it as `kerasimg.train` would. tensorboard is needed only for its own callback.
 
-    Each search value is a hyperparameter named by its path, in conditional scopes; `build` gives a compiled model.
-    tensorboard is needed only for its own callback.
+    Args:
+        spec: a zoo name, the path of a spec, a `.kerasimg` file, a dict, or a loaded spec.
+        weights: as for `kerasimg.build`.
+        limits: as for `kerasimg.build`.
+        overrides: edits by path.
+        params: values of the spec's params.
+        **more_params: values of the spec's params, as keywords.
+
+    Raises:
+        SpecError: if the spec is wrong.
+
+    Example:
+        >>> import keras_tuner
+        >>> hyper = kerasimg.HyperSpec("search.json", num_classes=2)
+        >>> tuner = keras_tuner.RandomSearch(hyper, objective="val_loss", max_trials=1, directory="by_tuner")
+        >>> tuner.search("photos/", verbose=0)
+        >>> sorted(tuner.get_best_hyperparameters()[0].values)
+        ['lr']
     """
 
     def __init__(
         self,
-        ref: Reference,
+        spec: Reference,
         *,
         weights: Any = AS_THE_SPEC_SAYS,
         limits: Mapping[str, int] | None = None,
-        set: Mapping[str, Any] | None = None,
-        say: Callable[[str], None] = lambda line: None,
-        **params: Any,
+        overrides: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        **more_params: Any,
     ) -> None:
-        """As for `kerasimg.build`; set: edits by path.  say: gets a line for each thing worth knowing."""
-        self.spec = load(ref, set=set, **params)
+        """See the class."""
+        self.spec = load_with(spec, params={**(params or {}), **more_params}, edits=overrides)
         check_teacher_place(self.spec)
         self.space = space_of(self.spec)
         super().__init__(name=self.spec.name)
-        self.weights = own_weights(ref) or weights if weights is AS_THE_SPEC_SAYS else weights
-        self.limits, self.say = limits, say
+        self.weights = own_weights(spec) or weights if weights == AS_THE_SPEC_SAYS else weights
+        self.limits = limits
         self._made: WeakKeyDictionary[Any, _Made] = WeakKeyDictionary()
         self._opened: tuple[tuple[Any, Any], Source, Parts | None] | None = None
         self._cache = Cache("auto")
-        self._choices = Choices(limits, say)
+        self._choices = Choices(limits)
 
     def resolve(self, hp: Any) -> Spec:
         """The spec with the values of a `keras_tuner.HyperParameters`: a spec again, to share as a file."""
@@ -130,7 +146,6 @@ class HyperSpec(keras_tuner.HyperModel):
             choices=self._choices,
             make=lambda spec: sized,
             distribute=False,
-            say=self.say,
         )
         engine = Engine(
             experiment,
@@ -138,7 +153,6 @@ class HyperSpec(keras_tuner.HyperModel):
             first=initial_epoch,
             last=last,
             verbose=verbose,
-            say=self.say,
         )
         engine.train()
         return _as_keras(engine.rows, experiment.built.model)
@@ -151,7 +165,7 @@ class HyperSpec(keras_tuner.HyperModel):
             source, parts = open_source(images, spec.task, positive=spec.positive_class), None
             if validation is not None:
                 source, parts = _with_validation(spec, data, validation)
-            self._opened = known, check_images(source, spec, "fail", self._cache, self.say), parts
+            self._opened = known, check_images(source, spec, "fail", self._cache), parts
         return self._opened[1:]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kerasimg import log
 from kerasimg.catalog import Reference, load
 from kerasimg.data.check import OnBadImage
 from kerasimg.data.sources import Data, open_source
@@ -26,8 +27,6 @@ from kerasimg.tuning.folder import ARRAYS, BEST, Task, begin, with_winners
 from kerasimg.tuning.oracle import make_oracle
 from kerasimg.tuning.records import TRIALS, Ended, Records
 from kerasimg.tuning.tuner import TrialTuner, UsedUp, require_no_other_search
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Search(os.PathLike):
     def trials(self) -> list[dict[str, Any]]:
         """One row per trial that has ended, as trials.csv has them: its number, status, score, seconds, values."""
         oracle = _oracle(Task.open(self.folder, data=""))
-        oracle.open(Records(self.folder), lambda line: None)
+        oracle.open(Records(self.folder))
         return list(oracle.table())
 
     @property
@@ -86,8 +85,7 @@ def tune(
     on_bad_image: OnBadImage = "fail",
     cache: Any = "auto",
     report: bool = True,
-    set: Mapping[str, Any] | None = None,
-    say: Say = print,
+    overrides: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> Search:
     """Search over the search values of a spec, as its section `tune` says, for the best spec.
@@ -96,21 +94,21 @@ def tune(
     out: the folder in which the search gets its own, `<name>-tune-<k>`.
     workers: processes on this machine that train trials at the same time, and share its cores; 0 with `chief` only.
     chief: HOST:PORT to listen at for workers on other machines, `kerasimg tune SPEC --data DIR --worker HOST:PORT`.
-    weights, limits, on_bad_image, cache, set, params: as for `kerasimg.train`.
-    report: write report.html at the end.  say: told a line per trial.
+    weights, limits, on_bad_image, cache, overrides, params: as for `kerasimg.train`.
+    report: write report.html at the end.
 
     Raises SpecError, DataError or CallError before the first trial; KerasimgError when no trial works, with the first
     one's reason; Interrupted after Ctrl-C. Whatever ends it, `resume_search` goes on from the trials that have ended.
     """
     _check(workers, chief)
-    spec, source = load_for(ref, data, set, params)
+    spec, source = load_for(ref, data, overrides, params)
     call = {"weights": recall.described(weights), "limits": limits and dict(limits), "cache": recall.kind_of(cache)}
     call |= {"on_bad_image": on_bad_image, "report": report, "workers": workers, "chief": chief}
     if workers != 1 or chief:
         _check_shared(source.where, workers)
     task = begin(ref, spec, source, data, out, call)
-    say(f"searching {_told(task)} -> {task.folder}")
-    return _carry_out(task, workers, chief, cache, say)
+    log.info(f"searching {_told(task)} -> {task.folder}")
+    return _carry_out(task, workers, chief, cache)
 
 
 def resume_search(
@@ -120,7 +118,6 @@ def resume_search(
     workers: int | None = None,
     chief: str | None = None,
     cache: Any = None,
-    say: Say = print,
 ) -> Search:
     """Go on with a search that was cut off, by whatever it was: trials that have ended are not trained again.
 
@@ -132,10 +129,10 @@ def resume_search(
     chief = chief or task.call["chief"]
     _check(workers, chief)
     if task.finished:
-        say(f"{task.folder} is finished; nothing is left to do")
+        log.info(f"{task.folder} is finished; nothing is left to do")
         return Search(task.folder)
     task.check(open_source(task.data, task.spec.task, positive=task.spec.positive_class))
-    return _carry_out(task, workers, chief, cache, say)
+    return _carry_out(task, workers, chief, cache)
 
 
 def _check(workers: int, chief: str | None) -> None:
@@ -162,22 +159,22 @@ def _oracle(task: Task) -> Any:
     return oracle
 
 
-def _carry_out(task: Task, workers: int, chief: str | None, cache: Any, say: Say) -> Search:
+def _carry_out(task: Task, workers: int, chief: str | None, cache: Any) -> Search:
     records = Records(task.folder)
     records.hold()
     oracle = _oracle(task)
     try:
-        ended = oracle.open(records, say, may_come_back=chief is not None)
+        ended = oracle.open(records, may_come_back=chief is not None)
         if ended:
-            say(f"going on with {task.folder}: {ended} trials have ended")
+            log.info(f"going on with {task.folder}: {ended} trials have ended")
         if not oracle.over:
             alone = workers == 1 and chief is None
             # A process whose memory is used up leaves the rest to others, which can be replaced.
-            if not alone or not _alone(task, oracle, records, cache, say):
+            if not alone or not _alone(task, oracle, records, cache):
                 if alone:
-                    say("the trials have taken much memory, which is not given back: another process goes on")
-                lead(oracle, workers, chief, _arguments(task), say)
-        _finish(task, oracle, say)
+                    log.info("the trials have taken much memory, which is not given back: another process goes on")
+                lead(oracle, workers, chief, _arguments(task))
+        _finish(task, oracle)
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(
             f"interrupted; {len(oracle.ended)} trials are kept; to go on: kerasimg tune --resume {task.folder}"
@@ -187,12 +184,12 @@ def _carry_out(task: Task, workers: int, chief: str | None, cache: Any, say: Say
     return Search(task.folder)
 
 
-def _alone(task: Task, oracle: Any, records: Records, cache: Any, say: Say) -> bool:
+def _alone(task: Task, oracle: Any, records: Records, cache: Any) -> bool:
     """Train the trials in this process; False where it has taken much memory before all were trained."""
     tune = task.spec.tune
     tuner = TrialTuner(
         oracle,
-        task.trials(task.folder / TRIALS, cache, say),
+        task.trials(task.folder / TRIALS, cache),
         task.goal,
         task.folder,
         seed=seed_of(task.spec),
@@ -220,7 +217,7 @@ def _arguments(task: Task) -> list[str]:
     return [str(task.folder), "--data", str(path.resolve())]
 
 
-def _finish(task: Task, oracle: Any, say: Say) -> None:
+def _finish(task: Task, oracle: Any) -> None:
     """Write what came out; KerasimgError where nothing did."""
     best = oracle.best
     if best is None:
@@ -244,15 +241,15 @@ def _finish(task: Task, oracle: Any, say: Say) -> None:
         state.unlink()
     (task.folder / ARRAYS).unlink(missing_ok=True)
     if task.call["report"]:
-        _report(task, oracle, say)
+        _report(task, oracle)
     write_text(task.folder / BEST, with_winners(task, order.values, origin))
-    say(f"best: trial {int(best)}, {score}; {task.folder / BEST}")
+    log.info(f"best: trial {int(best)}, {score}; {task.folder / BEST}")
 
 
-def _report(task: Task, oracle: Any, say: Say) -> None:
+def _report(task: Task, oracle: Any) -> None:
     try:
         from kerasimg.tuning.report import write
 
         write(task, oracle)
     except Exception as error:  # a page that cannot be drawn must not cost a search
-        say(f"no report could be written ({type(error).__name__}: {error})")
+        log.info(f"no report could be written ({type(error).__name__}: {error})")

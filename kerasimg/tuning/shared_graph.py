@@ -16,7 +16,7 @@ from kerasimg.spec.load import Spec
 from kerasimg.training import stages
 from kerasimg.training.counting import weighs_labels
 from kerasimg.training.distillation import has_teacher
-from kerasimg.training.engine import Say, plan_stage
+from kerasimg.training.engine import plan_stage
 from kerasimg.training.features import FeaturePlan
 from kerasimg.training.prepare import Experiment, Models
 from kerasimg.training.rates import counts_steps
@@ -127,12 +127,12 @@ class SharedModel:
                 rate.assign(outline.rates[name])
         return self.experiment
 
-    def plan(self, experiment: Experiment, index: int, notes: Mapping[str, Any], say: Say) -> FeaturePlan:
+    def plan(self, experiment: Experiment, index: int, notes: Mapping[str, Any]) -> FeaturePlan:
         """How the frozen part of a stage's model is computed: as for earlier trials where that costs something."""
         known = self._plans.get(index)
         if known is None or (known.mode == "off" and known.job.augmentation is None):
             # Cheap, and of this trial's data; the model is the same.
-            self._plans[index] = plan_stage(experiment, index, notes, say)
+            self._plans[index] = plan_stage(experiment, index, notes)
         return self._plans[index]
 
     def compile(self, experiment: Experiment, index: int, plan: FeaturePlan, callbacks: Sequence[Any]) -> int:
@@ -140,7 +140,7 @@ class SharedModel:
         self._ready = self.ready(experiment, index, plan, self.computing)
         return self._ready.at_a_time
 
-    def run(self, experiment: Experiment, plan: FeaturePlan, watch: Watch, say: Say) -> None:
+    def run(self, experiment: Experiment, plan: FeaturePlan, watch: Watch) -> None:
         """Train the stage that was compiled."""
         if self._ready is not None:
             self._ready.run(watch)
@@ -162,7 +162,7 @@ class SharedModel:
 
     def trace(self, index: int) -> Callable[[], None]:
         """Trace the graphs of a stage before its trial comes; see `WholeEpochs.trace`."""
-        plan = self.plan(self.experiment, index, {}, lambda line: None)
+        plan = self.plan(self.experiment, index, {})
         return self.ready(self.experiment, index, plan).trace()
 
     @property

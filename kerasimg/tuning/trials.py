@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kerasimg import log
 from kerasimg.catalog import Reference
 from kerasimg.data.cache import Cache
 from kerasimg.data.check import OnBadImage
@@ -43,8 +44,6 @@ from kerasimg.tuning.outline import Known, Outline, Recorder, outline_of
 from kerasimg.tuning.shared_graph import SharedModel, can_share, is_of_any_data, signature
 from kerasimg.tuning.tables import Tables
 from kerasimg.tuning.trunk import Trunk, can_have_trunk, find_trunk
-
-Say = Callable[[str], None]
 
 STATE = "state.ckpt"
 """Below the folder of a trial: what it stands at, where it ended before the spec does."""
@@ -72,28 +71,27 @@ class Trials:
         weights: Any = AS_THE_SPEC_SAYS,
         limits: Mapping[str, int] | None = None,
         on_bad_image: OnBadImage = "fail",
-        set: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
         keep: int | None = None,
-        say: Say = lambda line: None,
     ) -> None:
-        """ref, data, cache, weights, limits, on_bad_image, set, say, params: as for `kerasimg.train`.
+        """ref, data, cache, weights, limits, on_bad_image, overrides, params: as for `kerasimg.train`.
 
         folder: in which each trial that keeps something gets its own.  seed: of trials that name none; None: that
         of the spec.
         cache: "disk" where several processes share the pictures.  keep: of how many of the best trials in that folder,
         by `tune.objective`, the weights are kept; None: as `tune.keep` says.
         """
-        self.spec, self.source = load_for(ref, data, set, dict(params or {}))
+        self.spec, self.source = load_for(ref, data, overrides, dict(params or {}))
         self.folder = Path(folder)
         self.seed = seed_of(self.spec) if seed is None else seed
-        self.weights, self.limits, self.say = weights, limits, say
+        self.weights, self.limits = weights, limits
         self.keep = self.spec.tune.keep if keep is None else keep
         self.cache = cache if isinstance(cache, Cache) else Cache(cache)
-        say(self.source.describe())
-        self.source = check_images(self.source, self.spec, on_bad_image, self.cache, say)
+        log.info(self.source.describe())
+        self.source = check_images(self.source, self.spec, on_bad_image, self.cache)
         self._parts: dict[tuple[Any, ...], Parts] = {}
-        self._choices = Choices(limits, say)
+        self._choices = Choices(limits)
         self._make_models: Callable[..., Models] = partial(make_models, weights=weights, limits=limits, seed=Seeder())
         self._calls: dict[str, Known] = {}
         self._trunks: list[Trunk] = []

@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kerasimg import log
 from kerasimg.catalog import Reference
 from kerasimg.data.sources import Data
 from kerasimg.errors import KerasimgError
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
-
-Say = Callable[[str], None]
 
 
 def work(
@@ -29,8 +28,7 @@ def work(
     limits: Mapping[str, int] | None = None,
     on_bad_image: Any = "fail",
     cache: Any = "auto",
-    set: Mapping[str, Any] | None = None,
-    say: Say = print,
+    overrides: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> int:
     """Train trials for the search that a chief leads, until it has no more; how many they were.
@@ -43,12 +41,12 @@ def work(
     from kerasimg.training.prepare import load_for
     from kerasimg.tuning.folder import Task, digest_of
 
-    spec, source = load_for(ref, data, set, params)
+    spec, source = load_for(ref, data, overrides, params)
     call = {"weights": recall.described(weights), "limits": limits, "on_bad_image": on_bad_image}
     call |= {"cache": recall.kind_of(cache), "digest": digest_of(spec, source)}
     with tempfile.TemporaryDirectory(prefix="kerasimg-") as folder:
         task = Task(Path(folder), spec, data, call)
-        return serve(task, chief, f"worker-{secrets.token_hex(8)}", Path(folder), cache, say)
+        return serve(task, chief, f"worker-{secrets.token_hex(8)}", Path(folder), cache)
 
 
 def serve(
@@ -57,7 +55,6 @@ def serve(
     tuner_id: str,
     folder: Path,
     cache: Any,
-    say: Say,
     kept: Callable[[str, Any], None] | None = None,
 ) -> int:
     """Train what a chief hands out; how many trials it was.  kept: keeps what became of a trial, before it is told."""
@@ -76,14 +73,14 @@ def serve(
         done += 1
         if kept is not None:
             kept(trial, ended)
-        say(f"trial {trial}: {ended.status}, {task.goal.figure} {ended.score}")
+        log.info(f"trial {trial}: {ended.status}, {task.goal.figure} {ended.score}")
 
     class Worker(TrialTuner):
         def run_and_update(self, trial: Any) -> None:
             with self.oracle.alive(trial.trial_id):
                 super().run_and_update(trial)
 
-    runner = task.trials(folder, cache, say)
+    runner = task.trials(folder, cache)
     oracle = make_oracle(task.space, task.goal, tune, task.epochs)
     worker = Worker(
         oracle,
@@ -96,7 +93,7 @@ def serve(
         finished=finished,
     )
     worker.oracle = PatientClient(oracle, task.digest)
-    say(f"waiting for trials from {chief}")
+    log.info(f"waiting for trials from {chief}")
     worker.search()
     return done
 
@@ -126,16 +123,12 @@ def main() -> None:
         folder = task.folder / TRIALS
         tuner_id = os.environ["KERASTUNER_TUNER_ID"]
         cache = "disk" if task.call["cache"] in ("auto", "memory") else None
-        serve(task, told.chief, tuner_id, folder, cache, _nothing, Records(task.folder).write_ended)
+        serve(task, told.chief, tuner_id, folder, cache, Records(task.folder).write_ended)
     except UsedUp:
         sys.exit(0)  # the chief begins another
     except KerasimgError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
-
-
-def _nothing(line: str) -> None:
-    """Say nothing."""
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import kerasimg
 def runs(tmp_path_factory: pytest.TempPathFactory, pictures: Any, tiny: Any) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("diff")
     data = pictures(folder / "colours", {"red": 8, "blue": 8})
-    how = {"out": folder / "runs", "verbose": 0, "say": lambda line: None, "report": False}
+    how = {"out": folder / "runs", "verbose": 0, "report": False}
     first = kerasimg.train(tiny(), data=data, **how).folder
     (data / "red" / "00.png").unlink()
     other = tiny()

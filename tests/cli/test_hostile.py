@@ -30,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, pictures: Any, tiny: Any) ->
     root: Path = tmp_path_factory.mktemp("world")
     pictures(root / "colours", {"red": 10, "blue": 10})
     (root / "tiny.json").write_text(json.dumps(tiny()))
-    trained = kerasimg.train(root / "tiny.json", data=root / "colours", out=root, verbose=0, say=lambda line: None)
+    trained = kerasimg.train(root / "tiny.json", data=root / "colours", out=root, verbose=0)
     trained.folder.rename(root / "run")
     kerasimg.pack(root / "run", root / "tiny.kerasimg")
     (root / "empty").mkdir()

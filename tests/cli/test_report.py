@@ -16,7 +16,7 @@ Say = Callable[..., tuple[Any, str, str]]
 def run(tmp_path_factory: pytest.TempPathFactory, pictures: Any, tiny: Any) -> Path:
     folder = tmp_path_factory.mktemp("cli-report")
     data = pictures(folder / "colours", {"red": 10, "blue": 10})
-    return kerasimg.train(tiny(), data=data, out=folder / "runs", verbose=0, say=lambda line: None).folder
+    return kerasimg.train(tiny(), data=data, out=folder / "runs", verbose=0).folder
 
 
 def test_explain_writes_the_maps_and_says_where(say: Say, run: Path, tmp_path: Path):

@@ -58,7 +58,7 @@ def test_a_head_learns_on_it_and_the_backbone_stays_as_it_was(tmp_path: Path):
     images = draw.integers(0, 256, (24, 64, 64, 3)).astype("uint8")
     labels = np.arange(24) % 2
     images[labels == 1, :, :32] = 0
-    run = kerasimg.train("transfer", data=(images, labels), out=tmp_path, size=64, set=quick, verbose=0)
+    run = kerasimg.train("transfer", data=(images, labels), out=tmp_path, size=64, overrides=quick, verbose=0)
     fresh = kerasimg.build("transfer", num_classes=2, size=64)
     for trained, shipped in zip(run.model.get_layer("base").weights, fresh.get_layer("base").weights, strict=True):
         np.testing.assert_array_equal(np.array(trained), np.array(shipped))

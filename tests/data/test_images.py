@@ -257,26 +257,6 @@ def test_a_pil_image_is_turned_upright_and_laid_on_the_background():
     assert (decode(named.read(), Image(size=[4, 4], background=[9, 8, 7])) == [9, 8, 7]).all()
 
 
-def test_a_pil_image_without_pixels_says_so(tmp_path: Path):
-    path = tmp_path / "a.jpg"
-    PIL.Image.fromarray(ONE).save(path)
-    with PIL.Image.open(path) as closed:
-        pass
-    for image, reason in ((closed, r"call image\.load\(\)"), (PIL.Image.new("RGB", (0, 5)), "has no pixels")):
-        with pytest.raises(BadImage, match=reason):
-            named_images(image)[0].read()
-
-
-def test_a_pil_image_of_a_damaged_file_is_named_as_the_file_is():
-    smooth = PIL.Image.fromarray(ONE).resize((200, 150), PIL.Image.Resampling.BICUBIC)
-    file = io.BytesIO()
-    smooth.save(file, "JPEG")
-    content = file.getvalue()
-    half = content[: (content.index(b"\xff\xda") + len(content)) // 2] + b"\xff\xd9"
-    with pytest.raises(BadImage, match="a part of its data is missing"):
-        named_images(PIL.Image.open(io.BytesIO(half)))[0].read()
-
-
 def test_a_dark_image_of_uint8_is_taken_among_others():
     dark = np.ones((4, 4, 3), np.uint8)
     assert all(isinstance(image.image, np.ndarray) for image in named_images([dark, ONE]))

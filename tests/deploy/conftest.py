@@ -23,7 +23,7 @@ def run(tiny: Any, pictures: Any, tmp_path_factory: pytest.TempPathFactory) -> R
         {"layer": "Dense", "name": "classes", "units": "=num_classes", "activation": "softmax"},
     ]
     spec = tiny(model=model, compile={"optimizer": {"type": "Adam", "learning_rate": 0.03}})
-    return kerasimg.train(spec, data=data, out=folder / "runs", report=False, verbose=0, say=lambda line: None)
+    return kerasimg.train(spec, data=data, out=folder / "runs", report=False, verbose=0)
 
 
 @pytest.fixture(scope="session")

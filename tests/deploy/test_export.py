@@ -49,7 +49,7 @@ def test_a_bundle_holds_the_contract(exported: dict[str, Bundle], run: Run):
         "background": [255, 255, 255],
         "scale": "auto",
     }
-    assert bundle.manifest.spec == run.classifier.spec.resolved
+    assert bundle.manifest.spec == Classifier.open(run).spec.resolved
     assert {"kerasimg", "keras", "tensorflow", "ai-edge-litert"} <= set(bundle.manifest.versions)
     listed = {file.path: (file.bytes, file.sha256) for file in bundle.manifest.files}
     found = {path for path in bundle.folder.rglob("*") if path.is_file()} - {bundle.folder / "manifest.json"}
@@ -60,7 +60,7 @@ def test_the_vectors_are_pictures_with_what_the_trained_model_says_of_them(expor
     vectors = exported["litert"].vectors()
     assert len(vectors) == 5
     assert len({vector.name.split("/")[0] for vector in vectors}) == 3
-    classifier = run.classifier
+    classifier = Classifier.open(run)
     for vector in vectors:
         assert np.array_equal(decode(str(vector.file), classifier.spec.image), vector.pixels)
         told = classifier.probabilities(vector.pixels[np.newaxis].astype("float32"))[0]
@@ -111,7 +111,7 @@ def test_a_model_beyond_its_tolerance_ends_with_4_and_is_marked(run: Run, tmp_pa
 
 
 def test_the_temperature_and_the_thresholds_travel(run: Run, tmp_path: Path):
-    plain = run.classifier
+    plain = Classifier.open(run)
     warm = Classifier(plain.model, plain.spec, plain.classes, plain.folder, 2.5, None)
     for precision, close in (("float32", 1e-5), ("int8", 0.03)):
         (bundle,) = kerasimg.export(warm, "litert", precision=precision, out=tmp_path)
@@ -123,14 +123,15 @@ def test_the_temperature_and_the_thresholds_travel(run: Run, tmp_path: Path):
         assert np.allclose(open_runtime(bundle)(pixels), told, atol=close)
 
 
-def test_a_model_file_alone_is_exported_with_drawn_pictures_and_no_comparison(run: Run, tmp_path: Path):
-    said: list[str] = []
+def test_a_model_file_alone_is_exported_with_drawn_pictures_and_no_comparison(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     with pytest.raises(GateError, match=r"was not compared .*name some \(--data\), or accept it \(--allow-uncomp"):
         kerasimg.export(run.folder / "model.keras", "litert", out=tmp_path)
     model = run.folder / "model.keras"
-    (bundle,) = kerasimg.export(model, "litert", allow_uncompared=True, out=tmp_path, say=said.append)
+    (bundle,) = kerasimg.export(model, "litert", allow_uncompared=True, out=tmp_path)
     assert bundle.manifest.parity == []
-    assert said[-1] == "  model_float32.tflite: not compared: there are no test pictures; name some (--data)"
+    assert caplog.messages[-1] == "  model_float32.tflite: not compared: there are no test pictures; name some (--data)"
     assert kerasimg.verify(bundle).vectors[0].passed
     with pytest.raises(CallError, match="int8 takes the range of every value from pictures of the training"):
         kerasimg.export(run.folder / "model.keras", "litert", precision="int8", out=tmp_path)
@@ -193,18 +194,21 @@ def test_a_manifest_reads_back_as_it_was_written(exported: dict[str, Bundle]):
         assert Manifest.model_validate_json(text) == bundle.manifest
 
 
-def test_another_process_exports_where_keras_runs_on_another_backend(run: Run, tmp_path: Path):
+def test_another_process_exports_where_keras_runs_on_another_backend(
+    listen: Callable[..., None], run: Run, tmp_path: Path
+):
     from kerasimg.deploy.export import _in_tensorflow
     from kerasimg.deploy.exporting import Options
 
     said: list[str] = []
+    listen(said.append)
     asks = {"tolerance": 1e-9, "same": None, "accuracy_drop": None, "pictures": 3}
     with pytest.raises(GateError, match=r"model_int8.tflite: differs by .* of 3 pictures"):
-        _in_tensorflow(run, ["litert"], Options(("int8",)), tmp_path, None, asks, said.append)
+        _in_tensorflow(run, ["litert"], Options(("int8",)), tmp_path, None, asks)
     assert said[1:2] == ["litert: writing int8"]
     assert Bundle.open(tmp_path / "litert").models[0].precision == "int8"
     with pytest.raises(CallError, match="name the run's folder"):
-        _in_tensorflow(run.classifier, ["litert"], Options(), tmp_path, None, asks, said.append)
+        _in_tensorflow(Classifier.open(run), ["litert"], Options(), tmp_path, None, asks)
 
 
 def test_drafts_of_exports_that_were_killed_are_removed(run: Run, tmp_path: Path):

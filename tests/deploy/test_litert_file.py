@@ -58,7 +58,7 @@ def test_weights_stand_where_the_format_wants_them(exported: dict[str, Bundle]):
 
 
 def test_operations_that_only_tensorflow_has_are_refused_unless_asked_for(run: Run, tmp_path: Path):
-    plain = run.classifier
+    plain = Classifier.open(run)
     inputs = keras.Input((8, 8, 3))
     x = keras.ops.erf(keras.layers.GlobalAveragePooling2D()(inputs) / 256)
     odd = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))

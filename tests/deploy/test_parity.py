@@ -3,7 +3,18 @@ import pytest
 
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import ModelFile, Parity, Tolerance
-from kerasimg.deploy.parity import TOLERANCES, Asked, Asks, Latency, compare, latency, require, say, told, tolerance_of
+from kerasimg.deploy.parity import (
+    TOLERANCES,
+    Asked,
+    Asks,
+    Latency,
+    compare,
+    latency,
+    line_of,
+    require,
+    told,
+    tolerance_of,
+)
 from kerasimg.errors import CallError, GateError
 
 BEFORE = np.array([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25], [0.1, 0.1, 0.8], [0.2, 0.6, 0.2]], np.float32)
@@ -47,7 +58,7 @@ def test_what_is_no_number_never_passes(exported: dict[str, Bundle]):
     assert not one.passed
     assert (one.greatest_difference, one.mean_difference) == (None, None)
     assert one.worst[0].picture == "c.jpg"
-    assert "gives what is no number" in say(one)
+    assert "gives what is no number" in line_of(one)
 
 
 def test_the_error_names_the_file_and_its_worst_pictures(exported: dict[str, Bundle]):

@@ -12,7 +12,7 @@ import pytest
 import kerasimg
 from kerasimg.models.classifier import Classifier
 
-QUIET: dict[str, Any] = {"verbose": 0, "say": lambda line: None, "report": False}
+QUIET: dict[str, Any] = {"verbose": 0, "report": False}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_training_goes_on_from_its_weights_with_a_new_head_for_other_classes(
 ):
     assert np.array_equal(kerasimg.build(packed).weights[0], Classifier.open(packed).model.weights[0])
     still = {"fit.stages": [{"epochs": 1, "learning_rate": 1e-12}]}
-    same = kerasimg.train(packed, data=colours, out=tmp_path, set=still, **QUIET)
+    same = kerasimg.train(packed, data=colours, out=tmp_path, overrides=still, **QUIET)
     assert np.allclose(same.model.weights[0], Classifier.open(packed).model.weights[0], atol=1e-6)
     three = pictures(tmp_path / "three", {"red": 8, "blue": 8, "green": 8})
     assert kerasimg.train(packed, data=three, out=tmp_path, **QUIET).model.output_shape == (None, 3)

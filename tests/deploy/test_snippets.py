@@ -22,6 +22,7 @@ from kerasimg.deploy.manifest import Manifest, ModelFile
 from kerasimg.deploy.targets import target
 from kerasimg.deploy.web import browser, litertjs, pages
 from kerasimg.errors import CallError
+from kerasimg.models.classifier import Classifier
 from kerasimg.spec.document import Image
 from kerasimg.training.run import Run
 
@@ -134,7 +135,7 @@ def test_javascript_runs_a_tflite_file(run: Run, tmp_path: Path):
         finally:
             driver.quit()
             server.shutdown()
-    wanted = run.classifier.probabilities(pixels.astype(np.float32))[0]
+    wanted = Classifier.open(run).probabilities(pixels.astype(np.float32))[0]
     np.testing.assert_allclose(found["float32"], wanted, atol=1e-5)
     np.testing.assert_allclose(found["int8"], wanted, atol=0.05)
 

@@ -13,6 +13,7 @@ import kerasimg
 from kerasimg.deploy.bundle import Bundle, described
 from kerasimg.deploy.manifest import write
 from kerasimg.errors import CallError, DataError, GateError, WeightsError
+from kerasimg.models.classifier import Classifier
 from kerasimg.training.run import Run
 
 
@@ -27,7 +28,7 @@ def test_a_bundle_is_verified_without_tensorflow_and_keras(exported: dict[str, B
     where = json.loads((run.folder / "data.json").read_text())["where"]
     code = (
         "import sys, kerasimg\n"
-        f"found = kerasimg.verify({str(exported[name].folder)!r}, data={where!r})\n"
+        f"found = kerasimg.verify({str(exported[name].folder)!r}, data={where!r}, verbose=0)\n"
         "print(all(row.passed for row in found.vectors), found.pixels, len(found.vectors))\n"
         "print(sorted({'tensorflow', 'keras', 'sklearn', 'scipy'} & set(sys.modules)))"
     )
@@ -35,17 +36,18 @@ def test_a_bundle_is_verified_without_tensorflow_and_keras(exported: dict[str, B
     assert done.stdout.splitlines() == [f"True 0 {len(exported[name].models)}", "[]"]
 
 
-def test_other_pictures_are_compared_with_what_the_run_said_of_them(exported: dict[str, Bundle], run: Run):
+def test_other_pictures_are_compared_with_what_the_run_said_of_them(
+    exported: dict[str, Bundle], run: Run, caplog: pytest.LogCaptureFixture
+):
     kept = json.loads((run.folder / "data.json").read_text())
     test = [picture for picture in kept["pictures"] if picture["part"] == "test"]
     manifest = run.folder / "test.jsonl"
     rows = [{"path": str(Path(kept["where"]) / one["id"]), "label": one["labels"][0]} for one in test]
     manifest.write_text("\n".join(json.dumps(row) for row in rows))
-    said: list[str] = []
-    found = kerasimg.verify(exported["onnx"], data=manifest, say=said.append)
+    found = kerasimg.verify(exported["onnx"], data=manifest)
     assert found.accuracy == {"model.onnx": 1.0}
     assert found.data == []
-    assert said[-1] == f"model.onnx: accuracy 1.0000 on 9 pictures of {manifest}"
+    assert caplog.messages[-1] == f"model.onnx: accuracy 1.0000 on 9 pictures of {manifest}"
     predictions = run.folder / "expected.csv"
     text = (run.folder / "evaluation" / "predictions.csv").read_text()
     for one, row in zip(test, rows, strict=True):
@@ -59,7 +61,7 @@ def test_other_pictures_are_compared_with_what_the_run_said_of_them(exported: di
 def test_a_wrong_model_in_a_sound_bundle_ends_with_4_and_names_the_pictures(
     exported: dict[str, Bundle], copy: Callable[[str], Path], run: Run
 ):
-    wrong = run.classifier
+    wrong = Classifier.open(run)
     wrong.model.set_weights([weights[..., ::-1] for weights in wrong.model.get_weights()])
     folder = copy("litert")
     from kerasimg.deploy.exporting import Exporting, Options

@@ -25,6 +25,7 @@ from kerasimg.deploy.targets import target
 from kerasimg.deploy.web import browser, litertjs, pages
 from kerasimg.deploy.web.browser import Browser
 from kerasimg.errors import CallError, KerasimgError, WeightsError
+from kerasimg.models.classifier import Classifier
 from kerasimg.spec.document import Image
 from kerasimg.training.run import Run
 
@@ -255,7 +256,7 @@ def test_smaller_models_run_in_the_page_too(precision: Any, run: Run, runtime: P
     exporting = prepare(run, options=Options((precision,), 1))
     (made,) = target("web").writer("web")(exporting, tmp_path)
     assert made.input_dtype == ("uint8" if precision == "int8" else "float32")
-    classifier = run.classifier
+    classifier = Classifier.open(run)
     with Browser((tmp_path / "demo.html").resolve().as_uri()) as opened:
         assert exporting.test is not None
         chosen = exporting.test.evenly(3)

@@ -60,7 +60,7 @@ def test_a_run_that_is_too_sure_becomes_less_so_and_decides_the_same(make_run, t
     run = make_run(task)
     before = run.scores
     told = kerasimg.calibrate(run)
-    assert told == run.read_json("calibration.json")
+    assert told.to_dict() == run.read_json("calibration.json")
     assert told["temperature"] > 2
     assert told["fitted_on"]["part"] == "validation"
     test = told["parts"]["test"]

@@ -74,7 +74,7 @@ def test_three_runs_are_each_compared_with_the_first(make_run, tmp_path):
     told = kerasimg.compare(*runs, out=tmp_path / "told.json", resamples=50)
     assert [one["run"] for one in told["against_first"]] == [str(run.folder) for run in runs[1:]]
     assert [len(values) for values in told["figures"].values()] == [3] * len(told["figures"])
-    assert json.loads((tmp_path / "told.json").read_text()) == told
+    assert json.loads((tmp_path / "told.json").read_text()) == told.to_dict()
 
 
 def test_thresholds_of_a_run_count(make_run):

@@ -9,10 +9,10 @@ import PIL.Image
 import pytest
 
 import kerasimg
+from kerasimg import Run
 from kerasimg.errors import CallError, DataError
 from kerasimg.evaluation.predictions import read_predictions
 from kerasimg.evaluation.scores import scores
-from kerasimg.training.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, pictures: Any, tiny: Callable[
     """A run that tells red, green and blue apart."""
     folder = tmp_path_factory.mktemp("evaluate")
     data = pictures(folder / "colours", {"red": 12, "green": 12, "blue": 12})
-    return kerasimg.train(tiny(), data=data, out=folder / "runs", verbose=0, say=lambda line: None)
+    return kerasimg.train(tiny(), data=data, out=folder / "runs", verbose=0)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def copy(run: Run, tmp_path: Path, pictures: Any) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "model.keras").write_bytes((run.folder / "model.keras").read_bytes())
-    record = run.read_json("data.json") | {"where": str(tmp_path / "colours")}
+    record = json.loads((run.folder / "data.json").read_text()) | {"where": str(tmp_path / "colours")}
     (folder / "data.json").write_text(json.dumps(record))
     return folder
 
@@ -169,7 +169,7 @@ def test_every_prediction_is_written_and_gives_the_figures_again(run: Run, pictu
     assert kept.ids == ["blue/00.png", "blue/01.png", "red/00.png", "red/01.png", "red/02.png"]
     again = scores(kept.truth, kept.probabilities, kept.classes, "multiclass")
     assert {key: found[key] for key in again} == again
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == found
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == found.to_dict()
 
 
 def test_other_data_than_the_runs_own_leaves_its_figures_alone(run: Run, pictures: Any, tmp_path: Path):

@@ -43,7 +43,7 @@ def test_compare_prints_tables_or_json(make_run, say, tmp_path):
     code, out, _ = say("run", "compare", *folders)
     assert (code, "McNemar" in out) == (0, True)
     told = json.loads(say("run", "compare", *folders, "--json", "--out", tmp_path / "told.json")[1])
-    assert told == kerasimg.compare(*folders) == json.loads((tmp_path / "told.json").read_text())
+    assert told == kerasimg.compare(*folders).to_dict() == json.loads((tmp_path / "told.json").read_text())
     assert say("run", "compare", folders[0])[0] == 2
 
 

@@ -93,13 +93,15 @@ def test_every_unreadable_picture_is_named(classifier: Classifier, pictures: Any
     assert named[1].message == "does not exist"
 
 
-def test_unreadable_pictures_can_be_left_out(classifier: Classifier, pictures: Any, tmp_path: Path):
+def test_unreadable_pictures_can_be_left_out(
+    classifier: Classifier, pictures: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     good = pictures(tmp_path, {"red": 2}) / "red"
     (tmp_path / "red" / "page.png").write_text("<html>not found</html>")
-    told: list[tuple[int, int]] = []
-    said = kerasimg.predict(classifier, good, on_bad_image="skip", progress=lambda *done: told.append(done))
+    with caplog.at_level("DEBUG", logger="kerasimg"):
+        said = kerasimg.predict(classifier, good, on_bad_image="skip")
     assert [Path(one.file).name for one in said] == ["00.png", "01.png"]
-    assert told == [(0, 3), (1, 3), (2, 3)]
+    assert caplog.messages == ["0 of 3 images", "1 of 3 images", "2 of 3 images"]
     with pytest.raises(DataError, match=r"page\.png"):
         kerasimg.predict(classifier, good / "page.png", on_bad_image="skip")
 

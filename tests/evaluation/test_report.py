@@ -84,7 +84,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, colours: Path, tiny: Callable[
         fit={"batch_size": 8, "stages": [{"epochs": 2}, {"epochs": 2}], "test_split": 0.4},
     )
     out = tmp_path_factory.mktemp("report-runs")
-    return kerasimg.train(spec, data=colours, out=out, verbose=0, say=lambda line: None)
+    return kerasimg.train(spec, data=colours, out=out, verbose=0)
 
 
 @pytest.fixture(scope="module")

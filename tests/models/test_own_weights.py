@@ -62,7 +62,7 @@ def test_a_head_for_other_classes_starts_at_random(spec: Path):
 
 
 def test_a_file_for_another_network_is_an_error(spec: Path):
-    wider = kerasimg.load(spec, set={"model.0.filters": 4})
+    wider = kerasimg.load(spec, overrides={"model.0.filters": 4})
     with pytest.raises(kerasimg.WeightsError, match=r"mine\.weights\.h5' do not fit"):
         kerasimg.build(wider)
 

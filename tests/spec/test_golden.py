@@ -18,7 +18,7 @@ def told(folder, monkeypatch, case):
         (folder / name).write_text(json.dumps(document), encoding="utf-8")
     how = case.get("how", {})
     with pytest.raises(SpecError) as caught:
-        catalog.load("spec.json", set=how.get("edits"), chosen=how.get("chosen"), **how.get("params", {}))
+        catalog.load("spec.json", overrides=how.get("edits"), chosen=how.get("chosen"), **how.get("params", {}))
     return str(caught.value).split("\n")
 
 

@@ -131,7 +131,7 @@ def test_mutated_bytes_load_or_are_refused(tmp_path_factory, seed, times):
     st.dictionaries(st.sampled_from(["units", "lr", "model.0", "task"]), st.sampled_from(VALUES), max_size=2),
 )
 def test_whatever_the_caller_gives_a_spec_loads_or_is_refused(document, params, edits, chosen):
-    spec = loaded(document, set=edits, chosen=chosen, **params)
+    spec = loaded(document, overrides=edits, chosen=chosen, **params)
     assert spec is None or same_when_loaded_again(spec)
 
 

@@ -32,8 +32,8 @@ def test_the_later_voice_wins(family):
     assert catalog.load(family / "parent.json").params["units"] == 1
     assert catalog.load(family / "child.json").params["units"] == 2
     assert catalog.load(family / "setter.json").params["units"] == 4
-    assert catalog.load(family / "setter.json", set={"params.units": 5}).params["units"] == 5
-    assert catalog.load(family / "setter.json", set={"params.units": 5}, units=6).params["units"] == 6
+    assert catalog.load(family / "setter.json", overrides={"params.units": 5}).params["units"] == 5
+    assert catalog.load(family / "setter.json", overrides={"params.units": 5}, units=6).params["units"] == 6
     assert catalog.load(family / "child.json", chosen={"units": 20}).params["units"] == 20
 
 
@@ -44,7 +44,7 @@ def test_what_follows_from_a_param_follows_its_last_value(family):
 
 
 def test_each_value_says_where_it_came_from(family):
-    spec = catalog.load(family / "setter.json", set={"fit.seed": 1})
+    spec = catalog.load(family / "setter.json", overrides={"fit.seed": 1})
     assert spec.origins.of(("model",)) == "parent.json"
     assert spec.origins.of(("params", "units")).endswith("setter.json (set)")
     assert spec.origins.of(("fit", "seed")) == "--set fit.seed"
@@ -52,7 +52,7 @@ def test_each_value_says_where_it_came_from(family):
 
 def test_a_spec_loaded_again_keeps_what_it_was_loaded_with(family):
     spec = catalog.load(family / "child.json", wide=3, chosen={"units": 20})
-    again = catalog.load(spec, set={"fit.batch_size": 9})
+    again = catalog.load(spec, overrides={"fit.batch_size": 9})
     assert (again.params, again.fit.batch_size) == ({"units": 20, "wide": 3}, 9)
     assert again.file == spec.file
     assert catalog.load(spec) is spec
@@ -61,14 +61,14 @@ def test_a_spec_loaded_again_keeps_what_it_was_loaded_with(family):
 def test_an_expectation_is_kept_only_while_the_model_is_the_file_s(family):
     assert catalog.load("simple_cnn").expect_holds
     assert catalog.load("simple_cnn", num_classes=3).expect_holds
-    assert catalog.load("simple_cnn", set={"fit.batch_size": 3}).expect_holds
+    assert catalog.load("simple_cnn", overrides={"fit.batch_size": 3}).expect_holds
     smaller = catalog.load("simple_cnn", units=64)
     assert not smaller.expect_holds
     # As a file of its own it claims nothing of the other.
     assert smaller.resolved["expect"] == {"params": None, "output": None}
     assert catalog.load(smaller.resolved).resolved == smaller.resolved
     assert catalog.load({**smaller.resolved, "name": "smaller"}).expect.params is None
-    edited = catalog.load("simple_cnn", set={"model.hidden.units": 5})
+    edited = catalog.load("simple_cnn", overrides={"model.hidden.units": 5})
     assert not edited.expect_holds
     assert catalog.load(edited, num_classes=3).expect.params is None
 
@@ -115,4 +115,4 @@ def test_the_caller_gives_a_param_a_value_and_edits_one_to_be_searched():
     ranged = {"$int": [1, 9], "default": 2}
     with pytest.raises(SpecError, match=r"expected a value, got a search value; --set params\.units takes one"):
         catalog.load(document, units=ranged)
-    assert catalog.load(document, set={"params.units": ranged}).params["units"] == 2
+    assert catalog.load(document, overrides={"params.units": ranged}).params["units"] == 2

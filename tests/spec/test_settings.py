@@ -69,7 +69,7 @@ def test_what_is_loaded_again_keeps_them_and_takes_others():
 
 
 def test_an_edit_by_path_goes_before_a_setting():
-    loaded = catalog.load("mobilenet", num_classes=2, epochs=6, set={"fit.stages.1.epochs": 9})
+    loaded = catalog.load("mobilenet", num_classes=2, epochs=6, overrides={"fit.stages.1.epochs": 9})
     assert [stage.epochs for stage in loaded.fit.stages] == [2, 9]
 
 
@@ -110,7 +110,7 @@ def test_an_unknown_name_suggests_what_was_meant(name: str, meant: str):
 )
 def test_an_unknown_path_suggests_the_path_that_was_meant(path: str, meant: str):
     with pytest.raises(SpecError, match=f"did you mean '{meant}'"):
-        catalog.load("simple_cnn", num_classes=2, set={path: 3})
+        catalog.load("simple_cnn", num_classes=2, overrides={path: 3})
 
 
 def test_no_recipe_has_the_name_of_a_zoo_spec():

@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-import kerasimg
+from kerasimg.training import train as verbs
 from kerasimg.training.run import Run
 
 
 @pytest.fixture(scope="session")
 def train() -> Callable[..., Run]:
-    """kerasimg.train, silent and without a report, which takes longer than these trainings."""
+    """verbs.train, silent and without a report, which takes longer than these trainings."""
 
     def silence(line: str) -> None:
         """Say nothing."""
 
-    return partial(kerasimg.train, report=False, verbose=0, say=silence)
+    return partial(verbs.train, report=False, verbose=0)
 
 
 @pytest.fixture(scope="session")

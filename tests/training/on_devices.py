@@ -4,6 +4,7 @@ python on_devices.py BACKEND OUT
 """
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -21,9 +22,10 @@ if BACKEND == "tensorflow":
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * DEVICES)
 
-import kerasimg  # noqa: E402
+from kerasimg import log  # noqa: E402
 from kerasimg.catalog import load  # noqa: E402
 from kerasimg.training import checkpoint, watch  # noqa: E402
+from kerasimg.training import train as verbs  # noqa: E402
 from kerasimg.training.devices import devices_for  # noqa: E402
 from kerasimg.training.run import Run  # noqa: E402
 
@@ -86,19 +88,22 @@ def killed_and_resumed(written: dict[str, Any], out: Path) -> Run:
 
     checkpoint.write = counted
     try:
-        kerasimg.train(written, data=data(), out=out, report=False, verbose=0, say=lambda line: None)
+        verbs.train(written, data=data(), out=out, report=False, verbose=0)
     except Killed:
         pass
     finally:
         checkpoint.write = write
-    return kerasimg.resume(out / f"{written['name']}-1", data=data(), verbose=0, say=lambda line: None)
+    return verbs.resume(out / f"{written['name']}-1", data=data(), verbose=0)
 
 
 found: dict[str, Any] = {}
 for case in CASES:
     for distribute in ("off", "auto"):
         said: list[str] = []
-        run = kerasimg.train(spec(case, distribute), data=data(), out=OUT, report=False, verbose=0, say=said.append)
+        heard = logging.Handler()
+        heard.emit = lambda record, to=said: to.append(record.getMessage())  # type: ignore[method-assign]
+        with log.attached(heard, logging.INFO):
+            run = verbs.train(spec(case, distribute), data=data(), out=OUT, report=False, verbose=0)
         found.setdefault(case, {})[distribute] = end(run)
         found[case][distribute]["said"] = said
         found[case][distribute]["stages"] = run.read_json("training.json")["stages"]

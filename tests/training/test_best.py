@@ -62,7 +62,9 @@ def test_validation_sees_the_averages_and_leaves_the_weights_to_the_last_bit():
 
 
 @pytest.mark.parametrize("name", [None, "ce"])
-def test_the_epoch_with_the_least_cross_entropy_is_kept_and_named(train: Any, tmp_path: Any, name: str | None):
+def test_the_epoch_with_the_least_cross_entropy_is_kept_and_named(
+    listen: Any, train: Any, tmp_path: Any, name: str | None
+):
     metric = {"type": "SparseCategoricalCrossentropy", **({"name": name} if name else {})}
     figure = f"val_{name or 'sparse_categorical_crossentropy'}"
     labels = np.arange(24) % 2
@@ -79,7 +81,8 @@ def test_the_epoch_with_the_least_cross_entropy_is_kept_and_named(train: Any, tm
         },
     }
     lines: list[str] = []
-    run = train(spec, data=(images, labels), out=tmp_path, say=lines.append)
+    listen(lines.append)
+    run = train(spec, data=(images, labels), out=tmp_path)
     values = [row[figure] for row in run.history]
     assert values == sorted(values, reverse=True)
     assert len(values) == 4

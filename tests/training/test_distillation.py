@@ -11,6 +11,7 @@ import kerasimg
 from kerasimg.errors import SpecError, WeightsError
 from kerasimg.spec.document import Teacher
 from kerasimg.training import checkpoint, watch
+from kerasimg.training import train as verbs
 from kerasimg.training.distillation import with_teacher
 from kerasimg.training.run import Run
 
@@ -82,7 +83,7 @@ def test_a_run_with_a_teacher_goes_on_as_if_undisturbed(
     with pytest.raises(Killed):
         train(spec, data=colours, out=tmp_path / "cut")
     monkeypatch.undo()
-    cut = kerasimg.resume(tmp_path / "cut" / "tiny-1", verbose=0, say=lambda line: None)
+    cut = verbs.resume(tmp_path / "cut" / "tiny-1", verbose=0)
     assert all(np.array_equal(a, b) for a, b in zip(whole.model.get_weights(), cut.model.get_weights(), strict=True))
     rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in one.history] for one in (whole, cut)]
     assert rows[0] == rows[1]
@@ -95,7 +96,7 @@ def test_a_teacher_that_has_changed_is_not_gone_on_with(
     noted = json.loads((student.folder / "training.json").read_text())
     student.write_json("training.json", {**noted, "finished": None, "teacher": "0" * 64})
     with pytest.raises(WeightsError, match="is not the one that the run began with"):
-        kerasimg.resume(student, verbose=0, say=lambda line: None)
+        verbs.resume(student, verbose=0)
 
 
 @pytest.mark.parametrize("place", ["/etc", "../runs/x", "a/../../x"])
@@ -111,7 +112,7 @@ def test_a_spec_file_names_no_teacher_elsewhere_on_the_machine(
 def test_a_caller_may_name_any_teacher(train: Train, tiny: Any, run: Run, colours: Any, tmp_path: Path):
     file = tmp_path / "student.json"
     file.write_text(json.dumps(tiny(**student_of(run))))
-    spec = kerasimg.load(str(file), num_classes=3, set={"fit.teacher.run": str(run.folder)})
+    spec = kerasimg.load(str(file), num_classes=3, overrides={"fit.teacher.run": str(run.folder)})
     assert train(spec, data=colours, out=tmp_path).finished
 
 

@@ -8,6 +8,7 @@ import pytest
 import kerasimg
 from kerasimg.errors import SpecError
 from kerasimg.training import engine
+from kerasimg.training import train as verbs
 from kerasimg.training.run import Run
 
 Train = Callable[..., Run]
@@ -90,13 +91,16 @@ def test_features_that_no_stage_has_are_refused_before_the_first_epoch(
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_best_weights_are_handed_on_to_the_next_stage(train: Train, spec: Any, colours: Path, tmp_path: Path):
+def test_the_best_weights_are_handed_on_to_the_next_stage(
+    listen: Any, train: Train, spec: Any, colours: Path, tmp_path: Path
+):
     rising = {"type": "PiecewiseConstantDecay", "boundaries": [8], "values": [0.1, 20.0]}
     stages = [{"epochs": 4, "learning_rate": rising, "keep": "best"}, {"epochs": 1, "learning_rate": 1e-9}]
     written = spec(*stages) | {"compile": {"optimizer": "SGD", "loss": "mean_squared_error"}}
     written["model"] = [{"layer": "GlobalAveragePooling2D"}, {"layer": "Dense", "units": "=num_classes"}]
     said: list[str] = []
-    run = kerasimg.train(written, data=colours, out=tmp_path, report=False, verbose=0, say=said.append)
+    listen(said.append)
+    run = verbs.train(written, data=colours, out=tmp_path, report=False, verbose=0)
     losses = [row["val_loss"] for row in run.history]
     best = int(np.argmin(losses[:4]))
     assert f"kept the weights of epoch {best + 1} (val_loss {losses[best]:.4g})" in said

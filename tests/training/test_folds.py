@@ -4,11 +4,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-import kerasimg
 from kerasimg.errors import CallError
 from kerasimg.evaluation.label_errors import find_label_errors
+from kerasimg.training.folds import cross_val_predict
 
-predict = partial(kerasimg.cross_val_predict, verbose=0, say=lambda line: None)
+predict = partial(cross_val_predict, verbose=0)
 
 
 def test_every_picture_is_predicted_by_a_model_that_was_not_trained_on_it(tiny, colours, tmp_path, pictures):

@@ -1,14 +1,16 @@
 import signal
 import threading
+from collections.abc import Callable
 
 import pytest
 
 from kerasimg.training.watch import patient
 
 
-def test_the_first_ctrl_c_is_noted_and_the_second_raises():
+def test_the_first_ctrl_c_is_noted_and_the_second_raises(listen: Callable[..., None]):
     said: list[str] = []
-    with patient(said.append) as interruption:
+    listen(said.append)
+    with patient() as interruption:
         assert not interruption.asked
         signal.raise_signal(signal.SIGINT)
         assert interruption.asked
@@ -22,7 +24,7 @@ def test_a_program_with_a_way_of_its_own_keeps_it():
     heard: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
     try:
-        with patient(heard.append) as interruption:  # type: ignore[arg-type]
+        with patient() as interruption:
             signal.raise_signal(signal.SIGINT)
         assert (heard, interruption.asked) == ([signal.SIGINT], False)
     finally:
@@ -33,7 +35,7 @@ def test_another_thread_changes_nothing():
     found = []
 
     def work() -> None:
-        with patient(lambda line: None):
+        with patient():
             found.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)

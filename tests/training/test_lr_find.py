@@ -6,10 +6,9 @@ from typing import Any
 import PIL.Image
 import pytest
 
-import kerasimg
 from kerasimg import cli
 from kerasimg.errors import CallError, KerasimgError
-from kerasimg.training.lr_find import sweep_of
+from kerasimg.training.lr_find import find_learning_rate, sweep_of
 
 RATES = [10.0 ** (k / 10) for k in range(-40, 0)]
 
@@ -43,8 +42,8 @@ def test_a_sweep_leaves_no_run_and_the_same_sweep_finds_the_same(
 ):
     monkeypatch.chdir(tmp_path)
     spec = tiny(compile={"optimizer": "SGD"}, fit={"batch_size": 8, "stages": [{"epochs": 1}]})
-    how: dict[str, Any] = {"data": colours, "low": 1e-5, "high": 1.0, "steps": 30, "say": silence}
-    first, second = (kerasimg.find_learning_rate(spec, **how) for _ in range(2))
+    how: dict[str, Any] = {"data": colours, "low": 1e-5, "high": 1.0, "steps": 30}
+    first, second = (find_learning_rate(spec, **how) for _ in range(2))
     assert not list(tmp_path.iterdir())
     assert first == second
     assert 1e-5 < first.suggestion <= first.lowest <= 1.0
@@ -76,4 +75,4 @@ def test_lr_find_draws_and_answers_in_json(
 )
 def test_a_sweep_that_is_none_is_refused(tiny: Any, colours: Any, how: dict[str, Any], message: str):
     with pytest.raises(CallError, match=message):
-        kerasimg.find_learning_rate(tiny(), data=colours, say=silence, **how)
+        find_learning_rate(tiny(), data=colours, **how)

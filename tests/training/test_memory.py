@@ -11,6 +11,7 @@ import pytest
 import kerasimg
 from kerasimg.errors import KerasimgError
 from kerasimg.training import checkpoint, watch
+from kerasimg.training import train as verbs
 from kerasimg.training.run import Run
 
 Train = Callable[..., Run]
@@ -54,19 +55,19 @@ def spec(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, 
     return make
 
 
-def limited(monkeypatch: pytest.MonkeyPatch, left: int, after: float = 0) -> Callable[[str], None]:
-    """say: from the first stage on there is room for `left` pictures, once `after` steps are done."""
+def limited(listen: Any, monkeypatch: pytest.MonkeyPatch, left: int, after: float = 0) -> list[str]:
+    """From the first stage on there is room for `left` images, once `after` steps are done. Returns the messages."""
     said: list[str] = []
 
-    def say(line: str) -> None:
+    def heard(line: str) -> None:
         said.append(line)
         if line.startswith("stage 1") and Hungry.left != left:
             Hungry.seen.clear()
             monkeypatch.setattr(Hungry, "steps", after)
             monkeypatch.setattr(Hungry, "left", left)
 
-    say.said = said  # type: ignore[attr-defined]
-    return say
+    listen(heard)
+    return said
 
 
 def test_a_batch_size_that_does_not_fit_is_not_chosen(
@@ -79,14 +80,14 @@ def test_a_batch_size_that_does_not_fit_is_not_chosen(
 
 
 def test_memory_that_runs_out_before_a_checkpoint_begins_anew_in_half_batches(
-    train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    listen: Any, train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    say: Any = limited(monkeypatch, left=8)
-    run = train(spec("auto"), data=colours, out=tmp_path, say=say)
+    said = limited(listen, monkeypatch, left=8)
+    run = train(spec("auto"), data=colours, out=tmp_path)
     assert (
         "the memory does not suffice for batches of 16 pictures: going on with 8 (no checkpoint was written yet); "
         "the learning rate stays as it is"
-    ) in say.said
+    ) in said
     assert run.read_json("spec.json")["fit"]["batch_size"] == 8
     noted = run.read_json("training.json")["tried"]["batch_size"]
     assert noted["chosen"] == 16
@@ -98,14 +99,14 @@ def test_memory_that_runs_out_before_a_checkpoint_begins_anew_in_half_batches(
 
 @pytest.mark.parametrize("within", [False, True])
 def test_memory_that_runs_out_later_goes_on_from_the_checkpoint_in_half_batches(
-    train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, within: bool
+    listen: Any, train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, within: bool
 ):
     monkeypatch.setattr(watch, "SHARE", float("inf"))
     monkeypatch.setattr(watch, "WITHIN_EPOCH_S", 0.0 if within else 1e9)
-    say: Any = limited(monkeypatch, left=8, after=3)  # 26 pictures, two steps an epoch
-    run = train(spec("auto"), data=colours, out=tmp_path, say=say)
+    said = limited(listen, monkeypatch, left=8, after=3)  # 26 pictures, two steps an epoch
+    run = train(spec("auto"), data=colours, out=tmp_path)
     kept = "kept up to step 1 of epoch 2" if within else "kept up to the end of epoch 1"
-    assert any(f"going on with 8 ({kept})" in line for line in say.said)
+    assert any(f"going on with 8 ({kept})" in line for line in said)
     assert Hungry.seen[:4] == [16, 10, 16, 10]
     assert Hungry.seen[4:] == ([8, 2] if within else [8, 8, 8, 2]) + [8, 8, 8, 2]
     # Two epochs of warm-up, of four steps by now: the rate goes up in the second one as if they had always been four.
@@ -115,10 +116,11 @@ def test_memory_that_runs_out_later_goes_on_from_the_checkpoint_in_half_batches(
 
 
 def test_a_run_that_went_on_in_half_batches_can_be_cut_off_and_resumed(
-    train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    listen: Any, train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(watch, "SHARE", float("inf"))
-    whole = train(spec("auto"), data=colours, out=tmp_path / "whole", say=limited(monkeypatch, left=8, after=3))
+    limited(listen, monkeypatch, left=8, after=3)
+    whole = train(spec("auto"), data=colours, out=tmp_path / "whole")
     write, sizes = checkpoint.write, []
 
     def once(path: Path, facts: Any, arrays: Any) -> None:
@@ -131,9 +133,9 @@ def test_a_run_that_went_on_in_half_batches_can_be_cut_off_and_resumed(
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "write", once)
         with pytest.raises(KerasimgError, match="kept up to the end of epoch 2"):
-            train(spec("auto"), data=colours, out=tmp_path, say=limited(monkeypatch, left=8, after=3))
+            train(spec("auto"), data=colours, out=tmp_path)
     assert sizes == [16, 8]
-    run = kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)
+    run = verbs.resume(tmp_path / "tiny-1", verbose=0)
     for one, other in zip(run.model.get_weights(), whole.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -147,9 +149,9 @@ def test_a_batch_size_that_was_given_is_kept_and_the_user_is_told_what_to_take(
 
 
 def test_where_not_one_picture_fits_smaller_ones_are_advised(
-    train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    listen: Any, train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    say: Any = limited(monkeypatch, left=0)
+    said = limited(listen, monkeypatch, left=0)
     with pytest.raises(KerasimgError, match=r"batches of 1 pictures: train anew with smaller pictures"):
-        train(spec("auto"), data=colours, out=tmp_path, say=say)
-    assert sum("going on with" in line for line in say.said) == 4
+        train(spec("auto"), data=colours, out=tmp_path)
+    assert sum("going on with" in line for line in said) == 4

@@ -19,6 +19,7 @@ import pytest
 import kerasimg
 from kerasimg.errors import CallError, DataError, Interrupted, KerasimgError, WeightsError
 from kerasimg.training import checkpoint, engine, watch
+from kerasimg.training import train as verbs
 from kerasimg.training.run import Run
 
 BODY = {
@@ -132,7 +133,7 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
     cut(-1)
     (tmp_path / "tiny-1" / "checkpoints" / ".partial-stage-1.weights.h5").write_bytes(b"half")
     assert not Run.open(tmp_path / "tiny-1").finished
-    run = kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)
+    run = verbs.resume(tmp_path / "tiny-1", verbose=0)
     assert end(run) == wholes(spec(ema=ema))
     assert not run.files.checkpoint_file.exists()
 
@@ -145,7 +146,7 @@ def test_a_run_on_cached_features_ends_as_if_it_had_not_been_killed(
     cut(2)
     killed(lambda: train(written, data=noisy, out=tmp_path))
     cut(-1)
-    assert end(kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)) == whole
+    assert end(verbs.resume(tmp_path / "tiny-1", verbose=0)) == whole
 
 
 def test_a_run_on_arrays_straight_from_memory_ends_as_if_it_had_not_been_killed(
@@ -160,7 +161,7 @@ def test_a_run_on_arrays_straight_from_memory_ends_as_if_it_had_not_been_killed(
     cut(9, within=True)
     killed(lambda: train(written, data=data, out=tmp_path))
     cut(-1)
-    assert end(kerasimg.resume(tmp_path / "tiny-1", data=data, verbose=0, say=lambda line: None)) == whole
+    assert end(verbs.resume(tmp_path / "tiny-1", data=data, verbose=0)) == whole
 
 
 def test_stages_of_other_sizes_go_on_where_they_were(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any):
@@ -170,7 +171,7 @@ def test_stages_of_other_sizes_go_on_where_they_were(train: Any, spec: Any, nois
     cut(2)
     killed(lambda: train(written, data=noisy, out=tmp_path))
     cut(-1)
-    assert end(kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)) == whole
+    assert end(verbs.resume(tmp_path / "tiny-1", verbose=0)) == whole
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
@@ -186,7 +187,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
     killed(lambda: train(spec(), data=noisy, out=tmp_path))
     assert len(Run.open(tmp_path / "tiny-1").history) == 1
     monkeypatch.setattr(watch.Watch, "on_epoch_end", epoch_end)
-    assert end(kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)) == wholes(spec())
+    assert end(verbs.resume(tmp_path / "tiny-1", verbose=0)) == wholes(spec())
 
 
 @pytest.mark.parametrize("step", ["save", "judge"])
@@ -194,7 +195,6 @@ def test_a_run_that_was_killed_after_its_last_epoch_is_only_finished(
     train: Any, spec: Any, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ):
     from kerasimg.models.classifier import Classifier
-    from kerasimg.training import train as verbs
 
     def kill(*arguments: Any, **others: Any) -> None:
         raise Killed
@@ -205,16 +205,17 @@ def test_a_run_that_was_killed_after_its_last_epoch_is_only_finished(
     run = Run.open(tmp_path / "tiny-1")
     weights = (run.folder / "checkpoints" / "stage-2.weights.h5").read_bytes()
     rows = (run.folder / "history.csv").read_bytes()
-    assert kerasimg.resume(run, verbose=0, say=lambda line: None).scores["n"] == 6
+    assert verbs.resume(run, verbose=0).scores["n"] == 6
     assert (run.folder / "checkpoints" / "stage-2.weights.h5").read_bytes() == weights
     assert (run.folder / "history.csv").read_bytes() == rows
 
 
-def test_a_finished_run_is_left_as_it_is(train: Any, spec: Any, noisy: Path, tmp_path: Path):
+def test_a_finished_run_is_left_as_it_is(listen: Any, train: Any, spec: Any, noisy: Path, tmp_path: Path):
     run = train(spec(stages=[{"epochs": 1}]), data=noisy, out=tmp_path)
     before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
     said: list[str] = []
-    assert kerasimg.resume(run.folder, say=said.append) == run
+    listen(said.append)
+    assert verbs.resume(run.folder) == run
     assert said == [f"{run.folder} is finished; nothing is left to do"]
     assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")} == before
 
@@ -232,10 +233,10 @@ def begun(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any) -> Run:
 def test_pictures_that_have_gone_or_changed_are_named(begun: Run, tmp_path: Path):
     (tmp_path / "data" / "red" / "03.png").write_bytes((tmp_path / "data" / "red" / "04.png").read_bytes())
     with pytest.raises(DataError, match=r"red/03\.png: is not the picture that was trained with: it has changed"):
-        kerasimg.resume(begun, say=lambda line: None)
+        verbs.resume(begun, verbose=0)
     (tmp_path / "data" / "red" / "03.png").unlink()
     with pytest.raises(DataError, match=r"red/03\.png: was trained with and is no longer there"):
-        kerasimg.resume(begun, say=lambda line: None)
+        verbs.resume(begun, verbose=0)
 
 
 def test_pictures_that_were_added_are_not_used_and_a_folder_may_have_moved(begun: Run, tmp_path: Path, noisy: Path):
@@ -243,8 +244,8 @@ def test_pictures_that_were_added_are_not_used_and_a_folder_may_have_moved(begun
     shutil.copy(tmp_path / "data" / "red" / "00.png", tmp_path / "data" / "red" / "-first.png")
     (tmp_path / "data").rename(tmp_path / "moved")
     with pytest.raises(DataError, match="no such file or folder"):
-        kerasimg.resume(begun, say=lambda line: None)
-    run = kerasimg.resume(begun, data=tmp_path / "moved", verbose=0, say=lambda line: None)
+        verbs.resume(begun, verbose=0)
+    run = verbs.resume(begun, data=tmp_path / "moved", verbose=0)
     assert run.read_json("data.json")["pictures"] == before["pictures"]
     assert run.finished
 
@@ -262,15 +263,13 @@ def test_a_picture_that_vanishes_in_the_middle_is_named_with_the_way_to_go_on(
 
     monkeypatch.setattr(watch.Watch, "on_epoch_begin", vanish)
     with pytest.raises(DataError) as caught:
-        kerasimg.train(
-            spec(), data=tmp_path / "data", out=tmp_path, report=False, verbose=0, say=lambda line: None, cache="off"
-        )
+        verbs.train(spec(), data=tmp_path / "data", out=tmp_path, report=False, verbose=0, cache="off")
     first, last = str(caught.value).splitlines()
     assert first.startswith(f"{tmp_path / 'data'}: red/")
     assert last.endswith(f"to go on: kerasimg train --resume {tmp_path / 'tiny-1'}")
     (tmp_path / "red").rename(tmp_path / "data" / "red")
     monkeypatch.setattr(watch.Watch, "on_epoch_begin", epoch_begin)
-    assert kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None).finished
+    assert verbs.resume(tmp_path / "tiny-1", verbose=0).finished
 
 
 def test_arrays_are_to_be_given_again(train: Any, spec: Any, tmp_path: Path, cut: Any):
@@ -283,10 +282,10 @@ def test_arrays_are_to_be_given_again(train: Any, spec: Any, tmp_path: Path, cut
     killed(lambda: train(spec(), data=(pixels, labels), out=tmp_path))
     cut(-1)
     with pytest.raises(CallError, match=r"kerasimg\.resume\(run, data=\.\.\.\)"):
-        kerasimg.resume(tmp_path / "tiny-1", say=lambda line: None)
+        verbs.resume(tmp_path / "tiny-1", verbose=0)
     with pytest.raises(DataError, match="it has changed"):
-        kerasimg.resume(tmp_path / "tiny-1", data=(255 - pixels, labels), say=lambda line: None)
-    run = kerasimg.resume(tmp_path / "tiny-1", data=(pixels, labels), verbose=0, say=lambda line: None)
+        verbs.resume(tmp_path / "tiny-1", data=(255 - pixels, labels), verbose=0)
+    run = verbs.resume(tmp_path / "tiny-1", data=(pixels, labels), verbose=0)
     assert end(run) == whole
 
 
@@ -303,12 +302,12 @@ def test_weights_that_a_run_began_with_are_needed_until_its_first_checkpoint(
     content = file.read_bytes()
     file.write_bytes(b"")
     with pytest.raises(WeightsError, match="is not the one that the run began with"):
-        kerasimg.resume(tmp_path / "tiny-1", say=lambda line: None)
+        verbs.resume(tmp_path / "tiny-1", verbose=0)
     file.unlink()
     with pytest.raises(WeightsError, match="is no longer there; put it back"):
-        kerasimg.resume(tmp_path / "tiny-1", say=lambda line: None)
+        verbs.resume(tmp_path / "tiny-1", verbose=0)
     file.write_bytes(content)
-    assert kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None).finished
+    assert verbs.resume(tmp_path / "tiny-1", verbose=0).finished
 
 
 def test_weights_beside_the_spec_are_kept_with_the_run(train: Any, tiny: Any, noisy: Path, tmp_path: Path):
@@ -343,11 +342,11 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_how_to_go_on(
     )
     assert [path.name for path in (tmp_path / "tiny-1" / "checkpoints").iterdir()] == ["resume.ckpt"]
     monkeypatch.setattr(checkpoint, "write", write)
-    assert end(kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)) == wholes(spec())
+    assert end(verbs.resume(tmp_path / "tiny-1", verbose=0)) == wholes(spec())
 
 
 def test_ctrl_c_finishes_the_step_keeps_it_and_says_how_to_go_on(
-    spec: Any, noisy: Path, tmp_path: Path, wholes: Any, monkeypatch: pytest.MonkeyPatch
+    listen: Any, spec: Any, noisy: Path, tmp_path: Path, wholes: Any, monkeypatch: pytest.MonkeyPatch
 ):
     batch_begin = watch.Watch.on_train_batch_begin
 
@@ -358,15 +357,16 @@ def test_ctrl_c_finishes_the_step_keeps_it_and_says_how_to_go_on(
 
     monkeypatch.setattr(watch.Watch, "on_train_batch_begin", press)
     said: list[str] = []
+    listen(said.append)
     with pytest.raises(Interrupted) as caught:
-        kerasimg.train(spec(), data=noisy, out=tmp_path, report=False, verbose=0, say=said.append)
+        verbs.train(spec(), data=noisy, out=tmp_path, report=False, verbose=0)
     assert said[-1] == "interrupted: this step is finished and kept (Ctrl-C again: ends at once)"
     assert str(caught.value) == (
         f"interrupted; kept up to step 2 of epoch 2; to go on: kerasimg train --resume {tmp_path / 'tiny-1'}"
     )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.setattr(watch.Watch, "on_train_batch_begin", batch_begin)
-    assert end(kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)) == wholes(spec())
+    assert end(verbs.resume(tmp_path / "tiny-1", verbose=0)) == wholes(spec())
 
 
 def test_ctrl_c_twice_ends_at_once(spec: Any, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -378,7 +378,7 @@ def test_ctrl_c_twice_ends_at_once(spec: Any, noisy: Path, tmp_path: Path, monke
     with pytest.raises(
         Interrupted, match="interrupted; no checkpoint was written yet; to go on: kerasimg train --resume"
     ):
-        kerasimg.train(spec(), data=noisy, out=tmp_path, report=False, verbose=0, say=lambda line: None)
+        verbs.train(spec(), data=noisy, out=tmp_path, report=False, verbose=0)
 
 
 def test_ctrl_c_while_the_report_is_written_says_that_the_training_is_finished(
@@ -389,7 +389,7 @@ def test_ctrl_c_while_the_report_is_written_says_that_the_training_is_finished(
 
     monkeypatch.setattr("kerasimg.training.train.write_report", press)
     with pytest.raises(Interrupted) as caught:
-        kerasimg.train(spec(stages=[{"epochs": 1}]), data=noisy, out=tmp_path, verbose=0, say=lambda line: None)
+        verbs.train(spec(stages=[{"epochs": 1}]), data=noisy, out=tmp_path, verbose=0)
     folder = tmp_path / "tiny-1"
     assert str(caught.value) == (
         f"interrupted; the training is finished, and kept in {folder}; for its report: kerasimg run report {folder}"
@@ -430,14 +430,14 @@ def test_a_callback_says_what_it_remembers(train: Any, spec: Any, noisy: Path, t
     cut(2)
     killed(lambda: train(written, data=noisy, out=tmp_path))
     cut(-1)
-    kerasimg.resume(tmp_path / "tiny-1", verbose=0, say=lambda line: None)
+    verbs.resume(tmp_path / "tiny-1", verbose=0)
     assert Counter.seen == [2, 3, 4, 5]
 
 
 def test_a_process_that_is_killed_at_any_moment_is_resumed(spec: Any, noisy: Path, tmp_path: Path):
     (tmp_path / "tiny.json").write_text(json.dumps(spec(stages=[{"epochs": 60}], callbacks=[])))
     # A report would take longer than all of this.
-    begin = f"import kerasimg; kerasimg.train('tiny.json', data={str(noisy)!r}, report=False, verbose=0)"
+    begin = f"import kerasimg; verbs.train('tiny.json', data={str(noisy)!r}, report=False, verbose=0)"
     how: dict[str, Any] = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-c", begin], **how)
     run = tmp_path / "runs" / "tiny-1"
@@ -455,7 +455,5 @@ def test_a_process_that_is_killed_at_any_moment_is_resumed(spec: Any, noisy: Pat
     assert process.returncode == 0, told
     epochs = [row["epoch"] for row in Run.open(run).history]
     assert epochs == list(range(1, 61))
-    whole = kerasimg.train(
-        tmp_path / "tiny.json", data=noisy, out=tmp_path / "whole", report=False, verbose=0, say=lambda line: None
-    )
+    whole = verbs.train(tmp_path / "tiny.json", data=noisy, out=tmp_path / "whole", report=False, verbose=0)
     assert end(whole) == end(Run.open(run))

@@ -72,7 +72,7 @@ def test_the_model_of_a_run_opens_with_keras_alone(run: Run):
 
 
 def test_a_run_tells_where_it_is_and_what_it_reached(run: Run):
-    assert str(run) == f"{run.folder} (accuracy 1.000, macro_f1 1.000, on 5 pictures)"
+    assert str(kerasimg.Run(run.folder)) == f"{run.folder} (accuracy 1.000, macro_f1 1.000, on 5 images)"
     assert run.scores["accuracy"] == 1.0
 
 
@@ -103,7 +103,8 @@ def test_a_run_that_another_one_took_in_the_meantime_is_left_alone(tmp_path: Pat
 
 def test_a_run_that_was_killed_says_what_it_lacks(tmp_path: Path):
     run = Run.create(tmp_path, "pets")
-    assert str(run) == f"{run.folder} (no figures yet)"
+    (run.folder / "spec.json").write_text("{}")
+    assert str(kerasimg.Run(run.folder)) == f"{run.folder} (not evaluated yet)"
     with pytest.raises(CallError, match=r"has no evaluation/metrics\.json; its training did not get that far"):
         run.scores  # noqa: B018
     with pytest.raises(CallError, match="no trained model"):

@@ -13,6 +13,7 @@ import pytest
 import kerasimg
 from kerasimg.data.cache import Cache
 from kerasimg.errors import CallError, DataError, KerasimgError, SpecError
+from kerasimg.training import train as verbs
 from kerasimg.training.run import Run
 
 Train = Callable[..., Run]
@@ -87,7 +88,7 @@ def test_a_model_with_other_outputs_than_classes_is_refused(train: Train, tiny: 
 
 
 def test_edits_by_path_reach_the_run(train: Train, tiny: Any, tmp_path: Path):
-    run = train(tiny(), data=arrays(), out=tmp_path, set={"fit.stages.0.epochs": 1, "compile.optimizer": "SGD"})
+    run = train(tiny(), data=arrays(), out=tmp_path, overrides={"fit.stages.0.epochs": 1, "compile.optimizer": "SGD"})
     assert len(run.history) == 1
     assert run.read_json("spec.json")["compile"]["optimizer"] == "SGD"
 
@@ -106,7 +107,7 @@ def test_without_a_test_part_the_validation_part_judges(train: Train, tiny: Any,
 def test_without_a_held_out_part_there_are_no_figures(train: Train, tiny: Any, tmp_path: Path):
     run = train(tiny(fit={**ONE_EPOCH, "test_split": 0, "validation_split": 0}), data=arrays(), out=tmp_path)
     assert not (run.folder / "evaluation").exists()
-    assert str(run) == f"{run.folder} (no figures yet)"
+    assert str(kerasimg.Run(run.folder)) == f"{run.folder} (not evaluated yet)"
 
 
 def test_an_npz_file_is_trained_on(train: Train, tiny: Any, tmp_path: Path):
@@ -159,7 +160,7 @@ def test_a_multilabel_task_says_every_label_that_holds(train: Train, tiny: Any, 
     assert red.label == ("pure", "warm")
     assert green.label == ("pure",)
     assert red.confidence == pytest.approx(min(max(p, 1 - p) for p in red.probabilities.values()))
-    assert kerasimg.evaluate(run) == run.scores
+    assert kerasimg.evaluate(run).to_dict() == run.scores
 
 
 def test_a_model_that_ends_in_logits_gives_probabilities(train: Train, tiny: Any, colours: Path, tmp_path: Path):
@@ -253,7 +254,7 @@ def test_an_unreadable_picture_is_left_out_where_that_is_asked_for(
     assert [one["id"] for one in record["skipped"]] == ["red/03.png"]
     assert len(record["pictures"]) == 15
     assert (data / "red" / "03.png").read_bytes() == b""
-    assert kerasimg.evaluate(run) == run.scores
+    assert kerasimg.evaluate(run).to_dict() == run.scores
 
 
 def test_callbacks_of_the_spec_are_called_in_every_stage(train: Train, tiny: Any, tmp_path: Path):
@@ -286,9 +287,10 @@ def test_a_layer_of_kerasimg_is_trained_saved_and_opened_elsewhere(
     assert done.stdout == "red\n", done.stderr
 
 
-def test_what_is_said_is_short_and_in_order(tiny: Any, tmp_path: Path):
+def test_what_is_said_is_short_and_in_order(listen: Any, tiny: Any, tmp_path: Path):
     said: list[str] = []
-    run = kerasimg.train(tiny(fit=ONE_EPOCH), data=arrays(), out=tmp_path, verbose=0, say=said.append)
+    listen(said.append)
+    run = verbs.train(tiny(fit=ONE_EPOCH), data=arrays(), out=tmp_path, verbose=0)
     assert said == [
         "24 pictures of 2 classes in arrays",
         f"training train 16, validation 4, test 4 -> {run.folder}",
@@ -300,12 +302,13 @@ def test_what_is_said_is_short_and_in_order(tiny: Any, tmp_path: Path):
 
 
 def test_it_is_said_that_there_is_no_room_for_the_decoded_pictures(
-    train: Train, tiny: Any, colours: Path, tmp_path: Path
+    listen: Any, train: Train, tiny: Any, colours: Path, tmp_path: Path
 ):
     said: list[str] = []
+    listen(said.append)
     for limit in (0, None):
         kept = Cache("disk", tmp_path / "pictures", limit)
-        train(tiny(fit=ONE_EPOCH), data=colours, out=tmp_path / "runs", cache=kept, say=said.append)
+        train(tiny(fit=ONE_EPOCH), data=colours, out=tmp_path / "runs", cache=kept)
     (line,) = [line for line in said if line.startswith("no room for ")]
     assert str(tmp_path / "pictures") in line
 

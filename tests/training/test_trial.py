@@ -68,11 +68,12 @@ def test_tensorflows_out_of_memory_is_known():
 
 
 def test_what_is_left_open_is_chosen_noted_and_part_of_the_runs_spec(
-    train: Train, tiny: Any, colours: Any, tmp_path: Path
+    listen: Any, train: Train, tiny: Any, colours: Any, tmp_path: Path
 ):
     said: list[str] = []
+    listen(said.append)
     spec = tiny(fit={"batch_size": "auto", "precision": "auto", "stages": [{"epochs": 1}]})
-    run = train(spec, data=colours, out=tmp_path, say=said.append)
+    run = train(spec, data=colours, out=tmp_path)
     fit, tried = run.read_json("spec.json")["fit"], run.read_json("training.json")["tried"]
     assert fit["batch_size"] == tried["batch_size"]["chosen"] == 16  # of 36 pictures, more would be too few steps
     assert fit["precision"] == tried["precision"]["chosen"]
@@ -81,17 +82,17 @@ def test_what_is_left_open_is_chosen_noted_and_part_of_the_runs_spec(
 
 
 def test_xla_is_not_tried_for_convolutions_without_a_graphics_processor(
-    train: Train, tiny: Any, colours: Any, tmp_path: Path
+    listen: Any, train: Train, tiny: Any, colours: Any, tmp_path: Path
 ):
     convolution = {"layer": "Conv2D", "filters": 2, "kernel_size": 3}
     compile = {"jit_compile": "auto"}
     stages = {"stages": [{"epochs": 1}], "batch_size": 8}
     said: list[str] = []
+    listen(said.append)
     train(
         tiny(model=[convolution, *tiny()["model"]], compile=compile, fit=stages),
         data=colours,
         out=tmp_path,
-        say=said.append,
     )
     assert said[1] == "XLA: off, which makes convolutions slower without a graphics processor"
 
@@ -138,7 +139,7 @@ def test_a_trial_changes_nothing_of_the_training(train: Train, tiny: Any, colour
 
 def test_a_spec_that_leaves_nothing_open_costs_no_trial(tiny: Any, colours: Any):
     spec = load(tiny(), num_classes=3)
-    assert trial.Choices(None, print).settle(spec, open_source(colours)) == (spec, {})
+    assert trial.Choices(None).settle(spec, open_source(colours)) == (spec, {})
 
 
 def test_memory_that_runs_out_later_is_told_with_a_batch_size_to_begin_anew_with(

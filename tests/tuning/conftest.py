@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import kerasimg
+from kerasimg.tuning import search as searches
 
 
 def silence(line: str) -> None:
@@ -24,7 +24,7 @@ def few(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> Path:
 @pytest.fixture
 def search(few: Path, tmp_path: Path) -> Callable[..., Any]:
     """search(spec) looks through it, silent and without a page, in a folder of its own."""
-    return partial(kerasimg.tune, data=few, out=tmp_path / "runs", report=False, say=silence)
+    return partial(searches.tune, data=few, out=tmp_path / "runs", report=False)
 
 
 @pytest.fixture(scope="session")

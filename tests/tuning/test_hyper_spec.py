@@ -10,6 +10,7 @@ import pytest
 
 import kerasimg
 from kerasimg.errors import CallError
+from kerasimg.training import train as verbs
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +100,11 @@ def test_the_weights_of_the_best_epoch_are_kept(tiny, colours):
     assert max(np.abs(weight).max() for weight in model.get_weights()) < 100
 
 
-def test_a_batch_size_and_a_precision_that_are_left_open_are_chosen(tiny, colours):
+def test_a_batch_size_and_a_precision_that_are_left_open_are_chosen(listen, tiny, colours):
     said = []
+    listen(said.append)
     fit = {"batch_size": "auto", "precision": "auto", "stages": [{"epochs": 1}]}
-    hyper = kerasimg.HyperSpec(tiny(fit=fit), num_classes=2, say=said.append)
+    hyper = kerasimg.HyperSpec(tiny(fit=fit), num_classes=2)
     hp = keras_tuner.HyperParameters()
     for _ in range(2):
         history = hyper.fit(hp, hyper.build(hp), *colours, verbose=0)
@@ -112,7 +114,7 @@ def test_a_batch_size_and_a_precision_that_are_left_open_are_chosen(tiny, colour
 
 
 def test_a_teacher_is_learned_from(tiny, colours, tmp_path):
-    run = kerasimg.train(tiny(), data=colours, out=tmp_path, report=False, verbose=0, say=lambda line: None)
+    run = verbs.train(tiny(), data=colours, out=tmp_path, report=False, verbose=0)
     fit = {"batch_size": 8, "stages": [{"epochs": 2}], "teacher": {"run": str(run.folder)}}
     _, alone = fitted(tiny, colours, {key: value for key, value in fit.items() if key != "teacher"})
     _, taught = fitted(tiny, colours, fit)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import kerasimg
+from kerasimg.training import train as verbs
 from kerasimg.training.lr_find import find_learning_rate
 from kerasimg.tuning.trials import Trials
 
@@ -45,7 +46,7 @@ def curves(images: Any, tmp_path: Any) -> Any:
     """The curves of a spec by `train`, by a trial, and by `HyperSpec.fit`."""
 
     def of(spec: dict[str, Any]) -> tuple[Curve, Curve, Curve]:
-        run = kerasimg.train(spec, data=images, out=tmp_path, report=False, verbose=0, say=lambda line: None)
+        run = verbs.train(spec, data=images, out=tmp_path, report=False, verbose=0)
         trial = Trials(spec, images, folder=tmp_path / "trials").run({}, trial_id="0")
         assert trial.status == "completed", trial.reason
         hyper = kerasimg.HyperSpec(spec, num_classes=3)
@@ -136,5 +137,5 @@ def test_the_loss_is_scaled_in_float16_wherever_a_model_with_a_frozen_part_is_tr
     spec = faint(tiny, features)
     run, trial, hyper = curves(spec)
     assert run == trial == hyper
-    find_learning_rate(spec, data=images, low=1e-3, high=10.0, steps=12, say=lambda line: None)
+    find_learning_rate(spec, data=images, low=1e-3, high=10.0, steps=12)
     assert optimizers == ["LossScaleOptimizer"] * 4

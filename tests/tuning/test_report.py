@@ -1,6 +1,6 @@
 import pytest
 
-import kerasimg
+from kerasimg.tuning import search as searches
 from kerasimg.tuning.importance import importance, place
 from kerasimg.tuning.space import Dimension, Space
 
@@ -32,7 +32,7 @@ def test_a_value_stands_where_its_scale_says():
 
 
 def test_the_page_holds_every_trial_and_needs_nothing_else(searched, few, tmp_path):
-    found = kerasimg.tune(searched({"max_trials": 9}), data=few, out=tmp_path, say=lambda line: None)
+    found = searches.tune(searched({"max_trials": 9}), data=few, out=tmp_path)
     page = (found.folder / "report.html").read_text()
     assert page.count('<th scope="row" class="n">') == 9
     assert "Parallel coordinates" in page

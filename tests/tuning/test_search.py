@@ -13,6 +13,8 @@ import pytest
 
 import kerasimg
 from kerasimg.errors import CallError, Interrupted, KerasimgError, SpecError
+from kerasimg.training import train as verbs
+from kerasimg.tuning import search as searches
 from kerasimg.tuning.records import Records
 
 HEAD = {"layer": "Dense", "name": "classes", "units": "=num_classes", "activation": "softmax"}
@@ -25,7 +27,7 @@ def outcome(found, trial):
 
 def test_what_comes_out_is_a_spec_that_trains_to_the_same_figure(search, searched, few, tmp_path):
     best = search(searched({}))
-    run = kerasimg.train(best, data=few, out=tmp_path / "again", report=False, verbose=0, say=lambda line: None)
+    run = verbs.train(best, data=few, out=tmp_path / "again", report=False, verbose=0)
     assert max(row["val_accuracy"] for row in run.history) == best.score
     assert run.history[-1]["loss"] == Records(best.folder).history(best._best["trial"])[-1]["loss"]
     assert kerasimg.build(best).output_shape == (None, 3)
@@ -167,48 +169,52 @@ def test_a_search_never_gets_the_folder_of_another(search, searched):
     assert [search(searched({"max_trials": 1})).folder.name for _ in range(2)] == ["tiny-tune-1", "tiny-tune-2"]
 
 
-def test_a_search_that_was_interrupted_goes_on(searched, few, tmp_path):
+def test_a_search_that_was_interrupted_goes_on(listen, searched, few, tmp_path):
     said = []
 
     def interrupt(line):
         said.append(line)
-        if line.startswith("trial 2 of"):
+        if line.startswith("trial 2 of") and sum(other.startswith("trial 2 of") for other in said) == 1:
             raise KeyboardInterrupt
 
+    listen(interrupt)
     how = {"data": few, "out": tmp_path / "runs", "report": False}
     with pytest.raises(Interrupted, match="2 trials are kept; to go on: kerasimg tune --resume"):
-        kerasimg.tune(searched({}), say=interrupt, **how)
-    found = kerasimg.resume_search(tmp_path / "runs" / "tiny-tune-1", say=said.append)
+        searches.tune(searched({}), **how)
+    found = searches.resume_search(tmp_path / "runs" / "tiny-tune-1")
     assert sum(line.startswith("trial ") for line in said) == 3
-    assert found.score == kerasimg.tune(searched({}), say=said.append, **how).score
-    kerasimg.resume_search(found, say=said.append)
+    assert found.score == searches.tune(searched({}), **how).score
+    searches.resume_search(found)
     assert said[-1].endswith("is finished; nothing is left to do")
 
 
-def test_a_process_that_has_taken_much_memory_leaves_the_rest_to_another(search, searched, monkeypatch):
+def test_a_process_that_has_taken_much_memory_leaves_the_rest_to_another(listen, search, searched, monkeypatch):
     alone = search(searched({}))
     monkeypatch.setattr("kerasimg.tuning.trials.GROWTH", -(10**12))
     said = []
-    found = search(searched({}), say=said.append)
+    listen(said.append)
+    found = search(searched({}))
     assert "the trials have taken much memory, which is not given back: another process goes on" in said
     assert [row["val_accuracy"] for row in found.trials] == [row["val_accuracy"] for row in alone.trials]
 
 
-def test_a_search_goes_on_only_over_the_same_pictures(searched, few, tmp_path, pictures):
+def test_a_search_goes_on_only_over_the_same_pictures(listen, searched, few, tmp_path, pictures):
     def interrupt(line):
         if line.startswith("trial 1 of"):
             raise KeyboardInterrupt
 
+    listen(interrupt)
+
     with pytest.raises(Interrupted):
-        kerasimg.tune(searched({}), data=few, out=tmp_path, report=False, say=interrupt)
+        searches.tune(searched({}), data=few, out=tmp_path, report=False)
     other = pictures(tmp_path / "other", {"red": 9, "green": 9, "blue": 9})
     with pytest.raises(CallError, match="began with 30 pictures of 3 classes"):
-        kerasimg.resume_search(tmp_path / "tiny-tune-1", data=other, say=lambda line: None)
+        searches.resume_search(tmp_path / "tiny-tune-1", data=other)
 
 
 def test_a_folder_that_is_none_of_a_search_is_told(tmp_path):
     with pytest.raises(CallError, match=r"holds no search.json"):
-        kerasimg.resume_search(tmp_path)
+        searches.resume_search(tmp_path)
 
 
 def start(*arguments):
@@ -247,5 +253,5 @@ def test_no_trial_is_lost_nor_run_twice_when_a_search_is_killed(workers, search,
         told = [event["trial"] for event in events if event["event"] == kind]
         assert sorted(told) == [f"{number:04d}" for number in range(1, 21)]
     undisturbed = search(spec)
-    assert kerasimg.Search(folder).values == undisturbed.values
+    assert searches.Search(folder).values == undisturbed.values
     assert json.loads((folder / "best.json").read_text()) == json.loads(Path(undisturbed).read_text())

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import kerasimg
+from kerasimg.training import train as verbs
 from kerasimg.tuning.outcome import Outcome
 from kerasimg.tuning.trials import Trials
 
@@ -29,8 +30,8 @@ def trained(colours: Path, tmp_path: Path) -> Callable[..., list[dict[str, float
 
     def train(spec: Any, **values: Any) -> list[dict[str, float]]:
         chosen = kerasimg.load(spec, chosen=values, partial=True)
-        how: dict[str, Any] = {"report": False, "verbose": 0, "say": lambda line: None}
-        return figures(kerasimg.train(chosen, data=colours, out=tmp_path / "runs", **how).history)
+        how: dict[str, Any] = {"report": False, "verbose": 0}
+        return figures(verbs.train(chosen, data=colours, out=tmp_path / "runs", **how).history)
 
     return train
 

@@ -10,11 +10,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from kerasimg import log
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import FILE
 from kerasimg.deploy.serve.settings import NAMES, Settings, key_from_environment
@@ -40,7 +40,6 @@ def serve(
     source: str | os.PathLike[str],
     *,
     api_key: str | None = None,
-    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     **settings: Any,
 ) -> None:
     """Answer requests for an exported model over HTTP; returns when the process is told to end (SIGTERM, Ctrl-C).
@@ -48,7 +47,6 @@ def serve(
     source: a bundle's folder, a run's, or a pack; of a run the export for LiteRT, ONNX or OpenVINO is served, and where
     it has none, or of a pack, one for LiteRT is made first, by a process of its own.
     api_key: that requests must bring; None: `$KERASIMG_API_KEY`, without one no key is asked for.
-    say: gets a line for a person when the server is up, and for what it has to do before.
     settings: those of `kerasimg.deploy.serve.settings.Settings`: host, port, workers, threads, ...
 
     CallError where the source cannot be served, a setting does not exist, or a package is missing.
@@ -63,17 +61,17 @@ def serve(
     if api_key is not None:
         os.environ["KERASIMG_API_KEY"] = api_key
     key = key_from_environment()
-    folder = bundle_of(source, say)
+    folder = bundle_of(source)
     with _listening(chosen) as listener:
         address = _address(listener)
-        (_several if chosen.workers > 1 else _alone)(folder, chosen, key, listener, address, say)
+        (_several if chosen.workers > 1 else _alone)(folder, chosen, key, listener, address)
 
 
-def bundle_of(source: str | os.PathLike[str], say: Callable[[str], None]) -> Path:
+def bundle_of(source: str | os.PathLike[str]) -> Path:
     """The folder of the bundle that is meant by a bundle, a run or a pack; one that there is not yet is made."""
     folder = Path(source)
     if is_pack(folder):
-        return _of_pack(folder, say)
+        return _of_pack(folder)
     if (folder / FILE).is_file():
         return folder
     files = RunFolder(folder)
@@ -84,19 +82,23 @@ def bundle_of(source: str | os.PathLike[str], say: Callable[[str], None]) -> Pat
         manifest = files.exports / target / FILE
         if manifest.is_file():
             if manifest.stat().st_mtime < model.stat().st_mtime:
-                say(f"{manifest.parent} is older than {model}; to serve that: kerasimg export {folder} --to {target}")
+                log.info(
+                    f"{manifest.parent} is older than {model}; to serve that: kerasimg export {folder} --to {target}"
+                )
             return manifest.parent
-    say(f"{folder} has no export yet; making one: kerasimg export {folder} --to litert")
+    log.info(f"{folder} has no export yet; making one: kerasimg export {folder} --to litert")
     _export(folder, files.exports)
     return files.exports / "litert"
 
 
-def _of_pack(pack: Path, say: Callable[[str], None]) -> Path:
+def _of_pack(pack: Path) -> Path:
     """An export that lasts as long as this process."""
     Pack(pack)  # what is wrong with it is told before anything is written
     place = Path(tempfile.mkdtemp(prefix="kerasimg-serve-"))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
-    say(f"exporting {pack}; to start at once next time: kerasimg export {pack} --to litert --out DIR, and serve that")
+    log.info(
+        f"exporting {pack}; to start at once next time: kerasimg export {pack} --to litert --out DIR, and serve that"
+    )
     _export(pack, place)
     return place / "litert"
 
@@ -148,9 +150,7 @@ _M_MMAP_THRESHOLD = -3
 _MMAP_FROM = 2**20
 
 
-def _alone(
-    folder: Path, settings: Settings, key: str | None, listener: socket.socket, address: str, say: Callable[[str], None]
-) -> None:
+def _alone(folder: Path, settings: Settings, key: str | None, listener: socket.socket, address: str) -> None:
     """Serve in this process."""
     application = _application(folder, settings, key)
     import uvicorn
@@ -158,16 +158,14 @@ def _alone(
     # uvicorn raises the signal again that has ended it; to be told to end is no failure.
     before = {number: signal.signal(number, _ignored) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        say(_told(folder, settings, address))
+        log.info(_told(folder, settings, address))
         uvicorn.Server(_configured(application, settings)).run(sockets=[listener])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _several(
-    folder: Path, settings: Settings, key: str | None, listener: socket.socket, address: str, say: Callable[[str], None]
-) -> None:
+def _several(folder: Path, settings: Settings, key: str | None, listener: socket.socket, address: str) -> None:
     """Serve in worker processes; one that dies is replaced."""
     from kerasimg.deploy.serve import logs
     from kerasimg.deploy.serve.meters import SEVERAL
@@ -178,7 +176,7 @@ def _several(
         told = {WORKER: f"{folder.resolve()}\n{settings.to_json()}", SEVERAL: shared}
         os.environ |= told
         try:
-            say(_told(folder, settings, address))
+            log.info(_told(folder, settings, address))
             serve_in_processes(_configured(f"{__name__}:worker", settings, factory=True), [listener])
         finally:
             for name in told:

@@ -11,6 +11,7 @@ from kerasimg.data.pipeline import batches
 from kerasimg.data.readers.soft_labels import soft_labels
 from kerasimg.data.sources import open_source
 from kerasimg.errors import DataError, SpecError
+from kerasimg.models.classifier import Classifier
 from kerasimg.spec.document import Image
 
 HEADER = "path,label,split,p:cat,p:dog\n"
@@ -95,22 +96,23 @@ def half_sure(pictures: Any, tmp_path: Path) -> Path:
 
 def test_a_model_learns_the_shares_and_not_the_likeliest_class(tiny: Any, half_sure: Path, tmp_path: Path):
     fit = {"batch_size": 10, "stages": [{"epochs": 60, "learning_rate": 0.02}]}
-    run = kerasimg.train(tiny(fit=fit), data=half_sure, out=tmp_path / "runs", verbose=0, say=lambda line: None)
+    run = kerasimg.train(tiny(fit=fit), data=half_sure, out=tmp_path / "runs", verbose=0)
     assert run.scores["accuracy"] == 1
-    found = run.classifier.probabilities(np.full((1, 8, 8, 3), (220, 30, 30), np.float32))
+    found = Classifier.open(run).probabilities(np.full((1, 8, 8, 3), (220, 30, 30), np.float32))
     assert found[0] == pytest.approx([0.3, 0.7], abs=0.06)
 
 
 def test_a_loss_that_takes_a_single_class_is_refused(tiny: Any, half_sure: Path, tmp_path: Path):
     spec = tiny(compile={"loss": "SparseCategoricalCrossentropy"})
     with pytest.raises(SpecError, match="the data has shares of classes, and SparseCategoricalCrossentropy takes a si"):
-        kerasimg.train(spec, data=half_sure, out=tmp_path / "runs", verbose=0, say=lambda line: None)
+        kerasimg.train(spec, data=half_sure, out=tmp_path / "runs", verbose=0)
 
 
 def test_a_run_does_not_go_on_with_other_shares(tiny: Any, half_sure: Path, tmp_path: Path):
     spec = tiny(fit={"batch_size": 10, "stages": [{"epochs": 1}]})
-    run = kerasimg.train(spec, data=half_sure, out=tmp_path / "runs", verbose=0, say=lambda line: None)
-    run.write_json("training.json", {**run.read_json("training.json"), "finished": None})
+    run = kerasimg.train(spec, data=half_sure, out=tmp_path / "runs", verbose=0)
+    noted = run.folder / "training.json"
+    noted.write_text(json.dumps({**json.loads(noted.read_text()), "finished": None}))
     half_sure.write_text(half_sure.read_text().replace("0.3,0.7", "0.2,0.8"))
     with pytest.raises(DataError, match="the shares of the classes have changed"):
-        kerasimg.resume(run, verbose=0, say=lambda line: None)
+        kerasimg.resume(run, verbose=0)

@@ -252,16 +252,20 @@ def test_several_workers_answer_count_together_and_end_with_0(start: Callable[..
 
 def test_it_loads_neither_keras_nor_tensorflow(bundles: Any):
     code = (
-        "import os, signal, sys, threading, urllib.request\n"
+        "import logging, os, signal, sys, threading, urllib.request\n"
         "from kerasimg.deploy.serve.server import serve\n"
-        "def say(line):\n"
-        "    address = line.split(' at ')[1].split()[0]\n"
+        "def emit(record):\n"
+        "    address = record.getMessage().split(' at ')[1].split()[0]\n"
         "    def ask():\n"
         "        request = urllib.request.Request(address + '/predict?explain=1', open(sys.argv[2], 'rb').read())\n"
         "        print(urllib.request.urlopen(request, timeout=20).status, file=sys.stderr)\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    threading.Thread(target=ask).start()\n"
-        "serve(sys.argv[1], port=0, say=say, log=False)\n"
+        "handler = logging.Handler()\n"
+        "handler.emit = emit\n"
+        "logging.getLogger('kerasimg').addHandler(handler)\n"
+        "logging.getLogger('kerasimg').setLevel('INFO')\n"
+        "serve(sys.argv[1], port=0, log=False)\n"
         "heavy = {'keras', 'tensorflow', 'scipy', 'sklearn', 'matplotlib', 'pandas'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
@@ -278,7 +282,7 @@ def test_of_a_run_or_a_pack_without_an_export_one_is_made_and_answers_as_predict
 ):
     pytest.importorskip("ai_edge_litert")
     data = pictures(tmp_path / "colours", {"red": 10, "blue": 10})
-    run = kerasimg.train(tiny(), data=data, out=tmp_path, report=False, verbose=0, say=lambda line: None)
+    run = kerasimg.train(tiny(), data=data, out=tmp_path, report=False, verbose=0)
     file = data / "blue" / "03.png"
     (expected,) = kerasimg.predict(run, str(file))
     with start(tmp_path / "log", run.folder) as server:

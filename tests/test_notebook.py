@@ -2,12 +2,11 @@ from pathlib import Path
 from typing import Any
 
 import kerasimg
-from kerasimg.training.run import Run
 
 
 def test_a_run_shows_its_figures_and_curves(tmp_path: Path, pictures: Any, tiny: Any):
     data = pictures(tmp_path / "colours", {"red": 10, "blue": 10})
-    run = kerasimg.train(tiny(), data=data, out=tmp_path / "runs", verbose=0, say=lambda line: None, report=False)
+    run = kerasimg.train(tiny(), data=data, out=tmp_path / "runs", verbose=0, report=False)
     shown = run._repr_html_()
     assert f"{run.scores['accuracy']:.4f}" in shown
     assert (shown.count("<polyline"), "val_loss, 3 epochs" in shown) == (3, True)
@@ -17,5 +16,5 @@ def test_a_run_shows_its_figures_and_curves(tmp_path: Path, pictures: Any, tiny:
 def test_a_run_that_did_not_get_far_shows_what_there_is(tmp_path: Path):
     (tmp_path / "spec.json").write_text("{}")
     (tmp_path / "classes.json").write_text('["<b>", "dog"]')
-    shown = Run.open(tmp_path)._repr_html_()
+    shown = kerasimg.Run(tmp_path)._repr_html_()
     assert ("&lt;b&gt;, dog" in shown, "<svg" in shown) == (True, False)

@@ -1,15 +1,11 @@
-"""A run in a notebook: its figures, the course of its epochs, where it is kept."""
+"""A run in a notebook: its metrics, a curve over the epochs for each, where it is stored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
 
-from kerasimg.errors import CallError
-
-if TYPE_CHECKING:
-    from kerasimg.training.run import Run
+from kerasimg.run_folder import RunFolder
 
 FIGURES = ("accuracy", "balanced_accuracy", "subset_accuracy", "macro_f1", "f1", "log_loss", "calibration_error", "n")
 WIDTH, HEIGHT = 160, 36
@@ -17,29 +13,29 @@ WIDTH, HEIGHT = 160, 36
 CELL = "text-align:left;vertical-align:middle;padding:2px 14px 2px 0"
 
 
-def as_html(run: Run) -> str:
-    """A table of figures, and a curve over the epochs for each that was watched; nothing is loaded from elsewhere."""
+def as_html(run: RunFolder) -> str:
+    """A table of metrics, with a curve over the epochs for each that was logged; nothing is loaded from elsewhere."""
     rows = "".join(
         f'<tr><th scope="row" style="{CELL}">{escape(name)}</th><td style="{CELL}">{value}</td></tr>'
         for name, value in _rows(run)
     )
     table = f'<table style="border-collapse:collapse;text-align:left">{rows}</table>'
-    return f"<div><strong>{escape(str(run.folder))}</strong>{table}</div>"
+    return f"<div><strong>{escape(str(run.path))}</strong>{table}</div>"
 
 
-def _rows(run: Run) -> Iterator[tuple[str, str]]:
-    scores = _read(lambda: run.scores) or {}
+def _rows(run: RunFolder) -> Iterator[tuple[str, str]]:
+    scores = run.evaluation.metrics() or {}
     for name in FIGURES:
         if isinstance(scores.get(name), int | float):
             yield name.replace("_", " "), f"{scores[name]:,}" if name == "n" else f"{scores[name]:.4f}"
-    history = _read(lambda: run.history) or []
+    history = run.history()
     watched = [name for name in history[-1] if name.startswith("val_") or name == "loss"] if history else []
     for name in watched:
         values = [row[name] for row in history if name in row]
         yield f"{name}, {len(values)} epochs", f"{_curve(values)} {values[-1]:.4f}"
-    yield "classes", escape(", ".join(_read(lambda: run.classes) or []))
-    if run.files.report_file.is_file():
-        yield "report", escape(str(run.files.report_file))
+    yield "classes", escape(", ".join(run.classes() or []))
+    if run.report_file.is_file():
+        yield "report", escape(str(run.report_file))
 
 
 def _curve(values: Sequence[float]) -> str:
@@ -51,11 +47,3 @@ def _curve(values: Sequence[float]) -> str:
         f'aria-label="from {values[0]:.4g} to {values[-1]:.4g}" style="vertical-align:middle">'
         f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.5"/></svg>'
     )
-
-
-def _read(what: Any) -> Any:
-    """What a run knows, or nothing where its training did not get that far."""
-    try:
-        return what()
-    except (CallError, FileNotFoundError):
-        return None
