@@ -177,3 +177,10 @@ def test_every_spec_that_ships_follows_the_task(name, task):
     classes = 2 if task == "binary" else 7
     spec = kerasimg.load({"kerasimg": 1, "name": "child", "extends": name, "task": task}, num_classes=classes)
     assert spec.task == task
+
+
+def test_a_positive_class_is_for_binary_and_is_kept_in_the_resolved_spec():
+    spec = kerasimg.load({"kerasimg": 1, "extends": "recipes/transfer", "task": "binary", "positive_class": "defect"})
+    assert (spec.positive_class, spec.resolved["positive_class"]) == ("defect", "defect")
+    with pytest.raises(SpecError, match="positive_class: is for the task 'binary', and the task is 'multiclass'"):
+        load(DENSE, positive_class="defect")

@@ -191,3 +191,13 @@ def test_a_loss_that_cannot_weigh_labels_is_refused():
         SpecError, match=r"fit\.class_weight: weighs each label by itself, which MeanSquaredError cannot"
     ):
         make_objective(spec, kerasimg.build(spec), 3, np.ones((2, 3)))
+
+
+def test_a_run_has_the_named_class_as_its_positive_one(train: Any, tmp_path: Any):
+    labels = np.array(["defect", "ok"] * 12)
+    images = (np.ones((24, 4, 4, 3)) * 200 * (labels == "ok")[:, None, None, None]).astype("uint8")
+    head = {"layer": "Dense", "units": 1, "activation": "sigmoid"}
+    spec = {"kerasimg": 1, "image": {"size": [4, 4]}, "task": "binary", "positive_class": "defect"}
+    run = train({**spec, "model": [{"layer": "Flatten"}, head]}, data=(images, labels), out=tmp_path)
+    assert list(run.classes) == ["ok", "defect"]
+    assert run.scores["positive"] == "defect"
