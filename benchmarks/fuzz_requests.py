@@ -27,6 +27,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -323,7 +324,7 @@ def _replaced(document: Any, draw: random.Random, words: list[Any]) -> Any:
         while isinstance(inner, dict | list) and inner:
             key = draw.choice(list(inner) if isinstance(inner, dict) else list(range(len(inner))))
             if draw.random() < 0.5:
-                inner[key] = draw.choice(words)
+                inner[key] = deepcopy(draw.choice(words))
                 break
             inner = inner[key]
     return document
