@@ -267,7 +267,7 @@ def lr_find(
         )
     text = [str(sweep), *([] if out is None else [f"plot: {out}"])]
     rate = f"{sweep.suggestion:.2g}"
-    print_result("spec lr-find", sweep.as_json(), text, as_json, spec=ref, data=data, lr=rate)
+    print_result("spec lr-find", sweep.to_dict(), text, as_json, spec=ref, data=data, lr=rate)
 
 
 def _origin(spec: Spec, path: tuple[str | int, ...]) -> str:

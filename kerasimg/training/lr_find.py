@@ -16,6 +16,7 @@ from kerasimg.data.check import OnBadImage
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
+from kerasimg.results import Result
 from kerasimg.training.engine import KerasFit, compile_model, running, sweep_optimizer
 from kerasimg.training.prepare import prepare
 
@@ -25,8 +26,8 @@ FEWEST = 10
 """Steps with which a sweep says anything."""
 
 
-@dataclass(frozen=True)
-class RateSweep:
+@dataclass(frozen=True, repr=False)
+class RateSweep(Result):
     """The loss at each learning rate, and what follows from it."""
 
     rates: tuple[float, ...]
@@ -37,15 +38,6 @@ class RateSweep:
     """The rate at which the loss falls fastest."""
     lowest: float
     """The rate at which it is lowest; beyond, training diverges."""
-
-    def as_json(self) -> dict[str, Any]:
-        """For machines."""
-        return {
-            "suggestion": self.suggestion,
-            "lowest": self.lowest,
-            "rates": list(self.rates),
-            "losses": list(self.losses),
-        }
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw loss over rate, with the suggestion, into a picture file."""
