@@ -24,18 +24,19 @@ def curves(truth: ArrayLike, probabilities: ArrayLike, found: Mapping[str, Any],
     Returns {"classes": {name: {"roc_auc", "average_precision", "roc": {"fpr", "tpr"}, "precision_recall": {"recall",
     "precision"}}}}; the points are scikit-learn's, in its order, the areas those of the whole curves.
     """
-    y, p = np.asarray(truth).astype(int), np.asarray(probabilities, dtype=np.float64)
+    y, p = np.asarray(truth).astype(int), np.asarray(probabilities)
     names: Sequence[str] = found["classes"]
-    if task == "binary":
-        columns = {names[1]: (y.reshape(-1), p.reshape(-1))}
-    elif task == "multilabel":
-        columns = {name: (y[:, k], p[:, k]) for k, name in enumerate(names)}
-    else:
-        columns = {name: (y == k, p[:, k]) for k, name in enumerate(names)}
     rows = found["per_class"]
-    defined = [name for name in columns if rows[name]["roc_auc"] is not None]
-    kept = sorted(defined, key=lambda name: rows[name]["average_precision"])[:CLASSES]
-    return {"classes": {name: _curves(*columns[name], rows[name]) for name in defined if name in set(kept)}}
+    numbers = {names[1]: 0} if task == "binary" else {name: number for number, name in enumerate(names)}
+    defined = [name for name in numbers if rows[name]["roc_auc"] is not None]
+    kept = set(sorted(defined, key=lambda name: rows[name]["average_precision"])[:CLASSES])
+
+    def column(number: int) -> tuple[np.ndarray, np.ndarray]:
+        if task == "binary":
+            return y.reshape(-1), p.reshape(-1).astype(np.float64)
+        return y[:, number] if task == "multilabel" else y == number, p[:, number].astype(np.float64)
+
+    return {"classes": {name: _curves(*column(numbers[name]), rows[name]) for name in defined if name in kept}}
 
 
 def _curves(truth: np.ndarray, p: np.ndarray, row: Mapping[str, Any]) -> dict[str, Any]:

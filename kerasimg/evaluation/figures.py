@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +22,7 @@ _CURVES = 10
 """More than so many curves cannot be told apart."""
 
 
-def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
+def confusion_figure(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
     """Draw a confusion matrix, rows the truth, each cell coloured by its share of the row.
 
     confusion: (K, K) counts.  The figure grows with K, so that names stay legible: 4 to 36 inches.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerasimg.evaluation.figures import confusion_figure, curves_figure, reliability_figure
+from kerasimg.evaluation.scores import drawn_confusion
 from kerasimg.run_folder import EvaluationFolder
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ def write_scores(folder: str | PathLike[str], scores: dict[str, Any], curves: di
     """
     files = EvaluationFolder(Path(folder))
     files.write_metrics(scores)
-    if "confusion" in scores:
-        # Its names reach out of it, how far they are long.
-        _save(confusion_figure(scores["confusion"], scores["classes"]), files.confusion_figure, bbox_inches="tight")
+    if (confusion := drawn_confusion(scores)) is not None:
+        # The names reach beyond the axes, as far as they are long.
+        _save(confusion_figure(confusion, scores["classes"]), files.confusion_figure, bbox_inches="tight")
     _save(reliability_figure(scores["calibration"], scores["calibration_error"]), files.calibration_figure)
     if curves is None:
         return

@@ -28,7 +28,7 @@ from scipy.sparse import csr_array
 
 from kerasimg.evaluation.measures import LEAST, squared_errors
 from kerasimg.evaluation.predictions import THRESHOLD, decide, two_columns
-from kerasimg.evaluation.scores import BINS, to_one
+from kerasimg.evaluation.scores import BINS, RowFigures, row_figures
 from kerasimg.spec.document import Task
 
 LEVEL = 0.95
@@ -142,8 +142,7 @@ def resampled(
     truth, probabilities, thresholds: as in `scores`. The draws depend on the seed and the truth, or the groups, alone.
     """
     y = np.asarray(truth).astype(int)
-    p = np.asarray(probabilities, dtype=np.float64)
-    on_draws = _TASKS[task](y if task == "multilabel" else y.reshape(-1), p, thresholds)
+    on_draws = _TASKS[task](y if task == "multilabel" else y.reshape(-1), np.asarray(probabilities), thresholds)
     draws = _draws(y, task, resamples, seed) if groups is None else _group_draws(groups, resamples, seed)
     chunks = [on_draws(counts) for counts in draws]
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
@@ -182,15 +181,14 @@ OnDraws = Callable[[np.ndarray], Figures]
 
 
 def _multiclass(truth: np.ndarray, p: np.ndarray, thresholds: Sequence[float] | None) -> OnDraws:
-    p = to_one(p)
-    decision, _ = decide(p, "multiclass")
-    return _of_one_class(truth, p, decision)
+    rows = row_figures(truth, p)
+    return _of_one_class(truth, rows, rows.decision, p.shape[1])
 
 
 def _binary(truth: np.ndarray, p: np.ndarray, thresholds: Sequence[float] | None) -> OnDraws:
-    p = p.reshape(-1)
+    p = p.reshape(-1).astype(np.float64)
     decision, _ = decide(p, "binary", thresholds)
-    shared = _of_one_class(truth, two_columns(p), decision)
+    shared = _of_one_class(truth, row_figures(truth, two_columns(p)), decision, 2)
     sums = np.stack([truth & decision, decision, truth]).astype(np.float64)
     ranks = _Ranks(truth, p)
 
@@ -206,14 +204,12 @@ def _binary(truth: np.ndarray, p: np.ndarray, thresholds: Sequence[float] | None
     return figures
 
 
-def _of_one_class(truth: np.ndarray, p: np.ndarray, decision: np.ndarray) -> OnDraws:
-    """p: (N, K), rows sum to 1."""
-    n, k = p.shape
+def _of_one_class(truth: np.ndarray, of_rows: RowFigures, decision: np.ndarray, k: int) -> OnDraws:
+    n = len(truth)
     everyone, right = np.arange(n), np.flatnonzero(truth == decision)
-    likeliest, confidence = decide(p, "multiclass")
-    loss = -np.log(np.maximum(p[everyone, truth], LEAST))
-    squares = squared_errors(truth, p)
-    gaps = _gaps(confidence, likeliest == truth, everyone, n)
+    loss = -np.log(np.maximum(of_rows.of_truth, LEAST))
+    squares = of_rows.squared_error
+    gaps = _gaps(of_rows.confidence, of_rows.decision == truth, everyone, n)
     rights, true, said = (
         csr_array((np.ones(len(rows)), (columns, rows)), shape=(k, n))
         for rows, columns in ((right, truth[right]), (everyone, truth), (everyone, decision))
@@ -236,6 +232,7 @@ def _of_one_class(truth: np.ndarray, p: np.ndarray, decision: np.ndarray) -> OnD
 
 
 def _multilabel(truth: np.ndarray, p: np.ndarray, thresholds: Sequence[float] | None) -> OnDraws:
+    p = p.astype(np.float64)
     n, k = p.shape
     decision, _ = decide(p, "multilabel", thresholds)
     right = decision == truth

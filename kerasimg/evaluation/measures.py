@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 LEAST = float(np.finfo(np.float64).eps)
 """A smaller probability counts as this one in the log loss."""
@@ -57,9 +58,18 @@ def counts(truth: np.ndarray, decision: np.ndarray, classes: int) -> Counts:
     return Counts(right, np.bincount(decision, minlength=classes), np.bincount(truth, minlength=classes))
 
 
-def confusion_matrix(truth: np.ndarray, decision: np.ndarray, classes: int) -> np.ndarray:
-    """(K, K) counts, rows the truth, columns the decision."""
-    return np.bincount(truth * classes + decision, minlength=classes * classes).reshape(classes, classes)
+def confusion_cells(truth: np.ndarray, decision: np.ndarray, classes: int) -> np.ndarray:
+    """(M, 3) the cells of the confusion matrix that are not 0, row by row: truth, decision, count."""
+    cells, n = np.unique(truth.astype(np.int64) * classes + decision, return_counts=True)
+    return np.stack([*np.divmod(cells, classes), n], axis=1)
+
+
+def confusion_matrix(cells: ArrayLike, classes: int) -> np.ndarray:
+    """(K, K) counts, rows the truth, columns the decision, from `confusion_cells`."""
+    matrix = np.zeros((classes, classes), dtype=np.int64)
+    truth, decision, n = np.asarray(cells, dtype=np.int64).reshape(-1, 3).T
+    matrix[truth, decision] = n
+    return matrix
 
 
 def log_loss(p: np.ndarray) -> float:

@@ -32,6 +32,7 @@ from kerasimg.evaluation.report_pictures import (
     unique,
 )
 from kerasimg.evaluation.report_words import headline, number, percent, words
+from kerasimg.evaluation.scores import drawn_confusion
 from kerasimg.files import write_text
 from kerasimg.models.classifier import Classifier
 from kerasimg.run_folder import DataRecord, RunFolder, RunReference, folder_of
@@ -144,15 +145,9 @@ def _per_class(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _confused(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The pairs of classes that are taken for one another most."""
-    classes = scores["classes"]
-    pairs = [
-        {"truth": classes[i], "taken": classes[j], "n": n, "share": n / sum(row)}
-        for i, row in enumerate(scores.get("confusion", []))
-        for j, n in enumerate(row)
-        if i != j and n
-    ]
-    return sorted(pairs, key=lambda pair: -pair["n"])[:CONFUSED]
+    """The pairs of classes that are confused most."""
+    pairs = scores.get("most_confused", [])[:CONFUSED]
+    return [{"truth": pair["truth"], "taken": pair["prediction"], "n": pair["n"], "share": pair["share"]} for pair in pairs]
 
 
 def _figures(files: RunFolder, scores: Mapping[str, Any] | None) -> dict[str, Markup | None]:
@@ -160,8 +155,8 @@ def _figures(files: RunFolder, scores: Mapping[str, Any] | None) -> dict[str, Ma
     figures: dict[str, Markup | None] = dict.fromkeys(("confusion", "reliability", "precision_recall", "roc", "worst"))
     if scores is None:
         return figures
-    if "confusion" in scores:
-        figures["confusion"] = drawing.confusion(scores["confusion"], scores["classes"])
+    if (confusion := drawn_confusion(scores)) is not None:
+        figures["confusion"] = drawing.confusion(confusion, scores["classes"])
     if "calibration" in scores:
         figures["reliability"] = drawing.reliability(scores["calibration"], scores["calibration_error"])
     curves = (files.evaluation.curves() or {}).get("classes", {})

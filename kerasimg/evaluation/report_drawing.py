@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 from markupsafe import Markup, escape
+from numpy.typing import ArrayLike
 
 LEVELS = 12
 """Colours of a confusion matrix."""
@@ -109,7 +110,7 @@ def ticks(low: float, high: float, about: int = 5, *, whole: bool = False) -> li
     return [round((first + place) * step, 10) for place in range(count + 1)]
 
 
-def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Markup:
+def confusion(counts: ArrayLike, classes: Sequence[str]) -> Markup:
     """A confusion matrix, rows the truth; of many classes a picture of a pixel for each cell."""
     table = np.array(counts)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)

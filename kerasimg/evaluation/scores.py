@@ -6,7 +6,7 @@ Shares, precision, recall, F1 and areas are in [0, 1]; a figure that the data le
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,6 +15,7 @@ from kerasimg.errors import KerasimgError
 from kerasimg.evaluation.measures import (
     Counts,
     average_precision,
+    confusion_cells,
     confusion_matrix,
     counts,
     log_loss,
@@ -22,7 +23,7 @@ from kerasimg.evaluation.measures import (
     roc_auc,
     squared_errors,
 )
-from kerasimg.evaluation.predictions import THRESHOLD, decide, two_columns
+from kerasimg.evaluation.predictions import MANY_CLASSES, THRESHOLD, decide, two_columns
 from kerasimg.spec.document import Task
 
 BINS = 15
@@ -36,6 +37,12 @@ AREAS = 2**23
 
 MOST_CONFUSED = 20
 """Pairs of classes that are listed."""
+
+DRAWN_CLASSES = 1000
+"""A confusion matrix of up to this many classes is drawn."""
+
+_CHUNK = 2**22
+"""Probabilities that are held as float64 at once."""
 
 Scores = dict[str, Any]
 
@@ -55,14 +62,15 @@ def scores(
     classes: K different names, 2 for binary.
     thresholds: see `decide`.
 
-    Returns the figures, then `per_class`, `calibration`, and but for multilabel `confusion` (rows are the truth,
-    columns the prediction, both in the order of `classes`) and `most_confused`. As in scikit-learn, macro averages
+    Returns the figures, then `per_class`, `calibration`, and except for multilabel `confusion` (rows are the truth,
+    columns the prediction, both in the order of `classes`) and `most_confused`. Above `MANY_CLASSES` classes,
+    `confusion_cells` replaces `confusion`: [truth, prediction, count] of each cell that is not 0. As in scikit-learn, macro averages
     are over the classes that occur in the truth or in the predictions (multilabel: all), balanced accuracy over those
     in the truth; a division by zero gives 0. The areas of a class are those of one against the rest, None where
     pictures times classes exceed `AREAS`.
     """
-    p = np.asarray(probabilities, dtype=np.float64)
-    if not np.isfinite(p).all():
+    p = np.asarray(probabilities)
+    if not np.isfinite(p.sum(dtype=np.float64)):
         raise KerasimgError("the model predicts NaN or infinity, so its training diverged; try a lower learning_rate")
     figures = _TASKS[task](np.asarray(truth).astype(int), p, list(classes), thresholds)
     return {"task": task, "n": len(p), "classes": list(classes), **figures}
@@ -72,23 +80,23 @@ Thresholds = Sequence[float] | None
 
 
 def _multiclass(truth: np.ndarray, p: np.ndarray, classes: list[str], thresholds: Thresholds) -> Scores:
-    p = to_one(p)
-    decision, _ = decide(p, "multiclass")
-    found = counts(truth, decision, len(classes))
+    rows = row_figures(truth, p)
+    found = counts(truth, rows.decision, len(classes))
     occurring = found.only(np.flatnonzero(found.true + found.decided))
     return {
-        **_accuracies(truth, decision, found),
-        **_top_k(truth, p),
+        **_accuracies(truth, rows.decision, found),
+        **_top_k(rows.rank, len(classes)),
         **_averaged("macro", occurring),
         **_averaged("weighted", occurring, occurring.true),
-        **_details(truth, p, decision, classes),
+        **_details(truth, rows, rows.decision, classes, to_one(p) if p.size <= AREAS else None),
     }
 
 
 def _binary(truth: np.ndarray, p: np.ndarray, classes: list[str], thresholds: Thresholds) -> Scores:
-    truth, p = truth.reshape(-1), p.reshape(-1)
+    truth, p = truth.reshape(-1), p.reshape(-1).astype(np.float64)
     decision, _ = decide(p, "binary", thresholds)
-    details = _details(truth, two_columns(p), decision, classes)
+    both = two_columns(p)
+    details = _details(truth, row_figures(truth, both), decision, classes, both if both.size <= AREAS else None)
     positive = details["per_class"][classes[1]]
     return {
         "positive": classes[1],
@@ -100,9 +108,10 @@ def _binary(truth: np.ndarray, p: np.ndarray, classes: list[str], thresholds: Th
 
 
 def _multilabel(truth: np.ndarray, p: np.ndarray, classes: list[str], thresholds: Thresholds) -> Scores:
+    p = p.astype(np.float64)
     decision, _ = decide(p, "multilabel", thresholds)
     found = counts(truth, decision.astype(int), len(classes))
-    per_class = _per_class(found, classes, truth.T, p.T)
+    per_class = _per_class(found, classes, truth.T, p.T if p.size <= AREAS else None)
     areas = [row["average_precision"] for row in per_class.values()]
     defined = [area for area in areas if area is not None]
     # Each label of each picture is a decision between two, wherever its threshold stands.
@@ -131,8 +140,40 @@ _TASKS: dict[Task, Callable[[np.ndarray, np.ndarray, list[str], Thresholds], Sco
 
 
 def to_one(p: np.ndarray) -> np.ndarray:
-    """(N, K) with rows that sum to 1: those of float32 do not exactly, and the log loss wants them to."""
+    """(N, K) float64 with rows that sum to 1: those of float32 do not exactly, and the log loss wants them to."""
+    p = p.astype(np.float64)
     return p / p.sum(axis=1, keepdims=True)
+
+
+class RowFigures(NamedTuple):
+    """What the figures need of each image, (N,) each: with it no figure holds all probabilities as float64."""
+
+    decision: np.ndarray
+    """The most likely class."""
+    confidence: np.ndarray
+    """Its probability."""
+    of_truth: np.ndarray
+    """The probability of the true class."""
+    rank: np.ndarray
+    """How many classes come before the true one."""
+    squared_error: np.ndarray
+    """As `squared_errors`."""
+
+
+def row_figures(truth: np.ndarray, p: np.ndarray) -> RowFigures:
+    """The figures of each image, a block of rows after the other.
+
+    truth: (N,) class numbers.  p: (N, K), rows sum to about 1.
+    """
+    rows = max(1, _CHUNK // p.shape[1])
+    blocks = [_row_figures(truth[start : start + rows], to_one(p[start : start + rows])) for start in range(0, len(p), rows)]
+    return RowFigures(*(np.concatenate(each) for each in zip(*blocks, strict=True)))
+
+
+def _row_figures(truth: np.ndarray, p: np.ndarray) -> RowFigures:
+    decision, confidence = decide(p, "multiclass")
+    of_truth = p[np.arange(len(p)), truth]
+    return RowFigures(decision, confidence, of_truth, ranks(truth, p), squared_errors(truth, p))
 
 
 def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> tuple[float, list[Scores]]:
@@ -165,9 +206,8 @@ def _accuracies(truth: np.ndarray, decision: np.ndarray, found: Counts) -> Score
     return {"accuracy": float((truth == decision).mean()), "balanced_accuracy": float(balanced)}
 
 
-def _top_k(truth: np.ndarray, p: np.ndarray) -> Scores:
-    before = ranks(truth, p)
-    found = {str(k): float((before < k).mean()) for k in TOP_K if k < p.shape[1]}
+def _top_k(rank: np.ndarray, classes: int) -> Scores:
+    found = {str(k): float((rank < k).mean()) for k in TOP_K if k < classes}
     return {**({"top_5_accuracy": found["5"]} if "5" in found else {}), "top_k_accuracy": found}
 
 
@@ -176,50 +216,66 @@ def _averaged(average: str, found: Counts, weights: np.ndarray | None = None) ->
     return {f"{average}_{name}": float(np.average(each, weights=weights)) for name, each in figures.items()}
 
 
-def _details(truth: np.ndarray, p: np.ndarray, decision: np.ndarray, classes: list[str]) -> Scores:
-    """What multiclass and binary share.  p: (N, K), rows sum to 1.  `log_loss` is in nats."""
-    # Of the likelier class, wherever a threshold stands: it is the probabilities that are judged.
-    likeliest, confidence = decide(p, "multiclass")
-    error, bins = reliability(confidence, likeliest == truth)
-    confusion = confusion_matrix(truth, decision, len(classes))
+def _details(
+    truth: np.ndarray, rows: RowFigures, decision: np.ndarray, classes: list[str], p: np.ndarray | None
+) -> Scores:
+    """What multiclass and binary share.  p: (N, K), rows sum to 1; None: no areas.  `log_loss` is in nats."""
+    # Of the most likely class, whatever the threshold is: these figures are about the probabilities.
+    error, bins = reliability(rows.confidence, rows.decision == truth)
+    cells = confusion_cells(truth, decision, len(classes))
     hot = (truth == column for column in range(len(classes)))
+    few = len(classes) <= MANY_CLASSES
     return {
-        "log_loss": log_loss(p[np.arange(len(p)), truth]),
-        "brier_score": float(squared_errors(truth, p).mean()),
+        "log_loss": log_loss(rows.of_truth),
+        "brier_score": float(rows.squared_error.mean()),
         "calibration_error": error,
-        "per_class": _per_class(counts(truth, decision, len(classes)), classes, hot, p.T),
+        "per_class": _per_class(counts(truth, decision, len(classes)), classes, hot, None if p is None else p.T),
         "calibration": bins,
-        "most_confused": most_confused(confusion, classes),
-        "confusion": confusion.tolist(),
+        "most_confused": most_confused(cells, classes),
+        **({"confusion": confusion_matrix(cells, len(classes)).tolist()} if few else {"confusion_cells": cells.tolist()}),
     }
 
 
-def most_confused(confusion: ArrayLike, classes: Sequence[str], limit: int = MOST_CONFUSED) -> list[Scores]:
-    """Which class is taken for which, most pictures first; `share` is of the pictures of the true class."""
-    counts = np.array(confusion)
-    wrong = counts * (1 - np.eye(len(counts), dtype=int))
-    most = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+def most_confused(cells: np.ndarray, classes: Sequence[str], limit: int = MOST_CONFUSED) -> list[Scores]:
+    """Which class is taken for which, most images first; `share` is of the images of the true class.
+
+    cells: as `confusion_cells` returns them.
+    """
+    truth, decision, n = cells.T
+    images = np.bincount(truth, weights=n, minlength=len(classes))
+    wrong = np.flatnonzero(truth != decision)
+    most = wrong[np.argsort(-n[wrong], kind="stable")][:limit]
     return [
-        {"truth": classes[i], "prediction": classes[j], "n": int(wrong[i, j]), "share": float(wrong[i, j] / total)}
-        for i, j in zip(*np.unravel_index(most, wrong.shape), strict=True)
-        if wrong[i, j] and (total := counts[i].sum())
+        {"truth": classes[i], "prediction": classes[j], "n": int(count), "share": float(count / images[i])}
+        for i, j, count in cells[most]
     ]
 
 
-def _per_class(found: Counts, classes: list[str], columns: Iterable[np.ndarray], p: np.ndarray) -> dict[str, Scores]:
-    """columns, p: for each class whether a picture is of it, and the probability that it is, (N,) each."""
-    affordable = p.size <= AREAS
+def drawn_confusion(found: Scores) -> np.ndarray | None:
+    """(K, K) the confusion matrix of scores; None where they have none, or of more than `DRAWN_CLASSES` classes."""
+    if "confusion" in found:
+        return np.asarray(found["confusion"])
+    if "confusion_cells" not in found or len(found["classes"]) > DRAWN_CLASSES:
+        return None
+    return confusion_matrix(found["confusion_cells"], len(found["classes"]))
+
+
+def _per_class(
+    found: Counts, classes: list[str], columns: Iterable[np.ndarray], p: np.ndarray | None
+) -> dict[str, Scores]:
+    """columns, p: for each class whether an image is of it, and the probability that it is, (N,) each; None: no areas."""
+    probabilities: Iterable[Any] = [None] * len(classes) if p is None else p
     return {
         name: {
             "precision": float(precision),
             "recall": float(recall),
             "f1": float(f1),
             "support": int(support),
-            "roc_auc": _roc_auc(of_class, probability) if affordable else None,
-            "average_precision": _average_precision(of_class, probability) if affordable else None,
+            "roc_auc": None if probability is None else _roc_auc(of_class, probability),
+            "average_precision": None if probability is None else _average_precision(of_class, probability),
         }
         for name, precision, recall, f1, support, of_class, probability in zip(
-            classes, found.precision, found.recall, found.f1, found.true, columns, p, strict=True
+            classes, found.precision, found.recall, found.f1, found.true, columns, probabilities, strict=True
         )
     }
 
