@@ -147,7 +147,7 @@ def _per_class(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _confused(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The pairs of classes that are confused most."""
     pairs = scores.get("most_confused", [])[:CONFUSED]
-    return [{"truth": pair["truth"], "taken": pair["prediction"], "n": pair["n"], "share": pair["share"]} for pair in pairs]
+    return [{**pair, "taken": pair["prediction"]} for pair in pairs]
 
 
 def _figures(files: RunFolder, scores: Mapping[str, Any] | None) -> dict[str, Markup | None]:

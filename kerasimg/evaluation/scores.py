@@ -5,7 +5,7 @@ Shares, precision, recall, F1 and areas are in [0, 1]; a figure that the data le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,10 +64,10 @@ def scores(
 
     Returns the figures, then `per_class`, `calibration`, and except for multilabel `confusion` (rows are the truth,
     columns the prediction, both in the order of `classes`) and `most_confused`. Above `MANY_CLASSES` classes,
-    `confusion_cells` replaces `confusion`: [truth, prediction, count] of each cell that is not 0. As in scikit-learn, macro averages
-    are over the classes that occur in the truth or in the predictions (multilabel: all), balanced accuracy over those
-    in the truth; a division by zero gives 0. The areas of a class are those of one against the rest, None where
-    pictures times classes exceed `AREAS`.
+    `confusion_cells` replaces `confusion`: [truth, prediction, count] of each cell that is not 0. As in scikit-learn,
+    macro averages are over the classes that occur in the truth or in the predictions (multilabel: all), balanced
+    accuracy over those in the truth; a division by zero gives 0. The areas of a class are those of one against the
+    rest, None where images times classes exceed `AREAS`.
     """
     p = np.asarray(probabilities)
     if not np.isfinite(p.sum(dtype=np.float64)):
@@ -166,7 +166,9 @@ def row_figures(truth: np.ndarray, p: np.ndarray) -> RowFigures:
     truth: (N,) class numbers.  p: (N, K), rows sum to about 1.
     """
     rows = max(1, _CHUNK // p.shape[1])
-    blocks = [_row_figures(truth[start : start + rows], to_one(p[start : start + rows])) for start in range(0, len(p), rows)]
+    blocks = [
+        _row_figures(truth[start : start + rows], to_one(p[start : start + rows])) for start in range(0, len(p), rows)
+    ]
     return RowFigures(*(np.concatenate(each) for each in zip(*blocks, strict=True)))
 
 
@@ -224,7 +226,10 @@ def _details(
     error, bins = reliability(rows.confidence, rows.decision == truth)
     cells = confusion_cells(truth, decision, len(classes))
     hot = (truth == column for column in range(len(classes)))
-    few = len(classes) <= MANY_CLASSES
+    if len(classes) <= MANY_CLASSES:
+        confusion = {"confusion": confusion_matrix(cells, len(classes)).tolist()}
+    else:
+        confusion = {"confusion_cells": cells.tolist()}
     return {
         "log_loss": log_loss(rows.of_truth),
         "brier_score": float(rows.squared_error.mean()),
@@ -232,7 +237,7 @@ def _details(
         "per_class": _per_class(counts(truth, decision, len(classes)), classes, hot, None if p is None else p.T),
         "calibration": bins,
         "most_confused": most_confused(cells, classes),
-        **({"confusion": confusion_matrix(cells, len(classes)).tolist()} if few else {"confusion_cells": cells.tolist()}),
+        **confusion,
     }
 
 
@@ -251,7 +256,7 @@ def most_confused(cells: np.ndarray, classes: Sequence[str], limit: int = MOST_C
     ]
 
 
-def drawn_confusion(found: Scores) -> np.ndarray | None:
+def drawn_confusion(found: Mapping[str, Any]) -> np.ndarray | None:
     """(K, K) the confusion matrix of scores; None where they have none, or of more than `DRAWN_CLASSES` classes."""
     if "confusion" in found:
         return np.asarray(found["confusion"])
@@ -263,7 +268,7 @@ def drawn_confusion(found: Scores) -> np.ndarray | None:
 def _per_class(
     found: Counts, classes: list[str], columns: Iterable[np.ndarray], p: np.ndarray | None
 ) -> dict[str, Scores]:
-    """columns, p: for each class whether an image is of it, and the probability that it is, (N,) each; None: no areas."""
+    """columns, p: for each class whether an image is of it, and its probability, (N,) each; None: no areas."""
     probabilities: Iterable[Any] = [None] * len(classes) if p is None else p
     return {
         name: {
