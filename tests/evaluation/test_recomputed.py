@@ -36,6 +36,13 @@ def areas(truth, p):
     }
 
 
+def brier(truth, p):
+    """The sum over the classes, of two classes that of the second one alone."""
+    if p.shape[1] == 2:
+        return sk.brier_score_loss(truth, p[:, 1])
+    return ((p - np.eye(p.shape[1])[truth]) ** 2).sum(axis=1).mean()
+
+
 def averages(truth, said, kind, labels=None):
     found = sk.precision_recall_fscore_support(truth, said, labels=labels, average=kind, zero_division=0)
     return {f"{kind}_{name}": value for name, value in zip(("precision", "recall", "f1"), found[:3], strict=True)}
@@ -56,6 +63,7 @@ def of_one_class(found, classes, p, columns):
         "accuracy": sk.accuracy_score(truth, said),
         "balanced_accuracy": sk.recall_score(truth, said, labels=sorted(set(truth)), average="macro"),
         "log_loss": sk.log_loss(truth, p, labels=classes),
+        "brier_score": pytest.approx(brier(y, p), rel=1e-12),
         "calibration_error": pytest.approx(calibration_error(p.max(axis=1), p.argmax(axis=1) == y), rel=1e-12),
         "confusion": sk.confusion_matrix(truth, said, labels=classes).tolist(),
         "per_class": each_class(classes, truth, said, columns, classes),
@@ -78,6 +86,7 @@ def recomputed(task, found):
             **averages(y, d, "micro"),
             "mean_average_precision": np.mean([row["average_precision"] for row in rows.values()]),
             "log_loss": sk.log_loss(y.reshape(-1), p.reshape(-1)),
+            "brier_score": pytest.approx(((p - y) ** 2).mean(), rel=1e-12),
             "calibration_error": pytest.approx(calibration_error(sure, right), rel=1e-12),
             "per_class": rows,
         }

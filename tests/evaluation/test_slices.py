@@ -19,7 +19,7 @@ def test_each_value_has_the_figures_of_its_pictures_most_pictures_first():
     found = scores(TRUTH[:20], P[:20], ["a", "b"], "multiclass")
     figures = told["rows"][1]["figures"]
     assert figures == {name: found[name] for name in figures}
-    assert set(figures) == {"accuracy", "balanced_accuracy", "macro_f1", "log_loss", "calibration_error"}
+    assert set(figures) == {"accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier_score", "calibration_error"}
     low, high = told["rows"][1]["intervals"]["accuracy"]
     assert low < figures["accuracy"] < high
 

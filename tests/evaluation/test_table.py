@@ -31,6 +31,7 @@ def test_two_classes_are_printed_as_plain_text():
         "ROC AUC                           0.5000",
         "average precision of [red]defect  0.5000",
         "log loss                          0.7890",
+        "Brier score                       0.2917",
         "calibration error                 0.3333",
         "Each class",
         "class        precision  recall      F1  average precision  ROC AUC  support",
