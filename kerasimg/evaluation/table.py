@@ -19,7 +19,7 @@ _PAIRS = 5
 
 _DETAILS = ("precision", "recall", "f1", "average_precision", "roc_auc")
 _OF_A_CLASS = ("precision", "recall", "f1", "average_precision")
-_WORDS = {"f1": "F1", "roc": "ROC", "auc": "AUC"}
+_WORDS = {"f1": "F1", "roc": "ROC", "auc": "AUC", "brier": "Brier"}
 
 
 def print_scores(scores: dict[str, Any], console: Console | None = None) -> None:
