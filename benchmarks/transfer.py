@@ -208,7 +208,7 @@ def rows(chosen: argparse.Namespace) -> None:
     import keras
     import numpy as np
 
-    from kerasimg.training.feature_batches import feature_batches
+    from kerasimg.training.array_batches import feature_batches
     from kerasimg.training.feature_rows import Rows
 
     count, width = 64_000, 1280

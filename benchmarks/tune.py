@@ -300,7 +300,7 @@ def race(options: argparse.Namespace, data: Path) -> None:
 
 def memory(options: argparse.Namespace, data: Path) -> None:
     """What one process takes while it trains many small trials, of the space as it is or with a new graph for each."""
-    from kerasimg.tuning.memory import resident_bytes
+    from kerasimg.tuning.shared_graph import resident_bytes
     from kerasimg.tuning.trials import Trials
 
     draw = np.random.default_rng(options.seed)

@@ -23,8 +23,7 @@ import kerasimg
 from kerasimg.spec.document import Tune
 from kerasimg.tuning.objective import Goal
 from kerasimg.tuning.oracle import make_oracle
-from kerasimg.tuning.outcome import Outcome
-from kerasimg.tuning.records import Records
+from kerasimg.tuning.records import Outcome, Records
 from kerasimg.tuning.space import space_of
 from kerasimg.tuning.tuner import TrialTuner
 

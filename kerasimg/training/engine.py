@@ -1,8 +1,8 @@
 """Trains the stages of an experiment: plans, compiles, runs and finishes each one.
 
 `train` runs it with the folder of a run as its hooks, a search with a pruning rule, `HyperSpec.fit` with the callbacks
-of a tuner, `find_learning_rate` for one stage with a rate that rises. How the steps are run is the execution's affair:
-`KerasFit` calls `model.fit`; a search has one whose compiled graphs several trials share.
+of a tuner, `find_learning_rate` for one stage with a rate that rises. `KerasFit` runs the steps by `model.fit`; in a
+search another execution does, whose compiled graphs several trials share.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 
@@ -69,19 +69,6 @@ class Hooks:
         return False
 
 
-class Execution(Protocol):
-    """How the steps of a stage are run."""
-
-    def plan(self, experiment: Experiment, index: int, notes: Mapping[str, Any]) -> FeaturePlan:
-        """How the frozen part of a stage's model is computed, and the model to train."""
-
-    def compile(self, experiment: Experiment, index: int, plan: FeaturePlan, callbacks: Sequence[Any]) -> int:
-        """Make the model ready for a stage, its optimizer built; the steps that are run at a time."""
-
-    def run(self, experiment: Experiment, plan: FeaturePlan, watch: Watch) -> None:
-        """Train from where `watch` is until `watch.until`, or until a callback has set `model.stop_training`."""
-
-
 class Engine:
     """The training of an experiment."""
 
@@ -90,7 +77,7 @@ class Engine:
         experiment: Experiment,
         *,
         hooks: Hooks | None = None,
-        execution: Execution | None = None,
+        execution: KerasFit | None = None,
         callbacks: Sequence[Any] | None = None,
         history: History | None = None,
         found: Checkpoint | None = None,
@@ -108,7 +95,7 @@ class Engine:
         self.experiment = experiment
         self.spec = experiment.spec
         self.hooks = hooks or Hooks()
-        self.execution: Execution = execution or KerasFit()
+        self.execution = execution or KerasFit()
         self.callbacks = list(make_callbacks(self.spec) if callbacks is None else callbacks)
         self.history = history or History()
         self.found = found
@@ -279,7 +266,10 @@ class Engine:
 
 
 class KerasFit:
-    """Runs stages with `keras.Model.fit`: on any backend and device, with any callbacks, for any model."""
+    """Runs stages with `keras.Model.fit`: on any backend and device, with any callbacks, for any model.
+
+    A subclass may run them in another way.
+    """
 
     def __init__(self) -> None:
         self._compiled: Any = None

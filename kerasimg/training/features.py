@@ -32,9 +32,8 @@ from kerasimg.models.frozen import Split, split_frozen
 from kerasimg.models.inference import Engine, Precision, has_gpu, settle
 from kerasimg.spec.document import Image
 from kerasimg.spec.load import Spec
-from kerasimg.training.feature_batches import feature_batches
+from kerasimg.training.array_batches import feature_batches, picture_batches, row_batches
 from kerasimg.training.feature_rows import DoesNotFit, Recipe, Rows, Stored, rows_of, stored_as
-from kerasimg.training.straight import picture_batches, row_batches
 
 Mode = Literal["off", "cached", "fresh"]
 Wanted = Literal["auto", "off", "cached", "fresh"]
@@ -238,7 +237,7 @@ def plan_features(
     model: with `trainable` set for the stage.  parts: indices into the source; "train", and maybe "validation".
     views: augmented views of each picture that take turns in the epochs; None: new ones in every epoch.
     epochs: of the stage.  sample_weight: one per training picture.  precision: see `models.inference.settle`.
-    straight: batches may be a keras.utils.PyDataset of arrays, where that is as good (`straight.py`).
+    straight: batches may be a keras.utils.PyDataset of arrays, where that is as good (`array_batches.py`).
     CallError where a mode is asked for that cannot be had; `auto` then takes another and says why.
     """
     if mode not in get_args(Wanted):

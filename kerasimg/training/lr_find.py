@@ -77,13 +77,8 @@ def find_learning_rate(
 ) -> RateSweep:
     """Raise the learning rate from `low` to `high` in `steps` steps, and watch the loss (Smith 2017, arXiv:1506.01186).
 
-    Everything else is as in `train`: images, augmentation, frozen parts, optimizer, loss. No run is made and no weights
-    are saved. The sweep ends early where the loss is four times its least.
-    stage: which of `fit.stages`, from 1; a later one begins with the weights that the first begins with.
-    out: a file for the plot (.png, .svg, .pdf).
-
-    Raises what `train` raises before the first epoch; CallError for arguments that make no sweep; KerasimgError where
-    the loss never falls.
+    As `kerasimg.find_learning_rate`, which says what the arguments are.
+    All but the rate is as in `train`; a later stage begins with the weights of the first.
     """
     if steps < FEWEST or not 0 < low < high:
         raise CallError(f"expected 0 < low < high and steps >= {FEWEST}, got {low:g}, {high:g} and {steps}")

@@ -122,29 +122,14 @@ def prepare(
     make: Callable[[Spec], Models] | None = None,
     distribute: bool = True,
 ) -> Experiment:
-    """Everything that a training needs, checked.
+    """Everything that a training needs, checked; SpecError, DataError or WeightsError where something is wrong.
 
-    Args:
-        ref: the spec.
-        data: the images, or a source that is open already; then `ref` is a loaded spec, with its number of classes.
-        edits: edits of the spec by path.
-        params: values of the spec's params.
-        weights: as for `build`.
-        limits: as for `build`.
-        on_bad_image: "fail" or "skip"; None: the images were checked before.
-        cache: the cache of decoded images, or its kind.
-        parts: the indices of each part; None: as the spec splits the images.
-        choices: what earlier probes chose; None: each "auto" is probed.
-        make: makes the models of a spec; None: new ones.
-        distribute: whether the training may run on several devices.
-
-    Returns:
-        The experiment.
-
-    Raises:
-        SpecError: if the spec is wrong, or does not go with the data.
-        DataError: if an image cannot be read.
-        WeightsError: if weights are missing or do not fit.
+    ref, params, weights, limits, cache: as for `train`; edits: of the spec, by path.
+    data: the images, or a source that is open already; then `ref` is a loaded spec, with its number of classes.
+    on_bad_image: "fail" or "skip"; None: the images were checked before.
+    parts: the indices of each part; None: as the spec splits the images.
+    choices: what earlier probes chose.  make: makes the models of a spec.  None: new ones.
+    distribute: whether the training may run on several devices.
     """
     if weights == AS_THE_SPEC_SAYS:
         weights = own_weights(ref) or weights

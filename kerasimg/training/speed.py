@@ -55,7 +55,7 @@ def operations(model: Any) -> int:
     for layer in leaves(model.layers):
         weights = sum(math.prod(weight.shape) for weight in layer.weights if len(weight.shape) > 1)
         if weights:
-            places = [size or 1 for size in _shape(layer)[1:-1]]
+            places = [size or 1 for size in output_shape(layer)[1:-1]]
             total += weights * math.prod(places)
     return total
 
@@ -68,7 +68,8 @@ def acts_on_steps(callback: Any) -> bool:
     return any(getattr(type(callback), name) is not getattr(keras.callbacks.Callback, name) for name in names)
 
 
-def _shape(layer: Any) -> tuple[int | None, ...]:
+def output_shape(layer: Any) -> tuple[int | None, ...]:
+    """The shape of what a layer gives, with the batch; empty where there are several."""
     try:
         return tuple(layer.output.shape)
     except (AttributeError, ValueError):  # called several times, or on several inputs

@@ -58,22 +58,10 @@ def train(
     verbose: int | str = "auto",
     **params: Any,
 ) -> Run:
-    """Train the classifier of a spec, judge it on held-out pictures, and keep all of it in a new folder.
+    """Train the classifier of a spec, evaluate it on held-out images, and save all of it in a new folder.
 
-    ref: a zoo name, the path of a spec, a pack, whose weights it begins with, a dict, or a loaded spec.
-    params, overrides: the spec's params, and edits by path.
+    As `kerasimg.train`, which says what the arguments are.  verbose: as for `keras.Model.fit`.
     first_spec: the document that was chosen for the images, where the caller gave no spec; saved with the run.
-    data: a folder with a folder per class, a manifest (.csv, .jsonl), an .npz, (images, labels), or "sample".
-    out: the folder in which the run gets its own, `<name>-<k>`.
-    weights, limits: as for `build`.
-    on_bad_image: "fail" names every unreadable picture before the first epoch; "skip" leaves them out.
-    cache: where decoded pictures are kept: "auto", "memory", "disk" or "off".
-    report: write `report.html` and `MODEL_CARD.md` at the end, as `kerasimg.report` does at any later time.
-    tensorboard: write the curves to `RUN/tensorboard` while it trains, for TensorBoard; needs the extra of that name.
-    verbose: as for `keras.Model.fit`.
-
-    Raises SpecError, DataError, WeightsError or CallError before the first epoch; afterwards KerasimgError when the
-    loss is no number any more or something is in the way, and Interrupted after Ctrl-C: `resume` goes on from there.
     """
     Run.require_place(out)
     experiment = prepare(

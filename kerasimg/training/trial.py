@@ -29,6 +29,7 @@ from kerasimg.spec.load import Spec, load_again
 from kerasimg.training import stages
 from kerasimg.training.features import has_features
 from kerasimg.training.objective import jit_compile, make_objective, make_optimizer
+from kerasimg.training.speed import output_shape
 from kerasimg.training.splits import split_shares
 
 Measure = Callable[[int], float]
@@ -287,7 +288,7 @@ class Subject:
     @property
     def bytes_of_picture(self) -> int:
         """What a picture takes in training, by estimate: the values between layers, there and back, in float32."""
-        shapes = (_shape(layer) for layer in leaves(self.model.layers))
+        shapes = (output_shape(layer) for layer in leaves(self.model.layers))
         return 12 * sum(math.prod(side or 1 for side in shape[1:]) for shape in shapes)
 
     @property
@@ -337,13 +338,6 @@ def _labels(targets: Targets, size: int, classes: int, draw: np.random.Generator
         "multi_hot": lambda: draw.integers(0, 2, (size, classes)).astype(np.float32),
     }
     return forms[targets]()
-
-
-def _shape(layer: Any) -> tuple[int | None, ...]:
-    try:
-        return tuple(layer.output.shape)
-    except (AttributeError, ValueError):  # several outputs, or called several times
-        return ()
 
 
 def _devices() -> list[str]:

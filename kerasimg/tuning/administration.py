@@ -12,8 +12,9 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any, Literal
 
 import keras_tuner
 from keras_tuner.engine import trial as kt_trial
@@ -22,11 +23,9 @@ from kerasimg import log
 from kerasimg.errors import CallError
 from kerasimg.keras_internals import OracleHooks
 from kerasimg.spec.document import Tune
-from kerasimg.tuning.hyper_parameters import declare
 from kerasimg.tuning.objective import Goal
 from kerasimg.tuning.records import Ended, Order, Records
-from kerasimg.tuning.space import Key, Space
-from kerasimg.tuning.stopping import ends
+from kerasimg.tuning.space import Key, Space, declare
 
 ORDER, ENDED, SPEC = "kerasimg/order", "kerasimg/ended", "kerasimg/spec"
 """Keys under which a trial carries, as JSON, what is to be trained and what became of it: KerasTuner's messages have a
@@ -325,3 +324,63 @@ class Administration(OracleHooks):
 def number_of(*parts: Any) -> int:
     """A number that follows from the parts, and has nothing to do with that of other parts."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6])
+
+
+Rule = Literal["median", "halving"]
+Curve = Sequence[float]
+"""The objective after each epoch."""
+
+FACTOR = 3
+"""Of successive halving: one trial in so many goes on, with so many times the epochs."""
+ENOUGH = 5
+"""Trials to compare with before the median rule ends any."""
+
+
+def ends(rule: Rule, goal: Goal, curve: Curve, others: Mapping[str, Curve], epochs: int) -> bool:
+    """Whether a trial should end after the last epoch of its curve.
+
+    others: the curves of the trials that were trained to their end or ended by the rule, by name.  epochs: those that
+    a trial has at most.
+    """
+    if len(curve) >= epochs:
+        return False
+    return RULES[rule](goal, curve, list(others.values()), epochs)
+
+
+def below_median(goal: Goal, curve: Curve, others: Sequence[Curve], epochs: int) -> bool:
+    """Whether the best so far is worse than the median of the others' running averages up to this epoch.
+
+    Golovin et al. 2017, Google Vizier, 3.2.2 (doi:10.1145/3097983.3098043).
+    """
+    reached = [sum(other[: len(curve)]) / len(curve) for other in others if len(other) >= len(curve)]
+    if len(reached) < ENOUGH:
+        return False
+    return goal.better(median(reached), _best(goal, curve))
+
+
+def halved(goal: Goal, curve: Curve, others: Sequence[Curve], epochs: int) -> bool:
+    """Whether a rung is reached, and the trial is not in the best third of those that reached it.
+
+    Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), in which trials are ended rather than paused.
+    """
+    if len(curve) not in rungs(epochs):
+        return False
+    own = _best(goal, curve)
+    reached = [_best(goal, other[: len(curve)]) for other in others if len(other) >= len(curve)]
+    places = (len(reached) + 1) // FACTOR
+    return len(reached) + 1 >= FACTOR and sum(goal.better(other, own) for other in reached) >= places
+
+
+def rungs(epochs: int) -> list[int]:
+    """The epochs after which successive halving decides: a third of all, a ninth, and so on, as far as there are."""
+    found = []
+    while (epochs := math.ceil(epochs / FACTOR)) > 1:
+        found.append(epochs)
+    return sorted({*found, 1})
+
+
+def _best(goal: Goal, curve: Curve) -> float:
+    return (min if goal.direction == "min" else max)(curve)
+
+
+RULES = {"median": below_median, "halving": halved}

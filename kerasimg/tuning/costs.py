@@ -12,16 +12,16 @@ from kerasimg.models.build import construct
 from kerasimg.models.classifier import Classifier
 from kerasimg.spec.document import Limits
 from kerasimg.spec.load import Spec
-from kerasimg.tuning.outcome import Outcome
 from kerasimg.tuning.outline import outline_of
+from kerasimg.tuning.records import Outcome
 from kerasimg.tuning.space import resolve
-from kerasimg.tuning.tuner import Runner
+from kerasimg.tuning.trials import Trials
 
 
 class Limited:
     """A runner that first measures what a trial's model costs as a LiteRT file, by `kerasimg.measure`."""
 
-    def __init__(self, runner: Runner, spec: Spec, classes: Sequence[str]) -> None:
+    def __init__(self, runner: Trials, spec: Spec, classes: Sequence[str]) -> None:
         self.runner, self.spec, self.classes = runner, spec, list(classes)
         self._judged: dict[str, str | None] = {}
         """Outline of a model -> what was found of it: trials that differ in their training only cost the same."""

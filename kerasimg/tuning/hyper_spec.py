@@ -28,8 +28,7 @@ from kerasimg.training.prepare import Experiment, Models, Sized, check_images, m
 from kerasimg.training.rates import learning_rate
 from kerasimg.training.splits import Parts
 from kerasimg.training.trial import Choices, Probe
-from kerasimg.tuning.hyper_parameters import declare
-from kerasimg.tuning.space import resolve, space_of
+from kerasimg.tuning.space import declare, resolve, space_of
 
 
 class HyperSpec(keras_tuner.HyperModel):

@@ -1,24 +1,25 @@
-"""What a search keeps in its folder: a journal, from which it goes on after a kill, and a folder for each trial.
+"""What a search stores in its folder: a journal, from which it resumes, a folder per trial, the best trials' weights.
 
 journal.jsonl is what counts: a line when a trial begins, and one when it has ended, written by the one process that
-decides what is tried. A line that was being written when the process was killed is as if it had never been begun.
+decides what is tried. A line that was being written when the process was killed does not count.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kerasimg.errors import CallError
-from kerasimg.files import read_object, to_json, write_text
+from kerasimg.files import read_object, replacing, to_json, write_text
 from kerasimg.run_folder import HISTORY, read_history
-from kerasimg.tuning.outcome import Row, Status
+from kerasimg.spec.figures import Goal
 
 JOURNAL, TABLE, TRIALS = "journal.jsonl", "trials.csv", "trials"
 VALUES, OUTCOME = "values.json", "outcome.json"
@@ -179,3 +180,76 @@ def as_csv(rows: list[Any]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+Status = Literal["completed", "stopped", "infeasible", "failed"]
+"""completed: all its epochs were trained.  stopped: `after_epoch` ended it.  infeasible: its values make no model, or
+one that is too large.  failed: something went wrong while it was trained."""
+
+Row = dict[str, float]
+"""An epoch: stage and epoch (from 1), seconds, learning_rate, then what Keras measured."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trial, trained or not."""
+
+    status: Status
+    logs: list[Row]
+    """One row per epoch that this call has trained."""
+    best: Row
+    """The row with the best objective, among all epochs of the trial; empty where there is none."""
+    seconds: float
+    reason: str | None = None
+    """Why it is infeasible, or has failed."""
+    weights: Path | None = None
+    """Its weights, a `.weights.h5` that `build` takes; None where they are not kept."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """How it was trained, for the records: "shared", whether an earlier trial's compiled graph was taken."""
+
+
+def best_row(rows: Sequence[Row], goal: Goal) -> Row:
+    """The row with the best figure, the first of equal ones; empty where no row has it as a number."""
+    known = [row for row in rows if row.get(goal.figure, float("nan")) == row.get(goal.figure)]
+    return known[goal.best_of([row[goal.figure] for row in known])] if known else {}
+
+
+WEIGHTS = "trained.weights.h5"
+SCORE = "trained.json"
+
+
+def keep_best(
+    folder: Path, trial_id: str, score: float, direction: str, most: int, save: Callable[[Path], None]
+) -> Path | None:
+    """Keep the weights of a trial that is among the best so far, and no longer those that it drives out.
+
+    save: writes them to a path.  The path where they are kept; None where they are not.
+    """
+    sign = -1.0 if direction == "min" else 1.0
+    place = folder / trial_id
+    there = {path.parent: sign * known for path in folder.rglob(SCORE) if (known := _score(path)) is not None}
+    there.pop(place, None)
+    better = [one for one in there.values() if one >= sign * score]
+    if len(better) >= most:
+        return None
+    place.mkdir(parents=True, exist_ok=True)
+    with replacing(place / WEIGHTS) as partial:
+        save(partial)
+    (place / SCORE).write_text(json.dumps({"score": score}) + "\n", encoding="utf-8")
+    for other in sorted(there, key=lambda one: there[one], reverse=True)[most - 1 :]:
+        forget(other)
+    return place / WEIGHTS
+
+
+def forget(place: Path) -> None:
+    """Remove what was kept in the folder of a trial."""
+    for name in (SCORE, WEIGHTS):
+        with contextlib.suppress(OSError):
+            (place / name).unlink()
+
+
+def _score(path: Path) -> float | None:
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["score"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -88,17 +88,9 @@ def tune(
     overrides: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> Search:
-    """Search over the search values of a spec, as its section `tune` says, for the best spec.
+    """Search the hyperparameters that a spec leaves open for the best spec.
 
-    ref: a zoo name, the path of a spec, a dict, or a loaded spec.  data: as for `kerasimg.train`.
-    out: the folder in which the search gets its own, `<name>-tune-<k>`.
-    workers: processes on this machine that train trials at the same time, and share its cores; 0 with `chief` only.
-    chief: HOST:PORT to listen at for workers on other machines, `kerasimg tune SPEC --data DIR --worker HOST:PORT`.
-    weights, limits, on_bad_image, cache, overrides, params: as for `kerasimg.train`.
-    report: write report.html at the end.
-
-    Raises SpecError, DataError or CallError before the first trial; KerasimgError when no trial works, with the first
-    one's reason; Interrupted after Ctrl-C. Whatever ends it, `resume_search` goes on from the trials that have ended.
+    As `kerasimg.tune`, which says what the arguments are.
     """
     _check(workers, chief)
     spec, source = load_for(ref, data, overrides, params)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from kerasimg.keras_internals import gradient_registry
 from kerasimg.spec.heads import BLENDING
 from kerasimg.spec.load import Spec
 from kerasimg.training import stages
 from kerasimg.training.counting import weighs_labels
 from kerasimg.training.distillation import has_teacher
-from kerasimg.training.engine import plan_stage
+from kerasimg.training.engine import KerasFit, plan_stage
 from kerasimg.training.features import FeaturePlan
 from kerasimg.training.prepare import Experiment, Models
 from kerasimg.training.rates import counts_steps
@@ -24,10 +29,8 @@ from kerasimg.training.speed import acts_on_steps
 from kerasimg.training.splits import Parts, seed_of
 from kerasimg.training.trial import precision_of
 from kerasimg.training.watch import Watch
-from kerasimg.tuning.lifted import Rate, lift_rates, optimizer_signature
+from kerasimg.tuning.compiled_epoch import Compiled, Rate, Table, Tables, WholeEpochs, lift_rates, optimizer_signature
 from kerasimg.tuning.outline import Outline
-from kerasimg.tuning.tables import Tables
-from kerasimg.tuning.whole_epochs import Compiled, Table, WholeEpochs
 
 SEEDS = 2
 """Of so many seeds a model's first weights are kept."""
@@ -84,7 +87,7 @@ def is_of_any_data(spec: Spec, outline: Outline) -> bool:
     return not (frozen or weighs_labels(spec) or spec.augment)
 
 
-class SharedModel:
+class SharedModel(KerasFit):
     """The models of an experiment, compiled: an execution of the engine that trials share, one after the other."""
 
     def __init__(
@@ -100,6 +103,7 @@ class SharedModel:
 
         plans: of the stages, where they are known.  computing: see `ahead`.
         """
+        super().__init__()
         self.experiment = experiment
         self.build = build
         self.tables, self.computing = tables, computing
@@ -187,3 +191,71 @@ class SharedModel:
             for old in list(self._begin)[:-SEEDS]:
                 del self._begin[old]
         return self._begin[seed]
+
+
+def resident_bytes() -> int:
+    """Bytes of the process that are in memory; where the system does not say, the most that there ever were."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def noted_gradients() -> set[str]:
+    """The names by which TensorFlow has noted gradients of traced functions: each keeps the graph of its function."""
+    return {name for name in gradient_registry() if name.startswith("CustomGradient-")}
+
+
+def forget_gradients(names: Iterable[str]) -> None:
+    """Let go of graphs that no one will run again; TensorFlow, which notes one per traced optimizer, never does."""
+    registry = gradient_registry()
+    for name in names:
+        registry.pop(name, None)
+
+
+class Ahead:
+    """Who may make models: the present trial, and between its steps what is prepared for the next."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._present = False
+
+    @contextmanager
+    def present(self, prepare: Callable[[], None] | None) -> Iterator[None]:
+        """The time of a trial.  prepare: what to do beside it, if it ever computes; its errors are the next trial's."""
+        beside: threading.Thread | None = None
+        with self._turn:
+            self._present = True
+            if prepare is not None:
+                beside = threading.Thread(target=self._beside, args=(prepare,), daemon=True)
+                beside.start()
+            try:
+                yield
+            finally:
+                self._present = False
+        if beside is not None:
+            beside.join()
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """The time of a step that makes nothing: another thread may."""
+        self._turn.release()
+        try:
+            yield
+        finally:
+            try:
+                self._turn.acquire()
+            except KeyboardInterrupt:  # the turn is given back further out, so it has to be ours
+                self._turn.acquire()
+                raise
+
+    def _beside(self, prepare: Callable[[], None]) -> None:
+        with self._turn, suppress(Exception):
+            if self._present:  # else the trial has ended without computing, and the next makes what it needs itself
+                prepare()

@@ -1,6 +1,6 @@
 """The search values of a spec as a space: by name, with their conditions, and how many points there are.
 
-Nothing here needs Keras or KerasTuner, so that a space can be looked at at once.
+Only `declare` needs KerasTuner, so that a space can be shown at once.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -194,6 +195,22 @@ def resolve(spec: Spec, values: Mapping[str, Any]) -> Spec:
     return load_again(spec, chosen=values, other_options=False)
 
 
+def declare(space: Space, hp: Any = None) -> Any:
+    """Register every value of a space as a KerasTuner hyperparameter; values inside an option are conditional on it.
+
+    hp: a `keras_tuner.HyperParameters`, whose values stay as they are; None: a new one.
+    """
+    from keras_tuner import HyperParameters
+
+    hp = HyperParameters() if hp is None else hp
+    for dimension in space.dimensions:
+        with ExitStack() as scopes:
+            for name, option in dimension.within:
+                scopes.enter_context(hp.conditional_scope(name, [space[name].key(option)]))
+            _register(hp, dimension)
+    return hp
+
+
 def _steps_between(low: float, high: float, step: float, log: bool) -> int:
     return int((math.log(high / low, step) if log else (high - low) / step) + 1e-8) + 1
 
@@ -230,3 +247,13 @@ def _dimension(value: SearchValue, within: tuple[tuple[str, Any], ...]) -> Dimen
         log=bool(given.get("log", False)),
         within=within,
     )
+
+
+def _register(hp: Any, dimension: Dimension) -> None:
+    default = dimension.key(dimension.default)
+    if dimension.keys:
+        hp.Choice(dimension.name, list(dimension.keys), default=default)
+        return
+    how = {"step": dimension.step, "sampling": "log" if dimension.log else "linear", "default": default}
+    make = hp.Int if dimension.kind == "int" else hp.Float
+    make(dimension.name, dimension.low, dimension.high, **how)

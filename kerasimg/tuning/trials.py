@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from kerasimg import log
 from kerasimg.catalog import Reference
 from kerasimg.data.cache import Cache
@@ -29,20 +31,26 @@ from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.training import checkpoint
 from kerasimg.training.counting import picture_weights
-from kerasimg.training.engine import Engine, Execution, Hooks, make_callbacks, plan_stage, total_epochs
+from kerasimg.training.engine import Engine, Hooks, make_callbacks, plan_stage, total_epochs
 from kerasimg.training.features import FeaturePlan
 from kerasimg.training.prepare import Experiment, Models, Seeder, Sized, check_images, load_for, make_models, prepare
 from kerasimg.training.splits import Parts, seed_of, split_images, split_shares
 from kerasimg.training.trial import Choices, is_open, is_out_of_memory
 from kerasimg.training.watch import AfterEpoch
-from kerasimg.tuning.ahead import Ahead
-from kerasimg.tuning.kept_weights import keep_best, save_weights
-from kerasimg.tuning.memory import forget_gradients, noted_gradients, resident_bytes
+from kerasimg.tuning.compiled_epoch import Tables
 from kerasimg.tuning.objective import goal_of
-from kerasimg.tuning.outcome import Outcome, Row, Status, best_row
 from kerasimg.tuning.outline import Known, Outline, Recorder, outline_of
-from kerasimg.tuning.shared_graph import SharedModel, can_share, is_of_any_data, signature
-from kerasimg.tuning.tables import Tables
+from kerasimg.tuning.records import Outcome, Row, Status, best_row, keep_best
+from kerasimg.tuning.shared_graph import (
+    Ahead,
+    SharedModel,
+    can_share,
+    forget_gradients,
+    is_of_any_data,
+    noted_gradients,
+    resident_bytes,
+    signature,
+)
 from kerasimg.tuning.trunk import Trunk, can_have_trunk, find_trunk
 
 STATE = "state.ckpt"
@@ -212,7 +220,7 @@ class Trials:
                 for layer in model.layers[1:]:
                     whole.get_layer(layer.name).set_weights(layer.get_weights())
                 model = whole
-            save_weights(model, path)
+            keras.Model(model.input, model.output, name=model.name).save_weights(path)  # without the optimizer
 
         return keep_best(self.folder, trial_id, best[goal.figure], goal.direction, self.keep, save)
 
@@ -220,7 +228,7 @@ class Trials:
         """What trains a trial, from where an earlier one was kept, if it was."""
         spec, _ = self._choices.settle(spec, self.source)
         callbacks = make_callbacks(spec)
-        execution: Execution | None = None
+        execution: SharedModel | None = None
         if can_share(spec, callbacks):
             execution, experiment = self._shared(spec)
         else:

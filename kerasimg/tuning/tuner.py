@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 
 from keras_tuner.engine import base_tuner
 
@@ -14,8 +14,7 @@ from kerasimg.errors import CallError
 from kerasimg.keras_internals import TunerHooks
 from kerasimg.tuning.administration import ENDED, ORDER
 from kerasimg.tuning.objective import Goal
-from kerasimg.tuning.outcome import Outcome, Row
-from kerasimg.tuning.records import Ended, Order
+from kerasimg.tuning.records import Ended, Order, Outcome, Row
 
 AfterEpoch = Callable[[int, Mapping[str, float]], bool]
 ITS_OWN = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
@@ -24,30 +23,6 @@ ITS_OWN = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_POR
 
 class UsedUp(Exception):
     """The process has taken much memory that is not given back: another is to go on in its place."""
-
-
-class Runner(Protocol):
-    """What trains a trial: `kerasimg.tuning.trials.Trials`."""
-
-    def run(
-        self,
-        values: Mapping[str, Any],
-        *,
-        trial_id: str,
-        epochs: int | None = None,
-        first_epoch: int = 0,
-        seed: int | None = None,
-        after_epoch: AfterEpoch | None = None,
-        go_on_from: str | None = None,
-        keep_state: bool = False,
-    ) -> Outcome:
-        """Train one; never raises for a bad trial."""
-
-    def expect(self, values: Mapping[str, Any], *, seed: int | None = None) -> None:
-        """Told, before a trial, what the one after it will be."""
-
-    def used_up(self) -> bool:
-        """Whether the process has taken so much memory that another should go on in its place."""
 
 
 class TrialTuner(TunerHooks, base_tuner.BaseTuner):
@@ -60,7 +35,7 @@ class TrialTuner(TunerHooks, base_tuner.BaseTuner):
     def __init__(
         self,
         oracle: Any,
-        runner: Runner,
+        runner: Any,
         goal: Goal,
         folder: Path,
         *,
@@ -70,7 +45,9 @@ class TrialTuner(TunerHooks, base_tuner.BaseTuner):
         finished: Callable[[str, Ended], None] = lambda trial, ended: None,
         foreseen: Callable[[], Mapping[str, Any] | None] = lambda: None,
     ) -> None:
-        """seed: of the first execution of every trial.  follow: tell the oracle of every epoch, for it may end a trial.
+        """runner: trains a trial: `Trials`, or what wraps it.
+
+        seed: of the first execution of every trial.  follow: tell the oracle of every epoch, for it may end a trial.
 
         finished: told what became of a trial, before the oracle is.  foreseen: the values of the next trial, if known.
         """

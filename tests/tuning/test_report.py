@@ -1,7 +1,7 @@
 import pytest
 
 from kerasimg.tuning import search as searches
-from kerasimg.tuning.importance import importance, place
+from kerasimg.tuning.report import importance, place
 from kerasimg.tuning.space import Dimension, Space
 
 SPACE = Space(

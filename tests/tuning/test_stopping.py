@@ -1,5 +1,5 @@
+from kerasimg.tuning.administration import ends, rungs
 from kerasimg.tuning.objective import Goal
-from kerasimg.tuning.stopping import ends, rungs
 
 MOST = Goal("val_accuracy", "max")
 LEAST = Goal("val_loss", "min")

@@ -8,7 +8,8 @@ differ between two trials: the order, the labels, the batch size, the sample wei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,14 +19,22 @@ import numpy as np
 import tensorflow as tf
 
 from kerasimg import keras_internals
+from kerasimg.data.cache import Cache, memory_room, open_cache
+from kerasimg.data.items import Part
+from kerasimg.data.loading import Loader
 from kerasimg.data.order import permutation
+from kerasimg.data.pipeline import TARGETS, labels_for
+from kerasimg.data.sources import Source
+from kerasimg.spec.document import Image
+from kerasimg.spec.load import Spec
 from kerasimg.training.engine import compile_model, stage_optimizer
-from kerasimg.training.features import FeaturePlan
+from kerasimg.training.feature_rows import Rows
+from kerasimg.training.features import FeaturePlan, Job
 from kerasimg.training.prepare import Experiment
+from kerasimg.training.rates import written_rate
 from kerasimg.training.speed import OPERATIONS_PER_S, operations
 from kerasimg.training.splits import seed_of
 from kerasimg.training.watch import Watch
-from kerasimg.tuning.lifted import lift_decay
 
 LONGEST_CALL_S = 4.0
 """Of an epoch that would take longer on a slow processor, a call is a part, for Ctrl-C to have its turn."""
@@ -215,3 +224,165 @@ class WholeEpochs:
                 with self.computing():
                     found = call()
         return {name: float(value) for name, value in found.items()}
+
+
+NUMBER = "a number"
+"""What stands for a lifted value in a signature."""
+LIFTED = ("learning_rate", "weight_decay")
+"""Of an optimizer."""
+
+
+class Rate:
+    """The rate of a Dropout layer as two variables of TensorFlow."""
+
+    def __init__(self) -> None:
+        import tensorflow as tf
+
+        self.rate = tf.Variable(0.5, trainable=False, dtype=tf.float32)
+        self.scale = tf.Variable(2.0, trainable=False, dtype=tf.float32)
+
+    def assign(self, rate: float) -> None:
+        """Make it another rate, in (0, 1)."""
+        self.rate.assign(rate)
+        self.scale.assign(1 / (1 - rate))  # in double precision, as TensorFlow does where the rate is a number
+
+
+class VariableDropout(keras.layers.Dropout):
+    """Dropout whose rate is a variable; made of a Dropout by `lift_rates`, never by itself."""
+
+    variable_rate: Rate
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """The values of keras.layers.Dropout, in the order in which TensorFlow computes them."""
+        if not training:
+            return inputs
+        import tensorflow as tf
+
+        drawn = keras.random.uniform(tf.shape(inputs), dtype=inputs.dtype, seed=self.seed_generator)
+        kept = inputs * self.variable_rate.scale
+        return tf.where(drawn >= self.variable_rate.rate, kept, tf.zeros((), inputs.dtype))
+
+
+def lift_rates(model: keras.Model, names: Mapping[str, float]) -> dict[str, Rate]:
+    """Make the rates of these Dropout layers variables; to be called before the model is compiled."""
+    rates = {}
+    for layer in model.layers:
+        name = layer.name
+        if name not in names or type(layer) is not keras.layers.Dropout or layer.compute_dtype != "float32":
+            continue
+        rates[name] = Rate()
+        layer.__class__ = VariableDropout
+        # Past Keras' own setter: the variables are no weights of the layer.
+        object.__setattr__(layer, "variable_rate", rates[name])
+    return rates
+
+
+def lift_decay(optimizer: Any) -> Any:
+    """The variable that the optimizer's weight decay now is; None where it has none."""
+    if optimizer.weight_decay is None:
+        return None
+    import tensorflow as tf
+
+    decay = tf.Variable(float(optimizer.weight_decay), trainable=False, dtype=tf.float32)
+    object.__setattr__(optimizer, "weight_decay", decay)
+    return decay
+
+
+def optimizer_signature(spec: Spec) -> list[Any]:
+    """What the optimizer of each stage is, but for the numbers that are variables."""
+    value = spec.compile.optimizer
+    written = {"type": value} if isinstance(value, str) else dict(value)
+    found = []
+    for stage in spec.fit.stages:
+        said = dict(written)
+        rate = written_rate(spec, stage)
+        said["learning_rate"] = NUMBER if rate is None or _is_number(rate) else rate
+        if _is_number(said.get("weight_decay")):
+            said["weight_decay"] = NUMBER
+        found.append(said)
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+SHARE = 0.25
+"""Of the memory that more pictures may take: what a tensor of all of them may; beyond, they come batch by batch."""
+SECTIONS = 2
+"""Of so many `image` sections the pictures are kept as a tensor."""
+AT_ONCE = 1024
+
+
+class Tables:
+    """What trials are trained on, where it fits the memory."""
+
+    def __init__(self, source: Source, cache: Cache) -> None:
+        self.source, self.cache = source, cache
+        self._pixels: OrderedDict[str, Any] = OrderedDict()
+
+    def of(self, plan: FeaturePlan) -> tuple[Table | None, Table | None]:
+        """What a stage trains on and validates by; None in place of what is fed batch by batch, or is not there."""
+        return self._train(plan), self._validation(plan)
+
+    def _train(self, plan: FeaturePlan) -> Table | None:
+        job = plan.job
+        if "train" in plan.rows:
+            return self._features(job, plan.rows["train"], "train", job.sample_weight)
+        if plan.engine is not None or job.augmentation is not None:
+            return None
+        return self._pictures(job, "train", job.sample_weight)
+
+    def _validation(self, plan: FeaturePlan) -> Table | None:
+        if "validation" not in plan.job.parts:
+            return None
+        if "validation" in plan.rows:
+            return self._features(plan.job, plan.rows["validation"], "validation", None)
+        return self._pictures(plan.job, "validation", None) if plan.engine is None else None
+
+    def _features(self, job: Job, rows: Rows, part: Part, weights: np.ndarray | None) -> Table:
+        import tensorflow as tf
+
+        parts = tuple(tf.constant(one) for one in rows.parts)
+        labels = self._labels(job, part) if rows.labels is None else tf.constant(rows.labels)
+        views = len(rows.parts[0]) // rows.count
+        return Table(parts, labels, _tensor(weights), np.arange(rows.count), views, rows.labels is not None)
+
+    def _pictures(self, job: Job, part: Part, weights: np.ndarray | None) -> Table | None:
+        pixels = self._all_pixels(job.image)
+        if pixels is None:
+            return None
+        return Table((pixels,), self._labels(job, part), _tensor(weights), job.parts[part].astype(np.int64))
+
+    def _labels(self, job: Job, part: Part) -> Any:
+        import tensorflow as tf
+
+        labels = labels_for(job.source, job.parts[part], job.targets)
+        labels = labels.astype(np.uint8) if job.targets == "multi_hot" else labels
+        return TARGETS[job.targets](tf.constant(labels), len(job.source.classes))
+
+    def _all_pixels(self, image: Image) -> Any:
+        """(pictures, H, W, C) uint8 of the whole source; None where the memory does not suffice."""
+        import tensorflow as tf
+
+        key = image.model_dump_json()
+        if key not in self._pixels:
+            shape = (len(self.source), *image.size, image.channels)
+            if np.prod(shape, dtype=np.int64) > SHARE * memory_room():
+                return None
+            loader = Loader(self.source, np.arange(len(self.source)), image, open_cache(self.cache), exact=False)
+            pixels = np.empty(shape, np.uint8)
+            for first in range(0, len(pixels), AT_ONCE):
+                places = np.arange(first, min(first + AT_ONCE, len(pixels)))
+                pixels[places] = loader.load(places)
+            self._pixels[key] = tf.constant(pixels)
+            while len(self._pixels) > SECTIONS:
+                self._pixels.popitem(last=False)
+        self._pixels.move_to_end(key)
+        return self._pixels[key]
+
+
+def _tensor(weights: np.ndarray | None) -> Any:
+    import tensorflow as tf
+
+    return None if weights is None else tf.constant(weights, tf.float32)
