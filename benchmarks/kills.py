@@ -136,18 +136,18 @@ def outcome(run: Path) -> dict[str, Any]:
 
 def keep_states() -> None:
     """Have the end of each stage leave what no run keeps: the optimizer, and what callbacks remember."""
-    from kerasimg.training import loop, state
+    from kerasimg.training import engine, state
 
-    end = loop.Loop._end
+    finish = engine.Engine._finish
 
     def keeping(self: Any, index: int, model: Any, best: Any) -> None:
         arrays = state.take(model.optimizer.variables, "optimizer")
         callbacks = [*self.callbacks, *([best] if best else [])]
         told = json.dumps(state.remember(callbacks, arrays))
-        np.savez(self.run.folder / f"state-{index + 1}.npz", told=np.array(told), **arrays)
-        end(self, index, model, best)
+        np.savez(self.hooks.run.folder / f"state-{index + 1}.npz", told=np.array(told), **arrays)
+        finish(self, index, model, best)
 
-    loop.Loop._end = keeping  # type: ignore[method-assign]
+    engine.Engine._finish = keeping  # type: ignore[method-assign]
 
 
 def in_a_process(work: Any, cache: Path) -> int:

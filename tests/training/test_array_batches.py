@@ -13,7 +13,7 @@ from kerasimg.data.loading import Loader
 from kerasimg.data.pipeline import TARGETS, Targets
 from kerasimg.data.sources import Source, open_source
 from kerasimg.spec.document import Image
-from kerasimg.training import straight
+from kerasimg.training import array_batches
 from kerasimg.training.features import FeaturePlan, plan_features
 
 layers = keras.layers
@@ -65,8 +65,8 @@ def test_every_batch_is_that_of_tf_data(model: Any, source: Source, mode: Any, t
     how = {"mode": mode, "targets": targets, "sample_weight": weights, "seed": 5}
     plan, other = (planned(model, source, straight=yes, **how) for yes in (True, False))
     place = {"first_epoch": 3, "first_step": 2, "epochs": 2}
-    assert isinstance(plan.train(**place), straight.Batches)
-    assert isinstance(plan.validation(), straight.Batches)
+    assert isinstance(plan.train(**place), array_batches.Batches)
+    assert isinstance(plan.validation(), array_batches.Batches)
     assert same(plan.train(**place), other.train(**place))
     assert same(plan.validation(), other.validation())
 
@@ -80,7 +80,7 @@ def test_views_take_turns(model: Any, source: Source):
 @pytest.mark.parametrize("targets", TARGETS)
 def test_labels_of_all_pictures_are_those_of_the_batches(targets: Targets):
     labels = np.array([[0, 1], [1, 1], [0, 0]], np.uint8) if targets == "multi_hot" else np.array([0, 1, 1])
-    found, wanted = straight.as_targets(labels, targets, 2), np.asarray(TARGETS[targets](tf.constant(labels), 2))
+    found, wanted = array_batches.as_targets(labels, targets, 2), np.asarray(TARGETS[targets](tf.constant(labels), 2))
     assert found.dtype == wanted.dtype
     np.testing.assert_array_equal(found, wanted)
 
@@ -89,14 +89,14 @@ def test_what_is_augmented_or_read_while_it_trains_comes_through_tf_data(
     model: Any, source: Source, colours: Any, tmp_path: Path
 ):
     augmented = planned(model, source, mode="off", straight=True, augment=[("RandomFlip", {})])
-    assert not isinstance(augmented.train(), straight.Batches)
+    assert not isinstance(augmented.train(), array_batches.Batches)
     files = open_source(colours)
     parts = {"train": np.arange(len(files))}
     kept = Cache("memory")
     plan = plan_features(model, files, parts, IMAGE, mode="off", straight=True, cache=kept)
-    assert not isinstance(plan.train(), straight.Batches)
+    assert not isinstance(plan.train(), array_batches.Batches)
     Loader(files, parts["train"], IMAGE, kept, exact=False).load(parts["train"])
-    assert isinstance(plan.train(), straight.Batches)
+    assert isinstance(plan.train(), array_batches.Batches)
 
 
 def test_training_goes_on_over_the_end_of_an_epoch(model: Any, source: Source):
