@@ -16,6 +16,15 @@ Parts = Mapping[Part, np.ndarray]
 """Indices of the images of each part."""
 
 
+KEYS = ("seed", "validation_split", "test_split", "group")
+"""Of `fit`: those that the split follows from."""
+
+
+def split_key(spec: Spec) -> str:
+    """The same for two specs that split the same images alike."""
+    return repr([getattr(spec.fit, key) for key in KEYS])
+
+
 def seed_of(spec: Spec) -> int:
     """The seed of the split, the first weights, the order and the augmentation."""
     return spec.fit.seed

@@ -18,7 +18,7 @@ import numpy as np
 from kerasimg.keras_internals import gradient_registry
 from kerasimg.spec.heads import BLENDING
 from kerasimg.spec.load import Spec
-from kerasimg.training import stages
+from kerasimg.training import splits, stages
 from kerasimg.training.counting import weighs_labels
 from kerasimg.training.distillation import has_teacher
 from kerasimg.training.engine import KerasFit, plan_stage
@@ -51,7 +51,7 @@ def can_share(spec: Spec, callbacks: list[Any]) -> bool:
 def signature(spec: Spec, outline: Outline, head: bool = False) -> str:
     """The same for two specs whose trials can train the same compiled graphs.  head: whether that is all there is."""
     fit = spec.fit.model_dump(mode="json")
-    names = ("seed", "validation_split", "test_split", "group", "batch_size", "views", "features")
+    names = (*splits.KEYS, "batch_size", "views", "features")
     data = {key: fit[key] for key in names}
     written = [
         {

@@ -34,7 +34,7 @@ from kerasimg.training.counting import picture_weights
 from kerasimg.training.engine import Engine, Hooks, make_callbacks, plan_stage, total_epochs
 from kerasimg.training.features import FeaturePlan
 from kerasimg.training.prepare import Experiment, Models, Seeder, Sized, check_images, load_for, make_models, prepare
-from kerasimg.training.splits import Parts, seed_of, split_images, split_shares
+from kerasimg.training.splits import Parts, seed_of, split_images, split_key
 from kerasimg.training.trial import Choices, is_open, is_out_of_memory
 from kerasimg.training.watch import AfterEpoch
 from kerasimg.tuning.compiled_epoch import Tables
@@ -98,7 +98,7 @@ class Trials:
         self.cache = cache if isinstance(cache, Cache) else Cache(cache)
         log.info(self.source.describe())
         self.source = check_images(self.source, self.spec, on_bad_image, self.cache)
-        self._parts: dict[tuple[Any, ...], Parts] = {}
+        self._parts: dict[str, Parts] = {}
         self._choices = Choices(limits)
         self._make_models: Callable[..., Models] = partial(make_models, weights=weights, limits=limits, seed=Seeder())
         self._calls: dict[str, Known] = {}
@@ -363,7 +363,7 @@ class Trials:
         )
 
     def _split(self, spec: Spec) -> Parts:
-        key = seed_of(spec), *split_shares(spec), str(spec.fit.group)
+        key = split_key(spec)
         if key not in self._parts:
             self._parts[key] = split_images(spec, self.source)
         return self._parts[key]

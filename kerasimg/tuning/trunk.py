@@ -21,7 +21,7 @@ from kerasimg.models.build import Built
 from kerasimg.models.graph import Graph, functional
 from kerasimg.spec.expand import Call
 from kerasimg.spec.load import Spec
-from kerasimg.training import stages
+from kerasimg.training import splits, stages
 from kerasimg.training.engine import has_callbacks
 from kerasimg.training.features import FeaturePlan, settings_of
 from kerasimg.training.rates import differs_by_layer
@@ -138,7 +138,7 @@ def frame(spec: Spec) -> str:
     said: dict[str, Any] = {
         "image": spec.image.model_dump(mode="json"),
         "task": spec.task,
-        "data": [fit[key] for key in ("seed", "validation_split", "test_split", "group", "precision", "features")],
+        "data": [fit[key] for key in (*splits.KEYS, "precision", "features")],
     }
     if spec.augment:
         epochs = [stage["epochs"] for stage in fit["stages"]]
