@@ -42,7 +42,7 @@ class Hooks:
     """What a caller adds to a training. By default nothing: no notes, no checkpoints."""
 
     checkpoints = False
-    """Whether `save` is called within stages too."""
+    """Whether checkpoints are written, by `save`."""
 
     def notes(self, index: int) -> Mapping[str, Any]:
         """What was noted of a stage when its training began before; empty where it did not."""
@@ -108,7 +108,7 @@ class Engine:
         """Whether `Hooks.after_epoch` has ended the training."""
         self.ended = False
         """Whether the last stage has come to its end."""
-        self._snapshot: Callable[[], tuple[dict[str, Any], state.Arrays]] | None = None
+        self._snapshot: Callable[[], Checkpoint] | None = None
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -143,7 +143,7 @@ class Engine:
 
     def snapshot(self) -> Checkpoint | None:
         """Where the training is, for another engine to go on from; None where no stage was trained."""
-        return None if self._snapshot is None else Checkpoint(*self._whole(*self._snapshot()))
+        return None if self._snapshot is None else self._snapshot()
 
     def _restore(self, index: int, found: Checkpoint) -> None:
         """The weights of a stage, and the states of every model's random generators."""
@@ -181,17 +181,15 @@ class Engine:
         self.history.stage = index
         best = stages.best_of(stage)
         averages = [stages.Averages()] if has_average(self.spec) else []
+
+        def save(facts: dict[str, Any], arrays: state.Arrays) -> None:
+            self.hooks.save(*self._checkpoint(index, False, facts, arrays))
+
         watch = Watch(
-            [
-                *averages,
-                *([best] if best else []),
-                *self.callbacks,
-                *stages.stopping(stage),
-                *added,
-            ],
+            [*averages, *([best] if best else []), *self.callbacks, *stages.stopping(stage), *added],
             self.history,
             self.interruption,
-            (lambda facts, arrays: self._save(index, facts, arrays)) if self.hooks.checkpoints else None,
+            save if self.hooks.checkpoints else None,
             begin=begin,
             end=end,
             until=end if self.last is None else min(end, self.last),
@@ -211,7 +209,7 @@ class Engine:
         self.dismissed = watch.dismissed
         over = watch.stopped or self.epoch >= end
         if not over:
-            self._snapshot = lambda: self._position(index, False, *watch.snapshot(self.epoch, 0))
+            self._snapshot = lambda: self._checkpoint(index, False, *watch.snapshot(self.epoch, 0))
             return False
         self._finish(index, plan.model, best)
         return True
@@ -237,32 +235,26 @@ class Engine:
             model.set_weights(stages.handed_on(model))
         self.hooks.end(index, self.experiment.at(index).built.model)
 
-        def position() -> tuple[dict[str, Any], state.Arrays]:
+        def snapshot() -> Checkpoint:
             arrays: state.Arrays = {}
             remembered = state.remember(self.callbacks, arrays)
             facts = {"begin": 0, "epoch": self.epoch, "step": 0, "callbacks": remembered}
-            return self._position(index, True, facts, arrays)
+            return self._checkpoint(index, True, facts, arrays)
 
-        self._snapshot = position
-        self.hooks.save(*self._whole(*position()))
+        self._snapshot = snapshot
+        if self.hooks.checkpoints:
+            self.hooks.save(*snapshot())
         if self.interruption.asked:
             raise Interrupted("interrupted")
 
-    def _save(self, index: int, facts: dict[str, Any], arrays: state.Arrays) -> None:
-        self.hooks.save(*self._whole(*self._position(index, False, facts, arrays)))
-
-    def _position(
-        self, index: int, done: bool, facts: dict[str, Any], arrays: state.Arrays
-    ) -> tuple[dict[str, Any], state.Arrays]:
-        return {"stage": index, "done": done, **facts}, arrays
-
-    def _whole(self, facts: dict[str, Any], arrays: state.Arrays) -> tuple[dict[str, Any], state.Arrays]:
-        """A checkpoint, with what does not depend on where it is written."""
-        model = self.experiment.at(facts["stage"]).built.model
+    def _checkpoint(self, index: int, done: bool, facts: dict[str, Any], arrays: state.Arrays) -> Checkpoint:
+        """A checkpoint in a stage, or at its end, with what does not depend on where it is written."""
+        model = self.experiment.at(index).built.model
         arrays |= state.take(model.weights, "weights") | state.take(self._generators(), "generators")
         arrays |= state.take_backend()
         history = {key: value for key, value in self.history.get_state().items() if key != "spent"}
-        return {**facts, "batch_size": self.experiment.batch_size, "history": history}, arrays
+        place = {"stage": index, "done": done, "batch_size": self.experiment.batch_size, "history": history}
+        return Checkpoint({**facts, **place}, arrays)
 
 
 class KerasFit:

@@ -163,12 +163,13 @@ def test_another_seed_gives_what_train_gives_with_it(trials: Any, trained: Any, 
     )
 
 
-@pytest.mark.parametrize("name", ["stages", "moving average", "head on a frozen trunk"])
+@pytest.mark.parametrize("name", ["stages", "dropout", "moving average", "head on a frozen trunk"])
 def test_a_trial_goes_on_from_what_was_kept_as_if_it_had_not_ended(name: str, trials: Any) -> None:
     sections, tried = SPECS[name]
     whole = trials(**sections).run(tried[0], trial_id="whole")
     first = trials(**sections)
     begun = first.run(tried[0], trial_id="part", epochs=1, keep_state=True)
+    assert (first.folder / "part" / "state.ckpt").is_file()
     first.run(tried[-1], trial_id="another")
     rest = first.run(tried[0], trial_id="rest", first_epoch=1, go_on_from="part")
     assert figures(begun.logs) + figures(rest.logs) == figures(whole.logs)
