@@ -93,7 +93,7 @@ class Trials:
         self.spec, self.source = load_for(ref, data, overrides, dict(params or {}))
         self.folder = Path(folder)
         self.seed = seed_of(self.spec) if seed is None else seed
-        self.weights, self.limits = weights, limits
+        self.limits = limits
         self.keep = self.spec.tune.keep if keep is None else keep
         self.cache = cache if isinstance(cache, Cache) else Cache(cache)
         log.info(self.source.describe())
