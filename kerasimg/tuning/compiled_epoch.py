@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -153,7 +154,7 @@ class WholeEpochs:
     ) -> None:
         """tables: to train on and to validate by; None where these do not lie in memory, or there are none.
 
-        computing: what is entered while a graph over a table runs, see `ahead`.
+        computing: what is entered while a graph over a table runs, see `Ahead`.
         """
         compiled.begin(experiment, index)
         self.plan, self.compiled, self.model, self.computing = plan, compiled, compiled.model, computing

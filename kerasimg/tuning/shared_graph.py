@@ -101,7 +101,7 @@ class SharedModel(KerasFit):
     ) -> None:
         """experiment: just made, with the weights of its spec's seed.  build: makes the same with another seed.
 
-        plans: of the stages, where they are known.  computing: see `ahead`.
+        plans: of the stages, where they are known.  computing: see `Ahead`.
         """
         super().__init__()
         self.experiment = experiment
@@ -116,7 +116,7 @@ class SharedModel(KerasFit):
             lift_rates(sized.built.model, outline.rates) for sized in experiment.sized.values()
         ]
         self.gradients: set[str] = set()
-        """To be forgotten with it, see `memory.noted_gradients`."""
+        """To be forgotten with it, see `noted_gradients`."""
         self.trials = 0
         """That have trained it."""
 
