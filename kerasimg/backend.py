@@ -6,6 +6,8 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
 from kerasimg.errors import CallError, nearest
@@ -44,6 +46,26 @@ def check_backend() -> None:
     others = [other for other, package in BACKENDS.items() if _installed(package)]
     instead = f"; or use one that is: KERAS_BACKEND={others[0]}" if others else ""
     raise CallError(f"the backend '{name}' of Keras ({source}) is not installed: pip install {BACKENDS[name]}{instead}")
+
+
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """The versions of distributions, for a record; those that are not installed are left out.
+
+    TensorFlow is installed under several names (tensorflow-cpu, tf-nightly, tensorflow-macos), which all bring a
+    module `tensorflow`: its record then names the distribution.
+
+    Example:
+        >>> versions(["keras", "no-such"])
+        {'keras': '3.15.0'}
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            for other in packages_distributions().get(name, [])[:1]:
+                found[name] = f"{version(other)} ({other})"
+    return found
 
 
 def _installed(package: str) -> bool:

@@ -8,10 +8,17 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from kerasimg.errors import CallError
 
+try:
+    import fcntl
+except ImportError:  # Windows: two processes that write in one folder are not kept apart there
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
+"""The file in the folder of a run or a search that is locked while a process writes there."""
 PARTIAL = ".partial-{}"
 """The name of a file while it is written. The suffix stays, because Keras chooses a format by it."""
 
@@ -43,6 +50,49 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink()
         raise
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path, verb: str) -> Iterator[None]:
+    """Keep other processes from writing a run or a search while this one does; the lock ends with the process.
+
+    Args:
+        folder: that of the run or the search.
+        verb: what the other process would be doing: "training".
+
+    Raises:
+        CallError: if another process holds the lock.
+    """
+    if fcntl is None:
+        yield
+        return
+    path = folder / LOCK
+    with _locked(path) as handle:
+        if handle is None:
+            raise CallError(f"another process is {verb} in '{folder}'; wait until it ends, or end it")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # before it is released: who opened this file meanwhile looks again
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[IO[str] | None]:
+    """The lock file, locked; None if another process has locked it."""
+    while True:
+        with path.open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                yield None
+                return
+            try:
+                same = os.path.samestat(os.fstat(handle.fileno()), path.stat())
+            except FileNotFoundError:
+                same = False
+            if same:
+                yield handle
+                return
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -302,6 +303,22 @@ class OptimizerHooks:
 
     def _apply_weight_decay(self, variables: Any) -> None:
         self.decay_many(super()._apply_weight_decay, variables)  # type: ignore[misc]
+
+
+def weights_as_hdf5(model: Any) -> bytes:
+    """The content of the `.weights.h5` file of a model, made in memory.
+
+    `save_weights` has HDF5 write to the disk, and HDF5 ends the process with a segmentation fault if the disk is full.
+    """
+    from keras.src.saving import saving_lib
+
+    content = io.BytesIO()
+    store = saving_lib.H5IOStore(content, mode="w")
+    try:
+        saving_lib._save_state(model, weights_store=store, assets_store=None, inner_path="", visited_saveables=set())
+    finally:
+        store.close()
+    return content.getvalue()
 
 
 def progress_bar(callbacks: Any) -> Any:

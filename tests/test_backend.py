@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,15 @@ def test_the_backend_comes_from_the_environment_then_from_keras_own_file(
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     with pytest.raises(CallError, match=r"no backend 'jaxx' \(KERAS_BACKEND\); did you mean 'jax'\?"):
         backend.check_backend()
+
+
+def test_versions_know_a_module_that_comes_under_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "engine_cpu-9.1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: engine-cpu\nVersion: 9.1\n")
+    (folder / "top_level.txt").write_text("engine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert backend.versions(["kerasimg", "engine", "no-such"]) == {
+        "kerasimg": version("kerasimg"),
+        "engine": "9.1 (engine-cpu)",
+    }

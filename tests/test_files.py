@@ -1,9 +1,11 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from kerasimg.errors import CallError
-from kerasimg.files import read_object, replacing, to_json, write_json, write_text
+from kerasimg.files import lock_folder, read_object, replacing, to_json, write_json, write_text
 
 
 def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path):
@@ -53,3 +55,20 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, mes
     with pytest.raises(CallError) as caught:
         read_object(path)
     assert str(caught.value).startswith(message.format(path))
+
+
+def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path):
+    holder = (
+        "import sys; from pathlib import Path; from kerasimg.files import lock_folder\n"
+        "with lock_folder(Path(sys.argv[1]), 'training'): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", holder, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(CallError, match="another process is training in"), lock_folder(tmp_path, "training"):
+            pass
+        process.kill()  # its lock ends with it
+    with lock_folder(tmp_path, "training"):
+        pass
+    assert list(tmp_path.iterdir()) == []

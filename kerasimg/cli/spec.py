@@ -31,7 +31,7 @@ from kerasimg.cli.output import echo, print_json, print_next, print_result
 from kerasimg.cli.waiting import waiting
 from kerasimg.errors import CallError
 from kerasimg.escaping import json_text
-from kerasimg.files import write_text
+from kerasimg.files import replacing, write_text
 from kerasimg.run_folder import DataRecord, RunFolder
 from kerasimg.spec.writing import dumps
 
@@ -220,7 +220,8 @@ def build(
     }
     print_result("spec build", facts, model.summary, as_json, spec=ref)
     if out is not None:
-        model.save(out)
+        with replacing(out) as partial:
+            model.save(partial)
 
 
 @commands.command()

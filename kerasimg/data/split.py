@@ -29,7 +29,7 @@ from kerasimg.data.ledger import Ledger, hexadecimal
 from kerasimg.data.parallel import each
 from kerasimg.data.readers.places import Arrays
 from kerasimg.data.sources import Source
-from kerasimg.errors import Fault
+from kerasimg.errors import DataError, Fault
 from kerasimg.spec.document import Group
 
 
@@ -114,9 +114,17 @@ def content_hashes(source: Source, indices: np.ndarray, threads: int | None = No
     hashes = hexadecimal(known.sha256)
     # A picture that could not be read has no hash that counts.
     missing = np.flatnonzero(~known.known | (known.reasons != ""))
-    for place, found in zip(missing, each(fingerprint, chosen.take(missing), threads), strict=True):
+    for place, found in zip(missing, each(_fingerprint_if_readable, chosen.take(missing), threads), strict=True):
         hashes[place] = found
     return hashes
+
+
+def _fingerprint_if_readable(item: Item) -> str:
+    """The fingerprint of an image; "" where its file cannot be read, which whoever decodes it reports."""
+    try:
+        return fingerprint(item)
+    except (OSError, DataError):
+        return ""
 
 
 def _draw(items: Items, pool: np.ndarray, count: int, lots: np.ndarray) -> np.ndarray:

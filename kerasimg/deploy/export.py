@@ -11,13 +11,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from kerasimg import log
+from kerasimg.backend import versions
 from kerasimg.data.sources import Data
 from kerasimg.deploy import manifest as manifests
 from kerasimg.deploy.bundle import CLASSES, PREPROCESS, README, Bundle, described
@@ -266,7 +266,7 @@ def write_bundle(exporting: Exporting, name: str, folder: Path) -> Bundle:
         models=models,
         files=[],
         spec=dict(exporting.classifier.spec.resolved),
-        versions=_versions(),
+        versions=versions(PACKAGES),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     if not (folder / README).exists():
@@ -296,13 +296,3 @@ def _put(draft: Path, folder: Path) -> None:
         folder.rename(before)
     draft.rename(folder)
     shutil.rmtree(before, ignore_errors=True)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -20,6 +20,8 @@ import numpy as np
 
 from kerasimg.boundary import Tensor, hdf5_shapes, open_archive, reason_of, safetensors_arrays
 from kerasimg.errors import WeightsError, listed
+from kerasimg.files import replacing
+from kerasimg.keras_internals import weights_as_hdf5
 from kerasimg.models.scaling import IMAGENET_STD
 from kerasimg.spec.arguments import entry
 from kerasimg.spec.load import Spec
@@ -140,6 +142,17 @@ def own_file(spec: Spec) -> Path | None:
     if own is None or own.file is None:
         return None
     return local_file({"file": own.file, "sha256": own.sha256}, spec.folder)
+
+
+def save_weights(model: Any, path: Path) -> None:
+    """Write the weights of a model, without an optimizer, to a `.weights.h5` file: whole or not at all.
+
+    Raises:
+        OSError: if the file cannot be written; one that was there before stays.
+    """
+    content = weights_as_hdf5(keras.Model(model.input, model.output, name=model.name))
+    with replacing(path) as partial:
+        partial.write_bytes(content)
 
 
 def load_into(model: Any, path: Path, *, but_the_head: bool = False) -> None:

@@ -24,6 +24,8 @@ from kerasimg.training.distillation import check_same_teacher
 from kerasimg.training.prepare import Experiment, prepare
 from kerasimg.training.run import Run
 
+RUN_ADVICE = "the run can only go on with the pictures that it began with; or train anew"
+
 
 def experiment(run: Run, data: Data | None, cache: Any) -> Experiment:
     """What a run was training, with the same pictures in the same parts."""
@@ -42,7 +44,12 @@ def experiment(run: Run, data: Data | None, cache: Any) -> Experiment:
     log.info(source.describe())
     parts = recalled(source, kept)
     if source.soft and digest(source, parts["train"]) != call["soft_labels"]:
-        raise ManyFaults([Fault(source.where, "", "the shares of the classes have changed"), _advice(source)])
+        raise ManyFaults(
+            [
+                Fault(source.where, "", "the shares of the classes have changed"),
+                Fault(source.where, "", RUN_ADVICE),
+            ]
+        )
     return prepare(
         spec,
         source,
@@ -54,10 +61,10 @@ def experiment(run: Run, data: Data | None, cache: Any) -> Experiment:
     )
 
 
-def recalled(source: Source, kept: Mapping[str, Any]) -> dict[Part, np.ndarray]:
-    """The indices of the pictures of each part, as a run has noted them.
+def recalled(source: Source, kept: Mapping[str, Any], advice: str = RUN_ADVICE) -> dict[Part, np.ndarray]:
+    """The indices of the images of each part, as a run or a search has noted them.
 
-    DataError names those that have gone, or are not what they were.
+    DataError names those that have gone, or are not what they were.  advice: what the error says to do.
     """
     places = {item_id: index for index, item_id in enumerate(map(source.columns.id, range(len(source))))}
     pictures = kept["pictures"]
@@ -67,7 +74,7 @@ def recalled(source: Source, kept: Mapping[str, Any]) -> dict[Part, np.ndarray]:
         if one["id"] not in places
     ]
     if faults:
-        raise ManyFaults([*faults, _advice(source)])
+        raise ManyFaults([*faults, Fault(source.where, "", advice)])
     parts: dict[Part, np.ndarray] = {}
     for part in dict.fromkeys(one["part"] for one in pictures):
         parts[part] = np.array([places[one["id"]] for one in pictures if one["part"] == part], np.int64)
@@ -77,7 +84,7 @@ def recalled(source: Source, kept: Mapping[str, Any]) -> dict[Part, np.ndarray]:
         elif sorted(old["labels"]) != sorted(new["labels"]):
             faults.append(Fault(source.where, old["id"], f"was labelled {old['labels']}, and is now {new['labels']}"))
     if faults:
-        raise ManyFaults([*faults, _advice(source)])
+        raise ManyFaults([*faults, Fault(source.where, "", advice)])
     return parts
 
 
@@ -124,7 +131,3 @@ def located(data: dict[str, Any], given: Data) -> dict[str, Any]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _advice(source: Source) -> Fault:
-    return Fault(source.where, "", "the run can only go on with the pictures that it began with; or train anew")

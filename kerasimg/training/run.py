@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from kerasimg.backend import BACKENDS, versions
 from kerasimg.errors import CallError
 from kerasimg.files import PARTIAL, write_json, write_text
 from kerasimg.models.backbones import specs_beside
@@ -133,7 +133,8 @@ class Run:
         """What the run began with and this process has otherwise: backend, processor cores, versions."""
         before, now = self.read_json(ENVIRONMENT), environment()
         told = {key: (before[key], now[key]) for key in ("backend", "cores")}
-        told |= {name: (before["packages"].get(name), found) for name, found in now["packages"].items()}
+        names = [*now["packages"], *(name for name in before["packages"] if name not in now["packages"])]
+        told |= {name: (before["packages"].get(name), now["packages"].get(name)) for name in names}
         return [f"{name} was {old}, is {new}" for name, (old, new) in told.items() if old != new]
 
     @property
@@ -209,5 +210,5 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         "backend": keras.backend.backend(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": versions(dict.fromkeys((*PACKAGES, BACKENDS[keras.backend.backend()]))),
     }

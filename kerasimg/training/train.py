@@ -24,9 +24,10 @@ from kerasimg.data.split import record
 from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError
 from kerasimg.evaluation.evaluate import judge
 from kerasimg.evaluation.report import write_report
-from kerasimg.files import replacing
+from kerasimg.files import lock_folder
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
+from kerasimg.models.weights import save_weights
 from kerasimg.run_folder import SPEC, TRAINING
 from kerasimg.training import checkpoint, recall
 from kerasimg.training.engine import Diverged, Engine, Hooks
@@ -86,7 +87,8 @@ def train(
     if first_spec is not None:
         run.write_first_spec(first_spec)
     log.info(f"training {', '.join(f'{part} {len(indices):,}' for part, indices in parts.items())} -> {run.folder}")
-    return _carry_out(experiment, run, data, verbose)
+    with lock_folder(run.folder, "training"):
+        return _carry_out(experiment, run, data, verbose)
 
 
 def resume(
@@ -109,12 +111,26 @@ def resume(
     if run.finished:
         log.info(f"{run.folder} is finished; nothing is left to do")
         return run
-    run.sweep()
-    experiment = recall.experiment(run, data, cache)
-    log.info(f"going on with {run.folder}: {kept_until(run)}")
-    if others := run.other_surroundings():
-        log.info(f"what comes out may differ in the last digits from the run undisturbed: {'; '.join(others)}")
-    return _carry_out(experiment, run, data, verbose)
+    with lock_folder(run.folder, "training"):
+        run.sweep()
+        experiment = recall.experiment(run, data, cache)
+        log.info(f"going on with {run.folder}: {kept_until(run)}")
+        if line := _about_surroundings(run):
+            log.info(line)
+        return _carry_out(experiment, run, data, verbose)
+
+
+def _about_surroundings(run: Run) -> str:
+    """What a resumed run may not have in common with an uninterrupted one; empty where nothing differs."""
+    others = run.other_surroundings()
+    if not others:
+        return ""
+    if any(line.startswith("backend ") for line in others):
+        return (
+            "another backend draws other random numbers (dropout, augmentation layers, shuffling within Keras): the "
+            f"resumed training is another sample, not the uninterrupted run: {'; '.join(others)}"
+        )
+    return f"the result may differ in the last digits from that of an uninterrupted run: {'; '.join(others)}"
 
 
 def _carry_out(experiment: Experiment, run: Run, data: Data | None, verbose: int | str) -> Run:
@@ -162,10 +178,8 @@ class _RunFolder(Hooks):
 
     def end(self, index: int, model: keras.Model) -> None:
         """Write the weights that a stage hands on."""
-        plain = keras.Model(model.input, model.output, name=model.name)  # without the optimizer
         self.file.parent.mkdir(exist_ok=True)
-        with replacing(self.run.files.stage_weights_file(index + 1)) as partial:
-            plain.save_weights(partial)
+        save_weights(model, self.run.files.stage_weights_file(index + 1))
 
     def callbacks(self, model: Any, whole: keras.Model) -> list[Any]:
         """The curves for TensorBoard, where they were asked for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +14,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
+
+from kerasimg.backend import BACKENDS, versions
 from kerasimg.catalog import Reference, load, locate
+from kerasimg.data.items import PART_NAMES
 from kerasimg.data.sources import IN_MEMORY, Data, Source
+from kerasimg.data.split import record
 from kerasimg.errors import CallError, Fault, SpecError
-from kerasimg.files import read_object, write_json
+from kerasimg.files import damaged, read_object, write_json
 from kerasimg.models.backbones import specs_beside
-from kerasimg.run_folder import SPEC
+from kerasimg.run_folder import DATA, SPEC
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.spec.pack import write_beside
 from kerasimg.spec.writing import dumps
@@ -30,6 +37,7 @@ from kerasimg.tuning.objective import Goal, goal_of
 from kerasimg.tuning.rewriting import rewrite
 from kerasimg.tuning.space import Space, space_of
 
+ADVICE = "a search can only go on with the images that it began with; put them back, or search anew"
 CALL, SPACE, BEST, ARRAYS = "search.json", "space.json", "best.json", "arrays.npz"
 
 
@@ -53,6 +61,8 @@ class Task:
         if not (path / CALL).is_file():
             raise CallError(f"'{folder}' is not the folder of a search: it holds no {CALL}")
         call = read_object(path / CALL)
+        if not {"data", "params", "digests", "search"} <= call.keys():
+            raise damaged(path / CALL, "it is of another version of kerasimg")
         where = call["data"] if data is None else data
         if where is None:
             raise CallError(f"the search in '{folder}' was over pictures in memory; give them again: data=...")
@@ -73,10 +83,20 @@ class Task:
         """Those that a trial has at most."""
         return epochs_of(self.spec)
 
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """All that a score depends on, which must be the same in every process of the search: name -> value."""
+        return {**self.call["digests"], **surroundings()}
+
     @property
     def digest(self) -> str:
-        """Of the spec and the classes: the same in every process of a search."""
-        return self.call["digest"]
+        """Of that."""
+        return _sha256(self.identity)
+
+    @property
+    def number(self) -> str:
+        """The random number that tells this search from every other, also of the same spec and data."""
+        return str(self.call["search"])
 
     @property
     def limits(self) -> dict[str, int] | None:
@@ -112,6 +132,10 @@ class Task:
                 f"{len(self.call['classes'])} classes, and {source.where} holds {len(source):,} of "
                 f"{len(source.classes)}: its trials could not be compared; search anew"
             )
+        kept = read_object(self.folder / DATA)
+        if data_digest(data_record(source)) != data_digest(kept):
+            recall.recalled(source, kept, ADVICE)  # names the images
+            raise CallError(f"{source.where}: the images are in another order, or in other parts; {ADVICE}")
 
     @property
     def finished(self) -> bool:
@@ -125,10 +149,30 @@ def epochs_of(spec: Spec) -> int:
     return min(whole, spec.tune.max_epochs or whole)
 
 
-def digest_of(spec: Spec, source: Source) -> str:
-    """Of all that the trials depend on, but for the pictures themselves, of which it is their number and classes."""
-    told = [spec.document, dict(spec.given), list(source.classes), len(source)]
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def data_record(source: Source) -> dict[str, Any]:
+    """What a search keeps of its data: every image with its labels, its SHA-256 and the part that the data names."""
+    named = {part: np.flatnonzero(source.parts == number) for number, part in enumerate(PART_NAMES)}
+    return record(source, {**named, "none": np.flatnonzero(source.parts < 0)})  # type: ignore[dict-item]
+
+
+def data_digest(kept: Mapping[str, Any]) -> str:
+    """Of the images, labels and classes of a record of data, wherever the images are."""
+    return _sha256([kept["task"], list(kept["classes"]), kept["pictures"]])
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def digests(spec: Spec, kept: Mapping[str, Any]) -> dict[str, str]:
+    """Of the spec with the values given for its params, and of the data.  kept: the record of the data."""
+    return {"spec": _sha256([spec.document, dict(spec.given)]), "data": data_digest(kept)}
+
+
+def surroundings() -> dict[str, str]:
+    """The backend of this process, and the versions of what a score depends on."""
+    backend = keras.backend.backend()
+    return {"backend": backend, **versions(dict.fromkeys(("kerasimg", "keras", BACKENDS[backend])))}
 
 
 def begin(
@@ -142,13 +186,16 @@ def begin(
         raise SpecError([Fault(spec.file, "", message)])
     in_memory = source.where in IN_MEMORY
     where = None if in_memory else str(data) if source.where == "sample" or "tfds:" in source.where else _located(data)
+    kept = recall.located(data_record(source), data)
     told = {
         "data": where,
         "pictures": len(source),
         "classes": list(source.classes),
         "params": dict(spec.given),
-        "digest": digest_of(spec, source),
+        "search": secrets.token_hex(8),
+        "digests": digests(spec, kept),
         **call,
+        "surroundings": surroundings(),
         "environment": environment(),
         "begun": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -159,6 +206,7 @@ def begin(
             shutil.copyfile(spec.folder / file, draft.folder / file)
         (draft.folder / SPEC).write_text(as_written(ref, spec), encoding="utf-8")
         write_json(draft.folder / SPACE, space.describe())
+        write_json(draft.folder / DATA, kept)
         write_json(draft.folder / CALL, told)
 
     run = Run.create(out, f"{spec.name}-tune", fill)

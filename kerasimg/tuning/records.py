@@ -16,18 +16,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kerasimg.errors import CallError
-from kerasimg.files import read_object, replacing, to_json, write_text
+from kerasimg.files import read_object, to_json, write_text
 from kerasimg.run_folder import HISTORY, read_history
 from kerasimg.spec.figures import Goal
 
 JOURNAL, TABLE, TRIALS = "journal.jsonl", "trials.csv", "trials"
 VALUES, OUTCOME = "values.json", "outcome.json"
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes that search in one folder are not kept apart there
-    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -94,25 +88,6 @@ class Records:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock: Any = None
-
-    def hold(self) -> None:
-        """Keep other processes from searching in this folder until this one ends, however it ends."""
-        if fcntl is None or self._lock is not None:
-            return
-        handle = (self.folder / ".lock").open("w")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            handle.close()
-            raise CallError(f"another process is searching in '{self.folder}'; wait until it ends, or end it") from None
-        self._lock = handle
-
-    def release(self) -> None:
-        """Let others search here."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
 
     def events(self) -> list[dict[str, Any]]:
         """The journal; a line that is not whole is removed from it."""
@@ -223,7 +198,7 @@ def keep_best(
 ) -> Path | None:
     """Keep the weights of a trial that is among the best so far, and no longer those that it drives out.
 
-    save: writes them to a path.  The path where they are kept; None where they are not.
+    save: writes them to a path, whole or not at all.  The path where they are kept; None where they are not.
     """
     sign = -1.0 if direction == "min" else 1.0
     place = folder / trial_id
@@ -233,8 +208,7 @@ def keep_best(
     if len(better) >= most:
         return None
     place.mkdir(parents=True, exist_ok=True)
-    with replacing(place / WEIGHTS) as partial:
-        save(partial)
+    save(place / WEIGHTS)
     (place / SCORE).write_text(json.dumps({"score": score}) + "\n", encoding="utf-8")
     for other in sorted(there, key=lambda one: there[one], reverse=True)[most - 1 :]:
         forget(other)

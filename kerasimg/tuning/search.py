@@ -16,7 +16,7 @@ from kerasimg.catalog import Reference, load
 from kerasimg.data.check import OnBadImage
 from kerasimg.data.sources import Data, open_source
 from kerasimg.errors import CallError, Interrupted, KerasimgError
-from kerasimg.files import read_object, replacing, write_json, write_text
+from kerasimg.files import lock_folder, read_object, replacing, write_json, write_text
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.spec.load import Spec
 from kerasimg.training import recall
@@ -152,8 +152,12 @@ def _oracle(task: Task) -> Any:
 
 
 def _carry_out(task: Task, workers: int, chief: str | None, cache: Any) -> Search:
+    with lock_folder(task.folder, "searching"):
+        return _search(task, workers, chief, cache)
+
+
+def _search(task: Task, workers: int, chief: str | None, cache: Any) -> Search:
     records = Records(task.folder)
-    records.hold()
     oracle = _oracle(task)
     try:
         ended = oracle.open(records, may_come_back=chief is not None)
@@ -171,8 +175,6 @@ def _carry_out(task: Task, workers: int, chief: str | None, cache: Any) -> Searc
         raise Interrupted(
             f"interrupted; {len(oracle.ended)} trials are kept; to go on: kerasimg tune --resume {task.folder}"
         ) from None
-    finally:
-        records.release()
     return Search(task.folder)
 
 

@@ -18,8 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from kerasimg import log
 from kerasimg.catalog import Reference
 from kerasimg.data.cache import Cache
@@ -28,6 +26,7 @@ from kerasimg.data.memory import free_bytes
 from kerasimg.data.sources import Data
 from kerasimg.errors import KerasimgError, SpecError
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
+from kerasimg.models.weights import save_weights
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.training import checkpoint
 from kerasimg.training.counting import picture_weights
@@ -220,7 +219,7 @@ class Trials:
                 for layer in model.layers[1:]:
                     whole.get_layer(layer.name).set_weights(layer.get_weights())
                 model = whole
-            keras.Model(model.input, model.output, name=model.name).save_weights(path)  # without the optimizer
+            save_weights(model, path)
 
         return keep_best(self.folder, trial_id, best[goal.figure], goal.direction, self.keep, save)
 

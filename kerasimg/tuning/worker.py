@@ -39,11 +39,11 @@ def work(
     """
     from kerasimg.training import recall
     from kerasimg.training.prepare import load_for
-    from kerasimg.tuning.folder import Task, digest_of
+    from kerasimg.tuning.folder import Task, data_record, digests
 
     spec, source = load_for(ref, data, overrides, params)
     call = {"weights": recall.described(weights), "limits": limits, "on_bad_image": on_bad_image}
-    call |= {"cache": recall.kind_of(cache), "digest": digest_of(spec, source)}
+    call |= {"cache": recall.kind_of(cache), "digests": digests(spec, data_record(source))}
     with tempfile.TemporaryDirectory(prefix="kerasimg-") as folder:
         task = Task(Path(folder), spec, data, call)
         return serve(task, chief, f"worker-{secrets.token_hex(8)}", Path(folder), cache)

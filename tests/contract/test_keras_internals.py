@@ -4,8 +4,10 @@ import contextlib
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -531,6 +533,25 @@ def test_a_tuner_does_what_it_is_given_in_place_of_tensorboard():
     tuner._configure_tensorboard_dir([], None, 0)
     assert asked == [([], None, 0)]
     assert "self._configure_tensorboard_dir(" in inspect.getsource(kind)
+
+
+def test_weights_made_in_memory_are_those_that_keras_writes(tmp_path: Path):
+    model = tiny()
+    model.save_weights(tmp_path / "keras.weights.h5")
+    (tmp_path / "ours.weights.h5").write_bytes(internals.weights_as_hdf5(model))
+    found: list[dict[str, Any]] = []
+    for name in ("keras", "ours"):
+        arrays: dict[str, Any] = {}
+        with h5py.File(tmp_path / f"{name}.weights.h5") as file:
+            file.visititems(
+                lambda place, item, into=arrays: (
+                    into.update({place: item[()].tolist()}) if hasattr(item, "shape") else None
+                )
+            )
+        found.append(arrays)
+    assert found[0] == found[1]
+    assert len(found[0]) == 4
+    model.load_weights(tmp_path / "ours.weights.h5")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner")

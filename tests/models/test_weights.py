@@ -1,5 +1,7 @@
 import hashlib
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -290,3 +292,29 @@ def test_the_weights_of_a_whole_model_are_loaded(tmp_path: Path):
     found = kerasimg.build(spec, weights=str(tmp_path / "m.keras"))
     for one, other in zip(found.get_weights(), saved.get_weights(), strict=True):
         assert np.array_equal(one, other)
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import kerasimg
+from kerasimg.models.weights import save_weights
+
+model = kerasimg.build({"kerasimg": 1, "name": "x", "image": {"size": [8, 8]}, "params": {"num_classes": 2},
+    "model": [{"layer": "Flatten"}, {"layer": "Dense", "units": 100}, {"layer": "Dense", "units": 2}]})
+path = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    save_weights(model, path)
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_weights_on_a_full_disk_are_an_error_and_leave_the_old_file(tmp_path: Path):
+    (tmp_path / "old.weights.h5").write_text("old")
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "old.weights.h5")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "File too large\n"), ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["old.weights.h5"]
+    assert (tmp_path / "old.weights.h5").read_text() == "old"

@@ -457,3 +457,40 @@ def test_a_process_that_is_killed_at_any_moment_is_resumed(spec: Any, noisy: Pat
     assert epochs == list(range(1, 61))
     whole = verbs.train(tmp_path / "tiny.json", data=noisy, out=tmp_path / "whole", report=False, verbose=0)
     assert end(whole) == end(Run.open(run))
+
+
+def test_a_run_is_resumed_by_one_process_at_a_time(
+    train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any, listen: Any
+):
+    cut(1)
+    killed(lambda: train(spec(), data=noisy, out=tmp_path))
+    cut(-1)
+    refused = []
+
+    def resume_again(line: str) -> None:
+        if line.startswith("going on with"):
+            with pytest.raises(CallError, match="another process is training in") as caught:
+                verbs.resume(tmp_path / "tiny-1", verbose=0)
+            refused.append(caught.value)
+
+    listen(resume_again)
+    run = verbs.resume(tmp_path / "tiny-1", verbose=0)
+    assert len(refused) == 1
+    assert len(run.history) == len({(row["stage"], row["epoch"]) for row in run.history})
+    assert not (run.folder / ".lock").exists()
+
+
+def test_another_backend_is_said_to_draw_other_numbers(
+    train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any, listen: Any
+):
+    cut(1)
+    killed(lambda: train(spec(), data=noisy, out=tmp_path))
+    cut(-1)
+    run = Run.open(tmp_path / "tiny-1")
+    began = run.read_json("environment.json")
+    run.write_json("environment.json", {**began, "backend": "other"})
+    said: list[str] = []
+    listen(said.append)
+    verbs.resume(run, verbose=0)
+    (line,) = [line for line in said if "backend was other" in line]
+    assert line.startswith("another backend draws other random numbers")

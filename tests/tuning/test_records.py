@@ -1,10 +1,5 @@
 import json
-import subprocess
-import sys
 
-import pytest
-
-from kerasimg.errors import CallError
 from kerasimg.tuning.records import Ended, Order, Records
 
 
@@ -32,19 +27,3 @@ def test_a_trial_is_read_as_it_was_written(tmp_path):
     ]
     assert json.loads((tmp_path / "trials" / "0001" / "values.json").read_text())["values"] == {"lr": 0.1}
     assert records.read_ended("0002") is None
-
-
-def test_two_processes_cannot_search_in_one_folder(tmp_path):
-    holder = (
-        "import sys; from pathlib import Path; from kerasimg.tuning.records import Records\n"
-        "records = Records(Path(sys.argv[1])); records.hold(); print('held', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", holder, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path) as process:
-        assert process.stdout.readline() == b"held\n"
-        with pytest.raises(CallError, match="another process is searching"):
-            Records(tmp_path).hold()
-        process.kill()
-    records = Records(tmp_path)
-    records.hold()
-    records.release()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import kerasimg
-from kerasimg.errors import CallError, Interrupted, KerasimgError, SpecError
+from kerasimg.errors import CallError, DataError, Interrupted, KerasimgError, SpecError
 from kerasimg.training import train as verbs
 from kerasimg.tuning import search as searches
 from kerasimg.tuning.records import Records
@@ -210,6 +210,34 @@ def test_a_search_goes_on_only_over_the_same_pictures(listen, searched, few, tmp
     other = pictures(tmp_path / "other", {"red": 9, "green": 9, "blue": 9})
     with pytest.raises(CallError, match="began with 30 pictures of 3 classes"):
         searches.resume_search(tmp_path / "tiny-tune-1", data=other)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("content", "red/00.png: is not the picture that was trained with: it has changed"),
+        ("name", "red/00.png: was trained with and is no longer there"),
+        ("class", "red/00.png: was trained with and is no longer there"),
+    ],
+)
+def test_a_search_is_not_resumed_over_as_many_other_images(change, reason, searched, tmp_path, pictures, listen):
+    def interrupt(line):
+        if line.startswith("trial 1 of"):
+            raise KeyboardInterrupt
+
+    folder = pictures(tmp_path / "data", {"red": 9, "green": 9, "blue": 9})
+    listen(interrupt)
+    with pytest.raises(Interrupted):
+        searches.tune(searched({}), data=folder, out=tmp_path, report=False)
+    first = folder / "red" / "00.png"
+    if change == "content":
+        first.write_bytes((folder / "blue" / "00.png").read_bytes())
+    else:
+        first.rename(folder / ("red" if change == "name" else "green") / "99.png")
+    with pytest.raises(DataError) as caught:
+        searches.resume_search(tmp_path / "tiny-tune-1")
+    assert reason in str(caught.value)
+    assert "a search can only go on with the images that it began with" in str(caught.value)
 
 
 def test_a_folder_that_is_none_of_a_search_is_told(tmp_path):
