@@ -65,8 +65,8 @@ def application_class(cls: type) -> str | None:
 
 
 def is_keras_operation(cls: type) -> bool:
-    """Whether a class is an operation of keras.ops; the classes behind the functions are not exported."""
-    return cls.__module__.startswith("keras.src.ops.")
+    """Whether a class is an operation of keras.ops or keras.activations; these classes are not exported."""
+    return cls.__module__.startswith(("keras.src.ops.", "keras.src.activations."))
 
 
 # --- Keras: the graph of a functional model ---------------------------------------------------------------------------
@@ -134,6 +134,50 @@ def replaced(thing: Any, method: str, function: Callable[..., Any]) -> Iterator[
             delattr(thing, method)
         else:
             setattr(thing, method, before)
+
+
+@contextlib.contextmanager
+def exportable_operations() -> Iterator[None]:
+    """While the block runs, TensorFlow graphs are made of operations that the converters to ONNX and OpenVINO know.
+
+    Keras calls these functions of its backend module for every layer, so that whatever calls `keras.ops` is covered:
+    the exact GELU by Erf (TensorFlow's Erfc has no ONNX operator), and convolutions in groups without the compiled
+    function that Keras wraps them in for the CPU. With groups and dilation, or groups in one or three dimensions, each
+    group is a convolution of its own. Not for two threads at once.
+    """
+    import keras
+    import tensorflow as tf
+    from keras.src.backend.tensorflow import nn
+
+    ungrouped, approximate_gelu = nn.conv, nn.gelu
+
+    def gelu(x: Any, approximate: bool = True) -> Any:
+        x = tf.convert_to_tensor(x)
+        return approximate_gelu(x) if approximate else 0.5 * x * (1 + tf.math.erf(x / tf.cast(2, x.dtype) ** 0.5))
+
+    def conv(
+        inputs: Any,
+        kernel: Any,
+        strides: Any = 1,
+        padding: str = "valid",
+        data_format: Any = None,
+        dilation_rate: Any = 1,
+    ) -> Any:
+        inputs, kernel = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
+        format_of = data_format or keras.config.image_data_format()
+        channels = inputs.shape[-1 if format_of == "channels_last" else 1]
+        if format_of != "channels_last" or channels == kernel.shape[-2]:
+            return ungrouped(inputs, kernel, strides, padding, data_format, dilation_rate)
+        if len(inputs.shape) == 4 and set(tf.nest.flatten(dilation_rate)) == {1}:
+            return tf.nn.convolution(inputs, kernel, strides, padding.upper())
+        groups = channels // kernel.shape[-2]
+        parts = zip(tf.split(inputs, groups, -1), tf.split(kernel, groups, -1), strict=True)
+        return tf.concat(
+            [ungrouped(part, own, strides, padding, data_format, dilation_rate) for part, own in parts], -1
+        )
+
+    with replaced(nn, "conv", conv), replaced(nn, "gelu", gelu):
+        yield
 
 
 # --- Keras: variables and random numbers ------------------------------------------------------------------------------

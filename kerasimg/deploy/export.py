@@ -29,7 +29,7 @@ from kerasimg.deploy.readme import readme
 from kerasimg.deploy.serve import dockerfile
 from kerasimg.deploy.targets import TARGETS, target
 from kerasimg.deploy.vectors import write_vectors
-from kerasimg.errors import CallError, DataError, Fault, GateError, KerasimgError, listed
+from kerasimg.errors import CallError, DataError, Fault, GateError, Interrupted, KerasimgError, listed
 from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference
 from kerasimg.run_folder import RunFolder, folder_of
@@ -77,7 +77,10 @@ def export(
     vectors of a pack.
     flash_bytes, arena_bytes: what an embedded model may take at most.
 
+    A target that fails does not keep the others from being written: the error at the end names each that failed.
+
     Raises GateError when a model is beyond its tolerance. Its bundle is there all the same, the model marked in it.
+    CallError where a target cannot be written. Of several errors the highest exit code holds: 4 before 3, 2 and 1.
     """
     names = list(dict.fromkeys([to] if isinstance(to, str) else to))
     if not names:
@@ -92,21 +95,45 @@ def export(
         return _in_tensorflow(run, names, options, out, data, how)
     exporting = prepare(run, data=data, pictures=pictures)
     root = _root(exporting, out)
-    bundles = [
-        _export_one(replace(exporting, options=fitted), name, root / name, asks) for name, fitted in chosen.items()
-    ]
-    failed: list[str] = []
-    if not (exporting.compared or allow_uncompared):
+    bundles: list[Bundle] = []
+    failed: list[KerasimgError] = []
+    unexpected: list[Exception] = []
+    for name, fitted in chosen.items():
+        try:
+            bundles.append(_export_one(replace(exporting, options=fitted), name, root / name, asks))
+        except Interrupted:
+            raise
+        except KerasimgError as error:
+            failed.append(error)
+        except Exception as error:
+            error.add_note(f"while exporting for {name}")
+            unexpected.append(error)
+    if bundles and not (exporting.compared or allow_uncompared):
         message = "the export is written and was not compared with the trained model: there are no test pictures"
-        failed.append(f"{message}; name some (--data), or accept it (--allow-uncompared)")
+        failed.append(GateError(f"{message}; name some (--data), or accept it (--allow-uncompared)"))
     for bundle in bundles:
         try:
             require(bundle.folder, bundle.manifest.parity)
         except GateError as error:
-            failed.append(str(error))
+            failed.append(error)
+    if unexpected:
+        for failure in failed:
+            unexpected[0].add_note(str(failure))
+        raise unexpected[0]
     if failed:
-        raise GateError("\n".join(failed))
+        raise _together(failed, [bundle.manifest.target for bundle in bundles])
     return bundles
+
+
+def _together(errors: Sequence[KerasimgError], written: Sequence[str]) -> KerasimgError:
+    """One error for all; its exit code is the highest of theirs: 4 says that a comparison failed."""
+    if len(errors) == 1 and not written:
+        return errors[0]
+    text = "\n".join(map(str, errors))
+    if len(written) and any(not isinstance(error, GateError) for error in errors):
+        text += f"\nwritten all the same: {', '.join(written)}"
+    code = max(error.exit_code for error in errors)
+    return RAISED.get(code, KerasimgError)(text)
 
 
 def _one_or_more(precision: Precision | Sequence[Precision]) -> tuple[Precision, ...]:

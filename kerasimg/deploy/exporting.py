@@ -156,8 +156,10 @@ class Exporting:
         """What `keras.Model.export` is told of the input."""
         return [keras.InputSpec(shape=(batch, *self.shape), dtype="float32", name="pixels")]
 
-    def representative(self) -> Iterator[np.ndarray]:
-        """Pictures of the training, (1, H, W, C) float32, 0-255, each from its file on by the reference decoder.
+    def representative(self, batch: int | None = None) -> Iterator[np.ndarray]:
+        """Images of the training, (batch, H, W, C) float32, 0-255, each from its file on by the reference decoder.
+
+        batch: images that the model takes at a time; None: one by one. The last batch is filled up with its last image.
 
         Before them one of zeros and one of 255: then the quantized input's step is exactly 1 and its zero 0, and the
         model takes raw pixels. CallError where there are no pictures.
@@ -168,9 +170,12 @@ class Exporting:
                 "none: name the run's folder, or the pictures (--data)"
             )
         for value in (0, 255):
-            yield np.full((1, *self.shape), value, np.float32)
-        for batch in self.training.batches(self.image):
-            yield from (picture[np.newaxis] for picture in batch.astype(np.float32))
+            yield np.full((batch or 1, *self.shape), value, np.float32)
+        size = batch or 1
+        for loaded in self.training.batches(self.image):
+            for start in range(0, len(loaded), size):
+                images = loaded[start : start + size]
+                yield np.concatenate([images, images[-1:].repeat(size - len(images), axis=0)]).astype(np.float32)
 
 
 def prepare(

@@ -51,7 +51,7 @@ def gate(exporting: Exporting, bundle: Bundle, asks: Asks = Asks()) -> Gated:  #
                 model,
                 asked,
                 probabilities,
-                tolerance_of(model, asks),
+                tolerance_of(model, asks, len(asked.names)),
                 runtime.name,
                 latency(runtime, bundle.shape, model.batch),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -22,9 +23,12 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "dynamic": Tolerance(difference=0.5, decided=0.95, accuracy_drop=0.02),
     "int8": Tolerance(difference=1.0, decided=0.9, accuracy_drop=0.02),
 }
-"""Precision -> what is allowed where the caller says nothing. Of 1,000 pictures, 5 may be decided otherwise in float32:
-those whose first two classes are as good as equally likely. Of an int8 model a single picture's probability may be
-anything; what is decided, and how often rightly, is held."""
+"""Precision -> what is allowed where the caller says nothing. In float32, 5 of 1,000 images may be decided otherwise:
+those whose first two classes are as good as equally likely. Of an int8 model a single image's probability may be
+anything; what is decided, and how often rightly, is held. `tolerance_of` fits both shares to the number of images."""
+
+CHANCE = 0.95
+"""A model that is exactly as good as its bound passes with at least this probability, however few the images."""
 
 NAMED = 5
 """Pictures that are named where a model differs."""
@@ -77,15 +81,40 @@ class Asks(NamedTuple):
                 raise CallError(f"{name}: expected a number from 0 to 1, got {value}")
 
 
-def tolerance_of(model: ModelFile, asks: Asks = Asks()) -> Tolerance:  # noqa: B008 - it cannot be changed
-    """What a model is held to: the caller's figures, and for those left out the default of its precision."""
+def tolerance_of(model: ModelFile, asks: Asks = Asks(), images: int | None = None) -> Tolerance:  # noqa: B008 - it cannot be changed
+    """What a model is held to: the caller's figures, and for those left out the default of its precision.
+
+    images: how many are compared. The two default shares become numbers of images: the 95 % quantile of the binomial
+    distribution, since on few images a single one is more than the share. With 0.02, 1 of 10, 2 of 34 and 28 of 1,000
+    images. A caller's own figure is kept to exactly. None: the shares as they are.
+    """
     asks.check()
     default = TOLERANCES[model.precision]
+    if images:
+        default = default.model_copy(
+            update={
+                "decided": 1 - _by_chance(1 - default.decided, images) / images,
+                "accuracy_drop": _by_chance(default.accuracy_drop, images) / images,
+            }
+        )
     return Tolerance(
         difference=default.difference if asks.tolerance is None else asks.tolerance,
         decided=default.decided if asks.same is None else asks.same,
         accuracy_drop=default.accuracy_drop if asks.accuracy_drop is None else asks.accuracy_drop,
     )
+
+
+def _by_chance(share: float, images: int) -> int:
+    """How many of the images may be concerned where, over all images, a share of them is: a quantile, without SciPy."""
+    if share <= 0:
+        return 0
+    below = 0.0
+    for count in range(images):
+        ways = math.lgamma(images + 1) - math.lgamma(count + 1) - math.lgamma(images - count + 1)
+        below += math.exp(ways + count * math.log(share) + (images - count) * math.log1p(-min(share, 1 - 1e-12)))
+        if below >= CHANCE:
+            return count
+    return images
 
 
 def compare(
@@ -103,17 +132,9 @@ def compare(
     same = agree(before, after)
     greatest = float(differences.max())
     were, are = accuracy(before, asked.truth), accuracy(after, asked.truth)
-    # In whole pictures, so that a share is compared with itself and not with its rounding.
-    lost = 0 if were is None or are is None else round((were - are) * len(same))
-    passed = (
-        sound
-        and greatest <= tolerance.difference
-        and float(same.mean()) >= tolerance.decided
-        and lost <= tolerance.accuracy_drop * len(same)
-    )
-    return Parity(
+    row = Parity(
         path=model.path,
-        passed=passed,
+        passed=True,
         tolerance=tolerance,
         pictures=len(differences),
         greatest_difference=greatest if sound else None,
@@ -126,6 +147,36 @@ def compare(
         runtime=runtime,
         worst=_worst(bundle, asked, found, differences, same),
     )
+    return row.model_copy(update={"passed": not exceeded(row)})
+
+
+def exceeded(row: Parity) -> list[str]:
+    """The bounds that a model exceeds, each with its figures."""
+    if row.greatest_difference is None:
+        return ["its probabilities are not all numbers"]
+    bounds = []
+    if row.greatest_difference > row.tolerance.difference:
+        bounds.append(
+            f"a probability differs by {row.greatest_difference:.2g}, "
+            f"allowed is {row.tolerance.difference:g} (--tolerance)"
+        )
+    # In whole images, so that a share is compared with itself and not with its rounding.
+    changed = round((1 - row.same_decision) * row.pictures)
+    if changed > (allowed := _whole((1 - row.tolerance.decided) * row.pictures)):
+        bounds.append(f"{changed} of {row.pictures:,} images are decided otherwise, allowed are {allowed} (--same)")
+    if row.accuracy_before is not None and row.accuracy_after is not None:
+        lost = round((row.accuracy_before - row.accuracy_after) * row.pictures)
+        if lost > (allowed := _whole(row.tolerance.accuracy_drop * row.pictures)):
+            bounds.append(
+                f"{lost} fewer of {row.pictures:,} images are classified correctly, "
+                f"allowed are {allowed} (--accuracy-drop)"
+            )
+    return bounds
+
+
+def _whole(images: float) -> int:
+    """A number of images, rounded down, but for what rounding of a share left out."""
+    return math.floor(images + 1e-6)
 
 
 def agree(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -161,6 +212,7 @@ def require(where: object, rows: Iterable[Parity]) -> None:
     lines = []
     for row in failed:
         lines.append(f"{where}: {line_of(row)}")
+        lines += [f"    failed: {bound}" for bound in exceeded(row)]
         lines += [f"    {one.picture}: by {one.difference:.2g}, {one.before} -> {one.after}" for one in row.worst]
     lines.append(
         "manifest.json says so, too; take another precision, or allow more (--tolerance, --same, --accuracy-drop)"

@@ -17,7 +17,7 @@ from kerasimg.data.loading import Loader
 from kerasimg.data.picture import BadImage
 from kerasimg.data.sources import Data, Source, open_source
 from kerasimg.deploy.bundle import Bundle, Vector
-from kerasimg.deploy.manifest import ModelFile, Parity
+from kerasimg.deploy.manifest import ModelFile, Parity, Tolerance
 from kerasimg.deploy.parity import Asked, Asks, accuracy, compare, latency, line_of, require, tolerance_of
 from kerasimg.deploy.runtimes import Runtime, open_runtime, stand_in
 from kerasimg.errors import CallError, Fault, GateError
@@ -93,12 +93,10 @@ def _verify_one(
 ) -> None:
     """Add one model's rows to what was found."""
     bundle = found.bundle
-    before = {row.path: row.tolerance for row in bundle.manifest.parity}.get(model.path)
-    tolerance = tolerance_of(model, asks)
-    if before is not None and asks == Asks():
-        tolerance = before
+    before = {row.path: row for row in bundle.manifest.parity}.get(model.path)
     took = latency(runtime, bundle.shape, model.batch)
     own = Asked([one.name for one in vectors], np.stack([one.probabilities for one in vectors]), None)
+    tolerance = _tolerance(model, before, asks, len(vectors))
     found.vectors.append(compare(bundle, model, own, _of_vectors(runtime, vectors), tolerance, runtime.name, took))
     row = found.vectors[-1]
     log.info(f"{line_of(row)}; {row.p50_ms:.2f} ms (p95 {row.p95_ms:.2f}), {row.runtime}")
@@ -111,8 +109,16 @@ def _verify_one(
     if asked is None:
         log.info(f"{model.path}: accuracy {right:.4f} on {len(source):,} pictures of {source.where}")
         return
+    tolerance = _tolerance(model, before, asks, len(source))
     found.data.append(compare(bundle, model, asked, answers, tolerance, runtime.name, took))
     log.info(f"{source.where}: {line_of(found.data[-1])}")
+
+
+def _tolerance(model: ModelFile, before: Parity | None, asks: Asks, images: int) -> Tolerance:
+    """The caller's bounds, else those that the export was asked for, else the default for so many images."""
+    if before is None or asks != Asks() or before.tolerance == tolerance_of(model, images=before.pictures):
+        return tolerance_of(model, asks, images)
+    return before.tolerance
 
 
 def _of_vectors(runtime: Runtime, vectors: list[Vector]) -> np.ndarray:

@@ -7,6 +7,7 @@ everything that enters a unit stands before it.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import keras
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.keras_internals import calls_of, functional_of, is_functional, passes_training
 from kerasimg.models.folded import IMAGE, FlatCall
-from kerasimg.models.layer_arguments import Inexpressible, LayerReader
+from kerasimg.models.layer_arguments import Inexpressible, LayerReader, known_name
 from kerasimg.models.operations import Tensor, rewrite
 from kerasimg.spec import arguments
 
@@ -37,6 +38,7 @@ class _Call(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     shape: tuple[int | None, ...]
+    dtype: str
     training: bool | None
 
 
@@ -45,7 +47,8 @@ def read(model: Any) -> Reading:
     graph = _functional(model)
     height, width, channels = _image(model, graph)
     calls: list[_Call] = []
-    produced = {id(graph.inputs[0]): Tensor(IMAGE, tuple(graph.inputs[0].shape))}
+    entered = graph.inputs[0]
+    produced = {id(entered): Tensor(IMAGE, tuple(entered.shape), "int" in entered.dtype)}
     faults: list[Fault] = []
     _open(graph, produced, calls, None, model.name, faults)
     output = produced.get(id(graph.outputs[0]))
@@ -120,8 +123,12 @@ def _open(
             faults.append(Fault(where, name, message))
             given = [Tensor(IMAGE, tuple(tensor.shape)) for tensor in node.outputs]
         else:
-            calls.append(_Call(node.operation, args, kwargs, tuple(node.outputs[0].shape), own))
-            given = [Tensor(len(calls) - 1, tuple(node.outputs[0].shape))]
+            output = node.outputs[0]
+            calls.append(_Call(node.operation, args, kwargs, tuple(output.shape), output.dtype, own))
+            # Keras takes the output of a merging layer for float32, whatever it merges.
+            kept = KEEPS_VALUES.fullmatch(type(node.operation).__name__)
+            integers = any(tensor.integers for tensor in _tensors((args, kwargs))) if kept else "int" in output.dtype
+            given = [Tensor(len(calls) - 1, tuple(output.shape), integers)]
         produced.update(
             (id(tensor), made) for tensor, made in zip(node.outputs, given, strict=True) if made is not None
         )
@@ -197,20 +204,27 @@ class _Writer:
 
     def _write(self, call: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         layer = call.operation
+        _check_dtype(call)
         is_own = isinstance(layer, keras.layers.Layer)
         if is_own and type(layer).__name__ != "CustomScaleLayer":
             _check_training(layer, call.training)
             form, keys, tensors = _inputs(layer, args, kwargs)
             return self._layer(layer, form, keys, tensors, call.shape)
 
-        def emit(target: str, given: Mapping[str, Any], inputs: Tensor | list[Tensor]) -> Tensor:
+        def emit(
+            target: str, given: Mapping[str, Any], inputs: Tensor | list[Tensor], shape: tuple[Any, ...] | None = None
+        ) -> Tensor:
             form = "list" if isinstance(inputs, list) else "one"
             sources = inputs if isinstance(inputs, list) else [inputs]
-            self._append(None, "layer", target, given, form, (), sources, sources[0].shape[-1])
-            return Tensor(len(self.flat) - 1, sources[0].shape)
+            shape = sources[0].shape if shape is None else shape
+            self._append(None, "layer", target, given, form, (), sources, shape[-1] if len(shape) > 1 else None)
+            return Tensor(len(self.flat) - 1, shape)
 
+        first = len(self.flat)
         output = rewrite(emit, layer, (*args, *kwargs.values()), call.shape)
-        self.flat[output.number] = self.flat[output.number]._replace(channels=call.shape[-1] if call.shape else None)
+        if output.number >= first:
+            channels = call.shape[-1] if call.shape else None
+            self.flat[output.number] = self.flat[output.number]._replace(channels=channels)
         return output.number
 
     def _layer(self, layer: Any, form: str, keys: tuple[str, ...], tensors: list[Tensor], shape: Any) -> int:
@@ -252,6 +266,31 @@ def _renumbered(structure: Any, numbers: Mapping[int, int]) -> Any:
     return structure
 
 
+KEEPS_VALUES = re.compile(
+    "Identity|Flatten|Reshape|Squeeze|ExpandDims|Permute|Transpose|GetItem|Concatenate|RepeatVector|"
+    "(Global|Adaptive)?Max(Pool|Pooling.D)|Maximum|Minimum|(ZeroPadding|Cropping|UpSampling).D|CenterCrop|"
+    "TakeToken|TakeChannels|ChannelShuffle"
+)
+"""Layers and operations whose result is the same in integers and in float32."""
+
+
+LEAVES_INTEGERS = re.compile("Rescaling|Normalization|Dense|EinsumDense|.*Conv.D.*|Embedding|PatchEmbed")
+"""Layers that compute in float32 whatever they take."""
+
+
+def _check_dtype(call: _Call) -> None:
+    """Inexpressible when a call computes in integers, which wrap around and are cut off; a spec computes in float32."""
+    name = type(call.operation).__name__
+    if KEEPS_VALUES.fullmatch(name) or isinstance(call.operation, keras.Model):
+        return
+    taken = any(tensor.integers for tensor in _tensors((call.args, call.kwargs)))
+    is_layer = isinstance(call.operation, keras.layers.Layer)
+    if "int" in call.dtype or (taken and is_layer and not LEAVES_INTEGERS.fullmatch(name)):
+        raise Inexpressible(
+            "computes in integers, and a spec computes in float32: write keras.ops.cast(x, 'float32') before it"
+        )
+
+
 def _check_training(layer: Any, training: bool | None) -> None:
     """Inexpressible when a call is always made as in training.
 
@@ -284,7 +323,7 @@ def _inputs(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[
             return "one", (), [value]
         if isinstance(value, list | tuple) and all(isinstance(item, Tensor) for item in value):
             return "list", (), list(value)
-    takes = (arguments.entry("layers", type(layer).__name__) or {}).get("inputs", ())
+    takes = (arguments.entry("layers", known_name(type(layer))) or {}).get("inputs", ())
     if set(given) <= set(takes) and all(isinstance(value, Tensor) for value in given.values()):
         keys = tuple(key for key in takes if key in given)
         return "named", keys, [given[key] for key in keys]

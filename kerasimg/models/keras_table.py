@@ -14,7 +14,6 @@ import json
 import pathlib
 import re
 import typing
-from collections.abc import Iterator
 from typing import Any, Final
 
 import keras
@@ -82,12 +81,14 @@ def make_classes() -> dict[str, Any]:
     return {**table, "synonyms": synonyms, "renamed": renamed, "refused": REFUSED}
 
 
-def describe(group: str, cls: type) -> dict[str, Any]:
-    """Make the entry of a class, Keras' or anyone's; an argument of unknown kind is a ValueError.
+def describe(group: str, cls: type, otherwise: str | None = None) -> dict[str, Any]:
+    """Make the entry of a class, Keras' or anyone's; a ValueError names every argument of unknown kind.
 
     A class says what its arguments take in a class attribute `argument_kinds`, {argument: kind}.
+
+    otherwise: the kind of an argument that nothing tells the kind of, or whose default is not of that kind.
     """
-    entry: dict[str, Any] = {"args": dict(_arguments(group, cls)), "doc": first_sentence(cls)}
+    entry: dict[str, Any] = {"args": _arguments(group, cls, otherwise), "doc": first_sentence(cls)}
     if group != "layers":
         return entry
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in _parameters(cls)):
@@ -151,13 +152,20 @@ def _own(group: str) -> dict[str, Any]:
     }
 
 
-def _arguments(group: str, cls: type) -> Iterator[tuple[str, dict[str, Any]]]:
+def _arguments(group: str, cls: type, otherwise: str | None) -> dict[str, dict[str, Any]]:
+    described, unknown = {}, []
     for parameter in _parameters(cls):
         if parameter.kind in _VARIADIC or _left_out(group, parameter.name):
             continue
+        kind = _kind(group, cls, parameter, otherwise)
         required = parameter.default is parameter.empty
         rest = {"required": True} if required else {"default": _plain(parameter.default)}
-        yield parameter.name, {"kind": _kind(group, cls, parameter), **rest}
+        if kind is None:
+            unknown.append(f"{cls.__name__}.{parameter.name}")
+        described[parameter.name] = {"kind": kind, **rest}
+    if unknown:
+        raise ValueError(f"{group}: {', '.join(unknown)}: of unknown kind")
+    return described
 
 
 def _parameters(cls: type) -> list[inspect.Parameter]:
@@ -169,8 +177,8 @@ def _left_out(group: str, argument: str) -> bool:
     return scoped in LEFT_OUT or (argument in LEFT_OUT and scoped not in KINDS)
 
 
-def _kind(group: str, cls: type, parameter: inspect.Parameter) -> str:
-    """Tell the kind of an argument: by the class, by the table, by its ending, by its type."""
+def _kind(group: str, cls: type, parameter: inspect.Parameter, otherwise: str | None) -> str | None:
+    """Tell the kind of an argument: by the class, by the table, by its ending, by its type; None where nothing does."""
     name, default = parameter.name, parameter.default
     hint = type(default) if parameter.annotation is parameter.empty else parameter.annotation
     keys = (f"{cls.__name__}.{name}", f"{group}.{name}", name)
@@ -183,12 +191,17 @@ def _kind(group: str, cls: type, parameter: inspect.Parameter) -> str:
     )
     kind = next((candidate for candidate in candidates if candidate), None)
     if kind is None:
-        raise ValueError(f"{group}: {cls.__name__}.{name}: of unknown kind; add it to KINDS (default: {default!r})")
+        kind = otherwise
+    if kind is None:
+        return None
     if rank := re.search(r"(\d)D", cls.__name__):
         kind = kind.replace("@", rank[1])
     if default is None and kinds.PLAIN["null"] not in kinds.options(kinds.parse(kind)):
         kind += "|null"
-    kinds.parse(kind)
+    fits = kinds.parse(kind).match(_plain(default)) is not kinds.MISMATCH
+    objects = any(isinstance(option, kinds.Object) for option in kinds.options(kinds.parse(kind)))
+    if otherwise and not (fits or objects or default in (parameter.empty, None)):
+        return otherwise  # the argument means something else than Keras' argument of the same name
     return kind
 
 

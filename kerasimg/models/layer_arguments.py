@@ -60,8 +60,8 @@ class LayerReader:
             return self._shortest(target, {**given, **_base(config)}, layer.name, None)
         if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.Model):
             raise Inexpressible(f"is a subclassed model ({cls.__name__}): rewrite it as a functional model")
-        name = _known_name(cls)
-        config = _config(layer)
+        name = known_name(cls)
+        config = _one_axis(name, _config(layer))
         key = json.dumps([name, config], sort_keys=True, default=str)
         if key not in self._described:
             self._described[key] = self._shortest(name, _written(name, config), layer.name, config)
@@ -97,12 +97,10 @@ def default_value(name: str, argument: str) -> Any:
     return next(iter([*_shorter(default), default])) if isinstance(default, list | float) else default
 
 
-def _known_name(cls: type) -> str:
+def known_name(cls: type) -> str:
     """The name that a spec has for this very class."""
     for name in (cls.__name__, *arguments.known("layers")):
-        entry = arguments.entry("layers", name)
-        is_own = entry is not None and ("object" in entry or name == cls.__name__)
-        if is_own and find("layers", name) is cls:
+        if arguments.entry("layers", name) is not None and find("layers", name) is cls:
             return name
     reason = arguments.unknown_name("layers", cls.__name__)
     if "cannot stand in a spec" in reason:
@@ -170,6 +168,15 @@ def _base(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in said.items() if value not in (True, None)}
 
 
+def _one_axis(name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """The config with a single axis as a number; RMSNormalization has it in a list once it is built."""
+    entry = arguments.entry("layers", name) or {"args": {}}
+    axis = config.get("axis")
+    if isinstance(axis, list) and len(axis) == 1 and entry["args"].get("axis", {}).get("kind") == "int":
+        return {**config, "axis": axis[0]}
+    return config
+
+
 def _same(value: Any, default: Any) -> bool:
     """Whether a value says what the default says, whichever way that is spelled ("zeros", "Zeros")."""
     if isinstance(value, str) and isinstance(default, str) and value != default:
@@ -187,7 +194,7 @@ def _made(name: str, given: Mapping[str, Any], layer_name: str) -> dict[str, Any
     if faults:
         raise Inexpressible(f"is a {name} with arguments that a spec does not take: {'; '.join(faults)}")
     try:
-        return _config(make_layer(name, checked, layer_name))
+        return _one_axis(name, _config(make_layer(name, checked, layer_name)))
     except (TypeError, ValueError) as error:
         raise Inexpressible(f"is a {name} that cannot be made again: {str(error).splitlines()[0]}") from None
 

@@ -21,10 +21,13 @@ class Tensor(NamedTuple):
 
     number: int
     shape: tuple[int | None, ...]
+    integers: bool = False
+    """Whether the model holds integers in it; a spec holds float32."""
 
 
-Emit = Callable[[str, Mapping[str, Any], "Tensor | list[Tensor]"], Tensor]
-"""Writes one layer: its class, its arguments, its inputs; gives its output, of the shape of the first input."""
+Emit = Callable[..., Tensor]
+"""(class, arguments, inputs, shape of the output): writes one layer, gives its output; the shape
+is that of the first input where it is not given."""
 
 Rewrite = Callable[[Emit, Any, Sequence[Any], tuple[Any, ...]], Tensor]
 """(emit, operation, its arguments with a `Tensor` for each tensor, shape of its output) -> the output."""
@@ -67,6 +70,7 @@ def _arithmetic(layer: str, scale: Callable[[float], float], offset: Callable[[f
             constant, tensor, mirrored = _constant(left), right, layer == "Subtract"
         else:
             constant, tensor, mirrored = _constant(right), left, False
+        tensor = _broadcast(emit, tensor, shape)
         factor, shift = _each(scale, constant), _each(offset, constant)
         if mirrored:
             factor, shift = -1, constant
@@ -114,15 +118,179 @@ def _identity(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any
     return emit("Identity", {}, given[0])
 
 
-def _pooled(layer: str) -> Rewrite:
+def _broadcast(emit: Emit, tensor: Tensor, shape: tuple[Any, ...]) -> Tensor:
+    """The tensor with as many channels as the result; Inexpressible where another axis grows."""
+    if tuple(tensor.shape) == tuple(shape):
+        return tensor
+    if tuple(tensor.shape[:-1]) != tuple(shape[:-1]) or tensor.shape[-1] != 1:
+        raise Inexpressible(
+            f"calculates with an array that makes {tuple(tensor.shape)} to {tuple(shape)}: repeat the tensor"
+        )
+    return emit("Concatenate", {}, [tensor] * shape[-1], shape)
+
+
+def _activation_layer(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
+    """keras.activations.relu, with what it may be given."""
+    slope, most, threshold = operation.negative_slope, operation.max_value, operation.threshold
+    if (slope, most, threshold) == (0, None, 0):
+        return emit("Activation", {"activation": "relu"}, given[0])
+    if min(slope, threshold, most or 0) < 0:
+        raise Inexpressible("is a relu with a number below 0: rewrite it as layers")
+    options = {"max_value": most, "negative_slope": slope, "threshold": threshold}
+    return emit("ReLU", {key: value for key, value in options.items() if value not in (0, None)}, given[0])
+
+
+def _clipped(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
+    """A relu that begins at the lower bound."""
+    low, high = operation.x_min, operation.x_max
+    if not isinstance(low, int | float) or not isinstance(high, int | float) or low > high:
+        raise Inexpressible("is a keras.ops.clip whose bounds are not two numbers, the lower one first")
+    moved = given[0] if low == 0 else emit("Rescaling", {"scale": 1, "offset": -low}, given[0])
+    clipped = emit("ReLU", {"max_value": high - low}, moved)
+    return clipped if low == 0 else emit("Rescaling", {"scale": 1, "offset": low}, clipped)
+
+
+def _cast(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
+    """Nothing: a spec's tensors are float32."""
+    dtype = keras.backend.standardize_dtype(operation.dtype)
+    if dtype != "float32":
+        raise Inexpressible(f"casts to {dtype}, and a spec computes in float32: leave it out, or give a layer a dtype")
+    return given[0]
+
+
+def _squared(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
+    return emit("Multiply", {}, [given[0], given[0]])
+
+
+def _absolute(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
+    return emit("Maximum", {}, [given[0], emit("Rescaling", {"scale": -1}, given[0])])
+
+
+def _padded(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
+    """Zeros around an image, or around a row of tokens."""
+    tensor, rank = given[0], len(given[0].shape)
+    widths = [list(pair) for pair in operation.pad_width]
+    widths = widths * rank if len(widths) == 1 else widths
+    value = given[1] if len(given) > 1 else None
+    if operation.mode != "constant" or value not in (None, 0):
+        raise Inexpressible("is a keras.ops.pad with something other than zeros, for which a spec has no layer")
+    if rank not in (3, 4, 5) or any(widths[0] + widths[-1]):
+        raise Inexpressible("is a keras.ops.pad of the batch or of the channels, for which a spec has no layer")
+    padding = widths[1] if rank == 3 else widths[1:-1]
+    return emit(f"ZeroPadding{rank - 2}D", {"padding": padding}, tensor)
+
+
+def _window_pooled(layer: str) -> Rewrite:
+    """keras.ops.max_pool and average_pool."""
+
     def write(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
+        rank = len(given[0].shape) - 2
+        if (operation.data_format or "channels_last") != "channels_last":
+            raise Inexpressible("pools with the channels first: transpose the tensor before")
+        size = _pair(operation.pool_size)
+        strides = size if operation.strides is None else _pair(operation.strides)
+        options = {"pool_size": size}
+        options |= {"strides": strides} if strides != size else {}
+        options |= {"padding": operation.padding} if operation.padding != "valid" else {}
+        return emit(f"{layer}{rank}D", options, given[0])
+
+    return write
+
+
+def _pair(value: Any) -> Any:
+    """A size as a spec writes it: one number where all axes have the same."""
+    if isinstance(value, int):
+        return value
+    return value[0] if len(set(value)) == 1 else list(value)
+
+
+def _resized(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
+    if len(given[0].shape) != 4 or operation.data_format != "channels_last":
+        raise Inexpressible("is a keras.ops.image.resize of something other than images with the channels last")
+    height, width = operation.size
+    usual = {
+        "interpolation": "bilinear",
+        "antialias": False,
+        "crop_to_aspect_ratio": False,
+        "pad_to_aspect_ratio": False,
+        "fill_value": 0.0,
+    }
+    options = {key: getattr(operation, key) for key, value in usual.items() if getattr(operation, key) != value}
+    return emit("Resizing", {"height": height, "width": width, **options}, given[0])
+
+
+def _item(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
+    """x[...]: a token, a crop, every second row, some channels; whatever is left is a Reshape."""
+    tensor = given[0]
+    sizes, ranges = tensor.shape, _ranges(tensor.shape, given[1])
+    rank = len(sizes)
+    cropped = [[kept.start, size - kept[-1] - 1] for kept, size in zip(ranges[1:-1], sizes[1:-1], strict=True)]
+    if rank == 3 and len(ranges[1]) == 1 and len(ranges[2]) == sizes[2] and len(shape) == 2:
+        index = ranges[1].start
+        return emit("TakeToken", {"index": index} if index else {}, tensor, shape)
+    if any(map(any, cropped)):
+        _check_rank(rank)
+        kept = [kept[-1] - kept.start + 1 for kept in ranges[1:-1]]
+        cropping = cropped[0] if rank == 3 else cropped
+        tensor = emit(f"Cropping{rank - 2}D", {"cropping": cropping}, tensor, (sizes[0], *kept, sizes[-1]))
+    steps = [kept.step for kept in ranges[1:-1]]
+    if any(step != 1 for step in steps):
+        _check_rank(rank)
+        after = (sizes[0], *map(len, ranges[1:-1]), sizes[-1])
+        tensor = emit(f"MaxPooling{rank - 2}D", {"pool_size": 1, "strides": _pair(steps)}, tensor, after)
+    channels, count = ranges[-1], len(ranges[-1])
+    if count != sizes[-1]:
+        if channels.step != 1 or channels.start % count or sizes[-1] % count:
+            raise Inexpressible("takes channels that are not one of equal parts: use the layer TakeChannels")
+        options = {"parts": sizes[-1] // count, "index": channels.start // count}
+        usual = {"parts": 2, "index": 0}
+        options = {key: value for key, value in options.items() if value != usual[key]}
+        tensor = emit("TakeChannels", options, tensor, (*tensor.shape[:-1], count))
+    if tuple(tensor.shape) != tuple(shape):
+        tensor = emit("Reshape", {"target_shape": list(shape[1:])}, tensor, shape)
+    return tensor if tensor is not given[0] else emit("Identity", {}, tensor)
+
+
+def _check_rank(rank: int) -> None:
+    if rank not in (3, 4, 5):
+        raise Inexpressible(f"takes a part of a tensor of {rank} axes, for which a spec has no layer")
+
+
+def _ranges(sizes: Sequence[int | None], key: Any) -> list[range]:
+    """What x[key] keeps of each axis; Inexpressible where that is no range, or touches the batch."""
+    keys = [part for part in (key if isinstance(key, tuple | list) else (key,)) if part is not None]
+    if Ellipsis in keys:
+        place = keys.index(Ellipsis)
+        keys[place : place + 1] = [slice(None)] * (len(sizes) - len(keys) + 1)
+    keys += [slice(None)] * (len(sizes) - len(keys))
+    if keys[0] != slice(None) or None in sizes[1:]:
+        raise Inexpressible("takes a part of the batch, or of an axis whose size is not known: rewrite it as layers")
+    ranges = [range(1)]
+    for size, part in zip(sizes[1:], keys[1:], strict=True):
+        if isinstance(part, int):
+            kept = range(part % size, part % size + 1)  # type: ignore[operator]
+        elif isinstance(part, slice):
+            kept = range(size)[part]  # type: ignore[arg-type]
+        else:
+            kept = range(0)
+        if not kept or kept.step < 1:
+            raise Inexpressible("takes elements that are no range in rising order: rewrite it as layers")
+        ranges.append(kept)
+    return ranges
+
+
+def _pooled(layer: str) -> Rewrite:
+    """Mean and maximum over all places of an image, or over all tokens."""
+
+    def write(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
+        rank = len(given[0].shape)
         axes = operation.axis if isinstance(operation.axis, list | tuple) else [operation.axis]
-        pooled = len(given[0].shape) == 4 and getattr(operation, "initial", None) is None
-        if not pooled or sorted(axis % 4 for axis in axes if axis is not None) != [1, 2]:
+        places = rank in (3, 4, 5) and getattr(operation, "initial", None) is None
+        if not places or sorted(axis % rank for axis in axes if axis is not None) != list(range(1, rank - 1)):
             raise Inexpressible(
-                f"is a keras.ops.{_snake(type(operation).__name__)} over axes other than height and width"
+                f"is a keras.ops.{_snake(type(operation).__name__)} over axes other than height and width, or tokens"
             )
-        return emit(layer, {"keepdims": True} if operation.keepdims else {}, given[0])
+        return emit(f"{layer}{rank - 2}D", {"keepdims": True} if operation.keepdims else {}, given[0])
 
     return write
 
@@ -186,13 +354,24 @@ REWRITES: Mapping[str, Rewrite] = {
     "Negative": _negative,
     "Identity": _identity,
     "Concatenate": _concatenated,
-    "Mean": _pooled("GlobalAveragePooling2D"),
-    "Max": _pooled("GlobalMaxPooling2D"),
+    "Mean": _pooled("GlobalAveragePooling"),
+    "Max": _pooled("GlobalMaxPooling"),
+    "AveragePool": _window_pooled("AveragePooling"),
+    "MaxPool": _window_pooled("MaxPooling"),
+    "GetItem": _item,
+    "Pad": _padded,
+    "Clip": _clipped,
+    "Cast": _cast,
+    "Square": _squared,
+    "Absolute": _absolute,
+    "Abs": _absolute,
+    "Resize": _resized,
     "Reshape": _reshaped,
     "Squeeze": _reshaped,
     "ExpandDims": _reshaped,
     "Transpose": _transposed,
     "LeakyRelu": _leaky_relu,
+    "ReLU": _activation_layer,
     "Relu": _activation("relu"),
     "Relu6": _activation("relu6"),
     "Sigmoid": _activation("sigmoid"),
@@ -205,5 +384,14 @@ REWRITES: Mapping[str, Rewrite] = {
     "Gelu": _activation("gelu"),
     "Elu": _activation("elu"),
     "Selu": _activation("selu"),
+    "Celu": _activation("celu"),
+    "Exp": _activation("exponential"),
+    "HardTanh": _activation("hard_tanh"),
+    "LogSigmoid": _activation("log_sigmoid"),
+    "LogSoftmax": _activation("log_softmax"),
+    "Softsign": _activation("softsign"),
+    "SparsePlus": _activation("sparse_plus"),
+    "SparseSigmoid": _activation("sparse_sigmoid"),
+    "TanhShrink": _activation("tanh_shrink"),
 }
 """By the class of the operation."""

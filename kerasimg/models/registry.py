@@ -29,6 +29,9 @@ BASES: Final[Mapping[str, type]] = {
 }
 """Group -> the base of its classes."""
 
+CONFIG_KIND: Final = "bool|int|float|str|[int]|[float]|[str]|[[int]]|[[float]]"
+"""What an argument takes that only `get_config` knows: whatever JSON can hold, but for other objects."""
+
 Class = TypeVar("Class", bound=type)
 
 
@@ -60,7 +63,8 @@ def register(
         cls: a subclass of Keras' Layer, Metric, Callback, Loss, ... whose arguments a spec can give.
         group: "layers", "metrics", "callbacks", ...; None: by the base class.
         argument_kinds: argument -> what it takes, "int>0", "float[0,1]|null", where neither a type nor a default says
-            so; stored in the attribute `argument_kinds` of the class, which can have it from the start.
+            so; stored in the attribute `argument_kinds` of the class, which can have it from the start. An argument
+            without any of these takes numbers, strings and lists of them if the class has a `get_config`.
         replace: whether the name may be one that specs have already.
 
     Returns:
@@ -91,9 +95,12 @@ def register(
         told = {**_told_by_type(cls), **getattr(cls, "argument_kinds", {}), **(argument_kinds or {})}
         if told:
             setattr(cls, "argument_kinds", told)  # noqa: B010
-        entry = describe(group, cls)
+        entry = describe(group, cls, CONFIG_KIND if _has_config(cls, BASES[group]) else None)
     except (ValueError, NameError) as error:
-        raise CallError(f"register: {error}; say what it takes by argument_kinds") from None
+        raise CallError(
+            f'register: {error}; say what they take, argument_kinds={{name: "int>0", ...}}, '
+            "or give the class a get_config"
+        ) from None
     arguments.register_entry(group, name, {**entry, "object": cls})
     return cls
 
@@ -127,6 +134,12 @@ def load_plugins(names: Sequence[str] | None = None) -> list[str]:
     for name in wanted:
         _load(found[name])
     return wanted
+
+
+def _has_config(cls: type, base: type) -> bool:
+    """Whether a class says by itself what it was made with."""
+    method = getattr(cls, "get_config", None)
+    return method is not None and method is not getattr(base, "get_config", None)
 
 
 def _group(cls: type, group: str | None) -> str:

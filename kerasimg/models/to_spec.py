@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -42,7 +43,7 @@ def to_spec(model: keras.Model, name: str | None = None, *, folded: bool = True)
         "name": spec_name,
         "about": ABOUT,
         "image": _image(reading),
-        "expect": {"params": model.count_params(), "output": [None, *model.output_shape[1:]]},
+        "expect": {"params": _parameters(reading), "output": [None, *model.output_shape[1:]]},
     }
     defaults = _defaults(reading.calls)
     plain = unfolded(reading.calls, defaults)
@@ -71,6 +72,12 @@ def copy_weights(model: keras.Model, built: keras.Model) -> None:
         target.set_weights(source.get_weights())
         if isinstance(target, keras.layers.Normalization):
             target.finalize_state()
+
+
+def _parameters(reading: Reading) -> int:
+    """Of the layers that the output needs; a model may hold others, which its spec does not have."""
+    layers = {id(layer): layer for layer in reading.layers if layer is not None}
+    return sum(math.prod(weight.shape) for layer in layers.values() for weight in layer.weights)
 
 
 def _image(reading: Reading) -> dict[str, Any]:

@@ -68,7 +68,9 @@ def test_the_error_names_the_file_and_its_worst_pictures(exported: dict[str, Bun
         require("here", [sound, row(exported["litert"], BEFORE[:, ::-1])])
     told_lines = str(caught.value).splitlines()
     assert told_lines[0].startswith("here: model_float32.tflite: differs by 0.7 at most (allowed 0.1), 25.00% of 4")
-    assert told_lines[1] == "    c.jpg: by 0.7, red 0.800 -> blue 0.800"
+    assert told_lines[1] == "    failed: a probability differs by 0.7, allowed is 0.1 (--tolerance)"
+    assert told_lines[2] == "    failed: 3 of 4 images are decided otherwise, allowed are 0 (--same)"
+    assert told_lines[3] == "    c.jpg: by 0.7, red 0.800 -> blue 0.800"
 
 
 def test_the_caller_s_tolerance_replaces_the_precision_s():

@@ -1,11 +1,13 @@
 import sys
 
 import keras
+import numpy as np
 import pytest
 
 from kerasimg.errors import CallError, SpecError
 from kerasimg.models import objects, registry
 from kerasimg.models.build import build
+from kerasimg.models.to_spec import to_spec
 from kerasimg.spec import arguments
 
 
@@ -127,6 +129,44 @@ def test_a_cell_that_runs_again_replaces_its_class():
 def test_what_cannot_be_registered_is_said(thing, more, message):
     with pytest.raises(CallError, match=message):
         registry.register(thing, **more)
+
+
+def test_a_foreign_layer_is_registered_by_its_config_and_goes_through_to_spec():
+    class Foreign(keras.layers.Layer):
+        """Says what its arguments are only in its config."""
+
+        def __init__(self, width, mode, sizes=None, padding=(1, 1), kernel_initializer="ones", **kwargs):
+            super().__init__(**kwargs)
+            self.given = {"width": width, "mode": mode, "sizes": sizes, "padding": padding}
+            self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+        def call(self, inputs):
+            return inputs * self.given["width"]
+
+        def get_config(self):
+            initializer = keras.initializers.serialize(self.kernel_initializer)
+            return {**super().get_config(), **self.given, "kernel_initializer": initializer}
+
+    registry.register(Foreign)
+    inputs = keras.Input((4, 4, 3))
+    made = keras.Model(inputs, Foreign(2, "fast", sizes=[[1, 2], [3, 4]])(inputs))
+    spec = to_spec(made)
+    assert spec.document["model"] == [{"layer": "Foreign", "width": 2, "mode": "fast", "sizes": [[1, 2], [3, 4]]}]
+    pixels = np.ones((1, 4, 4, 3), "float32")
+    assert np.array_equal(build(spec)(pixels), 2 * pixels)
+
+
+def test_all_arguments_that_tell_nothing_are_named_at_once():
+    class Odd(keras.layers.Layer):
+        def __init__(self, thing, other, units=3):
+            super().__init__()
+
+    with pytest.raises(CallError) as caught:
+        registry.register(Odd)
+    assert str(caught.value) == (
+        "register: layers: Odd.thing, Odd.other: of unknown kind; say what they take, "
+        'argument_kinds={name: "int>0", ...}, or give the class a get_config'
+    )
 
 
 def test_an_argument_that_tells_nothing_is_an_error_that_says_what_to_do():

@@ -228,12 +228,83 @@ def test_attention_is_given_its_inputs_by_name():
         (lambda x: ops.expand_dims(x, 1), {"layer": "Reshape", "target_shape": [1, 8, 8, 3]}),
         (lambda x: ops.transpose(x, (0, 3, 1, 2)), {"layer": "Permute", "dims": [3, 1, 2]}),
         (lambda x: ops.concatenate([x, x], axis=1), {"layer": "Concatenate", "inputs": ["in", "in"], "axis": 1}),
+        (keras.activations.relu, {"layer": "Activation", "activation": "relu"}),
+        (lambda x: keras.activations.relu(x, max_value=6.0), {"layer": "ReLU", "max_value": 6}),
+        (lambda x: ops.clip(x, 0, 6), {"layer": "ReLU", "max_value": 6}),
+        (ops.square, {"layer": "Multiply", "inputs": ["in", "in"]}),
+        (lambda x: x[:, 1:-1, 2:], {"layer": "Cropping2D", "cropping": [[1, 1], [2, 0]]}),
+        (lambda x: x[:, ::2, ::2], {"layer": "MaxPooling2D", "pool_size": 1, "strides": 2}),
+        (lambda x: x[..., 1:2], {"layer": "TakeChannels", "parts": 3, "index": 1}),
+        (
+            lambda x: ops.pad(x, [[0, 0], [1, 2], [0, 1], [0, 0]]),
+            {"layer": "ZeroPadding2D", "padding": [[1, 2], [0, 1]]},
+        ),
+        (lambda x: ops.average_pool(x, 2), {"layer": "AveragePooling2D", "pool_size": 2}),
+        (
+            lambda x: ops.max_pool(x, 3, strides=2, padding="same"),
+            {"layer": "MaxPooling2D", "pool_size": 3, "strides": 2, "padding": "same"},
+        ),
+        (lambda x: ops.image.resize(x, (4, 2)), {"layer": "Resizing", "height": 4, "width": 2}),
     ],
 )
 def test_an_operation_becomes_the_layer_that_does_the_same(operation: Any, expected: dict[str, Any]):
     made = model(operation)
     assert nodes_of(made) == [expected]
     round_trip(made)
+
+
+@pytest.mark.parametrize(
+    ("operation", "expected"),
+    [
+        (lambda x: x[:, 0], {"layer": "TakeToken"}),
+        (lambda x: x[:, -1], {"layer": "TakeToken", "index": 63}),
+        (lambda x: x[:, 1:], {"layer": "Cropping1D", "cropping": [1, 0]}),
+        (lambda x: ops.mean(x, axis=1), {"layer": "GlobalAveragePooling1D"}),
+        (lambda x: ops.max(x, axis=1, keepdims=True), {"layer": "GlobalMaxPooling1D", "keepdims": True}),
+        (lambda x: ops.pad(x, [[0, 0], [1, 0], [0, 0]]), {"layer": "ZeroPadding1D", "padding": [1, 0]}),
+        (lambda x: layers.RMSNormalization()(x), {"layer": "RMSNormalization"}),
+    ],
+)
+def test_an_operation_on_tokens_becomes_the_layer_that_does_the_same(operation: Any, expected: dict[str, Any]):
+    made = model(lambda x: operation(layers.Reshape((64, 3))(x)))
+    assert nodes_of(made)[1] == expected
+    round_trip(made)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: layers.Conv2D(1, 3)(x) * np.array([2.0, 2.0, 2.0]),
+        lambda x: layers.Conv2D(1, 3)(x) + np.array([1.0, 2.0, 3.0]),
+        lambda x: ops.clip(x, -1, 6),
+        ops.abs,
+        lambda x: x[:, 2],
+        lambda x: x[..., 1],
+        lambda x: layers.GlobalAveragePooling2D()(x)[:, None, None, :],
+        lambda x: layers.GroupQueryAttention(4, 2, 1)(layers.Reshape((64, 3))(x), layers.Reshape((64, 3))(x)),
+    ],
+)
+def test_what_takes_several_layers_or_broadcasts_gives_the_same_numbers(operation: Any):
+    round_trip(model(operation))
+
+
+def test_the_parameters_are_those_of_the_layers_that_the_output_needs():
+    inputs = keras.Input((8, 8, 3))
+    middle = layers.Conv2D(2, 3)(inputs)
+    base = keras.Model(inputs, layers.Conv2D(4, 3)(middle))
+    features, _ = keras.Model(base.input, [middle, base.output])(inputs)
+    made = keras.Model(inputs, layers.Dense(1)(features))
+    assert to_spec(made).document["expect"]["params"] == 3 * 3 * 3 * 2 + 2 + 2 + 1
+
+
+def test_arithmetic_in_integers_is_refused_and_what_keeps_their_values_is_not():
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    for wrapping in (inputs * 2, layers.Add()([inputs, inputs]), layers.Add()([inputs[:, 1:], inputs[:, 1:]])):
+        assert "computes in integers" in refused(keras.Model(inputs, layers.Rescaling(0.5)(wrapping), name="made"))
+    kept = layers.MaxPooling2D()(inputs[:, 1:])
+    made = keras.Model(inputs, layers.Add()([layers.Rescaling(0.5)(kept), ops.cast(kept, "float32")]))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype("uint8")
+    assert np.array_equal(made(pixels), kerasimg.build(to_spec(made))(pixels.astype("float32")))
 
 
 def test_a_registered_layer_is_named_by_its_class(monkeypatch: pytest.MonkeyPatch):

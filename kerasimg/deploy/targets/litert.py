@@ -14,7 +14,8 @@ from kerasimg.deploy import litert_file
 from kerasimg.deploy.exporting import Exporting
 from kerasimg.deploy.manifest import InputType, ModelFile, Precision
 from kerasimg.deploy.silence import silence
-from kerasimg.errors import CallError, KerasimgError, listed
+from kerasimg.deploy.unsupported import named, signature_of
+from kerasimg.errors import CallError, KerasimgError
 from kerasimg.files import to_json
 
 ZERO_POINT: dict[InputType, int] = {"uint8": 0, "int8": -128}
@@ -51,7 +52,7 @@ def convert(exporting: Exporting, precision: Precision, batch: int | None) -> by
         "dynamic": lambda: {"optimizations": [lite.Optimize.DEFAULT]},
         "int8": lambda: {
             "optimizations": [lite.Optimize.DEFAULT],
-            "representative_dataset": lambda: ([picture] for picture in exporting.representative()),
+            "representative_dataset": lambda: ([images] for images in exporting.representative(batch)),
             "inference_input_type": tf.uint8 if exporting.options.input_dtype == "uint8" else tf.int8,
         },
     }
@@ -61,41 +62,49 @@ def convert(exporting: Exporting, precision: Precision, batch: int | None) -> by
         ops.append(lite.OpsSet.SELECT_TF_OPS)
     settings["target_spec"] = {**settings.get("target_spec", {}), "supported_ops": ops}
     model = exporting.logits[0] if precision == "int8" else exporting.model
-    content = _converted(model, exporting.signature(batch), settings)
+    advice = "take another target"
+    if not exporting.options.allow_flex:
+        advice = (
+            "allow TensorFlow's own (--allow-flex), which only runs where the Flex delegate is, or take another target"
+        )
+    with named("litert", model, lambda part: _try(part, precision, settings, exporting.options.allow_flex), advice):
+        content = _converted(model, exporting.signature(batch), settings)
+        if not exporting.options.allow_flex:
+            open_content(content)
     if precision == "int8":
         _check_input(content, exporting.options.input_dtype)
     return content
 
 
-def _converted(model: keras.Model, signature: list[keras.InputSpec], settings: dict[str, Any]) -> bytes:
+def _converted(model: keras.Model, signature: list[Any], settings: dict[str, Any]) -> bytes:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
-        try:
-            with silence(_is_refused):
-                model.export(path, format="litert", input_signature=signature, verbose=False, **settings)
-        except Exception as error:
-            if not _is_refused(error):
-                raise
-            raise CallError(_refusal(str(error))) from None
+        with silence(lambda error: True):
+            model.export(path, format="litert", input_signature=signature, verbose=False, **settings)
         return path.read_bytes()
 
 
-def _is_refused(error: Exception) -> bool:
-    """Whether the converter says that it lacks an operation."""
-    return (
-        "TensorFlow Lite" in str(error) or "neither a custom op nor a flex op" in str(error) or "TFLite" in str(error)
-    )
+def open_content(content: bytes) -> None:
+    """Let LiteRT prepare a model, with the delegate that it takes by itself; RuntimeError where it cannot."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:  # the target "web" does without it
+        from tensorflow.lite import Interpreter
+    with silence(lambda error: True):
+        Interpreter(model_content=content).allocate_tensors()
 
 
-def _refusal(said: str) -> str:
-    import re
-
-    names = sorted(set(re.findall(r"(?:TF Select ops|Custom ops|Flex ops):\s*([\w, ]+)", said)))
-    named = listed(names) or said.strip().splitlines()[0][:300]
-    return (
-        f"LiteRT has no operation for what the model computes: {named}; allow TensorFlow's own (--allow-flex), which "
-        "only runs where the Flex delegate is, or take another target"
-    )
+def _try(model: keras.Model, precision: Precision, settings: dict[str, Any], flex: bool) -> None:
+    """Convert a model of one layer, on random values where its ranges are needed."""
+    shapes = [(1, *tensor.shape[1:]) for tensor in model.inputs]
+    settings = dict(settings)
+    if precision == "int8":
+        drawn = [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in shapes]
+        settings["representative_dataset"] = lambda: iter([drawn])
+        del settings["inference_input_type"]
+    content = _converted(model, signature_of(model), settings)
+    if not flex:
+        open_content(content)
 
 
 def _check_input(content: bytes, taken: InputType) -> None:

@@ -1,0 +1,81 @@
+"""Models that a converter could not write, or whose answer was an error without a layer."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kerasimg
+from kerasimg.deploy.bundle import Bundle
+from kerasimg.deploy.runtimes import open_runtime
+from kerasimg.errors import CallError, GateError
+
+HEAD = [
+    {"layer": "GlobalAveragePooling2D"},
+    {"layer": "Dense", "name": "classes", "units": "=num_classes", "activation": "softmax"},
+]
+
+
+@pytest.fixture
+def trained(tiny: Any, pictures: Any, tmp_path: Path) -> Any:
+    """trained(layers) is a run of one epoch with these layers before the head."""
+    data = pictures(tmp_path / "colours", {"red": 10, "green": 10, "blue": 10})
+
+    def train(layers: list[dict[str, Any]]) -> Any:
+        return kerasimg.train(
+            tiny(model=[*layers, *HEAD]),
+            data=data,
+            out=tmp_path / "runs",
+            report=False,
+            verbose=0,
+            say=lambda line: None,
+        )
+
+    return train
+
+
+GELU_AND_GROUPS = [
+    {"layer": "Conv2D", "filters": 8, "kernel_size": 3, "activation": "gelu"},
+    {"layer": "Conv2D", "filters": 8, "kernel_size": 3, "padding": "same", "groups": 4, "strides": 2},
+    {"layer": "Conv2D", "filters": 8, "kernel_size": 3, "padding": "same", "groups": 2, "dilation_rate": 2},
+    {"layer": "Activation", "activation": "gelu"},
+    {"layer": "Flatten"},
+    {"layer": "Reshape", "target_shape": [-1, 4]},
+    {"layer": "Conv1D", "filters": 4, "kernel_size": 3, "groups": 2},
+    {"layer": "Reshape", "target_shape": [-1, 2, 2]},
+]
+
+
+def test_exact_gelu_and_grouped_dilated_convolutions_reach_every_target_and_a_fixed_batch_int8(trained: Any):
+    run = trained(GELU_AND_GROUPS)
+    bundles = kerasimg.export(run, ["onnx", "openvino", "savedmodel", "litert"])
+    assert [bundle.manifest.parity[0].passed for bundle in bundles] == [True] * 4
+    assert max(bundle.manifest.parity[0].greatest_difference for bundle in bundles) < 1e-5
+    (fixed,) = kerasimg.export(run, "litert", precision="int8", batch=8, out=run.folder / "fixed")
+    pixels = np.stack([vector.pixels for vector in fixed.vectors()])
+    assert np.allclose(open_runtime(fixed)(pixels), open_runtime(bundles[0])(pixels), atol=0.1)
+
+
+def test_a_target_that_fails_names_layer_and_operation_and_leaves_the_others(trained: Any, tmp_path: Path):
+    lanczos = {"layer": "Resizing", "name": "smaller", "height": 8, "width": 8, "interpolation": "lanczos3"}
+    run = trained([lanczos])
+    with pytest.raises(CallError) as caught:
+        kerasimg.export(run, ["onnx", "litert", "openvino", "savedmodel"], out=tmp_path)
+    lines = str(caught.value).splitlines()
+    refused = r"the layer 'smaller' (Resizing) cannot be written: there is no operation for ScaleAndTranslate"
+    assert lines[0] == f"onnx: {refused}; take another target"
+    assert lines[1].startswith(f"litert: {refused}; allow TensorFlow's own (--allow-flex)")
+    assert lines[2] == f"openvino: {refused}; take another target"
+    assert lines[3] == "written all the same: savedmodel"
+    assert Bundle.open(tmp_path / "savedmodel").manifest.parity[0].passed
+    assert [path.name for path in tmp_path.iterdir() if path.name in ("onnx", "litert", "openvino")] == []
+
+
+def test_a_failed_comparison_and_a_refused_target_end_with_the_higher_exit_code(trained: Any, tmp_path: Path):
+    run = trained([{"layer": "Conv2D", "filters": 4, "kernel_size": 3, "activation": "gelu"}])
+    with pytest.raises(GateError) as caught:
+        kerasimg.export(run, ["litert", "keras"], precision=None, batch=2, tolerance=0.0, out=tmp_path)
+    assert caught.value.exit_code == 4
+    assert "keras: model.keras takes any number" in str(caught.value)
+    assert "failed: a probability differs by" in str(caught.value)
