@@ -224,13 +224,15 @@ def _item(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ..
     tensor = given[0]
     sizes, ranges = tensor.shape, _ranges(tensor.shape, given[1])
     rank = len(sizes)
-    cropped = [[kept.start, size - kept[-1] - 1] for kept, size in zip(ranges[1:-1], sizes[1:-1], strict=True)]
+    # What a step would skip at the end anyway is not cropped.
+    ends = [min(kept[-1] + kept.step, size) for kept, size in zip(ranges[1:-1], sizes[1:-1], strict=True)]
+    cropped = [[kept.start, size - end] for kept, end, size in zip(ranges[1:-1], ends, sizes[1:-1], strict=True)]
     if rank == 3 and len(ranges[1]) == 1 and len(ranges[2]) == sizes[2] and len(shape) == 2:
         index = ranges[1].start
         return emit("TakeToken", {"index": index} if index else {}, tensor, shape)
     if any(map(any, cropped)):
         _check_rank(rank)
-        kept = [kept[-1] - kept.start + 1 for kept in ranges[1:-1]]
+        kept = [end - kept.start for kept, end in zip(ranges[1:-1], ends, strict=True)]
         cropping = cropped[0] if rank == 3 else cropped
         tensor = emit(f"Cropping{rank - 2}D", {"cropping": cropping}, tensor, (sizes[0], *kept, sizes[-1]))
     steps = [kept.step for kept in ranges[1:-1]]

@@ -600,3 +600,21 @@ def test_uvicorn_runs_processes_on_sockets_that_listen(monkeypatch: pytest.Monke
         ["config", "target", "sockets"],
     )
     assert callable(internals.serve_in_processes)
+
+
+@tensorflow_only
+def test_exportable_operations_give_the_same_numbers_without_erfc_and_without_compiled_functions():
+    import tensorflow as tf
+
+    inputs = keras.Input((9, 9, 8))
+    x = keras.layers.Conv2D(8, 3, groups=4, dilation_rate=2, activation="gelu")(inputs)
+    model = keras.Model(inputs, keras.layers.Activation("gelu")(x))
+    values = np.random.default_rng(0).normal(size=(2, 9, 9, 8)).astype("float32")
+    expected = model(values)
+    with internals.exportable_operations():
+        graph = tf.function(model).get_concrete_function(tf.TensorSpec((2, 9, 9, 8)))
+    kinds = {operation.type for operation in graph.graph.get_operations()}
+    assert {"Erf", "Conv2D"} <= kinds
+    assert not {"Erfc", "PartitionedCall", "StatefulPartitionedCall"} & kinds
+    np.testing.assert_allclose(graph(tf.constant(values)), expected, atol=1e-5)
+    np.testing.assert_array_equal(model(values), expected)

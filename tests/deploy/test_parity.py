@@ -82,6 +82,16 @@ def test_the_caller_s_tolerance_replaces_the_precision_s():
         tolerance_of(model, Asks(None, 1.5))
 
 
+@pytest.mark.parametrize(("images", "changed", "lost"), [(10, 3, 1), (34, 6, 2), (1000, 116, 28)])
+def test_the_default_shares_become_numbers_of_images(images: int, changed: int, lost: int):
+    model = ModelFile(path="m.tflite", runtime="litert", precision="int8", input_dtype="uint8")
+    allowed = tolerance_of(model, images=images)
+    assert (1 - allowed.decided) * images == pytest.approx(changed)
+    assert allowed.accuracy_drop * images == pytest.approx(lost)
+    assert tolerance_of(model, Asks(None, 0.99, 0.0), images).decided == 0.99
+    assert tolerance_of(model, Asks(None, 0.99, 0.0), images).accuracy_drop == 0
+
+
 def test_a_decision_is_told_as_its_task_wants():
     assert told(np.array([0.3]), ("ok", "bad"), "binary", None) == "ok 0.700"
     assert told(np.array([0.3]), ("ok", "bad"), "binary", (0.2,)) == "bad 0.300"
