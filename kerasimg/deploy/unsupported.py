@@ -24,8 +24,7 @@ OPERATIONS = (
     r"(?:TF Select ops|Custom ops|Flex ops):\s*([\w, ]+)",  # LiteRT
     r"No Op registered for (\w+)",  # ONNX's checker
     r"Tensorflow op \[[^:\]]*: (\w+)\] is not supported",  # tf2onnx
-    r"No translator found for (?:\w+::)?(\w+)",  # OpenVINO
-    r"conversion (?:is )?(?:failed|not supported)[^\n]*?type:? (\w+)",
+    r"No (?:conversion rule|translator) found for operations?:? ([\w, :]+)",  # OpenVINO
     r"Didn't find op for builtin opcode '(\w+)'",  # TensorFlow Lite Micro
     r"Node number \d+ \((\w+)\) failed",  # LiteRT's runtime
 )

@@ -29,7 +29,6 @@ def trained(tiny: Any, pictures: Any, tmp_path: Path) -> Any:
             out=tmp_path / "runs",
             report=False,
             verbose=0,
-            say=lambda line: None,
         )
 
     return train
