@@ -13,10 +13,6 @@ from kerasimg.training.run import Run
 @pytest.fixture(scope="session")
 def train() -> Callable[..., Run]:
     """verbs.train, silent and without a report, which takes longer than these trainings."""
-
-    def silence(line: str) -> None:
-        """Say nothing."""
-
     return partial(verbs.train, report=False, verbose=0)
 
 

@@ -13,10 +13,6 @@ from kerasimg.training.lr_find import find_learning_rate, sweep_of
 RATES = [10.0 ** (k / 10) for k in range(-40, 0)]
 
 
-def silence(line: str) -> None:
-    """Say nothing."""
-
-
 def test_the_suggestion_is_where_the_loss_falls_fastest():
     losses = [2.0] * 15 + [2.0 - 0.1 * k for k in range(10)] + [1.1] * 10 + [5.0] * 5
     sweep = sweep_of(RATES, losses)

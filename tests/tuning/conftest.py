@@ -10,10 +10,6 @@ import pytest
 from kerasimg.tuning import search as searches
 
 
-def silence(line: str) -> None:
-    """Say nothing."""
-
-
 @pytest.fixture(scope="session")
 def few(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> Path:
     """A folder of red, green and blue pictures, 10 each."""

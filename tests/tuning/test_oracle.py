@@ -23,15 +23,11 @@ SPACE = Space(
 SMALL = Space((Dimension("n", "choice", 2, options=(1, 2, 3)),))
 
 
-def silence(line):
-    """Say nothing."""
-
-
 def oracle(tuner, folder=None, space=SPACE, epochs=9, **tune):
     made = make_oracle(space, GOAL, Tune(tuner=tuner, **{"max_trials": 12, **tune}), epochs)
     if folder is not None:
         folder.mkdir(exist_ok=True)
-        made.open(Records(folder), silence)
+        made.open(Records(folder))
     return made
 
 
