@@ -117,6 +117,10 @@ def calibrate(
     with waiting("calibrating", as_json):
         result = calibrate(run, data=data, part=part, undo=undo)
     text = [f"temperature {result['temperature']:.4f}"]
+    if result.get("applied"):
+        low, high = result["interval"]
+        text[0] += f" (95 % interval {low:.4f} to {high:.4f})"
+        text.append(f"saved in {RunFolder(run).model_file.name}; to undo it: kerasimg run calibrate {run} --undo")
     for name, row in result.get("parts", {}).items():
         fitted = " (fitted on these)" if name == result["fitted_on"]["part"] else ""
         text.append(f"{name}, {row['n']:,} pictures{fitted}:")

@@ -33,6 +33,7 @@ from kerasimg.errors import CallError, DataError, Fault, GateError, Interrupted,
 from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference
 from kerasimg.run_folder import RunFolder, folder_of
+from kerasimg.staleness import warn_of_stale
 
 PACKAGES = (
     *("kerasimg", "keras", "tensorflow", "numpy", "pillow", "ai-edge-litert", "onnx", "tf2onnx", "onnxruntime"),
@@ -108,6 +109,7 @@ def export(
         except Exception as error:
             error.add_note(f"while exporting for {name}")
             unexpected.append(error)
+    warn_of_stale(exporting.run)
     if bundles and not (exporting.compared or allow_uncompared):
         message = "the export is written and was not compared with the trained model: there are no test pictures"
         failed.append(GateError(f"{message}; name some (--data), or accept it (--allow-uncompared)"))
@@ -290,6 +292,7 @@ def write_bundle(exporting: Exporting, name: str, folder: Path) -> Bundle:
         classes=len(exporting.classes),
         temperature=exporting.classifier.temperature,
         thresholds=None if thresholds is None else list(thresholds),
+        model=dict(exporting.classifier.identity()),
         models=models,
         files=[],
         spec=dict(exporting.classifier.spec.resolved),

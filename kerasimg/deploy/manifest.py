@@ -147,6 +147,8 @@ class Manifest(Part):
     thresholds: list[float] | None = None
     """What a probability must exceed to be decided for: of the second class (binary) or of each label (multilabel).
     null: 0.5."""
+    model: dict[str, Any] | None = None
+    """Which model was exported: a hash of its weights, its temperature and its thresholds. null: not known."""
     models: Annotated[list[ModelFile], Field(min_length=1)]
     """In the order in which they were asked for; the first is taken where none is named."""
     files: list[BundleFile]

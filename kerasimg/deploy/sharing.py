@@ -11,6 +11,7 @@ from kerasimg.models import packed
 from kerasimg.models.classifier import Classifier, ClassifierReference
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec import pack as form
+from kerasimg.staleness import stale_files, warn_of_stale
 from kerasimg.training.run import Run
 
 
@@ -20,6 +21,7 @@ def pack(run: ClassifierReference, out: str | os.PathLike[str] | None = None) ->
     run: a run, its folder, or a model.keras file.
     out: the file, which ends in `.kerasimg`; left out, `<name>.kerasimg` in this folder. One that is there is replaced.
 
+    Figures and a card of an earlier state of the model are left out, with a warning that says what renews them.
     `build`, `train`, `evaluate`, `predict`, `export` and `serve` take the file as it is. Gives its path.
     Raises CallError when there is no trained model.
     """
@@ -29,13 +31,16 @@ def pack(run: ClassifierReference, out: str | os.PathLike[str] | None = None) ->
         raise CallError(f"out: expected a name that ends in {form.SUFFIX}, got '{path}'")
     if not path.parent.is_dir():
         raise CallError(f"out: no folder '{path.parent}'")
-    files = None if classifier.folder is None else RunFolder(classifier.folder)
-    packed.write(
-        classifier,
-        path,
-        card=files.card_file.read_text(encoding="utf-8") if files and files.card_file.is_file() else "",
-        figures=_figures(files.evaluation.metrics() or {}) if files else {},
-    )
+    card, figures = "", {}
+    if classifier.folder is not None:
+        files = RunFolder(classifier.folder)
+        warn_of_stale(classifier.folder)
+        stale = {each.path for each in stale_files(classifier.folder)}
+        if files.card_file not in stale and files.card_file.is_file():
+            card = files.card_file.read_text(encoding="utf-8")
+        if files.evaluation.metrics_file not in stale:
+            figures = _figures(files.evaluation.metrics() or {})
+    packed.write(classifier, path, card=card, figures=figures)
     return path
 
 

@@ -24,6 +24,7 @@ from kerasimg.errors import CallError, Fault, GateError
 from kerasimg.evaluation.predictions import decide, read_predictions
 from kerasimg.results import Result
 from kerasimg.run_folder import RunFolder
+from kerasimg.staleness import stale_bundle
 
 LOADED = 64
 """Pictures that are decoded at a time."""
@@ -65,9 +66,12 @@ def verify(
     tolerance, same, accuracy_drop: as for `export`. None, all of them: what the bundle was held to.
 
     Raises CallError where there is no bundle or its runtime is not installed, WeightsError where a file was altered,
-    GateError where a model, or the decoder of pictures, gives other answers than it should.
+    GateError where a model, or the decoder of pictures, gives other answers than it should, or where the bundle is in
+    the folder of its run, and the run's model has changed since.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    if stale := stale_bundle(opened.folder):
+        raise GateError(str(stale))
     vectors = opened.vectors()
     pixels = _pixels(vectors, opened)
     source = None if data is None else _part(open_source(data, opened.task, classes=opened.classes))

@@ -1,8 +1,8 @@
-"""`kerasimg.calibrate`: fit a temperature on validation pictures, keep it with the model, tell what it changed.
+"""`kerasimg.calibrate`: fit a temperature on validation images and store it in the model's file.
 
-The temperature stands in the `.keras` file beside the classes, not in the model's weights. Whoever opens the file with
-kerasimg gets calibrated probabilities; so do exports. The thresholds that were chosen move along, so that no decision
-changes.
+The temperature is in the `.keras` file beside the classes, not in the model's weights. Whoever opens the file with
+kerasimg gets calibrated probabilities; so does every export from then on. Chosen thresholds move along, so that no
+decision changes. A temperature that makes the held-out images worse is not stored.
 """
 
 from __future__ import annotations
@@ -18,52 +18,121 @@ from scipy.optimize import minimize_scalar
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.evaluation.evaluate import Chosen, NotKept, choose_pictures, evaluate, judged, own_record, predicted
-from kerasimg.files import write_json
+from kerasimg.files import read_object, write_json
+from kerasimg.log import warning
 from kerasimg.models.classifier import Classifier, ClassifierReference, model_file, set_decisions
 from kerasimg.models.temperature import at_temperature, logits
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.document import Task
+from kerasimg.staleness import change, identity_of_file, warn_of_stale
 
 RANGE = (0.05, 20.0)
 """Temperatures that are searched; no sensible one lies outside."""
 FIGURES = ("log_loss", "calibration_error")
+FEW = 50
+"""Below this number of images, a temperature is fitted with a warning."""
 
 
 def calibrate(
     run: ClassifierReference, *, data: Data | None = None, part: str | None = None, undo: bool = False
 ) -> dict[str, Any]:
-    """Fit a temperature, write it into the model's file, and judge the run's held-out pictures anew.
+    """Fit a temperature, write it into the model's file, and evaluate the run's held-out images again.
 
     run: a run, its folder, or a model.keras file.
-    data, part: the pictures to fit it on; None: the validation part of the run.
+    data, part: the images to fit it on; None: the validation part of the run.
     undo: set the temperature back to 1 instead.
 
-    Returns what also stands in the run's calibration.json: `temperature`, `fitted_on` (part, n), and `parts`: of the
-    fitted part and of the run's test part the log-loss and the calibration error before and after, with intervals.
+    The temperature of the model stays as it is where the fitted one makes the log loss or the calibration error of the
+    held-out images worse. Files of the run that are stale from now on are named in warnings.
+
+    Returns what is also in the run's calibration.json: `temperature`, the model's from now on; `interval`, 95 %, of the
+    fitted one; `applied`; `fitted_on` (part, n); `parts`: of the fitted part and of the run's test part the log loss
+    and the calibration error before (at temperature 1) and after, with intervals; `warnings`, if there are any. Where
+    the temperature is not applied, calibration.json is not written, and `fitted` is the temperature that was refused.
     """
     file = model_file(run)
     classifier = Classifier.open(run)
     if undo:
-        _apply(classifier, file, 1.0)
         RunFolder(file.parent).calibration_file.unlink(missing_ok=True)
+        _apply(classifier, file, 1.0)
         return {"temperature": 1.0}
     raw = replace(classifier, temperature=1.0, thresholds=None)
     asked = choose_pictures(raw, data, part, otherwise="validation")
     truth, p = asked.source.label_ids(asked.indices), predicted(raw, asked.source, asked.indices)
     task = raw.spec.task
     temperature = fit_temperature(truth, p, task)
-    told: dict[str, Any] = {
+    interval = temperature_interval(truth, p, temperature, task)
+    result: dict[str, Any] = {
         "temperature": temperature,
+        "interval": list(interval),
+        "applied": True,
         "fitted_on": {"data": asked.source.where, "part": asked.part, "n": len(p)},
         "parts": {asked.part: before_and_after(truth, p, temperature, raw.classes, task)},
     }
+    notes = _of_few(len(p), interval)
     test = _test_pictures(raw, asked, data)
     if test is not None:
         truth, p = test.source.label_ids(test.indices), predicted(raw, test.source, test.indices)
-        told["parts"][test.part] = before_and_after(truth, p, temperature, raw.classes, task)
-    write_json(RunFolder(file.parent).calibration_file, told)
-    _apply(classifier, file, temperature)
-    return told
+        row = result["parts"][test.part] = before_and_after(truth, p, temperature, raw.classes, task)
+        old = judged(truth, at_temperature(p, classifier.temperature, task), raw.classes, task)
+        worse = [name for name in FIGURES if row["after"][name] > old[name]]
+        if worse and temperature != classifier.temperature:
+            figures = " and ".join(
+                f"{name.replace('_', ' ')} {row['after'][name]:.4f} instead of {old[name]:.4f}" for name in worse
+            )
+            result |= {"temperature": classifier.temperature, "fitted": temperature, "applied": False}
+            notes.append(
+                f"nothing was changed, the temperature stays {classifier.temperature:.4g}: {temperature:.4g} makes the "
+                f"{len(p):,} held-out images ({test.part}) worse ({figures}); give more images with --data"
+            )
+    if notes:
+        result["warnings"] = notes
+    for note in notes:
+        warning(note)
+    if result["applied"]:
+        result["model"] = {"weights": classifier.identity()["weights"], "temperature": temperature}
+        write_json(RunFolder(file.parent).calibration_file, result)
+        _apply(classifier, file, temperature)
+    return result
+
+
+def _of_few(n: int, interval: tuple[float, float]) -> list[str]:
+    """A warning where the images are too few to say much about the temperature."""
+    reach = f"the 95 % interval of the temperature is {interval[0]:.3g} to {interval[1]:.3g}"
+    if n < FEW:
+        return [f"fitted on {n} images only, fewer than {FEW}: {reach}; give more images with --data"]
+    if interval[0] <= 1 <= interval[1]:
+        return [f"{reach}, which includes 1: {n:,} images do not show that the model needs another temperature"]
+    return []
+
+
+def temperature_interval(
+    truth: ArrayLike, probabilities: ArrayLike, temperature: float, task: Task
+) -> tuple[float, float]:
+    """The 95 % interval of a fitted temperature, by the sandwich estimator, on the scale of its logarithm.
+
+    truth, probabilities: as in `scores`, those that it was fitted on. It is cut off at `RANGE`.
+    """
+    y, z = np.asarray(truth).astype(int), logits(probabilities, task)
+    scale = 1 / temperature
+    if task == "multiclass":
+        powers = np.exp(scale * (z - z.max(axis=1, keepdims=True)))
+        p = powers / powers.sum(axis=1, keepdims=True)
+        mean = (p * z).sum(axis=1)
+        slopes = mean - z[np.arange(len(z)), y]
+        bends = (p * (z - mean[:, None]) ** 2).sum(axis=1)
+    else:
+        signed = np.where(y.reshape(z.shape) == 1, z, -z)
+        wrong = (1 - np.tanh(scale * signed / 2)) / 2
+        slopes = (-signed * wrong).reshape(len(z), -1).sum(axis=1)
+        bends = (signed**2 * wrong * (1 - wrong)).reshape(len(z), -1).sum(axis=1)
+    information = float(bends.sum())
+    if information <= 0:
+        return RANGE
+    # Of the logarithm of the scale: d log s = ds / s.
+    reach = 1.96 * float(np.sqrt((slopes**2).sum())) / information / scale
+    low, high = np.exp(np.clip(np.log(temperature) + np.array([-reach, reach]), *np.log(RANGE)))
+    return float(low), float(high)
 
 
 def fit_temperature(truth: ArrayLike, probabilities: ArrayLike, task: Task) -> float:
@@ -111,17 +180,22 @@ def before_and_after(
 
 
 def decide_by(classifier: Classifier, file: Path, temperature: float, thresholds: tuple[float, ...] | None) -> None:
-    """Write a temperature and thresholds into the model's file, and judge the run's held-out pictures by them."""
-    set_decisions(file, temperature, thresholds)
-    folder = classifier.folder
-    if folder is None:
+    """Write a temperature and thresholds into the model's file, and evaluate the run's held-out images by them.
+
+    Warns of every file of the run that is stale from then on.
+    """
+    changed = replace(classifier, temperature=temperature, thresholds=thresholds)
+    set_decisions(file, changed)
+    if classifier.folder is None:
         return
     try:
         parts = {picture["part"] for picture in own_record(classifier)["pictures"]}
     except NotKept:
-        return
+        parts = set()
     if parts & {"test", "validation"}:
-        evaluate(replace(classifier, temperature=temperature, thresholds=thresholds))
+        evaluate(changed)  # which warns
+    else:
+        warn_of_stale(classifier.folder)
 
 
 def _apply(classifier: Classifier, file: Path, temperature: float) -> None:
@@ -130,7 +204,27 @@ def _apply(classifier: Classifier, file: Path, temperature: float) -> None:
     if thresholds is not None:
         moved = at_temperature(thresholds, temperature / classifier.temperature, "multilabel")
         thresholds = tuple(old if old in (0.0, 1.0) else float(new) for old, new in zip(thresholds, moved, strict=True))
+        _move_chosen(file, replace(classifier, temperature=temperature, thresholds=thresholds), thresholds)
     decide_by(classifier, file, temperature, thresholds)
+
+
+def _move_chosen(file: Path, changed: Classifier, thresholds: tuple[float, ...]) -> None:
+    """Move the thresholds in thresholds.json along with those of the model; what they decide stays the same.
+
+    file: the model's, still as it was before the change.
+    """
+    chosen = RunFolder(file.parent).thresholds_file
+    if not chosen.is_file():
+        return
+    content = read_object(chosen)
+    other_model = change(content.get("model"), identity_of_file(file)) is not None
+    if other_model or len(content.get("thresholds", ())) != len(thresholds):
+        return  # moving them would not make them this model's
+    content["thresholds"] = dict(zip(content["thresholds"], thresholds, strict=True))
+    for label, row in content.get("labels", {}).items():
+        row["threshold"] = content["thresholds"].get(label)
+    content["model"] = changed.identity()
+    write_json(chosen, content)
 
 
 def _test_pictures(classifier: Classifier, fitted: Chosen, data: Data | None) -> Chosen | None:

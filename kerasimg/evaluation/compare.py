@@ -27,6 +27,7 @@ from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference
 from kerasimg.run_folder import DATA, EVALUATION, METRICS, PREDICTIONS, DataRecord, RunFolder
 from kerasimg.spec.document import Task
+from kerasimg.staleness import warn_of_stale
 
 
 class Answers(NamedTuple):
@@ -129,6 +130,7 @@ def _kept(run: ClassifierReference) -> Answers:
     if not file.is_file():
         place = f"{EVALUATION}/{PREDICTIONS}"
         raise CallError(f"'{files.path}' holds no {place}; name the folder of a run, or name the data")
+    warn_of_stale(files.path)
     found, record = files.required(f"{EVALUATION}/{METRICS}"), files.required(DATA)
     said = read_predictions(file, found["task"])
     hashes = {picture["id"]: picture["sha256"] for picture in record["pictures"]}

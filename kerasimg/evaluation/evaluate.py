@@ -27,6 +27,7 @@ from kerasimg.log import warning
 from kerasimg.models.classifier import Classifier, ClassifierReference
 from kerasimg.run_folder import DataRecord, EvaluationFolder, RunFolder
 from kerasimg.spec.document import Task
+from kerasimg.staleness import warn_of_stale
 
 BATCH_SIZE = 64
 
@@ -65,7 +66,10 @@ def evaluate(
     if out is None and data is None and part is None and classifier.folder is not None:
         out = RunFolder(classifier.folder).evaluation.path
     folder = None if out is None else Path(out)
-    return judge(classifier, asked.source, asked.indices, folder, part=asked.part, warnings=known)
+    evaluation = judge(classifier, asked.source, asked.indices, folder, part=asked.part, warnings=known)
+    if classifier.folder is not None:
+        warn_of_stale(classifier.folder)
+    return evaluation
 
 
 def judge(
@@ -93,6 +97,7 @@ def judge(
         "data": source.where,
         "part": part,
         **({"warnings": notes} if notes else {}),
+        "model": classifier.identity(),
         "temperature": classifier.temperature,
         **judged(truth, p, classes, task, thresholds, groups),
         **(slices(extras, truth, p, classes, task, thresholds, groups) if extras else {}),

@@ -57,7 +57,13 @@ def label_errors(
     ids = [one.source.items[index].id for one in asked for index in one.indices]
     part_of = dict(zip(ids, (one.part for one in asked for _ in one.indices), strict=True))
     rows = find_label_errors(ids, truth, p, classifier.classes, classifier.spec.task)
-    told = {"n": len(ids), "found": len(rows), "rows": [{**row, "part": part_of[row["file"]]} for row in rows]}
+    depends_on = {key: value for key, value in classifier.identity().items() if key != "thresholds"}
+    told = {
+        "model": depends_on,
+        "n": len(ids),
+        "found": len(rows),
+        "rows": [{**row, "part": part_of[row["file"]]} for row in rows],
+    }
     if out is None and data is None and classifier.folder is not None:
         RunFolder(classifier.folder).evaluation.write_label_errors(told)
     elif out is not None:

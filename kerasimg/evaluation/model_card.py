@@ -18,7 +18,8 @@ UNKNOWN = "unknown"
 
 def model_card(content: Mapping[str, Any]) -> str:
     """The card of a run.  content: what the report is made from."""
-    return f"---\n{_front_matter(content)}---\n\n{_body(content)}"
+    model = f"\n{content['model_mark']}\n" if content["model_mark"] else ""
+    return f"---\n{_front_matter(content)}---\n\n{_body(content)}{model}"
 
 
 def _front_matter(content: Mapping[str, Any]) -> str:
@@ -80,9 +81,10 @@ def _body(content: Mapping[str, Any]) -> str:
     )
     if scores:
         rows = [f"| {f.name} | {f.value} | {f.interval or '–'} |" for f in headline(scores)]
+        stale = "".join(f"**Warning:** {markdown(line)}\n\n" for line in content["stale"])
         parts.append(
-            f"## Figures\n\nOn the {scores['n']:,} pictures of the {scores['part']} part, which were not trained on."
-            "\n\n| figure | value | 95 % interval |\n| --- | ---: | ---: |\n" + "\n".join(rows)
+            f"## Figures\n\n{stale}On the {scores['n']:,} pictures of the {scores['part']} part, which were not "
+            "trained on.\n\n| figure | value | 95 % interval |\n| --- | ---: | ---: |\n" + "\n".join(rows)
         )
     if data:
         totals = ", ".join(f"{part} {count:,}" for part, count in data["totals"].items())

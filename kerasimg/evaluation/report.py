@@ -34,11 +34,13 @@ from kerasimg.evaluation.report_pictures import (
 from kerasimg.evaluation.report_words import headline, number, percent, words
 from kerasimg.evaluation.scores import drawn_confusion
 from kerasimg.files import write_text
+from kerasimg.log import warning
 from kerasimg.models.classifier import Classifier
 from kerasimg.run_folder import DataRecord, RunFolder, RunReference, folder_of
 from kerasimg.spec.figures import NO_FIGURES, direction_of, goals_in
 from kerasimg.spec.load import Spec
 from kerasimg.spec.writing import dumps
+from kerasimg.staleness import change, identity_of_file, mark, stale_files
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -105,7 +107,16 @@ def _content(files: RunFolder, classifier: Classifier | None) -> dict[str, Any]:
     found = read_predictions(predictions, spec.task) if predictions.is_file() else None
     album = Album(record, spec.image)
     facts = None if classifier is None else model_facts(classifier, files.path)
+    model = identity_of_file(files.model_file)
+    evaluated = (scores or {}).get("model")
+    # The page shows these; exports, say, are no matter of the page.
+    shown = (files.evaluation.metrics_file, files.calibration_file, files.thresholds_file)
+    stale = [each for each in stale_files(files.path) if each.path in shown]
+    for each in stale:
+        warning(str(each))
     return {
+        "stale": [str(each) for each in stale],
+        "model_mark": mark(model if change(evaluated, model) is None else evaluated),
         "name": files.path.resolve().name,
         "spec": spec,
         "spec_text": dumps(spec.resolved),

@@ -75,8 +75,8 @@ def choose_thresholds(
     best = _aim(aim, false_positive, false_negative)
     labels = classifier.classes[1:] if task == "binary" else classifier.classes
     if undo:
-        decide_by(classifier, file, classifier.temperature, None)
         RunFolder(file.parent).thresholds_file.unlink(missing_ok=True)
+        decide_by(classifier, file, classifier.temperature, None)
         return {"thresholds": dict.fromkeys(labels, THRESHOLD)}
     asked = choose_pictures(classifier, data, part, otherwise="validation")
     truth = asked.source.label_ids(asked.indices).reshape(len(asked.indices), -1)
@@ -91,15 +91,17 @@ def choose_thresholds(
             f"the aim '{aim}' cannot be met on the {len(truth):,} pictures of {asked.source.where} ({asked.part}): "
             f"{reached}. Nothing was changed; ask for less"
         )
-    told = {
+    told: dict[str, Any] = {
         "aim": aim,
         **({"false_positive": false_positive, "false_negative": false_negative} if aim == "cost" else {}),
         "fitted_on": {"data": asked.source.where, "part": asked.part, "n": len(truth)},
         "thresholds": {label: one.threshold for label, one in chosen.items()},
         "labels": {label: one._asdict() for label, one in chosen.items()},
     }
+    thresholds = tuple(one.threshold for one in chosen.values())
+    told["model"] = replace(classifier, thresholds=thresholds).identity()
     write_json(RunFolder(file.parent).thresholds_file, told)
-    decide_by(classifier, file, classifier.temperature, tuple(one.threshold for one in chosen.values()))
+    decide_by(classifier, file, classifier.temperature, thresholds)
     return told
 
 

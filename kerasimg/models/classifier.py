@@ -6,6 +6,7 @@ member, `kerasimg.json`.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import zipfile
 from dataclasses import dataclass
@@ -32,8 +33,7 @@ from kerasimg.run_folder import MODEL, RunFolder, RunReference, folder_of
 from kerasimg.spec.document import Section
 from kerasimg.spec.load import Spec, load_document
 from kerasimg.spec.pack import Probability, Temperature, is_pack, write_beside
-
-MEMBER = "kerasimg.json"
+from kerasimg.staleness import MEMBER, ModelIdentity
 
 ClassifierReference = RunReference
 """A run, a run's folder, a model.keras or .kerasimg file, a spec that brings its weights ("efficientnet_lite0"), or a
@@ -64,13 +64,17 @@ class Classifier:
             "classes": list(self.classes),
             "spec": dict(self.spec.resolved),
             "beside": specs_beside(self.spec),
-            "temperature": self.temperature,
-            "thresholds": None if self.thresholds is None else list(self.thresholds),
+            **self.identity(),
         }
         with replacing(path) as partial:
             plain.save(partial)
             with zipfile.ZipFile(partial, "a") as archive:
                 archive.writestr(MEMBER, to_json(content))
+
+    def identity(self) -> ModelIdentity:
+        """What every file that is derived from this classifier stores, see `kerasimg.staleness`."""
+        thresholds = None if self.thresholds is None else list(self.thresholds)
+        return {"weights": weights_digest(self.model), "temperature": self.temperature, "thresholds": thresholds}
 
     @staticmethod
     def open(ref: ClassifierReference) -> Classifier:
@@ -112,12 +116,23 @@ def model_file(ref: ClassifierReference) -> Path:
     return file
 
 
-def set_decisions(file: Path, temperature: float, thresholds: tuple[float, ...] | None) -> None:
-    """Write a temperature and thresholds into a `.keras` file; the model in it stays as it was trained."""
-    content = _member(file).model_dump() | {
-        "temperature": temperature,
-        "thresholds": None if thresholds is None else list(thresholds),
-    }
+def weights_digest(model: keras.Model) -> str:
+    """SHA-256 over a model's weights: over the sorted digests of the arrays, each with its type and shape.
+
+    Names and order do not count: both may differ between the model that was trained and the same one read from a file.
+    """
+    digests = []
+    for variable in model.weights:
+        array = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
+        one = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+        one.update(array.tobytes())
+        digests.append(one.digest())
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+def set_decisions(file: Path, classifier: Classifier) -> None:
+    """Write a classifier's temperature and thresholds into its `.keras` file; the model in it stays as it is."""
+    content = _member(file).model_dump() | classifier.identity()
     with replacing(file) as partial, zipfile.ZipFile(file) as old, zipfile.ZipFile(partial, "w") as new:
         for member in old.infolist():
             if member.filename != MEMBER:
@@ -133,6 +148,8 @@ class _Member(Section):
     classes: Annotated[list[str], Field(min_length=1)]
     spec: dict[str, Any]
     beside: dict[str, Any]
+    weights: str | None = None
+    """The digest of the weights; None in a file of an earlier version."""
     temperature: Temperature = 1.0
     thresholds: list[Probability] | None = None
 

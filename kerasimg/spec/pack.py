@@ -55,6 +55,8 @@ class Manifest(Section):
     task: Task
     classes: Annotated[list[str], Field(min_length=1)]
     """In the order of the outputs."""
+    weights: Digest | None = None
+    """The digest of the weights, by which a run knows the pack as its own; None in a pack of an earlier version."""
     temperature: Temperature = 1.0
     thresholds: list[Probability] | None = None
     license: str | None = None

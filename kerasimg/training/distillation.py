@@ -22,6 +22,7 @@ from kerasimg.models.outputs import OutputKind, output_kind
 from kerasimg.spec.document import Teacher
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.spec.pack import SUFFIX
+from kerasimg.staleness import identity_of_file
 from kerasimg.training.counting import weighs
 from kerasimg.training.features import wants_features
 from kerasimg.training.stages import size_of
@@ -44,7 +45,7 @@ def locate_teacher(spec: Spec) -> tuple[Spec, dict[str, Any]]:
     except CallError as error:
         raise SpecError([Fault(spec.file, "fit.teacher.run", str(error))]) from None
     place = os.path.abspath(spec.fit.teacher.run)
-    return load_again(spec, edits={"fit.teacher.run": place}, other_options=False), {"teacher": _sha256(file)}
+    return load_again(spec, edits={"fit.teacher.run": place}, other_options=False), {"teacher": _digests(file)[0]}
 
 
 def check_teacher_place(spec: Spec) -> None:
@@ -67,10 +68,10 @@ def check_same_teacher(spec: Spec, noted: Mapping[str, Any]) -> None:
     if spec.fit.teacher is None:
         return
     try:
-        now = _sha256(model_file(spec.fit.teacher.run))
+        digests = _digests(model_file(spec.fit.teacher.run))
     except CallError:
         raise WeightsError(f"the teacher '{spec.fit.teacher.run}' is no longer there; put it back") from None
-    if now != noted["teacher"]:
+    if noted["teacher"] not in digests:
         raise WeightsError(
             f"the teacher '{spec.fit.teacher.run}' is not the one that the run began with: it has changed"
         )
@@ -149,6 +150,13 @@ def _of_the_models(teacher: Classifier, spec: Spec, student: keras.Model, classe
     return messages
 
 
-def _sha256(path: Any) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digests(file: Path) -> list[str]:
+    """By what a teacher is known: the digest of its weights, where its file says it, then that of the whole file.
+
+    A student learns from the weights alone, so calibrating a teacher does not make another teacher of it. Earlier
+    versions noted the whole file.
+    """
+    model = identity_of_file(file)
+    with file.open("rb") as stream:
+        whole = hashlib.file_digest(stream, "sha256").hexdigest()
+    return [whole] if model is None else [model["weights"], whole]

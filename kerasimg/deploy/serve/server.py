@@ -22,6 +22,7 @@ from kerasimg.errors import CallError, KerasimgError, nearest
 from kerasimg.keras_internals import serve_in_processes
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.pack import SUFFIX, Pack, is_pack
+from kerasimg.staleness import stale_bundle
 
 NEEDED = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
 """Packages of the extra `serve`; the runtime's own is named by whoever opens it."""
@@ -62,6 +63,8 @@ def serve(
         os.environ["KERASIMG_API_KEY"] = api_key
     key = key_from_environment()
     folder = bundle_of(source)
+    if stale := stale_bundle(folder):
+        log.warning(str(stale))
     with _listening(chosen) as listener:
         address = _address(listener)
         (_several if chosen.workers > 1 else _alone)(folder, chosen, key, listener, address)
@@ -81,10 +84,6 @@ def bundle_of(source: str | os.PathLike[str]) -> Path:
     for target in SERVED:
         manifest = files.exports / target / FILE
         if manifest.is_file():
-            if manifest.stat().st_mtime < model.stat().st_mtime:
-                log.info(
-                    f"{manifest.parent} is older than {model}; to serve that: kerasimg export {folder} --to {target}"
-                )
             return manifest.parent
     log.info(f"{folder} has no export yet; making one: kerasimg export {folder} --to litert")
     _export(folder, files.exports)
