@@ -29,7 +29,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, runtime_checkable
+from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from kerasimg.errors import CallError
 from kerasimg.files import damaged, read_json, write_json, write_text
@@ -83,6 +83,7 @@ class ImageRecord(TypedDict):
     part: str
     labels: list[str]
     sha256: str
+    group: NotRequired[str]
 
 
 class DataRecord(TypedDict):

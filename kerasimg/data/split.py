@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from kerasimg.data.groups import group_numbers, require_apart
+from kerasimg.data.groups import group_names, group_numbers, require_apart
 from kerasimg.data.index import Items, Labels
 from kerasimg.data.items import PART_NAMES, Item, ManyFaults, Part
 from kerasimg.data.ledger import Ledger, hexadecimal
@@ -71,20 +71,29 @@ def split(
     return {part: parts[part].astype(np.int64) for part in PART_NAMES if part in parts}
 
 
-def record(source: Source, parts: Mapping[Part, Iterable[int]], threads: int | None = None) -> dict[str, Any]:
-    """What a run keeps of its data, ready for JSON: every picture with its part, labels and SHA-256.
+def record(
+    source: Source,
+    parts: Mapping[Part, Iterable[int]],
+    threads: int | None = None,
+    group: Group | None = None,
+) -> dict[str, Any]:
+    """What a run stores of its data, ready for JSON: every image with its part, labels, SHA-256, and group if any.
 
     The hash is that of the file, or of the array's bytes in C order; of files that were read before, the ledger's.
     """
     indices = {part: np.asarray(chosen, np.int64) for part, chosen in parts.items()}
     every = np.concatenate([np.empty(0, np.int64), *indices.values()])
     names = [part for part, chosen in indices.items() for _ in range(len(chosen))]
-    pictures = [
+    pictures: list[dict[str, Any]] = [
         {"id": item.id, "part": part, "labels": list(item.labels), "sha256": digest}
         for part, item, digest in zip(
             names, source.columns.take(every), content_hashes(source, every, threads), strict=True
         )
     ]
+    if group is not None:
+        groups = group_names(source, group)
+        for picture, index in zip(pictures, every, strict=True):
+            picture["group"] = groups[index]
     return {
         "where": source.where,
         "task": source.task,

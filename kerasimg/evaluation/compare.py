@@ -2,7 +2,8 @@
 
 Each run is compared with the first. The differences of the figures get intervals by the paired bootstrap: both runs are
 judged on the same draws. Whether one is right more often is asked by McNemar's exact test (McNemar 1947), which looks
-only at the pictures that one run gets right and the other does not.
+only at the pictures that one run gets right and the other does not. Where images belong to groups (`fit.group`), groups
+are drawn, and the test flips the sign of whole groups, since images of one group are no independent evidence.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import binomtest
 
+from kerasimg.data.groups import known_group_numbers
 from kerasimg.data.sources import Data
 from kerasimg.data.split import fingerprint
 from kerasimg.errors import CallError, listed
@@ -28,6 +30,9 @@ from kerasimg.models.classifier import Classifier, ClassifierReference
 from kerasimg.run_folder import DATA, EVALUATION, METRICS, PREDICTIONS, DataRecord, RunFolder
 from kerasimg.spec.document import Task
 from kerasimg.staleness import warn_of_stale
+
+FLIPS = 20_000
+"""Random signs of `sign_flips`, which end its p value at 1 / 20,001."""
 
 
 class Answers(NamedTuple):
@@ -44,6 +49,8 @@ class Answers(NamedTuple):
     thresholds: list[float] | None
     used: frozenset[str]
     """SHA-256 of the pictures that the run was trained or steered by."""
+    groups: list[str] | None
+    """The group of each image (`fit.group`); None without groups."""
 
     def only(self, rows: Sequence[int], classes: list[str]) -> Answers:
         """Some rows, with the classes in another order."""
@@ -58,7 +65,9 @@ class Answers(NamedTuple):
             if self.task == "binary" and thresholds is not None:
                 raise CallError(f"'{self.name}' was given a threshold for another class than the first run; undo it")
         keys, ids = [self.keys[row] for row in rows], [self.ids[row] for row in rows]
-        return self._replace(classes=classes, keys=keys, ids=ids, truth=truth, probabilities=p, thresholds=thresholds)
+        groups = None if self.groups is None else [self.groups[row] for row in rows]
+        changed = self._replace(classes=classes, keys=keys, ids=ids, truth=truth, probabilities=p)
+        return changed._replace(thresholds=thresholds, groups=groups)
 
 
 def compare(
@@ -93,8 +102,10 @@ def compare(
             )
     same, differs = _in_common(every)
     judged = [scores(one.truth, one.probabilities, one.classes, one.task, one.thresholds) for one in same]
+    names = next((one.groups for one in same if one.groups is not None), None)
+    groups = None if names is None else np.unique(names, return_inverse=True)[1]
     drawn = [
-        resampled(one.truth, one.probabilities, one.task, one.thresholds, resamples=resamples, seed=seed)
+        resampled(one.truth, one.probabilities, one.task, one.thresholds, groups=groups, resamples=resamples, seed=seed)
         for one in same
     ]
     told = {
@@ -102,12 +113,15 @@ def compare(
         "n": len(same[0].ids),
         "differs": differs,
         "figures": {name: [found[name] for found in judged] for name in drawn[0]},
-        "intervals_by": {"level": LEVEL, "resamples": resamples, "seed": seed, "method": "paired percentile"},
+        "intervals_by": {
+            **{"level": LEVEL, "resamples": resamples, "seed": seed, "method": "paired percentile"},
+            **({} if groups is None else {"groups": len(np.unique(groups))}),
+        },
         "against_first": [
             {
                 "run": same[place].name,
                 "differences": _differences(judged[0], judged[place], drawn[0], drawn[place]),
-                **_changes(same[0], same[place]),
+                **_changes(same[0], same[place], groups, seed),
             }
             for place in range(1, len(same))
         ],
@@ -123,6 +137,24 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(binomtest(only_first, changed).pvalue) if changed else 1.0
 
 
+def sign_flips(differences: np.ndarray, seed: int = SEED) -> float:
+    """How likely chance alone gives so uneven a sum, or more so, when each group could as well favour the other model.
+
+    The permutation test of paired groups: McNemar's test where each group is one image. All signs are tried for up to
+    16 groups that differ, else `FLIPS` at random.
+
+    differences: (G,) integers, for each group how many more of its images the one model gets right.
+    """
+    changed = differences[differences != 0]
+    if not len(changed):
+        return 1.0
+    if len(changed) <= 16:
+        signs = 1 - 2 * ((np.arange(2 ** len(changed))[:, np.newaxis] >> np.arange(len(changed))) & 1)
+        return float((np.abs(signs @ changed) >= abs(changed.sum())).mean())
+    signs = np.random.default_rng(seed).choice([-1, 1], (FLIPS, len(changed)))
+    return float((1 + (np.abs(signs @ changed) >= abs(changed.sum())).sum()) / (1 + FLIPS))
+
+
 def _kept(run: ClassifierReference) -> Answers:
     """What a run kept of its test."""
     files = RunFolder.of(run)
@@ -134,6 +166,7 @@ def _kept(run: ClassifierReference) -> Answers:
     found, record = files.required(f"{EVALUATION}/{METRICS}"), files.required(DATA)
     said = read_predictions(file, found["task"])
     hashes = {picture["id"]: picture["sha256"] for picture in record["pictures"]}
+    groups = {picture["id"]: picture["group"] for picture in record["pictures"] if "group" in picture}
     thresholds = list(found["thresholds"].values()) if "thresholds" in found else None
     return Answers(
         str(files.path),
@@ -145,6 +178,7 @@ def _kept(run: ClassifierReference) -> Answers:
         said.probabilities,
         thresholds,
         _used(record, found["part"]),
+        [groups.get(name, name) for name in said.ids] if groups else None,
     )
 
 
@@ -155,6 +189,7 @@ def _asked(run: ClassifierReference, data: Data | None, part: str | None) -> Ans
     items = [asked.source.items[index] for index in asked.indices]
     folder = classifier.folder
     record = RunFolder(folder).data() if folder else None
+    numbers = known_group_numbers(asked.source, classifier.spec.fit.group)
     return Answers(
         str(folder or run),
         classifier.spec.task,
@@ -165,6 +200,7 @@ def _asked(run: ClassifierReference, data: Data | None, part: str | None) -> Ans
         predicted(classifier, asked.source, asked.indices),
         None if classifier.thresholds is None else list(classifier.thresholds),
         _used(record, "test"),
+        None if numbers is None else [str(numbers[index]) for index in asked.indices],
     )
 
 
@@ -220,7 +256,7 @@ def _differences(
     }
 
 
-def _changes(first: Answers, this: Answers) -> dict[str, Any]:
+def _changes(first: Answers, this: Answers, groups: np.ndarray | None, seed: int) -> dict[str, Any]:
     (before, sure_before), (after, sure_after) = (
         decide(one.probabilities, one.task, one.thresholds) for one in (first, this)
     )
@@ -242,8 +278,12 @@ def _changes(first: Answers, this: Answers) -> dict[str, Any]:
         ]
 
     only_first, only_this = int((was & ~now).sum()), int((now & ~was).sum())
+    if groups is None:
+        p = mcnemar(only_first, only_this)
+    else:
+        p = sign_flips(np.bincount(groups, now.astype(int) - was.astype(int)).astype(int), seed)
     return {
-        "mcnemar": {"only_first": only_first, "only_this": only_this, "p": mcnemar(only_first, only_this)},
+        "mcnemar": {"only_first": only_first, "only_this": only_this, "p": p},
         "fixed": rows(now & ~was),
         "broken": rows(was & ~now),
         "changed": rows(other & ~was & ~now),

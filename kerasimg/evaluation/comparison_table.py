@@ -62,9 +62,10 @@ def _figures(told: dict[str, Any]) -> Table:
 
 def _differences(told: dict[str, Any], other: dict[str, Any]) -> Table:
     test = other["mcnemar"]
+    name = "sign-flip test over groups," if "groups" in told["intervals_by"] else "McNemar's exact"
     title = (
         f"{other['run']} less {told['runs'][0]}: right where the first is wrong {test['only_this']:,}, "
-        f"wrong where it is right {test['only_first']:,}, McNemar's exact p = {test['p']:.3g}"
+        f"wrong where it is right {test['only_first']:,}, {name} p = {test['p']:.3g}"
     )
     table = Table(title=Text(title), title_justify="left")
     table.add_column("figure")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from kerasimg.data.groups import group_numbers
 from kerasimg.data.items import Part
 from kerasimg.data.sources import Source
-from kerasimg.data.split import split
+from kerasimg.data.split import record, split
 from kerasimg.spec.load import Spec
 
 Parts = Mapping[Part, np.ndarray]
@@ -34,6 +35,11 @@ def split_images(spec: Spec, source: Source, *, test: bool = True) -> Parts:
     """The parts of the images.  test: draw a test part too, where the data has none."""
     validation_share, test_share = split_shares(spec)
     return split(source, validation_share, test_share if test else 0, seed_of(spec), spec.fit.group)
+
+
+def record_split(spec: Spec, source: Source, parts: Parts) -> dict[str, Any]:
+    """What a run stores of its data, see `kerasimg.data.split.record`."""
+    return record(source, parts, group=spec.fit.group)
 
 
 def group_numbers_of(spec: Spec, source: Source) -> np.ndarray | None:

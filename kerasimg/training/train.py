@@ -20,7 +20,6 @@ from kerasimg.data.check import OnBadImage
 from kerasimg.data.items import ManyFaults
 from kerasimg.data.readers.soft_labels import digest
 from kerasimg.data.sources import Data
-from kerasimg.data.split import record
 from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError
 from kerasimg.evaluation.evaluate import judge
 from kerasimg.evaluation.report import write_report
@@ -34,6 +33,7 @@ from kerasimg.training.engine import Diverged, Engine, Hooks
 from kerasimg.training.history import History
 from kerasimg.training.prepare import Experiment, prepare
 from kerasimg.training.run import Run
+from kerasimg.training.splits import record_split
 from kerasimg.training.trial import is_out_of_memory
 from kerasimg.training.watch import Interruption, patient
 
@@ -82,7 +82,7 @@ def train(
     call |= {"report": report, "tensorboard": tensorboard}
     call |= {"soft_labels": digest(source, parts["train"])} if source.soft else {}
     call |= experiment.notes
-    kept = recall.located(record(source, parts), data)
+    kept = recall.located(record_split(spec, source, parts), data)
     run = Run.create(out, spec.name, lambda draft: draft.write_start(spec, source.classes, kept, call))
     if first_spec is not None:
         run.write_first_spec(first_spec)

@@ -175,8 +175,10 @@ def test_a_run_keeps_groups_apart_and_says_how_its_intervals_were_found(patients
     for row in record["pictures"]:
         parts.setdefault(row["id"].split("_")[0], set()).add(row["part"])
     assert all(len(names) == 1 for names in parts.values())
+    assert all(row["group"] == f"p{int(row['id'][:2])}" for row in record["pictures"])
     metrics = json.loads((run.folder / "evaluation" / "metrics.json").read_text())
     assert metrics["intervals_by"]["groups"] == sum(names == {"test"} for names in parts.values())
+    assert kerasimg.compare(run, run)["intervals_by"]["groups"] == metrics["intervals_by"]["groups"]
 
 
 @pytest.mark.parametrize("group", ["patient", {"colum": "patient"}, 3, {"column": 3}])

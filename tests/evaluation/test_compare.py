@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 
 import kerasimg
 from kerasimg.errors import CallError
-from kerasimg.evaluation.compare import mcnemar
+from kerasimg.evaluation.compare import mcnemar, sign_flips
 from kerasimg.evaluation.comparison_table import print_comparison
 from kerasimg.evaluation.predictions import read_predictions
 
@@ -16,6 +16,36 @@ def test_mcnemar_is_exact():
     assert mcnemar(0, 0) == 1.0
     assert mcnemar(1, 9) == pytest.approx(22 / 1024)
     assert mcnemar(30, 12) == binomtest(12, 42).pvalue
+
+
+def test_sign_flips_are_mcnemars_test_where_each_group_is_one_image():
+    assert sign_flips(np.array([1] * 9 + [-1] + [0] * 5)) == mcnemar(1, 9)
+    assert sign_flips(np.zeros(4, int)) == 1.0
+    assert sign_flips(np.array([1] * 30 + [-1] * 12)) == pytest.approx(mcnemar(12, 30), abs=2e-3)
+
+
+def test_sign_flips_count_a_group_once():
+    # Nine more images of one patient are one observation.
+    assert sign_flips(np.array([9])) == 1.0
+    assert sign_flips(np.array([4, 3, 2])) == 0.25
+
+
+def test_images_of_one_group_are_no_independent_evidence(make_run):
+    runs = make_run("multiclass"), make_run("multiclass", name="tilted", tilt=6.0)
+    alone = kerasimg.compare(*runs)
+    for run in runs:
+        record = json.loads((run.folder / "data.json").read_text())
+        for number, picture in enumerate(record["pictures"]):
+            picture["group"] = f"patient {number % 4}"
+        (run.folder / "data.json").write_text(json.dumps(record))
+    grouped = kerasimg.compare(*runs)
+    assert grouped["intervals_by"]["groups"] == 4
+    assert "groups" not in alone["intervals_by"]
+    (before,), (after,) = alone["against_first"], grouped["against_first"]
+    assert before["mcnemar"]["p"] == mcnemar(before["mcnemar"]["only_first"], before["mcnemar"]["only_this"])
+    # Up to four groups differ, so there are up to 16 ways to choose their signs.
+    assert after["mcnemar"]["p"] * 16 in range(1, 17)
+    assert after["differences"]["accuracy"]["difference"] == before["differences"]["accuracy"]["difference"]
 
 
 @pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel"])
