@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +15,7 @@ import numpy as np
 import PIL.Image
 
 from kerasimg.data.picture import RGB, BadImage, Picture, read_picture
-from kerasimg.data.sources import IN_MEMORY, open_source
+from kerasimg.data.sources import IN_MEMORY, Source, open_source
 from kerasimg.errors import KerasimgError
 from kerasimg.evaluation.predictions import Predictions, decide
 from kerasimg.spec.document import Image, Task
@@ -63,24 +65,37 @@ class Album:
         """What was asked for and is gone, or cannot be read."""
 
     def find(self, ids: Iterable[str]) -> dict[str, Picture]:
-        """Those of the pictures that can be had, by their name."""
+        """Those of the images that can be had, by name, from whatever source the run was trained on."""
         wanted = set(ids)
-        where = self.record["where"]
-        if Path(where).is_dir():
-            found: dict[str, Picture] = {one: str(Path(where) / one) for one in wanted if (Path(where) / one).is_file()}
-        else:
-            found = self._from_source(wanted)
+        found: dict[str, Picture] = {}
+        folder = Path(self.record["where"])
+        if folder.is_dir():  # which saves listing it
+            found = {name: str(folder / name) for name in wanted if (folder / name).is_file()}
+        for name in wanted - found.keys():
+            place = self._places.get(name)
+            if place is None or self._source is None:
+                continue
+            with contextlib.suppress(KerasimgError, BadImage, OSError):
+                found[name] = self._source.items[place].picture
         self.missing |= wanted - found.keys()
         return found
 
-    def _from_source(self, wanted: set[str]) -> dict[str, Picture]:
-        if not wanted or self.record["where"] in ("", *IN_MEMORY):
-            return {}
+    @functools.cached_property
+    def _source(self) -> Source | None:
+        """The data that the run was trained on; None where it was not kept, or cannot be opened any more."""
+        if self.record["where"] in ("", *IN_MEMORY):
+            return None
         try:
-            source = open_source(self.record["where"], self.record["task"], classes=self.record["classes"])
-            return {item.id: cast(Picture, item.picture) for item in source.items if item.id in wanted}
+            return open_source(self.record["where"], self.record["task"], classes=self.record["classes"])
         except (KerasimgError, OSError):
+            return None
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        """The name of each image of the data -> its place."""
+        if self._source is None:
             return {}
+        return {self._source.columns.id(place): place for place in range(len(self._source))}
 
     def read(self, picture: Picture, name: str) -> PIL.Image.Image | None:
         """The picture at its own size, upright; None, and `missing`, where it cannot be read."""
