@@ -137,7 +137,10 @@ def verbs() -> str:
     for name in ERRORS:
         error: type[KerasimgError] = getattr(kerasimg, name)
         rows.append(f"| `kerasimg.{name}` | {error.exit_code} | {_cell(_one_line(error.__doc__ or ''))} |")
-    return "\n\n".join([*parts, "\n".join(rows)]) + "\n"
+    parts.append("\n".join(rows))
+    directives = "\n\n".join(f".. autoexception:: {getattr(kerasimg, name).__module__}.{name}" for name in ERRORS)
+    parts.append(f"```{{eval-rst}}\n{directives}\n```")
+    return "\n\n".join(parts) + "\n"
 
 
 def _kind(thing: Any) -> str:

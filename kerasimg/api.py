@@ -236,7 +236,7 @@ class Run(os.PathLike[str]):
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """One row per epoch: stage, epoch, seconds, learning_rate, then the metrics."""
+        """One row per epoch, with stage, epoch, seconds, learning_rate and the metrics."""
         return self._files.history()
 
     @property

@@ -33,7 +33,6 @@ from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from kerasimg.errors import CallError
 from kerasimg.files import damaged, read_json, write_json, write_text
-from kerasimg.spec.writing import dumps
 
 SPEC = "spec.json"
 FIRST_SPEC = "first_spec.json"
@@ -319,6 +318,8 @@ class RunFolder:
 
     def write_spec(self, resolved: Mapping[str, Any]) -> None:
         """Write the resolved spec, laid out for a reader."""
+        from kerasimg.spec.writing import dumps
+
         write_text(self.spec_file, dumps(resolved))
 
     def classes(self) -> list[str] | None:

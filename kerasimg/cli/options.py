@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kerasimg import catalog
 from kerasimg.cli.start import keras_loaded as keras_loaded
 from kerasimg.errors import CallError
 
 if TYPE_CHECKING:
+    from kerasimg.catalog import Reference
     from kerasimg.spec.load import Spec
 
 SPEC_HELP = "A zoo name (mobilenet), a recipe (finetune), or the path of a spec."
@@ -159,8 +159,10 @@ MAX_DIGITS = 18
 """Digits of the longest number that `--limit` takes."""
 
 
-def load(ref: catalog.Reference, params: dict[str, Any], edits: dict[str, Any], partial: bool = False) -> Spec:
+def load(ref: Reference, params: dict[str, Any], edits: dict[str, Any], partial: bool = False) -> Spec:
     """The spec of a reference with its `--set` values."""
+    from kerasimg import catalog
+
     return catalog.load(ref, overrides=edits, partial=partial, **params)
 
 

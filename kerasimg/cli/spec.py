@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kerasimg import catalog
 from kerasimg.cli.options import (
     Bad,
     Data,
@@ -33,7 +32,6 @@ from kerasimg.errors import CallError
 from kerasimg.escaping import json_text
 from kerasimg.files import replacing, write_text
 from kerasimg.run_folder import DataRecord, RunFolder
-from kerasimg.spec.writing import dumps
 
 if TYPE_CHECKING:
     from kerasimg.spec.difference import Difference
@@ -69,6 +67,8 @@ def show(
     else:
         spec = load(ref, *assignments(assign), partial=True)
         if not origins:
+            from kerasimg.spec.writing import dumps
+
             echo(json_text(dumps(spec.resolved)), nl=False)
         else:
             rows = list(_origins(spec))
@@ -227,6 +227,8 @@ def build(
 @commands.command()
 def schema() -> None:
     """Print the JSON Schema of specs. For an editor (JSON Schema 2020-12)."""
+    from kerasimg import catalog
+
     echo((catalog.ZOO / catalog.SCHEMA).read_text(encoding="utf-8"), nl=False)
     print_next("spec schema")
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kerasimg import catalog
 from kerasimg.cli.options import (
     SPEC_HELP,
     Bad,
@@ -45,7 +44,6 @@ from kerasimg.cli.waiting import messages, waiting
 from kerasimg.errors import CallError, Fault, SpecError, printable
 from kerasimg.files import write_text
 from kerasimg.run_folder import REPORT
-from kerasimg.spec.writing import dumps
 
 if TYPE_CHECKING:
     from kerasimg.data.first_spec import Wish
@@ -78,6 +76,7 @@ def init(
 ) -> None:
     """Look at your images and write a first spec for them. Comments give the reason for each choice."""
     from kerasimg.data.first_spec import describe, file_beside, first_spec, look_at
+    from kerasimg.spec.writing import dumps
 
     path = file_beside(data) if out is None else out
     if path.is_dir():
@@ -240,6 +239,8 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Search the hyperparameters that a spec leaves open. The result is the best spec."""
+    from kerasimg import catalog
+
     silent = quiet or as_json
     params, edits = assignments(assign, epochs=epochs, size=size, batch_size=batch_size, lr=lr, task=_text(task))
     if resume is not None:
@@ -306,6 +307,8 @@ def _text(task: TaskName | None) -> str | None:
 
 def _spec_and_data(ref: str | None, data: str | None, verb: str, resumed: str) -> tuple[str | None, str]:
     """The spec, if one is given, and the data. A first argument that is data is taken as that."""
+    from kerasimg import catalog
+
     if data is not None:
         return ref, data
     if ref is None:

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from kerasimg import catalog
 from kerasimg.cli.options import Json
 from kerasimg.cli.output import print_next, print_result, table
 
@@ -16,6 +15,8 @@ commands = typer.Typer(help="List and print the specs and recipes that ship.", n
 @commands.command("list")
 def list_specs(as_json: Json = False) -> None:
     """List the specs and recipes that ship."""
+    from kerasimg import catalog
+
     rows = [{"name": name, "about": str(catalog.read_zoo(name).get("about", ""))} for name in catalog.zoo_names()]
     print_result("zoo list", rows, table([list(row.values()) for row in rows]), as_json)
 
@@ -23,5 +24,7 @@ def list_specs(as_json: Json = False) -> None:
 @commands.command()
 def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A name that `zoo list` prints.")]) -> None:
     """Print a spec of the zoo as it was written."""
+    from kerasimg import catalog
+
     typer.echo(catalog.zoo_file(name).path.read_text(encoding="utf-8"), nl=False)
     print_next("zoo show", spec=name)
