@@ -170,7 +170,7 @@ class _Staged(keras_internals.OptimizerHooks):
             if product is not None:
                 product.assign(before)
             chosen = [grads[place] for place in places], [variables[place] for place in places]
-            update(*chosen, learning_rate * factor)
+            super().update_many(update, *chosen, learning_rate * factor)
 
     def decay_many(self: Any, decay: Any, variables: Any) -> None:
         """The weight decay of all variables, each at its own rate."""
@@ -178,7 +178,7 @@ class _Staged(keras_internals.OptimizerHooks):
             chosen = [variables[place] for place in places if keras_internals.decays(self, variables[place])]
             if chosen:
                 self._block = factor
-                decay(chosen)
+                super().decay_many(decay, chosen)
         self._block = 1.0
 
     def _alike(self: Any, variables: Any) -> Iterator[tuple[float, list[int]]]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
+from kerasimg import keras_internals
 from kerasimg.spec.document import Compile, WeightKind
 
 LAYER_SCALES = ("LayerScale",)
@@ -91,23 +92,23 @@ class _Excluding:
         super().build(variables)  # type: ignore[misc]
 
 
-class _Coupled(_Excluding):
+class _Coupled(_Excluding, keras_internals.OptimizerHooks):
     """Adds the decay to the gradient: what momentum and running squares see, on every backend."""
 
     def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One variable's step with the decay in its gradient."""
         super().update_step(self._decayed(gradient, variable), variable, learning_rate)  # type: ignore[misc]
 
-    def _parallel_update_step(self: Any, grads: Any, variables: Any, learning_rate: Any) -> None:
-        # PyTorch's optimizers take all variables at once.
-        decayed = [self._decayed(gradient, variable) for gradient, variable in zip(grads, variables, strict=True)]
-        super()._parallel_update_step(decayed, variables, learning_rate)  # type: ignore[misc]
+    def update_many(self: Any, update: Any, gradients: Any, variables: Any, rate: Any) -> None:
+        """The step of all variables, with the decay in their gradients."""
+        decayed = [self._decayed(gradient, variable) for gradient, variable in zip(gradients, variables, strict=True)]
+        super().update_many(update, decayed, variables, rate)  # type: ignore[misc]
 
-    def _apply_weight_decay(self, variables: Any) -> None:
+    def decay_many(self, decay: Any, variables: Any) -> None:
         """Nothing: the gradient has it."""
 
     def _decayed(self: Any, gradient: Any, variable: Any) -> Any:
-        if not self._use_weight_decay(variable):
+        if not keras_internals.decays(self, variable):
             return gradient
         decay = ops.cast(self.weight_decay, variable.dtype)
         return ops.add(gradient, ops.cast(ops.multiply(variable, decay), gradient.dtype))

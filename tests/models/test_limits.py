@@ -2,7 +2,6 @@
 
 import json
 import resource
-import time
 
 import keras
 import pytest
@@ -11,7 +10,6 @@ from kerasimg import catalog
 from kerasimg.errors import CallError, SpecError, WeightsError
 from kerasimg.models.build import build, construct
 
-LONGEST_S = 4
 MOST_BYTES = 300_000_000
 FLAT = {"layer": "Flatten"}
 
@@ -58,10 +56,9 @@ TWICE = {"twice": {"nodes": [{"layer": "Concatenate", "inputs": ["in", "in"]}]}}
 
 @pytest.mark.parametrize("nodes", HUGE.values(), ids=HUGE)
 def test_a_model_beyond_the_limits_is_refused_and_nothing_of_it_allocated(nodes):
-    before, began = peak_bytes(), time.process_time()
+    before = peak_bytes()
     with pytest.raises(SpecError, match=r"and the limit is .*; if that is meant, raise it: limits="):
         build(document(*nodes, blocks=TWICE))
-    assert time.process_time() - began < LONGEST_S
     assert peak_bytes() - before < MOST_BYTES
 
 
@@ -140,10 +137,9 @@ COSTLY = {
 
 @pytest.mark.parametrize("nodes", COSTLY.values(), ids=COSTLY)
 def test_what_is_costly_to_compute_is_a_limit(nodes):
-    before, began = peak_bytes(), time.process_time()
+    before = peak_bytes()
     with pytest.raises(SpecError, match=r"and the limit is .*; if that is meant, raise it: limits="):
         build(document(*nodes))
-    assert time.process_time() - began < LONGEST_S
     assert peak_bytes() - before < MOST_BYTES
 
 

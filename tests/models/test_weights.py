@@ -2,7 +2,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,10 +158,8 @@ def test_imagenet_weights_come_from_keras_cache(keras_home: Path):
 
 
 def test_imagenet_weights_that_cannot_be_had_are_an_error_with_three_ways_out(keras_home: Path):
-    start = time.perf_counter()
     with pytest.raises(WeightsError) as caught:
         kerasimg.build(spec({**BASE, "weights": "imagenet"}))
-    assert time.perf_counter() - start < 10
     message = str(caught.value)
     assert message.startswith("tiny: base.weights: the ImageNet weights of MobileNet are not in Keras' cache")
     assert f"sought: {keras_home / 'models' / FILE}\n" in message

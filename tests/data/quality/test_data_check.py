@@ -52,8 +52,8 @@ def test_it_is_told_in_json_with_every_finding(planted: tuple[DataCheck, dict[st
     checked, faults = planted
     told = json.loads(json.dumps(checked.to_dict()))
     assert list(told) == [
-        *("kerasimg_data_check", "where", "task", "ok", "errors", "warnings", "notes", "pictures", "readable"),
-        *("ignored_files", "seconds", "counts", "findings", "parts", "parts_given"),
+        *("kerasimg_data_check", "where", "task", "suggested_task", "ok", "errors", "warnings", "notes"),
+        *("pictures", "readable", "ignored_files", "seconds", "counts", "findings", "parts", "parts_given"),
         *("classes", "sizes", "kinds", "image"),
     ]
     assert (told["pictures"], told["readable"], told["image"]) == (675, 670, None)

@@ -178,11 +178,9 @@ def test_what_is_no_http_is_answered_with_400(server: Any):
 
 def test_a_body_that_says_it_is_too_long_is_refused_before_it_is_sent(server: Any):
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n"
-    begun = time.monotonic()
     with socket.create_connection((server.host, server.port), timeout=10) as connection:
         connection.sendall(head)
         assert connection.recv(65536).startswith(b"HTTP/1.1 413")
-    assert time.monotonic() - begun < 5
 
 
 def test_a_client_that_goes_before_its_body_is_whole_is_forgotten(server: Any):
