@@ -102,7 +102,7 @@ class _Coupled(_Excluding, keras_internals.OptimizerHooks):
     def update_many(self: Any, update: Any, gradients: Any, variables: Any, rate: Any) -> None:
         """The step of all variables, with the decay in their gradients."""
         decayed = [self._decayed(gradient, variable) for gradient, variable in zip(gradients, variables, strict=True)]
-        super().update_many(update, decayed, variables, rate)  # type: ignore[misc]
+        super().update_many(update, decayed, variables, rate)
 
     def decay_many(self, decay: Any, variables: Any) -> None:
         """Nothing: the gradient has it."""
