@@ -49,7 +49,7 @@ def named(target: str, model: keras.Model, convert: Convert, advice: str = "take
         raise
     except Exception as error:  # each converter has its own, from C++ as RuntimeError
         place, reason = _refused_layer(model, convert, error)
-        raise CallError(f"{target}: {place} cannot be written: {_cause(reason)}; {advice}") from error
+        raise CallError(f"{target}: {place} cannot be written: {cause(reason)}; {advice}") from error
 
 
 def _refused_layer(model: keras.Model, convert: Convert, error: Exception) -> tuple[str, Exception]:
@@ -100,7 +100,7 @@ def signature_of(model: keras.Model) -> list[Any]:
     return specs if len(specs) == 1 else [specs]
 
 
-def _cause(error: Exception) -> str:
+def cause(error: Exception) -> str:
     """The operations that a converter names, or the first line of what it says."""
     said = str(error)
     names = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from kerasimg.deploy import litert_file
-from kerasimg.deploy.exporting import Exporting
+from kerasimg.deploy.exporting import Exporting, Options
 from kerasimg.deploy.manifest import InputType, ModelFile, Precision
 from kerasimg.deploy.silence import silence
 from kerasimg.deploy.unsupported import named, signature_of
@@ -41,26 +41,9 @@ def write_one(exporting: Exporting, folder: Path, precision: Precision) -> Model
 
 def convert(exporting: Exporting, precision: Precision, batch: int | None) -> bytes:
     """The model as a .tflite file's content; of int8 up to its logits, which are float32."""
-    import tensorflow as tf
-
     if keras.backend.backend() != "tensorflow":
         raise CallError(f"LiteRT is written by TensorFlow, and Keras runs on {keras.backend.backend()} here")
-    lite = tf.lite
-    how: dict[Precision, Callable[[], dict[str, Any]]] = {
-        "float32": dict,
-        "float16": lambda: {"optimizations": [lite.Optimize.DEFAULT], "target_spec": {"supported_types": [tf.float16]}},
-        "dynamic": lambda: {"optimizations": [lite.Optimize.DEFAULT]},
-        "int8": lambda: {
-            "optimizations": [lite.Optimize.DEFAULT],
-            "representative_dataset": lambda: ([images] for images in exporting.representative(batch)),
-            "inference_input_type": tf.uint8 if exporting.options.input_dtype == "uint8" else tf.int8,
-        },
-    }
-    settings = how[precision]()
-    ops = [lite.OpsSet.TFLITE_BUILTINS] + [lite.OpsSet.TFLITE_BUILTINS_INT8] * (precision == "int8")
-    if exporting.options.allow_flex:
-        ops.append(lite.OpsSet.SELECT_TF_OPS)
-    settings["target_spec"] = {**settings.get("target_spec", {}), "supported_ops": ops}
+    settings = settings_of(precision, lambda: exporting.representative(batch), exporting.options)
     model = exporting.logits[0] if precision == "int8" else exporting.model
     advice = "take another target"
     if not exporting.options.allow_flex:
@@ -68,7 +51,7 @@ def convert(exporting: Exporting, precision: Precision, batch: int | None) -> by
             "allow TensorFlow's own (--allow-flex), which only runs where the Flex delegate is, or take another target"
         )
     with named("litert", model, lambda part: _try(part, precision, settings, exporting.options.allow_flex), advice):
-        content = _converted(model, exporting.signature(batch), settings)
+        content = written(model, exporting.signature(batch), settings)
         if not exporting.options.allow_flex:
             open_content(content)
     if precision == "int8":
@@ -76,7 +59,37 @@ def convert(exporting: Exporting, precision: Precision, batch: int | None) -> by
     return content
 
 
-def _converted(model: keras.Model, signature: list[Any], settings: dict[str, Any]) -> bytes:
+def settings_of(
+    precision: Precision, images: Callable[[], Iterator[np.ndarray]], options: Options | None = None
+) -> dict[str, Any]:
+    """The settings of TensorFlow's converter for a precision.
+
+    images: what the ranges of int8 are taken from.  options: None: a model whose input and output are float32.
+    """
+    import tensorflow as tf
+
+    lite = tf.lite
+    by_precision: dict[Precision, dict[str, Any]] = {
+        "float32": {},
+        "float16": {"optimizations": [lite.Optimize.DEFAULT], "target_spec": {"supported_types": [tf.float16]}},
+        "dynamic": {"optimizations": [lite.Optimize.DEFAULT]},
+        "int8": {
+            "optimizations": [lite.Optimize.DEFAULT],
+            "representative_dataset": lambda: ([batch] for batch in images()),
+        },
+    }
+    settings = by_precision[precision]
+    if precision == "int8" and options is not None:
+        settings["inference_input_type"] = tf.uint8 if options.input_dtype == "uint8" else tf.int8
+    ops = [lite.OpsSet.TFLITE_BUILTINS] + [lite.OpsSet.TFLITE_BUILTINS_INT8] * (precision == "int8")
+    if options is not None and options.allow_flex:
+        ops.append(lite.OpsSet.SELECT_TF_OPS)
+    settings["target_spec"] = {**settings.get("target_spec", {}), "supported_ops": ops}
+    return settings
+
+
+def written(model: keras.Model, signature: list[Any], settings: dict[str, Any]) -> bytes:
+    """Any Keras model as a .tflite file's content."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
         with silence(lambda error: True):
@@ -102,7 +115,7 @@ def _try(model: keras.Model, precision: Precision, settings: dict[str, Any], fle
         drawn = [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in shapes]
         settings["representative_dataset"] = lambda: iter([drawn])
         del settings["inference_input_type"]
-    content = _converted(model, signature_of(model), settings)
+    content = written(model, signature_of(model), settings)
     if not flex:
         open_content(content)
 
