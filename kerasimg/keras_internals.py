@@ -141,9 +141,9 @@ def exportable_operations() -> Iterator[None]:
     """While the block runs, TensorFlow graphs are made of operations that the converters to ONNX and OpenVINO know.
 
     Keras calls these functions of its backend module for every layer, so that whatever calls `keras.ops` is covered:
-    the exact GELU by Erf (TensorFlow's Erfc has no ONNX operator), and convolutions in groups without the compiled
-    function that Keras wraps them in for the CPU. With groups and dilation, or groups in one or three dimensions, each
-    group is a convolution of its own. Not for two threads at once.
+    the exact GELU by Erf and CELU by Exp (Erfc and Expm1 have no ONNX operators), and convolutions in groups without
+    the compiled function that Keras wraps them in for the CPU. With groups and dilation, or groups in one or three
+    dimensions, each group is a convolution of its own. Not for two threads at once.
     """
     import keras
     import tensorflow as tf
@@ -176,7 +176,11 @@ def exportable_operations() -> Iterator[None]:
             [ungrouped(part, own, strides, padding, data_format, dilation_rate) for part, own in parts], -1
         )
 
-    with replaced(nn, "conv", conv), replaced(nn, "gelu", gelu):
+    def celu(x: Any, alpha: float = 1.0) -> Any:
+        x = tf.convert_to_tensor(x)
+        return tf.maximum(x, 0) + alpha * (tf.exp(tf.minimum(x / alpha, 0)) - 1)
+
+    with replaced(nn, "conv", conv), replaced(nn, "gelu", gelu), replaced(nn, "celu", celu):
         yield
 
 

@@ -196,12 +196,14 @@ def _kind(group: str, cls: type, parameter: inspect.Parameter, otherwise: str | 
         return None
     if rank := re.search(r"(\d)D", cls.__name__):
         kind = kind.replace("@", rank[1])
+    kind = kind.replace("@ ", "")  # of a class whose name does not say how many dimensions it has
     if default is None and kinds.PLAIN["null"] not in kinds.options(kinds.parse(kind)):
         kind += "|null"
     fits = kinds.parse(kind).match(_plain(default)) is not kinds.MISMATCH
     objects = any(isinstance(option, kinds.Object) for option in kinds.options(kinds.parse(kind)))
-    if otherwise and not (fits or objects or default in (parameter.empty, None)):
-        return otherwise  # the argument means something else than Keras' argument of the same name
+    told = name in getattr(cls, "argument_kinds", {}) or objects
+    if otherwise and not told and not (fits and default is not None):
+        return otherwise  # Keras' argument of the same name may mean something else
     return kind
 
 

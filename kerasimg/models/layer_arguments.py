@@ -74,8 +74,9 @@ class LayerReader:
         made = _made(name, given, layer_name)
         if config is None:
             config = made
-        if differs := [key for key in config if made.get(key) != config[key]]:
+        if differs := [key for key in config if not _equal(made.get(key), config[key])]:
             _refuse_argument(name, differs, config)
+        config = made
         entry = arguments.entry("layers", name) or {"args": {}}
         for key in reversed(list(given)):
             required = entry["args"][key].get("required")
@@ -185,6 +186,20 @@ def _same(value: Any, default: Any) -> bool:
     return type(value) is type(default) and value == default
 
 
+def _equal(value: Any, other: Any) -> bool:
+    """Whether two values of configs are the same, or two names of one object ("hard_swish", "hard_silu")."""
+    # Of an activation, a layer is given the function.
+    value, other = (
+        part["config"] if isinstance(part, Mapping) and part.get("class_name") == "function" else part
+        for part in (value, other)
+    )
+    if value == other or not (isinstance(value, str) and isinstance(other, str)):
+        return bool(value == other)
+    groups = ("initializers", "regularizers", "constraints", "activations")
+    # A name that no group knows is its own.
+    return any(arguments.canonical(group, value) == arguments.canonical(group, other) for group in groups)
+
+
 def _made(name: str, given: Mapping[str, Any], layer_name: str) -> dict[str, Any]:
     """The config of the layer that arguments make; Inexpressible when they make none."""
     faults: list[str] = []
@@ -231,6 +246,9 @@ def _config(layer: Any) -> dict[str, Any]:
         raise Inexpressible(
             f"is a {type(layer).__name__} without get_config, which says what it was made with: write one"
         ) from None
+    except Exception as error:  # the code of whoever wrote the layer
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Inexpressible(f"is a {type(layer).__name__} whose get_config fails: {said}") from error
     return {key: plain(value) for key, value in config.items() if key != "name"}
 
 

@@ -29,7 +29,7 @@ BASES: Final[Mapping[str, type]] = {
 }
 """Group -> the base of its classes."""
 
-CONFIG_KIND: Final = "bool|int|float|str|[int]|[float]|[str]|[[int]]|[[float]]"
+CONFIG_KIND: Final = "bool|int|float|str|[int]|[float]|[str]|[[int]]|[[float]]|null"
 """What an argument takes that only `get_config` knows: whatever JSON can hold, but for other objects."""
 
 Class = TypeVar("Class", bound=type)

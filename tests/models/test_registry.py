@@ -135,9 +135,20 @@ def test_a_foreign_layer_is_registered_by_its_config_and_goes_through_to_spec():
     class Foreign(keras.layers.Layer):
         """Says what its arguments are only in its config."""
 
-        def __init__(self, width, mode, sizes=None, padding=(1, 1), kernel_initializer="ones", **kwargs):
+        def __init__(
+            self,
+            width,
+            mode,
+            sizes=None,
+            padding=(1, 1),
+            kernel_size=3,
+            act="relu",
+            kernel_initializer="ones",
+            **kwargs,
+        ):
             super().__init__(**kwargs)
-            self.given = {"width": width, "mode": mode, "sizes": sizes, "padding": padding}
+            self.given = {"width": width, "mode": mode, "sizes": sizes, "padding": padding, "kernel_size": kernel_size}
+            self.given["act"] = act
             self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
         def call(self, inputs):
@@ -149,11 +160,35 @@ def test_a_foreign_layer_is_registered_by_its_config_and_goes_through_to_spec():
 
     registry.register(Foreign)
     inputs = keras.Input((4, 4, 3))
-    made = keras.Model(inputs, Foreign(2, "fast", sizes=[[1, 2], [3, 4]])(inputs))
+    made = keras.Model(inputs, Foreign(2, "fast", sizes=[[1, 2], [3, 4]], kernel_size=5)(inputs))
     spec = to_spec(made)
-    assert spec.document["model"] == [{"layer": "Foreign", "width": 2, "mode": "fast", "sizes": [[1, 2], [3, 4]]}]
+    assert spec.document["model"] == [
+        {"layer": "Foreign", "width": 2, "mode": "fast", "sizes": [[1, 2], [3, 4]], "kernel_size": 5}
+    ]
     pixels = np.ones((1, 4, 4, 3), "float32")
     assert np.array_equal(build(spec)(pixels), 2 * pixels)
+
+
+def test_two_names_of_one_activation_are_one_and_a_config_that_fails_is_said():
+    class Block(keras.layers.Layer):
+        def __init__(self, activation="relu", broken=False, **kwargs):
+            super().__init__(**kwargs)
+            self.activation, self.broken = activation, broken
+
+        def call(self, inputs):
+            return keras.activations.get(self.activation)(inputs)
+
+        def get_config(self):
+            if self.broken:
+                raise TypeError("no such thing")
+            return {**super().get_config(), "activation": self.activation, "broken": self.broken}
+
+    registry.register(Block)
+    inputs = keras.Input((4, 4, 3))
+    spec = to_spec(keras.Model(inputs, Block("hard_swish")(inputs)))
+    assert spec.document["model"] == [{"layer": "Block", "activation": "hard_silu"}]
+    with pytest.raises(SpecError, match="is a Block whose get_config fails: no such thing"):
+        to_spec(keras.Model(inputs, Block(broken=True)(inputs)))
 
 
 def test_all_arguments_that_tell_nothing_are_named_at_once():
