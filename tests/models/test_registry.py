@@ -186,7 +186,7 @@ def test_two_names_of_one_activation_are_one_and_a_config_that_fails_is_said():
     registry.register(Block)
     inputs = keras.Input((4, 4, 3))
     spec = to_spec(keras.Model(inputs, Block("hard_swish")(inputs)))
-    assert spec.document["model"] == [{"layer": "Block", "activation": "hard_silu"}]
+    assert spec.document["model"] == [{"layer": "Block", "activation": "hard_swish"}]
     with pytest.raises(SpecError, match="is a Block whose get_config fails: no such thing"):
         to_spec(keras.Model(inputs, Block(broken=True)(inputs)))
 
