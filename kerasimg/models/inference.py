@@ -206,10 +206,17 @@ def has_bfloat16() -> bool:
 
 
 def has_gpu() -> bool:
-    """Whether TensorFlow sees a graphics processor."""
-    import tensorflow as tf
+    """Whether the active backend has a GPU, or another accelerator."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
 
-    return bool(tf.config.list_physical_devices("GPU"))
+        return bool(tf.config.list_physical_devices("GPU"))
+    if backend == "torch":  # for which Keras lists no devices
+        import torch
+
+        return bool(torch.cuda.is_available())
+    return any(not str(name).lower().startswith("cpu") for name in keras.distribution.list_devices())
 
 
 def _candidates(work: int) -> list[Form]:

@@ -206,7 +206,7 @@ def mixed_precision() -> str | None:
         if devices:
             capability = tf.config.experimental.get_device_details(devices[0]).get("compute_capability", (0, 0))
             return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16" if capability >= (7, 0) else None
-    elif any(not name.startswith("cpu") for name in _devices()):
+    elif has_gpu():
         return "mixed_bfloat16"
     return "mixed_bfloat16" if has_bfloat16() else None
 
@@ -338,7 +338,3 @@ def _labels(targets: Targets, size: int, classes: int, draw: np.random.Generator
         "multi_hot": lambda: draw.integers(0, 2, (size, classes)).astype(np.float32),
     }
     return forms[targets]()
-
-
-def _devices() -> list[str]:
-    return [str(name).lower() for name in keras.distribution.list_devices()]
