@@ -416,21 +416,6 @@ def without_retracing_warning(function: Any) -> Any:
 # --- KerasTuner -------------------------------------------------------------------------------------------------------
 
 
-def oracle_client_class() -> Any:
-    """A worker's end of a search over several processes; KerasTuner chooses it by environment variables only."""
-    from keras_tuner.src.distribute.oracle_client import OracleClient
-
-    return OracleClient
-
-
-def add_oracle_service(oracle: Any, server: Any) -> None:
-    """Serve an oracle on a gRPC server; KerasTuner's own chief opens the port and never gives it back."""
-    from keras_tuner.src import protos
-    from keras_tuner.src.distribute.oracle_chief import OracleServicer
-
-    protos.get_service_grpc().add_OracleServicer_to_server(OracleServicer(oracle), server)
-
-
 class OracleHooks:
     """Mixin before an oracle of KerasTuner: its random draws and its memory of what was tried.
 

@@ -148,6 +148,7 @@ OWN_ARGUMENTS = frozenset(
         "first_spec",
         "tensorboard",
         "workers",
+        "token",
         "chief",
         "verbose",
         "say",

@@ -229,6 +229,15 @@ def tune(
         str | None,
         typer.Option("--worker", metavar="HOST:PORT", help="Train trials for the chief that listens there."),
     ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            envvar="KERASIMG_TOKEN",
+            help="What chief and workers must have in common. Default: the chief makes one and prints it.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="SEARCH", help="Resume an interrupted search: its folder.")
     ] = None,
@@ -253,7 +262,7 @@ def tune(
             from kerasimg.tuning.search import resume_search
         cached = None if cache is CacheKind.auto else cache.value
         with waiting("searching", silent), _frozen():
-            search = resume_search(resume, data=data, workers=workers, chief=chief, cache=cached)
+            search = resume_search(resume, data=data, workers=workers, chief=chief, cache=cached, token=token)
         _print_search(search, data, as_json)
         return
     if space and ref is not None and not catalog.is_data(ref):
@@ -277,7 +286,7 @@ def tune(
             from kerasimg.tuning.worker import work
         try:
             with waiting("training trials", silent), _frozen():
-                trained = work(spec, chief=worker, **how)
+                trained = work(spec, chief=worker, token=token, **how)
             echo(f"{trained} trials were trained here")
         except UsedUp:  # memory that TensorFlow does not give back: the same command continues in a new process
             os.execv(sys.executable, [sys.executable, "-m", "kerasimg", *sys.argv[1:]])
@@ -286,7 +295,7 @@ def tune(
         from kerasimg.tuning.search import tune
     how |= {"out": out or Path("runs"), "chief": chief, "workers": 1 if workers is None else workers}
     with waiting("searching", silent), _frozen():
-        search = tune(spec, **how)
+        search = tune(spec, token=token, **how)
     _print_search(search, data, as_json)
 
 

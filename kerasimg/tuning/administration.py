@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import keras_tuner
 from keras_tuner.engine import trial as kt_trial
@@ -27,7 +29,7 @@ from kerasimg.tuning.objective import Goal
 from kerasimg.tuning.records import Ended, Order, Records
 from kerasimg.tuning.space import Key, Space, declare
 
-ORDER, ENDED, SPEC = "kerasimg/order", "kerasimg/ended", "kerasimg/spec"
+ORDER, ENDED = "kerasimg/order", "kerasimg/ended"
 """Keys under which a trial carries, as JSON, what is to be trained and what became of it: KerasTuner's messages have a
 place for values, and none for the reason of a failure."""
 
@@ -35,7 +37,30 @@ FAILURES_TO_GIVE_UP, INFEASIBLE_TO_GIVE_UP = 3, 20
 """A search in which so many trials failed, or were not feasible, and none worked, ends."""
 SILENCE_S = 60.0
 """A trial of which nothing was heard for so long is handed out again."""
+UNKNOWN_HOST = "unknown"
 WORKED, FAILED = "COMPLETED", "FAILED"
+
+
+class Lost(NamedTuple):
+    """A worker that was lost in a trial."""
+
+    trial: str
+    host: str
+    when: float
+    """In seconds since 1970."""
+
+
+def this_host() -> str:
+    """The name of this machine, in letters that may stand in gRPC's metadata."""
+    return re.sub(r"[^A-Za-z0-9_.:-]", "_", socket.gethostname())[:255] or UNKNOWN_HOST
+
+
+def as_trial(status: str, trial: str, values: Mapping[str, Any] | None = None) -> Any:
+    """A KerasTuner trial as a worker gets it, without the space."""
+    hyperparameters = keras_tuner.HyperParameters()
+    if values is not None:
+        hyperparameters.values = dict(values)
+    return kt_trial.Trial(hyperparameters, trial_id=trial, status=status)
 
 
 class Administration(OracleHooks):
@@ -66,11 +91,12 @@ class Administration(OracleHooks):
         self.times: dict[str, float] = {}
         """When a trial ended, in seconds since 1970."""
         self.records: Records | None = None
-        self.digest = ""
-        """Of the spec and the data, by which a worker knows that it has the same."""
+        self.hosts: dict[str, str] = {}
+        """The machine that trained, or trains, a trial."""
+        self.lost: list[Lost] = []
+        """Workers that were lost in a trial, in the order in which that was noticed."""
         self.exhausted = False
         self._heard: dict[str, float] = {}
-        self._told_to_stop: set[str] = set()
         self._guard = threading.RLock()
         self.set_most_collisions(2000 if space.size else 20)
         self.verbose = 0
@@ -83,7 +109,10 @@ class Administration(OracleHooks):
         for event in records.events():
             if event["event"] == "begin":
                 self._replay(event["trial"], event["keys"])
+            elif event["event"] == "lost":
+                self.lost.append(Lost(event["trial"], event["host"], event["time"]))
             else:
+                self.hosts[event["trial"]] = event.get("host") or UNKNOWN_HOST
                 noted = records.read_ended(event["trial"]) or Ended(**event["ended"])
                 self._close(event["trial"], noted, event["time"])
         self.records = records
@@ -99,21 +128,23 @@ class Administration(OracleHooks):
             self.retries = self._unfinished()
         return len(self.ended)
 
-    def create_trial(self, tuner_id: str) -> Any:
-        """The next trial for a worker: RUNNING with values, IDLE where it shall ask again, or STOPPED."""
+    def create_trial(self, tuner_id: str, host: str | None = None) -> Any:
+        """The next trial for a worker: RUNNING with values, IDLE where it shall ask again, or STOPPED.
+
+        host: the machine of the worker; None: this one.
+        """
         with self._guard:
-            self._take_back_lost()
+            self.take_back_lost()
             if tuner_id in self.ongoing_trials:
-                return self._message(self.ongoing_trials[tuner_id].trial_id, tuner_id)
+                return self._message(self.ongoing_trials[tuner_id].trial_id)
             trial = self._next()
             if trial is None:
                 waiting = bool(self.ongoing_trials) and not self.hopeless
-                if not waiting:
-                    self._told_to_stop.add(tuner_id)
-                return self._answer("IDLE" if waiting else "STOPPED", tuner_id)
+                return as_trial("IDLE" if waiting else "STOPPED", tuner_id)
             self.ongoing_trials[tuner_id] = self.trials[trial]
+            self.hosts[trial] = host or this_host()
             self._heard[trial] = time.monotonic()
-            return self._message(trial, tuner_id)
+            return self._message(trial)
 
     def foreseen(self) -> Mapping[str, Any] | None:
         """The values of the next trial; None where there is none, or it is not known yet."""
@@ -126,8 +157,15 @@ class Administration(OracleHooks):
             return None if keys is None else self.space.values(keys)
 
     def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Any:
-        """Note the objective after an epoch (from 0); the answer is STOPPED where the trial should end."""
+        """Note the objective after an epoch (from 0); the answer is STOPPED where the trial should end.
+
+        Raises:
+            CallError: if there is no such trial; nothing is changed.
+        """
         with self._guard:
+            self._require(trial_id)
+            if trial_id in self.ended:  # by another worker, to which it was handed out again
+                return as_trial("STOPPED", trial_id)
             self._heard[trial_id] = time.monotonic()
             curve = self.curves.setdefault(trial_id, [])
             del curve[step:]
@@ -135,30 +173,69 @@ class Administration(OracleHooks):
             # Of trials that run beside it, too: a rung is reached when it is reached.
             others = {name: one for name, one in self.curves.items() if name != trial_id and self._counts(name)}
             over = self.tune.stop and ends(self.tune.stop, self.goal, curve, others, self.epochs)
-            return self._answer("STOPPED" if over else "RUNNING", trial_id)
+            return as_trial("STOPPED" if over else "RUNNING", trial_id)
 
     def end_trial(self, trial: Any) -> None:
-        """Note what became of a trial; the second time that one is told of is ignored."""
-        with self._guard:
-            self._end(trial.trial_id, Ended.read(trial.hyperparameters.values[ENDED]))
+        """Note what became of a trial; a second report of the same trial is ignored."""
+        self.end(trial.trial_id, Ended.read(trial.hyperparameters.values[ENDED]))
 
-    def get_trial(self, trial_id: str) -> Any:
-        """A trial; to ask for it says that it is being worked on."""
+    def end(self, trial: str, ended: Ended, host: str | None = None) -> None:
+        """Note what became of a trial; a second report of the same trial is ignored.
+
+        Args:
+            trial: its number.
+            ended: what became of it.
+            host: the machine that trained it; None: the one to which it was handed out last.
+
+        Raises:
+            CallError: if there is no such trial, or it cannot have had so many epochs; nothing is changed.
+        """
         with self._guard:
-            self._heard[trial_id] = time.monotonic()
-            return self._answer(self.trials[trial_id].status, trial_id)
+            self._require(trial)
+            most = self.epochs * self.tune.executions_per_trial
+            if len(ended.curve) > self.epochs or len(ended.rows) > most or (ended.best_epoch or 0) > self.epochs:
+                raise CallError(f"trial {trial}: a trial of this search has at most {self.epochs} epochs")
+            if host is not None and trial not in self.ended:
+                self.hosts[trial] = host
+            self._end(trial, ended)
+
+    def note_alive(self, trial: str) -> None:
+        """Note that a trial is being worked on; CallError if there is no such trial."""
+        with self._guard:
+            self._require(trial)
+            self._heard[trial] = time.monotonic()
 
     def give_back(self, tuner_id: str) -> None:
-        """A worker is no more: its trial is for another."""
+        """A worker has ended: its trial is for another."""
         with self._guard:
             if (trial := self.ongoing_trials.pop(tuner_id, None)) is not None:
                 self.retries.append(trial.trial_id)
+                lost = Lost(trial.trial_id, self.hosts.get(trial.trial_id, UNKNOWN_HOST), time.time())
+                self.lost.append(lost)
+                if self.records is not None:
+                    self.records.append({"event": "lost", "trial": lost.trial, "host": lost.host, "time": lost.when})
+
+    def take_back_lost(self) -> None:
+        """Give back the trials of which nothing was heard for long."""
+        with self._guard:
+            for tuner_id, trial in list(self.ongoing_trials.items()):
+                if time.monotonic() - self._heard.get(trial.trial_id, math.inf) > SILENCE_S:
+                    host = self.hosts.get(trial.trial_id, UNKNOWN_HOST)
+                    log.info(
+                        f"nothing was heard of trial {trial.trial_id} on {host} for {SILENCE_S:.0f} s: it is handed "
+                        "out again"
+                    )
+                    self.give_back(tuner_id)
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left to be tried."""
+        """Whether nothing is left to be tried. Trials under way are waited for, also where the search is hopeless."""
         with self._guard:
-            return not self.ongoing_trials and not self.retries and self._full
+            return not self.ongoing_trials and self._full and (self.hopeless or not self.retries)
+
+    def _require(self, trial: str) -> None:
+        if trial not in self.trials:
+            raise CallError(f"this search has no trial {trial}")
 
     @property
     def hopeless(self) -> bool:
@@ -257,7 +334,8 @@ class Administration(OracleHooks):
                 "curve": ended.curve,
             }
             told |= {"reason": ended.reason, "scores": ended.scores, "best_epoch": ended.best_epoch}
-            self.records.append({"event": "end", "trial": trial, "ended": told, "time": now})
+            host = self.hosts.setdefault(trial, this_host())
+            self.records.append({"event": "end", "trial": trial, "ended": told, "time": now, "host": host})
             self.records.write_table(self.table())
         log.info(self._line(trial, ended))
 
@@ -272,21 +350,11 @@ class Administration(OracleHooks):
     def _counts(self, trial: str) -> bool:
         return trial not in self.ended or self.ended[trial].worked
 
-    def _take_back_lost(self) -> None:
-        for tuner_id, trial in list(self.ongoing_trials.items()):
-            if time.monotonic() - self._heard.get(trial.trial_id, math.inf) > SILENCE_S:
-                log.info(f"nothing was heard of trial {trial.trial_id} for {SILENCE_S:.0f} s: it is handed out again")
-                self.give_back(tuner_id)
-
-    def _message(self, trial: str, tuner_id: str) -> Any:
-        return self._answer("RUNNING", trial, {**self.trials[trial].hyperparameters.values})
-
-    def _answer(self, status: str, trial: str, values: Mapping[str, Any] | None = None) -> Any:
-        """A trial as it goes to a worker: without the space, which KerasTuner prints on its way."""
-        hyperparameters = keras_tuner.HyperParameters()
-        if values is not None:
-            hyperparameters.values = {**values, ORDER: self.orders[trial].text(), SPEC: self.digest}
-        return kt_trial.Trial(hyperparameters, trial_id=trial, status=status)
+    def _message(self, trial: str) -> Any:
+        """A trial as it goes to a worker."""
+        return as_trial(
+            "RUNNING", trial, {**self.trials[trial].hyperparameters.values, ORDER: self.orders[trial].text()}
+        )
 
     def _row(self, trial: str) -> dict[str, Any]:
         ended, order = self.ended[trial], self.orders[trial]
@@ -301,6 +369,7 @@ class Administration(OracleHooks):
             "best_epoch": ended.best_epoch,
             "goes_on_from": order.of,
         }
+        row["host"] = self.hosts.get(trial, UNKNOWN_HOST)
         return row | dict(order.values) | {"reason": ended.reason}
 
     def _line(self, trial: str, ended: Ended) -> str:

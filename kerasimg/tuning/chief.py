@@ -1,61 +1,255 @@
-"""The one process of a parallel search that decides what is tried: KerasTuner's service, and the workers it watches."""
+"""The one process of a parallel search that decides what is tried: its gRPC service, and the workers it watches."""
 
 from __future__ import annotations
 
+import hmac
+import json
 import os
 import secrets
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
+from dataclasses import dataclass
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 
 from kerasimg import log
-from kerasimg.errors import CallError, KerasimgError
-from kerasimg.keras_internals import add_oracle_service
-from kerasimg.tuning.client import address_of
+from kerasimg.boundary import limit
+from kerasimg.errors import CallError, KerasimgError, listed
+from kerasimg.tuning import protocol
+from kerasimg.tuning.administration import ORDER, SILENCE_S
+from kerasimg.tuning.client import PATIENCE_S, address_of
+from kerasimg.tuning.records import Ended
 
 LOOK_S = 0.1
-LINGER_S = 5.0
-"""How long a chief stays, at the end, for workers elsewhere to hear of it."""
+LINGER_S, LINGER_MOST_S = 5.0, 30.0
+"""How long a chief stays, at the end, for workers elsewhere to hear of it: at least, and while one has not."""
 LOST_TO_GIVE_UP = 3
 """Workers that end, one after the other, before any trial has."""
 USERS_FAULT = (2, 3)
 """Exit codes of a worker that would be the same of another: the call or the spec, the data."""
 
 
-class Service:
-    """KerasTuner's service for an oracle, on a port."""
+class _Refused(Exception):
+    """Why a call gets no answer."""
 
-    def __init__(self, oracle: Any, address: str) -> None:
-        """address: HOST:PORT; port 0: any that is free."""
+    def __init__(self, code: Any, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+@dataclass
+class Presence:
+    """A worker, as the chief knows it."""
+
+    host: str
+    heard: float
+    """When it last called, by the monotonic clock."""
+    told: bool = False
+    """Whether it knows that the search has ended."""
+    missed: bool = False
+    """Whether its silence was reported."""
+
+
+class Service:
+    """What workers may ask of an oracle, on a port."""
+
+    def __init__(self, address: str) -> None:
+        """Take the port; nothing is answered before `serve`.
+
+        Args:
+            address: HOST:PORT; port 0: any that is free.
+
+        Raises:
+            CallError: if the port is taken, or the host is another machine.
+        """
         host, port = address_of(address)
         # Without this a second chief could take the same port, and get half of the requests.
-        self.server = grpc.server(futures.ThreadPoolExecutor(max_workers=8), options=(("grpc.so_reuseport", 0),))
-        add_oracle_service(oracle, self.server)
+        options = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", limit("grpc_message_bytes")))
+        self.server = grpc.server(futures.ThreadPoolExecutor(max_workers=8), options=options)
+        self.address = address
         try:
             self.port = self.server.add_insecure_port(f"{host}:{port}")
         except RuntimeError:
             self.port = 0
         if not self.port:
             raise CallError(f"{address} cannot be listened at: the port is taken, or the host is not this one")
+        here = "127.0.0.1" if host in ("0.0.0.0", "[::]", "::") else host
+        self.address_here = f"{here}:{self.port}"
+        """Where workers on this machine reach it."""
+        self.workers: dict[str, Presence] = {}
+        self.failure: BaseException | None = None
+        """What went wrong in an answer: the chief cannot go on."""
+        self._guard = threading.Lock()
+
+    def serve(self, oracle: Any, search: str, token: str, identity: Mapping[str, str], digest: str) -> None:
+        """Answer the workers that have the token.
+
+        search: the number of the search.  identity, digest: those of the task, which a worker's must equal.
+        """
+        self.oracle, self.search, self.token = oracle, search, token
+        self.identity, self.digest = identity, digest
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(self._answers(name, kind))
+            for name, kind in protocol.REQUESTS.items()
+        }
+        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(protocol.SERVICE, handlers),))
         self.server.start()
+
+    def _answers(self, name: str, kind: type[protocol.Message]) -> Callable[[bytes, Any], bytes]:
+        handle = getattr(self, f"_{name.lower()}")
+
+        def answer(content: bytes, context: Any) -> bytes:
+            try:
+                worker = self._caller(context, name)
+                if self.failure is not None:
+                    raise _Refused(grpc.StatusCode.UNAVAILABLE, "the chief failed")
+                try:
+                    request = protocol.decode(kind, content)
+                except ValueError as error:
+                    raise _Refused(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from None
+                return protocol.encode(handle(worker, request))
+            except _Refused as refusal:
+                code, reason = refusal.code, str(refusal)
+            except CallError as error:
+                code, reason = grpc.StatusCode.NOT_FOUND, str(error)
+            except Exception as error:  # of this process, not of the worker, which waits until it is resumed
+                self.failure = self.failure or error
+                code, reason = grpc.StatusCode.UNAVAILABLE, "the chief failed"
+            context.abort(code, reason)
+            raise AssertionError("abort raises")
+
+        return answer
+
+    def _caller(self, context: Any, name: str) -> str:
+        """Who calls, once it is known to be a worker of this search."""
+        facts = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+        if not hmac.compare_digest(facts.get(protocol.TOKEN, "").encode(), self.token.encode()):
+            raise _Refused(grpc.StatusCode.UNAUTHENTICATED, "its token is not that of the search")
+        worker, host = facts.get(protocol.WORKER, ""), facts.get(protocol.HOST, "")
+        if not (protocol.NAME.fullmatch(worker) and protocol.NAME.fullmatch(host)):
+            raise _Refused(grpc.StatusCode.INVALID_ARGUMENT, "it does not say who it is")
+        if name != "Join":
+            if facts.get(protocol.SEARCH) != self.search:
+                raise _Refused(grpc.StatusCode.FAILED_PRECONDITION, "another search is led here now")
+            if facts.get(protocol.DIGEST) != self.digest:
+                raise _Refused(grpc.StatusCode.FAILED_PRECONDITION, "it has another spec, other data or versions")
+            self._note(worker, host)
+        return worker
+
+    def _note(self, worker: str, host: str) -> None:
+        with self._guard:
+            known = self.workers.get(worker)
+            if known is None:
+                self.workers[worker] = Presence(host, time.monotonic())
+                return
+            known.heard = time.monotonic()
+            if known.missed:
+                known.missed = False
+                log.info(f"the worker on {host} is back")
+
+    def _join(self, worker: str, request: protocol.Join) -> dict[str, Any]:
+        if different := protocol.differences(self.identity, request.identity):
+            raise _Refused(grpc.StatusCode.FAILED_PRECONDITION, f"it has {'; '.join(different)}")
+        return {"search": self.search}
+
+    def _next(self, worker: str, request: protocol.Next) -> dict[str, Any]:
+        trial = self.oracle.create_trial(worker, self.workers[worker].host)
+        if trial.status == "STOPPED":
+            self.workers[worker].told = True
+        order = json.loads(trial.hyperparameters.values[ORDER]) if trial.status == "RUNNING" else None
+        return {"status": trial.status, "order": order}
+
+    def _alive(self, worker: str, request: protocol.Alive) -> dict[str, Any]:
+        if request.trial is not None:
+            self.oracle.note_alive(request.trial)
+        return {}
+
+    def _epoch(self, worker: str, request: protocol.Epoch) -> dict[str, Any]:
+        figures = {self.oracle.goal.figure: request.value}
+        return {"status": self.oracle.update_trial(request.trial, figures, step=request.step).status}
+
+    def _end(self, worker: str, request: protocol.End) -> dict[str, Any]:
+        self.oracle.end(request.trial, Ended(**request.ended.model_dump()), self.workers[worker].host)
+        return {}
+
+    def _leave(self, worker: str, request: protocol.Leave) -> dict[str, Any]:
+        self.oracle.give_back(worker)
+        with self._guard:
+            self.workers.pop(worker, None)
+        return {}
+
+    def present(self) -> list[Presence]:
+        """The workers that called within the last minute. Those that did not are reported once."""
+        now = time.monotonic()
+        with self._guard:
+            for one in self.workers.values():
+                if now - one.heard > SILENCE_S and not one.missed and not one.told:
+                    one.missed = True
+                    log.info(f"nothing was heard of the worker on {one.host} for {SILENCE_S:.0f} s")
+            return [one for one in self.workers.values() if now - one.heard <= SILENCE_S]
+
+    def linger(self) -> None:
+        """Wait until the workers know that the search has ended."""
+        begun = time.monotonic()
+        while (passed := time.monotonic() - begun) < LINGER_MOST_S:
+            if passed > LINGER_S and all(one.told for one in self.present()):
+                return
+            time.sleep(LOOK_S)
 
     def close(self) -> None:
         """End it, after the answers that are on their way."""
         self.server.stop(1).wait()
 
 
+class _Attendance:
+    """Whether anybody trains; says so where nobody does, and ends a search that all of its workers have left."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.since = time.monotonic()
+        """Since when nobody is there."""
+        self.hosts: dict[str, None] = {}
+        self.said = False
+
+    def look(self, crew: bool, kept: int) -> None:
+        """KerasimgError where all workers have been gone for long.  crew: whether this machine has any.
+
+        kept: trials that have ended.
+        """
+        there = self.service.present()
+        self.hosts |= dict.fromkeys(one.host for one in there)
+        if there or crew:
+            self.since, self.said = time.monotonic(), False
+            return
+        away_s = time.monotonic() - self.since
+        if self.hosts and away_s > PATIENCE_S:
+            raise KerasimgError(
+                f"no worker has been there for {PATIENCE_S:.0f} s (the last were on {listed(self.hosts)}); "
+                f"{kept} trials are kept, and kerasimg tune --resume goes on from them"
+            )
+        if not self.said and away_s > (LOOK_S if self.hosts else SILENCE_S):
+            self.said = True
+            if self.hosts:
+                log.info(
+                    f"no worker is left (they were on {listed(self.hosts)}); the search ends unless one comes within "
+                    f"{PATIENCE_S / 60:.0f} min"
+                )
+            else:
+                log.info(f"no worker has come yet to {self.service.address}; it is waited for")
+
+
 class Workers:
     """Processes on this machine, begun again when they end too early."""
 
-    def __init__(self, count: int, oracle: Any, port: int, arguments: Sequence[str]) -> None:
+    def __init__(self, count: int, oracle: Any, address: str, arguments: Sequence[str]) -> None:
         """arguments: of `python -m kerasimg.tuning.worker`, but for the address."""
-        self.oracle, self.port, self.arguments = oracle, port, list(arguments)
+        self.oracle, self.address, self.arguments = oracle, address, list(arguments)
         self.cores = share_of_cores(count)
         self.processes: dict[int, tuple[subprocess.Popen[bytes], str, Any]] = {}
         self.lost = 0
@@ -66,16 +260,16 @@ class Workers:
     def _begin(self, number: int) -> None:
         tuner_id = f"worker-{number}-{secrets.token_hex(4)}"
         told = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
-        command = [sys.executable, "-m", "kerasimg.tuning.worker", f"127.0.0.1:{self.port}", *self.arguments]
+        command = [sys.executable, "-m", "kerasimg.tuning.worker", self.address, *self.arguments]
         cores = self.cores[number]
-        command += ["--cores", ",".join(map(str, cores)), "--parent", str(os.getpid())]
-        process = subprocess.Popen(command, env=self._environment(number, tuner_id), stdout=told, stderr=told)
+        command += ["--name", tuner_id, "--cores", ",".join(map(str, cores)), "--parent", str(os.getpid())]
+        process = subprocess.Popen(command, env=self._environment(number), stdout=told, stderr=told)
         self.processes[number] = process, tuner_id, told
 
-    def _environment(self, number: int, tuner_id: str) -> dict[str, str]:
+    def _environment(self, number: int) -> dict[str, str]:
         threads = str(len(self.cores[number]))
         own = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-        own |= {"KERASTUNER_TUNER_ID": tuner_id, "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+        own["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
         if "," in (devices := os.environ.get("CUDA_VISIBLE_DEVICES", "")):
             each = devices.split(",")
             own["CUDA_VISIBLE_DEVICES"] = each[number % len(each)]
@@ -118,20 +312,25 @@ class Workers:
         self.processes.clear()
 
 
-def lead(oracle: Any, workers: int, address: str | None, arguments: Sequence[str]) -> None:
-    """Hand out trials until none is left: to so many workers on this machine, and to whoever comes to `address`.
+def lead(oracle: Any, workers: int, service: Service, arguments: Sequence[str], *, elsewhere: bool) -> None:
+    """Hand out trials until none is left: to so many workers on this machine, and to those that come to the service.
 
-    address: HOST:PORT for workers elsewhere; None: for those on this machine only.
+    elsewhere: whether workers may come from other machines.
     """
-    service = Service(oracle, address or "127.0.0.1:0")
-    crew = Workers(workers, oracle, service.port, arguments)
+    crew = Workers(workers, oracle, service.address_here, arguments)
+    attendance = _Attendance(service)
     try:
-        if address is not None:
-            log.info(f"workers may come to {address}: kerasimg tune SPEC --data DIR --worker HOST:{service.port}")
-        while crew.look() or (address is not None and not oracle.over):
+        while (left := crew.look()) or (elsewhere and not oracle.over):
+            if service.failure is not None:
+                raise service.failure
+            oracle.take_back_lost()
+            if elsewhere:
+                attendance.look(left, len(oracle.ended))
             time.sleep(LOOK_S)
-        if address is not None:
-            time.sleep(LINGER_S)
+        if service.failure is not None:
+            raise service.failure
+        if elsewhere:
+            service.linger()
     finally:
         crew.close()
         service.close()

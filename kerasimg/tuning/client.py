@@ -1,96 +1,139 @@
-"""A worker's end of a search over several processes or machines: KerasTuner's client, made patient."""
+"""A worker's end of a search over several processes or machines: the oracle of the chief, asked with patience."""
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 
+from kerasimg import log
 from kerasimg.errors import CallError, KerasimgError
-from kerasimg.keras_internals import oracle_client_class
-from kerasimg.tuning.administration import SPEC
-
-OracleClient: Any = oracle_client_class()
-Answer = TypeVar("Answer")
+from kerasimg.tuning import protocol
+from kerasimg.tuning.administration import ENDED, ORDER, as_trial, this_host
+from kerasimg.tuning.records import Ended
 
 PATIENCE_S = 600.0
 """How long a worker waits for a chief that is not there (yet, or again)."""
+SAY_AFTER_S = 3.0
+"""How long it does so without a word."""
+CALL_S = 30.0
+"""How long an answer may take: a choice of Bayesian search takes some seconds."""
 ASK_AGAIN_S = 0.2
 HEARTBEAT_S = 5.0
 LOOK_S = 0.2
 """How often a worker looks whether the process that began it is still there."""
+AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION)
+CHANNEL = (("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 1000))
 
 
-class PatientClient(OracleClient):
-    """The oracle, as a worker sees it."""
+class Chief:
+    """The oracle of a search, as a worker sees it."""
 
-    def __init__(self, oracle: Any, digest: str) -> None:
-        """oracle: one of the same kind as the chief's, of which only the settings are asked.
+    def __init__(self, address: str, token: str, digest: str, worker: str) -> None:
+        """address: HOST:PORT.  digest: of `Task.identity`.  worker: the name of this one, which no other has."""
+        host, port = address_of(address)
+        self.address = address
+        self.channel = grpc.insecure_channel(f"{host}:{port}", options=CHANNEL)
+        self.facts = {protocol.TOKEN: token, protocol.DIGEST: digest, protocol.WORKER: worker}
+        self.facts[protocol.HOST] = this_host()
+        self.trial: str | None = None
+        """The one that is trained now."""
 
-        digest: of the spec and the classes, which must be the chief's.
-        """
-        super().__init__(oracle)
-        self.digest = digest
-        self.address = f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
+    def join(self, identity: Mapping[str, str]) -> None:
+        """Say what this worker has; CallError where the chief refuses it. The chief is waited for."""
+        answer = self._patiently("Join", protocol.encode({"identity": identity}))
+        self.facts[protocol.SEARCH] = str(answer["search"])
 
     def create_trial(self, tuner_id: str) -> Any:
-        """The next trial, waited for."""
+        """The next trial, waited for; STOPPED where the search has ended."""
         while True:
-            trial = self._patiently(lambda: OracleClient.create_trial(self, tuner_id))
-            if trial.status != "IDLE":
+            answer = self._patiently("Next", b"{}")
+            if answer["status"] != "IDLE":
                 break
             time.sleep(ASK_AGAIN_S)
-        if trial.status == "RUNNING" and trial.hyperparameters.values.get(SPEC) != self.digest:
-            raise CallError(
-                f"the chief at {self.address} searches another spec, or over other classes or pictures; start its "
-                "workers with the same SPEC, --set and --data"
-            )
-        return trial
+        if answer["status"] == "STOPPED":
+            return as_trial("STOPPED", tuner_id)
+        order = answer["order"]
+        self.trial = str(order["trial"])
+        return as_trial("RUNNING", self.trial, {ORDER: json.dumps(order)})
 
-    def update_trial(self, trial_id: str, metrics: Any, step: int = 0) -> Any:
-        """Tell of an epoch."""
-        return self._patiently(lambda: OracleClient.update_trial(self, trial_id, metrics, step))
+    def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Any:
+        """Report an epoch."""
+        (value,) = metrics.values()
+        message = protocol.encode({"trial": trial_id, "step": step, "value": float(value)})
+        return as_trial(self._patiently("Epoch", message)["status"], trial_id)
 
     def end_trial(self, trial: Any) -> None:
-        """Tell what became of a trial."""
-        self._patiently(lambda: OracleClient.end_trial(self, trial))
+        """Report what became of a trial."""
+        ended = Ended.read(trial.hyperparameters.values[ENDED])
+        self._patiently("End", protocol.end_message(trial.trial_id, ended))
+        self.trial = None
 
-    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
+    def _call(self, method: str, message: bytes, timeout_s: float = CALL_S) -> dict[str, Any]:
+        call = self.channel.unary_unary(f"/{protocol.SERVICE}/{method}")
+        return dict(json.loads(call(message, timeout=timeout_s, metadata=tuple(self.facts.items()))))
+
+    def _patiently(self, method: str, message: bytes) -> dict[str, Any]:
         """An answer; a chief that is gone may come back. Each request may be sent twice without harm."""
-        end = time.monotonic() + PATIENCE_S
+        begun = time.monotonic()
+        waiting = False
         while True:
             try:
-                return ask()
+                answer = self._call(method, message)
             except grpc.RpcError as error:
-                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                    raise KerasimgError(f"the chief at {self.address} answers: {error.details()}") from None
-                if time.monotonic() > end:
+                self._raise_unless_away(error)
+                waited_s = time.monotonic() - begun
+                known = protocol.SEARCH in self.facts
+                if waited_s > PATIENCE_S:
                     raise KerasimgError(
-                        f"no chief at {self.address} for {PATIENCE_S:.0f} s; start it, or go on with it by --resume"
+                        f"no chief at {self.address} for {PATIENCE_S:.0f} s; start it, or resume its search by --resume"
                     ) from None
+                if not waiting and waited_s > SAY_AFTER_S:
+                    waiting = True
+                    state = "the chief is gone from" if known else "no chief at"
+                    then = "" if known else " yet"
+                    log.info(f"{state} {self.address}{then}; it is waited for, at most {PATIENCE_S:.0f} s")
                 time.sleep(ASK_AGAIN_S)
+            else:
+                if waiting:
+                    log.info(f"the chief at {self.address} answers")
+                return answer
+
+    def _raise_unless_away(self, error: Any) -> None:
+        code = error.code()
+        if code in AWAY:
+            return
+        if code in REFUSED:
+            raise CallError(f"the chief at {self.address} refuses this worker: {error.details()}") from None
+        if code == grpc.StatusCode.UNIMPLEMENTED:
+            raise CallError(f"what listens at {self.address} is no chief of this version of kerasimg") from None
+        raise KerasimgError(f"the chief at {self.address} answers: {error.details()}") from None
 
     @contextmanager
-    def alive(self, trial_id: str) -> Any:
-        """Let the chief know, now and then, that a trial is being worked on."""
+    def present(self) -> Iterator[None]:
+        """Let the chief know, now and then, that this worker is there, and at the end that it is not."""
         done = threading.Event()
 
         def tell() -> None:
             while not done.wait(HEARTBEAT_S):
-                with suppress(grpc.RpcError):
-                    self.get_trial(trial_id)
+                with suppress(grpc.RpcError, ValueError):  # ValueError: the channel was closed meanwhile
+                    self._call("Alive", protocol.encode({"trial": self.trial}), HEARTBEAT_S)
 
-        thread = threading.Thread(target=tell, daemon=True)
-        thread.start()
+        threading.Thread(target=tell, daemon=True).start()
         try:
             yield
         finally:
             done.set()
+            with suppress(grpc.RpcError):
+                self._call("Leave", b"{}", 1.0)
+            self.channel.close()
 
 
 def end_with(parent: int) -> None:

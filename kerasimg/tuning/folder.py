@@ -86,12 +86,21 @@ class Task:
     @cached_property
     def identity(self) -> dict[str, str]:
         """All that a score depends on, which must be the same in every process of the search: name -> value."""
-        return {**self.call["digests"], **surroundings()}
+        options = _sha256([_without_paths(self.call["weights"]), self.call["limits"], self.call["on_bad_image"]])
+        return {**self.call["digests"], "options": options, **surroundings()}
 
     @property
     def digest(self) -> str:
         """Of that."""
         return _sha256(self.identity)
+
+    def other_surroundings(self) -> list[str]:
+        """What this process has otherwise than the one that began the search: backend, versions."""
+        before, now = self.call["surroundings"], surroundings()
+        names = dict.fromkeys((*before, *now))
+        return [
+            f"{name} was {before.get(name)}, is {now.get(name)}" for name in names if before.get(name) != now.get(name)
+        ]
 
     @property
     def number(self) -> str:
@@ -162,6 +171,13 @@ def data_digest(kept: Mapping[str, Any]) -> str:
 
 def _sha256(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _without_paths(weights: Any) -> Any:
+    """The description of the argument `weights` by content alone: another machine has the file elsewhere."""
+    if not isinstance(weights, dict):
+        return weights
+    return {name: _without_paths(value) for name, value in weights.items() if name != "file"}
 
 
 def digests(spec: Spec, kept: Mapping[str, Any]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from kerasimg.evaluation import report_drawing as drawing
 from kerasimg.evaluation.report_epochs import duration
 from kerasimg.files import write_text
 from kerasimg.run_folder import REPORT
+from kerasimg.tuning.administration import UNKNOWN_HOST
 from kerasimg.tuning.folder import Task
 from kerasimg.tuning.objective import Goal
 from kerasimg.tuning.space import Dimension, Space
@@ -77,7 +78,25 @@ def _content(task: Task, oracle: Any) -> dict[str, Any]:
         "columns": [one.name for one in task.space.dimensions],
         "rows": [_row(oracle, trial) for trial in sorted(trials, key=lambda one: _rank(oracle, one))],
         "version": version("kerasimg"),
+        "hosts": _hosts(oracle),
     }
+
+
+def _hosts(oracle: Any) -> list[dict[str, Any]]:
+    """For each machine the trials that it trained, and those in which a worker on it was lost; none for only one."""
+    trained = [oracle.hosts.get(trial, UNKNOWN_HOST) for trial in oracle.ended]
+    lost = [one.host for one in oracle.lost]
+    names = sorted({*trained, *lost})
+    if len(names) < 2 and not lost:
+        return []
+    return [
+        {
+            "name": name,
+            "trained": trained.count(name),
+            "lost": ", ".join(str(int(one.trial)) for one in oracle.lost if one.host == name),
+        }
+        for name in names
+    ]
 
 
 def _rank(oracle: Any, trial: str) -> tuple[bool, float, str]:

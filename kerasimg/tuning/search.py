@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,9 +23,10 @@ from kerasimg.spec.load import Spec
 from kerasimg.training import recall
 from kerasimg.training.prepare import load_for
 from kerasimg.training.splits import seed_of
-from kerasimg.tuning.chief import lead
+from kerasimg.tuning.chief import Service, lead
 from kerasimg.tuning.folder import ARRAYS, BEST, Task, begin, with_winners
 from kerasimg.tuning.oracle import make_oracle
+from kerasimg.tuning.protocol import TOKEN_VARIABLE, given_token, token_of
 from kerasimg.tuning.records import TRIALS, Ended, Records
 from kerasimg.tuning.tuner import TrialTuner, UsedUp, require_no_other_search
 
@@ -85,22 +87,26 @@ def tune(
     on_bad_image: OnBadImage = "fail",
     cache: Any = "auto",
     report: bool = True,
+    token: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> Search:
     """Search the hyperparameters that a spec leaves open for the best spec.
 
-    As `kerasimg.tune`, which says what the arguments are.
+    As `kerasimg.tune`, which says what the arguments are.  token: that workers elsewhere must show; None: the one in
+    the environment variable KERASIMG_TOKEN, else a new one, which is printed.
     """
     _check(workers, chief)
+    token = given_token(token)
     spec, source = load_for(ref, data, overrides, params)
     call = {"weights": recall.described(weights), "limits": limits and dict(limits), "cache": recall.kind_of(cache)}
     call |= {"on_bad_image": on_bad_image, "report": report, "workers": workers, "chief": chief}
     if workers != 1 or chief:
         _check_shared(source.where, workers)
-    task = begin(ref, spec, source, data, out, call)
-    log.info(f"searching {_told(task)} -> {task.folder}")
-    return _carry_out(task, workers, chief, cache)
+    with _listening(chief) as service:  # before there is a folder: the port may be taken
+        task = begin(ref, spec, source, data, out, call)
+        log.info(f"searching {_told(task)} -> {task.folder}")
+        return _carry_out(task, workers, service, token, cache)
 
 
 def resume_search(
@@ -110,11 +116,12 @@ def resume_search(
     workers: int | None = None,
     chief: str | None = None,
     cache: Any = None,
+    token: str | None = None,
 ) -> Search:
     """Go on with a search that was cut off, by whatever it was: trials that have ended are not trained again.
 
     folder: the search's own.  data: the pictures, where they were arrays, or have moved.
-    workers, chief, cache: as for `tune`; None: as it was.  A search that has ended is left as it is.
+    workers, chief, cache, token: as for `tune`; None: as it was.  A search that has ended is left as it is.
     """
     task = Task.open(folder.folder if isinstance(folder, Search) else folder, data)
     workers = task.call["workers"] if workers is None else workers
@@ -123,8 +130,25 @@ def resume_search(
     if task.finished:
         log.info(f"{task.folder} is finished; nothing is left to do")
         return Search(task.folder)
-    task.check(open_source(task.data, task.spec.task, positive=task.spec.positive_class))
-    return _carry_out(task, workers, chief, cache)
+    token = given_token(token)
+    with _listening(chief) as service:
+        task.check(open_source(task.data, task.spec.task, positive=task.spec.positive_class))
+        if others := task.other_surroundings():
+            log.info(f"the scores of earlier and later trials may not be comparable: {'; '.join(others)}")
+        return _carry_out(task, workers, service, token, cache)
+
+
+@contextmanager
+def _listening(chief: str | None) -> Iterator[Service | None]:
+    """The service at an address, which is taken until the block ends; None for a search on this machine."""
+    if chief is None:
+        yield None
+        return
+    service = Service(chief)
+    try:
+        yield service
+    finally:
+        service.close()
 
 
 def _check(workers: int, chief: str | None) -> None:
@@ -146,36 +170,50 @@ def _told(task: Task) -> str:
 
 
 def _oracle(task: Task) -> Any:
-    oracle = make_oracle(task.space, task.goal, task.spec.tune, task.epochs)
-    oracle.digest = task.digest
-    return oracle
+    return make_oracle(task.space, task.goal, task.spec.tune, task.epochs)
 
 
-def _carry_out(task: Task, workers: int, chief: str | None, cache: Any) -> Search:
+def _carry_out(task: Task, workers: int, service: Service | None, token: str | None, cache: Any) -> Search:
+    """Search.  service: for workers elsewhere; None: for those on this machine only."""
     with lock_folder(task.folder, "searching"):
-        return _search(task, workers, chief, cache)
+        return _search(task, workers, service, token, cache)
 
 
-def _search(task: Task, workers: int, chief: str | None, cache: Any) -> Search:
+def _search(task: Task, workers: int, service: Service | None, token: str | None, cache: Any) -> Search:
     records = Records(task.folder)
     oracle = _oracle(task)
     try:
-        ended = oracle.open(records, may_come_back=chief is not None)
+        ended = oracle.open(records, may_come_back=service is not None)
         if ended:
             log.info(f"going on with {task.folder}: {ended} trials have ended")
         if not oracle.over:
-            alone = workers == 1 and chief is None
+            alone = workers == 1 and service is None
             # A process whose memory is used up leaves the rest to others, which can be replaced.
             if not alone or not _alone(task, oracle, records, cache):
                 if alone:
                     log.info("the trials have taken much memory, which is not given back: another process goes on")
-                lead(oracle, workers, chief, _arguments(task))
+                _lead(task, oracle, workers, service, token)
         _finish(task, oracle)
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(
             f"interrupted; {len(oracle.ended)} trials are kept; to go on: kerasimg tune --resume {task.folder}"
         ) from None
     return Search(task.folder)
+
+
+def _lead(task: Task, oracle: Any, workers: int, service: Service | None, token: str | None) -> None:
+    """Have workers train the trials."""
+    elsewhere = service is not None
+    service = service or Service("127.0.0.1:0")
+    shared = token_of(task.folder, token)
+    service.serve(oracle, task.number, shared, task.identity, task.digest)
+    if elsewhere:
+        shown = f"{TOKEN_VARIABLE}={shared} " if token is None else ""
+        log.info(
+            f"workers may come to {service.address}: {shown}kerasimg tune SPEC --data DIR --worker HOST:{service.port}"
+            + (f" (with the token in {TOKEN_VARIABLE})" if token is not None else "")
+        )
+    lead(oracle, workers, service, _arguments(task), elsewhere=elsewhere)
 
 
 def _alone(task: Task, oracle: Any, records: Records, cache: Any) -> bool:

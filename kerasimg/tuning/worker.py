@@ -15,7 +15,7 @@ from typing import Any
 from kerasimg import log
 from kerasimg.catalog import Reference
 from kerasimg.data.sources import Data
-from kerasimg.errors import KerasimgError
+from kerasimg.errors import CallError, KerasimgError
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 
 
@@ -28,43 +28,58 @@ def work(
     limits: Mapping[str, int] | None = None,
     on_bad_image: Any = "fail",
     cache: Any = "auto",
+    token: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> int:
     """Train trials for the search that a chief leads, until it has no more; how many they were.
 
     ref, data and the rest: as for the chief, `kerasimg.tune(..., chief="HOST:PORT")`.  chief: HOST:PORT where it is.
+    token: that of the chief; None: the one in the environment variable KERASIMG_TOKEN.
     The chief may come later, and may be restarted. Nothing is kept here; what became of each trial goes to the chief.
     Raises `kerasimg.tuning.tuner.UsedUp` where the process has taken so much memory that another should go on.
     """
     from kerasimg.training import recall
     from kerasimg.training.prepare import load_for
+    from kerasimg.tuning.client import address_of
     from kerasimg.tuning.folder import Task, data_record, digests
+    from kerasimg.tuning.protocol import TOKEN_VARIABLE, given_token
 
+    address_of(chief)
+    if (token := given_token(token)) is None:
+        raise CallError(
+            f"a worker needs the token of its chief, which the chief prints: --token, or {TOKEN_VARIABLE} in the "
+            "environment"
+        )
     spec, source = load_for(ref, data, overrides, params)
     call = {"weights": recall.described(weights), "limits": limits, "on_bad_image": on_bad_image}
     call |= {"cache": recall.kind_of(cache), "digests": digests(spec, data_record(source))}
     with tempfile.TemporaryDirectory(prefix="kerasimg-") as folder:
         task = Task(Path(folder), spec, data, call)
-        return serve(task, chief, f"worker-{secrets.token_hex(8)}", Path(folder), cache)
+        return serve(task, chief, token, f"worker-{secrets.token_hex(8)}", Path(folder), cache)
 
 
 def serve(
     task: Any,
     chief: str,
-    tuner_id: str,
+    token: str,
+    name: str,
     folder: Path,
     cache: Any,
     kept: Callable[[str, Any], None] | None = None,
 ) -> int:
-    """Train what a chief hands out; how many trials it was.  kept: keeps what became of a trial, before it is told."""
+    """Train what a chief hands out; how many trials it was.
+
+    name: of this worker, which no other has.  kept: keeps what became of a trial, before the chief knows.
+    """
     from kerasimg.training.splits import seed_of
-    from kerasimg.tuning.client import PatientClient, address_of
+    from kerasimg.tuning.client import Chief
     from kerasimg.tuning.oracle import make_oracle
     from kerasimg.tuning.tuner import TrialTuner
 
-    host, port = address_of(chief)
-    os.environ |= {"KERASTUNER_TUNER_ID": tuner_id, "KERASTUNER_ORACLE_IP": host, "KERASTUNER_ORACLE_PORT": port}
+    asked = Chief(chief, token, task.digest, name)
+    log.info(f"asking for trials at {chief}")
+    asked.join(task.identity)  # before the images are read: a worker that is refused costs nothing
     tune = task.spec.tune
     done = 0
 
@@ -75,26 +90,22 @@ def serve(
             kept(trial, ended)
         log.info(f"trial {trial}: {ended.status}, {task.goal.figure} {ended.score}")
 
-    class Worker(TrialTuner):
-        def run_and_update(self, trial: Any) -> None:
-            with self.oracle.alive(trial.trial_id):
-                super().run_and_update(trial)
-
-    runner = task.trials(folder, cache)
-    oracle = make_oracle(task.space, task.goal, tune, task.epochs)
-    worker = Worker(
-        oracle,
-        runner,
-        task.goal,
-        folder,
-        seed=seed_of(task.spec),
-        executions=tune.executions_per_trial,
-        follow=tune.stop is not None,
-        finished=finished,
-    )
-    worker.oracle = PatientClient(oracle, task.digest)
-    log.info(f"waiting for trials from {chief}")
-    worker.search()
+    with asked.present():
+        runner = task.trials(folder, cache)
+        oracle = make_oracle(task.space, task.goal, tune, task.epochs)
+        worker = TrialTuner(
+            oracle,
+            runner,
+            task.goal,
+            folder,
+            seed=seed_of(task.spec),
+            executions=tune.executions_per_trial,
+            follow=tune.stop is not None,
+            finished=finished,
+        )
+        worker.oracle = asked
+        worker.search()
+    log.info("the search has ended")
     return done
 
 
@@ -103,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("chief")
     parser.add_argument("folder")
+    parser.add_argument("--name", required=True)
     parser.add_argument("--data")
     parser.add_argument("--cores")
     parser.add_argument("--parent", type=int)
@@ -111,6 +123,7 @@ def main() -> None:
         os.sched_setaffinity(0, [int(core) for core in told.cores.split(",")])
     from kerasimg.tuning.client import end_with
     from kerasimg.tuning.folder import Task
+    from kerasimg.tuning.protocol import token_of
     from kerasimg.tuning.records import TRIALS, Records
     from kerasimg.tuning.tuner import UsedUp
 
@@ -121,9 +134,8 @@ def main() -> None:
     try:
         task = Task.open(told.folder, told.data)
         folder = task.folder / TRIALS
-        tuner_id = os.environ["KERASTUNER_TUNER_ID"]
         cache = "disk" if task.call["cache"] in ("auto", "memory") else None
-        serve(task, told.chief, tuner_id, folder, cache, Records(task.folder).write_ended)
+        serve(task, told.chief, token_of(task.folder), told.name, folder, cache, Records(task.folder).write_ended)
     except UsedUp:
         sys.exit(0)  # the chief begins another
     except KerasimgError as error:

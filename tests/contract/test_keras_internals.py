@@ -554,32 +554,6 @@ def test_weights_made_in_memory_are_those_that_keras_writes(tmp_path: Path):
     model.load_weights(tmp_path / "ours.weights.h5")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner")
-def test_a_worker_asks_its_chief_over_the_wire(monkeypatch: pytest.MonkeyPatch):
-    from concurrent import futures
-
-    import grpc
-
-    chief = oracle(kind="RandomSearchOracle", max_trials=2)
-    monkeypatch.setattr(chief, "_save_trial", lambda trial: None)
-    monkeypatch.setattr(chief, "save", lambda *args: None)
-    server = grpc.server(futures.ThreadPoolExecutor(2))
-    internals.add_oracle_service(chief, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    monkeypatch.setenv("KERASTUNER_TUNER_ID", "tuner0")
-    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
-    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", str(port))
-    try:
-        client = internals.oracle_client_class()(chief)
-        trial = client.create_trial("tuner0")
-        assert set(trial.hyperparameters.values) == {"a", "b"}
-        assert client.get_trial(trial.trial_id).status == "RUNNING"
-        assert {"update_trial", "end_trial"} <= set(dir(client))
-    finally:
-        server.stop(0)
-
-
 def test_the_http_protocol_of_uvicorn_has_what_a_guard_overrides():
     pytest.importorskip("uvicorn")
     pytest.importorskip("httptools")

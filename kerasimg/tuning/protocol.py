@@ -1,0 +1,168 @@
+"""What the processes of a search say to one another: JSON over gRPC, checked before anything is changed.
+
+Each call carries, in its metadata, the token that both sides share, the random number of the search, the digest of all
+that a score depends on, and who calls. A chief refuses a call that lacks one of them. So neither a worker of another
+search, nor one with other images, nor a stranger can take a trial or hand one in.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kerasimg.boundary import limit, parse_json
+from kerasimg.errors import CallError
+from kerasimg.tuning.records import Ended
+
+SERVICE: Final = "kerasimg.Search"
+TOKEN_VARIABLE: Final = "KERASIMG_TOKEN"
+TOKEN_FILE: Final = ".token"
+"""In the folder of a search, for its owner only."""
+TOKEN, SEARCH, DIGEST, WORKER, HOST = ("kerasimg-" + name for name in ("token", "search", "digest", "worker", "host"))
+"""The keys of the metadata."""
+NAME = re.compile(r"[A-Za-z0-9_.:-]{1,255}")
+
+Trial = Annotated[str, Field(pattern=r"^[0-9]{4,9}$")]
+Figure = float
+"""JSON has no NaN and no infinity: they go as strings."""
+
+
+class Message(BaseModel):
+    """A request of a worker."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Join(Message):
+    """Before the first trial: what the worker has, as `Task.identity` names it."""
+
+    identity: Annotated[dict[str, Annotated[str, Field(max_length=200)]], Field(max_length=32)]
+
+
+class Next(Message):
+    """The worker wants a trial."""
+
+
+class Alive(Message):
+    """The worker is there, and trains this trial."""
+
+    trial: Trial | None = None
+
+
+class Epoch(Message):
+    """The objective after an epoch, counted from 0."""
+
+    trial: Trial
+    step: Annotated[int, Field(ge=0, le=1_000_000)]
+    value: Figure
+
+
+class Result(Message):
+    """What became of a trial: `Ended`."""
+
+    status: Literal["completed", "stopped", "infeasible", "failed"]
+    score: Figure | None
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    curve: list[Figure] = []
+    best_epoch: Annotated[int, Field(ge=1)] | None = None
+    reason: Annotated[str, Field(max_length=20_000)] | None = None
+    scores: list[Figure] = []
+    rows: list[dict[Annotated[str, Field(max_length=200)], Figure]] = []
+
+    @model_validator(mode="after")
+    def _check(self) -> Result:
+        if self.score is not None and not math.isfinite(self.score):
+            raise ValueError("score: expected a finite number")
+        if self.status in ("completed", "stopped") and self.score is None:
+            raise ValueError(f"score: a trial that is {self.status} has one")
+        return self
+
+
+class End(Message):
+    """A trial has ended."""
+
+    trial: Trial
+    ended: Result
+
+
+class Leave(Message):
+    """The worker ends; its trial is for another."""
+
+
+REQUESTS: Final[Mapping[str, type[Message]]] = {kind.__name__: kind for kind in (Join, Next, Alive, Epoch, End, Leave)}
+"""Method -> its request."""
+
+
+def encode(content: Mapping[str, Any]) -> bytes:
+    """A message as bytes."""
+    return json.dumps(_plain(content), allow_nan=False).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def decode(kind: type[Message], content: bytes) -> Any:
+    """The request that bytes are; ValueError, in one line, for anything else."""
+    try:
+        return kind.model_validate(parse_json(content, most=limit("grpc_message_bytes")))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or kind.__name__}: {first['msg']}") from None
+
+
+def end_message(trial: str, ended: Ended) -> bytes:
+    """The message that a trial has ended; without its epochs where they would be too many for one message."""
+    told = asdict(ended)
+    told["reason"] = None if ended.reason is None else ended.reason[:20_000]
+    content = encode({"trial": trial, "ended": told})
+    if len(content) > limit("grpc_message_bytes") // 2:
+        content = encode({"trial": trial, "ended": {**told, "rows": []}})
+    return content
+
+
+def given_token(given: str | None) -> str | None:
+    """The token of a call, else that of the environment; CallError where it can be none."""
+    token = os.environ.get(TOKEN_VARIABLE) if given is None else given
+    if token is not None and not re.fullmatch(r"[!-~]{8,255}", token):
+        raise CallError("the token: expected 8 to 255 printable ASCII characters without spaces")
+    return token
+
+
+def token_of(folder: Path, given: str | None = None) -> str:
+    """The token of a search: the given one, else that of its folder, else a new one; it is kept in the folder."""
+    path = folder / TOKEN_FILE
+    if given is None and path.is_file():
+        return path.read_text(encoding="ascii").strip()
+    token = given or secrets.token_hex(16)
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        file.write(token + "\n")
+    return token
+
+
+def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> Sequence[str]:
+    """In words, what of `theirs` is not `ours`; digests are not printed."""
+    words = {
+        "spec": "another spec, or other values of its params (SPEC, --set)",
+        "data": "other images, labels or classes (--data): names, order and SHA-256 of all must be equal",
+        "options": "other options (--weights, --limit, --on-bad-image)",
+    }
+    return [
+        words.get(name, f"{name} {theirs.get(name, 'none')} instead of {ours.get(name, 'none')}")
+        for name in dict.fromkeys((*ours, *theirs))
+        if ours.get(name) != theirs.get(name)
+    ]
