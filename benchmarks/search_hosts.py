@@ -305,6 +305,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--case", choices=CASES)
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that processes and namespaces are removed
     network = Network()
     print("hosts: network namespaces" if network.real else "hosts: addresses of the loopback network", flush=True)
     print("| done to the search | trials begun | ended | result | seconds |\n| --- | ---: | ---: | --- | ---: |")
