@@ -272,3 +272,55 @@ def test_the_quick_loop_has_tests_of_every_package(request: pytest.FixtureReques
     assert [name for name in fast if not (tests / f"{name}.py").is_file()] == []
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert packages - {name.split("/")[0] for name in fast} == set()
+
+
+BENCHMARKS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
+
+
+def names_taken_from_the_package(syntax: ast.AST) -> Iterator[tuple[int, str, str]]:
+    """(line, module, name) of each name of kerasimg that a script imports, or uses of a module that it imports."""
+    modules = {}
+    for node in ast.walk(syntax):
+        match node:
+            case ast.Import(names=names):
+                for each in names:
+                    if each.name.split(".")[0] == "kerasimg":
+                        modules[each.asname or "kerasimg"] = each.name if each.asname else "kerasimg"
+                        yield node.lineno, each.name, ""
+            case ast.ImportFrom(module=str(module), names=names) if module.split(".")[0] == "kerasimg":
+                for each in names:
+                    yield node.lineno, module, each.name
+                    if is_module(f"{module}.{each.name}"):
+                        modules[each.asname or each.name] = f"{module}.{each.name}"
+    assigned = {node.id for node in ast.walk(syntax) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    for node in ast.walk(syntax):
+        match node:
+            case ast.Attribute(value=ast.Name(id=module), attr=name) if module in modules.keys() - assigned:
+                yield node.lineno, modules[module], name
+
+
+def is_module(name: str) -> bool:
+    path = PACKAGE.parent / name.replace(".", "/")
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def is_there(module: str, name: str) -> bool:
+    return is_module(f"{module}.{name}") or (is_module(module) and hasattr(importlib.import_module(module), name))
+
+
+def test_a_name_that_is_gone_is_found_in_a_script():
+    script = (
+        "import kerasimg\nfrom kerasimg.training import engine\nfrom kerasimg.gone import x\nengine.Loop\nkerasimg.y"
+    )
+    taken = list(names_taken_from_the_package(ast.parse(script)))
+    missing = [(line, name) for line, module, name in taken if name and not is_there(module, name)]
+    assert sorted(missing) == [(3, "x"), (4, "Loop"), (5, "y")]
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=[path.stem for path in BENCHMARKS])
+def test_a_benchmark_uses_only_names_that_the_package_has(path: Path):
+    missing = []
+    for line, module, name in names_taken_from_the_package(ast.parse(path.read_text(encoding="utf-8"))):
+        if not (is_there(module, name) if name else is_module(module)):
+            missing.append(f"{path.name}:{line}: {module}.{name}")
+    assert missing == []
