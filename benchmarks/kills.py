@@ -144,7 +144,7 @@ def keep_states() -> None:
         arrays = state.take(model.optimizer.variables, "optimizer")
         callbacks = [*self.callbacks, *([best] if best else [])]
         told = json.dumps(state.remember(callbacks, arrays))
-        np.savez(self.hooks.run.folder / f"state-{index + 1}.npz", told=np.array(told), **arrays)
+        np.savez(self.hooks.run.path / f"state-{index + 1}.npz", told=np.array(told), **arrays)
         finish(self, index, model, best)
 
     engine.Engine._finish = keeping  # type: ignore[method-assign]

@@ -94,12 +94,13 @@ def in_int8(run: Path) -> str:
 
     from kerasimg.data.pipeline import batches
     from kerasimg.data.sources import open_source
+    from kerasimg.models.classifier import Classifier
+    from kerasimg.run_folder import RunFolder
     from kerasimg.training.recall import recalled
-    from kerasimg.training.run import Run
 
-    classifier = Run(run).classifier
+    classifier = Classifier.open(run)
     source = open_source("sample", "multiclass", classes=classifier.classes)
-    parts = recalled(source, Run(run).read_json("data.json"))
+    parts = recalled(source, RunFolder.of(run).required("data.json"))
     how: dict[str, Any] = {"batch_size": 500, "cache": "off"}
     some = next(iter(batches(source, parts["train"][:500], classifier.spec.image, **how)))[0].numpy()
     pixels, labels = (part.numpy() for part in next(iter(batches(source, parts["test"], classifier.spec.image, **how))))

@@ -208,6 +208,7 @@ def rows(chosen: argparse.Namespace) -> None:
     import keras
     import numpy as np
 
+    from kerasimg.data.order import Order
     from kerasimg.training.array_batches import feature_batches
     from kerasimg.training.feature_rows import Rows
 
@@ -215,17 +216,22 @@ def rows(chosen: argparse.Namespace) -> None:
     random = np.random.default_rng(0)
     held = Rows([random.random((count, width), np.float32).astype(np.float16)], None, count, 0, 0, 0.0, True)
     labels = random.integers(0, 10, count)
+    order = Order(count, 32, shuffle=True)
+
+    def batches(end: int | None) -> Any:
+        how: dict[str, Any] = {"targets": "sparse", "sample_weight": None, "first": 0, "end": end}
+        return feature_batches(held, labels, 10, order, **how)
+
     print("| steps per execution | rows/s through fit, best of the epochs |\n| ---: | ---: |")
     for at_a_time in (1, 10, 50):
         inputs = keras.Input((width,))
         model = keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(inputs))
         model.compile("adam", "sparse_categorical_crossentropy", steps_per_execution=at_a_time)
-        data = feature_batches(held, labels, 10, batch_size=32, targets="sparse", shuffle=True, epochs=None)
+        data = batches(None)
         clock = Clock()
         model.fit(data, steps_per_epoch=count // 32, epochs=4, verbose=0, shuffle=False, callbacks=[clock.callback()])
         print(f"| {at_a_time} | {count / min(clock.spans):,.0f} |")
-    data = feature_batches(held, labels, 10, batch_size=32, targets="sparse", shuffle=True, epochs=3)
-    moments = [time.perf_counter() for _ in data]
+    moments = [time.perf_counter() for _ in batches(3 * order.steps)]
     print(
         f"| (the batches alone, read from Python) | {32 * (len(moments) - 200) / (moments[-1] - moments[199]):,.0f} |"
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from kerasimg import catalog, log, notebook
 from kerasimg.catalog import Reference
 from kerasimg.errors import CallError
-from kerasimg.files import write_text
+from kerasimg.files import read_object, write_text
 from kerasimg.log import Verbose
 from kerasimg.results import (
     Calibration,
@@ -34,6 +34,7 @@ from kerasimg.spec import load as pure
 from kerasimg.spec.difference import Difference, differences
 from kerasimg.spec.nodes import NAME
 from kerasimg.spec.writing import dumps
+from kerasimg.tuning.records import BEST, CALL, WINNER
 
 if TYPE_CHECKING:
     import keras
@@ -247,7 +248,7 @@ class Run(os.PathLike[str]):
     @property
     def finished(self) -> bool:
         """Whether the training is complete; if not, `kerasimg.resume` continues it."""
-        return bool((self._files.training() or {"finished": True})["finished"])
+        return self._files.finished
 
     @property
     def model(self) -> keras.Model:
@@ -470,39 +471,42 @@ class Search(os.PathLike[str]):
     def __init__(self, folder: PathLike) -> None:
         """See the class."""
         object.__setattr__(self, "folder", Path(folder))
-        if not (self.folder / "search.json").is_file():
-            raise CallError(f"'{self.folder}' is not the folder of a search: it holds no search.json")
+        if not (self.folder / CALL).is_file():
+            raise CallError(f"'{self.folder}' is not the folder of a search: it holds no {CALL}")
 
     def __fspath__(self) -> str:
-        return os.fspath(self._stored)
+        return str(self.folder / BEST)
 
     @property
-    def _stored(self) -> Any:
-        from kerasimg.tuning.search import Search as Folder
-
-        return Folder(self.folder)
+    def _winner(self) -> dict[str, Any]:
+        path = self.folder / WINNER
+        if not path.is_file():
+            raise CallError(f"the search in '{self.folder}' has not ended; to go on: kerasimg tune --resume")
+        return read_object(path)
 
     @property
     def best(self) -> Spec:
         """The best spec, ready to train; CallError while the search has not ended."""
-        self._stored.score  # noqa: B018 - which says so
+        self._winner  # noqa: B018 - raises it
         return load(self)
 
     @property
     def values(self) -> dict[str, Any]:
         """The best hyperparameters, by name."""
-        return dict(self._stored.values)
+        return dict(self._winner["values"])
 
     @property
     def score(self) -> float:
         """The objective of the best trial."""
-        return float(self._stored.score)
+        return float(self._winner["score"])
 
     @property
     def trials(self) -> Results[Trial]:
         """The trials that have ended, in order."""
+        from kerasimg.tuning.search import trial_rows
+
         names = {value.name for value in load(self.folder / SPEC, partial=True).search}
-        return Results(_trial(row, names) for row in self._stored.trials)
+        return Results(_trial(row, names) for row in trial_rows(self.folder))
 
     @property
     def report(self) -> Path:
@@ -513,7 +517,8 @@ class Search(os.PathLike[str]):
         return page
 
     def __str__(self) -> str:
-        return str(self._stored)
+        values = ", ".join(f"{name}={value}" for name, value in self.values.items())
+        return f"{os.fspath(self)} ({self._winner['objective']} {self.score:.4g}: {values})"
 
     def __repr__(self) -> str:
         return f"Search({str(self.folder)!r})"
@@ -716,7 +721,7 @@ def train(
             first_spec=first,
             verbose=verbose,
         )
-    return Run(run.folder)
+    return Run(run)
 
 
 def resume(run: PathLike, *, data: Data | None = None, cache: CacheKind | None = None, verbose: Verbose = 1) -> Run:
@@ -746,7 +751,7 @@ def resume(run: PathLike, *, data: Data | None = None, cache: CacheKind | None =
 
     with log.verbosity(verbose):
         done = continue_(Path(run), data=data, cache=cache, verbose=verbose)
-    return Run(done.folder)
+    return Run(done)
 
 
 def find_learning_rate(
@@ -884,7 +889,7 @@ def tune(
             overrides=overrides,
             **_params(params, more_params),
         )
-    return Search(done.folder)
+    return Search(done)
 
 
 def resume_search(
@@ -922,7 +927,7 @@ def resume_search(
     folder = search.folder if isinstance(search, Search) else Path(search)
     with log.verbosity(verbose):
         done = continue_(folder, data=data, workers=workers, chief=chief, cache=cache)
-    return Search(done.folder)
+    return Search(done)
 
 
 def cross_val_predict(
@@ -1499,7 +1504,7 @@ def unpack(file: PathLike, out: PathLike | None = None) -> Run:
     """
     from kerasimg.deploy.sharing import unpack as read
 
-    return Run(read(file, out).folder)
+    return Run(read(file, out))
 
 
 def push(run: RunReference, repo: str, *, private: bool = False, message: str | None = None) -> str:

@@ -203,7 +203,7 @@ class EvaluationFolder:
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunFolder(os.PathLike[str]):
     """The files of one run. Every reader returns None if the run does not have the file yet.
 
     A file that is not as kerasimg wrote it raises a CallError that names it.
@@ -214,6 +214,9 @@ class RunFolder:
     """
 
     path: Path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     @staticmethod
     def of(run: RunReference) -> RunFolder:
@@ -236,6 +239,11 @@ class RunFolder:
     def is_run(self) -> bool:
         """Whether the folder holds a run."""
         return self.spec_file.is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training is complete, with the evaluation."""
+        return bool((self.training() or {"finished": True})["finished"])
 
     @property
     def spec_file(self) -> Path:
@@ -321,6 +329,12 @@ class RunFolder:
         from kerasimg.spec.writing import dumps
 
         write_text(self.spec_file, dumps(resolved))
+
+    def write_first_spec(self, document: Mapping[str, Any]) -> None:
+        """Write the spec that was made from the images, with its comments."""
+        from kerasimg.spec.writing import dumps
+
+        write_text(self.first_spec_file, dumps(document))
 
     def classes(self) -> list[str] | None:
         """The class names, in the order of the outputs."""

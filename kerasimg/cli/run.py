@@ -267,7 +267,7 @@ def unpack(
     with keras_loaded():
         from kerasimg.deploy.sharing import unpack
     with waiting("unpacking", as_json):
-        folder = unpack(file, out).folder
+        folder = unpack(file, out)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     _print_path("run unpack", folder, size, as_json, run=folder)
 

@@ -188,19 +188,19 @@ def train(
         with messages(silent):
             run = train(spec, data=data, **how, **weights_argument(weights), verbose=verbose)
     if not silent:
-        print_stages(run.history, read_goals(run.folder))
-    has_scores = run.files.evaluation.metrics_file.is_file()
+        print_stages(run.history(), read_goals(run.path))
+    scores = run.evaluation.metrics()
 
     def as_text() -> None:
-        if has_scores:
+        if scores is not None:
             from kerasimg.evaluation.table import print_scores
 
-            print_scores(run.scores)
-        page = run.files.report_file
-        echo(f"saved in {run.folder}" + (f"; report: {page}" if page.is_file() else ""))
+            print_scores(scores)
+        page = run.report_file
+        echo(f"saved in {run.path}" + (f"; report: {page}" if page.is_file() else ""))
 
-    result = {"run": str(run.folder), "scores": run.scores if has_scores else None}
-    print_result("train", result, as_text, as_json, run=run.folder)
+    result = {"run": str(run.path), "scores": scores}
+    print_result("train", result, as_text, as_json, run=run.path)
 
 
 @commands.command()
@@ -262,8 +262,8 @@ def tune(
             from kerasimg.tuning.search import resume_search
         cached = None if cache is CacheKind.auto else cache.value
         with waiting("searching", silent), _frozen():
-            search = resume_search(resume, data=data, workers=workers, chief=chief, cache=cached, token=token)
-        _print_search(search, data, as_json)
+            folder = resume_search(resume, data=data, workers=workers, chief=chief, cache=cached, token=token)
+        _print_search(folder, data, as_json)
         return
     if space and ref is not None and not catalog.is_data(ref):
         _print_space(load(ref, params, edits, partial=True), as_json)
@@ -295,8 +295,8 @@ def tune(
         from kerasimg.tuning.search import tune
     how |= {"out": out or Path("runs"), "chief": chief, "workers": 1 if workers is None else workers}
     with waiting("searching", silent), _frozen():
-        search = tune(spec, token=token, **how)
-    _print_search(search, data, as_json)
+        folder = tune(spec, token=token, **how)
+    _print_search(folder, data, as_json)
 
 
 @contextmanager
@@ -376,7 +376,10 @@ def _keras_verbose() -> str | int:
     return "auto" if sys.stdout.isatty() and not plain else LINE_PER_EPOCH
 
 
-def _print_search(search: Any, data: str | None, as_json: bool) -> None:
+def _print_search(folder: Path, data: str | None, as_json: bool) -> None:
+    from kerasimg.api import Search
+
+    search = Search(folder)
     page = search.folder / REPORT
     result = {
         "folder": str(search.folder),

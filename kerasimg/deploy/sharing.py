@@ -12,7 +12,6 @@ from kerasimg.models.classifier import Classifier, ClassifierReference
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec import pack as form
 from kerasimg.staleness import stale_files, warn_of_stale
-from kerasimg.training.run import Run
 
 
 def pack(run: ClassifierReference, out: str | os.PathLike[str] | None = None) -> Path:
@@ -44,8 +43,8 @@ def pack(run: ClassifierReference, out: str | os.PathLike[str] | None = None) ->
     return path
 
 
-def unpack(file: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Run:
-    """Make a folder of a pack: spec, classes, `model.keras`, model card; what `Run.open` and any Keras can read.
+def unpack(file: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
+    """Make a folder of a pack: spec, classes, `model.keras`, model card; what `kerasimg.Run` and any Keras can read.
 
     out: a folder that is not there yet, or empty; left out, the file's name without its ending.
 
@@ -65,7 +64,7 @@ def unpack(file: str | os.PathLike[str], out: str | os.PathLike[str] | None = No
         if content := opened.read(member):
             (folder / member).write_bytes(content)
     classifier.save(files.model_file)
-    return Run(folder)
+    return folder
 
 
 def _figures(scores: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Batches of images or features that are in memory: as arrays, for JAX and PyTorch, or as a tf.data.Dataset.
 
-JAX and PyTorch train on arrays: a batch of tf.data has to be taken out of TensorFlow again, whose threads compete with
-the training step for the cores. Where nothing is augmented, gathering a batch takes less time than that. The batches
-are those of tf.data, to the last bit.
+JAX and PyTorch train on arrays: a batch of tf.data must be copied out of TensorFlow, whose threads compete with the
+training step for the cores. Where nothing is augmented, gathering a batch takes less time than that. In both forms the
+batches are the same.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import numpy as np
 
 from kerasimg.data.cache import Cache, InMemory
 from kerasimg.data.loading import AT_ONCE, Loader
-from kerasimg.data.order import Order, Shard, permutation
+from kerasimg.data.order import Order, permutation
 from kerasimg.data.pipeline import TARGETS, Targets, labels_for
 from kerasimg.data.sources import Source
-from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
 from kerasimg.training.feature_rows import Rows
 
 Batch = tuple[Any, ...]
+AHEAD = 64
+"""Batches of features that are prepared ahead: they are small, and a step is short."""
 
 
 class Batches(keras.utils.PyDataset):
@@ -86,7 +87,10 @@ def row_batches(
     first: int,
     end: int | None,
 ) -> Batches:
-    """What `feature_batches` gives with the same arguments."""
+    """(features, y) or (features, y, w); features float32, a tuple where the frozen part has several outputs.
+
+    Epoch e gives view e modulo the number of views.  labels: (n,) or (n, K), as `Source.label_ids` gives them.
+    """
     views = len(rows.parts[0]) // rows.count
     plain = as_targets(labels, targets, classes) if rows.labels is None else None
 
@@ -113,74 +117,59 @@ def _batch(x: Any, y: np.ndarray, weights: np.ndarray | None, positions: np.ndar
     return (x, y) if weights is None else (x, y, weights[positions])
 
 
-AHEAD = 64
-"""Batches that wait, ready, for the model: they are small, and a step is short."""
-
-
 def feature_batches(
     rows: Rows,
     labels: np.ndarray,
     classes: int,
+    order: Order,
     *,
-    batch_size: int,
     targets: Targets,
-    shuffle: bool = False,
-    seed: int = 0,
-    sample_weight: np.ndarray | None = None,
-    first_epoch: int = 0,
-    epochs: int | None = 1,
-    first_step: int = 0,
-    shard: Shard = (0, 1),
-    drop_remainder: bool = False,
+    sample_weight: np.ndarray | None,
+    first: int,
+    end: int | None,
 ) -> Any:
-    """(features, y) or (features, y, w) as a tf.data.Dataset; features float32, a tuple where the seam is several.
-
-    Epoch e gives view e modulo the number of views, in the permutation that `batches` has for (seed, e); the arguments
-    are those of `batches`.  labels: (n,) or (n, K), as `Source.label_ids` gives them.
-    """
+    """The batches of `row_batches` as a tf.data.Dataset, gathered by TensorFlow, which is faster there than NumPy."""
     import tensorflow as tf
 
-    order = Order(rows.count, batch_size, shuffle, seed, drop_remainder, shard)
-    if not 0 <= first_step < order.steps or first_epoch < 0:
-        raise CallError(f"first_step: expected 0 to {order.steps - 1}, got {first_step} (first_epoch {first_epoch})")
     views = len(rows.parts[0]) // rows.count
     parts = [_tensor(part) for part in rows.parts]
-    blended = None if rows.labels is None else tf.constant(rows.labels)
-    given = tf.constant(labels)
+    own = tf.constant(labels if rows.labels is None else rows.labels)
     weights = None if sample_weight is None else tf.constant(sample_weight, tf.float32)
+    worker, workers = order.shard
 
     def positions(epoch: np.int64) -> np.ndarray:
-        return permutation(rows.count, seed, int(epoch)) if shuffle else np.arange(rows.count)
+        return permutation(rows.count, order.seed, int(epoch)) if order.shuffle else np.arange(rows.count)
 
     def of_epoch(epoch: Any) -> Any:
         every = tf.ensure_shape(tf.numpy_function(positions, [epoch], tf.int64), (rows.count,))
         view = epoch % views * rows.count
-        start = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
 
         def load(step: Any) -> tuple[Any, ...]:
-            first = step * batch_size
-            size = tf.minimum(tf.constant(batch_size, tf.int64), rows.count - first)
-            worker, workers = shard
-            taken = every[first + worker * size // workers : first + (worker + 1) * size // workers]
-            if drop_remainder:
+            start = step * order.batch_size
+            size = tf.minimum(tf.constant(order.batch_size, tf.int64), rows.count - start)
+            taken = every[start + worker * size // workers : start + (worker + 1) * size // workers]
+            if order.drop_remainder:
                 taken = tf.ensure_shape(taken, (order.size,))
             x = tuple(tf.cast(tf.gather(part, view + taken), tf.float32) for part in parts)
-            y = TARGETS[targets](tf.gather(given, taken), classes)
-            if blended is not None:
-                y = tf.gather(blended, view + taken)
+            y = (
+                tf.gather(own, view + taken)
+                if rows.labels is not None
+                else TARGETS[targets](tf.gather(own, taken), classes)
+            )
             batch = (x if len(x) > 1 else x[0], y)
             return batch if weights is None else (*batch, tf.gather(weights, taken))
 
-        steps = tf.data.Dataset.range(start, order.steps)
+        begin = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
+        steps = tf.data.Dataset.range(begin, order.steps)
         return steps.map(as_written(load), num_parallel_calls=2, deterministic=True)
 
     as_written = tf.autograph.experimental.do_not_convert
-    if epochs is None:
-        counted, total = tf.data.Dataset.counter(first_epoch), tf.data.INFINITE_CARDINALITY
+    first_epoch, first_step = divmod(first, order.steps)
+    if end is None:
+        epochs, total = tf.data.Dataset.counter(first_epoch), tf.data.INFINITE_CARDINALITY
     else:
-        counted = tf.data.Dataset.range(first_epoch, first_epoch + epochs)
-        total = epochs * order.steps - first_step
-    dataset = counted.flat_map(as_written(of_epoch))
+        epochs, total = tf.data.Dataset.range(first_epoch, end // order.steps), end - first
+    dataset = epochs.flat_map(as_written(of_epoch))
     return dataset.apply(tf.data.experimental.assert_cardinality(total)).prefetch(AHEAD)
 
 

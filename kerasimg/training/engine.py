@@ -24,7 +24,7 @@ from kerasimg.training import stages, state
 from kerasimg.training.checkpoint import Checkpoint
 from kerasimg.training.devices import Devices
 from kerasimg.training.distillation import distilled, has_teacher
-from kerasimg.training.features import FeaturePlan, plan_features, settings_of
+from kerasimg.training.features import FeaturePlan, StageData, plan_features, settings_of
 from kerasimg.training.history import History
 from kerasimg.training.objective import has_average, jit_compile, make_optimizer
 from kerasimg.training.prepare import Experiment
@@ -344,13 +344,10 @@ def plan_stage(experiment: Experiment, index: int, notes: Mapping[str, Any] = {}
     spec, sized, devices = experiment.spec, experiment.at(index), experiment.devices
     whole, settings = sized.built.model, settings_of(spec)
     mode = settings.mode if split_frozen(whole) and not has_teacher(spec) else "off"
-    plan = plan_features(
-        whole,
+    data = StageData(
         experiment.source,
         experiment.parts,
         sized.spec.image,
-        mode=notes.get("features", mode),
-        views=settings.views,
         augment=sized.spec.augment,
         seed=seed_of(spec),
         batch_size=experiment.batch_size,
@@ -358,8 +355,14 @@ def plan_stage(experiment: Experiment, index: int, notes: Mapping[str, Any] = {}
         targets=experiment.objective.targets,
         sample_weight=experiment.weights,
         cache=experiment.cache,
+        as_arrays=keras.backend.backend() != "tensorflow" and devices.strategy is None,
+    )
+    plan = plan_features(
+        whole,
+        data,
+        mode=notes.get("features", mode),
+        views=settings.views,
         precision=notes.get("precision", "auto"),
-        straight=keras.backend.backend() != "tensorflow" and devices.strategy is None,
     )
     # By its policy Keras decides whether the loss is scaled, so that small gradients do not vanish in float16.
     plan.model.dtype_policy = whole.dtype_policy

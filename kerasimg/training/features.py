@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
 import keras
@@ -46,23 +47,31 @@ CHECKED = 16
 STEPS_PER_EXECUTION = 50
 
 
-@dataclass(frozen=True)
-class Job:
-    """What is to be trained on what."""
+@dataclass(frozen=True, eq=False)
+class StageData:
+    """The images of a stage, and how they become batches."""
 
     source: Source
     parts: Mapping[Part, np.ndarray]
+    """Indices into the source; "train", and maybe "validation"."""
     image: Image
-    augment: Sequence[Any]
-    augmentation: Augmentation | None
-    seed: int
-    batch_size: int
-    epochs: int
-    targets: Targets
-    sample_weight: np.ndarray | None
-    cache: Any
-    straight: bool = False
-    """Whether batches may be arrays, straight from memory."""
+    augment: Sequence[Any] = ()
+    """The spec's augmentation layers."""
+    seed: int = 0
+    batch_size: int = 32
+    epochs: int = 1
+    """Of the stage."""
+    targets: Targets = "sparse"
+    sample_weight: np.ndarray | None = None
+    """One per training image, float32."""
+    cache: Any = "auto"
+    as_arrays: bool = False
+    """Whether batches may be a keras.utils.PyDataset of arrays, where that is as good (`array_batches.py`)."""
+
+    @cached_property
+    def augmentation(self) -> Augmentation | None:
+        """`augment`, compiled."""
+        return compile_augment(self.augment, self.image, self.seed)
 
     def pictures(self, part: Part, **how: Any) -> Any:
         """Batches of pictures of a part, as they are."""
@@ -84,7 +93,7 @@ class FeaturePlan:
     """What was chosen and why, for the user."""
     model: keras.Model
     """What to compile and fit: the rest, made of the model's own layers, or the model itself."""
-    job: Job
+    data: StageData
     engine: Engine | None = None
     rows: Mapping[Part, Rows] = field(default_factory=dict)
     """Features that are there."""
@@ -98,24 +107,27 @@ class FeaturePlan:
         drop_remainder: bool = False,
     ) -> Any:
         """Batches to train `model` on; the arguments are those of `batches`."""
-        how: dict[str, Any] = {"first_epoch": first_epoch, "epochs": epochs, "first_step": first_step}
-        if shard == (0, 1) and not drop_remainder and (found := self._straight("train", **how)) is not None:
+        data = self.data
+        order = Order(len(data.parts["train"]), data.batch_size, True, data.seed, drop_remainder, shard)
+        if not 0 <= first_step < order.steps or first_epoch < 0:
+            raise CallError(
+                f"first_step: expected 0 to {order.steps - 1}, got {first_step} (first_epoch {first_epoch})"
+            )
+        first = first_epoch * order.steps + first_step
+        end = None if epochs is None else (first_epoch + epochs) * order.steps
+        if (found := self._from_memory("train", order, first, end)) is not None:
             return found
-        how |= {"shard": shard, "drop_remainder": drop_remainder}
-        if "train" in self.rows:
-            weights = self.job.sample_weight
-            return self._features("train", shuffle=True, seed=self.job.seed, sample_weight=weights, **how)
-        return self._through_engine(self.job.training_pictures(**how))
+        how: dict[str, Any] = {"first_epoch": first_epoch, "epochs": epochs, "first_step": first_step}
+        return self._through_engine(data.training_pictures(**how, shard=shard, drop_remainder=drop_remainder))
 
     def validation(self) -> Any:
         """Batches to validate `model` by; None where there is no such part."""
-        if "validation" not in self.job.parts:
+        if "validation" not in self.data.parts:
             return None
-        if (found := self._straight("validation")) is not None:
+        order = Order(len(self.data.parts["validation"]), self.data.batch_size)
+        if (found := self._from_memory("validation", order, 0, order.steps)) is not None:
             return found
-        if "validation" in self.rows:
-            return self._features("validation")
-        return self._through_engine(self.job.pictures("validation"))
+        return self._through_engine(self.data.pictures("validation"))
 
     @property
     def steps_per_execution(self) -> int | None:
@@ -124,7 +136,7 @@ class FeaturePlan:
             return None
         if "train" not in self.rows:
             return 1  # a step is as long as the frozen part takes
-        return min(STEPS_PER_EXECUTION, steps(len(self.job.parts["train"]), self.job.batch_size))
+        return min(STEPS_PER_EXECUTION, steps(len(self.data.parts["train"]), self.data.batch_size))
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -144,30 +156,24 @@ class FeaturePlan:
             }
         return figures
 
-    def _straight(self, part: Part, first_epoch: int = 0, epochs: int | None = 1, first_step: int = 0) -> Any:
-        """The same batches as arrays, or None where they are to be had through tf.data alone, or better."""
-        job, train = self.job, part == "train"
-        passes_engine = self.engine is not None and part not in self.rows
-        if not job.straight or passes_engine or (train and job.augmentation is not None and part not in self.rows):
-            return None
-        indices = np.asarray(job.parts[part])
-        order = Order(len(indices), job.batch_size, train, job.seed)
+    def _from_memory(self, part: Part, order: Order, first: int, end: int | None) -> Any:
+        """Batches of features, or of images that are in memory; None if tf.data has to load images."""
+        data, train = self.data, part == "train"
+        indices = np.asarray(data.parts[part])
         common: dict[str, Any] = {
-            "targets": job.targets,
-            "sample_weight": job.sample_weight if train else None,
-            "first": first_epoch * order.steps + first_step,
-            "end": None if epochs is None else (first_epoch + epochs) * order.steps,
+            "targets": data.targets,
+            "sample_weight": data.sample_weight if train else None,
+            "first": first,
+            "end": end,
         }
+        as_arrays = data.as_arrays and order.shard == (0, 1) and not order.drop_remainder
         if part in self.rows:
-            labels = labels_for(job.source, indices, job.targets)
-            return row_batches(self.rows[part], labels, len(job.source.classes), order, **common)
-        return picture_batches(job.source, indices, job.image, order, cache=open_cache(job.cache), **common)
-
-    def _features(self, part: Part, **how: Any) -> Any:
-        job = self.job
-        labels = labels_for(job.source, job.parts[part], job.targets)
-        common: dict[str, Any] = {"batch_size": job.batch_size, "targets": job.targets}
-        return feature_batches(self.rows[part], labels, len(job.source.classes), **common, **how)
+            labels = labels_for(data.source, indices, data.targets)
+            make = row_batches if as_arrays else feature_batches
+            return make(self.rows[part], labels, len(data.source.classes), order, **common)
+        if not as_arrays or self.engine is not None or (train and data.augmentation is not None):
+            return None
+        return picture_batches(data.source, indices, data.image, order, cache=open_cache(data.cache), **common)
 
     def _through_engine(self, pictures: Any) -> Any:
         """Batches of pictures as batches of what `model` takes."""
@@ -216,63 +222,49 @@ class No(NamedTuple):
 
 def plan_features(
     model: keras.Model,
-    source: Source,
-    parts: Mapping[Part, np.ndarray],
-    image: Image,
+    data: StageData,
     *,
     mode: Wanted = "auto",
     views: int | None = None,
-    augment: Sequence[Any] = (),
-    seed: int = 0,
-    batch_size: int = 32,
-    epochs: int = 1,
-    targets: Targets = "sparse",
-    sample_weight: np.ndarray | None = None,
-    cache: Any = "auto",
     precision: Precision = "auto",
-    straight: bool = False,
 ) -> FeaturePlan:
     """Decide how a stage's frozen part is computed, and compute what is computed once.
 
-    model: with `trainable` set for the stage.  parts: indices into the source; "train", and maybe "validation".
-    views: augmented views of each picture that take turns in the epochs; None: new ones in every epoch.
-    epochs: of the stage.  sample_weight: one per training picture.  precision: see `models.inference.settle`.
-    straight: batches may be a keras.utils.PyDataset of arrays, where that is as good (`array_batches.py`).
+    model: with `trainable` set for the stage.
+    views: augmented views of each image that take turns in the epochs; None: new ones in every epoch.
+    precision: see `models.inference.settle`.
     CallError where a mode is asked for that cannot be had; `auto` then takes another and says why.
     """
     if mode not in get_args(Wanted):
         raise CallError(f"fit.features: expected one of {', '.join(get_args(Wanted))}, got '{mode}'")
-    augmentation = compile_augment(augment, image, seed)
-    weights = None if sample_weight is None else np.asarray(sample_weight, np.float32)
-    job = Job(source, parts, image, augment, augmentation, seed, batch_size, epochs, targets, weights, cache, straight)
-    turns = min(views or 1, epochs) if augmentation else 1
+    turns = min(views or 1, data.epochs) if data.augmentation else 1
     if mode == "off":
-        return FeaturePlan("off", "", model, job)
+        return FeaturePlan("off", "", model, data)
     split = _worth_it(model, mode)
     if isinstance(split, No):
-        return _off(model, job, mode, split)
-    chosen = _chosen(mode, job, split, views, turns)
+        return _off(model, data, mode, split)
+    chosen = _chosen(mode, data, split, views, turns)
     if isinstance(chosen, No):
-        return _off(model, job, mode, chosen)
-    images = _some_pictures(job)
+        return _off(model, data, mode, chosen)
+    images = _some_pictures(data)
     try:
-        engine = _settled(model, split, job, chosen, turns, precision, images)
+        engine = _settled(model, split, data, chosen, turns, precision, images)
     except CallError as error:
-        return _off(model, job, mode, No(str(error)))
+        return _off(model, data, mode, No(str(error)))
     if chosen == "fresh" and (reason := _no_use(engine, mode)):
-        return _off(model, job, mode, reason)
+        return _off(model, data, mode, reason)
     stored = stored_as(engine.compute(images))
     try:
-        rows = _rows(job, engine, chosen, turns, stored)
+        rows = _rows(data, engine, chosen, turns, stored)
     except DoesNotFit:
-        rows = _rows(job, engine, chosen, turns, "float32")
-    return FeaturePlan(chosen, _line(chosen, engine, rows, job, turns), split.rest, job, engine, rows)
+        rows = _rows(data, engine, chosen, turns, "float32")
+    return FeaturePlan(chosen, _line(chosen, engine, rows, data, turns), split.rest, data, engine, rows)
 
 
-def _off(model: keras.Model, job: Job, mode: Wanted, no: No) -> FeaturePlan:
+def _off(model: keras.Model, data: StageData, mode: Wanted, no: No) -> FeaturePlan:
     if mode != "auto":
         raise CallError(f'fit.features: "{mode}" cannot be had: {no.reason}; write "auto" or "off"')
-    return FeaturePlan("off", f"features: off, for {no.reason}", model, job)
+    return FeaturePlan("off", f"features: off, for {no.reason}", model, data)
 
 
 def _worth_it(model: keras.Model, mode: Wanted) -> Split | No:
@@ -300,48 +292,48 @@ def multiplications(model: keras.Model) -> int:
     return total
 
 
-def _chosen(mode: Wanted, job: Job, split: Split, views: int | None, turns: int) -> Mode | No:
+def _chosen(mode: Wanted, data: StageData, split: Split, views: int | None, turns: int) -> Mode | No:
     """Cached or fresh, or why neither."""
-    needed = len(job.parts["train"]) * turns * split.elements * 2
+    needed = len(data.parts["train"]) * turns * split.elements * 2
     fits = needed <= memory_room()
-    blends_weights = job.augmentation is not None and job.augmentation.blends and job.sample_weight is not None
+    blends_weights = data.augmentation is not None and data.augmentation.blends and data.sample_weight is not None
     if mode == "cached":
-        if job.augmentation and views is None:
+        if data.augmentation and views is None:
             return No('with augmentation, "cached" needs fit.views, how many views of each picture to draw')
         if blends_weights:
             return No('weights of images are blended with their labels in each epoch, which "cached" cannot')
         return "cached" if fits else No(f"the features would take {needed / 1e9:.1f} GB, more than there is memory for")
-    picture = math.prod((*job.image.size, job.image.channels))
+    picture = math.prod((*data.image.size, data.image.channels))
     small = split.elements * 2 <= LARGEST_SEAM * picture
-    if mode == "auto" and (views is not None or not job.augmentation) and fits and small and not blends_weights:
+    if mode == "auto" and (views is not None or not data.augmentation) and fits and small and not blends_weights:
         return "cached"
     if mode == "auto" and has_gpu():
         return No("a graphics processor runs the frozen part faster inside the model")
     return "fresh"
 
 
-def _some_pictures(job: Job) -> np.ndarray:
+def _some_pictures(data: StageData) -> np.ndarray:
     """A handful of the training pictures, as they are, from first to last: (N, H, W, C) float32."""
-    train = np.asarray(job.parts["train"])
+    train = np.asarray(data.parts["train"])
     some = train[np.unique(np.linspace(0, len(train) - 1, min(CHECKED, len(train))).astype(np.int64))]
-    loader = Loader(job.source, some, job.image, open_cache(job.cache), exact=False)
+    loader = Loader(data.source, some, data.image, open_cache(data.cache), exact=False)
     return loader.load(np.arange(len(some))).astype(np.float32)
 
 
 def _settled(
     model: keras.Model,
     split: Split,
-    job: Job,
+    data: StageData,
     chosen: Mode,
     turns: int,
     precision: Precision,
     images: np.ndarray,
 ) -> Engine:
     """The engine, compared with the whole model on these pictures."""
-    work = len(job.parts["train"]) * (turns if chosen == "cached" else job.epochs)
-    work += len(job.parts.get("validation", ()))
-    how: dict[str, Any] = {"precision": precision, "work": work, "task": job.source.task}
-    return settle(model, split, images, batch_size=job.batch_size, **how)
+    work = len(data.parts["train"]) * (turns if chosen == "cached" else data.epochs)
+    work += len(data.parts.get("validation", ()))
+    how: dict[str, Any] = {"precision": precision, "work": work, "task": data.source.task}
+    return settle(model, split, images, batch_size=data.batch_size, **how)
 
 
 def _no_use(engine: Engine, mode: Wanted) -> No | None:
@@ -356,29 +348,29 @@ def _no_use(engine: Engine, mode: Wanted) -> No | None:
     return None
 
 
-def _rows(job: Job, engine: Engine, chosen: Mode, turns: int, stored: Stored) -> dict[Part, Rows]:
+def _rows(data: StageData, engine: Engine, chosen: Mode, turns: int, stored: Stored) -> dict[Part, Rows]:
     rows: dict[Part, Rows] = {}
-    plain = Recipe(engine, job.image, stored, targets=job.targets)
+    plain = Recipe(engine, data.image, stored, targets=data.targets)
     if chosen == "cached":
         recipe = plain
-        if job.augmentation is not None:
+        if data.augmentation is not None:
             recipe = Recipe(
-                engine, job.image, stored, job.augment, job.augmentation, job.seed, job.batch_size, job.targets
+                engine, data.image, stored, data.augment, data.augmentation, data.seed, data.batch_size, data.targets
             )
-        rows["train"] = rows_of(recipe, job.source, job.parts["train"], turns, job.cache, "training pictures")
-    if "validation" in job.parts:
-        indices = job.parts["validation"]
+        rows["train"] = rows_of(recipe, data.source, data.parts["train"], turns, data.cache, "training pictures")
+    if "validation" in data.parts:
+        indices = data.parts["validation"]
         if len(indices) * engine.split.elements * 4 <= memory_room():
-            rows["validation"] = rows_of(plain, job.source, indices, 1, job.cache, "validation pictures")
+            rows["validation"] = rows_of(plain, data.source, indices, 1, data.cache, "validation pictures")
     return rows
 
 
-def _line(chosen: Mode, engine: Engine, rows: Mapping[Part, Rows], job: Job, turns: int) -> str:
+def _line(chosen: Mode, engine: Engine, rows: Mapping[Part, Rows], data: StageData, turns: int) -> str:
     """What is done, in one line."""
     computed, found = (sum(getattr(one, name) for one in rows.values()) for name in ("computed", "found"))
     seconds = sum(one.seconds for one in rows.values())
     if chosen == "fresh":
         return f"features: fresh in every epoch; {engine.line}"
-    what = f"{turns} views of each picture" if job.augmentation else "each picture"
+    what = f"{turns} views of each picture" if data.augmentation else "each picture"
     how = f"{computed:,} computed in {seconds:.1f} s, {found:,} found on disk"
     return f"features: cached, {what} once ({how}); {engine.line}"

@@ -18,29 +18,28 @@ from kerasimg.data.sources import IN_MEMORY, Data, Source, open_source
 from kerasimg.data.split import record
 from kerasimg.errors import CallError, Fault, WeightsError
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
-from kerasimg.run_folder import DATA, TRAINING
+from kerasimg.run_folder import CLASSES, DATA, TRAINING, RunFolder
 from kerasimg.training import checkpoint
 from kerasimg.training.distillation import check_same_teacher
 from kerasimg.training.prepare import Experiment, prepare
-from kerasimg.training.run import Run
 
 RUN_ADVICE = "the run can only go on with the pictures that it began with; or train anew"
 
 
-def experiment(run: Run, data: Data | None, cache: Any) -> Experiment:
+def experiment(run: RunFolder, data: Data | None, cache: Any) -> Experiment:
     """What a run was training, with the same pictures in the same parts."""
-    call = run.read_json(TRAINING)
-    spec = load(run.files.spec_file)
+    call = run.required(TRAINING)
+    spec = load(run.spec_file)
     check_same_teacher(spec, call)
     # With a checkpoint no other weights are needed.
-    begun = checkpoint.facts(run.files.checkpoint_file) is not None
+    begun = checkpoint.facts(run.checkpoint_file) is not None
     weights = None if begun else recalled_weights(call["weights"])
-    kept = run.read_json(DATA)
+    kept = run.required(DATA)
     if data is None and kept["where"] in IN_MEMORY:
         raise CallError(
             "the run was trained on arrays, which it did not keep; give them: kerasimg.resume(run, data=...)"
         )
-    source = open_source(kept["where"] if data is None else data, spec.task, classes=run.classes)
+    source = open_source(kept["where"] if data is None else data, spec.task, classes=run.required(CLASSES))
     log.info(source.describe())
     parts = recalled(source, kept)
     if source.soft and digest(source, parts["train"]) != call["soft_labels"]:

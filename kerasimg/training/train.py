@@ -27,12 +27,22 @@ from kerasimg.files import lock_folder
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.models.weights import save_weights
-from kerasimg.run_folder import SPEC, TRAINING
+from kerasimg.run_folder import SPEC, TRAINING, RunFolder
 from kerasimg.training import checkpoint, recall
 from kerasimg.training.engine import Diverged, Engine, Hooks
 from kerasimg.training.history import History
 from kerasimg.training.prepare import Experiment, prepare
-from kerasimg.training.run import Run
+from kerasimg.training.run import (
+    create_folder,
+    environment_changes,
+    finish,
+    remove_partial_files,
+    require_place,
+    set_batch_size,
+    stage_notes,
+    write_stage_notes,
+    write_start,
+)
 from kerasimg.training.splits import record_split
 from kerasimg.training.trial import is_out_of_memory
 from kerasimg.training.watch import Interruption, patient
@@ -58,13 +68,13 @@ def train(
     first_spec: Mapping[str, Any] | None = None,
     verbose: int | str = "auto",
     **params: Any,
-) -> Run:
+) -> RunFolder:
     """Train the classifier of a spec, evaluate it on held-out images, and save all of it in a new folder.
 
     As `kerasimg.train`, which says what the arguments are.  verbose: as for `keras.Model.fit`.
     first_spec: the document that was chosen for the images, where the caller gave no spec; saved with the run.
     """
-    Run.require_place(out)
+    require_place(out)
     experiment = prepare(
         ref,
         data,
@@ -83,21 +93,21 @@ def train(
     call |= {"soft_labels": digest(source, parts["train"])} if source.soft else {}
     call |= experiment.notes
     kept = recall.located(record_split(spec, source, parts), data)
-    run = Run.create(out, spec.name, lambda draft: draft.write_start(spec, source.classes, kept, call))
+    run = create_folder(out, spec.name, lambda draft: write_start(draft, spec, source.classes, kept, call))
     if first_spec is not None:
         run.write_first_spec(first_spec)
-    log.info(f"training {', '.join(f'{part} {len(indices):,}' for part, indices in parts.items())} -> {run.folder}")
-    with lock_folder(run.folder, "training"):
+    log.info(f"training {', '.join(f'{part} {len(indices):,}' for part, indices in parts.items())} -> {run.path}")
+    with lock_folder(run.path, "training"):
         return _carry_out(experiment, run, data, verbose)
 
 
 def resume(
-    run: Run | str | os.PathLike[str],
+    run: str | os.PathLike[str],
     *,
     data: Data | None = None,
     cache: Any = None,
     verbose: int | str = "auto",
-) -> Run:
+) -> RunFolder:
     """Go on with a training that was cut off, by whatever it was, so that it ends as if it had not been.
 
     run: its folder.  data: the pictures, where they were arrays, or have moved; their content must be what it was, and
@@ -107,22 +117,22 @@ def resume(
     Raises CallError when the folder holds no run, DataError when a picture has gone or changed, WeightsError when a
     weights file that is still needed has.
     """
-    run = Run.open(run.folder if isinstance(run, Run) else run)
+    run = RunFolder.open(run)
     if run.finished:
-        log.info(f"{run.folder} is finished; nothing is left to do")
+        log.info(f"{run.path} is finished; nothing is left to do")
         return run
-    with lock_folder(run.folder, "training"):
-        run.sweep()
+    with lock_folder(run.path, "training"):
+        remove_partial_files(run)
         experiment = recall.experiment(run, data, cache)
-        log.info(f"going on with {run.folder}: {kept_until(run)}")
+        log.info(f"going on with {run.path}: {kept_until(run)}")
         if line := _about_surroundings(run):
             log.info(line)
         return _carry_out(experiment, run, data, verbose)
 
 
-def _about_surroundings(run: Run) -> str:
+def _about_surroundings(run: RunFolder) -> str:
     """What a resumed run may not have in common with an uninterrupted one; empty where nothing differs."""
-    others = run.other_surroundings()
+    others = environment_changes(run)
     if not others:
         return ""
     if any(line.startswith("backend ") for line in others):
@@ -133,44 +143,44 @@ def _about_surroundings(run: Run) -> str:
     return f"the result may differ in the last digits from that of an uninterrupted run: {'; '.join(others)}"
 
 
-def _carry_out(experiment: Experiment, run: Run, data: Data | None, verbose: int | str) -> Run:
+def _carry_out(experiment: Experiment, run: RunFolder, data: Data | None, verbose: int | str) -> RunFolder:
     """Train, save, judge and report, as far as that is still to be done."""
-    asked = run.read_json(TRAINING)
+    asked = run.required(TRAINING)
     with _telling(run):
         with patient() as interruption:
             experiment = _train_in_memory(experiment, run, data, interruption, verbose)
-        classifier = Classifier(experiment.built.model, experiment.spec, experiment.source.classes, run.folder)
-        classifier.save(run.files.model_file)
+        classifier = Classifier(experiment.built.model, experiment.spec, experiment.source.classes, run.path)
+        classifier.save(run.model_file)
         if (part := experiment.held_out) is not None:
             log.info(f"judging it on {len(experiment.parts[part]):,} pictures ({part})")
-            judge(classifier, experiment.source, experiment.parts[part], run.files.evaluation.path, part=part)
-        run.finish()
+            judge(classifier, experiment.source, experiment.parts[part], run.evaluation.path, part=part)
+        finish(run)
         if asked["report"]:
-            log.info(f"writing {run.files.report_file}")
+            log.info(f"writing {run.report_file}")
             write_report(run, classifier)
     return run
 
 
-class _RunFolder(Hooks):
+class _Hooks(Hooks):
     """Keeps what a training needs to go on in the folder of a run."""
 
     checkpoints = True
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunFolder) -> None:
         self.run = run
-        self.file = run.files.checkpoint_file
-        curves = run.files.history_file
+        self.file = run.checkpoint_file
+        curves = run.history_file
         self.history = History(curves)
-        wanted = run.read_json(TRAINING)["tensorboard"]
-        self.boards = [CurvesToTensorBoard(curves, run.files.tensorboard_folder)] if wanted else []
+        wanted = run.required(TRAINING)["tensorboard"]
+        self.boards = [CurvesToTensorBoard(curves, run.tensorboard_folder)] if wanted else []
 
     def notes(self, index: int) -> Mapping[str, Any]:
         """What was noted of a stage."""
-        return self.run.stage_notes(index)
+        return stage_notes(self.run, index)
 
     def begin(self, index: int, notes: Mapping[str, Any]) -> None:
         """Note how a stage is trained."""
-        self.run.note_stage(index, notes)
+        write_stage_notes(self.run, index, notes)
 
     def save(self, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Write a checkpoint."""
@@ -179,7 +189,7 @@ class _RunFolder(Hooks):
     def end(self, index: int, model: keras.Model) -> None:
         """Write the weights that a stage hands on."""
         self.file.parent.mkdir(exist_ok=True)
-        save_weights(model, self.run.files.stage_weights_file(index + 1))
+        save_weights(model, self.run.stage_weights_file(index + 1))
 
     def callbacks(self, model: Any, whole: keras.Model) -> list[Any]:
         """The curves for TensorBoard, where they were asked for."""
@@ -187,7 +197,7 @@ class _RunFolder(Hooks):
 
 
 def _train_in_memory(
-    experiment: Experiment, run: Run, data: Data | None, interruption: Interruption, verbose: int | str
+    experiment: Experiment, run: RunFolder, data: Data | None, interruption: Interruption, verbose: int | str
 ) -> Experiment:
     """Train what is left of a run; the experiment that has the weights.
 
@@ -195,7 +205,7 @@ def _train_in_memory(
     is stored in the run's spec. Where the size was given, or is 1, the backend's error passes. data: as for `resume`.
     """
     while True:
-        hooks = _RunFolder(run)
+        hooks = _Hooks(run)
         found = checkpoint.in_smaller_batches(
             checkpoint.read(hooks.file), len(experiment.parts["train"]), experiment.batch_size
         )
@@ -210,7 +220,7 @@ def _train_in_memory(
             ).train()
             return experiment
         except Exception as error:
-            auto = "batch_size" in run.read_json(TRAINING).get("tried", {})
+            auto = "batch_size" in run.required(TRAINING).get("tried", {})
             if not is_out_of_memory(error) or experiment.batch_size == 1 or not auto:
                 raise
         # Not in the handler: what failed stays in memory as long as its error does.
@@ -224,14 +234,14 @@ def _train_in_memory(
         experiment = recall.experiment(run, data, cache)
 
 
-def _note_batch_size(run: Run, size: int) -> None:
+def _note_batch_size(run: RunFolder, size: int) -> None:
     """Have the run go on with another batch size, and note from where on."""
-    training = run.read_json(TRAINING)
-    known = checkpoint.facts(run.files.checkpoint_file) or {"epoch": 0, "step": 0}
+    training = run.required(TRAINING)
+    known = checkpoint.facts(run.checkpoint_file) or {"epoch": 0, "step": 0}
     smaller = {"batch_size": size, "after": {"epochs": known["epoch"], "steps": known["step"]}}
     training["tried"]["batch_size"].setdefault("out_of_memory", []).append(smaller)
-    run.write_json(TRAINING, training)
-    run.set_batch_size(size)
+    run.write_training(training)
+    set_batch_size(run, size)
 
 
 def _forget(experiment: Experiment) -> None:
@@ -247,7 +257,7 @@ def _forget(experiment: Experiment) -> None:
 
 
 @contextmanager
-def _telling(run: Run) -> Iterator[None]:
+def _telling(run: RunFolder) -> Iterator[None]:
     """Whatever ends a training early is told with what is kept, and how to go on."""
     try:
         yield
@@ -258,19 +268,19 @@ def _telling(run: Run) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        where = error.filename or run.folder
+        where = error.filename or run.path
         raise KerasimgError(f"no room is left to write {where}: make some; {_how_to_go_on(run)}") from error
     except DataError as error:
         raise ManyFaults([*error.faults, Fault("", "", _how_to_go_on(run))]) from error
     except Diverged as error:
-        raise Diverged(f"{error}. What there is stands in {run.folder} ({kept_until(run)})") from None
+        raise Diverged(f"{error}. What there is stands in {run.path} ({kept_until(run)})") from None
     except KerasimgError:
         raise  # it says all
     except Exception as error:
         if named := IN_THE_PIPELINE.search(str(error)):
             raise ManyFaults([Fault("", "", named[1]), Fault("", "", _how_to_go_on(run))]) from None
         if is_out_of_memory(error):
-            size = run.read_json(SPEC)["fit"]["batch_size"]
+            size = run.required(SPEC)["fit"]["batch_size"]
             smaller = f"with a smaller one (--set fit.batch_size={size // 2}, or auto)"
             advice = smaller if size > 1 else "with smaller pictures (image.size) or a smaller model"
             raise KerasimgError(
@@ -281,15 +291,15 @@ def _telling(run: Run) -> Iterator[None]:
         raise
 
 
-def _how_to_go_on(run: Run) -> str:
+def _how_to_go_on(run: RunFolder) -> str:
     if run.finished:
-        return f"the training is finished, and kept in {run.folder}; for its report: kerasimg run report {run.folder}"
-    return f"{kept_until(run)}; to go on: kerasimg train --resume {run.folder}"
+        return f"the training is finished, and kept in {run.path}; for its report: kerasimg run report {run.path}"
+    return f"{kept_until(run)}; to go on: kerasimg train --resume {run.path}"
 
 
-def kept_until(run: Run) -> str:
+def kept_until(run: RunFolder) -> str:
     """How far a run would go on from, in words."""
-    found = checkpoint.facts(run.files.checkpoint_file)
+    found = checkpoint.facts(run.checkpoint_file)
     if found is None:
         return "no checkpoint was written yet"
     epoch, step = found["epoch"], found["step"]

@@ -30,7 +30,7 @@ from kerasimg.spec.document import Image
 from kerasimg.spec.load import Spec
 from kerasimg.training.engine import compile_model, stage_optimizer
 from kerasimg.training.feature_rows import Rows
-from kerasimg.training.features import FeaturePlan, Job
+from kerasimg.training.features import FeaturePlan, StageData
 from kerasimg.training.prepare import Experiment
 from kerasimg.training.rates import written_rate
 from kerasimg.training.speed import OPERATIONS_PER_S, operations
@@ -327,40 +327,40 @@ class Tables:
         return self._train(plan), self._validation(plan)
 
     def _train(self, plan: FeaturePlan) -> Table | None:
-        job = plan.job
+        data = plan.data
         if "train" in plan.rows:
-            return self._features(job, plan.rows["train"], "train", job.sample_weight)
-        if plan.engine is not None or job.augmentation is not None:
+            return self._features(data, plan.rows["train"], "train", data.sample_weight)
+        if plan.engine is not None or data.augmentation is not None:
             return None
-        return self._pictures(job, "train", job.sample_weight)
+        return self._pictures(data, "train", data.sample_weight)
 
     def _validation(self, plan: FeaturePlan) -> Table | None:
-        if "validation" not in plan.job.parts:
+        if "validation" not in plan.data.parts:
             return None
         if "validation" in plan.rows:
-            return self._features(plan.job, plan.rows["validation"], "validation", None)
-        return self._pictures(plan.job, "validation", None) if plan.engine is None else None
+            return self._features(plan.data, plan.rows["validation"], "validation", None)
+        return self._pictures(plan.data, "validation", None) if plan.engine is None else None
 
-    def _features(self, job: Job, rows: Rows, part: Part, weights: np.ndarray | None) -> Table:
+    def _features(self, data: StageData, rows: Rows, part: Part, weights: np.ndarray | None) -> Table:
         import tensorflow as tf
 
         parts = tuple(tf.constant(one) for one in rows.parts)
-        labels = self._labels(job, part) if rows.labels is None else tf.constant(rows.labels)
+        labels = self._labels(data, part) if rows.labels is None else tf.constant(rows.labels)
         views = len(rows.parts[0]) // rows.count
         return Table(parts, labels, _tensor(weights), np.arange(rows.count), views, rows.labels is not None)
 
-    def _pictures(self, job: Job, part: Part, weights: np.ndarray | None) -> Table | None:
-        pixels = self._all_pixels(job.image)
+    def _pictures(self, data: StageData, part: Part, weights: np.ndarray | None) -> Table | None:
+        pixels = self._all_pixels(data.image)
         if pixels is None:
             return None
-        return Table((pixels,), self._labels(job, part), _tensor(weights), job.parts[part].astype(np.int64))
+        return Table((pixels,), self._labels(data, part), _tensor(weights), data.parts[part].astype(np.int64))
 
-    def _labels(self, job: Job, part: Part) -> Any:
+    def _labels(self, data: StageData, part: Part) -> Any:
         import tensorflow as tf
 
-        labels = labels_for(job.source, job.parts[part], job.targets)
-        labels = labels.astype(np.uint8) if job.targets == "multi_hot" else labels
-        return TARGETS[job.targets](tf.constant(labels), len(job.source.classes))
+        labels = labels_for(data.source, data.parts[part], data.targets)
+        labels = labels.astype(np.uint8) if data.targets == "multi_hot" else labels
+        return TARGETS[data.targets](tf.constant(labels), len(data.source.classes))
 
     def _all_pixels(self, image: Image) -> Any:
         """(pictures, H, W, C) uint8 of the whole source; None where the memory does not suffice."""

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,21 +23,19 @@ from kerasimg.data.sources import IN_MEMORY, Data, Source
 from kerasimg.data.split import record
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.files import damaged, read_object, write_json
-from kerasimg.models.backbones import specs_beside
-from kerasimg.run_folder import DATA, SPEC
+from kerasimg.run_folder import DATA, SPEC, RunFolder
 from kerasimg.spec.load import Spec, load_again
-from kerasimg.spec.pack import write_beside
 from kerasimg.spec.writing import dumps
 from kerasimg.training import recall
 from kerasimg.training.distillation import check_teacher_place
 from kerasimg.training.engine import total_epochs
-from kerasimg.training.run import Run, environment, weights_beside
+from kerasimg.training.run import copy_beside, create_folder, environment
 from kerasimg.tuning.objective import Goal, goal_of
+from kerasimg.tuning.records import BEST, CALL, SPACE
 from kerasimg.tuning.rewriting import rewrite
 from kerasimg.tuning.space import Space, space_of
 
 ADVICE = "a search can only go on with the images that it began with; put them back, or search anew"
-CALL, SPACE, BEST, ARRAYS = "search.json", "space.json", "best.json", "arrays.npz"
 
 
 @dataclass(frozen=True)
@@ -216,17 +213,15 @@ def begin(
         "begun": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
-    def fill(draft: Run) -> None:
-        write_beside(specs_beside(spec), draft.folder)
-        for file in weights_beside(spec):
-            shutil.copyfile(spec.folder / file, draft.folder / file)
-        (draft.folder / SPEC).write_text(as_written(ref, spec), encoding="utf-8")
-        write_json(draft.folder / SPACE, space.describe())
-        write_json(draft.folder / DATA, kept)
-        write_json(draft.folder / CALL, told)
+    def fill(draft: RunFolder) -> None:
+        copy_beside(spec, draft.path)
+        (draft.path / SPEC).write_text(as_written(ref, spec), encoding="utf-8")
+        write_json(draft.path / SPACE, space.describe())
+        write_json(draft.path / DATA, kept)
+        write_json(draft.path / CALL, told)
 
-    run = Run.create(out, f"{spec.name}-tune", fill)
-    return Task(run.folder, spec, data, told)
+    folder = create_folder(out, f"{spec.name}-tune", fill).path
+    return Task(folder, spec, data, told)
 
 
 def as_written(ref: Reference, spec: Spec) -> str:

@@ -22,6 +22,7 @@ from kerasimg.spec.figures import Goal
 
 JOURNAL, TABLE, TRIALS = "journal.jsonl", "trials.csv", "trials"
 VALUES, OUTCOME = "values.json", "outcome.json"
+CALL, SPACE, WINNER, BEST, ARRAYS = "search.json", "space.json", "winner.json", "best.json", "arrays.npz"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,66 +12,28 @@ from typing import Any
 import numpy as np
 
 from kerasimg import log
-from kerasimg.catalog import Reference, load
+from kerasimg.catalog import Reference
 from kerasimg.data.check import OnBadImage
 from kerasimg.data.sources import Data, open_source
 from kerasimg.errors import CallError, Interrupted, KerasimgError
-from kerasimg.files import lock_folder, read_object, replacing, write_json, write_text
+from kerasimg.files import lock_folder, replacing, write_json, write_text
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
-from kerasimg.spec.load import Spec
 from kerasimg.training import recall
 from kerasimg.training.prepare import load_for
 from kerasimg.training.splits import seed_of
 from kerasimg.tuning.chief import Service, lead
-from kerasimg.tuning.folder import ARRAYS, BEST, Task, begin, with_winners
+from kerasimg.tuning.folder import Task, begin, with_winners
 from kerasimg.tuning.oracle import make_oracle
 from kerasimg.tuning.protocol import TOKEN_VARIABLE, given_token, token_of
-from kerasimg.tuning.records import TRIALS, Ended, Records
+from kerasimg.tuning.records import ARRAYS, BEST, TRIALS, WINNER, Ended, Records
 from kerasimg.tuning.tuner import TrialTuner, UsedUp, require_no_other_search
 
 
-@dataclass(frozen=True)
-class Search(os.PathLike):
-    """What a search found. It may stand wherever a spec may, since it is the path of one: best.json."""
-
-    folder: Path
-    """With `best.json`, `trials.csv`, `report.html`, and a folder for each trial."""
-
-    def __fspath__(self) -> str:
-        return str(self.folder / BEST)
-
-    @property
-    def spec(self) -> Spec:
-        """The best spec."""
-        return load(self)
-
-    @property
-    def trials(self) -> list[dict[str, Any]]:
-        """One row per trial that has ended, as trials.csv has them: its number, status, score, seconds, values."""
-        oracle = _oracle(Task.open(self.folder, data=""))
-        oracle.open(Records(self.folder))
-        return list(oracle.table())
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """The winning values, by name."""
-        return dict(self._best["values"])
-
-    @property
-    def score(self) -> float:
-        """What the best trial reached."""
-        return float(self._best["score"])
-
-    @property
-    def _best(self) -> dict[str, Any]:
-        path = self.folder / "winner.json"
-        if not path.is_file():
-            raise CallError(f"the search in '{self.folder}' has not ended; to go on: kerasimg tune --resume")
-        return read_object(path)
-
-    def __str__(self) -> str:
-        values = ", ".join(f"{name}={value}" for name, value in self.values.items())
-        return f"{os.fspath(self)} ({self._best['objective']} {self.score:.4g}: {values})"
+def trial_rows(folder: Path) -> list[dict[str, Any]]:
+    """One row per trial of a search that has ended, as trials.csv has them: number, status, score, seconds, values."""
+    oracle = _oracle(Task.open(folder, data=""))
+    oracle.open(Records(folder))
+    return list(oracle.table())
 
 
 def tune(
@@ -90,7 +51,7 @@ def tune(
     token: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     **params: Any,
-) -> Search:
+) -> Path:
     """Search the hyperparameters that a spec leaves open for the best spec.
 
     As `kerasimg.tune`, which says what the arguments are.  token: that workers elsewhere must show; None: the one in
@@ -110,26 +71,26 @@ def tune(
 
 
 def resume_search(
-    folder: Search | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     *,
     data: Data | None = None,
     workers: int | None = None,
     chief: str | None = None,
     cache: Any = None,
     token: str | None = None,
-) -> Search:
+) -> Path:
     """Go on with a search that was cut off, by whatever it was: trials that have ended are not trained again.
 
     folder: the search's own.  data: the pictures, where they were arrays, or have moved.
     workers, chief, cache, token: as for `tune`; None: as it was.  A search that has ended is left as it is.
     """
-    task = Task.open(folder.folder if isinstance(folder, Search) else folder, data)
+    task = Task.open(folder, data)
     workers = task.call["workers"] if workers is None else workers
     chief = chief or task.call["chief"]
     _check(workers, chief)
     if task.finished:
         log.info(f"{task.folder} is finished; nothing is left to do")
-        return Search(task.folder)
+        return task.folder
     token = given_token(token)
     with _listening(chief) as service:
         task.check(open_source(task.data, task.spec.task, positive=task.spec.positive_class))
@@ -173,13 +134,13 @@ def _oracle(task: Task) -> Any:
     return make_oracle(task.space, task.goal, task.spec.tune, task.epochs)
 
 
-def _carry_out(task: Task, workers: int, service: Service | None, token: str | None, cache: Any) -> Search:
+def _carry_out(task: Task, workers: int, service: Service | None, token: str | None, cache: Any) -> Path:
     """Search.  service: for workers elsewhere; None: for those on this machine only."""
     with lock_folder(task.folder, "searching"):
         return _search(task, workers, service, token, cache)
 
 
-def _search(task: Task, workers: int, service: Service | None, token: str | None, cache: Any) -> Search:
+def _search(task: Task, workers: int, service: Service | None, token: str | None, cache: Any) -> Path:
     records = Records(task.folder)
     oracle = _oracle(task)
     try:
@@ -198,7 +159,7 @@ def _search(task: Task, workers: int, service: Service | None, token: str | None
         raise Interrupted(
             f"interrupted; {len(oracle.ended)} trials are kept; to go on: kerasimg tune --resume {task.folder}"
         ) from None
-    return Search(task.folder)
+    return task.folder
 
 
 def _lead(task: Task, oracle: Any, workers: int, service: Service | None, token: str | None) -> None:
@@ -268,7 +229,7 @@ def _finish(task: Task, oracle: Any) -> None:
         f"{len(oracle.ended)}, {score}"
     )
     told = {"trial": best, "objective": task.goal.figure, "score": ended.score, "values": dict(order.values)}
-    write_json(task.folder / "winner.json", told)
+    write_json(task.folder / WINNER, told)
     for state in (task.folder / TRIALS).rglob("state.ckpt"):
         state.unlink()
     (task.folder / ARRAYS).unlink(missing_ok=True)

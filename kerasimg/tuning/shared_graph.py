@@ -134,7 +134,7 @@ class SharedModel(KerasFit):
     def plan(self, experiment: Experiment, index: int, notes: Mapping[str, Any]) -> FeaturePlan:
         """How the frozen part of a stage's model is computed: as for earlier trials where that costs something."""
         known = self._plans.get(index)
-        if known is None or (known.mode == "off" and known.job.augmentation is None):
+        if known is None or (known.mode == "off" and known.data.augmentation is None):
             # Cheap, and of this trial's data; the model is the same.
             self._plans[index] = plan_stage(experiment, index, notes)
         return self._plans[index]

@@ -324,14 +324,14 @@ class Trials:
         # Of the head alone nothing is frozen; "cached" would want it to be.
         free = replace(spec, fit=spec.fit.model_copy(update={"features": "auto"}))
         experiment = self._experiment(free, lambda spec: {size: Sized(spec, head)})
-        job = replace(
-            trunk.plan.job,
+        data = replace(
+            trunk.plan.data,
             batch_size=experiment.batch_size,
             targets=experiment.objective.targets,
             sample_weight=experiment.weights,
             parts=experiment.parts,
         )
-        plans = dict.fromkeys(range(len(spec.fit.stages)), replace(trunk.plan, model=head.model, job=job))
+        plans = dict.fromkeys(range(len(spec.fit.stages)), replace(trunk.plan, model=head.model, data=data))
         return self._shareable(experiment, outline, plans, head=True)
 
     def _make_room(self) -> None:

@@ -114,7 +114,7 @@ def find_trunk(
 
     plan: of its first stage.  states: where the random numbers stood after each call.
     """
-    parts = {part for part in ("train", "validation") if part in plan.job.parts}
+    parts = {part for part in ("train", "validation") if part in plan.data.parts}
     if plan.mode != "cached" or parts - plan.rows.keys() or len(plan.model.inputs) != 1:
         return None
     names = {layer.name for layer in plan.model.layers if not isinstance(layer, keras.layers.InputLayer)}

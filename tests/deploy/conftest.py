@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.deploy.bundle import Bundle
-from kerasimg.training.run import Run
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from kerasimg import cli
+from kerasimg.api import Run
 from kerasimg.cli.deploy import PrecisionName, TargetName
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.targets import TARGETS
-from kerasimg.training.run import Run
 
 
 class Said(NamedTuple):

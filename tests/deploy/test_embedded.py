@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.data.decode import FILTERS, RESIZE, decode
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.embedded import sources
@@ -23,7 +24,6 @@ from kerasimg.deploy.snippets import microcontroller
 from kerasimg.deploy.targets.embedded import as_int8
 from kerasimg.errors import CallError, GateError, KerasimgError
 from kerasimg.spec.document import Image
-from kerasimg.training.run import Run
 
 pytest.importorskip("tflite_micro", reason="tflite-micro is not installed")
 compiles = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.data.decode import decode
 from kerasimg.deploy.bundle import Bundle, sha256
 from kerasimg.deploy.manifest import Manifest
@@ -17,7 +18,6 @@ from kerasimg.deploy.runtimes import open_runtime
 from kerasimg.deploy.targets import TARGETS
 from kerasimg.errors import CallError, GateError
 from kerasimg.models.classifier import Classifier
-from kerasimg.training.run import Run
 
 PRECISIONS = ["float32", "float16", "dynamic", "int8"]
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.deploy import litert_file
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.runtimes import open_runtime
 from kerasimg.errors import CallError
 from kerasimg.models.classifier import Classifier
-from kerasimg.training.run import Run
 
 
 def content(bundle: Bundle, precision: str) -> bytes:

@@ -2,10 +2,10 @@ import keras
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.measure import as_text, latency_ms, litert_bytes, macs
 from kerasimg.errors import CallError
-from kerasimg.training.run import Run
 
 
 def test_multiplications_are_those_of_the_paper():

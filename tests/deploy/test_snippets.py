@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.data.decode import FILTERS, RESIZE, decode
 from kerasimg.deploy import snippets
 from kerasimg.deploy.bundle import Bundle
@@ -24,7 +25,6 @@ from kerasimg.deploy.web import browser, litertjs, pages
 from kerasimg.errors import CallError
 from kerasimg.models.classifier import Classifier
 from kerasimg.spec.document import Image
-from kerasimg.training.run import Run
 
 HERE = Path(__file__).parent
 

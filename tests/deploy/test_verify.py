@@ -10,11 +10,11 @@ import PIL.Image
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.deploy.bundle import Bundle, described
 from kerasimg.deploy.manifest import write
 from kerasimg.errors import CallError, DataError, GateError, WeightsError
 from kerasimg.models.classifier import Classifier
-from kerasimg.training.run import Run
 
 
 def seal(folder: Path) -> None:

@@ -17,6 +17,7 @@ import PIL.Image
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.data import cache_folder
 from kerasimg.data.decode import decode
 from kerasimg.deploy.bundle import Bundle
@@ -27,7 +28,6 @@ from kerasimg.deploy.web.browser import Browser
 from kerasimg.errors import CallError, KerasimgError, WeightsError
 from kerasimg.models.classifier import Classifier
 from kerasimg.spec.document import Image
-from kerasimg.training.run import Run
 
 in_browser = pytest.mark.skipif(browser.available() is not None, reason=str(browser.available()))
 

@@ -13,12 +13,12 @@ import PIL.Image
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.data.items import PART_NAMES
 from kerasimg.data.sources import open_source
 from kerasimg.data.split import record
 from kerasimg.models.classifier import Classifier
 from kerasimg.run_folder import MODEL
-from kerasimg.training.run import Run
 
 CLASSES = {
     "multiclass": ["blue", "green", "red"],

@@ -9,6 +9,7 @@ import kerasimg
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.evaluation.calibrate import fit_temperature
 from kerasimg.models.classifier import Classifier
+from kerasimg.run_folder import RunFolder
 
 TASKS = ["multiclass", "binary", "multilabel"]
 
@@ -60,7 +61,7 @@ def test_a_run_that_is_too_sure_becomes_less_so_and_decides_the_same(make_run, t
     run = make_run(task)
     before = run.scores
     told = kerasimg.calibrate(run)
-    assert told.to_dict() == run.read_json("calibration.json")
+    assert told.to_dict() == RunFolder.of(run).required("calibration.json")
     assert told["temperature"] > 2
     assert told["fitted_on"]["part"] == "validation"
     test = told["parts"]["test"]
@@ -81,7 +82,7 @@ def test_the_temperature_travels_with_the_model_file_and_leaves_the_keras_model_
     run = make_run("multiclass")
     weights = run.model.get_weights()
     pictures = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3)).astype("float32")
-    raw = run.classifier.probabilities(pictures)
+    raw = Classifier.open(run).probabilities(pictures)
     temperature = kerasimg.calibrate(run)["temperature"]
     shutil.copy(run.folder / "model.keras", tmp_path / "elsewhere.keras")
     calibrated = Classifier.open(tmp_path / "elsewhere.keras")
@@ -118,7 +119,7 @@ def test_other_pictures_may_be_named_and_a_model_file_needs_them(make_run, lists
 
 def test_a_run_without_validation_says_so(make_run):
     run = make_run("binary")
-    record = run.read_json("data.json")
+    record = RunFolder.of(run).required("data.json")
     record["pictures"] = [one for one in record["pictures"] if one["part"] != "validation"]
     (run.folder / "data.json").write_text(json.dumps(record))
     with pytest.raises(CallError, match="the run has no validation part; name the data"):

@@ -10,6 +10,7 @@ from kerasimg.errors import CallError
 from kerasimg.evaluation.compare import mcnemar, sign_flips
 from kerasimg.evaluation.comparison_table import print_comparison
 from kerasimg.evaluation.predictions import read_predictions
+from kerasimg.run_folder import RunFolder
 
 
 def test_mcnemar_is_exact():
@@ -81,7 +82,7 @@ def test_what_changed_is_told_picture_by_picture(make_run):
 
 def test_pictures_are_known_by_their_content(make_run, tmp_path):
     first, second = make_run("binary"), make_run("binary", name="second", tilt=3.0)
-    record = second.read_json("data.json")
+    record = RunFolder.of(second).required("data.json")
     test = [one for one in record["pictures"] if one["part"] == "test"]
     test[0]["sha256"] = "0" * 64
     (second.folder / "data.json").write_text(json.dumps(record))

@@ -5,6 +5,7 @@ import pytest
 
 import kerasimg
 from kerasimg import cli
+from kerasimg.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_compare_prints_tables_or_json(make_run, say, tmp_path):
 def test_label_errors_lists_the_likeliest(make_run, say):
     run = make_run("multiclass")
     code, out, _ = say("run", "label-errors", run.folder, "--top", "1")
-    found = len(run.read_json("evaluation/label_errors.json")["rows"])
+    found = len(RunFolder.of(run).required("evaluation/label_errors.json")["rows"])
     assert code == 0
     assert out.splitlines()[0] == f"{found} of 120 pictures are suspect"
     assert len(out.splitlines()) == 4

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.errors import CallError
 from kerasimg.evaluation import report_drawing as drawing
 from kerasimg.evaluation.predictions import Predictions
@@ -24,7 +25,6 @@ from kerasimg.evaluation.report_pictures import mistakes_and_hits
 from kerasimg.evaluation.report_words import headline, number
 from kerasimg.run_folder import CARD, REPORT
 from kerasimg.spec.figures import Goal
-from kerasimg.training.run import Run
 
 VOID = frozenset(("meta", "link", "img", "rect", "line", "circle", "polyline"))
 MOST_BYTES = 3_000_000

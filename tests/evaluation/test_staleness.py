@@ -12,6 +12,7 @@ import pytest
 import kerasimg
 from kerasimg.evaluation.calibrate import temperature_interval
 from kerasimg.models.classifier import Classifier, set_decisions, weights_digest
+from kerasimg.run_folder import RunFolder
 from kerasimg.staleness import MEMBER, as_identity, change, identity_of_file, mark, stale_files
 
 
@@ -95,7 +96,7 @@ def test_thresholds_chosen_before_calibration_move_along_in_their_file_too(make_
     run = make_run("multilabel")
     chosen = kerasimg.choose_thresholds(run)["thresholds"]
     kerasimg.calibrate(run)
-    moved = run.read_json("thresholds.json")
+    moved = RunFolder.of(run).required("thresholds.json")
     assert list(moved["thresholds"].values()) == list(Classifier.open(run.folder).thresholds)
     assert moved["thresholds"] != chosen
     assert {name: row["threshold"] for name, row in moved["labels"].items()} == moved["thresholds"]
@@ -209,7 +210,7 @@ def test_the_interval_of_the_temperature_holds_it_in_95_of_100_draws(task):
 
 def keep(run, part, count):
     """Leave so many images in a part."""
-    record = run.read_json("data.json")
+    record = RunFolder.of(run).required("data.json")
     of_part = [row for row in record["pictures"] if row["part"] == part]
     dropped = {row["id"] for row in of_part[count:]}
     record["pictures"] = [row for row in record["pictures"] if row["id"] not in dropped]

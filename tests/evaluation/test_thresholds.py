@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import kerasimg
 from kerasimg.errors import CallError, GateError
 from kerasimg.evaluation.thresholds import _aim, choose
+from kerasimg.run_folder import RunFolder
 
 SCORES = np.linspace(0, 1, 11)
 
@@ -91,7 +92,7 @@ def test_a_binary_run_decides_by_its_threshold_from_then_on(make_run):
     run = make_run("binary", tilt=-6.0)
     before = run.scores
     told = kerasimg.choose_thresholds(run, "recall>=0.9")
-    assert told.to_dict() == run.read_json("thresholds.json")
+    assert told.to_dict() == RunFolder.of(run).required("thresholds.json")
     threshold = told["thresholds"]["red"]
     assert threshold < 0.5
     assert told["labels"]["red"]["recall"] >= 0.9
@@ -134,7 +135,7 @@ def test_f1_on_the_pictures_chosen_by_is_no_lower_than_at_one_half(make_run):
 def test_an_aim_out_of_reach_changes_nothing(make_run):
     run = make_run("binary")
     before = (run.folder / "model.keras").read_bytes()
-    record = run.read_json("data.json")
+    record = RunFolder.of(run).required("data.json")
     record["pictures"] = [one for one in record["pictures"] if one["part"] != "validation" or one["labels"] != ["red"]]
     (run.folder / "data.json").write_text(json.dumps(record))
     with pytest.raises(GateError, match=r"'precision>=0.99' cannot be met on the 30 pictures .*Nothing was changed"):

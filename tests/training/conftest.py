@@ -1,19 +1,18 @@
 """Training without a word."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
 
+from kerasimg.api import Run
 from kerasimg.training import train as verbs
-from kerasimg.training.run import Run
 
 
 @pytest.fixture(scope="session")
 def train() -> Callable[..., Run]:
     """verbs.train, silent and without a report, which takes longer than these trainings."""
-    return partial(verbs.train, report=False, verbose=0)
+    return lambda *given, **how: Run(verbs.train(*given, **{"report": False, "verbose": 0, **how}))
 
 
 @pytest.fixture(scope="session")

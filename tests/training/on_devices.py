@@ -23,11 +23,12 @@ if BACKEND == "tensorflow":
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * DEVICES)
 
 from kerasimg import log  # noqa: E402
+from kerasimg.api import Run  # noqa: E402
 from kerasimg.catalog import load  # noqa: E402
+from kerasimg.run_folder import RunFolder  # noqa: E402
 from kerasimg.training import checkpoint, watch  # noqa: E402
 from kerasimg.training import train as verbs  # noqa: E402
 from kerasimg.training.devices import devices_for  # noqa: E402
-from kerasimg.training.run import Run  # noqa: E402
 
 CONVOLUTION = {"layer": "Conv2D", "name": "body", "filters": 4, "kernel_size": 3, "activation": "relu"}
 NORMAL = {"layer": "BatchNormalization", "name": "normal"}
@@ -93,7 +94,7 @@ def killed_and_resumed(written: dict[str, Any], out: Path) -> Run:
         pass
     finally:
         checkpoint.write = write
-    return verbs.resume(out / f"{written['name']}-1", data=data(), verbose=0)
+    return Run(verbs.resume(out / f"{written['name']}-1", data=data(), verbose=0))
 
 
 found: dict[str, Any] = {}
@@ -103,10 +104,10 @@ for case in CASES:
         heard = logging.Handler()
         heard.emit = lambda record, to=said: to.append(record.getMessage())  # type: ignore[method-assign]
         with log.attached(heard, logging.INFO):
-            run = verbs.train(spec(case, distribute), data=data(), out=OUT, report=False, verbose=0)
+            run = Run(verbs.train(spec(case, distribute), data=data(), out=OUT, report=False, verbose=0))
         found.setdefault(case, {})[distribute] = end(run)
         found[case][distribute]["said"] = said
-        found[case][distribute]["stages"] = run.read_json("training.json")["stages"]
+        found[case][distribute]["stages"] = RunFolder.of(run).required("training.json")["stages"]
 found["plain"]["resumed"] = end(killed_and_resumed(spec("plain", "auto"), OUT / "killed"))
 found["said"] = {}
 for name, changed in {

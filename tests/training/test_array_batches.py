@@ -14,7 +14,7 @@ from kerasimg.data.pipeline import TARGETS, Targets
 from kerasimg.data.sources import Source, open_source
 from kerasimg.spec.document import Image
 from kerasimg.training import array_batches
-from kerasimg.training.features import FeaturePlan, plan_features
+from kerasimg.training.features import FeaturePlan, StageData, plan_features
 
 layers = keras.layers
 IMAGE = Image(size=[8, 8])
@@ -42,7 +42,8 @@ def model() -> keras.Model:
 
 
 def planned(model: keras.Model, source: Source, **how: Any) -> FeaturePlan:
-    return plan_features(model, source, PARTS, IMAGE, **{"batch_size": 4, "precision": "folded", **how})
+    settings = {"precision": "folded"} | {name: how.pop(name) for name in ("mode", "views") if name in how}
+    return plan_features(model, StageData(source, PARTS, IMAGE, **{"batch_size": 4, **how}), **settings)
 
 
 def arrays(batches: Any) -> list[list[np.ndarray]]:
@@ -63,7 +64,7 @@ def same(found: Any, wanted: Any) -> bool:
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 def test_every_batch_is_that_of_tf_data(model: Any, source: Source, mode: Any, targets: Targets, weights: Any):
     how = {"mode": mode, "targets": targets, "sample_weight": weights, "seed": 5}
-    plan, other = (planned(model, source, straight=yes, **how) for yes in (True, False))
+    plan, other = (planned(model, source, as_arrays=yes, **how) for yes in (True, False))
     place = {"first_epoch": 3, "first_step": 2, "epochs": 2}
     assert isinstance(plan.train(**place), array_batches.Batches)
     assert isinstance(plan.validation(), array_batches.Batches)
@@ -73,7 +74,7 @@ def test_every_batch_is_that_of_tf_data(model: Any, source: Source, mode: Any, t
 
 def test_views_take_turns(model: Any, source: Source):
     how = {"mode": "cached", "views": 2, "epochs": 4, "augment": [("RandomFlip", {})]}
-    plan, other = (planned(model, source, straight=yes, **how) for yes in (True, False))
+    plan, other = (planned(model, source, as_arrays=yes, **how) for yes in (True, False))
     assert same(plan.train(epochs=4), other.train(epochs=4))
 
 
@@ -88,19 +89,19 @@ def test_labels_of_all_pictures_are_those_of_the_batches(targets: Targets):
 def test_what_is_augmented_or_read_while_it_trains_comes_through_tf_data(
     model: Any, source: Source, colours: Any, tmp_path: Path
 ):
-    augmented = planned(model, source, mode="off", straight=True, augment=[("RandomFlip", {})])
+    augmented = planned(model, source, mode="off", as_arrays=True, augment=[("RandomFlip", {})])
     assert not isinstance(augmented.train(), array_batches.Batches)
     files = open_source(colours)
     parts = {"train": np.arange(len(files))}
     kept = Cache("memory")
-    plan = plan_features(model, files, parts, IMAGE, mode="off", straight=True, cache=kept)
+    plan = plan_features(model, StageData(files, parts, IMAGE, cache=kept, as_arrays=True), mode="off")
     assert not isinstance(plan.train(), array_batches.Batches)
     Loader(files, parts["train"], IMAGE, kept, exact=False).load(parts["train"])
     assert isinstance(plan.train(), array_batches.Batches)
 
 
 def test_training_goes_on_over_the_end_of_an_epoch(model: Any, source: Source):
-    plan = planned(model, source, mode="off", straight=True)
+    plan = planned(model, source, mode="off", as_arrays=True)
     model.compile("sgd", "sparse_categorical_crossentropy")
     history = model.fit(
         plan.train(epochs=None),

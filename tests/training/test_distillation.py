@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.errors import SpecError, WeightsError
+from kerasimg.models.classifier import Classifier
+from kerasimg.run_folder import RunFolder
 from kerasimg.spec.document import Teacher
 from kerasimg.training import checkpoint, watch
 from kerasimg.training import train as verbs
 from kerasimg.training.distillation import with_teacher
-from kerasimg.training.run import Run
 
 Train = Callable[..., Run]
 
@@ -54,7 +56,7 @@ def test_a_student_with_the_teacher_alone_learns_what_the_teacher_says(
     first, last = student.history[0], student.history[-1]
     assert last["distillation_loss"] < first["distillation_loss"]
     assert student.model.count_params() == run.model.count_params()
-    assert student.classifier.classes == run.classifier.classes
+    assert Classifier.open(student).classes == Classifier.open(run).classes
 
 
 def test_the_teacher_stays_what_it_was(train: Train, tiny: Any, run: Run, colours: Any, tmp_path: Path):
@@ -83,7 +85,7 @@ def test_a_run_with_a_teacher_goes_on_as_if_undisturbed(
     with pytest.raises(Killed):
         train(spec, data=colours, out=tmp_path / "cut")
     monkeypatch.undo()
-    cut = verbs.resume(tmp_path / "cut" / "tiny-1", verbose=0)
+    cut = Run(verbs.resume(tmp_path / "cut" / "tiny-1", verbose=0))
     assert all(np.array_equal(a, b) for a, b in zip(whole.model.get_weights(), cut.model.get_weights(), strict=True))
     rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in one.history] for one in (whole, cut)]
     assert rows[0] == rows[1]
@@ -94,7 +96,7 @@ def test_a_teacher_that_has_changed_is_not_gone_on_with(
 ):
     student = train(tiny(**student_of(run)), data=colours, out=tmp_path)
     noted = json.loads((student.folder / "training.json").read_text())
-    student.write_json("training.json", {**noted, "finished": None, "teacher": "0" * 64})
+    RunFolder.of(student).write_training({**noted, "finished": None, "teacher": "0" * 64})
     with pytest.raises(WeightsError, match="is not the one that the run began with"):
         verbs.resume(student, verbose=0)
 

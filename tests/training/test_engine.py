@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.errors import SpecError
+from kerasimg.run_folder import RunFolder
 from kerasimg.training import engine
 from kerasimg.training import train as verbs
-from kerasimg.training.run import Run
 
 Train = Callable[..., Run]
 BODY = {"layer": "Conv2D", "name": "body", "filters": 4, "kernel_size": 3, "activation": "relu"}
@@ -35,7 +36,7 @@ def test_features_are_kept_in_the_stages_that_have_a_frozen_part(
 ):
     stages = [{"epochs": 2, "freeze": ["body"]}, {"epochs": 1, "unfreeze": {"body": 0}}]
     run = train(spec(*stages, features="cached"), data=colours, out=tmp_path)
-    notes = run.read_json("training.json")["stages"]
+    notes = RunFolder.of(run).required("training.json")["stages"]
     assert [note["features"] for note in notes] == ["cached", "off"]
     frozen, trained = stage_weights(run, 1), stage_weights(run, 2)
     assert (frozen[0] != trained[0]).any()
@@ -56,7 +57,7 @@ def test_the_rest_of_a_model_that_is_cut_trains_in_the_precision_of_the_whole(
     monkeypatch.setattr(engine.KerasFit, "run", run)
     frozen = {"epochs": 2, "freeze": ["body"]}
     trained = train(spec(frozen, features=features, precision="mixed_float16"), data=colours, out=tmp_path)
-    assert trained.read_json("training.json")["stages"][0]["features"] == features
+    assert RunFolder.of(trained).required("training.json")["stages"][0]["features"] == features
     assert optimizers == ["LossScaleOptimizer"]
     first, last = trained.history[0], trained.history[-1]
     assert last["loss"] < first["loss"]
@@ -100,7 +101,7 @@ def test_the_best_weights_are_handed_on_to_the_next_stage(
     written["model"] = [{"layer": "GlobalAveragePooling2D"}, {"layer": "Dense", "units": "=num_classes"}]
     said: list[str] = []
     listen(said.append)
-    run = verbs.train(written, data=colours, out=tmp_path, report=False, verbose=0)
+    run = Run(verbs.train(written, data=colours, out=tmp_path, report=False, verbose=0))
     losses = [row["val_loss"] for row in run.history]
     best = int(np.argmin(losses[:4]))
     assert f"kept the weights of epoch {best + 1} (val_loss {losses[best]:.4g})" in said
@@ -128,7 +129,7 @@ def test_what_comes_out_does_not_depend_on_the_steps_that_are_run_at_a_time(
         document["compile"] = {"optimizer": "Adam", "steps_per_execution": wanted}
         run = train(document, data=colours, out=tmp_path)
         found.append([weight.tobytes() for weight in run.model.get_weights()])
-        taken = run.read_json("training.json")["stages"][0]["steps_per_execution"]
+        taken = RunFolder.of(run).required("training.json")["stages"][0]["steps_per_execution"]
         assert 4 % taken == 0  # 26 pictures in batches of 8
     assert all(one == found[0] for one in found)
 

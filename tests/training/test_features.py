@@ -14,7 +14,7 @@ from kerasimg.data.sources import Source, open_source
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
 from kerasimg.training import feature_rows
-from kerasimg.training.features import FeaturePlan, plan_features
+from kerasimg.training.features import FeaturePlan, StageData, plan_features
 
 layers = keras.layers
 IMAGE = Image(size=[8, 8])
@@ -49,7 +49,8 @@ def model() -> keras.Model:
 
 
 def planned(model: keras.Model, source: Source, **how: Any) -> FeaturePlan:
-    return plan_features(model, source, PARTS, IMAGE, **{"batch_size": 4, "epochs": 3, "precision": "folded", **how})
+    settings = {"precision": "folded"} | {name: how.pop(name) for name in ("mode", "views", "precision") if name in how}
+    return plan_features(model, StageData(source, PARTS, IMAGE, **{"batch_size": 4, "epochs": 3, **how}), **settings)
 
 
 def pairs(dataset: Any) -> list[tuple[np.ndarray, ...]]:
@@ -96,7 +97,7 @@ def test_auto_is_cached_without_augmentation_or_with_views_and_fresh_otherwise(m
 @pytest.mark.parametrize("name", ["no augmentation", "augmentation", "blended"])
 def test_an_epoch_of_features_is_the_epoch_of_pictures_through_the_frozen_part(model: Any, source: Any, name: str):
     how, _ = MODES[name]
-    weights = np.linspace(0.5, 2, 23)
+    weights = np.linspace(0.5, 2, 23, dtype=np.float32)
     plan = planned(model, source, seed=5, sample_weight=weights, **how)
     targets = how.get("targets", "sparse")
     augment = compile_augment(how.get("augment", ()), IMAGE, 5)
@@ -151,7 +152,7 @@ def test_features_are_found_again_by_a_later_run_and_only_new_pictures_are_compu
         "computed": 0,
         "seconds": 0,
     }
-    other = plan_features(model, source, {"train": np.arange(28)}, IMAGE, precision="folded")
+    other = plan_features(model, StageData(source, {"train": np.arange(28)}, IMAGE), precision="folded")
     assert (other.rows["train"].found, other.rows["train"].computed) == (28, 0)
     np.testing.assert_array_equal(other.rows["train"].parts[0][2:25], first.rows["train"].parts[0])
 
@@ -163,7 +164,8 @@ def test_whatever_features_depend_on_makes_them_anew(model: Any, source: Any):
     others: list[dict[str, Any]] = [{"seed": 1}, {"precision": "plain"}, {"augment": MIXUP, "targets": "one_hot"}]
     for change in others:
         assert planned(model, source, **{**views, **change}).rows["train"].found == 0
-    plan = plan_features(model, source, PARTS, Image(size=[8, 8], interpolation="nearest"), precision="folded")
+    data = StageData(source, PARTS, Image(size=[8, 8], interpolation="nearest"))
+    plan = plan_features(model, data, precision="folded")
     assert plan.rows["validation"].found == 0
     kernel = model.layers[2].kernel
     kernel.assign(kernel * 1.01)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.errors import KerasimgError
+from kerasimg.run_folder import RunFolder
 from kerasimg.training import checkpoint, watch
 from kerasimg.training import train as verbs
-from kerasimg.training.run import Run
 
 Train = Callable[..., Run]
 
@@ -75,7 +76,7 @@ def test_a_batch_size_that_does_not_fit_is_not_chosen(
 ):
     monkeypatch.setattr(Hungry, "room", 8)
     run = train(spec("auto"), data=colours, out=tmp_path)
-    tried = run.read_json("training.json")["tried"]["batch_size"]
+    tried = RunFolder.of(run).required("training.json")["tried"]["batch_size"]
     assert (tried["chosen"], tried["why"]) == (8, "16 do not fit the memory")
 
 
@@ -88,8 +89,8 @@ def test_memory_that_runs_out_before_a_checkpoint_begins_anew_in_half_batches(
         "the memory does not suffice for batches of 16 pictures: going on with 8 (no checkpoint was written yet); "
         "the learning rate stays as it is"
     ) in said
-    assert run.read_json("spec.json")["fit"]["batch_size"] == 8
-    noted = run.read_json("training.json")["tried"]["batch_size"]
+    assert RunFolder.of(run).required("spec.json")["fit"]["batch_size"] == 8
+    noted = RunFolder.of(run).required("training.json")["tried"]["batch_size"]
     assert noted["chosen"] == 16
     assert noted["out_of_memory"] == [{"batch_size": 8, "after": {"epochs": 0, "steps": 0}}]
     given = train(spec(8), data=colours, out=tmp_path)
@@ -135,7 +136,7 @@ def test_a_run_that_went_on_in_half_batches_can_be_cut_off_and_resumed(
         with pytest.raises(KerasimgError, match="kept up to the end of epoch 2"):
             train(spec("auto"), data=colours, out=tmp_path)
     assert sizes == [16, 8]
-    run = verbs.resume(tmp_path / "tiny-1", verbose=0)
+    run = Run(verbs.resume(tmp_path / "tiny-1", verbose=0))
     for one, other in zip(run.model.get_weights(), whole.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 

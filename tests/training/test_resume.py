@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import numpy as np
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.errors import CallError, DataError, Interrupted, KerasimgError, WeightsError
+from kerasimg.run_folder import RunFolder
 from kerasimg.training import checkpoint, engine, watch
 from kerasimg.training import train as verbs
-from kerasimg.training.run import Run
 
 BODY = {
     "nodes": [
@@ -132,10 +134,10 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
     killed(lambda: train(spec(ema=ema), data=noisy, out=tmp_path))
     cut(-1)
     (tmp_path / "tiny-1" / "checkpoints" / ".partial-stage-1.weights.h5").write_bytes(b"half")
-    assert not Run.open(tmp_path / "tiny-1").finished
-    run = verbs.resume(tmp_path / "tiny-1", verbose=0)
+    assert not Run(tmp_path / "tiny-1").finished
+    run = Run(verbs.resume(tmp_path / "tiny-1", verbose=0))
     assert end(run) == wholes(spec(ema=ema))
-    assert not run.files.checkpoint_file.exists()
+    assert not RunFolder.of(run).checkpoint_file.exists()
 
 
 def test_a_run_on_cached_features_ends_as_if_it_had_not_been_killed(
@@ -146,7 +148,7 @@ def test_a_run_on_cached_features_ends_as_if_it_had_not_been_killed(
     cut(2)
     killed(lambda: train(written, data=noisy, out=tmp_path))
     cut(-1)
-    assert end(verbs.resume(tmp_path / "tiny-1", verbose=0)) == whole
+    assert end(Run(verbs.resume(tmp_path / "tiny-1", verbose=0))) == whole
 
 
 def test_a_run_on_arrays_straight_from_memory_ends_as_if_it_had_not_been_killed(
@@ -154,14 +156,16 @@ def test_a_run_on_arrays_straight_from_memory_ends_as_if_it_had_not_been_killed(
 ):
     # As on JAX and PyTorch, where nothing is augmented.
     plan = engine.plan_features
-    monkeypatch.setattr(engine, "plan_features", lambda *given, **how: plan(*given, **{**how, "straight": True}))
+    monkeypatch.setattr(
+        engine, "plan_features", lambda model, data, **how: plan(model, replace(data, as_arrays=True), **how)
+    )
     pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype("uint8")
     data, written = (pixels, np.arange(40) % 2), {**spec(stages=[{"epochs": 3}]), "augment": []}
     whole = end(train(written, data=data, out=tmp_path / "whole"))
     cut(9, within=True)
     killed(lambda: train(written, data=data, out=tmp_path))
     cut(-1)
-    assert end(verbs.resume(tmp_path / "tiny-1", data=data, verbose=0)) == whole
+    assert end(Run(verbs.resume(tmp_path / "tiny-1", data=data, verbose=0))) == whole
 
 
 def test_stages_of_other_sizes_go_on_where_they_were(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any):
@@ -171,7 +175,7 @@ def test_stages_of_other_sizes_go_on_where_they_were(train: Any, spec: Any, nois
     cut(2)
     killed(lambda: train(written, data=noisy, out=tmp_path))
     cut(-1)
-    assert end(verbs.resume(tmp_path / "tiny-1", verbose=0)) == whole
+    assert end(Run(verbs.resume(tmp_path / "tiny-1", verbose=0))) == whole
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
@@ -185,9 +189,9 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
 
     monkeypatch.setattr(watch.Watch, "on_epoch_end", kill)
     killed(lambda: train(spec(), data=noisy, out=tmp_path))
-    assert len(Run.open(tmp_path / "tiny-1").history) == 1
+    assert len(Run(tmp_path / "tiny-1").history) == 1
     monkeypatch.setattr(watch.Watch, "on_epoch_end", epoch_end)
-    assert end(verbs.resume(tmp_path / "tiny-1", verbose=0)) == wholes(spec())
+    assert end(Run(verbs.resume(tmp_path / "tiny-1", verbose=0))) == wholes(spec())
 
 
 @pytest.mark.parametrize("step", ["save", "judge"])
@@ -202,10 +206,10 @@ def test_a_run_that_was_killed_after_its_last_epoch_is_only_finished(
     with monkeypatch.context() as patched:
         patched.setattr(*((Classifier, "save") if step == "save" else (verbs, "judge")), kill)
         killed(lambda: train(spec(), data=noisy, out=tmp_path))
-    run = Run.open(tmp_path / "tiny-1")
+    run = Run(tmp_path / "tiny-1")
     weights = (run.folder / "checkpoints" / "stage-2.weights.h5").read_bytes()
     rows = (run.folder / "history.csv").read_bytes()
-    assert verbs.resume(run, verbose=0).scores["n"] == 6
+    assert Run(verbs.resume(run, verbose=0)).scores["n"] == 6
     assert (run.folder / "checkpoints" / "stage-2.weights.h5").read_bytes() == weights
     assert (run.folder / "history.csv").read_bytes() == rows
 
@@ -215,7 +219,7 @@ def test_a_finished_run_is_left_as_it_is(listen: Any, train: Any, spec: Any, noi
     before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
     said: list[str] = []
     listen(said.append)
-    assert verbs.resume(run.folder) == run
+    assert Run(verbs.resume(run.folder)) == run
     assert said == [f"{run.folder} is finished; nothing is left to do"]
     assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")} == before
 
@@ -227,7 +231,7 @@ def begun(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any) -> Run:
     cut(2)
     killed(lambda: train(spec(), data=tmp_path / "data", out=tmp_path))
     cut(-1)
-    return Run.open(tmp_path / "tiny-1")
+    return Run(tmp_path / "tiny-1")
 
 
 def test_pictures_that_have_gone_or_changed_are_named(begun: Run, tmp_path: Path):
@@ -240,13 +244,13 @@ def test_pictures_that_have_gone_or_changed_are_named(begun: Run, tmp_path: Path
 
 
 def test_pictures_that_were_added_are_not_used_and_a_folder_may_have_moved(begun: Run, tmp_path: Path, noisy: Path):
-    before = begun.read_json("data.json")
+    before = RunFolder.of(begun).required("data.json")
     shutil.copy(tmp_path / "data" / "red" / "00.png", tmp_path / "data" / "red" / "-first.png")
     (tmp_path / "data").rename(tmp_path / "moved")
     with pytest.raises(DataError, match="no such file or folder"):
         verbs.resume(begun, verbose=0)
-    run = verbs.resume(begun, data=tmp_path / "moved", verbose=0)
-    assert run.read_json("data.json")["pictures"] == before["pictures"]
+    run = Run(verbs.resume(begun, data=tmp_path / "moved", verbose=0))
+    assert RunFolder.of(run).required("data.json")["pictures"] == before["pictures"]
     assert run.finished
 
 
@@ -269,7 +273,7 @@ def test_a_picture_that_vanishes_in_the_middle_is_named_with_the_way_to_go_on(
     assert last.endswith(f"to go on: kerasimg train --resume {tmp_path / 'tiny-1'}")
     (tmp_path / "red").rename(tmp_path / "data" / "red")
     monkeypatch.setattr(watch.Watch, "on_epoch_begin", epoch_begin)
-    assert verbs.resume(tmp_path / "tiny-1", verbose=0).finished
+    assert Run(verbs.resume(tmp_path / "tiny-1", verbose=0)).finished
 
 
 def test_arrays_are_to_be_given_again(train: Any, spec: Any, tmp_path: Path, cut: Any):
@@ -285,7 +289,7 @@ def test_arrays_are_to_be_given_again(train: Any, spec: Any, tmp_path: Path, cut
         verbs.resume(tmp_path / "tiny-1", verbose=0)
     with pytest.raises(DataError, match="it has changed"):
         verbs.resume(tmp_path / "tiny-1", data=(255 - pixels, labels), verbose=0)
-    run = verbs.resume(tmp_path / "tiny-1", data=(pixels, labels), verbose=0)
+    run = Run(verbs.resume(tmp_path / "tiny-1", data=(pixels, labels), verbose=0))
     assert end(run) == whole
 
 
@@ -297,7 +301,7 @@ def test_weights_that_a_run_began_with_are_needed_until_its_first_checkpoint(
     with monkeypatch.context() as patched:
         patched.setattr(watch.Watch, "on_epoch_begin", lambda *arguments: (_ for _ in ()).throw(Killed))
         killed(lambda: train(tiny(), data=noisy, out=tmp_path, weights=file))
-    told = Run.open(tmp_path / "tiny-1").read_json("training.json")["weights"]
+    told = RunFolder.of(Run(tmp_path / "tiny-1")).required("training.json")["weights"]
     assert (told["file"], len(told["sha256"])) == (str(file), 64)
     content = file.read_bytes()
     file.write_bytes(b"")
@@ -307,7 +311,7 @@ def test_weights_that_a_run_began_with_are_needed_until_its_first_checkpoint(
     with pytest.raises(WeightsError, match="is no longer there; put it back"):
         verbs.resume(tmp_path / "tiny-1", verbose=0)
     file.write_bytes(content)
-    assert verbs.resume(tmp_path / "tiny-1", verbose=0).finished
+    assert Run(verbs.resume(tmp_path / "tiny-1", verbose=0)).finished
 
 
 def test_weights_beside_the_spec_are_kept_with_the_run(train: Any, tiny: Any, noisy: Path, tmp_path: Path):
@@ -342,7 +346,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_how_to_go_on(
     )
     assert [path.name for path in (tmp_path / "tiny-1" / "checkpoints").iterdir()] == ["resume.ckpt"]
     monkeypatch.setattr(checkpoint, "write", write)
-    assert end(verbs.resume(tmp_path / "tiny-1", verbose=0)) == wholes(spec())
+    assert end(Run(verbs.resume(tmp_path / "tiny-1", verbose=0))) == wholes(spec())
 
 
 def test_ctrl_c_finishes_the_step_keeps_it_and_says_how_to_go_on(
@@ -366,7 +370,7 @@ def test_ctrl_c_finishes_the_step_keeps_it_and_says_how_to_go_on(
     )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.setattr(watch.Watch, "on_train_batch_begin", batch_begin)
-    assert end(verbs.resume(tmp_path / "tiny-1", verbose=0)) == wholes(spec())
+    assert end(Run(verbs.resume(tmp_path / "tiny-1", verbose=0))) == wholes(spec())
 
 
 def test_ctrl_c_twice_ends_at_once(spec: Any, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -394,7 +398,7 @@ def test_ctrl_c_while_the_report_is_written_says_that_the_training_is_finished(
     assert str(caught.value) == (
         f"interrupted; the training is finished, and kept in {folder}; for its report: kerasimg run report {folder}"
     )
-    assert Run.open(folder).finished
+    assert Run(folder).finished
 
 
 def test_a_time_budget_is_of_the_run_not_of_the_stage(train: Any, spec: Any, noisy: Path, tmp_path: Path):
@@ -437,7 +441,7 @@ def test_a_callback_says_what_it_remembers(train: Any, spec: Any, noisy: Path, t
 def test_a_process_that_is_killed_at_any_moment_is_resumed(spec: Any, noisy: Path, tmp_path: Path):
     (tmp_path / "tiny.json").write_text(json.dumps(spec(stages=[{"epochs": 60}], callbacks=[])))
     # A report would take longer than all of this.
-    begin = f"import kerasimg; verbs.train('tiny.json', data={str(noisy)!r}, report=False, verbose=0)"
+    begin = f"import kerasimg; Run(verbs.train('tiny.json', data={str(noisy)!r}, report=False, verbose=0))"
     how: dict[str, Any] = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-c", begin], **how)
     run = tmp_path / "runs" / "tiny-1"
@@ -453,10 +457,10 @@ def test_a_process_that_is_killed_at_any_moment_is_resumed(spec: Any, noisy: Pat
         process = subprocess.Popen(command, **how)
     told = process.communicate()[1]
     assert process.returncode == 0, told
-    epochs = [row["epoch"] for row in Run.open(run).history]
+    epochs = [row["epoch"] for row in Run(run).history]
     assert epochs == list(range(1, 61))
-    whole = verbs.train(tmp_path / "tiny.json", data=noisy, out=tmp_path / "whole", report=False, verbose=0)
-    assert end(whole) == end(Run.open(run))
+    whole = Run(verbs.train(tmp_path / "tiny.json", data=noisy, out=tmp_path / "whole", report=False, verbose=0))
+    assert end(whole) == end(Run(run))
 
 
 def test_a_run_is_resumed_by_one_process_at_a_time(
@@ -474,7 +478,7 @@ def test_a_run_is_resumed_by_one_process_at_a_time(
             refused.append(caught.value)
 
     listen(resume_again)
-    run = verbs.resume(tmp_path / "tiny-1", verbose=0)
+    run = Run(verbs.resume(tmp_path / "tiny-1", verbose=0))
     assert len(refused) == 1
     assert len(run.history) == len({(row["stage"], row["epoch"]) for row in run.history})
     assert not (run.folder / ".lock").exists()
@@ -486,9 +490,9 @@ def test_another_backend_is_said_to_draw_other_numbers(
     cut(1)
     killed(lambda: train(spec(), data=noisy, out=tmp_path))
     cut(-1)
-    run = Run.open(tmp_path / "tiny-1")
-    began = run.read_json("environment.json")
-    run.write_json("environment.json", {**began, "backend": "other"})
+    run = Run(tmp_path / "tiny-1")
+    began = RunFolder.of(run).required("environment.json")
+    RunFolder.of(run).write_environment({**began, "backend": "other"})
     said: list[str] = []
     listen(said.append)
     verbs.resume(run, verbose=0)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.errors import CallError
-from kerasimg.training.run import PACKAGES, Run
+from kerasimg.run_folder import RunFolder
+from kerasimg.training.run import PACKAGES, create_folder, environment_changes, remove_partial_files
 
 
 def test_a_run_keeps_all_that_it_leaves_behind(run: Run):
@@ -45,7 +47,7 @@ def test_the_spec_of_a_run_loads_and_builds_the_same_model(run: Run):
 
 
 def test_the_data_of_a_run_is_recorded_by_file_and_hash(run: Run, colours: Path):
-    record = run.read_json("data.json")
+    record = RunFolder.of(run).required("data.json")
     assert record["where"] == str(colours)
     assert {key: len(ids) for key, ids in _by_part(record).items()} == {"train": 26, "validation": 5, "test": 5}
     assert all(len(picture["sha256"]) == 64 for picture in record["pictures"])
@@ -59,7 +61,7 @@ def _by_part(record: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def test_the_environment_of_a_run_names_what_figures_depend_on(run: Run):
-    environment = run.read_json("environment.json")
+    environment = RunFolder.of(run).required("environment.json")
     assert set(environment["packages"]) == set(PACKAGES)
     assert environment["packages"]["keras"] == keras.__version__
     assert environment["backend"] == keras.backend.backend()
@@ -77,34 +79,35 @@ def test_a_run_tells_where_it_is_and_what_it_reached(run: Run):
 
 
 def test_a_run_is_opened_by_its_folder(run: Run):
-    assert Run.open(run.folder) == run
-    assert Run.open(str(run.folder)).history == run.history
+    assert Run(run.folder) == run
+    assert Run(str(run.folder)).history == run.history
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path):
     with pytest.raises(CallError, match=r"is not the folder of a run: it holds no spec\.json"):
-        Run.open(tmp_path)
+        Run(tmp_path)
 
 
 def test_a_run_takes_the_number_after_the_highest(tmp_path: Path):
     for name in ("pets-1", "pets-7", "pets-best", "pets-7.old", "other-9"):
         (tmp_path / name).mkdir()
-    assert Run.create(tmp_path, "pets").folder.name == "pets-8"
-    assert Run.create(tmp_path, "pets").folder.name == "pets-9"
+    assert create_folder(tmp_path, "pets").path.name == "pets-8"
+    assert create_folder(tmp_path, "pets").path.name == "pets-9"
 
 
 def test_a_run_that_another_one_took_in_the_meantime_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "pets-1").mkdir()
     (tmp_path / "pets-1" / "spec.json").write_text("{}")
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
-    assert Run.create(tmp_path, "pets").folder.name == "pets-2"
+    assert create_folder(tmp_path, "pets").path.name == "pets-2"
     assert (tmp_path / "pets-1" / "spec.json").read_text() == "{}"
 
 
 def test_a_run_that_was_killed_says_what_it_lacks(tmp_path: Path):
-    run = Run.create(tmp_path, "pets")
-    (run.folder / "spec.json").write_text("{}")
-    assert str(kerasimg.Run(run.folder)) == f"{run.folder} (not evaluated yet)"
+    folder = create_folder(tmp_path, "pets").path
+    (folder / "spec.json").write_text("{}")
+    run = Run(folder)
+    assert str(run) == f"{run.folder} (not evaluated yet)"
     with pytest.raises(CallError, match=r"has no evaluation/metrics\.json; its training did not get that far"):
         run.scores  # noqa: B018
     with pytest.raises(CallError, match="no trained model"):
@@ -112,12 +115,12 @@ def test_a_run_that_was_killed_says_what_it_lacks(tmp_path: Path):
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path: Path):
-    run = Run.create(tmp_path, "pets")
-    run.write_json("data.json", {"names": ["Käse"]})
+    run = create_folder(tmp_path, "pets")
+    run.write_data({"names": ["Käse"]})
     with pytest.raises(TypeError):
-        run.write_json("data.json", {"names": [object()]})
-    assert json.loads((run.folder / "data.json").read_text(encoding="utf-8")) == {"names": ["Käse"]}
-    assert [path.name for path in run.folder.iterdir()] == ["data.json"]
+        run.write_data({"names": [object()]})
+    assert json.loads((run.path / "data.json").read_text(encoding="utf-8")) == {"names": ["Käse"]}
+    assert [path.name for path in run.path.iterdir()] == ["data.json"]
 
 
 def test_a_run_with_a_spec_beside_its_own_opens_from_anywhere(
@@ -140,27 +143,27 @@ def test_a_run_with_a_spec_beside_its_own_opens_from_anywhere(
 
 
 def test_a_run_tells_what_it_began_with_and_is_otherwise_now(run: Run, monkeypatch: pytest.MonkeyPatch):
-    assert run.other_surroundings() == []
+    assert environment_changes(RunFolder.of(run)) == []
     monkeypatch.setattr("os.cpu_count", lambda: 77)
-    began = run.read_json("environment.json")["cores"]
-    assert run.other_surroundings() == [f"cores was {began}, is 77"]
+    began = RunFolder.of(run).required("environment.json")["cores"]
+    assert environment_changes(RunFolder.of(run)) == [f"cores was {began}, is 77"]
 
 
 def test_what_was_being_written_when_a_process_was_killed_is_swept_away(tmp_path: Path):
-    run = Run.create(tmp_path, "pets")
-    (run.folder / "checkpoints").mkdir()
-    (run.folder / "checkpoints" / ".partial-stage-1.weights.h5").touch()
-    (run.folder / "notes.txt").touch()
-    run.sweep()
-    assert [path.name for path in run.folder.rglob("*") if path.is_file()] == ["notes.txt"]
+    run = create_folder(tmp_path, "pets")
+    (run.path / "checkpoints").mkdir()
+    (run.path / "checkpoints" / ".partial-stage-1.weights.h5").touch()
+    (run.path / "notes.txt").touch()
+    remove_partial_files(run)
+    assert [path.name for path in run.path.rglob("*") if path.is_file()] == ["notes.txt"]
 
 
 def test_a_run_is_there_whole_or_not_at_all(tmp_path: Path):
-    def fill(draft: Run) -> None:
-        (draft.folder / "spec.json").write_text("{}")
+    def fill(draft: RunFolder) -> None:
+        (draft.path / "spec.json").write_text("{}")
         assert not (tmp_path / "pets-1").exists()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Run.create(tmp_path, "pets", fill)
+        create_folder(tmp_path, "pets", fill)
     assert list(tmp_path.iterdir()) == []

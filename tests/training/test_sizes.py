@@ -15,7 +15,7 @@ Spec = Callable[..., dict[str, Any]]
 def test_a_stage_trains_at_a_size_of_its_own_and_hands_its_weights_on(tmp_path: Path, pictures: Any, tiny: Spec):
     data = pictures(tmp_path / "data", {"red": 8, "blue": 8})
     stages = [{"epochs": 2, "size": [4, 4]}, {"epochs": 1}, {"epochs": 1, "size": [6, 4]}]
-    run = verbs.train(tiny(fit={"batch_size": 8, "stages": stages}), data=data, out=tmp_path, verbose=0)
+    run = kerasimg.Run(verbs.train(tiny(fit={"batch_size": 8, "stages": stages}), data=data, out=tmp_path, verbose=0))
     assert [row["stage"] for row in run.history] == [1, 1, 2, 3]
     assert run.model.input_shape == (None, 8, 8, 3)
     last = kerasimg.build(tiny(), num_classes=2)
@@ -35,7 +35,7 @@ def test_what_an_earlier_stage_froze_stays_frozen_at_another_size(tmp_path: Path
         {"layer": "GlobalAveragePooling2D"},
         {"layer": "Dense", "units": "=num_classes", "activation": "softmax"},
     ]
-    run = verbs.train(tiny(model=model, fit={"stages": stages}), data=data, out=tmp_path, verbose=0)
+    run = kerasimg.Run(verbs.train(tiny(model=model, fit={"stages": stages}), data=data, out=tmp_path, verbose=0))
     fresh = [kerasimg.build(tiny(model=model), num_classes=2) for _ in range(2)]
     for built, stage in zip(fresh, (1, 2), strict=True):
         built.load_weights(run.folder / "checkpoints" / f"stage-{stage}.weights.h5")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.errors import SpecError
 from kerasimg.models.build import Built, construct
 from kerasimg.spec.document import EarlyStopping, Stage
 from kerasimg.training import stages
-from kerasimg.training.run import Run
 
 GAP = {"layer": "GlobalAveragePooling2D"}
 BODY = {

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.data.cache import Cache
 from kerasimg.errors import CallError, DataError, KerasimgError, SpecError
+from kerasimg.run_folder import RunFolder
 from kerasimg.training import train as verbs
-from kerasimg.training.run import Run
 
 Train = Callable[..., Run]
 ONE_EPOCH = {"batch_size": 8, "stages": [{"epochs": 1}]}
@@ -36,7 +37,7 @@ def manifest(root: Path, rows: list[tuple[str, str]], column: str = "label") -> 
 
 
 def test_the_classes_of_the_data_are_the_models(run: Run):
-    assert run.read_json("spec.json")["params"]["num_classes"] == 3
+    assert RunFolder.of(run).required("spec.json")["params"]["num_classes"] == 3
     assert run.model.output_shape == (None, 3)
 
 
@@ -90,7 +91,7 @@ def test_a_model_with_other_outputs_than_classes_is_refused(train: Train, tiny: 
 def test_edits_by_path_reach_the_run(train: Train, tiny: Any, tmp_path: Path):
     run = train(tiny(), data=arrays(), out=tmp_path, overrides={"fit.stages.0.epochs": 1, "compile.optimizer": "SGD"})
     assert len(run.history) == 1
-    assert run.read_json("spec.json")["compile"]["optimizer"] == "SGD"
+    assert RunFolder.of(run).required("spec.json")["compile"]["optimizer"] == "SGD"
 
 
 def test_without_a_validation_part_nothing_is_validated(train: Train, tiny: Any, tmp_path: Path):
@@ -160,7 +161,7 @@ def test_a_multilabel_task_says_every_label_that_holds(train: Train, tiny: Any, 
     assert red.label == ("pure", "warm")
     assert green.label == ("pure",)
     assert red.confidence == pytest.approx(min(max(p, 1 - p) for p in red.probabilities.values()))
-    assert kerasimg.evaluate(run).to_dict() == run.scores
+    assert kerasimg.evaluate(run) == run.scores
 
 
 def test_a_model_that_ends_in_logits_gives_probabilities(train: Train, tiny: Any, colours: Path, tmp_path: Path):
@@ -231,7 +232,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_says_so(train: Train, ti
     with pytest.raises(KerasimgError, match=r"the loss is no number any more \(stage 1, epoch \d\); try a lower"):
         train(spec, data=arrays(), out=tmp_path)
     assert not (tmp_path / "tiny-1" / "model.keras").exists()
-    assert Run.open(tmp_path / "tiny-1").history
+    assert Run(tmp_path / "tiny-1").history
 
 
 def test_an_unreadable_picture_is_named_before_the_first_epoch(train: Train, tiny: Any, pictures: Any, tmp_path: Path):
@@ -250,11 +251,11 @@ def test_an_unreadable_picture_is_left_out_where_that_is_asked_for(
     data = pictures(tmp_path / "data", {"red": 8, "blue": 8})
     (data / "red" / "03.png").write_bytes(b"")
     run = train(tiny(fit=ONE_EPOCH), data=data, out=tmp_path / "runs", on_bad_image="skip")
-    record = run.read_json("data.json")
+    record = RunFolder.of(run).required("data.json")
     assert [one["id"] for one in record["skipped"]] == ["red/03.png"]
     assert len(record["pictures"]) == 15
     assert (data / "red" / "03.png").read_bytes() == b""
-    assert kerasimg.evaluate(run).to_dict() == run.scores
+    assert kerasimg.evaluate(run) == run.scores
 
 
 def test_callbacks_of_the_spec_are_called_in_every_stage(train: Train, tiny: Any, tmp_path: Path):
@@ -290,7 +291,7 @@ def test_a_layer_of_kerasimg_is_trained_saved_and_opened_elsewhere(
 def test_what_is_said_is_short_and_in_order(listen: Any, tiny: Any, tmp_path: Path):
     said: list[str] = []
     listen(said.append)
-    run = verbs.train(tiny(fit=ONE_EPOCH), data=arrays(), out=tmp_path, verbose=0)
+    run = Run(verbs.train(tiny(fit=ONE_EPOCH), data=arrays(), out=tmp_path, verbose=0))
     assert said == [
         "24 pictures of 2 classes in arrays",
         f"training train 16, validation 4, test 4 -> {run.folder}",

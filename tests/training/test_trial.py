@@ -6,11 +6,12 @@ import keras
 import pytest
 
 import kerasimg
+from kerasimg.api import Run
 from kerasimg.catalog import load
 from kerasimg.data.sources import open_source
 from kerasimg.errors import CallError, KerasimgError
+from kerasimg.run_folder import RunFolder
 from kerasimg.training import engine, trial
-from kerasimg.training.run import Run
 
 Train = Callable[..., Run]
 
@@ -74,7 +75,7 @@ def test_what_is_left_open_is_chosen_noted_and_part_of_the_runs_spec(
     listen(said.append)
     spec = tiny(fit={"batch_size": "auto", "precision": "auto", "stages": [{"epochs": 1}]})
     run = train(spec, data=colours, out=tmp_path)
-    fit, tried = run.read_json("spec.json")["fit"], run.read_json("training.json")["tried"]
+    fit, tried = RunFolder.of(run).required("spec.json")["fit"], RunFolder.of(run).required("training.json")["tried"]
     assert fit["batch_size"] == tried["batch_size"]["chosen"] == 16  # of 36 pictures, more would be too few steps
     assert fit["precision"] == tried["precision"]["chosen"]
     assert fit["precision"] in ("float32", "mixed_bfloat16", "mixed_float16")
@@ -102,13 +103,13 @@ def test_xla_is_chosen_by_trial_where_the_spec_says_auto_and_only_there(
 ):
     stages = {"stages": [{"epochs": 1}], "batch_size": 8}
     run = train(tiny(compile={"jit_compile": "auto"}, fit=stages), data=colours, out=tmp_path)
-    tried = run.read_json("training.json")["tried"]["jit_compile"]
+    tried = RunFolder.of(run).required("training.json")["tried"]["jit_compile"]
     assert tried["batch_size"] == 8
     assert sorted(tried["step_ms"]) == ["with", "without"]
-    assert run.read_json("spec.json")["compile"]["jit_compile"] is tried["chosen"]
+    assert RunFolder.of(run).required("spec.json")["compile"]["jit_compile"] is tried["chosen"]
     plain = train(tiny(fit=stages), data=colours, out=tmp_path)
-    assert plain.read_json("spec.json")["compile"]["jit_compile"] is None
-    assert "tried" not in plain.read_json("training.json")
+    assert RunFolder.of(plain).required("spec.json")["compile"]["jit_compile"] is None
+    assert "tried" not in RunFolder.of(plain).required("training.json")
 
 
 def test_a_model_that_xla_cannot_compile_is_left_to_keras(tiny: Any, colours: Any):
@@ -132,7 +133,7 @@ def test_a_trial_changes_nothing_of_the_training(train: Train, tiny: Any, colour
     stages = {"stages": [{"epochs": 1}]}
     tried = train(tiny(fit={"batch_size": "auto", **stages}), data=colours, out=tmp_path)
     given = train(tiny(fit={"batch_size": 16, **stages}), data=colours, out=tmp_path)
-    assert "tried" not in given.read_json("training.json")
+    assert "tried" not in RunFolder.of(given).required("training.json")
     rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in run.history] for run in (tried, given)]
     assert rows[0] == rows[1]
 

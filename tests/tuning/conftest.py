@@ -1,12 +1,12 @@
 """Searching without a word, on pictures that are learned in a moment."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import kerasimg
 from kerasimg.tuning import search as searches
 
 
@@ -20,7 +20,8 @@ def few(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> Path:
 @pytest.fixture
 def search(few: Path, tmp_path: Path) -> Callable[..., Any]:
     """search(spec) looks through it, silent and without a page, in a folder of its own."""
-    return partial(searches.tune, data=few, out=tmp_path / "runs", report=False)
+    settings: dict[str, Any] = {"data": few, "out": tmp_path / "runs", "report": False}
+    return lambda spec, **how: kerasimg.Search(searches.tune(spec, **{**settings, **how}))
 
 
 @pytest.fixture(scope="session")

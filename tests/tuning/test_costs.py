@@ -21,7 +21,10 @@ def limited(search, searched):
         spec = searched({"tuner": "grid", "max_trials": 4, "limits": limits}, model=[{"layer": "Flatten"}, WIDE, HEAD])
         spec["compile"] = {"optimizer": {"type": "Adam", "learning_rate": RATE}}
         found = search(spec)
-        rows = {(row["model.wide.units"], row["compile.optimizer.learning_rate"]): row for row in found.trials}
+        rows = {
+            (row["model.wide.units"], row["compile.optimizer.learning_rate"]): row
+            for row in (trial.row for trial in found.trials)
+        }
         assert {rate for _, rate in rows} == {0.01, 0.02}
         return found, rows
 

@@ -32,8 +32,8 @@ def test_a_value_stands_where_its_scale_says():
 
 
 def test_the_page_holds_every_trial_and_needs_nothing_else(searched, few, tmp_path):
-    found = searches.tune(searched({"max_trials": 9}), data=few, out=tmp_path)
-    page = (found.folder / "report.html").read_text()
+    folder = searches.tune(searched({"max_trials": 9}), data=few, out=tmp_path)
+    page = (folder / "report.html").read_text()
     assert page.count('<th scope="row" class="n">') == 9
     assert "Parallel coordinates" in page
     assert "compile.optimizer.learning_rate" in page

@@ -25,14 +25,18 @@ def outcome(found, trial):
     return json.loads((found.folder / "trials" / trial / "outcome.json").read_text())
 
 
+def table(found):
+    return [trial.row for trial in found.trials]
+
+
 def test_what_comes_out_is_a_spec_that_trains_to_the_same_figure(search, searched, few, tmp_path):
     best = search(searched({}))
-    run = verbs.train(best, data=few, out=tmp_path / "again", report=False, verbose=0)
+    run = kerasimg.Run(verbs.train(best, data=few, out=tmp_path / "again", report=False, verbose=0))
     assert max(row["val_accuracy"] for row in run.history) == best.score
-    assert run.history[-1]["loss"] == Records(best.folder).history(best._best["trial"])[-1]["loss"]
+    assert run.history[-1]["loss"] == Records(best.folder).history(best._winner["trial"])[-1]["loss"]
     assert kerasimg.build(best).output_shape == (None, 3)
-    assert best.spec.search == ()
-    assert best.spec.compile.optimizer["learning_rate"] == best.values["compile.optimizer.learning_rate"]
+    assert best.best.search == ()
+    assert best.best.compile.optimizer["learning_rate"] == best.values["compile.optimizer.learning_rate"]
 
 
 def test_what_comes_out_is_otherwise_as_its_author_wrote_it(search, tmp_path):
@@ -69,7 +73,7 @@ def test_a_folder_holds_every_trial(search, searched):
     with (found.folder / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["trial"] for row in rows] == ["0001", "0002", "0003"]
-    assert [float(row["val_accuracy"]) for row in rows] == [row["val_accuracy"] for row in found.trials]
+    assert [float(row["val_accuracy"]) for row in rows] == [row["val_accuracy"] for row in table(found)]
     for row in rows:
         told = outcome(found, row["trial"])
         assert (told["status"], told["epochs"], str(told["score"])) == ("completed", 1, row["val_accuracy"])
@@ -82,12 +86,12 @@ def test_a_space_of_three_levels_is_searched(search, searched):
     body = {"$choice": {"pool": POOL, "flat": {"layer": "Flatten"}}, "default": "pool"}
     spec = searched({"max_trials": 8}, model=[body, deep, HEAD])
     found = search(spec)
-    assert {row["status"] for row in found.trials} == {"completed"}
-    for row in found.trials:
+    assert {row["status"] for row in table(found)} == {"completed"}
+    for row in table(found):
         assert (row.get("model.1.dense.hidden.units", None) is not None) is (row["model.1"] == "dense") or (
             "model.1.dense.units" in row
         )
-    assert len({row["model.0"] for row in found.trials}) == 2
+    assert len({row["model.0"] for row in table(found)}) == 2
 
 
 def test_a_space_over_structure_and_one_over_augmentation_are_searched(search, searched):
@@ -95,10 +99,10 @@ def test_a_space_over_structure_and_one_over_augmentation_are_searched(search, s
     flip = {"layer": "RandomFlip", "mode": {"$choice": ["horizontal", "vertical"], "default": "horizontal"}}
     turned = {"$choice": {"flip": flip, "turn": {"layer": "RandomRotation", "factor": 0.1}}, "default": "flip"}
     found = search(searched({"max_trials": 6}, model=[POOL, repeated, HEAD], augment=[turned]))
-    assert [row["status"] for row in found.trials] == ["completed"] * 6
-    assert len({row["model.1.repeat"] for row in found.trials}) > 1
-    assert {row["augment.0"] for row in found.trials} == {"flip", "turn"}
-    assert sum(1 for name, _ in found.spec.augment) == 1
+    assert [row["status"] for row in table(found)] == ["completed"] * 6
+    assert len({row["model.1.repeat"] for row in table(found)}) > 1
+    assert {row["augment.0"] for row in table(found)} == {"flip", "turn"}
+    assert sum(1 for name, _ in found.best.augment) == 1
 
 
 def test_a_trial_that_fails_fails_alone_and_says_why(search, searched):
@@ -106,9 +110,9 @@ def test_a_trial_that_fails_fails_alone_and_says_why(search, searched):
     spec = searched({"tuner": "grid"}, model=[{"layer": "Flatten"}, HEAD])
     spec["compile"] = {"optimizer": {"type": "SGD", "learning_rate": huge}}
     found = search(spec)
-    assert [row["status"] for row in found.trials] == ["completed", "failed"]
+    assert [row["status"] for row in table(found)] == ["completed", "failed"]
     assert "the loss is no number any more" in outcome(found, "0002")["reason"]
-    assert found.score == found.trials[0]["val_accuracy"]
+    assert found.score == table(found)[0]["val_accuracy"]
 
 
 def test_a_model_that_is_too_large_is_not_feasible_and_takes_no_time(search, searched):
@@ -116,7 +120,7 @@ def test_a_model_that_is_too_large_is_not_feasible_and_takes_no_time(search, sea
     spec = searched({"tuner": "grid", "limits": {"params": 1000}}, model=[POOL, wide, HEAD])
     spec["compile"] = {}
     found = search(spec)
-    assert [row["status"] for row in found.trials] == ["completed", "infeasible"]
+    assert [row["status"] for row in table(found)] == ["completed", "infeasible"]
     assert "parameters, and the limit is 1,000" in outcome(found, "0002")["reason"]
     assert outcome(found, "0002")["seconds"] < 1
 
@@ -139,14 +143,14 @@ def test_executions_are_averaged_and_each_is_kept(search, searched):
 def test_no_trial_has_more_epochs_than_it_may(search, searched):
     spec = searched({"max_trials": 1, "max_epochs": 2})
     spec["fit"]["stages"] = [{"epochs": 5}]
-    assert search(spec).trials[0]["epochs"] == 2
+    assert table(search(spec))[0]["epochs"] == 2
 
 
 def test_hyperband_goes_on_with_the_trials_it_promotes(search, searched):
     spec = searched({"tuner": "hyperband", "max_trials": 8})
     spec["fit"]["stages"] = [{"epochs": 3}]
     found = search(spec)
-    promoted = [row for row in found.trials if row["goes_on_from"]]
+    promoted = [row for row in table(found) if row["goes_on_from"]]
     assert promoted
     for row in promoted:
         epochs = [line["epoch"] for line in Records(found.folder).history(row["trial"])]
@@ -181,10 +185,10 @@ def test_a_search_that_was_interrupted_goes_on(listen, searched, few, tmp_path):
     how = {"data": few, "out": tmp_path / "runs", "report": False}
     with pytest.raises(Interrupted, match="2 trials are kept; to go on: kerasimg tune --resume"):
         searches.tune(searched({}), **how)
-    found = searches.resume_search(tmp_path / "runs" / "tiny-tune-1")
+    found = kerasimg.Search(searches.resume_search(tmp_path / "runs" / "tiny-tune-1"))
     assert sum(line.startswith("trial ") for line in said) == 3
-    assert found.score == searches.tune(searched({}), **how).score
-    searches.resume_search(found)
+    assert found.score == kerasimg.Search(searches.tune(searched({}), **how)).score
+    searches.resume_search(found.folder)
     assert said[-1].endswith("is finished; nothing is left to do")
 
 
@@ -195,7 +199,7 @@ def test_a_process_that_has_taken_much_memory_leaves_the_rest_to_another(listen,
     listen(said.append)
     found = search(searched({}))
     assert "the trials have taken much memory, which is not given back: another process goes on" in said
-    assert [row["val_accuracy"] for row in found.trials] == [row["val_accuracy"] for row in alone.trials]
+    assert [row["val_accuracy"] for row in table(found)] == [row["val_accuracy"] for row in table(alone)]
 
 
 def test_a_search_goes_on_only_over_the_same_pictures(listen, searched, few, tmp_path, pictures):
@@ -281,5 +285,5 @@ def test_no_trial_is_lost_nor_run_twice_when_a_search_is_killed(workers, search,
         told = [event["trial"] for event in events if event["event"] == kind]
         assert sorted(told) == [f"{number:04d}" for number in range(1, 21)]
     undisturbed = search(spec)
-    assert searches.Search(folder).values == undisturbed.values
+    assert kerasimg.Search(folder).values == undisturbed.values
     assert json.loads((folder / "best.json").read_text()) == json.loads(Path(undisturbed).read_text())
