@@ -1611,7 +1611,7 @@ def _params(params: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[s
     return {**given, **more}
 
 
-_COLUMNS = frozenset({"trial", "status", "seconds", "epochs", "best_epoch", "goes_on_from", "reason"})
+_COLUMNS = frozenset({"trial", "status", "seconds", "epochs", "best_epoch", "goes_on_from", "host", "reason"})
 """Columns of trials.csv besides the objective and the hyperparameters."""
 
 
