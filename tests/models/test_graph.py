@@ -55,12 +55,14 @@ def test_a_fault_in_a_block_is_told_at_its_place_in_the_document():
     message = refused(
         {"block": "shrink", "repeat": 4}, blocks={"shrink": {"nodes": [{"layer": "MaxPooling2D", "name": "pool"}]}}
     )
-    assert message.startswith("tiny: blocks.shrink.nodes[0] (MaxPooling2D): does not take 1x1x3: ")
+    assert message.startswith(
+        "tiny: blocks.shrink.nodes[0] (MaxPooling2D): model[0] -> shrink[3]: does not take 1x1x3: "
+    )
 
 
 def test_an_argument_that_only_the_shapes_show_to_be_wrong_is_refused():
     message = refused({"layer": "Conv2D", "filters": "=in_channels - 3", "kernel_size": 1})
-    assert "filters: expected an integer > 0, got 0" in message
+    assert 'filters: "=in_channels - 3" gave 0; expected an integer > 0' in message
 
 
 def test_a_node_has_one_output():
