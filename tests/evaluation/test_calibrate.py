@@ -75,7 +75,7 @@ def test_a_run_that_is_too_sure_becomes_less_so_and_decides_the_same(make_run, t
     assert after["calibration_error"] == test["after"]["calibration_error"]
     same = "subset_accuracy" if task == "multilabel" else "confusion"
     assert after[same] == before[same]
-    assert kerasimg.evaluate(run).to_dict() == after
+    assert kerasimg.evaluate(run) == after
 
 
 def test_the_temperature_travels_with_the_model_file_and_leaves_the_keras_model_alone(make_run, tmp_path):

@@ -441,7 +441,7 @@ def test_a_callback_says_what_it_remembers(train: Any, spec: Any, noisy: Path, t
 def test_a_process_that_is_killed_at_any_moment_is_resumed(spec: Any, noisy: Path, tmp_path: Path):
     (tmp_path / "tiny.json").write_text(json.dumps(spec(stages=[{"epochs": 60}], callbacks=[])))
     # A report would take longer than all of this.
-    begin = f"import kerasimg; Run(verbs.train('tiny.json', data={str(noisy)!r}, report=False, verbose=0))"
+    begin = f"import kerasimg; kerasimg.train('tiny.json', data={str(noisy)!r}, report=False, verbose=0)"
     how: dict[str, Any] = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-c", begin], **how)
     run = tmp_path / "runs" / "tiny-1"
