@@ -97,13 +97,18 @@ def killed_and_resumed(written: dict[str, Any], out: Path) -> Run:
     return Run(verbs.resume(out / f"{written['name']}-1", data=data(), verbose=0))
 
 
+def listening(said: list[str]) -> Any:
+    """While the block runs, messages are added to `said`."""
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    return log.attached(handler, logging.INFO)
+
+
 found: dict[str, Any] = {}
 for case in CASES:
     for distribute in ("off", "auto"):
         said: list[str] = []
-        heard = logging.Handler()
-        heard.emit = lambda record, to=said: to.append(record.getMessage())  # type: ignore[method-assign]
-        with log.attached(heard, logging.INFO):
+        with listening(said):
             run = Run(verbs.train(spec(case, distribute), data=data(), out=OUT, report=False, verbose=0))
         found.setdefault(case, {})[distribute] = end(run)
         found[case][distribute]["said"] = said
@@ -116,7 +121,6 @@ for name, changed in {
     "taught": {"teacher": {"run": "x"}},
 }.items():
     written = spec("plain", "auto")
-    devices_for(
-        load(written | {"fit": written["fit"] | changed}, num_classes=3), found["said"].setdefault(name, []).append
-    )
+    with listening(found["said"].setdefault(name, [])):
+        devices_for(load(written | {"fit": written["fit"] | changed}, num_classes=3))
 (OUT / "found.json").write_text(json.dumps(found))

@@ -94,19 +94,21 @@ def test_as_many_devices_are_taken_as_divide_the_batch_and_the_user_is_told(trai
     }
 
 
-def test_one_device_is_taken_as_it_is(tiny: Any):
+def test_one_device_is_taken_as_it_is(tiny: Any, listen: Any):
     said: list[str] = []
+    listen(said.append)
     spec = load(tiny(fit={"distribute": "auto"}), num_classes=3)
-    assert devices.devices_for(spec, said.append) is devices.ONE
+    assert devices.devices_for(spec) is devices.ONE
     told = {
         "torch": "devices: one, since Keras trains on several under JAX and TensorFlow, not under PyTorch",
     }.get(keras.backend.backend(), "devices: one of 1; there is no other")
     assert said == [told]
 
 
-def test_nothing_is_asked_for_and_nothing_is_said(tiny: Any):
+def test_nothing_is_asked_for_and_nothing_is_said(tiny: Any, listen: Any):
     said: list[str] = []
-    assert devices.devices_for(load(tiny(), num_classes=3), said.append) is devices.ONE
+    listen(said.append)
+    assert devices.devices_for(load(tiny(), num_classes=3)) is devices.ONE
     assert said == []
 
 
