@@ -84,7 +84,7 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'kerasimg' has no attribute {name!r}")
     where = _WHERE[name]
-    if where.split(".")[1] not in ("catalog", "spec", "errors"):
+    if where != "kerasimg.errors" and name not in ("load", "Spec", "Run", "Search"):
         import_module("kerasimg.backend").check_backend()
     return getattr(import_module(where), name)
 

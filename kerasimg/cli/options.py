@@ -135,7 +135,7 @@ CacheOption = Annotated[
 OWN_ARGUMENTS = frozenset(
     {
         "ref",
-        "set",
+        "overrides",
         "chosen",
         "partial",
         "data",
@@ -151,7 +151,6 @@ OWN_ARGUMENTS = frozenset(
         "token",
         "chief",
         "verbose",
-        "say",
     }
 )
 """Arguments of the verbs besides a spec's params."""

@@ -3,6 +3,7 @@
 import json
 import math
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
@@ -217,5 +218,6 @@ def test_the_best_epoch_is_the_one_that_training_keeps(goal, values, best):
 
 
 def test_the_page_has_the_table_of_today():
-    text = metric_table.PAGE.read_text(encoding="utf-8")
+    page = Path(__file__).parents[2] / "docs" / "metrics.md"
+    text = page.read_text(encoding="utf-8")
     assert text == metric_table.page(text), "run: python -m kerasimg.spec.metric_table"
