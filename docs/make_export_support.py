@@ -197,7 +197,8 @@ def _savedmodel(model: keras.Model, precision: Any, values: np.ndarray) -> np.nd
 
     with TemporaryDirectory() as scratch:
         model.export(scratch, format="tf_saved_model", input_signature=signature_of(model), verbose=False)
-        return np.asarray(tf.saved_model.load(scratch).serve(values))
+        loaded = tf.saved_model.load(scratch)  # by a name, or its variables are gone before it is called
+        return np.asarray(loaded.serve(values))
 
 
 RUNNERS = {"litert": _litert, "onnx": _onnx, "openvino": _openvino, "savedmodel": _savedmodel}
