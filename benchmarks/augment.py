@@ -2,17 +2,17 @@
 
     python benchmarks/augment.py [--quick] [--json OUT.json]
 
-Speed: batches of 32 pictures of 224 x 224 that stand in memory as uint8 go through `tf.data` with as many threads as
+Speed: batches of 32 images of 224 x 224 that stand in memory as uint8 go through `tf.data` with as many threads as
 there are cores, once through what `compile_augment` makes of a list of layers, once through the same layers of Keras
 (or kerasimg, where Keras has none) one after the other. The two take turns in one process, after one run of each that
-is not timed; printed are the medians of pictures a second, and the median of the ratios with their quartiles.
+is not timed; printed are the medians of images a second, and the median of the ratios with their quartiles.
 
 Sharpness: photographs of scikit-image at half their size are flipped, rotated and moved at random, in one
 interpolation as `compile_augment` does it, and in one for each layer, as Keras does, by the same matrices. The ideal
 is computed from the photograph at its full size: cubic interpolation at four places for each pixel of the result,
 averaged. Printed are the distance from the ideal (PSNR, in dB), and the mean gradient and the power in the upper half
 of the spectrum (above half of the highest frequency) as parts of the ideal's; all of a square in the middle that shows
-nothing from outside. Without scikit-image they are random pictures with the spectrum of photographs.
+nothing from outside. Without scikit-image they are random images with the spectrum of photographs.
 
 Exit code 1 when the warp is less than 4 times as fast as the three layers, or no sharper.
 """
@@ -112,7 +112,7 @@ def keras_s(nodes: list[tuple[str, dict[str, Any]]]) -> Change:
 
 
 def runner(change: Change) -> Callable[[int], float]:
-    """A function that sends so many batches through, and says how many pictures a second that were."""
+    """A function that sends so many batches through, and says how many images a second that were."""
     images = tf.constant(np.stack([photograph(SIZE, number) for number in range(BATCH)]))
     labels = tf.one_hot(tf.range(BATCH) % 10, 10)
 
@@ -137,7 +137,7 @@ def runner(change: Change) -> Callable[[int], float]:
 
 
 def photograph(side: int, number: int) -> np.ndarray:
-    """A random picture whose power falls with the square of the frequency, as that of photographs: uint8."""
+    """A random image whose power falls with the square of the frequency, as that of photographs: uint8."""
     random = np.random.default_rng(number)
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij"))
     amplitude = 1 / np.maximum(frequency, 1 / side)
@@ -178,7 +178,7 @@ def speed(names: list[str], rounds: int, seconds: float) -> list[dict[str, Any]]
 
 
 def photographs() -> dict[str, np.ndarray]:
-    """Name -> uint8 pictures with even sides."""
+    """Name -> uint8 images with even sides."""
     try:
         from skimage import data
     except ImportError:
@@ -193,7 +193,7 @@ def halved(pixels: np.ndarray) -> np.ndarray:
 
 
 def ideal(large: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The warp of the halved picture, computed from the whole one at four places for each pixel."""
+    """The warp of the halved image, computed from the whole one at four places for each pixel."""
     height, width, channels = large.shape
     y, x = np.meshgrid((np.arange(height) + 0.5) / 2 - 0.5, (np.arange(width) + 0.5) / 2 - 0.5, indexing="ij")
     back = matrix.reshape(3, 3) @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
@@ -205,14 +205,14 @@ def ideal(large: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return halved(np.stack(planes, axis=-1).reshape(large.shape))
 
 
-def stacked(picture: np.ndarray, matrices: list[np.ndarray]) -> np.ndarray:
+def stacked(image: np.ndarray, matrices: list[np.ndarray]) -> np.ndarray:
     """As Keras does it: one layer after the other, each with its interpolation."""
-    pixels = tf.constant(picture[np.newaxis], tf.float32)
+    pixels = tf.constant(image[np.newaxis], tf.float32)
     for matrix in matrices:
         pixels = tf.raw_ops.ImageProjectiveTransformV3(
             images=pixels,
             transforms=matrix[np.newaxis, :8],
-            output_shape=picture.shape[:2],
+            output_shape=image.shape[:2],
             fill_value=0.0,
             interpolation="BILINEAR",
             fill_mode="REFLECT",
@@ -242,8 +242,8 @@ def sharpness(draws: int) -> list[dict[str, Any]]:
         step = compile_augment(WARP, Image(size=size), 0).steps[0]
         seeds = tf.constant([[1, position] for position in range(draws)], tf.int64)
         drawn = step.draw(seeds, tf.constant(0, tf.uint32), tf.constant(draws))
-        pictures = tf.constant(np.repeat(small[np.newaxis].astype("float32"), draws, axis=0))
-        fused = step.apply(pictures, drawn, tf.constant(draws)).numpy()
+        images = tf.constant(np.repeat(small[np.newaxis].astype("float32"), draws, axis=0))
+        fused = step.apply(images, drawn, tf.constant(draws)).numpy()
         figures: dict[str, list[tuple[float, float, float]]] = {"one": [], "each layer": []}
         y, x = np.mgrid[:height, :width]
         corners = np.stack([x.ravel(), y.ravel(), np.ones(x.size)])

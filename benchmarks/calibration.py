@@ -1,9 +1,9 @@
-"""Does temperature scaling lower the calibration error on held-out pictures? A simple CNN, trained for too long.
+"""Does temperature scaling lower the calibration error on held-out images? A simple CNN, trained for too long.
 
     python benchmarks/calibration.py [--data DATA] [--epochs N] [--seeds N]
 
 Prints, for each seed, the temperature that was fitted on the validation part and, on the test part, the calibration
-error and the log-loss before and after with their 95 % intervals. DATA is "sample" (the 2,500 pictures of Fashion-MNIST
+error and the log-loss before and after with their 95 % intervals. DATA is "sample" (the 2,500 images of Fashion-MNIST
 that ship), or what `kerasimg train --data` takes: an .npz of all of Fashion-MNIST is made by
 `benchmarks/fashion_mnist.py npz`. Exit code 1 where the error of any seed did not fall.
 """

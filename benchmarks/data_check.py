@@ -4,13 +4,13 @@
     python benchmarks/data_check.py clean --npz fashion_mnist.npz [--clip-art DIR] [--sheets DIR]
     python benchmarks/data_check.py speed [--count 1000] [--repeat 3]
 
-recall: of a clean set (`--count` pictures of Fashion-MNIST's training part as PNG files, parted into train and test; or
-the folders of clip art less the pictures that it holds twice) a folder is made with faults in it: 30 exact duplicates
+recall: of a clean set (`--count` images of Fashion-MNIST's training part as PNG files, parted into train and test; or
+the folders of clip art less the images that it holds twice) a folder is made with faults in it: 30 exact duplicates
 across the parts, 20 near ones (7 resized, 7 recompressed, 6 mirrored), 10 swapped labels, 5 truncated files, 5 of one
 colour; and 10 brightened and 10 slightly cropped copies. Printed is how many of each were found, and what else was
 said.  --labels: look for the swapped labels, too, with the classifier of thumbnails.
 
-clean: Fashion-MNIST's 10,000 test pictures, and the clip art, as they are; pairs of near copies are drawn side by side
+clean: Fashion-MNIST's 10,000 test images, and the clip art, as they are; pairs of near copies are drawn side by side
 into --sheets, to be judged by eye.
 
 speed: 500 x 375 JPEG files of about 54 KB on all cores, all of the check; the least of --repeat.
@@ -30,8 +30,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from kerasimg.data.image_files import BadImage, read_image
 from kerasimg.data.parallel import cores
-from kerasimg.data.picture import BadImage, read_picture
 from kerasimg.data.quality.data_check import DataCheck, check_data
 
 PLANTED = {
@@ -50,7 +50,7 @@ Files = dict[str, list[Path]]
 
 
 def plant(root: Path, seed: int) -> dict[str, list[str]]:
-    """Faults in a folder of train/CLASS/FILE and test/CLASS/FILE; gives kind -> ids of the pictures that are wrong."""
+    """Faults in a folder of train/CLASS/FILE and test/CLASS/FILE; gives kind -> ids of the images that are wrong."""
     drawn = np.random.default_rng(seed)
     train, test = sorted((root / "train").glob("*/*")), sorted((root / "test").glob("*/*"))
     classes = sorted(path.name for path in (root / "train").iterdir())
@@ -71,7 +71,7 @@ def plant(root: Path, seed: int) -> dict[str, list[str]]:
                 note(kind, copy)
             elif kind in CHANGES:
                 copy = root / "test" / label / f"planted_{kind}_{number}.{'jpg' if kind == 'recompressed' else 'png'}"
-                CHANGES[kind](read_picture(str(original)), copy)
+                CHANGES[kind](read_image(str(original)), copy)
                 note(kind, copy)
             elif kind == "swapped":
                 other = classes[(classes.index(label) + 1 + int(drawn.integers(len(classes) - 1))) % len(classes)]
@@ -83,7 +83,7 @@ def plant(root: Path, seed: int) -> dict[str, list[str]]:
                 path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
                 note(kind, path)
             else:
-                size = read_picture(str(original)).size
+                size = read_image(str(original)).size
                 path = root / "train" / label / f"planted_blank_{number}.png"
                 grey = drawn.normal(60 + 30 * number, 2, (size[1], size[0], 3)).clip(0, 255)
                 PIL.Image.fromarray(grey.astype("uint8")).save(path)
@@ -91,29 +91,27 @@ def plant(root: Path, seed: int) -> dict[str, list[str]]:
     return planted
 
 
-def resized(picture: PIL.Image.Image, path: Path) -> None:
-    picture.resize(
-        (max(8, picture.width * 3 // 4), max(8, picture.height * 3 // 4)), PIL.Image.Resampling.LANCZOS
-    ).save(path)
+def resized(image: PIL.Image.Image, path: Path) -> None:
+    image.resize((max(8, image.width * 3 // 4), max(8, image.height * 3 // 4)), PIL.Image.Resampling.LANCZOS).save(path)
 
 
-def recompressed(picture: PIL.Image.Image, path: Path) -> None:
-    picture.save(path, "JPEG", quality=50)
+def recompressed(image: PIL.Image.Image, path: Path) -> None:
+    image.save(path, "JPEG", quality=50)
 
 
-def mirrored(picture: PIL.Image.Image, path: Path) -> None:
-    PIL.ImageOps.mirror(picture).save(path)
+def mirrored(image: PIL.Image.Image, path: Path) -> None:
+    PIL.ImageOps.mirror(image).save(path)
 
 
-def brightened(picture: PIL.Image.Image, path: Path) -> None:
-    picture.point([min(255, round(value * 1.15 + 8)) for value in range(256)] * 3).save(path)
+def brightened(image: PIL.Image.Image, path: Path) -> None:
+    image.point([min(255, round(value * 1.15 + 8)) for value in range(256)] * 3).save(path)
 
 
-def cropped(picture: PIL.Image.Image, path: Path) -> None:
+def cropped(image: PIL.Image.Image, path: Path) -> None:
     """2 % off each side."""
-    width, height = picture.size
+    width, height = image.size
     edge_x, edge_y = max(1, round(width * 0.02)), max(1, round(height * 0.02))
-    picture.crop((edge_x, edge_y, width - edge_x, height - edge_y)).save(path)
+    image.crop((edge_x, edge_y, width - edge_x, height - edge_y)).save(path)
 
 
 CHANGES: dict[str, Callable[[PIL.Image.Image, Path], None]] = {
@@ -138,7 +136,7 @@ def recalled(checked: DataCheck, planted: dict[str, list[str]]) -> dict[str, int
     """How many of the planted faults were found, by kind."""
     named: dict[str, set[str]] = {}
     for one in checked.findings:
-        named.setdefault(one.kind, set()).update(checked.source.items[index].id for index in one.pictures)
+        named.setdefault(one.kind, set()).update(checked.source.items[index].id for index in one.images)
     return {
         kind: sum(any(name in named.get(as_kind, ()) for as_kind in FOUND_AS.get(kind, COPIES)) for name in names)
         for kind, names in planted.items()
@@ -146,17 +144,17 @@ def recalled(checked: DataCheck, planted: dict[str, list[str]]) -> dict[str, int
 
 
 def unplanted(checked: DataCheck, planted: dict[str, list[str]]) -> dict[str, int]:
-    """Findings that name no planted picture, by kind."""
+    """Findings that name no planted image, by kind."""
     ours = {name for names in planted.values() for name in names}
     counts: dict[str, int] = {}
     for one in checked.findings:
-        if not any(checked.source.items[index].id in ours for index in one.pictures):
+        if not any(checked.source.items[index].id in ours for index in one.images):
             counts[one.kind] = counts.get(one.kind, 0) + 1
     return counts
 
 
 def write_fashion(npz: Path, root: Path, count: int, seed: int) -> None:
-    """So many pictures of the training part as PNG files, a fifth of them in test/."""
+    """So many images of the training part as PNG files, a fifth of them in test/."""
     with np.load(npz) as arrays:
         images, labels = arrays["x_train"], arrays["y_train"]
     chosen = np.random.default_rng(seed).permutation(len(images))[:count]
@@ -171,18 +169,18 @@ def write_clip_art(source: Path, root: Path) -> None:
     checked = check_data(source)
     left = checked.left_out(near=True)
     left |= {
-        index: one.kind for one in checked.findings if one.kind in ("near_conflict", "blank") for index in one.pictures
+        index: one.kind for one in checked.findings if one.kind in ("near_conflict", "blank") for index in one.images
     }
     for place, index in enumerate(index for index in range(len(checked.source)) if index not in left):
         item = checked.source.items[index]
         try:
-            picture = read_picture(item.picture)
+            image = read_image(item.image)
         except BadImage:
             continue
-        picture.thumbnail((400, 400))
+        image.thumbnail((400, 400))
         folder = root / ("test" if place % 5 == 0 else "train") / item.labels[0]
         folder.mkdir(parents=True, exist_ok=True)
-        picture.save(folder / f"{index:05}.png")
+        image.save(folder / f"{index:05}.png")
 
 
 def recall(options: argparse.Namespace) -> None:
@@ -200,13 +198,11 @@ def recall(options: argparse.Namespace) -> None:
             before = check_data(folder)
             planted = plant(Path(folder), options.seed)
             checked = check_data(folder, judge_labels=judge)
-        print(f"\n{name}: {len(before.source):,} pictures before, {len(checked.source):,} after")
+        print(f"\n{name}: {len(before.source):,} images before, {len(checked.source):,} after")
         print("  said before:", {kind: row["findings"] for kind, row in before.counts().items()})
         for kind, count in recalled(checked, planted).items():
             print(f"  {kind:12} {count:3} of {PLANTED[kind]}")
-        first = [checked.source.items[one.pictures[0]].id for one in checked.findings if one.kind == "label_suspect"][
-            :50
-        ]
+        first = [checked.source.items[one.images[0]].id for one in checked.findings if one.kind == "label_suspect"][:50]
         if judge:
             print(f"  swapped labels among the 50 likeliest: {sum(name in first for name in planted['swapped'])}")
         print("  said of what was not planted:", unplanted(checked, planted))
@@ -221,9 +217,9 @@ def clean(options: argparse.Namespace) -> None:
         sets["clip art"] = options.clip_art
     for name, data in sets.items():
         checked = check_data(data)  # type: ignore[arg-type]
-        print(f"\n{name}: {len(checked.source):,} pictures, {checked.seconds:.0f} s")
+        print(f"\n{name}: {len(checked.source):,} images, {checked.seconds:.0f} s")
         for kind, row in checked.counts().items():
-            print(f"  {kind:15} {row['findings']:4} findings, {row['pictures']:4} pictures")
+            print(f"  {kind:15} {row['findings']:4} findings, {row['images']:4} images")
         if options.sheets:
             draw_pairs(checked, options.sheets / f"{name.replace(' ', '_')}.png")
 
@@ -233,9 +229,9 @@ def draw_pairs(checked: DataCheck, path: Path) -> None:
     side, columns = 64, 10
     sheet = PIL.Image.new("RGB", (columns * (2 * side + 8), max(1, -(-len(near) // columns)) * (side + 8)), "grey")
     for place, one in enumerate(near):
-        for number, index in enumerate(one.pictures[:2]):
-            picture = read_picture(checked.source.items[index].picture).resize((side, side))
-            sheet.paste(picture, (place % columns * (2 * side + 8) + number * side, place // columns * (side + 8)))
+        for number, index in enumerate(one.images[:2]):
+            image = read_image(checked.source.items[index].image).resize((side, side))
+            sheet.paste(image, (place % columns * (2 * side + 8) + number * side, place // columns * (side + 8)))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
 
@@ -259,12 +255,10 @@ def speed(options: argparse.Namespace) -> None:
             check_data(folder)
             times.append(time.perf_counter() - start)
             busy.append(time.process_time() - start_busy)
-        print(f"{options.count / min(times):,.0f} pictures a second (least of {options.repeat}: {min(times):.2f} s)")
+        print(f"{options.count / min(times):,.0f} images a second (least of {options.repeat}: {min(times):.2f} s)")
         # Among other work the clock says little of the program; what it took of the processors says more.
         each_ms = 1000 * min(busy) / options.count
-        print(
-            f"{each_ms:.2f} ms of a core for a picture, {cores() * 1000 / each_ms:,.0f} a second on {cores()} of them"
-        )
+        print(f"{each_ms:.2f} ms of a core for an image, {cores() * 1000 / each_ms:,.0f} a second on {cores()} of them")
 
 
 def main() -> None:

@@ -4,7 +4,7 @@
 
 Each photograph is made into JPEGs of several widths (Lanczos, quality 90), and these are decoded to several sizes, in
 three resize policies, in colour and grey, by `decode_fast` and by `decode`. Printed are, for each photograph, the mean
-absolute difference over all of that, the largest mean of one picture, where that was, and the largest difference of a
+absolute difference over all of that, the largest mean of one image, where that was, and the largest difference of a
 single value, in 1/255; first with the libraries of the extra `fast`, where they are installed, then without. What is
 no photograph (a page of text, clip art) stands below the others and counts for nothing: the bound is one of
 photographs. Exit code 1 when a photograph goes over it.
@@ -38,7 +38,7 @@ WIDTHS = (300, 345, 375, 500, 1000)
 SIZES = (64, 96, 128, 160, 224, 299)
 
 
-def pictures(names: tuple[str, ...]) -> Iterator[tuple[str, PIL.Image.Image]]:
+def images(names: tuple[str, ...]) -> Iterator[tuple[str, PIL.Image.Image]]:
     """Those that the installed package holds: the others it would fetch from the network."""
     for name in names:
         path = Path(data.__file__).parent / f"{name}.png"
@@ -49,13 +49,13 @@ def pictures(names: tuple[str, ...]) -> Iterator[tuple[str, PIL.Image.Image]]:
                 break
 
 
-def measured(picture: PIL.Image.Image, widths: tuple[int, ...], sizes: tuple[int, ...]) -> dict[str, Any]:
+def measured(img: PIL.Image.Image, widths: tuple[int, ...], sizes: tuple[int, ...]) -> dict[str, Any]:
     """The differences of one photograph, at all widths and sizes at which it is made smaller."""
     means, largest, at = [], 0, ""
     for width in widths:
-        height = width * picture.height // picture.width
+        height = width * img.height // img.width
         file = io.BytesIO()
-        picture.resize((width, height), PIL.Image.Resampling.LANCZOS).save(file, "JPEG", quality=90)
+        img.resize((width, height), PIL.Image.Resampling.LANCZOS).save(file, "JPEG", quality=90)
         for size in sizes:
             for policy in get_args(ResizePolicy):
                 for channels in (3, 1):
@@ -71,8 +71,8 @@ def measured(picture: PIL.Image.Image, widths: tuple[int, ...], sizes: tuple[int
 
 def table(names: tuple[str, ...], widths: tuple[int, ...], sizes: tuple[int, ...]) -> dict[str, dict[str, Any]]:
     rows = {}
-    for name, picture in pictures(names):
-        rows[name] = row = measured(picture, widths, sizes)
+    for name, image in images(names):
+        rows[name] = row = measured(image, widths, sizes)
         print(f"{name:22} {row['mean']:6.2f} {row['worst']:8.2f} {row['largest']:8}   {row['at']}", flush=True)
     return rows
 

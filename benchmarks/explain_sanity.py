@@ -2,7 +2,7 @@
 
     python benchmarks/explain_sanity.py
 
-With the network and the pictures of tests/evaluation/test_explain.py: the share of the maps whose peak lies on the
+With the network and the images of tests/evaluation/test_explain.py: the share of the maps whose peak lies on the
 planted cue, and the rank correlation that is left when the weights of the last convolution, or of the head, are drawn
 again (mean of four draws).
 """

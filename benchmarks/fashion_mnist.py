@@ -25,7 +25,7 @@ CLASSES = (
 FILES = {"train": "train", "test": "t10k"}
 """Part -> how its IDX files begin."""
 TEST_SHARE = 4
-"""Of --per-class N train pictures, N / 4 test pictures."""
+"""Of --per-class N train images, N / 4 test images."""
 SEED = 20170825
 
 
@@ -45,7 +45,7 @@ def read_part(idx: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(labels: np.ndarray, per_class: int | None) -> np.ndarray:
-    """Indices of `per_class` pictures of each class, drawn by SEED, ascending; None: of all."""
+    """Indices of `per_class` images of each class, drawn by SEED, ascending; None: of all."""
     if per_class is None:
         return np.arange(len(labels))
     random = np.random.default_rng(SEED)
@@ -68,7 +68,7 @@ def write_folders(idx: Path, out: Path, per_class: int | None) -> int:
 
 
 def write_npz(idx: Path, out: Path) -> int:
-    """Write x_train, y_train, x_test and y_test, as Keras' data sets call them; returns how many pictures."""
+    """Write x_train, y_train, x_test and y_test, as Keras' data sets call them; returns how many images."""
     parts = {part: read_part(idx, part) for part in FILES}
     arrays = {f"{axis}_{part}": array for part, pair in parts.items() for axis, array in zip("xy", pair, strict=True)}
     np.savez_compressed(out, **arrays)
@@ -79,14 +79,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("form", choices=["folders", "npz"])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--per-class", type=int, help="train pictures of each class; default: all")
+    parser.add_argument("--per-class", type=int, help="train images of each class; default: all")
     parser.add_argument("--idx", type=Path, default=IDX, help=f"folder of the IDX files (default: {IDX})")
     given = parser.parse_args()
     if given.form == "npz":
         written = write_npz(given.idx, given.out)
     else:
         written = write_folders(given.idx, given.out, given.per_class)
-    print(f"{written:,} pictures in {given.out}")
+    print(f"{written:,} images in {given.out}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """An epoch of `kerasimg train` against one of the same model in hand-written Keras, `fit` on arrays; side by side.
 
-    python benchmarks/fit.py [--npz fashion.npz] [--pictures 6000] [--rounds 3] [--spec simple_cnn] [--settings all]
+    python benchmarks/fit.py [--npz fashion.npz] [--images 6000] [--rounds 3] [--spec simple_cnn] [--settings all]
 
-Prints a Markdown table: pictures a second of training and validation, each the median over all epochs but the first of
+Prints a Markdown table: images a second of training and validation, each the median over all epochs but the first of
 each round, and kerasimg's as a share of Keras'. The rounds take turns, so that what else the machine does falls on
-both. Without --npz the pictures are noise. The backend is that of KERAS_BACKEND.
+both. Without --npz the images are noise. The backend is that of KERAS_BACKEND.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def by_spec(name: str, file: str, epochs: int, out: str, edits: dict[str, Any]) 
     return [row["seconds"] for row in run.history[1:]]
 
 
-def pictures(npz: str | None, count: int) -> Data:
-    """Pictures to train on, and a fifth as many to validate by; labels as numbers."""
+def make_images(npz: str | None, count: int) -> Data:
+    """Images to train on, and a fifth as many to validate by; labels as numbers."""
     every = count * 6 // 5
     if npz is None:
         images, labels = np.random.default_rng(0).integers(0, 256, (every, SIZE, SIZE), "uint8"), np.arange(every) % 10
@@ -120,18 +120,18 @@ def pictures(npz: str | None, count: int) -> Data:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--npz")
-    parser.add_argument("--pictures", type=int, default=6000)
+    parser.add_argument("--images", type=int, default=6000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--spec", choices=MODELS, action="append")
     parser.add_argument("--settings", choices=[*SETTINGS, "all"], action="append")
     options = parser.parse_args()
-    data = pictures(options.npz, options.pictures)
+    data = make_images(options.npz, options.images)
     shown = len(data["x_train"]) + len(data["x_val"])
     wanted = options.settings or ["all"]
     settings = list(SETTINGS) if "all" in wanted else wanted
-    print(f"Backend {keras.backend.backend()}, {options.pictures:,} pictures of {SIZE}x{SIZE}, batch 32.\n")
-    print("| spec | setting | Keras, pictures/s | kerasimg, pictures/s | ratio |\n| --- | --- | --- | --- | --- |")
+    print(f"Backend {keras.backend.backend()}, {options.images:,} images of {SIZE}x{SIZE}, batch 32.\n")
+    print("| spec | setting | Keras, images/s | kerasimg, images/s | ratio |\n| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["KERASIMG_CACHE"] = f"{folder}/cache"
         file = f"{folder}/data.npz"

@@ -1,4 +1,4 @@
-"""What the confidence intervals cost: 1,000 resamples of 10,000 pictures, in seconds of one core.
+"""What the confidence intervals cost: 1,000 resamples of 10,000 images, in seconds of one core.
 
 OMP_NUM_THREADS=1 python benchmarks/intervals.py
 """
@@ -17,7 +17,7 @@ REPEATS = 5
 
 
 def drawn(task: Task, labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Truth and probabilities of a calibrated model; a label of several holds for one picture in twenty."""
+    """Truth and probabilities of a calibrated model; a label of several holds for one image in twenty."""
     random = np.random.default_rng(0)
     if task == "multiclass":
         p = random.dirichlet(np.full(labels, 0.3), N)

@@ -104,7 +104,7 @@ def spec(case: str) -> dict[str, Any]:
     }
 
 
-def pictures(folder: Path) -> Path:
+def images(folder: Path) -> Path:
     """Stripes, across and down, that are hard enough to take some epochs; of one class twice as many."""
     noise = np.random.default_rng(0)
     for label, count in (("across", 60), ("down", 120)):
@@ -271,7 +271,7 @@ def main() -> int:
         os.environ["KERASIMG_CACHE"] = f"{folder}/cache"
         import kerasimg.training.train  # noqa: F401 - for the processes
 
-        data = pictures(folder / "data")
+        data = images(folder / "data")
         head = ("case", "kills", "while it was", "runs", "ends that differ", "seconds undisturbed")
         print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}", flush=True)
         workers = []

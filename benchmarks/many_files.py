@@ -1,10 +1,10 @@
-"""What a folder of 200,000 (or a million) pictures costs: time to start, memory, and how its epochs are shuffled.
+"""What a folder of 200,000 (or a million) images costs: time to start, memory, and how its epochs are shuffled.
 
-    python benchmarks/many_files.py [--pictures 200000] [--classes 1000] [--epochs 2] [--work FOLDER]
+    python benchmarks/many_files.py [--images 200000] [--classes 1000] [--epochs 2] [--work FOLDER]
 
-The pictures are links to 32 small JPEGs, in a folder per class. Each start is a process of its own: the first finds an
+The images are links to 32 small JPEGs, in a folder per class. Each start is a process of its own: the first finds an
 empty cache folder and lists the folders, the second finds their listings kept; three of each, medians. An epoch is
-read through `batches`, which says by its sample weights which picture stands where.
+read through `batches`, which says by its sample weights which image stands where.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SETTLE_S = 4
 """Folders that were changed within the last 3 seconds are listed again."""
 
 
-def make(root: Path, pictures: int, classes: int) -> None:
+def make(root: Path, images: int, classes: int) -> None:
     few = root.parent / "few"
     few.mkdir(parents=True, exist_ok=True)
     for number in range(FEW):
@@ -36,7 +36,7 @@ def make(root: Path, pictures: int, classes: int) -> None:
     for name in range(classes):
         folder = root / f"n{name:08}"
         folder.mkdir(parents=True)
-        for number in range(name, pictures, classes):
+        for number in range(name, images, classes):
             os.symlink(few / f"{number % FEW}.jpg", folder / f"n{name:08}_{number:07}.JPEG")
 
 
@@ -70,7 +70,7 @@ def start(root: str) -> dict[str, float]:
     keys = source.keys()
     found["content keys, s"] = time.perf_counter() - began
     if len(labels) != len(parts["train"]) or len(np.unique(keys)) != len(source):
-        raise SystemExit("not every picture has a label and a key of its own")
+        raise SystemExit("not every image has a label and a key of its own")
     return found
 
 
@@ -101,14 +101,14 @@ def shuffling(root: str, epochs: int) -> dict[str, float]:
     places = np.arange(count)
     labels = source.label_ids(order[0]).reshape(-1, 500) if count % 500 == 0 else None
     found = {
-        "pictures repeated or left out in an epoch": float(sum(count - len(np.unique(epoch)) for epoch in order)),
+        "images repeated or left out in an epoch": float(sum(count - len(np.unique(epoch)) for epoch in order)),
         "rank correlation with the folder's order": float(np.corrcoef(places, order[0])[0, 1]),
         "the same, expected of chance (1 sd)": 1 / np.sqrt(count - 1),
         "mean displacement, / n": float(np.abs(order[0] - places).mean() / count),
         "the same, expected (1/3)": (count * count - 1) / (3 * count) / count,
         "neighbours in the folder that are neighbours (2 expected)": float((np.abs(np.diff(order[0])) == 1).sum()),
         "memory grown within the epochs, MB": resident() - before,
-        "pictures a second": epochs * count / seconds,
+        "images a second": epochs * count / seconds,
     }
     if labels is not None:
         found["classes in a batch of 500, mean"] = float(np.mean([len(np.unique(row)) for row in labels]))
@@ -116,7 +116,7 @@ def shuffling(root: str, epochs: int) -> dict[str, float]:
         found["the same, expected"] = kinds * (1 - (1 - 1 / kinds) ** 500)
     if epochs > 1:
         found["rank correlation of two epochs"] = float(np.corrcoef(np.argsort(order[0]), np.argsort(order[1]))[0, 1])
-        found["pictures in the same place in two epochs (1 expected)"] = float((order[0] == order[1]).sum())
+        found["images in the same place in two epochs (1 expected)"] = float((order[0] == order[1]).sum())
     if first[0].shape[0] != 500:
         raise SystemExit("a batch is short")
     return found
@@ -135,10 +135,10 @@ def median(found: list[dict[str, float]]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=200_000)
+    parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=2, help="epochs whose order is looked at; 0: none")
-    parser.add_argument("--work", type=Path, help="folder for the pictures, kept; else a temporary one")
+    parser.add_argument("--work", type=Path, help="folder for the images, kept; else a temporary one")
     parser.add_argument("--run", choices=["start", "shuffling"], help=argparse.SUPPRESS)
     parser.add_argument("--root", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -148,9 +148,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
-        root = work / f"{options.pictures}"
+        root = work / f"{options.images}"
         if not root.exists():
-            make(root, options.pictures, options.classes)
+            make(root, options.images, options.classes)
             time.sleep(SETTLE_S)
         caches = [Path(temporary) / f"cache{number}" for number in range(STARTS)]
         starts = {
@@ -158,7 +158,7 @@ def main() -> None:
             for name in ("first start", "second start")
         }
         cache = caches[0]
-        print(f"{options.pictures:,} pictures in {options.classes:,} folders\n\n| | first start | second start |")
+        print(f"{options.images:,} images in {options.classes:,} folders\n\n| | first start | second start |")
         print("| --- | ---: | ---: |")
         for name in starts["first start"]:
             print(f"| {name} | " + " | ".join(f"{found[name]:.2f}" for found in starts.values()) + " |")

@@ -1,15 +1,15 @@
-"""Pictures a second from files to batches: kerasimg beside the usual ways, and the bare decoder as the ceiling.
+"""Images a second from files to batches: kerasimg beside the usual ways, and the bare decoder as the ceiling.
 
     python benchmarks/pipeline.py [--quick] [--rounds 3] [--torch-python PYTHON] [--json OUT.json]
 
-Two sets of pictures: 2,000 JPEGs of 500x375, about 50 KB each, made here with the statistics of photographs (1/f noise
+Two sets of images: 2,000 JPEGs of 500x375, about 50 KB each, made here with the statistics of photographs (1/f noise
 in brightness and colour, objects with edges over it) and brought to 224x224; and the 2,000 PNGs of Fashion-MNIST that
 ship, at 28x28. Augmentation is the tutorial's: rotation by up to 20 degrees, shifts by up to 0.2, horizontal flip.
 
-The contenders take turns; each turn is one pass over the pictures, after a warm-up that is not timed, in which all is
+The contenders take turns; each turn is one pass over the images, after a warm-up that is not timed, in which all is
 compiled (kerasimg's turns are epochs of one long run, as ImageDataGenerator's are), and begins when the batches that
 the turn before made ahead are done. Printed are the medians over the rounds, with the lowest and the highest, and the
-least CPU time of all threads for a picture. The files are in the system's cache of the disk by then.
+least CPU time of all threads for an image. The files are in the system's cache of the disk by then.
 `--torch-python` names a Python that can import torch and PIL (also: the environment variable TORCH_PYTHON); without it
 the DataLoader is left out. Exit code 1 when kerasimg's pixels are further from the reference decoder than stated.
 """
@@ -41,11 +41,11 @@ READY = 8
 """Batches that may be ready or on their way."""
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 Contender = Callable[[], float]
-"""One pass: pictures a second."""
+"""One pass: images a second."""
 
 
 def photograph(draws: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A made picture, uint8 (height, width, 3), with the spectrum of photographs (Field 1987) and edges."""
+    """A made image, uint8 (height, width, 3), with the spectrum of photographs (Field 1987) and edges."""
     down, across = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     frequency = np.hypot(down, across)
     frequency[0, 0] = 1
@@ -56,7 +56,7 @@ def photograph(draws: np.random.Generator, height: int, width: int) -> np.ndarra
         return (field - field.mean()) / field.std()
 
     light, red, blue = 120 + 42 * noise(1.25), 18 * noise(1.6), 18 * noise(1.6)
-    picture = np.stack([light + red, light - 0.3 * red + 0.4 * blue, light - blue], axis=-1)
+    image = np.stack([light + red, light - 0.3 * red + 0.4 * blue, light - blue], axis=-1)
     rows, columns = np.mgrid[:height, :width]
     for _ in range(10):
         middle, sides = draws.uniform(0, (height, width)), draws.uniform(0.03, 0.25, 2) * min(height, width)
@@ -67,8 +67,8 @@ def photograph(draws: np.random.Generator, height: int, width: int) -> np.ndarra
         if draws.random() < 0.5:
             inside = (np.abs(along) < sides[0]) & (np.abs(beside) < sides[1])
         if inside.any():
-            picture[inside] = draws.uniform(20, 235, 3) + 0.35 * (picture[inside] - picture[inside].mean(axis=0))
-    return np.clip(picture, 0, 255).astype(np.uint8)
+            image[inside] = draws.uniform(20, 235, 3) + 0.35 * (image[inside] - image[inside].mean(axis=0))
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def make_photographs(root: Path, count: int) -> None:
@@ -152,10 +152,10 @@ def torch_loader(python: str, root: Path, size: int) -> Contender:
 
 
 def torch_worker(root: Path, size: int) -> None:
-    """Runs in the other Python: prints the pictures a second of the second pass of a DataLoader with PIL."""
+    """Runs in the other Python: prints the images a second of the second pass of a DataLoader with PIL."""
     import torch
 
-    class Pictures(torch.utils.data.Dataset):
+    class Images(torch.utils.data.Dataset):
         def __init__(self) -> None:
             self.paths = sorted(root.glob("*/*.*"))
 
@@ -164,17 +164,17 @@ def torch_worker(root: Path, size: int) -> None:
 
         def __getitem__(self, index: int) -> Any:
             with PIL.Image.open(self.paths[index]) as opened:
-                picture = opened.convert("RGB").resize((size, size), PIL.Image.Resampling.BILINEAR)
+                image = opened.convert("RGB").resize((size, size), PIL.Image.Resampling.BILINEAR)
             numbers = torch.rand(4).tolist()
             if numbers[0] < 0.5:
-                picture = picture.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
+                image = image.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
             shift = tuple(int((2 * number - 1) * SHIFT * size) for number in numbers[1:3])
             turn = (2 * numbers[3] - 1) * DEGREES
-            picture = picture.rotate(turn, PIL.Image.Resampling.BILINEAR, translate=shift)
-            return torch.from_numpy(np.array(picture)).permute(2, 0, 1), index % 2
+            image = image.rotate(turn, PIL.Image.Resampling.BILINEAR, translate=shift)
+            return torch.from_numpy(np.array(image)).permute(2, 0, 1), index % 2
 
     loader = torch.utils.data.DataLoader(
-        Pictures(), BATCH, shuffle=True, num_workers=CORES, persistent_workers=True, prefetch_factor=4
+        Images(), BATCH, shuffle=True, num_workers=CORES, persistent_workers=True, prefetch_factor=4
     )
     for batch in loader:
         del batch
@@ -263,8 +263,8 @@ def bound(root: Path, size: int) -> bool:
     apart = [np.abs(decode_fast(str(path), image).astype(int) - decode(str(path), image)) for path in paths]
     mean, worst, largest = np.mean(apart), max(one.mean() for one in apart), max(one.max() for one in apart)
     print(
-        f"fast decoder ({version()}) against the reference, {len(paths)} pictures: {mean:.2f} of 255 in the mean, "
-        f"{worst:.2f} at most for a picture, {largest} for a value"
+        f"fast decoder ({version()}) against the reference, {len(paths)} images: {mean:.2f} of 255 in the mean, "
+        f"{worst:.2f} at most for an image, {largest} for a value"
     )
     return bool(worst < MEAN_BOUND and largest <= LARGEST)
 
@@ -287,7 +287,7 @@ def table(name: str, figures: dict[str, list[float]], work: dict[str, list[float
     medians = {who: statistics.median(rates) for who, rates in figures.items()}
     first = medians["ImageDataGenerator, augmented"]
     top = medians["bare decoder, all cores (the ceiling)"]
-    print(f"\n{name}\n\n| way | pictures/s | lowest - highest | x ImageDataGenerator | of the ceiling | CPU, ms |")
+    print(f"\n{name}\n\n| way | images/s | lowest - highest | x ImageDataGenerator | of the ceiling | CPU, ms |")
     print("| --- | ---: | --- | ---: | ---: | ---: |")
     for who, rates in figures.items():
         print(
@@ -299,7 +299,7 @@ def table(name: str, figures: dict[str, list[float]], work: dict[str, list[float
 def main() -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="400 pictures of each kind")
+    parser.add_argument("--quick", action="store_true", help="400 images of each kind")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--torch-python", default=os.environ.get("TORCH_PYTHON"))
     parser.add_argument("--torch-worker", type=Path, help=argparse.SUPPRESS)
@@ -337,10 +337,10 @@ def main() -> int:
                     quiet()
                     begun, start = time.process_time(), time.perf_counter()
                     figures[who].append(here[who]())
-                    pictures = figures[who][-1] * (time.perf_counter() - start)
-                    work[who].append(1000 * (time.process_time() - begun) / pictures)
+                    images = figures[who][-1] * (time.perf_counter() - start)
+                    work[who].append(1000 * (time.process_time() - begun) / images)
             table(name, figures, work)
-            told[name] = {"pictures_per_second": figures, "cpu_ms_per_picture": work}
+            told[name] = {"images_per_second": figures, "cpu_ms_per_image": work}
     if given.json:
         given.json.write_text(json.dumps({"cores": CORES, "figures": told}, indent=2) + "\n")
     return 0 if sound else 1

@@ -1,7 +1,7 @@
 """What each recipe of the zoo reaches on stated data: `python benchmarks/recipes.py CLIPART`.
 
 CLIPART: the folders of the Debian package openclipart-png (usr/share/openclipart/png), of which animals, food,
-transportation and people are used. Fashion-MNIST is the sample that ships: 2,000 pictures to train with, 500 to test.
+transportation and people are used. Fashion-MNIST is the sample that ships: 2,000 images to train with, 500 to test.
 Each recipe is trained by the command that is printed, in a process of its own; the test part is seen once, at the end.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 SUBJECTS = ("animals", "food", "transportation")
 """Of 316, 366 and 369 drawings."""
 RARE = {"people": (240, 60, 40), "animals": (40, 15, 40), "food": (12, 8, 40)}
-"""Subject -> pictures to train with, to validate by, to test with: the first of each folder, by name."""
+"""Subject -> images to train with, to validate by, to test with: the first of each folder, by name."""
 
 RUNS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("from_scratch", "sample", ()),
@@ -109,7 +109,7 @@ def in_int8(run: Path) -> str:
         keras.Model(model.input, model(model.input, training=False)).export(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([picture[np.newaxis]] for picture in some)
+        converter.representative_dataset = lambda: ([image[np.newaxis]] for image in some)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8
         converter.inference_output_type = tf.uint8
@@ -118,8 +118,8 @@ def in_int8(run: Path) -> str:
     interpreter.allocate_tensors()
     entry, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     right = 0
-    for picture, label in zip(pixels, labels, strict=True):
-        interpreter.set_tensor(entry["index"], picture[np.newaxis].astype("uint8"))
+    for image, label in zip(pixels, labels, strict=True):
+        interpreter.set_tensor(entry["index"], image[np.newaxis].astype("uint8"))
         interpreter.invoke()
         right += int(interpreter.get_tensor(result["index"])[0].argmax() == label)
     return f"tiny_device in int8: {len(content) / 1000:.0f} KB, accuracy {right / len(labels):.3f}"

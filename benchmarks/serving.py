@@ -53,7 +53,7 @@ end
 
 
 def photo(width: int, height: int, kind: str) -> bytes:
-    """A picture about as rough as a photo: a JPEG of 500 x 375 has 58 KB."""
+    """An image about as rough as a photo: a JPEG of 500 x 375 has 58 KB."""
     draws = np.random.default_rng(0)
     pixels = sum(
         np.asarray(
@@ -70,11 +70,11 @@ def photo(width: int, height: int, kind: str) -> bytes:
     return file.getvalue()
 
 
-def form(picture: bytes) -> bytes:
+def form(image: bytes) -> bytes:
     head = (
         b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
     )
-    return head + picture + b"\r\n--edge--\r\n"
+    return head + image + b"\r\n--edge--\r\n"
 
 
 def write_models(name: str, folder: Path) -> None:
@@ -115,8 +115,8 @@ def handle(kind: str, folder: Path, size: int, port: int) -> None:
 
     @app.post("/predict")
     async def predict(file: fastapi.UploadFile) -> dict[str, Any]:
-        picture = PIL.Image.open(io.BytesIO(await file.read())).convert("RGB")
-        pixels = np.asarray(picture.resize((size, size), PIL.Image.Resampling.BILINEAR), dtype="float32")
+        image = PIL.Image.open(io.BytesIO(await file.read())).convert("RGB")
+        pixels = np.asarray(image.resize((size, size), PIL.Image.Resampling.BILINEAR), dtype="float32")
         probabilities = ask(pixels[np.newaxis])[0]
         best = int(probabilities.argmax())
         return {"class": classes[best], "probability": float(probabilities[best])}
@@ -129,15 +129,15 @@ if "--handle" in sys.argv:
     import fastapi
 
 
-def bare(folder: Path, picture: bytes, seconds: float) -> dict[str, float]:
-    """Pictures a second of the runtime alone in a loop, one by one: from the file on, and from its pixels on."""
+def bare(folder: Path, image: bytes, seconds: float) -> dict[str, float]:
+    """Images a second of the runtime alone in a loop, one by one: from the file on, and from its pixels on."""
     from kerasimg.data.decode import decode
     from kerasimg.deploy.bundle import Bundle
     from kerasimg.deploy.runtimes import open_runtime
 
     bundle = Bundle.open(folder)
     runtime = open_runtime(bundle)
-    pixels = decode(picture, bundle.image)[np.newaxis]
+    pixels = decode(image, bundle.image)[np.newaxis]
 
     def rate(ask: Any) -> float:
         for _ in range(20):
@@ -149,7 +149,7 @@ def bare(folder: Path, picture: bytes, seconds: float) -> dict[str, float]:
         return count / (time.perf_counter() - begun)
 
     return {
-        "bare runtime, decoding too": rate(lambda: runtime(decode(picture, bundle.image)[np.newaxis])),
+        "bare runtime, decoding too": rate(lambda: runtime(decode(image, bundle.image)[np.newaxis])),
         "bare runtime": rate(lambda: runtime(pixels)),
     }
 
@@ -210,12 +210,12 @@ def _idle_s() -> float:
 
 
 def compare(name: str, seconds: float, rounds: int) -> None:
-    picture = photo(32, 32, "PNG") if name == "simple_cnn" else photo(500, 375, "JPEG")
+    image = photo(32, 32, "PNG") if name == "simple_cnn" else photo(500, 375, "JPEG")
     with tempfile.TemporaryDirectory() as root, ExitStack() as stack:
         folder = Path(root)
         subprocess.run([sys.executable, __file__, "--write", name, root], check=True, stdout=subprocess.DEVNULL)
         body, script = folder / "body", folder / "post.lua"
-        body.write_bytes(form(picture))
+        body.write_bytes(form(image))
         script.write_text(LUA.format(body=body))
         litert, onnx = folder / "export" / "litert", folder / "export" / "onnx"
         serving = ("-m", "kerasimg", "serve")
@@ -225,22 +225,20 @@ def compare(name: str, seconds: float, rounds: int) -> None:
             "kerasimg serve, ONNX Runtime": (*serving, onnx),
             **{kind: (__file__, "--handle", kind, name, root) for kind in HANDLERS},
         }
-        ports = {
-            kind: stack.enter_context(server(*command, body=form(picture)))[0] for kind, command in commands.items()
-        }
+        ports = {kind: stack.enter_context(server(*command, body=form(image)))[0] for kind, command in commands.items()}
         found: dict[tuple[str, int], list[tuple[float, float, float, int]]] = {}
         loops: dict[str, list[float]] = {}
         for _ in range(rounds):
-            (folder / "picture").write_bytes(picture)
+            (folder / "image").write_bytes(image)
             quiet()
-            told = subprocess.check_output([sys.executable, __file__, "--bare", str(litert), str(folder / "picture")])
+            told = subprocess.check_output([sys.executable, __file__, "--bare", str(litert), str(folder / "image")])
             for kind, rate in json.loads(told).items():
                 loops.setdefault(kind, []).append(rate)
             for clients in CLIENTS:
                 for kind, port in ports.items():
                     quiet()
                     found.setdefault((kind, clients), []).append(wrk(port, clients, seconds, script))
-    print(f"\n{name}, {SIZES[name]} px, a picture of {len(picture):,} bytes\n")
+    print(f"\n{name}, {SIZES[name]} px, an image of {len(image):,} bytes\n")
     print("| | " + " | ".join(f"{n} client{'s' * (n > 1)}: requests/s | p95, ms" for n in CLIENTS) + " |")
     print("| --- |" + " ---: |" * 2 * len(CLIENTS))
     for kind in ports:

@@ -1,8 +1,8 @@
-"""Pictures in class folders -> JPEGs of at most a size, as photos on a disk are: for benchmarks on data of large scans.
+"""Images in class folders -> JPEGs of at most a size, as photos on a disk are: for benchmarks on data of large scans.
 
     python benchmarks/smaller.py FOLDER OUT [--per-class 200] [--longest 500]
 
-Takes the same pictures each time: every k-th of a class, in the order of their paths. What is transparent is laid on
+Takes the same images each time: every k-th of a class, in the order of their paths. What is transparent is laid on
 white; what cannot be read, or is above 50 million pixels, is left out.
 """
 
@@ -21,10 +21,10 @@ LARGEST = 50_000_000
 
 def write(path: Path, out: Path, longest: int) -> bool:
     try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > LARGEST:
+        with Image.open(path) as image:
+            if image.width * image.height > LARGEST:
                 return False
-            rgba = picture.convert("RGBA")
+            rgba = image.convert("RGBA")
             rgba.thumbnail((longest, longest), Image.Resampling.BOX)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError):
         return False

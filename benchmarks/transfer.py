@@ -10,7 +10,7 @@ evaluate. kerasimg: a spec that extends `zoo/mobilenet.json`, the same head, the
 All take turns; kerasimg begins each time with an empty cache but where it says "again". Printed: wall seconds of the
 whole process (median, lowest and highest), accuracies, the ratio to the tutorial, and where kerasimg's time goes.
 
---engines: the frozen part alone, Keras against each form of the engine: pictures a second, in turn, the medians, and
+--engines: the frozen part alone, Keras against each form of the engine: images a second, in turn, the medians, and
 how far the features are from Keras'.  --rows: a Dense head on features in memory, rows a second through `fit`.
 """
 
@@ -31,7 +31,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 PARTS = ("train", "train", "train", "train", "train", "validation", "test")
-"""The part of every seventh picture of a class, and so on."""
+"""The part of every seventh image of a class, and so on."""
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -46,8 +46,8 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def lay_out(folder: Path, out: Path) -> None:
     for label in sorted(path for path in folder.iterdir() if path.is_dir()):
-        pictures = sorted(path for path in label.rglob("*") if path.suffix.lower() in ENDINGS)
-        for number, path in enumerate(pictures):
+        images = sorted(path for path in label.rglob("*") if path.suffix.lower() in ENDINGS)
+        for number, path in enumerate(images):
             link = out / PARTS[number % len(PARTS)] / label.name / f"{number:05}{path.suffix.lower()}"
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path.resolve())
@@ -102,14 +102,14 @@ def spans(lines: list[tuple[float, str]], seconds: float, epochs: float) -> dict
     def at(word: str, otherwise: float) -> float:
         return next((moment for moment, line in lines if line.startswith(word)), otherwise)
 
-    started = next((moment for moment, line in lines if " pictures of " in line), 0.0)
+    started = next((moment for moment, line in lines if " images of " in line), 0.0)
     checked = at("training train", started)
     planned = at("features:", checked)
     judging = at("judging it on", planned + epochs)
     writing = at("writing", judging)
     return {
         "start: TensorFlow, Keras": started,
-        "build the model, check the pictures": checked - started,
+        "build the model, check the images": checked - started,
         "features, engine": planned - checked,
         "epochs": epochs,
         "save": max(0.0, judging - planned - epochs),
@@ -188,15 +188,15 @@ def engines(chosen: argparse.Namespace) -> None:
     lowering.EXACT = exact
     if chosen.litert:
         made["litert"] = engine(split, batch, "litert")
-    pictures = images.astype("float32")
-    features = {name: one.compute(pictures)[0] for name, one in made.items()}
+    imgs = images.astype("float32")
+    features = {name: one.compute(imgs)[0] for name, one in made.items()}
     rates: dict[str, list[float]] = {name: [] for name in made}
     for _ in range(3 + 4 * chosen.repeats):
         for name, one in made.items():
             begun = time.perf_counter()
-            one.compute(pictures)
+            one.compute(imgs)
             rates[name].append(batch / (time.perf_counter() - begun))
-    print("| form | pictures/s, median | best | to Keras, paired median | difference of the features |")
+    print("| form | images/s, median | best | to Keras, paired median | difference of the features |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for name, found in rates.items():
         ratio = statistics.median(one / other for one, other in zip(found, rates["plain"], strict=True))

@@ -79,9 +79,9 @@ def main() -> None:
                 )
                 seconds[way].append(time.perf_counter() - begun)
                 accuracy[way].append(run.scores["accuracy"])
-                pictures = run.scores["n"]
+                images = run.scores["n"]
                 print(f"seed {seed}  {way:12} {accuracy[way][-1]:.4f}  {seconds[way][-1]:.0f} s", flush=True)
-    print(f"\n{pictures} test pictures, {chosen.epochs} epochs at {chosen.size} pixels, {chosen.seeds} seeds")
+    print(f"\n{images} test images, {chosen.epochs} epochs at {chosen.size} pixels, {chosen.seeds} seeds")
     for way in chosen.ways:
         line = f"{way:12} {np.mean(accuracy[way]):.4f}"
         if (other := WAYS[way][0]) in chosen.ways:

@@ -1,6 +1,6 @@
 """The same search by plain KerasTuner, written as its guide shows, and by kerasimg; side by side, in turns.
 
-    python benchmarks/tune.py cnn --npz fashion.npz [--pictures 2000] [--trials 12] [--epochs 3] [--rounds 2]
+    python benchmarks/tune.py cnn --npz fashion.npz [--images 2000] [--trials 12] [--epochs 3] [--rounds 2]
     python benchmarks/tune.py head --npz fashion.npz --weights mobilenet_v2_160.weights.h5 [--trials 12] [--theirs 4]
     python benchmarks/tune.py memory --npz fashion.npz [--trials 200] [--new-graphs]
 
@@ -55,7 +55,7 @@ def folders(npz: str, count: int, place: Path) -> None:
         PIL.Image.fromarray(image).save(folder / f"{number:05}.png")
 
 
-def pictures(data: Path, size: int) -> tuple[Any, Any]:
+def make_images(data: Path, size: int) -> tuple[Any, Any]:
     """As the guide to image classification from scratch loads them."""
     import keras
 
@@ -128,7 +128,7 @@ def by_keras_tuner(options: argparse.Namespace, data: Path, place: Path) -> dict
 
     head = options.what == "head"
     begun = time.perf_counter()
-    train, validation = pictures(data, HEAD_SIZE if head else 28)
+    train, validation = make_images(data, HEAD_SIZE if head else 28)
     tuner = Search(
         head_model(options.weights) if head else cnn_model,
         objective=keras_tuner.Objective("val_accuracy", "max"),
@@ -170,7 +170,7 @@ def head_spec(weights: str) -> dict[str, Any]:
 
 
 def by_kerasimg(options: argparse.Namespace, data: Path, place: Path) -> dict[str, Any]:
-    """Random search by kerasimg; the spec as it ships, but for the size of the pictures, the epochs and the side."""
+    """Random search by kerasimg; the spec as it ships, but for the size of the images, the epochs and the side."""
     import kerasimg
     from kerasimg.tuning import search, trials  # noqa: F401 - neither side's clock counts its imports
 
@@ -216,7 +216,7 @@ def bare_loop(options: argparse.Namespace, data: Path, place: Path) -> dict[str,
     import keras_tuner
     import tensorflow as tf
 
-    train, _ = pictures(data, 28)
+    train, _ = make_images(data, 28)
     images, labels = (tf.concat(parts, 0) for parts in zip(*train, strict=True))
     ends = [0.0]
     for values in json.loads(options.drawn):
@@ -324,7 +324,7 @@ def main() -> None:
     parser.add_argument("what", choices=["cnn", "head", "memory"])
     parser.add_argument("--npz", required=True)
     parser.add_argument("--weights")
-    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--theirs", type=int)
     parser.add_argument("--epochs", type=int, default=3)
@@ -342,7 +342,7 @@ def main() -> None:
             print(json.dumps(SIDES[options.side](options, Path(options.data), Path(place))))
         return
     with tempfile.TemporaryDirectory() as place:
-        folders(options.npz, options.pictures, Path(place))
+        folders(options.npz, options.images, Path(place))
         {"memory": memory}.get(options.what, race)(options, Path(place))
 
 

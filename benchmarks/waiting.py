@@ -1,4 +1,4 @@
-"""How much of `fit` is spent waiting for pictures, on the backend of the environment (KERAS_BACKEND).
+"""How much of `fit` is spent waiting for images, on the backend of the environment (KERAS_BACKEND).
 
     python benchmarks/waiting.py [SPEC] [--data sample] [--epochs 4] [--augment]
 
@@ -126,15 +126,15 @@ def main() -> int:
     model.compile("adam", "sparse_categorical_crossentropy")
     spec = load(given.spec, num_classes=len(source.classes))
     augment = compile_augment(AUGMENT if given.augment else spec.augment, spec.image, 0)
-    pictures = {"batch_size": spec.fit.batch_size, "shuffle": True, "augment": augment, "epochs": None, "exact": False}
-    dataset = batches(source, np.arange(len(source)), spec.image, cache=Cache("auto"), **pictures)
+    images = {"batch_size": spec.fit.batch_size, "shuffle": True, "augment": augment, "epochs": None, "exact": False}
+    dataset = batches(source, np.arange(len(source)), spec.image, cache=Cache("auto"), **images)
     clock = Clock()
     time_steps(model, clock)
     told = EachEpoch(clock)
     count = steps(len(source), spec.fit.batch_size)
     model.fit(dataset, epochs=given.epochs, steps_per_epoch=count, verbose=0, callbacks=[told], shuffle=False)
     share = float(np.median(told.shares))
-    print(f"{keras.backend.backend()}: {share:.1%} of the time of fit is spent waiting for pictures")
+    print(f"{keras.backend.backend()}: {share:.1%} of the time of fit is spent waiting for images")
     return 0 if share < LIMIT else 1
 
 

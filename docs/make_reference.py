@@ -36,8 +36,8 @@ def pages() -> dict[str, str]:
     made = {"keys.md": keys(), "names.md": names(), "verbs.md": verbs(), "gallery.md": ""}
     shown = []
     for name in catalog.zoo_names():
-        page, picture = _spec_page(name)
-        made[f"zoo/{_file(name)}.md"], made[f"zoo/{_file(name)}.svg"] = page, picture
+        page, image = _spec_page(name)
+        made[f"zoo/{_file(name)}.md"], made[f"zoo/{_file(name)}.svg"] = page, image
         shown.append(name)
     made["gallery.md"] = gallery(shown)
     return made
@@ -156,14 +156,14 @@ def gallery(shown: list[str]) -> str:
         rows.append(f"| [{name}](zoo/{_file(name)}.md) | {_cell(spec.about)} | {params} | {spec.card.year or ''} |")
     toc = "\n".join(f"zoo/{_file(name)}" for name in shown)
     about = (
-        "Each is written from the paper that its card names. A picture shows the top-level nodes; a block says how "
+        "Each is written from the paper that its card names. An image shows the top-level nodes; a block says how "
         "many layers it stands for. Blue holds at least a quarter of the parameters; dashed is frozen."
     )
     return "\n\n".join(["# The zoo gallery", about, "\n".join(rows), f"```{{toctree}}\n:hidden:\n\n{toc}\n```"]) + "\n"
 
 
 def _spec_page(name: str) -> tuple[str, str]:
-    """The page of a spec of the zoo, and its picture."""
+    """The page of a spec of the zoo, and its image."""
     spec = catalog.load(name)
     seen = outline(spec)
     facts = {

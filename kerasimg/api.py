@@ -1341,7 +1341,7 @@ def export(
                 tolerance=tolerance,
                 same=same,
                 accuracy_drop=accuracy_drop,
-                pictures=images,
+                images=images,
                 input_dtype=input_dtype,
                 allow_flex=allow_flex,
                 allow_uncompared=allow_uncompared,

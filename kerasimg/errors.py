@@ -55,7 +55,7 @@ class SpecError(FaultsError):
 
 
 class DataError(FaultsError):
-    """The pictures or their labels are wrong; nothing was changed on disk."""
+    """The images or their labels are wrong; nothing was changed on disk."""
 
     exit_code = 3
 

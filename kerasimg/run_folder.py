@@ -92,7 +92,7 @@ class DataRecord(TypedDict):
     task: str
     classes: list[str]
     skipped: list[dict[str, Any]]
-    pictures: list[ImageRecord]
+    images: list[ImageRecord]
 
 
 def folder_of(run: RunReference) -> Path:
@@ -352,7 +352,7 @@ class RunFolder(os.PathLike[str]):
         """The split: each image with its part, labels and SHA-256."""
         path = self.path / DATA
         content = _object(path)
-        if content is not None and not {"where", "pictures"} <= content.keys():
+        if content is not None and not {"where", "images"} <= content.keys():
             raise damaged(path, "it does not say where the images are")
         return content  # type: ignore[return-value]  # checked as far as another version may differ
 

@@ -1,4 +1,4 @@
-"""Pictures that a tiny network learns in a moment, and the spec of one."""
+"""Images that a tiny network learns in a moment, and the spec of one."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ FAST = (
     *("test_catalog", "test_files", "test_run_folder"),
     *("spec/test_expand", "spec/test_expressions", "spec/test_golden", "spec/test_merge", "spec/test_params"),
     *("layers/test_augmentation", "callbacks/test_callbacks", "metrics/test_f1"),
-    *("data/test_decode", "data/test_order", "data/test_picture", "data/test_sources", "data/test_split"),
+    *("data/test_decode", "data/test_order", "data/test_image_files", "data/test_sources", "data/test_split"),
     *("models/test_graph", "models/test_objects", "models/test_outputs", "models/test_temperature"),
     *("evaluation/test_intervals", "evaluation/test_measures", "evaluation/test_predictions", "evaluation/test_scores"),
     *("training/test_checkpoint", "training/test_objective", "training/test_rates", "training/test_run"),
@@ -39,8 +39,8 @@ FAST = (
 """The modules of `pytest -m fast`: of each package those that show its main path, on the smallest model and without a
 process that loads Keras. All of them together take less than a minute on two idle cores."""
 
-Pictures = Callable[[Path, Mapping[str, int]], Path]
-"""pictures(folder, {"red": 8, "test/blue": 2}) writes so many 8x8 pictures of each colour, and gives the folder."""
+Images = Callable[[Path, Mapping[str, int]], Path]
+"""images(folder, {"red": 8, "test/blue": 2}) writes so many 8x8 images of each colour, and gives the folder."""
 
 
 def is_fast(path: Path) -> bool:
@@ -102,7 +102,7 @@ def listen() -> Iterator[Callable[[Callable[[str], None]], None]]:
 
 
 @pytest.fixture(scope="session")
-def pictures() -> Pictures:
+def images() -> Images:
     def write(root: Path, counts: Mapping[str, int]) -> Path:
         noise = np.random.default_rng(0)
         for name, count in counts.items():

@@ -295,7 +295,7 @@ def test_verbose_says_what_is_reported(here: Path, caplog: pytest.LogCaptureFixt
     kerasimg.train("photos.json", data="photos/", report=False, verbose=0)
     assert (caplog.messages, capfd.readouterr().out) == ([], "")
     kerasimg.train("photos.json", data="photos/", report=False, verbose=2)
-    assert caplog.messages[0] == "24 pictures of 2 classes in photos/"
+    assert caplog.messages[0] == "24 images of 2 classes in photos/"
     assert {record.name for record in caplog.records} == {"kerasimg"}
     with pytest.raises(kerasimg.CallError, match="verbose: expected 0"):
         kerasimg.train("photos.json", data="photos/", verbose=3)  # type: ignore[arg-type]
@@ -304,7 +304,7 @@ def test_verbose_says_what_is_reported(here: Path, caplog: pytest.LogCaptureFixt
 def test_a_program_without_logging_sees_the_messages(photos: Path):
     code = "import kerasimg; kerasimg.train('photos.json', data='photos/', out='printed', report=False, verbose=2)"
     done = subprocess.run([sys.executable, "-c", code], cwd=photos, capture_output=True, text=True, check=True)
-    assert "24 pictures of 2 classes in photos/" in done.stdout.splitlines()
+    assert "24 images of 2 classes in photos/" in done.stdout.splitlines()
 
 
 def test_the_batches_of_a_data_set_are_those_that_training_sees(here: Path):

@@ -52,8 +52,8 @@ def say(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> S
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> Path:
-    folder: Path = pictures(tmp_path_factory.mktemp("cli") / "colours", {"red": 10, "blue": 10})
+def colours(tmp_path_factory: pytest.TempPathFactory, images: Any) -> Path:
+    folder: Path = images(tmp_path_factory.mktemp("cli") / "colours", {"red": 10, "blue": 10})
     return folder
 
 
@@ -145,7 +145,7 @@ def test_schema_prints_the_schema(say: Say):
 def test_train_evaluate_and_predict_answer_for_people(say: Say, spec: Path, colours: Path, tmp_path: Path):
     trained = say("train", spec, "--data", colours, "--out", tmp_path, "--set", "fit.stages.0.epochs=1")
     assert trained.code == 0
-    assert "20 pictures of 2 classes" in trained.out
+    assert "20 images of 2 classes" in trained.out
     assert trained.out.splitlines()[-2] == (
         f"saved in {tmp_path / 'tiny-1'}; report: {tmp_path / 'tiny-1' / 'report.html'}"
     )
@@ -240,8 +240,8 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     ),
     "a folder that is no run": (["evaluate", "{tmp}"], 2, "no trained model"),
     "a run that is not there": (["predict", "{tmp}/gone", "a.png"], 2, "no run"),
-    "a picture that is not there": (["predict", "{run}", "gone.png"], 3, "gone.png"),
-    "a picture that is none": (["predict", "{run}", "{tmp}/broken.json"], 3, "broken.json"),
+    "an image that is not there": (["predict", "{run}", "gone.png"], 3, "gone.png"),
+    "an image that is none": (["predict", "{run}", "{tmp}/broken.json"], 3, "broken.json"),
     "no such part": (["evaluate", "{run}", "--data", "{colours}", "--part", "tets"], 2, "did you mean 'test'"),
     "no such zoo spec": (["zoo", "show", "mobilnet"], 2, "did you mean 'mobilenet'"),
     "no such command": (["trian", "mobilenet"], 2, "trian"),

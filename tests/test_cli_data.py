@@ -25,27 +25,27 @@ def say(*words: str | Path) -> Result:
 @pytest.fixture
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KERASIMG_CACHE", str(tmp_path))
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
 @pytest.fixture
 def kept(own_folder: Path) -> Path:
-    """A file of five decoded pictures."""
+    """A file of five decoded images."""
     source = open_source(
         (np.zeros((5, 8, 8, 3), np.uint8) + np.arange(5, dtype=np.uint8)[:, None, None, None], range(5))
     )
     Loader(source, np.arange(5), Image(size=[6, 4]), Cache("disk")).load(np.arange(5))
-    (path,) = own_folder.rglob("*.pictures")
+    (path,) = own_folder.rglob("*.images")
     return path
 
 
 def test_what_is_kept_is_listed(kept: Path, own_folder: Path):
     told = say("cache", "list").output
     assert f"{kept.parent.name}/{kept.name}" in told
-    assert "5 of 5 pictures  used 0 m ago  6x4 stretch, exact" in told
+    assert "5 of 5 images  used 0 m ago  6x4 stretch, exact" in told
     found = json.loads(say("cache", "list", "--json").output)
     assert found["folder"] == str(own_folder)
-    assert [row["pictures"] for row in found["files"]] == [5]
+    assert [row["images"] for row in found["files"]] == [5]
     assert say("cache", "path").stdout == f"{own_folder}\n"
 
 
@@ -87,10 +87,10 @@ def test_a_bench_says_what_bounds_and_a_preview_draws(tmp_path: Path, monkeypatc
     from kerasimg.data import bench
 
     monkeypatch.setattr(bench, "LEAST_S", 0.02)
-    told = say("data", "bench", "simple_cnn", "--data", "sample", "--pictures", "40").output
-    assert told.startswith("40 of 2,500 pictures to 64x64, ")
+    told = say("data", "bench", "simple_cnn", "--data", "sample", "--images", "40").output
+    assert told.startswith("40 of 2,500 images to 64x64, ")
     assert "\nbounded by: " in told
-    found = json.loads(say("data", "bench", "simple_cnn", "--data", "sample", "--pictures", "40", "--json").output)
+    found = json.loads(say("data", "bench", "simple_cnn", "--data", "sample", "--images", "40", "--json").output)
     assert set(found["parts"]) == {"read", "decode", "resize", "augment", "copy"}
     sheet = tmp_path / "sheet.png"
     said = say("data", "preview", "simple_cnn", "--data", "sample", "--out", sheet, "--rows", "2", "--draws", "1")

@@ -162,10 +162,10 @@ def test_a_command_beside_that_of_another_library_can_be_typed(parse_command: Ca
         parse_command(line)
 
 
-def test_the_tutorial_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pictures: Any):
-    """Every command of the page, in its order; the trainings with fewer epochs and smaller pictures."""
+def test_the_tutorial_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, images: Any):
+    """Every command of the page, in its order; the trainings with fewer epochs and smaller images."""
     monkeypatch.chdir(tmp_path)
-    pictures(tmp_path / "photos", {"red": 12, "blue": 12})
+    images(tmp_path / "photos", {"red": 12, "blue": 12})
     PIL.Image.open(tmp_path / "photos" / "red" / "00.png").save("photo.jpg")
     for line in (line for page, line in COMMANDS if page.name == "tutorial.md"):
         words = shlex.split(line)

@@ -168,7 +168,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_train_notes_every_image_and_evaluates_the_test_part(trained):
-    rows = json.loads((trained.run.folder / "data.json").read_text())["pictures"]
+    rows = json.loads((trained.run.folder / "data.json").read_text())["images"]
     assert len({row["id"] for row in rows}) == len({row["sha256"] for row in rows}) == COUNT
     assert json.loads((trained.run.folder / "evaluation" / "metrics.json").read_text())["n"] == 8
 
@@ -188,7 +188,7 @@ def test_report_shows_the_images_of_every_source_that_it_can_open(trained):
 
 
 def test_predict_and_explain_take_the_images_of_the_source(trained):
-    held = [item.picture for item in open_source(trained.data).items[:3]]
+    held = [item.image for item in open_source(trained.data).items[:3]]
     assert [one.label in NAMES or one.label in "01" for one in kerasimg.predict(trained.run, held)] == [True] * 3
     explained = kerasimg.explain(trained.run, held)
     assert [one.map.ndim for one in explained] == [2, 2, 2]
@@ -201,7 +201,7 @@ def test_label_errors_looks_at_every_image_that_was_held_out(trained):
 
 def test_export_compares_on_the_images_of_the_source(trained):
     [bundle] = kerasimg.export(trained.run, "keras", **trained.given)
-    assert bundle.manifest.parity[0].pictures == (8 if trained.kept else COUNT)
+    assert bundle.manifest.parity[0].images == (8 if trained.kept else COUNT)
     assert kerasimg.verify(bundle, data=trained.data).accuracy.keys() == {bundle.models[0].path}
 
 

@@ -4,8 +4,8 @@ from typing import Any
 import kerasimg
 
 
-def test_a_run_shows_its_figures_and_curves(tmp_path: Path, pictures: Any, tiny: Any):
-    data = pictures(tmp_path / "colours", {"red": 10, "blue": 10})
+def test_a_run_shows_its_figures_and_curves(tmp_path: Path, images: Any, tiny: Any):
+    data = images(tmp_path / "colours", {"red": 10, "blue": 10})
     run = kerasimg.train(tiny(), data=data, out=tmp_path / "runs", verbose=0, report=False)
     shown = run._repr_html_()
     assert f"{run.scores['accuracy']:.4f}" in shown

@@ -11,7 +11,7 @@ from kerasimg.run_folder import EvaluationFolder, RunFolder, folder_of, read_his
 
 def test_what_is_written_is_read_again(tmp_path: Path):
     files = RunFolder(tmp_path)
-    record = {"where": "photos", "task": "binary", "classes": ["a", "b"], "skipped": [], "pictures": []}
+    record = {"where": "photos", "task": "binary", "classes": ["a", "b"], "skipped": [], "images": []}
     files.write_spec({"name": "photos", "fit": {"epochs": 3}})
     files.write_classes(("Käse", "猫"))
     files.write_data(record)

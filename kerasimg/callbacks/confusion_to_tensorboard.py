@@ -14,13 +14,13 @@ import numpy as np
 
 
 class ConfusionToTensorBoard(keras.callbacks.Callback):
-    """Write the confusion matrix, and pictures that were mistaken, to TensorBoard when an epoch ends.
+    """Write the confusion matrix, and images that were mistaken, to TensorBoard when an epoch ends.
 
     Needs `pip install "kerasimg[tensorboard]"`, and no TensorFlow.
-    batches: of (pictures, labels, ...), pictures (N, H, W, C) 0-255, labels as numbers or one-hot; read once an epoch.
+    batches: of (images, labels, ...), images (N, H, W, C) 0-255, labels as numbers or one-hot; read once an epoch.
     classes: their names, in the order of the outputs; for two, the model may have one output, of the second.
     folder: of TensorBoard's logs. The program says it: a spec cannot.
-    samples: how many pictures, those mistaken with most confidence.  every: how many epochs lie between two writings.
+    samples: how many images, those mistaken with most confidence.  every: how many epochs lie between two writings.
     """
 
     in_specs: ClassVar[bool] = False
@@ -57,32 +57,32 @@ class ConfusionToTensorBoard(keras.callbacks.Callback):
         self._writer = writers.EventFileWriter(str(self.folder))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Write the matrix and the pictures."""
+        """Write the matrix and the images."""
         if (epoch + 1) % self.every:
             return
         confusion, mistaken = self._look()
         self._write("confusion", _draw_confusion(confusion, self.classes), epoch)
-        for place, (_, picture, label, guess) in enumerate(mistaken):
+        for place, (_, image, label, guess) in enumerate(mistaken):
             title = f"{self.classes[label]}, taken for {self.classes[guess]}"
-            self._write(f"mistaken/{place}", _draw_picture(picture, title), epoch)
+            self._write(f"mistaken/{place}", _draw_image(image, title), epoch)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Close the log."""
         self._writer.close()
 
     def _look(self) -> tuple[np.ndarray, list[tuple[float, np.ndarray, int, int]]]:
-        """The matrix, rows for labels, and the mistakes: (confidence, picture, label, guess), the surest first."""
+        """The matrix, rows for labels, and the mistakes: (confidence, image, label, guess), the surest first."""
         confusion = np.zeros((len(self.classes),) * 2, dtype=int)
         mistaken: list[tuple[float, np.ndarray, int, int]] = []
-        for pictures, labels, *_ in self.batches:
-            outputs = keras.ops.convert_to_numpy(self.model.predict_on_batch(pictures)).astype("float32")
+        for images, labels, *_ in self.batches:
+            outputs = keras.ops.convert_to_numpy(self.model.predict_on_batch(images)).astype("float32")
             outputs = np.concatenate([1 - outputs, outputs], axis=1) if outputs.shape[1] == 1 else outputs
             numbers = keras.ops.convert_to_numpy(labels)
             one_hot = numbers.ndim == 2 and numbers.shape[1] > 1
             numbers = numbers.argmax(axis=1) if one_hot else numbers.reshape(-1).astype(int)
             guesses = outputs.argmax(axis=1)
             np.add.at(confusion, (numbers, guesses), 1)
-            shown = keras.ops.convert_to_numpy(pictures)
+            shown = keras.ops.convert_to_numpy(images)
             mistaken += [
                 (float(outputs[row].max()), shown[row], int(numbers[row]), int(guesses[row]))
                 for row in np.flatnonzero(guesses != numbers)
@@ -119,12 +119,12 @@ def _draw_confusion(confusion: np.ndarray, classes: list[str]) -> Any:
     return figure
 
 
-def _draw_picture(picture: np.ndarray, title: str) -> Any:
+def _draw_image(image: np.ndarray, title: str) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3, 3.3), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(np.clip(picture, 0, 255).astype("uint8").squeeze(), cmap="gray")
+    axes.imshow(np.clip(image, 0, 255).astype("uint8").squeeze(), cmap="gray")
     axes.set_title(title, fontsize="small")
     axes.set_axis_off()
     return figure

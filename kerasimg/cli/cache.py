@@ -87,7 +87,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         row["file"],
         f"{row['bytes'] / 1e6:,.0f} MB",
-        f"{row['pictures']:,} of {row['places']:,} pictures",
+        f"{row['images']:,} of {row['places']:,} images",
         f"used {_age(time.time() - row['used'])} ago",
         f"{size} {image.get('resize', '?')}, {row['about'].get('decoder', '?')}",
     )
@@ -96,11 +96,11 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 def _row(file: Any) -> dict[str, Any]:
     from kerasimg.data import cache_files
 
-    pictures, places = cache_files.pictures_in(file.path)
+    images, places = cache_files.images_in(file.path)
     return {
         "file": f"{file.path.parent.name}/{file.path.name}",
         "bytes": file.bytes,
-        "pictures": pictures,
+        "images": images,
         "places": places,
         "used": file.used,
         "about": cache_files.about_of(file.path.parent),

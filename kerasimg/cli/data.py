@@ -101,7 +101,7 @@ def check(
         written.append(f"contact sheet: {sheet}")
     if fix_list is not None:
         count = checked.write_fix_list(fix_list, near)
-        written.append(f"fix list: {fix_list}, {count:,} pictures, {len(checked.source) - count:,} left out")
+        written.append(f"fix list: {fix_list}, {count:,} images, {len(checked.source) - count:,} left out")
     if as_json:
         for row in written:
             echo(row, err=True)
@@ -116,7 +116,7 @@ def bench(
     ref: SpecArgument,
     data: Data,
     assign: Set = [],  # noqa: B006
-    pictures: Annotated[int, typer.Option("--pictures", min=1, help="Number of images to measure.")] = 512,
+    images: Annotated[int, typer.Option("--images", min=1, help="Number of images to measure.")] = 512,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: one per core.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -133,7 +133,7 @@ def bench(
             spec.augment,
             batch_size=32 if spec.fit.batch_size == "auto" else spec.fit.batch_size,
             targets=TARGETS[spec.task],
-            pictures=pictures,
+            images=images,
             threads=threads,
         )
     print_result("data bench", measured.as_dict(), _bench_lines(measured), as_json, spec=ref, data=data)
@@ -201,14 +201,14 @@ def label_errors(
 
 
 def _bench_lines(measured: Bench) -> list[str]:
-    rows: list[tuple[Any, ...]] = [("", "pictures/s", "share", "")]
+    rows: list[tuple[Any, ...]] = [("", "images/s", "share", "")]
     for name, rate in measured.parts.items():
         shown = "-" if math.isinf(rate) else f"{rate:,.0f}"
         rows.append((name, shown, f"{measured.share(name):.0%}", MEANING[name]))
     rows.append(("first epoch", f"{measured.first_epoch:,.0f}", "", "all of it, at once"))
     rows.append(("from the cache", f"{measured.from_cache:,.0f}", "", f"later epochs (--cache auto: {measured.cache})"))
     lines = [
-        f"{measured.pictures:,} of {measured.of:,} pictures to {measured.size[0]}x{measured.size[1]}, "
+        f"{measured.images:,} of {measured.of:,} images to {measured.size[0]}x{measured.size[1]}, "
         f"{measured.threads} threads, batches of {measured.batch_size}",
         "",
         *table(rows, right=(1, 2)),

@@ -80,8 +80,8 @@ def export(
     tolerance: Tolerance = None,
     same: Same = None,
     accuracy_drop: Drop = None,
-    pictures: Annotated[
-        int | None, typer.Option("--pictures", min=1, help="Number of images to compare on. Default: all.")
+    images: Annotated[
+        int | None, typer.Option("--images", min=1, help="Number of images to compare on. Default: all.")
     ] = None,
     input_dtype: Annotated[
         InputName, typer.Option("--input-dtype", help="Input type of an int8 model.")
@@ -114,7 +114,7 @@ def export(
             tolerance=tolerance,
             same=same,
             accuracy_drop=accuracy_drop,
-            pictures=pictures,
+            images=images,
             input_dtype=input_dtype.value,
             allow_flex=allow_flex,
             allow_uncompared=allow_uncompared,
@@ -155,7 +155,7 @@ def serve(
     top: Top = 5,
     max_mb: Annotated[float, typer.Option("--max-mb", help="Largest request, in MiB.")] = 16.0,
     max_megapixels: Annotated[float, typer.Option("--max-megapixels", help="Largest image, in million pixels.")] = 50.0,
-    max_pictures: Annotated[int, typer.Option("--max-pictures", help="Most images in a request.")] = 32,
+    max_images: Annotated[int, typer.Option("--max-images", help="Most images in a request.")] = 32,
     timeout: Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds for a request.")] = 30.0,
     max_batch: Annotated[int, typer.Option("--max-batch", help="Most images in one call of the model.")] = 8,
     max_wait_ms: Annotated[
@@ -191,7 +191,7 @@ def serve(
             top=top,
             max_bytes=int(max_mb * MEBIBYTE),
             max_pixels=int(max_megapixels * 1e6),
-            max_pictures=max_pictures,
+            max_images=max_images,
             timeout_s=timeout,
             max_batch=max_batch,
             max_wait_ms=max_wait_ms,

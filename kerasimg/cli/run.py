@@ -123,7 +123,7 @@ def calibrate(
         text.append(f"saved in {RunFolder(run).model_file.name}; to undo it: kerasimg run calibrate {run} --undo")
     for name, row in result.get("parts", {}).items():
         fitted = " (fitted on these)" if name == result["fitted_on"]["part"] else ""
-        text.append(f"{name}, {row['n']:,} pictures{fitted}:")
+        text.append(f"{name}, {row['n']:,} images{fitted}:")
         for figure in ("log_loss", "calibration_error"):
             sides = (f"{row[when][figure]:.4f}{_interval(row[when], figure)}" for when in ("before", "after"))
             text.append(f"  {figure.replace('_', ' ')}: {' -> '.join(sides)}")
@@ -156,7 +156,7 @@ def thresholds(
         line = f"{label}: {threshold:.4f}"
         if row := result.get("labels", {}).get(label):
             line += f"  precision {row['precision']:.3f}, recall {row['recall']:.3f}, F1 {row['f1']:.3f}"
-            line += f", {row['support']:,} pictures{'' if row['met'] else '  (aim not met)'}"
+            line += f", {row['support']:,} images{'' if row['met'] else '  (aim not met)'}"
         text.append(line)
     print_result("run thresholds", result, text, as_json, run=run)
 
@@ -182,7 +182,7 @@ def label_errors(
 
 def label_error_lines(result: dict[str, Any], top: int) -> list[str]:
     """The likely label errors as lines, at most `top` of them."""
-    lines = [f"{result['found']:,} of {result['n']:,} pictures are suspect"]
+    lines = [f"{result['found']:,} of {result['n']:,} images are suspect"]
     for row in result["rows"][:top]:
         sure = f"{row['p_given']:.3f} against {row['p_suggested']:.3f}"
         lines.append(f"{row['file']}: {row['given']}, more likely {row['suggested']} ({sure})")

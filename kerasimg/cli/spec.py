@@ -155,25 +155,25 @@ def _of_data(before: DataRecord | None, after: DataRecord | None) -> Iterator[Di
     from kerasimg.spec.difference import MISSING, Difference, differences
 
     yield from differences(_summed(before), _summed(after))
-    old, new = ({row["sha256"]: row for row in (side["pictures"] if side else [])} for side in (before, after))
+    old, new = ({row["sha256"]: row for row in (side["images"] if side else [])} for side in (before, after))
     moved = [digest for digest in old.keys() & new.keys() if old[digest]["part"] != new[digest]["part"]]
     for digest in sorted(moved, key=lambda digest: old[digest]["id"])[:MAX_LISTED]:
         yield Difference(f"part of {old[digest]['id']}", old[digest]["part"], new[digest]["part"])
     if len(moved) > MAX_LISTED:
-        yield Difference("pictures in another part, in all", MISSING, len(moved))
+        yield Difference("images in another part, in all", MISSING, len(moved))
     for path, left in (("only in the first", old.keys() - new.keys()), ("only in the second", new.keys() - old.keys())):
         if left:
             names = sorted((old | new)[digest]["id"] for digest in left)[:MAX_LISTED]
-            facts = {"pictures": len(left), "as": names}
+            facts = {"images": len(left), "as": names}
             yield Difference(path, facts, MISSING) if left <= old.keys() else Difference(path, MISSING, facts)
 
 
 def _summed(data: DataRecord | None) -> dict[str, Any]:
     if data is None:
         return {}
-    rows = data["pictures"]
+    rows = data["images"]
     counted = {part: sum(row["part"] == part for row in rows) for part in ("train", "validation", "test")}
-    return {**{key: value for key, value in data.items() if key in ("where", "task", "classes")}, "pictures": counted}
+    return {**{key: value for key, value in data.items() if key in ("where", "task", "classes")}, "images": counted}
 
 
 def _surroundings(run: RunFolder) -> dict[str, Any]:

@@ -28,7 +28,7 @@ OPTIONAL = ("sklearn", "pandas", "matplotlib")
 def keras_loaded() -> Iterator[None]:
     """Load Keras with its backend's start-up chatter held back; it is told when the start fails.
 
-    Nothing else runs beside it: an import holds Python's lock nearly all the time, and reading pictures in another
+    Nothing else runs beside it: an import holds Python's lock nearly all the time, and reading images in another
     thread lost more than it gained.
     """
     check_backend()

@@ -53,8 +53,8 @@ class Waiting:
             self.begun = time.monotonic()
 
     def progress(self, done: int, of: int) -> None:
-        """Note that so many pictures are done, and of how many."""
-        self.done = f", {done:,} of {of:,} pictures"
+        """Note that so many images are done, and of how many."""
+        self.done = f", {done:,} of {of:,} images"
 
     def end(self) -> None:
         """Wipe the line out and tell nothing more."""

@@ -1,8 +1,8 @@
 """The augmentation of a spec as one function of a batch: compiled where it can be, by Keras' own layers where not.
 
-What each layer draws is a pure function of the picture's pair of seeds and the layer's place in the list, so that a
-picture comes out the same in any batch, on any worker, by any number of threads. Only MixUp and CutMix look at the
-other pictures of the batch.
+What each layer draws is a pure function of the image's pair of seeds and the layer's place in the list, so that an
+image comes out the same in any batch, on any worker, by any number of threads. Only MixUp and CutMix look at the
+other images of the batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Step(Protocol):
 class Augmentation:
     """The layers of a spec's `augment`, in their order, as a function of a batch in a graph of TensorFlow.
 
-    blends: whether labels are blended with those of other pictures (MixUp, CutMix): they must be (N, K) floats.
+    blends: whether labels are blended with those of other images (MixUp, CutMix): they must be (N, K) floats.
     size: height and width of what comes out.
     """
 
@@ -42,9 +42,9 @@ class Augmentation:
         """Augment a batch.
 
         images: (N, H, W, C) uint8, or float32 of 0-255.  labels: as they are; see `blends`.
-        seeds: (N, 2) int64, one pair a picture.
+        seeds: (N, 2) int64, one pair an image.
         batch_size: of full batches, so that a last smaller one needs no function of its own; None: it is not known.
-        Gives float32 pictures of 0-255, and labels.
+        Gives float32 images of 0-255, and labels.
         """
         if self.blends and (labels.shape.rank != 2 or not labels.dtype.is_floating):
             raise CallError(f"{self.blending[0]} blends labels: use targets 'one_hot', not 'sparse'")
@@ -60,9 +60,9 @@ class Augmentation:
 def compile_augment(nodes: Sequence[Node], image: Image, seed: int) -> Augmentation | None:
     """Compile the layers of a spec's `augment`; None where there are none.
 
-    nodes: (layer, arguments), checked.  image: the pictures' size and channels.  seed: of the run; with it every draw
+    nodes: (layer, arguments), checked.  image: the images' size and channels.  seed: of the run; with it every draw
     changes. A layer's own `seed` changes its draws alone.
-    Pictures that a layer leaves in another size (RandomCrop) are brought back to that of `image` at the end.
+    Images that a layer leaves in another size (RandomCrop) are brought back to that of `image` at the end.
     """
     if not nodes:
         return None

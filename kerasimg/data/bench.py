@@ -1,7 +1,7 @@
-"""How fast pictures become batches here, which part takes the time, and what to change.
+"""How fast images become batches here, which part takes the time, and what to change.
 
-Each part runs alone on a sample of the pictures, on all threads, and then all of it, as training has it. Since the
-parts share the cores, the time of a picture in the first epoch is about the sum of theirs.
+Each part runs alone on a sample of the images, on all threads, and then all of it, as training has it. Since the
+parts share the cores, the time of an image in the first epoch is about the sum of theirs.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import numpy as np
 from kerasimg.data.augment import Augmentation, compile_augment
 from kerasimg.data.cache import Cache, memory_room
 from kerasimg.data.fast_decode import decode_fast, only_decode, version
-from kerasimg.data.items import Picture, fault
+from kerasimg.data.image_files import BadImage, open_image, read_image
+from kerasimg.data.items import ImageInput, fault
 from kerasimg.data.memory import require_room
 from kerasimg.data.order import permutation
 from kerasimg.data.parallel import cores, each
-from kerasimg.data.picture import BadImage, open_picture, read_picture
 from kerasimg.data.pipeline import Targets, batches
 from kerasimg.data.sources import Source
 from kerasimg.spec.document import Image
 
 SAMPLE = 512
-"""Pictures that are measured."""
+"""Images that are measured."""
 LEAST_S = 0.5
 """Every measurement lasts so long at least."""
 WARM = 3
 """Batches before the clock runs."""
 LARGE = 6.0
-"""A picture with so many times the pixels of the result, each way, is worth making smaller once for all."""
+"""An image with so many times the pixels of the result, each way, is worth making smaller once for all."""
 
 BATCHES_IN_WORK = 16
 """Memory is asked for so many batches of bytes besides the sample, of which four make one of floats."""
@@ -41,16 +41,16 @@ BATCHES_IN_WORK = 16
 
 @dataclass(frozen=True)
 class Bench:
-    """Pictures a second, of each part alone and of the whole."""
+    """Images a second, of each part alone and of the whole."""
 
-    pictures: int
+    images: int
     """How many were measured."""
     of: int
     threads: int
     batch_size: int
     size: tuple[int, int]
     parts: dict[str, float]
-    """read, decode, resize, augment, copy -> pictures a second; math.inf where it takes no time."""
+    """read, decode, resize, augment, copy -> images a second; math.inf where it takes no time."""
     first_epoch: float
     from_cache: float
     bound: str
@@ -60,16 +60,16 @@ class Bench:
     advice: list[str] = field(default_factory=list)
     augmentation: str = ""
     cache: str = ""
-    """Where `--cache auto` would keep the decoded pictures: memory, or disk."""
+    """Where `--cache auto` would keep the decoded images: memory, or disk."""
 
     def share(self, part: str) -> float:
-        """The part's share of the time of a picture in the first epoch, in [0, 1]."""
+        """The part's share of the time of an image in the first epoch, in [0, 1]."""
         return (1 / self.parts[part]) / sum(1 / rate for rate in self.parts.values())
 
     def summary(self) -> str:
         """One line for the start of a training."""
         return (
-            f"pictures: {self.first_epoch:,.0f} a second in the first epoch ({self.bound} takes "
+            f"images: {self.first_epoch:,.0f} a second in the first epoch ({self.bound} takes "
             f"{self.share(self.bound):.0%}), {self.from_cache:,.0f} from the cache ({self.cache}; {self.bound_cached})"
         )
 
@@ -87,17 +87,17 @@ def measure(
     *,
     batch_size: int = 32,
     targets: Targets = "sparse",
-    pictures: int = SAMPLE,
+    images: int = SAMPLE,
     threads: int | None = None,
 ) -> Bench:
-    """Measure a sample of the pictures; a ManyFaults names one that cannot be read.
+    """Measure a sample of the images; a ManyFaults names one that cannot be read.
 
     augment: the layers of a spec, as (name, arguments).  threads: None is one per core.
     """
     threads = threads or cores()
-    indices = np.sort(permutation(len(source), 0, 0)[:pictures])
+    indices = np.sort(permutation(len(source), 0, 0)[:images])
     batch_size = min(batch_size, len(indices))
-    require_room(image, len(indices) + BATCHES_IN_WORK * batch_size, "measure fewer (--pictures)")
+    require_room(image, len(indices) + BATCHES_IN_WORK * batch_size, "measure fewer (--images)")
     augmentation = compile_augment(augment, image, 0)
     common: dict[str, Any] = {"batch_size": batch_size, "targets": targets, "threads": threads}
     cache = Cache("memory")
@@ -110,7 +110,7 @@ def measure(
     bound = max(parts, key=lambda name: 1 / parts[name])
     later = max(("augment", "copy"), key=lambda name: 1 / parts[name])
     return Bench(
-        pictures=len(indices),
+        images=len(indices),
         of=len(source),
         threads=threads,
         batch_size=batch_size,
@@ -127,18 +127,18 @@ def measure(
 
 
 def _parts(source: Source, indices: np.ndarray, image: Image, threads: int) -> dict[str, float]:
-    """Pictures a second of reading, decoding and resizing."""
+    """Images a second of reading, decoding and resizing."""
 
-    def read(index: int) -> Picture:
-        picture = source.columns.picture(index)
-        if isinstance(picture, str):
-            with open_picture(picture) as file:
+    def read(index: int) -> ImageInput:
+        img = source.columns.image(index)
+        if isinstance(img, str):
+            with open_image(img) as file:
                 return file.read()
-        return picture
+        return img
 
-    def decode(content: Picture) -> None:
+    def decode(content: ImageInput) -> None:
         if not isinstance(content, bytes) or not only_decode(content, image):
-            read_picture(content)
+            read_image(content)
 
     numbers = indices.tolist()
     try:
@@ -161,7 +161,7 @@ def _whole(
     cache: Cache | None = None,
     **common: Any,
 ) -> float:
-    """Pictures a second of batches, from the cache where one is given, which is filled before."""
+    """Images a second of batches, from the cache where one is given, which is filled before."""
     how: dict[str, Any] = {"shuffle": True, "exact": False, "cache": cache or "off", **common}
     for _ in batches(source, indices, image, **how) if cache else ():
         pass
@@ -181,7 +181,7 @@ def _run(function: Callable[[Any], Any], things: Sequence[Any], threads: int) ->
 
 
 def _rate(work: Callable[[], None], count: int) -> float:
-    """Pictures a second, the best of as many turns as fit into `LEAST_S`, three at least."""
+    """Images a second, the best of as many turns as fit into `LEAST_S`, three at least."""
     best, begun, turns = math.inf, time.perf_counter(), 0
     while turns < 3 or time.perf_counter() - begun < LEAST_S:
         start = time.perf_counter()
@@ -198,10 +198,10 @@ def _difference(together: float, alone: float) -> float:
 
 
 def _name(source: Source, numbers: Iterable[int], image: Image) -> None:
-    """Raise the error that names the first picture that cannot be read."""
+    """Raise the error that names the first image that cannot be read."""
     for index in numbers:
         try:
-            decode_fast(source.columns.picture(index), image)
+            decode_fast(source.columns.image(index), image)
         except BadImage as error:
             raise fault(source.where, source.columns.id(index), error.reason) from error
 
@@ -215,13 +215,13 @@ def _advice(
             advice.append('install the faster decoder: pip install "kerasimg[fast]"')
         if (ratio := _ratio(source, indices, image)) > LARGE:
             advice.append(
-                f"the pictures are {ratio:.0f} times larger than {image.size[0]}x{image.size[1]}, each way; "
+                f"the images are {ratio:.0f} times larger than {image.size[0]}x{image.size[1]}, each way; "
                 "made smaller once, they are decoded faster in every run"
             )
         keeping = "in memory" if fits else "on disk (--cache auto)"
         advice.append(f"decoded once: from the second epoch on they come from the cache, {keeping}")
     elif bound == "read":
-        advice.append("keep the pictures on a faster disk, or as shards; --cache disk keeps what was decoded")
+        advice.append("keep the images on a faster disk, or as shards; --cache disk keeps what was decoded")
     elif bound == "augment":
         advice.append("fewer augmentation layers, or those that are fused (docs/augmentation.md)")
     if parts["augment"] < parts["copy"] / 20:
@@ -230,9 +230,9 @@ def _advice(
 
 
 def _ratio(source: Source, indices: np.ndarray, image: Image) -> float:
-    """Pixels for each one of the result, each way, of the pictures in the middle."""
+    """Pixels for each one of the result, each way, of the images in the middle."""
     ratios: list[float] = []
     for index in indices[:64].tolist():
-        height, width = np.asarray(read_picture(source.columns.picture(index))).shape[:2]
+        height, width = np.asarray(read_image(source.columns.image(index))).shape[:2]
         ratios.append(math.sqrt(height * width / (image.size[0] * image.size[1])))
     return float(np.median(ratios))

@@ -1,9 +1,9 @@
-"""Decoded pictures that are kept, so that a picture is decoded once and not in every epoch.
+"""Decoded images that are kept, so that an image is decoded once and not in every epoch.
 
-A picture is kept as the uint8 pixels that the spec's `image` section makes of it, before any augmentation, under its
-content key (`Source.keys`): one that has changed is another picture. In memory, when the pictures fit into a share of
+An image is kept as the uint8 pixels that the spec's `image` section makes of it, before any augmentation, under its
+content key (`Source.keys`): one that has changed is another image. In memory, when the images fit into a share of
 what is free; else on disk, in files that are mapped into memory (`cache_files.py`): the system gives that memory back
-when it is needed. What does not fit is decoded each time. Whether a picture comes from a cache changes no pixel.
+when it is needed. What does not fit is decoded each time. Whether an image comes from a cache changes no pixel.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kerasimg.spec.document import Image
 CacheKind = Literal["off", "memory", "disk", "auto"]
 
 FREE_MEMORY_SHARE = 0.4
-"""Share of the free memory that the decoded pictures of a process may take, all together."""
+"""Share of the free memory that the decoded images of a process may take, all together."""
 
 DECODING = ("size", "channels", "resize", "interpolation", "background")
 """What of `image` the pixels depend on."""
@@ -36,23 +36,23 @@ _in_memory: weakref.WeakSet[InMemory] = weakref.WeakSet()
 
 
 class Store(Protocol):
-    """Pixels of many pictures, each in a row of its own."""
+    """Pixels of many images, each in a row of its own."""
 
     keys: np.ndarray
-    """(N, 2) uint64: which picture a row is for."""
+    """(N, 2) uint64: which image a row is for."""
 
     def read(self, rows: np.ndarray, pixels: np.ndarray) -> np.ndarray:
         """Copy rows to `pixels`; (N,) bool says which were there, whole."""
 
     def write(self, row: int, pixels: np.ndarray) -> None:
-        """Keep a picture."""
+        """Keep an image."""
 
     def has(self, rows: np.ndarray) -> np.ndarray:
         """(N,) bool: which of the rows have been written."""
 
 
 class InMemory:
-    """Pictures in one array, whose memory is taken as it is filled."""
+    """Images in one array, whose memory is taken as it is filled."""
 
     def __init__(self, keys: np.ndarray, shape: tuple[int, ...]):
         self.keys = keys
@@ -70,7 +70,7 @@ class InMemory:
         return there
 
     def write(self, row: int, pixels: np.ndarray) -> None:
-        """Keep a picture."""
+        """Keep an image."""
         self.pixels[row] = pixels
         self.there[row] = True  # after the pixels, for other threads
 
@@ -80,14 +80,14 @@ class InMemory:
 
 
 class Rows:
-    """Where in the cache some pictures have their place, whether they are there yet or not."""
+    """Where in the cache some images have their place, whether they are there yet or not."""
 
     def __init__(self, stores: list[Store], numbers: np.ndarray, rows: np.ndarray):
         """numbers: (N,) int16, places in `stores`, -1: none.  rows: (N,) int64, rows of the store."""
         self.stores, self.numbers, self.rows = stores, numbers, rows
 
     def read(self, positions: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-        """Copy the pictures at these positions to `pixels`; (N,) bool says which were there."""
+        """Copy the images at these positions to `pixels`; (N,) bool says which were there."""
         numbers = self.numbers[positions]
         first = int(numbers[0])
         if (numbers == first).all():
@@ -103,13 +103,13 @@ class Rows:
         return there
 
     def write(self, position: int, pixels: np.ndarray) -> None:
-        """Keep the picture at this position, where it has a place."""
+        """Keep the image at this position, where it has a place."""
         number = int(self.numbers[position])
         if number >= 0:
             self.stores[number].write(int(self.rows[position]), pixels)
 
     def complete(self) -> bool:
-        """Whether every picture has been kept."""
+        """Whether every image has been kept."""
         there = np.zeros(len(self.numbers), bool)
         for number, store in enumerate(self.stores):
             mine = self.numbers == number
@@ -118,14 +118,14 @@ class Rows:
 
 
 class Cache:
-    """The decoded pictures of a run. Any number of threads, and for "disk" of processes, may use it.
+    """The decoded images of a run. Any number of threads, and for "disk" of processes, may use it.
 
     kind: memory: kept as long as this object.  disk: kept for later runs.  auto: in memory when all fit into it, else
     on disk.  off: nothing is kept.
     """
 
     def __init__(self, kind: CacheKind = "auto", folder: Path | None = None, limit: int | None = None):
-        """folder: for "disk"; None: `pictures` in the cache folder.
+        """folder: for "disk"; None: `images` in the cache folder.
 
         limit: bytes on disk; None: what `cache_files.limit` says.
         """
@@ -139,7 +139,7 @@ class Cache:
         self._without: dict[str, np.ndarray] = {}
 
     def rows(self, keys: np.ndarray, image: Image, exact: bool) -> Rows:
-        """The places of pictures by their content keys, (N,) 'S16'; new ones are made where there is room."""
+        """The places of images by their content keys, (N,) 'S16'; new ones are made where there is room."""
         words = as_words(keys)
         about = about_pixels(image, exact)
         group = group_name(about)
@@ -162,17 +162,17 @@ class Cache:
         memory = sum(store.pixels.nbytes for store in stores if isinstance(store, InMemory))
         disk = sum(len(store.keys) for store in stores if not isinstance(store, InMemory))
         parts = [f"{memory / 1e6:,.0f} MB in memory"] if memory else []
-        parts += [f"{disk:,} pictures in {self.folder}"] if disk else []
-        return f"decoded pictures: {', '.join(parts) or 'not kept'}"
+        parts += [f"{disk:,} images in {self.folder}"] if disk else []
+        return f"decoded images: {', '.join(parts) or 'not kept'}"
 
     def shortage(self) -> str:
-        """One line, where pictures were to be kept for which there is no room; else nothing."""
+        """One line, where images were to be kept for which there is no room; else nothing."""
         left = sum(map(len, self._without.values()))
         where = "in memory" if self.kind == "memory" else f"in {self.folder} (KERASIMG_CACHE_GB, kerasimg cache remove)"
-        return f"no room for {left:,} decoded pictures {where}: each epoch decodes them again" if left else ""
+        return f"no room for {left:,} decoded images {where}: each epoch decodes them again" if left else ""
 
     def _add(self, stores: list[Store], group: str, about: dict[str, Any], words: np.ndarray, shape: Any) -> None:
-        """Stores for pictures that have no place yet."""
+        """Stores for images that have no place yet."""
         words = np.unique(words, axis=0)
         each = int(np.prod(shape))
         in_memory = min(len(words), memory_room() // each)
@@ -197,14 +197,14 @@ def open_cache(cache: CacheKind | Cache) -> Cache | None:
 
 
 def memory_room() -> int:
-    """Bytes of memory that more pictures may take now."""
+    """Bytes of memory that more images may take now."""
     taken = sum(store.pixels.nbytes for store in _in_memory)
     filled = sum(int(store.there.sum()) * store.pixels[0].nbytes for store in _in_memory)
     return max(0, int(FREE_MEMORY_SHARE * (free_bytes() + filled)) - taken)
 
 
 def about_pixels(image: Image, exact: bool) -> dict[str, Any]:
-    """All that the pixels of a picture depend on, but for the picture."""
+    """All that the pixels of an image depend on, but for the image."""
     values = image.model_dump(mode="json")
     decoder = "exact" if exact else f"fast {fast_decode.version()}"
     return {
@@ -235,7 +235,7 @@ def find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _find(stores: list[Store], first: int, words: np.ndarray, numbers: np.ndarray, rows: np.ndarray) -> None:
-    """Fill in the places of those pictures that have none yet, from the stores numbered `first` and on."""
+    """Fill in the places of those images that have none yet, from the stores numbered `first` and on."""
     for number in range(first, len(stores)):
         open_ = np.flatnonzero(numbers < 0)
         found = find(stores[number].keys, words[open_])

@@ -1,10 +1,10 @@
-"""The files in which decoded pictures are kept on disk, and their upkeep.
+"""The files in which decoded images are kept on disk, and their upkeep.
 
 In the folder of one kind of pixels (`image` section, decoder, versions: `about.json`) each file holds a set of
-pictures: a head, their content keys, a check sum for each, and their pixels. The name is a digest of the keys, so that
+images: a head, their content keys, a check sum for each, and their pixels. The name is a digest of the keys, so that
 processes that start on the same data meet in the same file; all of them write the same bytes to the same places.
 
-A picture counts when its check sum is there and its pixels agree with it, which is looked at once in each process. The
+An image counts when its check sum is there and its pixels agree with it, which is looked at once in each process. The
 sum is written after the pixels, so a process may be killed, or the power fail, at any moment: what was not finished is
 decoded again. Pixels are written to the file, not through the mapping, so that a full disk is an error, which ends
 the keeping, and not the process. All files together stay below a limit; those that were used longest ago go first.
@@ -31,8 +31,8 @@ from kerasimg.data.cache_folder import cache_folder
 from kerasimg.data.kept import remove
 from kerasimg.errors import CallError
 
-MAGIC = "kerasimg pictures 1"
-SUFFIX = ".pictures"
+MAGIC = "kerasimg images 1"
+SUFFIX = ".images"
 ABOUT = "about.json"
 HEAD = 4096
 """Bytes of the head; pixels begin at a multiple of it."""
@@ -46,7 +46,7 @@ USED_S = 60
 
 
 NOTES = ("index", "ledger")
-"""Folders beside that of the pictures: what stands where in folders and shards, and which pictures were sound."""
+"""Folders beside that of the images: what stands where in folders and shards, and which images were sound."""
 
 
 class File(NamedTuple):
@@ -59,10 +59,10 @@ class File(NamedTuple):
 
 
 class OnDisk:
-    """Pictures in a file that is mapped into memory."""
+    """Images in a file that is mapped into memory."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]):
-        """ValueError or OSError where the file is not a sound one of pictures of this shape."""
+        """ValueError or OSError where the file is not a sound one of images of this shape."""
         self.path = path
         self.shape = shape
         self.file = open(path, "r+b", buffering=0)  # noqa: SIM115 - as long as this object
@@ -98,7 +98,7 @@ class OnDisk:
         return there
 
     def write(self, row: int, pixels: np.ndarray) -> None:
-        """Keep a picture; where the disk is full nothing is kept from then on."""
+        """Keep an image; where the disk is full nothing is kept from then on."""
         if self.full:
             return
         try:
@@ -126,8 +126,8 @@ class OnDisk:
 
 
 def folder() -> Path:
-    """Where pictures are kept, for this user."""
-    return cache_folder() / "pictures"
+    """Where images are kept, for this user."""
+    return cache_folder() / "images"
 
 
 def opened(place: Path, shape: tuple[int, ...], known: Iterable[Path | None] = ()) -> list[OnDisk]:
@@ -146,7 +146,7 @@ def opened(place: Path, shape: tuple[int, ...], known: Iterable[Path | None] = (
 def create(
     place: Path, about: dict[str, Any], keys: np.ndarray, shape: tuple[int, ...], most: int | None = None
 ) -> OnDisk | None:
-    """A file for these pictures, or for the first of them that fit, or the one that another process has just made.
+    """A file for these images, or for the first of them that fit, or the one that another process has just made.
 
     keys: (N, 2) uint64, sorted.  None where there is no room, or nothing can be written.
     """
@@ -178,7 +178,7 @@ def create(
 
 
 def files(root: Path) -> list[File]:
-    """The files of pictures below `root`, the one used longest ago first."""
+    """The files of images below `root`, the one used longest ago first."""
     found = []
     for path in root.glob(f"*/*{SUFFIX}"):
         with contextlib.suppress(OSError):
@@ -249,7 +249,7 @@ def remove_older(root: Path, age_s: float = 0) -> list[File]:
 
 
 def about_of(place: Path) -> dict[str, Any]:
-    """What the pictures of a folder are; empty where that cannot be read."""
+    """What the images of a folder are; empty where that cannot be read."""
     try:
         about = json.loads((place / ABOUT).read_text(encoding="utf-8"))
         return about if isinstance(about, dict) else {}
@@ -257,8 +257,8 @@ def about_of(place: Path) -> dict[str, Any]:
         return {}
 
 
-def pictures_in(path: Path) -> tuple[int, int]:
-    """How many pictures a file holds, and for how many it has places; (0, 0) where it is damaged."""
+def images_in(path: Path) -> tuple[int, int]:
+    """How many images a file holds, and for how many it has places; (0, 0) where it is damaged."""
     try:
         with open(path, "rb") as file:
             count = int(json.loads(file.read(HEAD))["count"])
@@ -279,7 +279,7 @@ def _put(beside: Path, path: Path) -> None:
 
 
 def _sum(pixels: np.ndarray, key: np.ndarray) -> int:
-    """A check sum of one picture, never 0: the sum of its 64-bit words, mixed with its key."""
+    """A check sum of one image, never 0: the sum of its 64-bit words, mixed with its key."""
     flat = np.ascontiguousarray(pixels).reshape(-1)
     words = flat[: len(flat) // 8 * 8].view(np.uint64)
     rest = int.from_bytes(flat[len(words) * 8 :].tobytes(), "little")

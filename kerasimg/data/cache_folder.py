@@ -1,4 +1,4 @@
-"""Where kerasimg keeps what it can compute again: decoded pictures, indices of folders, features of frozen layers."""
+"""Where kerasimg keeps what it can compute again: decoded images, indices of folders, features of frozen layers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Is every picture readable? Asked before the first epoch, so that nothing breaks in the middle of one.
+"""Is every image readable? Asked before the first epoch, so that nothing breaks in the middle of one.
 
-A picture is read once: for the hash of its bytes, which a run keeps, for its soundness, and, where there is a cache,
+An image is read once: for the hash of its bytes, which a run keeps, for its soundness, and, where there is a cache,
 for its pixels. What was found sound stands in the ledger, and is not read again until its file changes.
 """
 
@@ -15,11 +15,11 @@ import numpy as np
 
 from kerasimg.data.cache import Cache
 from kerasimg.data.fast_decode import decode_fast
-from kerasimg.data.items import Bad, ManyFaults, Picture
+from kerasimg.data.image_files import BadImage, open_image, read_image
+from kerasimg.data.items import Bad, ImageInput, ManyFaults
 from kerasimg.data.ledger import Ledger
 from kerasimg.data.parallel import Progress as Progress
 from kerasimg.data.parallel import Tally, each
-from kerasimg.data.picture import BadImage, open_picture, read_picture
 from kerasimg.data.sources import Source
 from kerasimg.errors import Fault
 from kerasimg.spec.document import Image
@@ -32,11 +32,11 @@ INTERVAL_S = 2.0
 LARGEST_READ = 256 * 1024**2
 """Bytes of the largest file that is read as a whole."""
 NOTED = 20_000
-"""Pictures after which the ledger is written: a scan that is broken off need not begin again."""
+"""Images after which the ledger is written: a scan that is broken off need not begin again."""
 
 
 class Found(NamedTuple):
-    """What a scan found of one picture."""
+    """What a scan found of one image."""
 
     sha256: bytes
     """The raw digest of its bytes; empty where it cannot be read."""
@@ -52,11 +52,11 @@ def scan(
     cache: Cache | None = None,
     ledger: Ledger | None = None,
 ) -> list[Bad]:
-    """Every picture that cannot be read, and why, in the order of the source; each is decoded in full.
+    """Every image that cannot be read, and why, in the order of the source; each is decoded in full.
 
-    image: bring the pictures to its size as well, as training will.  threads: None is one per core.
+    image: bring the images to its size as well, as training will.  threads: None is one per core.
     progress: called now and then once the scan has lasted two seconds, and when such a scan is done.
-    cache: keeps the pixels, for `image`.  ledger: pictures that it knows are not read; it learns the others.
+    cache: keeps the pixels, for `image`.  ledger: images that it knows are not read; it learns the others.
     """
     keys = None if cache is None and ledger is None else source.keys()
     known = None if keys is None or ledger is None else ledger.find(keys)
@@ -67,9 +67,9 @@ def scan(
 
     def look(index: int) -> Found:
         try:
-            content, digest = _read(source.columns.picture(index))
+            content, digest = _read(source.columns.image(index))
             if image is None:
-                read_picture(content)
+                read_image(content)
             else:
                 pixels = decode_fast(content, image)
                 if rows is not None:
@@ -105,10 +105,10 @@ def require_sound(
     image: Image | None = None,
     cache: Cache | None = None,
 ) -> Source:
-    """The source, when every picture is readable; each is read once, and not again before it changes.
+    """The source, when every image is readable; each is read once, and not again before it changes.
 
     on_bad_image: fail: a DataError names all that are not. skip: they are left out, and stand in `skipped`.
-    image, cache: keep the decoded pictures for these, so that the first epoch need not decode them again.
+    image, cache: keep the decoded images for these, so that the first epoch need not decode them again.
     threads, progress: as for `scan`.
     """
     bad = scan(source, image, threads, progress, cache, Ledger.open())
@@ -118,7 +118,7 @@ def require_sound(
         advice = Fault(
             source.where,
             "",
-            f"{len(bad):,} of {len(source):,} pictures cannot be read (below); repair or remove them, or go on "
+            f"{len(bad):,} of {len(source):,} images cannot be read (below); repair or remove them, or go on "
             "without them: --on-bad-image skip",
         )
         raise ManyFaults([advice, *(Fault(source.where, one.id, one.reason) for one in bad)])
@@ -126,18 +126,18 @@ def require_sound(
     left = {label for item in sound.items for label in item.labels}
     lost = sorted({label for item in source.items for label in item.labels} - left)
     if lost or not sound.items:
-        raise ManyFaults(Fault(source.where, f"class '{name}'", "none of its pictures can be read") for name in lost)
+        raise ManyFaults(Fault(source.where, f"class '{name}'", "none of its images can be read") for name in lost)
     return sound
 
 
-def _read(picture: Picture) -> tuple[Picture, bytes]:
-    """The picture, its file read if that is not huge, and the SHA-256 of its bytes."""
-    if isinstance(picture, np.ndarray):
-        return picture, hashlib.sha256(np.ascontiguousarray(picture).data).digest()
-    if isinstance(picture, bytes):
-        return picture, hashlib.sha256(picture).digest()
-    with open_picture(picture) as file:
+def _read(image: ImageInput) -> tuple[ImageInput, bytes]:
+    """The image, its file read if that is not huge, and the SHA-256 of its bytes."""
+    if isinstance(image, np.ndarray):
+        return image, hashlib.sha256(np.ascontiguousarray(image).data).digest()
+    if isinstance(image, bytes):
+        return image, hashlib.sha256(image).digest()
+    with open_image(image) as file:
         if os.fstat(file.fileno()).st_size > LARGEST_READ:
-            return picture, hashlib.file_digest(cast(BufferedReader, file), "sha256").digest()
+            return image, hashlib.file_digest(cast(BufferedReader, file), "sha256").digest()
         content = file.read()
     return content, hashlib.sha256(content).digest()

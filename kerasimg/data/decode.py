@@ -1,6 +1,6 @@
-"""The reference decoder: any picture becomes the uint8 array that a spec's `image` section asks for.
+"""The reference decoder: any image becomes the uint8 array that a spec's `image` section asks for.
 
-Every faster decoder, every export and every page that reads pictures is held to what this one gives:
+Every faster decoder, every export and every page that reads images is held to what this one gives:
 
 1. A file is what its first bytes say, whatever its name says. Of an animation the first frame counts, of several
    pages the first. The header is checked against `MAX_PIXELS` before anything is decoded.
@@ -12,15 +12,15 @@ Every faster decoder, every export and every page that reads pictures is held to
    (inverted, as Adobe writes it, or not), YCbCr, LAB and HSV become RGB by Pillow's conversion.
 4. What is transparent, by a channel or by one colour (tRNS), is laid over `background`:
    (c a + b (255 - a)) / 255, rounded, on the values as stored.
-5. Resize, always antialiased (but for nearest), by Pillow's filters; `area` is its box filter. A picture that has
+5. Resize, always antialiased (but for nearest), by Pillow's filters; `area` is its box filter. An image that has
    the size already keeps its values.
    stretch: to the size.
    crop: the largest box of the size's aspect about the centre, its edges at fractions of a pixel, to the size.
-   pad: to the largest whole number of pixels of the picture's aspect (at least 1), in the middle of the
+   pad: to the largest whole number of pixels of the image's aspect (at least 1), in the middle of the
    background; of an odd rest the larger half is on the right and at the bottom.
-6. One channel: (19595 R + 38470 G + 7471 B + 32768) >> 16, Pillow's "L". Of a grey picture: three equal channels.
+6. One channel: (19595 R + 38470 G + 7471 B + 32768) >> 16, Pillow's "L". Of a grey image: three equal channels.
 
-A file that is empty, cut short, damaged, too large or no picture is a `BadImage`. Nothing here has state: any
+A file that is empty, cut short, damaged, too large or no image is a `BadImage`. Nothing here has state: any
 number of threads may decode, and Pillow lets them run side by side.
 """
 
@@ -32,7 +32,7 @@ from typing import cast
 import numpy as np
 import PIL.Image
 
-from kerasimg.data.picture import RGB, Picture, read_picture
+from kerasimg.data.image_files import RGB, ImageInput, read_image
 from kerasimg.spec.document import Image, Interpolation, ResizePolicy
 
 Filter = PIL.Image.Resampling
@@ -47,46 +47,46 @@ FILTERS: dict[Interpolation, Filter] = {
 }
 
 
-def decode(picture: Picture, image: Image, opened: Callable[[PIL.Image.Image], None] | None = None) -> np.ndarray:
-    """The picture as the spec's `image` section wants it: uint8, (height, width, channels), 0-255.
+def decode(img: ImageInput, image: Image, opened: Callable[[PIL.Image.Image], None] | None = None) -> np.ndarray:
+    """The image as the spec's `image` section wants it: uint8, (height, width, channels), 0-255.
 
-    picture: a path, the bytes of a file, or an array of 0-255, (H, W) or (H, W, C) with 1 or 3 channels.
-    opened: as for `read_picture`: it may look at a file's header, and refuse it.
+    image: a path, the bytes of a file, or an array of 0-255, (H, W) or (H, W, C) with 1 or 3 channels.
+    opened: as for `read_image`: it may look at a file's header, and refuse it.
     """
     background = cast(RGB, tuple(image.background))
     height, width = image.size
     resize = RESIZE[image.resize]
-    sized = resize(read_picture(picture, background, opened), height, width, FILTERS[image.interpolation], background)
+    sized = resize(read_image(img, background, opened), height, width, FILTERS[image.interpolation], background)
     if image.channels == 1:
         return np.array(sized.convert("L"))[..., np.newaxis]
     return np.array(sized)
 
 
-def stretch(picture: PIL.Image.Image, height: int, width: int, resampling: Filter, background: RGB) -> PIL.Image.Image:
-    """The whole picture, its aspect changed."""
-    return picture.resize((width, height), resampling)
+def stretch(image: PIL.Image.Image, height: int, width: int, resampling: Filter, background: RGB) -> PIL.Image.Image:
+    """The whole image, its aspect changed."""
+    return image.resize((width, height), resampling)
 
 
-def crop(picture: PIL.Image.Image, height: int, width: int, resampling: Filter, background: RGB) -> PIL.Image.Image:
-    """The middle of the picture: what lies beyond the size's aspect is cut off, half on each side."""
-    box_width, box_height = float(picture.width), float(picture.height)
-    if picture.width * height > width * picture.height:
-        box_width = picture.height * width / height
+def crop(image: PIL.Image.Image, height: int, width: int, resampling: Filter, background: RGB) -> PIL.Image.Image:
+    """The middle of the image: what lies beyond the size's aspect is cut off, half on each side."""
+    box_width, box_height = float(image.width), float(image.height)
+    if image.width * height > width * image.height:
+        box_width = image.height * width / height
     else:
-        box_height = picture.width * height / width
-    left, top = (picture.width - box_width) / 2, (picture.height - box_height) / 2
-    return picture.resize((width, height), resampling, (left, top, left + box_width, top + box_height))
+        box_height = image.width * height / width
+    left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
+    return image.resize((width, height), resampling, (left, top, left + box_width, top + box_height))
 
 
-def pad(picture: PIL.Image.Image, height: int, width: int, resampling: Filter, background: RGB) -> PIL.Image.Image:
-    """The whole picture in its aspect, in the middle of the background."""
+def pad(image: PIL.Image.Image, height: int, width: int, resampling: Filter, background: RGB) -> PIL.Image.Image:
+    """The whole image in its aspect, in the middle of the background."""
     inner_width, inner_height = width, height
-    if picture.width * height > width * picture.height:
-        inner_height = max(1, round(picture.height * width / picture.width))
+    if image.width * height > width * image.height:
+        inner_height = max(1, round(image.height * width / image.width))
     else:
-        inner_width = max(1, round(picture.width * height / picture.height))
+        inner_width = max(1, round(image.width * height / image.height))
     padded = PIL.Image.new("RGB", (width, height), background)
-    inner = picture.resize((inner_width, inner_height), resampling)
+    inner = image.resize((inner_width, inner_height), resampling)
     padded.paste(inner, ((width - inner_width) // 2, (height - inner_height) // 2))
     return padded
 

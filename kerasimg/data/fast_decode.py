@@ -4,10 +4,10 @@ Only a JPEG, in RGB or grey, that is made smaller by the bilinear filter, and sm
 decoded here; anything else (and whatever stumbles) goes through the reference decoder, which also says what is wrong
 with a file. It gains in three ways:
 
-1. A large picture is decoded at a half, a quarter or an eighth of its size (the decoder's own scaling, in the cosine
+1. A large image is decoded at a half, a quarter or an eighth of its size (the decoder's own scaling, in the cosine
    transform), where at least `SMALLEST_RATIO` of that is left for the filter.
 2. With `pip install "kerasimg[fast]"` libjpeg-turbo decodes without Pillow's detours, and Pillow's antialiasing
-   triangle becomes a short filter at the picture's own pixels and one linear interpolation (OpenCV), with the weights
+   triangle becomes a short filter at the image's own pixels and one linear interpolation (OpenCV), with the weights
    that come nearest to it: see `weights`. Of fine textures it would be too far off where little is made smaller, so
    those go through Pillow's filter: see `roughness`.
 3. A file is read, the header of a JPEG looked at, and a small PNG decoded, by few calls of Python; the PNG's pixels are
@@ -15,7 +15,7 @@ with a file. It gains in three ways:
 
 The bound, checked by tests and by `benchmarks/decode_bound.py`: on photographs the mean absolute difference to the
 reference decoder is below `MEAN_BOUND`, and no value differs by more than `LARGEST`. Measured on 16 photographs of
-scikit-image, grass and gravel among them, at sizes from 64 to 299: 0.20 in the mean, 0.70 for the worst picture, 23 for
+scikit-image, grass and gravel among them, at sizes from 64 to 299: 0.20 in the mean, 0.70 for the worst image, 23 for
 a single value (text and clip art: 0.72 and 23). Without the extra: 0.02, 0.34 and 5.
 """
 
@@ -34,12 +34,12 @@ import PIL.Image
 
 from kerasimg.data import fast_png, jpeg
 from kerasimg.data.decode import decode
-from kerasimg.data.items import Picture
-from kerasimg.data.picture import MAX_PIXELS, RGB, SIDEWAYS, mute_pillow, turn_of
+from kerasimg.data.image_files import MAX_PIXELS, RGB, SIDEWAYS, mute_pillow, turn_of
+from kerasimg.data.items import ImageInput
 from kerasimg.spec.document import Image
 
 VERSION = 3
-"""Another number when other pixels come out: decoded pictures are kept by it."""
+"""Another number when other pixels come out: decoded images are kept by it."""
 
 MEAN_BOUND = 1.0
 """Mean absolute difference to the reference decoder that a photograph stays below, in 1/255."""
@@ -56,7 +56,7 @@ pixels: the mean difference is at most 0.51 where 3 or more are left, 1.6 to 2.7
 SMALLEST_FILTERED = 1.5
 """Pixels for each one of the result from which on the short filter may stand for Pillow's."""
 ANY_FILTERED = 2.0
-"""From so many on, whatever the picture shows: measured are 0.7 in the mean and less. Below, up to 1.6 for textures."""
+"""From so many on, whatever the image shows: measured are 0.7 in the mean and less. Below, up to 1.6 for textures."""
 ROUGHEST = 8.0
 """Roughness (see `roughness`), for each of these pixels, up to which the short filter stands for Pillow's where fewer
 are left: the mean difference was at most 0.076 times the roughness at 1.5 pixels, 0.067 times at 1.67, 0.043 at 1.8."""
@@ -75,13 +75,13 @@ COLOURS = frozenset(("YCbCr", "Gray"))
 """Those of a JPEG, as simplejpeg names them, that are decoded here without a look by Pillow."""
 
 LARGEST_SCRATCH = 16 * 1024**2
-"""Bytes of memory that a thread keeps for the next picture, twice."""
+"""Bytes of memory that a thread keeps for the next image, twice."""
 
 _threads = threading.local()
 
 
 class Box(NamedTuple):
-    """The part of a picture that becomes the result, in pixels, and the size that it gets."""
+    """The part of an image that becomes the result, in pixels, and the size that it gets."""
 
     left: float
     top: float
@@ -96,7 +96,7 @@ class Box(NamedTuple):
         return min(self.width / self.to_width, self.height / self.to_height)
 
     def scaled(self, divisor: int) -> Box:
-        """The same part of the picture at a fraction of its size."""
+        """The same part of the image at a fraction of its size."""
         left, top, width, height = (value / divisor for value in (self.left, self.top, self.width, self.height))
         return Box(left, top, width, height, self.to_width, self.to_height)
 
@@ -117,24 +117,24 @@ class Header(NamedTuple):
         return turn_of(self.opened)
 
 
-def decode_fast(picture: Picture, image: Image) -> np.ndarray:
-    """The picture as the spec's `image` section wants it: uint8, (height, width, channels), 0-255.
+def decode_fast(img: ImageInput, image: Image) -> np.ndarray:
+    """The image as the spec's `image` section wants it: uint8, (height, width, channels), 0-255.
 
-    picture: a path, the bytes of a file, or an array, as for the reference decoder, whose errors are raised.
+    image: a path, the bytes of a file, or an array, as for the reference decoder, whose errors are raised.
     """
-    content = picture if isinstance(picture, bytes) else None if isinstance(picture, np.ndarray) else _content(picture)
+    content = img if isinstance(img, bytes) else None if isinstance(img, np.ndarray) else _content(img)
     made = None
     if content is not None and content.startswith(JPEG):
         made = _from_jpeg(content, image) if image.interpolation == "bilinear" else None
     elif content is not None and len(content) <= fast_png.LARGEST_FILE:
         made = _from_png(content, image)
-    return decode(picture if content is None else content, image) if made is None else made
+    return decode(img if content is None else content, image) if made is None else made
 
 
 def _content(path: str | os.PathLike[str]) -> bytes | None:
     """The bytes of a file that may be decoded here; None for others, and where it cannot be read."""
     try:
-        # Without Python's own files, which take longer than a small picture; a named pipe is not waited for.
+        # Without Python's own files, which take longer than a small image; a named pipe is not waited for.
         file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
             status = os.fstat(file)
@@ -150,7 +150,7 @@ def _content(path: str | os.PathLike[str]) -> bytes | None:
 
 
 def _from_png(content: bytes, image: Image) -> np.ndarray | None:
-    """The picture, or None where the reference decoder must see to it."""
+    """The image, or None where the reference decoder must see to it."""
     found = _libraries()
     pixels = None if found is None else fast_png.plain_pixels(content, found.cv2)
     if pixels is None:
@@ -184,7 +184,7 @@ def divisor(ratio: float) -> int:
 
 
 def _from_jpeg(content: bytes, image: Image) -> np.ndarray | None:
-    """The picture, or None where the reference decoder must see to it."""
+    """The image, or None where the reference decoder must see to it."""
     try:
         header = _header(content)
         if header is None:
@@ -236,7 +236,7 @@ def _plain(content: bytes) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _box(policy: str, width: int, height: int, to_height: int, to_width: int) -> Box:
-    """What a resize policy makes of a picture, as the functions of `decode.RESIZE` do it."""
+    """What a resize policy makes of an image, as the functions of `decode.RESIZE` do it."""
     wide = width * to_height > to_width * height
     if policy == "crop":
         box_width = height * to_width / to_height if wide else float(width)
@@ -251,7 +251,7 @@ def _box(policy: str, width: int, height: int, to_height: int, to_width: int) ->
 
 
 def _sized(content: bytes, header: Header, box: Box) -> np.ndarray | None:
-    """The part of the picture in its size, RGB, before it is turned upright; None: nothing to gain here."""
+    """The part of the image in its size, RGB, before it is turned upright; None: nothing to gain here."""
     decoded = _decoded(content, header, box.ratio)
     if decoded is None:
         return None
@@ -317,9 +317,9 @@ def _scratch(use: str, height: int, width: int) -> np.ndarray:
     return known[use][:size].reshape(height, width, 3)
 
 
-def _by_pillow(picture: PIL.Image.Image, box: Box) -> np.ndarray:
-    right, bottom = min(box.left + box.width, picture.width), min(box.top + box.height, picture.height)
-    sized = picture.resize(
+def _by_pillow(image: PIL.Image.Image, box: Box) -> np.ndarray:
+    right, bottom = min(box.left + box.width, image.width), min(box.top + box.height, image.height)
+    sized = image.resize(
         (box.to_width, box.to_height), PIL.Image.Resampling.BILINEAR, (box.left, box.top, right, bottom)
     )
     return np.array(sized)
@@ -350,7 +350,7 @@ def weights(ratio: float, shift: float = 0.0) -> np.ndarray:
 
     Least squares over the frequencies up to a pixel's and the places between two pixels at which the result may lie;
     frequencies count by the inverse of theirs, as they occur in photographs (Field 1987, doi:10.1364/JOSAA.4.002379).
-    Sums to 1.  ratio: 1 or more.  shift: the filter moves the picture to the left by this part of a pixel, 0 to 1, with
+    Sums to 1.  ratio: 1 or more.  shift: the filter moves the image to the left by this part of a pixel, 0 to 1, with
     one weight more on the right of the middle for it.
     """
     reach = max(1, math.ceil(ratio) - 1)
@@ -396,6 +396,6 @@ def _libraries() -> _Libraries | None:
         import simplejpeg
     except ImportError:
         return None
-    # A picture is decoded by one thread, and as many pictures as there are cores side by side.
+    # An image is decoded by one thread, and as many images as there are cores side by side.
     cv2.setNumThreads(1)
     return _Libraries(simplejpeg, cv2, (simplejpeg.__version__, cv2.__version__))

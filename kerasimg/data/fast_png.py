@@ -1,6 +1,6 @@
 """Small plain PNGs, of which what takes the time is Python's own work on each file: the same pixels, with less of it.
 
-Plain means 8 bits, grey or RGB, not interlaced, no transparency, and no metadata that could turn the picture. Sums and
+Plain means 8 bits, grey or RGB, not interlaced, no transparency, and no metadata that could turn the image. Sums and
 lengths are checked here, so that whatever is wrong with a file is left to the reference decoder to say.
 """
 

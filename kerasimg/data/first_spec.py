@@ -1,4 +1,4 @@
-"""A spec to begin with, chosen by a look at the pictures; each choice is told in a comment beside it."""
+"""A spec to begin with, chosen by a look at the images; each choice is told in a comment beside it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Recipe = Literal["transfer", "finetune", "from_scratch", "tiny_device"]
 TINY_PX: Final = 64
 """Shorter side up to which a network that was trained on photographs has little to say."""
 LARGE: Final = 300
-"""Pictures of the median class from which on all of the backbone is trained. With fewer, a head on frozen features
+"""Images of the median class from which on all of the backbone is trained. With fewer, a head on frozen features
 is as good and takes seconds (docs/recipes.md)."""
 UNEQUAL: Final = 4.0
-"""Pictures of the largest class for each one of the smallest from which on rare classes weigh more."""
+"""Images of the largest class for each one of the smallest from which on rare classes weigh more."""
 STEPS: Final = 300
 """Steps that a training should have at least: the epochs of few images are short, and 20 of them teach too little."""
 MOST_EPOCHS: Final = 100
 TRAINED: Final = 0.7
 """Share of the images that are trained on, as a spec splits them by default."""
 SAME_SHAPE: Final = 1.25
-"""Widest aspect for each one of the narrowest up to which pictures are of one shape."""
+"""Widest aspect for each one of the narrowest up to which images are of one shape."""
 DEVICE_PX: Final = 96
 RESIZES: Final[tuple[ResizePolicy, ...]] = get_args(ResizePolicy)
 
@@ -52,7 +52,7 @@ class Wish(NamedTuple):
     """Height and width of what the model sees."""
     resize: ResizePolicy | None = None
     mirror: bool = True
-    """Whether a mirrored picture is still of its class, as letters are not."""
+    """Whether a mirrored image is still of its class, as letters are not."""
     rare_matter: bool | None = None
     """Whether rare classes count as much as frequent ones."""
     task: Task | None = None
@@ -89,7 +89,7 @@ def describe(seen: Look) -> Iterator[str]:
     """What a first look found, in lines for the user."""
     classes = list(seen.classes.items())
     yield (
-        f"{seen.pictures:,} pictures of {len(classes)} classes, {classes[0][1]:,} of '{classes[0][0]}' "
+        f"{seen.images:,} images of {len(classes)} classes, {classes[0][1]:,} of '{classes[0][0]}' "
         f"to {classes[-1][1]:,} of '{classes[-1][0]}'; {seen.width}x{seen.height} px in the median, "
         f"{'without colours' if seen.grey else 'in colour'}"
     )
@@ -112,7 +112,7 @@ def name_of(data: Data) -> str:
 
 
 def first_spec(name: str, seen: Look, wish: Wish = Wish()) -> dict[str, Any]:  # noqa: B008 - it cannot be changed
-    """A document of the spec language for these pictures: it extends a recipe, and comments say why.
+    """A document of the spec language for these images: it extends a recipe, and comments say why.
 
     name: of the spec; made fit where it is none.
     """
@@ -123,7 +123,7 @@ def first_spec(name: str, seen: Look, wish: Wish = Wish()) -> dict[str, Any]:  #
     document: dict[str, Any] = {
         "kerasimg": 1,
         "name": _named(name),
-        "about": f"{seen.pictures:,} pictures of {len(seen.classes)} classes: {ABOUT[recipe]}.",
+        "about": f"{seen.images:,} images of {len(seen.classes)} classes: {ABOUT[recipe]}.",
         "// extends": f"{why}. `kerasimg spec show recipes/{recipe}` prints it whole",
         "extends": f"recipes/{recipe}",
         **_task(wish.task or seen.task, seen),
@@ -173,42 +173,42 @@ METRICS: Final = ["accuracy", "f1"]
 
 def _recipe(seen: Look) -> tuple[Recipe, str]:
     if seen.shorter_side <= TINY_PX:
-        return "from_scratch", f"the pictures are tiny ({seen.width}x{seen.height} px): a small network of their own"
+        return "from_scratch", f"the images are tiny ({seen.width}x{seen.height} px): a small network of their own"
     if seen.per_class >= LARGE:
-        return "finetune", f"{seen.per_class:,.0f} pictures of a class are enough to train a whole network further"
-    return "transfer", f"{seen.per_class:,.0f} pictures of a class are few: what ImageNet taught is kept as it is"
+        return "finetune", f"{seen.per_class:,.0f} images of a class are enough to train a whole network further"
+    return "transfer", f"{seen.per_class:,.0f} images of a class are few: what ImageNet taught is kept as it is"
 
 
 def _size(recipe: Recipe, seen: Look) -> tuple[int, str]:
     if recipe == "tiny_device":
         return min(DEVICE_PX, max(32, _multiple(seen.shorter_side, 8))), "what a microcontroller has memory for"
     if recipe == "from_scratch":
-        return max(16, _multiple(min(seen.shorter_side, TINY_PX), 4)), "that of the pictures"
+        return max(16, _multiple(min(seen.shorter_side, TINY_PX), 4)), "that of the images"
     if seen.shorter_side >= 224:
         return 224, "what the backbone was trained on"
     found = max(96, _multiple(seen.shorter_side, 32))
-    return found, f"the pictures have no more ({seen.width}x{seen.height} px), and less is faster"
+    return found, f"the images have no more ({seen.width}x{seen.height} px), and less is faster"
 
 
 def _resize(seen: Look) -> tuple[ResizePolicy, str]:
     narrow, wide = seen.aspects
     if wide <= SAME_SHAPE * narrow:
-        return "stretch", "the pictures are of one shape, so all are stretched alike"
+        return "stretch", "the images are of one shape, so all are stretched alike"
     return "pad", (
-        f"the pictures are of many shapes ({narrow:.2f} to {wide:.2f} wide for 1 high): "
+        f"the images are of many shapes ({narrow:.2f} to {wide:.2f} wide for 1 high): "
         "nothing is bent, nothing cut off; 'crop' takes the middle instead"
     )
 
 
 def _channels(seen: Look) -> dict[str, Any]:
-    why = "none of the pictures has colours" if seen.grey else "the pictures have colours"
+    why = "none of the images has colours" if seen.grey else "the images have colours"
     return {"// channels": why, "channels": 1 if seen.grey else 3}
 
 
 def _epochs(parent: dict[str, Any], seen: Look) -> dict[str, Any]:
     """More epochs than the recipe's, where these would be too few steps."""
     usual, batch = parent["params"].get("epochs"), parent["fit"].get("batch_size", 32)
-    steps = max(1, math.ceil(TRAINED * seen.pictures / batch))
+    steps = max(1, math.ceil(TRAINED * seen.images / batch))
     wanted = min(MOST_EPOCHS, math.ceil(STEPS / steps))
     if usual is None or wanted <= usual:
         return {}
@@ -218,11 +218,11 @@ def _epochs(parent: dict[str, Any], seen: Look) -> dict[str, Any]:
 
 def _classes(seen: Look) -> str:
     names = list(seen.classes)
-    return f"from {seen.classes[names[0]]:,} pictures of '{names[0]}' to {seen.classes[names[-1]]:,} of '{names[-1]}'"
+    return f"from {seen.classes[names[0]]:,} images of '{names[0]}' to {seen.classes[names[-1]]:,} of '{names[-1]}'"
 
 
 def _unequal(seen: Look) -> str:
-    return f"a picture of a rare class weighs more; the largest has {seen.imbalance:.1f} times the smallest's pictures"
+    return f"an image of a rare class weighs more; the largest has {seen.imbalance:.1f} times the smallest's images"
 
 
 def _multiple(value: int, of: int) -> int:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 
-from kerasimg.data.items import Picture, fault
-from kerasimg.data.picture import BadImage, to_plain
+from kerasimg.data.image_files import BadImage, to_plain
+from kerasimg.data.items import ImageInput, fault
 from kerasimg.data.pixels import channels_fault, to_array, type_fault, value_fault
 from kerasimg.data.readers.folders import collect
 from kerasimg.errors import CallError
@@ -32,10 +32,10 @@ class NamedImage(NamedTuple):
 
     name: str
     """Its path, or its place among what was passed: "[3]"."""
-    image: Picture | BadImage
+    image: ImageInput | BadImage
     """The path of its file, the bytes of one, or its pixels; or why it is no image."""
 
-    def read(self) -> Picture:
+    def read(self) -> ImageInput:
         """The image; a BadImage is raised if it is none."""
         if isinstance(self.image, BadImage):
             raise self.image
@@ -80,7 +80,7 @@ def require_local(path: str) -> None:
         raise CallError(f"'{shown}': addresses are not fetched; download the file and pass its path, or pass its bytes")
 
 
-def from_pil(image: PIL.Image.Image) -> Picture:
+def from_pil(image: PIL.Image.Image) -> ImageInput:
     """A PIL image as pixels (H, W) or (H, W, 3) of uint8, upright; as the bytes of a PNG where it is transparent.
 
     Raises:
@@ -94,7 +94,7 @@ def from_pil(image: PIL.Image.Image) -> Picture:
     return file.getvalue()
 
 
-def as_image(member: Any, where: str = "") -> Picture:
+def as_image(member: Any, where: str = "") -> ImageInput:
     """One image of any kind, as a path, bytes or pixels.
 
     Raises:
@@ -163,7 +163,7 @@ def batch_fault(pixels: np.ndarray) -> str | None:
     if pixels.ndim == 4 and (reason := channels_fault(pixels.shape[3], pixels.shape)):
         return reason
     if not pixels.size:
-        return "holds no pictures"
+        return "holds no images"
     return value_fault(pixels)
 
 

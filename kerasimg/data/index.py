@@ -1,6 +1,6 @@
-"""A million pictures and what is known of them, in columns: a picture becomes an `Item` when it is asked for.
+"""A million images and what is known of them, in columns: an image becomes an `Item` when it is asked for.
 
-A picture of a folder takes the bytes of its path and 14 more: where it ends, the number of its label, the part.
+An image of a folder takes the bytes of its path and 14 more: where it ends, the number of its label, the part.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
-from kerasimg.data.items import PART_NAMES, Item, Part, Picture
-from kerasimg.data.readers.places import Held, Pictures
+from kerasimg.data.items import PART_NAMES, ImageInput, Item, Part
+from kerasimg.data.readers.places import Held, Images
 from kerasimg.data.readers.texts import Extras, Growing, Texts
 
 
 class Ids(Protocol):
-    """What gives the id of a picture by its row."""
+    """What gives the id of an image by its row."""
 
     def __getitem__(self, index: int) -> str:
         """The id."""
@@ -28,23 +28,23 @@ class Ids(Protocol):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Labels:
-    """The labels of many pictures, as numbers of names."""
+    """The labels of many images, as numbers of names."""
 
     names: tuple[str, ...]
     """What the numbers stand for; not all of them need to occur."""
     codes: np.ndarray
-    """(number of labels,) int32: of all pictures, one after the other."""
+    """(number of labels,) int32: of all images, one after the other."""
     starts: np.ndarray | None = None
-    """(N + 1,) int64: where each picture's begin; None where each has exactly one."""
+    """(N + 1,) int64: where each image's begin; None where each has exactly one."""
 
     def of(self, row: int) -> tuple[str, ...]:
-        """The labels of one picture."""
+        """The labels of one image."""
         if self.starts is None:
             return (self.names[self.codes[row]],)
         return tuple(self.names[code] for code in self.codes[self.starts[row] : self.starts[row + 1]])
 
     def take(self, rows: np.ndarray) -> Labels:
-        """The labels of these pictures alone."""
+        """The labels of these images alone."""
         if self.starts is None:
             return replace(self, codes=self.codes[rows])
         counts = np.diff(self.starts)[rows]
@@ -53,13 +53,13 @@ class Labels:
         return replace(self, codes=self.codes[places], starts=starts)
 
     def owners(self) -> np.ndarray:
-        """(number of labels,) int64: the picture that each label is of."""
+        """(number of labels,) int64: the image that each label is of."""
         if self.starts is None:
             return np.arange(len(self.codes))
         return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
 
     def counts(self) -> np.ndarray:
-        """(number of names,) int64: how many pictures have each."""
+        """(number of names,) int64: how many images have each."""
         return np.bincount(self.codes, minlength=len(self.names))
 
     def renamed(self, names: Sequence[str]) -> np.ndarray:
@@ -73,10 +73,10 @@ class Labels:
 
 
 class Numbered:
-    """The ids of pictures that have a number within an array or a file: "train[17]"."""
+    """The ids of images that have a number within an array or a file: "train[17]"."""
 
     def __init__(self, names: Sequence[str], ends: np.ndarray):
-        """ends: how many pictures the first name has, the first two have, and so on."""
+        """ends: how many images the first name has, the first two have, and so on."""
         self.names = names
         self.ends = ends
 
@@ -86,7 +86,7 @@ class Numbered:
 
 
 def joined(labels: Sequence[Labels]) -> Labels:
-    """The labels of the pictures of the first, then of the second, and so on; equal names become one."""
+    """The labels of the images of the first, then of the second, and so on; equal names become one."""
     numbers: dict[str, int] = {}
     tables = [np.array([numbers.setdefault(name, len(numbers)) for name in one.names], np.int32) for one in labels]
     codes = np.concatenate([table[one.codes] for table, one in zip(tables, labels, strict=True)])
@@ -98,10 +98,10 @@ def joined(labels: Sequence[Labels]) -> Labels:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Items(Sequence[Item]):
-    """Labelled pictures in columns; those at `rows` of the columns, in their order, or all."""
+    """Labelled images in columns; those at `rows` of the columns, in their order, or all."""
 
     ids: Ids
-    pictures: Pictures
+    images: Images
     all_labels: Labels
     all_parts: np.ndarray
     """int8: places in PART_NAMES, -1 for none."""
@@ -134,7 +134,7 @@ class Items(Sequence[Item]):
         row = self._row(index)
         part = int(self.all_parts[row])
         extras = {} if self.extras is None else self.extras[row]
-        held = partial(self.pictures.read, row)
+        held = partial(self.images.read, row)
         return Item(self.ids[row], held, self.all_labels.of(row), PART_NAMES[part] if part >= 0 else None, extras)
 
     def __iter__(self) -> Iterator[Item]:
@@ -160,14 +160,14 @@ class Items(Sequence[Item]):
             return self.ids.raws(self._rows())
         return (self.ids[row].encode(errors="backslashreplace") for row in self._rows().tolist())
 
-    def picture(self, index: int) -> Picture:
+    def image(self, index: int) -> ImageInput:
         """The path of an item's file, the bytes of one, or its pixels; a BadImage says why there is none."""
-        return self.pictures.read(self._row(index))
+        return self.images.read(self._row(index))
 
     def keys(self, indices: np.ndarray | None = None) -> np.ndarray:
         """Content keys, (N,) 'S16', of these items or all."""
         rows = self._rows()
-        return self.pictures.keys(rows if indices is None else rows[np.asarray(indices, np.int64)])
+        return self.images.keys(rows if indices is None else rows[np.asarray(indices, np.int64)])
 
     @property
     def labels(self) -> Labels:
@@ -191,7 +191,7 @@ class Items(Sequence[Item]):
 
 
 class Gathering:
-    """Columns that grow picture by picture."""
+    """Columns that grow image by image."""
 
     def __init__(self) -> None:
         self.ids = Growing()
@@ -204,7 +204,7 @@ class Gathering:
     def add(
         self, id: str, labels: Iterable[str], part: Part | None = None, extras: Mapping[str, Any] | None = None
     ) -> None:
-        """One more picture; its place among the `Pictures` is its turn here."""
+        """One more image; its place among the `Images` is its turn here."""
         self.ids.add(id)
         for label in labels:
             self.labels.append(self.codes.setdefault(label, len(self.codes)))
@@ -216,10 +216,10 @@ class Gathering:
         if extras or self.extras.ends:
             self.extras.add(json.dumps(dict(extras or {})))
 
-    def items(self, pictures: Pictures) -> Items:
-        """All that were added, their pictures being in this place."""
+    def items(self, images: Images) -> Items:
+        """All that were added, their images being in this place."""
         starts = np.array(self.starts, np.int64)
         single = bool((np.diff(starts) == 1).all())
         labels = Labels(tuple(self.codes), np.array(self.labels, np.int32), None if single else starts)
         extras = Extras(self.extras.texts()) if self.extras.ends else None
-        return Items(self.ids.texts(), pictures, labels, np.array(self.parts, np.int8), extras)
+        return Items(self.ids.texts(), images, labels, np.array(self.parts, np.int8), extras)

@@ -1,4 +1,4 @@
-"""What every source is made of: labelled pictures, the parts they may belong to, the order of class names."""
+"""What every source is made of: labelled images, the parts they may belong to, the order of class names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PARTS: dict[str, Part] = {
 PART_NAMES: tuple[Part, ...] = ("train", "validation", "test")
 """The parts, each at the place that is its number in columns; -1 stands for none."""
 
-Picture = str | bytes | np.ndarray
+ImageInput = str | bytes | np.ndarray
 """The path of a file, the bytes of one, or pixels."""
 
 LISTED = 20
@@ -37,11 +37,11 @@ LISTED = 20
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Item:
-    """One picture and what is known of it."""
+    """One image and what is known of it."""
 
     id: str
     """Its path below the root, with forward slashes, or its place in an array: "train[17]"."""
-    held: Picture | Callable[[], Picture]
+    held: ImageInput | Callable[[], ImageInput]
     """The path of its file, its bytes or its pixels, or what gives them when they are asked for."""
     labels: tuple[str, ...]
     """Names of its classes: one, or any number where the task is multilabel."""
@@ -51,26 +51,26 @@ class Item:
     """What else a manifest says of it."""
 
     @property
-    def picture(self) -> Picture:
+    def image(self) -> ImageInput:
         """The path of its file, the bytes of one, or its pixels; read now where it stands within a larger file."""
         return self.held() if callable(self.held) else self.held
 
 
 class Bad(NamedTuple):
-    """A picture that cannot be read, and why."""
+    """An image that cannot be read, and why."""
 
     id: str
     reason: str
 
 
 class Reading(NamedTuple):
-    """What a reader found: pictures, names of classes in any order, and how many files are no pictures."""
+    """What a reader found: images, names of classes in any order, and how many files are no images."""
 
     items: Sequence[Item]
     classes: Iterable[str]
     ignored: int = 0
     soft: bool = False
-    """Whether pictures have shares of classes, see `soft_labels.py`."""
+    """Whether images have shares of classes, see `soft_labels.py`."""
     empty: tuple[str, ...] = ()
     """Folders that would be classes or parts, and hold no images."""
 

@@ -1,6 +1,6 @@
-"""What is known of pictures that were read before: the hash of their bytes, and whether they can be read.
+"""What is known of images that were read before: the hash of their bytes, and whether they can be read.
 
-A picture stands under its content key (`Source.keys`), so that one that has changed is a picture never seen. The
+An image stands under its content key (`Source.keys`), so that one that has changed is an image never seen. The
 ledger is a folder of small files, each written once by one process; now and then one of them joins them all, and a
 file is removed only when another holds what it held: no process waits for another, and none loses a line.
 """
@@ -22,7 +22,7 @@ from kerasimg.data.cache_folder import cache_folder
 from kerasimg.data.kept import keep, kept, remove
 
 LIMIT = 4_000_000
-"""Pictures that are remembered, at 52 bytes each; beyond that the oldest day's lines are forgotten."""
+"""Images that are remembered, at 52 bytes each; beyond that the oldest day's lines are forgotten."""
 FILES = 16
 """So many files are joined to one."""
 KIND = "ledger"
@@ -31,7 +31,7 @@ DAY_S = 86_400
 
 
 class Known(NamedTuple):
-    """What the ledger says of some pictures; it says nothing of those that are not `known`."""
+    """What the ledger says of some images; it says nothing of those that are not `known`."""
 
     known: np.ndarray
     """(N,) bool."""
@@ -49,11 +49,11 @@ class Lines(NamedTuple):
     days: np.ndarray
     """When they were written, in days since 1970."""
     reasons: dict[int, list[str]]
-    """Line -> why the picture cannot be read, and the version of Pillow that says so."""
+    """Line -> why the image cannot be read, and the version of Pillow that says so."""
 
 
 class Ledger:
-    """What is known of pictures that were read before. Any number of threads and processes may use one folder."""
+    """What is known of images that were read before. Any number of threads and processes may use one folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -71,7 +71,7 @@ class Ledger:
         return sum(len(lines.keys) for lines in self.files.values())
 
     def find(self, keys: np.ndarray) -> Known:
-        """What is known of the pictures of these content keys, (N,) 'S16'.
+        """What is known of the images of these content keys, (N,) 'S16'.
 
         That one cannot be read counts only where the same version of Pillow said so.
         """
@@ -94,7 +94,7 @@ class Ledger:
         return found
 
     def add(self, keys: np.ndarray, sha256: np.ndarray | Sequence[bytes], reasons: Sequence[str] | np.ndarray) -> None:
-        """Remember pictures: content keys (N,), raw digests (N,), and why each cannot be read ("" where it can)."""
+        """Remember images: content keys (N,), raw digests (N,), and why each cannot be read ("" where it can)."""
         keys = np.asarray(keys, "S16")
         if not len(keys):
             return
@@ -115,7 +115,7 @@ class Ledger:
         return path
 
     def _join(self) -> None:
-        """All files as one, the latest line of each picture, and of too many the latest."""
+        """All files as one, the latest line of each image, and of too many the latest."""
         files = dict(self.files)
         keys = np.concatenate([lines.keys for lines in files.values()])[::-1]
         days = np.concatenate([lines.days for lines in files.values()])[::-1]

@@ -1,4 +1,4 @@
-"""Pictures of a source as pixels, a batch at a time, decoded by all cores or taken from the cache."""
+"""Images of a source as pixels, a batch at a time, decoded by all cores or taken from the cache."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from kerasimg.data.cache import Cache, Rows
 from kerasimg.data.decode import decode
 from kerasimg.data.fast_decode import decode_fast
-from kerasimg.data.items import Picture, fault
+from kerasimg.data.image_files import BadImage
+from kerasimg.data.items import ImageInput, fault
 from kerasimg.data.parallel import cores
-from kerasimg.data.picture import BadImage
 from kerasimg.data.sources import Source
 from kerasimg.spec.document import Image
 
-Decode = Callable[[Picture, Image], np.ndarray]
+Decode = Callable[[ImageInput, Image], np.ndarray]
 
 ALIGNMENT = 64
 """Bytes: TensorFlow takes an array that begins at a multiple of it as it is, and copies any other."""
@@ -27,7 +27,7 @@ AT_ONCE = 2**20
 
 
 class Loader:
-    """Pictures at `indices` of a source as uint8 pixels."""
+    """Images at `indices` of a source as uint8 pixels."""
 
     def __init__(
         self,
@@ -49,9 +49,9 @@ class Loader:
         self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="kerasimg-decode")
 
     def load(self, positions: np.ndarray) -> np.ndarray:
-        """The pictures at these positions of `indices`: uint8, (N, H, W, C).
+        """The images at these positions of `indices`: uint8, (N, H, W, C).
 
-        A ManyFaults names a picture that cannot be read.
+        A ManyFaults names an image that cannot be read.
         """
         pixels = aligned((len(positions), *self.shape))
         if self.rows is not None and pixels.nbytes <= AT_ONCE and self.rows.read(positions, pixels).all():
@@ -80,7 +80,7 @@ class Loader:
     def _decoded(self, position: int) -> np.ndarray:
         index = int(self.indices[position])
         try:
-            return self.decode(self.source.columns.picture(index), self.image)
+            return self.decode(self.source.columns.image(index), self.image)
         except BadImage as error:
             raise fault(self.source.where, self.source.columns.id(index), error.reason) from error
 

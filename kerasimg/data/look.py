@@ -1,4 +1,4 @@
-"""A first look at a data set, without decoding it: how many pictures, of what classes, sizes and colours."""
+"""A first look at a data set, without decoding it: how many images, of what classes, sizes and colours."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import NamedTuple
 import numpy as np
 import PIL.Image
 
-from kerasimg.data.items import Picture
+from kerasimg.data.image_files import SIDEWAYS, formats, mute_pillow, open_image, turn_of
+from kerasimg.data.items import ImageInput
 from kerasimg.data.parallel import Progress
-from kerasimg.data.picture import SIDEWAYS, formats, mute_pillow, open_picture, turn_of
 from kerasimg.data.sources import Source
 from kerasimg.spec.document import Task
 
 LOOKED_AT = 400
-"""Pictures that are opened at most, evenly spread over the data."""
+"""Images that are opened at most, evenly spread over the data."""
 THUMBNAIL = 64
 """Side in px at which colour is looked for."""
 COLOURLESS = 12
-"""Difference between red, green and blue, of 255, up to which a picture counts as grey."""
+"""Difference between red, green and blue, of 255, up to which an image counts as grey."""
 
 
 class Look(NamedTuple):
-    """What was seen. Sizes are of pictures held upright, as the model gets them."""
+    """What was seen. Sizes are of images held upright, as the model gets them."""
 
-    pictures: int
+    images: int
     classes: dict[str, int]
-    """Pictures of each class, most first."""
+    """Images of each class, most first."""
     looked_at: int
-    """Pictures that were opened for what follows."""
+    """Images that were opened for what follows."""
     unreadable: int
     """Of those, the ones that could not be opened."""
     height: int
@@ -40,7 +40,7 @@ class Look(NamedTuple):
     aspects: tuple[float, float]
     """Width by height: what nine of ten exceed, and what one of ten exceeds."""
     grey: bool
-    """Whether every picture is without colour."""
+    """Whether every image is without colour."""
     transparent: float
     """Share with an alpha channel."""
     task: Task = "multiclass"
@@ -53,12 +53,12 @@ class Look(NamedTuple):
 
     @property
     def per_class(self) -> float:
-        """Pictures of the median class."""
+        """Images of the median class."""
         return float(np.median(list(self.classes.values())))
 
     @property
     def imbalance(self) -> float:
-        """Pictures of the largest class for each one of the smallest."""
+        """Images of the largest class for each one of the smallest."""
         return max(self.classes.values()) / max(1, min(self.classes.values()))
 
 
@@ -66,12 +66,12 @@ class _Seen(NamedTuple):
     height: int
     width: int
     grey: bool
-    """False too where nobody looked, since another picture has colours."""
+    """False too where nobody looked, since another image has colours."""
     transparent: bool
 
 
 def look(source: Source, progress: Progress | None = None) -> Look:
-    """Look at some of the pictures of a source, always the same ones. Damaged ones are counted, not refused.
+    """Look at some of the images of a source, always the same ones. Damaged ones are counted, not refused.
 
     progress: called with how many were looked at, and of how many.
     """
@@ -99,21 +99,21 @@ def _seen(source: Source, chosen: np.ndarray, progress: Progress) -> Iterator[_S
     for done, index in enumerate(chosen.tolist()):
         progress(done, len(chosen))
         try:
-            one = _look_at(source.columns.picture(index), grey)
+            one = _look_at(source.columns.image(index), grey)
         except Exception:
             continue
         grey = one.grey
         yield one
 
 
-def _look_at(picture: Picture, ask_for_colour: bool) -> _Seen:
-    if isinstance(picture, np.ndarray):
-        channels = picture.shape[2] if picture.ndim == 3 else 1
-        return _Seen(picture.shape[0], picture.shape[1], channels < 3, channels in (2, 4))
+def _look_at(image: ImageInput, ask_for_colour: bool) -> _Seen:
+    if isinstance(image, np.ndarray):
+        channels = image.shape[2] if image.ndim == 3 else 1
+        return _Seen(image.shape[0], image.shape[1], channels < 3, channels in (2, 4))
     mute_pillow()
-    if isinstance(picture, bytes):
-        return _of_file(PIL.Image.open(io.BytesIO(picture), formats=formats()), ask_for_colour)
-    with open_picture(picture) as file:
+    if isinstance(image, bytes):
+        return _of_file(PIL.Image.open(io.BytesIO(image), formats=formats()), ask_for_colour)
+    with open_image(image) as file:
         return _of_file(PIL.Image.open(file, formats=formats()), ask_for_colour)
 
 
@@ -126,7 +126,7 @@ def _of_file(opened: PIL.Image.Image, ask_for_colour: bool) -> _Seen:
 
 
 def _is_grey(opened: PIL.Image.Image) -> bool:
-    """Whether a picture has no colours; it is decoded, small, where its format does not say so."""
+    """Whether an image has no colours; it is decoded, small, where its format does not say so."""
     if opened.mode in ("1", "L", "LA", "I", "I;16", "F"):
         return True
     opened.draft("RGB", (THUMBNAIL, THUMBNAIL))

@@ -42,12 +42,12 @@ def _control_group(limit: str, used: str) -> int | None:
         return None
 
 
-def require_room(image: Image, pictures: int, otherwise: str) -> None:
-    """CallError where the memory has no room for so many pictures at a spec's size.  otherwise: what to do, too."""
+def require_room(image: Image, images: int, otherwise: str) -> None:
+    """CallError where the memory has no room for so many images at a spec's size.  otherwise: what to do, too."""
     height, width = image.size
-    need, room = pictures * height * width * image.channels, free_bytes()
+    need, room = images * height * width * image.channels, free_bytes()
     if need > room:
         raise CallError(
-            f"image.size: {pictures:,} pictures of {height} x {width} take {need / 1e9:,.1f} GB of memory, and "
+            f"image.size: {images:,} images of {height} x {width} take {need / 1e9:,.1f} GB of memory, and "
             f"{room / 1e9:,.1f} are free; make them smaller (--set image.size=[224,224]), or {otherwise}"
         )

@@ -1,6 +1,6 @@
-"""Which pictures are in which batch: a pure function of the seed, the epoch and the step, without any state.
+"""Which images are in which batch: a pure function of the seed, the epoch and the step, without any state.
 
-Each epoch of a shuffled run has a permutation of its own of all pictures, of equal chance each: they are sorted by
+Each epoch of a shuffled run has a permutation of its own of all images, of equal chance each: they are sorted by
 numbers that the Philox generator (Salmon et al. 2011, doi:10.1145/2063384.2063405) draws for (seed, epoch). So a
 run that was broken off goes on at any batch, and workers need not speak to each other to share an epoch.
 """
@@ -19,7 +19,7 @@ Shard = tuple[int, int]
 
 
 def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of `count` pictures in an epoch: (count,) int64, a pure function of the arguments.
+    """The order of `count` images in an epoch: (count,) int64, a pure function of the arguments.
 
     It rests on the raw numbers of Philox, which NumPy promises never to change; those of `shuffle` it may.
     """
@@ -28,13 +28,13 @@ def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def steps(count: int, batch_size: int, drop_remainder: bool = False, shard: Shard = (0, 1)) -> int:
-    """Batches in an epoch of `count` pictures, the same for every worker.
+    """Batches in an epoch of `count` images, the same for every worker.
 
-    batch_size: that of all workers together. CallError where a worker would be left without a picture.
+    batch_size: that of all workers together. CallError where a worker would be left without an image.
     """
     worker, workers = shard
     if count < 1 or batch_size < 1:
-        raise CallError(f"expected pictures and a batch size above 0, got {count} and {batch_size}")
+        raise CallError(f"expected images and a batch size above 0, got {count} and {batch_size}")
     if not 0 <= worker < workers:
         raise CallError(f"shard: expected (k, n) with 0 <= k < n, got {shard}")
     if batch_size < workers:
@@ -42,11 +42,11 @@ def steps(count: int, batch_size: int, drop_remainder: bool = False, shard: Shar
     full, rest = divmod(count, batch_size)
     if drop_remainder or not rest:
         if not full:
-            raise CallError(f"{count} pictures make no full batch of {batch_size}; keep the remainder")
+            raise CallError(f"{count} images make no full batch of {batch_size}; keep the remainder")
         return full
     if rest < workers:
         raise CallError(
-            f"the last batch of {count} pictures has {rest}, too few for {workers} workers; drop the remainder, or "
+            f"the last batch of {count} images has {rest}, too few for {workers} workers; drop the remainder, or "
             "take another batch size"
         )
     return full + 1
@@ -65,7 +65,7 @@ class Order:
     steps: int = field(init=False)
     """Batches in an epoch."""
     size: int = field(init=False)
-    """Pictures in this worker's share of a full batch."""
+    """Images in this worker's share of a full batch."""
 
     def __post_init__(self) -> None:
         self.steps = steps(self.count, self.batch_size, self.drop_remainder, self.shard)
@@ -75,7 +75,7 @@ class Order:
         self._epochs: dict[int, np.ndarray] = {}
 
     def batch(self, number: int) -> tuple[int, np.ndarray]:
-        """The epoch that a batch is in, and the positions of its pictures: (n,) int64."""
+        """The epoch that a batch is in, and the positions of its images: (n,) int64."""
         epoch, step = divmod(int(number), self.steps)
         first = step * self.batch_size
         start, end = self._share(min(self.batch_size, self.count - first))

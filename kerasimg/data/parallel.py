@@ -14,10 +14,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Progress = Callable[[int, int], None]
-"""Called with how many pictures are done, and of how many."""
+"""Called with how many images are done, and of how many."""
 
 CHUNK = 32
-"""Things per task: handing over one by one costs as much as decoding a small picture."""
+"""Things per task: handing over one by one costs as much as decoding a small image."""
 
 
 def each(function: Callable[[T], R], things: Sequence[T], threads: int | None = None) -> Iterator[R]:

@@ -1,7 +1,7 @@
-"""Pictures of a source -> batches for `model.fit`, as a tf.data.Dataset.
+"""Images of a source -> batches for `model.fit`, as a tf.data.Dataset.
 
-Pictures are decoded side by side, or come from the cache, and stay uint8 until a batch is handed on or augmented. Which
-pictures a batch holds, and how each is augmented, is a function of the arguments alone (`order.py`): no state is kept
+Images are decoded side by side, or come from the cache, and stay uint8 until a batch is handed on or augmented. Which
+images a batch holds, and how each is augmented, is a function of the arguments alone (`order.py`): no state is kept
 between two batches, so any number of threads, of workers and of restarts gives the same ones, bit by bit.
 """
 
@@ -27,7 +27,7 @@ Augment = Callable[[Any, Any, Any, int], tuple[Any, Any]]
 """(uint8 images, labels, seeds, size of a full batch) -> (float32 images, labels): see `augment.Augmentation`."""
 
 BATCHES_AT_ONCE = 2
-"""Batches that are decoded at the same time, so that no core waits for the last picture of one."""
+"""Batches that are decoded at the same time, so that no core waits for the last image of one."""
 AHEAD = 2
 """Batches that wait, ready, for the model."""
 
@@ -53,12 +53,12 @@ def batches(
     threads: int | None = None,
     blend_weights: bool = True,
 ) -> Any:
-    """The pictures at `indices` as a tf.data.Dataset of (x, y), or (x, y, w): x float32 0-255, (N, H, W, C).
+    """The images at `indices` as a tf.data.Dataset of (x, y), or (x, y, w): x float32 0-255, (N, H, W, C).
 
     y: see TARGETS.  sample_weight: one per index.
-    shuffle: a permutation of all pictures for each epoch, drawn from (seed, epoch).
+    shuffle: a permutation of all images for each epoch, drawn from (seed, epoch).
     augment: from `compile_augment`; its seeds, (N, 2) int64, are [seed, epoch * 2**32 + position in `indices`].
-    cache: what keeps decoded pictures: "off", "memory", "disk", "auto", or a `Cache` that others use, too.
+    cache: what keeps decoded images: "off", "memory", "disk", "auto", or a `Cache` that others use, too.
     exact: by the reference decoder, for what is judged; else the fast one where it agrees (`fast_decode.py`).
     first_epoch, first_step: begin with this batch of this epoch, both counted from 0.
     epochs: how many the data set holds, from first_epoch on; None: without end (fit needs `steps_per_epoch=steps()`).
@@ -66,7 +66,7 @@ def batches(
     threads: that decode; None: one per core.
     blend_weights: where `augment` blends labels, blend the weights, too (see `_blended`).
 
-    The cardinality is known. Iterating twice gives the same batches twice. A picture that cannot be read raises an
+    The cardinality is known. Iterating twice gives the same batches twice. An image that cannot be read raises an
     error of TensorFlow that names it.
     """
     import tensorflow as tf
@@ -74,7 +74,7 @@ def batches(
     _check_targets(targets, source)
     indices = np.asarray(indices, dtype=np.int64)
     if not len(indices):
-        raise CallError("batches of no pictures were asked for")
+        raise CallError("batches of no images were asked for")
     order = Order(len(indices), batch_size, shuffle, seed, drop_remainder, shard)
     if not 0 <= first_step < order.steps or first_epoch < 0:
         raise CallError(f"first_step: expected 0 to {order.steps - 1}, got {first_step} (first_epoch {first_epoch})")

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures as the network sees them, before and after augmentation, as one picture."""
+"""A contact sheet: images as the network sees them, before and after augmentation, as one image."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
 
 GAP = 4
-"""Pixels between two pictures."""
+"""Pixels between two images."""
 LETTERS = 14
 """Height of the class names, in pixels."""
 SMALLEST = 96
-"""Smaller pictures are enlarged by a whole number, to be at least so wide."""
+"""Smaller images are enlarged by a whole number, to be at least so wide."""
 
 IN_FLOAT = 4
-"""Bytes of a value of an augmented picture."""
+"""Bytes of a value of an augmented image."""
 
 
 def chosen(source: Source, rows: int, seed: int = 0) -> np.ndarray:
-    """Pictures of as many classes as there are rows, drawn by the seed: (n,) int64, class by class."""
+    """Images of as many classes as there are rows, drawn by the seed: (n,) int64, class by class."""
     order = permutation(len(source), seed, 0)
     labels = source.label_ids(order)
     first = labels.argmax(axis=1) if labels.ndim == 2 else labels
@@ -52,7 +52,7 @@ def contact_sheet(
     seed: int = 0,
     targets: Targets = "sparse",
 ) -> PIL.Image.Image:
-    """A row for each of some pictures: its class, the picture as decoded, and as augmented in so many epochs.
+    """A row for each of some images: its class, the image as decoded, and as augmented in so many epochs.
 
     augment: the layers of a spec, as (name, arguments).  seed: of the run; its epochs show what training will see.
     """
@@ -84,7 +84,7 @@ def write_sheet(path: Path, sheet: PIL.Image.Image) -> None:
 
 
 def _drawn(names: Sequence[str], columns: Sequence[np.ndarray]) -> PIL.Image.Image:
-    """Columns of (rows, H, W, C) pictures, 0-255, side by side, each row below its name."""
+    """Columns of (rows, H, W, C) images, 0-255, side by side, each row below its name."""
     height, width = columns[0].shape[1:3]
     factor = max(1, -(-SMALLEST // width))
     cell_height, cell_width = height * factor, width * factor
@@ -96,8 +96,8 @@ def _drawn(names: Sequence[str], columns: Sequence[np.ndarray]) -> PIL.Image.Ima
     for row, name in enumerate(names):
         top = GAP + row * (cell_height + line)
         pen.text((GAP, top), name, (0, 0, 0), font)
-        for column, pictures in enumerate(columns):
-            pixels = np.clip(np.rint(pictures[row]), 0, 255).astype(np.uint8)
+        for column, images in enumerate(columns):
+            pixels = np.clip(np.rint(images[row]), 0, 255).astype(np.uint8)
             shown = PIL.Image.fromarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
             left = GAP + column * (cell_width + GAP)
             enlarged = shown.resize((cell_width, cell_height), PIL.Image.Resampling.NEAREST)

@@ -1,4 +1,4 @@
-"""Where pictures and labels come from: folders, manifests, arrays, larger files, libraries, the data set that ships."""
+"""Where images and labels come from: folders, manifests, arrays, larger files, libraries, the data set that ships."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kerasimg.errors import CallError, DataError, Fault, listed, nearest
 from kerasimg.spec.document import Task
 
 SAMPLE = Path(__file__).parent / "sample"
-"""The data set that ships: 2,500 pictures of Fashion-MNIST, 28 x 28, grey, ten classes."""
+"""The data set that ships: 2,500 images of Fashion-MNIST, 28 x 28, grey, ten classes."""
 
 FILES = {
     ".csv": read_manifest,
@@ -41,7 +41,7 @@ SHARDS: dict[re.Pattern[str], Callable[[Sequence[str], Task], Reading]] = {
     tars.NAMED: tars.read_tars,
     parquet.NAMED: parquet.read_parquet,
 }
-"""How files with many pictures are named -> what reads any number of such."""
+"""How files with many images are named -> what reads any number of such."""
 
 FOLDERS: dict[Callable[[str], bool], Callable[[str, Task], Reading]] = {
     huggingface.is_saved: huggingface.read_saved,
@@ -64,21 +64,21 @@ EXPECTED = (
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Labelled pictures and the list of classes that their labels are numbered by."""
+    """Labelled images and the list of classes that their labels are numbered by."""
 
     items: Sequence[Item]
-    """The pictures; what is said of picture i elsewhere is said of items[i]. Kept in columns, see `columns`."""
+    """The images; what is said of image i elsewhere is said of items[i]. Kept in columns, see `columns`."""
     classes: tuple[str, ...]
     """Names of the classes, in the order of the model's outputs."""
     task: Task
     where: str
     """The folder or file, as the user named it."""
     ignored: int = 0
-    """Files that are no pictures, by their extension."""
+    """Files that are no images, by their extension."""
     skipped: tuple[Bad, ...] = ()
-    """Pictures that were left out because they cannot be read."""
+    """Images that were left out because they cannot be read."""
     soft: bool = False
-    """Whether pictures have shares of classes to learn from, see `soft_labels.py`."""
+    """Whether images have shares of classes to learn from, see `soft_labels.py`."""
     empty: tuple[str, ...] = ()
     """Folders that would be classes or parts, and hold no images; they are left out."""
 
@@ -92,14 +92,14 @@ class Source:
 
     @property
     def parts(self) -> np.ndarray:
-        """The part that the data puts each picture in: (N,) int8, places in PART_NAMES, -1 where in none."""
+        """The part that the data puts each image in: (N,) int8, places in PART_NAMES, -1 where in none."""
         return self.columns.parts
 
     def __len__(self) -> int:
         return len(self.items)
 
     def keys(self, indices: Iterable[int] | np.ndarray | None = None) -> np.ndarray:
-        """Content keys of the given pictures or all, (N,) 'S16': 16 raw bytes each.
+        """Content keys of the given images or all, (N,) 'S16': 16 raw bytes each.
 
         Of a file's absolute path, size and time of last change; of a member of a larger file, these and its offset;
         of pixels, themselves. A single key loses the zeros at its end in NumPy; see `ledger.hexadecimal`.
@@ -107,7 +107,7 @@ class Source:
         return self.columns.keys(None if indices is None else _indices(indices))
 
     def label_ids(self, indices: Iterable[int] | np.ndarray | None = None) -> np.ndarray:
-        """Labels as numbers of classes, for the given pictures or all.
+        """Labels as numbers of classes, for the given images or all.
 
         (N,) int64; where the task is multilabel (N, number of classes) float32 of zeros and ones.
         """
@@ -137,13 +137,13 @@ class Source:
         return self.classes[1] if self.task == "binary" else None
 
     def label_counts(self) -> dict[str, int]:
-        """How many pictures have each label; labels that none has are absent."""
+        """How many images have each label; labels that none has are absent."""
         labels = self.columns.labels
         counts = labels.counts()
         return {labels.names[code]: int(counts[code]) for code in np.flatnonzero(counts)}
 
     def match(self, classes: Sequence[str]) -> Source:
-        """The same pictures with labels numbered by the classes of a model, which must know them all."""
+        """The same images with labels numbered by the classes of a model, which must know them all."""
         known = set(classes)
         unknown = {name: count for name, count in self.label_counts().items() if name not in known}
         if unknown:
@@ -151,29 +151,29 @@ class Source:
                 Fault(
                     self.where,
                     f"class '{name}'",
-                    f"the model does not know it{nearest(name, known)} (pictures: {count})",
+                    f"the model does not know it{nearest(name, known)} (images: {count})",
                 )
                 for name, count in sorted(unknown.items())
             )
         return replace(self, classes=tuple(classes))
 
     def only(self, indices: Iterable[int] | np.ndarray) -> Source:
-        """The source with these pictures alone, numbered anew in their order."""
+        """The source with these images alone, numbered anew in their order."""
         return replace(self, items=self.columns.take(_indices(indices)))
 
     def without(self, bad: Sequence[Bad]) -> Source:
-        """The source less the pictures that cannot be read; they stand in `skipped`."""
+        """The source less the images that cannot be read; they stand in `skipped`."""
         ids = {one.id for one in bad}
         columns = self.columns
         kept = np.fromiter((columns.id(index) not in ids for index in range(len(self))), bool, len(self))
         return replace(self, items=columns.take(np.flatnonzero(kept)), skipped=(*self.skipped, *bad))
 
     def describe(self) -> str:
-        """One line: "2,500 pictures of 10 classes in pets (train 2,000, test 500)"."""
+        """One line: "2,500 images of 10 classes in pets (train 2,000, test 500)"."""
         codes, firsts, counts = np.unique(self.parts, return_index=True, return_counts=True)
         names = [PART_NAMES[code] if code >= 0 else "unassigned" for code in codes]
         split = ", ".join(f"{names[place]} {counts[place]:,}" for place in np.argsort(firsts))
-        line = f"{len(self.items):,} pictures of {len(self.classes)} classes in {self.where}"
+        line = f"{len(self.items):,} images of {len(self.classes)} classes in {self.where}"
         if set(names) - {"unassigned"}:
             line += f" ({split})"
         if self.positive is not None:
@@ -183,7 +183,7 @@ class Source:
         if self.empty:
             line += f"; empty folders left out: {listed(self.empty, 5)}"
         if self.skipped:
-            line += f"; {len(self.skipped):,} unreadable pictures left out"
+            line += f"; {len(self.skipped):,} unreadable images left out"
         return line
 
 
@@ -194,10 +194,10 @@ def _indices(indices: Iterable[int] | np.ndarray) -> np.ndarray:
 def open_source(
     data: Data, task: Task = "multiclass", classes: Sequence[str] | None = None, positive: str | None = None
 ) -> Source:
-    """The labelled pictures of a folder, a file, (images, labels), a Hugging Face dataset, or "sample".
+    """The labelled images of a folder, a file, (images, labels), a Hugging Face dataset, or "sample".
 
     data: a path; a pattern of paths, "shard-{000..009}.tar"; "tfds:NAME"; see docs/data.md.
-    classes: those of a trained model, when the pictures are for it: labels are numbered by them, and a single
+    classes: those of a trained model, when the images are for it: labels are numbered by them, and a single
     class is then enough.
     positive: the positive class of the task binary; None: the second by name.
     """
@@ -205,7 +205,7 @@ def open_source(
     ordered = in_order(reading.classes)
     source = Source(reading.items, ordered, task, where, reading.ignored, soft=reading.soft, empty=reading.empty)
     if not source.items:
-        raise fault(where, "", "holds no pictures")
+        raise fault(where, "", "holds no images")
     if classes is not None:
         return source.match(classes)
     fewest, most = {"multiclass": (2, None), "binary": (2, 2), "multilabel": (1, None)}[task]
@@ -270,7 +270,7 @@ def _read_folder(path: str, task: Task, known: Sequence[str]) -> Reading:
     with contextlib.suppress(OSError), os.scandir(path) as entries:  # `read_folder` says what is wrong with it
         there = [entry.name for entry in entries if not entry.name.startswith(".")]
     shards = sorted(os.path.join(path, name) for name in there if _shard_reader(name))
-    # Archives beside class folders are what the pictures were unpacked from.
+    # Archives beside class folders are what the images were unpacked from.
     if shards and not any(os.path.isdir(os.path.join(path, name)) for name in there):
         return _read_files(path, shards, task)
     return read_folder(path, known)

@@ -1,14 +1,14 @@
-"""Which pictures are trained on, which steer, which judge; and a record of it.
+"""Which images are trained on, which steer, which judge; and a record of it.
 
-Parts that the data has are kept. A part that is asked for and missing is drawn from the pictures of the train part
+Parts that the data has are kept. A part that is asked for and missing is drawn from the images of the train part
 (those that the data assigns to none belong to it):
 
 - As many as the share asks for, rounded, but at least one.
-- Class by class in proportion (Sainte-Laguë's method), so that every class has its share to within one picture. Where
-  a picture has several labels it counts for the rarest of them; those without a label count as one more class.
-- Every class keeps at least one picture to train on.
+- Class by class in proportion (Sainte-Laguë's method), so that every class has its share to within one image. Where
+  an image has several labels it counts for the rarest of them; those without a label count as one more class.
+- Every class keeps at least one image to train on.
 - Where images belong to groups (`fit.group`), groups are drawn, by the seed: see `_draw_groups`.
-- By a hash of the seed and the picture's name: the same pictures, whatever order they are listed in, and a picture
+- By a hash of the seed and the image's name: the same images, whatever order they are listed in, and an image
   that is added moves few others.
 """
 
@@ -40,7 +40,7 @@ def split(
     seed: int = 0,
     group: Group | None = None,
 ) -> dict[Part, np.ndarray]:
-    """Indices of the pictures of each part, ascending; a part that neither data nor share asks for is absent.
+    """Indices of the images of each part, ascending; a part that neither data nor share asks for is absent.
 
     validation_split, test_split: shares, in [0, 1), of what the data assigns to train or to no part.
     group: `fit.group`: groups are drawn, not images, and stay in one part; the shares are then met as groups allow.
@@ -84,7 +84,7 @@ def record(
     indices = {part: np.asarray(chosen, np.int64) for part, chosen in parts.items()}
     every = np.concatenate([np.empty(0, np.int64), *indices.values()])
     names = [part for part, chosen in indices.items() for _ in range(len(chosen))]
-    pictures: list[dict[str, Any]] = [
+    images: list[dict[str, Any]] = [
         {"id": item.id, "part": part, "labels": list(item.labels), "sha256": digest}
         for part, item, digest in zip(
             names, source.columns.take(every), content_hashes(source, every, threads), strict=True
@@ -92,36 +92,36 @@ def record(
     ]
     if group is not None:
         groups = group_names(source, group)
-        for picture, index in zip(pictures, every, strict=True):
-            picture["group"] = groups[index]
+        for image, index in zip(images, every, strict=True):
+            image["group"] = groups[index]
     return {
         "where": source.where,
         "task": source.task,
         "classes": list(source.classes),
         "skipped": [one._asdict() for one in source.skipped],
-        "pictures": pictures,
+        "images": images,
     }
 
 
 def fingerprint(item: Item) -> str:
-    """SHA-256 of the picture's file, or of its pixels where it is an array."""
-    picture = item.picture
-    if isinstance(picture, np.ndarray):
-        return hashlib.sha256(np.ascontiguousarray(picture).tobytes()).hexdigest()
-    if isinstance(picture, bytes):
-        return hashlib.sha256(picture).hexdigest()
-    with open(picture, "rb") as file:
+    """SHA-256 of the image's file, or of its pixels where it is an array."""
+    image = item.image
+    if isinstance(image, np.ndarray):
+        return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).hexdigest()
+    with open(image, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def content_hashes(source: Source, indices: np.ndarray, threads: int | None = None) -> list[str]:
     """SHA-256 of each image, see `fingerprint`; of files that were read before, the ledger's."""
     chosen = source.columns.take(indices)
-    if isinstance(chosen.pictures, Arrays):  # the key of pixels costs as much as their hash
+    if isinstance(chosen.images, Arrays):  # the key of pixels costs as much as their hash
         return list(each(fingerprint, chosen, threads))
     known = Ledger.open().find(chosen.keys())
     hashes = hexadecimal(known.sha256)
-    # A picture that could not be read has no hash that counts.
+    # An image that could not be read has no hash that counts.
     missing = np.flatnonzero(~known.known | (known.reasons != ""))
     for place, found in zip(missing, each(_fingerprint_if_readable, chosen.take(missing), threads), strict=True):
         hashes[place] = found
@@ -137,18 +137,18 @@ def _fingerprint_if_readable(item: Item) -> str:
 
 
 def _draw(items: Items, pool: np.ndarray, count: int, lots: np.ndarray) -> np.ndarray:
-    """At most `count` pictures of the pool, in proportion to its classes, of which each keeps one or more."""
+    """At most `count` images of the pool, in proportion to its classes, of which each keeps one or more."""
     pool = pool[np.argsort(lots[pool])]
     labels = items.labels.take(pool)
     groups = _groups(labels)
-    # Sainte-Laguë: the k-th picture of a class of n has its turn at (k + 1/2) / n.
+    # Sainte-Laguë: the k-th image of a class of n has its turn at (k + 1/2) / n.
     sizes = np.bincount(groups)
     in_groups = np.argsort(groups, kind="stable")
     places = np.empty(len(pool), np.int64)
     places[in_groups] = np.arange(len(pool)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     turns = np.lexsort((lots[pool], (places + 0.5) / sizes[groups]))
     if labels.starts is None:
-        # The pictures of a class have their turns in the order of their places, so the one it keeps is the last.
+        # The images of a class have their turns in the order of their places, so the one it keeps is the last.
         drawn = turns[(places < sizes[groups] - 1)[turns]][:count]
     else:
         drawn = _spared(labels, turns, count)
@@ -192,7 +192,7 @@ def _draw_groups(source: Source, pool: np.ndarray, count: int, groups: np.ndarra
 
 
 def _lots(items: Items, seed: int) -> np.ndarray:
-    """(N,) int64: the pictures' places in the order of a hash of the seed and each picture's name."""
+    """(N,) int64: the images' places in the order of a hash of the seed and each image's name."""
     head, blake2b = f"{seed}:".encode(), hashlib.blake2b
     digests = b"".join([blake2b(head + name, digest_size=16).digest() for name in items.encoded_ids()])
     high, low = np.frombuffer(digests, ">u8").reshape(-1, 2).T.astype(np.uint64)
@@ -202,7 +202,7 @@ def _lots(items: Items, seed: int) -> np.ndarray:
 
 
 def _groups(labels: Labels) -> np.ndarray:
-    """(N,): the label that each picture counts for, the rarest of its own, the first by name of equally rare ones."""
+    """(N,): the label that each image counts for, the rarest of its own, the first by name of equally rare ones."""
     if labels.starts is None:
         return labels.codes
     frequency = labels.counts()
@@ -215,7 +215,7 @@ def _groups(labels: Labels) -> np.ndarray:
 
 
 def _spared(labels: Labels, turns: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` pictures, in their turn, each of whose labels is left with one picture or more."""
+    """At most `count` images, in their turn, each of whose labels is left with one image or more."""
     frequency = labels.counts().tolist()
     starts = np.arange(len(labels.codes) + 1) if labels.starts is None else labels.starts
     drawn: list[int] = []
@@ -234,8 +234,8 @@ def _too_few(source: Source, part: Part, share: float, count: int, spare: int) -
     return Fault(
         source.where,
         f"{part}_split",
-        f"{share:g} asks for {count} of the pictures, but {spare} can be spared when every class keeps one "
-        "to train on; add pictures, or set it to 0",
+        f"{share:g} asks for {count} of the images, but {spare} can be spared when every class keeps one "
+        "to train on; add images, or set it to 0",
     )
 
 
@@ -250,7 +250,7 @@ def _unseen(source: Source, parts: Mapping[Part, np.ndarray]) -> list[Fault]:
         if part == "train":
             trained = found
     return [
-        Fault(source.where, f"class '{name}'", f"has pictures in the {others[name]} part, but none to train on")
+        Fault(source.where, f"class '{name}'", f"has images in the {others[name]} part, but none to train on")
         for name in source.classes
         if name in others and name not in trained
     ]

@@ -2,8 +2,8 @@
 
 manifest.json     what it holds, with sizes and hashes, and how it compares with the trained model
 classes.json      names of the classes, in the order of the outputs
-preprocess.json   the spec's `image` section: how a picture becomes the model's input
-vectors/          pictures, the pixels that the reference decoder makes of them, the probabilities expected
+preprocess.json   the spec's `image` section: how an image becomes the model's input
+vectors/          images, the pixels that the reference decoder makes of them, the probabilities expected
 README.md         code to use it
 model files       float or integer pixels of 0-255 in, probabilities out
 """
@@ -36,12 +36,12 @@ README = "README.md"
 
 @dataclass(frozen=True)
 class Vector:
-    """A test picture and what the trained model says of it."""
+    """A test image and what the trained model says of it."""
 
     name: str
-    """Of the picture in the data."""
+    """Of the image in the data."""
     file: Path
-    """The picture, as it was in the data; of a data set without files, a PNG."""
+    """The image, as it was in the data; of a data set without files, a PNG."""
     pixels: np.ndarray
     """What the reference decoder makes of it: (H, W, C) uint8, 0-255."""
     probabilities: np.ndarray
@@ -57,7 +57,7 @@ class Bundle(Result):
     classes: tuple[str, ...]
     """Names, in the order of the outputs; where the task is binary, the second is the one of the output."""
     image: Image
-    """How a picture becomes the model's input; `kerasimg.data.decode.decode` does it."""
+    """How an image becomes the model's input; `kerasimg.data.decode.decode` does it."""
 
     def _shown(self) -> dict[str, Any]:
         sizes = {model.path: self.model_bytes(model) for model in self.models}
@@ -104,12 +104,12 @@ class Bundle(Result):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of a picture's pixels: (H, W, C)."""
+        """Of an image's pixels: (H, W, C)."""
         return (self.image.size[0], self.image.size[1], self.image.channels)
 
     @property
     def outputs(self) -> int:
-        """How many probabilities a picture gets: one where the task is binary, else one for each class."""
+        """How many probabilities an image gets: one where the task is binary, else one for each class."""
         return 1 if self.task == "binary" else len(self.classes)
 
     def model(self, name: str | None = None) -> ModelFile:
@@ -132,12 +132,12 @@ class Bundle(Result):
         return sum(file.bytes for file in self.manifest.files if belongs(file.path, model))
 
     def vectors(self) -> list[Vector]:
-        """The test pictures; CallError where they cannot be read."""
+        """The test images; CallError where they cannot be read."""
         return read_vectors(self.folder)
 
 
 def read_vectors(folder: Path) -> list[Vector]:
-    """The test pictures of a bundle's folder; CallError where they cannot be read."""
+    """The test images of a bundle's folder; CallError where they cannot be read."""
     try:
         rows = json.loads((folder / EXPECTED).read_text(encoding="utf-8"))["vectors"]
         return [

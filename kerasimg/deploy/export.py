@@ -53,28 +53,28 @@ def export(
     tolerance: float | None = None,
     same: float | None = None,
     accuracy_drop: float | None = None,
-    pictures: int | None = None,
+    images: int | None = None,
     input_dtype: InputType = "uint8",
     allow_flex: bool = False,
     allow_uncompared: bool = False,
     flash_bytes: int | None = None,
     arena_bytes: int | None = None,
 ) -> list[Bundle]:
-    """Write a bundle for each target, and hold every model in it to what the trained one says of the test pictures.
+    """Write a bundle for each target, and hold every model in it to what the trained one says of the test images.
 
     run: a run, its folder, a model.keras file, or a spec that brings its weights.
     to: "savedmodel", "litert", "onnx", "openvino", "keras", "web", "embedded"; one or several.
     precision: "float32", "float16", "dynamic" (int8 weights), "int8" (all of it); several for several files. None: what
     the target says, float32 as a rule.
-    batch: pictures that a model takes at a time. None: any number, where the target can.
+    batch: images that a model takes at a time. None: any number, where the target can.
     out: the folder in which each target gets its own. None: `export/` in the run's folder. What stood there before is
     replaced.
-    data: other pictures than the run's.  pictures: how many to compare on; None: all of the test part.
-    tolerance, same, accuracy_drop: the greatest difference of a probability, the share of pictures that must be decided
+    data: other images than the run's.  images: how many to compare on; None: all of the test part.
+    tolerance, same, accuracy_drop: the greatest difference of a probability, the share of images that must be decided
     alike, how much less accurate a model may be. None: by precision (`kerasimg.deploy.parity.TOLERANCES`).
     input_dtype: of an int8 model, uint8 (pixels as they are) or int8.
     allow_flex: let a .tflite hold operations that only TensorFlow has.
-    allow_uncompared: export a model although there is nothing to compare it on: no pictures of the run, no `data`, no
+    allow_uncompared: export a model although there is nothing to compare it on: no images of the run, no `data`, no
     vectors of a pack.
     flash_bytes, arena_bytes: what an embedded model may take at most.
 
@@ -92,9 +92,9 @@ def export(
     options = Options(asked, batch, input_dtype, allow_flex, flash_bytes, arena_bytes)
     chosen = {name: _fitted(name, options) for name in names}
     if keras.backend.backend() != "tensorflow":
-        how = {**asks._asdict(), "pictures": pictures, "allow_uncompared": allow_uncompared}
+        how = {**asks._asdict(), "images": images, "allow_uncompared": allow_uncompared}
         return _in_tensorflow(run, names, options, out, data, how)
-    exporting = prepare(run, data=data, pictures=pictures)
+    exporting = prepare(run, data=data, images=images)
     root = _root(exporting, out)
     bundles: list[Bundle] = []
     failed: list[KerasimgError] = []
@@ -111,7 +111,7 @@ def export(
             unexpected.append(error)
     warn_of_stale(exporting.run)
     if bundles and not (exporting.compared or allow_uncompared):
-        message = "the export is written and was not compared with the trained model: there are no test pictures"
+        message = "the export is written and was not compared with the trained model: there are no test images"
         failed.append(GateError(f"{message}; name some (--data), or accept it (--allow-uncompared)"))
     for bundle in bundles:
         try:
@@ -174,7 +174,7 @@ def _in_tensorflow(
     if where is None or not isinstance(data, str | os.PathLike | None):
         raise CallError(
             f"an export is written by TensorFlow, and Keras runs on {keras.backend.backend()} here: name the run's "
-            "folder and the folder of the pictures, and it is done in another process"
+            "folder and the folder of the images, and it is done in another process"
         )
     told = {
         **how,

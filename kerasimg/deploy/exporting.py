@@ -1,4 +1,4 @@
-"""What an export starts from: a trained classifier, ready to be written by any target, and pictures to judge it on."""
+"""What an export starts from: a trained classifier, ready to be written by any target, and images to judge it on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kerasimg.data.split import fingerprint
 from kerasimg.deploy.logits import inference_model, logits_model
 from kerasimg.deploy.manifest import InputType, Precision
 from kerasimg.errors import CallError, Fault, GateError
-from kerasimg.evaluation.evaluate import choose_pictures, own_record
+from kerasimg.evaluation.evaluate import choose_images, own_record
 from kerasimg.models import packed
 from kerasimg.models.classifier import Classifier, ClassifierReference
 from kerasimg.run_folder import DataRecord
@@ -26,18 +26,18 @@ from kerasimg.spec.document import Image, Task
 from kerasimg.spec.pack import VECTORS, is_pack
 
 REPRESENTATIVE = 200
-"""Training pictures from which the range of every value is taken."""
+"""Training images from which the range of every value is taken."""
 
 SAME = 1e-3
 """Greatest difference of a probability between the machine on which a pack was written and this one."""
 
 LOADED = 64
-"""Pictures that are decoded at a time."""
+"""Images that are decoded at a time."""
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
-    """Labelled pictures, by their places in a source."""
+class Images:
+    """Labelled images, by their places in a source."""
 
     source: Source
     indices: np.ndarray
@@ -48,7 +48,7 @@ class Pictures:
 
     @property
     def names(self) -> list[str]:
-        """Of the pictures, in their order."""
+        """Of the images, in their order."""
         return [self.source.items[index].id for index in self.indices]
 
     @property
@@ -57,12 +57,12 @@ class Pictures:
         return self.source.label_ids(self.indices)
 
     def batches(self, image: Image, size: int = LOADED) -> Iterator[np.ndarray]:
-        """The pictures through the reference decoder, from their files on: (n, H, W, C) uint8, 0-255."""
+        """The images through the reference decoder, from their files on: (n, H, W, C) uint8, 0-255."""
         loader = Loader(self.source, self.indices, image, None)
         for start in range(0, len(self), size):
             yield loader.load(np.arange(start, min(start + size, len(self))))
 
-    def evenly(self, count: int) -> Pictures:
+    def evenly(self, count: int) -> Images:
         """So many of them, or all, at even distances."""
         if count >= len(self):
             return self
@@ -76,7 +76,7 @@ class Options:
     precisions: tuple[Precision, ...] = ()
     """Those to write; none: the target's own choice."""
     batch: int | None = None
-    """Pictures that a model takes at a time; None: any number, where the target can."""
+    """Images that a model takes at a time; None: any number, where the target can."""
     input_dtype: InputType = "uint8"
     """What a model takes whose values are all integers: uint8 or int8."""
     allow_flex: bool = False
@@ -94,13 +94,13 @@ class Exporting:
     """A classifier that is being exported."""
 
     classifier: Classifier
-    training: Pictures | None
+    training: Images | None
     """Those from which the range of every value is taken, REPRESENTATIVE at most; None where there are none."""
-    test: Pictures | None
+    test: Images | None
     """Those on which an exported model is compared with this one."""
     options: Options = field(default_factory=Options)
     vectors: np.ndarray | None = None
-    """Test vectors of a pack, (N, H, W, C) uint8, on which it is compared where there are no test pictures."""
+    """Test vectors of a pack, (N, H, W, C) uint8, on which it is compared where there are no test images."""
 
     @property
     def compared(self) -> bool:
@@ -119,7 +119,7 @@ class Exporting:
 
     @property
     def image(self) -> Image:
-        """How a picture becomes the model's input."""
+        """How an image becomes the model's input."""
         return self.classifier.spec.image
 
     @property
@@ -134,12 +134,12 @@ class Exporting:
 
     @property
     def batch(self) -> int | None:
-        """Pictures that a model takes at a time; None: any number."""
+        """Images that a model takes at a time; None: any number."""
         return self.options.batch
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of a picture's pixels: (H, W, C)."""
+        """Of an image's pixels: (H, W, C)."""
         return (*self.image.size, self.image.channels)  # type: ignore[return-value]
 
     @cached_property
@@ -162,12 +162,12 @@ class Exporting:
         batch: images that the model takes at a time; None: one by one. The last batch is filled up with its last image.
 
         Before them one of zeros and one of 255: then the quantized input's step is exactly 1 and its zero 0, and the
-        model takes raw pixels. CallError where there are no pictures.
+        model takes raw pixels. CallError where there are no images.
         """
         if self.training is None:
             raise CallError(
-                "int8 takes the range of every value from pictures of the training, and a model without its run has "
-                "none: name the run's folder, or the pictures (--data)"
+                "int8 takes the range of every value from images of the training, and a model without its run has "
+                "none: name the run's folder, or the images (--data)"
             )
         for value in (0, 255):
             yield np.full((batch or 1, *self.shape), value, np.float32)
@@ -179,17 +179,17 @@ class Exporting:
 
 
 def prepare(
-    run: ClassifierReference, *, data: Data | None = None, pictures: int | None = None, options: Options | None = None
+    run: ClassifierReference, *, data: Data | None = None, images: int | None = None, options: Options | None = None
 ) -> Exporting:
-    """The classifier of a run with its pictures.
+    """The classifier of a run with its images.
 
-    data: other pictures than the run's; their train part, or all, gives the ranges, their test part, or all, judges.
-    pictures: how many to judge on, at even distances; None: all.
+    data: other images than the run's; their train part, or all, gives the ranges, their test part, or all, judges.
+    images: how many to judge on, at even distances; None: all.
     """
     classifier = Classifier.open(run)
     training, test = _given(classifier, data) if data is not None else _own(classifier)
-    if test is not None and pictures is not None:
-        test = test.evenly(pictures)
+    if test is not None and images is not None:
+        test = test.evenly(images)
     vectors = _vectors(classifier, run) if test is None else None
     return Exporting(classifier, training, test, options or Options(), vectors)
 
@@ -205,36 +205,36 @@ def _vectors(classifier: Classifier, run: ClassifierReference) -> np.ndarray | N
     return found.pixels
 
 
-def _given(classifier: Classifier, data: Data) -> tuple[Pictures, Pictures]:
+def _given(classifier: Classifier, data: Data) -> tuple[Images, Images]:
     source = open_source(data, classifier.spec.task, classes=classifier.classes)
     trained = np.flatnonzero(source.parts == 0)
-    training = Pictures(source, trained if len(trained) else np.arange(len(source)), "train")
-    chosen = choose_pictures(classifier, data, None)
-    return training.evenly(REPRESENTATIVE), Pictures(*chosen)
+    training = Images(source, trained if len(trained) else np.arange(len(source)), "train")
+    chosen = choose_images(classifier, data, None)
+    return training.evenly(REPRESENTATIVE), Images(*chosen)
 
 
-def _own(classifier: Classifier) -> tuple[Pictures | None, Pictures | None]:
-    """The run's own pictures; None where it kept none."""
+def _own(classifier: Classifier) -> tuple[Images | None, Images | None]:
+    """The run's own images; None where it kept none."""
     try:
         record = own_record(classifier)
     except CallError:
         return None, None
-    parts = {picture["part"] for picture in record["pictures"]}
-    test = Pictures(*choose_pictures(classifier, None, None)) if parts - {"train"} else None
+    parts = {image["part"] for image in record["images"]}
+    test = Images(*choose_images(classifier, None, None)) if parts - {"train"} else None
     return _training(classifier, record), test
 
 
-def _training(classifier: Classifier, record: DataRecord) -> Pictures:
-    """A few of the pictures that were trained on, at even distances, each with the content that it had."""
-    kept = {picture["id"]: picture["sha256"] for picture in record["pictures"] if picture["part"] == "train"}
+def _training(classifier: Classifier, record: DataRecord) -> Images:
+    """A few of the images that were trained on, at even distances, each with the content that it had."""
+    kept = {image["id"]: image["sha256"] for image in record["images"] if image["part"] == "train"}
     source = open_source(record["where"], classifier.spec.task, classes=classifier.classes)
     there = np.array([index for index, item in enumerate(source.items) if item.id in kept], dtype=np.int64)
-    chosen = Pictures(source, there, "train").evenly(REPRESENTATIVE)
+    chosen = Images(source, there, "train").evenly(REPRESENTATIVE)
     faults = [
         Fault(record["where"], item.id, "is not the file that the run used: its content has changed")
         for item in (source.items[index] for index in chosen.indices)
         if fingerprint(item) != kept[item.id]
     ]
     if faults or not len(chosen):
-        raise ManyFaults(faults or [Fault(record["where"], "", "the pictures that the run was trained on are gone")])
+        raise ManyFaults(faults or [Fault(record["where"], "", "the images that the run was trained on are gone")])
     return chosen

@@ -1,4 +1,4 @@
-"""Every model of a bundle, on its own runtime, against the model that was trained, from the picture files on."""
+"""Every model of a bundle, on its own runtime, against the model that was trained, from the image files on."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kerasimg.data.items import Picture
-from kerasimg.data.picture import read_picture
+from kerasimg.data.image_files import read_image
+from kerasimg.data.items import ImageInput
 from kerasimg.deploy.bundle import Bundle
-from kerasimg.deploy.exporting import LOADED, Exporting, Pictures
+from kerasimg.deploy.exporting import LOADED, Exporting, Images
 from kerasimg.deploy.manifest import ModelFile, Parity
 from kerasimg.deploy.parity import Asked, Asks, compare, latency, tolerance_of
 from kerasimg.deploy.runtimes import NotHere, Runtime, open_runtime, stand_in
@@ -30,7 +30,7 @@ def gate(exporting: Exporting, bundle: Bundle, asks: Asks = Asks()) -> Gated:  #
     """Compare each model of the bundle with the trained one."""
     test = exporting.test
     if not exporting.compared:
-        return Gated([], {model.path: "there are no test pictures; name some (--data)" for model in bundle.models})
+        return Gated([], {model.path: "there are no test images; name some (--data)" for model in bundle.models})
     left: dict[str, str] = {}
     opened: list[tuple[ModelFile, Runtime]] = []
     try:
@@ -74,7 +74,7 @@ def _of_vectors(exporting: Exporting, runtimes: list[Runtime]) -> tuple[Asked, l
     return Asked([f"vector {number}" for number in range(len(pixels))], trained, None), found
 
 
-def _answers(exporting: Exporting, test: Pictures, runtimes: list[Runtime]) -> tuple[np.ndarray, list[np.ndarray]]:
+def _answers(exporting: Exporting, test: Images, runtimes: list[Runtime]) -> tuple[np.ndarray, list[np.ndarray]]:
     """Of the trained model and of each runtime: (N, K) float32."""
     trained: list[np.ndarray] = []
     found: list[list[np.ndarray]] = [[] for _ in runtimes]
@@ -87,19 +87,19 @@ def _answers(exporting: Exporting, test: Pictures, runtimes: list[Runtime]) -> t
     return np.concatenate(trained), [np.concatenate(one) for one in found]
 
 
-def _files(test: Pictures, start: int, count: int) -> Iterator[bytes]:
-    """The contents of some of the pictures' files."""
+def _files(test: Images, start: int, count: int) -> Iterator[bytes]:
+    """The contents of some of the images' files."""
     for index in test.indices[start : start + count]:
-        yield as_file(test.source.columns.picture(int(index)))
+        yield as_file(test.source.columns.image(int(index)))
 
 
-def as_file(picture: Picture) -> bytes:
-    """A picture as the content of a file: its own, or of pixels a PNG."""
-    if isinstance(picture, bytes):
-        return picture
-    if isinstance(picture, np.ndarray):
+def as_file(image: ImageInput) -> bytes:
+    """An image as the content of a file: its own, or of pixels a PNG."""
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, np.ndarray):
         png = io.BytesIO()
-        read_picture(picture).save(png, "PNG")
+        read_image(image).save(png, "PNG")
         return png.getvalue()
-    with open(picture, "rb") as file:
+    with open(image, "rb") as file:
         return file.read()

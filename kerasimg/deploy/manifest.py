@@ -67,24 +67,24 @@ class ModelFile(Part):
     input_dtype: InputType
     """float32: 0-255 as numbers. uint8: the pixels as they are. int8: the pixels less 128."""
     batch: Annotated[int, Field(gt=0)] | None = None
-    """Pictures that it takes at a time; null: any number."""
+    """Images that it takes at a time; null: any number."""
 
 
 class Tolerance(Part):
     """How far an exported model may be from the one that was trained."""
 
     difference: Figure
-    """Greatest difference of a probability, on any picture."""
+    """Greatest difference of a probability, on any image."""
     decided: Share
-    """Share of the pictures for which the same must be decided."""
+    """Share of the images for which the same must be decided."""
     accuracy_drop: Share = 1.0
     """How much less accurate it may be, where that is known; 1: by anything."""
 
 
 class Worst(Part):
-    """A picture on which an exported model is far from the one that was trained."""
+    """An image on which an exported model is far from the one that was trained."""
 
-    picture: str
+    image: str
     """Its name in the data."""
     difference: Figure
     """Greatest difference of a probability."""
@@ -95,7 +95,7 @@ class Worst(Part):
 
 
 class Parity(Part):
-    """How one exported model compares with the one that was trained, on the run's test pictures."""
+    """How one exported model compares with the one that was trained, on the run's test images."""
 
     path: PathWithin
     """Of the model file."""
@@ -103,30 +103,30 @@ class Parity(Part):
     """Whether it is within the tolerance."""
     tolerance: Tolerance
     """What was asked."""
-    pictures: Count
+    images: Count
     """How many were compared, each from its file on."""
     greatest_difference: Figure | None
     """Of a probability; null where the model gave something that is no number."""
     mean_difference: Figure | None
-    """Mean over the pictures of the greatest difference of a probability."""
+    """Mean over the images of the greatest difference of a probability."""
     same_decision: Share
-    """Share of the pictures for which the same was decided: the first class, the side of the threshold, all labels."""
+    """Share of the images for which the same was decided: the first class, the side of the threshold, all labels."""
     accuracy_before: Share | None = None
-    """Of the trained model on these pictures; several labels: the share with all of them right."""
+    """Of the trained model on these images; several labels: the share with all of them right."""
     accuracy_after: Share | None = None
     """Of the exported one."""
     p50_ms: Figure
-    """Median time of one picture, pixels to probabilities, in milliseconds, on the machine that exported."""
+    """Median time of one image, pixels to probabilities, in milliseconds, on the machine that exported."""
     p95_ms: Figure
-    """What 95 % of the pictures stay below."""
+    """What 95 % of the images stay below."""
     per_second: Figure
-    """Pictures a second in batches of 32, or of the file's own size."""
+    """Images a second in batches of 32, or of the file's own size."""
     bytes: Count
     """Size of the model file, or files."""
     runtime: str
     """With its version: "ai-edge-litert 2.3.0"."""
     worst: list[Worst] = []
-    """The pictures that differ most, the worst first."""
+    """The images that differ most, the worst first."""
 
 
 class Manifest(Part):
@@ -158,7 +158,7 @@ class Manifest(Part):
     versions: dict[str, str] = {}
     """Package -> the version that exported."""
     parity: list[Parity] = []
-    """One row for each model that was compared; none where the run has no pictures to compare on."""
+    """One row for each model that was compared; none where the run has no images to compare on."""
     notes: dict[str, Any] = {}
     """What a target has to tell besides."""
     created: str

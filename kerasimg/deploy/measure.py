@@ -45,11 +45,11 @@ def measure(
     """What a trained classifier costs; it is exported into a folder that is removed again, and not compared.
 
     to: targets to measure. None: those of MEASURED that are installed.
-    precision: for all of them. None: float32, of litert int8, too, where there are pictures of the training.
-    batch: pictures at a time. None: any number.  data: pictures for int8, other than the run's.
+    precision: for all of them. None: float32, of litert int8, too, where there are images of the training.
+    batch: images at a time. None: any number.  data: images for int8, other than the run's.
 
-    Returns parameters, macs (multiplications with addition, of one picture), the machine, and a row for each model in
-    `runtimes`: target, precision, runtime, bytes, p50_ms and p95_ms of one picture, per_second in batches. The first
+    Returns parameters, macs (multiplications with addition, of one image), the machine, and a row for each model in
+    `runtimes`: target, precision, runtime, bytes, p50_ms and p95_ms of one image, per_second in batches. The first
     row is Keras' own `model.predict`.
     """
     if keras.backend.backend() != "tensorflow":
@@ -80,7 +80,7 @@ def measure(
 
 
 def macs(model: keras.Model) -> int:
-    """Multiplications with addition for one picture: of convolutions, dense layers and products of matrices.
+    """Multiplications with addition for one image: of convolutions, dense layers and products of matrices.
 
     Counted in the graph that TensorFlow makes of the model, so that layers of any kind count by what they do. What adds
     or compares alone (normalization, pooling, activations) counts nothing, as in the tables of papers.
@@ -104,12 +104,12 @@ def macs(model: keras.Model) -> int:
 
 
 def litert_figures(model: keras.Model, precision: Precision = "float32", calls: bool = True) -> dict[str, float]:
-    """Bytes (`litert_bytes`) and, where `calls`, milliseconds of one picture (`latency_ms`) of a model as a .tflite.
+    """Bytes (`litert_bytes`) and, where `calls`, milliseconds of one image (`latency_ms`) of a model as a .tflite.
 
     model: pixels (N, H, W, C), 0-255, in; trained or not.  precision: float32, float16 or dynamic (int8 weights).
     """
     if precision == "int8":
-        raise CallError("precision: int8 needs pictures; measure dynamic, whose weights take the same bytes")
+        raise CallError("precision: int8 needs images; measure dynamic, whose weights take the same bytes")
     import tensorflow as tf
 
     optimizations = [] if precision == "float32" else [tf.lite.Optimize.DEFAULT]
@@ -139,7 +139,7 @@ def litert_bytes(model: keras.Model, precision: Precision = "float32") -> int:
 
 
 def latency_ms(model: keras.Model, precision: Precision = "float32") -> float:
-    """Median milliseconds that one picture takes in LiteRT on all cores of this machine; see `litert_figures`."""
+    """Median milliseconds that one image takes in LiteRT on all cores of this machine; see `litert_figures`."""
     return litert_figures(model, precision)["latency_ms"]
 
 
@@ -152,7 +152,7 @@ def as_text(found: dict[str, Any]) -> str:
         f"{height} x {width} x {channels}",
         f"on {machine['processor']}, {machine['cores']} cores",
         "",
-        f"{'target':12}{'precision':11}{'bytes':>12}{'p50 ms':>9}{'p95 ms':>9}{'pictures/s':>12}  runtime",
+        f"{'target':12}{'precision':11}{'bytes':>12}{'p50 ms':>9}{'p95 ms':>9}{'images/s':>12}  runtime",
     ]
     for row in found["runtimes"]:
         size = "" if row["bytes"] is None else f"{row['bytes']:,}"
@@ -212,7 +212,7 @@ def _rows(bundle: Bundle) -> Iterator[dict[str, Any]]:
 
 
 def _p50_ms(content: bytes, shape: tuple[int, ...]) -> float:
-    """Of one picture, in LiteRT."""
+    """Of one image, in LiteRT."""
     flex = sorted(name for name in litert_file.operations(content) if name.startswith(litert_file.FLEX))
     if flex:
         raise CallError(f"the model cannot be timed in LiteRT, which lacks {listed(flex)}; measure its bytes alone")

@@ -31,31 +31,31 @@ CHANCE = 0.95
 """A model that is exactly as good as its bound passes with at least this probability, however few the images."""
 
 NAMED = 5
-"""Pictures that are named where a model differs."""
+"""Images that are named where a model differs."""
 
 CALLS = 200
 """Calls that are timed at most."""
 SECONDS = 1.5
-"""That timing takes at most, for one picture and again for a batch."""
+"""That timing takes at most, for one image and again for a batch."""
 WARM = 5
 """Calls before the first that is timed."""
 BATCH = 32
-"""Pictures in a batch whose rate is told, where the model takes any number."""
+"""Images in a batch whose rate is told, where the model takes any number."""
 
 
 class Latency(NamedTuple):
     """How long a runtime takes on this machine."""
 
     p50_ms: float
-    """Median time of a call with one picture."""
+    """Median time of a call with one image."""
     p95_ms: float
     """What 95 % of those calls stay below."""
     per_second: float
-    """Pictures a second in batches."""
+    """Images a second in batches."""
 
 
 class Asked(NamedTuple):
-    """Pictures and what the trained model says of them."""
+    """Images and what the trained model says of them."""
 
     names: Sequence[str]
     probabilities: np.ndarray
@@ -70,7 +70,7 @@ class Asks(NamedTuple):
     tolerance: float | None = None
     """Greatest difference of a probability."""
     same: float | None = None
-    """Share of the pictures for which the same must be decided."""
+    """Share of the images for which the same must be decided."""
     accuracy_drop: float | None = None
     """How much less accurate a model may be."""
 
@@ -122,7 +122,7 @@ def compare(
 ) -> Parity:
     """How a model's probabilities compare with those of the trained one.
 
-    found: (N, K) float32, of the same pictures.
+    found: (N, K) float32, of the same images.
     """
     task, thresholds = bundle.task, bundle.thresholds
     differences = np.abs(found.astype(np.float64) - asked.probabilities).max(axis=1)
@@ -136,7 +136,7 @@ def compare(
         path=model.path,
         passed=True,
         tolerance=tolerance,
-        pictures=len(differences),
+        images=len(differences),
         greatest_difference=greatest if sound else None,
         mean_difference=float(differences.mean()) if sound else None,
         same_decision=float(same.mean()),
@@ -161,14 +161,14 @@ def exceeded(row: Parity) -> list[str]:
             f"allowed is {row.tolerance.difference:g} (--tolerance)"
         )
     # In whole images, so that a share is compared with itself and not with its rounding.
-    changed = round((1 - row.same_decision) * row.pictures)
-    if changed > (allowed := _whole((1 - row.tolerance.decided) * row.pictures)):
-        bounds.append(f"{changed} of {row.pictures:,} images are decided otherwise, allowed are {allowed} (--same)")
+    changed = round((1 - row.same_decision) * row.images)
+    if changed > (allowed := _whole((1 - row.tolerance.decided) * row.images)):
+        bounds.append(f"{changed} of {row.images:,} images are decided otherwise, allowed are {allowed} (--same)")
     if row.accuracy_before is not None and row.accuracy_after is not None:
-        lost = round((row.accuracy_before - row.accuracy_after) * row.pictures)
-        if lost > (allowed := _whole(row.tolerance.accuracy_drop * row.pictures)):
+        lost = round((row.accuracy_before - row.accuracy_after) * row.images)
+        if lost > (allowed := _whole(row.tolerance.accuracy_drop * row.images)):
             bounds.append(
-                f"{lost} fewer of {row.pictures:,} images are classified correctly, "
+                f"{lost} fewer of {row.images:,} images are classified correctly, "
                 f"allowed are {allowed} (--accuracy-drop)"
             )
     return bounds
@@ -185,7 +185,7 @@ def agree(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def accuracy(decided: np.ndarray, truth: ArrayLike | None) -> float | None:
-    """Share of the pictures that are decided right; several labels: with all of them."""
+    """Share of the images that are decided right; several labels: with all of them."""
     return None if truth is None else float(agree(decided, np.asarray(truth)).mean())
 
 
@@ -195,7 +195,7 @@ def line_of(row: Parity) -> str:
         return f"{row.path}: gives what is no number"
     line = (
         f"{row.path}: differs by {row.greatest_difference:.2g} at most (allowed {row.tolerance.difference:g}), "
-        f"{row.same_decision:.2%} of {row.pictures:,} pictures decided alike (asked {row.tolerance.decided:.2%})"
+        f"{row.same_decision:.2%} of {row.images:,} images decided alike (asked {row.tolerance.decided:.2%})"
     )
     if row.accuracy_before is not None and row.accuracy_after is not None:
         line += f", accuracy {row.accuracy_before:.4f} -> {row.accuracy_after:.4f}"
@@ -205,7 +205,7 @@ def line_of(row: Parity) -> str:
 
 
 def require(where: object, rows: Iterable[Parity]) -> None:
-    """GateError that names every model that is beyond its tolerance, with its worst pictures."""
+    """GateError that names every model that is beyond its tolerance, with its worst images."""
     failed = [row for row in rows if not row.passed]
     if not failed:
         return
@@ -213,7 +213,7 @@ def require(where: object, rows: Iterable[Parity]) -> None:
     for row in failed:
         lines.append(f"{where}: {line_of(row)}")
         lines += [f"    failed: {bound}" for bound in exceeded(row)]
-        lines += [f"    {one.picture}: by {one.difference:.2g}, {one.before} -> {one.after}" for one in row.worst]
+        lines += [f"    {one.image}: by {one.difference:.2g}, {one.before} -> {one.after}" for one in row.worst]
     lines.append(
         "manifest.json says so, too; take another precision, or allow more (--tolerance, --same, --accuracy-drop)"
     )
@@ -223,7 +223,7 @@ def require(where: object, rows: Iterable[Parity]) -> None:
 def latency(ask: Callable[[np.ndarray], object], shape: tuple[int, int, int], batch: int | None = None) -> Latency:
     """How long a call takes that answers pixels (N, H, W, C) uint8.
 
-    batch: pictures of the batches whose rate is told; None: BATCH.
+    batch: images of the batches whose rate is told; None: BATCH.
     """
     size = BATCH if batch is None else batch
     pixels = np.random.default_rng(0).integers(0, 256, (max(size, 1), *shape)).astype(np.uint8)
@@ -252,11 +252,11 @@ def _timed(ask: Callable[[np.ndarray], object], pixels: np.ndarray) -> list[floa
 
 
 def _worst(bundle: Bundle, asked: Asked, found: np.ndarray, differences: np.ndarray, same: np.ndarray) -> list[Worst]:
-    """The pictures that are decided otherwise before those that are not, by difference."""
+    """The images that are decided otherwise before those that are not, by difference."""
     order = np.lexsort((-differences, same))[:NAMED]
     return [
         Worst(
-            picture=asked.names[place],
+            image=asked.names[place],
             difference=float(min(differences[place], 1.0)),
             before=told(asked.probabilities[place], bundle.classes, bundle.task, bundle.thresholds),
             after=told(found[place], bundle.classes, bundle.task, bundle.thresholds),
@@ -266,7 +266,7 @@ def _worst(bundle: Bundle, asked: Asked, found: np.ndarray, differences: np.ndar
 
 
 def told(row: np.ndarray, classes: Sequence[str], task: Task, thresholds: Sequence[float] | None) -> str:
-    """What is decided from the probabilities of one picture, and how sure it is: "cat 0.81"."""
+    """What is decided from the probabilities of one image, and how sure it is: "cat 0.81"."""
     decision, confidence = decide(row[np.newaxis], task, thresholds)
     if task == "multilabel":
         names = [name for name, held in zip(classes, decision[0], strict=True) if held]

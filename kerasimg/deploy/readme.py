@@ -36,7 +36,7 @@ RESIZED = {
 
 
 def readme(manifest: Manifest, image: Image, classes: Sequence[str]) -> str:
-    """Markdown: what the bundle is, how a picture becomes its input, and code to run it."""
+    """Markdown: what the bundle is, how an image becomes its input, and code to run it."""
     return "\n".join([*_about(manifest, image, classes), *_code(manifest, image)]) + "\n"
 
 
@@ -53,7 +53,7 @@ def _about(manifest: Manifest, image: Image, classes: Sequence[str]) -> Iterator
     yield ""
     yield f"An image classifier of {manifest.classes} classes ({listed(classes, 8)}), exported by kerasimg."
     yield ""
-    yield "| model | runtime | precision | input | pictures at a time |"
+    yield "| model | runtime | precision | input | images at a time |"
     yield "| --- | --- | --- | --- | --- |"
     for model in manifest.models:
         row = (f"`{model.path}`", model.runtime, model.precision, model.input_dtype, str(model.batch or "any number"))
@@ -62,12 +62,12 @@ def _about(manifest: Manifest, image: Image, classes: Sequence[str]) -> Iterator
     yield f"- In: (N, {height}, {width}, {image.channels}), {colour}, values 0 to 255; the scaling is inside the model."
     if any(model.input_dtype == "int8" for model in manifest.models):
         yield "- An int8 input is the pixel less 128."
-    yield f"- A picture is turned upright as its EXIF says, laid over {tuple(image.background)} where it is"
+    yield f"- An image is turned upright as its EXIF says, laid over {tuple(image.background)} where it is"
     yield f"  transparent, and {resized}, antialiased {image.interpolation}. All of it stands in `preprocess.json`."
     yield f"- Out: {outputs[manifest.task]}. Names, in their order: `classes.json`."
     if manifest.thresholds:
         yield f"- Decided for above: {', '.join(f'{value:g}' for value in manifest.thresholds)}."
-    yield "- `vectors/`: pictures, the input they become, and the probabilities to expect. `manifest.json`: hashes of"
+    yield "- `vectors/`: images, the input they become, and the probabilities to expect. `manifest.json`: hashes of"
     yield "  all files, and how the models compare with the one that was trained."
     yield "- `kerasimg run verify .` proves both on this machine, without TensorFlow where the runtime needs none."
 

@@ -19,7 +19,7 @@ NUMBERS = {"float32": "float", "uint8": "uint8_t", "int8": "int8_t"}
 
 
 def python(manifest: Manifest, image: Image, model: ModelFile) -> str:
-    """A picture's file in, its likeliest classes out: with Pillow, NumPy and the runtime alone."""
+    """An image's file in, its likeliest classes out: with Pillow, NumPy and the runtime alone."""
     runtime = {"litert": _litert, "onnx": _onnx, "openvino": _openvino, "tensorflow": _tensorflow, "keras": _keras}
     imports, run = runtime[model.runtime](model)
     lines = [
@@ -35,7 +35,7 @@ def python(manifest: Manifest, image: Image, model: ModelFile) -> str:
 
 
 def cpp(manifest: Manifest, image: Image, model: ModelFile) -> str:
-    """Pixels in, probabilities out; reading and resizing pictures is left to the caller's own library."""
+    """Pixels in, probabilities out; reading and resizing images is left to the caller's own library."""
     height, width = image.size
     values = height * width * image.channels
     outputs = 1 if manifest.task == "binary" else manifest.classes
@@ -57,23 +57,23 @@ _PILLOW = "from PIL import Image, ImageOps"
 
 
 def _pixels(image: Image, model: ModelFile) -> list[str]:
-    """The contract in Pillow's words, for pictures that are not transparent and have 8 bits."""
+    """The contract in Pillow's words, for images that are not transparent and have 8 bits."""
     height, width = image.size
     resampling = f"Image.Resampling.{FILTERS[image.interpolation]}"
-    lines = ['picture = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")']
+    lines = ['image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")']
     if image.resize == "stretch":
-        lines.append(f"picture = picture.resize(({width}, {height}), {resampling})")
+        lines.append(f"image = image.resize(({width}, {height}), {resampling})")
     elif image.resize == "crop":
-        lines.append(f"picture = ImageOps.fit(picture, ({width}, {height}), {resampling})")
+        lines.append(f"image = ImageOps.fit(image, ({width}, {height}), {resampling})")
     else:
         lines += [
-            f"inner = ImageOps.contain(picture, ({width}, {height}), {resampling})",
-            f'picture = Image.new("RGB", ({width}, {height}), {tuple(image.background)})',
-            f"picture.paste(inner, (({width} - inner.width) // 2, ({height} - inner.height) // 2))",
+            f"inner = ImageOps.contain(image, ({width}, {height}), {resampling})",
+            f'image = Image.new("RGB", ({width}, {height}), {tuple(image.background)})',
+            f"image.paste(inner, (({width} - inner.width) // 2, ({height} - inner.height) // 2))",
         ]
     if image.channels == 1:
-        lines.append('picture = picture.convert("L")')
-    lines.append(f"pixels = np.asarray(picture).reshape(1, {height}, {width}, {image.channels})")
+        lines.append('image = image.convert("L")')
+    lines.append(f"pixels = np.asarray(image).reshape(1, {height}, {width}, {image.channels})")
     if model.input_dtype == "int8":
         lines.append("pixels = (pixels.astype(np.int16) - 128).astype(np.int8)")
     elif model.input_dtype == "float32":
@@ -189,4 +189,4 @@ void classify({number}* pixels, float* probabilities) {{
   std::copy_n(request.get_output_tensor().data<float>(), {outputs}, probabilities);
 }}""",
 }
-"""Runtime -> C++ for one picture."""
+"""Runtime -> C++ for one image."""

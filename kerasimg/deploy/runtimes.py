@@ -36,7 +36,7 @@ class Runtime(ABC):
     parallel: ClassVar[bool] = True
     """Whether calls from several threads run side by side; where not, they wait for one another at `lock`."""
     reads_files: ClassVar[bool] = False
-    """Whether it decodes and resizes pictures by itself, so that `of_files` is the way to judge it."""
+    """Whether it decodes and resizes images by itself, so that `of_files` is the way to judge it."""
 
     def __init__(self, bundle: Bundle, model: ModelFile) -> None:
         self.model = model
@@ -66,7 +66,7 @@ class Runtime(ABC):
         """The model's own outputs (N, K) of pixels in the type it wants, N being what it takes at a time."""
 
     def of_files(self, contents: Sequence[bytes]) -> np.ndarray:
-        """Probabilities (N, K) float32 of picture files' contents, decoded by the runtime itself."""
+        """Probabilities (N, K) float32 of image files' contents, decoded by the runtime itself."""
         raise CallError(f"{self.name} takes pixels, not files")
 
     def close(self) -> None:  # noqa: B027 - most have nothing to close

@@ -68,7 +68,7 @@ def unpack(file: str | os.PathLike[str], out: str | os.PathLike[str] | None = No
 
 
 def _figures(scores: dict[str, Any]) -> dict[str, Any]:
-    """The figures that are one number each, and on how many pictures they stand."""
+    """The figures that are one number each, and on how many images they stand."""
     return {
         key: value for key, value in scores.items() if isinstance(value, float | int) and not isinstance(value, bool)
     }

@@ -22,11 +22,11 @@ class Classifier(assets: AssetManager) : AutoCloseable {
   private val inputs = model.createInputBuffers()
   private val outputs = model.createOutputBuffers()
 
-  /** @outputs@.  picture: upright, ARGB_8888 in software memory. */
-  fun probabilities(picture: Bitmap): FloatArray {
-    val argb = IntArray(picture.width * picture.height)
-    picture.getPixels(argb, 0, picture.width, 0, 0, picture.width, picture.height)
-    inputs[0].@write@(modelInput(argb, picture.width, picture.height))
+  /** @outputs@.  image: upright, ARGB_8888 in software memory. */
+  fun probabilities(image: Bitmap): FloatArray {
+    val argb = IntArray(image.width * image.height)
+    image.getPixels(argb, 0, image.width, 0, 0, image.width, image.height)
+    inputs[0].@write@(modelInput(argb, image.width, image.height))
     model.run(inputs, outputs)
     return outputs[0].readFloat()
   }
@@ -157,27 +157,27 @@ final class Classifier {
     outputs = try model.createOutputBuffers()
   }
 
-  /// @outputs@.  picture: upright.
-  func probabilities(_ picture: CGImage) throws -> [Float] {
-    try inputs[0].write(modelInput(rgba(picture), picture.width, picture.height))
+  /// @outputs@.  image: upright.
+  func probabilities(_ image: CGImage) throws -> [Float] {
+    try inputs[0].write(modelInput(rgba(image), image.width, image.height))
     try model.run(inputs: inputs, outputs: outputs)
     return try outputs[0].read()
   }
 }
 
 /// The pixels as they are stored, over the background where they are transparent; nothing is scaled here.
-private func rgba(_ picture: CGImage) -> [UInt8] {
-  var bytes = [UInt8](repeating: 255, count: picture.width * picture.height * 4)
-  let stored = picture.colorSpace.flatMap { $0.model == .rgb ? $0 : nil } ?? CGColorSpaceCreateDeviceRGB()
-  let all = CGRect(x: 0, y: 0, width: picture.width, height: picture.height)
+private func rgba(_ image: CGImage) -> [UInt8] {
+  var bytes = [UInt8](repeating: 255, count: image.width * image.height * 4)
+  let stored = image.colorSpace.flatMap { $0.model == .rgb ? $0 : nil } ?? CGColorSpaceCreateDeviceRGB()
+  let all = CGRect(x: 0, y: 0, width: image.width, height: image.height)
   bytes.withUnsafeMutableBytes { memory in
     let context = CGContext(
-      data: memory.baseAddress, width: picture.width, height: picture.height, bitsPerComponent: 8,
-      bytesPerRow: picture.width * 4, space: stored, bitmapInfo: CGImageAlphaInfo.noneSkipLast.rawValue)!
+      data: memory.baseAddress, width: image.width, height: image.height, bitsPerComponent: 8,
+      bytesPerRow: image.width * 4, space: stored, bitmapInfo: CGImageAlphaInfo.noneSkipLast.rawValue)!
     let background = [@red@, @green@, @blue@, 255].map { CGFloat($0) / 255 }
     context.setFillColor(CGColor(colorSpace: stored, components: background)!)
     context.fill(all)
-    context.draw(picture, in: all)
+    context.draw(image, in: all)
   }
   return bytes
 }

@@ -95,7 +95,7 @@ def javascript(manifest: Manifest, image: Image, model: ModelFile) -> str:
         return _JAVASCRIPT_PAGE
     height, width = image.size
     if model.batch != 1:
-        return "// LiteRT.js takes one picture at a time, and its model must say so: export with --batch 1"
+        return "// LiteRT.js takes one image at a time, and its model must say so: export with --batch 1"
     if model.input_dtype == "int8":
         return "// LiteRT.js takes float32 or uint8 inputs: export with --input-dtype uint8"
     plain = {"float32": "Float32Array.from(pixels)", "uint8": "pixels"}[model.input_dtype]
@@ -155,7 +155,7 @@ import { loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
 await loadLiteRt("node_modules/@litertjs/core/wasm/");
 const model = await loadAndCompile("@path@", { accelerator: "wasm" });
 
-// pixels: a Uint8Array of @shape@, 0-255; `kerasimg export --to web` brings the code that makes it of a picture.
+// pixels: a Uint8Array of @shape@, 0-255; `kerasimg export --to web` brings the code that makes it of an image.
 // @outputs@.
 export async function probabilities(pixels) {
   const input = new Tensor(@input@, @shape@);

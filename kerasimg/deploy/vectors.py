@@ -1,4 +1,4 @@
-"""The test pictures of a bundle: as files, as pixels, and what the trained model says of them."""
+"""The test images of a bundle: as files, as pixels, and what the trained model says of them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ EXTENSIONS = {"jpeg": "jpg", "mpo": "jpg", "jpeg2000": "jp2", "tiff": "tif"}
 
 
 def write_vectors(exporting: Exporting, folder: Path) -> None:
-    """`vectors/`: five of the test pictures at even distances; where there are none, five that are drawn."""
+    """`vectors/`: five of the test images at even distances; where there are none, five that are drawn."""
     (folder / VECTORS).mkdir()
     rows, pixels = [], []
-    for number, (name, picture) in enumerate(_chosen(exporting)):
-        file = _write_picture(folder / VECTORS, str(number), picture)
+    for number, (name, image) in enumerate(_chosen(exporting)):
+        file = _write_image(folder / VECTORS, str(number), image)
         pixels.append(decode(str(file), exporting.image))
         np.save(folder / VECTORS / f"{number}.input.npy", pixels[-1])
         rows.append({"name": name, "file": file.name, "pixels": f"{number}.input.npy"})
@@ -43,20 +43,20 @@ def _chosen(exporting: Exporting) -> list[tuple[str, Any]]:
         return [(f"drawn {number}", _drawn(number, exporting.shape)) for number in range(COUNT)]
     chosen = exporting.test.evenly(COUNT)
     return [
-        (name, chosen.source.columns.picture(int(index)))
+        (name, chosen.source.columns.image(int(index)))
         for name, index in zip(chosen.names, chosen.indices, strict=True)
     ]
 
 
 def _drawn(number: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """A picture of smooth colours, of another size than the model's."""
+    """An image of smooth colours, of another size than the model's."""
     height, width = shape[0] * 5 // 4 + number, shape[1] * 3 // 2
     return np.asarray(drawn(number, height, width))
 
 
-def _write_picture(folder: Path, stem: str, picture: Any) -> Path:
-    """The picture's own file; of pixels a PNG."""
-    content = as_file(picture)
+def _write_image(folder: Path, stem: str, image: Any) -> Path:
+    """The image's own file; of pixels a PNG."""
+    content = as_file(image)
     with PIL.Image.open(io.BytesIO(content)) as opened:
         kind = (opened.format or "bin").lower()
     file = folder / f"{stem}.{EXTENSIONS.get(kind, kind)}"

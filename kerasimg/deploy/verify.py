@@ -12,9 +12,9 @@ import numpy as np
 
 from kerasimg import log
 from kerasimg.data.decode import decode
+from kerasimg.data.image_files import BadImage
 from kerasimg.data.items import PART_NAMES, ManyFaults
 from kerasimg.data.loading import Loader
-from kerasimg.data.picture import BadImage
 from kerasimg.data.sources import Data, Source, open_source
 from kerasimg.deploy.bundle import Bundle, Vector
 from kerasimg.deploy.manifest import ModelFile, Parity, Tolerance
@@ -27,10 +27,10 @@ from kerasimg.run_folder import RunFolder
 from kerasimg.staleness import stale_bundle
 
 LOADED = 64
-"""Pictures that are decoded at a time."""
+"""Images that are decoded at a time."""
 
 PIXEL_STEPS = 4
-"""How far a pixel of a test picture may be from the one that was expected: JPEG decoders may round otherwise."""
+"""How far a pixel of a test image may be from the one that was expected: JPEG decoders may round otherwise."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,13 +39,13 @@ class Verified(Result):
 
     bundle: Bundle
     pixels: int
-    """Greatest difference of a pixel of the test pictures, as decoded here, in steps of 1/255."""
+    """Greatest difference of a pixel of the test images, as decoded here, in steps of 1/255."""
     vectors: list[Parity]
-    """Each model on the bundle's own test pictures."""
+    """Each model on the bundle's own test images."""
     data: list[Parity]
-    """Each model on other pictures, against what the trained model said of them; none where that is not known."""
+    """Each model on other images, against what the trained model said of them; none where that is not known."""
     accuracy: dict[str, float]
-    """Model -> share of those other pictures that it decides right."""
+    """Model -> share of those other images that it decides right."""
 
 
 def verify(
@@ -57,16 +57,16 @@ def verify(
     same: float | None = None,
     accuracy_drop: float | None = None,
 ) -> Verified:
-    """Hold a bundle to its own test pictures, and to others where they are given.
+    """Hold a bundle to its own test images, and to others where they are given.
 
     bundle: its folder.
-    data: labelled pictures with the model's classes; their test part, or all where they have none.
+    data: labelled images with the model's classes; their test part, or all where they have none.
     expected: the predictions.csv of the trained model on them. None: that of the run's folder in which the bundle
     stands; without it their accuracy is told and nothing is compared.
     tolerance, same, accuracy_drop: as for `export`. None, all of them: what the bundle was held to.
 
     Raises CallError where there is no bundle or its runtime is not installed, WeightsError where a file was altered,
-    GateError where a model, or the decoder of pictures, gives other answers than it should, or where the bundle is in
+    GateError where a model, or the decoder of images, gives other answers than it should, or where the bundle is in
     the folder of its run, and the run's model has changed since.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -111,7 +111,7 @@ def _verify_one(
     right = accuracy(decide(answers, bundle.task, bundle.thresholds)[0], source.label_ids())
     found.accuracy[model.path] = float(right or 0)
     if asked is None:
-        log.info(f"{model.path}: accuracy {right:.4f} on {len(source):,} pictures of {source.where}")
+        log.info(f"{model.path}: accuracy {right:.4f} on {len(source):,} images of {source.where}")
         return
     tolerance = _tolerance(model, before, asks, len(source))
     found.data.append(compare(bundle, model, asked, answers, tolerance, runtime.name, took))
@@ -120,7 +120,7 @@ def _verify_one(
 
 def _tolerance(model: ModelFile, before: Parity | None, asks: Asks, images: int) -> Tolerance:
     """The caller's bounds, else those that the export was asked for, else the default for so many images."""
-    if before is None or asks != Asks() or before.tolerance == tolerance_of(model, images=before.pictures):
+    if before is None or asks != Asks() or before.tolerance == tolerance_of(model, images=before.images):
         return tolerance_of(model, asks, images)
     return before.tolerance
 
@@ -156,13 +156,13 @@ def _pixels(vectors: list[Vector], bundle: Bundle) -> int:
 
 
 def _part(source: Source) -> Source:
-    """The test part, or all pictures where there is none."""
+    """The test part, or all images where there is none."""
     test = np.flatnonzero(source.parts == PART_NAMES.index("test"))
     return source.only(test) if len(test) else source
 
 
 def _expected(bundle: Bundle, source: Source, expected: str | os.PathLike[str] | None) -> Asked | None:
-    """What the trained model said of these pictures."""
+    """What the trained model said of these images."""
     own = RunFolder(bundle.folder.resolve().parent.parent).evaluation.predictions_file
     if expected is None and not own.is_file():
         return None
@@ -177,9 +177,9 @@ def _expected(bundle: Bundle, source: Source, expected: str | os.PathLike[str] |
     names = [item.id for item in source.items]
     missing = [name for name in names if name not in rows]
     if missing and expected is None:
-        return None  # they are other pictures than the run's
+        return None  # they are other images than the run's
     if missing:
-        raise CallError(f"'{path}' says nothing of {len(missing):,} of the pictures, among them '{missing[0]}'")
+        raise CallError(f"'{path}' says nothing of {len(missing):,} of the images, among them '{missing[0]}'")
     return Asked(names, np.stack([rows[name] for name in names]), source.label_ids())
 
 

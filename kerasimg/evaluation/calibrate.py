@@ -17,7 +17,7 @@ from scipy.optimize import minimize_scalar
 
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError, KerasimgError
-from kerasimg.evaluation.evaluate import Chosen, NotKept, choose_pictures, evaluate, judged, own_record, predicted
+from kerasimg.evaluation.evaluate import Chosen, NotKept, choose_images, evaluate, judged, own_record, predicted
 from kerasimg.files import read_object, write_json
 from kerasimg.log import warning
 from kerasimg.models.classifier import Classifier, ClassifierReference, model_file, set_decisions
@@ -57,7 +57,7 @@ def calibrate(
         _apply(classifier, file, 1.0)
         return {"temperature": 1.0}
     raw = replace(classifier, temperature=1.0, thresholds=None)
-    asked = choose_pictures(raw, data, part, otherwise="validation")
+    asked = choose_images(raw, data, part, otherwise="validation")
     truth, p = asked.source.label_ids(asked.indices), predicted(raw, asked.source, asked.indices)
     task = raw.spec.task
     temperature = fit_temperature(truth, p, task)
@@ -70,7 +70,7 @@ def calibrate(
         "parts": {asked.part: before_and_after(truth, p, temperature, raw.classes, task)},
     }
     notes = _of_few(len(p), interval)
-    test = _test_pictures(raw, asked, data)
+    test = _test_images(raw, asked, data)
     if test is not None:
         truth, p = test.source.label_ids(test.indices), predicted(raw, test.source, test.indices)
         row = result["parts"][test.part] = before_and_after(truth, p, temperature, raw.classes, task)
@@ -138,7 +138,7 @@ def temperature_interval(
 def fit_temperature(truth: ArrayLike, probabilities: ArrayLike, task: Task) -> float:
     """The temperature of least log-loss.  truth, probabilities: as in `scores`.
 
-    Raises KerasimgError where there is none: where, say, every picture is right, so that the surest model is the best.
+    Raises KerasimgError where there is none: where, say, every image is right, so that the surest model is the best.
     """
     y = np.asarray(truth).astype(int)
     z = logits(probabilities, task)
@@ -160,8 +160,8 @@ def fit_temperature(truth: ArrayLike, probabilities: ArrayLike, task: Task) -> f
     found = minimize_scalar(lambda t: loss(np.exp(-t)), bounds=(low, high), method="bounded", options={"xatol": 1e-7})
     if not low + 0.01 < found.x < high - 0.01:
         raise KerasimgError(
-            f"no temperature from {RANGE[0]:g} to {RANGE[1]:g} fits the {len(y):,} pictures best: too few of them are "
-            "wrong (or right) to say how sure the model may be; give more pictures with --data"
+            f"no temperature from {RANGE[0]:g} to {RANGE[1]:g} fits the {len(y):,} images best: too few of them are "
+            "wrong (or right) to say how sure the model may be; give more images with --data"
         )
     return float(np.exp(found.x))
 
@@ -189,7 +189,7 @@ def decide_by(classifier: Classifier, file: Path, temperature: float, thresholds
     if classifier.folder is None:
         return
     try:
-        parts = {picture["part"] for picture in own_record(classifier)["pictures"]}
+        parts = {image["part"] for image in own_record(classifier)["images"]}
     except NotKept:
         parts = set()
     if parts & {"test", "validation"}:
@@ -227,11 +227,11 @@ def _move_chosen(file: Path, changed: Classifier, thresholds: tuple[float, ...])
     write_json(chosen, content)
 
 
-def _test_pictures(classifier: Classifier, fitted: Chosen, data: Data | None) -> Chosen | None:
-    """The run's test pictures, where there are and the temperature was not fitted on them."""
+def _test_images(classifier: Classifier, fitted: Chosen, data: Data | None) -> Chosen | None:
+    """The run's test images, where there are and the temperature was not fitted on them."""
     if classifier.folder is None or (data is None and fitted.part in ("test", "all")):
         return None
     try:
-        return choose_pictures(classifier, None, "test")
+        return choose_images(classifier, None, "test")
     except CallError:
         return None

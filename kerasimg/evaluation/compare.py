@@ -1,8 +1,8 @@
-"""`kerasimg.compare`: is one run better than another? On the same pictures, with what chance may explain.
+"""`kerasimg.compare`: is one run better than another? On the same images, with what chance may explain.
 
 Each run is compared with the first. The differences of the figures get intervals by the paired bootstrap: both runs are
 judged on the same draws. Whether one is right more often is asked by McNemar's exact test (McNemar 1947), which looks
-only at the pictures that one run gets right and the other does not. Where images belong to groups (`fit.group`), groups
+only at the images that one run gets right and the other does not. Where images belong to groups (`fit.group`), groups
 are drawn, and the test flips the sign of whole groups, since images of one group are no independent evidence.
 """
 
@@ -21,7 +21,7 @@ from kerasimg.data.groups import known_group_numbers
 from kerasimg.data.sources import Data
 from kerasimg.data.split import fingerprint
 from kerasimg.errors import CallError, listed
-from kerasimg.evaluation.evaluate import choose_pictures, predicted
+from kerasimg.evaluation.evaluate import choose_images, predicted
 from kerasimg.evaluation.intervals import LEVEL, RESAMPLES, SEED, interval, resampled
 from kerasimg.evaluation.predictions import decide, read_predictions
 from kerasimg.evaluation.scores import scores
@@ -36,19 +36,19 @@ FLIPS = 20_000
 
 
 class Answers(NamedTuple):
-    """What one run says of its pictures."""
+    """What one run says of its images."""
 
     name: str
     task: Task
     classes: list[str]
     keys: list[str]
-    """SHA-256 of each picture, with a number where there are several of one."""
+    """SHA-256 of each image, with a number where there are several of one."""
     ids: list[str]
     truth: np.ndarray
     probabilities: np.ndarray
     thresholds: list[float] | None
     used: frozenset[str]
-    """SHA-256 of the pictures that the run was trained or steered by."""
+    """SHA-256 of the images that the run was trained or steered by."""
     groups: list[str] | None
     """The group of each image (`fit.group`); None without groups."""
 
@@ -78,14 +78,14 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> dict[str, Any]:
-    """Compare two or more runs on the pictures that all of them judged; each with the first.
+    """Compare two or more runs on the images that all of them judged; each with the first.
 
-    runs: runs or their folders.  data, part: ask them all about these pictures; None: what each kept of its test.
+    runs: runs or their folders.  data, part: ask them all about these images; None: what each kept of its test.
     out: a file for the result as JSON.
 
-    Pictures are known by their SHA-256. Returns `runs`, `n`, `differs` (what the runs do not have in common),
+    Images are known by their SHA-256. Returns `runs`, `n`, `differs` (what the runs do not have in common),
     `figures` (name -> a value per run) and `against_first`, for each further run `differences` (name -> {difference,
-    interval}), `mcnemar` ({only_first, only_this, p}), and the pictures `fixed`, `broken` and `changed` (wrong both
+    interval}), `mcnemar` ({only_first, only_this, p}), and the images `fixed`, `broken` and `changed` (wrong both
     times, but otherwise), surest first.
     """
     if len(runs) < 2:
@@ -132,7 +132,7 @@ def compare(
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """How likely chance alone gives so uneven counts, or more so, of pictures that one of two models gets right."""
+    """How likely chance alone gives so uneven counts, or more so, of images that one of two models gets right."""
     changed = only_first + only_second
     return float(binomtest(only_first, changed).pvalue) if changed else 1.0
 
@@ -165,8 +165,8 @@ def _kept(run: ClassifierReference) -> Answers:
     warn_of_stale(files.path)
     found, record = files.required(f"{EVALUATION}/{METRICS}"), files.required(DATA)
     said = read_predictions(file, found["task"])
-    hashes = {picture["id"]: picture["sha256"] for picture in record["pictures"]}
-    groups = {picture["id"]: picture["group"] for picture in record["pictures"] if "group" in picture}
+    hashes = {image["id"]: image["sha256"] for image in record["images"]}
+    groups = {image["id"]: image["group"] for image in record["images"] if "group" in image}
     thresholds = list(found["thresholds"].values()) if "thresholds" in found else None
     return Answers(
         str(files.path),
@@ -183,9 +183,9 @@ def _kept(run: ClassifierReference) -> Answers:
 
 
 def _asked(run: ClassifierReference, data: Data | None, part: str | None) -> Answers:
-    """What a run says of other pictures."""
+    """What a run says of other images."""
     classifier = Classifier.open(run)
-    asked = choose_pictures(classifier, data, part)
+    asked = choose_images(classifier, data, part)
     items = [asked.source.items[index] for index in asked.indices]
     folder = classifier.folder
     record = RunFolder(folder).data() if folder else None
@@ -205,8 +205,8 @@ def _asked(run: ClassifierReference, data: Data | None, part: str | None) -> Ans
 
 
 def _used(record: DataRecord | None, judged_on: str) -> frozenset[str]:
-    pictures = record["pictures"] if record else []
-    return frozenset(picture["sha256"] for picture in pictures if picture["part"] not in ("test", judged_on))
+    images = record["images"] if record else []
+    return frozenset(image["sha256"] for image in images if image["part"] not in ("test", judged_on))
 
 
 def _numbered(hashes: Sequence[str]) -> list[str]:
@@ -220,11 +220,11 @@ def _numbered(hashes: Sequence[str]) -> list[str]:
 
 
 def _in_common(every: Sequence[Answers]) -> tuple[list[Answers], dict[str, Any]]:
-    """The answers on the pictures that all have, under one order of classes, and what sets the runs apart."""
+    """The answers on the images that all have, under one order of classes, and what sets the runs apart."""
     places = [{key: row for row, key in enumerate(one.keys)} for one in every]
     common = [key for key in every[0].keys if all(key in one for one in places)]
     if not common:
-        raise CallError("compare: the runs have no test picture in common (by content); name pictures with --data")
+        raise CallError("compare: the runs have no test image in common (by content); name images with --data")
     aligned = [
         one.only([place[key] for key in common], every[0].classes) for one, place in zip(every, places, strict=True)
     ]
@@ -232,7 +232,7 @@ def _in_common(every: Sequence[Answers]) -> tuple[list[Answers], dict[str, Any]]
     for one in aligned[1:]:
         agree &= (one.truth == aligned[0].truth).reshape(len(common), -1).all(axis=1)
     if not agree.any():
-        raise CallError("compare: the runs give every picture they have in common a different label")
+        raise CallError("compare: the runs give every image they have in common a different label")
     rows = np.flatnonzero(agree).tolist()
     differs = {
         "only_in": {one.name: len(one.ids) - len(common) for one in every},

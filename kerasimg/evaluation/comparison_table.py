@@ -12,12 +12,12 @@ from rich.text import Text
 
 from kerasimg.escaping import deep
 
-_PICTURES = 10
-"""Pictures of a kind that are listed."""
+_IMAGES = 10
+"""Images of a kind that are listed."""
 
 
 def print_comparison(told: dict[str, Any], console: Console | None = None) -> None:
-    """Print the figures of each run, the differences from the first, and the pictures that changed.
+    """Print the figures of each run, the differences from the first, and the images that changed.
 
     told: what `compare` returns.  console: standard output by default.
     """
@@ -28,7 +28,7 @@ def print_comparison(told: dict[str, Any], console: Console | None = None) -> No
     tables = [_figures(told)]
     for other in told["against_first"]:
         tables.append(_differences(told, other))
-        tables += [_pictures(title, other[kind]) for kind, title in _KINDS if other[kind]]
+        tables += [_images(title, other[kind]) for kind, title in _KINDS if other[kind]]
     for table in tables:
         table.box = box.SIMPLE_HEAD if console.is_terminal else None
         console.print(table)
@@ -42,16 +42,16 @@ def _notes(told: dict[str, Any]) -> Iterator[str]:
     differs = told["differs"]
     for run, n in differs["only_in"].items():
         if n:
-            yield f"{n:,} pictures of {run} are not in all runs; they are left out"
+            yield f"{n:,} images of {run} are not in all runs; they are left out"
     for run, n in differs["trained_on"].items():
         if n:
-            yield f"{run} was trained or steered by {n:,} of these pictures, which flatters it"
+            yield f"{run} was trained or steered by {n:,} of these images, which flatters it"
     if n := len(differs["labelled_otherwise"]):
-        yield f"{n:,} pictures are labelled otherwise in one of the runs; they are left out"
+        yield f"{n:,} images are labelled otherwise in one of the runs; they are left out"
 
 
 def _figures(told: dict[str, Any]) -> Table:
-    table = Table(title=f"{told['n']:,} pictures that all have", title_justify="left")
+    table = Table(title=f"{told['n']:,} images that all have", title_justify="left")
     table.add_column("figure")
     for run in told["runs"]:
         table.add_column(Text(run), justify="right")
@@ -78,12 +78,12 @@ def _differences(told: dict[str, Any], other: dict[str, Any]) -> Table:
     return table
 
 
-def _pictures(title: str, rows: list[dict[str, Any]]) -> Table:
-    more = f", the surest {_PICTURES} of {len(rows):,}" if len(rows) > _PICTURES else ""
+def _images(title: str, rows: list[dict[str, Any]]) -> Table:
+    more = f", the surest {_IMAGES} of {len(rows):,}" if len(rows) > _IMAGES else ""
     table = Table(title=title + more, title_justify="left")
     for name in ("file", "truth", "before", "after", "confidence"):
         table.add_column(name, justify="right" if name == "confidence" else "left", overflow="fold")
-    for row in rows[:_PICTURES]:
+    for row in rows[:_IMAGES]:
         said = (row[key] if isinstance(row[key], str) else ", ".join(row[key]) for key in ("truth", "before", "after"))
         table.add_row(Text(row["file"]), *map(Text, said), f"{row['confidence_after']:.3f}")
     return table

@@ -1,4 +1,4 @@
-"""`kerasimg.evaluate`: a trained classifier on labelled pictures -> figures, and every prediction."""
+"""`kerasimg.evaluate`: a trained classifier on labelled images -> figures, and every prediction."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TARGETS: dict[str, Targets] = {"multiclass": "sparse", "binary": "binary", "mult
 
 
 class Chosen(NamedTuple):
-    """Labelled pictures that a classifier is asked about."""
+    """Labelled images that a classifier is asked about."""
 
     source: Source
     indices: np.ndarray
@@ -51,17 +51,17 @@ def evaluate(
     out: str | os.PathLike[str] | None = None,
     on_bad_image: OnBadImage = "fail",
 ) -> dict[str, Any]:
-    """The figures of a run on pictures (see `kerasimg.evaluation.scores`), with 95 % intervals, and by slice.
+    """The figures of a run on images (see `kerasimg.evaluation.scores`), with 95 % intervals, and by slice.
 
     run: a run, its folder, or a model.keras file.
-    data: as for `train`; its classes are matched to the model's by name. None: the pictures of the run, and
+    data: as for `train`; its classes are matched to the model's by name. None: the images of the run, and
     DataError when one of its files is not what it was.
     part: "train", "validation", "test" or "all". None: test, where the data has one, else all; of the run's own
-    pictures those that it held out.
-    out: folder for metrics.json, predictions.csv and figures. None: the run's, for the pictures that it held out.
+    images those that it held out.
+    out: folder for metrics.json, predictions.csv and figures. None: the run's, for the images that it held out.
     """
     classifier = Classifier.open(run)
-    asked = choose_pictures(classifier, data, part, on_bad_image)
+    asked = choose_images(classifier, data, part, on_bad_image)
     known = [] if data is None else _seen_in_training(classifier, asked)
     if out is None and data is None and part is None and classifier.folder is not None:
         out = RunFolder(classifier.folder).evaluation.path
@@ -81,7 +81,7 @@ def judge(
     part: str,
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The figures on the pictures at `indices`, written to `out` with every prediction where one is given.
+    """The figures on the images at `indices`, written to `out` with every prediction where one is given.
 
     warnings: what must be known of these images; `warnings` of the result adds the classes that none of them has.
     """
@@ -128,7 +128,7 @@ def _seen_in_training(classifier: Classifier, asked: Chosen) -> list[str]:
     record = None if classifier.folder is None else RunFolder(classifier.folder).data()
     if record is None:
         return []
-    trained = {picture["sha256"] for picture in record["pictures"] if picture["part"] == "train"}
+    trained = {image["sha256"] for image in record["images"] if image["part"] == "train"}
     count = sum(digest in trained for digest in content_hashes(asked.source, asked.indices))
     if not count:
         return []
@@ -153,8 +153,8 @@ def judged(
 
 
 def predicted(classifier: Classifier, source: Source, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The probabilities of the pictures at `indices`, (N, K) float32, as `scores` takes them."""
-    pictures = batches(
+    """The probabilities of the images at `indices`, (N, K) float32, as `scores` takes them."""
+    images = batches(
         source,
         indices,
         classifier.spec.image,
@@ -162,19 +162,19 @@ def predicted(classifier: Classifier, source: Source, indices: Sequence[int] | n
         targets=TARGETS[classifier.spec.task],
         cache="off",
     )
-    return classifier.probabilities(pictures)
+    return classifier.probabilities(images)
 
 
-def choose_pictures(
+def choose_images(
     classifier: Classifier,
     data: Data | None,
     part: str | None,
     on_bad_image: OnBadImage = "fail",
     otherwise: Part = "test",
 ) -> Chosen:
-    """The pictures that `evaluate` judges.  otherwise: the part where none is named."""
+    """The images that `evaluate` judges.  otherwise: the part where none is named."""
     if data is None:
-        return _own_pictures(classifier, part, otherwise)
+        return _own_images(classifier, part, otherwise)
     source = open_source(data, classifier.spec.task, classes=classifier.classes)
     indices, name = _of_part(source, part, otherwise)
     source = require_sound(source.only(indices), on_bad_image)
@@ -182,7 +182,7 @@ def choose_pictures(
 
 
 def _of_part(source: Source, part: str | None, otherwise: Part) -> tuple[np.ndarray, str]:
-    """The pictures of a part and its name."""
+    """The images of a part and its name."""
     there = {PART_NAMES[code] for code in np.unique(source.parts) if code >= 0}
     wanted = None if part == "all" else _part(part or otherwise)
     if wanted is None or (part is None and wanted not in there):
@@ -199,19 +199,19 @@ def _part(name: str) -> Part:
     return PARTS[name]
 
 
-def _own_pictures(classifier: Classifier, part: str | None, otherwise: Part) -> Chosen:
+def _own_images(classifier: Classifier, part: str | None, otherwise: Part) -> Chosen:
     record = own_record(classifier)
-    parts = {picture["part"] for picture in record["pictures"]}
+    parts = {image["part"] for image in record["images"]}
     if part == "all":
-        kept = {picture["id"]: picture for picture in record["pictures"]}
+        kept = {image["id"]: image for image in record["images"]}
     else:
         wanted = _part(part) if part else otherwise
         if part is None and wanted == "test" and "test" not in parts:
             wanted = "validation"
         if wanted not in parts:
-            told = "held out no pictures" if part is None and otherwise == "test" else f"has no {wanted} part"
+            told = "held out no images" if part is None and otherwise == "test" else f"has no {wanted} part"
             raise CallError(f"data: the run {told}; name the data")
-        kept = {picture["id"]: picture for picture in record["pictures"] if picture["part"] == wanted}
+        kept = {image["id"]: image for image in record["images"] if image["part"] == wanted}
         part = wanted
     source = open_source(record["where"], classifier.spec.task, classes=classifier.classes)
     indices = np.array([index for index, item in enumerate(source.items) if item.id in kept], dtype=np.int64)
@@ -235,7 +235,7 @@ def own_record(classifier: Classifier) -> DataRecord:
     """What a run kept of its data; CallError where it kept nothing that can be opened again."""
     record = None if classifier.folder is None else RunFolder(classifier.folder).data()
     if record is None:
-        raise NotKept("data: a model file does not know its held-out pictures; name the data, or the run's folder")
+        raise NotKept("data: a model file does not know its held-out images; name the data, or the run's folder")
     if record["where"] in IN_MEMORY:
         raise NotKept("data: the run was trained on arrays, which it did not keep; give them again")
     return record

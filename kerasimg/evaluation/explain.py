@@ -1,4 +1,4 @@
-"""`kerasimg.explain`: where in a picture a classifier sees a class."""
+"""`kerasimg.explain`: where in an image a classifier sees a class."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import numpy as np
 import PIL.Image
 
 from kerasimg.data.decode import decode
+from kerasimg.data.image_files import RGB, BadImage, ImageInput, read_image
 from kerasimg.data.images import NamedImage, named_images
 from kerasimg.data.items import ManyFaults
-from kerasimg.data.picture import RGB, BadImage, Picture, read_picture
 from kerasimg.errors import CallError, Fault, listed, nearest
 from kerasimg.evaluation.explain_methods import method_named
 from kerasimg.evaluation.explain_overlay import OPACITY, as_shares, on_original, overlay
@@ -28,7 +28,7 @@ from kerasimg.results import Result
 from kerasimg.spec.document import Image
 
 BATCH_SIZE = 20
-"""Pictures whose gradients are computed at once."""
+"""Images whose gradients are computed at once."""
 
 
 class Asked(Protocol):
@@ -38,13 +38,13 @@ class Asked(Protocol):
     spec: Any
     """Of which `image` and `task` are read."""
 
-    def probabilities(self, pictures: Any) -> np.ndarray:
-        """(N, K), or (N, 1) where the task is binary, for pictures (N, H, W, C) float32 of 0-255."""
+    def probabilities(self, images: Any) -> np.ndarray:
+        """(N, K), or (N, 1) where the task is binary, for images (N, H, W, C) float32 of 0-255."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Explanation(Result):
-    """Where a classifier sees a class in one picture."""
+    """Where a classifier sees a class in one image."""
 
     file: str
     """Its path, or its place among the arrays: "[3]"."""
@@ -56,8 +56,8 @@ class Explanation(Result):
     map: np.ndarray
     """(H, W) float32 of the model's input size, 0-1: how much speaks for the class at each pixel. All 0: nothing."""
     seen: np.ndarray
-    """The picture as the network sees it, uint8 (H, W, C)."""
-    picture: Picture = field(repr=False)
+    """The image as the network sees it, uint8 (H, W, C)."""
+    source: ImageInput = field(repr=False)
     image: Image = field(repr=False)
     """How the one became the other."""
 
@@ -69,20 +69,20 @@ class Explanation(Result):
         return f'<figure><img src="data:image/png;base64,{data}"><figcaption>{escape(shown)}</figcaption></figure>'
 
     def overlay(self, opacity: float = OPACITY) -> PIL.Image.Image:
-        """The map over the picture as the network sees it."""
+        """The map over the image as the network sees it."""
         pixels = self.seen[..., 0] if self.seen.shape[-1] == 1 else self.seen
         return overlay(PIL.Image.fromarray(pixels), self.map, opacity)
 
     def overlay_on_original(self, opacity: float = OPACITY) -> PIL.Image.Image:
-        """The map over the picture at its own size, upright."""
+        """The map over the image at its own size, upright."""
         original = self.original()
         return overlay(original, on_original(self.map, self.image, *original.size), opacity)
 
     def original(self) -> PIL.Image.Image:
-        """The picture at its own size, upright, in RGB."""
+        """The image at its own size, upright, in RGB."""
         red, green, blue = self.image.background
         background: RGB = (red, green, blue)
-        return read_picture(self.picture, background)
+        return read_image(self.source, background)
 
     def peak(self) -> tuple[int, int]:
         """(row, column) of the map's highest place."""
@@ -99,7 +99,7 @@ def explain(
     out: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> list[Explanation]:
-    """Where a classifier sees a class in each picture, in their order.
+    """Where a classifier sees a class in each image, in their order.
 
     run: a run, its folder, a model.keras file, a spec that brings its weights; for occlusion anything with
     `probabilities`, `classes` and `spec` (see `Asked`).
@@ -107,34 +107,34 @@ def explain(
     method: grad_cam, grad_cam_pp, hires_cam, integrated_gradients, smooth_grad or occlusion (see
     `kerasimg.evaluation.explain_methods`, also for the options of each: layer, steps, baseline, samples, noise, seed,
     window, stride).
-    target: a class, or one for each picture. None: the one that is predicted; where the task is multilabel, the
+    target: a class, or one for each image. None: the one that is predicted; where the task is multilabel, the
     likeliest.
-    out: a folder for two PNG a picture, the map over the picture and over what the network sees of it.
+    out: a folder for two PNG an image, the map over the image and over what the network sees of it.
 
-    Raises CallError for a method that the model cannot be explained by, DataError naming every unreadable picture.
+    Raises CallError for a method that the model cannot be explained by, DataError naming every unreadable image.
     """
     explained = method_named(method, options)
     classifier = _classifier(run, method)
     named = named_images(files, classifier.spec.image.channels)
     if not named:
-        raise CallError("no pictures to explain")
+        raise CallError("no images to explain")
     wanted = _targets(classifier, target, len(named))
     seen = _decoded(named, classifier.spec.image)
     asked = classifier.probabilities if explained is occlusion else classifier.model
     found: list[Explanation] = []
     for first in range(0, len(named), BATCH_SIZE):
-        pictures = np.stack(seen[first : first + BATCH_SIZE]).astype("float32")
-        probabilities = classifier.probabilities(pictures)
+        images = np.stack(seen[first : first + BATCH_SIZE]).astype("float32")
+        probabilities = classifier.probabilities(images)
         if classifier.spec.task == "binary":
             probabilities = two_columns(probabilities)
         targets = probabilities.argmax(axis=1) if wanted is None else wanted[first : first + BATCH_SIZE]
-        maps = explained(asked, pictures, targets, **options)
+        maps = explained(asked, images, targets, **options)
         for row, values in enumerate(maps):
-            name, picture = named[first + row].name, named[first + row].read()
+            name, img = named[first + row].name, named[first + row].read()
             label, probability = classifier.classes[targets[row]], float(probabilities[row, targets[row]])
             here = seen[first + row]
             found.append(
-                Explanation(name, method, label, probability, as_shares(values), here, picture, classifier.spec.image)
+                Explanation(name, method, label, probability, as_shares(values), here, img, classifier.spec.image)
             )
     if out is not None:
         save(found, out)
@@ -144,22 +144,22 @@ def explain(
 def save(explanations: Sequence[Explanation], out: str | os.PathLike[str]) -> list[Path]:
     """Write `NAME.METHOD.png` and `NAME.METHOD.seen.png` for each into a folder, made if it is not there; their paths.
 
-    NAME is the picture's, without extension; of pictures with the same name, a number is added.
+    NAME is the image's, without extension; of images with the same name, a number is added.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     taken: set[str] = set()
     for each in explanations:
-        stem = Path(each.file).stem.strip("[]") or "picture"
+        stem = Path(each.file).stem.strip("[]") or "image"
         name, number = stem, 1
         while name in taken:
             number += 1
             name = f"{stem}-{number}"
         taken.add(name)
-        for ending, picture in (("png", each.overlay_on_original()), ("seen.png", each.overlay())):
+        for ending, img in (("png", each.overlay_on_original()), ("seen.png", each.overlay())):
             written.append(folder / f"{name}.{each.method}.{ending}")
-            picture.save(written[-1])
+            img.save(written[-1])
     return written
 
 
@@ -170,12 +170,12 @@ def _classifier(run: Any, method: str) -> Any:
 
 
 def _targets(classifier: Any, target: str | Sequence[str] | None, count: int) -> np.ndarray | None:
-    """The number of the class that is asked for, for each picture."""
+    """The number of the class that is asked for, for each image."""
     if target is None:
         return None
     names = [target] * count if isinstance(target, str) else list(target)
     if len(names) != count:
-        raise CallError(f"target: {len(names)} classes for {count} pictures; give one class, or one for each")
+        raise CallError(f"target: {len(names)} classes for {count} images; give one class, or one for each")
     numbers = {name: number for number, name in enumerate(classifier.classes)}
     for name in names:
         if name not in numbers:
@@ -184,7 +184,7 @@ def _targets(classifier: Any, target: str | Sequence[str] | None, count: int) ->
 
 
 def _decoded(named: Sequence[NamedImage], image: Image) -> list[np.ndarray]:
-    """The pictures as the network sees them; every one that cannot be read is named."""
+    """The images as the network sees them; every one that cannot be read is named."""
     seen: list[np.ndarray] = []
     faults: list[Fault] = []
     for one in named:

@@ -13,7 +13,7 @@ from kerasimg.errors import CallError
 from kerasimg.evaluation.explain_layers import changed
 
 Function = Callable[[Any], tuple[Any, Any]]
-"""A tensor (N, ...) -> the scores (N,), each of its own picture alone, and a further tensor from the way there."""
+"""A tensor (N, ...) -> the scores (N,), each of its own image alone, and a further tensor from the way there."""
 
 
 class Slope(NamedTuple):

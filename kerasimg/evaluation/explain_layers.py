@@ -18,7 +18,7 @@ from kerasimg.keras_internals import call_behind, replaced
 from kerasimg.models.outputs import output_kind
 
 UNLEARNED = ("InputLayer", "Rescaling", "Normalization", "Resizing")
-"""Layers that see the picture, and in which nothing of the classes is."""
+"""Layers that see the image, and in which nothing of the classes is."""
 PASSING = (
     *("MaxPooling2D", "AveragePooling2D", "BlurPool", "Dropout", "SpatialDropout2D", "DropPath"),
     *("ZeroPadding2D", "Cropping2D", "Identity", "ActivityRegularization"),
@@ -38,7 +38,7 @@ def leaves(model: Any) -> Iterator[Any]:
 def map_layer(model: keras.Model, name: str | None = None) -> Any:
     """The layer of that name, or the last whose output is a map, (N, H, W, C), before pooling.
 
-    CallError when the model has none: it looks at the picture as tokens, or pools before it learns anything.
+    CallError when the model has none: it looks at the image as tokens, or pools before it learns anything.
     """
     if name is not None:
         return _named(model, name)
@@ -48,7 +48,7 @@ def map_layer(model: keras.Model, name: str | None = None) -> Any:
     kept = [place for place in maps if learned and place >= learned[0] and _kind(layers[place]) not in PASSING]
     if not kept or any(_is_tokens(layer) for layer in layers[kept[-1] + 1 :]):
         raise CallError(
-            f"'{model.name}' keeps no map of the picture up to its head, so there is nothing for a CAM to show; "
+            f"'{model.name}' keeps no map of the image up to its head, so there is nothing for a CAM to show; "
             "use 'integrated_gradients', 'smooth_grad' or 'occlusion', or name a layer with an output (N, H, W, C)"
         )
     return layers[kept[-1]]

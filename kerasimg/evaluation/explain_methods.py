@@ -1,4 +1,4 @@
-"""The methods of `kerasimg.explain`: a model, pictures and a class for each -> where it looks.
+"""The methods of `kerasimg.explain`: a model, images and a class for each -> where it looks.
 
 Each returns what speaks for the class at every pixel, (N, H, W) float32, on no particular scale; what speaks against
 it is negative, or 0 where the method says so.
@@ -22,49 +22,49 @@ from kerasimg.evaluation.occlusion import occlusion, require
 Maps = np.ndarray
 
 
-def grad_cam(model: keras.Model, pictures: np.ndarray, targets: np.ndarray, *, layer: str | None = None) -> Maps:
+def grad_cam(model: keras.Model, images: np.ndarray, targets: np.ndarray, *, layer: str | None = None) -> Maps:
     """Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391): channels weighed by their mean gradient; 0 and above.
 
     layer: name of a layer with an output (N, H, W, C). None: the last one before pooling.
     """
-    features, slopes = _features(model, pictures, targets, layer)
-    return _on_picture(_positive((features * slopes.mean(axis=(1, 2), keepdims=True)).sum(axis=-1)), pictures)
+    features, slopes = _features(model, images, targets, layer)
+    return _on_image(_positive((features * slopes.mean(axis=(1, 2), keepdims=True)).sum(axis=-1)), images)
 
 
-def grad_cam_pp(model: keras.Model, pictures: np.ndarray, targets: np.ndarray, *, layer: str | None = None) -> Maps:
+def grad_cam_pp(model: keras.Model, images: np.ndarray, targets: np.ndarray, *, layer: str | None = None) -> Maps:
     """Grad-CAM++ (Chattopadhay et al. 2018, arXiv:1710.11063): finds several things of a class; 0 and above.
 
     layer: as for Grad-CAM. The weights are those of the paper for the exponential of the score (its equation 19).
     """
-    features, slopes = _features(model, pictures, targets, layer)
+    features, slopes = _features(model, images, targets, layer)
     square, cube = slopes**2, slopes**3
     below = 2 * square + features.sum(axis=(1, 2), keepdims=True) * cube
     shares = np.divide(square, below, out=np.zeros_like(square), where=np.abs(below) > 1e-12)
     weights = (shares * _positive(slopes)).sum(axis=(1, 2), keepdims=True)
-    return _on_picture(_positive((features * weights).sum(axis=-1)), pictures)
+    return _on_image(_positive((features * weights).sum(axis=-1)), images)
 
 
-def hires_cam(model: keras.Model, pictures: np.ndarray, targets: np.ndarray, *, layer: str | None = None) -> Maps:
+def hires_cam(model: keras.Model, images: np.ndarray, targets: np.ndarray, *, layer: str | None = None) -> Maps:
     """HiResCAM (Draelos, Carin 2020, arXiv:2011.08891): each place by its own gradient; 0 and above.
 
     Where one dense layer follows the map it shows what that layer adds up, which Grad-CAM, averaging, need not.
     layer: as for Grad-CAM.
     """
-    features, slopes = _features(model, pictures, targets, layer)
-    return _on_picture(_positive((features * slopes).sum(axis=-1)), pictures)
+    features, slopes = _features(model, images, targets, layer)
+    return _on_image(_positive((features * slopes).sum(axis=-1)), images)
 
 
 def integrated_gradients(
-    model: keras.Model, pictures: np.ndarray, targets: np.ndarray, *, steps: int = 32, baseline: float = 0.0
+    model: keras.Model, images: np.ndarray, targets: np.ndarray, *, steps: int = 32, baseline: float = 0.0
 ) -> Maps:
     """Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365), summed over the channels.
 
-    baseline: the pixel value, 0-255, of the picture without anything in it; what has that value explains nothing.
-    steps: of the midpoint rule along the way. The map sums to score(picture) - score(baseline), but for its error.
+    baseline: the pixel value, 0-255, of the image without anything in it; what has that value explains nothing.
+    steps: of the midpoint rule along the way. The map sums to score(image) - score(baseline), but for its error.
     """
     require("steps", steps, 1)
-    way = pictures - np.float32(baseline)
-    total = np.zeros_like(pictures)
+    way = images - np.float32(baseline)
+    total = np.zeros_like(images)
     for step in range(steps):
         total += _pixel_slopes(model, np.float32(baseline) + way * np.float32((step + 0.5) / steps), targets)
     return (way * total / steps).sum(axis=-1)
@@ -72,7 +72,7 @@ def integrated_gradients(
 
 def smooth_grad(
     model: keras.Model,
-    pictures: np.ndarray,
+    images: np.ndarray,
     targets: np.ndarray,
     *,
     samples: int = 25,
@@ -85,9 +85,9 @@ def smooth_grad(
     """
     require("samples", samples, 1)
     draws = np.random.default_rng(seed)
-    total = np.zeros_like(pictures)
+    total = np.zeros_like(images)
     for _ in range(samples):
-        noisy = pictures + draws.normal(0, noise * 255, pictures.shape).astype("float32")
+        noisy = images + draws.normal(0, noise * 255, images.shape).astype("float32")
         total += _pixel_slopes(model, noisy, targets)
     return np.abs(total / samples).max(axis=-1)
 
@@ -119,16 +119,16 @@ def method_named(name: str, options: Mapping[str, Any]) -> Callable[..., Maps]:
 
 
 def _features(
-    model: keras.Model, pictures: np.ndarray, targets: np.ndarray, name: str | None
+    model: keras.Model, images: np.ndarray, targets: np.ndarray, name: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The map that a layer gives for the pictures, (N, h, w, C), and the score's gradient with respect to it.
+    """The map that a layer gives for the images, (N, h, w, C), and the score's gradient with respect to it.
 
     Of a layer that runs several times in one model, the last time counts.
     """
     layer = map_layer(model, name)
 
     def score() -> Any:
-        return _score(model, keras.ops.convert_to_tensor(pictures), targets)
+        return _score(model, keras.ops.convert_to_tensor(images), targets)
 
     at_map = slope_on_the_way if keras.backend.backend() == "tensorflow" else _slope_of_a_zero
     return at_map(layer, score)
@@ -160,32 +160,32 @@ def _slope_of_a_zero(layer: Any, score: Callable[[], Any]) -> tuple[np.ndarray, 
     return found.further, found.gradient
 
 
-def _pixel_slopes(model: keras.Model, pictures: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def _pixel_slopes(model: keras.Model, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """The score's gradient with respect to the pixels."""
 
     def scores(tensor: Any) -> tuple[Any, Any]:
         score = _score(model, tensor, targets)
         return score, score
 
-    return gradient(scores, pictures).gradient
+    return gradient(scores, images).gradient
 
 
-def _score(model: keras.Model, pictures: Any, targets: np.ndarray) -> Any:
-    """Each picture's score of its class before the softmax or the sigmoid, (N,).
+def _score(model: keras.Model, images: Any, targets: np.ndarray) -> Any:
+    """Each image's score of its class before the softmax or the sigmoid, (N,).
 
     Of two classes with one output the first one's is the output with its sign changed.
     """
     with without_squashing(model):
-        outputs = keras.ops.cast(model(pictures, training=False), "float32")
+        outputs = keras.ops.cast(model(images, training=False), "float32")
     chosen = np.eye(max(2, outputs.shape[-1]), dtype=np.float32)[targets]
     if outputs.shape[-1] == 1:
         chosen = chosen[:, 1:] - chosen[:, :1]
     return keras.ops.sum(outputs * keras.ops.convert_to_tensor(chosen), axis=-1)
 
 
-def _on_picture(maps: np.ndarray, pictures: np.ndarray) -> Maps:
-    """Coarse maps (N, h, w) at the pictures' size, bilinear."""
-    height, width = pictures.shape[1:3]
+def _on_image(maps: np.ndarray, images: np.ndarray) -> Maps:
+    """Coarse maps (N, h, w) at the images' size, bilinear."""
+    height, width = images.shape[1:3]
     size = (width, height)
     bilinear = PIL.Image.Resampling.BILINEAR
     return np.stack([np.asarray(PIL.Image.fromarray(each).resize(size, bilinear)) for each in maps.astype("float32")])

@@ -1,4 +1,4 @@
-"""A map of 0 to 1 over the picture that it explains, as the network sees it and at the picture's own aspect."""
+"""A map of 0 to 1 over the image that it explains, as the network sees it and at the image's own aspect."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def as_shares(values: np.ndarray) -> np.ndarray:
     return np.minimum(positive / highest, 1) if highest > 0 else positive
 
 
-def overlay(picture: PIL.Image.Image, values: np.ndarray, opacity: float = OPACITY) -> PIL.Image.Image:
-    """The picture in grey, and over it the map in colours that are the more opaque the higher it is.
+def overlay(image: PIL.Image.Image, values: np.ndarray, opacity: float = OPACITY) -> PIL.Image.Image:
+    """The image in grey, and over it the map in colours that are the more opaque the higher it is.
 
-    values: (H, W) of the picture's size, 0-1.
+    values: (H, W) of the image's size, 0-1.
     """
-    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., np.newaxis].repeat(3, axis=-1)
+    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., np.newaxis].repeat(3, axis=-1)
     shown = np.clip(values, 0, 1)
     places, colours = [place for place, _ in _COLOURS], np.array([colour for _, colour in _COLOURS])
     heat = np.stack([np.interp(shown, places, colours[:, channel]) for channel in range(3)], axis=-1)
-    # The square root: half of the evidence must be seen well, and what has none leaves the picture as it is.
+    # The square root: half of the evidence must be seen well, and what has none leaves the image as it is.
     share = (opacity * np.sqrt(shown))[..., np.newaxis]
     return PIL.Image.fromarray((grey * (1 - share) + heat * share + 0.5).astype(np.uint8))
 
 
 def on_original(values: np.ndarray, image: Image, width: int, height: int) -> np.ndarray:
-    """A map of what the network sees, (H, W), laid back onto the picture it was made from, (height, width).
+    """A map of what the network sees, (H, W), laid back onto the image it was made from, (height, width).
 
-    image: how the picture became what the network sees. What `crop` cut off has 0; what `pad` added is left out.
+    image: how the image became what the network sees. What `crop` cut off has 0; what `pad` added is left out.
     """
     seen_height, seen_width = values.shape
     wide = width * seen_height > seen_width * height

@@ -1,4 +1,4 @@
-"""Scores as pictures: the confusion matrix and the reliability diagram, drawn without a display."""
+"""Scores as images: the confusion matrix and the reliability diagram, drawn without a display."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def confusion_figure(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
 
 
 def reliability_figure(bins: Sequence[dict[str, Any]], error: float) -> Figure:
-    """Draw how often the model is right against how sure it is; below, how many pictures each bin holds.
+    """Draw how often the model is right against how sure it is; below, how many images each bin holds.
 
     bins, error: as `reliability` returns them.
     """
@@ -68,7 +68,7 @@ def reliability_figure(bins: Sequence[dict[str, Any]], error: float) -> Figure:
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"Expected calibration error {error:.3f}")
     upper.legend(loc="upper left")
     lower.bar(low, [each["n"] for each in bins], width, align="edge", color="grey", edgecolor="white")
-    lower.set(xlabel="confidence", ylabel="pictures")
+    lower.set(xlabel="confidence", ylabel="images")
     return figure
 
 

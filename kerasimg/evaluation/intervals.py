@@ -1,11 +1,11 @@
 """How far a figure may be off because the test set is one sample among many: confidence intervals, by the bootstrap.
 
-The pictures are drawn again, with replacement, as many of each true class as there are (multilabel: in all),
-because parts are drawn class by class as well. So an interval is about other pictures of the same classes, as frequent
+The images are drawn again, with replacement, as many of each true class as there are (multilabel: in all),
+because parts are drawn class by class as well. So an interval is about other images of the same classes, as frequent
 as here. Two models that are asked with the same seed and the same truth are judged on the same draws, which makes the
 differences of their figures paired.
 
-- Shares of pictures (accuracy): Wilson's interval, which stays sensible where all are right or there are few.
+- Shares of images (accuracy): Wilson's interval, which stays sensible where all are right or there are few.
 - The calibration error: the basic (reflected) bootstrap. The error of a sample is above the true one, and that of a
   resample above the sample's, so percentiles would miss both.
 - All others: percentiles.
@@ -43,7 +43,7 @@ METHODS: dict[str, Method] = {"accuracy": "wilson", "subset_accuracy": "wilson",
 """Figure -> how its interval is found, where that is not by percentiles."""
 
 _CHUNK = 2**17
-"""Pictures times resamples that are drawn at once: what fits into a processor's cache."""
+"""Images times resamples that are drawn at once: what fits into a processor's cache."""
 
 
 def intervals(
@@ -104,7 +104,7 @@ def described(
 
 
 def wilson(share: float, n: int, level: float = LEVEL) -> list[float]:
-    """The interval of a share of n pictures (Wilson 1927), within [0, 1]."""
+    """The interval of a share of n images (Wilson 1927), within [0, 1]."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -149,7 +149,7 @@ def resampled(
 
 
 def _draws(truth: np.ndarray, task: Task, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each picture was drawn: (N, r) float64, until there were R columns."""
+    """How often each image was drawn: (N, r) float64, until there were R columns."""
     n = len(truth)
     strata = np.zeros(n, int) if task == "multilabel" else truth.reshape(-1)
     order = np.argsort(strata, kind="stable")
@@ -177,7 +177,7 @@ def _group_draws(groups: np.ndarray, resamples: int, seed: int) -> Iterator[np.n
 
 Figures = dict[str, np.ndarray]
 OnDraws = Callable[[np.ndarray], Figures]
-"""Counts (N, r) of how often each picture was drawn -> each figure, (r,)."""
+"""Counts (N, r) of how often each image was drawn -> each figure, (r,)."""
 
 
 def _multiclass(truth: np.ndarray, p: np.ndarray, thresholds: Sequence[float] | None) -> OnDraws:
@@ -270,9 +270,9 @@ _TASKS: dict[Task, Callable[[np.ndarray, np.ndarray, Sequence[float] | None], On
 
 
 class _Ranks:
-    """Areas under the curves of one class on resamples, from one sorting of the pictures.
+    """Areas under the curves of one class on resamples, from one sorting of the images.
 
-    The pictures stand surest first, in steps: those of one probability, among them one of the class, are a step, and so
+    The images stand surest first, in steps: those of one probability, among them one of the class, are a step, and so
     are all others between two such. Within a step nothing is read off, so a rare class takes few steps.
     """
 
@@ -304,10 +304,10 @@ class _Ranks:
         )
 
 
-def _gaps(confidence: np.ndarray, right: np.ndarray, pictures: np.ndarray, n: int) -> Any:
-    """(BINS, n): what each picture adds to the gap of each bin of `reliability`."""
+def _gaps(confidence: np.ndarray, right: np.ndarray, images: np.ndarray, n: int) -> Any:
+    """(BINS, n): what each image adds to the gap of each bin of `reliability`."""
     where = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence)
-    return csr_array((right - confidence, (where, pictures)), shape=(BINS, n))
+    return csr_array((right - confidence, (where, images)), shape=(BINS, n))
 
 
 def _divided(a: np.ndarray, b: np.ndarray, otherwise: float = 0.0) -> np.ndarray:

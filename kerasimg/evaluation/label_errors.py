@@ -1,8 +1,8 @@
-"""Pictures whose label is likely wrong, by confident learning (Northcutt et al. 2021, arXiv:1911.00068).
+"""Images whose label is likely wrong, by confident learning (Northcutt et al. 2021, arXiv:1911.00068).
 
-A class is believed of a picture where its probability is at least the mean that the class has over the pictures
-labelled so; of several such classes, the likeliest. A picture for which another class is believed than its label is
-suspect. The probabilities must come from a model that was not trained on the pictures: a network learns wrong labels by
+A class is believed of an image where its probability is at least the mean that the class has over the images
+labelled so; of several such classes, the likeliest. An image for which another class is believed than its label is
+suspect. The probabilities must come from a model that was not trained on the images: a network learns wrong labels by
 heart as it learns right ones.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError
-from kerasimg.evaluation.evaluate import choose_pictures, own_record, predicted
+from kerasimg.evaluation.evaluate import choose_images, own_record, predicted
 from kerasimg.evaluation.predictions import two_columns
 from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference
@@ -36,22 +36,22 @@ def label_errors(
     part: str | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Likely label errors among pictures that a run was not trained on, the likeliest first.
+    """Likely label errors among images that a run was not trained on, the likeliest first.
 
     run: a run, its folder, or a model.keras file.
-    data, part: the pictures; None: those that the run held out, validation and test. Name none that it was trained on.
-    out: a file for the result as JSON; None: evaluation/label_errors.json of the run, for its own pictures.
+    data, part: the images; None: those that the run held out, validation and test. Name none that it was trained on.
+    out: a file for the result as JSON; None: evaluation/label_errors.json of the run, for its own images.
 
     Returns `n`, `found`, and `rows` as `find_label_errors` gives them, each with its `part`.
     """
     classifier = Classifier.open(run)
     parts = [part]
     if data is None and part is None:
-        there = {picture["part"] for picture in own_record(classifier)["pictures"]}
+        there = {image["part"] for image in own_record(classifier)["images"]}
         parts = [name for name in ("validation", "test") if name in there]
         if not parts:
-            raise CallError("data: the run held out no pictures; name the data")
-    asked = [choose_pictures(classifier, data, name) for name in parts]
+            raise CallError("data: the run held out no images; name the data")
+    asked = [choose_images(classifier, data, name) for name in parts]
     truth = np.concatenate([one.source.label_ids(one.indices) for one in asked])
     p = np.concatenate([predicted(classifier, one.source, one.indices) for one in asked])
     ids = [one.source.items[index].id for one in asked for index in one.indices]
@@ -76,10 +76,10 @@ def find_label_errors(
 ) -> list[dict[str, Any]]:
     """The suspect labels among N predictions, the likeliest error first.
 
-    ids: N names of pictures.  truth, probabilities, classes: as in `scores`; from a model that has not seen them.
+    ids: N names of images.  truth, probabilities, classes: as in `scores`; from a model that has not seen them.
     Returns rows {file, given, suggested, p_given, p_suggested, margin}, margin being p_given - p_suggested, in [-1, 1].
     A label that is still the likelier of the two is not listed. Where the task is multilabel each label is a question
-    of its own, given and suggested are "NAME" or "not NAME", and a picture may stand in several rows.
+    of its own, given and suggested are "NAME" or "not NAME", and an image may stand in several rows.
     """
     y, p = np.asarray(truth).astype(int), np.asarray(probabilities, dtype=np.float64)
     questions: list[tuple[np.ndarray, np.ndarray, tuple[str, ...]]]
@@ -108,9 +108,9 @@ def find_label_errors(
 
 
 def believed_classes(given: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """The class that is believed of each picture, (N,), -1 where none is.
+    """The class that is believed of each image, (N,), -1 where none is.
 
-    given: (N,) class numbers.  p: (N, K).  A class that no picture is labelled with is believed of none.
+    given: (N,) class numbers.  p: (N, K).  A class that no image is labelled with is believed of none.
     """
     means = np.array([p[given == k, k].mean() if (given == k).any() else np.inf for k in range(p.shape[1])])
     confident = p >= means - ROUNDING
@@ -119,7 +119,7 @@ def believed_classes(given: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 def confident_joint(given: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """(K, K) counts: of the pictures labelled i (row), how many are believed to be of class j (column)."""
+    """(K, K) counts: of the images labelled i (row), how many are believed to be of class j (column)."""
     k = p.shape[1]
     believed = believed_classes(given, p)
     known = believed >= 0

@@ -83,14 +83,14 @@ def _body(content: Mapping[str, Any]) -> str:
         rows = [f"| {f.name} | {f.value} | {f.interval or '–'} |" for f in headline(scores)]
         stale = "".join(f"**Warning:** {markdown(line)}\n\n" for line in content["stale"])
         parts.append(
-            f"## Figures\n\n{stale}On the {scores['n']:,} pictures of the {scores['part']} part, which were not "
+            f"## Figures\n\n{stale}On the {scores['n']:,} images of the {scores['part']} part, which were not "
             "trained on.\n\n| figure | value | 95 % interval |\n| --- | ---: | ---: |\n" + "\n".join(rows)
         )
     if data:
         totals = ", ".join(f"{part} {count:,}" for part, count in data["totals"].items())
-        parts.append(f"## Data\n\n{totals} pictures. Every file is named with its SHA-256 in `data.json`.")
+        parts.append(f"## Data\n\n{totals} images. Every file is named with its SHA-256 in `data.json`.")
     parts.append(
-        "## Limits\n\nThe figures hold for pictures like those of the test part. What is none of the classes is still "
+        "## Limits\n\nThe figures hold for images like those of the test part. What is none of the classes is still "
         "given one of them. How the classes fare one by one, and the mistakes, stand in `report.html`."
     )
     if spec.card.source or spec.card.license:
@@ -104,7 +104,7 @@ def _body(content: Mapping[str, Any]) -> str:
                 )
                 if value
             )
-            + "\n\nThe licence of a trained model also depends on the pictures it was trained on."
+            + "\n\nThe licence of a trained model also depends on the images it was trained on."
         )
     return "\n\n".join(parts) + "\n"
 

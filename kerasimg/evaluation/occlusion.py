@@ -1,4 +1,4 @@
-"""Occlusion: where a picture must not be hidden for a class to be seen. It needs probabilities alone, from any runtime.
+"""Occlusion: where an image must not be hidden for a class to be seen. It needs probabilities alone, from any runtime.
 
 Nothing here imports Keras: a server explains by it what an exported model says.
 """
@@ -13,15 +13,15 @@ from kerasimg.errors import CallError
 from kerasimg.evaluation.predictions import two_columns
 
 Probabilities = Callable[[np.ndarray], np.ndarray]
-"""Pictures (N, H, W, C) float32 of 0-255 -> (N, K), or (N, 1) of the second class: any model, in any form."""
+"""Images (N, H, W, C) float32 of 0-255 -> (N, K), or (N, 1) of the second class: any model, in any form."""
 
 OCCLUDED_BYTES = 2**25
-"""Of the pictures that occlusion asks for at once: 55 of 224 x 224."""
+"""Of the images that occlusion asks for at once: 55 of 224 x 224."""
 
 
 def occlusion(
     probabilities: Probabilities,
-    pictures: np.ndarray,
+    images: np.ndarray,
     targets: np.ndarray,
     *,
     window: int | None = None,
@@ -29,27 +29,27 @@ def occlusion(
 ) -> np.ndarray:
     """Occlusion (Zeiler, Fergus 2013, arXiv:1311.2901): how far the probability falls where a grey square lies.
 
-    probabilities: any function from pictures to probabilities; no gradient is asked for.
+    probabilities: any function from images to probabilities; no gradient is asked for.
     window: side of the square in pixels; None: a fifth of the shorter side.  stride: None: half of the window.
-    The square has the picture's mean colour. A pixel gets the mean of the squares that covered it.
+    The square has the image's mean colour. A pixel gets the mean of the squares that covered it.
     """
-    height, width = pictures.shape[1:3]
+    height, width = images.shape[1:3]
     window = max(1, round(min(height, width) / 5)) if window is None else window
     stride = max(1, window // 2) if stride is None else stride
     require("window", window, 1)
     require("stride", stride, 1)
     places = [(top, left) for top in _starts(height, window, stride) for left in _starts(width, window, stride)]
-    whole = _columns(probabilities(pictures))[np.arange(len(pictures)), targets]
-    colours = pictures.mean(axis=(1, 2))
-    falls = np.zeros(pictures.shape[:3], dtype=np.float32)
+    whole = _columns(probabilities(images))[np.arange(len(images)), targets]
+    colours = images.mean(axis=(1, 2))
+    falls = np.zeros(images.shape[:3], dtype=np.float32)
     covered = np.zeros((height, width), dtype=np.float32)
     for top, left in places:
         covered[top : top + window, left : left + window] += 1
-    every = [(number, place) for number in range(len(pictures)) for place in places]
-    at_once = max(1, OCCLUDED_BYTES // pictures[0].nbytes)
+    every = [(number, place) for number in range(len(images)) for place in places]
+    at_once = max(1, OCCLUDED_BYTES // images[0].nbytes)
     for first in range(0, len(every), at_once):
         some = every[first : first + at_once]
-        hidden = pictures[[number for number, _ in some]]
+        hidden = images[[number for number, _ in some]]
         for each, (number, (top, left)) in zip(hidden, some, strict=True):
             each[top : top + window, left : left + window] = colours[number]
         for row, (number, (top, left)) in zip(_columns(probabilities(hidden)), some, strict=True):

@@ -1,4 +1,4 @@
-"""`kerasimg.predict`: a trained classifier on pictures without labels."""
+"""`kerasimg.predict`: a trained classifier on images without labels."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from kerasimg.data.check import OnBadImage
 from kerasimg.data.decode import decode
+from kerasimg.data.image_files import BadImage
 from kerasimg.data.images import named_images
 from kerasimg.data.items import ManyFaults
 from kerasimg.data.parallel import Progress
-from kerasimg.data.picture import BadImage
 from kerasimg.errors import CallError, Fault
 from kerasimg.evaluation.predictions import decide, two_columns
 from kerasimg.models.classifier import Classifier, ClassifierReference
@@ -94,7 +94,7 @@ def answer(run: ClassifierReference, images: Any, *, progress: Progress | None =
     classifier = Classifier.open(run)
     chosen = named_images(images, classifier.spec.image.channels)
     if not chosen:
-        raise CallError("no pictures to predict")
+        raise CallError("no images to predict")
     answers = Answers([], [])
     for start in range(0, len(chosen), BATCH_SIZE):
         names, pixels = [], []
@@ -118,7 +118,7 @@ def require_all(answers: Answers) -> list[Prediction]:
         return answers.predictions
     if answers.predictions:
         total = len(faults) + len(answers.predictions)
-        faults.insert(0, Fault("", "", f"{len(faults):,} of {total:,} pictures cannot be read (below); {WITHOUT_THEM}"))
+        faults.insert(0, Fault("", "", f"{len(faults):,} of {total:,} images cannot be read (below); {WITHOUT_THEM}"))
     error = UnreadableImages(faults)
     error.predictions = tuple(answers.predictions)
     raise error

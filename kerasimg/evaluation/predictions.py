@@ -1,4 +1,4 @@
-"""What a model predicts, one row per picture: the decision, how sure it is, and the probabilities behind it.
+"""What a model predicts, one row per image: the decision, how sure it is, and the probabilities behind it.
 
 The file is enough to compute every score again, to the last digit. Of more than `MANY_CLASSES` classes it names the
 `LISTED` most likely, and a .safetensors file beside it holds the probabilities of the `STORED` most likely, of the true
@@ -55,7 +55,7 @@ class Predictions(Result):
     decision: np.ndarray
     """What was decided, in the shape of `truth`."""
     extras: dict[str, list[str]]
-    """What a manifest says besides: column -> a text for each picture, "" where it says nothing."""
+    """What a manifest says besides: column -> a text for each image, "" where it says nothing."""
 
 
 def two_columns(probabilities: np.ndarray) -> np.ndarray:
@@ -67,7 +67,7 @@ def two_columns(probabilities: np.ndarray) -> np.ndarray:
 def decide(
     probabilities: ArrayLike, task: Task, thresholds: Sequence[float] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The decision for each picture and how sure it is.
+    """The decision for each image and how sure it is.
 
     probabilities: as in `scores`.
     thresholds: what a probability must exceed: of the second class (binary, 1) or of each label (multilabel, K).
@@ -98,9 +98,9 @@ def write_predictions(
     thresholds: Sequence[float] | None = None,
     extras: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:
-    """Write one row per picture: file,truth,prediction,confidence, prob:NAME per class, extra:NAME per extra column.
+    """Write one row per image: file,truth,prediction,confidence, prob:NAME per class, extra:NAME per extra column.
 
-    ids: N names of pictures.  truth, probabilities, classes, thresholds: as in `scores`.
+    ids: N names of images.  truth, probabilities, classes, thresholds: as in `scores`.
     extras: column -> N values; what is neither text nor None is written as JSON.
     Probabilities are written as float32, in the fewest digits that read back as the same float32. Several
     labels stand in one cell, parted by "|"; a name with a "|" in it is quoted as CSV quotes. A text that a spreadsheet
@@ -125,10 +125,10 @@ def write_predictions(
     with _open(path, "w") as file:
         table = csv.writer(file)
         table.writerow([*_HEADER, *names, *(_EXTRA + name for name in extras)])
-        for picture, true, decided, sure, row, other in rows:
+        for image, true, decided, sure, row, other in rows:
             more = [csv_cell(value) if isinstance(value, str) else as_text(value) for value in other]
             said = [csv_cell(cell(true, classes)), csv_cell(cell(decided, classes)), sure, *row, *more]
-            table.writerow([csv_cell(str(picture)), *said])
+            table.writerow([csv_cell(str(image)), *said])
 
 
 def read_predictions(path: str | PathLike[str], task: Task) -> Predictions:

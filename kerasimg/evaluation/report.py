@@ -20,8 +20,7 @@ from kerasimg.evaluation import report_drawing as drawing
 from kerasimg.evaluation.model_card import model_card
 from kerasimg.evaluation.predictions import Predictions, read_predictions
 from kerasimg.evaluation.report_epochs import duration, stage_summaries
-from kerasimg.evaluation.report_model import explain_all, model_facts
-from kerasimg.evaluation.report_pictures import (
+from kerasimg.evaluation.report_images import (
     Album,
     Judged,
     counts,
@@ -31,6 +30,7 @@ from kerasimg.evaluation.report_pictures import (
     thumbnail,
     unique,
 )
+from kerasimg.evaluation.report_model import explain_all, model_facts
 from kerasimg.evaluation.report_words import headline, number, percent, words
 from kerasimg.evaluation.scores import drawn_confusion
 from kerasimg.files import write_text
@@ -54,7 +54,7 @@ def report(run: RunReference, *, out: str | os.PathLike[str] | None = None) -> P
     """Write `report.html` and, beside it, `MODEL_CARD.md` from what a run kept; the path of the page.
 
     run: a run, or its folder.  out: another file for the page.
-    What the run does not hold (no model yet, no figures) is left out of the page; where its pictures are gone, the page
+    What the run does not hold (no model yet, no figures) is left out of the page; where its images are gone, the page
     says so. Raises CallError when the folder is none of a run.
     """
     files = RunFolder.open(run)
@@ -238,12 +238,12 @@ def _charts(rows: Sequence[Mapping[str, float]], spec: Spec) -> list[dict[str, A
 def _data(record: Mapping[str, Any], album: Album) -> dict[str, Any]:
     parts, table, totals = counts(record)
     chosen = examples(record)
-    pictures = album.find([name for names in chosen.values() for name in names])
+    images = album.find([name for names in chosen.values() for name in names])
     shown = {
         label: [
-            {"name": name, "picture": thumbnail(opened, 96)}
+            {"name": name, "image": thumbnail(opened, 96)}
             for name in names
-            if name in pictures and (opened := album.read(pictures[name], name)) is not None
+            if name in images and (opened := album.read(images[name], name)) is not None
         ]
         for label, names in chosen.items()
     }
@@ -261,20 +261,20 @@ def _data(record: Mapping[str, Any], album: Album) -> dict[str, Any]:
 
 
 def _gallery(found: Predictions | None, spec: Spec, album: Album, classifier: Classifier | None) -> dict[str, Any]:
-    """The most confident mistakes and the least sure hits, with their pictures and maps where these can be had."""
+    """The most confident mistakes and the least sure hits, with their images and maps where these can be had."""
     if found is None:
         return {"mistakes": [], "hits": [], "mistaken": 0, "explained_by": None}
     mistakes, hits, mistaken = mistakes_and_hits(found, spec.task)
-    pictures = album.find(unique([*mistakes, *hits]))
-    opened = {name: album.read(picture, name) for name, picture in pictures.items()}
-    sound = {name: pictures[name] for name, picture in opened.items() if picture is not None}
+    images = album.find(unique([*mistakes, *hits]))
+    opened = {name: album.read(image, name) for name, image in images.items()}
+    sound = {name: images[name] for name, image in opened.items() if image is not None}
     maps, method = explain_all(classifier, [*mistakes, *hits], sound)
 
     def shown(one: Judged) -> dict[str, Any]:
-        picture, heat = opened.get(one.id), maps.get((one.id, one.target))
+        image, heat = opened.get(one.id), maps.get((one.id, one.target))
         return {
             "judged": one,
-            "picture": None if picture is None else thumbnail(picture),
+            "image": None if image is None else thumbnail(image),
             "map": None if heat is None else thumbnail(heat),
         }
 

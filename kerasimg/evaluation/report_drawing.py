@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 LEVELS = 12
 """Colours of a confusion matrix."""
 COUNTED = 20
-"""Up to so many classes each cell has its count and each row its name; above, the matrix is a picture."""
+"""Up to so many classes each cell has its count and each row its name; above, the matrix is an image."""
 GROUND = {"light": (252, 251, 248), "dark": (22, 24, 28)}
 """Of a cell that holds nothing of its row: the page's own."""
 LEAST, FULL = {"light": (222, 236, 243), "dark": (30, 50, 62)}, {"light": (4, 62, 92), "dark": (140, 211, 240)}
@@ -111,7 +111,7 @@ def ticks(low: float, high: float, about: int = 5, *, whole: bool = False) -> li
 
 
 def confusion(counts: ArrayLike, classes: Sequence[str]) -> Markup:
-    """A confusion matrix, rows the truth; of many classes a picture of a pixel for each cell."""
+    """A confusion matrix, rows the truth; of many classes an image of a pixel for each cell."""
     table = np.array(counts)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     right = int(np.trace(table))
@@ -119,7 +119,7 @@ def confusion(counts: ArrayLike, classes: Sequence[str]) -> Markup:
         f"Rows are the true classes, columns the predicted ones. {right:,} of {int(table.sum()):,} lie on the diagonal."
     )
     if len(classes) > COUNTED:
-        return _picture(shares, about)
+        return _image(shares, about)
     k, gutter, side = len(classes), 118, 560
     cell = (side - gutter) / k
     height = side - gutter + 24 + 5.6 * max(len(shortened(name, 14)) for name in classes)
@@ -143,7 +143,7 @@ def confusion(counts: ArrayLike, classes: Sequence[str]) -> Markup:
     return svg("Confusion matrix", about, side, height, parts)
 
 
-def _picture(shares: np.ndarray, about: str) -> Markup:
+def _image(shares: np.ndarray, about: str) -> Markup:
     ground, least, full = (np.array(colours["light"]) for colours in (GROUND, LEAST, FULL))
     root = np.sqrt(shares)[..., np.newaxis]
     pixels = np.where(root > 0, least + (full - least) * root, ground)
@@ -188,7 +188,7 @@ def reliability(bins: Sequence[Mapping[str, Any]], error: float) -> Markup:
             continue
         at, wide = left + inner * each["low"], inner * (each["high"] - each["low"])
         accurate = tall * each["accuracy"]
-        # How wide a bar is says how many pictures it stands for: thin ones say little.
+        # How wide a bar is says how many images it stands for: thin ones say little.
         thick = max(2.0, (wide - 3) * math.sqrt(each["n"] / most))
         box = {"x": at + (wide - thick) / 2, "y": floor - accurate, "width": thick, "height": accurate}
         parts.append(tag("rect", **box, cls="bar"))
@@ -199,7 +199,7 @@ def reliability(bins: Sequence[Mapping[str, Any]], error: float) -> Markup:
     about = (
         f"Expected calibration error {error:.3f}. "
         + "; ".join(
-            f"sure {each['confidence']:.0%}, right {each['accuracy']:.0%}, {each['n']} pictures"
+            f"sure {each['confidence']:.0%}, right {each['accuracy']:.0%}, {each['n']} images"
             for each in bins
             if each["n"]
         )

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 
-from kerasimg.data.picture import Picture
+from kerasimg.data.image_files import ImageInput
 from kerasimg.errors import KerasimgError
 from kerasimg.evaluation.explain import explain
 from kerasimg.evaluation.explain_layers import map_layer
-from kerasimg.evaluation.report_pictures import SMALL, Judged
+from kerasimg.evaluation.report_images import SMALL, Judged
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.forward import forward
 from kerasimg.run_folder import RunFolder
@@ -25,7 +25,7 @@ BATCH = 32
 SECONDS = 0.1
 """Spent at most on measuring each size of batch."""
 WITHOUT_MAPS = 8
-"""Pictures that are explained where no class activation map is to be had, for the other methods take far longer."""
+"""Images that are explained where no class activation map is to be had, for the other methods take far longer."""
 LAYERS = 40
 
 
@@ -40,7 +40,7 @@ class Facts(NamedTuple):
     more: int
     """Layers beyond."""
     speed: Mapping[str, Any]
-    """ms_single, ms_batch: milliseconds a picture, alone and in batches of 32; measured on: machine, cores, backend."""
+    """ms_single, ms_batch: milliseconds an image, alone and in batches of 32; measured on: machine, cores, backend."""
 
 
 def model_facts(classifier: Classifier, folder: Path) -> Facts:
@@ -62,15 +62,15 @@ def model_facts(classifier: Classifier, folder: Path) -> Facts:
 
 
 def measure(classifier: Classifier) -> dict[str, Any]:
-    """Milliseconds that a picture takes, without reading it: medians over a moment, after a first call."""
+    """Milliseconds that an image takes, without reading it: medians over a moment, after a first call."""
     import keras
 
     ask = forward(classifier.model)
     height, width = classifier.spec.image.size
-    pictures = np.random.default_rng(0).integers(0, 256, (BATCH, height, width, classifier.spec.image.channels))
+    images = np.random.default_rng(0).integers(0, 256, (BATCH, height, width, classifier.spec.image.channels))
     found: dict[str, Any] = {}
     for key, count in (("ms_single", 1), ("ms_batch", BATCH)):
-        some = pictures[:count].astype("float32")
+        some = images[:count].astype("float32")
         ask(some)
         times: list[float] = []
         until = time.perf_counter() + SECONDS
@@ -84,24 +84,22 @@ def measure(classifier: Classifier) -> dict[str, Any]:
 
 
 def explain_all(
-    classifier: Classifier | None, judged: Sequence[Judged], pictures: Mapping[str, Picture]
+    classifier: Classifier | None, judged: Sequence[Judged], images: Mapping[str, ImageInput]
 ) -> tuple[dict[tuple[str, str], PIL.Image.Image], str | None]:
-    """(picture, class) -> the overlay that explains it; and the method.
+    """(image, class) -> the overlay that explains it; and the method.
 
-    pictures: those that can be read, by name.
+    images: those that can be read, by name.
     By Grad-CAM; where a model keeps no map, the first few by integrated gradients.
     """
     if classifier is None:
         return {}, None
-    asked = [one for one in judged if one.id in pictures]
+    asked = [one for one in judged if one.id in images]
     method, options = _method(classifier)
     if method != "grad_cam":
         asked = asked[:WITHOUT_MAPS]
     if not asked:
         return {}, None
-    explained = explain(
-        classifier, [pictures[one.id] for one in asked], method, [one.target for one in asked], **options
-    )
+    explained = explain(classifier, [images[one.id] for one in asked], method, [one.target for one in asked], **options)
     maps = {}
     for one, each in zip(asked, explained, strict=True):
         tiny = max(each.seen.shape) <= SMALL

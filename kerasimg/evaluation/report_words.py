@@ -23,7 +23,7 @@ HEADLINE = {
 """Task -> its figures, the one that stands out first."""
 
 MEANINGS = {
-    "accuracy": "share of the pictures that are given their class",
+    "accuracy": "share of the images that are given their class",
     "balanced_accuracy": "the same, every class counting as much",
     "top_5_accuracy": "the class is among the five likeliest",
     "macro_f1": "precision and recall in one, mean over the classes",
@@ -37,7 +37,7 @@ MEANINGS = {
     "roc_auc": "chance that one of the class is ranked above another",
     "average_precision": "area under precision and recall",
     "mean_average_precision": "area under precision and recall, mean over the labels",
-    "subset_accuracy": "share of the pictures with every label right",
+    "subset_accuracy": "share of the images with every label right",
     "hamming_loss": "share of the labels that are wrong",
 }
 

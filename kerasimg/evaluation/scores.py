@@ -33,7 +33,7 @@ TOP_K = (2, 3, 5, 10)
 """Top-k accuracy is told for each of these that is less than the number of classes."""
 
 AREAS = 2**23
-"""Areas under curves are found for up to so many pictures times classes, which takes some ten seconds."""
+"""Areas under curves are found for up to so many images times classes, which takes some ten seconds."""
 
 MOST_CONFUSED = 20
 """Pairs of classes that are listed."""
@@ -114,7 +114,7 @@ def _multilabel(truth: np.ndarray, p: np.ndarray, classes: list[str], thresholds
     per_class = _per_class(found, classes, truth.T, p.T if p.size <= AREAS else None)
     areas = [row["average_precision"] for row in per_class.values()]
     defined = [area for area in areas if area is not None]
-    # Each label of each picture is a decision between two, wherever its threshold stands.
+    # Each label of each image is a decision between two, wherever its threshold stands.
     confidence = np.maximum(p, 1 - p).reshape(-1)
     error, bins = reliability(confidence, ((p > THRESHOLD) == truth).reshape(-1))
     return {

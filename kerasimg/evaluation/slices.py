@@ -20,11 +20,11 @@ from kerasimg.spec.document import Task
 VALUES = 20
 """A column of more values is cut at its quartiles where all of them are numbers, and else left out."""
 SMALL = 30
-"""A slice of fewer pictures is marked as small: its figures say little."""
+"""A slice of fewer images is marked as small: its figures say little."""
 
 
 def extra_columns(source: Source, indices: Sequence[int] | np.ndarray) -> dict[str, list[Any]]:
-    """What else a manifest says of the pictures than labels and split: column -> a value for each, None for none."""
+    """What else a manifest says of the images than labels and split: column -> a value for each, None for none."""
     extras = [source.items[index].extras for index in indices]
     names = dict.fromkeys(name for extra in extras for name in extra if not name.startswith(PREFIX))
     return {name: [extra.get(name) for extra in extras] for name in names}
@@ -77,7 +77,7 @@ def _row(
 
 
 def _groups(values: Sequence[Any]) -> tuple[list[str], list[str]]:
-    """The slice of each picture, and the slices: most pictures first, or quarters in their order."""
+    """The slice of each image, and the slices: most images first, or quarters in their order."""
     texts = [as_text(value) for value in values]
     counts = Counter(texts)
     if len(counts) <= VALUES or (numbers := _numbers(texts)) is None:

@@ -13,7 +13,7 @@ from rich.text import Text
 from kerasimg.escaping import deep
 
 _SHOWN = 30
-"""Up to so many classes all are shown; of more, those that have pictures, the `_EXTREMES` worst and best by F1."""
+"""Up to so many classes all are shown; of more, those that have images, the `_EXTREMES` worst and best by F1."""
 _EXTREMES = 10
 _PAIRS = 5
 
@@ -39,7 +39,7 @@ def print_scores(scores: dict[str, Any], console: Console | None = None) -> None
 def _figures(scores: dict[str, Any]) -> Table:
     reach: dict[str, Any] = scores.get("intervals", {})
     columns = [f"{scores['intervals_by']['level']:.0%} interval"] if reach else []
-    table = _table(f"{scores['n']} pictures, {len(scores['classes'])} classes", "figure", "value", *columns)
+    table = _table(f"{scores['n']} images, {len(scores['classes'])} classes", "figure", "value", *columns)
     for name, figure in scores.items():
         if name == "temperature" and figure == 1:
             continue
@@ -59,7 +59,7 @@ def _slices(scores: dict[str, Any]) -> Iterator[Table]:
             "macro_f1",
         ]
         columns = [part for name in names for part in (_words(name), "interval")]
-        table = _table(f"By {sliced['column']}", "class", "pictures", *columns)
+        table = _table(f"By {sliced['column']}", "class", "images", *columns)
         table.columns[0].header = sliced["column"]
         for row in sliced["rows"]:
             figures = [
@@ -80,7 +80,7 @@ def _classes(scores: dict[str, Any]) -> Table:
     def add(names: Iterable[str]) -> None:
         for name in names:
             row = per_class[name]
-            # Without a picture a class is neither good nor bad.
+            # Without an image a class is neither good nor bad.
             figures = [_number(row[column] if row["support"] else None) for column in columns]
             table.add_row(Text(name), *figures, str(row["support"]))
 
@@ -88,7 +88,7 @@ def _classes(scores: dict[str, Any]) -> Table:
     if len(shown) > _SHOWN:
         shown = [name for name in shown if per_class[name]["support"]]
         shown.sort(key=lambda name: per_class[name]["f1"])
-        table.title = "Classes with pictures, worst first"
+        table.title = "Classes with images, worst first"
     if len(shown) <= _SHOWN:
         add(shown)
         return table
@@ -102,7 +102,7 @@ def _classes(scores: dict[str, Any]) -> Table:
 def _confused(scores: dict[str, Any]) -> Table | None:
     if "most_confused" not in scores:
         return None
-    table = _table("Most confused", "truth", "taken for", "pictures", "of the class")
+    table = _table("Most confused", "truth", "taken for", "images", "of the class")
     for row in scores["most_confused"][:_PAIRS]:
         table.add_row(Text(row["truth"]), Text(row["prediction"]), str(row["n"]), f"{row['share']:.0%}")
     return table if table.row_count else None

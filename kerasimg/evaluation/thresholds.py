@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError, GateError, nearest
 from kerasimg.evaluation.calibrate import decide_by
-from kerasimg.evaluation.evaluate import choose_pictures, predicted
+from kerasimg.evaluation.evaluate import choose_images, predicted
 from kerasimg.evaluation.predictions import THRESHOLD
 from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference, model_file
@@ -23,7 +23,7 @@ AIMS = ("f1", "youden", "cost", "precision>=P", "recall>=R")
 
 
 class Counts(NamedTuple):
-    """What each of M thresholds gives: how many of the pictures above it are of the label, and how many are not."""
+    """What each of M thresholds gives: how many of the images above it are of the label, and how many are not."""
 
     thresholds: np.ndarray
     hits: np.ndarray
@@ -33,7 +33,7 @@ class Counts(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A threshold, and what it gives on the pictures that it was chosen by."""
+    """A threshold, and what it gives on the images that it was chosen by."""
 
     threshold: float
     met: bool
@@ -60,12 +60,12 @@ def choose_thresholds(
     aim: "f1", the highest F1; "precision>=0.95", the highest recall with at least that precision; "recall>=0.9", the
     highest precision with at least that recall; "youden", the highest true less false positive rate; "cost", the
     lowest cost of false_positive and false_negative for each such mistake.
-    data, part: the pictures to choose by; None: the validation part of the run.
+    data, part: the images to choose by; None: the validation part of the run.
     undo: set the thresholds back to 0.5 instead.
 
     Returns what also stands in the run's thresholds.json: `aim`, `fitted_on`, `thresholds` (label -> threshold) and
-    `labels`, what each gives on the pictures it was chosen by. GateError where no label can meet the aim; one that
-    cannot while others do gets the threshold that comes nearest, and one without pictures keeps 0.5, both `met` false.
+    `labels`, what each gives on the images it was chosen by. GateError where no label can meet the aim; one that
+    cannot while others do gets the threshold that comes nearest, and one without images keeps 0.5, both `met` false.
     """
     file = model_file(run)
     classifier = Classifier.open(run)
@@ -78,7 +78,7 @@ def choose_thresholds(
         RunFolder(file.parent).thresholds_file.unlink(missing_ok=True)
         decide_by(classifier, file, classifier.temperature, None)
         return {"thresholds": dict.fromkeys(labels, THRESHOLD)}
-    asked = choose_pictures(classifier, data, part, otherwise="validation")
+    asked = choose_images(classifier, data, part, otherwise="validation")
     truth = asked.source.label_ids(asked.indices).reshape(len(asked.indices), -1)
     p = predicted(replace(classifier, thresholds=None), asked.source, asked.indices).reshape(len(truth), -1)
     chosen = {label: choose(truth[:, k], p[:, k], best) for k, label in enumerate(labels)}
@@ -88,7 +88,7 @@ def choose_thresholds(
             for label, one in list(chosen.items())[:12]
         )
         raise GateError(
-            f"the aim '{aim}' cannot be met on the {len(truth):,} pictures of {asked.source.where} ({asked.part}): "
+            f"the aim '{aim}' cannot be met on the {len(truth):,} images of {asked.source.where} ({asked.part}): "
             f"{reached}. Nothing was changed; ask for less"
         )
     told: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The base of augmentation layers that treat each picture by itself."""
+"""The base of augmentation layers that treat each image by itself."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _IMAGE_LAYER: Any = keras_internals.image_layer_class()
 
 
 class PerImage(_IMAGE_LAYER):
-    """An augmentation; a subclass varies a batch in `_vary`, each picture in its own way.
+    """An augmentation; a subclass varies a batch in `_vary`, each image in its own way.
 
-    (N, H, W, C) or (H, W, C) -> the same shape, in training; in inference pictures pass.
+    (N, H, W, C) or (H, W, C) -> the same shape, in training; in inference images pass.
     Like Keras' own image layers it works in tf.data on every backend, and takes `training` as true unless told.
     value_range: [lowest, highest] value of a pixel.
     """
@@ -33,7 +33,7 @@ class PerImage(_IMAGE_LAYER):
         self.generator = keras.random.SeedGenerator(seed)
 
     def transform_images(self, images: Any, transformation: Any = None, training: bool = True) -> Any:
-        """Vary a batch of pictures."""
+        """Vary a batch of images."""
         images = self.backend.cast(images, "float32")
         if training:
             low, high = self.value_range
@@ -54,7 +54,7 @@ class PerImage(_IMAGE_LAYER):
         return {**super().get_config(), "value_range": self.value_range, "seed": self.seed}
 
     def _vary(self, pixels: Any) -> Any:
-        """Vary pictures, (N, H, W, C) float32 of 0-255."""
+        """Vary images, (N, H, W, C) float32 of 0-255."""
         raise NotImplementedError
 
     def _uniform(self, *shape: Any) -> Any:
@@ -63,7 +63,7 @@ class PerImage(_IMAGE_LAYER):
         return self.backend.random.uniform(shape, dtype="float32", seed=seed)
 
     def _only(self, chosen: Any, images: Any, function: Callable[..., Any], *rows: Any) -> Any:
-        """Replace the chosen pictures, (N,) bool, by function(pictures, *rows), where the rows are one a picture.
+        """Replace the chosen images, (N,) bool, by function(images, *rows), where the rows are one an image.
 
         TensorFlow, and so tf.data, computes it for the chosen ones alone; the others need shapes that are known.
         """

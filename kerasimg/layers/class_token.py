@@ -1,4 +1,4 @@
-"""Learned tokens before those of the picture."""
+"""Learned tokens before those of the image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kerasimg.layers.images import check_tokens
 
 @keras.saving.register_keras_serializable(package="kerasimg")
 class ClassToken(keras.layers.Layer):
-    """Put learned tokens, which gather the class, before the picture's (Dosovitskiy et al. 2021, arXiv:2010.11929).
+    """Put learned tokens, which gather the class, before the image's (Dosovitskiy et al. 2021, arXiv:2010.11929).
 
     (N, T, C) -> (N, count + T, C).  `TakeToken` reads one of them at the end.
     count: 2 in DeiT with distillation (Touvron et al. 2021, arXiv:2012.12877); more are registers (Darcet et al. 2024,

@@ -10,9 +10,9 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="kerasimg")
 class DropPath(keras.layers.Layer):
-    """Drop the whole branch of a residual block, picture by picture (Huang et al. 2016, arXiv:1603.09382).
+    """Drop the whole branch of a residual block, image by image (Huang et al. 2016, arXiv:1603.09382).
 
-    (N, ...) -> the same shape. In training a picture's values are all 0 with probability `rate`, else divided by
+    (N, ...) -> the same shape. In training an image's values are all 0 with probability `rate`, else divided by
     1 - rate, so that their mean stays; in inference they pass.
     rate: in [0, 1).
     """
@@ -33,7 +33,7 @@ class DropPath(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Drop whole pictures."""
+        """Drop whole images."""
         if not training or self.rate == 0:
             return inputs
         shape = (ops.shape(inputs)[0], *(1 for _ in inputs.shape[1:]))

@@ -1,4 +1,4 @@
-"""Squares cut out of a picture in a grid."""
+"""Squares cut out of an image in a grid."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kerasimg.layers.augmentation import PerImage
 
 @keras.saving.register_keras_serializable(package="kerasimg")
 class GridMask(PerImage):
-    """Cut a grid of squares out of each picture, of its own width and place (Chen et al. 2020, arXiv:2001.04086).
+    """Cut a grid of squares out of each image, of its own width and place (Chen et al. 2020, arXiv:2001.04086).
 
     (N, H, W, C) or (H, W, C) -> the same shape.
-    rate: share of the pictures, in [0, 1].
+    rate: share of the images, in [0, 1].
     ratio: share of a cell's side that stays visible, in (0, 1); 0.6 cuts out 0.16 of the area.
-    cell: [least, most] side of a cell as shares of the picture's shorter side, above 0; 96 to 224 of 224 in the paper.
+    cell: [least, most] side of a cell as shares of the image's shorter side, above 0; 96 to 224 of 224 in the paper.
     fill_value: 0-255.  value_range: [lowest, highest] value of a pixel.
     """
 

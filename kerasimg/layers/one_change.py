@@ -1,4 +1,4 @@
-"""The fourteen changes that TrivialAugment and RandAugment choose from, one for each picture."""
+"""The fourteen changes that TrivialAugment and RandAugment choose from, one for each image."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Strengths(NamedTuple):
 
 
 class OneChange(PerImage):
-    """The base of layers that change each picture in one of fourteen ways."""
+    """The base of layers that change each image in one of fourteen ways."""
 
     def __init__(
         self,
@@ -62,13 +62,13 @@ class OneChange(PerImage):
         return {**super().get_config(), "fill_value": self.fill_value}
 
     def _draw(self, count: Any) -> Any:
-        """A change for each of so many pictures, (N,) int32."""
+        """A change for each of so many images, (N,) int32."""
         numbers = self.backend.numpy.floor(self._uniform(count) * len(CHANGES))
         # Rounding may reach the end of the range.
         return self.backend.numpy.minimum(self.backend.cast(numbers, "int32"), len(CHANGES) - 1)
 
     def _change(self, pixels: Any, change: Any, magnitude: Any, strengths: Strengths) -> Any:
-        """Change each picture.
+        """Change each image.
 
         pixels: (N, H, W, C) of 0-255.  change: (N,) int32, indices of CHANGES.  magnitude: (N,) in [-1, 1]; where a
         sign makes no sense, it is not looked at.
@@ -86,7 +86,7 @@ class OneChange(PerImage):
         return self.cut(pixels, is_, self.backend.numpy.abs(magnitude), strengths)
 
     def matrices(self, pixels: Any, is_: dict[str, Any], magnitude: Any, strengths: Strengths) -> Any:
-        """(N, 8): from each place of the result to that of the picture it shows, about the middle."""
+        """(N, 8): from each place of the result to that of the image it shows, about the middle."""
         numpy = self.backend.numpy
         height, width = (self.backend.cast(side, "float32") for side in self.backend.shape(pixels)[1:3])
         of = {name: self.backend.cast(is_[name], "float32") * magnitude for name in GEOMETRY}
@@ -131,7 +131,7 @@ class OneChange(PerImage):
         below = numpy.cumsum(counts, axis=1)
         # The largest value that occurs is left out of the sum.
         occurring = numpy.where(counts > 0, numpy.arange(256, dtype="int32"), 0)
-        # There may be no picture to equalize.
+        # There may be no image to equalize.
         largest = numpy.max(occurring, axis=1, keepdims=True, initial=0)
         last = numpy.take_along_axis(counts, largest, axis=1)
         step = numpy.floor((below[:, -1:] - last) / 255)

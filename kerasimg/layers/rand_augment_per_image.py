@@ -1,4 +1,4 @@
-"""Several random changes a picture."""
+"""Several random changes an image."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kerasimg.layers.one_change import OneChange, Strengths
 
 @keras.saving.register_keras_serializable(package="kerasimg")
 class RandAugmentPerImage(OneChange):
-    """Change each picture in several random ways of one strength (RandAugment: Cubuk et al. 2020, arXiv:1909.13719).
+    """Change each image in several random ways of one strength (RandAugment: Cubuk et al. 2020, arXiv:1909.13719).
 
     (N, H, W, C) or (H, W, C) -> the same shape. Unlike Keras' RandAugment, which makes one choice for a whole batch and
-    computes all of the ways, each picture has its own, and little else is computed.
+    computes all of the ways, each image has its own, and little else is computed.
     num_ops: how many ways, one after the other.  magnitude: in [0, 1]; 9 of the paper's 30 is 0.3.
     fill_value: 0-255, of what comes in from outside.  value_range: [lowest, highest] value of a pixel.
     """
@@ -59,7 +59,7 @@ class RandAugmentPerImage(OneChange):
         return pixels
 
     def strengths(self, height: Any, width: Any) -> Strengths:
-        """What the changes do to pictures of this size at magnitude 1."""
+        """What the changes do to images of this size at magnitude 1."""
         # 150 of 331 pixels, in the paper.
         across, down = width * (150 / 331), height * (150 / 331)
         return Strengths(shear=0.3, translate_px=(across, down), rotate=math.radians(30), blend=0.9, bits=4)

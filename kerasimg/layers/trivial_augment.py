@@ -1,4 +1,4 @@
-"""One random change a picture."""
+"""One random change an image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDE: Final = Strengths(shear=0.99, translate_px=(32, 32), rotate=math.radians(1
 
 @keras.saving.register_keras_serializable(package="kerasimg")
 class TrivialAugment(OneChange):
-    """Change each picture in one random way, as strongly as chance has it (Müller & Hutter 2021, arXiv:2103.10158).
+    """Change each image in one random way, as strongly as chance has it (Müller & Hutter 2021, arXiv:2103.10158).
 
     (N, H, W, C) or (H, W, C) -> the same shape. The fourteen ways are those of the paper's Wide setting: none, shear,
     translate, rotate, brightness, color, contrast, sharpness, posterize, solarize, auto-contrast, equalize.
@@ -39,5 +39,5 @@ class TrivialAugment(OneChange):
         return self._change(pixels, self._draw(count), 2 * self._uniform(count) - 1, WIDE)
 
     def strengths(self, height: Any, width: Any) -> Strengths:
-        """What the changes do at magnitude 1, whatever the size of the pictures."""
+        """What the changes do at magnitude 1, whatever the size of the images."""
         return WIDE

@@ -12,8 +12,8 @@ from keras import ops
 class ExpectedCalibrationError(keras.metrics.Metric):
     """Mean gap between confidence and accuracy (Guo et al. 2017, arXiv:1706.04599); in [0, 1], 0 is best.
 
-    Pictures are sorted by confidence, the probability of the predicted class, into bins of equal width; the gaps
-    between mean confidence and accuracy of the bins are averaged by the bins' shares of the pictures.
+    Images are sorted by confidence, the probability of the predicted class, into bins of equal width; the gaps
+    between mean confidence and accuracy of the bins are averaged by the bins' shares of the images.
     y_true: (N,) or (N, 1) integers, or (N, K) one-hot.
     y_pred: (N, K) probabilities; (N,) or (N, 1): of class 1.  from_logits: y_pred is what softmax or sigmoid takes.
     bins: 1 or more.
@@ -34,7 +34,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
             raise ValueError(f"ExpectedCalibrationError: bins must be 1 or more, got {bins}")
         self.bins = bins
         self.from_logits = from_logits
-        # Of each bin: the weight of its pictures, and the sum of confidence minus hit.
+        # Of each bin: the weight of its images, and the sum of confidence minus hit.
         self.weight = self.add_variable((bins,), "zeros", name="weight")
         self.gaps = self.add_variable((bins,), "zeros", name="gaps")
 

@@ -24,7 +24,7 @@ DEFAULT_LIMITS: Mapping[str, int] = {
     "layers": 5_000,
     "initializers": 20_000_000_000,
 }
-"""params: parameters of the model. tensor: values of the picture, or of the largest output of a layer for one picture.
+"""params: parameters of the model. tensor: values of the image, or of the largest output of a layer for one image.
 layers: those of backbones counted. initializers: multiplications that orthogonal initial values take."""
 
 

@@ -100,11 +100,11 @@ class Classifier:
         folder_of_run = path if path.is_dir() else None
         return Classifier(model, spec, tuple(content.classes), folder_of_run, content.temperature, thresholds)
 
-    def probabilities(self, pictures: Any) -> np.ndarray:
-        """(N, K) float32 for pictures (N, H, W, C), 0-255, or for batches of them as the pipeline gives."""
+    def probabilities(self, images: Any) -> np.ndarray:
+        """(N, K) float32 for images (N, H, W, C), 0-255, or for batches of them as the pipeline gives."""
         kind = output_kind(self.model)
         task = self.spec.task
-        return at_temperature(as_probabilities(answers(self.model, pictures), kind, task), self.temperature, task)
+        return at_temperature(as_probabilities(answers(self.model, images), kind, task), self.temperature, task)
 
 
 def model_file(ref: ClassifierReference) -> Path:

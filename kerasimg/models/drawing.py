@@ -1,6 +1,6 @@
-"""A model's outline as text in columns, and as an SVG picture that needs no graphviz and loads nothing.
+"""A model's outline as text in columns, and as an SVG image that needs no graphviz and loads nothing.
 
-The picture is layered (Sugiyama, Tagawa, Toda 1981, doi:10.1109/TSMC.1981.4308636): each part one row below the last of
+The image is layered (Sugiyama, Tagawa, Toda 1981, doi:10.1109/TSMC.1981.4308636): each part one row below the last of
 its inputs, the parts of a row ordered by the mean place of their neighbours, long edges led past the rows between.
 """
 
@@ -52,7 +52,7 @@ def as_text(name: str, outline: Outline, parts: Sequence[Part]) -> str:
 
 
 def as_svg(name: str, outline: Outline, parts: Sequence[Part]) -> str:
-    """The picture, a whole SVG document of version 1.1."""
+    """The image, a whole SVG document of version 1.1."""
     image = Part(IMAGE, "", (), outline.image, 0)
     placed = _Placing([image, *parts])
     boxes = "\n".join(_box(part, placed.at[part.name], outline.params) for part in (image, *parts))

@@ -49,7 +49,7 @@ class FlatGraph:
         return found
 
     def elements(self, number: int) -> float:
-        """How many numbers a value holds for one picture; infinite where the shape is open."""
+        """How many numbers a value holds for one image; infinite where the shape is open."""
         size = 1.0
         for length in self.tensors[number].shape[1:]:
             size *= float("inf") if length is None else length

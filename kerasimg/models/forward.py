@@ -1,7 +1,7 @@
-"""A model's forward pass, compiled once for any number of pictures, for all who ask the model in a process.
+"""A model's forward pass, compiled once for any number of images, for all who ask the model in a process.
 
 Keras compiles `predict` anew for batches from a data set, for arrays, and for each size of them, which takes longer
-than a few hundred pictures do. The seam's check, the evaluation, the report and the explanations share this one.
+than a few hundred images do. The seam's check, the evaluation, the report and the explanations share this one.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import keras
 import numpy as np
 
 BATCH_SIZE = 64
-"""Pictures at a time, where an array holds more."""
+"""Images at a time, where an array holds more."""
 
 ATTRIBUTE = "_kerasimg_forward"
 """Where a model keeps it: as long as the model, and in no file, for it is neither a layer nor a variable."""
 
 
 def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
-    """The forward pass of a model with one input: pictures (N, H, W, C), 0-255 -> its first output (N, ...) float32.
+    """The forward pass of a model with one input: images (N, H, W, C), 0-255 -> its first output (N, ...) float32.
 
     As in inference, with the weights that the model has at the time of the call.
     """
     if keras.backend.backend() != "tensorflow":
-        return lambda pictures: _first(model.predict_on_batch(np.asarray(pictures)))
+        return lambda images: _first(model.predict_on_batch(np.asarray(images)))
     found = getattr(model, ATTRIBUTE, None)
     if found is None:
         found = _Compiled(model)
@@ -33,15 +33,15 @@ def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     return found
 
 
-def answers(model: keras.Model, pictures: Any) -> np.ndarray:
-    """What a model gives for pictures (N, H, W, C), 0-255, or for batches of them as the pipeline gives: float32."""
+def answers(model: keras.Model, images: Any) -> np.ndarray:
+    """What a model gives for images (N, H, W, C), 0-255, or for batches of them as the pipeline gives: float32."""
     if keras.backend.backend() != "tensorflow":
-        return _first(model.predict(pictures, verbose=0))
+        return _first(model.predict(images, verbose=0))
     run = forward(model)
-    if hasattr(pictures, "shape"):
-        starts = range(0, len(pictures), BATCH_SIZE)
-        return np.concatenate([run(pictures[start : start + BATCH_SIZE]) for start in starts])
-    return np.concatenate([run(batch[0] if isinstance(batch, tuple) else batch) for batch in pictures])
+    if hasattr(images, "shape"):
+        starts = range(0, len(images), BATCH_SIZE)
+        return np.concatenate([run(images[start : start + BATCH_SIZE]) for start in starts])
+    return np.concatenate([run(batch[0] if isinstance(batch, tuple) else batch) for batch in images])
 
 
 class _Compiled:
@@ -54,17 +54,17 @@ class _Compiled:
         self.dtype = image.dtype
         signature = [tf.TensorSpec((None, *image.shape[1:]), image.dtype)]
 
-        def run(pictures: Any) -> Any:
-            return tf.cast(keras.tree.flatten(model(pictures, training=False))[0], tf.float32)
+        def run(images: Any) -> Any:
+            return tf.cast(keras.tree.flatten(model(images, training=False))[0], tf.float32)
 
         # The traced function itself: to TensorFlow's warning of functions traced too often, many models' are one.
         traced = tf.function(tf.autograph.experimental.do_not_convert(run), input_signature=signature)
         self.function = traced.get_concrete_function()
 
-    def __call__(self, pictures: Any) -> np.ndarray:
+    def __call__(self, images: Any) -> np.ndarray:
         import tensorflow as tf
 
-        tensor = tf.cast(pictures, self.dtype)
+        tensor = tf.cast(images, self.dtype)
         return np.asarray(self.function(tensor).numpy())
 
 

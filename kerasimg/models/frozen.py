@@ -43,12 +43,12 @@ class Split:
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of the seam for one picture."""
+        """Shapes of the seam for one image."""
         return [tuple(tensor.shape[1:]) for tensor in self.frozen.outputs]
 
     @property
     def elements(self) -> int:
-        """How many numbers cross the seam for one picture."""
+        """How many numbers cross the seam for one image."""
         return sum(math.prod(shape) for shape in self.shapes)
 
     @property

@@ -174,7 +174,7 @@ class Graph:
     def _input_shape(self, call: Call) -> tuple[int, int, int]:
         pixels: Any = call.inputs
         if isinstance(pixels, (list, dict)) or len(pixels.shape) != 4:
-            self.report(call.node.path, "a backbone takes one input, a picture or a feature map")
+            self.report(call.node.path, "a backbone takes one input, an image or a feature map")
         height, width, channels = pixels.shape[1:]
         return height, width, channels
 

@@ -45,7 +45,7 @@ NAMES: dict[Form, str] = {
 """Form -> what the user reads."""
 
 TOLERANCE: dict[Form, float] = {"plain": 1e-6, "folded": 1e-4, "litert": 1e-4, "bfloat16": 0.02}
-"""How far the probabilities of a picture may be from the unsplit model's: the mean over the pictures of the largest
+"""How far the probabilities of an image may be from the unsplit model's: the mean over the images of the largest
 difference of a class."""
 
 NEAR_TIE = 5
@@ -55,7 +55,7 @@ NEXT: dict[Form, Form] = {"bfloat16": "folded", "litert": "folded", "folded": "p
 """What is taken where a form does not agree."""
 
 TRIAL_FROM = 20_000
-"""Pictures to compute from which on the forms are timed against one another; below, a rule is cheaper."""
+"""Images to compute from which on the forms are timed against one another; below, a rule is cheaper."""
 
 TRIAL_BATCHES = 3
 
@@ -64,9 +64,9 @@ class Agreement(NamedTuple):
     """How the split model compares with the unsplit one."""
 
     probabilities: float
-    """Mean over the pictures of the largest difference of a class."""
+    """Mean over the images of the largest difference of a class."""
     same_first: bool
-    """Whether the first class is the same for every picture but near-ties."""
+    """Whether the first class is the same for every image but near-ties."""
 
 
 @dataclass(eq=False)
@@ -83,7 +83,7 @@ class Engine:
     in_graph: bool
     program: Program | None = None
     rates: dict[str, float] = field(default_factory=dict)
-    """Form -> pictures a second, as timed."""
+    """Form -> images a second, as timed."""
     agreement: Agreement | None = None
     said: tuple[str, ...] = ()
     """What was tried and why it was left."""
@@ -106,7 +106,7 @@ class Engine:
         """One line for the user."""
         line = f"frozen part: {self.split.parameters:,} parameters, {NAMES[self.form]}"
         if self.form in self.rates:
-            line += f", {self.rates[self.form]:,.0f} pictures/s"
+            line += f", {self.rates[self.form]:,.0f} images/s"
         if self.form != "plain" and "plain" in self.rates:
             line += f" (Keras: {self.rates['plain']:,.0f})"
         if self.split.silenced:
@@ -117,7 +117,7 @@ class Engine:
     def figures(self) -> dict[str, Any]:
         """For the run's record."""
         found: dict[str, Any] = {"form": self.form, "parameters": self.split.parameters}
-        found["pictures_per_second"] = {name: round(rate, 1) for name, rate in self.rates.items()}
+        found["images_per_second"] = {name: round(rate, 1) for name, rate in self.rates.items()}
         if self.program is not None:
             found["folded_normalizations"] = self.program.folded
             found["called_layers"] = list(self.program.called)
@@ -131,9 +131,9 @@ class Engine:
 
 
 def engine(split: Split, batch_size: int, precision: Precision = "auto", work: int = 0) -> Engine:
-    """The engine of a form; `auto` chooses by rule, or, from TRIAL_FROM pictures on, by timing the forms in turn.
+    """The engine of a form; `auto` chooses by rule, or, from TRIAL_FROM images on, by timing the forms in turn.
 
-    work: how many pictures it is to compute, over all epochs. CallError for a form that cannot be had here.
+    work: how many images it is to compute, over all epochs. CallError for a form that cannot be had here.
     """
     if precision not in get_args(Precision):
         raise CallError(f"no precision '{precision}' (there are: {', '.join(get_args(Precision))})")
@@ -157,7 +157,7 @@ def settle(
     work: int = 0,
     task: str = "multiclass",
 ) -> Engine:
-    """The engine of `engine` that agrees with the unsplit model on these real pictures, or the next one that does.
+    """The engine of `engine` that agrees with the unsplit model on these real images, or the next one that does.
 
     images: a handful, (N, H, W, C) float32 0-255.  A form that the caller names is kept, and said to differ.
     """
@@ -267,7 +267,7 @@ def _plain(split: Split, batch_size: int) -> Engine:
 
 
 def _litert(split: Split, batch_size: int) -> Engine:
-    """The frozen part exported to LiteRT; it takes any number of pictures, one batch after the other."""
+    """The frozen part exported to LiteRT; it takes any number of images, one batch after the other."""
     if keras.backend.backend() != "tensorflow":
         raise CallError("LiteRT as an engine needs the TensorFlow backend")
     interpreter = _Interpreter(split.frozen, batch_size)
@@ -329,7 +329,7 @@ class _Interpreter:
 
 
 def _timed(engines: list[Engine]) -> dict[str, float]:
-    """Pictures a second of each form: the best of a few batches, the forms in turn."""
+    """Images a second of each form: the best of a few batches, the forms in turn."""
     shape = engines[0].split.frozen.inputs[0].shape[1:]
     size = engines[0].batch_size
     images = np.random.default_rng(0).uniform(0, 255, (size, *shape)).astype(np.float32)
@@ -360,7 +360,7 @@ def _by_row(outputs: np.ndarray) -> np.ndarray:
 
 
 def _same_first(made: Engine, wanted: np.ndarray, found: np.ndarray) -> bool:
-    """Whether each picture's first class is the same, or was nearly not the first one."""
+    """Whether each image's first class is the same, or was nearly not the first one."""
     if wanted.shape[-1] < 2:
         return True
     rows = np.arange(len(wanted))

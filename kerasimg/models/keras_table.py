@@ -45,7 +45,7 @@ OWN: Final = {
 """The groups to which kerasimg adds classes, and their base."""
 
 NO_AUGMENTATION: Final = {"Resizing", "CenterCrop"}
-"""Image layers that change no picture at random."""
+"""Image layers that change no image at random."""
 
 TAKES_A_LIST: Final = {"Attention", "AdditiveAttention"}
 """Layers that take their inputs as one list, though they are no merging layers."""

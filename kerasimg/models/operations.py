@@ -298,10 +298,10 @@ def _pooled(layer: str) -> Rewrite:
 
 
 def _reshaped(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
-    """Reshape, squeeze and expand_dims alike: the pictures stay apart, each takes a new shape."""
+    """Reshape, squeeze and expand_dims alike: the images stay apart, each takes a new shape."""
     before, after = given[0].shape[1:], shape[1:]
     if shape[0] is not None or None in (*before, *after) or math.prod(before) != math.prod(after) or not after:
-        raise Inexpressible("reshapes across pictures, or to a size that is not known: use keras.layers.Reshape")
+        raise Inexpressible("reshapes across images, or to a size that is not known: use keras.layers.Reshape")
     return emit("Reshape", {"target_shape": list(after)}, given[0])
 
 
@@ -315,7 +315,7 @@ def _transposed(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[A
 def _concatenated(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
     tensors = list(given[0])
     if not all(isinstance(tensor, Tensor) for tensor in tensors) or operation.axis == 0:
-        raise Inexpressible("concatenates constants or pictures: use keras.layers.Concatenate of tensors")
+        raise Inexpressible("concatenates constants or images: use keras.layers.Concatenate of tensors")
     axis = operation.axis if operation.axis != len(shape) - 1 else -1
     return emit("Concatenate", {} if axis == -1 else {"axis": axis}, tensors)
 

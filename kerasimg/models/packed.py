@@ -115,11 +115,11 @@ def _vectors(classifier: Classifier) -> bytes:
     height, width = image.size
     files, rows = [], []
     for number in range(VECTORS):
-        picture = drawn(number, height, width).convert("RGB" if image.channels == 3 else "L")
+        img = drawn(number, height, width).convert("RGB" if image.channels == 3 else "L")
         file = io.BytesIO()
-        picture.save(file, "PNG")
+        img.save(file, "PNG")
         files.append(base64.b64encode(file.getvalue()).decode())
-        rows.append(np.asarray(picture, np.float32).reshape(height, width, image.channels))
+        rows.append(np.asarray(img, np.float32).reshape(height, width, image.channels))
     told = classifier.probabilities(np.stack(rows)).astype(float).tolist()
     return json.dumps({"images": files, "probabilities": told}).encode()
 

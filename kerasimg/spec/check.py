@@ -62,7 +62,7 @@ class Checker:
         return check_call(call, report, self.open_spec)
 
     def shape(self, handle: Handle) -> Sequence[Any]:
-        """The picture's, for the input; else unknown."""
+        """The image's, for the input; else unknown."""
         return self.size if handle == "image" else (UNKNOWN, UNKNOWN, UNKNOWN)
 
 

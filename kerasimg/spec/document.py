@@ -96,7 +96,7 @@ class Standardize(Section):
 
 
 class Image(Section):
-    """The one contract by which any picture becomes the model's input, wherever the model runs."""
+    """The one contract by which any image becomes the model's input, wherever the model runs."""
 
     size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [224, 224]
     """[height, width] in pixels."""
@@ -108,7 +108,7 @@ class Image(Section):
     interpolation: Interpolation = "bilinear"
     """The filter of the resize, always antialiased (but for nearest)."""
     background: Annotated[list[Byte], Field(min_length=3, max_length=3)] = [255, 255, 255]
-    """RGB on which transparent pictures are flattened, and with which `pad` fills."""
+    """RGB on which transparent images are flattened, and with which `pad` fills."""
     scale: ScaleName | Standardize = "auto"
     """How the model sees a pixel of 0-255. auto: as the backbone wants it, else unit. none: 0 to 255. unit: 0 to 1.
     symmetric: -1 to 1. imagenet: minus mean, by standard deviation, of ImageNet. caffe: BGR minus mean."""
@@ -178,7 +178,7 @@ class Stage(Section):
     mode: Literal["min", "max", "auto"] = "auto"
     """Whether less or more of `monitor` is better; auto: as the metric's class says."""
     size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None = None
-    """[height, width] of this stage's pictures, for progressive resizing; null: `image.size`."""
+    """[height, width] of this stage's images, for progressive resizing; null: `image.size`."""
 
     @model_validator(mode="after")
     def _one_way_down(self) -> Stage:
@@ -192,7 +192,7 @@ class Teacher(Section):
 
     run: str
     """Its run's folder, or its model.keras, as seen from where the training is started. It must know the same classes
-    and see pictures of the same size."""
+    and see images of the same size."""
     temperature: PositiveFloat = 3.0
     """Softens both models' probabilities before they are compared; more shows more of the unlikely classes."""
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -213,14 +213,14 @@ class Fit(Section):
     """How the model is trained."""
 
     batch_size: PositiveInt | Literal["auto"] = 32
-    """Pictures per step. auto: by a short trial, the largest power of two that fits the memory and at which a picture
+    """Images per step. auto: by a short trial, the largest power of two that fits the memory and at which an image
     takes no longer."""
     stages: Annotated[list[Stage], Field(min_length=1)] = [Stage()]
     """Trained one after the other."""
     validation_split: Fraction = 0.15
-    """Share of the pictures held out to steer by, where the data has no validation part. Stratified."""
+    """Share of the images held out to steer by, where the data has no validation part. Stratified."""
     test_split: Fraction = 0.15
-    """Share of the pictures held out to judge by, where the data has no test part. Stratified."""
+    """Share of the images held out to judge by, where the data has no test part. Stratified."""
     group: Group | None = None
     """Which images belong together (one patient, object or burst), and stay in one part and one fold: "folder", the
     first folder below the class, or {"column": NAME} of the manifest; null: each image by itself."""
@@ -228,7 +228,7 @@ class Fit(Section):
     """balanced: n / (classes * n of the class), as in scikit-learn; multilabel: of each label, those that hold against
     those that do not. sqrt: its square root."""
     sample_weight: str | None = None
-    """The column of the manifest that says how much each picture counts in training; times its class weight."""
+    """The column of the manifest that says how much each image counts in training; times its class weight."""
     seed: Seed = 0
     """Of the split, the initial weights, the order and the augmentation."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16", "auto"] = "float32"
@@ -244,7 +244,7 @@ class Fit(Section):
     fresh: in every epoch, as an engine without gradients. off: as any other layer. auto: the cheapest of them that
     leaves the training what it is."""
     views: PositiveInt | None = None
-    """Augmented views of each picture, drawn once, that take turns in the epochs; null: new ones in every epoch."""
+    """Augmented views of each image, drawn once, that take turns in the epochs; null: new ones in every epoch."""
     teacher: Teacher | None = None
     """A larger model to learn from; null: from the labels alone."""
     callbacks: list[Annotated[Any, Named("callbacks")]] = []
@@ -253,7 +253,7 @@ class Fit(Section):
     @model_validator(mode="after")
     def _splits_leave_something(self) -> Fit:
         if self.validation_split + self.test_split >= 1:
-            raise ValueError("validation_split + test_split must be below 1, so that pictures are left to train on")
+            raise ValueError("validation_split + test_split must be below 1, so that images are left to train on")
         return self
 
 
@@ -265,7 +265,7 @@ class Limits(Section):
     litert_bytes: PositiveInt | None = None
     """Bytes of the model as a LiteRT file in float32."""
     latency_ms: PositiveFloat | None = None
-    """Milliseconds for one picture with LiteRT on the machine that searches: the p50_ms of `kerasimg run measure`."""
+    """Milliseconds for one image with LiteRT on the machine that searches: the p50_ms of `kerasimg run measure`."""
 
 
 class Tune(Section):

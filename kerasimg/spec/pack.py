@@ -62,7 +62,7 @@ class Manifest(Section):
     license: str | None = None
     """As the spec's card has it, an SPDX identifier where there is one."""
     figures: dict[str, float | int | str] = Field(default={})
-    """What it reached on the pictures that its run held out."""
+    """What it reached on the images that its run held out."""
     versions: dict[str, str] = Field(default={})
     """Of the libraries that it was written with."""
     files: dict[str, Digest]

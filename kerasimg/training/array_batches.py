@@ -45,7 +45,7 @@ class Batches(keras.utils.PyDataset):
         return self.make(*self.order.batch(self.first + index))
 
 
-def picture_batches(
+def image_batches(
     source: Source,
     indices: np.ndarray,
     image: Image,
@@ -59,13 +59,13 @@ def picture_batches(
 ) -> Batches | None:
     """What `batches` gives with the same arguments and `exact=False`, or None where tf.data is to prepare it ahead.
 
-    That is where pictures have to be read and decoded while it trains, or are large.
+    That is where images have to be read and decoded while it trains, or are large.
     """
     loader = Loader(source, indices, image, cache, exact=False)
     kept = loader.rows is not None and all(isinstance(store, InMemory) for store in loader.rows.stores)
     if not kept or order.size * int(np.prod(loader.shape)) > AT_ONCE:
         return None
-    ready = isinstance(source.columns.picture(int(indices[0])), np.ndarray)
+    ready = isinstance(source.columns.image(int(indices[0])), np.ndarray)
     if not ready and not (loader.rows is not None and loader.rows.complete()):
         return None
     labels = as_targets(labels_for(source, indices, targets), targets, len(source.classes))
@@ -104,7 +104,7 @@ def row_batches(
 
 
 def as_targets(labels: np.ndarray, targets: Targets, classes: int) -> np.ndarray:
-    """Labels of all pictures in the form that `pipeline.TARGETS` has for a batch of them."""
+    """Labels of all images in the form that `pipeline.TARGETS` has for a batch of them."""
     if targets == "one_hot" and labels.dtype.kind in "iu":
         return np.eye(classes, dtype=np.float32)[labels]
     if targets == "sparse":

@@ -63,17 +63,17 @@ def read(path: Path) -> Checkpoint | None:
         ) from None
 
 
-def in_smaller_batches(found: Checkpoint | None, pictures: int, size: int) -> Checkpoint | None:
+def in_smaller_batches(found: Checkpoint | None, images: int, size: int) -> Checkpoint | None:
     """A checkpoint as it would be, had the training been in batches of `size` from the beginning of its stage.
 
-    The order of the pictures does not depend on the size of batches, so the same have been seen. Schedules go by the
+    The order of the images does not depend on the size of batches, so the same have been seen. Schedules go by the
     optimizer's step count, which `facts["iterations"]` replaces.
     """
     if found is None or found.facts["done"] or found.facts.get("batch_size", size) == size:
         return found
     step = found.facts["step"] * found.facts["batch_size"] // size
     epochs = found.facts["epoch"] - found.facts["begin"]
-    changed = {"step": step, "batch_size": size, "iterations": epochs * -(-pictures // size) + step}
+    changed = {"step": step, "batch_size": size, "iterations": epochs * -(-images // size) + step}
     return Checkpoint({**found.facts, **changed}, found.arrays)
 
 

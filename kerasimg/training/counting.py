@@ -1,4 +1,4 @@
-"""How much each picture, or each label, counts in training."""
+"""How much each image, or each label, counts in training."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def weighs_labels(spec: Spec) -> bool:
     return spec.fit.class_weight != "none" and spec.task == "multilabel"
 
 
-def picture_weights(spec: Spec, source: Source, indices: np.ndarray) -> np.ndarray | None:
-    """The weight of each picture at `indices`, (N,) float32: its class's times its own; None where all count alike."""
+def image_weights(spec: Spec, source: Source, indices: np.ndarray) -> np.ndarray | None:
+    """The weight of each image at `indices`, (N,) float32: its class's times its own; None where all count alike."""
     weights = None
     if spec.fit.class_weight != "none" and spec.task != "multilabel":
         of_class = class_weights(spec, source, indices)
@@ -43,9 +43,9 @@ def class_weights(spec: Spec, source: Source, indices: np.ndarray) -> np.ndarray
 
 
 def label_weights(spec: Spec, source: Source, indices: np.ndarray) -> np.ndarray | None:
-    """Where a picture has several labels: how much it counts that each does not hold, and that it holds; (2, K).
+    """Where an image has several labels: how much it counts that each does not hold, and that it holds; (2, K).
 
-    n / (2 * n of the pictures where it is so), or its square root. None where all count alike.
+    n / (2 * n of the images where it is so), or its square root. None where all count alike.
     """
     if not weighs_labels(spec):
         return None
@@ -55,7 +55,7 @@ def label_weights(spec: Spec, source: Source, indices: np.ndarray) -> np.ndarray
 
 
 def _column(name: str, source: Source, indices: np.ndarray) -> np.ndarray:
-    """A column of the manifest as numbers; DataError names each picture that has none, or one below 0."""
+    """A column of the manifest as numbers; DataError names each image that has none, or one below 0."""
     weights = np.ones(len(indices))
     faults = []
     for place, index in enumerate(indices):
@@ -70,7 +70,7 @@ def _column(name: str, source: Source, indices: np.ndarray) -> np.ndarray:
             faults.append(Fault(source.where, item.id, f"expected a number >= 0 as its {name!r}, found {found}"))
     if len(faults) == len(indices):
         message = (
-            f"fit.sample_weight names the column {name!r}, which no picture has a number in; only a manifest has any"
+            f"fit.sample_weight names the column {name!r}, which no image has a number in; only a manifest has any"
         )
         faults = [Fault(source.where, "", message)]
     if faults:

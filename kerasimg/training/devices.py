@@ -1,7 +1,7 @@
 """Training on several devices at once: each takes an equal share of every batch, and all take one step together.
 
 Keras does the work: `keras.distribution.DataParallel` on JAX, TensorFlow's MirroredStrategy. Both want batches that can
-be parted evenly, and the last one of an epoch often cannot. It is filled up with pictures of its own that count for
+be parted evenly, and the last one of an epoch often cannot. It is filled up with images of its own that count for
 nothing, neither in the loss nor in a figure, and those that were there count for so much more in the mean over the
 batch that the step is the one that a single device would take.
 """
@@ -107,7 +107,7 @@ class Shared(keras.Model):
     """A model that is fed with `Devices.even` batches."""
 
     def compile(self, *, metrics: Any = None, **how: Any) -> None:
-        """As ever; but metrics learn which rows are pictures, which Keras tells only `weighted_metrics`."""
+        """As ever; but metrics learn which rows are images, which Keras tells only `weighted_metrics`."""
         super().compile(weighted_metrics=metrics, **how)
 
     def compute_loss(
@@ -118,7 +118,7 @@ class Shared(keras.Model):
         return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """The figures, in which each picture counts once."""
+        """The figures, in which each image counts once."""
         there = None if sample_weight is None else sample_weight[:, 1]
         return super().compute_metrics(x, y, y_pred, there)
 
@@ -145,7 +145,7 @@ def devices_for(spec: Spec) -> Devices:
         return ONE
     chosen = tuple(names[:count])
     left = f", {len(names) - count} left idle, since {size} cannot be parted evenly" if count < len(names) else ""
-    log.info(f"devices: {count} ({', '.join(chosen)}{left}), with {size // count} of a batch's {size} pictures each")
+    log.info(f"devices: {count} ({', '.join(chosen)}{left}), with {size // count} of a batch's {size} images each")
     return Devices(chosen, _strategy(chosen))
 
 

@@ -1,6 +1,6 @@
 """Learning from a larger model's answers as well as from the labels (Hinton, Vinyals, Dean 2015, arXiv:1503.02531).
 
-Keras' own Distiller does it. It wants logits, and ignores how much each picture counts; what follows from that is
+Keras' own Distiller does it. It wants logits, and ignores how much each image counts; what follows from that is
 said here.
 """
 
@@ -125,13 +125,13 @@ class _OnAnyOutput(keras.distillation.LogitsDistillation):
 def _of_the_spec(spec: Spec) -> list[str]:
     messages = []
     if spec.task != "multiclass":
-        messages.append(f"is for one class per picture, not for the task '{spec.task}'")
+        messages.append(f"is for one class per image, not for the task '{spec.task}'")
     if weighs(spec):
         messages.append("cannot go with class_weight or sample_weight, which Keras' Distiller leaves out of account")
     if (mode := wants_features(spec)) is not None:
-        messages.append(f'cannot go with features: "{mode}", since the teacher needs the pictures; write "off"')
+        messages.append(f'cannot go with features: "{mode}", since the teacher needs the images; write "off"')
     if any(size_of(stage, spec) != tuple(spec.image.size) for stage in spec.fit.stages):
-        messages.append("cannot go with stages of other picture sizes: the teacher knows one size")
+        messages.append("cannot go with stages of other image sizes: the teacher knows one size")
     return messages
 
 
@@ -143,7 +143,7 @@ def _of_the_models(teacher: Classifier, spec: Spec, student: keras.Model, classe
     theirs, ours = ({name: getattr(one.image, name) for name in named} for one in (teacher.spec, spec))
     for name in named:
         if theirs[name] != ours[name] and (name != "background" or ours["resize"] == "pad"):
-            messages.append(f"sees pictures with image.{name} {theirs[name]}, and the student with {ours[name]}")
+            messages.append(f"sees images with image.{name} {theirs[name]}, and the student with {ours[name]}")
     if not messages and teacher.model.outputs[0].dtype != student.outputs[0].dtype:
         found = f"{teacher.model.outputs[0].dtype} and {student.outputs[0].dtype}"
         messages.append(f'gives numbers of another type ({found}); write "dtype": "float32" in the last node of both')

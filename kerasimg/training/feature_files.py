@@ -1,6 +1,6 @@
-"""Features on disk: rows of numbers, each under the content key of its picture, shared by runs and processes.
+"""Features on disk: rows of numbers, each under the content key of its image, shared by runs and processes.
 
-In the folder of one recipe (all that features depend on but for the picture) each file holds some rows; a file is
+In the folder of one recipe (all that features depend on but for the image) each file holds some rows; a file is
 written whole or not at all (`kerasimg.data.kept`), so a run may be killed at any moment. All files together stay below
 a share of what the cache may take; those that were used longest ago go first.
 """
@@ -26,10 +26,10 @@ KIND = "features"
 SUFFIX = ".features"
 ABOUT = "about.json"
 KEY = "V24"
-"""A row's key: 16 bytes of the picture's content key, then as int64 what else tells it from others: -1, or the view
+"""A row's key: 16 bytes of the image's content key, then as int64 what else tells it from others: -1, or the view
 and the place in the run (view * 2**32 + position)."""
 LEAST_SHARE = 0.25
-"""Of the limit of the cache: what features may take, however much decoded pictures there are."""
+"""Of the limit of the cache: what features may take, however much decoded images there are."""
 
 
 class Found(NamedTuple):
@@ -98,9 +98,9 @@ class Store:
 
 def room() -> int:
     """Bytes that all features together may take on disk."""
-    pictures = cache_files.folder()
-    limit = cache_files.limit(pictures)
-    return max(int(LEAST_SHARE * limit), limit - sum(file.bytes for file in cache_files.files(pictures)))
+    images = cache_files.folder()
+    limit = cache_files.limit(images)
+    return max(int(LEAST_SHARE * limit), limit - sum(file.bytes for file in cache_files.files(images)))
 
 
 def files() -> list[cache_files.File]:

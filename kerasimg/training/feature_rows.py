@@ -1,8 +1,8 @@
-"""Features of pictures, computed once: taken from disk where they are, else through the engine, and kept.
+"""Features of images, computed once: taken from disk where they are, else through the engine, and kept.
 
 They are stored as float16, whose rounding (at most 1 part in 2,048) is below that of an engine in bfloat16; where a
-value would not fit, as float32. A row depends on its picture alone: the engine always gets batches of one size, filled
-up where pictures are missing, so that a run that was broken off goes on with the same numbers.
+value would not fit, as float32. A row depends on its image alone: the engine always gets batches of one size, filled
+up where images are missing, so that a run that was broken off goes on with the same numbers.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from kerasimg.training.feature_files import Store, row_keys
 Stored = Literal["float16", "float32"]
 
 BATCH = 64
-"""Pictures that the engine gets at a time."""
+"""Images that the engine gets at a time."""
 ROWS_PER_FILE = 8192
 BYTES_PER_FILE = 64 * 1024**2
 SAFE = 4096.0
-"""Where the first pictures' features are all below it, float16 (up to 65,504) is taken."""
+"""Where the first images' features are all below it, float16 (up to 65,504) is taken."""
 REPORT_S = 4.0
 """Seconds between two lines on how far the computing is."""
 
@@ -49,13 +49,13 @@ class DoesNotFit(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that features depend on but for the pictures."""
+    """All that features depend on but for the images."""
 
     engine: Engine
     image: Image
     stored: Stored
     augment: Sequence[Any] = ()
-    """The spec's layers; none: pictures as they are."""
+    """The spec's layers; none: images as they are."""
     augmentation: Augmentation | None = None
     """The same, compiled."""
     seed: int = 0
@@ -82,13 +82,13 @@ class Recipe:
         if self.blends:
             labels = hashlib.sha256(labels_for(source, indices, self.targets).tobytes())
             labels.update(np.ascontiguousarray(source.keys(indices)).tobytes())
-            about |= {"batch_size": self.batch_size, "targets": self.targets, "pictures": labels.hexdigest()}
+            about |= {"batch_size": self.batch_size, "targets": self.targets, "images": labels.hexdigest()}
         return about
 
 
 @dataclass
 class Rows:
-    """Features of n pictures, in each of their views: row view * n + position."""
+    """Features of n images, in each of their views: row view * n + position."""
 
     parts: list[np.ndarray]
     """One array per tensor of the seam, (views * n, ...), in memory."""
@@ -115,7 +115,7 @@ def stored_as(features: Sequence[np.ndarray]) -> Stored:
 
 
 def rows_of(recipe: Recipe, source: Source, indices: np.ndarray, views: int, cache: Any, what: str) -> Rows:
-    """The features of pictures, in `views` views where the recipe augments, else in one.
+    """The features of images, in `views` views where the recipe augments, else in one.
 
     what: names the images in the messages.
     """
@@ -144,7 +144,7 @@ def _fill_view(
     cache: Any,
     what: str,
 ) -> None:
-    """One view of all pictures: what is on disk is copied, the rest computed and kept."""
+    """One view of all images: what is on disk is copied, the rest computed and kept."""
     first = view * len(indices)
     found = store.find(keys)
     there = found.files >= 0
@@ -182,7 +182,7 @@ def _fill_view(
         if time.perf_counter() - told > REPORT_S:
             told = time.perf_counter()
             rate = done / (told - begun)
-            log.info(f"features of {what}: {done:,} of {len(missing):,}, {rate:,.0f} pictures/s")
+            log.info(f"features of {what}: {done:,} of {len(missing):,}, {rate:,.0f} images/s")
     if fresh:
         rows.kept &= _keep(store, keys, rows, first, np.concatenate(fresh))
     rows.computed += done
@@ -199,7 +199,7 @@ def _keep(store: Store, keys: np.ndarray, rows: Rows, first: int, places: np.nda
 def _computed(
     recipe: Recipe, source: Source, indices: np.ndarray, missing: np.ndarray, view: int, cache: Any
 ) -> Iterator[tuple[np.ndarray, list[np.ndarray], np.ndarray | None]]:
-    """Positions of pictures, their features and, of blended ones, their labels, batch by batch."""
+    """Positions of images, their features and, of blended ones, their labels, batch by batch."""
     if recipe.augmentation is None:
         loader = Loader(source, indices, recipe.image, open_cache(cache), exact=False)
 
@@ -211,8 +211,8 @@ def _computed(
             yield places, features, None
         return
     size = recipe.batch_size if recipe.blends else BATCH
-    # Augmentation goes by the place among all pictures, so that a view is what the epoch of its number would see.
-    pictures = batches(
+    # Augmentation goes by the place among all images, so that a view is what the epoch of its number would see.
+    images = batches(
         source,
         indices,
         recipe.image,
@@ -233,7 +233,7 @@ def _computed(
     def run(batch: Any) -> list[np.ndarray]:
         return _in_full_batches(recipe.engine, batch[0].numpy(), size)
 
-    for (_, labels, numbers), features in _side_by_side(run, pictures, recipe.engine):
+    for (_, labels, numbers), features in _side_by_side(run, images, recipe.engine):
         places = np.rint(numbers.numpy()).astype(np.int64)
         chosen = wanted[places]
         if chosen.any():

@@ -1,10 +1,10 @@
 """How the part of a model that does not train is computed while the rest does: once, afresh, or as any other layer.
 
-- cached: the features of each picture, or of `views` augmented views of it, are computed once, kept on disk, and the
+- cached: the features of each image, or of `views` augmented views of it, are computed once, kept on disk, and the
   rest trains on them.
-- fresh: pictures are augmented anew in every epoch, and pass the frozen part as an inference engine inside the input
+- fresh: images are augmented anew in every epoch, and pass the frozen part as an inference engine inside the input
   pipeline; the gradient runs through the rest alone.
-- off: the whole model trains on pictures.
+- off: the whole model trains on images.
 
 What is trained are the model's own layers in each case, so nothing has to be put back.
 """
@@ -33,7 +33,7 @@ from kerasimg.models.frozen import Split, split_frozen
 from kerasimg.models.inference import Engine, Precision, has_gpu, settle
 from kerasimg.spec.document import Image
 from kerasimg.spec.load import Spec
-from kerasimg.training.array_batches import feature_batches, picture_batches, row_batches
+from kerasimg.training.array_batches import feature_batches, image_batches, row_batches
 from kerasimg.training.feature_rows import DoesNotFit, Recipe, Rows, Stored, rows_of, stored_as
 
 Mode = Literal["off", "cached", "fresh"]
@@ -41,9 +41,9 @@ Wanted = Literal["auto", "off", "cached", "fresh"]
 WORTH = 0.1
 """Share of a training step's work that the frozen part must be, for `auto` to cut the model."""
 LARGEST_SEAM = 4.0
-"""Times the bytes of the picture that its features may take on disk, for `auto` to keep them."""
+"""Times the bytes of the image that its features may take on disk, for `auto` to keep them."""
 CHECKED = 16
-"""Pictures on which the cut model is compared with the whole one, in every run."""
+"""Images on which the cut model is compared with the whole one, in every run."""
 STEPS_PER_EXECUTION = 50
 
 
@@ -73,15 +73,15 @@ class StageData:
         """`augment`, compiled."""
         return compile_augment(self.augment, self.image, self.seed)
 
-    def pictures(self, part: Part, **how: Any) -> Any:
-        """Batches of pictures of a part, as they are."""
+    def images(self, part: Part, **how: Any) -> Any:
+        """Batches of images of a part, as they are."""
         common = {"batch_size": self.batch_size, "targets": self.targets, "cache": self.cache, "exact": False}
         return batches(self.source, self.parts[part], self.image, **{**common, **how})
 
-    def training_pictures(self, **how: Any) -> Any:
+    def training_images(self, **how: Any) -> Any:
         """Batches to train on: shuffled, augmented, weighed."""
         given = {"augment": self.augmentation, "sample_weight": self.sample_weight, "seed": self.seed}
-        return self.pictures("train", shuffle=True, **given, **how)
+        return self.images("train", shuffle=True, **given, **how)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ class FeaturePlan:
         if (found := self._from_memory("train", order, first, end)) is not None:
             return found
         how: dict[str, Any] = {"first_epoch": first_epoch, "epochs": epochs, "first_step": first_step}
-        return self._through_engine(data.training_pictures(**how, shard=shard, drop_remainder=drop_remainder))
+        return self._through_engine(data.training_images(**how, shard=shard, drop_remainder=drop_remainder))
 
     def validation(self) -> Any:
         """Batches to validate `model` by; None where there is no such part."""
@@ -127,7 +127,7 @@ class FeaturePlan:
         order = Order(len(self.data.parts["validation"]), self.data.batch_size)
         if (found := self._from_memory("validation", order, 0, order.steps)) is not None:
             return found
-        return self._through_engine(self.data.pictures("validation"))
+        return self._through_engine(self.data.images("validation"))
 
     @property
     def steps_per_execution(self) -> int | None:
@@ -173,12 +173,12 @@ class FeaturePlan:
             return make(self.rows[part], labels, len(data.source.classes), order, **common)
         if not as_arrays or self.engine is not None or (train and data.augmentation is not None):
             return None
-        return picture_batches(data.source, indices, data.image, order, cache=open_cache(data.cache), **common)
+        return image_batches(data.source, indices, data.image, order, cache=open_cache(data.cache), **common)
 
-    def _through_engine(self, pictures: Any) -> Any:
-        """Batches of pictures as batches of what `model` takes."""
+    def _through_engine(self, images: Any) -> Any:
+        """Batches of images as batches of what `model` takes."""
         if self.engine is None:
-            return pictures
+            return images
         import tensorflow as tf
 
         run = self.engine
@@ -188,7 +188,7 @@ class FeaturePlan:
             return (tensors if len(tensors) > 1 else tensors[0], *others)
 
         as_written = tf.autograph.experimental.do_not_convert
-        return pictures.map(as_written(features), num_parallel_calls=2, deterministic=True).prefetch(2)
+        return images.map(as_written(features), num_parallel_calls=2, deterministic=True).prefetch(2)
 
 
 class Settings(NamedTuple):
@@ -246,7 +246,7 @@ def plan_features(
     chosen = _chosen(mode, data, split, views, turns)
     if isinstance(chosen, No):
         return _off(model, data, mode, chosen)
-    images = _some_pictures(data)
+    images = _some_images(data)
     try:
         engine = _settled(model, split, data, chosen, turns, precision, images)
     except CallError as error:
@@ -282,7 +282,7 @@ def _worth_it(model: keras.Model, mode: Wanted) -> Split | No:
 
 
 def multiplications(model: keras.Model) -> int:
-    """Multiplications by weights for one picture, about: those of the kernels at each place of the output."""
+    """Multiplications by weights for one image, about: those of the kernels at each place of the output."""
     total = 0
     for call in flatten(model).calls:
         kernels = sum(
@@ -299,12 +299,12 @@ def _chosen(mode: Wanted, data: StageData, split: Split, views: int | None, turn
     blends_weights = data.augmentation is not None and data.augmentation.blends and data.sample_weight is not None
     if mode == "cached":
         if data.augmentation and views is None:
-            return No('with augmentation, "cached" needs fit.views, how many views of each picture to draw')
+            return No('with augmentation, "cached" needs fit.views, how many views of each image to draw')
         if blends_weights:
             return No('weights of images are blended with their labels in each epoch, which "cached" cannot')
         return "cached" if fits else No(f"the features would take {needed / 1e9:.1f} GB, more than there is memory for")
-    picture = math.prod((*data.image.size, data.image.channels))
-    small = split.elements * 2 <= LARGEST_SEAM * picture
+    img = math.prod((*data.image.size, data.image.channels))
+    small = split.elements * 2 <= LARGEST_SEAM * img
     if mode == "auto" and (views is not None or not data.augmentation) and fits and small and not blends_weights:
         return "cached"
     if mode == "auto" and has_gpu():
@@ -312,8 +312,8 @@ def _chosen(mode: Wanted, data: StageData, split: Split, views: int | None, turn
     return "fresh"
 
 
-def _some_pictures(data: StageData) -> np.ndarray:
-    """A handful of the training pictures, as they are, from first to last: (N, H, W, C) float32."""
+def _some_images(data: StageData) -> np.ndarray:
+    """A handful of the training images, as they are, from first to last: (N, H, W, C) float32."""
     train = np.asarray(data.parts["train"])
     some = train[np.unique(np.linspace(0, len(train) - 1, min(CHECKED, len(train))).astype(np.int64))]
     loader = Loader(data.source, some, data.image, open_cache(data.cache), exact=False)
@@ -329,7 +329,7 @@ def _settled(
     precision: Precision,
     images: np.ndarray,
 ) -> Engine:
-    """The engine, compared with the whole model on these pictures."""
+    """The engine, compared with the whole model on these images."""
     work = len(data.parts["train"]) * (turns if chosen == "cached" else data.epochs)
     work += len(data.parts.get("validation", ()))
     how: dict[str, Any] = {"precision": precision, "work": work, "task": data.source.task}
@@ -344,7 +344,7 @@ def _no_use(engine: Engine, mode: Wanted) -> No | None:
     if mode == "auto" and engine.form == "plain":
         return No("; ".join(["the frozen part has no faster form here", *engine.said]))
     if mode == "auto" and "plain" in rates and rates[engine.form] < 1.05 * rates["plain"]:
-        return No(f"no gain was measured ({rates[engine.form]:,.0f} pictures/s, Keras {rates['plain']:,.0f})")
+        return No(f"no gain was measured ({rates[engine.form]:,.0f} images/s, Keras {rates['plain']:,.0f})")
     return None
 
 
@@ -357,11 +357,11 @@ def _rows(data: StageData, engine: Engine, chosen: Mode, turns: int, stored: Sto
             recipe = Recipe(
                 engine, data.image, stored, data.augment, data.augmentation, data.seed, data.batch_size, data.targets
             )
-        rows["train"] = rows_of(recipe, data.source, data.parts["train"], turns, data.cache, "training pictures")
+        rows["train"] = rows_of(recipe, data.source, data.parts["train"], turns, data.cache, "training images")
     if "validation" in data.parts:
         indices = data.parts["validation"]
         if len(indices) * engine.split.elements * 4 <= memory_room():
-            rows["validation"] = rows_of(plain, data.source, indices, 1, data.cache, "validation pictures")
+            rows["validation"] = rows_of(plain, data.source, indices, 1, data.cache, "validation images")
     return rows
 
 
@@ -371,6 +371,6 @@ def _line(chosen: Mode, engine: Engine, rows: Mapping[Part, Rows], data: StageDa
     seconds = sum(one.seconds for one in rows.values())
     if chosen == "fresh":
         return f"features: fresh in every epoch; {engine.line}"
-    what = f"{turns} views of each picture" if data.augmentation else "each picture"
+    what = f"{turns} views of each image" if data.augmentation else "each image"
     how = f"{computed:,} computed in {seconds:.1f} s, {found:,} found on disk"
     return f"features: cached, {what} once ({how}); {engine.line}"

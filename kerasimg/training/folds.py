@@ -1,4 +1,4 @@
-"""`kerasimg.cross_val_predict`: predictions for every picture by a model that was not trained on it."""
+"""`kerasimg.cross_val_predict`: predictions for every image by a model that was not trained on it."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def cross_val_predict(
     verbose: int | str = "auto",
     **params: Any,
 ) -> Predictions:
-    """Train a spec `folds` times, each time without one part of the pictures, and predict that part.
+    """Train a spec `folds` times, each time without one part of the images, and predict that part.
 
     ref, data, overrides, params, verbose: as for `train`.
     folds: 2 or more; the parts that the data names do not count.
-    Within each fold the spec's validation share is drawn from the pictures that are trained on. The runs are not kept.
+    Within each fold the spec's validation share is drawn from the images that are trained on. The runs are not kept.
 
-    Returns the predictions in the order of the data; each picture's is out of fold.
+    Returns the predictions in the order of the data; each image's is out of fold.
     """
     if folds < 2:
         raise CallError(f"folds: expected 2 or more, got {folds}")
@@ -93,7 +93,7 @@ def _folds(source: Source, folds: int, seed: int, groups: np.ndarray | None = No
         counts = np.bincount(labels, minlength=len(source.classes))
         if counts.min() < folds:
             few = source.classes[int(counts.argmin())]
-            raise CallError(f"folds: class '{few}' has {counts.min()} pictures, fewer than {folds} folds")
+            raise CallError(f"folds: class '{few}' has {counts.min()} images, fewer than {folds} folds")
         splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)
     for fold, (_, chosen) in enumerate(splits):
         fold_of[chosen] = fold

@@ -40,7 +40,7 @@ class RateSweep(Result):
     """The rate at which it is lowest; beyond, training diverges."""
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw loss over rate, with the suggestion, into a picture file."""
+        """Draw loss over rate, with the suggestion, into an image file."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -123,7 +123,7 @@ def sweep_of(rates: Sequence[float], losses: Sequence[float]) -> RateSweep:
     if not falls or min(falls) >= 0:
         raise KerasimgError(
             "the loss never fell, so no learning rate can be suggested; try a lower `low`, more steps, "
-            "or look at the pictures and their labels"
+            "or look at the images and their labels"
         )
     best = int(np.argmin(falls)) + width // 2
     return RateSweep(tuple(rates), tuple(map(float, losses)), float(rates[best]), float(rates[lowest]))

@@ -29,7 +29,7 @@ from kerasimg.models.graph import AS_THE_SPEC_SAYS, Graph
 from kerasimg.spec.expressions import UNKNOWN
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.training import stages
-from kerasimg.training.counting import label_weights, picture_weights
+from kerasimg.training.counting import image_weights, label_weights
 from kerasimg.training.devices import ONE, Devices, devices_for
 from kerasimg.training.distillation import check_teacher_place, locate_teacher, open_teacher
 from kerasimg.training.features import wants_features
@@ -174,7 +174,7 @@ def check_images(source: Source, spec: Spec, on_bad_image: OnBadImage, cache: Ca
     checked = require_sound(
         source,
         on_bad_image,
-        progress=lambda done, of: log.info(f"checked {done:,} of {of:,} pictures"),
+        progress=lambda done, of: log.info(f"checked {done:,} of {of:,} images"),
         image=spec.image,
         cache=cache,
     )
@@ -259,7 +259,7 @@ def _assemble(
     with devices.scope():  # metrics have variables
         objective = make_objective(spec, built.model, len(source.classes), weighed, source.soft)
     stages.check_stages(spec, built, "validation" in parts)
-    weights = picture_weights(spec, source, train)
+    weights = image_weights(spec, source, train)
     as_built = {size: stages.trainable(one.built.model) for size, one in sized.items()}
     teacher = open_teacher(spec, built.model, source.classes)
     experiment = Experiment(

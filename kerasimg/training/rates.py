@@ -205,7 +205,7 @@ def factors(built: Built, decay: float) -> dict[int, float]:
 
 
 def blocks(built: Built) -> Iterator[list[Any]]:
-    """The layers with weights, block by block, from the picture to the output."""
+    """The layers with weights, block by block, from the image to the output."""
     found: list[list[Any]] = []
     for layers in _named(built):
         weighty = [layer for layer in layers if layer.weights and not isinstance(layer, keras.layers.Normalization)]

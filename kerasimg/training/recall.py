@@ -23,11 +23,11 @@ from kerasimg.training import checkpoint
 from kerasimg.training.distillation import check_same_teacher
 from kerasimg.training.prepare import Experiment, prepare
 
-RUN_ADVICE = "the run can only go on with the pictures that it began with; or train anew"
+RUN_ADVICE = "the run can only go on with the images that it began with; or train anew"
 
 
 def experiment(run: RunFolder, data: Data | None, cache: Any) -> Experiment:
-    """What a run was training, with the same pictures in the same parts."""
+    """What a run was training, with the same images in the same parts."""
     call = run.required(TRAINING)
     spec = load(run.spec_file)
     check_same_teacher(spec, call)
@@ -66,20 +66,20 @@ def recalled(source: Source, kept: Mapping[str, Any], advice: str = RUN_ADVICE) 
     DataError names those that have gone, or are not what they were.  advice: what the error says to do.
     """
     places = {item_id: index for index, item_id in enumerate(map(source.columns.id, range(len(source))))}
-    pictures = kept["pictures"]
+    images = kept["images"]
     faults = [
         Fault(source.where, one["id"], "was trained with and is no longer there")
-        for one in pictures
+        for one in images
         if one["id"] not in places
     ]
     if faults:
         raise ManyFaults([*faults, Fault(source.where, "", advice)])
     parts: dict[Part, np.ndarray] = {}
-    for part in dict.fromkeys(one["part"] for one in pictures):
-        parts[part] = np.array([places[one["id"]] for one in pictures if one["part"] == part], np.int64)
-    for old, new in zip(pictures, record(source, parts)["pictures"], strict=True):
+    for part in dict.fromkeys(one["part"] for one in images):
+        parts[part] = np.array([places[one["id"]] for one in images if one["part"] == part], np.int64)
+    for old, new in zip(images, record(source, parts)["images"], strict=True):
         if old["sha256"] != new["sha256"]:
-            faults.append(Fault(source.where, old["id"], "is not the picture that was trained with: it has changed"))
+            faults.append(Fault(source.where, old["id"], "is not the image that was trained with: it has changed"))
         elif sorted(old["labels"]) != sorted(new["labels"]):
             faults.append(Fault(source.where, old["id"], f"was labelled {old['labels']}, and is now {new['labels']}"))
     if faults:

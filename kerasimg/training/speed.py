@@ -50,7 +50,7 @@ def part_of(steps: int, most: int) -> int:
 
 
 def operations(model: Any) -> int:
-    """Multiplications that the model takes for a picture, about: those of its kernels, at each place of the output."""
+    """Multiplications that the model takes for an image, about: those of its kernels, at each place of the output."""
     total = 0
     for layer in leaves(model.layers):
         weights = sum(math.prod(weight.shape) for weight in layer.weights if len(weight.shape) > 1)

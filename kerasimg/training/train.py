@@ -1,4 +1,4 @@
-"""`kerasimg.train`: spec and pictures in, a judged run out. `kerasimg.resume`: one that was cut off goes on."""
+"""`kerasimg.train`: spec and images in, a judged run out. `kerasimg.resume`: one that was cut off goes on."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from kerasimg.training.trial import is_out_of_memory
 from kerasimg.training.watch import Interruption, patient
 
 IN_THE_PIPELINE = re.compile(rf"{ManyFaults.__name__}: (.*)")
-"""How an error of TensorFlow names the picture that the pipeline could not read."""
+"""How an error of TensorFlow names the image that the pipeline could not read."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -110,11 +110,11 @@ def resume(
 ) -> RunFolder:
     """Go on with a training that was cut off, by whatever it was, so that it ends as if it had not been.
 
-    run: its folder.  data: the pictures, where they were arrays, or have moved; their content must be what it was, and
+    run: its folder.  data: the images, where they were arrays, or have moved; their content must be what it was, and
     the split stays what it was.  cache, verbose: as for `train`; None: as it was.
 
     On one machine, on the CPU in float32, what comes out is the same to the last bit. A finished run is left as it is.
-    Raises CallError when the folder holds no run, DataError when a picture has gone or changed, WeightsError when a
+    Raises CallError when the folder holds no run, DataError when an image has gone or changed, WeightsError when a
     weights file that is still needed has.
     """
     run = RunFolder.open(run)
@@ -152,7 +152,7 @@ def _carry_out(experiment: Experiment, run: RunFolder, data: Data | None, verbos
         classifier = Classifier(experiment.built.model, experiment.spec, experiment.source.classes, run.path)
         classifier.save(run.model_file)
         if (part := experiment.held_out) is not None:
-            log.info(f"judging it on {len(experiment.parts[part]):,} pictures ({part})")
+            log.info(f"judging it on {len(experiment.parts[part]):,} images ({part})")
             judge(classifier, experiment.source, experiment.parts[part], run.evaluation.path, part=part)
         finish(run)
         if asked["report"]:
@@ -226,7 +226,7 @@ def _train_in_memory(
         # Not in the handler: what failed stays in memory as long as its error does.
         half, cache = experiment.batch_size // 2, experiment.cache
         log.info(
-            f"the memory does not suffice for batches of {experiment.batch_size} pictures: going on with {half} "
+            f"the memory does not suffice for batches of {experiment.batch_size} images: going on with {half} "
             f"({kept_until(run)}); the learning rate stays as it is"
         )
         _note_batch_size(run, half)
@@ -282,9 +282,9 @@ def _telling(run: RunFolder) -> Iterator[None]:
         if is_out_of_memory(error):
             size = run.required(SPEC)["fit"]["batch_size"]
             smaller = f"with a smaller one (--set fit.batch_size={size // 2}, or auto)"
-            advice = smaller if size > 1 else "with smaller pictures (image.size) or a smaller model"
+            advice = smaller if size > 1 else "with smaller images (image.size) or a smaller model"
             raise KerasimgError(
-                f"the memory does not suffice for batches of {size} pictures: train anew {advice}, or make room and "
+                f"the memory does not suffice for batches of {size} images: train anew {advice}, or make room and "
                 f"go on; {_how_to_go_on(run)}"
             ) from error
         error.add_note(_how_to_go_on(run))

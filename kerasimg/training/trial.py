@@ -38,7 +38,7 @@ Measure = Callable[[int], float]
 WORTH = 0.9
 """A mixed precision is chosen where a step takes less than this share of the time in float32."""
 SLOWER = 1.02
-"""A batch size is too large where a picture takes more than this times what it takes in the best so far."""
+"""A batch size is too large where an image takes more than this times what it takes in the best so far."""
 SMALLEST, LARGEST = 16, 1024
 STEPS_OF_AN_EPOCH = 16
 """An epoch has at least so many, where batch_size is "auto", since what is learned is learned step by step."""
@@ -153,7 +153,7 @@ class Probe:
         chosen = other if times[other] < WORTH * times["float32"] else "float32"
         measured = ", ".join(f"{value:g} ms under {name}" for name, value in step_ms.items())
         return chosen, {
-            "why": f"a step of {size} pictures took {measured}",
+            "why": f"a step of {size} images took {measured}",
             "batch_size": size,
             "step_ms": step_ms,
         }
@@ -161,8 +161,8 @@ class Probe:
     def batch_size(self, spec: Spec, most: int) -> tuple[int, dict[str, Any]]:
         """The batch size, `most` at most, that fits the memory and takes least time per image, and the figures."""
         subject = self._subject(spec, spec.fit.precision)
-        size, times, why = largest(subject.step_s, candidates(most, subject.bytes_of_picture))
-        return size, {"why": why, "pictures_per_s": {k: round(k / s, 1) for k, s in times.items()}}
+        size, times, why = largest(subject.step_s, candidates(most, subject.bytes_of_image))
+        return size, {"why": why, "images_per_s": {k: round(k / s, 1) for k, s in times.items()}}
 
     def compilation(self, spec: Spec) -> tuple[bool, dict[str, Any]]:
         """Whether to compile steps with XLA, and the figures; only on TensorFlow and where it may gain is it tried."""
@@ -182,7 +182,7 @@ class Probe:
             if is_out_of_memory(error):
                 raise
             return False, {"why": f"for it cannot compile the model ({type(error).__name__})"}
-        why = f"a step of {size} pictures took {step_ms['with']:g} ms with it, {step_ms['without']:g} ms without"
+        why = f"a step of {size} images took {step_ms['with']:g} ms with it, {step_ms['without']:g} ms without"
         return times["with"] < WORTH * times["without"], {"why": why, "batch_size": size, "step_ms": step_ms}
 
     def _subject(self, spec: Spec, precision: str, jit: bool | None = None) -> Subject:
@@ -211,15 +211,15 @@ def mixed_precision() -> str | None:
     return "mixed_bfloat16" if has_bfloat16() else None
 
 
-def candidates(most: int, bytes_of_picture: int) -> list[int]:
+def candidates(most: int, bytes_of_image: int) -> list[int]:
     """Powers of two to try: from SMALLEST to `most`, as far as they fit the free memory by estimate."""
     sizes = [size for size in (2**power for power in range(20)) if SMALLEST <= size <= most]
     room = ROOM * free_bytes()
-    return [size for size in sizes if size * bytes_of_picture <= room] or [SMALLEST]
+    return [size for size in sizes if size * bytes_of_image <= room] or [SMALLEST]
 
 
 def largest(step_s: Measure, sizes: Iterable[int]) -> tuple[int, dict[int, float], str]:
-    """The largest size that fits and at which a picture takes no longer; the seconds of a step at each; why.
+    """The largest size that fits and at which an image takes no longer; the seconds of a step at each; why.
 
     sizes: rising. Where even the first does not fit, halves of it are tried; CallError when 1 does not.
     """
@@ -238,7 +238,7 @@ def largest(step_s: Measure, sizes: Iterable[int]) -> tuple[int, dict[int, float
             return (
                 best,
                 times,
-                f"with {size} a picture takes {times[size] / size / (times[best] / best):.2f} times as long",
+                f"with {size} an image takes {times[size] / size / (times[best] / best):.2f} times as long",
             )
         best = size
     if best is None:
@@ -286,8 +286,8 @@ class Subject:
         )
 
     @property
-    def bytes_of_picture(self) -> int:
-        """What a picture takes in training, by estimate: the values between layers, there and back, in float32."""
+    def bytes_of_image(self) -> int:
+        """What an image takes in training, by estimate: the values between layers, there and back, in float32."""
         shapes = (output_shape(layer) for layer in leaves(self.model.layers))
         return 12 * sum(math.prod(side or 1 for side in shape[1:]) for shape in shapes)
 
@@ -297,7 +297,7 @@ class Subject:
         return any(isinstance(layer, CONVOLUTIONS) for layer in leaves(self.model.layers))
 
     def step_s(self, size: int) -> float:
-        """Seconds of a training step with so many pictures, the fastest of several."""
+        """Seconds of a training step with so many images, the fastest of several."""
         draw = np.random.default_rng(0)
         x = [draw.uniform(0, 255, (size, *shape.shape[1:])).astype("float32") for shape in self.model.inputs]
         y = _labels(self.targets, size, self.classes, draw)
@@ -319,7 +319,7 @@ def _halved(step_s: Measure, size: int) -> tuple[int, dict[int, float], str]:
             if not is_out_of_memory(error):
                 raise
         size //= 2
-    raise CallError("not even one picture at a time fits the memory; make image.size or the model smaller")
+    raise CallError("not even one image at a time fits the memory; make image.size or the model smaller")
 
 
 def _most(source: Source, held_out: float) -> int:

@@ -45,7 +45,7 @@ _as_written = tf.autograph.experimental.do_not_convert
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Examples in memory: pictures, or features of them."""
+    """Examples in memory: images, or features of them."""
 
     parts: tuple[Any, ...]
     """Tensors of (rows, ...), one for each input of the model."""
@@ -309,9 +309,9 @@ def _is_number(value: Any) -> bool:
 
 
 SHARE = 0.25
-"""Of the memory that more pictures may take: what a tensor of all of them may; beyond, they come batch by batch."""
+"""Of the memory that more images may take: what a tensor of all of them may; beyond, they come batch by batch."""
 SECTIONS = 2
-"""Of so many `image` sections the pictures are kept as a tensor."""
+"""Of so many `image` sections the images are kept as a tensor."""
 AT_ONCE = 1024
 
 
@@ -332,14 +332,14 @@ class Tables:
             return self._features(data, plan.rows["train"], "train", data.sample_weight)
         if plan.engine is not None or data.augmentation is not None:
             return None
-        return self._pictures(data, "train", data.sample_weight)
+        return self._images(data, "train", data.sample_weight)
 
     def _validation(self, plan: FeaturePlan) -> Table | None:
         if "validation" not in plan.data.parts:
             return None
         if "validation" in plan.rows:
             return self._features(plan.data, plan.rows["validation"], "validation", None)
-        return self._pictures(plan.data, "validation", None) if plan.engine is None else None
+        return self._images(plan.data, "validation", None) if plan.engine is None else None
 
     def _features(self, data: StageData, rows: Rows, part: Part, weights: np.ndarray | None) -> Table:
         import tensorflow as tf
@@ -349,7 +349,7 @@ class Tables:
         views = len(rows.parts[0]) // rows.count
         return Table(parts, labels, _tensor(weights), np.arange(rows.count), views, rows.labels is not None)
 
-    def _pictures(self, data: StageData, part: Part, weights: np.ndarray | None) -> Table | None:
+    def _images(self, data: StageData, part: Part, weights: np.ndarray | None) -> Table | None:
         pixels = self._all_pixels(data.image)
         if pixels is None:
             return None
@@ -363,7 +363,7 @@ class Tables:
         return TARGETS[data.targets](tf.constant(labels), len(data.source.classes))
 
     def _all_pixels(self, image: Image) -> Any:
-        """(pictures, H, W, C) uint8 of the whole source; None where the memory does not suffice."""
+        """(images, H, W, C) uint8 of the whole source; None where the memory does not suffice."""
         import tensorflow as tf
 
         key = image.model_dump_json()

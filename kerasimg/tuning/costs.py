@@ -66,7 +66,7 @@ def too_much(spec: Spec, classes: Sequence[str], limits: Limits) -> str | None:
     row = next(row for row in rows if row["target"] == "litert")
     for name, found, most in (
         ("bytes as a LiteRT file", row["bytes"], limits.litert_bytes),
-        ("ms for a picture", row["p50_ms"], limits.latency_ms),
+        ("ms for an image", row["p50_ms"], limits.latency_ms),
     ):
         if most is not None and found > most:
             return f"{found:,} {name}, and the limit is {most:,} (tune.limits)"

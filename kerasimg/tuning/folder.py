@@ -50,9 +50,9 @@ class Task:
 
     @staticmethod
     def open(folder: str | os.PathLike[str], data: Data | None = None) -> Task:
-        """The search of a folder; CallError where it holds none, or its pictures are not there.
+        """The search of a folder; CallError where it holds none, or its images are not there.
 
-        data: the pictures, where they have moved, or were arrays.
+        data: the images, where they have moved, or were arrays.
         """
         path = Path(folder)
         if not (path / CALL).is_file():
@@ -62,7 +62,7 @@ class Task:
             raise damaged(path / CALL, "it is of another version of kerasimg")
         where = call["data"] if data is None else data
         if where is None:
-            raise CallError(f"the search in '{folder}' was over pictures in memory; give them again: data=...")
+            raise CallError(f"the search in '{folder}' was over images in memory; give them again: data=...")
         return Task(path, load(path / SPEC, **call["params"]), where, call)
 
     @cached_property
@@ -130,11 +130,11 @@ class Task:
         return Limited(trials, self.spec, trials.source.classes) if is_measured(self.spec.tune.limits) else trials
 
     def check(self, source: Source) -> None:
-        """CallError where the pictures are not those that the search began with."""
-        found = {"pictures": len(source), "classes": list(source.classes)}
+        """CallError where the images are not those that the search began with."""
+        found = {"images": len(source), "classes": list(source.classes)}
         if any(self.call[key] != value for key, value in found.items()):
             raise CallError(
-                f"the search in '{self.folder}' began with {self.call['pictures']:,} pictures of "
+                f"the search in '{self.folder}' began with {self.call['images']:,} images of "
                 f"{len(self.call['classes'])} classes, and {source.where} holds {len(source):,} of "
                 f"{len(source.classes)}: its trials could not be compared; search anew"
             )
@@ -163,7 +163,7 @@ def data_record(source: Source) -> dict[str, Any]:
 
 def data_digest(kept: Mapping[str, Any]) -> str:
     """Of the images, labels and classes of a record of data, wherever the images are."""
-    return _sha256([kept["task"], list(kept["classes"]), kept["pictures"]])
+    return _sha256([kept["task"], list(kept["classes"]), kept["images"]])
 
 
 def _sha256(content: Any) -> str:
@@ -202,7 +202,7 @@ def begin(
     kept = recall.located(data_record(source), data)
     told = {
         "data": where,
-        "pictures": len(source),
+        "images": len(source),
         "classes": list(source.classes),
         "params": dict(spec.given),
         "search": secrets.token_hex(8),

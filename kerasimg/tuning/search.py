@@ -81,7 +81,7 @@ def resume_search(
 ) -> Path:
     """Go on with a search that was cut off, by whatever it was: trials that have ended are not trained again.
 
-    folder: the search's own.  data: the pictures, where they were arrays, or have moved.
+    folder: the search's own.  data: the images, where they were arrays, or have moved.
     workers, chief, cache, token: as for `tune`; None: as it was.  A search that has ended is left as it is.
     """
     task = Task.open(folder, data)

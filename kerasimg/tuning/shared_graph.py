@@ -82,7 +82,7 @@ def signature(spec: Spec, outline: Outline, head: bool = False) -> str:
 
 
 def is_of_any_data(spec: Spec, outline: Outline) -> bool:
-    """Whether nothing that depends on the pictures is computed ahead of the training, or a number in its graph."""
+    """Whether nothing that depends on the images is computed ahead of the training, or a number in its graph."""
     frozen = outline.frozen or any(map(stages.freezes, spec.fit.stages))
     return not (frozen or weighs_labels(spec) or spec.augment)
 

@@ -29,7 +29,7 @@ from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.models.weights import save_weights
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.training import checkpoint
-from kerasimg.training.counting import picture_weights
+from kerasimg.training.counting import image_weights
 from kerasimg.training.engine import Engine, Hooks, make_callbacks, plan_stage, total_epochs
 from kerasimg.training.features import FeaturePlan
 from kerasimg.training.prepare import Experiment, Models, Seeder, Sized, check_images, load_for, make_models, prepare
@@ -86,7 +86,7 @@ class Trials:
 
         folder: in which each trial that keeps something gets its own.  seed: of trials that name none; None: that
         of the spec.
-        cache: "disk" where several processes share the pictures.  keep: of how many of the best trials in that folder,
+        cache: "disk" where several processes share the images.  keep: of how many of the best trials in that folder,
         by `tune.objective`, the weights are kept; None: as `tune.keep` says.
         """
         self.spec, self.source = load_for(ref, data, overrides, dict(params or {}))
@@ -245,7 +245,7 @@ class Trials:
         """The model of an earlier trial, as good as new, or a new one."""
         key, outline, head_alone = self._model_for(spec)
         shared, parts = self._models[key], self._split(spec)
-        weights = picture_weights(spec, self.source, parts["train"])
+        weights = image_weights(spec, self.source, parts["train"])
         self._now, self._reused, self._head_alone = key, shared.trials > 0, head_alone
         return shared, shared.begin(spec, parts, weights, outline)
 

@@ -44,7 +44,7 @@ class Trunk:
     random: Any
     """Where Python's random numbers stand when the trunk has been made."""
     plan: FeaturePlan
-    """With the features of all pictures; its model is that of the first trial."""
+    """With the features of all images; its model is that of the first trial."""
 
     def fits(self, spec: Spec, outline: Outline) -> bool:
         """Whether this is the trunk of another spec's model."""

@@ -11,7 +11,7 @@ import pytest
 from kerasimg import callbacks
 
 JIT = False if keras.backend.backend() == "torch" else "auto"
-PICTURES = np.random.default_rng(0).random((16, 3)).astype("float32")
+IMAGES = np.random.default_rng(0).random((16, 3)).astype("float32")
 LABELS = np.arange(16) % 2
 
 
@@ -36,7 +36,7 @@ def model(optimizer="sgd", jit_compile=JIT):
 
 
 def fit(made, *given, **more):
-    return made.fit(PICTURES, LABELS, batch_size=4, verbose=0, callbacks=list(given), **more)
+    return made.fit(IMAGES, LABELS, batch_size=4, verbose=0, callbacks=list(given), **more)
 
 
 def weights(made):
@@ -75,7 +75,7 @@ def test_a_schedule_below_a_warm_up_is_refused():
 
 def test_a_spent_budget_stops_after_the_step():
     rates = Rates()
-    history = fit(model(), callbacks.TimeBudget(seconds=1e-9), rates, epochs=5, validation_data=(PICTURES, LABELS))
+    history = fit(model(), callbacks.TimeBudget(seconds=1e-9), rates, epochs=5, validation_data=(IMAGES, LABELS))
     assert len(rates.seen) == len(history.history["val_loss"]) == 1
 
 
@@ -177,13 +177,13 @@ def test_the_matrix_and_the_mistakes_reach_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-    pictures = np.full((4, 2, 2, 3), 99.0, "float32")
+    images = np.full((4, 2, 2, 3), 99.0, "float32")
     made = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
     made.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=JIT)
     made.layers[-1].set_weights([np.zeros((12, 2)), np.array([1.0, 0.0])])
-    callback = callbacks.ConfusionToTensorBoard([(pictures, np.array([0, 1, 1, 0]))], ["cat", "dog"], tmp_path, every=2)
+    callback = callbacks.ConfusionToTensorBoard([(images, np.array([0, 1, 1, 0]))], ["cat", "dog"], tmp_path, every=2)
     made.optimizer.learning_rate = 0.0
-    made.fit(pictures, LABELS[:4], epochs=2, callbacks=[callback], verbose=0)
+    made.fit(images, LABELS[:4], epochs=2, callbacks=[callback], verbose=0)
     (file,) = tmp_path.iterdir()
     values = [(event.step, value.tag) for event in EventFileLoader(str(file)).Load() for value in event.summary.value]
     assert values == [(2, "confusion"), (2, "mistaken/0"), (2, "mistaken/1")]

@@ -11,9 +11,9 @@ import kerasimg
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, pictures: Any, tiny: Any) -> tuple[Path, Path]:
+def runs(tmp_path_factory: pytest.TempPathFactory, images: Any, tiny: Any) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("diff")
-    data = pictures(folder / "colours", {"red": 8, "blue": 8})
+    data = images(folder / "colours", {"red": 8, "blue": 8})
     how = {"out": folder / "runs", "verbose": 0, "report": False}
     first = kerasimg.train(tiny(), data=data, **how).folder
     (data / "red" / "00.png").unlink()
@@ -45,7 +45,7 @@ def test_two_runs_differ_in_spec_data_and_figures_too(say: Any, runs: tuple[Path
     assert list(told) == ["spec", "data", "surroundings", "figures"]
     assert {"path": "fit.seed", "before": 0, "after": 7} in told["spec"]
     (gone,) = [one for one in told["data"] if one["path"] == "only in the first"]
-    assert gone["before"] == {"pictures": 1, "as": ["red/00.png"]}
+    assert gone["before"] == {"images": 1, "as": ["red/00.png"]}
     assert told["surroundings"] == []
 
 

@@ -20,10 +20,10 @@ def harmless(text: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> tuple[Path, Path, list[str]]:
+def run(tmp_path_factory: pytest.TempPathFactory, images: Any) -> tuple[Path, Path, list[str]]:
     """A run on a folder of such classes, its image folder, and what training printed."""
     folder = tmp_path_factory.mktemp("escaping")
-    photos = pictures(folder / "photos", {"red": 8, "blue": 8, "green": 8, "grey": 8})
+    photos = images(folder / "photos", {"red": 8, "blue": 8, "green": 8, "grey": 8})
     for plain, name in zip(("red", "blue", "green", "grey"), HOSTILE, strict=True):
         (photos / plain).rename(photos / name.replace("/", "_"))
     spec = {

@@ -25,10 +25,10 @@ DEEP = "[" * 100_000
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, pictures: Any, tiny: Any) -> Path:
+def world(tmp_path_factory: pytest.TempPathFactory, images: Any, tiny: Any) -> Path:
     """A folder with a run, its bundle and pack, and what a person or an attacker may put in their place."""
     root: Path = tmp_path_factory.mktemp("world")
-    pictures(root / "colours", {"red": 10, "blue": 10})
+    images(root / "colours", {"red": 10, "blue": 10})
     (root / "tiny.json").write_text(json.dumps(tiny()))
     trained = kerasimg.train(root / "tiny.json", data=root / "colours", out=root, verbose=0)
     trained.folder.rename(root / "run")
@@ -79,7 +79,7 @@ CASES: list[tuple[str, int, str]] = [
     ("data preview huge.json --data colours --out x.png", 2, "draw fewer rows"),
     ("spec diff garbage.json simple_cnn", 2, "garbage.json"),
     ("train tiny.json --data colours --limit params=x", 2, "--limit params: expected a whole number"),
-    # pictures
+    # images
     ("data check gone", 3, "gone: no such file or folder"),
     ("data check nothing", 3, "nothing: expected a folder or a file"),
     ("init empty", 3, "empty: holds no folders"),
@@ -91,11 +91,11 @@ CASES: list[tuple[str, int, str]] = [
     ("spec lr-find tiny.json --data gone", 3, "gone: no such"),
     ("tune tiny.json --data gone", 3, "gone: no such"),
     ("train tiny.json --data colours --out nothing", 2, "nothing' is no folder, and cannot hold a run"),
-    ("predict run garbage.png", 3, "garbage.png: is not a picture"),
+    ("predict run garbage.png", 3, "garbage.png: is not an image"),
     ("predict run huge.png", 3, "huge.png: has 200 million pixels; the limit is"),
     ("predict run /dev/zero", 3, "/dev/zero: is not a file"),
-    ("predict run garbage.png colours", 3, "1 of 21 pictures cannot be read (below); repair or remove them, or"),
-    ("explain run garbage.png", 3, "garbage.png: is not a picture"),
+    ("predict run garbage.png colours", 3, "1 of 21 images cannot be read (below); repair or remove them, or"),
+    ("explain run garbage.png", 3, "garbage.png: is not an image"),
     ("explain run colours/red/00.png --method occlusion --out nothing", 1, "'nothing': file exists"),
     # runs
     ("predict gone x.png", 2, "no run, no model file"),
@@ -189,7 +189,7 @@ def test_a_missing_spec_does_not_keep_the_others_from_being_checked(say: Callabl
     assert "ok: zoo/simple_cnn.json" in say("check", "gone", "simple_cnn").out
 
 
-def test_unreadable_pictures_can_be_passed_over(world: Path, say: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
+def test_unreadable_images_can_be_passed_over(world: Path, say: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(world)
     said = say("predict", "run", "garbage.png", "colours/red", "--on-bad-image", "skip")
     assert (said.code, len(said.out.splitlines())) == (0, 10)
@@ -231,7 +231,7 @@ def test_a_training_that_nobody_watches_tells_a_line_per_epoch(world: Path, say:
     assert (said.code, said.err) == (0, "")
     assert not re.search(r"[\r\b\x1b]", said.out)
     assert len(re.findall(r"^Epoch \d/3$", said.out, re.M)) == 3
-    assert "judging it on 3 pictures (test)" in said.out
+    assert "judging it on 3 images (test)" in said.out
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell closes the streams")

@@ -12,12 +12,12 @@ import kerasimg
 
 
 @pytest.fixture
-def photos(pictures: Any, tmp_path: Path) -> Path:
-    folder: Path = pictures(tmp_path / "my photos", {"red": 6, "blue": 6})
+def photos(images: Any, tmp_path: Path) -> Path:
+    folder: Path = images(tmp_path / "my photos", {"red": 6, "blue": 6})
     return folder
 
 
-def test_a_spec_beside_the_pictures_trains_as_it_is(say: Any, photos: Path):
+def test_a_spec_beside_the_images_trains_as_it_is(say: Any, photos: Path):
     said = say("init", photos)
     spec = photos.with_name("my photos.json")
     assert (said.code, said.out.splitlines()[-1]) == (0, f"Next: kerasimg train '{spec}' --data '{photos}'")
@@ -50,5 +50,5 @@ def test_machines_are_told_what_was_seen(say: Any, photos: Path):
     assert Path(told["spec"]).is_file()
 
 
-def test_no_pictures_is_an_error_of_the_data(say: Any, tmp_path: Path):
+def test_no_images_is_an_error_of_the_data(say: Any, tmp_path: Path):
     assert say("init", tmp_path).code == 3

@@ -13,29 +13,27 @@ Say = Callable[..., tuple[Any, str, str]]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, pictures: Any, tiny: Any) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, images: Any, tiny: Any) -> Path:
     folder = tmp_path_factory.mktemp("cli-report")
-    data = pictures(folder / "colours", {"red": 10, "blue": 10})
+    data = images(folder / "colours", {"red": 10, "blue": 10})
     return kerasimg.train(tiny(), data=data, out=folder / "runs", verbose=0).folder
 
 
 def test_explain_writes_the_maps_and_says_where(say: Say, run: Path, tmp_path: Path):
-    picture = run.parent.parent / "colours" / "red" / "00.png"
-    code, out, _ = say("explain", run, picture, "--method", "occlusion", "--option", "window=4", "--out", tmp_path)
+    image = run.parent.parent / "colours" / "red" / "00.png"
+    code, out, _ = say("explain", run, image, "--method", "occlusion", "--option", "window=4", "--out", tmp_path)
     assert (code, out.splitlines()[0].split()[1]) == (0, "red")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00.occlusion.png", "00.occlusion.seen.png"]
-    code, out, _ = say(
-        "explain", run, picture, "--method", "occlusion", "--target", "blue", "--out", tmp_path, "--json"
-    )
+    code, out, _ = say("explain", run, image, "--method", "occlusion", "--target", "blue", "--out", tmp_path, "--json")
     (row,) = json.loads(out)
     assert (row["target"], row["probability"] < 0.5, len(row["peak"])) == ("blue", True, 2)
 
 
 def test_explain_says_why_a_model_has_no_map_and_what_there_is_instead(say: Say, run: Path, tmp_path: Path):
-    picture = run.parent.parent / "colours" / "red" / "00.png"
-    code, _, err = say("explain", run, picture, "--out", tmp_path)
+    image = run.parent.parent / "colours" / "red" / "00.png"
+    code, _, err = say("explain", run, image, "--out", tmp_path)
     assert (code, "keeps no map" in err, "'occlusion'" in err) == (2, True, True)
-    code, _, err = say("explain", run, picture, "--option", "window=wide")
+    code, _, err = say("explain", run, image, "--option", "window=wide")
     assert (code, err.strip()) == (2, "error: --option: expected NAME=NUMBER, got 'window=wide'")
 
 

@@ -10,8 +10,8 @@ import kerasimg
 
 
 @pytest.fixture
-def photos(pictures: Any, tmp_path: Path) -> Path:
-    folder: Path = pictures(tmp_path / "photos", {"red": 10, "blue": 10})
+def photos(images: Any, tmp_path: Path) -> Path:
+    folder: Path = images(tmp_path / "photos", {"red": 10, "blue": 10})
     return folder
 
 
@@ -21,7 +21,7 @@ QUICK = ("--epochs", "1", "--batch-size", "8", "--set", "width=16", "--on-bad-im
 def test_images_alone_are_trained_on_by_the_spec_that_init_writes(say: Any, photos: Path, tmp_path: Path):
     said = say("train", photos, *QUICK, "--out", tmp_path / "runs")
     run = tmp_path / "runs" / "photos-1"
-    assert (said.code, "no spec given; using recipes/from_scratch: the pictures are tiny" in said.out) == (0, True)
+    assert (said.code, "no spec given; using recipes/from_scratch: the images are tiny" in said.out) == (0, True)
     assert said.out.splitlines()[-1] == f"Next: kerasimg export {run} --to web"
     assert say("init", photos).code == 0
     assert json.loads((run / "first_spec.json").read_text()) == json.loads(photos.with_suffix(".json").read_text())

@@ -58,8 +58,8 @@ def test_a_call_that_makes_no_sense_is_told_what_would(say, arguments, told):
     assert told in err
 
 
-def test_a_search_tells_what_it_found_in_json(say, searched_file, pictures, tmp_path):
-    folder = pictures(tmp_path / "few", {"red": 10, "blue": 10})
+def test_a_search_tells_what_it_found_in_json(say, searched_file, images, tmp_path):
+    folder = images(tmp_path / "few", {"red": 10, "blue": 10})
     code, out, _ = say(searched_file, "--data", folder, "--out", tmp_path / "runs", "--json")
     assert code == 0
     told = json.loads(out)

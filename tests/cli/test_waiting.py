@@ -48,8 +48,8 @@ def test_a_long_wait_is_told_and_wiped_out(monkeypatch: pytest.MonkeyPatch):
             shown.progress(3, 1000)
             told = read(" s")
         told += read("  \r")
-    assert told.startswith("\rlooking, 3 of 1,000 pictures ... 0 s")
-    assert told.endswith("\r" + " " * len("looking, 3 of 1,000 pictures ... 0 s") + "\r")
+    assert told.startswith("\rlooking, 3 of 1,000 images ... 0 s")
+    assert told.endswith("\r" + " " * len("looking, 3 of 1,000 images ... 0 s") + "\r")
 
 
 def test_a_line_that_stays_wipes_the_wait_out_first(
@@ -96,7 +96,7 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capfd: 
     with waiting("looking") as shown:
         shown.progress(3, 1000)
         time.sleep(0.4)
-    assert capfd.readouterr() == ("", "looking, 3 of 1,000 pictures ... 0 s\n")
+    assert capfd.readouterr() == ("", "looking, 3 of 1,000 images ... 0 s\n")
     with waiting("looking", silent=True):
         time.sleep(0.3)
     assert capfd.readouterr() == ("", "")

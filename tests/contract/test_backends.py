@@ -1,7 +1,7 @@
 """The same spec with the same weights gives the same outputs on TensorFlow, JAX and PyTorch, and trains on each.
 
 No process holds two backends, so what they are compared by stands in expected_outputs.json: for each spec, weights
-drawn by NumPy, a picture drawn by NumPy, and the outputs that TensorFlow gave. Every backend must give them to 1e-4,
+drawn by NumPy, an image drawn by NumPy, and the outputs that TensorFlow gave. Every backend must give them to 1e-4,
 TensorFlow too, so that no change of a spec goes by unnoticed. When one is meant:
 
     python tests/contract/test_backends.py
@@ -47,7 +47,7 @@ SPECS = {
 def draw_weights(model, gain, divisor):
     """Weights in layer order, from NumPy.
 
-    gain: of each layer; one too low forgets the picture, one too high makes much of the rounding of floats.
+    gain: of each layer; one too low forgets the image, one too high makes much of the rounding of floats.
     divisor: of the last kernel, so that the softmax does not saturate.
     """
     draw = np.random.default_rng(0)
@@ -66,8 +66,8 @@ def draw_weights(model, gain, divisor):
     model.set_weights([*values, kernel / divisor, bias])
 
 
-def draw_pictures(model):
-    """Two pictures, each a colour with noise over it."""
+def draw_images(model):
+    """Two images, each a colour with noise over it."""
     draw = np.random.default_rng(1)
     height, width, channels = model.input_shape[1:]
     colours = draw.uniform(0, 255, (2, 1, 1, channels))
@@ -80,13 +80,13 @@ def build(name, gain, divisor):
     return model
 
 
-def outputs(model, pictures=None):
+def outputs(model, images=None):
     """By `predict`, which JAX compiles as one; call by call it compiles each operation of each layer."""
-    return model.predict(draw_pictures(model) if pictures is None else pictures, verbose=0)
+    return model.predict(draw_images(model) if images is None else images, verbose=0)
 
 
 def photo():
-    """A picture that looks like something to a network: a disc in front of a gradient, (224, 224, 3), 0-255."""
+    """An image that looks like something to a network: a disc in front of a gradient, (224, 224, 3), 0-255."""
     y, x = np.mgrid[0:224, 0:224] / 223
     sky = np.stack([90 + 80 * y, 140 + 60 * y, 250 - 60 * y], axis=-1)
     disc = ((x - 0.5) ** 2 + (y - 0.55) ** 2 < 0.08)[..., None]
@@ -104,7 +104,7 @@ def expected():
     return json.loads(EXPECTED.read_text(encoding="utf-8"))
 
 
-def test_every_spec_of_the_table_has_expected_outputs_that_depend_on_the_picture():
+def test_every_spec_of_the_table_has_expected_outputs_that_depend_on_the_image():
     rows = expected()["drawn"]
     assert set(rows) == set(SPECS)
     for row in rows.values():
@@ -152,8 +152,8 @@ def augmented(tiny):
 
 
 @pytest.mark.parametrize("kind", ["plain", "augmented"])
-def test_a_spec_trains_is_judged_predicts_and_loads_again_on_every_backend(kind, tiny, augmented, pictures, tmp_path):
-    folder = pictures(tmp_path / "pictures", {"train/red": 16, "train/blue": 16, "test/red": 4, "test/blue": 4})
+def test_a_spec_trains_is_judged_predicts_and_loads_again_on_every_backend(kind, tiny, augmented, images, tmp_path):
+    folder = images(tmp_path / "images", {"train/red": 16, "train/blue": 16, "test/red": 4, "test/blue": 4})
     run = kerasimg.train(tiny() if kind == "plain" else augmented, data=folder, out=tmp_path / "runs", verbose=0)
     assert len(run.history) == 3
     assert all(np.isfinite(row["loss"]) for row in run.history)
@@ -173,15 +173,15 @@ def decoded(file):
 
 
 def conditioned(name):
-    """The gain, and the divisor, at which the picture counts most among those at which rounding does not count."""
+    """The gain, and the divisor, at which the image counts most among those at which rounding does not count."""
     found = []
     for gain in (1.0, 1.2, 1.4, 1.5, 1.6, 1.7, 2.0):
         model = build(name, gain, 1.0)
         before = keras.Model(model.input, model.layers[-1].input)
         kernel = model.layers[-1].get_weights()[0]
-        pictures = draw_pictures(model)
-        rounded = pictures * (1 + 1e-6 * np.random.default_rng(2).uniform(-1, 1, pictures.shape))
-        logits, near = (outputs(before, these.astype("float32")) @ kernel for these in (pictures, rounded))
+        images = draw_images(model)
+        rounded = images * (1 + 1e-6 * np.random.default_rng(2).uniform(-1, 1, images.shape))
+        logits, near = (outputs(before, these.astype("float32")) @ kernel for these in (images, rounded))
         spread = float(np.float32(logits.std()))
         if np.abs(near - logits).max() / spread < TOLERANCE / 5:
             found.append((float(np.abs(logits[0] - logits[1]).max()) / spread, gain, spread))

@@ -230,7 +230,7 @@ def test_its_arguments_in_a_spec_are_those_that_its_constructor_takes(name, case
 
 
 @every_augmentation
-def test_an_augmentation_varies_pictures_in_training_only_and_repeatably(name):
+def test_an_augmentation_varies_images_in_training_only_and_repeatably(name):
     images = np.random.default_rng(0).uniform(0, 255, (6, 12, 10, 3)).astype("float32")
     first, second = (getattr(layers, name)(**AUGMENTATIONS[name]) for _ in range(2))
     np.testing.assert_array_equal(as_array(first(images, training=False)), images)

@@ -1,4 +1,4 @@
-"""The backbone that needs no download: what it says of real pictures, and that a head trains on it."""
+"""The backbone that needs no download: what it says of real images, and that a head trains on it."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 import kerasimg
 from kerasimg.models.classifier import Classifier
 
-PICTURES = Path(str(files("skimage"))) / "data"
+IMAGES = Path(str(files("skimage"))) / "data"
 
 
 @pytest.fixture(scope="module")
@@ -19,15 +19,15 @@ def classifier() -> Classifier:
 
 
 @pytest.mark.parametrize(
-    ("picture", "names", "at_least"),
+    ("image", "names", "at_least"),
     [
         ("coffee.png", {"espresso"}, 0.9),
         ("camera.png", {"tripod"}, 0.9),
         ("chelsea.png", {"tabby", "tiger cat", "Egyptian cat"}, 0.3),
     ],
 )
-def test_it_names_a_photograph(classifier: Classifier, picture: str, names: set[str], at_least: float):
-    (said,) = kerasimg.predict(classifier, PICTURES / picture)
+def test_it_names_a_photograph(classifier: Classifier, image: str, names: set[str], at_least: float):
+    (said,) = kerasimg.predict(classifier, IMAGES / image)
     assert said.label in names
     assert said.confidence > at_least
 

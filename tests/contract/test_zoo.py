@@ -241,7 +241,7 @@ def enliven(model: Any, pixels: np.ndarray) -> None:
 def outputs(
     name: str, params: dict[str, Any], constructor: str, arguments: dict[str, Any], size: int, module: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the model of keras.applications and that of the spec give for eight pictures, with the same weights.
+    """What the model of keras.applications and that of the spec give for eight images, with the same weights.
 
     They go from one to the other in a file as keras.applications publishes them.
     """

@@ -1,4 +1,4 @@
-"""Small pictures and folders of them, made at test time."""
+"""Small images and folders of them, made at test time."""
 
 import io
 from collections.abc import Callable
@@ -12,7 +12,7 @@ RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 25
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Callable[..., Path]:
-    """folder("cat/a.png", "dog/b.png") makes a folder of these files: pictures, or text where the name says so."""
+    """folder("cat/a.png", "dog/b.png") makes a folder of these files: images, or text where the name says so."""
 
     def make(*names: str) -> Path:
         root = tmp_path / "pets"
@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
             if name.endswith("/"):
                 path.mkdir()
             elif path.suffix in (".txt", ".db", ".xml") or path.name.startswith("."):
-                path.write_text("no picture")
+                path.write_text("no image")
             else:
                 PIL.Image.new("RGB", (4, 3), (number % 256, 100, 200)).save(path, format="PNG")
         return root
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def encoded() -> Callable[[int], bytes]:
-    """encoded(3) is the PNG of a picture of 4 x 3 pixels, each number another."""
+    """encoded(3) is the PNG of an image of 4 x 3 pixels, each number another."""
 
     def make(number: int) -> bytes:
         file = io.BytesIO()

@@ -1,6 +1,6 @@
-"""Which pictures two devices see in an epoch, for test_workers.py, which runs this in a process of its own.
+"""Which images two devices see in an epoch, for test_workers.py, which runs this in a process of its own.
 
-python on_workers.py BACKEND: prints, for each device, the numbers of its pictures in each step, as JSON.
+python on_workers.py BACKEND: prints, for each device, the numbers of its images in each step, as JSON.
 """
 
 import json

@@ -59,8 +59,8 @@ def applied(
     change = tf.autograph.experimental.do_not_convert(lambda x, y, s: augment(x, y, s, batch_size))
     dataset = dataset.map(change, num_parallel_calls=threads)
     made = list(dataset.as_numpy_iterator())
-    pictures, labels = (np.concatenate(parts) for parts in zip(*made, strict=True))
-    return pictures, labels
+    imgs, labels = (np.concatenate(parts) for parts in zip(*made, strict=True))
+    return imgs, labels
 
 
 def test_no_layers_are_no_augmentation():
@@ -69,11 +69,11 @@ def test_no_layers_are_no_augmentation():
 
 @pytest.fixture(scope="module")
 def whole() -> np.ndarray:
-    """What all of the compiled layers make of the pictures in one batch."""
+    """What all of the compiled layers make of the images in one batch."""
     return applied(ALL, batch_size=20)[0]
 
 
-def test_pictures_stay_pictures(whole: np.ndarray):
+def test_images_stay_images(whole: np.ndarray):
     assert whole.shape == IMAGES.shape
     assert whole.dtype == np.float32
     assert whole.min() >= 0
@@ -86,7 +86,7 @@ def test_batches_and_threads_change_no_bit(whole: np.ndarray, split: int, batch_
     assert np.array_equal(applied(ALL, split=split, batch_size=batch_size, threads=threads)[0], whole)
 
 
-def test_what_is_drawn_is_of_the_picture_not_of_its_place(whole: np.ndarray):
+def test_what_is_drawn_is_of_the_image_not_of_its_place(whole: np.ndarray):
     order = np.random.default_rng(0).permutation(20)
     assert np.array_equal(applied(ALL, order=order, batch_size=20)[0], whole[order])
 
@@ -116,7 +116,7 @@ def test_seeds_and_epochs_change_what_is_drawn_and_nothing_else_does():
 
 
 def drawn(*nodes: tuple[str, dict[str, Any]]) -> list[np.ndarray]:
-    """What such layers draw for twenty pictures."""
+    """What such layers draw for twenty images."""
     augment = compile_augment(nodes, Image(size=[10, 12]), 0)
     seeds = tf.constant([[0, position] for position in range(20)], tf.int64)
     return [np.asarray(rows) for rows in tf.nest.flatten(augment.steps[0].draw(seeds, tf.constant(0, tf.uint32), 20))]
@@ -220,8 +220,8 @@ def test_a_fused_run_is_close_to_the_layers_one_by_one_and_sharper():
 
 
 @pytest.mark.parametrize("name", ["MixUp", "CutMix"])
-def test_blending_layers_blend_pictures_and_labels_alike(name: str):
-    # Of one colour, so that a picture says how much of which it is made of.
+def test_blending_layers_blend_images_and_labels_alike(name: str):
+    # Of one colour, so that an image says how much of which it is made of.
     flat = np.ones((20, 10, 12, 3), np.uint8) * (np.arange(20) % 4 * 80)[:, None, None, None].astype(np.uint8)
     images, labels = applied([(name, {})], flat)
     assert labels.shape == (20, 4)
@@ -232,7 +232,7 @@ def test_blending_layers_blend_pictures_and_labels_alike(name: str):
     assert (labels.max(axis=1) < 0.999).sum() > 3
 
 
-def test_each_picture_is_blended_by_a_share_of_its_own_with_another_one():
+def test_each_image_is_blended_by_a_share_of_its_own_with_another_one():
     labels = np.eye(20, dtype="float32")
     _, mixed = applied([("MixUp", {"alpha": 5.0})], labels=labels)
     partners = np.where(np.diag(mixed) < 1, (mixed - np.diag(np.diag(mixed))).argmax(axis=1), np.arange(20))
@@ -263,7 +263,7 @@ def test_blending_needs_labels_that_can_be_blended():
     assert not compile_augment(MOVES, Image(), 0).blends
 
 
-def test_crops_are_brought_back_to_the_size_of_the_pictures():
+def test_crops_are_brought_back_to_the_size_of_the_images():
     images, _ = applied([("RandomCrop", {"height": 5, "width": 6})])
     assert images.shape == IMAGES.shape
     expected = {
@@ -275,23 +275,23 @@ def test_crops_are_brought_back_to_the_size_of_the_pictures():
 
 
 @pytest.mark.parametrize("name", ["RandomSaturation", "RandomHue"])
-def test_gray_pictures_have_no_colours_to_change(name: str):
-    with pytest.raises(CallError, match=rf"augment\[0\] \({name}\): needs pictures of 3 channels; they have 1"):
+def test_gray_images_have_no_colours_to_change(name: str):
+    with pytest.raises(CallError, match=rf"augment\[0\] \({name}\): needs images of 3 channels; they have 1"):
         compile_augment([(name, {"factor": 0.2})], Image(channels=1), 0)
 
 
-def test_gray_pictures_are_augmented_too():
+def test_gray_images_are_augmented_too():
     nodes = [MOVES[1], ("RandomContrast", {"factor": 0.2}), ("RandomGrayscale", {}), ("TrivialAugment", {})]
     images, _ = applied(nodes, IMAGES[..., :1])
     assert images.shape == (20, 10, 12, 1)
 
 
 def test_channels_first_is_refused():
-    with pytest.raises(CallError, match=r"augment\[0\] \(RandomFlip\): data_format: pictures are channels_last here"):
+    with pytest.raises(CallError, match=r"augment\[0\] \(RandomFlip\): data_format: images are channels_last here"):
         compile_augment([("RandomFlip", {"data_format": "channels_first"})], Image(), 0)
 
 
-def test_a_policy_of_precision_leaves_pictures_exact():
+def test_a_policy_of_precision_leaves_images_exact():
     keras.config.set_dtype_policy("mixed_float16")
     try:
         images, _ = applied(
@@ -355,7 +355,7 @@ def registered() -> None:
 
 
 @pytest.mark.parametrize("name", ["Salted", "Plain"])
-def test_a_layer_of_ones_own_draws_from_the_pictures_seeds(name: str):
+def test_a_layer_of_ones_own_draws_from_the_images_seeds(name: str):
     nodes = [("RandomFlip", {}), (name, {"factor": 0.1} if name == "Salted" else {}), ("GridMask", {})]
     images, _ = applied(nodes)
     order = np.array([5, 2, 11, 0, 3])

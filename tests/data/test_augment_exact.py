@@ -77,7 +77,7 @@ def as_keras(layer: Any, images: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     return np.asarray(layer.transform_images(images, layer.get_random_transformation(images)))
 
 
-def pictures(count: int = N, channels: int = 3, size: tuple[int, int] = SIZE) -> np.ndarray:
+def make_images(count: int = N, channels: int = 3, size: tuple[int, int] = SIZE) -> np.ndarray:
     """Smooth noise, so that a difference of place is a difference of value, and not a larger one."""
     noise = np.random.default_rng(0).uniform(0, 255, (count, *size, channels))
     for axis in (1, 2):
@@ -92,7 +92,7 @@ def random_numbers(count: int, columns: int, seed: int = 1) -> tuple[np.ndarray,
 
 
 def applied(operation: Operation, images: np.ndarray, words: Any) -> np.ndarray:
-    """Picture by picture, as the compiled function does, but without compiling."""
+    """Image by image, as the compiled function does, but without compiling."""
     drawn = operation.draw(words)
     made = [
         operation.apply(tf.constant(image), tf.nest.map_structure(lambda row, k=k: row[k], drawn))
@@ -136,31 +136,31 @@ def test_a_move_is_that_of_keras(name: str, arguments: dict[str, Any]):
     layer = getattr(keras.layers, name)(data_format="channels_last", **arguments)
     operation = Warp(name, GEOMETRIC[name](layer, SIZE) or ())
     numbers, words = random_numbers(N, operation.numbers)
-    expected = as_keras(layer, pictures(), numbers)
-    found = applied(operation, pictures(), words)
+    expected = as_keras(layer, make_images(), numbers)
+    found = applied(operation, make_images(), words)
     difference = np.abs(found - expected)
     # Where a place is rounded, or wrapped, the last bit of it may decide.
     assert np.mean(difference < 0.05) > (1.0 if "nearest" not in arguments.values() else 0.995) - 0.005
     assert np.median(difference) < 1e-4
-    assert np.abs(expected - pictures()).mean() > 1
+    assert np.abs(expected - make_images()).mean() > 1
 
 
 @pytest.mark.parametrize("arguments", GEOMETRY["RandomFlip"])
 def test_flips_are_exactly_those_of_keras(arguments: dict[str, Any]):
     layer = keras.layers.RandomFlip(data_format="channels_last", **arguments)
     numbers, words = random_numbers(N, 1)
-    expected = as_keras(layer, pictures(), numbers)
-    assert np.array_equal(applied(Warp("", GEOMETRIC["RandomFlip"](layer, SIZE)), pictures(), words), expected)
-    assert np.array_equal(applied(Flip("", [layer.mode]), pictures(), words), expected)
+    expected = as_keras(layer, make_images(), numbers)
+    assert np.array_equal(applied(Warp("", GEOMETRIC["RandomFlip"](layer, SIZE)), make_images(), words), expected)
+    assert np.array_equal(applied(Flip("", [layer.mode]), make_images(), words), expected)
 
 
 def test_flips_one_after_the_other_are_exactly_those_of_keras():
     layers = [keras.layers.RandomFlip(mode) for mode in ("horizontal", "vertical", "horizontal_and_vertical")]
     numbers, words = random_numbers(N, 3)
-    expected = pictures()
+    expected = make_images()
     for k, layer in enumerate(layers):
         expected = as_keras(layer, expected, numbers[:, k : k + 1])
-    assert np.array_equal(applied(Flip("", [layer.mode for layer in layers]), pictures(), words), expected)
+    assert np.array_equal(applied(Flip("", [layer.mode for layer in layers]), make_images(), words), expected)
 
 
 @pytest.mark.parametrize("size", [(7, 9), (13, 9), (20, 20), (5, 30), (13, 16), (12, 16)])
@@ -168,12 +168,12 @@ def test_a_crop_is_that_of_keras(size: tuple[int, int]):
     layer = keras.layers.RandomCrop(*size)
     operation = Warp("", GEOMETRIC["RandomCrop"](layer, SIZE))
     numbers, words = random_numbers(5, 2)
-    found = applied(operation, pictures(5), words if operation.numbers else words[:, :0])
+    found = applied(operation, make_images(5), words if operation.numbers else words[:, :0])
     assert found.shape == (5, *size, 3)
     for k in range(5):
         # Keras draws one place for a batch, as two numbers of no shape.
         layer = with_numbers(keras.layers.RandomCrop(*size, data_format="channels_last"), numbers[k : k + 1])
-        image = tf.constant(pictures(5)[k : k + 1])
+        image = tf.constant(make_images(5)[k : k + 1])
         expected = layer.transform_images(image, layer.get_random_transformation(image))
         np.testing.assert_allclose(found[k], expected[0], atol=1e-3)
 
@@ -185,8 +185,8 @@ def test_resizing_and_a_centre_crop_are_those_of_keras():
         keras.layers.CenterCrop(8, 9, data_format="channels_last"),
     ):
         operation = Warp("", GEOMETRIC[type(layer).__name__](layer, SIZE))
-        found = applied(operation, pictures(3), random_numbers(3, 1)[1][:, :0])
-        np.testing.assert_allclose(found, keras.ops.convert_to_numpy(layer(pictures(3))), atol=2e-3)
+        found = applied(operation, make_images(3), random_numbers(3, 1)[1][:, :0])
+        np.testing.assert_allclose(found, keras.ops.convert_to_numpy(layer(make_images(3))), atol=2e-3)
 
 
 COLOURS = {
@@ -215,8 +215,8 @@ def test_a_change_of_colours_is_that_of_keras(name: str, arguments: dict[str, An
     takes_format = name not in ("AutoContrast", "Solarization", "RandomBrightness", "RandomContrast")
     layer = getattr(keras.layers, name)(**arguments, **({"data_format": "channels_last"} if takes_format else {}))
     operations = PHOTOMETRIC[name](layer) or ()
-    images = pictures() * 0.8 + 20
-    # One picture has a channel of one value, one is black.
+    images = make_images() * 0.8 + 20
+    # One image has a channel of one value, one is black.
     images[0, ..., 1], images[1] = 9, 0
     found, columns = images, []
     for operation in operations:
@@ -233,19 +233,19 @@ def test_a_change_of_colours_is_that_of_keras(name: str, arguments: dict[str, An
 
 
 @pytest.mark.parametrize("arguments", [{}, {"factor": 0.5, "kernel_size": 7, "sigma": (0.5, 1.0)}])
-def test_a_blur_is_that_of_keras_with_one_for_each_picture(arguments: dict[str, Any]):
+def test_a_blur_is_that_of_keras_with_one_for_each_image(arguments: dict[str, Any]):
     layer = keras.layers.RandomGaussianBlur(data_format="channels_last", **arguments)
     (operation,) = PHOTOMETRIC["RandomGaussianBlur"](layer) or ()
     numbers, words = random_numbers(6, 4)
-    found = applied(operation, pictures(6), words)
-    expected = [as_keras(layer, pictures(6)[k : k + 1], numbers[k : k + 1])[0] for k in range(6)]
+    found = applied(operation, make_images(6), words)
+    expected = [as_keras(layer, make_images(6)[k : k + 1], numbers[k : k + 1])[0] for k in range(6)]
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
-def test_an_equalization_is_that_of_keras_with_a_histogram_for_each_picture():
+def test_an_equalization_is_that_of_keras_with_a_histogram_for_each_image():
     layer = keras.layers.Equalization(data_format="channels_last")
     (operation,) = PHOTOMETRIC["Equalization"](layer) or ()
-    images = pictures(4) * 0.5
+    images = make_images(4) * 0.5
     images[0, ..., 2] = 40
     found = applied(operation, images, tf.zeros((4, 0), tf.uint32))
     for k in range(4):
@@ -257,7 +257,7 @@ def test_an_equalization_is_that_of_keras_with_a_histogram_for_each_picture():
 def test_what_is_erased_is_what_keras_erases(arguments: dict[str, Any]):
     layer = keras.layers.RandomErasing(data_format="channels_last", **arguments)
     numbers, words = random_numbers(N, 6)
-    assert np.array_equal(applied(Erasing(layer), pictures(), words), as_keras(layer, pictures(), numbers))
+    assert np.array_equal(applied(Erasing(layer), make_images(), words), as_keras(layer, make_images(), numbers))
 
 
 def test_noise_is_distributed_as_that_of_keras():
@@ -278,38 +278,38 @@ def test_the_box_of_cutmix_is_what_the_labels_say():
     share = operation.share(drawn, (50, 80)).numpy()
     for k in range(200):
         mine = tuple(row[k] for row in drawn)
-        picture = operation.blend(tf.zeros((50, 80, 1)), tf.ones((50, 80, 1)), mine).numpy()
-        assert picture.mean() == pytest.approx(1 - share[k], abs=1e-6)
-        rows, columns = picture[..., 0].any(axis=1), picture[..., 0].any(axis=0)
-        assert picture.sum() == rows.sum() * columns.sum()
+        image = operation.blend(tf.zeros((50, 80, 1)), tf.ones((50, 80, 1)), mine).numpy()
+        assert image.mean() == pytest.approx(1 - share[k], abs=1e-6)
+        rows, columns = image[..., 0].any(axis=1), image[..., 0].any(axis=0)
+        assert image.sum() == rows.sum() * columns.sum()
 
 
-def test_rand_augment_does_what_keras_would_for_a_batch_of_one_picture():
+def test_rand_augment_does_what_keras_would_for_a_batch_of_one_image():
     layer = keras.layers.RandAugment(factor=0.5, num_ops=1, data_format="channels_last")
     (operation,) = keras_rand_augment(layer, SIZE)
     numbers, _ = random_numbers(11, operation.numbers, seed=4)
     # Each of the eleven is chosen once.
     numbers[:, 0] = (np.arange(11) + 0.5) / 11
     words = tf.constant((numbers * 2**24).astype(np.int64) << 8, tf.uint32)
-    found = applied(operation, pictures(11), words)
+    found = applied(operation, make_images(11), words)
     start = 1
     for k, (option, (attribute, _)) in enumerate(zip(operation.options, PARTS, strict=True)):
         part = getattr(layer, attribute)
         mine = numbers[k : k + 1, start : start + option.numbers]
         start += option.numbers
-        expected = as_keras(part, pictures(11)[k : k + 1], mine)
+        expected = as_keras(part, make_images(11)[k : k + 1], mine)
         np.testing.assert_allclose(found[k], expected[0], atol=0.05, err_msg=attribute)
 
 
-def test_aug_mix_mixes_what_its_chains_make_of_the_picture():
+def test_aug_mix_mixes_what_its_chains_make_of_the_image():
     layer = keras.layers.AugMix(num_chains=2, chain_depth=3, data_format="channels_last")
     (operation,) = keras_aug_mix(layer, SIZE) or ()
     _, words = random_numbers(8, operation.numbers)
     changes, weights, stays = operation.draw(words)
     assert np.allclose(np.sum(weights, axis=1), 1)
-    found = applied(operation, pictures(8), words)
+    found = applied(operation, make_images(8), words)
     for k in range(8):
-        image = tf.constant(pictures(8)[k])
+        image = tf.constant(make_images(8)[k])
         expected = float(stays[k]) * image
         for chain in range(2):
             changed = image

@@ -20,14 +20,14 @@ SIZE = (40, 56)
 
 
 def drawn(operation: Operation) -> list[np.ndarray]:
-    """What an operation draws for the pictures of an epoch: (N, numbers) arrays."""
+    """What an operation draws for the images of an epoch: (N, numbers) arrays."""
     seeds = tf.constant([[7, position] for position in range(N)], tf.int64)
     made = operation.draw(words(keys(seeds), [Part(operation.numbers, (0, 0))], tf.constant(7, tf.uint32))[0])
     return [np.asarray(one, np.float64).reshape(N, -1) for one in tf.nest.flatten(made)]
 
 
 def by_keras(layer: Any) -> dict[str, np.ndarray]:
-    """What Keras' layer draws for a batch of N pictures, on TensorFlow, where these run in a pipeline."""
+    """What Keras' layer draws for a batch of N images, on TensorFlow, where these run in a pipeline."""
     layer.backend.set_backend("tensorflow")
     images = tf.zeros((N, *SIZE, 3)) if "Perspective" in type(layer).__name__ else tf.zeros((N, *SIZE, 1))
     made = layer.get_random_transformation(images)
@@ -120,7 +120,7 @@ def test_colours_are_distributed_as_those_of_keras(name: str):
 
 
 @pytest.mark.parametrize(("name", "count"), [("RandAugment", 11), ("TrivialAugment", 14), ("RandAugmentPerImage", 14)])
-def test_policies_choose_evenly_and_for_each_picture(name: str, count: int):
+def test_policies_choose_evenly_and_for_each_image(name: str, count: int):
     (operation,) = lowered([(name, {})], SIZE, 3).steps[0].operations
     chosen = drawn(operation)[0]
     for turn in chosen.T:

@@ -23,8 +23,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_part_and_the_whole_are_measured():
     source = open_source((PIXELS, np.arange(40) % 2))
-    found = measure(source, Image(size=[8, 8]), [("RandomFlip", {})], batch_size=8, pictures=20, threads=2)
-    assert (found.pictures, found.of, found.threads, found.batch_size) == (20, 40, 2, 8)
+    found = measure(source, Image(size=[8, 8]), [("RandomFlip", {})], batch_size=8, images=20, threads=2)
+    assert (found.images, found.of, found.threads, found.batch_size) == (20, 40, 2, 8)
     assert list(found.parts) == ["read", "decode", "resize", "augment", "copy"]
     assert all(rate > 0 for rate in (*found.parts.values(), found.first_epoch, found.from_cache))
     assert sum(found.share(name) for name in found.parts) == pytest.approx(1)
@@ -40,11 +40,11 @@ def test_a_part_that_takes_no_time_is_null_in_json_and_the_line_says_what_bounds
     assert found.as_dict()["parts"]["augment"] is None
     assert found.as_dict()["shares"] == {"read": 0.125, "decode": 0.5, "resize": 0.25, "augment": 0, "copy": 0.125}
     assert found.summary() == (
-        "pictures: 1,000 a second in the first epoch (decode takes 50%), 8,000 from the cache (disk; copy)"
+        "images: 1,000 a second in the first epoch (decode takes 50%), 8,000 from the cache (disk; copy)"
     )
 
 
-def test_a_picture_that_cannot_be_read_is_named(folder: Folder):
+def test_a_image_that_cannot_be_read_is_named(folder: Folder):
     root = folder("cat/1.png", "dog/1.png")
     (root / "dog" / "1.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"dog/1\.png: is empty"):

@@ -29,12 +29,12 @@ def source() -> Source:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The pictures that were decoded since, by their first value."""
+    """The images that were decoded since, by their first value."""
     seen: list[int] = []
 
-    def counted(picture: np.ndarray, image: Image) -> np.ndarray:
-        seen.append(int(picture[0, 0, 0]))
-        return decode(picture, image)
+    def counted(img: np.ndarray, image: Image) -> np.ndarray:
+        seen.append(int(img[0, 0, 0]))
+        return decode(img, image)
 
     monkeypatch.setattr(loading, "decode", counted)
     return seen
@@ -49,7 +49,7 @@ def files(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk", "auto"])
-def test_a_picture_is_decoded_once(source: Source, tmp_path: Path, decoded: list[int], kind: CacheKind):
+def test_a_image_is_decoded_once(source: Source, tmp_path: Path, decoded: list[int], kind: CacheKind):
     cache = Cache(kind, tmp_path)
     for _ in range(3):
         assert np.array_equal(load(source, cache), PIXELS)
@@ -57,7 +57,7 @@ def test_a_picture_is_decoded_once(source: Source, tmp_path: Path, decoded: list
     assert bool(files(tmp_path)) == (kind == "disk")
 
 
-def test_pixels_of_another_kind_are_other_pictures(source: Source, tmp_path: Path, decoded: list[int]):
+def test_pixels_of_another_kind_are_other_images(source: Source, tmp_path: Path, decoded: list[int]):
     cache = Cache("disk", tmp_path)
     load(source, cache)
     for image in (Image(size=[5, 5]), Image(size=[6, 5], resize="crop"), Image(size=[6, 5], scale="unit")):
@@ -67,7 +67,7 @@ def test_pixels_of_another_kind_are_other_pictures(source: Source, tmp_path: Pat
     assert not fast.rows.read(np.arange(20), np.empty((20, 6, 5, 3), np.uint8)).any()
 
 
-def test_another_process_finds_the_pictures_on_disk_and_new_ones_are_added(
+def test_another_process_finds_the_images_on_disk_and_new_ones_are_added(
     source: Source, tmp_path: Path, decoded: list[int]
 ):
     load(source, Cache("disk", tmp_path), 12)
@@ -108,7 +108,7 @@ def test_memory_that_is_too_small_for_all_holds_some(
     for _ in range(2):
         assert np.array_equal(load(source, cache), PIXELS)
     assert len(decoded) == 20 + 12
-    assert cache.shortage() == "no room for 12 decoded pictures in memory: each epoch decodes them again"
+    assert cache.shortage() == "no room for 12 decoded images in memory: each epoch decodes them again"
 
 
 def test_the_disk_has_a_limit_and_what_was_used_longest_ago_goes_first(source: Source, tmp_path: Path):
@@ -203,7 +203,7 @@ def test_processes_that_fill_at_once_and_are_killed_leave_nothing_wrong(tmp_path
         process.wait()
         process.stdout.close()
     (path,) = files(tmp_path)
-    there, count = cache_files.pictures_in(path)
+    there, count = cache_files.images_in(path)
     assert count == 3000
     pixels = np.random.default_rng(2).integers(0, 256, (3000, 64, 64, 3), dtype=np.uint8)
     source = open_source((pixels, np.arange(3000) % 2))
@@ -223,7 +223,7 @@ def test_files_are_listed_and_removed_by_age(source: Source, tmp_path: Path):
     about = cache_files.about_of(path.parent)
     assert about["image"]["size"] == [6, 5]
     assert about["decoder"] == "exact"
-    assert cache_files.pictures_in(path) == (20, 20)
+    assert cache_files.images_in(path) == (20, 20)
     assert cache_files.remove_older(tmp_path, 3600) == []
     assert [file.path for file in cache_files.remove_older(tmp_path)] == [path]
     assert list(tmp_path.iterdir()) == []

@@ -9,9 +9,9 @@ from kerasimg.data import check, loading
 from kerasimg.data.cache import Cache, CacheKind
 from kerasimg.data.check import require_sound, scan
 from kerasimg.data.decode import decode
+from kerasimg.data.image_files import read_image
 from kerasimg.data.items import Bad
 from kerasimg.data.ledger import Ledger, hexadecimal
-from kerasimg.data.picture import read_picture
 from kerasimg.data.sources import open_source
 from kerasimg.errors import DataError
 from kerasimg.spec.document import Image
@@ -28,37 +28,37 @@ def pets(folder: Folder) -> Path:
 
 
 IDS = ["cat/1.png", "dog/1.png"]
-BAD = [Bad("cat/2.png", "is empty"), Bad("dog/1.png", "is not a picture (it begins like an HTML page)")]
+BAD = [Bad("cat/2.png", "is empty"), Bad("dog/1.png", "is not an image (it begins like an HTML page)")]
 
 
 @pytest.mark.parametrize("image", [None, Image(size=[2, 2])])
 @pytest.mark.parametrize("threads", [None, 1, 3])
-def test_a_scan_names_every_picture_that_cannot_be_read(pets: Path, image: Image | None, threads: int | None):
+def test_a_scan_names_every_image_that_cannot_be_read(pets: Path, image: Image | None, threads: int | None):
     assert scan(open_source(pets), image, threads) == BAD
 
 
-def test_unreadable_pictures_fail_and_all_are_named(pets: Path):
+def test_unreadable_images_fail_and_all_are_named(pets: Path):
     with pytest.raises(DataError) as caught:
         require_sound(open_source(pets))
     assert str(caught.value) == (
-        f"{pets}: 2 of 5 pictures cannot be read (below); repair or remove them, or go on without them: "
+        f"{pets}: 2 of 5 images cannot be read (below); repair or remove them, or go on without them: "
         "--on-bad-image skip\n"
         f"{pets}: cat/2.png: is empty\n"
-        f"{pets}: dog/1.png: is not a picture (it begins like an HTML page)"
+        f"{pets}: dog/1.png: is not an image (it begins like an HTML page)"
     )
 
 
-def test_unreadable_pictures_can_be_left_out(pets: Path):
+def test_unreadable_images_can_be_left_out(pets: Path):
     source = require_sound(open_source(pets), "skip")
     assert [item.id for item in source.items] == ["cat/1.png", "cat/3.png", "dog/2.png"]
     assert source.skipped == tuple(BAD)
     assert source.classes == ("cat", "dog")
-    assert source.describe().endswith("; 2 unreadable pictures left out")
+    assert source.describe().endswith("; 2 unreadable images left out")
 
 
-def test_a_class_must_not_vanish_with_its_pictures(pets: Path):
+def test_a_class_must_not_vanish_with_its_images(pets: Path):
     (pets / "dog" / "2.png").write_bytes(b"")
-    with pytest.raises(DataError, match="class 'dog': none of its pictures can be read"):
+    with pytest.raises(DataError, match="class 'dog': none of its images can be read"):
         require_sound(open_source(pets), "skip")
 
 
@@ -77,9 +77,9 @@ def test_a_long_scan_reports_its_progress_and_a_short_one_does_not(pets: Path, m
     assert reports == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
 
-def test_a_picture_is_read_again_only_when_it_has_changed(pets: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_image_is_read_again_only_when_it_has_changed(pets: Path, monkeypatch: pytest.MonkeyPatch):
     read = []
-    monkeypatch.setattr(check, "read_picture", lambda picture: read.append(picture) or read_picture(picture))
+    monkeypatch.setattr(check, "read_image", lambda image: read.append(image) or read_image(image))
     with pytest.raises(DataError):
         require_sound(open_source(pets))
     assert len(read) == 5
@@ -112,7 +112,7 @@ def test_a_scan_leaves_the_pixels_for_the_first_epoch(
 
     monkeypatch.setattr(loading, "decode_fast", none)
     loader = loading.Loader(source, np.arange(2), image, cache, exact=False)
-    assert np.array_equal(loader.load(np.arange(2)), [decode(item.picture, image) for item in source.items])
+    assert np.array_equal(loader.load(np.arange(2)), [decode(item.image, image) for item in source.items])
 
 
 def test_a_huge_file_is_not_read_as_a_whole(folder: Folder, monkeypatch: pytest.MonkeyPatch):

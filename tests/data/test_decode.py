@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 
 from kerasimg.data.decode import FILTERS, RESIZE, decode
-from kerasimg.data.picture import BadImage
+from kerasimg.data.image_files import BadImage
 from kerasimg.spec.document import Image, Interpolation, ResizePolicy
 
 NOISE = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -21,7 +21,7 @@ def test_every_resize_policy_and_interpolation_of_the_spec_has_a_function():
 
 @pytest.mark.parametrize("resize", RESIZE)
 @pytest.mark.parametrize("interpolation", FILTERS)
-def test_a_picture_of_the_size_keeps_its_values(resize: str, interpolation: str):
+def test_a_image_of_the_size_keeps_its_values(resize: str, interpolation: str):
     image = Image(size=[40, 60], resize=resize, interpolation=interpolation)
     assert np.array_equal(decode(NOISE, image), NOISE)
 
@@ -30,7 +30,7 @@ def test_a_picture_of_the_size_keeps_its_values(resize: str, interpolation: str)
 @pytest.mark.parametrize("interpolation", FILTERS)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (7, 5), (40, 60)])
-def test_any_picture_becomes_the_size(resize: str, interpolation: str, channels: int, shape: tuple[int, int]):
+def test_any_image_becomes_the_size(resize: str, interpolation: str, channels: int, shape: tuple[int, int]):
     image = Image(size=[13, 17], resize=resize, interpolation=interpolation, channels=channels)
     read = decode(np.full(shape, 255, np.uint8), image)
     assert read.dtype == np.uint8
@@ -65,7 +65,7 @@ def test_pad_keeps_all_and_fills_with_the_background():
     assert read[:, :, 0].T.tolist() == [[1] * 6, [10, 10, 20, 20, 30, 30], [10, 10, 20, 20, 30, 30], [1] * 6, [1] * 6]
 
 
-def test_a_very_thin_picture_is_padded_as_one_pixel():
+def test_a_very_thin_image_is_padded_as_one_pixel():
     read = decode(np.zeros((1, 20000), np.uint8), Image(size=[9, 9], channels=1, resize="pad"))
     assert np.flatnonzero(read.min(axis=(1, 2)) == 0).tolist() == [4]
 
@@ -92,7 +92,7 @@ def test_grey_and_colour_turn_into_each_other():
     assert np.array_equal(decode(NOISE, Image(size=[40, 60], channels=1))[..., 0], luma)
 
 
-def test_a_transparent_picture_lies_on_the_background_of_the_spec():
+def test_a_transparent_image_lies_on_the_background_of_the_spec():
     file = io.BytesIO()
     PIL.Image.new("RGBA", (2, 2), (0, 0, 0, 0)).save(file, "PNG")
     assert decode(file.getvalue(), Image(size=[1, 1], background=[9, 8, 7])).tolist() == [[[9, 8, 7]]]

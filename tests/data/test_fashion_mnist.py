@@ -29,7 +29,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
-def test_folders_hold_the_drawn_pictures_under_their_number(idx: Path, tmp_path: Path, monkeypatch):
+def test_folders_hold_the_drawn_images_under_their_number(idx: Path, tmp_path: Path, monkeypatch):
     run(monkeypatch, "folders", tmp_path / "out", "--per-class", 4, "--idx", idx)
     files = sorted((tmp_path / "out").glob("*/*/*.png"))
     assert len([path for path in files if path.parts[-3] == "train"]) == 40
@@ -44,7 +44,7 @@ def test_folders_hold_the_drawn_pictures_under_their_number(idx: Path, tmp_path:
     ]
 
 
-def test_an_npz_file_holds_all_pictures(idx: Path, tmp_path: Path, monkeypatch):
+def test_an_npz_file_holds_all_images(idx: Path, tmp_path: Path, monkeypatch):
     run(monkeypatch, "npz", tmp_path / "all.npz", "--idx", idx)
     with np.load(tmp_path / "all.npz") as arrays:
         assert np.array_equal(arrays["x_test"], IMAGES)

@@ -8,7 +8,7 @@ import pytest
 from kerasimg.data import fast_decode
 from kerasimg.data.decode import decode
 from kerasimg.data.fast_decode import LARGEST, MEAN_BOUND, SMALLEST_RATIO, decode_fast, divisor, roughness, weights
-from kerasimg.data.picture import BadImage
+from kerasimg.data.image_files import BadImage
 from kerasimg.spec.document import Image, ResizePolicy
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
@@ -29,9 +29,9 @@ def photos() -> dict[str, PIL.Image.Image]:
     return {name: PIL.Image.fromarray(getattr(data, name)()) for name in PHOTOS}
 
 
-def jpeg(picture: PIL.Image.Image, **options) -> bytes:
+def jpeg(image: PIL.Image.Image, **options) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "JPEG", **{"quality": 90} | options)
+    image.save(file, "JPEG", **{"quality": 90} | options)
     return file.getvalue()
 
 
@@ -71,9 +71,9 @@ def test_the_decoders_own_scaling_stays_within_the_bound(photos: dict[str, PIL.I
 @pytest.mark.parametrize("name", ["grass", "gravel", "page"])
 def test_textures_and_text_stay_within_the_bound(name: str):
     data = pytest.importorskip("skimage.data")
-    picture = PIL.Image.fromarray(getattr(data, name)())
+    image = PIL.Image.fromarray(getattr(data, name)())
     for width in (345, 375, 440, 512):
-        content = jpeg(picture.resize((width, width * picture.height // picture.width)))
+        content = jpeg(image.resize((width, width * image.height // image.width)))
         for size in (128, 160, 224):
             apart = difference(content, Image(size=[size, size], resize="crop"))
             assert apart.mean() < MEAN_BOUND
@@ -89,7 +89,7 @@ def test_roughness_is_twice_the_distance_from_the_mean_of_neighbours():
     assert roughness(stripes[:2]) == 0
 
 
-def test_a_picture_is_decoded_at_a_scale_that_leaves_enough_for_the_filter():
+def test_a_image_is_decoded_at_a_scale_that_leaves_enough_for_the_filter():
     assert [divisor(ratio) for ratio in (0.5, 2.2, 5.99, 6, 11.9, 12, 23.9, 24, 500)] == [1, 1, 1, 2, 2, 4, 4, 8, 8]
     for ratio in np.linspace(1, 60, 500):
         assert divisor(ratio) == 1 or ratio / divisor(ratio) >= SMALLEST_RATIO
@@ -161,9 +161,9 @@ def test_a_damaged_file_is_named_as_by_the_reference_decoder(photos: dict[str, P
         path.write_bytes(damaged)
         reasons = []
         for function in (decode, decode_fast):
-            for picture in (damaged, str(path)):
+            for img in (damaged, str(path)):
                 try:
-                    function(picture, image)
+                    function(img, image)
                     reasons.append("")
                 except BadImage as error:
                     reasons.append(error.reason)

@@ -10,7 +10,7 @@ import pytest
 from kerasimg.data import fast_decode, fast_png
 from kerasimg.data.decode import decode
 from kerasimg.data.fast_decode import decode_fast
-from kerasimg.data.picture import BadImage
+from kerasimg.data.image_files import BadImage
 from kerasimg.spec.document import Image
 
 cv2 = pytest.importorskip("cv2")
@@ -19,8 +19,8 @@ VALUES = np.random.default_rng(0).integers(0, 256, (28, 20, 3), dtype=np.uint8)
 
 def png(pixels: np.ndarray = VALUES, mode: str | None = None, **options) -> bytes:
     file = io.BytesIO()
-    picture = PIL.Image.fromarray(pixels)
-    (picture.convert(mode) if mode else picture).save(file, "PNG", **options)
+    image = PIL.Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(file, "PNG", **options)
     return file.getvalue()
 
 
@@ -40,7 +40,7 @@ def rows(filters: list[int]) -> bytes:
     return fast_png.SIGNATURE + head + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
-def test_plain_pictures_have_exactly_the_pixels_of_the_reference():
+def test_plain_images_have_exactly_the_pixels_of_the_reference():
     smooth = np.arange(560, dtype=np.uint16).reshape(28, 20).astype(np.uint8)
     resolution = with_chunk(png(), b"pHYs", struct.pack(">IIB", 1, 1, 1))
     for content in (png(), png(mode="L"), png(smooth), png(compress_level=0), rows([0, 1, 2, 3, 4] * 2), resolution):

@@ -24,17 +24,17 @@ def test_few_photos_get_a_head_on_frozen_features_and_many_a_whole_network():
     assert chosen(classes={"cat": 3000, "dog": 2000})["extends"] == "recipes/finetune"
 
 
-def test_tiny_pictures_get_a_network_of_their_own_in_their_size_and_colours():
+def test_tiny_images_get_a_network_of_their_own_in_their_size_and_colours():
     spec = chosen(height=28, width=28, grey=True)
     assert (spec["extends"], spec["params"]["size"], spec["params"]["channels"]) == ("recipes/from_scratch", 28, 1)
 
 
 @pytest.mark.parametrize(("side", "size"), [(480, 224), (224, 224), (200, 192), (130, 128), (70, 96)])
-def test_the_size_is_no_more_than_the_pictures_have(side: int, size: int):
+def test_the_size_is_no_more_than_the_images_have(side: int, size: int):
     assert chosen(height=side, width=side + 10)["params"]["size"] == size
 
 
-def test_pictures_of_one_shape_are_stretched_and_of_many_padded():
+def test_images_of_one_shape_are_stretched_and_of_many_padded():
     assert chosen()["image"]["resize"] == "stretch"
     assert chosen(aspects=(0.7, 1.5))["image"]["resize"] == "pad"
 
@@ -51,7 +51,7 @@ def test_rare_classes_weigh_more_where_some_are():
     [(156, 75), (500, 28), (700, 20), (10, 100)],
 )
 def test_few_images_get_more_epochs_so_that_there_are_300_steps(images: int, epochs: int):
-    spec = kerasimg.load(json.loads(dumps(chosen(pictures=images))))
+    spec = kerasimg.load(json.loads(dumps(chosen(images=images))))
     assert spec.fit.stages[0].epochs == epochs
 
 
@@ -79,7 +79,7 @@ def test_a_look_sees_sizes_upright_colours_and_what_cannot_be_read(tmp_path: Pat
         for number in range(3):
             PIL.Image.new("L", (30, 20), 100).save(tmp_path / name / f"{number}.png")
     seen = look(open_source(tmp_path))
-    assert (seen.pictures, seen.height, seen.width, seen.grey, seen.imbalance) == (6, 20, 30, True, 1.0)
+    assert (seen.images, seen.height, seen.width, seen.grey, seen.imbalance) == (6, 20, 30, True, 1.0)
     exif = PIL.Image.Exif()
     exif[PIL.ExifTags.Base.Orientation] = 6
     for number in range(3, 12):

@@ -89,12 +89,12 @@ def test_folders_below_the_class_are_groups(tmp_path: Path):
     assert names["dog/c.png"] != names["dog/d.png"]
 
 
-def test_what_has_no_groups_is_named(patients: Any, tmp_path: Path, pictures: Any):
+def test_what_has_no_groups_is_named(patients: Any, tmp_path: Path, images: Any):
     source = open_source(patients())
     with pytest.raises(DataError, match=r"the data has no column 'patiant'; did you mean 'patient'\?"):
         split(source, group=GroupColumn(column="patiant"))
     with pytest.raises(DataError, match="no image lies in a folder below its class"):
-        split(open_source(pictures(tmp_path / "flat", {"red": 3, "blue": 3})), group="folder")
+        split(open_source(images(tmp_path / "flat", {"red": 3, "blue": 3})), group="folder")
     rows = patients().read_text().replace('"patient": "p7"', '"patient": ""', 1)
     (tmp_path / "gap.jsonl").write_text(rows)
     with pytest.raises(DataError, match=r"07_0\.png: has no value in the column 'patient'"):
@@ -172,10 +172,10 @@ def test_a_run_keeps_groups_apart_and_says_how_its_intervals_were_found(patients
     run = kerasimg.train(tiny(fit=fit), data=patients(), out=tmp_path / "runs", verbose=0)
     record = json.loads((run.folder / "data.json").read_text())
     parts: dict[str, set[str]] = {}
-    for row in record["pictures"]:
+    for row in record["images"]:
         parts.setdefault(row["id"].split("_")[0], set()).add(row["part"])
     assert all(len(names) == 1 for names in parts.values())
-    assert all(row["group"] == f"p{int(row['id'][:2])}" for row in record["pictures"])
+    assert all(row["group"] == f"p{int(row['id'][:2])}" for row in record["images"])
     metrics = json.loads((run.folder / "evaluation" / "metrics.json").read_text())
     assert metrics["intervals_by"]["groups"] == sum(names == {"test"} for names in parts.values())
     assert kerasimg.compare(run, run)["intervals_by"]["groups"] == metrics["intervals_by"]["groups"]

@@ -9,8 +9,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from kerasimg.data import picture
-from kerasimg.data.picture import BadImage, read_picture
+from kerasimg.data import image_files
+from kerasimg.data.image_files import BadImage, read_image
 from kerasimg.data.sources import open_source
 
 SMOOTH = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 5, 3)).astype(np.uint8)).resize((60, 48))
@@ -29,13 +29,13 @@ def without_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As where the extra is not installed."""
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.delitem(PIL.Image.OPEN, "HEIF", raising=False)
-    picture.formats.cache_clear()
+    image_files.formats.cache_clear()
     yield
-    picture.formats.cache_clear()
+    image_files.formats.cache_clear()
 
 
 def test_it_is_read(heic: bytes):
-    read = np.asarray(read_picture(heic)).astype(int)
+    read = np.asarray(read_image(heic)).astype(int)
     assert np.abs(read - np.asarray(SMOOTH)).mean() < 6
 
 
@@ -49,10 +49,10 @@ def test_folders_of_it_are_data(heic: bytes, tmp_path: Path):
 def test_a_damaged_one_is_named(heic: bytes):
     for damaged in (heic[:40], heic[: len(heic) // 2]):
         with pytest.raises(BadImage, match=r"damaged|truncated"):
-            read_picture(damaged)
+            read_image(damaged)
 
 
 @pytest.mark.usefixtures("without_library")
 def test_without_the_library_the_extra_is_named():
     with pytest.raises(BadImage, match=r'its library is not installed: pip install "kerasimg\[heic\]"'):
-        read_picture(b"\0\0\0\x18ftypheic\0\0\0\0")
+        read_image(b"\0\0\0\x18ftypheic\0\0\0\0")

@@ -11,8 +11,8 @@ import pytest
 
 import kerasimg
 from kerasimg.data.decode import decode
+from kerasimg.data.image_files import BadImage
 from kerasimg.data.images import named_images
-from kerasimg.data.picture import BadImage
 from kerasimg.data.sources import open_source
 from kerasimg.deploy.serve.engine import checked_pixels
 from kerasimg.deploy.serve.refusals import Refused
@@ -300,7 +300,7 @@ def test_lists_of_paths_with_labels_are_data(tmp_path: Path):
     for given in (paths, list(map(str, paths)), np.array(list(map(str, paths))), [PIL.Image.fromarray(ONE)] * 4):
         source = open_source((given, ["cat", "dog", "cat", "dog"]))
         assert (len(source), source.classes) == (4, ("cat", "dog"))
-        assert np.array_equal(decode(source.items[3].picture, IMAGE), ONE)
+        assert np.array_equal(decode(source.items[3].image, IMAGE), ONE)
     source = open_source(((paths, [0, 1, 0, 1]), (paths[:2], [0, 1])))
     assert [item.part for item in source.items][3:5] == ["train", "test"]
 
@@ -313,7 +313,7 @@ def test_a_tf_data_set_is_read_into_memory(batched: bool, as_dict: bool):
     dataset = tf.data.Dataset.from_tensor_slices({"image": x, "label": y} if as_dict else (x, y))
     source = open_source(dataset.batch(3) if batched else dataset)
     assert (source.classes, source.label_ids().tolist()) == (("0", "1"), [0, 1, 0, 1])
-    assert np.array_equal(source.items[1].picture, ONE // 2)
+    assert np.array_equal(source.items[1].image, ONE // 2)
     source = open_source({"train": dataset.batch(3), "validation": (x, y)})
     assert [item.part for item in source.items] == ["train"] * 4 + ["validation"] * 4
 
@@ -333,12 +333,12 @@ def test_a_tf_data_set_that_cannot_be_taken_says_why():
             open_source(dataset)
 
 
-def test_names_of_classes_of_a_tf_data_set_are_kept(tmp_path: Path, pictures: Any):
+def test_names_of_classes_of_a_tf_data_set_are_kept(tmp_path: Path, images: Any):
     keras = pytest.importorskip("keras")
     pytest.importorskip("tensorflow")
-    pictures(tmp_path, {"red": 3, "blue": 3})
+    images(tmp_path, {"red": 3, "blue": 3})
     dataset = keras.utils.image_dataset_from_directory(tmp_path, image_size=(8, 8), batch_size=2, verbose=False)
     source = open_source(dataset)
     assert source.classes == ("blue", "red")
     for item in source.items:
-        assert item.picture[..., 0].mean() > 100 or item.labels == ("blue",)
+        assert item.image[..., 0].mean() > 100 or item.labels == ("blue",)

@@ -22,8 +22,8 @@ ITEMS = [
 
 
 def plain(item: Item) -> tuple:
-    picture = item.picture
-    return item.id, picture if isinstance(picture, str | bytes) else picture.shape, item.labels, item.part, item.extras
+    image = item.image
+    return item.id, image if isinstance(image, str | bytes) else image.shape, item.labels, item.part, item.extras
 
 
 def test_items_in_columns_are_what_they_were():
@@ -35,7 +35,7 @@ def test_items_in_columns_are_what_they_were():
     assert [item.id for item in items.take([2, 0, 2]).take(np.array([1, 2]))] == ["a", "c"]
     assert [item.id for item in items.take(np.array([True, False, False, True]))] == ["a", "d"]
     assert len(items.take([])) == 0
-    assert [items.id(2), items.picture(3)] == ["c", b"read"]
+    assert [items.id(2), items.image(3)] == ["c", b"read"]
     assert items.parts.tolist() == [0, -1, 2, 1]
     assert Items.of(items) is items
 
@@ -46,15 +46,15 @@ def test_an_item_beyond_the_end_is_an_error(index: int):
         Items.of(ITEMS)[index]
 
 
-def test_a_picture_is_read_when_it_is_asked_for_and_not_before():
+def test_a_image_is_read_when_it_is_asked_for_and_not_before():
     calls = []
     items = Items.of([Item("a", lambda: calls.append(1) or b"x", ("cat",))])
     item = items[0]
     assert calls == []
-    assert (item.picture, calls) == (b"x", [1])
+    assert (item.image, calls) == (b"x", [1])
 
 
-def test_labels_of_chosen_pictures_keep_their_order_and_number():
+def test_labels_of_chosen_images_keep_their_order_and_number():
     labels = Items.of(ITEMS).labels
     assert labels.names == ("cat", "dog", "emu")
     taken = labels.take(np.array([1, 2, 3, 1]))
@@ -112,12 +112,12 @@ def test_pixels_and_bytes_have_the_key_of_their_content():
 def test_a_source_can_be_sent_to_another_process(folder: Folder):
     source = open_source(folder("cat/1.png", "dog/1.png"))
     sent = pickle.loads(pickle.dumps(source.only([1])))
-    assert [(item.id, item.picture, item.labels) for item in sent.items] == [
-        ("dog/1.png", source.items[1].picture, ("dog",))
+    assert [(item.id, item.image, item.labels) for item in sent.items] == [
+        ("dog/1.png", source.items[1].image, ("dog",))
     ]
 
 
-def test_keys_of_many_pictures_stand_in_their_order(folder: Folder, monkeypatch: pytest.MonkeyPatch):
+def test_keys_of_many_images_stand_in_their_order(folder: Folder, monkeypatch: pytest.MonkeyPatch):
     from kerasimg.data.readers import places
 
     source = open_source(folder(*(f"{name}/{number}.png" for name in ("cat", "dog") for number in range(20))))
@@ -128,7 +128,7 @@ def test_keys_of_many_pictures_stand_in_their_order(folder: Folder, monkeypatch:
     assert source.keys([]).shape == (0,)
 
 
-def test_a_million_pictures_take_little_memory():
+def test_a_million_images_take_little_memory():
     count = 1_000_000
     codes = np.zeros(count, np.int32)
 
@@ -139,5 +139,5 @@ def test_a_million_pictures_take_little_memory():
     items = Items(Ids(), Held([""] * 20), Labels(("cat", "dog"), codes), np.zeros(count, np.int8))
     source = Source(items, ("cat", "dog"), "multiclass", "pets")
     assert source.only(np.arange(0, count, 2)).items[7].id == "14.png"
-    assert source.describe() == "1,000,000 pictures of 2 classes in pets (train 1,000,000)"
+    assert source.describe() == "1,000,000 images of 2 classes in pets (train 1,000,000)"
     assert source.match(("dog", "cat")).label_ids()[:2].tolist() == [1, 1]

@@ -13,7 +13,7 @@ import kerasimg
 from kerasimg.data import fast_decode, jpeg
 from kerasimg.data.decode import decode
 from kerasimg.data.fast_decode import decode_fast
-from kerasimg.data.picture import BadImage, read_picture
+from kerasimg.data.image_files import BadImage, read_image
 from kerasimg.spec.document import Image
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (9, 11, 3)).astype(np.uint8)
@@ -74,7 +74,7 @@ def libraries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(
-    "decoder", [lambda content: decode_fast(content, IMAGE), lambda content: decode(content, IMAGE), read_picture]
+    "decoder", [lambda content: decode_fast(content, IMAGE), lambda content: decode(content, IMAGE), read_image]
 )
 def test_a_jpeg_that_lost_data_is_named(kind: str, damage: str, decoder: Callable[[bytes], Any]):
     with pytest.raises(BadImage, match=r"is damaged|is truncated"):
@@ -84,7 +84,7 @@ def test_a_jpeg_that_lost_data_is_named(kind: str, damage: str, decoder: Callabl
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_whole_jpeg_is_decoded_as_pillow_does(kind: str):
     with PIL.Image.open(io.BytesIO(KINDS[kind])) as opened:
-        assert np.array_equal(np.asarray(read_picture(KINDS[kind])), np.asarray(opened.convert("RGB")))
+        assert np.array_equal(np.asarray(read_image(KINDS[kind])), np.asarray(opened.convert("RGB")))
         assert (jpeg.decode_whole(KINDS[kind], opened) is None) is (kind == "CMYK")
 
 
@@ -116,9 +116,9 @@ def test_a_png_whose_header_claims_more_rows_is_named():
 
     head = b"IHDR" + content[16:20] + struct.pack(">I", 1800) + content[24:29]
     taller = content[:12] + head + struct.pack(">I", zlib.crc32(head)) + content[33:]
-    for decoder in (read_picture, lambda content: decode_fast(content, IMAGE)):
+    for decoder in (read_image, lambda content: decode_fast(content, IMAGE)):
         with pytest.raises(BadImage, match="fewer rows than its header says"):
             decoder(taller)
     black = io.BytesIO()
     PIL.Image.new("RGB", (40, 40)).save(black, "PNG")
-    assert not np.asarray(read_picture(black.getvalue())).any()
+    assert not np.asarray(read_image(black.getvalue())).any()

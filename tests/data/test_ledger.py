@@ -45,7 +45,7 @@ def test_an_empty_ledger_knows_nothing(tmp_path: Path):
     assert not (tmp_path / "none").exists()
 
 
-def test_the_latest_line_of_a_picture_counts(tmp_path: Path):
+def test_the_latest_line_of_a_image_counts(tmp_path: Path):
     ledger = Ledger(tmp_path)
     add(ledger, 1, 2, reason="is truncated")
     add(ledger, 1)
@@ -117,8 +117,8 @@ def test_the_oldest_are_forgotten_beyond_the_limit(tmp_path: Path, monkeypatch: 
     assert found.sum() < 32
 
 
-def test_that_a_picture_is_bad_counts_only_for_the_pillow_that_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    add(Ledger(tmp_path), 1, reason="is not a picture of a known format")
+def test_that_a_image_is_bad_counts_only_for_the_pillow_that_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    add(Ledger(tmp_path), 1, reason="is not an image of a known format")
     add(Ledger(tmp_path), 2)
     monkeypatch.setattr(PIL, "__version__", "999")
     assert Ledger(tmp_path).find(keys_of(1, 2)).known.tolist() == [False, True]

@@ -17,9 +17,9 @@ def test_the_permutation_stays_what_it_is():
     assert permutation(10, 0, 0).tolist() == [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]
 
 
-def test_every_picture_is_as_likely_in_every_place():
+def test_every_image_is_as_likely_in_every_place():
     places = np.array([np.argsort(permutation(8, 0, epoch)) for epoch in range(4000)])
-    counts = np.array([[np.sum(places[:, picture] == place) for place in range(8)] for picture in range(8)])
+    counts = np.array([[np.sum(places[:, image] == place) for place in range(8)] for image in range(8)])
     # 4,000 draws of 1 in 8: 500, standard deviation 21; 64 of them.
     assert np.abs(counts - 500).max() < 85
     neighbours = np.mean(np.abs(np.diff(places[:, :2], axis=1)) == 1)
@@ -33,7 +33,7 @@ def test_the_steps_of_an_epoch_are_the_same_for_every_worker(drop: bool, shard: 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
 @pytest.mark.parametrize("drop", [True, False])
-def test_workers_have_every_picture_once(workers: int, drop: bool):
+def test_workers_have_every_image_once(workers: int, drop: bool):
     orders = [Order(97, 30, True, 1, drop, (worker, workers)) for worker in range(workers)]
     seen = [position for order in orders for step in range(order.steps) for position in order.batch(step)[1].tolist()]
     assert len(seen) == len(set(seen)) == (90 if drop else 97)
@@ -43,7 +43,7 @@ def test_workers_have_every_picture_once(workers: int, drop: bool):
         assert np.array_equal(joined, whole.batch(step)[1])
 
 
-def test_a_million_pictures_take_eight_bytes_each_for_an_epoch():
+def test_a_million_images_take_eight_bytes_each_for_an_epoch():
     order = Order(1_000_000, 32, True)
     epoch, positions = order.batch(order.steps + 5)
     assert epoch == 1

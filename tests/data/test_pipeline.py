@@ -32,7 +32,7 @@ def test_every_form_of_targets_has_a_function():
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk", "off"])
-def test_batches_hold_the_pictures_in_order_as_float32(source: Source, cache: CacheKind):
+def test_batches_hold_the_images_in_order_as_float32(source: Source, cache: CacheKind):
     dataset = batches(source, [7, 2, 9], IMAGE, batch_size=2, cache=cache)
     for _ in range(2):
         images = arrays(dataset)
@@ -63,13 +63,13 @@ def test_each_epoch_is_another_permutation_of_all_and_repeatable(source: Source,
     assert epochs(0) == first != epochs(1)
 
 
-def test_shuffled_pictures_keep_their_labels_and_weights(source: Source):
+def test_shuffled_images_keep_their_labels_and_weights(source: Source):
     weights = LABELS * 10.0
     dataset = batches(source, range(10), IMAGE, batch_size=4, shuffle=True, sample_weight=weights)
-    of_picture = {PIXELS[index].tobytes(): LABELS[index] for index in range(10)}
+    of_image = {PIXELS[index].tobytes(): LABELS[index] for index in range(10)}
     for images, labels, weight in dataset:
         for row in range(len(images)):
-            assert of_picture[images[row].numpy().astype(np.uint8).tobytes()] == labels[row]
+            assert of_image[images[row].numpy().astype(np.uint8).tobytes()] == labels[row]
             assert weight[row] == labels[row].numpy() * 10
 
 
@@ -100,7 +100,7 @@ def test_targets_that_do_not_fit_are_a_wrong_call(source: Source):
     for targets, message in [("multi_hot", "do not fit the task"), ("binary", "need 2 classes, not 3")]:
         with pytest.raises(CallError, match=message):
             batches(source, [0], IMAGE, batch_size=1, targets=targets)
-    with pytest.raises(CallError, match="no pictures"):
+    with pytest.raises(CallError, match="no images"):
         batches(source, [], IMAGE, batch_size=1)
     with pytest.raises(CallError, match=r"expected 1 sample weights, got shape \(2,\)"):
         batches(source, [0], IMAGE, batch_size=1, sample_weight=[1, 2])
@@ -171,7 +171,7 @@ def test_an_endless_data_set_goes_through_the_epochs(source: Source):
     assert_same(listed(endless.take(6)), listed(finite))
 
 
-def test_each_picture_has_a_seed_of_its_run_epoch_and_position(source: Source):
+def test_each_image_has_a_seed_of_its_run_epoch_and_position(source: Source):
     images = np.concatenate([batch[0] for batch in run(source, seed=5, epochs=2, shuffle=False)])
     added = images[:, 0, 0, 0] - np.tile(PIXELS[:, 0, 0, 0], 2)
     assert added.tolist() == [5 + position + 1000 * epoch for epoch in range(2) for position in range(10)]
@@ -194,9 +194,9 @@ def test_the_augmentation_is_told_the_size_of_a_full_batch(source: Source):
     [
         ({"first_step": 3}, "first_step: expected 0 to 2, got 3"),
         ({"shard": (2, 2)}, "shard: expected"),
-        ({"shard": (0, 3)}, "the last batch of 10 pictures has 2, too few for 3 workers"),
+        ({"shard": (0, 3)}, "the last batch of 10 images has 2, too few for 3 workers"),
         ({"shard": (0, 5)}, "a batch of 4 cannot be shared among 5 workers"),
-        ({"batch_size": 11, "drop_remainder": True}, "10 pictures make no full batch of 11"),
+        ({"batch_size": 11, "drop_remainder": True}, "10 images make no full batch of 11"),
         ({"cache": "ram"}, "cache: expected off, memory, disk or auto, got 'ram'"),
     ],
 )
@@ -205,7 +205,7 @@ def test_calls_that_cannot_be_met_say_why(source: Source, changes: dict, message
         run(source, **changes)
 
 
-def test_a_picture_that_breaks_in_the_middle_of_an_epoch_is_named(folder: Folder):
+def test_a_image_that_breaks_in_the_middle_of_an_epoch_is_named(folder: Folder):
     import tensorflow as tf
 
     root = folder("cat/1.png", "cat/2.png", "dog/1.png")

@@ -14,13 +14,13 @@ SOURCE = open_source((PIXELS, np.arange(12) % 3))
 IMAGE = Image(size=[100, 100])
 
 
-def test_pictures_are_of_as_many_classes_as_there_are():
+def test_images_are_of_as_many_classes_as_there_are():
     assert sorted(SOURCE.label_ids(chosen(SOURCE, 3)).tolist()) == [0, 1, 2]
     assert sorted(SOURCE.label_ids(chosen(SOURCE, 5)).tolist()) == [0, 0, 1, 1, 2]
     assert len(chosen(SOURCE, 50)) == 12
 
 
-def test_a_sheet_shows_each_picture_as_decoded_and_as_augmented():
+def test_a_sheet_shows_each_image_as_decoded_and_as_augmented():
     sheet = contact_sheet(SOURCE, IMAGE, [("RandomBrightness", {"factor": [0.2, 0.2]})], rows=3, draws=2)
     line = LETTERS + 2 * GAP
     assert sheet.size == (GAP + 3 * (100 + GAP), GAP + 3 * (100 + line))
@@ -39,7 +39,7 @@ def test_draws_differ_and_without_augmentation_there_are_none():
     assert contact_sheet(SOURCE, IMAGE, rows=1).width == GAP + 100 + GAP
 
 
-def test_small_pictures_are_enlarged_and_grey_ones_shown():
+def test_small_images_are_enlarged_and_grey_ones_shown():
     sheet = contact_sheet(SOURCE, Image(size=[10, 30], channels=1), rows=1)
     assert sheet.size == (GAP + 120 + GAP, GAP + 40 + LETTERS + 2 * GAP)
 

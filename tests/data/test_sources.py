@@ -24,9 +24,9 @@ def test_the_sample_ships_with_ten_balanced_classes_and_its_licence():
     assert len(source.classes) == 10
     assert {"ankle_boot", "bag", "t_shirt_top"} < set(source.classes)
     assert "Zalando" in (SAMPLE / "LICENSE").read_text()
-    picture = decode(source.items[0].picture, Image(size=[28, 28], channels=1))
-    assert picture.max() > 0
-    assert source.describe().startswith("2,500 pictures of 10 classes in sample (test 500, train 2,000)")
+    image = decode(source.items[0].image, Image(size=[28, 28], channels=1))
+    assert image.max() > 0
+    assert source.describe().startswith("2,500 images of 10 classes in sample (test 500, train 2,000)")
 
 
 def test_a_binary_task_has_exactly_two_classes(folder: Folder):
@@ -55,8 +55,8 @@ def test_a_class_that_the_model_does_not_know_is_named_with_the_nearest(folder: 
     with pytest.raises(DataError) as caught:
         open_source(root).match(["cat", "dog"])
     assert str(caught.value) == (
-        f"{root}: class 'cats': the model does not know it; did you mean 'cat'? (pictures: 2)\n"
-        f"{root}: class 'zebra': the model does not know it (pictures: 1)"
+        f"{root}: class 'cats': the model does not know it; did you mean 'cat'? (images: 2)\n"
+        f"{root}: class 'zebra': the model does not know it (images: 1)"
     )
 
 

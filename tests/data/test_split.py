@@ -53,7 +53,7 @@ def test_the_parts_are_disjoint_and_complete_and_of_the_shares_asked_for():
     assert counts(source, parts["train"]) == {"cat": 360, "dog": 240}
 
 
-def test_classes_of_any_size_have_their_share_to_within_one_picture():
+def test_classes_of_any_size_have_their_share_to_within_one_image():
     sizes = {f"class{number:02}": 2 + number * number for number in range(30)}
     source = source_of([name for name, size in sizes.items() for _ in range(size)])
     parts = split(source, 0.2, 0.1)
@@ -65,7 +65,7 @@ def test_classes_of_any_size_have_their_share_to_within_one_picture():
         assert counts(source, parts["train"])[name] >= 1
 
 
-def test_a_seed_gives_the_same_parts_in_whatever_order_the_pictures_come():
+def test_a_seed_gives_the_same_parts_in_whatever_order_the_images_come():
     source = source_of(["cat", "dog", "emu"] * 40)
     turned = replace(source, items=source.items[::-1])
 
@@ -76,7 +76,7 @@ def test_a_seed_gives_the_same_parts_in_whatever_order_the_pictures_come():
     assert ids(source, 1) != ids(source, 2)
 
 
-def test_one_more_picture_moves_few_others():
+def test_one_more_image_moves_few_others():
     source = source_of(["cat", "dog"] * 500)
     before = split(replace(source, items=source.items[:-1]))
     after = split(source)
@@ -102,29 +102,29 @@ def test_a_share_of_zero_draws_no_part():
     assert set(split(source_of(["cat", "dog"] * 10), 0.2, 0.0)) == {"train", "validation"}
 
 
-def test_every_class_keeps_a_picture_to_train_on():
+def test_every_class_keeps_a_image_to_train_on():
     source = source_of(["cat"] * 2 + ["dog"] * 2 + ["emu"])
     parts = split(source, 0.2, 0.2)
     assert set(counts(source, parts["train"])) == {"cat", "dog", "emu"}
     assert len(parts["validation"]) == len(parts["test"]) == 1
 
 
-def test_too_few_pictures_are_a_fault():
+def test_too_few_images_are_a_fault():
     assert message(source_of(["cat", "dog"]), 0.5, 0.0) == (
-        "pets: validation_split: 0.5 asks for 1 of the pictures, but 0 can be spared when every class keeps one to "
-        "train on; add pictures, or set it to 0"
+        "pets: validation_split: 0.5 asks for 1 of the images, but 0 can be spared when every class keeps one to "
+        "train on; add images, or set it to 0"
     )
     few = source_of(["cat"] * 3 + ["dog"] * 3)
-    assert message(few, 0.45, 0.45).startswith("pets: validation_split: 0.45 asks for 3 of the pictures, but 1 can")
+    assert message(few, 0.45, 0.45).startswith("pets: validation_split: 0.45 asks for 3 of the images, but 1 can")
 
 
 def test_a_class_that_is_only_judged_is_a_fault():
     source = source_of(["cat", "dog", "cat", "dog", "emu"], ["train"] * 4 + ["test"])
-    assert message(source, 0.0, 0.0) == "pets: class 'emu': has pictures in the test part, but none to train on"
+    assert message(source, 0.0, 0.0) == "pets: class 'emu': has images in the test part, but none to train on"
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_pictures_of_several_labels_are_spread_by_the_rarest(seed: int):
+def test_images_of_several_labels_are_spread_by_the_rarest(seed: int):
     random = np.random.default_rng(seed)
     rates = [0.6, 0.3, 0.1, 0.02]
     labels = [
@@ -140,21 +140,21 @@ def test_pictures_of_several_labels_are_spread_by_the_rarest(seed: int):
     assert set(counts(source, parts["train"])) == set("abcd")
 
 
-def test_labels_that_only_stand_with_rarer_ones_keep_a_picture_to_train_on():
+def test_labels_that_only_stand_with_rarer_ones_keep_a_image_to_train_on():
     labels = [("x", "p"), ("p",), ("x", "q"), ("q",), ("x", "r"), ("r",)]
     for seed in range(50):
         source = source_of(labels, task="multilabel")
         assert set(counts(source, split(source, 0.3, 0.2, seed)["train"])) == {"x", "p", "q", "r"}
 
 
-def test_a_record_holds_every_picture_with_its_part_labels_and_hash(folder: Folder):
+def test_a_record_holds_every_image_with_its_part_labels_and_hash(folder: Folder):
     root = folder(*(f"{name}/{number}.png" for name in ("cat", "dog") for number in range(10)))
     source = open_source(root)
     parts = split(source)
     kept = json.loads(json.dumps(record(source, parts)))
     assert kept["classes"] == ["cat", "dog"]
-    assert len(kept["pictures"]) == 20
-    one = kept["pictures"][0]
+    assert len(kept["images"]) == 20
+    one = kept["images"][0]
     first = source.items[parts["train"][0]]
     assert one == {
         "id": first.id,
@@ -162,20 +162,20 @@ def test_a_record_holds_every_picture_with_its_part_labels_and_hash(folder: Fold
         "labels": list(first.labels),
         "sha256": hashlib.sha256((root / first.id).read_bytes()).hexdigest(),
     }
-    assert Counter(one["part"] for one in kept["pictures"]) == {part: len(found) for part, found in parts.items()}
+    assert Counter(one["part"] for one in kept["images"]) == {part: len(found) for part, found in parts.items()}
 
 
 def test_a_record_of_arrays_holds_the_hash_of_their_bytes():
     images = np.arange(8 * 4, dtype=np.uint8).reshape(8, 2, 2)
     source = open_source((images, [0, 1] * 4))
     kept = record(source, {"train": [3, 1]})
-    assert [one["id"] for one in kept["pictures"]] == ["images[3]", "images[1]"]
-    assert kept["pictures"][0]["sha256"] == hashlib.sha256(images[3].tobytes()).hexdigest()
+    assert [one["id"] for one in kept["images"]] == ["images[3]", "images[1]"]
+    assert kept["images"][0]["sha256"] == hashlib.sha256(images[3].tobytes()).hexdigest()
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_the_parts_that_a_seed_draws_stay_the_same(task: str):
-    """Drawn once, by the rules of the module written out picture by picture."""
+    """Drawn once, by the rules of the module written out image by image."""
     labels = [
         tuple(name for place, name in enumerate("abc") if (number * 7 + number // 5) % (place + 2) == 0)
         if task == "multilabel"
@@ -190,12 +190,12 @@ def test_a_record_takes_the_hashes_that_the_ledger_knows_and_reads_the_other_fil
     root = folder("cat/1.png", "cat/2.png", "dog/1.png")
     source = open_source(root)
     Ledger.open().add(source.keys([0, 1]), np.array([b"\1" * 31 + b"\0", b""], "S32"), ["", "is truncated"])
-    hashes = [one["sha256"] for one in record(source, {"train": [2, 1, 0]})["pictures"]]
+    hashes = [one["sha256"] for one in record(source, {"train": [2, 1, 0]})["images"]]
     read = [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in ("dog/1.png", "cat/2.png")]
     assert hashes == [*read, "01" * 31 + "00"]
 
 
-def test_two_hundred_thousand_pictures_are_split_evenly():
+def test_two_hundred_thousand_images_are_split_evenly():
     count = 200_000
     texts = Texts.joined(b"\0".join(b"c/%d.png" % number for number in range(count)))
     labels = Labels(tuple(f"c{code}" for code in range(1000)), np.arange(count, dtype=np.int32) % 1000)

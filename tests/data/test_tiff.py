@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from kerasimg.data.picture import BadImage, read_picture
+from kerasimg.data.image_files import BadImage, read_image
 from kerasimg.data.sources import open_source
 
 tifffile = pytest.importorskip("tifffile")
@@ -148,14 +148,14 @@ NAMED: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("case", READ)
 def test_a_tiff_is_decoded_as_it_was_written(case: str):
     content, expected = READ[case]
-    assert np.array_equal(np.asarray(read_picture(content)), expected)
+    assert np.array_equal(np.asarray(read_image(content)), expected)
 
 
 @pytest.mark.parametrize("case", NAMED)
 def test_a_tiff_that_is_not_read_is_named_with_the_reason(case: str):
     content, reason = NAMED[case]
     with pytest.raises(BadImage) as caught:
-        read_picture(content)
+        read_image(content)
     assert reason in caught.value.reason
 
 
@@ -164,7 +164,7 @@ def test_alpha_that_is_said_to_be_alpha_is_used(extra: str, times: int):
     clear = np.zeros((2, 2, 4), np.uint8)
     clear[0] = 200, 100, 0, 255
     content = written(clear.astype("uint16") * times if times > 1 else clear, photometric="rgb", extrasamples=[extra])
-    assert np.asarray(read_picture(content, (9, 8, 7))).tolist() == [[[200, 100, 0]] * 2, [[9, 8, 7]] * 2]
+    assert np.asarray(read_image(content, (9, 8, 7))).tolist() == [[[200, 100, 0]] * 2, [[9, 8, 7]] * 2]
 
 
 def entry(tag: int, kind: int, count: int, value: int) -> bytes:
@@ -183,15 +183,15 @@ def by_hand(bits: int, photometric: int | None, data: bytes, width: int = 2) -> 
 
 def test_twelve_bits_count_to_4095():
     packed = bytes([0xFF, 0xF8, 0x00])  # 4095 and 2048
-    assert np.asarray(read_picture(by_hand(12, 1, packed)))[0, :, 0].tolist() == [255, 128]
+    assert np.asarray(read_image(by_hand(12, 1, packed)))[0, :, 0].tolist() == [255, 128]
     with pytest.raises(BadImage, match="12-bit unsigned integers"):
-        read_picture(by_hand(12, 0, packed))
+        read_image(by_hand(12, 0, packed))
 
 
 def test_a_file_that_does_not_say_what_0_is_is_named():
-    assert np.asarray(read_picture(by_hand(8, 1, b"\x00\xff")))[0, :, 0].tolist() == [0, 255]
+    assert np.asarray(read_image(by_hand(8, 1, b"\x00\xff")))[0, :, 0].tolist() == [0, 255]
     with pytest.raises(BadImage, match="tag 262, PhotometricInterpretation, is missing"):
-        read_picture(by_hand(8, None, b"\x00\xff"))
+        read_image(by_hand(8, None, b"\x00\xff"))
 
 
 @pytest.mark.parametrize("cut", range(0, 200, 7))
@@ -200,7 +200,7 @@ def test_a_damaged_header_is_a_bad_image(cut: int):
     content[cut % len(content)] ^= 0xFF
     for damaged in (bytes(content), bytes(content[:cut])):
         try:
-            read_picture(damaged)
+            read_image(damaged)
         except BadImage:
             continue
 
@@ -225,7 +225,7 @@ def test_a_pil_image_of_a_tiff_is_taken_as_its_file_is():
     for case in ("uint16, white is 0", "uint16", "RGB in planes"):
         content, expected = READ[case]
         pixels = from_pil(PIL.Image.open(io.BytesIO(content)))
-        assert np.array_equal(np.asarray(read_picture(pixels)), expected)
+        assert np.array_equal(np.asarray(read_image(pixels)), expected)
     content, reason = NAMED["RGB and a band"]
     with pytest.raises(BadImage, match=reason):
         from_pil(PIL.Image.open(io.BytesIO(content)))

@@ -1,4 +1,4 @@
-"""Two devices of tf.distribute and of keras.distribution see every picture once. A process of its own makes them."""
+"""Two devices of tf.distribute and of keras.distribution see every image once. A process of its own makes them."""
 
 import importlib.util
 import json

@@ -13,10 +13,10 @@ from kerasimg.deploy.bundle import Bundle
 
 
 @pytest.fixture(scope="session")
-def run(tiny: Any, pictures: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Tells red, green and blue pictures apart."""
+def run(tiny: Any, images: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Tells red, green and blue images apart."""
     folder = tmp_path_factory.mktemp("deploy")
-    data = pictures(folder / "colours", {"red": 20, "green": 20, "blue": 20})
+    data = images(folder / "colours", {"red": 20, "green": 20, "blue": 20})
     model = [
         {"layer": "Conv2D", "filters": 8, "kernel_size": 3, "activation": "relu"},
         {"layer": "GlobalAveragePooling2D"},

@@ -43,7 +43,7 @@ def test_the_options_name_every_target_and_precision():
 
 def test_export_writes_what_is_asked_for_and_says_how_it_compares(say: Say, run: Run, tmp_path: Path):
     said = say("export", run.folder, "--to", "litert", "--to", "keras", "--out", tmp_path, "--batch", 1)
-    assert (said.code, "takes any number of pictures" in said.err) == (2, True)
+    assert (said.code, "takes any number of images" in said.err) == (2, True)
     said = say("export", run.folder, "--to", "litert", "--to", "keras", "--out", tmp_path)
     assert said.code == 0
     assert "model_float32.tflite: differs by" in said.out

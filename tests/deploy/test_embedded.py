@@ -92,7 +92,7 @@ def test_a_model_without_a_kernel_is_refused_by_name(bundle: Bundle):
 
 
 def test_what_a_microcontroller_cannot_do_is_refused(run: Run):
-    with pytest.raises(CallError, match="one picture at a time"):
+    with pytest.raises(CallError, match="one image at a time"):
         kerasimg.export(run, "embedded", batch=2)
     with pytest.raises(CallError, match="no precision float32"):
         kerasimg.export(run, "embedded", precision="float32")
@@ -110,11 +110,11 @@ def compiled(folder: Path, image: Image) -> Any:
     return loaded
 
 
-def preprocessed(library: Any, picture: np.ndarray, image: Image) -> np.ndarray:
-    """What the C makes of a picture, as uint8; its rows are a few bytes longer than their pixels."""
-    height, width, _ = picture.shape
+def preprocessed(library: Any, img: np.ndarray, image: Image) -> np.ndarray:
+    """What the C makes of an image, as uint8; its rows are a few bytes longer than their pixels."""
+    height, width, _ = img.shape
     padded = np.zeros((height, width * 3 + 5), np.uint8)
-    padded[:, : width * 3] = picture.reshape(height, -1)
+    padded[:, : width * 3] = img.reshape(height, -1)
     size = library.kerasimg_scratch_bytes(width, height)
     scratch = np.full(size // 4 + 8, 0x55555555, np.uint32)
     made = np.zeros((*image.size, image.channels), np.int8)
@@ -144,8 +144,8 @@ def test_the_c_gives_the_pixels_of_the_reference_decoder(resize: Any, interpolat
     library = compiled(tmp_path, image)
     random = np.random.default_rng(0)
     for width, height in [(37, 23), (40, 24), (160, 120), (7, 90), (97, 61), (1, 5), (60, 300)]:
-        picture = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
-        np.testing.assert_array_equal(preprocessed(library, picture, image), decode(picture, image))
+        img = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        np.testing.assert_array_equal(preprocessed(library, img, image), decode(img, image))
 
 
 @compiles

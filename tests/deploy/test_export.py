@@ -25,7 +25,7 @@ PRECISIONS = ["float32", "float16", "dynamic", "int8"]
 def test_every_model_was_compared_on_its_own_runtime_and_passed(exported: dict[str, Bundle]):
     rows = {(name, row.path): row for name, bundle in exported.items() for row in bundle.manifest.parity}
     assert [name for name, _ in rows] == ["litert"] * 4 + ["savedmodel", "onnx", "openvino", "keras"]
-    assert all(row.passed and row.pictures == 9 for row in rows.values())
+    assert all(row.passed and row.images == 9 for row in rows.values())
     assert {row.runtime.split()[0] for row in rows.values()} == {
         *("ai-edge-litert", "onnxruntime", "openvino", "tensorflow", "keras")
     }
@@ -56,7 +56,7 @@ def test_a_bundle_holds_the_contract(exported: dict[str, Bundle], run: Run):
     assert listed == {path.relative_to(bundle.folder).as_posix(): (path.stat().st_size, sha256(path)) for path in found}
 
 
-def test_the_vectors_are_pictures_with_what_the_trained_model_says_of_them(exported: dict[str, Bundle], run: Run):
+def test_the_vectors_are_images_with_what_the_trained_model_says_of_them(exported: dict[str, Bundle], run: Run):
     vectors = exported["litert"].vectors()
     assert len(vectors) == 5
     assert len({vector.name.split("/")[0] for vector in vectors}) == 3
@@ -68,7 +68,7 @@ def test_the_vectors_are_pictures_with_what_the_trained_model_says_of_them(expor
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_any_number_of_pictures_may_be_asked(exported: dict[str, Bundle], precision: str):
+def test_any_number_of_images_may_be_asked(exported: dict[str, Bundle], precision: str):
     bundle = exported["litert"]
     runtime = open_runtime(bundle, precision)
     pixels = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3)).astype(np.uint8)
@@ -106,7 +106,7 @@ def test_a_model_beyond_its_tolerance_ends_with_4_and_is_marked(run: Run, tmp_pa
     assert caught.value.exit_code == 4
     rows = Bundle.open(tmp_path / "litert").manifest.parity
     assert [row.passed for row in rows] == [True, False]
-    assert rows[1].worst[0].picture in str(caught.value)
+    assert rows[1].worst[0].image in str(caught.value)
     assert rows[1].worst[0].difference == pytest.approx(rows[1].greatest_difference)
 
 
@@ -123,7 +123,7 @@ def test_the_temperature_and_the_thresholds_travel(run: Run, tmp_path: Path):
         assert np.allclose(open_runtime(bundle)(pixels), told, atol=close)
 
 
-def test_a_model_file_alone_is_exported_with_drawn_pictures_and_no_comparison(
+def test_a_model_file_alone_is_exported_with_drawn_images_and_no_comparison(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     with pytest.raises(GateError, match=r"was not compared .*name some \(--data\), or accept it \(--allow-uncomp"):
@@ -131,9 +131,9 @@ def test_a_model_file_alone_is_exported_with_drawn_pictures_and_no_comparison(
     model = run.folder / "model.keras"
     (bundle,) = kerasimg.export(model, "litert", allow_uncompared=True, out=tmp_path)
     assert bundle.manifest.parity == []
-    assert caplog.messages[-1] == "  model_float32.tflite: not compared: there are no test pictures; name some (--data)"
+    assert caplog.messages[-1] == "  model_float32.tflite: not compared: there are no test images; name some (--data)"
     assert kerasimg.verify(bundle).vectors[0].passed
-    with pytest.raises(CallError, match="int8 takes the range of every value from pictures of the training"):
+    with pytest.raises(CallError, match="int8 takes the range of every value from images of the training"):
         kerasimg.export(run.folder / "model.keras", "litert", precision="int8", out=tmp_path)
 
 
@@ -144,7 +144,7 @@ def test_a_model_file_alone_is_exported_with_drawn_pictures_and_no_comparison(
         ({"to": []}, "no target to export to"),
         ({"to": "onnx", "precision": "int8"}, "onnx: no precision int8 (there are: float32)"),
         ({"to": "litert", "batch": 0}, "batch: expected 1 or more, got 0"),
-        ({"to": "keras", "batch": 2}, "model.keras takes any number of pictures"),
+        ({"to": "keras", "batch": 2}, "model.keras takes any number of images"),
         ({"to": "litert", "input_dtype": "uint16"}, "input_dtype: expected uint8 or int8, got uint16"),
         ({"to": "litert", "tolerance": 2}, "tolerance: expected a number from 0 to 1, got 2"),
     ],
@@ -202,8 +202,8 @@ def test_another_process_exports_where_keras_runs_on_another_backend(
 
     said: list[str] = []
     listen(said.append)
-    asks = {"tolerance": 1e-9, "same": None, "accuracy_drop": None, "pictures": 3}
-    with pytest.raises(GateError, match=r"model_int8.tflite: differs by .* of 3 pictures"):
+    asks = {"tolerance": 1e-9, "same": None, "accuracy_drop": None, "images": 3}
+    with pytest.raises(GateError, match=r"model_int8.tflite: differs by .* of 3 images"):
         _in_tensorflow(run, ["litert"], Options(("int8",)), tmp_path, None, asks)
     assert said[1:2] == ["litert: writing int8"]
     assert Bundle.open(tmp_path / "litert").models[0].precision == "int8"

@@ -65,5 +65,5 @@ def test_the_limits_of_a_search_are_measured_without_a_run(run: Run, exported: d
     size = litert_bytes(run.model)
     assert size == pytest.approx(litert.model_bytes(litert.model("float32")), abs=2000)
     assert 0 < latency_ms(run.model) < 1000
-    with pytest.raises(CallError, match="int8 needs pictures"):
+    with pytest.raises(CallError, match="int8 needs images"):
         litert_bytes(run.model, "int8")

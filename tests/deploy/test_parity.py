@@ -34,7 +34,7 @@ def test_what_differs_is_counted_exactly(exported: dict[str, Bundle]):
     assert one.mean_difference == pytest.approx(0.04, abs=1e-6)
     assert (one.same_decision, one.accuracy_before, one.accuracy_after) == (0.75, 0.75, 0.5)
     assert not one.passed
-    assert [worst.picture for worst in one.worst] == ["b.jpg", "d.jpg", "a.jpg", "c.jpg"]
+    assert [worst.image for worst in one.worst] == ["b.jpg", "d.jpg", "a.jpg", "c.jpg"]
     assert (one.worst[0].before, one.worst[0].after) == ("blue 0.400", "green 0.450")
     assert row(exported["litert"], found, 0.2, 0.75).passed
     assert not row(exported["litert"], found, 0.2, 0.8).passed
@@ -57,11 +57,11 @@ def test_what_is_no_number_never_passes(exported: dict[str, Bundle]):
     one = row(exported["litert"], np.where(BEFORE[2, 2] == BEFORE, np.nan, BEFORE), 1, 0)
     assert not one.passed
     assert (one.greatest_difference, one.mean_difference) == (None, None)
-    assert one.worst[0].picture == "c.jpg"
+    assert one.worst[0].image == "c.jpg"
     assert "gives what is no number" in line_of(one)
 
 
-def test_the_error_names_the_file_and_its_worst_pictures(exported: dict[str, Bundle]):
+def test_the_error_names_the_file_and_its_worst_images(exported: dict[str, Bundle]):
     sound = row(exported["litert"], BEFORE)
     require("here", [sound])
     with pytest.raises(GateError) as caught:
@@ -99,7 +99,7 @@ def test_a_decision_is_told_as_its_task_wants():
     assert told(np.array([0.1, 0.2]), ("a", "b"), "multilabel", None) == "nothing 0.800"
 
 
-def test_latency_is_of_one_picture_and_the_rate_of_a_batch():
+def test_latency_is_of_one_image_and_the_rate_of_a_batch():
     sizes: list[int] = []
     found = latency(lambda pixels: sizes.append(len(pixels)), (2, 2, 3))
     assert set(sizes) == {1, 32}

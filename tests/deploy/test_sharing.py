@@ -16,8 +16,8 @@ QUIET: dict[str, Any] = {"verbose": 0, "report": False}
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> Path:
-    folder: Path = pictures(tmp_path_factory.mktemp("pack") / "colours", {"red": 12, "blue": 12})
+def colours(tmp_path_factory: pytest.TempPathFactory, imgs: Any) -> Path:
+    folder: Path = imgs(tmp_path_factory.mktemp("pack") / "colours", {"red": 12, "blue": 12})
     return folder
 
 
@@ -82,13 +82,13 @@ def test_unpacked_it_is_a_folder_that_keras_and_run_read(run: Any, packed: Path,
 
 
 def test_training_goes_on_from_its_weights_with_a_new_head_for_other_classes(
-    packed: Path, colours: Path, tmp_path: Path, pictures: Any
+    packed: Path, colours: Path, tmp_path: Path, imgs: Any
 ):
     assert np.array_equal(kerasimg.build(packed).weights[0], Classifier.open(packed).model.weights[0])
     still = {"fit.stages": [{"epochs": 1, "learning_rate": 1e-12}]}
     same = kerasimg.train(packed, data=colours, out=tmp_path, overrides=still, **QUIET)
     assert np.allclose(same.model.weights[0], Classifier.open(packed).model.weights[0], atol=1e-6)
-    three = pictures(tmp_path / "three", {"red": 8, "blue": 8, "green": 8})
+    three = imgs(tmp_path / "three", {"red": 8, "blue": 8, "green": 8})
     assert kerasimg.train(packed, data=three, out=tmp_path, **QUIET).model.output_shape == (None, 3)
 
 
@@ -169,7 +169,7 @@ def test_pack_says_what_it_cannot_write(run: Any, tmp_path: Path):
 def test_an_export_of_a_pack_is_compared_on_its_test_vectors(packed: Path, tmp_path: Path):
     (bundle,) = kerasimg.export(packed, "litert", out=tmp_path)
     (row,) = bundle.manifest.parity
-    assert (row.passed, row.pictures, row.same_decision) == (True, 5, 1.0)
+    assert (row.passed, row.images, row.same_decision) == (True, 5, 1.0)
 
 
 def with_vectors(packed: Path, into: Path, change: Callable[[dict[str, Any]], Any]) -> Path:

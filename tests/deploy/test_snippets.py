@@ -62,7 +62,7 @@ def test_code_has_the_models_names_and_sizes():
     kotlin = snippets.kotlin(told, image, model(path="model_int8.tflite", input_dtype="int8"))
     assert 'CompiledModel.create(assets, "model_int8.tflite", CompiledModel.Options(Accelerator.CPU))' in kotlin
     assert "7 probabilities, of each label by itself, in the order of classes.json" in kotlin
-    assert "inputs[0].writeInt8(modelInput(argb, picture.width, picture.height))" in kotlin
+    assert "inputs[0].writeInt8(modelInput(argb, image.width, image.height))" in kotlin
     assert "ByteArray(96 * 64 * 1)" in kotlin
     assert "intArrayOf(1, 2, 3)" in kotlin
     swift = snippets.swift(told, image, model(path="model_int8.tflite", input_dtype="int8"))
@@ -80,10 +80,10 @@ def test_kotlin_makes_the_reference_decoders_pixels_within_one(tmp_path: Path):
         sources.append(tmp_path / f"c{number}.kt")
         sources[-1].write_text(f"package c{number}\n{code}\n")
         for width, height in [(37, 23), (160, 120), (97, 61), (1, 5), (40, 24)]:
-            picture = random.integers(0, 256, (height, width, 4)).astype(np.uint8)
+            img = random.integers(0, 256, (height, width, 4)).astype(np.uint8)
             file = tmp_path / f"{len(cases)}.argb"
-            picture[..., [3, 0, 1, 2]].tofile(file)
-            cases.append((file, decode(picture, image), image))
+            img[..., [3, 0, 1, 2]].tofile(file)
+            cases.append((file, decode(img, image), image))
             calls.append(f'  told("{file}", {width}, {height}) {{ c{number}.modelInput(it, {width}, {height}) }}')
     main = """
 fun told(file: String, width: Int, height: Int, make: (IntArray) -> ByteArray) {

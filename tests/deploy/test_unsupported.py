@@ -18,9 +18,9 @@ HEAD = [
 
 
 @pytest.fixture
-def trained(tiny: Any, pictures: Any, tmp_path: Path) -> Any:
+def trained(tiny: Any, images: Any, tmp_path: Path) -> Any:
     """trained(layers) is a run of one epoch with these layers before the head."""
-    data = pictures(tmp_path / "colours", {"red": 10, "green": 10, "blue": 10})
+    data = images(tmp_path / "colours", {"red": 10, "green": 10, "blue": 10})
 
     def train(layers: list[dict[str, Any]]) -> Any:
         return kerasimg.train(

@@ -36,29 +36,29 @@ def test_a_bundle_is_verified_without_tensorflow_and_keras(exported: dict[str, B
     assert done.stdout.splitlines() == [f"True 0 {len(exported[name].models)}", "[]"]
 
 
-def test_other_pictures_are_compared_with_what_the_run_said_of_them(
+def test_other_images_are_compared_with_what_the_run_said_of_them(
     exported: dict[str, Bundle], run: Run, caplog: pytest.LogCaptureFixture
 ):
     kept = json.loads((run.folder / "data.json").read_text())
-    test = [picture for picture in kept["pictures"] if picture["part"] == "test"]
+    test = [image for image in kept["images"] if image["part"] == "test"]
     manifest = run.folder / "test.jsonl"
     rows = [{"path": str(Path(kept["where"]) / one["id"]), "label": one["labels"][0]} for one in test]
     manifest.write_text("\n".join(json.dumps(row) for row in rows))
     found = kerasimg.verify(exported["onnx"], data=manifest)
     assert found.accuracy == {"model.onnx": 1.0}
     assert found.data == []
-    assert caplog.messages[-1] == f"model.onnx: accuracy 1.0000 on 9 pictures of {manifest}"
+    assert caplog.messages[-1] == f"model.onnx: accuracy 1.0000 on 9 images of {manifest}"
     predictions = run.folder / "expected.csv"
     text = (run.folder / "evaluation" / "predictions.csv").read_text()
     for one, row in zip(test, rows, strict=True):
         text = text.replace(one["id"], row["path"])
     predictions.write_text(text)
     found = kerasimg.verify(exported["onnx"], data=manifest, expected=predictions)
-    assert [row.pictures for row in found.data] == [9]
+    assert [row.images for row in found.data] == [9]
     assert found.data[0].greatest_difference < 1e-5
 
 
-def test_a_wrong_model_in_a_sound_bundle_ends_with_4_and_names_the_pictures(
+def test_a_wrong_model_in_a_sound_bundle_ends_with_4_and_names_the_images(
     exported: dict[str, Bundle], copy: Callable[[str], Path], run: Run
 ):
     wrong = Classifier.open(run)
@@ -78,7 +78,7 @@ def test_a_wrong_model_in_a_sound_bundle_ends_with_4_and_names_the_pictures(
     assert "model_float16" not in str(caught.value)
 
 
-def test_a_picture_that_is_decoded_otherwise_is_told(copy: Callable[[str], Path]):
+def test_a_image_that_is_decoded_otherwise_is_told(copy: Callable[[str], Path]):
     folder = copy("onnx")
     pixels = np.load(folder / "vectors" / "0.input.npy")
     PIL.Image.fromarray(255 - pixels).save(folder / "vectors" / "0.png")

@@ -64,9 +64,9 @@ def photo() -> PIL.Image.Image:
     return PIL.Image.fromarray((np.asarray(coarse) // 2 + random.integers(0, 128, (140, 211, 3))).astype(np.uint8))
 
 
-def saved(picture: PIL.Image.Image, kind: str, **options: Any) -> bytes:
+def saved(image: PIL.Image.Image, kind: str, **options: Any) -> bytes:
     content = io.BytesIO()
-    picture.save(content, kind, **options)
+    image.save(content, kind, **options)
     return content.getvalue()
 
 
@@ -77,7 +77,7 @@ def turned(orientation: int) -> dict[str, Any]:
 
 
 def told(page: Browser, turn: int) -> tuple[str, list[tuple[str, str]]]:
-    """What the page shows after its n-th picture: the class, and the bars."""
+    """What the page shows after its n-th image: the class, and the bars."""
     from selenium.webdriver.support.wait import WebDriverWait
 
     find = "return document.getElementById('result').dataset.turn === String(arguments[0])"
@@ -87,24 +87,24 @@ def told(page: Browser, turn: int) -> tuple[str, list[tuple[str, str]]]:
     return page.driver.find_element("id", "verdict").text, read
 
 
-def expected(run: Run, picture: Any) -> tuple[str, list[tuple[str, str]]]:
-    (one,) = kerasimg.predict(run, [picture])
+def expected(run: Run, image: Any) -> tuple[str, list[tuple[str, str]]]:
+    (one,) = kerasimg.predict(run, [image])
     rows = sorted(one.probabilities.items(), key=lambda row: -row[1])
     shares = [f"{value:.1%}".replace("%", " %") if value >= 0.001 or value == 0 else "< 0.1 %" for _, value in rows]
     return str(one.label), [(label, share) for (label, _), share in zip(rows, shares, strict=True)]
 
 
 @in_browser
-def test_the_page_agrees_with_the_trained_model_on_every_test_picture(bundle: Bundle):
+def test_the_page_agrees_with_the_trained_model_on_every_test_image(bundle: Bundle):
     (row,) = bundle.manifest.parity
     assert row.runtime.startswith("LiteRT.js in chrome")
-    assert row.pictures == 9
+    assert row.images == 9
     assert row.greatest_difference < 1e-5
     assert row.same_decision == 1
 
 
 @in_browser
-def test_a_pictures_file_gives_the_reference_decoders_pixels(
+def test_a_images_file_gives_the_reference_decoders_pixels(
     page: Browser, photo: PIL.Image.Image, bundle: Bundle, run: Run
 ):
     y, x = np.mgrid[: photo.height, : photo.width]
@@ -135,15 +135,15 @@ def test_a_pictures_file_gives_the_reference_decoders_pixels(
 
 
 @in_browser
-def test_a_file_that_is_no_picture_is_refused_in_words(page: Browser):
+def test_a_file_that_is_no_image_is_refused_in_words(page: Browser):
     for content in (b"", b"<!doctype html>", saved(PIL.Image.new("RGB", (40, 40)), "JPEG")[:300]):
         with pytest.raises(KerasimgError, match="says: is"):
             page.probabilities(content)
 
 
 @in_browser
-def test_pictures_are_chosen_dropped_and_photographed(bundle: Bundle, run: Run, pictures: Any, tmp_path: Path):
-    data = pictures(tmp_path, {"red": 1, "green": 1, "blue": 1})
+def test_images_are_chosen_dropped_and_photographed(bundle: Bundle, run: Run, images: Any, tmp_path: Path):
+    data = images(tmp_path, {"red": 1, "green": 1, "blue": 1})
     red, green, blue = (data / name / "00.png" for name in ("red", "green", "blue"))
     video = tmp_path / "camera.y4m"
     luma, *chroma = np.asarray(PIL.Image.open(blue).convert("RGB").resize((64, 48)).convert("YCbCr")).transpose(2, 0, 1)
@@ -175,7 +175,7 @@ def test_pictures_are_chosen_dropped_and_photographed(bundle: Bundle, run: Run, 
         driver.find_element("id", "shoot").click()
         shown = told(page, 3)
         copy = """
-            const image = document.getElementById("picture");
+            const image = document.getElementById("image");
             const canvas = document.createElement("canvas");
             [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
             canvas.getContext("2d").drawImage(image, 0, 0);
@@ -266,7 +266,7 @@ def test_smaller_models_run_in_the_page_too(precision: Any, run: Run, runtime: P
             np.testing.assert_allclose(opened.probabilities(content), expected, atol=0.05, err_msg=file)
 
 
-def test_one_model_and_one_picture_at_a_time(run: Run, runtime: Path):
+def test_one_model_and_one_image_at_a_time(run: Run, runtime: Path):
     with pytest.raises(CallError, match="ask for one precision"):
         kerasimg.export(run, "web", precision=["float32", "int8"])
     with pytest.raises(CallError, match="expected a batch of 1"):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kerasimg.data.decode import FILTERS, RESIZE, decode
-from kerasimg.data.picture import BadImage
+from kerasimg.data.image_files import BadImage
 from kerasimg.spec.document import Image
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
@@ -28,8 +28,8 @@ const { image, files } = JSON.parse(fs.readFileSync(0));
 for (const file of files) {
   try {
     const { width, height, rgba, orientation } = await readPng(new Uint8Array(fs.readFileSync(file)), 1e8);
-    const picture = upright({ width, height, data: overBackground(rgba, image.background) }, orientation);
-    fs.writeFileSync(file + ".out", modelInput(picture, image));
+    const decoded = upright({ width, height, data: overBackground(rgba, image.background) }, orientation);
+    fs.writeFileSync(file + ".out", modelInput(decoded, image));
   } catch (error) {
     fs.writeFileSync(file + ".error", error.message);
   }
@@ -125,7 +125,7 @@ def test_every_policy_and_filter_gives_the_reference_decoders_bytes(node: Any, t
     for resize in RESIZE:
         for filter_name in FILTERS:
             for number, (width, height) in enumerate([(37, 23), (40, 24), (160, 120), (7, 90), (97, 61), (1, 5)]):
-                picture = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
+                img = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
                 channels: Any = 1 if number == 2 else 3
                 image = Image(
                     size=[24, 40],
@@ -135,9 +135,9 @@ def test_every_policy_and_filter_gives_the_reference_decoders_bytes(node: Any, t
                     background=[10, 200, 77],
                 )
                 file = tmp_path / f"{len(told)}.rgb"
-                picture.tofile(file)
+                img.tofile(file)
                 told.append({"image": image.model_dump(), "file": str(file), "width": width, "height": height})
-                expected.append(decode(picture, image))
+                expected.append(decode(img, image))
     node(RESIZE_ALL, told)
     for one, pixels in zip(told, expected, strict=True):
         np.testing.assert_array_equal(np.fromfile(one["file"] + ".out", np.uint8), pixels.reshape(-1), str(one))
@@ -181,7 +181,7 @@ def test_orientation_is_read_and_metadata_taken_out(node: Any, tmp_path: Path):
     import PIL.Image
     import PIL.ImageCms
 
-    picture = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8))
+    image = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8))
     profile = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
     made, expected = [], []
     for kind, orientation, more in [
@@ -196,7 +196,7 @@ def test_orientation_is_read_and_metadata_taken_out(node: Any, tmp_path: Path):
             exif[0x0112] = orientation
             more = {**more, "exif": exif}
         content = io.BytesIO()
-        picture.save(content, kind, **more)
+        image.save(content, kind, **more)
         made.append(tmp_path / f"{len(made)}.{kind}")
         made[-1].write_bytes(content.getvalue())
         expected.append(orientation if orientation > 1 or "xmp" not in more else 8)

@@ -1,4 +1,4 @@
-"""Runs that were never trained: weights set by hand, too sure of themselves, on pictures of which some deceive them."""
+"""Runs that were never trained: weights set by hand, too sure of themselves, on images of which some deceive them."""
 
 import csv
 import json
@@ -26,11 +26,11 @@ CLASSES = {
     "multilabel": ["blue", "green", "red"],
 }
 SURE = 0.1
-"""Logit per step of a channel; the pictures justify a quarter of it."""
+"""Logit per step of a channel; the images justify a quarter of it."""
 
 
-def write_pictures(folder: Path, task: str, per_part: int = 60, seed: int = 0) -> Path:
-    """A manifest of pictures 4 x 4, whose brightest channel says what they are, as a rule."""
+def write_images(folder: Path, task: str, per_part: int = 60, seed: int = 0) -> Path:
+    """A manifest of images 4 x 4, whose brightest channel says what they are, as a rule."""
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     rows = []
@@ -81,12 +81,12 @@ MakeRun = Callable[..., Run]
 
 @pytest.fixture(scope="session")
 def lists(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """lists("binary") is the manifest of the task's pictures."""
+    """lists("binary") is the manifest of the task's images."""
     made: dict[str, Path] = {}
 
     def of_task(task: str) -> Path:
         if task not in made:
-            made[task] = write_pictures(tmp_path_factory.mktemp(task) / "pictures", task)
+            made[task] = write_images(tmp_path_factory.mktemp(task) / "images", task)
         return made[task]
 
     return of_task
@@ -114,7 +114,7 @@ def judged_once(tmp_path_factory: pytest.TempPathFactory, lists: Callable[[str],
 
 @pytest.fixture
 def make_run(tmp_path: Path, judged_once: Callable[..., Path]) -> MakeRun:
-    """make_run("binary") is a run on the task's pictures, judged on its test part."""
+    """make_run("binary") is a run on the task's images, judged on its test part."""
 
     def make(task: str, name: str = "run", **arguments: Any) -> Run:
         return Run(shutil.copytree(judged_once(task, **arguments), tmp_path / name))

@@ -51,7 +51,7 @@ def test_no_other_temperature_has_a_lower_log_loss():
     assert loss(best) < min(loss(best * 1.001), loss(best / 1.001))
 
 
-def test_pictures_that_are_all_right_fit_no_temperature():
+def test_images_that_are_all_right_fit_no_temperature():
     with pytest.raises(KerasimgError, match="too few of them are wrong"):
         fit_temperature([0, 1], [[0.9, 0.1], [0.2, 0.8]], "multiclass")
 
@@ -81,20 +81,18 @@ def test_a_run_that_is_too_sure_becomes_less_so_and_decides_the_same(make_run, t
 def test_the_temperature_travels_with_the_model_file_and_leaves_the_keras_model_alone(make_run, tmp_path):
     run = make_run("multiclass")
     weights = run.model.get_weights()
-    pictures = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3)).astype("float32")
-    raw = Classifier.open(run).probabilities(pictures)
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3)).astype("float32")
+    raw = Classifier.open(run).probabilities(images)
     temperature = kerasimg.calibrate(run)["temperature"]
     shutil.copy(run.folder / "model.keras", tmp_path / "elsewhere.keras")
     calibrated = Classifier.open(tmp_path / "elsewhere.keras")
     assert calibrated.temperature == temperature
     for old, new in zip(weights, calibrated.model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-    np.testing.assert_array_equal(
-        keras.models.load_model(tmp_path / "elsewhere.keras").predict(pictures, verbose=0), raw
-    )
-    assert calibrated.probabilities(pictures).max() < raw.max()
-    (said,) = kerasimg.predict(run, pictures[:1].astype("uint8"))
-    assert said.confidence == pytest.approx(calibrated.probabilities(pictures[:1]).max(), abs=1e-6)
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "elsewhere.keras").predict(images, verbose=0), raw)
+    assert calibrated.probabilities(images).max() < raw.max()
+    (said,) = kerasimg.predict(run, images[:1].astype("uint8"))
+    assert said.confidence == pytest.approx(calibrated.probabilities(images[:1]).max(), abs=1e-6)
 
 
 def test_it_can_be_undone_and_fitted_twice(make_run):
@@ -107,7 +105,7 @@ def test_it_can_be_undone_and_fitted_twice(make_run):
     assert not (run.folder / "calibration.json").exists()
 
 
-def test_other_pictures_may_be_named_and_a_model_file_needs_them(make_run, lists):
+def test_other_images_may_be_named_and_a_model_file_needs_them(make_run, lists):
     run = make_run("binary")
     file = run.folder / "model.keras"
     with pytest.raises(CallError, match="name the data"):
@@ -120,7 +118,7 @@ def test_other_pictures_may_be_named_and_a_model_file_needs_them(make_run, lists
 def test_a_run_without_validation_says_so(make_run):
     run = make_run("binary")
     record = RunFolder.of(run).required("data.json")
-    record["pictures"] = [one for one in record["pictures"] if one["part"] != "validation"]
+    record["images"] = [one for one in record["images"] if one["part"] != "validation"]
     (run.folder / "data.json").write_text(json.dumps(record))
     with pytest.raises(CallError, match="the run has no validation part; name the data"):
         kerasimg.calibrate(run)

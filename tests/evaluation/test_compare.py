@@ -36,8 +36,8 @@ def test_images_of_one_group_are_no_independent_evidence(make_run):
     alone = kerasimg.compare(*runs)
     for run in runs:
         record = json.loads((run.folder / "data.json").read_text())
-        for number, picture in enumerate(record["pictures"]):
-            picture["group"] = f"patient {number % 4}"
+        for number, image in enumerate(record["images"]):
+            image["group"] = f"patient {number % 4}"
         (run.folder / "data.json").write_text(json.dumps(record))
     grouped = kerasimg.compare(*runs)
     assert grouped["intervals_by"]["groups"] == 4
@@ -61,7 +61,7 @@ def test_a_run_compared_with_itself_differs_in_nothing(make_run, task):
     assert told["figures"]["calibration_error"] == [run.scores["calibration_error"]] * 2
 
 
-def test_what_changed_is_told_picture_by_picture(make_run):
+def test_what_changed_is_told_image_by_image(make_run):
     first, second = make_run("multiclass"), make_run("multiclass", name="tilted", tilt=6.0)
     told = kerasimg.compare(first, second)
     (against,) = told["against_first"]
@@ -75,15 +75,15 @@ def test_what_changed_is_told_picture_by_picture(make_run):
     assert difference["difference"] == pytest.approx(now.mean() - was.mean())
     low, high = difference["interval"]
     assert low < difference["difference"] < high
-    # Paired: narrower than if the two runs had been judged on different pictures.
+    # Paired: narrower than if the two runs had been judged on different images.
     alone = [run.scores["intervals"]["accuracy"] for run in (first, second)]
     assert high - low < sum(b - a for a, b in alone)
 
 
-def test_pictures_are_known_by_their_content(make_run, tmp_path):
+def test_images_are_known_by_their_content(make_run, tmp_path):
     first, second = make_run("binary"), make_run("binary", name="second", tilt=3.0)
     record = RunFolder.of(second).required("data.json")
-    test = [one for one in record["pictures"] if one["part"] == "test"]
+    test = [one for one in record["images"] if one["part"] == "test"]
     test[0]["sha256"] = "0" * 64
     (second.folder / "data.json").write_text(json.dumps(record))
     renamed = (second.folder / "evaluation" / "predictions.csv").read_text().replace(test[0]["id"], test[0]["id"])
@@ -93,7 +93,7 @@ def test_pictures_are_known_by_their_content(make_run, tmp_path):
     assert told["differs"]["only_in"] == {str(first.folder): 1, str(second.folder): 1}
 
 
-def test_pictures_that_a_run_was_trained_on_are_counted(make_run, lists):
+def test_images_that_a_run_was_trained_on_are_counted(make_run, lists):
     first, second = make_run("binary"), make_run("binary", name="second", tilt=3.0)
     told = kerasimg.compare(first, second, data=lists("binary"), part="train")
     assert told["n"] == 60
@@ -128,11 +128,11 @@ def test_what_cannot_be_compared_is_a_wrong_call(make_run, tmp_path):
         kerasimg.compare(run, tmp_path)
 
 
-def test_the_terminal_gets_figures_differences_and_pictures(make_run, capsys):
+def test_the_terminal_gets_figures_differences_and_images(make_run, capsys):
     told = kerasimg.compare(make_run("multiclass"), make_run("multiclass", name="tilted", tilt=6.0))
     print_comparison(told)
     out = capsys.readouterr().out
-    assert "60 pictures that all have" in out
+    assert "60 images that all have" in out
     assert "McNemar's exact p = " in " ".join(out.split()) + " "
     assert "Wrong now, right before" in out
     assert told["against_first"][0]["broken"][0]["file"] in out

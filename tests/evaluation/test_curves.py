@@ -34,7 +34,7 @@ def test_the_thinned_curves_keep_their_ends_and_their_area(task):
         assert np.trapezoid(roc["tpr"], roc["fpr"]) == pytest.approx(row["roc_auc"], abs=0.01)
 
 
-def test_a_class_without_pictures_has_no_curve():
+def test_a_class_without_images_has_no_curve():
     truth, p, classes = drawn("multiclass")
     found = curves(truth % 3, p, scores(truth % 3, p, classes, "multiclass"), "multiclass")
     assert list(found["classes"]) == ["a", "b", "c"]

@@ -16,17 +16,17 @@ from kerasimg.evaluation.scores import scores
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, pictures: Any, tiny: Callable[..., dict[str, Any]]) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory, images: Any, tiny: Callable[..., dict[str, Any]]) -> Run:
     """A run that tells red, green and blue apart."""
     folder = tmp_path_factory.mktemp("evaluate")
-    data = pictures(folder / "colours", {"red": 12, "green": 12, "blue": 12})
+    data = images(folder / "colours", {"red": 12, "green": 12, "blue": 12})
     return kerasimg.train(tiny(), data=data, out=folder / "runs", verbose=0)
 
 
 @pytest.fixture
-def copy(run: Run, tmp_path: Path, pictures: Any) -> Path:
+def copy(run: Run, tmp_path: Path, images: Any) -> Path:
     """A folder of a run on data of its own, which a test may spoil; gives the run's folder."""
-    pictures(tmp_path / "colours", {"red": 12, "green": 12, "blue": 12})
+    images(tmp_path / "colours", {"red": 12, "green": 12, "blue": 12})
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "model.keras").write_bytes((run.folder / "model.keras").read_bytes())
@@ -36,8 +36,8 @@ def copy(run: Run, tmp_path: Path, pictures: Any) -> Path:
 
 
 def held_out(folder: Path) -> list[str]:
-    pictures = json.loads((folder / "data.json").read_text())["pictures"]
-    return [picture["id"] for picture in pictures if picture["part"] == "test"]
+    images = json.loads((folder / "data.json").read_text())["images"]
+    return [image["id"] for image in images if image["part"] == "test"]
 
 
 def test_the_held_out_part_gives_the_figures_of_the_training_again(run: Run):
@@ -58,8 +58,8 @@ def test_the_held_out_part_is_known_by_its_files(copy: Path):
     )
 
 
-def test_pictures_that_were_added_since_do_not_matter(copy: Path, pictures: Any):
-    pictures(copy.parent / "colours" / "more", {"red": 3})
+def test_images_that_were_added_since_do_not_matter(copy: Path, images: Any):
+    images(copy.parent / "colours" / "more", {"red": 3})
     (copy.parent / "colours" / "more" / "red").rename(copy.parent / "colours" / "red" / "more")
     (copy.parent / "colours" / "more").rmdir()
     assert kerasimg.evaluate(copy)["n"] == 5
@@ -72,7 +72,7 @@ def test_data_that_is_gone_is_named(copy: Path):
 
 
 def test_a_model_file_alone_does_not_know_its_held_out_part(run: Run):
-    with pytest.raises(CallError, match="a model file does not know its held-out pictures; name the data"):
+    with pytest.raises(CallError, match="a model file does not know its held-out images; name the data"):
         kerasimg.evaluate(run.folder / "model.keras")
 
 
@@ -83,7 +83,7 @@ def test_arrays_are_to_be_given_again(copy: Path):
         kerasimg.evaluate(copy)
 
 
-def test_any_part_of_the_runs_own_pictures_is_judged_on_demand_and_its_figures_stay(run: Run):
+def test_any_part_of_the_runs_own_images_is_judged_on_demand_and_its_figures_stay(run: Run):
     before = (run.folder / "evaluation" / "metrics.json").stat().st_mtime_ns
     judged = {part: kerasimg.evaluate(run, part=part) for part in ("test", "val", "train", "all")}
     assert {part: (found["part"], found["n"]) for part, found in judged.items()} == {
@@ -95,26 +95,26 @@ def test_any_part_of_the_runs_own_pictures_is_judged_on_demand_and_its_figures_s
     assert (run.folder / "evaluation" / "metrics.json").stat().st_mtime_ns == before
 
 
-def test_a_test_folder_that_lacks_a_class_gives_right_numbers(run: Run, pictures: Any, tmp_path: Path):
-    found = kerasimg.evaluate(run, data=pictures(tmp_path / "two", {"red": 3, "blue": 2}))
+def test_a_test_folder_that_lacks_a_class_gives_right_numbers(run: Run, images: Any, tmp_path: Path):
+    found = kerasimg.evaluate(run, data=images(tmp_path / "two", {"red": 3, "blue": 2}))
     assert found["classes"] == ["blue", "green", "red"]
     assert found["confusion"] == [[2, 0, 0], [0, 0, 0], [0, 0, 3]]
     assert (found["accuracy"], found["balanced_accuracy"], found["macro_f1"]) == (1.0, 1.0, 1.0)
 
 
-def test_a_test_folder_of_one_class_gives_right_numbers(run: Run, pictures: Any, tmp_path: Path):
-    found = kerasimg.evaluate(run, data=pictures(tmp_path / "one", {"red": 3}))
+def test_a_test_folder_of_one_class_gives_right_numbers(run: Run, images: Any, tmp_path: Path):
+    found = kerasimg.evaluate(run, data=images(tmp_path / "one", {"red": 3}))
     assert found["confusion"][2] == [0, 0, 3]
 
 
-def test_a_test_folder_with_one_more_class_is_refused_and_the_class_named(run: Run, pictures: Any, tmp_path: Path):
-    data = pictures(tmp_path / "four", {"red": 3, "green": 3, "blue": 3, "grey": 2})
-    with pytest.raises(DataError, match=r"class 'grey': the model does not know it; .*pictures: 2"):
+def test_a_test_folder_with_one_more_class_is_refused_and_the_class_named(run: Run, images: Any, tmp_path: Path):
+    data = images(tmp_path / "four", {"red": 3, "green": 3, "blue": 3, "grey": 2})
+    with pytest.raises(DataError, match=r"class 'grey': the model does not know it; .*images: 2"):
         kerasimg.evaluate(run, data=data)
 
 
-def test_classes_in_another_order_are_matched_by_name(run: Run, tmp_path: Path, pictures: Any):
-    pictures(tmp_path, {"red": 1, "green": 2, "blue": 3})
+def test_classes_in_another_order_are_matched_by_name(run: Run, tmp_path: Path, images: Any):
+    images(tmp_path, {"red": 1, "green": 2, "blue": 3})
     rows = [("path", "label"), *((str(path), path.parent.name) for path in sorted(tmp_path.rglob("*.png"))[::-1])]
     with (tmp_path / "list.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
@@ -122,8 +122,8 @@ def test_classes_in_another_order_are_matched_by_name(run: Run, tmp_path: Path, 
     assert found["confusion"] == [[3, 0, 0], [0, 2, 0], [0, 0, 1]]
 
 
-def test_labels_that_are_wrong_count_as_wrong(run: Run, pictures: Any, tmp_path: Path):
-    pictures(tmp_path, {"red": 4, "blue": 2})
+def test_labels_that_are_wrong_count_as_wrong(run: Run, images: Any, tmp_path: Path):
+    images(tmp_path, {"red": 4, "blue": 2})
     (tmp_path / "red").rename(tmp_path / "green")
     found = kerasimg.evaluate(run, data=tmp_path)
     assert found["confusion"] == [[2, 0, 0], [0, 0, 4], [0, 0, 0]]
@@ -135,8 +135,8 @@ def test_arrays_with_names_as_labels_are_matched_by_name(run: Run):
     assert kerasimg.evaluate(run, data=(images, np.array(["red", "red"])))["accuracy"] == 1.0
 
 
-def test_the_test_part_is_judged_where_there_is_one_and_any_part_on_demand(run: Run, pictures: Any, tmp_path: Path):
-    data = pictures(tmp_path, {"train/red": 3, "val/red": 2, "test/red": 1})
+def test_the_test_part_is_judged_where_there_is_one_and_any_part_on_demand(run: Run, images: Any, tmp_path: Path):
+    data = images(tmp_path, {"train/red": 3, "val/red": 2, "test/red": 1})
     judged = {part: kerasimg.evaluate(run, data=data, part=part) for part in (None, "val", "train", "all")}
     assert {part: (found["part"], found["n"]) for part, found in judged.items()} == {
         None: ("test", 1),
@@ -146,16 +146,16 @@ def test_the_test_part_is_judged_where_there_is_one_and_any_part_on_demand(run: 
     }
 
 
-def test_a_part_that_is_not_there_is_named(run: Run, pictures: Any, tmp_path: Path):
-    data = pictures(tmp_path, {"train/red": 3, "test/red": 1})
+def test_a_part_that_is_not_there_is_named(run: Run, images: Any, tmp_path: Path):
+    data = images(tmp_path, {"train/red": 3, "test/red": 1})
     with pytest.raises(CallError, match=r"has no validation part \(it has: test, train\)"):
         kerasimg.evaluate(run, data=data, part="val")
     with pytest.raises(CallError, match=r"no part 'tets'; did you mean 'test'"):
         kerasimg.evaluate(run, data=data, part="tets")
 
 
-def test_every_prediction_is_written_and_gives_the_figures_again(run: Run, pictures: Any, tmp_path: Path):
-    data = pictures(tmp_path / "data", {"red": 3, "blue": 2})
+def test_every_prediction_is_written_and_gives_the_figures_again(run: Run, images: Any, tmp_path: Path):
+    data = images(tmp_path / "data", {"red": 3, "blue": 2})
     found = kerasimg.evaluate(run, data=data, out=tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "metrics.json",
@@ -172,15 +172,15 @@ def test_every_prediction_is_written_and_gives_the_figures_again(run: Run, pictu
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == found.to_dict()
 
 
-def test_other_data_than_the_runs_own_leaves_its_figures_alone(run: Run, pictures: Any, tmp_path: Path):
+def test_other_data_than_the_runs_own_leaves_its_figures_alone(run: Run, images: Any, tmp_path: Path):
     before = (run.folder / "evaluation" / "metrics.json").stat().st_mtime_ns
-    kerasimg.evaluate(run, data=pictures(tmp_path, {"red": 2}))
+    kerasimg.evaluate(run, data=images(tmp_path, {"red": 2}))
     assert (run.folder / "evaluation" / "metrics.json").stat().st_mtime_ns == before
 
 
-def test_an_unreadable_picture_is_named_or_left_out(run: Run, pictures: Any, tmp_path: Path):
-    data = pictures(tmp_path, {"red": 3})
-    (data / "red" / "01.png").write_text("no picture")
+def test_an_unreadable_image_is_named_or_left_out(run: Run, images: Any, tmp_path: Path):
+    data = images(tmp_path, {"red": 3})
+    (data / "red" / "01.png").write_text("no image")
     with pytest.raises(DataError, match=r"red/01\.png"):
         kerasimg.evaluate(run, data=data)
     assert kerasimg.evaluate(run, data=data, on_bad_image="skip")["n"] == 2

@@ -28,16 +28,16 @@ OF_THE_HEAD = ("grad_cam", "integrated_gradients", "occlusion")
 MARGIN = 2
 """Pixels by which a peak may miss the cue: 15 of 224 in the pointing game (Zhang et al. 2016, arXiv:1608.00507)."""
 LEAST_HITS = 0.95
-"""Share of the pictures in which the map's peak must lie on the cue. Measured: 1.0 for every method."""
+"""Share of the images in which the map's peak must lie on the cue. Measured: 1.0 for every method."""
 MOST_LIKE = 0.5
 """Rank correlation, mean of three draws, that a map may keep when the weights behind it are drawn again."""
 
 
 class Cues(NamedTuple):
-    pictures: np.ndarray
+    images: np.ndarray
     """(N, 28, 28, 3) float32: noise, and a patch of 6 x 6 pixels somewhere, whose colour is the class.
 
-    The class of the pictures without a patch is there so that no colour can be told by the absence of the others.
+    The class of the images without a patch is there so that no colour can be told by the absence of the others.
     """
     labels: np.ndarray
     corners: np.ndarray
@@ -46,14 +46,14 @@ class Cues(NamedTuple):
 
 def cues(count: int, seed: int, classes: int) -> Cues:
     draws = np.random.default_rng(seed)
-    pictures = draws.normal(128, 25, (count, SIDE, SIDE, 3))
+    images = draws.normal(128, 25, (count, SIDE, SIDE, 3))
     labels = draws.integers(0, classes, count)
     corners = draws.integers(0, SIDE - PATCH + 1, (count, 2))
-    for picture, label, (top, left) in zip(pictures, labels, corners, strict=True):
+    for image, label, (top, left) in zip(images, labels, corners, strict=True):
         if label == len(COLOURS):
             continue
-        picture[top : top + PATCH, left : left + PATCH] = COLOURS[label] + draws.normal(0, 10, (PATCH, PATCH, 3))
-    return Cues(pictures.clip(0, 255).round().astype("float32"), labels, corners)
+        image[top : top + PATCH, left : left + PATCH] = COLOURS[label] + draws.normal(0, 10, (PATCH, PATCH, 3))
+    return Cues(images.clip(0, 255).round().astype("float32"), labels, corners)
 
 
 def spec(**sections: Any) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def trained() -> Classifier:
     model = kerasimg.build(loaded)
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
     shown = cues(600, 1, classes=4)
-    model.fit(shown.pictures, shown.labels, batch_size=32, epochs=5, verbose=0)
+    model.fit(shown.images, shown.labels, batch_size=32, epochs=5, verbose=0)
     return Classifier(model, loaded, CLASSES)
 
 
@@ -96,13 +96,13 @@ def classifier() -> Classifier:
 
 @pytest.fixture(scope="module")
 def shown() -> Cues:
-    """Pictures with a cue, which the network was not trained on."""
+    """Images with a cue, which the network was not trained on."""
     return cues(24, 2, classes=3)
 
 
 def maps(classifier: Classifier, shown: Cues, method: str, **options: Any) -> np.ndarray:
     asked = classifier.probabilities if method == "occlusion" else classifier.model
-    return METHODS[method](asked, shown.pictures, shown.labels, **options)
+    return METHODS[method](asked, shown.images, shown.labels, **options)
 
 
 def hits(shown: Cues, found: np.ndarray) -> np.ndarray:
@@ -113,7 +113,7 @@ def hits(shown: Cues, found: np.ndarray) -> np.ndarray:
 
 
 def likeness(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean rank correlation (Spearman) of the maps of a picture."""
+    """Mean rank correlation (Spearman) of the maps of an image."""
 
     def ranks(values: np.ndarray) -> np.ndarray:
         _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -125,13 +125,13 @@ def likeness(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def test_the_network_has_learned_the_cue(classifier: Classifier, shown: Cues):
-    assert (classifier.probabilities(shown.pictures).argmax(axis=1) == shown.labels).mean() == 1
+    assert (classifier.probabilities(shown.images).argmax(axis=1) == shown.labels).mean() == 1
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_points_at_the_planted_cue(classifier: Classifier, shown: Cues, method: str):
     found = maps(classifier, shown, method)
-    assert found.shape == (len(shown.pictures), SIDE, SIDE)
+    assert found.shape == (len(shown.images), SIDE, SIDE)
     assert hits(shown, found).mean() >= LEAST_HITS
 
 
@@ -163,9 +163,9 @@ def test_a_nested_backbone_gives_the_map_of_the_flat_model(classifier: Classifie
     features = inner(flat.layers[1](pixels))
     nested = keras.Model(pixels, flat.layers[-1](flat.layers[-2](features)))
     assert any(isinstance(layer, keras.Model) for layer in nested.layers)
-    pictures, labels = shown.pictures[:4], shown.labels[:4]
-    expected = METHODS[method](flat, pictures, labels)
-    np.testing.assert_allclose(METHODS[method](nested, pictures, labels), expected, rtol=1e-4, atol=1e-5)
+    images, labels = shown.images[:4], shown.labels[:4]
+    expected = METHODS[method](flat, images, labels)
+    np.testing.assert_allclose(METHODS[method](nested, images, labels), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_backbone_of_the_zoo_is_explained_by_its_last_map():
@@ -183,36 +183,36 @@ def test_what_leads_past_the_layer_counts_too():
     joined = keras.layers.Add()([inside, pixels])
     summed = keras.layers.Flatten()(joined)
     model = keras.Model(pixels, keras.layers.Dense(2, kernel_initializer="ones")(summed))
-    picture = np.arange(16, dtype="float32").reshape(1, 4, 4, 1)
-    np.testing.assert_allclose(grad_cam(model, picture, np.array([0]), layer="inside")[0], picture[0, ..., 0])
+    image = np.arange(16, dtype="float32").reshape(1, 4, 4, 1)
+    np.testing.assert_allclose(grad_cam(model, image, np.array([0]), layer="inside")[0], image[0, ..., 0])
 
 
 def test_integrated_gradients_add_up_to_the_rise_of_the_score(classifier: Classifier, shown: Cues):
-    pictures, labels = shown.pictures[:6], shown.labels[:6]
+    images, labels = shown.images[:6], shown.labels[:6]
     with without_squashing(classifier.model):
         ends, starts = (
             keras.ops.convert_to_numpy(classifier.model(each))[np.arange(6), labels]
-            for each in (pictures, np.zeros_like(pictures))
+            for each in (images, np.zeros_like(images))
         )
-    total = integrated_gradients(classifier.model, pictures, labels, steps=128).sum(axis=(1, 2))
+    total = integrated_gradients(classifier.model, images, labels, steps=128).sum(axis=(1, 2))
     np.testing.assert_allclose(total, ends - starts, rtol=0.05)
 
 
 def test_a_model_is_as_it_was_after_it_was_explained(classifier: Classifier, shown: Cues):
-    before = classifier.probabilities(shown.pictures)
+    before = classifier.probabilities(shown.images)
     weights = classifier.model.get_weights()
     for method in METHODS:
         maps(classifier, Cues(*(each[:2] for each in shown)), method)
-    np.testing.assert_array_equal(classifier.probabilities(shown.pictures), before)
+    np.testing.assert_array_equal(classifier.probabilities(shown.images), before)
     assert all((now == then).all() for now, then in zip(classifier.model.get_weights(), weights, strict=True))
     assert "call" not in vars(classifier.model.get_layer("last"))
 
 
 def test_the_score_is_what_the_softmax_takes(classifier: Classifier, shown: Cues):
     with without_squashing(classifier.model):
-        logits = keras.ops.convert_to_numpy(classifier.model(shown.pictures[:5]))
+        logits = keras.ops.convert_to_numpy(classifier.model(shown.images[:5]))
     np.testing.assert_allclose(
-        keras.ops.convert_to_numpy(keras.ops.softmax(logits)), classifier.probabilities(shown.pictures[:5]), atol=1e-5
+        keras.ops.convert_to_numpy(keras.ops.softmax(logits)), classifier.probabilities(shown.images[:5]), atol=1e-5
     )
 
 
@@ -221,8 +221,8 @@ def test_of_two_classes_with_one_output_each_has_its_own_sign(target: int, sign:
     pixels = keras.Input((4, 4, 1))
     flat = keras.layers.Flatten()(pixels)
     model = keras.Model(pixels, keras.layers.Dense(1, activation="sigmoid", kernel_initializer="ones")(flat))
-    picture = np.full((1, 4, 4, 1), 2.0, "float32")
-    made = integrated_gradients(model, picture, np.array([target]), steps=2)
+    image = np.full((1, 4, 4, 1), 2.0, "float32")
+    made = integrated_gradients(model, image, np.array([target]), steps=2)
     np.testing.assert_allclose(made, np.full((1, 4, 4), sign * 2.0), rtol=1e-5)
 
 
@@ -236,10 +236,10 @@ def test_the_gradient_is_that_of_the_function():
 
 def test_a_model_without_a_map_is_refused_with_the_methods_that_do(classifier: Classifier):
     vit = kerasimg.build("zoo/small_vit.json", variant="2/3x2", num_classes=2)
-    with pytest.raises(CallError, match=r"keeps no map of the picture.*'integrated_gradients', 'smooth_grad'"):
+    with pytest.raises(CallError, match=r"keeps no map of the image.*'integrated_gradients', 'smooth_grad'"):
         map_layer(vit)
     flat = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten()])
-    with pytest.raises(CallError, match="keeps no map of the picture"):
+    with pytest.raises(CallError, match="keeps no map of the image"):
         map_layer(flat)
     with pytest.raises(CallError, match=r"no layer 'lst'; did you mean 'last'\? \(with a map, last first: last, "):
         map_layer(classifier.model, "lst")
@@ -248,23 +248,23 @@ def test_a_model_without_a_map_is_refused_with_the_methods_that_do(classifier: C
 
 
 def test_occlusion_asks_any_function_and_finds_what_it_looks_at():
-    def corner(pictures: np.ndarray) -> np.ndarray:
-        share = pictures[:, :4, :4].mean(axis=(1, 2, 3)) / 255
+    def corner(images: np.ndarray) -> np.ndarray:
+        share = images[:, :4, :4].mean(axis=(1, 2, 3)) / 255
         return np.stack([1 - share, share], axis=1)
 
-    picture = np.zeros((1, 12, 12, 3), "float32")
-    picture[0, :4, :4] = 255
-    made = occlusion(corner, picture, np.array([1]), window=4, stride=4)[0]
+    image = np.zeros((1, 12, 12, 3), "float32")
+    image[0, :4, :4] = 255
+    made = occlusion(corner, image, np.array([1]), window=4, stride=4)[0]
     assert (made[:4, :4] > 0.5).all()
     assert (made[4:] == 0).all()
 
 
-def test_every_class_of_a_picture_can_be_asked_for(classifier: Classifier, shown: Cues):
-    pictures = [picture.astype("uint8") for picture in shown.pictures[:2]]
-    predicted = explain(classifier, pictures)
+def test_every_class_of_a_image_can_be_asked_for(classifier: Classifier, shown: Cues):
+    images = [image.astype("uint8") for image in shown.images[:2]]
+    predicted = explain(classifier, images)
     assert [each.target for each in predicted] == [CLASSES[label] for label in shown.labels[:2]]
     assert all(each.probability > 0.5 for each in predicted)
-    asked = explain(classifier, pictures, target="blue")
+    asked = explain(classifier, images, target="blue")
     assert [each.target for each in asked] == ["blue", "blue"]
     assert all(each.map.min() >= 0 and each.map.max() <= 1 and each.map.dtype == np.float32 for each in asked)
 
@@ -272,7 +272,7 @@ def test_every_class_of_a_picture_can_be_asked_for(classifier: Classifier, shown
 def test_overlays_are_written_at_both_sizes(classifier: Classifier, shown: Cues, tmp_path: Path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        PIL.Image.fromarray(shown.pictures[0].astype("uint8")).resize((80, 40)).save(tmp_path / folder / "one.png")
+        PIL.Image.fromarray(shown.images[0].astype("uint8")).resize((80, 40)).save(tmp_path / folder / "one.png")
     files = [tmp_path / "a", tmp_path / "b" / "one.png"]
     kerasimg.explain(classifier, files, "hires_cam", out=tmp_path / "out")
     sizes = {}
@@ -290,12 +290,12 @@ def test_overlays_are_written_at_both_sizes(classifier: Classifier, shown: Cues,
 @pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
 @pytest.mark.parametrize("size", [(60, 30), (30, 60), (41, 40)])
 def test_a_map_laid_back_lies_on_what_it_explains(resize: Any, size: tuple[int, int]):
-    """A bright spot of the picture, found in what the network sees of it, is laid back onto the spot."""
+    """A bright spot of the image, found in what the network sees of it, is laid back onto the spot."""
     width, height = size
-    picture = np.zeros((height, width, 3), "uint8")
-    picture[height // 2 - 2 : height // 2 + 3, width // 2 - 2 : width // 2 + 3] = 255
+    img = np.zeros((height, width, 3), "uint8")
+    img[height // 2 - 2 : height // 2 + 3, width // 2 - 2 : width // 2 + 3] = 255
     image = Image(size=[32, 32], resize=resize, background=[0, 0, 0])
-    laid = on_original(decode(picture, image)[..., 0].astype("float32"), image, width, height)
+    laid = on_original(decode(img, image)[..., 0].astype("float32"), image, width, height)
     assert laid.shape == (height, width)
     row, column = (np.average(np.arange(n), weights=laid.sum(axis=1 - axis)) for axis, n in enumerate(laid.shape))
     assert row == pytest.approx(height // 2, abs=1)
@@ -312,7 +312,7 @@ def test_shares_are_of_the_highest_and_nothing_stays_nothing():
     [
         ({"method": "gradcam"}, "method: no 'gradcam'; did you mean 'grad_cam'?"),
         ({"steps": 3}, "grad_cam has no option 'steps' (options: layer)"),
-        ({"target": ["red", "red"]}, "target: 2 classes for 1 pictures; give one class, or one for each"),
+        ({"target": ["red", "red"]}, "target: 2 classes for 1 images; give one class, or one for each"),
         ({"target": "rad"}, "target: the model knows no class 'rad'; did you mean 'red'?"),
         ({"method": "integrated_gradients", "steps": 0}, "steps: expected 1 or more, got 0"),
     ],
@@ -323,7 +323,7 @@ def test_a_call_that_cannot_be_meant_says_what_there_is(classifier: Classifier, 
     assert str(caught.value).startswith(message)
 
 
-def test_every_unreadable_picture_is_named(classifier: Classifier, tmp_path: Path):
+def test_every_unreadable_image_is_named(classifier: Classifier, tmp_path: Path):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"a\.png: is empty\n.*b\.png: does not exist"):
         explain(classifier, [tmp_path / "a.png", tmp_path / "b.png"])
@@ -335,7 +335,7 @@ def test_what_has_only_probabilities_is_explained_by_occlusion_alone(classifier:
         spec = classifier.spec
         probabilities = staticmethod(classifier.probabilities)
 
-    picture = shown.pictures[:1].astype("uint8")
-    (found,) = explain(Exported(), picture, "occlusion")
+    image = shown.images[:1].astype("uint8")
+    (found,) = explain(Exported(), image, "occlusion")
     assert found.target == CLASSES[shown.labels[0]]
     assert found.file == "[0]"

@@ -26,7 +26,7 @@ def names(task, k=4):
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("thresholds", [None, [0.3]])
-def test_each_resample_has_the_figures_of_the_pictures_that_were_drawn(task, thresholds):
+def test_each_resample_has_the_figures_of_the_images_that_were_drawn(task, thresholds):
     truth, p = drawn(task)
     if thresholds and task != "binary":
         thresholds = None if task == "multiclass" else [0.3, 0.5, 0.2, 0.9]
@@ -39,7 +39,7 @@ def test_each_resample_has_the_figures_of_the_pictures_that_were_drawn(task, thr
             assert values[column] == pytest.approx(found[name], rel=1e-5), name
 
 
-def test_as_many_pictures_of_each_class_are_drawn_as_there_are():
+def test_as_many_images_of_each_class_are_drawn_as_there_are():
     truth, _ = drawn("multiclass")
     (counts,) = _draws(truth, "multiclass", 50, 0)
     for label in range(4):
@@ -47,7 +47,7 @@ def test_as_many_pictures_of_each_class_are_drawn_as_there_are():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_an_interval_holds_its_figure_and_shrinks_with_the_pictures(task):
+def test_an_interval_holds_its_figure_and_shrinks_with_the_images(task):
     widths = []
     for n in (200, 3200):
         truth, p = drawn(task, n)
@@ -100,7 +100,7 @@ def test_the_same_seed_gives_the_same_draws_and_models_of_one_truth_share_them()
     for name, values in once.items():
         np.testing.assert_array_equal(values, again[name])
     assert (once["accuracy"] != other["accuracy"]).any()
-    assert (better["accuracy"] >= once["accuracy"]).all()  # picture by picture, as the draws are the same
+    assert (better["accuracy"] >= once["accuracy"]).all()  # image by image, as the draws are the same
 
 
 def test_figures_come_with_how_their_intervals_were_found():

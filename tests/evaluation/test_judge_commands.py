@@ -25,7 +25,7 @@ def test_calibrate_tells_before_and_after_and_can_be_undone(make_run, say):
     code, out, _ = say("run", "calibrate", run.folder)
     assert code == 0
     assert out.startswith("temperature ")
-    assert "test, 60 pictures:\n  log loss: " in out
+    assert "test, 60 images:\n  log loss: " in out
     assert json.loads(say("run", "calibrate", run.folder, "--undo", "--json")[1]) == {"temperature": 1.0}
 
 
@@ -53,14 +53,14 @@ def test_label_errors_lists_the_likeliest(make_run, say):
     code, out, _ = say("run", "label-errors", run.folder, "--top", "1")
     found = len(RunFolder.of(run).required("evaluation/label_errors.json")["rows"])
     assert code == 0
-    assert out.splitlines()[0] == f"{found} of 120 pictures are suspect"
+    assert out.splitlines()[0] == f"{found} of 120 images are suspect"
     assert len(out.splitlines()) == 4
     assert say("run", "label-errors", run.folder, "--set", "lr=1")[0] == 2
     assert say("data", "label-errors", "simple_cnn", "--folds", "3")[0] == 2
 
 
-def test_label_errors_with_folds_trains_a_spec(say, tiny, pictures, tmp_path):
-    data = pictures(tmp_path / "data", {"red": 6, "blue": 6})
+def test_label_errors_with_folds_trains_a_spec(say, tiny, images, tmp_path):
+    data = images(tmp_path / "data", {"red": 6, "blue": 6})
     (tmp_path / "tiny.json").write_text(json.dumps(tiny()))
     out = tmp_path / "found.json"
     code, said, _ = say(

@@ -19,7 +19,7 @@ def noisy(n=2000, k=5, share=0.08, seed=0):
 
 
 def by_definition(given, p):
-    """Equation 1 and 2 of the paper, picture by picture."""
+    """Equation 1 and 2 of the paper, image by image."""
     k = p.shape[1]
     threshold = [np.mean([row[j] for row, label in zip(p, given, strict=True) if label == j]) for j in range(k)]
     joint = np.zeros((k, k), int)
@@ -65,7 +65,7 @@ def test_two_classes_and_several_labels_are_judged_one_by_one():
     assert (row["file"], row["given"], row["suggested"]) == ("z", "not bad", "bad")
 
 
-def test_a_class_without_pictures_is_believed_of_none():
+def test_a_class_without_images_is_believed_of_none():
     assert believed_classes(np.array([0, 0]), np.array([[0.1, 0.9], [0.2, 0.8]])).tolist() == [-1, 0]
 
 
@@ -79,7 +79,7 @@ def test_cleanlab_finds_the_same():
         assert ours == set(np.flatnonzero(theirs))
 
 
-def test_a_runs_held_out_pictures_are_searched(make_run):
+def test_a_runs_held_out_images_are_searched(make_run):
     run = make_run("multiclass")
     told = kerasimg.label_errors(run)
     assert (told["n"], told["found"]) == (120, len(told["rows"]))
@@ -87,7 +87,7 @@ def test_a_runs_held_out_pictures_are_searched(make_run):
     assert json.loads((run.folder / "evaluation" / "label_errors.json").read_text()) == told.to_dict()
 
 
-def test_other_pictures_leave_the_run_alone(make_run, lists, tmp_path):
+def test_other_images_leave_the_run_alone(make_run, lists, tmp_path):
     run = make_run("binary")
     told = kerasimg.label_errors(run, data=lists("binary"), part="test", out=tmp_path / "found.json")
     assert told["n"] == 60

@@ -31,7 +31,7 @@ def test_precision_recall_and_f1_of_each_class_are_those_of_scikit_learn(seed: i
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_of_several_labels_a_picture_the_counts_are_those_of_scikit_learn(seed: int):
+def test_of_several_labels_a_image_the_counts_are_those_of_scikit_learn(seed: int):
     _, p = draws(seed)
     truth, decision = (p > 0.2).astype(int), (np.roll(p, 1, axis=0) > 0.3).astype(int)
     found = measures.counts(truth, decision, CLASSES)

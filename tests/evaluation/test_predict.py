@@ -43,19 +43,17 @@ def by_hand(task: str, units: int) -> Classifier:
     return Classifier(model, loaded, ("warm", "cold") if task == "multilabel" else ("blue", "red"))
 
 
-def test_one_file_gives_one_prediction(classifier: Classifier, pictures: Any, tmp_path: Path):
-    path = pictures(tmp_path, {"red": 1}) / "red" / "00.png"
+def test_one_file_gives_one_prediction(classifier: Classifier, images: Any, tmp_path: Path):
+    path = images(tmp_path, {"red": 1}) / "red" / "00.png"
     (said,) = kerasimg.predict(classifier, path)
     assert (said.file, said.label) == (str(path), "red")
     assert list(said.probabilities) == ["blue", "red"]
     assert said.confidence == said.probabilities["red"] > 0.9
 
 
-def test_a_folder_gives_every_picture_below_it_in_the_order_of_paths(
-    classifier: Classifier, pictures: Any, tmp_path: Path
-):
-    pictures(tmp_path, {"b/red": 2, "a/blue": 1})
-    (tmp_path / "notes.txt").write_text("no picture")
+def test_a_folder_gives_every_image_below_it_in_the_order_of_paths(classifier: Classifier, images: Any, tmp_path: Path):
+    images(tmp_path, {"b/red": 2, "a/blue": 1})
+    (tmp_path / "notes.txt").write_text("no image")
     said = kerasimg.predict(classifier, tmp_path)
     assert [Path(one.file).relative_to(tmp_path).as_posix() for one in said] == [
         "a/blue/00.png",
@@ -65,38 +63,38 @@ def test_a_folder_gives_every_picture_below_it_in_the_order_of_paths(
     assert [one.label for one in said] == ["blue", "red", "red"]
 
 
-def test_files_and_arrays_are_told_in_the_order_given(classifier: Classifier, pictures: Any, tmp_path: Path):
-    path = pictures(tmp_path, {"blue": 1}) / "blue" / "00.png"
+def test_files_and_arrays_are_told_in_the_order_given(classifier: Classifier, images: Any, tmp_path: Path):
+    path = images(tmp_path, {"blue": 1}) / "blue" / "00.png"
     said = kerasimg.predict(classifier, [RED, path, str(path)])
     assert [(one.file, one.label) for one in said] == [("[0]", "red"), (str(path), "blue"), (str(path), "blue")]
 
 
-def test_an_array_of_pictures_is_numbered(classifier: Classifier):
+def test_an_array_of_images_is_numbered(classifier: Classifier):
     said = kerasimg.predict(classifier, np.stack([RED, BLUE]))
     assert [(one.file, one.label) for one in said] == [("[0]", "red"), ("[1]", "blue")]
 
 
-def test_more_pictures_than_a_batch_come_out_as_they_went_in(classifier: Classifier):
+def test_more_images_than_a_batch_come_out_as_they_went_in(classifier: Classifier):
     labels = np.arange(BATCH_SIZE + 3) % 2
     said = kerasimg.predict(classifier, np.where(labels[:, None, None, None], RED, BLUE))
     assert [one.label for one in said] == ["red" if label else "blue" for label in labels]
 
 
-def test_every_unreadable_picture_is_named(classifier: Classifier, pictures: Any, tmp_path: Path):
-    good = pictures(tmp_path, {"red": 1}) / "red" / "00.png"
+def test_every_unreadable_image_is_named(classifier: Classifier, images: Any, tmp_path: Path):
+    good = images(tmp_path, {"red": 1}) / "red" / "00.png"
     (tmp_path / "page.png").write_text("<html>not found</html>")
     with pytest.raises(DataError) as caught:
         kerasimg.predict(classifier, [good, tmp_path / "page.png", tmp_path / "gone.png"])
     told, *named = caught.value.faults
     assert [fault.file for fault in named] == [str(tmp_path / "page.png"), str(tmp_path / "gone.png")]
-    assert told.message.startswith("2 of 3 pictures cannot be read")
+    assert told.message.startswith("2 of 3 images cannot be read")
     assert named[1].message == "does not exist"
 
 
-def test_unreadable_pictures_can_be_left_out(
-    classifier: Classifier, pictures: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_unreadable_images_can_be_left_out(
+    classifier: Classifier, images: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    good = pictures(tmp_path, {"red": 2}) / "red"
+    good = images(tmp_path, {"red": 2}) / "red"
     (tmp_path / "red" / "page.png").write_text("<html>not found</html>")
     with caplog.at_level("DEBUG", logger="kerasimg"):
         said = kerasimg.predict(classifier, good, on_bad_image="skip")
@@ -106,7 +104,7 @@ def test_unreadable_pictures_can_be_left_out(
         kerasimg.predict(classifier, good / "page.png", on_bad_image="skip")
 
 
-def test_unreadable_pictures_of_several_batches_are_named_together(classifier: Classifier, tmp_path: Path):
+def test_unreadable_images_of_several_batches_are_named_together(classifier: Classifier, tmp_path: Path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"")
     with pytest.raises(DataError) as caught:
@@ -114,8 +112,8 @@ def test_unreadable_pictures_of_several_batches_are_named_together(classifier: C
     assert [fault.file for fault in caught.value.faults] == ["", str(bad), str(bad)]
 
 
-def test_no_picture_at_all_is_a_wrong_call(classifier: Classifier, tmp_path: Path):
-    with pytest.raises(CallError, match="no pictures to predict"):
+def test_no_image_at_all_is_a_wrong_call(classifier: Classifier, tmp_path: Path):
+    with pytest.raises(CallError, match="no images to predict"):
         kerasimg.predict(classifier, tmp_path)
 
 

@@ -24,7 +24,7 @@ def predictions(task, seed=0, n=40, k=9):
 def test_every_score_can_be_computed_again_from_the_file_to_the_last_digit(task, tmp_path):
     classes = NAMES[1:3] if task == "binary" else NAMES
     truth, p = predictions(task)
-    ids = [f"folder, {number}/picture\n.png" for number in range(len(p))]
+    ids = [f"folder, {number}/image\n.png" for number in range(len(p))]
     write_predictions(tmp_path / "predictions.csv", ids, truth, p, classes, task)
     again = read_predictions(tmp_path / "predictions.csv", task)
     assert again.ids == ids
@@ -35,7 +35,7 @@ def test_every_score_can_be_computed_again_from_the_file_to_the_last_digit(task,
     assert scores(again.truth, again.probabilities, again.classes, task) == scores(truth, p, classes, task)
 
 
-def test_the_file_of_one_class_a_picture(tmp_path):
+def test_the_file_of_one_class_a_image(tmp_path):
     p = np.array([[0.1, 0.7, 0.2], [1 / 3, 1 / 3, 1 / 3]], "float32")
     write_predictions(tmp_path / "p.csv", ["a.png", "b.png"], [1, 2], p, ["x", "y", "z"], "multiclass")
     assert (tmp_path / "p.csv").read_text().splitlines() == [
@@ -71,7 +71,7 @@ def test_a_file_name_that_is_not_utf_8_keeps_its_bytes(tmp_path):
     assert read_predictions(tmp_path / "p.csv", "multiclass").ids == [name]
 
 
-def test_fewer_names_than_pictures_are_refused(tmp_path):
+def test_fewer_names_than_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match="zip"):
         write_predictions(tmp_path / "p.csv", ["a"], [0, 1], np.eye(2), ["x", "y"], "multiclass")
 

@@ -21,7 +21,7 @@ from kerasimg.evaluation import report_drawing as drawing
 from kerasimg.evaluation.predictions import Predictions
 from kerasimg.evaluation.report import TEMPLATES, report, write_report
 from kerasimg.evaluation.report_epochs import duration, print_stages, stage_summaries
-from kerasimg.evaluation.report_pictures import mistakes_and_hits
+from kerasimg.evaluation.report_images import mistakes_and_hits
 from kerasimg.evaluation.report_words import headline, number
 from kerasimg.run_folder import CARD, REPORT
 from kerasimg.spec.figures import Goal
@@ -64,8 +64,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> Path:
-    folder: Path = pictures(tmp_path_factory.mktemp("report") / "colours", dict.fromkeys(("red", "green", "blue"), 16))
+def colours(tmp_path_factory: pytest.TempPathFactory, images: Any) -> Path:
+    folder: Path = images(tmp_path_factory.mktemp("report") / "colours", dict.fromkeys(("red", "green", "blue"), 16))
     for k in range(3):  # that is what mistakes are made of
         shutil.copy(folder / "red" / f"{k:02}.png", folder / "blue" / f"<no & blue> {k}.png")
     return folder
@@ -73,7 +73,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, colours: Path, tiny: Callable[..., dict[str, Any]]) -> Run:
-    """A run of two stages on red, green and blue pictures, some of which are named wrongly."""
+    """A run of two stages on red, green and blue images, some of which are named wrongly."""
     spec = tiny(
         about="Tells <colours> apart & no more.",
         model=[
@@ -102,7 +102,7 @@ def test_every_tag_is_closed_and_every_part_is_there(page: Page):
     assert page.open == []
     ids = {attributes["id"] for attributes in page.all("section")}
     assert ids == {
-        *("brief", "figures", "classes", "confusion", "calibration", "pictures"),
+        *("brief", "figures", "classes", "confusion", "calibration", "images"),
         *("training", "data", "model", "spec", "again"),
     }
     assert {link["href"].removeprefix("#") for link in page.all("a")} == {*ids, "main"}
@@ -152,9 +152,9 @@ def test_the_figures_are_those_of_the_run(run: Run, page: Page):
 
 
 def test_the_mistakes_are_shown_with_their_names_and_maps(run: Run, page: Page):
-    pictures = [image["alt"] for image in page.all("img")]
-    shown = [alt for alt in pictures if alt.startswith("Picture ")]
-    maps = [alt for alt in pictures if alt.startswith("Map over ")]
+    images = [image["alt"] for image in page.all("img")]
+    shown = [alt for alt in images if alt.startswith("Image ")]
+    maps = [alt for alt in images if alt.startswith("Map over ")]
     assert len(shown) == len(maps) > 4
     assert "blue/<no & blue> " in page.text
     assert "by Grad-CAM" in page.text
@@ -179,7 +179,7 @@ def test_it_is_the_same_when_it_is_made_again(run: Run):
     assert report(run.folder).read_bytes() == first
 
 
-def test_without_the_pictures_it_says_so(copy: Path):
+def test_without_the_images_it_says_so(copy: Path):
     record = json.loads((copy / "data.json").read_text())
     (copy / "data.json").write_text(json.dumps(record | {"where": str(copy / "gone")}))
     page = Page(report(copy).read_text(encoding="utf-8"))
@@ -260,7 +260,7 @@ def contrast(first: str, second: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_many_classes_are_drawn_as_one_picture():
+def test_many_classes_are_drawn_as_one_image():
     counts = (np.eye(60, dtype=int) * 3).tolist()
     drawn = drawing.confusion(counts, [f"class {number}" for number in range(60)])
     assert drawn.startswith('<img class="matrix" src="data:image/png;base64,')
@@ -342,7 +342,7 @@ LOOK = (
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to open the page with")
 @pytest.mark.parametrize("width", [1280, 390])
-def test_in_a_browser_no_picture_is_broken_and_nothing_leaves(run: Run, page: Page, tmp_path: Path, width: int):
+def test_in_a_browser_no_image_is_broken_and_nothing_leaves(run: Run, page: Page, tmp_path: Path, width: int):
     shown = escape((run.folder / REPORT).read_text(encoding="utf-8"), quote=True)
     frame = f'<!DOCTYPE html><body><iframe srcdoc="{shown}" style="width:{width}px;height:900px;border:0"></iframe>'
     (tmp_path / "look.html").write_text(frame + LOOK, encoding="utf-8")

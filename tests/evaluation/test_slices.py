@@ -11,7 +11,7 @@ def of(**extras):
     return slices(extras, TRUTH, P, ["a", "b"], "multiclass")
 
 
-def test_each_value_has_the_figures_of_its_pictures_most_pictures_first():
+def test_each_value_has_the_figures_of_its_images_most_images_first():
     camera = ["new" if number < 20 else "old" for number in range(80)]
     (told,) = of(camera=camera)["slices"]
     assert told["column"] == "camera"

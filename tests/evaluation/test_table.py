@@ -21,7 +21,7 @@ def of_classes(truth, decided, classes):
 def test_two_classes_are_printed_as_plain_text():
     found = scores([0, 0, 1], [[0.75], [0.25], [0.5]], ["ok", "[red]defect"], "binary")
     assert printed(found) == [
-        "3 pictures, 2 classes",
+        "3 images, 2 classes",
         "figure                             value",
         "accuracy                          0.3333",
         "balanced accuracy                 0.2500",
@@ -38,7 +38,7 @@ def test_two_classes_are_printed_as_plain_text():
         "ok              0.5000  0.5000  0.5000             0.8333   0.5000        2",
         "[red]defect     0.0000  0.0000  0.0000             0.5000   0.5000        1",
         "Most confused",
-        "truth        taken for    pictures  of the class",
+        "truth        taken for    images  of the class",
         "ok           [red]defect         1           50%",
         "[red]defect  ok                  1          100%",
     ]
@@ -50,7 +50,7 @@ def test_a_terminal_gets_lines_and_styles():
     assert not any("\x1b[" in line or "─" in line for line in printed(found))
 
 
-def test_an_undefined_figure_and_a_class_without_pictures_are_a_dash():
+def test_an_undefined_figure_and_a_class_without_images_are_a_dash():
     lines = printed(scores([0], [[0.25]], ["a", "b"], "binary"))
     assert ["ROC", "AUC", "-"] in [line.split() for line in lines]
     assert "b              -       -       -                  -        -        0" in lines
@@ -73,9 +73,9 @@ def test_the_five_pairs_most_confused_come_most_first():
     ]
 
 
-def test_of_many_classes_the_worst_and_the_best_are_shown_that_have_pictures():
+def test_of_many_classes_the_worst_and_the_best_are_shown_that_have_images():
     k = 40
-    # Class i has 40 pictures, of which i are right; the last two have none.
+    # Class i has 40 images, of which i are right; the last two have none.
     truth = np.repeat(np.arange(k - 2), k)
     decided = np.where(np.tile(np.arange(k), k - 2) < truth, truth, k - 1)
     lines = printed(of_classes(truth, decided, [f"c{number}" for number in range(k)]))
@@ -84,9 +84,9 @@ def test_of_many_classes_the_worst_and_the_best_are_shown_that_have_pictures():
     assert shown == [f"c{number}" for number in range(10)] + ["..."] + [f"c{number}" for number in range(28, 38)]
 
 
-def test_of_many_classes_few_of_which_have_pictures_those_few_are_shown():
+def test_of_many_classes_few_of_which_have_images_those_few_are_shown():
     lines = printed(of_classes([7, 7, 3, 3], [7, 3, 3, 3], [f"c{number}" for number in range(40)]))
-    start = lines.index("Classes with pictures, worst first") + 2
+    start = lines.index("Classes with images, worst first") + 2
     assert [line.split()[0] for line in lines[start : start + 3]] == ["c7", "c3", "Most"]
 
 
@@ -99,7 +99,7 @@ def test_labels_are_printed_with_their_average_precision_and_without_pairs():
 
 def test_the_default_is_standard_output(capsys):
     print_scores(of_classes([0, 1], [0, 1], ["a", "b"]))
-    assert capsys.readouterr().out.startswith("2 pictures, 2 classes")
+    assert capsys.readouterr().out.startswith("2 images, 2 classes")
 
 
 def test_intervals_stand_beside_the_figures_and_slices_below():
@@ -119,6 +119,6 @@ def test_intervals_stand_beside_the_figures_and_slices_below():
     assert ["figure", "value", "95%", "interval"] in lines
     assert ["accuracy", "0.7500", "0.3000", "to", "0.9500"] in lines
     assert ["macro", "F1", "0.7333", "-"] in lines
-    assert ["camera", "pictures", "accuracy", "interval", "macro", "F1", "interval"] in lines
+    assert ["camera", "images", "accuracy", "interval", "macro", "F1", "interval"] in lines
     assert ["old", "(few)", "2", "0.5000", "0.1000", "to", "0.9000", "0.4000", "-"] in lines
     assert lines[-1][:2] == ["(none)", "(few)"]

@@ -41,7 +41,7 @@ def test_an_aim_that_cannot_be_met_gets_the_nearest_and_says_so():
     assert (chosen.met, chosen.precision, chosen.recall) == (False, pytest.approx(2 / 3), 1)
 
 
-def test_a_label_without_pictures_keeps_one_half():
+def test_a_label_without_images_keeps_one_half():
     assert best("f1", [0, 0], [0.2, 0.9]) == (0.5, False, 0, 0, 0, 0)
 
 
@@ -122,7 +122,7 @@ def test_calibrating_afterwards_moves_the_threshold_so_that_no_decision_changes(
     assert not (run.folder / "thresholds.json").exists()
 
 
-def test_f1_on_the_pictures_chosen_by_is_no_lower_than_at_one_half(make_run):
+def test_f1_on_the_images_chosen_by_is_no_lower_than_at_one_half(make_run):
     run = make_run("multilabel", tilt=-4.0)
     plain = kerasimg.evaluate(run, part="validation")["per_class"]
     told = kerasimg.choose_thresholds(run)
@@ -136,9 +136,9 @@ def test_an_aim_out_of_reach_changes_nothing(make_run):
     run = make_run("binary")
     before = (run.folder / "model.keras").read_bytes()
     record = RunFolder.of(run).required("data.json")
-    record["pictures"] = [one for one in record["pictures"] if one["part"] != "validation" or one["labels"] != ["red"]]
+    record["images"] = [one for one in record["images"] if one["part"] != "validation" or one["labels"] != ["red"]]
     (run.folder / "data.json").write_text(json.dumps(record))
-    with pytest.raises(GateError, match=r"'precision>=0.99' cannot be met on the 30 pictures .*Nothing was changed"):
+    with pytest.raises(GateError, match=r"'precision>=0.99' cannot be met on the 30 images .*Nothing was changed"):
         kerasimg.choose_thresholds(run, "precision>=0.99")
     assert (run.folder / "model.keras").read_bytes() == before
 

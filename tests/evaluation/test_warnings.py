@@ -13,8 +13,8 @@ import kerasimg
 
 
 @pytest.fixture(scope="module")
-def folder(pictures: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pictures(tmp_path_factory.mktemp("colours"), {"red": 12, "blue": 12})
+def folder(images: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return images(tmp_path_factory.mktemp("colours"), {"red": 12, "blue": 12})
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def run(folder: Path, tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> An
 
 def parts(run: Any) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for row in json.loads((run.folder / "data.json").read_text())["pictures"]:
+    for row in json.loads((run.folder / "data.json").read_text())["images"]:
         found.setdefault(row["part"], []).append(row["id"])
     return found
 

@@ -16,7 +16,7 @@ def array(tensor):
     return keras.ops.convert_to_numpy(tensor)
 
 
-def pictures(n=5, height=20, width=24, channels=3):
+def make_images(n=5, height=20, width=24, channels=3):
     """Smooth noise, so that a change of brightness is not lost in it."""
     noise = np.random.default_rng(0).uniform(40, 190, (n, height, width, channels))
     return np.round((noise + np.roll(noise, 1, axis=1) + np.roll(noise, 1, axis=2)) / 3).astype("float32")
@@ -45,7 +45,7 @@ PILLOW = {
 @pytest.mark.parametrize("name", PILLOW)
 def test_a_change_of_colours_is_that_of_pillow(name):
     magnitude, expected = PILLOW[name]
-    images = pictures()
+    images = make_images()
     found = changed(images, [name] * 5, [magnitude] * 5)
     for image, one in zip(images, found, strict=True):
         again = np.asarray(expected(Image.fromarray(image.astype("uint8"))), "float32")
@@ -54,8 +54,8 @@ def test_a_change_of_colours_is_that_of_pillow(name):
         assert np.abs(one - image).max() > 10
 
 
-def test_a_change_of_geometry_moves_the_picture():
-    images = pictures(5, 40, 48)
+def test_a_change_of_geometry_moves_the_image():
+    images = make_images(5, 40, 48)
     names = ["identity", "translate_x", "translate_y", "rotate", "shear_x"]
     found = changed(images, names, [1.0, 0.25, -0.125, 90 / 135, 0.5])
     np.testing.assert_array_equal(found[0], images[0])
@@ -70,8 +70,8 @@ def test_a_change_of_geometry_moves_the_picture():
     assert np.abs(found[4] - images[4]).mean() > 5
 
 
-def test_each_picture_of_a_batch_has_a_change_of_its_own():
-    one = np.repeat(pictures(1), 40, axis=0)
+def test_each_image_of_a_batch_has_a_change_of_its_own():
+    one = np.repeat(make_images(1), 40, axis=0)
     for layer in (layers.TrivialAugment(seed=1), layers.RandAugmentPerImage(seed=1), layers.GridMask(seed=1)):
         found = array(layer(one)).reshape(40, -1)
         assert len(np.unique(found.round(), axis=0)) > 20, type(layer).__name__
@@ -80,14 +80,14 @@ def test_each_picture_of_a_batch_has_a_change_of_its_own():
 
 
 def test_other_ranges_of_pixels_are_varied_alike():
-    images = pictures()
+    images = make_images()
     whole = array(layers.TrivialAugment(seed=5)(images))
     small = array(layers.TrivialAugment(seed=5, value_range=(-1, 1))(images / 127.5 - 1))
     np.testing.assert_allclose((small + 1) * 127.5, whole, atol=1.1)
 
 
-def test_gray_pictures_stay_gray():
-    found = array(layers.RandAugmentPerImage(num_ops=3, seed=2)(pictures(8, channels=1)))
+def test_gray_images_stay_gray():
+    found = array(layers.RandAugmentPerImage(num_ops=3, seed=2)(make_images(8, channels=1)))
     assert found.shape == (8, 20, 24, 1)
 
 
@@ -111,7 +111,7 @@ def test_they_augment_in_a_pipeline_on_every_backend():
             images = layer(images)
         return images, labels
 
-    batches = tf.data.Dataset.from_tensors((pictures(8), np.arange(8))).repeat(2).map(augment)
+    batches = tf.data.Dataset.from_tensors((make_images(8), np.arange(8))).repeat(2).map(augment)
     (first, labels), (second, _) = ((images.numpy(), numbers.numpy()) for images, numbers in batches)
     np.testing.assert_array_equal(labels, np.arange(8))
     assert first.shape == second.shape == (8, 20, 24, 3)

@@ -28,11 +28,11 @@ def softmax(x):
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def test_drop_path_drops_whole_pictures_and_keeps_their_mean():
+def test_drop_path_drops_whole_images_and_keeps_their_mean():
     found = array(layers.DropPath(0.25, seed=3)(np.ones((400, 2, 2, 3), "float32"), training=True))
-    by_picture = found.reshape(400, -1)
-    assert (by_picture == by_picture[:, :1]).all()
-    np.testing.assert_allclose(np.unique(by_picture), [0, 4 / 3], rtol=1e-6)
+    by_image = found.reshape(400, -1)
+    assert (by_image == by_image[:, :1]).all()
+    np.testing.assert_allclose(np.unique(by_image), [0, 4 / 3], rtol=1e-6)
     assert found.mean() == pytest.approx(1, abs=0.1)
 
 
@@ -91,7 +91,7 @@ def test_blur_pool_spreads_a_point_by_the_binomial_filter():
 
 
 @pytest.mark.parametrize("kernel_size", range(2, 8))
-def test_blur_pool_leaves_a_plain_picture_alone(kernel_size):
+def test_blur_pool_leaves_a_plain_image_alone(kernel_size):
     found = array(layers.BlurPool2D(kernel_size)(np.full((1, 9, 8, 2), 3.0, "float32")))
     np.testing.assert_allclose(found, np.full((1, 5, 4, 2), 3.0), rtol=1e-6)
 

@@ -75,7 +75,7 @@ def test_predictions_of_one_class_correlate_with_nothing():
     assert measured(MatthewsCorrelation(3), np.array([0, 1, 2]), np.eye(3)) == pytest.approx(1)
 
 
-def test_the_correlation_stays_exact_with_millions_of_pictures():
+def test_the_correlation_stays_exact_with_millions_of_images():
     metric = MatthewsCorrelation(2)
     metric.confusion.assign(np.array([[9e6, 1e6], [1e6, 9e6]]))
     assert float(metric.result()) == pytest.approx(0.8, abs=1e-5)

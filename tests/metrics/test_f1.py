@@ -46,7 +46,7 @@ def test_it_agrees_with_scikit_learn_for_every_form_of_label(average, n, k):
 
 @pytest.mark.parametrize("average", ["macro", "weighted", "binary"])
 @pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
-def test_one_score_a_picture_is_the_second_class_above_the_threshold(average, shape):
+def test_one_score_a_image_is_the_second_class_above_the_threshold(average, shape):
     truth, scores, _ = random_rows(0, 50, 2)
     logits = scores[:, 1]
     expected = f1_score(truth, logits > 0.25, average=average, zero_division=0)
@@ -64,7 +64,7 @@ def test_sample_weights_count_as_in_scikit_learn(average):
         assert found == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_picture_of_weight_0_does_not_occur():
+def test_a_image_of_weight_0_does_not_occur():
     truth, scores = np.array([0, 1, 2]), np.eye(3)[[0, 1, 0]]
     assert measured(truth, scores, np.array([1.0, 1.0, 0.0]), num_classes=3) == 1
 
@@ -90,13 +90,13 @@ def test_it_survives_being_serialized():
 
 
 def test_a_compiled_model_reports_it():
-    truth, pictures, _ = random_rows(2, 32, 3)
+    truth, images, _ = random_rows(2, 32, 3)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Activation("softmax")])
     # PyTorch would want a C++ compiler.
     jit = keras.backend.backend() != "torch"
     model.compile(loss="sparse_categorical_crossentropy", metrics=[F1(num_classes=3)], jit_compile=jit)
-    found = model.evaluate(pictures, truth, batch_size=10, verbose=0, return_dict=True)["f1"]
-    assert found == pytest.approx(f1_score(truth, pictures.argmax(axis=1), average="macro"), abs=1e-6)
+    found = model.evaluate(images, truth, batch_size=10, verbose=0, return_dict=True)["f1"]
+    assert found == pytest.approx(f1_score(truth, images.argmax(axis=1), average="macro"), abs=1e-6)
 
 
 def test_half_precision_predictions_are_counted_exactly():

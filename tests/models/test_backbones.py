@@ -102,8 +102,8 @@ def test_a_frozen_backbone_can_train_later():
     base.trainable = True
     model.compile("adam", "mean_squared_error")
     before = [np.array(variable) for variable in base.trainable_variables]
-    pictures = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3))
-    model.fit(pictures, np.ones((4, 256)), verbose=0)
+    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3))
+    model.fit(images, np.ones((4, 256)), verbose=0)
     after = base.trainable_variables
     assert all((one != np.array(other)).any() for one, other in zip(before[-3:], after[-3:], strict=True))
 
@@ -156,7 +156,7 @@ def test_a_backbone_after_another_layer_gets_no_second_scale():
     assert scales == [(1 / 255, 0.0)]
 
 
-def test_a_picture_below_a_backbones_smallest_size_is_refused():
+def test_a_image_below_a_backbones_smallest_size_is_refused():
     with pytest.raises(SpecError, match=r"model\[0\] \(MobileNet\): .*at least 32x32"):
         kerasimg.build(spec({"backbone": "MobileNet"}, size=16))
 

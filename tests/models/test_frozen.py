@@ -11,7 +11,7 @@ from kerasimg.models.frozen import Split, split_frozen
 layers = keras.layers
 
 
-def pictures(size: int = 8, count: int = 4) -> np.ndarray:
+def images(size: int = 8, count: int = 4) -> np.ndarray:
     return np.random.default_rng(0).uniform(0, 255, (count, size, size, 3)).astype("float32")
 
 
@@ -58,7 +58,7 @@ def test_the_two_parts_give_what_the_model_gives_and_train_what_it_trains(mobile
     model, base = mobile
     unfreeze(base, count)
     split = cut(model)
-    x = pictures(32)
+    x = images(32)
     np.testing.assert_allclose(array(split.rest(split.frozen(x))), array(model(x)), atol=1e-6)
     assert {id(one) for one in split.rest.trainable_variables} == {id(one) for one in model.trainable_variables}
     assert not split.frozen.trainable_variables
@@ -73,7 +73,7 @@ def test_training_the_rest_trains_the_unfrozen_end_of_a_nested_backbone_and_noth
     split = cut(model)
     before = {one.path: array(one) for one in model.weights}
     split.rest.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
-    split.rest.train_on_batch(array(split.frozen(pictures(32), training=False)), np.array([0, 1, 2, 3]))
+    split.rest.train_on_batch(array(split.frozen(images(32), training=False)), np.array([0, 1, 2, 3]))
     changed = {one.path for one in model.weights if (array(one) != before[one.path]).any()}
     assert changed == trained
 
@@ -103,7 +103,7 @@ def test_a_cut_through_a_residual_block_has_two_tensors_at_its_seam():
     model = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(layers.Add()([x, y]))))
     split = cut(model)
     assert sorted(split.shapes) == [(8, 8, 4), (8, 8, 6)]
-    np.testing.assert_allclose(array(split.rest(split.frozen(pictures()))), array(model(pictures())), atol=1e-4)
+    np.testing.assert_allclose(array(split.rest(split.frozen(images()))), array(model(images())), atol=1e-4)
 
 
 def test_drop_out_between_frozen_weights_is_silent_and_named():
@@ -147,7 +147,7 @@ def test_layers_of_two_backbones_may_share_their_names():
     both = layers.Concatenate()([layers.Flatten()(backbone(name)(image)) for name in ("one", "two")])
     model = keras.Model(image, layers.Dense(2)(both))
     split = cut(model)
-    np.testing.assert_allclose(array(split.rest(split.frozen(pictures()))), array(model(pictures())), rtol=1e-4)
+    np.testing.assert_allclose(array(split.rest(split.frozen(images()))), array(model(images())), rtol=1e-4)
     assert {id(one) for one in split.rest.trainable_variables} == {id(one) for one in model.trainable_variables}
 
 
@@ -157,7 +157,7 @@ def test_the_model_can_still_be_saved_and_read(mobile: Any, tmp_path: Any):
     cut(model)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(array(again(pictures(32))), array(model(pictures(32))), atol=1e-6)
+    np.testing.assert_allclose(array(again(images(32))), array(model(images(32))), atol=1e-6)
 
 
 def test_the_digest_changes_with_a_weight_and_with_a_layer_and_not_with_the_head():

@@ -28,7 +28,7 @@ def cut() -> tuple[keras.Model, Split]:
     return model, split
 
 
-def pictures(count: int = 5) -> np.ndarray:
+def images(count: int = 5) -> np.ndarray:
     return np.random.default_rng(0).uniform(0, 255, (count, 8, 8, 3)).astype("float32")
 
 
@@ -45,18 +45,18 @@ FORMS = [form for form in get_args(Form) if TENSORFLOW or form != "litert"]
 def test_every_form_agrees_with_the_unsplit_model_and_gives_float32(cut: Any, form: Form):
     model, split = cut
     made = engine(split, 2, form)
-    assert agrees(form, agreement(model, made, pictures()))
-    assert [(one.dtype, one.shape) for one in made.compute(pictures())] == [(np.dtype("float32"), (5, 16))]
+    assert agrees(form, agreement(model, made, images()))
+    assert [(one.dtype, one.shape) for one in made.compute(images())] == [(np.dtype("float32"), (5, 16))]
 
 
 @pytest.mark.parametrize("form", FORMS if TENSORFLOW else ["folded", "bfloat16"])
 def test_every_form_runs_inside_the_input_pipeline(cut: Any, form: Form):
     made = engine(cut[1], 2, form)
     assert made.in_graph
-    dataset = tf.data.Dataset.from_tensor_slices(pictures()).batch(2).map(made)
+    dataset = tf.data.Dataset.from_tensor_slices(images()).batch(2).map(made)
     assert dataset.element_spec[0].shape.as_list() == [None, 16]
     found = np.concatenate([features.numpy() for (features,) in dataset])
-    np.testing.assert_allclose(found, made.compute(pictures())[0], rtol=0.02, atol=1e-3)
+    np.testing.assert_allclose(found, made.compute(images())[0], rtol=0.02, atol=1e-3)
 
 
 def test_by_rule_bfloat16_is_taken_where_the_processor_has_it(cut: Any, monkeypatch: pytest.MonkeyPatch):
@@ -71,24 +71,24 @@ def test_for_much_work_the_forms_are_timed_and_the_fastest_is_taken(cut: Any, mo
     made = engine(cut[1], 2, work=inference.TRIAL_FROM)
     assert set(made.rates) == {"bfloat16", "folded", "plain"}
     assert made.rates[made.form] == max(made.rates["bfloat16"], made.rates["folded"])
-    assert f"{made.rates[made.form]:,.0f} pictures/s (Keras: {made.rates['plain']:,.0f})" in made.line
+    assert f"{made.rates[made.form]:,.0f} images/s (Keras: {made.rates['plain']:,.0f})" in made.line
 
 
 def test_a_form_that_does_not_agree_is_left_for_the_next_and_that_is_said(cut: Any, monkeypatch: pytest.MonkeyPatch):
     model, split = cut
     monkeypatch.setattr(inference, "has_bfloat16", lambda: True)
     monkeypatch.setitem(TOLERANCE, "bfloat16", 1e-9)
-    made = settle(model, split, pictures(), batch_size=2)
+    made = settle(model, split, images(), batch_size=2)
     assert made.form == "folded"
     assert "folded bfloat16 differs by" in made.line
     assert made.figures["agreement"]["tolerance"] == TOLERANCE["folded"]
     monkeypatch.setitem(TOLERANCE, "folded", -1.0)
-    assert settle(model, split, pictures(), batch_size=2).form == "plain"
+    assert settle(model, split, images(), batch_size=2).form == "plain"
 
 
 def test_a_form_that_was_asked_for_is_kept_and_said_to_differ(cut: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(TOLERANCE, "bfloat16", 1e-9)
-    made = settle(*cut, pictures(), batch_size=2, precision="bfloat16")
+    made = settle(*cut, images(), batch_size=2, precision="bfloat16")
     assert made.form == "bfloat16"
     assert "differ by" in made.line
 
@@ -99,7 +99,7 @@ def test_an_engine_with_other_weights_does_not_agree(cut: Any):
     kernel = model.layers[2].kernel
     before = kernel.numpy()
     kernel.assign(before * 1.5)
-    assert not agrees("folded", agreement(model, made, pictures()))
+    assert not agrees("folded", agreement(model, made, images()))
     kernel.assign(before)
 
 

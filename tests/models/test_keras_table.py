@@ -111,7 +111,7 @@ def test_the_inputs_of_layers_with_several_are_told():
     }
 
 
-def test_image_layers_that_vary_pictures_are_marked():
+def test_image_layers_that_vary_images_are_marked():
     marked = {name for name, entry in COMMITTED["layers"].items() if "augment" in entry}
     assert {"RandomFlip", "RandAugment", "MixUp", "CutMix", "Equalization", "Solarization"} <= marked
     assert not marked & {"Resizing", "CenterCrop", "Rescaling", "Dropout", "Conv2D"}

@@ -62,7 +62,7 @@ def test_a_model_beyond_the_limits_is_refused_and_nothing_of_it_allocated(nodes)
     assert peak_bytes() - before < MOST_BYTES
 
 
-def test_a_picture_beyond_the_limits_is_refused_whatever_the_model_makes_of_it():
+def test_a_image_beyond_the_limits_is_refused_whatever_the_model_makes_of_it():
     with pytest.raises(SpecError, match=r"^spec: image\.size: 3,000,000,000,000 values in one tensor"):
         build(document({"layer": "GlobalAveragePooling2D"}, size=10**6))
 

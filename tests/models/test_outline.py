@@ -67,7 +67,7 @@ def test_the_text_names_each_part_with_its_inputs():
 
 
 @pytest.mark.parametrize("name", ["branched", "small_resnet", "densenet"])
-def test_the_picture_has_a_box_for_each_part_and_an_edge_for_each_input_and_no_two_boxes_meet(name: str):
+def test_the_image_has_a_box_for_each_part_and_an_edge_for_each_input_and_no_two_boxes_meet(name: str):
     seen = outline(kerasimg.load(name))
     drawn = ElementTree.fromstring(drawing.as_svg(name, seen, seen.calls))
     boxes = [(float(box.get("x", 0)), float(box.get("y", 0))) for box in drawn.iter(f"{SVG}rect")]

@@ -62,8 +62,8 @@ def test_own_figures_reach_the_model():
     np.testing.assert_allclose(model(PIXELS), ((PIXELS - [1, 2, 3]) / 2).reshape(2, -1), atol=1e-5)
 
 
-def test_figures_for_other_channels_than_the_picture_has_are_refused():
-    with pytest.raises(SpecError, match=r"image\.scale: scale has 2 values, the picture 3 channels"):
+def test_figures_for_other_channels_than_the_image_has_are_refused():
+    with pytest.raises(SpecError, match=r"image\.scale: scale has 2 values, the image 3 channels"):
         built({"mean": [1, 2]})
 
 
@@ -72,6 +72,6 @@ def test_caffe_needs_colours():
         built("caffe", channels=1)
 
 
-def test_grey_pictures_take_the_scales_that_know_no_colours():
+def test_grey_images_take_the_scales_that_know_no_colours():
     pixels = PIXELS[..., :1]
     np.testing.assert_allclose(built("symmetric", channels=1)(pixels), (pixels / 127.5 - 1).reshape(2, -1), atol=1e-6)

@@ -407,7 +407,7 @@ def test_what_a_spec_cannot_say_is_named_with_the_way_out(layer: Any, expected: 
         (lambda x: ops.sin(x), "keras.ops.sin"),
         (lambda x: ops.gelu(x, approximate=True), "keras.ops.gelu"),
         (lambda x: ops.mean(x, axis=1), "over axes other than height and width"),
-        (lambda x: ops.reshape(x, (-1, 2)), "reshapes across pictures"),
+        (lambda x: ops.reshape(x, (-1, 2)), "reshapes across images"),
         (lambda x: x + np.ones((8, 8, 3)), "one number for each channel"),
     ],
 )

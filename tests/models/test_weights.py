@@ -194,7 +194,7 @@ def test_imagenet_weights_take_three_channels():
         kerasimg.build(spec({**BASE, "weights": "imagenet"}, channels=1))
 
 
-def test_imagenet_weights_are_chosen_by_the_size_of_the_picture(keras_home: Path):
+def test_imagenet_weights_are_chosen_by_the_size_of_the_image(keras_home: Path):
     with pytest.raises(WeightsError, match=r"mobilenet_2_5_128_tf_no_top\.h5"):
         kerasimg.build(spec({**BASE, "weights": "imagenet"}, size=128))
 

@@ -16,9 +16,9 @@ def train() -> Callable[..., Run]:
 
 
 @pytest.fixture(scope="session")
-def colours(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> Any:
-    """A folder of red, green and blue pictures, 12 each."""
-    return pictures(tmp_path_factory.mktemp("data") / "colours", {"red": 12, "green": 12, "blue": 12})
+def colours(tmp_path_factory: pytest.TempPathFactory, images: Any) -> Any:
+    """A folder of red, green and blue images, 12 each."""
+    return images(tmp_path_factory.mktemp("data") / "colours", {"red": 12, "green": 12, "blue": 12})
 
 
 @pytest.fixture(scope="session")

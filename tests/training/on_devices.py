@@ -37,7 +37,7 @@ SGD = {"type": "SGD", "learning_rate": 0.2, "momentum": 0.9}
 FROZEN = {"epochs": 3, "freeze": ["body"], "warmup_epochs": 1}
 PLAIN = {"stages": [{"epochs": 2}, {"epochs": 2, "decay": "cosine", "layer_decay": 0.7}], "class_weight": "balanced"}
 CASES: dict[str, dict[str, Any]] = {
-    # 47 pictures of 60 are trained with, in batches of 8, the last of 7; 7 validate.
+    # 47 images of 60 are trained with, in batches of 8, the last of 7; 7 validate.
     "plain": {"model": [CONVOLUTION, *HEAD], "fit": {"features": "off", "ema": 0.8, **PLAIN}},
     # 48 of 60: no batch is filled up, since BatchNormalization would see that.
     "normal": {"model": [CONVOLUTION, NORMAL, *HEAD], "fit": {"features": "off", "validation_split": 0.1, **PLAIN}},
@@ -57,7 +57,7 @@ class Killed(BaseException):
 
 
 def data() -> tuple[np.ndarray, np.ndarray]:
-    """60 pictures of three classes, each noisy about a grey of its own."""
+    """60 images of three classes, each noisy about a grey of its own."""
     labels = np.arange(60) % 3
     noise = np.random.default_rng(0).integers(0, 60, (60, 8, 8, 3))
     return (noise + 70 * labels[:, None, None, None]).clip(0, 255).astype("uint8"), labels

@@ -79,7 +79,7 @@ def test_views_take_turns(model: Any, source: Source):
 
 
 @pytest.mark.parametrize("targets", TARGETS)
-def test_labels_of_all_pictures_are_those_of_the_batches(targets: Targets):
+def test_labels_of_all_images_are_those_of_the_batches(targets: Targets):
     labels = np.array([[0, 1], [1, 1], [0, 0]], np.uint8) if targets == "multi_hot" else np.array([0, 1, 1])
     found, wanted = array_batches.as_targets(labels, targets, 2), np.asarray(TARGETS[targets](tf.constant(labels), 2))
     assert found.dtype == wanted.dtype

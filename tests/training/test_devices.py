@@ -61,7 +61,7 @@ def test_the_weights_are_those_of_one_device(found: dict[str, Any], case: str):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_picture_is_judged_once_though_batches_are_filled_up(found: dict[str, Any], case: str):
+def test_each_image_is_judged_once_though_batches_are_filled_up(found: dict[str, Any], case: str):
     if case not in found:
         pytest.skip("not tried under this backend")
     one, several = found[case]["off"]["history"], found[case]["auto"]["history"]
@@ -70,7 +70,7 @@ def test_each_picture_is_judged_once_though_batches_are_filled_up(found: dict[st
         for name in ("accuracy", "f1", "val_accuracy", "val_f1", "learning_rate"):
             assert after[name] == pytest.approx(before[name], abs=1e-6), name
         assert after["val_loss"] == pytest.approx(before["val_loss"], rel=1e-3 if case == "normal" else 1e-5)
-        # While it trains, Keras weighs the last batch's loss by its rows: 8, of which 7 are pictures.
+        # While it trains, Keras weighs the last batch's loss by its rows: 8, of which 7 are images.
         assert after["loss"] == pytest.approx(before["loss"], abs=0.02)
 
 
@@ -82,12 +82,12 @@ def test_a_run_on_several_devices_that_was_killed_ends_as_if_it_had_not_been(fou
 def test_as_many_devices_are_taken_as_divide_the_batch_and_the_user_is_told(trained: Any):
     found = trained("tensorflow")
     assert found["plain"]["auto"]["said"][1] == (
-        "devices: 4 (CPU:0, CPU:1, CPU:2, CPU:3), with 2 of a batch's 8 pictures each"
+        "devices: 4 (CPU:0, CPU:1, CPU:2, CPU:3), with 2 of a batch's 8 images each"
     )
     assert found["said"] == {
         "odd": [
             "devices: 3 (CPU:0, CPU:1, CPU:2, 1 left idle, since 9 cannot be parted evenly), "
-            "with 3 of a batch's 9 pictures each"
+            "with 3 of a batch's 9 images each"
         ],
         "prime": ["devices: one of 4; batches of 5 cannot be parted evenly among more"],
         "taught": ["devices: one of 4, since Keras' Distiller leaves out of account how much a row weighs"],
@@ -121,6 +121,6 @@ def test_batches_are_filled_up_with_rows_that_weigh_nothing():
     assert y.numpy().tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
     assert x.numpy().ravel().tolist() == [1, 2, 3, 4, 5, 1, 2, 3]
     assert weight.numpy()[:, 1].tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
-    # The mean over 8 rows, of which 5 weigh 2 * 8 / 5, is the weighed mean over the 5 pictures.
+    # The mean over 8 rows, of which 5 weigh 2 * 8 / 5, is the weighed mean over the 5 images.
     np.testing.assert_allclose(weight.numpy()[:, 0], [3.2] * 5 + [0] * 3)
     assert devices.ONE.even(given) is given

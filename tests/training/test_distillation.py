@@ -134,11 +134,11 @@ def test_what_cannot_go_with_a_teacher_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_teacher_of_other_pictures_or_classes_is_refused(
-    train: Train, tiny: Any, run: Run, colours: Any, pictures: Any, tmp_path: Path
+def test_a_teacher_of_other_images_or_classes_is_refused(
+    train: Train, tiny: Any, run: Run, colours: Any, images: Any, tmp_path: Path
 ):
-    with pytest.raises(SpecError, match=r"sees pictures with image\.size \[8, 8\], and the student with \[16, 16\]"):
+    with pytest.raises(SpecError, match=r"sees images with image\.size \[8, 8\], and the student with \[16, 16\]"):
         train(tiny(image={"size": [16, 16]}, **student_of(run)), data=colours, out=tmp_path / "runs")
-    other = pictures(tmp_path / "other", {"red": 8, "grey": 8, "blue": 8})
+    other = images(tmp_path / "other", {"red": 8, "grey": 8, "blue": 8})
     with pytest.raises(SpecError, match="knows the classes blue, green, red, and the data has blue, grey, red"):
         train(tiny(**student_of(run)), data=other, out=tmp_path / "runs")

@@ -63,9 +63,7 @@ def test_the_rest_of_a_model_that_is_cut_trains_in_the_precision_of_the_whole(
     assert last["loss"] < first["loss"]
 
 
-def test_pictures_count_on_cached_features_as_they_do_on_pictures(
-    train: Train, spec: Any, colours: Path, tmp_path: Path
-):
+def test_images_count_on_cached_features_as_they_do_on_images(train: Train, spec: Any, colours: Path, tmp_path: Path):
     files = sorted(colours.rglob("*.png"))
     rows = [f"{file},{file.parent.name},{place % 3}" for place, file in enumerate(files[:-6])]
     (tmp_path / "all.csv").write_text("\n".join(["path,label,care", *rows]) + "\n")
@@ -130,7 +128,7 @@ def test_what_comes_out_does_not_depend_on_the_steps_that_are_run_at_a_time(
         run = train(document, data=colours, out=tmp_path)
         found.append([weight.tobytes() for weight in run.model.get_weights()])
         taken = RunFolder.of(run).required("training.json")["stages"][0]["steps_per_execution"]
-        assert 4 % taken == 0  # 26 pictures in batches of 8
+        assert 4 % taken == 0  # 26 images in batches of 8
     assert all(one == found[0] for one in found)
 
 
@@ -140,5 +138,5 @@ def test_a_validation_is_not_counted_with_the_first_epoch_of_the_next_stage(
     small = {"epochs": 1, "size": [6, 6], "learning_rate": 1e-9}
     written = spec({"epochs": 1, "learning_rate": 1e-9}, small)
     rows = train(written, data=colours, out=tmp_path).history
-    # 26 pictures: had the 5 of the validation been counted too, the accuracy would be in parts of 31.
+    # 26 images: had the 5 of the validation been counted too, the accuracy would be in parts of 31.
     assert all((row["accuracy"] * 26) == pytest.approx(round(row["accuracy"] * 26), abs=1e-4) for row in rows)

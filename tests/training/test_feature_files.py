@@ -70,6 +70,6 @@ def test_all_of_it_can_be_removed(cache: Path):
     assert list(cache.iterdir()) == []
 
 
-def test_features_have_their_share_however_many_pictures_are_kept(monkeypatch: pytest.MonkeyPatch):
+def test_features_have_their_share_however_many_images_are_kept(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("KERASIMG_CACHE_GB", "1")
     assert feature_files.room() == 10**9

@@ -1,4 +1,4 @@
-"""Features that are computed once or in every epoch train the model as pictures would."""
+"""Features that are computed once or in every epoch train the model as images would."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,7 +58,7 @@ def pairs(dataset: Any) -> list[tuple[np.ndarray, ...]]:
 
 
 def plain(model: keras.Model, dataset: Any) -> list[tuple[np.ndarray, ...]]:
-    """What features of these pictures Keras gives, with what stands beside them."""
+    """What features of these images Keras gives, with what stands beside them."""
     from kerasimg.models.frozen import split_frozen
 
     frozen = split_frozen(model).frozen
@@ -95,17 +95,17 @@ def test_auto_is_cached_without_augmentation_or_with_views_and_fresh_otherwise(m
 
 
 @pytest.mark.parametrize("name", ["no augmentation", "augmentation", "blended"])
-def test_an_epoch_of_features_is_the_epoch_of_pictures_through_the_frozen_part(model: Any, source: Any, name: str):
+def test_an_epoch_of_features_is_the_epoch_of_images_through_the_frozen_part(model: Any, source: Any, name: str):
     how, _ = MODES[name]
     weights = np.linspace(0.5, 2, 23, dtype=np.float32)
     plan = planned(model, source, seed=5, sample_weight=weights, **how)
     targets = how.get("targets", "sparse")
     augment = compile_augment(how.get("augment", ()), IMAGE, 5)
     common: dict[str, Any] = {"batch_size": 4, "shuffle": True, "seed": 5, "augment": augment, "targets": targets}
-    pictures = batches(
+    images = batches(
         source, PARTS["train"], IMAGE, sample_weight=weights, exact=False, first_epoch=1, epochs=2, **common
     )
-    assert_same(pairs(plan.train(first_epoch=1, epochs=2)), plain(model, pictures))
+    assert_same(pairs(plan.train(first_epoch=1, epochs=2)), plain(model, images))
     assert_same(
         pairs(plan.validation()),
         plain(model, batches(source, PARTS["validation"], IMAGE, batch_size=4, targets=targets)),
@@ -113,15 +113,15 @@ def test_an_epoch_of_features_is_the_epoch_of_pictures_through_the_frozen_part(m
 
 
 @pytest.mark.parametrize("name", ["views", "blended views"])
-def test_each_picture_is_seen_in_every_view_in_turn_with_the_labels_of_that_view(model: Any, source: Any, name: str):
+def test_each_image_is_seen_in_every_view_in_turn_with_the_labels_of_that_view(model: Any, source: Any, name: str):
     how, _ = MODES[name]
     plan = planned(model, source, seed=5, **how)
     targets = how.get("targets", "sparse")
     augment = compile_augment(how["augment"], IMAGE, 5)
     common: dict[str, Any] = {"batch_size": 4, "shuffle": True, "seed": 5, "augment": augment, "targets": targets}
     for epoch in (0, 1):
-        pictures = batches(source, PARTS["train"], IMAGE, first_epoch=epoch, **common)
-        assert_same(pairs(plan.train(first_epoch=epoch)), plain(model, pictures))
+        images = batches(source, PARTS["train"], IMAGE, first_epoch=epoch, **common)
+        assert_same(pairs(plan.train(first_epoch=epoch)), plain(model, images))
     third = np.concatenate([x for x, _ in pairs(plan.train(first_epoch=2))])
     first = np.concatenate([x for x, _ in pairs(plan.train(first_epoch=0))])
     assert not np.array_equal(third, first)  # in another order
@@ -142,7 +142,7 @@ def test_batches_are_a_function_of_the_arguments_alone(model: Any, source: Any, 
     assert_same(joined, whole[:6], 1e-5)
 
 
-def test_features_are_found_again_by_a_later_run_and_only_new_pictures_are_computed(model: Any, source: Any):
+def test_features_are_found_again_by_a_later_run_and_only_new_images_are_computed(model: Any, source: Any):
     first = planned(model, source)
     assert first.figures["train_features"]["computed"] == 23
     again = planned(model, source, seed=9, batch_size=7)
@@ -232,7 +232,7 @@ def test_training_the_plan_trains_the_model(model: Any, source: Any):
         np.testing.assert_array_equal(before, np.asarray(weight))
 
 
-def test_off_is_the_model_on_pictures(model: Any, source: Any):
+def test_off_is_the_model_on_images(model: Any, source: Any):
     plan = planned(model, source, mode="off", augment=FLIP)
     assert (plan.model, plan.line, plan.steps_per_execution) == (model, "", None)
     assert pairs(plan.train())[0][0].shape == (4, 8, 8, 3)

@@ -11,8 +11,8 @@ from kerasimg.training.folds import cross_val_predict
 predict = partial(cross_val_predict, verbose=0)
 
 
-def test_every_picture_is_predicted_by_a_model_that_was_not_trained_on_it(tiny, colours, tmp_path, pictures):
-    data = pictures(tmp_path / "data", {"red": 9, "green": 9, "blue": 9})
+def test_every_image_is_predicted_by_a_model_that_was_not_trained_on_it(tiny, colours, tmp_path, images):
+    data = images(tmp_path / "data", {"red": 9, "green": 9, "blue": 9})
     (data / "red" / "00.png").rename(data / "blue" / "red.png")
     said = predict(tiny(), data=data, folds=3)
     assert said.ids == sorted(said.ids)
@@ -22,7 +22,7 @@ def test_every_picture_is_predicted_by_a_model_that_was_not_trained_on_it(tiny, 
     assert (row["file"], row["given"], row["suggested"]) == ("blue/red.png", "blue", "red")
 
 
-def test_where_the_pictures_stand_does_not_change_what_comes_out(tiny, colours, tmp_path):
+def test_where_the_images_stand_does_not_change_what_comes_out(tiny, colours, tmp_path):
     shutil.copytree(colours, tmp_path / "elsewhere")
     here, there = (predict(tiny(), data=data, folds=2) for data in (colours, tmp_path / "elsewhere"))
     assert np.array_equal(here.probabilities, there.probabilities)
@@ -36,9 +36,9 @@ def test_arrays_are_taken_too(tiny):
     assert said.truth.tolist() == labels.tolist()
 
 
-def test_a_class_with_fewer_pictures_than_folds_is_named(tiny, pictures, tmp_path):
-    data = pictures(tmp_path, {"red": 9, "blue": 2})
-    with pytest.raises(CallError, match="class 'blue' has 2 pictures, fewer than 3 folds"):
+def test_a_class_with_fewer_images_than_folds_is_named(tiny, images, tmp_path):
+    data = images(tmp_path, {"red": 9, "blue": 2})
+    with pytest.raises(CallError, match="class 'blue' has 2 images, fewer than 3 folds"):
         predict(tiny(), data=data, folds=3)
     with pytest.raises(CallError, match="expected 2 or more"):
         predict(tiny(), data=data, folds=1)

@@ -57,8 +57,8 @@ def test_lr_find_draws_and_answers_in_json(
     told = json.loads(capfd.readouterr().out)
     assert len(told["rates"]) == len(told["losses"]) <= 30
     assert told["suggestion"] in told["rates"]
-    with PIL.Image.open(tmp_path / "plot.png") as picture:
-        assert picture.size == (840, 540)
+    with PIL.Image.open(tmp_path / "plot.png") as image:
+        assert image.size == (840, 540)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ Train = Callable[..., Run]
 
 @keras.saving.register_keras_serializable(package="tests")
 class Hungry(keras.layers.Layer):
-    """Has room for so many pictures at a time, for so many steps; after these for `left`."""
+    """Has room for so many images at a time, for so many steps; after these for `left`."""
 
     room: ClassVar[int] = 10**9
     steps: ClassVar[float] = float("inf")
@@ -86,7 +86,7 @@ def test_memory_that_runs_out_before_a_checkpoint_begins_anew_in_half_batches(
     said = limited(listen, monkeypatch, left=8)
     run = train(spec("auto"), data=colours, out=tmp_path)
     assert (
-        "the memory does not suffice for batches of 16 pictures: going on with 8 (no checkpoint was written yet); "
+        "the memory does not suffice for batches of 16 images: going on with 8 (no checkpoint was written yet); "
         "the learning rate stays as it is"
     ) in said
     assert RunFolder.of(run).required("spec.json")["fit"]["batch_size"] == 8
@@ -104,7 +104,7 @@ def test_memory_that_runs_out_later_goes_on_from_the_checkpoint_in_half_batches(
 ):
     monkeypatch.setattr(watch, "SHARE", float("inf"))
     monkeypatch.setattr(watch, "WITHIN_EPOCH_S", 0.0 if within else 1e9)
-    said = limited(listen, monkeypatch, left=8, after=3)  # 26 pictures, two steps an epoch
+    said = limited(listen, monkeypatch, left=8, after=3)  # 26 images, two steps an epoch
     run = train(spec("auto"), data=colours, out=tmp_path)
     kept = "kept up to step 1 of epoch 2" if within else "kept up to the end of epoch 1"
     assert any(f"going on with 8 ({kept})" in line for line in said)
@@ -145,14 +145,14 @@ def test_a_batch_size_that_was_given_is_kept_and_the_user_is_told_what_to_take(
     train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(Hungry, "room", 4)
-    with pytest.raises(KerasimgError, match=r"batches of 8 pictures: train anew .*--set fit\.batch_size=4, or auto"):
+    with pytest.raises(KerasimgError, match=r"batches of 8 images: train anew .*--set fit\.batch_size=4, or auto"):
         train(spec(8), data=colours, out=tmp_path)
 
 
-def test_where_not_one_picture_fits_smaller_ones_are_advised(
+def test_where_not_one_image_fits_smaller_ones_are_advised(
     listen: Any, train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     said = limited(listen, monkeypatch, left=0)
-    with pytest.raises(KerasimgError, match=r"batches of 1 pictures: train anew with smaller pictures"):
+    with pytest.raises(KerasimgError, match=r"batches of 1 images: train anew with smaller images"):
         train(spec("auto"), data=colours, out=tmp_path)
     assert sum("going on with" in line for line in said) == 4

@@ -131,7 +131,7 @@ def test_two_metrics_of_one_name_are_refused():
         objective(SIGMOID, task="binary", metrics=["AUC", {"type": "AUC", "curve": "PR"}])
 
 
-def test_metrics_of_kerasimg_take_labels_in_any_form_but_several_per_picture():
+def test_metrics_of_kerasimg_take_labels_in_any_form_but_several_per_image():
     own = [{"type": "BalancedAccuracy", "num_classes": 3}, "ExpectedCalibrationError"]
     for augment in ([], MIXUP):
         found = objective(SOFTMAX, metrics=own, augment=augment).metrics

@@ -55,8 +55,8 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def noisy(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> Path:
-    return pictures(tmp_path_factory.mktemp("data") / "noisy", {"red": 20, "grey": 20})
+def noisy(tmp_path_factory: pytest.TempPathFactory, images: Any) -> Path:
+    return images(tmp_path_factory.mktemp("data") / "noisy", {"red": 20, "grey": 20})
 
 
 @pytest.fixture
@@ -234,27 +234,27 @@ def begun(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any) -> Run:
     return Run(tmp_path / "tiny-1")
 
 
-def test_pictures_that_have_gone_or_changed_are_named(begun: Run, tmp_path: Path):
+def test_images_that_have_gone_or_changed_are_named(begun: Run, tmp_path: Path):
     (tmp_path / "data" / "red" / "03.png").write_bytes((tmp_path / "data" / "red" / "04.png").read_bytes())
-    with pytest.raises(DataError, match=r"red/03\.png: is not the picture that was trained with: it has changed"):
+    with pytest.raises(DataError, match=r"red/03\.png: is not the image that was trained with: it has changed"):
         verbs.resume(begun, verbose=0)
     (tmp_path / "data" / "red" / "03.png").unlink()
     with pytest.raises(DataError, match=r"red/03\.png: was trained with and is no longer there"):
         verbs.resume(begun, verbose=0)
 
 
-def test_pictures_that_were_added_are_not_used_and_a_folder_may_have_moved(begun: Run, tmp_path: Path, noisy: Path):
+def test_images_that_were_added_are_not_used_and_a_folder_may_have_moved(begun: Run, tmp_path: Path, noisy: Path):
     before = RunFolder.of(begun).required("data.json")
     shutil.copy(tmp_path / "data" / "red" / "00.png", tmp_path / "data" / "red" / "-first.png")
     (tmp_path / "data").rename(tmp_path / "moved")
     with pytest.raises(DataError, match="no such file or folder"):
         verbs.resume(begun, verbose=0)
     run = Run(verbs.resume(begun, data=tmp_path / "moved", verbose=0))
-    assert RunFolder.of(run).required("data.json")["pictures"] == before["pictures"]
+    assert RunFolder.of(run).required("data.json")["images"] == before["images"]
     assert run.finished
 
 
-def test_a_picture_that_vanishes_in_the_middle_is_named_with_the_way_to_go_on(
+def test_a_image_that_vanishes_in_the_middle_is_named_with_the_way_to_go_on(
     spec: Any, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shutil.copytree(noisy, tmp_path / "data")

@@ -50,13 +50,13 @@ def test_the_data_of_a_run_is_recorded_by_file_and_hash(run: Run, colours: Path)
     record = RunFolder.of(run).required("data.json")
     assert record["where"] == str(colours)
     assert {key: len(ids) for key, ids in _by_part(record).items()} == {"train": 26, "validation": 5, "test": 5}
-    assert all(len(picture["sha256"]) == 64 for picture in record["pictures"])
+    assert all(len(image["sha256"]) == 64 for image in record["images"])
 
 
 def _by_part(record: dict[str, Any]) -> dict[str, list[str]]:
     parts: dict[str, list[str]] = {}
-    for picture in record["pictures"]:
-        parts.setdefault(picture["part"], []).append(picture["id"])
+    for image in record["images"]:
+        parts.setdefault(image["part"], []).append(image["id"])
     return parts
 
 

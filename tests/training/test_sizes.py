@@ -12,8 +12,8 @@ from kerasimg.training import train as verbs
 Spec = Callable[..., dict[str, Any]]
 
 
-def test_a_stage_trains_at_a_size_of_its_own_and_hands_its_weights_on(tmp_path: Path, pictures: Any, tiny: Spec):
-    data = pictures(tmp_path / "data", {"red": 8, "blue": 8})
+def test_a_stage_trains_at_a_size_of_its_own_and_hands_its_weights_on(tmp_path: Path, images: Any, tiny: Spec):
+    data = images(tmp_path / "data", {"red": 8, "blue": 8})
     stages = [{"epochs": 2, "size": [4, 4]}, {"epochs": 1}, {"epochs": 1, "size": [6, 4]}]
     run = kerasimg.Run(verbs.train(tiny(fit={"batch_size": 8, "stages": stages}), data=data, out=tmp_path, verbose=0))
     assert [row["stage"] for row in run.history] == [1, 1, 2, 3]
@@ -27,8 +27,8 @@ def test_a_stage_trains_at_a_size_of_its_own_and_hands_its_weights_on(tmp_path: 
     assert any((a != b).any() for a, b in zip(first.get_weights(), last.get_weights(), strict=True))
 
 
-def test_what_an_earlier_stage_froze_stays_frozen_at_another_size(tmp_path: Path, pictures: Any, tiny: Spec):
-    data = pictures(tmp_path / "data", {"red": 8, "blue": 8})
+def test_what_an_earlier_stage_froze_stays_frozen_at_another_size(tmp_path: Path, images: Any, tiny: Spec):
+    data = images(tmp_path / "data", {"red": 8, "blue": 8})
     stages = [{"epochs": 1, "freeze": ["body"]}, {"epochs": 1, "size": [4, 4]}]
     model = [
         {"layer": "Conv2D", "name": "body", "filters": 2, "kernel_size": 1},
@@ -44,9 +44,9 @@ def test_what_an_earlier_stage_froze_stays_frozen_at_another_size(tmp_path: Path
 
 
 def test_a_model_whose_weights_depend_on_the_size_is_refused_before_the_first_epoch(
-    tmp_path: Path, pictures: Any, tiny: Spec
+    tmp_path: Path, images: Any, tiny: Spec
 ):
-    data = pictures(tmp_path / "data", {"red": 8, "blue": 8})
+    data = images(tmp_path / "data", {"red": 8, "blue": 8})
     model = [{"layer": "Flatten"}, {"layer": "Dense", "units": "=num_classes", "activation": "softmax"}]
     spec = tiny(model=model, fit={"stages": [{"epochs": 1}, {"size": [4, 4]}]})
     with pytest.raises(SpecError, match=r"fit\.stages\[1\]\.size: at 4x4 the weights of the model have other shapes"):

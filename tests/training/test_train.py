@@ -23,14 +23,14 @@ GAP = {"layer": "GlobalAveragePooling2D"}
 
 
 def arrays(counts: tuple[int, ...] = (12, 12)) -> tuple[np.ndarray, np.ndarray]:
-    """Dark pictures of class 0, bright ones of class 1, and so on."""
+    """Dark images of class 0, bright ones of class 1, and so on."""
     labels = np.repeat(np.arange(len(counts)), counts)
-    pictures = np.random.default_rng(0).integers(0, 30, (len(labels), 8, 8, 3))
-    return (pictures + 200 * labels[:, None, None, None] // (len(counts) - 1)).astype("uint8"), labels
+    images = np.random.default_rng(0).integers(0, 30, (len(labels), 8, 8, 3))
+    return (images + 200 * labels[:, None, None, None] // (len(counts) - 1)).astype("uint8"), labels
 
 
 def manifest(root: Path, rows: list[tuple[str, str]], column: str = "label") -> Path:
-    path = root / "pictures.csv"
+    path = root / "images.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("path", column), *rows])
     return path
@@ -112,8 +112,8 @@ def test_without_a_held_out_part_there_are_no_figures(train: Train, tiny: Any, t
 
 
 def test_an_npz_file_is_trained_on(train: Train, tiny: Any, tmp_path: Path):
-    pictures, labels = arrays()
-    np.savez(tmp_path / "data.npz", x_train=pictures, y_train=labels, x_test=pictures[::6], y_test=labels[::6])
+    images, labels = arrays()
+    np.savez(tmp_path / "data.npz", x_train=images, y_train=labels, x_test=images[::6], y_test=labels[::6])
     run = train(tiny(), data=tmp_path / "data.npz", out=tmp_path / "runs")
     assert run.classes == ["0", "1"]
     assert (run.scores["n"], run.scores["accuracy"]) == (4, 1.0)
@@ -127,9 +127,9 @@ def test_a_manifest_is_trained_on(train: Train, tiny: Any, colours: Path, tmp_pa
 
 
 def test_a_binary_task_has_one_output_the_probability_of_the_second_class(
-    train: Train, tiny: Any, pictures: Any, tmp_path: Path
+    train: Train, tiny: Any, images: Any, tmp_path: Path
 ):
-    data = pictures(tmp_path / "data", {"red": 10, "blue": 10})
+    data = images(tmp_path / "data", {"red": 10, "blue": 10})
     spec = tiny(
         task="binary",
         params={},
@@ -198,8 +198,8 @@ def test_class_weights_reach_the_loss(train: Train, tiny: Any, tmp_path: Path):
     assert loss("balanced") != pytest.approx(loss("none"), rel=1e-3)
 
 
-def test_labels_that_are_rare_count_more_where_a_picture_has_several(train: Train, tiny: Any, tmp_path: Path):
-    pictures, labels = arrays((20, 4))
+def test_labels_that_are_rare_count_more_where_a_image_has_several(train: Train, tiny: Any, tmp_path: Path):
+    images, labels = arrays((20, 4))
     hot = np.stack([labels, 1 - labels], axis=1)
 
     def loss(kind: str) -> float:
@@ -209,12 +209,12 @@ def test_labels_that_are_rare_count_more_where_a_picture_has_several(train: Trai
             compile={"optimizer": {"type": "SGD", "learning_rate": 1e-9}},
             fit={**ONE_EPOCH, "class_weight": kind},
         )
-        return train(spec, data=(pictures, hot), out=tmp_path).history[0]["loss"]
+        return train(spec, data=(images, hot), out=tmp_path).history[0]["loss"]
 
     assert loss("balanced") != pytest.approx(loss("none"), rel=1e-3)
 
 
-def test_the_weights_of_pictures_reach_the_loss(train: Train, tiny: Any, colours: Path, tmp_path: Path):
+def test_the_weights_of_images_reach_the_loss(train: Train, tiny: Any, colours: Path, tmp_path: Path):
     files = sorted(colours.rglob("*.png"))
     rows = [f"{file},{file.parent.name},{0 if file.parent.name == 'red' else 1}" for file in files]
     (tmp_path / "all.csv").write_text("\n".join(["path,label,care", *rows]) + "\n")
@@ -235,8 +235,8 @@ def test_a_loss_that_is_no_number_ends_the_training_and_says_so(train: Train, ti
     assert Run(tmp_path / "tiny-1").history
 
 
-def test_an_unreadable_picture_is_named_before_the_first_epoch(train: Train, tiny: Any, pictures: Any, tmp_path: Path):
-    data = pictures(tmp_path / "data", {"red": 8, "blue": 8})
+def test_an_unreadable_image_is_named_before_the_first_epoch(train: Train, tiny: Any, images: Any, tmp_path: Path):
+    data = images(tmp_path / "data", {"red": 8, "blue": 8})
     (data / "red" / "03.png").write_text("<html>not found</html>")
     with pytest.raises(DataError) as caught:
         train(tiny(), data=data, out=tmp_path / "runs")
@@ -245,15 +245,13 @@ def test_an_unreadable_picture_is_named_before_the_first_epoch(train: Train, tin
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_unreadable_picture_is_left_out_where_that_is_asked_for(
-    train: Train, tiny: Any, pictures: Any, tmp_path: Path
-):
-    data = pictures(tmp_path / "data", {"red": 8, "blue": 8})
+def test_an_unreadable_image_is_left_out_where_that_is_asked_for(train: Train, tiny: Any, images: Any, tmp_path: Path):
+    data = images(tmp_path / "data", {"red": 8, "blue": 8})
     (data / "red" / "03.png").write_bytes(b"")
     run = train(tiny(fit=ONE_EPOCH), data=data, out=tmp_path / "runs", on_bad_image="skip")
     record = RunFolder.of(run).required("data.json")
     assert [one["id"] for one in record["skipped"]] == ["red/03.png"]
-    assert len(record["pictures"]) == 15
+    assert len(record["images"]) == 15
     assert (data / "red" / "03.png").read_bytes() == b""
     assert kerasimg.evaluate(run) == run.scores
 
@@ -268,9 +266,9 @@ def test_callbacks_of_the_spec_are_called_in_every_stage(train: Train, tiny: Any
 
 
 def test_a_relative_path_of_the_data_is_found_again_from_anywhere(
-    train: Train, tiny: Any, pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, tiny: Any, images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    pictures(tmp_path / "data", {"red": 8, "blue": 8})
+    images(tmp_path / "data", {"red": 8, "blue": 8})
     monkeypatch.chdir(tmp_path)
     run = train(tiny(fit=ONE_EPOCH), data="data", out=tmp_path / "runs")
     monkeypatch.chdir("/")
@@ -293,25 +291,25 @@ def test_what_is_said_is_short_and_in_order(listen: Any, tiny: Any, tmp_path: Pa
     listen(said.append)
     run = Run(verbs.train(tiny(fit=ONE_EPOCH), data=arrays(), out=tmp_path, verbose=0))
     assert said == [
-        "24 pictures of 2 classes in arrays",
+        "24 images of 2 classes in arrays",
         f"training train 16, validation 4, test 4 -> {run.folder}",
         "stage 1 of 1: 8 of 8 parameters train, in 1 layers",
-        "judging it on 4 pictures (test)",
+        "judging it on 4 images (test)",
         f"writing {run.folder / 'report.html'}",
     ]
     assert json.loads((run.folder / "data.json").read_text())["where"] == "arrays"
 
 
-def test_it_is_said_that_there_is_no_room_for_the_decoded_pictures(
+def test_it_is_said_that_there_is_no_room_for_the_decoded_images(
     listen: Any, train: Train, tiny: Any, colours: Path, tmp_path: Path
 ):
     said: list[str] = []
     listen(said.append)
     for limit in (0, None):
-        kept = Cache("disk", tmp_path / "pictures", limit)
+        kept = Cache("disk", tmp_path / "images", limit)
         train(tiny(fit=ONE_EPOCH), data=colours, out=tmp_path / "runs", cache=kept)
     (line,) = [line for line in said if line.startswith("no room for ")]
-    assert str(tmp_path / "pictures") in line
+    assert str(tmp_path / "images") in line
 
 
 def test_the_curves_are_in_tensorboard_when_asked_for(train, tiny, colours, tmp_path):

@@ -16,13 +16,13 @@ from kerasimg.training import engine, trial
 Train = Callable[..., Run]
 
 
-def machine(fits: int, fixed_s: float = 0.01, picture_s: Callable[[int], float] = lambda size: 0.001) -> trial.Measure:
-    """One that fits so many pictures, and takes so long for a step and for each picture."""
+def machine(fits: int, fixed_s: float = 0.01, image_s: Callable[[int], float] = lambda size: 0.001) -> trial.Measure:
+    """One that fits so many images, and takes so long for a step and for each image."""
 
     def step_s(size: int) -> float:
         if size > fits:
             raise MemoryError
-        return fixed_s + size * picture_s(size)
+        return fixed_s + size * image_s(size)
 
     return step_s
 
@@ -32,19 +32,19 @@ def test_the_largest_batch_is_taken_that_fits_and_is_not_slower():
     assert (size, sorted(times), why) == (64, [16, 32, 64], "128 do not fit the memory")
 
 
-def test_a_batch_at_which_a_picture_takes_longer_is_too_large():
-    slow = machine(fits=1000, picture_s=lambda size: 0.001 if size < 64 else 0.002)
+def test_a_batch_at_which_a_image_takes_longer_is_too_large():
+    slow = machine(fits=1000, image_s=lambda size: 0.001 if size < 64 else 0.002)
     size, _, why = trial.largest(slow, [16, 32, 64, 128])
     assert size == 32
-    assert why.startswith("with 64 a picture takes 1.")
+    assert why.startswith("with 64 an image takes 1.")
 
 
 def test_where_the_first_does_not_fit_its_halves_are_tried():
     assert trial.largest(machine(fits=5), [16, 32])[0] == 4
 
 
-def test_where_not_one_picture_fits_the_user_is_told():
-    with pytest.raises(CallError, match="not even one picture at a time fits the memory"):
+def test_where_not_one_image_fits_the_user_is_told():
+    with pytest.raises(CallError, match="not even one image at a time fits the memory"):
         trial.largest(machine(fits=0), [16])
 
 
@@ -76,7 +76,7 @@ def test_what_is_left_open_is_chosen_noted_and_part_of_the_runs_spec(
     spec = tiny(fit={"batch_size": "auto", "precision": "auto", "stages": [{"epochs": 1}]})
     run = train(spec, data=colours, out=tmp_path)
     fit, tried = RunFolder.of(run).required("spec.json")["fit"], RunFolder.of(run).required("training.json")["tried"]
-    assert fit["batch_size"] == tried["batch_size"]["chosen"] == 16  # of 36 pictures, more would be too few steps
+    assert fit["batch_size"] == tried["batch_size"]["chosen"] == 16  # of 36 images, more would be too few steps
     assert fit["precision"] == tried["precision"]["chosen"]
     assert fit["precision"] in ("float32", "mixed_bfloat16", "mixed_float16")
     assert [line.partition(":")[0] for line in said[1:3]] == ["precision", "batch size"]
@@ -152,5 +152,5 @@ def test_memory_that_runs_out_later_is_told_with_a_batch_size_to_begin_anew_with
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
     monkeypatch.setattr(engine.KerasFit, "run", no_room)
-    with pytest.raises(KerasimgError, match=r"batches of 8 pictures: train anew .*--set fit\.batch_size=4, or auto\)"):
+    with pytest.raises(KerasimgError, match=r"batches of 8 images: train anew .*--set fit\.batch_size=4, or auto\)"):
         train(tiny(fit={"batch_size": 8, "stages": [{"epochs": 1}]}), data=colours, out=tmp_path)

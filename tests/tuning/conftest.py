@@ -1,4 +1,4 @@
-"""Searching without a word, on pictures that are learned in a moment."""
+"""Searching without a word, on images that are learned in a moment."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +11,9 @@ from kerasimg.tuning import search as searches
 
 
 @pytest.fixture(scope="session")
-def few(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> Path:
-    """A folder of red, green and blue pictures, 10 each."""
-    folder: Path = pictures(tmp_path_factory.mktemp("data") / "few", {"red": 10, "green": 10, "blue": 10})
+def few(tmp_path_factory: pytest.TempPathFactory, images: Any) -> Path:
+    """A folder of red, green and blue images, 10 each."""
+    folder: Path = images(tmp_path_factory.mktemp("data") / "few", {"red": 10, "green": 10, "blue": 10})
     return folder
 
 

@@ -49,7 +49,7 @@ def test_a_model_that_is_too_large_as_a_file_is_not_trained(limited):
 
 
 def milliseconds(units):
-    """What a model as wide as this takes for a picture, on this machine."""
+    """What a model as wide as this takes for an image, on this machine."""
     layers = [keras.layers.Flatten(), keras.layers.Dense(units), keras.layers.Dense(2, activation="softmax")]
     return latency_ms(keras.Sequential([keras.Input((8, 8, 3)), *layers]))
 
@@ -60,5 +60,5 @@ def test_a_model_that_is_too_slow_is_measured_once_and_not_trained(limited):
     assert status(rows, 4) == ["completed"] * 2
     assert status(rows, 20000) == ["infeasible"] * 2
     first, second = (rows[20000, rate]["reason"] for rate in (0.01, 0.02))
-    assert f"ms for a picture, and the limit is {between:,} (tune.limits)" in first
+    assert f"ms for an image, and the limit is {between:,} (tune.limits)" in first
     assert first == second

@@ -202,7 +202,7 @@ def test_a_process_that_has_taken_much_memory_leaves_the_rest_to_another(listen,
     assert [row["val_accuracy"] for row in table(found)] == [row["val_accuracy"] for row in table(alone)]
 
 
-def test_a_search_goes_on_only_over_the_same_pictures(listen, searched, few, tmp_path, pictures):
+def test_a_search_goes_on_only_over_the_same_images(listen, searched, few, tmp_path, images):
     def interrupt(line):
         if line.startswith("trial 1 of"):
             raise KeyboardInterrupt
@@ -211,25 +211,25 @@ def test_a_search_goes_on_only_over_the_same_pictures(listen, searched, few, tmp
 
     with pytest.raises(Interrupted):
         searches.tune(searched({}), data=few, out=tmp_path, report=False)
-    other = pictures(tmp_path / "other", {"red": 9, "green": 9, "blue": 9})
-    with pytest.raises(CallError, match="began with 30 pictures of 3 classes"):
+    other = images(tmp_path / "other", {"red": 9, "green": 9, "blue": 9})
+    with pytest.raises(CallError, match="began with 30 images of 3 classes"):
         searches.resume_search(tmp_path / "tiny-tune-1", data=other)
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("content", "red/00.png: is not the picture that was trained with: it has changed"),
+        ("content", "red/00.png: is not the image that was trained with: it has changed"),
         ("name", "red/00.png: was trained with and is no longer there"),
         ("class", "red/00.png: was trained with and is no longer there"),
     ],
 )
-def test_a_search_is_not_resumed_over_as_many_other_images(change, reason, searched, tmp_path, pictures, listen):
+def test_a_search_is_not_resumed_over_as_many_other_images(change, reason, searched, tmp_path, images, listen):
     def interrupt(line):
         if line.startswith("trial 1 of"):
             raise KeyboardInterrupt
 
-    folder = pictures(tmp_path / "data", {"red": 9, "green": 9, "blue": 9})
+    folder = images(tmp_path / "data", {"red": 9, "green": 9, "blue": 9})
     listen(interrupt)
     with pytest.raises(Interrupted):
         searches.tune(searched({}), data=folder, out=tmp_path, report=False)

@@ -1,4 +1,4 @@
-"""Trials on a few coloured pictures: what comes out is what `train` gives, shared graph or not."""
+"""Trials on a few coloured images: what comes out is what `train` gives, shared graph or not."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +13,9 @@ from kerasimg.tuning.trials import Trials
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory, pictures: Any) -> Path:
-    """A folder of red, green and blue pictures, 12 each."""
-    return pictures(tmp_path_factory.mktemp("data") / "colours", {"red": 12, "green": 12, "blue": 12})
+def colours(tmp_path_factory: pytest.TempPathFactory, images: Any) -> Path:
+    """A folder of red, green and blue images, 12 each."""
+    return images(tmp_path_factory.mktemp("data") / "colours", {"red": 12, "green": 12, "blue": 12})
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""MixUp and CutMix: each picture and its label with those of another one of the batch."""
+"""MixUp and CutMix: each image and its label with those of another one of the batch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from kerasimg.data.augmentation.operations import Operation
 class Blend(Operation):
     """The base of both. What they draw begins with a number that says who is whose partner.
 
-    The partners are a permutation of the batch, all equally likely, as in Keras; a picture may be its own.
+    The partners are a permutation of the batch, all equally likely, as in Keras; an image may be its own.
     """
 
     def partners(self, words: Any, count: Any) -> Any:
-        """(N,) int32, of the first `count` pictures; the others are padding."""
+        """(N,) int32, of the first `count` images; the others are padding."""
         order = uniform(words[:, 0])
         return tf.argsort(tf.where(tf.range(tf.shape(order)[0]) < count, order, 2.0), stable=True)
 
@@ -27,8 +27,8 @@ class Blend(Operation):
         """How much of each label stays, (N,).  size: height and width of the images."""
         raise NotImplementedError
 
-    def blend(self, picture: Any, other: Any, drawn: tuple[Any, ...]) -> Any:
-        """One picture with another, both (H, W, C)."""
+    def blend(self, image: Any, other: Any, drawn: tuple[Any, ...]) -> Any:
+        """One image with another, both (H, W, C)."""
         raise NotImplementedError
 
     def labels(self, labels: Any, size: tuple[int, int], partners: Any, drawn: tuple[Any, ...]) -> Any:
@@ -47,20 +47,20 @@ class MixUp(Blend):
         self.alpha = layer.alpha
 
     def draw(self, words: Any) -> tuple[Any, ...]:
-        """How much of each picture stays."""
+        """How much of each image stays."""
         return (beta(words[:, 1:], self.alpha),)
 
     def share(self, drawn: tuple[Any, ...], size: tuple[int, int]) -> Any:
         """As much of the label as of the image."""
         return drawn[0]
 
-    def blend(self, picture: Any, other: Any, drawn: tuple[Any, ...]) -> Any:
+    def blend(self, image: Any, other: Any, drawn: tuple[Any, ...]) -> Any:
         """The weighted mean."""
-        return drawn[0] * picture + (1.0 - drawn[0]) * other
+        return drawn[0] * image + (1.0 - drawn[0]) * other
 
 
 class CutMix(Blend):
-    """Keras' CutMix (Yun et al. 2019, arXiv:1905.04899), the parameter of its distribution drawn for each picture."""
+    """Keras' CutMix (Yun et al. 2019, arXiv:1905.04899), the parameter of its distribution drawn for each image."""
 
     name = "CutMix"
     numbers = 7
@@ -82,9 +82,9 @@ class CutMix(Blend):
         counts = (tf.reduce_sum(tf.cast(inside, tf.float32), axis=1) for inside in (rows, columns))
         return 1.0 - math.prod(counts) / math.prod(size)
 
-    def blend(self, picture: Any, other: Any, drawn: tuple[Any, ...]) -> Any:
+    def blend(self, image: Any, other: Any, drawn: tuple[Any, ...]) -> Any:
         """The other one in the box."""
         side, left, top = drawn
-        height, width, _ = picture.shape
+        height, width, _ = image.shape
         box = within(height, top, side)[:, tf.newaxis] & within(width, left, side)
-        return tf.where(box[..., tf.newaxis], other, picture)
+        return tf.where(box[..., tf.newaxis], other, image)

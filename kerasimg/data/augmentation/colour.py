@@ -1,7 +1,7 @@
-"""Keras' photometric layers, picture by picture, on pixels of 0-255: what they draw and what they do.
+"""Keras' photometric layers, image by image, on pixels of 0-255: what they draw and what they do.
 
 The distributions are Keras', oddities included: a single factor of RandomContrast only ever raises the contrast, one of
-RandomSaturation makes half of the pictures gray, one of RandomPosterization never reaches its own number of bits.
+RandomSaturation makes half of the images gray, one of RandomPosterization never reaches its own number of bits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LARGEST_BLUR: Final = 31
 class Colour(Operation):
     """A photometric layer.
 
-    draw: random words (N, numbers) -> rows.  change: (pixels, *rows of one picture) -> pixels.
+    draw: random words (N, numbers) -> rows.  change: (pixels, *rows of one image) -> pixels.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class Colour(Operation):
         """Its factors."""
         return self._draw(words)
 
-    def apply(self, picture: Any, drawn: tuple[Any, ...]) -> Any:
-        """The picture in other colours."""
-        return self._change(tf.cast(picture, tf.float32), *drawn)
+    def apply(self, image: Any, drawn: tuple[Any, ...]) -> Any:
+        """The image in other colours."""
+        return self._change(tf.cast(image, tf.float32), *drawn)
 
 
 def clipped(pixels: Any) -> Any:

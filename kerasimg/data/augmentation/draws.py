@@ -1,6 +1,6 @@
-"""Random numbers as a pure function of a picture's seeds: Threefry-4x32 (Salmon et al. 2011, 10.1145/2063384.2063405).
+"""Random numbers as a pure function of an image's seeds: Threefry-4x32 (Salmon et al. 2011, 10.1145/2063384.2063405).
 
-Each picture has a key, made of its pair of seeds. What a key yields depends on nothing else: not on the other pictures
+Each image has a key, made of its pair of seeds. What a key yields depends on nothing else: not on the other images
 of the batch, not on their order, not on how many threads draw. Integers throughout, so that every device agrees.
 """
 
@@ -52,7 +52,7 @@ def threefry(key: tuple[Any, ...], counter: tuple[Any, ...], rounds: int = 20) -
 
 
 def keys(seeds: Any) -> tuple[Any, ...]:
-    """The key of each picture, four times (N,) uint32, from its pair of seeds, (N, 2) int64."""
+    """The key of each image, four times (N,) uint32, from its pair of seeds, (N, 2) int64."""
     low = tf.cast(tf.bitwise.bitwise_and(seeds, 0xFFFFFFFF), tf.uint32)
     high = tf.cast(tf.bitwise.bitwise_and(tf.bitwise.right_shift(seeds, 32), 0xFFFFFFFF), tf.uint32)
     return low[:, 0], high[:, 0], low[:, 1], high[:, 1]

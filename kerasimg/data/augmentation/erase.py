@@ -1,4 +1,4 @@
-"""What is cut out of a picture: RandomErasing and GridMask, each picture by itself."""
+"""What is cut out of an image: RandomErasing and GridMask, each image by itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOISE_ROUNDS = 12
 
 
 class Erasing(Operation):
-    """Keras' RandomErasing: a box of its own for each picture, filled with a colour, or with noise where it is None."""
+    """Keras' RandomErasing: a box of its own for each image, filled with a colour, or with noise where it is None."""
 
     name = "RandomErasing"
 
@@ -30,11 +30,11 @@ class Erasing(Operation):
         left, top = (uniform(words[:, k]) * (1.0 - side) for k, side in ((2, wide), (3, high)))
         return chance(words[:, 4:], self.layer.factor), wide, left, high, top, words[:, 6:]
 
-    def apply(self, picture: Any, drawn: tuple[Any, ...]) -> Any:
-        """The picture without the box."""
+    def apply(self, image: Any, drawn: tuple[Any, ...]) -> Any:
+        """The image without the box."""
         chosen, wide, left, high, top, key = drawn
-        picture = tf.cast(picture, tf.float32)
-        height, width, channels = picture.shape
+        image = tf.cast(image, tf.float32)
+        height, width, channels = image.shape
         rows, columns = within(height, top, high), within(width, left, wide)
         if self.noise:
             # Only where it is seen: it is most of the work.
@@ -42,7 +42,7 @@ class Erasing(Operation):
             fill = tf.cond(chosen, lambda: noise(key, shape), lambda: tf.zeros(shape))
         else:
             fill = tf.clip_by_value(tf.constant(self.layer.fill_value, tf.float32), 0.0, 255.0)
-        return tf.where((rows[:, tf.newaxis] & columns & chosen)[..., tf.newaxis], fill, picture)
+        return tf.where((rows[:, tf.newaxis] & columns & chosen)[..., tf.newaxis], fill, image)
 
 
 def within(length: int, start: Any, part: Any) -> Any:
@@ -86,15 +86,15 @@ class Grid(Operation):
         chosen = uniform(words[:, 0]) < self.layer.rate
         return chosen, uniform(words[:, 1], *self.layer.cell), uniform(words[:, 2]), uniform(words[:, 3])
 
-    def apply(self, picture: Any, drawn: tuple[Any, ...]) -> Any:
-        """The picture without the squares."""
+    def apply(self, image: Any, drawn: tuple[Any, ...]) -> Any:
+        """The image without the squares."""
         chosen, cell, down, across = drawn
-        picture = tf.cast(picture, tf.float32)
-        height, width, _ = picture.shape
+        image = tf.cast(image, tf.float32)
+        height, width, _ = image.shape
         side = tf.maximum(min(height, width) * cell, 2.0)
         rows, columns = (
             tf.math.floormod(tf.range(length, dtype=tf.float32) + shift * side, side) < side * (1 - self.layer.ratio)
             for length, shift in ((height, down), (width, across))
         )
         masked = (rows[:, tf.newaxis] & columns & chosen)[..., tf.newaxis]
-        return tf.where(masked, tf.constant(self.layer.fill_value, tf.float32), picture)
+        return tf.where(masked, tf.constant(self.layer.fill_value, tf.float32), image)

@@ -1,7 +1,7 @@
 """Keras' geometric layers as moves (see warp.py): the matrices they draw, with their conventions.
 
 Keras counts pixels from the centre of the top left one; its matrices lead from a place of the result to the place of
-the picture that is seen there. Layers one after the other are therefore followed back from the last to the first.
+the image that is seen there. Layers one after the other are therefore followed back from the last to the first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Size = tuple[int, int]
 class Geometric:
     """A geometric layer: what it draws, and the move that follows from it.
 
-    numbers: random words a picture.  size: height and width of its result.  interpolation: None where pixels only
+    numbers: random words an image.  size: height and width of its result.  interpolation: None where pixels only
     change places.  matrix: random words (N, numbers) -> (N, 9).
     """
 
@@ -79,13 +79,13 @@ class Warp(Operation):
             merged.append(matrix)
         return tuple(merged)
 
-    def apply(self, picture: Any, drawn: tuple[Any, ...]) -> Any:
-        """The picture, moved."""
+    def apply(self, image: Any, drawn: tuple[Any, ...]) -> Any:
+        """The image, moved."""
         moves = [
             Move(matrix, outside, projective)
             for matrix, (outside, projective, _) in zip(drawn, self.moves, strict=True)
         ]
-        return warp(picture, moves, self.size, self.interpolation)
+        return warp(image, moves, self.size, self.interpolation)
 
 
 class Flip(Operation):
@@ -103,12 +103,12 @@ class Flip(Operation):
             sides.append(tf.equal(sum(odd) % 2, 1) if odd else None)
         return tuple(side for side in sides if side is not None)
 
-    def apply(self, picture: Any, drawn: tuple[Any, ...]) -> Any:
-        """The picture, mirrored."""
+    def apply(self, image: Any, drawn: tuple[Any, ...]) -> Any:
+        """The image, mirrored."""
         axes = [axis for axis, side in ((1, "horizontal"), (0, "vertical")) if any(side in mode for mode in self.modes)]
         for axis, flip in zip(axes, drawn, strict=True):
-            picture = tf.where(flip, tf.reverse(picture, [axis]), picture)
-        return picture
+            image = tf.where(flip, tf.reverse(image, [axis]), image)
+        return image
 
 
 def rows(*entries: Any) -> Any:
@@ -163,7 +163,7 @@ def translation(layer: Any, size: Size) -> list[Geometric]:
 
 
 def zoom(layer: Any, size: Size) -> list[Geometric]:
-    """RandomZoom: 1 + factor pixels of the picture for each of the result; one number for both sides if no width."""
+    """RandomZoom: 1 + factor pixels of the image for each of the result; one number for both sides if no width."""
 
     def matrix(words: Any) -> Any:
         down = uniform(words[:, 0], 1.0 + layer.height_lower, 1.0 + layer.height_upper)
@@ -207,7 +207,7 @@ def perspective(layer: Any, size: Size) -> list[Geometric] | None:
 
 
 def from_corners(ends: Any, size: Size) -> Any:
-    """From where the corners of a picture went, (N, 8), to the matrices that lead back (Heckbert 1989, section 2.2.3).
+    """From where the corners of an image went, (N, 8), to the matrices that lead back (Heckbert 1989, section 2.2.3).
 
     ends: x and y of the top left, top right, bottom left and bottom right corner.
     """
@@ -232,7 +232,7 @@ def from_corners(ends: Any, size: Size) -> Any:
 
 
 def crop(layer: Any, size: Size) -> list[Geometric]:
-    """RandomCrop: each picture at a place of its own; what is too small is stretched, as Keras does."""
+    """RandomCrop: each image at a place of its own; what is too small is stretched, as Keras does."""
     height, width = size
     wanted = (layer.height, layer.width)
     if height > wanted[0] and width > wanted[1]:

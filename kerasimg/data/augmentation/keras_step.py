@@ -1,7 +1,7 @@
-"""Any Keras layer as an augmentation whose draws are a pure function of each picture's seeds.
+"""Any Keras layer as an augmentation whose draws are a pure function of each image's seeds.
 
-The layer sees one picture at a time, as a batch of one, so that what Keras draws for a batch is drawn for each picture.
-Its generators of seeds are replaced by one that yields what the picture's own seeds say, in the order of its draws.
+The layer sees one image at a time, as a batch of one, so that what Keras draws for a batch is drawn for each image.
+Its generators of seeds are replaced by one that yields what the image's own seeds say, in the order of its draws.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from kerasimg.data.augmentation import draws
 from kerasimg.errors import CallError
 
 DRAWS: Final = 64
-"""Seeds prepared for a picture; a layer that draws more often gets them again, each time moved on."""
+"""Seeds prepared for an image; a layer that draws more often gets them again, each time moved on."""
 STATEFUL: Final = ("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal", "RandomShuffle")
 """TensorFlow's random operations that no seed of ours reaches."""
 
 
-class PictureSeeds(keras.random.SeedGenerator):
-    """Seeds of one picture, one after the other: (DRAWS, 2) int64 of TensorFlow or NumPy, set before the layer runs."""
+class ImageSeeds(keras.random.SeedGenerator):
+    """Seeds of one image, one after the other: (DRAWS, 2) int64 of TensorFlow or NumPy, set before the layer runs."""
 
     def __init__(self) -> None:
         super().__init__(0)
@@ -54,7 +54,7 @@ class KerasStep:
 
     def __init__(self, name: str, layer: Any, stream: tuple[int, int], shape: tuple[int, int, int]):
         self.name, self.layer, self.stream = name, layer, stream
-        self.generator = PictureSeeds()
+        self.generator = ImageSeeds()
         self.lock = threading.Lock()
         keras_internals.draw_from(layer, self.generator)
         self.in_graph = keras.backend.backend() == "tensorflow" or hasattr(layer, "backend")
@@ -69,11 +69,11 @@ class KerasStep:
             else:
                 made = (1, *self._eagerly(np.zeros(shape, np.float32), np.zeros((DRAWS, 2), np.int64)).shape)
         if len(made) != 4 or None in made[1:]:
-            raise CallError(f"augment: {self.name} makes {made} of pictures of {shape}; expected (N, height, width, C)")
+            raise CallError(f"augment: {self.name} makes {made} of images of {shape}; expected (N, height, width, C)")
         return made[1:]
 
     def __call__(self, images: Any, labels: Any, seeds: Any, run: int, batch_size: int | None) -> tuple[Any, Any]:
-        """Change a batch: (N, H, W, C), labels, (N, 2) int64 -> float32 pictures, labels. run: the run's seed."""
+        """Change a batch: (N, H, W, C), labels, (N, 2) int64 -> float32 images, labels. run: the run's seed."""
         (words,) = draws.words(
             draws.keys(seeds), [draws.Part(2 * DRAWS, self.stream)], tf.constant(run % 2**32, tf.uint32)
         )
@@ -90,25 +90,25 @@ class KerasStep:
         made.set_shape((images.shape[0], *self.shape))
         return tf.clip_by_value(made, 0.0, 255.0), labels
 
-    def _in_graph(self, picture: Any, seeds: Any) -> Any:
+    def _in_graph(self, image: Any, seeds: Any) -> Any:
         with self._drawing(seeds):
-            made = self.layer(picture[tf.newaxis], training=True)
+            made = self.layer(image[tf.newaxis], training=True)
         for operation in made.graph.get_operations():
             if operation.type in STATEFUL:
                 warnings.warn(
                     f"augment: {self.name} draws by TensorFlow's {operation.type}, which no seed of the run reaches: "
-                    "its pictures differ from run to run; draw with self.backend.random and a SeedGenerator",
+                    "its images differ from run to run; draw with self.backend.random and a SeedGenerator",
                     stacklevel=2,
                 )
                 break
         return tf.cast(tf.convert_to_tensor(made), tf.float32)[0]
 
-    def _outside(self, picture: Any, seeds: Any) -> Any:
-        return tf.ensure_shape(tf.numpy_function(self._eagerly, (picture, seeds), tf.float32), self.shape)
+    def _outside(self, image: Any, seeds: Any) -> Any:
+        return tf.ensure_shape(tf.numpy_function(self._eagerly, (image, seeds), tf.float32), self.shape)
 
-    def _eagerly(self, picture: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    def _eagerly(self, image: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         with self.lock, self._drawing(seeds):
-            made = self.layer(keras.ops.convert_to_tensor(picture[np.newaxis]), training=True)
+            made = self.layer(keras.ops.convert_to_tensor(image[np.newaxis]), training=True)
         return np.asarray(keras.ops.convert_to_numpy(made), np.float32)[0]
 
     @contextlib.contextmanager

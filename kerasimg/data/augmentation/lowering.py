@@ -52,7 +52,7 @@ _kept: Final[dict[str, Lowered]] = {}
 
 
 def lowered(nodes: Sequence[Node], size: Size, channels: int) -> Lowered:
-    """Steps for layers and pictures of this size; the same ones for the same arguments, as long as all are compiled."""
+    """Steps for layers and images of this size; the same ones for the same arguments, as long as all are compiled."""
     try:
         key = json.dumps([nodes, size, channels], sort_keys=True)
     except TypeError:
@@ -87,7 +87,7 @@ class Lowering:
         layer = _layer(number, name, given)
         stream = (number, 0 if given.get("seed") is None else given["seed"] + 1)
         if name in COLOURED and self.channels != 3:
-            raise CallError(f"augment[{number}] ({name}): needs pictures of 3 channels; they have {self.channels}")
+            raise CallError(f"augment[{number}] ({name}): needs images of 3 channels; they have {self.channels}")
         steps = GEOMETRIC[name](layer, self.size) if name in GEOMETRIC and _plain(name, given) else None
         if steps:
             for step in steps:
@@ -105,7 +105,7 @@ class Lowering:
         ]
 
     def end(self, size: Size) -> Lowered:
-        """Bring the pictures to this size, and finish."""
+        """Bring the images to this size, and finish."""
         if self.size != size:
             self._move("to size", None, scaling(self.size, size), Part(0, (0, 0)))
         self._end_operations()
@@ -157,9 +157,9 @@ class Lowering:
 
 
 def _layer(number: int, name: str, given: Mapping[str, Any]) -> Any:
-    """The Keras layer, which checks its arguments and knows its ranges; as pictures here are, unless told otherwise."""
+    """The Keras layer, which checks its arguments and knows its ranges; as images here are, unless told otherwise."""
     if given.get("data_format") == "channels_first":
-        raise CallError(f"augment[{number}] ({name}): data_format: pictures are channels_last here")
+        raise CallError(f"augment[{number}] ({name}): data_format: images are channels_last here")
     takes = (arguments.entry("layers", name) or {"args": {}})["args"]
     usual = {"value_range": list(RANGE), "data_format": "channels_last", "dtype": "float32"}
     return make_layer(name, {key: value for key, value in usual.items() if key in takes} | dict(given))

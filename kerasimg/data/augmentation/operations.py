@@ -1,4 +1,4 @@
-"""What the compiled augmentation is made of: operations that draw for a whole batch and act picture by picture."""
+"""What the compiled augmentation is made of: operations that draw for a whole batch and act image by image."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import tensorflow as tf
 
 
 class Operation:
-    """One change of a picture, as a pure function of its pixels and of random words.
+    """One change of an image, as a pure function of its pixels and of random words.
 
     name: of the layer it stands for.
-    numbers: how many random words it draws a picture.
+    numbers: how many random words it draws an image.
     size: height and width of its results, where they are not those of what it gets.
     alone: whether it reads pixels repeatedly, so that what comes before is best computed in full first.
     costly: whether, for one that is `alone`, it is worth a pass of its own over the batch.
@@ -25,11 +25,11 @@ class Operation:
     costly: bool = False
 
     def draw(self, words: Any) -> tuple[Any, ...]:
-        """Draw for a batch, from (N, numbers) uint32: tensors with one row a picture."""
+        """Draw for a batch, from (N, numbers) uint32: tensors with one row an image."""
         return ()
 
-    def apply(self, picture: Any, drawn: tuple[Any, ...]) -> Any:
-        """Change one picture, (H, W, C) float32 of 0-255 (the first operation may find uint8), by its rows."""
+    def apply(self, image: Any, drawn: tuple[Any, ...]) -> Any:
+        """Change one image, (H, W, C) float32 of 0-255 (the first operation may find uint8), by its rows."""
         raise NotImplementedError
 
 

@@ -1,9 +1,9 @@
-"""Operations in one function compiled by XLA: passes over a batch, each a loop over its pictures.
+"""Operations in one function compiled by XLA: passes over a batch, each a loop over its images.
 
-The loop's body sees one picture at a time, so that what comes of it depends neither on how many there are nor on which
+The loop's body sees one image at a time, so that what comes of it depends neither on how many there are nor on which
 come with it, and what stands between two operations fits the processor's cache. A new pass begins where an operation
 reads pixels repeatedly that cost much to compute, which XLA would do again for each reading; and with blending, which
-looks at what the other pictures have become.
+looks at what the other images have become.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Compiled:
         self.draw, self.apply = compiled(as_written(self._draw)), compiled(as_written(self._apply))
 
     def __call__(self, images: Any, labels: Any, seeds: Any, run: int, batch_size: int | None) -> tuple[Any, Any]:
-        """Change a batch: (N, H, W, C) uint8 or float32, labels, (N, 2) int64 -> float32 pictures, labels.
+        """Change a batch: (N, H, W, C) uint8 or float32, labels, (N, 2) int64 -> float32 images, labels.
 
         run: the run's seed.
         batch_size: of full batches; smaller ones are padded to it.
@@ -58,7 +58,7 @@ class Compiled:
         return changed, labels
 
     def _draw(self, seeds: Any, run: Any, count: Any) -> list[tuple[Any, ...]]:
-        """What each operation draws for pictures with these seeds, the first `count` of which are no padding."""
+        """What each operation draws for images with these seeds, the first `count` of which are no padding."""
         words = iter(draws.words(draws.keys(seeds), [part for some in self.parts for part in some], run))
         drawn: list[tuple[Any, ...]] = []
         for operation, parts in zip(self.operations, self.parts, strict=True):
@@ -68,7 +68,7 @@ class Compiled:
         return drawn
 
     def _apply(self, images: Any, drawn: Sequence[tuple[Any, ...]], count: Any) -> Any:
-        """The first `count` pictures, changed."""
+        """The first `count` images, changed."""
         passes: list[list[tuple[Operation, Any]]] = [[]]
         for operation, rows in zip(self.operations, drawn, strict=True):
             waits = operation.alone and any(before.costly for before, _ in passes[-1])
@@ -82,17 +82,17 @@ class Compiled:
 
 
 def _each(images: Any, operations: Sequence[tuple[Operation, Any]], count: Any, clip: bool) -> Any:
-    """Each of the first `count` pictures after the operations, float32; of 0-255, if they are to be clipped."""
+    """Each of the first `count` images after the operations, float32; of 0-255, if they are to be clipped."""
 
     def change(number: Any) -> Any:
-        picture = images[number]
+        image = images[number]
         for place, (operation, rows) in enumerate(operations):
             if operation.alone and any(before.alone for before, _ in operations[:place]):
-                (picture,) = settled(number >= 0, functools.partial(_alone, picture))
+                (image,) = settled(number >= 0, functools.partial(_alone, image))
             mine = tf.nest.map_structure(lambda row: row[number], rows)
-            picture = _changed(picture, operation, mine, images)
-        picture = tf.cast(picture, tf.float32)
-        return clipped(picture) if clip else picture
+            image = _changed(image, operation, mine, images)
+        image = tf.cast(image, tf.float32)
+        return clipped(image) if clip else image
 
     size = next((operation.size for operation, _ in reversed(operations) if operation.size), images.shape[1:3])
     shape = (*size, images.shape[3])
@@ -105,16 +105,16 @@ def _each(images: Any, operations: Sequence[tuple[Operation, Any]], count: Any, 
     return tf.ensure_shape(done.stack(), (images.shape[0], *shape))
 
 
-def _alone(picture: Any) -> list[Any]:
-    return [picture]
+def _alone(image: Any) -> list[Any]:
+    return [image]
 
 
-def _changed(picture: Any, operation: Operation, drawn: Any, images: Any) -> Any:
-    """A picture after an operation. images: among which one that blends finds its partner."""
+def _changed(image: Any, operation: Operation, drawn: Any, images: Any) -> Any:
+    """An image after an operation. images: among which one that blends finds its partner."""
     if not isinstance(operation, Blend):
-        return operation.apply(picture, drawn)
+        return operation.apply(image, drawn)
     partner, mine = drawn
-    return operation.blend(tf.cast(picture, tf.float32), tf.cast(images[partner], tf.float32), mine)
+    return operation.blend(tf.cast(image, tf.float32), tf.cast(images[partner], tf.float32), mine)
 
 
 def _padded(rows: Any, missing: Any) -> Any:

@@ -1,4 +1,4 @@
-"""TrivialAugment, RandAugment, AugMix: each picture has its own choice of many changes, and only that is computed."""
+"""TrivialAugment, RandAugment, AugMix: each image has its own choice of many changes, and only that is computed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OF_ALL: Final = ("random_brightness", "random_color_degeneration", "random_contr
 
 
 class Policy(Operation):
-    """Something that is done to each picture several times, each time drawn anew: `draw_once`, `once`."""
+    """Something that is done to each image several times, each time drawn anew: `draw_once`, `once`."""
 
     alone = costly = True
 
@@ -46,26 +46,26 @@ class Policy(Operation):
         drawn = [self.draw_once(some) for some in tf.split(words, self.times, axis=1)]
         return tf.nest.map_structure(lambda *rows: tf.stack(rows, axis=1), *drawn)
 
-    def apply(self, picture: Any, drawn: tuple[Any, ...]) -> Any:
-        """The picture after all of it."""
+    def apply(self, image: Any, drawn: tuple[Any, ...]) -> Any:
+        """The image after all of it."""
 
-        def again(turn: Any, picture: Any) -> tuple[Any, Any]:
-            return turn + 1, self.once(picture, tf.nest.map_structure(lambda row: row[turn], drawn))
+        def again(turn: Any, image: Any) -> tuple[Any, Any]:
+            return turn + 1, self.once(image, tf.nest.map_structure(lambda row: row[turn], drawn))
 
-        start = (tf.constant(0), tf.cast(picture, tf.float32))
+        start = (tf.constant(0), tf.cast(image, tf.float32))
         return tf.while_loop(lambda turn, _: turn < self.times, again, start)[1]
 
     def draw_once(self, words: Any) -> tuple[Any, ...]:
         """What is drawn for one time."""
         raise NotImplementedError
 
-    def once(self, picture: Any, drawn: tuple[Any, ...]) -> Any:
-        """Change a picture, (H, W, C) float32."""
+    def once(self, image: Any, drawn: tuple[Any, ...]) -> Any:
+        """Change an image, (H, W, C) float32."""
         raise NotImplementedError
 
 
 class Choice(Policy):
-    """One of several operations, all equally likely, for each picture and time."""
+    """One of several operations, all equally likely, for each image and time."""
 
     def __init__(self, name: str, options: Sequence[Operation], times: int):
         super().__init__(name, 1 + sum(option.numbers for option in options), times)
@@ -79,29 +79,29 @@ class Choice(Policy):
             start += option.numbers
         return below(words[:, 0], len(self.options)), drawn
 
-    def once(self, picture: Any, drawn: tuple[Any, ...]) -> Any:
-        """The picture, changed in the chosen way."""
+    def once(self, image: Any, drawn: tuple[Any, ...]) -> Any:
+        """The image, changed in the chosen way."""
         chosen, each = drawn
         return tf.switch_case(
-            chosen, [partial(option.apply, picture, given) for option, given in zip(self.options, each, strict=True)]
+            chosen, [partial(option.apply, image, given) for option, given in zip(self.options, each, strict=True)]
         )
 
 
 def keras_rand_augment(layer: Any, size: Size) -> list[Operation]:
-    """Keras' RandAugment as a choice for each picture instead of each batch, drawn anew for each of its steps."""
+    """Keras' RandAugment as a choice for each image instead of each batch, drawn anew for each of its steps."""
     return [Choice("RandAugment", _options(layer, size, PARTS), layer.num_ops)]
 
 
 class Nothing(Operation):
-    """A picture as it is."""
+    """An image as it is."""
 
-    def apply(self, picture: Any, drawn: tuple[Any, ...]) -> Any:
+    def apply(self, image: Any, drawn: tuple[Any, ...]) -> Any:
         """The same."""
-        return picture
+        return image
 
 
 class Mixture(Operation):
-    """Keras' AugMix (Hendrycks et al. 2020, arXiv:1912.02781), its chains chosen for each picture.
+    """Keras' AugMix (Hendrycks et al. 2020, arXiv:1912.02781), its chains chosen for each image.
 
     Keras chooses them once, when its graph is made, for all batches to come.
     """
@@ -114,26 +114,26 @@ class Mixture(Operation):
         self.numbers = choice.numbers + chains + 3
 
     def draw(self, words: Any) -> tuple[Any, ...]:
-        """The changes of all chains; each chain's weight; how much of the picture stays."""
+        """The changes of all chains; each chain's weight; how much of the image stays."""
         changes, weights, stays = tf.split(words, [self.choice.numbers, self.chains, 3], axis=1)
         # Dirichlet(1, ..., 1); never all zero.
         sizes = -tf.math.log(1.0 - uniform(weights) + 2.0**-26)
         return self.choice.draw(changes), sizes / tf.reduce_sum(sizes, axis=1, keepdims=True), beta(stays, 1.0)
 
-    def apply(self, picture: Any, drawn: tuple[Any, ...]) -> Any:
-        """The picture, mixed with what its chains make of it."""
+    def apply(self, image: Any, drawn: tuple[Any, ...]) -> Any:
+        """The image, mixed with what its chains make of it."""
         changes, weights, stays = drawn
-        picture = tf.cast(picture, tf.float32)
+        image = tf.cast(image, tf.float32)
 
         def step(number: Any, changed: Any, mixed: Any) -> tuple[Any, Any, Any]:
             changed = self.choice.once(changed, tf.nest.map_structure(lambda row: row[number], changes))
             ends = tf.equal(number % self.depth, self.depth - 1)
             mixed = tf.where(ends, mixed + weights[number // self.depth] * changed, mixed)
-            return number + 1, tf.where(ends, picture, changed), mixed
+            return number + 1, tf.where(ends, image, changed), mixed
 
-        start = (tf.constant(0), picture, tf.zeros_like(picture))
+        start = (tf.constant(0), image, tf.zeros_like(image))
         mixed = tf.while_loop(lambda number, *_: number < self.chains * self.depth, step, start)[2]
-        return clipped(stays * picture + (1.0 - stays) * mixed)
+        return clipped(stays * image + (1.0 - stays) * mixed)
 
 
 def keras_aug_mix(layer: Any, size: Size) -> list[Operation] | None:
@@ -168,8 +168,8 @@ class Change(Policy):
         """Which change, and how strongly, in [-1, 1]."""
         return below(words[:, 0], len(CHANGES)), self.magnitude(words[:, 1])
 
-    def once(self, picture: Any, drawn: tuple[Any, ...]) -> Any:
-        """The picture, changed in the chosen way."""
+    def once(self, image: Any, drawn: tuple[Any, ...]) -> Any:
+        """The image, changed in the chosen way."""
         change, magnitude = drawn
         kinds: dict[str, Callable[..., Any]] = dict.fromkeys(GEOMETRY, self._moved) | {
             "identity": lambda pixels, *_: pixels,
@@ -184,7 +184,7 @@ class Change(Policy):
         branch = tf.gather(tf.constant([different.index(way) for way in ways]), change)
         self.layer.backend.set_backend("tensorflow")
         try:
-            return tf.switch_case(branch, [partial(way, picture, change, magnitude) for way in different])
+            return tf.switch_case(branch, [partial(way, image, change, magnitude) for way in different])
         finally:
             self.layer.backend.reset()
 

@@ -1,8 +1,8 @@
-"""Any number of moves of a picture in one interpolation.
+"""Any number of moves of an image in one interpolation.
 
-A move sends each place of its result, in pixels from the centre of the top left one, to a place of the picture it
-came from, by a matrix, and says what stands outside that picture. Several moves are followed back one after the other
-for each place of the last result, outsides included, and only where that ends is the picture looked at.
+A move sends each place of its result, in pixels from the centre of the top left one, to a place of the image it
+came from, by a matrix, and says what stands outside that image. Several moves are followed back one after the other
+for each place of the last result, outsides included, and only where that ends is the image looked at.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from kerasimg.data.augmentation.operations import settled
 
 
 class Outside(NamedTuple):
-    """What stands outside a picture, as Keras and TensorFlow's ImageProjectiveTransformV3 have it."""
+    """What stands outside an image, as Keras and TensorFlow's ImageProjectiveTransformV3 have it."""
 
     mode: str
     """constant, nearest, reflect or wrap."""
     value: float
     """Of the pixels outside, where the mode is constant."""
     size: tuple[int, int]
-    """Height and width of the picture."""
+    """Height and width of the image."""
 
 
 class Move(NamedTuple):
     """One step back from a result to what it was made of."""
 
     matrix: Any
-    """(9,), rows of 3x3: (x, y, 1) of the result -> the place in the picture before, homogeneous."""
+    """(9,), rows of 3x3: (x, y, 1) of the result -> the place in the image before, homogeneous."""
     outside: Outside | None
     """None: it never leads outside."""
     projective: bool
@@ -44,26 +44,26 @@ def product(first: Any, second: Any) -> Any:
     return tf.stack([sum(a[3 * row + k] * b[3 * k + column] for k in range(3)) for row, column in places], axis=-1)
 
 
-def warp(picture: Any, moves: Sequence[Move], size: tuple[int, int], interpolation: str) -> Any:
-    """A picture after its moves: (H, W, C) of any type -> (*size, C) float32.
+def warp(image: Any, moves: Sequence[Move], size: tuple[int, int], interpolation: str) -> Any:
+    """An image after its moves: (H, W, C) of any type -> (*size, C) float32.
 
-    moves: from the picture to the result.  interpolation: bilinear or nearest.
+    moves: from the image to the result.  interpolation: bilinear or nearest.
     """
     # Never false, not even of what is no number.
     known = tf.logical_not(moves[0].matrix[0] > 3e38)
     x, y, *weights = settled(known, lambda: _followed(moves, size, interpolation))
-    pixels = Pixels(picture)
+    pixels = Pixels(image)
     parts = SAMPLE[interpolation](pixels, x, y)
     if weights:
         share, filled = (pixels.for_each(weight) for weight in weights)
         parts = [part * share + filled for part in parts]
-    return tf.reshape(tf.stack(parts, axis=-1), (*size, picture.shape[2]))
+    return tf.reshape(tf.stack(parts, axis=-1), (*size, image.shape[2]))
 
 
 def _followed(moves: Sequence[Move], size: tuple[int, int], interpolation: str) -> list[Any]:
     """Where the pixels of the result come from: columns and rows, (P,) float32, one row of the result after the other.
 
-    And, where something is filled, the share of the picture in each pixel, and what is added to that.
+    And, where something is filled, the share of the image in each pixel, and what is added to that.
     """
     # In one row: XLA would work out row and column of each pixel again wherever it looks something up.
     number = tf.range(size[0] * size[1])
@@ -86,19 +86,19 @@ def _followed(moves: Sequence[Move], size: tuple[int, int], interpolation: str) 
 
 
 class Pixels:
-    """The pixels of a picture, (H, W, C), to be looked up at places in it.
+    """The pixels of an image, (H, W, C), to be looked up at places in it.
 
     Up to three channels of bytes are one number, which is looked up once, and parts of the result on their own. Other
     pixels stay together.
     """
 
-    def __init__(self, picture: Any):
-        self.height, self.width, self.channels = picture.shape
-        self.packed = picture.dtype == tf.uint8 and self.channels <= 3
+    def __init__(self, image: Any):
+        self.height, self.width, self.channels = image.shape
+        self.packed = image.dtype == tf.uint8 and self.channels <= 3
         if self.packed:
             scales = tf.constant([1, 256, 65536][: self.channels])
-            picture = tf.reduce_sum(tf.cast(picture, tf.int32) * scales, axis=-1, keepdims=True)
-        self.table = tf.reshape(picture, (self.height * self.width, -1))
+            image = tf.reduce_sum(tf.cast(image, tf.int32) * scales, axis=-1, keepdims=True)
+        self.table = tf.reshape(image, (self.height * self.width, -1))
 
     def at(self, places: Sequence[Any]) -> list[list[Any]]:
         """For several (P,) int32, row * width + column each: what stands there, of each part, as with `for_each`."""
@@ -129,7 +129,7 @@ def _back(x: Any, y: Any, move: Move) -> tuple[Any, Any]:
 
 
 def _inside(x: Any, y: Any, size: tuple[int, int], interpolation: str) -> tuple[Any, Any, Any]:
-    """How much of the pixel at a place belongs to the picture, 0 to 1, and the nearest place in it."""
+    """How much of the pixel at a place belongs to the image, 0 to 1, and the nearest place in it."""
     shares = []
     for place, length in ((x, size[1]), (y, size[0])):
         if interpolation == "nearest":
@@ -186,4 +186,4 @@ FOLDS = {"nearest": _nearest, "reflect": _reflect, "wrap": _wrap}
 """From any place along a side to one inside, (place, length of the side)."""
 
 SAMPLE = {"bilinear": _bilinear, "nearest": _closest}
-"""The pixels of a picture at places inside it."""
+"""The pixels of an image at places inside it."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import PIL.Image
 
+from kerasimg.data.image_files import BadImage, read_image
 from kerasimg.data.items import PART_NAMES
-from kerasimg.data.picture import BadImage, read_picture
 from kerasimg.data.quality.check_text import OF_A_GROUP, amounts, line, origin
 from kerasimg.data.quality.findings import KINDS, Finding
 from kerasimg.data.quality.framing import describe
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).with_name("check_page.html")
 SHOWN = 12
-"""Findings of a kind that are shown with pictures."""
+"""Findings of a kind that are shown with images."""
 LISTED = 300
 """Further ones that are listed by name."""
 CLASSES = 200
 THUMB = 112
 """Pixels of the longer side of a thumbnail."""
 BUDGET = 2_000_000
-"""Characters of pictures in a page; what comes after is shown by name."""
+"""Characters of images in a page; what comes after is shown by name."""
 
 
-class Pictures:
+class Images:
     """Thumbnails as data URIs, until the budget is spent."""
 
     def __init__(self) -> None:
         self.spent = 0
         self.made: dict[int, str] = {}
 
-    def uri(self, picture: PIL.Image.Image) -> str:
-        """A picture as a data URI; empty when the budget is spent."""
+    def uri(self, image: PIL.Image.Image) -> str:
+        """An image as a data URI; empty when the budget is spent."""
         if self.spent >= BUDGET:
             return ""
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=80)
+        image.save(file, "JPEG", quality=80)
         told = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
         self.spent += len(told)
         return told
 
     def thumbnail(self, checked: DataCheck, index: int) -> str:
-        """A picture of the data, small; empty where it cannot be read."""
+        """An image of the data, small; empty where it cannot be read."""
         if index not in self.made:
             self.made[index] = "" if index in checked.seen.reasons else self._read(checked, index)
         return self.made[index]
@@ -57,29 +57,29 @@ class Pictures:
         if self.spent >= BUDGET:
             return ""
         try:
-            picture = read_picture(checked.source.items[index].picture)
+            image = read_image(checked.source.items[index].image)
         except BadImage:  # it has changed since it was looked at
             return ""
-        picture.thumbnail((THUMB, THUMB))
-        return self.uri(picture)
+        image.thumbnail((THUMB, THUMB))
+        return self.uri(image)
 
 
 def page(checked: DataCheck) -> str:
     """The page."""
     import jinja2
 
-    pictures = Pictures()
-    kinds = [_kind(checked, name, row, pictures) for name, row in checked.counts().items()]
+    images = Images()
+    kinds = [_kind(checked, name, row, images) for name, row in checked.counts().items()]
     told = checked.to_dict()
     sheet = [
         {
             "name": checked.source.items[one.place].id,
             "caption": one.caption,
-            "before": pictures.uri(one.before),
-            "after": pictures.uri(one.after),
+            "before": images.uri(one.before),
+            "after": images.uri(one.after),
         }
         for one in checked.show()
-        if pictures.spent < BUDGET
+        if images.spent < BUDGET
     ]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -95,26 +95,26 @@ def page(checked: DataCheck) -> str:
     )
 
 
-def _kind(checked: DataCheck, name: str, row: dict[str, int], pictures: Pictures) -> dict[str, Any]:
+def _kind(checked: DataCheck, name: str, row: dict[str, int], images: Images) -> dict[str, Any]:
     ours = [one for one in checked.findings if one.kind == name]
     return {
         "name": name,
         **KINDS[name]._asdict(),
         **row,
-        "shown": [_shown(checked, one, pictures) for one in ours[:SHOWN]],
+        "shown": [_shown(checked, one, images) for one in ours[:SHOWN]],
         "rest": [line(checked, one) for one in ours[SHOWN : SHOWN + LISTED]],
         "untold": max(0, len(ours) - SHOWN - LISTED),
     }
 
 
-def _shown(checked: DataCheck, one: Finding, pictures: Pictures) -> dict[str, Any]:
+def _shown(checked: DataCheck, one: Finding, images: Images) -> dict[str, Any]:
     rows = [
         {
             "name": checked.source.items[index].id,
             "part": PART_NAMES[checked.parts[index]] if checked.parts[index] >= 0 else "",
-            "data": pictures.thumbnail(checked, index),
+            "data": images.thumbnail(checked, index),
         }
-        for index in one.pictures[:OF_A_GROUP]
+        for index in one.images[:OF_A_GROUP]
     ]
-    more = len(one.pictures) - len(rows)
-    return {"pictures": rows, "detail": "; ".join(filter(None, [one.detail, f"and {more} more" if more > 0 else ""]))}
+    more = len(one.images) - len(rows)
+    return {"images": rows, "detail": "; ".join(filter(None, [one.detail, f"and {more} more" if more > 0 else ""]))}

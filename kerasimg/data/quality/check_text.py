@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kerasimg.data.quality.data_check import DataCheck
 
 OF_A_GROUP = 4
-"""Pictures of a group that are named."""
+"""Images of a group that are named."""
 ALSO = 6
 """Sizes, formats and classes that are listed."""
 
@@ -34,10 +34,10 @@ def text(checked: DataCheck, limit: int) -> str:
 
 
 def line(checked: DataCheck, one: Finding) -> str:
-    """A finding in one line: its pictures, and what there is to say."""
-    names = [checked.source.items[index].id for index in one.pictures[:OF_A_GROUP]]
-    if len(one.pictures) > OF_A_GROUP:
-        names.append(f"{len(one.pictures) - OF_A_GROUP:,} more")
+    """A finding in one line: its images, and what there is to say."""
+    names = [checked.source.items[index].id for index in one.images[:OF_A_GROUP]]
+    if len(one.images) > OF_A_GROUP:
+        names.append(f"{len(one.images) - OF_A_GROUP:,} more")
     where = " = ".join(names) if one.kind in ("conflict", "leak", "leak_drawn", "duplicate") else " ~ ".join(names)
     printable = where.encode("unicode_escape").decode() if not where.isprintable() else where
     return ": ".join(filter(None, [printable, one.detail]))
@@ -66,9 +66,9 @@ def _verdict(checked: DataCheck) -> str:
 
 def _card(checked: DataCheck, told: dict) -> list[str]:
     split = ", ".join(f"{name} {told['parts'][name]:,}" for name in PART_NAMES if told["parts"][name])
-    rows = sorted(told["classes"], key=lambda row: -row["pictures"])
+    rows = sorted(told["classes"], key=lambda row: -row["images"])
     ends = rows if len(rows) <= ALSO else [*rows[: ALSO // 2], None, *rows[-ALSO // 2 :]]
-    classes = ", ".join("..." if row is None else f"{row['name']} {row['pictures']:,}" for row in ends)
+    classes = ", ".join("..." if row is None else f"{row['name']} {row['images']:,}" for row in ends)
     lines = [
         f"split    {split} ({origin(told)})",
         f"classes  {classes}",
@@ -82,13 +82,13 @@ def _card(checked: DataCheck, told: dict) -> list[str]:
     if told["image"]:
         lines.append(f"image    {describe(told['image'])}")
     per_second = len(checked.source) / max(checked.seconds, 1e-9)
-    lines.append(f"checked  in {checked.seconds:.1f} s, {per_second:,.0f} pictures a second")
+    lines.append(f"checked  in {checked.seconds:.1f} s, {per_second:,.0f} images a second")
     return lines
 
 
 def _amount(row: dict) -> str:
-    if row["pictures"] == row["findings"]:
-        return f"{row['pictures']:,} picture{'s' if row['pictures'] != 1 else ''}"
-    if not row["pictures"]:
+    if row["images"] == row["findings"]:
+        return f"{row['images']:,} image{'s' if row['images'] != 1 else ''}"
+    if not row["images"]:
         return f"{row['findings']:,}"
-    return f"{row['pictures']:,} pictures in {row['findings']:,} group{'s' if row['findings'] != 1 else ''}"
+    return f"{row['images']:,} images in {row['findings']:,} group{'s' if row['findings'] != 1 else ''}"

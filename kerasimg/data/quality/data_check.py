@@ -1,4 +1,4 @@
-"""`kerasimg.check_data`: what is wrong with a folder of pictures, before a run is wasted on it."""
+"""`kerasimg.check_data`: what is wrong with a folder of images, before a run is wasted on it."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from kerasimg.spec.load import Spec
 
 FORMAT_VERSION = 1
 SHEET = 24
-"""Pictures on the contact sheet."""
+"""Images on the contact sheet."""
 
 LabelJudge = Callable[[Sequence[str], np.ndarray, np.ndarray, Sequence[str], Task], list[dict[str, Any]]]
-"""Names, labels and out-of-fold probabilities of pictures -> rows {file, given, suggested, ...} of suspect ones;
+"""Names, labels and out-of-fold probabilities of images -> rows {file, given, suggested, ...} of suspect ones;
 `kerasimg.evaluation.label_errors.find_label_errors` is one."""
 
 
@@ -62,17 +62,17 @@ class DataCheck(Result):
 
     @cached_property
     def framed(self) -> Framing | None:
-        """What the spec's `image` section does to each picture; None without a spec."""
+        """What the spec's `image` section does to each image; None without a spec."""
         return None if self.image is None else framing(self.seen.sizes, self.image)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Kind -> {"findings", "pictures"}, of the kinds that occur, the gravest first."""
+        """Kind -> {"findings", "images"}, of the kinds that occur, the gravest first."""
         rows: dict[str, dict[str, int]] = {}
         for kind in KINDS:
             if ours := [one for one in self.findings if one.kind == kind]:
                 rows[kind] = {
                     "findings": len(ours),
-                    "pictures": len({index for one in ours for index in one.pictures}),
+                    "images": len({index for one in ours for index in one.images}),
                 }
         return rows
 
@@ -88,7 +88,7 @@ class DataCheck(Result):
             **({} if self.source.positive is None else {"positive_class": self.source.positive}),
             "ok": self.ok,
             **{f"{severity}s": severities[severity] for severity in SEVERITIES},
-            "pictures": len(self.source),
+            "images": len(self.source),
             "readable": int(readable.sum()),
             "ignored_files": self.source.ignored,
             "seconds": round(self.seconds, 3),
@@ -104,11 +104,11 @@ class DataCheck(Result):
 
     def classes(self) -> list[dict[str, Any]]:
         """Each class with its number of images that can be read, in all and by part."""
-        rows = {name: {"name": name, "pictures": 0} | dict.fromkeys(PART_NAMES, 0) for name in self.source.classes}
+        rows = {name: {"name": name, "images": 0} | dict.fromkeys(PART_NAMES, 0) for name in self.source.classes}
         for code in (-1, *range(len(PART_NAMES))):
             chosen = np.flatnonzero((self.parts == code) & self.seen.readable)
             for name, count in self.source.only(chosen).label_counts().items():
-                rows[name]["pictures"] += count  # type: ignore[operator]
+                rows[name]["images"] += count  # type: ignore[operator]
                 if code >= 0:
                     rows[name][PART_NAMES[code]] = count
         return list(rows.values())
@@ -126,7 +126,7 @@ class DataCheck(Result):
         } | {"common": [[*map(int, unique[place]), int(counts[place])] for place in common]}
 
     def show(self, count: int = SHEET) -> list[Shown]:
-        """Pictures beside what the spec makes of them: those changed most, and some of each class."""
+        """Images beside what the spec makes of them: those changed most, and some of each class."""
         if self.image is None or self.framed is None:
             return []
         labels = [" ".join(self.source.items[index].labels) for index in range(len(self.source))]
@@ -134,9 +134,9 @@ class DataCheck(Result):
         return shown(self.source.items, chosen, self.framed, self.seen.sizes, self.image)
 
     def sheet(self) -> PIL.Image.Image:
-        """The contact sheet: up to 24 pictures, each beside what the spec's `image` section makes of it."""
-        pictures = self.show()
-        return contact_sheet(pictures, [self.source.items[one.place].id for one in pictures])
+        """The contact sheet: up to 24 images, each beside what the spec's `image` section makes of it."""
+        images = self.show()
+        return contact_sheet(images, [self.source.items[one.place].id for one in images])
 
     def to_text(self, limit: int = 5) -> str:
         """A summary, then the findings by kind with the first `limit` of each."""
@@ -151,11 +151,11 @@ class DataCheck(Result):
         return page(self)
 
     def left_out(self, near: bool = False) -> dict[int, str]:
-        """Picture -> the kind of finding for which the fix list leaves it out; see `fix_list`."""
+        """Image -> the kind of finding for which the fix list leaves it out; see `fix_list`."""
         return left_out(self.source, self.findings, near)
 
     def write_fix_list(self, path: str | os.PathLike[str], near: bool = False) -> int:
-        """Write a manifest (.csv or .jsonl) without the bad pictures; gives how many it lists."""
+        """Write a manifest (.csv or .jsonl) without the bad images; gives how many it lists."""
         return write_fix_list(path, self.source, self.left_out(near))
 
     def write_html(self, path: str | os.PathLike[str]) -> None:
@@ -169,16 +169,16 @@ class DataCheck(Result):
         return Framing(*(column[self.seen.readable] for column in framed))
 
     def _finding(self, one: Finding) -> dict[str, Any]:
-        pictures = [
+        images = [
             {
                 "file": self.source.items[index].id,
                 "labels": list(self.source.items[index].labels),
                 "part": PART_NAMES[self.parts[index]] if self.parts[index] >= 0 else None,
                 "size": self.seen.sizes[index].tolist(),
             }
-            for index in one.pictures
+            for index in one.images
         ]
-        row = {"kind": one.kind, "severity": one.severity, "detail": one.detail, "pictures": pictures}
+        row = {"kind": one.kind, "severity": one.severity, "detail": one.detail, "images": images}
         return row | ({"class": one.label} if one.label else {})
 
 
@@ -191,13 +191,13 @@ def check_data(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> DataCheck:
-    """Look at every picture of a data set and say what is wrong with it; nothing is changed.
+    """Look at every image of a data set and say what is wrong with it; nothing is changed.
 
     data: as for `train`: a folder, a manifest, an .npz, (images, labels), or "sample".
-    spec: with one, the split is that which training would make, and it is told what `image` does to the pictures.
+    spec: with one, the split is that which training would make, and it is told what `image` does to the images.
     task: None: that of the spec, else multilabel where images have several labels, and multiclass where not.
     judge_labels: asked for labels that may be wrong, with the probabilities of a simple classifier of thumbnails.
-    threads: None: one per core.  progress: called with how many pictures are done, and of how many.
+    threads: None: one per core.  progress: called with how many images are done, and of how many.
 
     Raises DataError where the data cannot be listed at all, SpecError where the spec is wrong.
     """

@@ -1,14 +1,14 @@
-"""The same picture twice: the same bytes, the same pixels, or copies that were resized, recompressed or mirrored.
+"""The same image twice: the same bytes, the same pixels, or copies that were resized, recompressed or mirrored.
 
 Near copies are found on thumbnails of 16 x 16 in colour. Each is a vector: less its mean, of length 1, so that
 brightness and contrast do not count. A pair is near when the vectors are less apart than 0.28 of how far each is from
-the pictures around it (its fifth neighbour among 2,000 drawn ones, copies not counted), and never more than 0.316,
+the images around it (its fifth neighbour among 2,000 drawn ones, copies not counted), and never more than 0.316,
 a correlation of 0.95. Measured by what surrounds it, a shirt among 6,000 shirts must be much more alike than a photo
 among photos; `docs/data-check.md` has the figures that the numbers come from.
 
 Who is near whom is asked of a k-d tree of the 16 leading principal components. A projection makes no distance
-greater, so a pair that is near in full is near there, and no pair is lost; only of a picture with more than 32 such
-neighbours the rest is not looked at. Time grows about as N log N, memory by 1.1 KB a picture.
+greater, so a pair that is near in full is near there, and no pair is lost; only of an image with more than 32 such
+neighbours the rest is not looked at. Time grows about as N log N, memory by 1.1 KB an image.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kerasimg.data.image_files import BadImage, read_image
 from kerasimg.data.items import Item
 from kerasimg.data.parallel import cores
-from kerasimg.data.picture import BadImage, read_picture
 from kerasimg.data.quality.survey import Survey
 
 FARTHEST = 0.316
@@ -31,7 +31,7 @@ SURE = 0.04
 RATIO = 0.28
 """Distance of copies by the distance to what surrounds them, at most."""
 SURROUNDING = 2000
-"""Pictures drawn to tell what surrounds a picture."""
+"""Images drawn to tell what surrounds an image."""
 NEIGHBOUR = 5
 """Which of them says how far away its surroundings are."""
 GAIN = 1.6
@@ -46,7 +46,7 @@ CHUNK = 4096
 
 
 class NearPairs(NamedTuple):
-    """Pairs of pictures that are copies but not the same."""
+    """Pairs of images that are copies but not the same."""
 
     first: np.ndarray
     """(P,) int64, less than `second`."""
@@ -58,9 +58,9 @@ class NearPairs(NamedTuple):
 
 
 def same(items: Sequence[Item], seen: Survey) -> list[list[int]]:
-    """Groups of pictures that have the same bytes or the same pixels, each ascending.
+    """Groups of images that have the same bytes or the same pixels, each ascending.
 
-    Pictures that a thumbnail cannot tell apart but whose files differ are decoded in full and compared.
+    Images that a thumbnail cannot tell apart but whose files differ are decoded in full and compared.
     """
     readable = np.flatnonzero(seen.readable)
     groups: list[list[int]] = []
@@ -76,7 +76,7 @@ def same(items: Sequence[Item], seen: Survey) -> list[list[int]]:
 
 
 def near(items: Sequence[Item], seen: Survey, groups: Iterable[Sequence[int]]) -> NearPairs:
-    """Pairs of copies that are not the same; of each group of the same pictures the first stands for all."""
+    """Pairs of copies that are not the same; of each group of the same images the first stands for all."""
     asked = seen.readable
     for group in groups:
         asked[list(group[1:])] = False
@@ -98,7 +98,7 @@ def near(items: Sequence[Item], seen: Survey, groups: Iterable[Sequence[int]]) -
 
 
 def components(pairs: NearPairs) -> list[list[int]]:
-    """Groups of pictures joined by pairs, each ascending."""
+    """Groups of images joined by pairs, each ascending."""
     leader: dict[int, int] = {}
 
     def find(one: int) -> int:
@@ -126,12 +126,12 @@ def unit_vectors(thumbs: np.ndarray) -> np.ndarray:
 
 def _radii(vectors: np.ndarray, around: np.ndarray) -> np.ndarray:
     """How near a copy of each must be: (N,) float32."""
-    # Squares, ascending; what is sure to be a copy, or is the picture itself, is none of its surroundings.
+    # Squares, ascending; what is sure to be a copy, or is the image itself, is none of its surroundings.
     squares = 2 - 2 * (vectors @ around.T)
     squares[squares < SURE**2] = 4.0
     place = min(NEIGHBOUR, squares.shape[1]) - 1
     fifth = np.sqrt(np.partition(squares, place, axis=1)[:, place])
-    # Among fewer pictures the fifth is farther away: by n^(-1/d) where they fill d dimensions, and ten is common.
+    # Among fewer images the fifth is farther away: by n^(-1/d) where they fill d dimensions, and ten is common.
     ratio = RATIO * (len(around) / SURROUNDING) ** 0.1
     return np.maximum(SURE, np.minimum(FARTHEST, ratio * fifth)).astype(np.float32)
 
@@ -141,7 +141,7 @@ def _components(around: np.ndarray) -> np.ndarray:
     centred = around - around.mean(axis=0)
     if len(centred) >= centred.shape[1]:
         return np.linalg.eigh(centred.T @ centred)[1][:, : -COMPONENTS - 1 : -1]
-    # Of few pictures the products among them have the same components, and are far fewer.
+    # Of few images the products among them have the same components, and are far fewer.
     values, vectors = np.linalg.eigh(centred @ centred.T)
     wanted = np.flatnonzero(values > 1e-4 * max(values[-1], 1e-12))[: -COMPONENTS - 1 : -1]
     return centred.T @ (vectors[:, wanted] / np.sqrt(values[wanted]))
@@ -213,7 +213,7 @@ def _equal(keys: np.ndarray, among: np.ndarray, least: int = 2) -> list[np.ndarr
 
 def _pixels(item: Item) -> bytes:
     try:
-        picture = read_picture(item.picture)
+        image = read_image(item.image)
     except BadImage:  # it has changed since it was looked at
         return item.id.encode(errors="backslashreplace")
-    return repr(picture.size).encode() + picture.tobytes()
+    return repr(image.size).encode() + image.tobytes()

@@ -1,7 +1,7 @@
-"""What may be wrong with pictures: the kinds, how grave each is, and the rules that find them.
+"""What may be wrong with images: the kinds, how grave each is, and the rules that find them.
 
-The limits below that compare a picture with the others are there so that what the whole data set is (28 pixels small,
-dark, drawn on white) is not held against each of its pictures.
+The limits below that compare an image with the others are there so that what the whole data set is (28 pixels small,
+dark, drawn on white) is not held against each of its images.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "unreadable": Kind("error", "cannot be read", "repair or remove them"),
-    "class_unreadable": Kind("error", "classes of which no picture can be read", "repair them, or remove the class"),
-    "no_split": Kind("error", "the data cannot be split", "add pictures, or set the share to 0"),
-    "conflict": Kind("error", "the same picture in several classes", "decide which label is right; remove the others"),
-    "leak": Kind("error", "the same picture in several parts", "remove it from the part that trains"),
+    "class_unreadable": Kind("error", "classes of which no image can be read", "repair them, or remove the class"),
+    "no_split": Kind("error", "the data cannot be split", "add images, or set the share to 0"),
+    "conflict": Kind("error", "the same image in several classes", "decide which label is right; remove the others"),
+    "leak": Kind("error", "the same image in several parts", "remove it from the part that trains"),
     "leak_drawn": Kind(
-        "warning", "the same picture, which the split would put in several parts", "keep one (--fix-list does)"
+        "warning", "the same image, which the split would put in several parts", "keep one (--fix-list does)"
     ),
     "near_conflict": Kind("warning", "copies in several classes", "look at them: is one label wrong?"),
     "near_leak": Kind("warning", "copies in several parts", "keep them in one part, or keep one"),
-    "duplicate": Kind("warning", "the same picture several times in a class", "keep one (--fix-list does)"),
+    "duplicate": Kind("warning", "the same image several times in a class", "keep one (--fix-list does)"),
     "blank": Kind("warning", "of one colour, or nearly", "remove them, unless that is the class"),
     "tiny": Kind("warning", "far smaller than the others", "replace them by larger ones"),
     "empty_class": Kind(
         "warning", "folders without images", "put images in them, or remove them; they are no classes now"
     ),
-    "few": Kind("warning", "classes with few pictures", "add pictures; with fewer than 20 a class is learned by luck"),
+    "few": Kind("warning", "classes with few images", "add images; with fewer than 20 a class is learned by luck"),
     "imbalance": Kind("warning", "classes of very different size", 'see `fit.class_weight`, and judge by "f1"'),
     "label_suspect": Kind("note", "the label may be wrong", "look at them"),
     "near_duplicate": Kind("note", "copies in a class", "copies teach nothing new; see that a split keeps them apart"),
@@ -69,15 +69,15 @@ KINDS: dict[str, Kind] = {
 """Name -> what it is. The order is that of importance."""
 
 FEW = 20
-"""Pictures that a class should have."""
+"""Images that a class should have."""
 IMBALANCE = 10.0
-"""Pictures of the largest class by those of the smallest, at most."""
+"""Images of the largest class by those of the smallest, at most."""
 BLANK = 8
 """Spread (0-255) of a thumbnail of nearly one colour: above the noise of a dark frame, below a pale drawing."""
 DARK = 40
-"""95 % of a dark picture's grey values (0-255) are no higher."""
+"""95 % of a dark image's grey values (0-255) are no higher."""
 BRIGHT = 200
-"""1 % of an overexposed picture's grey values are no higher, and more than half are 250 and more."""
+"""1 % of an overexposed image's grey values are no higher, and more than half are 250 and more."""
 TINY = 32
 """Pixels of the shorter side; and less than half of what is usual."""
 LONG = 3.0
@@ -85,18 +85,18 @@ LONG = 3.0
 HUGE = 50e6
 """Pixels; above what cameras of phones commonly make."""
 BLURRED = 0.02
-"""Sharpness of a blurred picture at most; and below nearly all others: see `_blurred`."""
+"""Sharpness of a blurred image at most; and below nearly all others: see `_blurred`."""
 DEVIATIONS = 3.5
 """How far below the median, in robust standard deviations (Iglewicz, Hoaglin 1993: the modified z-score)."""
 COUNTED = 8
-"""Pictures of a data set, at least, for its usual values to mean something."""
+"""Images of a data set, at least, for its usual values to mean something."""
 
 
 class Finding(NamedTuple):
-    """Something found: of one picture, of a group, of a class, or of the whole."""
+    """Something found: of one image, of a group, of a class, or of the whole."""
 
     kind: str
-    pictures: tuple[int, ...] = ()
+    images: tuple[int, ...] = ()
     """Indices into the source."""
     detail: str = ""
     label: str = ""
@@ -135,7 +135,7 @@ def in_order(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def part_names(parts: np.ndarray, indices: Sequence[int]) -> list[str]:
-    """The parts that these pictures are in, in the order train, validation, test."""
+    """The parts that these images are in, in the order train, validation, test."""
     codes = set(parts[list(indices)].tolist())
     return [name for code, name in enumerate(PART_NAMES) if code in codes]
 
@@ -150,7 +150,7 @@ def _classes(source: Source, seen: Survey) -> Iterator[Finding]:
     if len(counts) > 1:
         (most, high), (least, low) = counts.most_common(1)[0], min(counts.items(), key=lambda pair: pair[1])
         if high / low > IMBALANCE:
-            yield Finding("imbalance", detail=f"'{most}' has {high / low:.0f} times as many pictures as '{least}'")
+            yield Finding("imbalance", detail=f"'{most}' has {high / low:.0f} times as many images as '{least}'")
 
 
 def _same(source: Source, parts: np.ndarray, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
@@ -191,7 +191,7 @@ def _near(source: Source, seen: Survey, parts: np.ndarray, pairs: NearPairs) -> 
 
 
 def _shown(seen: Survey) -> Iterator[Finding]:
-    """What the measured copies show, picture by picture."""
+    """What the measured copies show, image by image."""
     readable = seen.readable
     if not readable.any():
         return
@@ -223,10 +223,10 @@ def _shown(seen: Survey) -> Iterator[Finding]:
 
 
 def _blurred(seen: Survey, among: np.ndarray) -> np.ndarray:
-    """Pictures that are not sharp, and less so than nearly all others: (N,) bool.
+    """Images that are not sharp, and less so than nearly all others: (N,) bool.
 
-    By the variance of the Laplacian (Pech-Pacheco et al. 2000) over the variance of the grey values, so that a
-    picture of low contrast is not taken for a blurred one; on a scale of logarithms, for it spans decades.
+    By the variance of the Laplacian (Pech-Pacheco et al. 2000) over the variance of the grey values, so that an
+    image of low contrast is not taken for a blurred one; on a scale of logarithms, for it spans decades.
     """
     scale = np.log10(np.maximum(seen.figure("sharpness"), 1e-6))
     if not among.any():

@@ -1,6 +1,6 @@
-"""A manifest of a data set without its bad pictures, so that it trains as it lies; no picture is touched.
+"""A manifest of a data set without its bad images, so that it trains as it lies; no image is touched.
 
-Left out are pictures that cannot be read, all of the same picture in several classes, and of the same picture
+Left out are images that cannot be read, all of the same image in several classes, and of the same image
 otherwise all but one: the one in the test part, else in the validation part, else the first. Copies that are near but
 not the same are left in, unless it is asked for.
 """
@@ -23,7 +23,7 @@ FORMS = (".csv", ".jsonl")
 
 
 def left_out(source: Source, findings: Iterable[Finding], near: bool = False) -> dict[int, str]:
-    """Picture -> the kind of finding for which it is left out.
+    """Image -> the kind of finding for which it is left out.
 
     near: of copies that are not the same, too, all but one are left out; not where their classes differ, for one of
     two look-alikes may be right.
@@ -32,9 +32,9 @@ def left_out(source: Source, findings: Iterable[Finding], near: bool = False) ->
     out: dict[int, str] = {}
     for one in findings:
         if one.kind in ("unreadable", "conflict"):
-            out |= dict.fromkeys(one.pictures, one.kind)
+            out |= dict.fromkeys(one.images, one.kind)
         elif one.kind in rules:
-            still = [index for index in one.pictures if index not in out]
+            still = [index for index in one.images if index not in out]
             # The part's number is that of its place in train, validation, test; the last is worth most.
             kept = max(still, key=lambda index: (int(source.parts[index]), -index), default=None)
             out |= {index: one.kind for index in still if index != kept}
@@ -44,7 +44,7 @@ def left_out(source: Source, findings: Iterable[Finding], near: bool = False) ->
 def write_fix_list(path: str | os.PathLike[str], source: Source, out: Mapping[int, str]) -> int:
     """Write the manifest (.csv or .jsonl) of what is not left out, with paths relative to it; gives how many rows.
 
-    Raises CallError where the pictures are no files, or the name has another extension; DataError where a path cannot
+    Raises CallError where the images are no files, or the name has another extension; DataError where a path cannot
     be written as text.
     """
     place = Path(path)
@@ -63,9 +63,9 @@ def write_fix_list(path: str | os.PathLike[str], source: Source, out: Mapping[in
 
 def _row(source: Source, index: int, place: Path) -> dict[str, Any]:
     item = source.items[index]
-    if not isinstance(item.picture, str):
-        raise CallError("--fix-list: lists files, and these pictures are not files of their own")
-    relative = os.path.relpath(os.path.abspath(item.picture), os.path.abspath(place.parent)).replace(os.sep, "/")
+    if not isinstance(item.image, str):
+        raise CallError("--fix-list: lists files, and these images are not files of their own")
+    relative = os.path.relpath(os.path.abspath(item.image), os.path.abspath(place.parent)).replace(os.sep, "/")
     try:
         relative.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""What a spec's `image` section does to pictures: how much is enlarged, cut off, filled or distorted."""
+"""What a spec's `image` section does to images: how much is enlarged, cut off, filled or distorted."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import PIL.Image
 import PIL.ImageDraw
 
 from kerasimg.data.decode import decode
+from kerasimg.data.image_files import BadImage, read_image
 from kerasimg.data.items import Item
-from kerasimg.data.picture import BadImage, read_picture
 from kerasimg.data.quality.survey import MEASURED
 from kerasimg.spec.document import Image
 
 CELL = 128
-"""Pixels of each side of a picture on the contact sheet."""
+"""Pixels of each side of an image on the contact sheet."""
 CAPTION = 26
 """Pixels of the lines below it."""
 GAP = 8
@@ -24,12 +24,12 @@ COLUMNS = 4
 
 
 class Framing(NamedTuple):
-    """What becomes of N pictures."""
+    """What becomes of N images."""
 
     scale: np.ndarray
-    """(N,): the model's pixels by the picture's, along the side that is enlarged most; above 1 it is enlarged."""
+    """(N,): the model's pixels by the image's, along the side that is enlarged most; above 1 it is enlarged."""
     cut_off: np.ndarray
-    """(N,): share of the picture's area that `crop` leaves out."""
+    """(N,): share of the image's area that `crop` leaves out."""
     filled: np.ndarray
     """(N,): share of the model's input that `pad` fills with the background."""
     distorted: np.ndarray
@@ -37,7 +37,7 @@ class Framing(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A picture beside what the model gets of it."""
+    """An image beside what the model gets of it."""
 
     place: int
     """Its index into the source."""
@@ -47,7 +47,7 @@ class Shown(NamedTuple):
 
 
 def framing(sizes: np.ndarray, image: Image) -> Framing:
-    """What the section does to pictures of these sizes: (N, 2), width and height, upright."""
+    """What the section does to images of these sizes: (N, 2), width and height, upright."""
     width, height = np.maximum(np.asarray(sizes, np.float64), 1).T
     across, down = image.size[1] / width, image.size[0] / height
     uneven = np.maximum(across / down, down / across)
@@ -60,7 +60,7 @@ def framing(sizes: np.ndarray, image: Image) -> Framing:
 
 
 def summary(framed: Framing, image: Image) -> dict[str, Any]:
-    """The figures of all pictures, for JSON; those that cannot occur with this `resize` are left out."""
+    """The figures of all images, for JSON; those that cannot occur with this `resize` are left out."""
     figures: dict[str, Any] = {
         "size": list(image.size),
         "resize": image.resize,
@@ -97,7 +97,7 @@ def describe(figures: dict[str, Any]) -> str:
 
 
 def choose(framed: Framing, readable: np.ndarray, labels: Sequence[str], count: int) -> list[int]:
-    """Pictures for the contact sheet: those changed most, and of each class in turn the first."""
+    """Images for the contact sheet: those changed most, and of each class in turn the first."""
     change = np.maximum.reduce([framed.scale / 4, framed.cut_off, framed.filled, 1 - 1 / framed.distorted])
     usual = float(np.median(change[readable])) if readable.any() else 0.0
     change = np.where(readable, change, -1.0)
@@ -115,12 +115,12 @@ def choose(framed: Framing, readable: np.ndarray, labels: Sequence[str], count: 
 def shown(
     items: Sequence[Item], indices: Sequence[int], framed: Framing, sizes: np.ndarray, image: Image
 ) -> list[Shown]:
-    """Each of these pictures beside what the model gets of it, both no larger than a cell of the sheet."""
+    """Each of these images beside what the model gets of it, both no larger than a cell of the sheet."""
     every = []
     for index in indices:
         try:
-            before = read_picture(items[index].picture)
-            after = PIL.Image.fromarray(decode(items[index].picture, image).squeeze())
+            before = read_image(items[index].image)
+            after = PIL.Image.fromarray(decode(items[index].image, image).squeeze())
         except BadImage:  # it has changed since it was looked at
             continue
         told = [f"{sizes[index][0]} x {sizes[index][1]}"]
@@ -135,18 +135,18 @@ def shown(
     return every
 
 
-def contact_sheet(pictures: Sequence[Shown], names: Sequence[str]) -> PIL.Image.Image:
-    """The pictures in rows of four, each with its name and what became of it below."""
-    rows = max(1, -(-len(pictures) // COLUMNS))
+def contact_sheet(images: Sequence[Shown], names: Sequence[str]) -> PIL.Image.Image:
+    """The images in rows of four, each with its name and what became of it below."""
+    rows = max(1, -(-len(images) // COLUMNS))
     width, height = 2 * CELL + 3 * GAP, CELL + CAPTION + 2 * GAP
     sheet = PIL.Image.new("RGB", (COLUMNS * width, rows * height), "white")
     pen = PIL.ImageDraw.Draw(sheet)
-    for place, (one, name) in enumerate(zip(pictures, names, strict=True)):
+    for place, (one, name) in enumerate(zip(images, names, strict=True)):
         left, top = place % COLUMNS * width + GAP, place // COLUMNS * height + GAP
-        for number, picture in enumerate((one.before, one.after)):
+        for number, image in enumerate((one.before, one.after)):
             x = left + number * (CELL + GAP)
-            corner = (x + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2)
-            sheet.paste(picture, corner)
+            corner = (x + (CELL - image.width) // 2, top + (CELL - image.height) // 2)
+            sheet.paste(image, corner)
             pen.rectangle((x - 1, top - 1, x + CELL, top + CELL), outline=(200, 200, 200))
         printable = name.encode("ascii", "replace").decode()  # the font that Pillow brings has no more
         pen.text((left, top + CELL + 1), printable[-40:], fill=(0, 0, 0))
@@ -154,12 +154,12 @@ def contact_sheet(pictures: Sequence[Shown], names: Sequence[str]) -> PIL.Image.
     return sheet
 
 
-def _fitted(picture: PIL.Image.Image) -> PIL.Image.Image:
-    scale = min(MEASURED, CELL) / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+def _fitted(image: PIL.Image.Image) -> PIL.Image.Image:
+    scale = min(MEASURED, CELL) / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     # Enlarged pixels are shown as what they are.
     kind = PIL.Image.Resampling.NEAREST if scale > 1 else PIL.Image.Resampling.BILINEAR
-    return picture.resize(size, kind, reducing_gap=None if scale > 1 else 2.0)
+    return image.resize(size, kind, reducing_gap=None if scale > 1 else 2.0)
 
 
 def _share(which: np.ndarray) -> float:

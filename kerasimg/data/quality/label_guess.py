@@ -1,8 +1,8 @@
-"""What a simple classifier of thumbnails thinks of pictures that it was not trained on.
+"""What a simple classifier of thumbnails thinks of images that it was not trained on.
 
-It is a logistic regression on a kernel map (Nystroem, Williams and Seeger 2001) of the pictures' 16 x 16 thumbnails,
+It is a logistic regression on a kernel map (Nystroem, Williams and Seeger 2001) of the images' 16 x 16 thumbnails,
 trained five times on four fifths. It knows shapes and colours, not things: it serves for a first look at labels where
-pictures of a class look alike, and says little of photographs. A trained run says more: `kerasimg run label-errors`.
+images of a class look alike, and says little of photographs. A trained run says more: `kerasimg run label-errors`.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from kerasimg.errors import CallError
 FOLDS = 5
 LANDMARKS = 600
 MOST = 20_000
-"""Pictures that the regression is trained on, at most; beyond that a part of each fold is drawn."""
+"""Images that the regression is trained on, at most; beyond that a part of each fold is drawn."""
 
 
 def out_of_fold(source: Source, seen: Survey, groups: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of pictures by a classifier that was trained without them.
+    """Probabilities of images by a classifier that was trained without them.
 
-    groups: the same pictures; of each the first is asked alone, lest a copy is known by heart.
-    Returns the indices of the pictures asked, (M,), and (M, number of classes). Classes with fewer than five pictures
+    groups: the same images; of each the first is asked alone, lest a copy is known by heart.
+    Returns the indices of the images asked, (M,), and (M, number of classes). Classes with fewer than five images
     are left out. Raises CallError where the task is multilabel.
     """
     from sklearn.model_selection import StratifiedKFold
 
     if source.task == "multilabel":
-        raise CallError("labels are judged by thumbnails where a picture has one label; this data is multilabel")
+        raise CallError("labels are judged by thumbnails where an image has one label; this data is multilabel")
     asked = seen.readable
     for group in groups:
         asked[list(group[1:])] = False
@@ -47,7 +47,7 @@ def out_of_fold(source: Source, seen: Survey, groups: Sequence[Sequence[int]]) -
         if len(train) > MOST:
             train = drawn.choice(train, MOST, replace=False)
         model = _classifier(len(train)).fit(features[train], labels[indices[train]])
-        # In slices, so that the kernel map of many pictures does not stand in memory at once.
+        # In slices, so that the kernel map of many images does not stand in memory at once.
         for part in np.array_split(test, -(-len(test) // 8192)):
             probabilities[np.ix_(part, model.classes_)] = model.predict_proba(features[part])
     return indices, probabilities if source.task == "multiclass" else probabilities[:, 1:]

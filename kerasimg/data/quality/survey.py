@@ -1,8 +1,8 @@
-"""One look at every picture: what its header says, whether it can be read, and what a thumbnail of it shows.
+"""One look at every image: what its header says, whether it can be read, and what a thumbnail of it shows.
 
 A JPEG is decoded at the smallest scale (1/8, 1/4, 1/2) that leaves 120 pixels of its longer side; all of the file is
-read for that, so one that is cut short is found. A picture is measured on a copy of at most 128 pixels; of the copy is
-kept a thumbnail of 16 x 16 (768 bytes), in which copies of a picture are alike and other pictures are not.
+read for that, so one that is cut short is found. An image is measured on a copy of at most 128 pixels; of the copy is
+kept a thumbnail of 16 x 16 (768 bytes), in which copies of an image are alike and other images are not.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 import PIL.ExifTags
 import PIL.Image
 
+from kerasimg.data.image_files import BadImage, is_deep, read_image
 from kerasimg.data.items import Item
 from kerasimg.data.parallel import Progress as Progress
 from kerasimg.data.parallel import Tally, each
-from kerasimg.data.picture import BadImage, is_deep, read_picture
 
 MEASURED = 128
 """Pixels of the longer side of the copy that is measured, at most."""
@@ -34,12 +34,12 @@ INTERVAL_S = 0.25
 
 
 class Look(NamedTuple):
-    """What one look at a picture gave."""
+    """What one look at an image gave."""
 
     digest: bytes = b""
     """Of the file's bytes, or of the pixels where it is an array; 16 bytes."""
     shown: bytes = b""
-    """Of the size and of the measured copy: pictures of the same pixels have the same; 16 bytes."""
+    """Of the size and of the measured copy: images of the same pixels have the same; 16 bytes."""
     kind: str = ""
     """Format and mode, as Pillow names them: "JPEG RGB"; of an array its shape and type."""
     width: int = 0
@@ -54,12 +54,12 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What was seen of N pictures, in columns."""
+    """What was seen of N images, in columns."""
 
     digests: np.ndarray
     """(N,) 'S16': of the bytes of each file, or of the pixels of each array."""
     shown: np.ndarray
-    """(N,) 'S16': pictures with the same pixels have the same; the reverse holds but for small details."""
+    """(N,) 'S16': images with the same pixels have the same; the reverse holds but for small details."""
     kinds: np.ndarray
     """(N,) str objects: format and mode, "JPEG RGB"; "" where the header cannot be read."""
     sizes: np.ndarray
@@ -69,11 +69,11 @@ class Survey:
     figures: np.ndarray
     """(N, 5) float32, see FIGURES."""
     thumbs: np.ndarray
-    """(N, 16, 16, 3) uint8: the whole picture, its aspect changed."""
+    """(N, 16, 16, 3) uint8: the whole image, its aspect changed."""
     oddities: dict[int, tuple[str, ...]] = field(default_factory=dict)
-    """Picture -> what is unusual in how it is stored."""
+    """Image -> what is unusual in how it is stored."""
     reasons: dict[int, str] = field(default_factory=dict)
-    """Picture -> why it cannot be read."""
+    """Image -> why it cannot be read."""
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -97,7 +97,7 @@ spread: what lies between the lowest and the highest value of a channel of the t
 
 
 def survey(items: Sequence[Item], threads: int | None = None, progress: Progress | None = None) -> Survey:
-    """Look at every picture, once, on all cores.
+    """Look at every image, once, on all cores.
 
     threads: None: one per core.  progress: called now and then, and at the end.
     """
@@ -136,29 +136,29 @@ def survey(items: Sequence[Item], threads: int | None = None, progress: Progress
 
 
 def look(item: Item) -> Look:
-    """What one picture is, and shows."""
+    """What one image is, and shows."""
     header = Header()
     digest = b""
     size_b = 0
     try:
-        picture = item.picture
-        if isinstance(picture, str):
-            header.extension = os.path.splitext(picture)[1].lower()
+        image = item.image
+        if isinstance(image, str):
+            header.extension = os.path.splitext(image)[1].lower()
             try:
-                if not os.path.isfile(picture):
+                if not os.path.isfile(image):
                     raise OSError
-                with open(picture, "rb") as file:
-                    picture = file.read()
+                with open(image, "rb") as file:
+                    image = file.read()
             except OSError:
-                read_picture(picture)  # it says why not
+                read_image(image)  # it says why not
                 raise
-        if isinstance(picture, bytes):
-            digest, size_b = _digest(picture), len(picture)
+        if isinstance(image, bytes):
+            digest, size_b = _digest(image), len(image)
         else:
-            pixels = np.ascontiguousarray(picture)
+            pixels = np.ascontiguousarray(image)
             digest, size_b = _digest(repr(pixels.shape).encode(), pixels.data), pixels.nbytes
             header.kind, header.width, header.height = f"array {_shape(pixels)}", pixels.shape[1], pixels.shape[0]
-        opened = read_picture(picture, opened=header)
+        opened = read_image(image, opened=header)
     except BadImage as error:
         return Look(digest, b"", header.kind, header.width, header.height, size_b, (), reason=error.reason)
     except OSError as error:
@@ -224,12 +224,12 @@ def _may_turn(opened: PIL.Image.Image) -> bool:
     return "exif" in opened.info or "XML:com.adobe.xmp" in opened.info or opened.format == "TIFF"
 
 
-def _reduced(picture: PIL.Image.Image) -> PIL.Image.Image:
-    longer = max(picture.size)
+def _reduced(image: PIL.Image.Image) -> PIL.Image.Image:
+    longer = max(image.size)
     if longer <= MEASURED:
-        return picture
-    size = (max(1, round(picture.width * MEASURED / longer)), max(1, round(picture.height * MEASURED / longer)))
-    return picture.resize(size, PIL.Image.Resampling.BILINEAR, reducing_gap=2.0)
+        return image
+    size = (max(1, round(image.width * MEASURED / longer)), max(1, round(image.height * MEASURED / longer)))
+    return image.resize(size, PIL.Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
 def _figures(small: PIL.Image.Image, thumb: np.ndarray) -> tuple[float, ...]:

@@ -1,1 +1,1 @@
-"""One adapter for each form in which pictures come; `kerasimg.data.sources` chooses among them."""
+"""One adapter for each form in which images come; `kerasimg.data.sources` chooses among them."""

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 
+from kerasimg.data.image_files import BadImage
 from kerasimg.data.images import batch_fault, named_images
 from kerasimg.data.index import Items, Labels, Numbered, joined
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part, Reading, class_name, fault
-from kerasimg.data.picture import BadImage
 from kerasimg.data.pixels import to_array
-from kerasimg.data.readers.places import Arrays, Held, Pictures, join_places
+from kerasimg.data.readers.places import Arrays, Held, Images, join_places
 from kerasimg.data.readers.tf_datasets import is_tf_dataset, read_tf_dataset
 from kerasimg.errors import CallError, Fault, nearest
 from kerasimg.spec.document import Task
@@ -44,7 +44,7 @@ SINGLE = b"\x93NUMPY"
 
 
 def read_npz(path: str, task: Task) -> Reading:
-    """The pictures of an .npz file, part by part; Python objects in it (pickle) are never loaded."""
+    """The images of an .npz file, part by part; Python objects in it (pickle) are never loaded."""
     try:
         with open(path, "rb") as file:
             one = file.read(len(SINGLE)) == SINGLE
@@ -148,7 +148,7 @@ def _named(labels: Labels, classes: Sequence[str], where: str) -> Labels:
 class Batch(NamedTuple):
     """Images of one array or list, their labels as their names, and their part."""
 
-    pictures: Pictures
+    images: Images
     labels: Labels
     name: str
     part: Part | None
@@ -156,28 +156,28 @@ class Batch(NamedTuple):
     @classmethod
     def of(cls, images: Any, labels: Any, task: Task, where: str, name: str, part: Part | None = None) -> Batch:
         """The images and labels, once they are checked against each other."""
-        pictures = _pictures(images, where, name)
+        imgs = _images(images, where, name)
         try:
             targets = to_array(labels)
         except ValueError as error:
             raise fault(where, "labels", f"cannot be made an array ({error})") from error
         if targets.dtype.kind == "O" and all(isinstance(value, str) for value in targets.flat):
             targets = targets.astype(str)  # a column of pandas
-        if wrong := _label_fault(targets, len(pictures), task):
+        if wrong := _label_fault(targets, len(imgs), task):
             raise fault(where, name, wrong)
         if task == "multilabel":
             rows, columns = np.nonzero(targets)
             starts = np.searchsorted(rows, np.arange(len(targets) + 1))
             names = tuple(str(index) for index in range(targets.shape[1]))
-            return cls(pictures, Labels(names, columns.astype(np.int32), starts), name, part)
+            return cls(imgs, Labels(names, columns.astype(np.int32), starts), name, part)
         values, codes = np.unique(targets.reshape(-1), return_inverse=True)
-        return cls(pictures, Labels(tuple(map(_name, values.tolist())), codes.astype(np.int32)), name, part)
+        return cls(imgs, Labels(tuple(map(_name, values.tolist())), codes.astype(np.int32)), name, part)
 
 
-def _pictures(images: Any, where: str, name: str) -> Pictures:
+def _images(images: Any, where: str, name: str) -> Images:
     """The images of an array or a list, checked; DataError where one is none."""
     if isinstance(images, list | tuple) and not images:
-        raise fault(where, name, "holds no pictures")
+        raise fault(where, name, "holds no images")
     if isinstance(images, list | tuple) and images and not isinstance(images[0], list | tuple | int | float):
         return _held(images, where, name)
     try:
@@ -191,7 +191,7 @@ def _pictures(images: Any, where: str, name: str) -> Pictures:
     return Arrays([array])
 
 
-def _held(images: Sequence[Any], where: str, name: str) -> Pictures:
+def _held(images: Sequence[Any], where: str, name: str) -> Images:
     """Images of a list: paths, bytes, PIL images, arrays of any size."""
     listed = named_images(images)
     if len(listed) != len(images):
@@ -203,33 +203,33 @@ def _held(images: Sequence[Any], where: str, name: str) -> Pictures:
     ]
     if faults:
         raise ManyFaults(faults)
-    pictures = [one.read() for one in listed]
-    shapes = {(one.shape, one.dtype) if isinstance(one, np.ndarray) else None for one in pictures}
+    imgs = [one.read() for one in listed]
+    shapes = {(one.shape, one.dtype) if isinstance(one, np.ndarray) else None for one in imgs}
     if len(shapes) == 1 and None not in shapes:
-        return Arrays([np.stack(pictures)])
-    return Held(pictures)
+        return Arrays([np.stack(imgs)])
+    return Held(imgs)
 
 
 def _reading(batches: Sequence[Batch]) -> Reading:
-    pictures = join_places([batch.pictures for batch in batches])
-    counts = [len(batch.pictures) for batch in batches]
+    images = join_places([batch.images for batch in batches])
+    counts = [len(batch.images) for batch in batches]
     ids = Numbered([batch.part or batch.name for batch in batches], np.cumsum(counts))
     codes = [PART_NAMES.index(batch.part) if batch.part else -1 for batch in batches]
     parts = np.repeat(np.array(codes, np.int8), counts)
     labels = joined([batch.labels for batch in batches])
-    return Reading(Items(ids, pictures, labels, parts), labels.names)
+    return Reading(Items(ids, images, labels, parts), labels.names)
 
 
 def _label_fault(labels: np.ndarray, count: int, task: Task) -> str | None:
     if len(labels.shape) == 0 or len(labels) != count:
-        return f"{count} pictures, but labels of shape {labels.shape}"
+        return f"{count} images, but labels of shape {labels.shape}"
     if task == "multilabel":
         if labels.ndim != 2 or not np.isin(labels, (0, 1)).all():
             return f"expected labels of zeros and ones, ({count}, number of classes), got shape {labels.shape}"
         return None
     if labels.size != count:
         turn = "; turn one-hot labels into numbers: labels.argmax(axis=1)" if labels.ndim == 2 else ""
-        return f"expected one label per picture, ({count},), got shape {labels.shape}{turn}"
+        return f"expected one label per image, ({count},), got shape {labels.shape}{turn}"
     if labels.dtype.kind not in "biufUS" or (labels.dtype.kind == "f" and (labels != np.rint(labels)).any()):
         return f"expected integers or names as labels, got {labels.dtype}"
     return None

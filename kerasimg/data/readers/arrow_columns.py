@@ -1,4 +1,4 @@
-"""The columns of an Arrow table that hold pictures and labels, as Parquet files and Hugging Face datasets have them."""
+"""The columns of an Arrow table that hold images and labels, as Parquet files and Hugging Face datasets have them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LABEL = ("label", "labels", "class", "class_name", "cls", "category")
 
 
 class Columns(NamedTuple):
-    """Which columns hold the picture and the label, and the names that numbers of labels stand for."""
+    """Which columns hold the image and the label, and the names that numbers of labels stand for."""
 
     image: str
     label: str
@@ -38,7 +38,7 @@ def require_pyarrow() -> None:
 
 
 def chosen_columns(where: str, schema: Any, features: Mapping[str, Any]) -> Columns:
-    """The columns of a pyarrow schema that hold the picture and the label.
+    """The columns of a pyarrow schema that hold the image and the label.
 
     features: those of Hugging Face, by column, as JSON; empty where the table does not come from there.
     """
@@ -47,7 +47,7 @@ def chosen_columns(where: str, schema: Any, features: Mapping[str, Any]) -> Colu
     images = images or [field.name for field in schema if _holds_bytes(field.type)]
     labels = [name for name, kind in kinds.items() if kind.get("_type") == "ClassLabel"]
     labels = labels or [name for name in LABEL if name in schema.names]
-    image = _one(where, schema, "a picture (bytes, or a struct with bytes)", images, IMAGE)
+    image = _one(where, schema, "an image (bytes, or a struct with bytes)", images, IMAGE)
     label = _one(where, schema, "its label", [name for name in labels if name != image], LABEL)
     return Columns(image, label, tuple(class_name(name) for name in kinds[label].get("names") or ()))
 

@@ -1,6 +1,6 @@
-"""A folder with a folder per class, below `train/`, `validation/` and `test/` or not -> labelled pictures.
+"""A folder with a folder per class, below `train/`, `validation/` and `test/` or not -> labelled images.
 
-A class folder is searched in all its depth. What counts as a picture is decided by the extension; hidden files
+A class folder is searched in all its depth. What counts as an image is decided by the extension; hidden files
 and folders, and what operating systems leave behind, are passed over without a word, other files are counted.
 """
 
@@ -21,13 +21,13 @@ from kerasimg.errors import Fault, listed
 
 
 class Found(NamedTuple):
-    """The pictures of one class in one part, folder by folder."""
+    """The images of one class in one part, folder by folder."""
 
     label: str
     part: Part | None
     folder: str
     listings: list[tuple[str, Listing]]
-    """Path of a folder with pictures, and what stands in it."""
+    """Path of a folder with images, and what stands in it."""
 
 
 def read_folder(root: str, known: Sequence[str] = ()) -> Reading:
@@ -40,7 +40,7 @@ def read_folder(root: str, known: Sequence[str] = ()) -> Reading:
 
 
 def collect(folder: str) -> tuple[list[str], int]:
-    """Paths of the pictures in a folder and in those below it, and how many other files there are."""
+    """Paths of the images in a folder and in those below it, and how many other files there are."""
     with Folders(folder) as folders:
         listings, others = _collect(folders, folder)
     return [os.path.join(path, name) for path, listing in listings for name in listing.names()], others
@@ -51,8 +51,8 @@ def read_tree(root: str, folders: Tree, known: Sequence[str] = ()) -> Reading:
     base = _unwrapped(root, folders, known)
     top = folders.listing(base)
     if not top.folders:
-        what = f"holds {top.number:,} pictures but no folders" if top.number else "holds no folders"
-        raise fault(root, "", f"{what}; expected one folder per class, with the pictures of the class in it")
+        what = f"holds {top.number:,} images but no folders" if top.number else "holds no folders"
+        raise fault(root, "", f"{what}; expected one folder per class, with the images of the class in it")
     above = "" if base == root else _below(root, base)
     faults = [_loose(root, above, name) for name in top.names()]
     ignored = top.others
@@ -77,9 +77,7 @@ def read_tree(root: str, folders: Tree, known: Sequence[str] = ()) -> Reading:
                 empty.append(_below(root, os.path.join(folder, name)))
     faults += _class_faults(root, found)
     if empty and not found:
-        faults += [
-            Fault(root, path, "holds no pictures; put the class's pictures in it, or remove it") for path in empty
-        ]
+        faults += [Fault(root, path, "holds no images; put the class's images in it, or remove it") for path in empty]
     if faults:
         raise ManyFaults(faults)
     return Reading(_items(root, found), {one.label for one in found}, ignored, empty=tuple(empty))
@@ -104,7 +102,7 @@ def _unwrapped(root: str, folders: Tree, known: Sequence[str]) -> str:
 
 
 def _collect(folders: Tree, folder: str) -> tuple[list[tuple[str, Listing]], int]:
-    """Every folder with pictures, from this one down, and how many other files there are."""
+    """Every folder with images, from this one down, and how many other files there are."""
     listings = []
     others = 0
     waiting, seen = [folder], set()
@@ -123,13 +121,13 @@ def _collect(folders: Tree, folder: str) -> tuple[list[tuple[str, Listing]], int
 
 
 def _items(root: str, found: Sequence[Found]) -> Items:
-    """The pictures in columns, in the order of their paths; nothing is done for each of them, but for each folder."""
+    """The images in columns, in the order of their paths; nothing is done for each of them, but for each folder."""
     names = tuple(dict.fromkeys(one.label for one in found))
     numbers = {name: number for number, name in enumerate(names)}
     folders = sorted(
         (
             _prefix(root, path),
-            listing.pictures,
+            listing.images,
             listing.number,
             numbers[one.label],
             PART_NAMES.index(one.part) if one.part else -1,
@@ -161,7 +159,7 @@ def _is_in_order(paths: Texts, counts: Sequence[int]) -> bool:
 def _part_folders(root: str, base: str, folders: Tree, faults: list[Fault]) -> dict[Part, str]:
     """The folders that hold a part each, by part; none where the folders are classes.
 
-    A folder named like a part that holds pictures itself is a class ("train", next to "bus" and "car").
+    A folder named like a part that holds images itself is a class ("train", next to "bus" and "car").
     """
     parts: dict[Part, str] = {}
     beside = []
@@ -177,7 +175,7 @@ def _part_folders(root: str, base: str, folders: Tree, faults: list[Fault]) -> d
     for name in beside if parts else []:
         if _collect(folders, os.path.join(base, name))[0]:
             known = listed(f"{_below(root, path)}/" for path in parts.values())
-            message = f"holds pictures, but stands beside {known}; move it into the part it belongs to, or away"
+            message = f"holds images, but stands beside {known}; move it into the part it belongs to, or away"
             faults.append(Fault(root, name, message))
     return parts
 
@@ -189,7 +187,7 @@ def _class_faults(root: str, found: Iterable[Found]) -> list[Fault]:
         path = _below(root, one.folder)
         twin = first.setdefault((one.part, one.label), path)
         if twin != path:
-            faults.append(Fault(root, path, f"names the same class as {twin}; put their pictures in one folder"))
+            faults.append(Fault(root, path, f"names the same class as {twin}; put their images in one folder"))
     return faults
 
 

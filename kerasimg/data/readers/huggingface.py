@@ -1,6 +1,6 @@
-"""Hugging Face datasets -> labelled pictures: a `datasets.Dataset` or `DatasetDict`, or a folder of `save_to_disk`.
+"""Hugging Face datasets -> labelled images: a `datasets.Dataset` or `DatasetDict`, or a folder of `save_to_disk`.
 
-The extra is `datasets`. The splits train, validation and test are the parts; the picture is the column of the feature
+The extra is `datasets`. The splits train, validation and test are the parts; the image is the column of the feature
 Image, the label that of ClassLabel. The data stay where they are: Arrow files that are mapped into memory.
 """
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from kerasimg.data.image_files import BadImage
 from kerasimg.data.index import Items, Numbered, joined
-from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Picture, Reading, fault
-from kerasimg.data.picture import BadImage
+from kerasimg.data.items import PART_NAMES, PARTS, ImageInput, ManyFaults, Reading, fault
 from kerasimg.data.readers.arrow_columns import Columns, chosen_columns, labels_of
 from kerasimg.data.readers.places import digest, keys_of
 from kerasimg.data.readers.shards import require_labels
@@ -27,7 +27,7 @@ KINDS = ("Dataset", "DatasetDict")
 
 
 class Rows:
-    """Pictures in the rows of datasets, one dataset after the other."""
+    """Images in the rows of datasets, one dataset after the other."""
 
     def __init__(self, datasets: Sequence[Any], column: str):
         """datasets: of the one column, which gives bytes or a path and does not decode."""
@@ -38,16 +38,16 @@ class Rows:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def read(self, row: int) -> Picture:
+    def read(self, row: int) -> ImageInput:
         """The bytes of its file, or the path of one."""
         number, index = self._place(row)
         found = self.datasets[number][index][self.column]
         if isinstance(found, bytes):
             return found
-        picture = found and (found.get("bytes") or found.get("path"))
-        if not picture:
+        image = found and (found.get("bytes") or found.get("path"))
+        if not image:
             raise BadImage("is empty (null)")
-        return picture
+        return image
 
     def keys(self, rows: np.ndarray) -> np.ndarray:
         """Digests of the dataset's fingerprint, which follows all that was done to it, and the row."""
@@ -69,7 +69,7 @@ def is_dataset(data: Any) -> bool:
 
 
 def read_saved(path: str, task: Task) -> Reading:
-    """The labelled pictures of a folder that `save_to_disk` wrote."""
+    """The labelled images of a folder that `save_to_disk` wrote."""
     try:
         import datasets
     except ImportError as error:
@@ -86,11 +86,11 @@ def read_saved(path: str, task: Task) -> Reading:
 
 
 def read_dataset(data: Any, task: Task, where: str = "dataset") -> Reading:
-    """The labelled pictures of a Dataset or a DatasetDict."""
+    """The labelled images of a Dataset or a DatasetDict."""
     splits = dict(data) if isinstance(data, Mapping) else {str(data.split or "dataset"): data}
     names = [name for name in splits if len(splits[name])]
     if not names:
-        raise fault(where, "", "holds no pictures")
+        raise fault(where, "", "holds no images")
     faults: list[Fault] = []
     read = []
     classes: list[str] = []
@@ -105,24 +105,24 @@ def read_dataset(data: Any, task: Task, where: str = "dataset") -> Reading:
     if faults:
         raise ManyFaults(faults)
     if len({image for _, image, _ in read}) > 1:
-        raise fault(where, "", f"expected one name of the picture's column, found {', '.join(one[1] for one in read)}")
+        raise fault(where, "", f"expected one name of the image's column, found {', '.join(one[1] for one in read)}")
     counts = [len(splits[name]) for name in names]
     labels = require_labels(joined([one for *_, one in read]), task, [f"{where}: {name}" for name in names], counts)
     of_splits = [PARTS.get(name.lower()) for name in names]
     codes = np.array([-1 if part is None else PART_NAMES.index(part) for part in of_splits], np.int8)
-    pictures = Rows([dataset for dataset, *_ in read], read[0][1])
-    items = Items(Numbered(names, pictures.ends), pictures, labels, np.repeat(codes, counts))
+    images = Rows([dataset for dataset, *_ in read], read[0][1])
+    items = Items(Numbered(names, images.ends), images, labels, np.repeat(codes, counts))
     return Reading(items, {*classes, *labels.names})
 
 
 def _undecoded(dataset: Any, columns: Columns) -> Any:
-    """The pictures alone, as bytes or paths."""
+    """The images alone, as bytes or paths."""
     import datasets
 
-    pictures = dataset.select_columns([columns.image]).with_format(None)
-    if isinstance(pictures.features[columns.image], datasets.Image):
-        pictures = pictures.cast_column(columns.image, datasets.Image(decode=False))
-    return pictures
+    images = dataset.select_columns([columns.image]).with_format(None)
+    if isinstance(images.features[columns.image], datasets.Image):
+        images = images.cast_column(columns.image, datasets.Image(decode=False))
+    return images
 
 
 def is_saved(path: str) -> bool:

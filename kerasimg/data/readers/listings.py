@@ -3,7 +3,7 @@
 The listings of a tree are kept in one file, in the cache folder. The next start asks every folder when it was last
 changed, and lists again only those that were changed since. A folder that was changed within the last seconds before
 it was listed could change once more without a sign of it, so it is listed again, too; and so is one with links that
-are not named like pictures, for what they lead to can change elsewhere.
+are not named like images, for what they lead to can change elsewhere.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from kerasimg.data.cache_folder import cache_folder
+from kerasimg.data.image_files import EXTENSIONS
 from kerasimg.data.items import fault
 from kerasimg.data.kept import keep, kept, remove_oldest
-from kerasimg.data.picture import EXTENSIONS
 from kerasimg.data.readers.texts import Growing, Texts
 from kerasimg.errors import DataError
 
@@ -42,18 +42,18 @@ _SIGNED = (1 << 63) - 1
 class Listing(NamedTuple):
     """What stands directly in a folder."""
 
-    pictures: bytes
-    """Names of the pictures in their order, zero bytes between them."""
+    images: bytes
+    """Names of the images in their order, zero bytes between them."""
     number: int
-    """How many pictures."""
+    """How many images."""
     folders: tuple[str, ...]
     """Names of the folders, in their order."""
     others: int
     """How many other files."""
 
     def names(self) -> list[str]:
-        """Names of the pictures, in their order."""
-        return [os.fsdecode(name) for name in self.pictures.split(b"\0")] if self.number else []
+        """Names of the images, in their order."""
+        return [os.fsdecode(name) for name in self.images.split(b"\0")] if self.number else []
 
 
 class Tree(Protocol):
@@ -153,24 +153,24 @@ class Folders:
 
 
 def list_folder(path: str) -> tuple[Listing, bool]:
-    """What stands directly in a folder, and whether links are among it that are not named like pictures."""
-    pictures, folders, others, has_links = [], [], 0, False
+    """What stands directly in a folder, and whether links are among it that are not named like images."""
+    images, folders, others, has_links = [], [], 0, False
     with os.scandir(path) as entries:
         for entry in entries:
             name = entry.name
             if name.startswith(".") or name.lower() in LEFT_BEHIND:
                 continue
-            is_picture = os.path.splitext(name)[1].lower() in EXTENSIONS
+            is_image = os.path.splitext(name)[1].lower() in EXTENSIONS
             if _is_folder(entry):
                 folders.append(name)
-            elif is_picture:
-                pictures.append(name)
+            elif is_image:
+                images.append(name)
                 continue
             else:
                 others += 1
             has_links = has_links or entry.is_symlink()
-    names = b"\0".join(os.fsencode(name) for name in sorted(pictures))
-    return Listing(names, len(pictures), tuple(sorted(folders)), others), has_links
+    names = b"\0".join(os.fsencode(name) for name in sorted(images))
+    return Listing(names, len(images), tuple(sorted(folders)), others), has_links
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -192,22 +192,22 @@ def _read(path: Path, root: str) -> dict[Stamp, Listing]:
     arrays = kept(path, _kind(root))
     if arrays is None:
         return {}
-    pictures = Texts(arrays["pictures"], arrays["picture_ends"])
+    images = Texts(arrays["images"], arrays["image_ends"])
     folders = Texts(arrays["folders"], arrays["folder_ends"])
     known = {}
     rows = zip(arrays["stamps"].tolist(), arrays["counts"].tolist(), arrays["others"].tolist(), strict=True)
     for row, (stamp, count, others) in enumerate(rows):
         names = tuple(os.fsdecode(name) for name in folders.raw(row).split(b"\0") if name)
-        known[Stamp(*stamp)] = Listing(pictures.raw(row), count, names, others)
+        known[Stamp(*stamp)] = Listing(images.raw(row), count, names, others)
     return known
 
 
 def _write(path: Path, root: str, listings: Iterable[tuple[Stamp, Listing]]) -> None:
     settled: Sequence[tuple[Stamp, Listing]] = [one for one in listings if one[0] != UNSETTLED]
-    pictures, folders = Growing(), Growing()
+    images, folders = Growing(), Growing()
     counts, others = array("q"), array("q")
     for _, listing in settled:
-        pictures.add_raw(listing.pictures)
+        images.add_raw(listing.images)
         folders.add_raw(b"\0".join(map(os.fsencode, listing.folders)))
         counts.append(listing.number)
         others.append(listing.others)
@@ -218,8 +218,8 @@ def _write(path: Path, root: str, listings: Iterable[tuple[Stamp, Listing]]) -> 
             "stamps": np.array([stamp for stamp, _ in settled], np.int64).reshape(-1, 4),
             "counts": np.array(counts, np.int64),
             "others": np.array(others, np.int64),
-            "pictures": np.frombuffer(pictures.blob, np.uint8),
-            "picture_ends": np.array(pictures.ends, np.int64),
+            "images": np.frombuffer(images.blob, np.uint8),
+            "image_ends": np.array(images.ends, np.int64),
             "folders": np.frombuffer(folders.blob, np.uint8),
             "folder_ends": np.array(folders.ends, np.int64),
         },

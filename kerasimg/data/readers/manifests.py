@@ -1,4 +1,4 @@
-"""A CSV or JSONL file that lists pictures -> labelled pictures.
+"""A CSV or JSONL file that lists images -> labelled images.
 
 Columns: path (relative to the manifest), label or labels (a list in JSONL, several in one text as `label_lists.py`
 says), and, where wanted, split and p:CLASS, shares of classes (`soft_labels.py`); other columns are kept as extras.
@@ -30,7 +30,7 @@ Row = tuple[int, Mapping[str, Any]]
 
 
 def read_manifest(path: str, task: Task) -> Reading:
-    """The pictures that a manifest lists, in its order."""
+    """The images that a manifest lists, in its order."""
     faults: list[Fault] = []
     gathered, places = Gathering(), Growing()
     lines: dict[str, int] = {}
@@ -100,7 +100,7 @@ def _columns_wanted(names: list[str]) -> str:
 
 
 def _item(folder: str, row: Mapping[str, Any], task: Task) -> tuple[Item, list[str]]:
-    """A row's picture, and what is wrong with the row."""
+    """A row's image, and what is wrong with the row."""
     wrong: list[str] = []
     name = row["path"]
     if not isinstance(name, str) or not name:
@@ -144,5 +144,5 @@ def _labels(row: Mapping[str, Any], task: Task, wrong: list[str]) -> tuple[str, 
         else:
             labels.append(class_name(str(value)))
     if task != "multilabel" and not wrong and len(labels) != 1:
-        wrong.append(f"expected one label, got {len(labels)}; pictures of any number of labels are task 'multilabel'")
+        wrong.append(f"expected one label, got {len(labels)}; images of any number of labels are task 'multilabel'")
     return tuple(labels)  # repeats are kept: see `settle_lists`

@@ -1,10 +1,10 @@
-"""Parquet files with the bytes of pictures -> labelled pictures (extra `parquet`).
+"""Parquet files with the bytes of images -> labelled images (extra `parquet`).
 
-The picture is a column of bytes, or a struct with the field `bytes` as Hugging Face writes it (where that is null, its
+The image is a column of bytes, or a struct with the field `bytes` as Hugging Face writes it (where that is null, its
 `path` is a file); the label a column of integers, text, or lists of them. Names of classes are those that Hugging Face
 keeps in the file, else the labels themselves.
 
-Parquet is compressed by groups of rows, so a picture is read with its whole group; the groups that were read last are
+Parquet is compressed by groups of rows, so an image is read with its whole group; the groups that were read last are
 kept, up to 256 MB. In the order of the file that costs nothing, in another as much as groups are large.
 """
 
@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from kerasimg.data.items import ManyFaults, Picture, Reading, fault
-from kerasimg.data.picture import BadImage
+from kerasimg.data.image_files import BadImage
+from kerasimg.data.items import ImageInput, ManyFaults, Reading, fault
 from kerasimg.data.readers.arrow_columns import Columns, chosen_columns, labels_of, require_pyarrow
 from kerasimg.data.readers.places import Shard, Sharded
 from kerasimg.data.readers.shards import Table, column, numbers_of, shards_reading, tables_of
@@ -35,7 +35,7 @@ MOST_BYTES = 256 * 1024**2
 
 
 class RowGroups(Sharded):
-    """Pictures in the rows of Parquet files."""
+    """Images in the rows of Parquet files."""
 
     def __init__(self, shards: Sequence[Shard], tables: Sequence[Table], image: str):
         numbers = numbers_of([len(table.columns["rows"]) for table in tables])
@@ -47,7 +47,7 @@ class RowGroups(Sharded):
         self.lock = threading.Lock()
         self.locks: dict[tuple[int, int], threading.Lock] = {}
 
-    def read(self, row: int) -> Picture:
+    def read(self, row: int) -> ImageInput:
         """The bytes of its file, or the path of one."""
         number = int(self.numbers[row])
         found = self._group(number, int(self.groups[row]))[int(self.offsets[row] - self.firsts[row])].as_py()
@@ -96,7 +96,7 @@ class RowGroups(Sharded):
 
 
 def read_parquet(paths: Sequence[str], task: Task) -> Reading:
-    """The labelled pictures of Parquet files, which have the same columns."""
+    """The labelled images of Parquet files, which have the same columns."""
     require_pyarrow()
     shards = [Shard.at(path) for path in paths]
     columns = _columns(paths[0])

@@ -1,6 +1,6 @@
-"""Where the pictures of a source are, and what they are known by: files, arrays, members of larger files.
+"""Where the images of a source are, and what they are known by: files, arrays, members of larger files.
 
-Whatever has these three methods (`Pictures`) can be the place of a source's pictures. Its rows are the pictures in the
+Whatever has these three methods (`Images`) can be the place of a source's images. Its rows are the images in the
 order in which the place holds them; nothing is read before `read` is called, and nothing is kept after it.
 """
 
@@ -14,8 +14,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from kerasimg.data.items import Picture
-from kerasimg.data.picture import BadImage
+from kerasimg.data.image_files import BadImage
+from kerasimg.data.items import ImageInput
 from kerasimg.data.readers.texts import Texts
 
 KEY_BYTES = 16
@@ -24,21 +24,21 @@ THREADS = 8
 """Threads that ask for the state of files: on a disk of this machine one would do, on one of a network not."""
 
 
-class Pictures(Protocol):
-    """The pictures of a source, wherever they are. Any number of threads may call."""
+class Images(Protocol):
+    """The images of a source, wherever they are. Any number of threads may call."""
 
     def __len__(self) -> int:
         """How many there are."""
 
-    def read(self, row: int) -> Picture:
-        """A picture: the path of its file, the bytes of one, or its pixels; a BadImage says why there is none."""
+    def read(self, row: int) -> ImageInput:
+        """An image: the path of its file, the bytes of one, or its pixels; a BadImage says why there is none."""
 
     def keys(self, rows: np.ndarray) -> np.ndarray:
-        """Content keys, (N,) 'S16': of the same picture the same, of one that has changed another."""
+        """Content keys, (N,) 'S16': of the same image the same, of one that has changed another."""
 
 
 class Files:
-    """Pictures in files of their own."""
+    """Images in files of their own."""
 
     def __init__(self, paths: Texts, root: str = ""):
         """paths: below the root, with forward slashes, in the bytes of the file system."""
@@ -63,7 +63,7 @@ class Files:
 
 
 class Arrays:
-    """Pictures in arrays, (N, ...) each, one array after the other."""
+    """Images in arrays, (N, ...) each, one array after the other."""
 
     def __init__(self, arrays: Sequence[np.ndarray]):
         self.arrays = arrays
@@ -83,15 +83,15 @@ class Arrays:
 
 
 class Held:
-    """Pictures of any kind, one by one."""
+    """Images of any kind, one by one."""
 
-    def __init__(self, held: Sequence[Picture | Callable[[], Picture]]):
+    def __init__(self, held: Sequence[ImageInput | Callable[[], ImageInput]]):
         self.held = held
 
     def __len__(self) -> int:
         return len(self.held)
 
-    def read(self, row: int) -> Picture:
+    def read(self, row: int) -> ImageInput:
         """As it is held."""
         held = self.held[row]
         return held() if callable(held) else held
@@ -100,10 +100,10 @@ class Held:
         """As a file's, or of the content."""
 
         def key(row: int) -> bytes:
-            picture = self.read(row)
-            if isinstance(picture, str):
-                return file_key(os.fsencode(os.path.abspath(picture)))
-            return content_key(picture)
+            image = self.read(row)
+            if isinstance(image, str):
+                return file_key(os.fsencode(os.path.abspath(image)))
+            return content_key(image)
 
         return keys_of(rows, lambda chunk: [key(row) for row in chunk.tolist()])
 
@@ -111,14 +111,14 @@ class Held:
 class Joined:
     """The images of several places, those of the first, then those of the second, and so on."""
 
-    def __init__(self, places: Sequence[Pictures]):
+    def __init__(self, places: Sequence[Images]):
         self.places = places
         self.ends = np.cumsum([len(place) for place in places])
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def read(self, row: int) -> Picture:
+    def read(self, row: int) -> ImageInput:
         """As its place holds it."""
         number = int(np.searchsorted(self.ends, row, "right"))
         return self.places[number].read(row - int(self.ends[number] - len(self.places[number])))
@@ -134,7 +134,7 @@ class Joined:
         return keys
 
 
-def join_places(places: Sequence[Pictures]) -> Pictures:
+def join_places(places: Sequence[Images]) -> Images:
     """One place for the images of several."""
     if len(places) == 1:
         return places[0]
@@ -145,7 +145,7 @@ def join_places(places: Sequence[Pictures]) -> Pictures:
 
 
 class Shard(NamedTuple):
-    """A file that holds many pictures, as it was when its index was made."""
+    """A file that holds many images, as it was when its index was made."""
 
     path: str
     size: int
@@ -159,10 +159,10 @@ class Shard(NamedTuple):
 
 
 class Sharded:
-    """What all places in larger files have in common: which file each picture is in, and where."""
+    """What all places in larger files have in common: which file each image is in, and where."""
 
     def __init__(self, shards: Sequence[Shard], numbers: np.ndarray, offsets: np.ndarray):
-        """numbers, offsets: (N,) which shard holds a picture, and where in it, in bytes or rows."""
+        """numbers, offsets: (N,) which shard holds an image, and where in it, in bytes or rows."""
         self.shards = shards
         self.numbers = numbers
         self.offsets = offsets
@@ -190,7 +190,7 @@ class Sharded:
 
 
 class Members(Sharded):
-    """Pictures that stand within larger files as they are."""
+    """Images that stand within larger files as they are."""
 
     def __init__(self, shards: Sequence[Shard], numbers: np.ndarray, offsets: np.ndarray, lengths: np.ndarray):
         """offsets, lengths: (N,) in bytes."""
@@ -202,7 +202,7 @@ class Members(Sharded):
         return self.bytes_at(row, int(self.offsets[row]), int(self.lengths[row]))
 
     def bytes_at(self, row: int, offset: int, length: int) -> bytes:
-        """Bytes of the shard that a picture is in."""
+        """Bytes of the shard that an image is in."""
         shard = self.shards[int(self.numbers[row])]
         try:
             # Opened each time: there is nothing then that threads and forks must share, or that must be closed.
@@ -234,12 +234,12 @@ def file_key(path: bytes) -> bytes:
         return digest(path + b"\0missing")
 
 
-def content_key(picture: Picture) -> bytes:
-    """The key of a picture in memory: of its bytes, or its pixels and their shape and type."""
-    if isinstance(picture, np.ndarray):
-        head = f"{picture.dtype.str}{picture.shape}\0".encode()
-        return hashlib.blake2b(np.ascontiguousarray(picture).tobytes(), digest_size=KEY_BYTES, key=head[:64]).digest()
-    return digest(picture if isinstance(picture, bytes) else os.fsencode(picture))
+def content_key(image: ImageInput) -> bytes:
+    """The key of an image in memory: of its bytes, or its pixels and their shape and type."""
+    if isinstance(image, np.ndarray):
+        head = f"{image.dtype.str}{image.shape}\0".encode()
+        return hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=KEY_BYTES, key=head[:64]).digest()
+    return digest(image if isinstance(image, bytes) else os.fsencode(image))
 
 
 def digest(content: bytes) -> bytes:

@@ -1,6 +1,6 @@
-"""Files that hold many pictures each: how they are named, which part each is of, and the index of each, kept.
+"""Files that hold many images each: how they are named, which part each is of, and the index of each, kept.
 
-What a kind of file needs is one function that reads one file and gives its `Table`: where the pictures are in it, and
+What a kind of file needs is one function that reads one file and gives its `Table`: where the images are in it, and
 their labels. Files are read side by side, and each table is kept in the cache folder, under the file's size and time
 of last change, so that the next start reads none of them.
 """
@@ -27,7 +27,7 @@ from kerasimg.data.kept import keep, kept, remove_oldest
 from kerasimg.data.parallel import cores
 from kerasimg.data.readers.label_lists import settle_lists
 from kerasimg.data.readers.listings import SETTLED_NS
-from kerasimg.data.readers.places import Pictures, Shard
+from kerasimg.data.readers.places import Images, Shard
 from kerasimg.data.readers.texts import Texts
 from kerasimg.errors import CallError, Fault, listed
 from kerasimg.spec.document import Task
@@ -43,11 +43,11 @@ PART = re.compile(rf"(?<![a-z0-9])({'|'.join(PARTS)})(?![a-z])", re.IGNORECASE)
 
 
 class Table(NamedTuple):
-    """The pictures of one file: their labels, what else the kind of file needs of each, and their names."""
+    """The images of one file: their labels, what else the kind of file needs of each, and their names."""
 
     labels: Labels
     columns: dict[str, np.ndarray]
-    """(number of pictures,) each."""
+    """(number of images,) each."""
     names: Texts | None = None
     """None: they have none but their numbers."""
 
@@ -113,20 +113,20 @@ def tables_of(paths: Sequence[str], kind: str, read: Read) -> list[Table]:
 def shards_reading(
     paths: Sequence[str],
     tables: Sequence[Table],
-    pictures: Pictures,
+    images: Images,
     task: Task,
     parts: Sequence[Part | None] | None = None,
     classes: Iterable[str] = (),
 ) -> Reading:
-    """The pictures of several files as one reading; parts: of each file, None: those that their names tell."""
+    """The images of several files as one reading; parts: of each file, None: those that their names tell."""
     counts = [_count(table.labels) for table in tables]
     where = listed(paths, 3)
     if not sum(counts):
-        raise fault(where, "", "holds no pictures")
+        raise fault(where, "", "holds no images")
     labels = require_labels(joined([table.labels for table in tables]), task, paths, counts)
     of_files = [part_of(path) for path in paths] if parts is None else parts
     codes = np.array([-1 if part is None else PART_NAMES.index(part) for part in of_files], np.int8)
-    items = Items(_ids(paths, tables, counts), pictures, labels, np.repeat(codes, counts))
+    items = Items(_ids(paths, tables, counts), images, labels, np.repeat(codes, counts))
     return Reading(items, {*classes, *labels.names})
 
 
@@ -143,8 +143,8 @@ def require_labels(labels: Labels, task: Task, paths: Sequence[str], counts: Seq
     faults = []
     for row in np.flatnonzero(numbers != 1).tolist():
         file = int(np.searchsorted(ends, row, "right"))
-        place = f"picture {row - int(ends[file]) + counts[file]}"
-        many = "; pictures of any number of labels are task 'multilabel'"
+        place = f"image {row - int(ends[file]) + counts[file]}"
+        many = "; images of any number of labels are task 'multilabel'"
         faults.append(Fault(paths[file], place, f"expected one label, got {numbers[row]}{many}"))
     if faults:
         raise ManyFaults(faults)
@@ -161,7 +161,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
 
 
 def numbers_of(counts: Sequence[int]) -> np.ndarray:
-    """(sum of the counts,) int32: the number of the file that each picture is in."""
+    """(sum of the counts,) int32: the number of the file that each image is in."""
     return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
 

@@ -1,7 +1,7 @@
-"""Labels that are shares: how likely each class is for a picture, as several people or a model have judged it.
+"""Labels that are shares: how likely each class is for an image, as several people or a model have judged it.
 
 A manifest has them as columns `p:CLASS`, or as `"labels": {CLASS: share}` in JSONL. They are what a model learns; the
-likeliest class, or the column `label`, is what the picture counts as everywhere else: in the split, in the figures.
+likeliest class, or the column `label`, is what the image counts as everywhere else: in the split, in the figures.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PREFIX = "p:"
 """How such a column begins; the name of the class follows."""
 TOLERANCE = 1e-3
-"""By how much the shares of a picture may miss 1; they are then divided by their sum."""
+"""By how much the shares of an image may miss 1; they are then divided by their sum."""
 
 
 def shares_of(row: Mapping[str, Any], wrong: list[str]) -> dict[str, float]:
@@ -54,7 +54,7 @@ def likeliest(shares: Mapping[str, float]) -> str:
 
 
 def soft_labels(source: Source, indices: np.ndarray) -> np.ndarray:
-    """(N, K) float32, rows that sum to 1: the shares of each picture, 1 at its label where it has none."""
+    """(N, K) float32, rows that sum to 1: the shares of each image, 1 at its label where it has none."""
     rows = np.zeros((len(indices), len(source.classes)), np.float32)
     hard = source.label_ids(indices)
     places = {name: place for place, name in enumerate(source.classes)}
@@ -75,7 +75,7 @@ def soft_labels(source: Source, indices: np.ndarray) -> np.ndarray:
 
 
 def digest(source: Source, indices: np.ndarray) -> str:
-    """SHA-256 of the shares of these pictures, by which a run that goes on knows them again."""
+    """SHA-256 of the shares of these images, by which a run that goes on knows them again."""
     return hashlib.sha256(soft_labels(source, indices).tobytes()).hexdigest()
 
 

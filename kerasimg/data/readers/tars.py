@@ -1,8 +1,8 @@
-"""WebDataset shards -> labelled pictures: tar files in which the files of one picture have one name before its dot.
+"""WebDataset shards -> labelled images: tar files in which the files of one image have one name before its dot.
 
-A picture `key.jpg` (any extension of a picture), its label in `key.cls` (a name or a number), in `key.json` (label,
+An image `key.jpg` (any extension of an image), its label in `key.cls` (a name or a number), in `key.json` (label,
 labels, cls or class) or in `key.txt` (the class's name), beside it; the first of these that is there. The convention:
-github.com/webdataset/webdataset. Nothing is unpacked: pictures are read where they stand in the file.
+github.com/webdataset/webdataset. Nothing is unpacked: images are read where they stand in the file.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kerasimg.data.image_files import EXTENSIONS
 from kerasimg.data.index import Gathering
 from kerasimg.data.items import ManyFaults, Reading, class_name, fault
-from kerasimg.data.picture import EXTENSIONS
 from kerasimg.data.readers.places import Held, Members, Shard
 from kerasimg.data.readers.shards import Table, column, numbers_of, shards_reading, tables_of
 from kerasimg.data.readers.texts import Texts
@@ -43,12 +43,12 @@ class Member(NamedTuple):
 
 
 def read_tars(paths: Sequence[str], task: Task) -> Reading:
-    """The labelled pictures of WebDataset shards."""
+    """The labelled images of WebDataset shards."""
     shards = [Shard.at(path) for path in paths]
     tables = tables_of(paths, "tar 2", _scan)
     numbers = numbers_of([len(table.columns["offsets"]) for table in tables])
-    pictures = Members(shards, numbers, column(tables, "offsets"), column(tables, "lengths"))
-    return shards_reading(paths, tables, pictures, task)
+    images = Members(shards, numbers, column(tables, "offsets"), column(tables, "lengths"))
+    return shards_reading(paths, tables, images, task)
 
 
 def of_cls(content: bytes) -> list[Any]:
@@ -68,7 +68,7 @@ def of_json(content: bytes) -> list[Any]:
 
 
 LABELS: dict[str, Callable[[bytes], list[Any]]] = {".cls": of_cls, ".json": of_json, ".txt": of_cls}
-"""Extension -> what reads a label from such a file; the first that a picture has is taken."""
+"""Extension -> what reads a label from such a file; the first that an image has is taken."""
 
 
 def _scan(path: str) -> Table:
@@ -78,13 +78,13 @@ def _scan(path: str) -> Table:
     seen: dict[str, int] = {}
     with open(path, "rb") as file:
         for key, members in _samples(_members(path)):
-            pictures = [member for extension, member in members.items() if _is_picture(extension)]
-            if not pictures:
+            images = [member for extension, member in members.items() if _is_image(extension)]
+            if not images:
                 continue
-            name = pictures[0].name
+            name = images[0].name
             try:
-                if len(pictures) > 1:
-                    raise ValueError(f"expected one picture, found {listed(member.name for member in pictures)}")
+                if len(images) > 1:
+                    raise ValueError(f"expected one image, found {listed(member.name for member in images)}")
                 if key in seen:
                     raise ValueError("its files do not stand beside each other, or its name occurs twice")
                 labels = _labels(file, members)
@@ -93,8 +93,8 @@ def _scan(path: str) -> Table:
                 continue
             seen[key] = len(seen)
             gathered.add(name, labels)
-            offsets.append(pictures[0].offset)
-            lengths.append(pictures[0].length)
+            offsets.append(images[0].offset)
+            lengths.append(images[0].length)
     if faults:
         raise ManyFaults(faults)
     items = gathered.items(Held([]))
@@ -118,7 +118,7 @@ def _members(path: str) -> Iterator[Member]:
 
 
 def _samples(members: Iterator[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
-    """The files of one picture after the other, by extension: neighbours with the same name up to the first dot."""
+    """The files of one image after the other, by extension: neighbours with the same name up to the first dot."""
     now = ""
     group: dict[str, Member] = {}
     for member in members:
@@ -134,7 +134,7 @@ def _samples(members: Iterator[Member]) -> Iterator[tuple[str, dict[str, Member]
         yield now, group
 
 
-def _is_picture(extension: str) -> bool:
+def _is_image(extension: str) -> bool:
     return posixpath.splitext(f"x{extension}")[1] in EXTENSIONS
 
 

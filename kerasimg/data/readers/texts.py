@@ -75,7 +75,7 @@ class Paths(Texts):
 
 
 class Extras:
-    """What a manifest says besides, a JSON object for each picture; parsed when it is asked for."""
+    """What a manifest says besides, a JSON object for each image; parsed when it is asked for."""
 
     def __init__(self, texts: Texts):
         self.texts = texts

@@ -1,6 +1,6 @@
-"""TensorFlow Datasets -> labelled pictures: a prepared data set, by its folder or as "tfds:NAME" (extra `tfds`).
+"""TensorFlow Datasets -> labelled images: a prepared data set, by its folder or as "tfds:NAME" (extra `tfds`).
 
-What a prepared folder holds is read without the library: features.json says which feature is the picture and which the
+What a prepared folder holds is read without the library: features.json says which feature is the image and which the
 label, dataset_info.json how the TFRecord files of each split are named, NAME.labels.txt the classes. The library is
 asked only where a name is to be found. Nothing is downloaded: that is the user's to begin.
 """
@@ -30,7 +30,7 @@ def is_prepared(path: str) -> bool:
 
 
 def read_named(name: str, task: Task) -> Reading:
-    """The labelled pictures of "tfds:NAME", NAME as in `tfds.builder`: "beans", "cifar10:3.0.2"."""
+    """The labelled images of "tfds:NAME", NAME as in `tfds.builder`: "beans", "cifar10:3.0.2"."""
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -48,7 +48,7 @@ def read_named(name: str, task: Task) -> Reading:
 
 
 def read_prepared(path: str, task: Task) -> Reading:
-    """The labelled pictures of a prepared data set: the folder that holds dataset_info.json."""
+    """The labelled images of a prepared data set: the folder that holds dataset_info.json."""
     info, features = _json(path, INFO), _json(path, FEATURES)
     file_format = str(info.get("fileFormat") or "tfrecord")
     if file_format != "tfrecord":
@@ -82,7 +82,7 @@ def _json(path: str, name: str) -> dict[str, Any]:
 
 
 def _names(path: str, features: Mapping[str, Any]) -> Names:
-    """Which features hold the picture and the label."""
+    """Which features hold the image and the label."""
     try:
         kinds = {
             name: str(feature["pythonClassName"]).rpartition(".")[2]

@@ -1,11 +1,11 @@
-"""TFRecord files of tf.train.Example -> labelled pictures.
+"""TFRecord files of tf.train.Example -> labelled images.
 
-The features that are read, the first that the first record has: for the picture, the bytes of its file, image/encoded,
+The features that are read, the first that the first record has: for the image, the bytes of its file, image/encoded,
 image, encoded_image, jpeg or png; for the label image/class/text, image/class/label, label, labels, class or
 class_name: names, or integers, which then are the names. The format: tensorflow.org/tutorials/load_data/tfrecord
 (each record is its length, the masked CRC-32C of that, the record, its masked CRC-32C).
 
-Opening a file reads the lengths and labels and skips the pictures. A record's CRC is checked when its picture is read
+Opening a file reads the lengths and labels and skips the images. A record's CRC is checked when its image is read
 for the first time. Neither TensorFlow nor protobuf is needed, and nothing is run that a file holds.
 """
 
@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kerasimg.data.image_files import BadImage
 from kerasimg.data.index import Labels
 from kerasimg.data.items import ManyFaults, Part, Reading, class_name, fault
-from kerasimg.data.picture import BadImage
 from kerasimg.data.readers.crc32c import crc32c, masked
 from kerasimg.data.readers.places import Members, Shard
 from kerasimg.data.readers.shards import Table, column, numbers_of, shards_reading, tables_of
@@ -43,7 +43,7 @@ BYTES, FLOATS, INTEGERS = 1, 2, 3
 
 
 class Names(NamedTuple):
-    """Which features hold the picture and the label, and what numbers of labels stand for."""
+    """Which features hold the image and the label, and what numbers of labels stand for."""
 
     image: Sequence[str] = IMAGE
     label: Sequence[str] = LABEL
@@ -52,7 +52,7 @@ class Names(NamedTuple):
 
 
 class Records(Members):
-    """Pictures in records; a record's CRC is checked when it is first read."""
+    """Images in records; a record's CRC is checked when it is first read."""
 
     def __init__(self, shards: Sequence[Shard], tables: Sequence[Table]):
         numbers = numbers_of([len(table.columns["offsets"]) for table in tables])
@@ -78,7 +78,7 @@ class Records(Members):
 def read_tfrecords(
     paths: Sequence[str], task: Task, names: Names | None = None, parts: Sequence[Part | None] | None = None
 ) -> Reading:
-    """The labelled pictures of TFRecord files."""
+    """The labelled images of TFRecord files."""
     names = names or Names()
     shards = [Shard.at(path) for path in paths]
     tables = tables_of(paths, f"tfrecord 2 {names}", lambda path: _scan(path, names))
@@ -101,7 +101,7 @@ def _scan(path: str, names: Names) -> Table:
                     image, label = _chosen(features, names)
                 places = list(_values(content, features.get(image), BYTES))
                 if len(places) != 1:
-                    raise ValueError(f"expected one picture in the feature '{image}', found {len(places)}")
+                    raise ValueError(f"expected one image in the feature '{image}', found {len(places)}")
                 found = _labels(content, features.get(label), names.classes)
             except (ValueError, IndexError, UnicodeDecodeError) as error:
                 faults.append(Fault(path, f"record {number}", f"{error}"))
@@ -213,9 +213,9 @@ def _labels(content: mmap.mmap, feature: Span | None, classes: Sequence[str]) ->
 
 
 def _chosen(features: dict[str, Span], names: Names) -> tuple[str, str]:
-    """The features of the picture and of the label."""
+    """The features of the image and of the label."""
     chosen = []
-    for what, known in (("the picture", names.image), ("the label", names.label)):
+    for what, known in (("the image", names.image), ("the label", names.label)):
         name = next((name for name in known if name in features), None)
         if name is None:
             there = listed(sorted(features)) or "none"

@@ -17,9 +17,9 @@ from dataclasses import replace
 import numpy as np
 
 from kerasimg.boundary import limit
+from kerasimg.data.image_files import EXTENSIONS, BadImage
 from kerasimg.data.index import Items
 from kerasimg.data.items import ManyFaults, Reading, fault
-from kerasimg.data.picture import EXTENSIONS, BadImage
 from kerasimg.data.readers.folders import read_tree
 from kerasimg.data.readers.listings import LEFT_BEHIND, Listing
 from kerasimg.data.readers.places import Shard, Sharded
@@ -115,7 +115,7 @@ def read_zip(path: str, known: Sequence[str] = ()) -> Reading:
     items = Items.of(reading.items)
     ids = items.ids
     ordered = [members[ids[row]] for row in range(len(items.all_parts))]
-    return reading._replace(items=replace(items, pictures=ZipMembers(shard, ordered)))
+    return reading._replace(items=replace(items, images=ZipMembers(shard, ordered)))
 
 
 def _members(path: str) -> dict[str, zipfile.ZipInfo]:

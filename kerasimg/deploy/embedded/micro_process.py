@@ -1,6 +1,6 @@
-"""`python -m kerasimg.deploy.embedded.micro_process MODEL ARENA_BYTES`: answers pictures on its stdin until that ends.
+"""`python -m kerasimg.deploy.embedded.micro_process MODEL ARENA_BYTES`: answers images on its stdin until that ends.
 
-First one line of JSON: the input's shape and the number of outputs. Then, for every picture's int8 values on stdin,
+First one line of JSON: the input's shape and the number of outputs. Then, for every image's int8 values on stdin,
 the outputs as float32 on stdout. At the end, what of the arena was used, on stderr.
 """
 

@@ -1,4 +1,4 @@
-"""An embedded bundle's model, run as on a microcontroller: one picture at a time, on the reference kernels."""
+"""An embedded bundle's model, run as on a microcontroller: one image at a time, on the reference kernels."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Simulator(AbstractContextManager["Simulator"]):
             raise
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Outputs (K,) float32 of one picture's pixels less 128: (H, W, C) int8."""
+        """Outputs (K,) float32 of one image's pixels less 128: (H, W, C) int8."""
         given = np.ascontiguousarray(pixels, dtype=np.int8)
         if given.shape != self.shape[1:]:
             raise CallError(f"expected pixels {self.shape[1:]}, got {given.shape}")

@@ -98,7 +98,7 @@ def vectors_h(count: int) -> str:
         + f"#define KERASIMG_VECTORS {count}\n\n"
         + LINKED.format(
             body=(
-                "/* What preprocessing makes of the pictures, 0-255. */\n"
+                "/* What preprocessing makes of the images, 0-255. */\n"
                 "extern const uint8_t kerasimg_pixels[KERASIMG_VECTORS][KERASIMG_INPUT_BYTES];\n"
                 "/* What this int8 model says of them on the reference kernels. */\n"
                 "extern const float kerasimg_probabilities[KERASIMG_VECTORS][KERASIMG_OUTPUTS];\n"

@@ -1,4 +1,4 @@
-"""What is told of a picture: the decision, how sure it is, and the likeliest classes."""
+"""What is told of an image: the decision, how sure it is, and the likeliest classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def columns(bundle: Bundle, probabilities: np.ndarray) -> np.ndarray:
 
 
 def predictions(bundle: Bundle, ids: list[str], probabilities: np.ndarray, top: int) -> list[dict[str, Any]]:
-    """A prediction for each picture, the likeliest classes first.
+    """A prediction for each image, the likeliest classes first.
 
     probabilities: (N, K) as the model gives them, (N, 1) where the task is binary.  top: how many classes to list.
     """
@@ -39,7 +39,7 @@ def predictions(bundle: Bundle, ids: list[str], probabilities: np.ndarray, top: 
 
 
 def labels(bundle: Bundle, probabilities: np.ndarray) -> list[str]:
-    """What is decided for each picture; several labels are parted by "|"."""
+    """What is decided for each image; several labels are parted by "|"."""
     decisions, _ = decide(probabilities, bundle.task, bundle.thresholds)
     if bundle.task == "multilabel":
         return ["|".join(name for name, held in zip(bundle.classes, row, strict=True) if held) for row in decisions]

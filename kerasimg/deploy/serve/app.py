@@ -26,15 +26,15 @@ from kerasimg.deploy.serve.service import Service
 
 HERE = Path(__file__).parent
 
-ABOUT = "Says what is on pictures. Bodies and errors are JSON; GET / is a page to try it with."
+ABOUT = "Says what is on images. Bodies and errors are JSON; GET / is a page to try it with."
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": forms.Refusal, "description": told}
     for status, told in {
         400: "The request cannot be read.",
-        413: "Too many bytes, pixels or pictures, or too costly to read.",
-        415: "No picture, or a body of an unknown type.",
-        422: "A picture is damaged.",
+        413: "Too many bytes, pixels or images, or too costly to read.",
+        415: "No image, or a body of an unknown type.",
+        422: "An image is damaged.",
         429: "Too much to do; Retry-After says when.",
         503: "Stopping, or out of time.",
     }.items()
@@ -68,7 +68,7 @@ def create_app(service: Service, *, key: str | None = None) -> Front:
 
 
 def _own_routes(app: FastAPI, service: Service, key: bool) -> None:
-    @app.post("/predict", summary="Say what is on pictures", responses=_with(forms.Answer), openapi_extra=forms.PREDICT)
+    @app.post("/predict", summary="Say what is on images", responses=_with(forms.Answer), openapi_extra=forms.PREDICT)
     async def predict(request: Request) -> Response:
         scope = request.scope
         answer = await service.predict(_headers(scope), request.query_params, request.receive, scope[TOLD])
@@ -205,7 +205,7 @@ def _json(document: Any, status: int = 200) -> Response:
 
 
 def _with(answer: Any) -> dict[int | str, dict[str, Any]]:
-    return {200: {"model": answer, "description": "A prediction for each picture, in their order."}, **_REFUSALS}
+    return {200: {"model": answer, "description": "A prediction for each image, in their order."}, **_REFUSALS}
 
 
 def _protocol(answer: Any) -> dict[int | str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Dynamic batching: one thread asks the model for whatever pictures are there, up to so many at a time."""
+"""Dynamic batching: one thread asks the model for whatever images are there, up to so many at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Job(NamedTuple):
-    """A picture that the model is to be asked about."""
+    """An image that the model is to be asked about."""
 
     pixels: np.ndarray
     """(H, W, C) uint8, 0-255."""
@@ -22,9 +22,9 @@ class Job(NamedTuple):
 
 
 class Batcher:
-    """Gathers pictures that come one by one, and asks about them together.
+    """Gathers images that come one by one, and asks about them together.
 
-    A picture waits for others only while some are on their way (`expecting` says how many are being decoded), and for
+    An image waits for others only while some are on their way (`expecting` says how many are being decoded), and for
     `max_wait_s` at most; while the model works the next ones gather by themselves.
     """
 
@@ -48,13 +48,13 @@ class Batcher:
         self._thread.start()
 
     def put(self, pixels: np.ndarray, answer: Future | None = None) -> Future:
-        """Ask about a picture, (H, W, C) uint8; the future gets the row, (K,) float32."""
+        """Ask about an image, (H, W, C) uint8; the future gets the row, (K,) float32."""
         answer = Future() if answer is None else answer
         self._jobs.put(Job(pixels, answer))
         return answer
 
     def waiting(self) -> int:
-        """Pictures that the model has not been asked about yet."""
+        """Images that the model has not been asked about yet."""
         return self._jobs.qsize()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a request brings: pictures as a form's files, as base64 in JSON, or as the body itself; all of it bounded."""
+"""What a request brings: images as a form's files, as base64 in JSON, or as the body itself; all of it bounded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 FORM, JSON, BYTES = "multipart/form-data", "application/json", "application/octet-stream"
 UNTOLD = (BYTES, "application/x-www-form-urlencoded", "")
-"""Types of a body that is a picture itself: curl and urllib call so what they are told nothing of."""
+"""Types of a body that is an image itself: curl and urllib call so what they are told nothing of."""
 
 _ADDRESS = re.compile(r"\s*(https?|ftp|file|data:text)\b", re.IGNORECASE)
 _LONGEST_ID = 200
@@ -36,18 +36,18 @@ class Gone(Exception):
 class Asked:
     """What a request asks for."""
 
-    pictures: list[bytes] = field(default_factory=list)
+    images: list[bytes] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
-    """Of each picture: its file's name, what the request calls it, or its place: "[3]"."""
+    """Of each image: its file's name, what the request calls it, or its place: "[3]"."""
     options: dict[str, Any] = field(default_factory=dict)
     """`top` and `explain`, where they are given."""
 
     def add(self, data: bytes, name: str | None, most: int) -> None:
-        """One more picture; Refused beyond the most."""
-        if len(self.pictures) >= most:
-            raise Refused("pictures", f"more than {most} pictures in one request; send them in several")
-        self.ids.append(name[:_LONGEST_ID] if name else f"[{len(self.pictures)}]")
-        self.pictures.append(data)
+        """One more image; Refused beyond the most."""
+        if len(self.images) >= most:
+            raise Refused("images", f"more than {most} images in one request; send them in several")
+        self.ids.append(name[:_LONGEST_ID] if name else f"[{len(self.images)}]")
+        self.images.append(data)
 
 
 async def read_body(receive: Receive, declared: str | None, place: Place, settings: Settings, until: float) -> bytes:
@@ -83,14 +83,14 @@ async def read_body(receive: Receive, declared: str | None, place: Place, settin
         raise Refused("slow", f"the body did not come within {settings.timeout_s:g} s") from None
 
 
-def read_pictures(content_type: str, encoding: str, body: bytes, most: int, max_bytes: int) -> Asked:
-    """The pictures of a body and what else it asks.
+def read_images(content_type: str, encoding: str, body: bytes, most: int, max_bytes: int) -> Asked:
+    """The images of a body and what else it asks.
 
-    encoding: the Content-Encoding.  most: how many pictures are taken.  max_bytes: of a body that was compressed.
+    encoding: the Content-Encoding.  most: how many images are taken.  max_bytes: of a body that was compressed.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if not body:
-        raise Refused("body", "the body is empty; send a picture")
+        raise Refused("body", "the body is empty; send an image")
     body = decompressed(encoding, body, max_bytes)
     if kind == FORM:
         asked = _form(content_type, body, most)
@@ -101,8 +101,8 @@ def read_pictures(content_type: str, encoding: str, body: bytes, most: int, max_
         asked.add(body, None, most)
     else:
         raise Refused("type", f"a body of type '{kind[:80]}' is not read; send {FORM}, {JSON}, {BYTES} or image/*")
-    if not asked.pictures:
-        raise Refused("body", "no pictures in the request")
+    if not asked.images:
+        raise Refused("body", "no images in the request")
     return asked
 
 
@@ -166,18 +166,18 @@ def as_flag(name: str, value: Any) -> bool:
 
 
 def from_base64(text: Any, where: str) -> bytes:
-    """The bytes of a picture in base64, as RFC 4648 and RFC 2045 have it, or in a data: address.
+    """The bytes of an image in base64, as RFC 4648 and RFC 2045 have it, or in a data: address.
 
     With or without line breaks and padding, in the usual or the URL-safe alphabet.
     """
     if not isinstance(text, str):
-        raise Refused("body", f"{where}: expected a picture in base64, got {type(text).__name__}")
+        raise Refused("body", f"{where}: expected an image in base64, got {type(text).__name__}")
     if (start := text[:_LONGEST_HEAD].lstrip()[:5].lower()) == "data:" and not _ADDRESS.match(text):
         head, comma, text = text.partition(",")
         if not comma or len(head) > _LONGEST_HEAD or head.rstrip()[-6:].lower() != "base64":
             raise Refused("body", f"{where}: a data: address without ;base64")
     elif start and _ADDRESS.match(text):
-        raise Refused("address", f"{where}: pictures are not fetched from addresses; send their bytes in base64")
+        raise Refused("address", f"{where}: images are not fetched from addresses; send their bytes in base64")
     try:
         plain = text.encode("ascii")
         with contextlib.suppress(binascii.Error):
@@ -204,7 +204,7 @@ def _json(document: Any, most: int) -> Asked:
     known = {"images", "image", "top", "explain"}
     unknown = sorted(str(name)[:40] for name in document.keys() - known)
     if {"url", "urls", "image_url"} & document.keys():
-        raise Refused("address", "pictures are not fetched from addresses; send their bytes in base64")
+        raise Refused("address", "images are not fetched from addresses; send their bytes in base64")
     if unknown:
         raise Refused("body", f"no such option: {', '.join(unknown[:5])} (there are: {', '.join(sorted(known))})")
     if not isinstance(images, list):
@@ -214,7 +214,7 @@ def _json(document: Any, most: int) -> Asked:
         where, name, data = f"images[{place}]", None, image
         if isinstance(image, dict):
             if {"url", "uri", "image_url"} & image.keys():
-                raise Refused("address", f"{where}: pictures are not fetched from addresses; send their bytes")
+                raise Refused("address", f"{where}: images are not fetched from addresses; send their bytes")
             name, data = image.get("id"), image.get("data")
             if name is not None and not isinstance(name, str):
                 raise Refused("body", f"{where}.id: expected a text, got {type(name).__name__}")
@@ -237,7 +237,7 @@ def _form(content_type: str, body: bytes, most: int) -> Asked:
     if not parts:
         raise Refused("body", "the form cannot be read: its boundary is not in it")
     if len(parts) > most_parts:
-        raise Refused("pictures", f"more than {most_parts} parts in one form")
+        raise Refused("images", f"more than {most_parts} parts in one form")
     if end < 0:
         raise Refused("body", "the form is cut short")
     asked = Asked()
@@ -247,7 +247,7 @@ def _form(content_type: str, body: bytes, most: int) -> Asked:
 
 
 def _part(asked: Asked, part: bytes, most: int, parse: Callable[[str], tuple[bytes, dict[bytes, bytes]]]) -> None:
-    """One part of a form, as a picture or an option."""
+    """One part of a form, as an image or an option."""
     end = part.find(b"\r\n\r\n", 0, limit("form_header_bytes"))
     if end < 0:
         raise Refused("body", "the form cannot be read: a part without headers, or with too many")
@@ -263,6 +263,6 @@ def _part(asked: Asked, part: bytes, most: int, parse: Callable[[str], tuple[byt
     elif name in ("top", "explain"):
         asked.options[name] = data[:40].decode("utf-8", "replace")
     elif name in ("url", "image_url") or _ADDRESS.match(data[:20].decode("latin-1")):
-        raise Refused("address", "pictures are not fetched from addresses; send their files")
+        raise Refused("address", "images are not fetched from addresses; send their files")
     else:
         raise Refused("body", f"the form's field '{name[:40]}' is neither a file nor one of: top, explain")

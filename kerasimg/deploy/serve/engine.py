@@ -1,4 +1,4 @@
-"""From the bytes of a picture to the model's probabilities: processes that decode before a batcher."""
+"""From the bytes of an image to the model's probabilities: processes that decode before a batcher."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 
 from kerasimg.data.decode import decode
-from kerasimg.data.picture import BadImage
+from kerasimg.data.image_files import BadImage
 from kerasimg.data.pixels import type_fault, value_fault
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import ModelFile
@@ -90,9 +90,9 @@ class Engine:
         self.pixels(_blank()).result()  # its process has started
 
     def ask(self, data: bytes) -> tuple[Future, Future]:
-        """Decode a picture and ask about it: the row, (K,) float32, and the work on it in a thread.
+        """Decode an image and ask about it: the row, (K,) float32, and the work on it in a thread.
 
-        The row's future raises BadImage for what is no picture, or too large a one. Cancelled, nothing is begun.
+        The row's future raises BadImage for what is no image, or too large a one. Cancelled, nothing is begun.
         """
         row: Future = Future()
         with self._counter:
@@ -100,7 +100,7 @@ class Engine:
         return row, self._workers.submit(self._decode, data, row)
 
     def pixels(self, data: bytes) -> Future:
-        """Decode a picture: (H, W, C) uint8."""
+        """Decode an image: (H, W, C) uint8."""
         return self._workers.submit(self._workers.ask, "decode", data)
 
     def read(self, task: str, *arguments: Any) -> Future:
@@ -126,7 +126,7 @@ class Engine:
         finally:
             with self._counter:
                 self._decoding -= 1
-        # Not before: the batcher would wait for a picture that it has.
+        # Not before: the batcher would wait for an image that it has.
         if pixels is not None:
             self.batcher.put(pixels, row)
             self._decoded(time.perf_counter() - begun)
@@ -145,7 +145,7 @@ def checked_pixels(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarra
     if pixels.shape[1:] != shape:
         raise Refused("tensor", f"expected the shape [N, {', '.join(map(str, shape))}], got {list(pixels.shape)}")
     if not len(pixels):
-        raise Refused("tensor", "expected at least one picture, got none")
+        raise Refused("tensor", "expected at least one image, got none")
     if reason := type_fault(pixels) or value_fault(pixels):
         raise Refused("tensor", reason)
     return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)

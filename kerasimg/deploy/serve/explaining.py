@@ -1,4 +1,4 @@
-"""Where the served model sees a class: by occlusion, which asks it about pictures with a part hidden."""
+"""Where the served model sees a class: by occlusion, which asks it about images with a part hidden."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from kerasimg.evaluation.occlusion import occlusion
 from kerasimg.evaluation.predictions import decide
 
 MOST = 4
-"""Pictures that are explained or wait for it; each asks the model for about 81 others."""
+"""Images that are explained or wait for it; each asks the model for about 81 others."""
 
 NOTE = "how far the probability falls where a square is hidden: the brighter, the further"
 NOTHING = "hiding any part makes the class likelier, or changes nothing: the map is empty"
 
 
 class Explainer:
-    """Explains one picture after the other, in a thread; between its questions other requests are answered."""
+    """Explains one image after the other, in a thread; between its questions other requests are answered."""
 
     def __init__(self, bundle: Bundle, engine: Engine, max_batch: int) -> None:
         self._bundle = bundle
@@ -38,17 +38,17 @@ class Explainer:
         self._pool = ThreadPoolExecutor(1, "explain")
         self._waiting = 0
 
-    async def explain(self, picture: bytes, rows: np.ndarray, place: Place) -> dict[str, Any]:
-        """The map for the decided class over the picture as the network sees it, a PNG in base64.
+    async def explain(self, image: bytes, rows: np.ndarray, place: Place) -> dict[str, Any]:
+        """The map for the decided class over the image as the network sees it, a PNG in base64.
 
-        rows: what the model says of the picture, (1, K).
+        rows: what the model says of the image, (1, K).
         """
         if self._waiting >= MOST:
-            raise Refused("queue", f"{self._waiting} pictures are being explained; ask again in a moment")
+            raise Refused("queue", f"{self._waiting} images are being explained; ask again in a moment")
         self._waiting += 1
         stopped = threading.Event()
         try:
-            pixels = await asyncio.wrap_future(self._engine.pixels(picture))
+            pixels = await asyncio.wrap_future(self._engine.pixels(image))
             target = self._target(rows)
             work = self._pool.submit(self._explain, pixels, target, stopped)
             place.until(work)
@@ -75,12 +75,12 @@ class Explainer:
         return int(decisions[0])
 
     def _explain(self, pixels: np.ndarray, target: int, stopped: threading.Event) -> tuple[bytes, float]:
-        def ask(pictures: np.ndarray) -> np.ndarray:
+        def ask(images: np.ndarray) -> np.ndarray:
             found: list[np.ndarray] = []
-            for first in range(0, len(pictures), self._max_batch):
+            for first in range(0, len(images), self._max_batch):
                 if stopped.is_set():
                     raise CancelledError
-                some = np.rint(pictures[first : first + self._max_batch]).astype(np.uint8)
+                some = np.rint(images[first : first + self._max_batch]).astype(np.uint8)
                 found += [answer.result() for answer in [self._engine.batcher.put(one) for one in some]]
             return answers.columns(self._bundle, np.stack(found))
 

@@ -36,23 +36,23 @@ class Explanation(Form):
     """Where the model sees the class."""
 
     method: str
-    """occlusion: how far the probability falls where a square of the picture is hidden."""
+    """occlusion: how far the probability falls where a square of the image is hidden."""
     class_: str = Field(alias="class")
     fall: float
     """How far the probability falls at most; 0 or less: no part alone speaks for the class."""
     note: str
     """What the map shows, for a person."""
     overlay: str
-    """A PNG as a data: address: the picture as the network sees it, in grey, and the map over it."""
+    """A PNG as a data: address: the image as the network sees it, in grey, and the map over it."""
 
 
 class Prediction(Form):
-    """What the model says of a picture."""
+    """What the model says of an image."""
 
     id: str
-    """Of the picture: its file's name, what the request calls it, or its place: "[3]"."""
+    """Of the image: its file's name, what the request calls it, or its place: "[3]"."""
     label: str | None = None
-    """The class that is decided for; not where a picture has several labels."""
+    """The class that is decided for; not where an image has several labels."""
     labels: list[str] | None = None
     """Several labels: those that hold, the likeliest first."""
     confidence: float
@@ -147,9 +147,9 @@ class InferAnswer(Form):
 
 _OPTIONS: dict[str, Any] = {
     "top": {"type": "integer", "minimum": 1, "description": "How many classes to list."},
-    "explain": {"type": "boolean", "description": "Also a map of where the model sees the class; one picture."},
+    "explain": {"type": "boolean", "description": "Also a map of where the model sees the class; one image."},
 }
-_BASE64 = {"type": "string", "contentEncoding": "base64", "description": "An encoded picture: JPEG, PNG, WebP, ..."}
+_BASE64 = {"type": "string", "contentEncoding": "base64", "description": "An encoded image: JPEG, PNG, WebP, ..."}
 
 PREDICT: dict[str, Any] = {
     "parameters": [{"name": name, "in": "query", "schema": schema} for name, schema in _OPTIONS.items()],

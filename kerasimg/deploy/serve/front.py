@@ -22,7 +22,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 OPEN = frozenset({"/", "/docs", "/openapi.json", "/about", "/v2/health/live", "/v2/health/ready"})
-"""Paths that are answered without a key: they say nothing of pictures."""
+"""Paths that are answered without a key: they say nothing of images."""
 
 CLOSED_BY_CLIENT = 499
 """What the log has as the status where the client went before the answer."""
@@ -113,8 +113,8 @@ class Front:
         self._meters.seconds.labels(route).observe(seconds)
         if reason := told.get("reason"):
             self._meters.refused.labels(reason).inc()
-        elif pictures := told.get("pictures"):
-            self._meters.pictures.inc(pictures)
+        elif images := told.get("images"):
+            self._meters.images.inc(images)
         if self._log:
             client = scope.get("client")
             logs.tell(

@@ -1,4 +1,4 @@
-"""Structured logs: one line of JSON for each request and each event; never a picture, nor a file's name."""
+"""Structured logs: one line of JSON for each request and each event; never an image, nor a file's name."""
 
 from __future__ import annotations
 

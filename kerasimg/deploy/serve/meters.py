@@ -29,17 +29,17 @@ class Meters:
             "kerasimg_request_seconds", "From a request to its answer.", ("route",), buckets=SECONDS, **own
         )
         self.refused = Counter("kerasimg_refused", "Requests refused, by reason.", ("reason",), **own)
-        self.pictures = Counter("kerasimg_pictures", "Pictures answered.", **own)
-        self.batch_size = Histogram("kerasimg_batch_size", "Pictures the model is asked at once.", buckets=SIZES, **own)
+        self.images = Counter("kerasimg_images", "Images answered.", **own)
+        self.batch_size = Histogram("kerasimg_batch_size", "Images the model is asked at once.", buckets=SIZES, **own)
         self.model_seconds = Histogram(
             "kerasimg_model_seconds", "What the model takes for a batch.", buckets=SECONDS, **own
         )
         self.decode_seconds = Histogram(
-            "kerasimg_decode_seconds", "What a picture takes to decode.", buckets=SECONDS, **own
+            "kerasimg_decode_seconds", "What an image takes to decode.", buckets=SECONDS, **own
         )
         across = {"multiprocess_mode": "livesum", **own}
-        self.in_work = Gauge("kerasimg_in_work_pictures", "Pictures read, decoded or waited for.", **across)
-        self.waiting = Gauge("kerasimg_queue_pictures", "Pictures that wait for the model.", **across)
+        self.in_work = Gauge("kerasimg_in_work_images", "Images read, decoded or waited for.", **across)
+        self.waiting = Gauge("kerasimg_queue_images", "Images that wait for the model.", **across)
         about = Gauge(
             "kerasimg_model_info",
             "1; the labels tell which model.",

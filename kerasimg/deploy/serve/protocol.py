@@ -3,7 +3,7 @@
 Numbers are told in row-major order. An input is one of
 
     image  UINT8 or FP32, [N, H, W, C], 0-255: pixels as the decoder gives them (FP32 is rounded)
-    image  BYTES, [N]: encoded pictures (JPEG, PNG, ...), each in base64
+    image  BYTES, [N]: encoded images (JPEG, PNG, ...), each in base64
 
 In the binary tensor extension, which tritonclient speaks unless told otherwise, tensors follow the JSON as bytes.
 """
@@ -34,10 +34,10 @@ class Wanted:
     """What a request for inference asks."""
 
     count: int
-    """Of pictures."""
+    """Of images."""
     pixels: np.ndarray | None
-    """(N, H, W, C) uint8; None where encoded pictures were sent."""
-    pictures: list[bytes]
+    """(N, H, W, C) uint8; None where encoded images were sent."""
+    images: list[bytes]
     outputs: tuple[str, ...]
     id: str | None
     binary: frozenset[str] = frozenset()
@@ -64,7 +64,7 @@ def described(model: Model) -> dict[str, Any]:
                 "name": INPUT,
                 "datatype": "UINT8",
                 "shape": [-1, *bundle.shape],
-                "parameters": {"also": "FP32 of the same shape; BYTES of the shape [-1], pictures in base64"},
+                "parameters": {"also": "FP32 of the same shape; BYTES of the shape [-1], images in base64"},
             }
         ],
         "outputs": [
@@ -85,7 +85,7 @@ def read(
     """What a request for inference asks.
 
     encoding: the Content-Encoding.  header_bytes: of the JSON, where binary tensors follow it; None: all is JSON.
-    shape: of a picture's pixels.  most: pictures that are taken.  max_bytes: of a body that was compressed.
+    shape: of an image's pixels.  most: images that are taken.  max_bytes: of a body that was compressed.
     """
     body = decompressed(encoding, body, max_bytes)
     height, width = shape[:2]
@@ -109,7 +109,7 @@ def read(
         raise Refused("tensor", f"inputs[0].name: expected '{INPUT}', got {str(tensor.get('name'))[:80]!r}")
     sizes = _sizes(tensor.get("shape"))
     if sizes[0] > most:
-        raise Refused("pictures", f"more than {most} pictures in one request; send them in several")
+        raise Refused("images", f"more than {most} images in one request; send them in several")
     kind = tensor.get("datatype")
     if kind not in ("UINT8", "FP32", "BYTES"):
         raise Refused("tensor", f"inputs[0].datatype: expected UINT8, FP32 or BYTES, got {str(kind)[:40]!r}")
@@ -119,12 +119,12 @@ def read(
     if size is not None and (isinstance(size, bool) or size != len(binary)):
         raise Refused("tensor", f"inputs[0].parameters.binary_data_size: {len(binary):,} bytes follow the JSON")
     if kind == "BYTES":
-        pictures = _elements(binary) if size is not None else _encoded(tensor.get("data"))
-        if sizes != (len(pictures),):
+        images = _elements(binary) if size is not None else _encoded(tensor.get("data"))
+        if sizes != (len(images),):
             raise Refused(
-                "tensor", f"inputs[0].shape: expected [{len(pictures)}], as there are pictures, got {list(sizes)}"
+                "tensor", f"inputs[0].shape: expected [{len(images)}], as there are images, got {list(sizes)}"
             )
-        return Wanted(len(pictures), None, pictures, outputs, request_id, in_binary)
+        return Wanted(len(images), None, images, outputs, request_id, in_binary)
     found = _numbers(_list(tensor.get("data")), kind, sizes) if size is None else _raw(binary, kind, sizes)
     pixels = checked_pixels(found, shape)
     return Wanted(len(pixels), pixels, [], outputs, request_id, in_binary)

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import re
 
-from kerasimg.data.picture import BadImage
+from kerasimg.data.image_files import BadImage
 from kerasimg.errors import KerasimgError
 
 STATUS = {
     "body": 400,  # cannot be read, or asks for what there is not
-    "address": 400,  # names a picture by its address, which is never fetched
-    "tensor": 400,  # numbers that are no picture
+    "address": 400,  # names an image by its address, which is never fetched
+    "tensor": 400,  # numbers that are no image
     "key": 401,
     "route": 404,  # no such page, model or version
     "method": 405,
     "slow": 408,  # the body did not come in time
     "bytes": 413,
-    "pictures": 413,
+    "images": 413,
     "pixels": 413,
     "costly": 413,  # takes too long to read or to decode
     "type": 415,  # of the body
-    "unknown": 415,  # a file that is no picture
-    "damaged": 422,  # a picture that cannot be decoded
+    "unknown": 415,  # a file that is no image
+    "damaged": 422,  # an image that cannot be decoded
     "queue": 429,
     "failed": 500,
     "stopping": 503,
@@ -58,21 +58,21 @@ class TooCostly(BadImage):
 
 
 class TooManyPixels(BadImage):
-    """A picture's header tells of more pixels than are decoded."""
+    """An image's header tells of more pixels than are decoded."""
 
 
-_NO_PICTURE = re.compile(r"is not a |is a (HEIC|Git)")
+_NO_IMAGE = re.compile(r"is not a |is a (HEIC|Git)")
 _TOO_LARGE = re.compile(r"is too large|has [\d,]+ million pixels|.*(cannot allocate|out of memory)", re.IGNORECASE)
 
 
-def refused_picture(name: str, error: BadImage) -> Refused:
-    """The refusal of a request for one of its pictures."""
+def refused_image(name: str, error: BadImage) -> Refused:
+    """The refusal of a request for one of its images."""
     if isinstance(error, TooCostly):
         reason = "costly"
     elif isinstance(error, TooManyPixels) or _TOO_LARGE.match(error.reason):
         reason = "pixels"
     else:
-        reason = "unknown" if _NO_PICTURE.match(error.reason) else "damaged"
+        reason = "unknown" if _NO_IMAGE.match(error.reason) else "damaged"
     return Refused(reason, f"{name} {error.reason}")
 
 

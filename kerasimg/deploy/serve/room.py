@@ -1,4 +1,4 @@
-"""How much is in work at a time: a bound on pictures and on bytes, beyond which requests are refused at once.
+"""How much is in work at a time: a bound on images and on bytes, beyond which requests are refused at once.
 
 Everything here runs in the event loop's thread.
 """
@@ -17,19 +17,19 @@ from kerasimg.deploy.serve.refusals import Refused
 class Room:
     """What is in work, against what may be."""
 
-    def __init__(self, pictures: int, held_bytes: int) -> None:
-        self.most_pictures = pictures
+    def __init__(self, images: int, held_bytes: int) -> None:
+        self.most_images = images
         self.most_bytes = held_bytes
-        self.pictures = 0
+        self.images = 0
         self.bytes = 0
         self.stopping = False
 
     def enter(self) -> Place:
-        """A place for a request, which counts as one picture until it says how many it has."""
+        """A place for a request, which counts as one image until it says how many it has."""
         if self.stopping:
             raise Refused("stopping", "the server is stopping; ask another one, or again later")
         place = Place(self)
-        place.take(pictures=1)
+        place.take(images=1)
         return place
 
 
@@ -38,19 +38,19 @@ class Place:
 
     def __init__(self, room: Room) -> None:
         self._room = room
-        self._pictures = 0
+        self._images = 0
         self._bytes = 0
         self._works: list[tuple[Future, Future | None]] = []
 
-    def take(self, *, pictures: int = 0, size: int = 0) -> None:
-        """Take up more, or be refused.  pictures: in all, not besides.  size: further bytes."""
-        more = max(0, pictures - self._pictures)
+    def take(self, *, images: int = 0, size: int = 0) -> None:
+        """Take up more, or be refused.  images: in all, not besides.  size: further bytes."""
+        more = max(0, images - self._images)
         room = self._room
-        if room.pictures + more > room.most_pictures or room.bytes + size > room.most_bytes:
-            raise Refused("queue", f"{room.pictures} pictures are in work; ask again in a moment")
-        self._pictures += more
+        if room.images + more > room.most_images or room.bytes + size > room.most_bytes:
+            raise Refused("queue", f"{room.images} images are in work; ask again in a moment")
+        self._images += more
         self._bytes += size
-        room.pictures += more
+        room.images += more
         room.bytes += size
 
     def until(self, work: Future, answer: Future | None = None) -> None:
@@ -82,9 +82,9 @@ class Place:
             work.add_done_callback(lambda work: _soon(loop, one_less))
 
     def _give_back(self) -> None:
-        self._room.pictures -= self._pictures
+        self._room.images -= self._images
         self._room.bytes -= self._bytes
-        self._pictures = self._bytes = 0
+        self._images = self._bytes = 0
 
 
 def _answered(answer: Future | None) -> bool:

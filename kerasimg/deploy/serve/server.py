@@ -130,7 +130,7 @@ def _application(folder: Path, settings: Settings, key: str | None) -> Any:
 def limit_memory(max_pixels: int) -> None:
     """Let Pillow, too, refuse what is larger than allowed, and give large buffers back to the system at once.
 
-    For the process: pictures inside of pictures (ICO) tell their size only to Pillow; and the C library otherwise
+    For the process: images inside of images (ICO) tell their size only to Pillow; and the C library otherwise
     keeps buffers of up to 32 MB, in one heap per thread, once it has seen some of that size freed.
     """
     import ctypes

@@ -1,4 +1,4 @@
-"""What the routes do: a request's pictures in, predictions out, within the room and the time there is."""
+"""What the routes do: a request's images in, predictions out, within the room and the time there is."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from kerasimg.data.picture import BadImage
+from kerasimg.data.image_files import BadImage
 from kerasimg.deploy.serve import answers, bodies, protocol
 from kerasimg.deploy.serve.bodies import Asked, Receive
 from kerasimg.deploy.serve.engine import Engine, Model
 from kerasimg.deploy.serve.explaining import Explainer
 from kerasimg.deploy.serve.meters import Meters
-from kerasimg.deploy.serve.refusals import Refused, refused_picture
+from kerasimg.deploy.serve.refusals import Refused, refused_image
 from kerasimg.deploy.serve.room import Place, Room
 from kerasimg.deploy.serve.settings import Settings
 
@@ -51,7 +51,7 @@ class Service:
 
     def measure(self) -> None:
         """Note how much is in work."""
-        self.meters.in_work.set(self.room.pictures)
+        self.meters.in_work.set(self.room.images)
         self.meters.waiting.set(self.engine.batcher.waiting())
 
     def about(self, key: bool) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class Service:
             "limits": {
                 "bytes": settings.max_bytes,
                 "pixels": settings.max_pixels,
-                "pictures": settings.max_pictures,
+                "images": settings.max_images,
                 "seconds": settings.timeout_s,
             },
         }
@@ -82,14 +82,14 @@ class Service:
         with self.room.enter() as place:
             body = await self._body(headers, receive, place, until, told)
             kind = headers.get("content-type", "")
-            most = self.settings.max_pictures
+            most = self.settings.max_images
             encoding = headers.get("content-encoding", "")
             arguments = (kind, encoding, body, most, self.settings.max_bytes)
             costly = bool(encoding) or bodies.is_costly(kind, len(body), LONG_JSON, LONG_FORM)
-            asked = await self._read("read_pictures", bodies.read_pictures, arguments, costly, place, until)
-            told["pictures"] = len(asked.pictures)
-            place.take(pictures=len(asked.pictures))
-            top, explain = self._options({**asked.options, **query}, len(asked.pictures))
+            asked = await self._read("read_images", bodies.read_images, arguments, costly, place, until)
+            told["images"] = len(asked.images)
+            place.take(images=len(asked.images))
+            top, explain = self._options({**asked.options, **query}, len(asked.images))
             async with self._in_time(until):
                 answer: dict[str, Any] = {
                     "id": told["id"],
@@ -98,7 +98,7 @@ class Service:
                 rows = await self._rows(asked, place)
                 answer["predictions"] = answers.predictions(self.model.bundle, asked.ids, rows, top)
                 if explain:
-                    explanation = await self.explainer.explain(asked.pictures[0], rows, place)
+                    explanation = await self.explainer.explain(asked.images[0], rows, place)
                     answer["predictions"][0]["explanation"] = explanation
                 return answer
 
@@ -112,17 +112,17 @@ class Service:
             if length is not None and not (length.isdecimal() and len(length) < 12):
                 raise Refused("body", f"{protocol.HEADER_LENGTH}: expected a number, got {length[:40]!r}")
             body = await self._body(headers, receive, place, until, told)
-            most = self.settings.max_pictures
+            most = self.settings.max_images
             encoding = headers.get("content-encoding", "")
             head = None if length is None else int(length)
             arguments = (body, encoding, head, self.model.bundle.shape, most, self.settings.max_bytes)
             costly = bool(encoding) or len(body) >= LONG_JSON
             wanted = await self._read("read_tensors", protocol.read, arguments, costly, place, until)
-            told["pictures"] = wanted.count
-            place.take(pictures=wanted.count)
+            told["images"] = wanted.count
+            place.take(images=wanted.count)
             async with self._in_time(until):
                 if wanted.pixels is None:
-                    rows = await self._rows(Asked(wanted.pictures, [f"[{k}]" for k in range(wanted.count)]), place)
+                    rows = await self._rows(Asked(wanted.images, [f"[{k}]" for k in range(wanted.count)]), place)
                 else:
                     batcher = self.engine.batcher
                     put = [asyncio.wrap_future(batcher.put(pixels)) for pixels in wanted.pixels]
@@ -148,9 +148,9 @@ class Service:
             return await asyncio.wrap_future(work)
 
     async def _rows(self, asked: Asked, place: Place) -> np.ndarray:
-        """The model's probabilities, (N, K), of encoded pictures."""
+        """The model's probabilities, (N, K), of encoded images."""
         waiting = []
-        for data in asked.pictures:
+        for data in asked.images:
             row, work = self.engine.ask(data)
             place.until(work, row)
             waiting.append(asyncio.wrap_future(row))
@@ -158,10 +158,10 @@ class Service:
             try:
                 return (await waiting[0])[np.newaxis]
             except BadImage as error:
-                raise refused_picture(asked.ids[0], error) from None
+                raise refused_image(asked.ids[0], error) from None
         found = await asyncio.gather(*waiting, return_exceptions=True)
         bad = [
-            refused_picture(name, one) for name, one in zip(asked.ids, found, strict=True) if isinstance(one, BadImage)
+            refused_image(name, one) for name, one in zip(asked.ids, found, strict=True) if isinstance(one, BadImage)
         ]
         if bad:
             raise Refused(bad[0].reason, "; ".join(map(str, bad)))
@@ -170,13 +170,13 @@ class Service:
                 raise one
         return np.stack(found)  # type: ignore[arg-type]
 
-    def _options(self, given: Mapping[str, Any], pictures: int) -> tuple[int, bool]:
+    def _options(self, given: Mapping[str, Any], images: int) -> tuple[int, bool]:
         top = bodies.as_number("top", given.get("top", self.settings.top), len(self.model.bundle.classes))
         explain = bodies.as_flag("explain", given.get("explain", False))
         if explain and not self.settings.explain:
             raise Refused("body", "explain: this server does not explain")
-        if explain and pictures != 1:
-            raise Refused("body", f"explain: takes one picture at a time, got {pictures}")
+        if explain and images != 1:
+            raise Refused("body", f"explain: takes one image at a time, got {images}")
         return top, explain
 
     @asynccontextmanager

@@ -20,7 +20,7 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Every setting of a server, with the default that suits two cores and pictures from phones."""
+    """Every setting of a server, with the default that suits two cores and images from phones."""
 
     host: str = "127.0.0.1"
     """The address that is listened at; 127.0.0.1 is this machine alone."""
@@ -39,19 +39,19 @@ class Settings:
     max_bytes: int = 16 * MEBIBYTE
     """Of a request's body."""
     max_pixels: int = 50_000_000
-    """Of a picture, by its header; what is decoded takes up to 10 bytes for each, in every thread."""
+    """Of an image, by its header; what is decoded takes up to 10 bytes for each, in every thread."""
     max_decode_s: float = 1.5
     """Processor time to read a body, or to decode an image; the process that takes longer is ended."""
-    max_pictures: int = 32
+    max_images: int = 32
     """Of a request."""
     timeout_s: float = 30.0
     """From a request's first byte to its answer."""
     max_batch: int = 8
-    """Pictures that the model is asked for at once."""
+    """Images that the model is asked for at once."""
     max_wait_ms: float = 2.0
-    """That a picture waits for others that are being decoded; alone it does not wait."""
+    """That an image waits for others that are being decoded; alone it does not wait."""
     queue: int = 128
-    """Pictures that are read, decoded or waited for at a time; more are refused with 429."""
+    """Images that are read, decoded or waited for at a time; more are refused with 429."""
     connections: int = 1000
     """That are open at a time."""
     explain: bool = True
@@ -67,8 +67,8 @@ class Settings:
                 raise CallError(f"{field}: expected {least} or more, got {found}")
         if self.port > 65535:
             raise CallError(f"port: expected 0 to 65535, got {self.port}")
-        if self.queue < self.max_pictures:
-            raise CallError(f"queue: expected at least max_pictures, {self.max_pictures}, got {self.queue}")
+        if self.queue < self.max_images:
+            raise CallError(f"queue: expected at least max_images, {self.max_images}, got {self.queue}")
 
     @property
     def own_threads(self) -> int:
@@ -98,7 +98,7 @@ LEAST: dict[str, float] = {
     "max_bytes": 1024,
     "max_pixels": 1,
     "max_decode_s": 0.1,
-    "max_pictures": 1,
+    "max_images": 1,
     "timeout_s": 0.1,
     "max_batch": 1,
     "max_wait_ms": 0,

@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from kerasimg.boundary import jpeg_scans, limit
-from kerasimg.data.picture import BadImage
+from kerasimg.data.image_files import BadImage
 from kerasimg.deploy.serve.refusals import Refused, TooCostly, TooManyPixels
 from kerasimg.deploy.serve.settings import Settings
 from kerasimg.spec.document import Image
@@ -209,4 +209,4 @@ def _tasks(setup: Setup) -> Mapping[str, Callable[..., Any]]:
         return decode(data, image, look)
 
     PIL.Image.init()
-    return {"decode": pixels, "read_pictures": bodies.read_pictures, "read_tensors": protocol.read}
+    return {"decode": pixels, "read_images": bodies.read_images, "read_tensors": protocol.read}

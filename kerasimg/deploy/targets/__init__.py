@@ -31,7 +31,7 @@ class Target(NamedTuple):
     extra: str = ""
     """What to install where one is missing."""
     batch: int | None = None
-    """Pictures at a time where the caller says nothing; None: any number."""
+    """Images at a time where the caller says nothing; None: any number."""
 
     def missing(self) -> list[str]:
         """Those that are not installed."""

@@ -45,7 +45,7 @@ def write(exporting: Exporting, folder: Path) -> list[ModelFile]:
     Lite Micro has no kernel for it, or is not installed.
     """
     if exporting.batch != 1:
-        raise CallError(f"a microcontroller takes one picture at a time: expected a batch of 1, got {exporting.batch}")
+        raise CallError(f"a microcontroller takes one image at a time: expected a batch of 1, got {exporting.batch}")
     if exporting.options.allow_flex:
         raise CallError("a microcontroller has none of TensorFlow's own operations: leave out --allow-flex")
     exporting = replace(exporting, options=replace(exporting.options, input_dtype="int8"))

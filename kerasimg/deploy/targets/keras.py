@@ -15,6 +15,6 @@ from kerasimg.run_folder import MODEL
 def write(exporting: Exporting, folder: Path) -> list[ModelFile]:
     """`model.keras`, float32, without an optimizer. CallError where a fixed batch is asked for."""
     if exporting.batch is not None:
-        raise CallError("keras: model.keras takes any number of pictures; leave out --batch")
+        raise CallError("keras: model.keras takes any number of images; leave out --batch")
     replace(exporting.classifier, model=in_float32(exporting.classifier.model)).save(folder / MODEL)
     return [ModelFile(path=MODEL, runtime="keras", precision="float32", input_dtype="float32")]

@@ -18,15 +18,13 @@ DEMO = "demo.html"
 def write(exporting: Exporting, folder: Path) -> list[ModelFile]:
     """`index.html` with `model.tflite` and all that it loads, and `demo.html`, which holds all of it.
 
-    CallError for anything but one precision and a batch of one: LiteRT.js takes one picture at a time.
+    CallError for anything but one precision and a batch of one: LiteRT.js takes one image at a time.
     """
     asked = exporting.options.precisions
     if len(asked) != 1:
         raise CallError(f"the page holds one model: ask for one precision, not {', '.join(asked) or 'none'}")
     if exporting.batch != 1:
-        raise CallError(
-            f"LiteRT.js takes one picture at a time: expected a batch of 1, got {exporting.batch or 'free'}"
-        )
+        raise CallError(f"LiteRT.js takes one image at a time: expected a batch of 1, got {exporting.batch or 'free'}")
     if exporting.options.allow_flex:
         raise CallError("LiteRT.js has none of TensorFlow's own operations: leave out --allow-flex")
     runtime = runtime_files()

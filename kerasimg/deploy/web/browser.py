@@ -17,7 +17,7 @@ from kerasimg.errors import CallError, KerasimgError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SECONDS = 120
-"""That the page may take to load, or for one picture."""
+"""That the page may take to load, or for one image."""
 
 ASK = """
 const [what, told, done] = arguments;
@@ -55,16 +55,16 @@ class Browser(AbstractContextManager["Browser"]):
             self.driver.quit()
             raise
 
-    def probabilities(self, picture: bytes) -> np.ndarray:
-        """The model's outputs (K,) float32 for a picture file's content, decoded and resized by the page."""
-        return np.array(self._ask("probabilities", picture), dtype=np.float32)
+    def probabilities(self, image: bytes) -> np.ndarray:
+        """The model's outputs (K,) float32 for an image file's content, decoded and resized by the page."""
+        return np.array(self._ask("probabilities", image), dtype=np.float32)
 
-    def pixels(self, picture: bytes) -> np.ndarray:
-        """What the page makes of a picture file's content for its model: uint8, 0-255, in one row."""
-        return np.array(self._ask("pixels", picture), dtype=np.uint8)
+    def pixels(self, image: bytes) -> np.ndarray:
+        """What the page makes of an image file's content for its model: uint8, 0-255, in one row."""
+        return np.array(self._ask("pixels", image), dtype=np.uint8)
 
-    def _ask(self, what: str, picture: bytes) -> list[float]:
-        told = base64.b64encode(picture).decode()
+    def _ask(self, what: str, image: bytes) -> list[float]:
+        told = base64.b64encode(image).decode()
         values: list[float] = self._answer(self.driver.execute_async_script(ASK, what, told))["values"]
         return values
 
@@ -77,14 +77,14 @@ class Browser(AbstractContextManager["Browser"]):
         self.driver.quit()
 
 
-def probabilities(bundle: Bundle, pictures: Iterable[str | os.PathLike[str] | bytes]) -> np.ndarray:
-    """What a web bundle's `demo.html` says of picture files: (N, K) float32; K is 1 where the task is binary.
+def probabilities(bundle: Bundle, images: Iterable[str | os.PathLike[str] | bytes]) -> np.ndarray:
+    """What a web bundle's `demo.html` says of image files: (N, K) float32; K is 1 where the task is binary.
 
     It is opened from the file system in a headless Chromium that has no network. CallError where Chromium, its driver
-    or Selenium is missing; KerasimgError where the page cannot read a picture.
+    or Selenium is missing; KerasimgError where the page cannot read an image.
     """
     with Browser((bundle.folder / "demo.html").resolve().as_uri()) as page:
-        rows = [page.probabilities(one if isinstance(one, bytes) else Path(one).read_bytes()) for one in pictures]
+        rows = [page.probabilities(one if isinstance(one, bytes) else Path(one).read_bytes()) for one in images]
     return np.stack(rows) if rows else np.empty((0, bundle.outputs), np.float32)
 
 

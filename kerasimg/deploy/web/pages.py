@@ -17,7 +17,7 @@ from typing import Any
 from kerasimg.deploy.web.litertjs import CORE, LOADER, VERSION, WASM, WASM_UTILS
 from kerasimg.errors import WeightsError
 
-MODULES = ("metadata.js", "png.js", "pixels.js", "pictures.js", "classifier.js", "page.js")
+MODULES = ("metadata.js", "png.js", "pixels.js", "images.js", "classifier.js", "page.js")
 """In an order in which each only needs those before it."""
 
 ALWAYS = "img-src blob: data:; media-src blob: mediastream:; base-uri 'none'; form-action 'none'"

@@ -48,7 +48,7 @@ def drawn(given: tf.Tensor, *parts: tuple[int, tuple[int, int]], run: tf.Tensor 
     return [draws.uniform(words).numpy() for words in made]
 
 
-def test_a_picture_draws_the_same_in_any_company():
+def test_a_image_draws_the_same_in_any_company():
     whole, other = drawn(seeds(20), (5, (0, 1)), (3, (7, 1)))
     for start in (0, 7, 19):
         some, others = drawn(seeds(20)[start : start + 6], (5, (0, 1)), (3, (7, 1)))

@@ -1,4 +1,4 @@
-"""The whole check: planted faults are found, clean pictures are let be; as text, JSON, HTML and a list."""
+"""The whole check: planted faults are found, clean images are let be; as text, JSON, HTML and a list."""
 
 import json
 import re
@@ -23,7 +23,7 @@ BENCHMARK = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[3] / "be
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataCheck, dict[str, list[str]]]:
-    """600 pictures of Fashion-MNIST with the faults of the benchmark."""
+    """600 images of Fashion-MNIST with the faults of the benchmark."""
     root = tmp_path_factory.mktemp("planted")
     for part, count in (("train", 45), ("test", 15)):
         for label in sorted((SAMPLE / part).iterdir()):
@@ -37,7 +37,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataCheck, dict[s
 def test_planted_faults_are_found_and_nothing_else(planted: tuple[DataCheck, dict[str, list[str]]]):
     checked, faults = planted
     found = BENCHMARK.recalled(checked, faults)
-    # Without --labels nobody looks for swapped ones; 4 % of a picture of 28 pixels is another picture.
+    # Without --labels nobody looks for swapped ones; 4 % of an image of 28 pixels is another image.
     del found["swapped"], found["cropped"]
     assert found == {kind: BENCHMARK.PLANTED[kind] for kind in found}
     assert BENCHMARK.unplanted(checked, faults) == {}
@@ -53,39 +53,39 @@ def test_it_is_told_in_json_with_every_finding(planted: tuple[DataCheck, dict[st
     told = json.loads(json.dumps(checked.to_dict()))
     assert list(told) == [
         *("kerasimg_data_check", "where", "task", "suggested_task", "ok", "errors", "warnings", "notes"),
-        *("pictures", "readable", "ignored_files", "seconds", "counts", "findings", "parts", "parts_given"),
+        *("images", "readable", "ignored_files", "seconds", "counts", "findings", "parts", "parts_given"),
         *("classes", "sizes", "kinds", "image"),
     ]
-    assert (told["pictures"], told["readable"], told["image"]) == (675, 670, None)
-    assert told["counts"]["leak"] == {"severity": "error", "findings": 30, "pictures": 60}
-    assert told["counts"]["unreadable"] == {"severity": "error", "findings": 5, "pictures": 5}
+    assert (told["images"], told["readable"], told["image"]) == (675, 670, None)
+    assert told["counts"]["leak"] == {"severity": "error", "findings": 30, "images": 60}
+    assert told["counts"]["unreadable"] == {"severity": "error", "findings": 5, "images": 5}
     rows = [row for row in told["findings"] if row["kind"] == "unreadable"]
-    assert sorted(row["pictures"][0]["file"] for row in rows) == sorted(faults["truncated"])
+    assert sorted(row["images"][0]["file"] for row in rows) == sorted(faults["truncated"])
     assert {row["detail"] for row in rows} == {"is truncated"}
     assert told["parts"]["test"] == told["readable"] - told["parts"]["train"] - told["parts"]["validation"]
     assert told["parts_given"] == ["train", "test"]
-    assert sum(row["pictures"] for row in told["classes"]) == told["readable"]
+    assert sum(row["images"] for row in told["classes"]) == told["readable"]
     assert told["sizes"]["width"] == [21, 28.0, 28]
 
 
 def test_the_text_begins_with_the_verdict_and_names_files(planted: tuple[DataCheck, dict[str, list[str]]]):
     checked, faults = planted
     lines = checked.to_text(limit=2).splitlines()
-    assert lines[0].startswith("675 pictures of 10 classes in ")
+    assert lines[0].startswith("675 images of 10 classes in ")
     assert lines[1].startswith("this must be mended before training: 35 errors, ")
-    assert "error: the same picture in several parts: 60 pictures in 30 groups; " in "\n".join(lines)
-    start = lines.index("error: cannot be read: 5 pictures; repair or remove them")
+    assert "error: the same image in several parts: 60 images in 30 groups; " in "\n".join(lines)
+    start = lines.index("error: cannot be read: 5 images; repair or remove them")
     assert [line.split(":")[0].strip() for line in lines[start + 1 : start + 3]] == sorted(faults["truncated"])[:2]
     assert lines[start + 3] == "  ... and 3 more"
 
 
 class Page(HTMLParser):
-    """What a page asks for, and its pictures."""
+    """What a page asks for, and its images."""
 
     def __init__(self, text: str):
         super().__init__()
         self.links: list[str] = []
-        self.pictures: list[dict[str, str | None]] = []
+        self.images: list[dict[str, str | None]] = []
         self.tags: set[str] = set()
         self.feed(text)
 
@@ -93,15 +93,15 @@ class Page(HTMLParser):
         self.tags.add(tag)
         self.links += [value or "" for name, value in attrs if name in ("src", "href")]
         if tag == "img":
-            self.pictures.append(dict(attrs))
+            self.images.append(dict(attrs))
 
 
 def test_the_page_is_one_file_that_asks_for_nothing(planted: tuple[DataCheck, dict[str, list[str]]]):
     text = planted[0].to_html()
     page = Page(text)
     assert all(link.startswith(("data:image/jpeg;base64,", "#")) for link in page.links)
-    assert len(page.pictures) > 40
-    assert all(picture["alt"] for picture in page.pictures)
+    assert len(page.images) > 40
+    assert all(image["alt"] for image in page.images)
     assert not page.tags & {"script", "link", "iframe"}
     assert not re.search(r"url\(|@import", text)
     assert len(text) < 3_000_000
@@ -119,8 +119,8 @@ def test_names_are_text_in_the_page_and_in_the_terminal(tmp_path: Path):
     assert "\x1b" not in checked.to_text()
 
 
-def test_a_spec_says_how_it_is_split_and_what_it_does_to_pictures(tiny, pictures, tmp_path: Path):
-    folder = pictures(tmp_path, {"red": 30, "blue": 30})
+def test_a_spec_says_how_it_is_split_and_what_it_does_to_images(tiny, images, tmp_path: Path):
+    folder = images(tmp_path, {"red": 30, "blue": 30})
     spec = tiny(image={"size": [16, 8], "resize": "pad"}, fit={"validation_split": 0.2, "test_split": 0})
     checked = check_data(folder, spec)
     told = checked.to_dict()
@@ -140,8 +140,8 @@ def test_a_spec_says_how_it_is_split_and_what_it_does_to_pictures(tiny, pictures
     assert "in half 50% of the input or more is background" in checked.to_text()
 
 
-def test_labels_are_judged_by_whom_one_asks(tiny, pictures, tmp_path: Path):
-    folder = pictures(tmp_path, {"red": 20, "blue": 20})
+def test_labels_are_judged_by_whom_one_asks(tiny, images, tmp_path: Path):
+    folder = images(tmp_path, {"red": 20, "blue": 20})
     (folder / "red" / "00.png").rename(folder / "blue" / "swapped.png")
 
     def judge(names, truth, probabilities, classes, task):
@@ -156,16 +156,16 @@ def test_labels_are_judged_by_whom_one_asks(tiny, pictures, tmp_path: Path):
     checked = check_data(folder, judge_labels=judge)
     (one,) = [one for one in checked.findings if one.kind == "label_suspect"]
     assert one.detail == "is labelled 'blue', looks like 'red'"
-    assert checked.source.items[one.pictures[0]].id == "blue/swapped.png"
+    assert checked.source.items[one.images[0]].id == "blue/swapped.png"
 
 
-def test_the_command_ends_with_3_where_something_must_be_mended(pictures, tmp_path: Path):
-    folder = pictures(tmp_path / "data", {"red": 20, "blue": 20})
+def test_the_command_ends_with_3_where_something_must_be_mended(images, tmp_path: Path):
+    folder = images(tmp_path / "data", {"red": 20, "blue": 20})
     written = [tmp_path / name for name in ("page.html", "sheet.png", "list.csv")]
     options = ["--spec", "simple_cnn", "--html", written[0], "--sheet", written[1], "--fix-list", written[2]]
     done = command("data", "check", folder, *options)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-2] == f"fix list: {written[2]}, 40 pictures, 0 left out"
+    assert done.stdout.splitlines()[-2] == f"fix list: {written[2]}, 40 images, 0 left out"
     assert all(path.stat().st_size for path in written)
     (folder / "red" / "bad.png").write_bytes(b"")
     done = command("data", "check", folder, "--json")

@@ -1,4 +1,4 @@
-"""The same picture twice, and copies of it."""
+"""The same image twice, and copies of it."""
 
 import io
 
@@ -18,16 +18,16 @@ def photo(seed: int, size: tuple[int, int] = (160, 120)) -> PIL.Image.Image:
     return PIL.Image.fromarray(coarse).resize(size, PIL.Image.Resampling.BICUBIC)
 
 
-def items(*pictures: PIL.Image.Image | bytes) -> list[Item]:
+def items(*images: PIL.Image.Image | bytes) -> list[Item]:
     return [
         Item(str(number), one if isinstance(one, bytes) else np.asarray(one), ("a",))
-        for number, one in enumerate(pictures)
+        for number, one in enumerate(images)
     ]
 
 
-def png(picture: PIL.Image.Image, level: int) -> bytes:
+def png(image: PIL.Image.Image, level: int) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=level)
+    image.save(file, "PNG", compress_level=level)
     return file.getvalue()
 
 
@@ -43,7 +43,7 @@ def test_the_same_bytes_and_the_same_pixels_are_one_group():
     assert same(every, survey(every)) == [[0, 2, 3, 4]]
 
 
-def test_pictures_that_differ_in_one_pixel_that_no_thumbnail_shows_are_not_the_same():
+def test_images_that_differ_in_one_pixel_that_no_thumbnail_shows_are_not_the_same():
     large = photo(0, (1600, 1200))
     other = large.copy()
     other.putpixel((7, 7), (large.getpixel((7, 7))[0] ^ 1, 0, 0))
@@ -70,19 +70,19 @@ def test_a_copy_is_found_among_others(change, mirrored: bool):
     assert pairs_of(every) == [(7, 40, mirrored)]
 
 
-def test_pictures_of_the_same_shape_in_another_colour_or_light_are_no_copies():
+def test_images_of_the_same_shape_in_another_colour_or_light_are_no_copies():
     one = photo(3)
     red, green, blue = one.split()
     dark = one.point([value // 4 for value in range(256)] * 3)
     assert pairs_of(items(*map(photo, range(20)), PIL.Image.merge("RGB", (blue, red, green)), dark)) == []
 
 
-def test_pictures_of_hardly_any_contrast_are_not_compared():
+def test_images_of_hardly_any_contrast_are_not_compared():
     grey = [PIL.Image.new("RGB", (32, 32), (value, value, value)) for value in (100, 101, 102)]
     assert pairs_of(items(*grey)) == []
 
 
-def test_of_the_same_pictures_the_first_stands_for_all():
+def test_of_the_same_images_the_first_stands_for_all():
     copy = photo(5).resize((80, 60))
     assert pairs_of(items(photo(5), photo(5), photo(6), copy)) == [(0, 3, False)]
 
@@ -106,7 +106,7 @@ def test_the_tree_finds_every_pair_that_comparing_all_with_all_finds():
     assert set(pairs_of(every)) == wanted
 
 
-def test_a_picture_with_more_copies_than_are_looked_at_is_still_joined_with_all():
+def test_a_image_with_more_copies_than_are_looked_at_is_still_joined_with_all():
     drawn = np.random.default_rng(0)
     base = np.asarray(photo(0, (16, 12))).astype(int)
     copies = [(base + drawn.integers(-3, 4, base.shape)).clip(0, 255).astype(np.uint8) for _ in range(80)]
@@ -115,12 +115,12 @@ def test_a_picture_with_more_copies_than_are_looked_at_is_still_joined_with_all(
     assert components(near(every, seen, [])) == [list(range(80))]
 
 
-def test_pairs_that_share_a_picture_are_one_group():
+def test_pairs_that_share_a_image_are_one_group():
     first, second = np.array([1, 5, 2]), np.array([2, 6, 9])
     assert components(NearPairs(first, second, np.zeros(3), np.zeros(3, bool))) == [[1, 2, 9], [5, 6]]
 
 
-def _jpeg(picture: PIL.Image.Image, quality: int) -> bytes:
+def _jpeg(image: PIL.Image.Image, quality: int) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality)
+    image.save(file, "JPEG", quality=quality)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""The rules that say what may be wrong with pictures."""
+"""The rules that say what may be wrong with images."""
 
 from collections import Counter
 from pathlib import Path
@@ -19,13 +19,13 @@ def photo(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> PIL.Image.Image:
     return PIL.Image.fromarray(coarse).resize(size, PIL.Image.Resampling.BICUBIC)
 
 
-def write(root: Path, name: str, picture: PIL.Image.Image | bytes, **options) -> None:
+def write(root: Path, name: str, image: PIL.Image.Image | bytes, **options) -> None:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(picture, bytes):
-        path.write_bytes(picture)
+    if isinstance(image, bytes):
+        path.write_bytes(image)
     else:
-        picture.save(path, **options)
+        image.save(path, **options)
 
 
 @pytest.fixture
@@ -37,10 +37,10 @@ def clean(tmp_path: Path) -> Path:
 
 
 def told(checked: DataCheck) -> dict[str, list[list[str]]]:
-    """Kind -> the names of the pictures of each finding."""
+    """Kind -> the names of the images of each finding."""
     rows: dict[str, list[list[str]]] = {}
     for one in checked.findings:
-        rows.setdefault(one.kind, []).append([checked.source.items[index].id for index in one.pictures])
+        rows.setdefault(one.kind, []).append([checked.source.items[index].id for index in one.images])
     return rows
 
 
@@ -48,7 +48,7 @@ def test_nothing_is_said_of_a_clean_folder(clean: Path):
     assert told(check_data(clean)) == {}
 
 
-def test_one_picture_in_two_classes_is_an_error(clean: Path):
+def test_one_image_in_two_classes_is_an_error(clean: Path):
     write(clean, "dog/same.png", photo(3))
     checked = check_data(clean)
     assert told(checked) == {"conflict": [["cat/03.png", "dog/same.png"]]}
@@ -56,7 +56,7 @@ def test_one_picture_in_two_classes_is_an_error(clean: Path):
     assert checked.findings[0].detail.startswith("cat / dog")
 
 
-def test_one_picture_in_two_parts_is_an_error_where_the_data_gives_the_parts(clean: Path):
+def test_one_image_in_two_parts_is_an_error_where_the_data_gives_the_parts(clean: Path):
     for part in ("train", "test"):
         for number in range(40):
             label = "cat" if number < 20 else "dog"
@@ -73,7 +73,7 @@ def test_one_picture_in_two_parts_is_an_error_where_the_data_gives_the_parts(cle
     assert [one.severity for one in checked.findings] == ["error", "warning", "warning"]
 
 
-def test_one_picture_that_the_split_would_put_in_two_parts_is_a_warning(clean: Path):
+def test_one_image_that_the_split_would_put_in_two_parts_is_a_warning(clean: Path):
     for number in range(24):
         write(clean, f"cat/again{number:02}.png", photo(number))
     counts = Counter(one.kind for one in check_data(clean).findings)
@@ -93,7 +93,7 @@ def test_copies_in_two_classes_are_a_warning(clean: Path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "picture"),
+    ("kind", "name", "image"),
     [
         ("unreadable", "cat/bad.png", b"\x89PNG but no more"),
         ("blank", "cat/bad.png", PIL.Image.new("RGB", (SIDE, SIDE), (90, 90, 95))),
@@ -106,14 +106,14 @@ def test_copies_in_two_classes_are_a_warning(clean: Path):
         ("cmyk", "cat/bad.jpg", photo(99).convert("CMYK")),
     ],
 )
-def test_a_bad_picture_is_named(kind: str, name: str, picture: PIL.Image.Image | bytes, clean: Path):
-    write(clean, name, picture, **({"format": "PNG"} if kind == "extension" else {}))
+def test_a_bad_image_is_named(kind: str, name: str, image: PIL.Image.Image | bytes, clean: Path):
+    write(clean, name, image, **({"format": "PNG"} if kind == "extension" else {}))
     checked = check_data(clean)
     assert told(checked) == {kind: [[name]]}
     assert checked.ok == (kind != "unreadable")
 
 
-def test_what_the_whole_data_set_is_is_held_against_none_of_its_pictures(tmp_path: Path):
+def test_what_the_whole_data_set_is_is_held_against_none_of_its_images(tmp_path: Path):
     for number in range(48):
         small = photo(number, (10, 40)).filter(PIL.ImageFilter.GaussianBlur(1))
         write(tmp_path, f"{'cat' if number < 24 else 'dog'}/{number:02}.png", small)
@@ -129,7 +129,7 @@ def test_small_and_unequal_classes_are_warned_of(clean: Path):
     checked = check_data(clean)
     assert [(one.kind, one.detail) for one in checked.findings] == [
         ("few", "class 'eel': 3"),
-        ("imbalance", "'cow' has 87 times as many pictures as 'eel'"),
+        ("imbalance", "'cow' has 87 times as many images as 'eel'"),
     ]
 
 

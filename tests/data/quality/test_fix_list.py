@@ -1,4 +1,4 @@
-"""The manifest without the bad pictures: what it leaves out, and that it is data to train on."""
+"""The manifest without the bad images: what it leaves out, and that it is data to train on."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""What the `image` section does to pictures, in figures and as a contact sheet."""
+"""What the `image` section does to images, in figures and as a contact sheet."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_the_sheet_shows_what_is_changed_most_and_then_each_class_in_turn():
     assert choose(framed, readable, list("aaaabbbbb"), 4) == [8, 0, 5, 1]
 
 
-def test_beside_each_picture_stands_what_the_model_gets():
+def test_beside_each_image_stands_what_the_model_gets():
     half = np.zeros((100, 300, 3), np.uint8)
     half[:, :100] = (255, 0, 0)
     items = [Item("half", half, ("a",)), Item("gone", "nowhere.png", ("a",))]
@@ -61,5 +61,5 @@ def test_beside_each_picture_stands_what_the_model_gets():
     assert one.after.getpixel((20, 20)) == (0, 0, 0)
     sheet = contact_sheet([one], ["päd.png"])
     assert sheet.size == (4 * (2 * 128 + 24), 128 + 26 + 16)
-    # The picture begins in the middle of its cell of 128 pixels, 8 from the edge.
+    # The image begins in the middle of its cell of 128 pixels, 8 from the edge.
     assert sheet.getpixel((8 + 2, 8 + 64)) == (255, 0, 0)

@@ -71,5 +71,5 @@ def test_unreadable_images_are_counted_in_no_class(tmp_path: Path):
         noise(tmp_path / "ab"[number % 2] / f"{number}.png", number)
     (tmp_path / "a" / "0.png").write_bytes(b"")
     checked = kerasimg.check_data(tmp_path)
-    assert [(row["name"], row["pictures"]) for row in checked.classes()] == [("a", 11), ("b", 12)]
+    assert [(row["name"], row["images"]) for row in checked.classes()] == [("a", 11), ("b", 12)]
     assert sum(row[part] for row in checked.classes() for part in ("train", "validation", "test")) == 23

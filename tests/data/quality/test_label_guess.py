@@ -15,7 +15,7 @@ def data(counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
     return (noise + 40 + 60 * labels[:, None, None, None]).clip(0, 255).astype(np.uint8), labels
 
 
-def test_classes_are_told_by_models_that_did_not_see_the_picture():
+def test_classes_are_told_by_models_that_did_not_see_the_image():
     images, labels = data([20, 20, 20])
     labels[3] = 2
     source = open_source((images, labels))
@@ -27,7 +27,7 @@ def test_classes_are_told_by_models_that_did_not_see_the_picture():
     assert (p.argmax(axis=1) == right).all()
 
 
-def test_the_same_picture_is_asked_once_and_classes_of_less_than_five_are_left_out():
+def test_the_same_image_is_asked_once_and_classes_of_less_than_five_are_left_out():
     images, labels = data([10, 10, 4])
     source = open_source((images, labels))
     indices, p = out_of_fold(source, survey(source.items), [[0, 1], [5, 12]])
@@ -44,7 +44,7 @@ def test_of_two_classes_in_a_binary_task_the_second_is_given():
     assert ((p[:, 0] > 0.5) == labels.astype(bool)).all()
 
 
-def test_several_labels_a_picture_are_refused():
+def test_several_labels_a_image_are_refused():
     source = open_source((data([6, 6])[0], np.eye(2, dtype=int)[[0, 1] * 6]), "multilabel")
     with pytest.raises(CallError, match="multilabel"):
         out_of_fold(source, survey(source.items), [])

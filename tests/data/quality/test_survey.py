@@ -1,4 +1,4 @@
-"""One look at a picture: its header, whether it can be read, and what it shows."""
+"""One look at an image: its header, whether it can be read, and what it shows."""
 
 import io
 from pathlib import Path
@@ -21,17 +21,17 @@ def photo(width: int = 300, height: int = 200, seed: int = 0) -> PIL.Image.Image
     return PIL.Image.fromarray(coarse).resize((width, height), PIL.Image.Resampling.BICUBIC)
 
 
-def file(picture: PIL.Image.Image, kind: str, **options: Any) -> bytes:
+def file(image: PIL.Image.Image, kind: str, **options: Any) -> bytes:
     written = io.BytesIO()
-    picture.save(written, kind, **options)
+    image.save(written, kind, **options)
     return written.getvalue()
 
 
-def seen(*pictures: str | bytes | np.ndarray) -> Survey:
-    return survey([Item(str(number), picture, ("a",)) for number, picture in enumerate(pictures)])
+def seen(*images: str | bytes | np.ndarray) -> Survey:
+    return survey([Item(str(number), image, ("a",)) for number, image in enumerate(images)])
 
 
-def test_a_picture_is_counted_at_its_own_size_though_less_of_it_is_decoded():
+def test_a_image_is_counted_at_its_own_size_though_less_of_it_is_decoded():
     one = seen(file(photo(1000, 600), "JPEG"))
     assert (one.sizes.tolist(), one.kinds.tolist(), one.reasons) == ([[1000, 600]], ["JPEG RGB"], {})
 
@@ -72,14 +72,14 @@ def test_what_cannot_be_read_is_named_as_training_names_it(tmp_path: Path):
         ("a.png", file(PIL.Image.fromarray(np.arange(60000, dtype=np.uint16).reshape(200, 300)), "PNG"), ("deep",)),
     ],
 )
-def test_what_is_unusual_in_how_a_picture_is_stored_is_noted(
+def test_what_is_unusual_in_how_a_image_is_stored_is_noted(
     name: str, data: bytes, oddities: tuple[str, ...], tmp_path: Path
 ):
     (tmp_path / name).write_bytes(data)
     assert look(Item("a", str(tmp_path / name), ("a",))).oddities == oddities
 
 
-def test_a_picture_that_exif_turns_is_noted_and_has_its_upright_size():
+def test_a_image_that_exif_turns_is_noted_and_has_its_upright_size():
     exif = PIL.Image.Exif()
     exif[PIL.ExifTags.Base.Orientation] = 6
     one = seen(file(photo(), "JPEG", exif=exif))
@@ -94,7 +94,7 @@ def test_arrays_are_seen_as_files_are():
     assert (one.thumbs[0] == one.thumbs[1]).all()
 
 
-def test_figures_tell_dark_bright_plain_and_blurred_pictures_apart():
+def test_figures_tell_dark_bright_plain_and_blurred_images_apart():
     black, white = np.zeros((40, 60, 3), np.uint8), np.full((40, 60, 3), 255, np.uint8)
     blurred = photo().filter(PIL.ImageFilter.GaussianBlur(9))
     one = seen(black, white, np.asarray(photo()), np.asarray(blurred))

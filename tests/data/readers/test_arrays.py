@@ -16,12 +16,12 @@ def message(data, task: str = "multiclass") -> str:
 
 
 @pytest.mark.parametrize("images", [IMAGES, IMAGES[..., None], IMAGES.astype("float32"), IMAGES.tolist()])
-def test_arrays_of_bytes_or_floats_are_pictures(images):
+def test_arrays_of_bytes_or_floats_are_images(images):
     source = open_source((images, [9, 10, 9, 1]))
     assert source.classes == ("1", "9", "10")
     assert source.label_ids().tolist() == [1, 2, 1, 0]
     assert [item.id for item in source.items] == ["images[0]", "images[1]", "images[2]", "images[3]"]
-    assert np.array_equal(np.squeeze(source.items[2].picture), IMAGES[2])
+    assert np.array_equal(np.squeeze(source.items[2].image), IMAGES[2])
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_zeros_and_ones_are_several_labels_and_a_class_may_be_unused():
 @pytest.mark.parametrize(
     ("images", "labels", "fault"),
     [
-        (IMAGES[:3], [0, 1, 0, 1], "3 pictures, but labels of shape (4,)"),
+        (IMAGES[:3], [0, 1, 0, 1], "3 images, but labels of shape (4,)"),
         (IMAGES, np.eye(4)[[0, 1, 2, 3]], "turn one-hot labels into numbers: labels.argmax(axis=1)"),
         (IMAGES, [0.5, 1, 0, 1], "expected integers or names as labels, got float64"),
         (IMAGES / 255, [0, 1, 0, 1], "multiply by 255 what was scaled to 0 to 1"),
@@ -57,8 +57,8 @@ def test_zeros_and_ones_are_several_labels_and_a_class_may_be_unused():
         (IMAGES * np.nan, [0, 1, 0, 1], "expected values of 0 to 255, got nan to nan"),
         (IMAGES.reshape(4, 6), [0, 1, 0, 1], "expected numbers of shape (N, height, width)"),
         (np.ones((4, 3, 8, 8)), [0, 1, 0, 1], "images.transpose(0, 2, 3, 1)"),
-        (np.ones((0, 8, 8)), [], "holds no pictures"),
-        ([], [], "holds no pictures"),
+        (np.ones((0, 8, 8)), [], "holds no images"),
+        ([], [], "holds no images"),
         (np.array([None] * 4).reshape(4, 1, 1), [0, 1, 0, 1], "got object of shape"),
     ],
 )
@@ -94,8 +94,8 @@ def test_an_npz_file_without_the_labels_or_with_other_names_is_a_fault(tmp_path:
     path = tmp_path / "data.npz"
     np.savez(path, x_train=IMAGES, y_train=np.array([0, 1, 2, 0]), x_test=IMAGES)
     assert message(path) == f"{path}: y_test: is missing, and belongs to x_test"
-    np.savez(path, pictures=IMAGES)
-    assert message(path) == f"{path}: expected x_train and y_train, or x and y; found pictures"
+    np.savez(path, photos=IMAGES)
+    assert message(path) == f"{path}: expected x_train and y_train, or x and y; found photos"
 
 
 def test_pickled_objects_are_not_loaded(tmp_path: Path):

@@ -20,7 +20,7 @@ def message(root: Path) -> str:
     return str(caught.value)
 
 
-def test_a_folder_per_class_gives_each_picture_its_label(folder: Folder):
+def test_a_folder_per_class_gives_each_image_its_label(folder: Folder):
     source = open_source(folder("dog/1.png", "cat/2.png", "cat/1.png"))
     assert [(item.id, item.labels, item.part) for item in source.items] == [
         ("cat/1.png", ("cat",), None),
@@ -60,7 +60,7 @@ def test_hidden_files_are_passed_over_and_other_files_counted(folder: Folder):
     source = open_source(root)
     assert ids(source) == ["cat/1.png", "dog/1.png"]
     assert source.ignored == 2
-    assert source.describe() == f"2 pictures of 2 classes in {root}; 2 other files ignored"
+    assert source.describe() == f"2 images of 2 classes in {root}; 2 other files ignored"
 
 
 def test_names_may_be_upper_case_spaced_and_not_ascii(folder: Folder):
@@ -80,14 +80,14 @@ def test_a_name_that_is_no_utf_8_can_be_printed(folder: Folder):
     (root / "cat" / "1.png").rename(os.fsdecode(os.fsencode(root) + b"/cat/\xe9.png"))
     source = open_source(root)
     assert source.items[0].id == "cat/\\udce9.png"
-    assert os.path.exists(source.items[0].picture)
+    assert os.path.exists(source.items[0].image)
 
 
 def test_classes_that_are_integers_stand_in_their_order(folder: Folder):
     assert open_source(folder("10/1.png", "9/1.png", "1/1.png")).classes == ("1", "9", "10")
 
 
-def test_links_to_pictures_are_followed(folder: Folder):
+def test_links_to_images_are_followed(folder: Folder):
     root = folder("cat/1.png", "dog/1.png")
     (root / "cat" / "2.png").symlink_to(root / "cat" / "1.png")
     assert ids(open_source(root)) == ["cat/1.png", "cat/2.png", "dog/1.png"]
@@ -158,15 +158,15 @@ def test_a_class_that_holds_folders_alone_is_a_class_where_a_model_knows_it(fold
 def test_empty_class_folders_alone_are_a_fault(folder: Folder):
     root = folder("emu/", "fox/")
     assert message(root) == (
-        f"{root}: emu: holds no pictures; put the class's pictures in it, or remove it\n"
-        f"{root}: fox: holds no pictures; put the class's pictures in it, or remove it"
+        f"{root}: emu: holds no images; put the class's images in it, or remove it\n"
+        f"{root}: fox: holds no images; put the class's images in it, or remove it"
     )
 
 
 def test_a_folder_without_class_folders_is_a_fault(folder: Folder):
     root = folder("1.png", "2.png")
     assert message(root) == (
-        f"{root}: holds 2 pictures but no folders; expected one folder per class, with the pictures of the class in it"
+        f"{root}: holds 2 images but no folders; expected one folder per class, with the images of the class in it"
     )
 
 
@@ -179,7 +179,7 @@ def test_a_single_class_is_a_fault(folder: Folder):
     assert message(root) == f"{root}: expected at least 2 classes (task 'multiclass'), found 1: cat"
 
 
-def test_pictures_outside_of_class_folders_are_faults(folder: Folder):
+def test_images_outside_of_class_folders_are_faults(folder: Folder):
     root = folder("1.png", "train/2.png", "train/cat/1.png", "train/dog/1.png")
     assert "1.png: lies outside of the class folders" in message(root)
     root = folder("train/cat/1.png")
@@ -191,16 +191,16 @@ def test_pictures_outside_of_class_folders_are_faults(folder: Folder):
 def test_a_part_beside_class_folders_is_a_fault(folder: Folder):
     root = folder("train/cat/1.png", "train/dog/1.png", "emu/1.png")
     assert message(root) == (
-        f"{root}: emu: holds pictures, but stands beside train/; move it into the part it belongs to, or away"
+        f"{root}: emu: holds images, but stands beside train/; move it into the part it belongs to, or away"
     )
 
 
-def test_pictures_directly_in_test_are_a_fault_beside_train(folder: Folder):
+def test_images_directly_in_test_are_a_fault_beside_train(folder: Folder):
     root = folder("train/cat/1.png", "train/dog/1.png", "test/1.png")
-    assert f"{root}: test: holds pictures, but stands beside train/" in message(root)
+    assert f"{root}: test: holds images, but stands beside train/" in message(root)
 
 
-def test_a_folder_without_pictures_may_stand_beside_the_parts(folder: Folder):
+def test_a_folder_without_images_may_stand_beside_the_parts(folder: Folder):
     assert len(open_source(folder("train/cat/1.png", "train/dog/1.png", "annotations/1.xml"))) == 2
 
 

@@ -45,7 +45,7 @@ def test_the_second_start_lists_no_folder(folder: Folder, listed: list[str]):
     assert listed == []
     assert ids(second) == ids(first) == ["cat/1.png", "cat/black/2.png", "dog/1.png"]
     assert (second.ignored, second.classes) == (1, ("cat", "dog"))
-    assert [item.picture for item in second.items] == [item.picture for item in first.items]
+    assert [item.image for item in second.items] == [item.image for item in first.items]
 
 
 def test_only_folders_that_were_changed_are_listed_again(folder: Folder, listed: list[str]):
@@ -96,7 +96,7 @@ def test_the_same_tree_by_another_path_has_the_same_index(
     monkeypatch.chdir(root.parent)
     source = open_source("pets")
     assert listed == []
-    assert source.items[0].picture == os.path.join("pets", "cat", "1.png")
+    assert source.items[0].image == os.path.join("pets", "cat", "1.png")
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish", None])
@@ -169,5 +169,5 @@ def test_paths_stand_in_their_order_however_folders_and_files_alternate(folder: 
     for _ in range(2):
         source = open_source(root)
         assert ids(source) == sorted(names)
-        assert [os.path.relpath(item.picture, root) for item in source.items] == sorted(names)
+        assert [os.path.relpath(item.image, root) for item in source.items] == sorted(names)
         assert [item.labels[0] for item in source.items] == [name.split("/")[0] for name in sorted(names)]

@@ -12,7 +12,7 @@ Folder = Callable[..., Path]
 
 @pytest.fixture
 def manifest(folder: Folder) -> Callable[..., Path]:
-    """manifest("a.csv", text) beside the pictures a.png, b.png and c.png."""
+    """manifest("a.csv", text) beside the images a.png, b.png and c.png."""
 
     def make(name: str, text: str) -> Path:
         path = folder("a.png", "b.png", "c.png") / name
@@ -28,7 +28,7 @@ def message(path: Path, task: str = "multiclass") -> str:
     return str(caught.value).replace(f"{path}: ", "")
 
 
-def test_a_csv_file_lists_pictures_with_labels_parts_and_extras(manifest):
+def test_a_csv_file_lists_images_with_labels_parts_and_extras(manifest):
     path = manifest("pets.csv", "path,label,split,age\na.png,cat,train,3\nb.png, dog ,val,\nc.png,cat,,1\n")
     source = open_source(path)
     assert [(item.id, item.labels, item.part, item.extras) for item in source.items] == [
@@ -36,7 +36,7 @@ def test_a_csv_file_lists_pictures_with_labels_parts_and_extras(manifest):
         ("b.png", ("dog",), "validation", {"age": ""}),
         ("c.png", ("cat",), None, {"age": "1"}),
     ]
-    assert source.items[0].picture == str(path.parent / "a.png")
+    assert source.items[0].image == str(path.parent / "a.png")
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
@@ -45,7 +45,7 @@ def test_csv_may_be_separated_by_comma_semicolon_or_tab_and_begin_with_a_mark(ma
     assert open_source(path).classes == ("cat", "dog")
 
 
-def test_a_jsonl_file_lists_pictures_with_several_labels(manifest):
+def test_a_jsonl_file_lists_images_with_several_labels(manifest):
     rows = [
         {"path": "a.png", "labels": ["red", "round"], "split": "test", "size": [1, 2]},
         {"path": "b.png", "labels": []},
@@ -114,9 +114,7 @@ def test_faulty_lines_of_jsonl_are_named(manifest):
 
 def test_several_labels_need_the_task_multilabel(manifest):
     path = manifest("pets.csv", "path,labels\na.png,red|round\nb.png,red\n")
-    assert message(path) == (
-        "line 2: expected one label, got 2; pictures of any number of labels are task 'multilabel'"
-    )
+    assert message(path) == ("line 2: expected one label, got 2; images of any number of labels are task 'multilabel'")
 
 
 def test_a_message_lists_twenty_faults_and_the_error_holds_all(manifest):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kerasimg.data.picture import BadImage
+from kerasimg.data.image_files import BadImage
 from kerasimg.data.readers import parquet
 from kerasimg.data.sources import open_source
 from kerasimg.errors import CallError, DataError
@@ -39,14 +39,14 @@ def message(path: Path, task: str = "multiclass") -> str:
 def test_a_struct_of_bytes_with_names_of_classes_as_hugging_face_writes_it(tmp_path: Path, encoded: Encoded):
     features = {"image": {"_type": "Image"}, "label": {"names": ["dog", "cat", "emu"], "_type": "ClassLabel"}}
     for part, labels in (("train", [0, 1, 0]), ("validation", [1, 0])):
-        pictures = pa.array([{"bytes": encoded(number), "path": "x.png"} for number in range(len(labels))], STRUCT)
-        write(tmp_path / f"{part}-00000-of-00001.parquet", features, image=pictures, label=labels)
+        images = pa.array([{"bytes": encoded(number), "path": "x.png"} for number in range(len(labels))], STRUCT)
+        write(tmp_path / f"{part}-00000-of-00001.parquet", features, image=images, label=labels)
     source = open_source(tmp_path)
     assert source.classes == ("cat", "dog", "emu")
     assert source.label_ids().tolist() == [1, 0, 1, 0, 1]
     assert source.parts.tolist() == [0, 0, 0, 1, 1]
     assert source.items[4].id == "validation-00000-of-00001.parquet[1]"
-    assert [item.picture for item in source.items] == [encoded(number) for number in (0, 1, 2, 0, 1)]
+    assert [item.image for item in source.items] == [encoded(number) for number in (0, 1, 2, 0, 1)]
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,11 @@ def test_lists_are_several_labels(tmp_path: Path, encoded: Encoded):
     path = write(tmp_path / "a.parquet", features, image=[encoded(0)] * 3, labels=[[1, 0, 1], [], [1]])
     assert open_source(path, "multilabel").label_ids().tolist() == [[1, 1], [0, 0], [0, 1]]
     assert message(path).splitlines()[1] == (
-        "picture 1: expected one label, got 0; pictures of any number of labels are task 'multilabel'"
+        "image 1: expected one label, got 0; images of any number of labels are task 'multilabel'"
     )
 
 
-def test_any_order_and_number_of_threads_gives_the_same_pictures_and_few_groups_are_kept(
+def test_any_order_and_number_of_threads_gives_the_same_images_and_few_groups_are_kept(
     tmp_path: Path, encoded: Encoded, monkeypatch: pytest.MonkeyPatch
 ):
     every = [encoded(number) for number in range(60)]
@@ -80,21 +80,21 @@ def test_any_order_and_number_of_threads_gives_the_same_pictures_and_few_groups_
     monkeypatch.setattr(parquet, "MOST_BYTES", 3 * 7 * len(every[0]) + 500)
     order = np.random.default_rng(0).permutation(600) % 60
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(source.columns.picture, order)) == [every[row] for row in order]
-    kept = source.columns.pictures.read_last.values()
+        assert list(pool.map(source.columns.image, order)) == [every[row] for row in order]
+    kept = source.columns.images.read_last.values()
     assert 1 < len(kept) < 9
     assert sum(one.nbytes for one in kept) <= parquet.MOST_BYTES
-    assert pickle.loads(pickle.dumps(source)).items[59].picture == every[59]
+    assert pickle.loads(pickle.dumps(source)).items[59].image == every[59]
 
 
-def test_a_picture_may_be_a_path_beside_the_file_or_missing(tmp_path: Path, encoded: Encoded):
+def test_a_image_may_be_a_path_beside_the_file_or_missing(tmp_path: Path, encoded: Encoded):
     (tmp_path / "x.png").write_bytes(encoded(1))
     rows = [{"bytes": None, "path": "x.png"}, {"bytes": None, "path": None}, None]
     source = open_source(write(tmp_path / "a.parquet", image=pa.array(rows, STRUCT), label=[0, 1, 1]))
-    assert source.items[0].picture == str(tmp_path / "x.png")
+    assert source.items[0].image == str(tmp_path / "x.png")
     for index in (1, 2):
         with pytest.raises(BadImage, match=r"is empty \(null\)"):
-            _ = source.items[index].picture
+            _ = source.items[index].image
 
 
 def test_all_faults_of_labels_are_listed_with_their_rows(tmp_path: Path, encoded: Encoded):
@@ -117,7 +117,7 @@ def test_columns_of_other_names_are_a_fault_that_lists_them(tmp_path: Path, enco
     path = tmp_path / "a.parquet"
     write(path, photo=["x.png"], label=[1])
     assert message(path) == (
-        "expected a column with a picture (bytes, or a struct with bytes), named image, img, picture, jpg, jpeg, png, "
+        "expected a column with an image (bytes, or a struct with bytes), named image, img, picture, jpg, jpeg, png, "
         "webp; found photo (string), label (int64)"
     )
     write(path, image=[encoded(0)], breed=[1])
@@ -128,7 +128,7 @@ def test_columns_of_other_names_are_a_fault_that_lists_them(tmp_path: Path, enco
     write(path, kinds, image=[encoded(0)], fine=[0], coarse=[0])
     assert message(path) == "expected one column with its label, found fine, coarse; name the one that counts 'label'"
     write(path, photo=[encoded(0)], category=["cat"])
-    assert open_source(path, classes=["cat"]).items[0].picture == encoded(0)
+    assert open_source(path, classes=["cat"]).items[0].image == encoded(0)
 
 
 def test_files_with_other_columns_than_the_first_are_faults(tmp_path: Path, encoded: Encoded):
@@ -146,7 +146,7 @@ def test_a_damaged_file_is_a_fault(tmp_path: Path, content: bytes):
     assert message(path).startswith("cannot be read as a Parquet file (")
 
 
-def test_a_damaged_group_of_rows_is_a_bad_picture(tmp_path: Path, encoded: Encoded):
+def test_a_damaged_group_of_rows_is_a_bad_image(tmp_path: Path, encoded: Encoded):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"image": [encoded(1)] * 9, "label": [0, 1, 0] * 3}), path, use_dictionary=False)
     source = open_source(path)
@@ -156,7 +156,7 @@ def test_a_damaged_group_of_rows_is_a_bad_picture(tmp_path: Path, encoded: Encod
         file.write(b"\xff" * 60)
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     with pytest.raises(BadImage, match=r"cannot be read \(.*a\.parquet, group 0 of rows"):
-        _ = source.items[0].picture
+        _ = source.items[0].image
 
 
 def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

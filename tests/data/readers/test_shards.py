@@ -16,7 +16,7 @@ Encoded = Callable[[int], bytes]
 
 @pytest.fixture
 def write(tmp_path: Path, encoded: Encoded) -> Callable[..., Path]:
-    """write("a.tar", "cat", "dog") makes a shard with a picture of each class."""
+    """write("a.tar", "cat", "dog") makes a shard with an image of each class."""
 
     def make(name: str, *labels: str) -> Path:
         path = tmp_path / name
@@ -124,7 +124,7 @@ def test_the_index_of_a_shard_is_kept_until_the_shard_changes(write, monkeypatch
     first, second = open_source(path), open_source(path)
     assert len(reads) == 1
     assert [item.id for item in second.items] == [item.id for item in first.items] == ["a.tar/000.png", "a.tar/001.png"]
-    assert [item.picture for item in second.items] == [item.picture for item in first.items]
+    assert [item.image for item in second.items] == [item.image for item in first.items]
     assert second.label_ids().tolist() == [0, 1]
     write("a.tar", "dog", "emu", "cat")
     assert open_source(path).label_ids().tolist() == [1, 2, 0]
@@ -135,17 +135,17 @@ def test_the_index_of_a_shard_is_kept_until_the_shard_changes(write, monkeypatch
 
 
 def test_a_shard_that_changes_after_it_was_opened_is_named(write):
-    from kerasimg.data.picture import BadImage
+    from kerasimg.data.image_files import BadImage
 
     source = open_source(write("a.tar", "cat", "dog"))
     before = source.keys()
     path = write("a.tar", "cat", "dog", "dog")
     with pytest.raises(BadImage, match="has changed since it was opened; open it again"):
-        _ = source.items[0].picture
+        _ = source.items[0].image
     assert not (open_source(path).keys()[:2] == before).any()
     path.unlink()
     with pytest.raises(BadImage, match="No such file"):
-        _ = source.items[0].picture
+        _ = source.items[0].image
 
 
 def test_faults_of_all_shards_are_told_at_once(write, tmp_path: Path):

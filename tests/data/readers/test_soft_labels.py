@@ -19,7 +19,7 @@ HEADER = "path,label,split,p:cat,p:dog\n"
 
 @pytest.fixture
 def manifest(folder: Callable[..., Path]) -> Callable[..., Path]:
-    """manifest("a.csv", text) beside the pictures a.png, b.png and c.png."""
+    """manifest("a.csv", text) beside the images a.png, b.png and c.png."""
 
     def make(name: str, text: str) -> Path:
         path = folder("a.png", "b.png", "c.png") / name
@@ -64,7 +64,7 @@ def test_shares_that_are_none_are_told_with_their_line(manifest, shares: str, me
     assert message in str(caught.value)
 
 
-def test_shares_are_for_one_class_per_picture(manifest):
+def test_shares_are_for_one_class_per_image(manifest):
     path = manifest("pets.csv", HEADER + "a.png,,,0.5,0.5\n")
     with pytest.raises(DataError, match="are for the task 'multiclass', not for 'multilabel'"):
         open_source(path, "multilabel")
@@ -82,9 +82,9 @@ def test_a_batch_holds_the_shares_where_its_targets_can(manifest):
 
 
 @pytest.fixture
-def half_sure(pictures: Any, tmp_path: Path) -> Path:
-    """Red pictures that are red by 0.7, and blue ones likewise; `red-`, a picture each for validation and test."""
-    root = pictures(tmp_path / "data", {"red": 12, "blue": 12})
+def half_sure(images: Any, tmp_path: Path) -> Path:
+    """Red images that are red by 0.7, and blue ones likewise; `red-`, an image each for validation and test."""
+    root = images(tmp_path / "data", {"red": 12, "blue": 12})
     path = root / "shares.csv"
     lines = ["path,split,p:blue,p:red"]
     for number in range(12):

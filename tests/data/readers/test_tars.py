@@ -33,7 +33,7 @@ def message(path: Path, task: str = "multiclass") -> str:
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_pictures_and_labels_of_one_name_belong_together(tmp_path: Path, encoded: Encoded, form: int):
+def test_images_and_labels_of_one_name_belong_together(tmp_path: Path, encoded: Encoded, form: int):
     path = write(
         tmp_path / "pets.tar",
         {
@@ -46,7 +46,7 @@ def test_pictures_and_labels_of_one_name_belong_together(tmp_path: Path, encoded
             "a/._2.png": b"left behind",
             "b/2.png": encoded(3),
             "b/2.txt": b" 3",
-            "note.txt": b"no picture",
+            "note.txt": b"no image",
         },
         form,
     )
@@ -57,8 +57,8 @@ def test_pictures_and_labels_of_one_name_belong_together(tmp_path: Path, encoded
         ("pets.tar/b/2.png", ("3",)),
     ]
     assert source.classes == ("3", "10")
-    assert [item.picture for item in source.items] == [encoded(1), encoded(2), encoded(3)]
-    assert decode(source.items[1].picture, Image(size=[3, 4]))[0, 0].tolist() == [2, 100, 200]
+    assert [item.image for item in source.items] == [encoded(1), encoded(2), encoded(3)]
+    assert decode(source.items[1].image, Image(size=[3, 4]))[0, 0].tolist() == [2, 100, 200]
 
 
 def test_names_may_be_long_and_not_ascii(tmp_path: Path, encoded: Encoded):
@@ -66,7 +66,7 @@ def test_names_may_be_long_and_not_ascii(tmp_path: Path, encoded: Encoded):
     members = {f"{name}{end}": content for name in names for end, content in ((".png", encoded(1)), (".cls", b"x"))}
     source = open_source(write(tmp_path / "pets.tar", members), classes=["x"])
     assert [item.id for item in source.items] == [f"pets.tar/{name}.png" for name in names]
-    assert source.items[1].picture == encoded(1)
+    assert source.items[1].image == encoded(1)
 
 
 def test_several_labels_stand_in_json(tmp_path: Path, encoded: Encoded):
@@ -75,8 +75,8 @@ def test_several_labels_stand_in_json(tmp_path: Path, encoded: Encoded):
     path = write(tmp_path / "pets.tar", members)
     assert open_source(path, "multilabel").label_ids().tolist() == [[1, 1], [0, 0]]
     assert message(path).splitlines() == [
-        "picture 0: expected one label, got 2; pictures of any number of labels are task 'multilabel'",
-        "picture 1: expected one label, got 0; pictures of any number of labels are task 'multilabel'",
+        "image 0: expected one label, got 2; images of any number of labels are task 'multilabel'",
+        "image 1: expected one label, got 0; images of any number of labels are task 'multilabel'",
     ]
 
 
@@ -109,7 +109,7 @@ def test_all_faults_of_a_shard_are_listed_with_their_members(tmp_path: Path, enc
     faults = message(path).splitlines()
     assert faults[:5] == [
         "1.png: expected its label in a file .cls, .json, .txt beside it, found .png",
-        "2.png: expected one picture, found 2.png, 2.jpg",
+        "2.png: expected one image, found 2.png, 2.jpg",
         "3.png: 3.json: expected an object with one of label, labels, cls, class",
         "4.png: 4.json: expected one of label, labels, cls, class, found width",
         "5.png: 5.cls: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte",
@@ -125,7 +125,7 @@ def test_all_faults_of_a_shard_are_listed_with_their_members(tmp_path: Path, enc
 def test_what_is_no_tar_file_is_a_fault(tmp_path: Path, content: bytes):
     path = tmp_path / "pets.tar"
     path.write_bytes(content)
-    assert "cannot be read as an uncompressed tar file" in message(path) or message(path) == "holds no pictures"
+    assert "cannot be read as an uncompressed tar file" in message(path) or message(path) == "holds no images"
 
 
 def test_a_tar_file_that_is_cut_short_is_a_fault(tmp_path: Path):

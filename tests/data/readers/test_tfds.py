@@ -66,7 +66,7 @@ def test_a_prepared_folder_is_a_source(prepared: Path, encoded: Encoded):
         ("pets-train.tfrecord-00001-of-00002[0]", ("dog",), "train"),
         ("pets-test.tfrecord-00000-of-00001[0]", ("cat",), "test"),
     ]
-    assert [item.picture for item in source.items] == [encoded(number) for number in range(4)]
+    assert [item.image for item in source.items] == [encoded(number) for number in range(4)]
 
 
 def test_files_that_are_missing_are_faults(prepared: Path):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kerasimg.data.picture import BadImage
+from kerasimg.data.image_files import BadImage
 from kerasimg.data.sources import open_source
 from kerasimg.errors import DataError
 
@@ -42,7 +42,7 @@ def message(path: Path, task: str = "multiclass") -> str:
     return str(caught.value).replace(f"{path}: ", "")
 
 
-def test_records_are_pictures_with_labels_by_text_before_number(tmp_path: Path, encoded: Encoded):
+def test_records_are_images_with_labels_by_text_before_number(tmp_path: Path, encoded: Encoded):
     for shard in range(2):
         write(
             tmp_path / f"pets-train.tfrecord-0000{shard}-of-00002",
@@ -65,7 +65,7 @@ def test_records_are_pictures_with_labels_by_text_before_number(tmp_path: Path, 
         ("pets-train.tfrecord-00001-of-00002[1]", ("cat",), "train"),
     ]
     for _ in range(2):
-        assert [item.picture for item in source.items] == [encoded(number) for number in (0, 1, 10, 11)]
+        assert [item.image for item in source.items] == [encoded(number) for number in (0, 1, 10, 11)]
 
 
 def test_numbers_are_labels_and_may_be_negative_or_large(tmp_path: Path, encoded: Encoded):
@@ -78,7 +78,7 @@ def test_several_labels_in_one_record(tmp_path: Path, encoded: Encoded):
     path = write(tmp_path / "a.tfrecord", *records)
     assert open_source(path, "multilabel").label_ids().tolist() == [[1, 1], [1, 0], [0, 0]]
     assert message(path).splitlines()[0] == (
-        "picture 0: expected one label, got 2; pictures of any number of labels are task 'multilabel'"
+        "image 0: expected one label, got 2; images of any number of labels are task 'multilabel'"
     )
 
 
@@ -89,12 +89,12 @@ def test_opening_reads_no_tensorflow(tmp_path: Path, encoded: Encoded):
     path = write(tmp_path / "a.tfrecord", *(example(image=encoded(1), label=label) for label in (0, 1)))
     code = (
         "import sys; from kerasimg.data.sources import open_source; "
-        f"item = open_source({str(path)!r}).items[1]; len(item.picture); sys.exit('tensorflow' in sys.modules)"
+        f"item = open_source({str(path)!r}).items[1]; len(item.image); sys.exit('tensorflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_damaged_record_is_a_bad_picture_and_the_others_are_read(tmp_path: Path, encoded: Encoded):
+def test_a_damaged_record_is_a_bad_image_and_the_others_are_read(tmp_path: Path, encoded: Encoded):
     path = write(tmp_path / "a.tfrecord", *(example(image=encoded(number), label=number) for number in range(3)))
     whole = bytearray(path.read_bytes())
     whole[whole.index(encoded(1)) + 40] ^= 1
@@ -102,8 +102,8 @@ def test_a_damaged_record_is_a_bad_picture_and_the_others_are_read(tmp_path: Pat
     source = open_source(path)
     for _ in range(2):
         with pytest.raises(BadImage, match=r"is damaged \(the CRC of its record at byte \d+ of .* does not match\)"):
-            _ = source.items[1].picture
-        assert [source.items[index].picture for index in (0, 2)] == [encoded(0), encoded(2)]
+            _ = source.items[1].image
+        assert [source.items[index].image for index in (0, 2)] == [encoded(0), encoded(2)]
 
 
 def test_a_damaged_length_ends_the_reading_and_is_named(tmp_path: Path, encoded: Encoded):
@@ -155,15 +155,15 @@ def test_all_faults_of_a_file_are_listed_with_their_records(tmp_path: Path, enco
         example(image=encoded(0), label=""),
     )
     assert message(path).splitlines() == [
-        "record 1: expected one picture in the feature 'image', found 0",
-        "record 2: expected one picture in the feature 'image', found 2",
+        "record 1: expected one image in the feature 'image', found 0",
+        "record 2: expected one image in the feature 'image', found 2",
         "record 3: expected a label, found ''",
     ]
 
 
 def test_features_of_other_names_are_a_fault_that_lists_them(tmp_path: Path, encoded: Encoded):
-    path = write(tmp_path / "a.tfrecord", example(picture=encoded(0), label="cat"))
+    path = write(tmp_path / "a.tfrecord", example(photo=encoded(0), label="cat"))
     assert message(path) == (
-        "record 0: expected the picture in a feature image/encoded, image, encoded_image, jpeg, png; "
-        "found the features label, picture"
+        "record 0: expected the image in a feature image/encoded, image, encoded_image, jpeg, png; "
+        "found the features label, photo"
     )

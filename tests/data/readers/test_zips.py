@@ -14,7 +14,7 @@ import pytest
 import kerasimg
 from kerasimg.boundary import LIMITS
 from kerasimg.data.decode import decode
-from kerasimg.data.picture import BadImage
+from kerasimg.data.image_files import BadImage
 from kerasimg.data.sources import open_source
 from kerasimg.errors import DataError
 from kerasimg.spec.document import Image
@@ -51,7 +51,7 @@ def test_folders_in_a_zip_file_are_classes(zipped: Zipped, kind: int, above: str
     assert [item.id for item in source.items] == [
         f"{above}{name}" for name in ("cat/1.png", "dog/a/c.PNG", "dog/b.png")
     ]
-    assert decode(source.items[1].picture, Image(size=[1, 1])).tolist() == [[[200, 30, 40]]]
+    assert decode(source.items[1].image, Image(size=[1, 1])).tolist() == [[[200, 30, 40]]]
     assert len(set(source.keys())) == 3
 
 
@@ -69,8 +69,8 @@ def test_parts_hidden_files_and_empty_folders_are_as_on_disk(zipped: Zipped):
     assert source.empty == ("Training/emu",)
 
 
-def test_a_model_trains_on_a_zip_file_and_is_evaluated_on_it(tiny: Any, tmp_path: Path, pictures: Any):
-    folder = pictures(tmp_path / "data", {"red": 12, "blue": 12})
+def test_a_model_trains_on_a_zip_file_and_is_evaluated_on_it(tiny: Any, tmp_path: Path, images: Any):
+    folder = images(tmp_path / "data", {"red": 12, "blue": 12})
     path = tmp_path / "data.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(folder.rglob("*.png")):
@@ -87,10 +87,10 @@ def test_a_changed_file_and_a_damaged_member_are_named(zipped: Zipped):
     content[60] ^= 0xFF
     path.write_bytes(content + b" ")
     with pytest.raises(BadImage, match="has changed since it was opened"):
-        source.columns.picture(0)
+        source.columns.image(0)
     path.write_bytes(content)
     with pytest.raises(BadImage, match="is damaged within the ZIP file"):
-        open_source(path).columns.picture(0)
+        open_source(path).columns.image(0)
 
 
 def flagged(path: Path, place: int, value: int, size: str = "<H") -> Path:
@@ -123,7 +123,7 @@ def test_bombs_are_refused_before_they_are_inflated(zipped: Zipped, monkeypatch:
     assert "has 1,073,741,824 bytes; at most" in message(path)
     source = open_source(flagged(zipped("cat/1.png", "dog/1.png"), 24, 50, "<I"))
     with pytest.raises(BadImage, match="its length or CRC-32"):
-        source.columns.picture(0)
+        source.columns.image(0)
     monkeypatch.setitem(LIMITS, "zip_members", LIMITS["zip_members"]._replace(value=1))  # type: ignore[attr-defined]
     assert "has 2 members; at most 1 are read" in message(zipped("cat/1.png", "dog/1.png"))
 

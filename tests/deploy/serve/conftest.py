@@ -32,7 +32,7 @@ CLASSES = ("red", "green", "blue")
 
 @pytest.fixture(autouse=True)
 def pillows_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server lowers how large a picture may be for Pillow, in the process that is its own; here others come after."""
+    """A server lowers how large an image may be for Pillow, in the process that is its own; here others come after."""
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", PIL.Image.MAX_IMAGE_PIXELS)
 
 
@@ -121,7 +121,7 @@ class Within:
 
 @pytest.fixture
 def within(bundles: Callable[..., Path]) -> Iterator[Callable[..., Within]]:
-    """within(task, key=..., max_pictures=...) is a server in this process."""
+    """within(task, key=..., max_images=...) is a server in this process."""
     opened: list[Within] = []
 
     def start(

@@ -26,14 +26,14 @@ KEY = "a key of some length"
 
 
 def encoded(colour: str = "red", kind: str = "PNG", size: tuple[int, int] = (40, 30)) -> bytes:
-    """A picture of one colour, as a file."""
+    """An image of one colour, as a file."""
     file = io.BytesIO()
     PIL.Image.new("RGB", size, COLOURS[colour]).save(file, kind)
     return file.getvalue()
 
 
-def multipart(*pictures: bytes) -> list[Any]:
-    return [("file", (f"{place}.png", data, "image/png")) for place, data in enumerate(pictures)]
+def multipart(*images: bytes) -> list[Any]:
+    return [("file", (f"{place}.png", data, "image/png")) for place, data in enumerate(images)]
 
 
 def asleep(seconds: float) -> Callable[[Model], Model]:
@@ -52,7 +52,7 @@ def asleep(seconds: float) -> Callable[[Model], Model]:
     return change
 
 
-def test_a_picture_is_answered_with_its_classes_in_order(within: Any):
+def test_a_image_is_answered_with_its_classes_in_order(within: Any):
     answer = within().post("/predict", files=multipart(encoded("green")), headers={"x-request-id": "mine-1"}).json()
     assert (answer["id"], answer["model"]["name"], len(answer["model"]["version"])) == ("mine-1", "tiny", 12)
     (told,) = answer["predictions"]
@@ -66,20 +66,20 @@ def test_a_picture_is_answered_with_its_classes_in_order(within: Any):
 
 
 def test_every_form_of_a_body_gets_the_same_answer(within: Any):
-    server, picture = within(), encoded("blue", "JPEG")
-    text = base64.b64encode(picture).decode()
+    server, image = within(), encoded("blue", "JPEG")
+    text = base64.b64encode(image).decode()
     answers = [
-        server.post("/predict", files=multipart(picture)),
+        server.post("/predict", files=multipart(image)),
         server.post("/predict", json={"images": [text]}),
-        server.post("/predict", content=picture, headers={"content-type": "image/jpeg"}),
-        server.post("/predict", content=picture),
+        server.post("/predict", content=image, headers={"content-type": "image/jpeg"}),
+        server.post("/predict", content=image),
     ]
     told = [answer.json()["predictions"][0] for answer in answers]
     assert [one["label"] for one in told] == ["blue"] * 4
     assert [one["classes"] for one in told[1:]] == [told[0]["classes"]] * 3
 
 
-def test_many_pictures_are_answered_in_their_order(within: Any):
+def test_many_images_are_answered_in_their_order(within: Any):
     order = ["red", "blue", "green", "green", "red"]
     answer = within().post("/predict?top=1", files=multipart(*map(encoded, order))).json()
     assert [one["label"] for one in answer["predictions"]] == order
@@ -95,7 +95,7 @@ def test_many_requests_at_once_each_get_their_own_answer(within: Any):
         return [answer.json()["predictions"][0]["label"] for answer in answers]
 
     assert server.together(ask) == order
-    assert server.service.room.pictures == server.service.room.bytes == 0
+    assert server.service.room.images == server.service.room.bytes == 0
 
 
 def test_of_several_labels_each_has_its_threshold(within: Any):
@@ -119,7 +119,7 @@ def test_of_two_classes_the_threshold_decides(within: Any, threshold: Any, label
     assert sum(one["probability"] for one in told["classes"]) == pytest.approx(1)
 
 
-def test_an_explanation_is_a_picture_of_what_the_network_sees(within: Any):
+def test_an_explanation_is_a_image_of_what_the_network_sees(within: Any):
     answer = within().post("/predict?explain=true", content=encoded("red")).json()
     told = answer["predictions"][0]["explanation"]
     assert (told["method"], told["class"]) == ("occlusion", "red")
@@ -129,15 +129,15 @@ def test_an_explanation_is_a_picture_of_what_the_network_sees(within: Any):
         assert shown.size == (24, 24)
 
 
-def test_an_explanation_is_of_one_picture_and_only_where_the_server_gives_it(within: Any):
+def test_an_explanation_is_of_one_image_and_only_where_the_server_gives_it(within: Any):
     two = within().post("/predict?explain=1", files=multipart(encoded(), encoded()))
-    assert (two.status_code, "one picture at a time" in two.text) == (400, True)
+    assert (two.status_code, "one image at a time" in two.text) == (400, True)
     none = within(explain=False).post("/predict?explain=1", content=encoded())
     assert (none.status_code, "does not explain" in none.text) == (400, True)
 
 
 BAD: dict[str, tuple[bytes, int, str]] = {
-    "text": (b"no picture at all", 415, "unknown"),
+    "text": (b"no image at all", 415, "unknown"),
     "a page": (b"<!doctype html><p>", 415, "unknown"),
     "an archive": (b"PK\x03\x04" + bytes(40), 415, "unknown"),
     "a part of one": (encoded("red", "JPEG", (300, 300))[:700], 422, "damaged"),
@@ -147,26 +147,26 @@ BAD: dict[str, tuple[bytes, int, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_picture_is_refused_with_its_reason(within: Any, case: str):
+def test_a_bad_image_is_refused_with_its_reason(within: Any, case: str):
     data, status, reason = BAD[case]
     server = within(max_pixels=2_000_000)
     answer = server.post("/predict", content=data)
     error = answer.json()["error"]
     assert (answer.status_code, error["reason"]) == (status, reason)
     assert error["id"] == answer.headers["x-request-id"]
-    assert server.service.room.pictures == 0
+    assert server.service.room.images == 0
 
 
-def test_of_many_pictures_every_bad_one_is_named(within: Any):
+def test_of_many_images_every_bad_one_is_named(within: Any):
     answer = within().post("/predict", files=multipart(encoded(), b"text", encoded(), encoded()[:50]))
     message = answer.json()["error"]["message"]
     assert answer.status_code == 415
-    assert "1.png is not a picture" in message
+    assert "1.png is not an image" in message
     assert "3.png is" in message
 
 
 def test_too_much_is_refused(within: Any):
-    server = within(max_bytes=2048, max_pictures=2)
+    server = within(max_bytes=2048, max_images=2)
     assert server.post("/predict", content=bytes(2049)).status_code == 413
 
     async def chunks() -> Any:
@@ -178,7 +178,7 @@ def test_too_much_is_refused(within: Any):
 
     assert server.together(stream).status_code == 413
     three = server.post("/predict", files=multipart(*[encoded()] * 3))
-    assert (three.status_code, three.json()["error"]["reason"]) == (413, "pictures")
+    assert (three.status_code, three.json()["error"]["reason"]) == (413, "images")
     assert server.service.room.bytes == 0
 
 
@@ -189,7 +189,7 @@ def test_a_wrong_option_is_refused(within: Any, query: str, message: str):
 
 
 def test_what_does_not_fit_is_told_to_come_again(within: Any):
-    server = within(change=asleep(0.1), queue=4, max_pictures=4, max_batch=1)
+    server = within(change=asleep(0.1), queue=4, max_images=4, max_batch=1)
 
     async def ask(client: httpx.AsyncClient) -> list[httpx.Response]:
         return await asyncio.gather(*[client.post("/predict", content=encoded()) for _ in range(10)])
@@ -207,7 +207,7 @@ def test_what_takes_too_long_is_told_so_and_makes_room_again(within: Any):
     answer = server.post("/predict", content=encoded())
     assert (answer.status_code, answer.json()["error"]["reason"]) == (503, "time")
     assert answer.headers["retry-after"] == "2"
-    assert server.service.room.pictures == 0
+    assert server.service.room.images == 0
 
 
 def test_a_model_that_fails_is_no_secret_but_its_words_are(within: Any, capsys: pytest.CaptureFixture[str]):
@@ -266,23 +266,23 @@ def test_what_happens_is_counted(within: Any):
         'kerasimg_requests_total{route="/predict",status="200"} 1.0',
         'kerasimg_requests_total{route="/predict",status="415"} 1.0',
         'kerasimg_refused_total{reason="unknown"} 1.0',
-        "kerasimg_pictures_total 2.0",
+        "kerasimg_images_total 2.0",
         "kerasimg_batch_size_sum 2.0",
         'kerasimg_request_seconds_count{route="/predict"} 2.0',
-        "kerasimg_in_work_pictures 0.0",
-        "kerasimg_queue_pictures 0.0",
+        "kerasimg_in_work_images 0.0",
+        "kerasimg_queue_images 0.0",
     ):
         assert line in text.splitlines()
 
 
-def test_each_request_is_one_line_of_json_without_the_pictures_name(within: Any, capsys: pytest.CaptureFixture[str]):
+def test_each_request_is_one_line_of_json_without_the_images_name(within: Any, capsys: pytest.CaptureFixture[str]):
     server = within(log=True)
     server.post("/predict", files=[("file", ("secret.png", encoded(), "image/png"))], headers={"x-request-id": "a1"})
     server.post("/predict", content=b"secret", headers={"x-request-id": "not an id"})
     out = capsys.readouterr().out
     first, second = map(json.loads, out.splitlines())
     assert "secret" not in out
-    assert {"event": "request", "id": "a1", "status": 200, "pictures": 1, "path": "/predict"}.items() <= first.items()
+    assert {"event": "request", "id": "a1", "status": 200, "images": 1, "path": "/predict"}.items() <= first.items()
     assert (second["status"], second["reason"], len(second["id"])) == (415, "unknown", 16)
 
 

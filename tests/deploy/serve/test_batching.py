@@ -1,4 +1,4 @@
-"""Pictures that come one by one are asked about together, and none waits for nothing."""
+"""Images that come one by one are asked about together, and none waits for nothing."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ import pytest
 from kerasimg.deploy.serve.batching import Batcher
 
 
-def picture(value: int) -> np.ndarray:
+def image(value: int) -> np.ndarray:
     return np.full((2, 2, 1), value, np.uint8)
 
 
@@ -18,9 +18,9 @@ def mean(pixels: np.ndarray) -> np.ndarray:
     return pixels.mean(axis=(1, 2, 3))[:, np.newaxis]
 
 
-def test_each_picture_gets_its_own_row():
+def test_each_image_gets_its_own_row():
     batcher = Batcher(mean, max_batch=4, max_wait_s=0)
-    answers = [batcher.put(picture(value)) for value in range(50)]
+    answers = [batcher.put(image(value)) for value in range(50)]
     assert [float(answer.result(5)[0]) for answer in answers] == list(range(50))
     batcher.close()
 
@@ -35,16 +35,16 @@ def test_what_gathers_while_the_model_works_is_asked_at_once_up_to_the_limit():
         return mean(pixels)
 
     batcher = Batcher(slow, max_batch=4, max_wait_s=0, told=lambda size, seconds: sizes.append(size))
-    first = batcher.put(picture(0))
+    first = batcher.put(image(0))
     assert asked.wait(5)
-    rest = [batcher.put(picture(value)) for value in range(10)]
+    rest = [batcher.put(image(value)) for value in range(10)]
     free.set()
     assert [float(answer.result(5)[0]) for answer in [first, *rest]] == [0, *range(10)]
     batcher.close()
     assert sizes == [1, 4, 4, 2]
 
 
-def test_a_picture_waits_for_others_only_while_some_are_expected():
+def test_a_image_waits_for_others_only_while_some_are_expected():
     for expected, sizes_told in ((0, [1, 1]), (1, [2])):
         sizes: list[int] = []
         batcher = Batcher(
@@ -54,10 +54,10 @@ def test_a_picture_waits_for_others_only_while_some_are_expected():
             expecting=lambda expected=expected: expected,
             told=lambda size, seconds, sizes=sizes: sizes.append(size),
         )
-        first = batcher.put(picture(1))
+        first = batcher.put(image(1))
         if not expected:
             first.result(5)
-        batcher.put(picture(2)).result(5)
+        batcher.put(image(2)).result(5)
         first.result(5)
         batcher.close()
         assert sizes == sizes_told
@@ -66,7 +66,7 @@ def test_a_picture_waits_for_others_only_while_some_are_expected():
 def test_it_waits_no_longer_than_it_may():
     batcher = Batcher(mean, max_batch=8, max_wait_s=0.05, expecting=lambda: 1)
     begun = time.monotonic()
-    batcher.put(picture(1)).result(5)
+    batcher.put(image(1)).result(5)
     assert time.monotonic() - begun > 0.04
     batcher.close()
 
@@ -78,7 +78,7 @@ def test_what_the_model_raises_is_told_to_those_who_asked_and_to_no_others():
         return mean(pixels)
 
     batcher = Batcher(odd, max_batch=1, max_wait_s=0)
-    bad, good = batcher.put(picture(200)), batcher.put(picture(7))
+    bad, good = batcher.put(image(200)), batcher.put(image(7))
     with pytest.raises(ValueError, match="too bright"):
         bad.result(5)
     assert good.result(5)[0] == 7
@@ -95,14 +95,14 @@ def test_who_has_given_up_is_not_asked_for():
     batcher = Batcher(note, max_batch=4, max_wait_s=0)
     gone: Future = Future()
     gone.cancel()
-    batcher.put(picture(1), gone)
-    batcher.put(picture(2)).result(5)
+    batcher.put(image(1), gone)
+    batcher.put(image(2)).result(5)
     batcher.close()
     assert asked == [2]
 
 
 def test_at_its_end_it_answers_what_was_put():
     batcher = Batcher(mean, max_batch=3, max_wait_s=1, expecting=lambda: 1)
-    answers = [batcher.put(picture(value)) for value in range(5)]
+    answers = [batcher.put(image(value)) for value in range(5)]
     batcher.close()
     assert all(answer.done() for answer in answers)

@@ -1,4 +1,4 @@
-"""Pictures in a form, in JSON, or as the body itself; anything else is refused with what was expected."""
+"""Images in a form, in JSON, or as the body itself; anything else is refused with what was expected."""
 
 import base64
 import gzip
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kerasimg.deploy.serve.bodies import Asked, read_pictures
+from kerasimg.deploy.serve.bodies import Asked, read_images
 from kerasimg.deploy.serve.refusals import Refused
 
 MOST = 2**20
@@ -26,7 +26,7 @@ def form(*parts: tuple[str, bytes], edge: bytes = b"edge", end: bytes = b"--\r\n
 def read(
     body: bytes | Any, kind: str = "multipart/form-data; boundary=edge", most: int = 3, encoding: str = ""
 ) -> Asked:
-    return read_pictures(kind, encoding, body if isinstance(body, bytes) else json.dumps(body).encode(), most, MOST)
+    return read_images(kind, encoding, body if isinstance(body, bytes) else json.dumps(body).encode(), most, MOST)
 
 
 def base64_of(data: bytes) -> str:
@@ -42,22 +42,22 @@ def test_a_form_brings_files_and_options():
             ('name="explain"', b"true"),
         )
     )
-    assert (asked.pictures, asked.ids) == ([A, B], ["a.png", "ü.jpg"])
+    assert (asked.images, asked.ids) == ([A, B], ["a.png", "ü.jpg"])
     assert asked.options == {"top": "2", "explain": "true"}
 
 
-def test_json_brings_pictures_in_base64_with_or_without_ids():
+def test_json_brings_images_in_base64_with_or_without_ids():
     document = {"images": [base64_of(A), {"id": "b", "data": "data:image/png;base64," + base64_of(B)}], "top": 1}
     asked = read(document, "application/json; charset=utf-8")
-    assert (asked.pictures, asked.ids, asked.options) == ([A, B], ["[0]", "b"], {"top": 1})
-    assert read({"image": base64_of(A)}, "application/json").pictures == [A]
+    assert (asked.images, asked.ids, asked.options) == ([A, B], ["[0]", "b"], {"top": 1})
+    assert read({"image": base64_of(A)}, "application/json").images == [A]
 
 
 @pytest.mark.parametrize(
     "kind", ["image/png", "application/octet-stream", "IMAGE/JPEG", "", "application/x-www-form-urlencoded"]
 )
-def test_a_body_may_be_the_picture_itself(kind: str):
-    assert read(B, kind).pictures == [B]
+def test_a_body_may_be_the_image_itself(kind: str):
+    assert read(B, kind).images == [B]
 
 
 REFUSED: dict[str, tuple[Any, str, str, str]] = {
@@ -66,16 +66,16 @@ REFUSED: dict[str, tuple[Any, str, str, str]] = {
     "no JSON": (b"{", "application/json", "body", "not JSON"),
     "deep JSON": (b"[" * 100_000, "application/json", "body", "not JSON"),
     "a list": ([], "application/json", "body", "expected an object"),
-    "no pictures": ({"images": []}, "application/json", "body", "no pictures"),
+    "no images": ({"images": []}, "application/json", "body", "no images"),
     "images of a kind": ({"images": "abc"}, "application/json", "body", "expected a list"),
     "no base64": ({"images": ["%%%"]}, "application/json", "body", "images[0]: not base64"),
-    "a number": ({"images": [3]}, "application/json", "body", "images[0]: expected a picture in base64, got int"),
+    "a number": ({"images": [3]}, "application/json", "body", "images[0]: expected an image in base64, got int"),
     "an unknown option": ({"images": ["aaaa"], "topp": 3}, "application/json", "body", "topp"),
     "an id of a kind": ({"images": [{"id": 3, "data": "aaaa"}]}, "application/json", "body", "images[0].id"),
     "an address": ({"images": ["http://x/a.png"]}, "application/json", "address", "not fetched"),
     "an address by name": ({"images": [{"url": "x"}]}, "application/json", "address", "not fetched"),
     "an address at the top": ({"url": "http://x"}, "application/json", "address", "not fetched"),
-    "too many": ({"images": ["aaaa"] * 4}, "application/json", "pictures", "more than 3 pictures"),
+    "too many": ({"images": ["aaaa"] * 4}, "application/json", "images", "more than 3 images"),
     "a form cut short": (
         form(('name="f"; filename="a"', A), end=b""),
         "multipart/form-data; boundary=edge",
@@ -94,7 +94,7 @@ REFUSED: dict[str, tuple[Any, str, str, str]] = {
     "a form with too many": (
         form(*[('name="f"; filename="a"', A)] * 4),
         "multipart/form-data; boundary=edge",
-        "pictures",
+        "images",
         "more than 3",
     ),
     "a bomb of empty lists": (
@@ -112,7 +112,7 @@ REFUSED: dict[str, tuple[Any, str, str, str]] = {
     "a thousand parts": (
         form(*[('name="top"', b"1")] * 1000),
         "multipart/form-data; boundary=edge",
-        "pictures",
+        "images",
         "more than 64 parts in one form",
     ),
     "a part of headers": (
@@ -160,14 +160,14 @@ USUAL = {
 @pytest.mark.parametrize("size", [256, 255, 254])
 def test_base64_is_read_in_all_its_usual_forms(form_of: str, size: int):
     data = bytes(range(256))[::-1][:size]
-    assert read({"images": [USUAL[form_of](base64_of(data))]}, "application/json").pictures == [data]
+    assert read({"images": [USUAL[form_of](base64_of(data))]}, "application/json").images == [data]
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "deflate"])
 def test_compressed_bodies_are_read(encoding: str):
     text = json.dumps({"images": [base64_of(A)]}).encode()
     body = zlib.compress(text) if encoding == "deflate" else gzip.compress(text)
-    assert read(body, "application/json", encoding=encoding).pictures == [A]
+    assert read(body, "application/json", encoding=encoding).images == [A]
     assert read(body, "application/json", encoding=encoding).ids == ["[0]"]
 
 

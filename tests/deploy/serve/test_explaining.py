@@ -33,8 +33,8 @@ def test_the_map_is_that_of_occlusion_and_lies_where_the_class_is(within: Any):
     shown = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(answer["overlay"].partition(",")[2]))))
     runtime = server.service.model.runtime
 
-    def ask(pictures: np.ndarray) -> np.ndarray:
-        found: np.ndarray = runtime(np.rint(pictures).astype(np.uint8))
+    def ask(images: np.ndarray) -> np.ndarray:
+        found: np.ndarray = runtime(np.rint(images).astype(np.uint8))
         return found
 
     values = occlusion(ask, half_red()[np.newaxis].astype("float32"), np.array([0]))[0]
@@ -53,8 +53,8 @@ def test_so_many_wait_for_an_explanation_and_no_more(within: Any):
     server = within()
 
     async def ask(client: Any) -> list[int]:
-        picture = as_file(half_red())
-        answers = await asyncio.gather(*[client.post("/predict?explain=1", content=picture) for _ in range(9)])
+        image = as_file(half_red())
+        answers = await asyncio.gather(*[client.post("/predict?explain=1", content=image) for _ in range(9)])
         return sorted(answer.status_code for answer in answers)
 
     codes = server.together(ask)

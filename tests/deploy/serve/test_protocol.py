@@ -15,7 +15,7 @@ INFER = "/v2/models/tiny/infer"
 
 
 def encoded(colour: str = "red", kind: str = "PNG", size: tuple[int, int] = (40, 30)) -> bytes:
-    """A picture of one colour, as a file."""
+    """An image of one colour, as a file."""
     file = io.BytesIO()
     PIL.Image.new("RGB", size, COLOURS[colour]).save(file, kind)
     return file.getvalue()
@@ -66,11 +66,11 @@ def test_pixels_are_answered_with_probabilities_and_labels(within: Any, flat: bo
     assert (told["label"]["data"], told["label"]["shape"]) == (["blue", "red"], [2])
 
 
-def test_encoded_pictures_are_answered_as_by_predict(within: Any):
-    server, picture = within(), encoded("green", "JPEG")
-    data = [base64.b64encode(picture).decode()]
+def test_encoded_images_are_answered_as_by_predict(within: Any):
+    server, image = within(), encoded("green", "JPEG")
+    data = [base64.b64encode(image).decode()]
     told = outputs(server.post(INFER, json=tensor(data, [1], "BYTES")))
-    own = server.post("/predict", content=picture).json()["predictions"][0]["classes"]
+    own = server.post("/predict", content=image).json()["predictions"][0]["classes"]
     assert np.float32(max(told["probabilities"]["data"])) == np.float32(own[0]["probability"])
 
 
@@ -112,8 +112,8 @@ WRONG: dict[str, tuple[Any, int, str]] = {
     "an id of a kind": (tensor(FLAT, ONE) | {"id": 3}, 400, "id: expected a text"),
     "too many": (tensor(FLAT, [33, SIZE, SIZE, 3]), 413, "more than 32"),
     "an address": (tensor(["http://x/a.png"], [1], "BYTES"), 400, "not fetched"),
-    "no picture": (tensor(["aaaa"], [1], "BYTES"), 415, "[0] is not a picture"),
-    "fewer pictures": (tensor(["aaaa"], [2], "BYTES"), 400, "expected [1]"),
+    "no image": (tensor(["aaaa"], [1], "BYTES"), 415, "[0] is not an image"),
+    "fewer images": (tensor(["aaaa"], [2], "BYTES"), 400, "expected [1]"),
 }
 
 

@@ -1,14 +1,14 @@
-"""Every reason has a status, and every way in which a picture can be bad has a reason."""
+"""Every reason has a status, and every way in which an image can be bad has a reason."""
 
 import pytest
 
-from kerasimg.data.picture import BEGINNINGS, BadImage
+from kerasimg.data.image_files import BEGINNINGS, BadImage
 from kerasimg.deploy.serve.refusals import (
     RETRY_AFTER_S,
     STATUS,
     Refused,
     TooManyPixels,
-    refused_picture,
+    refused_image,
     refused_status,
 )
 
@@ -16,7 +16,7 @@ REASONS = {
     "is empty": "damaged",
     "is truncated": "damaged",
     "is damaged (broken data stream)": "damaged",
-    "is not a picture of a known format": "unknown",
+    "is not an image of a known format": "unknown",
     "has 400 million pixels; the limit is 178 million": "pixels",
     "is too large (Image size (9 pixels) exceeds limit)": "pixels",
     "holds floating-point values from 0 to 1; 0 to 255 is expected": "damaged",
@@ -30,14 +30,14 @@ def test_only_what_may_pass_is_told_to_come_again():
 
 @pytest.mark.parametrize("told", REASONS)
 def test_what_the_decoder_says_has_a_reason(told: str):
-    refused = refused_picture("a.png", BadImage(told))
+    refused = refused_image("a.png", BadImage(told))
     assert (refused.reason, str(refused)) == (REASONS[told], f"a.png {told}")
 
 
 def test_files_of_other_kinds_are_unknown_and_pixels_are_pixels():
     others = [told for _, told in BEGINNINGS if "truncated" not in told]
-    assert {refused_picture("a", BadImage(told)).reason for told in others} == {"unknown"}
-    assert refused_picture("a", TooManyPixels("has 9 x 9 pixels")).status == 413
+    assert {refused_image("a", BadImage(told)).reason for told in others} == {"unknown"}
+    assert refused_image("a", TooManyPixels("has 9 x 9 pixels")).status == 413
 
 
 @pytest.mark.parametrize(("status", "reason"), [(404, "route"), (405, "method"), (400, "body"), (500, "failed")])

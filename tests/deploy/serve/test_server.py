@@ -27,7 +27,7 @@ import kerasimg
 from kerasimg.errors import CallError
 
 COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
-LIMITS = ("--max-mb", 1, "--max-megapixels", 4, "--max-pictures", 8)
+LIMITS = ("--max-mb", 1, "--max-megapixels", 4, "--max-images", 8)
 
 
 def encoded(colour: str = "red", kind: str = "PNG", size: tuple[int, int] = (40, 30), **how: Any) -> bytes:
@@ -67,10 +67,10 @@ def archive() -> bytes:
     return file.getvalue()
 
 
-def icon_of(picture: bytes) -> bytes:
-    """An icon that says it is of 16 x 16, with another picture inside."""
-    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(picture), 22)
-    return struct.pack("<HHH", 0, 1, 1) + entry + picture
+def icon_of(image: bytes) -> bytes:
+    """An icon that says it is of 16 x 16, with another image inside."""
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(image), 22)
+    return struct.pack("<HHH", 0, 1, 1) + entry + image
 
 
 ZEROS = zlib.compress(bytes(5000 * (5000 * 3 + 1)), 9)
@@ -192,7 +192,7 @@ def test_a_client_that_goes_before_its_body_is_whole_is_forgotten(server: Any):
         time.sleep(0.05)
     else:
         pytest.fail("the log does not tell that the client has gone")
-    assert "kerasimg_in_work_pictures 0.0" in server.http.get("/metrics").text
+    assert "kerasimg_in_work_images 0.0" in server.http.get("/metrics").text
 
 
 def test_the_log_is_json_with_one_line_for_each_request(server: Any):
@@ -206,7 +206,7 @@ def test_the_log_is_json_with_one_line_for_each_request(server: Any):
 def test_when_it_is_full_others_are_told_to_come_again_and_a_slow_body_is_not_waited_for(
     start: Callable[..., Any], bundles: Any, tmp_path: Path
 ):
-    options = ("--queue", 1, "--max-pictures", 1, "--timeout", 1.5)
+    options = ("--queue", 1, "--max-images", 1, "--timeout", 1.5)
     with start(tmp_path / "log", bundles(), *options) as server, ThreadPoolExecutor(1) as pool:
         slow = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc"
         answer = pool.submit(raw, server, slow)
@@ -225,14 +225,12 @@ def test_at_its_end_what_is_in_work_is_answered_and_the_exit_code_is_0(
 ):
     key = "a key of some length"
     with start(tmp_path / "log", bundles(), KERASIMG_API_KEY=key) as server:
-        picture = encoded("green")
-        head = (
-            f"POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\nContent-Length: {len(picture)}\r\n\r\n".encode()
-        )
-        assert ask(server, picture).status_code == 401
+        image = encoded("green")
+        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\nContent-Length: {len(image)}\r\n\r\n".encode()
+        assert ask(server, image).status_code == 401
         ended = threading.Timer(0.3, server.process.send_signal, [signal.SIGTERM])
         ended.start()
-        told = raw(server, head, picture[:20], picture[20:], pause_s=0.6)
+        told = raw(server, head, image[:20], image[20:], pause_s=0.6)
         assert told.startswith(b"HTTP/1.1 200")
         assert b'"label":"green"' in told
         assert server.process.wait(20) == 0
@@ -267,19 +265,19 @@ def test_it_loads_neither_keras_nor_tensorflow(bundles: Any):
         "heavy = {'keras', 'tensorflow', 'scipy', 'sklearn', 'matplotlib', 'pandas'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
-    picture = bundles().parent / "picture.png"
-    picture.write_bytes(encoded())
+    image = bundles().parent / "image.png"
+    image.write_bytes(encoded())
     done = subprocess.run(
-        [sys.executable, "-c", code, bundles(), picture], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code, bundles(), image], capture_output=True, text=True, check=False, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "200\n[]\n")
 
 
 def test_of_a_run_or_a_pack_without_an_export_one_is_made_and_answers_as_predict_does(
-    start: Callable[..., Any], pictures: Any, tiny: Any, tmp_path: Path
+    start: Callable[..., Any], images: Any, tiny: Any, tmp_path: Path
 ):
     pytest.importorskip("ai_edge_litert")
-    data = pictures(tmp_path / "colours", {"red": 10, "blue": 10})
+    data = images(tmp_path / "colours", {"red": 10, "blue": 10})
     run = kerasimg.train(tiny(), data=data, out=tmp_path, report=False, verbose=0)
     file = data / "blue" / "03.png"
     (expected,) = kerasimg.predict(run, str(file))

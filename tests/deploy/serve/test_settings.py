@@ -24,8 +24,8 @@ def test_a_number_that_is_too_small_is_refused_by_name(name: str):
 def test_numbers_that_do_not_go_together_are_refused():
     with pytest.raises(CallError, match="port: expected 0 to 65535"):
         Settings(port=65536)
-    with pytest.raises(CallError, match="queue: expected at least max_pictures, 8"):
-        Settings(queue=4, max_pictures=8)
+    with pytest.raises(CallError, match="queue: expected at least max_images, 8"):
+        Settings(queue=4, max_images=8)
 
 
 @pytest.mark.parametrize(("key", "right"), [("", True), ("k" * 16, True), ("short", False), ("ü" * 16, False)])

@@ -1,7 +1,7 @@
 /*
- * A picture of any size -> the model's input, as kerasimg's reference decoder (Pillow 13) computes it, bit by bit:
+ * An image of any size -> the model's input, as kerasimg's reference decoder (Pillow 13) computes it, bit by bit:
  * resized by a filter that widens as it shrinks, the weights as integers of 22 bits, rounded to bytes after each of the
- * two directions. What it takes beyond the picture and the input is the caller's scratch memory; nothing is allocated.
+ * two directions. What it takes beyond the image and the input is the caller's scratch memory; nothing is allocated.
  *
  * The weights are computed in double: once for each column and row, not for each pixel. A compiler that merges
  * multiplications with additions (-ffp-contract) may differ in their last bit, and so by 1 in a few pixels.
@@ -13,7 +13,7 @@
 #define PRECISION_BITS 22
 #define HALF ((int32_t)1 << (PRECISION_BITS - 1))
 
-/* What of the picture becomes how much of the input. */
+/* What of the image becomes how much of the input. */
 typedef struct {
   float x0, y0, x1, y1;               /* the box, at fractions of a pixel */
   int32_t left, top, width, height;   /* its place in the input */
@@ -174,7 +174,7 @@ typedef struct {
   size_t integers, row_bytes, rows;
 } Layout;
 
-/* Pillow shrinks a tall picture by its rows first. */
+/* Pillow shrinks a tall image by its rows first. */
 static int rows_first(int32_t width, int32_t height, const Plan *plan) {
   return plan->height < height && (int64_t)height - plan->height > 2 * ((int64_t)width - plan->width);
 }
@@ -201,7 +201,7 @@ size_t kerasimg_scratch_bytes(int32_t width, int32_t height) {
   return layout.integers * sizeof(int32_t) + layout.rows * layout.row_bytes;
 }
 
-/* A row of the picture at another width. */
+/* A row of the image at another width. */
 static void along_x(const uint8_t *row, uint8_t *out, int32_t width, const int32_t *spans, const int32_t *weights,
                     int32_t most) {
   for (int32_t x = 0; x < width; x++, weights += most, out += 3) {
@@ -258,7 +258,7 @@ int kerasimg_preprocess(const uint8_t *rgb, int32_t width, int32_t height, size_
       weights_x[(size_t)x * (size_t)layout.most_x] = (int32_t)1 << PRECISION_BITS; /* the pixel itself */
     }
   }
-  int32_t made = 0; /* rows of the picture that are already at the input's width */
+  int32_t made = 0; /* rows of the image that are already at the input's width */
   for (int32_t y = 0; y < plan.height; y++) {
     Span span = {y, 1};
     weights_y[0] = (int32_t)1 << PRECISION_BITS;

@@ -1,4 +1,4 @@
-/* A picture of any size -> the model's input. Written by kerasimg for the model '@name@'. */
+/* An image of any size -> the model's input. Written by kerasimg for the model '@name@'. */
 #ifndef KERASIMG_PREPROCESS_H_
 #define KERASIMG_PREPROCESS_H_
 
@@ -7,7 +7,7 @@
 
 #define KERASIMG_STRETCH 0 /* to the size, whatever the aspect */
 #define KERASIMG_CROP 1    /* the largest box of the size's aspect about the centre */
-#define KERASIMG_PAD 2     /* the whole picture in its aspect, on the background */
+#define KERASIMG_PAD 2     /* the whole image in its aspect, on the background */
 
 #define KERASIMG_NEAREST 0
 #define KERASIMG_BILINEAR 1
@@ -35,7 +35,7 @@
 extern "C" {
 #endif
 
-/* Bytes of scratch memory that a picture of this size needs. */
+/* Bytes of scratch memory that an image of this size needs. */
 size_t kerasimg_scratch_bytes(int32_t width, int32_t height);
 
 /*

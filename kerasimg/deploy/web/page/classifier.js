@@ -1,11 +1,11 @@
-// A classifier in the browser: LiteRT.js runs the model, `pictures.js` and `pixels.js` make its input.
+// A classifier in the browser: LiteRT.js runs the model, `images.js` and `pixels.js` make its input.
 //
 //   import { Classifier } from "./kerasimg/classifier.js";
 //   const classifier = await Classifier.load("./");
 //   const { label, ranked } = await classifier.classify(file);
 
 import { loadAndCompile, loadLiteRt, Tensor } from "../litert/index.js";
-import { readPicture } from "./pictures.js";
+import { readImage } from "./images.js";
 import { modelInput } from "./pixels.js";
 
 export class Classifier {
@@ -37,15 +37,15 @@ export class Classifier {
     return new Classifier(about, await loadAndCompile(bytes, { accelerator: "wasm" }));
   }
 
-  /** The model's input for a picture: bytes (height, width, channels), 0-255.  picture: as for `readPicture`. */
-  async pixels(picture) {
-    const { image } = this.about;
-    return modelInput(await readPicture(picture, image.background), image);
+  /** The model's input for an image: bytes (height, width, channels), 0-255.  image: as for `readImage`. */
+  async pixels(image) {
+    const contract = this.about.image;
+    return modelInput(await readImage(image, contract.background), contract);
   }
 
-  /** The model's outputs, one for each class (binary: one), 0 to 1.  picture: as for `readPicture`. */
-  async probabilities(picture) {
-    return this.run(await this.pixels(picture));
+  /** The model's outputs, one for each class (binary: one), 0 to 1.  image: as for `readImage`. */
+  async probabilities(image) {
+    return this.run(await this.pixels(image));
   }
 
   /** The same of the model's input. */
@@ -69,13 +69,13 @@ export class Classifier {
   }
 
   /**
-   * What the picture shows: {label, ranked, probabilities}.
+   * What the image shows: {label, ranked, probabilities}.
    *
-   * label: the class; where a picture can have several labels, the list of those that hold.
+   * label: the class; where an image can have several labels, the list of those that hold.
    * ranked: [{label, probability, holds}], the likeliest first.
    */
-  async classify(picture) {
-    return this.decide(await this.probabilities(picture));
+  async classify(image) {
+    return this.decide(await this.probabilities(image));
   }
 
   decide(probabilities) {

@@ -1,5 +1,5 @@
 // What a JPEG or WebP file says besides its pixels: the orientation is read, and what would make a browser turn or
-// recolour the picture by itself (EXIF, XMP, colour profile) is taken out, so that every browser gives the pixels as
+// recolour the image by itself (EXIF, XMP, colour profile) is taken out, so that every browser gives the pixels as
 // they are stored.
 
 const EXIF = "Exif\0\0";
@@ -55,7 +55,7 @@ function jpegWithout(bytes) {
       at += 1; // padding
       continue;
     }
-    if (marker === 0xda) break; // the picture itself
+    if (marker === 0xda) break; // the image itself
     const next = at + 2 + ((bytes[at + 2] << 8) | bytes[at + 3]);
     const content = bytes.subarray(at + 4, next);
     if (marker === 0xe1 && text(content, 0, EXIF.length) === EXIF) {
@@ -63,7 +63,7 @@ function jpegWithout(bytes) {
     } else if (marker === 0xe1 && text(content, 0, XMP.length) === XMP) {
       xmp ||= xmpOrientation(text(content, XMP.length, content.length));
     } else if (marker !== 0xe2) {
-      kept.push(bytes.subarray(at, next)); // not: colour profiles, and further pictures' indices
+      kept.push(bytes.subarray(at, next)); // not: colour profiles, and further images' indices
     }
     at = next;
   }

@@ -1,4 +1,4 @@
-// The page: drop, choose, paste or photograph a picture, and see what it is.
+// The page: drop, choose, paste or photograph an image, and see what it is.
 
 import { Classifier } from "./classifier.js";
 
@@ -44,17 +44,17 @@ function fail(message) {
   part("status").textContent = "";
 }
 
-/** Show a picture and what the classifier says of it.  picture: a Blob. */
-async function look(picture, name) {
+/** Show an image and what the classifier says of it.  image: a Blob. */
+async function look(image, name) {
   const turn = ++asked;
   part("problem").hidden = true;
   part("status").textContent = `Looking at ${name} …`;
-  show(picture, name);
+  show(image, name);
   try {
     const classifier = await window.kerasimg;
-    await new Promise((painted) => setTimeout(painted)); // so that the picture is seen first
+    await new Promise((painted) => setTimeout(painted)); // so that the image is seen first
     const began = performance.now();
-    const answer = await classifier.classify(picture);
+    const answer = await classifier.classify(image);
     if (turn === asked) tell(answer, name, performance.now() - began);
   } catch (error) {
     if (turn !== asked) return;
@@ -63,10 +63,10 @@ async function look(picture, name) {
   }
 }
 
-function show(picture, name) {
-  const view = part("picture");
+function show(image, name) {
+  const view = part("image");
   URL.revokeObjectURL(view.src);
-  view.src = URL.createObjectURL(picture);
+  view.src = URL.createObjectURL(image);
   view.alt = name;
   part("bars").replaceChildren();
   part("verdict").textContent = "";
@@ -106,7 +106,7 @@ function percent(probability) {
 
 function takeFirst(files) {
   const file = [...files][0];
-  if (file) look(file, file.name || "the picture");
+  if (file) look(file, file.name || "the image");
 }
 
 part("choose").addEventListener("click", () => part("file").click());
@@ -138,7 +138,7 @@ const CAMERA = {
 
 part("camera").addEventListener("click", async () => {
   if (!navigator.mediaDevices) {
-    fail("This browser gives the camera only to pages from a server (https); choose a picture instead.");
+    fail("This browser gives the camera only to pages from a server (https); choose an image instead.");
     return;
   }
   try {
@@ -160,7 +160,7 @@ part("shoot").addEventListener("click", async () => {
   frame.getContext("2d").drawImage(video, 0, 0);
   closeCamera();
   // As PNG nothing is lost: what is classified is what is seen.
-  frame.toBlob((picture) => look(picture, "the photograph"), "image/png");
+  frame.toBlob((image) => look(image, "the photograph"), "image/png");
 });
 
 part("stop").addEventListener("click", closeCamera);

@@ -1,6 +1,6 @@
 // The preprocessing contract from decoded pixels on, as kerasimg's reference decoder (Pillow) computes it, bit by bit.
 //
-// A picture is {width, height, data}: three bytes a pixel, RGB, upright and opaque. The browser's own resizing is not
+// An image is {width, height, data}: three bytes a pixel, RGB, upright and opaque. The browser's own resizing is not
 // used: `drawImage` does not take the mean over what it shrinks, and differs by up to 56 of 255.
 
 const PRECISION_BITS = 22; // Pillow's: a weight is an integer, so the sums are exact and alike everywhere.
@@ -15,9 +15,9 @@ const FILTERS = {
 const POLICIES = { stretch, crop, pad };
 
 /** The model's input: bytes (height, width, channels).  image: the `image` section, as in preprocess.json. */
-export function modelInput(picture, image) {
+export function modelInput(decoded, image) {
   const [height, width] = image.size;
-  const sized = POLICIES[image.resize](picture, width, height, image.interpolation, image.background);
+  const sized = POLICIES[image.resize](decoded, width, height, image.interpolation, image.background);
   return image.channels === 1 ? grey(sized) : sized.data;
 }
 
@@ -39,13 +39,13 @@ export function overBackground(rgba, background) {
   return rgb;
 }
 
-/** The picture turned as an EXIF orientation (1 to 8) says. */
-export function upright(picture, orientation) {
-  if (!(orientation >= 2 && orientation <= 8)) return picture;
-  const { width, height, data } = picture;
+/** The image turned as an EXIF orientation (1 to 8) says. */
+export function upright(image, orientation) {
+  if (!(orientation >= 2 && orientation <= 8)) return image;
+  const { width, height, data } = image;
   const swaps = orientation >= 5;
   const [outWidth, outHeight] = swaps ? [height, width] : [width, height];
-  const flipsX = [2, 3, 7, 8].includes(orientation); // of the stored picture
+  const flipsX = [2, 3, 7, 8].includes(orientation); // of the stored image
   const flipsY = [3, 4, 6, 7].includes(orientation);
   const out = new Uint8Array(data.length);
   for (let y = 0, to = 0; y < outHeight; y++) {
@@ -61,28 +61,28 @@ export function upright(picture, orientation) {
   return { width: outWidth, height: outHeight, data: out };
 }
 
-function stretch(picture, width, height, interpolation) {
-  return resized(picture, width, height, interpolation, [0, 0, picture.width, picture.height]);
+function stretch(image, width, height, interpolation) {
+  return resized(image, width, height, interpolation, [0, 0, image.width, image.height]);
 }
 
 /** The largest box of the size's aspect about the centre, its edges at fractions of a pixel. */
-function crop(picture, width, height, interpolation) {
-  let [boxWidth, boxHeight] = [picture.width, picture.height];
-  if (picture.width * height > width * picture.height) boxWidth = (picture.height * width) / height;
-  else boxHeight = (picture.width * height) / width;
-  const [left, top] = [(picture.width - boxWidth) / 2, (picture.height - boxHeight) / 2];
-  return resized(picture, width, height, interpolation, [left, top, left + boxWidth, top + boxHeight]);
+function crop(image, width, height, interpolation) {
+  let [boxWidth, boxHeight] = [image.width, image.height];
+  if (image.width * height > width * image.height) boxWidth = (image.height * width) / height;
+  else boxHeight = (image.width * height) / width;
+  const [left, top] = [(image.width - boxWidth) / 2, (image.height - boxHeight) / 2];
+  return resized(image, width, height, interpolation, [left, top, left + boxWidth, top + boxHeight]);
 }
 
-/** The whole picture in its aspect, in the middle of the background. */
-function pad(picture, width, height, interpolation, background) {
+/** The whole image in its aspect, in the middle of the background. */
+function pad(image, width, height, interpolation, background) {
   let [innerWidth, innerHeight] = [width, height];
-  if (picture.width * height > width * picture.height) {
-    innerHeight = Math.max(1, roundedHalfToEven((picture.height * width) / picture.width));
+  if (image.width * height > width * image.height) {
+    innerHeight = Math.max(1, roundedHalfToEven((image.height * width) / image.width));
   } else {
-    innerWidth = Math.max(1, roundedHalfToEven((picture.width * height) / picture.height));
+    innerWidth = Math.max(1, roundedHalfToEven((image.width * height) / image.height));
   }
-  const inner = stretch(picture, innerWidth, innerHeight, interpolation);
+  const inner = stretch(image, innerWidth, innerHeight, interpolation);
   const data = new Uint8Array(width * height * 3);
   for (let i = 0; i < data.length; i++) data[i] = background[i % 3];
   const [left, top] = [(width - innerWidth) >> 1, (height - innerHeight) >> 1];
@@ -93,19 +93,19 @@ function pad(picture, width, height, interpolation, background) {
   return { width, height, data };
 }
 
-/** A box of the picture at another size: along x, then along y, rounded to bytes after each.  box: x0, y0, x1, y1. */
-function resized(picture, width, height, interpolation, box) {
+/** A box of the image at another size: along x, then along y, rounded to bytes after each.  box: x0, y0, x1, y1. */
+function resized(image, width, height, interpolation, box) {
   const [x0, y0, x1, y1] = box.map(Math.fround); // as Pillow passes it
-  const alongX = x0 !== 0 || x1 !== width || width !== picture.width;
-  const alongY = y0 !== 0 || y1 !== height || height !== picture.height;
-  if (!alongX && !alongY) return picture;
-  if (interpolation === "nearest") return nearest(picture, width, height, [x0, y0, x1, y1]);
+  const alongX = x0 !== 0 || x1 !== width || width !== image.width;
+  const alongY = y0 !== 0 || y1 !== height || height !== image.height;
+  if (!alongX && !alongY) return image;
+  if (interpolation === "nearest") return nearest(image, width, height, [x0, y0, x1, y1]);
   const filter = FILTERS[interpolation];
-  const across = alongX && taps(picture.width, x0, x1, width, filter);
-  const down = alongY && taps(picture.height, y0, y1, height, filter);
-  // Pillow 13 shrinks a tall picture by rows first. Both ways are right; the rounding between them differs.
-  const tall = height < picture.height && picture.height - height > 2 * (picture.width - width);
-  let sized = picture;
+  const across = alongX && taps(image.width, x0, x1, width, filter);
+  const down = alongY && taps(image.height, y0, y1, height, filter);
+  // Pillow 13 shrinks a tall image by rows first. Both ways are right; the rounding between them differs.
+  const tall = height < image.height && image.height - height > 2 * (image.width - width);
+  let sized = image;
   if (tall && down) sized = rows(sized, height, down);
   if (across) sized = columns(sized, width, across);
   if (!tall && down) sized = rows(sized, height, down);
@@ -139,11 +139,11 @@ function taps(inSize, from, to, outSize, filter) {
   return { first, count, weights, most };
 }
 
-function columns(picture, width, { first, count, weights, most }) {
-  const { height, data } = picture;
+function columns(image, width, { first, count, weights, most }) {
+  const { height, data } = image;
   const out = new Uint8Array(width * height * 3);
   for (let y = 0, to = 0; y < height; y++) {
-    const row = y * picture.width * 3;
+    const row = y * image.width * 3;
     for (let x = 0; x < width; x++, to += 3) {
       let [red, green, blue] = [HALF, HALF, HALF];
       let from = row + first[x] * 3;
@@ -161,8 +161,8 @@ function columns(picture, width, { first, count, weights, most }) {
   return { width, height, data: out };
 }
 
-function rows(picture, height, { first, count, weights, most }) {
-  const stride = picture.width * 3;
+function rows(image, height, { first, count, weights, most }) {
+  const stride = image.width * 3;
   const out = new Uint8Array(stride * height);
   const sums = new Int32Array(stride);
   for (let y = 0; y < height; y++) {
@@ -170,21 +170,21 @@ function rows(picture, height, { first, count, weights, most }) {
     for (let k = 0; k < count[y]; k++) {
       const from = (first[y] + k) * stride;
       const weight = weights[y * most + k];
-      for (let i = 0; i < stride; i++) sums[i] += picture.data[from + i] * weight;
+      for (let i = 0; i < stride; i++) sums[i] += image.data[from + i] * weight;
     }
     for (let i = 0; i < stride; i++) out[y * stride + i] = byte(sums[i]);
   }
-  return { width: picture.width, height, data: out };
+  return { width: image.width, height, data: out };
 }
 
-function nearest(picture, width, height, [x0, y0, x1, y1]) {
-  const across = steps(x0, x1, width, picture.width);
-  const down = steps(y0, y1, height, picture.height);
+function nearest(image, width, height, [x0, y0, x1, y1]) {
+  const across = steps(x0, x1, width, image.width);
+  const down = steps(y0, y1, height, image.height);
   const out = new Uint8Array(width * height * 3);
   for (let y = 0, to = 0; y < height; y++) {
     for (let x = 0; x < width; x++, to += 3) {
-      const from = (down[y] * picture.width + across[x]) * 3;
-      out.set(picture.data.subarray(from, from + 3), to);
+      const from = (down[y] * image.width + across[x]) * 3;
+      out.set(image.data.subarray(from, from + 3), to);
     }
   }
   return { width, height, data: out };

@@ -1,4 +1,4 @@
-"""Odd and malformed pictures: each comes out right or is named."""
+"""Odd and malformed images: each comes out right or is named."""
 
 import contextlib
 import io
@@ -12,15 +12,15 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from kerasimg.data.picture import MAX_PIXELS, TRANSPOSED, BadImage, read_picture
+from kerasimg.data.image_files import MAX_PIXELS, TRANSPOSED, BadImage, read_image
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 NOISE = np.random.default_rng(1).integers(0, 256, (64, 48, 3), dtype=np.uint8)
 
 
-def written(picture: PIL.Image.Image, form: str, **options) -> bytes:
+def written(image: PIL.Image.Image, form: str, **options) -> bytes:
     file = io.BytesIO()
-    picture.save(file, form, **options)
+    image.save(file, form, **options)
     return file.getvalue()
 
 
@@ -34,15 +34,15 @@ def png(width: int, height: int, bits: int, colour: int, rows: bytes, *chunks: t
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def pixels(picture, background=WHITE) -> list:
-    read = read_picture(picture, background)
+def pixels(image, background=WHITE) -> list:
+    read = read_image(image, background)
     assert read.mode == "RGB"
     return np.asarray(read).tolist()
 
 
-def reason(picture) -> str:
+def reason(image) -> str:
     with pytest.raises(BadImage) as caught:
-        read_picture(picture)
+        read_image(image)
     assert str(caught.value) == caught.value.reason
     return caught.value.reason
 
@@ -62,7 +62,7 @@ def test_a_truncated_png_is_named():
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "TGA"])
-def test_a_truncated_picture_of_any_format_is_named(form: str):
+def test_a_truncated_image_of_any_format_is_named(form: str):
     whole = written(PIL.Image.fromarray(NOISE), form)
     assert reason(whole[: len(whole) // 2])
 
@@ -76,16 +76,16 @@ def test_an_empty_file_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"\n<!DOCTYPE html><html>404", "is not a picture (it begins like an HTML page)"),
-        (b"<?xml version='1.0'?><svg/>", "is not a picture (it begins like an XML or SVG document)"),
-        (b'{"error": "not found"}', "is not a picture (it begins like a JSON document)"),
-        (b"%PDF-1.7", "is not a picture (it begins like a PDF document)"),
-        (b"PK\x03\x04\x14\0", "is not a picture (it begins like a ZIP archive)"),
-        (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer, not the picture: run `git lfs pull`"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0", "is not a picture of a known format"),
+        (b"\n<!DOCTYPE html><html>404", "is not an image (it begins like an HTML page)"),
+        (b"<?xml version='1.0'?><svg/>", "is not an image (it begins like an XML or SVG document)"),
+        (b'{"error": "not found"}', "is not an image (it begins like a JSON document)"),
+        (b"%PDF-1.7", "is not an image (it begins like a PDF document)"),
+        (b"PK\x03\x04\x14\0", "is not an image (it begins like a ZIP archive)"),
+        (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer, not the image: run `git lfs pull`"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "is not an image of a known format"),
     ],
 )
-def test_a_file_that_is_no_picture_is_named_for_what_it_is(tmp_path: Path, content: bytes, expected: str):
+def test_a_file_that_is_no_image_is_named_for_what_it_is(tmp_path: Path, content: bytes, expected: str):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     assert reason(path) == expected
@@ -97,14 +97,14 @@ def test_random_bytes_are_named():
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "ICO", "PCX"])
-def test_a_picture_with_altered_bytes_is_read_or_named(form: str):
+def test_a_image_with_altered_bytes_is_read_or_named(form: str):
     whole = written(PIL.Image.fromarray(NOISE), form)
     random = np.random.default_rng(2)
     for _ in range(50):
         altered = np.frombuffer(whole, np.uint8).copy()
         altered[random.integers(0, min(len(whole), 400), 8)] = random.integers(0, 256, 8)
         with contextlib.suppress(BadImage):
-            assert read_picture(altered.tobytes()).mode == "RGB"
+            assert read_image(altered.tobytes()).mode == "RGB"
 
 
 def test_a_wrong_extension_is_no_matter(tmp_path: Path):
@@ -122,13 +122,13 @@ def test_cmyk_becomes_rgb_inverted_or_not():
 
 
 def test_a_palette_with_transparency_is_laid_over_the_background():
-    picture = PIL.Image.new("P", (3, 1))
-    picture.putpalette([*RED, *GREEN, *BLUE])
-    picture.putdata([0, 1, 2])
-    assert pixels(written(picture, "PNG", transparency=1), BLACK) == [[list(RED), list(BLACK), list(BLUE)]]
-    graded = written(picture, "PNG", transparency=bytes([255, 0, 128]))
+    image = PIL.Image.new("P", (3, 1))
+    image.putpalette([*RED, *GREEN, *BLUE])
+    image.putdata([0, 1, 2])
+    assert pixels(written(image, "PNG", transparency=1), BLACK) == [[list(RED), list(BLACK), list(BLUE)]]
+    graded = written(image, "PNG", transparency=bytes([255, 0, 128]))
     assert pixels(graded, WHITE) == [[list(RED), list(WHITE), [127, 127, 255]]]
-    assert pixels(written(picture, "GIF", transparency=0), WHITE) == [[list(WHITE), list(GREEN), list(BLUE)]]
+    assert pixels(written(image, "GIF", transparency=0), WHITE) == [[list(WHITE), list(GREEN), list(BLUE)]]
 
 
 def test_rgba_and_la_are_laid_over_the_background():
@@ -264,14 +264,14 @@ def test_the_limit_does_not_depend_on_that_of_pillow(monkeypatch: pytest.MonkeyP
     assert reason(png(60, 60, 8, 2, b"\0")).startswith("is too large (")
 
 
-def test_a_large_picture_within_the_limit_is_read_without_a_warning():
+def test_a_large_image_within_the_limit_is_read_without_a_warning():
     ink = written(PIL.Image.new("1", (10000, 10000)), "PNG")
-    assert read_picture(ink).size == (10000, 10000)
+    assert read_image(ink).size == (10000, 10000)
 
 
 def test_one_pixel_and_20000_in_a_row_are_read():
     assert pixels(written(PIL.Image.new("L", (1, 1), 7), "PNG")) == [[[7, 7, 7]]]
-    assert read_picture(written(PIL.Image.new("RGB", (20000, 1), RED), "PNG")).size == (20000, 1)
+    assert read_image(written(PIL.Image.new("RGB", (20000, 1), RED), "PNG")).size == (20000, 1)
 
 
 def test_what_is_no_file_is_named(tmp_path: Path):
@@ -329,7 +329,7 @@ def test_arrays_of_other_numbers_count_to_255(kind: str):
         (np.full((2, 2), "a"), "holds <U1, not numbers"),
     ],
 )
-def test_arrays_that_are_no_pictures_are_named(array: np.ndarray, expected: str):
+def test_arrays_that_are_no_images_are_named(array: np.ndarray, expected: str):
     assert reason(array).startswith(expected)
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a report: found again by what the run kept, and made small enough to travel inside the page."""
+"""The images of a report: found again by what the run kept, and made small enough to travel inside the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import PIL.Image
 
-from kerasimg.data.picture import RGB, BadImage, Picture, read_picture
+from kerasimg.data.image_files import RGB, BadImage, ImageInput, read_image
 from kerasimg.data.sources import IN_MEMORY, Source, open_source
 from kerasimg.errors import KerasimgError
 from kerasimg.evaluation.predictions import Predictions, decide
@@ -23,18 +23,18 @@ from kerasimg.spec.document import Image, Task
 SIDE = 176
 """Of a thumbnail's longer side, in pixels."""
 SMALL = 64
-"""A picture of at most so many pixels a side is shown pixel by pixel, and kept exactly."""
+"""An image of at most so many pixels a side is shown pixel by pixel, and kept exactly."""
 MISTAKES = 12
 HITS = 8
 EXAMPLES = 60
 """Of a data card, in all."""
 PER_CLASS = 5
 MEASURED = 400
-"""Pictures whose size is looked up."""
+"""Images whose size is looked up."""
 
 
 class Judged(NamedTuple):
-    """A picture of the test part that is worth a look."""
+    """An image of the test part that is worth a look."""
 
     id: str
     truth: str
@@ -45,7 +45,7 @@ class Judged(NamedTuple):
 
 
 class Thumbnail(NamedTuple):
-    """A picture inside of the page."""
+    """An image inside of the page."""
 
     source: str
     """A data URI."""
@@ -56,18 +56,18 @@ class Thumbnail(NamedTuple):
 
 
 class Album:
-    """The pictures of a run, as far as they are still there."""
+    """The images of a run, as far as they are still there."""
 
     def __init__(self, record: Mapping[str, Any] | None, image: Image) -> None:
-        self.record = record or {"where": "", "pictures": []}
+        self.record = record or {"where": "", "images": []}
         self.image = image
         self.missing: set[str] = set()
         """What was asked for and is gone, or cannot be read."""
 
-    def find(self, ids: Iterable[str]) -> dict[str, Picture]:
+    def find(self, ids: Iterable[str]) -> dict[str, ImageInput]:
         """Those of the images that can be had, by name, from whatever source the run was trained on."""
         wanted = set(ids)
-        found: dict[str, Picture] = {}
+        found: dict[str, ImageInput] = {}
         folder = Path(self.record["where"])
         if folder.is_dir():  # which saves listing it
             found = {name: str(folder / name) for name in wanted if (folder / name).is_file()}
@@ -76,7 +76,7 @@ class Album:
             if place is None or self._source is None:
                 continue
             with contextlib.suppress(KerasimgError, BadImage, OSError):
-                found[name] = self._source.items[place].picture
+                found[name] = self._source.items[place].image
         self.missing |= wanted - found.keys()
         return found
 
@@ -97,19 +97,19 @@ class Album:
             return {}
         return {self._source.columns.id(place): place for place in range(len(self._source))}
 
-    def read(self, picture: Picture, name: str) -> PIL.Image.Image | None:
-        """The picture at its own size, upright; None, and `missing`, where it cannot be read."""
+    def read(self, image: ImageInput, name: str) -> PIL.Image.Image | None:
+        """The image at its own size, upright; None, and `missing`, where it cannot be read."""
         try:
-            return read_picture(picture, cast(RGB, tuple(self.image.background)))
+            return read_image(image, cast(RGB, tuple(self.image.background)))
         except BadImage:
             self.missing.add(name)
             return None
 
 
-def thumbnail(picture: PIL.Image.Image, side: int = SIDE) -> Thumbnail:
+def thumbnail(image: PIL.Image.Image, side: int = SIDE) -> Thumbnail:
     """A small copy; what is tiny already stays as it is."""
-    tiny = max(picture.size) <= SMALL
-    small = picture.copy()
+    tiny = max(image.size) <= SMALL
+    small = image.copy()
     if not tiny:
         small.thumbnail((side, side), PIL.Image.Resampling.LANCZOS)
     file = io.BytesIO()
@@ -173,12 +173,12 @@ def _of_labels(found: Predictions) -> tuple[list[Judged], list[Judged], int]:
 
 
 def examples(record: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Class -> the names of a few of its training pictures, spread evenly over them; 60 in all."""
+    """Class -> the names of a few of its training images, spread evenly over them; 60 in all."""
     of_class: dict[str, list[str]] = defaultdict(list)
-    for picture in record["pictures"]:
-        if picture["part"] == "train":
-            for label in picture["labels"]:
-                of_class[label].append(picture["id"])
+    for image in record["images"]:
+        if image["part"] == "train":
+            for label in image["labels"]:
+                of_class[label].append(image["id"])
     classes = [name for name in record["classes"] if of_class[name]][:EXAMPLES]
     each = max(1, min(PER_CLASS, EXAMPLES // max(1, len(classes))))
     return {
@@ -189,16 +189,16 @@ def examples(record: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def sizes(album: Album) -> dict[str, Any] | None:
-    """Widths and heights of a sample of the pictures, and their formats; None where none is there."""
-    ids = [picture["id"] for picture in album.record["pictures"]]
+    """Widths and heights of a sample of the images, and their formats; None where none is there."""
+    ids = [image["id"] for image in album.record["images"]]
     chosen = [ids[len(ids) * k // min(MEASURED, len(ids))] for k in range(min(MEASURED, len(ids)))]
     widths: list[tuple[int, int]] = []
-    for picture in album.find(chosen).values():
-        if isinstance(picture, np.ndarray):
-            widths.append((picture.shape[1], picture.shape[0]))
+    for image in album.find(chosen).values():
+        if isinstance(image, np.ndarray):
+            widths.append((image.shape[1], image.shape[0]))
             continue
         try:
-            with PIL.Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as opened:
+            with PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
                 widths.append(opened.size)
         except Exception:  # what cannot be read is told by the check of the data
             continue
@@ -215,17 +215,17 @@ def sizes(album: Album) -> dict[str, Any] | None:
 
 
 def counts(record: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]], dict[str, int]]:
-    """The parts that there are; a row for each class, {name, part: pictures ...}; the number of pictures by part."""
-    parts = [part for part in ("train", "validation", "test") if any(p["part"] == part for p in record["pictures"])]
+    """The parts that there are; a row for each class, {name, part: images ...}; the number of images by part."""
+    parts = [part for part in ("train", "validation", "test") if any(p["part"] == part for p in record["images"])]
     table: dict[str, dict[str, Any]] = {name: {"name": name, **dict.fromkeys(parts, 0)} for name in record["classes"]}
     totals = dict.fromkeys(parts, 0)
-    for picture in record["pictures"]:
-        totals[picture["part"]] += 1
-        for label in picture["labels"]:
-            table[label][picture["part"]] += 1
+    for image in record["images"]:
+        totals[image["part"]] += 1
+        for label in image["labels"]:
+            table[label][image["part"]] += 1
     return parts, list(table.values()), totals
 
 
 def unique(judged: Sequence[Judged]) -> list[str]:
-    """The names of the pictures, each once."""
+    """The names of the images, each once."""
     return list(dict.fromkeys(one.id for one in judged))

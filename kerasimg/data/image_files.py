@@ -1,4 +1,4 @@
-"""Any picture as 8-bit RGB, upright and opaque; the rules are written in `decode.py`."""
+"""Any image as 8-bit RGB, upright and opaque; the rules are written in `decode.py`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kerasimg.data.pixels import FOUR, value_fault
 from kerasimg.errors import KerasimgError
 
 MAX_PIXELS = 178_956_970
-"""Pixels of the largest picture that is decoded: where Pillow, too, refuses by default."""
+"""Pixels of the largest image that is decoded: where Pillow, too, refuses by default."""
 
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MPO", "JPEG2000"),
@@ -38,7 +38,7 @@ EXTENSIONS = frozenset(
         *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".qoi", ".ico", ".pcx", ".tga"),
     )
 )
-"""Extensions, in lower case, by which a file is taken for a picture; HEIC too, to be named, not passed over."""
+"""Extensions, in lower case, by which a file is taken for an image; HEIC too, to be named, not passed over."""
 
 TRANSPOSED = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
@@ -49,18 +49,18 @@ TRANSPOSED = {
     7: PIL.Image.Transpose.TRANSVERSE,
     8: PIL.Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what turns the picture upright."""
+"""EXIF orientation -> what turns the image upright."""
 
 SIDEWAYS = frozenset(TRANSPOSED[orientation] for orientation in (5, 6, 7, 8))
 """The turns that make height of width."""
 
 BEGINNINGS = (
-    (rb"\s*<(!doctype html|html|head|body)", "is not a picture (it begins like an HTML page)"),
-    (rb"\s*(<\?xml|<svg)", "is not a picture (it begins like an XML or SVG document)"),
-    (rb"\s*[{\[]\s*[\"{\[\]}]", "is not a picture (it begins like a JSON document)"),
-    (rb"%PDF", "is not a picture (it begins like a PDF document)"),
-    (rb"PK\x03\x04", "is not a picture (it begins like a ZIP archive)"),
-    (rb"version https://git-lfs", "is a Git LFS pointer, not the picture: run `git lfs pull`"),
+    (rb"\s*<(!doctype html|html|head|body)", "is not an image (it begins like an HTML page)"),
+    (rb"\s*(<\?xml|<svg)", "is not an image (it begins like an XML or SVG document)"),
+    (rb"\s*[{\[]\s*[\"{\[\]}]", "is not an image (it begins like a JSON document)"),
+    (rb"%PDF", "is not an image (it begins like a PDF document)"),
+    (rb"PK\x03\x04", "is not an image (it begins like a ZIP archive)"),
+    (rb"version https://git-lfs", "is a Git LFS pointer, not the image: run `git lfs pull`"),
     (
         rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|BM|II[*+]\0|MM\0[*+]",
         "is truncated or damaged within its header",
@@ -75,11 +75,11 @@ TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """How a TIFF begins, a BigTIFF too."""
 
 RGB = tuple[int, int, int]
-Picture = str | os.PathLike[str] | bytes | np.ndarray
+ImageInput = str | os.PathLike[str] | bytes | np.ndarray
 
 
 class BadImage(KerasimgError, ValueError):
-    """A picture cannot be read; `reason` says why and goes on after the picture's name: "is truncated"."""
+    """An image cannot be read; `reason` says why and goes on after the image's name: "is truncated"."""
 
     exit_code = 3
 
@@ -88,28 +88,28 @@ class BadImage(KerasimgError, ValueError):
         self.reason = reason
 
 
-def read_picture(
-    picture: Picture,
+def read_image(
+    image: ImageInput,
     background: RGB = (255, 255, 255),
     opened: Callable[[PIL.Image.Image], None] | None = None,
 ) -> PIL.Image.Image:
-    """The picture in mode RGB, upright, at its own size, on the background where it is transparent.
+    """The image in mode RGB, upright, at its own size, on the background where it is transparent.
 
-    picture: a path, the bytes of a file, or an array of 0-255, (H, W) or (H, W, C) with 1 or 3 channels.
+    image: a path, the bytes of a file, or an array of 0-255, (H, W) or (H, W, C) with 1 or 3 channels.
     opened: called with a file once its header is read and its size found right, before its pixels are: it may note
     what the header says, or ask for fewer pixels (`draft`).
     """
-    if isinstance(picture, np.ndarray):
-        return _from_array(picture, background)
-    if isinstance(picture, bytes):
-        return _from_file(io.BytesIO(picture), background, opened)
-    with open_picture(picture) as file:
+    if isinstance(image, np.ndarray):
+        return _from_array(image, background)
+    if isinstance(image, bytes):
+        return _from_file(io.BytesIO(image), background, opened)
+    with open_image(image) as file:
         return _from_file(file, background, opened)
 
 
 @contextmanager
-def open_picture(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """The file of a picture, open; a BadImage says why it cannot be read."""
+def open_image(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """The file of an image, open; a BadImage says why it cannot be read."""
     try:
         kind = os.stat(path).st_mode
         if not stat.S_ISREG(kind):  # a named pipe would be waited for without end
@@ -252,7 +252,7 @@ def _check_size(pixels: int) -> None:
 
 
 def _in_8_bits(opened: PIL.Image.Image) -> PIL.Image.Image:
-    """The picture in a mode of at most 8 bits a channel."""
+    """The image in a mode of at most 8 bits a channel."""
     transparent = opened.info.get("transparency")
     if opened.mode == "F":
         values = np.asarray(opened)
@@ -279,10 +279,10 @@ def _in_8_bits(opened: PIL.Image.Image) -> PIL.Image.Image:
     return opened.convert("LA") if opened.mode == "La" else opened
 
 
-def _opaque(picture: PIL.Image.Image, background: RGB) -> PIL.Image.Image:
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    layered = picture.convert("RGBA")
+def _opaque(image: PIL.Image.Image, background: RGB) -> PIL.Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layered = image.convert("RGBA")
     flat = PIL.Image.new("RGB", layered.size, background)
     flat.paste(layered, mask=layered.getchannel("A"))
     return flat
@@ -301,7 +301,7 @@ def _to_bytes(values: np.ndarray, top: int) -> np.ndarray:
 
 
 def turn_of(opened: PIL.Image.Image) -> PIL.Image.Transpose | None:
-    """What turns an opened picture upright, as its EXIF or XMP says; None where it is, or neither says so."""
+    """What turns an opened image upright, as its EXIF or XMP says; None where it is, or neither says so."""
     try:
         return TRANSPOSED.get(opened.getexif().get(PIL.ExifTags.Base.Orientation, 1))
     except Exception:
@@ -317,7 +317,7 @@ def _resemblance(head: bytes) -> str:
     for beginning, reason in BEGINNINGS:
         if re.match(beginning, head, re.IGNORECASE | re.DOTALL):
             return reason
-    return "is not a picture of a known format"
+    return "is not an image of a known format"
 
 
 def _damage(error: Exception) -> str:
@@ -338,7 +338,7 @@ def formats() -> tuple[str, ...]:
 
 
 def mute_pillow() -> None:
-    """Ignore Pillow's warnings (a large picture, odd metadata): what matters in a picture raises here.
+    """Ignore Pillow's warnings (a large image, odd metadata): what matters in an image raises here.
 
     For the process, by a filter on Pillow's modules: `warnings.catch_warnings` is not safe among threads.
     """

@@ -1,4 +1,4 @@
-// From a file, a camera's frame or a canvas to a picture as `pixels.js` takes it: RGB, upright and opaque.
+// From a file, a camera's frame or a canvas to an image as `pixels.js` takes it: RGB, upright and opaque.
 
 import { withoutMetadata } from "./metadata.js";
 import { overBackground, upright } from "./pixels.js";
@@ -8,7 +8,7 @@ const MOST_PIXELS = 178956970; // as for kerasimg in Python
 const BAND = 1 << 22; // pixels that are drawn at a time; some browsers refuse canvases of more than 16 million
 
 /** {width, height, data}.  source: a Blob or File, or what a canvas can draw (video, image, canvas, ImageBitmap). */
-export async function readPicture(source, background) {
+export async function readImage(source, background) {
   if (!(source instanceof Blob)) return drawn(source, background);
   const bytes = new Uint8Array(await source.arrayBuffer());
   if (!bytes.length) throw new Error("is empty");
@@ -30,7 +30,7 @@ async function decoded(blob) {
     // Neither recoloured nor multiplied by alpha. What it could be turned by is already taken out.
     return await createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
   } catch (error) {
-    throw new Error("is no picture that this browser can read", { cause: error });
+    throw new Error("is no image that this browser can read", { cause: error });
   }
 }
 
