@@ -30,9 +30,9 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from kerasimg.data.audit.data_check import DataCheck, check_data
 from kerasimg.data.image_files import BadImage, read_image
 from kerasimg.data.parallel import cores
-from kerasimg.data.quality.data_check import DataCheck, check_data
 
 PLANTED = {
     "exact": 30,

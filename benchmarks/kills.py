@@ -136,14 +136,14 @@ def outcome(run: Path) -> dict[str, Any]:
 
 def keep_states() -> None:
     """Have the end of each stage leave what no run keeps: the optimizer, and what callbacks remember."""
-    from kerasimg.training import engine, state
+    from kerasimg.training import engine, snapshot
 
     finish = engine.Engine._finish
 
     def keeping(self: Any, index: int, model: Any, best: Any) -> None:
-        arrays = state.take(model.optimizer.variables, "optimizer")
+        arrays = snapshot.take(model.optimizer.variables, "optimizer")
         callbacks = [*self.callbacks, *([best] if best else [])]
-        told = json.dumps(state.remember(callbacks, arrays))
+        told = json.dumps(snapshot.remember(callbacks, arrays))
         np.savez(self.hooks.run.path / f"state-{index + 1}.npz", told=np.array(told), **arrays)
         finish(self, index, model, best)
 

@@ -96,7 +96,7 @@ def in_int8(run: Path) -> str:
     from kerasimg.data.sources import open_source
     from kerasimg.models.classifier import Classifier
     from kerasimg.run_folder import RunFolder
-    from kerasimg.training.recall import recalled
+    from kerasimg.training.reopen import recalled
 
     classifier = Classifier.open(run)
     source = open_source("sample", "multiclass", classes=classifier.classes)

@@ -167,8 +167,8 @@ def engines(chosen: argparse.Namespace) -> None:
 
     from kerasimg.data.decode import decode
     from kerasimg.models import lowering
-    from kerasimg.models.frozen import split_frozen
     from kerasimg.models.inference import engine
+    from kerasimg.models.split_model import split_frozen
     from kerasimg.spec.document import Image
 
     size, batch = chosen.size, 32
@@ -208,7 +208,7 @@ def rows(chosen: argparse.Namespace) -> None:
     import keras
     import numpy as np
 
-    from kerasimg.data.order import Order
+    from kerasimg.data.shuffling import Order
     from kerasimg.training.array_batches import feature_batches
     from kerasimg.training.feature_rows import Rows
 

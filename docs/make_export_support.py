@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from kerasimg.deploy.silence import silence
+from kerasimg.deploy.quiet import silence
 from kerasimg.deploy.targets import litert, onnx, openvino
 from kerasimg.deploy.unsupported import cause, signature_of
 from kerasimg.objects import make_layer

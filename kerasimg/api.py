@@ -31,19 +31,19 @@ from kerasimg.results import (
 )
 from kerasimg.run_folder import CLASSES, EVALUATION, METRICS, REPORT, SPEC, RunFolder
 from kerasimg.spec import load as pure
-from kerasimg.spec.difference import Difference, differences
+from kerasimg.spec.diff import Difference, differences
+from kerasimg.spec.formatting import dumps
 from kerasimg.spec.nodes import NAME
-from kerasimg.spec.writing import dumps
-from kerasimg.tuning.records import BEST, CALL, WINNER
+from kerasimg.tuning.journal import BEST, CALL, WINNER
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
     import PIL.Image
 
-    from kerasimg.data.check import OnBadImage
+    from kerasimg.data.audit.data_check import DataCheck
     from kerasimg.data.items import Part
-    from kerasimg.data.quality.data_check import DataCheck
+    from kerasimg.data.readable import OnBadImage
     from kerasimg.data.sources import Data
     from kerasimg.deploy.bundle import Bundle
     from kerasimg.deploy.manifest import InputType, Precision
@@ -699,7 +699,7 @@ def train(
         >>> run.finished, sorted(run.scores.figures)[0]
         (True, 'accuracy')
     """
-    from kerasimg.data.first_spec import spec_for
+    from kerasimg.data.starter_spec import spec_for
     from kerasimg.training.train import train as begin
 
     with log.verbosity(verbose):
@@ -1229,7 +1229,7 @@ def report(run: PathLike, *, out: PathLike | None = None) -> Path:
         >>> kerasimg.report("runs/photos-1").name
         'report.html'
     """
-    from kerasimg.evaluation.report import report as write
+    from kerasimg.reporting.report import report as write
 
     return write(Path(run), out=out)
 
@@ -1264,7 +1264,7 @@ def check_data(
         >>> kerasimg.check_data("photos/", verbose=0).ok
         True
     """
-    from kerasimg.data.quality.data_check import check_data as check
+    from kerasimg.data.audit.data_check import check_data as check
 
     judge: Any = None
     if labels:

@@ -9,9 +9,9 @@ from typing import Any
 
 from kerasimg.errors import CallError, listed, nearest
 from kerasimg.spec import pack
+from kerasimg.spec.inheritance import ZOO as ZOO
+from kerasimg.spec.inheritance import Found
 from kerasimg.spec.load import Spec, load_again, load_document, load_file
-from kerasimg.spec.parents import ZOO as ZOO
-from kerasimg.spec.parents import Found
 from kerasimg.spec.reader import read, shown
 
 Reference = str | os.PathLike[str] | Mapping[str, Any] | Spec

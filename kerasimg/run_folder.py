@@ -326,13 +326,13 @@ class RunFolder(os.PathLike[str]):
 
     def write_spec(self, resolved: Mapping[str, Any]) -> None:
         """Write the resolved spec, laid out for a reader."""
-        from kerasimg.spec.writing import dumps
+        from kerasimg.spec.formatting import dumps
 
         write_text(self.spec_file, dumps(resolved))
 
     def write_first_spec(self, document: Mapping[str, Any]) -> None:
         """Write the spec that was made from the images, with its comments."""
-        from kerasimg.spec.writing import dumps
+        from kerasimg.spec.formatting import dumps
 
         write_text(self.first_spec_file, dumps(document))
 

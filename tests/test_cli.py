@@ -15,9 +15,9 @@ import typer
 
 import kerasimg
 from kerasimg import catalog, cli
+from kerasimg.cli.groups import leaves
 from kerasimg.cli.options import OWN_ARGUMENTS
 from kerasimg.cli.output import NEXT
-from kerasimg.cli.tree import leaves
 
 HERE = Path(__file__).parent
 """Where the commands run: not in the checkout, whose package Python would prefer to the installed one."""

@@ -17,7 +17,7 @@ import typer
 
 import kerasimg
 from kerasimg import cli
-from kerasimg.cli.tree import leaves
+from kerasimg.cli.groups import leaves
 from kerasimg.errors import SpecError
 
 QUICKER = {

@@ -20,7 +20,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from kerasimg.cli import cache, data, deploy, run, spec, train, use, zoo
-from kerasimg.cli.tree import Group
+from kerasimg.cli.groups import Group
 from kerasimg.errors import CallError, KerasimgError, printable
 
 TRACEBACK = "KERASIMG_TRACEBACK"

@@ -23,8 +23,8 @@ from kerasimg.cli.options import (
     out_option,
 )
 from kerasimg.cli.output import echo, print_result, table
+from kerasimg.cli.progress import messages, waiting
 from kerasimg.cli.run import label_error_lines
-from kerasimg.cli.waiting import messages, waiting
 from kerasimg.errors import CallError, DataError
 from kerasimg.files import write_json
 
@@ -71,7 +71,7 @@ def check(
     top: Top = 5,
 ) -> None:
     """Find problems in images and labels. Unreadable, duplicate, in two splits, blank, blurred; rare classes."""
-    from kerasimg.data.quality.data_check import check_data
+    from kerasimg.data.audit.data_check import check_data
 
     if sheet is not None and spec is None:
         raise CallError("--sheet shows what a spec makes of the images; give --spec")

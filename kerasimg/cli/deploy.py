@@ -10,7 +10,7 @@ import typer
 
 from kerasimg.cli.options import RUN_HELP, Json, RunArgument, RunData, Top, keras_loaded, out_option
 from kerasimg.cli.output import print_result
-from kerasimg.cli.waiting import messages, waiting
+from kerasimg.cli.progress import messages, waiting
 from kerasimg.errors import CallError
 
 commands = typer.Typer()

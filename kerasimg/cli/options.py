@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kerasimg.cli.start import keras_loaded as keras_loaded
+from kerasimg.cli.startup import keras_loaded as keras_loaded
 from kerasimg.errors import CallError
 
 if TYPE_CHECKING:

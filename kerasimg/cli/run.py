@@ -11,7 +11,7 @@ import typer
 from kerasimg.cli.deploy import Batch, Drop, Precisions, Same, TargetName, Tolerance
 from kerasimg.cli.options import DATA_HELP, Json, RunArgument, RunData, Top, keras_loaded, out_option, part_option
 from kerasimg.cli.output import echo, print_result
-from kerasimg.cli.waiting import waiting
+from kerasimg.cli.progress import waiting
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.run_folder import CARD, REPORT, RunFolder
 
@@ -38,7 +38,7 @@ def report(
 ) -> None:
     """Write a run's report.html and MODEL_CARD.md. From the files in its folder."""
     with keras_loaded():
-        from kerasimg.evaluation.report import report
+        from kerasimg.reporting.report import report
     with waiting("writing the report", as_json):
         path = report(run, out=out)
     text = f"{path} ({path.stat().st_size / 1e6:.2f} MB), {CARD} beside it"
@@ -55,7 +55,7 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Print the stages of a training, each with its best epoch. The training may still be running."""
-    from kerasimg.evaluation.report_epochs import print_stages, read_goals, stage_summaries
+    from kerasimg.reporting.epochs import print_stages, read_goals, stage_summaries
 
     if run.is_file():
         raise CallError(f"'{run}' is a file; name the folder of a run")

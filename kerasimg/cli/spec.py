@@ -27,14 +27,14 @@ from kerasimg.cli.options import (
     weights_argument,
 )
 from kerasimg.cli.output import echo, print_json, print_next, print_result
-from kerasimg.cli.waiting import waiting
+from kerasimg.cli.progress import waiting
 from kerasimg.errors import CallError
 from kerasimg.escaping import json_text
 from kerasimg.files import replacing, write_text
 from kerasimg.run_folder import DataRecord, RunFolder
 
 if TYPE_CHECKING:
-    from kerasimg.spec.difference import Difference
+    from kerasimg.spec.diff import Difference
     from kerasimg.spec.load import Spec
 
 commands = typer.Typer(help="Print, compare and build specs.", no_args_is_help=True)
@@ -67,7 +67,7 @@ def show(
     else:
         spec = load(ref, *assignments(assign), partial=True)
         if not origins:
-            from kerasimg.spec.writing import dumps
+            from kerasimg.spec.formatting import dumps
 
             echo(json_text(dumps(spec.resolved)), nl=False)
         else:
@@ -132,7 +132,7 @@ def diff(
 
 
 def _sections(before: str, after: str, as_written: bool) -> Iterator[tuple[str, Iterator[Difference]]]:
-    from kerasimg.spec.difference import differences
+    from kerasimg.spec.diff import differences
 
     old, new = RunFolder(Path(before)), RunFolder(Path(after))
     yield "spec", differences(_spec(before, as_written), _spec(after, as_written))
@@ -152,7 +152,7 @@ def _spec(side: str, as_written: bool) -> dict[str, Any]:
 
 def _of_data(before: DataRecord | None, after: DataRecord | None) -> Iterator[Difference]:
     """How the images of two runs differ: how many, and which, identified by their content."""
-    from kerasimg.spec.difference import MISSING, Difference, differences
+    from kerasimg.spec.diff import MISSING, Difference, differences
 
     yield from differences(_summed(before), _summed(after))
     old, new = ({row["sha256"]: row for row in (side["images"] if side else [])} for side in (before, after))
@@ -188,7 +188,7 @@ def _figures(run: RunFolder) -> dict[str, Any]:
 
 
 def _as_json(difference: Difference) -> dict[str, Any]:
-    from kerasimg.spec.difference import MISSING
+    from kerasimg.spec.diff import MISSING
 
     sides = {"before": difference.before, "after": difference.after}
     return {"path": difference.path, **{key: value for key, value in sides.items() if value is not MISSING}}
@@ -286,7 +286,7 @@ def _origin(spec: Spec, path: tuple[str | int, ...]) -> str:
 
 def _origins(spec: Spec) -> Iterator[tuple[str, Any, str]]:
     """(path, value, where it comes from) of every value of a resolved spec."""
-    from kerasimg.spec.places import show_path
+    from kerasimg.spec.locations import show_path
 
     def visit(value: Any, written: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str, Any, str]]:
         if isinstance(value, dict) and value:

@@ -40,14 +40,14 @@ from kerasimg.cli.options import (
     weights_argument,
 )
 from kerasimg.cli.output import echo, print_json, print_next, print_result, table
-from kerasimg.cli.waiting import messages, waiting
+from kerasimg.cli.progress import messages, waiting
 from kerasimg.errors import CallError, Fault, SpecError, printable
 from kerasimg.files import write_text
 from kerasimg.run_folder import REPORT
 
 if TYPE_CHECKING:
-    from kerasimg.data.first_spec import Wish
-    from kerasimg.data.look import Look
+    from kerasimg.data.starter_spec import Wish
+    from kerasimg.data.summary import Look
     from kerasimg.spec.load import Spec
 
 commands = typer.Typer()
@@ -75,8 +75,8 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Look at your images and write a first spec for them. Comments give the reason for each choice."""
-    from kerasimg.data.first_spec import describe, file_beside, first_spec, look_at
-    from kerasimg.spec.writing import dumps
+    from kerasimg.data.starter_spec import describe, file_beside, first_spec, look_at
+    from kerasimg.spec.formatting import dumps
 
     path = file_beside(data) if out is None else out
     if path.is_dir():
@@ -161,7 +161,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a classifier and evaluate it on held-out images. Everything is saved in a new folder."""
-    from kerasimg.evaluation.report_epochs import print_stages, read_goals
+    from kerasimg.reporting.epochs import print_stages, read_goals
 
     silent = quiet or as_json
     verbose = 0 if silent else _keras_verbose()
@@ -193,7 +193,7 @@ def train(
 
     def as_text() -> None:
         if scores is not None:
-            from kerasimg.evaluation.table import print_scores
+            from kerasimg.evaluation.score_table import print_scores
 
             print_scores(scores)
         page = run.report_file
@@ -332,7 +332,7 @@ def _spec_and_data(ref: str | None, data: str | None, verb: str, resumed: str) -
 
 def _first_spec(data: str, task: TaskName | None, silent: bool) -> dict[str, Any]:
     """The spec that `init` would write for these images."""
-    from kerasimg.data.first_spec import spec_for
+    from kerasimg.data.starter_spec import spec_for
 
     kind: Any = _text(task)
     with waiting("looking at the images", silent) as shown:
@@ -340,14 +340,14 @@ def _first_spec(data: str, task: TaskName | None, silent: bool) -> dict[str, Any
 
 
 def _default_wish(task: str | None) -> Wish:
-    from kerasimg.data.first_spec import Wish
+    from kerasimg.data.starter_spec import Wish
 
     return Wish(task=task)  # type: ignore[arg-type]
 
 
 def _ask(seen: Look, task: str) -> Wish:
     """The answers of a person; Enter takes what the program would choose."""
-    from kerasimg.data.first_spec import ABOUT, RESIZES, first_spec
+    from kerasimg.data.starter_spec import ABOUT, RESIZES, first_spec
 
     wish = _default_wish(task)
     for name, about in ABOUT.items():

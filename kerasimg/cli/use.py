@@ -21,7 +21,7 @@ from kerasimg.cli.options import (
     part_option,
 )
 from kerasimg.cli.output import echo, print_result
-from kerasimg.cli.waiting import waiting
+from kerasimg.cli.progress import waiting
 from kerasimg.errors import CallError, listed
 from kerasimg.escaping import one_line
 
@@ -42,7 +42,7 @@ def evaluate(
     """Evaluate a trained classifier on labelled images. By default on the images that its run held out."""
     with keras_loaded():
         from kerasimg.evaluation.evaluate import evaluate
-        from kerasimg.evaluation.table import print_scores
+        from kerasimg.evaluation.score_table import print_scores
     with waiting("evaluating", as_json):
         scores = evaluate(run, data=data, part=part, out=out, on_bad_image=on_bad_image.value)
     print_result("evaluate", scores, lambda: print_scores(scores), as_json, run=run)

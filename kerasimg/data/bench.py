@@ -20,9 +20,9 @@ from kerasimg.data.fast_decode import decode_fast, only_decode, version
 from kerasimg.data.image_files import BadImage, open_image, read_image
 from kerasimg.data.items import ImageInput, fault
 from kerasimg.data.memory import require_room
-from kerasimg.data.order import permutation
 from kerasimg.data.parallel import cores, each
 from kerasimg.data.pipeline import Targets, batches
+from kerasimg.data.shuffling import permutation
 from kerasimg.data.sources import Source
 from kerasimg.spec.document import Image
 

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kerasimg.data.array_files import remove
 from kerasimg.data.cache_folder import cache_folder
-from kerasimg.data.kept import remove
 from kerasimg.errors import CallError
 
 MAGIC = "kerasimg images 1"

@@ -15,8 +15,8 @@ from typing import Any, Protocol, overload
 import numpy as np
 
 from kerasimg.data.items import PART_NAMES, ImageInput, Item, Part
-from kerasimg.data.readers.places import Held, Images
-from kerasimg.data.readers.texts import Extras, Growing, Texts
+from kerasimg.data.readers.image_store import Held, Images
+from kerasimg.data.readers.packed_strings import Extras, Growing, Texts
 
 
 class Ids(Protocol):

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL
 
+from kerasimg.data.array_files import keep, kept, remove
 from kerasimg.data.cache_folder import cache_folder
-from kerasimg.data.kept import keep, kept, remove
 
 LIMIT = 4_000_000
 """Images that are remembered, at 52 bytes each; beyond that the oldest day's lines are forgotten."""

@@ -14,8 +14,8 @@ import numpy as np
 
 from kerasimg.data.cache import Cache, CacheKind, open_cache
 from kerasimg.data.loading import Loader
-from kerasimg.data.order import Order, Shard, steps
 from kerasimg.data.readers.soft_labels import soft_labels
+from kerasimg.data.shuffling import Order, Shard, steps
 from kerasimg.data.sources import Source
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Image

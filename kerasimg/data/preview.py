@@ -13,8 +13,8 @@ import PIL.ImageFont
 
 from kerasimg.data.augment import compile_augment
 from kerasimg.data.memory import require_room
-from kerasimg.data.order import permutation
 from kerasimg.data.pipeline import Targets, batches
+from kerasimg.data.shuffling import permutation
 from kerasimg.data.sources import Source
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Image

@@ -27,7 +27,7 @@ from kerasimg.data.index import Items, Labels
 from kerasimg.data.items import PART_NAMES, Item, ManyFaults, Part
 from kerasimg.data.ledger import Ledger, hexadecimal
 from kerasimg.data.parallel import each
-from kerasimg.data.readers.places import Arrays
+from kerasimg.data.readers.image_store import Arrays
 from kerasimg.data.sources import Source
 from kerasimg.errors import DataError, Fault
 from kerasimg.spec.document import Group

@@ -21,7 +21,7 @@ from kerasimg.backend import versions
 from kerasimg.data.sources import Data
 from kerasimg.deploy import manifest as manifests
 from kerasimg.deploy.bundle import CLASSES, PREPROCESS, README, Bundle, described
-from kerasimg.deploy.exporting import Exporting, Options, prepare
+from kerasimg.deploy.export_context import Exporting, Options, prepare
 from kerasimg.deploy.gate import Gated, gate
 from kerasimg.deploy.manifest import InputType, Manifest, Precision
 from kerasimg.deploy.parity import Asks, line_of, require

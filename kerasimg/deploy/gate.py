@@ -11,7 +11,7 @@ import numpy as np
 from kerasimg.data.image_files import read_image
 from kerasimg.data.items import ImageInput
 from kerasimg.deploy.bundle import Bundle
-from kerasimg.deploy.exporting import LOADED, Exporting, Images
+from kerasimg.deploy.export_context import LOADED, Exporting, Images
 from kerasimg.deploy.manifest import ModelFile, Parity
 from kerasimg.deploy.parity import Asked, Asks, compare, latency, tolerance_of
 from kerasimg.deploy.runtimes import NotHere, Runtime, open_runtime, stand_in

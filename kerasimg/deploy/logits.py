@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from kerasimg.keras_internals import call_behind
-from kerasimg.models.outputs import OutputKind, output_kind
+from kerasimg.models.output_kind import OutputKind, output_kind
 from kerasimg.models.temperature import model_at_temperature
 from kerasimg.spec.document import Task
 

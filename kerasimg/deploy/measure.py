@@ -19,12 +19,12 @@ from kerasimg.data.sources import Data
 from kerasimg.deploy import litert_file
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.export import write_bundle
-from kerasimg.deploy.exporting import Exporting, Options, prepare
+from kerasimg.deploy.export_context import Exporting, Options, prepare
 from kerasimg.deploy.logits import inference_model
 from kerasimg.deploy.manifest import Precision
 from kerasimg.deploy.parity import latency
+from kerasimg.deploy.quiet import silence
 from kerasimg.deploy.runtimes import needs, open_runtime
-from kerasimg.deploy.silence import silence
 from kerasimg.deploy.targets import target
 from kerasimg.errors import CallError, listed
 from kerasimg.models.classifier import ClassifierReference

@@ -20,7 +20,7 @@ import PIL.Image
 from kerasimg.data.parallel import cores
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import ModelFile, RuntimeName
-from kerasimg.deploy.silence import silence
+from kerasimg.deploy.quiet import silence
 from kerasimg.errors import CallError, WeightsError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kerasimg.errors import CallError
-from kerasimg.models import packed
+from kerasimg.models import pack_io
 from kerasimg.models.classifier import Classifier, ClassifierReference
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec import pack as form
@@ -39,7 +39,7 @@ def pack(run: ClassifierReference, out: str | os.PathLike[str] | None = None) ->
             card = files.card_file.read_text(encoding="utf-8")
         if files.evaluation.metrics_file not in stale:
             figures = _figures(files.evaluation.metrics() or {})
-    packed.write(classifier, path, card=card, figures=figures)
+    pack_io.write(classifier, path, card=card, figures=figures)
     return path
 
 
@@ -55,7 +55,7 @@ def unpack(file: str | os.PathLike[str], out: str | os.PathLike[str] | None = No
     folder = path.with_suffix("") if out is None else Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CallError(f"out: '{folder}' is there already; name another folder")
-    classifier = packed.read(path)
+    classifier = pack_io.read(path)
     folder.mkdir(parents=True, exist_ok=True)
     opened.write_specs(folder)
     files = RunFolder(folder)

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from kerasimg.deploy.silence import silence
+from kerasimg.deploy.quiet import silence
 from kerasimg.errors import CallError, KerasimgError, listed
 from kerasimg.models.flat_graph import Call, FlatGraph, flatten
 

@@ -11,10 +11,10 @@ import PIL.Image
 
 from kerasimg.data.decode import decode
 from kerasimg.deploy.bundle import EXPECTED, VECTORS
-from kerasimg.deploy.exporting import Exporting
+from kerasimg.deploy.export_context import Exporting
 from kerasimg.deploy.gate import as_file
 from kerasimg.files import write_json
-from kerasimg.models.packed import drawn
+from kerasimg.models.pack_io import drawn
 
 COUNT = 5
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kerasimg.data.check import OnBadImage, require_sound
 from kerasimg.data.groups import known_group_numbers
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part
 from kerasimg.data.pipeline import Targets, batches
+from kerasimg.data.readable import OnBadImage, require_sound
 from kerasimg.data.sources import IN_MEMORY, Data, Source, open_source
 from kerasimg.data.split import content_hashes, fingerprint
 from kerasimg.errors import CallError, Fault, listed, nearest

@@ -15,7 +15,7 @@ import keras
 
 from kerasimg.errors import CallError, listed, nearest
 from kerasimg.keras_internals import call_behind, replaced
-from kerasimg.models.outputs import output_kind
+from kerasimg.models.output_kind import output_kind
 
 UNLEARNED = ("InputLayer", "Rescaling", "Normalization", "Resizing")
 """Layers that see the image, and in which nothing of the classes is."""

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kerasimg.data.check import OnBadImage
 from kerasimg.data.decode import decode
 from kerasimg.data.image_files import BadImage
 from kerasimg.data.images import named_images
 from kerasimg.data.items import ManyFaults
 from kerasimg.data.parallel import Progress
+from kerasimg.data.readable import OnBadImage
 from kerasimg.errors import CallError, Fault
 from kerasimg.evaluation.predictions import decide, two_columns
 from kerasimg.models.classifier import Classifier, ClassifierReference

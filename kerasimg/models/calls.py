@@ -16,8 +16,8 @@ import keras
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.keras_internals import calls_of, functional_of, is_functional, passes_training
 from kerasimg.models.folded import IMAGE, FlatCall
+from kerasimg.models.keras_ops_to_layers import Tensor, rewrite
 from kerasimg.models.layer_arguments import Inexpressible, LayerReader, known_name
-from kerasimg.models.operations import Tensor, rewrite
 from kerasimg.spec import arguments
 
 

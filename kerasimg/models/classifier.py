@@ -25,8 +25,8 @@ from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.files import replacing, to_json
 from kerasimg.models.backbones import specs_beside
 from kerasimg.models.build import construct
-from kerasimg.models.forward import answers
-from kerasimg.models.outputs import as_probabilities, output_kind
+from kerasimg.models.compiled_predict import answers
+from kerasimg.models.output_kind import as_probabilities, output_kind
 from kerasimg.models.temperature import at_temperature
 from kerasimg.models.weights import check_hdf5
 from kerasimg.run_folder import MODEL, RunFolder, RunReference, folder_of
@@ -85,7 +85,7 @@ class Classifier:
         if not path.exists() or path.suffix == ".json":
             return _pretrained(str(ref))
         if is_pack(str(path)):
-            from kerasimg.models.packed import read  # which makes classifiers, too
+            from kerasimg.models.pack_io import read  # which makes classifiers, too
 
             return read(path)
         file = model_file(path)

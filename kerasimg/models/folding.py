@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kerasimg.models.folded import ONCE, REPEAT, Body, Folded, Item, Kind, fresh, moved_to, repeats_joined, text_of
-from kerasimg.models.windows import Window, best_windows, columns_of, entries_of, varies
+from kerasimg.models.repeat_finder import Window, best_windows, columns_of, entries_of, varies
 
 TIMES = "times"
 """The argument of a block that says how often one of its nodes is repeated."""

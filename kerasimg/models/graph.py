@@ -19,9 +19,9 @@ from kerasimg.spec.check import check_call
 from kerasimg.spec.document import Standardize
 from kerasimg.spec.expand import Call, Expansion
 from kerasimg.spec.load import Spec
+from kerasimg.spec.locations import Faults
+from kerasimg.spec.locations import Path as Place
 from kerasimg.spec.nodes import Node
-from kerasimg.spec.places import Faults
-from kerasimg.spec.places import Path as Place
 
 OWN_NAMES = ("image", "image_scale")
 """The layers that no node stands for: the input, and the scaling of its pixels."""

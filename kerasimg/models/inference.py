@@ -27,11 +27,11 @@ import keras
 import numpy as np
 
 from kerasimg.errors import CallError
+from kerasimg.models.compiled_predict import forward
 from kerasimg.models.flat_graph import flatten
-from kerasimg.models.forward import forward
-from kerasimg.models.frozen import Split
 from kerasimg.models.lowering import Program, lower
-from kerasimg.models.outputs import as_probabilities, output_kind
+from kerasimg.models.output_kind import as_probabilities, output_kind
+from kerasimg.models.split_model import Split
 
 Form = Literal["plain", "folded", "bfloat16", "litert"]
 Precision = Literal["auto", "plain", "folded", "bfloat16", "litert"]

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from kerasimg.models.flat_graph import Call
-from kerasimg.models.frozen import DROPPING
+from kerasimg.models.split_model import DROPPING
 
 Working = Literal["float32", "bfloat16"]
 """The type that values have between the layers."""

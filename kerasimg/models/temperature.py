@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kerasimg.models.outputs import output_kind
+from kerasimg.models.output_kind import output_kind
 from kerasimg.spec.document import Task
 
 LEAST = float(np.finfo(np.float32).tiny)

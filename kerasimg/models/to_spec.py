@@ -18,15 +18,15 @@ from kerasimg.models.folded_document import LINE_COST, document
 from kerasimg.models.folding import fold
 from kerasimg.models.layer_arguments import default_value
 from kerasimg.models.unfolding import makes
+from kerasimg.spec.formatting import dumps
 from kerasimg.spec.load import Spec
 from kerasimg.spec.nodes import NAME
-from kerasimg.spec.writing import dumps
 
 ABOUT = "From a Keras model, by kerasimg.to_spec."
 
 
 def to_spec(model: keras.Model, name: str | None = None, *, folded: bool = True) -> Spec:
-    """The spec that builds the same graph; its `document` is the dict to write, with `kerasimg.spec.writing.dumps`.
+    """The spec that builds the same graph; its `document` is the dict to write, with `kerasimg.spec.formatting.dumps`.
 
     model: functional or sequential, of one image (N, height, width, 1 or 3) and one output. Models inside of it are
     opened up. Its weights do not come along: `copy_weights` moves them. The image is taken as the model takes it, so

@@ -9,7 +9,7 @@ from kerasimg.errors import SpecError
 from kerasimg.models.folded import IMAGE, FlatCall
 from kerasimg.spec.expand import Call
 from kerasimg.spec.load import Spec
-from kerasimg.spec.places import Path
+from kerasimg.spec.locations import Path
 
 
 def makes(spec: Spec, calls: Sequence[FlatCall], defaults: Mapping[tuple[str, str], Any]) -> bool:

@@ -11,7 +11,7 @@ from kerasimg.spec import arguments
 from kerasimg.spec.expand import Call, Handle
 from kerasimg.spec.expressions import UNKNOWN, is_expression
 from kerasimg.spec.heads import Output, output_of
-from kerasimg.spec.places import Path, Report
+from kerasimg.spec.locations import Path, Report
 from kerasimg.spec.reader import shown
 from kerasimg.spec.values import value_at, with_expression
 

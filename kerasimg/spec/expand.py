@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 from kerasimg.errors import listed, nearest
 from kerasimg.spec.expressions import UNKNOWN, Unknown
+from kerasimg.spec.locations import Path, Report
 from kerasimg.spec.nodes import Block, Node
-from kerasimg.spec.places import Path, Report
 from kerasimg.spec.reader import shown
 from kerasimg.spec.values import evaluate_deep, size_of, with_expression
 

@@ -1,6 +1,6 @@
 """Task and head: what the last layer of a classifier gives, and whether that fits the task and the loss.
 
-Nothing here needs Keras: the check of a spec asks it of the written layers, `models/outputs.py` of a built model.
+Nothing here needs Keras: the check of a spec asks it of the written layers, `models/output_kind.py` of a built model.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from kerasimg.spec.expressions import UNKNOWN
-from kerasimg.spec.places import Path
+from kerasimg.spec.locations import Path
 
 Targets = Literal["sparse", "one_hot", "binary", "multi_hot"]
 """The form of the labels that the loss gets."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kerasimg.spec.expressions import is_expression
-from kerasimg.spec.places import Path
+from kerasimg.spec.locations import Path
 from kerasimg.spec.reader import is_comment
 from kerasimg.spec.values import names_in
 

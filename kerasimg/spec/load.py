@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from kerasimg.errors import Fault, SpecError
-from kerasimg.spec import heads, search, showing
+from kerasimg.spec import display, heads, search
+from kerasimg.spec.assembly import Making
 from kerasimg.spec.document import Card, Compile, Expect, Fit, Image, Pretrained, Task, Tune
 from kerasimg.spec.expand import Expansion, Handle, Visitor
+from kerasimg.spec.inheritance import MAX_PARENTS, Find, Found, extended, with_parents
 from kerasimg.spec.lint import factors, unused_names
-from kerasimg.spec.making import Making
+from kerasimg.spec.locations import Faults, Origins, Report, show_path
 from kerasimg.spec.merge import edit
 from kerasimg.spec.nodes import NAME, Block, Node
-from kerasimg.spec.parents import MAX_PARENTS, Find, Found, extended, with_parents
-from kerasimg.spec.places import Faults, Origins, Report, show_path
 from kerasimg.spec.reader import as_read
 from kerasimg.spec.settings import settle
 
@@ -90,11 +90,11 @@ class Spec:
     within: Within = field(repr=False)
 
     def __repr__(self) -> str:
-        return showing.as_line(self)
+        return display.as_line(self)
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        return showing.as_html(self)
+        return display.as_html(self)
 
     def walk(self, visitor: Visitor, report: Report, entered: Handle) -> Handle:
         """Send every call of the model to `visitor`, in order; the output of the last."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from kerasimg.errors import listed, nearest
 from kerasimg.spec.document import KEYS, SECTIONS
-from kerasimg.spec.places import Origins, Path, Report
+from kerasimg.spec.locations import Origins, Path, Report
 from kerasimg.spec.reader import kind_of, shown
 from kerasimg.spec.settings import meant
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from kerasimg.spec.figures import ALL_TASKS, METRICS
+from kerasimg.spec.metrics import ALL_TASKS, METRICS
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "metrics.md"
 BEGIN: Final = "<!-- the table, written by python -m kerasimg.spec.metric_table -->\n"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from kerasimg.errors import nearest
 from kerasimg.spec.expressions import UNKNOWN, Unknown, is_expression
-from kerasimg.spec.places import NODE_KINDS, Path, Report
+from kerasimg.spec.locations import NODE_KINDS, Path, Report
 from kerasimg.spec.reader import is_comment, kind_of, shown
 
 CONTROL_KEYS = ("name", "inputs", "when", "repeat", "table")

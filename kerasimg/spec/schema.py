@@ -12,8 +12,8 @@ from typing import get_args
 
 from kerasimg.spec.document import FORMAT_VERSION, KEYS, SECTIONS, Task
 from kerasimg.spec.expressions import MAX_LENGTH
+from kerasimg.spec.inheritance import ZOO
 from kerasimg.spec.nodes import NAME
-from kerasimg.spec.parents import ZOO
 from kerasimg.spec.schema_forms import (
     COMMENTS,
     Schema,

@@ -8,8 +8,8 @@ from typing import Any
 
 from kerasimg.spec import arguments
 from kerasimg.spec.expand import MAX_REPEAT
+from kerasimg.spec.locations import NODE_KINDS
 from kerasimg.spec.nodes import CONTROL_KEYS, NAME, RESERVED_NAMES
-from kerasimg.spec.places import NODE_KINDS
 from kerasimg.spec.schema_forms import (
     COMMENTS,
     Schema,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from kerasimg.errors import listed, nearest
 from kerasimg.spec.expressions import UNKNOWN
-from kerasimg.spec.places import Path, Report
+from kerasimg.spec.locations import Path, Report
 from kerasimg.spec.reader import is_comment, kind_of, shown
 
 KINDS: Mapping[str, frozenset[str]] = {

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from kerasimg.errors import nearest
 from kerasimg.spec.arguments import check_named
 from kerasimg.spec.document import Named, Section
-from kerasimg.spec.places import Path, Report
+from kerasimg.spec.locations import Path, Report
 from kerasimg.spec.reader import kind_of, shown
 from kerasimg.spec.settings import meant
 

@@ -22,7 +22,7 @@ from typing import Any
 from kerasimg.errors import listed, nearest
 from kerasimg.spec import search
 from kerasimg.spec.document import SECTIONS, EarlyStopping, Section, Stage
-from kerasimg.spec.places import Report
+from kerasimg.spec.locations import Report
 from kerasimg.spec.values import evaluate_deep, evaluate_params
 
 INITIAL_RATE = "initial_learning_rate"

@@ -10,8 +10,8 @@ from typing import Any
 
 from kerasimg.errors import listed, nearest
 from kerasimg.spec.expressions import FUNCTIONS, UNKNOWN, ExpressionError, evaluate, is_expression, parse
+from kerasimg.spec.locations import Path, Report
 from kerasimg.spec.nodes import ARGUMENT_NAME
-from kerasimg.spec.places import Path, Report
 from kerasimg.spec.reader import MAX_DEPTH, is_comment, kind_of, shown
 
 MAX_PARAMS = 500

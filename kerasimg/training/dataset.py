@@ -10,9 +10,9 @@ from kerasimg.data.pipeline import batches
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError, nearest
 from kerasimg.spec.load import Spec
+from kerasimg.training.auto_settings import batch_size_of
 from kerasimg.training.prepare import prepare
 from kerasimg.training.splits import seed_of
-from kerasimg.training.trial import batch_size_of
 
 IRRELEVANT = {"fit.precision": "float32", "compile.jit_compile": False}
 """What a probe would choose, and the batches do not depend on."""

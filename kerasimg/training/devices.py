@@ -19,8 +19,8 @@ import keras
 from kerasimg import log
 from kerasimg.models.build import leaves
 from kerasimg.spec.load import Spec
+from kerasimg.training.auto_settings import batch_size_of
 from kerasimg.training.distillation import has_teacher
-from kerasimg.training.trial import batch_size_of
 
 
 @dataclass(frozen=True, eq=False)

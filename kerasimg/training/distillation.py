@@ -18,13 +18,13 @@ from keras import ops
 from kerasimg.boundary import file_inside
 from kerasimg.errors import CallError, Fault, SpecError, WeightsError, listed
 from kerasimg.models.classifier import Classifier, model_file
-from kerasimg.models.outputs import OutputKind, output_kind
+from kerasimg.models.output_kind import OutputKind, output_kind
 from kerasimg.spec.document import Teacher
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.spec.pack import SUFFIX
 from kerasimg.staleness import identity_of_file
-from kerasimg.training.counting import weighs
 from kerasimg.training.features import wants_features
+from kerasimg.training.sample_weights import weighs
 from kerasimg.training.stages import size_of
 
 SMALLEST = 1e-7

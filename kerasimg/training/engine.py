@@ -17,11 +17,13 @@ import keras
 from kerasimg import log
 from kerasimg.errors import Interrupted, KerasimgError
 from kerasimg.keras_internals import build_metrics, has_averages_in_place
-from kerasimg.models.frozen import split_frozen
 from kerasimg.models.objects import make
+from kerasimg.models.split_model import split_frozen
 from kerasimg.spec.load import Spec
-from kerasimg.training import stages, state
+from kerasimg.training import snapshot as state
+from kerasimg.training import stages
 from kerasimg.training.checkpoint import Checkpoint
+from kerasimg.training.checkpoint_callbacks import Interruption, Watch
 from kerasimg.training.devices import Devices
 from kerasimg.training.distillation import distilled, has_teacher
 from kerasimg.training.features import FeaturePlan, StageData, plan_features, settings_of
@@ -29,9 +31,8 @@ from kerasimg.training.history import History
 from kerasimg.training.objective import has_average, jit_compile, make_optimizer
 from kerasimg.training.prepare import Experiment
 from kerasimg.training.rates import Rates, layer_factors, learning_rate, rates_of
-from kerasimg.training.speed import part_of, steps_at_a_time
 from kerasimg.training.splits import seed_of
-from kerasimg.training.watch import Interruption, Watch
+from kerasimg.training.steps_per_execution import part_of, steps_at_a_time
 
 
 class Diverged(KerasimgError):

@@ -1,8 +1,8 @@
 """Features on disk: rows of numbers, each under the content key of its image, shared by runs and processes.
 
-In the folder of one recipe (all that features depend on but for the image) each file holds some rows; a file is
-written whole or not at all (`kerasimg.data.kept`), so a run may be killed at any moment. All files together stay below
-a share of what the cache may take; those that were used longest ago go first.
+In the folder of one recipe (all that features depend on except the image) each file holds some rows. A file is written
+whole or not at all (`kerasimg.data.array_files`), so a run may be killed at any moment. All files together stay below a
+share of the cache's limit; the least recently used ones are deleted first.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kerasimg.data import cache_files
+from kerasimg.data.array_files import keep, kept, remove
 from kerasimg.data.cache_folder import cache_folder
-from kerasimg.data.kept import keep, kept, remove
 
 KIND = "features"
 SUFFIX = ".features"

@@ -24,13 +24,13 @@ from kerasimg.data.augment import Augmentation, compile_augment
 from kerasimg.data.cache import memory_room, open_cache
 from kerasimg.data.items import Part
 from kerasimg.data.loading import Loader
-from kerasimg.data.order import Order, Shard, steps
 from kerasimg.data.pipeline import Targets, batches, labels_for
+from kerasimg.data.shuffling import Order, Shard, steps
 from kerasimg.data.sources import Source
 from kerasimg.errors import CallError
 from kerasimg.models.flat_graph import flatten
-from kerasimg.models.frozen import Split, split_frozen
 from kerasimg.models.inference import Engine, Precision, has_gpu, settle
+from kerasimg.models.split_model import Split, split_frozen
 from kerasimg.spec.document import Image
 from kerasimg.spec.load import Spec
 from kerasimg.training.array_batches import feature_batches, image_batches, row_batches

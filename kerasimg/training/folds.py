@@ -19,11 +19,11 @@ from kerasimg.evaluation.predictions import Predictions, decide
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.spec.load import Spec
+from kerasimg.training.auto_settings import Choices
 from kerasimg.training.distillation import check_teacher_place
 from kerasimg.training.engine import Engine
 from kerasimg.training.prepare import check_images, load_for, prepare
 from kerasimg.training.splits import Parts, group_numbers_of, seed_of, split_images
-from kerasimg.training.trial import Choices
 
 FOLDS = 5
 

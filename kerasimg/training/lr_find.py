@@ -12,7 +12,7 @@ import numpy as np
 from kerasimg import log
 from kerasimg.callbacks import LearningRateFinder
 from kerasimg.catalog import Reference
-from kerasimg.data.check import OnBadImage
+from kerasimg.data.readable import OnBadImage
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.models.graph import AS_THE_SPEC_SAYS

@@ -18,25 +18,25 @@ import numpy as np
 from kerasimg import log
 from kerasimg.catalog import Reference, load, own_weights
 from kerasimg.data.cache import Cache
-from kerasimg.data.check import OnBadImage, require_sound
 from kerasimg.data.items import Part
+from kerasimg.data.readable import OnBadImage, require_sound
 from kerasimg.data.sources import Data, Source, open_source
 from kerasimg.errors import CallError, Fault, SpecError, listed
 from kerasimg.models.build import Built, construct
 from kerasimg.models.classifier import check_outputs
-from kerasimg.models.frozen import split_frozen
 from kerasimg.models.graph import AS_THE_SPEC_SAYS, Graph
+from kerasimg.models.split_model import split_frozen
 from kerasimg.spec.expressions import UNKNOWN
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.training import stages
-from kerasimg.training.counting import image_weights, label_weights
+from kerasimg.training.auto_settings import Choices, batch_size_of, dtype_policy, precision_of
 from kerasimg.training.devices import ONE, Devices, devices_for
 from kerasimg.training.distillation import check_teacher_place, locate_teacher, open_teacher
 from kerasimg.training.features import wants_features
 from kerasimg.training.objective import Objective, make_objective
+from kerasimg.training.sample_weights import image_weights, label_weights
 from kerasimg.training.splits import Parts, seed_of, split_images
 from kerasimg.training.stages import Size, size_of
-from kerasimg.training.trial import Choices, batch_size_of, dtype_policy, precision_of
 
 
 class Sized(NamedTuple):

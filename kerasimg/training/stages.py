@@ -15,8 +15,8 @@ from kerasimg.errors import Fault, KerasimgError, SpecError, listed, nearest
 from kerasimg.keras_internals import weight_averages
 from kerasimg.models.build import Built, leaves
 from kerasimg.spec.document import EarlyStopping, Stage
-from kerasimg.spec.figures import Direction, Goal, best_by, keeps_best, watched
 from kerasimg.spec.load import Spec
+from kerasimg.spec.metrics import Direction, Goal, best_by, keeps_best, watched
 from kerasimg.training import rates
 
 Size = tuple[int, int]

@@ -16,19 +16,21 @@ import numpy as np
 from kerasimg import log
 from kerasimg.callbacks import CurvesToTensorBoard
 from kerasimg.catalog import Reference, own_weights
-from kerasimg.data.check import OnBadImage
 from kerasimg.data.items import ManyFaults
+from kerasimg.data.readable import OnBadImage
 from kerasimg.data.readers.soft_labels import digest
 from kerasimg.data.sources import Data
 from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError
 from kerasimg.evaluation.evaluate import judge
-from kerasimg.evaluation.report import write_report
 from kerasimg.files import lock_folder
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.models.weights import save_weights
+from kerasimg.reporting.report import write_report
 from kerasimg.run_folder import SPEC, TRAINING, RunFolder
-from kerasimg.training import checkpoint, recall
+from kerasimg.training import checkpoint, reopen
+from kerasimg.training.auto_settings import is_out_of_memory
+from kerasimg.training.checkpoint_callbacks import Interruption, patient
 from kerasimg.training.engine import Diverged, Engine, Hooks
 from kerasimg.training.history import History
 from kerasimg.training.prepare import Experiment, prepare
@@ -44,8 +46,6 @@ from kerasimg.training.run import (
     write_start,
 )
 from kerasimg.training.splits import record_split
-from kerasimg.training.trial import is_out_of_memory
-from kerasimg.training.watch import Interruption, patient
 
 IN_THE_PIPELINE = re.compile(rf"{ManyFaults.__name__}: (.*)")
 """How an error of TensorFlow names the image that the pipeline could not read."""
@@ -88,11 +88,11 @@ def train(
     spec, source, parts = experiment.spec, experiment.source, experiment.parts
     if weights == AS_THE_SPEC_SAYS:
         weights = own_weights(ref) or weights
-    call = {"weights": recall.described(weights), "limits": limits and dict(limits), "cache": recall.kind_of(cache)}
+    call = {"weights": reopen.described(weights), "limits": limits and dict(limits), "cache": reopen.kind_of(cache)}
     call |= {"report": report, "tensorboard": tensorboard}
     call |= {"soft_labels": digest(source, parts["train"])} if source.soft else {}
     call |= experiment.notes
-    kept = recall.located(record_split(spec, source, parts), data)
+    kept = reopen.located(record_split(spec, source, parts), data)
     run = create_folder(out, spec.name, lambda draft: write_start(draft, spec, source.classes, kept, call))
     if first_spec is not None:
         run.write_first_spec(first_spec)
@@ -123,7 +123,7 @@ def resume(
         return run
     with lock_folder(run.path, "training"):
         remove_partial_files(run)
-        experiment = recall.experiment(run, data, cache)
+        experiment = reopen.experiment(run, data, cache)
         log.info(f"going on with {run.path}: {kept_until(run)}")
         if line := _about_surroundings(run):
             log.info(line)
@@ -231,7 +231,7 @@ def _train_in_memory(
         )
         _note_batch_size(run, half)
         _forget(experiment)
-        experiment = recall.experiment(run, data, cache)
+        experiment = reopen.experiment(run, data, cache)
 
 
 def _note_batch_size(run: RunFolder, size: int) -> None:

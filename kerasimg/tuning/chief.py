@@ -22,9 +22,9 @@ from kerasimg import log
 from kerasimg.boundary import limit
 from kerasimg.errors import CallError, KerasimgError, listed
 from kerasimg.tuning import protocol
-from kerasimg.tuning.administration import ORDER, SILENCE_S
-from kerasimg.tuning.client import PATIENCE_S, address_of
-from kerasimg.tuning.records import Ended
+from kerasimg.tuning.ask_tell import ORDER, SILENCE_S
+from kerasimg.tuning.journal import Ended
+from kerasimg.tuning.remote_oracle import PATIENCE_S, address_of
 
 LOOK_S = 0.1
 LINGER_S, LINGER_MOST_S = 5.0, 30.0

@@ -23,19 +23,19 @@ from kerasimg import keras_internals
 from kerasimg.data.cache import Cache, memory_room, open_cache
 from kerasimg.data.items import Part
 from kerasimg.data.loading import Loader
-from kerasimg.data.order import permutation
 from kerasimg.data.pipeline import TARGETS, labels_for
+from kerasimg.data.shuffling import permutation
 from kerasimg.data.sources import Source
 from kerasimg.spec.document import Image
 from kerasimg.spec.load import Spec
+from kerasimg.training.checkpoint_callbacks import Watch
 from kerasimg.training.engine import compile_model, stage_optimizer
 from kerasimg.training.feature_rows import Rows
 from kerasimg.training.features import FeaturePlan, StageData
 from kerasimg.training.prepare import Experiment
 from kerasimg.training.rates import written_rate
-from kerasimg.training.speed import OPERATIONS_PER_S, operations
 from kerasimg.training.splits import seed_of
-from kerasimg.training.watch import Watch
+from kerasimg.training.steps_per_execution import OPERATIONS_PER_S, operations
 
 LONGEST_CALL_S = 4.0
 """Of an epoch that would take longer on a slow processor, a call is a part, for Ctrl-C to have its turn."""

@@ -21,13 +21,13 @@ from kerasimg.keras_internals import skip_tensorboard
 from kerasimg.models.build import Built
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.spec.load import Spec
+from kerasimg.training.auto_settings import Choices, Probe
 from kerasimg.training.distillation import check_teacher_place
 from kerasimg.training.engine import Engine, Hooks, total_epochs
 from kerasimg.training.objective import make_objective, make_optimizer
 from kerasimg.training.prepare import Experiment, Models, Sized, check_images, make_models, prepare
 from kerasimg.training.rates import learning_rate
 from kerasimg.training.splits import Parts
-from kerasimg.training.trial import Choices, Probe
 from kerasimg.tuning.space import declare, resolve, space_of
 
 

@@ -7,8 +7,8 @@ wins.
 from __future__ import annotations
 
 from kerasimg.errors import Fault, SpecError
-from kerasimg.spec.figures import Goal, directions, no_such_figure, unknown_direction
 from kerasimg.spec.load import Spec
+from kerasimg.spec.metrics import Goal, directions, no_such_figure, unknown_direction
 from kerasimg.training.distillation import has_teacher
 
 __all__ = ["Goal", "goal_of"]

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from kerasimg.boundary import limit, parse_json
 from kerasimg.errors import CallError
-from kerasimg.tuning.records import Ended
+from kerasimg.tuning.journal import Ended
 
 SERVICE: Final = "kerasimg.Search"
 TOKEN_VARIABLE: Final = "KERASIMG_TOKEN"

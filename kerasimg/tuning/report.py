@@ -13,14 +13,14 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from kerasimg.evaluation import report
-from kerasimg.evaluation import report_drawing as drawing
-from kerasimg.evaluation.report_epochs import duration
 from kerasimg.files import write_text
+from kerasimg.reporting import charts as drawing
+from kerasimg.reporting import report
+from kerasimg.reporting.epochs import duration
 from kerasimg.run_folder import REPORT
-from kerasimg.tuning.administration import UNKNOWN_HOST
-from kerasimg.tuning.folder import Task
+from kerasimg.tuning.ask_tell import UNKNOWN_HOST
 from kerasimg.tuning.objective import Goal
+from kerasimg.tuning.search_folder import Task
 from kerasimg.tuning.space import Dimension, Space
 
 TEMPLATES = Path(__file__).parent / "templates"

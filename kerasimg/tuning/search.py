@@ -13,19 +13,19 @@ import numpy as np
 
 from kerasimg import log
 from kerasimg.catalog import Reference
-from kerasimg.data.check import OnBadImage
+from kerasimg.data.readable import OnBadImage
 from kerasimg.data.sources import Data, open_source
 from kerasimg.errors import CallError, Interrupted, KerasimgError
 from kerasimg.files import lock_folder, replacing, write_json, write_text
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
-from kerasimg.training import recall
+from kerasimg.training import reopen
 from kerasimg.training.prepare import load_for
 from kerasimg.training.splits import seed_of
 from kerasimg.tuning.chief import Service, lead
-from kerasimg.tuning.folder import Task, begin, with_winners
+from kerasimg.tuning.journal import ARRAYS, BEST, TRIALS, WINNER, Ended, Records
 from kerasimg.tuning.oracle import make_oracle
 from kerasimg.tuning.protocol import TOKEN_VARIABLE, given_token, token_of
-from kerasimg.tuning.records import ARRAYS, BEST, TRIALS, WINNER, Ended, Records
+from kerasimg.tuning.search_folder import Task, begin, with_winners
 from kerasimg.tuning.tuner import TrialTuner, UsedUp, require_no_other_search
 
 
@@ -60,7 +60,7 @@ def tune(
     _check(workers, chief)
     token = given_token(token)
     spec, source = load_for(ref, data, overrides, params)
-    call = {"weights": recall.described(weights), "limits": limits and dict(limits), "cache": recall.kind_of(cache)}
+    call = {"weights": reopen.described(weights), "limits": limits and dict(limits), "cache": reopen.kind_of(cache)}
     call |= {"on_bad_image": on_bad_image, "report": report, "workers": workers, "chief": chief}
     if workers != 1 or chief:
         _check_shared(source.where, workers)

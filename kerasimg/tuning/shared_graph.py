@@ -19,18 +19,18 @@ from kerasimg.keras_internals import gradient_registry
 from kerasimg.spec.heads import BLENDING
 from kerasimg.spec.load import Spec
 from kerasimg.training import splits, stages
-from kerasimg.training.counting import weighs_labels
+from kerasimg.training.auto_settings import precision_of
+from kerasimg.training.checkpoint_callbacks import Watch
 from kerasimg.training.distillation import has_teacher
 from kerasimg.training.engine import KerasFit, plan_stage
 from kerasimg.training.features import FeaturePlan
 from kerasimg.training.prepare import Experiment, Models
 from kerasimg.training.rates import counts_steps
-from kerasimg.training.speed import acts_on_steps
+from kerasimg.training.sample_weights import weighs_labels
 from kerasimg.training.splits import Parts, seed_of
-from kerasimg.training.trial import precision_of
-from kerasimg.training.watch import Watch
+from kerasimg.training.steps_per_execution import acts_on_steps
 from kerasimg.tuning.compiled_epoch import Compiled, Rate, Table, Tables, WholeEpochs, lift_rates, optimizer_signature
-from kerasimg.tuning.outline import Outline
+from kerasimg.tuning.graph_signature import Outline
 
 SEEDS = 2
 """Of so many seeds a model's first weights are kept."""

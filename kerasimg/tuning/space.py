@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.spec.load import Spec, load_again
-from kerasimg.spec.places import show_path
+from kerasimg.spec.locations import show_path
 from kerasimg.spec.search import SearchValue
 
 Kind = Literal["choice", "int", "float"]

@@ -21,25 +21,26 @@ from typing import Any
 from kerasimg import log
 from kerasimg.catalog import Reference
 from kerasimg.data.cache import Cache
-from kerasimg.data.check import OnBadImage
 from kerasimg.data.memory import free_bytes
+from kerasimg.data.readable import OnBadImage
 from kerasimg.data.sources import Data
 from kerasimg.errors import KerasimgError, SpecError
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.models.weights import save_weights
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.training import checkpoint
-from kerasimg.training.counting import image_weights
+from kerasimg.training.auto_settings import Choices, is_open, is_out_of_memory
+from kerasimg.training.checkpoint_callbacks import AfterEpoch
 from kerasimg.training.engine import Engine, Hooks, make_callbacks, plan_stage, total_epochs
 from kerasimg.training.features import FeaturePlan
 from kerasimg.training.prepare import Experiment, Models, Seeder, Sized, check_images, load_for, make_models, prepare
+from kerasimg.training.sample_weights import image_weights
 from kerasimg.training.splits import Parts, seed_of, split_images, split_key
-from kerasimg.training.trial import Choices, is_open, is_out_of_memory
-from kerasimg.training.watch import AfterEpoch
 from kerasimg.tuning.compiled_epoch import Tables
+from kerasimg.tuning.frozen_trunk_cache import Trunk, can_have_trunk, find_trunk
+from kerasimg.tuning.graph_signature import Known, Outline, Recorder, outline_of
+from kerasimg.tuning.journal import Outcome, Row, Status, best_row, keep_best
 from kerasimg.tuning.objective import goal_of
-from kerasimg.tuning.outline import Known, Outline, Recorder, outline_of
-from kerasimg.tuning.records import Outcome, Row, Status, best_row, keep_best
 from kerasimg.tuning.shared_graph import (
     Ahead,
     SharedModel,
@@ -50,7 +51,6 @@ from kerasimg.tuning.shared_graph import (
     resident_bytes,
     signature,
 )
-from kerasimg.tuning.trunk import Trunk, can_have_trunk, find_trunk
 
 STATE = "state.ckpt"
 """Below the folder of a trial: what it stands at, where it ended before the spec does."""

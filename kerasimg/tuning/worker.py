@@ -17,6 +17,7 @@ from kerasimg.catalog import Reference
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
+from kerasimg.training import reopen
 
 
 def work(
@@ -39,11 +40,10 @@ def work(
     The chief may come later, and may be restarted. Nothing is kept here; what became of each trial goes to the chief.
     Raises `kerasimg.tuning.tuner.UsedUp` where the process has taken so much memory that another should go on.
     """
-    from kerasimg.training import recall
     from kerasimg.training.prepare import load_for
-    from kerasimg.tuning.client import address_of
-    from kerasimg.tuning.folder import Task, data_record, digests
     from kerasimg.tuning.protocol import TOKEN_VARIABLE, given_token
+    from kerasimg.tuning.remote_oracle import address_of
+    from kerasimg.tuning.search_folder import Task, data_record, digests
 
     address_of(chief)
     if (token := given_token(token)) is None:
@@ -52,8 +52,8 @@ def work(
             "environment"
         )
     spec, source = load_for(ref, data, overrides, params)
-    call = {"weights": recall.described(weights), "limits": limits, "on_bad_image": on_bad_image}
-    call |= {"cache": recall.kind_of(cache), "digests": digests(spec, data_record(source))}
+    call = {"weights": reopen.described(weights), "limits": limits, "on_bad_image": on_bad_image}
+    call |= {"cache": reopen.kind_of(cache), "digests": digests(spec, data_record(source))}
     with tempfile.TemporaryDirectory(prefix="kerasimg-") as folder:
         task = Task(Path(folder), spec, data, call)
         return serve(task, chief, token, f"worker-{secrets.token_hex(8)}", Path(folder), cache)
@@ -73,8 +73,8 @@ def serve(
     name: of this worker, which no other has.  kept: keeps what became of a trial, before the chief knows.
     """
     from kerasimg.training.splits import seed_of
-    from kerasimg.tuning.client import Chief
     from kerasimg.tuning.oracle import make_oracle
+    from kerasimg.tuning.remote_oracle import Chief
     from kerasimg.tuning.tuner import TrialTuner
 
     asked = Chief(chief, token, task.digest, name)
@@ -121,10 +121,10 @@ def main() -> None:
     told = parser.parse_args()
     if told.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, [int(core) for core in told.cores.split(",")])
-    from kerasimg.tuning.client import end_with
-    from kerasimg.tuning.folder import Task
+    from kerasimg.tuning.journal import TRIALS, Records
     from kerasimg.tuning.protocol import token_of
-    from kerasimg.tuning.records import TRIALS, Records
+    from kerasimg.tuning.remote_oracle import end_with
+    from kerasimg.tuning.search_folder import Task
     from kerasimg.tuning.tuner import UsedUp
 
     if told.parent:

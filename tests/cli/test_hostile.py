@@ -17,7 +17,7 @@ import typer
 
 import kerasimg
 from kerasimg import cli
-from kerasimg.cli.tree import leaves
+from kerasimg.cli.groups import leaves
 
 NOISE = re.compile(r"Traceback|oneDNN|absl|TF-TRT|WARNING|site-packages|unexpected error|Exception ignored")
 GARBAGE = np.random.default_rng(0).bytes(5000)

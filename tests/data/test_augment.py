@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import kerasimg
 from kerasimg.data.augment import compile_augment
-from kerasimg.data.augmentation import passes
+from kerasimg.data.augmentation import xla
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
 
@@ -104,7 +104,7 @@ def test_without_xla_the_same_comes_out_but_for_rounding(monkeypatch: pytest.Mon
 
 
 def test_xla_is_there_to_be_tested():
-    assert passes.xla_works()
+    assert xla.xla_works()
 
 
 def test_seeds_and_epochs_change_what_is_drawn_and_nothing_else_does():

@@ -8,7 +8,7 @@ import pytest
 
 from kerasimg.data.index import Items, Labels, joined
 from kerasimg.data.items import Item
-from kerasimg.data.readers.places import Held
+from kerasimg.data.readers.image_store import Held
 from kerasimg.data.sources import Source, open_source
 
 Folder = Callable[..., Path]
@@ -118,11 +118,11 @@ def test_a_source_can_be_sent_to_another_process(folder: Folder):
 
 
 def test_keys_of_many_images_stand_in_their_order(folder: Folder, monkeypatch: pytest.MonkeyPatch):
-    from kerasimg.data.readers import places
+    from kerasimg.data.readers import image_store
 
     source = open_source(folder(*(f"{name}/{number}.png" for name in ("cat", "dog") for number in range(20))))
     every = source.keys()
-    monkeypatch.setattr(places, "KEYS_AT_ONCE", 3)
+    monkeypatch.setattr(image_store, "KEYS_AT_ONCE", 3)
     assert (source.keys() == every).all()
     assert len(set(every.tolist())) == 40
     assert source.keys([]).shape == (0,)

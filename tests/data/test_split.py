@@ -11,8 +11,8 @@ import pytest
 from kerasimg.data.index import Items, Labels
 from kerasimg.data.items import Item, in_order
 from kerasimg.data.ledger import Ledger
-from kerasimg.data.readers.places import Held
-from kerasimg.data.readers.texts import Texts
+from kerasimg.data.readers.image_store import Held
+from kerasimg.data.readers.packed_strings import Texts
 from kerasimg.data.sources import Source, open_source
 from kerasimg.data.split import record, split
 from kerasimg.errors import DataError

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerasimg.data.order import Order
+from kerasimg.data.shuffling import Order
 
 SCRIPT = Path(__file__).with_name("on_workers.py")
 

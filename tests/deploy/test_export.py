@@ -198,7 +198,7 @@ def test_another_process_exports_where_keras_runs_on_another_backend(
     listen: Callable[..., None], run: Run, tmp_path: Path
 ):
     from kerasimg.deploy.export import _in_tensorflow
-    from kerasimg.deploy.exporting import Options
+    from kerasimg.deploy.export_context import Options
 
     said: list[str] = []
     listen(said.append)

@@ -18,7 +18,7 @@ from kerasimg.api import Run
 from kerasimg.data.decode import FILTERS, RESIZE, decode
 from kerasimg.deploy import snippets
 from kerasimg.deploy.bundle import Bundle
-from kerasimg.deploy.exporting import Options, prepare
+from kerasimg.deploy.export_context import Options, prepare
 from kerasimg.deploy.manifest import Manifest, ModelFile
 from kerasimg.deploy.targets import target
 from kerasimg.deploy.web import browser, litertjs, pages

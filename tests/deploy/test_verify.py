@@ -64,7 +64,7 @@ def test_a_wrong_model_in_a_sound_bundle_ends_with_4_and_names_the_images(
     wrong = Classifier.open(run)
     wrong.model.set_weights([weights[..., ::-1] for weights in wrong.model.get_weights()])
     folder = copy("litert")
-    from kerasimg.deploy.exporting import Exporting, Options
+    from kerasimg.deploy.export_context import Exporting, Options
     from kerasimg.deploy.targets.litert import write_one
 
     write_one(Exporting(wrong, None, None, Options(("float32",))), folder, "float32")

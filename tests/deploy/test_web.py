@@ -21,7 +21,7 @@ from kerasimg.api import Run
 from kerasimg.data import cache_folder
 from kerasimg.data.decode import decode
 from kerasimg.deploy.bundle import Bundle
-from kerasimg.deploy.exporting import Options, prepare
+from kerasimg.deploy.export_context import Options, prepare
 from kerasimg.deploy.targets import target
 from kerasimg.deploy.web import browser, litertjs, pages
 from kerasimg.deploy.web.browser import Browser

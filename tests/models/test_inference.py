@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from kerasimg.errors import CallError
 from kerasimg.models import inference
-from kerasimg.models.frozen import Split, split_frozen
 from kerasimg.models.inference import MAKERS, NAMES, TOLERANCE, Form, agreement, agrees, engine, settle
+from kerasimg.models.split_model import Split, split_frozen
 
 layers = keras.layers
 

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from kerasimg.models.outputs import as_probabilities, output_kind
+from kerasimg.models.output_kind import as_probabilities, output_kind
 from kerasimg.models.temperature import at_temperature, logits, model_at_temperature
 
 

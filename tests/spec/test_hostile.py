@@ -388,7 +388,7 @@ def test_a_backbone_used_ten_thousand_times_is_read_once(tmp_path, monkeypatch):
     outer = write(tmp_path, "outer.json", model=[{"backbone": "inner.json", "repeat": 5000}])
     opened = []
     monkeypatch.setattr(
-        "kerasimg.spec.parents.read", lambda path, label: opened.append(label) or parse(path.read_bytes(), label)
+        "kerasimg.spec.inheritance.read", lambda path, label: opened.append(label) or parse(path.read_bytes(), label)
     )
     assert catalog.load(outer).nodes[0].repeat == 5000
     assert opened == [str(outer), "inner.json"]

@@ -1,7 +1,7 @@
 import pytest
 
+from kerasimg.spec.locations import MAX_FAULTS, Faults, Origins, show_path
 from kerasimg.spec.merge import edit, merge
-from kerasimg.spec.places import MAX_FAULTS, Faults, Origins, show_path
 
 PARENT = {
     "kerasimg": 1,

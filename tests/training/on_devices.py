@@ -26,7 +26,7 @@ from kerasimg import log  # noqa: E402
 from kerasimg.api import Run  # noqa: E402
 from kerasimg.catalog import load  # noqa: E402
 from kerasimg.run_folder import RunFolder  # noqa: E402
-from kerasimg.training import checkpoint, watch  # noqa: E402
+from kerasimg.training import checkpoint, checkpoint_callbacks  # noqa: E402
 from kerasimg.training import train as verbs  # noqa: E402
 from kerasimg.training.devices import devices_for  # noqa: E402
 
@@ -79,7 +79,7 @@ def end(run: Run) -> dict[str, Any]:
 def killed_and_resumed(written: dict[str, Any], out: Path) -> Run:
     """A run that is cut off after its third checkpoint, within an epoch, and goes on."""
     write, count = checkpoint.write, []
-    watch.SHARE, watch.WITHIN_EPOCH_S = float("inf"), 0.0
+    checkpoint_callbacks.SHARE, checkpoint_callbacks.WITHIN_EPOCH_S = float("inf"), 0.0
 
     def counted(*arguments: Any) -> None:
         write(*arguments)

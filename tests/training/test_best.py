@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kerasimg.errors import KerasimgError
-from kerasimg.evaluation.report_epochs import read_goals, stage_summaries
+from kerasimg.reporting.epochs import read_goals, stage_summaries
 from kerasimg.training.stages import Averages, Best, handed_on
 
 

@@ -13,7 +13,7 @@ from kerasimg.errors import SpecError, WeightsError
 from kerasimg.models.classifier import Classifier
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.document import Teacher
-from kerasimg.training import checkpoint, watch
+from kerasimg.training import checkpoint, checkpoint_callbacks
 from kerasimg.training import train as verbs
 from kerasimg.training.distillation import with_teacher
 
@@ -79,8 +79,8 @@ def test_a_run_with_a_teacher_goes_on_as_if_undisturbed(
         if next(times) == place:
             raise Killed
 
-    monkeypatch.setattr(watch, "WITHIN_EPOCH_S", 0.0)
-    monkeypatch.setattr(watch, "SHARE", 1e9)
+    monkeypatch.setattr(checkpoint_callbacks, "WITHIN_EPOCH_S", 0.0)
+    monkeypatch.setattr(checkpoint_callbacks, "SHARE", 1e9)
     monkeypatch.setattr(checkpoint, "write", end)
     with pytest.raises(Killed):
         train(spec, data=colours, out=tmp_path / "cut")

@@ -59,7 +59,7 @@ def pairs(dataset: Any) -> list[tuple[np.ndarray, ...]]:
 
 def plain(model: keras.Model, dataset: Any) -> list[tuple[np.ndarray, ...]]:
     """What features of these images Keras gives, with what stands beside them."""
-    from kerasimg.models.frozen import split_frozen
+    from kerasimg.models.split_model import split_frozen
 
     frozen = split_frozen(model).frozen
     return [(np.asarray(frozen(x, training=False)), *map(np.asarray, rest)) for x, *rest in dataset]

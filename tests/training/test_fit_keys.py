@@ -17,7 +17,7 @@ PACKAGE = Path(kerasimg.__file__).parent
 CONTAINERS = {"stages"}
 """Keys that hold sections, whose keys are looked at by themselves."""
 IN_SPEC = {"keep", "monitor", "mode"}
-"""Keys of a stage that `kerasimg.spec.figures` reads, which both training and reports ask."""
+"""Keys of a stage that `kerasimg.spec.metrics` reads, which both training and reports ask."""
 
 
 def reads(section: str) -> dict[str, set[str]]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kerasimg.training.watch import patient
+from kerasimg.training.checkpoint_callbacks import patient
 
 
 def test_the_first_ctrl_c_is_noted_and_the_second_raises(listen: Callable[..., None]):

@@ -12,7 +12,7 @@ import kerasimg
 from kerasimg.api import Run
 from kerasimg.errors import KerasimgError
 from kerasimg.run_folder import RunFolder
-from kerasimg.training import checkpoint, watch
+from kerasimg.training import checkpoint, checkpoint_callbacks
 from kerasimg.training import train as verbs
 
 Train = Callable[..., Run]
@@ -102,8 +102,8 @@ def test_memory_that_runs_out_before_a_checkpoint_begins_anew_in_half_batches(
 def test_memory_that_runs_out_later_goes_on_from_the_checkpoint_in_half_batches(
     listen: Any, train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, within: bool
 ):
-    monkeypatch.setattr(watch, "SHARE", float("inf"))
-    monkeypatch.setattr(watch, "WITHIN_EPOCH_S", 0.0 if within else 1e9)
+    monkeypatch.setattr(checkpoint_callbacks, "SHARE", float("inf"))
+    monkeypatch.setattr(checkpoint_callbacks, "WITHIN_EPOCH_S", 0.0 if within else 1e9)
     said = limited(listen, monkeypatch, left=8, after=3)  # 26 images, two steps an epoch
     run = train(spec("auto"), data=colours, out=tmp_path)
     kept = "kept up to step 1 of epoch 2" if within else "kept up to the end of epoch 1"
@@ -119,7 +119,7 @@ def test_memory_that_runs_out_later_goes_on_from_the_checkpoint_in_half_batches(
 def test_a_run_that_went_on_in_half_batches_can_be_cut_off_and_resumed(
     listen: Any, train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(watch, "SHARE", float("inf"))
+    monkeypatch.setattr(checkpoint_callbacks, "SHARE", float("inf"))
     limited(listen, monkeypatch, left=8, after=3)
     whole = train(spec("auto"), data=colours, out=tmp_path / "whole")
     write, sizes = checkpoint.write, []

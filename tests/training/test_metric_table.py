@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 
 import kerasimg
 from kerasimg.errors import SpecError
-from kerasimg.spec.figures import METRICS
+from kerasimg.spec.metrics import METRICS
 from kerasimg.training.objective import make_objective
 
 K = 3

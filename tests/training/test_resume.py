@@ -21,7 +21,7 @@ import kerasimg
 from kerasimg.api import Run
 from kerasimg.errors import CallError, DataError, Interrupted, KerasimgError, WeightsError
 from kerasimg.run_folder import RunFolder
-from kerasimg.training import checkpoint, engine, watch
+from kerasimg.training import checkpoint, checkpoint_callbacks, engine
 from kerasimg.training import train as verbs
 
 BODY = {
@@ -89,11 +89,11 @@ def end(run: Run) -> dict[str, Any]:
 def cut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """cut(after=3) kills the training after its third checkpoint; each epoch writes one, within=True: each step."""
     write = checkpoint.write
-    monkeypatch.setattr(watch, "SHARE", float("inf"))
+    monkeypatch.setattr(checkpoint_callbacks, "SHARE", float("inf"))
 
     def kill(after: int, within: bool = False) -> None:
         written = []
-        monkeypatch.setattr(watch, "WITHIN_EPOCH_S", 0.0 if within else 1e9)
+        monkeypatch.setattr(checkpoint_callbacks, "WITHIN_EPOCH_S", 0.0 if within else 1e9)
 
         def counted(*arguments: Any) -> None:
             write(*arguments)
@@ -181,16 +181,16 @@ def test_stages_of_other_sizes_go_on_where_they_were(train: Any, spec: Any, nois
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
     train: Any, spec: Any, noisy: Path, tmp_path: Path, wholes: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    epoch_end = watch.Watch.on_epoch_end
+    epoch_end = checkpoint_callbacks.Watch.on_epoch_end
 
     def kill(self: Any, epoch: int, logs: Any = None) -> None:
         self.table.on_epoch_end(epoch, logs)
         raise Killed
 
-    monkeypatch.setattr(watch.Watch, "on_epoch_end", kill)
+    monkeypatch.setattr(checkpoint_callbacks.Watch, "on_epoch_end", kill)
     killed(lambda: train(spec(), data=noisy, out=tmp_path))
     assert len(Run(tmp_path / "tiny-1").history) == 1
-    monkeypatch.setattr(watch.Watch, "on_epoch_end", epoch_end)
+    monkeypatch.setattr(checkpoint_callbacks.Watch, "on_epoch_end", epoch_end)
     assert end(Run(verbs.resume(tmp_path / "tiny-1", verbose=0))) == wholes(spec())
 
 
@@ -258,21 +258,21 @@ def test_a_image_that_vanishes_in_the_middle_is_named_with_the_way_to_go_on(
     spec: Any, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shutil.copytree(noisy, tmp_path / "data")
-    epoch_begin = watch.Watch.on_epoch_begin
+    epoch_begin = checkpoint_callbacks.Watch.on_epoch_begin
 
     def vanish(self: Any, epoch: int, logs: Any = None) -> None:
         epoch_begin(self, epoch, logs)
         if epoch == 2:
             (tmp_path / "data" / "red").rename(tmp_path / "red")
 
-    monkeypatch.setattr(watch.Watch, "on_epoch_begin", vanish)
+    monkeypatch.setattr(checkpoint_callbacks.Watch, "on_epoch_begin", vanish)
     with pytest.raises(DataError) as caught:
         verbs.train(spec(), data=tmp_path / "data", out=tmp_path, report=False, verbose=0, cache="off")
     first, last = str(caught.value).splitlines()
     assert first.startswith(f"{tmp_path / 'data'}: red/")
     assert last.endswith(f"to go on: kerasimg train --resume {tmp_path / 'tiny-1'}")
     (tmp_path / "red").rename(tmp_path / "data" / "red")
-    monkeypatch.setattr(watch.Watch, "on_epoch_begin", epoch_begin)
+    monkeypatch.setattr(checkpoint_callbacks.Watch, "on_epoch_begin", epoch_begin)
     assert Run(verbs.resume(tmp_path / "tiny-1", verbose=0)).finished
 
 
@@ -299,7 +299,7 @@ def test_weights_that_a_run_began_with_are_needed_until_its_first_checkpoint(
     file = tmp_path / "own.weights.h5"
     kerasimg.build(tiny(), num_classes=2).save_weights(file)
     with monkeypatch.context() as patched:
-        patched.setattr(watch.Watch, "on_epoch_begin", lambda *arguments: (_ for _ in ()).throw(Killed))
+        patched.setattr(checkpoint_callbacks.Watch, "on_epoch_begin", lambda *arguments: (_ for _ in ()).throw(Killed))
         killed(lambda: train(tiny(), data=noisy, out=tmp_path, weights=file))
     told = RunFolder.of(Run(tmp_path / "tiny-1")).required("training.json")["weights"]
     assert (told["file"], len(told["sha256"])) == (str(file), 64)
@@ -352,14 +352,14 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_how_to_go_on(
 def test_ctrl_c_finishes_the_step_keeps_it_and_says_how_to_go_on(
     listen: Any, spec: Any, noisy: Path, tmp_path: Path, wholes: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    batch_begin = watch.Watch.on_train_batch_begin
+    batch_begin = checkpoint_callbacks.Watch.on_train_batch_begin
 
     def press(self: Any, batch: int, logs: Any = None) -> None:
         batch_begin(self, batch, logs)
         if (self.epoch, batch) == (1, 1):
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(watch.Watch, "on_train_batch_begin", press)
+    monkeypatch.setattr(checkpoint_callbacks.Watch, "on_train_batch_begin", press)
     said: list[str] = []
     listen(said.append)
     with pytest.raises(Interrupted) as caught:
@@ -369,7 +369,7 @@ def test_ctrl_c_finishes_the_step_keeps_it_and_says_how_to_go_on(
         f"interrupted; kept up to step 2 of epoch 2; to go on: kerasimg train --resume {tmp_path / 'tiny-1'}"
     )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    monkeypatch.setattr(watch.Watch, "on_train_batch_begin", batch_begin)
+    monkeypatch.setattr(checkpoint_callbacks.Watch, "on_train_batch_begin", batch_begin)
     assert end(Run(verbs.resume(tmp_path / "tiny-1", verbose=0))) == wholes(spec())
 
 
@@ -378,7 +378,7 @@ def test_ctrl_c_twice_ends_at_once(spec: Any, noisy: Path, tmp_path: Path, monke
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(watch.Watch, "on_train_batch_begin", press)
+    monkeypatch.setattr(checkpoint_callbacks.Watch, "on_train_batch_begin", press)
     with pytest.raises(
         Interrupted, match="interrupted; no checkpoint was written yet; to go on: kerasimg train --resume"
     ):

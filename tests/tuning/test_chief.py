@@ -10,12 +10,12 @@ import pytest
 from kerasimg.boundary import LIMITS
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.spec.document import Tune
-from kerasimg.tuning import administration, client, protocol
+from kerasimg.tuning import ask_tell, protocol, remote_oracle
 from kerasimg.tuning import chief as chiefs
-from kerasimg.tuning.administration import ENDED, ORDER
+from kerasimg.tuning.ask_tell import ENDED, ORDER
+from kerasimg.tuning.journal import Ended, Order, Records
 from kerasimg.tuning.objective import Goal
 from kerasimg.tuning.oracle import make_oracle
-from kerasimg.tuning.records import Ended, Order, Records
 from kerasimg.tuning.space import Dimension, Space
 
 SPACE = Space((Dimension("x", "float", 0.5, low=0.0, high=1.0),))
@@ -41,7 +41,7 @@ class Led:
         return self
 
     def worker(self, name="worker-1", token=TOKEN, digest="digest", join=True):
-        made = client.Chief(self.address, token, digest, name)
+        made = remote_oracle.Chief(self.address, token, digest, name)
         self.clients.append(made)
         if join:
             made.join(IDENTITY)
@@ -92,7 +92,7 @@ def test_a_worker_trains_every_trial_and_learns_that_the_search_has_ended(led):
         end(worker, trial)
     assert trained == ["0001", "0002", "0003"]
     assert one.oracle.over
-    assert {row["host"] for row in one.oracle.table()} == {administration.this_host()}
+    assert {row["host"] for row in one.oracle.table()} == {ask_tell.this_host()}
     assert all(presence.told for presence in one.service.present())
 
 
@@ -236,7 +236,7 @@ def test_figures_that_are_not_finite_reach_the_chief(led):
 def test_a_fault_of_the_chief_ends_the_chief(led, monkeypatch):
     one = led().serve()
     worker = one.worker()
-    monkeypatch.setattr(client, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(remote_oracle, "PATIENCE_S", 0.5)
 
     def fill(event):
         raise OSError(28, "full")
@@ -252,11 +252,11 @@ def test_a_worker_says_within_seconds_that_there_is_no_chief(listen, monkeypatch
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{held.getsockname()[1]}"
-        monkeypatch.setattr(client, "PATIENCE_S", 4.0)
+        monkeypatch.setattr(remote_oracle, "PATIENCE_S", 4.0)
         said = []
         listen(said.append)
         begun = time.monotonic()
-        worker = client.Chief(address, TOKEN, "digest", "worker-1")
+        worker = remote_oracle.Chief(address, TOKEN, "digest", "worker-1")
         with pytest.raises(KerasimgError, match=f"no chief at {address} for 4 s"):
             worker.join(IDENTITY)
         worker.channel.close()
@@ -274,12 +274,12 @@ def test_what_is_no_chief_is_told_from_one_that_is_not_there(led):
 def test_a_worker_that_is_lost_is_named_and_its_trial_goes_to_another(led, listen, monkeypatch):
     said = []
     listen(said.append)
-    monkeypatch.setattr(administration, "SILENCE_S", 0.2)
+    monkeypatch.setattr(ask_tell, "SILENCE_S", 0.2)
     one = led(max_trials=1).serve()
-    monkeypatch.setattr(client, "this_host", lambda: "far-away")
+    monkeypatch.setattr(remote_oracle, "this_host", lambda: "far-away")
     first = one.worker("worker-1")
     first.create_trial("worker-1")
-    monkeypatch.setattr(client, "this_host", lambda: "nearby")
+    monkeypatch.setattr(remote_oracle, "this_host", lambda: "nearby")
     second = one.worker("worker-2")
     time.sleep(0.3)
     trial = second.create_trial("worker-2")
@@ -322,19 +322,19 @@ def test_a_chief_says_that_all_workers_are_gone_and_ends(led, listen, monkeypatc
     time.sleep(0.5)
     with pytest.raises(KerasimgError, match="no worker has been there for 0 s") as caught:
         attendance.look(False, 0)
-    assert administration.this_host() in str(caught.value)
+    assert ask_tell.this_host() in str(caught.value)
     assert any(line.startswith("no worker is left") for line in said)
 
 
 def test_a_search_without_hope_ends_though_a_worker_was_lost(led, monkeypatch):
-    monkeypatch.setattr(administration, "SILENCE_S", 0.3)
+    monkeypatch.setattr(ask_tell, "SILENCE_S", 0.3)
     monkeypatch.setattr(chiefs, "LINGER_S", 0.1)
     monkeypatch.setattr(chiefs, "LINGER_MOST_S", 0.2)
     one = led(max_trials=50).serve()
     lost, worker = one.worker("worker-1"), one.worker("worker-2")
     lost.create_trial("worker-1")
     failed = Ended("failed", None, 1.0, [], None, "nothing works").text()
-    for _ in range(administration.FAILURES_TO_GIVE_UP):
+    for _ in range(ask_tell.FAILURES_TO_GIVE_UP):
         trial = worker.create_trial("worker-2")
         trial.hyperparameters.values[ENDED] = failed
         worker.end_trial(trial)
@@ -342,7 +342,7 @@ def test_a_search_without_hope_ends_though_a_worker_was_lost(led, monkeypatch):
     begun = time.monotonic()
     chiefs.lead(one.oracle, 0, one.service, [], elsewhere=True)
     assert time.monotonic() - begun < 10
-    assert len(one.oracle.ended) == administration.FAILURES_TO_GIVE_UP
+    assert len(one.oracle.ended) == ask_tell.FAILURES_TO_GIVE_UP
 
 
 def test_a_token_is_kept_for_its_owner_only_and_made_if_none_is_given(tmp_path, monkeypatch):

@@ -6,10 +6,10 @@ import pytest
 
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Tune
-from kerasimg.tuning.administration import ENDED, ORDER
+from kerasimg.tuning.ask_tell import ENDED, ORDER
+from kerasimg.tuning.journal import Ended, Order, Records
 from kerasimg.tuning.objective import Goal
 from kerasimg.tuning.oracle import ORACLES, make_oracle
-from kerasimg.tuning.records import Ended, Order, Records
 from kerasimg.tuning.space import Dimension, Space
 
 GOAL = Goal("val_accuracy", "max")

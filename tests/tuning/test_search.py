@@ -15,7 +15,7 @@ import kerasimg
 from kerasimg.errors import CallError, DataError, Interrupted, KerasimgError, SpecError
 from kerasimg.training import train as verbs
 from kerasimg.tuning import search as searches
-from kerasimg.tuning.records import Records
+from kerasimg.tuning.journal import Records
 
 HEAD = {"layer": "Dense", "name": "classes", "units": "=num_classes", "activation": "softmax"}
 POOL = {"layer": "GlobalAveragePooling2D"}

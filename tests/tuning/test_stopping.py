@@ -1,4 +1,4 @@
-from kerasimg.tuning.administration import ends, rungs
+from kerasimg.tuning.ask_tell import ends, rungs
 from kerasimg.tuning.objective import Goal
 
 MOST = Goal("val_accuracy", "max")

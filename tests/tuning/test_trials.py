@@ -8,7 +8,7 @@ import pytest
 
 import kerasimg
 from kerasimg.training import train as verbs
-from kerasimg.tuning.records import Outcome
+from kerasimg.tuning.journal import Outcome
 from kerasimg.tuning.trials import Trials
 
 

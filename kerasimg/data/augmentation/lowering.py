@@ -14,8 +14,8 @@ from kerasimg.data.augmentation.erase import Erasing, Grid
 from kerasimg.data.augmentation.geometry import GEOMETRIC, Flip, Geometric, Size, Warp, scaling
 from kerasimg.data.augmentation.keras_step import KerasStep
 from kerasimg.data.augmentation.operations import Operation
-from kerasimg.data.augmentation.passes import Compiled, xla_works
 from kerasimg.data.augmentation.policies import changes, keras_aug_mix, keras_rand_augment
+from kerasimg.data.augmentation.xla import Compiled, xla_works
 from kerasimg.errors import CallError
 from kerasimg.objects import make_layer
 from kerasimg.spec import arguments

@@ -21,7 +21,7 @@ from kerasimg.data.images import batch_fault, named_images
 from kerasimg.data.index import Items, Labels, Numbered, joined
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part, Reading, class_name, fault
 from kerasimg.data.pixels import to_array
-from kerasimg.data.readers.places import Arrays, Held, Images, join_places
+from kerasimg.data.readers.image_store import Arrays, Held, Images, join_places
 from kerasimg.data.readers.tf_datasets import is_tf_dataset, read_tf_dataset
 from kerasimg.errors import CallError, Fault, nearest
 from kerasimg.spec.document import Task

@@ -14,9 +14,9 @@ import numpy as np
 
 from kerasimg.data.index import Items, Labels
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part, Reading, class_name, fault
-from kerasimg.data.readers.listings import Folders, Listing, Tree
-from kerasimg.data.readers.places import Files
-from kerasimg.data.readers.texts import Paths, Texts, readable
+from kerasimg.data.readers.folder_index import Folders, Listing, Tree
+from kerasimg.data.readers.image_store import Files
+from kerasimg.data.readers.packed_strings import Paths, Texts, readable
 from kerasimg.errors import Fault, listed
 
 

@@ -16,7 +16,7 @@ from kerasimg.data.image_files import BadImage
 from kerasimg.data.index import Items, Numbered, joined
 from kerasimg.data.items import PART_NAMES, PARTS, ImageInput, ManyFaults, Reading, fault
 from kerasimg.data.readers.arrow_columns import Columns, chosen_columns, labels_of
-from kerasimg.data.readers.places import digest, keys_of
+from kerasimg.data.readers.image_store import digest, keys_of
 from kerasimg.data.readers.shards import require_labels
 from kerasimg.errors import CallError, Fault
 from kerasimg.spec.document import Task

@@ -16,10 +16,10 @@ from typing import Any
 
 from kerasimg.data.index import Gathering
 from kerasimg.data.items import PARTS, Item, ManyFaults, Reading, class_name, fault
+from kerasimg.data.readers.image_store import Files
 from kerasimg.data.readers.label_lists import TEXT, settle_lists, split_texts, whole_numbers
-from kerasimg.data.readers.places import Files
+from kerasimg.data.readers.packed_strings import Growing
 from kerasimg.data.readers.soft_labels import PREFIX, likeliest, shares_of
-from kerasimg.data.readers.texts import Growing
 from kerasimg.errors import Fault, nearest
 from kerasimg.spec.document import Task
 

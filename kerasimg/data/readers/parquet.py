@@ -23,7 +23,7 @@ import numpy as np
 from kerasimg.data.image_files import BadImage
 from kerasimg.data.items import ImageInput, ManyFaults, Reading, fault
 from kerasimg.data.readers.arrow_columns import Columns, chosen_columns, labels_of, require_pyarrow
-from kerasimg.data.readers.places import Shard, Sharded
+from kerasimg.data.readers.image_store import Shard, Sharded
 from kerasimg.data.readers.shards import Table, column, numbers_of, shards_reading, tables_of
 from kerasimg.errors import Fault
 from kerasimg.spec.document import Task

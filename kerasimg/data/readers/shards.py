@@ -20,15 +20,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kerasimg.data.array_files import keep, kept, remove_oldest
 from kerasimg.data.cache_folder import cache_folder
 from kerasimg.data.index import Ids, Items, Labels, Numbered, joined
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part, Reading, fault
-from kerasimg.data.kept import keep, kept, remove_oldest
 from kerasimg.data.parallel import cores
+from kerasimg.data.readers.folder_index import SETTLED_NS
+from kerasimg.data.readers.image_store import Images, Shard
 from kerasimg.data.readers.label_lists import settle_lists
-from kerasimg.data.readers.listings import SETTLED_NS
-from kerasimg.data.readers.places import Images, Shard
-from kerasimg.data.readers.texts import Texts
+from kerasimg.data.readers.packed_strings import Texts
 from kerasimg.errors import CallError, Fault, listed
 from kerasimg.spec.document import Task
 

@@ -21,9 +21,9 @@ import numpy as np
 from kerasimg.data.image_files import EXTENSIONS
 from kerasimg.data.index import Gathering
 from kerasimg.data.items import ManyFaults, Reading, class_name, fault
-from kerasimg.data.readers.places import Held, Members, Shard
+from kerasimg.data.readers.image_store import Held, Members, Shard
+from kerasimg.data.readers.packed_strings import Texts
 from kerasimg.data.readers.shards import Table, column, numbers_of, shards_reading, tables_of
-from kerasimg.data.readers.texts import Texts
 from kerasimg.errors import Fault, listed
 from kerasimg.spec.document import Task
 

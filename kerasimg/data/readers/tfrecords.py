@@ -25,7 +25,7 @@ from kerasimg.data.image_files import BadImage
 from kerasimg.data.index import Labels
 from kerasimg.data.items import ManyFaults, Part, Reading, class_name, fault
 from kerasimg.data.readers.crc32c import crc32c, masked
-from kerasimg.data.readers.places import Members, Shard
+from kerasimg.data.readers.image_store import Members, Shard
 from kerasimg.data.readers.shards import Table, column, numbers_of, shards_reading, tables_of
 from kerasimg.errors import Fault, listed
 from kerasimg.spec.document import Task

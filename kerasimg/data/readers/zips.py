@@ -20,9 +20,9 @@ from kerasimg.boundary import limit
 from kerasimg.data.image_files import EXTENSIONS, BadImage
 from kerasimg.data.index import Items
 from kerasimg.data.items import ManyFaults, Reading, fault
+from kerasimg.data.readers.folder_index import LEFT_BEHIND, Listing
 from kerasimg.data.readers.folders import read_tree
-from kerasimg.data.readers.listings import LEFT_BEHIND, Listing
-from kerasimg.data.readers.places import Shard, Sharded
+from kerasimg.data.readers.image_store import Shard, Sharded
 from kerasimg.errors import Fault
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")

@@ -18,10 +18,10 @@ from fastapi.responses import HTMLResponse, Response
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
-from kerasimg.deploy.serve import forms, protocol
-from kerasimg.deploy.serve.bodies import Gone
-from kerasimg.deploy.serve.front import CLOSED_BY_CLIENT, TOLD, Front, refusal
-from kerasimg.deploy.serve.refusals import Refused, refused_fault, refused_status
+from kerasimg.deploy.serve import protocol, schemas
+from kerasimg.deploy.serve.errors import Refused, refused_fault, refused_status
+from kerasimg.deploy.serve.middleware import CLOSED_BY_CLIENT, TOLD, Front, refusal
+from kerasimg.deploy.serve.requests import Gone
 from kerasimg.deploy.serve.service import Service
 
 HERE = Path(__file__).parent
@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 ABOUT = "Says what is on images. Bodies and errors are JSON; GET / is a page to try it with."
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": forms.Refusal, "description": told}
+    status: {"model": schemas.Refusal, "description": told}
     for status, told in {
         400: "The request cannot be read.",
         413: "Too many bytes, pixels or images, or too costly to read.",
@@ -40,7 +40,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 _PROTOCOL_REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": forms.ProtocolRefusal, "description": row["description"]} for status, row in _REFUSALS.items()
+    status: {"model": schemas.ProtocolRefusal, "description": row["description"]} for status, row in _REFUSALS.items()
 }
 
 
@@ -68,7 +68,7 @@ def create_app(service: Service, *, key: str | None = None) -> Front:
 
 
 def _own_routes(app: FastAPI, service: Service, key: bool) -> None:
-    @app.post("/predict", summary="Say what is on images", responses=_with(forms.Answer), openapi_extra=forms.PREDICT)
+    @app.post("/predict", summary="Classify images", responses=_with(schemas.Answer), openapi_extra=schemas.PREDICT)
     async def predict(request: Request) -> Response:
         scope = request.scope
         answer = await service.predict(_headers(scope), request.query_params, request.receive, scope[TOLD])
@@ -109,11 +109,11 @@ def _protocol_routes(app: FastAPI, service: Service) -> None:
     async def server() -> Response:
         return _json(protocol.server())
 
-    @app.get("/v2/health/live", summary="Whether the server runs", response_model=forms.ServerState, tags=tags)
+    @app.get("/v2/health/live", summary="Whether the server runs", response_model=schemas.ServerState, tags=tags)
     async def live() -> Response:
         return _json({"live": True})
 
-    @app.get("/v2/health/ready", summary="Whether requests are taken", response_model=forms.ServerState, tags=tags)
+    @app.get("/v2/health/ready", summary="Whether requests are taken", response_model=schemas.ServerState, tags=tags)
     async def ready() -> Response:
         return _json({"ready": service.ready}, 200 if service.ready else 503)
 
@@ -134,15 +134,15 @@ def _protocol_routes(app: FastAPI, service: Service) -> None:
             return Response(body, headers=headers)
 
         told: dict[str, Any] = {"tags": tags, "include_in_schema": "{version}" not in start}
-        app.get(start, summary="Model metadata", responses=_protocol(forms.ModelMetadata), **told)(metadata)
-        app.get(f"{start}/ready", summary="Whether the model is ready", responses=_protocol(forms.ModelState), **told)(
-            model_ready
-        )
+        app.get(start, summary="Model metadata", responses=_protocol(schemas.ModelMetadata), **told)(metadata)
+        app.get(
+            f"{start}/ready", summary="Whether the model is ready", responses=_protocol(schemas.ModelState), **told
+        )(model_ready)
         app.post(
             f"{start}/infer",
             summary="Ask the model",
-            openapi_extra=forms.INFER,
-            responses=_protocol(forms.InferAnswer) | _PROTOCOL_REFUSALS,
+            openapi_extra=schemas.INFER,
+            responses=_protocol(schemas.InferAnswer) | _PROTOCOL_REFUSALS,
             **told,
         )(infer)
 
@@ -209,7 +209,7 @@ def _with(answer: Any) -> dict[int | str, dict[str, Any]]:
 
 
 def _protocol(answer: Any) -> dict[int | str, dict[str, Any]]:
-    missing = {"model": forms.ProtocolRefusal, "description": "There is no such model."}
+    missing = {"model": schemas.ProtocolRefusal, "description": "There is no such model."}
     return {200: {"model": answer, "description": "As the protocol says."}, 404: missing}
 
 

@@ -14,9 +14,9 @@ import PIL.Image
 
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.serve import answers
-from kerasimg.deploy.serve.engine import Engine
-from kerasimg.deploy.serve.refusals import Refused
-from kerasimg.deploy.serve.room import Place
+from kerasimg.deploy.serve.errors import Refused
+from kerasimg.deploy.serve.limits import Place
+from kerasimg.deploy.serve.session import Engine
 from kerasimg.evaluation.explain_overlay import as_shares, overlay
 from kerasimg.evaluation.occlusion import occlusion
 from kerasimg.evaluation.predictions import decide

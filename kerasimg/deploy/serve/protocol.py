@@ -18,9 +18,9 @@ import numpy as np
 from pydantic_core import to_json
 
 from kerasimg.deploy.serve import answers
-from kerasimg.deploy.serve.bodies import MORE_VALUES, decompressed, from_base64, read_json
-from kerasimg.deploy.serve.engine import Model, checked_pixels
-from kerasimg.deploy.serve.refusals import Refused
+from kerasimg.deploy.serve.errors import Refused
+from kerasimg.deploy.serve.requests import MORE_VALUES, decompressed, from_base64, read_json
+from kerasimg.deploy.serve.session import Model, checked_pixels
 from kerasimg.errors import listed, nearest
 
 INPUT = "image"

@@ -119,8 +119,8 @@ def worker() -> Any:
 def _application(folder: Path, settings: Settings, key: str | None) -> Any:
     from kerasimg.deploy.serve import logs
     from kerasimg.deploy.serve.app import create_app
-    from kerasimg.deploy.serve.engine import Model
     from kerasimg.deploy.serve.service import Service
+    from kerasimg.deploy.serve.session import Model
 
     logs.set_up()
     limit_memory(settings.max_pixels)
@@ -167,7 +167,7 @@ def _alone(folder: Path, settings: Settings, key: str | None, listener: socket.s
 def _several(folder: Path, settings: Settings, key: str | None, listener: socket.socket, address: str) -> None:
     """Serve in worker processes; one that dies is replaced."""
     from kerasimg.deploy.serve import logs
-    from kerasimg.deploy.serve.meters import SEVERAL
+    from kerasimg.deploy.serve.metrics import SEVERAL
 
     Bundle.open(folder).model(settings.model)  # what is wrong with it is told once, not by every worker
     logs.set_up()

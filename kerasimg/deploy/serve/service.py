@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from kerasimg.data.image_files import BadImage
-from kerasimg.deploy.serve import answers, bodies, protocol
-from kerasimg.deploy.serve.bodies import Asked, Receive
-from kerasimg.deploy.serve.engine import Engine, Model
+from kerasimg.deploy.serve import answers, protocol, requests
+from kerasimg.deploy.serve.errors import Refused, refused_image
 from kerasimg.deploy.serve.explaining import Explainer
-from kerasimg.deploy.serve.meters import Meters
-from kerasimg.deploy.serve.refusals import Refused, refused_image
-from kerasimg.deploy.serve.room import Place, Room
+from kerasimg.deploy.serve.limits import Place, Room
+from kerasimg.deploy.serve.metrics import Meters
+from kerasimg.deploy.serve.requests import Asked, Receive
+from kerasimg.deploy.serve.session import Engine, Model
 from kerasimg.deploy.serve.settings import Settings
 
 LONG_JSON, LONG_FORM = 2**15, 2**20
@@ -85,8 +85,8 @@ class Service:
             most = self.settings.max_images
             encoding = headers.get("content-encoding", "")
             arguments = (kind, encoding, body, most, self.settings.max_bytes)
-            costly = bool(encoding) or bodies.is_costly(kind, len(body), LONG_JSON, LONG_FORM)
-            asked = await self._read("read_images", bodies.read_images, arguments, costly, place, until)
+            costly = bool(encoding) or requests.is_costly(kind, len(body), LONG_JSON, LONG_FORM)
+            asked = await self._read("read_images", requests.read_images, arguments, costly, place, until)
             told["images"] = len(asked.images)
             place.take(images=len(asked.images))
             top, explain = self._options({**asked.options, **query}, len(asked.images))
@@ -132,7 +132,7 @@ class Service:
     async def _body(
         self, headers: Mapping[str, str], receive: Receive, place: Place, until: float, told: MutableMapping[str, Any]
     ) -> bytes:
-        body = await bodies.read_body(receive, headers.get("content-length"), place, self.settings, until)
+        body = await requests.read_body(receive, headers.get("content-length"), place, self.settings, until)
         told["bytes"] = len(body)
         return body
 
@@ -171,8 +171,8 @@ class Service:
         return np.stack(found)  # type: ignore[arg-type]
 
     def _options(self, given: Mapping[str, Any], images: int) -> tuple[int, bool]:
-        top = bodies.as_number("top", given.get("top", self.settings.top), len(self.model.bundle.classes))
-        explain = bodies.as_flag("explain", given.get("explain", False))
+        top = requests.as_number("top", given.get("top", self.settings.top), len(self.model.bundle.classes))
+        explain = requests.as_flag("explain", given.get("explain", False))
         if explain and not self.settings.explain:
             raise Refused("body", "explain: this server does not explain")
         if explain and images != 1:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from kerasimg.boundary import jpeg_scans, limit
 from kerasimg.data.image_files import BadImage
-from kerasimg.deploy.serve.refusals import Refused, TooCostly, TooManyPixels
+from kerasimg.deploy.serve.errors import Refused, TooCostly, TooManyPixels
 from kerasimg.deploy.serve.settings import Settings
 from kerasimg.spec.document import Image
 
@@ -186,7 +186,7 @@ def _tasks(setup: Setup) -> Mapping[str, Callable[..., Any]]:
     import PIL.Image
 
     from kerasimg.data.decode import decode
-    from kerasimg.deploy.serve import bodies, protocol
+    from kerasimg.deploy.serve import protocol, requests
     from kerasimg.deploy.serve.server import limit_memory
 
     limit_memory(setup.max_pixels)
@@ -209,4 +209,4 @@ def _tasks(setup: Setup) -> Mapping[str, Callable[..., Any]]:
         return decode(data, image, look)
 
     PIL.Image.init()
-    return {"decode": pixels, "read_images": bodies.read_images, "read_tensors": protocol.read}
+    return {"decode": pixels, "read_images": requests.read_images, "read_tensors": protocol.read}

@@ -12,7 +12,7 @@ from kerasimg.deploy.manifest import ModelFile, Precision
 from kerasimg.errors import CallError, nearest
 
 if TYPE_CHECKING:
-    from kerasimg.deploy.exporting import Exporting
+    from kerasimg.deploy.export_context import Exporting
 
 Write = Callable[["Exporting", Path], list[ModelFile]]
 

@@ -13,7 +13,7 @@ from kerasimg.deploy import litert_file
 from kerasimg.deploy.bundle import Vector, read_vectors
 from kerasimg.deploy.embedded import sources
 from kerasimg.deploy.embedded.simulator import Simulator
-from kerasimg.deploy.exporting import Exporting
+from kerasimg.deploy.export_context import Exporting
 from kerasimg.deploy.manifest import ModelFile
 from kerasimg.deploy.targets import litert
 from kerasimg.errors import CallError, GateError

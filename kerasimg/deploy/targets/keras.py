@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from kerasimg.deploy.exporting import Exporting
+from kerasimg.deploy.export_context import Exporting
 from kerasimg.deploy.logits import in_float32
 from kerasimg.deploy.manifest import ModelFile
 from kerasimg.errors import CallError

@@ -11,9 +11,9 @@ import keras
 import numpy as np
 
 from kerasimg.deploy import litert_file
-from kerasimg.deploy.exporting import Exporting, Options
+from kerasimg.deploy.export_context import Exporting, Options
 from kerasimg.deploy.manifest import InputType, ModelFile, Precision
-from kerasimg.deploy.silence import silence
+from kerasimg.deploy.quiet import silence
 from kerasimg.deploy.unsupported import named, signature_of
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.files import to_json

@@ -9,9 +9,9 @@ from typing import Any
 
 import keras
 
-from kerasimg.deploy.exporting import Exporting
+from kerasimg.deploy.export_context import Exporting
 from kerasimg.deploy.manifest import ModelFile, Precision
-from kerasimg.deploy.silence import silence
+from kerasimg.deploy.quiet import silence
 from kerasimg.deploy.unsupported import named, signature_of
 from kerasimg.errors import CallError
 from kerasimg.keras_internals import exportable_operations

@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 
 import keras
 
-from kerasimg.deploy.exporting import Exporting
+from kerasimg.deploy.export_context import Exporting
 from kerasimg.deploy.manifest import ModelFile
-from kerasimg.deploy.silence import silence
+from kerasimg.deploy.quiet import silence
 from kerasimg.deploy.unsupported import named, signature_of
 from kerasimg.errors import CallError
 

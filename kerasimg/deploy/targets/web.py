@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kerasimg.deploy.exporting import Exporting
+from kerasimg.deploy.export_context import Exporting
 from kerasimg.deploy.manifest import ModelFile
 from kerasimg.deploy.targets import litert
 from kerasimg.deploy.web import pages

@@ -22,8 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 from kerasimg.deploy import manifest as manifests
 from kerasimg.deploy.bundle import Bundle, described
 from kerasimg.deploy.serve.app import create_app
-from kerasimg.deploy.serve.engine import Model
 from kerasimg.deploy.serve.service import Service
+from kerasimg.deploy.serve.session import Model
 from kerasimg.deploy.serve.settings import Settings
 
 SIZE = 24

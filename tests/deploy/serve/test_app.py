@@ -18,7 +18,7 @@ import PIL.Image
 import pytest
 
 from kerasimg.deploy.serve.app import HERE
-from kerasimg.deploy.serve.engine import Model
+from kerasimg.deploy.serve.session import Model
 
 CLASSES = ("red", "green", "blue")
 COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}

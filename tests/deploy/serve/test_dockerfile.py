@@ -10,7 +10,7 @@ import pytest
 
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.serve.dockerfile import RUNTIME, dockerfile, requirements
-from kerasimg.deploy.serve.engine import RUNTIMES
+from kerasimg.deploy.serve.session import RUNTIMES
 from kerasimg.errors import CallError
 
 

@@ -1,0 +1,1 @@
+"""A run as one page to read and share, and its model card."""

@@ -1,0 +1,303 @@
+"""`kerasimg.report`: what a run kept -> one page that a team can pass round, and a model card for the hub."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from kerasimg import log
+from kerasimg.catalog import load
+from kerasimg.errors import KerasimgError
+from kerasimg.evaluation.predictions import Predictions, read_predictions
+from kerasimg.evaluation.scores import drawn_confusion
+from kerasimg.files import write_text
+from kerasimg.log import warning
+from kerasimg.models.classifier import Classifier
+from kerasimg.reporting import charts as drawing
+from kerasimg.reporting.epochs import duration, stage_summaries
+from kerasimg.reporting.images import (
+    Album,
+    Judged,
+    counts,
+    examples,
+    mistakes_and_hits,
+    sizes,
+    thumbnail,
+    unique,
+)
+from kerasimg.reporting.model_card import model_card
+from kerasimg.reporting.model_facts import explain_all, model_facts
+from kerasimg.reporting.wording import headline, number, percent, words
+from kerasimg.run_folder import DataRecord, RunFolder, RunReference, folder_of
+from kerasimg.spec.formatting import dumps
+from kerasimg.spec.load import Spec
+from kerasimg.spec.metrics import NO_FIGURES, direction_of, goals_in
+from kerasimg.staleness import change, identity_of_file, mark, stale_files
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+CONFUSED = 8
+"""Pairs of classes that are listed."""
+LISTED_CLASSES = 200
+"""Classes in the table; of more, those with the lowest F1."""
+
+
+def report(run: RunReference, *, out: str | os.PathLike[str] | None = None) -> Path:
+    """Write `report.html` and, beside it, `MODEL_CARD.md` from what a run kept; the path of the page.
+
+    run: a run, or its folder.  out: another file for the page.
+    What the run does not hold (no model yet, no figures) is left out of the page; where its images are gone, the page
+    says so. Raises CallError when the folder is none of a run.
+    """
+    files = RunFolder.open(run)
+    return _write(files, files.report_file if out is None else Path(out), _classifier(files))
+
+
+def write_report(run: RunReference, classifier: Classifier | None = None) -> Path | None:
+    """As `report`, for the end of a training: where it fails it says why, and the run is none the worse.
+
+    classifier: the run's own, where it is at hand, which saves to open it.
+    """
+    try:
+        files = RunFolder.of(run)
+        return report(run) if classifier is None else _write(files, files.report_file, classifier)
+    except Exception as error:  # a page that cannot be drawn must not cost a trained model
+        again = f"kerasimg run report {folder_of(run)}"
+        log.info(f"no report could be written ({type(error).__name__}: {error}); try again: {again}")
+        return None
+
+
+def _write(files: RunFolder, path: Path, classifier: Classifier | None) -> Path:
+    """Write the page to its path and the card beside it."""
+    content = _content(files, classifier)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for place, text in ((path, _page(content)), (RunFolder(path.parent).card_file, model_card(content))):
+        # A file name that is not UTF-8 comes from the file system with surrogates; a page has no place for its bytes.
+        write_text(place, text.encode("utf-8", "replace").decode("utf-8"))
+    return path
+
+
+def _page(content: Mapping[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"number": number, "percent": percent, "words": words, "duration": duration}
+    levels = {theme: list(drawing.level_styles(theme)) for theme in ("light", "dark")}
+    return environment.get_template("report.html.j2").render(levels=levels, **content)
+
+
+def _content(files: RunFolder, classifier: Classifier | None) -> dict[str, Any]:
+    """Everything that the page and the card say; None for what the run does not hold."""
+    spec = load(str(files.spec_file))
+    scores, record = files.evaluation.metrics(), files.data()
+    rows = files.history()
+    predictions = files.evaluation.predictions_file
+    found = read_predictions(predictions, spec.task) if predictions.is_file() else None
+    album = Album(record, spec.image)
+    facts = None if classifier is None else model_facts(classifier, files.path)
+    model = identity_of_file(files.model_file)
+    evaluated = (scores or {}).get("model")
+    # The page shows these; exports, say, are no matter of the page.
+    shown = (files.evaluation.metrics_file, files.calibration_file, files.thresholds_file)
+    stale = [each for each in stale_files(files.path) if each.path in shown]
+    for each in stale:
+        warning(str(each))
+    return {
+        "stale": [str(each) for each in stale],
+        "model_mark": mark(model if change(evaluated, model) is None else evaluated),
+        "name": files.path.resolve().name,
+        "spec": spec,
+        "spec_text": dumps(spec.resolved),
+        "classes": files.classes() or [],
+        "scores": scores,
+        "headline": headline(scores) if scores else [],
+        "per_class": _per_class(scores) if scores else [],
+        "confused": _confused(scores) if scores else [],
+        "figures": _figures(files, scores),
+        "slices": (scores or {}).get("slices", []),
+        "stages": stage_summaries(rows, goals_in(spec.resolved)),
+        "seconds": sum(row.get("seconds", 0) for row in rows),
+        "charts": _charts(rows, spec),
+        "data": _data(record, album) if record else None,
+        **_gallery(found, spec, album, classifier),
+        "gone": len(album.missing),
+        "facts": facts,
+        "environment": _environment(files, record),
+        "written": datetime.now(UTC).strftime("%d %B %Y").lstrip("0"),
+        "version": version("kerasimg"),
+    }
+
+
+def _classifier(files: RunFolder) -> Classifier | None:
+    """The trained model; None where there is none yet, or it was made for another version."""
+    try:
+        return Classifier.open(files.path) if files.model_file.is_file() else None
+    except (KerasimgError, OSError, ValueError, TypeError):
+        return None
+
+
+def _per_class(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = [{"name": name, **row} for name, row in scores["per_class"].items()]
+    if len(rows) > LISTED_CLASSES:
+        rows = sorted((row for row in rows if row["support"]), key=lambda row: row["f1"])[:LISTED_CLASSES]
+    return rows
+
+
+def _confused(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The pairs of classes that are confused most."""
+    pairs = scores.get("most_confused", [])[:CONFUSED]
+    return [{**pair, "taken": pair["prediction"]} for pair in pairs]
+
+
+def _figures(files: RunFolder, scores: Mapping[str, Any] | None) -> dict[str, Markup | None]:
+    """The drawings, None those that the scores are not enough for; and the class whose curve is the lowest."""
+    figures: dict[str, Markup | None] = dict.fromkeys(("confusion", "reliability", "precision_recall", "roc", "worst"))
+    if scores is None:
+        return figures
+    if (confusion := drawn_confusion(scores)) is not None:
+        figures["confusion"] = drawing.confusion(confusion, scores["classes"])
+    if "calibration" in scores:
+        figures["reliability"] = drawing.reliability(scores["calibration"], scores["calibration_error"])
+    curves = (files.evaluation.curves() or {}).get("classes", {})
+    if curves:
+        share = drawing.ticks(0, 1)
+        worst = min(curves, key=lambda name: curves[name]["average_precision"])
+        for key, title, area, x, y in (
+            ("precision_recall", "Precision and recall", "average_precision", "recall", "precision"),
+            ("roc", "ROC", "roc_auc", "fpr", "tpr"),
+        ):
+            lines = [
+                drawing.Line(
+                    name,
+                    "first" if name == worst else "faint",
+                    list(zip(row[key][x], row[key][y], strict=True)),
+                )
+                for name, row in sorted(curves.items(), key=lambda pair: pair[0] == worst)
+            ]
+            areas = "; ".join(f"{name} {row[area]:.3f}" for name, row in curves.items())
+            across = "recall" if key == "precision_recall" else "false positive rate"
+            sides = drawing.Axis(across, 0, 1, share), drawing.Axis(y, 0, 1, share)
+            figures[key] = drawing.chart(title, f"Areas: {areas}.", lines, *sides, diagonal=key == "roc")
+        figures["worst"] = Markup.escape(worst)
+    return figures
+
+
+def _charts(rows: Sequence[Mapping[str, float]], spec: Spec) -> list[dict[str, Any]]:
+    """A chart per figure that was measured while training, the training part beside the validation part."""
+    if not rows:
+        return []
+    summaries = stage_summaries(rows, goals_in(spec.resolved))
+    bounds = [(each.first - 0.5, f"Stage {each.stage}") for each in summaries] if len(summaries) > 1 else []
+    kept = [each.best for each in summaries]
+    names = dict.fromkeys(name.removeprefix("val_") for row in rows for name in row)
+    measured = [name for name in names if name not in NO_FIGURES]
+    charts = []
+    for name in sorted(measured, key=lambda name: (name != "loss", name)):
+        lines = []
+        for key, style in ((name, "first"), (f"val_{name}", "second")):
+            points = [(row["epoch"], row[key]) for row in rows if key in row]
+            best = max((point for point in points if point[0] == kept[-1]), default=None)
+            if points:
+                part = "validation" if style == "second" else "training"
+                lines.append(drawing.Line(part, style, points, best if style == "second" else None))
+        values = [value for line in lines for _, value in line.points]
+        low, high = (min(values), max(values)) if values else (0, 1)
+        low = max(0.0, low - 0.05 * (high - low)) if low >= 0 else low
+        first, last = rows[0]["epoch"], rows[-1]["epoch"]
+        about = "; ".join(f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines)
+        charts.append(
+            {
+                "name": name,
+                "lines": lines,
+                "drawing": drawing.chart(
+                    words(name),
+                    f"{about}, over {len(rows)} epochs.",
+                    lines,
+                    drawing.Axis("epoch", first, last, drawing.ticks(first, last, 7, whole=True)),
+                    drawing.Axis(name, low, high, drawing.ticks(low, high)),
+                    bounds=bounds,
+                ),
+                "falls": direction_of(name, spec.compile.metrics, spec.fit.teacher is not None) == "min",
+            }
+        )
+    return charts
+
+
+def _data(record: Mapping[str, Any], album: Album) -> dict[str, Any]:
+    parts, table, totals = counts(record)
+    chosen = examples(record)
+    images = album.find([name for names in chosen.values() for name in names])
+    shown = {
+        label: [
+            {"name": name, "image": thumbnail(opened, 96)}
+            for name in names
+            if name in images and (opened := album.read(images[name], name)) is not None
+        ]
+        for label, names in chosen.items()
+    }
+    return {
+        "where": record["where"],
+        "parts": parts,
+        "table": table[:LISTED_CLASSES],
+        "classes": len(table),
+        "most": max((sum(row[part] for part in parts) for row in table), default=1) or 1,
+        "totals": totals,
+        "skipped": len(record.get("skipped", [])),
+        "sizes": sizes(album),
+        "examples": {label: row for label, row in shown.items() if row},
+    }
+
+
+def _gallery(found: Predictions | None, spec: Spec, album: Album, classifier: Classifier | None) -> dict[str, Any]:
+    """The most confident mistakes and the least sure hits, with their images and maps where these can be had."""
+    if found is None:
+        return {"mistakes": [], "hits": [], "mistaken": 0, "explained_by": None}
+    mistakes, hits, mistaken = mistakes_and_hits(found, spec.task)
+    images = album.find(unique([*mistakes, *hits]))
+    opened = {name: album.read(image, name) for name, image in images.items()}
+    sound = {name: images[name] for name, image in opened.items() if image is not None}
+    maps, method = explain_all(classifier, [*mistakes, *hits], sound)
+
+    def shown(one: Judged) -> dict[str, Any]:
+        image, heat = opened.get(one.id), maps.get((one.id, one.target))
+        return {
+            "judged": one,
+            "image": None if image is None else thumbnail(image),
+            "map": None if heat is None else thumbnail(heat),
+        }
+
+    return {
+        "mistakes": [shown(one) for one in mistakes],
+        "hits": [shown(one) for one in hits],
+        "mistaken": mistaken,
+        "explained_by": method if maps else None,
+    }
+
+
+def _environment(files: RunFolder, record: DataRecord | None) -> dict[str, Any]:
+    kept = files.environment() or {}
+    command = list(kept.get("command", []))
+    if command and Path(command[0]).name in ("__main__.py", "kerasimg"):
+        command[0] = "kerasimg"
+    again = None
+    if record and record["where"] not in ("arrays", "dataset"):
+        skipping = ["--on-bad-image", "skip"] if record.get("skipped") else []
+        again = shlex.join(["kerasimg", "train", str(files.spec_file), "--data", record["where"], *skipping])
+    return {
+        "facts": kept,
+        "command": shlex.join(command) if command[:1] == ["kerasimg"] else None,
+        "again": again,
+        "folder": str(files.path),
+    }

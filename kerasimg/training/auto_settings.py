@@ -1,0 +1,340 @@
+"""Precision, batch size and XLA (`jit_compile`): as the spec says, or by a short probe where it says "auto".
+
+The probe trains copies of the model for some steps on random pixels, before the run begins; the model of the run is not
+touched. The choice is stored in the run's spec, so a resumed run has the same, and in its notes with the times.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerasimg import log
+from kerasimg.data.memory import free_bytes
+from kerasimg.data.pipeline import Targets
+from kerasimg.data.sources import Source
+from kerasimg.errors import CallError
+from kerasimg.models.build import construct, leaves
+from kerasimg.models.inference import has_bfloat16, has_gpu
+from kerasimg.models.split_model import split_frozen
+from kerasimg.spec.load import Spec, load_again
+from kerasimg.training import stages
+from kerasimg.training.features import has_features
+from kerasimg.training.objective import jit_compile, make_objective, make_optimizer
+from kerasimg.training.splits import split_shares
+from kerasimg.training.steps_per_execution import output_shape
+
+Measure = Callable[[int], float]
+"""Batch size -> seconds of a step; out of memory, it raises what the backend raises."""
+
+WORTH = 0.9
+"""A mixed precision is chosen where a step takes less than this share of the time in float32."""
+SLOWER = 1.02
+"""A batch size is too large where an image takes more than this times what it takes in the best so far."""
+SMALLEST, LARGEST = 16, 1024
+STEPS_OF_AN_EPOCH = 16
+"""An epoch has at least so many, where batch_size is "auto", since what is learned is learned step by step."""
+ROUNDS = 4
+"""Steps that are timed, after the first; the fastest counts."""
+ROOM = 0.5
+"""Share of the free memory that a step may take by estimate, where the system would end the process for more."""
+TYPICAL = 32
+"""The batch size for the trial of precisions, where that is open, too."""
+CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv2DTranspose,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv2D,
+)
+
+
+def batch_size_of(spec: Spec) -> int:
+    """Images per step; CallError where that is still to be chosen."""
+    size = spec.fit.batch_size
+    if not isinstance(size, int):
+        raise CallError(
+            f"fit.batch_size: expected a number, got {size!r}, which only a training can choose; "
+            'give overrides={"fit.batch_size": 32}'
+        )
+    return size
+
+
+def precision_of(spec: Spec) -> str:
+    """The name of the dtype policy that a spec's models are made under."""
+    return spec.fit.precision
+
+
+@contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Where Keras makes layers under this policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def is_open(spec: Spec) -> bool:
+    """Whether a probe is to choose something."""
+    return "auto" in (spec.fit.precision, spec.fit.batch_size, spec.compile.jit_compile)
+
+
+class Choices:
+    """Replaces every "auto" that a probe decides; specs with the same model share the choice."""
+
+    def __init__(self, limits: Mapping[str, int] | None) -> None:
+        self.limits = limits
+        self._known: dict[str, Any] = {}
+
+    def settle(self, spec: Spec, source: Source) -> tuple[Spec, dict[str, Any]]:
+        """The spec without "auto", and the notes on what was measured; each choice is reported in one line.
+
+        A spec that leaves nothing open is returned as it is, at no cost.
+        """
+        probe = Probe(spec, len(source.classes), source.soft, self.limits)
+        spec, notes = self.settle_precision(spec, probe)
+        if spec.fit.batch_size == "auto":
+            most = _most(source, sum(split_shares(spec)))
+            spec = self._settle(spec, "batch size: {}", "fit.batch_size", lambda: probe.batch_size(spec, most), notes)
+        if spec.compile.jit_compile == "auto":
+            spec = self._settle(spec, "XLA: {}", "compile.jit_compile", lambda: probe.compilation(spec), notes)
+        return spec, notes
+
+    def settle_precision(self, spec: Spec, probe: Probe) -> tuple[Spec, dict[str, Any]]:
+        """The same for the precision alone, which can be chosen without data."""
+        notes: dict[str, Any] = {}
+        if spec.fit.precision == "auto":
+            spec = self._settle(spec, "precision: {}", "fit.precision", probe.precision, notes)
+        return spec, notes
+
+    def _settle(
+        self, spec: Spec, line: str, key: str, choose: Callable[[], tuple[Any, dict[str, Any]]], notes: dict[str, Any]
+    ) -> Spec:
+        known = json.dumps([key, dict(spec.params), spec.resolved["model"], spec.resolved["image"]], default=repr)
+        if known not in self._known:
+            chosen, figures = self._known[known] = choose()
+            name = {True: "on", False: "off"}[chosen] if isinstance(chosen, bool) else chosen
+            log.info(f"{line.format(name)}, {figures['why']}")
+        chosen, figures = self._known[known]
+        notes[key.partition(".")[2]] = {"chosen": chosen, **figures}
+        return load_again(spec, edits={key: chosen}, other_options=False)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Times a few steps of copies of a spec's model."""
+
+    spec: Spec
+    classes: int
+    soft: bool
+    limits: Mapping[str, int] | None
+
+    def precision(self) -> tuple[str, dict[str, Any]]:
+        """The dtype policy under which a step is fastest, and the figures; float32 where nothing gains."""
+        size = TYPICAL if self.spec.fit.batch_size == "auto" else self.spec.fit.batch_size
+        other = mixed_precision()
+        if other is None:
+            return "float32", {"why": "the processor has no instructions for a shorter one"}
+        plain = self._subject(self.spec, "float32")
+        if plain.cut:
+            return "float32", {"why": "for only the end of the model trains; what is frozen has a precision of its own"}
+        times, step_ms = _times({"float32": plain, other: self._subject(self.spec, other)}, size)
+        chosen = other if times[other] < WORTH * times["float32"] else "float32"
+        measured = ", ".join(f"{value:g} ms under {name}" for name, value in step_ms.items())
+        return chosen, {
+            "why": f"a step of {size} images took {measured}",
+            "batch_size": size,
+            "step_ms": step_ms,
+        }
+
+    def batch_size(self, spec: Spec, most: int) -> tuple[int, dict[str, Any]]:
+        """The batch size, `most` at most, that fits the memory and takes least time per image, and the figures."""
+        subject = self._subject(spec, spec.fit.precision)
+        size, times, why = largest(subject.step_s, candidates(most, subject.bytes_of_image))
+        return size, {"why": why, "images_per_s": {k: round(k / s, 1) for k, s in times.items()}}
+
+    def compilation(self, spec: Spec) -> tuple[bool, dict[str, Any]]:
+        """Whether to compile steps with XLA, and the figures; only on TensorFlow and where it may gain is it tried."""
+        backend = keras.backend.backend()
+        if backend != "tensorflow":
+            why = "JAX runs by it" if backend == "jax" else "PyTorch has none, and its own compiler is not tried"
+            return backend == "jax", {"why": why}
+        size = batch_size_of(spec)
+        plain = self._subject(spec, spec.fit.precision, jit=False)
+        if plain.convolves and not has_gpu():
+            # MobileNetV2 takes 15 times as long, and some minutes to compile.
+            return False, {"why": "which makes convolutions slower without a graphics processor"}
+        try:
+            subjects = {"with": self._subject(spec, spec.fit.precision, jit=True), "without": plain}
+            times, step_ms = _times(subjects, size)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return False, {"why": f"for it cannot compile the model ({type(error).__name__})"}
+        why = f"a step of {size} images took {step_ms['with']:g} ms with it, {step_ms['without']:g} ms without"
+        return times["with"] < WORTH * times["without"], {"why": why, "batch_size": size, "step_ms": step_ms}
+
+    def _subject(self, spec: Spec, precision: str, jit: bool | None = None) -> Subject:
+        return Subject(spec, self.classes, self.soft, precision, self.limits, jit)
+
+
+def _times(subjects: Mapping[str, Subject], size: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds and milliseconds of a step of each, the better of two turns, for whatever else the machine does."""
+    times = {name: subject.step_s(size) for name, subject in subjects.items()}
+    times = {name: min(times[name], subject.step_s(size)) for name, subject in subjects.items()}
+    return times, {name: round(1000 * seconds, 2) for name, seconds in times.items()}
+
+
+def mixed_precision() -> str | None:
+    """The mixed precision that the machine has instructions for: bfloat16, else float16; None where neither."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        devices = tf.config.list_physical_devices("GPU")
+        if devices:
+            capability = tf.config.experimental.get_device_details(devices[0]).get("compute_capability", (0, 0))
+            return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16" if capability >= (7, 0) else None
+    elif has_gpu():
+        return "mixed_bfloat16"
+    return "mixed_bfloat16" if has_bfloat16() else None
+
+
+def candidates(most: int, bytes_of_image: int) -> list[int]:
+    """Powers of two to try: from SMALLEST to `most`, as far as they fit the free memory by estimate."""
+    sizes = [size for size in (2**power for power in range(20)) if SMALLEST <= size <= most]
+    room = ROOM * free_bytes()
+    return [size for size in sizes if size * bytes_of_image <= room] or [SMALLEST]
+
+
+def largest(step_s: Measure, sizes: Iterable[int]) -> tuple[int, dict[int, float], str]:
+    """The largest size that fits and at which an image takes no longer; the seconds of a step at each; why.
+
+    sizes: rising. Where even the first does not fit, halves of it are tried; CallError when 1 does not.
+    """
+    times: dict[int, float] = {}
+    best: int | None = None
+    for size in sizes:
+        try:
+            times[size] = step_s(size)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if best is None:
+                return _halved(step_s, size // 2)
+            return best, times, f"{size} do not fit the memory"
+        if best is not None and times[size] / size > SLOWER * times[best] / best:
+            return (
+                best,
+                times,
+                f"with {size} an image takes {times[size] / size / (times[best] / best):.2f} times as long",
+            )
+        best = size
+    if best is None:
+        raise CallError("no batch size to try")
+    return best, times, "the largest that was tried: more would make an epoch too few steps, or may not fit"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a backend says by this error that memory does not suffice."""
+    text = str(error).lower()
+    kind = type(error).__name__
+    if isinstance(error, MemoryError) or kind in ("ResourceExhaustedError", "OutOfMemoryError"):
+        return True
+    # JAX, cuDNN and cuBLAS, TensorFlow inside of another error; PyTorch on a processor
+    words = ("resource_exhausted", "out of memory", "oom when allocating", "can't allocate memory")
+    return any(word in text for word in words)
+
+
+class Subject:
+    """A copy of a spec's model, as its last stage trains it, with random weights."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        classes: int,
+        soft: bool,
+        precision: str,
+        limits: Mapping[str, int] | None,
+        jit: bool | None = None,
+    ) -> None:
+        with dtype_policy(precision):
+            built = construct(spec, weights=None, limits=limits)
+        for stage in spec.fit.stages:
+            stages.enter(stage, built)
+        split = split_frozen(built.model) if has_features(spec) else None
+        self.cut = split is not None
+        """Whether only what comes after the frozen part is trained, and tried."""
+        objective = make_objective(spec, built.model, classes, soft=soft)
+        self.model = built.model if split is None else split.rest
+        self.model.dtype_policy = built.model.dtype_policy  # by it Keras decides whether the loss is scaled
+        self.targets, self.classes = objective.targets, classes
+        wanted = jit_compile(spec) if jit is None else jit
+        self.model.compile(
+            optimizer=make_optimizer(spec, None, model=built.model), loss=objective.loss, jit_compile=wanted
+        )
+
+    @property
+    def bytes_of_image(self) -> int:
+        """What an image takes in training, by estimate: the values between layers, there and back, in float32."""
+        shapes = (output_shape(layer) for layer in leaves(self.model.layers))
+        return 12 * sum(math.prod(side or 1 for side in shape[1:]) for shape in shapes)
+
+    @property
+    def convolves(self) -> bool:
+        """Whether a convolution is part of what is trained."""
+        return any(isinstance(layer, CONVOLUTIONS) for layer in leaves(self.model.layers))
+
+    def step_s(self, size: int) -> float:
+        """Seconds of a training step with so many images, the fastest of several."""
+        draw = np.random.default_rng(0)
+        x = [draw.uniform(0, 255, (size, *shape.shape[1:])).astype("float32") for shape in self.model.inputs]
+        y = _labels(self.targets, size, self.classes, draw)
+        given = x if len(x) > 1 else x[0]
+        taken = []
+        for _ in range(ROUNDS + 1):
+            begun = time.perf_counter()
+            self.model.train_on_batch(given, y)
+            taken.append(time.perf_counter() - begun)
+        return min(taken[1:])
+
+
+def _halved(step_s: Measure, size: int) -> tuple[int, dict[int, float], str]:
+    """The largest half, quarter and so on that fits."""
+    while size >= 1:
+        try:
+            return size, {size: step_s(size)}, f"{2 * size} do not fit the memory"
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        size //= 2
+    raise CallError("not even one image at a time fits the memory; make image.size or the model smaller")
+
+
+def _most(source: Source, held_out: float) -> int:
+    """The batch size above which an epoch has too few steps."""
+    assigned = int((source.parts == 0).sum())
+    trained = assigned or int(len(source) * (1 - held_out))
+    return max(SMALLEST, min(LARGEST, trained // STEPS_OF_AN_EPOCH))
+
+
+def _labels(targets: Targets, size: int, classes: int, draw: np.random.Generator) -> np.ndarray:
+    numbers = draw.integers(0, classes, size)
+    forms: dict[Targets, Callable[[], np.ndarray]] = {
+        "sparse": lambda: numbers,
+        "one_hot": lambda: np.eye(classes, dtype=np.float32)[numbers],
+        "binary": lambda: (numbers % 2)[:, None].astype(np.float32),
+        "multi_hot": lambda: draw.integers(0, 2, (size, classes)).astype(np.float32),
+    }
+    return forms[targets]()

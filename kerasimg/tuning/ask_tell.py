@@ -1,0 +1,455 @@
+"""How trials are handed out, ended and noted, around KerasTuner's oracles: so that no kill loses any.
+
+KerasTuner's own way loses trials: it writes its state in place, in several files, without the state of its grid search
+and of its random numbers; it forgets why a trial failed where it ran elsewhere; a lock stays locked after an error; a
+worker that was killed is waited for without end. Here a journal has it all, and every draw follows from the seed and
+the number of the trial, so that a search that was cut off goes on as it would have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any, Literal, NamedTuple
+
+import keras_tuner
+from keras_tuner.engine import trial as kt_trial
+
+from kerasimg import log
+from kerasimg.errors import CallError
+from kerasimg.keras_internals import OracleHooks
+from kerasimg.spec.document import Tune
+from kerasimg.tuning.journal import Ended, Order, Records
+from kerasimg.tuning.objective import Goal
+from kerasimg.tuning.space import Key, Space, declare
+
+ORDER, ENDED = "kerasimg/order", "kerasimg/ended"
+"""Keys under which a trial carries, as JSON, what is to be trained and what became of it: KerasTuner's messages have a
+place for values, and none for the reason of a failure."""
+
+FAILURES_TO_GIVE_UP, INFEASIBLE_TO_GIVE_UP = 3, 20
+"""A search in which so many trials failed, or were not feasible, and none worked, ends."""
+SILENCE_S = 60.0
+"""A trial of which nothing was heard for so long is handed out again."""
+UNKNOWN_HOST = "unknown"
+WORKED, FAILED = "COMPLETED", "FAILED"
+
+
+class Lost(NamedTuple):
+    """A worker that was lost in a trial."""
+
+    trial: str
+    host: str
+    when: float
+    """In seconds since 1970."""
+
+
+def this_host() -> str:
+    """The name of this machine, in letters that may stand in gRPC's metadata."""
+    return re.sub(r"[^A-Za-z0-9_.:-]", "_", socket.gethostname())[:255] or UNKNOWN_HOST
+
+
+def as_trial(status: str, trial: str, values: Mapping[str, Any] | None = None) -> Any:
+    """A KerasTuner trial as a worker gets it, without the space."""
+    hyperparameters = keras_tuner.HyperParameters()
+    if values is not None:
+        hyperparameters.values = dict(values)
+    return kt_trial.Trial(hyperparameters, trial_id=trial, status=status)
+
+
+class Administration(OracleHooks):
+    """What every oracle does here besides choosing values. To stand before a KerasTuner oracle among the bases."""
+
+    foresees = False
+    """Whether what is tried next does not depend on how the trials under way will end."""
+    draws_anew = True
+    """Whether the choice of values depends on nothing but the trials so far, and the number of the next."""
+
+    def __init__(self, space: Space, goal: Goal, tune: Tune, epochs: int, **how: Any) -> None:
+        """epochs: those that a trial has at most."""
+        # KerasTuner takes the seed 0 for none, and neighbouring seeds give it nearly the same random numbers.
+        seed = 1 + number_of(tune.seed) % (2**31 - 2)
+        super().__init__(  # type: ignore[call-arg]
+            objective=keras_tuner.Objective(goal.figure, goal.direction),
+            hyperparameters=declare(space),
+            allow_new_entries=False,
+            tune_new_entries=False,
+            seed=seed,
+            **how,
+        )
+        self.space, self.goal, self.tune, self.epochs = space, goal, tune, epochs
+        self.trials: dict[str, Any] = {}
+        self.ended: dict[str, Ended] = {}
+        self.orders: dict[str, Order] = {}
+        self.curves: dict[str, list[float]] = {}
+        self.times: dict[str, float] = {}
+        """When a trial ended, in seconds since 1970."""
+        self.records: Records | None = None
+        self.hosts: dict[str, str] = {}
+        """The machine that trained, or trains, a trial."""
+        self.lost: list[Lost] = []
+        """Workers that were lost in a trial, in the order in which that was noticed."""
+        self.exhausted = False
+        self._heard: dict[str, float] = {}
+        self._guard = threading.RLock()
+        self.set_most_collisions(2000 if space.size else 20)
+        self.verbose = 0
+
+    def open(self, records: Records, may_come_back: bool = False) -> int:
+        """Keep the trials in a folder, and go on from what it holds; how many trials have ended.
+
+        may_come_back: workers elsewhere may still be at trials that had begun; those are waited for a while.
+        """
+        for event in records.events():
+            if event["event"] == "begin":
+                self._replay(event["trial"], event["keys"])
+            elif event["event"] == "lost":
+                self.lost.append(Lost(event["trial"], event["host"], event["time"]))
+            else:
+                self.hosts[event["trial"]] = event.get("host") or UNKNOWN_HOST
+                noted = records.read_ended(event["trial"]) or Ended(**event["ended"])
+                self._close(event["trial"], noted, event["time"])
+        self.records = records
+        for trial in self._unfinished():
+            if (ended := records.read_ended(trial)) is not None:
+                self._end(trial, ended)
+        self.ongoing_trials: dict[str, Any] = {}
+        self.retries = []
+        if may_come_back:
+            self.ongoing_trials = {f"before-{trial}": self.trials[trial] for trial in self._unfinished()}
+            self._heard = dict.fromkeys(self._unfinished(), time.monotonic())
+        else:
+            self.retries = self._unfinished()
+        return len(self.ended)
+
+    def create_trial(self, tuner_id: str, host: str | None = None) -> Any:
+        """The next trial for a worker: RUNNING with values, IDLE where it shall ask again, or STOPPED.
+
+        host: the machine of the worker; None: this one.
+        """
+        with self._guard:
+            self.take_back_lost()
+            if tuner_id in self.ongoing_trials:
+                return self._message(self.ongoing_trials[tuner_id].trial_id)
+            trial = self._next()
+            if trial is None:
+                waiting = bool(self.ongoing_trials) and not self.hopeless
+                return as_trial("IDLE" if waiting else "STOPPED", tuner_id)
+            self.ongoing_trials[tuner_id] = self.trials[trial]
+            self.hosts[trial] = host or this_host()
+            self._heard[trial] = time.monotonic()
+            return self._message(trial)
+
+    def foreseen(self) -> Mapping[str, Any] | None:
+        """The values of the next trial; None where there is none, or it is not known yet."""
+        with self._guard:
+            if not self.foresees or self.retries or self._full:
+                return None
+            exhausted = self.exhausted
+            keys = self._choose(f"{len(self.trials) + 1:04d}")
+            self.exhausted = exhausted  # to find that nothing is left is for the draw that counts
+            return None if keys is None else self.space.values(keys)
+
+    def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Any:
+        """Note the objective after an epoch (from 0); the answer is STOPPED where the trial should end.
+
+        Raises:
+            CallError: if there is no such trial; nothing is changed.
+        """
+        with self._guard:
+            self._require(trial_id)
+            if trial_id in self.ended:  # by another worker, to which it was handed out again
+                return as_trial("STOPPED", trial_id)
+            self._heard[trial_id] = time.monotonic()
+            curve = self.curves.setdefault(trial_id, [])
+            del curve[step:]
+            curve.append(float(metrics[self.goal.figure]))
+            # Of trials that run beside it, too: a rung is reached when it is reached.
+            others = {name: one for name, one in self.curves.items() if name != trial_id and self._counts(name)}
+            over = self.tune.stop and ends(self.tune.stop, self.goal, curve, others, self.epochs)
+            return as_trial("STOPPED" if over else "RUNNING", trial_id)
+
+    def end_trial(self, trial: Any) -> None:
+        """Note what became of a trial; a second report of the same trial is ignored."""
+        self.end(trial.trial_id, Ended.read(trial.hyperparameters.values[ENDED]))
+
+    def end(self, trial: str, ended: Ended, host: str | None = None) -> None:
+        """Note what became of a trial; a second report of the same trial is ignored.
+
+        Args:
+            trial: its number.
+            ended: what became of it.
+            host: the machine that trained it; None: the one to which it was handed out last.
+
+        Raises:
+            CallError: if there is no such trial, or it cannot have had so many epochs; nothing is changed.
+        """
+        with self._guard:
+            self._require(trial)
+            most = self.epochs * self.tune.executions_per_trial
+            if len(ended.curve) > self.epochs or len(ended.rows) > most or (ended.best_epoch or 0) > self.epochs:
+                raise CallError(f"trial {trial}: a trial of this search has at most {self.epochs} epochs")
+            if host is not None and trial not in self.ended:
+                self.hosts[trial] = host
+            self._end(trial, ended)
+
+    def note_alive(self, trial: str) -> None:
+        """Note that a trial is being worked on; CallError if there is no such trial."""
+        with self._guard:
+            self._require(trial)
+            self._heard[trial] = time.monotonic()
+
+    def give_back(self, tuner_id: str) -> None:
+        """A worker has ended: its trial is for another."""
+        with self._guard:
+            if (trial := self.ongoing_trials.pop(tuner_id, None)) is not None:
+                self.retries.append(trial.trial_id)
+                lost = Lost(trial.trial_id, self.hosts.get(trial.trial_id, UNKNOWN_HOST), time.time())
+                self.lost.append(lost)
+                if self.records is not None:
+                    self.records.append({"event": "lost", "trial": lost.trial, "host": lost.host, "time": lost.when})
+
+    def take_back_lost(self) -> None:
+        """Give back the trials of which nothing was heard for long."""
+        with self._guard:
+            for tuner_id, trial in list(self.ongoing_trials.items()):
+                if time.monotonic() - self._heard.get(trial.trial_id, math.inf) > SILENCE_S:
+                    host = self.hosts.get(trial.trial_id, UNKNOWN_HOST)
+                    log.info(
+                        f"nothing was heard of trial {trial.trial_id} on {host} for {SILENCE_S:.0f} s: it is handed "
+                        "out again"
+                    )
+                    self.give_back(tuner_id)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to be tried. Trials under way are waited for, also where the search is hopeless."""
+        with self._guard:
+            return not self.ongoing_trials and self._full and (self.hopeless or not self.retries)
+
+    def _require(self, trial: str) -> None:
+        if trial not in self.trials:
+            raise CallError(f"this search has no trial {trial}")
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether nothing has worked and enough was tried."""
+        if any(one.worked for one in self.ended.values()):
+            return False
+        failed = sum(one.status == "failed" for one in self.ended.values())
+        return failed >= FAILURES_TO_GIVE_UP or len(self.ended) >= INFEASIBLE_TO_GIVE_UP
+
+    @property
+    def best(self) -> str | None:
+        """The trial with the best score, the first of equal ones."""
+        best: str | None = None
+        for trial in sorted(self.ended):
+            score = self.trials[trial].score
+            if score is not None and (best is None or self.goal.better(score, self.trials[best].score)):
+                best = trial
+        return best
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row for each trial that has ended, in their order."""
+        return [self._row(trial) for trial in sorted(self.ended)]
+
+    def save(self, *args: Any) -> None:
+        """Nothing: the journal has it all."""
+
+    reload = save
+
+    def _next(self) -> str | None:
+        """The name of a trial to be run: one that was lost, else a new one; None where there is none, or not yet."""
+        if self.hopeless:
+            return None
+        if self.retries:
+            return str(self.retries.pop(0))
+        if self._full:
+            return None
+        trial = f"{len(self.trials) + 1:04d}"
+        keys = self._choose(trial)
+        if keys is None:
+            return None
+        self._open(trial, keys)
+        if self.records is not None:
+            self.records.write_order(self.orders[trial])
+            self.records.append({"event": "begin", "trial": trial, "keys": keys, "time": time.time()})
+        return trial
+
+    @property
+    def _full(self) -> bool:
+        return self.exhausted or len(self.trials) >= self.tune.max_trials or self.hopeless
+
+    def _choose(self, trial: str) -> dict[str, Key] | None:
+        """KerasTuner's choice; None where there is none, or not yet."""
+        self.seed_draws(number_of(self.tune.seed, trial))
+        chosen = self.populate_space(trial)  # type: ignore[attr-defined]
+        if chosen["status"] == "STOPPED":
+            self.exhausted = True
+        return dict(chosen["values"]) if chosen["status"] == "RUNNING" else None
+
+    def _replay(self, trial: str, keys: dict[str, Key]) -> None:
+        if not self.draws_anew and self._choose(trial) != keys:
+            raise CallError(
+                f"trial {trial} would not be chosen again: the search was begun by another version of kerasimg or "
+                "KerasTuner, or the spec was changed; search anew"
+            )
+        self._open(trial, keys)
+
+    def _open(self, trial: str, keys: dict[str, Key]) -> None:
+        hyperparameters = self.hyperparameters.copy()  # type: ignore[attr-defined]
+        hyperparameters.values = keys
+        made = self.trials[trial] = kt_trial.Trial(hyperparameters, trial_id=trial, status="RUNNING")
+        self.remember(keys)
+        self.start_order.append(trial)  # type: ignore[attr-defined]
+        self.orders[trial] = self._order(trial, made.hyperparameters.values)
+
+    def _order(self, trial: str, keys: Mapping[str, Any]) -> Order:
+        return Order(trial, self.space.values(keys), self.tune.max_epochs)
+
+    def _unfinished(self) -> list[str]:
+        return [trial for trial in self.trials if trial not in self.ended]
+
+    def _end(self, trial: str, ended: Ended) -> None:
+        for tuner_id in [one for one, ongoing in self.ongoing_trials.items() if ongoing.trial_id == trial]:
+            del self.ongoing_trials[tuner_id]
+        self.retries = [one for one in self.retries if one != trial]
+        if trial in self.ended:
+            return
+        now = time.time()
+        self._close(trial, ended, now)
+        if self.records is not None:
+            if self.records.read_ended(trial) is None:
+                self.records.write_ended(trial, ended)
+            told: dict[str, Any] = {
+                "status": ended.status,
+                "score": ended.score,
+                "seconds": ended.seconds,
+                "curve": ended.curve,
+            }
+            told |= {"reason": ended.reason, "scores": ended.scores, "best_epoch": ended.best_epoch}
+            host = self.hosts.setdefault(trial, this_host())
+            self.records.append({"event": "end", "trial": trial, "ended": told, "time": now, "host": host})
+            self.records.write_table(self.table())
+        log.info(self._line(trial, ended))
+
+    def _close(self, trial: str, ended: Ended, when: float) -> None:
+        self.ended[trial], self.times[trial], self.curves[trial] = ended, when, list(ended.curve)
+        made = self.trials[trial]
+        made.status, made.score, made.message = WORKED if ended.worked else FAILED, None, ended.reason
+        if ended.worked:
+            made.score, made.best_step = ended.score, ended.best_epoch or 0
+        self.end_order.append(trial)  # type: ignore[attr-defined]
+
+    def _counts(self, trial: str) -> bool:
+        return trial not in self.ended or self.ended[trial].worked
+
+    def _message(self, trial: str) -> Any:
+        """A trial as it goes to a worker."""
+        return as_trial(
+            "RUNNING", trial, {**self.trials[trial].hyperparameters.values, ORDER: self.orders[trial].text()}
+        )
+
+    def _row(self, trial: str) -> dict[str, Any]:
+        ended, order = self.ended[trial], self.orders[trial]
+        row = {
+            "trial": trial,
+            "status": ended.status,
+            self.goal.figure: ended.score,
+            "seconds": round(ended.seconds, 3),
+        }
+        row |= {
+            "epochs": order.first_epoch + len(ended.curve),
+            "best_epoch": ended.best_epoch,
+            "goes_on_from": order.of,
+        }
+        row["host"] = self.hosts.get(trial, UNKNOWN_HOST)
+        return row | dict(order.values) | {"reason": ended.reason}
+
+    def _line(self, trial: str, ended: Ended) -> str:
+        values = ", ".join(f"{name}={value}" for name, value in self.orders[trial].values.items())
+        place = f"trial {int(trial)} of {self.tune.max_trials}"
+        if ended.score is None or not ended.worked:
+            return f"{place}: {ended.status}: {ended.reason} ({values})"
+        best = self.best or trial
+        epochs = self.orders[trial].first_epoch + len(ended.curve)
+        told = f"{self.goal.figure} {ended.score:.4g} {'at' if ended.status == 'stopped' else 'after'} epoch {epochs}, "
+        told += f"{ended.seconds:.1f} s"
+        return f"{place}: {told} (best {self.trials[best].score:.4g}, trial {int(best)}): {values}"
+
+    def random_values(self, draw: Callable[[], Any]) -> Any:
+        """The first is the spec as it stands, the others KerasTuner's."""
+        if not self.trials:
+            return {one.name: one.key(one.default) for one in self.space.active({})}
+        return draw()
+
+
+def number_of(*parts: Any) -> int:
+    """A number that follows from the parts, and has nothing to do with that of other parts."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6])
+
+
+Rule = Literal["median", "halving"]
+Curve = Sequence[float]
+"""The objective after each epoch."""
+
+FACTOR = 3
+"""Of successive halving: one trial in so many goes on, with so many times the epochs."""
+ENOUGH = 5
+"""Trials to compare with before the median rule ends any."""
+
+
+def ends(rule: Rule, goal: Goal, curve: Curve, others: Mapping[str, Curve], epochs: int) -> bool:
+    """Whether a trial should end after the last epoch of its curve.
+
+    others: the curves of the trials that were trained to their end or ended by the rule, by name.  epochs: those that
+    a trial has at most.
+    """
+    if len(curve) >= epochs:
+        return False
+    return RULES[rule](goal, curve, list(others.values()), epochs)
+
+
+def below_median(goal: Goal, curve: Curve, others: Sequence[Curve], epochs: int) -> bool:
+    """Whether the best so far is worse than the median of the others' running averages up to this epoch.
+
+    Golovin et al. 2017, Google Vizier, 3.2.2 (doi:10.1145/3097983.3098043).
+    """
+    reached = [sum(other[: len(curve)]) / len(curve) for other in others if len(other) >= len(curve)]
+    if len(reached) < ENOUGH:
+        return False
+    return goal.better(median(reached), _best(goal, curve))
+
+
+def halved(goal: Goal, curve: Curve, others: Sequence[Curve], epochs: int) -> bool:
+    """Whether a rung is reached, and the trial is not in the best third of those that reached it.
+
+    Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), in which trials are ended rather than paused.
+    """
+    if len(curve) not in rungs(epochs):
+        return False
+    own = _best(goal, curve)
+    reached = [_best(goal, other[: len(curve)]) for other in others if len(other) >= len(curve)]
+    places = (len(reached) + 1) // FACTOR
+    return len(reached) + 1 >= FACTOR and sum(goal.better(other, own) for other in reached) >= places
+
+
+def rungs(epochs: int) -> list[int]:
+    """The epochs after which successive halving decides: a third of all, a ninth, and so on, as far as there are."""
+    found = []
+    while (epochs := math.ceil(epochs / FACTOR)) > 1:
+        found.append(epochs)
+    return sorted({*found, 1})
+
+
+def _best(goal: Goal, curve: Curve) -> float:
+    return (min if goal.direction == "min" else max)(curve)
+
+
+RULES = {"median": below_median, "halving": halved}

@@ -1,0 +1,102 @@
+import os
+import pty
+import select
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from kerasimg.cli import progress as module
+from kerasimg.cli.progress import waiting
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(module, "INTERVAL_S", 0.05)
+
+
+@contextmanager
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """Standard error is a terminal within the block; gives what reads from it, up to an ending or for five seconds."""
+    ours, theirs = pty.openpty()
+    kept = os.dup(2)
+    os.dup2(theirs, 2)
+    monkeypatch.setattr(module, "_is_terminal", lambda: True)
+
+    def read(ending: str = "") -> str:
+        told, deadline = "", time.monotonic() + 5
+        while not (ending and told.endswith(ending)) and time.monotonic() < deadline:
+            there, _, _ = select.select([ours], [], [], 0.2)
+            told += os.read(ours, 100_000).decode() if there else ""
+            if not there and not ending:
+                break
+        return told
+
+    try:
+        yield read
+    finally:
+        os.dup2(kept, 2)
+        for one in (ours, theirs, kept):
+            os.close(one)
+
+
+def test_a_long_wait_is_told_and_wiped_out(monkeypatch: pytest.MonkeyPatch):
+    with terminal(monkeypatch) as read:
+        with waiting("looking") as shown:
+            shown.progress(3, 1000)
+            told = read(" s")
+        told += read("  \r")
+    assert told.startswith("\rlooking, 3 of 1,000 images ... 0 s")
+    assert told.endswith("\r" + " " * len("looking, 3 of 1,000 images ... 0 s") + "\r")
+
+
+def test_a_line_that_stays_wipes_the_wait_out_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    with terminal(monkeypatch) as read, waiting("looking") as shown:
+        read(" s")
+        monkeypatch.setattr(module, "PATIENCE_S", 60)
+        shown.say("found")
+        assert read("  \r").endswith("\r" + " " * len("looking ... 0 s") + "\r")
+    assert capsys.readouterr().out == "found\n"
+
+
+def test_a_wait_is_told_where_standard_error_has_been_led_away(monkeypatch: pytest.MonkeyPatch):
+    with terminal(monkeypatch) as read, waiting("starting"):
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        told = read(" s")
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+    assert "starting ... 0 s" in told
+
+
+def test_nothing_is_told_of_a_short_wait_nor_when_it_shall_be_silent(monkeypatch: pytest.MonkeyPatch):
+    with terminal(monkeypatch) as read:
+        with waiting("looking", silent=True):
+            time.sleep(0.2)
+        monkeypatch.setattr(module, "PATIENCE_S", 60)
+        with waiting("looking"):
+            time.sleep(0.2)
+        assert read() == ""
+
+
+def test_no_log_is_littered(capfd: pytest.CaptureFixture[str]):
+    with waiting("looking"):
+        time.sleep(0.2)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(module, "LOG_PATIENCE_S", 0.1)
+    monkeypatch.setattr(module, "LOG_INTERVAL_S", 60)
+    with waiting("looking") as shown:
+        shown.progress(3, 1000)
+        time.sleep(0.4)
+    assert capfd.readouterr() == ("", "looking, 3 of 1,000 images ... 0 s\n")
+    with waiting("looking", silent=True):
+        time.sleep(0.3)
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,50 @@
+"""Every reason has a status, and every way in which an image can be bad has a reason."""
+
+import pytest
+
+from kerasimg.data.image_files import BEGINNINGS, BadImage
+from kerasimg.deploy.serve.errors import (
+    RETRY_AFTER_S,
+    STATUS,
+    Refused,
+    TooManyPixels,
+    refused_image,
+    refused_status,
+)
+
+REASONS = {
+    "is empty": "damaged",
+    "is truncated": "damaged",
+    "is damaged (broken data stream)": "damaged",
+    "is not an image of a known format": "unknown",
+    "has 400 million pixels; the limit is 178 million": "pixels",
+    "is too large (Image size (9 pixels) exceeds limit)": "pixels",
+    "holds floating-point values from 0 to 1; 0 to 255 is expected": "damaged",
+}
+
+
+def test_only_what_may_pass_is_told_to_come_again():
+    assert {reason for reason in STATUS if STATUS[reason] in (429, 503)} == set(RETRY_AFTER_S)
+    assert {STATUS[reason] for reason in STATUS} <= {400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503}
+
+
+@pytest.mark.parametrize("told", REASONS)
+def test_what_the_decoder_says_has_a_reason(told: str):
+    refused = refused_image("a.png", BadImage(told))
+    assert (refused.reason, str(refused)) == (REASONS[told], f"a.png {told}")
+
+
+def test_files_of_other_kinds_are_unknown_and_pixels_are_pixels():
+    others = [told for _, told in BEGINNINGS if "truncated" not in told]
+    assert {refused_image("a", BadImage(told)).reason for told in others} == {"unknown"}
+    assert refused_image("a", TooManyPixels("has 9 x 9 pixels")).status == 413
+
+
+@pytest.mark.parametrize(("status", "reason"), [(404, "route"), (405, "method"), (400, "body"), (500, "failed")])
+def test_a_status_of_the_router_has_a_reason(status: int, reason: str):
+    refused = refused_status(status, "x")
+    assert (refused.reason, refused.status) == (reason, status)
+
+
+def test_without_a_key_it_is_told_which_is_asked_for():
+    assert Refused("key", "a key is needed").headers == {"www-authenticate": "Bearer"}

@@ -1,0 +1,189 @@
+"""Images in a form, in JSON, or as the body itself; anything else is refused with what was expected."""
+
+import base64
+import gzip
+import json
+import zlib
+from typing import Any
+
+import pytest
+
+from kerasimg.deploy.serve.errors import Refused
+from kerasimg.deploy.serve.requests import Asked, read_images
+
+MOST = 2**20
+A, B = b"\x89PNG\r\n--edge-a", bytes(range(256))
+
+
+def form(*parts: tuple[str, bytes], edge: bytes = b"edge", end: bytes = b"--\r\n") -> bytes:
+    lines = b"".join(
+        b"--" + edge + b"\r\nContent-Disposition: form-data; " + head.encode() + b"\r\n\r\n" + data + b"\r\n"
+        for head, data in parts
+    )
+    return lines + b"--" + edge + end
+
+
+def read(
+    body: bytes | Any, kind: str = "multipart/form-data; boundary=edge", most: int = 3, encoding: str = ""
+) -> Asked:
+    return read_images(kind, encoding, body if isinstance(body, bytes) else json.dumps(body).encode(), most, MOST)
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def test_a_form_brings_files_and_options():
+    asked = read(
+        form(
+            ('name="file"; filename="a.png"', A),
+            ('name="top"', b"2"),
+            ('name="x"; filename="ü.jpg"', B),
+            ('name="explain"', b"true"),
+        )
+    )
+    assert (asked.images, asked.ids) == ([A, B], ["a.png", "ü.jpg"])
+    assert asked.options == {"top": "2", "explain": "true"}
+
+
+def test_json_brings_images_in_base64_with_or_without_ids():
+    document = {"images": [base64_of(A), {"id": "b", "data": "data:image/png;base64," + base64_of(B)}], "top": 1}
+    asked = read(document, "application/json; charset=utf-8")
+    assert (asked.images, asked.ids, asked.options) == ([A, B], ["[0]", "b"], {"top": 1})
+    assert read({"image": base64_of(A)}, "application/json").images == [A]
+
+
+@pytest.mark.parametrize(
+    "kind", ["image/png", "application/octet-stream", "IMAGE/JPEG", "", "application/x-www-form-urlencoded"]
+)
+def test_a_body_may_be_the_image_itself(kind: str):
+    assert read(B, kind).images == [B]
+
+
+REFUSED: dict[str, tuple[Any, str, str, str]] = {
+    "nothing": (b"", "image/png", "body", "the body is empty"),
+    "a text": (b"hello", "text/plain", "type", "text/plain"),
+    "no JSON": (b"{", "application/json", "body", "not JSON"),
+    "deep JSON": (b"[" * 100_000, "application/json", "body", "not JSON"),
+    "a list": ([], "application/json", "body", "expected an object"),
+    "no images": ({"images": []}, "application/json", "body", "no images"),
+    "images of a kind": ({"images": "abc"}, "application/json", "body", "expected a list"),
+    "no base64": ({"images": ["%%%"]}, "application/json", "body", "images[0]: not base64"),
+    "a number": ({"images": [3]}, "application/json", "body", "images[0]: expected an image in base64, got int"),
+    "an unknown option": ({"images": ["aaaa"], "topp": 3}, "application/json", "body", "topp"),
+    "an id of a kind": ({"images": [{"id": 3, "data": "aaaa"}]}, "application/json", "body", "images[0].id"),
+    "an address": ({"images": ["http://x/a.png"]}, "application/json", "address", "not fetched"),
+    "an address by name": ({"images": [{"url": "x"}]}, "application/json", "address", "not fetched"),
+    "an address at the top": ({"url": "http://x"}, "application/json", "address", "not fetched"),
+    "too many": ({"images": ["aaaa"] * 4}, "application/json", "images", "more than 3 images"),
+    "a form cut short": (
+        form(('name="f"; filename="a"', A), end=b""),
+        "multipart/form-data; boundary=edge",
+        "body",
+        "cut",
+    ),
+    "a form without a boundary": (form(), "multipart/form-data", "body", "boundary"),
+    "a form of another boundary": (form(), "multipart/form-data; boundary=x", "body", "cannot be read"),
+    "a form with a field": (form(('name="colour"', b"red")), "multipart/form-data; boundary=edge", "body", "'colour'"),
+    "a form with an address": (
+        form(('name="file"', b"https://x/a.png")),
+        "multipart/form-data; boundary=edge",
+        "address",
+        "not fetched",
+    ),
+    "a form with too many": (
+        form(*[('name="f"; filename="a"', A)] * 4),
+        "multipart/form-data; boundary=edge",
+        "images",
+        "more than 3",
+    ),
+    "a bomb of empty lists": (
+        b'{"images": [' + b"[]," * 200_000 + b"[]]}",
+        "application/json",
+        "body",
+        "more than 1,024 lists and objects",
+    ),
+    "a bomb of numbers": (
+        b'{"images": [' + b"1," * 200_000 + b"1]}",
+        "application/json",
+        "body",
+        "more than 1,024 values",
+    ),
+    "a thousand parts": (
+        form(*[('name="top"', b"1")] * 1000),
+        "multipart/form-data; boundary=edge",
+        "images",
+        "more than 64 parts in one form",
+    ),
+    "a part of headers": (
+        form(('name="f"; filename="a"\r\nx: ' + "y" * 10_000, A)),
+        "multipart/form-data; boundary=edge",
+        "body",
+        "too many",
+    ),
+    "a bare data: address": (
+        {"images": ["data:image/png,abc"]},
+        "application/json",
+        "body",
+        "without ;base64",
+    ),
+    "another encoding": ({"images": ["aaaaa"]}, "application/json", "body", "not base64"),
+    "letters of no alphabet": ({"images": ["aa\u00e4a"]}, "application/json", "body", "not base64"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_wrong_body_is_refused_with_its_reason(case: str):
+    body, kind, reason, message = REFUSED[case]
+    with pytest.raises(Refused) as caught:
+        read(body, kind)
+    assert caught.value.reason == reason
+    assert message in str(caught.value)
+
+
+USUAL = {
+    "plain": lambda text: text,
+    "line breaks of MIME": lambda text: base64.encodebytes(base64.b64decode(text)).decode(),
+    "line breaks of Windows": lambda text: "\r\n".join(text[k : k + 76] for k in range(0, len(text), 76)) + "\r\n",
+    "URL-safe": lambda text: text.replace("+", "-").replace("/", "_"),
+    "unpadded": lambda text: text.rstrip("="),
+    "URL-safe and unpadded": lambda text: text.replace("+", "-").replace("/", "_").rstrip("="),
+    "a data: address": lambda text: "data:image/png;base64," + text,
+    "one with parameters": lambda text: "data:image/jpeg;charset=utf-8;name=a.jpg;base64," + text,
+    "one in upper case": lambda text: "DATA:IMAGE/PNG;BASE64," + text,
+    "one without a type": lambda text: "data:;base64," + text,
+    "one with line breaks": lambda text: " data:image/png;base64,\n" + text[:40] + "\n" + text[40:],
+}
+
+
+@pytest.mark.parametrize("form_of", USUAL)
+@pytest.mark.parametrize("size", [256, 255, 254])
+def test_base64_is_read_in_all_its_usual_forms(form_of: str, size: int):
+    data = bytes(range(256))[::-1][:size]
+    assert read({"images": [USUAL[form_of](base64_of(data))]}, "application/json").images == [data]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "deflate"])
+def test_compressed_bodies_are_read(encoding: str):
+    text = json.dumps({"images": [base64_of(A)]}).encode()
+    body = zlib.compress(text) if encoding == "deflate" else gzip.compress(text)
+    assert read(body, "application/json", encoding=encoding).images == [A]
+    assert read(body, "application/json", encoding=encoding).ids == ["[0]"]
+
+
+COMPRESSED = {
+    "a bomb": (gzip.compress(bytes(50_000_000)), "gzip", "bytes"),
+    "no gzip": (b"abc", "gzip", "body"),
+    "cut short": (gzip.compress(b"abc")[:-4], "gzip", "body"),
+    "more after it": (gzip.compress(b"abc") + b"x", "gzip", "body"),
+    "Brotli": (b"abc", "br", "type"),
+    "twice": (gzip.compress(gzip.compress(b"{}")), "gzip, gzip", "type"),
+}
+
+
+@pytest.mark.parametrize("case", COMPRESSED)
+def test_compressed_bodies_are_bounded(case: str):
+    body, encoding, reason = COMPRESSED[case]
+    with pytest.raises(Refused) as caught:
+        read(body, "application/json", encoding=encoding)
+    assert caught.value.reason == reason

@@ -1,0 +1,69 @@
+"""The forward pass that all share is that of `predict`."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerasimg.models.compiled_predict import answers, forward
+
+layers = keras.layers
+
+
+@pytest.fixture
+def model() -> keras.Model:
+    image = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3)(image))
+    x = layers.Dropout(0.5)(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(image, layers.Dense(3, activation="softmax")(x))
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(0).uniform(0, 255, (count, 8, 8, 3)).astype("float32")
+
+
+def test_it_gives_what_predict_gives_for_any_number_of_images(model: keras.Model):
+    for count in (1, 5, 130):
+        wanted = model.predict(images(count), verbose=0)
+        np.testing.assert_allclose(answers(model, images(count)), wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_it_takes_batches_with_and_without_labels(model: keras.Model):
+    alone = tf.data.Dataset.from_tensor_slices(images(5)).batch(2)
+    labelled = tf.data.Dataset.from_tensor_slices((images(5), np.zeros(5))).batch(2)
+    wanted = model.predict(images(5), verbose=0)
+    for batches in (alone, labelled):
+        np.testing.assert_allclose(answers(model, batches), wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_weights_that_change_later_count(model: keras.Model):
+    assert not np.allclose(forward(model)(images(2)), 1 / 3)
+    model.set_weights([0 * weight for weight in model.get_weights()])
+    np.testing.assert_allclose(forward(model)(images(2)), 1 / 3, rtol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="elsewhere Keras' own is used")
+def test_it_is_compiled_once():
+    runs: list[int] = []
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, layers.Lambda(lambda pixels: runs.append(1) or layers.Flatten()(pixels))(image))
+    runs.clear()
+    assert forward(model) is forward(model)
+    for count in (1, 2, 3):
+        assert forward(model)(images(count)).shape == (count, 192)
+    assert len(runs) == 1
+
+
+def test_a_model_that_was_asked_is_saved_without_it(model: keras.Model, tmp_path):
+    forward(model)(images(2))
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    np.testing.assert_allclose(answers(again, images(2)), answers(model, images(2)), rtol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's own warning")
+def test_many_models_in_one_process_are_no_reason_to_warn(caplog: pytest.LogCaptureFixture):
+    for _ in range(8):
+        small = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten()])
+        answers(small, np.zeros((1, 2, 2, 1)))
+    assert "retracing" not in caplog.text

@@ -1,0 +1,158 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+
+import kerasimg
+from kerasimg.api import Run
+from kerasimg.catalog import load
+from kerasimg.data.sources import open_source
+from kerasimg.errors import CallError, KerasimgError
+from kerasimg.run_folder import RunFolder
+from kerasimg.training import auto_settings, engine
+
+Train = Callable[..., Run]
+
+
+def machine(
+    fits: int, fixed_s: float = 0.01, image_s: Callable[[int], float] = lambda size: 0.001
+) -> auto_settings.Measure:
+    """One that fits so many images, and takes so long for a step and for each image."""
+
+    def step_s(size: int) -> float:
+        if size > fits:
+            raise MemoryError
+        return fixed_s + size * image_s(size)
+
+    return step_s
+
+
+def test_the_largest_batch_is_taken_that_fits_and_is_not_slower():
+    size, times, why = auto_settings.largest(machine(fits=100), [16, 32, 64, 128])
+    assert (size, sorted(times), why) == (64, [16, 32, 64], "128 do not fit the memory")
+
+
+def test_a_batch_at_which_a_image_takes_longer_is_too_large():
+    slow = machine(fits=1000, image_s=lambda size: 0.001 if size < 64 else 0.002)
+    size, _, why = auto_settings.largest(slow, [16, 32, 64, 128])
+    assert size == 32
+    assert why.startswith("with 64 an image takes 1.")
+
+
+def test_where_the_first_does_not_fit_its_halves_are_tried():
+    assert auto_settings.largest(machine(fits=5), [16, 32])[0] == 4
+
+
+def test_where_not_one_image_fits_the_user_is_told():
+    with pytest.raises(CallError, match="not even one image at a time fits the memory"):
+        auto_settings.largest(machine(fits=0), [16])
+
+
+def test_an_error_that_is_not_of_memory_is_not_taken_for_one():
+    def broken(size: int) -> float:
+        raise ValueError("shapes")
+
+    with pytest.raises(ValueError, match="shapes"):
+        auto_settings.largest(broken, [16])
+
+
+def test_candidates_are_powers_of_two_that_fit_by_estimate():
+    assert auto_settings.candidates(100, 1) == [16, 32, 64]
+    assert auto_settings.candidates(100, 10**15) == [16]
+
+
+def test_tensorflows_out_of_memory_is_known():
+    import tensorflow as tf
+
+    assert auto_settings.is_out_of_memory(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"))
+    assert not auto_settings.is_out_of_memory(ValueError("no"))
+
+
+def test_what_is_left_open_is_chosen_noted_and_part_of_the_runs_spec(
+    listen: Any, train: Train, tiny: Any, colours: Any, tmp_path: Path
+):
+    said: list[str] = []
+    listen(said.append)
+    spec = tiny(fit={"batch_size": "auto", "precision": "auto", "stages": [{"epochs": 1}]})
+    run = train(spec, data=colours, out=tmp_path)
+    fit, tried = RunFolder.of(run).required("spec.json")["fit"], RunFolder.of(run).required("training.json")["tried"]
+    assert fit["batch_size"] == tried["batch_size"]["chosen"] == 16  # of 36 images, more would be too few steps
+    assert fit["precision"] == tried["precision"]["chosen"]
+    assert fit["precision"] in ("float32", "mixed_bfloat16", "mixed_float16")
+    assert [line.partition(":")[0] for line in said[1:3]] == ["precision", "batch size"]
+
+
+def test_xla_is_not_tried_for_convolutions_without_a_graphics_processor(
+    listen: Any, train: Train, tiny: Any, colours: Any, tmp_path: Path
+):
+    convolution = {"layer": "Conv2D", "filters": 2, "kernel_size": 3}
+    compile = {"jit_compile": "auto"}
+    stages = {"stages": [{"epochs": 1}], "batch_size": 8}
+    said: list[str] = []
+    listen(said.append)
+    train(
+        tiny(model=[convolution, *tiny()["model"]], compile=compile, fit=stages),
+        data=colours,
+        out=tmp_path,
+    )
+    assert said[1] == "XLA: off, which makes convolutions slower without a graphics processor"
+
+
+def test_xla_is_chosen_by_trial_where_the_spec_says_auto_and_only_there(
+    train: Train, tiny: Any, colours: Any, tmp_path: Path
+):
+    stages = {"stages": [{"epochs": 1}], "batch_size": 8}
+    run = train(tiny(compile={"jit_compile": "auto"}, fit=stages), data=colours, out=tmp_path)
+    tried = RunFolder.of(run).required("training.json")["tried"]["jit_compile"]
+    assert tried["batch_size"] == 8
+    assert sorted(tried["step_ms"]) == ["with", "without"]
+    assert RunFolder.of(run).required("spec.json")["compile"]["jit_compile"] is tried["chosen"]
+    plain = train(tiny(fit=stages), data=colours, out=tmp_path)
+    assert RunFolder.of(plain).required("spec.json")["compile"]["jit_compile"] is None
+    assert "tried" not in RunFolder.of(plain).required("training.json")
+
+
+def test_a_model_that_xla_cannot_compile_is_left_to_keras(tiny: Any, colours: Any):
+    kerasimg.register(Outside)
+    spec = load(tiny(model=[{"layer": "Outside"}, *tiny()["model"]], fit={"batch_size": 8}), num_classes=3)
+    chosen, found = auto_settings.Probe(spec, 3, False, None).compilation(spec)
+    assert not chosen
+    assert found["why"].startswith("for it cannot compile the model (")
+
+
+class Outside(keras.layers.Layer):
+    """Something that runs outside of TensorFlow's graph."""
+
+    def call(self, x: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.ensure_shape(tf.numpy_function(lambda pixels: pixels, [x], tf.float32), x.shape)
+
+
+def test_a_trial_changes_nothing_of_the_training(train: Train, tiny: Any, colours: Any, tmp_path: Path):
+    stages = {"stages": [{"epochs": 1}]}
+    tried = train(tiny(fit={"batch_size": "auto", **stages}), data=colours, out=tmp_path)
+    given = train(tiny(fit={"batch_size": 16, **stages}), data=colours, out=tmp_path)
+    assert "tried" not in RunFolder.of(given).required("training.json")
+    rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in run.history] for run in (tried, given)]
+    assert rows[0] == rows[1]
+
+
+def test_a_spec_that_leaves_nothing_open_costs_no_trial(tiny: Any, colours: Any):
+    spec = load(tiny(), num_classes=3)
+    assert auto_settings.Choices(None).settle(spec, open_source(colours)) == (spec, {})
+
+
+def test_memory_that_runs_out_later_is_told_with_a_batch_size_to_begin_anew_with(
+    train: Train, tiny: Any, colours: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import tensorflow as tf
+
+    def no_room(*arguments: Any) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(engine.KerasFit, "run", no_room)
+    with pytest.raises(KerasimgError, match=r"batches of 8 images: train anew .*--set fit\.batch_size=4, or auto\)"):
+        train(tiny(fit={"batch_size": 8, "stages": [{"epochs": 1}]}), data=colours, out=tmp_path)

@@ -1,0 +1,52 @@
+from typing import Any
+
+import keras
+import pytest
+
+from kerasimg.callbacks import TimeBudget, WarmupCosine
+from kerasimg.training.steps_per_execution import acts_on_steps, operations, part_of, steps_at_a_time
+
+TENSORFLOW = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="others run one step at a time")
+
+
+def model(filters: int = 4, size: int = 8) -> keras.Model:
+    layers = [keras.layers.Conv2D(filters, 3, padding="same"), keras.layers.Flatten(), keras.layers.Dense(5)]
+    return keras.Sequential([keras.Input((size, size, 3)), *layers])
+
+
+def test_operations_are_those_of_the_kernels_at_each_place():
+    assert operations(model()) == 8 * 8 * 3 * 3 * 3 * 4 + 8 * 8 * 4 * 5
+
+
+@TENSORFLOW
+@pytest.mark.parametrize(("steps", "found"), [(1, 1), (48, 48), (64, 64), (100, 50), (1875, 25), (97, 97)])
+def test_an_epoch_is_a_whole_number_of_executions(steps: int, found: int):
+    assert steps_at_a_time(model(), 32, steps, []) == found
+
+
+@TENSORFLOW
+def test_a_long_step_is_run_by_itself():
+    assert steps_at_a_time(model(filters=512, size=224), 128, 100, []) == 1
+
+
+def test_what_is_run_at_a_time_divides_the_epoch():
+    assert [part_of(steps, 32) for steps in (1, 20, 64, 97, 100)] == [1, 20, 32, 1, 25]
+
+
+@TENSORFLOW
+def test_a_limit_from_elsewhere_holds():
+    assert steps_at_a_time(model(), 32, 100, [], most=10) == 10
+
+
+@pytest.mark.parametrize(
+    ("callback", "acts"),
+    [
+        (keras.callbacks.EarlyStopping(), False),
+        (keras.callbacks.TerminateOnNaN(), False),
+        (TimeBudget(1.0), False),
+        (WarmupCosine(), True),
+    ],
+)
+def test_a_callback_that_acts_on_steps_sees_each_of_them(callback: Any, acts: bool):
+    assert acts_on_steps(callback) is acts
+    assert not acts or steps_at_a_time(model(), 32, 100, [callback]) == 1
