@@ -59,7 +59,7 @@ LIMITS: Final[Mapping[str, Limit]] = {
     "hdf5_objects": Limit(100_000, "groups and datasets", "an HDF5 file", "count"),
     "hdf5_compression": Limit(8, "times", "the bytes of a compressed HDF5 file", "count"),
     "hdf5_attribute_bytes": Limit(4_000_000, "bytes", "an attribute in an HDF5 file", "size"),
-    "jpeg_scans": Limit(100, "scans", "a progressive JPEG sent to a server", "count"),
+    "jpeg_scans": Limit(100, "scans", "a JPEG, whoever reads it", "count"),
     "form_parts": Limit(64, "parts", "a multipart form sent to a server", "count"),
     "form_header_bytes": Limit(8_192, "bytes", "the headers of one part of a form", "size"),
     "request_header_bytes": Limit(32_768, "bytes", "the request line and the headers of a request", "size"),
@@ -538,10 +538,19 @@ def inflate(content: bytes, most: int) -> bytes:
 # Images
 
 
-def jpeg_scans(content: bytes) -> int:
-    """The scans of a JPEG: a decoder goes over the whole image once for each.
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
+"""A marker of a JPEG with a segment behind it, or the end of the image; in compressed data 0 follows each 255."""
 
-    The marker cannot stand in the compressed data, where each byte of 255 is followed by 0; the scans of a small
-    image in the metadata count, too.
+
+def jpeg_scans(content: bytes) -> int:
+    """The number of scans of a JPEG: a decoder goes over the whole image once for each.
+
+    Thumbnails in the metadata and whatever follows the image (the film of a motion photo) do not count.
     """
-    return content.count(b"\xff\xda") if content[:2] == b"\xff\xd8" else 0
+    scans, place = 0, 2
+    if content[:2] != b"\xff\xd8":
+        return 0
+    while (marker := _JPEG_MARKER.search(content, place)) and marker[1] != b"\xd9":
+        scans += marker[1] == b"\xda"
+        place = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2])
+    return scans

@@ -34,7 +34,7 @@ import PIL.Image
 
 from kerasimg.data import fast_png, jpeg
 from kerasimg.data.decode import decode
-from kerasimg.data.image_files import MAX_PIXELS, RGB, SIDEWAYS, mute_pillow, turn_of
+from kerasimg.data.image_files import JPEGS, MAX_PIXELS, RGB, SIDEWAYS, mute_pillow, turn_of
 from kerasimg.data.items import ImageInput
 from kerasimg.spec.document import Image
 
@@ -186,7 +186,7 @@ def divisor(ratio: float) -> int:
 def _from_jpeg(content: bytes, image: Image) -> np.ndarray | None:
     """The image, or None where the reference decoder must see to it."""
     try:
-        header = _header(content)
+        header = None if jpeg.scans_fault(content) else _header(content)
         if header is None:
             return None
         turn = header.turn
@@ -218,7 +218,7 @@ def _header(content: bytes) -> Header | None:
         if colours in COLOURS and width * height <= MAX_PIXELS:
             return Header(width, height, None)
     mute_pillow()
-    opened = PIL.Image.open(io.BytesIO(content), formats=("JPEG", "MPO"))
+    opened = PIL.Image.open(io.BytesIO(content), formats=JPEGS)
     if opened.mode not in ("RGB", "L") or opened.width * opened.height > MAX_PIXELS:
         return None
     return Header(opened.width, opened.height, opened)

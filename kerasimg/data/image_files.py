@@ -31,6 +31,9 @@ FORMATS = (
 )
 """Formats that are read. Not those for which Pillow starts another program, as it does for EPS."""
 
+JPEGS = ("JPEG", "MPO")
+"""Formats that are decoded as JPEG."""
+
 EXTENSIONS = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
@@ -74,6 +77,9 @@ SAVE_IN_8_BITS = "save it with 8 bits, or scaled to 0 to 65535"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """How a TIFF begins, a BigTIFF too."""
 
+UNLIKELY = 0xA5
+"""A value that a whole row of an image rarely has in all channels, unlike 0 and 255."""
+
 RGB = tuple[int, int, int]
 ImageInput = str | os.PathLike[str] | bytes | np.ndarray
 
@@ -86,6 +92,10 @@ class BadImage(KerasimgError, ValueError):
     def __init__(self, reason: str):
         super().__init__(reason)
         self.reason = reason
+
+
+class TooCostly(BadImage):
+    """An image takes far more time to decode than its size suggests."""
 
 
 def read_image(
@@ -180,21 +190,30 @@ def _from_file(
 
 def _loaded(opened: PIL.Image.Image, file: IO[bytes]) -> PIL.Image.Image:
     """The image with its pixels; a BadImage where a part of its data is missing, which Pillow fills up in silence."""
-    if opened.format in ("JPEG", "MPO"):
+    if opened.format in JPEGS:
+        content = read_jpeg(file)
         try:
-            file.seek(0)
-            content = file.getvalue() if isinstance(file, io.BytesIO) else file.read()
             if (pixels := jpeg.decode_whole(content, opened)) is not None:
                 return pixels
         except ValueError as error:
             raise BadImage(str(error)) from error
     is_deep_colour = is_deep(opened)
+    unfilled = _fill(opened) if opened.format == "PNG" else None
     opened.load()
-    if opened.format == "PNG" and _ends_in_nothing(opened) and not _has_all_rows(file, opened.height):
+    if unfilled is not None and _last_row(opened) == unfilled and not _has_all_rows(file, opened.height):
         raise BadImage("is damaged: it has fewer rows than its header says")
     if is_deep_colour and opened.mode in ("RGB", "RGBA") and not np.asarray(opened)[..., :3].any():
         raise BadImage(f"holds 16-bit colour of 0 to 255 at most, which would be black; {SAVE_IN_8_BITS}")
     return opened
+
+
+def read_jpeg(file: IO[bytes]) -> bytes:
+    """The content of a JPEG; TooCostly where it has more scans than are decoded."""
+    file.seek(0)
+    content = file.getvalue() if isinstance(file, io.BytesIO) else file.read()
+    if reason := jpeg.scans_fault(content):
+        raise TooCostly(reason)
+    return content
 
 
 def is_deep(opened: PIL.Image.Image) -> bool:
@@ -205,9 +224,19 @@ def is_deep(opened: PIL.Image.Image) -> bool:
     return opened.format == "PNG" and ";16" in str(tiles[0])
 
 
-def _ends_in_nothing(opened: PIL.Image.Image) -> bool:
-    """Whether the last row is 0 in all channels, as rows are that no data filled."""
-    return opened.crop((0, opened.height - 1, *opened.size)).getbbox(alpha_only=False) is None
+def _fill(opened: PIL.Image.Image) -> bytes:
+    """Fill the memory that Pillow will decode into with `UNLIKELY`; returns the last row as it is before decoding.
+
+    Pillow leaves rows that the data does not reach as they were. Only a file whose last row comes out as it was before
+    needs the slow check: that its data really ends there.
+    """
+    blank = PIL.Image.new(opened.mode, opened.size, (UNLIKELY,) * len(opened.getbands()))
+    opened.im = blank.im
+    return _last_row(blank)
+
+
+def _last_row(image: PIL.Image.Image) -> bytes:
+    return image.crop((0, image.height - 1, *image.size)).tobytes()
 
 
 def _has_all_rows(file: IO[bytes], height: int) -> bool:

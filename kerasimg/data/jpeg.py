@@ -11,6 +11,8 @@ import re
 import PIL.Image
 import simplejpeg
 
+from kerasimg.boundary import jpeg_scans, limit
+
 MISSING = re.compile(r"premature end of data segment|bad (huffman|arithmetic) code|instead of RST", re.IGNORECASE)
 """Warnings of libjpeg after which pixels are made up."""
 LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker")
@@ -20,6 +22,14 @@ HARMLESS_SHARE = 0.02
 """Bytes left over that are harmless: so many, or this share of the file."""
 COLOURS = {"L": "GRAY", "RGB": "RGB"}
 """Mode of Pillow -> what libjpeg is asked for. Of others (CMYK) Pillow makes the pixels."""
+
+
+def scans_fault(content: bytes) -> str | None:
+    """Why a JPEG with very many scans is refused, to follow the image's name; None if it has few."""
+    if content.count(b"\xff\xda") <= limit("jpeg_scans"):  # at least as many as there are, and much faster
+        return None
+    scans = jpeg_scans(content)
+    return f"has {scans:,} scans; the limit is {limit('jpeg_scans')}" if scans > limit("jpeg_scans") else None
 
 
 def decode_whole(content: bytes, opened: PIL.Image.Image) -> PIL.Image.Image | None:

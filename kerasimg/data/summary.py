@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import PIL.Image
 
-from kerasimg.data.image_files import SIDEWAYS, formats, mute_pillow, open_image, turn_of
+from kerasimg.data.image_files import JPEGS, SIDEWAYS, formats, mute_pillow, open_image, read_jpeg, turn_of
 from kerasimg.data.items import ImageInput
 from kerasimg.data.parallel import Progress
 from kerasimg.data.sources import Source
@@ -112,23 +112,26 @@ def _look_at(image: ImageInput, ask_for_colour: bool) -> _Seen:
         return _Seen(image.shape[0], image.shape[1], channels < 3, channels in (2, 4))
     mute_pillow()
     if isinstance(image, bytes):
-        return _of_file(PIL.Image.open(io.BytesIO(image), formats=formats()), ask_for_colour)
+        return _of_file(io.BytesIO(image), ask_for_colour)
     with open_image(image) as file:
-        return _of_file(PIL.Image.open(file, formats=formats()), ask_for_colour)
+        return _of_file(file, ask_for_colour)
 
 
-def _of_file(opened: PIL.Image.Image, ask_for_colour: bool) -> _Seen:
+def _of_file(file: IO[bytes], ask_for_colour: bool) -> _Seen:
+    opened = PIL.Image.open(file, formats=formats())
     width, height = opened.size
     if turn_of(opened) in SIDEWAYS:
         width, height = height, width
     transparent = opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info
-    return _Seen(height, width, ask_for_colour and _is_grey(opened), transparent)
+    return _Seen(height, width, ask_for_colour and _is_grey(opened, file), transparent)
 
 
-def _is_grey(opened: PIL.Image.Image) -> bool:
+def _is_grey(opened: PIL.Image.Image, file: IO[bytes]) -> bool:
     """Whether an image has no colours; it is decoded, small, where its format does not say so."""
     if opened.mode in ("1", "L", "LA", "I", "I;16", "F"):
         return True
+    if opened.format in JPEGS:
+        read_jpeg(file)  # refuses one that would take minutes
     opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
     small = opened.convert("RGB").resize((THUMBNAIL, THUMBNAIL), PIL.Image.Resampling.BOX)
     pixels = np.asarray(small, np.int16)

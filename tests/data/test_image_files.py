@@ -338,3 +338,27 @@ def test_threads_do_not_disturb_each_other():
     with ThreadPoolExecutor(8) as pool:
         read = list(pool.map(pixels, files))
     assert all(np.array_equal(one, np.roll(NOISE, index % 16, 0)) for index, one in enumerate(read))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P", "I;16"])
+@pytest.mark.parametrize("last", [0, 165, 255])
+def test_a_png_that_lacks_rows_is_named_and_a_plain_last_row_is_not_taken_for_a_missing_one(mode: str, last: int):
+    values = np.random.default_rng(0).integers(0, 256, (20, 30, 4)).astype(np.uint8)
+    values[-1] = last
+    image = PIL.Image.fromarray(values).convert("L" if mode == "I;16" else "RGB" if mode == "P" else mode)
+    if mode == "P":
+        image = image.convert("P")
+    if mode == "I;16":
+        image = PIL.Image.fromarray(values[..., 0].astype(np.uint16) * 257)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    content = file.getvalue()
+    assert read_image(content).size == (30, 20)
+    start = content.index(b"IDAT")
+    length = int.from_bytes(content[start - 4 : start])
+    rows = zlib.decompress(content[start + 4 : start + 4 + length])
+    for count in (0, 10, 19):
+        data = zlib.compress(rows[: count * len(rows) // 20])
+        chunk = len(data).to_bytes(4) + b"IDAT" + data + zlib.crc32(b"IDAT" + data).to_bytes(4)
+        with pytest.raises(BadImage, match=r"fewer rows than its header says|is truncated"):
+            read_image(content[: start - 4] + chunk + content[start + 8 + length :])

@@ -10,10 +10,13 @@ import PIL.Image
 import pytest
 
 import kerasimg
-from kerasimg.data import fast_decode, jpeg
+from kerasimg.data import fast_decode, jpeg, readable
 from kerasimg.data.decode import decode
 from kerasimg.data.fast_decode import decode_fast
-from kerasimg.data.image_files import BadImage, read_image
+from kerasimg.data.image_files import BadImage, TooCostly, read_image
+from kerasimg.data.images import from_pil
+from kerasimg.data.sources import open_source
+from kerasimg.data.summary import look
 from kerasimg.spec.document import Image
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (9, 11, 3)).astype(np.uint8)
@@ -106,6 +109,41 @@ def test_data_check_names_a_jpeg_that_lost_its_middle(tmp_path):
     (tmp_path / "a" / "4.jpg").write_bytes(DAMAGES["ten times the rows"](KINDS["4:2:0"]))
     checked = kerasimg.check_data(tmp_path)
     assert sorted(checked.source.items[index].id for index in checked.seen.reasons) == ["a/3.jpg", "a/4.jpg"]
+
+
+def many_scans(count: int = 120) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    plain = KINDS["progressive"]
+    return plain[:-2] + plain[plain.rindex(b"\xff\xda") : -2] * count + b"\xff\xd9"
+
+
+@pytest.mark.usefixtures("libraries")
+def test_a_jpeg_with_many_scans_is_refused_by_every_reader(tmp_path):
+    (tmp_path / "bomb.jpg").write_bytes(many_scans())
+    for image in (many_scans(), str(tmp_path / "bomb.jpg")):
+        for decoder in (read_image, lambda image: decode_fast(image, IMAGE), lambda image: decode(image, IMAGE)):
+            with pytest.raises(TooCostly, match=r"has 1\d\d scans; the limit is 100$"):
+                decoder(image)
+    with PIL.Image.open(tmp_path / "bomb.jpg") as opened, pytest.raises(TooCostly, match="scans; the limit is 100"):
+        from_pil(opened)
+    grey = written(PIL.Image.new("RGB", (60, 60), (90, 90, 90)))  # so that the summary looks for colours in every image
+    for place, content in {"a/0": grey, "b/0": grey, "b/1": many_scans()}.items():
+        path = tmp_path / "data" / f"{place}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    source = open_source(tmp_path / "data")
+    [bad] = readable.scan(source)
+    assert bad.id == "b/1.jpg"
+    assert bad.reason.endswith("scans; the limit is 100")
+    assert look(source).unreadable == 1
+
+
+def test_only_the_scans_of_the_image_itself_count():
+    marker = b"\xff\xda\x00\x02"
+    film = KINDS["progressive"] + marker * 200
+    assert np.array_equal(read_image(film), read_image(KINDS["progressive"]))
+    metadata = b"\xff\xec" + struct.pack(">H", 802) + marker * 200
+    assert np.array_equal(read_image(KINDS["4:2:0"][:2] + metadata + KINDS["4:2:0"][2:]), read_image(KINDS["4:2:0"]))
 
 
 def test_a_png_whose_header_claims_more_rows_is_named():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from kerasimg.data.image_files import BadImage
+from kerasimg.data.image_files import BadImage, TooCostly
 from kerasimg.errors import KerasimgError
 
 STATUS = {
@@ -51,10 +51,6 @@ class Refused(KerasimgError):
             return {"www-authenticate": "Bearer"}
         seconds = RETRY_AFTER_S.get(self.reason)
         return {} if seconds is None else {"retry-after": str(seconds)}
-
-
-class TooCostly(BadImage):
-    """An image takes too long to decode."""
 
 
 class TooManyPixels(BadImage):

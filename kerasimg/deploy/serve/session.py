@@ -14,13 +14,13 @@ import numpy as np
 import PIL.Image
 
 from kerasimg.data.decode import decode
-from kerasimg.data.image_files import BadImage
+from kerasimg.data.image_files import BadImage, TooCostly
 from kerasimg.data.pixels import type_fault, value_fault
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import ModelFile
 from kerasimg.deploy.runtimes import Runtime, open_runtime
 from kerasimg.deploy.serve.batching import Batcher
-from kerasimg.deploy.serve.errors import Refused, TooCostly
+from kerasimg.deploy.serve.errors import Refused
 from kerasimg.deploy.serve.settings import Settings
 from kerasimg.deploy.serve.workers import Workers
 from kerasimg.errors import CallError

@@ -18,9 +18,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from kerasimg.boundary import jpeg_scans, limit
-from kerasimg.data.image_files import BadImage
-from kerasimg.deploy.serve.errors import Refused, TooCostly, TooManyPixels
+from kerasimg.data.image_files import BadImage, TooCostly
+from kerasimg.deploy.serve.errors import Refused, TooManyPixels
 from kerasimg.deploy.serve.settings import Settings
 from kerasimg.spec.document import Image
 
@@ -203,10 +202,9 @@ def _tasks(setup: Setup) -> Mapping[str, Callable[..., Any]]:
             told = f"has {opened.width} x {opened.height} pixels; the limit is {setup.max_pixels / 1e6:g} million"
             raise TooManyPixels(told)
 
-    def pixels(data: bytes) -> Any:
-        if (scans := jpeg_scans(data)) > limit("jpeg_scans"):
-            raise TooCostly(f"has {scans:,} scans; the limit is {limit('jpeg_scans')}")
-        return decode(data, image, look)
-
     PIL.Image.init()
-    return {"decode": pixels, "read_images": requests.read_images, "read_tensors": protocol.read}
+    return {
+        "decode": lambda data: decode(data, image, look),
+        "read_images": requests.read_images,
+        "read_tensors": protocol.read,
+    }

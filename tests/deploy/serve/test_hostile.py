@@ -42,6 +42,12 @@ def test_a_decoder_that_takes_too_long_is_ended_and_replaced(within: Any):
     assert server.post("/predict", content=FUZZ.image("PNG")).status_code == 200
 
 
+def test_a_jpeg_with_many_scans_is_refused_as_costly(within: Any):
+    answer = within().post("/predict", content=FUZZ.many_scans(200, 200))
+    assert (answer.status_code, answer.json()["error"]["reason"]) == (413, "costly")
+    assert "scans; the limit is 100" in answer.json()["error"]["message"]
+
+
 def test_an_image_that_is_slow_keeps_no_other_route_waiting(within: Any):
     server = within(max_decode_s=0.5, threads=1)
     slow = FUZZ.image("PNG", (7000, 7000))
