@@ -1,12 +1,13 @@
 """A search over three hosts that is killed and cut: a chief, two workers, and what is done to them.
 
-    python benchmarks/search_hosts.py [--trials 30] [--case NAME]
+    python benchmarks/search_hosts.py [--trials 30] [--case NAME] [--loopback]
 
-Each host is a network namespace with an address of its own, joined by a bridge, where the system lets this process
-make them (root on Linux); else an address of the loopback network (127.0.0.2, 127.0.0.3, ...), where no cable can be
-cut. Hosts share no folder: each has its own copy of the images. For each case a table row says what was done, how many
-trials began and ended, and what the result was. The script fails unless, in each case, every trial ended exactly once
-(or the stated refusal came), every process ended with the stated exit code, and nothing foreign was taken in.
+Each host is a network namespace with its own address, joined by a bridge, where the system lets this process create
+them (root on Linux). Elsewhere, and with --loopback, it is an address of the loopback network (127.0.0.2, 127.0.0.3,
+...), whose connection cannot be cut. Hosts share no folder: each has its own copy of the images. A table row per case
+shows what was done, how many trials began and ended, and the result. The script fails unless, in each case, every trial
+ended exactly once (or the stated refusal came), every process ended with the stated exit code, and no result of a
+foreign worker was accepted.
 """
 
 import argparse
@@ -45,13 +46,13 @@ SPEC = {
 
 
 class Network:
-    """Three hosts: `run` starts a process on one, `cut` and `join` take its cable out and put it in."""
+    """Three hosts: `command` starts a process on one, `cut` and `join` disconnect and connect it."""
 
-    def __init__(self) -> None:
+    def __init__(self, loopback: bool) -> None:
         self.number = os.getpid() % 10_000
         self.bridge = f"kb{self.number}"
         self.names = [f"k{self.number}h{host}" for host in range(3)]
-        self.real = self._make()
+        self.real = not loopback and self._make()
 
     def _ip(self, *arguments: str) -> bool:
         return subprocess.run(["ip", *arguments], capture_output=True, check=False).returncode == 0
@@ -304,9 +305,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--case", choices=CASES)
+    parser.add_argument("--loopback", action="store_true", help="use loopback addresses, not network namespaces")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that processes and namespaces are removed
-    network = Network()
+    network = Network(given.loopback)
     print("hosts: network namespaces" if network.real else "hosts: addresses of the loopback network", flush=True)
     print("| done to the search | trials begun | ended | result | seconds |\n| --- | ---: | ---: | --- | ---: |")
     try:

@@ -21,8 +21,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import kerasimg
 from kerasimg.spec.document import Tune
+from kerasimg.spec.metrics import Goal
 from kerasimg.tuning.journal import Outcome, Records
-from kerasimg.tuning.objective import Goal
 from kerasimg.tuning.oracle import make_oracle
 from kerasimg.tuning.space import space_of
 from kerasimg.tuning.tuner import TrialTuner

@@ -703,8 +703,6 @@ def train(
     from kerasimg.training.train import train as begin
 
     with log.verbosity(verbose):
-        if weights == "spec" and spec is not None:
-            weights = catalog.own_weights(spec) or weights
         values = _params(params, more_params)
         first = spec_for(data, values.get("task"), log.progress) if spec is None else None
         loaded = load(cast(Reference, spec or first), overrides=overrides, params=values, partial=True)

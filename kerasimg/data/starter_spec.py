@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, Final, Literal, NamedTuple, get_args
@@ -25,11 +24,6 @@ LARGE: Final = 300
 is as good and takes seconds (docs/recipes.md)."""
 UNEQUAL: Final = 4.0
 """Images of the largest class for each one of the smallest from which on rare classes weigh more."""
-STEPS: Final = 300
-"""Steps that a training should have at least: the epochs of few images are short, and 20 of them teach too little."""
-MOST_EPOCHS: Final = 100
-TRAINED: Final = 0.7
-"""Share of the images that are trained on, as a spec splits them by default."""
 SAME_SHAPE: Final = 1.25
 """Widest aspect for each one of the narrowest up to which images are of one shape."""
 DEVICE_PX: Final = 96
@@ -132,7 +126,6 @@ def first_spec(name: str, seen: Look, wish: Wish = Wish()) -> dict[str, Any]:  #
             "num_classes": len(seen.classes),
             "// size": f"height and width in px that the model sees: {why_size}",
             "size": size,
-            **_epochs(parent, seen),
             **(_channels(seen) if recipe in ("from_scratch", "tiny_device") else {}),
             "// search": "`kerasimg tune` tries values between these; without it, the defaults hold",
             **{key: value for key, value in parent["params"].items() if is_search(value)},
@@ -203,17 +196,6 @@ def _resize(seen: Look) -> tuple[ResizePolicy, str]:
 def _channels(seen: Look) -> dict[str, Any]:
     why = "none of the images has colours" if seen.grey else "the images have colours"
     return {"// channels": why, "channels": 1 if seen.grey else 3}
-
-
-def _epochs(parent: dict[str, Any], seen: Look) -> dict[str, Any]:
-    """More epochs than the recipe's, where these would be too few steps."""
-    usual, batch = parent["params"].get("epochs"), parent["fit"].get("batch_size", 32)
-    steps = max(1, math.ceil(TRAINED * seen.images / batch))
-    wanted = min(MOST_EPOCHS, math.ceil(STEPS / steps))
-    if usual is None or wanted <= usual:
-        return {}
-    why = f"an epoch of so few images has {steps} steps, so there are more than the recipe's {usual}"
-    return {"// epochs": why, "epochs": wanted}
 
 
 def _classes(seen: Look) -> str:

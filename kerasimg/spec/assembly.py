@@ -9,7 +9,7 @@ from typing import Any, get_args
 from kerasimg.errors import listed, nearest
 from kerasimg.spec import heads, metrics, search
 from kerasimg.spec.check import AugmentChecker, Checker
-from kerasimg.spec.document import KEYS, SECTIONS, Expect, Section, Task
+from kerasimg.spec.document import KEYS, SECTIONS, Expect, Section, Task, Tune
 from kerasimg.spec.expand import MAX_WORK, Expansion, ExpansionLimit
 from kerasimg.spec.expressions import UNKNOWN
 from kerasimg.spec.heads import Output
@@ -136,6 +136,11 @@ class Making:
         for path, message in metrics.rate_faults(compiled, fit):
             self.report(("fit", *path), message)
         self.sections["fit"] = metrics.Directions(compiled, fit, self.faults.below(("fit",))).filled()
+        tune = self.sections["tune"]
+        # The default is resolved into the spec of every run, which need not measure it.
+        chosen = tune.objective != Tune().objective or ("tune" in self.replaced and any(search.find(self.document)))
+        if chosen and "tune" not in self.incomplete and (fault := metrics.objective_fault(compiled, fit, tune)):
+            self.report(("tune", fault[0]), fault[1])
 
     def _check_objective(self) -> None:
         """Check task, head, loss and metrics against one another. What serves only as a backbone has no task."""

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from kerasimg.errors import listed, nearest
+from kerasimg.errors import Fault, SpecError, listed, nearest
 from kerasimg.spec.arguments import entry
-from kerasimg.spec.document import Compile, EarlyStopping, Fit, Stage, Task
+from kerasimg.spec.document import Compile, EarlyStopping, Fit, Stage, Task, Tune
 from kerasimg.spec.expand import snake_case
 from kerasimg.spec.locations import Path, Report
 from kerasimg.spec.reader import shown
+
+if TYPE_CHECKING:
+    from kerasimg.spec.load import Spec
 
 Direction = Literal["min", "max"]
 LabelForm = Literal["any", "numbers", "columns"]
@@ -161,6 +164,35 @@ def no_such_figure(figure: str, known: Sequence[str]) -> str:
     if not figure.startswith("val_"):
         names += known
     return f"no such figure{nearest(figure, names)} (measured are: {listed(names)}; more by compile.metrics)"
+
+
+def objective_fault(compiled: Compile, fit: Fit, tune: Tune) -> tuple[str, str] | None:
+    """Checks the metric that a search optimizes.
+
+    Returns:
+        The key of `tune` that is wrong, and the message. None if the metric is measured and its direction is known.
+    """
+    known, measured = directions(compiled.metrics, fit.teacher is not None), tune.objective.removeprefix("val_")
+    if measured not in known:
+        return "objective", no_such_figure(tune.objective, list(known))
+    if tune.direction == "auto" and known[measured] is None:
+        return "direction", unknown_direction(tune.objective)
+    return None
+
+
+def goal_of(spec: Spec) -> Goal:
+    """Returns the metric that a search of a spec optimizes, with its direction.
+
+    KerasTuner would guess the direction of a metric that it does not know: of `val_f1_score` wrongly, so that the worst
+    model would win.
+
+    Raises:
+        SpecError: if the metric is not measured, or its direction is not known.
+    """
+    if (fault := objective_fault(spec.compile, spec.fit, spec.tune)) is not None:
+        raise SpecError([Fault(spec.file, f"tune.{fault[0]}", fault[1])])
+    known = direction_of(spec.tune.objective, spec.compile.metrics, spec.fit.teacher is not None)
+    return Goal(spec.tune.objective, known or "min" if spec.tune.direction == "auto" else spec.tune.direction)
 
 
 def keeps_best(stage: Stage) -> bool:

@@ -105,7 +105,7 @@ class Choices:
         probe = Probe(spec, len(source.classes), source.soft, self.limits)
         spec, notes = self.settle_precision(spec, probe)
         if spec.fit.batch_size == "auto":
-            most = _most(source, sum(split_shares(spec)))
+            most = max(SMALLEST, min(LARGEST, train_images(source, spec) // STEPS_OF_AN_EPOCH))
             spec = self._settle(spec, "batch size: {}", "fit.batch_size", lambda: probe.batch_size(spec, most), notes)
         if spec.compile.jit_compile == "auto":
             spec = self._settle(spec, "XLA: {}", "compile.jit_compile", lambda: probe.compilation(spec), notes)
@@ -322,11 +322,9 @@ def _halved(step_s: Measure, size: int) -> tuple[int, dict[int, float], str]:
     raise CallError("not even one image at a time fits the memory; make image.size or the model smaller")
 
 
-def _most(source: Source, held_out: float) -> int:
-    """The batch size above which an epoch has too few steps."""
-    assigned = int((source.parts == 0).sum())
-    trained = assigned or int(len(source) * (1 - held_out))
-    return max(SMALLEST, min(LARGEST, trained // STEPS_OF_AN_EPOCH))
+def train_images(source: Source, spec: Spec) -> int:
+    """Returns the number of images to train on: those that the data assigns, else about as many as the spec does."""
+    return int((source.parts == 0).sum()) or int(len(source) * (1 - sum(split_shares(spec))))
 
 
 def _labels(targets: Targets, size: int, classes: int, draw: np.random.Generator) -> np.ndarray:

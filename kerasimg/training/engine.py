@@ -110,6 +110,7 @@ class Engine:
         self.ended = False
         """Whether the last stage has come to its end."""
         self._snapshot: Callable[[], Checkpoint] | None = None
+        self._unfinished: tuple[Any, stages.Best | None] | None = None
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -145,6 +146,15 @@ class Engine:
     def snapshot(self) -> Checkpoint | None:
         """Where the training is, for another engine to go on from; None where no stage was trained."""
         return None if self._snapshot is None else self._snapshot()
+
+    def hand_on(self) -> None:
+        """Put the weights in place that an unfinished stage would hand on now. A snapshot is taken before."""
+        if self._unfinished is None:
+            return
+        self._put_weights(*self._unfinished)
+        model, whole = self.experiment.at(self.history.stage).built.model, self.experiment.built.model
+        if whole is not model:
+            whole.set_weights(model.get_weights())
 
     def _restore(self, index: int, found: Checkpoint) -> None:
         """The weights of a stage, and the states of every model's random generators."""
@@ -211,6 +221,7 @@ class Engine:
         over = watch.stopped or self.epoch >= end
         if not over:
             self._snapshot = lambda: self._checkpoint(index, False, *watch.snapshot(self.epoch, 0))
+            self._unfinished = plan.model, best
             return False
         self._finish(index, plan.model, best)
         return True
@@ -227,13 +238,16 @@ class Engine:
                 "try a lower learning rate"
             )
 
-    def _finish(self, index: int, model: Any, best: stages.Best | None) -> None:
-        """Put the weights in place that the stage hands on, and save them."""
+    def _put_weights(self, model: Any, best: stages.Best | None) -> None:
         if best is not None and best.figure is not None:
             model.set_weights(best.weights)
             log.info(f"kept the weights of epoch {best.epoch + 1} ({best.monitor} {best.figure:.4g})")
         elif stages.has_averages(model) and not any(has_averages_in_place(one) for one in self.callbacks):
             model.set_weights(stages.handed_on(model))
+
+    def _finish(self, index: int, model: Any, best: stages.Best | None) -> None:
+        """Put the weights in place that the stage hands on, and save them."""
+        self._put_weights(model, best)
         self.hooks.end(index, self.experiment.at(index).built.model)
 
         def snapshot() -> Checkpoint:

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
 from kerasimg import log
-from kerasimg.catalog import Reference, own_weights
+from kerasimg.catalog import Reference
 from kerasimg.data.cache import Cache
 from kerasimg.data.sources import Data, Source
 from kerasimg.errors import CallError
@@ -22,7 +22,7 @@ from kerasimg.spec.load import Spec
 from kerasimg.training.auto_settings import Choices
 from kerasimg.training.distillation import check_teacher_place
 from kerasimg.training.engine import Engine
-from kerasimg.training.prepare import check_images, load_for, prepare
+from kerasimg.training.prepare import check_images, load_for, prepare, weights_of
 from kerasimg.training.splits import Parts, group_numbers_of, seed_of, split_images
 
 FOLDS = 5
@@ -61,7 +61,7 @@ def cross_val_predict(
         experiment = prepare(
             spec,
             source,
-            weights=own_weights(ref) or AS_THE_SPEC_SAYS,
+            weights=weights_of(ref, AS_THE_SPEC_SAYS),
             on_bad_image=None,
             cache=cache,
             parts=parts,

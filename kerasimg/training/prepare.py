@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from kerasimg import log
-from kerasimg.catalog import Reference, load, own_weights
+from kerasimg.catalog import RECIPES, Reference, load, own_weights
 from kerasimg.data.cache import Cache
 from kerasimg.data.items import Part
 from kerasimg.data.readable import OnBadImage, require_sound
@@ -29,7 +29,14 @@ from kerasimg.models.split_model import split_frozen
 from kerasimg.spec.expressions import UNKNOWN
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.training import stages
-from kerasimg.training.auto_settings import Choices, batch_size_of, dtype_policy, precision_of
+from kerasimg.training.auto_settings import (
+    STEPS_OF_AN_EPOCH,
+    Choices,
+    batch_size_of,
+    dtype_policy,
+    precision_of,
+    train_images,
+)
 from kerasimg.training.devices import ONE, Devices, devices_for
 from kerasimg.training.distillation import check_teacher_place, locate_teacher, open_teacher
 from kerasimg.training.features import wants_features
@@ -48,6 +55,11 @@ class Sized(NamedTuple):
 
 Models = Mapping[Size, Sized]
 """One for each size that a stage has."""
+
+LEAST_STEPS = 300
+"""Optimizer steps of a recipe at least: with few images an epoch is short, and the recipe's epochs teach too little."""
+MOST_EPOCHS = 100
+"""Epochs to which a recipe's are raised at most."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +143,7 @@ def prepare(
     choices: what earlier probes chose.  make: makes the models of a spec.  None: new ones.
     distribute: whether the training may run on several devices.
     """
-    if weights == AS_THE_SPEC_SAYS:
-        weights = own_weights(ref) or weights
+    weights = weights_of(ref, weights)
     if isinstance(data, Source) and isinstance(ref, Spec):
         spec, source = ref, data  # whoever loaded the spec has checked where its teacher is
     else:
@@ -151,22 +162,57 @@ def prepare(
     return _assemble(spec, source, parts or split_images(spec, source), sized, kept, devices, notes)
 
 
+def weights_of(ref: Reference, weights: Any) -> Any:
+    """Returns the argument `weights`, or the pack that `ref` names if the choice is left to the spec."""
+    return (own_weights(ref) or weights) if weights == AS_THE_SPEC_SAYS else weights
+
+
 def load_for(
     ref: Reference, data: Data, edits: Mapping[str, Any] | None, params: Mapping[str, Any] | None
 ) -> tuple[Spec, Source]:
     """The spec, with the number of classes of the data, and the data."""
     draft = load(ref, overrides=edits, partial=True, **(params or {}))
     source = open_source(data, draft.task, positive=draft.positive_class)
-    found = {}
+    params = _epochs_for_few_images(draft, source)
     if "num_classes" in draft.params:
         given = draft.params["num_classes"] if "num_classes" in draft.given else len(source.classes)
         if given != len(source.classes):
             raise CallError(f"num_classes={given}, and the data has {len(source.classes)} classes; leave it out")
-        found = {"num_classes": given}
-    if found == {name: draft.params[name] for name in found} and UNKNOWN not in draft.params.values():
+        params["num_classes"] = given
+    if params == {name: draft.params[name] for name in params} and UNKNOWN not in draft.params.values():
         return draft, source
     # What a search could choose was checked with the draft.
-    return load_again(draft, params=found, other_options=False), source
+    return load_again(draft, params=params, other_options=False), source
+
+
+def _epochs_for_few_images(draft: Spec, source: Source) -> dict[str, Any]:
+    """Returns the params by which a recipe of the zoo trains few images for LEAST_STEPS steps, MOST_EPOCHS at most.
+
+    Only epochs that are left to the recipe are raised, all by one factor: not those that the caller or a spec of their
+    own sets in any stage.
+    """
+    stages_written = draft.document.get("fit", {}).get("stages", ())
+    names = [str(stage.get("epochs")).removeprefix("=") for stage in stages_written]
+    usual = {
+        name: value
+        for name in names
+        if isinstance(value := draft.params.get(name), int)
+        and name not in draft.given
+        and draft.origins.of(("params", name)).startswith(f"zoo/{RECIPES}/")
+    }
+    if not usual or len(usual) < len({*names}):
+        return {}
+    images, size = train_images(source, draft), draft.fit.batch_size
+    steps = STEPS_OF_AN_EPOCH if size == "auto" else max(1, -(-images // size))
+    before = sum(stage.epochs for stage in draft.fit.stages)
+    after = min(MOST_EPOCHS, -(-LEAST_STEPS // steps))
+    if after <= before:
+        return {}
+    log.info(
+        f"epochs: {after} instead of the recipe's {before}, since {images:,} training images are only "
+        f"{steps:,} {'step' if steps == 1 else 'steps'} per epoch; set {' and '.join(usual)} to choose"
+    )
+    return {name: -(-value * after // before) for name, value in usual.items()}
 
 
 def check_images(source: Source, spec: Spec, on_bad_image: OnBadImage, cache: Cache) -> Source:

@@ -15,7 +15,7 @@ import numpy as np
 
 from kerasimg import log
 from kerasimg.callbacks import CurvesToTensorBoard
-from kerasimg.catalog import Reference, own_weights
+from kerasimg.catalog import Reference
 from kerasimg.data.items import ManyFaults
 from kerasimg.data.readable import OnBadImage
 from kerasimg.data.readers.soft_labels import digest
@@ -33,7 +33,7 @@ from kerasimg.training.auto_settings import is_out_of_memory
 from kerasimg.training.checkpoint_callbacks import Interruption, patient
 from kerasimg.training.engine import Diverged, Engine, Hooks
 from kerasimg.training.history import History
-from kerasimg.training.prepare import Experiment, prepare
+from kerasimg.training.prepare import Experiment, prepare, weights_of
 from kerasimg.training.run import (
     create_folder,
     environment_changes,
@@ -86,8 +86,7 @@ def train(
         cache=cache,
     )
     spec, source, parts = experiment.spec, experiment.source, experiment.parts
-    if weights == AS_THE_SPEC_SAYS:
-        weights = own_weights(ref) or weights
+    weights = weights_of(ref, weights)
     call = {"weights": reopen.described(weights), "limits": limits and dict(limits), "cache": reopen.kind_of(cache)}
     call |= {"report": report, "tensorboard": tensorboard}
     call |= {"soft_labels": digest(source, parts["train"])} if source.soft else {}

@@ -25,8 +25,8 @@ from kerasimg import log
 from kerasimg.errors import CallError
 from kerasimg.keras_internals import OracleHooks
 from kerasimg.spec.document import Tune
+from kerasimg.spec.metrics import Goal
 from kerasimg.tuning.journal import Ended, Order, Records
-from kerasimg.tuning.objective import Goal
 from kerasimg.tuning.space import Key, Space, declare
 
 ORDER, ENDED = "kerasimg/order", "kerasimg/ended"

@@ -13,7 +13,7 @@ import keras
 import keras_tuner
 import numpy as np
 
-from kerasimg.catalog import Reference, load_with, own_weights
+from kerasimg.catalog import Reference, load_with
 from kerasimg.data.cache import Cache
 from kerasimg.data.sources import Source, open_source
 from kerasimg.errors import CallError
@@ -25,7 +25,7 @@ from kerasimg.training.auto_settings import Choices, Probe
 from kerasimg.training.distillation import check_teacher_place
 from kerasimg.training.engine import Engine, Hooks, total_epochs
 from kerasimg.training.objective import make_objective, make_optimizer
-from kerasimg.training.prepare import Experiment, Models, Sized, check_images, make_models, prepare
+from kerasimg.training.prepare import Experiment, Models, Sized, check_images, make_models, prepare, weights_of
 from kerasimg.training.rates import learning_rate
 from kerasimg.training.splits import Parts
 from kerasimg.tuning.space import declare, resolve, space_of
@@ -72,7 +72,7 @@ class HyperSpec(keras_tuner.HyperModel):
         check_teacher_place(self.spec)
         self.space = space_of(self.spec)
         super().__init__(name=self.spec.name)
-        self.weights = own_weights(spec) or weights if weights == AS_THE_SPEC_SAYS else weights
+        self.weights = weights_of(spec, weights)
         self.limits = limits
         self._made: WeakKeyDictionary[Any, _Made] = WeakKeyDictionary()
         self._opened: tuple[tuple[Any, Any], Source, Parts | None] | None = None

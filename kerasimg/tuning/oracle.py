@@ -13,9 +13,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kerasimg.keras_internals import BayesianHooks, GridHooks, HyperbandHooks
 from kerasimg.spec.document import Tune
+from kerasimg.spec.metrics import Goal
 from kerasimg.tuning.ask_tell import WORKED, Administration
 from kerasimg.tuning.journal import Ended, Order
-from kerasimg.tuning.objective import Goal
 from kerasimg.tuning.space import Key, Space
 
 BETA = 1.0

@@ -18,8 +18,8 @@ from kerasimg.reporting import charts as drawing
 from kerasimg.reporting import report
 from kerasimg.reporting.epochs import duration
 from kerasimg.run_folder import REPORT
+from kerasimg.spec.metrics import Goal
 from kerasimg.tuning.ask_tell import UNKNOWN_HOST
-from kerasimg.tuning.objective import Goal
 from kerasimg.tuning.search_folder import Task
 from kerasimg.tuning.space import Dimension, Space
 

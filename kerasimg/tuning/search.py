@@ -19,7 +19,7 @@ from kerasimg.errors import CallError, Interrupted, KerasimgError
 from kerasimg.files import lock_folder, replacing, write_json, write_text
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.training import reopen
-from kerasimg.training.prepare import load_for
+from kerasimg.training.prepare import load_for, weights_of
 from kerasimg.training.splits import seed_of
 from kerasimg.tuning.chief import Service, lead
 from kerasimg.tuning.journal import ARRAYS, BEST, TRIALS, WINNER, Ended, Records
@@ -60,7 +60,8 @@ def tune(
     _check(workers, chief)
     token = given_token(token)
     spec, source = load_for(ref, data, overrides, params)
-    call = {"weights": reopen.described(weights), "limits": limits and dict(limits), "cache": reopen.kind_of(cache)}
+    call: dict[str, Any] = {"weights": reopen.described(weights_of(ref, weights)), "cache": reopen.kind_of(cache)}
+    call |= {"limits": limits and dict(limits)}
     call |= {"on_bad_image": on_bad_image, "report": report, "workers": workers, "chief": chief}
     if workers != 1 or chief:
         _check_shared(source.where, workers)

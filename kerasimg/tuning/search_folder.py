@@ -26,13 +26,13 @@ from kerasimg.files import damaged, read_object, write_json
 from kerasimg.run_folder import DATA, SPEC, RunFolder
 from kerasimg.spec.formatting import dumps
 from kerasimg.spec.load import Spec, load_again
+from kerasimg.spec.metrics import Goal, goal_of
 from kerasimg.training import reopen
 from kerasimg.training.distillation import check_teacher_place
 from kerasimg.training.engine import total_epochs
 from kerasimg.training.run import copy_beside, create_folder, environment
 from kerasimg.tuning.journal import BEST, CALL, SPACE
 from kerasimg.tuning.json_edit import rewrite
-from kerasimg.tuning.objective import Goal, goal_of
 from kerasimg.tuning.space import Space, space_of
 
 ADVICE = "a search can only go on with the images that it began with; put them back, or search anew"

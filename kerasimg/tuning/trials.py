@@ -28,6 +28,7 @@ from kerasimg.errors import KerasimgError, SpecError
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.models.weights import save_weights
 from kerasimg.spec.load import Spec, load_again
+from kerasimg.spec.metrics import goal_of
 from kerasimg.training import checkpoint
 from kerasimg.training.auto_settings import Choices, is_open, is_out_of_memory
 from kerasimg.training.checkpoint_callbacks import AfterEpoch
@@ -40,7 +41,6 @@ from kerasimg.tuning.compiled_epoch import Tables
 from kerasimg.tuning.frozen_trunk_cache import Trunk, can_have_trunk, find_trunk
 from kerasimg.tuning.graph_signature import Known, Outline, Recorder, outline_of
 from kerasimg.tuning.journal import Outcome, Row, Status, best_row, keep_best
-from kerasimg.tuning.objective import goal_of
 from kerasimg.tuning.shared_graph import (
     Ahead,
     SharedModel,
@@ -173,6 +173,7 @@ class Trials:
             engine.train()
             if keep_state and not engine.ended and (position := engine.snapshot()) is not None:
                 checkpoint.write(self.folder / trial_id / STATE, *position)
+            engine.hand_on()
             status = "stopped" if engine.dismissed else "completed"
             weights = self._keep(engine, trial_id)
         except Exception as error:  # whatever it is, the other trials go on

@@ -12,9 +12,9 @@ from keras_tuner.engine import base_tuner
 
 from kerasimg.errors import CallError
 from kerasimg.keras_internals import TunerHooks
+from kerasimg.spec.metrics import Goal
 from kerasimg.tuning.ask_tell import ENDED, ORDER
 from kerasimg.tuning.journal import Ended, Order, Outcome, Row
-from kerasimg.tuning.objective import Goal
 
 AfterEpoch = Callable[[int, Mapping[str, float]], bool]
 ITS_OWN = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")

@@ -40,7 +40,7 @@ def work(
     The chief may come later, and may be restarted. Nothing is kept here; what became of each trial goes to the chief.
     Raises `kerasimg.tuning.tuner.UsedUp` where the process has taken so much memory that another should go on.
     """
-    from kerasimg.training.prepare import load_for
+    from kerasimg.training.prepare import load_for, weights_of
     from kerasimg.tuning.protocol import TOKEN_VARIABLE, given_token
     from kerasimg.tuning.remote_oracle import address_of
     from kerasimg.tuning.search_folder import Task, data_record, digests
@@ -52,7 +52,7 @@ def work(
             "environment"
         )
     spec, source = load_for(ref, data, overrides, params)
-    call = {"weights": reopen.described(weights), "limits": limits, "on_bad_image": on_bad_image}
+    call = {"weights": reopen.described(weights_of(ref, weights)), "limits": limits, "on_bad_image": on_bad_image}
     call |= {"cache": reopen.kind_of(cache), "digests": digests(spec, data_record(source))}
     with tempfile.TemporaryDirectory(prefix="kerasimg-") as folder:
         task = Task(Path(folder), spec, data, call)

@@ -45,16 +45,6 @@ def test_rare_classes_weigh_more_where_some_are():
     assert (spec["fit"]["class_weight"], spec["tune"]["objective"]) == ("balanced", "val_f1")
 
 
-@pytest.mark.parametrize(
-    ("images", "epochs"),
-    # 156 images are 4 steps of 32; 20 epochs of 500 are 220 steps; 20 of 700 are 320, which is enough.
-    [(156, 75), (500, 28), (700, 20), (10, 100)],
-)
-def test_few_images_get_more_epochs_so_that_there_are_300_steps(images: int, epochs: int):
-    spec = kerasimg.load(json.loads(dumps(chosen(images=images))))
-    assert spec.fit.stages[0].epochs == epochs
-
-
 @pytest.mark.parametrize("recipe", ["transfer", "finetune", "from_scratch", "tiny_device"])
 @pytest.mark.parametrize("mirror", [True, False])
 def test_every_choice_makes_a_spec_that_loads_and_says_why(recipe: Any, mirror: bool):

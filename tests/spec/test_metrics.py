@@ -10,7 +10,7 @@ import pytest
 import kerasimg
 from kerasimg.errors import SpecError
 from kerasimg.spec import metric_table
-from kerasimg.spec.metrics import METRICS, Goal, best_by, directions, goals_in, metric_name
+from kerasimg.spec.metrics import METRICS, Goal, best_by, directions, goal_of, goals_in, metric_name
 
 TABLE = json.loads(files("kerasimg.spec").joinpath("keras_table.json").read_text(encoding="utf-8"))
 CE = "SparseCategoricalCrossentropy"
@@ -221,3 +221,55 @@ def test_the_page_has_the_table_of_today():
     page = Path(__file__).parents[2] / "docs" / "metrics.md"
     text = page.read_text(encoding="utf-8")
     assert text == metric_table.page(text), "run: python -m kerasimg.spec.metric_table"
+
+
+def searched(metrics=("accuracy",), **tune):
+    model = [{"layer": "Flatten"}, {"layer": "Dense", "units": 2}]
+    return kerasimg.load({"kerasimg": 1, "model": model, "compile": {"metrics": list(metrics)}, "tune": tune})
+
+
+@pytest.mark.parametrize(
+    ("objective", "direction"),
+    [("val_accuracy", "max"), ("val_loss", "min"), ("loss", "min"), ("val_f1", "max"), ("val_ece", "min")],
+)
+def test_the_direction_of_a_known_figure_is_known(objective, direction):
+    metrics = ["accuracy", "f1", {"type": "ExpectedCalibrationError", "name": "ece"}]
+    assert goal_of(searched(metrics, objective=objective)) == (objective, direction, 0.0)
+
+
+def test_what_is_said_goes_before_what_is_known():
+    assert goal_of(searched(objective="val_loss", direction="max")).direction == "max"
+
+
+def test_a_figure_that_is_not_measured_is_refused_before_any_trial():
+    with pytest.raises(SpecError, match=r"tune\.objective: no such figure; did you mean 'val_accuracy'"):
+        goal_of(searched(objective="val_acuracy"))
+
+
+def test_no_number_is_better_than_one_that_is():
+    goal = goal_of(searched(objective="val_loss"))
+    assert goal.better(0.1, goal.worst)
+    assert not goal.better(float("nan"), 0.5)
+
+
+def test_check_finds_an_objective_that_no_trial_measures():
+    with pytest.raises(SpecError, match=r"tune\.objective: no such figure; did you mean 'val_accuracy'"):
+        searched(objective="val_acuracy")
+    rate = {"optimizer": {"type": "SGD", "learning_rate": {"$float": [0.1, 1.0], "default": 0.5}}, "metrics": ["f1"]}
+    document = {"kerasimg": 1, "model": [{"layer": "Flatten"}, {"layer": "Dense", "units": 2}], "compile": rate}
+    assert kerasimg.load(document).tune.objective == "val_accuracy"  # nothing asks for a search
+    with pytest.raises(SpecError, match=r"tune\.objective: no such figure"):
+        kerasimg.load({**document, "tune": {"max_trials": 3}})
+
+
+def test_check_finds_an_objective_whose_direction_is_not_known():
+    import keras
+
+    class OddRate(keras.metrics.Mean):
+        def get_config(self):
+            return super().get_config()
+
+    kerasimg.register(OddRate)
+    with pytest.raises(SpecError, match=r"tune\.direction: 'val_odd_rate' may be better"):
+        searched(["OddRate"], objective="val_odd_rate")
+    assert goal_of(searched(["OddRate"], objective="val_odd_rate", direction="max")).direction == "max"

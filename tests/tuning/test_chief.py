@@ -10,11 +10,11 @@ import pytest
 from kerasimg.boundary import LIMITS
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.spec.document import Tune
+from kerasimg.spec.metrics import Goal
 from kerasimg.tuning import ask_tell, protocol, remote_oracle
 from kerasimg.tuning import chief as chiefs
 from kerasimg.tuning.ask_tell import ENDED, ORDER
 from kerasimg.tuning.journal import Ended, Order, Records
-from kerasimg.tuning.objective import Goal
 from kerasimg.tuning.oracle import make_oracle
 from kerasimg.tuning.space import Dimension, Space
 

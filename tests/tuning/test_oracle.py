@@ -6,9 +6,9 @@ import pytest
 
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Tune
+from kerasimg.spec.metrics import Goal
 from kerasimg.tuning.ask_tell import ENDED, ORDER
 from kerasimg.tuning.journal import Ended, Order, Records
-from kerasimg.tuning.objective import Goal
 from kerasimg.tuning.oracle import ORACLES, make_oracle
 from kerasimg.tuning.space import Dimension, Space
 

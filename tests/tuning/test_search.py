@@ -65,6 +65,16 @@ def test_what_comes_out_is_otherwise_as_its_author_wrote_it(search, tmp_path):
     assert f"val_accuracy {best.score:.6g} in epoch 1 of 1" in origin
 
 
+def test_the_trials_of_a_pack_begin_with_its_weights(search, searched, few, tmp_path):
+    run = kerasimg.Run(verbs.train(searched({}), data=few, out=tmp_path / "first", report=False, verbose=0))
+    pack = kerasimg.pack(run, tmp_path / "mine.kerasimg")
+    still = {"$float": [1e-9, 1e-8], "default": 1e-9}
+    found = search(pack, overrides={"compile.optimizer.learning_rate": still, "tune.max_trials": 2})
+    for trial in ("0001", "0002"):
+        (row,) = Records(found.folder).history(trial)
+        assert row["val_loss"] == pytest.approx(run.history[-1]["val_loss"], rel=1e-4)
+
+
 def test_a_folder_holds_every_trial(search, searched):
     found = search(searched({}))
     assert {"best.json", "spec.json", "space.json", "journal.jsonl", "trials.csv"} <= {

@@ -1,5 +1,5 @@
+from kerasimg.spec.metrics import Goal
 from kerasimg.tuning.ask_tell import ends, rungs
-from kerasimg.tuning.objective import Goal
 
 MOST = Goal("val_accuracy", "max")
 LEAST = Goal("val_loss", "min")

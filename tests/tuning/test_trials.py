@@ -258,6 +258,24 @@ def test_the_weights_of_the_best_trial_alone_are_kept(name: str, trials: Any, ti
     assert accuracy == pytest.approx(outcomes[best].best["val_accuracy"])
 
 
+@pytest.mark.parametrize("fit", [{"ema": 0.5}, {"callbacks": ["WarmupCosine"]}], ids=["shared graph", "model.fit"])
+def test_a_stopped_trial_saves_the_weights_of_its_best_epoch(
+    colours: Path, tiny: Any, tmp_path: Path, fit: dict[str, Any]
+) -> None:
+    # The loss falls, so its largest value, that of the first epoch, is the best one here.
+    stage = {"epochs": 4, "keep": "best", "monitor": "loss", "mode": "max"}
+    spec = tiny(fit={"batch_size": 8, "stages": [stage], **fit})
+
+    def weights(name: str, **how: Any) -> list[Any]:
+        outcome = Trials(spec, colours, folder=tmp_path / name).run({}, trial_id="0", **how)
+        assert outcome.weights is not None
+        return kerasimg.build(spec, num_classes=3, weights=outcome.weights).get_weights()
+
+    whole = weights("whole")
+    stopped = weights("stopped", after_epoch=lambda epoch, row: epoch == 2)
+    assert all((one == other).all() for one, other in zip(stopped, whole, strict=True))
+
+
 def test_a_callback_that_acts_on_steps_is_heeded(trials: Any, trained: Any, tiny: Any) -> None:
     warmup = {"type": "WarmupCosine", "warmup_epochs": 1.0}
     fit = {"batch_size": 8, "stages": [{"epochs": 2}], "callbacks": [warmup]}

@@ -1,0 +1,63 @@
+"""What a recipe of the zoo leaves to the data: its epochs, so that few images are trained on for long enough."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kerasimg.catalog import load
+from kerasimg.training.prepare import load_for
+
+
+def black(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images of two classes."""
+    return np.zeros((count, 4, 4, 3), np.uint8), np.arange(count) % 2
+
+
+def epochs(ref: Any, count: int, **params: Any) -> list[int]:
+    spec, _ = load_for(ref, black(count), None, params)
+    return [stage.epochs for stage in spec.fit.stages]
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    # 156 images are 4 steps of 32; 20 epochs of 500 are 220 steps; 20 of 700 are 320, which is enough.
+    [(156, 75), (500, 28), (700, 20), (10, 100)],
+)
+def test_a_recipe_trains_few_images_for_300_steps(listen: Any, images: int, expected: int):
+    lines: list[str] = []
+    listen(lines.append)
+    assert epochs("transfer", images) == [expected]
+    own = {"kerasimg": 1, "extends": "recipes/transfer", "params": {"size": 96}}
+    assert epochs(own, images) == [expected]
+    assert len(lines) == (0 if expected == 20 else 2)
+
+
+def test_the_log_names_the_epochs_and_the_way_to_choose(listen: Any):
+    lines: list[str] = []
+    listen(lines.append)
+    epochs("transfer", 156)
+    assert lines == [
+        "epochs: 75 instead of the recipe's 20, since 109 training images are only 4 steps per epoch; "
+        "set epochs to choose"
+    ]
+
+
+def test_the_stages_of_a_recipe_grow_by_one_factor():
+    assert epochs("finetune", 156) == [15, 60]  # 3 and 12, times 75 / 15
+    assert epochs("imbalanced", 156) == [75]
+
+
+@pytest.mark.parametrize("name", ["transfer", "multilabel", "from_scratch", "tiny_device", "imbalanced"])
+def test_epochs_that_the_caller_sets_stay(name: str):
+    overrides = {"task": "multiclass"}
+    spec, _ = load_for(load(f"recipes/{name}", overrides=overrides, partial=True, epochs=3), black(20), None, {})
+    assert [stage.epochs for stage in spec.fit.stages] == [3]
+
+
+def test_epochs_of_a_spec_of_ones_own_stay():
+    assert epochs({"kerasimg": 1, "extends": "recipes/transfer", "params": {"epochs": 9}}, 20) == [9]
+    assert epochs("finetune", 20, tuning_epochs=2) == [3, 2]
+    spec, _ = load_for("transfer", black(20), {"fit.stages": [{"epochs": 2}]}, {})
+    assert spec.fit.stages[0].epochs == 2
+    assert epochs("small_resnet", 20) == [stage.epochs for stage in load("small_resnet").fit.stages]
