@@ -309,7 +309,7 @@ def main() -> int:
     if given.torch_worker:
         torch_worker(given.torch_worker, given.size)
         return 0
-    from kerasimg.data.sources import SAMPLE
+    from kerasimg.data.readers.folders import SAMPLE
 
     count = 400 if given.quick else 2000
     told, sound = {}, True

@@ -12,7 +12,7 @@ import pytest
 
 import kerasimg
 from kerasimg import catalog
-from kerasimg.data.sources import SAMPLE
+from kerasimg.data.readers.folders import SAMPLE
 
 CHECKOUT = Path(__file__).parents[1]
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 SPEC_HELP = "A zoo name (mobilenet), a recipe (finetune), or the path of a spec."
 DATA_HELP = (
-    "Labelled images: a folder with one folder per class, a .csv, .jsonl, .npz, .tfrecord, .tar or .parquet file, "
-    '"tfds:NAME", or "sample".'
+    "Labelled images: a folder with one folder per class, a file (.csv, .zip, .npz, .tfrecord, .tar, .parquet; all "
+    'are in docs/data.md), "tfds:NAME", or "sample".'
 )
 RUN_HELP = (
     "A run: its folder. Where only the model is needed, also a .kerasimg pack, a model.keras file, or a zoo name that "

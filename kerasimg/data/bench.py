@@ -23,7 +23,7 @@ from kerasimg.data.memory import require_room
 from kerasimg.data.parallel import cores, each
 from kerasimg.data.pipeline import Targets, batches
 from kerasimg.data.shuffling import permutation
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 from kerasimg.spec.document import Image
 
 SAMPLE = 512

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from kerasimg.data.items import PART_NAMES, Item, ManyFaults, class_name
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 from kerasimg.errors import Fault, listed, nearest
 from kerasimg.spec.document import Group, GroupColumn
 

@@ -13,7 +13,7 @@ from kerasimg.data.fast_decode import decode_fast
 from kerasimg.data.image_files import BadImage
 from kerasimg.data.items import ImageInput, fault
 from kerasimg.data.parallel import cores
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 from kerasimg.spec.document import Image
 
 Decode = Callable[[ImageInput, Image], np.ndarray]

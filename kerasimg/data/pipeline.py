@@ -16,7 +16,7 @@ from kerasimg.data.cache import Cache, CacheKind, open_cache
 from kerasimg.data.loading import Loader
 from kerasimg.data.readers.soft_labels import soft_labels
 from kerasimg.data.shuffling import Order, Shard, steps
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
 from kerasimg.spec.heads import Targets

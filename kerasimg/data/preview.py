@@ -15,7 +15,7 @@ from kerasimg.data.augment import compile_augment
 from kerasimg.data.memory import require_room
 from kerasimg.data.pipeline import Targets, batches
 from kerasimg.data.shuffling import permutation
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
 

@@ -20,7 +20,7 @@ from kerasimg.data.items import Bad, ImageInput, ManyFaults
 from kerasimg.data.ledger import Ledger
 from kerasimg.data.parallel import Progress as Progress
 from kerasimg.data.parallel import Tally, each
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 from kerasimg.errors import Fault
 from kerasimg.spec.document import Image
 

@@ -27,8 +27,8 @@ from kerasimg.data.index import Items, Labels
 from kerasimg.data.items import PART_NAMES, Item, ManyFaults, Part
 from kerasimg.data.ledger import Ledger, hexadecimal
 from kerasimg.data.parallel import each
-from kerasimg.data.readers.image_store import Arrays
-from kerasimg.data.sources import Source
+from kerasimg.data.readers.image_store import Stacked
+from kerasimg.data.source import Source
 from kerasimg.errors import DataError, Fault
 from kerasimg.spec.document import Group
 
@@ -117,7 +117,7 @@ def fingerprint(item: Item) -> str:
 def content_hashes(source: Source, indices: np.ndarray, threads: int | None = None) -> list[str]:
     """SHA-256 of each image, see `fingerprint`; of files that were read before, the ledger's."""
     chosen = source.columns.take(indices)
-    if isinstance(chosen.images, Arrays):  # the key of pixels costs as much as their hash
+    if isinstance(chosen.images, Stacked):  # the key of pixels costs as much as their hash
         return list(each(fingerprint, chosen, threads))
     known = Ledger.open().find(chosen.keys())
     hashes = hexadecimal(known.sha256)

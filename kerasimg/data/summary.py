@@ -12,7 +12,7 @@ import PIL.Image
 from kerasimg.data.image_files import JPEGS, SIDEWAYS, formats, mute_pillow, open_image, read_jpeg, turn_of
 from kerasimg.data.items import ImageInput
 from kerasimg.data.parallel import Progress
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 from kerasimg.spec.document import Task
 
 LOOKED_AT = 400

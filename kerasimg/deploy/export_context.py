@@ -13,7 +13,8 @@ import numpy as np
 
 from kerasimg.data.items import ManyFaults
 from kerasimg.data.loading import Loader
-from kerasimg.data.sources import Data, Source, open_source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import Data, open_source
 from kerasimg.data.split import fingerprint
 from kerasimg.deploy.logits import inference_model, logits_model
 from kerasimg.deploy.manifest import InputType, Precision

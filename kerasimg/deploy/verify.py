@@ -15,7 +15,8 @@ from kerasimg.data.decode import decode
 from kerasimg.data.image_files import BadImage
 from kerasimg.data.items import PART_NAMES, ManyFaults
 from kerasimg.data.loading import Loader
-from kerasimg.data.sources import Data, Source, open_source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import Data, open_source
 from kerasimg.deploy.bundle import Bundle, Vector
 from kerasimg.deploy.manifest import ModelFile, Parity, Tolerance
 from kerasimg.deploy.parity import Asked, Asks, accuracy, compare, latency, line_of, require, tolerance_of

@@ -14,7 +14,8 @@ from kerasimg.data.groups import known_group_numbers
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part
 from kerasimg.data.pipeline import Targets, batches
 from kerasimg.data.readable import OnBadImage, require_sound
-from kerasimg.data.sources import IN_MEMORY, Data, Source, open_source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import Data, is_in_memory, open_source
 from kerasimg.data.split import content_hashes, fingerprint
 from kerasimg.errors import CallError, Fault, listed, nearest
 from kerasimg.evaluation.curves import curves
@@ -236,6 +237,6 @@ def own_record(classifier: Classifier) -> DataRecord:
     record = None if classifier.folder is None else RunFolder(classifier.folder).data()
     if record is None:
         raise NotKept("data: a model file does not know its held-out images; name the data, or the run's folder")
-    if record["where"] in IN_MEMORY:
+    if is_in_memory(record["where"]):
         raise NotKept("data: the run was trained on arrays, which it did not keep; give them again")
     return record

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from kerasimg.data.readers.soft_labels import PREFIX
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 from kerasimg.evaluation.intervals import intervals
 from kerasimg.evaluation.predictions import as_text
 from kerasimg.evaluation.scores import scores

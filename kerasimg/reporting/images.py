@@ -15,7 +15,8 @@ import numpy as np
 import PIL.Image
 
 from kerasimg.data.image_files import RGB, BadImage, ImageInput, read_image
-from kerasimg.data.sources import IN_MEMORY, Source, open_source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import is_in_memory, open_source
 from kerasimg.errors import KerasimgError
 from kerasimg.evaluation.predictions import Predictions, decide
 from kerasimg.spec.document import Image, Task
@@ -83,7 +84,7 @@ class Album:
     @functools.cached_property
     def _source(self) -> Source | None:
         """The data that the run was trained on; None where it was not kept, or cannot be opened any more."""
-        if self.record["where"] in ("", *IN_MEMORY):
+        if not self.record["where"] or is_in_memory(self.record["where"]):
             return None
         try:
             return open_source(self.record["where"], self.record["task"], classes=self.record["classes"])

@@ -17,7 +17,7 @@ from kerasimg.data.cache import Cache, InMemory
 from kerasimg.data.loading import AT_ONCE, Loader
 from kerasimg.data.pipeline import TARGETS, Targets, labels_for
 from kerasimg.data.shuffling import Order, permutation
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 from kerasimg.spec.document import Image
 from kerasimg.training.feature_rows import Rows
 

@@ -20,7 +20,7 @@ import numpy as np
 from kerasimg import log
 from kerasimg.data.memory import free_bytes
 from kerasimg.data.pipeline import Targets
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 from kerasimg.errors import CallError
 from kerasimg.models.build import construct, leaves
 from kerasimg.models.inference import has_bfloat16, has_gpu

@@ -23,7 +23,7 @@ from kerasimg.data.augment import Augmentation
 from kerasimg.data.cache import about_pixels, open_cache
 from kerasimg.data.loading import Loader
 from kerasimg.data.pipeline import Targets, batches, labels_for
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 from kerasimg.models.inference import Engine
 from kerasimg.spec.document import Image
 from kerasimg.training.feature_files import Store, row_keys

@@ -26,7 +26,7 @@ from kerasimg.data.items import Part
 from kerasimg.data.loading import Loader
 from kerasimg.data.pipeline import Targets, batches, labels_for
 from kerasimg.data.shuffling import Order, Shard, steps
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 from kerasimg.errors import CallError
 from kerasimg.models.flat_graph import flatten
 from kerasimg.models.inference import Engine, Precision, has_gpu, settle

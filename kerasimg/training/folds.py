@@ -12,7 +12,8 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 from kerasimg import log
 from kerasimg.catalog import Reference
 from kerasimg.data.cache import Cache
-from kerasimg.data.sources import Data, Source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import Data
 from kerasimg.errors import CallError
 from kerasimg.evaluation.evaluate import predicted
 from kerasimg.evaluation.predictions import Predictions, decide

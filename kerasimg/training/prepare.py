@@ -20,7 +20,8 @@ from kerasimg.catalog import RECIPES, Reference, load, own_weights
 from kerasimg.data.cache import Cache
 from kerasimg.data.items import Part
 from kerasimg.data.readable import OnBadImage, require_sound
-from kerasimg.data.sources import Data, Source, open_source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import Data, open_source
 from kerasimg.errors import CallError, Fault, SpecError, listed
 from kerasimg.models.build import Built, construct
 from kerasimg.models.classifier import check_outputs

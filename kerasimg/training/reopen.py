@@ -14,7 +14,8 @@ from kerasimg import log
 from kerasimg.catalog import load
 from kerasimg.data.items import ManyFaults, Part
 from kerasimg.data.readers.soft_labels import digest
-from kerasimg.data.sources import IN_MEMORY, Data, Source, open_source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import Data, is_in_memory, open_source
 from kerasimg.data.split import record
 from kerasimg.errors import CallError, Fault, WeightsError
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
@@ -35,7 +36,7 @@ def experiment(run: RunFolder, data: Data | None, cache: Any) -> Experiment:
     begun = checkpoint.facts(run.checkpoint_file) is not None
     weights = None if begun else recalled_weights(call["weights"])
     kept = run.required(DATA)
-    if data is None and kept["where"] in IN_MEMORY:
+    if data is None and is_in_memory(kept["where"]):
         raise CallError(
             "the run was trained on arrays, which it did not keep; give them: kerasimg.resume(run, data=...)"
         )

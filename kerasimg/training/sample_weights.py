@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kerasimg.data.items import ManyFaults
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 from kerasimg.errors import Fault
 from kerasimg.spec.load import Spec
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kerasimg.data.groups import group_numbers
 from kerasimg.data.items import Part
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 from kerasimg.data.split import record, split
 from kerasimg.spec.load import Spec
 

@@ -25,7 +25,7 @@ from kerasimg.data.items import Part
 from kerasimg.data.loading import Loader
 from kerasimg.data.pipeline import TARGETS, labels_for
 from kerasimg.data.shuffling import permutation
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 from kerasimg.spec.document import Image
 from kerasimg.spec.load import Spec
 from kerasimg.training.checkpoint_callbacks import Watch

@@ -15,7 +15,8 @@ import numpy as np
 
 from kerasimg.catalog import Reference, load_with
 from kerasimg.data.cache import Cache
-from kerasimg.data.sources import Source, open_source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import open_source
 from kerasimg.errors import CallError
 from kerasimg.keras_internals import skip_tensorboard
 from kerasimg.models.build import Built

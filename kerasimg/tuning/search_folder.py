@@ -19,7 +19,8 @@ import numpy as np
 from kerasimg.backend import BACKENDS, versions
 from kerasimg.catalog import Reference, load, locate
 from kerasimg.data.items import PART_NAMES
-from kerasimg.data.sources import IN_MEMORY, Data, Source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import Data, is_in_memory
 from kerasimg.data.split import record
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.files import damaged, read_object, write_json
@@ -197,7 +198,7 @@ def begin(
     if not space.dimensions:
         message = 'nothing to search: write {"$choice": [...], "default": ...}, $int or $float where a value stands'
         raise SpecError([Fault(spec.file, "", message)])
-    in_memory = source.where in IN_MEMORY
+    in_memory = is_in_memory(source.where)
     where = None if in_memory else str(data) if source.where == "sample" or "tfds:" in source.where else _located(data)
     kept = reopen.located(data_record(source), data)
     told = {

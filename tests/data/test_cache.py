@@ -13,7 +13,8 @@ from kerasimg.data import cache_files, loading
 from kerasimg.data.cache import Cache, CacheKind, find
 from kerasimg.data.decode import decode
 from kerasimg.data.loading import Loader
-from kerasimg.data.sources import Source, open_source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import open_source
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
 

@@ -11,7 +11,8 @@ import pytest
 
 import kerasimg
 from kerasimg.data.groups import group_names, group_numbers
-from kerasimg.data.sources import Source, open_source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import open_source
 from kerasimg.data.split import split
 from kerasimg.errors import CallError, DataError, SpecError
 from kerasimg.evaluation.intervals import described, intervals

@@ -9,7 +9,8 @@ import pytest
 from kerasimg.data.index import Items, Labels, joined
 from kerasimg.data.items import Item
 from kerasimg.data.readers.image_store import Held
-from kerasimg.data.sources import Source, open_source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import open_source
 
 Folder = Callable[..., Path]
 

@@ -8,7 +8,8 @@ import pytest
 from kerasimg.data.augment import compile_augment
 from kerasimg.data.cache import CacheKind
 from kerasimg.data.pipeline import TARGETS, Targets, batches
-from kerasimg.data.sources import Source, open_source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import open_source
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
 

@@ -1,15 +1,19 @@
+import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 
+import kerasimg
+from kerasimg.data import sources
 from kerasimg.data.decode import decode
-from kerasimg.data.sources import SAMPLE, open_source, task_of
+from kerasimg.data.readers.folders import SAMPLE
+from kerasimg.data.sources import READERS, open_source, readers, table, task_of
 from kerasimg.errors import CallError, DataError
 from kerasimg.spec.document import Image
 
@@ -71,9 +75,87 @@ def test_a_file_of_another_kind_is_a_fault(folder: Folder):
         open_source(folder("a.png") / "a.png")
 
 
-def test_data_of_another_type_is_a_wrong_call():
-    with pytest.raises(CallError, match="got int"):
+def test_data_of_another_type_is_a_wrong_call_that_lists_what_is_taken():
+    with pytest.raises(CallError, match="got int") as caught:
         open_source(3)
+    assert [text for reader in READERS for text in reader.objects if text not in str(caught.value)] == []
+
+
+def test_the_table_in_the_docs_is_made_from_the_readers():
+    assert table() in (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+
+
+PLUGIN = """
+import os
+from kerasimg.data.readers import Item, Reader, Reading
+
+class Lines(Reader):
+    name, takes = "lines", "a path and a label in each line"
+    extensions, prefix = (".lines",), "lines:"
+
+    def read(self, data, task, classes=()):
+        path = data.removeprefix(self.prefix)
+        with open(path) as file:
+            rows = [line.split() for line in file]
+        items = [Item(name, os.path.join(os.path.dirname(path), name), (label,)) for name, label in rows]
+        return Reading(items, {label for _, label in rows})
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Installs a package that adds a data source by an entry point."""
+    monkeypatch.syspath_prepend(tmp_path / "site")
+
+    def install(entry: str) -> None:
+        folder = tmp_path / "site" / "mine-1.0.dist-info"
+        folder.mkdir(parents=True)
+        (tmp_path / "site" / "mine.py").write_text(PLUGIN)
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[{sources.GROUP}]\nlines = {entry}\n")
+        sources._plugins.cache_clear()
+
+    yield install
+    shutil.rmtree(tmp_path / "site")
+    sys.modules.pop("mine", None)
+    sources._plugins.cache_clear()
+
+
+def test_a_source_of_another_package_trains_a_model(installed: Callable[[str], None], tmp_path: Path):
+    installed("mine:Lines")
+    rows = []
+    for number in range(16):
+        label = "dark" if number % 2 else "bright"
+        PIL.Image.new("RGB", (8, 8), (10 + number, 0, 0) if number % 2 else (255 - number,) * 3).save(
+            tmp_path / f"{number}.png"
+        )
+        rows.append(f"{number}.png {label}\n")
+    (tmp_path / "some.lines").write_text("".join(rows))
+    assert open_source(f"lines:{tmp_path / 'some.lines'}").classes == ("bright", "dark")
+    spec = {
+        "kerasimg": 1,
+        "image": {"size": [8, 8]},
+        "model": [{"layer": "Flatten"}, {"layer": "Dense", "units": 2, "activation": "softmax"}],
+        "fit": {"batch_size": 4, "stages": [{"epochs": 1}]},
+    }
+    run = kerasimg.train(spec, data=tmp_path / "some.lines", out=tmp_path / "runs", report=False, verbose=0)
+    assert run.classes == ["bright", "dark"]
+    assert kerasimg.evaluate(run)["n"] == 2  # found again by the path in data.json
+    with pytest.raises(DataError, match=r"\.zip, .*\.lines"):
+        open_source(tmp_path / "0.png")
+
+
+def test_a_source_of_another_package_that_cannot_be_loaded_is_named(installed: Callable[[str], None], folder: Folder):
+    installed("mine:Missing")
+    with pytest.raises(CallError, match=r"the data source 'lines' of mine cannot be loaded: .*Missing"):
+        open_source(folder("cat/1.png", "dog/1.png"))
+    assert open_source("sample").classes  # what kerasimg reads itself is asked first
+
+
+def test_a_source_of_another_package_is_a_reader(installed: Callable[[str], None]):
+    installed("builtins:dict")
+    with pytest.raises(CallError, match="the data source 'lines': expected a subclass of Reader, got builtins:dict"):
+        list(readers())
 
 
 def test_opening_a_source_imports_no_tensorflow():

@@ -13,7 +13,8 @@ from kerasimg.data.items import Item, in_order
 from kerasimg.data.ledger import Ledger
 from kerasimg.data.readers.image_store import Held
 from kerasimg.data.readers.packed_strings import Texts
-from kerasimg.data.sources import Source, open_source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import open_source
 from kerasimg.data.split import record, split
 from kerasimg.errors import DataError
 

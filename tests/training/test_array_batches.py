@@ -11,7 +11,8 @@ import tensorflow as tf
 from kerasimg.data.cache import Cache
 from kerasimg.data.loading import Loader
 from kerasimg.data.pipeline import TARGETS, Targets
-from kerasimg.data.sources import Source, open_source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import open_source
 from kerasimg.spec.document import Image
 from kerasimg.training import array_batches
 from kerasimg.training.features import FeaturePlan, StageData, plan_features

@@ -8,7 +8,8 @@ import pytest
 import kerasimg
 from kerasimg.data.augment import compile_augment
 from kerasimg.data.pipeline import batches
-from kerasimg.data.sources import Source, open_source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import open_source
 from kerasimg.errors import DataError
 from kerasimg.training.objective import WeightedLabels
 from kerasimg.training.sample_weights import image_weights, label_weights

@@ -22,7 +22,8 @@ from kerasimg.data.audit.framing import Framing, Shown, choose, contact_sheet, f
 from kerasimg.data.audit.grouping import suggestion
 from kerasimg.data.audit.survey import Progress, Survey, survey
 from kerasimg.data.items import PART_NAMES
-from kerasimg.data.sources import Data, Source, open_source, task_of
+from kerasimg.data.source import Source
+from kerasimg.data.sources import Data, open_source, task_of
 from kerasimg.data.split import split
 from kerasimg.errors import DataError
 from kerasimg.results import Result

@@ -15,7 +15,7 @@ import numpy as np
 from kerasimg.data.audit.duplicates import NearPairs, components
 from kerasimg.data.audit.survey import Survey
 from kerasimg.data.items import PART_NAMES
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")

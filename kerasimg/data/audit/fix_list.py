@@ -16,7 +16,7 @@ from typing import Any
 
 from kerasimg.data.audit.findings import Finding
 from kerasimg.data.items import PART_NAMES, fault
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 from kerasimg.errors import CallError
 
 FORMS = (".csv", ".jsonl")

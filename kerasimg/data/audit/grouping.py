@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kerasimg.data.audit.duplicates import NearPairs, components
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 
 COLUMN = re.compile(
     r"(patient|subject|person|people|case|object|specimen|sample|animal|individual|plant|scene|video|clip|session|series|"

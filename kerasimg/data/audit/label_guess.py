@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kerasimg.data.audit.survey import Survey
-from kerasimg.data.sources import Source
+from kerasimg.data.source import Source
 from kerasimg.errors import CallError
 
 FOLDS = 5

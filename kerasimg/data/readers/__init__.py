@@ -1,1 +1,5 @@
-"""One adapter for each form in which images come; `kerasimg.data.sources` chooses among them."""
+"""One reader for each kind of data; `kerasimg.data.sources` chooses among them."""
+
+from kerasimg.data.items import Item as Item
+from kerasimg.data.items import Reading as Reading
+from kerasimg.data.readers.reader import Reader as Reader

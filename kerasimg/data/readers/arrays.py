@@ -21,7 +21,8 @@ from kerasimg.data.images import batch_fault, named_images
 from kerasimg.data.index import Items, Labels, Numbered, joined
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part, Reading, class_name, fault
 from kerasimg.data.pixels import to_array
-from kerasimg.data.readers.image_store import Arrays, Held, Images, join_places
+from kerasimg.data.readers.image_store import Held, Images, Stacked, join_places
+from kerasimg.data.readers.reader import Reader
 from kerasimg.data.readers.tf_datasets import is_tf_dataset, read_tf_dataset
 from kerasimg.errors import CallError, Fault, nearest
 from kerasimg.spec.document import Task
@@ -43,54 +44,83 @@ SINGLE = b"\x93NUMPY"
 """How a file with a single array begins."""
 
 
-def read_npz(path: str, task: Task) -> Reading:
-    """The images of an .npz file, part by part; Python objects in it (pickle) are never loaded."""
-    try:
-        with open(path, "rb") as file:
-            one = file.read(len(SINGLE)) == SINGLE
-            if not one and not zipfile.is_zipfile(file):  # NumPy would advise to load it unsafely
-                raise ValueError("it is no zip file")
-            file.seek(0)
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            names = archive.files
-            arrays = {name: archive[name] for keys in KEYS for name in keys[:2] if name in names}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        pickled = "; Python objects are not loaded from files" if "pickle" in str(error) else ""
-        raise fault(path, "", f"cannot be read as an .npz file ({str(error).splitlines()[0]}){pickled}") from error
-    faults: list[Fault] = []
-    batches = []
-    for images, labels, part in KEYS:
-        if images in arrays and labels in arrays:
-            batches.append(Batch.of(arrays[images], arrays[labels], task, path, images, part))
-        elif images in arrays or labels in arrays:
-            missing, there = (labels, images) if images in arrays else (images, labels)
-            faults.append(Fault(path, missing, f"is missing, and belongs to {there}"))
-    if not batches and not faults:
-        faults.append(
-            Fault(path, "", f"expected x_train and y_train, or x and y; found {', '.join(names) or 'nothing'}")
-        )
-    if faults:
-        raise ManyFaults(faults)
-    return _reading(batches)
+class Npz(Reader):
+    """An .npz file; Python objects in it (pickle) are never loaded."""
+
+    name = "arrays in a file"
+    takes = "an `.npz` with `x_train`, `y_train`, `x_test`, `y_test` as Keras' data sets have them"
+    extensions = (".npz",)
+
+    def read(self, data: str, task: Task, classes: Sequence[str] = ()) -> Reading:
+        """Reads the images of the file, part by part."""
+        try:
+            with open(data, "rb") as file:
+                one = file.read(len(SINGLE)) == SINGLE
+                if not one and not zipfile.is_zipfile(file):  # NumPy would advise to load it unsafely
+                    raise ValueError("it is no zip file")
+                file.seek(0)
+                archive = np.load(file, allow_pickle=False)
+                if not isinstance(archive, np.lib.npyio.NpzFile):
+                    raise ValueError("it holds a single array")
+                names = archive.files
+                arrays = {name: archive[name] for keys in KEYS for name in keys[:2] if name in names}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            pickled = "; Python objects are not loaded from files" if "pickle" in str(error) else ""
+            raise fault(data, "", f"cannot be read as an .npz file ({str(error).splitlines()[0]}){pickled}") from error
+        faults: list[Fault] = []
+        batches = []
+        for images, labels, part in KEYS:
+            if images in arrays and labels in arrays:
+                batches.append(Batch.of(arrays[images], arrays[labels], task, data, images, part))
+            elif images in arrays or labels in arrays:
+                missing, there = (labels, images) if images in arrays else (images, labels)
+                faults.append(Fault(data, missing, f"is missing, and belongs to {there}"))
+        if not batches and not faults:
+            faults.append(
+                Fault(data, "", f"expected x_train and y_train, or x and y; found {', '.join(names) or 'nothing'}")
+            )
+        if faults:
+            raise ManyFaults(faults)
+        return _reading(batches)
 
 
-def read_parts(parts: Mapping[Part | None, Any], task: Task, where: str = "arrays") -> Reading:
+class Arrays(Reader):
     """Labelled images in memory, by part: pairs of (images, labels), or a `tf.data.Dataset` each."""
-    batches = []
-    for part, given in parts.items():
-        name = part or "images"
-        if is_tf_dataset(given):
-            images, labels, classes = read_tf_dataset(given, part or where)
-            batch = Batch.of(images, labels, task, where, name, part)
-            if classes is not None:
-                batch = batch._replace(labels=_named(batch.labels, classes, part or where))
-        else:
-            images, labels = given
-            batch = Batch.of(images, labels, task, where, name, part)
-        batches.append(batch)
-    return _reading(batches)
+
+    name = "in memory"
+    takes = (
+        "`(images, labels)`; `((x, y), (x_test, y_test))` as `keras.datasets` gives it; three pairs are train, "
+        'validation and test; a dictionary, `{"train": (x, y), "validation": ...}`; a `tf.data.Dataset` of '
+        '`(image, label)` or `{"image": ..., "label": ...}`, batched or not, which is read once into at most half of '
+        "the free memory"
+    )
+    objects = (
+        "(images, labels)",
+        "((x, y), (x_test, y_test))",
+        "{'train': ..., 'test': ...}",
+        "a tf.data.Dataset",
+    )
+    where = "arrays"
+
+    def recognises(self, data: Any) -> bool:
+        """Whether it is a pair, pairs, a dictionary of them, or a `tf.data.Dataset`."""
+        return parts_in(data) is not None
+
+    def read(self, data: Any, task: Task, classes: Sequence[str] = ()) -> Reading:
+        """Reads the images of each part."""
+        batches = []
+        for part, given in (parts_in(data) or {}).items():
+            name = part or "images"
+            if is_tf_dataset(given):
+                images, labels, names = read_tf_dataset(given, part or self.where)
+                batch = Batch.of(images, labels, task, self.where, name, part)
+                if names is not None:
+                    batch = batch._replace(labels=_named(batch.labels, names, part or self.where))
+            else:
+                images, labels = given
+                batch = Batch.of(images, labels, task, self.where, name, part)
+            batches.append(batch)
+        return _reading(batches)
 
 
 def parts_in(data: Any) -> dict[Part | None, Any] | None:
@@ -188,7 +218,7 @@ def _images(images: Any, where: str, name: str) -> Images:
         return _held(array.tolist(), where, name)
     if wrong := batch_fault(array):
         raise fault(where, name, wrong)
-    return Arrays([array])
+    return Stacked([array])
 
 
 def _held(images: Sequence[Any], where: str, name: str) -> Images:
@@ -206,7 +236,7 @@ def _held(images: Sequence[Any], where: str, name: str) -> Images:
     imgs = [one.read() for one in listed]
     shapes = {(one.shape, one.dtype) if isinstance(one, np.ndarray) else None for one in imgs}
     if len(shapes) == 1 and None not in shapes:
-        return Arrays([np.stack(imgs)])
+        return Stacked([np.stack(imgs)])
     return Held(imgs)
 
 

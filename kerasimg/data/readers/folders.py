@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,12 @@ from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part, Reading, cl
 from kerasimg.data.readers.folder_index import Folders, Listing, Tree
 from kerasimg.data.readers.image_store import Files
 from kerasimg.data.readers.packed_strings import Paths, Texts, readable
+from kerasimg.data.readers.reader import Reader
 from kerasimg.errors import Fault, listed
+from kerasimg.spec.document import Task
+
+SAMPLE = Path(__file__).parents[1] / "sample"
+"""The data set that ships: 2,500 images of Fashion-MNIST, 28 x 28, grey, ten classes."""
 
 
 class Found(NamedTuple):
@@ -30,13 +36,39 @@ class Found(NamedTuple):
     """Path of a folder with images, and what stands in it."""
 
 
-def read_folder(root: str, known: Sequence[str] = ()) -> Reading:
-    """The labelled images below `root`, in the order of their paths.
+class Folder(Reader):
+    """A folder with a folder per class."""
 
-    known: classes of a trained model; a folder of such a name is a class, though it may hold folders alone.
-    """
-    with Folders(root) as folders:
-        return read_tree(root, folders, known)
+    name = "a folder"
+    takes = (
+        "a folder per class; or `train/`, `validation/`, `test/`, each with a folder per class; a folder above them, "
+        "as unpacking makes it, is passed through"
+    )
+
+    def recognises(self, data: Any) -> bool:
+        """Whether it is a folder."""
+        return isinstance(data, str) and os.path.isdir(data)
+
+    def read(self, data: str, task: Task, classes: Sequence[str] = ()) -> Reading:
+        """Reads the labelled images in the order of their paths; a folder named like one of `classes` is a class."""
+        with Folders(data) as folders:
+            return read_tree(data, folders, classes)
+
+
+class Sample(Reader):
+    """The data set that ships with kerasimg."""
+
+    name = "`sample`"
+    takes = "the data set that ships: Fashion-MNIST, 2,000 + 500 images, ten classes"
+    objects = ("'sample'",)
+
+    def recognises(self, data: Any) -> bool:
+        """Whether it is "sample"."""
+        return isinstance(data, str) and data == "sample"
+
+    def read(self, data: str, task: Task, classes: Sequence[str] = ()) -> Reading:
+        """Reads the images; the licence and the note beside them are not counted as other files."""
+        return Folder().read(str(SAMPLE), task)._replace(ignored=0)
 
 
 def collect(folder: str) -> tuple[list[str], int]:
@@ -47,7 +79,7 @@ def collect(folder: str) -> tuple[list[str], int]:
 
 
 def read_tree(root: str, folders: Tree, known: Sequence[str] = ()) -> Reading:
-    """As `read_folder`, of folders that are listed already, on disk or in an archive."""
+    """The labelled images in folders that are listed already, on disk or in an archive."""
     base = _unwrapped(root, folders, known)
     top = folders.listing(base)
     if not top.folders:

@@ -17,6 +17,7 @@ from kerasimg.data.index import Items, Numbered, joined
 from kerasimg.data.items import PART_NAMES, PARTS, ImageInput, ManyFaults, Reading, fault
 from kerasimg.data.readers.arrow_columns import Columns, chosen_columns, labels_of
 from kerasimg.data.readers.image_store import digest, keys_of
+from kerasimg.data.readers.reader import Reader
 from kerasimg.data.readers.shards import require_labels
 from kerasimg.errors import CallError, Fault
 from kerasimg.spec.document import Task
@@ -63,6 +64,24 @@ class Rows:
         return number, row - int(self.ends[number - 1] if number else 0)
 
 
+class HuggingFace(Reader):
+    """A `Dataset`, a `DatasetDict`, or a folder of `save_to_disk`."""
+
+    name = "Hugging Face datasets"
+    takes = "a folder of `save_to_disk`; in Python a `Dataset` or `DatasetDict`"
+    extra = "datasets"
+    objects = ("a Hugging Face dataset",)
+    where = "dataset"
+
+    def recognises(self, data: Any) -> bool:
+        """Whether it is an object of the library, or a folder that one was saved to."""
+        return is_saved(data) if isinstance(data, str) else is_dataset(data)
+
+    def read(self, data: Any, task: Task, classes: Sequence[str] = ()) -> Reading:
+        """Reads the labelled images of every split."""
+        return read_saved(data, task) if isinstance(data, str) else read_dataset(data, task, self.where)
+
+
 def is_dataset(data: Any) -> bool:
     """Whether it is a Dataset or a DatasetDict; asked without importing the library."""
     return any(kind.__module__.split(".")[0] == "datasets" and kind.__name__ in KINDS for kind in type(data).__mro__)
@@ -85,7 +104,7 @@ def read_saved(path: str, task: Task) -> Reading:
     return read_dataset(loaded, task, path)
 
 
-def read_dataset(data: Any, task: Task, where: str = "dataset") -> Reading:
+def read_dataset(data: Any, task: Task, where: str) -> Reading:
     """The labelled images of a Dataset or a DatasetDict."""
     splits = dict(data) if isinstance(data, Mapping) else {str(data.split or "dataset"): data}
     names = [name for name in splits if len(splits[name])]

@@ -62,7 +62,7 @@ class Files:
         return keys_of(rows, lambda chunk: [file_key(os.path.join(above, path)) for path in self.paths.raws(chunk)])
 
 
-class Arrays:
+class Stacked:
     """Images in arrays, (N, ...) each, one array after the other."""
 
     def __init__(self, arrays: Sequence[np.ndarray]):
@@ -138,9 +138,9 @@ def join_places(places: Sequence[Images]) -> Images:
     """One place for the images of several."""
     if len(places) == 1:
         return places[0]
-    arrays = [place for place in places if isinstance(place, Arrays)]
+    arrays = [place for place in places if isinstance(place, Stacked)]
     if len(arrays) == len(places):
-        return Arrays([array for place in arrays for array in place.arrays])
+        return Stacked([array for place in arrays for array in place.arrays])
     return Joined(places)
 
 

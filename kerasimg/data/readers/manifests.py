@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from kerasimg.data.items import PARTS, Item, ManyFaults, Reading, class_name, fa
 from kerasimg.data.readers.image_store import Files
 from kerasimg.data.readers.label_lists import TEXT, settle_lists, split_texts, whole_numbers
 from kerasimg.data.readers.packed_strings import Growing
+from kerasimg.data.readers.reader import Reader
 from kerasimg.data.readers.soft_labels import PREFIX, likeliest, shares_of
 from kerasimg.errors import Fault, nearest
 from kerasimg.spec.document import Task
@@ -29,34 +30,43 @@ Row = tuple[int, Mapping[str, Any]]
 """The line that a row stands in, and its values by column."""
 
 
-def read_manifest(path: str, task: Task) -> Reading:
-    """The images that a manifest lists, in its order."""
-    faults: list[Fault] = []
-    gathered, places = Gathering(), Growing()
-    lines: dict[str, int] = {}
-    shared: dict[str, None] = {}
-    rows = _csv_rows(path) if path.lower().endswith((".csv", ".tsv")) else _jsonl_rows(path, faults)
-    try:
-        for line, row in rows:
-            item, wrong = _item(os.path.dirname(path), row, task)
-            first = lines.setdefault(item.id, line)
-            if first != line and item.id:
-                wrong.append(f"'{item.id}' is listed in line {first} already; keep one line with all its labels")
-            faults += [Fault(path, f"line {line}", message) for message in wrong]
-            if not wrong:
-                shared |= {key.removeprefix(PREFIX): None for key in item.extras if key.startswith(PREFIX)}
-                gathered.add(item.id, item.labels, item.part, item.extras)
-                places.add_raw(os.fsencode(str(item.held)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise fault(path, "", f"cannot be read as UTF-8 text: {error}") from error
-    if faults:
-        raise ManyFaults(faults)
-    items = gathered.items(Files(places.texts()))
-    try:
-        labels = whole_numbers(settle_lists(split_texts(items.all_labels), task))
-    except ValueError as error:
-        raise fault(path, "", str(error)) from error
-    return Reading(replace(items, all_labels=labels), {*labels.names, *shared}, soft=bool(shared))
+class Manifest(Reader):
+    """A CSV or JSONL file that lists images."""
+
+    name = "a manifest"
+    takes = (
+        "`.csv` or `.jsonl` with `path`, `label` (or `labels`), and, if wanted, `split`; paths are relative to the file"
+    )
+    extensions = (".csv", ".tsv", ".jsonl", ".ndjson")
+
+    def read(self, data: str, task: Task, classes: Sequence[str] = ()) -> Reading:
+        """Reads the labelled images, in the order of the manifest."""
+        faults: list[Fault] = []
+        gathered, places = Gathering(), Growing()
+        lines: dict[str, int] = {}
+        shared: dict[str, None] = {}
+        rows = _csv_rows(data) if data.lower().endswith((".csv", ".tsv")) else _jsonl_rows(data, faults)
+        try:
+            for line, row in rows:
+                item, wrong = _item(os.path.dirname(data), row, task)
+                first = lines.setdefault(item.id, line)
+                if first != line and item.id:
+                    wrong.append(f"'{item.id}' is listed in line {first} already; keep one line with all its labels")
+                faults += [Fault(data, f"line {line}", message) for message in wrong]
+                if not wrong:
+                    shared |= {key.removeprefix(PREFIX): None for key in item.extras if key.startswith(PREFIX)}
+                    gathered.add(item.id, item.labels, item.part, item.extras)
+                    places.add_raw(os.fsencode(str(item.held)))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise fault(data, "", f"cannot be read as UTF-8 text: {error}") from error
+        if faults:
+            raise ManyFaults(faults)
+        items = gathered.items(Files(places.texts()))
+        try:
+            labels = whole_numbers(settle_lists(split_texts(items.all_labels), task))
+        except ValueError as error:
+            raise fault(data, "", str(error)) from error
+        return Reading(replace(items, all_labels=labels), {*labels.names, *shared}, soft=bool(shared))
 
 
 def _csv_rows(path: str) -> Iterator[Row]:

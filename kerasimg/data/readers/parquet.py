@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -24,12 +23,11 @@ from kerasimg.data.image_files import BadImage
 from kerasimg.data.items import ImageInput, ManyFaults, Reading, fault
 from kerasimg.data.readers.arrow_columns import Columns, chosen_columns, labels_of, require_pyarrow
 from kerasimg.data.readers.image_store import Shard, Sharded
+from kerasimg.data.readers.reader import Reader
 from kerasimg.data.readers.shards import Table, column, numbers_of, shards_reading, tables_of
 from kerasimg.errors import Fault
 from kerasimg.spec.document import Task
 
-NAMED = re.compile(r"\.parquet$", re.IGNORECASE)
-"""How the files are named."""
 MOST_BYTES = 256 * 1024**2
 """Memory for groups of rows that were read last; the last one is kept whatever it takes."""
 
@@ -95,13 +93,22 @@ class RowGroups(Sharded):
         vars(self).update(state, read_last=OrderedDict(), lock=threading.Lock(), locks={})
 
 
-def read_parquet(paths: Sequence[str], task: Task) -> Reading:
-    """The labelled images of Parquet files, which have the same columns."""
-    require_pyarrow()
-    shards = [Shard.at(path) for path in paths]
-    columns = _columns(paths[0])
-    tables = tables_of(paths, f"parquet 2 {columns}", lambda path: _scan(path, columns))
-    return shards_reading(paths, tables, RowGroups(shards, tables, columns.image), task, classes=columns.classes)
+class Parquet(Reader):
+    """Parquet files, which have the same columns."""
+
+    name = "Parquet"
+    takes = "`.parquet`: a column with the bytes of images, one with labels"
+    extra = "parquet"
+    extensions = (".parquet",)
+    several = True
+
+    def read(self, data: Sequence[str], task: Task, classes: Sequence[str] = ()) -> Reading:
+        """Reads the labelled images of the files."""
+        require_pyarrow()
+        shards = [Shard.at(path) for path in data]
+        columns = _columns(data[0])
+        tables = tables_of(data, f"parquet 2 {columns}", lambda path: _scan(path, columns))
+        return shards_reading(data, tables, RowGroups(shards, tables, columns.image), task, classes=columns.classes)
 
 
 def _columns(path: str) -> Columns:

@@ -9,15 +9,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kerasimg.data.items import ManyFaults, class_name
+from kerasimg.data.source import Source
 from kerasimg.errors import Fault
-
-if TYPE_CHECKING:
-    from kerasimg.data.sources import Source
 
 PREFIX = "p:"
 """How such a column begins; the name of the class follows."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-import re
 import tarfile
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +22,11 @@ from kerasimg.data.index import Gathering
 from kerasimg.data.items import ManyFaults, Reading, class_name, fault
 from kerasimg.data.readers.image_store import Held, Members, Shard
 from kerasimg.data.readers.packed_strings import Texts
+from kerasimg.data.readers.reader import Reader
 from kerasimg.data.readers.shards import Table, column, numbers_of, shards_reading, tables_of
 from kerasimg.errors import Fault, listed
 from kerasimg.spec.document import Task
 
-NAMED = re.compile(r"\.tar$", re.IGNORECASE)
-"""How the files are named."""
 JSON_KEYS = ("label", "labels", "cls", "class")
 LARGEST_LABEL = 1 << 20
 """Bytes of a file with a label that are read."""
@@ -42,13 +40,21 @@ class Member(NamedTuple):
     length: int
 
 
-def read_tars(paths: Sequence[str], task: Task) -> Reading:
-    """The labelled images of WebDataset shards."""
-    shards = [Shard.at(path) for path in paths]
-    tables = tables_of(paths, "tar 2", _scan)
-    numbers = numbers_of([len(table.columns["offsets"]) for table in tables])
-    images = Members(shards, numbers, column(tables, "offsets"), column(tables, "lengths"))
-    return shards_reading(paths, tables, images, task)
+class WebDataset(Reader):
+    """WebDataset shards."""
+
+    name = "WebDataset"
+    takes = "`.tar`: `key.jpg` with its label beside it in `key.cls`, `key.json` or `key.txt`; not compressed"
+    extensions = (".tar",)
+    several = True
+
+    def read(self, data: Sequence[str], task: Task, classes: Sequence[str] = ()) -> Reading:
+        """Reads the labelled images of the files."""
+        shards = [Shard.at(path) for path in data]
+        tables = tables_of(data, "tar 2", _scan)
+        numbers = numbers_of([len(table.columns["offsets"]) for table in tables])
+        images = Members(shards, numbers, column(tables, "offsets"), column(tables, "lengths"))
+        return shards_reading(data, tables, images, task)
 
 
 def of_cls(content: bytes) -> list[Any]:

@@ -9,19 +9,37 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kerasimg.data.items import PARTS, ManyFaults, Part, Reading, class_name, fault
+from kerasimg.data.readers.reader import Reader
 from kerasimg.data.readers.tfrecords import Names, read_tfrecords
 from kerasimg.errors import CallError, Fault, listed
 from kerasimg.spec.document import Task
 
-PREFIX = "tfds:"
 FEATURES = "features.json"
 INFO = "dataset_info.json"
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 """How files are named where dataset_info.json does not say."""
+
+
+class TFDS(Reader):
+    """A prepared data set of TensorFlow Datasets, by its folder or its name."""
+
+    name = "TensorFlow Datasets"
+    takes = "a prepared folder (`.../beans/0.1.0`, with `dataset_info.json`), or `tfds:beans` with the extra"
+    extra = "tfds"
+    prefix = "tfds:"
+    objects = ("'tfds:NAME'",)
+
+    def recognises(self, data: Any) -> bool:
+        """Whether it is "tfds:NAME", or the folder of a prepared data set."""
+        return super().recognises(data) or (isinstance(data, str) and is_prepared(data))
+
+    def read(self, data: str, task: Task, classes: Sequence[str] = ()) -> Reading:
+        """Reads the labelled images of the data set."""
+        return read_named(data, task) if data.startswith(self.prefix) else read_prepared(data, task)
 
 
 def is_prepared(path: str) -> bool:
@@ -35,7 +53,7 @@ def read_named(name: str, task: Task) -> Reading:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise CallError(f'{name}: TensorFlow Datasets is not installed: pip install "kerasimg[tfds]"') from error
-    short = name.removeprefix(PREFIX)
+    short = name.removeprefix(TFDS.prefix)
     try:
         builder = tfds.builder(short)
     except Exception as error:

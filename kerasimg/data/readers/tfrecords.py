@@ -26,12 +26,13 @@ from kerasimg.data.index import Labels
 from kerasimg.data.items import ManyFaults, Part, Reading, class_name, fault
 from kerasimg.data.readers.crc32c import crc32c, masked
 from kerasimg.data.readers.image_store import Members, Shard
+from kerasimg.data.readers.reader import Reader
 from kerasimg.data.readers.shards import Table, column, numbers_of, shards_reading, tables_of
 from kerasimg.errors import Fault, listed
 from kerasimg.spec.document import Task
 
 NAMED = re.compile(r"\.tfrecords?(-\d+-of-\d+)?$", re.IGNORECASE)
-"""How the files are named."""
+"""How the files are named, numbered or not."""
 IMAGE = ("image/encoded", "image", "encoded_image", "jpeg", "png")
 LABEL = ("image/class/text", "image/class/label", "label", "labels", "class", "class_name")
 HEAD = struct.Struct("<QI")
@@ -84,6 +85,23 @@ def read_tfrecords(
     tables = tables_of(paths, f"tfrecord 2 {names}", lambda path: _scan(path, names))
     records = Records(shards, tables)
     return shards_reading(paths, tables, records, task, parts, names.classes)
+
+
+class TFRecord(Reader):
+    """TFRecord files of `tf.train.Example`."""
+
+    name = "TFRecord"
+    takes = "`.tfrecord`, `.tfrecord-00000-of-00010`: records of `tf.train.Example`, not compressed"
+    extensions = (".tfrecord",)
+    several = True
+
+    def recognises_file(self, path: str) -> bool:
+        """Whether its name ends in .tfrecord, .tfrecords, or such an ending with the number of the file."""
+        return bool(NAMED.search(path))
+
+    def read(self, data: Sequence[str], task: Task, classes: Sequence[str] = ()) -> Reading:
+        """Reads the labelled images of the files."""
+        return read_tfrecords(data, task)
 
 
 def _scan(path: str, names: Names) -> Table:

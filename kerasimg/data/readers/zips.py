@@ -23,7 +23,9 @@ from kerasimg.data.items import ManyFaults, Reading, fault
 from kerasimg.data.readers.folder_index import LEFT_BEHIND, Listing
 from kerasimg.data.readers.folders import read_tree
 from kerasimg.data.readers.image_store import Shard, Sharded
+from kerasimg.data.readers.reader import Reader
 from kerasimg.errors import Fault
+from kerasimg.spec.document import Task
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 """Extensions of archives, which are not read within another."""
@@ -103,19 +105,25 @@ class ZipMembers(Sharded):
         return content
 
 
-def read_zip(path: str, known: Sequence[str] = ()) -> Reading:
-    """The labelled images of a ZIP file.
+class Zip(Reader):
+    """A ZIP file that holds a folder per class."""
 
-    Raises:
-        DataError: if it is damaged, encrypted, nested, or beyond the limits; or for what is wrong with its folders.
-    """
-    shard = Shard.at(path)
-    members = _members(path)
-    reading = read_tree(path, ZipTree(path, list(members)), known)
-    items = Items.of(reading.items)
-    ids = items.ids
-    ordered = [members[ids[row]] for row in range(len(items.all_parts))]
-    return reading._replace(items=replace(items, images=ZipMembers(shard, ordered)))
+    name = "a ZIP file"
+    takes = (
+        "the same folders, read in place: stored or deflated members, not encrypted, no archives within; bounds in "
+        "[Limits](limits.md)"
+    )
+    extensions = (".zip",)
+
+    def read(self, data: str, task: Task, classes: Sequence[str] = ()) -> Reading:
+        """Reads the labelled images; a DataError also for a file that is damaged, encrypted, or beyond the limits."""
+        shard = Shard.at(data)
+        members = _members(data)
+        reading = read_tree(data, ZipTree(data, list(members)), classes)
+        items = Items.of(reading.items)
+        ids = items.ids
+        ordered = [members[ids[row]] for row in range(len(items.all_parts))]
+        return reading._replace(items=replace(items, images=ZipMembers(shard, ordered)))
 
 
 def _members(path: str) -> dict[str, zipfile.ZipInfo]:

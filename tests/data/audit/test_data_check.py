@@ -16,7 +16,7 @@ import pytest
 
 from kerasimg.data.audit.data_check import DataCheck, check_data
 from kerasimg.data.audit.findings import KINDS
-from kerasimg.data.sources import SAMPLE
+from kerasimg.data.readers.folders import SAMPLE
 
 BENCHMARK = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "data_check.py")))
 

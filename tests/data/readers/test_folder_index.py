@@ -7,7 +7,8 @@ import pytest
 
 from kerasimg.data.cache_folder import cache_folder
 from kerasimg.data.readers import folder_index
-from kerasimg.data.sources import Source, open_source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import open_source
 from kerasimg.errors import DataError
 
 Folder = Callable[..., Path]

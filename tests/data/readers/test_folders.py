@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kerasimg.data.sources import Source, open_source
+from kerasimg.data.source import Source
+from kerasimg.data.sources import open_source
 from kerasimg.errors import DataError
 
 Folder = Callable[..., Path]

@@ -1,0 +1,143 @@
+"""Labelled images as everything else takes them: `Source`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+
+from kerasimg.data.index import Items
+from kerasimg.data.items import PART_NAMES, Bad, Item, ManyFaults
+from kerasimg.errors import Fault, listed, nearest
+from kerasimg.spec.document import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Labelled images and the list of classes that their labels are numbered by."""
+
+    items: Sequence[Item]
+    """The images; what is said of image i elsewhere is said of items[i]. Kept in columns, see `columns`."""
+    classes: tuple[str, ...]
+    """Names of the classes, in the order of the model's outputs."""
+    task: Task
+    where: str
+    """The folder or file, as the user named it."""
+    ignored: int = 0
+    """Files that are no images, by their extension."""
+    skipped: tuple[Bad, ...] = ()
+    """Images that were left out because they cannot be read."""
+    soft: bool = False
+    """Whether images have shares of classes to learn from, see `soft_labels.py`."""
+    empty: tuple[str, ...] = ()
+    """Folders that would be classes or parts, and hold no images; they are left out."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "items", Items.of(self.items))
+
+    @property
+    def columns(self) -> Items:
+        """The items, as what they are: columns, for what is asked of all of them at once."""
+        return cast(Items, self.items)
+
+    @property
+    def parts(self) -> np.ndarray:
+        """The part that the data puts each image in: (N,) int8, places in PART_NAMES, -1 where in none."""
+        return self.columns.parts
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def keys(self, indices: Iterable[int] | np.ndarray | None = None) -> np.ndarray:
+        """Content keys of the given images or all, (N,) 'S16': 16 raw bytes each.
+
+        Of a file's absolute path, size and time of last change; of a member of a larger file, these and its offset;
+        of pixels, themselves. A single key loses the zeros at its end in NumPy; see `ledger.hexadecimal`.
+        """
+        return self.columns.keys(None if indices is None else _indices(indices))
+
+    def label_ids(self, indices: Iterable[int] | np.ndarray | None = None) -> np.ndarray:
+        """Labels as numbers of classes, for the given images or all.
+
+        (N,) int64; where the task is multilabel (N, number of classes) float32 of zeros and ones.
+        """
+        labels = (self.columns if indices is None else self.columns.take(_indices(indices))).labels
+        if self.task != "multilabel":
+            numbers = labels.renamed(self.classes)
+            return numbers if labels.starts is None else numbers[labels.starts[:-1]]
+        count = len(labels.codes) if labels.starts is None else len(labels.starts) - 1
+        hot = np.zeros((count, len(self.classes)), dtype=np.float32)
+        hot[labels.owners(), labels.renamed(self.classes)] = 1
+        return hot
+
+    @property
+    def has_several(self) -> bool:
+        """Whether an image has several labels, or none."""
+        starts = self.columns.labels.starts
+        return starts is not None and bool((np.diff(starts) != 1).any())
+
+    @property
+    def suggested_task(self) -> Task:
+        """The task that the labels are for, whatever they are read as."""
+        return "multilabel" if self.has_several else "binary" if len(self.classes) == 2 else "multiclass"
+
+    @property
+    def positive(self) -> str | None:
+        """The positive class, where the task is binary: the one that the model's output is the probability of."""
+        return self.classes[1] if self.task == "binary" else None
+
+    def label_counts(self) -> dict[str, int]:
+        """How many images have each label; labels that none has are absent."""
+        labels = self.columns.labels
+        counts = labels.counts()
+        return {labels.names[code]: int(counts[code]) for code in np.flatnonzero(counts)}
+
+    def match(self, classes: Sequence[str]) -> Source:
+        """The same images with labels numbered by the classes of a model, which must know them all."""
+        known = set(classes)
+        unknown = {name: count for name, count in self.label_counts().items() if name not in known}
+        if unknown:
+            raise ManyFaults(
+                Fault(
+                    self.where,
+                    f"class '{name}'",
+                    f"the model does not know it{nearest(name, known)} (images: {count})",
+                )
+                for name, count in sorted(unknown.items())
+            )
+        return replace(self, classes=tuple(classes))
+
+    def only(self, indices: Iterable[int] | np.ndarray) -> Source:
+        """The source with these images alone, numbered anew in their order."""
+        return replace(self, items=self.columns.take(_indices(indices)))
+
+    def without(self, bad: Sequence[Bad]) -> Source:
+        """The source less the images that cannot be read; they stand in `skipped`."""
+        ids = {one.id for one in bad}
+        columns = self.columns
+        kept = np.fromiter((columns.id(index) not in ids for index in range(len(self))), bool, len(self))
+        return replace(self, items=columns.take(np.flatnonzero(kept)), skipped=(*self.skipped, *bad))
+
+    def describe(self) -> str:
+        """One line: "2,500 images of 10 classes in pets (train 2,000, test 500)"."""
+        codes, firsts, counts = np.unique(self.parts, return_index=True, return_counts=True)
+        names = [PART_NAMES[code] if code >= 0 else "unassigned" for code in codes]
+        split = ", ".join(f"{names[place]} {counts[place]:,}" for place in np.argsort(firsts))
+        line = f"{len(self.items):,} images of {len(self.classes)} classes in {self.where}"
+        if set(names) - {"unassigned"}:
+            line += f" ({split})"
+        if self.positive is not None:
+            line += f"; the positive class is '{self.positive}'"
+        if self.ignored:
+            line += f"; {self.ignored:,} other file{'s' * (self.ignored > 1)} ignored"
+        if self.empty:
+            line += f"; empty folders left out: {listed(self.empty, 5)}"
+        if self.skipped:
+            line += f"; {len(self.skipped):,} unreadable images left out"
+        return line
+
+
+def _indices(indices: Iterable[int] | np.ndarray) -> np.ndarray:
+    return np.asarray(indices if isinstance(indices, np.ndarray) else list(indices), np.int64)
