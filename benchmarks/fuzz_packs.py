@@ -23,6 +23,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def changed_document(document: Any, draw: random.Random) -> bytes:
             case 2 if isinstance(inner, list):
                 inner.insert(last, inner[last])
             case _:
-                inner[last] = draw.choice(HOSTILE)
+                inner[last] = deepcopy(draw.choice(HOSTILE))
     text = json.dumps(document)
     if draw.random() < 0.03:
         text = text.replace("{", '{"name": 1, "name": 2, ', 1)
@@ -197,7 +198,7 @@ def hostile_pack(path: Path, members: dict[str, bytes], seed: int) -> Path:
         draw.choice((zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2)) if kind == 8 else zipfile.ZIP_STORED
     )
     more = (
-        ((draw.choice((SPEC, "x.pkl", "a" * 70_000 if draw.random() < 0.1 else "y")), b""),)
+        ((draw.choice((SPEC, "x.pkl", "a" * 65_000 if draw.random() < 0.1 else "y")), b""),)
         if draw.random() < 0.02
         else ()
     )

@@ -25,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
@@ -279,6 +280,7 @@ def mutated(draw: random.Random) -> Case:
         text,
         "image",
         "UINT8",
+        *map("@{}".format, range(len(RAW_VALUES))),
     ]
     headers, path = {}, "/predict"
     match draw.randrange(5):
@@ -286,7 +288,7 @@ def mutated(draw: random.Random) -> Case:
             content = file
         case 1:
             document = {"images": [text, {"id": "a", "data": text}], "top": 2}
-            content, headers = json.dumps(_replaced(document, draw, words)).encode(), JSON
+            content, headers = _json(_replaced(document, draw, words)), JSON
         case 2:
             content = (
                 b'--edge\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n' + file + b"\r\n--edge--\r\n"
@@ -295,30 +297,53 @@ def mutated(draw: random.Random) -> Case:
         case 3:
             tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [text]}
             document = {"inputs": [tensor], "outputs": [{"name": "label"}]}
-            content, headers, path = json.dumps(_replaced(document, draw, words)).encode(), JSON, INFER
+            content, headers, path = _json(_replaced(document, draw, words)), JSON, INFER
         case _:
             data = len(file).to_bytes(4, "little") + file
             tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(data)}}
-            head = json.dumps(_replaced({"inputs": [tensor]}, draw, words)).encode()
+            head = _json(_replaced({"inputs": [tensor]}, draw, words))
             content, headers, path = head + data, {"inference-header-content-length": str(len(head))}, INFER
     if draw.random() < 0.7:
         content = _changed(content, draw)
     if draw.random() < 0.2:
-        content, headers = gzip.compress(content), {**headers, "content-encoding": "gzip"}
+        kind = draw.choice(("gzip", "deflate", "gzip, identity"))
+        pack = zlib.compress if kind == "deflate" else gzip.compress
+        content, headers = pack(content), {**headers, "content-encoding": kind}
         content = _changed(content, draw) if draw.random() < 0.5 else content
     if draw.random() < 0.1:
         name = draw.choice(("content-type", "content-encoding", "inference-header-content-length", "x-request-id"))
         headers = {
             **headers,
-            name: draw.choice(("", "x", "-1", "9" * 30, "image/png", "a" * 3000, "multipart/form-data")),
+            name: draw.choice(("", "x", "-1", "9" * 30, "image/png", "a" * 3000, "multipart/form-data", "gzip, gzip")),
         }
     if draw.random() < 0.1:
         path += draw.choice(("?top=x", "?top=-1", "?explain=1", "?explain=x", "/x", "?top=" + "9" * 300))
     return Case(content, headers, path)
 
 
+RAW_VALUES = (
+    *("1e999", "-1e999", "NaN", "Infinity", "-0", "9" * 4000, "1." + "0" * 4000, "1e-400", "tru", "'a'"),
+    *(
+        '"\\ud800"',
+        '"\\udc00\\ud800"',
+        '"\\u0000"',
+        '"\\x"',
+        '"\n"',
+        "[" * 300 + "]" * 300,
+        '{"a":' * 300 + "1" + "}" * 300,
+    ),
+    *('{"a": 1, "a": 2}', "[1,]", "/**/1"),
+)
+"""Texts that `json.dumps` does not write; "@3" in a document stands for the fourth."""
+
+
+def _json(document: Any) -> bytes:
+    text = re.sub(r'"@(\d+)"', lambda match: RAW_VALUES[int(match[1])], json.dumps(document))
+    return text.encode()
+
+
 def _replaced(document: Any, draw: random.Random, words: list[Any]) -> Any:
-    document = json.loads(json.dumps(document))
+    document = deepcopy(document)
     for _ in range(draw.randint(0, 2)):
         inner = document
         while isinstance(inner, dict | list) and inner:

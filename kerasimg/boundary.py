@@ -7,6 +7,8 @@ parser raises into one KerasimgError that names the member. Pure: the standard l
 
 from __future__ import annotations
 
+import gzip
+import io
 import itertools
 import json
 import math
@@ -520,18 +522,37 @@ def _check_attributes(item: Any, where: str) -> None:
 
 
 def inflate(content: bytes, most: int) -> bytes:
-    """What gzip or zlib content holds, at most `most` bytes; ValueError for anything else."""
-    reader = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-    try:
-        plain = reader.decompress(content, most + 1)
-    except zlib.error as error:
-        raise ValueError(f"not gzip: {error}") from None
+    """Decompresses gzip (also several members in a row), zlib, or the bare deflate that some clients send.
+
+    Returns:
+        At most `most` bytes.
+
+    Raises:
+        OverflowError: if there are more.
+        ValueError: if the content is damaged, cut short, or followed by other bytes.
+    """
+    if content[:2] == b"\x1f\x8b":
+        try:
+            plain = gzip.GzipFile(fileobj=io.BytesIO(content)).read(most + 1)
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"not gzip: {error}") from None
+        except EOFError:
+            raise ValueError("the compressed body is cut short") from None
+        complete, rest = True, b""
+    else:
+        zlib_header = len(content) > 1 and content[0] & 15 == 8 and int.from_bytes(content[:2]) % 31 == 0
+        reader = zlib.decompressobj(zlib.MAX_WBITS if zlib_header else -zlib.MAX_WBITS)
+        try:
+            plain = reader.decompress(content, most + 1)
+        except zlib.error as error:
+            raise ValueError(f"neither gzip nor deflate: {error}") from None
+        complete, rest = reader.eof, reader.unused_data
     if len(plain) > most:
         raise OverflowError(f"more than {most:,} bytes when decompressed")
-    if not reader.eof:
-        raise ValueError("the gzip stream is cut short")
-    if reader.unused_data:
-        raise ValueError("bytes follow the end of the gzip stream")
+    if not complete:
+        raise ValueError("the compressed body is cut short")
+    if rest:
+        raise ValueError("other bytes follow the end of the compressed body")
     return plain
 
 

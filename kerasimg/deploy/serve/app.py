@@ -19,7 +19,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from kerasimg.deploy.serve import protocol, schemas
-from kerasimg.deploy.serve.errors import Refused, refused_fault, refused_status
+from kerasimg.deploy.serve.errors import Refused, refused_fault, refused_route
 from kerasimg.deploy.serve.middleware import CLOSED_BY_CLIENT, TOLD, Front, refusal
 from kerasimg.deploy.serve.requests import Gone
 from kerasimg.deploy.serve.service import Service
@@ -59,6 +59,7 @@ def create_app(service: Service, *, key: str | None = None) -> Front:
         description=ABOUT,
         docs_url=None,  # FastAPI's own pages load their code from another host
         redoc_url=None,
+        redirect_slashes=False,  # to wherever the Host header of a request says
         lifespan=lifespan,
     )
     _own_routes(app, service, key is not None)
@@ -162,7 +163,7 @@ def _told_refusals(app: FastAPI) -> None:
         return answer(request, error)
 
     async def routed(request: Request, error: Any) -> Response:
-        return answer(request, refused_status(error.status_code, str(error.detail)), error.headers)
+        return answer(request, refused_route(error.status_code, request.method, request.url.path), error.headers)
 
     async def invalid(request: Request, error: Any) -> Response:
         return answer(request, Refused("body", "the request does not have the form that /docs shows"))
@@ -197,7 +198,10 @@ def _stop_at_signals(service: Service) -> None:
 
 
 def _headers(scope: Any) -> dict[str, str]:
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    headers: dict[str, str] = {}
+    for name, value in ((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]):
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
 
 
 def _json(document: Any, status: int = 200) -> Response:

@@ -57,7 +57,7 @@ class TooManyPixels(BadImage):
     """An image's header tells of more pixels than are decoded."""
 
 
-_NO_IMAGE = re.compile(r"is not a |is a (HEIC|Git)")
+_NO_IMAGE = re.compile(r"is not an? |is a (HEIC|Git)")
 _TOO_LARGE = re.compile(r"is too large|has [\d,]+ million pixels|.*(cannot allocate|out of memory)", re.IGNORECASE)
 
 
@@ -72,10 +72,13 @@ def refused_image(name: str, error: BadImage) -> Refused:
     return Refused(reason, f"{name} {error.reason}")
 
 
-def refused_status(status: int, detail: str) -> Refused:
-    """The refusal that stands for an HTTP status which the router gave."""
-    reason = {404: "route", 405: "method", 413: "bytes", 415: "type"}.get(status, "body" if status < 500 else "failed")
-    return Refused(reason, detail)
+def refused_route(status: int, method: str, path: str) -> Refused:
+    """The refusal for an HTTP status of the router."""
+    if status == 405:
+        return Refused("method", f"{method} is not allowed for '{path[:80]}'; the Allow header lists what is")
+    if status == 404:
+        return Refused("route", f"no route '{path[:80]}'; GET /docs lists the routes")
+    return Refused("body" if status < 500 else "failed", f"{method} '{path[:80]}' cannot be answered")
 
 
 def refused_fault(request_id: str) -> Refused:

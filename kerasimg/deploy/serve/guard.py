@@ -48,6 +48,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._own_bytes += len(name) + len(value) + 4
         if self._own_bytes <= MOST_HEADER_BYTES:
             super().on_header(name, value)
+        elif self._in_body:  # a trailer, after a body in chunks
+            self._refuse()
 
     def on_headers_complete(self) -> None:
         """A request is known; its body follows."""

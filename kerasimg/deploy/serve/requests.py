@@ -10,6 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 from pydantic_core import from_json
 
@@ -26,6 +27,8 @@ UNTOLD = (BYTES, "application/x-www-form-urlencoded", "")
 
 _ADDRESS = re.compile(r"\s*(https?|ftp|file|data:text)\b", re.IGNORECASE)
 _LONGEST_ID = 200
+LARGE = 2**20
+"""Bytes from which on a body is joined outside of the event loop."""
 
 
 class Gone(Exception):
@@ -78,7 +81,8 @@ async def read_body(receive: Receive, declared: str | None, place: Place, settin
                     place.take(size=len(chunk))
                 parts.append(chunk)
                 if not message.get("more_body", False):
-                    return parts[0] if len(parts) == 1 else b"".join(parts)
+                    # `join` holds the interpreter only below 1 MB; above, the event loop serves others meanwhile.
+                    return await asyncio.to_thread(b"".join, parts) if size >= LARGE else b"".join(parts)
     except TimeoutError:
         raise Refused("slow", f"the body did not come within {settings.timeout_s:g} s") from None
 
@@ -114,9 +118,10 @@ def is_costly(content_type: str, size: int, long_json: int, long_form: int) -> b
 
 def decompressed(encoding: str, body: bytes, max_bytes: int) -> bytes:
     """A body as its Content-Encoding says."""
-    name = encoding.strip().lower()
-    if name in ("", "identity"):
+    names = [name for part in encoding.lower().split(",") if (name := part.strip()) not in ("", "identity")]
+    if not names:
         return body
+    name = ", ".join(names)
     if name not in ("gzip", "x-gzip", "deflate"):
         raise Refused("type", f"Content-Encoding: '{name[:40]}' is not read; send gzip, deflate, or the body as it is")
     try:
@@ -136,6 +141,9 @@ def read_json(body: bytes, values: int, lists: int) -> Any:
 
     values, lists: how many it may have, counted before any is made.
     """
+    body = body.removeprefix(b"\xef\xbb\xbf")
+    if body[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in body[:4]:
+        raise Refused("body", "the body is UTF-16 or UTF-32; send JSON as UTF-8")
     for most, found, what in (
         (lists, body.count(b"[") + body.count(b"{"), "lists and objects"),
         (values, body.count(b","), "values"),
@@ -176,6 +184,7 @@ def from_base64(text: Any, where: str) -> bytes:
         head, comma, text = text.partition(",")
         if not comma or len(head) > _LONGEST_HEAD or head.rstrip()[-6:].lower() != "base64":
             raise Refused("body", f"{where}: a data: address without ;base64")
+        text = unquote(text) if "%" in text else text
     elif start and _ADDRESS.match(text):
         raise Refused("address", f"{where}: images are not fetched from addresses; send their bytes in base64")
     try:
@@ -246,6 +255,10 @@ def _form(content_type: str, body: bytes, most: int) -> Asked:
     return asked
 
 
+_EXTENDED_NAME = re.compile(r";\s*filename\*\s*=\s*utf-8'[^';]*'([^;\s]+)", re.IGNORECASE)
+"""`filename*`, as older clients (urllib3 1) send a name that is not ASCII; the parser leaves it out."""
+
+
 def _part(asked: Asked, part: bytes, most: int, parse: Callable[[str], tuple[bytes, dict[bytes, bytes]]]) -> None:
     """One part of a form, as an image or an option."""
     end = part.find(b"\r\n\r\n", 0, limit("form_header_bytes"))
@@ -256,7 +269,10 @@ def _part(asked: Asked, part: bytes, most: int, parse: Callable[[str], tuple[byt
         field, _, value = line.partition(b":")
         headers[field.strip().lower()] = value.strip().decode("latin-1")
     data = part[end + 4 :]
-    _, options = parse(headers.get(b"content-disposition", ""))
+    disposition = headers.get(b"content-disposition", "")
+    _, options = parse(disposition)
+    if extended := _EXTENDED_NAME.search(disposition):
+        options.setdefault(b"filename", unquote(extended[1]).encode())
     name = options.get(b"name", b"").decode("utf-8", "replace")
     if b"filename" in options or headers.get(b"content-type", "").lower().startswith("image/"):
         asked.add(data, options.get(b"filename", b"").decode("utf-8", "replace") or None, most)

@@ -27,6 +27,8 @@ BASE_BYTES = 2 * 2**30
 """Address space that a worker has besides what an image takes: its libraries, a body and what is made of it."""
 
 BYTES_PER_PIXEL = 16
+NICE = 10
+"""Added to the niceness of a worker, so that the event loop gets a processor first."""
 GROWN_MB = 400
 """Memory from which on a worker is replaced after its task: Python keeps what it once had."""
 
@@ -194,7 +196,10 @@ def _tasks(setup: Setup) -> Mapping[str, Callable[..., Any]]:
 
         most = BASE_BYTES + BYTES_PER_PIXEL * setup.max_pixels
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-        os.nice(2)  # the event loop goes first
+        os.nice(NICE)
+    if hasattr(os, "SCHED_BATCH"):  # Linux: a worker that gets work does not interrupt the event loop
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     image = Image.model_validate(setup.image)
 
     def look(opened: PIL.Image.Image) -> None:

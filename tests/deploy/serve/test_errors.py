@@ -9,7 +9,7 @@ from kerasimg.deploy.serve.errors import (
     Refused,
     TooManyPixels,
     refused_image,
-    refused_status,
+    refused_route,
 )
 
 REASONS = {
@@ -42,8 +42,9 @@ def test_files_of_other_kinds_are_unknown_and_pixels_are_pixels():
 
 @pytest.mark.parametrize(("status", "reason"), [(404, "route"), (405, "method"), (400, "body"), (500, "failed")])
 def test_a_status_of_the_router_has_a_reason(status: int, reason: str):
-    refused = refused_status(status, "x")
+    refused = refused_route(status, "POST", "/x")
     assert (refused.reason, refused.status) == (reason, status)
+    assert "'/x'" in str(refused)
 
 
 def test_without_a_key_it_is_told_which_is_asked_for():

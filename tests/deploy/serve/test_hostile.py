@@ -1,6 +1,8 @@
 """Requests made to stop a server: each is answered with a 4xx, soon, and others are answered meanwhile."""
 
 import asyncio
+import contextlib
+import gzip
 import runpy
 import socket
 from pathlib import Path
@@ -76,8 +78,6 @@ def test_head_is_answered_as_get_without_the_body(within: Any, path: str):
 
 
 def test_a_compressed_body_is_answered(within: Any):
-    import gzip
-
     server, file = within(), FUZZ.image("PNG")
     answer = server.post("/predict", content=gzip.compress(file), headers={"content-encoding": "gzip"})
     assert answer.json()["predictions"][0]["label"] == "red"
@@ -93,6 +93,67 @@ def test_headers_that_come_at_once_are_bounded_too():
             with socket.create_connection((host, int(port)), 10) as client:
                 client.sendall(b"GET " + target + b" HTTP/1.1\r\nhost: a\r\n" + head + b"\r\n")
                 assert client.recv(100).startswith((b"HTTP/1.1 431", b"HTTP/1.1 400"))
+
+
+FILE = FUZZ.image("PNG")
+LENGTH = b"Content-Length: %d\r\n" % len(FILE)
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+CHUNKS = b"%x\r\n%s\r\n0\r\n" % (len(FILE), FILE)
+BOMB = gzip.compress(bytes(2**28), 9)
+RAW: dict[str, tuple[bytes, int]] = {
+    "as it should be": (b"POST /predict HTTP/1.1\r\nHost: a\r\n" + LENGTH + b"\r\n" + FILE, 200),
+    "HTTP/1.0": (b"POST /predict HTTP/1.0\r\n" + LENGTH + b"\r\n" + FILE, 200),
+    "names of headers in another case": (
+        b"POST /predict HTTP/1.1\r\nhOST: a\r\n" + LENGTH.swapcase() + b"\r\n" + FILE,
+        200,
+    ),
+    "in chunks": (b"POST /predict HTTP/1.1\r\nHost: a\r\n" + CHUNKED + b"\r\n" + CHUNKS + b"\r\n", 200),
+    "a trailer": (b"POST /predict HTTP/1.1\r\nHost: a\r\n" + CHUNKED + b"\r\n" + CHUNKS + b"x: y\r\n\r\n", 200),
+    "endless trailers": (
+        b"POST /predict HTTP/1.1\r\nHost: a\r\n" + CHUNKED + b"\r\n" + CHUNKS + b"x: y\r\n" * 100_000,
+        431,
+    ),
+    "a chunk of no size": (b"POST /predict HTTP/1.1\r\nHost: a\r\n" + CHUNKED + b"\r\nzz\r\nabc\r\n", 400),
+    "a gzip bomb in chunks": (
+        b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\n"
+        + CHUNKED
+        + b"\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(BOMB), BOMB),
+        413,
+    ),
+    "chunks and a length": (b"POST /predict HTTP/1.1\r\nHost: a\r\n" + CHUNKED + LENGTH + b"\r\n" + CHUNKS, 400),
+    "two lengths": (b"POST /predict HTTP/1.1\r\nHost: a\r\n" + LENGTH + b"Content-Length: 9\r\n\r\n" + FILE, 400),
+    "a negative length": (b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
+    "a length of text": (b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: abc\r\n\r\n", 400),
+    "a length beyond 64 bits": (b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1%s\r\n\r\n" % (b"0" * 30), 400),
+    "5 GB, by its length": (b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000000\r\n\r\n", 413),
+    "5 GB, with Expect": (
+        b"POST /predict HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5000000000\r\n\r\n",
+        413,
+    ),
+    "Expect": (b"POST /predict HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n" + LENGTH + b"\r\n" + FILE, 100),
+    "OPTIONS": (b"OPTIONS /predict HTTP/1.1\r\nHost: a\r\nOrigin: http://b\r\n\r\n", 405),
+    "an unknown method": (b"BREW /predict HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "two slashes": (b"POST //predict HTTP/1.1\r\nHost: a\r\n" + LENGTH + b"\r\n" + FILE, 404),
+    "a slash at the end": (b"POST /predict/ HTTP/1.1\r\nHost: a\r\n" + LENGTH + b"\r\n" + FILE, 404),
+    "a percent-encoded path": (b"POST /%70redict HTTP/1.1\r\nHost: a\r\n" + LENGTH + b"\r\n" + FILE, 200),
+    "a whole URL": (b"POST http://a/predict HTTP/1.1\r\nHost: a\r\n" + LENGTH + b"\r\n" + FILE, 200),
+    "a path that is no text": (b"GET /v2/models/%ff HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+    "a space in the path": (b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+}
+
+
+def test_the_wire_is_read_as_http_says_and_nothing_else_stops_the_server():
+    statuses = {}
+    with FUZZ.running() as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        for name, (request, _) in RAW.items():
+            with socket.create_connection((host, int(port)), 20) as client:
+                with contextlib.suppress(OSError):  # the server may hang up before all is sent
+                    client.sendall(request)
+                statuses[name] = int(client.recv(4096).split()[1])
+        assert server.process.poll() is None
+    assert statuses == {name: status for name, (_, status) in RAW.items()}
 
 
 def test_the_fuzzer_finds_nothing_in_a_sample():

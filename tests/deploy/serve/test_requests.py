@@ -5,6 +5,7 @@ import gzip
 import json
 import zlib
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -129,6 +130,15 @@ REFUSED: dict[str, tuple[Any, str, str, str]] = {
     ),
     "another encoding": ({"images": ["aaaaa"]}, "application/json", "body", "not base64"),
     "letters of no alphabet": ({"images": ["aa\u00e4a"]}, "application/json", "body", "not base64"),
+    "deep objects": (b'{"a":' * 100_000, "application/json", "body", "not JSON"),
+    "deep, within the count": (b"[" * 210 + b"]" * 210, "application/json", "body", "not JSON"),
+    "UTF-16": (json.dumps({"images": []}).encode("utf-16"), "application/json", "body", "send JSON as UTF-8"),
+    "UTF-16 without a mark": ('{"images": []}'.encode("utf-16-le"), "application/json", "body", "send JSON as UTF-8"),
+    "UTF-32": ('{"images": []}'.encode("utf-32-be"), "application/json", "body", "send JSON as UTF-8"),
+    "half of a character": (b'{"images": ["\\ud800"]}', "application/json", "body", "not JSON"),
+    "half of a character, encoded": (b'{"images": ["\xed\xa0\x80"]}', "application/json", "body", "not JSON"),
+    "NaN": (b'{"images": [], "top": NaN}', "application/json", "body", "not JSON"),
+    "two types": (b"{}", "application/json, image/png", "type", "application/json, image/png"),
 }
 
 
@@ -152,6 +162,7 @@ USUAL = {
     "one with parameters": lambda text: "data:image/jpeg;charset=utf-8;name=a.jpg;base64," + text,
     "one in upper case": lambda text: "DATA:IMAGE/PNG;BASE64," + text,
     "one without a type": lambda text: "data:;base64," + text,
+    "one escaped for a URL": lambda text: "data:image/png;base64," + quote(text, safe=""),
     "one with line breaks": lambda text: " data:image/png;base64,\n" + text[:40] + "\n" + text[40:],
 }
 
@@ -163,12 +174,27 @@ def test_base64_is_read_in_all_its_usual_forms(form_of: str, size: int):
     assert read({"images": [USUAL[form_of](base64_of(data))]}, "application/json").images == [data]
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "deflate"])
+TEXT = json.dumps({"images": [base64_of(A)]}).encode()
+PACKED = {
+    "gzip": gzip.compress(TEXT),
+    "GZIP": gzip.compress(TEXT),
+    "x-gzip": gzip.compress(TEXT),
+    "gzip, identity": gzip.compress(TEXT[:20]) + gzip.compress(TEXT[20:]),
+    "deflate": zlib.compress(TEXT),
+    "Deflate": zlib.compress(TEXT)[2:-4],  # without the header of zlib, as some clients send it
+    "identity": b"\xef\xbb\xbf" + TEXT,
+}
+
+
+@pytest.mark.parametrize("encoding", PACKED)
 def test_compressed_bodies_are_read(encoding: str):
-    text = json.dumps({"images": [base64_of(A)]}).encode()
-    body = zlib.compress(text) if encoding == "deflate" else gzip.compress(text)
-    assert read(body, "application/json", encoding=encoding).images == [A]
-    assert read(body, "application/json", encoding=encoding).ids == ["[0]"]
+    asked = read(PACKED[encoding], "application/json", encoding=encoding)
+    assert (asked.images, asked.ids) == ([A], ["[0]"])
+
+
+def test_a_file_name_in_the_extended_notation_is_decoded():
+    asked = read(form(("name=file; filename*=UTF-8''%e2%82%ac%20a.png", A)))
+    assert (asked.images, asked.ids) == ([A], ["\u20ac a.png"])
 
 
 COMPRESSED = {
@@ -178,6 +204,10 @@ COMPRESSED = {
     "more after it": (gzip.compress(b"abc") + b"x", "gzip", "body"),
     "Brotli": (b"abc", "br", "type"),
     "twice": (gzip.compress(gzip.compress(b"{}")), "gzip, gzip", "type"),
+    "a bomb of deflate": (zlib.compress(bytes(50_000_000))[2:], "deflate", "bytes"),
+    "a bomb in its second member": (gzip.compress(b" ") + gzip.compress(bytes(50_000_000)), "gzip", "bytes"),
+    "deflate, cut short": (zlib.compress(b"abc")[:-6], "deflate", "body"),
+    "no deflate": (b"\xff\xff\xff", "deflate", "body"),
 }
 
 
