@@ -193,7 +193,7 @@ def measure(name: str, repeat: int, show_source: bool) -> dict[str, Any]:
     draft = load(name, partial=True)
     params = {"num_classes": NUM_CLASSES} if not isinstance(draft.params.get("num_classes", 0), int) else {}
     ours = kerasimg.build(name, weights=None, **params)
-    source = source_of(ours, applications_of(load_to_build(name, **params)))
+    source = source_of(ours, applications_of(load_to_build(name, params=params)))
     if show_source:
         print(source)
     names: dict[str, Any] = {"keras": keras, "kerasimg": kerasimg}
@@ -209,7 +209,7 @@ def measure(name: str, repeat: int, show_source: bool) -> dict[str, Any]:
         order = ("ours", "hand") if turn % 2 else ("hand", "ours")
         taken = {who: seconds(both[who]) for who in order}
         pairs.append((taken["ours"], taken["hand"]))
-    loads = [seconds(lambda: load_to_build(name, **params)) for _ in range(5)]
+    loads = [seconds(lambda: load_to_build(name, params=params)) for _ in range(5)]
     ratios = [mine / hand for mine, hand in pairs]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return {

@@ -16,34 +16,21 @@ if TYPE_CHECKING:
     from kerasimg.api import Run as Run
     from kerasimg.api import Search as Search
     from kerasimg.api import Spec as Spec
-    from kerasimg.api import build as build
-    from kerasimg.api import calibrate as calibrate
     from kerasimg.api import check_data as check_data
-    from kerasimg.api import choose_thresholds as choose_thresholds
-    from kerasimg.api import compare as compare
-    from kerasimg.api import copy_weights as copy_weights
-    from kerasimg.api import cross_val_predict as cross_val_predict
-    from kerasimg.api import dataset as dataset
-    from kerasimg.api import evaluate as evaluate
-    from kerasimg.api import explain as explain
-    from kerasimg.api import export as export
-    from kerasimg.api import find_learning_rate as find_learning_rate
-    from kerasimg.api import label_errors as label_errors
     from kerasimg.api import load as load
-    from kerasimg.api import measure as measure
-    from kerasimg.api import pack as pack
-    from kerasimg.api import predict as predict
-    from kerasimg.api import pull as pull
-    from kerasimg.api import push as push
-    from kerasimg.api import report as report
     from kerasimg.api import resume as resume
     from kerasimg.api import resume_search as resume_search
-    from kerasimg.api import serve as serve
     from kerasimg.api import to_spec as to_spec
     from kerasimg.api import train as train
     from kerasimg.api import tune as tune
     from kerasimg.api import unpack as unpack
-    from kerasimg.api import verify as verify
+    from kerasimg.deploy.export import export as export
+    from kerasimg.deploy.hub import pull as pull
+    from kerasimg.deploy.hub import push as push
+    from kerasimg.deploy.measure import measure as measure
+    from kerasimg.deploy.serve.server import serve as serve
+    from kerasimg.deploy.sharing import pack as pack
+    from kerasimg.deploy.verify import verify as verify
     from kerasimg.errors import CallError as CallError
     from kerasimg.errors import DataError as DataError
     from kerasimg.errors import GateError as GateError
@@ -51,22 +38,51 @@ if TYPE_CHECKING:
     from kerasimg.errors import KerasimgError as KerasimgError
     from kerasimg.errors import SpecError as SpecError
     from kerasimg.errors import WeightsError as WeightsError
+    from kerasimg.evaluation.calibrate import calibrate as calibrate
+    from kerasimg.evaluation.compare import compare as compare
+    from kerasimg.evaluation.evaluate import evaluate as evaluate
+    from kerasimg.evaluation.explain import explain as explain
+    from kerasimg.evaluation.label_errors import label_errors as label_errors
+    from kerasimg.evaluation.predict import predict as predict
+    from kerasimg.evaluation.thresholds import choose_thresholds as choose_thresholds
+    from kerasimg.models.build import build as build
     from kerasimg.models.registry import load_plugins as load_plugins
     from kerasimg.models.registry import register as register
+    from kerasimg.models.to_spec import copy_weights as copy_weights
+    from kerasimg.reporting.report import report as report
+    from kerasimg.training.dataset import dataset as dataset
+    from kerasimg.training.folds import cross_val_predict as cross_val_predict
+    from kerasimg.training.lr_find import find_learning_rate as find_learning_rate
     from kerasimg.tuning.hyper_spec import HyperSpec as HyperSpec
 
     __version__: str
 
 _MODULES = {
     "kerasimg.api": (
-        *("load", "Spec", "to_spec", "copy_weights", "build", "dataset", "check_data"),
-        *("train", "resume", "find_learning_rate", "Run", "tune", "resume_search", "Search"),
-        *("evaluate", "predict", "explain", "calibrate", "choose_thresholds", "compare"),
-        *("label_errors", "cross_val_predict", "report"),
-        *("export", "verify", "measure", "serve", "pack", "unpack", "push", "pull"),
+        *("load", "Spec", "to_spec", "check_data", "train", "resume", "Run"),
+        *("tune", "resume_search", "Search", "unpack"),
     ),
+    "kerasimg.models.build": ("build",),
+    "kerasimg.models.to_spec": ("copy_weights",),
     "kerasimg.models.registry": ("register", "load_plugins"),
+    "kerasimg.training.dataset": ("dataset",),
+    "kerasimg.training.lr_find": ("find_learning_rate",),
+    "kerasimg.training.folds": ("cross_val_predict",),
     "kerasimg.tuning.hyper_spec": ("HyperSpec",),
+    "kerasimg.evaluation.evaluate": ("evaluate",),
+    "kerasimg.evaluation.predict": ("predict",),
+    "kerasimg.evaluation.explain": ("explain",),
+    "kerasimg.evaluation.calibrate": ("calibrate",),
+    "kerasimg.evaluation.thresholds": ("choose_thresholds",),
+    "kerasimg.evaluation.compare": ("compare",),
+    "kerasimg.evaluation.label_errors": ("label_errors",),
+    "kerasimg.reporting.report": ("report",),
+    "kerasimg.deploy.export": ("export",),
+    "kerasimg.deploy.verify": ("verify",),
+    "kerasimg.deploy.measure": ("measure",),
+    "kerasimg.deploy.serve.server": ("serve",),
+    "kerasimg.deploy.sharing": ("pack",),
+    "kerasimg.deploy.hub": ("push", "pull"),
     "kerasimg.errors": (
         *("KerasimgError", "CallError", "SpecError", "DataError", "WeightsError", "GateError", "Interrupted"),
     ),

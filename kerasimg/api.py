@@ -11,24 +11,14 @@ import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from kerasimg import catalog, log, notebook
 from kerasimg.catalog import Reference
 from kerasimg.errors import CallError
 from kerasimg.files import read_object, write_text
 from kerasimg.log import Verbose
-from kerasimg.results import (
-    Calibration,
-    Comparison,
-    Evaluation,
-    LabelErrors,
-    Measurement,
-    Result,
-    Results,
-    Thresholds,
-    table,
-)
+from kerasimg.results import Comparison, Evaluation, Result, Results, table
 from kerasimg.run_folder import CLASSES, EVALUATION, METRICS, REPORT, SPEC, RunFolder
 from kerasimg.spec import load as pure
 from kerasimg.spec.diff import Difference, differences
@@ -38,31 +28,19 @@ from kerasimg.tuning.journal import BEST, CALL, WINNER
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
-    import PIL.Image
 
     from kerasimg.data.audit.data_check import DataCheck
-    from kerasimg.data.items import Part
+    from kerasimg.data.cache import CacheKind
+    from kerasimg.data.images import Images
     from kerasimg.data.readable import OnBadImage
     from kerasimg.data.sources import Data
     from kerasimg.deploy.bundle import Bundle
-    from kerasimg.deploy.manifest import InputType, Precision
-    from kerasimg.deploy.verify import Verified
     from kerasimg.evaluation.explain import Explanation
+    from kerasimg.evaluation.explain_methods import Method
     from kerasimg.evaluation.predict import Prediction
-    from kerasimg.evaluation.predictions import Predictions
-    from kerasimg.models.classifier import Classifier
+    from kerasimg.models.classifier import ClassifierReference
+    from kerasimg.models.weights import Weights
     from kerasimg.spec.document import Task
-    from kerasimg.training.lr_find import RateSweep
-
-    RunReference = str | os.PathLike[str] | Classifier
-    """A `Run`, the folder of one, a `model.keras` or `.kerasimg` file, or a spec that brings its weights."""
-    Images = str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray | Sequence[Any]
-    """A path of an image or a folder, an image as bytes, PIL.Image or array (H, W, C), or several of them."""
-    Weights = str | os.PathLike[str] | Mapping[str, Any] | None
-    """"spec": as the spec says. None: random. "imagenet", or the path of a `.weights.h5` or `.kerasimg` file."""
-    CacheKind = Literal["auto", "memory", "disk", "off"]
-    Method = Literal["grad_cam", "grad_cam_pp", "hires_cam", "integrated_gradients", "smooth_grad", "occlusion"]
 
 PathLike = str | os.PathLike[str]
 
@@ -111,6 +89,8 @@ class Spec(pure.Spec):
             >>> kerasimg.load("simple_cnn", num_classes=3).build().output_shape
             (None, 3)
         """
+        from kerasimg.models.build import build
+
         return build(self, weights=weights, limits=limits)
 
     def to_json(self) -> str:
@@ -278,6 +258,8 @@ class Run(os.PathLike[str]):
             >>> sorted(prediction.probabilities)
             ['cat', 'dog']
         """
+        from kerasimg.evaluation.predict import predict
+
         return predict(self, images, on_bad_image=on_bad_image, verbose=verbose)
 
     def evaluate(
@@ -308,6 +290,8 @@ class Run(os.PathLike[str]):
             >>> 0 <= kerasimg.Run("runs/photos-1").evaluate().accuracy <= 1
             True
         """
+        from kerasimg.evaluation.evaluate import evaluate
+
         return evaluate(self, data=data, part=part, out=out, on_bad_image=on_bad_image, verbose=verbose)
 
     def explain(
@@ -339,6 +323,8 @@ class Run(os.PathLike[str]):
             >>> explanation.map.shape
             (8, 8)
         """
+        from kerasimg.evaluation.explain import explain
+
         return explain(self, images, method, target, out=out, **options)
 
     def report(self, *, out: PathLike | None = None) -> Path:
@@ -357,6 +343,8 @@ class Run(os.PathLike[str]):
             >>> kerasimg.Run("runs/photos-1").report().name
             'report.html'
         """
+        from kerasimg.reporting.report import report
+
         return report(self, out=out)
 
     def export(self, to: str | Sequence[str] = "litert", *, verbose: Verbose = 1, **options: Any) -> Results[Bundle]:
@@ -378,6 +366,8 @@ class Run(os.PathLike[str]):
             >>> bundle.folder.name
             'keras'
         """
+        from kerasimg.deploy.export import export
+
         return export(self, to, verbose=verbose, **options)
 
     def pack(self, out: PathLike | None = None) -> Path:
@@ -396,9 +386,11 @@ class Run(os.PathLike[str]):
             >>> str(kerasimg.Run("runs/photos-1").pack("photos.kerasimg"))
             'photos.kerasimg'
         """
+        from kerasimg.deploy.sharing import pack
+
         return pack(self, out)
 
-    def compare(self, *others: RunReference, data: Data | None = None, part: str | None = None) -> Comparison:
+    def compare(self, *others: ClassifierReference, data: Data | None = None, part: str | None = None) -> Comparison:
         """Compare the run with others on the same images; see `kerasimg.compare`.
 
         Args:
@@ -416,6 +408,8 @@ class Run(os.PathLike[str]):
             >>> kerasimg.Run("runs/photos-1").compare("runs/photos-1").n
             6
         """
+        from kerasimg.evaluation.compare import compare
+
         return compare(self, *others, data=data, part=part)
 
     def __str__(self) -> str:
@@ -561,92 +555,8 @@ def load(
         >>> kerasimg.load("simple_cnn", num_classes=3, overrides={"fit.batch_size": 64}).fit.batch_size
         64
     """
-    given = _params(params, more_params)
-    how = {"params": given, "edits": overrides, "chosen": chosen, "partial": partial}
-    return Spec.of(catalog.load_with(spec, **how))
-
-
-def build(
-    spec: Reference,
-    *,
-    weights: Weights = "spec",
-    limits: Mapping[str, int] | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    params: Mapping[str, Any] | None = None,
-    **more_params: Any,
-) -> keras.Model:
-    """Build the Keras model of a spec.
-
-    Args:
-        spec: a zoo name, the path of a spec or of a `.kerasimg` file, a dict, or a loaded spec.
-        weights: "spec": as the spec says. None: random. "imagenet" or the path of a `.weights.h5` file: for the
-            backbone, or for the whole model where there is no backbone; for several backbones `{node name: weights}`.
-            The path of a `.kerasimg` file: for the whole model, except a head for other classes.
-        limits: `{"params": n, "tensor": n}`, beyond which nothing is allocated.
-        overrides: edits by path.
-        params: values of the spec's params.
-        **more_params: values of the spec's params, as keywords.
-
-    Returns:
-        A plain functional `keras.Model`, which takes images of 0-255, (N, height, width, channels).
-
-    Raises:
-        SpecError: if the spec is wrong or its model too large.
-        WeightsError: if weights are missing or do not fit.
-
-    Example:
-        >>> kerasimg.build("simple_cnn", num_classes=3).output_shape
-        (None, 3)
-    """
-    from kerasimg.models.build import construct
-
-    if weights == "spec":
-        weights = catalog.own_weights(spec) or weights
-    how: dict[str, Any] = {"params": _params(params, more_params), "edits": overrides, "other_options": False}
-    return construct(catalog.load_with(spec, **how), weights=weights, limits=limits).model
-
-
-def dataset(
-    spec: Reference,
-    data: Data,
-    part: Part = "train",
-    *,
-    cache: CacheKind = "auto",
-    overrides: Mapping[str, Any] | None = None,
-    params: Mapping[str, Any] | None = None,
-    **more_params: Any,
-) -> Any:
-    """The batches that `model.fit` takes, for a training loop of your own.
-
-    Images are split, decoded, resized and, in the train part, shuffled and augmented as the spec says; labels have the
-    form that the spec's loss takes, and samples are weighted as `fit.class_weight` says.
-
-    Args:
-        spec: a zoo name, the path of a spec, a dict, or a loaded spec.
-        data: labelled images, as for `kerasimg.train`.
-        part: "train", "validation" or "test".
-        cache: where decoded images are cached: "auto", "memory", "disk" or "off".
-        overrides: edits by path.
-        params: values of the spec's params.
-        **more_params: values of the spec's params, as keywords.
-
-    Returns:
-        A `tf.data.Dataset` of `(images, labels)` or `(images, labels, weights)`: one epoch, images float32 of 0-255.
-
-    Raises:
-        SpecError: if the spec is wrong.
-        DataError: if the data cannot be read.
-        CallError: if the data has no such part.
-
-    Example:
-        >>> images, labels = next(iter(kerasimg.dataset("photos.json", "photos/")))
-        >>> tuple(images.shape), tuple(labels.shape)
-        ((8, 8, 8, 3), (8,))
-    """
-    from kerasimg.training.dataset import dataset as batches
-
-    given = load(spec, overrides=overrides, params=_params(params, more_params), partial=True)
-    return batches(given, data, part, cache=cache)
+    given = catalog.merged_params(params, more_params)
+    return Spec.of(catalog.load_with(spec, params=given, edits=overrides, chosen=chosen, partial=partial))
 
 
 def train(
@@ -700,12 +610,13 @@ def train(
         (True, 'accuracy')
     """
     from kerasimg.data.starter_spec import spec_for
-    from kerasimg.training.train import train as begin
 
     with log.verbosity(verbose):
-        values = _params(params, more_params)
+        values = catalog.merged_params(params, more_params)
         first = spec_for(data, values.get("task"), log.progress) if spec is None else None
         loaded = load(cast(Reference, spec or first), overrides=overrides, params=values, partial=True)
+        from kerasimg.training.train import train as begin  # loads Keras; a wrong spec is reported before
+
         run = begin(
             loaded,
             data=data,
@@ -752,76 +663,6 @@ def resume(run: PathLike, *, data: Data | None = None, cache: CacheKind | None =
     return Run(done)
 
 
-def find_learning_rate(
-    spec: Reference,
-    *,
-    data: Data,
-    stage: int = 1,
-    low: float = 1e-6,
-    high: float = 10.0,
-    steps: int = 100,
-    out: PathLike | None = None,
-    weights: Weights = "spec",
-    limits: Mapping[str, int] | None = None,
-    on_bad_image: OnBadImage = "fail",
-    cache: CacheKind = "auto",
-    overrides: Mapping[str, Any] | None = None,
-    params: Mapping[str, Any] | None = None,
-    verbose: Verbose = 1,
-    **more_params: Any,
-) -> RateSweep:
-    """Suggest a learning rate by a sweep from `low` to `high` (Smith 2017, arXiv:1506.01186).
-
-    Images, augmentation, frozen parts, optimizer and loss are as in `train`. No run is made. The sweep ends early where
-    the loss is four times its minimum.
-
-    Args:
-        spec: as for `kerasimg.train`.
-        data: as for `kerasimg.train`.
-        stage: which of `fit.stages`, from 1.
-        low: the first rate.
-        high: the last rate.
-        steps: number of steps.
-        out: a file for the plot (.png, .svg, .pdf).
-        weights: as for `kerasimg.build`.
-        limits: as for `kerasimg.build`.
-        on_bad_image: as for `kerasimg.train`.
-        cache: as for `kerasimg.train`.
-        overrides: edits by path.
-        params: values of the spec's params.
-        verbose: 0, 1 or 2.
-        **more_params: values of the spec's params, as keywords.
-
-    Returns:
-        A `RateSweep` with the suggestion, and the loss at each rate.
-
-    Raises:
-        CallError: if the arguments make no sweep.
-        KerasimgError: if the loss never falls.
-
-    Example:
-        >>> sweep = kerasimg.find_learning_rate("photos.json", data="photos/", steps=30, verbose=0)
-        >>> 1e-6 < sweep.suggestion < 10
-        True
-    """
-    from kerasimg.training.lr_find import find_learning_rate as sweep
-
-    with log.verbosity(verbose):
-        return sweep(
-            load(spec, overrides=overrides, params=_params(params, more_params), partial=True),
-            data=data,
-            stage=stage,
-            low=low,
-            high=high,
-            steps=steps,
-            out=out,
-            weights=weights,
-            limits=limits,
-            on_bad_image=on_bad_image,
-            cache=cache,
-        )
-
-
 def tune(
     spec: Reference,
     *,
@@ -829,6 +670,7 @@ def tune(
     out: PathLike = "runs",
     workers: int = 1,
     chief: str | None = None,
+    token: str | None = None,
     weights: Weights = "spec",
     limits: Mapping[str, int] | None = None,
     on_bad_image: OnBadImage = "fail",
@@ -847,6 +689,7 @@ def tune(
         out: the folder in which the search gets its own folder, `<name>-tune-<k>`.
         workers: processes on this machine that train trials at the same time; 0 with `chief` only.
         chief: HOST:PORT to listen at for workers on other machines, `kerasimg tune SPEC --data DIR --worker HOST:PORT`.
+        token: what workers on other machines must show. None: `$KERASIMG_TOKEN`, else a new one, which is printed.
         weights: as for `kerasimg.build`.
         limits: as for `kerasimg.build`.
         on_bad_image: as for `kerasimg.train`.
@@ -879,13 +722,14 @@ def tune(
             out=out,
             workers=workers,
             chief=chief,
+            token=token,
             weights=weights,
             limits=limits,
             on_bad_image=on_bad_image,
             cache=cache,
             report=report,
             overrides=overrides,
-            **_params(params, more_params),
+            **catalog.merged_params(params, more_params),
         )
     return Search(done)
 
@@ -896,6 +740,7 @@ def resume_search(
     data: Data | None = None,
     workers: int | None = None,
     chief: str | None = None,
+    token: str | None = None,
     cache: CacheKind | None = None,
     verbose: Verbose = 1,
 ) -> Search:
@@ -906,6 +751,7 @@ def resume_search(
         data: the images, where they were arrays or have been moved.
         workers: as for `kerasimg.tune`; None: as before.
         chief: as for `kerasimg.tune`; None: as before.
+        token: as for `kerasimg.tune`.
         cache: as for `kerasimg.tune`; None: as before.
         verbose: 0, 1 or 2.
 
@@ -924,312 +770,8 @@ def resume_search(
 
     folder = search.folder if isinstance(search, Search) else Path(search)
     with log.verbosity(verbose):
-        done = continue_(folder, data=data, workers=workers, chief=chief, cache=cache)
+        done = continue_(folder, data=data, workers=workers, chief=chief, token=token, cache=cache)
     return Search(done)
-
-
-def cross_val_predict(
-    spec: Reference,
-    *,
-    data: Data,
-    folds: int = 5,
-    overrides: Mapping[str, Any] | None = None,
-    params: Mapping[str, Any] | None = None,
-    verbose: Verbose = 1,
-    **more_params: Any,
-) -> Predictions:
-    """Predict every image by a model that was not trained on it (cross-validation).
-
-    The spec is trained `folds` times; within each fold its validation share is drawn from the training images. The runs
-    are not kept.
-
-    Args:
-        spec: as for `kerasimg.train`.
-        data: as for `kerasimg.train`; a split that the data names is ignored.
-        folds: number of folds, 2 or more.
-        overrides: edits by path.
-        params: values of the spec's params.
-        verbose: 0, 1 or 2, as for `kerasimg.train`.
-        **more_params: values of the spec's params, as keywords.
-
-    Returns:
-        The `Predictions` in the order of the data.
-
-    Raises:
-        CallError: if a class has fewer images than there are folds.
-
-    Example:
-        >>> predictions = kerasimg.cross_val_predict("photos.json", data="photos/", folds=2, verbose=0)
-        >>> predictions.probabilities.shape
-        (24, 2)
-    """
-    from kerasimg.training.folds import cross_val_predict as cross_validate
-
-    with log.verbosity(verbose):
-        return cross_validate(
-            load(spec, overrides=overrides, params=_params(params, more_params), partial=True),
-            data=data,
-            folds=folds,
-            verbose=verbose,
-        )
-
-
-def evaluate(
-    run: RunReference,
-    *,
-    data: Data | None = None,
-    part: str | None = None,
-    out: PathLike | None = None,
-    on_bad_image: OnBadImage = "fail",
-    verbose: Verbose = 1,
-) -> Evaluation:
-    """Compute the metrics of a classifier on labelled images, with 95 % intervals.
-
-    Args:
-        run: a `Run`, its folder, or a `model.keras` or `.kerasimg` file.
-        data: labelled images, as for `kerasimg.train`; their classes are matched to the model's by name. None: the
-            images of the run.
-        part: "train", "validation", "test" or "all". None: the test part, where there is one, else all; of the run's
-            own images those that it held out.
-        out: a folder for metrics.json and predictions.csv. None: the run's, for the images that it held out.
-        on_bad_image: "fail" reports every unreadable image; "skip" leaves them out.
-        verbose: 0, 1 or 2.
-
-    Returns:
-        An `Evaluation`: `figures`, `intervals`, `per_class`; `result["confusion"]` reads any entry of metrics.json.
-
-    Raises:
-        DataError: if an image is missing, unreadable or has changed since the training.
-        CallError: if there is no such part.
-
-    Example:
-        >>> result = kerasimg.evaluate("runs/photos-1", data="photos/", verbose=0)
-        >>> result.n, 0 <= result.accuracy <= 1
-        (24, True)
-    """
-    from kerasimg.evaluation.evaluate import evaluate as compute
-
-    with log.verbosity(verbose):
-        return Evaluation.of(compute(run, data=data, part=part, out=out, on_bad_image=on_bad_image))
-
-
-def predict(
-    run: RunReference, images: Images, *, on_bad_image: OnBadImage = "fail", verbose: Verbose = 1
-) -> Results[Prediction]:
-    """Classify images.
-
-    Args:
-        run: a `Run`, its folder, a `model.keras` or `.kerasimg` file, or a zoo spec that brings its weights.
-        images: the path of an image or of a folder (all images below it), an image as bytes, `PIL.Image` or array
-            (H, W, C), several images as an array (N, H, W, C), or a list of any of these.
-        on_bad_image: "fail" reports every unreadable image; "skip" leaves them out.
-        verbose: 0, 1 or 2.
-
-    Returns:
-        One `Prediction` per image, in order.
-
-    Raises:
-        DataError: if an image cannot be read.
-        CallError: if there is no trained model, or no image.
-
-    Example:
-        >>> [prediction] = kerasimg.predict("runs/photos-1", "photo.jpg")
-        >>> prediction.label in ("cat", "dog")
-        True
-    """
-    from kerasimg.evaluation.predict import predict as classify
-
-    with log.verbosity(verbose):
-        return Results(classify(run, cast(Any, images), on_bad_image=on_bad_image, progress=log.progress))
-
-
-def explain(
-    run: RunReference,
-    images: Images,
-    method: Method = "grad_cam",
-    target: str | Sequence[str] | None = None,
-    *,
-    out: PathLike | None = None,
-    **options: Any,
-) -> Results[Explanation]:
-    """Show where in images a classifier sees a class.
-
-    Args:
-        run: a `Run`, its folder, a `model.keras` file, or a zoo spec that brings its weights.
-        images: as for `kerasimg.predict`.
-        method: "grad_cam", "grad_cam_pp", "hires_cam", "integrated_gradients", "smooth_grad" or "occlusion".
-        target: a class, or one per image. None: the predicted class; multilabel: the most likely.
-        out: a folder for two PNG files per image, the map over the image and over what the model sees of it.
-        **options: of the method: layer, steps, baseline, samples, noise, seed, window, stride.
-
-    Returns:
-        One `Explanation` per image, in order.
-
-    Raises:
-        CallError: if the method does not fit the model.
-        DataError: if an image cannot be read.
-
-    Example:
-        >>> [explanation] = kerasimg.explain("runs/photos-1", "photo.jpg", "integrated_gradients")
-        >>> explanation.map.shape
-        (8, 8)
-    """
-    from kerasimg.evaluation.explain import explain as find
-
-    return Results(find(run, cast(Any, images), method, target, out=out, **options))
-
-
-def calibrate(
-    run: RunReference, *, data: Data | None = None, part: str | None = None, undo: bool = False
-) -> Calibration:
-    """Calibrate the probabilities of a trained classifier by temperature scaling (Guo et al. 2017, arXiv:1706.04599).
-
-    The temperature is stored in the model file, so every later prediction, evaluation and export uses it.
-
-    Args:
-        run: a `Run`, its folder, or a `model.keras` file.
-        data: labelled images to fit on; None: those of the run.
-        part: the part to fit on; None: validation.
-        undo: restore the uncalibrated model instead.
-
-    Returns:
-        A `Calibration`: the temperature, and the calibration error before and after, with 95 % intervals.
-
-    Raises:
-        KerasimgError: if no temperature fits, because too few predictions are wrong.
-
-    Example:
-        >>> kerasimg.calibrate("runs/photos-1", undo=True).temperature
-        1.0
-    """
-    from kerasimg.evaluation.calibrate import calibrate as fit
-
-    return Calibration.of(fit(run, data=data, part=part, undo=undo))
-
-
-def choose_thresholds(
-    run: RunReference,
-    aim: str = "f1",
-    *,
-    data: Data | None = None,
-    part: str | None = None,
-    false_positive: float = 1.0,
-    false_negative: float = 1.0,
-    undo: bool = False,
-) -> Thresholds:
-    """Choose the decision threshold of each label of a binary or multilabel classifier.
-
-    The thresholds are stored in the model file, so every later prediction, evaluation and export uses them.
-
-    Args:
-        run: a `Run`, its folder, or a `model.keras` file.
-        aim: "f1"; "precision>=0.95", the highest recall with that precision; "recall>=0.9", the highest precision with
-            that recall; "youden", the highest true less false positive rate; "cost", the lowest cost.
-        data: labelled images to choose by; None: those of the run.
-        part: the part to choose by; None: validation.
-        false_positive: cost of a false positive, for "cost".
-        false_negative: cost of a false negative, for "cost".
-        undo: restore thresholds of 0.5 instead.
-
-    Returns:
-        The `Thresholds`, with precision, recall and F1 of each label.
-
-    Raises:
-        GateError: if no label can meet the aim.
-        CallError: for a multiclass classifier, which has no thresholds.
-
-    Example:
-        >>> kerasimg.choose_thresholds("runs/binary-1", "f1").aim
-        'f1'
-    """
-    from kerasimg.evaluation.thresholds import choose_thresholds as choose
-
-    costs = {"false_positive": false_positive, "false_negative": false_negative}
-    return Thresholds.of(choose(run, aim, data=data, part=part, **costs, undo=undo))
-
-
-def compare(
-    *runs: RunReference,
-    data: Data | None = None,
-    part: str | None = None,
-    out: PathLike | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Comparison:
-    """Compare two or more runs on the same images, each with the first.
-
-    Args:
-        *runs: runs or their folders.
-        data: labelled images that all runs predict; None: the test images that all runs have stored predictions for,
-            matched by SHA-256.
-        part: the part of `data`.
-        out: a file for the result as JSON.
-        resamples: bootstrap resamples for the intervals.
-        seed: of the bootstrap.
-
-    Returns:
-        A `Comparison`: figures, differences with 95 % intervals, McNemar's test, and the images that changed.
-
-    Raises:
-        CallError: if the runs have no image or no classes in common.
-
-    Example:
-        >>> kerasimg.compare("runs/photos-1", "runs/photos-2").n
-        6
-    """
-    from kerasimg.evaluation.compare import compare as against
-
-    return Comparison.of(against(*runs, data=data, part=part, out=out, resamples=resamples, seed=seed))
-
-
-def label_errors(
-    run: RunReference, *, data: Data | None = None, part: str | None = None, out: PathLike | None = None
-) -> LabelErrors:
-    """Find images whose labels are probably wrong, by confident learning (Northcutt et al. 2021, arXiv:1911.00068).
-
-    Args:
-        run: a `Run`, its folder, or a `model.keras` file.
-        data: labelled images that the run was not trained on; None: its validation and test parts.
-        part: the part of the data.
-        out: a file for the result as JSON. None: `evaluation/label_errors.json` of the run, for its own images.
-
-    Returns:
-        The `LabelErrors`, the most likely first.
-
-    Raises:
-        CallError: if the run held out no images.
-
-    Example:
-        >>> kerasimg.label_errors("runs/photos-1").n
-        12
-    """
-    from kerasimg.evaluation.label_errors import label_errors as find
-
-    return LabelErrors.of(find(run, data=data, part=part, out=out))
-
-
-def report(run: PathLike, *, out: PathLike | None = None) -> Path:
-    """Write `report.html` and `MODEL_CARD.md` of a run.
-
-    What the run does not hold (no model yet, no evaluation) is left out of the page.
-
-    Args:
-        run: a `Run` or its folder.
-        out: another file for the page.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        CallError: if the folder holds no run.
-
-    Example:
-        >>> kerasimg.report("runs/photos-1").name
-        'report.html'
-    """
-    from kerasimg.reporting.report import report as write
-
-    return write(Path(run), out=out)
 
 
 def check_data(
@@ -1273,216 +815,6 @@ def check_data(
         return check(data, spec, task=task, judge_labels=judge, threads=threads, progress=log.progress)
 
 
-def export(
-    run: RunReference,
-    to: str | Sequence[str] = "litert",
-    *,
-    precision: Precision | Sequence[Precision] | None = None,
-    batch: int | None = None,
-    out: PathLike | None = None,
-    data: Data | None = None,
-    tolerance: float | None = None,
-    same: float | None = None,
-    accuracy_drop: float | None = None,
-    images: int | None = None,
-    input_dtype: InputType = "uint8",
-    allow_flex: bool = False,
-    allow_uncompared: bool = False,
-    flash_bytes: int | None = None,
-    arena_bytes: int | None = None,
-    verbose: Verbose = 1,
-) -> Results[Bundle]:
-    """Export a trained classifier, and compare every exported model with the trained one on the test images.
-
-    Args:
-        run: a `Run`, its folder, a `model.keras` or `.kerasimg` file, or a zoo spec that brings its weights.
-        to: "savedmodel", "litert", "onnx", "openvino", "keras", "web", "embedded"; one or several.
-        precision: "float32", "float16", "dynamic" (int8 weights), "int8"; one or several. None: the target's default.
-        batch: fixed batch size. None: any, where the target can.
-        out: the folder in which each target gets its own. None: `export/` in the run's folder.
-        data: other images to compare on than the run's.
-        tolerance: greatest difference of a probability. None: by precision.
-        same: share of images that must get the same decision. None: by precision.
-        accuracy_drop: greatest loss of accuracy. None: by precision.
-        images: number of images to compare on. None: the whole test part.
-        input_dtype: of an int8 model: "uint8" (pixels as they are) or "int8".
-        allow_flex: let a .tflite hold operations that only TensorFlow has.
-        allow_uncompared: accept an export for which there are no test images to compare on.
-        flash_bytes: of an embedded model: most bytes of flash.
-        arena_bytes: of an embedded model: most bytes of memory.
-        verbose: 0: silent. 1 or 2: messages.
-
-    Returns:
-        One `Bundle` per target.
-
-    Raises:
-        GateError: if a model is beyond its tolerance, or there is nothing to compare it on; its bundle is written
-            all the same, and marked.
-        CallError: for an unknown target, or one that is not installed.
-
-    Example:
-        >>> [bundle] = kerasimg.export("runs/photos-1", "keras", verbose=0)
-        >>> bundle.manifest.target
-        'keras'
-    """
-    from kerasimg.deploy.export import export as write
-
-    with log.verbosity(verbose):
-        return Results(
-            write(
-                run,
-                to,
-                precision=precision,
-                batch=batch,
-                out=out,
-                data=data,
-                tolerance=tolerance,
-                same=same,
-                accuracy_drop=accuracy_drop,
-                images=images,
-                input_dtype=input_dtype,
-                allow_flex=allow_flex,
-                allow_uncompared=allow_uncompared,
-                flash_bytes=flash_bytes,
-                arena_bytes=arena_bytes,
-            )
-        )
-
-
-def verify(
-    bundle: PathLike | Bundle,
-    *,
-    data: Data | None = None,
-    expected: PathLike | None = None,
-    tolerance: float | None = None,
-    same: float | None = None,
-    accuracy_drop: float | None = None,
-    verbose: Verbose = 1,
-) -> Verified:
-    """Check that an exported bundle still gives the right answers on this machine, without Keras and TensorFlow.
-
-    Args:
-        bundle: a `Bundle` or its folder.
-        data: labelled images to compare on besides the bundle's own; their test part, or all.
-        expected: the predictions.csv of the trained model on `data`. None: that of the run that the bundle belongs to.
-        tolerance: as for `kerasimg.export`; None: as exported.
-        same: as for `kerasimg.export`; None: as exported.
-        accuracy_drop: as for `kerasimg.export`; None: as exported.
-        verbose: 0: silent. 1 or 2: messages.
-
-    Returns:
-        What was compared, as `Verified`.
-
-    Raises:
-        GateError: if a model, or the decoder of images, gives other answers.
-        WeightsError: if a file was changed.
-        CallError: if there is no bundle, or its runtime is not installed.
-
-    Example:
-        >>> [bundle] = kerasimg.export("runs/photos-1", "keras", verbose=0)
-        >>> kerasimg.verify(bundle, verbose=0).pixels
-        0
-    """
-    from kerasimg.deploy.verify import verify as check
-
-    bounds = {"tolerance": tolerance, "same": same, "accuracy_drop": accuracy_drop}
-    with log.verbosity(verbose):
-        return check(bundle, data=data, expected=expected, **bounds)
-
-
-def measure(
-    run: RunReference,
-    to: str | Sequence[str] | None = None,
-    *,
-    precision: Precision | Sequence[Precision] | None = None,
-    batch: int | None = None,
-    data: Data | None = None,
-    verbose: Verbose = 1,
-) -> Measurement:
-    """Measure what a trained classifier costs on this machine: parameters, multiplications, size, time.
-
-    It is exported into a temporary folder and not compared.
-
-    Args:
-        run: as for `kerasimg.export`.
-        to: targets to measure. None: those that are installed.
-        precision: for all of them. None: float32, and int8 for LiteRT where there are training images.
-        batch: images at a time. None: any number.
-        data: images for the calibration of int8, other than the run's.
-        verbose: 0: silent. 1 or 2: messages.
-
-    Returns:
-        A `Measurement` with a row per model.
-
-    Raises:
-        CallError: if Keras does not run on TensorFlow.
-
-    Example:
-        >>> kerasimg.measure("runs/photos-1", "savedmodel", verbose=0).parameters
-        62
-    """
-    from kerasimg.deploy.measure import measure as find
-
-    with log.verbosity(verbose):
-        return Measurement.of(find(run, to, precision=precision, batch=batch, data=data))
-
-
-def serve(
-    source: PathLike,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    workers: int = 1,
-    api_key: str | None = None,
-    verbose: Verbose = 1,
-    **settings: Any,
-) -> None:
-    """Serve an exported model over HTTP, until the process is told to end (SIGTERM, Ctrl-C).
-
-    Args:
-        source: the folder of a bundle or of a run, or a `.kerasimg` file; where there is no export for LiteRT, ONNX or
-            OpenVINO yet, one for LiteRT is made first.
-        host: address to listen at; 127.0.0.1 is this machine alone.
-        port: 0: any free port.
-        workers: processes.
-        api_key: a key that requests must bring; None: `$KERASIMG_API_KEY`, and no key where that is not set.
-        verbose: 0: silent. 1 or 2: messages.
-        **settings: limits and options as on the page on serving: threads, model, name, top, max_bytes, timeout_s, ...
-
-    Raises:
-        CallError: if the source cannot be served, a setting does not exist, or a package is missing.
-
-    Example:
-        >>> kerasimg.serve("runs/photos-1", port=8000)  # doctest: +SKIP
-    """
-    from kerasimg.deploy.serve.server import serve as listen
-
-    with log.verbosity(verbose):
-        listen(source, api_key=api_key, host=host, port=port, workers=workers, **settings)
-
-
-def pack(run: RunReference, out: PathLike | None = None) -> Path:
-    """Write a trained classifier as one file to share: spec, classes, weights, model card, hashes; no code, no pickle.
-
-    Args:
-        run: a `Run`, its folder, or a `model.keras` file.
-        out: the file, which ends in `.kerasimg`; one that exists is replaced. None: `<name>.kerasimg` in this folder.
-
-    Returns:
-        The path of the file; `build`, `train`, `evaluate`, `predict`, `export` and `serve` take it.
-
-    Raises:
-        CallError: if there is no trained model.
-
-    Example:
-        >>> str(kerasimg.pack("runs/photos-1", "photos.kerasimg"))
-        'photos.kerasimg'
-    """
-    from kerasimg.deploy.sharing import pack as write
-
-    return write(run, out)
-
-
 def unpack(file: PathLike, out: PathLike | None = None) -> Run:
     """Write the content of a `.kerasimg` file to a folder: spec, classes, `model.keras`, model card.
 
@@ -1503,53 +835,6 @@ def unpack(file: PathLike, out: PathLike | None = None) -> Run:
     from kerasimg.deploy.sharing import unpack as read
 
     return Run(read(file, out))
-
-
-def push(run: RunReference, repo: str, *, private: bool = False, message: str | None = None) -> str:
-    """Upload a classifier to the Hugging Face Hub, as a new commit.
-
-    Needs `pip install "kerasimg[hub]"` and a token that may write.
-
-    Args:
-        run: a `Run`, its folder, a `model.keras` or a `.kerasimg` file.
-        repo: `owner/name`; created where it does not exist.
-        private: whether a repository that is created is private.
-        message: of the commit.
-
-    Returns:
-        The address of the repository.
-
-    Raises:
-        CallError: if there is no trained model, or the hub refuses.
-
-    Example:
-        >>> kerasimg.push("runs/photos-1", "owner/photos", private=True)  # doctest: +SKIP
-    """
-    from kerasimg.deploy.hub import push as upload
-
-    return upload(run, repo, private=private, message=message)
-
-
-def pull(repo: str, out: PathLike | None = None, *, revision: str | None = None) -> Path:
-    """Download a classifier from the Hugging Face Hub as a `.kerasimg` file, which cannot run code, and check it.
-
-    Args:
-        repo: `owner/name`.
-        out: the file, which must not exist. None: `<name>.kerasimg` in this folder.
-        revision: a branch, a tag or a commit. None: `main`.
-
-    Returns:
-        The path of the file.
-
-    Raises:
-        CallError: if there is no such model, the file is damaged, or `out` exists.
-
-    Example:
-        >>> kerasimg.pull("owner/photos", revision="main")  # doctest: +SKIP
-    """
-    from kerasimg.deploy.hub import pull as download
-
-    return download(repo, out, revision=revision)
 
 
 def to_spec(model: keras.Model, name: str | None = None, *, folded: bool = True) -> Spec:
@@ -1577,36 +862,6 @@ def to_spec(model: keras.Model, name: str | None = None, *, folded: bool = True)
     from kerasimg.models.to_spec import to_spec as describe
 
     return Spec.of(describe(model, name, folded=folded))
-
-
-def copy_weights(model: keras.Model, built: keras.Model) -> None:
-    """Copy the weights of a model into the one that its spec builds.
-
-    Args:
-        model: the model that `kerasimg.to_spec` described.
-        built: what `kerasimg.build` made of that spec.
-
-    Raises:
-        CallError: if the two do not have the same layers.
-
-    Example:
-        >>> model = kerasimg.build("simple_cnn", num_classes=3)
-        >>> built = kerasimg.to_spec(model).build()
-        >>> kerasimg.copy_weights(model, built)
-        >>> bool((model.get_weights()[0] == built.get_weights()[0]).all())
-        True
-    """
-    from kerasimg.models.to_spec import copy_weights as copy
-
-    copy(model, built)
-
-
-def _params(params: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
-    """The params of a call; CallError where one is given twice."""
-    given = dict(params or {})
-    if twice := sorted(given.keys() & more.keys()):
-        raise CallError(f"params: '{twice[0]}' is given twice, in params and as a keyword")
-    return {**given, **more}
 
 
 _COLUMNS = frozenset({"trial", "status", "seconds", "epochs", "best_epoch", "goes_on_from", "host", "reason"})

@@ -61,9 +61,19 @@ def load(
     return load_with(ref, params=params, edits=overrides, chosen=chosen, partial=partial)
 
 
-def load_to_build(ref: Reference, **params: Any) -> Spec:
-    """As `load`, but for the options that only a search would choose: checking those takes as long as building."""
-    return load_with(ref, params=params, other_options=False)
+def merged_params(params: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
+    """The params of a call: of its `params` and of its keywords; CallError where one is given twice."""
+    merged = dict(params or {})
+    if twice := sorted(merged.keys() & more.keys()):
+        raise CallError(f"params: '{twice[0]}' is given twice, in params and as a keyword")
+    return {**merged, **more}
+
+
+def load_to_build(
+    ref: Reference, *, overrides: Mapping[str, Any] | None = None, params: Mapping[str, Any] | None = None
+) -> Spec:
+    """As `load`, without checking the options that only a search would choose: that takes as long as building."""
+    return load_with(ref, params=params, edits=overrides, other_options=False)
 
 
 def load_with(ref: Reference, **how: Any) -> Spec:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, Literal
+from functools import wraps
+from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
 
 from kerasimg.errors import CallError
 from kerasimg.escaping import lines
@@ -19,6 +20,9 @@ LOGGER: Final = logging.getLogger("kerasimg")
 
 Verbose = Literal[0, 1, 2]
 """0: silent. 1: messages, and a progress bar for each epoch. 2: messages, and one line for each epoch."""
+
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
 
 DONE, TOTAL = "done", "total"
 """Attributes of a record that `progress` makes."""
@@ -62,6 +66,17 @@ def verbosity(verbose: Verbose) -> Iterator[None]:
     handler = _Print(logging.INFO) if verbose and not LOGGER.hasHandlers() else None
     with attached(handler, logging.INFO if verbose else logging.WARNING):
         yield
+
+
+def applies_verbose(function: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
+    """Decorate a public function so that its argument `verbose` applies while it runs."""
+
+    @wraps(function)
+    def call(*args: Arguments.args, **options: Arguments.kwargs) -> Returned:
+        with verbosity(cast(Any, options.get("verbose", 1))):
+            return function(*args, **options)
+
+    return call
 
 
 @contextmanager

@@ -200,7 +200,7 @@ def test_the_verbs_own_arguments_are_named_in_full():
     from kerasimg.tuning.worker import work
 
     taken = {name for verb in (catalog.load, train, build, tune, work) for name in inspect.signature(verb).parameters}
-    assert taken - {"params", "spec"} == OWN_ARGUMENTS
+    assert taken - {"params", "more_params", "spec"} == OWN_ARGUMENTS
     assert "run" in inspect.signature(evaluate).parameters
 
 

@@ -71,27 +71,19 @@ def check(
     top: Top = 5,
 ) -> None:
     """Find problems in images and labels. Unreadable, duplicate, in two splits, blank, blurred; rare classes."""
-    from kerasimg.data.audit.data_check import check_data
-
     if sheet is not None and spec is None:
         raise CallError("--sheet shows what a spec makes of the images; give --spec")
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise CallError(f"--sheet: expected a name that ends in .png, got '{sheet}'")
     if near and fix_list is None:
         raise CallError("--near is about the fix list; give --fix-list")
-    judge = None
     if labels:
         with keras_loaded():
-            from kerasimg.evaluation import label_errors as errors
-        judge = errors.find_label_errors
-    with waiting("checking the images", as_json) as shown:
-        checked = check_data(
-            data,
-            spec,
-            task=None if task is None else task.value,
-            judge_labels=judge,
-            progress=shown.progress,
-        )
+            from kerasimg.api import check_data
+    else:
+        from kerasimg.api import check_data
+    with waiting("checking the images", as_json):
+        checked = check_data(data, spec, task=None if task is None else task.value, labels=labels)
     written = []
     if html is not None:
         checked.write_html(html)
@@ -184,16 +176,14 @@ def label_errors(
 ) -> None:
     """List images whose label is likely wrong, by cross-validation. Each is predicted by a model trained on others."""
     params, edits = assignments(assign)
-    if "folds" in params:
-        raise CallError("--set folds: the command has an option of that name; write --set params.folds=...")
-    task = load(ref, params, edits, partial=True).task  # reports its errors before Keras is loaded
+    spec = load(ref, params, edits, partial=True)  # reports its errors before Keras is loaded
     with keras_loaded():
         from kerasimg.evaluation.label_errors import find_label_errors
         from kerasimg.training.folds import cross_val_predict
 
     with messages(as_json):
-        predicted = cross_val_predict(ref, data=data, folds=folds, overrides=edits, verbose=0, **params)
-    rows = find_label_errors(predicted.ids, predicted.truth, predicted.probabilities, predicted.classes, task)
+        predicted = cross_val_predict(spec, data=data, folds=folds, verbose=0)
+    rows = find_label_errors(predicted.ids, predicted.truth, predicted.probabilities, predicted.classes, spec.task)
     result = {"n": len(predicted.ids), "found": len(rows), "folds": folds, "rows": rows}
     if out is not None:
         write_json(out, result)

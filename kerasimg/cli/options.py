@@ -209,6 +209,11 @@ def weights_argument(text: str | None) -> dict[str, Any]:
     return {"weights": None if text.lower() == "none" else text}
 
 
+def without_none(**options: Any) -> dict[str, Any]:
+    """The options that were given, as keywords; the others have the defaults of the function that is called."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def limits_argument(texts: list[str]) -> dict[str, int]:
     """`--limit` values as `limits` takes them."""
     limits = {}

@@ -92,7 +92,7 @@ def compare(
         from kerasimg.evaluation.compare import compare
         from kerasimg.evaluation.comparison_table import print_comparison
     with waiting("comparing", as_json):
-        comparison = compare(*runs, data=data, part=part, out=out)
+        comparison = compare(*runs, data=data, part=part, out=out).to_dict()
     print_result(
         "run compare",
         comparison,
@@ -115,7 +115,7 @@ def calibrate(
     with keras_loaded():
         from kerasimg.evaluation.calibrate import calibrate
     with waiting("calibrating", as_json):
-        result = calibrate(run, data=data, part=part, undo=undo)
+        result = calibrate(run, data=data, part=part, undo=undo).to_dict()
     text = [f"temperature {result['temperature']:.4f}"]
     if result.get("applied"):
         low, high = result["interval"]
@@ -150,7 +150,7 @@ def thresholds(
         from kerasimg.evaluation.thresholds import choose_thresholds
     costs = {"false_positive": false_positive, "false_negative": false_negative}
     with waiting("choosing thresholds", as_json):
-        result = choose_thresholds(run, aim, data=data, part=part, **costs, undo=undo)
+        result = choose_thresholds(run, aim, data=data, part=part, **costs, undo=undo).to_dict()
     text = []
     for label, threshold in result["thresholds"].items():
         line = f"{label}: {threshold:.4f}"
@@ -176,7 +176,7 @@ def label_errors(
     with keras_loaded():
         from kerasimg.evaluation.label_errors import label_errors
     with waiting("predicting", as_json):
-        result = label_errors(run, data=data, part=part, out=out)
+        result = label_errors(run, data=data, part=part, out=out).to_dict()
     print_result("run label-errors", result, label_error_lines(result, top), as_json, run=run)
 
 
@@ -208,7 +208,7 @@ def measure(
     targets = [target.value for target in to] or None
     precisions: Any = [name.value for name in precision] or None
     with waiting("exporting and measuring", as_json):
-        result = measure(run, targets, precision=precisions, batch=batch, data=data)
+        result = measure(run, targets, precision=precisions, batch=batch, data=data).to_dict()
     print_result("run measure", result, lambda: echo(as_text(result)), as_json, run=run)
 
 
@@ -228,9 +228,10 @@ def verify(
     """Verify an exported bundle on this machine. Its files, and its predictions on its test images."""
     from kerasimg.deploy.verify import verify
 
-    asks = {"tolerance": tolerance, "same": same, "accuracy_drop": accuracy_drop}
     with waiting("verifying", as_json):
-        verified = verify(bundle, data=data, expected=expected, **asks)
+        verified = verify(
+            bundle, data=data, expected=expected, tolerance=tolerance, same=same, accuracy_drop=accuracy_drop
+        )
     rows = {"vectors": verified.vectors, "data": verified.data}
     result = {name: [row.model_dump(mode="json") for row in some] for name, some in rows.items()}
     manifest = verified.bundle.manifest
@@ -265,9 +266,9 @@ def unpack(
 ) -> None:
     """Unpack a .kerasimg file into a run's folder. Spec, classes, model.keras and model card."""
     with keras_loaded():
-        from kerasimg.deploy.sharing import unpack
+        from kerasimg.api import unpack
     with waiting("unpacking", as_json):
-        folder = unpack(file, out)
+        folder = unpack(file, out).folder
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     _print_path("run unpack", folder, size, as_json, run=folder)
 

@@ -209,9 +209,9 @@ def build(
     if out is not None and out.suffix != ".keras":
         raise CallError(f"--out: expected a name that ends in .keras, got '{out}'")
     with keras_loaded():
-        from kerasimg.models.build import construct
+        from kerasimg.models.build import build as build_model
 
-        model = construct(spec, limits=limits, **weights_argument(weights)).model
+        model = build_model(spec, limits=limits, **weights_argument(weights))
     facts = {
         "name": model.name,
         "params": model.count_params(),

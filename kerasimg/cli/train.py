@@ -38,22 +38,22 @@ from kerasimg.cli.options import (
     load,
     out_option,
     weights_argument,
+    without_none,
 )
 from kerasimg.cli.output import echo, print_json, print_next, print_result, table
 from kerasimg.cli.progress import messages, waiting
 from kerasimg.errors import CallError, Fault, SpecError, printable
 from kerasimg.files import write_text
-from kerasimg.run_folder import REPORT
+from kerasimg.run_folder import REPORT, RunFolder
 
 if TYPE_CHECKING:
+    from kerasimg.api import Search
     from kerasimg.data.starter_spec import Wish
     from kerasimg.data.summary import Look
+    from kerasimg.log import Verbose
     from kerasimg.spec.load import Spec
 
 commands = typer.Typer()
-
-LINE_PER_EPOCH = 2
-"""Keras' `verbose` for one line per epoch."""
 
 SpecOrData = Annotated[
     str | None,
@@ -164,7 +164,7 @@ def train(
     from kerasimg.reporting.epochs import print_stages, read_goals
 
     silent = quiet or as_json
-    verbose = 0 if silent else _keras_verbose()
+    verbose: Verbose = 0 if silent else _keras_verbose()
     params, edits = assignments(assign, epochs=epochs, size=size, batch_size=batch_size, lr=lr, task=_text(task))
     if resume is not None:
         if ref or params or edits or weights or limit or out or tensorboard:
@@ -173,34 +173,35 @@ def train(
                 "--json"
             )
         with keras_loaded():
-            from kerasimg.training.train import resume as resume_training
-        cached = None if cache is CacheKind.auto else cache.value
+            from kerasimg.api import resume as resume_training
+        cached: Any = None if cache is CacheKind.auto else cache.value
         with messages(silent):
             run = resume_training(resume, data=data, cache=cached, verbose=verbose)
     else:
         ref, data = _spec_and_data(ref, data, "train", "RUN")
-        first = _first_spec(data, task, silent) if ref is None else None
-        spec = load(ref or first or "", params, edits, partial=True)  # reports its errors before Keras is loaded
+        spec = None if ref is None else load(ref, params, edits, partial=True)  # its errors come before Keras is loaded
+        how: dict[str, Any] = {"params": params, "overrides": edits} if spec is None else {}
+        how |= without_none(out=out, limits=limits_argument(limit) or None) | weights_argument(weights)
+        how |= {"on_bad_image": on_bad_image.value, "cache": cache.value, "tensorboard": tensorboard}
         with keras_loaded():
-            from kerasimg.training.train import train
-        how: dict[str, Any] = {"out": out or Path("runs"), "on_bad_image": on_bad_image.value, "cache": cache.value}
-        how |= {"tensorboard": tensorboard, "limits": limits_argument(limit) or None, "first_spec": first}
+            from kerasimg.api import train
         with messages(silent):
-            run = train(spec, data=data, **how, **weights_argument(weights), verbose=verbose)
+            run = train(spec, data=data, **how, verbose=verbose)
+    files = RunFolder(run.folder)
     if not silent:
-        print_stages(run.history(), read_goals(run.path))
-    scores = run.evaluation.metrics()
+        print_stages(run.history, read_goals(run.folder))
+    scores = files.evaluation.metrics()
 
     def as_text() -> None:
         if scores is not None:
             from kerasimg.evaluation.score_table import print_scores
 
             print_scores(scores)
-        page = run.report_file
-        echo(f"saved in {run.path}" + (f"; report: {page}" if page.is_file() else ""))
+        page = files.report_file
+        echo(f"saved in {run.folder}" + (f"; report: {page}" if page.is_file() else ""))
 
-    result = {"run": str(run.path), "scores": scores}
-    print_result("train", result, as_text, as_json, run=run.path)
+    result = {"run": str(run.folder), "scores": scores}
+    print_result("train", result, as_text, as_json, run=run.folder)
 
 
 @commands.command()
@@ -259,11 +260,11 @@ def tune(
                 "--cache"
             )
         with keras_loaded():
-            from kerasimg.tuning.search import resume_search
-        cached = None if cache is CacheKind.auto else cache.value
+            from kerasimg.api import resume_search
+        cached: Any = None if cache is CacheKind.auto else cache.value
         with waiting("searching", silent), _frozen():
-            folder = resume_search(resume, data=data, workers=workers, chief=chief, cache=cached, token=token)
-        _print_search(folder, data, as_json)
+            search = resume_search(resume, data=data, workers=workers, chief=chief, token=token, cache=cached)
+        _print_search(search, data, as_json)
         return
     if space and ref is not None and not catalog.is_data(ref):
         _print_space(load(ref, params, edits, partial=True), as_json)
@@ -292,11 +293,11 @@ def tune(
             os.execv(sys.executable, [sys.executable, "-m", "kerasimg", *sys.argv[1:]])
         return
     with keras_loaded():
-        from kerasimg.tuning.search import tune
-    how |= {"out": out or Path("runs"), "chief": chief, "workers": 1 if workers is None else workers}
+        from kerasimg.api import tune
+    how |= without_none(out=out, workers=workers)
     with waiting("searching", silent), _frozen():
-        folder = tune(spec, token=token, **how)
-    _print_search(folder, data, as_json)
+        search = tune(spec, chief=chief, token=token, **how)
+    _print_search(search, data, as_json)
 
 
 @contextmanager
@@ -370,16 +371,13 @@ def _choice(question: str, among: Iterable[str], default: str) -> Any:
     return answer
 
 
-def _keras_verbose() -> str | int:
+def _keras_verbose() -> Verbose:
     """How Keras reports its epochs: with bars on a terminal that has colours, elsewhere with a line for each."""
     plain = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
-    return "auto" if sys.stdout.isatty() and not plain else LINE_PER_EPOCH
+    return 1 if sys.stdout.isatty() and not plain else 2
 
 
-def _print_search(folder: Path, data: str | None, as_json: bool) -> None:
-    from kerasimg.api import Search
-
-    search = Search(folder)
+def _print_search(search: Search, data: str | None, as_json: bool) -> None:
     page = search.folder / REPORT
     result = {
         "folder": str(search.folder),

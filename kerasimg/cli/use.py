@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -25,6 +26,9 @@ from kerasimg.cli.progress import waiting
 from kerasimg.errors import CallError, listed
 from kerasimg.escaping import one_line
 
+if TYPE_CHECKING:
+    from kerasimg.evaluation.explain_methods import Method
+
 commands = typer.Typer()
 
 OUT_OF_RUN = "RUN/evaluation, without --data and --part; otherwise it is only printed"
@@ -44,7 +48,7 @@ def evaluate(
         from kerasimg.evaluation.evaluate import evaluate
         from kerasimg.evaluation.score_table import print_scores
     with waiting("evaluating", as_json):
-        scores = evaluate(run, data=data, part=part, out=out, on_bad_image=on_bad_image.value)
+        scores = evaluate(run, data=data, part=part, out=out, on_bad_image=on_bad_image.value).to_dict()
     print_result("evaluate", scores, lambda: print_scores(scores), as_json, run=run)
 
 
@@ -58,25 +62,29 @@ def predict(
 ) -> None:
     """Classify images."""
     with keras_loaded():
-        from kerasimg.evaluation.predict import answer, require_all
-    with waiting("classifying", as_json) as shown:
-        answers = answer(run, images, progress=shown.progress)
-    predictions, skipped = answers.predictions, on_bad_image is OnBadImage.skip
-    if skipped and predictions and answers.faults:
-        left_out = [fault.file for fault in answers.faults]
+        from kerasimg.evaluation.predict import Prediction, UnreadableImages, predict
+    predictions: Sequence[Prediction]
+    unreadable = None
+    with waiting("classifying", as_json):
+        try:
+            predictions = predict(run, images)
+        except UnreadableImages as error:  # the others are classified all the same
+            predictions, unreadable = error.predictions, error
+    if unreadable and predictions and on_bad_image is OnBadImage.skip:
+        left_out = [fault.file for fault in unreadable.faults if fault.file]
         echo(f"left out {len(left_out):,} unreadable: {listed(left_out, 5)}", err=True)
+        unreadable = None
     lines = []
     for prediction in predictions:
         likely = sorted(prediction.probabilities.items(), key=lambda pair: -pair[1])[:top]
         lines.append(
             f"{one_line(prediction.file)}: " + ", ".join(f"{one_line(name)} {value:.3f}" for name, value in likely)
         )
-    failed = not (skipped and predictions)
     if predictions:
-        image = None if failed and answers.faults else predictions[0].file
+        image = None if unreadable else predictions[0].file
         print_result("predict", [row.to_dict() for row in predictions], lines, as_json, run=run, image=image)
-    if failed:
-        require_all(answers)  # the images that can be read are classified; the others are listed, with exit code 3
+    if unreadable:
+        raise unreadable  # lists them; exit code 3
 
 
 @commands.command()
@@ -109,7 +117,7 @@ def explain(
     with keras_loaded():
         from kerasimg.evaluation.explain import explain, save
     with waiting("drawing heat maps", as_json):
-        explained = explain(run, images, method, target, **options)
+        explained = explain(run, images, cast("Method", method), target, **options)
         written = save(explained, out or Path("explained"))
     pairs = list(zip(explained, written[::2], written[1::2], strict=True))
     rows = [

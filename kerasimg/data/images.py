@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,9 @@ from kerasimg.data.items import ImageInput, fault
 from kerasimg.data.pixels import channels_fault, to_array, type_fault, value_fault
 from kerasimg.data.readers.folders import collect
 from kerasimg.errors import CallError
+
+Images = str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray | Sequence[Any]
+"""A path of an image or a folder, an image as bytes, PIL.Image or array (H, W, C), or several of them."""
 
 EXPECTED = "a path, bytes, a file opened for reading bytes, a PIL image, an array, or a list of them"
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/|data:[a-z]+/", re.IGNORECASE)

@@ -31,7 +31,9 @@ from kerasimg.deploy.targets import TARGETS, target
 from kerasimg.deploy.vectors import write_vectors
 from kerasimg.errors import CallError, DataError, Fault, GateError, Interrupted, KerasimgError, listed
 from kerasimg.files import write_json
+from kerasimg.log import Verbose
 from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.results import Results
 from kerasimg.run_folder import RunFolder, folder_of
 from kerasimg.staleness import warn_of_stale
 
@@ -42,6 +44,7 @@ PACKAGES = (
 """Whose versions a manifest tells, where they are installed."""
 
 
+@log.applies_verbose
 def export(
     run: ClassifierReference,
     to: str | Sequence[str] = "litert",
@@ -59,29 +62,40 @@ def export(
     allow_uncompared: bool = False,
     flash_bytes: int | None = None,
     arena_bytes: int | None = None,
-) -> list[Bundle]:
-    """Write a bundle for each target, and hold every model in it to what the trained one says of the test images.
+    verbose: Verbose = 1,
+) -> Results[Bundle]:
+    """Export a trained classifier, and compare every exported model with the trained one on the test images.
 
-    run: a run, its folder, a model.keras file, or a spec that brings its weights.
-    to: "savedmodel", "litert", "onnx", "openvino", "keras", "web", "embedded"; one or several.
-    precision: "float32", "float16", "dynamic" (int8 weights), "int8" (all of it); several for several files. None: what
-    the target says, float32 as a rule.
-    batch: images that a model takes at a time. None: any number, where the target can.
-    out: the folder in which each target gets its own. None: `export/` in the run's folder. What stood there before is
-    replaced.
-    data: other images than the run's.  images: how many to compare on; None: all of the test part.
-    tolerance, same, accuracy_drop: the greatest difference of a probability, the share of images that must be decided
-    alike, how much less accurate a model may be. None: by precision (`kerasimg.deploy.parity.TOLERANCES`).
-    input_dtype: of an int8 model, uint8 (pixels as they are) or int8.
-    allow_flex: let a .tflite hold operations that only TensorFlow has.
-    allow_uncompared: export a model although there is nothing to compare it on: no images of the run, no `data`, no
-    vectors of a pack.
-    flash_bytes, arena_bytes: what an embedded model may take at most.
+    Args:
+        run: a `Run`, its folder, a `model.keras` or `.kerasimg` file, or a zoo spec that brings its weights.
+        to: "savedmodel", "litert", "onnx", "openvino", "keras", "web", "embedded"; one or several.
+        precision: "float32", "float16", "dynamic" (int8 weights), "int8"; one or several. None: the target's default.
+        batch: fixed batch size. None: any, where the target can.
+        out: the folder in which each target gets its own. None: `export/` in the run's folder.
+        data: other images to compare on than the run's.
+        tolerance: greatest difference of a probability. None: by precision.
+        same: share of images that must get the same decision. None: by precision.
+        accuracy_drop: greatest loss of accuracy. None: by precision.
+        images: number of images to compare on. None: the whole test part.
+        input_dtype: of an int8 model: "uint8" (pixels as they are) or "int8".
+        allow_flex: let a .tflite hold operations that only TensorFlow has.
+        allow_uncompared: accept an export for which there are no test images to compare on.
+        flash_bytes: of an embedded model: most bytes of flash.
+        arena_bytes: of an embedded model: most bytes of memory.
+        verbose: 0: silent. 1 or 2: messages.
 
-    A target that fails does not keep the others from being written: the error at the end names each that failed.
+    Returns:
+        One `Bundle` per target.
 
-    Raises GateError when a model is beyond its tolerance. Its bundle is there all the same, the model marked in it.
-    CallError where a target cannot be written. Of several errors the highest exit code holds: 4 before 3, 2 and 1.
+    Raises:
+        GateError: if a model is beyond its tolerance, or there is nothing to compare it on; its bundle is written
+            all the same, and marked.
+        CallError: for an unknown target, or one that is not installed.
+
+    Example:
+        >>> [bundle] = kerasimg.export("runs/photos-1", "keras", verbose=0)
+        >>> bundle.manifest.target
+        'keras'
     """
     names = list(dict.fromkeys([to] if isinstance(to, str) else to))
     if not names:
@@ -96,7 +110,7 @@ def export(
         return _in_tensorflow(run, names, options, out, data, how)
     exporting = prepare(run, data=data, images=images)
     root = _root(exporting, out)
-    bundles: list[Bundle] = []
+    bundles: Results[Bundle] = Results()
     failed: list[KerasimgError] = []
     unexpected: list[Exception] = []
     for name, fitted in chosen.items():
@@ -167,7 +181,7 @@ def _in_tensorflow(
     out: str | os.PathLike[str] | None,
     data: Data | None,
     how: dict[str, Any],
-) -> list[Bundle]:
+) -> Results[Bundle]:
     """The same in a process of its own, where Keras runs on TensorFlow, whose converters write the files."""
     # A classifier that was changed in this process is not what its folder holds.
     where = None if isinstance(run, Classifier) else folder_of(run)
@@ -206,7 +220,7 @@ def _in_tensorflow(
         log.info(line)
     if "error" in answer:
         raise RAISED.get(answer["code"], KerasimgError)(answer["error"])
-    return [Bundle.open(folder) for folder in answer["bundles"]]
+    return Results(Bundle.open(folder) for folder in answer["bundles"])
 
 
 RAISED: dict[int, Callable[[str], KerasimgError]] = {
@@ -218,12 +232,10 @@ RAISED: dict[int, Callable[[str], KerasimgError]] = {
 
 _CHILD = """
 import json, sys
-from kerasimg import log
 from kerasimg.deploy.export import export
 from kerasimg.errors import KerasimgError
 try:
-    with log.verbosity(1):
-        bundles = export(**json.load(sys.stdin))
+    bundles = export(**json.load(sys.stdin))
 except KerasimgError as error:
     print(json.dumps({"code": error.exit_code, "error": str(error)}))
 else:

@@ -34,15 +34,24 @@ LOG_IN = "log in (hf auth login) or set HF_TOKEN"
 
 
 def push(run: ClassifierReference, repo: str, *, private: bool = False, message: str | None = None) -> str:
-    """Put a classifier on the Hugging Face Hub, as a commit of its own; what was there stays in the history.
+    """Upload a classifier to the Hugging Face Hub, as a new commit.
 
-    run: a run, its folder, a `model.keras` file, or a pack.
-    repo: `owner/name`; made when it is not there yet.
-    private: whether a repository that is made is; one that is there stays as it is.
-    message: of the commit.
+    Needs `pip install "kerasimg[hub]"` and a token that may write.
 
-    Gives the address of the repository. Needs `pip install "kerasimg[hub]"` and a token that may write.
-    Raises CallError when there is no trained model, or the hub refuses.
+    Args:
+        run: a `Run`, its folder, a `model.keras` or a `.kerasimg` file.
+        repo: `owner/name`; created where it does not exist.
+        private: whether a repository that is created is private.
+        message: of the commit.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        CallError: if there is no trained model, or the hub refuses.
+
+    Example:
+        >>> kerasimg.push("runs/photos-1", "owner/photos", private=True)  # doctest: +SKIP
     """
     with tempfile.TemporaryDirectory(prefix="kerasimg-push-") as place:
         file = Path(str(run)) if form.is_pack(run) else _packed(run, Path(place))
@@ -62,14 +71,21 @@ def push(run: ClassifierReference, repo: str, *, private: bool = False, message:
 
 
 def pull(repo: str, out: str | os.PathLike[str] | None = None, *, revision: str | None = None) -> Path:
-    """Fetch a classifier from the Hugging Face Hub as a pack, which can run no code, and look whether it is sound.
+    """Download a classifier from the Hugging Face Hub as a `.kerasimg` file, which cannot run code, and check it.
 
-    repo: `owner/name`.
-    out: the file, which ends in `.kerasimg`; left out, `<name>.kerasimg` in this folder. It must not be there yet.
-    revision: a branch, a tag, or a commit's hash, which names what was there at that time for ever; left out, `main`.
+    Args:
+        repo: `owner/name`.
+        out: the file, which must not exist. None: `<name>.kerasimg` in this folder.
+        revision: a branch, a tag or a commit. None: `main`.
 
-    Gives the file's path: `build`, `train`, `evaluate`, `predict`, `export` and `serve` take it as it is.
-    Raises CallError when there is no such model, it holds no sound pack, or the file is there already.
+    Returns:
+        The path of the file.
+
+    Raises:
+        CallError: if there is no such model, the file is damaged, or `out` exists.
+
+    Example:
+        >>> kerasimg.pull("owner/photos", revision="main")  # doctest: +SKIP
     """
     path = Path(f"{repo.rpartition('/')[2]}{form.SUFFIX}" if out is None else out)
     if path.suffix != form.SUFFIX:

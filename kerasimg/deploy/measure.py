@@ -27,13 +27,16 @@ from kerasimg.deploy.quiet import silence
 from kerasimg.deploy.runtimes import needs, open_runtime
 from kerasimg.deploy.targets import target
 from kerasimg.errors import CallError, listed
+from kerasimg.log import Verbose
 from kerasimg.models.classifier import ClassifierReference
+from kerasimg.results import Measurement
 from kerasimg.run_folder import MODEL
 
 MEASURED: tuple[str, ...] = ("litert", "onnx", "openvino", "savedmodel")
 """Targets that are measured where none is named and what they need is installed."""
 
 
+@log.applies_verbose
 def measure(
     run: ClassifierReference,
     to: str | Sequence[str] | None = None,
@@ -41,16 +44,29 @@ def measure(
     precision: Precision | Sequence[Precision] | None = None,
     batch: int | None = None,
     data: Data | None = None,
-) -> dict[str, Any]:
-    """What a trained classifier costs; it is exported into a folder that is removed again, and not compared.
+    verbose: Verbose = 1,
+) -> Measurement:
+    """Measure what a trained classifier costs on this machine: parameters, multiplications, size, time.
 
-    to: targets to measure. None: those of MEASURED that are installed.
-    precision: for all of them. None: float32, of litert int8, too, where there are images of the training.
-    batch: images at a time. None: any number.  data: images for int8, other than the run's.
+    It is exported into a temporary folder and not compared.
 
-    Returns parameters, macs (multiplications with addition, of one image), the machine, and a row for each model in
-    `runtimes`: target, precision, runtime, bytes, p50_ms and p95_ms of one image, per_second in batches. The first
-    row is Keras' own `model.predict`.
+    Args:
+        run: as for `kerasimg.export`.
+        to: targets to measure. None: those that are installed.
+        precision: for all of them. None: float32, and int8 for LiteRT where there are training images.
+        batch: images at a time. None: any number.
+        data: images for the calibration of int8, other than the run's.
+        verbose: 0: silent. 1 or 2: messages.
+
+    Returns:
+        A `Measurement` with a row per model.
+
+    Raises:
+        CallError: if Keras does not run on TensorFlow.
+
+    Example:
+        >>> kerasimg.measure("runs/photos-1", "savedmodel", verbose=0).parameters
+        62
     """
     if keras.backend.backend() != "tensorflow":
         raise CallError(
@@ -69,7 +85,7 @@ def measure(
             (Path(folder) / name).mkdir()
             bundle = write_bundle(replace(exporting, options=options), name, Path(folder) / name)
             rows += _rows(bundle)
-    return {
+    content = {
         "name": exporting.name,
         "input": list(exporting.shape),
         "parameters": exporting.model.count_params(),
@@ -77,6 +93,7 @@ def measure(
         "machine": {"processor": _processor(), "cores": cores(), "system": platform.system()},
         "runtimes": rows,
     }
+    return Measurement.of(content)
 
 
 def macs(model: keras.Model) -> int:

@@ -15,14 +15,21 @@ from kerasimg.staleness import stale_files, warn_of_stale
 
 
 def pack(run: ClassifierReference, out: str | os.PathLike[str] | None = None) -> Path:
-    """Make one file of a run: spec, classes, weights, model card, hashes. It holds no code and no pickle.
+    """Write a trained classifier as one file to share: spec, classes, weights, model card, hashes; no code, no pickle.
 
-    run: a run, its folder, or a model.keras file.
-    out: the file, which ends in `.kerasimg`; left out, `<name>.kerasimg` in this folder. One that is there is replaced.
+    Args:
+        run: a `Run`, its folder, or a `model.keras` file.
+        out: the file, which ends in `.kerasimg`; one that exists is replaced. None: `<name>.kerasimg` in this folder.
 
-    Figures and a card of an earlier state of the model are left out, with a warning that says what renews them.
-    `build`, `train`, `evaluate`, `predict`, `export` and `serve` take the file as it is. Gives its path.
-    Raises CallError when there is no trained model.
+    Returns:
+        The path of the file; `build`, `train`, `evaluate`, `predict`, `export` and `serve` take it.
+
+    Raises:
+        CallError: if there is no trained model.
+
+    Example:
+        >>> str(kerasimg.pack("runs/photos-1", "photos.kerasimg"))
+        'photos.kerasimg'
     """
     classifier = Classifier.open(run)
     path = Path(f"{classifier.spec.name}{form.SUFFIX}" if out is None else out)

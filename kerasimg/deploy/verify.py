@@ -23,6 +23,7 @@ from kerasimg.deploy.parity import Asked, Asks, accuracy, compare, latency, line
 from kerasimg.deploy.runtimes import Runtime, open_runtime, stand_in
 from kerasimg.errors import CallError, Fault, GateError
 from kerasimg.evaluation.predictions import decide, read_predictions
+from kerasimg.log import Verbose
 from kerasimg.results import Result
 from kerasimg.run_folder import RunFolder
 from kerasimg.staleness import stale_bundle
@@ -49,6 +50,7 @@ class Verified(Result):
     """Model -> share of those other images that it decides right."""
 
 
+@log.applies_verbose
 def verify(
     bundle: str | os.PathLike[str] | Bundle,
     *,
@@ -57,18 +59,31 @@ def verify(
     tolerance: float | None = None,
     same: float | None = None,
     accuracy_drop: float | None = None,
+    verbose: Verbose = 1,
 ) -> Verified:
-    """Hold a bundle to its own test images, and to others where they are given.
+    """Check that an exported bundle still gives the right answers on this machine, without Keras and TensorFlow.
 
-    bundle: its folder.
-    data: labelled images with the model's classes; their test part, or all where they have none.
-    expected: the predictions.csv of the trained model on them. None: that of the run's folder in which the bundle
-    stands; without it their accuracy is told and nothing is compared.
-    tolerance, same, accuracy_drop: as for `export`. None, all of them: what the bundle was held to.
+    Args:
+        bundle: a `Bundle` or its folder.
+        data: labelled images to compare on besides the bundle's own; their test part, or all.
+        expected: the predictions.csv of the trained model on `data`. None: that of the run that the bundle belongs to.
+        tolerance: as for `kerasimg.export`; None: as exported.
+        same: as for `kerasimg.export`; None: as exported.
+        accuracy_drop: as for `kerasimg.export`; None: as exported.
+        verbose: 0: silent. 1 or 2: messages.
 
-    Raises CallError where there is no bundle or its runtime is not installed, WeightsError where a file was altered,
-    GateError where a model, or the decoder of images, gives other answers than it should, or where the bundle is in
-    the folder of its run, and the run's model has changed since.
+    Returns:
+        What was compared, as `Verified`.
+
+    Raises:
+        GateError: if a model, or the decoder of images, gives other answers.
+        WeightsError: if a file was changed.
+        CallError: if there is no bundle, or its runtime is not installed.
+
+    Example:
+        >>> [bundle] = kerasimg.export("runs/photos-1", "keras", verbose=0)
+        >>> kerasimg.verify(bundle, verbose=0).pixels
+        0
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     if stale := stale_bundle(opened.folder):

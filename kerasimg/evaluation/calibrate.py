@@ -22,6 +22,7 @@ from kerasimg.files import read_object, write_json
 from kerasimg.log import warning
 from kerasimg.models.classifier import Classifier, ClassifierReference, model_file, set_decisions
 from kerasimg.models.temperature import at_temperature, logits
+from kerasimg.results import Calibration
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.document import Task
 from kerasimg.staleness import change, identity_of_file, warn_of_stale
@@ -35,27 +36,33 @@ FEW = 50
 
 def calibrate(
     run: ClassifierReference, *, data: Data | None = None, part: str | None = None, undo: bool = False
-) -> dict[str, Any]:
-    """Fit a temperature, write it into the model's file, and evaluate the run's held-out images again.
+) -> Calibration:
+    """Calibrate the probabilities of a trained classifier by temperature scaling (Guo et al. 2017, arXiv:1706.04599).
 
-    run: a run, its folder, or a model.keras file.
-    data, part: the images to fit it on; None: the validation part of the run.
-    undo: set the temperature back to 1 instead.
+    The temperature is stored in the model file, so every later prediction, evaluation and export uses it.
 
-    The temperature of the model stays as it is where the fitted one makes the log loss or the calibration error of the
-    held-out images worse. Files of the run that are stale from now on are named in warnings.
+    Args:
+        run: a `Run`, its folder, or a `model.keras` file.
+        data: labelled images to fit on; None: those of the run.
+        part: the part to fit on; None: validation.
+        undo: restore the uncalibrated model instead.
 
-    Returns what is also in the run's calibration.json: `temperature`, the model's from now on; `interval`, 95 %, of the
-    fitted one; `applied`; `fitted_on` (part, n); `parts`: of the fitted part and of the run's test part the log loss
-    and the calibration error before (at temperature 1) and after, with intervals; `warnings`, if there are any. Where
-    the temperature is not applied, calibration.json is not written, and `fitted` is the temperature that was refused.
+    Returns:
+        A `Calibration`: the temperature, and the calibration error before and after, with 95 % intervals.
+
+    Raises:
+        KerasimgError: if no temperature fits, because too few predictions are wrong.
+
+    Example:
+        >>> kerasimg.calibrate("runs/photos-1", undo=True).temperature
+        1.0
     """
     file = model_file(run)
     classifier = Classifier.open(run)
     if undo:
         RunFolder(file.parent).calibration_file.unlink(missing_ok=True)
         _apply(classifier, file, 1.0)
-        return {"temperature": 1.0}
+        return Calibration.of({"temperature": 1.0})
     raw = replace(classifier, temperature=1.0, thresholds=None)
     asked = choose_images(raw, data, part, otherwise="validation")
     truth, p = asked.source.label_ids(asked.indices), predicted(raw, asked.source, asked.indices)
@@ -93,7 +100,7 @@ def calibrate(
         result["model"] = {"weights": classifier.identity()["weights"], "temperature": temperature}
         write_json(RunFolder(file.parent).calibration_file, result)
         _apply(classifier, file, temperature)
-    return result
+    return Calibration.of(result)
 
 
 def _of_few(n: int, interval: tuple[float, float]) -> list[str]:
@@ -193,7 +200,7 @@ def decide_by(classifier: Classifier, file: Path, temperature: float, thresholds
     except NotKept:
         parts = set()
     if parts & {"test", "validation"}:
-        evaluate(changed)  # which warns
+        evaluate(changed, verbose=0)  # which warns
     else:
         warn_of_stale(classifier.folder)
 

@@ -27,6 +27,7 @@ from kerasimg.evaluation.predictions import decide, read_predictions
 from kerasimg.evaluation.scores import scores
 from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.results import Comparison
 from kerasimg.run_folder import DATA, EVALUATION, METRICS, PREDICTIONS, DataRecord, RunFolder
 from kerasimg.spec.document import Task
 from kerasimg.staleness import warn_of_stale
@@ -77,16 +78,27 @@ def compare(
     out: str | os.PathLike[str] | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
-) -> dict[str, Any]:
-    """Compare two or more runs on the images that all of them judged; each with the first.
+) -> Comparison:
+    """Compare two or more runs on the same images, each with the first.
 
-    runs: runs or their folders.  data, part: ask them all about these images; None: what each kept of its test.
-    out: a file for the result as JSON.
+    Args:
+        *runs: runs or their folders.
+        data: labelled images that all runs predict; None: the test images that all runs have stored predictions for,
+            matched by SHA-256.
+        part: the part of `data`.
+        out: a file for the result as JSON.
+        resamples: bootstrap resamples for the intervals.
+        seed: of the bootstrap.
 
-    Images are known by their SHA-256. Returns `runs`, `n`, `differs` (what the runs do not have in common),
-    `figures` (name -> a value per run) and `against_first`, for each further run `differences` (name -> {difference,
-    interval}), `mcnemar` ({only_first, only_this, p}), and the images `fixed`, `broken` and `changed` (wrong both
-    times, but otherwise), surest first.
+    Returns:
+        A `Comparison`: figures, differences with 95 % intervals, McNemar's test, and the images that changed.
+
+    Raises:
+        CallError: if the runs have no image or no classes in common.
+
+    Example:
+        >>> kerasimg.compare("runs/photos-1", "runs/photos-2").n
+        6
     """
     if len(runs) < 2:
         raise CallError("compare: name two runs or more")
@@ -128,7 +140,7 @@ def compare(
     }
     if out is not None:
         write_json(Path(out), told)
-    return told
+    return Comparison.of(told)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from kerasimg import log
 from kerasimg.data.groups import known_group_numbers
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part
 from kerasimg.data.pipeline import Targets, batches
@@ -24,8 +25,9 @@ from kerasimg.evaluation.intervals import described, intervals
 from kerasimg.evaluation.predictions import write_predictions
 from kerasimg.evaluation.scores import scores
 from kerasimg.evaluation.slices import extra_columns, slices
-from kerasimg.log import warning
+from kerasimg.log import Verbose, warning
 from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.results import Evaluation
 from kerasimg.run_folder import DataRecord, EvaluationFolder, RunFolder
 from kerasimg.spec.document import Task
 from kerasimg.staleness import warn_of_stale
@@ -44,6 +46,7 @@ class Chosen(NamedTuple):
     part: str
 
 
+@log.applies_verbose
 def evaluate(
     run: ClassifierReference,
     *,
@@ -51,15 +54,31 @@ def evaluate(
     part: str | None = None,
     out: str | os.PathLike[str] | None = None,
     on_bad_image: OnBadImage = "fail",
-) -> dict[str, Any]:
-    """The figures of a run on images (see `kerasimg.evaluation.scores`), with 95 % intervals, and by slice.
+    verbose: Verbose = 1,
+) -> Evaluation:
+    """Compute the metrics of a classifier on labelled images, with 95 % intervals.
 
-    run: a run, its folder, or a model.keras file.
-    data: as for `train`; its classes are matched to the model's by name. None: the images of the run, and
-    DataError when one of its files is not what it was.
-    part: "train", "validation", "test" or "all". None: test, where the data has one, else all; of the run's own
-    images those that it held out.
-    out: folder for metrics.json, predictions.csv and figures. None: the run's, for the images that it held out.
+    Args:
+        run: a `Run`, its folder, or a `model.keras` or `.kerasimg` file.
+        data: labelled images, as for `kerasimg.train`; their classes are matched to the model's by name. None: the
+            images of the run.
+        part: "train", "validation", "test" or "all". None: the test part, where there is one, else all; of the run's
+            own images those that it held out.
+        out: a folder for metrics.json and predictions.csv. None: the run's, for the images that it held out.
+        on_bad_image: "fail" reports every unreadable image; "skip" leaves them out.
+        verbose: 0, 1 or 2.
+
+    Returns:
+        An `Evaluation`: `figures`, `intervals`, `per_class`; `result["confusion"]` reads any entry of metrics.json.
+
+    Raises:
+        DataError: if an image is missing, unreadable or has changed since the training.
+        CallError: if there is no such part.
+
+    Example:
+        >>> result = kerasimg.evaluate("runs/photos-1", data="photos/", verbose=0)
+        >>> result.n, 0 <= result.accuracy <= 1
+        (24, True)
     """
     classifier = Classifier.open(run)
     asked = choose_images(classifier, data, part, on_bad_image)
@@ -67,10 +86,10 @@ def evaluate(
     if out is None and data is None and part is None and classifier.folder is not None:
         out = RunFolder(classifier.folder).evaluation.path
     folder = None if out is None else Path(out)
-    evaluation = judge(classifier, asked.source, asked.indices, folder, part=asked.part, warnings=known)
+    content = judge(classifier, asked.source, asked.indices, folder, part=asked.part, warnings=known)
     if classifier.folder is not None:
         warn_of_stale(classifier.folder)
-    return evaluation
+    return Evaluation.of(content)
 
 
 def judge(

@@ -16,15 +16,15 @@ import PIL.Image
 
 from kerasimg.data.decode import decode
 from kerasimg.data.image_files import RGB, BadImage, ImageInput, read_image
-from kerasimg.data.images import NamedImage, named_images
+from kerasimg.data.images import Images, NamedImage, named_images
 from kerasimg.data.items import ManyFaults
 from kerasimg.errors import CallError, Fault, listed, nearest
-from kerasimg.evaluation.explain_methods import method_named
+from kerasimg.evaluation.explain_methods import Method, method_named
 from kerasimg.evaluation.explain_overlay import OPACITY, as_shares, on_original, overlay
 from kerasimg.evaluation.occlusion import occlusion
 from kerasimg.evaluation.predictions import two_columns
 from kerasimg.models.classifier import Classifier, ClassifierReference
-from kerasimg.results import Result
+from kerasimg.results import Result, Results
 from kerasimg.spec.document import Image
 
 BATCH_SIZE = 20
@@ -92,43 +92,51 @@ class Explanation(Result):
 
 def explain(
     run: ClassifierReference | Asked,
-    files: Any,
-    method: str = "grad_cam",
+    images: Images,
+    method: Method = "grad_cam",
     target: str | Sequence[str] | None = None,
     *,
     out: str | os.PathLike[str] | None = None,
     **options: Any,
-) -> list[Explanation]:
-    """Where a classifier sees a class in each image, in their order.
+) -> Results[Explanation]:
+    """Show where in images a classifier sees a class.
 
-    run: a run, its folder, a model.keras file, a spec that brings its weights; for occlusion anything with
-    `probabilities`, `classes` and `spec` (see `Asked`).
-    files: as for `predict`.
-    method: grad_cam, grad_cam_pp, hires_cam, integrated_gradients, smooth_grad or occlusion (see
-    `kerasimg.evaluation.explain_methods`, also for the options of each: layer, steps, baseline, samples, noise, seed,
-    window, stride).
-    target: a class, or one for each image. None: the one that is predicted; where the task is multilabel, the
-    likeliest.
-    out: a folder for two PNG an image, the map over the image and over what the network sees of it.
+    Args:
+        run: a `Run`, its folder, a `model.keras` file, or a zoo spec that brings its weights.
+        images: as for `kerasimg.predict`.
+        method: "grad_cam", "grad_cam_pp", "hires_cam", "integrated_gradients", "smooth_grad" or "occlusion".
+        target: a class, or one per image. None: the predicted class; multilabel: the most likely.
+        out: a folder for two PNG files per image, the map over the image and over what the model sees of it.
+        **options: of the method: layer, steps, baseline, samples, noise, seed, window, stride.
 
-    Raises CallError for a method that the model cannot be explained by, DataError naming every unreadable image.
+    Returns:
+        One `Explanation` per image, in order.
+
+    Raises:
+        CallError: if the method does not fit the model.
+        DataError: if an image cannot be read.
+
+    Example:
+        >>> [explanation] = kerasimg.explain("runs/photos-1", "photo.jpg", "integrated_gradients")
+        >>> explanation.map.shape
+        (8, 8)
     """
     explained = method_named(method, options)
     classifier = _classifier(run, method)
-    named = named_images(files, classifier.spec.image.channels)
+    named = named_images(images, classifier.spec.image.channels)
     if not named:
         raise CallError("no images to explain")
     wanted = _targets(classifier, target, len(named))
     seen = _decoded(named, classifier.spec.image)
     asked = classifier.probabilities if explained is occlusion else classifier.model
-    found: list[Explanation] = []
+    found: Results[Explanation] = Results()
     for first in range(0, len(named), BATCH_SIZE):
-        images = np.stack(seen[first : first + BATCH_SIZE]).astype("float32")
-        probabilities = classifier.probabilities(images)
+        batch = np.stack(seen[first : first + BATCH_SIZE]).astype("float32")
+        probabilities = classifier.probabilities(batch)
         if classifier.spec.task == "binary":
             probabilities = two_columns(probabilities)
         targets = probabilities.argmax(axis=1) if wanted is None else wanted[first : first + BATCH_SIZE]
-        maps = explained(asked, images, targets, **options)
+        maps = explained(asked, batch, targets, **options)
         for row, values in enumerate(maps):
             name, img = named[first + row].name, named[first + row].read()
             label, probability = classifier.classes[targets[row]], float(probabilities[row, targets[row]])

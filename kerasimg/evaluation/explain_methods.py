@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -91,6 +91,8 @@ def smooth_grad(
         total += _pixel_slopes(model, noisy, targets)
     return np.abs(total / samples).max(axis=-1)
 
+
+Method = Literal["grad_cam", "grad_cam_pp", "hires_cam", "integrated_gradients", "smooth_grad", "occlusion"]
 
 METHODS: Mapping[str, Callable[..., Maps]] = {
     "grad_cam": grad_cam,

@@ -22,6 +22,7 @@ from kerasimg.evaluation.evaluate import choose_images, own_record, predicted
 from kerasimg.evaluation.predictions import two_columns
 from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.results import LabelErrors
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.document import Task
 
@@ -35,14 +36,24 @@ def label_errors(
     data: Data | None = None,
     part: str | None = None,
     out: str | os.PathLike[str] | None = None,
-) -> dict[str, Any]:
-    """Likely label errors among images that a run was not trained on, the likeliest first.
+) -> LabelErrors:
+    """Find images whose labels are probably wrong, by confident learning (Northcutt et al. 2021, arXiv:1911.00068).
 
-    run: a run, its folder, or a model.keras file.
-    data, part: the images; None: those that the run held out, validation and test. Name none that it was trained on.
-    out: a file for the result as JSON; None: evaluation/label_errors.json of the run, for its own images.
+    Args:
+        run: a `Run`, its folder, or a `model.keras` file.
+        data: labelled images that the run was not trained on; None: its validation and test parts.
+        part: the part of the data.
+        out: a file for the result as JSON. None: `evaluation/label_errors.json` of the run, for its own images.
 
-    Returns `n`, `found`, and `rows` as `find_label_errors` gives them, each with its `part`.
+    Returns:
+        The `LabelErrors`, the most likely first.
+
+    Raises:
+        CallError: if the run held out no images.
+
+    Example:
+        >>> kerasimg.label_errors("runs/photos-1").n
+        12
     """
     classifier = Classifier.open(run)
     parts = [part]
@@ -68,7 +79,7 @@ def label_errors(
         RunFolder(classifier.folder).evaluation.write_label_errors(told)
     elif out is not None:
         write_json(Path(out), told)
-    return told
+    return LabelErrors.of(told)
 
 
 def find_label_errors(

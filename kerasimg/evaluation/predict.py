@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from kerasimg import log
 from kerasimg.data.decode import decode
 from kerasimg.data.image_files import BadImage
-from kerasimg.data.images import named_images
+from kerasimg.data.images import Images, named_images
 from kerasimg.data.items import ManyFaults
-from kerasimg.data.parallel import Progress
 from kerasimg.data.readable import OnBadImage
 from kerasimg.errors import CallError, Fault
 from kerasimg.evaluation.predictions import decide, two_columns
+from kerasimg.log import Verbose
 from kerasimg.models.classifier import Classifier, ClassifierReference
-from kerasimg.results import Result
+from kerasimg.results import Result, Results
 
 BATCH_SIZE = 64
 WITHOUT_THEM = "repair or remove them, or go on without them: --on-bad-image skip"
@@ -57,39 +58,37 @@ class UnreadableImages(ManyFaults):
     predictions: Sequence[Prediction] = ()
 
 
+@log.applies_verbose
 def predict(
-    run: ClassifierReference,
-    images: Any,
-    *,
-    on_bad_image: OnBadImage = "fail",
-    progress: Progress | None = None,
-) -> list[Prediction]:
+    run: ClassifierReference, images: Images, *, on_bad_image: OnBadImage = "fail", verbose: Verbose = 1
+) -> Results[Prediction]:
     """Classify images.
 
     Args:
-        run: a run, its folder, or a model.keras file.
-        images: a path (of an image, or of a folder with images below it), bytes, an open file, a PIL image, an array
-            or tensor of 0 to 255 ((H, W), (H, W, C), (N, H, W) or (N, H, W, C)), or a list of any of these.
-        on_bad_image: "fail": a DataError names every unreadable image; its `predictions` are those of all others.
-            "skip": they are left out.
-        progress: called with the number of images done, and of all.
+        run: a `Run`, its folder, a `model.keras` or `.kerasimg` file, or a zoo spec that brings its weights.
+        images: the path of an image or of a folder (all images below it), an image as bytes, `PIL.Image` or array
+            (H, W, C), several images as an array (N, H, W, C), or a list of any of these.
+        on_bad_image: "fail" reports every unreadable image; "skip" leaves them out.
+        verbose: 0, 1 or 2.
 
     Returns:
-        One `Prediction` per image, in their order.
+        One `Prediction` per image, in order.
 
     Raises:
-        CallError: if what is passed is no image, or there is none.
-        DataError: if an image cannot be read, or an array has the wrong type, shape or range of values.
+        DataError: if an image cannot be read.
+        CallError: if there is no trained model, or no image.
 
     Example:
-        >>> [prediction.label for prediction in kerasimg.predict("runs/photos-1", "photos/")]
-        ['cat', 'dog']
+        >>> [prediction] = kerasimg.predict("runs/photos-1", "photo.jpg")
+        >>> prediction.label in ("cat", "dog")
+        True
     """
-    answers = answer(run, images, progress=progress)
-    return answers.predictions if on_bad_image == "skip" and answers.predictions else require_all(answers)
+    answers = answer(run, images)
+    skip = on_bad_image == "skip" and answers.predictions
+    return Results(answers.predictions if skip else require_all(answers))
 
 
-def answer(run: ClassifierReference, images: Any, *, progress: Progress | None = None) -> Answers:
+def answer(run: ClassifierReference, images: Images) -> Answers:
     """Classify the images that can be read, and name those that cannot be.  Arguments as for `predict`."""
     classifier = Classifier.open(run)
     chosen = named_images(images, classifier.spec.image.channels)
@@ -99,8 +98,7 @@ def answer(run: ClassifierReference, images: Any, *, progress: Progress | None =
     for start in range(0, len(chosen), BATCH_SIZE):
         names, pixels = [], []
         for done, image in enumerate(chosen[start : start + BATCH_SIZE], start):
-            if progress:
-                progress(done, len(chosen))
+            log.progress(done, len(chosen))
             try:
                 pixels.append(decode(image.read(), classifier.spec.image))
                 names.append(image.name)

@@ -17,6 +17,7 @@ from kerasimg.evaluation.evaluate import choose_images, predicted
 from kerasimg.evaluation.predictions import THRESHOLD
 from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference, model_file
+from kerasimg.results import Thresholds
 from kerasimg.run_folder import RunFolder
 
 AIMS = ("f1", "youden", "cost", "precision>=P", "recall>=R")
@@ -53,19 +54,31 @@ def choose_thresholds(
     false_positive: float = 1.0,
     false_negative: float = 1.0,
     undo: bool = False,
-) -> dict[str, Any]:
-    """Choose a threshold per label (binary: of the second class), write it into the model's file, and judge anew.
+) -> Thresholds:
+    """Choose the decision threshold of each label of a binary or multilabel classifier.
 
-    run: a run, its folder, or a model.keras file.
-    aim: "f1", the highest F1; "precision>=0.95", the highest recall with at least that precision; "recall>=0.9", the
-    highest precision with at least that recall; "youden", the highest true less false positive rate; "cost", the
-    lowest cost of false_positive and false_negative for each such mistake.
-    data, part: the images to choose by; None: the validation part of the run.
-    undo: set the thresholds back to 0.5 instead.
+    The thresholds are stored in the model file, so every later prediction, evaluation and export uses them.
 
-    Returns what also stands in the run's thresholds.json: `aim`, `fitted_on`, `thresholds` (label -> threshold) and
-    `labels`, what each gives on the images it was chosen by. GateError where no label can meet the aim; one that
-    cannot while others do gets the threshold that comes nearest, and one without images keeps 0.5, both `met` false.
+    Args:
+        run: a `Run`, its folder, or a `model.keras` file.
+        aim: "f1"; "precision>=0.95", the highest recall with that precision; "recall>=0.9", the highest precision with
+            that recall; "youden", the highest true less false positive rate; "cost", the lowest cost.
+        data: labelled images to choose by; None: those of the run.
+        part: the part to choose by; None: validation.
+        false_positive: cost of a false positive, for "cost".
+        false_negative: cost of a false negative, for "cost".
+        undo: restore thresholds of 0.5 instead.
+
+    Returns:
+        The `Thresholds`, with precision, recall and F1 of each label.
+
+    Raises:
+        GateError: if no label can meet the aim.
+        CallError: for a multiclass classifier, which has no thresholds.
+
+    Example:
+        >>> kerasimg.choose_thresholds("runs/binary-1", "f1").aim
+        'f1'
     """
     file = model_file(run)
     classifier = Classifier.open(run)
@@ -77,7 +90,7 @@ def choose_thresholds(
     if undo:
         RunFolder(file.parent).thresholds_file.unlink(missing_ok=True)
         decide_by(classifier, file, classifier.temperature, None)
-        return {"thresholds": dict.fromkeys(labels, THRESHOLD)}
+        return Thresholds.of({"thresholds": dict.fromkeys(labels, THRESHOLD)})
     asked = choose_images(classifier, data, part, otherwise="validation")
     truth = asked.source.label_ids(asked.indices).reshape(len(asked.indices), -1)
     p = predicted(replace(classifier, thresholds=None), asked.source, asked.indices).reshape(len(truth), -1)
@@ -102,7 +115,7 @@ def choose_thresholds(
     told["model"] = replace(classifier, thresholds=thresholds).identity()
     write_json(RunFolder(file.parent).thresholds_file, told)
     decide_by(classifier, file, classifier.temperature, thresholds)
-    return told
+    return Thresholds.of(told)
 
 
 Aim = Callable[[Counts], tuple[np.ndarray, np.ndarray]]

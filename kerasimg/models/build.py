@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import keras
 
-from kerasimg.catalog import Reference, load_to_build, own_weights
+from kerasimg.catalog import Reference, load_to_build, merged_params, own_weights
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.models import weights as weights_files
 from kerasimg.models.budget import Budget, NoInitialValue, deferred_variables
 from kerasimg.models.graph import AS_THE_SPEC_SAYS, Graph, functional
+from kerasimg.models.weights import Weights
 from kerasimg.spec.load import Spec
 from kerasimg.spec.pack import is_pack
 
@@ -28,29 +29,41 @@ class Built(NamedTuple):
 
 
 def build(
-    ref: Reference,
+    spec: Reference,
     *,
-    weights: Any = AS_THE_SPEC_SAYS,
+    weights: Weights = "spec",
     limits: Mapping[str, int] | None = None,
-    **params: Any,
+    overrides: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    **more_params: Any,
 ) -> keras.Model:
-    """A plain functional Keras model: (N, height, width, channels) of 0-255 -> what the last node gives.
+    """Build the Keras model of a spec.
 
-    ref: a zoo name, the path of a spec, a dict, or a loaded spec.
-    weights: left out, what the spec says: where it brings the weights of its whole model in a file
-    (`pretrained.imagenet.file`, as "efficientnet_lite0" does) those, a head for other classes excepted; else random
-    ones, and in each backbone what its node says. None: random ones. "imagenet", or a `.weights.h5` file: those, for
-    the backbone; with several, {node name: weights}. For a spec without backbone: those of the whole model. A
-    `.kerasimg` file: those of the whole model, a head for other classes excepted; left out where `ref` is one.
-    limits: {"params": n, "tensor": n} beyond which nothing is allocated (see `kerasimg.models.budget`).
-    params: values of the spec's params.
+    Args:
+        spec: a zoo name, the path of a spec or of a `.kerasimg` file, a dict, or a loaded spec.
+        weights: "spec": as the spec says. None: random. "imagenet" or the path of a `.weights.h5` file: for the
+            backbone, or for the whole model where there is no backbone; for several backbones `{node name: weights}`.
+            The path of a `.kerasimg` file: for the whole model, except a head for other classes.
+        limits: `{"params": n, "tensor": n}`, beyond which nothing is allocated.
+        overrides: edits by path.
+        params: values of the spec's params.
+        **more_params: values of the spec's params, as keywords.
 
-    What the spec offers a search besides is not looked at; `kerasimg.load` checks it.
-    Raises SpecError when the spec is wrong or its model too large, WeightsError when weights are missing or do not fit.
+    Returns:
+        A plain functional `keras.Model`, which takes images of 0-255, (N, height, width, channels).
+
+    Raises:
+        SpecError: if the spec is wrong or its model too large.
+        WeightsError: if weights are missing or do not fit.
+
+    Example:
+        >>> kerasimg.build("simple_cnn", num_classes=3).output_shape
+        (None, 3)
     """
     if weights == AS_THE_SPEC_SAYS:
-        weights = own_weights(ref) or weights
-    return construct(load_to_build(ref, **params), weights=weights, limits=limits).model
+        weights = own_weights(spec) or weights
+    loaded = load_to_build(spec, overrides=overrides, params=merged_params(params, more_params))
+    return construct(loaded, weights=weights, limits=limits).model
 
 
 def construct(

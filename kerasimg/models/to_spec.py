@@ -59,10 +59,21 @@ def to_spec(model: keras.Model, name: str | None = None, *, folded: bool = True)
 
 
 def copy_weights(model: keras.Model, built: keras.Model) -> None:
-    """Copy the weights of a model into the one that its spec built, layer by layer.
+    """Copy the weights of a model into the one that its spec builds.
 
-    `built.set_weights(model.get_weights())` does the same, unless models stand side by side inside of the first:
-    Keras orders the weights of a nested model together, and those of its layers by their place in the graph.
+    Args:
+        model: the model that `kerasimg.to_spec` described.
+        built: what `kerasimg.build` made of that spec.
+
+    Raises:
+        CallError: if the two do not have the same layers.
+
+    Example:
+        >>> model = kerasimg.build("simple_cnn", num_classes=3)
+        >>> built = kerasimg.to_spec(model).build()
+        >>> kerasimg.copy_weights(model, built)
+        >>> bool((model.get_weights()[0] == built.get_weights()[0]).all())
+        True
     """
     layers = [[layer for layer in read(one).layers if layer is not None and layer.weights] for one in (model, built)]
     shapes = [[[tuple(weight.shape) for weight in layer.weights] for layer in side] for side in layers]

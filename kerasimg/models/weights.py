@@ -27,6 +27,9 @@ from kerasimg.spec.arguments import entry
 from kerasimg.spec.load import Spec
 from kerasimg.spec.pack import WEIGHTS, Pack
 
+Weights = str | os.PathLike[str] | Mapping[str, Any] | None
+""""spec": as the spec says. None: random. "imagenet", or the path of a `.weights.h5` or `.kerasimg` file."""
+
 NORMALIZATION_ARRAYS = 3
 """Mean, variance and count, with which EfficientNet's files begin; in a spec they are constants of the scaling."""
 

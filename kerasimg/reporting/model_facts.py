@@ -16,6 +16,7 @@ from kerasimg.data.image_files import ImageInput
 from kerasimg.errors import KerasimgError
 from kerasimg.evaluation.explain import explain
 from kerasimg.evaluation.explain_layers import map_layer
+from kerasimg.evaluation.explain_methods import Method
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.compiled_predict import forward
 from kerasimg.reporting.images import SMALL, Judged
@@ -107,7 +108,7 @@ def explain_all(
     return maps, method
 
 
-def _method(classifier: Classifier) -> tuple[str, dict[str, Any]]:
+def _method(classifier: Classifier) -> tuple[Method, dict[str, Any]]:
     try:
         map_layer(classifier.model)
     except KerasimgError:

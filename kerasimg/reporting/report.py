@@ -51,11 +51,23 @@ LISTED_CLASSES = 200
 
 
 def report(run: RunReference, *, out: str | os.PathLike[str] | None = None) -> Path:
-    """Write `report.html` and, beside it, `MODEL_CARD.md` from what a run kept; the path of the page.
+    """Write `report.html` and `MODEL_CARD.md` of a run.
 
-    run: a run, or its folder.  out: another file for the page.
-    What the run does not hold (no model yet, no figures) is left out of the page; where its images are gone, the page
-    says so. Raises CallError when the folder is none of a run.
+    What the run does not hold (no model yet, no evaluation) is left out of the page.
+
+    Args:
+        run: a `Run` or its folder.
+        out: another file for the page.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        CallError: if the folder holds no run.
+
+    Example:
+        >>> kerasimg.report("runs/photos-1").name
+        'report.html'
     """
     files = RunFolder.open(run)
     return _write(files, files.report_file if out is None else Path(out), _classifier(files))

@@ -10,13 +10,14 @@ import numpy as np
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
 from kerasimg import log
-from kerasimg.catalog import Reference
+from kerasimg.catalog import Reference, merged_params
 from kerasimg.data.cache import Cache
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError
 from kerasimg.evaluation.evaluate import predicted
 from kerasimg.evaluation.predictions import Predictions, decide
+from kerasimg.log import Verbose
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.spec.load import Spec
@@ -29,40 +30,59 @@ from kerasimg.training.splits import Parts, group_numbers_of, seed_of, split_ima
 FOLDS = 5
 
 
+@log.applies_verbose
 def cross_val_predict(
-    ref: Reference,
+    spec: Reference,
     *,
     data: Data,
     folds: int = FOLDS,
     overrides: Mapping[str, Any] | None = None,
-    verbose: int | str = "auto",
-    **params: Any,
+    params: Mapping[str, Any] | None = None,
+    verbose: Verbose = 1,
+    **more_params: Any,
 ) -> Predictions:
-    """Train a spec `folds` times, each time without one part of the images, and predict that part.
+    """Predict every image by a model that was not trained on it (cross-validation).
 
-    ref, data, overrides, params, verbose: as for `train`.
-    folds: 2 or more; the parts that the data names do not count.
-    Within each fold the spec's validation share is drawn from the images that are trained on. The runs are not kept.
+    The spec is trained `folds` times; within each fold its validation share is drawn from the training images. The runs
+    are not kept.
 
-    Returns the predictions in the order of the data; each image's is out of fold.
+    Args:
+        spec: as for `kerasimg.train`.
+        data: as for `kerasimg.train`; a split that the data names is ignored.
+        folds: number of folds, 2 or more.
+        overrides: edits by path.
+        params: values of the spec's params.
+        verbose: 0, 1 or 2, as for `kerasimg.train`.
+        **more_params: values of the spec's params, as keywords.
+
+    Returns:
+        The `Predictions` in the order of the data.
+
+    Raises:
+        CallError: if a class has fewer images than there are folds.
+
+    Example:
+        >>> predictions = kerasimg.cross_val_predict("photos.json", data="photos/", folds=2, verbose=0)
+        >>> predictions.probabilities.shape
+        (24, 2)
     """
     if folds < 2:
         raise CallError(f"folds: expected 2 or more, got {folds}")
-    spec, source = load_for(ref, data, overrides, params)
-    check_teacher_place(spec)
+    loaded, source = load_for(spec, data, overrides, merged_params(params, more_params))
+    check_teacher_place(loaded)
     log.info(source.describe())
-    fold_of = _folds(source, folds, seed_of(spec), group_numbers_of(spec, source))
+    fold_of = _folds(source, folds, seed_of(loaded), group_numbers_of(loaded, source))
     cache = Cache("auto")
-    source = check_images(source, spec, "fail", cache)
+    source = check_images(source, loaded, "fail", cache)
     choices = Choices(None)
     p: Any = None
     for fold in range(folds):
         log.info(f"fold {fold + 1} of {folds}")
-        parts = _parts(source, fold_of == fold, spec)
+        parts = _parts(source, fold_of == fold, loaded)
         experiment = prepare(
-            spec,
+            loaded,
             source,
-            weights=weights_of(ref, AS_THE_SPEC_SAYS),
+            weights=weights_of(spec, AS_THE_SPEC_SAYS),
             on_bad_image=None,
             cache=cache,
             parts=parts,
@@ -74,7 +94,7 @@ def cross_val_predict(
         p = np.zeros((len(source), *found.shape[1:]), found.dtype) if p is None else p
         p[parts["test"]] = found
     ids = [item.id for item in source.items]
-    decision, _ = decide(p, spec.task)
+    decision, _ = decide(p, loaded.task)
     return Predictions(ids, source.label_ids(), p, list(source.classes), decision, {})
 
 

@@ -11,11 +11,13 @@ import numpy as np
 
 from kerasimg import log
 from kerasimg.callbacks import LearningRateFinder
-from kerasimg.catalog import Reference
+from kerasimg.catalog import Reference, merged_params
+from kerasimg.data.cache import CacheKind
 from kerasimg.data.readable import OnBadImage
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError, KerasimgError
-from kerasimg.models.graph import AS_THE_SPEC_SAYS
+from kerasimg.log import Verbose
+from kerasimg.models.weights import Weights
 from kerasimg.results import Result
 from kerasimg.training.engine import KerasFit, compile_model, running, sweep_optimizer
 from kerasimg.training.prepare import prepare
@@ -59,8 +61,9 @@ class RateSweep(Result):
         return f"suggested learning rate: {self.suggestion:.2g} (the loss is lowest at {self.lowest:.2g})"
 
 
+@log.applies_verbose
 def find_learning_rate(
-    ref: Reference,
+    spec: Reference,
     *,
     data: Data,
     stage: int = 1,
@@ -68,25 +71,56 @@ def find_learning_rate(
     high: float = 10.0,
     steps: int = 100,
     out: str | os.PathLike[str] | None = None,
-    weights: Any = AS_THE_SPEC_SAYS,
+    weights: Weights = "spec",
     limits: Mapping[str, int] | None = None,
     on_bad_image: OnBadImage = "fail",
-    cache: Any = "auto",
+    cache: CacheKind = "auto",
     overrides: Mapping[str, Any] | None = None,
-    **params: Any,
+    params: Mapping[str, Any] | None = None,
+    verbose: Verbose = 1,
+    **more_params: Any,
 ) -> RateSweep:
-    """Raise the learning rate from `low` to `high` in `steps` steps, and watch the loss (Smith 2017, arXiv:1506.01186).
+    """Suggest a learning rate by a sweep from `low` to `high` (Smith 2017, arXiv:1506.01186).
 
-    As `kerasimg.find_learning_rate`, which says what the arguments are.
-    All but the rate is as in `train`; a later stage begins with the weights of the first.
+    Images, augmentation, frozen parts, optimizer and loss are as in `train`. No run is made. The sweep ends early where
+    the loss is four times its minimum.
+
+    Args:
+        spec: as for `kerasimg.train`.
+        data: as for `kerasimg.train`.
+        stage: which of `fit.stages`, from 1.
+        low: the first rate.
+        high: the last rate.
+        steps: number of steps.
+        out: a file for the plot (.png, .svg, .pdf).
+        weights: as for `kerasimg.build`.
+        limits: as for `kerasimg.build`.
+        on_bad_image: as for `kerasimg.train`.
+        cache: as for `kerasimg.train`.
+        overrides: edits by path.
+        params: values of the spec's params.
+        verbose: 0, 1 or 2.
+        **more_params: values of the spec's params, as keywords.
+
+    Returns:
+        A `RateSweep` with the suggestion, and the loss at each rate.
+
+    Raises:
+        CallError: if the arguments make no sweep.
+        KerasimgError: if the loss never falls.
+
+    Example:
+        >>> sweep = kerasimg.find_learning_rate("photos.json", data="photos/", steps=30, verbose=0)
+        >>> 1e-6 < sweep.suggestion < 10
+        True
     """
     if steps < FEWEST or not 0 < low < high:
         raise CallError(f"expected 0 < low < high and steps >= {FEWEST}, got {low:g}, {high:g} and {steps}")
     experiment = prepare(
-        ref,
+        spec,
         data,
         edits=overrides,
-        params=params,
+        params=merged_params(params, more_params),
         weights=weights,
         limits=limits,
         on_bad_image=on_bad_image,

@@ -62,7 +62,7 @@ def is_measured(limits: Limits) -> bool:
 def too_much(spec: Spec, classes: Sequence[str], limits: Limits) -> str | None:
     """Why a model costs too much; None where it does not. Its weights are random: they change neither."""
     model = construct(spec, weights=None, limits=None if limits.params is None else {"params": limits.params}).model
-    rows = measure(Classifier(model, spec, tuple(classes), None), "litert", precision="float32")["runtimes"]
+    rows = measure(Classifier(model, spec, tuple(classes), None), "litert", precision="float32", verbose=0).runtimes
     row = next(row for row in rows if row["target"] == "litert")
     for name, found, most in (
         ("bytes as a LiteRT file", row["bytes"], limits.litert_bytes),

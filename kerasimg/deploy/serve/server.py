@@ -20,6 +20,7 @@ from kerasimg.deploy.manifest import FILE
 from kerasimg.deploy.serve.settings import NAMES, Settings, key_from_environment
 from kerasimg.errors import CallError, KerasimgError, nearest
 from kerasimg.keras_internals import serve_in_processes
+from kerasimg.log import Verbose
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.pack import SUFFIX, Pack, is_pack
 from kerasimg.staleness import stale_bundle
@@ -37,20 +38,34 @@ BACKLOG = 2048
 """Connections that the system holds until they are accepted."""
 
 
+@log.applies_verbose
 def serve(
     source: str | os.PathLike[str],
     *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    workers: int = 1,
     api_key: str | None = None,
+    verbose: Verbose = 1,
     **settings: Any,
 ) -> None:
-    """Answer requests for an exported model over HTTP; returns when the process is told to end (SIGTERM, Ctrl-C).
+    """Serve an exported model over HTTP, until the process is told to end (SIGTERM, Ctrl-C).
 
-    source: a bundle's folder, a run's, or a pack; of a run the export for LiteRT, ONNX or OpenVINO is served, and where
-    it has none, or of a pack, one for LiteRT is made first, by a process of its own.
-    api_key: that requests must bring; None: `$KERASIMG_API_KEY`, without one no key is asked for.
-    settings: those of `kerasimg.deploy.serve.settings.Settings`: host, port, workers, threads, ...
+    Args:
+        source: the folder of a bundle or of a run, or a `.kerasimg` file; where there is no export for LiteRT, ONNX or
+            OpenVINO yet, one for LiteRT is made first.
+        host: address to listen at; 127.0.0.1 is this machine alone.
+        port: 0: any free port.
+        workers: processes.
+        api_key: a key that requests must bring; None: `$KERASIMG_API_KEY`, and no key where that is not set.
+        verbose: 0: silent. 1 or 2: messages.
+        **settings: limits and options as on the page on serving: threads, model, name, top, max_bytes, timeout_s, ...
 
-    CallError where the source cannot be served, a setting does not exist, or a package is missing.
+    Raises:
+        CallError: if the source cannot be served, a setting does not exist, or a package is missing.
+
+    Example:
+        >>> kerasimg.serve("runs/photos-1", port=8000)  # doctest: +SKIP
     """
     for name in settings:
         if name not in NAMES:
@@ -58,7 +73,7 @@ def serve(
     for package in NEEDED:
         if find_spec(package) is None:
             raise CallError(f'{package} is not installed: pip install "kerasimg[serve]"')
-    chosen = Settings(**settings)
+    chosen = Settings(host=host, port=port, workers=workers, **settings)
     if api_key is not None:
         os.environ["KERASIMG_API_KEY"] = api_key
     key = key_from_environment()
