@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -183,29 +183,42 @@ def _in_tensorflow(
     how: dict[str, Any],
 ) -> Results[Bundle]:
     """The same in a process of its own, where Keras runs on TensorFlow, whose converters write the files."""
-    # A classifier that was changed in this process is not what its folder holds.
-    where = None if isinstance(run, Classifier) else folder_of(run)
-    if where is None or not isinstance(data, str | os.PathLike | None):
-        raise CallError(
-            f"an export is written by TensorFlow, and Keras runs on {keras.backend.backend()} here: name the run's "
-            "folder and the folder of the images, and it is done in another process"
-        )
     told = {
         **how,
         **({"precision": list(options.precisions)} if options.precisions else {}),
         "batch": options.batch,
         "out": None if out is None else os.fspath(out),
-        "data": None if data is None else os.fspath(data),
         "input_dtype": options.input_dtype,
         "allow_flex": options.allow_flex,
         "flash_bytes": options.flash_bytes,
         "arena_bytes": options.arena_bytes,
     }
-    content = json.dumps({"run": os.fspath(where), "to": list(names), **told})
     log.info(f"Keras runs on {keras.backend.backend()} here; a process with TensorFlow writes the files")
+    folders = call_in_tensorflow(f"{__name__}:_exported", run, data, {"to": list(names), **told})
+    return Results(Bundle.open(folder) for folder in folders)
+
+
+def _exported(**arguments: Any) -> list[str]:
+    """The folders of the bundles that `export` writes, for another process."""
+    return [str(bundle.folder) for bundle in export(**arguments)]
+
+
+def call_in_tensorflow(function: str, run: ClassifierReference, data: Data | None, arguments: Mapping[str, Any]) -> Any:
+    """Call a function in a process of its own, where Keras runs on TensorFlow.
+
+    function: MODULE:NAME; it takes `run`, `data` and the arguments, all as JSON has them, and so is what it returns.
+    """
+    # A classifier that was changed in this process is not what its folder holds.
+    folder = None if isinstance(run, Classifier) else folder_of(run)
+    if folder is None or not isinstance(data, str | os.PathLike | None):
+        raise CallError(
+            f"an export is written by TensorFlow, and Keras runs on {keras.backend.backend()} here: name the run's "
+            "folder and the folder of the images, and it is done in another process"
+        )
+    places = {"run": os.fspath(folder), "data": None if data is None else os.fspath(data)}
     done = subprocess.run(
-        [sys.executable, "-c", _CHILD],
-        input=content,
+        [sys.executable, "-c", _CHILD, function],
+        input=json.dumps({**places, **arguments}),
         env={**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
@@ -220,7 +233,7 @@ def _in_tensorflow(
         log.info(line)
     if "error" in answer:
         raise RAISED.get(answer["code"], KerasimgError)(answer["error"])
-    return Results(Bundle.open(folder) for folder in answer["bundles"])
+    return answer["returned"]
 
 
 RAISED: dict[int, Callable[[str], KerasimgError]] = {
@@ -231,15 +244,15 @@ RAISED: dict[int, Callable[[str], KerasimgError]] = {
 """Exit code of an error in another process -> the error that tells it here."""
 
 _CHILD = """
-import json, sys
-from kerasimg.deploy.export import export
+import importlib, json, sys
 from kerasimg.errors import KerasimgError
+module, name = sys.argv[1].split(":")
 try:
-    bundles = export(**json.load(sys.stdin))
+    returned = getattr(importlib.import_module(module), name)(**json.load(sys.stdin))
 except KerasimgError as error:
     print(json.dumps({"code": error.exit_code, "error": str(error)}))
 else:
-    print(json.dumps({"bundles": [str(bundle.folder) for bundle in bundles]}))
+    print(json.dumps({"returned": returned}))
 """
 
 

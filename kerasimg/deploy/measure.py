@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from kerasimg.data.parallel import cores
 from kerasimg.data.sources import Data
 from kerasimg.deploy import litert_file
 from kerasimg.deploy.bundle import Bundle
-from kerasimg.deploy.export import write_bundle
+from kerasimg.deploy.export import call_in_tensorflow, write_bundle
 from kerasimg.deploy.export_context import Exporting, Options, prepare
 from kerasimg.deploy.logits import inference_model
 from kerasimg.deploy.manifest import Precision
@@ -62,19 +62,17 @@ def measure(
         A `Measurement` with a row per model.
 
     Raises:
-        CallError: if Keras does not run on TensorFlow.
+        CallError: for an unknown target or one that is not installed; on JAX or PyTorch also for a model that is not in
+            a file, because another process measures its exports.
 
     Example:
         >>> kerasimg.measure("runs/photos-1", "savedmodel", verbose=0).parameters
         62
     """
-    if keras.backend.backend() != "tensorflow":
-        raise CallError(
-            f"what a model costs is measured with TensorFlow's converters, and Keras runs on {keras.backend.backend()} "
-            "here: set KERAS_BACKEND=tensorflow"
-        )
-    exporting = prepare(run, data=data)
     named = [to] if isinstance(to, str) else to
+    if keras.backend.backend() != "tensorflow":
+        return _with_tensorflow(run, data, {"to": named and list(named), "precision": precision, "batch": batch})
+    exporting = prepare(run, data=data)
     names = [name for name in MEASURED if not target(name).missing()] if named is None else list(dict.fromkeys(named))
     rows = [_as_keras(exporting)]
     with TemporaryDirectory() as folder:
@@ -94,6 +92,20 @@ def measure(
         "runtimes": rows,
     }
     return Measurement.of(content)
+
+
+def _with_tensorflow(run: ClassifierReference, data: Data | None, arguments: Mapping[str, Any]) -> Measurement:
+    """The exports and the multiplications measured in a process with TensorFlow, `model.predict` in this one."""
+    backend = keras.backend.backend()
+    log.info(f"Keras runs on {backend} here; a process with TensorFlow measures the exports")
+    content = call_in_tensorflow(f"{__name__}:_measured", run, data, arguments)
+    content["runtimes"][0] = _as_keras(prepare(run, data=data))
+    return Measurement.of(content)
+
+
+def _measured(**arguments: Any) -> dict[str, Any]:
+    """What `measure` finds, for another process."""
+    return measure(**arguments).to_dict()
 
 
 def macs(model: keras.Model) -> int:

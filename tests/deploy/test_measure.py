@@ -6,6 +6,7 @@ from kerasimg.api import Run
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.measure import as_text, latency_ms, litert_bytes, macs
 from kerasimg.errors import CallError
+from kerasimg.models.classifier import Classifier
 
 
 def test_multiplications_are_those_of_the_paper():
@@ -52,6 +53,16 @@ def test_measure_tells_every_runtime_after_keras(run: Run):
     assert all(0 < row["p50_ms"] <= row["p95_ms"] and row["per_second"] > 0 for row in found["runtimes"])
     assert "parameters" in as_text(found)
     assert set(run.folder.rglob("*")) == before
+
+
+def test_on_another_backend_a_process_with_tensorflow_measures_the_exports(run: Run):
+    from kerasimg.deploy.measure import _with_tensorflow
+
+    here, there = kerasimg.measure(run, "litert"), _with_tensorflow(run, None, {"to": ["litert"]})
+    assert (there.parameters, there.macs, there["input"]) == (here.parameters, here.macs, here["input"])
+    assert [row["runtime"] for row in there.runtimes] == [row["runtime"] for row in here.runtimes]
+    with pytest.raises(CallError, match="name the run's folder"):
+        _with_tensorflow(Classifier.open(run), None, {"to": ["litert"]})
 
 
 def test_int8_weights_take_a_quarter():
