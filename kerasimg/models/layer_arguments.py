@@ -140,12 +140,15 @@ def _value(kind: str, value: Any, key: str) -> Any:
 def _object(group: str, value: Mapping[str, Any], key: str) -> Any:
     """A serialized object as a name, or {"type": name, argument: value}, without its defaults."""
     name, config = value.get("class_name"), value.get("config")
+    if name == "function" and isinstance(config, str) and arguments.entry(group, config) is not None:
+        return arguments.canonical(group, config)  # as Keras serializes keras.activations.relu
     entry = arguments.entry(group, name) if isinstance(name, str) else None
     if entry is None or not isinstance(config, Mapping):
-        told = config if isinstance(config, str) else name
+        label = config if isinstance(config, str) else name
+        label = "a lambda" if label in (None, "__lambda__") else f"'{label}'"
         raise Inexpressible(
-            f"has a {key} of its own, '{told}', which is none of keras.{group}: "
-            f"rewrite it with one of those, or as a layer of its own that kerasimg.register makes known"
+            f"has {'an' if key[0] in 'aeiou' else 'a'} {key} of its own, {label}, which is not in keras.{group}: "
+            "use one of those, or write it as a layer and make that known with kerasimg.register"
         )
     takes = entry["args"]
     given = {

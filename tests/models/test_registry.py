@@ -265,3 +265,39 @@ def test_a_plugin_that_fails_is_named(installed):
     installed("broken", "raise RuntimeError('no luck')", "")
     with pytest.raises(CallError, match=r"plugin 'broken' \(broken\): RuntimeError: no luck"):
         registry.load_plugins(["broken"])
+
+
+def test_activations_in_the_config_of_a_foreign_layer_are_named_whichever_way_they_are_serialized():
+    class Activated(keras.layers.Layer):
+        def __init__(self, activation="relu", **kwargs):
+            super().__init__(**kwargs)
+            self.activation = activation
+
+        def call(self, inputs):
+            return keras.activations.get(self.activation)(inputs)
+
+        def get_config(self):
+            activation = self.activation
+            if callable(activation):  # a dict {"class_name": "function", "config": "relu"}, as KerasHub writes
+                activation = keras.saving.serialize_keras_object(activation)
+            return {**super().get_config(), "activation": activation}
+
+    registry.register(Activated)
+    inputs = keras.Input((4, 4, 3))
+    serialized = keras.saving.serialize_keras_object(keras.activations.gelu)
+    assert serialized["class_name"] == "function"
+    for activation in ("gelu", keras.activations.gelu, serialized):
+        made = keras.Model(inputs, Activated(activation)(inputs))
+        spec = to_spec(made)
+        assert spec.document["model"] == [{"layer": "Activated", "activation": "gelu"}]
+        pixels = np.linspace(-3, 3, 48, dtype="float32").reshape(1, 4, 4, 3)
+        assert np.array_equal(build(spec)(pixels), made(pixels))
+    for activation, label in ((twice, "'twice'"), (lambda x: x, "a lambda")):
+        with pytest.raises(
+            SpecError, match=f"has an activation of its own, {label}, which is not in keras.activations"
+        ):
+            to_spec(keras.Model(inputs, Activated(activation)(inputs), name="made"))
+
+
+def twice(inputs):
+    return 2 * inputs
