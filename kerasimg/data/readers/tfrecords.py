@@ -6,7 +6,8 @@ class_name: names, or integers, which then are the names. The format: tensorflow
 (each record is its length, the masked CRC-32C of that, the record, its masked CRC-32C).
 
 Opening a file reads the lengths and labels and skips the images. A record's CRC is checked when its image is read
-for the first time. Neither TensorFlow nor protobuf is needed, and nothing is run that a file holds.
+for the first time. TensorFlow is not loaded, and nothing is run that a file holds. Messages are walked here, not parsed
+by protobuf, which would read every image too: opening a file of 150 KB images from disk took two to four times as long.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import google_crc32c
 import numpy as np
 
 from kerasimg.data.image_files import BadImage
 from kerasimg.data.index import Labels
 from kerasimg.data.items import ManyFaults, Part, Reading, class_name, fault
-from kerasimg.data.readers.crc32c import crc32c, masked
 from kerasimg.data.readers.image_store import Members, Shard
 from kerasimg.data.readers.reader import Reader
 from kerasimg.data.readers.shards import Table, column, numbers_of, shards_reading, tables_of
@@ -68,7 +69,7 @@ class Records(Members):
             return super().read(row)
         start, length = int(self.records[row]), int(self.record_lengths[row])
         record = self.bytes_at(row, start, length + FOOT)
-        if masked(crc32c(record[:length])) != int.from_bytes(record[length:], "little"):
+        if masked_crc(record[:length]) != int.from_bytes(record[length:], "little"):
             path = self.shards[int(self.numbers[row])].path
             raise BadImage(f"is damaged (the CRC of its record at byte {start:,} of {path} does not match)")
         self.checked[row] = True
@@ -147,7 +148,7 @@ def _records(path: str, content: mmap.mmap) -> Iterator[tuple[int, int]]:
     while at < len(content):
         head = content[at : at + HEAD.size]
         length, check = HEAD.unpack(head) if len(head) == HEAD.size else (0, 0)
-        if len(head) < HEAD.size or masked(crc32c(head[:8])) != check:
+        if len(head) < HEAD.size or masked_crc(head[:8]) != check:
             what = "is no TFRecord file" if not number else f"is damaged or cut short at byte {at:,}"
             raise fault(path, f"record {number}", f"{what} (the CRC of the record's length does not match)")
         if at + HEAD.size + length + FOOT > len(content):
@@ -155,6 +156,12 @@ def _records(path: str, content: mmap.mmap) -> Iterator[tuple[int, int]]:
         yield at + HEAD.size, length
         at += HEAD.size + length + FOOT
         number += 1
+
+
+def masked_crc(data: bytes) -> int:
+    """The CRC-32C of some bytes as TFRecord files store it: rotated by 15 bits, and a constant added."""
+    crc: int = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 Span = tuple[int, int]
