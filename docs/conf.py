@@ -15,7 +15,7 @@ author = "the kerasimg authors"
 release = metadata.version("kerasimg")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "snippets"]
+exclude_patterns = ["_build", "snippets", "notebooks"]
 myst_enable_extensions = ["attrs_inline"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False

@@ -30,9 +30,18 @@ REPLACED = {
 }
 
 
+SIMPLE_CNN = """\
+simple_cnn: 1,626,442 parameters
+node             type          inputs           output    parameters
+...
+Next: kerasimg train simple_cnn --data DATA
+"""
+"""What the command at the beginning of plain-keras.md prints, shortened."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measure", action="store_true", help="measure parity with keras.applications anew")
+    parser.add_argument("--measure", action="store_true", help="measure parity with keras.applications again")
     if parser.parse_args().measure:
         PARITY.write_text(json.dumps(measure(), indent=2) + "\n", encoding="utf-8")
     for name, page in pages().items():
@@ -48,8 +57,9 @@ def plain_keras() -> str:
     """Each of three specs beside the code that it replaces."""
     parts = [
         "# Beside plain Keras",
-        "Three specs of the zoo, and the Keras code that each replaces. A test proves of each pair: the same layers, "
-        "shapes and number of parameters, and, with the same weights, the same outputs.",
+        "```console\n$ kerasimg spec show simple_cnn --graph\n" + SIMPLE_CNN + "```",
+        "Three specs of the zoo, and the Keras code that each replaces. A test checks of each pair that layers, shapes and "
+        "number of parameters are the same and that, with the same weights, the outputs are equal.",
     ]
     for name, about in REPLACED.items():
         code = (DOCS / "snippets" / f"plain_{name}.py").read_text(encoding="utf-8").strip()
@@ -63,6 +73,14 @@ def zoo() -> str:
     parity = json.loads(PARITY.read_text(encoding="utf-8"))
     rows = [
         "# The zoo",
+        "",
+        "```console",
+        "$ kerasimg spec show mobilenet_v2 --graph",
+        "mobilenet_v2: 3,538,984 parameters",
+        "...",
+        "$ kerasimg spec build mobilenet_v2",
+        "...",
+        "```",
         "",
         "Each file is written from the paper that its card names; `kerasimg zoo show NAME` prints it. Parameters are "
         "those at the defaults. Parity is the greatest difference of the outputs to the model of `keras.applications` "

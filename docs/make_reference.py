@@ -1,4 +1,4 @@
-"""Makes the pages of the site that follow from the code: the keys of a spec, the layers, the verbs, the gallery.
+"""Makes the generated pages of the site: the keys of a spec, the layers, the verbs, the gallery.
 
 `conf.py` writes them to docs/generated/ whenever the site is built, so that they cannot fall behind.
 """
@@ -50,9 +50,7 @@ def keys() -> str:
     parts = [
         "# Every key of a spec",
         "From the models that check a spec; an editor shows the same from the JSON Schema (`kerasimg spec schema`). "
-        "What "
-        "the sections mean together, and the grammar of nodes, expressions and search values, stands in "
-        "[the spec language](../spec-language.md).",
+        "[The spec language](../spec-language.md) explains the sections, nodes, expressions and search values.",
     ]
     for name, model in SECTIONS.items():
         schema = model.model_json_schema()
@@ -106,7 +104,7 @@ def names() -> str:
     table = json.loads((files("kerasimg.spec") / "keras_table.json").read_text(encoding="utf-8"))
     parts = [
         "# Every name that a spec may use",
-        "The closed list, read off the Keras that kerasimg is made for, and kerasimg's own. `register` adds to it in a "
+        "The closed list: names of Keras, and kerasimg's own. `register` adds to it in a "
         "program: see [extending](../extending.md). An argument without a default must be given.",
     ]
     for group, title in GROUPS.items():
@@ -156,8 +154,8 @@ def gallery(shown: list[str]) -> str:
         rows.append(f"| [{name}](zoo/{_file(name)}.md) | {_cell(spec.about)} | {params} | {spec.card.year or ''} |")
     toc = "\n".join(f"zoo/{_file(name)}" for name in shown)
     about = (
-        "Each is written from the paper that its card names. An image shows the top-level nodes; a block says how "
-        "many layers it stands for. Blue holds at least a quarter of the parameters; dashed is frozen."
+        "Each is written from the paper that its card names. A drawing shows the top-level nodes; a block says how "
+        "many layers it has. Blue nodes have at least a quarter of the parameters; dashed ones are frozen."
     )
     return "\n\n".join(["# The zoo gallery", about, "\n".join(rows), f"```{{toctree}}\n:hidden:\n\n{toc}\n```"]) + "\n"
 
@@ -173,7 +171,7 @@ def _spec_page(name: str) -> tuple[str, str]:
         "notes": spec.card.notes,
         "input": drawing.size(seen.image),
         "parameters": f"{seen.params:,}, {len(seen.calls)} layers and backbones",
-        "variants": ", ".join(one for one in spec.document.get("variants", {}) if not one.startswith("//")),
+        "variants": ", ".join(variant for variant in spec.document.get("variants", {}) if not variant.startswith("//")),
         "parity": _parity(name),
         **{f"published: {what}": figure for what, figure in spec.card.figures.items()},
     }

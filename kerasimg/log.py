@@ -83,16 +83,19 @@ def applies_verbose(function: Callable[Arguments, Returned]) -> Callable[Argumen
 def attached(handler: logging.Handler | None, level: int) -> Iterator[None]:
     """Give the logger a level and a handler while the block runs.
 
-    A level that is already lower, because the program around wants more, stays as it is.
+    A level that is already lower, because the program around wants more, stays as it is. If the program has not
+    configured `logging`, a library that does so meanwhile does not print the messages a second time.
     """
-    before = LOGGER.level
+    before, propagates = LOGGER.level, LOGGER.propagate
     wants_more = level < logging.WARNING and logging.NOTSET < before < level
     LOGGER.setLevel(before if wants_more else level)
     if handler is not None:
+        LOGGER.propagate = propagates and LOGGER.hasHandlers()
         LOGGER.addHandler(handler)
     try:
         yield
     finally:
         LOGGER.setLevel(before)
+        LOGGER.propagate = propagates
         if handler is not None:
             LOGGER.removeHandler(handler)

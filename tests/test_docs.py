@@ -1,17 +1,21 @@
-"""What the README and the docs promise is what there is."""
+"""The README and the docs show what kerasimg does: commands and code run, outputs match, names and links exist."""
 
+import contextlib
 import itertools
 import json
+import os
+import pkgutil
 import re
 import runpy
-import shlex
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
-import numpy as np
-import PIL.Image
 import pytest
 import typer
 
@@ -20,49 +24,144 @@ from kerasimg import cli
 from kerasimg.cli.groups import leaves
 from kerasimg.errors import SpecError
 
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md")])
+TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+
 QUICKER = {
-    'data="photos/")': 'data="photos/", size=32, overrides={"fit.stages": [{"epochs": 1}]})',
-    'data="sample", lr=0.002, overrides': 'data="photos/", size=32, lr=0.002, overrides',
+    'kerasimg.train(data="photos/")': 'kerasimg.train(data="photos/", size=32, epochs=1)',
+    'data="sample", lr=0.002, overrides={"fit.stages.0.epochs": 3}': 'data="photos/", size=32, epochs=1, lr=0.002',
     '"zoo/mobilenet.json", num_classes=5': '"zoo/mobilenet.json", num_classes=5, weights=None',
 }
-"""What an example would take too long for, or a network, and what it is run with."""
+"""What an example runs with instead, because it would take too long or need a network. The page shows the same."""
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+class World(NamedTuple):
+    """The working folder of the pages, and the outputs of the commands that made it."""
+
+    folder: Path
+    outputs: dict[str, list[str]]
+
+
+@pytest.fixture(scope="session")
+def examples() -> SimpleNamespace:
+    """docs/examples.py, which writes the outputs of the pages."""
+    return SimpleNamespace(**runpy.run_path(str(DOCS / "examples.py")))
+
+
+@pytest.fixture(scope="session")
+def world(examples: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("world")
+    return World(folder, examples.prepare(folder))
+
+
+@pytest.fixture
+def copy_of_the_world(world: World, tmp_path: Path) -> Iterator[Path]:
+    folder = Path(shutil.copytree(world.folder, tmp_path / "world"))
+    with contextlib.chdir(folder):
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """kerasimg.train, which trains once for calls that are equal; later ones get a copy of the run."""
+    runs = tmp_path_factory.mktemp("runs")
+    done: dict[str, Path] = {}
+    train = kerasimg.train
+
+    def train_once(*args: Any, **options: Any) -> Any:
+        call = repr((args, sorted(options.items())))
+        if call not in done:
+            run = train(*args, **options)
+            done[call] = Path(shutil.copytree(run, runs / str(len(done)) / Path(run).name))
+            return run
+        return kerasimg.Run(shutil.copytree(done[call], Path("runs") / done[call].name))
+
+    return train_once
+
+
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+    return re.findall(rf"^```{language}\n(.*?)^```$", read(page), re.M | re.S)
+
+
+def named(pages: list[Path]) -> dict[str, Any]:
+    return {"argvalues": pages, "ids": [page.name for page in pages]}
 
 
 def test_ci_runs_the_test_command_of_the_readme():
     commands = [line for block in blocks(ROOT / "README.md", "sh") for line in block.splitlines() if "tox" in line]
     assert len(commands) == 1
-    assert commands[0] in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert commands[0] in read(ROOT / ".ci" / "run").splitlines()
 
 
-@pytest.mark.parametrize("name", ["plain-keras.md", "zoo.md"])
-def test_a_page_is_what_its_script_makes(name: str):
-    made = runpy.run_path(str(ROOT / "docs" / "make_pages.py"))["pages"]()
-    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == made[name], "run: python docs/make_pages.py"
+def test_generated_pages_are_up_to_date():
+    pages = runpy.run_path(str(DOCS / "make_pages.py"))["pages"]()
+    assert set(pages) == {"plain-keras.md", "zoo.md"}
+    stale = [name for name, text in pages.items() if read(DOCS / name) != text]
+    assert stale == [], "run: python docs/make_pages.py"
 
 
-def test_every_page_links_only_to_what_is_there():
+def test_links_lead_to_files_that_exist():
     links = [
         (page, target)
-        for page in PAGES
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+        for page in TEXTS
+        for target in re.findall(r"\]\(([^)#]+)\)", read(page))
         if not target.startswith(("http", "generated/"))  # the site is built with warnings as errors
     ]
     assert links
-    assert [str(target) for page, target in links if not (page.parent / target).exists()] == []
+    assert [f"{page.name}: {target}" for page, target in links if not (page.parent / target).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_whole_spec_on_a_page_is_a_spec(page: Path):
-    whole = [block for block in blocks(page, "json") if '"kerasimg": 1' in block]
-    for block in whole:
-        assert kerasimg.load(json.loads(block)).nodes
+PLACEHOLDERS = {"kerasimg/layers/soft_threshold.py", "kerasimg/classifier.js"}
+"""A file that a recipe has the reader write, and one in an export for the web."""
+
+
+def test_files_that_the_docs_name_exist():
+    paths = {
+        (page.name, path.rstrip("./"))
+        for page in [page for page in TEXTS if page.name != "CHANGELOG.md"]
+        for path in re.findall(r"(?<![\w./-])(?:kerasimg|tests|benchmarks|docs|zoo)/[\w./-]*[\w/]", read(page))
+    }
+    assert len(paths) > 60
+    gone = [
+        (page, path)
+        for page, path in paths
+        if not (ROOT / path).exists() and path not in PLACEHOLDERS and path.removeprefix("zoo/") not in ZOO_NAMES
+    ]
+    assert gone == []
+
+
+ZOO_NAMES = {path.stem for path in (ROOT / "zoo").glob("*.json")}
+ENTRY_POINTS = ("kerasimg.plugins", "kerasimg.targets", "kerasimg.sources", "kerasimg.samplers")
+
+
+def test_python_names_that_the_docs_name_exist():
+    names = {
+        (page.name, name)
+        for page in [page for page in TEXTS if page.name != "CHANGELOG.md"]
+        for name in re.findall(r"`(kerasimg\.[\w.]+\w)(?:\(|`)", read(page))
+        if name not in ENTRY_POINTS
+    }
+    assert len(names) > 40
+    gone = []
+    for page, name in names:
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError):
+            gone.append((page, name))
+    assert gone == []
+
+
+@pytest.mark.parametrize("page", **named(PAGES))
+def test_specs_on_a_page_are_valid(page: Path):
+    for block in blocks(page, "json"):
+        if '"kerasimg": 1' in block:
+            assert kerasimg.load(json.loads(block)).nodes
 
 
 RUNNABLE = [
@@ -71,49 +170,85 @@ RUNNABLE = [
     if page.name != "plain-keras.md"  # tests/contract/test_plain_keras.py runs those
     for block in blocks(page, "python")
 ]
+BLOCK_IDS = [f"{page.name}-{len(block)}" for page, block in RUNNABLE]
 
 
-@pytest.mark.parametrize(("page", "block"), RUNNABLE, ids=[f"{page.name}-{len(block)}" for page, block in RUNNABLE])
-def test_an_example_uses_the_public_api(page: Path, block: str):
-    modules = re.findall(r"^\s*(?:from|import) (kerasimg\.[\w.]+)", block, re.M)
-    assert set(modules) <= {"kerasimg.data.readers"}  # the base class of data sources
+@pytest.mark.parametrize(("page", "block"), RUNNABLE, ids=BLOCK_IDS)
+def test_examples_use_the_public_api(page: Path, block: str):
+    assert not re.search(r"^\s*(from|import) kerasimg\.", block, re.M)
 
 
-def test_the_page_of_the_api_lists_every_public_name():
-    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    listed = set(re.findall(r"`kerasimg\.(\w+)`", text.split("## Objects")[1]))
+def test_api_page_lists_every_public_name():
+    listed = set(re.findall(r"`kerasimg\.(\w+)`", read(DOCS / "api.md").split("## Objects")[1]))
     assert listed == set(kerasimg.__all__) - {"__version__"}
 
 
-@pytest.mark.parametrize(("page", "block"), RUNNABLE, ids=[f"{page.name}-{len(block)}" for page, block in RUNNABLE])
-def test_every_python_example_runs(page: Path, block: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.chdir(tmp_path)
-    for short, long in QUICKER.items():
-        block = block.replace(short, long)
-    image = np.random.default_rng(0).integers(0, 256, (60, 40, 3)).astype("uint8")
-    for name in ("photo.jpg", *(f"photos/{label}/{k}.jpg" for label in ("cat", "dog") for k in range(8))):
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        PIL.Image.fromarray(image).save(name)
+@pytest.mark.usefixtures("copy_of_the_world")
+@pytest.mark.parametrize(("page", "block"), RUNNABLE, ids=BLOCK_IDS)
+def test_python_examples_run(page: Path, block: str, monkeypatch: pytest.MonkeyPatch, trained: Callable[..., Any]):
+    monkeypatch.setattr(kerasimg, "train", trained)
+    for shown, quicker in QUICKER.items():
+        block = block.replace(shown, quicker)
     exec(block, {"__name__": "example"})
 
 
-COMMANDS = [
-    (page, line)
-    for page in PAGES
-    for block in blocks(page, "sh")
-    for line in block.replace("\\\n", " ").splitlines()
-    if line.startswith("kerasimg ")
-]
+def test_quicker_forms_are_those_of_examples():
+    examples = "\n".join(block for _, block in RUNNABLE)
+    assert [shown for shown in QUICKER if shown not in examples] == []
 
 
-@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[f"{page.name}: {line}" for page, line in COMMANDS])
-def test_every_command_on_a_page_is_one_that_is_taken(page: Path, line: str, parse_command: Callable[[str], None]):
-    parse_command(line.removeprefix("kerasimg "))
+SHOWN = [page for page in PAGES if blocks(page, "console")]
+NEEDS = {"web.md": ("npm",), "serve.md": ("curl",)}
+
+
+@pytest.mark.usefixtures("copy_of_the_world")
+@pytest.mark.parametrize("page", **named(SHOWN))
+def test_commands_print_what_the_page_shows(page: Path, world: World, examples: SimpleNamespace):
+    if missing := [name for name in NEEDS.get(page.name, ()) if shutil.which(name) is None]:
+        pytest.skip(f"{', '.join(missing)} is not installed")
+    for block in examples.blocks(read(page)):
+        for example, printed in examples.run_block(block, world.outputs, quick=True):
+            shown = example.output
+            assert examples.matches(shown, printed), (
+                f"{page.name}: $ {example.command}\n"
+                + "\n".join(["shown:", *examples.normalise(shown), "", "printed:", *examples.normalise(printed)])
+                + f"\nrun: python docs/examples.py {page.name}"
+            )
+
+
+BEGIN_OTHERWISE = {"export-support.md"}  # a generated table
+
+
+@pytest.mark.parametrize("page", **named([page for page in PAGES if page.name not in BEGIN_OTHERWISE]))
+def test_pages_begin_with_something_to_run(page: Path):
+    languages = re.findall(r"^```([{}\w]+)$", read(page), re.M)
+    assert languages[0] in ("console", "python")
+
+
+def test_examples_are_compared_except_for_numbers_and_classes(examples: SimpleNamespace):
+    assert examples.matches(["saved in runs/a-1 (12.5 MB)"], ["saved in runs/a-2 (3 MB)"])
+    assert examples.matches(["a", "...", "z"], ["a", "b", "c", "z"])
+    assert examples.matches(["x.jpg: leaf 0.5"], ["x.jpg: stone 1.0"])
+    assert not examples.matches(["saved in runs/a-1"], ["written to runs/a-1"])
+    assert not examples.matches(["a", "...", "z"], ["a", "b"])
+
+
+def commands(page: Path) -> list[str]:
+    """The kerasimg commands of a page, in shell blocks and in the tables of other libraries."""
+    shell = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
+    table = re.findall(r"`(kerasimg [^`]+)`", read(page)) if page.name == "coming-from.md" else []
+    return [line.removeprefix("kerasimg ") for line in shell + table if line.startswith("kerasimg ")]
+
+
+@pytest.mark.parametrize("page", **named([page for page in PAGES if commands(page)]))
+def test_commands_on_a_page_parse(page: Path, parse_command: Callable[[str], None]):
+    for line in commands(page):
+        parse_command(line)
 
 
 PACKAGE = Path(kerasimg.__file__).parent
-TEXTS = sorted(
-    [*PAGES, ROOT / "CONTRIBUTING.md", *(ROOT / "benchmarks").glob("*"), *(ROOT / "docs").glob("*.py")]
+MENTIONING = sorted(
+    [*PAGES, ROOT / "CONTRIBUTING.md", *(ROOT / "benchmarks").glob("*"), *DOCS.glob("*.py")]
     + [path for ending in ("py", "j2", "html", "js", "md", "json") for path in PACKAGE.rglob(f"*.{ending}")]
 )
 """What may name a command: pages, messages, docstrings, templates."""
@@ -121,25 +256,22 @@ MENTION = re.compile(r"(?<![.\w/-])kerasimg((?:[ \n]+(?:#[ ]*)?(?:--?[a-z][\w-]*
 
 
 def _mentions() -> list[tuple[str, list[str]]]:
-    """Each place where the name of the program is followed by the name of a command, wherever that command is."""
+    """Each place where the name of the program is followed by the name of a command, in whatever group that is."""
     tree: Any = typer.main.get_command(cli.app)
     names = {*tree.commands, *(words[-1] for words in leaves(tree))}
-    found = []
-    for path in TEXTS:
-        for match in MENTION.finditer(path.read_text(encoding="utf-8")):
+    mentions = []
+    for path in MENTIONING:
+        for match in MENTION.finditer(read(path)):
             words = list(itertools.takewhile("kerasimg".__ne__, match[1].split()))
             if words[0] in names and (path.suffix != ".md" or match.string[match.start() - 1] in "`\n"):
-                found.append((path.name, words))
-    return found
+                mentions.append((path.name, words))
+    return mentions
 
 
-MENTIONS = _mentions()
-
-
-def test_every_command_that_a_text_or_a_message_names_is_there_with_its_options():
+def test_commands_and_options_that_texts_and_messages_name_exist():
     tree: Any = typer.main.get_command(cli.app)
-    missing = []
-    for name, words in MENTIONS:
+    mentions, missing = _mentions(), []
+    for name, words in mentions:
         command, rest = tree, list(words)
         while hasattr(command, "commands") and rest and rest[0] in command.commands:
             command = command.commands[rest.pop(0)]
@@ -152,37 +284,62 @@ def test_every_command_that_a_text_or_a_message_names_is_there_with_its_options(
         ):
             missing.append((name, " ".join(words[:6])))
     assert missing == []
-    assert len(MENTIONS) > 100
+    assert len(mentions) > 100
 
 
-def test_a_command_beside_that_of_another_library_can_be_typed(parse_command: Callable[[str], None]):
-    text = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
-    lines = [line for line in re.findall(r"`kerasimg ([^`]+)`", text) if len(line.split()) > 2]
-    assert len(lines) > 5
-    for line in lines:
-        parse_command(line)
-
-
-def test_the_tutorial_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, images: Any):
-    """Every command of the page, in its order; the trainings with fewer epochs and smaller images."""
-    monkeypatch.chdir(tmp_path)
-    images(tmp_path / "photos", {"red": 12, "blue": 12})
-    PIL.Image.open(tmp_path / "photos" / "red" / "00.png").save("photo.jpg")
-    for line in (line for page, line in COMMANDS if page.name == "tutorial.md"):
-        words = shlex.split(line)
-        quicker = ["--set", "epochs=1"] if words[1] == "train" and "--resume" not in words else []
-        monkeypatch.setattr(sys, "argv", [*words, *quicker])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        assert (line, caught.value.code) == (line, 0)
-
-
-def test_the_faults_that_the_readme_shows_are_those_that_are_told():
+def test_errors_that_the_readme_shows_are_reported():
     shown = next(block for block in blocks(ROOT / "README.md", "text") if "fliters" in block)
     spec = next(json.loads(block) for block in blocks(ROOT / "README.md", "json"))
     spec["model"][0]["fliters"] = spec["model"][0].pop("filters")
     spec["fit"] = {"batch_size": 0}
     with pytest.raises(SpecError) as caught:
         kerasimg.load(spec | {"name": "my"})
-    told = [f"my.json{str(fault).removeprefix('my')}" for fault in caught.value.faults]
-    assert set(shown.splitlines()) <= set(told)
+    reported = [f"my.json{str(fault).removeprefix('my')}" for fault in caught.value.faults]
+    assert set(shown.splitlines()) <= set(reported)
+
+
+def test_notebook_runs_from_top_to_bottom(copy_of_the_world: Path, monkeypatch: pytest.MonkeyPatch):
+    notebook = json.loads(read(DOCS / "notebooks" / "first_hour.ipynb"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) > 8
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for cell in cells:
+        exec(cell, names)
+    assert all(not cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code")
+
+
+def test_recipe_for_a_layer_works(tmp_path: Path):
+    """Follows CONTRIBUTING in a copy of the package: after its steps, a spec may use the layer."""
+    code = re.search(r"^   ```python\n(.*?)^   ```$", read(ROOT / "CONTRIBUTING.md"), re.M | re.S)
+    assert code is not None
+    for folder in ("kerasimg", "zoo"):
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("sample", "__pycache__", "*.h5")
+        )
+    layers = tmp_path / "kerasimg" / "layers"
+    (layers / "soft_threshold.py").write_text(textwrap.dedent(code[1]), encoding="utf-8")
+    text = read(layers / "__init__.py").replace("__all__ = [", '__all__ = ["SoftThreshold", ')
+    (layers / "__init__.py").write_text(
+        f"from kerasimg.layers.soft_threshold import SoftThreshold\n{text}", encoding="utf-8"
+    )
+    spec = {
+        "kerasimg": 1,
+        "image": {"size": [8, 8]},
+        "model": [{"layer": "SoftThreshold", "threshold": 0.2}, {"layer": "GlobalAveragePooling2D"}],
+    }
+    (tmp_path / "soft.json").write_text(json.dumps(spec), encoding="utf-8")
+    for words in (
+        ["kerasimg.models.keras_table"],
+        ["kerasimg.spec.schema"],
+        ["kerasimg", "spec", "build", "soft.json"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *words],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert '"SoftThreshold"' in read(tmp_path / "kerasimg" / "spec" / "keras_table.json")
+    assert "SoftThreshold" in read(tmp_path / "zoo" / "kerasimg-1.schema.json")
