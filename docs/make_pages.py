@@ -58,8 +58,8 @@ def plain_keras() -> str:
     parts = [
         "# Beside plain Keras",
         "```console\n$ kerasimg spec show simple_cnn --graph\n" + SIMPLE_CNN + "```",
-        "Three specs of the zoo, and the Keras code that each replaces. A test checks of each pair that layers, shapes and "
-        "number of parameters are the same and that, with the same weights, the outputs are equal.",
+        "Three specs of the zoo, and the Keras code that each replaces. A test checks of each pair that layers, shapes "
+        "and number of parameters are the same and that, with the same weights, the outputs are equal.",
     ]
     for name, about in REPLACED.items():
         code = (DOCS / "snippets" / f"plain_{name}.py").read_text(encoding="utf-8").strip()

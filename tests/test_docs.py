@@ -3,13 +3,10 @@
 import contextlib
 import itertools
 import json
-import os
 import pkgutil
 import re
 import runpy
 import shutil
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -308,38 +305,14 @@ def test_notebook_runs_from_top_to_bottom(copy_of_the_world: Path, monkeypatch: 
     assert all(not cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code")
 
 
-def test_recipe_for_a_layer_works(tmp_path: Path):
-    """Follows CONTRIBUTING in a copy of the package: after its steps, a spec may use the layer."""
-    code = re.search(r"^   ```python\n(.*?)^   ```$", read(ROOT / "CONTRIBUTING.md"), re.M | re.S)
-    assert code is not None
-    for folder in ("kerasimg", "zoo"):
-        shutil.copytree(
-            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("sample", "__pycache__", "*.h5")
-        )
-    layers = tmp_path / "kerasimg" / "layers"
-    (layers / "soft_threshold.py").write_text(textwrap.dedent(code[1]), encoding="utf-8")
-    text = read(layers / "__init__.py").replace("__all__ = [", '__all__ = ["SoftThreshold", ')
-    (layers / "__init__.py").write_text(
-        f"from kerasimg.layers.soft_threshold import SoftThreshold\n{text}", encoding="utf-8"
-    )
-    spec = {
-        "kerasimg": 1,
-        "image": {"size": [8, 8]},
-        "model": [{"layer": "SoftThreshold", "threshold": 0.2}, {"layer": "GlobalAveragePooling2D"}],
-    }
-    (tmp_path / "soft.json").write_text(json.dumps(spec), encoding="utf-8")
-    for words in (
-        ["kerasimg.models.keras_table"],
-        ["kerasimg.spec.schema"],
-        ["kerasimg", "spec", "build", "soft.json"],
-    ):
-        done = subprocess.run(
-            [sys.executable, "-m", *words],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-    assert '"SoftThreshold"' in read(tmp_path / "kerasimg" / "spec" / "keras_table.json")
-    assert "SoftThreshold" in read(tmp_path / "zoo" / "kerasimg-1.schema.json")
+def test_recipe_for_a_family_of_the_zoo_works(
+    tmp_path: Path, examples: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+):
+    """The spec of CONTRIBUTING passes the commands of its recipe."""
+    [spec] = re.findall(r"^   ```json\n(.*?)^   ```$", read(ROOT / "CONTRIBUTING.md"), re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    Path("lenet.json").write_text(textwrap.dedent(spec), encoding="utf-8")
+    for command in ("check lenet.json", "spec show lenet.json --graph", "spec build lenet.json"):
+        printed, code = examples.run(f"kerasimg {command}")
+        assert code == 0, printed
+    assert kerasimg.build("lenet.json").count_params() == 61_706
