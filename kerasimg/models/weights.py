@@ -267,7 +267,7 @@ def _load(model: Any, path: Path, load: Callable[[], None], checked: bool = Fals
                 raise ValueError(f"{weight.path}: its numbers are not all finite")
     except Exception as error:  # h5py, Keras and the backends each raise their own
         # Keras says in its first line which layer, in the following ones which two shapes.
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split()).partition(" Target variable:")[0]  # then follow its values
         reason = text[:MAX_REASON] if isinstance(error, ValueError) and text else reason_of(error)
         raise WeightsError(f"the weights in '{path}' do not fit {model.name}: {reason}") from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Any, get_args
 
@@ -270,8 +270,20 @@ class Making:
         named = names_in(document.get("expect", {}))
         if "head_units" in named:
             named |= {"num_classes"}
+        if self.params.get("variant") != as_written.get("params", {}).get("variant"):
+            of_variants = {name for values in (as_written.get("variants") or {}).values() for name in values}
+            if not self._used_by(named) & of_variants:  # only the file's own variant is expected to be like this
+                return False
         changed = {name for name, value in self.params.items() if params.get(name) != value}
         return changed <= named and all(as_written.get(key) == self.replaced.get(key) for key in STRUCTURE)
+
+    def _used_by(self, names: Set[str]) -> set[str]:
+        """The names and all params that their expressions use."""
+        used: set[str] = set()
+        while new := names - used:
+            used |= new
+            names = names_in([self.replaced.get("params", {}).get(name) for name in new])
+        return used
 
 
 def _unreported(path: Any, message: str) -> None:

@@ -73,6 +73,24 @@ def test_an_expectation_is_kept_only_while_the_model_is_the_file_s(family):
     assert catalog.load(edited, num_classes=3).expect.params is None
 
 
+def test_an_expectation_of_another_variant_is_that_of_the_variant_or_none():
+    zoo = {variant: catalog.load("efficientnet_lite0", variant=variant) for variant in ("lite0", "lite1")}
+    assert [spec.expect.params for spec in zoo.values()] == [3413024 + 1281 * 1000, 4189344 + 1281 * 1000]
+    variants = {"small": {"units": 2, "without_top": 386}, "large": {"units": 3, "without_top": 579}}
+    document = {
+        "kerasimg": 1,
+        "params": {"variant": "small", "units": None, "without_top": None, "total": "=without_top + 0"},
+        "image": {"size": [8, 8]},
+        "variants": variants,
+        "model": [{"layer": "Flatten"}, {"layer": "Dense", "units": "=units"}],
+    }
+    for expected, of_large in ((386, None), ("=without_top", 579), ("=total", 579)):
+        spec = {**document, "expect": {"params": expected}}
+        assert catalog.load(spec).expect.params == 386
+        large = catalog.load(spec, variant="large")
+        assert (large.expect.params if large.expect_holds else None) == of_large
+
+
 def test_a_param_that_must_be_given_is_missed_unless_partial():
     document = {"kerasimg": 1, "params": {"units": None}, "model": HEAD}
     with pytest.raises(SpecError, match=r"params\.units: must be given: units=\.\.\. in Python, --set units="):
