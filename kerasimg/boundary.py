@@ -180,7 +180,7 @@ def parse_json(content: bytes, *, most: int = 0, depth: int = 0, values: int = 0
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise JsonError(("", f"not UTF-8 text (byte {error.start})")) from None
-    # Counted before any object is made. Commas and brackets in strings count, too: few strings have so many.
+    # Counted before any object is made. Commas and brackets in strings count, too: few strings have that many.
     if text.count(",") + text.count("[") + text.count("{") > values:
         raise JsonError(("", f"more than {values:,} values"))
     if _depth(text, depth) > depth:

@@ -21,7 +21,7 @@ Reference = str | os.PathLike[str] | Mapping[str, Any] | Spec
 RECIPES = "recipes"
 """The folder of the zoo that holds the recipes."""
 SCHEMA = "kerasimg-1.schema.json"
-"""The JSON Schema of the format, which stands beside the specs."""
+"""The JSON Schema of the format, beside the specs."""
 
 
 def zoo_names() -> list[str]:
@@ -114,8 +114,8 @@ def locate(ref: str | os.PathLike[str]) -> Found:
 
 
 def is_data(text: str) -> bool:
-    """Whether a text that stands for a spec or for images stands for images: a folder, a file that is no spec, or a
-    name or pattern of a data source.
+    """Whether a text names images and not a spec: a folder, a file that is not a spec, or a name or pattern of a data
+    source.
     """
     path = Path(text)
     if _is_file(path):

@@ -71,7 +71,7 @@ class GateError(KerasimgError):
 
 
 class Interrupted(KerasimgError):
-    """The user has ended what was going on; what was reached is kept."""
+    """The user interrupted the work; what was reached is saved."""
 
     exit_code = 130
 

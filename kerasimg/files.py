@@ -14,7 +14,7 @@ from kerasimg.errors import CallError
 
 try:
     import fcntl
-except ImportError:  # Windows: two processes that write in one folder are not kept apart there
+except ImportError:  # Windows: two processes that write to one folder are not separated there
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"

@@ -36,7 +36,7 @@ def merge_layer_class() -> Any:
 
 
 def names_known_to_get(group: str) -> dict[str, Any]:
-    """The names that `keras.<group>.get` accepts, with what each stands for; no public function lists them.
+    """The names that `keras.<group>.get` accepts, with the object of each; no public function lists them.
 
     Args:
         group: "losses", "metrics", "optimizers", "initializers", "regularizers" or "constraints".
@@ -75,11 +75,6 @@ def is_keras_operation(cls: type) -> bool:
 def is_functional(model: Any) -> bool:
     """Whether a model is its graph, without a `call` of its own. The class Functional is not exported."""
     return hasattr(model, "_nodes_by_depth") and type(model).call.__module__ == "keras.src.models.functional"
-
-
-def functional_of(model: Any) -> Any:
-    """The functional model inside a Sequential one; None before it is built."""
-    return getattr(model, "_functional", None)
 
 
 def calls_of(model: Any) -> Iterator[Any]:
@@ -235,13 +230,6 @@ def global_seed_generator(generator: Any) -> Iterator[None]:
         yield
     finally:
         global_state.set_global_attribute(_GLOBAL_SEED, before)
-
-
-def random_seed_dtype() -> str:
-    """The type of a seed on this backend; `SeedGenerator.next` of a subclass must return it."""
-    from keras.src import backend
-
-    return str(backend.random_seed_dtype())
 
 
 def draw_from(layer: Any, generator: Any) -> None:
@@ -496,7 +484,7 @@ class BayesianHooks:
         return self._vectorize_trials()  # type: ignore[attr-defined]
 
     def values_at(self, point: Any) -> dict[str, Any]:
-        """The values that a point stands for."""
+        """The values at a point."""
         return dict(self._vector_to_values(point))  # type: ignore[attr-defined]
 
     def was_tried(self, values: Mapping[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """Progress messages. They go to the logger `kerasimg`; `verbose` says what a call lets through.
 
 A program that configures `logging` gets the messages where it sends them. Otherwise they are printed, as long as the
-call runs. The level is INFO for what a person wants to read, DEBUG for "so many of so many are done".
+call runs. The level is INFO for messages, DEBUG for progress ("12 of 40 images").
 """
 
 from __future__ import annotations

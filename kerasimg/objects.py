@@ -33,7 +33,7 @@ def make_layer(name: str, given: Mapping[str, Any], layer_name: str | None = Non
 
 
 def find(group: str, name: str) -> Any:
-    """Find the class or function that a name of a group stands for, a registered one or Keras'."""
+    """Find the class or function with a name in a group, registered or of Keras."""
     entry = arguments.entry(group, name)
     if entry is None:
         raise CallError(arguments.unknown_name(group, name))

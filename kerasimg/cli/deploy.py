@@ -162,7 +162,7 @@ def serve(
         float, typer.Option("--max-wait-ms", help="How long an image waits for others that are being decoded.")
     ] = 2.0,
     queue: Annotated[int, typer.Option("--queue", help="Images in progress; more are refused with 429.")] = 128,
-    connections: Annotated[int, typer.Option("--connections", help="Connections open at a time.")] = 1000,
+    connections: Annotated[int, typer.Option("--connections", help="Most open connections.")] = 1000,
     api_key_file: Annotated[
         Path | None,
         typer.Option(

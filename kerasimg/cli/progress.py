@@ -1,4 +1,4 @@
-"""What a terminal shows while a command is silent for longer than two seconds: what it does, how far it is."""
+"""What a terminal shows while a command prints nothing for more than two seconds: the task and its progress."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from kerasimg import log
 from kerasimg.cli.output import echo
 
 PATIENCE_S = 2.0
-"""A wait that is no longer is not told."""
+"""Shorter waits are not shown."""
 INTERVAL_S = 0.5
-"""Time between two tellings."""
+"""Time between two updates."""
 LOG_PATIENCE_S = 15.0
 LOG_INTERVAL_S = 30.0
-"""The same where standard error is no terminal: then each telling is a line that stays, so there are few."""
+"""The same if standard error is not a terminal: each update is a line that stays, so there are few."""
 
 
 class Waiting:
-    """The line on standard error that tells of a wait; it is wiped out before anything else is said, and at the end."""
+    """The line on standard error during a wait; it is cleared before anything else is printed, and at the end."""
 
     def __init__(self, what: str, shown: bool, silent: bool = False, in_lines: bool = False) -> None:
         """in_lines: standard error is no terminal; write whole lines, few of them."""
@@ -33,42 +33,42 @@ class Waiting:
         self.due = LOG_PATIENCE_S
         self.silent = silent
         self.done = ""
-        self.begun = time.monotonic()
-        # A file of its own: standard error leads elsewhere while a library is kept from chattering.
+        self.start = time.monotonic()
+        # A file of its own: standard error is redirected while a library is silenced.
         self.terminal = os.dup(2) if shown else None
         self.width = 0
         self.lock = threading.Lock()
         self.over = threading.Event()
-        self.thread = threading.Thread(target=self._tell_on, name="kerasimg-waiting", daemon=True)
+        self.thread = threading.Thread(target=self._update, name="kerasimg-waiting", daemon=True)
         if shown:
             self.thread.start()
 
     def say(self, line: str) -> None:
-        """Print a line that stays, unless silent; the wait counts anew from here."""
+        """Print a line that stays, unless silent; the wait starts again from here."""
         if self.silent:
             return
         with self.lock:
-            self._wipe()
+            self._clear()
             echo(line)
-            self.begun = time.monotonic()
+            self.start = time.monotonic()
 
     def progress(self, done: int, of: int) -> None:
-        """Note that so many images are done, and of how many."""
+        """Note how many images are done, of how many."""
         self.done = f", {done:,} of {of:,} images"
 
     def end(self) -> None:
-        """Wipe the line out and tell nothing more."""
+        """Clear the line and stop."""
         self.over.set()
         if self.terminal is not None:
             self.thread.join()
-            self._wipe()
+            self._clear()
             os.close(self.terminal)
             self.terminal = None
 
-    def _tell_on(self) -> None:
+    def _update(self) -> None:
         while not self.over.wait(INTERVAL_S):
             with self.lock:
-                seconds = time.monotonic() - self.begun
+                seconds = time.monotonic() - self.start
                 if self.in_lines and seconds >= self.due:
                     self.due = seconds + LOG_INTERVAL_S
                     self._write(f"{self.what}{self.done} ... {seconds:.0f} s\n")
@@ -80,7 +80,7 @@ class Waiting:
         self._write("\r" + text.ljust(self.width))
         self.width = len(text)
 
-    def _wipe(self) -> None:
+    def _clear(self) -> None:
         if self.width:
             self._write("\r" + " " * self.width + "\r")
             self.width = 0
@@ -95,10 +95,10 @@ class Waiting:
 
 @contextmanager
 def waiting(what: str, silent: bool = False) -> Iterator[Waiting]:
-    """While the block runs, show `what` and the seconds on a terminal, once it is silent for longer than two seconds.
+    """Show `what` and the seconds on a terminal while the block runs and prints nothing for more than two seconds.
 
-    silent: show nothing, and say nothing. Where standard error is no terminal, a line after 15 s and every 30 s shows
-    how far it is, so that no log is littered.
+    silent: show and print nothing. If standard error is not a terminal, a line after 15 s and then every 30 s shows
+    the progress, so that logs stay short.
     """
     shown = Waiting(what, not silent and sys.stderr is not None, silent, in_lines=not _is_terminal())
     try:

@@ -26,7 +26,7 @@ OPTIONAL = ("sklearn", "pandas", "matplotlib")
 
 @contextmanager
 def keras_loaded() -> Iterator[None]:
-    """Load Keras with its backend's start-up chatter held back; it is told when the start fails.
+    """Load Keras without its backend's start-up messages; they are printed if the start fails.
 
     Nothing else runs beside it: an import holds Python's lock nearly all the time, and reading images in another
     thread lost more than it gained.
@@ -35,18 +35,18 @@ def keras_loaded() -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home folder that is not there
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     with waiting("starting Keras"), tempfile.TemporaryFile() as chatter:
         os.dup2(chatter.fileno(), 2)
         try:
             _load()
         except Exception:
             chatter.seek(0)
-            os.write(kept, chatter.read())
+            os.write(stderr, chatter.read())
             raise
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)
         yield
 
 
@@ -68,7 +68,7 @@ def _load() -> None:
 
 @contextmanager
 def not_installed(names: Iterable[str]) -> Iterator[None]:
-    """Have imports of these modules fail while the block runs; those that are loaded already are left as they are."""
+    """Make imports of these modules fail while the block runs; modules that are loaded already stay."""
     modules: dict[str, Any] = sys.modules
     absent = [name for name in names if name not in modules]
     modules.update(dict.fromkeys(absent))

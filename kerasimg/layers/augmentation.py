@@ -16,7 +16,7 @@ class PerImage(_IMAGE_LAYER):
     """An augmentation; a subclass varies a batch in `_vary`, each image in its own way.
 
     (N, H, W, C) or (H, W, C) -> the same shape, in training; in inference images pass.
-    Like Keras' own image layers it works in tf.data on every backend, and takes `training` as true unless told.
+    Like Keras' own image layers it works in tf.data on every backend, and `training` is true by default.
     value_range: [lowest, highest] value of a pixel.
     """
 

@@ -37,8 +37,8 @@ class DropPath(keras.layers.Layer):
         if not training or self.rate == 0:
             return inputs
         shape = (ops.shape(inputs)[0], *(1 for _ in inputs.shape[1:]))
-        kept = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator) >= self.rate
-        return ops.where(kept, inputs / (1 - self.rate), ops.zeros_like(inputs))
+        keep = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator) >= self.rate
+        return ops.where(keep, inputs / (1 - self.rate), ops.zeros_like(inputs))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the input."""

@@ -14,7 +14,7 @@ from kerasimg.layers.images import check_features
 class Maxout(keras.layers.Layer):
     """Let only the largest of each few neighbouring channels pass (Goodfellow et al. 2013, arXiv:1302.4389).
 
-    (N, ..., C) -> (N, ..., C / pieces).  pieces: 2 or more, divides C. It stands after a Dense or a convolution.
+    (N, ..., C) -> (N, ..., C / pieces).  pieces: 2 or more, divides C. It follows a Dense or a convolution.
     """
 
     argument_kinds: ClassVar[dict[str, str]] = {"pieces": "int>=2"}

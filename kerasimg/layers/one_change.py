@@ -62,7 +62,7 @@ class OneChange(PerImage):
         return {**super().get_config(), "fill_value": self.fill_value}
 
     def _draw(self, count: Any) -> Any:
-        """A change for each of so many images, (N,) int32."""
+        """A change for each of N images, (N,) int32."""
         numbers = self.backend.numpy.floor(self._uniform(count) * len(CHANGES))
         # Rounding may reach the end of the range.
         return self.backend.numpy.minimum(self.backend.cast(numbers, "int32"), len(CHANGES) - 1)

@@ -80,7 +80,7 @@ def names() -> list[str]:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Make the entry of one constructor, but for its ImageNet files."""
+    """Make the entry of one constructor, without its ImageNet files."""
     constructor = getattr(keras.applications, name)
     parameters = inspect.signature(constructor).parameters
     smallest, default = sizes(name)

@@ -103,7 +103,7 @@ class _Relation(NamedTuple):
     value: Any
     """As a spec has it, with expressions."""
     bases: frozenset[str]
-    """The arguments that it is told by."""
+    """The arguments that describe it."""
 
 
 def _relation(series: Sequence[Any], others: Sequence[str], seen: Sequence[Values]) -> _Relation | None:

@@ -1,7 +1,7 @@
 """A Keras model -> its calls of layers, one after the other, nested models opened up.
 
 The order is one in which branches are contiguous: of several inputs the one that took the most layers comes first, so
-everything that enters a unit stands before it.
+everything that enters a unit comes before it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import keras
 
 from kerasimg.errors import CallError, Fault, SpecError
-from kerasimg.keras_internals import calls_of, functional_of, is_functional, passes_training
+from kerasimg.keras_internals import calls_of, is_functional, passes_training
+from kerasimg.models.flat_graph import functional_of
 from kerasimg.models.folded import IMAGE, FlatCall
 from kerasimg.models.keras_ops_to_layers import Tensor, rewrite
 from kerasimg.models.layer_arguments import Inexpressible, LayerReader, known_name
@@ -26,7 +27,7 @@ class Reading(NamedTuple):
 
     calls: list[FlatCall]
     layers: list[keras.layers.Layer | None]
-    """The layer of each call; None where a layer stands for an operation."""
+    """The layer of each call; None where a layer replaces an operation."""
     size: tuple[int, int]
     channels: int
 
@@ -126,8 +127,8 @@ def _open(
             output = node.outputs[0]
             calls.append(_Call(node.operation, args, kwargs, tuple(output.shape), output.dtype, own))
             # Keras takes the output of a merging layer for float32, whatever it merges.
-            kept = KEEPS_VALUES.fullmatch(type(node.operation).__name__)
-            integers = any(tensor.integers for tensor in _tensors((args, kwargs))) if kept else "int" in output.dtype
+            keeps = KEEPS_VALUES.fullmatch(type(node.operation).__name__)
+            integers = any(tensor.integers for tensor in _tensors((args, kwargs))) if keeps else "int" in output.dtype
             given = [Tensor(len(calls) - 1, tuple(output.shape), integers)]
         produced.update(
             (id(tensor), made) for tensor, made in zip(node.outputs, given, strict=True) if made is not None

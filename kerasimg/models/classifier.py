@@ -1,6 +1,6 @@
 """A trained model with all that its numbers mean: the spec, and the classes in the order of the outputs.
 
-On disk it is one `.keras` file that Keras loads by itself; what Keras does not know of stands in it as one more
+On disk it is one `.keras` file that Keras loads by itself; what Keras does not know is stored in it as one more
 member, `kerasimg.json`.
 """
 
@@ -51,7 +51,7 @@ class Classifier:
     folder: Path | None = None
     """The run's folder, if it has one."""
     temperature: float = 1.0
-    """That the probabilities are told at (`kerasimg.calibrate`); 1 is as the model was trained."""
+    """The temperature of the probabilities (`kerasimg.calibrate`); 1: as the model was trained."""
     thresholds: tuple[float, ...] | None = None
     """What a probability must exceed to be decided for (`kerasimg.choose_thresholds`): of the second class where the
     task is binary, of each label where it is multilabel. None: 0.5."""

@@ -1,6 +1,6 @@
 """A model's forward pass, compiled once for any number of images, for all who ask the model in a process.
 
-Keras compiles `predict` anew for batches from a data set, for arrays, and for each size of them, which takes longer
+Keras compiles `predict` again for batches from a data set, for arrays, and for each size of them, which takes longer
 than a few hundred images do. The seam's check, the evaluation, the report and the explanations share this one.
 """
 
@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 BATCH_SIZE = 64
-"""Images at a time, where an array holds more."""
+"""Images per batch, if an array holds more."""
 
 ATTRIBUTE = "_kerasimg_forward"
 """Where a model keeps it: as long as the model, and in no file, for it is neither a layer nor a variable."""

@@ -21,7 +21,7 @@ GAP: Final = 28
 LANE: Final = 24
 """Width that an edge takes where it passes a row, in px."""
 SWEEPS: Final = 8
-"""How often the rows are ordered anew, down and up."""
+"""How often the rows are sorted again, down and up."""
 
 STYLE: Final = """
 svg{font-family:system-ui,sans-serif;--ink:#1f2328;--soft:#59636e;--line:#8c959f;--box:#f6f8fa;--heavy:#ddf4ff}
@@ -72,14 +72,14 @@ def size(shape: Sequence[int | None]) -> str:
 
 
 class _Point(NamedTuple):
-    """The middle of what stands in a row."""
+    """The middle of the parts of a row."""
 
     x: float
     y: float
 
 
 class _Placing:
-    """Where each part stands, and where each edge passes the rows between its ends."""
+    """The position of each part, and where each edge passes the rows between its ends."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = parts
@@ -125,7 +125,7 @@ class _Placing:
                 row.sort(key=means.__getitem__)
 
     def _places(self) -> dict[str, float]:
-        """How far along its row each stands, -0.5 to 0.5."""
+        """The position of each part along its row, -0.5 to 0.5."""
         return {name: (place + 0.5) / len(row) - 0.5 for row in self.rows for place, name in enumerate(row)}
 
     @staticmethod

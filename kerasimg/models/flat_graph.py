@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from kerasimg.keras_internals import calls_of, functional_of, is_functional
+from kerasimg.keras_internals import calls_of, is_functional
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +66,11 @@ def flatten(model: keras.Model) -> FlatGraph:
     inputs = [_number(tensors, tensor) for tensor in model.inputs]
     outputs = _flatten(model, inputs, tensors, calls)
     return FlatGraph(tuple(calls), tuple(inputs), tuple(outputs), tensors)
+
+
+def functional_of(model: keras.Sequential) -> keras.Model | None:
+    """The layers of a Sequential model as a functional model; None before it is built."""
+    return keras.Model(model.inputs, model.outputs, name=model.name) if model.built else None
 
 
 def _number(tensors: dict[int, Any], tensor: Any) -> int:

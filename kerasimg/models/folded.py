@@ -42,7 +42,7 @@ class FlatCall(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What a node is but for its values: nodes of one kind can become one node of a block."""
+    """What a node is, without its values: nodes of one kind can become one node of a block."""
 
     kind: str
     target: str

@@ -32,7 +32,7 @@ MERGES = ("Add", "Concatenate", "Multiply", "Average", "Maximum", "Minimum", "Su
 LINE_COST = 10
 """What a line counts beside its characters."""
 MAX_SPELLED = 4
-"""Up to so many nodes a block is called by all of them: conv_bn_relu."""
+"""A block of at most this many nodes is named after all of them: conv_bn_relu."""
 
 
 def document(folded: Folded, defaults: Defaults) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from kerasimg.spec.locations import Path as Place
 from kerasimg.spec.nodes import Node
 
 OWN_NAMES = ("image", "image_scale")
-"""The layers that no node stands for: the input, and the scaling of its pixels."""
+"""The layers that belong to no node: the input, and the scaling of its pixels."""
 
 AS_THE_SPEC_SAYS: Any = "spec"
 """For `weights`: load what each backbone names."""
@@ -291,6 +291,6 @@ def _shape(tensor: Any) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    """What an error says first, but for the frame that Keras puts around it."""
+    """The first line of an error, without the frame that Keras puts around it."""
     lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in str(error).splitlines()]
     return next((line for line in lines if line and not line.startswith(FRAME)), type(error).__name__)

@@ -6,7 +6,7 @@ The forms, of which `settle` takes the first that fits and agrees at the seam:
   them by itself (AVX-512 BF16, AMX), and only folded: unfolded it is slower than float32.
 - litert: the model as LiteRT runs it, float32. Its conversion takes seconds, so it is tried for much work only, on
   processors without bfloat16.
-- folded: batch normalizations folded, float32; the same but for rounding.
+- folded: batch normalizations folded, float32; the same except for rounding.
 - plain: Keras' own forward pass.
 """
 
@@ -49,7 +49,7 @@ TOLERANCE: dict[Form, float] = {"plain": 1e-6, "folded": 1e-4, "litert": 1e-4, "
 difference of a class."""
 
 NEAR_TIE = 5
-"""The first class may be another one where the unsplit model's first two are closer than so many tolerances."""
+"""The first class may differ if the unsplit model's first two are closer than this many tolerances."""
 
 NEXT: dict[Form, Form] = {"bfloat16": "folded", "litert": "folded", "folded": "plain"}
 """What is taken where a form does not agree."""
@@ -98,7 +98,7 @@ class Engine:
 
     @property
     def name(self) -> str:
-        """Which form, and what makes up for another number: it stands in the keys of kept features."""
+        """The form and what else changes its numbers; part of the keys of cached features."""
         return self.form
 
     @property
@@ -159,7 +159,7 @@ def settle(
 ) -> Engine:
     """The engine of `engine` that agrees with the unsplit model on these real images, or the next one that does.
 
-    images: a handful, (N, H, W, C) float32 0-255.  A form that the caller names is kept, and said to differ.
+    images: a handful, (N, H, W, C) float32 0-255.  A form that the caller names is used, with a warning if it differs.
     """
     made = engine(split, batch_size, precision, work)
     while True:
@@ -338,9 +338,9 @@ def _timed(engines: list[Engine]) -> dict[str, float]:
         one.compute(images)
     for _ in range(TRIAL_BATCHES):
         for one in engines:
-            begun = time.perf_counter()
+            start = time.perf_counter()
             one.compute(images)
-            rate = size / (time.perf_counter() - begun)
+            rate = size / (time.perf_counter() - start)
             best[one.form] = max(rate, best.get(one.form, 0.0))
     return best
 

@@ -18,7 +18,7 @@ def _each(names: str, kind: str) -> dict[str, str]:
     return dict.fromkeys(names.split(), kind)
 
 
-# "@" stands for the number of spatial dimensions, the digit in "Conv2D".
+# "@" is the number of spatial dimensions, the digit in "Conv2D".
 SPATIAL: Final = "int>0|[@ int>0]"
 PADS: Final = "int>=0|[@ int>=0|[2 int>=0]]"
 AXES: Final = "int|[int]"
@@ -168,7 +168,7 @@ _FILES = "it reads or writes files"
 _WRAPS = "it wraps another layer"
 _SEQUENCE = "it is for sequences in time"
 _TABLE = "it is for text and tables, and can read files"
-_AUDIO = "it is for sound"
+_AUDIO = "it is for audio"
 _REGRESSION = "it is for regression"
 _SEGMENTATION = "it is for segmentation"
 _INPUT = "the input follows from the section 'image'"

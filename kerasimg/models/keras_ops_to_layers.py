@@ -225,17 +225,17 @@ def _item(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ..
     sizes, ranges = tensor.shape, _ranges(tensor.shape, given[1])
     rank = len(sizes)
     # What a step would skip at the end anyway is not cropped.
-    ends = [min(kept[-1] + kept.step, size) for kept, size in zip(ranges[1:-1], sizes[1:-1], strict=True)]
-    cropped = [[kept.start, size - end] for kept, end, size in zip(ranges[1:-1], ends, sizes[1:-1], strict=True)]
+    ends = [min(part[-1] + part.step, size) for part, size in zip(ranges[1:-1], sizes[1:-1], strict=True)]
+    cropped = [[part.start, size - end] for part, end, size in zip(ranges[1:-1], ends, sizes[1:-1], strict=True)]
     if rank == 3 and len(ranges[1]) == 1 and len(ranges[2]) == sizes[2] and len(shape) == 2:
         index = ranges[1].start
         return emit("TakeToken", {"index": index} if index else {}, tensor, shape)
     if any(map(any, cropped)):
         _check_rank(rank)
-        kept = [end - kept.start for kept, end in zip(ranges[1:-1], ends, strict=True)]
+        lengths = [end - part.start for part, end in zip(ranges[1:-1], ends, strict=True)]
         cropping = cropped[0] if rank == 3 else cropped
-        tensor = emit(f"Cropping{rank - 2}D", {"cropping": cropping}, tensor, (sizes[0], *kept, sizes[-1]))
-    steps = [kept.step for kept in ranges[1:-1]]
+        tensor = emit(f"Cropping{rank - 2}D", {"cropping": cropping}, tensor, (sizes[0], *lengths, sizes[-1]))
+    steps = [part.step for part in ranges[1:-1]]
     if any(step != 1 for step in steps):
         _check_rank(rank)
         after = (sizes[0], *map(len, ranges[1:-1]), sizes[-1])
@@ -270,14 +270,14 @@ def _ranges(sizes: Sequence[int | None], key: Any) -> list[range]:
     ranges = [range(1)]
     for size, part in zip(sizes[1:], keys[1:], strict=True):
         if isinstance(part, int):
-            kept = range(part % size, part % size + 1)  # type: ignore[operator]
+            indices = range(part % size, part % size + 1)  # type: ignore[operator]
         elif isinstance(part, slice):
-            kept = range(size)[part]  # type: ignore[arg-type]
+            indices = range(size)[part]  # type: ignore[arg-type]
         else:
-            kept = range(0)
-        if not kept or kept.step < 1:
+            indices = range(0)
+        if not indices or indices.step < 1:
             raise Inexpressible("takes elements that are no range in rising order: rewrite it as layers")
-        ranges.append(kept)
+        ranges.append(indices)
     return ranges
 
 

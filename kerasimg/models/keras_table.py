@@ -51,7 +51,7 @@ TAKES_A_LIST: Final = {"Attention", "AdditiveAttention"}
 """Layers that take their inputs as one list, though they are no merging layers."""
 
 TYPES: Final = {bool: "bool", int: "int", float: "float"}
-"""Kinds told by the type of an argument's annotation or default. That of a string tells too little."""
+"""Kinds by the type of an argument's annotation or default. The type of a string says too little."""
 
 _IMAGE_LAYER = keras_internals.image_layer_class()
 _MERGE_LAYER = keras_internals.merge_layer_class()
@@ -68,7 +68,7 @@ def make_table() -> dict[str, Any]:
 
 
 def make_classes() -> dict[str, Any]:
-    """Make the table but for the backbones."""
+    """Make the table without the backbones."""
     synonyms: dict[str, dict[str, str]] = {}
     renamed: dict[str, dict[str, str]] = {}
     table: dict[str, Any] = {"keras": keras.__version__}
@@ -141,7 +141,7 @@ def _exported(group: str) -> dict[str, type]:
 
 
 def _own(group: str) -> dict[str, Any]:
-    """Describe the classes that kerasimg adds to a group, but for those that say `in_specs = False`."""
+    """Describe the classes that kerasimg adds to a group, except those with `in_specs = False`."""
     if group not in OWN:
         return {}
     module = importlib.import_module(f"kerasimg.{group}")
@@ -178,7 +178,7 @@ def _left_out(group: str, argument: str) -> bool:
 
 
 def _kind(group: str, cls: type, parameter: inspect.Parameter, otherwise: str | None) -> str | None:
-    """Tell the kind of an argument: by the class, by the table, by its ending, by its type; None where nothing does."""
+    """Find the kind of an argument: by the class, the table, its ending or its type; None if none of them knows it."""
     name, default = parameter.name, parameter.default
     hint = type(default) if parameter.annotation is parameter.empty else parameter.annotation
     keys = (f"{cls.__name__}.{name}", f"{group}.{name}", name)
@@ -201,8 +201,8 @@ def _kind(group: str, cls: type, parameter: inspect.Parameter, otherwise: str | 
         kind += "|null"
     fits = kinds.parse(kind).match(_plain(default)) is not kinds.MISMATCH
     objects = any(isinstance(option, kinds.Object) for option in kinds.options(kinds.parse(kind)))
-    told = name in getattr(cls, "argument_kinds", {}) or objects
-    if otherwise and not told and not (fits and default is not None):
+    declared = name in getattr(cls, "argument_kinds", {}) or objects
+    if otherwise and not declared and not (fits and default is not None):
         return otherwise  # Keras' argument of the same name may mean something else
     return kind
 

@@ -1,7 +1,7 @@
 """The calls of a frozen model as plain TensorFlow operations on constants, for inference alone.
 
 Every batch normalization that directly follows a convolution or a dense layer is folded into its kernel, which is
-exact but for rounding (Jacob et al. 2018, arXiv:1712.05877, section 3.2). Constants, because TensorFlow then lays
+exact except for rounding (Jacob et al. 2018, arXiv:1712.05877, section 3.2). Constants, because TensorFlow then lays
 kernels out for the processor once, and fuses convolution, bias and activation. No XLA: on a processor its convolutions
 are many times slower. It works under every backend of Keras, except where a layer has no entry in `LOWERED`: such a
 layer is called itself, in float32, and that needs the TensorFlow backend.

@@ -18,7 +18,7 @@ IMAGE = "image"
 
 
 class Part(NamedTuple):
-    """One call of a layer, or a top-level node with all that it stands for."""
+    """One call of a layer, or a top-level node with all of its calls."""
 
     name: str
     kind: str
@@ -32,7 +32,7 @@ class Part(NamedTuple):
     frozen: bool = False
     """Whether the spec says that it does not train."""
     calls: int = 1
-    """How many calls of layers it stands for; those inside of a backbone are not counted."""
+    """Number of layer calls; those inside a backbone are not counted."""
 
 
 class _Outline(Graph):
@@ -44,7 +44,7 @@ class _Outline(Graph):
         self.owners: list[tuple[str, str]] = []
         """Of each part, the top-level node and its block, "" where it is none."""
         self.made_by: dict[int, str] = {}
-        self.kept: list[Any] = []
+        self.outputs: list[Any] = []
 
     def visit(self, call: Call) -> Any:
         output = super().visit(call)
@@ -62,7 +62,7 @@ class _Outline(Graph):
         )
         self.owners.append((call.owner, call.block))
         self.made_by[id(output)] = call.name
-        self.kept.append(output)  # so that no other tensor gets its id
+        self.outputs.append(output)  # so that no other tensor gets its id
         return output
 
 

@@ -41,7 +41,7 @@ def _kind(tensor: Any, seen: dict[int, str]) -> str:
 
 
 def as_probabilities(outputs: np.ndarray, kind: OutputKind, task: str) -> np.ndarray:
-    """A model's outputs (N, K) as probabilities: logits through softmax, or sigmoid where a class stands for itself."""
+    """A model's outputs (N, K) as probabilities: logits through softmax, or sigmoid where classes are independent."""
     outputs = np.asarray(outputs, dtype=np.float32)
     if kind != "logits":
         return outputs

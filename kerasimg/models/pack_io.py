@@ -120,8 +120,8 @@ def _vectors(classifier: Classifier) -> bytes:
         img.save(file, "PNG")
         files.append(base64.b64encode(file.getvalue()).decode())
         rows.append(np.asarray(img, np.float32).reshape(height, width, image.channels))
-    told = classifier.probabilities(np.stack(rows)).astype(float).tolist()
-    return json.dumps({"images": files, "probabilities": told}).encode()
+    probabilities = classifier.probabilities(np.stack(rows)).astype(float).tolist()
+    return json.dumps({"images": files, "probabilities": probabilities}).encode()
 
 
 def _pixels(text: Any, image: Image) -> np.ndarray:

@@ -30,7 +30,7 @@ BASES: Final[Mapping[str, type]] = {
 """Group -> the base of its classes."""
 
 CONFIG_KIND: Final = "bool|int|float|str|[int]|[float]|[str]|[[int]]|[[float]]|null"
-"""What an argument takes that only `get_config` knows: whatever JSON can hold, but for other objects."""
+"""What an argument takes that only `get_config` knows: whatever JSON can hold, except other objects."""
 
 Class = TypeVar("Class", bound=type)
 
@@ -92,9 +92,9 @@ def register(
     if taken and not replace and not _same(cls, taken.get("object")):
         raise CallError(f"register: {group} have a '{name}' already; rename the class, or say replace=True")
     try:
-        told = {**_told_by_type(cls), **getattr(cls, "argument_kinds", {}), **(argument_kinds or {})}
-        if told:
-            setattr(cls, "argument_kinds", told)  # noqa: B010
+        kinds = {**_kinds_by_type(cls), **getattr(cls, "argument_kinds", {}), **(argument_kinds or {})}
+        if kinds:
+            setattr(cls, "argument_kinds", kinds)  # noqa: B010
         entry = describe(group, cls, CONFIG_KIND if _has_config(cls, BASES[group]) else None)
     except (ValueError, NameError) as error:
         raise CallError(
@@ -155,7 +155,7 @@ def _group(cls: type, group: str | None) -> str:
     return group
 
 
-def _told_by_type(cls: type) -> dict[str, str]:
+def _kinds_by_type(cls: type) -> dict[str, str]:
     """Argument -> kind, where a type or a default tells it; what a name means in Keras says nothing of this class."""
     if cls.__init__.__module__.startswith("keras."):  # type: ignore[misc]
         return {}

@@ -31,7 +31,7 @@ LEAST_SAVING = 20
 
 class Window(NamedTuple):
     where: str
-    """The block in whose body it stands; "" is the main list."""
+    """The block whose body contains it; "" is the main list."""
     start: int
     stop: int
 
@@ -170,7 +170,7 @@ def columns_of(places: Mapping[str, list[Item]], windows: Sequence[Window]) -> l
 
 
 def varies(column: Sequence[str]) -> bool:
-    """Whether a value must be an argument; one that refers to an argument of where it stands must."""
+    """Whether a value must be an argument; one that refers to an argument of its own block must."""
     return len(set(column)) > 1 or reference(column[0]) is not None
 
 

@@ -48,7 +48,7 @@ SCALES: Mapping[str, Callable[[Any, str], Any]] = {
     "imagenet": _imagenet,
     "caffe": _caffe,
 }
-"""What `scale` may say, but for "auto", which the first layer decides."""
+"""The values of `scale`, except "auto", which the first layer decides."""
 
 
 def apply_scale(pixels: Any, scale: str | Standardize, name: str) -> Any:

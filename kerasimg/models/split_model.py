@@ -78,7 +78,7 @@ def split_frozen(model: keras.Model) -> Split | None:
     - those of DROPPING with frozen weights behind them belong to the frozen part and do nothing, as in Keras' guide
       to transfer learning (`base(x, training=False)`); behind the last frozen weights they belong to the rest;
     - all others (augmentation inside the model, noise) end the frozen part.
-    What has no weights and follows the last frozen ones stands where it makes the seam smallest: global pooling in
+    Layers without weights after the last frozen ones go where they make the boundary smallest: global pooling in
     the frozen part, upsampling in the rest.
     """
     graph = flatten(model)
@@ -131,13 +131,13 @@ def _without(frozen: Sequence[Call], removed: Iterable[Call]) -> list[Call]:
     """The frozen calls less these and all that follows from them."""
     gone = set(map(id, removed))
     lost: set[int] = set()
-    kept = []
+    chosen = []
     for call in frozen:
         if id(call) in gone or lost.intersection(call.inputs):
             lost.update(call.outputs)
         else:
-            kept.append(call)
-    return kept
+            chosen.append(call)
+    return chosen
 
 
 def _cheapest(graph: FlatGraph, frozen: list[Call]) -> list[Call]:
@@ -156,12 +156,12 @@ def _cheapest(graph: FlatGraph, frozen: list[Call]) -> list[Call]:
 def _needed(frozen: Sequence[Call], seam: Sequence[int]) -> list[Call]:
     """The calls that the seam follows from."""
     wanted = set(seam)
-    kept = []
+    chosen = []
     for call in reversed(frozen):
         if wanted.intersection(call.outputs):
             wanted.update(call.inputs)
-            kept.append(call)
-    return kept[::-1]
+            chosen.append(call)
+    return chosen[::-1]
 
 
 def _cost(graph: FlatGraph, frozen: Sequence[Call]) -> float:

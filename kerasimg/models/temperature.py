@@ -1,7 +1,7 @@
 """Temperature scaling (Guo et al. 2017, arXiv:1706.04599): one number that makes a model as sure as it is right.
 
 The logits are divided by the temperature before softmax or sigmoid. Above 1 it makes the probabilities less sure, below
-1 surer. What is decided does not change: the likeliest class stays so, and 0.5 of a sigmoid stays 0.5.
+1 surer. What is decided does not change: the most likely class stays the same, and 0.5 of a sigmoid stays 0.5.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def at_temperature(probabilities: ArrayLike, temperature: float, task: Task) -> 
     """Probabilities, as a classifier gives them, at another temperature: float32, of the same shape.
 
     temperature: above 0; 1 returns them unchanged.
-    A float32 sigmoid cannot tell logits above some 17 apart, so what lies there is scaled as if it were 17.
+    A float32 sigmoid is the same for all logits above about 17, so these are scaled as if they were 17.
     """
     if temperature == 1:
         return np.asarray(probabilities, dtype=np.float32)

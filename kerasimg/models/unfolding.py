@@ -38,7 +38,7 @@ class _Comparison:
         self.layers: dict[str, int] = {}
 
     def visit(self, call: Call) -> int:
-        """Compare one call with the one that stands at its place."""
+        """Compare one call with the call at its position."""
         number = self.count
         self.count += 1
         if number < len(self.calls):

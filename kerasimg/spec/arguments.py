@@ -58,7 +58,7 @@ def entry(group: str, name: str) -> Mapping[str, Any] | None:
 
 
 def canonical(group: str, name: str) -> str:
-    """Replace an accepted synonym ("he_normal") by the name that it stands for ("HeNormal")."""
+    """Replace an accepted synonym ("he_normal") by its name ("HeNormal")."""
     return name if name in _registered[group] else _table()["synonyms"].get(group, {}).get(name, name)
 
 
@@ -80,7 +80,7 @@ def synonyms(group: str) -> list[str]:
 def register_entry(group: str, name: str, entry: Mapping[str, Any]) -> None:
     """Add a name that the program brings, and that goes before one of Keras.
 
-    entry: as in the table, and "object", the class or function that the name stands for.
+    entry: as in the table, and "object", the class or function with that name.
     """
     _registered[group][name] = entry
 
@@ -205,7 +205,7 @@ def _below(report: Report, key: str) -> Report:
 
 
 def _numeral(text: str) -> bool:
-    """Tell whether a string is a number in quotes, which is not meant as a name."""
+    """Whether a string is a number in quotes, which is not meant as a name."""
     return text.replace(".", "").replace("e-", "").isdecimal()
 
 

@@ -226,7 +226,7 @@ class Making:
         return trial.work
 
     def text(self, key: str) -> str:
-        """What stands at a key that holds words."""
+        """The text at a key."""
         return str(self.document.get(key) or "")
 
     def task(self) -> str:

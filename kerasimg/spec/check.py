@@ -32,7 +32,7 @@ class Checker:
         self.report = report
         self.open_spec = open_spec
         self.layers: dict[str, tuple[str, Mapping[str, Any], Path]] = {}
-        """By name: the class, the arguments, and where the activation stands."""
+        """By name: the class, the arguments, and the path of the activation."""
         self._reported: set[tuple[Path, str]] = set()
 
     def visit(self, call: Call) -> Handle:
@@ -87,7 +87,7 @@ class AugmentChecker(Checker):
 def check_call(call: Call, report: Report, open_spec: OpenSpec) -> dict[str, Any]:
     """The call's arguments as the constructor takes them; every fault is reported at its place in the document."""
 
-    def told(below: Path, message: str) -> None:
+    def report_at(below: Path, message: str) -> None:
         key = str(below[0]) if below else call.kind
         columns, places = call.node.columns, call.node.places
         if takes and columns and key not in (takes.keys() & places.keys()) | {call.kind, "inputs"}:
@@ -106,50 +106,52 @@ def check_call(call: Call, report: Report, open_spec: OpenSpec) -> dict[str, Any
         return {}
     if call.kind == "backbone":
         takes = (arguments.entry("backbones", call.target) or {}).get("args", {})
-        return _check_backbone(call, told, open_spec)
+        return _check_backbone(call, report_at, open_spec)
     entry = arguments.entry("layers", call.target)
     takes = (entry or {}).get("args", {})
     if entry is None:
         report(call.node.places["layer"], arguments.unknown_name("layers", call.target))
         return {}
-    checked = arguments.check_arguments("layers", call.target, call.arguments, told)
-    _check_inputs(call, entry, told)
+    checked = arguments.check_arguments("layers", call.target, call.arguments, report_at)
+    _check_inputs(call, entry, report_at)
     return checked
 
 
-def _check_inputs(call: Call, entry: Mapping[str, Any], told: Report) -> None:
+def _check_inputs(call: Call, entry: Mapping[str, Any], report_at: Report) -> None:
     takes = entry.get("inputs") or ()
     several = isinstance(call.inputs, list)
     if isinstance(call.inputs, dict):
         if not takes:
-            told(("inputs",), f"{call.target} has no named inputs; give a name or a list of names")
+            report_at(("inputs",), f"{call.target} has no named inputs; give a name or a list of names")
         for key in call.inputs.keys() - set(takes or call.inputs):
-            told(("inputs", key), f"no such input of {call.target}{nearest(key, takes)} (inputs: {', '.join(takes)})")
+            report_at(
+                ("inputs", key), f"no such input of {call.target}{nearest(key, takes)} (inputs: {', '.join(takes)})"
+            )
     elif entry.get("merge") and not several and call.inputs is not UNKNOWN:
-        told(("inputs",), f"{call.target} joins several nodes: give a list of their names")
+        report_at(("inputs",), f"{call.target} joins several nodes: give a list of their names")
 
 
-def _check_backbone(call: Call, told: Report, open_spec: OpenSpec) -> dict[str, Any]:
+def _check_backbone(call: Call, report_at: Report, open_spec: OpenSpec) -> dict[str, Any]:
     given = dict(call.arguments)
     weights = given.pop("weights", None)
     trainable = given.pop("trainable", True)
     if message := weights_fault(weights):
-        told(("weights",), message)
+        report_at(("weights",), message)
     if trainable is not UNKNOWN and not isinstance(trainable, bool):
-        told(("trainable",), f"expected true or false, got {shown(trainable)}")
+        report_at(("trainable",), f"expected true or false, got {shown(trainable)}")
     if call.target.endswith(".json"):
         known = {key: value for key, value in given.items() if value is not UNKNOWN}
         try:
             spec = open_spec(call.target, known)
         except SpecError as error:
             for fault in error.faults:
-                told(("backbone",), str(fault))
+                report_at(("backbone",), str(fault))
         else:
             given = {key: value for key, value in given.items() if key in spec.params}
     elif arguments.entry("backbones", call.target) is None:
-        told(("backbone",), arguments.unknown_name("backbones", call.target))
+        report_at(("backbone",), arguments.unknown_name("backbones", call.target))
     else:
-        given = arguments.check_arguments("backbones", call.target, given, told)
+        given = arguments.check_arguments("backbones", call.target, given, report_at)
     return {**given, "weights": weights, "trainable": trainable}
 
 

@@ -14,7 +14,7 @@ from kerasimg.spec.reader import is_comment
 
 
 class _Missing:
-    """Stands for what one side has not."""
+    """Marks a value that one side does not have."""
 
     def __repr__(self) -> str:
         return "(not there)"

@@ -106,7 +106,7 @@ class Image(Section):
     """stretch: to the size, whatever the aspect. crop: the shorter side fits, the centre is kept. pad: the longer
     side fits, the rest is background."""
     interpolation: Interpolation = "bilinear"
-    """The filter of the resize, always antialiased (but for nearest)."""
+    """The filter of the resize, always antialiased (except nearest)."""
     background: Annotated[list[Byte], Field(min_length=3, max_length=3)] = [255, 255, 255]
     """RGB on which transparent images are flattened, and with which `pad` fills."""
     scale: ScaleName | Standardize = "auto"
@@ -220,7 +220,7 @@ class Fit(Section):
     validation_split: Fraction = 0.15
     """Share of the images held out to steer by, where the data has no validation part. Stratified."""
     test_split: Fraction = 0.15
-    """Share of the images held out to judge by, where the data has no test part. Stratified."""
+    """Share of the images held out for the test, if the data has no test part. Stratified."""
     group: Group | None = None
     """Which images belong together (one patient, object or burst), and stay in one part and one fold: "folder", the
     first folder below the class, or {"column": NAME} of the manifest; null: each image by itself."""
@@ -240,7 +240,7 @@ class Fit(Section):
     """Over how many devices each batch is spread. auto: all of the fastest kind that divide it, through Keras'
     DataParallel on JAX and MirroredStrategy on TensorFlow; on PyTorch one. off: one."""
     features: Literal["auto", "off", "cached", "fresh"] = "auto"
-    """How the part that does not train is computed. cached: once, and kept on disk; needs `views` or no augmentation.
+    """How the part that does not train is computed. cached: once, and stored on disk; needs `views` or no augmentation.
     fresh: in every epoch, as an engine without gradients. off: as any other layer. auto: the cheapest of them that
     leaves the training what it is."""
     views: PositiveInt | None = None
@@ -272,15 +272,15 @@ class Tune(Section):
     """How search values are searched, in KerasTuner's words."""
 
     tuner: Literal["random", "grid", "bayesian", "hyperband"] = "hyperband"
-    """The search strategy. The first trial of each is the spec as it stands, with every default."""
+    """The search strategy. The first trial of each is the spec as written, with every default."""
     objective: str = "val_accuracy"
     """The figure to optimise: "loss" or the name of a metric of `compile`, after "val_" that of the validation part."""
     direction: Literal["min", "max", "auto"] = "auto"
-    """Whether less or more is better; auto: as is known of the figure. One of which it is not known must be told."""
+    """Whether less or more is better; auto: as known for the metric; for other metrics it must be given."""
     max_trials: PositiveInt = 20
     """Trials at most; failed ones and those that are not feasible count, and so does each promotion of hyperband."""
     executions_per_trial: PositiveInt = 1
-    """Trainings per trial, with seeds that follow one another; their figures are averaged, and each is kept."""
+    """Trainings per trial, with consecutive seeds; their metrics are averaged, and each is stored."""
     max_epochs: PositiveInt | None = None
     """Epochs of a trial at most; null: those of the stages."""
     stop: Literal["median", "halving"] | None = None
@@ -290,7 +290,7 @@ class Tune(Section):
     limits: Limits = Limits()
     """What a trial's model may cost."""
     keep: NonNegativeInt = 1
-    """Of how many of the best trials the weights are kept."""
+    """Number of best trials whose weights are saved."""
     seed: Seed = 0
     """Of the search; trials are trained with `fit.seed`."""
 

@@ -45,7 +45,7 @@ class Call(NamedTuple):
     inputs: Handle | list[Handle] | dict[str, Handle]
     node: Node
     block: str = ""
-    """The macro that the top-level node stands for, if it is one."""
+    """The macro that the top-level node names, if it is one."""
     origin: str = ""
     """Which table row, blocks and repeats it comes from: `model[3] row 2 -> stage -> bottleneck[0]`; empty where the
     path of the node says it all."""

@@ -33,7 +33,7 @@ KEEPS: Final = frozenset(
 )
 """Layers that give probabilities where all their inputs are probabilities."""
 KEEPS_SIGMOID: Final = frozenset({"Concatenate", "GlobalMaxPooling2D", "Maximum", "Minimum"})
-"""Layers that do so only where each class stands for itself."""
+"""Layers that do so only where classes are independent."""
 FLATTENS: Final = frozenset(
     {
         *("Flatten", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GeMPooling2D", "SequencePooling", "TakeToken"),
@@ -57,7 +57,7 @@ class Output(NamedTuple):
     """How many numbers, where the layer says so."""
     layer: str = ""
     path: Path = ()
-    """Where in the document the activation stands, or the node."""
+    """The path of the activation in the document, or of the node."""
 
 
 def names(task: str, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def names(task: str, params: Mapping[str, Any]) -> dict[str, Any]:
 def output_of(layer: str, arguments: Mapping[str, Any], path: Path, inputs: Sequence[Any]) -> Output:
     """The output of a layer.
 
-    arguments: evaluated.  path: where its activation stands.  inputs: `Output`s, or an image, or not known.
+    arguments: evaluated.  path: of its activation.  inputs: `Output`s, or an image, or not known.
     """
     known = [item for item in inputs if isinstance(item, Output)]
     kind = kind_of(layer, arguments.get("activation"), [item.kind for item in known])

@@ -172,7 +172,7 @@ class ListOf:
 
 @dataclass(frozen=True)
 class Object:
-    """An object of a group. Only its group can tell whether it fits, so it matches nothing by itself."""
+    """An object of a group. Only its group knows whether it fits, so it matches nothing by itself."""
 
     group: str
     one: str

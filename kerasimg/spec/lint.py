@@ -83,7 +83,7 @@ def _reached(roots: Any, blocks: Mapping[str, Any]) -> set[str]:
 
 
 def _named(value: Any) -> set[str]:
-    """Every text that stands where a node names a block."""
+    """Every text at a place where a node names a block."""
     if isinstance(value, list):
         return set().union(*map(_named, value))
     if not isinstance(value, Mapping):

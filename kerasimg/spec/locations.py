@@ -1,4 +1,4 @@
-"""Where a value stands in a document and where it came from, so that an error can point at the user's own line."""
+"""The position and the source of every value of a document, so that an error can point at the user's own line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Origins:
         self._root = _Origin()
 
     def set(self, path: Path, source: str) -> None:
-        """All that stands at `path` and below comes from `source`."""
+        """Everything at `path` and below comes from `source`."""
         origin = self._root
         for step in path:
             origin = origin.below.setdefault(step, _Origin())
@@ -36,7 +36,7 @@ class Origins:
         return list(self._root.paths(()))
 
     def of(self, path: Path) -> str:
-        """The source of what stands at `path`."""
+        """The source of the value at `path`."""
         origin, source = self._root, self._root.source or self.file
         for step in path:
             if step not in origin.below:
@@ -67,14 +67,14 @@ class Faults:
         self.document = document
         self.origins = origins
         self.moved: dict[Path, Path] = {}
-        """Path of a chosen option's content -> where it stands in the document as written."""
+        """Path of a chosen option's content -> its path in the document as written."""
         self.faulty: set[Path] = set()
         """What was found faulty as a search value; nothing more is said of it."""
         self._found: dict[Fault, None] = {}
         self._reports = 0
 
     def report(self, path: Path, message: str) -> None:
-        """Add the fault `message` of what stands at `path`; SpecError when there are too many to go on."""
+        """Add the fault `message` about the value at `path`; SpecError when there are too many to go on."""
         if any(path[:length] in self.faulty for length in range(1, len(path) + 1)):
             return
         for length in range(len(path), 0, -1):

@@ -23,7 +23,7 @@ MAX_INDEX_DIGITS = 6
 def merge(parent: dict[str, Any], child: dict[str, Any], origins: Origins, source: str) -> dict[str, Any]:
     """The child on top of its parent: objects key by key, lists and scalars replaced.
 
-    A search value replaces, whatever stood there; so does `{"type": ...}` of another type.
+    A search value replaces any earlier value; so does `{"type": ...}` of another type.
     """
     inherited = {key: value for key, value in parent.items() if key not in NOT_INHERITED}
     return _merge(inherited, child, (), origins, source)

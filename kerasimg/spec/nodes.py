@@ -39,9 +39,9 @@ class Node(NamedTuple):
     arguments: Mapping[str, Any] = {}
     """As written: expressions are not evaluated."""
     places: Mapping[str, Path] = {}
-    """Where each argument, and each control key, stands."""
+    """The path of each argument and of each control key."""
     columns: Mapping[str, Path] = {}
-    """Of each key that a table gives, where its column's name stands."""
+    """For each key that a table gives, the path of its column's name."""
     name: str | None = None
     inputs: Inputs = None
     when: Any = True

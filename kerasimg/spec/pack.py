@@ -2,7 +2,7 @@
 
 Members: `pack.json` (see `Manifest`), `spec.json`, `beside.json` (specs that serve it as backbones), the weights in
 `weights.safetensors` (https://github.com/huggingface/safetensors), `MODEL_CARD.md`, and `NOTICE` where others' weights
-went into it. Nothing else is looked at, nothing is unpacked by a name that stands in the file, and each member has its
+went into it. Nothing else is read, nothing is unpacked under a name from the file, and each member has its
 SHA-256 in `pack.json`.
 """
 
@@ -136,7 +136,7 @@ class Pack:
                 raise self._refused(f"{member} has {size:,} bytes; at most {most:,} are read")
 
     def _refused(self, reason: str) -> CallError:
-        return CallError(f"'{self.path}' is no sound pack of kerasimg: {reason}")
+        return CallError(f"'{self.path}' is not a valid kerasimg pack: {reason}")
 
 
 def write_beside(specs: Mapping[str, Any], folder: Path) -> None:
@@ -175,7 +175,7 @@ def _unpacked(path: Path, _changed: int, _size: int) -> Path:
 def write(path: Path, facts: Mapping[str, Any], members: Mapping[str, bytes]) -> None:
     """Write a pack, whole or not at all. The same content gives the same bytes.
 
-    facts: the manifest but for its files.  members: name -> content.
+    facts: the manifest without its files.  members: name -> content.
     """
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
     manifest = Manifest(kerasimg_pack=1, **facts, files=digests)

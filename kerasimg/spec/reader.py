@@ -18,7 +18,7 @@ MAX_DEPTH = limit("json_depth")
 
 
 def read(path: Path, file: str = "") -> dict[str, Any]:
-    """The JSON object in a file; SpecError, which calls it `file`, when it holds none or no sound JSON."""
+    """The JSON object in a file; SpecError, which calls it `file`, if it holds none or invalid JSON."""
     file = file or str(path)
     try:
         with path.open("rb") as stream:

@@ -1,7 +1,7 @@
 """The JSON Schema (2020-12) of a spec, made from the sections, the layer table and the grammar of nodes.
 
 It is for editors: it completes keys, layer names and each layer's arguments, and marks what is misspelt. The
-loader is the judge; whatever it accepts, the schema accepts too. `python -m kerasimg.spec.schema` writes it.
+loader decides; whatever it accepts, the schema accepts too. `python -m kerasimg.spec.schema` writes it.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _values() -> Schema:
             "description": 'Arithmetic on params and block arguments: "=round8(c * alpha)".',
         },
         "search": {
-            "description": "A value that a search may set; its default stands without one.",
+            "description": "A value that a search may set; without a search, its default is used.",
             "anyOf": [
                 _search("$choice", _choices()),
                 _search("$int", _range("integer"), default={"type": "integer"}, step={"type": "integer"}),
@@ -156,7 +156,7 @@ def _types_given(*keys: str) -> Schema:
 
 
 def text() -> str:
-    """The schema as it stands in its file: one line for each definition."""
+    """The text of the schema's file: one line for each definition."""
     schema = make_schema()
     definitions = schema.pop("$defs")
     head = json.dumps(schema, indent=1, ensure_ascii=False).removesuffix("\n}")

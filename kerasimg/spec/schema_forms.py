@@ -23,10 +23,10 @@ def or_search(schema: Schema) -> Schema:
 
 
 def _or(schema: Schema, definition: str) -> Schema:
-    told: Schema = {key: schema[key] for key in ("description", "default") if key in schema}
-    rest: Schema = {key: value for key, value in schema.items() if key not in told}
+    labels: Schema = {key: schema[key] for key in ("description", "default") if key in schema}
+    rest: Schema = {key: value for key, value in schema.items() if key not in labels}
     options = rest["anyOf"] if rest.keys() == {"anyOf"} else [rest]
-    return {**told, "anyOf": [*options, {"$ref": f"#/$defs/{definition}"}]}
+    return {**labels, "anyOf": [*options, {"$ref": f"#/$defs/{definition}"}]}
 
 
 def unless_search(schema: Schema, or_expression: bool = False) -> Schema:

@@ -120,7 +120,7 @@ def _control_keys() -> Schema:
 
 
 def _open_node(kind: str, description: str) -> Schema:
-    """A node of which only the spec itself can tell what arguments it takes."""
+    """A node whose arguments only the spec itself defines."""
     return {
         "properties": {kind: or_search(_name(description))},
         "additionalProperties": {"$ref": "#/$defs/value"},
@@ -163,7 +163,7 @@ def layer_schemas() -> Schema:
 
 
 def _by_name(key: str, names: Iterable[str], description: str, other: Schema | None = None) -> Schema:
-    """An object whose other keys depend on the name that stands at `key`."""
+    """An object whose other keys depend on the name at `key`."""
     known: Schema = {"enum": list(names)}
     cases = [
         {"if": {"properties": {key: {"const": name}}}, "then": {"$ref": f"#/$defs/{key}.{name}"}}

@@ -1,6 +1,6 @@
 """Search values: `{"$choice" | "$int" | "$float": ..., "default": ...}`, found, checked, and replaced by one value.
 
-A spec always builds: without a search, each search value stands for its default. `find` lists them
+A spec always builds: without a search, each search value has its default. `find` lists them
 for a search, which hands back `{name: value}` for `replace`.
 """
 
@@ -34,9 +34,9 @@ class SearchValue(NamedTuple):
     kind: str
     """$choice, $int or $float."""
     given: dict[str, Any]
-    """The object as it stands in the spec."""
+    """The object as written in the spec."""
     within: tuple[tuple[str, str], ...]
-    """The (name, label) of each option that it stands inside of; it counts only while all are chosen."""
+    """The (name, label) of each option that contains it; it counts only while all are chosen."""
 
     @property
     def options(self) -> list[Any]:
@@ -50,7 +50,7 @@ def is_search(value: object) -> bool:
 
 
 def holds_search(value: Any) -> bool:
-    """Whether a search value stands anywhere in a value."""
+    """Whether a value contains a search value."""
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return is_search(value) or any(map(holds_search, children))
 
@@ -72,7 +72,7 @@ class Replaced(NamedTuple):
     moved: dict[Path, Path]
     """Path of a chosen option's content here -> its path in the document as written."""
     faulty: set[Path]
-    """Where UNKNOWN stands for a search value that is none."""
+    """Where UNKNOWN replaces an invalid search value."""
 
 
 def replace(document: dict[str, Any], chosen: Mapping[str, Any], report: Report) -> Replaced:
@@ -94,7 +94,7 @@ def _options(choice: Any) -> list[Any]:
 
 
 def _children(value: Any, name: str) -> Iterator[tuple[str | int, Any, str]]:
-    """What stands directly in an object or a list, each with its name in the search."""
+    """The direct items of an object or a list, each with its name in the search."""
     if isinstance(value, dict):
         for key, item in value.items():
             if not is_comment(key) and key != "$schema":
@@ -127,7 +127,7 @@ class _Replacement:
         self.faulty: set[Path] = set()
 
     def of(self, value: Any, path: Path, written: Path, name: str) -> Any:
-        """What stands for `value`, which is at `written` in the document and will be at `path`."""
+        """The replacement of `value`, which is at `written` in the document and will be at `path`."""
         if path and is_search(value):
             return self._of_search(value, path, written, name)
         if not isinstance(value, (dict, list)):
@@ -141,17 +141,17 @@ class _Replacement:
         return {key: made.get(key, item) for key, item in value.items()}
 
     def _of_search(self, value: dict[str, Any], path: Path, written: Path, name: str) -> Any:
-        sound = _check(value, lambda rest, message: self.report(written + rest, message))
+        valid = _check(value, lambda rest, message: self.report(written + rest, message))
         kind = next(key for key in value if key.startswith("$"))
         self.used.add(name)
         picked = self.chosen.get(name, value.get("default"))
         if len(self.used) > MAX_SEARCH_VALUES:
             self.report((), f"more than {MAX_SEARCH_VALUES} search values")
-            sound = False
-        elif sound and not _fits(value, kind, picked):
+            valid = False
+        elif valid and not _fits(value, kind, picked):
             self.report(written, f"expected {_values(value, kind)}, got {shown(picked)}")
-            sound = False
-        if not sound:
+            valid = False
+        if not valid:
             self.faulty.add(path)
             return UNKNOWN
         if not isinstance(options := value[kind], dict):
@@ -163,11 +163,11 @@ class _Replacement:
 def _check(value: dict[str, Any], report: Report) -> bool:
     """Report what is wrong with one search value; True when nothing is."""
     kinds = [key for key in value if key.startswith("$")]
-    sound = True
+    valid = True
 
     def fault(path: Path, message: str) -> None:
-        nonlocal sound
-        sound = False
+        nonlocal valid
+        valid = False
         report(path, message)
 
     if len(kinds) > 1 or kinds[0] not in KINDS:
@@ -184,13 +184,13 @@ def _check(value: dict[str, Any], report: Report) -> bool:
         _check_range(value, kind, fault)
     if "default" not in value:
         fault((), f"a {kind} needs a default, so that the spec builds without a search")
-    elif sound and not _fits(value, kind, value["default"]):
+    elif valid and not _fits(value, kind, value["default"]):
         fault(("default",), f"expected {_values(value, kind)}, got {shown(value['default'])}")
-    return sound
+    return valid
 
 
 def _values(value: dict[str, Any], kind: str) -> str:
-    """What a sound search value may become, in words."""
+    """What a valid search value may become, in words."""
     if kind == "$choice":
         return f"one of {listed(map(shown, _options(value[kind])))}"
     low, high = map(shown, value[kind])
@@ -211,7 +211,7 @@ def _check_choice(options: Any, report: Report) -> None:
                     ("$choice", index), f"expected a scalar, got {kind_of(option)}; give the options labels: {{...}}"
                 )
             elif (mark := (isinstance(option, bool), option)) in seen:
-                report(("$choice", index), f"{shown(option)} stands twice")
+                report(("$choice", index), f"{shown(option)} is listed twice")
             else:
                 seen.add(mark)
 

@@ -1,4 +1,4 @@
-"""A section's values -> its pydantic model, with pydantic's errors told in the words of the spec."""
+"""A section's values -> its pydantic model, with pydantic's errors in the terms of the spec."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def _message(section: type[BaseModel], path: Path, items: list[Mapping[str, Any]
     options = [str(option) for item in items if item["type"] == "literal_error" for option in _quoted(item)]
     found = first["input"]
     hint = nearest(found, options) if isinstance(found, str) else ""
-    told = f"{kind_of(found)} without items" if found in ([], {}) else shown(found)
-    return f"expected {' or '.join(expected)}, got {told}{hint}"
+    shown_found = f"{kind_of(found)} without items" if found in ([], {}) else shown(found)
+    return f"expected {' or '.join(expected)}, got {shown_found}{hint}"
 
 
 def _expected(item: Mapping[str, Any]) -> str:

@@ -117,7 +117,7 @@ PATHS: Mapping[str, str] = MappingProxyType(
         "task": "task",
     }
 )
-"""Name of a setting -> the place that it stands for, for suggestions."""
+"""Name of a setting -> its path, for suggestions."""
 
 
 def settle(

@@ -48,7 +48,7 @@ def evaluate_deep(value: Any, names: Mapping[str, Any], path: Path, report: Repo
 
 
 def value_at(value: Any, path: Path) -> Any:
-    """Returns what stands at a path below a value; None where there is nothing."""
+    """Returns the item at a path below a value; None if there is none."""
     for step in path:
         try:
             value = value[step]
@@ -122,7 +122,7 @@ def _of_variant(chosen: Any, variants: Any, params: Mapping[str, Any], report: R
 
 
 def unknown_paths(value: Any, path: Path = ()) -> frozenset[Path]:
-    """Where in a value UNKNOWN stands."""
+    """The paths of UNKNOWN in a value."""
     if value is UNKNOWN:
         return frozenset({path})
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

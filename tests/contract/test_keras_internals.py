@@ -107,13 +107,6 @@ def test_a_model_is_functional_when_it_has_no_call_of_its_own():
     assert not internals.is_functional(keras.layers.Dense(1))
 
 
-def test_a_sequential_model_has_a_functional_one_inside_once_it_is_built():
-    model = keras.Sequential([keras.layers.Dense(1)])
-    assert internals.functional_of(model) is None
-    model.build((None, 4))
-    assert internals.is_functional(internals.functional_of(model))
-
-
 def test_the_calls_of_a_model_are_in_order():
     model = tiny()
     names = [node.operation.name for node in internals.calls_of(model)]
@@ -194,11 +187,6 @@ def test_draws_without_a_seed_come_from_the_global_generator():
     np.testing.assert_array_equal(
         first, keras.ops.convert_to_numpy(keras.random.uniform((3,), seed=keras.random.SeedGenerator(7)))
     )
-
-
-def test_the_type_of_a_seed():
-    seed = keras.random.SeedGenerator(1).next()
-    assert keras.backend.standardize_dtype(seed.dtype) == internals.random_seed_dtype()
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_a_spec_of_another_model_does_not_take_the_weights(packed: Path, tmp_pat
 def test_what_is_no_pack_is_refused_by_name(content: bytes, tmp_path: Path):
     path = tmp_path / "x.kerasimg"
     path.write_bytes(content)
-    with pytest.raises(kerasimg.CallError, match="no sound pack"):
+    with pytest.raises(kerasimg.CallError, match="not a valid kerasimg pack"):
         Classifier.open(path)
     with pytest.raises(kerasimg.CallError, match=r"x\.kerasimg"):
         kerasimg.load(path)

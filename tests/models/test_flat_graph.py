@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 
-from kerasimg.models.flat_graph import flatten
+from kerasimg.keras_internals import is_functional
+from kerasimg.models.flat_graph import flatten, functional_of
 
 
 def nested() -> keras.Model:
@@ -44,3 +45,12 @@ def test_a_model_with_a_call_of_its_own_stays_one_call():
 
     image = keras.Input((4,))
     assert len(flatten(keras.Model(image, Own()(image))).calls) == 1
+
+
+def test_a_sequential_model_becomes_a_functional_one_once_it_is_built():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    assert functional_of(model) is None
+    model.build((None, 4))
+    graph = functional_of(model)
+    assert is_functional(graph)
+    assert [call.operation for call in flatten(graph).calls] == model.layers

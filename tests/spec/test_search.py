@@ -88,4 +88,4 @@ def test_options_that_python_would_take_for_one_another_are_told_apart(options):
 
 @pytest.mark.parametrize("options", [[1, 1], [1, 1.0], ["a", "b", "a"], [None, None]])
 def test_an_option_stands_once(options):
-    assert "stands twice" in replaced({"a": {"$choice": options, "default": options[0]}})[1][0][1]
+    assert "is listed twice" in replaced({"a": {"$choice": options, "default": options[0]}})[1][0][1]

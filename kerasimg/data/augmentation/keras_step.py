@@ -42,7 +42,7 @@ class ImageSeeds(keras.random.SeedGenerator):
         seeds = self.seeds[place] + again
         if tf.is_tensor(seeds):
             return seeds
-        return keras.ops.convert_to_tensor(seeds, dtype=keras_internals.random_seed_dtype())
+        return keras.ops.convert_to_tensor(seeds, dtype=self.state.dtype)
 
 
 class KerasStep:

@@ -77,7 +77,7 @@ def test_a_pack_that_a_stranger_changed_is_not_kept(hub: Any, packed: Path, tmp_
     content = bytearray(hub.repos[REPO][-1][FILE])
     content[content.index(b"weights.safetensors") + 200] ^= 1
     hub.repos[REPO][-1][FILE] = bytes(content)
-    with pytest.raises(CallError, match=r"'anna/lilies/model.kerasimg' is no sound pack of kerasimg"):
+    with pytest.raises(CallError, match=r"'anna/lilies/model.kerasimg' is not a valid kerasimg pack"):
         kerasimg.pull(REPO, tmp_path / "x.kerasimg")
     assert list(tmp_path.iterdir()) == []
 
