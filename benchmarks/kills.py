@@ -202,7 +202,7 @@ def train_with_kills(
     from kerasimg.training import train as verbs
 
     def begin() -> None:
-        verbs.train(spec(case), data=data, out=out, report=False, verbose=0)
+        verbs.train(spec(case), data=data, out=out, verbose=0)
 
     run, kills = out / f"{case}-1", list[str]()
     pid = in_a_process(begin, out / "cache")

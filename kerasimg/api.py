@@ -615,6 +615,7 @@ def train(
         values = catalog.merged_params(params, more_params)
         first = spec_for(data, values.get("task"), log.progress) if spec is None else None
         loaded = load(cast(Reference, spec or first), overrides=overrides, params=values, partial=True)
+        from kerasimg.reporting.report import write_report
         from kerasimg.training.train import train as begin  # loads Keras; a wrong spec is reported before
 
         run = begin(
@@ -625,7 +626,7 @@ def train(
             limits=limits,
             on_bad_image=on_bad_image,
             cache=cache,
-            report=report,
+            on_finished=write_report if report else None,
             tensorboard=tensorboard,
             first_spec=first,
             verbose=verbose,
@@ -656,10 +657,11 @@ def resume(run: PathLike, *, data: Data | None = None, cache: CacheKind | None =
         >>> kerasimg.resume("runs/photos-1", verbose=0).finished
         True
     """
+    from kerasimg.reporting.report import write_report
     from kerasimg.training.train import resume as continue_
 
     with log.verbosity(verbose):
-        done = continue_(Path(run), data=data, cache=cache, verbose=verbose)
+        done = continue_(Path(run), data=data, cache=cache, on_finished=write_report, verbose=verbose)
     return Run(done)
 
 
@@ -713,6 +715,7 @@ def tune(
         >>> sorted(search.values)
         ['lr']
     """
+    from kerasimg.reporting.search_page import write_search_page
     from kerasimg.tuning.search import tune as search
 
     with log.verbosity(verbose):
@@ -727,7 +730,7 @@ def tune(
             limits=limits,
             on_bad_image=on_bad_image,
             cache=cache,
-            report=report,
+            on_finished=write_search_page if report else None,
             overrides=overrides,
             **catalog.merged_params(params, more_params),
         )
@@ -766,11 +769,13 @@ def resume_search(
         >>> len(kerasimg.resume_search("runs/photos-tune-1", verbose=0).trials)
         2
     """
+    from kerasimg.reporting.search_page import write_search_page
     from kerasimg.tuning.search import resume_search as continue_
 
     folder = search.folder if isinstance(search, Search) else Path(search)
     with log.verbosity(verbose):
-        done = continue_(folder, data=data, workers=workers, chief=chief, token=token, cache=cache)
+        how: dict[str, Any] = {"workers": workers, "chief": chief, "token": token, "cache": cache}
+        done = continue_(folder, data=data, on_finished=write_search_page, **how)
     return Search(done)
 
 

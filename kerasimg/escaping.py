@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kerasimg.errors import printable
@@ -53,9 +53,15 @@ def csv_cell(text: str) -> str:
     return f"'{text}" if _FORMULA.match(text) else text
 
 
+def csv_row(cells: Iterable[Any]) -> list[Any]:
+    """Cells with each text, except a number, as `csv_cell` has it."""
+    return [csv_cell(cell) if isinstance(cell, str) and not _NUMBER.fullmatch(cell) else cell for cell in cells]
+
+
 def from_csv_cell(cell: str) -> str:
     """What `csv_cell` was given."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")

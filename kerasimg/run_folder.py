@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from kerasimg.errors import CallError
+from kerasimg.escaping import from_csv_cell
 from kerasimg.files import damaged, read_json, write_json, write_text
 
 SPEC = "spec.json"
@@ -389,7 +390,8 @@ def read_history(path: Path) -> list[dict[str, float]]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+            rows = csv.DictReader(file)
+            return [{from_csv_cell(key or ""): float(value) for key, value in row.items() if value} for row in rows]
     except FileNotFoundError:
         return []
     except (ValueError, TypeError, csv.Error) as error:

@@ -98,7 +98,9 @@ def check(
         for row in written:
             echo(row, err=True)
     trained_on = fix_list or (data if checked.ok else None)
-    print_result("data check", checked.to_dict(), [checked.to_text(top), *written], as_json, data=trained_on)
+    print_result(
+        "data check", checked.to_dict(), [*checked.to_text(top).split("\n"), *written], as_json, data=trained_on
+    )
     if not checked.ok:
         raise typer.Exit(DataError.exit_code)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from kerasimg.escaping import json_text, lines
+from kerasimg.escaping import json_text, lines, one_line
 from kerasimg.files import to_json
 
 NEXT: dict[str, str | None] = {
@@ -75,7 +75,7 @@ def print_result(
     """Print the result of a command: as JSON, or as text followed by the next step.
 
     command: as in `NEXT`.
-    text: lines, or a function that prints.
+    text: a text, or its lines, in each of which line breaks are escaped, or a function that prints.
     names: values of the names in the next step; without them, where it has any, no next step is printed.
     """
     if as_json:
@@ -84,8 +84,7 @@ def print_result(
     if callable(text):
         text()
     else:
-        for line in [text] if isinstance(text, str) else text:
-            echo(line)
+        echo(text if isinstance(text, str) else "\n".join(map(one_line, text)))
     print_next(command, **names)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from kerasimg.deploy import readme_code, snippets
 from kerasimg.deploy.manifest import Manifest, ModelFile, RuntimeName
 from kerasimg.errors import listed
+from kerasimg.escaping import markdown
 from kerasimg.spec.document import Image
 
 Code = Callable[[Manifest, Image, ModelFile], str]
@@ -41,6 +42,7 @@ def readme(manifest: Manifest, image: Image, classes: Sequence[str]) -> str:
 
 
 def _about(manifest: Manifest, image: Image, classes: Sequence[str]) -> Iterator[str]:
+    classes = [markdown(name) for name in classes]
     outputs = {
         "multiclass": f"{manifest.classes} probabilities, whose sum is 1",
         "binary": f"one probability: of '{classes[-1]}'",

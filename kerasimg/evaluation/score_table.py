@@ -60,7 +60,7 @@ def _slices(scores: dict[str, Any]) -> Iterator[Table]:
         ]
         columns = [part for name in names for part in (_words(name), "interval")]
         table = _table(f"By {sliced['column']}", "class", "images", *columns)
-        table.columns[0].header = sliced["column"]
+        table.columns[0].header = Text(sliced["column"])
         for row in sliced["rows"]:
             figures = [
                 part
@@ -110,7 +110,7 @@ def _confused(scores: dict[str, Any]) -> Table | None:
 
 def _table(title: str, *columns: str) -> Table:
     """A table whose columns are numbers, but for those of names."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for column in columns:
         names = column in ("figure", "class", "truth", "taken for")
         table.add_column(column, justify="left" if names else "right", no_wrap=not names)

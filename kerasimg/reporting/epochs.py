@@ -10,8 +10,10 @@ from typing import NamedTuple
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from kerasimg.errors import CallError
+from kerasimg.escaping import one_line
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.metrics import NO_FIGURES, Goal, goals_in
 
@@ -94,7 +96,7 @@ def print_stages(rows: Rows, goals: Mapping[int, Goal] | None = None, console: C
     for column in ("stage", "epochs", "time", "best"):
         table.add_column(column, justify="right", no_wrap=True)
     for name in names:
-        table.add_column(name.removeprefix("val_"), justify="right", overflow="fold")
+        table.add_column(Text(one_line(name.removeprefix("val_"))), justify="right", overflow="fold")
     for each in summaries:
         epochs = f"{each.first}-{each.last}" if each.last > each.first else str(each.first)
         figures = [f"{each.figures[name]:.4f}" if name in each.figures else "-" for name in names]

@@ -36,7 +36,7 @@ from kerasimg.reporting.images import (
 from kerasimg.reporting.model_card import model_card
 from kerasimg.reporting.model_facts import explain_all, model_facts
 from kerasimg.reporting.wording import headline, number, percent, words
-from kerasimg.run_folder import DataRecord, RunFolder, RunReference, folder_of
+from kerasimg.run_folder import DataRecord, RunFolder, RunReference
 from kerasimg.spec.formatting import dumps
 from kerasimg.spec.load import Spec
 from kerasimg.spec.metrics import NO_FIGURES, direction_of, goals_in
@@ -73,31 +73,36 @@ def report(run: RunReference, *, out: str | os.PathLike[str] | None = None) -> P
     return _write(files, files.report_file if out is None else Path(out), _classifier(files))
 
 
-def write_report(run: RunReference, classifier: Classifier | None = None) -> Path | None:
-    """As `report`, for the end of a training: where it fails it says why, and the run is none the worse.
+def write_report(run: RunFolder, classifier: Classifier) -> None:
+    """Writes the report at the end of a training. A failure is logged and does not cost the trained model.
 
-    classifier: the run's own, where it is at hand, which saves to open it.
+    Args:
+        run: the finished run.
+        classifier: its model, which is in memory already.
     """
+    log.info(f"writing {run.report_file}")
     try:
-        files = RunFolder.of(run)
-        return report(run) if classifier is None else _write(files, files.report_file, classifier)
-    except Exception as error:  # a page that cannot be drawn must not cost a trained model
-        again = f"kerasimg run report {folder_of(run)}"
-        log.info(f"no report could be written ({type(error).__name__}: {error}); try again: {again}")
-        return None
+        _write(run, run.report_file, classifier)
+    except Exception as error:
+        command = f"kerasimg run report {run.path}"
+        log.info(f"the report could not be written ({type(error).__name__}: {error}); try again: {command}")
 
 
 def _write(files: RunFolder, path: Path, classifier: Classifier | None) -> Path:
     """Write the page to its path and the card beside it."""
     content = _content(files, classifier)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for place, text in ((path, _page(content)), (RunFolder(path.parent).card_file, model_card(content))):
+    for place, text in (
+        (path, render("report.html.j2", content)),
+        (RunFolder(path.parent).card_file, model_card(content)),
+    ):
         # A file name that is not UTF-8 comes from the file system with surrogates; a page has no place for its bytes.
         write_text(place, text.encode("utf-8", "replace").decode("utf-8"))
     return path
 
 
-def _page(content: Mapping[str, Any]) -> str:
+def render(template: str, content: Mapping[str, Any]) -> str:
+    """Fills in a template; names and texts are escaped for HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -107,7 +112,7 @@ def _page(content: Mapping[str, Any]) -> str:
     )
     environment.filters |= {"number": number, "percent": percent, "words": words, "duration": duration}
     levels = {theme: list(drawing.level_styles(theme)) for theme in ("light", "dark")}
-    return environment.get_template("report.html.j2").render(levels=levels, **content)
+    return environment.get_template(template).render(levels=levels, **content)
 
 
 def _content(files: RunFolder, classifier: Classifier | None) -> dict[str, Any]:

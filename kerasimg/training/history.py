@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from kerasimg.escaping import csv_row
 from kerasimg.files import replacing
 
 
@@ -86,5 +87,5 @@ class History(keras.callbacks.Callback):
 
     def _text(self, *rows: dict[str, Any]) -> str:
         text = io.StringIO(newline="")
-        csv.DictWriter(text, self._columns, extrasaction="ignore", restval="").writerows(rows)
+        csv.writer(text).writerows(csv_row(row.get(name, "") for name in self._columns) for row in rows)
         return text.getvalue()

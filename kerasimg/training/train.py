@@ -6,7 +6,7 @@ import errno
 import gc
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +26,6 @@ from kerasimg.files import lock_folder
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.models.weights import save_weights
-from kerasimg.reporting.report import write_report
 from kerasimg.run_folder import SPEC, TRAINING, RunFolder
 from kerasimg.training import checkpoint, reopen
 from kerasimg.training.auto_settings import is_out_of_memory
@@ -52,6 +51,9 @@ IN_THE_PIPELINE = re.compile(rf"{ManyFaults.__name__}: (.*)")
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+OnFinished = Callable[[RunFolder, Classifier], object]
+"""Called when a run is finished, before its folder is unlocked: the layers above write the report in it."""
+
 
 def train(
     ref: Reference,
@@ -62,7 +64,7 @@ def train(
     limits: Mapping[str, int] | None = None,
     on_bad_image: OnBadImage = "fail",
     cache: Any = "auto",
-    report: bool = True,
+    on_finished: OnFinished | None = None,
     tensorboard: bool = False,
     overrides: Mapping[str, Any] | None = None,
     first_spec: Mapping[str, Any] | None = None,
@@ -71,8 +73,12 @@ def train(
 ) -> RunFolder:
     """Train the classifier of a spec, evaluate it on held-out images, and save all of it in a new folder.
 
-    As `kerasimg.train`, which says what the arguments are.  verbose: as for `keras.Model.fit`.
-    first_spec: the document that was chosen for the images, where the caller gave no spec; saved with the run.
+    The arguments are those of `kerasimg.train`, except:
+
+    Args:
+        on_finished: called with the finished run and its model; None: no report is written, nor after a resume.
+        first_spec: the document that was chosen for the images if the caller gave no spec; saved with the run.
+        verbose: as for `keras.Model.fit`.
     """
     require_place(out)
     experiment = prepare(
@@ -88,7 +94,7 @@ def train(
     spec, source, parts = experiment.spec, experiment.source, experiment.parts
     weights = weights_of(ref, weights)
     call = {"weights": reopen.described(weights), "limits": limits and dict(limits), "cache": reopen.kind_of(cache)}
-    call |= {"report": report, "tensorboard": tensorboard}
+    call |= {"report": on_finished is not None, "tensorboard": tensorboard}
     call |= {"soft_labels": digest(source, parts["train"])} if source.soft else {}
     call |= experiment.notes
     kept = reopen.located(record_split(spec, source, parts), data)
@@ -97,7 +103,7 @@ def train(
         run.write_first_spec(first_spec)
     log.info(f"training {', '.join(f'{part} {len(indices):,}' for part, indices in parts.items())} -> {run.path}")
     with lock_folder(run.path, "training"):
-        return _carry_out(experiment, run, data, verbose)
+        return _carry_out(experiment, run, data, verbose, on_finished)
 
 
 def resume(
@@ -105,12 +111,14 @@ def resume(
     *,
     data: Data | None = None,
     cache: Any = None,
+    on_finished: OnFinished | None = None,
     verbose: int | str = "auto",
 ) -> RunFolder:
     """Go on with a training that was cut off, by whatever it was, so that it ends as if it had not been.
 
     run: its folder.  data: the images, where they were arrays, or have moved; their content must be what it was, and
-    the split stays what it was.  cache, verbose: as for `train`; None: as it was.
+    the split stays what it was.  cache, verbose: as for `train`; None: as it was.  on_finished: as for `train`; called
+    only if `train` was called with one.
 
     On one machine, on the CPU in float32, what comes out is the same to the last bit. A finished run is left as it is.
     Raises CallError when the folder holds no run, DataError when an image has gone or changed, WeightsError when a
@@ -126,7 +134,7 @@ def resume(
         log.info(f"going on with {run.path}: {kept_until(run)}")
         if line := _about_surroundings(run):
             log.info(line)
-        return _carry_out(experiment, run, data, verbose)
+        return _carry_out(experiment, run, data, verbose, on_finished)
 
 
 def _about_surroundings(run: RunFolder) -> str:
@@ -142,8 +150,10 @@ def _about_surroundings(run: RunFolder) -> str:
     return f"the result may differ in the last digits from that of an uninterrupted run: {'; '.join(others)}"
 
 
-def _carry_out(experiment: Experiment, run: RunFolder, data: Data | None, verbose: int | str) -> RunFolder:
-    """Train, save, judge and report, as far as that is still to be done."""
+def _carry_out(
+    experiment: Experiment, run: RunFolder, data: Data | None, verbose: int | str, on_finished: OnFinished | None
+) -> RunFolder:
+    """Does what remains of a run: train, save, evaluate, report."""
     asked = run.required(TRAINING)
     with _telling(run):
         with patient() as interruption:
@@ -154,9 +164,8 @@ def _carry_out(experiment: Experiment, run: RunFolder, data: Data | None, verbos
             log.info(f"judging it on {len(experiment.parts[part]):,} images ({part})")
             judge(classifier, experiment.source, experiment.parts[part], run.evaluation.path, part=part)
         finish(run)
-        if asked["report"]:
-            log.info(f"writing {run.report_file}")
-            write_report(run, classifier)
+        if on_finished is not None and asked["report"]:
+            on_finished(run, classifier)
     return run
 
 

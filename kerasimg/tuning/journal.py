@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from kerasimg.escaping import csv_row
 from kerasimg.files import read_object, to_json, write_text
 from kerasimg.run_folder import HISTORY, read_history
 from kerasimg.spec.metrics import Goal
@@ -152,9 +153,9 @@ def as_csv(rows: list[Any]) -> str:
     """Rows as text, with every column that any of them has."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text)
+    writer.writerow(csv_row(columns))
+    writer.writerows(csv_row(row.get(column, "") for column in columns) for row in rows)
     return text.getvalue()
 
 

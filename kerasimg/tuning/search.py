@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +28,9 @@ from kerasimg.tuning.protocol import TOKEN_VARIABLE, given_token, token_of
 from kerasimg.tuning.search_folder import Task, begin, with_winners
 from kerasimg.tuning.tuner import TrialTuner, UsedUp, require_no_other_search
 
+OnFinished = Callable[[Task, Any], object]
+"""Called with a search and its oracle when all trials have ended: the layers above write the page of the search."""
+
 
 def trial_rows(folder: Path) -> list[dict[str, Any]]:
     """One row per trial of a search that has ended, as trials.csv has them: number, status, score, seconds, values."""
@@ -47,28 +50,32 @@ def tune(
     limits: Mapping[str, int] | None = None,
     on_bad_image: OnBadImage = "fail",
     cache: Any = "auto",
-    report: bool = True,
+    on_finished: OnFinished | None = None,
     token: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> Path:
     """Search the hyperparameters that a spec leaves open for the best spec.
 
-    As `kerasimg.tune`, which says what the arguments are.  token: that workers elsewhere must show; None: the one in
-    the environment variable KERASIMG_TOKEN, else a new one, which is printed.
+    The arguments are those of `kerasimg.tune`, except:
+
+    Args:
+        on_finished: called at the end; None: no page is written, nor after a resume.
+        token: the token that workers on other machines must show; None: the one in the environment variable
+            KERASIMG_TOKEN, else a new one, which is printed.
     """
     _check(workers, chief)
     token = given_token(token)
     spec, source = load_for(ref, data, overrides, params)
     call: dict[str, Any] = {"weights": reopen.described(weights_of(ref, weights)), "cache": reopen.kind_of(cache)}
     call |= {"limits": limits and dict(limits)}
-    call |= {"on_bad_image": on_bad_image, "report": report, "workers": workers, "chief": chief}
+    call |= {"on_bad_image": on_bad_image, "report": on_finished is not None, "workers": workers, "chief": chief}
     if workers != 1 or chief:
         _check_shared(source.where, workers)
     with _listening(chief) as service:  # before there is a folder: the port may be taken
         task = begin(ref, spec, source, data, out, call)
         log.info(f"searching {_told(task)} -> {task.folder}")
-        return _carry_out(task, workers, service, token, cache)
+        return _carry_out(task, workers, service, token, cache, on_finished)
 
 
 def resume_search(
@@ -78,12 +85,14 @@ def resume_search(
     workers: int | None = None,
     chief: str | None = None,
     cache: Any = None,
+    on_finished: OnFinished | None = None,
     token: str | None = None,
 ) -> Path:
     """Go on with a search that was cut off, by whatever it was: trials that have ended are not trained again.
 
     folder: the search's own.  data: the images, where they were arrays, or have moved.
-    workers, chief, cache, token: as for `tune`; None: as it was.  A search that has ended is left as it is.
+    workers, chief, cache, token: as for `tune`; None: as it was.  on_finished: as for `tune`; called only if `tune` was
+    called with one.  A search that has ended is left as it is.
     """
     task = Task.open(folder, data)
     workers = task.call["workers"] if workers is None else workers
@@ -97,7 +106,7 @@ def resume_search(
         task.check(open_source(task.data, task.spec.task, positive=task.spec.positive_class))
         if others := task.other_surroundings():
             log.info(f"the scores of earlier and later trials may not be comparable: {'; '.join(others)}")
-        return _carry_out(task, workers, service, token, cache)
+        return _carry_out(task, workers, service, token, cache, on_finished)
 
 
 @contextmanager
@@ -135,13 +144,27 @@ def _oracle(task: Task) -> Any:
     return make_oracle(task.space, task.goal, task.spec.tune, task.epochs)
 
 
-def _carry_out(task: Task, workers: int, service: Service | None, token: str | None, cache: Any) -> Path:
+def _carry_out(
+    task: Task,
+    workers: int,
+    service: Service | None,
+    token: str | None,
+    cache: Any,
+    on_finished: OnFinished | None,
+) -> Path:
     """Search.  service: for workers elsewhere; None: for those on this machine only."""
     with lock_folder(task.folder, "searching"):
-        return _search(task, workers, service, token, cache)
+        return _search(task, workers, service, token, cache, on_finished)
 
 
-def _search(task: Task, workers: int, service: Service | None, token: str | None, cache: Any) -> Path:
+def _search(
+    task: Task,
+    workers: int,
+    service: Service | None,
+    token: str | None,
+    cache: Any,
+    on_finished: OnFinished | None,
+) -> Path:
     records = Records(task.folder)
     oracle = _oracle(task)
     try:
@@ -155,7 +178,7 @@ def _search(task: Task, workers: int, service: Service | None, token: str | None
                 if alone:
                     log.info("the trials have taken much memory, which is not given back: another process goes on")
                 _lead(task, oracle, workers, service, token)
-        _finish(task, oracle)
+        _finish(task, oracle, on_finished)
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(
             f"interrupted; {len(oracle.ended)} trials are kept; to go on: kerasimg tune --resume {task.folder}"
@@ -211,7 +234,7 @@ def _arguments(task: Task) -> list[str]:
     return [str(task.folder), "--data", str(path.resolve())]
 
 
-def _finish(task: Task, oracle: Any) -> None:
+def _finish(task: Task, oracle: Any, on_finished: OnFinished | None) -> None:
     """Write what came out; KerasimgError where nothing did."""
     best = oracle.best
     if best is None:
@@ -234,16 +257,7 @@ def _finish(task: Task, oracle: Any) -> None:
     for state in (task.folder / TRIALS).rglob("state.ckpt"):
         state.unlink()
     (task.folder / ARRAYS).unlink(missing_ok=True)
-    if task.call["report"]:
-        _report(task, oracle)
+    if on_finished is not None and task.call["report"]:
+        on_finished(task, oracle)
     write_text(task.folder / BEST, with_winners(task, order.values, origin))
     log.info(f"best: trial {int(best)}, {score}; {task.folder / BEST}")
-
-
-def _report(task: Task, oracle: Any) -> None:
-    try:
-        from kerasimg.tuning.report import write
-
-        write(task, oracle)
-    except Exception as error:  # a page that cannot be drawn must not cost a search
-        log.info(f"no report could be written ({type(error).__name__}: {error})")

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +12,62 @@ import pytest
 from typer.testing import CliRunner
 
 from kerasimg.cli import app
+from kerasimg.data.sources import open_source
 from kerasimg.escaping import csv_cell, deep, from_csv_cell, json_text, markdown, one_line
+from kerasimg.evaluation.score_table import print_scores
+from kerasimg.reporting.epochs import print_stages
+from kerasimg.run_folder import read_history
+from kerasimg.tuning.journal import as_csv
 
-HOSTILE = ("\x1b[31mred", "=1+1\nblue", "@\u202eneerg", "<b>x</b>[y](z)")
+HOSTILE = ("\x1b[31mred", "=1+1\nFORGED blue", "@\u202eneerg", "<b>x<script>alert(1)[y](z)|`w`")
+"""Names of classes. Each is a formula, a control sequence, markup or a forged line in one of the media."""
+FILES = ("=cmd().png", "\x1b[31m.png", "<script>alert(2)<b>.png", "a|`b`[y](z).png", "x\nFORGED.png", "\u2066gnp.png")
 OBEYED = ("\x1b", "\x07", "\x9b", "\u202e", "\u2066", "\r")
 
 
 def harmless(text: str) -> bool:
-    return not any(character in text for character in OBEYED)
+    """Whether a terminal obeys nothing in a text, and no name begins a line of it."""
+    return not any(character in text for character in OBEYED) and not re.search("^FORGED", text, re.MULTILINE)
+
+
+def is_harmless_csv(text: str) -> bool:
+    rows = csv.reader(text.splitlines(keepends=True))
+    return not any(re.match(r"[=+@\t\r]|-(?![\d.])", cell) for row in rows for cell in row)
+
+
+def is_harmless_markdown(text: str) -> bool:
+    front, _, body = text.partition("\n---\n") if text.startswith("---\n") else ("", "", text)
+    outside = re.sub(r"^```.*?^```$", "", body, flags=re.MULTILINE | re.DOTALL)
+    markup = re.search(r"<script|<b>|(?<!\\)\]\(z\)|(?<!\\)\|`|(?<!\\)`w", outside)
+    return harmless(outside) and not markup and not re.search("^FORGED", front, re.MULTILINE)
+
+
+def is_harmless_html(text: str) -> bool:
+    tags: list[str] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: tags.append(tag)  # type: ignore[method-assign]
+    parser.feed(text)
+    return len(tags) > 10 and not {"script", "b"} & set(tags)
+
+
+def is_json(text: str) -> bool:
+    return json.loads(text) is not None
+
+
+def is_json_lines(text: str) -> bool:
+    return all(is_json(line) for line in text.splitlines())
+
+
+MEDIA: dict[str, Callable[[str], bool]] = {
+    ".csv": is_harmless_csv,
+    ".md": is_harmless_markdown,
+    ".html": is_harmless_html,
+    ".json": is_json,
+    ".jsonl": is_json_lines,
+    "": harmless,
+}
+"""Suffix of a file -> whether nothing in it is obeyed. No suffix: what a command prints, and a Dockerfile."""
+BINARY = {".png", ".npy", ".keras", ".tflite", ".safetensors", ".npz", ".h5"}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +76,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, images: Any) -> tuple[Path, Pa
     folder = tmp_path_factory.mktemp("escaping")
     photos = images(folder / "photos", {"red": 8, "blue": 8, "green": 8, "grey": 8})
     for plain, name in zip(("red", "blue", "green", "grey"), HOSTILE, strict=True):
-        (photos / plain).rename(photos / name.replace("/", "_"))
+        for number, file in enumerate(FILES):
+            (photos / plain / f"{number:02}.png").rename(photos / plain / file)
+        (photos / plain).rename(photos / name)
     spec = {
         "kerasimg": 1,
         "name": "tiny",
@@ -62,38 +115,67 @@ def test_no_command_prints_what_a_terminal_would_obey(run: Any):
         invoke("run", "compare", folder, folder),
         invoke("check", folder.parents[1] / "tiny.json"),
         invoke("data", "check", photos),
+        invoke("run", "label-errors", folder),
+        invoke("run", "calibrate", folder),
+        invoke("explain", folder, image, "--method", "occlusion", "--out", folder / "explained"),
     ]
     for text in said:
         assert harmless(text), repr(text)
-    assert "=1+1\\nblue" in said[1]
+    assert "=1+1\\nFORGED blue" in said[1]
 
 
 def test_json_reads_back_as_the_names_were(run: Any):
     folder, photos, _ = run
     image = next(photos.rglob("*.png"))
     (row,) = json.loads(invoke("predict", folder, image, "--json"))
-    assert set(row["probabilities"]) == {name.replace("/", "_") for name in HOSTILE}
+    assert set(row["probabilities"]) == set(HOSTILE)
 
 
-def test_predictions_have_no_formula_and_read_back(run: Any):
-    folder, _, _ = run
+def test_a_fix_list_reads_back_as_the_names_were(run: Any, tmp_path: Path):
+    _, photos, _ = run
+    invoke("data", "check", photos, "--fix-list", tmp_path / "fixed.csv")
+    fixed = open_source(tmp_path / "fixed.csv")
+    assert set(fixed.classes) == set(HOSTILE)
+    assert {Path(item.id).name for item in fixed.items} >= set(FILES)
+
+
+def test_no_written_file_holds_what_its_reader_would_obey(run: Any):
+    folder, photos, _ = run
     invoke("evaluate", folder)
-    (file,) = folder.rglob("predictions.csv")
-    with file.open(encoding="utf-8", newline="") as stream:
-        _, *rows = csv.reader(stream)
-    assert rows
-    assert not any(cell.startswith(("=", "+", "@", "\t", "\r")) for row in rows for cell in row)
-    assert invoke("run", "compare", folder, folder)
+    invoke("data", "check", photos, "--html", folder / "check.html", "--fix-list", folder / "fixed.csv")
+    invoke("data", "check", photos, "--fix-list", folder / "fixed.jsonl")
+    invoke("run", "compare", folder, folder, "--out", folder / "compared.json")
+    invoke("run", "report", folder)
+    invoke("export", folder, "--to", "litert")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"predictions.csv", "history.csv", "README.md", "report.html", "fixed.csv"}
+    assert {path.suffix for path in files} - BINARY <= set(MEDIA)
+    texts = {path: path.read_text(encoding="utf-8") for path in files if path.suffix in MEDIA}
+    assert [path.name for path, text in texts.items() if not MEDIA[path.suffix](text)] == []
 
 
-def test_the_model_card_has_no_markup_of_a_name(run: Any):
-    folder, _, _ = run
-    card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
-    body = card.split("\n---\n", 1)[-1]
-    assert "<script>" not in body
-    assert "<b>" not in body
-    assert "](z)" not in body.replace("\\](z)", "")
-    assert harmless(body)
+def test_a_table_of_trials_and_a_history_have_no_formula(tmp_path: Path):
+    rows = [{"trial": 1, "reason": "=cmd()", "=name": "@x"}, {"trial": 2, "reason": "-1.5", "=name": "\t"}]
+    assert is_harmless_csv(as_csv(rows))
+    (tmp_path / "history.csv").write_text(as_csv([{"epoch": 1, "=cmd()": -0.5}]))
+    assert read_history(tmp_path / "history.csv") == [{"epoch": 1.0, "=cmd()": -0.5}]
+
+
+def test_the_name_of_a_metric_or_column_is_no_markup_of_the_terminal(capsys: pytest.CaptureFixture[str]):
+    print_stages([{"stage": 1, "epoch": 1, "loss": 1.0, "val_loss": 0.5, "val_[/red]\x1b": 0.25}])
+    figures: dict[str, Any] = {"figures": {"accuracy": 1.0}, "intervals": {}}
+    print_scores(
+        {
+            "n": 1,
+            "classes": ["[/x]"],
+            "accuracy": 1.0,
+            "per_class": {"[/x]": {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1}},
+            "slices": [{"column": "[/site]", "rows": [{"value": "[/a]", "n": 1, "small": True, **figures}]}],
+        }
+    )
+    printed = capsys.readouterr().out
+    assert harmless(printed)
+    assert [name in printed for name in ("[/red]", "[/x]", "[/site]", "[/a]")] == [True] * 4
 
 
 @pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\ta", "\ra", "'=1", "''@", "'a", "", "a=1", "cat"])

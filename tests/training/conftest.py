@@ -12,7 +12,7 @@ from kerasimg.training import train as verbs
 @pytest.fixture(scope="session")
 def train() -> Callable[..., Run]:
     """verbs.train, silent and without a report, which takes longer than these trainings."""
-    return lambda *given, **how: Run(verbs.train(*given, **{"report": False, "verbose": 0, **how}))
+    return lambda *given, **how: Run(verbs.train(*given, **{"verbose": 0, **how}))
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def killed_and_resumed(written: dict[str, Any], out: Path) -> Run:
 
     checkpoint.write = counted
     try:
-        verbs.train(written, data=data(), out=out, report=False, verbose=0)
+        verbs.train(written, data=data(), out=out, verbose=0)
     except Killed:
         pass
     finally:
@@ -109,7 +109,7 @@ for case in CASES:
     for distribute in ("off", "auto"):
         said: list[str] = []
         with listening(said):
-            run = Run(verbs.train(spec(case, distribute), data=data(), out=OUT, report=False, verbose=0))
+            run = Run(verbs.train(spec(case, distribute), data=data(), out=OUT, verbose=0))
         found.setdefault(case, {})[distribute] = end(run)
         found[case][distribute]["said"] = said
         found[case][distribute]["stages"] = RunFolder.of(run).required("training.json")["stages"]

@@ -99,7 +99,7 @@ def test_the_best_weights_are_handed_on_to_the_next_stage(
     written["model"] = [{"layer": "GlobalAveragePooling2D"}, {"layer": "Dense", "units": "=num_classes"}]
     said: list[str] = []
     listen(said.append)
-    run = Run(verbs.train(written, data=colours, out=tmp_path, report=False, verbose=0))
+    run = Run(verbs.train(written, data=colours, out=tmp_path, verbose=0))
     losses = [row["val_loss"] for row in run.history]
     best = int(np.argmin(losses[:4]))
     assert f"kept the weights of epoch {best + 1} (val_loss {losses[best]:.4g})" in said

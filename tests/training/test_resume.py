@@ -267,7 +267,7 @@ def test_a_image_that_vanishes_in_the_middle_is_named_with_the_way_to_go_on(
 
     monkeypatch.setattr(checkpoint_callbacks.Watch, "on_epoch_begin", vanish)
     with pytest.raises(DataError) as caught:
-        verbs.train(spec(), data=tmp_path / "data", out=tmp_path, report=False, verbose=0, cache="off")
+        verbs.train(spec(), data=tmp_path / "data", out=tmp_path, verbose=0, cache="off")
     first, last = str(caught.value).splitlines()
     assert first.startswith(f"{tmp_path / 'data'}: red/")
     assert last.endswith(f"to go on: kerasimg train --resume {tmp_path / 'tiny-1'}")
@@ -363,7 +363,7 @@ def test_ctrl_c_finishes_the_step_keeps_it_and_says_how_to_go_on(
     said: list[str] = []
     listen(said.append)
     with pytest.raises(Interrupted) as caught:
-        verbs.train(spec(), data=noisy, out=tmp_path, report=False, verbose=0)
+        verbs.train(spec(), data=noisy, out=tmp_path, verbose=0)
     assert said[-1] == "interrupted: this step is finished and kept (Ctrl-C again: ends at once)"
     assert str(caught.value) == (
         f"interrupted; kept up to step 2 of epoch 2; to go on: kerasimg train --resume {tmp_path / 'tiny-1'}"
@@ -382,7 +382,7 @@ def test_ctrl_c_twice_ends_at_once(spec: Any, noisy: Path, tmp_path: Path, monke
     with pytest.raises(
         Interrupted, match="interrupted; no checkpoint was written yet; to go on: kerasimg train --resume"
     ):
-        verbs.train(spec(), data=noisy, out=tmp_path, report=False, verbose=0)
+        verbs.train(spec(), data=noisy, out=tmp_path, verbose=0)
 
 
 def test_ctrl_c_while_the_report_is_written_says_that_the_training_is_finished(
@@ -391,14 +391,31 @@ def test_ctrl_c_while_the_report_is_written_says_that_the_training_is_finished(
     def press(*arguments: Any) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("kerasimg.training.train.write_report", press)
+    monkeypatch.setattr("kerasimg.reporting.report.write_report", press)
     with pytest.raises(Interrupted) as caught:
-        verbs.train(spec(stages=[{"epochs": 1}]), data=noisy, out=tmp_path, verbose=0)
+        kerasimg.train(spec(stages=[{"epochs": 1}]), data=noisy, out=tmp_path, verbose=0)
     folder = tmp_path / "tiny-1"
     assert str(caught.value) == (
         f"interrupted; the training is finished, and kept in {folder}; for its report: kerasimg run report {folder}"
     )
     assert Run(folder).finished
+
+
+@pytest.mark.parametrize("report", [True, False])
+def test_a_resumed_run_writes_its_report_if_train_was_to(
+    listen: Any, spec: Any, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: bool
+):
+    with monkeypatch.context() as patched:
+        press = lambda *_: signal.raise_signal(signal.SIGINT)  # noqa: E731
+        patched.setattr(checkpoint_callbacks.Watch, "on_train_batch_begin", press)
+        with pytest.raises(Interrupted):
+            kerasimg.train(spec(stages=[{"epochs": 1}]), data=noisy, out=tmp_path, report=report, verbose=0)
+    said: list[str] = []
+    listen(said.append)
+    run = kerasimg.resume(tmp_path / "tiny-1", verbose=1)
+    pages = [name for name in ("report.html", "MODEL_CARD.md") if (run.folder / name).is_file()]
+    assert pages == (["report.html", "MODEL_CARD.md"] if report else [])
+    assert (said[-1] == f"writing {run.folder / 'report.html'}") == report
 
 
 def test_a_time_budget_is_of_the_run_not_of_the_stage(train: Any, spec: Any, noisy: Path, tmp_path: Path):
@@ -459,7 +476,7 @@ def test_a_process_that_is_killed_at_any_moment_is_resumed(spec: Any, noisy: Pat
     assert process.returncode == 0, told
     epochs = [row["epoch"] for row in Run(run).history]
     assert epochs == list(range(1, 61))
-    whole = Run(verbs.train(tmp_path / "tiny.json", data=noisy, out=tmp_path / "whole", report=False, verbose=0))
+    whole = Run(verbs.train(tmp_path / "tiny.json", data=noisy, out=tmp_path / "whole", verbose=0))
     assert end(whole) == end(Run(run))
 
 

@@ -295,7 +295,6 @@ def test_what_is_said_is_short_and_in_order(listen: Any, tiny: Any, tmp_path: Pa
         f"training train 16, validation 4, test 4 -> {run.folder}",
         "stage 1 of 1: 8 of 8 parameters train, in 1 layers",
         "judging it on 4 images (test)",
-        f"writing {run.folder / 'report.html'}",
     ]
     assert json.loads((run.folder / "data.json").read_text())["where"] == "arrays"
 

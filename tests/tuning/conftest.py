@@ -20,7 +20,7 @@ def few(tmp_path_factory: pytest.TempPathFactory, images: Any) -> Path:
 @pytest.fixture
 def search(few: Path, tmp_path: Path) -> Callable[..., Any]:
     """search(spec) looks through it, silent and without a page, in a folder of its own."""
-    settings: dict[str, Any] = {"data": few, "out": tmp_path / "runs", "report": False}
+    settings: dict[str, Any] = {"data": few, "out": tmp_path / "runs"}
     return lambda spec, **how: kerasimg.Search(searches.tune(spec, **{**settings, **how}))
 
 

@@ -114,7 +114,7 @@ def test_a_batch_size_and_a_precision_that_are_left_open_are_chosen(listen, tiny
 
 
 def test_a_teacher_is_learned_from(tiny, colours, tmp_path):
-    run = kerasimg.Run(verbs.train(tiny(), data=colours, out=tmp_path, report=False, verbose=0))
+    run = kerasimg.Run(verbs.train(tiny(), data=colours, out=tmp_path, verbose=0))
     fit = {"batch_size": 8, "stages": [{"epochs": 2}], "teacher": {"run": str(run.folder)}}
     _, alone = fitted(tiny, colours, {key: value for key, value in fit.items() if key != "teacher"})
     _, taught = fitted(tiny, colours, fit)

@@ -46,7 +46,7 @@ def curves(images: Any, tmp_path: Any) -> Any:
     """The curves of a spec by `train`, by a trial, and by `HyperSpec.fit`."""
 
     def of(spec: dict[str, Any]) -> tuple[Curve, Curve, Curve]:
-        run = kerasimg.Run(verbs.train(spec, data=images, out=tmp_path, report=False, verbose=0))
+        run = kerasimg.Run(verbs.train(spec, data=images, out=tmp_path, verbose=0))
         trial = Trials(spec, images, folder=tmp_path / "trials").run({}, trial_id="0")
         assert trial.status == "completed", trial.reason
         hyper = kerasimg.HyperSpec(spec, num_classes=3)

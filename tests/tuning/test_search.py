@@ -31,7 +31,7 @@ def table(found):
 
 def test_what_comes_out_is_a_spec_that_trains_to_the_same_figure(search, searched, few, tmp_path):
     best = search(searched({}))
-    run = kerasimg.Run(verbs.train(best, data=few, out=tmp_path / "again", report=False, verbose=0))
+    run = kerasimg.Run(verbs.train(best, data=few, out=tmp_path / "again", verbose=0))
     assert max(row["val_accuracy"] for row in run.history) == best.score
     assert run.history[-1]["loss"] == Records(best.folder).history(best._winner["trial"])[-1]["loss"]
     assert kerasimg.build(best).output_shape == (None, 3)
@@ -66,7 +66,7 @@ def test_what_comes_out_is_otherwise_as_its_author_wrote_it(search, tmp_path):
 
 
 def test_the_trials_of_a_pack_begin_with_its_weights(search, searched, few, tmp_path):
-    run = kerasimg.Run(verbs.train(searched({}), data=few, out=tmp_path / "first", report=False, verbose=0))
+    run = kerasimg.Run(verbs.train(searched({}), data=few, out=tmp_path / "first", verbose=0))
     pack = kerasimg.pack(run, tmp_path / "mine.kerasimg")
     still = {"$float": [1e-9, 1e-8], "default": 1e-9}
     found = search(pack, overrides={"compile.optimizer.learning_rate": still, "tune.max_trials": 2})
@@ -192,7 +192,7 @@ def test_a_search_that_was_interrupted_goes_on(listen, searched, few, tmp_path):
             raise KeyboardInterrupt
 
     listen(interrupt)
-    how = {"data": few, "out": tmp_path / "runs", "report": False}
+    how = {"data": few, "out": tmp_path / "runs"}
     with pytest.raises(Interrupted, match="2 trials are kept; to go on: kerasimg tune --resume"):
         searches.tune(searched({}), **how)
     found = kerasimg.Search(searches.resume_search(tmp_path / "runs" / "tiny-tune-1"))
@@ -220,7 +220,7 @@ def test_a_search_goes_on_only_over_the_same_images(listen, searched, few, tmp_p
     listen(interrupt)
 
     with pytest.raises(Interrupted):
-        searches.tune(searched({}), data=few, out=tmp_path, report=False)
+        searches.tune(searched({}), data=few, out=tmp_path)
     other = images(tmp_path / "other", {"red": 9, "green": 9, "blue": 9})
     with pytest.raises(CallError, match="began with 30 images of 3 classes"):
         searches.resume_search(tmp_path / "tiny-tune-1", data=other)
@@ -242,7 +242,7 @@ def test_a_search_is_not_resumed_over_as_many_other_images(change, reason, searc
     folder = images(tmp_path / "data", {"red": 9, "green": 9, "blue": 9})
     listen(interrupt)
     with pytest.raises(Interrupted):
-        searches.tune(searched({}), data=folder, out=tmp_path, report=False)
+        searches.tune(searched({}), data=folder, out=tmp_path)
     first = folder / "red" / "00.png"
     if change == "content":
         first.write_bytes((folder / "blue" / "00.png").read_bytes())

@@ -30,7 +30,7 @@ def trained(colours: Path, tmp_path: Path) -> Callable[..., list[dict[str, float
 
     def train(spec: Any, **values: Any) -> list[dict[str, float]]:
         chosen = kerasimg.load(spec, chosen=values, partial=True)
-        how: dict[str, Any] = {"report": False, "verbose": 0}
+        how: dict[str, Any] = {"verbose": 0}
         return figures(kerasimg.Run(verbs.train(chosen, data=colours, out=tmp_path / "runs", **how)).history)
 
     return train

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kerasimg.data.audit.findings import KINDS, SEVERITIES, Finding
 from kerasimg.data.audit.framing import describe
 from kerasimg.data.items import PART_NAMES
+from kerasimg.escaping import one_line
 
 if TYPE_CHECKING:
     from kerasimg.data.audit.data_check import DataCheck
@@ -20,7 +21,7 @@ ALSO = 6
 def text(checked: DataCheck, limit: int) -> str:
     """The check in lines of text; of each kind of finding the first `limit`."""
     told = checked.to_dict()
-    lines = [_verdict(checked), *_card(checked, told)]
+    lines = [checked.source.describe(), _verdict(checked), *_card(checked, told)]
     for severity in SEVERITIES:
         for kind, row in told["counts"].items():
             if row["severity"] != severity:
@@ -30,7 +31,7 @@ def text(checked: DataCheck, limit: int) -> str:
             lines += [f"  {line(checked, one)}" for one in ours[:limit]]
             if len(ours) > limit:
                 lines.append(f"  ... and {len(ours) - limit:,} more")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def line(checked: DataCheck, one: Finding) -> str:
@@ -39,8 +40,7 @@ def line(checked: DataCheck, one: Finding) -> str:
     if len(one.images) > OF_A_GROUP:
         names.append(f"{len(one.images) - OF_A_GROUP:,} more")
     where = " = ".join(names) if one.kind in ("conflict", "leak", "leak_drawn", "duplicate") else " ~ ".join(names)
-    printable = where.encode("unicode_escape").decode() if not where.isprintable() else where
-    return ": ".join(filter(None, [printable, one.detail]))
+    return one_line(": ".join(filter(None, [where, one.detail])))
 
 
 def amounts(checked: DataCheck) -> str:
@@ -61,7 +61,7 @@ def origin(told: dict) -> str:
 
 def _verdict(checked: DataCheck) -> str:
     verdict = "nothing must be mended" if checked.ok else "this must be mended before training"
-    return f"{checked.source.describe()}\n{verdict}: {amounts(checked)}"
+    return f"{verdict}: {amounts(checked)}"
 
 
 def _card(checked: DataCheck, told: dict) -> list[str]:

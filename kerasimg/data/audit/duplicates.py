@@ -1,4 +1,4 @@
-"""The same image twice: the same bytes, the same pixels, or copies that were resized, recompressed or mirrored.
+"""The same image twice: the same bytes, the same pixels, or copies that were resized, recompressed, rotated or greyed.
 
 Near copies are found on thumbnails of 16 x 16 in colour. Each is a vector: less its mean, of length 1, so that
 brightness and contrast do not count. A pair is near when the vectors are less apart than 0.28 of how far each is from
@@ -6,15 +6,18 @@ the images around it (its fifth neighbour among 2,000 drawn ones, copies not cou
 a correlation of 0.95. Measured by what surrounds it, a shirt among 6,000 shirts must be much more alike than a photo
 among photos; `docs/data-check.md` has the figures that the numbers come from.
 
-Who is near whom is asked of a k-d tree of the 16 leading principal components. A projection makes no distance
-greater, so a pair that is near in full is near there, and no pair is lost; only of an image with more than 32 such
-neighbours the rest is not looked at. Time grows about as N log N, memory by 1.1 KB an image.
+Each image is compared in all eight orientations. If the data has both grey and coloured images, those are compared with
+one another by their luminance, too.
+
+Neighbours are looked up in a k-d tree of the 16 leading principal components. A projection makes no distance greater,
+so a pair that is near in full is near there, and no pair is lost; only of an image with more than 32 such neighbours
+the rest is not looked at. Time grows about as N log N, memory by 1.1 KB an image.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,9 +43,29 @@ OFFSET = 60.0
 """Mean values (0-255) of copies differ at most by so much."""
 FLAT = 3.0
 """Thumbnails with a standard deviation (0-255) below this say too little to be compared."""
+GREY = 8
+"""Difference of the channels (0-255) up to which every pixel of a grey thumbnail stays."""
 COMPONENTS = 16
 NEIGHBOURS = 32
 CHUNK = 4096
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+"""Weights of red, green and blue, ITU-R 601-2."""
+
+Vectors = Callable[[np.ndarray], np.ndarray]
+
+ORIENTATIONS: dict[str, Vectors] = {
+    "": lambda thumbs: thumbs,
+    "mirrored": lambda thumbs: thumbs[:, :, ::-1],
+    "rotated by 90 degrees": lambda thumbs: np.rot90(thumbs, 1, (1, 2)),
+    "rotated by 180 degrees": lambda thumbs: thumbs[:, ::-1, ::-1],
+    "rotated by 270 degrees": lambda thumbs: np.rot90(thumbs, 3, (1, 2)),
+    "mirrored upside down": lambda thumbs: thumbs[:, ::-1],
+    "mirrored, rotated by 90 degrees": lambda thumbs: np.rot90(thumbs[:, :, ::-1], 1, (1, 2)),
+    "mirrored, rotated by 270 degrees": lambda thumbs: np.rot90(thumbs[:, :, ::-1], 3, (1, 2)),
+}
+"""What was done to the first image of a pair -> the same done to thumbnails, (N, 16, 16, ...). Counterclockwise."""
+CHANGES = (*ORIENTATIONS, *(f"{name}, one is grey" if name else "one is grey" for name in ORIENTATIONS))
+"""How the images of a pair differ, besides size, quality and light."""
 
 
 class NearPairs(NamedTuple):
@@ -53,8 +76,8 @@ class NearPairs(NamedTuple):
     second: np.ndarray
     distance: np.ndarray
     """(P,) float32: of the unit vectors; the correlation is 1 - distance² / 2."""
-    mirrored: np.ndarray
-    """(P,) bool: the second is the mirror image."""
+    change: np.ndarray
+    """(P,) int64: place in CHANGES."""
 
 
 def same(items: Sequence[Item], seen: Survey) -> list[list[int]]:
@@ -85,14 +108,15 @@ def near(items: Sequence[Item], seen: Survey, groups: Iterable[Sequence[int]]) -
     chosen = chosen[norms >= FLAT]
     if len(chosen) < 2:
         none = np.empty(0, np.int64)
-        return NearPairs(none, none, np.empty(0, np.float32), np.empty(0, bool))
-    sample = np.sort(np.random.default_rng(0).permutation(len(chosen))[:SURROUNDING])
-    around = unit_vectors(seen.thumbs[chosen[sample]])
-    basis = _components(around)
-    radii = np.concatenate([_radii(unit_vectors(seen.thumbs[part]), around) for part in _chunks(chosen)])
-    found = list(_search(seen.thumbs, chosen, radii, basis))
-    first, second, distance, mirrored = (np.concatenate(column) for column in zip(*found, strict=True))
-    pairs = NearPairs(chosen[first], chosen[second], distance, mirrored)
+        return NearPairs(none, none, np.empty(0, np.float32), none)
+    found = [_search(seen.thumbs, chosen, unit_vectors)]
+    coloured = np.concatenate([_coloured(seen.thumbs[part]) for part in _chunks(chosen)])
+    if coloured.any() and not coloured.all():
+        first, second, distance, change = _search(seen.thumbs, chosen, grey_vectors)
+        mixed = coloured[first] != coloured[second]
+        found.append((first[mixed], second[mixed], distance[mixed], change[mixed] + len(ORIENTATIONS)))
+    first, second, distance, change = (np.concatenate(column) for column in zip(*found, strict=True))
+    pairs = NearPairs(chosen[first], chosen[second], distance, change)
     keep = _alike_in_light(seen.thumbs, pairs)
     return NearPairs(*(column[keep] for column in pairs))
 
@@ -148,38 +172,46 @@ def _components(around: np.ndarray) -> np.ndarray:
 
 
 def _search(
-    thumbs: np.ndarray, chosen: np.ndarray, radii: np.ndarray, basis: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Pairs of places in `chosen` that are near, as they are and mirrored, with their distance."""
+    thumbs: np.ndarray, chosen: np.ndarray, as_vectors: Vectors
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of places in `chosen` that are near, (P,) each, their distance, and the place of their orientation."""
     from scipy.spatial import cKDTree
 
-    plain = np.concatenate([unit_vectors(thumbs[part]) @ basis for part in _chunks(chosen)])
-    tree = cKDTree(plain)
-    # The tree takes one radius for many questions, so those of like radius are asked together.
+    sample = np.sort(np.random.default_rng(0).permutation(len(chosen))[:SURROUNDING])
+    around = as_vectors(thumbs[chosen[sample]])
+    basis = _components(around)
+    radii = np.concatenate([_radii(as_vectors(thumbs[part]), around) for part in _chunks(chosen)])
+    tree = cKDTree(np.concatenate([as_vectors(thumbs[part]) @ basis for part in _chunks(chosen)]))
+    found = []
+    # The tree takes one radius for many queries, so those of similar radius are asked together.
     for asked in np.array_split(np.argsort(radii, kind="stable"), -(-len(chosen) // CHUNK)):
-        vectors = unit_vectors(thumbs[chosen[asked]])
-        for mirrored in (False, True):
-            if mirrored:
-                vectors = mirror(vectors)
-            questions = vectors @ basis if mirrored else plain[asked]
-            bound = float(radii[asked].max()) + 1e-5
-            answers = tree.query(questions, min(NEIGHBOURS, len(chosen)), distance_upper_bound=bound, workers=cores())
-            near_by = np.isfinite(answers[0]) & (answers[1] > asked[:, np.newaxis])
-            rows, columns = np.nonzero(near_by)
+        bound = float(radii[asked].max()) + 1e-5
+        for place, turn in enumerate(ORIENTATIONS.values()):
+            vectors = as_vectors(turn(thumbs[chosen[asked]]))
+            neighbours = min(NEIGHBOURS, len(chosen))
+            answers = tree.query(vectors @ basis, neighbours, distance_upper_bound=bound, workers=cores())
+            rows, columns = np.nonzero(np.isfinite(answers[0]) & (answers[1] > asked[:, np.newaxis]))
             second = answers[1][rows, columns]
             distance = np.empty(len(rows), np.float32)
             for start in range(0, len(rows), CHUNK):
                 part = slice(start, start + CHUNK)
-                others = unit_vectors(thumbs[chosen[second[part]]])
+                others = as_vectors(thumbs[chosen[second[part]]])
                 distance[part] = np.linalg.norm(vectors[rows[part]] - others, axis=1)
             ok = distance <= np.minimum(radii[asked[rows]], radii[second])
-            yield asked[rows[ok]], second[ok], distance[ok], np.full(int(ok.sum()), mirrored)
+            found.append((asked[rows[ok]], second[ok], distance[ok], np.full(int(ok.sum()), place)))
+    first, second, distance, orientation = (np.concatenate(column) for column in zip(*found, strict=True))
+    return first, second, distance, orientation
 
 
-def mirror(vectors: np.ndarray) -> np.ndarray:
-    """The vectors of the mirror images."""
-    side = int((vectors.shape[1] // 3) ** 0.5)
-    return vectors.reshape(len(vectors), side, side, 3)[:, :, ::-1].reshape(len(vectors), -1)
+def grey_vectors(thumbs: np.ndarray) -> np.ndarray:
+    """As `unit_vectors`, of the luminance: (N, 256)."""
+    return unit_vectors(thumbs @ LUMINANCE)
+
+
+def _coloured(thumbs: np.ndarray) -> np.ndarray:
+    """Which thumbnails are not grey: (N,) bool."""
+    thumbs = thumbs.astype(np.int16)
+    return (thumbs.max(axis=-1) - thumbs.min(axis=-1)).max(axis=(1, 2)) > GREY
 
 
 def _alike_in_light(thumbs: np.ndarray, pairs: NearPairs) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from kerasimg.data.audit.duplicates import NearPairs, components
+from kerasimg.data.audit.duplicates import CHANGES, NearPairs, components
 from kerasimg.data.audit.survey import Survey
 from kerasimg.data.items import PART_NAMES
 from kerasimg.data.source import Source
@@ -172,11 +172,10 @@ def _same(source: Source, parts: np.ndarray, groups: Sequence[Sequence[int]]) ->
 
 def _near(source: Source, seen: Survey, parts: np.ndarray, pairs: NearPairs) -> Iterator[Finding]:
     about: dict[int, list[str]] = defaultdict(list)
-    for first, second, distance, mirrored in zip(*(column.tolist() for column in pairs), strict=True):
-        how = "mirrored" if mirrored else ""
-        if (seen.sizes[first] != seen.sizes[second]).any():
-            how = f"{how}, resized" if how else "resized"
-        about[first].append(f"{how or 'recompressed or retouched'} (correlation {1 - distance**2 / 2:.3f})")
+    for first, second, distance, change in zip(*(column.tolist() for column in pairs), strict=True):
+        resized = sorted(seen.sizes[first]) != sorted(seen.sizes[second])
+        changes = ", ".join(filter(None, [CHANGES[change], "resized" if resized else ""]))
+        about[first].append(f"{changes or 'recompressed or retouched'} (correlation {1 - distance**2 / 2:.3f})")
     for group in components(pairs):
         labels = {frozenset(source.items[index].labels) for index in group}
         named = part_names(parts, group)

@@ -18,6 +18,7 @@ from kerasimg.data.audit.findings import Finding
 from kerasimg.data.items import PART_NAMES, fault
 from kerasimg.data.source import Source
 from kerasimg.errors import CallError
+from kerasimg.escaping import csv_row
 
 FORMS = (".csv", ".jsonl")
 
@@ -83,9 +84,9 @@ def _row(source: Source, index: int, place: Path) -> dict[str, Any]:
 
 
 def _write_csv(file: Any, rows: list[dict[str, Any]], source: Source) -> None:
-    names = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(file, list(names) or ["path", "label"], restval="")
-    writer.writeheader()
+    names = list(dict.fromkeys(name for row in rows for name in row)) or ["path", "label"]
+    writer = csv.writer(file)
+    writer.writerow(csv_row(names))
     for row in rows:
         if "labels" in row:
             if wrong := [label for label in row["labels"] if "|" in label]:
@@ -93,4 +94,4 @@ def _write_csv(file: Any, rows: list[dict[str, Any]], source: Source) -> None:
                     f"--fix-list: the label '{wrong[0]}' holds a '|', which parts labels in CSV; use .jsonl"
                 )
             row = {**row, "labels": "|".join(row["labels"])}
-        writer.writerow(row)
+        writer.writerow(csv_row(row.get(name, "") for name in names))

@@ -22,6 +22,7 @@ from kerasimg.data.readers.packed_strings import Growing
 from kerasimg.data.readers.reader import Reader
 from kerasimg.data.readers.soft_labels import PREFIX, likeliest, shares_of
 from kerasimg.errors import Fault, nearest
+from kerasimg.escaping import from_csv_cell
 from kerasimg.spec.document import Task
 
 COLUMNS = ("path", "label", "labels", "split")
@@ -74,12 +75,12 @@ def _csv_rows(path: str) -> Iterator[Row]:
         header = file.readline()
         file.seek(0)
         reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
-        names = [name.strip() for name in reader.fieldnames or []]
+        names = [from_csv_cell(name.strip()) for name in reader.fieldnames or []]
         if "path" not in names or not _has_labels(names):
             raise fault(path, "line 1", _columns_wanted(names))
         reader.fieldnames = names
         for row in reader:
-            yield reader.line_num, {name: value or "" for name, value in row.items() if name}
+            yield reader.line_num, {name: from_csv_cell(value or "") for name, value in row.items() if name}
 
 
 def _jsonl_rows(path: str, faults: list[Fault]) -> Iterator[Row]:

@@ -6,9 +6,10 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import pytest
+from PIL.Image import Transpose
 
 from kerasimg.data.audit import duplicates
-from kerasimg.data.audit.duplicates import NearPairs, components, mirror, near, same, unit_vectors
+from kerasimg.data.audit.duplicates import CHANGES, ORIENTATIONS, NearPairs, components, near, same, unit_vectors
 from kerasimg.data.audit.survey import survey
 from kerasimg.data.items import Item
 
@@ -31,10 +32,11 @@ def png(image: PIL.Image.Image, level: int) -> bytes:
     return file.getvalue()
 
 
-def pairs_of(every: list[Item]) -> list[tuple[int, int, bool]]:
+def pairs_of(every: list[Item]) -> list[tuple[int, int, str]]:
     seen = survey(every)
-    found = near(every, seen, same(every, seen))
-    return sorted(zip(found.first.tolist(), found.second.tolist(), found.mirrored.tolist(), strict=True))
+    pairs = near(every, seen, same(every, seen))
+    changes = [CHANGES[change] for change in pairs.change]
+    return sorted(zip(pairs.first.tolist(), pairs.second.tolist(), changes, strict=True))
 
 
 def test_the_same_bytes_and_the_same_pixels_are_one_group():
@@ -54,20 +56,31 @@ def test_images_that_differ_in_one_pixel_that_no_thumbnail_shows_are_not_the_sam
 
 
 @pytest.mark.parametrize(
-    ("change", "mirrored"),
+    ("change", "named"),
     [
-        (lambda one: one.resize((100, 75), PIL.Image.Resampling.LANCZOS), False),
-        (lambda one: one.resize((120, 120)), False),
-        (lambda one: PIL.Image.open(io.BytesIO(_jpeg(one, 30))), False),
-        (PIL.ImageOps.mirror, True),
-        (lambda one: PIL.Image.open(io.BytesIO(_jpeg(PIL.ImageOps.mirror(one), 60))).resize((90, 70)), True),
-        (lambda one: one.point([min(255, round(value * 1.1 + 10)) for value in range(256)] * 3), False),
-        (lambda one: one.crop((1, 1, 159, 119)), False),
+        (lambda one: one.resize((100, 75), PIL.Image.Resampling.LANCZOS), ""),
+        (lambda one: one.resize((120, 120)), ""),
+        (lambda one: PIL.Image.open(io.BytesIO(_jpeg(one, 30))), ""),
+        (PIL.ImageOps.mirror, "mirrored"),
+        (lambda one: PIL.Image.open(io.BytesIO(_jpeg(PIL.ImageOps.mirror(one), 60))).resize((90, 70)), "mirrored"),
+        (lambda one: one.point([min(255, round(value * 1.1 + 10)) for value in range(256)] * 3), ""),
+        (lambda one: one.crop((1, 1, 159, 119)), ""),
+        (lambda one: one.transpose(Transpose.ROTATE_90), "rotated by 90 degrees"),
+        (lambda one: one.rotate(180).resize((80, 60)), "rotated by 180 degrees"),
+        (
+            lambda one: PIL.Image.open(io.BytesIO(_jpeg(one.transpose(Transpose.ROTATE_270), 60))),
+            "rotated by 270 degrees",
+        ),
+        (PIL.ImageOps.flip, "mirrored upside down"),
+        (lambda one: one.transpose(Transpose.TRANSPOSE), "mirrored, rotated by 90 degrees"),
+        (lambda one: one.transpose(Transpose.TRANSVERSE), "mirrored, rotated by 270 degrees"),
+        (lambda one: one.convert("L"), "one is grey"),
+        (lambda one: one.convert("L").rotate(180), "rotated by 180 degrees, one is grey"),
     ],
 )
-def test_a_copy_is_found_among_others(change, mirrored: bool):
+def test_a_copy_is_found_among_others(change, named: str):
     every = items(*map(photo, range(40)), change(photo(7)))
-    assert pairs_of(every) == [(7, 40, mirrored)]
+    assert pairs_of(every) == [(7, 40, named)]
 
 
 def test_images_of_the_same_shape_in_another_colour_or_light_are_no_copies():
@@ -77,6 +90,11 @@ def test_images_of_the_same_shape_in_another_colour_or_light_are_no_copies():
     assert pairs_of(items(*map(photo, range(20)), PIL.Image.merge("RGB", (blue, red, green)), dark)) == []
 
 
+def test_two_grey_images_are_compared_as_grey_even_beside_coloured_ones():
+    one, other = photo(1).convert("L"), photo(2).convert("L")
+    assert pairs_of(items(*map(photo, range(3, 20)), one, other, one.resize((80, 60)))) == [(17, 19, "")]
+
+
 def test_images_of_hardly_any_contrast_are_not_compared():
     grey = [PIL.Image.new("RGB", (32, 32), (value, value, value)) for value in (100, 101, 102)]
     assert pairs_of(items(*grey)) == []
@@ -84,7 +102,7 @@ def test_images_of_hardly_any_contrast_are_not_compared():
 
 def test_of_the_same_images_the_first_stands_for_all():
     copy = photo(5).resize((80, 60))
-    assert pairs_of(items(photo(5), photo(5), photo(6), copy)) == [(0, 3, False)]
+    assert pairs_of(items(photo(5), photo(5), photo(6), copy)) == [(0, 3, "")]
 
 
 def test_the_tree_finds_every_pair_that_comparing_all_with_all_finds():
@@ -97,16 +115,19 @@ def test_the_tree_finds_every_pair_that_comparing_all_with_all_finds():
     seen = survey(every)
     vectors = unit_vectors(seen.thumbs)
     radii = duplicates._radii(vectors, vectors)
-    wanted = set()
-    for mirrored, others in ((False, vectors), (True, mirror(vectors))):
-        distances = np.linalg.norm(vectors[:, np.newaxis] - others[np.newaxis], axis=2)
+    nearest: dict[tuple[int, int], tuple[float, str]] = {}
+    for name, turn in ORIENTATIONS.items():
+        distances = np.linalg.norm(unit_vectors(turn(seen.thumbs))[:, np.newaxis] - vectors[np.newaxis], axis=2)
         near_by = distances <= np.minimum(radii[:, np.newaxis], radii)
-        wanted |= {(int(a), int(b), mirrored) for a, b in np.argwhere(near_by) if a < b}
+        for a, b in np.argwhere(near_by).tolist():
+            if a < b:
+                nearest[a, b] = min(nearest.get((a, b), (9.0, "")), (float(distances[a, b]), name))
+    wanted = {(a, b, name) for (a, b), (_, name) in nearest.items()}
     assert len(wanted) >= 100
     assert set(pairs_of(every)) == wanted
 
 
-def test_a_image_with_more_copies_than_are_looked_at_is_still_joined_with_all():
+def test_an_image_with_more_copies_than_are_looked_at_is_still_joined_with_all():
     drawn = np.random.default_rng(0)
     base = np.asarray(photo(0, (16, 12))).astype(int)
     copies = [(base + drawn.integers(-3, 4, base.shape)).clip(0, 255).astype(np.uint8) for _ in range(80)]
@@ -115,9 +136,9 @@ def test_a_image_with_more_copies_than_are_looked_at_is_still_joined_with_all():
     assert components(near(every, seen, [])) == [list(range(80))]
 
 
-def test_pairs_that_share_a_image_are_one_group():
+def test_pairs_that_share_an_image_are_one_group():
     first, second = np.array([1, 5, 2]), np.array([2, 6, 9])
-    assert components(NearPairs(first, second, np.zeros(3), np.zeros(3, bool))) == [[1, 2, 9], [5, 6]]
+    assert components(NearPairs(first, second, np.zeros(3), np.zeros(3, int))) == [[1, 2, 9], [5, 6]]
 
 
 def _jpeg(image: PIL.Image.Image, quality: int) -> bytes:

@@ -1,4 +1,4 @@
-"""report.html of a search: the best so far, which values mattered, how they went together, every trial."""
+"""report.html of a search: the best trial, the importance of each value, parallel coordinates, every trial."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from kerasimg import log
 from kerasimg.files import write_text
 from kerasimg.reporting import charts as drawing
-from kerasimg.reporting import report
-from kerasimg.reporting.epochs import duration
+from kerasimg.reporting.report import render
 from kerasimg.run_folder import REPORT
 from kerasimg.spec.metrics import Goal
 from kerasimg.tuning.ask_tell import UNKNOWN_HOST
 from kerasimg.tuning.search_folder import Task
 from kerasimg.tuning.space import Dimension, Space
 
-TEMPLATES = Path(__file__).parent / "templates"
 LINES = 300
 """Trials that are drawn in parallel coordinates; of more, the best."""
 GAP = 128
@@ -32,19 +29,12 @@ NAMED_OPTIONS = 12
 """Options of a choice that are named on its axis."""
 
 
-def write(task: Task, oracle: Any) -> Path:
-    """Write the page of a search that has ended, or goes on; its path."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([TEMPLATES, report.TEMPLATES]),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"duration": duration}
-    path = task.folder / REPORT
-    write_text(path, environment.get_template("search.html.j2").render(_content(task, oracle)))
-    return path
+def write_search_page(task: Task, oracle: Any) -> None:
+    """Writes the page of a search into its folder. A failure is logged and does not cost the search."""
+    try:
+        write_text(task.folder / REPORT, render("search.html.j2", _content(task, oracle)))
+    except Exception as error:
+        log.info(f"the report could not be written ({type(error).__name__}: {error})")
 
 
 def _content(task: Task, oracle: Any) -> dict[str, Any]:
