@@ -842,7 +842,7 @@ def unpack(file: PathLike, out: PathLike | None = None) -> Run:
     return Run(read(file, out))
 
 
-def to_spec(model: keras.Model, name: str | None = None, *, folded: bool = True) -> Spec:
+def to_spec(model: keras.Model, name: str | None = None, *, blocks: bool = True) -> Spec:
     """Describe a Keras model as a spec that builds the same graph.
 
     Weights are not part of a spec. Preprocessing that is not in the model must be added by hand: `scale` is "none".
@@ -850,7 +850,7 @@ def to_spec(model: keras.Model, name: str | None = None, *, folded: bool = True)
     Args:
         model: a functional or sequential model of one image (N, height, width, 1 or 3) with one output.
         name: of the spec. None: the model's.
-        folded: describe repeated structures by blocks and tables; False: one node per layer.
+        blocks: describe repeated structures by blocks and tables; False: one node per layer.
 
     Returns:
         The spec; `Spec.save` writes it.
@@ -866,7 +866,7 @@ def to_spec(model: keras.Model, name: str | None = None, *, folded: bool = True)
     """
     from kerasimg.models.to_spec import to_spec as describe
 
-    return Spec.of(describe(model, name, folded=folded))
+    return Spec.of(describe(model, name, blocks=blocks))
 
 
 _COLUMNS = frozenset({"trial", "status", "seconds", "epochs", "best_epoch", "goes_on_from", "host", "reason"})

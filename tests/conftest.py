@@ -28,7 +28,7 @@ FAST = (
     *("spec/test_expand", "spec/test_expressions", "spec/test_golden", "spec/test_merge", "spec/test_params"),
     *("layers/test_augmentation", "callbacks/test_callbacks", "metrics/test_f1"),
     *("data/test_decode", "data/test_shuffling", "data/test_image_files", "data/test_sources", "data/test_split"),
-    *("models/test_graph", "models/test_objects", "models/test_output_kind", "models/test_temperature"),
+    *("models/test_graph", "test_objects", "models/test_output_kind", "models/test_temperature"),
     *("evaluation/test_intervals", "evaluation/test_measures", "evaluation/test_predictions", "evaluation/test_scores"),
     *("training/test_checkpoint", "training/test_objective", "training/test_rates", "training/test_run"),
     *("tuning/test_oracle", "tuning/test_journal", "tuning/test_space"),

@@ -12,8 +12,8 @@ import keras
 from kerasimg.errors import Fault, SpecError, WeightsError
 from kerasimg.models import backbones, scaling, weights
 from kerasimg.models.budget import Budget, OverBudget
-from kerasimg.models.objects import make_layer
 from kerasimg.models.padding import with_padding
+from kerasimg.objects import make_layer
 from kerasimg.spec import heads
 from kerasimg.spec.check import check_call
 from kerasimg.spec.document import Standardize

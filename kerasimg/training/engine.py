@@ -17,8 +17,8 @@ import keras
 from kerasimg import log
 from kerasimg.errors import Interrupted, KerasimgError
 from kerasimg.keras_internals import build_metrics, has_averages_in_place
-from kerasimg.models.objects import make
 from kerasimg.models.split_model import split_frozen
+from kerasimg.objects import make
 from kerasimg.spec.load import Spec
 from kerasimg.training import snapshot as state
 from kerasimg.training import stages

@@ -16,8 +16,8 @@ import numpy as np
 from kerasimg.data.pipeline import Targets
 from kerasimg.errors import Fault, SpecError
 from kerasimg.metrics import F1
-from kerasimg.models.objects import make
 from kerasimg.models.output_kind import OutputKind, head_of, output_kind
+from kerasimg.objects import make
 from kerasimg.spec.heads import BLENDING, Output, head_fault, loss_faults, targets_of
 from kerasimg.spec.load import Spec
 from kerasimg.spec.metrics import METRICS, metric_faults, metric_name, metric_type

@@ -4,7 +4,8 @@ import json
 import keras
 import pytest
 
-from kerasimg.models import backbone_table, keras_kinds, keras_table, objects
+from kerasimg import objects
+from kerasimg.models import backbone_table, keras_kinds, keras_table
 from kerasimg.spec import arguments
 
 COMMITTED = json.loads(arguments.TABLE_FILE.read_text())

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 
+from kerasimg import objects
 from kerasimg.errors import CallError, SpecError
-from kerasimg.models import objects, registry
+from kerasimg.models import registry
 from kerasimg.models.build import build
 from kerasimg.models.to_spec import to_spec
 from kerasimg.spec import arguments

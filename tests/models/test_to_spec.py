@@ -325,7 +325,7 @@ def test_training_false_is_not_said_since_keras_does_not_keep_to_it():
     assert nodes_of(model(make)) == [{"layer": "BatchNormalization"}, {"layer": "Dropout", "rate": 0.5}]
 
 
-def test_repeats_are_said_once():
+def test_repeats_become_one_block():
     def make(pixels: Any) -> Any:
         output = layers.Conv2D(8, 1)(pixels)
         for filters, count in ((16, 2), (32, 3), (64, 2)):
@@ -368,10 +368,10 @@ def test_repeats_are_said_once():
     round_trip(made)
 
 
-def test_unfolded_there_is_a_node_for_each_layer():
+def test_without_blocks_there_is_a_node_for_each_layer():
     made = keras.Sequential([image(), *(layers.Conv2D(4, 1) for _ in range(5))])
     assert len(to_spec(made).document["model"]) == 1
-    assert len(to_spec(made, folded=False).document["model"]) == 5
+    assert len(to_spec(made, blocks=False).document["model"]) == 5
 
 
 class Odd(keras.layers.Layer):

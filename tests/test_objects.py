@@ -2,8 +2,8 @@ import keras
 import numpy as np
 import pytest
 
+from kerasimg import objects
 from kerasimg.errors import CallError
-from kerasimg.models import objects
 from kerasimg.spec import arguments
 
 

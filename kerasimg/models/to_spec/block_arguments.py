@@ -1,6 +1,6 @@
-"""What the arguments of folded blocks can do without: a value that is always the same, or follows from another.
+"""Removes arguments of blocks that are not needed: a value that is always the same, or follows from another.
 
-A block's arguments are looked at as they come, call by call, in the model unfolded. One that is always the same value
+A block's arguments are observed call by call. One that is always the same value
 becomes that value; one that is always the number of channels that enter, or a whole multiple or part of those or of
 another argument, becomes that expression.
 """
@@ -13,12 +13,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kerasimg.models.folded import IMAGE, Body, FlatCall, Folded, Item, fresh, repeats_joined
+from kerasimg.models.to_spec.draft import IMAGE, Body, Draft, FlatCall, Item, fresh, join_repeats
 from kerasimg.spec.expressions import evaluate, is_expression, parse
 from kerasimg.spec.values import names_in
 
 LEAST_EVIDENCE = 3
-"""Calls of a block, before what holds for all of them is taken for a rule."""
+"""Calls of a block, before what holds for all of them counts as a rule."""
 
 _EXPRESSION = re.compile(r'"=[^"]*"')
 
@@ -26,9 +26,9 @@ Values = Mapping[str, Any]
 """The arguments of one call of a block, and `in_channels`."""
 
 
-def simplify(folded: Folded, calls: Sequence[FlatCall], channels: int) -> Folded:
-    """The same blocks with fewer arguments.  calls: what was folded.  channels: of the image."""
-    made = _copy(folded)
+def simplify_arguments(draft: Draft, calls: Sequence[FlatCall], channels: int) -> Draft:
+    """The same blocks with fewer arguments.  calls: those of the draft.  channels: of the image."""
+    made = _copy(draft)
     seen = _Observer(made, calls, channels).observe()
     for number, body in made.blocks.items():
         pinned: set[str] = set()
@@ -47,17 +47,17 @@ def simplify(folded: Folded, calls: Sequence[FlatCall], channels: int) -> Folded
         pass
     for number in made.blocks:
         _renumber(made, number)
-    made.main = repeats_joined(made.main)
+    made.main = join_repeats(made.main)
     for body in made.blocks.values():
-        body.items = repeats_joined(body.items)
+        body.items = join_repeats(body.items)
     return made
 
 
 class _Observer:
-    """Runs through a folded model call by call."""
+    """Runs through a draft call by call."""
 
-    def __init__(self, folded: Folded, calls: Sequence[FlatCall], channels: int) -> None:
-        self.folded = folded
+    def __init__(self, draft: Draft, calls: Sequence[FlatCall], channels: int) -> None:
+        self.draft = draft
         self.calls = calls
         self.channels = channels
         self.count = 0
@@ -65,7 +65,7 @@ class _Observer:
 
     def observe(self) -> Mapping[str, list[dict[str, Any]]]:
         """The arguments of every call of every block."""
-        self._run(self.folded.main, {}, [IMAGE])
+        self._run(self.draft.main, {}, [IMAGE])
         return self.seen
 
     def _run(self, items: Sequence[Item], values: Values, entered: Sequence[int]) -> int:
@@ -85,7 +85,7 @@ class _Observer:
         first = sources[0]
         values = {**given, "in_channels": self.channels if first == IMAGE else self.calls[first].channels}
         self.seen[item.kind.target].append(values)
-        return self._run(self.folded.blocks[item.kind.target].items, values, sources)
+        return self._run(self.draft.blocks[item.kind.target].items, values, sources)
 
 
 def _evaluated(text: str, values: Values) -> Any:
@@ -142,29 +142,29 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _substitute(folded: Folded, number: str, name: str, text: str) -> None:
+def _substitute(draft: Draft, number: str, name: str, text: str) -> None:
     """Write a value in place of an argument of a block, and no longer give it."""
-    body = folded.blocks[number]
+    body = draft.blocks[number]
     old = json.dumps(f"={name}")
     for item in body.items:
         item.values = tuple(text if value == old else value for value in item.values)
-    _remove(folded, number, name)
+    _remove(draft, number, name)
 
 
-def _drop_unused(folded: Folded) -> bool:
+def _drop_unused(draft: Draft) -> bool:
     """Remove the arguments that the body of their block does not use; whether there were any."""
     unused: list[tuple[str, str]] = []
-    for number, body in folded.blocks.items():
+    for number, body in draft.blocks.items():
         used = frozenset().union(*(names_in(json.loads(value)) for item in body.items for value in item.values))
         unused.extend((number, name) for name in body.args if name not in used)
     for number, name in unused:
-        _remove(folded, number, name)
+        _remove(draft, number, name)
     return bool(unused)
 
 
-def _renumber(folded: Folded, number: str) -> None:
+def _renumber(draft: Draft, number: str) -> None:
     """Number the arguments of a block that are left: filters, filters_3 -> filters, filters_2."""
-    body = folded.blocks[number]
+    body = draft.blocks[number]
     renamed: dict[str, str] = {}
     for name in body.args:
         renamed[name] = fresh(re.sub(r"_\d+$", "", name), renamed.values())
@@ -177,15 +177,15 @@ def _renumber(folded: Folded, number: str) -> None:
             for value in item.values
         )
     body.args = [renamed[name] for name in body.args]
-    for items in folded.lists():
+    for items in draft.lists():
         for item in items:
             if (item.kind.kind, item.kind.target) == ("block", number):
                 item.kind = item.kind._replace(names=tuple(renamed.get(name, name) for name in item.kind.names))
 
 
-def _remove(folded: Folded, number: str, name: str) -> None:
-    folded.blocks[number].args.remove(name)
-    for items in folded.lists():
+def _remove(draft: Draft, number: str, name: str) -> None:
+    draft.blocks[number].args.remove(name)
+    for items in draft.lists():
         for item in items:
             if (item.kind.kind, item.kind.target) == ("block", number):
                 place = item.kind.names.index(name)
@@ -197,11 +197,11 @@ def _without(values: tuple[str, ...], place: int) -> tuple[str, ...]:
     return values[:place] + values[place + 1 :]
 
 
-def _copy(folded: Folded) -> Folded:
-    return Folded(
-        [Item(**vars(item)) for item in folded.main],
+def _copy(draft: Draft) -> Draft:
+    return Draft(
+        [Item(**vars(item)) for item in draft.main],
         {
             number: Body(list(body.args), body.entries, [Item(**vars(item)) for item in body.items])
-            for number, body in folded.blocks.items()
+            for number, body in draft.blocks.items()
         },
     )

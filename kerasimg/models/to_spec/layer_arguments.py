@@ -15,7 +15,7 @@ import keras
 
 from kerasimg import keras_internals
 from kerasimg.errors import listed
-from kerasimg.models.objects import find, make_layer
+from kerasimg.objects import find, make_layer
 from kerasimg.spec import arguments, kinds
 from kerasimg.spec.expressions import is_expression
 

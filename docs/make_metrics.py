@@ -1,4 +1,4 @@
-"""The table of metrics of docs/metrics.md, from `figures.METRICS`: `python -m kerasimg.spec.metric_table` writes it."""
+"""The table of metrics of docs/metrics.md, from `METRICS`: `python docs/make_metrics.py` writes it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Final
 
 from kerasimg.spec.metrics import ALL_TASKS, METRICS
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "metrics.md"
-BEGIN: Final = "<!-- the table, written by python -m kerasimg.spec.metric_table -->\n"
+PAGE: Final = Path(__file__).with_name("metrics.md")
+BEGIN: Final = "<!-- the table, written by python docs/make_metrics.py -->\n"
 END: Final = "<!-- the end of the table -->\n"
 
 
@@ -27,7 +27,7 @@ def table() -> str:
 
 
 def page(text: str) -> str:
-    """The page with the table of today."""
+    """The page with the current table."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"

@@ -1,4 +1,4 @@
-"""A model in the making of a spec: lists of nodes, and the blocks that they call.
+"""The draft of a spec's model: lists of nodes, and the blocks that they call.
 
 Pure: it knows neither Keras nor JSON documents. A value is JSON text, so that values compare as they are written
 (1, 1.0 and true are three), and one that refers to an argument of the enclosing block is the text of "=name".
@@ -16,7 +16,7 @@ IMAGE = -1
 """What enters the model, as an input of a call."""
 
 REPEAT = "repeat"
-"""The last value of every node: how often."""
+"""The last value of every node: the number of repeats."""
 ONCE = "1"
 
 
@@ -28,7 +28,7 @@ class FlatCall(NamedTuple):
     target: str
     arguments: Mapping[str, Any]
     form: str
-    """one, list or named: how it takes its inputs."""
+    """one, list or named: the form of its inputs."""
     keys: tuple[str, ...]
     """The names of named inputs."""
     inputs: tuple[int, ...]
@@ -67,13 +67,13 @@ class Item:
 
     @property
     def repeat(self) -> str:
-        """How often, as JSON text."""
+        """The number of repeats, as JSON text."""
         return self.values[-1]
 
 
 @dataclass
 class Body:
-    """A block in the making: its arguments, how many tensors enter it, its nodes."""
+    """The draft of a block: its arguments, the number of tensors that enter it, its nodes."""
 
     args: list[str]
     entries: int
@@ -81,7 +81,7 @@ class Body:
 
 
 @dataclass
-class Folded:
+class Draft:
     """A model as a list of nodes and the blocks that they call, by number."""
 
     main: list[Item]
@@ -113,10 +113,10 @@ def fresh(name: str, taken: Iterable[str]) -> str:
     return found
 
 
-def unfolded(calls: Sequence[FlatCall], defaults: Mapping[tuple[str, str], Any]) -> Folded:
-    """The calls as nodes, nothing folded.
+def draft_of(calls: Sequence[FlatCall], defaults: Mapping[tuple[str, str], Any]) -> Draft:
+    """The calls as nodes, without blocks.
 
-    defaults: of (class, argument), for each argument that some call gives and another leaves out.
+    defaults: by (class, argument), for each argument that some calls give and others leave out.
     """
     names: dict[str, list[str]] = {}
     for call in calls:
@@ -131,11 +131,11 @@ def unfolded(calls: Sequence[FlatCall], defaults: Mapping[tuple[str, str], Any])
         kind = Kind(call.kind, call.target, (*given, REPEAT), call.form, call.keys)
         values = (*map(text_of, given.values()), ONCE)
         items.append(Item(kind, values, call.inputs, call.reused, call.name))
-    return Folded(items, {})
+    return Draft(items, {})
 
 
-def repeats_joined(items: list[Item]) -> list[Item]:
-    """The list with calls that follow each other, and are the same, as one that is repeated."""
+def join_repeats(items: list[Item]) -> list[Item]:
+    """The list with equal calls that follow each other as one call that is repeated."""
     users = Counter(source for item in items for source in item.inputs)
     linked = {item.reused for item in items if item.reused is not None}
     made: list[Item] = []
@@ -157,7 +157,7 @@ def repeats_joined(items: list[Item]) -> list[Item]:
         if last is not None and joins:
             made[-1] = _repeated(last, int(last.repeat) + int(item.repeat))
         else:
-            made.append(moved_to(item, moved))
+            made.append(move(item, moved))
         moved.append(len(made) - 1)
     return made
 
@@ -166,35 +166,35 @@ def _repeated(item: Item, times: int) -> Item:
     return Item(item.kind, (*item.values[:-1], str(times)), item.inputs, item.reused, "")
 
 
-def moved_to(item: Item, moved: Sequence[int]) -> Item:
+def move(item: Item, moved: Sequence[int]) -> Item:
     """The item with its inputs at their new positions."""
     inputs = tuple(source if source < 0 else moved[source] for source in item.inputs)
     reused = None if item.reused is None else moved[item.reused]
     return Item(item.kind, item.values, inputs, reused, item.name)
 
 
-def inlined(folded: Folded, number: str) -> Folded | None:
-    """The same calls with the nodes of a block in place of its calls; None where a repeat is in the way."""
-    body = folded.blocks[number]
+def inline(draft: Draft, number: str) -> Draft | None:
+    """The same calls with the nodes of a block in place of its calls; None if a repeat prevents it."""
+    body = draft.blocks[number]
     kind = ("block", number)
-    for items in folded.lists():
+    for items in draft.lists():
         for position, item in enumerate(items):
             entered = item.inputs == (position - 1,) or body.items[0].repeat == ONCE
             if (item.kind.kind, item.kind.target) == kind and not (item.repeat == ONCE and entered):
                 return None
     blocks = {
         other: Body(one.args, one.entries, _opened(one.items, kind, body))
-        for other, one in folded.blocks.items()
+        for other, one in draft.blocks.items()
         if other != number
     }
-    return Folded(_opened(folded.main, kind, body), blocks)
+    return Draft(_opened(draft.main, kind, body), blocks)
 
 
 def _opened(items: Sequence[Item], kind: tuple[str, str], body: Body) -> list[Item]:
     made: list[Item] = []
     moved: list[int] = []
     for item in items:
-        here = moved_to(item, moved)
+        here = move(item, moved)
         if (item.kind.kind, item.kind.target) == kind:
             given = {text_of(f"={name}"): value for name, value in zip(item.kind.names, item.values, strict=True)}
             start = len(made)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import keras
 
 from kerasimg import keras_internals
-from kerasimg.models.layer_arguments import Inexpressible, plain
+from kerasimg.models.to_spec.layer_arguments import Inexpressible, plain
 
 
 class Tensor(NamedTuple):

@@ -1,8 +1,12 @@
-"""Which parts of a folded model are alike, and which of them save most as calls of one block.
+"""Detects repeated structure: calls of layers, one after the other -> the same calls with each repeat once, in blocks.
 
-A window of a list can be a block when only its last output is used outside of it and at most `MAX_ENTRIES` tensors
-enter it. Windows are alike when their layers, the names of their arguments and their wiring are. What they save is
-counted in characters of the spec, about.
+The block that saves most is made first, then the next, until none saves anything; values that differ from call to call
+become its arguments. Equal calls that follow each other become one that is repeated, and the number of times is a
+value like any other.
+
+A window of a list can be a block if only its last output is used outside of it and at most `MAX_ENTRIES` tensors enter
+it. Windows are alike if their layers, the names of their arguments and their wiring are. What they save is counted
+approximately, in characters of the spec.
 """
 
 from __future__ import annotations
@@ -12,20 +16,34 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from kerasimg.models.folded import ONCE, REPEAT, Folded, Item, reference, text_of
+from kerasimg.models.to_spec.draft import (
+    ONCE,
+    REPEAT,
+    Body,
+    Draft,
+    Item,
+    Kind,
+    fresh,
+    join_repeats,
+    move,
+    reference,
+    text_of,
+)
 
+TIMES = "times"
+"""The argument of a block for the number of repeats of one of its nodes."""
 MAX_WINDOW = 120
-"""Nodes of a list that are tried as one block."""
+"""Most nodes of a list that are tried as one block."""
 MAX_ENTRIES = 3
-"""Tensors that may enter a block."""
+"""Most tensors that may enter a block."""
 NODE_COST = 14
-"""What a node costs beside its values, in characters: its line, its braces, the word "layer" or "block"."""
+"""The cost of a node without its values, in characters: its line, its braces, the word "layer" or "block"."""
 BLOCK_COST = 70
-"""What a block costs beside its nodes: its name, "args" and "nodes"."""
+"""The cost of a block without its nodes: its name, "args" and "nodes"."""
 NAME_COST = 18
-"""What it costs that a node has a name."""
+"""The cost of a node's name."""
 ENTRY_COST = 30
-"""What a tensor that enters a block beside the first costs at each call."""
+"""The cost, at each call, of each tensor after the first that enters a block."""
 LEAST_SAVING = 20
 
 
@@ -36,9 +54,86 @@ class Window(NamedTuple):
     stop: int
 
 
-def best_windows(folded: Folded, defaults: Mapping[tuple[str, str], str]) -> list[Window] | None:
-    """The windows that, as calls of one block, save most; None when nothing is saved."""
-    places = {"": folded.main, **{name: body.items for name, body in folded.blocks.items()}}
+def detect_blocks(plain: Draft, defaults: Mapping[tuple[str, str], Any]) -> Draft:
+    """The same calls, with blocks where they make it shorter."""
+    draft = Draft(join_repeats(plain.main), {})
+    costs = {(target, name): text_of(value) for (target, name), value in defaults.items()}
+    while (best := best_windows(draft, costs)) is not None:
+        _make_block(draft, best)
+        draft.main = join_repeats(draft.main)
+        for body in draft.blocks.values():
+            body.items = join_repeats(body.items)
+    return draft
+
+
+def _make_block(draft: Draft, windows: Sequence[Window]) -> None:
+    """Replace the windows by calls of a new block."""
+    places = {"": draft.main, **{name: body.items for name, body in draft.blocks.items()}}
+    columns = columns_of(places, windows)
+    first = windows[0]
+    body = places[first.where][first.start : first.stop]
+    args: dict[tuple[str, ...], str] = {}
+    for name, column in _by_weight(body, columns):
+        if varies(column) and column not in args:
+            args[column] = fresh(TIMES if name == REPEAT else name, args.values())
+    items = []
+    entries = entries_of(body, first.start)
+    for item, values in zip(body, columns, strict=True):
+        shown = [text_of(f"={args[column]}") if varies(column) else column[0] for column in values]
+        inputs = tuple(
+            source - first.start if source >= first.start else -1 - entries.index(source) for source in item.inputs
+        )
+        reused = None if item.reused is None else item.reused - first.start
+        items.append(Item(item.kind, tuple(shown), inputs, reused))
+    number = str(len(draft.blocks))
+    form = "one" if len(entries) == 1 else "named"
+    kind = Kind(
+        "block", number, (*args.values(), REPEAT), form, tuple("xyz"[: len(entries)]) if form == "named" else ()
+    )
+    calls = {window: (kind, (*(column[index] for column in args), ONCE)) for index, window in enumerate(windows)}
+    for where in dict.fromkeys(window.where for window in windows):
+        here = {window.start: (window, *calls[window]) for window in windows if window.where == where}
+        replaced = _replaced(places[where], here)
+        if where:
+            draft.blocks[where].items = replaced
+        else:
+            draft.main = replaced
+    draft.blocks[number] = Body(list(args.values()), len(entries), items)
+
+
+def _by_weight(body: Sequence[Item], columns: Sequence[Sequence[tuple[str, ...]]]) -> list[tuple[str, tuple[str, ...]]]:
+    """Each value's name and column in the order in which arguments read best: the width first, repeats last."""
+    named = [
+        (name, column)
+        for item, values in zip(body, columns, strict=True)
+        for name, column in zip(item.kind.names, values, strict=True)
+    ]
+    weights = {"filters": -2, "units": -2, TIMES: 1, REPEAT: 1}
+    return sorted(named, key=lambda pair: weights.get(pair[0], 0))
+
+
+def _replaced(items: Sequence[Item], calls: Mapping[int, tuple[Window, Kind, tuple[str, ...]]]) -> list[Item]:
+    made: list[Item] = []
+    moved: list[int] = []
+    position = 0
+    while position < len(items):
+        if position in calls:
+            window, kind, values = calls[position]
+            entries = entries_of(items[window.start : window.stop], window.start)
+            inputs = tuple(source if source < 0 else moved[source] for source in entries)
+            made.append(Item(kind, values, inputs))
+            moved.extend([len(made) - 1] * (window.stop - window.start))
+            position = window.stop
+        else:
+            made.append(move(items[position], moved))
+            moved.append(len(made) - 1)
+            position += 1
+    return made
+
+
+def best_windows(draft: Draft, defaults: Mapping[tuple[str, str], str]) -> list[Window] | None:
+    """The windows that save most as calls of one block; None if none saves anything."""
+    places = {"": draft.main, **{name: body.items for name, body in draft.blocks.items()}}
     states: dict[Any, int] = {}
     groups: dict[int, list[Window]] = defaultdict(list)
     for where, items in places.items():
@@ -56,7 +151,7 @@ def best_windows(folded: Folded, defaults: Mapping[tuple[str, str], str]) -> lis
 
 
 class _Links(NamedTuple):
-    """Of each position of a list: the last that uses its output, and the span of those that share its layer."""
+    """For each position of a list: the last user of its output, and the span of the positions that share its layer."""
 
     last_use: list[int]
     first: list[int]
@@ -104,7 +199,7 @@ def _windows(items: Sequence[Item], states: dict[Any, int]) -> Iterator[tuple[in
 def _is_tandem(places: Mapping[str, list[Item]], windows: Sequence[Window]) -> bool:
     """Whether two of the windows follow each other and are the same: as calls of a block, they are one, repeated.
 
-    Such are folded first, or a block would come to hold one of them and its neighbour would stay outside.
+    These become blocks first, or a block would contain one of them and its neighbour would stay outside.
     """
     for one, next_one in pairwise(windows):
         here = places[one.where]
@@ -139,7 +234,7 @@ def _most(
 
 
 def _apart(windows: Iterable[Window]) -> Iterator[Window]:
-    """Those of the windows, from the left, that do not overlap."""
+    """The windows that do not overlap, from the left."""
     ends: dict[str, int] = {}
     for window in sorted(windows):
         if window.start >= ends.get(window.where, 0):
@@ -155,7 +250,7 @@ def _sums(items: Sequence[Item], defaults: Mapping[tuple[str, str], str]) -> lis
 
 
 def _cost(item: Item, values: Sequence[str], defaults: Mapping[tuple[str, str], str]) -> int:
-    """About how many characters a node is."""
+    """The approximate number of characters of a node."""
     cost = NODE_COST + len(item.kind.target) + 12 * (len(item.inputs) > 1)
     for name, value in zip(item.kind.names, values, strict=True):
         if value != (ONCE if name == REPEAT else defaults.get((item.kind.target, name))):
@@ -180,7 +275,7 @@ def _saving(
     sums: Mapping[str, Sequence[int]],
     defaults: Mapping[tuple[str, str], str],
 ) -> int:
-    """About how many characters fewer there are with these windows as calls of one block."""
+    """The approximate number of characters that these windows save as calls of one block."""
     before = sum(sums[one.where][one.stop] - sums[one.where][one.start] for one in windows)
     columns = columns_of(places, windows)
     body = places[windows[0].where][windows[0].start : windows[0].stop]
@@ -210,7 +305,7 @@ def _saving(
 
 
 def _forked(body: Sequence[Item], start: int) -> set[int]:
-    """The nodes of a window whose output another than the next one takes: they need a name."""
+    """The nodes of a window whose output is taken by a node other than the next: they need a name."""
     return {
         source for position, item in enumerate(body, start) for source in item.inputs if start <= source != position - 1
     }

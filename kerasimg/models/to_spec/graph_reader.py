@@ -16,9 +16,9 @@ import keras
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.keras_internals import calls_of, is_functional, passes_training
 from kerasimg.models.flat_graph import functional_of
-from kerasimg.models.folded import IMAGE, FlatCall
-from kerasimg.models.keras_ops_to_layers import Tensor, rewrite
-from kerasimg.models.layer_arguments import Inexpressible, LayerReader, known_name
+from kerasimg.models.to_spec.draft import IMAGE, FlatCall
+from kerasimg.models.to_spec.keras_ops_to_layers import Tensor, rewrite
+from kerasimg.models.to_spec.layer_arguments import Inexpressible, LayerReader, known_name
 from kerasimg.spec import arguments
 
 

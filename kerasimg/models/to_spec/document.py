@@ -1,4 +1,4 @@
-"""A folded model -> the `model` and `blocks` of a spec: names for blocks and nodes, defaults, tables."""
+"""A draft -> the `model` and `blocks` of a spec: names for blocks and nodes, defaults, tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kerasimg.models.folded import ONCE, REPEAT, Body, Folded, Item, fresh, reference
+from kerasimg.models.to_spec.draft import ONCE, REPEAT, Body, Draft, Item, fresh, reference
 from kerasimg.spec.expand import snake_case
 from kerasimg.spec.nodes import NAME, RESERVED_NAMES
 
@@ -35,23 +35,23 @@ MAX_SPELLED = 4
 """A block of at most this many nodes is named after all of them: conv_bn_relu."""
 
 
-def document(folded: Folded, defaults: Defaults) -> dict[str, Any]:
+def document(draft: Draft, defaults: Defaults) -> dict[str, Any]:
     """{"blocks": ..., "model": ...}.  defaults: by (layer, argument)."""
-    return _Writer(folded, defaults).write()
+    return _Writer(draft, defaults).write()
 
 
 class _Writer:
-    def __init__(self, folded: Folded, defaults: Defaults) -> None:
-        self.folded = folded
+    def __init__(self, draft: Draft, defaults: Defaults) -> None:
+        self.draft = draft
         self.defaults = {key: json.dumps(value, ensure_ascii=False) for key, value in defaults.items()}
         self.block_names: dict[str, str] = {}
         self.order: list[str] = []
-        self._name_blocks(folded.main)
-        self.usual = {number: self._usual(number, body) for number, body in folded.blocks.items()}
+        self._name_blocks(draft.main)
+        self.usual = {number: self._usual(number, body) for number, body in draft.blocks.items()}
 
     def write(self) -> dict[str, Any]:
         """The two sections."""
-        model = self._nodes(self.folded.main, top=True)
+        model = self._nodes(self.draft.main, top=True)
         blocks = {self.block_names[number]: self._block(number) for number in self.order}
         return {**({"blocks": blocks} if blocks else {}), "model": model}
 
@@ -59,7 +59,7 @@ class _Writer:
         """Name the blocks that a list calls, those inside of them first."""
         for item in items:
             if item.kind.kind == "block" and item.kind.target not in self.block_names:
-                body = self.folded.blocks[item.kind.target]
+                body = self.draft.blocks[item.kind.target]
                 self._name_blocks(body.items)
                 name = self._block_name(body)
                 self.block_names[item.kind.target] = fresh(name, self.block_names.values())
@@ -97,7 +97,7 @@ class _Writer:
         """The arguments of a block that most of its calls give alike, and their value."""
         calls = [
             dict(zip(item.kind.names, item.values, strict=True))
-            for items in self.folded.lists()
+            for items in self.draft.lists()
             for item in items
             if (item.kind.kind, item.kind.target) == ("block", number)
         ]
@@ -109,7 +109,7 @@ class _Writer:
         return usual
 
     def _block(self, number: str) -> dict[str, Any]:
-        body = self.folded.blocks[number]
+        body = self.draft.blocks[number]
         args = {name: json.loads(self.usual[number].get(name, "null")) for name in body.args}
         return {**({"args": args} if args else {}), "nodes": self._nodes(body.items, top=False, entries=body.entries)}
 

@@ -3,11 +3,11 @@ import random
 from typing import Any
 
 from kerasimg import load
-from kerasimg.models.block_arguments import simplify
-from kerasimg.models.folded import IMAGE, FlatCall, inlined, unfolded
-from kerasimg.models.folded_document import document
-from kerasimg.models.folding import fold
-from kerasimg.models.unfolding import makes
+from kerasimg.models.to_spec import has_calls
+from kerasimg.models.to_spec.block_arguments import simplify_arguments
+from kerasimg.models.to_spec.block_detection import detect_blocks
+from kerasimg.models.to_spec.document import document
+from kerasimg.models.to_spec.draft import IMAGE, FlatCall, draft_of, inline
 
 DEFAULTS = {("Conv2D", "strides"): 1, ("Conv2D", "use_bias"): True, ("Conv2D", "padding"): "valid"}
 
@@ -41,11 +41,11 @@ class Chain:
         return self.add("Add", entered, last)
 
 
-def folded(chain: Chain) -> dict[str, Any]:
+def sections_of(chain: Chain) -> dict[str, Any]:
     """The sections that the calls become; they must make the same calls."""
-    made = fold(unfolded(chain.calls, DEFAULTS), DEFAULTS)
-    sections = document(simplify(made, chain.calls, 3), DEFAULTS)
-    assert makes(load({"kerasimg": 1, "name": "made", **sections}), chain.calls, DEFAULTS)
+    made = detect_blocks(draft_of(chain.calls, DEFAULTS), DEFAULTS)
+    sections = document(simplify_arguments(made, chain.calls, 3), DEFAULTS)
+    assert has_calls(load({"kerasimg": 1, "name": "made", **sections}), chain.calls, DEFAULTS)
     return sections
 
 
@@ -54,7 +54,7 @@ def test_nothing_that_repeats_stays_a_list():
     chain.conv(8)
     chain.add("ReLU")
     chain.add("Flatten")
-    assert folded(chain) == {
+    assert sections_of(chain) == {
         "model": [
             {"layer": "Conv2D", "filters": 8, "kernel_size": 3},
             {"layer": "ReLU"},
@@ -67,7 +67,7 @@ def test_the_same_call_over_and_over_is_one_that_is_repeated():
     chain = Chain()
     for _ in range(4):
         chain.conv(8)
-    assert folded(chain) == {"model": [{"layer": "Conv2D", "repeat": 4, "filters": 8, "kernel_size": 3}]}
+    assert sections_of(chain) == {"model": [{"layer": "Conv2D", "repeat": 4, "filters": 8, "kernel_size": 3}]}
 
 
 def test_units_that_follow_each_other_are_one_block_repeated_and_what_follows_from_the_input_is_no_argument():
@@ -76,7 +76,7 @@ def test_units_that_follow_each_other_are_one_block_repeated_and_what_follows_fr
         chain.conv(4 * filters, strides=2)
         for _ in range(3):
             chain.unit(filters)
-    sections = folded(chain)
+    sections = sections_of(chain)
     block = sections["blocks"]["residual"]
     assert "args" not in block
     assert block["nodes"][0]["filters"] == "=in_channels // 4"
@@ -95,7 +95,7 @@ def test_what_differs_from_call_to_call_becomes_an_argument_and_the_usual_value_
         last = chain.add("ReLU")
         chain.add("Concatenate", entered, last, channels=8)
         chain.add("MaxPooling2D")
-    sections = folded(chain)
+    sections = sections_of(chain)
     (block,) = sections["blocks"].values()
     assert block["args"] == {"kernel_size": 3}
     assert sum(node.get("repeat", 1) for node in sections["model"] if "block" in node and "table" not in node) <= 4
@@ -108,7 +108,7 @@ def test_calls_of_a_block_in_a_row_become_a_table():
         chain.add("BatchNormalization")
         chain.add("ReLU", max_value=6)
     chain.add("Flatten")
-    assert folded(chain)["model"] == [
+    assert sections_of(chain)["model"] == [
         {
             "block": "conv_bn_relu",
             "table": [["filters", "strides"], [16, 1], [24, 2], [32, 2], [64, 2], [128, 1]],
@@ -125,7 +125,7 @@ def test_what_is_repeated_takes_the_node_before_it_each_time():
     chain.add("Dropout", fork, rate=0.5)
     side = chain.add("Dropout", rate=0.5)
     chain.add("Add", 2, side)
-    nodes = folded(chain)["model"]
+    nodes = sections_of(chain)["model"]
     assert [node.get("repeat", 1) for node in nodes] == [1] * 6
 
 
@@ -136,15 +136,15 @@ def test_a_block_can_be_opened_again():
         for _ in range(2):
             chain.unit(16)
         chain.add("MaxPooling2D")
-    made = fold(unfolded(chain.calls, DEFAULTS), DEFAULTS)
+    made = detect_blocks(draft_of(chain.calls, DEFAULTS), DEFAULTS)
     while made.blocks:
-        opened = [inlined(made, number) for number in reversed(list(made.blocks))]
+        opened = [inline(made, number) for number in reversed(list(made.blocks))]
         candidates = [one for one in opened if one is not None]
         if not candidates:
             break
         made = candidates[0]
-        sections = document(simplify(made, chain.calls, 3), DEFAULTS)
-        assert makes(load({"kerasimg": 1, "name": "made", **sections}), chain.calls, DEFAULTS)
+        sections = document(simplify_arguments(made, chain.calls, 3), DEFAULTS)
+        assert has_calls(load({"kerasimg": 1, "name": "made", **sections}), chain.calls, DEFAULTS)
 
 
 def test_whatever_the_graph_folding_keeps_every_call_and_every_input():
@@ -155,8 +155,8 @@ def test_whatever_the_graph_folding_keeps_every_call_and_every_input():
         parts = [rng.choice(PARTS) for _ in range(3)]
         for _ in range(rng.randrange(4, 30)):
             rng.choice(parts)(chain, rng)
-        sections = folded(chain)
-        plain = document(unfolded(chain.calls, DEFAULTS), DEFAULTS)
+        sections = sections_of(chain)
+        plain = document(draft_of(chain.calls, DEFAULTS), DEFAULTS)
         assert len(json.dumps(sections)) <= len(json.dumps(plain)), seed
 
 
