@@ -43,7 +43,9 @@ QUICKER = {
     "kerasimg train photos/": "--epochs 1",
     "kerasimg train photos.json --data photos/": "--epochs 1",
     "kerasimg train photos.json --data photos/ --set fit.seed=7": "--epochs 1",
-    "kerasimg train transfer --data photos/ --epochs 5": "--set size=32",
+    "kerasimg train transfer --data photos/ --epochs 5": "--size 32",
+    "kerasimg export runs/simple_cnn-1 --to embedded --flash-bytes 500000 --arena-bytes 65536": "--images 40",
+    "kerasimg export runs/simple_cnn-1 --to web": "--images 40",
 }
 """What the tests add to a command. It changes numbers only, which are not compared."""
 LABELS = ("apple", "leaf", "stone", *(path.name for path in sorted((SAMPLE / "test").iterdir()) if path.is_dir()))
