@@ -215,13 +215,13 @@ def page(rows: dict[str, dict[str, tuple[float | None, str]]], missing: list[str
                 notes.setdefault(f"`{name}`: {fault}", []).append(column)
             cells.append("refused" if difference is None else f"{difference:.0e}" + (" (!)" if fault else ""))
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    told = [f"- {', '.join(columns)}: {sentence}." for sentence, columns in notes.items()]
+    reasons = [f"- {', '.join(columns)}: {sentence}." for sentence, columns in notes.items()]
     cells = [cell for found in rows.values() for cell in found.values()]
     refused = sum(difference is None for difference, _ in cells)
     wrong = sum(difference is not None and bool(fault) for difference, fault in cells)
     text = HEAD + f"{len(rows)} rows, {len(cells)} exports: {len(cells) - refused - wrong} right, {refused} refused, "
     text += f"{wrong} that differ by more than is allowed, marked (!).\n\n" + "\n".join(lines)
-    text += "\n\n## Refused, or different\n\n" + ("\n".join(told) or "None.") + "\n"
+    text += "\n\n## Refused, or different\n\n" + ("\n".join(reasons) or "None.") + "\n"
     if missing:
         text += "\n## Not run\n\n" + ", ".join(f"`{name}`" for name in missing) + "\n"
     return text
@@ -241,7 +241,7 @@ and int8.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", help="layers and activations; all are written otherwise")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no further row after so many")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no further row after this number of seconds")
     parser.add_argument("--out", type=Path, default=PAGE)
     given = parser.parse_args()
     end = time.monotonic() + given.seconds

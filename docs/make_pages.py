@@ -25,7 +25,7 @@ REPLACED = {
     "simple_cnn": "Two convolutions, two poolings, two dense layers.",
     "branched": "Two branches, joined. As usually printed, without padding, they do not concatenate: 31x31 against "
     "30x30.",
-    "mobilenet": "MobileNetV2, frozen, under a new head. The spec also holds what the code here leaves out: "
+    "mobilenet": "MobileNetV2, frozen, under a new head. The spec also has what the code here leaves out: "
     "augmentation, and the second stage, fine-tuning.",
 }
 
