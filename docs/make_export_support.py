@@ -241,7 +241,7 @@ and int8.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", help="layers and activations; all are written otherwise")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no further row after this number of seconds")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no row after this time")
     parser.add_argument("--out", type=Path, default=PAGE)
     given = parser.parse_args()
     end = time.monotonic() + given.seconds
