@@ -231,6 +231,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--source", action="store_true", help="print what stands for the typing by hand")
     given = parser.parse_args()
+    if given.repeat < 2:
+        parser.error("--repeat: expected 2 or more, for quartiles")
     kerasimg.build("simple_cnn", num_classes=2)
     print(f"{'spec':20}{'layers':>7}{'kerasimg ms':>13}{'by hand ms':>12}{'ratio':>8}{'quartiles':>15}{'load ms':>9}")
     rows = []

@@ -118,7 +118,7 @@ def make_images(npz: str | None, count: int) -> Data:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--npz")
     parser.add_argument("--images", type=int, default=6000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -126,6 +126,8 @@ def main() -> None:
     parser.add_argument("--spec", choices=MODELS, action="append")
     parser.add_argument("--settings", choices=[*SETTINGS, "all"], action="append")
     options = parser.parse_args()
+    if options.epochs < 2:
+        parser.error("--epochs: expected 2 or more; the first epoch is not counted")
     data = make_images(options.npz, options.images)
     shown = len(data["x_train"]) + len(data["x_val"])
     wanted = options.settings or ["all"]

@@ -121,6 +121,8 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--augment", action="store_true", help="flip and rotate, whatever the spec says")
     given = parser.parse_args()
+    if given.epochs < 2:
+        parser.error("--epochs: expected 2 or more; the first epoch is not counted")
     source = open_source(given.data)
     model = kerasimg.build(given.spec, weights=None, num_classes=len(source.classes))
     model.compile("adam", "sparse_categorical_crossentropy")

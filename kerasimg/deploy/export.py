@@ -328,7 +328,7 @@ def write_bundle(exporting: Exporting, name: str, folder: Path) -> Bundle:
         text = readme(manifest, exporting.image, exporting.classes)
         (folder / README).write_text(text, encoding="utf-8")
     manifests.write(folder / manifests.FILE, manifest)
-    if any(model.runtime in dockerfile.RUNTIME for model in models):
+    if any(model.runtime in dockerfile.RUNTIME_PACKAGES for model in models):
         text = dockerfile.dockerfile(Bundle.open(folder, check=False))
         (folder / dockerfile.FILE).write_text(text, encoding="utf-8")
     manifests.write(folder / manifests.FILE, manifest.model_copy(update={"files": described(folder)}))

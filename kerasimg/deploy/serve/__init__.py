@@ -1,5 +1,4 @@
-"""The server of an exported model: HTTP in, probabilities out, over LiteRT or ONNX Runtime; TensorFlow is not loaded.
+"""HTTP server for exported models. It runs LiteRT, ONNX Runtime or OpenVINO and does not load TensorFlow.
 
-Of the packages of the extra `serve`, those of the web are imported by `app.py`, `front.py`, `guard.py` and
-`server.py` alone.
+Only `app.py`, `guard.py` and `server.py` import the web packages of the extra `serve`.
 """

@@ -1,4 +1,4 @@
-"""What is told of an image: the decision, how sure it is, and the likeliest classes."""
+"""Builds the predictions in a response: the decision, its confidence, and the most likely classes."""
 
 from __future__ import annotations
 
@@ -12,56 +12,60 @@ from kerasimg.evaluation.predictions import THRESHOLD, decide, two_columns
 
 
 def columns(bundle: Bundle, probabilities: np.ndarray) -> np.ndarray:
-    """(N, K), one for each class, also where the task is binary and the model gives one."""
+    """Returns probabilities as (N, K) with one column per class; a binary model has a single output."""
     return two_columns(probabilities) if bundle.task == "binary" else probabilities
 
 
 def predictions(bundle: Bundle, ids: list[str], probabilities: np.ndarray, top: int) -> list[dict[str, Any]]:
-    """A prediction for each image, the likeliest classes first.
+    """Builds a prediction for each image, most likely classes first.
 
-    probabilities: (N, K) as the model gives them, (N, 1) where the task is binary.  top: how many classes to list.
+    Args:
+        bundle: the served export bundle.
+        ids: the name of each image.
+        probabilities: model outputs, (N, K), or (N, 1) for a binary task.
+        top: number of classes to list.
     """
     decisions, confidences = decide(probabilities, bundle.task, bundle.thresholds)
     rows = columns(bundle, probabilities)
-    told = []
+    answers = []
     for name, decision, confidence, row in zip(ids, decisions, confidences, rows, strict=True):
         ranked = most_likely_first(row)
         order = ranked[:top]
-        one: dict[str, Any] = {"id": name}
+        answer: dict[str, Any] = {"id": name}
         if bundle.task == "multilabel":
-            one["labels"] = [bundle.classes[k] for k in ranked if decision[k]]
+            answer["labels"] = [bundle.classes[k] for k in ranked if decision[k]]
         else:
-            one["label"] = bundle.classes[int(decision)]
-        one["confidence"] = _figure(confidence)
-        one["classes"] = [_class(bundle, int(k), row, decision) for k in order]
-        told.append(one)
-    return told
+            answer["label"] = bundle.classes[int(decision)]
+        answer["confidence"] = _shortest_float(confidence)
+        answer["classes"] = [_class(bundle, int(k), row, decision) for k in order]
+        answers.append(answer)
+    return answers
 
 
 def labels(bundle: Bundle, probabilities: np.ndarray) -> list[str]:
-    """What is decided for each image; several labels are parted by "|"."""
+    """Returns the label decided for each image; the labels of a multilabel task are joined by "|"."""
     decisions, _ = decide(probabilities, bundle.task, bundle.thresholds)
     if bundle.task == "multilabel":
-        return ["|".join(name for name, held in zip(bundle.classes, row, strict=True) if held) for row in decisions]
+        return ["|".join(name for name, holds in zip(bundle.classes, row, strict=True) if holds) for row in decisions]
     return [bundle.classes[int(decision)] for decision in decisions]
 
 
 def thresholds(bundle: Bundle) -> list[float] | None:
-    """What a probability must exceed to be decided for; None where the likeliest class is taken."""
+    """Returns the decision threshold of each class; None if the most likely class wins."""
     if bundle.task == "multiclass":
         return None
     count = 1 if bundle.task == "binary" else len(bundle.classes)
     return list(bundle.thresholds) if bundle.thresholds else [THRESHOLD] * count
 
 
-def _class(bundle: Bundle, place: int, row: np.ndarray, decision: Any) -> dict[str, Any]:
-    told: dict[str, Any] = {"name": bundle.classes[place], "probability": _figure(row[place])}
+def _class(bundle: Bundle, index: int, row: np.ndarray, decision: Any) -> dict[str, Any]:
+    answers: dict[str, Any] = {"name": bundle.classes[index], "probability": _shortest_float(row[index])}
     if bundle.task == "multilabel":
-        told["threshold"] = bundle.thresholds[place] if bundle.thresholds else THRESHOLD
-        told["holds"] = bool(decision[place])
-    return told
+        answers["threshold"] = bundle.thresholds[index] if bundle.thresholds else THRESHOLD
+        answers["holds"] = bool(decision[index])
+    return answers
 
 
-def _figure(value: Any) -> float:
-    """A float32 in the fewest digits that read back as the same."""
+def _shortest_float(value: Any) -> float:
+    """Returns a float32 with the fewest digits that parse back to the same value."""
     return float(str(np.float32(value)))

@@ -1,4 +1,4 @@
-"""The routes, as a FastAPI application: `/predict`, the Open Inference Protocol, `/metrics`, the page and the docs."""
+"""The FastAPI application: `/predict`, the Open Inference Protocol, `/metrics`, the web page and the docs."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from starlette.exceptions import HTTPException
 
 from kerasimg.deploy.serve import protocol, schemas
 from kerasimg.deploy.serve.errors import Refused, refused_fault, refused_route
-from kerasimg.deploy.serve.middleware import CLOSED_BY_CLIENT, TOLD, Front, refusal
-from kerasimg.deploy.serve.requests import Gone
+from kerasimg.deploy.serve.middleware import CLOSED_BY_CLIENT, LOG_RECORD, RequestMiddleware, refusal
+from kerasimg.deploy.serve.requests import ClientDisconnected
 from kerasimg.deploy.serve.service import Service
 
 HERE = Path(__file__).parent
 
-ABOUT = "Says what is on images. Bodies and errors are JSON; GET / is a page to try it with."
+ABOUT = "Classifies images. Responses and errors are JSON; GET / is a page to try it."
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Refusal, "description": told}
-    for status, told in {
-        400: "The request cannot be read.",
-        413: "Too many bytes, pixels or images, or too costly to read.",
-        415: "No image, or a body of an unknown type.",
+    status: {"model": schemas.Refusal, "description": options}
+    for status, options in {
+        400: "The request cannot be parsed.",
+        413: "Too many bytes, pixels or images, or too costly to parse.",
+        415: "Not an image, or an unsupported content type.",
         422: "An image is damaged.",
-        429: "Too much to do; Retry-After says when.",
-        503: "Stopping, or out of time.",
+        429: "Overloaded; retry after the time in Retry-After.",
+        503: "The server is stopping, or the request timed out.",
     }.items()
 }
 _PROTOCOL_REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -44,8 +44,8 @@ _PROTOCOL_REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(service: Service, *, key: str | None = None) -> Front:
-    """The ASGI application of a service.  key: that requests must bring, in X-API-Key or as a bearer token."""
+def create_app(service: Service, *, key: str | None = None) -> RequestMiddleware:
+    """Creates the ASGI application of a service; `key` is the API key that requests must send."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -57,31 +57,31 @@ def create_app(service: Service, *, key: str | None = None) -> Front:
         title=f"kerasimg: {service.model.name}",
         version=service.model.version,
         description=ABOUT,
-        docs_url=None,  # FastAPI's own pages load their code from another host
+        docs_url=None,  # FastAPI's pages load code from another host
         redoc_url=None,
-        redirect_slashes=False,  # to wherever the Host header of a request says
+        redirect_slashes=False,  # a redirect would follow the Host header of the request
         lifespan=lifespan,
     )
     _own_routes(app, service, key is not None)
     _protocol_routes(app, service)
-    _told_refusals(app)
-    return Front(app, meters=service.meters, key=key, log=service.settings.log, after=service.measure)
+    _error_handlers(app)
+    return RequestMiddleware(app, metrics=service.metrics, key=key, log=service.settings.log, after=service.measure)
 
 
 def _own_routes(app: FastAPI, service: Service, key: bool) -> None:
     @app.post("/predict", summary="Classify images", responses=_with(schemas.Answer), openapi_extra=schemas.PREDICT)
     async def predict(request: Request) -> Response:
         scope = request.scope
-        answer = await service.predict(_headers(scope), request.query_params, request.receive, scope[TOLD])
+        answer = await service.predict(_headers(scope), request.query_params, request.receive, scope[LOG_RECORD])
         return _json(answer)
 
-    @app.get("/metrics", summary="What the server counts, for Prometheus", response_class=Response)
+    @app.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
     async def metrics() -> Response:
         service.measure()
-        text, kind = service.meters.text()
+        text, kind = service.metrics.text()
         return Response(text, headers={"content-type": kind})
 
-    @app.get("/about", summary="Which model, and what is allowed")
+    @app.get("/about", summary="The model and the limits")
     async def about() -> Response:
         return _json(service.about(key))
 
@@ -102,19 +102,19 @@ def _protocol_routes(app: FastAPI, service: Service) -> None:
 
     def check(name: str, version: str | None = None) -> None:
         if name != model.name:
-            raise Refused("route", f"no model '{name[:80]}' (there is: {model.name})")
+            raise Refused("route", f"no model '{name[:80]}' (this server has: {model.name})")
         if version is not None and version != model.version:
-            raise Refused("route", f"no version '{version[:80]}' of '{name}' (there is: {model.version})")
+            raise Refused("route", f"no version '{version[:80]}' of '{name}' (this server has: {model.version})")
 
     @app.get("/v2", summary="Server metadata", tags=tags)
     async def server() -> Response:
-        return _json(protocol.server())
+        return _json(protocol.server_metadata())
 
-    @app.get("/v2/health/live", summary="Whether the server runs", response_model=schemas.ServerState, tags=tags)
+    @app.get("/v2/health/live", summary="Whether the server is running", response_model=schemas.ServerState, tags=tags)
     async def live() -> Response:
         return _json({"live": True})
 
-    @app.get("/v2/health/ready", summary="Whether requests are taken", response_model=schemas.ServerState, tags=tags)
+    @app.get("/v2/health/ready", summary="Whether requests are accepted", response_model=schemas.ServerState, tags=tags)
     async def ready() -> Response:
         return _json({"ready": service.ready}, 200 if service.ready else 503)
 
@@ -122,7 +122,7 @@ def _protocol_routes(app: FastAPI, service: Service) -> None:
 
         async def metadata(request: Request) -> Response:
             check(**request.path_params)
-            return _json(protocol.described(model))
+            return _json(protocol.model_metadata(model))
 
         async def model_ready(request: Request) -> Response:
             check(**request.path_params)
@@ -131,30 +131,30 @@ def _protocol_routes(app: FastAPI, service: Service) -> None:
         async def infer(request: Request) -> Response:
             check(**request.path_params)
             scope = request.scope
-            body, headers = await service.infer(_headers(scope), request.receive, scope[TOLD])
+            body, headers = await service.infer(_headers(scope), request.receive, scope[LOG_RECORD])
             return Response(body, headers=headers)
 
-        told: dict[str, Any] = {"tags": tags, "include_in_schema": "{version}" not in start}
-        app.get(start, summary="Model metadata", responses=_protocol(schemas.ModelMetadata), **told)(metadata)
+        options: dict[str, Any] = {"tags": tags, "include_in_schema": "{version}" not in start}
+        app.get(start, summary="Model metadata", responses=_protocol(schemas.ModelMetadata), **options)(metadata)
         app.get(
-            f"{start}/ready", summary="Whether the model is ready", responses=_protocol(schemas.ModelState), **told
+            f"{start}/ready", summary="Whether the model is ready", responses=_protocol(schemas.ModelState), **options
         )(model_ready)
         app.post(
             f"{start}/infer",
-            summary="Ask the model",
+            summary="Run the model",
             openapi_extra=schemas.INFER,
             responses=_protocol(schemas.InferAnswer) | _PROTOCOL_REFUSALS,
-            **told,
+            **options,
         )(infer)
 
 
-def _told_refusals(app: FastAPI) -> None:
-    """Every refusal in one form, also those of the router."""
+def _error_handlers(app: FastAPI) -> None:
+    """Gives all errors the same format, including those of the router."""
 
     def answer(request: Request, refused: Refused, headers: Mapping[str, str] | None = None) -> Response:
-        told = request.scope[TOLD]
-        told["reason"] = refused.reason
-        body, own = refusal(refused, request.scope["path"], told["id"])
+        options = request.scope[LOG_RECORD]
+        options["reason"] = refused.reason
+        body, own = refusal(refused, request.scope["path"], options["id"])
         if refused.reason in ("slow", "stopping"):
             own["connection"] = "close"
         return Response(body, refused.status, {**(headers or {}), **own})
@@ -166,23 +166,23 @@ def _told_refusals(app: FastAPI) -> None:
         return answer(request, refused_route(error.status_code, request.method, request.url.path), error.headers)
 
     async def invalid(request: Request, error: Any) -> Response:
-        return answer(request, Refused("body", "the request does not have the form that /docs shows"))
+        return answer(request, Refused("body", "the request does not match the schema in /docs"))
 
     async def failed(request: Request, error: Any) -> Response:
-        return answer(request, refused_fault(request.scope[TOLD]["id"]))
+        return answer(request, refused_fault(request.scope[LOG_RECORD]["id"]))
 
     async def gone(request: Request, error: Any) -> Response:
-        return Response(status_code=CLOSED_BY_CLIENT)  # for the log: nobody is there to read it
+        return Response(status_code=CLOSED_BY_CLIENT)  # for the log; no client reads it
 
-    app.add_exception_handler(Gone, gone)
-    app.add_exception_handler(Exception, failed)  # after which it is raised again, for the log
+    app.add_exception_handler(ClientDisconnected, gone)
+    app.add_exception_handler(Exception, failed)  # it is raised again afterwards, for the log
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(HTTPException, routed)
     app.add_exception_handler(RequestValidationError, invalid)
 
 
 def _stop_at_signals(service: Service) -> None:
-    """Refuse further requests as soon as the process is told to end; uvicorn then waits for those in work."""
+    """Refuses new requests once the process receives a stop signal; uvicorn waits for those in progress."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -209,16 +209,19 @@ def _json(document: Any, status: int = 200) -> Response:
 
 
 def _with(answer: Any) -> dict[int | str, dict[str, Any]]:
-    return {200: {"model": answer, "description": "A prediction for each image, in their order."}, **_REFUSALS}
+    return {
+        200: {"model": answer, "description": "A prediction per image, in the order of the request."},
+        **_REFUSALS,
+    }
 
 
 def _protocol(answer: Any) -> dict[int | str, dict[str, Any]]:
-    missing = {"model": schemas.ProtocolRefusal, "description": "There is no such model."}
-    return {200: {"model": answer, "description": "As the protocol says."}, 404: missing}
+    missing = {"model": schemas.ProtocolRefusal, "description": "No such model."}
+    return {200: {"model": answer, "description": "See the protocol."}, 404: missing}
 
 
 def _page(name: str) -> HTMLResponse:
-    """A page that may load nothing but its own style and script, by their hashes, and ask nobody but this server."""
+    """Returns a page with a policy that allows its own style and script, by hash, and requests to this server only."""
     text = (HERE / name).read_text(encoding="utf-8")
     allowed = {
         kind: " ".join(f"'sha256-{_digest(part)}'" for part in re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL))

@@ -1,4 +1,4 @@
-"""Why a request is not answered: one table from the reason to the HTTP status."""
+"""Reasons for refusing a request, and the HTTP status of each."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from kerasimg.data.image_files import BadImage, TooCostly
 from kerasimg.errors import KerasimgError
 
 STATUS = {
-    "body": 400,  # cannot be read, or asks for what there is not
-    "address": 400,  # names an image by its address, which is never fetched
-    "tensor": 400,  # numbers that are no image
+    "body": 400,  # cannot be parsed, or has an unknown option
+    "address": 400,  # gives the URL of an image; URLs are never fetched
+    "tensor": 400,  # numbers that are not an image
     "key": 401,
-    "route": 404,  # no such page, model or version
+    "route": 404,  # no such route, model or version
     "method": 405,
-    "slow": 408,  # the body did not come in time
+    "slow": 408,  # the body did not arrive in time
     "bytes": 413,
     "images": 413,
     "pixels": 413,
-    "costly": 413,  # takes too long to read or to decode
+    "costly": 413,  # takes too long to parse or to decode
     "type": 415,  # of the body
-    "unknown": 415,  # a file that is no image
+    "unknown": 415,  # a file that is not an image
     "damaged": 422,  # an image that cannot be decoded
     "queue": 429,
     "failed": 500,
     "stopping": 503,
-    "time": 503,  # the answer took too long
+    "time": 503,  # the prediction took too long
 }
 """Reason -> status."""
 
 RETRY_AFTER_S = {"queue": 1, "stopping": 5, "time": 2}
-"""Reason -> after how many seconds the same request may be answered."""
+"""Reason -> seconds after which the client may retry."""
 
 
 class Refused(KerasimgError):
-    """A request is refused for a reason of `STATUS`; the message is told to whoever asked."""
+    """A refused request. `reason` is a key of `STATUS`; the message goes to the client."""
 
     def __init__(self, reason: str, message: str):
         super().__init__(message)
@@ -46,7 +46,7 @@ class Refused(KerasimgError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """That the answer has besides."""
+        """Extra headers of the response."""
         if self.reason == "key":
             return {"www-authenticate": "Bearer"}
         seconds = RETRY_AFTER_S.get(self.reason)
@@ -54,7 +54,7 @@ class Refused(KerasimgError):
 
 
 class TooManyPixels(BadImage):
-    """An image's header tells of more pixels than are decoded."""
+    """An image's header declares more pixels than the limit."""
 
 
 _NO_IMAGE = re.compile(r"is not an? |is a (HEIC|Git)")
@@ -62,7 +62,7 @@ _TOO_LARGE = re.compile(r"is too large|has [\d,]+ million pixels|.*(cannot alloc
 
 
 def refused_image(name: str, error: BadImage) -> Refused:
-    """The refusal of a request for one of its images."""
+    """Returns the refusal for a bad image."""
     if isinstance(error, TooCostly):
         reason = "costly"
     elif isinstance(error, TooManyPixels) or _TOO_LARGE.match(error.reason):
@@ -73,7 +73,7 @@ def refused_image(name: str, error: BadImage) -> Refused:
 
 
 def refused_route(status: int, method: str, path: str) -> Refused:
-    """The refusal for an HTTP status of the router."""
+    """Returns the refusal for an HTTP status that the router raised."""
     if status == 405:
         return Refused("method", f"{method} is not allowed for '{path[:80]}'; the Allow header lists what is")
     if status == 404:
@@ -82,5 +82,5 @@ def refused_route(status: int, method: str, path: str) -> Refused:
 
 
 def refused_fault(request_id: str) -> Refused:
-    """The refusal for a fault of the server's own, which only its log tells of."""
-    return Refused("failed", f"the server has failed at this request; its log says more, by id {request_id}")
+    """Returns the refusal for an internal error, whose details are only in the server's log."""
+    return Refused("failed", f"internal server error; see the server log, request id {request_id}")

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with a bound on headers: on their bytes, and on the time until they are whole."""
+"""uvicorn's HTTP protocol with limits on the size of headers and on the time until they are complete."""
 
 from __future__ import annotations
 
@@ -10,70 +10,70 @@ from kerasimg.keras_internals import http_protocol_class
 
 HttpToolsProtocol: Any = http_protocol_class()
 
-MOST_HEADER_BYTES = limit("request_header_bytes")
+MAX_HEADER_BYTES = limit("request_header_bytes")
 HEADER_TIMEOUT_S = 10.0
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn holds as many headers as a client sends, for as long as it takes; this one hangs up.
+    """Closes connections whose headers are too large or too slow; uvicorn accepts any.
 
-    So it does, too, where a body goes on for that long after the request was refused.
+    It also closes a connection whose body continues for too long after the request was refused.
     """
 
     _header_bytes = 0
     _in_body = False
     _own_bytes = 0
-    """Of the header of the request that is being read, however many came at once."""
+    """Header bytes of the current request; several requests may arrive at once."""
     _refused = False
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """A client has connected, and must soon ask for something."""
+        """Starts the timeout for the first request."""
         super().connection_made(transport)
-        self._expect()
+        self._start_timeout()
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Resets the count for a new request."""
         self._own_bytes = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """A part of the path."""
+        """Counts a part of the path."""
         self._own_bytes += len(url)
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
+        """Counts a header."""
         self._own_bytes += len(name) + len(value) + 4
-        if self._own_bytes <= MOST_HEADER_BYTES:
+        if self._own_bytes <= MAX_HEADER_BYTES:
             super().on_header(name, value)
         elif self._in_body:  # a trailer, after a body in chunks
             self._refuse()
 
     def on_headers_complete(self) -> None:
-        """A request is known; its body follows."""
-        if self._own_bytes > MOST_HEADER_BYTES or self._refused:
+        """Passes the request on, or refuses it."""
+        if self._own_bytes > MAX_HEADER_BYTES or self._refused:
             self._refuse()
             return
         self._in_body = True
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body."""
+        """Passes on a part of the body."""
         if not self._refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """A request is whole."""
+        """Ends a request."""
         if self._refused:
             return
         self._in_body = False
         super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come: of a header, or of the body of a request that is known."""
-        of_a_body = self._in_body  # at least in part; what is refused early is read on and thrown away
+        """Receives bytes of headers or of a body."""
+        of_a_body = self._in_body  # at least in part; the rest of a refused body is read and dropped
         if self._refused:
             return
         super().data_received(data)
@@ -87,13 +87,13 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if not of_a_body:
             self._header_bytes += len(data)
-        if self._header_bytes > MOST_HEADER_BYTES:
+        if self._header_bytes > MAX_HEADER_BYTES:
             self._refuse()
         elif self._deadline is None:
-            self._expect()
+            self._start_timeout()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is closed."""
+        """Cancels the timeout."""
         if self._deadline is not None:
             self._deadline.cancel()
         super().connection_lost(exc)
@@ -102,11 +102,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self._refused and not self.transport.is_closing():
             self.transport.write(TOO_LARGE)
         self._refused = True
-        self._hang_up()
+        self._close()
 
-    def _expect(self) -> None:
-        self._deadline = self.loop.call_later(HEADER_TIMEOUT_S, self._hang_up)
+    def _start_timeout(self) -> None:
+        self._deadline = self.loop.call_later(HEADER_TIMEOUT_S, self._close)
 
-    def _hang_up(self) -> None:
+    def _close(self) -> None:
         if not self.transport.is_closing():
             self.transport.close()

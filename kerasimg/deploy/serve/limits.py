@@ -1,6 +1,6 @@
-"""How much is in work at a time: a bound on images and on bytes, beyond which requests are refused at once.
+"""Admission control: limits the images and bytes in progress, and refuses requests beyond them at once.
 
-Everything here runs in the event loop's thread.
+Everything here runs in the thread of the event loop.
 """
 
 from __future__ import annotations
@@ -14,74 +14,81 @@ from types import TracebackType
 from kerasimg.deploy.serve.errors import Refused
 
 
-class Room:
-    """What is in work, against what may be."""
+class Capacity:
+    """Images and bytes in progress, and their limits."""
 
     def __init__(self, images: int, held_bytes: int) -> None:
-        self.most_images = images
-        self.most_bytes = held_bytes
+        self.max_images = images
+        self.max_bytes = held_bytes
         self.images = 0
         self.bytes = 0
         self.stopping = False
 
-    def enter(self) -> Place:
-        """A place for a request, which counts as one image until it says how many it has."""
+    def reserve(self) -> Reservation:
+        """Admits a request. It counts as one image until its number of images is known."""
         if self.stopping:
-            raise Refused("stopping", "the server is stopping; ask another one, or again later")
-        place = Place(self)
-        place.take(images=1)
-        return place
+            raise Refused("stopping", "the server is stopping; retry later, or use another server")
+        reservation = Reservation(self)
+        reservation.take(images=1)
+        return reservation
 
 
-class Place:
-    """What one request takes up; used as a context, it is given back at the end of it."""
+class Reservation:
+    """The share of the capacity that one request holds; a context manager that releases it on exit."""
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
+    def __init__(self, capacity: Capacity) -> None:
+        self._room = capacity
         self._images = 0
         self._bytes = 0
         self._works: list[tuple[Future, Future | None]] = []
 
     def take(self, *, images: int = 0, size: int = 0) -> None:
-        """Take up more, or be refused.  images: in all, not besides.  size: further bytes."""
-        more = max(0, images - self._images)
-        room = self._room
-        if room.images + more > room.most_images or room.bytes + size > room.most_bytes:
-            raise Refused("queue", f"{room.images} images are in work; ask again in a moment")
-        self._images += more
+        """Reserves more, or raises Refused.
+
+        Args:
+            images: total number of images of the request.
+            size: additional bytes.
+        """
+        more_images = max(0, images - self._images)
+        capacity = self._room
+        if capacity.images + more_images > capacity.max_images or capacity.bytes + size > capacity.max_bytes:
+            raise Refused("queue", f"{capacity.images} images are in progress; retry in a moment")
+        self._images += more_images
         self._bytes += size
-        room.images += more
-        room.bytes += size
+        capacity.images += more_images
+        capacity.bytes += size
 
-    def until(self, work: Future, answer: Future | None = None) -> None:
-        """Stay until a work in another thread is done, even where the request ends before it.
+    def hold_until_done(self, work: Future, answer: Future | None = None) -> None:
+        """Keeps the reservation until work in another thread is done, even if the request ends earlier.
 
-        answer: what the work is for; it is set by the work itself, whose own future follows a moment later.
+        Args:
+            work: the future of the work.
+            answer: the result that the work sets; it is done slightly before `work` itself.
         """
         self._works.append((work, answer))
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> Reservation:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         unfinished = [work for work, answer in self._works if not (work.done() or _answered(answer))]
         if not unfinished:
-            self._give_back()
+            self._release()
             return
-        # Only after a time limit or a fault: the threads go on with what the request has given up.
+        # Only after a timeout or an error: threads still process what the request has abandoned.
         loop = asyncio.get_running_loop()
-        left = len(unfinished)
+        remaining = len(unfinished)
 
-        def one_less() -> None:
-            nonlocal left
-            left -= 1
-            if not left:
-                self._give_back()
+        def finish_one() -> None:
+            nonlocal remaining
+            remaining -= 1
+            if not remaining:
+                self._release()
 
         for work in unfinished:
-            work.add_done_callback(lambda work: _soon(loop, one_less))
+            work.add_done_callback(lambda work: _call_soon(loop, finish_one))
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         self._room.images -= self._images
         self._room.bytes -= self._bytes
         self._images = self._bytes = 0
@@ -91,6 +98,6 @@ def _answered(answer: Future | None) -> bool:
     return answer is not None and answer.done() and not answer.cancelled()
 
 
-def _soon(loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
-    with suppress(RuntimeError):  # the loop is closed: the server has ended
+def _call_soon(loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop is closed: the server has stopped
         loop.call_soon_threadsafe(work)

@@ -1,20 +1,23 @@
-"""What every request passes: its id, the key, counting, a line in the log; and the form in which a refusal is told."""
+"""ASGI middleware for every request: request id, API key, metrics, and one JSON line in the log."""
 
 from __future__ import annotations
 
 import hmac
+import json
+import logging
 import os
 import re
+import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic_core import to_json
 
-from kerasimg.deploy.serve import logs
 from kerasimg.deploy.serve.errors import Refused, refused_fault
-from kerasimg.deploy.serve.metrics import Meters
+from kerasimg.deploy.serve.metrics import Metrics
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -22,20 +25,20 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 OPEN = frozenset({"/", "/docs", "/openapi.json", "/about", "/v2/health/live", "/v2/health/ready"})
-"""Paths that are answered without a key: they say nothing of images."""
+"""Paths that need no key: they reveal nothing about images."""
 
 CLOSED_BY_CLIENT = 499
-"""What the log has as the status where the client went before the answer."""
+"""Logged status if the client disconnected before the response."""
 
-TOLD = "kerasimg"
-"""The key of a request's scope under which what is told of it in the log is gathered."""
+LOG_RECORD = "kerasimg"
+"""Key in a request's ASGI scope that holds the fields of its log line."""
 
 _ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _LONGEST_PATH = 200
 
 
 def refusal(refused: Refused, path: str, request_id: str) -> tuple[bytes, dict[str, str]]:
-    """The body of a refusal, JSON in the form of the protocol that was spoken, and its headers."""
+    """Returns the JSON body of a refusal, in the format of the protocol in use, and its headers."""
     if path == "/v2" or path.startswith("/v2/"):
         document: dict[str, Any] = {"error": str(refused)}
     else:
@@ -43,30 +46,38 @@ def refusal(refused: Refused, path: str, request_id: str) -> tuple[bytes, dict[s
     return to_json(document), {"content-type": "application/json", **refused.headers}
 
 
-class Front:
-    """The server's outermost ASGI application."""
+class RequestMiddleware:
+    """The outermost ASGI application."""
 
-    def __init__(self, app: Any, *, meters: Meters, key: str | None, log: bool, after: Callable[[], None]) -> None:
-        """key: that requests must bring, if any.  after: called when a request is done."""
+    def __init__(self, app: Any, *, metrics: Metrics, key: str | None, log: bool, after: Callable[[], None]) -> None:
+        """Wraps an ASGI application.
+
+        Args:
+            app: the application.
+            metrics: where requests are counted.
+            key: the API key that requests need, if any.
+            log: whether to log each request.
+            after: called after each request.
+        """
         self.app = app
-        self._meters = meters
+        self._meters = metrics
         self._key = None if key is None else key.encode()
         self._log = log
         self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Handles a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun = time.perf_counter()
+        started = time.perf_counter()
         head = scope["method"] == "HEAD"
-        if head:  # as GET, without the body
+        if head:  # like GET, without the body
             scope = {**scope, "method": "GET"}
         headers = dict(scope["headers"])
         request_id = _request_id(headers)
-        told: dict[str, Any] = {"id": request_id}
-        scope[TOLD] = told
+        record: dict[str, Any] = {"id": request_id}
+        scope[LOG_RECORD] = record
         status = 0
 
         async def marked(message: Message) -> None:
@@ -87,39 +98,39 @@ class Front:
                 self._check_key(headers)
             await self.app(scope, receive, marked)
         except Refused as refused:
-            told["reason"] = refused.reason
+            record["reason"] = refused.reason
             await _send_refusal(refused, scope["path"], request_id, marked)
         except Exception as error:
-            logs.tell("fault", id=request_id, error=traceback.format_exception(error)[-20:])
-            told["reason"] = "failed"
+            log_event("fault", id=request_id, error=traceback.format_exception(error)[-20:])
+            record["reason"] = "failed"
             if not status:
                 await _send_refusal(refused_fault(request_id), scope["path"], request_id, marked)
         finally:
-            self._count(scope, told, status or CLOSED_BY_CLIENT, time.perf_counter() - begun, head)
+            self._count(scope, record, status or CLOSED_BY_CLIENT, time.perf_counter() - started, head)
             self._after()
 
     def _check_key(self, headers: dict[bytes, bytes]) -> None:
-        given = headers.get(b"x-api-key")
-        if given is None:
+        sent = headers.get(b"x-api-key")
+        if sent is None:
             scheme, _, rest = headers.get(b"authorization", b"").partition(b" ")
-            given = rest.strip() if scheme.lower() == b"bearer" else b""
-        # In constant time: how far a guess is right must not be told by how long the refusal takes.
-        if not hmac.compare_digest(given, self._key or b""):
+            sent = rest.strip() if scheme.lower() == b"bearer" else b""
+        # In constant time: the time must not reveal how much of a guess is right.
+        if not hmac.compare_digest(sent, self._key or b""):
             raise Refused("key", "a key is needed: X-API-Key: KEY, or Authorization: Bearer KEY")
 
-    def _count(self, scope: Scope, told: dict[str, Any], status: int, seconds: float, head: bool) -> None:
+    def _count(self, scope: Scope, record: dict[str, Any], status: int, seconds: float, head: bool) -> None:
         route = getattr(scope.get("route"), "path", "other")
         self._meters.requests.labels(route, str(status)).inc()
         self._meters.seconds.labels(route).observe(seconds)
-        if reason := told.get("reason"):
+        if reason := record.get("reason"):
             self._meters.refused.labels(reason).inc()
-        elif images := told.get("images"):
+        elif images := record.get("images"):
             self._meters.images.inc(images)
         if self._log:
             client = scope.get("client")
-            logs.tell(
+            log_event(
                 "request",
-                **told,
+                **record,
                 client=client[0] if client else None,
                 method="HEAD" if head else scope["method"],
                 path=scope["path"][:_LONGEST_PATH],
@@ -139,6 +150,37 @@ async def _send_refusal(refused: Refused, path: str, request_id: str, send: Send
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:
-    """The client's own id where it is a plain one, else a new one."""
-    given = headers.get(b"x-request-id", b"")
-    return given.decode() if _ID.fullmatch(given) else os.urandom(8).hex()
+    """Returns the client's X-Request-ID if it is valid, else a new id."""
+    sent = headers.get(b"x-request-id", b"")
+    return sent.decode() if _ID.fullmatch(sent) else os.urandom(8).hex()
+
+
+def log_event(event: str, **fields: Any) -> None:
+    """Writes one JSON line to standard output; never an image or a file name."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    line = json.dumps({"time": now, "event": event, **fields}, ensure_ascii=True, default=str)
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except (BrokenPipeError, ValueError):
+        # The reader of the log is gone; the server continues.
+        return
+
+
+class JsonHandler(logging.Handler):
+    """Formats the log records of uvicorn and other libraries as JSON lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a record as one line."""
+        fields: dict[str, Any] = {"level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info and record.exc_info[0] is not None:
+            fields["error"] = logging.Formatter().formatException(record.exc_info)
+        log_event("log", logger=record.name, **fields)
+
+
+def set_up_logging() -> None:
+    """Makes uvicorn log warnings and errors as JSON lines."""
+    logger = logging.getLogger("uvicorn")
+    logger.handlers = [JsonHandler()]
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False

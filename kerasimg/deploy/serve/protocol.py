@@ -1,11 +1,11 @@
-"""The Open Inference Protocol, version 2: what it tells of the model, what it asks, what it is answered.
+"""The Open Inference Protocol, version 2: metadata, requests and responses.
 
-Numbers are told in row-major order. An input is one of
+Tensors are in row-major order. The input is one of
 
-    image  UINT8 or FP32, [N, H, W, C], 0-255: pixels as the decoder gives them (FP32 is rounded)
+    image  UINT8 or FP32, [N, H, W, C], 0-255: decoded pixels (FP32 is rounded)
     image  BYTES, [N]: encoded images (JPEG, PNG, ...), each in base64
 
-In the binary tensor extension, which tritonclient speaks unless told otherwise, tensors follow the JSON as bytes.
+In the binary tensor extension, the default of tritonclient, tensors follow the JSON as bytes.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from kerasimg.errors import listed, nearest
 INPUT = "image"
 OUTPUTS = ("probabilities", "label")
 HEADER_LENGTH = "inference-header-content-length"
-"""The header of a request or an answer that says how many of its bytes are JSON; binary tensors follow."""
+"""Header with the number of JSON bytes at the beginning of a body; binary tensors follow."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a request for inference asks."""
+class InferRequest:
+    """A parsed inference request."""
 
     count: int
-    """Of images."""
+    """Number of images."""
     pixels: np.ndarray | None
-    """(N, H, W, C) uint8; None where encoded images were sent."""
+    """(N, H, W, C) uint8; None if encoded images were sent."""
     images: list[bytes]
     outputs: tuple[str, ...]
     id: str | None
     binary: frozenset[str] = frozenset()
-    """Outputs that are to follow the JSON as bytes."""
+    """Outputs to send as bytes after the JSON."""
 
 
-def server() -> dict[str, Any]:
+def server_metadata() -> dict[str, Any]:
     """`GET /v2`."""
     from importlib.metadata import version
 
     return {"name": "kerasimg", "version": version("kerasimg"), "extensions": ["binary_tensor_data"]}
 
 
-def described(model: Model) -> dict[str, Any]:
+def model_metadata(model: Model) -> dict[str, Any]:
     """`GET /v2/models/{name}`."""
     bundle = model.bundle
     count = len(bundle.classes)
@@ -80,16 +80,21 @@ def described(model: Model) -> dict[str, Any]:
 
 
 def read(
-    body: bytes, encoding: str, header_bytes: int | None, shape: tuple[int, int, int], most: int, max_bytes: int
-) -> Wanted:
-    """What a request for inference asks.
+    body: bytes, encoding: str, header_bytes: int | None, shape: tuple[int, int, int], max_images: int, max_bytes: int
+) -> InferRequest:
+    """Parses an inference request.
 
-    encoding: the Content-Encoding.  header_bytes: of the JSON, where binary tensors follow it; None: all is JSON.
-    shape: of an image's pixels.  most: images that are taken.  max_bytes: of a body that was compressed.
+    Args:
+        body: the body as it was sent.
+        encoding: the Content-Encoding header.
+        header_bytes: number of JSON bytes before binary tensors; None: the whole body is JSON.
+        shape: (H, W, C) of the model's input.
+        max_images: maximum number of images.
+        max_bytes: maximum size of a compressed body after decompression.
     """
     body = decompressed(encoding, body, max_bytes)
     height, width = shape[:2]
-    values, lists = most * math.prod(shape), most * (height * width + height + 1)
+    values, lists = max_images * math.prod(shape), max_images * (height * width + height + 1)
     if header_bytes is not None and header_bytes > len(body):
         raise Refused("body", f"{HEADER_LENGTH}: {header_bytes:,}, and the body has {len(body):,} bytes")
     head, binary = (body, b"") if header_bytes is None else (body[:header_bytes], body[header_bytes:])
@@ -101,33 +106,33 @@ def read(
         raise Refused("tensor", f'inputs: expected a list of one tensor, "{INPUT}"')
     request_id = document.get("id")
     if request_id is not None and not isinstance(request_id, str):
-        raise Refused("body", f"id: expected a text, got {type(request_id).__name__}")
-    by_default = _flag(document, "binary_data_output")
-    outputs, in_binary = _outputs(document.get("outputs"), by_default)
+        raise Refused("body", f"id: expected a string, got {type(request_id).__name__}")
+    binary_by_default = _flag(document, "binary_data_output")
+    outputs, binary_outputs = _outputs(document.get("outputs"), binary_by_default)
     tensor = inputs[0]
     if tensor.get("name") != INPUT:
         raise Refused("tensor", f"inputs[0].name: expected '{INPUT}', got {str(tensor.get('name'))[:80]!r}")
     sizes = _sizes(tensor.get("shape"))
-    if sizes[0] > most:
-        raise Refused("images", f"more than {most} images in one request; send them in several")
-    kind = tensor.get("datatype")
-    if kind not in ("UINT8", "FP32", "BYTES"):
-        raise Refused("tensor", f"inputs[0].datatype: expected UINT8, FP32 or BYTES, got {str(kind)[:40]!r}")
+    if sizes[0] > max_images:
+        raise Refused("images", f"more than {max_images} images in one request; send several requests")
+    datatype = tensor.get("datatype")
+    if datatype not in ("UINT8", "FP32", "BYTES"):
+        raise Refused("tensor", f"inputs[0].datatype: expected UINT8, FP32 or BYTES, got {str(datatype)[:40]!r}")
     size = _parameters(tensor).get("binary_data_size")
     if size is None and binary:
         raise Refused("tensor", "inputs[0].parameters.binary_data_size: missing, and binary data follows the JSON")
     if size is not None and (isinstance(size, bool) or size != len(binary)):
         raise Refused("tensor", f"inputs[0].parameters.binary_data_size: {len(binary):,} bytes follow the JSON")
-    if kind == "BYTES":
+    if datatype == "BYTES":
         images = _elements(binary) if size is not None else _encoded(tensor.get("data"))
         if sizes != (len(images),):
             raise Refused(
                 "tensor", f"inputs[0].shape: expected [{len(images)}], as there are images, got {list(sizes)}"
             )
-        return Wanted(len(images), None, images, outputs, request_id, in_binary)
-    found = _numbers(_list(tensor.get("data")), kind, sizes) if size is None else _raw(binary, kind, sizes)
-    pixels = checked_pixels(found, shape)
-    return Wanted(len(pixels), pixels, [], outputs, request_id, in_binary)
+        return InferRequest(len(images), None, images, outputs, request_id, binary_outputs)
+    array = _numbers(_list(tensor.get("data")), datatype, sizes) if size is None else _raw(binary, datatype, sizes)
+    pixels = checked_pixels(array, shape)
+    return InferRequest(len(pixels), pixels, [], outputs, request_id, binary_outputs)
 
 
 def _list(data: Any) -> list[Any]:
@@ -137,32 +142,32 @@ def _list(data: Any) -> list[Any]:
 
 
 def _encoded(data: Any) -> list[bytes]:
-    return [from_base64(text, f"inputs[0].data[{place}]") for place, text in enumerate(_list(data))]
+    return [from_base64(text, f"inputs[0].data[{position}]") for position, text in enumerate(_list(data))]
 
 
 def _elements(binary: bytes) -> list[bytes]:
-    """The elements of a BYTES tensor: each has its length before it, 4 bytes, the least first."""
+    """Splits a binary BYTES tensor: each element follows its length, a 4-byte little-endian integer."""
     elements: list[bytes] = []
-    place = 0
-    while place < len(binary):
-        size = int.from_bytes(binary[place : place + 4], "little")
-        place += 4 + size
-        if place > len(binary) or len(elements) > MORE_VALUES:
-            raise Refused("tensor", "inputs[0]: the lengths before its elements do not fit the binary data")
-        elements.append(binary[place - size : place])
+    position = 0
+    while position < len(binary):
+        size = int.from_bytes(binary[position : position + 4], "little")
+        position += 4 + size
+        if position > len(binary) or len(elements) > MORE_VALUES:
+            raise Refused("tensor", "inputs[0]: the lengths of its elements do not match the binary data")
+        elements.append(binary[position - size : position])
     return elements
 
 
-def _raw(binary: bytes, kind: str, sizes: tuple[int, ...]) -> np.ndarray:
-    dtype = np.dtype("u1" if kind == "UINT8" else "<f4")
+def _raw(binary: bytes, datatype: str, sizes: tuple[int, ...]) -> np.ndarray:
+    dtype = np.dtype("u1" if datatype == "UINT8" else "<f4")
     if math.prod(sizes) * dtype.itemsize != len(binary):
-        raise Refused("tensor", f"inputs[0]: {kind} of {list(sizes)} does not take {len(binary):,} bytes")
+        raise Refused("tensor", f"inputs[0]: {datatype} of {list(sizes)} does not have {len(binary):,} bytes")
     return np.frombuffer(binary, dtype).reshape(sizes)
 
 
 def _parameters(holder: dict[str, Any]) -> dict[str, Any]:
-    found = holder.get("parameters")
-    return found if isinstance(found, dict) else {}
+    array = holder.get("parameters")
+    return array if isinstance(array, dict) else {}
 
 
 def _flag(holder: dict[str, Any], name: str, default: bool = False) -> bool:
@@ -172,20 +177,20 @@ def _flag(holder: dict[str, Any], name: str, default: bool = False) -> bool:
     return value
 
 
-def answer(model: Model, wanted: Wanted, rows: np.ndarray, request_id: str) -> tuple[bytes, dict[str, str]]:
-    """The body of the answer to a request, and its headers.  rows: what the model gave, (N, K)."""
+def answer(model: Model, request: InferRequest, rows: np.ndarray, request_id: str) -> tuple[bytes, dict[str, str]]:
+    """Builds the body and the headers of a response from the model outputs `rows`, (N, K)."""
     outputs: list[dict[str, Any]] = []
     binary: list[bytes] = []
-    for name in wanted.outputs:
+    for name in request.outputs:
         if name == "probabilities":
-            found = np.ascontiguousarray(answers.columns(model.bundle, rows), "<f4")
-            kind, shape, data = "FP32", list(found.shape), found.ravel().tolist()
-            raw = found.tobytes()
+            array = np.ascontiguousarray(answers.columns(model.bundle, rows), "<f4")
+            datatype, shape, data = "FP32", list(array.shape), array.ravel().tolist()
+            raw = array.tobytes()
         else:
-            kind, shape, data = "BYTES", [wanted.count], answers.labels(model.bundle, rows)
+            datatype, shape, data = "BYTES", [request.count], answers.labels(model.bundle, rows)
             raw = b"".join(len(text).to_bytes(4, "little") + text for text in (label.encode() for label in data))
-        output = {"name": name, "datatype": kind, "shape": shape}
-        if name in wanted.binary:
+        output = {"name": name, "datatype": datatype, "shape": shape}
+        if name in request.binary:
             binary.append(raw)
             outputs.append(output | {"parameters": {"binary_data_size": len(raw)}})
         else:
@@ -193,7 +198,7 @@ def answer(model: Model, wanted: Wanted, rows: np.ndarray, request_id: str) -> t
     document = {
         "model_name": model.name,
         "model_version": model.version,
-        "id": wanted.id or request_id,
+        "id": request.id or request_id,
         "outputs": outputs,
     }
     head = to_json(document)
@@ -202,39 +207,39 @@ def answer(model: Model, wanted: Wanted, rows: np.ndarray, request_id: str) -> t
     return b"".join([head, *binary]), {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
 
 
-def _outputs(given: Any, by_default: bool) -> tuple[tuple[str, ...], frozenset[str]]:
-    """The outputs that are asked for, and those of them that are to be binary."""
-    if given is None or given == []:
-        return OUTPUTS, frozenset(OUTPUTS if by_default else ())
+def _outputs(value: Any, binary_by_default: bool) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Returns the requested outputs, and which of them are binary."""
+    if value is None or value == []:
+        return OUTPUTS, frozenset(OUTPUTS if binary_by_default else ())
     if (
-        not isinstance(given, list)
-        or len(given) > MORE_VALUES
-        or not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in given)
+        not isinstance(value, list)
+        or len(value) > MORE_VALUES
+        or not all(isinstance(output, dict) and isinstance(output.get("name"), str) for output in value)
     ):
         raise Refused("body", 'outputs: expected a list of {"name": ...}')
-    names = tuple(dict.fromkeys(one["name"] for one in given))
+    names = tuple(dict.fromkeys(output["name"] for output in value))
     for name in names:
         if name not in OUTPUTS:
             raise Refused("tensor", f"no output '{name[:80]}'{nearest(name, OUTPUTS)} (outputs: {listed(OUTPUTS)})")
-    return names, frozenset(one["name"] for one in given if _flag(one, "binary_data", by_default))
+    return names, frozenset(output["name"] for output in value if _flag(output, "binary_data", binary_by_default))
 
 
-def _sizes(given: Any) -> tuple[int, ...]:
-    if not isinstance(given, list) or not 1 <= len(given) <= 4:
+def _sizes(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not 1 <= len(value) <= 4:
         raise Refused("tensor", "inputs[0].shape: expected a list of 4 sizes, or of 1 for BYTES")
-    if not all(isinstance(size, int) and not isinstance(size, bool) and 0 < size < 2**31 for size in given):
-        raise Refused("tensor", "inputs[0].shape: expected whole numbers of 1 or more")
-    return tuple(given)
+    if not all(isinstance(size, int) and not isinstance(size, bool) and 0 < size < 2**31 for size in value):
+        raise Refused("tensor", "inputs[0].shape: expected positive integers")
+    return tuple(value)
 
 
-def _numbers(data: list[Any], kind: str, sizes: tuple[int, ...]) -> np.ndarray:
-    """A list, flat or nested, as an array of the shape that was told."""
+def _numbers(data: list[Any], datatype: str, sizes: tuple[int, ...]) -> np.ndarray:
+    """Converts a flat or nested list to an array of the declared shape."""
     try:
-        found = np.array(data)
+        array = np.array(data)
     except (ValueError, OverflowError):
-        raise Refused("tensor", "inputs[0].data: the nested lists are not all of one length") from None
-    if found.dtype.kind not in ("iu" if kind == "UINT8" else "iuf"):
-        raise Refused("tensor", f"inputs[0].data: expected {kind}, got other values")
-    if found.size != math.prod(sizes) or found.shape not in (sizes, (found.size,)):
-        raise Refused("tensor", f"inputs[0].data: expected the shape {list(sizes)}, or flat, got {list(found.shape)}")
-    return found.reshape(sizes)
+        raise Refused("tensor", "inputs[0].data: the nested lists differ in length") from None
+    if array.dtype.kind not in ("iu" if datatype == "UINT8" else "iuf"):
+        raise Refused("tensor", f"inputs[0].data: expected {datatype} numbers, got other values")
+    if array.size != math.prod(sizes) or array.shape not in (sizes, (array.size,)):
+        raise Refused("tensor", f"inputs[0].data: expected the shape {list(sizes)}, or flat, got {list(array.shape)}")
+    return array.reshape(sizes)

@@ -1,4 +1,4 @@
-"""What a request brings: images as a form's files, as base64 in JSON, or as the body itself; all of it bounded."""
+"""Parses the body of a predict request: files of a form, base64 in JSON, or the image itself; all within limits."""
 
 from __future__ import annotations
 
@@ -16,114 +16,130 @@ from pydantic_core import from_json
 
 from kerasimg.boundary import inflate, limit
 from kerasimg.deploy.serve.errors import Refused
-from kerasimg.deploy.serve.limits import Place
+from kerasimg.deploy.serve.limits import Reservation
 from kerasimg.deploy.serve.settings import Settings
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 FORM, JSON, BYTES = "multipart/form-data", "application/json", "application/octet-stream"
-UNTOLD = (BYTES, "application/x-www-form-urlencoded", "")
-"""Types of a body that is an image itself: curl and urllib call so what they are told nothing of."""
+UNSPECIFIED = (BYTES, "application/x-www-form-urlencoded", "")
+"""Content types of a body that is an image itself: the defaults of curl and urllib."""
 
 _ADDRESS = re.compile(r"\s*(https?|ftp|file|data:text)\b", re.IGNORECASE)
 _LONGEST_ID = 200
 LARGE = 2**20
-"""Bytes from which on a body is joined outside of the event loop."""
+"""A body of at least this many bytes is joined outside of the event loop."""
 
 
-class Gone(Exception):
-    """Whoever asked has closed the connection before the request was whole."""
+class ClientDisconnected(Exception):
+    """The client closed the connection before the request was complete."""
 
 
 @dataclass
-class Asked:
-    """What a request asks for."""
+class PredictRequest:
+    """A parsed predict request."""
 
     images: list[bytes] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
-    """Of each image: its file's name, what the request calls it, or its place: "[3]"."""
+    """Name of each image: its file name, its id in the request, or its index: "[3]"."""
     options: dict[str, Any] = field(default_factory=dict)
-    """`top` and `explain`, where they are given."""
+    """`top` and `explain`, if given."""
 
-    def add(self, data: bytes, name: str | None, most: int) -> None:
-        """One more image; Refused beyond the most."""
-        if len(self.images) >= most:
-            raise Refused("images", f"more than {most} images in one request; send them in several")
+    def add(self, data: bytes, name: str | None, max_images: int) -> None:
+        """Adds an image; raises Refused beyond `max_images`."""
+        if len(self.images) >= max_images:
+            raise Refused("images", f"more than {max_images} images in one request; send several requests")
         self.ids.append(name[:_LONGEST_ID] if name else f"[{len(self.images)}]")
         self.images.append(data)
 
 
-async def read_body(receive: Receive, declared: str | None, place: Place, settings: Settings, until: float) -> bytes:
-    """The whole body.
+async def read_body(
+    receive: Receive, content_length: str | None, place: Reservation, settings: Settings, deadline: float
+) -> bytes:
+    """Reads the whole body.
 
-    declared: its Content-Length, if given.  until: the loop's time by which it must have come.
-    Refused where it is too long, by what it declares or in fact, or too slow.
+    Args:
+        receive: the ASGI channel.
+        content_length: the header's value, if given.
+        place: the request's reservation.
+        settings: the server's settings.
+        deadline: time of the event loop by which the body must be complete.
+
+    Raises:
+        Refused: if the body is too long, by its header or in fact, or too slow.
     """
-    if declared is not None:
-        if not declared.isdecimal():
-            raise Refused("body", "Content-Length is no number")
-        if int(declared) > settings.max_bytes:
+    if content_length is not None:
+        if not content_length.isdecimal():
+            raise Refused("body", "Content-Length is not a number")
+        if int(content_length) > settings.max_bytes:
             raise _too_long(settings)
-        place.take(size=int(declared))
+        place.take(size=int(content_length))
     parts: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout_at(until):
+        async with asyncio.timeout_at(deadline):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise Gone
+                    raise ClientDisconnected
                 chunk = message.get("body", b"")
                 size += len(chunk)
                 if size > settings.max_bytes:
                     raise _too_long(settings)
-                if declared is None:
+                if content_length is None:
                     place.take(size=len(chunk))
                 parts.append(chunk)
                 if not message.get("more_body", False):
-                    # `join` holds the interpreter only below 1 MB; above, the event loop serves others meanwhile.
+                    # From 1 MB on, `join` releases the interpreter lock, so that the event loop continues.
                     return await asyncio.to_thread(b"".join, parts) if size >= LARGE else b"".join(parts)
     except TimeoutError:
-        raise Refused("slow", f"the body did not come within {settings.timeout_s:g} s") from None
+        raise Refused("slow", f"the body did not arrive within {settings.timeout_s:g} s") from None
 
 
-def read_images(content_type: str, encoding: str, body: bytes, most: int, max_bytes: int) -> Asked:
-    """The images of a body and what else it asks.
+def read_images(content_type: str, encoding: str, body: bytes, max_images: int, max_bytes: int) -> PredictRequest:
+    """Parses a body.
 
-    encoding: the Content-Encoding.  most: how many images are taken.  max_bytes: of a body that was compressed.
+    Args:
+        content_type: the Content-Type header.
+        encoding: the Content-Encoding header.
+        body: the body as it was sent.
+        max_images: maximum number of images.
+        max_bytes: maximum size of a compressed body after decompression.
     """
-    kind = content_type.partition(";")[0].strip().lower()
+    media_type = content_type.partition(";")[0].strip().lower()
     if not body:
         raise Refused("body", "the body is empty; send an image")
     body = decompressed(encoding, body, max_bytes)
-    if kind == FORM:
-        asked = _form(content_type, body, most)
-    elif kind == JSON:
-        asked = _json(read_json(body, 8 * most + MORE_VALUES, 8 * most + MORE_VALUES), most)
-    elif kind.startswith("image/") or kind in UNTOLD:
-        asked = Asked()
-        asked.add(body, None, most)
+    if media_type == FORM:
+        request = _form(content_type, body, max_images)
+    elif media_type == JSON:
+        request = _json(read_json(body, 8 * max_images + MORE_VALUES, 8 * max_images + MORE_VALUES), max_images)
+    elif media_type.startswith("image/") or media_type in UNSPECIFIED:
+        request = PredictRequest()
+        request.add(body, None, max_images)
     else:
-        raise Refused("type", f"a body of type '{kind[:80]}' is not read; send {FORM}, {JSON}, {BYTES} or image/*")
-    if not asked.images:
+        raise Refused(
+            "type", f"a body of type '{media_type[:80]}' is not supported; send {FORM}, {JSON}, {BYTES} or image/*"
+        )
+    if not request.images:
         raise Refused("body", "no images in the request")
-    return asked
+    return request
 
 
 def is_costly(content_type: str, size: int, long_json: int, long_form: int) -> bool:
-    """Whether a body of so many bytes takes long to read, beside those that are an image themselves."""
-    kind = content_type.partition(";")[0].strip().lower()
-    return (kind == JSON and size >= long_json) or (kind == FORM and size >= long_form)
+    """Whether a body of this type and size takes long to parse."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return (media_type == JSON and size >= long_json) or (media_type == FORM and size >= long_form)
 
 
 def decompressed(encoding: str, body: bytes, max_bytes: int) -> bytes:
-    """A body as its Content-Encoding says."""
+    """Decodes a body by its Content-Encoding."""
     names = [name for part in encoding.lower().split(",") if (name := part.strip()) not in ("", "identity")]
     if not names:
         return body
     name = ", ".join(names)
     if name not in ("gzip", "x-gzip", "deflate"):
-        raise Refused("type", f"Content-Encoding: '{name[:40]}' is not read; send gzip, deflate, or the body as it is")
+        raise Refused("type", f"Content-Encoding: '{name[:40]}' is not supported; send gzip, deflate or no encoding")
     try:
         return inflate(body, max_bytes)
     except OverflowError:
@@ -133,40 +149,43 @@ def decompressed(encoding: str, body: bytes, max_bytes: int) -> bytes:
 
 
 MORE_VALUES = 1_000
-"""Values in a JSON body besides those of the images."""
+"""Allowed values in a JSON body besides those of the images."""
 
 
 def read_json(body: bytes, values: int, lists: int) -> Any:
-    """The document in a body, which is not nested deeper than 200.
+    """Parses JSON that is nested at most 200 levels deep.
 
-    values, lists: how many it may have, counted before any is made.
+    Args:
+        body: UTF-8, with or without a byte order mark.
+        values: maximum number of values, counted before any is created.
+        lists: maximum number of lists and objects, likewise.
     """
     body = body.removeprefix(b"\xef\xbb\xbf")
     if body[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in body[:4]:
         raise Refused("body", "the body is UTF-16 or UTF-32; send JSON as UTF-8")
-    for most, found, what in (
+    for max_images, count, what in (
         (lists, body.count(b"[") + body.count(b"{"), "lists and objects"),
         (values, body.count(b","), "values"),
     ):
-        if found > most:
-            raise Refused("body", f"the body is not JSON that is read here: it has more than {most:,} {what}")
+        if count > max_images:
+            raise Refused("body", f"the JSON body has more than {max_images:,} {what}")
     try:
         return from_json(body, allow_inf_nan=False, cache_strings="none")
     except ValueError as error:
         raise Refused("body", f"the body is not JSON: {str(error)[:200]}") from None
 
 
-def as_number(name: str, value: Any, most: int) -> int:
-    """An option that is a whole number of 1 to `most`; more counts as `most`."""
+def as_number(name: str, value: Any, max_images: int) -> int:
+    """Parses an option that is an integer of at least 1; a value above the maximum becomes the maximum."""
     with contextlib.suppress(ValueError):
         number = int(value) if isinstance(value, str) and len(value) < 10 else value
         if isinstance(number, int) and not isinstance(number, bool) and number >= 1:
-            return min(number, most)
-    raise Refused("body", f"{name}: expected a whole number of 1 or more, got {str(value)[:40]!r}")
+            return min(number, max_images)
+    raise Refused("body", f"{name}: expected a positive integer, got {str(value)[:40]!r}")
 
 
 def as_flag(name: str, value: Any) -> bool:
-    """An option that is true or false."""
+    """Parses a boolean option."""
     known = {True: True, False: False, "1": True, "0": False, "true": True, "false": False, "on": True, "off": False}
     if isinstance(value, bool | str) and value in known:
         return known[value]
@@ -174,19 +193,19 @@ def as_flag(name: str, value: Any) -> bool:
 
 
 def from_base64(text: Any, where: str) -> bytes:
-    """The bytes of an image in base64, as RFC 4648 and RFC 2045 have it, or in a data: address.
+    """Decodes an image in base64 (RFC 4648, RFC 2045) or in a data: URL.
 
-    With or without line breaks and padding, in the usual or the URL-safe alphabet.
+    Line breaks, missing padding and the URL-safe alphabet are accepted.
     """
     if not isinstance(text, str):
         raise Refused("body", f"{where}: expected an image in base64, got {type(text).__name__}")
     if (start := text[:_LONGEST_HEAD].lstrip()[:5].lower()) == "data:" and not _ADDRESS.match(text):
         head, comma, text = text.partition(",")
         if not comma or len(head) > _LONGEST_HEAD or head.rstrip()[-6:].lower() != "base64":
-            raise Refused("body", f"{where}: a data: address without ;base64")
+            raise Refused("body", f"{where}: a data: URL without ;base64")
         text = unquote(text) if "%" in text else text
     elif start and _ADDRESS.match(text):
-        raise Refused("address", f"{where}: images are not fetched from addresses; send their bytes in base64")
+        raise Refused("address", f"{where}: images are not fetched from URLs; send their bytes in base64")
     try:
         plain = text.encode("ascii")
         with contextlib.suppress(binascii.Error):
@@ -199,71 +218,73 @@ def from_base64(text: Any, where: str) -> bytes:
 
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _LONGEST_HEAD = 400
-"""Characters of a data: address before its comma."""
+"""Maximum characters of a data: URL before its comma."""
 
 
 def _too_long(settings: Settings) -> Refused:
-    return Refused("bytes", f"the body has more than {settings.max_bytes:,} bytes, the limit; send less at once")
+    return Refused("bytes", f"the body has more than {settings.max_bytes:,} bytes, the limit; send less per request")
 
 
-def _json(document: Any, most: int) -> Asked:
+def _json(document: Any, max_images: int) -> PredictRequest:
     if not isinstance(document, dict):
         raise Refused("body", f'expected an object with "images", got {type(document).__name__}')
     images = document.get("images", [document["image"]] if "image" in document else None)
     known = {"images", "image", "top", "explain"}
     unknown = sorted(str(name)[:40] for name in document.keys() - known)
     if {"url", "urls", "image_url"} & document.keys():
-        raise Refused("address", "images are not fetched from addresses; send their bytes in base64")
+        raise Refused("address", "images are not fetched from URLs; send their bytes in base64")
     if unknown:
-        raise Refused("body", f"no such option: {', '.join(unknown[:5])} (there are: {', '.join(sorted(known))})")
+        raise Refused("body", f"unknown option: {', '.join(unknown[:5])} (options: {', '.join(sorted(known))})")
     if not isinstance(images, list):
-        raise Refused("body", 'images: expected a list of base64 texts, or of {"id", "data"}')
-    asked = Asked(options={name: document[name] for name in ("top", "explain") if name in document})
+        raise Refused("body", 'images: expected a list of base64 strings, or of {"id", "data"}')
+    request = PredictRequest(options={name: document[name] for name in ("top", "explain") if name in document})
     for place, image in enumerate(images):
         where, name, data = f"images[{place}]", None, image
         if isinstance(image, dict):
             if {"url", "uri", "image_url"} & image.keys():
-                raise Refused("address", f"{where}: images are not fetched from addresses; send their bytes")
+                raise Refused("address", f"{where}: images are not fetched from URLs; send their bytes")
             name, data = image.get("id"), image.get("data")
             if name is not None and not isinstance(name, str):
-                raise Refused("body", f"{where}.id: expected a text, got {type(name).__name__}")
-        asked.add(from_base64(data, where), name, most)
-    return asked
+                raise Refused("body", f"{where}.id: expected a string, got {type(name).__name__}")
+        request.add(from_base64(data, where), name, max_images)
+    return request
 
 
-def _form(content_type: str, body: bytes, most: int) -> Asked:
+def _form(content_type: str, body: bytes, max_images: int) -> PredictRequest:
     from python_multipart.multipart import parse_options_header
 
     _, options = parse_options_header(content_type[:1000])
     boundary = options.get(b"boundary", b"")
     if not boundary or len(boundary) > 200:
         raise Refused("body", "multipart/form-data without a boundary, or with one that is too long")
-    # Found by the C library, whatever is in between; a parser in Python takes seconds for bytes that nearly match.
-    start, most_parts = b"\r\n--" + boundary, max(most, limit("form_parts"))
+    # `find` and `split` run in C; a parser in Python takes seconds for bytes that almost match the boundary.
+    start, most_parts = b"\r\n--" + boundary, max(max_images, limit("form_parts"))
     whole = b"\r\n" + body
     end = whole.find(start + b"--")
     _, *parts = whole[: end if end >= 0 else len(whole)].split(start + b"\r\n", most_parts + 1)
     if not parts:
-        raise Refused("body", "the form cannot be read: its boundary is not in it")
+        raise Refused("body", "the form cannot be parsed: its boundary does not occur in it")
     if len(parts) > most_parts:
         raise Refused("images", f"more than {most_parts} parts in one form")
     if end < 0:
-        raise Refused("body", "the form is cut short")
-    asked = Asked()
+        raise Refused("body", "the form is truncated")
+    request = PredictRequest()
     for part in parts:
-        _part(asked, part, most, parse_options_header)
-    return asked
+        _part(request, part, max_images, parse_options_header)
+    return request
 
 
 _EXTENDED_NAME = re.compile(r";\s*filename\*\s*=\s*utf-8'[^';]*'([^;\s]+)", re.IGNORECASE)
-"""`filename*`, as older clients (urllib3 1) send a name that is not ASCII; the parser leaves it out."""
+"""`filename*`, which older clients (urllib3 1) send for a non-ASCII name and the parser ignores."""
 
 
-def _part(asked: Asked, part: bytes, most: int, parse: Callable[[str], tuple[bytes, dict[bytes, bytes]]]) -> None:
-    """One part of a form, as an image or an option."""
+def _part(
+    request: PredictRequest, part: bytes, max_images: int, parse: Callable[[str], tuple[bytes, dict[bytes, bytes]]]
+) -> None:
+    """Parses one part of a form: an image or an option."""
     end = part.find(b"\r\n\r\n", 0, limit("form_header_bytes"))
     if end < 0:
-        raise Refused("body", "the form cannot be read: a part without headers, or with too many")
+        raise Refused("body", "the form cannot be parsed: a part has no headers, or too many")
     headers = {}
     for line in part[:end].split(b"\r\n"):
         field, _, value = line.partition(b":")
@@ -275,10 +296,10 @@ def _part(asked: Asked, part: bytes, most: int, parse: Callable[[str], tuple[byt
         options.setdefault(b"filename", unquote(extended[1]).encode())
     name = options.get(b"name", b"").decode("utf-8", "replace")
     if b"filename" in options or headers.get(b"content-type", "").lower().startswith("image/"):
-        asked.add(data, options.get(b"filename", b"").decode("utf-8", "replace") or None, most)
+        request.add(data, options.get(b"filename", b"").decode("utf-8", "replace") or None, max_images)
     elif name in ("top", "explain"):
-        asked.options[name] = data[:40].decode("utf-8", "replace")
+        request.options[name] = data[:40].decode("utf-8", "replace")
     elif name in ("url", "image_url") or _ADDRESS.match(data[:20].decode("latin-1")):
-        raise Refused("address", "images are not fetched from addresses; send their files")
+        raise Refused("address", "images are not fetched from URLs; send their files")
     else:
         raise Refused("body", f"the form's field '{name[:40]}' is neither a file nor one of: top, explain")

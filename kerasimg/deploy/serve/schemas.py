@@ -1,4 +1,4 @@
-"""The documents that go over the wire, as `/openapi.json` tells them; answers are not checked against them again."""
+"""Request and response schemas for `/openapi.json`; responses are not validated against them."""
 
 from __future__ import annotations
 
@@ -7,108 +7,108 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class Form(BaseModel):
-    """Documents itself by the sentence under each field."""
+class Schema(BaseModel):
+    """A schema whose fields are described by the docstrings below them."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
-class ModelName(Form):
-    """Which model answered."""
+class ModelName(Schema):
+    """The model that answered."""
 
     name: str
     version: str
     """The first 12 digits of the model file's SHA-256."""
 
 
-class ClassShare(Form):
+class ClassProbability(Schema):
     """A class and its probability."""
 
     name: str
     probability: float
     threshold: float | None = None
-    """Several labels: what the probability must exceed."""
+    """Multilabel: the decision threshold."""
     holds: bool | None = None
-    """Several labels: whether it does."""
+    """Multilabel: whether the probability exceeds it."""
 
 
-class Explanation(Form):
+class Explanation(Schema):
     """Where the model sees the class."""
 
     method: str
-    """occlusion: how far the probability falls where a square of the image is hidden."""
+    """occlusion: how much the probability falls if a square of the image is hidden."""
     class_: str = Field(alias="class")
     fall: float
-    """How far the probability falls at most; 0 or less: no part alone speaks for the class."""
+    """The largest fall of the probability; 0 or less: no part alone supports the class."""
     note: str
-    """What the map shows, for a person."""
+    """How to read the map."""
     overlay: str
-    """A PNG as a data: address: the image as the network sees it, in grey, and the map over it."""
+    """A PNG as a data: URL: the map over the model's input in grey."""
 
 
-class Prediction(Form):
-    """What the model says of an image."""
+class Prediction(Schema):
+    """The prediction for an image."""
 
     id: str
-    """Of the image: its file's name, what the request calls it, or its place: "[3]"."""
+    """File name of the image, its id in the request, or its index: "[3]"."""
     label: str | None = None
-    """The class that is decided for; not where an image has several labels."""
+    """The predicted class; absent for multilabel models."""
     labels: list[str] | None = None
-    """Several labels: those that hold, the likeliest first."""
+    """Multilabel: the predicted labels, most likely first."""
     confidence: float
-    """Probability of what is decided; several labels: of the least sure decision."""
-    classes: list[ClassShare]
-    """The likeliest, as many as asked for."""
+    """Probability of the decision; multilabel: of the least certain decision."""
+    classes: list[ClassProbability]
+    """The most likely classes, as many as requested."""
     explanation: Explanation | None = None
-    """Where it was asked for."""
+    """Present if requested."""
 
 
-class Answer(Form):
-    """Of `POST /predict`."""
+class Answer(Schema):
+    """Response of `POST /predict`."""
 
     id: str
-    """Of the request: its X-Request-ID, or a new one."""
+    """X-Request-ID of the request, or a new id."""
     model: ModelName
     predictions: list[Prediction]
 
 
-class Fault(Form):
+class Fault(Schema):
     """Why a request was refused."""
 
     reason: str
-    """One word, as in the metric kerasimg_refused."""
+    """One word, as in the metric kerasimg_refused_total."""
     message: str
     id: str
 
 
-class Refusal(Form):
-    """Of every route but those of the protocol."""
+class Refusal(Schema):
+    """Error response of all routes except those below /v2."""
 
     error: Fault
 
 
-class ProtocolRefusal(Form):
-    """Of the routes below /v2."""
+class ProtocolRefusal(Schema):
+    """Error response of the routes below /v2."""
 
     error: str
 
 
-class ServerState(Form):
-    """Of the health routes: one of them."""
+class ServerState(Schema):
+    """Response of a health route; it has one of the fields."""
 
     live: bool | None = None
     ready: bool | None = None
 
 
-class ModelState(Form):
-    """Of `GET /v2/models/{name}/ready`."""
+class ModelState(Schema):
+    """Response of `GET /v2/models/{name}/ready`."""
 
     name: str
     ready: bool
 
 
-class Tensor(Form):
-    """A tensor in JSON, row-major."""
+class Tensor(Schema):
+    """A tensor in JSON, in row-major order."""
 
     name: str
     datatype: str
@@ -116,8 +116,8 @@ class Tensor(Form):
     data: list[Any]
 
 
-class TensorMetadata(Form):
-    """A tensor that the model takes or gives."""
+class TensorMetadata(Schema):
+    """An input or output of the model."""
 
     name: str
     datatype: str
@@ -125,8 +125,8 @@ class TensorMetadata(Form):
     parameters: dict[str, Any] | None = None
 
 
-class ModelMetadata(Form):
-    """Of `GET /v2/models/{name}`."""
+class ModelMetadata(Schema):
+    """Response of `GET /v2/models/{name}`."""
 
     name: str
     versions: list[str]
@@ -136,8 +136,8 @@ class ModelMetadata(Form):
     parameters: dict[str, Any] | None = None
 
 
-class InferAnswer(Form):
-    """Of `POST /v2/models/{name}/infer`."""
+class InferAnswer(Schema):
+    """Response of `POST /v2/models/{name}/infer`."""
 
     model_name: str
     model_version: str
@@ -146,8 +146,8 @@ class InferAnswer(Form):
 
 
 _OPTIONS: dict[str, Any] = {
-    "top": {"type": "integer", "minimum": 1, "description": "How many classes to list."},
-    "explain": {"type": "boolean", "description": "Also a map of where the model sees the class; one image."},
+    "top": {"type": "integer", "minimum": 1, "description": "Number of classes to list."},
+    "explain": {"type": "boolean", "description": "Return a map of where the model sees the class; for one image."},
 }
 _BASE64 = {"type": "string", "contentEncoding": "base64", "description": "An encoded image: JPEG, PNG, WebP, ..."}
 
@@ -192,7 +192,7 @@ PREDICT: dict[str, Any] = {
         },
     },
 }
-"""What `POST /predict` takes, in the words of OpenAPI: the route reads its body itself."""
+"""OpenAPI description of `POST /predict`, whose body the route parses itself."""
 
 INFER: dict[str, Any] = {
     "requestBody": {
@@ -233,4 +233,4 @@ INFER: dict[str, Any] = {
         },
     }
 }
-"""What `POST /v2/models/{name}/infer` takes."""
+"""OpenAPI description of `POST /v2/models/{name}/infer`."""

@@ -1,4 +1,4 @@
-"""`kerasimg serve`: opens a bundle, listens, answers until it is told to end."""
+"""`kerasimg serve`: opens a bundle and serves it over HTTP until the process is stopped."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from kerasimg.run_folder import RunFolder
 from kerasimg.spec.pack import SUFFIX, Pack, is_pack
 from kerasimg.staleness import stale_bundle
 
-NEEDED = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
-"""Packages of the extra `serve`; the runtime's own is named by whoever opens it."""
+REQUIRED_PACKAGES = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
+"""Packages of the extra `serve`; a missing runtime is reported when it is opened."""
 
-SERVED = ("litert", "onnx", "openvino")
-"""Exports of a run that are served, the first that there is."""
+SERVED_TARGETS = ("litert", "onnx", "openvino")
+"""Exports of a run that can be served, in order of preference."""
 
-WORKER = "KERASIMG_SERVE"
-"""The environment variable by which worker processes learn what to serve: a folder, a line feed, the settings."""
+WORKER_VARIABLE = "KERASIMG_SERVE"
+"""Environment variable that tells server processes what to serve: folder, line feed, settings."""
 
 BACKLOG = 2048
-"""Connections that the system holds until they are accepted."""
+"""Connections that the system queues until they are accepted."""
 
 
 @log.applies_verbose
@@ -49,17 +49,17 @@ def serve(
     verbose: Verbose = 1,
     **settings: Any,
 ) -> None:
-    """Serve an exported model over HTTP, until the process is told to end (SIGTERM, Ctrl-C).
+    """Serves an exported model over HTTP until the process receives SIGTERM or Ctrl-C.
 
     Args:
-        source: the folder of a bundle or of a run, or a `.kerasimg` file; where there is no export for LiteRT, ONNX or
-            OpenVINO yet, one for LiteRT is made first.
-        host: address to listen at; 127.0.0.1 is this machine alone.
+        source: folder of an export bundle or of a run, or a `.kerasimg` file. The LiteRT, ONNX or OpenVINO export of a
+            run is served. A run without one, or a pack, is exported for LiteRT first, in a separate process.
+        host: address to listen on; 127.0.0.1 accepts connections from this machine only.
         port: 0: any free port.
-        workers: processes.
-        api_key: a key that requests must bring; None: `$KERASIMG_API_KEY`, and no key where that is not set.
+        workers: number of server processes.
+        api_key: key that requests must send; default: `$KERASIMG_API_KEY`. Without either, no key is required.
         verbose: 0: silent. 1 or 2: messages.
-        **settings: limits and options as on the page on serving: threads, model, name, top, max_bytes, timeout_s, ...
+        **settings: limits and options, see docs/serve.md: threads, model, name, top, max_bytes, timeout_s, ...
 
     Raises:
         CallError: if the source cannot be served, a setting does not exist, or a package is missing.
@@ -70,33 +70,33 @@ def serve(
     for name in settings:
         if name not in NAMES:
             raise CallError(f"serve has no setting '{name}'{nearest(name, NAMES)}")
-    for package in NEEDED:
+    for package in REQUIRED_PACKAGES:
         if find_spec(package) is None:
             raise CallError(f'{package} is not installed: pip install "kerasimg[serve]"')
-    chosen = Settings(host=host, port=port, workers=workers, **settings)
+    configured = Settings(host=host, port=port, workers=workers, **settings)
     if api_key is not None:
         os.environ["KERASIMG_API_KEY"] = api_key
     key = key_from_environment()
     folder = bundle_of(source)
     if stale := stale_bundle(folder):
         log.warning(str(stale))
-    with _listening(chosen) as listener:
+    with _open_socket(configured) as listener:
         address = _address(listener)
-        (_several if chosen.workers > 1 else _alone)(folder, chosen, key, listener, address)
+        (_serve_in_workers if configured.workers > 1 else _serve_here)(folder, configured, key, listener, address)
 
 
 def bundle_of(source: str | os.PathLike[str]) -> Path:
-    """The folder of the bundle that is meant by a bundle, a run or a pack; one that there is not yet is made."""
+    """Returns the bundle folder for a bundle, a run or a pack; exports it first if necessary."""
     folder = Path(source)
     if is_pack(folder):
-        return _of_pack(folder)
+        return _export_pack(folder)
     if (folder / FILE).is_file():
         return folder
     files = RunFolder(folder)
     model = files.model_file
     if not model.is_file():
         raise CallError(f"'{folder}' is neither a bundle ({FILE}) nor a run ({model.name}) nor a pack ({SUFFIX})")
-    for target in SERVED:
+    for target in SERVED_TARGETS:
         manifest = files.exports / target / FILE
         if manifest.is_file():
             return manifest.parent
@@ -105,54 +105,54 @@ def bundle_of(source: str | os.PathLike[str]) -> Path:
     return files.exports / "litert"
 
 
-def _of_pack(pack: Path) -> Path:
-    """An export that lasts as long as this process."""
-    Pack(pack)  # what is wrong with it is told before anything is written
-    place = Path(tempfile.mkdtemp(prefix="kerasimg-serve-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
+def _export_pack(pack: Path) -> Path:
+    """Exports a pack to a temporary folder that is deleted when this process ends."""
+    Pack(pack)  # reports errors before anything is written
+    temporary = Path(tempfile.mkdtemp(prefix="kerasimg-serve-"))
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     log.info(
         f"exporting {pack}; to start at once next time: kerasimg export {pack} --to litert --out DIR, and serve that"
     )
-    _export(pack, place)
-    return place / "litert"
+    _export(pack, temporary)
+    return temporary / "litert"
 
 
 def _export(source: Path, out: Path) -> None:
-    """In a process of its own: this one must not load TensorFlow."""
+    """Exports in a separate process: this one must not load TensorFlow."""
     command = [sys.executable, "-m", "kerasimg", "export", str(source), "--to", "litert", "--out", str(out)]
     command.append("--allow-uncompared")  # a pack of an earlier version has no test vectors
     if code := subprocess.run(command, check=False).returncode:
-        raise KerasimgError(f"'{source}' could not be exported (exit code {code}); what is wrong stands above")
+        raise KerasimgError(f"'{source}' could not be exported (exit code {code}); see the error above")
 
 
-def worker() -> Any:
-    """The application of a worker process, as its parent has told it in the environment."""
-    folder, _, settings = os.environ[WORKER].partition("\n")
+def create_worker_app() -> Any:
+    """Creates the application of a server process from the environment that its parent has set."""
+    folder, _, settings = os.environ[WORKER_VARIABLE].partition("\n")
     return _application(Path(folder), Settings.from_json(settings), key_from_environment())
 
 
 def _application(folder: Path, settings: Settings, key: str | None) -> Any:
-    from kerasimg.deploy.serve import logs
     from kerasimg.deploy.serve.app import create_app
+    from kerasimg.deploy.serve.middleware import set_up_logging
     from kerasimg.deploy.serve.service import Service
     from kerasimg.deploy.serve.session import Model
 
-    logs.set_up()
+    set_up_logging()
     limit_memory(settings.max_pixels)
     return create_app(Service(Model.open(Bundle.open(folder), settings), settings), key=key)
 
 
 def limit_memory(max_pixels: int) -> None:
-    """Let Pillow, too, refuse what is larger than allowed, and give large buffers back to the system at once.
+    """Makes Pillow refuse larger images, and the C library return large buffers to the system at once.
 
-    For the process: images inside of images (ICO) tell their size only to Pillow; and the C library otherwise
-    keeps buffers of up to 32 MB, in one heap per thread, once it has seen some of that size freed.
+    Both apply to the whole process. Only Pillow sees the size of images inside of images (ICO). By default the C
+    library keeps freed buffers of up to 32 MB in a heap per thread.
     """
     import ctypes
 
     import PIL.Image
 
-    PIL.Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)  # Pillow raises at twice of it
+    PIL.Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)  # Pillow raises at twice this value
     if sys.platform == "linux":
         try:
             ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _MMAP_FROM)
@@ -164,40 +164,40 @@ _M_MMAP_THRESHOLD = -3
 _MMAP_FROM = 2**20
 
 
-def _alone(folder: Path, settings: Settings, key: str | None, listener: socket.socket, address: str) -> None:
-    """Serve in this process."""
+def _serve_here(folder: Path, settings: Settings, key: str | None, listener: socket.socket, address: str) -> None:
+    """Serves in this process."""
     application = _application(folder, settings, key)
     import uvicorn
 
-    # uvicorn raises the signal again that has ended it; to be told to end is no failure.
-    before = {number: signal.signal(number, _ignored) for number in (signal.SIGTERM, signal.SIGINT)}
+    # uvicorn raises the signal that stopped it again; a stopped server is not a failure.
+    before = {number: signal.signal(number, _ignore_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        log.info(_told(folder, settings, address))
-        uvicorn.Server(_configured(application, settings)).run(sockets=[listener])
+        log.info(_startup_message(folder, settings, address))
+        uvicorn.Server(_uvicorn_config(application, settings)).run(sockets=[listener])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _several(folder: Path, settings: Settings, key: str | None, listener: socket.socket, address: str) -> None:
-    """Serve in worker processes; one that dies is replaced."""
-    from kerasimg.deploy.serve import logs
-    from kerasimg.deploy.serve.metrics import SEVERAL
+def _serve_in_workers(folder: Path, settings: Settings, key: str | None, listener: socket.socket, address: str) -> None:
+    """Serves in several processes; one that dies is replaced."""
+    from kerasimg.deploy.serve.metrics import MULTIPROCESS_DIR
+    from kerasimg.deploy.serve.middleware import set_up_logging
 
-    Bundle.open(folder).model(settings.model)  # what is wrong with it is told once, not by every worker
-    logs.set_up()
+    Bundle.open(folder).model(settings.model)  # reports errors once, not in every process
+    set_up_logging()
     with tempfile.TemporaryDirectory(prefix="kerasimg-serve-") as shared:
-        told = {WORKER: f"{folder.resolve()}\n{settings.to_json()}", SEVERAL: shared}
-        os.environ |= told
+        variables = {WORKER_VARIABLE: f"{folder.resolve()}\n{settings.to_json()}", MULTIPROCESS_DIR: shared}
+        os.environ |= variables
         try:
-            log.info(_told(folder, settings, address))
-            serve_in_processes(_configured(f"{__name__}:worker", settings, factory=True), [listener])
+            log.info(_startup_message(folder, settings, address))
+            serve_in_processes(_uvicorn_config(f"{__name__}:create_worker_app", settings, factory=True), [listener])
         finally:
-            for name in told:
+            for name in variables:
                 del os.environ[name]
 
 
-def _configured(application: Any, settings: Settings, **more: Any) -> Any:
+def _uvicorn_config(application: Any, settings: Settings, **more: Any) -> Any:
     import uvicorn
 
     from kerasimg.deploy.serve.guard import GuardedProtocol
@@ -218,14 +218,14 @@ def _configured(application: Any, settings: Settings, **more: Any) -> Any:
     )
 
 
-def _listening(settings: Settings) -> socket.socket:
+def _open_socket(settings: Settings) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
-        raise CallError(f"cannot listen at {settings.host}:{settings.port}: {error.strerror or error}") from None
+        raise CallError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from None
 
 
 def _address(listener: socket.socket) -> str:
@@ -233,9 +233,9 @@ def _address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _told(folder: Path, settings: Settings, address: str) -> str:
-    return f"serving {folder} at {address} (page: /, description: /docs); to end: Ctrl-C"
+def _startup_message(folder: Path, settings: Settings, address: str) -> str:
+    return f"serving {folder} at {address} (page: /, description: /docs); Ctrl-C stops it"
 
 
-def _ignored(number: int, frame: Any) -> None:
-    """Do nothing."""
+def _ignore_signal(number: int, frame: Any) -> None:
+    """Does nothing."""

@@ -1,4 +1,4 @@
-"""From the bytes of an image to the model's probabilities: processes that decode before a batcher."""
+"""Serving session: decodes images in worker processes, batches them, and runs the model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -19,64 +20,171 @@ from kerasimg.data.pixels import type_fault, value_fault
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import ModelFile
 from kerasimg.deploy.runtimes import Runtime, open_runtime
-from kerasimg.deploy.serve.batching import Batcher
 from kerasimg.deploy.serve.errors import Refused
 from kerasimg.deploy.serve.settings import Settings
 from kerasimg.deploy.serve.workers import Workers
 from kerasimg.errors import CallError
 
 RUNTIMES = ("litert", "onnx", "openvino")
-"""That a server runs: those that need no TensorFlow."""
+"""Runtimes of a server: those that do not need TensorFlow."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is served, and how it is named."""
+    """The served model and its name."""
 
     bundle: Bundle
     file: ModelFile
     name: str
     version: str
-    """The first 12 digits of the model file's SHA-256: another model never has the same."""
+    """The first 12 digits of the model file's SHA-256."""
     runtime: Runtime
 
     @staticmethod
     def open(bundle: Bundle, settings: Settings) -> Model:
-        """The model of a bundle that the settings name; it has answered once already."""
+        """Opens and warms up the model that the settings name."""
         file = bundle.model(settings.model)
         if file.runtime not in RUNTIMES:
             raise CallError(
                 f"'{bundle.model_path(file)}' runs in {file.runtime}; a server runs {', '.join(RUNTIMES)}: "
                 "kerasimg export RUN --to litert"
             )
-        digests = [one.sha256 for one in bundle.manifest.files if one.path == file.path]
+        digests = [entry.sha256 for entry in bundle.manifest.files if entry.path == file.path]
         runtime = open_runtime(bundle, file, threads=settings.own_threads)
-        # The first calls load and allocate; nobody shall wait for it.
+        # The first call loads and allocates; no request should wait for it.
         runtime(decode(_blank(), bundle.image)[np.newaxis])
         return Model(bundle, file, settings.name or bundle.manifest.name, (digests or ["0" * 12])[0][:12], runtime)
 
 
 def _blank() -> bytes:
-    """A small JPEG."""
+    """Returns a small JPEG."""
     file = io.BytesIO()
     PIL.Image.new("RGB", (32, 32)).save(file, "JPEG")
     return file.getvalue()
 
 
-class Engine:
-    """Decodes and asks; any number of requests at a time, on so many threads."""
+class Job(NamedTuple):
+    """An image that waits for the model."""
+
+    pixels: np.ndarray
+    """(H, W, C) uint8, 0-255."""
+    result: Future
+    """Receives the probabilities, (K,) float32."""
+
+
+class Batcher:
+    """Dynamic batching: a thread runs the model on all waiting images, up to `max_batch` per call.
+
+    An image waits for others only while some are being decoded (`arriving`), and at most `max_wait_s`. While the model
+    runs, the next batch accumulates.
+    """
+
+    def __init__(
+        self,
+        predict: Callable[[np.ndarray], np.ndarray],
+        *,
+        max_batch: int,
+        max_wait_s: float,
+        arriving: Callable[[], int] = int,
+        on_batch: Callable[[int, float], None] = lambda size, seconds: None,
+    ) -> None:
+        """Starts the thread.
+
+        Args:
+            predict: maps pixels, (N, H, W, C) uint8, to probabilities, (N, K).
+            max_batch: maximum images per call.
+            max_wait_s: how long an image waits for others.
+            arriving: returns the number of images that are being decoded.
+            on_batch: called with the size and the seconds of each batch.
+        """
+        self._predict = predict
+        self._max_batch = max_batch
+        self._max_wait_s = max_wait_s
+        self._arriving = arriving
+        self._on_batch = on_batch
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
+        self._thread.start()
+
+    def submit(self, pixels: np.ndarray, result: Future | None = None) -> Future:
+        """Queues an image, (H, W, C) uint8; the future receives its probabilities, (K,) float32."""
+        result = Future() if result is None else result
+        self._jobs.put(Job(pixels, result))
+        return result
+
+    def waiting(self) -> int:
+        """Returns the number of images that wait for the model."""
+        return self._jobs.qsize()
+
+    def close(self) -> None:
+        """Completes the queued images and ends the thread."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (first := self._jobs.get()) is not None:
+            batch = [job for job in self._collect(first) if job.result.set_running_or_notify_cancel()]
+            if batch:
+                self._run(batch)
+
+    def _collect(self, first: Job) -> list[Job]:
+        batch = [first]
+        deadline: float | None = None
+        while len(batch) < self._max_batch:
+            try:
+                job = self._jobs.get_nowait()
+            except Empty:
+                if not self._max_wait_s or not self._arriving():
+                    break
+                now = time.monotonic()
+                deadline = now + self._max_wait_s if deadline is None else deadline
+                if now >= deadline:
+                    break
+                try:
+                    job = self._jobs.get(timeout=deadline - now)
+                except Empty:
+                    break
+            if job is None:
+                self._jobs.put(None)  # ends the loop in `_work` after this batch
+                break
+            batch.append(job)
+        return batch
+
+    def _run(self, batch: list[Job]) -> None:
+        started = time.perf_counter()
+        try:
+            pixels = batch[0].pixels[np.newaxis] if len(batch) == 1 else np.stack([job.pixels for job in batch])
+            rows = self._predict(pixels)
+        except Exception as error:  # passed on to the waiting requests
+            for job in batch:
+                job.result.set_exception(error)
+            return
+        for job, row in zip(batch, rows, strict=True):
+            job.result.set_result(row)
+        self._on_batch(len(batch), time.perf_counter() - started)
+
+
+class InferenceSession:
+    """Decodes images and runs the model for any number of concurrent requests."""
 
     def __init__(
         self,
         model: Model,
         settings: Settings,
         *,
-        batched: Callable[[int, float], None] = lambda size, seconds: None,
-        decoded: Callable[[float], None] = lambda seconds: None,
+        on_batch: Callable[[int, float], None] = lambda size, seconds: None,
+        on_decode: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        """batched, decoded: called with the size and the seconds of a batch, and the seconds of a decoding."""
+        """Starts the worker processes and the batcher.
+
+        Args:
+            model: the model to run.
+            settings: the server's settings.
+            on_batch: called with the size and the seconds of each batch.
+            on_decode: called with the seconds that each image took to decode.
+        """
         self.model = model
-        self._decoded = decoded
+        self._on_decode = on_decode
         self._decoding = 0
         self._counter = threading.Lock()
         self._workers = Workers(model.bundle.image, settings)
@@ -84,15 +192,17 @@ class Engine:
             model.runtime,
             max_batch=settings.max_batch,
             max_wait_s=settings.max_wait_ms / 1000,
-            expecting=lambda: self._decoding,
-            told=batched,
+            arriving=lambda: self._decoding,
+            on_batch=on_batch,
         )
-        self.pixels(_blank()).result()  # its process has started
+        self.pixels(_blank()).result()  # waits until its process has started
 
-    def ask(self, data: bytes) -> tuple[Future, Future]:
-        """Decode an image and ask about it: the row, (K,) float32, and the work on it in a thread.
+    def predict(self, data: bytes) -> tuple[Future, Future]:
+        """Decodes an image and runs the model on it.
 
-        The row's future raises BadImage for what is no image, or too large a one. Cancelled, nothing is begun.
+        Returns:
+            A future of the probabilities, (K,) float32, and the future of the work in a thread. The first raises
+            BadImage for a bad image; if it is cancelled in time, no work starts.
         """
         row: Future = Future()
         with self._counter:
@@ -100,48 +210,48 @@ class Engine:
         return row, self._workers.submit(self._decode, data, row)
 
     def pixels(self, data: bytes) -> Future:
-        """Decode an image: (H, W, C) uint8."""
+        """Decodes an image to (H, W, C) uint8."""
         return self._workers.submit(self._workers.ask, "decode", data)
 
     def read(self, task: str, *arguments: Any) -> Future:
-        """Read a body in one of the processes that decode."""
+        """Parses a body in a worker process."""
         return self._workers.submit(self._read, task, *arguments)
 
     def close(self) -> None:
-        """Answer what is in work, and end the processes."""
+        """Completes the work in progress and ends the processes."""
         self._workers.close()
         self.batcher.close()
         self.model.runtime.close()
 
     def _decode(self, data: bytes, row: Future) -> None:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         pixels = None
         try:
             if not row.cancelled():
                 pixels = self._workers.ask("decode", data)
         except BadImage as error:
             _fail(row, error)
-        except Exception as error:  # whatever it is, the request that waits must hear of it
+        except Exception as error:  # passed on to the waiting request
             _fail(row, error)
         finally:
             with self._counter:
                 self._decoding -= 1
-        # Not before: the batcher would wait for an image that it has.
+        # Only now: the batcher would wait for an image that it already has.
         if pixels is not None:
-            self.batcher.put(pixels, row)
-            self._decoded(time.perf_counter() - begun)
+            self.batcher.submit(pixels, row)
+            self._on_decode(time.perf_counter() - started)
 
     def _read(self, task: str, *arguments: Any) -> Any:
         try:
             return self._workers.ask(task, *arguments)
         except TooCostly:
-            raise Refused("costly", "the body takes too long to read; send less at once") from None
+            raise Refused("costly", "the body takes too long to parse; send less per request") from None
         except BadImage:
-            raise Refused("body", "the body cannot be read: it ended the process that read it") from None
+            raise Refused("body", "the body cannot be parsed: it crashed the process that parsed it") from None
 
 
 def checked_pixels(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Numbers as pixels (N, H, W, C) uint8, rounded; Refused where they are none."""
+    """Converts numbers to pixels (N, H, W, C) uint8 by rounding; raises Refused if they are not pixels."""
     if pixels.shape[1:] != shape:
         raise Refused("tensor", f"expected the shape [N, {', '.join(map(str, shape))}], got {list(pixels.shape)}")
     if not len(pixels):

@@ -1,4 +1,4 @@
-"""What a server allows and how it works; one closed object, which worker processes get as JSON."""
+"""The settings of a server."""
 
 from __future__ import annotations
 
@@ -10,61 +10,61 @@ from kerasimg.data.parallel import cores
 from kerasimg.errors import CallError
 
 KEY_VARIABLE = "KERASIMG_API_KEY"
-"""The environment variable with the key that requests must bring."""
+"""Environment variable with the API key."""
 
-LEAST_KEY = 16
-"""Characters that a key must have at least."""
+MIN_KEY_CHARACTERS = 16
+"""Minimum length of a key."""
 
 MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Every setting of a server, with the default that suits two cores and images from phones."""
+    """Settings of a server; the defaults suit two cores and photos from phones."""
 
     host: str = "127.0.0.1"
-    """The address that is listened at; 127.0.0.1 is this machine alone."""
+    """Address to listen on; 127.0.0.1 accepts connections from this machine only."""
     port: int = 8000
-    """0: any that is free."""
+    """0: any free port."""
     workers: int = 1
-    """Processes, each with the model of its own."""
+    """Server processes, each with its own copy of the model."""
     threads: int | None = None
-    """Of each process: that the runtime computes with, and processes that decode images. None: cores / workers."""
+    """Per server process: threads of the runtime, and processes that decode images. None: cores / workers."""
     model: str | None = None
-    """Of a bundle with several models, the path or the precision of one. None: the first."""
+    """Path or precision of the model to serve if the bundle has several. None: the first."""
     name: str | None = None
-    """By which the model is asked for. None: the bundle's."""
+    """Name of the model in requests. None: the name in the bundle."""
     top: int = 5
-    """Classes that an answer lists, unless it is asked for another number."""
+    """Number of classes to list; a request can override it."""
     max_bytes: int = 16 * MEBIBYTE
-    """Of a request's body."""
+    """Maximum size of a request body."""
     max_pixels: int = 50_000_000
-    """Of an image, by its header; what is decoded takes up to 10 bytes for each, in every thread."""
+    """Maximum pixels of an image, by its header; decoding takes up to 16 bytes per pixel and process."""
     max_decode_s: float = 1.5
-    """Processor time to read a body, or to decode an image; the process that takes longer is ended."""
+    """CPU time to parse a body or decode an image; a process that takes longer is killed."""
     max_images: int = 32
-    """Of a request."""
+    """Maximum images in a request."""
     timeout_s: float = 30.0
-    """From a request's first byte to its answer."""
+    """Time limit of a request, including its body."""
     max_batch: int = 8
-    """Images that the model is asked for at once."""
+    """Maximum images per model call."""
     max_wait_ms: float = 2.0
-    """That an image waits for others that are being decoded; alone it does not wait."""
+    """How long an image waits for others that are being decoded; a single image does not wait."""
     queue: int = 128
-    """Images that are read, decoded or waited for at a time; more are refused with 429."""
+    """Maximum images in progress; requests beyond it get status 429."""
     connections: int = 1000
-    """That are open at a time."""
+    """Maximum open connections."""
     explain: bool = True
-    """Whether a request may ask where the model sees a class."""
+    """Whether requests may ask for an explanation."""
     log: bool = True
-    """Whether each request is told, as a line of JSON."""
+    """Whether to log each request as a JSON line."""
 
     def __post_init__(self) -> None:
-        """CallError for a number that is too small."""
-        for field, least in LEAST.items():
-            found = getattr(self, field)
-            if found is not None and not found >= least:
-                raise CallError(f"{field}: expected {least} or more, got {found}")
+        """Checks the numbers; raises CallError."""
+        for field, minimum in MINIMUM.items():
+            value = getattr(self, field)
+            if value is not None and not value >= minimum:
+                raise CallError(f"{field}: expected {minimum} or more, got {value}")
         if self.port > 65535:
             raise CallError(f"port: expected 0 to 65535, got {self.port}")
         if self.queue < self.max_images:
@@ -72,25 +72,25 @@ class Settings:
 
     @property
     def own_threads(self) -> int:
-        """Threads of each process."""
+        """Threads of each server process."""
         return self.threads or max(1, cores() // self.workers)
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of bodies that are held at a time; more are refused with 429."""
+        """Maximum bytes of all bodies in progress; requests beyond it get status 429."""
         return 16 * self.max_bytes
 
     def to_json(self) -> str:
-        """As text, for `from_json`."""
+        """Serializes the settings."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def from_json(text: str) -> Settings:
-        """What `to_json` wrote."""
+        """Deserializes the settings."""
         return Settings(**json.loads(text))
 
 
-LEAST: dict[str, float] = {
+MINIMUM: dict[str, float] = {
     "port": 0,
     "workers": 1,
     "threads": 1,
@@ -105,14 +105,16 @@ LEAST: dict[str, float] = {
     "queue": 1,
     "connections": 1,
 }
-"""Setting -> its least value."""
+"""Setting -> minimum value."""
 
 NAMES = frozenset(field.name for field in fields(Settings))
 
 
 def key_from_environment() -> str | None:
-    """The key that requests must bring, or None; CallError for one that is easily guessed."""
+    """Returns the API key, or None; raises CallError if it is easy to guess."""
     key = os.environ.get(KEY_VARIABLE) or None
-    if key is not None and (len(key) < LEAST_KEY or not key.isascii() or not key.isprintable()):
-        raise CallError(f"{KEY_VARIABLE}: expected {LEAST_KEY} or more printable ASCII characters, got {len(key)}")
+    if key is not None and (len(key) < MIN_KEY_CHARACTERS or not key.isascii() or not key.isprintable()):
+        raise CallError(
+            f"{KEY_VARIABLE}: expected {MIN_KEY_CHARACTERS} or more printable ASCII characters, got {len(key)}"
+        )
     return key

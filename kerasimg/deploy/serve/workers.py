@@ -1,8 +1,8 @@
-"""Worker processes that decode images and parse bodies for a server: the system ends one that takes too long.
+"""Worker processes that decode images and parse request bodies. The system kills one that takes too long.
 
-No thread can be stopped within a decoder, and whatever a parser makes of a hostile body is gone with its process.
-`python -c "from kerasimg.deploy.serve.workers import main; main()"` is one: it reads tasks from its standard input and
-writes results to its standard output, both pickled; only the server and its own workers write there.
+A thread cannot be stopped inside a decoder, and the memory that a hostile body takes is freed with its process.
+A worker (`main`) reads pickled tasks from standard input and writes pickled results to standard output; only the server
+and its workers write to these pipes.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from kerasimg.deploy.serve.settings import Settings
 from kerasimg.spec.document import Image
 
 BASE_BYTES = 2 * 2**30
-"""Address space that a worker has besides what an image takes: its libraries, a body and what is made of it."""
+"""Address space of a worker besides the memory of an image: libraries, a body and its parsed form."""
 
 BYTES_PER_PIXEL = 16
 NICE = 10
 """Added to the niceness of a worker, so that the event loop gets a processor first."""
 GROWN_MB = 400
-"""Memory from which on a worker is replaced after its task: Python keeps what it once had."""
+"""A worker that has grown beyond this is replaced after its task: Python does not return all memory."""
 
 
 class Setup(NamedTuple):
-    """What a worker is told first."""
+    """The first message to a worker."""
 
     image: dict[str, Any]
     max_pixels: int
@@ -42,23 +42,28 @@ class Setup(NamedTuple):
 
 
 class Workers:
-    """So many processes, each asked by a thread of its own."""
+    """A pool of processes, each driven by a thread."""
 
     def __init__(self, image: Image, settings: Settings) -> None:
         self._setup = Setup(image.model_dump(), settings.max_pixels, settings.max_decode_s)
-        # The others start when there is work for them.
+        # The others start on demand.
         self._idle: list[_Process | None] = [None] * (settings.own_threads - 1) + [_Process(self._setup)]
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(settings.own_threads, "worker")
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future:
-        """Run a function in one of the threads; it may `ask`."""
+        """Runs a function in one of the threads; it may call `ask`."""
         return self._pool.submit(work, *arguments)
 
     def ask(self, task: str, *arguments: Any) -> Any:
-        """The result of a task in a process; what it raises, and TooCostly where it took too long.
+        """Runs a task in a worker process; called only by a submitted function.
 
-        To be called by a function that was submitted.
+        Returns:
+            The result of the task.
+
+        Raises:
+            TooCostly: if the task took too long.
+            Exception: whatever the task raised.
         """
         with self._lock:
             process = self._idle.pop()
@@ -73,7 +78,7 @@ class Workers:
                 self._idle.append(process)
 
     def close(self) -> None:
-        """Finish what is in work, and end the processes."""
+        """Completes the work in progress and ends the processes."""
         self._pool.shutdown()
         for process in self._idle:
             if process is not None:
@@ -92,24 +97,24 @@ class _Process:
             self._process.stdin.flush()
 
     def ask(self, task: str, arguments: tuple[Any, ...]) -> Any:
-        into, out = self._process.stdin, self._process.stdout
-        if into is None or out is None:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
             raise RuntimeError("a worker without pipes")
         try:
-            pickle.dump((task, arguments), into, protocol=5)
-            into.flush()
-            right, result = pickle.load(out)
+            pickle.dump((task, arguments), stdin, protocol=5)
+            stdin.flush()
+            ok, result = pickle.load(stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
             code = self._process.wait()
             if code == -getattr(signal, "SIGPROF", 0):
-                raise TooCostly(f"takes more than {self._seconds:g} s to decode; the limit") from None
-            raise BadImage("is damaged (it ended the process that decoded it)") from None
-        if not right:
+                raise TooCostly(f"takes more than {self._seconds:g} s to decode, the limit") from None
+            raise BadImage("is damaged (it crashed the process that decoded it)") from None
+        if not ok:
             raise result
         return result
 
     def ended(self) -> bool:
-        """Whether it is of no further use."""
+        """Whether the process must be replaced: it has ended or uses too much memory."""
         with contextlib.suppress(OSError, IndexError, ValueError):
             pages = int(_read(f"/proc/{self._process.pid}/statm").split()[1])
             if pages * os.sysconf("SC_PAGE_SIZE") > GROWN_MB * 2**20:
@@ -117,7 +122,7 @@ class _Process:
         return self._process.poll() is not None
 
     def close(self) -> None:
-        """End it."""
+        """Kills the process."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -131,28 +136,28 @@ def _read(path: str) -> str:
         return file.read()
 
 
-# In the process
+# In the worker process
 
 
 def main() -> None:
-    """Do tasks until the server has gone."""
-    into, out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_RDWR), 1)  # what a library prints is no result
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which lets its workers finish
+    """Runs tasks until the server closes the pipe."""
+    stdin, stdout = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDWR), 1)  # libraries may print
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server handles Ctrl-C and lets its workers finish
     try:
-        setup = Setup(*pickle.load(into))
+        setup = Setup(*pickle.load(stdin))
     except EOFError:
         return
     tasks = _tasks(setup)
     while True:
         try:
-            task, arguments = pickle.load(into)
+            task, arguments = pickle.load(stdin)
         except EOFError:
             return
         answer = _answer(tasks[task], arguments, setup.seconds)
         with contextlib.suppress(BrokenPipeError):
-            pickle.dump(answer, out, protocol=5)
-            out.flush()
+            pickle.dump(answer, stdout, protocol=5)
+            stdout.flush()
 
 
 def _answer(work: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> tuple[bool, Any]:
@@ -162,7 +167,7 @@ def _answer(work: Callable[..., Any], arguments: tuple[Any, ...], seconds: float
     except (Refused, BadImage) as error:
         return False, error
     except MemoryError:
-        return False, TooManyPixels("needs more memory than there is")
+        return False, TooManyPixels("needs more memory than is available")
     except RecursionError:
         return False, Refused("body", "the body is nested too deep")
     except Exception as error:
@@ -171,7 +176,7 @@ def _answer(work: Callable[..., Any], arguments: tuple[Any, ...], seconds: float
 
 @contextlib.contextmanager
 def _bounded(seconds: float) -> Any:
-    """Let the system end this process after so much time of the processor, also within a decoder."""
+    """Makes the system kill this process after `seconds` of CPU time, even inside a decoder."""
     if not hasattr(signal, "setitimer"):  # Windows
         yield
         return
@@ -183,7 +188,7 @@ def _bounded(seconds: float) -> Any:
 
 
 def _tasks(setup: Setup) -> Mapping[str, Callable[..., Any]]:
-    """Task -> function; the libraries are imported before the first, and do not count as its time."""
+    """Returns a function per task; imports happen here so that they do not count as time of a task."""
     import PIL.Image
 
     from kerasimg.data.decode import decode
@@ -194,8 +199,8 @@ def _tasks(setup: Setup) -> Mapping[str, Callable[..., Any]]:
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
-        most = BASE_BYTES + BYTES_PER_PIXEL * setup.max_pixels
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        limit_bytes = BASE_BYTES + BYTES_PER_PIXEL * setup.max_pixels
+        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
         os.nice(NICE)
     if hasattr(os, "SCHED_BATCH"):  # Linux: a worker that gets work does not interrupt the event loop
         with contextlib.suppress(OSError):
@@ -204,8 +209,8 @@ def _tasks(setup: Setup) -> Mapping[str, Callable[..., Any]]:
 
     def look(opened: PIL.Image.Image) -> None:
         if opened.width * opened.height > setup.max_pixels:
-            told = f"has {opened.width} x {opened.height} pixels; the limit is {setup.max_pixels / 1e6:g} million"
-            raise TooManyPixels(told)
+            reason = f"has {opened.width} x {opened.height} pixels; the limit is {setup.max_pixels / 1e6:g} million"
+            raise TooManyPixels(reason)
 
     PIL.Image.init()
     return {

@@ -52,7 +52,7 @@ def asleep(seconds: float) -> Callable[[Model], Model]:
     return change
 
 
-def test_a_image_is_answered_with_its_classes_in_order(within: Any):
+def test_the_classes_of_an_image_are_sorted_by_probability(within: Any):
     answer = within().post("/predict", files=multipart(encoded("green")), headers={"x-request-id": "mine-1"}).json()
     assert (answer["id"], answer["model"]["name"], len(answer["model"]["version"])) == ("mine-1", "tiny", 12)
     (told,) = answer["predictions"]
@@ -65,7 +65,7 @@ def test_a_image_is_answered_with_its_classes_in_order(within: Any):
     assert shares[0] == pytest.approx((expected / expected.sum())[1], rel=1e-5)
 
 
-def test_every_form_of_a_body_gets_the_same_answer(within: Any):
+def test_every_content_type_gets_the_same_answer(within: Any):
     server, image = within(), encoded("blue", "JPEG")
     text = base64.b64encode(image).decode()
     answers = [
@@ -79,14 +79,14 @@ def test_every_form_of_a_body_gets_the_same_answer(within: Any):
     assert [one["classes"] for one in told[1:]] == [told[0]["classes"]] * 3
 
 
-def test_many_images_are_answered_in_their_order(within: Any):
+def test_many_images_are_answered_in_order(within: Any):
     order = ["red", "blue", "green", "green", "red"]
     answer = within().post("/predict?top=1", files=multipart(*map(encoded, order))).json()
     assert [one["label"] for one in answer["predictions"]] == order
     assert [len(one["classes"]) for one in answer["predictions"]] == [1] * 5
 
 
-def test_many_requests_at_once_each_get_their_own_answer(within: Any):
+def test_concurrent_requests_get_their_own_answers(within: Any):
     server = within(max_batch=4)
     order = [CLASSES[k % 3] for k in range(60)]
 
@@ -95,10 +95,10 @@ def test_many_requests_at_once_each_get_their_own_answer(within: Any):
         return [answer.json()["predictions"][0]["label"] for answer in answers]
 
     assert server.together(ask) == order
-    assert server.service.room.images == server.service.room.bytes == 0
+    assert server.service.capacity.images == server.service.capacity.bytes == 0
 
 
-def test_of_several_labels_each_has_its_threshold(within: Any):
+def test_each_label_of_a_multilabel_model_has_its_threshold(within: Any):
     server = within("multilabel", (0.5, 0.999, 0.001))
     (told,) = server.post("/predict", content=encoded("red")).json()["predictions"]
     assert "label" not in told
@@ -112,14 +112,14 @@ def test_of_several_labels_each_has_its_threshold(within: Any):
 
 
 @pytest.mark.parametrize(("threshold", "label"), [(None, "green"), ((0.999,), "other")])
-def test_of_two_classes_the_threshold_decides(within: Any, threshold: Any, label: str):
+def test_the_threshold_of_a_binary_model_decides(within: Any, threshold: Any, label: str):
     (told,) = within("binary", threshold).post("/predict", content=encoded("green")).json()["predictions"]
     assert told["label"] == label
     assert [one["name"] for one in told["classes"]] == ["green", "other"]
     assert sum(one["probability"] for one in told["classes"]) == pytest.approx(1)
 
 
-def test_an_explanation_is_a_image_of_what_the_network_sees(within: Any):
+def test_an_explanation_is_an_image_of_the_models_input_size(within: Any):
     answer = within().post("/predict?explain=true", content=encoded("red")).json()
     told = answer["predictions"][0]["explanation"]
     assert (told["method"], told["class"]) == ("occlusion", "red")
@@ -129,11 +129,11 @@ def test_an_explanation_is_a_image_of_what_the_network_sees(within: Any):
         assert shown.size == (24, 24)
 
 
-def test_an_explanation_is_of_one_image_and_only_where_the_server_gives_it(within: Any):
+def test_an_explanation_needs_one_image_and_a_server_that_allows_it(within: Any):
     two = within().post("/predict?explain=1", files=multipart(encoded(), encoded()))
-    assert (two.status_code, "one image at a time" in two.text) == (400, True)
+    assert (two.status_code, "expected one image" in two.text) == (400, True)
     none = within(explain=False).post("/predict?explain=1", content=encoded())
-    assert (none.status_code, "does not explain" in none.text) == (400, True)
+    assert (none.status_code, "explanations are disabled" in none.text) == (400, True)
 
 
 BAD: dict[str, tuple[bytes, int, str]] = {
@@ -154,10 +154,10 @@ def test_a_bad_image_is_refused_with_its_reason(within: Any, case: str):
     error = answer.json()["error"]
     assert (answer.status_code, error["reason"]) == (status, reason)
     assert error["id"] == answer.headers["x-request-id"]
-    assert server.service.room.images == 0
+    assert server.service.capacity.images == 0
 
 
-def test_of_many_images_every_bad_one_is_named(within: Any):
+def test_every_bad_image_of_a_request_is_named(within: Any):
     answer = within().post("/predict", files=multipart(encoded(), b"text", encoded(), encoded()[:50]))
     message = answer.json()["error"]["message"]
     assert answer.status_code == 415
@@ -165,7 +165,7 @@ def test_of_many_images_every_bad_one_is_named(within: Any):
     assert "3.png is" in message
 
 
-def test_too_much_is_refused(within: Any):
+def test_too_many_bytes_or_images_are_refused(within: Any):
     server = within(max_bytes=2048, max_images=2)
     assert server.post("/predict", content=bytes(2049)).status_code == 413
 
@@ -179,7 +179,7 @@ def test_too_much_is_refused(within: Any):
     assert server.together(stream).status_code == 413
     three = server.post("/predict", files=multipart(*[encoded()] * 3))
     assert (three.status_code, three.json()["error"]["reason"]) == (413, "images")
-    assert server.service.room.bytes == 0
+    assert server.service.capacity.bytes == 0
 
 
 @pytest.mark.parametrize(("query", "message"), [("top=0", "top: expected"), ("top=x", "top"), ("explain=2", "explain")])
@@ -188,7 +188,7 @@ def test_a_wrong_option_is_refused(within: Any, query: str, message: str):
     assert (answer.status_code, message in answer.json()["error"]["message"]) == (400, True)
 
 
-def test_what_does_not_fit_is_told_to_come_again(within: Any):
+def test_requests_beyond_the_queue_get_retry_after(within: Any):
     server = within(change=asleep(0.1), queue=4, max_images=4, max_batch=1)
 
     async def ask(client: httpx.AsyncClient) -> list[httpx.Response]:
@@ -202,15 +202,15 @@ def test_what_does_not_fit_is_told_to_come_again(within: Any):
     assert server.post("/predict", content=encoded()).status_code == 200
 
 
-def test_what_takes_too_long_is_told_so_and_makes_room_again(within: Any):
+def test_a_timeout_is_reported_and_releases_the_capacity(within: Any):
     server = within(change=asleep(0.6), timeout_s=0.2)
     answer = server.post("/predict", content=encoded())
     assert (answer.status_code, answer.json()["error"]["reason"]) == (503, "time")
     assert answer.headers["retry-after"] == "2"
-    assert server.service.room.images == 0
+    assert server.service.capacity.images == 0
 
 
-def test_a_model_that_fails_is_no_secret_but_its_words_are(within: Any, capsys: pytest.CaptureFixture[str]):
+def test_a_failing_model_gets_500_without_its_message(within: Any, capsys: pytest.CaptureFixture[str]):
     def broken(model: Model) -> Model:
         def run(pixels: np.ndarray) -> np.ndarray:
             raise RuntimeError("a path of the server")
@@ -225,7 +225,7 @@ def test_a_model_that_fails_is_no_secret_but_its_words_are(within: Any, capsys: 
     assert "a path of the server" in capsys.readouterr().out
 
 
-def test_with_a_key_only_those_who_have_it_are_answered(within: Any):
+def test_a_key_is_required_if_one_is_set(within: Any):
     server = within(key=KEY)
     for headers, status in (
         ({}, 401),
@@ -241,7 +241,7 @@ def test_with_a_key_only_those_who_have_it_are_answered(within: Any):
     assert server.get("/about").json()["key"] is True
 
 
-def test_while_it_stops_it_is_not_ready(within: Any):
+def test_a_stopping_server_is_not_ready(within: Any):
     server = within()
     assert server.get("/v2/health/ready").json() == {"ready": True}
     server.service.stop()
@@ -249,7 +249,7 @@ def test_while_it_stops_it_is_not_ready(within: Any):
     assert server.post("/predict", content=encoded()).status_code == 503
 
 
-def test_there_is_no_other_route(within: Any):
+def test_an_unknown_route_gets_404(within: Any):
     server = within()
     missing = server.get("/nope")
     assert (missing.status_code, missing.json()["error"]["reason"]) == (404, "route")
@@ -257,7 +257,7 @@ def test_there_is_no_other_route(within: Any):
     assert (wrong.status_code, wrong.headers["allow"], wrong.json()["error"]["reason"]) == (405, "POST", "method")
 
 
-def test_what_happens_is_counted(within: Any):
+def test_requests_are_counted(within: Any):
     server = within()
     server.post("/predict", files=multipart(encoded(), encoded()))
     server.post("/predict", content=b"text")
@@ -275,7 +275,7 @@ def test_what_happens_is_counted(within: Any):
         assert line in text.splitlines()
 
 
-def test_each_request_is_one_line_of_json_without_the_images_name(within: Any, capsys: pytest.CaptureFixture[str]):
+def test_the_log_line_of_a_request_has_no_file_name(within: Any, capsys: pytest.CaptureFixture[str]):
     server = within(log=True)
     server.post("/predict", files=[("file", ("secret.png", encoded(), "image/png"))], headers={"x-request-id": "a1"})
     server.post("/predict", content=b"secret", headers={"x-request-id": "not an id"})
@@ -300,7 +300,7 @@ class Loads(html.parser.HTMLParser):
 
 
 @pytest.mark.parametrize(("path", "file"), [("/", "page.html"), ("/docs", "docs.html")])
-def test_a_page_loads_nothing_from_elsewhere_and_may_not(within: Any, path: str, file: str):
+def test_a_page_loads_nothing_from_other_hosts(within: Any, path: str, file: str):
     answer = within().get(path)
     assert answer.text == (HERE / file).read_text(encoding="utf-8")
     page = Loads()
@@ -316,7 +316,7 @@ def test_a_page_loads_nothing_from_elsewhere_and_may_not(within: Any, path: str,
         assert f"{tag}-src 'sha256-{digest}'" in policy
 
 
-def test_the_description_tells_of_every_route(within: Any):
+def test_openapi_lists_every_route(within: Any):
     server = within()
     told = server.get("/openapi.json").json()
     assert set(told["paths"]) == {
@@ -335,7 +335,7 @@ def test_the_description_tells_of_every_route(within: Any):
     assert {"200", "413", "415", "422", "429", "503"} <= set(predict["responses"])
 
 
-def test_an_answer_has_the_form_that_the_description_shows(within: Any):
+def test_responses_match_the_openapi_schemas(within: Any):
     jsonschema = pytest.importorskip("jsonschema")
     server = within()
     told = server.get("/openapi.json").json()

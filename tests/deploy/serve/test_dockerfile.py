@@ -9,23 +9,23 @@ from pathlib import Path
 import pytest
 
 from kerasimg.deploy.bundle import Bundle
-from kerasimg.deploy.serve.dockerfile import RUNTIME, dockerfile, requirements
+from kerasimg.deploy.serve.dockerfile import RUNTIME_PACKAGES, dockerfile, requirements
 from kerasimg.deploy.serve.session import RUNTIMES
 from kerasimg.errors import CallError
 
 
-def test_every_runtime_that_is_served_has_a_package():
-    assert set(RUNTIME) == set(RUNTIMES)
+def test_every_served_runtime_has_a_package():
+    assert set(RUNTIME_PACKAGES) == set(RUNTIMES)
 
 
-def test_what_is_installed_is_pinned_and_holds_no_tensorflow(bundles: Callable[..., Path]):
+def test_installed_packages_are_pinned_and_exclude_tensorflow(bundles: Callable[..., Path]):
     needed = requirements(Bundle.open(bundles()))
     assert f"onnxruntime=={version('onnxruntime')}" in needed
     assert f"fastapi=={version('fastapi')}" in needed
     assert not [one for one in needed if re.match("tensorflow|keras", one)]
 
 
-def test_it_starts_the_server_of_its_own_folder_as_nobody_special(bundles: Callable[..., Path]):
+def test_the_container_serves_its_folder_without_privileges(bundles: Callable[..., Path]):
     text = dockerfile(Bundle.open(bundles()))
     assert "-t tiny ." in text
     assert f"ARG KERASIMG=kerasimg=={version('kerasimg')}\n" in text
@@ -34,7 +34,7 @@ def test_it_starts_the_server_of_its_own_folder_as_nobody_special(bundles: Calla
     assert 'ENTRYPOINT ["kerasimg", "serve", "/bundle", "--host", "0.0.0.0", "--port", "8000"]' in text
 
 
-def test_a_bundle_that_is_not_served_has_none(bundles: Callable[..., Path]):
+def test_a_bundle_that_cannot_be_served_has_no_dockerfile(bundles: Callable[..., Path]):
     bundle = Bundle.open(bundles())
     (file,) = bundle.models
     other = bundle.manifest.model_copy(update={"models": [file.model_copy(update={"runtime": "browser"})]})

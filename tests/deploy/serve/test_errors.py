@@ -23,29 +23,29 @@ REASONS = {
 }
 
 
-def test_only_what_may_pass_is_told_to_come_again():
+def test_only_temporary_refusals_have_retry_after():
     assert {reason for reason in STATUS if STATUS[reason] in (429, 503)} == set(RETRY_AFTER_S)
     assert {STATUS[reason] for reason in STATUS} <= {400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503}
 
 
 @pytest.mark.parametrize("told", REASONS)
-def test_what_the_decoder_says_has_a_reason(told: str):
+def test_every_decoder_message_has_a_reason(told: str):
     refused = refused_image("a.png", BadImage(told))
     assert (refused.reason, str(refused)) == (REASONS[told], f"a.png {told}")
 
 
-def test_files_of_other_kinds_are_unknown_and_pixels_are_pixels():
+def test_other_file_types_are_unknown():
     others = [told for _, told in BEGINNINGS if "truncated" not in told]
     assert {refused_image("a", BadImage(told)).reason for told in others} == {"unknown"}
     assert refused_image("a", TooManyPixels("has 9 x 9 pixels")).status == 413
 
 
 @pytest.mark.parametrize(("status", "reason"), [(404, "route"), (405, "method"), (400, "body"), (500, "failed")])
-def test_a_status_of_the_router_has_a_reason(status: int, reason: str):
+def test_every_router_status_has_a_reason(status: int, reason: str):
     refused = refused_route(status, "POST", "/x")
     assert (refused.reason, refused.status) == (reason, status)
     assert "'/x'" in str(refused)
 
 
-def test_without_a_key_it_is_told_which_is_asked_for():
+def test_a_missing_key_names_the_scheme():
     assert Refused("key", "a key is needed").headers == {"www-authenticate": "Bearer"}

@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 
 from kerasimg.deploy.serve import guard
-from kerasimg.deploy.serve.guard import MOST_HEADER_BYTES, TOO_LARGE, GuardedProtocol
+from kerasimg.deploy.serve.guard import MAX_HEADER_BYTES, TOO_LARGE, GuardedProtocol
 
 HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
 
@@ -46,11 +46,11 @@ async def answer(reader: asyncio.StreamReader) -> Any:
     return head.split()[1], json.loads(await reader.readexactly(2))
 
 
-def test_a_long_body_after_its_refusal_leaves_the_connection_open_for_the_next_request():
+def test_a_long_body_after_its_refusal_keeps_the_connection_open():
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> list[Any]:
         told = []
         for _ in range(5):
-            body = bytes(20 * MOST_HEADER_BYTES)
+            body = bytes(20 * MAX_HEADER_BYTES)
             writer.write(HEAD % len(body))
             told.append(await answer(reader))
             for start in range(0, len(body), 50_000):
@@ -74,7 +74,7 @@ def test_headers_that_are_too_long_are_refused():
 
 
 @pytest.mark.parametrize("beginning", [b"", b"GET / HT", b"\r\n", HEAD % 0])
-def test_who_does_not_go_on_is_hung_up_on(beginning: bytes, monkeypatch: pytest.MonkeyPatch):
+def test_an_idle_connection_is_closed(beginning: bytes, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(guard, "HEADER_TIMEOUT_S", 0.2)
 
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:

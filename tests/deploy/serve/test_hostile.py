@@ -22,7 +22,7 @@ SOME = (
 )
 
 
-def test_hostile_requests_are_refused_soon_while_others_are_answered():
+def test_hostile_requests_are_refused_quickly_while_others_are_answered():
     cases = FUZZ.hostile_cases()
     with FUZZ.running() as server:
         FUZZ.send(server, FUZZ.Case(FUZZ.image("PNG"), {}))
@@ -34,7 +34,7 @@ def test_hostile_requests_are_refused_soon_while_others_are_answered():
         assert FUZZ.send(server, FUZZ.Case(FUZZ.image("PNG"), {})) == "200"
 
 
-def test_a_decoder_that_takes_too_long_is_ended_and_replaced(within: Any):
+def test_a_decoder_that_takes_too_long_is_killed_and_replaced(within: Any):
     server = within(max_decode_s=0.1, max_pixels=60_000_000)
     slow = FUZZ.image("PNG", (7000, 7000))  # takes several times as long
     for _ in range(2):
@@ -50,7 +50,7 @@ def test_a_jpeg_with_many_scans_is_refused_as_costly(within: Any):
     assert "scans; the limit is 100" in answer.json()["error"]["message"]
 
 
-def test_an_image_that_is_slow_keeps_no_other_route_waiting(within: Any):
+def test_a_slow_image_does_not_block_other_routes(within: Any):
     server = within(max_decode_s=0.5, threads=1)
     slow = FUZZ.image("PNG", (7000, 7000))
 
@@ -69,7 +69,7 @@ def test_an_image_that_is_slow_keeps_no_other_route_waiting(within: Any):
 
 
 @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/v2", "/about", "/"])
-def test_head_is_answered_as_get_without_the_body(within: Any, path: str):
+def test_head_is_answered_like_get_without_the_body(within: Any, path: str):
     server = within()
     answer, whole = server.request("HEAD", path), server.get(path)
     assert (answer.status_code, answer.content) == (200, b"")
@@ -77,7 +77,7 @@ def test_head_is_answered_as_get_without_the_body(within: Any, path: str):
     assert server.request("HEAD", "/nope").status_code == 404
 
 
-def test_a_compressed_body_is_answered(within: Any):
+def test_a_compressed_body_is_classified(within: Any):
     server, file = within(), FUZZ.image("PNG")
     answer = server.post("/predict", content=gzip.compress(file), headers={"content-encoding": "gzip"})
     assert answer.json()["predictions"][0]["label"] == "red"
@@ -85,7 +85,7 @@ def test_a_compressed_body_is_answered(within: Any):
     assert (answer.status_code, answer.json()["error"]["reason"]) == (415, "type")
 
 
-def test_headers_that_come_at_once_are_bounded_too():
+def test_headers_in_a_single_read_are_limited_too():
     with FUZZ.running() as server:
         host, port = server.url.removeprefix("http://").split(":")
         for head in (b"x: " + b"a" * 40_000 + b"\r\n", b"x: a\r\n" * 9_000, b""):
@@ -143,7 +143,7 @@ RAW: dict[str, tuple[bytes, int]] = {
 }
 
 
-def test_the_wire_is_read_as_http_says_and_nothing_else_stops_the_server():
+def test_unusual_http_gets_the_expected_status():
     statuses = {}
     with FUZZ.running() as server:
         host, port = server.url.removeprefix("http://").split(":")
@@ -156,7 +156,7 @@ def test_the_wire_is_read_as_http_says_and_nothing_else_stops_the_server():
     assert statuses == {name: status for name, (_, status) in RAW.items()}
 
 
-def test_the_fuzzer_finds_nothing_in_a_sample():
+def test_a_sample_of_the_fuzzer_finds_no_errors():
     found = FUZZ.run(seconds=15, first=5_000, most=400)
     assert (found["foreign"], found["server ended"]) == ([], None)
     assert found["cases"] >= 50

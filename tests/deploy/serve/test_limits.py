@@ -1,4 +1,4 @@
-"""What is in work is bounded, and what leaves makes room again."""
+"""Images and bytes in progress are limited."""
 
 import asyncio
 from concurrent.futures import Future
@@ -6,58 +6,58 @@ from concurrent.futures import Future
 import pytest
 
 from kerasimg.deploy.serve.errors import Refused
-from kerasimg.deploy.serve.limits import Room
+from kerasimg.deploy.serve.limits import Capacity
 
 
-def test_what_does_not_fit_is_refused_at_once_and_fits_later():
-    room = Room(images=2, held_bytes=100)
-    with room.enter() as one:
+def test_a_request_beyond_the_capacity_is_refused_until_others_finish():
+    capacity = Capacity(images=2, held_bytes=100)
+    with capacity.reserve() as one:
         one.take(images=2)
-        with pytest.raises(Refused) as caught, room.enter():
+        with pytest.raises(Refused) as caught, capacity.reserve():
             pass
         assert (caught.value.status, caught.value.headers) == (429, {"retry-after": "1"})
-    with room.enter() as again:
+    with capacity.reserve() as again:
         again.take(images=2)
-    assert (room.images, room.bytes) == (0, 0)
+    assert (capacity.images, capacity.bytes) == (0, 0)
 
 
-def test_bytes_are_bounded_too():
-    room = Room(images=9, held_bytes=100)
-    with room.enter() as one, room.enter() as other:
+def test_bytes_are_limited_too():
+    capacity = Capacity(images=9, held_bytes=100)
+    with capacity.reserve() as one, capacity.reserve() as other:
         one.take(size=60)
         with pytest.raises(Refused) as caught:
             other.take(size=41)
         other.take(size=40)
     assert caught.value.reason == "queue"
-    assert (room.images, room.bytes) == (0, 0)
+    assert (capacity.images, capacity.bytes) == (0, 0)
 
 
-def test_a_place_stays_taken_while_a_thread_still_works_for_a_request_that_has_ended():
+def test_a_reservation_is_kept_while_a_thread_still_works_for_an_ended_request():
     async def run() -> list[int]:
-        room = Room(images=1, held_bytes=1)
+        capacity = Capacity(images=1, held_bytes=1)
         work: Future = Future()
-        with room.enter() as place:
-            place.until(work)
-        taken = [room.images]
+        with capacity.reserve() as place:
+            place.hold_until_done(work)
+        taken = [capacity.images]
         work.set_result(None)
         await asyncio.sleep(0.01)
-        return [*taken, room.images]
+        return [*taken, capacity.images]
 
     assert asyncio.run(run()) == [1, 0]
 
 
-def test_an_answered_work_holds_no_place_though_its_thread_has_not_yet_said_so():
-    room = Room(images=1, held_bytes=1)
+def test_work_whose_result_is_set_keeps_no_reservation():
+    capacity = Capacity(images=1, held_bytes=1)
     answer: Future = Future()
-    with room.enter() as place:
-        place.until(Future(), answer)
+    with capacity.reserve() as place:
+        place.hold_until_done(Future(), answer)
         answer.set_result(None)
-    assert room.images == 0
+    assert capacity.images == 0
 
 
-def test_nobody_enters_while_the_server_stops():
-    room = Room(images=1, held_bytes=1)
-    room.stopping = True
+def test_no_request_is_admitted_while_the_server_stops():
+    capacity = Capacity(images=1, held_bytes=1)
+    capacity.stopping = True
     with pytest.raises(Refused) as caught:
-        room.enter()
+        capacity.reserve()
     assert (caught.value.status, caught.value.headers["retry-after"]) == (503, "5")

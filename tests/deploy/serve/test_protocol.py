@@ -34,7 +34,7 @@ def outputs(answer: Any) -> dict[str, Any]:
     return {one["name"]: one for one in answer.json()["outputs"]}
 
 
-def test_the_server_and_the_model_tell_of_themselves(within: Any):
+def test_the_server_and_the_model_have_metadata(within: Any):
     server = within()
     assert server.get("/v2").json().keys() == {"name", "version", "extensions"}
     assert server.get("/v2/health/live").json() == {"live": True}
@@ -55,7 +55,7 @@ def test_the_server_and_the_model_tell_of_themselves(within: Any):
 
 @pytest.mark.parametrize("flat", [True, False])
 @pytest.mark.parametrize("datatype", ["UINT8", "FP32"])
-def test_pixels_are_answered_with_probabilities_and_labels(within: Any, flat: bool, datatype: str):
+def test_pixels_get_probabilities_and_labels(within: Any, flat: bool, datatype: str):
     given = pixels("blue", "red").astype("uint8" if datatype == "UINT8" else "float32")
     asked = tensor((given.ravel() if flat else given).tolist(), list(given.shape), datatype) | {"id": "mine"}
     answer = within().post(INFER, json=asked)
@@ -66,7 +66,7 @@ def test_pixels_are_answered_with_probabilities_and_labels(within: Any, flat: bo
     assert (told["label"]["data"], told["label"]["shape"]) == (["blue", "red"], [2])
 
 
-def test_encoded_images_are_answered_as_by_predict(within: Any):
+def test_encoded_images_get_the_answer_of_predict(within: Any):
     server, image = within(), encoded("green", "JPEG")
     data = [base64.b64encode(image).decode()]
     told = outputs(server.post(INFER, json=tensor(data, [1], "BYTES")))
@@ -74,12 +74,12 @@ def test_encoded_images_are_answered_as_by_predict(within: Any):
     assert np.float32(max(told["probabilities"]["data"])) == np.float32(own[0]["probability"])
 
 
-def test_only_the_outputs_asked_for_are_told(within: Any):
+def test_only_requested_outputs_are_returned(within: Any):
     asked = tensor(pixels("red").ravel().tolist(), [1, SIZE, SIZE, 3]) | {"outputs": [{"name": "label"}]}
     assert list(outputs(within().post(INFER, json=asked))) == ["label"]
 
 
-def test_of_two_classes_both_are_told_and_of_several_labels_all_that_hold(within: Any):
+def test_a_binary_model_returns_both_classes_and_a_multilabel_model_all_labels(within: Any):
     asked = tensor(pixels("green").ravel().tolist(), [1, SIZE, SIZE, 3])
     two = outputs(within("binary").post(INFER, json=asked))
     assert two["probabilities"]["shape"] == [1, 2]
@@ -98,10 +98,10 @@ WRONG: dict[str, tuple[Any, int, str]] = {
     "another type": (tensor(FLAT, ONE, "INT64"), 400, "expected UINT8, FP32 or BYTES, got 'INT64'"),
     "another size": (tensor(FLAT, [1, SIZE, 3, SIZE]), 400, f"expected the shape [N, {SIZE}, {SIZE}, 3]"),
     "too few numbers": (tensor(FLAT[1:], ONE), 400, "or flat, got"),
-    "negative sizes": (tensor(FLAT, [-1, SIZE, SIZE, 3]), 400, "whole numbers"),
+    "negative sizes": (tensor(FLAT, [-1, SIZE, SIZE, 3]), 400, "positive integers"),
     "enormous sizes": (tensor(FLAT, [2, 2**30, 2**30, 3]), 400, "or flat"),
     "no sizes": (tensor(FLAT, None), 400, "shape"),
-    "ragged lists": (tensor([[1, 2], [3]], ONE), 400, "not all of one length"),
+    "ragged lists": (tensor([[1, 2], [3]], ONE), 400, "differ in length"),
     "texts": (tensor(["a"] * len(FLAT), ONE), 400, "other values"),
     "truths": (tensor([True] * len(FLAT), ONE), 400, "other values"),
     "fractions as bytes": (tensor([0.5] * len(FLAT), ONE), 400, "other values"),
@@ -109,7 +109,7 @@ WRONG: dict[str, tuple[Any, int, str]] = {
     "huge numbers": (tensor([10**40] * len(FLAT), ONE), 400, "other values"),
     "negative numbers": (tensor([-1.0] * len(FLAT), ONE, "FP32"), 400, "0 to 255"),
     "another output": (tensor(FLAT, ONE) | {"outputs": [{"name": "lable"}]}, 400, "did you mean 'label'"),
-    "an id of a kind": (tensor(FLAT, ONE) | {"id": 3}, 400, "id: expected a text"),
+    "an id of a kind": (tensor(FLAT, ONE) | {"id": 3}, 400, "id: expected a string"),
     "too many": (tensor(FLAT, [33, SIZE, SIZE, 3]), 413, "more than 32"),
     "an address": (tensor(["http://x/a.png"], [1], "BYTES"), 400, "not fetched"),
     "no image": (tensor(["aaaa"], [1], "BYTES"), 415, "[0] is not an image"),
@@ -118,14 +118,14 @@ WRONG: dict[str, tuple[Any, int, str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_told_in_the_form_of_the_protocol(within: Any, case: str):
+def test_errors_have_the_format_of_the_protocol(within: Any, case: str):
     document, status, message = WRONG[case]
     answer = within().post(INFER, json=document)
     assert (answer.status_code, list(answer.json())) == (status, ["error"])
     assert message in answer.json()["error"]
 
 
-def test_what_there_is_not_is_told_in_the_form_of_the_protocol(within: Any):
+def test_unknown_models_and_versions_have_the_error_format_of_the_protocol(within: Any):
     server = within()
     for path in ("/v2/models/tony", "/v2/models/tiny/versions/7", "/v2/models/tiny/versions/7/ready", "/v2/nope"):
         answer = server.get(path)
@@ -152,7 +152,7 @@ def binary_input(data: bytes, shape: Any, datatype: str, **more: Any) -> dict[st
 
 
 @pytest.mark.parametrize("datatype", ["UINT8", "FP32", "BYTES"])
-def test_binary_tensors_are_answered_as_those_in_json(within: Any, datatype: str):
+def test_binary_tensors_get_the_answer_of_json_tensors(within: Any, datatype: str):
     server, given = within(), pixels("blue", "red")
     expected = outputs(server.post(INFER, json=tensor(given.ravel().tolist(), list(given.shape))))
     if datatype == "BYTES":
@@ -167,7 +167,7 @@ def test_binary_tensors_are_answered_as_those_in_json(within: Any, datatype: str
 
 
 @pytest.mark.parametrize("by_default", [True, False])
-def test_outputs_are_binary_where_that_is_asked_for(within: Any, by_default: bool):
+def test_outputs_are_binary_on_request(within: Any, by_default: bool):
     given = pixels("blue", "red")
     names = ("probabilities", "label")
     more: dict[str, Any] = (
@@ -204,10 +204,10 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("case", UNFIT)
-def test_binary_tensors_that_do_not_fit_are_refused(within: Any, case: str):
+def test_invalid_binary_tensors_are_refused(within: Any, case: str):
     answer = within().post(INFER, **UNFIT[case])
     assert (answer.status_code, list(answer.json())) == (400, ["error"])
 
 
-def test_the_binary_extension_is_told_of(within: Any):
+def test_the_binary_extension_is_listed(within: Any):
     assert within().get("/v2").json()["extensions"] == ["binary_tensor_data"]

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from kerasimg.deploy.serve.errors import Refused
-from kerasimg.deploy.serve.requests import Asked, read_images
+from kerasimg.deploy.serve.requests import PredictRequest, read_images
 
 MOST = 2**20
 A, B = b"\x89PNG\r\n--edge-a", bytes(range(256))
@@ -26,7 +26,7 @@ def form(*parts: tuple[str, bytes], edge: bytes = b"edge", end: bytes = b"--\r\n
 
 def read(
     body: bytes | Any, kind: str = "multipart/form-data; boundary=edge", most: int = 3, encoding: str = ""
-) -> Asked:
+) -> PredictRequest:
     return read_images(kind, encoding, body if isinstance(body, bytes) else json.dumps(body).encode(), most, MOST)
 
 
@@ -34,7 +34,7 @@ def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def test_a_form_brings_files_and_options():
+def test_a_form_has_files_and_options():
     asked = read(
         form(
             ('name="file"; filename="a.png"', A),
@@ -47,7 +47,7 @@ def test_a_form_brings_files_and_options():
     assert asked.options == {"top": "2", "explain": "true"}
 
 
-def test_json_brings_images_in_base64_with_or_without_ids():
+def test_json_has_base64_images_with_or_without_ids():
     document = {"images": [base64_of(A), {"id": "b", "data": "data:image/png;base64," + base64_of(B)}], "top": 1}
     asked = read(document, "application/json; charset=utf-8")
     assert (asked.images, asked.ids, asked.options) == ([A, B], ["[0]", "b"], {"top": 1})
@@ -57,7 +57,7 @@ def test_json_brings_images_in_base64_with_or_without_ids():
 @pytest.mark.parametrize(
     "kind", ["image/png", "application/octet-stream", "IMAGE/JPEG", "", "application/x-www-form-urlencoded"]
 )
-def test_a_body_may_be_the_image_itself(kind: str):
+def test_a_body_can_be_the_image_itself(kind: str):
     assert read(B, kind).images == [B]
 
 
@@ -65,7 +65,7 @@ REFUSED: dict[str, tuple[Any, str, str, str]] = {
     "nothing": (b"", "image/png", "body", "the body is empty"),
     "a text": (b"hello", "text/plain", "type", "text/plain"),
     "no JSON": (b"{", "application/json", "body", "not JSON"),
-    "deep JSON": (b"[" * 100_000, "application/json", "body", "not JSON"),
+    "deep JSON": (b"[" * 100_000, "application/json", "body", "more than 1,024"),
     "a list": ([], "application/json", "body", "expected an object"),
     "no images": ({"images": []}, "application/json", "body", "no images"),
     "images of a kind": ({"images": "abc"}, "application/json", "body", "expected a list"),
@@ -81,10 +81,10 @@ REFUSED: dict[str, tuple[Any, str, str, str]] = {
         form(('name="f"; filename="a"', A), end=b""),
         "multipart/form-data; boundary=edge",
         "body",
-        "cut",
+        "truncated",
     ),
     "a form without a boundary": (form(), "multipart/form-data", "body", "boundary"),
-    "a form of another boundary": (form(), "multipart/form-data; boundary=x", "body", "cannot be read"),
+    "a form of another boundary": (form(), "multipart/form-data; boundary=x", "body", "cannot be parsed"),
     "a form with a field": (form(('name="colour"', b"red")), "multipart/form-data; boundary=edge", "body", "'colour'"),
     "a form with an address": (
         form(('name="file"', b"https://x/a.png")),
@@ -122,7 +122,7 @@ REFUSED: dict[str, tuple[Any, str, str, str]] = {
         "body",
         "too many",
     ),
-    "a bare data: address": (
+    "a bare data: URL": (
         {"images": ["data:image/png,abc"]},
         "application/json",
         "body",
@@ -130,7 +130,7 @@ REFUSED: dict[str, tuple[Any, str, str, str]] = {
     ),
     "another encoding": ({"images": ["aaaaa"]}, "application/json", "body", "not base64"),
     "letters of no alphabet": ({"images": ["aa\u00e4a"]}, "application/json", "body", "not base64"),
-    "deep objects": (b'{"a":' * 100_000, "application/json", "body", "not JSON"),
+    "deep objects": (b'{"a":' * 100_000, "application/json", "body", "more than 1,024"),
     "deep, within the count": (b"[" * 210 + b"]" * 210, "application/json", "body", "not JSON"),
     "UTF-16": (json.dumps({"images": []}).encode("utf-16"), "application/json", "body", "send JSON as UTF-8"),
     "UTF-16 without a mark": ('{"images": []}'.encode("utf-16-le"), "application/json", "body", "send JSON as UTF-8"),
@@ -143,7 +143,7 @@ REFUSED: dict[str, tuple[Any, str, str, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_wrong_body_is_refused_with_its_reason(case: str):
+def test_an_invalid_body_is_refused_with_its_reason(case: str):
     body, kind, reason, message = REFUSED[case]
     with pytest.raises(Refused) as caught:
         read(body, kind)
@@ -158,7 +158,7 @@ USUAL = {
     "URL-safe": lambda text: text.replace("+", "-").replace("/", "_"),
     "unpadded": lambda text: text.rstrip("="),
     "URL-safe and unpadded": lambda text: text.replace("+", "-").replace("/", "_").rstrip("="),
-    "a data: address": lambda text: "data:image/png;base64," + text,
+    "a data: URL": lambda text: "data:image/png;base64," + text,
     "one with parameters": lambda text: "data:image/jpeg;charset=utf-8;name=a.jpg;base64," + text,
     "one in upper case": lambda text: "DATA:IMAGE/PNG;BASE64," + text,
     "one without a type": lambda text: "data:;base64," + text,
@@ -169,7 +169,7 @@ USUAL = {
 
 @pytest.mark.parametrize("form_of", USUAL)
 @pytest.mark.parametrize("size", [256, 255, 254])
-def test_base64_is_read_in_all_its_usual_forms(form_of: str, size: int):
+def test_all_usual_forms_of_base64_are_decoded(form_of: str, size: int):
     data = bytes(range(256))[::-1][:size]
     assert read({"images": [USUAL[form_of](base64_of(data))]}, "application/json").images == [data]
 
@@ -187,7 +187,7 @@ PACKED = {
 
 
 @pytest.mark.parametrize("encoding", PACKED)
-def test_compressed_bodies_are_read(encoding: str):
+def test_compressed_bodies_are_decompressed(encoding: str):
     asked = read(PACKED[encoding], "application/json", encoding=encoding)
     assert (asked.images, asked.ids) == ([A], ["[0]"])
 
@@ -212,7 +212,7 @@ COMPRESSED = {
 
 
 @pytest.mark.parametrize("case", COMPRESSED)
-def test_compressed_bodies_are_bounded(case: str):
+def test_decompressed_size_is_limited(case: str):
     body, encoding, reason = COMPRESSED[case]
     with pytest.raises(Refused) as caught:
         read(body, "application/json", encoding=encoding)

@@ -126,19 +126,19 @@ def raw(server: Any, *sent: bytes, pause_s: float = 0.0, wait_s: float = 15.0) -
             found += data
 
 
-def test_it_answers_and_tells_where_it_is(server: Any):
+def test_the_server_prints_its_address_and_answers(server: Any):
     assert re.search(r"serving .* at http://127\.0\.0\.1:\d+ ", server.told[-1])
     assert ask(server, encoded("green")).json()["predictions"][0]["label"] == "green"
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_hostile_file_is_refused_and_harms_nobody(server: Any, case: str):
+def test_a_hostile_file_is_refused_and_the_next_request_succeeds(server: Any, case: str):
     data, codes = HOSTILE[case]
     assert ask(server, data).status_code in codes
     assert ask(server, encoded("blue")).json()["predictions"][0]["label"] == "blue"
 
 
-def test_of_an_animation_the_first_frame_counts(server: Any):
+def test_the_first_frame_of_an_animation_is_classified(server: Any):
     first, other = (PIL.Image.new("RGB", (30, 30), COLOURS[name]) for name in ("green", "red"))
     file = io.BytesIO()
     first.save(file, "GIF", save_all=True, append_images=[other] * 50)
@@ -163,7 +163,7 @@ def test_memory_stays_flat_over_hundreds_of_requests_and_none_is_lost(server: An
     assert server.rss_mb() - before < 20
 
 
-def test_headers_without_end_are_hung_up_on(server: Any):
+def test_endless_headers_close_the_connection(server: Any):
     told = raw(server, b"GET / HTTP/1.1\r\nHost: x\r\n", *[b"x-%d: %s\r\n" % (k, b"y" * 8000) for k in range(9)])
     assert told in (
         b"",
@@ -172,18 +172,18 @@ def test_headers_without_end_are_hung_up_on(server: Any):
     assert ask(server, encoded()).status_code == 200
 
 
-def test_what_is_no_http_is_answered_with_400(server: Any):
+def test_a_request_that_is_not_http_gets_400(server: Any):
     assert raw(server, b"\x16\x03\x01 hello\r\n\r\n").startswith(b"HTTP/1.1 400")
 
 
-def test_a_body_that_says_it_is_too_long_is_refused_before_it_is_sent(server: Any):
+def test_a_content_length_beyond_the_limit_is_refused_before_the_body(server: Any):
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n"
     with socket.create_connection((server.host, server.port), timeout=10) as connection:
         connection.sendall(head)
         assert connection.recv(65536).startswith(b"HTTP/1.1 413")
 
 
-def test_a_client_that_goes_before_its_body_is_whole_is_forgotten(server: Any):
+def test_a_client_that_disconnects_within_its_body_releases_its_reservation(server: Any):
     with socket.create_connection((server.host, server.port)) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
     for _ in range(100):
@@ -195,7 +195,7 @@ def test_a_client_that_goes_before_its_body_is_whole_is_forgotten(server: Any):
     assert "kerasimg_in_work_images 0.0" in server.http.get("/metrics").text
 
 
-def test_the_log_is_json_with_one_line_for_each_request(server: Any):
+def test_the_log_has_one_json_line_per_request(server: Any):
     ask(server, encoded())
     server.http.get("/v2/health/live", headers={"x-request-id": "the-last"})
     (line,) = [line for line in server.log() if line.get("id") == "the-last"]
@@ -203,9 +203,7 @@ def test_the_log_is_json_with_one_line_for_each_request(server: Any):
     assert {line["event"] for line in server.log()} <= {"request", "log"}
 
 
-def test_when_it_is_full_others_are_told_to_come_again_and_a_slow_body_is_not_waited_for(
-    start: Callable[..., Any], bundles: Any, tmp_path: Path
-):
+def test_a_full_server_answers_429_and_a_slow_body_times_out(start: Callable[..., Any], bundles: Any, tmp_path: Path):
     options = ("--queue", 1, "--max-images", 1, "--timeout", 1.5)
     with start(tmp_path / "log", bundles(), *options) as server, ThreadPoolExecutor(1) as pool:
         slow = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc"
@@ -220,7 +218,7 @@ def test_when_it_is_full_others_are_told_to_come_again_and_a_slow_body_is_not_wa
         assert ask(server, encoded()).status_code == 200
 
 
-def test_at_its_end_what_is_in_work_is_answered_and_the_exit_code_is_0(
+def test_stopping_completes_requests_in_progress_and_exits_with_0(
     start: Callable[..., Any], bundles: Any, tmp_path: Path
 ):
     key = "a key of some length"
@@ -236,7 +234,9 @@ def test_at_its_end_what_is_in_work_is_answered_and_the_exit_code_is_0(
         assert server.process.wait(20) == 0
 
 
-def test_several_workers_answer_count_together_and_end_with_0(start: Callable[..., Any], bundles: Any, tmp_path: Path):
+def test_server_processes_share_metrics_and_exit_with_0(
+    start: Callable[..., Any], bundles: Any, tmp_path: Path
+):
     with start(tmp_path / "log", bundles(), "--workers", 2) as server:
         for _ in range(20):
             with httpx.Client(base_url=server.url, timeout=20) as client:
@@ -246,7 +246,7 @@ def test_several_workers_answer_count_together_and_end_with_0(start: Callable[..
         assert server.stop(signal.SIGINT) == 0
 
 
-def test_it_loads_neither_keras_nor_tensorflow(bundles: Any):
+def test_the_server_loads_neither_keras_nor_tensorflow(bundles: Any):
     code = (
         "import logging, os, signal, sys, threading, urllib.request\n"
         "from kerasimg.deploy.serve.server import serve\n"
@@ -273,7 +273,7 @@ def test_it_loads_neither_keras_nor_tensorflow(bundles: Any):
     assert (done.returncode, done.stderr) == (0, "200\n[]\n")
 
 
-def test_of_a_run_or_a_pack_without_an_export_one_is_made_and_answers_as_predict_does(
+def test_a_run_or_pack_without_an_export_is_exported_and_agrees_with_predict(
     start: Callable[..., Any], images: Any, tiny: Any, tmp_path: Path
 ):
     pytest.importorskip("ai_edge_litert")
@@ -293,13 +293,13 @@ def test_of_a_run_or_a_pack_without_an_export_one_is_made_and_answers_as_predict
         assert ask(server, file.read_bytes()).json()["predictions"][0]["label"] == expected.label
 
 
-def test_what_cannot_be_served_is_told(bundles: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_source_that_cannot_be_served_is_an_error(bundles: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("KERASIMG_API_KEY", raising=False)
     with pytest.raises(CallError, match="neither a bundle"):
         kerasimg.serve(tmp_path)
     with pytest.raises(CallError, match="no setting 'prot'; did you mean 'port'"):
         kerasimg.serve(bundles(), prot=1)
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(CallError, match="cannot listen at"):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(CallError, match="cannot listen on"):
         kerasimg.serve(bundles(), port=taken.getsockname()[1])
     with pytest.raises(CallError, match="has no model 'int8'"):
         kerasimg.serve(bundles(), port=0, model="int8")

@@ -2,26 +2,26 @@
 
 import pytest
 
-from kerasimg.deploy.serve.settings import LEAST, NAMES, Settings, key_from_environment
+from kerasimg.deploy.serve.settings import MINIMUM, NAMES, Settings, key_from_environment
 from kerasimg.errors import CallError
 
 
-def test_settings_survive_the_way_to_a_worker():
+def test_settings_survive_serialization():
     chosen = Settings(port=0, workers=2, name="a", max_wait_ms=0.5)
     assert Settings.from_json(chosen.to_json()) == chosen
 
 
-def test_limits_are_of_settings_that_there_are():
-    assert LEAST.keys() <= NAMES
+def test_minimum_values_belong_to_settings():
+    assert MINIMUM.keys() <= NAMES
 
 
-@pytest.mark.parametrize("name", sorted(LEAST))
-def test_a_number_that_is_too_small_is_refused_by_name(name: str):
+@pytest.mark.parametrize("name", sorted(MINIMUM))
+def test_a_number_that_is_too_small_is_named(name: str):
     with pytest.raises(CallError, match=rf"^{name}: expected"):
-        Settings(**{name: LEAST[name] - 1})
+        Settings(**{name: MINIMUM[name] - 1})
 
 
-def test_numbers_that_do_not_go_together_are_refused():
+def test_conflicting_numbers_are_refused():
     with pytest.raises(CallError, match="port: expected 0 to 65535"):
         Settings(port=65536)
     with pytest.raises(CallError, match="queue: expected at least max_images, 8"):
@@ -29,7 +29,7 @@ def test_numbers_that_do_not_go_together_are_refused():
 
 
 @pytest.mark.parametrize(("key", "right"), [("", True), ("k" * 16, True), ("short", False), ("ü" * 16, False)])
-def test_a_key_is_long_and_plain(key: str, right: bool, monkeypatch: pytest.MonkeyPatch):
+def test_a_key_is_long_and_printable(key: str, right: bool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("KERASIMG_API_KEY", key)
     if right:
         assert key_from_environment() == (key or None)

@@ -27,7 +27,7 @@ def as_file(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def test_the_map_is_that_of_occlusion_and_lies_where_the_class_is(within: Any):
+def test_the_explanation_is_the_occlusion_map_and_highlights_the_class(within: Any):
     server = within()
     answer = server.post("/predict?explain=1", content=as_file(half_red())).json()["predictions"][0]["explanation"]
     shown = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(answer["overlay"].partition(",")[2]))))
@@ -43,13 +43,13 @@ def test_the_map_is_that_of_occlusion_and_lies_where_the_class_is(within: Any):
 
 
 @pytest.mark.parametrize(("task", "target"), [("multilabel", "red"), ("binary", "other")])
-def test_it_explains_what_is_decided_or_likeliest(within: Any, task: str, target: str):
+def test_the_decided_or_most_likely_class_is_explained(within: Any, task: str, target: str):
     server = within(task)
     answer = server.post("/predict?explain=1", content=as_file(half_red())).json()
     assert answer["predictions"][0]["explanation"]["class"] == target
 
 
-def test_so_many_wait_for_an_explanation_and_no_more(within: Any):
+def test_the_number_of_waiting_explanations_is_limited(within: Any):
     server = within()
 
     async def ask(client: Any) -> list[int]:
@@ -62,7 +62,7 @@ def test_so_many_wait_for_an_explanation_and_no_more(within: Any):
     assert set(codes) <= {200, 429}
 
 
-def test_who_has_given_up_is_not_explained_to_the_end(within: Any):
+def test_a_cancelled_explanation_stops_early(within: Any):
     server = within(max_batch=1)
     explainer = server.service.explainer
 
@@ -77,7 +77,7 @@ def test_who_has_given_up_is_not_explained_to_the_end(within: Any):
         explainer._explain(half_red(), 0, Stopped())
 
 
-def test_a_map_of_nothing_says_so(within: Any):
+def test_an_empty_map_is_reported_as_empty(within: Any):
     one_colour = np.full((24, 24, 3), (250, 60, 60), np.uint8)
     server = within()
     found = [
