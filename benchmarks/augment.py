@@ -1,20 +1,19 @@
-"""The compiled augmentation against Keras' own layers: how fast, and how sharp.
+"""Speed and sharpness of the compiled augmentation, against Keras' own layers.
 
     python benchmarks/augment.py [--quick] [--json OUT.json]
 
-Speed: batches of 32 images of 224 x 224 that stand in memory as uint8 go through `tf.data` with as many threads as
-there are cores, once through what `compile_augment` makes of a list of layers, once through the same layers of Keras
-(or kerasimg, where Keras has none) one after the other. The two take turns in one process, after one run of each that
-is not timed; printed are the medians of images a second, and the median of the ratios with their quartiles.
+Speed: batches of 32 uint8 images of 224 x 224 in memory go through `tf.data` with one thread per core, once through
+`compile_augment` and once through the same Keras layers (kerasimg's, if Keras has none) in sequence. Both take turns in
+one process after an untimed run of each. The script prints median images per second, and the median ratio with
+quartiles.
 
-Sharpness: photographs of scikit-image at half their size are flipped, rotated and moved at random, in one
-interpolation as `compile_augment` does it, and in one for each layer, as Keras does, by the same matrices. The ideal
-is computed from the photograph at its full size: cubic interpolation at four places for each pixel of the result,
-averaged. Printed are the distance from the ideal (PSNR, in dB), and the mean gradient and the power in the upper half
-of the spectrum (above half of the highest frequency) as parts of the ideal's; all of a square in the middle that shows
-nothing from outside. Without scikit-image they are random images with the spectrum of photographs.
+Sharpness: photographs of scikit-image at half size are flipped, rotated and shifted at random: with one interpolation,
+as in `compile_augment`, and with one per layer, as in Keras, by the same matrices. The reference is computed from the
+full-size photograph by cubic interpolation at four points per pixel, averaged. The script prints the PSNR (dB), and the
+mean gradient and the power in the upper half of the spectrum as fractions of the reference, all in a central square
+without border pixels. Without scikit-image it uses random images with the spectrum of photographs.
 
-Exit code 1 when the warp is less than 4 times as fast as the three layers, or no sharper.
+Exit code 1 if the warp is less than 4 times as fast as the three layers, or not sharper.
 """
 
 from __future__ import annotations
@@ -112,7 +111,7 @@ def keras_s(nodes: list[tuple[str, dict[str, Any]]]) -> Change:
 
 
 def runner(change: Change) -> Callable[[int], float]:
-    """A function that sends so many batches through, and says how many images a second that were."""
+    """Returns a function that processes a number of batches and returns images per second."""
     images = tf.constant(np.stack([photograph(SIZE, number) for number in range(BATCH)]))
     labels = tf.one_hot(tf.range(BATCH) % 10, 10)
 
@@ -137,7 +136,7 @@ def runner(change: Change) -> Callable[[int], float]:
 
 
 def photograph(side: int, number: int) -> np.ndarray:
-    """A random image whose power falls with the square of the frequency, as that of photographs: uint8."""
+    """Returns a random uint8 image with the power spectrum of photographs (1/f^2)."""
     random = np.random.default_rng(number)
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij"))
     amplitude = 1 / np.maximum(frequency, 1 / side)
@@ -178,7 +177,7 @@ def speed(names: list[str], rounds: int, seconds: float) -> list[dict[str, Any]]
 
 
 def photographs() -> dict[str, np.ndarray]:
-    """Name -> uint8 images with even sides."""
+    """Returns uint8 images with even sides by name."""
     try:
         from skimage import data
     except ImportError:
@@ -193,7 +192,7 @@ def halved(pixels: np.ndarray) -> np.ndarray:
 
 
 def ideal(large: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The warp of the halved image, computed from the whole one at four places for each pixel."""
+    """Warps the halved image, computed from the full-size one at four points per pixel."""
     height, width, channels = large.shape
     y, x = np.meshgrid((np.arange(height) + 0.5) / 2 - 0.5, (np.arange(width) + 0.5) / 2 - 0.5, indexing="ij")
     back = matrix.reshape(3, 3) @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
@@ -206,7 +205,7 @@ def ideal(large: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def stacked(image: np.ndarray, matrices: list[np.ndarray]) -> np.ndarray:
-    """As Keras does it: one layer after the other, each with its interpolation."""
+    """Applies the layers in sequence, each with its own interpolation, as Keras does."""
     pixels = tf.constant(image[np.newaxis], tf.float32)
     for matrix in matrices:
         pixels = tf.raw_ops.ImageProjectiveTransformV3(
@@ -276,7 +275,7 @@ def sharpness(draws: int) -> list[dict[str, Any]]:
 
 
 def _square(inside: np.ndarray) -> tuple[slice, slice] | None:
-    """The largest square about the middle of what is inside; None if it is small."""
+    """Returns the largest central square inside the image; None if it is small."""
     places = np.argwhere(inside)
     row, column = places.mean(axis=0).astype(int)
     half = 0
@@ -291,12 +290,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rows and rounds, to see that it runs")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    given = parser.parse_args()
-    names = list(QUICK) if given.quick else list(ROWS)
-    rows = speed(names, rounds=3 if given.quick else 7, seconds=0.3 if given.quick else 0.6)
-    sharp = sharpness(draws=4 if given.quick else 24)
-    if given.json:
-        given.json.write_text(json.dumps({"speed": rows, "sharpness": sharp, "cores": cores()}, indent=1) + "\n")
+    options = parser.parse_args()
+    names = list(QUICK) if options.quick else list(ROWS)
+    rows = speed(names, rounds=3 if options.quick else 7, seconds=0.3 if options.quick else 0.6)
+    sharp = sharpness(draws=4 if options.quick else 24)
+    if options.json:
+        options.json.write_text(json.dumps({"speed": rows, "sharpness": sharp, "cores": cores()}, indent=1) + "\n")
     sharper = all(one["psnr"] > each["psnr"] for one, each in zip(sharp[::2], sharp[1::2], strict=True))
     return 0 if rows[0]["ratio"] >= LIMIT and sharper else 1
 

@@ -1,17 +1,17 @@
-"""What `kerasimg.build` costs above the same layers typed by hand in Keras, for each spec of the zoo.
+"""Cost of `kerasimg.build` relative to the same layers written by hand in Keras, for each zoo spec.
 
     python benchmarks/build.py [NAME ...] [--repeat 9] [--json OUT.json] [--source]
 
-"By hand" is straight Python, one line a layer, `x7 = keras.layers.Conv2D(name="stem", filters=32, ...)(x6)`, with the
-arguments that are not Keras' defaults, and `keras.Model` at the end. It is written from the model that kerasimg
-builds, compiled once outside of what is timed, and checked to make the same model: equal layers, configurations and
-shapes of weights, and, given equal weights, equal outputs.
+"By hand" is straight-line Python, one line per layer, `x7 = keras.layers.Conv2D(name="stem", filters=32, ...)(x6)`,
+with the arguments that differ from Keras' defaults, and `keras.Model` at the end. It is generated from the model that
+kerasimg builds, compiled once outside of the timing, and verified: equal layers, configurations and weight shapes,
+and equal outputs for equal weights.
 
-Timed are `kerasimg.build(name, weights=None)`, which reads and checks the file and makes the model, and a call of the
-compiled function. Both make every weight and give it its first value. They take turns in one process, who is first
-changes, and before each comes `clear_session` and a collection of garbage. Imports and the first call of each are not
-timed. Printed are the medians, the median of the ratios of the pairs with its quartiles, and how long reading and
-checking alone took. Exit code 1 when the median ratio of a spec is above 1.10.
+The script times `kerasimg.build(name, weights=None)`, which reads and validates the file and builds the model, and a
+call of the compiled function. Both create and initialize all weights. They alternate in one process, with
+`clear_session` and a garbage collection before each. Imports and the first call of each are not timed. The script
+prints medians, the median ratio of the pairs with quartiles, and the time of reading and validation. Exit code 1 if a
+median ratio exceeds 1.10.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NUM_CLASSES = 10
 
 
 def source_of(model: keras.Model, applications: dict[str, str]) -> str:
-    """A function `make` that makes the same model again. applications: nested model -> how it was made."""
+    """Returns source code of a function `make` that builds the same model; `applications`: nested model -> its call."""
     lines = _lines(model, applications, "m")
     return "def make():\n" + "\n".join(f"    {line}" for line in [*lines, "return m"]) + "\n"
 
@@ -94,7 +94,7 @@ def _tensors(value: Any, tensors: dict[int, str]) -> str:
 
 
 def _maker(operation: Any, applications: dict[str, str], name: str) -> tuple[str, list[str]]:
-    """The expression for a layer, and the lines that must stand before it."""
+    """Returns the expression for a layer, and the lines that must precede it."""
     if operation.name in applications:
         lines = [f"{name} = {applications[operation.name]}", f"{name}.name = {operation.name!r}"]
         return name, [*lines, f"{name}.trainable = {operation.trainable}"]
@@ -113,25 +113,25 @@ def _object(cls: type, config: dict[str, Any]) -> str:
     group = {"initializers": "initializers", "regularizers": "regularizers", "constraints": "constraints"}
     where = next((group[part] for part in module if part in group), "layers")
     defaults = _defaults(cls, config)
-    given = {key: value for key, value in config.items() if key == "name" or value != defaults.get(key, ...)}
+    options = {key: value for key, value in config.items() if key == "name" or value != defaults.get(key, ...)}
     if "pool_size" in config:
-        given["strides"] = config["strides"]  # whose default is the size
-    arguments = ", ".join(f"{key}={_value(value)}" for key, value in given.items())
+        options["strides"] = config["strides"]  # whose default is the size
+    arguments = ", ".join(f"{key}={_value(value)}" for key, value in options.items())
     return f"{module[0]}.{where}.{cls.__name__}({arguments})"
 
 
 def _defaults(cls: type, config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of an object that was given only what it must be given."""
-    given: dict[str, Any] = {}
+    """Returns the configuration of an object that got only its required arguments."""
+    options: dict[str, Any] = {}
     for key in ("", *config):
         if key:
-            given[key] = config[key]
+            options[key] = config[key]
         try:
-            made = cls(**{key: given[key] for key in given if key not in ("name", "trainable", "dtype")})
+            made = cls(**{key: options[key] for key in options if key not in ("name", "trainable", "dtype")})
         except (TypeError, ValueError):
             continue
         found = made.get_config()
-        return {key: value for key, value in found.items() if key not in given or key in ("trainable", "dtype")}
+        return {key: value for key, value in found.items() if key not in options or key in ("trainable", "dtype")}
     return {}
 
 
@@ -147,20 +147,20 @@ def _value(value: Any) -> str:
 
 
 def applications_of(spec: Any) -> dict[str, str]:
-    """Node -> the call of keras.applications that it stands for."""
+    """Maps nodes to the calls of keras.applications that they represent."""
     height, width = spec.image.size
     made = {}
     for node in spec.nodes:
         if node.kind == "backbone" and not node.target.endswith(".json"):
-            given = {key: value for key, value in node.arguments.items() if key not in ("weights", "trainable")}
-            given |= {"include_top": False, "weights": None, "input_shape": (height, width, spec.image.channels)}
-            arguments = ", ".join(f"{key}={value!r}" for key, value in given.items())
+            options = {key: value for key, value in node.arguments.items() if key not in ("weights", "trainable")}
+            options |= {"include_top": False, "weights": None, "input_shape": (height, width, spec.image.channels)}
+            arguments = ", ".join(f"{key}={value!r}" for key, value in options.items())
             made[str(node.name)] = f"keras.applications.{node.target}({arguments})"
     return made
 
 
 def check_same(ours: keras.Model, theirs: keras.Model) -> None:
-    """ValueError when two models are not the same."""
+    """Raises ValueError if two models differ."""
     one, other = ([(type(layer), layer.get_config()) for layer in _flat(model)] for model in (ours, theirs))
     for (kind, config), (their_kind, their_config) in zip(one, other, strict=True):
         if kind is not their_kind or config != their_config:
@@ -178,7 +178,7 @@ def _flat(model: keras.Model) -> list[Any]:
 
 
 def seconds(make: Callable[[], Any]) -> float:
-    """How long one call takes, in a process that starts anew as far as Keras can."""
+    """Times one call after clearing the Keras session."""
     keras.utils.clear_session()
     gc.collect()
     start = time.perf_counter()
@@ -189,7 +189,7 @@ def seconds(make: Callable[[], Any]) -> float:
 
 
 def measure(name: str, repeat: int, show_source: bool) -> dict[str, Any]:
-    """The figures of one spec."""
+    """Measures one spec."""
     draft = load(name, partial=True)
     params = {"num_classes": NUM_CLASSES} if not isinstance(draft.params.get("num_classes", 0), int) else {}
     ours = kerasimg.build(name, weights=None, **params)
@@ -224,20 +224,20 @@ def measure(name: str, repeat: int, show_source: bool) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the table; 1 when a spec is above the limit."""
+    """Prints the table; returns 1 if a spec exceeds the limit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="specs of the zoo; all unless given")
+    parser.add_argument("names", nargs="*", help="specs of the zoo; default: all")
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--source", action="store_true", help="print what stands for the typing by hand")
-    given = parser.parse_args()
-    if given.repeat < 2:
+    parser.add_argument("--source", action="store_true", help="print the generated code")
+    options = parser.parse_args()
+    if options.repeat < 2:
         parser.error("--repeat: expected 2 or more, for quartiles")
     kerasimg.build("simple_cnn", num_classes=2)
     print(f"{'spec':20}{'layers':>7}{'kerasimg ms':>13}{'by hand ms':>12}{'ratio':>8}{'quartiles':>15}{'load ms':>9}")
     rows = []
-    for name in given.names or zoo_names():
-        rows.append(row := measure(name, given.repeat, given.source))
+    for name in options.names or zoo_names():
+        rows.append(row := measure(name, options.repeat, options.source))
         low, high = row["quartiles"]
         print(
             f"{name:20}{row['layers']:7}{row['kerasimg_ms']:13.0f}{row['by_hand_ms']:12.0f}{row['ratio']:8.3f}"
@@ -247,8 +247,8 @@ def main() -> int:
     over = [row["name"] for row in rows if row["ratio"] > LIMIT]
     median = statistics.median(row["ratio"] for row in rows)
     print(f"median ratio {median:.3f}; above {LIMIT:.2f}: {', '.join(over) or 'none'}")
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     return 1 if over else 0
 
 

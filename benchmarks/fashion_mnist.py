@@ -1,10 +1,10 @@
-"""Fashion-MNIST from its IDX files, as folders of PNG or as an .npz file.
+"""Converts Fashion-MNIST from IDX files to folders of PNG files or an .npz file.
 
     python benchmarks/fashion_mnist.py folders OUT [--per-class N]
     python benchmarks/fashion_mnist.py npz OUT.npz
 
 The data set that ships was made by `folders kerasimg/data/sample --per-class 200`. The IDX files are those of the
-Debian package dataset-fashion-mnist, or stand in the folder that --idx names.
+Debian package dataset-fashion-mnist, or are in the folder --idx.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SEED = 20170825
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The array in a gzipped IDX file of bytes: two zeros, the type, the number of sizes, the sizes, the values."""
+    """Reads a gzipped IDX file of bytes: two zeros, the type, the number of dimensions, the shape, the values."""
     raw = gzip.decompress(path.read_bytes())
     if raw[:3] != b"\0\0\x08":
         raise ValueError(f"{path}: expected an IDX file of unsigned bytes")
@@ -39,13 +39,13 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_part(idx: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 28, 28) and labels (N,) of "train" or "test"."""
+    """Returns images (N, 28, 28) and labels (N,) of "train" or "test"."""
     images = read_idx(idx / f"{FILES[part]}-images-idx3-ubyte.gz")
     return images, read_idx(idx / f"{FILES[part]}-labels-idx1-ubyte.gz")
 
 
 def draw(labels: np.ndarray, per_class: int | None) -> np.ndarray:
-    """Indices of `per_class` images of each class, drawn by SEED, ascending; None: of all."""
+    """Returns sorted indices of `per_class` random images of each class; None: of all."""
     if per_class is None:
         return np.arange(len(labels))
     random = np.random.default_rng(SEED)
@@ -54,7 +54,7 @@ def draw(labels: np.ndarray, per_class: int | None) -> np.ndarray:
 
 
 def write_folders(idx: Path, out: Path, per_class: int | None) -> int:
-    """Write out/<part>/<class>/<index in the original>.png; returns how many."""
+    """Writes out/<part>/<class>/<original index>.png; returns the number of images."""
     written = 0
     for part in FILES:
         images, labels = read_part(idx, part)
@@ -68,7 +68,7 @@ def write_folders(idx: Path, out: Path, per_class: int | None) -> int:
 
 
 def write_npz(idx: Path, out: Path) -> int:
-    """Write x_train, y_train, x_test and y_test, as Keras' data sets call them; returns how many images."""
+    """Writes x_train, y_train, x_test and y_test, named as in keras.datasets; returns the number of images."""
     parts = {part: read_part(idx, part) for part in FILES}
     arrays = {f"{axis}_{part}": array for part, pair in parts.items() for axis, array in zip("xy", pair, strict=True)}
     np.savez_compressed(out, **arrays)
@@ -81,12 +81,12 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--per-class", type=int, help="train images of each class; default: all")
     parser.add_argument("--idx", type=Path, default=IDX, help=f"folder of the IDX files (default: {IDX})")
-    given = parser.parse_args()
-    if given.form == "npz":
-        written = write_npz(given.idx, given.out)
+    options = parser.parse_args()
+    if options.form == "npz":
+        written = write_npz(options.idx, options.out)
     else:
-        written = write_folders(given.idx, given.out, given.per_class)
-    print(f"{written:,} images in {given.out}")
+        written = write_folders(options.idx, options.out, options.per_class)
+    print(f"{written:,} images in {options.out}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""An epoch of `kerasimg train` against one of the same model in hand-written Keras, `fit` on arrays; side by side.
+"""Epoch time of `kerasimg train` against the same model in hand-written Keras with `fit` on arrays.
 
     python benchmarks/fit.py [--npz fashion.npz] [--images 6000] [--rounds 3] [--spec simple_cnn] [--settings all]
 
-Prints a Markdown table: images a second of training and validation, each the median over all epochs but the first of
-each round, and kerasimg's as a share of Keras'. The rounds take turns, so that what else the machine does falls on
-both. Without --npz the images are noise. The backend is that of KERAS_BACKEND.
+Prints a Markdown table: images per second in training and validation, the median over all epochs except the first of
+each round, and the ratio to Keras. Both sides take turns, so that other load on the machine affects both. Without
+--npz the images are noise. KERAS_BACKEND selects the backend.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Data = dict[str, np.ndarray]
 
 
 def simple_cnn() -> keras.Model:
-    """As the first page of most courses has it."""
+    """As on the first page of most courses."""
     return keras.Sequential(
         [
             keras.Input((SIZE, SIZE, 1)),
@@ -67,7 +67,7 @@ MODELS: dict[str, Callable[[], keras.Model]] = {"simple_cnn": simple_cnn, "branc
 
 
 class Clock(keras.callbacks.Callback):
-    """Seconds of each epoch, validation and all."""
+    """Records the seconds of each epoch, including validation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,19 +101,19 @@ def by_hand(name: str, data: Data, epochs: int) -> list[float]:
 
 def by_spec(name: str, file: str, epochs: int, out: str, edits: dict[str, Any]) -> list[float]:
     stages = {"fit.stages.0.epochs": epochs, "image.channels": 1, "fit.test_split": 0.0}
-    how: dict[str, Any] = {"verbose": 0, "out": out}
-    run = kerasimg.train(name, data=file, size=SIZE, report=False, overrides={**stages, **edits}, **how)
+    quiet: dict[str, Any] = {"verbose": 0, "out": out}
+    run = kerasimg.train(name, data=file, size=SIZE, report=False, overrides={**stages, **edits}, **quiet)
     return [row["seconds"] for row in run.history[1:]]
 
 
 def make_images(npz: str | None, count: int) -> Data:
-    """Images to train on, and a fifth as many to validate by; labels as numbers."""
-    every = count * 6 // 5
+    """Returns training images, a fifth as many validation images, and integer labels."""
+    total = count * 6 // 5
     if npz is None:
-        images, labels = np.random.default_rng(0).integers(0, 256, (every, SIZE, SIZE), "uint8"), np.arange(every) % 10
+        images, labels = np.random.default_rng(0).integers(0, 256, (total, SIZE, SIZE), "uint8"), np.arange(total) % 10
     else:
         with np.load(npz) as archive:
-            images, labels = archive["x_train"][:every], np.unique(archive["y_train"][:every], return_inverse=True)[1]
+            images, labels = archive["x_train"][:total], np.unique(archive["y_train"][:total], return_inverse=True)[1]
     return {"x_train": images[:count], "y_train": labels[:count], "x_val": images[count:], "y_val": labels[count:]}
 
 
@@ -140,13 +140,13 @@ def main() -> None:
         np.savez(file, **data)
         for name in options.spec or MODELS:
             plain: list[float] = []
-            found: dict[str, list[float]] = {setting: [] for setting in settings}
+            seconds_by_setting: dict[str, list[float]] = {setting: [] for setting in settings}
             for _ in range(options.rounds):
                 plain += by_hand(name, data, options.epochs)
                 for setting in settings:
-                    found[setting] += by_spec(name, file, options.epochs, folder, SETTINGS[setting])
+                    seconds_by_setting[setting] += by_spec(name, file, options.epochs, folder, SETTINGS[setting])
             keras_s = statistics.median(plain)
-            for setting, seconds in found.items():
+            for setting, seconds in seconds_by_setting.items():
                 ours_s = statistics.median(seconds)
                 rates = f"{shown / keras_s:,.0f} | {shown / ours_s:,.0f} | {keras_s / ours_s:.2f}"
                 print(f"| {name} | {setting} | {rates} |", flush=True)

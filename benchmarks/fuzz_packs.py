@@ -1,9 +1,9 @@
-"""A fuzzer for packs: mutated ones, their hashes right, are opened and built; nothing but a KerasimgError may come out.
+"""Fuzzer for packs: opens and builds mutated packs with valid hashes; only a KerasimgError may result.
 
     python benchmarks/fuzz_packs.py --minutes 10 [--seed 0]
 
-Prints the cases, the time, every error that is not ours (with the seed that makes the case again), the slowest case and
-the growth of memory. A sample of it runs in the test suite (tests/deploy/test_hostile_packs.py).
+Prints the number of cases, the time, every foreign exception (with the seed that reproduces it), the slowest case, and
+the growth of memory. The test suite runs a sample (tests/deploy/test_hostile_packs.py).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ BOMB = b"0" * 20_000_000
 
 
 def members_of(classes: int = 3) -> dict[str, bytes]:
-    """The members of a small valid pack but for its manifest; the weights are those of its own spec."""
+    """Returns the members of a small valid pack except its manifest, with weights for its own spec."""
     import keras
     from safetensors.numpy import save
 
@@ -82,7 +82,7 @@ def members_of(classes: int = 3) -> dict[str, bytes]:
 
 
 def manifest_of(members: dict[str, bytes], **facts: Any) -> dict[str, Any]:
-    """A manifest with the right hashes."""
+    """Returns a manifest with valid hashes."""
     files = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
     return {
         "kerasimg_pack": 1,
@@ -101,7 +101,7 @@ def write_pack(
     compression: int = zipfile.ZIP_STORED,
     more: tuple[tuple[str, bytes], ...] = (),
 ) -> Path:
-    """Write a pack.  manifest: None: the right one; bytes: as they are.  more: further entries."""
+    """Writes a pack. manifest: None for a valid one, or bytes; more: further entries."""
     manifest = manifest_of(members) if manifest is None else manifest
     head = manifest if isinstance(manifest, bytes) else json.dumps(manifest).encode("utf-8", "surrogatepass")
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -111,7 +111,7 @@ def write_pack(
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The paths of all values in a document."""
+    """Returns the paths of all values in a document."""
     found = [path] if path else []
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
@@ -120,7 +120,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def changed_document(document: Any, draw: random.Random) -> bytes:
-    """A document with one to three of its values replaced, removed, renamed or doubled, as JSON."""
+    """Replaces, removes, renames or duplicates one to three values of a document; returns JSON."""
     document = json.loads(json.dumps(document))
     for _ in range(draw.randint(1, 3)):
         if not (known := places(document)):
@@ -145,7 +145,7 @@ def changed_document(document: Any, draw: random.Random) -> bytes:
 
 
 def changed_bytes(content: bytes, draw: random.Random) -> bytes:
-    """Bytes flipped, cut out, doubled, or cut off."""
+    """Flips, removes, duplicates or truncates bytes."""
     data = bytearray(content)
     for _ in range(draw.choice((1, 1, 2, 8))):
         place = draw.randrange(len(data) or 1)
@@ -162,7 +162,7 @@ def changed_bytes(content: bytes, draw: random.Random) -> bytes:
 
 
 def changed_header(content: bytes, draw: random.Random) -> bytes:
-    """A safetensors file whose header lies."""
+    """Returns a safetensors file with an invalid header."""
     (length,) = struct.unpack_from("<Q", content)
     header, data = content[8 : 8 + length], content[8 + length :]
     if draw.random() < 0.3:
@@ -172,7 +172,7 @@ def changed_header(content: bytes, draw: random.Random) -> bytes:
 
 
 def hostile_pack(path: Path, members: dict[str, bytes], seed: int) -> Path:
-    """The pack of a seed."""
+    """Writes the pack of a seed."""
     draw = random.Random(seed)
     members = dict(members)
     kind = draw.randrange(10)
@@ -209,7 +209,7 @@ def hostile_pack(path: Path, members: dict[str, bytes], seed: int) -> Path:
 
 
 def open_fully(path: Path) -> None:
-    """What `predict` does with a pack and an image, and what `push` reads besides."""
+    """Does what `predict` does with a pack and an image, and reads what `push` reads."""
     import numpy as np
 
     import kerasimg
@@ -226,14 +226,14 @@ def open_fully(path: Path) -> None:
 
 
 def rss_mb() -> float:
-    """Memory of this process."""
+    """Returns the memory of this process."""
     with contextlib.suppress(OSError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def run(seconds: float, first: int = 0, most: int = 10**9, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Open hostile packs for so long; what came out."""
+    """Opens hostile packs for a number of seconds; returns the outcomes."""
     import keras
 
     from kerasimg.errors import KerasimgError
@@ -248,7 +248,7 @@ def run(seconds: float, first: int = 0, most: int = 10**9, say: Callable[[str], 
         while case < most and time.monotonic() - began < seconds:
             seed = first + case
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # zipfile's, of a name given twice
+                warnings.simplefilter("ignore")  # zipfile warns about duplicate names
                 hostile_pack(path, members, seed)
             cpu = time.process_time()
             try:
@@ -284,5 +284,5 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, default=10**9)
-    given = parser.parse_args()
-    print(json.dumps(run(given.minutes * 60, given.seed, given.cases), indent=1))
+    options = parser.parse_args()
+    print(json.dumps(run(options.minutes * 60, options.seed, options.cases), indent=1))

@@ -1,11 +1,11 @@
-"""A fuzzer for a server, and its hostile cases with what each costs.
+"""Fuzzer for the server, and hostile requests with their cost.
 
-    python benchmarks/fuzz_requests.py --minutes 10 [--seed 0]     mutated requests, as many as there is time for
+    python benchmarks/fuzz_requests.py --minutes 10 [--seed 0]     mutated requests
     python benchmarks/fuzz_requests.py --hostile                   the table of docs/serve.md
 
-A server is started as a process. Printed are the statuses, errors that are not ours (a 5xx other than 503, a closed
-connection, a server that has gone), processor time and memory of the server with its workers, and the latency of the
-health route meanwhile. A sample runs in the test suite (tests/deploy/serve/test_hostile.py).
+Starts a server as a process. Prints the status codes, unexpected errors (5xx except 503, a closed connection, a server
+that has died), CPU time and memory of the server with its workers, and the latency of the health route meanwhile. The
+test suite runs a sample (tests/deploy/serve/test_hostile.py).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ INFER = "/v2/models/tiny/infer"
 
 
 class Case(NamedTuple):
-    """One hostile request, and how many of it are sent at once."""
+    """A hostile request, and how many are sent at once."""
 
     content: bytes
     headers: dict[str, str]
@@ -52,21 +52,21 @@ class Case(NamedTuple):
 
 
 def image(kind: str, size: tuple[int, int] = (40, 30), **options: Any) -> bytes:
-    """An image file of one colour."""
+    """Returns an image file of a single colour."""
     file = io.BytesIO()
     PIL.Image.new("RGB", size, (250, 10, 10)).save(file, kind, **options)
     return file.getvalue()
 
 
 def many_scans(size: int = 7000, scans: int = 27_000) -> bytes:
-    """A progressive JPEG whose last scan is repeated: about 1 MB."""
+    """Returns a progressive JPEG of about 1 MB whose last scan is repeated."""
     plain = image("JPEG", (size, size), progressive=True)
     last = plain[plain.rfind(b"\xff\xda") : -2]
     return plain[:-2] + last * scans + b"\xff\xd9"
 
 
 def hostile_cases() -> dict[str, Case]:
-    """The cases of the table."""
+    """Returns the cases of the table."""
     near = (b"--edge\r\nContent-Disposition: form-data; name=file; filename=a\r\n\r\n" + b"\r\n--edg" * 2_300_000)[
         :MEBIBYTES_16
     ]
@@ -108,7 +108,7 @@ def _png_bomb(size: int) -> bytes:
 
 
 class Server:
-    """`kerasimg serve` of a tiny bundle, with what it and its workers cost."""
+    """`kerasimg serve` for a tiny bundle, with the cost of its processes."""
 
     def __init__(self, folder: Path) -> None:
         if not (folder / "bundle").exists():
@@ -125,12 +125,12 @@ class Server:
             raise RuntimeError("".join(lines))
 
     def cost(self) -> tuple[float, float]:
-        """Seconds of the processor so far, of processes that have ended too, and MiB now."""
+        """Returns CPU seconds, including ended processes, and current memory in MiB."""
         seconds, pages = 0.0, 0
         for process in self._family():
             with contextlib.suppress(OSError, IndexError):
-                told = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-                seconds += sum(map(int, told[11:15])) / os.sysconf("SC_CLK_TCK")
+                output = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+                seconds += sum(map(int, output[11:15])) / os.sysconf("SC_CLK_TCK")
                 pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
         return seconds, pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -142,7 +142,7 @@ class Server:
         return family
 
     def close(self) -> None:
-        """End it."""
+        """Stops it."""
         self.process.kill()
         self.process.wait()
         if self.process.stderr:
@@ -151,7 +151,7 @@ class Server:
 
 @contextlib.contextmanager
 def running() -> Iterator[Server]:
-    """A server."""
+    """Starts a server and stops it at the end."""
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))
         try:
@@ -161,7 +161,7 @@ def running() -> Iterator[Server]:
 
 
 class Watch:
-    """Asks the health route all the while, in a process of its own; the longest answer, and the most memory seen."""
+    """Polls the health route from another process; records the longest latency and the peak memory."""
 
     def __init__(self, server: Server) -> None:
         self.server, self.longest_ms, self.most_mb = server, 0.0, 0.0
@@ -181,15 +181,15 @@ class Watch:
         """End it."""
         self._over.set()
         self._thread.join()
-        told, _ = self._process.communicate("")
-        self.longest_ms = float(told)
+        output, _ = self._process.communicate("")
+        self.longest_ms = float(output)
 
 
 _WATCH = """
 import http.client, select, sys, time
 host = sys.argv[1].removeprefix("http://")
 longest = 0.0
-print("begun", flush=True)
+print("ready", flush=True)
 while not select.select([sys.stdin], [], [], 0.01)[0]:
     began = time.perf_counter()
     try:
@@ -205,7 +205,7 @@ print(longest * 1000)
 
 
 def send(server: Server, case: Case) -> str:
-    """The status, or the error of the connection."""
+    """Sends a case; returns the status, or the name of the connection error."""
     try:
         with httpx.Client(base_url=server.url, timeout=120) as client:
             answer = client.post(case.path, content=case.content, headers=case.headers)
@@ -215,7 +215,7 @@ def send(server: Server, case: Case) -> str:
 
 
 def cost_of(server: Server, case: Case) -> dict[str, Any]:
-    """What a hostile case is answered, and what it costs."""
+    """Returns the status and the cost of a hostile case."""
     before, began = server.cost(), time.perf_counter()
     watch = Watch(server)
     statuses: list[str] = []
@@ -225,7 +225,7 @@ def cost_of(server: Server, case: Case) -> dict[str, Any]:
     for thread in threads:
         thread.join()
     took = time.perf_counter() - began
-    while (cost := server.cost()[0]) and not _idle(server, cost):  # work may go on after the answer
+    while (cost := server.cost()[0]) and not _idle(server, cost):  # work may continue after the response
         pass
     watch.close()
     return {
@@ -243,7 +243,7 @@ def _idle(server: Server, cost: float) -> bool:
 
 
 def hostile_table() -> str:
-    """The table: every case on a server that has answered one image before."""
+    """Prints the table; the server has answered one image before."""
     lines = [
         "| request | status | seconds | CPU, s | memory, MB | health route, ms |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
@@ -260,7 +260,7 @@ def hostile_table() -> str:
 
 
 def mutated(draw: random.Random) -> Case:
-    """A request that a mutation has made of a valid one."""
+    """Returns a mutation of a valid request."""
     file = image(draw.choice(("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP")), (draw.randint(1, 60), draw.randint(1, 60)))
     text = base64.b64encode(file).decode()
     words = [
@@ -334,7 +334,7 @@ RAW_VALUES = (
     ),
     *('{"a": 1, "a": 2}', "[1,]", "/**/1"),
 )
-"""Texts that `json.dumps` does not write; "@3" in a document stands for the fourth."""
+"""JSON values that `json.dumps` does not write; "@3" in a document represents the fourth."""
 
 
 def _json(document: Any) -> bytes:
@@ -370,7 +370,7 @@ def _changed(content: bytes, draw: random.Random) -> bytes:
 
 
 def run(seconds: float, first: int = 0, most: int = 10**9) -> dict[str, Any]:
-    """Send mutated requests for so long; what came back."""
+    """Sends mutated requests for a number of seconds; returns the outcomes."""
     statuses: Counter[str] = Counter()
     foreign: list[str] = []
     slowest = (0.0, -1)

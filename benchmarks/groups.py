@@ -1,6 +1,6 @@
-"""What a random split says of a model that recognises patients, and what a split by patient says (docs/groups.md).
+"""Accuracy under a random split and under a split by patient, for a model that recognizes patients (docs/groups.md).
 
-Each patient has several images that look alike, and a diagnosis that no image shows: the truth is an accuracy of 0.5.
+Each patient has several similar images, and a diagnosis that no image shows: the true accuracy is 0.5.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SPEC = {
 
 
 def write(folder: Path, patients: int, each: int, seed: int) -> Path:
-    """A manifest of patients, half of them ill, with `each` images of 32 x 32: a pattern of their own, and noise."""
+    """Writes a manifest of patients, half of them ill, with images of an individual pattern plus noise."""
     draws = np.random.default_rng(seed)
     ill = draws.permutation(np.arange(patients) % 2)
     rows = []

@@ -1,10 +1,11 @@
-"""What the confidence intervals cost: 1,000 resamples of 10,000 images, in seconds of one core.
+"""CPU seconds of the confidence intervals: 1,000 resamples of 10,000 images on one core.
 
 OMP_NUM_THREADS=1 python benchmarks/intervals.py
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 
 import numpy as np
@@ -17,7 +18,7 @@ REPEATS = 5
 
 
 def drawn(task: Task, labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Truth and probabilities of a calibrated model; a label of several holds for one image in twenty."""
+    """Returns truth and probabilities of a calibrated model; each of several labels holds for one image in twenty."""
     random = np.random.default_rng(0)
     if task == "multiclass":
         p = random.dirichlet(np.full(labels, 0.3), N)
@@ -29,7 +30,7 @@ def drawn(task: Task, labels: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def seconds(task: Task, labels: int) -> float:
-    """The least processor time of REPEATS."""
+    """Returns the minimum CPU time of REPEATS runs."""
     truth, p = drawn(task, labels)
     spent = []
     for _ in range(REPEATS):
@@ -40,6 +41,7 @@ def seconds(task: Task, labels: int) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     cases: tuple[tuple[Task, int], ...] = (("multiclass", 10), ("multiclass", 1000), ("binary", 1), ("multilabel", 20))
     for task, labels in cases:
         print(f"{task}, {labels} outputs: {seconds(task, labels):.2f} s")

@@ -1,14 +1,14 @@
-"""Kills short trainings at random moments, resumes them until they end, and compares with an undisturbed end.
+"""Kills short trainings at random moments, resumes them, and compares the results with undisturbed trainings.
 
     python benchmarks/kills.py [--kills 50] [--seed 0] [--case NAME] [--at-a-time 2]
 
-A process is stopped some time after its run begins, it is noted what it was doing, then it is killed (SIGKILL) and
-resumed, and killed again. Every other kill is aimed at the next checkpoint that is being written. Compared: each weight
-of the model and of the ends of the stages; at the end of each stage the optimizer with its step count and moving
-averages, and what callbacks remember; every figure of history.csv but the seconds, and of metrics.json. The cases have
-two stages or three, augmentation, Dropout, moving averages, layer-wise decay, early stopping and ReduceLROnPlateau
-among them, with cached features, with fresh ones and with none; each run has a cache of its own, so that kills hit the
-computing of features, too.
+A process is stopped some time after its run starts; the script notes what it was doing, kills it (SIGKILL), resumes
+it, and kills it again. Every second kill targets a checkpoint that is being written. It compares all weights of the
+model and of the ends of the stages; at the end of each stage the optimizer with step count and moving averages, and
+the state of callbacks; all values of history.csv except the seconds, and of metrics.json. The cases have two or three
+stages with augmentation, Dropout, moving averages, layer-wise decay, early stopping and ReduceLROnPlateau, with
+cached features, with fresh features and without; each run has its own cache, so that kills also hit the computation
+of features.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def spec(case: str) -> dict[str, Any]:
-    """A small spec that takes a few seconds."""
+    """Returns a small spec that trains in a few seconds."""
     return {
         "kerasimg": 1,
         "name": case,
@@ -105,7 +105,7 @@ def spec(case: str) -> dict[str, Any]:
 
 
 def images(folder: Path) -> Path:
-    """Stripes, across and down, that are hard enough to take some epochs; of one class twice as many."""
+    """Returns striped images that take some epochs to learn; one class has twice as many."""
     noise = np.random.default_rng(0)
     for label, count in (("across", 60), ("down", 120)):
         (folder / label).mkdir(parents=True)
@@ -118,7 +118,7 @@ def images(folder: Path) -> Path:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """All that a run ends with, but for times."""
+    """Returns all results of a run except times."""
     rows = [line.split(",") for line in (run / "history.csv").read_text().splitlines()]
     clock = rows[0].index("seconds")
     found: dict[str, Any] = {"history": [[*row[:clock], *row[clock + 1 :]] for row in rows]}
@@ -135,7 +135,7 @@ def outcome(run: Path) -> dict[str, Any]:
 
 
 def keep_states() -> None:
-    """Have the end of each stage leave what no run keeps: the optimizer, and what callbacks remember."""
+    """Saves at the end of each stage what runs discard: the optimizer and the state of callbacks."""
     from kerasimg.training import engine, snapshot
 
     finish = engine.Engine._finish
@@ -151,7 +151,7 @@ def keep_states() -> None:
 
 
 def in_a_process(work: Any, cache: Path) -> int:
-    """The id of a process that does the work. It begins with Keras loaded, but never used."""
+    """Returns the id of a process that does the work, with Keras loaded but not used before."""
     if pid := os.fork():
         return pid
     os.environ["KERASIMG_CACHE"] = str(cache)
@@ -169,7 +169,7 @@ def in_a_process(work: Any, cache: Path) -> int:
 
 
 def wait_until(condition: Any, pid: int) -> bool:
-    """Wait until something holds; False when the process has ended before."""
+    """Waits for a condition; returns False if the process ends first."""
     while not condition():
         if os.waitpid(pid, os.WNOHANG)[0]:
             return False
@@ -178,26 +178,26 @@ def wait_until(condition: Any, pid: int) -> bool:
 
 
 def doing(run: Path) -> str:
-    """What a process that has been stopped was doing, by what stands in its run's folder."""
+    """Returns what a stopped process was doing, according to its run's folder."""
     from kerasimg.files import PARTIAL
     from kerasimg.run_folder import RunFolder
     from kerasimg.training import checkpoint
 
     if list((run / "checkpoints").glob(PARTIAL.format("*"))):
         return "writing a checkpoint"
-    begun = len(json.loads((run / "training.json").read_text())["stages"])
+    started = len(json.loads((run / "training.json").read_text())["stages"])
     known = checkpoint.facts(RunFolder(run).checkpoint_file)
-    if known is None and not begun:
+    if known is None and not started:
         return "before stage 1"
-    if known and known["done"] and known["stage"] + 1 == begun:
+    if known and known["done"] and known["stage"] + 1 == started:
         return "between stages or after the last"
-    return f"in stage {begun}"
+    return f"in stage {started}"
 
 
 def train_with_kills(
     case: str, data: Path, out: Path, chance: random.Random, spans: tuple[float, float]
 ) -> tuple[Path, list[str]]:
-    """The run's folder, and what it was doing each time when it was killed."""
+    """Returns the run's folder, and what it was doing at each kill."""
     from kerasimg.files import PARTIAL
     from kerasimg.training import train as verbs
 
@@ -229,20 +229,20 @@ def train_with_kills(
     return run, kills
 
 
-def judge(case: str, data: Path, folder: Path, least: int, seed: int) -> int:
-    """Kill runs of a case until it was at least so often; print a row of the table; how many ends differ."""
+def check_case(case: str, data: Path, folder: Path, least: int, seed: int) -> int:
+    """Kills runs of a case at least `least` times, prints a table row, and returns the number of different results."""
     chance = random.Random(f"{seed} {case}")
-    begun = time.monotonic()
+    started = time.monotonic()
     whole, _ = train_with_kills(case, data, folder / "whole" / case, chance, (1e9, 1e9))
-    took = time.monotonic() - begun
+    took = time.monotonic() - started
     wanted, runs, differ = outcome(whole), 0, 0
     hit: collections.Counter[str] = collections.Counter()
     while hit.total() < least:
         out = folder / f"killed-{case}-{runs}"
-        begun = time.monotonic()
+        started = time.monotonic()
         run, kills = train_with_kills(case, data, out, chance, (0.0, took))
         if not kills:
-            took = min(took, time.monotonic() - begun)  # the first may have found the machine busy
+            took = min(took, time.monotonic() - started)  # the first may have found the machine busy
         hit.update(kills)
         runs += 1
         found = outcome(run)
@@ -282,7 +282,7 @@ def main() -> int:
             failed = 1
             try:
                 failed = sum(
-                    [judge(case, data, folder, least, options.seed) for case in cases[number :: options.at_a_time]]
+                    [check_case(case, data, folder, least, options.seed) for case in cases[number :: options.at_a_time]]
                 )
             finally:
                 os._exit(min(failed, 1))

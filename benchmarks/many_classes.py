@@ -1,12 +1,13 @@
-"""Evaluation and report with many classes: seconds, peak memory, bytes of files.
+"""Evaluation and report with many classes: seconds, peak memory, size of files.
 
     python benchmarks/many_classes.py [IMAGES CLASSES]
 
-Each case is a process of its own. It trains a network of one dense layer on a few images, then evaluates it on IMAGES
+Each case is a separate process. It trains a network of one dense layer on a few images, then evaluates it on IMAGES
 images of 4x4 pixels with CLASSES classes and writes the report. "start" is the memory before the evaluation: Keras,
-TensorFlow, the network and the images. Without arguments: 50,000 x 1,000 and 10,000 x 10,000.
+TensorFlow, the network and the images. Default: 50,000 x 1,000 and 10,000 x 10,000.
 """
 
+import argparse
 import json
 import resource
 import subprocess
@@ -60,14 +61,17 @@ def case(images: int, classes: int, folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--case"]:
-        images, classes, folder = sys.argv[2:]
-        print(json.dumps(case(int(images), int(classes), Path(folder))))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=int, nargs="?")
+    parser.add_argument("classes", type=int, nargs="?")
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.out:
+        print(json.dumps(case(options.images, options.classes, options.out)))
         return
-    chosen = [(int(sys.argv[1]), int(sys.argv[2]))] if len(sys.argv) == 3 else CASES
-    for images, classes in chosen:
+    for images, classes in [(options.images, options.classes)] if options.classes else CASES:
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, __file__, "--case", str(images), str(classes), folder]
+            command = [sys.executable, __file__, str(images), str(classes), "--out", folder]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         print(done.stdout.strip().splitlines()[-1] if done.returncode == 0 else done.stderr[-2000:], flush=True)
 

@@ -1,10 +1,10 @@
-"""What a folder of 200,000 (or a million) images costs: time to start, memory, and how its epochs are shuffled.
+"""Start-up time, memory and shuffling for a folder of 200,000 (or a million) images.
 
     python benchmarks/many_files.py [--images 200000] [--classes 1000] [--epochs 2] [--work FOLDER]
 
-The images are links to 32 small JPEGs, in a folder per class. Each start is a process of its own: the first finds an
-empty cache folder and lists the folders, the second finds their listings kept; three of each, medians. An epoch is
-read through `batches`, which says by its sample weights which image stands where.
+The images are links to 32 small JPEGs, in a folder per class. Each start is a separate process: the first has an empty
+cache and lists the folders, the second uses the cached listings; medians of three each. An epoch is read through
+`batches`; sample weights identify the image at each position.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ def make(root: Path, images: int, classes: int) -> None:
 
 
 def resident() -> float:
-    """MB of memory that this process holds."""
+    """Returns the current memory of this process in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def peak() -> float:
-    """MB of memory that this process held at most."""
+    """Returns the peak memory of this process in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3
 
 
 def start(root: str) -> dict[str, float]:
-    """Seconds and megabytes of a start, in this process."""
+    """Measures seconds and megabytes of a start in this process."""
     from kerasimg.data.sources import open_source
     from kerasimg.data.split import split
 
@@ -65,7 +65,7 @@ def start(root: str) -> dict[str, float]:
     labels = source.label_ids(parts["train"])
     labelled = time.perf_counter()
     found = {"open, s": opened - began, "split, s": drawn - opened, "labels, s": labelled - drawn}
-    found |= {"memory kept, MB": resident() - before, "at most, MB": peak() - before}
+    found |= {"memory, MB": resident() - before, "peak memory, MB": peak() - before}
     began = time.perf_counter()
     keys = source.keys()
     found["content keys, s"] = time.perf_counter() - began
@@ -75,7 +75,7 @@ def start(root: str) -> dict[str, float]:
 
 
 def shuffling(root: str, epochs: int) -> dict[str, float]:
-    """How the order of each epoch relates to that of the folder and of the epoch before."""
+    """Compares the order of each epoch with that of the folder and of the previous epoch."""
     from kerasimg.data.pipeline import batches
     from kerasimg.data.sources import open_source
     from kerasimg.spec.document import Image
@@ -137,8 +137,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=2, help="epochs whose order is looked at; 0: none")
-    parser.add_argument("--work", type=Path, help="folder for the images, kept; else a temporary one")
+    parser.add_argument("--epochs", type=int, default=2, help="number of epochs whose order is measured")
+    parser.add_argument("--work", type=Path, help="folder for the images; default: a temporary one")
     parser.add_argument("--run", choices=["start", "shuffling"], help=argparse.SUPPRESS)
     parser.add_argument("--root", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -162,8 +162,8 @@ def main() -> None:
         print("| --- | ---: | ---: |")
         for name in starts["first start"]:
             print(f"| {name} | " + " | ".join(f"{found[name]:.2f}" for found in starts.values()) + " |")
-        kept = sum(path.stat().st_size for path in (cache / "index").iterdir()) / 1e6
-        print(f"| index on disk, MB | | {kept:.1f} |")
+        index_mb = sum(path.stat().st_size for path in (cache / "index").iterdir()) / 1e6
+        print(f"| index on disk, MB | | {index_mb:.1f} |")
         if options.epochs:
             print("\n| shuffling | |\n| --- | ---: |")
             for name, value in in_a_process("shuffling", root, cache, "--epochs", str(options.epochs)).items():

@@ -1,17 +1,17 @@
-"""Images a second from files to batches: kerasimg beside the usual ways, and the bare decoder as the ceiling.
+"""Images per second from files to batches: kerasimg, the usual alternatives, and the bare decoder as the ceiling.
 
     python benchmarks/pipeline.py [--quick] [--rounds 3] [--torch-python PYTHON] [--json OUT.json]
 
-Two sets of images: 2,000 JPEGs of 500x375, about 50 KB each, made here with the statistics of photographs (1/f noise
-in brightness and colour, objects with edges over it) and brought to 224x224; and the 2,000 PNGs of Fashion-MNIST that
-ship, at 28x28. Augmentation is the tutorial's: rotation by up to 20 degrees, shifts by up to 0.2, horizontal flip.
+Two data sets: 2,000 JPEGs of 500x375 of about 50 KB, generated with the statistics of photographs (1/f noise in
+luminance and colour, objects with edges) and resized to 224x224; and the 2,000 PNGs of Fashion-MNIST that ship, at
+28x28. Augmentation is the tutorial's: rotation by up to 20 degrees, shifts by up to 0.2, horizontal flip.
 
-The contenders take turns; each turn is one pass over the images, after a warm-up that is not timed, in which all is
-compiled (kerasimg's turns are epochs of one long run, as ImageDataGenerator's are), and begins when the batches that
-the turn before made ahead are done. Printed are the medians over the rounds, with the lowest and the highest, and the
-least CPU time of all threads for an image. The files are in the system's cache of the disk by then.
-`--torch-python` names a Python that can import torch and PIL (also: the environment variable TORCH_PYTHON); without it
-the DataLoader is left out. Exit code 1 when kerasimg's pixels are further from the reference decoder than stated.
+The contenders take turns. A turn is one pass over the images after an untimed warm-up that compiles everything
+(kerasimg's turns are epochs of one long run, like those of ImageDataGenerator); it starts when the batches that the
+previous turn prefetched are done. The script prints medians over the rounds with minimum and maximum, and the minimum
+CPU time of all threads per image. Files are in the page cache by then. `--torch-python` names a Python with torch and
+PIL (also: environment variable TORCH_PYTHON); without it the DataLoader is skipped. Exit code 1 if kerasimg's pixels
+differ from the reference decoder by more than stated.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Contender = Callable[[], float]
 
 
 def photograph(draws: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A made image, uint8 (height, width, 3), with the spectrum of photographs (Field 1987) and edges."""
+    """Returns a generated uint8 image with the spectrum of photographs (Field 1987) and edges."""
     down, across = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     frequency = np.hypot(down, across)
     frequency[0, 0] = 1
@@ -72,7 +72,7 @@ def photograph(draws: np.random.Generator, height: int, width: int) -> np.ndarra
 
 
 def make_photographs(root: Path, count: int) -> None:
-    """Write `count` JPEGs of 500x375 in two classes: cut from larger ones, ten from each."""
+    """Writes `count` JPEGs of 500x375 in two classes, ten crops from each larger image."""
     draws = np.random.default_rng(0)
     sizes = []
     for number in range(count):
@@ -88,11 +88,11 @@ def make_photographs(root: Path, count: int) -> None:
 
 
 def quiet() -> None:
-    """Wait until this process works on nothing any more, 10 seconds at most."""
+    """Waits until this process is idle, at most 10 seconds."""
     for _ in range(100):
-        begun = time.process_time()
+        started = time.process_time()
         time.sleep(0.1)
-        if time.process_time() - begun < 0.02:
+        if time.process_time() - started < 0.02:
             return
 
 
@@ -112,10 +112,10 @@ def image_data_generator(root: Path, size: int, count: int) -> Contender:
     made = tf.keras.preprocessing.image.ImageDataGenerator(
         rotation_range=DEGREES, width_shift_range=SHIFT, height_shift_range=SHIFT, horizontal_flip=True
     )
-    given = {"target_size": (size, size), "batch_size": BATCH, "class_mode": "sparse", "interpolation": "bilinear"}
+    options = {"target_size": (size, size), "batch_size": BATCH, "class_mode": "sparse", "interpolation": "bilinear"}
     with open(os.devnull, "w") as silence:
         shown, sys.stdout = sys.stdout, silence
-        flow = made.flow_from_directory(str(root), **given)
+        flow = made.flow_from_directory(str(root), **options)
         sys.stdout = shown
     return lambda: rate(flow, count)
 
@@ -152,7 +152,7 @@ def torch_loader(python: str, root: Path, size: int) -> Contender:
 
 
 def torch_worker(root: Path, size: int) -> None:
-    """Runs in the other Python: prints the images a second of the second pass of a DataLoader with PIL."""
+    """Runs in the other Python: prints images per second of the second pass of a DataLoader with PIL."""
     import torch
 
     class Images(torch.utils.data.Dataset):
@@ -182,7 +182,7 @@ def torch_worker(root: Path, size: int) -> None:
 
 
 def ceiling(root: Path, size: int, count: int, scale: int = 1) -> Contender:
-    """The bare decoder on files in memory, on all cores, no resizing."""
+    """Runs the bare decoder on files in memory, on all cores, without resizing."""
     contents = [path.read_bytes() for path in sorted(root.glob("*/*.*"))[:count]]
     if contents[0].startswith(b"\xff\xd8"):
         try:
@@ -221,7 +221,7 @@ def ceiling(root: Path, size: int, count: int, scale: int = 1) -> Contender:
 
 
 def ours(root: Path, size: int, count: int, augmented: bool, cache: str) -> Contender:
-    """cache: "off" is a first epoch; "memory" and "disk" are later ones."""
+    """Runs kerasimg; cache "off" is a first epoch, "memory" and "disk" are later ones."""
     from kerasimg.data.augment import compile_augment
     from kerasimg.data.cache import Cache
     from kerasimg.data.pipeline import batches
@@ -236,15 +236,21 @@ def ours(root: Path, size: int, count: int, augmented: bool, cache: str) -> Cont
     ]
     augment = compile_augment(layers if augmented else [], image, 0)
     source = open_source(root)
-    kept = Cache(cache)
+    image_cache = Cache(cache)
     if cache != "off":
-        for _ in batches(source, np.arange(count), image, batch_size=BATCH, cache=kept, exact=False):
+        for _ in batches(source, np.arange(count), image, batch_size=BATCH, cache=image_cache, exact=False):
             pass
-    given: dict[str, Any] = {"batch_size": BATCH, "shuffle": True, "exact": False, "cache": kept, "augment": augment}
-    endless = iter(batches(source, np.arange(count), image, epochs=None, **given))
+    options: dict[str, Any] = {
+        "batch_size": BATCH,
+        "shuffle": True,
+        "exact": False,
+        "cache": image_cache,
+        "augment": augment,
+    }
+    endless = iter(batches(source, np.arange(count), image, epochs=None, **options))
 
     def run() -> float:
-        # Without what was made ready while the others had their turns.
+        # Without batches that were prefetched during the turns of others.
         for _ in range(READY):
             next(endless)
         return rate(endless, count)
@@ -253,7 +259,7 @@ def ours(root: Path, size: int, count: int, augmented: bool, cache: str) -> Cont
 
 
 def bound(root: Path, size: int) -> bool:
-    """Print how far the fast decoder is from the reference; whether that is as near as stated."""
+    """Prints the difference between the fast decoder and the reference; returns whether it is within the bound."""
     from kerasimg.data.decode import decode
     from kerasimg.data.fast_decode import LARGEST, MEAN_BOUND, decode_fast, version
     from kerasimg.spec.document import Image
@@ -297,7 +303,7 @@ def table(name: str, figures: dict[str, list[float]], work: dict[str, list[float
 
 
 def main() -> int:
-    """Print the tables."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="400 images of each kind")
     parser.add_argument("--rounds", type=int, default=3)
@@ -305,19 +311,19 @@ def main() -> int:
     parser.add_argument("--torch-worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, default=224, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    if given.torch_worker:
-        torch_worker(given.torch_worker, given.size)
+    options = parser.parse_args()
+    if options.torch_worker:
+        torch_worker(options.torch_worker, options.size)
         return 0
     from kerasimg.data.readers.folders import SAMPLE
 
-    count = 400 if given.quick else 2000
-    told, sound = {}, True
+    count = 400 if options.quick else 2000
+    results, within_bound = {}, True
     with tempfile.TemporaryDirectory() as folder:
         os.environ["KERASIMG_CACHE"] = str(Path(folder) / "cache")
         photographs = Path(folder) / "photographs"
         make_photographs(photographs, count)
-        torch_python = given.torch_python
+        torch_python = options.torch_python
         if torch_python and subprocess.run([torch_python, "-c", "import torch, PIL, numpy"], check=False).returncode:
             torch_python = None
         if not torch_python:
@@ -326,24 +332,24 @@ def main() -> int:
             ("JPEGs of 500x375 to 224x224", photographs, 224),
             ("Fashion-MNIST PNGs, 28x28", SAMPLE / "train", 28),
         ]:
-            sound &= bound(root, size)
-            here = dict(contenders(root, size, count, torch_python, given.quick))
+            within_bound &= bound(root, size)
+            here = dict(contenders(root, size, count, torch_python, options.quick))
             for run in here.values():
                 run()
             figures: dict[str, list[float]] = {who: [] for who in here}
             work: dict[str, list[float]] = {who: [] for who in here}
-            for turn in range(given.rounds):
+            for turn in range(options.rounds):
                 for who in list(here) if turn % 2 else list(here)[::-1]:
                     quiet()
-                    begun, start = time.process_time(), time.perf_counter()
+                    started, start = time.process_time(), time.perf_counter()
                     figures[who].append(here[who]())
                     images = figures[who][-1] * (time.perf_counter() - start)
-                    work[who].append(1000 * (time.process_time() - begun) / images)
+                    work[who].append(1000 * (time.process_time() - started) / images)
             table(name, figures, work)
-            told[name] = {"images_per_second": figures, "cpu_ms_per_image": work}
-    if given.json:
-        given.json.write_text(json.dumps({"cores": CORES, "figures": told}, indent=2) + "\n")
-    return 0 if sound else 1
+            results[name] = {"images_per_second": figures, "cpu_ms_per_image": work}
+    if options.json:
+        options.json.write_text(json.dumps({"cores": CORES, "figures": results}, indent=2) + "\n")
+    return 0 if within_bound else 1
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What each recipe of the zoo reaches on stated data: `python benchmarks/recipes.py CLIPART`.
+"""Results of each zoo recipe on the stated data: `python benchmarks/recipes.py CLIPART`.
 
-CLIPART: the folders of the Debian package openclipart-png (usr/share/openclipart/png), of which animals, food,
-transportation and people are used. Fashion-MNIST is the sample that ships: 2,000 images to train with, 500 to test.
-Each recipe is trained by the command that is printed, in a process of its own; the test part is seen once, at the end.
+CLIPART is the folder of the Debian package openclipart-png (usr/share/openclipart/png), of which animals, food,
+transportation and people are used. Fashion-MNIST is the sample that ships: 2,000 training and 500 test images. Each
+recipe is trained by the printed command in a separate process; the test split is used once, at the end.
 """
 
 from __future__ import annotations
@@ -37,46 +37,46 @@ COLUMNS = ("recipe", "data", "--set", "epochs", "minutes", "accuracy", "balanced
 
 
 def main() -> None:
-    """Train, and print a table."""
+    """Trains the recipes and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clipart", type=Path)
     parser.add_argument("--only", nargs="*", help="names of recipes")
-    parser.add_argument("--out", type=Path, help="keep the runs here")
-    given = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="store the runs here")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         (work / "clips").mkdir()
         for subject in SUBJECTS:
-            (work / "clips" / subject).symlink_to((given.clipart / subject).resolve())
-        write_rare(given.clipart, work / "rare.csv")
+            (work / "clips" / subject).symlink_to((options.clipart / subject).resolve())
+        write_rare(options.clipart, work / "rare.csv")
         print(f"| {' | '.join(COLUMNS)} |\n| --- | --- | --- |{' ---: |' * 5}", flush=True)
         for recipe, data, params in RUNS:
-            if given.only is None or recipe in given.only:
-                row, run = trained(recipe, work / data if data != "sample" else "sample", params, given.out or work)
+            if options.only is None or recipe in options.only:
+                row, run = trained(recipe, work / data if data != "sample" else "sample", params, options.out or work)
                 print(f"| {' | '.join([recipe, data, ' '.join(params), *row])} |", flush=True)
                 if recipe == "tiny_device":
                     print(in_int8(run), flush=True)
 
 
 def trained(recipe: str, data: Path | str, params: Sequence[str], out: Path) -> tuple[list[str], Path]:
-    """The figures of a run, as the table has them, and its folder."""
+    """Returns the table row of a run, and its folder."""
     sets = [word for param in params for word in ("--set", param)]
     command = [sys.executable, "-m", "kerasimg", "train", f"recipes/{recipe}", "--data", str(data), *sets]
     command += ["--on-bad-image", "skip"]  # one drawing has 623 million pixels
-    begun = time.monotonic()
+    started = time.monotonic()
     answer = subprocess.run(
         [*command, "--out", str(out), "--json"], stdout=subprocess.PIPE, text=True, check=True
     ).stdout
-    minutes = (time.monotonic() - begun) / 60
-    told = json.loads(answer)
-    run, scores = Path(told["run"]), told["scores"]
+    minutes = (time.monotonic() - started) / 60
+    output = json.loads(answer)
+    run, scores = Path(output["run"]), output["scores"]
     epochs = len((run / "history.csv").read_text().splitlines()) - 1
     figures = [f"{scores[key]:.3f}" for key in ("accuracy", "balanced_accuracy", "macro_f1")]
     return [str(epochs), f"{minutes:.1f}", *figures], run
 
 
 def write_rare(clipart: Path, path: Path) -> None:
-    """A manifest of many people, few animals and very little food; as many of each to test with."""
+    """Writes a manifest of many people, few animals and very little food, with equal numbers in the test split."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("path", "label", "split"))
@@ -87,7 +87,7 @@ def write_rare(clipart: Path, path: Path) -> None:
 
 
 def in_int8(run: Path) -> str:
-    """Size and accuracy of a run's model in whole numbers of 8 bits, activations too."""
+    """Returns size and accuracy of a run's model in int8, activations included."""
     import keras
     import numpy as np
     import tensorflow as tf

@@ -264,7 +264,7 @@ def refused(hosts: Hosts) -> str:
     hosts.ends(chief, 0, "the chief")
     hosts.ends(worker, 0, "the right worker")
     hosts.check()
-    return "token, image, spec: refused with 2 and no trial begun; then each trial once"
+    return "token, image, spec: refused with 2 and no trial started; then each trial once"
 
 
 def port_taken(hosts: Hosts) -> str:
@@ -306,24 +306,24 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--case", choices=CASES)
     parser.add_argument("--loopback", action="store_true", help="use loopback addresses, not network namespaces")
-    given = parser.parse_args()
+    options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that processes and namespaces are removed
-    network = Network(given.loopback)
+    network = Network(options.loopback)
     print("hosts: network namespaces" if network.real else "hosts: addresses of the loopback network", flush=True)
-    print("| done to the search | trials begun | ended | result | seconds |\n| --- | ---: | ---: | --- | ---: |")
+    print("| done to the search | trials started | ended | result | seconds |\n| --- | ---: | ---: | --- | ---: |")
     try:
         for name, case in CASES.items():
-            if given.case not in (None, name) or (case is network_cut and not network.real):
+            if options.case not in (None, name) or (case is network_cut and not network.real):
                 continue
             with tempfile.TemporaryDirectory() as temporary:
-                hosts = Hosts(network, Path(temporary), given.trials)
-                begun = time.monotonic()
+                hosts = Hosts(network, Path(temporary), options.trials)
+                started = time.monotonic()
                 try:
                     result = case(hosts)
                 finally:
                     hosts.close()
                 counts = f"{len(hosts.events('begin'))} | {len(hosts.events('end'))}"
-                print(f"| {name} | {counts} | {result} | {time.monotonic() - begun:.0f} |", flush=True)
+                print(f"| {name} | {counts} | {result} | {time.monotonic() - started:.0f} |", flush=True)
     finally:
         if network.real:
             network.close()

@@ -1,13 +1,13 @@
-"""`kerasimg serve` against a FastAPI handler that calls `model.predict`, one over a SavedModel, and the bare runtime.
+"""Throughput and latency of `kerasimg serve` against FastAPI handlers and the bare runtime.
 
     python benchmarks/serving.py [--models simple_cnn mobilenet] [--seconds 3] [--rounds 3]
     python benchmarks/serving.py --soak 10000
     python benchmarks/serving.py --start
 
-Each server is a process of its own; all get the same multipart request on loopback, from wrk (Debian package `wrk`),
-in turns, each of which begins when the processors are idle; a figure is the median of the rounds. Weights are random:
-they do not change what a request costs. The soak sends one hostile file in ten, and fails on a 5xx, a lost or a wrong
-answer. `--start` is the time from starting the process to its first answer.
+The handlers call `model.predict` or a SavedModel. Each server is a process; wrk (Debian package `wrk`) sends the same
+multipart request to all of them in turn, starting each turn when the processors are idle. Figures are medians of the
+rounds. Weights are random, which does not change the cost of a request. --soak sends one hostile file in ten, and fails
+on a 5xx, a lost or a wrong response. --start measures the time from process start to the first response.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ end
 
 
 def photo(width: int, height: int, kind: str) -> bytes:
-    """An image about as rough as a photo: a JPEG of 500 x 375 has 58 KB."""
+    """Returns an image with the detail of a photo: a JPEG of 500 x 375 has 58 KB."""
     draws = np.random.default_rng(0)
     pixels = sum(
         np.asarray(
@@ -78,7 +78,7 @@ def form(image: bytes) -> bytes:
 
 
 def write_models(name: str, folder: Path) -> None:
-    """A classifier's model.keras, a bundle for LiteRT and one for ONNX, and a SavedModel."""
+    """Writes model.keras, bundles for LiteRT and ONNX, and a SavedModel."""
     import kerasimg
     from kerasimg.models.build import construct
     from kerasimg.models.classifier import Classifier
@@ -90,7 +90,7 @@ def write_models(name: str, folder: Path) -> None:
 
 
 def handle(kind: str, folder: Path, size: int, port: int) -> None:
-    """The server that a tutorial writes."""
+    """Runs the server that a tutorial shows."""
     import fastapi
     import keras
     import tensorflow
@@ -110,8 +110,8 @@ def handle(kind: str, folder: Path, size: int, port: int) -> None:
         ((name, taken),) = signature.structured_input_signature[1].items()
 
         def ask(pixels: np.ndarray) -> np.ndarray:
-            given = tensorflow.constant(pixels.astype(taken.dtype.as_numpy_dtype))
-            return next(iter(signature(**{name: given}).values())).numpy()
+            options = tensorflow.constant(pixels.astype(taken.dtype.as_numpy_dtype))
+            return next(iter(signature(**{name: options}).values())).numpy()
 
     @app.post("/predict")
     async def predict(file: fastapi.UploadFile) -> dict[str, Any]:
@@ -130,7 +130,7 @@ if "--handle" in sys.argv:
 
 
 def bare(folder: Path, image: bytes, seconds: float) -> dict[str, float]:
-    """Images a second of the runtime alone in a loop, one by one: from the file on, and from its pixels on."""
+    """Returns images per second of the runtime in a loop, from the encoded image and from pixels."""
     from kerasimg.data.decode import decode
     from kerasimg.deploy.bundle import Bundle
     from kerasimg.deploy.runtimes import open_runtime
@@ -142,11 +142,11 @@ def bare(folder: Path, image: bytes, seconds: float) -> dict[str, float]:
     def rate(ask: Any) -> float:
         for _ in range(20):
             ask()
-        begun, count = time.perf_counter(), 0
-        while time.perf_counter() - begun < seconds:
+        started, count = time.perf_counter(), 0
+        while time.perf_counter() - started < seconds:
             ask()
             count += 1
-        return count / (time.perf_counter() - begun)
+        return count / (time.perf_counter() - started)
 
     return {
         "bare runtime, decoding too": rate(lambda: runtime(decode(image, bundle.image)[np.newaxis])),
@@ -161,8 +161,8 @@ def free_port() -> int:
 
 @contextmanager
 def server(*arguments: Any, body: bytes) -> Iterator[tuple[int, subprocess.Popen, float]]:
-    """A server as a process, once it answers: its port, itself, and how many seconds that took."""
-    port, begun = free_port(), time.perf_counter()
+    """Starts a server; yields its port, its process and the seconds to the first response."""
+    port, started = free_port(), time.perf_counter()
     process = subprocess.Popen([sys.executable, *map(str, arguments), "--port", str(port)], stdout=subprocess.DEVNULL)
     kind = {"content-type": "multipart/form-data; boundary=edge"}
     try:
@@ -172,17 +172,17 @@ def server(*arguments: Any, body: bytes) -> Iterator[tuple[int, subprocess.Popen
                 urllib.request.urlopen(request, timeout=60).read()
                 break
             except urllib.error.URLError:
-                if process.poll() is not None or time.perf_counter() - begun > 120:
+                if process.poll() is not None or time.perf_counter() - started > 120:
                     raise
                 time.sleep(0.005)
-        yield port, process, time.perf_counter() - begun
+        yield port, process, time.perf_counter() - started
     finally:
         process.terminate()
         process.wait(30)
 
 
 def wrk(port: int, clients: int, seconds: float, script: Path) -> tuple[float, float, float, int]:
-    """Requests a second, p50 and p95 in ms, and failures."""
+    """Returns requests per second, p50 and p95 in ms, and failures."""
     command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "--timeout", "60s", "-s", str(script)]
     out = subprocess.run(
         [*command, f"http://127.0.0.1:{port}/predict"], capture_output=True, text=True, check=True
@@ -192,10 +192,7 @@ def wrk(port: int, clients: int, seconds: float, script: Path) -> tuple[float, f
 
 
 def quiet(patience: float = 15) -> None:
-    """Wait until the processors are idle: a server goes on with what wrk no longer waits for, and would slow the next.
-
-    patience: seconds after which it is not waited any longer.
-    """
+    """Waits at most `patience` seconds for idle processors: a server still finishes requests that wrk has abandoned."""
     last = time.perf_counter() + patience
     while time.perf_counter() < last:
         before = _idle_s()
@@ -205,7 +202,7 @@ def quiet(patience: float = 15) -> None:
 
 
 def _idle_s() -> float:
-    """Seconds that the processors have been idle since the machine was started, all together."""
+    """Returns the total idle seconds of all processors since boot."""
     return float(Path("/proc/uptime").read_text().split()[1])
 
 
@@ -231,8 +228,8 @@ def compare(name: str, seconds: float, rounds: int) -> None:
         for _ in range(rounds):
             (folder / "image").write_bytes(image)
             quiet()
-            told = subprocess.check_output([sys.executable, __file__, "--bare", str(litert), str(folder / "image")])
-            for kind, rate in json.loads(told).items():
+            output = subprocess.check_output([sys.executable, __file__, "--bare", str(litert), str(folder / "image")])
+            for kind, rate in json.loads(output).items():
                 loops.setdefault(kind, []).append(rate)
             for clients in CLIENTS:
                 for kind, port in ports.items():
@@ -267,7 +264,7 @@ def compare(name: str, seconds: float, rounds: int) -> None:
 
 
 def hostile() -> list[tuple[bytes, tuple[int, ...]]]:
-    """Files that ought to be refused, and how."""
+    """Returns files that must be refused, with the allowed status codes."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -293,7 +290,7 @@ def hostile() -> list[tuple[bytes, tuple[int, ...]]]:
 
 
 async def send(port: int, requests: list[tuple[bytes, tuple[int, ...]]]) -> tuple[Counter, int, int]:
-    """Send all, one after the other on a connection kept open: the statuses, answers that are wrong, lost ones."""
+    """Sends requests on a persistent connection; returns status counts, wrong responses and lost ones."""
     statuses: Counter = Counter()
     wrong = lost = 0
     reader = writer = None
@@ -305,14 +302,14 @@ async def send(port: int, requests: list[tuple[bytes, tuple[int, ...]]]) -> tupl
                 f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
             )
             writer.write(head.encode() + body)
-            told = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)).decode().lower()
-            length = int(told.split("content-length: ")[1].split("\r\n")[0])
+            output = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)).decode().lower()
+            length = int(output.split("content-length: ")[1].split("\r\n")[0])
             answer = json.loads(await reader.readexactly(length))
-            status = int(told.split()[1])
+            status = int(output.split()[1])
             statuses[status] += 1
             right = status in codes and (status != 200 or len(answer["predictions"]) == 1)
             wrong += not right
-            if "connection: close" in told:
+            if "connection: close" in output:
                 writer.close()
         except (OSError, EOFError, asyncio.IncompleteReadError, TimeoutError):
             lost += 1
@@ -321,7 +318,7 @@ async def send(port: int, requests: list[tuple[bytes, tuple[int, ...]]]) -> tupl
 
 
 def soak(count: int, connections: int = 16) -> int:
-    """A long load with one hostile file in ten."""
+    """Runs a long load with one hostile file in ten."""
     good, bad = (photo(500, 375, "JPEG"), (200,)), hostile()
     every = [bad[k // 10 % len(bad)] if k % 10 == 9 else good for k in range(count)]
 
@@ -334,14 +331,14 @@ def soak(count: int, connections: int = 16) -> int:
         subprocess.run([sys.executable, __file__, "--write", "mobilenet", root], check=True, stdout=subprocess.DEVNULL)
         litert = Path(root) / "export" / "litert"
         with server("-m", "kerasimg", "serve", litert, body=form(good[0])) as (port, process, _):
-            begun, memory = time.perf_counter(), [rss_mb(process)]
+            started, memory = time.perf_counter(), [rss_mb(process)]
             for start in range(0, count, count // 10):
                 for some, wrong_ones, lost_ones in asyncio.run(part(port, every[start : start + count // 10])):
                     statuses += some
                     wrong += wrong_ones
                     lost += lost_ones
                 memory.append(rss_mb(process))
-            seconds = time.perf_counter() - begun
+            seconds = time.perf_counter() - started
     print(f"{count:,} requests, {connections} connections, {count / seconds:,.0f} a second")
     print("status: " + ", ".join(f"{status} {times:,}" for status, times in sorted(statuses.items())))
     print(f"wrong answers {wrong}, lost {lost}, 5xx {sum(n for status, n in statuses.items() if status >= 500)}")
@@ -354,7 +351,7 @@ def rss_mb(process: subprocess.Popen) -> float:
 
 
 def starts(rounds: int = 5) -> None:
-    """From the start of the process to its first answer."""
+    """Measures the time from process start to the first response."""
     with tempfile.TemporaryDirectory() as root:
         subprocess.run([sys.executable, __file__, "--write", "mobilenet", root], check=True, stdout=subprocess.DEVNULL)
         body = form(photo(500, 375, "JPEG"))
@@ -365,8 +362,8 @@ def starts(rounds: int = 5) -> None:
                 with server(*arguments, body=body) as (_, process, took):
                     seconds.append(took)
                     memory.append(rss_mb(process))
-            told = ", ".join(f"{one:.2f}" for one in seconds)
-            print(f"{target}: median {statistics.median(seconds):.2f} s ({told}); {statistics.median(memory):.0f} MB")
+            output = ", ".join(f"{one:.2f}" for one in seconds)
+            print(f"{target}: median {statistics.median(seconds):.2f} s ({output}); {statistics.median(memory):.0f} MB")
         seconds, memory = [], []
         for _ in range(3):
             with server(__file__, "--handle", "model.predict", "mobilenet", root, body=body) as (_, process, took):

@@ -1,9 +1,9 @@
-"""Images in class folders -> JPEGs of at most a size, as photos on a disk are: for benchmarks on data of large scans.
+"""Shrinks images in class folders to JPEGs of a maximum size, for benchmarks on data of large scans.
 
     python benchmarks/smaller.py FOLDER OUT [--per-class 200] [--longest 500]
 
-Takes the same images each time: every k-th of a class, in the order of their paths. What is transparent is laid on
-white; what cannot be read, or is above 50 million pixels, is left out.
+Selects the same images each time: every k-th of a class in path order. Transparent pixels become white; unreadable
+images and those above 50 million pixels are skipped.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""Transfer learning: the tutorial's code against `kerasimg train`, each a process of its own, from start to end.
+"""Transfer learning: a tutorial's code against `kerasimg train`, each a separate process.
 
     python benchmarks/transfer.py FOLDER --weights mobilenet_v2.weights.h5 [--size 160] [--epochs 10] [--repeats 3]
     python benchmarks/transfer.py FOLDER --weights mobilenet_v2.weights.h5 --engines
     python benchmarks/transfer.py --rows
 
-FOLDER has a folder per class; it is laid out once as train, validation and test (links) that both take. The tutorial
+FOLDER has a folder per class; it is split once into train, validation and test (links) for both. The tutorial
 (`transfer_tutorial.py`): ImageDataGenerator with rotation, shifts and flip, a frozen MobileNetV2, pooling, Dense, fit,
-evaluate. kerasimg: a spec that extends `zoo/mobilenet.json`, the same head, the same number of epochs.
-All take turns; kerasimg begins each time with an empty cache but where it says "again". Printed: wall seconds of the
-whole process (median, lowest and highest), accuracies, the ratio to the tutorial, and where kerasimg's time goes.
+evaluate. kerasimg: a spec that extends `zoo/mobilenet.json` with the same head and the same number of epochs. All take
+turns; kerasimg starts with an empty cache unless the name says "again". The script prints the wall time of the whole
+process (median, minimum and maximum), accuracies, the ratio to the tutorial, and where kerasimg's time goes.
 
---engines: the frozen part alone, Keras against each form of the engine: images a second, in turn, the medians, and
-how far the features are from Keras'.  --rows: a Dense head on features in memory, rows a second through `fit`.
+--engines: the frozen part alone, Keras against each inference engine: images per second in turn, medians, and the
+difference of the features from Keras'. --rows: a Dense head on features in memory, rows per second through `fit`.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def lay_out(folder: Path, out: Path) -> None:
 def tutorial(data: Path, chosen: argparse.Namespace, augment: bool) -> dict[str, Any]:
     script = Path(__file__).with_name("transfer_tutorial.py")
     arguments = [data, chosen.weights, chosen.size, chosen.epochs, int(augment)]
-    begun = time.perf_counter()
+    began = time.perf_counter()
     done = subprocess.run([sys.executable, script, *map(str, arguments)], capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - began
     last, best, test = map(float, done.stdout.split("RESULT")[1].split())
     return {"seconds": seconds, "validation": last, "best": best, "test": test}
 
@@ -73,14 +73,14 @@ def own(data: Path, chosen: argparse.Namespace, way: str, work: Path) -> dict[st
     if way != "cached, again":
         subprocess.run(["rm", "-rf", str(work / "cache")], check=True)
     environment = {**os.environ, "KERASIMG_CACHE": str(work / "cache"), "PYTHONUNBUFFERED": "1"}
-    begun = time.perf_counter()
+    began = time.perf_counter()
     lines: list[tuple[float, str]] = []
     process = subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     )
     for line in process.stdout or ():
-        lines.append((time.perf_counter() - begun, line.strip()))
-    seconds = time.perf_counter() - begun
+        lines.append((time.perf_counter() - began, line.strip()))
+    seconds = time.perf_counter() - began
     if process.wait():
         raise SystemExit("\n".join(line for _, line in lines[-20:]))
     run = max((work / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
@@ -97,7 +97,7 @@ def own(data: Path, chosen: argparse.Namespace, way: str, work: Path) -> dict[st
 
 
 def spans(lines: list[tuple[float, str]], seconds: float, epochs: float) -> dict[str, float]:
-    """Where the time goes, by the lines that kerasimg says as it goes on."""
+    """Splits the time by the messages that kerasimg prints."""
 
     def at(word: str, otherwise: float) -> float:
         return next((moment for moment, line in lines if line.startswith(word)), otherwise)
@@ -193,9 +193,9 @@ def engines(chosen: argparse.Namespace) -> None:
     rates: dict[str, list[float]] = {name: [] for name in made}
     for _ in range(3 + 4 * chosen.repeats):
         for name, one in made.items():
-            begun = time.perf_counter()
+            began = time.perf_counter()
             one.compute(imgs)
-            rates[name].append(batch / (time.perf_counter() - begun))
+            rates[name].append(batch / (time.perf_counter() - began))
     print("| form | images/s, median | best | to Keras, paired median | difference of the features |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for name, found in rates.items():
@@ -240,16 +240,16 @@ def rows(chosen: argparse.Namespace) -> None:
 class Clock:
     def __init__(self) -> None:
         self.spans: list[float] = []
-        self.begun = 0.0
+        self.began = 0.0
 
     def callback(self) -> Any:
         import keras
 
         def begin(epoch: int, logs: Any) -> None:
-            self.begun = time.perf_counter()
+            self.began = time.perf_counter()
 
         def end(epoch: int, logs: Any) -> None:
-            self.spans.append(time.perf_counter() - self.begun)
+            self.spans.append(time.perf_counter() - self.began)
 
         return keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
 
@@ -265,7 +265,7 @@ def main() -> None:
     parser.add_argument("--tutorials", nargs="*", default=["tutorial"], help="tutorial, 'tutorial, no augmentation'")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--engines", action="store_true")
-    parser.add_argument("--litert", action="store_true", help="LiteRT among the engines: its conversion takes a while")
+    parser.add_argument("--litert", action="store_true", help="include LiteRT, whose conversion is slow")
     parser.add_argument("--rows", action="store_true")
     chosen = parser.parse_args()
     if chosen.rows:

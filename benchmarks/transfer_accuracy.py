@@ -1,16 +1,16 @@
-"""Whether cached and fresh features train as well as the whole model does: test accuracy over seeds, paired.
+"""Test accuracy of training on cached and fresh features against training the whole model, paired over seeds.
 
     python benchmarks/transfer_accuracy.py FOLDER --weights mobilenet_v2.weights.h5 [--size 96] [--epochs 5] [--seeds 5]
 
-FOLDER has a folder per class. For each seed (split, first weights, order, augmentation) the same spec, a frozen
+FOLDER has a folder per class. For each seed (split, initial weights, order, augmentation) the same spec, a frozen
 MobileNetV2 under a new head as in `zoo/mobilenet.json`, is trained in five ways:
 
     whole           the whole model, no augmentation        cached           the same from cached features
-    whole, aug.     the whole model, augmented anew         fresh, aug.      the same through the engine
+    whole, aug.     the whole model, fresh augmentation     fresh, aug.      the same through the engine
                                                             2 views          from cached features of two views
 
-Printed are the accuracies on the test part, the differences of each from the whole model on the same seed, their mean
-and its 95 % interval (Student's t over the seeds).
+The script prints the test accuracies, the differences of each from the whole model on the same seed, their mean and its
+95 % interval (Student's t over the seeds).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--test-split", type=float, default=0.5, help="large, so that the accuracies are sharp")
+    parser.add_argument("--test-split", type=float, default=0.5, help="large, for narrow intervals")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
@@ -67,7 +67,7 @@ def main() -> None:
                     "compile.metrics": ["accuracy"],
                 }
                 edits |= {"fit.validation_split": 0.05, "fit.test_split": chosen.test_split}
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 run = kerasimg.train(
                     "zoo/mobilenet.json",
                     data=chosen.folder,
@@ -77,7 +77,7 @@ def main() -> None:
                     size=chosen.size,
                     verbose=0,
                 )
-                seconds[way].append(time.perf_counter() - begun)
+                seconds[way].append(time.perf_counter() - started)
                 accuracy[way].append(run.scores["accuracy"])
                 images = run.scores["n"]
                 print(f"seed {seed}  {way:12} {accuracy[way][-1]:.4f}  {seconds[way][-1]:.0f} s", flush=True)
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def interval(one: list[float], other: list[float]) -> tuple[float, float, float]:
-    """Mean of the paired differences, and the ends of its 95 % interval."""
+    """Returns the mean of the paired differences, and its 95 % interval."""
     differences = np.subtract(one, other)
     count = len(differences)
     if count < 2:

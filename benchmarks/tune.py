@@ -1,20 +1,20 @@
-"""The same search by plain KerasTuner, written as its guide shows, and by kerasimg; side by side, in turns.
+"""The same search by plain KerasTuner, written as in its guide, and by kerasimg, in turns.
 
     python benchmarks/tune.py cnn --npz fashion.npz [--images 2000] [--trials 12] [--epochs 3] [--rounds 2]
     python benchmarks/tune.py head --npz fashion.npz --weights mobilenet_v2_160.weights.h5 [--trials 12] [--theirs 4]
     python benchmarks/tune.py memory --npz fashion.npz [--trials 200] [--new-graphs]
 
-cnn: the space of zoo/simple_cnn.json on Fashion-MNIST, 28x28, as PNG files in folders.  head: the size, dropout and
-learning rate of a head on a frozen MobileNetV2 at 160x160.  Both sides draw their trials by random search, train on the
-same folders and keep their best score; each search is a process of its own, and the two take turns. A trial's time is
-that between two ends of trials; the search has the data in it, too, the whole process the imports besides. On a machine
-that does other work, too, the processor time of the whole process tells more than the clock.
-The bare loop (cnn only, after kerasimg) is what no search can go below that trains all epochs: the steps of the trials
-that kerasimg has just drawn, each epoch one compiled function, with nothing else in the time: no data, no compiling, no
-validation. "epochs" are those that were trained: halving ends trials early.
-memory: what a process takes after each twentieth of many small trials.
+cnn: the search space of zoo/simple_cnn.json on Fashion-MNIST, 28x28, as PNG files in folders. head: size, dropout and
+learning rate of a head on a frozen MobileNetV2 at 160x160. Both sides use random search, train on the same folders and
+save their best score; each search is a separate process, and the two take turns. A trial's time is the time between the
+ends of two trials; the search includes reading the data, the whole process also the imports. On a busy machine the CPU
+time of the whole process is more meaningful than wall time.
+The bare loop (cnn only, after kerasimg) is the lower bound for a search that trains all epochs: the steps of kerasimg's
+trials, each epoch one compiled function, without data loading, compilation or validation. "epochs" is the number of
+trained epochs: halving ends trials early.
+memory: the memory of a process after each twentieth of many small trials.
 
---theirs: trials of KerasTuner, where all would take too long.  --npz: x_train (N, 28, 28) uint8, y_train (N,).
+--theirs: number of KerasTuner trials, if all would take too long. --npz: x_train (N, 28, 28) uint8, y_train (N,).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OF_HEAD = {"units": [32, 64, 128, 256], "dropout": [0.1, 0.6], "lr": [1e-4, 1e-2
 
 
 def folders(npz: str, count: int, place: Path) -> None:
-    """PNG files in train/<class> and validation/<class>, the same for both sides."""
+    """Writes PNG files to train/<class> and validation/<class>, the same for both sides."""
     with np.load(npz) as archive:
         images, labels = archive["x_train"][:count], archive["y_train"][:count]
     held_out = int(VALIDATION * count)
@@ -56,7 +56,7 @@ def folders(npz: str, count: int, place: Path) -> None:
 
 
 def make_images(data: Path, size: int) -> tuple[Any, Any]:
-    """As the guide to image classification from scratch loads them."""
+    """Loads images as in the guide to image classification from scratch."""
     import keras
 
     how: dict[str, Any] = {"image_size": (size, size), "batch_size": BATCH, "seed": 0}
@@ -66,7 +66,7 @@ def make_images(data: Path, size: int) -> tuple[Any, Any]:
 
 
 def cnn_model(hp: Any) -> Any:
-    """The model of zoo/simple_cnn.json in hand-written Keras."""
+    """Builds the model of zoo/simple_cnn.json in hand-written Keras."""
     import keras
 
     filters = hp.Choice("filters", [16, 32, 64])
@@ -89,7 +89,7 @@ def cnn_model(hp: Any) -> Any:
 
 
 def head_model(weights: str) -> Any:
-    """What makes a head on a frozen MobileNetV2, as the guide to transfer learning has it."""
+    """Returns a function that builds a head on a frozen MobileNetV2, as in the guide to transfer learning."""
 
     def build(hp: Any) -> Any:
         import keras
@@ -111,14 +111,14 @@ def head_model(weights: str) -> Any:
 
 
 def by_keras_tuner(options: argparse.Namespace, data: Path, place: Path) -> dict[str, Any]:
-    """Random search by KerasTuner; `_configure_tensorboard_dir` is replaced, as without it every trial fails."""
+    """Runs random search by KerasTuner; every trial fails unless `_configure_tensorboard_dir` is replaced."""
     import keras_tuner
 
     ends = [time.perf_counter()]
 
     class Search(keras_tuner.RandomSearch):
         def _configure_tensorboard_dir(self, callbacks: Any, trial: Any, execution: int = 0) -> None:
-            """Nothing: it imports tensorboard, which TensorFlow 2.21 no longer brings."""
+            """Does nothing: the original imports tensorboard, which TensorFlow 2.21 does not install."""
 
         def on_trial_end(self, trial: Any) -> None:
             super().on_trial_end(trial)
@@ -127,7 +127,7 @@ def by_keras_tuner(options: argparse.Namespace, data: Path, place: Path) -> dict
     import keras  # noqa: F401 - as below
 
     head = options.what == "head"
-    begun = time.perf_counter()
+    started = time.perf_counter()
     train, validation = make_images(data, HEAD_SIZE if head else 28)
     tuner = Search(
         head_model(options.weights) if head else cnn_model,
@@ -141,11 +141,11 @@ def by_keras_tuner(options: argparse.Namespace, data: Path, place: Path) -> dict
     tuner.search(train, validation_data=validation, epochs=options.epochs, verbose=0)
     best = tuner.oracle.get_best_trials(1)[0].score
     epochs = options.epochs * (len(ends) - 1)
-    return {"ends": ends, "best": best, "search": time.perf_counter() - begun, "epochs": epochs}
+    return {"ends": ends, "best": best, "search": time.perf_counter() - started, "epochs": epochs}
 
 
 def head_spec(weights: str) -> dict[str, Any]:
-    """The same head as a spec."""
+    """Returns the same head as a spec."""
     return {
         "kerasimg": 1,
         "name": "head",
@@ -170,7 +170,7 @@ def head_spec(weights: str) -> dict[str, Any]:
 
 
 def by_kerasimg(options: argparse.Namespace, data: Path, place: Path) -> dict[str, Any]:
-    """Random search by kerasimg; the spec as it ships, but for the size of the images, the epochs and the side."""
+    """Runs random search by kerasimg on the zoo spec; only image size, epochs and sampler side differ."""
     import kerasimg
     from kerasimg.tuning import search, trials  # noqa: F401 - neither side's clock counts its imports
 
@@ -191,7 +191,7 @@ def by_kerasimg(options: argparse.Namespace, data: Path, place: Path) -> dict[st
     ends: list[float] = []
 
     class Times(logging.Handler):
-        """The last message before the first trial tells when it begins."""
+        """Records when trials end; the last message before the first trial marks its start."""
 
         def emit(self, record: logging.LogRecord) -> None:
             line = record.getMessage()
@@ -201,17 +201,17 @@ def by_kerasimg(options: argparse.Namespace, data: Path, place: Path) -> dict[st
     logging.getLogger("kerasimg").addHandler(Times())
 
     workers = 2 if options.side == "kerasimg, 2 workers" else 1
-    begun = time.perf_counter()
+    started = time.perf_counter()
     how: dict[str, Any] = {"data": data, "out": place / "runs", "report": False, "overrides": edits}
     found = kerasimg.tune(spec, workers=workers, **how, **params)
-    done = time.perf_counter() - begun
+    done = time.perf_counter() - started
     epochs = sum(trial.row["epochs"] for trial in found.trials)
     drawn = [{key: trial.row[key] for key in ("filters", "units", "lr") if key in trial.row} for trial in found.trials]
     return {"ends": ends, "best": found.score, "search": done, "epochs": epochs, "drawn": drawn}
 
 
 def bare_loop(options: argparse.Namespace, data: Path, place: Path) -> dict[str, Any]:
-    """The steps of trials that have been drawn, and nothing else."""
+    """Runs only the training steps of given trials."""
     import keras
     import keras_tuner
     import tensorflow as tf
@@ -235,10 +235,10 @@ def bare_loop(options: argparse.Namespace, data: Path, place: Path) -> dict[str,
                 model.optimizer.apply(tape.gradient(value, model.trainable_variables), model.trainable_variables)
 
         epoch(tf.constant(BATCH))
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for _ in range(options.epochs):
             epoch(tf.constant(len(images)))
-        ends.append(ends[-1] + time.perf_counter() - begun)
+        ends.append(ends[-1] + time.perf_counter() - started)
     return {"ends": ends, "best": float("nan"), "search": ends[-1], "epochs": options.epochs * (len(ends) - 1)}
 
 
@@ -254,9 +254,9 @@ SIDES = {
 
 
 def one(side: str, options: argparse.Namespace, data: Path) -> dict[str, Any]:
-    """One side's search, in a process of its own with a cache of its own."""
+    """Runs one side's search in a separate process with its own cache."""
     own = [f"--{key}={value}" for key, value in vars(options).items() if value is not None and key in PASSED]
-    begun, before = time.perf_counter(), os.times()
+    started, before = time.perf_counter(), os.times()
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "KERASIMG_CACHE": cache}
         command = [sys.executable, __file__, options.what, "--side", side, "--data", str(data), *own]
@@ -264,14 +264,14 @@ def one(side: str, options: argparse.Namespace, data: Path) -> dict[str, Any]:
     found = json.loads(done.stdout.splitlines()[-1])
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return {**found, "whole": time.perf_counter() - begun, "cpu": cpu}
+    return {**found, "whole": time.perf_counter() - started, "cpu": cpu}
 
 
 PASSED = ("npz", "weights", "trials", "theirs", "epochs", "seed", "drawn")
 
 
 def race(options: argparse.Namespace, data: Path) -> None:
-    """Both sides in turns, and what they took."""
+    """Runs both sides in turns; returns their times."""
     sides = [side for side in SIDES if side in options.sides.split(";")]
     found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for number in range(options.rounds):
@@ -299,7 +299,7 @@ def race(options: argparse.Namespace, data: Path) -> None:
 
 
 def memory(options: argparse.Namespace, data: Path) -> None:
-    """What one process takes while it trains many small trials, of the space as it is or with a new graph for each."""
+    """Measures one process over many small trials, of the same space or with a new graph for each."""
     from kerasimg.tuning.shared_graph import resident_bytes
     from kerasimg.tuning.trials import Trials
 
@@ -331,7 +331,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sides", default="KerasTuner;kerasimg", help=f"of {'; '.join(SIDES)}")
-    parser.add_argument("--new-graphs", action="store_true", help="memory: nearly every trial has a graph of its own")
+    parser.add_argument("--new-graphs", action="store_true", help="memory: almost every trial has its own graph")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--data", help=argparse.SUPPRESS)

@@ -1,11 +1,10 @@
-"""Bayesian search against random search at equal trials, over a function in the place of a training.
+"""Bayesian optimization against random search with equal numbers of trials, on a synthetic objective.
 
     python benchmarks/tune_bayesian.py [--trials 30] [--seeds 10]
 
-The function is what a small training looks like from outside, without noise: best at a learning rate of 0.003 (a
-parabola in its logarithm), 3 layers, little dropout, and one of three kinds of body, of which one has a value of its
-own. It goes through the same path as a training: the search values of a spec, KerasTuner's hyperparameters, the oracle,
-the records.
+The objective resembles a small training without noise: its optimum is a learning rate of 0.003 (a parabola in the
+logarithm), 3 layers, little dropout, and one of three kinds of body, one of which has its own value. It goes through
+the same code as a training: the search space of a spec, KerasTuner's hyperparameters, the oracle, the journal.
 """
 
 import argparse
@@ -67,21 +66,21 @@ def accuracy(values: dict[str, Any]) -> float:
 
 
 class Function:
-    """In the place of `Trials`."""
+    """Replaces `Trials`."""
 
     def run(self, values: dict[str, Any], **how: Any) -> Outcome:
         row = {"stage": 1, "epoch": 1, "val_accuracy": accuracy(values)}
         return Outcome("completed", [row], row, 0.0)
 
     def expect(self, values: dict[str, Any], **how: Any) -> None:
-        """There is nothing to be made ahead."""
+        """Nothing to prefetch."""
 
     def used_up(self) -> bool:
         return False
 
 
 def missed(tuner: str, seed: int, trials: int) -> float:
-    """How far the best of so many trials is from the most there is."""
+    """Returns the gap between the best of a number of trials and the optimum."""
     spec = kerasimg.load(SPEC)
     oracle = make_oracle(space_of(spec), GOAL, Tune(tuner=tuner, max_trials=trials, seed=seed), 1)
     with tempfile.TemporaryDirectory() as folder:
@@ -94,21 +93,21 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=10)
-    told = parser.parse_args()
+    output = parser.parse_args()
     found: dict[str, list[float]] = {}
     for tuner in ("random", "bayesian"):
-        begun = time.perf_counter()
-        found[tuner] = [missed(tuner, seed, told.trials) for seed in range(told.seeds)]
-        each = (time.perf_counter() - begun) / told.seeds / told.trials
+        started = time.perf_counter()
+        found[tuner] = [missed(tuner, seed, output.trials) for seed in range(output.seeds)]
+        each = (time.perf_counter() - started) / output.seeds / output.trials
         worst = max(found[tuner])
         print(
-            f"{tuner}: {100 * statistics.mean(found[tuner]):.2f} points below the most, mean of {told.seeds} seeds "
+            f"{tuner}: {100 * statistics.mean(found[tuner]):.2f} points below the most, mean of {output.seeds} seeds "
             f"(median {100 * statistics.median(found[tuner]):.2f}, worst {100 * worst:.2f}); "
             f"{1000 * each:.0f} ms a trial"
         )
     wins = sum(one < other for one, other in zip(found["bayesian"], found["random"], strict=True))
     ratio = statistics.mean(found["random"]) / statistics.mean(found["bayesian"])
-    print(f"bayesian is better for {wins} of {told.seeds} seeds; what it misses is {ratio:.1f} times less")
+    print(f"bayesian is better for {wins} of {output.seeds} seeds; what it misses is {ratio:.1f} times less")
 
 
 if __name__ == "__main__":

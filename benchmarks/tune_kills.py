@@ -1,9 +1,9 @@
-"""A search killed (SIGKILL) at random moments and resumed each time, against one that is left alone.
+"""Kills a search (SIGKILL) at random moments, resumes it each time, and compares it with an undisturbed one.
 
     python benchmarks/tune_kills.py [--kills 10] [--seed 0]
 
-Once by itself, once with two workers, of which now the chief and now a worker is killed. It prints a line per kill, and
-fails unless each of `max_trials` trials began and ended exactly once, and the winning spec is the same to the byte.
+Runs once with one process, and once with two workers, where either the chief or a worker is killed. Prints a line per
+kill, and fails unless each of `max_trials` trials started and ended exactly once and the winning spec is identical.
 """
 
 import argparse
@@ -62,10 +62,10 @@ def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
 
 
 def undisturbed(spec: Path, out: Path, workers: int) -> tuple[str, float, float]:
-    """The winning spec, and the seconds of it all and of a trial."""
-    begun = time.perf_counter()
+    """Returns the winning spec, the total seconds and the seconds per trial."""
+    started = time.perf_counter()
     finish(start(str(spec), "--data", "sample", "--out", str(out), "--workers", str(workers)))
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     folder = out / "killed-tune-1"
     trial_s = statistics.median(event["ended"]["seconds"] for event in events(folder) if event["event"] == "end")
     return (folder / "best.json").read_text(), seconds, trial_s
@@ -92,9 +92,9 @@ def disturbed(
         os.kill(victim, signal.SIGKILL)
         done += 1
         ended = sum(event["event"] == "end" for event in events(folder))
-        begun = sum(event["event"] == "begin" for event in events(folder))
+        started = sum(event["event"] == "begin" for event in events(folder))
         what = "the search" if chief else "a worker"
-        print(f"  kill {done}: {what}, with {ended} trials ended and {begun - ended} under way", flush=True)
+        print(f"  kill {done}: {what}, with {ended} trials ended and {started - ended} under way", flush=True)
         if chief:
             process.communicate()
             there = (folder / "search.json").is_file()
@@ -102,7 +102,7 @@ def disturbed(
             process = start(*again, "--workers", str(workers))
     finish(process)
     check(folder)
-    print(f"  {done} kills, {TRIALS} trials, each begun and ended once")
+    print(f"  {done} kills, {TRIALS} trials, each started and ended once")
     return (folder / "best.json").read_text()
 
 
@@ -128,8 +128,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    told = parser.parse_args()
-    draw = random.Random(told.seed)
+    options = parser.parse_args()
+    draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as temporary:
         spec = Path(temporary) / "killed.json"
         spec.write_text(json.dumps(SPEC, indent=2))
@@ -137,7 +137,7 @@ def main() -> None:
             out = Path(temporary)
             expected, usual_s, trial_s = undisturbed(spec, out / f"left-{workers}", workers)
             print(f"{workers} worker{'s' * (workers > 1)}: undisturbed in {usual_s:.1f} s")
-            found = disturbed(spec, out / f"killed-{workers}", workers, told.kills, draw, usual_s, trial_s)
+            found = disturbed(spec, out / f"killed-{workers}", workers, options.kills, draw, usual_s, trial_s)
             if found != expected:
                 sys.exit(f"the winning spec differs:\n{expected}\n{found}")
             print("  the same winning spec to the byte")

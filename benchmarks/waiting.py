@@ -1,11 +1,11 @@
-"""How much of `fit` is spent waiting for images, on the backend of the environment (KERAS_BACKEND).
+"""Share of `fit` that is spent waiting for images, on the backend in KERAS_BACKEND.
 
     python benchmarks/waiting.py [SPEC] [--data sample] [--epochs 4] [--augment]
 
-Every call for the next batch is timed: `train_function`, which `fit` calls for each step, is given an iterator that
-keeps the time. (On TensorFlow, which fetches batches within its graph, the step is called with a batch fetched before
-it. On PyTorch `fit` fetches it itself, between two steps: that time is taken.) The share is that of the epochs after
-the first, in which everything is compiled. Exit code 1 when the median is 5 % or more.
+Times every request for the next batch: `train_function`, which `fit` calls for each step, gets an iterator that
+measures time. (TensorFlow fetches batches inside its graph, so the step gets a batch that was fetched before. On
+PyTorch, `fit` fetches between two steps, and that time is measured.) The first epoch, which compiles everything, does
+not count. Exit code 1 if the median is 5 % or more.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ AUGMENT: list[tuple[str, dict[str, Any]]] = [
 
 
 class Clock:
-    """Time spent in `next`, and in all, since it was last set back."""
+    """Measures the time in `next`, and in total, since the last reset."""
 
     def __init__(self) -> None:
         self.waited = 0.0
-        self.begun = time.perf_counter()
+        self.started = time.perf_counter()
 
     def back(self) -> None:
         self.__init__()
@@ -54,7 +54,7 @@ class Clock:
             self.waited += time.perf_counter() - start
 
     def share(self) -> float:
-        return self.waited / (time.perf_counter() - self.begun)
+        return self.waited / (time.perf_counter() - self.started)
 
 
 class Timed:
@@ -71,7 +71,7 @@ class Timed:
 
 
 def time_steps(model: keras.Model, clock: Clock) -> None:
-    """Have the model's steps of training keep the time that they wait."""
+    """Makes the training steps of a model measure their waiting time."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -85,7 +85,7 @@ def time_steps(model: keras.Model, clock: Clock) -> None:
 
 
 class EachEpoch(keras.callbacks.Callback):
-    """Prints the share of each epoch, and keeps those after the first."""
+    """Prints the share of each epoch, and stores those after the first."""
 
     def __init__(self, clock: Clock):
         super().__init__()
@@ -100,7 +100,8 @@ class EachEpoch(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         share = self.clock.share()
         print(
-            f"epoch {epoch + 1}: {time.perf_counter() - self.clock.begun:.2f} s, {share:.1%} of it waiting", flush=True
+            f"epoch {epoch + 1}: {time.perf_counter() - self.clock.started:.2f} s, {share:.1%} of it waiting",
+            flush=True,
         )
         if epoch:
             self.shares.append(share)
@@ -114,28 +115,28 @@ class EachEpoch(keras.callbacks.Callback):
 
 
 def main() -> int:
-    """Print the share of each epoch; 1 when the median is at the limit or above."""
+    """Prints the share of each epoch; returns 1 if the median exceeds the limit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("spec", nargs="?", default="simple_cnn")
     parser.add_argument("--data", default="sample")
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--augment", action="store_true", help="flip and rotate, whatever the spec says")
-    given = parser.parse_args()
-    if given.epochs < 2:
+    parser.add_argument("--augment", action="store_true", help="flip and rotate instead of the spec's augmentation")
+    options = parser.parse_args()
+    if options.epochs < 2:
         parser.error("--epochs: expected 2 or more; the first epoch is not counted")
-    source = open_source(given.data)
-    model = kerasimg.build(given.spec, weights=None, num_classes=len(source.classes))
+    source = open_source(options.data)
+    model = kerasimg.build(options.spec, weights=None, num_classes=len(source.classes))
     model.compile("adam", "sparse_categorical_crossentropy")
-    spec = load(given.spec, num_classes=len(source.classes))
-    augment = compile_augment(AUGMENT if given.augment else spec.augment, spec.image, 0)
+    spec = load(options.spec, num_classes=len(source.classes))
+    augment = compile_augment(AUGMENT if options.augment else spec.augment, spec.image, 0)
     images = {"batch_size": spec.fit.batch_size, "shuffle": True, "augment": augment, "epochs": None, "exact": False}
     dataset = batches(source, np.arange(len(source)), spec.image, cache=Cache("auto"), **images)
     clock = Clock()
     time_steps(model, clock)
-    told = EachEpoch(clock)
+    output = EachEpoch(clock)
     count = steps(len(source), spec.fit.batch_size)
-    model.fit(dataset, epochs=given.epochs, steps_per_epoch=count, verbose=0, callbacks=[told], shuffle=False)
-    share = float(np.median(told.shares))
+    model.fit(dataset, epochs=options.epochs, steps_per_epoch=count, verbose=0, callbacks=[output], shuffle=False)
+    share = float(np.median(output.shares))
     print(f"{keras.backend.backend()}: {share:.1%} of the time of fit is spent waiting for images")
     return 0 if share < LIMIT else 1
 

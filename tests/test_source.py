@@ -5,6 +5,7 @@ import configparser
 import importlib
 import inspect
 import re
+import runpy
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -315,6 +316,14 @@ def test_a_name_that_is_gone_is_found_in_a_script():
     taken = list(names_taken_from_the_package(ast.parse(script)))
     missing = [(line, name) for line, module, name in taken if name and not is_there(module, name)]
     assert sorted(missing) == [(3, "x"), (4, "Loop"), (5, "y")]
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=[path.stem for path in BENCHMARKS])
+def test_a_benchmark_imports_what_it_needs_and_has_help(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(path), run_name="__main__")
+    assert end.value.code == 0
 
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=[path.stem for path in BENCHMARKS])

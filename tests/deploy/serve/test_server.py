@@ -234,9 +234,7 @@ def test_stopping_completes_requests_in_progress_and_exits_with_0(
         assert server.process.wait(20) == 0
 
 
-def test_server_processes_share_metrics_and_exit_with_0(
-    start: Callable[..., Any], bundles: Any, tmp_path: Path
-):
+def test_server_processes_share_metrics_and_exit_with_0(start: Callable[..., Any], bundles: Any, tmp_path: Path):
     with start(tmp_path / "log", bundles(), "--workers", 2) as server:
         for _ in range(20):
             with httpx.Client(base_url=server.url, timeout=20) as client:
