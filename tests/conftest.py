@@ -1,4 +1,4 @@
-"""Images that a tiny network learns in a moment, and the spec of one."""
+"""Fixtures that every test may use, and the order in which test files run."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from kerasimg import log
 from kerasimg.spec import arguments
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # As a shell starts what it runs in the background; Ctrl-C is tested here and in processes of our own.
+    # A shell starts background jobs with Ctrl-C ignored; some tests send it, to this process and to child processes.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
@@ -36,55 +36,65 @@ FAST = (
     *("cli/test_diff", "cli/test_show"),
     "contract/test_keras_internals",
 )
-"""The modules of `pytest -m fast`: of each package those that show its main path, on the smallest model and without a
-process that loads Keras. All of them together take less than a minute on two idle cores."""
+"""The modules of `pytest -m fast`: the main path of each package, on the smallest model and without a second process
+that loads Keras. Together they take less than a minute on two idle cores."""
+
+SLOWEST = (*("contract/test_zoo", "deploy/test_web", "contract/test_to_spec_applications", "test_docs", "test_api"),)
+"""The test files that take longest. They run first: with `--dist loadfile` a worker takes whole files, and a long one
+that came last would leave the other worker idle."""
 
 Images = Callable[[Path, Mapping[str, int]], Path]
-"""images(folder, {"red": 8, "test/blue": 2}) writes so many 8x8 images of each colour, and gives the folder."""
+"""images(folder, {"red": 8, "test/blue": 2}) writes 8 red and 2 blue images of 8x8 pixels, and returns the folder."""
+
+
+def module_name(path: Path) -> str:
+    """The name of a test module as FAST and SLOWEST have it."""
+    return path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
 
 
 def is_fast(path: Path) -> bool:
     """Whether a module belongs to the quick loop."""
-    return path.relative_to(Path(__file__).parent).with_suffix("").as_posix() in FAST
+    return module_name(path) in FAST
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """For the quick loop, import no other modules: that alone takes a quarter of a minute."""
-    others = collection_path.suffix == ".py" and not is_fast(collection_path)
-    return True if others and config.option.markexpr == "fast" else None
+    """In the quick loop, import only its modules: importing the others takes a quarter of a minute."""
+    other = collection_path.suffix == ".py" and not is_fast(collection_path)
+    return True if other and config.option.markexpr == "fast" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the quick loop."""
+    """Mark the tests of the quick loop, and put the slowest files first."""
     for item in items:
         if is_fast(item.path):
             item.add_marker("fast")
+    items.sort(key=lambda item: SLOWEST.index(name) if (name := module_name(item.path)) in SLOWEST else len(SLOWEST))
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Every test draws the same numbers, alone or among others; those without Keras stay without it."""
+    """Every test draws the same random numbers, alone or among others. Tests that do not load Keras stay without it."""
     if keras := sys.modules.get("keras"):
         keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What the tests keep in the cache folder is theirs alone; of the user's they see nothing."""
+    """The tests have a cache folder of their own, and never touch the user's."""
     os.environ["KERASIMG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def own_registry() -> Iterator[None]:
-    """What the tests of a module register is forgotten after them."""
+    """What the tests of a module register is removed after them."""
     before = {group: dict(members) for group, members in arguments._registered.items()}
     yield
     arguments._registered.clear()
     arguments._registered.update(before)
 
 
-class Heard(logging.Handler):
-    """Gives every message to a function."""
+class MessageHandler(logging.Handler):
+    """Passes every message to a function."""
 
     def __init__(self, to: Callable[[str], None]) -> None:
         super().__init__()
@@ -96,9 +106,9 @@ class Heard(logging.Handler):
 
 @pytest.fixture
 def listen() -> Iterator[Callable[[Callable[[str], None]], None]]:
-    """listen(said.append) gives every message of kerasimg to a function, until the test ends."""
+    """listen(messages.append) passes every message of kerasimg to a function, until the test ends."""
     with ExitStack() as stack:
-        yield lambda to: stack.enter_context(log.attached(Heard(to), logging.INFO))
+        yield lambda to: stack.enter_context(log.attached(MessageHandler(to), logging.INFO))
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +128,7 @@ def images() -> Images:
 
 @pytest.fixture(scope="session")
 def parse_command() -> Callable[[str], None]:
-    """parse_command("run report runs/x") parses a command line, and raises where it is not one."""
+    """parse_command("run report runs/x") parses a command line, and raises if it is not valid."""
     import typer
 
     from kerasimg import cli
@@ -137,7 +147,7 @@ def parse_command() -> Callable[[str], None]:
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., dict[str, Any]]:
-    """tiny(...) is a spec that tells colours apart after one epoch; arguments replace its sections."""
+    """tiny(...) returns a spec that learns to separate colours in one epoch; arguments replace its sections."""
 
     def spec(**sections: Any) -> dict[str, Any]:
         return {

@@ -1,14 +1,14 @@
-"""Rules that the source of the package keeps, read from its syntax trees."""
+"""Rules for the source of the package, checked on its syntax trees."""
 
 import ast
 import configparser
+import functools
 import importlib
 import inspect
 import re
 import runpy
 import sys
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -29,6 +29,7 @@ OTHER_FORMATS = {"spec/pack.py": {"spec.json", "MODEL_CARD.md"}}
 """A pack has members of the same names; `spec` lies below `run_folder`."""
 
 
+@functools.cache
 def tree(module: str) -> ast.Module:
     return ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
 
@@ -41,15 +42,15 @@ def strings(syntax: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def run_file_names(syntax: ast.AST) -> list[str]:
-    """Where a module spells a name of the run folder as a path: alone, or at the end of one."""
-    found = [f"{line}: {text!r}" for line, text in strings(syntax) if is_run_file(text)]
+    """Where a module spells a file name of the run folder: alone, or at the end of a path."""
+    places = [f"{line}: {text!r}" for line, text in strings(syntax) if is_run_file(text)]
     for node in ast.walk(syntax):
         match node:
             case ast.BinOp(op=ast.Div(), right=ast.Constant(value=run_folder.EXPORT | run_folder.TENSORBOARD as name)):
-                found.append(f"{node.lineno}: {name!r}")
+                places.append(f"{node.lineno}: {name!r}")
             case ast.Call(func=ast.Name("getattr"), args=[_, ast.Constant(value="folder"), *_]):
-                found.append(f"{node.lineno}: getattr(..., 'folder')")
-    return found
+                places.append(f"{node.lineno}: getattr(..., 'folder')")
+    return places
 
 
 def is_run_file(text: str) -> bool:
@@ -65,16 +66,17 @@ def test_a_name_of_the_run_folder_is_recognised(code: str):
 
 def test_only_run_folder_knows_the_names_of_its_files():
     assert {"spec.json", "data.json", "history.csv", "model.keras", "metrics.json", "evaluation"} <= RUN_FILES
-    found = {}
+    violations = {}
     for module in set(MODULES) - {"run_folder.py"}:
         allowed = OTHER_FORMATS.get(module, set())
         if names := [name for name in run_file_names(tree(module)) if name.split("'")[1] not in allowed]:
-            found[module] = names
-    assert found == {}
+            violations[module] = names
+    assert violations == {}
 
 
 LIBRARIES = ("keras", "keras_tuner", "tensorflow", "uvicorn")
 PRIVATE_MODULES = ("keras.src", "keras_tuner.src", "tensorflow.python", "uvicorn.protocols", "uvicorn.supervisors")
+PRIVATE_PARTS = {name.split(".")[-1] for name in PRIVATE_MODULES}
 OF_NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
 OTHERS = {"_exit": "os", "_fingerprint": "a data set of Hugging Face, whose digest has no public name"}
 
@@ -85,41 +87,41 @@ def is_private(name: str) -> bool:
 
 def own_names(syntax: ast.AST) -> set[str]:
     """The private names that a module defines: functions, classes, variables, attributes."""
-    found = set()
+    names = set()
     for node in ast.walk(syntax):
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-                found.add(name)
+                names.add(name)
             case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(ast.Name("self"), attr=name, ctx=ast.Store()):
-                found.add(name)
-    return {name for name in found if is_private(name)}
+                names.add(name)
+    return {name for name in names if is_private(name)}
 
 
 def foreign_private_names(syntax: ast.AST, own: set[str]) -> list[str]:
-    """Where a module reaches for a private name that the package does not define, or imports a private module."""
-    found = []
+    """Where a module uses a private name that the package does not define, or imports a private module."""
+    places = []
     for node in ast.walk(syntax):
         match node:
             case ast.Attribute(attr=name) if is_private(name) and name not in own | OF_NAMED_TUPLES | set(OTHERS):
-                found.append(f"{node.lineno}: {ast.unparse(node)}")
-            case ast.Attribute() if ast.unparse(node) in PRIVATE_MODULES:
-                found.append(f"{node.lineno}: {ast.unparse(node)}")
+                places.append(f"{node.lineno}: {ast.unparse(node)}")
+            case ast.Attribute(attr=name) if name in PRIVATE_PARTS and ast.unparse(node) in PRIVATE_MODULES:
+                places.append(f"{node.lineno}: {ast.unparse(node)}")
             case ast.Attribute(attr="__mro__") | ast.Attribute(attr="__bases__") if "type(" not in ast.unparse(node):
-                found.append(f"{node.lineno}: {ast.unparse(node)}")
+                places.append(f"{node.lineno}: {ast.unparse(node)}")
             case ast.Call(
                 func=ast.Name("getattr" | "setattr" | "hasattr" | "delattr"), args=[_, ast.Constant(name), *_]
             ):
                 if is_private(str(name)) and name not in own:
-                    found.append(f"{node.lineno}: {ast.unparse(node)}")
+                    places.append(f"{node.lineno}: {ast.unparse(node)}")
             case ast.Constant(value=str(text)) if text.startswith(PRIVATE_MODULES) and " " not in text:
-                found.append(f"{node.lineno}: {text!r}")
+                places.append(f"{node.lineno}: {text!r}")
             case ast.ImportFrom(module=str(module)) if module.startswith(PRIVATE_MODULES):
-                found.append(f"{node.lineno}: {ast.unparse(node)}")
+                places.append(f"{node.lineno}: {ast.unparse(node)}")
             case ast.Import(names=names) if any(each.name.startswith(PRIVATE_MODULES) for each in names):
-                found.append(f"{node.lineno}: {ast.unparse(node)}")
+                places.append(f"{node.lineno}: {ast.unparse(node)}")
             case ast.Assign(targets=[ast.Attribute(ast.Name(name), "call" | "activation" | "next")]) if name != "self":
-                found.append(f"{node.lineno}: {ast.unparse(node)}")
-    return found
+                places.append(f"{node.lineno}: {ast.unparse(node)}")
+    return places
 
 
 @pytest.mark.parametrize(
@@ -139,33 +141,27 @@ def test_a_private_name_is_recognised(code: str):
     assert len(foreign_private_names(ast.parse(code), {"_own"})) == 1
 
 
-def test_only_keras_internals_reaches_for_private_names_of_libraries():
+def test_only_keras_internals_uses_private_names_of_libraries():
     trees = {module: tree(module) for module in MODULES}
     own = set().union(*(own_names(syntax) for module, syntax in trees.items() if module != "keras_internals.py"))
-    found = {
+    violations = {
         module: names
         for module, syntax in trees.items()
         if module != "keras_internals.py" and (names := foreign_private_names(syntax, own))
     }
-    assert found == {}
+    assert violations == {}
 
 
 def test_no_class_overrides_or_reads_a_private_name_of_its_foreign_base():
-    found = {}
+    violations = {}
     for cls in classes_of_the_package():
         bases = [base for base in cls.__mro__ if base.__module__.split(".")[0] in LIBRARIES]
         ours = [base for base in cls.__mro__ if base.__module__.startswith("kerasimg.")]
         ours = [base for base in ours if base.__module__ != "kerasimg.keras_internals"]
         private = set().union(*map(private_names_of, bases))
-        used = {
-            node.attr if isinstance(node, ast.Attribute) else node.name
-            for base in ours
-            for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(base))))
-            if isinstance(node, ast.Attribute | ast.FunctionDef)
-        }
-        if names := private & used:
-            found[cls.__qualname__] = names
-    assert found == {}
+        if names := private & set().union(*map(names_used_by, ours)):
+            violations[cls.__qualname__] = names
+    assert violations == {}
 
 
 def classes_of_the_package() -> Iterator[type]:
@@ -183,26 +179,58 @@ def classes_of_the_package() -> Iterator[type]:
                 yield cls
 
 
+@functools.cache
+def classes_in(file: str) -> dict[str, ast.ClassDef]:
+    """Qualified name -> class, of a source file. `inspect.getsource` parses the whole file for every class."""
+
+    def visit(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.ClassDef]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.ClassDef):
+                yield prefix + child.name, child
+                yield from visit(child, f"{prefix}{child.name}.")
+            elif isinstance(child, ast.FunctionDef):
+                yield from visit(child, f"{prefix}{child.name}.<locals>.")
+            else:
+                yield from visit(child, prefix)
+
+    return dict(visit(ast.parse(Path(file).read_text(encoding="utf-8")), ""))
+
+
+def syntax_of(cls: type) -> ast.ClassDef:
+    return classes_in(inspect.getfile(cls))[cls.__qualname__]
+
+
+@functools.cache
+def names_used_by(cls: type) -> set[str]:
+    """The methods and attributes that a class defines or reads."""
+    return {
+        node.attr if isinstance(node, ast.Attribute) else node.name
+        for node in ast.walk(syntax_of(cls))
+        if isinstance(node, ast.Attribute | ast.FunctionDef)
+    }
+
+
+@functools.cache
 def private_names_of(cls: type) -> set[str]:
     """The private names of a class of a library: its methods and attributes, and those that it sets on itself."""
     assigned = {
         node.attr
-        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(cls))))
+        for node in ast.walk(syntax_of(cls))
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
     }
     return {name for name in assigned | set(vars(cls)) if is_private(name)}
 
 
 def test_no_module_imports_the_package_itself():
-    found = []
+    places = []
     for module in set(MODULES) - {"__main__.py"}:
         for node in ast.walk(tree(module)):
             match node:
                 case ast.Import(names=names) if any(each.name == "kerasimg" for each in names):
-                    found.append(f"{module}:{node.lineno}")
+                    places.append(f"{module}:{node.lineno}")
                 case ast.ImportFrom(module="kerasimg", names=names):
-                    found += [f"{module}:{node.lineno}" for each in names if not is_submodule(each.name)]
-    assert found == []
+                    places += [f"{module}:{node.lineno}" for each in names if not is_submodule(each.name)]
+    assert places == []
 
 
 def is_submodule(name: str) -> bool:
@@ -210,7 +238,7 @@ def is_submodule(name: str) -> bool:
 
 
 def test_every_distribution_that_is_imported_is_declared():
-    installed = packages_distributions()
+    installed = installed_distributions()
     required = requirements()
     declared = {canonical(name) for names in required.values() for name in names}
     missing = {}
@@ -222,9 +250,9 @@ def test_every_distribution_that_is_imported_is_declared():
     assert missing == {}
 
 
-def test_what_is_imported_on_the_way_to_a_command_is_no_extra():
-    """Imports at the top of a module must be there after a plain `pip install kerasimg`."""
-    installed, always = packages_distributions(), {canonical(name) for name in requirements()[""]}
+def test_an_import_at_module_level_needs_no_extra():
+    """Imports at the top of a module must work after a plain `pip install kerasimg`."""
+    installed, always = installed_distributions(), {canonical(name) for name in requirements()[""]}
     missing = {}
     for module in MODULES:
         if module.startswith("deploy/serve/"):  # begins with a check for the extra `serve`
@@ -233,6 +261,12 @@ def test_what_is_imported_on_the_way_to_a_command_is_no_extra():
             if not {canonical(each) for each in installed.get(name, [name])} & always:
                 missing.setdefault(name, []).append(module)
     assert missing == {}
+
+
+@functools.cache
+def installed_distributions() -> Mapping[str, list[str]]:
+    """Importable name -> the installed distributions that provide it."""
+    return packages_distributions()
 
 
 def requirements() -> dict[str, list[str]]:
@@ -252,14 +286,14 @@ def canonical(name: str) -> str:
 
 
 def imported(syntax: ast.AST) -> set[str]:
-    found = set()
+    packages = set()
     for node in ast.walk(syntax):
         match node:
             case ast.Import(names=names):
-                found |= {each.name.split(".")[0] for each in names}
+                packages |= {each.name.split(".")[0] for each in names}
             case ast.ImportFrom(module=str(module), level=0):
-                found.add(module.split(".")[0])
-    return found
+                packages.add(module.split(".")[0])
+    return packages
 
 
 def toplevel(syntax: ast.Module) -> list[ast.stmt]:
@@ -305,16 +339,16 @@ def is_module(name: str) -> bool:
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
-def is_there(module: str, name: str) -> bool:
+def exists(module: str, name: str) -> bool:
     return is_module(f"{module}.{name}") or (is_module(module) and hasattr(importlib.import_module(module), name))
 
 
-def test_a_name_that_is_gone_is_found_in_a_script():
+def test_a_script_that_uses_a_removed_name_is_noticed():
     script = (
         "import kerasimg\nfrom kerasimg.training import engine\nfrom kerasimg.gone import x\nengine.Loop\nkerasimg.y"
     )
     taken = list(names_taken_from_the_package(ast.parse(script)))
-    missing = [(line, name) for line, module, name in taken if name and not is_there(module, name)]
+    missing = [(line, name) for line, module, name in taken if name and not exists(module, name)]
     assert sorted(missing) == [(3, "x"), (4, "Loop"), (5, "y")]
 
 
@@ -330,6 +364,6 @@ def test_a_benchmark_imports_what_it_needs_and_has_help(path: Path, monkeypatch:
 def test_a_benchmark_uses_only_names_that_the_package_has(path: Path):
     missing = []
     for line, module, name in names_taken_from_the_package(ast.parse(path.read_text(encoding="utf-8"))):
-        if not (is_there(module, name) if name else is_module(module)):
+        if not (exists(module, name) if name else is_module(module)):
             missing.append(f"{path.name}:{line}: {module}.{name}")
     assert missing == []
