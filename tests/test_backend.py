@@ -13,7 +13,7 @@ from kerasimg.errors import CallError
 
 
 def run(tmp_path: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A process in which neither JAX nor PyTorch can be found."""
+    """Run code in a process that can import neither JAX nor PyTorch."""
     hide = (
         "import importlib.util as util; find = util.find_spec\n"
         "util.find_spec = lambda name, *rest: None if name in ('jax', 'torch') else find(name, *rest)\n"
@@ -29,17 +29,17 @@ def run(tmp_path: Path, *command: str, **environment: str) -> subprocess.Complet
 
 def test_a_backend_that_is_not_installed_names_the_command_that_installs_it(tmp_path: Path):
     called = "import sys; sys.argv = ['kerasimg', 'spec', 'build', 'small_resnet']; import kerasimg.cli as c; c.main()"
-    told = run(tmp_path, called, KERAS_BACKEND="jax")
-    assert (told.returncode, "fault of kerasimg" in told.stderr) == (2, False)
-    assert "the backend 'jax' of Keras (KERAS_BACKEND) is not installed: pip install jax" in told.stderr
+    done = run(tmp_path, called, KERAS_BACKEND="jax")
+    assert (done.returncode, "fault of kerasimg" in done.stderr) == (2, False)
+    assert "the backend 'jax' of Keras (KERAS_BACKEND) is not installed: pip install jax" in done.stderr
 
 
-def test_a_python_call_says_the_same(tmp_path: Path):
-    told = run(tmp_path, "import kerasimg; kerasimg.build", KERAS_BACKEND="torch")
-    assert "CallError: the backend 'torch' of Keras (KERAS_BACKEND) is not installed: pip install torch" in told.stderr
+def test_a_python_call_raises_the_same_message(tmp_path: Path):
+    done = run(tmp_path, "import kerasimg; kerasimg.build", KERAS_BACKEND="torch")
+    assert "CallError: the backend 'torch' of Keras (KERAS_BACKEND) is not installed: pip install torch" in done.stderr
 
 
-def test_what_needs_no_keras_needs_no_backend(tmp_path: Path):
+def test_loading_a_spec_needs_no_backend(tmp_path: Path):
     assert run(tmp_path, "import kerasimg; kerasimg.load('small_resnet')", KERAS_BACKEND="jax").returncode == 0
 
 
@@ -57,7 +57,7 @@ def test_the_backend_comes_from_the_environment_then_from_keras_own_file(
         backend.check_backend()
 
 
-def test_versions_know_a_module_that_comes_under_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_versions_find_a_module_of_a_distribution_with_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "engine_cpu-9.1.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: engine-cpu\nVersion: 9.1\n")

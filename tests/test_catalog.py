@@ -21,13 +21,13 @@ def test_every_spec_of_the_zoo_loads_under_its_own_name(name):
 
 
 @pytest.mark.parametrize("ref", ["mobilenet", "zoo/mobilenet", "mobilenet.json", "zoo/mobilenet.json"])
-def test_a_zoo_spec_has_one_name_however_it_is_spelled(monkeypatch, tmp_path, ref):
+def test_a_zoo_spec_is_found_by_each_form_of_its_name(monkeypatch, tmp_path, ref):
     monkeypatch.chdir(tmp_path)
     assert catalog.locate(ref).path == catalog.ZOO / "mobilenet.json"
     assert catalog.locate(ref).label == "zoo/mobilenet.json"
 
 
-def test_a_file_goes_before_a_zoo_spec_of_its_name(monkeypatch, tmp_path):
+def test_a_file_is_preferred_to_a_zoo_spec_of_the_same_name(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("mobilenet.json").write_text(json.dumps({**FLAT, "name": "mine"}))
     assert catalog.load("mobilenet.json").name == "mine"
@@ -43,7 +43,7 @@ def test_a_spec_is_a_name_a_path_a_dict_or_a_loaded_one(tmp_path):
     assert catalog.load(by_path) is by_path
 
 
-def test_a_name_that_is_none_says_which_is_near_and_what_there_is():
+def test_an_unknown_name_suggests_the_nearest_and_how_to_list_all():
     with pytest.raises(CallError) as caught:
         catalog.load("mobilnet")
     assert str(caught.value).startswith(
@@ -51,7 +51,7 @@ def test_a_name_that_is_none_says_which_is_near_and_what_there_is():
     )
 
 
-def test_a_spec_finds_its_parent_beside_itself_then_in_the_zoo(tmp_path):
+def test_a_parent_is_looked_up_beside_the_spec_then_in_the_zoo(tmp_path):
     (tmp_path / "base.json").write_text(json.dumps(FLAT))
     (tmp_path / "child.json").write_text(json.dumps({"kerasimg": 1, "extends": "base.json"}))
     (tmp_path / "other.json").write_text(json.dumps({"kerasimg": 1, "extends": "simple_cnn"}))
@@ -59,7 +59,7 @@ def test_a_spec_finds_its_parent_beside_itself_then_in_the_zoo(tmp_path):
     assert len(catalog.load(tmp_path / "other.json").nodes) == 7
 
 
-def test_a_child_is_the_file_that_it_stands_in_not_its_parent(tmp_path):
+def test_a_child_is_identified_by_its_own_file_not_its_parents(tmp_path):
     path = tmp_path / "child.json"
     path.write_text(json.dumps({"kerasimg": 1, "extends": "simple_cnn"}))
     assert catalog.load(path).file == str(path)
@@ -68,7 +68,7 @@ def test_a_child_is_the_file_that_it_stands_in_not_its_parent(tmp_path):
         catalog.load(path)
 
 
-def test_an_error_calls_a_file_what_its_user_calls_it(monkeypatch, tmp_path):
+def test_an_error_names_a_file_as_the_user_wrote_it(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("sub").mkdir()
     Path("sub/base.json").write_text("{")

@@ -20,12 +20,12 @@ from kerasimg.cli.options import OWN_ARGUMENTS
 from kerasimg.cli.output import NEXT
 
 HERE = Path(__file__).parent
-"""Where the commands run: not in the checkout, whose package Python would prefer to the installed one."""
+"""The commands run here, not in the root of the checkout: Python would import the package from there."""
 
 SPEC_NAMES = {"simple_cnn", "mobilenet", "branched"}
 
 
-class Said(NamedTuple):
+class Outcome(NamedTuple):
     code: Any
     out: str
     err: str
@@ -35,18 +35,18 @@ class Said(NamedTuple):
         return json.loads(self.out)
 
 
-Say = Callable[..., Said]
+Invoke = Callable[..., Outcome]
 
 
 @pytest.fixture
-def say(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Say:
-    """say("check", "mobilenet") runs the command line in this process."""
+def invoke(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """invoke("check", "mobilenet") runs a command line in this process."""
 
-    def run(*arguments: Any) -> Said:
+    def run(*arguments: Any) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["kerasimg", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
             cli.main()
-        return Said(caught.value.code, *capfd.readouterr())
+        return Outcome(caught.value.code, *capfd.readouterr())
 
     return run
 
@@ -76,74 +76,73 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_check_tells_what_is_right(say: Say):
-    said = say("check", "mobilenet", "zoo/simple_cnn.json")
-    assert said.code == 0
-    assert re.findall(r"ok: (\S+)", said.out) == ["zoo/mobilenet.json", "zoo/simple_cnn.json"]
-    assert say("check", "mobilenet", "--json").json == {"ok": True, "faults": [], "warnings": []}
+def test_check_lists_valid_specs(invoke: Invoke):
+    outcome = invoke("check", "mobilenet", "zoo/simple_cnn.json")
+    assert outcome.code == 0
+    assert re.findall(r"ok: (\S+)", outcome.out) == ["zoo/mobilenet.json", "zoo/simple_cnn.json"]
+    assert invoke("check", "mobilenet", "--json").json == {"ok": True, "faults": [], "warnings": []}
 
 
-def test_check_tells_every_fault_of_every_spec_and_ends_with_2(say: Say, tmp_path: Path):
+def test_check_lists_every_error_of_every_spec_and_exits_with_2(invoke: Invoke, tmp_path: Path):
     bad = tmp_path / "bad.json"
     bad.write_text('{"kerasimg": 1, "model": [{"layer": "Conv2D", "fliters": 3}], "fit": {"batch_size": 0}}')
-    said = say("check", "mobilenet", bad)
-    assert (said.code, "did you mean 'filters'" in said.err, "fit.batch_size" in said.err) == (2, True, True)
-    as_json = say("check", bad, "--json")
+    outcome = invoke("check", "mobilenet", bad)
+    assert (outcome.code, "did you mean 'filters'" in outcome.err, "fit.batch_size" in outcome.err) == (2, True, True)
+    as_json = invoke("check", bad, "--json")
     assert as_json.code == 2
     assert as_json.json["ok"] is False
     assert {tuple(fault) for fault in as_json.json["faults"]} == {("file", "path", "message")}
 
 
-def test_check_says_what_must_be_given(say: Say, spec: Path):
-    assert "must be given: num_classes" in say("check", spec).out
-    assert "must be given" not in say("check", spec, "--set", "num_classes=3").out
+def test_check_lists_the_params_that_must_be_given(invoke: Invoke, spec: Path):
+    assert "must be given: num_classes" in invoke("check", spec).out
+    assert "must be given" not in invoke("check", spec, "--set", "num_classes=3").out
 
 
-def test_show_prints_a_spec_with_its_defaults(say: Say):
-    said = say("spec", "show", "simple_cnn", "--set", "num_classes=3", "--set", "fit.stages.0.epochs=2").json
-    assert said["params"]["num_classes"] == 3
-    assert said["fit"]["stages"][0]["epochs"] == 2
-    assert said["image"]["resize"] == "stretch"
+def test_show_prints_a_spec_with_its_defaults(invoke: Invoke):
+    outcome = invoke("spec", "show", "simple_cnn", "--set", "num_classes=3", "--set", "fit.stages.0.epochs=2").json
+    assert outcome["params"]["num_classes"] == 3
+    assert outcome["fit"]["stages"][0]["epochs"] == 2
+    assert outcome["image"]["resize"] == "stretch"
 
 
-def test_show_says_where_each_value_comes_from(say: Say):
-    rows = say("spec", "show", "simple_cnn", "--origins", "--json", "--set", "fit.seed=4").json
+def test_show_says_where_each_value_comes_from(invoke: Invoke):
+    rows = invoke("spec", "show", "simple_cnn", "--origins", "--json", "--set", "fit.seed=4").json
     origins = {row["path"]: row["origin"] for row in rows}
     assert origins["fit.seed"] == "--set fit.seed"
     assert origins["fit.precision"] == "default"
     assert origins["fit.batch_size"] == "zoo/simple_cnn.json"
-    assert (
-        "fit.seed = 4  <- --set fit.seed\n" in say("spec", "show", "simple_cnn", "--origins", "--set", "fit.seed=4").out
-    )
+    printed = invoke("spec", "show", "simple_cnn", "--origins", "--set", "fit.seed=4").out
+    assert "fit.seed = 4  <- --set fit.seed\n" in printed
 
 
-def test_build_prints_the_layers_and_saves_the_model(say: Say, spec: Path, tmp_path: Path):
-    said = say("spec", "build", spec, "--set", "num_classes=3", "--out", tmp_path / "model.keras")
-    assert said.code == 0
-    assert "classes (Dense)" in said.out
+def test_build_prints_the_layers_and_saves_the_model(invoke: Invoke, spec: Path, tmp_path: Path):
+    outcome = invoke("spec", "build", spec, "--set", "num_classes=3", "--out", tmp_path / "model.keras")
+    assert outcome.code == 0
+    assert "classes (Dense)" in outcome.out
     assert (tmp_path / "model.keras").is_file()
-    facts = say("spec", "build", spec, "--set", "num_classes=3", "--json").json
+    facts = invoke("spec", "build", spec, "--set", "num_classes=3", "--json").json
     assert facts == {"name": "tiny", "params": 12, "input": [None, 8, 8, 3], "output": [None, 3]}
 
 
-def test_build_refuses_what_is_too_large_and_takes_a_limit(say: Say, spec: Path):
+def test_build_refuses_a_model_that_is_too_large_unless_the_limit_is_raised(invoke: Invoke, spec: Path):
     classes = ("--set", "num_classes=1000")
-    assert say("spec", "build", spec, *classes, "--limit", "params=3999").code == 2
-    assert say("spec", "build", spec, *classes, "--limit", "params=4000", "--json").json["params"] == 4000
+    assert invoke("spec", "build", spec, *classes, "--limit", "params=3999").code == 2
+    assert invoke("spec", "build", spec, *classes, "--limit", "params=4000", "--json").json["params"] == 4000
 
 
-def test_zoo_lists_and_shows_what_ships(say: Say):
-    assert {row["name"] for row in say("zoo", "list", "--json").json} >= SPEC_NAMES
-    assert {line.split()[0] for line in say("zoo", "list").out.splitlines()} >= SPEC_NAMES
-    assert say("zoo", "show", "branched").out == (catalog.ZOO / "branched.json").read_text(encoding="utf-8")
+def test_zoo_lists_and_shows_the_specs_that_ship(invoke: Invoke):
+    assert {row["name"] for row in invoke("zoo", "list", "--json").json} >= SPEC_NAMES
+    assert {line.split()[0] for line in invoke("zoo", "list").out.splitlines()} >= SPEC_NAMES
+    assert invoke("zoo", "show", "branched").out == (catalog.ZOO / "branched.json").read_text(encoding="utf-8")
 
 
-def test_schema_prints_the_schema(say: Say):
-    assert say("spec", "schema").json["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+def test_schema_prints_the_schema(invoke: Invoke):
+    assert invoke("spec", "schema").json["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 
-def test_train_evaluate_and_predict_answer_for_people(say: Say, spec: Path, colours: Path, tmp_path: Path):
-    trained = say("train", spec, "--data", colours, "--out", tmp_path, "--set", "fit.stages.0.epochs=1")
+def test_train_evaluate_and_predict_print_readable_text(invoke: Invoke, spec: Path, colours: Path, tmp_path: Path):
+    trained = invoke("train", spec, "--data", colours, "--out", tmp_path, "--set", "fit.stages.0.epochs=1")
     assert trained.code == 0
     assert "20 images of 2 classes" in trained.out
     assert trained.out.splitlines()[-2] == (
@@ -151,48 +150,46 @@ def test_train_evaluate_and_predict_answer_for_people(say: Say, spec: Path, colo
     )
     assert trained.out.splitlines()[-1] == f"Next: kerasimg export {tmp_path / 'tiny-1'} --to web"
     assert "Stages, each with its best epoch" in trained.out
-    judged = say("evaluate", tmp_path / "tiny-1")
-    assert judged.code == 0
-    assert "macro F1" in judged.out
-    asked = say("predict", tmp_path / "tiny-1", colours / "red" / "00.png", "--top", "1")
-    assert re.fullmatch(rf"{re.escape(str(colours / 'red' / '00.png'))}: (red|blue) [01]\.\d{{3}}\n", asked.out)
+    evaluated = invoke("evaluate", tmp_path / "tiny-1")
+    assert evaluated.code == 0
+    assert "macro F1" in evaluated.out
+    predicted = invoke("predict", tmp_path / "tiny-1", colours / "red" / "00.png", "--top", "1")
+    assert re.fullmatch(rf"{re.escape(str(colours / 'red' / '00.png'))}: (red|blue) [01]\.\d{{3}}\n", predicted.out)
 
 
-def test_train_evaluate_and_predict_answer_for_machines(say: Say, spec: Path, colours: Path, tmp_path: Path):
-    trained = say("train", spec, "--data", colours, "--out", tmp_path, "--json").json
+def test_train_evaluate_and_predict_print_json(invoke: Invoke, spec: Path, colours: Path, tmp_path: Path):
+    trained = invoke("train", spec, "--data", colours, "--out", tmp_path, "--json").json
     assert trained["run"] == str(tmp_path / "tiny-1")
     assert trained["scores"]["n"] == 3
-    judged = say("evaluate", trained["run"], "--data", colours, "--json").json
-    assert (judged["part"], judged["n"]) == ("all", 20)
-    (asked,) = say("predict", trained["run"], colours / "red" / "00.png", "--json").json
-    assert set(asked) == {"file", "label", "confidence", "probabilities"}
+    evaluated = invoke("evaluate", trained["run"], "--data", colours, "--json").json
+    assert (evaluated["part"], evaluated["n"]) == ("all", 20)
+    (predicted,) = invoke("predict", trained["run"], colours / "red" / "00.png", "--json").json
+    assert set(predicted) == {"file", "label", "confidence", "probabilities"}
 
 
-def test_a_bad_image_does_not_keep_predict_from_answering_the_good_ones(
-    say: Say, spec: Path, colours: Path, tmp_path: Path
-):
-    assert say("train", spec, "--data", colours, "--out", tmp_path, "--quiet").code == 0
+def test_predict_classifies_the_good_images_beside_a_bad_one(invoke: Invoke, spec: Path, colours: Path, tmp_path: Path):
+    assert invoke("train", spec, "--data", colours, "--out", tmp_path, "--quiet").code == 0
     (tmp_path / "new").mkdir()
     good, bad = tmp_path / "new" / "a.png", tmp_path / "new" / "b.png"
     good.write_bytes((colours / "red" / "00.png").read_bytes())
     bad.write_bytes(b"")
-    asked = say("predict", tmp_path / "tiny-1", tmp_path / "new", "--top", "1")
-    assert (asked.code, asked.out.count("\n")) == (3, 1)
-    assert asked.out.startswith(f"{good}: ")
-    assert f"{bad}: is empty" in asked.err
-    asked = say("predict", tmp_path / "tiny-1", tmp_path / "new", "--json")
-    assert (asked.code, [row["file"] for row in json.loads(asked.out)]) == (3, [str(good)])
-    skipped = say("predict", tmp_path / "tiny-1", tmp_path / "new", "--on-bad-image", "skip")
+    predicted = invoke("predict", tmp_path / "tiny-1", tmp_path / "new", "--top", "1")
+    assert (predicted.code, predicted.out.count("\n")) == (3, 1)
+    assert predicted.out.startswith(f"{good}: ")
+    assert f"{bad}: is empty" in predicted.err
+    predicted = invoke("predict", tmp_path / "tiny-1", tmp_path / "new", "--json")
+    assert (predicted.code, [row["file"] for row in json.loads(predicted.out)]) == (3, [str(good)])
+    skipped = invoke("predict", tmp_path / "tiny-1", tmp_path / "new", "--on-bad-image", "skip")
     assert (skipped.code, skipped.err.splitlines()[0]) == (0, f"left out 1 unreadable: {bad}")
 
 
-def test_quiet_training_says_only_what_came_of_it(say: Say, spec: Path, colours: Path, tmp_path: Path):
-    said = say("train", spec, "--data", colours, "--out", tmp_path, "--quiet", "--set", "fit.stages.0.epochs=1")
-    assert "stage 1" not in said.out
-    assert "saved in" in said.out
+def test_quiet_training_prints_only_its_result(invoke: Invoke, spec: Path, colours: Path, tmp_path: Path):
+    outcome = invoke("train", spec, "--data", colours, "--out", tmp_path, "--quiet", "--set", "fit.stages.0.epochs=1")
+    assert "stage 1" not in outcome.out
+    assert "saved in" in outcome.out
 
 
-def test_the_verbs_own_arguments_are_named_in_full():
+def test_own_arguments_lists_every_argument_of_the_verbs():
     from kerasimg.evaluation.evaluate import evaluate
     from kerasimg.models.build import build
     from kerasimg.training.train import train
@@ -213,11 +210,11 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "an empty spec": (["check", "{tmp}/empty.json"], 2, "empty.json"),
     "a set without a value": (["check", "mobilenet", "--set", "units"], 2, "expected NAME=VALUE, got 'units'"),
     "a set without a name": (["check", "mobilenet", "--set", "=3"], 2, "expected NAME=VALUE"),
-    "a set of no param": (["check", "mobilenet", "--set", "unit=3"], 2, "did you mean 'units'"),
-    "a set of no path": (["check", "mobilenet", "--set", "fit.stage.0=3"], 2, "stage"),
-    "a set without end": (["check", "mobilenet", "--set", "units=" + "[" * 100_000], 2, "units"),
+    "a set of an unknown param": (["check", "mobilenet", "--set", "unit=3"], 2, "did you mean 'units'"),
+    "a set of an unknown path": (["check", "mobilenet", "--set", "fit.stage.0=3"], 2, "stage"),
+    "a set with a very long value": (["check", "mobilenet", "--set", "units=" + "[" * 100_000], 2, "units"),
     "a set of a verb's argument": (["check", "mobilenet", "--set", "weights=3"], 2, "--set params.weights=3"),
-    "a limit that is no number": (
+    "a limit that is not a number": (
         ["spec", "build", "mobilenet", "--limit", "params=x"],
         2,
         "--limit params: expected a whole",
@@ -238,10 +235,10 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
         2,
         "broken.json",
     ),
-    "a folder that is no run": (["evaluate", "{tmp}"], 2, "no trained model"),
-    "a run that is not there": (["predict", "{tmp}/gone", "a.png"], 2, "no run"),
-    "an image that is not there": (["predict", "{run}", "gone.png"], 3, "gone.png"),
-    "an image that is none": (["predict", "{run}", "{tmp}/broken.json"], 3, "broken.json"),
+    "a folder without a run": (["evaluate", "{tmp}"], 2, "no trained model"),
+    "a run that does not exist": (["predict", "{tmp}/gone", "a.png"], 2, "no run"),
+    "an image that does not exist": (["predict", "{run}", "gone.png"], 3, "gone.png"),
+    "a file that is no image": (["predict", "{run}", "{tmp}/broken.json"], 3, "broken.json"),
     "no such part": (["evaluate", "{run}", "--data", "{colours}", "--part", "tets"], 2, "did you mean 'test'"),
     "no such zoo spec": (["zoo", "show", "mobilnet"], 2, "did you mean 'mobilenet'"),
     "no such command": (["trian", "mobilenet"], 2, "trian"),
@@ -250,8 +247,8 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_a_few_lines_with_its_exit_code(
-    say: Say, mistake: str, spec: Path, colours: Path, run: Path, tmp_path: Path
+def test_a_mistake_gives_a_short_message_and_its_exit_code(
+    invoke: Invoke, mistake: str, spec: Path, colours: Path, run: Path, tmp_path: Path
 ):
     (tmp_path / "broken.json").write_text("{bad")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00\x81")
@@ -260,13 +257,13 @@ def test_a_mistake_is_told_in_a_few_lines_with_its_exit_code(
     places = {"{tmp}": tmp_path, "{spec}": spec, "{colours}": colours, "{run}": run}
     for placeholder, path in places.items():
         arguments = [argument.replace(placeholder, str(path)) for argument in arguments]
-    said = say(*arguments)
-    assert message in said.err
-    assert (said.code, "Traceback" in said.err) == (code, False)
-    assert len(said.err.splitlines()) < 8
+    outcome = invoke(*arguments)
+    assert message in outcome.err
+    assert (outcome.code, "Traceback" in outcome.err) == (code, False)
+    assert len(outcome.err.splitlines()) < 8
 
 
-def test_the_process_ends_with_the_code(tmp_path: Path):
+def test_the_process_exits_with_the_code(tmp_path: Path):
     (tmp_path / "bad.json").write_text('{"kerasimg": 1}')
     assert command("check", str(tmp_path / "bad.json")).returncode == 2
     assert command("check", "mobilenet").returncode == 0
@@ -278,7 +275,7 @@ def test_the_process_ends_with_the_code(tmp_path: Path):
     assert "Traceback" not in offline.stderr
 
 
-def test_ctrl_c_ends_with_130_and_without_a_traceback(spec: Path, colours: Path, tmp_path: Path):
+def test_ctrl_c_exits_with_130_and_without_a_traceback(spec: Path, colours: Path, tmp_path: Path):
     arguments = [
         "train",
         str(spec),
@@ -307,7 +304,7 @@ def test_ctrl_c_ends_with_130_and_without_a_traceback(spec: Path, colours: Path,
     assert "Traceback" not in errors
 
 
-def test_a_reader_that_goes_away_is_no_error():
+def test_a_closed_output_pipe_is_no_error():
     process = subprocess.Popen(
         [sys.executable, "-m", "kerasimg", "spec", "show", "mobilenet"],
         cwd=HERE,
@@ -322,7 +319,7 @@ def test_a_reader_that_goes_away_is_no_error():
     assert process.wait(30) in (0, 1)
 
 
-COSTLY = {"keras", "tensorflow", "jax", "torch", "numpy", "scipy", "sklearn", "PIL", "h5py", "rich", "keras_tuner"}
+HEAVY = {"keras", "tensorflow", "jax", "torch", "numpy", "scipy", "sklearn", "PIL", "h5py", "rich", "keras_tuner"}
 
 
 @pytest.mark.parametrize(
@@ -335,7 +332,7 @@ COSTLY = {"keras", "tensorflow", "jax", "torch", "numpy", "scipy", "sklearn", "P
         (["spec", "show", "mobilenet"], True),
     ],
 )
-def test_commands_that_build_nothing_start_without_costly_packages(arguments: list[str], spec_is_read: bool):
+def test_commands_that_build_nothing_import_no_heavy_packages(arguments: list[str], spec_is_read: bool):
     code = (
         "import sys\n"
         "from kerasimg.cli import main\n"
@@ -346,7 +343,7 @@ def test_commands_that_build_nothing_start_without_costly_packages(arguments: li
         [sys.executable, "-c", code, *arguments], cwd=HERE, capture_output=True, text=True, check=True
     )
     loaded = set(done.stderr.splitlines()[-1].split())
-    assert loaded & COSTLY == set()
+    assert loaded & HEAVY == set()
     assert ("pydantic" in loaded) == spec_is_read
 
 
@@ -354,9 +351,9 @@ COMMANDS = list(leaves(typer.main.get_command(cli.app)))
 
 
 @pytest.mark.parametrize("words", [(), ("spec",), ("run",), ("data",), ("zoo",), ("cache",), *COMMANDS])
-def test_every_command_helps(say: Say, words: tuple[str, ...]):
-    said = say(*words, "--help")
-    assert (said.code, "Usage:" in said.out) == (0, True)
+def test_every_command_has_a_help_page(invoke: Invoke, words: tuple[str, ...]):
+    outcome = invoke(*words, "--help")
+    assert (outcome.code, "Usage:" in outcome.out) == (0, True)
 
 
 def test_there_are_nine_verbs_at_the_top_and_the_rest_is_in_groups():
@@ -375,9 +372,9 @@ def test_there_are_nine_verbs_at_the_top_and_the_rest_is_in_groups():
         (["run", "train"], "kerasimg train"),
     ],
 )
-def test_a_command_at_the_wrong_place_is_told_its_own(say: Say, typed: list[str], place: str):
-    said = say(*typed)
-    assert (said.code, said.out, f"moved to: {place}" in said.err) == (2, "", True)
+def test_a_command_in_the_wrong_group_names_the_right_one(invoke: Invoke, typed: list[str], place: str):
+    outcome = invoke(*typed)
+    assert (outcome.code, outcome.out, f"moved to: {place}" in outcome.err) == (2, "", True)
 
 
 def test_every_command_has_a_next_step_that_is_a_command(parse_command: Callable[[str], None]):
@@ -410,5 +407,5 @@ def test_a_shared_option_means_the_same_in_every_command():
             name = parameter.metavar if parameter.param_type_name == "argument" else parameter.opts[0]
             if name in shared:
                 texts.setdefault(name, set()).add(parameter.help.partition(" Default:")[0])
-    texts["--out"] = {text.partition(":")[0] for text in texts["--out"]}  # then what is written
+    texts["--out"] = {text.partition(":")[0] for text in texts["--out"]}  # each goes on with what the command writes
     assert {name: len(meanings) for name, meanings in texts.items()} == dict.fromkeys(shared, 1), texts

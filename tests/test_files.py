@@ -19,7 +19,7 @@ def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+def test_a_block_that_fails_keeps_the_old_file_and_leaves_no_other(tmp_path: Path):
     path = tmp_path / "a.json"
     write_json(path, {"a": 1})
     with pytest.raises(TypeError):
@@ -28,12 +28,12 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_does_not_exist_is_named_with_the_file_that_was_asked_for(tmp_path: Path):
+def test_a_missing_folder_is_named_with_the_requested_file(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"gone/a\.txt'$"):
         write_text(tmp_path / "gone" / "a.txt", "")
 
 
-def test_json_is_indented_and_keeps_every_letter(tmp_path: Path):
+def test_json_is_indented_and_not_escaped(tmp_path: Path):
     assert to_json({"name": "Käse 猫"}) == '{\n  "name": "Käse 猫"\n}'
     write_json(tmp_path / "a.json", ["猫"])
     assert (tmp_path / "a.json").read_bytes() == '[\n  "猫"\n]\n'.encode()
@@ -48,7 +48,7 @@ def test_json_is_indented_and_keeps_every_letter(tmp_path: Path):
         (b"[]", "'{}' is damaged (a JSON object was expected)"),
     ],
 )
-def test_what_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, message: str):
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, message: str):
     path = tmp_path / "a.json"
     if content is not None:
         path.write_bytes(content)

@@ -13,7 +13,7 @@ def test_a_run_shows_its_figures_and_curves(tmp_path: Path, images: Any, tiny: A
     assert "http" not in shown
 
 
-def test_a_run_that_did_not_get_far_shows_what_there_is(tmp_path: Path):
+def test_an_unfinished_run_shows_what_it_has(tmp_path: Path):
     (tmp_path / "spec.json").write_text("{}")
     (tmp_path / "classes.json").write_text('["<b>", "dog"]')
     shown = kerasimg.Run(tmp_path)._repr_html_()

@@ -1,4 +1,4 @@
-"""The package as it is installed: in a test environment the wheel, else the checkout."""
+"""The installed package: the wheel in a tox environment, otherwise the checkout."""
 
 import os
 import re
@@ -24,23 +24,23 @@ def python(code: str, folder: Path) -> str:
 
 
 @pytest.mark.skipif("TOX_ENV_NAME" not in os.environ, reason="only a test environment installs the wheel")
-def test_what_is_tested_is_the_wheel_and_not_the_checkout():
+def test_the_tests_run_against_the_wheel_not_the_checkout():
     assert not Path(kerasimg.__file__).is_relative_to(CHECKOUT / "kerasimg")
     assert Path(kerasimg.__file__).parent / "zoo" == catalog.ZOO
 
 
-def test_the_version_is_the_one_that_was_installed():
+def test_the_version_is_the_installed_one():
     assert kerasimg.__version__ == version("kerasimg")
     assert re.fullmatch(r"\d+\.\d+\.\d+", kerasimg.__version__)
 
 
 def test_every_name_of_the_package_resolves():
     assert set(kerasimg.__all__) <= set(dir(kerasimg))
-    found = {name: getattr(kerasimg, name) for name in kerasimg.__all__}
-    assert {name for name, thing in found.items() if callable(thing)} == set(kerasimg.__all__) - {"__version__"}
+    attributes = {name: getattr(kerasimg, name) for name in kerasimg.__all__}
+    assert {name for name, thing in attributes.items() if callable(thing)} == set(kerasimg.__all__) - {"__version__"}
 
 
-def test_a_name_that_is_not_there_is_named():
+def test_an_unknown_attribute_is_named():
     with pytest.raises(AttributeError, match="module 'kerasimg' has no attribute 'trian'"):
         kerasimg.trian  # noqa: B018
 
@@ -61,7 +61,7 @@ def test_the_sample_ships_with_its_licence():
     assert "Zalando" in (SAMPLE / "LICENSE").read_text(encoding="utf-8")
 
 
-def test_the_package_says_that_it_is_typed():
+def test_the_package_is_marked_as_typed():
     assert files("kerasimg").joinpath("py.typed").is_file()
 
 
@@ -71,7 +71,7 @@ def test_the_command_is_installed():
     assert command.load().__module__ == "kerasimg.__main__"
 
 
-def test_importing_the_package_loads_nothing_but_itself(tmp_path: Path):
+def test_importing_the_package_loads_only_itself(tmp_path: Path):
     code = (
         "import sys; before = set(sys.modules); import kerasimg; "
         "print(*{name.split('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
@@ -79,7 +79,7 @@ def test_importing_the_package_loads_nothing_but_itself(tmp_path: Path):
     assert python(code, tmp_path) == "kerasimg"
 
 
-def test_the_errors_are_one_family():
-    family = [kerasimg.SpecError, kerasimg.DataError, kerasimg.WeightsError, kerasimg.CallError, kerasimg.GateError]
-    assert all(issubclass(error, kerasimg.KerasimgError) for error in family)
-    assert [error.exit_code for error in family] == [2, 3, 1, 2, 4]
+def test_all_errors_have_one_base_class_and_an_exit_code():
+    errors = [kerasimg.SpecError, kerasimg.DataError, kerasimg.WeightsError, kerasimg.CallError, kerasimg.GateError]
+    assert all(issubclass(error, kerasimg.KerasimgError) for error in errors)
+    assert [error.exit_code for error in errors] == [2, 3, 1, 2, 4]

@@ -9,7 +9,7 @@ from kerasimg.errors import CallError
 from kerasimg.run_folder import EvaluationFolder, RunFolder, folder_of, read_history
 
 
-def test_what_is_written_is_read_again(tmp_path: Path):
+def test_every_file_is_read_back_as_it_was_written(tmp_path: Path):
     files = RunFolder(tmp_path)
     record = {"where": "photos", "task": "binary", "classes": ["a", "b"], "skipped": [], "images": []}
     files.write_spec({"name": "photos", "fit": {"epochs": 3}})
@@ -33,11 +33,11 @@ def test_what_is_written_is_read_again(tmp_path: Path):
     }
 
 
-def test_a_run_that_has_not_begun_has_nothing(tmp_path: Path):
+def test_a_run_that_has_not_started_has_no_files(tmp_path: Path):
     files = RunFolder(tmp_path)
-    found = [files.spec(), files.classes(), files.data(), files.environment(), files.training()]
-    found += [files.evaluation.metrics(), files.evaluation.curves(), files.evaluation.speed()]
-    assert found == [None] * 8
+    values = [files.spec(), files.classes(), files.data(), files.environment(), files.training()]
+    values += [files.evaluation.metrics(), files.evaluation.curves(), files.evaluation.speed()]
+    assert values == [None] * 8
     assert files.history() == []
     assert not files.is_run
 
@@ -53,7 +53,7 @@ def test_a_run_that_has_not_begun_has_nothing(tmp_path: Path):
         ("history.csv", "stage,epoch\n1,first\n", RunFolder.history, "could not convert string to float"),
     ],
 )
-def test_a_damaged_file_is_named_with_what_is_wrong(tmp_path: Path, name: str, content: str, read, why: str):
+def test_a_damaged_file_is_named_with_the_reason(tmp_path: Path, name: str, content: str, read, why: str):
     (tmp_path / name).write_text(content)
     with pytest.raises(CallError) as caught:
         read(RunFolder(tmp_path))
@@ -75,7 +75,7 @@ def test_a_history_has_no_value_where_a_stage_did_not_measure_one(tmp_path: Path
     ]
 
 
-def test_only_the_folder_of_a_run_is_opened(tmp_path: Path):
+def test_only_a_run_folder_can_be_opened(tmp_path: Path):
     with pytest.raises(CallError, match=r"is not the folder of a run: it holds no spec\.json"):
         RunFolder.open(tmp_path)
     (tmp_path / "spec.json").write_text("{}")
@@ -87,7 +87,7 @@ def test_a_required_file_that_is_missing_is_named(tmp_path: Path):
         RunFolder(tmp_path).required("training.json")
 
 
-def test_the_folder_of_a_path_and_of_what_has_one():
+def test_a_folder_comes_from_a_path_or_from_an_object_that_has_one():
     assert folder_of("runs/photos-1") == folder_of(Path("runs/photos-1")) == Path("runs/photos-1")
     assert folder_of(SimpleNamespace(folder=Path("runs/photos-1"))) == Path("runs/photos-1")
     with pytest.raises(CallError, match="the classifier belongs to no run folder"):

@@ -1,8 +1,8 @@
 """The same spec with the same weights gives the same outputs on TensorFlow, JAX and PyTorch, and trains on each.
 
-No process holds two backends, so what they are compared by stands in expected_outputs.json: for each spec, weights
-drawn by NumPy, an image drawn by NumPy, and the outputs that TensorFlow gave. Every backend must give them to 1e-4,
-TensorFlow too, so that no change of a spec goes by unnoticed. When one is meant:
+A process can use only one backend, so all are compared with expected_outputs.json: for each spec, the outputs that
+TensorFlow gave for weights and images drawn by NumPy. Every backend must reproduce them to 1e-4, TensorFlow as well, so
+that every change of a spec is noticed. After an intended change, write the file again:
 
     python tests/contract/test_backends.py
 """
@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# JAX compiles each operation for each shape, which here takes most of the time.
+# JAX compiles each operation for each shape, which takes most of the time here.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import keras
@@ -41,13 +41,13 @@ SPECS = {
     "ghostnet": {"size": 32, "width": 0.5},
     "mlp_mixer": {"size": 32, "variant": "s16"},
 }
-"""Specs, with params that make them small: convolutions of every kind, normalizations, tokens, splits and joins."""
+"""Specs with params that make them small; together: every kind of convolution, normalizations, tokens, branches."""
 
 
 def draw_weights(model, gain, divisor):
-    """Weights in layer order, from NumPy.
+    """Sets weights drawn by NumPy, in layer order.
 
-    gain: of each layer; one too low forgets the image, one too high makes much of the rounding of floats.
+    gain: of each layer; if too low, the outputs do not depend on the image; if too high, they amplify rounding errors.
     divisor: of the last kernel, so that the softmax does not saturate.
     """
     draw = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def draw_weights(model, gain, divisor):
 
 
 def draw_images(model):
-    """Two images, each a colour with noise over it."""
+    """Two images, each a colour with noise."""
     draw = np.random.default_rng(1)
     height, width, channels = model.input_shape[1:]
     colours = draw.uniform(0, 255, (2, 1, 1, channels))
@@ -81,12 +81,12 @@ def build(name, gain, divisor):
 
 
 def outputs(model, images=None):
-    """By `predict`, which JAX compiles as one; call by call it compiles each operation of each layer."""
+    """By `predict`, which JAX compiles as one function; in direct calls it compiles each operation of each layer."""
     return model.predict(draw_images(model) if images is None else images, verbose=0)
 
 
 def photo():
-    """An image that looks like something to a network: a disc in front of a gradient, (224, 224, 3), 0-255."""
+    """An image with structure that a network responds to: a disc on a gradient, (1, 224, 224, 3), 0-255."""
     y, x = np.mgrid[0:224, 0:224] / 223
     sky = np.stack([90 + 80 * y, 140 + 60 * y, 250 - 60 * y], axis=-1)
     disc = ((x - 0.5) ** 2 + (y - 0.55) ** 2 < 0.08)[..., None]
@@ -130,7 +130,7 @@ def test_the_weights_that_ship_give_the_same_outputs_on_every_backend():
 
 @pytest.fixture
 def augmented(tiny):
-    """A spec with all that a backend may do its own way in training: batch statistics, dropout, augmentation."""
+    """A spec with what differs between backends in training: batch statistics, dropout, augmentation."""
     return tiny(
         augment=[{"layer": "RandomFlip"}, {"layer": "TrivialAugment"}],
         model=[
@@ -152,7 +152,7 @@ def augmented(tiny):
 
 
 @pytest.mark.parametrize("kind", ["plain", "augmented"])
-def test_a_spec_trains_is_judged_predicts_and_loads_again_on_every_backend(kind, tiny, augmented, images, tmp_path):
+def test_a_spec_trains_evaluates_predicts_and_reloads_on_every_backend(kind, tiny, augmented, images, tmp_path):
     folder = images(tmp_path / "images", {"train/red": 16, "train/blue": 16, "test/red": 4, "test/blue": 4})
     run = kerasimg.train(tiny() if kind == "plain" else augmented, data=folder, out=tmp_path / "runs", verbose=0)
     assert len(run.history) == 3
@@ -172,8 +172,8 @@ def decoded(file):
     return np.asarray(PIL.Image.open(file), dtype="float32")
 
 
-def conditioned(name):
-    """The gain, and the divisor, at which the image counts most among those at which rounding does not count."""
+def best_gain(name):
+    """The gain and divisor with the largest effect of the image, among those with no visible effect of rounding."""
     found = []
     for gain in (1.0, 1.2, 1.4, 1.5, 1.6, 1.7, 2.0):
         model = build(name, gain, 1.0)
@@ -191,7 +191,7 @@ def conditioned(name):
 def regenerate():
     drawn = {}
     for name in SPECS:
-        gain, divisor = conditioned(name)
+        gain, divisor = best_gain(name)
         values = outputs(build(name, gain, divisor)).astype(float).round(7).tolist()
         drawn[name] = {"gain": gain, "divisor": divisor, "outputs": values}
     content = {"backend": keras.backend.backend(), "drawn": drawn, "efficientnet_lite0": shipped_outputs()}

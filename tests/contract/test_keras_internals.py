@@ -1,4 +1,4 @@
-"""Each private name in kerasimg/keras_internals.py still means what kerasimg takes it to mean."""
+"""Every private name in kerasimg/keras_internals.py still has the meaning that kerasimg relies on."""
 
 import contextlib
 import inspect
@@ -67,7 +67,7 @@ def test_the_names_that_get_accepts(group: str):
         get("no_such_name")
 
 
-def test_applications_ask_for_their_shape_and_their_file_there():
+def test_applications_get_their_shape_and_weights_file_from_these_modules():
     shapes, files = internals.applications_modules()
     assert list(inspect.signature(shapes.obtain_input_shape).parameters)[:4] == [
         "input_shape",
@@ -78,7 +78,7 @@ def test_applications_ask_for_their_shape_and_their_file_there():
     assert "file_hash" in inspect.signature(files.get_file).parameters
 
 
-def test_the_layers_that_applications_define_for_themselves():
+def test_the_layers_that_applications_define_are_recognised():
     from keras.src.applications.convnext import LayerScale, StochasticDepth
     from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
@@ -88,7 +88,7 @@ def test_the_layers_that_applications_define_for_themselves():
     assert internals.application_class(CustomScaleLayer) == "inception_resnet_v2.CustomScaleLayer"
 
 
-def test_operations_are_told_from_layers():
+def test_operations_are_distinguished_from_layers():
     inputs = keras.Input((4,))
     operation = internals.call_behind(keras.ops.exp(inputs)).operation
     assert internals.is_keras_operation(type(operation))
@@ -126,18 +126,18 @@ def test_the_call_behind_an_output_is_the_right_one_of_several():
     assert internals.call_behind(second).input_tensors[0] is other
 
 
-def test_an_output_knows_its_position():
+def test_the_position_of_an_output_is_found():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, [inputs * 1.0, inputs * 2.0])
     assert [internals.output_position(tensor) for tensor in model(keras.Input((4,)))] == [0, 1]
 
 
-def test_keras_gives_training_to_layers_that_take_it():
+def test_layers_that_receive_the_training_argument_are_recognised():
     assert internals.passes_training(keras.layers.Dropout(0.5))
     assert not internals.passes_training(keras.layers.Flatten())
 
 
-def test_a_replaced_method_is_called_by_the_model_and_is_back_afterwards():
+def test_a_replaced_method_is_called_by_the_model_and_restored_afterwards():
     inputs = keras.Input((2,))
     layer = keras.layers.Dense(2, kernel_initializer="identity")
     model = keras.Model(inputs, layer(inputs))
@@ -148,7 +148,7 @@ def test_a_replaced_method_is_called_by_the_model_and_is_back_afterwards():
     assert "call" not in vars(layer)
 
 
-def test_pending_variables_are_forgotten_when_they_are_set_back():
+def test_pending_variables_are_dropped_when_the_list_is_reset():
     before = internals.pending_variables()
     with keras.StatelessScope(initialize_variables=False):
         variable = keras.Variable(keras.initializers.Ones(), shape=(2,))
@@ -168,7 +168,7 @@ def test_a_variable_without_a_value_has_its_initializer():
     assert internals.initializer_of(keras.Variable(np.ones(2))) is None
 
 
-def test_the_scope_that_is_open_is_known_and_can_be_put_back():
+def test_the_open_scope_is_found_and_can_be_restored():
     before = internals.stateless_scope()
     with keras.StatelessScope() as scope:
         assert internals.stateless_scope() is scope
@@ -192,7 +192,7 @@ def test_draws_without_a_seed_come_from_the_global_generator():
 @pytest.mark.parametrize(
     "make", [lambda: keras.layers.RandomFlip(), lambda: keras.layers.Dropout(0.5), lambda: keras.layers.AugMix((0, 1))]
 )
-def test_layers_draw_from_the_generator_that_they_were_given(make: Any):
+def test_layers_draw_from_the_generator_they_are_given(make: Any):
     class Counting(keras.random.SeedGenerator):
         drawn = 0
 
@@ -213,7 +213,7 @@ def test_an_image_layer_has_a_generator_for_the_backend_that_runs_it():
     )
 
 
-def test_keras_gives_callbacks_nothing_but_these_attributes():
+def test_keras_sets_only_these_attributes_of_a_callback():
     assert set(vars(keras.callbacks.Callback())) <= {*internals.CALLBACK_ATTRIBUTES, "_model"}
 
 
@@ -241,7 +241,7 @@ def test_the_moving_averages_of_an_optimizer_belong_to_their_weights():
     assert internals.weight_averages(keras.optimizers.SGD(0.5)) == []
 
 
-def test_it_is_known_whether_the_averages_are_in_the_model():
+def test_averages_in_the_model_are_recognised():
     swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
     assert internals.has_averages_in_place(swap) is False
     model = tiny()
@@ -251,7 +251,7 @@ def test_it_is_known_whether_the_averages_are_in_the_model():
     assert internals.has_averages_in_place(keras.callbacks.Callback()) is False
 
 
-def test_a_schedule_is_told_from_a_number():
+def test_a_schedule_is_distinguished_from_a_number():
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
     assert internals.learning_rate_schedule(keras.optimizers.Adam(schedule)) is schedule
     optimizer = keras.optimizers.Adam(0.25)
@@ -277,7 +277,7 @@ def test_nadam_has_a_momentum_for_all_variables():
 
 
 @pytest.mark.parametrize("kind", [keras.optimizers.SGD, keras.optimizers.AdamW, keras.optimizers.Lion])
-def test_rates_updates_and_decay_of_an_optimizer_pass_the_hooks(kind: Any):
+def test_rates_updates_and_decay_of_an_optimizer_go_through_the_hooks(kind: Any):
     class Hooked(internals.OptimizerHooks, kind):  # type: ignore[misc, valid-type]
         asked: tuple[str, ...] = ()
 
@@ -327,7 +327,7 @@ def test_a_list_of_callbacks_has_its_bar_and_ends_fit():
 
 
 @tensorflow_only
-def test_tensorflow_notes_the_gradient_of_a_traced_function_under_a_name_that_can_be_removed():
+def test_tensorflow_registers_the_gradient_of_a_traced_function_under_a_removable_name():
     import tensorflow as tf
 
     @tf.custom_gradient
@@ -350,7 +350,7 @@ def test_there_is_no_registry_without_tensorflow():
 
 
 @tensorflow_only
-def test_a_function_that_is_excused_does_not_warn_of_retracing(caplog: pytest.LogCaptureFixture):
+def test_an_exempted_function_does_not_warn_about_retracing(caplog: pytest.LogCaptureFixture):
     import tensorflow as tf
 
     def trace(excused: bool) -> str:
@@ -413,7 +413,7 @@ def test_an_oracle_draws_by_its_seed_and_tries_nothing_twice():
     assert one.hooked[-1] == "save"
 
 
-def test_a_grid_goes_on_from_the_trials_that_have_ended():
+def test_a_grid_continues_from_the_trials_that_have_ended():
     from keras_tuner.engine import trial
 
     one = oracle(internals.GridHooks, kind="GridSearchOracle", max_trials=9)
@@ -511,7 +511,7 @@ def test_a_tuner_runs_a_trial_through_the_hook_and_reloads_nothing(tmp_path):
     assert len(ran) == 2
 
 
-def test_a_tuner_does_what_it_is_given_in_place_of_tensorboard():
+def test_a_tuner_calls_the_replacement_of_its_tensorboard_step():
     import keras_tuner
 
     kind = keras_tuner.engine.tuner.Tuner
@@ -523,7 +523,7 @@ def test_a_tuner_does_what_it_is_given_in_place_of_tensorboard():
     assert "self._configure_tensorboard_dir(" in inspect.getsource(kind)
 
 
-def test_weights_made_in_memory_are_those_that_keras_writes(tmp_path: Path):
+def test_weights_written_in_memory_equal_those_that_keras_writes(tmp_path: Path):
     model = tiny()
     model.save_weights(tmp_path / "keras.weights.h5")
     (tmp_path / "ours.weights.h5").write_bytes(internals.weights_as_hdf5(model))

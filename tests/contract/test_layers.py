@@ -1,4 +1,4 @@
-"""What every layer, metric and callback of kerasimg keeps to, on every backend; one more is a row in a table.
+"""The contract of every layer, metric and callback of kerasimg, on every backend; a new one is one more table row.
 
 KERAS_BACKEND=jax python -m pytest tests/contract/test_layers.py
 """
@@ -8,7 +8,7 @@ import os
 from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# JAX compiles each operation for each shape, which here takes most of the time.
+# JAX compiles each operation for each shape, which takes most of the time here.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import keras
@@ -20,12 +20,12 @@ from kerasimg import callbacks, layers, metrics
 from kerasimg.spec import arguments
 
 BACKEND = keras.backend.backend()
-# PyTorch would want a C++ compiler.
+# PyTorch would need a C++ compiler.
 JIT = False if BACKEND == "torch" else "auto"
 
 
 class Case(NamedTuple):
-    """A layer, the shape of its input without N, and of its output."""
+    """The arguments of a layer, and the shapes of its input and output without the batch dimension."""
 
     arguments: dict[str, Any]
     input: tuple[int, ...]
@@ -68,7 +68,7 @@ LAYERS = {
     ],
 }
 
-# They work at random, and so have tests of their own.
+# They are random, so they have tests of their own.
 AUGMENTATIONS = {
     "GridMask": {"cell": [0.2, 0.4], "seed": 1},
     "RandAugmentPerImage": {"num_ops": 3, "magnitude": 0.9, "seed": 1},
@@ -137,7 +137,7 @@ def test_every_exported_class_is_in_its_table():
 
 
 @pytest.mark.parametrize("group", ["layers", "metrics", "callbacks"])
-def test_every_class_has_an_entry_for_specs_unless_it_says_otherwise(group):
+def test_every_class_has_an_entry_for_specs_unless_it_opts_out(group):
     module = {"layers": layers, "metrics": metrics, "callbacks": callbacks}[group]
     for name in module.__all__:
         assert bool(arguments.entry(group, name)) == getattr(getattr(module, name), "in_specs", True), name
@@ -145,7 +145,7 @@ def test_every_class_has_an_entry_for_specs_unless_it_says_otherwise(group):
 
 
 @every_layer
-def test_the_shape_is_what_the_layer_says_with_and_without_a_known_batch(name, case):
+def test_the_output_shape_is_the_computed_one_with_and_without_a_batch_size(name, case):
     layer = make(name, case)
     assert tuple(layer.compute_output_shape((2, *case.input))) == (2, *case.output)
     assert tuple(layer.compute_output_shape((None, *case.input))) == (None, *case.output)
@@ -154,7 +154,7 @@ def test_the_shape_is_what_the_layer_says_with_and_without_a_known_batch(name, c
 
 
 @every_layer
-def test_its_config_makes_the_same_layer(name, case):
+def test_a_config_makes_the_same_layer(name, case):
     layer = make(name, case, name="own", dtype="mixed_bfloat16")
     config = keras.saving.serialize_keras_object(layer)
     again = keras.saving.deserialize_keras_object(config)
@@ -191,17 +191,17 @@ def test_half_precision_agrees_with_full(name, case, dtype):
         half = make(name, case, dtype=policy)
         half.build((None, *case.input))
         half.set_weights(full.get_weights())
-        found = half(pixels(case))
-        assert keras.backend.standardize_dtype(found.dtype) == dtype
-        kept = {weight.dtype for weight in half.trainable_weights}
-        assert kept <= {dtype if policy == dtype else "float32"}
+        result = half(pixels(case))
+        assert keras.backend.standardize_dtype(result.dtype) == dtype
+        dtypes = {weight.dtype for weight in half.trainable_weights}
+        assert dtypes <= {dtype if policy == dtype else "float32"}
         near = 0.01 if dtype == "float16" else 0.06
-        np.testing.assert_allclose(as_array(found), expected, atol=near * max(1, np.abs(expected).max()))
+        np.testing.assert_allclose(as_array(result), expected, atol=near * max(1, np.abs(expected).max()))
 
 
 @every_layer
-def test_every_weight_trains_and_so_does_a_layer_before_it(name, case):
-    # Chance may make all units of a small ReLU dead.
+def test_every_weight_trains_and_so_does_a_preceding_layer(name, case):
+    # With another seed all units of a small ReLU may be dead.
     keras.utils.set_random_seed(0)
     image = keras.Input(case.input)
     before = keras.layers.Dense(case.input[-1], kernel_initializer="identity", name="before")
@@ -216,12 +216,12 @@ def test_every_weight_trains_and_so_does_a_layer_before_it(name, case):
     for weight, old in zip(model.trainable_weights, start, strict=True):
         new = as_array(weight)
         assert np.isfinite(new).all(), weight.path
-        # Of a table some rows may not be used, of a ReLU some units may be dead; none must be as a whole.
+        # Some rows of a table may be unused and some units of a ReLU dead, but never a whole weight.
         assert (new != old).any(), f"{weight.path} does not train"
 
 
 @every_layer
-def test_its_arguments_in_a_spec_are_those_that_its_constructor_takes(name, case):
+def test_the_arguments_in_a_spec_are_those_of_the_constructor(name, case):
     entry = arguments.entry("layers", name)
     assert entry["module"] == "kerasimg.layers"
     faults = []
@@ -234,10 +234,10 @@ def test_an_augmentation_varies_images_in_training_only_and_repeatably(name):
     images = np.random.default_rng(0).uniform(0, 255, (6, 12, 10, 3)).astype("float32")
     first, second = (getattr(layers, name)(**AUGMENTATIONS[name]) for _ in range(2))
     np.testing.assert_array_equal(as_array(first(images, training=False)), images)
-    found = as_array(first(images))
-    assert found.shape == images.shape
-    assert (found != images).any(axis=(1, 2, 3)).sum() > 2
-    np.testing.assert_array_equal(as_array(second(images)), found)
+    result = as_array(first(images))
+    assert result.shape == images.shape
+    assert (result != images).any(axis=(1, 2, 3)).sum() > 2
+    np.testing.assert_array_equal(as_array(second(images)), result)
     assert as_array(first(images[0])).shape == images[0].shape
 
 
@@ -261,10 +261,10 @@ def test_an_augmentation_is_configured_saved_and_marked_for_specs(name, tmp_path
 
 @every_augmentation
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_an_augmentation_gives_the_precision_asked_for(name, dtype):
-    found = getattr(layers, name)(**AUGMENTATIONS[name], dtype=f"mixed_{dtype}")(np.full((2, 8, 8, 3), 99.0))
-    assert keras.backend.standardize_dtype(found.dtype) == dtype
-    assert np.isfinite(as_array(found)).all()
+def test_an_augmentation_outputs_the_requested_precision(name, dtype):
+    result = getattr(layers, name)(**AUGMENTATIONS[name], dtype=f"mixed_{dtype}")(np.full((2, 8, 8, 3), 99.0))
+    assert keras.backend.standardize_dtype(result.dtype) == dtype
+    assert np.isfinite(as_array(result)).all()
 
 
 def labels_and_scores(n=20, k=3):
@@ -274,7 +274,7 @@ def labels_and_scores(n=20, k=3):
 
 
 @every_metric
-def test_a_metric_gives_the_same_in_parts_and_compiled_and_after_a_reset(name):
+def test_a_metric_is_the_same_in_batches_when_compiled_and_after_a_reset(name):
     truth, scores = labels_and_scores()
     metric = getattr(metrics, name)(**METRICS[name])
     whole = as_array(metric(truth, scores))
@@ -286,12 +286,12 @@ def test_a_metric_gives_the_same_in_parts_and_compiled_and_after_a_reset(name):
     np.testing.assert_allclose(as_array(metric.result()), whole, atol=1e-6)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Identity()])
     model.compile(loss="sparse_categorical_crossentropy", metrics=[metric], jit_compile=JIT)
-    found = model.evaluate(scores, truth, batch_size=8, verbose=0, return_dict=True)
-    np.testing.assert_allclose(found[metric.name], whole, atol=1e-6)
+    result = model.evaluate(scores, truth, batch_size=8, verbose=0, return_dict=True)
+    np.testing.assert_allclose(result[metric.name], whole, atol=1e-6)
 
 
 @every_metric
-def test_a_metric_takes_one_hot_labels_columns_and_weights(name):
+def test_a_metric_accepts_one_hot_labels_columns_and_weights(name):
     truth, scores = labels_and_scores()
     expected = as_array(getattr(metrics, name)(**METRICS[name])(truth, scores))
     for labels in (truth[:, None], np.eye(3)[truth]):
@@ -313,12 +313,12 @@ def test_a_metric_counts_half_precision_exactly(name):
     truth, scores = labels_and_scores()
     scores = np.round(scores * 64) / 64
     expected = as_array(getattr(metrics, name)(**METRICS[name])(truth, scores))
-    found = getattr(metrics, name)(**METRICS[name])(truth, ops.cast(scores, "bfloat16"))
-    np.testing.assert_allclose(as_array(found), expected, atol=1e-6)
+    result = getattr(metrics, name)(**METRICS[name])(truth, ops.cast(scores, "bfloat16"))
+    np.testing.assert_allclose(as_array(result), expected, atol=1e-6)
 
 
 @every_callback
-def test_a_callback_trains_a_model_twice(name, tmp_path):
+def test_a_callback_works_for_two_trainings(name, tmp_path):
     if name.endswith("ToTensorBoard"):
         pytest.importorskip("tensorboard")
     image = keras.Input((3,))
@@ -339,7 +339,7 @@ def test_a_callback_trains_a_model_twice(name, tmp_path):
 
 
 @every_callback
-def test_a_callback_of_a_spec_says_its_arguments(name, tmp_path):
+def test_a_callback_of_a_spec_has_its_arguments_in_its_config(name, tmp_path):
     cls = getattr(callbacks, name)
     if getattr(cls, "in_specs", True):
         callback = cls(**CALLBACKS[name](tmp_path))

@@ -1,4 +1,4 @@
-"""The backbone that needs no download: what it says of real images, and that a head trains on it."""
+"""The backbone that needs no download classifies real images, and a head trains on it."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -26,13 +26,13 @@ def classifier() -> Classifier:
         ("chelsea.png", {"tabby", "tiger cat", "Egyptian cat"}, 0.3),
     ],
 )
-def test_it_names_a_photograph(classifier: Classifier, image: str, names: set[str], at_least: float):
-    (said,) = kerasimg.predict(classifier, IMAGES / image)
-    assert said.label in names
-    assert said.confidence > at_least
+def test_it_classifies_a_photograph(classifier: Classifier, image: str, names: set[str], at_least: float):
+    (prediction,) = kerasimg.predict(classifier, IMAGES / image)
+    assert prediction.label in names
+    assert prediction.confidence > at_least
 
 
-def test_as_a_backbone_it_has_the_same_features_as_the_classifier(classifier: Classifier):
+def test_the_backbone_has_the_features_of_the_classifier(classifier: Classifier):
     spec = {
         "kerasimg": 1,
         "image": {"size": [224, 224]},
@@ -45,14 +45,14 @@ def test_as_a_backbone_it_has_the_same_features_as_the_classifier(classifier: Cl
     np.testing.assert_allclose(np.array(head(backbone(pixels, training=False), training=False)), expected, atol=1e-6)
 
 
-def test_the_weights_that_ship_are_the_ones_that_the_spec_names():
+def test_the_shipped_weights_are_those_that_the_spec_names():
     spec = kerasimg.load("efficientnet_lite0")
     assert spec.pretrained.imagenet is not None
     assert spec.pretrained.imagenet.sha256 is not None
     assert (spec.folder / spec.pretrained.imagenet.file).stat().st_size < 10_000_000
 
 
-def test_a_head_learns_on_it_and_the_backbone_stays_as_it_was(tmp_path: Path):
+def test_a_head_trains_and_the_frozen_backbone_does_not_change(tmp_path: Path):
     quick = {"fit.stages": [{"epochs": 2}], "augment": []}
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (24, 64, 64, 3)).astype("uint8")

@@ -1,8 +1,7 @@
-"""Every spec that ships: what its card and its `expect` say holds; where Keras has the network, it is the same."""
+"""Every spec that ships meets its card and its `expect` section, and equals the network of Keras where there is one."""
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,12 +11,12 @@ import keras
 import numpy as np
 import pytest
 
-# The published files of ImageNet weights are in a format that Keras reads, and no longer writes in public.
+# The published ImageNet weights are in a format that Keras reads but has no public function to write.
 from keras.src.legacy.saving import legacy_h5_format
 
 import kerasimg
 from kerasimg.catalog import load, read_zoo, zoo_names
-from kerasimg.models.budget import deferred_variables
+from kerasimg.models.budget import no_variables
 from kerasimg.models.weights import load_into
 from kerasimg.spec.arguments import entry
 
@@ -65,9 +64,9 @@ APPLICATIONS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     *(("mobilenet_v1", {"alpha": a}, "MobileNet", {"alpha": a}) for a in (0.25, 0.5, 0.75, 1.0)),
     *(("mobilenet_v2", {"alpha": a}, "MobileNetV2", {"alpha": a}) for a in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)),
     *(
-        ("mobilenet_v3", {"variant": size.lower(), **how}, f"MobileNetV3{size}", how)
+        ("mobilenet_v3", {"variant": size.lower(), **options}, f"MobileNetV3{size}", options)
         for size in ("Small", "Large")
-        for how in ({"alpha": 1.0}, {"alpha": 0.75}, {"alpha": 1.25}, {"minimalistic": True})
+        for options in ({"alpha": 1.0}, {"alpha": 0.75}, {"alpha": 1.25}, {"minimalistic": True})
     ),
     *(("resnet", {"variant": depth}, f"ResNet{depth}", {}) for depth in ("50", "101", "152")),
     *(("resnet_v2", {"variant": depth}, f"ResNet{depth}V2", {}) for depth in ("50", "101", "152")),
@@ -81,7 +80,7 @@ APPLICATIONS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ),
     *(("convnext", {"variant": v}, f"ConvNeXt{v.title()}", {}) for v in ("tiny", "small", "base", "large")),
 ]
-"""A spec, its params, and the constructor of keras.applications that makes the same network."""
+"""A spec, its params, the constructor of keras.applications for the same network, and its arguments."""
 
 OUTPUTS: list[tuple[str, dict[str, Any], str, dict[str, Any], int, str]] = [
     ("mobilenet_v1", {"alpha": 0.25}, "MobileNet", {"alpha": 0.25}, 64, "mobilenet"),
@@ -97,7 +96,7 @@ OUTPUTS: list[tuple[str, dict[str, Any], str, dict[str, Any], int, str]] = [
     ("efficientnet_v2", {"variant": "s"}, "EfficientNetV2S", {}, 32, ""),
     ("convnext", {}, "ConvNeXtTiny", {}, 32, ""),
 ]
-"""One small member of each family, a size in pixels, and the module whose `preprocess_input` Keras' model wants."""
+"""One small member of each family, a size in pixels, and the module with the `preprocess_input` of the Keras model."""
 
 M = 1_000_000
 PUBLISHED: list[tuple[str, dict[str, Any], float, float]] = [
@@ -121,7 +120,7 @@ PUBLISHED: list[tuple[str, dict[str, Any], float, float]] = [
     ("convmixer", {"variant": "256/8"}, 0.7 * M, 0.1 * M),
     ("convmixer", {"variant": "768/32"}, 21.1 * M, 0.1 * M),
     ("convmixer", {"variant": "1536/20"}, 51.6 * M, 0.1 * M),
-    # The paper of the Mixer counts without the classifier.
+    # The MLP-Mixer paper does not count the classifier.
     ("mlp_mixer", {"variant": "s32", "num_classes": 1}, 19 * M, 1 * M),
     ("mlp_mixer", {"variant": "s16", "num_classes": 1}, 18 * M, 1 * M),
     ("mlp_mixer", {"variant": "b32", "num_classes": 1}, 60 * M, 1 * M),
@@ -133,7 +132,7 @@ PUBLISHED: list[tuple[str, dict[str, Any], float, float]] = [
     ("efficientnet_lite", {"variant": "lite2"}, 6.1 * M, 0.1 * M),
     ("efficientnet_lite", {"variant": "lite3"}, 8.2 * M, 0.1 * M),
     ("efficientnet_lite", {"variant": "lite4"}, 13.0 * M, 0.1 * M),
-    # timm's counts, which are torchvision's and the authors' too where those have the network.
+    # The counts of timm, which are also those of torchvision and the authors if they have the network.
     ("vit", {"variant": "ti16"}, 5_717_416, 0),
     ("vit", {"variant": "s32"}, 22_878_952, 0),
     ("vit", {"variant": "s16"}, 22_050_664, 0),
@@ -168,7 +167,7 @@ PUBLISHED: list[tuple[str, dict[str, Any], float, float]] = [
     ("regnet", {"variant": "y800mf"}, 6.3 * M, 0.1 * M),
     ("regnet", {"variant": "y1.6gf"}, 11_202_430, 0),
     ("regnet", {"variant": "y3.2gf"}, 19_436_338, 0),
-    # The paper prints the plain form; the form for training has those in timm.
+    # The paper lists the deployed form; the counts of the training form are those of timm.
     ("repvgg", {"variant": "a0", "deploy": True}, 8.30 * M, 0.01 * M),
     ("repvgg", {"variant": "a1", "deploy": True}, 12.78 * M, 0.01 * M),
     ("repvgg", {"variant": "a2", "deploy": True}, 25.49 * M, 0.01 * M),
@@ -184,24 +183,17 @@ PUBLISHED: list[tuple[str, dict[str, Any], float, float]] = [
     ("repvgg", {"variant": "b2"}, 89.02 * M, 0.01 * M),
     ("repvgg", {"variant": "b3"}, 123.09 * M, 0.01 * M),
 ]
-"""A spec, its params, the published number of trainable parameters, and the unit of its last digit."""
+"""A spec, its params, the published number of trainable parameters, and its tolerance: one unit of the last digit."""
 
 
 def variants(name: str) -> dict[str, dict[str, Any]]:
     return read_zoo(name).get("variants", {})
 
 
-class _Seen(Exception):
-    """Leaves the scope, so that nothing is allocated."""
-
-
-def unallocated(make: Callable[[], Any]) -> Any:
-    """A model whose variables have a shape and no value. `build` checks `expect` all the same."""
-    made = None
-    with suppress(_Seen), deferred_variables():
-        made = make()
-        raise _Seen
-    return made
+def without_values(make: Callable[[], Any]) -> Any:
+    """A model whose variables have shapes but no values. `build` still checks `expect`."""
+    with no_variables():
+        return make()
 
 
 def application(constructor: str, shape: tuple[int, int, int] | None = None, **arguments: Any) -> Any:
@@ -213,7 +205,7 @@ def named(rows: list[Any]) -> list[Any]:
 
 
 def shapes(model: Any, constructor: str) -> list[tuple[int, ...]]:
-    """The shapes of a model's weights in layer order, as the spec has them where Keras' differ in form only."""
+    """The shapes of a model's weights in layer order, in the form of the spec where Keras uses another one."""
     found = [tuple(variable.shape) for variable in model.weights]
     if constructor.startswith("EfficientNetB"):
         return found[3:]  # the mean, variance and count of its normalization, constants in the spec
@@ -222,8 +214,8 @@ def shapes(model: Any, constructor: str) -> list[tuple[int, ...]]:
     return found
 
 
-def enliven(model: Any, pixels: np.ndarray) -> None:
-    """Weights and statistics with which the outputs depend on every layer and on the pixels, and do not saturate."""
+def randomize(model: Any, pixels: np.ndarray) -> None:
+    """Set weights and statistics so that the outputs depend on every layer and on the pixels, and do not saturate."""
     draw = np.random.default_rng(0)
     for variable in model.trainable_variables:
         if len(variable.shape) == 1:
@@ -241,9 +233,9 @@ def enliven(model: Any, pixels: np.ndarray) -> None:
 def outputs(
     name: str, params: dict[str, Any], constructor: str, arguments: dict[str, Any], size: int, module: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the model of keras.applications and that of the spec give for eight images, with the same weights.
+    """The outputs of the model of keras.applications and of the spec for eight images, with the same weights.
 
-    They go from one to the other in a file as keras.applications publishes them.
+    The weights pass from the first to the second in a file of the format that keras.applications publishes.
     """
     keras.utils.set_random_seed(0)
     theirs = application(constructor, (size, size, 3), **arguments)
@@ -256,7 +248,7 @@ def outputs(
     colours, noise = draw.uniform(0, 255, (8, 1, 1, 3)), draw.uniform(0, 255, (8, size, size, 3))
     pixels = ((colours + noise) / 2).astype("float32")
     seen = getattr(keras.applications, module).preprocess_input(pixels.copy()) if module else pixels
-    enliven(theirs, seen)
+    randomize(theirs, seen)
     ours = kerasimg.build(name, size=size, **params)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "weights.h5"
@@ -274,7 +266,7 @@ def test_every_spec_of_the_zoo_is_in_the_table():
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_spec_names_itself_its_source_its_licence_and_what_it_expects(name: str):
+def test_a_spec_has_a_name_a_source_a_licence_and_an_expect_section(name: str):
     spec = load(name)
     assert spec.name == name.rsplit("/", 1)[-1]
     assert spec.about
@@ -285,9 +277,9 @@ def test_a_spec_names_itself_its_source_its_licence_and_what_it_expects(name: st
 
 
 @pytest.mark.parametrize("name", [name for name in SMALL if not variants(name)])
-def test_a_spec_is_what_it_expects(name: str):
+def test_a_spec_meets_its_expect_section(name: str):
     assert load(name).expect_holds
-    unallocated(lambda: kerasimg.build(name, weights=None))
+    without_values(lambda: kerasimg.build(name, weights=None))
 
 
 def test_every_variant_is_compared_with_keras_or_with_its_paper():
@@ -296,14 +288,14 @@ def test_every_variant_is_compared_with_keras_or_with_its_paper():
 
 
 @pytest.mark.parametrize("name", [name for name in SMALL if variants(name)])
-def test_every_variant_expects_a_number_of_parameters_of_its_own(name: str):
+def test_every_variant_expects_its_own_number_of_parameters(name: str):
     specs = [load(name, variant=variant) for variant in variants(name)]
-    assert all(spec.expect_holds for spec in specs)  # so building one, as below, checks it
+    assert all(spec.expect_holds for spec in specs)  # so building one, as the next tests do, checks it
     assert len({spec.expect.params for spec in specs}) == len(specs)
 
 
 @pytest.mark.parametrize("name", [name for name in SMALL if name.startswith("recipes/")])
-def test_a_recipe_is_extended_by_a_users_file(name: str, tmp_path: Path):
+def test_a_users_file_can_extend_a_recipe(name: str, tmp_path: Path):
     path = tmp_path / "mine.json"
     document = {"kerasimg": 1, "extends": name, "params": {"num_classes": 3}, "set": {"fit.stages.0.epochs": 2}}
     path.write_text(json.dumps(document))
@@ -313,17 +305,17 @@ def test_a_recipe_is_extended_by_a_users_file(name: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_spec_can_serve_as_a_backbone(name: str):
+def test_a_spec_can_be_a_backbone(name: str):
     backbone = {"backbone": f"zoo/{name}.json", **SMALL[name], "weights": None}
     size, channels = SMALL[name]["size"], SMALL[name].get("channels", 3)
     image = {"size": [size, size], "channels": channels if isinstance(channels, int) else 3}
     spec = {"kerasimg": 1, "params": {"num_classes": 2}, "image": image, "model": [backbone]}
-    features = unallocated(lambda: kerasimg.build(spec, weights=None))
+    features = without_values(lambda: kerasimg.build(spec, weights=None))
     assert features.output_shape[-1] > 2
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_spec_gives_probabilities_of_as_many_classes_as_are_asked_for(name: str):
+def test_a_spec_gives_probabilities_of_the_requested_number_of_classes(name: str):
     model = kerasimg.build(name, weights=None, num_classes=5, **SMALL[name])
     pixels = np.random.default_rng(0).uniform(0, 255, (2, *model.input_shape[1:])).astype("float32")
     probabilities = keras.ops.convert_to_numpy(model(pixels, training=False))
@@ -337,15 +329,15 @@ def test_a_spec_gives_probabilities_of_as_many_classes_as_are_asked_for(name: st
 def test_a_spec_has_the_weights_of_its_keras_application_in_the_same_order(
     name: str, params: dict[str, Any], constructor: str, arguments: dict[str, Any]
 ):
-    theirs = unallocated(lambda: application(constructor, **arguments))
-    ours = unallocated(lambda: kerasimg.build(name, **params))
+    theirs = without_values(lambda: application(constructor, **arguments))
+    ours = without_values(lambda: kerasimg.build(name, **params))
     assert theirs.input_shape in (ours.input_shape, (None, None, None, 3))
     assert [tuple(variable.shape) for variable in ours.weights] == shapes(theirs, constructor)
     assert ours.count_params() == theirs.count_params() - (7 if name == "efficientnet" else 0)
 
 
 @pytest.mark.parametrize(("name", "params", "constructor", "arguments"), named(APPLICATIONS))
-def test_a_spec_names_its_keras_application_as_where_its_imagenet_weights_come_from(
+def test_a_spec_names_its_keras_application_as_the_source_of_its_imagenet_weights(
     name: str, params: dict[str, Any], constructor: str, arguments: dict[str, Any]
 ):
     own = load(name, **params).pretrained.imagenet
@@ -365,9 +357,9 @@ def test_a_spec_with_the_weights_of_its_keras_application_gives_its_outputs(
 
 
 @pytest.mark.parametrize(("name", "params", "published", "digit"), named(PUBLISHED))
-def test_a_spec_has_as_many_parameters_as_its_paper_says(
+def test_a_spec_has_the_number_of_parameters_of_its_paper(
     name: str, params: dict[str, Any], published: float, digit: float
 ):
-    model = unallocated(lambda: kerasimg.build(name, **params))
+    model = without_values(lambda: kerasimg.build(name, **params))
     trainable = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
     assert abs(trainable - published) <= digit

@@ -1,4 +1,4 @@
-"""What the cited code says of padding, pooling, initial weights and momentum, in the specs of the zoo."""
+"""Padding, strides, initializers and momentum of the zoo specs match the code that they cite."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 
 import kerasimg
 from kerasimg.deploy.measure import macs
-from kerasimg.models.budget import deferred_variables
+from kerasimg.models.budget import no_variables
 
 SMALL: dict[str, dict[str, Any]] = {
     "convmixer": {"size": 8, "depth": 1, "width": 16},
@@ -20,44 +20,45 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def layers(name: str, kind: type, **params: Any) -> list[Any]:
-    with deferred_variables():
+def layers(name: str, *kinds: type, **params: Any) -> list[Any]:
+    with no_variables():
         model = kerasimg.build(name, weights=None, **{**SMALL.get(name, {}), **params})
-    return [layer for layer in model.layers if type(layer) is kind]
+    return [layer for layer in model.layers if type(layer) in kinds]
 
 
 @pytest.mark.parametrize("name", ["convmixer", "densenet", "ghostnet", "resnet", "resnet_v2", "shufflenet_v2"])
-def test_batch_statistics_move_as_fast_as_in_pytorch(name: str):
+def test_batch_normalization_has_the_momentum_of_pytorch(name: str):
     assert {layer.momentum for layer in layers(name, keras.layers.BatchNormalization)} == {0.9}
 
 
 @pytest.mark.parametrize("name", ["densenet", "resnet", "resnet_v2"])
-def test_convolutions_of_residual_networks_start_as_he_et_al_say(name: str):
+def test_convolutions_of_residual_networks_have_he_initialization(name: str):
     for layer in layers(name, keras.layers.Conv2D):
-        start = layer.kernel_initializer
-        assert (type(start).__name__, start.scale, start.mode) == ("VarianceScaling", 2.0, "fan_out")
+        initializer = layer.kernel_initializer
+        assert (type(initializer).__name__, initializer.scale, initializer.mode) == ("VarianceScaling", 2.0, "fan_out")
 
 
-def test_convnext_starts_from_a_truncated_normal_distribution():
-    for layer in (*layers("convnext", keras.layers.Conv2D), *layers("convnext", keras.layers.Dense)):
+def test_convnext_is_initialized_from_a_truncated_normal_distribution():
+    for layer in layers("convnext", keras.layers.Conv2D, keras.layers.Dense):
         assert (type(layer.kernel_initializer).__name__, layer.kernel_initializer.stddev) == ("TruncatedNormal", 0.02)
 
 
 @pytest.mark.parametrize("name", ["ghostnet", "resnet", "shufflenet_v2"])
-def test_strided_convolutions_are_padded_on_both_sides_unless_told_otherwise(name: str):
+def test_strided_convolutions_are_padded_on_both_sides_by_default(name: str):
     def paddings(**params: Any) -> set[str]:
-        found = [*layers(name, keras.layers.Conv2D, **params), *layers(name, keras.layers.DepthwiseConv2D, **params)]
-        return {layer.padding for layer in found if layer.strides == (2, 2) and layer.kernel_size[0] in (3, 5)}
+        convolutions = layers(name, keras.layers.Conv2D, keras.layers.DepthwiseConv2D, **params)
+        return {layer.padding for layer in convolutions if layer.strides == (2, 2) and layer.kernel_size[0] in (3, 5)}
 
     assert paddings() == {"valid"}
     assert paddings(padding="same") == {"same"}
 
 
 def test_resnet_v1_5_has_its_stride_in_the_3x3_convolution_and_no_biases():
-    given = {"variant": "50", "stride_in_3x3": True, "conv_bias": False}
-    found = [layer for layer in layers("resnet", keras.layers.Conv2D, **given) if layer.strides == (2, 2)]
-    assert sorted({layer.kernel_size[0] for layer in found}) == [1, 3, 7]  # the shortcuts, the blocks and the stem
-    assert not any(layer.use_bias for layer in layers("resnet", keras.layers.Conv2D, **given))
+    params = {"variant": "50", "stride_in_3x3": True, "conv_bias": False}
+    convolutions = layers("resnet", keras.layers.Conv2D, **params)
+    strided = {layer.kernel_size[0] for layer in convolutions if layer.strides == (2, 2)}
+    assert strided == {1, 3, 7}  # the shortcuts, the blocks and the stem
+    assert not any(layer.use_bias for layer in convolutions)
 
 
 def test_imagenet_weights_of_another_network_are_refused():
@@ -70,5 +71,5 @@ def test_imagenet_weights_of_another_network_are_refused():
     ("name", "params", "millions"),
     [("squeezenet", {"variant": "1.0"}, 819), ("squeezenet", {"variant": "1.1"}, 349), ("regnet", {}, 402)],
 )
-def test_multiplications_are_the_papers(name: str, params: dict[str, Any], millions: int):
+def test_multiplications_match_the_paper(name: str, params: dict[str, Any], millions: int):
     assert macs(kerasimg.build(name, weights=None, **params)) / 1e6 == pytest.approx(millions, abs=0.6)
