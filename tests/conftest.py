@@ -39,7 +39,14 @@ FAST = (
 """The modules of `pytest -m fast`: the main path of each package, on the smallest model and without a second process
 that loads Keras. Together they take less than a minute on two idle cores."""
 
-SLOWEST = (*("contract/test_zoo", "deploy/test_web", "contract/test_to_spec_applications", "test_docs", "test_api"),)
+SLOWEST = (
+    *("contract/test_zoo", "deploy/test_export_support", "tuning/test_parity", "contract/test_to_spec_applications"),
+    *("training/test_devices", "models/test_backbones", "test_docs", "test_api", "test_every_source"),
+    *("deploy/test_measure", "tuning/test_hyper_spec", "training/test_memory", "training/test_engine"),
+    *("training/test_resume", "tuning/test_search", "tuning/test_chief", "training/test_weight_decay"),
+    *("deploy/test_web", "deploy/test_hostile_packs", "deploy/serve/test_hostile", "deploy/serve/test_server"),
+    *("contract/test_backends", "evaluation/test_warnings", "training/test_distillation", "training/test_features"),
+)
 """The test files that take longest. They run first: with `--dist loadfile` a worker takes whole files, and a long one
 that came last would leave the other worker idle."""
 

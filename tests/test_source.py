@@ -301,12 +301,12 @@ def toplevel(syntax: ast.Module) -> list[ast.stmt]:
     return [node for node in syntax.body if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
-def test_the_quick_loop_has_tests_of_every_package(request: pytest.FixtureRequest):
+def test_the_quick_loop_has_tests_of_every_package_and_the_slowest_files_exist(request: pytest.FixtureRequest):
     tests = Path(__file__).parent
-    fast = request.config.pluginmanager.get_plugin(str(tests / "conftest.py")).FAST
-    assert [name for name in fast if not (tests / f"{name}.py").is_file()] == []
+    conftest = request.config.pluginmanager.get_plugin(str(tests / "conftest.py"))
+    assert [name for name in conftest.FAST + conftest.SLOWEST if not (tests / f"{name}.py").is_file()] == []
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert packages - {name.split("/")[0] for name in fast} == set()
+    assert packages - {name.split("/")[0] for name in conftest.FAST} == set()
 
 
 BENCHMARKS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))

@@ -24,9 +24,9 @@ def test_every_row_has_a_model():
 
 @pytest.mark.parametrize("name", ["activation gelu", "activation celu", "Conv2D(groups=2, dilation_rate=2)"])
 def test_what_once_could_not_be_exported_is_right_for_every_target(name: str):
-    found = SCRIPT["row"](MODELS[name]())
-    assert list(found) == list(SCRIPT["COLUMNS"])
-    exact = {column: cell for column, cell in found.items() if column.endswith("float32")}
+    columns = [column for column in SCRIPT["COLUMNS"] if column.endswith("float32")]
+    exact = SCRIPT["row"](MODELS[name](), columns)
+    assert list(exact) == columns
     assert {column: fault for column, (_, fault) in exact.items() if fault} == {}
     assert max(difference for difference, _ in exact.values()) < 1e-5
 
