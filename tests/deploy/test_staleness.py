@@ -88,7 +88,7 @@ def test_a_pack_leaves_stale_figures_and_a_stale_card_out(recalibrated, tmp_path
 
 
 def test_serve_says_that_what_it_serves_is_stale(recalibrated, monkeypatch, caplog):
-    monkeypatch.setattr(server, "_alone", lambda *given: None)  # it would listen until it is ended
+    monkeypatch.setattr(server, "_serve_here", lambda *given: None)  # it would listen until it is ended
     with caplog.at_level(logging.WARNING, "kerasimg"):
         server.serve(recalibrated / "export" / "keras", port=0)
     assert caplog.messages == [
