@@ -197,7 +197,7 @@ def recall(options: argparse.Namespace) -> None:
             make(Path(folder))
             before = check_data(folder)
             planted = plant(Path(folder), options.seed)
-            checked = check_data(folder, judge_labels=find_labels)
+            checked = check_data(folder, find_label_errors=find_labels)
         print(f"\n{name}: {len(before.source):,} images before, {len(checked.source):,} after")
         print("  said before:", {kind: row["findings"] for kind, row in before.counts().items()})
         for kind, count in recalled(checked, planted).items():

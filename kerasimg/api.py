@@ -817,7 +817,7 @@ def check_data(
 
         judge = by_confident_learning.find_label_errors
     with log.verbosity(verbose):
-        return check(data, spec, task=task, judge_labels=judge, threads=threads, progress=log.progress)
+        return check(data, spec, task=task, find_label_errors=judge, threads=threads, progress=log.progress)
 
 
 def unpack(file: PathLike, out: PathLike | None = None) -> Run:

@@ -7,20 +7,14 @@ other images of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
 
-Node = tuple[str, Mapping[str, Any]]
-
-
-class Step(Protocol):
-    """Some of the layers."""
-
-    def __call__(self, images: Any, labels: Any, seeds: Any, run: int, batch_size: int | None) -> tuple[Any, Any]:
-        """Change a batch. run: the run's seed."""
+if TYPE_CHECKING:
+    from kerasimg.data.augmentation.operations import Node, Step
 
 
 class Augmentation:

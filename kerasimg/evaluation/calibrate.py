@@ -17,7 +17,15 @@ from scipy.optimize import minimize_scalar
 
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError, KerasimgError
-from kerasimg.evaluation.evaluate import Chosen, NotKept, choose_images, evaluate, judged, own_record, predicted
+from kerasimg.evaluation.evaluate import (
+    Chosen,
+    NotStored,
+    choose_images,
+    evaluate,
+    own_record,
+    predicted,
+    scores_with_intervals,
+)
 from kerasimg.files import read_object, write_json
 from kerasimg.log import warning
 from kerasimg.models.classifier import Classifier, ClassifierReference, model_file, set_decisions
@@ -81,7 +89,7 @@ def calibrate(
     if test is not None:
         truth, p = test.source.label_ids(test.indices), predicted(raw, test.source, test.indices)
         row = result["parts"][test.part] = before_and_after(truth, p, temperature, raw.classes, task)
-        old = judged(truth, at_temperature(p, classifier.temperature, task), raw.classes, task)
+        old = scores_with_intervals(truth, at_temperature(p, classifier.temperature, task), raw.classes, task)
         worse = [name for name in FIGURES if row["after"][name] > old[name]]
         if worse and temperature != classifier.temperature:
             figures = " and ".join(
@@ -177,13 +185,13 @@ def before_and_after(
     truth: ArrayLike, probabilities: ArrayLike, temperature: float, classes: tuple[str, ...], task: Task
 ) -> dict[str, Any]:
     """Log-loss and calibration error at temperature 1 and at another, with intervals and the bins behind them."""
-    told: dict[str, Any] = {"n": len(np.asarray(truth))}
+    content: dict[str, Any] = {"n": len(np.asarray(truth))}
     for when, p in (("before", probabilities), ("after", at_temperature(probabilities, temperature, task))):
-        found = judged(truth, p, classes, task)
-        told[when] = {name: found[name] for name in FIGURES}
-        told[when]["intervals"] = {name: found["intervals"][name] for name in FIGURES}
-        told[f"calibration_{when}"] = found["calibration"]
-    return told
+        found = scores_with_intervals(truth, p, classes, task)
+        content[when] = {name: found[name] for name in FIGURES}
+        content[when]["intervals"] = {name: found["intervals"][name] for name in FIGURES}
+        content[f"calibration_{when}"] = found["calibration"]
+    return content
 
 
 def decide_by(classifier: Classifier, file: Path, temperature: float, thresholds: tuple[float, ...] | None) -> None:
@@ -197,7 +205,7 @@ def decide_by(classifier: Classifier, file: Path, temperature: float, thresholds
         return
     try:
         parts = {image["part"] for image in own_record(classifier)["images"]}
-    except NotKept:
+    except NotStored:
         parts = set()
     if parts & {"test", "validation"}:
         evaluate(changed, verbose=0)  # which warns

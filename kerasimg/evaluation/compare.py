@@ -1,8 +1,8 @@
-"""`kerasimg.compare`: is one run better than another? On the same images, with what chance may explain.
+"""`kerasimg.compare`: tests whether one run is better than another on the same images.
 
-Each run is compared with the first. The differences of the figures get intervals by the paired bootstrap: both runs are
-judged on the same draws. Whether one is right more often is asked by McNemar's exact test (McNemar 1947), which looks
-only at the images that one run gets right and the other does not. Where images belong to groups (`fit.group`), groups
+Each run is compared with the first. Differences of metrics get intervals by the paired bootstrap: both runs are scored
+on the same resamples. McNemar's exact test (McNemar 1947) asks whether one run is right more often; it looks only at
+the images that one run gets right and the other does not. Where images belong to groups (`fit.group`), groups
 are drawn, and the test flips the sign of whole groups, since images of one group are no independent evidence.
 """
 
@@ -37,7 +37,7 @@ FLIPS = 20_000
 
 
 class Answers(NamedTuple):
-    """What one run says of its images."""
+    """The predictions of one run, with the labels of its images."""
 
     name: str
     task: Task
@@ -49,7 +49,7 @@ class Answers(NamedTuple):
     probabilities: np.ndarray
     thresholds: list[float] | None
     used: frozenset[str]
-    """SHA-256 of the images that the run was trained or steered by."""
+    """SHA-256 of the images of the training and validation splits."""
     groups: list[str] | None
     """The group of each image (`fit.group`); None without groups."""
 
@@ -113,18 +113,18 @@ def compare(
                 f"{listed(sorted(other.classes))}, and {first.task} of {listed(sorted(first.classes))}"
             )
     same, differs = _in_common(every)
-    judged = [scores(one.truth, one.probabilities, one.classes, one.task, one.thresholds) for one in same]
+    evaluated = [scores(one.truth, one.probabilities, one.classes, one.task, one.thresholds) for one in same]
     names = next((one.groups for one in same if one.groups is not None), None)
     groups = None if names is None else np.unique(names, return_inverse=True)[1]
     drawn = [
         resampled(one.truth, one.probabilities, one.task, one.thresholds, groups=groups, resamples=resamples, seed=seed)
         for one in same
     ]
-    told = {
+    content = {
         "runs": [one.name for one in same],
         "n": len(same[0].ids),
         "differs": differs,
-        "figures": {name: [found[name] for found in judged] for name in drawn[0]},
+        "figures": {name: [found[name] for found in evaluated] for name in drawn[0]},
         "intervals_by": {
             **{"level": LEVEL, "resamples": resamples, "seed": seed, "method": "paired percentile"},
             **({} if groups is None else {"groups": len(np.unique(groups))}),
@@ -132,19 +132,19 @@ def compare(
         "against_first": [
             {
                 "run": same[place].name,
-                "differences": _differences(judged[0], judged[place], drawn[0], drawn[place]),
+                "differences": _differences(evaluated[0], evaluated[place], drawn[0], drawn[place]),
                 **_changes(same[0], same[place], groups, seed),
             }
             for place in range(1, len(same))
         ],
     }
     if out is not None:
-        write_json(Path(out), told)
-    return Comparison.of(told)
+        write_json(Path(out), content)
+    return Comparison.of(content)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """How likely chance alone gives so uneven counts, or more so, of images that one of two models gets right."""
+    """The p value of McNemar's exact test, for the numbers of images that only one of two models gets right."""
     changed = only_first + only_second
     return float(binomtest(only_first, changed).pvalue) if changed else 1.0
 
@@ -168,7 +168,7 @@ def sign_flips(differences: np.ndarray, seed: int = SEED) -> float:
 
 
 def _kept(run: ClassifierReference) -> Answers:
-    """What a run kept of its test."""
+    """The stored predictions of a run on its test split."""
     files = RunFolder.of(run)
     file = files.evaluation.predictions_file
     if not file.is_file():
@@ -195,7 +195,7 @@ def _kept(run: ClassifierReference) -> Answers:
 
 
 def _asked(run: ClassifierReference, data: Data | None, part: str | None) -> Answers:
-    """What a run says of other images."""
+    """The predictions of a run on other images."""
     classifier = Classifier.open(run)
     asked = choose_images(classifier, data, part)
     items = [asked.source.items[index] for index in asked.indices]

@@ -1,4 +1,4 @@
-"""A comparison of runs, for the terminal."""
+"""Prints a comparison of runs."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from rich.text import Text
 from kerasimg.escaping import deep
 
 _IMAGES = 10
-"""Images of a kind that are listed."""
+"""Largest number of images that are listed, of each kind."""
 
 
-def print_comparison(told: dict[str, Any], console: Console | None = None) -> None:
+def print_comparison(content: dict[str, Any], console: Console | None = None) -> None:
     """Print the figures of each run, the differences from the first, and the images that changed.
 
-    told: what `compare` returns.  console: standard output by default.
+    content: what `compare` returns.  console: standard output by default.
     """
-    told = deep(told)
+    content = deep(content)
     console = console or Console()
-    for note in _notes(told):
+    for note in _notes(content):
         console.print(Text(note))
-    tables = [_figures(told)]
-    for other in told["against_first"]:
-        tables.append(_differences(told, other))
+    tables = [_figures(content)]
+    for other in content["against_first"]:
+        tables.append(_differences(content, other))
         tables += [_images(title, other[kind]) for kind, title in _KINDS if other[kind]]
     for table in tables:
         table.box = box.SIMPLE_HEAD if console.is_terminal else None
@@ -38,39 +38,39 @@ def print_comparison(told: dict[str, Any], console: Console | None = None) -> No
 _KINDS = (("fixed", "Right now, wrong before"), ("broken", "Wrong now, right before"), ("changed", "Wrong otherwise"))
 
 
-def _notes(told: dict[str, Any]) -> Iterator[str]:
-    differs = told["differs"]
+def _notes(content: dict[str, Any]) -> Iterator[str]:
+    differs = content["differs"]
     for run, n in differs["only_in"].items():
         if n:
             yield f"{n:,} images of {run} are not in all runs; they are left out"
     for run, n in differs["trained_on"].items():
         if n:
-            yield f"{run} was trained or steered by {n:,} of these images, which flatters it"
+            yield f"{run} was trained or validated on {n:,} of these images, so its figures are too good"
     if n := len(differs["labelled_otherwise"]):
-        yield f"{n:,} images are labelled otherwise in one of the runs; they are left out"
+        yield f"{n:,} images have another label in one of the runs; they are left out"
 
 
-def _figures(told: dict[str, Any]) -> Table:
-    table = Table(title=f"{told['n']:,} images that all have", title_justify="left")
+def _figures(content: dict[str, Any]) -> Table:
+    table = Table(title=f"{content['n']:,} images that all have", title_justify="left")
     table.add_column("figure")
-    for run in told["runs"]:
+    for run in content["runs"]:
         table.add_column(Text(run), justify="right")
-    for name, values in told["figures"].items():
+    for name, values in content["figures"].items():
         table.add_row(name.replace("_", " "), *("-" if value is None else f"{value:.4f}" for value in values))
     return table
 
 
-def _differences(told: dict[str, Any], other: dict[str, Any]) -> Table:
+def _differences(content: dict[str, Any], other: dict[str, Any]) -> Table:
     test = other["mcnemar"]
-    name = "sign-flip test over groups," if "groups" in told["intervals_by"] else "McNemar's exact"
+    name = "sign-flip test over groups," if "groups" in content["intervals_by"] else "McNemar's exact"
     title = (
-        f"{other['run']} less {told['runs'][0]}: right where the first is wrong {test['only_this']:,}, "
+        f"{other['run']} less {content['runs'][0]}: right where the first is wrong {test['only_this']:,}, "
         f"wrong where it is right {test['only_first']:,}, {name} p = {test['p']:.3g}"
     )
     table = Table(title=Text(title), title_justify="left")
     table.add_column("figure")
     table.add_column("difference", justify="right")
-    table.add_column(f"{told['intervals_by']['level']:.0%} interval", justify="right")
+    table.add_column(f"{content['intervals_by']['level']:.0%} interval", justify="right")
     for name, row in other["differences"].items():
         pair = row["interval"]
         between = "-" if pair is None else f"{pair[0]:+.4f} to {pair[1]:+.4f}"

@@ -12,9 +12,9 @@ from kerasimg.evaluation.measures import precision_recall_curve, roc_curve
 from kerasimg.spec.document import Task
 
 POINTS = 100
-"""Of one curve, at most."""
+"""Largest number of points of a curve."""
 CLASSES = 100
-"""Of more classes, those of the lowest average precision are kept."""
+"""Largest number of classes with curves: those with the lowest average precision."""
 
 
 def curves(truth: ArrayLike, probabilities: ArrayLike, found: Mapping[str, Any], task: Task) -> dict[str, Any]:
@@ -29,14 +29,14 @@ def curves(truth: ArrayLike, probabilities: ArrayLike, found: Mapping[str, Any],
     rows = found["per_class"]
     numbers = {names[1]: 0} if task == "binary" else {name: number for number, name in enumerate(names)}
     defined = [name for name in numbers if rows[name]["roc_auc"] is not None]
-    kept = set(sorted(defined, key=lambda name: rows[name]["average_precision"])[:CLASSES])
+    chosen = set(sorted(defined, key=lambda name: rows[name]["average_precision"])[:CLASSES])
 
     def column(number: int) -> tuple[np.ndarray, np.ndarray]:
         if task == "binary":
             return y.reshape(-1), p.reshape(-1).astype(np.float64)
         return y[:, number] if task == "multilabel" else y == number, p[:, number].astype(np.float64)
 
-    return {"classes": {name: _curves(*column(numbers[name]), rows[name]) for name in defined if name in kept}}
+    return {"classes": {name: _curves(*column(numbers[name]), rows[name]) for name in defined if name in chosen}}
 
 
 def _curves(truth: np.ndarray, p: np.ndarray, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,6 +54,6 @@ def _thinned(**axes: np.ndarray) -> dict[str, list[float]]:
     """At most POINTS points, evenly spaced along the drawn line, the first and the last among them."""
     x, y = axes.values()
     way = np.append(0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
-    kept = np.unique(np.searchsorted(way, np.linspace(0, way[-1], POINTS - 1)))
-    kept = np.unique(np.append(np.minimum(kept, len(x) - 1), len(x) - 1))
-    return {name: [round(float(value), 6) for value in axis[kept]] for name, axis in axes.items()}
+    chosen = np.unique(np.searchsorted(way, np.linspace(0, way[-1], POINTS - 1)))
+    chosen = np.unique(np.append(np.minimum(chosen, len(x) - 1), len(x) - 1))
+    return {name: [round(float(value), 6) for value in axis[chosen]] for name, axis in axes.items()}

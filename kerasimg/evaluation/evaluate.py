@@ -86,13 +86,13 @@ def evaluate(
     if out is None and data is None and part is None and classifier.folder is not None:
         out = RunFolder(classifier.folder).evaluation.path
     folder = None if out is None else Path(out)
-    content = judge(classifier, asked.source, asked.indices, folder, part=asked.part, warnings=known)
+    content = evaluate_images(classifier, asked.source, asked.indices, folder, part=asked.part, warnings=known)
     if classifier.folder is not None:
         warn_of_stale(classifier.folder)
     return Evaluation.of(content)
 
 
-def judge(
+def evaluate_images(
     classifier: Classifier,
     source: Source,
     indices: Sequence[int] | np.ndarray,
@@ -119,7 +119,7 @@ def judge(
         **({"warnings": notes} if notes else {}),
         "model": classifier.identity(),
         "temperature": classifier.temperature,
-        **judged(truth, p, classes, task, thresholds, groups),
+        **scores_with_intervals(truth, p, classes, task, thresholds, groups),
         **(slices(extras, truth, p, classes, task, thresholds, groups) if extras else {}),
     }
     if out is not None:
@@ -158,7 +158,7 @@ def _seen_in_training(classifier: Classifier, asked: Chosen) -> list[str]:
     ]
 
 
-def judged(
+def scores_with_intervals(
     truth: ArrayLike,
     probabilities: ArrayLike,
     classes: Sequence[str],
@@ -223,39 +223,39 @@ def _own_images(classifier: Classifier, part: str | None, otherwise: Part) -> Ch
     record = own_record(classifier)
     parts = {image["part"] for image in record["images"]}
     if part == "all":
-        kept = {image["id"]: image for image in record["images"]}
+        chosen = {image["id"]: image for image in record["images"]}
     else:
         wanted = _part(part) if part else otherwise
         if part is None and wanted == "test" and "test" not in parts:
             wanted = "validation"
         if wanted not in parts:
-            told = "held out no images" if part is None and otherwise == "test" else f"has no {wanted} part"
-            raise CallError(f"data: the run {told}; name the data")
-        kept = {image["id"]: image for image in record["images"] if image["part"] == wanted}
+            content = "held out no images" if part is None and otherwise == "test" else f"has no {wanted} part"
+            raise CallError(f"data: the run {content}; name the data")
+        chosen = {image["id"]: image for image in record["images"] if image["part"] == wanted}
         part = wanted
     source = open_source(record["where"], classifier.spec.task, classes=classifier.classes)
-    indices = np.array([index for index, item in enumerate(source.items) if item.id in kept], dtype=np.int64)
-    missing = sorted(kept.keys() - {source.items[index].id for index in indices})
+    indices = np.array([index for index, item in enumerate(source.items) if item.id in chosen], dtype=np.int64)
+    missing = sorted(chosen.keys() - {source.items[index].id for index in indices})
     faults = [Fault(record["where"], name, "was used by the run and is no longer there") for name in missing]
     faults += [
         Fault(record["where"], item.id, "is not the file that the run used: its content has changed")
         for item in (source.items[index] for index in indices)
-        if fingerprint(item) != kept[item.id]["sha256"]
+        if fingerprint(item) != chosen[item.id]["sha256"]
     ]
     if faults:
         raise ManyFaults(faults)
     return Chosen(source, indices, part)
 
 
-class NotKept(CallError):
+class NotStored(CallError):
     """A run did not keep its images, nor a place to read them from."""
 
 
 def own_record(classifier: Classifier) -> DataRecord:
-    """What a run kept of its data; CallError where it kept nothing that can be opened again."""
+    """The data record of a run; CallError where its data cannot be opened again."""
     record = None if classifier.folder is None else RunFolder(classifier.folder).data()
     if record is None:
-        raise NotKept("data: a model file does not know its held-out images; name the data, or the run's folder")
+        raise NotStored("data: a model file does not know its held-out images; name the data, or the run's folder")
     if is_in_memory(record["where"]):
-        raise NotKept("data: the run was trained on arrays, which it did not keep; give them again")
+        raise NotStored("data: the run was trained on arrays, which it did not keep; give them again")
     return record

@@ -1,7 +1,7 @@
 """Inside a trained model: the layer whose map is explained, what it gives, and the score before the softmax.
 
 A model is looked into while it runs, not cut in two: a layer's `call` is replaced for the time of one call of the
-model. So it makes no difference whether the layer stands in the model itself or in a backbone inside of it, and what
+model. So it makes no difference whether the layer is in the model itself or in a backbone inside of it, and what
 leads past the layer (a shortcut, a second branch) still counts. Not for two threads at once on one model.
 """
 
@@ -45,13 +45,13 @@ def map_layer(model: keras.Model, name: str | None = None) -> Any:
     layers = list(leaves(model))
     maps = [place for place, layer in enumerate(layers) if is_map(layer)]
     learned = [place for place, layer in enumerate(layers) if _kind(layer) not in UNLEARNED and layer.weights]
-    kept = [place for place in maps if learned and place >= learned[0] and _kind(layers[place]) not in PASSING]
-    if not kept or any(_is_tokens(layer) for layer in layers[kept[-1] + 1 :]):
+    suitable = [place for place in maps if learned and place >= learned[0] and _kind(layers[place]) not in PASSING]
+    if not suitable or any(_is_tokens(layer) for layer in layers[suitable[-1] + 1 :]):
         raise CallError(
             f"'{model.name}' keeps no map of the image up to its head, so there is nothing for a CAM to show; "
             "use 'integrated_gradients', 'smooth_grad' or 'occlusion', or name a layer with an output (N, H, W, C)"
         )
-    return layers[kept[-1]]
+    return layers[suitable[-1]]
 
 
 def is_map(layer: Any) -> bool:

@@ -60,7 +60,7 @@ def integrated_gradients(
     """Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365), summed over the channels.
 
     baseline: the pixel value, 0-255, of the image without anything in it; what has that value explains nothing.
-    steps: of the midpoint rule along the way. The map sums to score(image) - score(baseline), but for its error.
+    steps: of the midpoint rule along the way. The map sums to score(image) - score(baseline), up to its error.
     """
     require("steps", steps, 1)
     way = images - np.float32(baseline)

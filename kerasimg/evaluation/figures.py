@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COUNTED = 30
-"""Up to so many classes the cells are large enough for a count."""
+"""Largest number of classes whose cells have room for a count."""
 _LABELLED = 250
-"""Up to so many classes each has its name on the axes; above, every second, third, ..."""
+"""Largest number of classes that are all named on the axes; of more, every second, third, ... is."""
 _NAME_LENGTH = 32
 _CURVES = 10
-"""More than so many curves cannot be told apart."""
+"""Largest number of curves that can be distinguished."""
 
 
 def confusion_figure(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
@@ -49,7 +49,7 @@ def confusion_figure(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
 
 
 def reliability_figure(bins: Sequence[dict[str, Any]], error: float) -> Figure:
-    """Draw how often the model is right against how sure it is; below, how many images each bin holds.
+    """Draws accuracy over confidence, and below it the number of images in each bin.
 
     bins, error: as `reliability` returns them.
     """
@@ -63,7 +63,7 @@ def reliability_figure(bins: Sequence[dict[str, Any]], error: float) -> Figure:
     # By hand: to find the margins, a figure would be drawn twice more.
     figure.subplots_adjust(left=0.15, right=0.97, top=0.95, bottom=0.08, hspace=0.08)
     upper.bar(low, [each["accuracy"] or 0 for each in bins], width, align="edge", edgecolor="white")
-    upper.plot([0, 1], [0, 1], "--", color="grey", label="as sure as it is right")
+    upper.plot([0, 1], [0, 1], "--", color="grey", label="perfectly calibrated")
     upper.plot([b["confidence"] for b in filled], [b["accuracy"] for b in filled], "ko", ms=3, clip_on=False)
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"Expected calibration error {error:.3f}")
     upper.legend(loc="upper left")

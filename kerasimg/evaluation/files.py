@@ -1,4 +1,4 @@
-"""Scores on disk: metrics.json, curves.json, and the figures confusion.png, calibration.png and curves.png."""
+"""Writes metrics.json, curves.json, confusion.png, calibration.png and curves.png."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 def write_scores(folder: str | PathLike[str], scores: dict[str, Any], curves: dict[str, Any] | None = None) -> None:
     """Write metrics.json and curves.json, and as figures what they hold.
 
-    folder: made if it is not there.  scores, curves: what the functions of these names return.
+    folder: created if it does not exist.  scores, curves: what the functions of these names return.
     """
     files = EvaluationFolder(Path(folder))
     files.write_metrics(scores)
     if (confusion := drawn_confusion(scores)) is not None:
-        # The names reach beyond the axes, as far as they are long.
+        # Long names reach beyond the axes.
         _save(confusion_figure(confusion, scores["classes"]), files.confusion_figure, bbox_inches="tight")
     _save(reliability_figure(scores["calibration"], scores["calibration_error"]), files.calibration_figure)
     if curves is None:

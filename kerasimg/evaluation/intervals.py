@@ -2,7 +2,7 @@
 
 The images are drawn again, with replacement, as many of each true class as there are (multilabel: in all),
 because parts are drawn class by class as well. So an interval is about other images of the same classes, as frequent
-as here. Two models that are asked with the same seed and the same truth are judged on the same draws, which makes the
+as here. Two models that are asked with the same seed and the same truth are scored on the same draws, which makes the
 differences of their figures paired.
 
 - Shares of images (accuracy): Wilson's interval, which stays sensible where all are right or there are few.
@@ -198,7 +198,7 @@ def _binary(truth: np.ndarray, p: np.ndarray, thresholds: Sequence[float] | None
         areas = {"roc_auc": roc_auc, "average_precision": average_precision}
         of_class = {"precision": _divided(hits, said), "recall": _divided(hits, true)}
         both = shared(counts)
-        del both["macro_f1"]  # of two classes, the F1 of the positive one is told
+        del both["macro_f1"]  # of two classes, the F1 of the positive one is reported
         return {**both, **of_class, "f1": _divided(2 * hits, said + true), **areas}
 
     return figures

@@ -1,9 +1,9 @@
 """Images whose label is likely wrong, by confident learning (Northcutt et al. 2021, arXiv:1911.00068).
 
 A class is believed of an image where its probability is at least the mean that the class has over the images
-labelled so; of several such classes, the likeliest. An image for which another class is believed than its label is
-suspect. The probabilities must come from a model that was not trained on the images: a network learns wrong labels by
-heart as it learns right ones.
+labelled so; of several such classes, the most likely. An image for which another class is believed than its label is
+suspect. The probabilities must come from a model that was not trained on the images: a network memorizes wrong
+labels as it does right ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kerasimg.run_folder import RunFolder
 from kerasimg.spec.document import Task
 
 ROUNDING = 1e-6
-"""By so much a probability may fall short of its class's mean, which rounding may cause."""
+"""Tolerance below the mean probability of a class, for rounding."""
 
 
 def label_errors(
@@ -69,23 +69,23 @@ def label_errors(
     part_of = dict(zip(ids, (one.part for one in asked for _ in one.indices), strict=True))
     rows = find_label_errors(ids, truth, p, classifier.classes, classifier.spec.task)
     depends_on = {key: value for key, value in classifier.identity().items() if key != "thresholds"}
-    told = {
+    content = {
         "model": depends_on,
         "n": len(ids),
         "found": len(rows),
         "rows": [{**row, "part": part_of[row["file"]]} for row in rows],
     }
     if out is None and data is None and classifier.folder is not None:
-        RunFolder(classifier.folder).evaluation.write_label_errors(told)
+        RunFolder(classifier.folder).evaluation.write_label_errors(content)
     elif out is not None:
-        write_json(Path(out), told)
-    return LabelErrors.of(told)
+        write_json(Path(out), content)
+    return LabelErrors.of(content)
 
 
 def find_label_errors(
     ids: Sequence[str], truth: ArrayLike, probabilities: ArrayLike, classes: Sequence[str], task: Task
 ) -> list[dict[str, Any]]:
-    """The suspect labels among N predictions, the likeliest error first.
+    """The suspect labels among N predictions, the most likely error first.
 
     ids: N names of images.  truth, probabilities, classes: as in `scores`; from a model that has not seen them.
     Returns rows {file, given, suggested, p_given, p_suggested, margin}, margin being p_given - p_suggested, in [-1, 1].
@@ -125,8 +125,8 @@ def believed_classes(given: np.ndarray, p: np.ndarray) -> np.ndarray:
     """
     means = np.array([p[given == k, k].mean() if (given == k).any() else np.inf for k in range(p.shape[1])])
     confident = p >= means - ROUNDING
-    likeliest = np.where(confident, p, -1).argmax(axis=1)
-    return np.where(confident.any(axis=1), likeliest, -1)
+    most_likely = np.where(confident, p, -1).argmax(axis=1)
+    return np.where(confident.any(axis=1), most_likely, -1)
 
 
 def confident_joint(given: np.ndarray, p: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Scores for the terminal: the figures, the classes, and which classes are taken for which."""
+"""Prints scores: metrics, classes, and the classes that are confused most."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 from kerasimg.escaping import deep
 
 _SHOWN = 30
-"""Up to so many classes all are shown; of more, those that have images, the `_EXTREMES` worst and best by F1."""
+"""Largest number of classes that are all shown; of more, the `_EXTREMES` worst and best by F1 that have images."""
 _EXTREMES = 10
 _PAIRS = 5
 
@@ -44,7 +44,7 @@ def _figures(scores: dict[str, Any]) -> Table:
         if name == "temperature" and figure == 1:
             continue
         if figure is None or isinstance(figure, float):
-            # Alone they are of one class, the positive one of a binary task.
+            # At the top level these are of the positive class of a binary task.
             of = f" of {scores['positive']}" if name in _OF_A_CLASS and "positive" in scores else ""
             between = [_between(reach.get(name))] if reach else []
             table.add_row(Text(_words(name) + of), _number(figure), *between)
@@ -80,7 +80,7 @@ def _classes(scores: dict[str, Any]) -> Table:
     def add(names: Iterable[str]) -> None:
         for name in names:
             row = per_class[name]
-            # Without an image a class is neither good nor bad.
+            # A class without images has no meaningful score.
             figures = [_number(row[column] if row["support"] else None) for column in columns]
             table.add_row(Text(name), *figures, str(row["support"]))
 
@@ -109,7 +109,7 @@ def _confused(scores: dict[str, Any]) -> Table | None:
 
 
 def _table(title: str, *columns: str) -> Table:
-    """A table whose columns are numbers, but for those of names."""
+    """A table whose columns are numbers, except those of names."""
     table = Table(title=Text(title), title_justify="left")
     for column in columns:
         names = column in ("figure", "class", "truth", "taken for")

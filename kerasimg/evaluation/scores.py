@@ -1,6 +1,6 @@
-"""Every figure that judges a classifier: from predictions to plain numbers for JSON, as scikit-learn defines them.
+"""All evaluation metrics of a classifier, as plain numbers for JSON, with scikit-learn's definitions.
 
-Shares, precision, recall, F1 and areas are in [0, 1]; a figure that the data leave undefined is None.
+Precision, recall, F1, areas and other shares are in [0, 1]; a metric that is undefined for the data is None.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from kerasimg.evaluation.predictions import MANY_CLASSES, THRESHOLD, decide, two
 from kerasimg.spec.document import Task
 
 BINS = 15
-"""Of the calibration, as in the paper."""
+"""Bins of the reliability diagram, as in the paper."""
 
 TOP_K = (2, 3, 5, 10)
-"""Top-k accuracy is told for each of these that is less than the number of classes."""
+"""Top-k accuracy is computed for each k that is less than the number of classes."""
 
 AREAS = 2**23
-"""Areas under curves are found for up to so many images times classes, which takes some ten seconds."""
+"""Largest number of images times classes for which areas under curves are computed, which takes about ten seconds."""
 
 MOST_CONFUSED = 20
 """Pairs of classes that are listed."""
@@ -42,7 +42,7 @@ DRAWN_CLASSES = 1000
 """A confusion matrix of up to this many classes is drawn."""
 
 _CHUNK = 2**22
-"""Probabilities that are held as float64 at once."""
+"""Number of probabilities that are held as float64 at once."""
 
 Scores = dict[str, Any]
 
@@ -54,7 +54,7 @@ def scores(
     task: Task,
     thresholds: Sequence[float] | None = None,
 ) -> Scores:
-    """Judge N predictions, N >= 1, over K classes.
+    """Computes the metrics of N predictions, N >= 1, over K classes.
 
     truth: (N,) class numbers; multilabel: (N, K) of 0 and 1.
     probabilities: (N, K) in [0, 1], multiclass rows sum to about 1; binary: (N, 1) or (N,), of the second
@@ -62,7 +62,7 @@ def scores(
     classes: K different names, 2 for binary.
     thresholds: see `decide`.
 
-    Returns the figures, then `per_class`, `calibration`, and except for multilabel `confusion` (rows are the truth,
+    Returns the metrics, then `per_class`, `calibration`, and except for multilabel `confusion` (rows are the truth,
     columns the prediction, both in the order of `classes`) and `most_confused`. Above `MANY_CLASSES` classes,
     `confusion_cells` replaces `confusion`: [truth, prediction, count] of each cell that is not 0. As in scikit-learn,
     macro averages are over the classes that occur in the truth or in the predictions (multilabel: all), balanced
@@ -114,7 +114,7 @@ def _multilabel(truth: np.ndarray, p: np.ndarray, classes: list[str], thresholds
     per_class = _per_class(found, classes, truth.T, p.T if p.size <= AREAS else None)
     areas = [row["average_precision"] for row in per_class.values()]
     defined = [area for area in areas if area is not None]
-    # Each label of each image is a decision between two, wherever its threshold stands.
+    # Each label of each image is a decision between two classes, whatever its threshold is.
     confidence = np.maximum(p, 1 - p).reshape(-1)
     error, bins = reliability(confidence, ((p > THRESHOLD) == truth).reshape(-1))
     return {
@@ -146,7 +146,7 @@ def to_one(p: np.ndarray) -> np.ndarray:
 
 
 class RowFigures(NamedTuple):
-    """What the figures need of each image, (N,) each: with it no figure holds all probabilities as float64."""
+    """What the metrics need of each image, (N,) each, so that none holds all probabilities as float64."""
 
     decision: np.ndarray
     """The most likely class."""
@@ -242,7 +242,7 @@ def _details(
 
 
 def most_confused(cells: np.ndarray, classes: Sequence[str], limit: int = MOST_CONFUSED) -> list[Scores]:
-    """Which class is taken for which, most images first; `share` is of the images of the true class.
+    """The pairs of classes that are confused most, most images first; `share` is of the images of the true class.
 
     cells: as `confusion_cells` returns them.
     """

@@ -46,7 +46,7 @@ def slices(
     `slices_left_out`, a list of {column, values}, of columns with one value or too many.
     """
     truth, p = np.asarray(truth), np.asarray(probabilities)
-    told: list[dict[str, Any]] = []
+    content: list[dict[str, Any]] = []
     left_out = []
     for column, values in extras.items():
         texts, order = _groups(values)
@@ -58,8 +58,8 @@ def slices(
             chosen = np.array([text == value for text in texts])
             within = None if groups is None else groups[chosen]
             rows.append({"value": value, **_row(truth[chosen], p[chosen], classes, task, thresholds, within)})
-        told.append({"column": column, "rows": rows})
-    return {"slices": told, "slices_left_out": left_out}
+        content.append({"column": column, "rows": rows})
+    return {"slices": content, "slices_left_out": left_out}
 
 
 def _row(

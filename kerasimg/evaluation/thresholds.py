@@ -84,7 +84,7 @@ def choose_thresholds(
     classifier = Classifier.open(run)
     task = classifier.spec.task
     if task == "multiclass":
-        raise CallError("thresholds: the task 'multiclass' has none: the likeliest class is decided for")
+        raise CallError("thresholds: the task 'multiclass' has none: the most likely class is predicted")
     best = _aim(aim, false_positive, false_negative)
     labels = classifier.classes[1:] if task == "binary" else classifier.classes
     if undo:
@@ -104,7 +104,7 @@ def choose_thresholds(
             f"the aim '{aim}' cannot be met on the {len(truth):,} images of {asked.source.where} ({asked.part}): "
             f"{reached}. Nothing was changed; ask for less"
         )
-    told: dict[str, Any] = {
+    content: dict[str, Any] = {
         "aim": aim,
         **({"false_positive": false_positive, "false_negative": false_negative} if aim == "cost" else {}),
         "fitted_on": {"data": asked.source.where, "part": asked.part, "n": len(truth)},
@@ -112,10 +112,10 @@ def choose_thresholds(
         "labels": {label: one._asdict() for label, one in chosen.items()},
     }
     thresholds = tuple(one.threshold for one in chosen.values())
-    told["model"] = replace(classifier, thresholds=thresholds).identity()
-    write_json(RunFolder(file.parent).thresholds_file, told)
+    content["model"] = replace(classifier, thresholds=thresholds).identity()
+    write_json(RunFolder(file.parent).thresholds_file, content)
     decide_by(classifier, file, classifier.temperature, thresholds)
-    return Thresholds.of(told)
+    return Thresholds.of(content)
 
 
 Aim = Callable[[Counts], tuple[np.ndarray, np.ndarray]]

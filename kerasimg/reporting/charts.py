@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 LEVELS = 12
 """Colours of a confusion matrix."""
 COUNTED = 20
-"""Up to so many classes each cell has its count and each row its name; above, the matrix is an image."""
+"""Largest number of classes whose cells have counts and whose rows have names; of more, the matrix is an image."""
 GROUND = {"light": (252, 251, 248), "dark": (22, 24, 28)}
 """Of a cell that holds nothing of its row: the page's own."""
 LEAST, FULL = {"light": (222, 236, 243), "dark": (30, 50, 62)}, {"light": (4, 62, 92), "dark": (140, 211, 240)}
@@ -98,7 +98,7 @@ def polyline(line: Line, points: Sequence[tuple[float, float]]) -> str:
 
 
 def ticks(low: float, high: float, about: int = 5, *, whole: bool = False) -> list[float]:
-    """Round values from `low` to `high`, about so many."""
+    """Round values from `low` to `high`, `about` of them."""
     span = (high - low) or 1.0
     raw = span / about
     size = 10 ** math.floor(math.log10(raw))
@@ -188,14 +188,14 @@ def reliability(bins: Sequence[Mapping[str, Any]], error: float) -> Markup:
             continue
         at, wide = left + inner * each["low"], inner * (each["high"] - each["low"])
         accurate = tall * each["accuracy"]
-        # How wide a bar is says how many images it stands for: thin ones say little.
+        # The width of a bar shows the number of its images.
         thick = max(2.0, (wide - 3) * math.sqrt(each["n"] / most))
         box = {"x": at + (wide - thick) / 2, "y": floor - accurate, "width": thick, "height": accurate}
         parts.append(tag("rect", **box, cls="bar"))
         sure = floor - tall * each["confidence"]
         parts.append(tag("line", x1=at + 1, x2=at + wide - 1, y1=sure, y2=sure, cls="second"))
     parts.append(tag("line", x1=left, y1=floor, x2=left + inner, y2=top, cls="bound"))
-    parts.append(label(left + inner / 2, height - 6, "how sure it was", "middle", "axis"))
+    parts.append(label(left + inner / 2, height - 6, "confidence", "middle", "axis"))
     about = (
         f"Expected calibration error {error:.3f}. "
         + "; ".join(
@@ -229,6 +229,6 @@ def label(x: float, y: float, text: str, anchor: str, cls: str = "") -> str:
 
 
 def shortened(name: str, longest: int) -> str:
-    """A name on one line, of so many characters at most."""
+    """A name on one line, of at most `longest` characters."""
     line = " ".join(name.split())
     return line if len(line) <= longest else line[: longest - 1] + "…"

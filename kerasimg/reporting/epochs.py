@@ -1,4 +1,4 @@
-"""history.csv read as a person would: each stage with its epochs, its best one, and how long it took."""
+"""Summaries of history.csv: each stage with its epochs, its best epoch and its duration."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def stage_summaries(rows: Rows, goals: Mapping[int, Goal] | None = None) -> list
 
 
 def duration(seconds: float) -> str:
-    """As a person would say it: "48 s", "12 min", "3 h 20 min"."""
+    """A duration in short: "48 s", "12 min", "3 h 20 min"."""
     if seconds < 1:
         return f"{seconds:.1f} s"
     if seconds < 100:

@@ -1,4 +1,4 @@
-"""The images of a report: found again by what the run kept, and made small enough to travel inside the page."""
+"""The images of a report: found by the records of the run, and reduced to be embedded in the page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kerasimg.spec.document import Image, Task
 SIDE = 176
 """Of a thumbnail's longer side, in pixels."""
 SMALL = 64
-"""An image of at most so many pixels a side is shown pixel by pixel, and kept exactly."""
+"""An image of at most this many pixels a side is embedded as it is and enlarged pixel by pixel."""
 MISTAKES = 12
 HITS = 8
 EXAMPLES = 60
@@ -34,14 +34,14 @@ MEASURED = 400
 """Images whose size is looked up."""
 
 
-class Judged(NamedTuple):
-    """An image of the test part that is worth a look."""
+class Example(NamedTuple):
+    """An image of the test split that the report shows."""
 
     id: str
     truth: str
     prediction: str
     target: str
-    """The class that was decided about: where it was taken for, or the label that was missed."""
+    """The class that was decided about: the predicted one, or the label that was missed."""
     confidence: float
 
 
@@ -83,7 +83,7 @@ class Album:
 
     @functools.cached_property
     def _source(self) -> Source | None:
-        """The data that the run was trained on; None where it was not kept, or cannot be opened any more."""
+        """The data that the run was trained on; None where it was not stored or can no longer be opened."""
         if not self.record["where"] or is_in_memory(self.record["where"]):
             return None
         try:
@@ -122,7 +122,7 @@ def thumbnail(image: PIL.Image.Image, side: int = SIDE) -> Thumbnail:
     return Thumbnail(f"data:image/{'png' if tiny else 'webp'};base64,{data}", *small.size, tiny)
 
 
-def mistakes_and_hits(found: Predictions, task: Task) -> tuple[list[Judged], list[Judged], int]:
+def mistakes_and_hits(found: Predictions, task: Task) -> tuple[list[Example], list[Example], int]:
     """The most confident mistakes, surest first; the least sure hits, first the least; how many mistakes in all."""
     if task == "multilabel":
         return _of_labels(found)
@@ -132,10 +132,10 @@ def mistakes_and_hits(found: Predictions, task: Task) -> tuple[list[Judged], lis
     confidence = columns[np.arange(len(columns)), found.decision]
     wrong = found.truth != found.decision
 
-    def judged(rows: np.ndarray) -> list[Judged]:
+    def as_examples(rows: np.ndarray) -> list[Example]:
         names = found.classes
         return [
-            Judged(
+            Example(
                 found.ids[row],
                 names[found.truth[row]],
                 names[found.decision[row]],
@@ -147,28 +147,28 @@ def mistakes_and_hits(found: Predictions, task: Task) -> tuple[list[Judged], lis
 
     worst = np.flatnonzero(wrong)[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
     closest = np.flatnonzero(~wrong)[np.argsort(confidence[~wrong], kind="stable")][:HITS]
-    return judged(worst), judged(closest), int(wrong.sum())
+    return as_examples(worst), as_examples(closest), int(wrong.sum())
 
 
-def _of_labels(found: Predictions) -> tuple[list[Judged], list[Judged], int]:
+def _of_labels(found: Predictions) -> tuple[list[Example], list[Example], int]:
     truth, decision, p = found.truth.astype(bool), found.decision.astype(bool), found.probabilities
     sure = np.where(decision, p, 1 - p)
     wrong = (truth != decision).any(axis=1)
     most = np.where(truth != decision, sure, -1)
     least = np.where(truth == decision, sure, 2)
 
-    def judged(row: int, label: int) -> Judged:
+    def example(row: int, label: int) -> Example:
         def labels(held: np.ndarray) -> str:
             return ", ".join(name for name, on in zip(found.classes, held, strict=True) if on) or "none"
 
         target = found.classes[label]
-        return Judged(found.ids[row], labels(truth[row]), labels(decision[row]), target, float(sure[row, label]))
+        return Example(found.ids[row], labels(truth[row]), labels(decision[row]), target, float(sure[row, label]))
 
     worst = [int(row) for row in np.argsort(-most.max(axis=1), kind="stable")[:MISTAKES] if wrong[row]]
     closest = [int(row) for row in np.argsort(least.min(axis=1), kind="stable") if not wrong[row]][:HITS]
     return (
-        [judged(row, int(most[row].argmax())) for row in worst],
-        [judged(row, int(least[row].argmin())) for row in closest],
+        [example(row, int(most[row].argmax())) for row in worst],
+        [example(row, int(least[row].argmin())) for row in closest],
         int(wrong.sum()),
     )
 
@@ -201,7 +201,7 @@ def sizes(album: Album) -> dict[str, Any] | None:
         try:
             with PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
                 widths.append(opened.size)
-        except Exception:  # what cannot be read is told by the check of the data
+        except Exception:  # the data check reports what cannot be read
             continue
     if not widths:
         return None
@@ -227,6 +227,6 @@ def counts(record: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]], 
     return parts, list(table.values()), totals
 
 
-def unique(judged: Sequence[Judged]) -> list[str]:
+def unique(examples: Sequence[Example]) -> list[str]:
     """The names of the images, each once."""
-    return list(dict.fromkeys(one.id for one in judged))
+    return list(dict.fromkeys(one.id for one in examples))

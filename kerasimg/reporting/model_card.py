@@ -90,8 +90,8 @@ def _body(content: Mapping[str, Any]) -> str:
         totals = ", ".join(f"{part} {count:,}" for part, count in data["totals"].items())
         parts.append(f"## Data\n\n{totals} images. Every file is named with its SHA-256 in `data.json`.")
     parts.append(
-        "## Limits\n\nThe figures hold for images like those of the test part. What is none of the classes is still "
-        "given one of them. How the classes fare one by one, and the mistakes, stand in `report.html`."
+        "## Limits\n\nThe figures hold for images like those of the test split. An image of none of the classes still "
+        "gets one of them. The figures of each class, and the mistakes, are in `report.html`."
     )
     if spec.card.source or spec.card.license:
         parts.append(

@@ -1,4 +1,4 @@
-"""What a report asks of the trained model itself: its size and speed, and where it looks."""
+"""What a report needs of the trained model: its size and speed, and explanations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kerasimg.evaluation.explain_layers import map_layer
 from kerasimg.evaluation.explain_methods import Method
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.compiled_predict import forward
-from kerasimg.reporting.images import SMALL, Judged
+from kerasimg.reporting.images import SMALL, Example
 from kerasimg.run_folder import RunFolder
 
 BATCH = 32
@@ -45,7 +45,7 @@ class Facts(NamedTuple):
 
 
 def model_facts(classifier: Classifier, folder: Path) -> Facts:
-    """Measure a model, but for what was measured before: a run keeps its speed."""
+    """Measures a model. The speed is measured once and stored in the run."""
     model = classifier.model
     files = RunFolder(folder)
     speed = files.evaluation.speed()
@@ -76,16 +76,16 @@ def measure(classifier: Classifier) -> dict[str, Any]:
         times: list[float] = []
         until = time.perf_counter() + SECONDS
         while len(times) < 3 or (time.perf_counter() < until and len(times) < 30):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             ask(some)
-            times.append(time.perf_counter() - begun)
+            times.append(time.perf_counter() - start)
         found[key] = round(1000 * float(np.median(times)) / count, 3)
     machine = platform.machine()
     return {**found, "batch": BATCH, "backend": keras.backend.backend(), "machine": machine, "cores": os.cpu_count()}
 
 
 def explain_all(
-    classifier: Classifier | None, judged: Sequence[Judged], images: Mapping[str, ImageInput]
+    classifier: Classifier | None, examples: Sequence[Example], images: Mapping[str, ImageInput]
 ) -> tuple[dict[tuple[str, str], PIL.Image.Image], str | None]:
     """(image, class) -> the overlay that explains it; and the method.
 
@@ -94,7 +94,7 @@ def explain_all(
     """
     if classifier is None:
         return {}, None
-    asked = [one for one in judged if one.id in images]
+    asked = [one for one in examples if one.id in images]
     method, options = _method(classifier)
     if method != "grad_cam":
         asked = asked[:WITHOUT_MAPS]

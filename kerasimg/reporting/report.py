@@ -1,4 +1,4 @@
-"""`kerasimg.report`: what a run kept -> one page that a team can pass round, and a model card for the hub."""
+"""`kerasimg.report`: writes a run's report.html, one file to share, and its model card."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kerasimg.reporting import charts as drawing
 from kerasimg.reporting.epochs import duration, stage_summaries
 from kerasimg.reporting.images import (
     Album,
-    Judged,
+    Example,
     counts,
     examples,
     mistakes_and_hits,
@@ -217,7 +217,7 @@ def _charts(rows: Sequence[Mapping[str, float]], spec: Spec) -> list[dict[str, A
         return []
     summaries = stage_summaries(rows, goals_in(spec.resolved))
     bounds = [(each.first - 0.5, f"Stage {each.stage}") for each in summaries] if len(summaries) > 1 else []
-    kept = [each.best for each in summaries]
+    stored = [each.best for each in summaries]
     names = dict.fromkeys(name.removeprefix("val_") for row in rows for name in row)
     measured = [name for name in names if name not in NO_FIGURES]
     charts = []
@@ -225,7 +225,7 @@ def _charts(rows: Sequence[Mapping[str, float]], spec: Spec) -> list[dict[str, A
         lines = []
         for key, style in ((name, "first"), (f"val_{name}", "second")):
             points = [(row["epoch"], row[key]) for row in rows if key in row]
-            best = max((point for point in points if point[0] == kept[-1]), default=None)
+            best = max((point for point in points if point[0] == stored[-1]), default=None)
             if points:
                 part = "validation" if style == "second" else "training"
                 lines.append(drawing.Line(part, style, points, best if style == "second" else None))
@@ -284,13 +284,13 @@ def _gallery(found: Predictions | None, spec: Spec, album: Album, classifier: Cl
     mistakes, hits, mistaken = mistakes_and_hits(found, spec.task)
     images = album.find(unique([*mistakes, *hits]))
     opened = {name: album.read(image, name) for name, image in images.items()}
-    sound = {name: images[name] for name, image in opened.items() if image is not None}
-    maps, method = explain_all(classifier, [*mistakes, *hits], sound)
+    readable = {name: images[name] for name, image in opened.items() if image is not None}
+    maps, method = explain_all(classifier, [*mistakes, *hits], readable)
 
-    def shown(one: Judged) -> dict[str, Any]:
+    def shown(one: Example) -> dict[str, Any]:
         image, heat = opened.get(one.id), maps.get((one.id, one.target))
         return {
-            "judged": one,
+            "example": one,
             "image": None if image is None else thumbnail(image),
             "map": None if heat is None else thumbnail(heat),
         }
@@ -304,8 +304,8 @@ def _gallery(found: Predictions | None, spec: Spec, album: Album, classifier: Cl
 
 
 def _environment(files: RunFolder, record: DataRecord | None) -> dict[str, Any]:
-    kept = files.environment() or {}
-    command = list(kept.get("command", []))
+    stored = files.environment() or {}
+    command = list(stored.get("command", []))
     if command and Path(command[0]).name in ("__main__.py", "kerasimg"):
         command[0] = "kerasimg"
     again = None
@@ -313,7 +313,7 @@ def _environment(files: RunFolder, record: DataRecord | None) -> dict[str, Any]:
         skipping = ["--on-bad-image", "skip"] if record.get("skipped") else []
         again = shlex.join(["kerasimg", "train", str(files.spec_file), "--data", record["where"], *skipping])
     return {
-        "facts": kept,
+        "facts": stored,
         "command": shlex.join(command) if command[:1] == ["kerasimg"] else None,
         "again": again,
         "folder": str(files.path),

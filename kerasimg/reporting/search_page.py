@@ -242,7 +242,7 @@ def _columns(dimension: Dimension, trials: Sequence[Mapping[str, Any]]) -> list[
 
 
 def place(dimension: Dimension, value: Any, missing: float = math.nan) -> float:
-    """Where a value stands in its range, 0 to 1."""
+    """The place of a value in its range, 0 to 1."""
     if value is None and None not in dimension.options:
         return missing
     if dimension.kind == "choice":

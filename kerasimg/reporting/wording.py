@@ -1,4 +1,4 @@
-"""Figures and names as a report says them."""
+"""Metrics and names as a report shows them."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ HEADLINE = {
     ),
     "multilabel": ("subset_accuracy", "mean_average_precision", "macro_f1", "micro_f1", "hamming_loss", "brier_score"),
 }
-"""Task -> its figures, the one that stands out first."""
+"""Task -> its metrics, the most important first."""
 
 MEANINGS = {
-    "accuracy": "share of the images that are given their class",
-    "balanced_accuracy": "the same, every class counting as much",
-    "top_5_accuracy": "the class is among the five likeliest",
+    "accuracy": "share of the images that are classified correctly",
+    "balanced_accuracy": "mean of the recall of every class",
+    "top_5_accuracy": "the class is among the five most likely",
     "macro_f1": "precision and recall in one, mean over the classes",
     "micro_f1": "precision and recall in one, over all labels",
     "f1": "precision and recall in one",
-    "precision": "share of what was called so that is",
-    "recall": "share of what is that was called so",
-    "log_loss": "how far the probabilities are off; 0 is best",
+    "precision": "share of the predictions of the class that are correct",
+    "recall": "share of the images of the class that are predicted as it",
+    "log_loss": "penalty for confident errors; 0 is best",
     "brier_score": "mean squared error of the probabilities; 0 is best",
-    "calibration_error": "how far it is surer, or less sure, than right",
-    "roc_auc": "chance that one of the class is ranked above another",
+    "calibration_error": "difference between confidence and accuracy",
+    "roc_auc": "chance that an image of the class is ranked above another",
     "average_precision": "area under precision and recall",
     "mean_average_precision": "area under precision and recall, mean over the labels",
     "subset_accuracy": "share of the images with every label right",
@@ -54,7 +54,7 @@ class Headline(NamedTuple):
 
 
 def headline(scores: Mapping[str, Any]) -> list[Headline]:
-    """The figures of a task that were found, the first of which stands out."""
+    """The metrics of a task that were computed, the most important first."""
     intervals = scores.get("intervals") or {}
     found = []
     for key in HEADLINE[scores["task"]]:

@@ -21,7 +21,7 @@ from kerasimg.data.readable import OnBadImage
 from kerasimg.data.readers.soft_labels import digest
 from kerasimg.data.sources import Data
 from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError
-from kerasimg.evaluation.evaluate import judge
+from kerasimg.evaluation.evaluate import evaluate_images
 from kerasimg.files import lock_folder
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
@@ -162,7 +162,7 @@ def _carry_out(
         classifier.save(run.model_file)
         if (part := experiment.held_out) is not None:
             log.info(f"judging it on {len(experiment.parts[part]):,} images ({part})")
-            judge(classifier, experiment.source, experiment.parts[part], run.evaluation.path, part=part)
+            evaluate_images(classifier, experiment.source, experiment.parts[part], run.evaluation.path, part=part)
         finish(run)
         if on_finished is not None and asked["report"]:
             on_finished(run, classifier)

@@ -94,7 +94,7 @@ def test_what_is_drawn_is_of_the_image_not_of_its_place(whole: np.ndarray):
 def test_without_xla_the_same_comes_out_but_for_rounding(monkeypatch: pytest.MonkeyPatch):
     nodes = [*MOVES[1:3], ("RandomHue", {"factor": 0.3}), ("GridMask", {})]
     compiled, _ = applied(nodes)
-    monkeypatch.setattr("kerasimg.data.augmentation.lowering._kept", {})
+    monkeypatch.setattr("kerasimg.data.augmentation.lowering._cached", {})
     for module in ("passes", "lowering"):
         monkeypatch.setattr(f"kerasimg.data.augmentation.{module}.xla_works", lambda: False)
     plain, _ = applied(nodes)

@@ -98,13 +98,13 @@ def judged_once(tmp_path_factory: pytest.TempPathFactory, lists: Callable[[str],
 
     @cache
     def make(task: str, **arguments: Any) -> Path:
-        folder = tmp_path_factory.mktemp("judged")
+        folder = tmp_path_factory.mktemp("evaluated")
         by_hand(task, **arguments).save(folder / MODEL)
         data = lists(task)
         source = open_source(data, task)
         parts = {part: np.flatnonzero(source.parts == code) for code, part in enumerate(PART_NAMES)}
-        kept = record(source, parts) | {"where": str(data)}
-        (folder / "data.json").write_text(json.dumps(kept))
+        stored = record(source, parts) | {"where": str(data)}
+        (folder / "data.json").write_text(json.dumps(stored))
         (folder / "spec.json").write_text("{}")
         kerasimg.evaluate(folder)
         return folder
@@ -114,7 +114,7 @@ def judged_once(tmp_path_factory: pytest.TempPathFactory, lists: Callable[[str],
 
 @pytest.fixture
 def make_run(tmp_path: Path, judged_once: Callable[..., Path]) -> MakeRun:
-    """make_run("binary") is a run on the task's images, judged on its test part."""
+    """make_run("binary") is a run on the task's images, evaluated on its test part."""
 
     def make(task: str, name: str = "run", **arguments: Any) -> Run:
         return Run(shutil.copytree(judged_once(task, **arguments), tmp_path / name))

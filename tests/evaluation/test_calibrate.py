@@ -60,18 +60,18 @@ def test_images_that_are_all_right_fit_no_temperature():
 def test_a_run_that_is_too_sure_becomes_less_so_and_decides_the_same(make_run, task):
     run = make_run(task)
     before = run.scores
-    told = kerasimg.calibrate(run)
-    assert told.to_dict() == RunFolder.of(run).required("calibration.json")
-    assert told["temperature"] > 2
-    assert told["fitted_on"]["part"] == "validation"
-    test = told["parts"]["test"]
+    result = kerasimg.calibrate(run)
+    assert result.to_dict() == RunFolder.of(run).required("calibration.json")
+    assert result["temperature"] > 2
+    assert result["fitted_on"]["part"] == "validation"
+    test = result["parts"]["test"]
     assert (test["before"]["log_loss"], test["before"]["calibration_error"]) == (
         before["log_loss"],
         before["calibration_error"],
     )
     assert test["after"]["calibration_error"] < before["calibration_error"]
     after = run.scores
-    assert after["temperature"] == told["temperature"]
+    assert after["temperature"] == result["temperature"]
     assert after["calibration_error"] == test["after"]["calibration_error"]
     same = "subset_accuracy" if task == "multilabel" else "confusion"
     assert after[same] == before[same]
@@ -110,9 +110,9 @@ def test_other_images_may_be_named_and_a_model_file_needs_them(make_run, lists):
     file = run.folder / "model.keras"
     with pytest.raises(CallError, match="name the data"):
         kerasimg.calibrate(file)
-    told = kerasimg.calibrate(file, data=lists("binary"), part="train")
-    assert (told["fitted_on"]["part"], list(told["parts"])) == ("train", ["train"])
-    assert Classifier.open(file).temperature == told["temperature"]
+    result = kerasimg.calibrate(file, data=lists("binary"), part="train")
+    assert (result["fitted_on"]["part"], list(result["parts"])) == ("train", ["train"])
+    assert Classifier.open(file).temperature == result["temperature"]
 
 
 def test_a_run_without_validation_says_so(make_run):

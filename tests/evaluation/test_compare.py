@@ -52,19 +52,19 @@ def test_images_of_one_group_are_no_independent_evidence(make_run):
 @pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel"])
 def test_a_run_compared_with_itself_differs_in_nothing(make_run, task):
     run = make_run(task)
-    told = kerasimg.compare(run, run.folder)
-    (against,) = told["against_first"]
-    assert told["n"] == 60
+    result = kerasimg.compare(run, run.folder)
+    (against,) = result["against_first"]
+    assert result["n"] == 60
     assert {row["difference"] for row in against["differences"].values()} == {0}
     assert against["mcnemar"] == {"only_first": 0, "only_this": 0, "p": 1.0}
     assert against["fixed"] == against["broken"] == against["changed"] == []
-    assert told["figures"]["calibration_error"] == [run.scores["calibration_error"]] * 2
+    assert result["figures"]["calibration_error"] == [run.scores["calibration_error"]] * 2
 
 
 def test_what_changed_is_told_image_by_image(make_run):
     first, second = make_run("multiclass"), make_run("multiclass", name="tilted", tilt=6.0)
-    told = kerasimg.compare(first, second)
-    (against,) = told["against_first"]
+    result = kerasimg.compare(first, second)
+    (against,) = result["against_first"]
     said = [read_predictions(run.folder / "evaluation" / "predictions.csv", "multiclass") for run in (first, second)]
     was, now = (one.decision == one.truth for one in said)
     assert {row["file"] for row in against["fixed"]} == set(np.array(said[0].ids)[now & ~was])
@@ -75,7 +75,7 @@ def test_what_changed_is_told_image_by_image(make_run):
     assert difference["difference"] == pytest.approx(now.mean() - was.mean())
     low, high = difference["interval"]
     assert low < difference["difference"] < high
-    # Paired: narrower than if the two runs had been judged on different images.
+    # Paired: narrower than if the two runs had been evaluated on different images.
     alone = [run.scores["intervals"]["accuracy"] for run in (first, second)]
     assert high - low < sum(b - a for a, b in alone)
 
@@ -88,24 +88,24 @@ def test_images_are_known_by_their_content(make_run, tmp_path):
     (second.folder / "data.json").write_text(json.dumps(record))
     renamed = (second.folder / "evaluation" / "predictions.csv").read_text().replace(test[0]["id"], test[0]["id"])
     (second.folder / "evaluation" / "predictions.csv").write_text(renamed)
-    told = kerasimg.compare(first, second)
-    assert told["n"] == 59
-    assert told["differs"]["only_in"] == {str(first.folder): 1, str(second.folder): 1}
+    result = kerasimg.compare(first, second)
+    assert result["n"] == 59
+    assert result["differs"]["only_in"] == {str(first.folder): 1, str(second.folder): 1}
 
 
 def test_images_that_a_run_was_trained_on_are_counted(make_run, lists):
     first, second = make_run("binary"), make_run("binary", name="second", tilt=3.0)
-    told = kerasimg.compare(first, second, data=lists("binary"), part="train")
-    assert told["n"] == 60
-    assert told["differs"]["trained_on"] == {str(first.folder): 60, str(second.folder): 60}
+    result = kerasimg.compare(first, second, data=lists("binary"), part="train")
+    assert result["n"] == 60
+    assert result["differs"]["trained_on"] == {str(first.folder): 60, str(second.folder): 60}
 
 
 def test_three_runs_are_each_compared_with_the_first(make_run, tmp_path):
     runs = [make_run("binary", name=f"run-{k}", tilt=float(k)) for k in range(3)]
-    told = kerasimg.compare(*runs, out=tmp_path / "told.json", resamples=50)
-    assert [one["run"] for one in told["against_first"]] == [str(run.folder) for run in runs[1:]]
-    assert [len(values) for values in told["figures"].values()] == [3] * len(told["figures"])
-    assert json.loads((tmp_path / "told.json").read_text()) == told.to_dict()
+    result = kerasimg.compare(*runs, out=tmp_path / "result.json", resamples=50)
+    assert [one["run"] for one in result["against_first"]] == [str(run.folder) for run in runs[1:]]
+    assert [len(values) for values in result["figures"].values()] == [3] * len(result["figures"])
+    assert json.loads((tmp_path / "result.json").read_text()) == result.to_dict()
 
 
 def test_thresholds_of_a_run_count(make_run):
@@ -129,10 +129,10 @@ def test_what_cannot_be_compared_is_a_wrong_call(make_run, tmp_path):
 
 
 def test_the_terminal_gets_figures_differences_and_images(make_run, capsys):
-    told = kerasimg.compare(make_run("multiclass"), make_run("multiclass", name="tilted", tilt=6.0))
-    print_comparison(told)
+    result = kerasimg.compare(make_run("multiclass"), make_run("multiclass", name="tilted", tilt=6.0))
+    print_comparison(result)
     out = capsys.readouterr().out
     assert "60 images that all have" in out
     assert "McNemar's exact p = " in " ".join(out.split()) + " "
     assert "Wrong now, right before" in out
-    assert told["against_first"][0]["broken"][0]["file"] in out
+    assert result["against_first"][0]["broken"][0]["file"] in out

@@ -85,8 +85,8 @@ def test_arrays_are_to_be_given_again(copy: Path):
 
 def test_any_part_of_the_runs_own_images_is_judged_on_demand_and_its_figures_stay(run: Run):
     before = (run.folder / "evaluation" / "metrics.json").stat().st_mtime_ns
-    judged = {part: kerasimg.evaluate(run, part=part) for part in ("test", "val", "train", "all")}
-    assert {part: (found["part"], found["n"]) for part, found in judged.items()} == {
+    evaluated = {part: kerasimg.evaluate(run, part=part) for part in ("test", "val", "train", "all")}
+    assert {part: (found["part"], found["n"]) for part, found in evaluated.items()} == {
         "test": ("test", 5),
         "val": ("validation", 5),
         "train": ("train", 26),
@@ -137,8 +137,8 @@ def test_arrays_with_names_as_labels_are_matched_by_name(run: Run):
 
 def test_the_test_part_is_judged_where_there_is_one_and_any_part_on_demand(run: Run, images: Any, tmp_path: Path):
     data = images(tmp_path, {"train/red": 3, "val/red": 2, "test/red": 1})
-    judged = {part: kerasimg.evaluate(run, data=data, part=part) for part in (None, "val", "train", "all")}
-    assert {part: (found["part"], found["n"]) for part, found in judged.items()} == {
+    evaluated = {part: kerasimg.evaluate(run, data=data, part=part) for part in (None, "val", "train", "all")}
+    assert {part: (found["part"], found["n"]) for part, found in evaluated.items()} == {
         None: ("test", 1),
         "val": ("validation", 2),
         "train": ("train", 3),
@@ -165,9 +165,9 @@ def test_every_prediction_is_written_and_gives_the_figures_again(run: Run, image
         "curves.json",
         "curves.png",
     }
-    kept = read_predictions(tmp_path / "out" / "predictions.csv", "multiclass")
-    assert kept.ids == ["blue/00.png", "blue/01.png", "red/00.png", "red/01.png", "red/02.png"]
-    again = scores(kept.truth, kept.probabilities, kept.classes, "multiclass")
+    stored = read_predictions(tmp_path / "out" / "predictions.csv", "multiclass")
+    assert stored.ids == ["blue/00.png", "blue/01.png", "red/00.png", "red/01.png", "red/02.png"]
+    again = scores(stored.truth, stored.probabilities, stored.classes, "multiclass")
     assert {key: found[key] for key in again} == again
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == found.to_dict()
 

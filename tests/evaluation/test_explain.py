@@ -37,7 +37,7 @@ class Cues(NamedTuple):
     images: np.ndarray
     """(N, 28, 28, 3) float32: noise, and a patch of 6 x 6 pixels somewhere, whose colour is the class.
 
-    The class of the images without a patch is there so that no colour can be told by the absence of the others.
+    The class of the images without a patch is there so that no colour can be known by the absence of the others.
     """
     labels: np.ndarray
     corners: np.ndarray
@@ -146,13 +146,13 @@ def test_the_map_changes_when_weights_are_drawn_again(classifier: Classifier, sh
     layer = classifier.model.get_layer(part)
     learned = layer.get_weights()
     draws = np.random.default_rng(0)
-    kept = []
+    stored = []
     for _ in range(3):
         layer.set_weights([draws.normal(0, weight.std() or 0.1, weight.shape) for weight in learned])
-        kept.append(likeness(before, maps(classifier, some, method)))
+        stored.append(likeness(before, maps(classifier, some, method)))
     layer.set_weights(learned)
     assert likeness(before, maps(classifier, some, method)) == pytest.approx(1, abs=1e-6)
-    assert np.mean(kept) <= MOST_LIKE
+    assert np.mean(stored) <= MOST_LIKE
 
 
 @pytest.mark.parametrize("method", [*CAMS, "integrated_gradients", "smooth_grad"])

@@ -10,7 +10,7 @@ from kerasimg.evaluation.scores import scores
 from kerasimg.run_folder import scores_as_json
 
 
-def judged(k=3, n=20, task="multiclass", classes=None):
+def evaluated(k=3, n=20, task="multiclass", classes=None):
     random = np.random.default_rng(k)
     p = random.dirichlet(np.ones(k), n)
     truth = random.integers(0, 2, (n, k)) if task == "multilabel" else random.integers(0, k, n)
@@ -32,7 +32,7 @@ def drawn_texts(figure):
     ],
 )
 def test_the_files_of_each_task(task, k, files, tmp_path):
-    found = judged(k, task=task)
+    found = evaluated(k, task=task)
     write_scores(tmp_path / "evaluation", found)
     assert {path.name for path in (tmp_path / "evaluation").iterdir()} == files
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text(encoding="utf-8")) == found
@@ -62,7 +62,7 @@ def test_a_figure_that_is_not_a_number_is_refused():
 
 @pytest.mark.parametrize(("k", "widest"), [(2, 900), (30, 1700), (200, 3200)])
 def test_the_confusion_matrix_grows_with_the_classes(k, widest, tmp_path):
-    write_scores(tmp_path, judged(k, n=3 * k))
+    write_scores(tmp_path, evaluated(k, n=3 * k))
     with Image.open(tmp_path / "confusion.png") as image:
         assert widest * 0.5 < image.width < widest
 
@@ -86,7 +86,7 @@ def test_names_that_are_long_odd_or_in_another_script_are_drawn_without_a_warnin
         "猫",
         "word word word word word word w…",
     ]
-    write_scores(tmp_path, judged(3, classes=classes))
+    write_scores(tmp_path, evaluated(3, classes=classes))
     assert (tmp_path / "confusion.png").stat().st_size > 0
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kerasimg.evaluation.evaluate import judged
+from kerasimg.evaluation.evaluate import scores_with_intervals
 from kerasimg.evaluation.intervals import _draws, interval, intervals, resampled, wilson
 from kerasimg.evaluation.scores import scores
 
@@ -105,15 +105,15 @@ def test_the_same_seed_gives_the_same_draws_and_models_of_one_truth_share_them()
 
 def test_figures_come_with_how_their_intervals_were_found():
     truth, p = drawn("binary")
-    told = judged(truth, p, ["no", "yes"], "binary")
-    assert set(told["intervals"]) == set(told["intervals_by"]["method"])
-    assert told["intervals_by"] == {
+    result = scores_with_intervals(truth, p, ["no", "yes"], "binary")
+    assert set(result["intervals"]) == set(result["intervals_by"]["method"])
+    assert result["intervals_by"] == {
         "level": 0.95,
         "resamples": 1000,
         "seed": 0,
         "strata": "true class",
         "method": {
             name: {"accuracy": "wilson", "calibration_error": "basic"}.get(name, "percentile")
-            for name in told["intervals"]
+            for name in result["intervals"]
         },
     }

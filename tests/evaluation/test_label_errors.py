@@ -81,15 +81,15 @@ def test_cleanlab_finds_the_same():
 
 def test_a_runs_held_out_images_are_searched(make_run):
     run = make_run("multiclass")
-    told = kerasimg.label_errors(run)
-    assert (told["n"], told["found"]) == (120, len(told["rows"]))
-    assert {row["part"] for row in told["rows"]} == {"validation", "test"}
-    assert json.loads((run.folder / "evaluation" / "label_errors.json").read_text()) == told.to_dict()
+    result = kerasimg.label_errors(run)
+    assert (result["n"], result["found"]) == (120, len(result["rows"]))
+    assert {row["part"] for row in result["rows"]} == {"validation", "test"}
+    assert json.loads((run.folder / "evaluation" / "label_errors.json").read_text()) == result.to_dict()
 
 
 def test_other_images_leave_the_run_alone(make_run, lists, tmp_path):
     run = make_run("binary")
-    told = kerasimg.label_errors(run, data=lists("binary"), part="test", out=tmp_path / "found.json")
-    assert told["n"] == 60
-    assert json.loads((tmp_path / "found.json").read_text()) == told.to_dict()
+    result = kerasimg.label_errors(run, data=lists("binary"), part="test", out=tmp_path / "found.json")
+    assert result["n"] == 60
+    assert json.loads((tmp_path / "found.json").read_text()) == result.to_dict()
     assert not (run.folder / "evaluation" / "label_errors.json").exists()

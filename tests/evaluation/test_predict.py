@@ -85,9 +85,9 @@ def test_every_unreadable_image_is_named(classifier: Classifier, images: Any, tm
     (tmp_path / "page.png").write_text("<html>not found</html>")
     with pytest.raises(DataError) as caught:
         kerasimg.predict(classifier, [good, tmp_path / "page.png", tmp_path / "gone.png"])
-    told, *named = caught.value.faults
+    result, *named = caught.value.faults
     assert [fault.file for fault in named] == [str(tmp_path / "page.png"), str(tmp_path / "gone.png")]
-    assert told.message.startswith("2 of 3 images cannot be read")
+    assert result.message.startswith("2 of 3 images cannot be read")
     assert named[1].message == "does not exist"
 
 

@@ -114,17 +114,17 @@ def test_predictions_alone_give_every_figure_again(make_run, task, changed):
         kerasimg.calibrate(run)
         if task != "multiclass":
             kerasimg.choose_thresholds(run)
-    told = run.scores
+    result = run.scores
     found = table(run.folder / "evaluation" / "predictions.csv")
     again = recomputed(task, found)
-    assert {name: told[name] for name in again} == again
-    left = set(told.to_dict()) - set(again)
+    assert {name: result[name] for name in again} == again
+    left = set(result.to_dict()) - set(again)
     assert left <= {
         *("data", "part", "temperature", "task", "n", "classes", "positive", "thresholds", "average_precision"),
         *("intervals", "intervals_by", "slices", "slices_left_out", "most_confused", "calibration"),
         "model",
     }
-    for row in told["slices"][0]["rows"]:
+    for row in result["slices"][0]["rows"]:
         chosen = [place for place, value in enumerate(found["extra:camera"]) if value == row["value"]]
         part = recomputed(task, {name: [cells[place] for place in chosen] for name, cells in found.items()})
         assert row["n"] == len(chosen)

@@ -13,25 +13,25 @@ def of(**extras):
 
 def test_each_value_has_the_figures_of_its_images_most_images_first():
     camera = ["new" if number < 20 else "old" for number in range(80)]
-    (told,) = of(camera=camera)["slices"]
-    assert told["column"] == "camera"
-    assert [(row["value"], row["n"], row["small"]) for row in told["rows"]] == [("old", 60, False), ("new", 20, True)]
+    (result,) = of(camera=camera)["slices"]
+    assert result["column"] == "camera"
+    assert [(row["value"], row["n"], row["small"]) for row in result["rows"]] == [("old", 60, False), ("new", 20, True)]
     found = scores(TRUTH[:20], P[:20], ["a", "b"], "multiclass")
-    figures = told["rows"][1]["figures"]
+    figures = result["rows"][1]["figures"]
     assert figures == {name: found[name] for name in figures}
     assert set(figures) == {"accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier_score", "calibration_error"}
-    low, high = told["rows"][1]["intervals"]["accuracy"]
+    low, high = result["rows"][1]["intervals"]["accuracy"]
     assert low < figures["accuracy"] < high
 
 
 def test_a_slice_is_small_below_thirty():
-    (told,) = of(side=["left"] * SMALL + ["right"] * (80 - SMALL))["slices"]
-    assert {row["value"]: row["small"] for row in told["rows"]} == {"left": False, "right": False}
+    (result,) = of(side=["left"] * SMALL + ["right"] * (80 - SMALL))["slices"]
+    assert {row["value"]: row["small"] for row in result["rows"]} == {"left": False, "right": False}
 
 
 def test_many_numbers_are_cut_at_their_quartiles():
-    (told,) = of(year=[str(number) for number in range(79)] + [None])["slices"]
-    assert [(row["value"], row["n"]) for row in told["rows"]] == [
+    (result,) = of(year=[str(number) for number in range(79)] + [None])["slices"]
+    assert [(row["value"], row["n"]) for row in result["rows"]] == [
         ("0 to 19.5", 20),
         ("19.5 to 39", 20),
         ("39 to 58.5", 19),
@@ -41,7 +41,7 @@ def test_many_numbers_are_cut_at_their_quartiles():
 
 
 def test_columns_of_one_value_or_of_many_texts_are_left_out_and_named():
-    told = of(site=["x"] * 80, author=[f"author {number}" for number in range(80)], ok=[True, False] * 40)
-    assert [one["column"] for one in told["slices"]] == ["ok"]
-    assert [row["value"] for row in told["slices"][0]["rows"]] == ["false", "true"]
-    assert told["slices_left_out"] == [{"column": "site", "values": 1}, {"column": "author", "values": 80}]
+    result = of(site=["x"] * 80, author=[f"author {number}" for number in range(80)], ok=[True, False] * 40)
+    assert [one["column"] for one in result["slices"]] == ["ok"]
+    assert [row["value"] for row in result["slices"][0]["rows"]] == ["false", "true"]
+    assert result["slices_left_out"] == [{"column": "site", "values": 1}, {"column": "author", "values": 80}]

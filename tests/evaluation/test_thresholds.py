@@ -91,11 +91,11 @@ def test_an_aim_is_named_rightly():
 def test_a_binary_run_decides_by_its_threshold_from_then_on(make_run):
     run = make_run("binary", tilt=-6.0)
     before = run.scores
-    told = kerasimg.choose_thresholds(run, "recall>=0.9")
-    assert told.to_dict() == RunFolder.of(run).required("thresholds.json")
-    threshold = told["thresholds"]["red"]
+    result = kerasimg.choose_thresholds(run, "recall>=0.9")
+    assert result.to_dict() == RunFolder.of(run).required("thresholds.json")
+    threshold = result["thresholds"]["red"]
     assert threshold < 0.5
-    assert told["labels"]["red"]["recall"] >= 0.9
+    assert result["labels"]["red"]["recall"] >= 0.9
     after = run.scores
     assert after["thresholds"] == {"red": threshold}
     assert after["recall"] > before["recall"]
@@ -125,9 +125,9 @@ def test_calibrating_afterwards_moves_the_threshold_so_that_no_decision_changes(
 def test_f1_on_the_images_chosen_by_is_no_lower_than_at_one_half(make_run):
     run = make_run("multilabel", tilt=-4.0)
     plain = kerasimg.evaluate(run, part="validation")["per_class"]
-    told = kerasimg.choose_thresholds(run)
+    result = kerasimg.choose_thresholds(run)
     chosen = kerasimg.evaluate(run, part="validation")["per_class"]
-    for label, row in told["labels"].items():
+    for label, row in result["labels"].items():
         assert chosen[label]["f1"] == pytest.approx(row["f1"])
         assert chosen[label]["f1"] >= plain[label]["f1"]
 
@@ -144,5 +144,5 @@ def test_an_aim_out_of_reach_changes_nothing(make_run):
 
 
 def test_the_likeliest_of_many_classes_has_no_threshold(make_run):
-    with pytest.raises(CallError, match="the likeliest class is decided for"):
+    with pytest.raises(CallError, match="the most likely class is predicted"):
         kerasimg.choose_thresholds(make_run("multiclass"))

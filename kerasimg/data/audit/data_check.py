@@ -1,7 +1,9 @@
-"""`kerasimg.check_data`: what is wrong with a folder of images, before a run is wasted on it."""
+"""`kerasimg.check_data`: finds problems in images and labels before training."""
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import time
 from collections import Counter
@@ -16,16 +18,18 @@ import PIL.Image
 
 from kerasimg.catalog import Reference, load
 from kerasimg.data.audit.duplicates import near, same
-from kerasimg.data.audit.findings import KINDS, SEVERITIES, Finding, found, in_order, part_names
+from kerasimg.data.audit.findings import KINDS, SEVERITIES, Finding, find_problems, in_order, part_names
 from kerasimg.data.audit.fix_list import left_out, write_fix_list
-from kerasimg.data.audit.framing import Framing, Shown, choose, contact_sheet, framing, shown, summary
+from kerasimg.data.audit.framing import Framing, Shown, choose, contact_sheet, describe, framing, shown, summary
 from kerasimg.data.audit.grouping import suggestion
 from kerasimg.data.audit.survey import Progress, Survey, survey
+from kerasimg.data.image_files import BadImage, read_image
 from kerasimg.data.items import PART_NAMES
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, open_source, task_of
 from kerasimg.data.split import split
 from kerasimg.errors import DataError
+from kerasimg.escaping import one_line
 from kerasimg.results import Result
 from kerasimg.spec.document import Fit, Image, Task
 from kerasimg.spec.load import Spec
@@ -33,15 +37,29 @@ from kerasimg.spec.load import Spec
 FORMAT_VERSION = 1
 SHEET = 24
 """Images on the contact sheet."""
+OF_A_GROUP = 4
+"""Images of a group that are named."""
+ALSO = 6
+"""Sizes, formats and classes that are listed."""
+TEMPLATE = Path(__file__).with_name("data_check.html")
+SHOWN = 12
+"""Findings of a kind that are shown with images."""
+LISTED = 300
+"""Further ones that are listed by name."""
+CLASSES = 200
+THUMB = 112
+"""Pixels of the longer side of a thumbnail."""
+BUDGET = 2_000_000
+"""Characters of images in a page; what comes after is shown by name."""
 
-LabelJudge = Callable[[Sequence[str], np.ndarray, np.ndarray, Sequence[str], Task], list[dict[str, Any]]]
+FindLabelErrors = Callable[[Sequence[str], np.ndarray, np.ndarray, Sequence[str], Task], list[dict[str, Any]]]
 """Names, labels and out-of-fold probabilities of images -> rows {file, given, suggested, ...} of suspect ones;
 `kerasimg.evaluation.label_errors.find_label_errors` is one."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DataCheck(Result):
-    """What was found. Nothing of the data is held but thumbnails; where more is shown, the files are read again."""
+    """The findings. Only thumbnails are held in memory; to show more, the files are read again."""
 
     source: Source
     seen: Survey
@@ -58,7 +76,7 @@ class DataCheck(Result):
 
     @property
     def ok(self) -> bool:
-        """Whether nothing must be mended."""
+        """Whether nothing must be fixed before training."""
         return not any(one.severity == "error" for one in self.findings)
 
     @cached_property
@@ -67,7 +85,7 @@ class DataCheck(Result):
         return None if self.image is None else framing(self.seen.sizes, self.image)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Kind -> {"findings", "images"}, of the kinds that occur, the gravest first."""
+        """Kind -> {"findings", "images"}, of the kinds that occur, the most severe first."""
         rows: dict[str, dict[str, int]] = {}
         for kind in KINDS:
             if ours := [one for one in self.findings if one.kind == kind]:
@@ -141,15 +159,11 @@ class DataCheck(Result):
 
     def to_text(self, limit: int = 5) -> str:
         """A summary, then the findings by kind with the first `limit` of each."""
-        from kerasimg.data.audit.check_text import text
-
-        return text(self, limit)
+        return _text(self, limit)
 
     def to_html(self) -> str:
         """A page with thumbnails, in one file of at most about 3 MB."""
-        from kerasimg.data.audit.check_page import page
-
-        return page(self)
+        return _page(self)
 
     def left_out(self, near: bool = False) -> dict[int, str]:
         """Image -> the kind of finding for which the fix list leaves it out; see `fix_list`."""
@@ -188,23 +202,23 @@ def check_data(
     spec: Reference | None = None,
     *,
     task: Task | None = None,
-    judge_labels: LabelJudge | None = None,
+    find_label_errors: FindLabelErrors | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> DataCheck:
-    """Look at every image of a data set and say what is wrong with it; nothing is changed.
+    """Checks every image of a data set. Nothing is changed.
 
     data: as for `train`: a folder, a manifest, an .npz, (images, labels), or "sample".
-    spec: with one, the split is that which training would make, and it is told what `image` does to the images.
+    spec: with one, the split is that which training would make, and the check reports what `image` does to the images.
     task: None: that of the spec, else multilabel where images have several labels, and multiclass where not.
-    judge_labels: asked for labels that may be wrong, with the probabilities of a simple classifier of thumbnails.
+    find_label_errors: asked for labels that may be wrong, with the probabilities of a simple classifier of thumbnails.
     threads: None: one per core.  progress: called with how many images are done, and of how many.
 
     Raises DataError where the data cannot be listed at all, SpecError where the spec is wrong.
     """
     loaded = None if spec is None else load(spec, partial=True)
     if task is None:
-        # Two classes are judged as such; whether one of them is the positive one does not matter here.
+        # Two classes are checked as two; which of them is the positive one does not matter here.
         task = loaded.task if loaded else "multilabel" if task_of(data) == "multilabel" else "multiclass"
     source = open_source(data, task, positive=loaded.positive_class if loaded and task == "binary" else None)
     start = time.perf_counter()
@@ -212,12 +226,12 @@ def check_data(
     parts, broken = _parts(source, seen, loaded)
     groups = same(source.items, seen)
     pairs = near(source.items, seen, groups)
-    findings = [*broken, *found(source, seen, parts, groups, pairs)]
+    findings = [*broken, *find_problems(source, seen, parts, groups, pairs)]
     if (loaded is None or loaded.fit.group is None) and (together := suggestion(source, pairs)):
         findings.append(Finding("groups", detail=together))
     checked = DataCheck(source, seen, parts, tuple(in_order(findings)), loaded.image if loaded else None)
-    if judge_labels is not None:
-        suspects = _suspects(checked, groups, judge_labels)
+    if find_label_errors is not None:
+        suspects = _suspects(checked, groups, find_label_errors)
         checked = replace(checked, findings=tuple(in_order([*checked.findings, *suspects])))
     return replace(checked, seconds=time.perf_counter() - start)
 
@@ -226,21 +240,21 @@ def _parts(source: Source, seen: Survey, spec: Spec | None) -> tuple[np.ndarray,
     """The split that training would make, (N,) int8, -1 where unreadable; and why it cannot be made."""
     readable = np.flatnonzero(seen.readable)
     parts = np.full(len(source), -1, np.int8)
-    sound = source.only(readable)
+    readable_source = source.only(readable)
     fit = Fit() if spec is None else spec.fit
     try:
         drawn = {}
         if len(readable):
-            drawn = split(sound, fit.validation_split, fit.test_split, fit.seed, fit.group)
+            drawn = split(readable_source, fit.validation_split, fit.test_split, fit.seed, fit.group)
     except DataError as error:
-        parts[readable] = np.maximum(sound.parts, 0)
+        parts[readable] = np.maximum(readable_source.parts, 0)
         return parts, [Finding("no_split", detail=f"{fault.path}: {fault.message}") for fault in error.faults]
     for part, indices in drawn.items():
         parts[readable[indices]] = PART_NAMES.index(part)
     return parts, []
 
 
-def _suspects(checked: DataCheck, groups: Sequence[Sequence[int]], judge: LabelJudge) -> list[Finding]:
+def _suspects(checked: DataCheck, groups: Sequence[Sequence[int]], find_errors: FindLabelErrors) -> list[Finding]:
     from kerasimg.data.audit.label_guess import out_of_fold
 
     indices, probabilities = out_of_fold(checked.source, checked.seen, groups)
@@ -248,10 +262,176 @@ def _suspects(checked: DataCheck, groups: Sequence[Sequence[int]], judge: LabelJ
         return []
     source = checked.source
     index_of = {source.items[index].id: int(index) for index in indices}
-    rows = judge(list(index_of), source.label_ids(indices), probabilities, source.classes, source.task)
+    rows = find_errors(list(index_of), source.label_ids(indices), probabilities, source.classes, source.task)
     return [
         Finding(
             "label_suspect", (index_of[row["file"]],), f"is labelled '{row['given']}', looks like '{row['suggested']}'"
         )
         for row in rows
     ]
+
+
+def _text(checked: DataCheck, limit: int) -> str:
+    """The check in lines of text; of each kind of finding the first `limit`."""
+    facts = checked.to_dict()
+    lines = [checked.source.describe(), _verdict(checked), *_card(checked, facts)]
+    for severity in SEVERITIES:
+        for kind, row in facts["counts"].items():
+            if row["severity"] != severity:
+                continue
+            ours = [one for one in checked.findings if one.kind == kind]
+            lines += ["", f"{severity}: {KINDS[kind].title}: {_amount(row)}; {KINDS[kind].advice}"]
+            lines += [f"  {_line(checked, one)}" for one in ours[:limit]]
+            if len(ours) > limit:
+                lines.append(f"  ... and {len(ours) - limit:,} more")
+    return "\n".join(map(one_line, lines))
+
+
+def _line(checked: DataCheck, one: Finding) -> str:
+    """A finding in one line: its images and the detail."""
+    names = [checked.source.items[index].id for index in one.images[:OF_A_GROUP]]
+    if len(one.images) > OF_A_GROUP:
+        names.append(f"{len(one.images) - OF_A_GROUP:,} more")
+    where = " = ".join(names) if one.kind in ("conflict", "leak", "leak_drawn", "duplicate") else " ~ ".join(names)
+    return one_line(": ".join(filter(None, [where, one.detail])))
+
+
+def _amounts(checked: DataCheck) -> str:
+    """The number of findings of each severity: "2 errors, 1 note"."""
+    counts = {severity: sum(one.severity == severity for one in checked.findings) for severity in SEVERITIES}
+    facts = [f"{count:,} {name}{'s' if count != 1 else ''}" for name, count in counts.items() if count]
+    return ", ".join(facts) or "nothing found"
+
+
+def _origin(facts: dict) -> str:
+    """Where the split comes from."""
+    given, drawn = facts["parts_given"], [part for part in PART_NAMES if facts["parts"][part]]
+    if not given:
+        return "as training would draw it"
+    rest = [part for part in drawn if part not in given]
+    return "as the data says" + (f", {rest[0]} as training would draw it" if rest else "")
+
+
+def _verdict(checked: DataCheck) -> str:
+    verdict = "nothing must be fixed" if checked.ok else "fix this before training"
+    return f"{verdict}: {_amounts(checked)}"
+
+
+def _card(checked: DataCheck, facts: dict) -> list[str]:
+    split = ", ".join(f"{name} {facts['parts'][name]:,}" for name in PART_NAMES if facts["parts"][name])
+    rows = sorted(facts["classes"], key=lambda row: -row["images"])
+    ends = rows if len(rows) <= ALSO else [*rows[: ALSO // 2], None, *rows[-ALSO // 2 :]]
+    classes = ", ".join("..." if row is None else f"{row['name']} {row['images']:,}" for row in ends)
+    lines = [
+        f"split    {split} ({_origin(facts)})",
+        f"classes  {classes}",
+    ]
+    if facts["sizes"]:
+        common = ", ".join(f"{width} x {height} ({count:,})" for width, height, count in facts["sizes"]["common"][:3])
+        (low_w, _, high_w), (low_h, _, high_h) = facts["sizes"]["width"], facts["sizes"]["height"]
+        lines.append(f"sizes    {low_w} x {low_h} to {high_w} x {high_h}; most are {common}")
+    kinds = list(facts["kinds"].items())
+    lines.append("formats  " + ", ".join(f"{kind} {count:,}" for kind, count in kinds[:ALSO]))
+    if facts["image"]:
+        lines.append(f"image    {describe(facts['image'])}")
+    per_second = len(checked.source) / max(checked.seconds, 1e-9)
+    lines.append(f"checked  in {checked.seconds:.1f} s, {per_second:,.0f} images a second")
+    return lines
+
+
+def _amount(row: dict) -> str:
+    if row["images"] == row["findings"]:
+        return f"{row['images']:,} image{'s' if row['images'] != 1 else ''}"
+    if not row["images"]:
+        return f"{row['findings']:,}"
+    return f"{row['images']:,} images in {row['findings']:,} group{'s' if row['findings'] != 1 else ''}"
+
+
+class _Thumbnails:
+    """Thumbnails as data URIs, until the budget is spent."""
+
+    def __init__(self) -> None:
+        self.spent = 0
+        self.made: dict[int, str] = {}
+
+    def uri(self, image: PIL.Image.Image) -> str:
+        """An image as a data URI; empty when the budget is spent."""
+        if self.spent >= BUDGET:
+            return ""
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=80)
+        facts = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+        self.spent += len(facts)
+        return facts
+
+    def thumbnail(self, checked: DataCheck, index: int) -> str:
+        """An image of the data, small; empty where it cannot be read."""
+        if index not in self.made:
+            self.made[index] = "" if index in checked.seen.reasons else self._read(checked, index)
+        return self.made[index]
+
+    def _read(self, checked: DataCheck, index: int) -> str:
+        if self.spent >= BUDGET:
+            return ""
+        try:
+            image = read_image(checked.source.items[index].image)
+        except BadImage:  # it has changed since it was read
+            return ""
+        image.thumbnail((THUMB, THUMB))
+        return self.uri(image)
+
+
+def _page(checked: DataCheck) -> str:
+    """The page."""
+    import jinja2
+
+    images = _Thumbnails()
+    kinds = [_kind(checked, name, row, images) for name, row in checked.counts().items()]
+    facts = checked.to_dict()
+    sheet = [
+        {
+            "name": checked.source.items[one.place].id,
+            "caption": one.caption,
+            "before": images.uri(one.before),
+            "after": images.uri(one.after),
+        }
+        for one in checked.show()
+        if images.spent < BUDGET
+    ]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        facts=facts,
+        described=checked.source.describe(),
+        kinds=kinds,
+        split=_origin(facts),
+        amounts=_amounts(checked),
+        framed=describe(facts["image"]) if facts["image"] else "",
+        sheet=sheet,
+        most_classes=CLASSES,
+    )
+
+
+def _kind(checked: DataCheck, name: str, row: dict[str, int], images: _Thumbnails) -> dict[str, Any]:
+    ours = [one for one in checked.findings if one.kind == name]
+    return {
+        "name": name,
+        **KINDS[name]._asdict(),
+        **row,
+        "shown": [_shown(checked, one, images) for one in ours[:SHOWN]],
+        "rest": [_line(checked, one) for one in ours[SHOWN : SHOWN + LISTED]],
+        "untold": max(0, len(ours) - SHOWN - LISTED),
+    }
+
+
+def _shown(checked: DataCheck, one: Finding, images: _Thumbnails) -> dict[str, Any]:
+    rows = [
+        {
+            "name": checked.source.items[index].id,
+            "part": PART_NAMES[checked.parts[index]] if checked.parts[index] >= 0 else "",
+            "data": images.thumbnail(checked, index),
+        }
+        for index in one.images[:OF_A_GROUP]
+    ]
+    more = len(one.images) - len(rows)
+    return {"images": rows, "detail": "; ".join(filter(None, [one.detail, f"and {more} more" if more > 0 else ""]))}

@@ -34,7 +34,7 @@ SURE = 0.04
 RATIO = 0.28
 """Distance of copies by the distance to what surrounds them, at most."""
 SURROUNDING = 2000
-"""Images drawn to tell what surrounds an image."""
+"""Images drawn to measure what surrounds an image."""
 NEIGHBOUR = 5
 """Which of them says how far away its surroundings are."""
 GAIN = 1.6
@@ -83,7 +83,7 @@ class NearPairs(NamedTuple):
 def same(items: Sequence[Item], seen: Survey) -> list[list[int]]:
     """Groups of images that have the same bytes or the same pixels, each ascending.
 
-    Images that a thumbnail cannot tell apart but whose files differ are decoded in full and compared.
+    Images with equal thumbnails but different files are decoded in full and compared.
     """
     readable = np.flatnonzero(seen.readable)
     groups: list[list[int]] = []
@@ -99,7 +99,7 @@ def same(items: Sequence[Item], seen: Survey) -> list[list[int]]:
 
 
 def near(items: Sequence[Item], seen: Survey, groups: Iterable[Sequence[int]]) -> NearPairs:
-    """Pairs of copies that are not the same; of each group of the same images the first stands for all."""
+    """Pairs of copies that are not the same; of each group of the same images only the first is compared."""
     asked = seen.readable
     for group in groups:
         asked[list(group[1:])] = False
@@ -246,6 +246,6 @@ def _equal(keys: np.ndarray, among: np.ndarray, least: int = 2) -> list[np.ndarr
 def _pixels(item: Item) -> bytes:
     try:
         image = read_image(item.image)
-    except BadImage:  # it has changed since it was looked at
+    except BadImage:  # it has changed since it was read
         return item.id.encode(errors="backslashreplace")
     return repr(image.size).encode() + image.tobytes()

@@ -1,4 +1,4 @@
-"""What may be wrong with images: the kinds, how grave each is, and the rules that find them.
+"""The kinds of problems in images, the severity of each, and the rules that find them.
 
 The limits below that compare an image with the others are there so that what the whole data set is (28 pixels small,
 dark, drawn on white) is not held against each of its images.
@@ -47,7 +47,7 @@ KINDS: dict[str, Kind] = {
         "warning", "folders without images", "put images in them, or remove them; they are no classes now"
     ),
     "few": Kind("warning", "classes with few images", "add images; with fewer than 20 a class is learned by luck"),
-    "imbalance": Kind("warning", "classes of very different size", 'see `fit.class_weight`, and judge by "f1"'),
+    "imbalance": Kind("warning", "classes of very different size", 'see `fit.class_weight`, and monitor "f1"'),
     "label_suspect": Kind("note", "the label may be wrong", "look at them"),
     "near_duplicate": Kind("note", "copies in a class", "copies teach nothing new; see that a split keeps them apart"),
     "groups": Kind(
@@ -104,14 +104,14 @@ class Finding(NamedTuple):
 
     @property
     def severity(self) -> Severity:
-        """How grave it is."""
+        """The severity of its kind."""
         return KINDS[self.kind].severity
 
 
-def found(
+def find_problems(
     source: Source, seen: Survey, parts: np.ndarray, groups: Sequence[Sequence[int]], pairs: NearPairs
 ) -> list[Finding]:
-    """All findings, the gravest kinds first.
+    """All findings, the most severe kinds first.
 
     parts: (N,) int8, places in PART_NAMES: the split that training would make.
     groups, pairs: see `duplicates.same` and `duplicates.near`.
@@ -216,9 +216,9 @@ def _shown(seen: Survey) -> Iterator[Finding]:
         "aspect": odd,
         "huge": width * height > HUGE,
     }.items():
-        told = kind in ("tiny", "aspect", "huge")
+        sized = kind in ("tiny", "aspect", "huge")
         for index in np.flatnonzero(which & readable).tolist():
-            yield Finding(kind, (index,), sizes[index] if told else "")
+            yield Finding(kind, (index,), sizes[index] if sized else "")
 
 
 def _blurred(seen: Survey, among: np.ndarray) -> np.ndarray:

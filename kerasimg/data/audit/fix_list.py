@@ -1,4 +1,4 @@
-"""A manifest of a data set without its bad images, so that it trains as it lies; no image is touched.
+"""A manifest of a data set without its bad images, ready for training; no image is changed.
 
 Left out are images that cannot be read, all of the same image in several classes, and of the same image
 otherwise all but one: the one in the test part, else in the validation part, else the first. Copies that are near but
@@ -36,9 +36,9 @@ def left_out(source: Source, findings: Iterable[Finding], near: bool = False) ->
             out |= dict.fromkeys(one.images, one.kind)
         elif one.kind in rules:
             still = [index for index in one.images if index not in out]
-            # The part's number is that of its place in train, validation, test; the last is worth most.
-            kept = max(still, key=lambda index: (int(source.parts[index]), -index), default=None)
-            out |= {index: one.kind for index in still if index != kept}
+            # The part's number is that of its place in train, validation, test; the last one is the most valuable.
+            best = max(still, key=lambda index: (int(source.parts[index]), -index), default=None)
+            out |= {index: one.kind for index in still if index != best}
     return out
 
 
@@ -70,9 +70,7 @@ def _row(source: Source, index: int, place: Path) -> dict[str, Any]:
     try:
         relative.encode()
     except UnicodeEncodeError:
-        raise fault(
-            source.where, item.id, "has a name that is no UTF-8 and cannot stand in a list; rename it"
-        ) from None
+        raise fault(source.where, item.id, "has a name that is not UTF-8 and cannot be listed; rename it") from None
     labels = {"labels": list(item.labels)} if source.task == "multilabel" else {"label": item.labels[0]}
     part = source.parts[index]
     return {

@@ -81,19 +81,19 @@ def summary(framed: Framing, image: Image) -> dict[str, Any]:
 def describe(figures: dict[str, Any]) -> str:
     """The figures as a sentence."""
     height, width = figures["size"]
-    told = [f"to {width} x {height} by {figures['resize']}", f"{figures['enlarged']:.0%} are enlarged"]
+    parts = [f"to {width} x {height} by {figures['resize']}", f"{figures['enlarged']:.0%} are enlarged"]
     if figures["enlarged_twofold"]:
-        told[-1] += f", {figures['enlarged_twofold']:.0%} twofold or more"
+        parts[-1] += f", {figures['enlarged_twofold']:.0%} twofold or more"
     if "cut_off_median" in figures:
-        told.append(f"half lose {figures['cut_off_median']:.0%} of their area or more")
-        told.append(f"{figures['cut_off_over_a_quarter']:.0%} lose more than a quarter")
+        parts.append(f"half lose {figures['cut_off_median']:.0%} of their area or more")
+        parts.append(f"{figures['cut_off_over_a_quarter']:.0%} lose more than a quarter")
     elif "filled_median" in figures:
-        told.append(f"in half {figures['filled_median']:.0%} of the input or more is background")
-        told.append(f"in {figures['filled_over_a_quarter']:.0%} more than a quarter")
+        parts.append(f"in half {figures['filled_median']:.0%} of the input or more is background")
+        parts.append(f"in {figures['filled_over_a_quarter']:.0%} more than a quarter")
     else:
-        told.append(f"the aspect of half changes by {figures['distortion_median']:.2f} or more")
-        told.append(f"that of {figures['distorted_over_1.5']:.0%} by more than 1.5")
-    return "; ".join(told)
+        parts.append(f"the aspect of half changes by {figures['distortion_median']:.2f} or more")
+        parts.append(f"that of {figures['distorted_over_1.5']:.0%} by more than 1.5")
+    return "; ".join(parts)
 
 
 def choose(framed: Framing, readable: np.ndarray, labels: Sequence[str], count: int) -> list[int]:
@@ -123,15 +123,15 @@ def shown(
             after = PIL.Image.fromarray(decode(items[index].image, image).squeeze())
         except BadImage:  # it has changed since it was looked at
             continue
-        told = [f"{sizes[index][0]} x {sizes[index][1]}"]
+        parts = [f"{sizes[index][0]} x {sizes[index][1]}"]
         if framed.scale[index] > 1:
-            told.append(f"enlarged {framed.scale[index]:.1f}")
+            parts.append(f"enlarged {framed.scale[index]:.1f}")
         for column, word in ((framed.cut_off, "cut off"), (framed.filled, "filled")):
             if column[index] > 0.005:
-                told.append(f"{word} {column[index]:.0%}")
+                parts.append(f"{word} {column[index]:.0%}")
         if framed.distorted[index] > 1.005:
-            told.append(f"aspect by {framed.distorted[index]:.2f}")
-        every.append(Shown(index, _fitted(before), _fitted(after.convert("RGB")), ", ".join(told)))
+            parts.append(f"aspect by {framed.distorted[index]:.2f}")
+        every.append(Shown(index, _fitted(before), _fitted(after.convert("RGB")), ", ".join(parts)))
     return every
 
 

@@ -31,7 +31,7 @@ def out_of_fold(source: Source, seen: Survey, groups: Sequence[Sequence[int]]) -
     from sklearn.model_selection import StratifiedKFold
 
     if source.task == "multilabel":
-        raise CallError("labels are judged by thumbnails where an image has one label; this data is multilabel")
+        raise CallError("wrong labels are found by thumbnails for images with one label; this data is multilabel")
     asked = seen.readable
     for group in groups:
         asked[list(group[1:])] = False
@@ -59,6 +59,6 @@ def _classifier(count: int):  # type: ignore[no-untyped-def]
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    # 0.01: the width at which pixels of 0 to 1 of 16 x 16 x 3 are told apart, about 1 / their summed variance.
+    # 0.01: the width at which pixels of 0 to 1 of 16 x 16 x 3 differ, about 1 / their summed variance.
     kernel = Nystroem(gamma=0.01, n_components=min(LANDMARKS, count), random_state=0)
     return make_pipeline(kernel, StandardScaler(), LogisticRegression(C=0.03, max_iter=300))

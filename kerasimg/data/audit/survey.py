@@ -1,8 +1,8 @@
-"""One look at every image: what its header says, whether it can be read, and what a thumbnail of it shows.
+"""Reads every image once: its header, whether it can be read, and a thumbnail.
 
 A JPEG is decoded at the smallest scale (1/8, 1/4, 1/2) that leaves 120 pixels of its longer side; all of the file is
-read for that, so one that is cut short is found. An image is measured on a copy of at most 128 pixels; of the copy is
-kept a thumbnail of 16 x 16 (768 bytes), in which copies of an image are alike and other images are not.
+read for that, so one that is cut short is found. An image is measured on a copy of at most 128 pixels; of the copy a
+thumbnail of 16 x 16 (768 bytes) is stored, in which copies of an image are alike and other images are not.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ INTERVAL_S = 0.25
 
 
 class Look(NamedTuple):
-    """What one look at an image gave."""
+    """What reading an image gave."""
 
     digest: bytes = b""
     """Of the file's bytes, or of the pixels where it is an array; 16 bytes."""
@@ -54,12 +54,12 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What was seen of N images, in columns."""
+    """What reading N images gave, in columns."""
 
     digests: np.ndarray
     """(N,) 'S16': of the bytes of each file, or of the pixels of each array."""
     shown: np.ndarray
-    """(N,) 'S16': images with the same pixels have the same; the reverse holds but for small details."""
+    """(N,) 'S16': images with the same pixels have the same; the reverse holds except for small details."""
     kinds: np.ndarray
     """(N,) str objects: format and mode, "JPEG RGB"; "" where the header cannot be read."""
     sizes: np.ndarray
@@ -97,7 +97,7 @@ spread: what lies between the lowest and the highest value of a channel of the t
 
 
 def survey(items: Sequence[Item], threads: int | None = None, progress: Progress | None = None) -> Survey:
-    """Look at every image, once, on all cores.
+    """Reads every image once, on all cores.
 
     threads: None: one per core.  progress: called now and then, and at the end.
     """
@@ -136,7 +136,7 @@ def survey(items: Sequence[Item], threads: int | None = None, progress: Progress
 
 
 def look(item: Item) -> Look:
-    """What one image is, and shows."""
+    """Reads one image."""
     header = Header()
     digest = b""
     size_b = 0

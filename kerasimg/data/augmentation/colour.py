@@ -129,7 +129,7 @@ def faded(pixels: Any, factor: Any) -> Any:
 
 
 def sharpened(pixels: Any, factor: Any) -> Any:
-    """factor: 0 blurs by 3x3, 1 changes nothing, 2 sharpens; black stands outside."""
+    """factor: 0 blurs by 3x3, 1 changes nothing, 2 sharpens; outside is black."""
     height, width, _ = pixels.shape
     padded = tf.pad(pixels, ((1, 1), (1, 1), (0, 0)))
     tall = padded[:height] + padded[1 : height + 1] + padded[2:]

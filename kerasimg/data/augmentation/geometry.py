@@ -218,7 +218,7 @@ def from_corners(ends: Any, size: Size) -> Any:
     g, h = (sx * dy2 - dx2 * sy) / size_of, (dx1 * sy - sx * dy1) / size_of
     a, b, c = x1 - x0 + g * x1, x3 - x0 + h * x3, x0
     d, e, f = y1 - y0 + g * y1, y3 - y0 + h * y3, y0
-    # The inverse, but for a factor, and from the unit square to pixels.
+    # The inverse up to a factor, and from the unit square to pixels.
     bottom, right = (length - 1.0 for length in size)
     inverse = [e - f * h, c * h - b, b * f - c * e, f * g - d, a - c * g, c * d - a * f, d * h - e * g, b * g - a * h]
     last = a * e - b * d

@@ -1,6 +1,6 @@
 """Any Keras layer as an augmentation whose draws are a pure function of each image's seeds.
 
-The layer sees one image at a time, as a batch of one, so that what Keras draws for a batch is drawn for each image.
+The layer gets each image as a batch of one, so that what Keras draws for a batch is drawn for each image.
 Its generators of seeds are replaced by one that yields what the image's own seeds say, in the order of its draws.
 """
 

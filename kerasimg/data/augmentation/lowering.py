@@ -6,14 +6,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from kerasimg.data.augment import Node, Step
 from kerasimg.data.augmentation.blend import Blend, CutMix, MixUp
 from kerasimg.data.augmentation.colour import COLOURED, PHOTOMETRIC
 from kerasimg.data.augmentation.draws import Part
 from kerasimg.data.augmentation.erase import Erasing, Grid
 from kerasimg.data.augmentation.geometry import GEOMETRIC, Flip, Geometric, Size, Warp, scaling
 from kerasimg.data.augmentation.keras_step import KerasStep
-from kerasimg.data.augmentation.operations import Operation
+from kerasimg.data.augmentation.operations import Node, Operation, Step
 from kerasimg.data.augmentation.policies import changes, keras_aug_mix, keras_rand_augment
 from kerasimg.data.augmentation.xla import Compiled, xla_works
 from kerasimg.errors import CallError
@@ -46,8 +45,8 @@ class Lowered(NamedTuple):
     blending: Sequence[str]
 
 
-KEPT: Final = 16
-_kept: Final[dict[str, Lowered]] = {}
+CACHED: Final = 16
+_cached: Final[dict[str, Lowered]] = {}
 """Made before, so that a search does not compile the same functions for each of its trials."""
 
 
@@ -57,16 +56,16 @@ def lowered(nodes: Sequence[Node], size: Size, channels: int) -> Lowered:
         key = json.dumps([nodes, size, channels], sort_keys=True)
     except TypeError:
         key = ""
-    if key in _kept:
-        return _kept[key]
+    if key in _cached:
+        return _cached[key]
     lowering = Lowering(size, channels)
     for number, (name, given) in enumerate(nodes):
         lowering.add(number, name, given)
     made = lowering.end(size)
     if key and all(isinstance(step, Compiled) for step in made.steps):
-        while len(_kept) >= KEPT:
-            del _kept[next(iter(_kept))]
-        _kept[key] = made
+        while len(_cached) >= CACHED:
+            del _cached[next(iter(_cached))]
+        _cached[key] = made
     return made
 
 
@@ -157,7 +156,7 @@ class Lowering:
 
 
 def _layer(number: int, name: str, given: Mapping[str, Any]) -> Any:
-    """The Keras layer, which checks its arguments and knows its ranges; as images here are, unless told otherwise."""
+    """The Keras layer, which checks its arguments and knows its ranges; with the defaults of images here."""
     if given.get("data_format") == "channels_first":
         raise CallError(f"augment[{number}] ({name}): data_format: images are channels_last here")
     takes = (arguments.entry("layers", name) or {"args": {}})["args"]

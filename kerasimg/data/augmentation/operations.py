@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import tensorflow as tf
+
+Node = tuple[str, Mapping[str, Any]]
+"""A layer of a spec's `augment`, and its arguments."""
+
+
+class Step(Protocol):
+    """Some of the layers of a spec's `augment`."""
+
+    def __call__(self, images: Any, labels: Any, seeds: Any, run: int, batch_size: int | None) -> tuple[Any, Any]:
+        """Changes a batch. run: the run's seed."""
 
 
 class Operation:
     """One change of an image, as a pure function of its pixels and of random words.
 
-    name: of the layer it stands for.
+    name: of the layer it implements.
     numbers: how many random words it draws an image.
     size: height and width of its results, where they are not those of what it gets.
     alone: whether it reads pixels repeatedly, so that what comes before is best computed in full first.
@@ -36,7 +46,7 @@ class Operation:
 def settled(known: Any, compute: Callable[[], Sequence[Any]]) -> list[Any]:
     """What `compute` gives, in full before it is used.
 
-    XLA otherwise computes a value anew for each of its uses: lookups for each use of a pixel, a hue for each channel.
+    XLA otherwise computes a value again for each of its uses: lookups for each use of a pixel, a hue for each channel.
     It sees through conditions, but not through a loop that runs as often as only the data knows: once.
     known: a bool that is true, but not to the compiler.  compute: may be called more than once.
     """

@@ -34,7 +34,7 @@ OF_ALL: Final = ("random_brightness", "random_color_degeneration", "random_contr
 
 
 class Policy(Operation):
-    """Something that is done to each image several times, each time drawn anew: `draw_once`, `once`."""
+    """Something that is done to each image several times, with new draws each time: `draw_once`, `once`."""
 
     alone = costly = True
 
@@ -88,7 +88,7 @@ class Choice(Policy):
 
 
 def keras_rand_augment(layer: Any, size: Size) -> list[Operation]:
-    """Keras' RandAugment as a choice for each image instead of each batch, drawn anew for each of its steps."""
+    """Keras' RandAugment as a choice for each image instead of each batch, with new draws for each step."""
     return [Choice("RandAugment", _options(layer, size, PARTS), layer.num_ops)]
 
 

@@ -1,7 +1,7 @@
 """Any number of moves of an image in one interpolation.
 
 A move sends each place of its result, in pixels from the centre of the top left one, to a place of the image it
-came from, by a matrix, and says what stands outside that image. Several moves are followed back one after the other
+came from, by a matrix, and says what is outside that image. Several moves are followed back one after the other
 for each place of the last result, outsides included, and only where that ends is the image looked at.
 """
 
@@ -16,7 +16,7 @@ from kerasimg.data.augmentation.operations import settled
 
 
 class Outside(NamedTuple):
-    """What stands outside an image, as Keras and TensorFlow's ImageProjectiveTransformV3 have it."""
+    """What is outside an image, as Keras and TensorFlow's ImageProjectiveTransformV3 have it."""
 
     mode: str
     """constant, nearest, reflect or wrap."""
@@ -101,7 +101,7 @@ class Pixels:
         self.table = tf.reshape(image, (self.height * self.width, -1))
 
     def at(self, places: Sequence[Any]) -> list[list[Any]]:
-        """For several (P,) int32, row * width + column each: what stands there, of each part, as with `for_each`."""
+        """For several (P,) int32, row * width + column each: the pixel there, of each part, as with `for_each`."""
         if not self.packed:
             return [[tf.cast(tf.gather(self.table, place), tf.float32) for place in places]]
         found = [tf.gather(self.table[:, 0], place) for place in places]

@@ -1,7 +1,7 @@
 """Operations in one function compiled by XLA: passes over a batch, each a loop over its images.
 
-The loop's body sees one image at a time, so that what comes of it depends neither on how many there are nor on which
-come with it, and what stands between two operations fits the processor's cache. A new pass begins where an operation
+The loop's body gets a single image, so that what comes of it depends neither on how many there are nor on which
+come with it, and what passes between two operations fits the processor's cache. A new pass begins where an operation
 reads pixels repeatedly that cost much to compute, which XLA would do again for each reading; and with blending, which
 looks at what the other images have become.
 """

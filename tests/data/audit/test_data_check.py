@@ -50,29 +50,29 @@ def test_the_sample_that_ships_has_no_faults():
 
 def test_it_is_told_in_json_with_every_finding(planted: tuple[DataCheck, dict[str, list[str]]]):
     checked, faults = planted
-    told = json.loads(json.dumps(checked.to_dict()))
-    assert list(told) == [
+    content = json.loads(json.dumps(checked.to_dict()))
+    assert list(content) == [
         *("kerasimg_data_check", "where", "task", "suggested_task", "ok", "errors", "warnings", "notes"),
         *("images", "readable", "ignored_files", "seconds", "counts", "findings", "parts", "parts_given"),
         *("classes", "sizes", "kinds", "image"),
     ]
-    assert (told["images"], told["readable"], told["image"]) == (675, 670, None)
-    assert told["counts"]["leak"] == {"severity": "error", "findings": 30, "images": 60}
-    assert told["counts"]["unreadable"] == {"severity": "error", "findings": 5, "images": 5}
-    rows = [row for row in told["findings"] if row["kind"] == "unreadable"]
+    assert (content["images"], content["readable"], content["image"]) == (675, 670, None)
+    assert content["counts"]["leak"] == {"severity": "error", "findings": 30, "images": 60}
+    assert content["counts"]["unreadable"] == {"severity": "error", "findings": 5, "images": 5}
+    rows = [row for row in content["findings"] if row["kind"] == "unreadable"]
     assert sorted(row["images"][0]["file"] for row in rows) == sorted(faults["truncated"])
     assert {row["detail"] for row in rows} == {"is truncated"}
-    assert told["parts"]["test"] == told["readable"] - told["parts"]["train"] - told["parts"]["validation"]
-    assert told["parts_given"] == ["train", "test"]
-    assert sum(row["images"] for row in told["classes"]) == told["readable"]
-    assert told["sizes"]["width"] == [21, 28.0, 28]
+    assert content["parts"]["test"] == content["readable"] - content["parts"]["train"] - content["parts"]["validation"]
+    assert content["parts_given"] == ["train", "test"]
+    assert sum(row["images"] for row in content["classes"]) == content["readable"]
+    assert content["sizes"]["width"] == [21, 28.0, 28]
 
 
 def test_the_text_begins_with_the_verdict_and_names_files(planted: tuple[DataCheck, dict[str, list[str]]]):
     checked, faults = planted
     lines = checked.to_text(limit=2).splitlines()
     assert lines[0].startswith("675 images of 10 classes in ")
-    assert lines[1].startswith("this must be mended before training: 35 errors, ")
+    assert lines[1].startswith("fix this before training: 35 errors, ")
     assert "error: the same image in several parts: 60 images in 30 groups; " in "\n".join(lines)
     start = lines.index("error: cannot be read: 5 images; repair or remove them")
     assert [line.split(":")[0].strip() for line in lines[start + 1 : start + 3]] == sorted(faults["truncated"])[:2]
@@ -123,10 +123,10 @@ def test_a_spec_says_how_it_is_split_and_what_it_does_to_images(tiny, images, tm
     folder = images(tmp_path, {"red": 30, "blue": 30})
     spec = tiny(image={"size": [16, 8], "resize": "pad"}, fit={"validation_split": 0.2, "test_split": 0})
     checked = check_data(folder, spec)
-    told = checked.to_dict()
-    assert told["parts"] == {"train": 48, "validation": 12, "test": 0}
-    assert told["parts_given"] == []
-    assert told["image"] == {
+    content = checked.to_dict()
+    assert content["parts"] == {"train": 48, "validation": 12, "test": 0}
+    assert content["parts_given"] == []
+    assert content["image"] == {
         "size": [16, 8],
         "resize": "pad",
         "enlarged": 0.0,
@@ -153,7 +153,7 @@ def test_labels_are_judged_by_whom_one_asks(tiny, images, tmp_path: Path):
             if row.argmax() != given
         ]
 
-    checked = check_data(folder, judge_labels=judge)
+    checked = check_data(folder, find_label_errors=judge)
     (one,) = [one for one in checked.findings if one.kind == "label_suspect"]
     assert one.detail == "is labelled 'blue', looks like 'red'"
     assert checked.source.items[one.images[0]].id == "blue/swapped.png"

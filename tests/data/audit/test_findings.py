@@ -36,7 +36,7 @@ def clean(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def told(checked: DataCheck) -> dict[str, list[list[str]]]:
+def kinds_of(checked: DataCheck) -> dict[str, list[list[str]]]:
     """Kind -> the names of the images of each finding."""
     rows: dict[str, list[list[str]]] = {}
     for one in checked.findings:
@@ -45,13 +45,13 @@ def told(checked: DataCheck) -> dict[str, list[list[str]]]:
 
 
 def test_nothing_is_said_of_a_clean_folder(clean: Path):
-    assert told(check_data(clean)) == {}
+    assert kinds_of(check_data(clean)) == {}
 
 
 def test_one_image_in_two_classes_is_an_error(clean: Path):
     write(clean, "dog/same.png", photo(3))
     checked = check_data(clean)
-    assert told(checked) == {"conflict": [["cat/03.png", "dog/same.png"]]}
+    assert kinds_of(checked) == {"conflict": [["cat/03.png", "dog/same.png"]]}
     assert not checked.ok
     assert checked.findings[0].detail.startswith("cat / dog")
 
@@ -65,7 +65,7 @@ def test_one_image_in_two_parts_is_an_error_where_the_data_gives_the_parts(clean
     write(clean, "parted/test/cat/smaller.png", photo(6).resize((40, 40)))
     write(clean, "parted/train/cat/twice.png", photo(7))
     checked = check_data(clean / "parted", {**SPEC, "fit": {"validation_split": 0}})
-    assert told(checked) == {
+    assert kinds_of(checked) == {
         "leak": [["test/cat/again.png", "train/cat/05.png"]],
         "near_leak": [["test/cat/smaller.png", "train/cat/06.png"]],
         "duplicate": [["train/cat/07.png", "train/cat/twice.png"]],
@@ -87,7 +87,7 @@ def test_one_image_that_the_split_would_put_in_two_parts_is_a_warning(clean: Pat
 def test_copies_in_two_classes_are_a_warning(clean: Path):
     write(clean, "dog/copy.jpg", photo(3), quality=60)
     checked = check_data(clean)
-    assert told(checked) == {"near_conflict": [["cat/03.png", "dog/copy.jpg"]]}
+    assert kinds_of(checked) == {"near_conflict": [["cat/03.png", "dog/copy.jpg"]]}
     assert checked.ok
     assert checked.findings[0].detail.startswith("cat / dog; recompressed or retouched (correlation 0.98")
 
@@ -109,7 +109,7 @@ def test_copies_in_two_classes_are_a_warning(clean: Path):
 def test_a_bad_image_is_named(kind: str, name: str, image: PIL.Image.Image | bytes, clean: Path):
     write(clean, name, image, **({"format": "PNG"} if kind == "extension" else {}))
     checked = check_data(clean)
-    assert told(checked) == {kind: [[name]]}
+    assert kinds_of(checked) == {kind: [[name]]}
     assert checked.ok == (kind != "unreadable")
 
 
@@ -117,7 +117,7 @@ def test_what_the_whole_data_set_is_is_held_against_none_of_its_images(tmp_path:
     for number in range(48):
         small = photo(number, (10, 40)).filter(PIL.ImageFilter.GaussianBlur(1))
         write(tmp_path, f"{'cat' if number < 24 else 'dog'}/{number:02}.png", small)
-    assert told(check_data(tmp_path)) == {}
+    assert kinds_of(check_data(tmp_path)) == {}
 
 
 def test_small_and_unequal_classes_are_warned_of(clean: Path):
@@ -143,7 +143,7 @@ def test_data_that_cannot_be_split_is_an_error(clean: Path):
     write(clean, "test/eel/0.png", photo(99))
     write(clean, "train/cat/0.png", photo(98))
     checked = check_data(_parts_only(clean))
-    assert "no_split" in told(checked)
+    assert "no_split" in kinds_of(checked)
     assert not checked.ok
 
 

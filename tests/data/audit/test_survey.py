@@ -47,7 +47,7 @@ def test_what_cannot_be_read_is_named_as_training_names_it(tmp_path: Path):
     whole = file(photo(), "JPEG")
     for label in ("cat", "dog"):
         (tmp_path / label).mkdir()
-        (tmp_path / label / "sound.jpg").write_bytes(whole)
+        (tmp_path / label / "whole.jpg").write_bytes(whole)
     (tmp_path / "cat" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "cat" / "cut.png").write_bytes(file(photo(), "PNG")[:2000])
     (tmp_path / "cat" / "empty.jpg").write_bytes(b"")
@@ -107,8 +107,8 @@ def test_figures_tell_dark_bright_plain_and_blurred_images_apart():
 def test_any_number_of_threads_sees_the_same_and_progress_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("kerasimg.data.audit.survey.INTERVAL_S", 0)
     items = [Item(str(seed), np.asarray(photo(seed=seed)), ("a",)) for seed in range(300)]
-    told: list[tuple[int, int]] = []
-    one, four = survey(items, threads=1), survey(items, threads=4, progress=lambda *done: told.append(done))
-    assert told == [(number, 300) for number in (*range(1, 301), 300)]
+    calls: list[tuple[int, int]] = []
+    one, four = survey(items, threads=1), survey(items, threads=4, progress=lambda *done: calls.append(done))
+    assert calls == [(number, 300) for number in (*range(1, 301), 300)]
     assert (one.digests == four.digests).all()
     assert (one.thumbs == four.thumbs).all()

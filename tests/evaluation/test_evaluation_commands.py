@@ -43,8 +43,8 @@ def test_compare_prints_tables_or_json(make_run, say, tmp_path):
     folders = [make_run("binary").folder, make_run("binary", name="other", tilt=3.0).folder]
     code, out, _ = say("run", "compare", *folders)
     assert (code, "McNemar" in out) == (0, True)
-    told = json.loads(say("run", "compare", *folders, "--json", "--out", tmp_path / "told.json")[1])
-    assert told == kerasimg.compare(*folders).to_dict() == json.loads((tmp_path / "told.json").read_text())
+    result = json.loads(say("run", "compare", *folders, "--json", "--out", tmp_path / "result.json")[1])
+    assert result == kerasimg.compare(*folders).to_dict() == json.loads((tmp_path / "result.json").read_text())
     assert say("run", "compare", folders[0])[0] == 2
 
 
