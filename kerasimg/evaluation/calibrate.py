@@ -112,7 +112,7 @@ def calibrate(
 
 
 def _of_few(n: int, interval: tuple[float, float]) -> list[str]:
-    """A warning where the images are too few to say much about the temperature."""
+    """A warning if the images are too few for a reliable temperature."""
     reach = f"the 95 % interval of the temperature is {interval[0]:.3g} to {interval[1]:.3g}"
     if n < FEW:
         return [f"fitted on {n} images only, fewer than {FEW}: {reach}; give more images with --data"]
@@ -151,7 +151,7 @@ def temperature_interval(
 
 
 def fit_temperature(truth: ArrayLike, probabilities: ArrayLike, task: Task) -> float:
-    """The temperature of least log-loss.  truth, probabilities: as in `scores`.
+    """Fits the temperature with the lowest log-loss.  truth, probabilities: as in `scores`.
 
     Raises KerasimgError where there is none: where, say, every image is right, so that the surest model is the best.
     """
@@ -214,7 +214,7 @@ def decide_by(classifier: Classifier, file: Path, temperature: float, thresholds
 
 
 def _apply(classifier: Classifier, file: Path, temperature: float) -> None:
-    """Write the temperature, with the thresholds moved to where they decide the same."""
+    """Writes the temperature, and moves the thresholds so that every decision stays the same."""
     thresholds = classifier.thresholds
     if thresholds is not None:
         moved = at_temperature(thresholds, temperature / classifier.temperature, "multilabel")
@@ -224,7 +224,7 @@ def _apply(classifier: Classifier, file: Path, temperature: float) -> None:
 
 
 def _move_chosen(file: Path, changed: Classifier, thresholds: tuple[float, ...]) -> None:
-    """Move the thresholds in thresholds.json along with those of the model; what they decide stays the same.
+    """Moves the thresholds in thresholds.json along with those of the model; decisions stay the same.
 
     file: the model's, still as it was before the change.
     """
@@ -243,7 +243,7 @@ def _move_chosen(file: Path, changed: Classifier, thresholds: tuple[float, ...])
 
 
 def _test_images(classifier: Classifier, fitted: Chosen, data: Data | None) -> Chosen | None:
-    """The run's test images, where there are and the temperature was not fitted on them."""
+    """The run's test images, if it has any and the temperature was not fitted on them."""
     if classifier.folder is None or (data is None and fitted.part in ("test", "all")):
         return None
     try:

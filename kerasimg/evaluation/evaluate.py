@@ -1,4 +1,4 @@
-"""`kerasimg.evaluate`: a trained classifier on labelled images -> figures, and every prediction."""
+"""`kerasimg.evaluate`: computes the metrics of a classifier on labelled images, and stores every prediction."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TARGETS: dict[str, Targets] = {"multiclass": "sparse", "binary": "binary", "mult
 
 
 class Chosen(NamedTuple):
-    """Labelled images that a classifier is asked about."""
+    """Labelled images to evaluate a classifier on."""
 
     source: Source
     indices: np.ndarray
@@ -101,7 +101,7 @@ def evaluate_images(
     part: str,
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The figures on the images at `indices`, written to `out` with every prediction where one is given.
+    """Computes the metrics on the images at `indices`; writes them and every prediction to `out`, if given.
 
     warnings: what must be known of these images; `warnings` of the result adds the classes that none of them has.
     """
@@ -130,7 +130,7 @@ def evaluate_images(
 
 
 def _missing_classes(truth: np.ndarray, classes: Sequence[str], task: Task) -> list[str]:
-    """A warning where images of some classes are missing, so that the figures say nothing about these."""
+    """A warning if classes have no images, so that no metric covers them."""
     labels = np.asarray(truth).astype(int)
     held = labels.sum(axis=0) if task == "multilabel" else np.bincount(labels.reshape(-1), minlength=len(classes))
     missing = [name for name, count in zip(classes, held, strict=True) if not count]
@@ -144,7 +144,7 @@ def _missing_classes(truth: np.ndarray, classes: Sequence[str], task: Task) -> l
 
 
 def _seen_in_training(classifier: Classifier, asked: Chosen) -> list[str]:
-    """A warning where images that the model was trained on are evaluated, found by their hashes."""
+    """A warning if images are evaluated that the model was trained on, compared by hash."""
     record = None if classifier.folder is None else RunFolder(classifier.folder).data()
     if record is None:
         return []
@@ -166,7 +166,7 @@ def scores_with_intervals(
     thresholds: Sequence[float] | None = None,
     groups: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """What `scores` returns, with `intervals` of the headline figures and how they were found (`intervals_by`)."""
+    """The `scores` with `intervals` of the headline metrics and their method (`intervals_by`)."""
     found = scores(truth, probabilities, classes, task, thresholds)
     reach = intervals(found, truth, probabilities, task, thresholds, groups=groups)
     return {**found, "intervals": reach, "intervals_by": described(list(reach), task, groups=groups)}
@@ -192,7 +192,7 @@ def choose_images(
     on_bad_image: OnBadImage = "fail",
     otherwise: Part = "test",
 ) -> Chosen:
-    """The images that `evaluate` judges.  otherwise: the part where none is named."""
+    """The images to evaluate on.  otherwise: the split if none is named."""
     if data is None:
         return _own_images(classifier, part, otherwise)
     source = open_source(data, classifier.spec.task, classes=classifier.classes)
@@ -248,7 +248,7 @@ def _own_images(classifier: Classifier, part: str | None, otherwise: Part) -> Ch
 
 
 class NotStored(CallError):
-    """A run did not keep its images, nor a place to read them from."""
+    """The images of a run are not stored, and cannot be read again."""
 
 
 def own_record(classifier: Classifier) -> DataRecord:

@@ -1,4 +1,4 @@
-"""`kerasimg.explain`: where in an image a classifier sees a class."""
+"""`kerasimg.explain`: heat maps of the parts of an image that a prediction rests on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BATCH_SIZE = 20
 
 
 class Asked(Protocol):
-    """What occlusion needs of a classifier, whatever it runs on: an exported file serves as well."""
+    """What occlusion needs of a classifier; an exported file has it, too."""
 
     classes: Sequence[str]
     spec: Any
@@ -44,7 +44,7 @@ class Asked(Protocol):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Explanation(Result):
-    """Where a classifier sees a class in one image."""
+    """The explanation of one class in one image."""
 
     file: str
     """Its path, or its place among the arrays: "[3]"."""
@@ -85,7 +85,7 @@ class Explanation(Result):
         return read_image(self.source, background)
 
     def peak(self) -> tuple[int, int]:
-        """(row, column) of the map's highest place."""
+        """(row, column) of the map's maximum."""
         row, column = np.unravel_index(int(self.map.argmax()), self.map.shape)
         return int(row), int(column)
 
@@ -99,7 +99,7 @@ def explain(
     out: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Results[Explanation]:
-    """Show where in images a classifier sees a class.
+    """Explains a class by heat maps over images.
 
     Args:
         run: a `Run`, its folder, a `model.keras` file, or a zoo spec that brings its weights.
@@ -150,7 +150,7 @@ def explain(
 
 
 def save(explanations: Sequence[Explanation], out: str | os.PathLike[str]) -> list[Path]:
-    """Write `NAME.METHOD.png` and `NAME.METHOD.seen.png` for each into a folder, made if it is not there; their paths.
+    """Writes `NAME.METHOD.png` and `NAME.METHOD.seen.png` for each into a folder, created if missing; returns the paths.
 
     NAME is the image's, without extension; of images with the same name, a number is added.
     """
@@ -178,7 +178,7 @@ def _classifier(run: Any, method: str) -> Any:
 
 
 def _targets(classifier: Any, target: str | Sequence[str] | None, count: int) -> np.ndarray | None:
-    """The number of the class that is asked for, for each image."""
+    """The number of the class to explain, for each image."""
     if target is None:
         return None
     names = [target] * count if isinstance(target, str) else list(target)
@@ -192,7 +192,7 @@ def _targets(classifier: Any, target: str | Sequence[str] | None, count: int) ->
 
 
 def _decoded(named: Sequence[NamedImage], image: Image) -> list[np.ndarray]:
-    """The images as the network sees them; every one that cannot be read is named."""
+    """The images as the network sees them; the error names every one that cannot be read."""
     seen: list[np.ndarray] = []
     faults: list[Fault] = []
     for one in named:

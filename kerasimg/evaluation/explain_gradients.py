@@ -28,7 +28,7 @@ class Slope(NamedTuple):
 
 
 def gradient(function: Function, at: np.ndarray) -> Slope:
-    """The scores of a function of a tensor, and their gradient there; CallError on a backend that has none."""
+    """Scores and their gradient with respect to a tensor; CallError on a backend without gradients."""
     backend = keras.backend.backend()
     if backend not in BACKENDS:
         known = ", ".join(BACKENDS)

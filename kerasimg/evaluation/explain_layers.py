@@ -1,4 +1,4 @@
-"""Inside a trained model: the layer whose map is explained, what it gives, and the score before the softmax.
+"""Reads inside of a trained model: the layer to explain, its output, and the score before the softmax.
 
 A model is looked into while it runs, not cut in two: a layer's `call` is replaced for the time of one call of the
 model. So it makes no difference whether the layer is in the model itself or in a backbone inside of it, and what
@@ -98,7 +98,7 @@ def _is_tokens(layer: Any) -> bool:
 
 @contextmanager
 def changed(layer: Any, change: Callable[[Any], Any]) -> Iterator[None]:
-    """For as long as it lasts, the layer gives `change(output)` instead of its output."""
+    """Context in which a layer returns `change(output)` instead of its output."""
     call = layer.call
     with replaced(layer, "call", lambda *args, **kwargs: change(call(*args, **kwargs))):
         yield
@@ -106,7 +106,7 @@ def changed(layer: Any, change: Callable[[Any], Any]) -> Iterator[None]:
 
 @contextmanager
 def without_squashing(model: keras.Model) -> Iterator[None]:
-    """For as long as it lasts, the model gives what its last softmax or sigmoid takes.
+    """Context in which a model returns the logits before its last softmax or sigmoid.
 
     A softmax that is nearly sure has a gradient of nearly zero, and it falls when another class is less likely; the
     papers explain the score before it.

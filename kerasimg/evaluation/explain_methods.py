@@ -1,4 +1,4 @@
-"""The methods of `kerasimg.explain`: a model, images and a class for each -> where it looks.
+"""The methods of `kerasimg.explain`: a model, images and a class for each -> heat maps.
 
 Each returns what speaks for the class at every pixel, (N, H, W) float32, on no particular scale; what speaks against
 it is negative, or 0 where the method says so.
@@ -106,7 +106,7 @@ METHODS: Mapping[str, Callable[..., Maps]] = {
 
 
 def method_named(name: str, options: Mapping[str, Any]) -> Callable[..., Maps]:
-    """The method of a name; CallError for one that there is not, or for an option that it does not take."""
+    """Looks up a method by name; CallError for an unknown method or option."""
     if name not in METHODS:
         raise CallError(f"method: no '{name}'{nearest(name, METHODS)} (methods: {', '.join(METHODS)})")
     takes = [

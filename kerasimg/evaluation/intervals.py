@@ -1,4 +1,4 @@
-"""How far a figure may be off because the test set is one sample among many: confidence intervals, by the bootstrap.
+"""Confidence intervals of metrics, by the bootstrap: the test set is one sample of many.
 
 The images are drawn again, with replacement, as many of each true class as there are (multilabel: in all),
 because parts are drawn class by class as well. So an interval is about other images of the same classes, as frequent
@@ -58,7 +58,7 @@ def intervals(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> dict[str, Interval]:
-    """The interval of each headline figure in `found`: [low, high], or None where resampling tells nothing.
+    """The interval of each headline figure in `found`: [low, high], or None if resampling is not informative.
 
     found: what `scores` returned for the same truth, probabilities and thresholds.
     groups: (N,) the number of each image's group, see `kerasimg.data.groups`; None: each image by itself.
@@ -113,7 +113,7 @@ def wilson(share: float, n: int, level: float = LEVEL) -> list[float]:
 
 
 def interval(draws: np.ndarray, figure: float, level: float = LEVEL, method: Method = "percentile") -> Interval:
-    """The interval that resampled figures give; None where they are all one, or undefined.
+    """The interval of resampled metrics; None if all are equal or undefined.
 
     draws: (R,), NaN where a resample leaves the figure undefined.  figure: that of the sample.
     method: "percentile", or "basic" for a figure of 0 or more, which reflects the percentiles at it.

@@ -1,4 +1,4 @@
-"""Occlusion: where an image must not be hidden for a class to be seen. It needs probabilities alone, from any runtime.
+"""Occlusion: which parts of an image a prediction needs. It uses probabilities alone, from any runtime.
 
 Nothing here imports Keras: a server explains by it what an exported model says.
 """
@@ -27,7 +27,7 @@ def occlusion(
     window: int | None = None,
     stride: int | None = None,
 ) -> np.ndarray:
-    """Occlusion (Zeiler, Fergus 2013, arXiv:1311.2901): how far the probability falls where a grey square lies.
+    """Occlusion (Zeiler, Fergus 2013, arXiv:1311.2901): the drop of the probability under a grey square.
 
     probabilities: any function from images to probabilities; no gradient is asked for.
     window: side of the square in pixels; None: a fifth of the shorter side.  stride: None: half of the window.

@@ -1,4 +1,4 @@
-"""`kerasimg.predict`: a trained classifier on images without labels."""
+"""`kerasimg.predict`: classifies images without labels."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Prediction(Result):
 
 
 class Answers(NamedTuple):
-    """What a classifier says of the images that can be read, and which cannot be."""
+    """Predictions for the readable images, and the unreadable ones."""
 
     predictions: list[Prediction]
     faults: list[Fault]
@@ -53,7 +53,7 @@ class Answers(NamedTuple):
 
 
 class UnreadableImages(ManyFaults):
-    """Some images cannot be read; `predictions` holds the answers for all others."""
+    """Some images cannot be read; `predictions` has the results of the others."""
 
     predictions: Sequence[Prediction] = ()
 
@@ -89,7 +89,7 @@ def predict(
 
 
 def answer(run: ClassifierReference, images: Images) -> Answers:
-    """Classify the images that can be read, and name those that cannot be.  Arguments as for `predict`."""
+    """Classifies the readable images and lists the others.  Arguments as for `predict`."""
     classifier = Classifier.open(run)
     chosen = named_images(images, classifier.spec.image.channels)
     if not chosen:

@@ -1,4 +1,4 @@
-"""What a model predicts, one row per image: the decision, how sure it is, and the probabilities behind it.
+"""The predictions of a model, one row per image: prediction, confidence and probabilities.
 
 The file is enough to compute every score again, to the last digit. Of more than `MANY_CLASSES` classes it names the
 `LISTED` most likely, and a .safetensors file beside it holds the probabilities of the `STORED` most likely, of the true
@@ -67,7 +67,7 @@ def two_columns(probabilities: np.ndarray) -> np.ndarray:
 def decide(
     probabilities: ArrayLike, task: Task, thresholds: Sequence[float] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The decision for each image and how sure it is.
+    """The predicted class of each image and its confidence.
 
     probabilities: as in `scores`.
     thresholds: what a probability must exceed: of the second class (binary, 1) or of each label (multilabel, K).
@@ -206,7 +206,7 @@ def _read_arrays(path: str | PathLike[str]) -> tuple[dict[str, np.ndarray], list
 
 
 def as_text(value: Any) -> str:
-    """A value of an extra column as text: None is "", what is no text is JSON."""
+    """A value of an extra column as text: None is "", other values are JSON."""
     return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

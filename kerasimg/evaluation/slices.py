@@ -24,7 +24,7 @@ SMALL = 30
 
 
 def extra_columns(source: Source, indices: Sequence[int] | np.ndarray) -> dict[str, list[Any]]:
-    """What else a manifest says of the images than labels and split: column -> a value for each, None for none."""
+    """The extra columns of a manifest, besides labels and split: column -> a value for each image, or None."""
     extras = [source.items[index].extras for index in indices]
     names = dict.fromkeys(name for extra in extras for name in extra if not name.startswith(PREFIX))
     return {name: [extra.get(name) for extra in extras] for name in names}
@@ -77,7 +77,7 @@ def _row(
 
 
 def _groups(values: Sequence[Any]) -> tuple[list[str], list[str]]:
-    """The slice of each image, and the slices: most images first, or quarters in their order."""
+    """The slice of each image, and the slices: most images first, or quartiles in ascending order."""
     texts = [as_text(value) for value in values]
     counts = Counter(texts)
     if len(counts) <= VALUES or (numbers := _numbers(texts)) is None:

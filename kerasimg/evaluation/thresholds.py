@@ -1,4 +1,4 @@
-"""`kerasimg.choose_thresholds`: where to say yes, for binary and multilabel, by a stated aim, fitted on validation."""
+"""`kerasimg.choose_thresholds`: decision thresholds for binary and multilabel models, chosen on validation images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AIMS = ("f1", "youden", "cost", "precision>=P", "recall>=R")
 
 
 class Counts(NamedTuple):
-    """What each of M thresholds gives: how many of the images above it are of the label, and how many are not."""
+    """True and false positives at each of M thresholds."""
 
     thresholds: np.ndarray
     hits: np.ndarray
@@ -34,7 +34,7 @@ class Counts(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A threshold, and what it gives on the images that it was chosen by."""
+    """A threshold and its metrics on the images that it was chosen on."""
 
     threshold: float
     met: bool
@@ -123,7 +123,7 @@ Aim = Callable[[Counts], tuple[np.ndarray, np.ndarray]]
 
 
 def choose(truth: ArrayLike, probabilities: ArrayLike, aim: Aim) -> Choice:
-    """The best threshold of one label; of equally good ones that nearest to 0.5.
+    """The best threshold of one label; of equally good ones, the nearest to 0.5.
 
     truth: (N,) of 0 and 1.  probabilities: (N,).
     """
@@ -169,7 +169,7 @@ def _counts(truth: np.ndarray, p: np.ndarray) -> Counts:
 
 
 def _aim(name: str, false_positive: float, false_negative: float) -> Aim:
-    """The function of an aim; CallError where there is none of the name."""
+    """Looks up the function of an aim by name; CallError for an unknown one."""
     if bound := re.fullmatch(r"(precision|recall)\s*>=\s*(\d*\.?\d+)", name.strip()):
         least = float(bound[2])
         if not 0 < least <= 1:
