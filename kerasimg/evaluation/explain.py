@@ -150,7 +150,7 @@ def explain(
 
 
 def save(explanations: Sequence[Explanation], out: str | os.PathLike[str]) -> list[Path]:
-    """Writes `NAME.METHOD.png` and `NAME.METHOD.seen.png` for each into a folder, created if missing; returns the paths.
+    """Writes `NAME.METHOD.png` and `NAME.METHOD.seen.png` for each into a folder, created if missing; gives the paths.
 
     NAME is the image's, without extension; of images with the same name, a number is added.
     """
