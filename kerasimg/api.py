@@ -609,11 +609,11 @@ def train(
         >>> run.finished, sorted(run.scores.figures)[0]
         (True, 'accuracy')
     """
-    from kerasimg.data.starter_spec import spec_for
+    from kerasimg.data.starter_spec import starter_spec
 
     with log.verbosity(verbose):
         values = catalog.merged_params(params, more_params)
-        first = spec_for(data, values.get("task"), log.progress) if spec is None else None
+        first = starter_spec(data, values.get("task"), log.progress) if spec is None else None
         loaded = load(cast(Reference, spec or first), overrides=overrides, params=values, partial=True)
         from kerasimg.reporting.report import write_report
         from kerasimg.training.train import train as begin  # loads Keras; a wrong spec is reported before

@@ -48,8 +48,8 @@ from kerasimg.run_folder import REPORT, RunFolder
 
 if TYPE_CHECKING:
     from kerasimg.api import Search
-    from kerasimg.data.starter_spec import Wish
-    from kerasimg.data.summary import Look
+    from kerasimg.data.starter_spec import Choices
+    from kerasimg.data.summary import Summary
     from kerasimg.log import Verbose
     from kerasimg.spec.load import Spec
 
@@ -75,7 +75,7 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Look at your images and write a first spec for them. Comments give the reason for each choice."""
-    from kerasimg.data.starter_spec import describe, file_beside, first_spec, look_at
+    from kerasimg.data.starter_spec import describe, file_beside, make_spec, summarize_data
     from kerasimg.spec.formatting import dumps
 
     path = file_beside(data) if out is None else out
@@ -85,12 +85,12 @@ def init(
         raise CallError(f"'{path}' exists already; name another file with --out, or overwrite it with --force")
     kind: Any = _text(task)
     with waiting("looking at the images", as_json) as shown:
-        seen = look_at(data, kind, shown.progress)
+        seen = summarize_data(data, kind, shown.progress)
     if not as_json:
         for line in describe(seen):
             echo(line)
     wish = _ask(seen, kind or seen.task) if interactive else _default_wish(kind)
-    document = first_spec(path.stem, seen, wish)
+    document = make_spec(path.stem, seen, wish)
     write_text(path, dumps(document))
     result = {"spec": str(path), "seen": seen._asdict()}
     print_result("init", result, f"wrote {path}: {document['about']}", as_json, spec=path, data=data)
@@ -333,28 +333,28 @@ def _spec_and_data(ref: str | None, data: str | None, verb: str, resumed: str) -
 
 def _first_spec(data: str, task: TaskName | None, silent: bool) -> dict[str, Any]:
     """The spec that `init` would write for these images."""
-    from kerasimg.data.starter_spec import spec_for
+    from kerasimg.data.starter_spec import starter_spec
 
     kind: Any = _text(task)
     with waiting("looking at the images", silent) as shown:
-        return spec_for(data, kind, shown.progress)
+        return starter_spec(data, kind, shown.progress)
 
 
-def _default_wish(task: str | None) -> Wish:
-    from kerasimg.data.starter_spec import Wish
+def _default_wish(task: str | None) -> Choices:
+    from kerasimg.data.starter_spec import Choices
 
-    return Wish(task=task)  # type: ignore[arg-type]
+    return Choices(task=task)  # type: ignore[arg-type]
 
 
-def _ask(seen: Look, task: str) -> Wish:
+def _ask(seen: Summary, task: str) -> Choices:
     """The answers of a person; Enter takes what the program would choose."""
-    from kerasimg.data.starter_spec import ABOUT, RESIZES, first_spec
+    from kerasimg.data.starter_spec import ABOUT, RESIZES, make_spec
 
     wish = _default_wish(task)
     for name, about in ABOUT.items():
         echo(f"  {name}: {about}")
-    recipe = _choice("Which recipe?", ABOUT, first_spec("x", seen, wish)["extends"].removeprefix("recipes/"))
-    chosen = first_spec("x", seen, wish._replace(recipe=recipe))
+    recipe = _choice("Which recipe?", ABOUT, make_spec("x", seen, wish)["extends"].removeprefix("recipes/"))
+    chosen = make_spec("x", seen, wish._replace(recipe=recipe))
     size = typer.prompt("Height and width that the model sees, in px?", chosen["params"]["size"], type=int)
     if not 8 <= size <= 2048:
         raise CallError(f"size: expected 8 to 2048 px, got {size}")

@@ -1,1 +1,1 @@
-"""Images and their labels: where they come from, whether they are sound, how they reach the model."""
+"""Images and their labels: sources, labels, splits, decoding, checks, batches."""

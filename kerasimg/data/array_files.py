@@ -1,9 +1,9 @@
-"""Files of arrays that can be computed again: whole or absent, checked when they are read, shared by processes.
+"""Cache files of arrays: written atomically, checked when they are read, shared by processes.
 
-A file is a line that says what it is, a line of JSON with the names, types and shapes of its arrays and the CRC-32
-of their bytes, and the bytes. It is written beside its place and moved there, so that a reader never sees half of
-it. What is damaged, of another version or of another kind is taken for absent and removed; what cannot be written
-(no room, no right) is not kept: nothing is lost but time.
+A file is a line that names the format, a line of JSON (the names, types and shapes of the arrays, the CRC-32 of their
+bytes), and the bytes. It is written to a temporary file and renamed, so that a reader never sees half of it. A file
+that is damaged, of another version or of another kind is removed, and reading it returns None. What cannot be written
+(disk full, no permission) is not saved and is computed again next time.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from pathlib import Path
 
 import numpy as np
 
-MAGIC = b"kerasimg kept 1\n"
-"""How every file begins; another number when the form changes."""
+MAGIC = b"kerasimg arrays 1\n"
+"""The first line of every file; the number changes with the format."""
 CHUNK = 1 << 24
-"""Bytes that are checked at a time."""
+"""Bytes per step of the checksum."""
 
 
-def keep(path: Path, kind: str, arrays: Mapping[str, np.ndarray]) -> bool:
-    """Write the arrays, of numbers or bytes, to a file of this kind; False where it cannot be written."""
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    check = 0
-    for array in whole.values():
-        check = _checked(array, check)
+def save_arrays(path: Path, kind: str, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Write arrays of numbers or bytes to a file of this kind; returns False if it cannot be written."""
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    crc = 0
+    for array in contiguous.values():
+        crc = _crc(array, crc)
     head = {
         "kind": kind,
-        "crc32": check,
-        "arrays": [[name, array.dtype.str, list(array.shape)] for name, array in whole.items()],
+        "crc32": crc,
+        "arrays": [[name, array.dtype.str, list(array.shape)] for name, array in contiguous.items()],
     }
-    beside = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(MAGIC + json.dumps(head).encode() + b"\n")
-            for array in whole.values():
+            for array in contiguous.values():
                 file.write(_bytes(array))
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except OSError:
-        remove(beside)
+        remove(temporary)
         return False
     return True
 
 
-def kept(path: Path, kind: str) -> dict[str, np.ndarray] | None:
-    """The arrays of a file of this kind, mapped into memory, read-only; None where there is none that is sound."""
+def load_arrays(path: Path, kind: str) -> dict[str, np.ndarray] | None:
+    """The arrays of a file of this kind, memory-mapped and read-only; None if there is no valid file."""
     try:
         return _read(path, kind)
     except FileNotFoundError:
@@ -61,13 +61,13 @@ def kept(path: Path, kind: str) -> dict[str, np.ndarray] | None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, if it is there and the system lets go of it."""
+    """Remove a file if it exists and can be removed."""
     with contextlib.suppress(OSError):
         path.unlink()
 
 
 def remove_oldest(folder: Path, pattern: str, count: int) -> None:
-    """Remove files of the folder until `count` are left, those first that were written longest ago."""
+    """Remove the oldest files of a folder until `count` are left."""
     dated = []
     for path in folder.glob(pattern):
         with contextlib.suppress(OSError):
@@ -79,12 +79,12 @@ def remove_oldest(folder: Path, pattern: str, count: int) -> None:
 def _read(path: Path, kind: str) -> dict[str, np.ndarray]:
     with open(path, "rb") as file:
         if file.readline(len(MAGIC)) != MAGIC:
-            raise ValueError("another form")
+            raise ValueError("another format")
         head = json.loads(file.readline())
         start = file.tell()
     if head["kind"] != kind:
         raise ValueError("another kind")
-    # An empty file, and an empty rest of one, cannot be mapped.
+    # An empty file, or an empty remainder, cannot be memory-mapped.
     size = path.stat().st_size - start
     body = np.memmap(path, np.uint8, "r", offset=start) if size else np.empty(0, np.uint8)
     arrays = {}
@@ -93,16 +93,16 @@ def _read(path: Path, kind: str) -> dict[str, np.ndarray]:
         begin, kind_of = end, np.dtype(dtype)
         end = begin + kind_of.itemsize * int(np.prod(shape, dtype=np.int64))
         arrays[name] = np.frombuffer(body[begin:end], kind_of).reshape(shape)
-    if end != len(body) or _checked(body, 0) != head["crc32"]:
+    if end != len(body) or _crc(body, 0) != head["crc32"]:
         raise ValueError("damaged")
     return arrays
 
 
-def _checked(array: np.ndarray, check: int) -> int:
-    whole = _bytes(array)
-    for start in range(0, len(whole), CHUNK):
-        check = zlib.crc32(whole[start : start + CHUNK], check)
-    return check
+def _crc(array: np.ndarray, crc: int) -> int:
+    contiguous = _bytes(array)
+    for start in range(0, len(contiguous), CHUNK):
+        crc = zlib.crc32(contiguous[start : start + CHUNK], crc)
+    return crc
 
 
 def _bytes(array: np.ndarray) -> memoryview:

@@ -1,8 +1,8 @@
-"""The augmentation of a spec as one function of a batch: compiled where it can be, by Keras' own layers where not.
+"""The augmentation of a spec as one function of a batch: compiled where possible, else Keras' own layers.
 
-What each layer draws is a pure function of the image's pair of seeds and the layer's place in the list, so that an
-image comes out the same in any batch, on any worker, by any number of threads. Only MixUp and CutMix look at the
-other images of the batch.
+The random numbers of a layer are a pure function of the image's pair of seeds and the layer's position in the list, so
+an image is augmented the same way in any batch, on any worker, with any number of threads. Only MixUp and CutMix use
+the other images of the batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Augmentation:
-    """The layers of a spec's `augment`, in their order, as a function of a batch in a graph of TensorFlow.
+    """The layers of a spec's `augment`, in order, as a function of a batch in a TensorFlow graph.
 
     blends: whether labels are blended with those of other images (MixUp, CutMix): they must be (N, K) floats.
     size: height and width of what comes out.
@@ -37,8 +37,8 @@ class Augmentation:
 
         images: (N, H, W, C) uint8, or float32 of 0-255.  labels: as they are; see `blends`.
         seeds: (N, 2) int64, one pair an image.
-        batch_size: of full batches, so that a last smaller one needs no function of its own; None: it is not known.
-        Gives float32 images of 0-255, and labels.
+        batch_size: of full batches, so that a smaller last batch needs no function of its own; None: unknown.
+        Returns float32 images of 0-255, and labels.
         """
         if self.blends and (labels.shape.rank != 2 or not labels.dtype.is_floating):
             raise CallError(f"{self.blending[0]} blends labels: use targets 'one_hot', not 'sparse'")
@@ -47,16 +47,19 @@ class Augmentation:
         return images, labels
 
     def describe(self) -> str:
-        """What became of the layers, in one line."""
+        """One line: how each layer is run."""
         return self.said
 
 
 def compile_augment(nodes: Sequence[Node], image: Image, seed: int) -> Augmentation | None:
-    """Compile the layers of a spec's `augment`; None where there are none.
+    """Compiles the layers of a spec's `augment`; None if there are none.
 
-    nodes: (layer, arguments), checked.  image: the images' size and channels.  seed: of the run; with it every draw
-    changes. A layer's own `seed` changes its draws alone.
-    Images that a layer leaves in another size (RandomCrop) are brought back to that of `image` at the end.
+    Images that a layer leaves in another size (RandomCrop) are resized to that of `image` at the end.
+
+    Args:
+        nodes: (layer, arguments), checked.
+        image: the spec's `image` section: size and channels.
+        seed: the run's seed, which all layers depend on. A layer's own `seed` changes that layer alone.
     """
     if not nodes:
         return None

@@ -1,7 +1,7 @@
-"""How fast images become batches here, which part takes the time, and what to change.
+"""Measures how fast images become batches on this machine, which step is slowest, and what to change.
 
-Each part runs alone on a sample of the images, on all threads, and then all of it, as training has it. Since the
-parts share the cores, the time of an image in the first epoch is about the sum of theirs.
+Each step runs alone on a sample of the images, on all threads; then the whole pipeline runs as in training. The steps
+share the cores, so the time per image in the first epoch is about the sum of theirs.
 """
 
 from __future__ import annotations
@@ -29,52 +29,52 @@ from kerasimg.spec.document import Image
 SAMPLE = 512
 """Images that are measured."""
 LEAST_S = 0.5
-"""Every measurement lasts so long at least."""
+"""Shortest duration of a measurement, in seconds."""
 WARM = 3
-"""Batches before the clock runs."""
+"""Warm-up batches."""
 LARGE = 6.0
-"""An image with so many times the pixels of the result, each way, is worth making smaller once for all."""
+"""From this ratio of image size to input size, each way, it pays to resize the files once."""
 
 BATCHES_IN_WORK = 16
-"""Memory is asked for so many batches of bytes besides the sample, of which four make one of floats."""
+"""Batches of bytes that must fit into memory besides the sample; four of them are one batch of floats."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Images a second, of each part alone and of the whole."""
+    """Images per second, for each step and for the whole pipeline."""
 
     images: int
-    """How many were measured."""
+    """Images measured."""
     of: int
     threads: int
     batch_size: int
     size: tuple[int, int]
     parts: dict[str, float]
-    """read, decode, resize, augment, copy -> images a second; math.inf where it takes no time."""
+    """read, decode, resize, augment, copy -> images per second; math.inf if it takes no time."""
     first_epoch: float
     from_cache: float
     bound: str
-    """The part that takes most of the first epoch."""
+    """The slowest step of the first epoch."""
     bound_cached: str
-    """The part that takes most of the later ones: augment, or copy."""
+    """The slowest step of later epochs: augment or copy."""
     advice: list[str] = field(default_factory=list)
     augmentation: str = ""
     cache: str = ""
-    """Where `--cache auto` would keep the decoded images: memory, or disk."""
+    """Where `--cache auto` would store decoded images: memory or disk."""
 
     def share(self, part: str) -> float:
-        """The part's share of the time of an image in the first epoch, in [0, 1]."""
+        """The step's share of the time per image in the first epoch, in [0, 1]."""
         return (1 / self.parts[part]) / sum(1 / rate for rate in self.parts.values())
 
     def summary(self) -> str:
-        """One line for the start of a training."""
+        """One line, printed when training starts."""
         return (
             f"images: {self.first_epoch:,.0f} a second in the first epoch ({self.bound} takes "
             f"{self.share(self.bound):.0%}), {self.from_cache:,.0f} from the cache ({self.cache}; {self.bound_cached})"
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON; null where a part takes no time."""
+        """All fields, ready for JSON; null if a step takes no time."""
         values = asdict(self)
         values["parts"] = {name: None if math.isinf(rate) else rate for name, rate in self.parts.items()}
         return values | {"shares": {name: self.share(name) for name in self.parts}}
@@ -90,9 +90,19 @@ def measure(
     images: int = SAMPLE,
     threads: int | None = None,
 ) -> Bench:
-    """Measure a sample of the images; a ManyFaults names one that cannot be read.
+    """Measures the pipeline on a sample of the images.
 
-    augment: the layers of a spec, as (name, arguments).  threads: None is one per core.
+    Args:
+        source: the images.
+        image: the spec's `image` section.
+        augment: the layers of a spec, as (name, arguments).
+        batch_size: images per batch.
+        targets: the form of the labels.
+        images: size of the sample.
+        threads: threads that decode; None: one per core.
+
+    Raises:
+        DataError: if an image of the sample cannot be read.
     """
     threads = threads or cores()
     indices = np.sort(permutation(len(source), 0, 0)[:images])
@@ -127,7 +137,7 @@ def measure(
 
 
 def _parts(source: Source, indices: np.ndarray, image: Image, threads: int) -> dict[str, float]:
-    """Images a second of reading, decoding and resizing."""
+    """Images per second of reading, decoding and resizing."""
 
     def read(index: int) -> ImageInput:
         img = source.columns.image(index)
@@ -161,12 +171,12 @@ def _whole(
     cache: Cache | None = None,
     **common: Any,
 ) -> float:
-    """Images a second of batches, from the cache where one is given, which is filled before."""
-    how: dict[str, Any] = {"shuffle": True, "exact": False, "cache": cache or "off", **common}
-    for _ in batches(source, indices, image, **how) if cache else ():
+    """Images per second of batches; from the cache, which is filled first, if there is one."""
+    options: dict[str, Any] = {"shuffle": True, "exact": False, "cache": cache or "off", **common}
+    for _ in batches(source, indices, image, **options) if cache else ():
         pass
-    endless = iter(batches(source, indices, image, augment=augmentation, epochs=None, **how))
-    for _ in range(WARM):  # what is compiled is compiled once; that is no matter of an epoch
+    endless = iter(batches(source, indices, image, augment=augmentation, epochs=None, **options))
+    for _ in range(WARM):  # compilation happens once and does not count
         next(endless)
     start = time.perf_counter()
     done = 0
@@ -181,9 +191,9 @@ def _run(function: Callable[[Any], Any], things: Sequence[Any], threads: int) ->
 
 
 def _rate(work: Callable[[], None], count: int) -> float:
-    """Images a second, the best of as many turns as fit into `LEAST_S`, three at least."""
-    best, begun, turns = math.inf, time.perf_counter(), 0
-    while turns < 3 or time.perf_counter() - begun < LEAST_S:
+    """Images per second: the best of at least three runs, repeated for `LEAST_S`."""
+    best, began, turns = math.inf, time.perf_counter(), 0
+    while turns < 3 or time.perf_counter() - began < LEAST_S:
         start = time.perf_counter()
         work()
         best = min(best, time.perf_counter() - start)
@@ -192,13 +202,13 @@ def _rate(work: Callable[[], None], count: int) -> float:
 
 
 def _difference(together: float, alone: float) -> float:
-    """The rate of what comes on top of `alone` to make `together`."""
+    """The rate of the step that `together` has and `alone` lacks."""
     rest = 1 / together - 1 / alone
     return 1 / rest if rest > 0 else math.inf
 
 
 def _name(source: Source, numbers: Iterable[int], image: Image) -> None:
-    """Raise the error that names the first image that cannot be read."""
+    """Raise the error for the first image that cannot be read."""
     for index in numbers:
         try:
             decode_fast(source.columns.image(index), image)
@@ -216,7 +226,7 @@ def _advice(
         if (ratio := _ratio(source, indices, image)) > LARGE:
             advice.append(
                 f"the images are {ratio:.0f} times larger than {image.size[0]}x{image.size[1]}, each way; "
-                "made smaller once, they are decoded faster in every run"
+                "resize the files once, and every run decodes faster"
             )
         keeping = "in memory" if fits else "on disk (--cache auto)"
         advice.append(f"decoded once: from the second epoch on they come from the cache, {keeping}")
@@ -230,7 +240,7 @@ def _advice(
 
 
 def _ratio(source: Source, indices: np.ndarray, image: Image) -> float:
-    """Pixels for each one of the result, each way, of the images in the middle."""
+    """Median ratio of image size to input size, each way."""
     ratios: list[float] = []
     for index in indices[:64].tolist():
         height, width = np.asarray(read_image(source.columns.image(index))).shape[:2]

@@ -1,9 +1,9 @@
-"""Decoded images that are kept, so that an image is decoded once and not in every epoch.
+"""The cache of decoded images: an image is decoded once, not in every epoch.
 
-An image is kept as the uint8 pixels that the spec's `image` section makes of it, before any augmentation, under its
-content key (`Source.keys`): one that has changed is another image. In memory, when the images fit into a share of
-what is free; else on disk, in files that are mapped into memory (`cache_files.py`): the system gives that memory back
-when it is needed. What does not fit is decoded each time. Whether an image comes from a cache changes no pixel.
+It stores the uint8 pixels that the spec's `image` section makes of an image, before augmentation, under the image's
+content key (`Source.keys`): a changed image has another key. Images are cached in memory if they fit into a share of
+the free memory, else on disk in memory-mapped files (`cache_files.py`). Images that fit into neither are decoded each
+time. Pixels are the same with and without the cache.
 """
 
 from __future__ import annotations
@@ -27,101 +27,101 @@ from kerasimg.spec.document import Image
 CacheKind = Literal["off", "memory", "disk", "auto"]
 
 FREE_MEMORY_SHARE = 0.4
-"""Share of the free memory that the decoded images of a process may take, all together."""
+"""Share of the free memory that all decoded images of a process may take."""
 
 DECODING = ("size", "channels", "resize", "interpolation", "background")
-"""What of `image` the pixels depend on."""
+"""Keys of `image` that the pixels depend on."""
 
 _in_memory: weakref.WeakSet[InMemory] = weakref.WeakSet()
 
 
 class Store(Protocol):
-    """Pixels of many images, each in a row of its own."""
+    """Pixels of many images, one per row."""
 
     keys: np.ndarray
-    """(N, 2) uint64: which image a row is for."""
+    """(N, 2) uint64: the image of each row."""
 
     def read(self, rows: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-        """Copy rows to `pixels`; (N,) bool says which were there, whole."""
+        """Copy rows to `pixels`; returns (N,) bool: which were stored and intact."""
 
     def write(self, row: int, pixels: np.ndarray) -> None:
-        """Keep an image."""
+        """Store an image."""
 
     def has(self, rows: np.ndarray) -> np.ndarray:
         """(N,) bool: which of the rows have been written."""
 
 
 class InMemory:
-    """Images in one array, whose memory is taken as it is filled."""
+    """Images in one array; memory is allocated as it is filled."""
 
     def __init__(self, keys: np.ndarray, shape: tuple[int, ...]):
         self.keys = keys
         self.pixels = np.empty((len(keys), *shape), np.uint8)
-        self.there = np.zeros(len(keys), bool)
+        self.present = np.zeros(len(keys), bool)
         _in_memory.add(self)
 
     def read(self, rows: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-        """Copy rows to `pixels`; (N,) bool says which were there."""
-        there = self.there[rows]
-        if there.all():
+        """Copy rows to `pixels`; returns (N,) bool: which were stored."""
+        present = self.present[rows]
+        if present.all():
             np.take(self.pixels, rows, axis=0, out=pixels, mode="clip")  # "raise" would copy twice
         else:
-            pixels[there] = self.pixels[rows[there]]
-        return there
+            pixels[present] = self.pixels[rows[present]]
+        return present
 
     def write(self, row: int, pixels: np.ndarray) -> None:
-        """Keep an image."""
+        """Store an image."""
         self.pixels[row] = pixels
-        self.there[row] = True  # after the pixels, for other threads
+        self.present[row] = True  # after the pixels, for other threads
 
     def has(self, rows: np.ndarray) -> np.ndarray:
         """(N,) bool: which of the rows have been written."""
-        return self.there[rows]
+        return self.present[rows]
 
 
 class Rows:
-    """Where in the cache some images have their place, whether they are there yet or not."""
+    """The places of some images in the cache, stored already or not."""
 
     def __init__(self, stores: list[Store], numbers: np.ndarray, rows: np.ndarray):
         """numbers: (N,) int16, places in `stores`, -1: none.  rows: (N,) int64, rows of the store."""
         self.stores, self.numbers, self.rows = stores, numbers, rows
 
     def read(self, positions: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-        """Copy the images at these positions to `pixels`; (N,) bool says which were there."""
+        """Copy the images at these positions to `pixels`; returns (N,) bool: which were stored."""
         numbers = self.numbers[positions]
         first = int(numbers[0])
         if (numbers == first).all():
             if first < 0:
                 return np.zeros(len(positions), bool)
             return self.stores[first].read(self.rows[positions], pixels)
-        there = np.zeros(len(positions), bool)
+        present = np.zeros(len(positions), bool)
         for number in np.unique(numbers[numbers >= 0]).tolist():
             chosen = np.flatnonzero(numbers == number)
             part = np.empty((len(chosen), *pixels.shape[1:]), np.uint8)
-            there[chosen] = self.stores[number].read(self.rows[positions[chosen]], part)
+            present[chosen] = self.stores[number].read(self.rows[positions[chosen]], part)
             pixels[chosen] = part
-        return there
+        return present
 
     def write(self, position: int, pixels: np.ndarray) -> None:
-        """Keep the image at this position, where it has a place."""
+        """Store the image at this position, if it has a place."""
         number = int(self.numbers[position])
         if number >= 0:
             self.stores[number].write(int(self.rows[position]), pixels)
 
     def complete(self) -> bool:
-        """Whether every image has been kept."""
-        there = np.zeros(len(self.numbers), bool)
+        """Whether every image is stored."""
+        present = np.zeros(len(self.numbers), bool)
         for number, store in enumerate(self.stores):
             mine = self.numbers == number
-            there[mine] = store.has(self.rows[mine])
-        return bool(there.all())
+            present[mine] = store.has(self.rows[mine])
+        return bool(present.all())
 
 
 class Cache:
     """The decoded images of a run. Any number of threads, and for "disk" of processes, may use it.
 
-    kind: memory: kept as long as this object.  disk: kept for later runs.  auto: in memory when all fit into it, else
-    on disk.  off: nothing is kept.
+    kind: memory: stored as long as this object exists.  disk: stored for later runs.  auto: in memory if all images
+    fit, else on disk.  off: nothing is stored.
     """
 
     def __init__(self, kind: CacheKind = "auto", folder: Path | None = None, limit: int | None = None):
@@ -139,7 +139,7 @@ class Cache:
         self._without: dict[str, np.ndarray] = {}
 
     def rows(self, keys: np.ndarray, image: Image, exact: bool) -> Rows:
-        """The places of images by their content keys, (N,) 'S16'; new ones are made where there is room."""
+        """The places of images by their content keys, (N,) 'S16'; images without one get one if there is room."""
         words = as_words(keys)
         about = about_pixels(image, exact)
         group = group_name(about)
@@ -152,27 +152,27 @@ class Cache:
                 known = len(stores)
                 self._add(stores, group, about, words[numbers < 0], (*image.size, image.channels))
                 _find(stores, known, words, numbers, rows)
-                left = [self._without.get(group, words[:0]), words[numbers < 0]]
-                self._without[group] = np.unique(np.concatenate(left), axis=0)
+                missing = [self._without.get(group, words[:0]), words[numbers < 0]]
+                self._without[group] = np.unique(np.concatenate(missing), axis=0)
             return Rows(stores, numbers, rows)
 
     def describe(self) -> str:
-        """One line: how much is kept, and where."""
+        """One line: how much is stored, and where."""
         stores = [store for some in self._stores.values() for store in some]
         memory = sum(store.pixels.nbytes for store in stores if isinstance(store, InMemory))
         disk = sum(len(store.keys) for store in stores if not isinstance(store, InMemory))
         parts = [f"{memory / 1e6:,.0f} MB in memory"] if memory else []
         parts += [f"{disk:,} images in {self.folder}"] if disk else []
-        return f"decoded images: {', '.join(parts) or 'not kept'}"
+        return f"decoded images: {', '.join(parts) or 'not cached'}"
 
     def shortage(self) -> str:
-        """One line, where images were to be kept for which there is no room; else nothing."""
-        left = sum(map(len, self._without.values()))
+        """One line if images do not fit into the cache; else an empty string."""
+        missing = sum(map(len, self._without.values()))
         where = "in memory" if self.kind == "memory" else f"in {self.folder} (KERASIMG_CACHE_GB, kerasimg cache remove)"
-        return f"no room for {left:,} decoded images {where}: each epoch decodes them again" if left else ""
+        return f"no room for {missing:,} decoded images {where}: each epoch decodes them again" if missing else ""
 
     def _add(self, stores: list[Store], group: str, about: dict[str, Any], words: np.ndarray, shape: Any) -> None:
-        """Stores for images that have no place yet."""
+        """Add stores for images without a place."""
         words = np.unique(words, axis=0)
         each = int(np.prod(shape))
         in_memory = min(len(words), memory_room() // each)
@@ -181,7 +181,7 @@ class Cache:
                 stores.append(InMemory(words[:in_memory], shape))
             return
         place = self.folder / group
-        for store in cache_files.opened(place, shape, [getattr(one, "path", None) for one in stores]):
+        for store in cache_files.open_files(place, shape, [getattr(one, "path", None) for one in stores]):
             words = words[find(store.keys, words) < 0]
             stores.append(store)
         if len(words):
@@ -191,20 +191,20 @@ class Cache:
 
 
 def open_cache(cache: CacheKind | Cache) -> Cache | None:
-    """A cache as the functions of the package take it: an object, or the kind of a new one; None for "off"."""
+    """The cache of this kind, or the given cache; None for "off"."""
     made = cache if isinstance(cache, Cache) else Cache(cache)
     return None if made.kind == "off" else made
 
 
 def memory_room() -> int:
-    """Bytes of memory that more images may take now."""
+    """Bytes of memory that are left for more images."""
     taken = sum(store.pixels.nbytes for store in _in_memory)
-    filled = sum(int(store.there.sum()) * store.pixels[0].nbytes for store in _in_memory)
+    filled = sum(int(store.present.sum()) * store.pixels[0].nbytes for store in _in_memory)
     return max(0, int(FREE_MEMORY_SHARE * (free_bytes() + filled)) - taken)
 
 
 def about_pixels(image: Image, exact: bool) -> dict[str, Any]:
-    """All that the pixels of an image depend on, but for the image."""
+    """Everything that the pixels depend on besides the file."""
     values = image.model_dump(mode="json")
     decoder = "exact" if exact else f"fast {fast_decode.version()}"
     return {
@@ -216,7 +216,7 @@ def about_pixels(image: Image, exact: bool) -> dict[str, Any]:
 
 
 def group_name(about: dict[str, Any]) -> str:
-    """The name of the folder for pixels of one kind."""
+    """The folder name for pixels of one kind."""
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -229,16 +229,16 @@ def find(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Rows of `known`, sorted (N, 2), that the rows of `wanted` equal: (M,) int64, -1 where none does."""
     if not len(known):
         return np.full(len(wanted), -1, np.int64)
-    # By the first half; that two of a million share it and differ has a chance of 1 in 40 million, and costs a decode.
+    # Search by the first half. Two of a million keys that share it: 1 in 40 million, and the image is then decoded.
     rows = np.minimum(np.searchsorted(known[:, 0], wanted[:, 0]), len(known) - 1)
     return np.where((known[rows] == wanted).all(axis=1), rows, -1)
 
 
 def _find(stores: list[Store], first: int, words: np.ndarray, numbers: np.ndarray, rows: np.ndarray) -> None:
-    """Fill in the places of those images that have none yet, from the stores numbered `first` and on."""
+    """Fill in missing places from the stores numbered `first` and higher."""
     for number in range(first, len(stores)):
         open_ = np.flatnonzero(numbers < 0)
-        found = find(stores[number].keys, words[open_])
-        hit = open_[found >= 0]
+        matches = find(stores[number].keys, words[open_])
+        hit = open_[matches >= 0]
         numbers[hit] = number
-        rows[hit] = found[found >= 0]
+        rows[hit] = matches[matches >= 0]

@@ -1,13 +1,14 @@
-"""The files in which decoded images are kept on disk, and their upkeep.
+"""Files of decoded images on disk: reading, writing and eviction.
 
-In the folder of one kind of pixels (`image` section, decoder, versions: `about.json`) each file holds a set of
-images: a head, their content keys, a check sum for each, and their pixels. The name is a digest of the keys, so that
-processes that start on the same data meet in the same file; all of them write the same bytes to the same places.
+There is one folder per kind of pixels (`image` section, decoder, versions: `about.json`). Each of its files holds a set
+of
+images: a header, content keys, a checksum per image, and pixels. The file is named by a digest of its keys, so that
+processes with the same data share it; all of them write the same bytes to the same places.
 
-An image counts when its check sum is there and its pixels agree with it, which is looked at once in each process. The
-sum is written after the pixels, so a process may be killed, or the power fail, at any moment: what was not finished is
-decoded again. Pixels are written to the file, not through the mapping, so that a full disk is an error, which ends
-the keeping, and not the process. All files together stay below a limit; those that were used longest ago go first.
+An image is valid if its checksum is present and matches its pixels; each process checks that once. The checksum is
+written after the pixels, so a process may be killed at any moment: an unfinished image is decoded again. Pixels are
+written by `write`, not through the mapping, so that a full disk is an error that ends caching, not the process. The
+total size is limited; the least recently used files are removed first.
 """
 
 from __future__ import annotations
@@ -35,34 +36,34 @@ MAGIC = "kerasimg images 1"
 SUFFIX = ".images"
 ABOUT = "about.json"
 HEAD = 4096
-"""Bytes of the head; pixels begin at a multiple of it."""
+"""Bytes of the header; pixels start at a multiple of it."""
 LIMIT = 20 * 1000**3
-"""Bytes that all files together may take, and no more than `DISK_SHARE` of what would be free without them."""
+"""Largest total size in bytes; at most `DISK_SHARE` of the disk space that is free without them."""
 DISK_SHARE = 0.1
 VARIABLE = "KERASIMG_CACHE_GB"
 """The environment variable that sets another limit, in GB."""
 USED_S = 60
-"""Files that were opened within so many seconds are not removed to make room: their run has just begun."""
+"""Files opened within this time are not evicted: their run has just started."""
 
 
 NOTES = ("index", "ledger")
-"""Folders beside that of the images: what stands where in folders and shards, and which images were sound."""
+"""Other cache folders: indices of folders and shards, and the ledger of readable images."""
 
 
 class File(NamedTuple):
-    """What is known of a file from outside."""
+    """A cache file, its size and its age."""
 
     path: Path
     bytes: int
     used: float
-    """When a process last opened it, or wrote it if it is a note, in seconds since 1970."""
+    """When it was last opened (or written, for `NOTES`), in seconds since 1970."""
 
 
 class OnDisk:
-    """Images in a file that is mapped into memory."""
+    """Images in a memory-mapped file."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]):
-        """ValueError or OSError where the file is not a sound one of images of this shape."""
+        """ValueError or OSError if it is not a valid file of images of this shape."""
         self.path = path
         self.shape = shape
         self.file = open(path, "r+b", buffering=0)  # noqa: SIM115 - as long as this object
@@ -87,18 +88,18 @@ class OnDisk:
             os.utime(path)
 
     def read(self, rows: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-        """Copy rows to `pixels`; (N,) bool says which were there, whole."""
-        there = self.sums[rows] != 0
+        """Copy rows to `pixels`; returns (N,) bool: which were stored and intact."""
+        present = self.sums[rows] != 0
         length = int(np.prod(self.shape))
-        for place in np.flatnonzero(there).tolist():
+        for place in np.flatnonzero(present).tolist():
             row = int(rows[place])
             pixels[place] = self.pixels[row, :length].reshape(self.shape)
             if not self.checked[row]:
-                there[place] = self.checked[row] = self.sums[row] == _sum(pixels[place], self.keys[row])
-        return there
+                present[place] = self.checked[row] = self.sums[row] == _sum(pixels[place], self.keys[row])
+        return present
 
     def write(self, row: int, pixels: np.ndarray) -> None:
-        """Keep an image; where the disk is full nothing is kept from then on."""
+        """Store an image; after the disk was full, nothing is stored any more."""
         if self.full:
             return
         try:
@@ -112,11 +113,11 @@ class OnDisk:
         return np.asarray(self.sums[rows] != 0)
 
     def _write(self, at: int, values: np.ndarray) -> None:
-        left = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+        rest = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
         with self.lock:
             self.file.seek(at)
-            while left:
-                left = left[self.file.write(left) :]
+            while rest:
+                rest = rest[self.file.write(rest) :]
 
     def _count(self) -> int:
         head = json.loads(self.file.read(HEAD))
@@ -126,29 +127,29 @@ class OnDisk:
 
 
 def folder() -> Path:
-    """Where images are kept, for this user."""
+    """The folder of this user's decoded images."""
     return cache_folder() / "images"
 
 
-def opened(place: Path, shape: tuple[int, ...], known: Iterable[Path | None] = ()) -> list[OnDisk]:
-    """The files of a folder that are sound, but for the known ones; those that are damaged are removed."""
-    found = []
+def open_files(place: Path, shape: tuple[int, ...], known: Iterable[Path | None] = ()) -> list[OnDisk]:
+    """Open the valid files of a folder, except the known ones; damaged ones are removed."""
+    entries = []
     for path in sorted(set(place.glob(f"*{SUFFIX}")) - set(known)):
         try:
-            found.append(OnDisk(path, shape))
+            entries.append(OnDisk(path, shape))
         except FileNotFoundError:
             continue
         except (OSError, ValueError, TypeError, AttributeError):
             remove(path)
-    return found
+    return entries
 
 
 def create(
     place: Path, about: dict[str, Any], keys: np.ndarray, shape: tuple[int, ...], most: int | None = None
 ) -> OnDisk | None:
-    """A file for these images, or for the first of them that fit, or the one that another process has just made.
+    """A file for these images, or for as many as fit; perhaps one that another process has just created.
 
-    keys: (N, 2) uint64, sorted.  None where there is no room, or nothing can be written.
+    keys: (N, 2) uint64, sorted. Returns None if there is no room, or nothing can be written.
     """
     each = _stride(shape) + 24
     room = make_room(
@@ -158,47 +159,47 @@ def create(
     if not len(keys):
         return None
     path = place / f"{hashlib.sha256(keys.tobytes()).hexdigest()[:32]}{SUFFIX}"
-    beside = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     head = json.dumps({"magic": MAGIC, "count": len(keys), "shape": list(shape)}).encode()
     try:
         place.mkdir(parents=True, exist_ok=True)
         if not (place / ABOUT).exists():
             (place / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        with open(beside, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(head.ljust(HEAD))
             file.write(keys.tobytes())
             file.write(bytes(8 * len(keys)))
             file.truncate(_size(len(keys), _stride(shape)))
-        _put(beside, path)
+        _put(temporary, path)
         return OnDisk(path, shape)
     except (OSError, ValueError):
         return None
     finally:
-        remove(beside)
+        remove(temporary)
 
 
 def files(root: Path) -> list[File]:
-    """The files of images below `root`, the one used longest ago first."""
-    found = []
+    """The files of images below `root`, least recently used first."""
+    entries = []
     for path in root.glob(f"*/*{SUFFIX}"):
         with contextlib.suppress(OSError):
             status = path.stat()
-            found.append(File(path, _on_disk(status), status.st_mtime))
-    return sorted(found, key=lambda file: (file.used, file.path))
+            entries.append(File(path, _on_disk(status), status.st_mtime))
+    return sorted(entries, key=lambda file: (file.used, file.path))
 
 
 def notes() -> list[File]:
-    """The files of `NOTES`, for this user, the oldest first."""
-    found = []
+    """The files in `NOTES` of this user, oldest first."""
+    entries = []
     for path in (path for name in NOTES for path in (cache_folder() / name).glob("*")):
         with contextlib.suppress(OSError):
             status = path.stat()
-            found.append(File(path, status.st_size, status.st_mtime))
-    return sorted(found, key=lambda file: (file.used, file.path))
+            entries.append(File(path, status.st_size, status.st_mtime))
+    return sorted(entries, key=lambda file: (file.used, file.path))
 
 
 def remove_notes(age_s: float = 0) -> list[File]:
-    """Remove the notes that were written so many seconds ago or more; what was removed."""
+    """Remove the files in `NOTES` that are at least this old; returns the removed ones."""
     removed = [file for file in notes() if time.time() - file.used >= age_s]
     for file in removed:
         remove(file.path)
@@ -209,23 +210,23 @@ def remove_notes(age_s: float = 0) -> list[File]:
 
 
 def limit(root: Path) -> int:
-    """Bytes that all files below `root` may take."""
-    if given := os.environ.get(VARIABLE):
+    """Largest total size of the files below `root`, in bytes."""
+    if value := os.environ.get(VARIABLE):
         try:
-            return int(float(given) * 1000**3)
+            return int(float(value) * 1000**3)
         except ValueError:
-            raise CallError(f"{VARIABLE}: expected a number of GB, got '{given}'") from None
-    there = next(path for path in (root, *root.parents) if path.exists())
-    free = shutil.disk_usage(there).free
+            raise CallError(f"{VARIABLE}: expected a number of GB, got '{value}'") from None
+    present = next(path for path in (root, *root.parents) if path.exists())
+    free = shutil.disk_usage(present).free
     return min(LIMIT, int(DISK_SHARE * (free + sum(file.bytes for file in files(root)))))
 
 
 def make_room(root: Path, needed: int, most: int | None = None) -> int:
-    """Remove files that were used longest ago until `needed` bytes fit below the limit; how many do."""
+    """Remove least recently used files until `needed` bytes fit below the limit; returns how many bytes fit."""
     most = limit(root) if most is None else most
-    there = files(root)
-    taken = sum(path.stat().st_size for path, _, _ in there if path.exists())
-    for path, _, used in there:
+    present = files(root)
+    taken = sum(path.stat().st_size for path, _, _ in present if path.exists())
+    for path, _, used in present:
         if taken + needed <= most or time.time() - used < USED_S:
             break
         taken -= path.stat().st_size if path.exists() else 0
@@ -234,7 +235,7 @@ def make_room(root: Path, needed: int, most: int | None = None) -> int:
 
 
 def remove_older(root: Path, age_s: float = 0) -> list[File]:
-    """Remove the files that no process opened for so many seconds; what was removed."""
+    """Remove the files not opened for this long; returns the removed ones."""
     removed = [file for file in files(root) if time.time() - file.used >= age_s]
     for file in removed:
         remove(file.path)
@@ -249,7 +250,7 @@ def remove_older(root: Path, age_s: float = 0) -> list[File]:
 
 
 def about_of(place: Path) -> dict[str, Any]:
-    """What the images of a folder are; empty where that cannot be read."""
+    """A folder's `about.json`; empty if it cannot be read."""
     try:
         about = json.loads((place / ABOUT).read_text(encoding="utf-8"))
         return about if isinstance(about, dict) else {}
@@ -258,7 +259,7 @@ def about_of(place: Path) -> dict[str, Any]:
 
 
 def images_in(path: Path) -> tuple[int, int]:
-    """How many images a file holds, and for how many it has places; (0, 0) where it is damaged."""
+    """Images stored in a file, and its capacity; (0, 0) if it is damaged."""
     try:
         with open(path, "rb") as file:
             count = int(json.loads(file.read(HEAD))["count"])
@@ -268,14 +269,14 @@ def images_in(path: Path) -> tuple[int, int]:
         return 0, 0
 
 
-def _put(beside: Path, path: Path) -> None:
+def _put(temporary: Path, path: Path) -> None:
     """Move a new file to its place, unless another process was there first."""
     try:
-        os.link(beside, path)
+        os.link(temporary, path)
     except FileExistsError:
         return
     except OSError:  # a file system without links; there a file may replace another that is still empty
-        os.replace(beside, path)
+        os.replace(temporary, path)
 
 
 def _sum(pixels: np.ndarray, key: np.ndarray) -> int:

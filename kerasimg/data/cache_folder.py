@@ -1,4 +1,4 @@
-"""Where kerasimg keeps what it can compute again: decoded images, indices of folders, features of frozen layers."""
+"""The cache folder: decoded images, indices of folders, features of frozen layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VARIABLE = "KERASIMG_CACHE"
 
 
 def cache_folder() -> Path:
-    """The folder, which may not exist yet: `$KERASIMG_CACHE`, else `kerasimg` in the system's place for caches."""
+    """The folder, which may not exist yet: `$KERASIMG_CACHE`, else `kerasimg` in the system's cache folder."""
     if named := os.environ.get(VARIABLE):
         return Path(named)
     try:

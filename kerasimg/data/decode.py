@@ -1,27 +1,26 @@
-"""The reference decoder: any image becomes the uint8 array that a spec's `image` section asks for.
+"""The reference decoder: any image becomes the uint8 array that a spec's `image` section describes.
 
-Every faster decoder, every export and every page that reads images is held to what this one gives:
+Every faster decoder, every export and every web page that reads images is tested against this one:
 
-1. A file is what its first bytes say, whatever its name says. Of an animation the first frame counts, of several
-   pages the first. The header is checked against `MAX_PIXELS` before anything is decoded.
-2. Orientation by EXIF, or by XMP where EXIF has none, is applied. Colour profiles are ignored: values are as
-   stored.
+1. A file's format is given by its first bytes, not its name. The first frame of an animation and the first of several
+   pages are used. `MAX_PIXELS` and the limit of scans are checked before anything is decoded.
+2. The orientation in EXIF, or in XMP if EXIF has none, is applied. Colour profiles are ignored: values are as stored.
 3. 16-bit grey (Pillow's modes I;16 and I) is divided by 257 and rounded; 16-bit colour keeps its high byte, as
    Pillow reads it. Floating point (mode F) counts from 0 to 255, like an array's. Values outside of that (of 0 to
-   65535 in mode I) are refused, and so is floating point of 0 to 1, for it would be black. Palette, 1-bit, CMYK
+   65535 in mode I) are refused, and so is floating point of 0 to 1, which would be black. Palette, 1-bit, CMYK
    (inverted, as Adobe writes it, or not), YCbCr, LAB and HSV become RGB by Pillow's conversion.
-4. What is transparent, by a channel or by one colour (tRNS), is laid over `background`:
+4. Transparent images (an alpha channel, or one transparent colour: tRNS) are blended with `background`:
    (c a + b (255 - a)) / 255, rounded, on the values as stored.
-5. Resize, always antialiased (but for nearest), by Pillow's filters; `area` is its box filter. An image that has
-   the size already keeps its values.
+5. Resizing is always antialiased (except nearest) and uses Pillow's filters; `area` is its box filter. An image that
+   already has the size is left as it is.
    stretch: to the size.
-   crop: the largest box of the size's aspect about the centre, its edges at fractions of a pixel, to the size.
-   pad: to the largest whole number of pixels of the image's aspect (at least 1), in the middle of the
-   background; of an odd rest the larger half is on the right and at the bottom.
-6. One channel: (19595 R + 38470 G + 7471 B + 32768) >> 16, Pillow's "L". Of a grey image: three equal channels.
+   crop: the largest centred box with the aspect ratio of the size (edges at fractions of a pixel), to the size.
+   pad: to the largest whole number of pixels with the image's aspect ratio (at least 1), centred on the background; an
+   odd remainder goes to the right and the bottom.
+6. Grey: (19595 R + 38470 G + 7471 B + 32768) >> 16, Pillow's "L". RGB of a grey image: three equal channels.
 
-A file that is empty, cut short, damaged, too large or no image is a `BadImage`. Nothing here has state: any
-number of threads may decode, and Pillow lets them run side by side.
+A file that is empty, truncated, damaged, too large or not an image raises `BadImage`. There is no state: any number of
+threads may decode, and Pillow runs them in parallel.
 """
 
 from __future__ import annotations
@@ -48,10 +47,15 @@ FILTERS: dict[Interpolation, Filter] = {
 
 
 def decode(img: ImageInput, image: Image, opened: Callable[[PIL.Image.Image], None] | None = None) -> np.ndarray:
-    """The image as the spec's `image` section wants it: uint8, (height, width, channels), 0-255.
+    """Decodes and resizes an image as the spec's `image` section says: uint8, (height, width, channels), 0-255.
 
-    image: a path, the bytes of a file, or an array of 0-255, (H, W) or (H, W, C) with 1 or 3 channels.
-    opened: as for `read_image`: it may look at a file's header, and refuse it.
+    Args:
+        img: a path, the bytes of a file, or an array of 0-255, (H, W) or (H, W, C) with 1 or 3 channels.
+        image: the spec's `image` section.
+        opened: as for `read_image`: called with a file's header, which it may refuse.
+
+    Raises:
+        BadImage: if it cannot be decoded.
     """
     background = cast(RGB, tuple(image.background))
     height, width = image.size
@@ -63,12 +67,12 @@ def decode(img: ImageInput, image: Image, opened: Callable[[PIL.Image.Image], No
 
 
 def stretch(image: PIL.Image.Image, height: int, width: int, resampling: Filter, background: RGB) -> PIL.Image.Image:
-    """The whole image, its aspect changed."""
+    """The whole image; its aspect ratio may change."""
     return image.resize((width, height), resampling)
 
 
 def crop(image: PIL.Image.Image, height: int, width: int, resampling: Filter, background: RGB) -> PIL.Image.Image:
-    """The middle of the image: what lies beyond the size's aspect is cut off, half on each side."""
+    """The centre of the image: what exceeds the aspect ratio is cut off, half on each side."""
     box_width, box_height = float(image.width), float(image.height)
     if image.width * height > width * image.height:
         box_width = image.height * width / height
@@ -79,7 +83,7 @@ def crop(image: PIL.Image.Image, height: int, width: int, resampling: Filter, ba
 
 
 def pad(image: PIL.Image.Image, height: int, width: int, resampling: Filter, background: RGB) -> PIL.Image.Image:
-    """The whole image in its aspect, in the middle of the background."""
+    """The whole image with its aspect ratio, centred on the background."""
     inner_width, inner_height = width, height
     if image.width * height > width * image.height:
         inner_height = max(1, round(image.height * width / image.width))

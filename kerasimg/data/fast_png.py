@@ -1,7 +1,7 @@
-"""Small plain PNGs, of which what takes the time is Python's own work on each file: the same pixels, with less of it.
+"""Small plain PNGs, for which the Python overhead per file dominates: the same pixels with less overhead.
 
-Plain means 8 bits, grey or RGB, not interlaced, no transparency, and no metadata that could turn the image. Sums and
-lengths are checked here, so that whatever is wrong with a file is left to the reference decoder to say.
+Plain means 8 bits, grey or RGB, not interlaced, no transparency, and no metadata that could rotate the image. Checksums
+and lengths are checked here; a file with any error is left to the reference decoder, which reports it.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from typing import Any
 import numpy as np
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-"""How a PNG begins."""
+"""The first bytes of a PNG."""
 LARGEST = 128 * 128
-"""Pixels of the largest one that is decoded here: of larger ones Pillow's own work is most."""
+"""Pixels of the largest image that is decoded here; for larger ones the overhead does not matter."""
 LARGEST_FILE = 1 << 16
-"""Bytes of the largest file that may hold one."""
+"""Bytes of the largest file that is read as a whole."""
 CHANNELS = {0: 1, 2: 3}
-"""Of the types of colour that are plain."""
+"""Colour type -> channels, for the plain ones."""
 HARMLESS = frozenset((b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"tIME", b"bKGD", b"sBIT"))
-"""Chunks that change no pixel: resolution, colour space (values are as stored), time, and hints."""
+"""Chunks that do not change pixels: resolution, colour space (values are as stored), time, and hints."""
 
 
 def plain_pixels(content: bytes, cv2: Any) -> np.ndarray | None:
     """The pixels of a plain PNG, (H, W) or (H, W, 3) uint8; None for any other file. cv2: OpenCV."""
-    found = _parts(content)
-    if found is None:
+    parts = _parts(content)
+    if parts is None:
         return None
-    width, height, channels, data = found
+    width, height, channels, data = parts
     stride = 1 + width * channels
     inflate = zlib.decompressobj()
     try:
         rows = inflate.decompress(data, height * stride + 1)
     except zlib.error:
         return None
-    # The first byte of each row says how it is to be read, in one of five ways.
+    # The first byte of each row is its filter, one of five.
     if len(rows) != height * stride or not inflate.eof or inflate.unused_data or max(rows[::stride]) > 4:
         return None
     pixels: np.ndarray = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -1,7 +1,7 @@
-"""Groups: images that belong together, of one patient, object or burst, and must not be in two parts.
+"""Groups: images of one patient, object or burst, which must not be in two parts.
 
-`fit.group` says which images do: "folder", the first folder below the class (of a manifest the folder of the file), or
-{"column": NAME}, a column of the manifest. A group of one name is one group, whatever the classes of its images.
+`fit.group` defines them: "folder" is the first folder below the class (for a manifest the folder of the file),
+{"column": NAME} a column of the manifest. Images with the same group name are one group, whatever their classes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kerasimg.spec.document import Group, GroupColumn
 
 
 def group_names(source: Source, group: Group) -> list[str]:
-    """The name of the group of each image.
+    """The group name of each image.
 
     Raises:
         DataError: if the column or the folders do not exist, or an image has no value in the column.
@@ -27,14 +27,14 @@ def group_names(source: Source, group: Group) -> list[str]:
         return _from_column(source, group.column)
     names = [_folder(item) for item in source.items]
     if not any(names):
-        message = '"folder": no image lies in a folder below its class; give a manifest, and {"column": ...}'
+        message = '"folder": no image is in a folder below its class; use a manifest, and {"column": ...}'
         raise ManyFaults([Fault(source.where, "fit.group", message)])
-    # An image that lies in the class itself belongs to no other.
+    # An image directly in the class folder is a group of its own.
     return [name or item.id for name, item in zip(names, source.items, strict=True)]
 
 
 def group_numbers(source: Source, group: Group | None) -> np.ndarray | None:
-    """The number of the group of each image, (N,) int64, counted from 0; None without groups."""
+    """The group number of each image, (N,) int64, from 0; None without groups."""
     if group is None:
         return None
     numbers: dict[str, int] = {}
@@ -42,7 +42,7 @@ def group_numbers(source: Source, group: Group | None) -> np.ndarray | None:
 
 
 def known_group_numbers(source: Source, group: Group | None) -> np.ndarray | None:
-    """As `group_numbers`; None also where these images have no such groups, as other data than those trained on."""
+    """Like `group_numbers`, but None if these images have no such groups (other data than the training data)."""
     try:
         return group_numbers(source, group)
     except ManyFaults:
@@ -50,7 +50,7 @@ def known_group_numbers(source: Source, group: Group | None) -> np.ndarray | Non
 
 
 def require_apart(source: Source, group: Group) -> None:
-    """Raise a DataError where the data itself puts one group into two parts."""
+    """Raises a DataError if the data itself puts one group into two parts."""
     parts: dict[str, set[int]] = {}
     for name, part in zip(group_names(source, group), source.parts.tolist(), strict=True):
         if part >= 0:
@@ -74,9 +74,9 @@ def _from_column(source: Source, column: str) -> list[str]:
     missing = [place for place, value in enumerate(values) if value in (None, "")]
     if len(missing) == len(values):
         columns = dict.fromkeys(name for item in source.items for name in item.extras)
-        known = f"{nearest(column, columns)} (there are: {listed(columns)})"
-        there = known if columns else "; only a manifest has any"
-        raise ManyFaults([Fault(source.where, "fit.group", f"the data has no column '{column}'{there}")])
+        names = f"{nearest(column, columns)} (columns: {listed(columns)})"
+        hint = names if columns else "; only manifests have columns"
+        raise ManyFaults([Fault(source.where, "fit.group", f"the data has no column '{column}'{hint}")])
     if missing:
         raise ManyFaults(
             Fault(source.where, source.items[place].id, f"has no value in the column '{column}', which fit.group names")
@@ -86,7 +86,7 @@ def _from_column(source: Source, column: str) -> list[str]:
 
 
 def _folder(item: Item) -> str:
-    """The first folder below the class; of an image whose path does not name its class, its folder."""
+    """The first folder below the class; the folder of the image if its path does not contain its class."""
     *folders, _ = item.id.split("/")
     for place in range(len(folders) - 1, -1, -1):
         if class_name(folders[place]) in item.labels:

@@ -1,4 +1,4 @@
-"""Any image as 8-bit RGB, upright and opaque; the rules are written in `decode.py`."""
+"""Reads any image as 8-bit RGB, upright and opaque; `decode.py` lists the rules."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from kerasimg.data.pixels import FOUR, value_fault
 from kerasimg.errors import KerasimgError
 
 MAX_PIXELS = 178_956_970
-"""Pixels of the largest image that is decoded: where Pillow, too, refuses by default."""
+"""Largest number of pixels that is decoded; Pillow's own default."""
 
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MPO", "JPEG2000"),
     *("PPM", "QOI", "ICO", "DIB", "PCX", "TGA", "HEIF"),
 )
-"""Formats that are read. Not those for which Pillow starts another program, as it does for EPS."""
+"""Formats that are read; not those for which Pillow starts another program (EPS)."""
 
 JPEGS = ("JPEG", "MPO")
 """Formats that are decoded as JPEG."""
@@ -41,7 +41,7 @@ EXTENSIONS = frozenset(
         *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".qoi", ".ico", ".pcx", ".tga"),
     )
 )
-"""Extensions, in lower case, by which a file is taken for an image; HEIC too, to be named, not passed over."""
+"""Lower-case extensions of image files; HEIC is included so that it is reported, not ignored."""
 
 TRANSPOSED = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,10 +52,10 @@ TRANSPOSED = {
     7: PIL.Image.Transpose.TRANSVERSE,
     8: PIL.Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what turns the image upright."""
+"""EXIF orientation -> the transposition that turns the image upright."""
 
 SIDEWAYS = frozenset(TRANSPOSED[orientation] for orientation in (5, 6, 7, 8))
-"""The turns that make height of width."""
+"""Transpositions that swap width and height."""
 
 BEGINNINGS = (
     (rb"\s*<(!doctype html|html|head|body)", "is not an image (it begins like an HTML page)"),
@@ -69,13 +69,13 @@ BEGINNINGS = (
         "is truncated or damaged within its header",
     ),
 )
-"""How a file begins that is not recognised -> what is wrong with it; the first that matches holds."""
+"""First bytes of an unrecognised file -> what is wrong with it; the first match counts."""
 HEIC = rb"....ftyp(heic|heix|hevc|hevx|mif1|msf1)"
-"""How a HEIC image begins, as phones write it; the extra `heic` reads it."""
+"""First bytes of a HEIC image, as phones write it; the extra `heic` reads it."""
 
 SAVE_IN_8_BITS = "save it with 8 bits, or scaled to 0 to 65535"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""How a TIFF begins, a BigTIFF too."""
+"""First bytes of a TIFF or BigTIFF."""
 
 UNLIKELY = 0xA5
 """A value that a whole row of an image rarely has in all channels, unlike 0 and 255."""
@@ -85,7 +85,7 @@ ImageInput = str | os.PathLike[str] | bytes | np.ndarray
 
 
 class BadImage(KerasimgError, ValueError):
-    """An image cannot be read; `reason` says why and goes on after the image's name: "is truncated"."""
+    """An image cannot be read; `reason` says why and follows the image's name: "is truncated"."""
 
     exit_code = 3
 
@@ -103,11 +103,16 @@ def read_image(
     background: RGB = (255, 255, 255),
     opened: Callable[[PIL.Image.Image], None] | None = None,
 ) -> PIL.Image.Image:
-    """The image in mode RGB, upright, at its own size, on the background where it is transparent.
+    """Reads an image in mode RGB, upright, at its own size, blended with the background if it is transparent.
 
-    image: a path, the bytes of a file, or an array of 0-255, (H, W) or (H, W, C) with 1 or 3 channels.
-    opened: called with a file once its header is read and its size found right, before its pixels are: it may note
-    what the header says, or ask for fewer pixels (`draft`).
+    Args:
+        image: a path, the bytes of a file, or an array of 0-255, (H, W) or (H, W, C) with 1 or 3 channels.
+        background: the colour behind transparent pixels.
+        opened: called after the header is read and the size is checked, before the pixels are decoded. It may record
+            what the header says, or ask for fewer pixels (`draft`).
+
+    Raises:
+        BadImage: if it cannot be read.
     """
     if isinstance(image, np.ndarray):
         return _from_array(image, background)
@@ -119,10 +124,10 @@ def read_image(
 
 @contextmanager
 def open_image(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """The file of an image, open; a BadImage says why it cannot be read."""
+    """Opens the file of an image; BadImage says why it cannot be read."""
     try:
         kind = os.stat(path).st_mode
-        if not stat.S_ISREG(kind):  # a named pipe would be waited for without end
+        if not stat.S_ISREG(kind):  # opening a named pipe would wait forever
             raise BadImage("is a folder" if stat.S_ISDIR(kind) else "is not a file")
         with open(path, "rb") as file:
             yield file
@@ -189,7 +194,7 @@ def _from_file(
 
 
 def _loaded(opened: PIL.Image.Image, file: IO[bytes]) -> PIL.Image.Image:
-    """The image with its pixels; a BadImage where a part of its data is missing, which Pillow fills up in silence."""
+    """Load the pixels; BadImage if a part of the data is missing, which Pillow fills silently."""
     if opened.format in JPEGS:
         content = read_jpeg(file)
         try:
@@ -217,7 +222,7 @@ def read_jpeg(file: IO[bytes]) -> bytes:
 
 
 def is_deep(opened: PIL.Image.Image) -> bool:
-    """Whether a file of colour, not loaded yet, holds 16 bits a channel, of which Pillow gives the upper eight."""
+    """Whether a colour file, not loaded yet, has 16 bits per channel, of which Pillow returns the upper eight."""
     if (tags := tiff.tags_of(opened)) is not None:
         return max(tags.get(tiff.BITS, (8,))) == 16
     tiles = getattr(opened, "tile", None) or [""]
@@ -240,7 +245,7 @@ def _last_row(image: PIL.Image.Image) -> bytes:
 
 
 def _has_all_rows(file: IO[bytes], height: int) -> bool:
-    """Whether a PNG that is not interlaced holds the data of all its rows."""
+    """Whether a PNG holds the data of all its rows; always true if it is interlaced."""
     file.seek(0)
     content = file.read()
     width, _, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", content, 16)
@@ -259,7 +264,7 @@ def _has_all_rows(file: IO[bytes], height: int) -> bool:
 
 @contextmanager
 def _named_faults(head: bytes, tags: tiff.Tags | None = None) -> Iterator[None]:
-    """Turn what Pillow raises into a BadImage.  head: how the file begins.  tags: those of a TIFF."""
+    """Turn errors of Pillow into BadImage.  head: the first bytes of the file.  tags: those of a TIFF."""
     try:
         yield
     except (BadImage, MemoryError):
@@ -267,11 +272,11 @@ def _named_faults(head: bytes, tags: tiff.Tags | None = None) -> Iterator[None]:
     except PIL.UnidentifiedImageError:
         raise BadImage(tiff.describe(tags) if tags else _resemblance(head)) from None
     except PIL.Image.DecompressionBombError as error:
-        # Raised before the size can be asked for; it stands in the message.
+        # Raised before the size is known; the message contains it.
         _check_size(max(map(int, re.findall(r"\d+", str(error))), default=0))
         raise BadImage(f"is too large ({error})") from None
     except Exception as error:
-        # Pillow's decoders raise what their parsers stumble on: OSError, SyntaxError, struct.error, KeyError ...
+        # Pillow's decoders raise OSError, SyntaxError, struct.error, KeyError and others.
         raise BadImage(_damage(error)) from error
 
 
@@ -281,7 +286,7 @@ def _check_size(pixels: int) -> None:
 
 
 def _in_8_bits(opened: PIL.Image.Image) -> PIL.Image.Image:
-    """The image in a mode of at most 8 bits a channel."""
+    """Convert to a mode of at most 8 bits per channel."""
     transparent = opened.info.get("transparency")
     if opened.mode == "F":
         values = np.asarray(opened)
@@ -294,7 +299,7 @@ def _in_8_bits(opened: PIL.Image.Image) -> PIL.Image.Image:
     if opened.mode == "L" and tiff.is_signed_byte(opened) and np.asarray(opened).max() > 127:
         raise BadImage("holds signed 8-bit values below 0; 0 to 255 is expected")
     if opened.mode == "I" or opened.mode.startswith("I;16"):
-        values = tiff.scaled(opened, np.asarray(opened))
+        values = tiff.rescale(opened, np.asarray(opened))
         low, high = int(values.min()), int(values.max())
         if low >= 0 and 0 < high <= 255:
             raise BadImage(f"holds 16-bit values from {low} to {high}, which would be black; {SAVE_IN_8_BITS}")
@@ -303,7 +308,7 @@ def _in_8_bits(opened: PIL.Image.Image) -> PIL.Image.Image:
             grey.putalpha(PIL.Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
         return grey
     if opened.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:
-        # Of 16-bit colour Pillow keeps the high bytes, but not of the colour that stands for transparent.
+        # Pillow returns the high bytes of 16-bit colour, except for the transparent colour.
         opened.info["transparency"] = tuple(value >> 8 for value in transparent)
     return opened.convert("LA") if opened.mode == "La" else opened
 
@@ -318,23 +323,23 @@ def _opaque(image: PIL.Image.Image, background: RGB) -> PIL.Image.Image:
 
 
 def _to_bytes(values: np.ndarray, top: int) -> np.ndarray:
-    """Numbers of 0 to `top` as uint8 of 0 to 255, rounded."""
+    """Scale numbers of 0 to `top` to uint8 of 0 to 255, rounded."""
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind not in "buif":
         raise BadImage(f"holds {values.dtype}, not numbers")
     low, high = float(values.min()), float(values.max())
-    if not (low >= -0.5 and high <= top + 0.5):  # written so that NaN is refused, too
+    if not (low >= -0.5 and high <= top + 0.5):  # NaN is refused too
         raise BadImage(f"holds values from {low:g} to {high:g}; 0 to {top} is expected")
     return np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8)
 
 
 def turn_of(opened: PIL.Image.Image) -> PIL.Image.Transpose | None:
-    """What turns an opened image upright, as its EXIF or XMP says; None where it is, or neither says so."""
+    """The transposition that turns an opened image upright, from EXIF or XMP; None if there is none."""
     try:
         return TRANSPOSED.get(opened.getexif().get(PIL.ExifTags.Base.Orientation, 1))
     except Exception:
-        # An EXIF block that cannot be parsed turns nothing, and the pixels are sound without it.
+        # An EXIF block that cannot be parsed is ignored; the pixels are valid without it.
         return None
 
 
@@ -357,7 +362,7 @@ def _damage(error: Exception) -> str:
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """The formats of `FORMATS` that can be read here; HEIF by the extra `heic`."""
+    """The formats of `FORMATS` that the installed libraries read; HEIF needs the extra `heic`."""
     PIL.Image.init()
     with suppress(ImportError):
         import pillow_heif
@@ -367,9 +372,9 @@ def formats() -> tuple[str, ...]:
 
 
 def mute_pillow() -> None:
-    """Ignore Pillow's warnings (a large image, odd metadata): what matters in an image raises here.
+    """Ignore Pillow's warnings (large images, unusual metadata): real problems raise errors here.
 
-    For the process, by a filter on Pillow's modules: `warnings.catch_warnings` is not safe among threads.
+    The filter is for the whole process: `warnings.catch_warnings` is not thread-safe.
     """
     pillow = re.compile(r"PIL\.")
     if not warnings.filters or warnings.filters[0][3] != pillow:

@@ -1,7 +1,7 @@
 """One entry point for images: paths, folders, bytes, files, PIL images, arrays, tensors, and lists of them.
 
-`named_images` turns whatever a caller passes into images with names, in a form that the decoder takes. Arrays go
-through one guard (`pixels.py`). An array of three dimensions is one image (height, width, channels) where its last
+`named_images` turns whatever a caller passes into named images that the decoder takes. Arrays are checked by
+`pixels.py`. An array of three dimensions is one image (height, width, channels) where its last
 dimension is 1, 3 or 4, and else a batch of grey images (N, height, width).
 """
 
@@ -27,64 +27,63 @@ Images = str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray | Sequenc
 
 EXPECTED = "a path, bytes, a file opened for reading bytes, a PIL image, an array, or a list of them"
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/|data:[a-z]+/", re.IGNORECASE)
-"""How an address begins; with one slash, too, since `pathlib.Path` takes the second away. Not a drive: "C:/"."""
+"""How a URL begins; one slash is enough, since `pathlib.Path` removes the second. Not a drive: "C:/"."""
 
 
 class NamedImage(NamedTuple):
-    """An image and what it is called."""
+    """An image and its name."""
 
     name: str
-    """Its path, or its place among what was passed: "[3]"."""
+    """Its path, or its position: "[3]"."""
     image: ImageInput | BadImage
-    """The path of its file, the bytes of one, or its pixels; or why it is no image."""
+    """A path, the bytes of a file, pixels, or the reason why it is not an image."""
 
     def read(self) -> ImageInput:
-        """The image; a BadImage is raised if it is none."""
+        """The image; raises BadImage if it is not one."""
         if isinstance(self.image, BadImage):
             raise self.image
         return self.image
 
 
-def named_images(given: Any, channels: int = 3) -> list[NamedImage]:
-    """Each image of what a caller passed, with its name.
+def named_images(images: Any, channels: int = 3) -> list[NamedImage]:
+    """Returns each image that a caller passed, with its name.
 
     Args:
         given: a path (of a file, or of a folder with images below it), bytes, a file opened for reading bytes, a PIL
             image, an array or tensor ((H, W), (H, W, C), (N, H, W) or (N, H, W, C), 0 to 255), or any list of these.
-        channels: what the model sees; tells three grey images from one that has its channels first.
+        channels: of the model's input; distinguishes three grey images from one with its channels first.
 
     Returns:
-        The images, in their order. What cannot be an image by its type, shape or values holds a `BadImage`; files
-        are not read.
+        The images in order. One whose type, shape or values are wrong holds a `BadImage`. Files are not read.
 
     Raises:
-        CallError: for what is no image at all: an address, a type that is not known.
+        CallError: for what is not an image at all: a URL, an unknown type.
         DataError: for an array of many images of a wrong type, shape or range.
     """
-    if _is_array(given):
-        array = _array(given, "array")
+    if _is_array(images):
+        array = _array(images, "array")
         if array.ndim != 1 or array.dtype.kind not in "OUS":
             return _of_array(array, channels)
-        given = array.tolist()  # paths, or images of several sizes
-    if _is_single(given):
-        return _dark_together(_of_one(given, 0))
-    if isinstance(given, Mapping) or not isinstance(given, Iterable):
-        raise _unknown(given, "")
-    members = list(given)
+        images = array.tolist()  # paths, or images of several sizes
+    if _is_single(images):
+        return _dark_together(_of_one(images, 0))
+    if isinstance(images, Mapping) or not isinstance(images, Iterable):
+        raise _unknown(images, "")
+    members = list(images)
     if members and all(isinstance(member, list | tuple | int | float) for member in members):
         return _of_array(_array(members, "array"), channels)
     return _dark_together([image for place, member in enumerate(members) for image in _of_one(member, place)])
 
 
 def require_local(path: str) -> None:
-    """Raise a CallError where a path is the address of something elsewhere."""
+    """Raises a CallError if a path is a URL."""
     if ADDRESS.match(path):
         shown = path if len(path) <= 80 else f"{path[:80]}..."
         raise CallError(f"'{shown}': addresses are not fetched; download the file and pass its path, or pass its bytes")
 
 
 def from_pil(image: PIL.Image.Image) -> ImageInput:
-    """A PIL image as pixels (H, W) or (H, W, 3) of uint8, upright; as the bytes of a PNG where it is transparent.
+    """Converts a PIL image to pixels, (H, W) or (H, W, 3) uint8, upright; to the bytes of a PNG if it is transparent.
 
     Raises:
         BadImage: if it cannot be loaded, or its values are out of range.
@@ -98,10 +97,10 @@ def from_pil(image: PIL.Image.Image) -> ImageInput:
 
 
 def as_image(member: Any, where: str = "") -> ImageInput:
-    """One image of any kind, as a path, bytes or pixels.
+    """Converts one image of any kind to a path, bytes or pixels.
 
     Raises:
-        CallError: for what is no image at all.
+        CallError: for what is not an image at all.
         BadImage: for an image of a wrong type, shape or range.
     """
     if isinstance(member, str | os.PathLike):
@@ -140,7 +139,7 @@ def _of_one(member: Any, place: int) -> list[NamedImage]:
 
 
 def _of_array(pixels: np.ndarray, channels: int) -> list[NamedImage]:
-    """The images of one array that is passed alone."""
+    """The images of a single array."""
     if pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4)):
         reason = _single_fault(pixels)
         return _dark_together([NamedImage("[0]", BadImage(reason) if reason else pixels)])
@@ -157,7 +156,7 @@ def _of_array(pixels: np.ndarray, channels: int) -> list[NamedImage]:
 
 
 def batch_fault(pixels: np.ndarray) -> str | None:
-    """What is wrong with an array of many images, (N, H, W) or (N, H, W, C); None if nothing is."""
+    """What is wrong with an array of images, (N, H, W) or (N, H, W, C); None if it is valid."""
     if reason := type_fault(pixels):
         return f"{reason}, of shape (N, height, width) or (N, height, width, channels); got {_got(pixels)}"
     if pixels.ndim not in (3, 4):
@@ -179,13 +178,13 @@ def _single_fault(pixels: np.ndarray) -> str | None:
         return reason
     if not pixels.size:
         return "has no pixels"
-    # An image of uint8 may be nearly black among others that are not: see `_dark_together`.
+    # A single uint8 image may be nearly black: see `_dark_together`.
     return None if pixels.dtype == np.uint8 else value_fault(pixels)
 
 
 def _dark_together(images: list[NamedImage]) -> list[NamedImage]:
-    """The images; arrays of uint8 are refused where none of them has a value above 1."""
-    arrays = {place: one.image for place, one in enumerate(images) if isinstance(one.image, np.ndarray)}
+    """Refuse uint8 arrays if none of them has a value above 1."""
+    arrays = {place: named.image for place, named in enumerate(images) if isinstance(named.image, np.ndarray)}
     places = [place for place, pixels in arrays.items() if pixels.dtype == np.uint8]
     maxima = np.array([arrays[place].max() for place in places] or [0], np.uint8)
     if reason := value_fault(maxima):
@@ -195,15 +194,15 @@ def _dark_together(images: list[NamedImage]) -> list[NamedImage]:
 
 
 def _is_array(value: Any) -> bool:
-    """Whether it is an array or a tensor; a PIL image is none, though NumPy could read it."""
+    """Whether it is an array or a tensor; a PIL image is not, although NumPy could read it."""
     if isinstance(value, PIL.Image.Image | str | bytes):
         return False
     return isinstance(value, np.ndarray) or (hasattr(value, "__array__") and hasattr(value, "shape"))
 
 
-def _is_single(given: Any) -> bool:
+def _is_single(images: Any) -> bool:
     kinds = str | os.PathLike | bytes | bytearray | memoryview | PIL.Image.Image
-    return isinstance(given, kinds) or callable(getattr(given, "read", None))
+    return isinstance(images, kinds) or callable(getattr(images, "read", None))
 
 
 def _array(value: Any, where: str) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""A million images and what is known of them, in columns: an image becomes an `Item` when it is asked for.
+"""Millions of labelled images in columns; an `Item` is made when an image is accessed.
 
-An image of a folder takes the bytes of its path and 14 more: where it ends, the number of its label, the part.
+An image of a folder takes the bytes of its path and 14 more: the end of the path, the number of the label, the part.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kerasimg.data.readers.packed_strings import Extras, Growing, Texts
 
 
 class Ids(Protocol):
-    """What gives the id of an image by its row."""
+    """Gives the id of an image by its row."""
 
     def __getitem__(self, index: int) -> str:
         """The id."""
@@ -31,11 +31,11 @@ class Labels:
     """The labels of many images, as numbers of names."""
 
     names: tuple[str, ...]
-    """What the numbers stand for; not all of them need to occur."""
+    """The name of each number; not all of them need to occur."""
     codes: np.ndarray
-    """(number of labels,) int32: of all images, one after the other."""
+    """(number of labels,) int32: of all images, concatenated."""
     starts: np.ndarray | None = None
-    """(N + 1,) int64: where each image's begin; None where each has exactly one."""
+    """(N + 1,) int64: where the labels of each image start; None if each has exactly one."""
 
     def of(self, row: int) -> tuple[str, ...]:
         """The labels of one image."""
@@ -44,7 +44,7 @@ class Labels:
         return tuple(self.names[code] for code in self.codes[self.starts[row] : self.starts[row + 1]])
 
     def take(self, rows: np.ndarray) -> Labels:
-        """The labels of these images alone."""
+        """The labels of these images."""
         if self.starts is None:
             return replace(self, codes=self.codes[rows])
         counts = np.diff(self.starts)[rows]
@@ -53,30 +53,30 @@ class Labels:
         return replace(self, codes=self.codes[places], starts=starts)
 
     def owners(self) -> np.ndarray:
-        """(number of labels,) int64: the image that each label is of."""
+        """(number of labels,) int64: the image of each label."""
         if self.starts is None:
             return np.arange(len(self.codes))
         return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
 
     def counts(self) -> np.ndarray:
-        """(number of names,) int64: how many images have each."""
+        """(number of names,) int64: images with each label."""
         return np.bincount(self.codes, minlength=len(self.names))
 
     def renamed(self, names: Sequence[str]) -> np.ndarray:
-        """The labels, as `codes`, numbered by other names; a KeyError names one that is not among them."""
+        """The codes of the labels in another list of names; KeyError if a name is missing there."""
         numbers = {name: number for number, name in enumerate(names)}
         table = np.array([numbers.get(name, -1) for name in self.names], np.int64)
-        found = table[self.codes]
-        if len(found) and found.min() < 0:
-            raise KeyError(self.names[self.codes[found.argmin()]])
-        return found
+        codes = table[self.codes]
+        if len(codes) and codes.min() < 0:
+            raise KeyError(self.names[self.codes[codes.argmin()]])
+        return codes
 
 
 class Numbered:
-    """The ids of images that have a number within an array or a file: "train[17]"."""
+    """Ids of images that have a number within an array or a file: "train[17]"."""
 
     def __init__(self, names: Sequence[str], ends: np.ndarray):
-        """ends: how many images the first name has, the first two have, and so on."""
+        """ends: the cumulative number of images of the names."""
         self.names = names
         self.ends = ends
 
@@ -85,26 +85,26 @@ class Numbered:
         return f"{self.names[number]}[{index - int(self.ends[number - 1] if number else 0)}]"
 
 
-def joined(labels: Sequence[Labels]) -> Labels:
-    """The labels of the images of the first, then of the second, and so on; equal names become one."""
+def join_labels(labels: Sequence[Labels]) -> Labels:
+    """Concatenate labels; equal names are merged."""
     numbers: dict[str, int] = {}
-    tables = [np.array([numbers.setdefault(name, len(numbers)) for name in one.names], np.int32) for one in labels]
-    codes = np.concatenate([table[one.codes] for table, one in zip(tables, labels, strict=True)])
-    if all(one.starts is None for one in labels):
+    tables = [np.array([numbers.setdefault(name, len(numbers)) for name in part.names], np.int32) for part in labels]
+    codes = np.concatenate([table[part.codes] for table, part in zip(tables, labels, strict=True)])
+    if all(part.starts is None for part in labels):
         return Labels(tuple(numbers), codes)
-    counts = [np.ones(len(one.codes), np.int64) if one.starts is None else np.diff(one.starts) for one in labels]
+    counts = [np.ones(len(part.codes), np.int64) if part.starts is None else np.diff(part.starts) for part in labels]
     return Labels(tuple(numbers), codes, np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Items(Sequence[Item]):
-    """Labelled images in columns; those at `rows` of the columns, in their order, or all."""
+    """Labelled images in columns: those at `rows`, in that order, or all."""
 
     ids: Ids
     images: Images
     all_labels: Labels
     all_parts: np.ndarray
-    """int8: places in PART_NAMES, -1 for none."""
+    """int8: indices into PART_NAMES, -1 for none."""
     extras: Extras | None = None
     rows: np.ndarray | None = None
 
@@ -141,7 +141,7 @@ class Items(Sequence[Item]):
         return (self[index] for index in range(len(self)))
 
     def take(self, indices: Iterable[int] | np.ndarray) -> Items:
-        """These items alone, in this order."""
+        """These items, in this order."""
         chosen = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
         chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
         count = len(self)
@@ -155,17 +155,17 @@ class Items(Sequence[Item]):
         return self.ids[self._row(index)]
 
     def encoded_ids(self) -> Iterator[bytes]:
-        """The ids of all items in UTF-8, with escapes for what is no text."""
+        """The ids of all items in UTF-8; bytes that are not UTF-8 are escaped."""
         if isinstance(self.ids, Texts) and self.ids.is_utf_8():
             return self.ids.raws(self._rows())
         return (self.ids[row].encode(errors="backslashreplace") for row in self._rows().tolist())
 
     def image(self, index: int) -> ImageInput:
-        """The path of an item's file, the bytes of one, or its pixels; a BadImage says why there is none."""
+        """The image of an item: a path, the bytes of a file, or pixels; BadImage if it cannot be read."""
         return self.images.read(self._row(index))
 
     def keys(self, indices: np.ndarray | None = None) -> np.ndarray:
-        """Content keys, (N,) 'S16', of these items or all."""
+        """Content keys of the given items or all, (N,) 'S16'."""
         rows = self._rows()
         return self.images.keys(rows if indices is None else rows[np.asarray(indices, np.int64)])
 
@@ -176,7 +176,7 @@ class Items(Sequence[Item]):
 
     @property
     def parts(self) -> np.ndarray:
-        """(N,) int8: the place of each item's part in PART_NAMES; -1 where it has none."""
+        """(N,) int8: the index of each item's part in PART_NAMES, -1 for none."""
         return self.all_parts if self.rows is None else self.all_parts[self.rows]
 
     def _row(self, index: int) -> int:
@@ -191,7 +191,7 @@ class Items(Sequence[Item]):
 
 
 class Gathering:
-    """Columns that grow image by image."""
+    """Builds columns image by image."""
 
     def __init__(self) -> None:
         self.ids = Growing()
@@ -204,7 +204,7 @@ class Gathering:
     def add(
         self, id: str, labels: Iterable[str], part: Part | None = None, extras: Mapping[str, Any] | None = None
     ) -> None:
-        """One more image; its place among the `Images` is its turn here."""
+        """Add an image; its row in the `Images` is its position here."""
         self.ids.add(id)
         for label in labels:
             self.labels.append(self.codes.setdefault(label, len(self.codes)))
@@ -217,7 +217,7 @@ class Gathering:
             self.extras.add(json.dumps(dict(extras or {})))
 
     def items(self, images: Images) -> Items:
-        """All that were added, their images being in this place."""
+        """All added items, with their images."""
         starts = np.array(self.starts, np.int64)
         single = bool((np.diff(starts) == 1).all())
         labels = Labels(tuple(self.codes), np.array(self.labels, np.int32), None if single else starts)

@@ -1,4 +1,4 @@
-"""What every source is made of: labelled images, the parts they may belong to, the order of class names."""
+"""Labelled images (`Item`), their parts, and the order of class names."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ PARTS: dict[str, Part] = {
     "test": "test",
     "testing": "test",
 }
-"""The names of the parts, as folders and manifests write them (in any case), and what they mean."""
+"""Names of parts in folders and manifests (in any case) -> the part."""
 
 PART_NAMES: tuple[Part, ...] = ("train", "validation", "test")
-"""The parts, each at the place that is its number in columns; -1 stands for none."""
+"""The parts; columns hold the index, or -1 for none."""
 
 ImageInput = str | bytes | np.ndarray
-"""The path of a file, the bytes of one, or pixels."""
+"""A path, the bytes of a file, or pixels."""
 
 LISTED = 20
-"""Faults that an error message lists."""
+"""Number of errors that a message lists."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Item:
-    """One image and what is known of it."""
+    """A labelled image."""
 
     id: str
-    """Its path below the root, with forward slashes, or its place in an array: "train[17]"."""
+    """Its path below the root, with forward slashes, or its position in an array: "train[17]"."""
     held: ImageInput | Callable[[], ImageInput]
-    """The path of its file, its bytes or its pixels, or what gives them when they are asked for."""
+    """A path, the bytes of a file, pixels, or a function that returns one of these."""
     labels: tuple[str, ...]
-    """Names of its classes: one, or any number where the task is multilabel."""
+    """Names of its classes: one, or any number if the task is multilabel."""
     part: Part | None = None
     """The part that the data puts it in."""
     extras: Mapping[str, Any] = field(default_factory=dict)
-    """What else a manifest says of it."""
+    """Other columns of the manifest."""
 
     @property
     def image(self) -> ImageInput:
-        """The path of its file, the bytes of one, or its pixels; read now where it stands within a larger file."""
+        """A path, the bytes of a file, or pixels; read now if it is inside a larger file."""
         return self.held() if callable(self.held) else self.held
 
 
@@ -64,19 +64,19 @@ class Bad(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What a reader found: images, names of classes in any order, and how many files are no images."""
+    """The result of a reader: images, class names in any order, and the number of files that are not images."""
 
     items: Sequence[Item]
     classes: Iterable[str]
     ignored: int = 0
     soft: bool = False
-    """Whether images have shares of classes, see `soft_labels.py`."""
+    """Whether images have soft labels, see `soft_labels.py`."""
     empty: tuple[str, ...] = ()
-    """Folders that would be classes or parts, and hold no images."""
+    """Class or part folders without images."""
 
 
 class ManyFaults(DataError):
-    """Data that is wrong in any number of places: `faults` holds them all, the message the first 20."""
+    """Errors in data: `faults` has all of them, the message the first 20."""
 
     def __str__(self) -> str:
         lines = [str(fault) for fault in self.faults[:LISTED]]
@@ -86,17 +86,17 @@ class ManyFaults(DataError):
 
 
 def fault(file: str, path: str, message: str) -> ManyFaults:
-    """The error for a single fault."""
+    """An error with a single fault."""
     return ManyFaults([Fault(file, path, message)])
 
 
 def class_name(label: str) -> str:
-    """The label as a class name: without space around it, in one Unicode form on every system (NFC)."""
+    """The label as a class name: stripped, and in Unicode form NFC on every system."""
     return unicodedata.normalize("NFC", label.strip())
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Class names in their order: by value where all are integers ("10" after "9"), else by character."""
+    """Sort class names: by value if all are integers ("10" after "9"), else by character."""
     unique = set(names)
     if all(re.fullmatch(r"-?\d+", name) for name in unique):
         return tuple(sorted(unique, key=lambda name: (int(name), name)))

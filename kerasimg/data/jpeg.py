@@ -1,7 +1,7 @@
-"""JPEGs by libjpeg-turbo, whose warnings count: a file that lost a part of its data is named, not filled with grey.
+"""Decodes JPEGs with libjpeg-turbo and its warnings: a file with missing data is an error, not partly grey.
 
-Pillow decodes with the same library and gives the same pixels, but hides its warnings: a file that was cut in the
-middle, or whose header claims more rows than there are, comes out partly grey. simplejpeg reports them.
+Pillow uses the same library and returns the same pixels, but hides the warnings: a file that was cut in the middle, or
+whose header claims more rows than there are, comes out partly grey. simplejpeg reports them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import simplejpeg
 from kerasimg.boundary import jpeg_scans, limit
 
 MISSING = re.compile(r"premature end of data segment|bad (huffman|arithmetic) code|instead of RST", re.IGNORECASE)
-"""Warnings of libjpeg after which pixels are made up."""
+"""Warnings of libjpeg after which pixels are invented."""
 LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker")
-"""A warning that is harmless for few bytes, which some cameras write; many are rows that the header does not count."""
+"""A warning that is harmless for a few bytes, which some cameras write; many bytes are rows missing in the header."""
 HARMLESS_BYTES = 256
 HARMLESS_SHARE = 0.02
-"""Bytes left over that are harmless: so many, or this share of the file."""
+"""Extraneous bytes that are harmless: this number, or this share of the file."""
 COLOURS = {"L": "GRAY", "RGB": "RGB"}
-"""Mode of Pillow -> what libjpeg is asked for. Of others (CMYK) Pillow makes the pixels."""
+"""Mode of Pillow -> colour space of libjpeg. Other modes (CMYK) are decoded by Pillow."""
 
 
 def scans_fault(content: bytes) -> str | None:
@@ -33,10 +33,10 @@ def scans_fault(content: bytes) -> str | None:
 
 
 def decode_whole(content: bytes, opened: PIL.Image.Image) -> PIL.Image.Image | None:
-    """The pixels of a JPEG as Pillow opened it, at the size it was drafted to; None where Pillow must decode it.
+    """Decodes a JPEG that Pillow opened, at its draft size; None if Pillow must decode it.
 
     Raises:
-        ValueError: if a part of the data is missing; the message goes on after the name of the image.
+        ValueError: if a part of the data is missing; the message follows the name of the image.
     """
     colour = COLOURS.get(opened.mode)
     if colour is None:
@@ -51,25 +51,25 @@ def decode_whole(content: bytes, opened: PIL.Image.Image) -> PIL.Image.Image | N
     except ValueError as error:
         if reason := _loss(str(error), len(content)):
             raise ValueError(reason) from error
-        return None  # odd, but not incomplete
+        return None  # unusual, but complete
     if pixels.shape[:2] != (height, width):
         return None
     return PIL.Image.fromarray(pixels[..., 0] if colour == "GRAY" else pixels)
 
 
 def require_whole(content: bytes) -> None:
-    """Raise a ValueError if a part of a JPEG's data is missing; at an eighth of its size, which costs a third."""
+    """Raises a ValueError if a JPEG lacks data; decodes at an eighth of its size, at a third of the cost."""
     try:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(content)
-        wanted = "CMYK" if colour in ("CMYK", "YCCK") else "GRAY" if colour == "Gray" else "RGB"
-        simplejpeg.decode_jpeg(content, wanted, min_height=-(-height // 8), min_width=-(-width // 8), min_factor=8)
+        colours = "CMYK" if colour in ("CMYK", "YCCK") else "GRAY" if colour == "Gray" else "RGB"
+        simplejpeg.decode_jpeg(content, colours, min_height=-(-height // 8), min_width=-(-width // 8), min_factor=8)
     except ValueError as error:
         if reason := _loss(str(error), len(content)):
             raise ValueError(reason) from error
 
 
 def is_whole(content: bytes) -> bool:
-    """Whether libjpeg finds all data of a JPEG."""
+    """Whether all data of a JPEG is present."""
     try:
         require_whole(content)
     except ValueError:
@@ -78,7 +78,7 @@ def is_whole(content: bytes) -> bool:
 
 
 def _loss(warning: str, size: int) -> str | None:
-    """What a warning of libjpeg says about missing pixels; None if it says nothing of that."""
+    """What a warning of libjpeg says about missing pixels; None if it is about something else."""
     if "Premature end of JPEG file" in warning:
         return "is truncated"
     left_over = LEFT_OVER.search(warning)

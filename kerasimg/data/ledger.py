@@ -1,8 +1,9 @@
-"""What is known of images that were read before: the hash of their bytes, and whether they can be read.
+"""The ledger: for images that were read before, the hash of their bytes and whether they can be read.
 
-An image stands under its content key (`Source.keys`), so that one that has changed is an image never seen. The
-ledger is a folder of small files, each written once by one process; now and then one of them joins them all, and a
-file is removed only when another holds what it held: no process waits for another, and none loses a line.
+Images are stored by content key (`Source.keys`), so a changed image is a new one. The ledger is a folder of small
+files, each written once by one process. From time to time a process merges them, and removes a file only after its
+lines are in
+another: no process waits for another, and no line is lost.
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL
 
-from kerasimg.data.array_files import keep, kept, remove
+from kerasimg.data.array_files import load_arrays, remove, save_arrays
 from kerasimg.data.cache_folder import cache_folder
 
 LIMIT = 4_000_000
-"""Images that are remembered, at 52 bytes each; beyond that the oldest day's lines are forgotten."""
+"""Largest number of images, 52 bytes each; beyond it the oldest lines are dropped."""
 FILES = 16
-"""So many files are joined to one."""
+"""Number of files at which they are merged."""
 KIND = "ledger"
 SUFFIX = ".ledger"
 DAY_S = 86_400
 
 
 class Known(NamedTuple):
-    """What the ledger says of some images; it says nothing of those that are not `known`."""
+    """What the ledger knows about some images; only valid for those that are `known`."""
 
     known: np.ndarray
     """(N,) bool."""
     sha256: np.ndarray
     """(N,) 'S32': the raw digests of their bytes; see `hexadecimal`."""
     reasons: np.ndarray
-    """(N,) str objects: why they cannot be read; "" where they can be."""
+    """(N,) str objects: why they cannot be read; "" if they can be."""
 
 
 class Lines(NamedTuple):
@@ -47,13 +48,13 @@ class Lines(NamedTuple):
     keys: np.ndarray
     sha256: np.ndarray
     days: np.ndarray
-    """When they were written, in days since 1970."""
+    """When each line was written, in days since 1970."""
     reasons: dict[int, list[str]]
-    """Line -> why the image cannot be read, and the version of Pillow that says so."""
+    """Line -> why the image cannot be read, and the version of Pillow."""
 
 
 class Ledger:
-    """What is known of images that were read before. Any number of threads and processes may use one folder."""
+    """The ledger in a folder, which any number of threads and processes may use."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -71,30 +72,30 @@ class Ledger:
         return sum(len(lines.keys) for lines in self.files.values())
 
     def find(self, keys: np.ndarray) -> Known:
-        """What is known of the images of these content keys, (N,) 'S16'.
+        """Looks up images by content key, (N,) 'S16'.
 
-        That one cannot be read counts only where the same version of Pillow said so.
+        An unreadable image counts as known only if the version of Pillow is the same.
         """
         keys = np.asarray(keys, "S16")
-        found = Known(np.zeros(len(keys), bool), np.zeros(len(keys), "S32"), np.full(len(keys), "", object))
+        result = Known(np.zeros(len(keys), bool), np.zeros(len(keys), "S32"), np.full(len(keys), "", object))
         for lines in list(self.files.values())[::-1]:
             if not len(lines.keys):
                 continue
-            asked = np.flatnonzero(~found.known)
+            asked = np.flatnonzero(~result.known)
             places = np.minimum(np.searchsorted(lines.keys, keys[asked]), len(lines.keys) - 1)
-            there = lines.keys[places] == keys[asked]
-            asked, places = asked[there], places[there]
-            found.known[asked] = True
-            found.sha256[asked] = lines.sha256[places]
+            match = lines.keys[places] == keys[asked]
+            asked, places = asked[match], places[match]
+            result.known[asked] = True
+            result.sha256[asked] = lines.sha256[places]
             for index in np.flatnonzero(np.isin(places, list(lines.reasons))) if lines.reasons else ():
                 reason, version = lines.reasons[int(places[index])]
-                found.reasons[asked[index]] = reason
-                found.known[asked[index]] = version == PIL.__version__
-        found.reasons[~found.known] = ""
-        return found
+                result.reasons[asked[index]] = reason
+                result.known[asked[index]] = version == PIL.__version__
+        result.reasons[~result.known] = ""
+        return result
 
     def add(self, keys: np.ndarray, sha256: np.ndarray | Sequence[bytes], reasons: Sequence[str] | np.ndarray) -> None:
-        """Remember images: content keys (N,), raw digests (N,), and why each cannot be read ("" where it can)."""
+        """Adds images: content keys (N,), raw digests (N,), and why each cannot be read ("" if it can)."""
         keys = np.asarray(keys, "S16")
         if not len(keys):
             return
@@ -107,15 +108,15 @@ class Ledger:
             self._join()
 
     def _write(self, lines: Lines) -> Path:
-        # The time first, so that files stand in the order in which they were written.
+        # The time first, so that files sort by age.
         path = self.folder / f"{time.time_ns():020}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
         texts = np.frombuffer(json.dumps(lines.reasons).encode(), np.uint8)
-        keep(path, KIND, {"keys": lines.keys, "sha256": lines.sha256, "days": lines.days, "reasons": texts})
+        save_arrays(path, KIND, {"keys": lines.keys, "sha256": lines.sha256, "days": lines.days, "reasons": texts})
         self.files[path] = lines
         return path
 
     def _join(self) -> None:
-        """All files as one, the latest line of each image, and of too many the latest."""
+        """Merge all files, keeping the latest line of each image, at most LIMIT."""
         files = dict(self.files)
         keys = np.concatenate([lines.keys for lines in files.values()])[::-1]
         days = np.concatenate([lines.days for lines in files.values()])[::-1]
@@ -139,14 +140,14 @@ class Ledger:
 
 
 def hexadecimal(digests: np.ndarray) -> list[str]:
-    """Raw digests, (N,) of 'S16' or 'S32', as text; NumPy drops the zeros at the end of a single one."""
+    """Raw digests, (N,) of 'S16' or 'S32', as text; NumPy drops trailing zeros of a single one."""
     width = digests.dtype.itemsize
     whole = np.ascontiguousarray(digests).tobytes().hex()
     return [whole[start : start + 2 * width] for start in range(0, len(whole), 2 * width)]
 
 
 def _read(path: Path) -> Lines | None:
-    arrays: dict[str, Any] | None = kept(path, KIND)
+    arrays: dict[str, Any] | None = load_arrays(path, KIND)
     if arrays is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Images of a source as pixels, a batch at a time, decoded by all cores or taken from the cache."""
+"""Loads batches of pixels from a source, decoded on all cores or taken from the cache."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from kerasimg.spec.document import Image
 Decode = Callable[[ImageInput, Image], np.ndarray]
 
 ALIGNMENT = 64
-"""Bytes: TensorFlow takes an array that begins at a multiple of it as it is, and copies any other."""
+"""Bytes: TensorFlow uses an array aligned to this without a copy."""
 TASKS_PER_THREAD = 4
-"""Parts that a batch is cut into for each thread: more even the load out, and cost more to hand over."""
+"""Tasks per thread and batch: more of them balance the load, but cost more overhead."""
 AT_ONCE = 2**20
-"""Bytes of a batch up to which to copy it from the cache takes less than to hand its parts over."""
+"""Bytes of a batch up to which copying it from the cache is faster than handing out tasks."""
 
 
 class Loader:
-    """Images at `indices` of a source as uint8 pixels."""
+    """Loads the images at `indices` of a source as uint8 pixels."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Loader:
         exact: bool = True,
         threads: int | None = None,
     ):
-        """exact: by the reference decoder, not the fast one.  threads: None is one per core."""
+        """exact: use the reference decoder, not the fast one.  threads: None: one per core."""
         self.source, self.indices, self.image = source, indices, image
         self.shape = (*image.size, image.channels)
         self.decode: Decode = decode if exact else decode_fast
@@ -51,9 +51,9 @@ class Loader:
     def load(self, positions: np.ndarray) -> np.ndarray:
         """The images at these positions of `indices`: uint8, (N, H, W, C).
 
-        A ManyFaults names an image that cannot be read.
+        Raises a DataError for an image that cannot be read.
         """
-        pixels = aligned((len(positions), *self.shape))
+        pixels = empty_aligned((len(positions), *self.shape))
         if self.rows is not None and pixels.nbytes <= AT_ONCE and self.rows.read(positions, pixels).all():
             return pixels
         part = max(1, -(-len(positions) // (self.threads * TASKS_PER_THREAD)))
@@ -61,7 +61,7 @@ class Loader:
         def fill(start: int) -> None:
             self._fill(positions[start : start + part], pixels[start : start + part])
 
-        # `map` hands all parts over at once; the threads work on two batches where two are asked for.
+        # `map` submits all tasks at once; two batches may be in progress together.
         for _ in self.pool.map(fill, range(0, len(positions), part)):
             pass
         return pixels
@@ -69,15 +69,15 @@ class Loader:
     def _fill(self, positions: np.ndarray, pixels: np.ndarray) -> None:
         if self.rows is None:
             for row, position in enumerate(positions.tolist()):
-                pixels[row] = self._decoded(position)
+                pixels[row] = self._decode_image(position)
             return
-        there = self.rows.read(positions, pixels)
-        for row in np.flatnonzero(~there).tolist():
+        cached = self.rows.read(positions, pixels)
+        for row in np.flatnonzero(~cached).tolist():
             position = int(positions[row])
-            pixels[row] = self._decoded(position)
+            pixels[row] = self._decode_image(position)
             self.rows.write(position, pixels[row])
 
-    def _decoded(self, position: int) -> np.ndarray:
+    def _decode_image(self, position: int) -> np.ndarray:
         index = int(self.indices[position])
         try:
             return self.decode(self.source.columns.image(index), self.image)
@@ -85,8 +85,8 @@ class Loader:
             raise fault(self.source.where, self.source.columns.id(index), error.reason) from error
 
 
-def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """An empty uint8 array that TensorFlow need not copy."""
+def empty_aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """An uninitialised uint8 array that TensorFlow does not copy."""
     size = int(np.prod(shape, dtype=np.int64))
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT

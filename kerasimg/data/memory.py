@@ -1,4 +1,4 @@
-"""How much memory is free."""
+"""Free memory."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
 
 ASSUMED = 2 * 1024**3
-"""Bytes taken to be free where the system does not say."""
+"""Bytes assumed to be free if the system does not report them."""
 
 
 def free_bytes() -> int:
-    """Memory that this process may still take: what the system has available, within its control group's limit."""
+    """Free memory of this process in bytes: available in the system, and within the limit of its control group."""
     free = [_available(), _control_group("memory.max", "memory.current")]
     free.append(_control_group("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
-    known = [amount for amount in free if amount is not None]
-    return max(0, min(known)) if known else ASSUMED
+    limits = [amount for amount in free if amount is not None]
+    return max(0, min(limits)) if limits else ASSUMED
 
 
 def _available() -> int | None:
@@ -28,7 +28,7 @@ def _available() -> int | None:
     except OSError:
         pass
     try:
-        # Without the kernel's estimate (macOS): half of what is built in.
+        # Without the kernel's estimate (macOS): half of the physical memory.
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (AttributeError, ValueError, OSError):
         return None
@@ -43,7 +43,7 @@ def _control_group(limit: str, used: str) -> int | None:
 
 
 def require_room(image: Image, images: int, otherwise: str) -> None:
-    """CallError where the memory has no room for so many images at a spec's size.  otherwise: what to do, too."""
+    """Raises a CallError if this many images do not fit into memory.  otherwise: advice for the message."""
     height, width = image.size
     need, room = images * height * width * image.channels, free_bytes()
     if need > room:

@@ -1,4 +1,4 @@
-"""The same work on many things, on all cores, in order."""
+"""Maps a function over items on all cores, in order; progress reports."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Progress = Callable[[int, int], None]
-"""Called with how many images are done, and of how many."""
+"""Called with the number of finished images and the total."""
 
 CHUNK = 32
-"""Things per task: handing over one by one costs as much as decoding a small image."""
+"""Items per task: submitting one by one costs as much as decoding a small image."""
 
 
 def each(function: Callable[[T], R], things: Sequence[T], threads: int | None = None) -> Iterator[R]:
-    """function(thing) of every thing, in their order, by threads: for work that releases Python's lock.
+    """Yields function(thing) for each thing, in order, on threads: for work that releases the GIL.
 
-    threads: how many; None: one per core that this process may use.
+    threads: number of threads; None: one per core that this process may use.
     """
     chunks = [things[start : start + CHUNK] for start in range(0, len(things), CHUNK)]
     given_up = threading.Event()
@@ -35,13 +35,13 @@ def each(function: Callable[[T], R], things: Sequence[T], threads: int | None = 
         try:
             yield from chain.from_iterable(pool.map(work, chunks))
         finally:
-            given_up.set()  # after Ctrl-C the pool waits for what is in work: one thing of each thread, not a chunk
+            given_up.set()  # after Ctrl-C the pool waits for one thing per thread, not for a chunk
 
 
 class Tally:
-    """Counts what any thread has done, and tells it now and then, once it has lasted a while.
+    """Counts what all threads have done, and reports progress at intervals after a while.
 
-    progress: called by one thread at a time.  patience, interval: seconds before the first and between two calls.
+    progress: called by one thread only.  patience, interval: seconds before the first and between two calls.
     """
 
     def __init__(self, of: int, progress: Progress | None, patience: float, interval: float) -> None:
@@ -49,24 +49,24 @@ class Tally:
         self.progress = progress
         self.interval = interval
         self.done = 0
-        self.told = 0
+        self.reported = 0
         self.due = time.monotonic() + patience
         self.lock = threading.Lock()
 
     def add(self) -> None:
-        """One more is done."""
+        """Count one more."""
         if self.progress is None:
             return
         with self.lock:
             self.done += 1
             if (now := time.monotonic()) >= self.due:
                 self.due = now + self.interval
-                self.told = self.done
+                self.reported = self.done
                 self.progress(self.done, self.of)
 
     def end(self) -> None:
-        """All is done: told where it was told before that something was."""
-        if self.progress is not None and 0 < self.told < self.done:
+        """Report the end, if progress was reported before."""
+        if self.progress is not None and 0 < self.reported < self.done:
             self.progress(self.done, self.of)
 
 

@@ -1,8 +1,8 @@
 """Images of a source -> batches for `model.fit`, as a tf.data.Dataset.
 
-Images are decoded side by side, or come from the cache, and stay uint8 until a batch is handed on or augmented. Which
-images a batch holds, and how each is augmented, is a function of the arguments alone (`order.py`): no state is kept
-between two batches, so any number of threads, of workers and of restarts gives the same ones, bit by bit.
+Images are decoded in parallel, or come from the cache, and stay uint8 until a batch is augmented or returned. The
+images of a batch and their augmentation are a pure function of the arguments (`shuffling.py`). There is no state
+between two batches, so any number of threads, workers and restarts gives the same batches, bit by bit.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Augment = Callable[[Any, Any, Any, int], tuple[Any, Any]]
 """(uint8 images, labels, seeds, size of a full batch) -> (float32 images, labels): see `augment.Augmentation`."""
 
 BATCHES_AT_ONCE = 2
-"""Batches that are decoded at the same time, so that no core waits for the last image of one."""
+"""Batches that are decoded at once, so that no core waits for the last image of one."""
 AHEAD = 2
-"""Batches that wait, ready, for the model."""
+"""Batches that are prefetched."""
 
 
 def batches(
@@ -56,15 +56,15 @@ def batches(
     """The images at `indices` as a tf.data.Dataset of (x, y), or (x, y, w): x float32 0-255, (N, H, W, C).
 
     y: see TARGETS.  sample_weight: one per index.
-    shuffle: a permutation of all images for each epoch, drawn from (seed, epoch).
-    augment: from `compile_augment`; its seeds, (N, 2) int64, are [seed, epoch * 2**32 + position in `indices`].
-    cache: what keeps decoded images: "off", "memory", "disk", "auto", or a `Cache` that others use, too.
-    exact: by the reference decoder, for what is judged; else the fast one where it agrees (`fast_decode.py`).
-    first_epoch, first_step: begin with this batch of this epoch, both counted from 0.
-    epochs: how many the data set holds, from first_epoch on; None: without end (fit needs `steps_per_epoch=steps()`).
-    shard: (k, n): worker k of n gets its slice of every batch; `batch_size` is that of all workers together.
-    threads: that decode; None: one per core.
-    blend_weights: where `augment` blends labels, blend the weights, too (see `_blended`).
+    shuffle: permute all images in each epoch, by (seed, epoch).
+    augment: from `compile_augment`; its seeds are (N, 2) int64: [seed, epoch * 2**32 + position in `indices`].
+    cache: where decoded images are stored: "off", "memory", "disk", "auto", or a shared `Cache`.
+    exact: use the reference decoder, for evaluation; else the fast one (`fast_decode.py`).
+    first_epoch, first_step: start with this batch of this epoch, both counted from 0.
+    epochs: number of epochs, from first_epoch on; None: infinite (fit needs `steps_per_epoch=steps()`).
+    shard: (k, n): worker k of n gets its slice of every batch; `batch_size` is the total of all workers.
+    threads: decoding threads; None: one per core.
+    blend_weights: if `augment` blends labels, blend the weights too (see `_blend`).
 
     The cardinality is known. Iterating twice gives the same batches twice. An image that cannot be read raises an
     error of TensorFlow that names it.
@@ -106,7 +106,7 @@ def batches(
         if augment is None:
             return (tf.cast(pixels, tf.float32), y, *weight)
         if weight and blend_weights and getattr(augment, "blends", False):
-            return _blended(augment, pixels, y, seeds, order.size, weight[0])
+            return _blend(augment, pixels, y, seeds, order.size, weight[0])
         return (*augment(pixels, y, seeds, order.size), *weight)
 
     as_written = tf.autograph.experimental.do_not_convert
@@ -115,7 +115,7 @@ def batches(
         numbers = tf.data.Dataset.counter(first)
     else:
         numbers = tf.data.Dataset.range(first, (first_epoch + epochs) * order.steps)
-    # In threads of their own: they wait for the decoder, and TensorFlow has other uses for its own threads.
+    # On threads of their own: they wait for the decoder and would block TensorFlow's threads.
     dataset = numbers.map(
         as_written(fetch), num_parallel_calls=BATCHES_AT_ONCE, deterministic=True, use_unbounded_threadpool=True
     )
@@ -123,16 +123,15 @@ def batches(
 
 
 def labels_for(source: Source, indices: np.ndarray, targets: Targets) -> np.ndarray:
-    """What TARGETS are made from: the labels' numbers, or the shares of classes where there are and can be any."""
+    """The labels that TARGETS convert: class numbers, or soft labels if there are any and the target is one_hot."""
     return soft_labels(source, indices) if source.soft and targets == "one_hot" else source.label_ids(indices)
 
 
-def _blended(augment: Augment, pixels: Any, y: Any, seeds: Any, size: int, weight: Any) -> tuple[Any, Any, Any]:
+def _blend(augment: Augment, pixels: Any, y: Any, seeds: Any, size: int, weight: Any) -> tuple[Any, Any, Any]:
     """MixUp and CutMix with sample weights: images, labels, weights.
 
-    A blended image stands for a share of two images, and each counts by its own weight: the new weight is the blend of
-    both, and each label's share of it is that of its own image. A cross-entropy is linear in the labels, so the loss is
-    the blend of the two weighted losses.
+    Each of the two images counts by its own weight: the new weight is the blend of both, and each label has the share
+    of its own image. The cross-entropy is linear in the labels, so the loss is the blend of the two weighted losses.
     """
     import tensorflow as tf
 
@@ -148,14 +147,14 @@ def sparse(labels: Any, classes: int) -> Any:
 
 
 def one_hot(labels: Any, classes: int) -> Any:
-    """1 at the class, or the shares of the classes as they are: (N, K) float32."""
+    """1 at the class, or soft labels unchanged: (N, K) float32."""
     import tensorflow as tf
 
     return tf.one_hot(labels, classes) if labels.dtype.is_integer else labels
 
 
 def binary(labels: Any, classes: int) -> Any:
-    """0 or 1, the number of the class among two: (N, 1) float32."""
+    """The class number, 0 or 1: (N, 1) float32."""
     import tensorflow as tf
 
     return tf.cast(labels, tf.float32)[:, tf.newaxis]
@@ -174,7 +173,7 @@ TARGETS: dict[Targets, Callable[[Any, int], Any]] = {
     "binary": binary,
     "multi_hot": multi_hot,
 }
-"""The forms that labels are handed on in, made from those of a batch and the number of classes."""
+"""Target -> function that converts the labels of a batch, given the number of classes."""
 
 
 def _check_targets(targets: Targets, source: Source) -> None:

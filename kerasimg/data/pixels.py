@@ -1,14 +1,14 @@
-"""The guard for arrays of pixels: what type, shape and range of values an array must have to be taken for images.
+"""Checks arrays of pixels: the type, shape and range of values that images must have.
 
-Every entry point that takes arrays (predict, explain, train, evaluate, search, the server, exported bundles) asks
-here, so that an array means the same everywhere: numbers of 0 to 255, channels last, one channel (grey) or three (RGB).
+Every entry point that takes arrays (predict, explain, train, evaluate, search, the server, exported bundles) uses these
+checks, so that arrays mean the same everywhere: numbers of 0 to 255, channels last, one channel (grey) or three (RGB).
 
 - Values below 0 or above 255, NaN and infinity are refused.
-- 0 to 1 is refused, whatever the type (floats, integers, booleans): of 0 to 255 it would be black.
-- Fractions that stay below `DARK` are refused for the same reason (reflectance of 0 to 1.2, say). An image that is
-  truly so dark can be given as uint8.
-- Four channels are refused: a fourth may be alpha or near-infrared, and nothing in an array says which. An image
-  with alpha is given as a PIL image of mode RGBA.
+- 0 to 1 is refused for every type (floats, integers, booleans): on a scale of 0 to 255 it would be black.
+- Fractions below `DARK` are refused for the same reason (reflectance of 0 to 1.2, say). An image that is really so
+  dark can be passed as uint8.
+- Four channels are refused: a fourth may be alpha or near-infrared, and an array does not say which. Pass an image
+  with alpha as a PIL image of mode RGBA.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 CHANNELS = (1, 3)
-"""Numbers of channels that an array may have at the end of its shape."""
+"""Allowed sizes of the last dimension."""
 DARK = 16.0
-"""Fractions of 0 to 255 that stay below this are taken for values on another scale."""
+"""An array of fractions below this is assumed to have another scale."""
 FOUR = (
     "has 4 channels, and an array does not say what the fourth is; if it is alpha, pass PIL.Image.fromarray(image), "
     "otherwise leave it out: image[..., :3]"
@@ -29,10 +29,10 @@ FOUR = (
 
 
 def to_array(value: Any) -> np.ndarray:
-    """A NumPy array of an array, a tensor of TensorFlow, JAX or PyTorch, or nested lists of numbers.
+    """Converts an array, a tensor of TensorFlow, JAX or PyTorch, or nested lists of numbers to NumPy.
 
     Raises:
-        ValueError: if it cannot be made one; the message says why.
+        ValueError: if it cannot be converted; the message says why.
     """
     if hasattr(value, "detach") and hasattr(value, "cpu"):  # PyTorch, perhaps on a GPU
         value = value.detach().cpu()
@@ -43,7 +43,7 @@ def to_array(value: Any) -> np.ndarray:
 
 
 def type_fault(pixels: np.ndarray) -> str | None:
-    """What is wrong with the type of an array; None if nothing is."""
+    """What is wrong with the type of an array; None if it is valid."""
     if pixels.dtype.kind in "buif":
         return None
     kind = "Python objects" if pixels.dtype.kind == "O" else str(pixels.dtype)
@@ -51,7 +51,7 @@ def type_fault(pixels: np.ndarray) -> str | None:
 
 
 def channels_fault(channels: int, shape: tuple[int, ...]) -> str | None:
-    """What is wrong with the last dimension of images with channels; None if nothing is."""
+    """What is wrong with the number of channels; None if it is valid."""
     if channels in CHANNELS:
         return None
     if channels == 4:
@@ -63,12 +63,12 @@ def channels_fault(channels: int, shape: tuple[int, ...]) -> str | None:
 
 
 def value_fault(pixels: np.ndarray) -> str | None:
-    """What is wrong with the values of an array of numbers, as one image or as a batch; None if nothing is."""
+    """What is wrong with the values of an image or a batch; None if they are valid."""
     if not pixels.size:
         return None
     low, high = float(pixels.min()), float(pixels.max())
     got = f"expected values of 0 to 255, got {low:g} to {high:g}"
-    if not (low >= 0 and high <= 255):  # written so that NaN is refused, too
+    if not (low >= 0 and high <= 255):  # NaN is refused too
         return got + _advice(low, high, pixels.dtype)
     if 0 < high <= 1:
         return f"{got}; multiply by 255 what was scaled to 0 to 1"

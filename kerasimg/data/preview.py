@@ -1,4 +1,4 @@
-"""A contact sheet: images as the network sees them, before and after augmentation, as one image."""
+"""Contact sheets: images as the model sees them, before and after augmentation."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ GAP = 4
 LETTERS = 14
 """Height of the class names, in pixels."""
 SMALLEST = 96
-"""Smaller images are enlarged by a whole number, to be at least so wide."""
+"""Smaller images are enlarged by a whole factor to at least this width, in pixels."""
 
 IN_FLOAT = 4
-"""Bytes of a value of an augmented image."""
+"""Bytes per value of an augmented image."""
 
 
-def chosen(source: Source, rows: int, seed: int = 0) -> np.ndarray:
-    """Images of as many classes as there are rows, drawn by the seed: (n,) int64, class by class."""
+def choose_images(source: Source, rows: int, seed: int = 0) -> np.ndarray:
+    """Draw images of as many classes as there are rows: (n,) int64, class by class."""
     order = permutation(len(source), seed, 0)
     labels = source.label_ids(order)
     first = labels.argmax(axis=1) if labels.ndim == 2 else labels
@@ -52,13 +52,20 @@ def contact_sheet(
     seed: int = 0,
     targets: Targets = "sparse",
 ) -> PIL.Image.Image:
-    """A row for each of some images: its class, the image as decoded, and as augmented in so many epochs.
+    """Draws a row per image: its class, the decoded image, and its augmented versions in the first epochs.
 
-    augment: the layers of a spec, as (name, arguments).  seed: of the run; its epochs show what training will see.
+    Args:
+        source: the images.
+        image: the spec's `image` section.
+        augment: the layers of a spec, as (name, arguments).
+        rows: number of images.
+        draws: number of epochs.
+        seed: the run's seed; the images are those that its training will use.
+        targets: the form of the labels.
     """
     if rows < 1 or draws < 0:
         raise CallError(f"expected a row or more and no fewer than 0 draws, got {rows} and {draws}")
-    indices = chosen(source, rows, seed)
+    indices = choose_images(source, rows, seed)
     require_room(image, IN_FLOAT * (1 + draws) * len(indices), "draw fewer rows")
     augmentation = compile_augment(augment, image, seed)
     if augmentation is not None and augmentation.blends and targets == "sparse":
@@ -69,11 +76,11 @@ def contact_sheet(
         drawn = batches(source, indices, image, seed=seed, augment=augmentation, epochs=max(1, draws), **common)
         columns += [images.numpy() for images, *_ in drawn][:draws]
     names = [", ".join(source.items[index].labels) or "(none)" for index in indices.tolist()]
-    return _drawn(names, columns)
+    return _draw(names, columns)
 
 
 def write_sheet(path: Path, sheet: PIL.Image.Image) -> None:
-    """Write a contact sheet as PNG; CallError where it cannot be written."""
+    """Writes a contact sheet as PNG; CallError if it cannot be written."""
     if path.suffix.lower() != ".png":
         raise CallError(f"--out: expected a name that ends in .png, got '{path}'")
     try:
@@ -83,8 +90,8 @@ def write_sheet(path: Path, sheet: PIL.Image.Image) -> None:
         raise CallError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def _drawn(names: Sequence[str], columns: Sequence[np.ndarray]) -> PIL.Image.Image:
-    """Columns of (rows, H, W, C) images, 0-255, side by side, each row below its name."""
+def _draw(names: Sequence[str], columns: Sequence[np.ndarray]) -> PIL.Image.Image:
+    """Draw columns of (rows, H, W, C) images, 0-255, side by side; the class name is above each row."""
     height, width = columns[0].shape[1:3]
     factor = max(1, -(-SMALLEST // width))
     cell_height, cell_width = height * factor, width * factor

@@ -1,7 +1,7 @@
-"""Is every image readable? Asked before the first epoch, so that nothing breaks in the middle of one.
+"""Checks that every image can be read, before the first epoch.
 
-An image is read once: for the hash of its bytes, which a run keeps, for its soundness, and, where there is a cache,
-for its pixels. What was found sound stands in the ledger, and is not read again until its file changes.
+Each image is read once: to hash its bytes, to decode it, and to fill the cache, if there is one. Readable images are
+recorded in the ledger and not read again until the file changes.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from kerasimg.spec.document import Image
 
 OnBadImage = Literal["fail", "skip"]
 PATIENCE_S = 2.0
-"""A scan that takes no longer reports no progress."""
+"""A scan reports progress after this time."""
 INTERVAL_S = 2.0
-"""Time between two reports."""
+"""Time between two progress reports."""
 LARGEST_READ = 256 * 1024**2
 """Bytes of the largest file that is read as a whole."""
 NOTED = 20_000
-"""Images after which the ledger is written: a scan that is broken off need not begin again."""
+"""Images after which the ledger is written, so that an interrupted scan does not start again from the beginning."""
 
 
-class Found(NamedTuple):
-    """What a scan found of one image."""
+class Result(NamedTuple):
+    """The result of scanning one image."""
 
     sha256: bytes
-    """The raw digest of its bytes; empty where it cannot be read."""
+    """The raw digest of its bytes; empty if it cannot be read."""
     reason: str
-    """Why it cannot be read; "" where it can."""
+    """Why it cannot be read; "" if it can."""
 
 
 def scan(
@@ -52,11 +52,15 @@ def scan(
     cache: Cache | None = None,
     ledger: Ledger | None = None,
 ) -> list[Bad]:
-    """Every image that cannot be read, and why, in the order of the source; each is decoded in full.
+    """Decodes every image and returns those that cannot be read, with the reason, in the order of the source.
 
-    image: bring the images to its size as well, as training will.  threads: None is one per core.
-    progress: called now and then once the scan has lasted two seconds, and when such a scan is done.
-    cache: keeps the pixels, for `image`.  ledger: images that it knows are not read; it learns the others.
+    Args:
+        source: the images.
+        image: also resize the images, as training will.
+        threads: None: one per core.
+        progress: called at intervals, after the first two seconds, and at the end of such a scan.
+        cache: stores the pixels, for `image`.
+        ledger: images that it knows are not read; the others are added.
     """
     keys = None if cache is None and ledger is None else source.keys()
     known = None if keys is None or ledger is None else ledger.find(keys)
@@ -65,7 +69,7 @@ def scan(
     if cache is not None and keys is not None and image is not None and len(asked):
         rows = cache.rows(keys, image, exact=False)
 
-    def look(index: int) -> Found:
+    def look(index: int) -> Result:
         try:
             content, digest = _read(source.columns.image(index))
             if image is None:
@@ -75,28 +79,28 @@ def scan(
                 if rows is not None:
                     rows.write(index, pixels)
         except BadImage as error:
-            return Found(b"", error.reason)
+            return Result(b"", error.reason)
         finally:
             tally.add()
-        return Found(digest, "")
+        return Result(digest, "")
 
     tally = Tally(len(asked), progress, PATIENCE_S, INTERVAL_S)
     reasons = {} if known is None else {int(index): known.reasons[index] for index in np.flatnonzero(known.reasons)}
-    sound: list[tuple[int, bytes]] = []
-    for done, (index, found) in enumerate(zip(asked.tolist(), each(look, asked.tolist(), threads), strict=True), 1):
-        if found.reason:
-            reasons[index] = found.reason
+    readable: list[tuple[int, bytes]] = []
+    for done, (index, result) in enumerate(zip(asked.tolist(), each(look, asked.tolist(), threads), strict=True), 1):
+        if result.reason:
+            reasons[index] = result.reason
         else:
-            sound.append((index, found.sha256))
-        if ledger is not None and keys is not None and (len(sound) >= NOTED or (done == len(asked) and sound)):
-            # Of what cannot be read nothing is noted: the fault may lie outside of the file.
-            ledger.add(keys[[row for row, _ in sound]], [digest for _, digest in sound], [""] * len(sound))
-            sound = []
+            readable.append((index, result.sha256))
+        if ledger is not None and keys is not None and (len(readable) >= NOTED or (done == len(asked) and readable)):
+            # Unreadable images are not recorded: the cause may be outside of the file.
+            ledger.add(keys[[row for row, _ in readable]], [digest for _, digest in readable], [""] * len(readable))
+            readable = []
     tally.end()
     return [Bad(source.columns.id(index), reasons[index]) for index in sorted(reasons)]
 
 
-def require_sound(
+def require_readable(
     source: Source,
     on_bad_image: OnBadImage = "fail",
     *,
@@ -105,11 +109,16 @@ def require_sound(
     image: Image | None = None,
     cache: Cache | None = None,
 ) -> Source:
-    """The source, when every image is readable; each is read once, and not again before it changes.
+    """Returns the source if every image can be read; each is read once, and again only after it changes.
 
-    on_bad_image: fail: a DataError names all that are not. skip: they are left out, and stand in `skipped`.
-    image, cache: keep the decoded images for these, so that the first epoch need not decode them again.
-    threads, progress: as for `scan`.
+    Args:
+        source: the images.
+        on_bad_image: "fail": a DataError lists the unreadable images. "skip": they are left out and listed in
+        `skipped`.
+        threads: as for `scan`.
+        progress: as for `scan`.
+        image: cache the decoded images for this section, so that the first epoch need not decode them again.
+        cache: where to store them.
     """
     bad = scan(source, image, threads, progress, cache, Ledger.open())
     if not bad:
@@ -121,17 +130,17 @@ def require_sound(
             f"{len(bad):,} of {len(source):,} images cannot be read (below); repair or remove them, or go on "
             "without them: --on-bad-image skip",
         )
-        raise ManyFaults([advice, *(Fault(source.where, one.id, one.reason) for one in bad)])
-    sound = source.without(bad)
-    left = {label for item in sound.items for label in item.labels}
-    lost = sorted({label for item in source.items for label in item.labels} - left)
-    if lost or not sound.items:
+        raise ManyFaults([advice, *(Fault(source.where, image_.id, image_.reason) for image_ in bad)])
+    readable = source.without(bad)
+    classes_left = {label for item in readable.items for label in item.labels}
+    lost = sorted({label for item in source.items for label in item.labels} - classes_left)
+    if lost or not readable.items:
         raise ManyFaults(Fault(source.where, f"class '{name}'", "none of its images can be read") for name in lost)
-    return sound
+    return readable
 
 
 def _read(image: ImageInput) -> tuple[ImageInput, bytes]:
-    """The image, its file read if that is not huge, and the SHA-256 of its bytes."""
+    """The image, read from its file unless that is huge, and the SHA-256 of its bytes."""
     if isinstance(image, np.ndarray):
         return image, hashlib.sha256(np.ascontiguousarray(image).data).digest()
     if isinstance(image, bytes):

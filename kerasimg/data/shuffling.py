@@ -1,8 +1,8 @@
-"""Which images are in which batch: a pure function of the seed, the epoch and the step, without any state.
+"""The images of each batch: a pure function of the seed, the epoch and the step, without state.
 
-Each epoch of a shuffled run has a permutation of its own of all images, of equal chance each: they are sorted by
-numbers that the Philox generator (Salmon et al. 2011, doi:10.1145/2063384.2063405) draws for (seed, epoch). So a
-run that was broken off goes on at any batch, and workers need not speak to each other to share an epoch.
+Each epoch of a shuffled run has its own uniform permutation of all images: they are sorted by random numbers of the
+Philox generator (Salmon et al. 2011, doi:10.1145/2063384.2063405) for (seed, epoch). So an interrupted run resumes at
+any batch, and workers share an epoch without communication.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Shard = tuple[int, int]
 def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     """The order of `count` images in an epoch: (count,) int64, a pure function of the arguments.
 
-    It rests on the raw numbers of Philox, which NumPy promises never to change; those of `shuffle` it may.
+    It uses the raw numbers of Philox, which NumPy guarantees never to change, unlike those of `shuffle`.
     """
     generator = np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64))
     return np.argsort(generator.random_raw(count), kind="stable")
@@ -30,7 +30,7 @@ def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
 def steps(count: int, batch_size: int, drop_remainder: bool = False, shard: Shard = (0, 1)) -> int:
     """Batches in an epoch of `count` images, the same for every worker.
 
-    batch_size: that of all workers together. CallError where a worker would be left without an image.
+    batch_size: the total of all workers. Raises a CallError if a worker would have no image.
     """
     worker, workers = shard
     if count < 1 or batch_size < 1:
@@ -54,7 +54,7 @@ def steps(count: int, batch_size: int, drop_remainder: bool = False, shard: Shar
 
 @dataclass
 class Order:
-    """The batches of a run, by their number: step s of epoch e, both counted from 0, is number e * steps + s."""
+    """The batches of a run by number: step s of epoch e, both counted from 0, is number e * steps + s."""
 
     count: int
     batch_size: int
@@ -75,7 +75,7 @@ class Order:
         self._epochs: dict[int, np.ndarray] = {}
 
     def batch(self, number: int) -> tuple[int, np.ndarray]:
-        """The epoch that a batch is in, and the positions of its images: (n,) int64."""
+        """The epoch of a batch and the positions of its images: (n,) int64."""
         epoch, step = divmod(int(number), self.steps)
         first = step * self.batch_size
         start, end = self._share(min(self.batch_size, self.count - first))
@@ -84,14 +84,14 @@ class Order:
         return epoch, self._epoch(epoch)[first + start : first + end]
 
     def _share(self, size: int) -> tuple[int, int]:
-        """Where this worker's slice of a batch begins and ends."""
+        """Start and end of this worker's slice of a batch."""
         worker, workers = self.shard
         return worker * size // workers, (worker + 1) * size // workers
 
     def _epoch(self, epoch: int) -> np.ndarray:
         with self._lock:
             if epoch not in self._epochs:
-                # Two of them: batches are prepared ahead, across the end of an epoch.
+                # Two epochs: batches are prefetched across the end of an epoch.
                 self._epochs = {known: order for known, order in self._epochs.items() if known == epoch - 1}
                 self._epochs[epoch] = permutation(self.count, self.seed, epoch).astype(np.int64, copy=False)
             return self._epochs[epoch]

@@ -1,4 +1,4 @@
-"""Labelled images as everything else takes them: `Source`."""
+"""`Source`: labelled images, as splits, loaders and checks use them."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from kerasimg.spec.document import Task
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Labelled images and the list of classes that their labels are numbered by."""
+    """Labelled images and the classes that their labels are numbered by."""
 
     items: Sequence[Item]
-    """The images; what is said of image i elsewhere is said of items[i]. Kept in columns, see `columns`."""
+    """The images; index i elsewhere means items[i]. Stored in columns, see `columns`."""
     classes: tuple[str, ...]
     """Names of the classes, in the order of the model's outputs."""
     task: Task
     where: str
-    """The folder or file, as the user named it."""
+    """The folder or file as the user wrote it."""
     ignored: int = 0
-    """Files that are no images, by their extension."""
+    """Number of files that are not images, by their extension."""
     skipped: tuple[Bad, ...] = ()
     """Images that were left out because they cannot be read."""
     soft: bool = False
-    """Whether images have shares of classes to learn from, see `soft_labels.py`."""
+    """Whether images have soft labels, see `soft_labels.py`."""
     empty: tuple[str, ...] = ()
-    """Folders that would be classes or parts, and hold no images; they are left out."""
+    """Class or part folders without images; they are left out."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "items", Items.of(self.items))
 
     @property
     def columns(self) -> Items:
-        """The items, as what they are: columns, for what is asked of all of them at once."""
+        """The items as columns, for operations on all of them."""
         return cast(Items, self.items)
 
     @property
     def parts(self) -> np.ndarray:
-        """The part that the data puts each image in: (N,) int8, places in PART_NAMES, -1 where in none."""
+        """The part of each image in the data: (N,) int8, indices into PART_NAMES, -1 for none."""
         return self.columns.parts
 
     def __len__(self) -> int:
@@ -53,15 +53,15 @@ class Source:
     def keys(self, indices: Iterable[int] | np.ndarray | None = None) -> np.ndarray:
         """Content keys of the given images or all, (N,) 'S16': 16 raw bytes each.
 
-        Of a file's absolute path, size and time of last change; of a member of a larger file, these and its offset;
-        of pixels, themselves. A single key loses the zeros at its end in NumPy; see `ledger.hexadecimal`.
+        A hash of a file's absolute path, size and modification time; for a member of a larger file, of these and its
+        offset; for pixels, of the pixels. NumPy drops trailing zeros of a single key; see `ledger.hexadecimal`.
         """
         return self.columns.keys(None if indices is None else _indices(indices))
 
     def label_ids(self, indices: Iterable[int] | np.ndarray | None = None) -> np.ndarray:
-        """Labels as numbers of classes, for the given images or all.
+        """Class numbers of the given images or all.
 
-        (N,) int64; where the task is multilabel (N, number of classes) float32 of zeros and ones.
+        (N,) int64; if the task is multilabel (N, number of classes) float32 of zeros and ones.
         """
         labels = (self.columns if indices is None else self.columns.take(_indices(indices))).labels
         if self.task != "multilabel":
@@ -80,22 +80,22 @@ class Source:
 
     @property
     def suggested_task(self) -> Task:
-        """The task that the labels are for, whatever they are read as."""
+        """The task that fits the labels."""
         return "multilabel" if self.has_several else "binary" if len(self.classes) == 2 else "multiclass"
 
     @property
     def positive(self) -> str | None:
-        """The positive class, where the task is binary: the one that the model's output is the probability of."""
+        """The positive class of a binary task, whose probability is the model's output."""
         return self.classes[1] if self.task == "binary" else None
 
     def label_counts(self) -> dict[str, int]:
-        """How many images have each label; labels that none has are absent."""
+        """Label -> number of images; labels without images are absent."""
         labels = self.columns.labels
         counts = labels.counts()
         return {labels.names[code]: int(counts[code]) for code in np.flatnonzero(counts)}
 
     def match(self, classes: Sequence[str]) -> Source:
-        """The same images with labels numbered by the classes of a model, which must know them all."""
+        """The same images with labels numbered by the classes of a model, which must include all of them."""
         known = set(classes)
         unknown = {name: count for name, count in self.label_counts().items() if name not in known}
         if unknown:
@@ -110,15 +110,15 @@ class Source:
         return replace(self, classes=tuple(classes))
 
     def only(self, indices: Iterable[int] | np.ndarray) -> Source:
-        """The source with these images alone, numbered anew in their order."""
+        """The source with these images only, renumbered in this order."""
         return replace(self, items=self.columns.take(_indices(indices)))
 
     def without(self, bad: Sequence[Bad]) -> Source:
-        """The source less the images that cannot be read; they stand in `skipped`."""
-        ids = {one.id for one in bad}
+        """The source without the unreadable images, which are added to `skipped`."""
+        ids = {image.id for image in bad}
         columns = self.columns
-        kept = np.fromiter((columns.id(index) not in ids for index in range(len(self))), bool, len(self))
-        return replace(self, items=columns.take(np.flatnonzero(kept)), skipped=(*self.skipped, *bad))
+        readable = np.fromiter((columns.id(index) not in ids for index in range(len(self))), bool, len(self))
+        return replace(self, items=columns.take(np.flatnonzero(readable)), skipped=(*self.skipped, *bad))
 
     def describe(self) -> str:
         """One line: "2,500 images of 10 classes in pets (train 2,000, test 500)"."""

@@ -47,7 +47,7 @@ def readers() -> Iterator[Reader]:
 
 
 def is_in_memory(where: str) -> bool:
-    """Whether `Source.where` stands for objects in Python, which cannot be opened again by it."""
+    """Whether `Source.where` means objects in Python, which cannot be opened again by it."""
     return any(reader.where == where for reader in readers() if reader.where)
 
 
@@ -60,12 +60,18 @@ def table() -> str:
 def open_source(
     data: Data, task: Task = "multiclass", classes: Sequence[str] | None = None, positive: str | None = None
 ) -> Source:
-    """The labelled images of a folder, a file, (images, labels), a Hugging Face dataset, or "sample".
+    """Opens labelled images of any kind: see docs/data.md.
 
-    data: a path; a pattern of paths, "shard-{000..009}.tar"; "tfds:NAME"; see docs/data.md.
-    classes: those of a trained model, when the images are for it: labels are numbered by them, and a single
-    class is then enough.
-    positive: the positive class of the task binary; None: the second by name.
+    Args:
+        data: a path; a pattern, "shard-{000..009}.tar"; a name, "tfds:NAME" or "sample"; or an object in Python.
+        task: the spec's task.
+        classes: those of a trained model, if the images are for it: labels are numbered by them, and a single class is
+            then enough.
+        positive: the positive class of a binary task; None: the second by name.
+
+    Raises:
+        DataError: if the data is wrong, with all errors at once.
+        CallError: if it is of an unknown kind.
     """
     where, reading = _read(data, task, classes or ())
     ordered = in_order(reading.classes)
@@ -89,7 +95,7 @@ def open_source(
 
 
 def task_of(data: Data) -> Task:
-    """The task that the labels are for, by whether images have several, and how many classes there are."""
+    """The task that fits the labels: several labels per image, two classes, or more."""
     try:
         source = open_source(data, "multiclass")
     except DataError as error:

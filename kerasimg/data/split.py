@@ -1,15 +1,15 @@
-"""Which images are trained on, which steer, which judge; and a record of it.
+"""The train/validation/test split, and its record.
 
-Parts that the data has are kept. A part that is asked for and missing is drawn from the images of the train part
-(those that the data assigns to none belong to it):
+Parts that the data defines are used as they are. A missing part that is asked for is drawn from the train part, which
+includes all images without a part:
 
-- As many as the share asks for, rounded, but at least one.
-- Class by class in proportion (Sainte-Laguë's method), so that every class has its share to within one image. Where
-  an image has several labels it counts for the rarest of them; those without a label count as one more class.
-- Every class keeps at least one image to train on.
-- Where images belong to groups (`fit.group`), groups are drawn, by the seed: see `_draw_groups`.
-- By a hash of the seed and the image's name: the same images, whatever order they are listed in, and an image
-  that is added moves few others.
+- The number of images is the share, rounded, but at least one.
+- It is stratified by class (Sainte-Laguë's method), so that every class has its share to within one image. An image
+  with several labels counts for the rarest of them; images without a label count as one more class.
+- Every class has at least one image left to train on.
+- If images belong to groups (`fit.group`), whole groups are drawn, by the seed: see `_draw_groups`.
+- The draw depends on a hash of the seed and the image's name, not on the order of the images, and adding an image moves
+  few others.
 """
 
 from __future__ import annotations
@@ -40,10 +40,17 @@ def split(
     seed: int = 0,
     group: Group | None = None,
 ) -> dict[Part, np.ndarray]:
-    """Indices of the images of each part, ascending; a part that neither data nor share asks for is absent.
+    """Splits a source into parts: ascending indices for each part; a part that is not asked for is absent.
 
-    validation_split, test_split: shares, in [0, 1), of what the data assigns to train or to no part.
-    group: `fit.group`: groups are drawn, not images, and stay in one part; the shares are then met as groups allow.
+    Args:
+        source: the images.
+        validation_split: share, in [0, 1), of the images that the data assigns to train or to no part.
+        test_split: likewise.
+        seed: of the draw.
+        group: `fit.group`: whole groups are drawn, so the shares are met as closely as groups allow.
+
+    Raises:
+        DataError: if a class has too few images, or a group is in several parts.
     """
     if group is not None:
         require_apart(source, group)
@@ -77,9 +84,9 @@ def record(
     threads: int | None = None,
     group: Group | None = None,
 ) -> dict[str, Any]:
-    """What a run stores of its data, ready for JSON: every image with its part, labels, SHA-256, and group if any.
+    """The content of data.json: every image with its part, labels, SHA-256, and group if any.
 
-    The hash is that of the file, or of the array's bytes in C order; of files that were read before, the ledger's.
+    The hash is that of the file, or of the array's bytes in C order; for files that were read before, the ledger's.
     """
     indices = {part: np.asarray(chosen, np.int64) for part, chosen in parts.items()}
     every = np.concatenate([np.empty(0, np.int64), *indices.values()])
@@ -104,7 +111,7 @@ def record(
 
 
 def fingerprint(item: Item) -> str:
-    """SHA-256 of the image's file, or of its pixels where it is an array."""
+    """SHA-256 of the image's file, or of its pixels if it is an array."""
     image = item.image
     if isinstance(image, np.ndarray):
         return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
@@ -115,13 +122,13 @@ def fingerprint(item: Item) -> str:
 
 
 def content_hashes(source: Source, indices: np.ndarray, threads: int | None = None) -> list[str]:
-    """SHA-256 of each image, see `fingerprint`; of files that were read before, the ledger's."""
+    """SHA-256 of each image, see `fingerprint`; for files that were read before, the ledger's."""
     chosen = source.columns.take(indices)
-    if isinstance(chosen.images, Stacked):  # the key of pixels costs as much as their hash
+    if isinstance(chosen.images, Stacked):  # their content keys cost as much as the hash
         return list(each(fingerprint, chosen, threads))
     known = Ledger.open().find(chosen.keys())
     hashes = hexadecimal(known.sha256)
-    # An image that could not be read has no hash that counts.
+    # An unreadable image has no valid hash.
     missing = np.flatnonzero(~known.known | (known.reasons != ""))
     for place, found in zip(missing, each(_fingerprint_if_readable, chosen.take(missing), threads), strict=True):
         hashes[place] = found
@@ -129,7 +136,7 @@ def content_hashes(source: Source, indices: np.ndarray, threads: int | None = No
 
 
 def _fingerprint_if_readable(item: Item) -> str:
-    """The fingerprint of an image; "" where its file cannot be read, which whoever decodes it reports."""
+    """The fingerprint of an image; "" if its file cannot be read, which the decoder reports."""
     try:
         return fingerprint(item)
     except (OSError, DataError):
@@ -137,29 +144,29 @@ def _fingerprint_if_readable(item: Item) -> str:
 
 
 def _draw(items: Items, pool: np.ndarray, count: int, lots: np.ndarray) -> np.ndarray:
-    """At most `count` images of the pool, in proportion to its classes, of which each keeps one or more."""
+    """Draw at most `count` images of the pool, stratified by class; each class has one or more left."""
     pool = pool[np.argsort(lots[pool])]
     labels = items.labels.take(pool)
     groups = _groups(labels)
-    # Sainte-Laguë: the k-th image of a class of n has its turn at (k + 1/2) / n.
+    # Sainte-Laguë: the k-th image of a class of n is ranked (k + 1/2) / n.
     sizes = np.bincount(groups)
     in_groups = np.argsort(groups, kind="stable")
     places = np.empty(len(pool), np.int64)
     places[in_groups] = np.arange(len(pool)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     turns = np.lexsort((lots[pool], (places + 0.5) / sizes[groups]))
     if labels.starts is None:
-        # The images of a class have their turns in the order of their places, so the one it keeps is the last.
+        # The last image of each class stays in the pool.
         drawn = turns[(places < sizes[groups] - 1)[turns]][:count]
     else:
-        drawn = _spared(labels, turns, count)
+        drawn = _draw_sparing(labels, turns, count)
     return np.sort(pool[drawn])
 
 
 def _draw_groups(source: Source, pool: np.ndarray, count: int, groups: np.ndarray, seed: int) -> np.ndarray:
-    """Images of the pool, whole groups, about `count` of them and in proportion to the classes, which all keep some.
+    """Draw whole groups of the pool: about `count` images, stratified by class; each class has some left.
 
-    Groups come in an order drawn from the seed. Each is taken if no class gets more than its share; then, of the rest,
-    if that brings the classes nearer to their shares, by the sum of (wanted - taken)^2 / all over the classes.
+    Groups are visited in an order drawn from the seed. A group is taken if no class exceeds its share; in a second
+    round, if it brings the classes closer to their shares, by the sum of (wanted - taken)^2 / all over the classes.
     """
     labels = source.columns.labels.take(pool)
     of_groups = csr_array(
@@ -173,7 +180,7 @@ def _draw_groups(source: Source, pool: np.ndarray, count: int, groups: np.ndarra
     np.random.default_rng(seed).shuffle(order)
     taken: dict[int, None] = {}
     best: tuple[float, int] | None = None
-    # First those that no class has too many of, then those that still bring the whole nearer.
+    # First groups with which no class exceeds its share, then those that reduce the distance.
     for is_exact, number in itertools.product((True, False), order.tolist()):
         row = slice(of_groups.indptr[number], of_groups.indptr[number + 1])
         classes, held = of_groups.indices[row], of_groups.data[row]
@@ -192,7 +199,7 @@ def _draw_groups(source: Source, pool: np.ndarray, count: int, groups: np.ndarra
 
 
 def _lots(items: Items, seed: int) -> np.ndarray:
-    """(N,) int64: the images' places in the order of a hash of the seed and each image's name."""
+    """(N,) int64: the rank of each image by a hash of the seed and its name."""
     head, blake2b = f"{seed}:".encode(), hashlib.blake2b
     digests = b"".join([blake2b(head + name, digest_size=16).digest() for name in items.encoded_ids()])
     high, low = np.frombuffer(digests, ">u8").reshape(-1, 2).T.astype(np.uint64)
@@ -202,7 +209,7 @@ def _lots(items: Items, seed: int) -> np.ndarray:
 
 
 def _groups(labels: Labels) -> np.ndarray:
-    """(N,): the label that each image counts for, the rarest of its own, the first by name of equally rare ones."""
+    """(N,): the label that each image counts for: its rarest, and the first by name of equally rare ones."""
     if labels.starts is None:
         return labels.codes
     frequency = labels.counts()
@@ -214,8 +221,8 @@ def _groups(labels: Labels) -> np.ndarray:
     return groups
 
 
-def _spared(labels: Labels, turns: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` images, in their turn, each of whose labels is left with one image or more."""
+def _draw_sparing(labels: Labels, turns: np.ndarray, count: int) -> np.ndarray:
+    """Take at most `count` images, in order, such that each of their labels has an image left."""
     frequency = labels.counts().tolist()
     starts = np.arange(len(labels.codes) + 1) if labels.starts is None else labels.starts
     drawn: list[int] = []
@@ -234,13 +241,13 @@ def _too_few(source: Source, part: Part, share: float, count: int, spare: int) -
     return Fault(
         source.where,
         f"{part}_split",
-        f"{share:g} asks for {count} of the images, but {spare} can be spared when every class keeps one "
+        f"{share:g} asks for {count} of the images, but only {spare} can be taken, since every class needs one "
         "to train on; add images, or set it to 0",
     )
 
 
 def _unseen(source: Source, parts: Mapping[Part, np.ndarray]) -> list[Fault]:
-    """Classes that would be judged but never trained on."""
+    """Classes with images in another part but none to train on."""
     labels = source.columns.labels
     trained: set[str] = set()
     others: dict[str, Part] = {}

@@ -1,4 +1,4 @@
-"""A first look at a data set, without decoding it: how many images, of what classes, sizes and colours."""
+"""A summary of a data set without decoding it: number of images, classes, sizes and colours."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from kerasimg.data.parallel import Progress
 from kerasimg.data.source import Source
 from kerasimg.spec.document import Task
 
-LOOKED_AT = 400
-"""Images that are opened at most, evenly spread over the data."""
+SAMPLED = 400
+"""Largest number of images that are opened, spread evenly over the data."""
 THUMBNAIL = 64
-"""Side in px at which colour is looked for."""
+"""Side in px at which colours are checked."""
 COLOURLESS = 12
 """Difference between red, green and blue, of 255, up to which an image counts as grey."""
 
 
-class Look(NamedTuple):
-    """What was seen. Sizes are of images held upright, as the model gets them."""
+class Summary(NamedTuple):
+    """A summary of a data set. Sizes are those of upright images, as the model gets them."""
 
     images: int
     classes: dict[str, int]
-    """Images of each class, most first."""
-    looked_at: int
-    """Images that were opened for what follows."""
+    """Images per class, largest first."""
+    sampled: int
+    """Images that were opened."""
     unreadable: int
-    """Of those, the ones that could not be opened."""
+    """Opened images that could not be read."""
     height: int
     """Median, in px."""
     width: int
     """Median, in px."""
     aspects: tuple[float, float]
-    """Width by height: what nine of ten exceed, and what one of ten exceeds."""
+    """Width / height: the 10 % and 90 % quantiles."""
     grey: bool
-    """Whether every image is without colour."""
+    """Whether all images are grey."""
     transparent: float
     """Share with an alpha channel."""
     task: Task = "multiclass"
-    """What the labels were read as."""
+    """The task of the labels."""
 
     @property
     def shorter_side(self) -> int:
@@ -58,76 +58,76 @@ class Look(NamedTuple):
 
     @property
     def imbalance(self) -> float:
-        """Images of the largest class for each one of the smallest."""
+        """Ratio of the largest to the smallest class."""
         return max(self.classes.values()) / max(1, min(self.classes.values()))
 
 
-class _Seen(NamedTuple):
+class _Facts(NamedTuple):
     height: int
     width: int
     grey: bool
-    """False too where nobody looked, since another image has colours."""
+    """Also False if it was not checked, because an earlier image has colours."""
     transparent: bool
 
 
-def look(source: Source, progress: Progress | None = None) -> Look:
-    """Look at some of the images of a source, always the same ones. Damaged ones are counted, not refused.
+def summarize(source: Source, progress: Progress | None = None) -> Summary:
+    """Summarizes a source by a fixed sample of its images. Damaged ones are counted, not refused.
 
-    progress: called with how many were looked at, and of how many.
+    progress: called with the number of images read and the total.
     """
-    chosen = np.unique(np.linspace(0, len(source) - 1, LOOKED_AT).astype(np.int64))
-    seen = list(_seen(source, chosen, progress or (lambda done, of: None)))
-    sizes = np.array([(one.height, one.width) for one in seen] or [(1, 1)], float)
+    chosen = np.unique(np.linspace(0, len(source) - 1, SAMPLED).astype(np.int64))
+    facts = list(_sample(source, chosen, progress or (lambda done, of: None)))
+    sizes = np.array([(image_facts.height, image_facts.width) for image_facts in facts] or [(1, 1)], float)
     low, high = np.quantile(sizes[:, 1] / sizes[:, 0], (0.1, 0.9))
     counts = source.label_counts()
-    return Look(
+    return Summary(
         len(source),
         {name: counts.get(name, 0) for name in sorted(source.classes, key=lambda name: -counts.get(name, 0))},
         len(chosen),
-        len(chosen) - len(seen),
+        len(chosen) - len(facts),
         int(np.median(sizes[:, 0])),
         int(np.median(sizes[:, 1])),
         (float(low), float(high)),
-        bool(seen) and all(one.grey for one in seen),
-        sum(one.transparent for one in seen) / max(1, len(seen)),
+        bool(facts) and all(image_facts.grey for image_facts in facts),
+        sum(image_facts.transparent for image_facts in facts) / max(1, len(facts)),
         source.task,
     )
 
 
-def _seen(source: Source, chosen: np.ndarray, progress: Progress) -> Iterator[_Seen]:
+def _sample(source: Source, chosen: np.ndarray, progress: Progress) -> Iterator[_Facts]:
     grey = True
     for done, index in enumerate(chosen.tolist()):
         progress(done, len(chosen))
         try:
-            one = _look_at(source.columns.image(index), grey)
+            image_facts = _read_facts(source.columns.image(index), grey)
         except Exception:
             continue
-        grey = one.grey
-        yield one
+        grey = image_facts.grey
+        yield image_facts
 
 
-def _look_at(image: ImageInput, ask_for_colour: bool) -> _Seen:
+def _read_facts(image: ImageInput, check_colour: bool) -> _Facts:
     if isinstance(image, np.ndarray):
         channels = image.shape[2] if image.ndim == 3 else 1
-        return _Seen(image.shape[0], image.shape[1], channels < 3, channels in (2, 4))
+        return _Facts(image.shape[0], image.shape[1], channels < 3, channels in (2, 4))
     mute_pillow()
     if isinstance(image, bytes):
-        return _of_file(io.BytesIO(image), ask_for_colour)
+        return _of_file(io.BytesIO(image), check_colour)
     with open_image(image) as file:
-        return _of_file(file, ask_for_colour)
+        return _of_file(file, check_colour)
 
 
-def _of_file(file: IO[bytes], ask_for_colour: bool) -> _Seen:
+def _of_file(file: IO[bytes], check_colour: bool) -> _Facts:
     opened = PIL.Image.open(file, formats=formats())
     width, height = opened.size
     if turn_of(opened) in SIDEWAYS:
         width, height = height, width
     transparent = opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info
-    return _Seen(height, width, ask_for_colour and _is_grey(opened, file), transparent)
+    return _Facts(height, width, check_colour and _is_grey(opened, file), transparent)
 
 
 def _is_grey(opened: PIL.Image.Image, file: IO[bytes]) -> bool:
-    """Whether an image has no colours; it is decoded, small, where its format does not say so."""
+    """Whether an image is grey; it is decoded, small, unless its format says so."""
     if opened.mode in ("1", "L", "LA", "I", "I;16", "F"):
         return True
     if opened.format in JPEGS:

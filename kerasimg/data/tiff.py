@@ -1,8 +1,8 @@
-"""What a TIFF's tags say, and whether Pillow decodes such a file right.
+"""The tags of a TIFF, and whether Pillow decodes such a file correctly.
 
-Pillow opens a TIFF by a table of combinations of tags. Some it decodes, some it cannot identify at all, and some it
-decodes as something else: a fourth band without a description as alpha, further bands dropped, white-is-zero of 16
-bits as a negative, 12 bits as 16. `fault` names what is not read, with the reason; `scaled` mends what can be mended.
+Pillow opens a TIFF by a table of combinations of tags. It decodes some, cannot identify others, and decodes some
+wrongly: a fourth band without a description as alpha, further bands dropped, white-is-zero of 16 bits as a negative, 12
+bits as 16. `fault` returns the reason why a file is not read; `rescale` corrects what can be corrected.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Tags = Mapping[int, tuple[int, ...]]
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
 NAMES = {4: "a mask", 9: "ICC L*a*b*", 10: "ITU L*a*b*", 32803: "a colour filter array", 32844: "LogL", 32845: "LogLuv"}
-"""Photometric interpretation -> its name, of those that are not read."""
+"""Photometric interpretation -> name, for those that are not read."""
 KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floating point", 5: "complex integers", 6: "complex numbers"}
 COLOURS = {RGB: 3, CMYK: 4, YCBCR: 3, LAB: 3, WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, PALETTE: 1}
-"""Photometric interpretation -> channels of colour; what is beyond them is extra."""
+"""Photometric interpretation -> colour channels; further channels are extra."""
 ALPHA = (1, 2)
 """Values of the tag ExtraSamples that mean alpha."""
 DEPTHS: dict[tuple[int, int], tuple[int, ...]] = {
@@ -41,11 +41,11 @@ DEPTHS: dict[tuple[int, int], tuple[int, ...]] = {
 """(photometric interpretation, format of samples) -> bits of a channel that are read."""
 LARGEST_DIRECTORY = 4096
 SIZES = {1: 1, 3: 2, 4: 4, 16: 8}
-"""Type of a tag's values -> their bytes, of whole numbers."""
+"""Type of a tag's values -> bytes per value, for integers."""
 
 
 def read_tags(file: IO[bytes]) -> Tags | None:
-    """The tags of the first image that say how it is stored; None where the header cannot be read."""
+    """The tags of the first image about its storage; None if the header cannot be read."""
     try:
         file.seek(0)
         return _read(file)
@@ -85,7 +85,7 @@ def _read(file: IO[bytes]) -> Tags | None:
 
 
 def tags_of(opened: PIL.Image.Image) -> Tags | None:
-    """The tags of a TIFF that Pillow opened; None for any other image."""
+    """The tags of a TIFF that Pillow opened; None for other images."""
     own: Any = getattr(opened, "tag_v2", None) if opened.format == "TIFF" else None
     if own is None:
         return None
@@ -94,7 +94,7 @@ def tags_of(opened: PIL.Image.Image) -> Tags | None:
 
 
 def fault(tags: Tags) -> str | None:
-    """Why an image with these tags is not read, going on after its name; None if it is read."""
+    """Why an image with these tags is not read, to follow its name; None if it is read."""
     samples = tags.get(SAMPLES, (1,))[0]
     photometric = tags.get(PHOTOMETRIC, (None,))[0]
     bits, formats = set(tags.get(BITS, (1,))), set(tags.get(FORMAT, (1,))) or {1}
@@ -125,13 +125,13 @@ def fault(tags: Tags) -> str | None:
             "convert it to 8 or 16 bits"
         )
     if tags.get(PLANAR, (1,))[0] == 2 and samples > 1 and (photometric, samples, depth) != (RGB, 3, 8):
-        # Of 16 bits in planes Pillow makes each pixel two.
+        # Pillow doubles the pixels of 16-bit planes.
         return f"{what} of {depth} bits in separate planes (tag 284), which is not read; save them pixel by pixel"
     return None
 
 
 def describe(tags: Tags) -> str:
-    """Name a TIFF that Pillow cannot identify, going on after its name."""
+    """Describe a TIFF that Pillow cannot identify, to follow its name."""
     depth, kind = tags.get(BITS, (1,))[0], tags.get(FORMAT, (1,))[0]
     photometric = tags.get(PHOTOMETRIC, (BLACK_IS_ZERO,))[0]
     return (
@@ -143,8 +143,8 @@ def describe(tags: Tags) -> str:
 ADVICE = "images of 1 or 3 channels, with or without alpha, are read: choose the channels and save these"
 
 
-def scaled(opened: PIL.Image.Image, values: np.ndarray) -> np.ndarray:
-    """The values of a loaded TIFF of 12 or 16 bits as 16 bits with 0 as black; those of other images as they are."""
+def rescale(opened: PIL.Image.Image, values: np.ndarray) -> np.ndarray:
+    """Convert the values of a loaded TIFF of 12 or 16 bits to 16 bits with 0 as black; other images are unchanged."""
     tags = tags_of(opened)
     if tags is None or opened.mode == "F":
         return values

@@ -14,7 +14,7 @@ from kerasimg import log
 from kerasimg.data.groups import known_group_numbers
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part
 from kerasimg.data.pipeline import Targets, batches
-from kerasimg.data.readable import OnBadImage, require_sound
+from kerasimg.data.readable import OnBadImage, require_readable
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, is_in_memory, open_source
 from kerasimg.data.split import content_hashes, fingerprint
@@ -197,7 +197,7 @@ def choose_images(
         return _own_images(classifier, part, otherwise)
     source = open_source(data, classifier.spec.task, classes=classifier.classes)
     indices, name = _of_part(source, part, otherwise)
-    source = require_sound(source.only(indices), on_bad_image)
+    source = require_readable(source.only(indices), on_bad_image)
     return Chosen(source, np.arange(len(source)), name)
 
 

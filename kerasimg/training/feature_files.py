@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kerasimg.data import cache_files
-from kerasimg.data.array_files import keep, kept, remove
+from kerasimg.data.array_files import load_arrays, remove, save_arrays
 from kerasimg.data.cache_folder import cache_folder
 
 KIND = "features"
@@ -69,7 +69,7 @@ class Store:
         for index, key in enumerate(keys.tolist()):
             wanted.setdefault(key, []).append(index)
         for path in sorted(self.place.glob(f"*{SUFFIX}")):
-            if not wanted or (arrays := kept(path, KIND)) is None:
+            if not wanted or (arrays := load_arrays(path, KIND)) is None:
                 continue
             with contextlib.suppress(OSError):
                 os.utime(path)
@@ -93,7 +93,7 @@ class Store:
                 about.write_text(json.dumps(self.recipe, indent=2, default=str) + "\n", encoding="utf-8")
         name = hashlib.sha256(keys.tobytes()).hexdigest()[:32]
         plain = np.ascontiguousarray(keys).view(np.uint8).reshape(-1, 24)
-        return keep(self.place / f"{name}{SUFFIX}", KIND, {"keys": plain, **arrays})
+        return save_arrays(self.place / f"{name}{SUFFIX}", KIND, {"keys": plain, **arrays})
 
 
 def room() -> int:

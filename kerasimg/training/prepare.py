@@ -19,7 +19,7 @@ from kerasimg import log
 from kerasimg.catalog import RECIPES, Reference, load, own_weights
 from kerasimg.data.cache import Cache
 from kerasimg.data.items import Part
-from kerasimg.data.readable import OnBadImage, require_sound
+from kerasimg.data.readable import OnBadImage, require_readable
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, open_source
 from kerasimg.errors import CallError, Fault, SpecError, listed
@@ -218,7 +218,7 @@ def _epochs_for_few_images(draft: Spec, source: Source) -> dict[str, Any]:
 
 def check_images(source: Source, spec: Spec, on_bad_image: OnBadImage, cache: Cache) -> Source:
     """The source, once every image was found to be readable; those that are not are left out, or raise DataError."""
-    checked = require_sound(
+    checked = require_readable(
         source,
         on_bad_image,
         progress=lambda done, of: log.info(f"checked {done:,} of {of:,} images"),

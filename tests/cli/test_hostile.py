@@ -84,7 +84,7 @@ CASES: list[tuple[str, int, str]] = [
     ("data check nothing", 3, "nothing: expected a folder or a file"),
     ("init empty", 3, "empty: holds no folders"),
     ("init colours --out empty --force", 2, "'empty' is a folder"),
-    ("train tiny.json --data garbage.npz", 3, "garbage.npz: cannot be read as an .npz file (it is no zip file)"),
+    ("train tiny.json --data garbage.npz", 3, "garbage.npz: cannot be read as an .npz file (it is not a ZIP file)"),
     ("train tiny.json --data garbage.csv", 3, "garbage.csv: cannot be read as UTF-8"),
     ("train tiny.json --data colours\\red", 3, "no such file or folder; did you mean 'colours'?"),
     ("evaluate run --data empty", 3, "empty: holds no folders"),

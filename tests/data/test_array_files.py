@@ -4,15 +4,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerasimg.data.array_files import keep, kept, remove_oldest
+from kerasimg.data.array_files import load_arrays, remove_oldest, save_arrays
 
 ARRAYS = {"a": np.arange(6, dtype=np.int32).reshape(2, 3), "none": np.empty((0, 4)), "s": np.array([b"x", b"yz"], "S4")}
 
 
 def test_arrays_are_read_as_they_were_written(tmp_path: Path):
     path = tmp_path / "deep" / "file"
-    assert keep(path, "kind", ARRAYS)
-    found = kept(path, "kind")
+    assert save_arrays(path, "kind", ARRAYS)
+    found = load_arrays(path, "kind")
     assert list(found) == list(ARRAYS)
     for name, array in ARRAYS.items():
         assert found[name].dtype == array.dtype
@@ -22,48 +22,48 @@ def test_arrays_are_read_as_they_were_written(tmp_path: Path):
 
 
 def test_nothing_at_all_can_be_kept(tmp_path: Path):
-    assert keep(tmp_path / "file", "kind", {})
-    assert kept(tmp_path / "file", "kind") == {}
+    assert save_arrays(tmp_path / "file", "kind", {})
+    assert load_arrays(tmp_path / "file", "kind") == {}
 
 
 def test_a_file_that_is_not_there_is_none(tmp_path: Path):
-    assert kept(tmp_path / "file", "kind") is None
+    assert load_arrays(tmp_path / "file", "kind") is None
 
 
 @pytest.mark.parametrize("place", [0, 5, 20, 60, -30, -1])
 def test_a_file_with_one_bit_wrong_is_dropped(tmp_path: Path, place: int):
     path = tmp_path / "file"
-    keep(path, "kind", ARRAYS)
+    save_arrays(path, "kind", ARRAYS)
     whole = bytearray(path.read_bytes())
     whole[place] ^= 1
     path.write_bytes(whole)
-    assert kept(path, "kind") is None
+    assert load_arrays(path, "kind") is None
     assert not path.exists()
 
 
 @pytest.mark.parametrize("length", [0, 3, 16, 40, -1])
 def test_a_file_that_is_cut_short_is_dropped(tmp_path: Path, length: int):
     path = tmp_path / "file"
-    keep(path, "kind", ARRAYS)
+    save_arrays(path, "kind", ARRAYS)
     path.write_bytes(path.read_bytes()[:length])
-    assert kept(path, "kind") is None
+    assert load_arrays(path, "kind") is None
 
 
 def test_a_file_of_another_kind_is_dropped(tmp_path: Path):
-    keep(tmp_path / "file", "kind", ARRAYS)
-    assert kept(tmp_path / "file", "other kind") is None
+    save_arrays(tmp_path / "file", "kind", ARRAYS)
+    assert load_arrays(tmp_path / "file", "other kind") is None
 
 
 def test_python_objects_are_neither_written_nor_read(tmp_path: Path):
     path = tmp_path / "file"
-    keep(path, "kind", {"a": np.zeros(1, "S1")})
+    save_arrays(path, "kind", {"a": np.zeros(1, "S1")})
     path.write_bytes(path.read_bytes().replace(b'"|S1"', b'"|O8"'))
-    assert kept(path, "kind") is None
+    assert load_arrays(path, "kind") is None
 
 
 def test_what_cannot_be_written_is_not_kept(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    assert not keep(tmp_path / "file" / "below", "kind", ARRAYS)
+    assert not save_arrays(tmp_path / "file" / "below", "kind", ARRAYS)
 
 
 def test_the_files_that_were_written_longest_ago_are_removed(tmp_path: Path):

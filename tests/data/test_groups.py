@@ -94,7 +94,7 @@ def test_what_has_no_groups_is_named(patients: Any, tmp_path: Path, images: Any)
     source = open_source(patients())
     with pytest.raises(DataError, match=r"the data has no column 'patiant'; did you mean 'patient'\?"):
         split(source, group=GroupColumn(column="patiant"))
-    with pytest.raises(DataError, match="no image lies in a folder below its class"):
+    with pytest.raises(DataError, match="no image is in a folder below its class"):
         split(open_source(images(tmp_path / "flat", {"red": 3, "blue": 3})), group="folder")
     rows = patients().read_text().replace('"patient": "p7"', '"patient": ""', 1)
     (tmp_path / "gap.jsonl").write_text(rows)

@@ -323,7 +323,7 @@ def test_a_tf_data_set_that_cannot_be_taken_says_why():
     x, y = np.stack([ONE] * 4), np.array([0, 1, 0, 1])
     whole = tf.data.Dataset.from_tensor_slices((x, y))
     for dataset, reason in (
-        (whole.repeat(), r"leave out \.repeat\(\)"),
+        (whole.repeat(), r"remove \.repeat\(\)"),
         (whole.map(lambda image, label: (image / 255, label)), "multiply by 255"),
         (whole.map(lambda image, label: (tf.cast(image, tf.float32) - 128, label)), "got -128"),
         (whole.map(lambda image, label: image), "expected a tf.data.Dataset of"),

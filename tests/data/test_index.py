@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerasimg.data.index import Items, Labels, joined
+from kerasimg.data.index import Items, Labels, join_labels
 from kerasimg.data.items import Item
 from kerasimg.data.readers.image_store import Held
 from kerasimg.data.source import Source
@@ -70,10 +70,10 @@ def test_labels_of_chosen_images_keep_their_order_and_number():
 def test_joined_labels_have_one_list_of_names():
     one = Labels(("cat", "dog"), np.array([0, 1], np.int32))
     two = Labels(("dog", "emu"), np.array([1, 0, 0], np.int32))
-    assert joined([one, two]).names == ("cat", "dog", "emu")
-    assert joined([one, two]).codes.tolist() == [0, 1, 2, 1, 1]
+    assert join_labels([one, two]).names == ("cat", "dog", "emu")
+    assert join_labels([one, two]).codes.tolist() == [0, 1, 2, 1, 1]
     several = Labels(("emu",), np.array([0], np.int32), np.array([0, 0, 1]))
-    assert [joined([one, several]).of(row) for row in range(4)] == [("cat",), ("dog",), (), ("emu",)]
+    assert [join_labels([one, several]).of(row) for row in range(4)] == [("cat",), ("dog",), (), ("emu",)]
 
 
 def test_the_numbers_of_labels_are_those_of_single_items():

@@ -16,7 +16,7 @@ from kerasimg.data.fast_decode import decode_fast
 from kerasimg.data.image_files import BadImage, TooCostly, read_image
 from kerasimg.data.images import from_pil
 from kerasimg.data.sources import open_source
-from kerasimg.data.summary import look
+from kerasimg.data.summary import summarize
 from kerasimg.spec.document import Image
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (9, 11, 3)).astype(np.uint8)
@@ -135,7 +135,7 @@ def test_a_jpeg_with_many_scans_is_refused_by_every_reader(tmp_path):
     [bad] = readable.scan(source)
     assert bad.id == "b/1.jpg"
     assert bad.reason.endswith("scans; the limit is 100")
-    assert look(source).unreadable == 1
+    assert summarize(source).unreadable == 1
 
 
 def test_only_the_scans_of_the_image_itself_count():

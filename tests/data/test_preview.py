@@ -4,7 +4,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from kerasimg.data.preview import GAP, LETTERS, chosen, contact_sheet, write_sheet
+from kerasimg.data.preview import GAP, LETTERS, choose_images, contact_sheet, write_sheet
 from kerasimg.data.sources import open_source
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
@@ -15,9 +15,9 @@ IMAGE = Image(size=[100, 100])
 
 
 def test_images_are_of_as_many_classes_as_there_are():
-    assert sorted(SOURCE.label_ids(chosen(SOURCE, 3)).tolist()) == [0, 1, 2]
-    assert sorted(SOURCE.label_ids(chosen(SOURCE, 5)).tolist()) == [0, 0, 1, 1, 2]
-    assert len(chosen(SOURCE, 50)) == 12
+    assert sorted(SOURCE.label_ids(choose_images(SOURCE, 3)).tolist()) == [0, 1, 2]
+    assert sorted(SOURCE.label_ids(choose_images(SOURCE, 5)).tolist()) == [0, 0, 1, 1, 2]
+    assert len(choose_images(SOURCE, 50)) == 12
 
 
 def test_a_sheet_shows_each_image_as_decoded_and_as_augmented():
@@ -25,7 +25,7 @@ def test_a_sheet_shows_each_image_as_decoded_and_as_augmented():
     line = LETTERS + 2 * GAP
     assert sheet.size == (GAP + 3 * (100 + GAP), GAP + 3 * (100 + line))
     pixels = np.asarray(sheet)
-    for row, index in enumerate(chosen(SOURCE, 3)):
+    for row, index in enumerate(choose_images(SOURCE, 3)):
         middle = GAP + row * (100 + line) + LETTERS + GAP + 50
         values = [pixels[middle, GAP + column * (100 + GAP) + 50, 0] for column in range(3)]
         assert values[0] == PIXELS[index, 0, 0, 0]

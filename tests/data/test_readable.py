@@ -11,7 +11,7 @@ from kerasimg.data.decode import decode
 from kerasimg.data.image_files import read_image
 from kerasimg.data.items import Bad
 from kerasimg.data.ledger import Ledger, hexadecimal
-from kerasimg.data.readable import require_sound, scan
+from kerasimg.data.readable import require_readable, scan
 from kerasimg.data.sources import open_source
 from kerasimg.errors import DataError
 from kerasimg.spec.document import Image
@@ -39,7 +39,7 @@ def test_a_scan_names_every_image_that_cannot_be_read(pets: Path, image: Image |
 
 def test_unreadable_images_fail_and_all_are_named(pets: Path):
     with pytest.raises(DataError) as caught:
-        require_sound(open_source(pets))
+        require_readable(open_source(pets))
     assert str(caught.value) == (
         f"{pets}: 2 of 5 images cannot be read (below); repair or remove them, or go on without them: "
         "--on-bad-image skip\n"
@@ -49,7 +49,7 @@ def test_unreadable_images_fail_and_all_are_named(pets: Path):
 
 
 def test_unreadable_images_can_be_left_out(pets: Path):
-    source = require_sound(open_source(pets), "skip")
+    source = require_readable(open_source(pets), "skip")
     assert [item.id for item in source.items] == ["cat/1.png", "cat/3.png", "dog/2.png"]
     assert source.skipped == tuple(BAD)
     assert source.classes == ("cat", "dog")
@@ -59,12 +59,12 @@ def test_unreadable_images_can_be_left_out(pets: Path):
 def test_a_class_must_not_vanish_with_its_images(pets: Path):
     (pets / "dog" / "2.png").write_bytes(b"")
     with pytest.raises(DataError, match="class 'dog': none of its images can be read"):
-        require_sound(open_source(pets), "skip")
+        require_readable(open_source(pets), "skip")
 
 
 def test_a_sound_source_is_handed_back(folder: Folder):
     source = open_source(folder("cat/1.png", "dog/1.png"))
-    assert require_sound(source) is source
+    assert require_readable(source) is source
 
 
 def test_a_long_scan_reports_its_progress_and_a_short_one_does_not(pets: Path, monkeypatch: pytest.MonkeyPatch):
@@ -81,20 +81,20 @@ def test_a_image_is_read_again_only_when_it_has_changed(pets: Path, monkeypatch:
     read = []
     monkeypatch.setattr(readable, "read_image", lambda image: read.append(image) or read_image(image))
     with pytest.raises(DataError):
-        require_sound(open_source(pets))
+        require_readable(open_source(pets))
     assert len(read) == 5
     with pytest.raises(DataError):
-        require_sound(open_source(pets))
+        require_readable(open_source(pets))
     assert len(read) == 5 + 2  # what cannot be read may have been mended from outside
     (pets / "cat" / "1.png").write_bytes((pets / "cat" / "1.png").read_bytes() + b"more")
-    require_sound(open_source(pets), "skip")
+    require_readable(open_source(pets), "skip")
     assert len(read) == 5 + 2 + 3
 
 
 def test_a_scan_leaves_the_hashes_for_the_record(folder: Folder):
     root = folder("cat/1.png", "dog/1.png")
     source = open_source(root)
-    require_sound(source)
+    require_readable(source)
     known = Ledger.open().find(source.keys())
     assert hexadecimal(known.sha256) == [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in IDS]
 
@@ -105,7 +105,7 @@ def test_a_scan_leaves_the_pixels_for_the_first_epoch(
 ):
     source, image = open_source(folder("cat/1.png", "dog/1.png")), Image(size=[2, 2])
     cache = Cache(kind, tmp_path / "cache")
-    require_sound(source, image=image, cache=cache)
+    require_readable(source, image=image, cache=cache)
 
     def none(*_: object) -> None:
         raise AssertionError("decoded again")
@@ -119,6 +119,6 @@ def test_a_huge_file_is_not_read_as_a_whole(folder: Folder, monkeypatch: pytest.
     monkeypatch.setattr(readable, "LARGEST_READ", 10)
     root = folder("cat/1.png", "dog/1.png")
     source = open_source(root)
-    assert require_sound(source, image=Image(size=[2, 2])) is source
+    assert require_readable(source, image=Image(size=[2, 2])) is source
     known = Ledger.open().find(source.keys())
     assert hexadecimal(known.sha256) == [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in IDS]

@@ -8,15 +8,15 @@ import pytest
 
 import kerasimg
 from kerasimg.data.sources import open_source
-from kerasimg.data.starter_spec import Wish, first_spec
-from kerasimg.data.summary import Look, look
+from kerasimg.data.starter_spec import Choices, make_spec
+from kerasimg.data.summary import Summary, summarize
 from kerasimg.spec.formatting import dumps
 
-PHOTOS = Look(500, {"cat": 300, "dog": 200}, 400, 0, 480, 640, (1.3, 1.4), False, 0.0)
+PHOTOS = Summary(500, {"cat": 300, "dog": 200}, 400, 0, 480, 640, (1.3, 1.4), False, 0.0)
 
 
-def chosen(wish: Wish | None = None, **seen: Any) -> dict[str, Any]:
-    return first_spec("photos", PHOTOS._replace(**seen), wish or Wish())
+def chosen(wish: Choices | None = None, **seen: Any) -> dict[str, Any]:
+    return make_spec("photos", PHOTOS._replace(**seen), wish or Choices())
 
 
 def test_few_photos_get_a_head_on_frozen_features_and_many_a_whole_network():
@@ -48,7 +48,7 @@ def test_rare_classes_weigh_more_where_some_are():
 @pytest.mark.parametrize("recipe", ["transfer", "finetune", "from_scratch", "tiny_device"])
 @pytest.mark.parametrize("mirror", [True, False])
 def test_every_choice_makes_a_spec_that_loads_and_says_why(recipe: Any, mirror: bool):
-    wish = Wish(recipe, 64, "crop", mirror, True)
+    wish = Choices(recipe, 64, "crop", mirror, True)
     spec = kerasimg.load(json.loads(dumps(chosen(wish))))
     assert (spec.image.size, spec.image.resize, spec.params["num_classes"]) == ([64, 64], "crop", 2)
     assert ("RandomFlip" in [name for name, _ in spec.augment]) == mirror
@@ -60,7 +60,7 @@ def test_every_choice_makes_a_spec_that_loads_and_says_why(recipe: Any, mirror: 
     ("name", "made"), [("my photos", "my_photos"), ("2024-trip", "_2024-trip"), ("Häuser", "H_user")]
 )
 def test_any_folder_gives_a_name_of_the_language(name: str, made: str):
-    assert kerasimg.load(first_spec(name, PHOTOS)).name == made
+    assert kerasimg.load(make_spec(name, PHOTOS)).name == made
 
 
 def test_a_look_sees_sizes_upright_colours_and_what_cannot_be_read(tmp_path: Path):
@@ -68,14 +68,14 @@ def test_a_look_sees_sizes_upright_colours_and_what_cannot_be_read(tmp_path: Pat
         (tmp_path / name).mkdir()
         for number in range(3):
             PIL.Image.new("L", (30, 20), 100).save(tmp_path / name / f"{number}.png")
-    seen = look(open_source(tmp_path))
+    seen = summarize(open_source(tmp_path))
     assert (seen.images, seen.height, seen.width, seen.grey, seen.imbalance) == (6, 20, 30, True, 1.0)
     exif = PIL.Image.Exif()
     exif[PIL.ExifTags.Base.Orientation] = 6
     for number in range(3, 12):
         PIL.Image.new("RGB", (30, 20), (200, 100, 0)).save(tmp_path / "a" / f"{number}.jpg", exif=exif)
     (tmp_path / "b" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
-    seen = look(open_source(tmp_path))
+    seen = summarize(open_source(tmp_path))
     assert (seen.height, seen.width, seen.grey, seen.unreadable) == (30, 20, False, 1)
     assert list(seen.classes.items()) == [("a", 12), ("b", 4)]
 
@@ -85,9 +85,9 @@ def test_grey_photographs_kept_as_jpegs_in_colour_count_as_grey(tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         PIL.Image.fromarray(noise).convert("RGB").save(tmp_path / name / "0.jpg")
-    assert look(open_source(tmp_path)).grey
+    assert summarize(open_source(tmp_path)).grey
 
 
 def test_arrays_can_be_looked_at_too():
-    seen = look(open_source((np.zeros((10, 8, 6, 3), np.uint8), np.arange(10) % 2)))
+    seen = summarize(open_source((np.zeros((10, 8, 6, 3), np.uint8), np.arange(10) % 2)))
     assert (seen.height, seen.width, seen.grey) == (8, 6, False)

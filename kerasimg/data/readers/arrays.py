@@ -1,7 +1,7 @@
-"""Images in memory with their labels, or arrays in an .npz file -> labelled images.
+"""Readers of labelled images in memory and of .npz files.
 
 Images: an array of 0 to 255, (N, H, W) or (N, H, W, C) with 1 or 3 channels, or a list of paths, bytes, PIL images
-or arrays; see `kerasimg.data.images`. Labels: integers or names, (N,); where the task is multilabel, zeros and ones,
+or arrays; see `kerasimg.data.images`. Labels: integers or names, (N,); if the task is multilabel, zeros and ones,
 (N, number of classes). Classes are named by their labels.
 """
 
@@ -18,7 +18,7 @@ import PIL.Image
 
 from kerasimg.data.image_files import BadImage
 from kerasimg.data.images import batch_fault, named_images
-from kerasimg.data.index import Items, Labels, Numbered, joined
+from kerasimg.data.index import Items, Labels, Numbered, join_labels
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part, Reading, class_name, fault
 from kerasimg.data.pixels import to_array
 from kerasimg.data.readers.image_store import Held, Images, Stacked, join_places
@@ -37,11 +37,11 @@ KEYS: tuple[tuple[str, str, Part | None], ...] = (
     ("x", "y", None),
     ("images", "labels", None),
 )
-"""Names of arrays in an .npz file, as Keras' and MedMNIST's data sets have them, and their part."""
+"""Names of arrays in .npz files of Keras and MedMNIST, and their part."""
 
 
 SINGLE = b"\x93NUMPY"
-"""How a file with a single array begins."""
+"""First bytes of a file with a single array."""
 
 
 class Npz(Reader):
@@ -56,8 +56,8 @@ class Npz(Reader):
         try:
             with open(data, "rb") as file:
                 one = file.read(len(SINGLE)) == SINGLE
-                if not one and not zipfile.is_zipfile(file):  # NumPy would advise to load it unsafely
-                    raise ValueError("it is no zip file")
+                if not one and not zipfile.is_zipfile(file):  # NumPy would suggest loading it unsafely
+                    raise ValueError("it is not a ZIP file")
                 file.seek(0)
                 archive = np.load(file, allow_pickle=False)
                 if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -73,8 +73,8 @@ class Npz(Reader):
             if images in arrays and labels in arrays:
                 batches.append(Batch.of(arrays[images], arrays[labels], task, data, images, part))
             elif images in arrays or labels in arrays:
-                missing, there = (labels, images) if images in arrays else (images, labels)
-                faults.append(Fault(data, missing, f"is missing, and belongs to {there}"))
+                missing, present = (labels, images) if images in arrays else (images, labels)
+                faults.append(Fault(data, missing, f"is missing, and belongs to {present}"))
         if not batches and not faults:
             faults.append(
                 Fault(data, "", f"expected x_train and y_train, or x and y; found {', '.join(names) or 'nothing'}")
@@ -109,24 +109,24 @@ class Arrays(Reader):
     def read(self, data: Any, task: Task, classes: Sequence[str] = ()) -> Reading:
         """Reads the images of each part."""
         batches = []
-        for part, given in (parts_in(data) or {}).items():
+        for part, members in (parts_in(data) or {}).items():
             name = part or "images"
-            if is_tf_dataset(given):
-                images, labels, names = read_tf_dataset(given, part or self.where)
+            if is_tf_dataset(members):
+                images, labels, names = read_tf_dataset(members, part or self.where)
                 batch = Batch.of(images, labels, task, self.where, name, part)
                 if names is not None:
                     batch = batch._replace(labels=_named(batch.labels, names, part or self.where))
             else:
-                images, labels = given
+                images, labels = members
                 batch = Batch.of(images, labels, task, self.where, name, part)
             batches.append(batch)
         return _reading(batches)
 
 
 def parts_in(data: Any) -> dict[Part | None, Any] | None:
-    """What data in memory holds, by part; None where it is nothing of that kind.
+    """The parts of data in memory; None if it is of another kind.
 
-    (images, labels) is of no part. ((x, y), (x_test, y_test)), as `keras.datasets` gives it, is train and test;
+    (images, labels) has no part. ((x, y), (x_test, y_test)), as `keras.datasets` returns it, is train and test;
     three pairs are train, validation and test; a dictionary names its parts.
     """
     if is_tf_dataset(data):
@@ -134,11 +134,11 @@ def parts_in(data: Any) -> dict[Part | None, Any] | None:
     if isinstance(data, Mapping) and data:
         if unknown := [name for name in data if str(name).lower() not in PARTS]:
             raise CallError(
-                f"data: no part '{unknown[0]}'{nearest(str(unknown[0]), PARTS)}; there are train, validation, test"
+                f"data: no part '{unknown[0]}'{nearest(str(unknown[0]), PARTS)}; the parts are train, validation, test"
             )
         members: dict[Part | None, Any] = {PARTS[str(name).lower()]: pair for name, pair in data.items()}
         if len(members) < len(data):
-            raise CallError(f"data: two keys name one part: {', '.join(map(str, data))}")
+            raise CallError(f"data: two keys for the same part: {', '.join(map(str, data))}")
         for name, pair in members.items():
             if not is_tf_dataset(pair) and not (isinstance(pair, tuple | list) and len(pair) == 2):
                 raise CallError(f"data['{name}']: expected (images, labels) or a tf.data.Dataset")
@@ -156,7 +156,7 @@ def parts_in(data: Any) -> dict[Part | None, Any] | None:
 
 
 def _is_pair(member: Any) -> bool:
-    """Whether it is (images, labels), and not two images or two rows of labels."""
+    """Whether it is (images, labels), not two images or two rows of labels."""
     if not isinstance(member, tuple | list) or len(member) != 2:
         return False
     images, labels = member
@@ -167,16 +167,16 @@ def _is_pair(member: Any) -> bool:
 
 
 def _named(labels: Labels, classes: Sequence[str], where: str) -> Labels:
-    """The labels, which are places in a list of classes, by the names of these."""
+    """Labels that are indices into a list of classes, by name."""
     for name in labels.names:
         if not name.isdecimal() or int(name) >= len(classes):
-            raise fault(where, "label", f"'{name}' is no place in class_names, which has {len(classes)} names")
+            raise fault(where, "label", f"'{name}' is not an index into class_names, which has {len(classes)} names")
     codes = np.array([int(name) for name in labels.names], np.int32)[labels.codes]
     return replace(labels, names=tuple(map(class_name, classes)), codes=codes)
 
 
 class Batch(NamedTuple):
-    """Images of one array or list, their labels as their names, and their part."""
+    """Images of one array or list, their labels, name and part."""
 
     images: Images
     labels: Labels
@@ -185,7 +185,7 @@ class Batch(NamedTuple):
 
     @classmethod
     def of(cls, images: Any, labels: Any, task: Task, where: str, name: str, part: Part | None = None) -> Batch:
-        """The images and labels, once they are checked against each other."""
+        """Checks images and labels against each other."""
         imgs = _images(images, where, name)
         try:
             targets = to_array(labels)
@@ -205,7 +205,7 @@ class Batch(NamedTuple):
 
 
 def _images(images: Any, where: str, name: str) -> Images:
-    """The images of an array or a list, checked; DataError where one is none."""
+    """Check the images of an array or a list."""
     if isinstance(images, list | tuple) and not images:
         raise fault(where, name, "holds no images")
     if isinstance(images, list | tuple) and images and not isinstance(images[0], list | tuple | int | float):
@@ -222,7 +222,7 @@ def _images(images: Any, where: str, name: str) -> Images:
 
 
 def _held(images: Sequence[Any], where: str, name: str) -> Images:
-    """Images of a list: paths, bytes, PIL images, arrays of any size."""
+    """The images of a list: paths, bytes, PIL images, arrays of any size."""
     listed = named_images(images)
     if len(listed) != len(images):
         raise fault(where, name, "expected one file for each label, got folders; pass the folder itself as data")
@@ -246,7 +246,7 @@ def _reading(batches: Sequence[Batch]) -> Reading:
     ids = Numbered([batch.part or batch.name for batch in batches], np.cumsum(counts))
     codes = [PART_NAMES.index(batch.part) if batch.part else -1 for batch in batches]
     parts = np.repeat(np.array(codes, np.int8), counts)
-    labels = joined([batch.labels for batch in batches])
+    labels = join_labels([batch.labels for batch in batches])
     return Reading(Items(ids, images, labels, parts), labels.names)
 
 

@@ -1,4 +1,4 @@
-"""The columns of an Arrow table that hold images and labels, as Parquet files and Hugging Face datasets have them."""
+"""The image and label columns of Arrow tables, for Parquet files and Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 
 from kerasimg.data.index import Labels
 from kerasimg.data.items import class_name, fault
-from kerasimg.data.readers.label_lists import each_once
+from kerasimg.data.readers.label_lists import remove_duplicates
 from kerasimg.errors import CallError, listed
 
 IMAGE = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
 LABEL = ("label", "labels", "class", "class_name", "cls", "category")
-"""Names of columns, the first that is there before the others."""
+"""Names of columns, in order of preference."""
 
 
 class Columns(NamedTuple):
-    """Which columns hold the image and the label, and the names that numbers of labels stand for."""
+    """The columns of the image and the label, and the class names."""
 
     image: str
     label: str
@@ -27,37 +27,35 @@ class Columns(NamedTuple):
 
 
 def require_pyarrow() -> None:
-    """A CallError, where pyarrow is not installed."""
+    """Raises a CallError if pyarrow is not installed."""
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise CallError(
-            'Parquet files are read with pyarrow, which is not installed: pip install "kerasimg[parquet]"'
-        ) from error
+        raise CallError('reading Parquet files needs pyarrow: pip install "kerasimg[parquet]"') from error
     del pyarrow
 
 
-def chosen_columns(where: str, schema: Any, features: Mapping[str, Any]) -> Columns:
-    """The columns of a pyarrow schema that hold the image and the label.
+def choose_columns(where: str, schema: Any, features: Mapping[str, Any]) -> Columns:
+    """Chooses the image and label columns of a pyarrow schema.
 
-    features: those of Hugging Face, by column, as JSON; empty where the table does not come from there.
+    features: those of Hugging Face, by column, as JSON; empty for other tables.
     """
     kinds = {name: _innermost(features.get(name)) for name in schema.names}
     images = [name for name, kind in kinds.items() if kind.get("_type") == "Image"]
     images = images or [field.name for field in schema if _holds_bytes(field.type)]
     labels = [name for name, kind in kinds.items() if kind.get("_type") == "ClassLabel"]
     labels = labels or [name for name in LABEL if name in schema.names]
-    image = _one(where, schema, "an image (bytes, or a struct with bytes)", images, IMAGE)
-    label = _one(where, schema, "its label", [name for name in labels if name != image], LABEL)
+    image = _choose(where, schema, "an image (bytes, or a struct with bytes)", images, IMAGE)
+    label = _choose(where, schema, "its label", [name for name in labels if name != image], LABEL)
     return Columns(image, label, tuple(class_name(name) for name in kinds[label].get("names") or ()))
 
 
 def labels_of(column: Any, classes: Sequence[str]) -> tuple[Labels, list[tuple[int, str]]]:
-    """The labels of a column of integers, of text, or of lists of them, and (row, message) of every fault."""
+    """The labels of a column of integers, text, or lists of them, and (row, message) for every error."""
     import pyarrow as pa
 
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(array, pa.ChunkedArray):  # of none, or too large for one
+    if isinstance(array, pa.ChunkedArray):  # no chunks, or too large for one array
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
     count = len(array)
     starts = None
@@ -71,10 +69,10 @@ def labels_of(column: Any, classes: Sequence[str]) -> tuple[Labels, list[tuple[i
         array = array.flatten()
     if faults:
         return Labels((), np.empty(0, np.int32)), faults
-    return _coded(array, classes, starts)
+    return _encode(array, classes, starts)
 
 
-def _coded(array: Any, classes: Sequence[str], starts: np.ndarray | None) -> tuple[Labels, list[tuple[int, str]]]:
+def _encode(array: Any, classes: Sequence[str], starts: np.ndarray | None) -> tuple[Labels, list[tuple[int, str]]]:
     import pyarrow as pa
 
     if pa.types.is_dictionary(array.type):
@@ -85,8 +83,8 @@ def _coded(array: Any, classes: Sequence[str], starts: np.ndarray | None) -> tup
     if len(nulls):
         return Labels((), np.empty(0, np.int32)), [(int(owners[row]), "expected a label, found null") for row in nulls]
     if not is_text and not pa.types.is_integer(array.type):
-        found = "nothing" if pa.types.is_null(array.type) else str(array.type)
-        return Labels((), np.empty(0, np.int32)), [(0, f"expected integers or text as labels, found {found}")]
+        candidates = "nothing" if pa.types.is_null(array.type) else str(array.type)
+        return Labels((), np.empty(0, np.int32)), [(0, f"expected integers or text as labels, found {candidates}")]
     encoded = array.dictionary_encode()
     values, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32)
     wrong = {code: message for code, value in enumerate(values) if (message := _wrong(value, classes))}
@@ -97,8 +95,8 @@ def _coded(array: Any, classes: Sequence[str], starts: np.ndarray | None) -> tup
     names = tuple(dict.fromkeys(named))
     table = np.array([names.index(name) for name in named], np.int32)
     labels = Labels(names, table[codes] if len(codes) else codes, starts)
-    # Repeats are kept where they may be multi-hot: see `settle_lists`.
-    return (each_once(labels) if classes else labels), []
+    # Repeats stay, since they may be multi-hot: see `resolve_lists`.
+    return (remove_duplicates(labels) if classes else labels), []
 
 
 def _wrong(value: Any, classes: Sequence[str]) -> str:
@@ -107,19 +105,19 @@ def _wrong(value: Any, classes: Sequence[str]) -> str:
     return "" if class_name(str(value)) else f"expected a label, found {value!r}"
 
 
-def _one(where: str, schema: Any, what: str, found: Sequence[str], names: Iterable[str]) -> str:
-    preferred = next((name for name in names if name in found), None)
-    if preferred or len(found) == 1:
-        return preferred or found[0]
-    there = listed(f"{field.name} ({field.type})" for field in schema)
-    if found:
-        advice = f"name the one that counts '{next(iter(names))}'"
-        raise fault(where, "", f"expected one column with {what}, found {listed(found)}; {advice}")
-    raise fault(where, "", f"expected a column with {what}, named {listed(names)}; found {there}")
+def _choose(where: str, schema: Any, what: str, candidates: Sequence[str], names: Iterable[str]) -> str:
+    preferred = next((name for name in names if name in candidates), None)
+    if preferred or len(candidates) == 1:
+        return preferred or candidates[0]
+    columns = listed(f"{field.name} ({field.type})" for field in schema)
+    if candidates:
+        advice = f"rename the right one to '{next(iter(names))}'"
+        raise fault(where, "", f"expected one column with {what}, found {listed(candidates)}; {advice}")
+    raise fault(where, "", f"expected a column with {what}, named {listed(names)}; found {columns}")
 
 
 def _innermost(feature: Any) -> Mapping[str, Any]:
-    """The description of a feature, or of what a list of them holds."""
+    """The description of a feature, or of the elements of a list."""
     while True:
         if isinstance(feature, list) and feature:
             feature = feature[0]

@@ -1,9 +1,9 @@
-"""What stands in each folder of a tree: read by several threads, and kept for the next start.
+"""The index of a tree of folders: listed by several threads, and cached for the next start.
 
-The listings of a tree are kept in one file, in the cache folder. The next start asks every folder when it was last
-changed, and lists again only those that were changed since. A folder that was changed within the last seconds before
-it was listed could change once more without a sign of it, so it is listed again, too; and so is one with links that
-are not named like images, for what they lead to can change elsewhere.
+The listings of a tree are stored in one file in the cache folder. The next start compares the modification time of
+every folder and lists changed folders again. A folder that was modified within seconds before it was listed could
+change again with the same time, so it is always listed again; so is a folder with links that are not named like images,
+because their targets can change elsewhere.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from kerasimg.data.array_files import keep, kept, remove_oldest
+from kerasimg.data.array_files import load_arrays, remove_oldest, save_arrays
 from kerasimg.data.cache_folder import cache_folder
 from kerasimg.data.image_files import EXTENSIONS
 from kerasimg.data.items import fault
@@ -27,32 +27,32 @@ from kerasimg.data.readers.packed_strings import Growing, Texts
 from kerasimg.errors import DataError
 
 LEFT_BEHIND = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-"""What operating systems leave in folders, in lower case, next to hidden files."""
+"""Files and folders of operating systems, in lower case; ignored like hidden files."""
 THREADS = 16
-"""Threads that list folders: they wait for the disk, or for the network."""
+"""Threads that list folders: they wait for the disk or the network."""
 SETTLED_NS = 3_000_000_000
-"""Time since its last change after which a folder shows the next one; file systems count in up to 2 seconds."""
+"""Age of a modification time from which a later change gets another time; file systems have up to 2 s resolution."""
 TREES = 64
-"""Trees whose listings are kept."""
+"""Number of trees whose listings are cached."""
 KIND = "listings of {}"
 SUFFIX = ".folders"
 _SIGNED = (1 << 63) - 1
 
 
 class Listing(NamedTuple):
-    """What stands directly in a folder."""
+    """The content of a folder, without subfolders."""
 
     images: bytes
-    """Names of the images in their order, zero bytes between them."""
+    """Names of the images in order, separated by zero bytes."""
     number: int
-    """How many images."""
+    """Number of images."""
     folders: tuple[str, ...]
-    """Names of the folders, in their order."""
+    """Names of the folders, in order."""
     others: int
-    """How many other files."""
+    """Number of other files."""
 
     def names(self) -> list[str]:
-        """Names of the images, in their order."""
+        """Names of the images, in order."""
         return [os.fsdecode(name) for name in self.images.split(b"\0")] if self.number else []
 
 
@@ -60,14 +60,14 @@ class Tree(Protocol):
     """Folders that can be listed."""
 
     def identity(self, path: str) -> tuple[int, int]:
-        """Which folder it is: the same by whatever path."""
+        """The identity of a folder, the same for every path to it."""
 
     def listing(self, path: str) -> Listing:
-        """What is directly in a folder."""
+        """The content of a folder, without subfolders."""
 
 
 class Stamp(NamedTuple):
-    """Which folder it is, by its number on its disk, and when it was last changed."""
+    """The identity of a folder (device, inode) and its modification times."""
 
     device: int
     inode: int
@@ -76,14 +76,14 @@ class Stamp(NamedTuple):
 
     @classmethod
     def at(cls, path: str) -> Stamp:
-        """The folder's as it is now."""
+        """The current stamp of a folder."""
         status = os.stat(path)
         device, inode = status.st_dev & _SIGNED, status.st_ino & _SIGNED
         return cls(device, inode, status.st_mtime_ns, status.st_ctime_ns)
 
     @property
     def folder(self) -> tuple[int, int]:
-        """Which folder it is, by whatever path."""
+        """The identity of the folder."""
         return self[:2]
 
 
@@ -102,14 +102,14 @@ class Folders:
         self.is_new = False
 
     def __enter__(self) -> Folders:
-        """List the whole tree, level by level, each level by several threads."""
+        """List the whole tree level by level, with several threads."""
         level = [self.root]
         seen: set[tuple[int, int]] = set()
         with ThreadPoolExecutor(THREADS) as pool:
             while level:
                 following = []
                 for path, stamp in zip(level, pool.map(self._visit, level), strict=True):
-                    if isinstance(stamp, Stamp) and stamp.folder not in seen:  # links may lead in a circle
+                    if isinstance(stamp, Stamp) and stamp.folder not in seen:  # links may form a cycle
                         seen.add(stamp.folder)
                         names = self.listings[stamp.folder][1].folders
                         following += [os.path.join(path, name) for name in names]
@@ -121,14 +121,14 @@ class Folders:
             _write(self.path, self.root, self.listings.values())
 
     def identity(self, path: str) -> tuple[int, int]:
-        """Which folder it is: the same by whatever path; a fault when it cannot be read."""
+        """The identity of a folder, the same for every path to it; DataError if it cannot be read."""
         stamp = self.stamps.get(path) or self._visit(path)
         if isinstance(stamp, DataError):
             raise stamp
         return stamp.folder
 
     def listing(self, path: str) -> Listing:
-        """What stands directly in a folder; a fault when it cannot be read."""
+        """The content of a folder; DataError if it cannot be read."""
         return self.listings[self.identity(path)][1]
 
     def _visit(self, path: str) -> Stamp | DataError:
@@ -153,7 +153,7 @@ class Folders:
 
 
 def list_folder(path: str) -> tuple[Listing, bool]:
-    """What stands directly in a folder, and whether links are among it that are not named like images."""
+    """The content of a folder, and whether it has links that are not named like images."""
     images, folders, others, has_links = [], [], 0, False
     with os.scandir(path) as entries:
         for entry in entries:
@@ -189,7 +189,7 @@ def _kind(root: str) -> str:
 
 
 def _read(path: Path, root: str) -> dict[Stamp, Listing]:
-    arrays = kept(path, _kind(root))
+    arrays = load_arrays(path, _kind(root))
     if arrays is None:
         return {}
     images = Texts(arrays["images"], arrays["image_ends"])
@@ -203,7 +203,7 @@ def _read(path: Path, root: str) -> dict[Stamp, Listing]:
 
 
 def _write(path: Path, root: str, listings: Iterable[tuple[Stamp, Listing]]) -> None:
-    settled: Sequence[tuple[Stamp, Listing]] = [one for one in listings if one[0] != UNSETTLED]
+    settled: Sequence[tuple[Stamp, Listing]] = [row for row in listings if row[0] != UNSETTLED]
     images, folders = Growing(), Growing()
     counts, others = array("q"), array("q")
     for _, listing in settled:
@@ -211,7 +211,7 @@ def _write(path: Path, root: str, listings: Iterable[tuple[Stamp, Listing]]) -> 
         folders.add_raw(b"\0".join(map(os.fsencode, listing.folders)))
         counts.append(listing.number)
         others.append(listing.others)
-    keep(
+    save_arrays(
         path,
         _kind(root),
         {

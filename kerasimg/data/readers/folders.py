@@ -1,7 +1,7 @@
-"""A folder with a folder per class, below `train/`, `validation/` and `test/` or not -> labelled images.
+"""Reader of folders with a folder per class, perhaps below `train/`, `validation/` and `test/`.
 
-A class folder is searched in all its depth. What counts as an image is decided by the extension; hidden files
-and folders, and what operating systems leave behind, are passed over without a word, other files are counted.
+Class folders are searched recursively. Images are recognised by their extension. Hidden files and folders and files of
+operating systems are ignored silently; other files are counted.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SAMPLE = Path(__file__).parents[1] / "sample"
 """The data set that ships: 2,500 images of Fashion-MNIST, 28 x 28, grey, ten classes."""
 
 
-class Found(NamedTuple):
-    """The images of one class in one part, folder by folder."""
+class ClassFolder(NamedTuple):
+    """The images of one class in one part, by folder."""
 
     label: str
     part: Part | None
     folder: str
     listings: list[tuple[str, Listing]]
-    """Path of a folder with images, and what stands in it."""
+    """Path and content of each folder with images."""
 
 
 class Folder(Reader):
@@ -72,15 +72,15 @@ class Sample(Reader):
 
 
 def collect(folder: str) -> tuple[list[str], int]:
-    """Paths of the images in a folder and in those below it, and how many other files there are."""
+    """Paths of the images in a folder, recursively, and the number of other files."""
     with Folders(folder) as folders:
         listings, others = _collect(folders, folder)
     return [os.path.join(path, name) for path, listing in listings for name in listing.names()], others
 
 
 def read_tree(root: str, folders: Tree, known: Sequence[str] = ()) -> Reading:
-    """The labelled images in folders that are listed already, on disk or in an archive."""
-    base = _unwrapped(root, folders, known)
+    """The labelled images of a tree of folders, on disk or in an archive."""
+    base = _unwrap(root, folders, known)
     top = folders.listing(base)
     if not top.folders:
         what = f"holds {top.number:,} images but no folders" if top.number else "holds no folders"
@@ -88,7 +88,7 @@ def read_tree(root: str, folders: Tree, known: Sequence[str] = ()) -> Reading:
     above = "" if base == root else _below(root, base)
     faults = [_loose(root, above, name) for name in top.names()]
     ignored = top.others
-    found: list[Found] = []
+    class_folders: list[ClassFolder] = []
     empty: list[str] = []
     parts = _part_folders(root, base, folders, faults)
     for part, folder in parts.items() or [(None, base)]:
@@ -104,21 +104,25 @@ def read_tree(root: str, folders: Tree, known: Sequence[str] = ()) -> Reading:
             listings, others = _collect(folders, os.path.join(folder, name))
             ignored += others
             if listings:
-                found.append(Found(class_name(readable(name)), part, os.path.join(folder, name), listings))
+                class_folders.append(
+                    ClassFolder(class_name(readable(name)), part, os.path.join(folder, name), listings)
+                )
             else:
                 empty.append(_below(root, os.path.join(folder, name)))
-    faults += _class_faults(root, found)
-    if empty and not found:
+    faults += _class_faults(root, class_folders)
+    if empty and not class_folders:
         faults += [Fault(root, path, "holds no images; put the class's images in it, or remove it") for path in empty]
     if faults:
         raise ManyFaults(faults)
-    return Reading(_items(root, found), {one.label for one in found}, ignored, empty=tuple(empty))
+    return Reading(
+        _items(root, class_folders), {class_folder.label for class_folder in class_folders}, ignored, empty=tuple(empty)
+    )
 
 
-def _unwrapped(root: str, folders: Tree, known: Sequence[str]) -> str:
-    """The folder that holds the classes or parts: below `root`, where each folder from there on holds one folder alone.
+def _unwrap(root: str, folders: Tree, known: Sequence[str]) -> str:
+    """The folder of the classes or parts: `root`, or below it while each folder holds exactly one folder.
 
-    So unpacked archives are understood: `photos/photos/cat/1.jpg`.
+    Unpacked archives have such folders: `photos/photos/cat/1.jpg`.
     """
     base = root
     while True:
@@ -134,14 +138,14 @@ def _unwrapped(root: str, folders: Tree, known: Sequence[str]) -> str:
 
 
 def _collect(folders: Tree, folder: str) -> tuple[list[tuple[str, Listing]], int]:
-    """Every folder with images, from this one down, and how many other files there are."""
+    """All folders with images, recursively, and the number of other files."""
     listings = []
     others = 0
     waiting, seen = [folder], set()
     while waiting:
         path = waiting.pop()
         identity = folders.identity(path)
-        if identity in seen:  # links may lead in a circle
+        if identity in seen:  # links may form a cycle
             continue
         seen.add(identity)
         listing = folders.listing(path)
@@ -152,20 +156,20 @@ def _collect(folders: Tree, folder: str) -> tuple[list[tuple[str, Listing]], int
     return listings, others
 
 
-def _items(root: str, found: Sequence[Found]) -> Items:
-    """The images in columns, in the order of their paths; nothing is done for each of them, but for each folder."""
-    names = tuple(dict.fromkeys(one.label for one in found))
+def _items(root: str, class_folders: Sequence[ClassFolder]) -> Items:
+    """The images in columns, in the order of their paths; the work is per folder, not per image."""
+    names = tuple(dict.fromkeys(class_folder.label for class_folder in class_folders))
     numbers = {name: number for number, name in enumerate(names)}
     folders = sorted(
         (
             _prefix(root, path),
             listing.images,
             listing.number,
-            numbers[one.label],
-            PART_NAMES.index(one.part) if one.part else -1,
+            numbers[class_folder.label],
+            PART_NAMES.index(class_folder.part) if class_folder.part else -1,
         )
-        for one in found
-        for path, listing in one.listings
+        for class_folder in class_folders
+        for path, listing in class_folder.listings
     )
     paths = Paths.joined(b"\0".join(head + names.replace(b"\0", b"\0" + head) for head, names, *_ in folders))
     counts = [count for _, _, count, _, _ in folders]
@@ -176,12 +180,12 @@ def _items(root: str, found: Sequence[Found]) -> Items:
 
 
 def _prefix(root: str, folder: str) -> bytes:
-    """The folder's path below the root, as the paths of its files begin."""
+    """The folder's path below the root: the prefix of the paths of its files."""
     return os.fsencode(os.path.relpath(folder, root).replace(os.sep, "/") + "/")
 
 
 def _is_in_order(paths: Texts, counts: Sequence[int]) -> bool:
-    """Whether paths that are in order within each folder, but for such as are no UTF-8, are in order as a whole."""
+    """Whether paths that are sorted within each folder are sorted as a whole; False if one is not UTF-8."""
     if not paths.is_utf_8():
         return False
     ends = np.cumsum(counts).tolist()
@@ -189,7 +193,7 @@ def _is_in_order(paths: Texts, counts: Sequence[int]) -> bool:
 
 
 def _part_folders(root: str, base: str, folders: Tree, faults: list[Fault]) -> dict[Part, str]:
-    """The folders that hold a part each, by part; none where the folders are classes.
+    """Part -> folder; empty if the folders are classes.
 
     A folder named like a part that holds images itself is a class ("train", next to "bus" and "car").
     """
@@ -201,31 +205,31 @@ def _part_folders(root: str, base: str, folders: Tree, faults: list[Fault]) -> d
         if part is None or folders.listing(path).number:
             beside.append(name)
         elif part in parts:
-            faults.append(Fault(root, name, f"is the {part} part, as {_below(root, parts[part])}/ is; keep one"))
+            faults.append(Fault(root, name, f"is the {part} part, like {_below(root, parts[part])}/; remove one"))
         else:
             parts[part] = path
     for name in beside if parts else []:
         if _collect(folders, os.path.join(base, name))[0]:
             known = listed(f"{_below(root, path)}/" for path in parts.values())
-            message = f"holds images, but stands beside {known}; move it into the part it belongs to, or away"
+            message = f"holds images, but is beside {known}; move it into one of these, or elsewhere"
             faults.append(Fault(root, name, message))
     return parts
 
 
-def _class_faults(root: str, found: Iterable[Found]) -> list[Fault]:
+def _class_faults(root: str, class_folders: Iterable[ClassFolder]) -> list[Fault]:
     faults = []
     first: dict[tuple[Part | None, str], str] = {}
-    for one in found:
-        path = _below(root, one.folder)
-        twin = first.setdefault((one.part, one.label), path)
+    for class_folder in class_folders:
+        path = _below(root, class_folder.folder)
+        twin = first.setdefault((class_folder.part, class_folder.label), path)
         if twin != path:
-            faults.append(Fault(root, path, f"names the same class as {twin}; put their images in one folder"))
+            faults.append(Fault(root, path, f"is the same class as {twin}; put the images in one folder"))
     return faults
 
 
 def _loose(root: str, folder: str, name: str) -> Fault:
     path = f"{folder}/{name}" if folder else name
-    return Fault(root, readable(path), "lies outside of the class folders; move it into one, or away")
+    return Fault(root, readable(path), "is outside of the class folders; move it into one, or elsewhere")
 
 
 def _below(root: str, path: str) -> str:

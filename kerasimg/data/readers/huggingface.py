@@ -1,7 +1,7 @@
-"""Hugging Face datasets -> labelled images: a `datasets.Dataset` or `DatasetDict`, or a folder of `save_to_disk`.
+"""Reader of Hugging Face datasets: a `datasets.Dataset` or `DatasetDict`, or a folder of `save_to_disk`.
 
-The extra is `datasets`. The splits train, validation and test are the parts; the image is the column of the feature
-Image, the label that of ClassLabel. The data stay where they are: Arrow files that are mapped into memory.
+The splits train, validation and test are the parts. The image is the column of the feature Image, the label that of
+ClassLabel. The data stays in memory-mapped Arrow files. Needs the extra `datasets`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from kerasimg.data.image_files import BadImage
-from kerasimg.data.index import Items, Numbered, joined
+from kerasimg.data.index import Items, Numbered, join_labels
 from kerasimg.data.items import PART_NAMES, PARTS, ImageInput, ManyFaults, Reading, fault
-from kerasimg.data.readers.arrow_columns import Columns, chosen_columns, labels_of
+from kerasimg.data.readers.arrow_columns import Columns, choose_columns, labels_of
 from kerasimg.data.readers.image_store import digest, keys_of
 from kerasimg.data.readers.reader import Reader
 from kerasimg.data.readers.shards import require_labels
@@ -23,15 +23,15 @@ from kerasimg.errors import CallError, Fault
 from kerasimg.spec.document import Task
 
 FILES = ("state.json", "dataset_dict.json")
-"""A folder of `save_to_disk` holds one of these."""
+"""A folder of `save_to_disk` has one of these files."""
 KINDS = ("Dataset", "DatasetDict")
 
 
 class Rows:
-    """Images in the rows of datasets, one dataset after the other."""
+    """Images in the rows of concatenated datasets."""
 
     def __init__(self, datasets: Sequence[Any], column: str):
-        """datasets: of the one column, which gives bytes or a path and does not decode."""
+        """datasets: with this column only, not decoded: it returns bytes or a path."""
         self.datasets = datasets
         self.column = column
         self.ends = np.cumsum([len(one) for one in datasets])
@@ -40,7 +40,7 @@ class Rows:
         return int(self.ends[-1])
 
     def read(self, row: int) -> ImageInput:
-        """The bytes of its file, or the path of one."""
+        """The bytes of a file, or a path."""
         number, index = self._place(row)
         found = self.datasets[number][index][self.column]
         if isinstance(found, bytes):
@@ -51,7 +51,7 @@ class Rows:
         return image
 
     def keys(self, rows: np.ndarray) -> np.ndarray:
-        """Digests of the dataset's fingerprint, which follows all that was done to it, and the row."""
+        """Digests of the dataset's fingerprint, which reflects all operations on it, and the row."""
 
         def key(row: int) -> bytes:
             number, index = self._place(row)
@@ -83,7 +83,7 @@ class HuggingFace(Reader):
 
 
 def is_dataset(data: Any) -> bool:
-    """Whether it is a Dataset or a DatasetDict; asked without importing the library."""
+    """Whether it is a Dataset or a DatasetDict; does not import the library."""
     return any(kind.__module__.split(".")[0] == "datasets" and kind.__name__ in KINDS for kind in type(data).__mro__)
 
 
@@ -93,12 +93,12 @@ def read_saved(path: str, task: Task) -> Reading:
         import datasets
     except ImportError as error:
         raise CallError(
-            f'{path} is a Hugging Face dataset, and the library is not installed: pip install "kerasimg[datasets]"'
+            f'{path} is a Hugging Face dataset; install the library: pip install "kerasimg[datasets]"'
         ) from error
     try:
         loaded = datasets.load_from_disk(path, keep_in_memory=False)
     except Exception as error:
-        # The library raises what its parsers stumble on: OSError, ValueError, KeyError, Arrow's own ...
+        # The library raises OSError, ValueError, KeyError, Arrow's own errors and others.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise fault(path, "", f"cannot be read as a folder of save_to_disk ({reason})") from error
     return read_dataset(loaded, task, path)
@@ -115,18 +115,20 @@ def read_dataset(data: Any, task: Task, where: str) -> Reading:
     classes: list[str] = []
     for name in names:
         dataset = splits[name]
-        columns = chosen_columns(f"{where}: {name}", dataset.features.arrow_schema, dataset.features.to_dict())
+        columns = choose_columns(f"{where}: {name}", dataset.features.arrow_schema, dataset.features.to_dict())
         found = dataset.select_columns([columns.label]).with_format("arrow")[:].column(0)
         labels, wrong = labels_of(found, columns.classes)
         faults += [Fault(where, f"{name}[{row}].{columns.label}", message) for row, message in wrong]
-        read.append((_undecoded(dataset, columns), columns.image, labels))
+        read.append((_undecoded_images(dataset, columns), columns.image, labels))
         classes += columns.classes
     if faults:
         raise ManyFaults(faults)
     if len({image for _, image, _ in read}) > 1:
         raise fault(where, "", f"expected one name of the image's column, found {', '.join(one[1] for one in read)}")
     counts = [len(splits[name]) for name in names]
-    labels = require_labels(joined([one for *_, one in read]), task, [f"{where}: {name}" for name in names], counts)
+    labels = require_labels(
+        join_labels([one for *_, one in read]), task, [f"{where}: {name}" for name in names], counts
+    )
     of_splits = [PARTS.get(name.lower()) for name in names]
     codes = np.array([-1 if part is None else PART_NAMES.index(part) for part in of_splits], np.int8)
     images = Rows([dataset for dataset, *_ in read], read[0][1])
@@ -134,8 +136,8 @@ def read_dataset(data: Any, task: Task, where: str) -> Reading:
     return Reading(items, {*classes, *labels.names})
 
 
-def _undecoded(dataset: Any, columns: Columns) -> Any:
-    """The images alone, as bytes or paths."""
+def _undecoded_images(dataset: Any, columns: Columns) -> Any:
+    """The image column, as bytes or paths."""
     import datasets
 
     images = dataset.select_columns([columns.image]).with_format(None)

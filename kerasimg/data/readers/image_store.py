@@ -1,7 +1,7 @@
-"""Where the images of a source are, and what they are known by: files, arrays, members of larger files.
+"""Stores of images and their content keys: files, arrays, members of larger files.
 
-Whatever has these three methods (`Images`) can be the place of a source's images. Its rows are the images in the
-order in which the place holds them; nothing is read before `read` is called, and nothing is kept after it.
+A store has the three methods of `Images`. Its rows are the images in its own order. Images are read when `read` is
+called and are not cached.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from kerasimg.data.readers.packed_strings import Texts
 KEY_BYTES = 16
 KEYS_AT_ONCE = 2048
 THREADS = 8
-"""Threads that ask for the state of files: on a disk of this machine one would do, on one of a network not."""
+"""Threads that call `stat`: needed for network disks; for a local disk one would do."""
 
 
 class Images(Protocol):
-    """The images of a source, wherever they are. Any number of threads may call."""
+    """A store of images; thread-safe."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of images."""
 
     def read(self, row: int) -> ImageInput:
-        """An image: the path of its file, the bytes of one, or its pixels; a BadImage says why there is none."""
+        """An image: a path, the bytes of a file, or pixels; BadImage if it cannot be read."""
 
     def keys(self, rows: np.ndarray) -> np.ndarray:
-        """Content keys, (N,) 'S16': of the same image the same, of one that has changed another."""
+        """Content keys, (N,) 'S16': the same for the same image, different after a change."""
 
 
 class Files:
     """Images in files of their own."""
 
     def __init__(self, paths: Texts, root: str = ""):
-        """paths: below the root, with forward slashes, in the bytes of the file system."""
+        """paths: below the root, with forward slashes, in the encoding of the file system."""
         self.paths = paths
         self.root = root
 
@@ -54,16 +54,16 @@ class Files:
         return os.path.join(self.root, path if os.sep == "/" else path.replace("/", os.sep))
 
     def keys(self, rows: np.ndarray) -> np.ndarray:
-        """Digests of absolute path, size and time of the last change."""
+        """Digests of absolute path, size and modification time."""
         above = os.fsencode(os.path.join(os.path.abspath(self.root), ""))
         if self.root:
             return keys_of(rows, lambda chunk: [file_key(above + path) for path in self.paths.raws(chunk)])
-        # Those of a manifest may be absolute.
+        # Paths of a manifest may be absolute.
         return keys_of(rows, lambda chunk: [file_key(os.path.join(above, path)) for path in self.paths.raws(chunk)])
 
 
 class Stacked:
-    """Images in arrays, (N, ...) each, one array after the other."""
+    """Images in concatenated arrays, (N, ...) each."""
 
     def __init__(self, arrays: Sequence[np.ndarray]):
         self.arrays = arrays
@@ -75,7 +75,7 @@ class Stacked:
     def read(self, row: int) -> np.ndarray:
         """Its pixels."""
         number = int(np.searchsorted(self.ends, row, "right"))
-        return self.arrays[number][row - int(self.ends[number])]  # counted from the array's end
+        return self.arrays[number][row - int(self.ends[number])]  # negative: from the end of the array
 
     def keys(self, rows: np.ndarray) -> np.ndarray:
         """Digests of the pixels."""
@@ -83,7 +83,7 @@ class Stacked:
 
 
 class Held:
-    """Images of any kind, one by one."""
+    """Images of any kind in a list."""
 
     def __init__(self, held: Sequence[ImageInput | Callable[[], ImageInput]]):
         self.held = held
@@ -92,12 +92,12 @@ class Held:
         return len(self.held)
 
     def read(self, row: int) -> ImageInput:
-        """As it is held."""
+        """The image as it was passed."""
         held = self.held[row]
         return held() if callable(held) else held
 
     def keys(self, rows: np.ndarray) -> np.ndarray:
-        """As a file's, or of the content."""
+        """Digests as for files, or of the content."""
 
         def key(row: int) -> bytes:
             image = self.read(row)
@@ -109,7 +109,7 @@ class Held:
 
 
 class Joined:
-    """The images of several places, those of the first, then those of the second, and so on."""
+    """The images of several stores, concatenated."""
 
     def __init__(self, places: Sequence[Images]):
         self.places = places
@@ -119,12 +119,12 @@ class Joined:
         return int(self.ends[-1])
 
     def read(self, row: int) -> ImageInput:
-        """As its place holds it."""
+        """The image, from its store."""
         number = int(np.searchsorted(self.ends, row, "right"))
         return self.places[number].read(row - int(self.ends[number] - len(self.places[number])))
 
     def keys(self, rows: np.ndarray) -> np.ndarray:
-        """As its place has them."""
+        """The keys, from the stores."""
         rows = np.asarray(rows, np.int64)
         numbers = np.searchsorted(self.ends, rows, "right")
         keys = np.empty(len(rows), f"S{KEY_BYTES}")
@@ -135,7 +135,7 @@ class Joined:
 
 
 def join_places(places: Sequence[Images]) -> Images:
-    """One place for the images of several."""
+    """Concatenate stores."""
     if len(places) == 1:
         return places[0]
     arrays = [place for place in places if isinstance(place, Stacked)]
@@ -145,7 +145,7 @@ def join_places(places: Sequence[Images]) -> Images:
 
 
 class Shard(NamedTuple):
-    """A file that holds many images, as it was when its index was made."""
+    """A file with many images, and its state when it was indexed."""
 
     path: str
     size: int
@@ -153,16 +153,16 @@ class Shard(NamedTuple):
 
     @classmethod
     def at(cls, path: str) -> Shard:
-        """The file as it is now."""
+        """The file in its current state."""
         status = os.stat(path)
         return cls(path, status.st_size, status.st_mtime_ns)
 
 
 class Sharded:
-    """What all places in larger files have in common: which file each image is in, and where."""
+    """Base class for images in larger files: the file of each image, and its offset there."""
 
     def __init__(self, shards: Sequence[Shard], numbers: np.ndarray, offsets: np.ndarray):
-        """numbers, offsets: (N,) which shard holds an image, and where in it, in bytes or rows."""
+        """numbers, offsets: (N,) the shard of each image, and its offset in bytes or rows."""
         self.shards = shards
         self.numbers = numbers
         self.offsets = offsets
@@ -171,7 +171,7 @@ class Sharded:
         return len(self.numbers)
 
     def keys(self, rows: np.ndarray) -> np.ndarray:
-        """Digests of the shard's absolute path, size and time of its last change, and the place in it."""
+        """Digests of the shard's absolute path, size and modification time, and the offset."""
         stamps = [
             os.fsencode(os.path.abspath(shard.path)) + f"\0{shard.size}\0{shard.mtime_ns}\0".encode()
             for shard in self.shards
@@ -184,13 +184,13 @@ class Sharded:
         return keys_of(rows, keys)
 
     def require_unchanged(self, shard: Shard, status: os.stat_result) -> None:
-        """A BadImage, where the file is no longer what its index says."""
+        """Raises BadImage if the file has changed since it was indexed."""
         if (status.st_size, status.st_mtime_ns) != shard[1:]:
             raise BadImage(f"cannot be read: {shard.path} has changed since it was opened; open it again")
 
 
 class Members(Sharded):
-    """Images that stand within larger files as they are."""
+    """Images whose bytes are in larger files, uncompressed."""
 
     def __init__(self, shards: Sequence[Shard], numbers: np.ndarray, offsets: np.ndarray, lengths: np.ndarray):
         """offsets, lengths: (N,) in bytes."""
@@ -198,27 +198,27 @@ class Members(Sharded):
         self.lengths = lengths
 
     def read(self, row: int) -> bytes:
-        """The bytes of its file."""
+        """The bytes of the image."""
         return self.bytes_at(row, int(self.offsets[row]), int(self.lengths[row]))
 
     def bytes_at(self, row: int, offset: int, length: int) -> bytes:
-        """Bytes of the shard that an image is in."""
+        """Bytes of the image's shard."""
         shard = self.shards[int(self.numbers[row])]
         try:
-            # Opened each time: there is nothing then that threads and forks must share, or that must be closed.
+            # Opened each time: no handle is shared by threads and forks, and none must be closed.
             with open(shard.path, "rb", buffering=0) as file:
                 self.require_unchanged(shard, os.fstat(file.fileno()))
                 file.seek(offset)
-                found = file.read(length)
+                content = file.read(length)
         except OSError as error:
             raise BadImage(f"cannot be read ({shard.path}: {error.strerror or error})") from error
-        if len(found) != length:
-            raise BadImage(f"is cut short: {shard.path} ends at byte {offset + len(found):,}")
-        return found
+        if len(content) != length:
+            raise BadImage(f"is cut short: {shard.path} ends at byte {offset + len(content):,}")
+        return content
 
 
 def keys_of(rows: np.ndarray, keys: Callable[[np.ndarray], list[bytes]]) -> np.ndarray:
-    """The keys of these rows, (N,) 'S16', some thousand at a time by several threads, which wait for disks."""
+    """The keys of these rows, (N,) 'S16', computed in chunks by several threads."""
     rows = np.asarray(rows, np.int64)
     chunks = (rows[start : start + KEYS_AT_ONCE] for start in range(0, len(rows), KEYS_AT_ONCE))
     with ThreadPoolExecutor(THREADS) as pool:
@@ -226,7 +226,7 @@ def keys_of(rows: np.ndarray, keys: Callable[[np.ndarray], list[bytes]]) -> np.n
 
 
 def file_key(path: bytes) -> bytes:
-    """The key of a file: of its absolute path, its size and the time of its last change."""
+    """The key of a file: a digest of its absolute path, size and modification time."""
     try:
         status = os.stat(path)
         return digest(path + f"\0{status.st_size}\0{status.st_mtime_ns}".encode())
@@ -235,7 +235,7 @@ def file_key(path: bytes) -> bytes:
 
 
 def content_key(image: ImageInput) -> bytes:
-    """The key of an image in memory: of its bytes, or its pixels and their shape and type."""
+    """The key of an image in memory: a digest of its bytes, or its pixels, shape and type."""
     if isinstance(image, np.ndarray):
         head = f"{image.dtype.str}{image.shape}\0".encode()
         return hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=KEY_BYTES, key=head[:64]).digest()
@@ -243,5 +243,5 @@ def content_key(image: ImageInput) -> bytes:
 
 
 def digest(content: bytes) -> bytes:
-    """16 bytes that stand for the content."""
+    """A digest of 16 bytes."""
     return hashlib.blake2b(content, digest_size=KEY_BYTES).digest()

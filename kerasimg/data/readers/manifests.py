@@ -1,8 +1,8 @@
-"""A CSV or JSONL file that lists images -> labelled images.
+"""Reader of data manifests: CSV or JSONL files that list images.
 
-Columns: path (relative to the manifest), label or labels (a list in JSONL, several in one text as `label_lists.py`
-says), and, where wanted, split and p:CLASS, shares of classes (`soft_labels.py`); other columns are kept as extras.
-CSV is UTF-8, separated by comma, semicolon or tab.
+Columns: path (relative to the manifest), label or labels (a list in JSONL, or several in one text, see
+`label_lists.py`), and optionally split and p:CLASS, soft labels (`soft_labels.py`); other columns are extras. CSV is
+UTF-8, separated by commas, semicolons or tabs.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 from kerasimg.data.index import Gathering
 from kerasimg.data.items import PARTS, Item, ManyFaults, Reading, class_name, fault
 from kerasimg.data.readers.image_store import Files
-from kerasimg.data.readers.label_lists import TEXT, settle_lists, split_texts, whole_numbers
+from kerasimg.data.readers.label_lists import TEXT, resolve_lists, split_texts, whole_numbers
 from kerasimg.data.readers.packed_strings import Growing
 from kerasimg.data.readers.reader import Reader
-from kerasimg.data.readers.soft_labels import PREFIX, likeliest, shares_of
+from kerasimg.data.readers.soft_labels import PREFIX, most_likely, shares_of
 from kerasimg.errors import Fault, nearest
 from kerasimg.escaping import from_csv_cell
 from kerasimg.spec.document import Task
@@ -28,7 +28,7 @@ from kerasimg.spec.document import Task
 COLUMNS = ("path", "label", "labels", "split")
 
 Row = tuple[int, Mapping[str, Any]]
-"""The line that a row stands in, and its values by column."""
+"""The line number of a row, and its values by column."""
 
 
 class Manifest(Reader):
@@ -52,7 +52,7 @@ class Manifest(Reader):
                 item, wrong = _item(os.path.dirname(data), row, task)
                 first = lines.setdefault(item.id, line)
                 if first != line and item.id:
-                    wrong.append(f"'{item.id}' is listed in line {first} already; keep one line with all its labels")
+                    wrong.append(f"'{item.id}' is already in line {first}; use one line with all its labels")
                 faults += [Fault(data, f"line {line}", message) for message in wrong]
                 if not wrong:
                     shared |= {key.removeprefix(PREFIX): None for key in item.extras if key.startswith(PREFIX)}
@@ -64,7 +64,7 @@ class Manifest(Reader):
             raise ManyFaults(faults)
         items = gathered.items(Files(places.texts()))
         try:
-            labels = whole_numbers(settle_lists(split_texts(items.all_labels), task))
+            labels = whole_numbers(resolve_lists(split_texts(items.all_labels), task))
         except ValueError as error:
             raise fault(data, "", str(error)) from error
         return Reading(replace(items, all_labels=labels), {*labels.names, *shared}, soft=bool(shared))
@@ -91,7 +91,7 @@ def _jsonl_rows(path: str, faults: list[Fault]) -> Iterator[Row]:
             try:
                 row = json.loads(text)
             except (ValueError, RecursionError) as error:
-                faults.append(Fault(path, f"line {line}", f"is no JSON: {error}"))
+                faults.append(Fault(path, f"line {line}", f"is not JSON: {error}"))
                 continue
             if not isinstance(row, dict):
                 faults.append(Fault(path, f"line {line}", 'expected an object: {"path": ..., "label": ...}'))
@@ -111,7 +111,7 @@ def _columns_wanted(names: list[str]) -> str:
 
 
 def _item(folder: str, row: Mapping[str, Any], task: Task) -> tuple[Item, list[str]]:
-    """A row's image, and what is wrong with the row."""
+    """The image of a row, and the errors of the row."""
     wrong: list[str] = []
     name = row["path"]
     if not isinstance(name, str) or not name:
@@ -125,12 +125,12 @@ def _item(folder: str, row: Mapping[str, Any], task: Task) -> tuple[Item, list[s
     split = row.get("split") or None
     part = PARTS.get(str(split).strip().lower())
     if split is not None and part is None:
-        wrong.append(f"no split '{split}'{nearest(str(split), PARTS)}; there are train, validation and test")
+        wrong.append(f"no split '{split}'{nearest(str(split), PARTS)}; the parts are train, validation and test")
     shares = shares_of(row, wrong)
     if shares and task != "multiclass":
-        wrong.append(f"shares of classes are for the task 'multiclass', not for '{task}'")
+        wrong.append(f"soft labels need the task 'multiclass', not '{task}'")
     if shares and not row.get("label"):
-        row = {**row, "labels": [likeliest(shares)]}
+        row = {**row, "labels": [most_likely(shares)]}
     labels = _labels(row, task, wrong) if not wrong or not isinstance(row.get("labels"), dict) else ()
     extras = {key: value for key, value in row.items() if key not in COLUMNS and not key.startswith(PREFIX)}
     extras |= {PREFIX + name: share for name, share in shares.items()}
@@ -155,5 +155,5 @@ def _labels(row: Mapping[str, Any], task: Task, wrong: list[str]) -> tuple[str, 
         else:
             labels.append(class_name(str(value)))
     if task != "multilabel" and not wrong and len(labels) != 1:
-        wrong.append(f"expected one label, got {len(labels)}; images of any number of labels are task 'multilabel'")
-    return tuple(labels)  # repeats are kept: see `settle_lists`
+        wrong.append(f"expected one label, got {len(labels)}; for several labels per image use task 'multilabel'")
+    return tuple(labels)  # with repeats: see `resolve_lists`

@@ -1,11 +1,11 @@
-"""Parquet files with the bytes of images -> labelled images (extra `parquet`).
+"""Reader of Parquet files with the bytes of images (extra `parquet`).
 
-The image is a column of bytes, or a struct with the field `bytes` as Hugging Face writes it (where that is null, its
-`path` is a file); the label a column of integers, text, or lists of them. Names of classes are those that Hugging Face
-keeps in the file, else the labels themselves.
+The image is a column of bytes, or a struct with the field `bytes` as Hugging Face writes it (if that is null, its
+`path` is a file). The label is a column of integers, text, or lists of them. Class names are those that Hugging Face
+stores in the file, else the labels themselves.
 
-Parquet is compressed by groups of rows, so an image is read with its whole group; the groups that were read last are
-kept, up to 256 MB. In the order of the file that costs nothing, in another as much as groups are large.
+Parquet is compressed by row groups, so an image is read with its whole group; the last groups are cached, up to 256 MB.
+Reading in the order of the file costs nothing extra; in another order it costs more with larger groups.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from kerasimg.data.image_files import BadImage
 from kerasimg.data.items import ImageInput, ManyFaults, Reading, fault
-from kerasimg.data.readers.arrow_columns import Columns, chosen_columns, labels_of, require_pyarrow
+from kerasimg.data.readers.arrow_columns import Columns, choose_columns, labels_of, require_pyarrow
 from kerasimg.data.readers.image_store import Shard, Sharded
 from kerasimg.data.readers.reader import Reader
 from kerasimg.data.readers.shards import Table, column, numbers_of, shards_reading, tables_of
@@ -29,7 +29,7 @@ from kerasimg.errors import Fault
 from kerasimg.spec.document import Task
 
 MOST_BYTES = 256 * 1024**2
-"""Memory for groups of rows that were read last; the last one is kept whatever it takes."""
+"""Memory for cached row groups; the last one is always cached."""
 
 
 class RowGroups(Sharded):
@@ -46,7 +46,7 @@ class RowGroups(Sharded):
         self.locks: dict[tuple[int, int], threading.Lock] = {}
 
     def read(self, row: int) -> ImageInput:
-        """The bytes of its file, or the path of one."""
+        """The bytes of a file, or a path."""
         number = int(self.numbers[row])
         found = self._group(number, int(self.groups[row]))[int(self.offsets[row] - self.firsts[row])].as_py()
         content = found.get("bytes") if isinstance(found, dict) else found
@@ -61,7 +61,7 @@ class RowGroups(Sharded):
         key = number, group
         with self.lock:
             own = self.locks.setdefault(key, threading.Lock())
-        with own:  # one thread reads a group, and others that want it wait
+        with own:  # one thread reads a group, and the others wait for it
             with self.lock:
                 if key in self.read_last:
                     self.read_last.move_to_end(key)
@@ -86,7 +86,7 @@ class RowGroups(Sharded):
             raise BadImage(f"cannot be read ({shard.path}, group {group} of rows: {reason})") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        # Locks and what they guard stay behind in another process.
+        # Locks and cached groups are not pickled.
         return {name: value for name, value in vars(self).items() if name not in ("read_last", "lock", "locks")}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -112,24 +112,24 @@ class Parquet(Reader):
 
 
 def _columns(path: str) -> Columns:
-    file = _opened(path)
+    file = _open(path)
     try:
-        known = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-        features = known["info"]["features"]
+        metadata = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+        features = metadata["info"]["features"]
     except (ValueError, KeyError, TypeError):
         features = {}
-    return chosen_columns(path, file.schema_arrow, features)
+    return choose_columns(path, file.schema_arrow, features)
 
 
 def _scan(path: str, columns: Columns) -> Table:
     import pyarrow as pa
 
-    file = _opened(path)
+    file = _open(path)
     absent = [name for name in columns[:2] if name not in file.schema_arrow.names]
     if absent:
-        there = ", ".join(file.schema_arrow.names)
+        names = ", ".join(file.schema_arrow.names)
         raise ManyFaults(
-            Fault(path, "", f"has no column '{name}', as the first file has; found {there}") for name in absent
+            Fault(path, "", f"has no column '{name}', as the first file has; found {names}") for name in absent
         )
     try:
         found = file.read(columns=[columns.label], use_threads=False).column(0)
@@ -150,7 +150,7 @@ def _scan(path: str, columns: Columns) -> Table:
     )
 
 
-def _opened(path: str) -> Any:
+def _open(path: str) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,8 +1,8 @@
-"""Files that hold many images each: how they are named, which part each is of, and the index of each, kept.
+"""Files with many images each: their names, their parts, and a cached index of each file.
 
-What a kind of file needs is one function that reads one file and gives its `Table`: where the images are in it, and
-their labels. Files are read side by side, and each table is kept in the cache folder, under the file's size and time
-of last change, so that the next start reads none of them.
+A format needs one function that reads a file and returns its `Table`: where the images are, and their labels. Files are
+read in parallel, and each table is cached under the file's size and modification time, so that the next start reads
+none of them.
 """
 
 from __future__ import annotations
@@ -20,77 +20,77 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kerasimg.data.array_files import keep, kept, remove_oldest
+from kerasimg.data.array_files import load_arrays, remove_oldest, save_arrays
 from kerasimg.data.cache_folder import cache_folder
-from kerasimg.data.index import Ids, Items, Labels, Numbered, joined
+from kerasimg.data.index import Ids, Items, Labels, Numbered, join_labels
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part, Reading, fault
 from kerasimg.data.parallel import cores
 from kerasimg.data.readers.folder_index import SETTLED_NS
 from kerasimg.data.readers.image_store import Images, Shard
-from kerasimg.data.readers.label_lists import settle_lists
+from kerasimg.data.readers.label_lists import resolve_lists
 from kerasimg.data.readers.packed_strings import Texts
 from kerasimg.errors import CallError, Fault, listed
 from kerasimg.spec.document import Task
 
 SUFFIX = ".shard"
 TABLES = 20_000
-"""Files whose tables are kept."""
+"""Number of files whose tables are cached."""
 MOST = 100_000
-"""Files that one pattern may name."""
+"""Largest number of files of a pattern."""
 PATTERN = re.compile(r"[*?\[{]")
 PART = re.compile(rf"(?<![a-z0-9])({'|'.join(PARTS)})(?![a-z])", re.IGNORECASE)
-"""The part that a file is of, in its name: "train-0001.tar", "pets-val.tfrecord-00000-of-00002"."""
+"""The part in the name of a file: "train-0001.tar", "pets-val.tfrecord-00000-of-00002"."""
 
 
 class Table(NamedTuple):
-    """The images of one file: their labels, what else the kind of file needs of each, and their names."""
+    """The images of one file: labels, further columns of the format, and names."""
 
     labels: Labels
     columns: dict[str, np.ndarray]
     """(number of images,) each."""
     names: Texts | None = None
-    """None: they have none but their numbers."""
+    """None: they have only numbers."""
 
 
 Read = Callable[[str], Table]
-"""Reads the file at a path; a DataError lists what is wrong with it."""
+"""Reads the file at a path; a DataError lists its errors."""
 
 
 def named_files(pattern: str) -> list[str]:
-    """The files that a pattern names, in the order of their names: "shard-{000..009}.tar", "{train,test}-*.parquet".
+    """The files of a pattern, sorted by name: "shard-{000..009}.tar", "{train,test}-*.parquet".
 
-    Braces name every file, and each must be there; *, ? and [] name those that are there.
+    Files named by braces must all exist; *, ? and [] match existing files.
     """
-    names = list(itertools.islice(_expanded(pattern), MOST + 1))
+    names = list(itertools.islice(_expand(pattern), MOST + 1))
     if len(names) > MOST:
-        raise CallError(f"{pattern}: names more than {MOST:,} files")
+        raise CallError(f"{pattern}: matches more than {MOST:,} files")
     found: list[str] = []
     missing = []
     for name in names:
-        there = sorted(glob.glob(name)) if glob.has_magic(name) else [name] * os.path.exists(name)
-        if not there:
+        existing = sorted(glob.glob(name)) if glob.has_magic(name) else [name] * os.path.exists(name)
+        if not existing:
             missing.append(Fault(pattern, "" if name == pattern else name, "no such file"))
-        found += there
+        found += existing
     if missing:
         raise ManyFaults(missing)
     return list(dict.fromkeys(found))
 
 
 def part_of(path: str) -> Part | None:
-    """The part that the name of a file tells, if it does."""
+    """The part in the name of a file, if any."""
     found = PART.search(os.path.basename(path))
     return PARTS[found[1].lower()] if found else None
 
 
 def tables_of(paths: Sequence[str], kind: str, read: Read) -> list[Table]:
-    """The table of each file, kept from before where the file is the same, else read; faults of all files at once.
+    """The table of each file, from the cache if the file is unchanged; errors of all files at once.
 
-    kind: what reads it and how, in words: another reading of the same file has another kind.
+    kind: identifies the reader and its settings in the cache.
     """
     faults: list[Fault] = []
     tables = []
 
-    def one(path: str) -> Table | ManyFaults:
+    def read_table(path: str) -> Table | ManyFaults:
         try:
             return _table(path, kind, read)
         except ManyFaults as error:
@@ -99,7 +99,7 @@ def tables_of(paths: Sequence[str], kind: str, read: Read) -> list[Table]:
             return fault(path, "", f"cannot be read ({error.strerror or error})")
 
     with ThreadPoolExecutor(cores()) as pool:
-        for found in pool.map(one, paths):
+        for found in pool.map(read_table, paths):
             if isinstance(found, ManyFaults):
                 faults += found.faults
             else:
@@ -118,12 +118,12 @@ def shards_reading(
     parts: Sequence[Part | None] | None = None,
     classes: Iterable[str] = (),
 ) -> Reading:
-    """The images of several files as one reading; parts: of each file, None: those that their names tell."""
+    """The images of several files as one `Reading`.  parts: of each file; None: from their names."""
     counts = [_count(table.labels) for table in tables]
     where = listed(paths, 3)
     if not sum(counts):
         raise fault(where, "", "holds no images")
-    labels = require_labels(joined([table.labels for table in tables]), task, paths, counts)
+    labels = require_labels(join_labels([table.labels for table in tables]), task, paths, counts)
     of_files = [part_of(path) for path in paths] if parts is None else parts
     codes = np.array([-1 if part is None else PART_NAMES.index(part) for part in of_files], np.int8)
     items = Items(_ids(paths, tables, counts), images, labels, np.repeat(codes, counts))
@@ -131,9 +131,9 @@ def shards_reading(
 
 
 def require_labels(labels: Labels, task: Task, paths: Sequence[str], counts: Sequence[int]) -> Labels:
-    """The labels as `settle_lists` reads lists; a fault for every image that has not one, unless it is multilabel."""
+    """Resolves lists of labels; an error for every image without exactly one label, unless the task is multilabel."""
     try:
-        labels = settle_lists(labels, task)
+        labels = resolve_lists(labels, task)
     except ValueError as error:
         raise fault(listed(paths, 3), "", str(error)) from error
     if labels.starts is None or task == "multilabel":
@@ -144,7 +144,7 @@ def require_labels(labels: Labels, task: Task, paths: Sequence[str], counts: Seq
     for row in np.flatnonzero(numbers != 1).tolist():
         file = int(np.searchsorted(ends, row, "right"))
         place = f"image {row - int(ends[file]) + counts[file]}"
-        many = "; images of any number of labels are task 'multilabel'"
+        many = "; for several labels per image use task 'multilabel'"
         faults.append(Fault(paths[file], place, f"expected one label, got {numbers[row]}{many}"))
     if faults:
         raise ManyFaults(faults)
@@ -152,7 +152,7 @@ def require_labels(labels: Labels, task: Task, paths: Sequence[str], counts: Seq
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """The files' names, with so much of their folders that each is another."""
+    """The names of the files, with folders if that is needed to distinguish them."""
     names = [os.path.basename(path) for path in paths]
     if len(set(names)) == len(names):
         return names
@@ -161,12 +161,12 @@ def short_names(paths: Sequence[str]) -> list[str]:
 
 
 def numbers_of(counts: Sequence[int]) -> np.ndarray:
-    """(sum of the counts,) int32: the number of the file that each image is in."""
+    """(sum of the counts,) int32: the file number of each image."""
     return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
 
 def column(tables: Sequence[Table], name: str) -> np.ndarray:
-    """One column of all files."""
+    """A column, concatenated over all files."""
     return np.concatenate([table.columns[name] for table in tables])
 
 
@@ -190,7 +190,7 @@ def _ids(paths: Sequence[str], tables: Sequence[Table], counts: Sequence[int]) -
     return Texts(b"\0".join(blobs), np.concatenate(ends))
 
 
-def _expanded(pattern: str) -> Iterator[str]:
+def _expand(pattern: str) -> Iterator[str]:
     found = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
     if not found:
         yield pattern
@@ -202,7 +202,7 @@ def _expanded(pattern: str) -> Iterator[str]:
     else:
         choices = names.split(",")
     for choice in choices:
-        yield from _expanded(pattern[: found.start()] + choice + pattern[found.end() :])
+        yield from _expand(pattern[: found.start()] + choice + pattern[found.end() :])
 
 
 def _table(path: str, kind: str, read: Read) -> Table:
@@ -211,16 +211,16 @@ def _table(path: str, kind: str, read: Read) -> Table:
     whole_kind = f"{kind}; {shard.size} bytes, {shard.mtime_ns}, {os.fsencode(place).hex()}"
     name = hashlib.blake2b(f"{kind}\0".encode() + os.fsencode(place), digest_size=16).hexdigest()
     file = cache_folder() / "index" / f"{name}{SUFFIX}"
-    if (table := _kept_table(file, whole_kind)) is not None:
+    if (table := _load_table(file, whole_kind)) is not None:
         return table
     began = time.time_ns()
     table = read(path)
     if began - shard.mtime_ns > SETTLED_NS:
-        _keep_table(file, whole_kind, table)
+        _save_table(file, whole_kind, table)
     return table
 
 
-def _keep_table(file: Path, kind: str, table: Table) -> None:
+def _save_table(file: Path, kind: str, table: Table) -> None:
     labels, classes = table.labels, Texts.of(table.labels.names)
     arrays = {f"column {name}": array for name, array in table.columns.items()}
     arrays |= {"codes": labels.codes, "classes": np.frombuffer(classes.blob, np.uint8), "class_ends": classes.ends}
@@ -228,11 +228,11 @@ def _keep_table(file: Path, kind: str, table: Table) -> None:
         arrays["starts"] = labels.starts
     if table.names is not None:
         arrays |= {"names": np.frombuffer(table.names.blob, np.uint8), "name_ends": table.names.ends}
-    keep(file, kind, arrays)
+    save_arrays(file, kind, arrays)
 
 
-def _kept_table(file: Path, kind: str) -> Table | None:
-    arrays = kept(file, kind)
+def _load_table(file: Path, kind: str) -> Table | None:
+    arrays = load_arrays(file, kind)
     if arrays is None:
         return None
     labels = Labels(tuple(Texts(arrays["classes"], arrays["class_ends"])), arrays["codes"], arrays.get("starts"))

@@ -1,7 +1,7 @@
-"""Labels that are shares: how likely each class is for an image, as several people or a model have judged it.
+"""Soft labels: a probability per class, as several annotators or a model have assigned them.
 
-A manifest has them as columns `p:CLASS`, or as `"labels": {CLASS: share}` in JSONL. They are what a model learns; the
-likeliest class, or the column `label`, is what the image counts as everywhere else: in the split, in the figures.
+A manifest has them as columns `p:CLASS`, or as `"labels": {CLASS: share}` in JSONL. Models are trained on them; in the
+split and in all metrics the image counts as its most likely class, or the column `label`.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ from kerasimg.data.source import Source
 from kerasimg.errors import Fault
 
 PREFIX = "p:"
-"""How such a column begins; the name of the class follows."""
+"""Prefix of such a column; the class name follows."""
 TOLERANCE = 1e-3
-"""By how much the shares of an image may miss 1; they are then divided by their sum."""
+"""Tolerance for the sum of the shares of an image; they are divided by their sum."""
 
 
 def shares_of(row: Mapping[str, Any], wrong: list[str]) -> dict[str, float]:
-    """The shares in a row of a manifest, by class, with the sum 1; empty where it has none. What is wrong is added."""
+    """The soft label of a row, with the sum 1; empty if it has none. Errors are appended to `wrong`."""
     labels = row.get("labels")
     if isinstance(labels, dict):
-        given = labels
+        values = labels
     else:
-        given = {name.removeprefix(PREFIX): row[name] for name in row if name.startswith(PREFIX)}
-        if all(value in ("", None) for value in given.values()):
+        values = {name.removeprefix(PREFIX): row[name] for name in row if name.startswith(PREFIX)}
+        if all(value in ("", None) for value in values.values()):
             return {}
-    found: dict[str, float] = {}
-    for name, value in given.items():
+    shares: dict[str, float] = {}
+    for name, value in values.items():
         share = _number(value)
         if not 0 <= share <= 1:
             wrong.append(f"expected a number of 0 to 1 as the share of '{name}', got {value!r}")
         elif not class_name(name):
             wrong.append(f"expected the name of a class after '{PREFIX}'")
-        found[class_name(name)] = share
-    total = sum(found.values())
+        shares[class_name(name)] = share
+    total = sum(shares.values())
     if not wrong and abs(total - 1) > TOLERANCE:
-        wrong.append(f"the shares of the classes must have the sum 1, and have {total:.4g}")
-    return {} if wrong else {name: share / total for name, share in found.items()}
+        wrong.append(f"the shares of the classes must sum to 1, but sum to {total:.4g}")
+    return {} if wrong else {name: share / total for name, share in shares.items()}
 
 
-def likeliest(shares: Mapping[str, float]) -> str:
-    """The class with the largest share, the first of equal ones by name."""
+def most_likely(shares: Mapping[str, float]) -> str:
+    """The class with the largest share; the first by name if several are equal."""
     return min(shares, key=lambda name: (-shares[name], name))
 
 
 def soft_labels(source: Source, indices: np.ndarray) -> np.ndarray:
-    """(N, K) float32, rows that sum to 1: the shares of each image, 1 at its label where it has none."""
+    """(N, K) float32, rows that sum to 1: the soft label of each image, or 1 at its label."""
     rows = np.zeros((len(indices), len(source.classes)), np.float32)
     hard = source.label_ids(indices)
     places = {name: place for place, name in enumerate(source.classes)}
@@ -64,7 +64,8 @@ def soft_labels(source: Source, indices: np.ndarray) -> np.ndarray:
             if name in places:
                 rows[row, places[name]] = share
             elif share:
-                faults.append(Fault(source.where, item.id, f"has a share of '{name}', which the model does not know"))
+                message = f"has a share of '{name}', which is not a class of the model"
+                faults.append(Fault(source.where, item.id, message))
         if not shares:
             rows[row, hard[row]] = 1
     if faults:
@@ -73,7 +74,7 @@ def soft_labels(source: Source, indices: np.ndarray) -> np.ndarray:
 
 
 def digest(source: Source, indices: np.ndarray) -> str:
-    """SHA-256 of the shares of these images, by which a run that goes on knows them again."""
+    """SHA-256 of the soft labels of these images, to check them on resume."""
     return hashlib.sha256(soft_labels(source, indices).tobytes()).hexdigest()
 
 

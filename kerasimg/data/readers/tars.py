@@ -1,8 +1,8 @@
-"""WebDataset shards -> labelled images: tar files in which the files of one image have one name before its dot.
+"""Reader of WebDataset shards: tar files in which the files of an image share their name before the dot.
 
-An image `key.jpg` (any extension of an image), its label in `key.cls` (a name or a number), in `key.json` (label,
-labels, cls or class) or in `key.txt` (the class's name), beside it; the first of these that is there. The convention:
-github.com/webdataset/webdataset. Nothing is unpacked: images are read where they stand in the file.
+An image is `key.jpg` (or any image extension). Its label is in `key.cls` (a name or a number), `key.json` (label,
+labels, cls or class) or `key.txt` (the class name), whichever exists first. The convention:
+github.com/webdataset/webdataset. Nothing is unpacked: images are read from the tar file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kerasimg.spec.document import Task
 
 JSON_KEYS = ("label", "labels", "cls", "class")
 LARGEST_LABEL = 1 << 20
-"""Bytes of a file with a label that are read."""
+"""Largest size of a label file, in bytes."""
 
 
 class Member(NamedTuple):
@@ -58,12 +58,12 @@ class WebDataset(Reader):
 
 
 def of_cls(content: bytes) -> list[Any]:
-    """The label that a .cls file holds."""
+    """The label in a .cls file."""
     return [content.decode()]
 
 
 def of_json(content: bytes) -> list[Any]:
-    """The labels that a .json file holds."""
+    """The labels in a .json file."""
     found = json.loads(content)
     if not isinstance(found, dict):
         raise ValueError(f"expected an object with one of {listed(JSON_KEYS)}")
@@ -74,7 +74,7 @@ def of_json(content: bytes) -> list[Any]:
 
 
 LABELS: dict[str, Callable[[bytes], list[Any]]] = {".cls": of_cls, ".json": of_json, ".txt": of_cls}
-"""Extension -> what reads a label from such a file; the first that an image has is taken."""
+"""Extension -> function that reads the label; the first that exists is used."""
 
 
 def _scan(path: str) -> Table:
@@ -92,7 +92,7 @@ def _scan(path: str) -> Table:
                 if len(images) > 1:
                     raise ValueError(f"expected one image, found {listed(member.name for member in images)}")
                 if key in seen:
-                    raise ValueError("its files do not stand beside each other, or its name occurs twice")
+                    raise ValueError("its files are not adjacent, or its name occurs twice")
                 labels = _labels(file, members)
             except (ValueError, RecursionError) as error:
                 faults.append(Fault(path, name, str(error)))
@@ -109,12 +109,12 @@ def _scan(path: str) -> Table:
 
 
 def _members(path: str) -> Iterator[Member]:
-    """The files in a tar file, in their order, but for hidden ones."""
+    """The files in a tar file, in order, except hidden ones."""
     size = os.path.getsize(path)
     try:
         with tarfile.open(path, "r:") as archive:
             while (found := archive.next()) is not None:
-                vars(archive)["members"] = []  # or it would keep them all
+                vars(archive)["members"] = []  # or it would store all of them
                 if found.offset_data + found.size > size:
                     raise fault(path, found.name, f"is cut short: the file ends within it, at byte {size:,}")
                 if found.isreg() and not found.issparse() and not posixpath.basename(found.name).startswith("."):
@@ -124,7 +124,7 @@ def _members(path: str) -> Iterator[Member]:
 
 
 def _samples(members: Iterator[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
-    """The files of one image after the other, by extension: neighbours with the same name up to the first dot."""
+    """The files of each image, by extension: adjacent files with the same name up to the first dot."""
     now = ""
     group: dict[str, Member] = {}
     for member in members:
@@ -147,8 +147,8 @@ def _is_image(extension: str) -> bool:
 def _labels(file: Any, members: dict[str, Member]) -> list[str]:
     extension = next((extension for extension in LABELS if extension in members), None)
     if extension is None:
-        there = listed(sorted(members))
-        raise ValueError(f"expected its label in a file {listed(LABELS)} beside it, found {there}")
+        extensions = listed(sorted(members))
+        raise ValueError(f"expected its label in a file {listed(LABELS)} beside it, found {extensions}")
     member = members[extension]
     if member.length > LARGEST_LABEL:
         raise ValueError(f"expected a label in {member.name}, found {member.length:,} bytes")
@@ -162,4 +162,4 @@ def _labels(file: Any, members: dict[str, Member]) -> list[str]:
         if not isinstance(value, str | int) or isinstance(value, bool) or not class_name(str(value)):
             raise ValueError(f"{member.name}: expected a label, got {value!r}")
         labels.append(class_name(str(value)))
-    return labels  # repeats are kept: see `settle_lists`
+    return labels  # with repeats: see `resolve_lists`

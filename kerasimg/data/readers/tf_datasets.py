@@ -1,9 +1,9 @@
-"""A `tf.data.Dataset` -> labelled images, held in memory.
+"""Reads a `tf.data.Dataset` into memory.
 
 Elements are (image, label), or a dictionary with these keys, batched or not; images are numbers of 0 to 255 or
-encoded files. The elements are read once, into as much memory as is free: a data set that is larger, or that repeats
-without end, is refused. Names of classes are those of the attribute `class_names`, which
-`keras.utils.image_dataset_from_directory` sets.
+encoded files. The elements are read once; a dataset that does not fit into half of the free memory, or repeats forever,
+is refused. Class names are taken from the attribute `class_names`, which `keras.utils.image_dataset_from_directory`
+sets.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from kerasimg.data.pixels import type_fault, value_fault
 from kerasimg.errors import CallError
 
 KEYS = (("image", "label"), ("images", "labels"), ("x", "y"))
-"""Names of image and label in elements that are dictionaries."""
+"""Keys of image and label in dictionaries."""
 SHARE = 0.5
 """Share of the free memory that the images may take."""
 INFINITE = -1
-"""The cardinality of a data set that repeats without end."""
+"""The cardinality of a dataset that repeats forever."""
 
 
 def is_tf_dataset(data: Any) -> bool:
-    """Whether it is a `tf.data.Dataset`; asked without importing TensorFlow."""
+    """Whether it is a `tf.data.Dataset`; does not import TensorFlow."""
     return any(kind.__name__ == "DatasetV2" and kind.__module__.startswith("tensorflow") for kind in type(data).__mro__)
 
 
 def read_tf_dataset(dataset: Any, where: str) -> tuple[Any, np.ndarray, tuple[str, ...] | None]:
-    """The images, as one array or a list, the labels, and the names of the classes if the data set has them.
+    """The list of images, the labels, and the class names if the dataset has them.
 
     Raises:
         CallError: if it has no labels, does not end, or does not fit into memory.
     """
     if int(dataset.cardinality()) == INFINITE:
-        raise CallError(f"{where}: the tf.data.Dataset repeats without end; leave out .repeat()")
+        raise CallError(f"{where}: the tf.data.Dataset repeats forever; remove .repeat()")
     room = int(SHARE * free_bytes())
     images: list[Any] = []
     labels: list[Any] = []
@@ -49,7 +49,7 @@ def read_tf_dataset(dataset: Any, where: str) -> tuple[Any, np.ndarray, tuple[st
         if size > room:
             raise CallError(
                 f"{where}: the images of the tf.data.Dataset need more than {room / 1e9:.1f} GB, half of the "
-                "memory that is free; write them as files or as TFRecord, or make them smaller"
+                "free memory; write them to files or TFRecord, or make them smaller"
             )
         images.append(pixels)
         labels.append(label)
@@ -59,7 +59,7 @@ def read_tf_dataset(dataset: Any, where: str) -> tuple[Any, np.ndarray, tuple[st
 
 
 class _Range:
-    """The range of the values of all images, which are kept as uint8."""
+    """Converts images to uint8, and tracks the range of all values."""
 
     def __init__(self) -> None:
         self.low, self.high, self.whole = np.inf, -np.inf, True
@@ -81,7 +81,7 @@ class _Range:
         return rounded.astype(np.uint8)
 
     def check(self, where: str) -> None:
-        """CallError where all images together are on another scale."""
+        """CallError if all images together have another scale."""
         if self.high >= 0:
             inner = [] if self.whole else [self.low + (self.high - self.low) / 3 + 1e-3]
             if reason := value_fault(np.array([self.low, self.high, *inner])):

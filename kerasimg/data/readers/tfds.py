@@ -1,8 +1,8 @@
-"""TensorFlow Datasets -> labelled images: a prepared data set, by its folder or as "tfds:NAME" (extra `tfds`).
+"""Reader of TensorFlow Datasets: a prepared data set, by its folder or as "tfds:NAME" (extra `tfds`).
 
-What a prepared folder holds is read without the library: features.json says which feature is the image and which the
-label, dataset_info.json how the TFRecord files of each split are named, NAME.labels.txt the classes. The library is
-asked only where a name is to be found. Nothing is downloaded: that is the user's to begin.
+A prepared folder is read without the library: features.json names the features of the image and the label,
+dataset_info.json the TFRecord files of each split, NAME.labels.txt the classes. The library is needed only to find a
+data set by name. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kerasimg.spec.document import Task
 FEATURES = "features.json"
 INFO = "dataset_info.json"
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-"""How files are named where dataset_info.json does not say."""
+"""Names of files if dataset_info.json has no template."""
 
 
 class TFDS(Reader):
@@ -57,7 +57,7 @@ def read_named(name: str, task: Task) -> Reading:
     try:
         builder = tfds.builder(short)
     except Exception as error:
-        # The library raises its own errors, and those of what it tries by network.
+        # The library raises its own errors and network errors.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise fault(name, "", f"no such data set ({reason})") from error
     if not is_prepared(str(builder.data_dir)):
@@ -66,7 +66,7 @@ def read_named(name: str, task: Task) -> Reading:
 
 
 def read_prepared(path: str, task: Task) -> Reading:
-    """The labelled images of a prepared data set: the folder that holds dataset_info.json."""
+    """The labelled images of a prepared data set: the folder with dataset_info.json."""
     info, features = _json(path, INFO), _json(path, FEATURES)
     file_format = str(info.get("fileFormat") or "tfrecord")
     if file_format != "tfrecord":
@@ -76,9 +76,9 @@ def read_prepared(path: str, task: Task) -> Reading:
     files: list[str] = []
     parts: list[Part | None] = []
     for split in info.get("splits") or []:
-        found = _files(path, info, split)
-        files += found
-        parts += [PARTS.get(str(split.get("name")).lower())] * len(found)
+        values = _files(path, info, split)
+        files += values
+        parts += [PARTS.get(str(split.get("name")).lower())] * len(values)
     missing = [file for file in files if not os.path.isfile(file)]
     if missing or not files:
         raise ManyFaults(
@@ -91,16 +91,16 @@ def read_prepared(path: str, task: Task) -> Reading:
 def _json(path: str, name: str) -> dict[str, Any]:
     try:
         with open(os.path.join(path, name), encoding="utf-8") as file:
-            found = json.load(file)
+            values = json.load(file)
     except (OSError, ValueError, RecursionError) as error:
         raise fault(path, name, f"cannot be read as JSON ({error})") from error
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise fault(path, name, "expected a JSON object")
-    return found
+    return values
 
 
 def _names(path: str, features: Mapping[str, Any]) -> Names:
-    """Which features hold the image and the label."""
+    """The features of the image and the label."""
     try:
         kinds = {
             name: str(feature["pythonClassName"]).rpartition(".")[2]
@@ -108,13 +108,13 @@ def _names(path: str, features: Mapping[str, Any]) -> Names:
         }
     except (KeyError, TypeError, AttributeError):
         raise fault(path, FEATURES, "expected featuresDict.features with a pythonClassName each") from None
-    there = listed(f"{name} ({kind})" for name, kind in kinds.items())
+    listing = listed(f"{name} ({kind})" for name, kind in kinds.items())
     chosen = []
     for what, kind, preferred in (("Image", "Image", "image"), ("ClassLabel", "ClassLabel", "label")):
-        found = [name for name, one in kinds.items() if one == kind]
-        if preferred not in found and len(found) != 1:
-            raise fault(path, FEATURES, f"expected one feature {what}, or '{preferred}' among them; found {there}")
-        chosen.append(preferred if preferred in found else found[0])
+        values = [name for name, one in kinds.items() if one == kind]
+        if preferred not in values and len(values) != 1:
+            raise fault(path, FEATURES, f"expected one feature {what}, or '{preferred}' among them; found {listing}")
+        chosen.append(preferred if preferred in values else values[0])
     labels = os.path.join(path, f"{chosen[1]}.labels.txt")
     classes: tuple[str, ...] = ()
     if os.path.isfile(labels):
@@ -124,7 +124,7 @@ def _names(path: str, features: Mapping[str, Any]) -> Names:
 
 
 def _files(path: str, info: Mapping[str, Any], split: Mapping[str, Any]) -> list[str]:
-    """The files of a split that hold records."""
+    """The files of a split that are not empty."""
     lengths = split.get("shardLengths") or []
     template = str(split.get("filepathTemplate") or TEMPLATE)
     files = []

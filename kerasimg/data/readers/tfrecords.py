@@ -1,9 +1,9 @@
-"""TFRecord files of tf.train.Example -> labelled images.
+"""Reader of TFRecord files of tf.train.Example.
 
-The features that are read, the first that the first record has: for the image, the bytes of its file, image/encoded,
-image, encoded_image, jpeg or png; for the label image/class/text, image/class/label, label, labels, class or
-class_name: names, or integers, which then are the names. The format: tensorflow.org/tutorials/load_data/tfrecord
-(each record is its length, the masked CRC-32C of that, the record, its masked CRC-32C).
+The image is the bytes of a file in the feature image/encoded, image, encoded_image, jpeg or png, the label names or
+integers in image/class/text, image/class/label, label, labels, class or class_name: in each case the first of these
+that the first record has. The format: tensorflow.org/tutorials/load_data/tfrecord (each record is its length, the
+masked CRC-32C of that, the record, its masked CRC-32C).
 
 Opening a file reads the lengths and labels and skips the images. A record's CRC is checked when its image is read
 for the first time. TensorFlow is not loaded, and nothing is run that a file holds. Messages are walked here, not parsed
@@ -33,19 +33,19 @@ from kerasimg.errors import Fault, listed
 from kerasimg.spec.document import Task
 
 NAMED = re.compile(r"\.tfrecords?(-\d+-of-\d+)?$", re.IGNORECASE)
-"""How the files are named, numbered or not."""
+"""File names, numbered or not."""
 IMAGE = ("image/encoded", "image", "encoded_image", "jpeg", "png")
 LABEL = ("image/class/text", "image/class/label", "label", "labels", "class", "class_name")
 HEAD = struct.Struct("<QI")
-"""What stands before a record: its length, and the masked CRC of the eight bytes of the length."""
+"""The header of a record: its length, and the masked CRC of these eight bytes."""
 FOOT = 4
-"""Bytes of the record's own masked CRC, after it."""
+"""Bytes of the masked CRC after a record."""
 BYTES, FLOATS, INTEGERS = 1, 2, 3
-"""The kinds of features."""
+"""Field numbers of the kinds of features."""
 
 
 class Names(NamedTuple):
-    """Which features hold the image and the label, and what numbers of labels stand for."""
+    """The features of the image and the label, and the class names."""
 
     image: Sequence[str] = IMAGE
     label: Sequence[str] = LABEL
@@ -64,7 +64,7 @@ class Records(Members):
         self.checked = np.zeros(len(numbers), bool)
 
     def read(self, row: int) -> bytes:
-        """The bytes of its file; a BadImage where the record is damaged."""
+        """The bytes of the image; BadImage if the record is damaged."""
         if self.checked[row]:
             return super().read(row)
         start, length = int(self.records[row]), int(self.record_lengths[row])
@@ -117,17 +117,17 @@ def _scan(path: str, names: Names) -> Table:
             try:
                 features = _features(content, start, start + length)
                 if not image:
-                    image, label = _chosen(features, names)
+                    image, label = _choose(features, names)
                 places = list(_values(content, features.get(image), BYTES))
                 if len(places) != 1:
                     raise ValueError(f"expected one image in the feature '{image}', found {len(places)}")
-                found = _labels(content, features.get(label), names.classes)
+                values = _labels(content, features.get(label), names.classes)
             except (ValueError, IndexError, UnicodeDecodeError) as error:
                 faults.append(Fault(path, f"record {number}", f"{error}"))
-                if not image:  # nor will the others have it
+                if not image:  # nor will the other records
                     break
                 continue
-            codes.extend(labels.setdefault(name, len(labels)) for name in found)
+            codes.extend(labels.setdefault(name, len(labels)) for name in values)
             starts.append(len(codes))
             begin, end = places[0]
             for name, value in zip(columns, (begin, end - begin, start, length), strict=True):
@@ -136,20 +136,20 @@ def _scan(path: str, names: Names) -> Table:
         raise ManyFaults(faults)
     begins = np.array(starts, np.int64)
     single = bool((np.diff(begins) == 1).all())
-    every = Labels(tuple(labels), np.array(codes, np.int32), None if single else begins)
-    return Table(every, {name: np.array(values, np.int64) for name, values in columns.items()})
+    all_labels = Labels(tuple(labels), np.array(codes, np.int32), None if single else begins)
+    return Table(all_labels, {name: np.array(values, np.int64) for name, values in columns.items()})
 
 
 def _records(path: str, content: mmap.mmap) -> Iterator[tuple[int, int]]:
-    """Where each record starts, and its length."""
+    """Start and length of each record."""
     at, number = 0, 0
     if content[:2] in (b"\x1f\x8b", b"x\x9c", b"x\x01"):
-        raise fault(path, "", "is compressed, so that its records cannot be read singly; write it without compression")
+        raise fault(path, "", "is compressed, so single records cannot be read; write it without compression")
     while at < len(content):
         head = content[at : at + HEAD.size]
         length, check = HEAD.unpack(head) if len(head) == HEAD.size else (0, 0)
         if len(head) < HEAD.size or masked_crc(head[:8]) != check:
-            what = "is no TFRecord file" if not number else f"is damaged or cut short at byte {at:,}"
+            what = "is not a TFRecord file" if not number else f"is damaged or cut short at byte {at:,}"
             raise fault(path, f"record {number}", f"{what} (the CRC of the record's length does not match)")
         if at + HEAD.size + length + FOOT > len(content):
             raise fault(path, f"record {number}", f"is cut short: the file ends within it, at byte {len(content):,}")
@@ -168,7 +168,7 @@ Span = tuple[int, int]
 
 
 def _fields(content: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """The fields of a protobuf message: number, wire type, where the value starts and ends; values are not read."""
+    """The fields of a protobuf message: number, wire type, start and end of the value, which is not read."""
     while at < end:
         tag, at = _varint(content, at)
         wire = tag & 7
@@ -179,9 +179,9 @@ def _fields(content: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, i
         elif wire in (1, 5):
             length = 8 if wire == 1 else 4
         else:
-            raise ValueError("is no tf.train.Example")
+            raise ValueError("is not a tf.train.Example")
         if at + length > end:
-            raise ValueError("is no tf.train.Example")
+            raise ValueError("is not a tf.train.Example")
         yield tag >> 3, wire, at, at + length
         at += length
 
@@ -194,12 +194,12 @@ def _varint(content: mmap.mmap, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
-    raise ValueError("is no tf.train.Example")
+    raise ValueError("is not a tf.train.Example")
 
 
 def _features(content: mmap.mmap, start: int, end: int) -> dict[str, Span]:
-    """Name -> where the feature stands. Example: features = 1; Features: feature = 1, a map of key = 1, value = 2."""
-    found: dict[str, Span] = {}
+    """Name -> span of the feature. Example: features = 1; Features: feature = 1, a map of key = 1, value = 2."""
+    values: dict[str, Span] = {}
     for number, wire, begin, stop in _fields(content, start, end):
         if (number, wire) != (1, 2):
             continue
@@ -210,40 +210,40 @@ def _features(content: mmap.mmap, start: int, end: int) -> dict[str, Span]:
                     key = content[first:last].decode()
                 elif part == 2:
                     value = first, last
-            found[key] = value
-    return found
+            values[key] = value
+    return values
 
 
 def _values(content: mmap.mmap, feature: Span | None, kind: int) -> Iterator[Span]:
-    """Where the values of a feature stand, if it is of this kind; lists are field 1 in each."""
+    """The spans of the values of a feature of this kind; lists are field 1 in each."""
     for number, _, start, end in _fields(content, *feature) if feature else ():
         if number == kind:
             yield from ((begin, stop) for _, _, begin, stop in _fields(content, start, end))
 
 
 def _labels(content: mmap.mmap, feature: Span | None, classes: Sequence[str]) -> list[str]:
-    found = [class_name(content[start:end].decode()) for start, end in _values(content, feature, BYTES)]
+    values = [class_name(content[start:end].decode()) for start, end in _values(content, feature, BYTES)]
     for start, end in _values(content, feature, INTEGERS):
         at = start
-        while at < end:  # packed, or one by one
+        while at < end:  # packed or not
             value, at = _varint(content, at)
             value -= (value >> 63) << 64
             if classes and not 0 <= value < len(classes):
                 raise ValueError(f"expected a label of 0 to {len(classes) - 1}, found {value}")
-            found.append(classes[value] if classes else str(value))
-    if "" in found:
+            values.append(classes[value] if classes else str(value))
+    if "" in values:
         raise ValueError("expected a label, found ''")
-    # Repeats are kept where they may be multi-hot: see `settle_lists`.
-    return list(dict.fromkeys(found)) if classes else found
+    # Repeats stay, since they may be multi-hot: see `resolve_lists`.
+    return list(dict.fromkeys(values)) if classes else values
 
 
-def _chosen(features: dict[str, Span], names: Names) -> tuple[str, str]:
+def _choose(features: dict[str, Span], names: Names) -> tuple[str, str]:
     """The features of the image and of the label."""
     chosen = []
     for what, known in (("the image", names.image), ("the label", names.label)):
         name = next((name for name in known if name in features), None)
         if name is None:
-            there = listed(sorted(features)) or "none"
-            raise ValueError(f"expected {what} in a feature {listed(known)}; found the features {there}")
+            names_found = listed(sorted(features)) or "none"
+            raise ValueError(f"expected {what} in a feature {listed(known)}; found the features {names_found}")
         chosen.append(name)
     return chosen[0], chosen[1]

@@ -1,7 +1,7 @@
-"""A ZIP file that holds a folder per class -> labelled images, read where they are in the file; nothing is unpacked.
+"""Reader of ZIP files with a folder per class; images are read from the file, nothing is unpacked.
 
-The folders in it mean what folders on disk mean (`folders.py`). Members are stored or deflated; what is encrypted, an
-archive itself, or beyond the limits of `kerasimg.boundary` is refused.
+Its folders are interpreted like folders on disk (`folders.py`). Members are stored or deflated; encrypted members,
+archives within, and whatever exceeds the limits of `kerasimg.boundary` are refused.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from kerasimg.errors import Fault
 from kerasimg.spec.document import Task
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
-"""Extensions of archives, which are not read within another."""
+"""Extensions of archives, which are not read inside a ZIP file."""
 ENCRYPTED = 0x1
 LOCAL = struct.Struct("<4s22xHH")
-"""The header before a member: its signature, and the lengths of name and extra."""
+"""The local header of a member: its signature, and the lengths of name and extra field."""
 
 
 class ZipTree:
@@ -61,11 +61,11 @@ class ZipTree:
         self._numbers = {path: number for number, path in enumerate(self._listings)}
 
     def identity(self, path: str) -> tuple[int, int]:
-        """Which folder it is."""
+        """The identity of a folder."""
         return 0, self._numbers.setdefault(path, len(self._numbers))
 
     def listing(self, path: str) -> Listing:
-        """What is directly in a folder."""
+        """The content of a folder, without subfolders."""
         return self._listings.get(path, Listing(b"", 0, (), 0))
 
 
@@ -81,16 +81,16 @@ class ZipMembers(Sharded):
         self.deflated = np.array([member.compress_type == zipfile.ZIP_DEFLATED for member in members])
 
     def read(self, row: int) -> bytes:
-        """The bytes of its file; a BadImage where they are not what the list of members says."""
+        """The bytes of the image; BadImage if they differ from the directory of the archive."""
         shard, size = self.shards[0], int(self.sizes[row])
         try:
-            # Opened each time: there is nothing then that threads and forks must share, or that must be closed.
+            # Opened each time: no handle is shared by threads and forks, and none must be closed.
             with open(shard.path, "rb", buffering=0) as file:
                 self.require_unchanged(shard, os.fstat(file.fileno()))
                 file.seek(int(self.offsets[row]))
                 signature, name, extra = LOCAL.unpack(file.read(LOCAL.size))
                 if signature != b"PK\x03\x04":
-                    raise BadImage("is damaged: the ZIP file has no member where its list says")
+                    raise BadImage("is damaged: the ZIP file has no member where its directory says")
                 file.seek(name + extra, os.SEEK_CUR)
                 content = file.read(int(self.lengths[row]))
         except (OSError, struct.error) as error:
@@ -101,7 +101,7 @@ class ZipMembers(Sharded):
             except zlib.error as error:
                 raise BadImage(f"is damaged within the ZIP file ({error})") from error
         if len(content) != size or zlib.crc32(content) != self.sums[row]:
-            raise BadImage("is damaged within the ZIP file (its length or CRC-32 is not what the list of members says)")
+            raise BadImage("is damaged within the ZIP file (its length or CRC-32 differs from the directory)")
         return content
 
 
@@ -127,7 +127,7 @@ class Zip(Reader):
 
 
 def _members(path: str) -> dict[str, zipfile.ZipInfo]:
-    """The members by name, checked against the limits and the size of the file."""
+    """The members by name; checks the limits and the size of the file."""
     try:
         size = os.path.getsize(path)
         with zipfile.ZipFile(path) as archive:
@@ -152,17 +152,17 @@ def _members(path: str) -> dict[str, zipfile.ZipInfo]:
 
 
 def _fault(info: zipfile.ZipInfo, end: int, size: int) -> str | None:
-    """What is wrong with a member, that begins at `end` of those before it or later, in a file of `size` bytes."""
+    """What is wrong with a member; `end` is the end of those before it, `size` that of the file, in bytes."""
     if info.flag_bits & ENCRYPTED:
         return "is encrypted; unpack the file with its password, and pass the folder"
     if info.filename.startswith("/") or ".." in info.filename.split("/") or "\0" in info.filename:
-        return "is a name that leads out of the archive"
+        return "is a path outside of the archive"
     if info.is_dir():
         return None
     if info.filename.lower().endswith(ARCHIVES) and not _is_hidden(info.filename.split("/")[0]):
         return "is an archive itself; unpack it, and pass the folder"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return f"is compressed in a way that is not read ({info.compress_type}); stored and deflated are"
+        return f"has compression {info.compress_type}, which is not read; use stored or deflated"
     if info.header_offset < end or info.header_offset + info.compress_size > size:
         return "overlaps another member, or the end of the file"
     if info.file_size > limit("zip_member_bytes"):

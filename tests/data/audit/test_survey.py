@@ -12,7 +12,7 @@ import pytest
 
 from kerasimg.data.audit.survey import FIGURES, Survey, look, survey
 from kerasimg.data.items import Item, ManyFaults
-from kerasimg.data.readable import require_sound
+from kerasimg.data.readable import require_readable
 from kerasimg.data.sources import open_source
 
 
@@ -55,7 +55,7 @@ def test_what_cannot_be_read_is_named_as_training_names_it(tmp_path: Path):
     (tmp_path / "cat" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     source = open_source(str(tmp_path))
     with pytest.raises(ManyFaults) as caught:
-        require_sound(source)
+        require_readable(source)
     named = {fault.path: fault.message for fault in caught.value.faults if fault.path}
     assert {source.items[index].id: reason for index, reason in survey(source.items).reasons.items()} == named
     assert len(named) == 5

@@ -182,7 +182,7 @@ def test_a_single_class_is_a_fault(folder: Folder):
 
 def test_images_outside_of_class_folders_are_faults(folder: Folder):
     root = folder("1.png", "train/2.png", "train/cat/1.png", "train/dog/1.png")
-    assert "1.png: lies outside of the class folders" in message(root)
+    assert "1.png: is outside of the class folders" in message(root)
     root = folder("train/cat/1.png")
     (root / "1.png").unlink()
     (root / "train" / "2.png").unlink()
@@ -192,13 +192,13 @@ def test_images_outside_of_class_folders_are_faults(folder: Folder):
 def test_a_part_beside_class_folders_is_a_fault(folder: Folder):
     root = folder("train/cat/1.png", "train/dog/1.png", "emu/1.png")
     assert message(root) == (
-        f"{root}: emu: holds images, but stands beside train/; move it into the part it belongs to, or away"
+        f"{root}: emu: holds images, but is beside train/; move it into one of these, or elsewhere"
     )
 
 
 def test_images_directly_in_test_are_a_fault_beside_train(folder: Folder):
     root = folder("train/cat/1.png", "train/dog/1.png", "test/1.png")
-    assert f"{root}: test: holds images, but stands beside train/" in message(root)
+    assert f"{root}: test: holds images, but is beside train/" in message(root)
 
 
 def test_a_folder_without_images_may_stand_beside_the_parts(folder: Folder):
@@ -207,7 +207,7 @@ def test_a_folder_without_images_may_stand_beside_the_parts(folder: Folder):
 
 def test_a_part_in_two_folders_is_a_fault(folder: Folder):
     root = folder("train/cat/1.png", "train/dog/1.png", "val/cat/1.png", "validation/cat/1.png")
-    assert "validation: is the validation part, as val/ is; keep one" in message(root)
+    assert "validation: is the validation part, like val/; remove one" in message(root)
 
 
 def test_a_part_without_class_folders_is_a_fault(folder: Folder):
@@ -217,7 +217,7 @@ def test_a_part_without_class_folders_is_a_fault(folder: Folder):
 
 @pytest.mark.skipif(os.name != "posix", reason="such names are one name elsewhere")
 def test_two_folders_of_one_class_are_a_fault(folder: Folder):
-    assert "names the same class as" in message(folder("cafe\u0301/1.png", "caf\u00e9/1.png", "bar/1.png"))
+    assert "is the same class as" in message(folder("cafe\u0301/1.png", "caf\u00e9/1.png", "bar/1.png"))
 
 
 def test_a_hundred_thousand_files_are_no_burden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -77,7 +77,7 @@ def test_lists_of_numbers_of_classes_stay_numbers(folder: Path):
 
 
 def test_multi_hot_lists_of_several_lengths_are_named(folder: Path):
-    with pytest.raises(DataError, match=r"lists of 0 and 1 of one length \(multi-hot\), found 2 to 3 values"):
+    with pytest.raises(DataError, match=r"lists of 0 and 1 of equal length \(multi-hot\), found 2 to 3 values"):
         open_source(jsonl(folder, [[1, 0, 1], [1, 0], [0, 1]]), "multilabel")
 
 
@@ -106,7 +106,7 @@ def test_names_with_spaces_stay_whole_beside_a_separator(folder: Path):
 def test_separators_that_are_not_clear_are_named(folder: Path):
     with pytest.raises(DataError, match=r"'red car' could be one label or several"):
         open_source(csv(folder, ["red car", "tree"]), "multilabel")
-    with pytest.raises(DataError, match=r"separated in two ways, 'a\|b' and 'c;d'"):
+    with pytest.raises(DataError, match=r"labels have two separators, 'a\|b' and 'c;d'"):
         open_source(csv(folder, ["a|b", "c;d"]), "multilabel")
     assert open_source(csv(folder, ["red car|", "tree"]), "multilabel").classes == ("red car", "tree")
 

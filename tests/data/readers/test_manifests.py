@@ -79,9 +79,9 @@ def test_all_faults_of_a_manifest_are_listed_with_their_lines(manifest):
         "path,label,split\na.png,cat,trainer\nb.png,,train\n./a.png,dog,\nz.png,dog,test\n,cat,\n",
     )
     assert message(path).splitlines() == [
-        "line 2: no split 'trainer'; did you mean 'train'?; there are train, validation and test",
+        "line 2: no split 'trainer'; did you mean 'train'?; the parts are train, validation and test",
         "line 3: expected a label, got ''",
-        "line 4: 'a.png' is listed in line 2 already; keep one line with all its labels",
+        "line 4: 'a.png' is already in line 2; use one line with all its labels",
         "line 5: no such file: z.png; paths are relative to the manifest's folder",
         "line 6: expected a path, got ''",
     ]
@@ -103,7 +103,7 @@ def test_faulty_lines_of_jsonl_are_named(manifest):
         '{"path": 1, "label": 2}',
     ]
     faults = message(manifest("pets.jsonl", "\n".join(lines))).splitlines()
-    assert faults[0].startswith("line 1: is no JSON")
+    assert faults[0].startswith("line 1: is not JSON")
     assert faults[1:] == [
         'line 2: expected an object: {"path": ..., "label": ...}',
         "line 3: expected the columns path and label (or labels), found path",
@@ -114,7 +114,7 @@ def test_faulty_lines_of_jsonl_are_named(manifest):
 
 def test_several_labels_need_the_task_multilabel(manifest):
     path = manifest("pets.csv", "path,labels\na.png,red|round\nb.png,red\n")
-    assert message(path) == ("line 2: expected one label, got 2; images of any number of labels are task 'multilabel'")
+    assert message(path) == ("line 2: expected one label, got 2; for several labels per image use task 'multilabel'")
 
 
 def test_a_message_lists_twenty_faults_and_the_error_holds_all(manifest):

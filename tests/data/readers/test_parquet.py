@@ -68,7 +68,7 @@ def test_lists_are_several_labels(tmp_path: Path, encoded: Encoded):
     path = write(tmp_path / "a.parquet", features, image=[encoded(0)] * 3, labels=[[1, 0, 1], [], [1]])
     assert open_source(path, "multilabel").label_ids().tolist() == [[1, 1], [0, 0], [0, 1]]
     assert message(path).splitlines()[1] == (
-        "image 1: expected one label, got 0; images of any number of labels are task 'multilabel'"
+        "image 1: expected one label, got 0; for several labels per image use task 'multilabel'"
     )
 
 
@@ -126,7 +126,7 @@ def test_columns_of_other_names_are_a_fault_that_lists_them(tmp_path: Path, enco
     )
     kinds = {name: {"names": ["x"], "_type": "ClassLabel"} for name in ("fine", "coarse")}
     write(path, kinds, image=[encoded(0)], fine=[0], coarse=[0])
-    assert message(path) == "expected one column with its label, found fine, coarse; name the one that counts 'label'"
+    assert message(path) == "expected one column with its label, found fine, coarse; rename the right one to 'label'"
     write(path, photo=[encoded(0)], category=["cat"])
     assert open_source(path, classes=["cat"]).items[0].image == encoded(0)
 

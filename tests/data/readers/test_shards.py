@@ -67,7 +67,7 @@ def test_braces_name_every_file_and_stars_those_that_are_there(tmp_path: Path):
     assert [os.path.basename(fault.path) for fault in caught.value.faults] == ["s-007.tar", "s-012.tar"]
     with pytest.raises(DataError, match="no such file"):
         names("z*.tar")
-    with pytest.raises(CallError, match="names more than 100,000 files"):
+    with pytest.raises(CallError, match="matches more than 100,000 files"):
         names("s-{0..999999999999}.tar")
 
 

@@ -52,7 +52,7 @@ def test_a_class_that_is_nobodys_likeliest_is_a_class(manifest):
 @pytest.mark.parametrize(
     ("shares", "message"),
     [
-        ("0.3,0.3", "line 2: the shares of the classes must have the sum 1, and have 0.6"),
+        ("0.3,0.3", "line 2: the shares of the classes must sum to 1, but sum to 0.6"),
         ("1.2,-0.2", "line 2: expected a number of 0 to 1 as the share of 'cat', got '1.2'"),
         ("0.5,", "line 2: expected a number of 0 to 1 as the share of 'dog', got ''"),
     ],
@@ -66,7 +66,7 @@ def test_shares_that_are_none_are_told_with_their_line(manifest, shares: str, me
 
 def test_shares_are_for_one_class_per_image(manifest):
     path = manifest("pets.csv", HEADER + "a.png,,,0.5,0.5\n")
-    with pytest.raises(DataError, match="are for the task 'multiclass', not for 'multilabel'"):
+    with pytest.raises(DataError, match="soft labels need the task 'multiclass', not 'multilabel'"):
         open_source(path, "multilabel")
 
 

@@ -75,8 +75,8 @@ def test_several_labels_stand_in_json(tmp_path: Path, encoded: Encoded):
     path = write(tmp_path / "pets.tar", members)
     assert open_source(path, "multilabel").label_ids().tolist() == [[1, 1], [0, 0]]
     assert message(path).splitlines() == [
-        "image 0: expected one label, got 2; images of any number of labels are task 'multilabel'",
-        "image 1: expected one label, got 0; images of any number of labels are task 'multilabel'",
+        "image 0: expected one label, got 2; for several labels per image use task 'multilabel'",
+        "image 1: expected one label, got 0; for several labels per image use task 'multilabel'",
     ]
 
 
@@ -116,7 +116,7 @@ def test_all_faults_of_a_shard_are_listed_with_their_members(tmp_path: Path, enc
     ]
     assert faults[5:7] == [
         "6.png: 6.json: expected a label, got 0.5",
-        "7.PNG: its files do not stand beside each other, or its name occurs twice",
+        "7.PNG: its files are not adjacent, or its name occurs twice",
     ]
     assert faults[7].startswith("9.png: 9.json: Expecting value")
 

@@ -78,7 +78,7 @@ def test_several_labels_in_one_record(tmp_path: Path, encoded: Encoded):
     path = write(tmp_path / "a.tfrecord", *records)
     assert open_source(path, "multilabel").label_ids().tolist() == [[1, 1], [1, 0], [0, 0]]
     assert message(path).splitlines()[0] == (
-        "image 0: expected one label, got 2; images of any number of labels are task 'multilabel'"
+        "image 0: expected one label, got 2; for several labels per image use task 'multilabel'"
     )
 
 
@@ -131,13 +131,13 @@ def test_a_file_that_is_cut_short_is_a_fault(tmp_path: Path, encoded: Encoded, c
 def test_a_compressed_file_is_a_fault(tmp_path: Path, encoded: Encoded):
     for compression in ("GZIP", "ZLIB"):
         path = write(tmp_path / "a.tfrecord", example(image=encoded(1), label=1), compression=compression)
-        assert message(path).startswith("is compressed, so that its records cannot be read singly")
+        assert message(path).startswith("is compressed, so single records cannot be read")
 
 
 def test_a_file_of_another_kind_is_a_fault(tmp_path: Path):
     path = tmp_path / "a.tfrecord"
     path.write_bytes(b"path,label\na.png,cat\n" * 9)
-    assert message(path) == "record 0: is no TFRecord file (the CRC of the record's length does not match)"
+    assert message(path) == "record 0: is not a TFRecord file (the CRC of the record's length does not match)"
 
 
 @pytest.mark.parametrize("record", [b"", b"\x00", b"\xff" * 30, b"\x0a\xff", b"\x0a\x05hello", b"\x08"])
