@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kerasimg.escaping import markdown
+from kerasimg.escaping import json_text, markdown
 from kerasimg.reporting.wording import headline, words
 from kerasimg.spec.load import Spec
 
@@ -115,7 +115,7 @@ def _license(spec: Spec) -> str:
 
 
 def _yaml(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json_text(json.dumps(value, ensure_ascii=False))
 
 
 def _one_line(text: str) -> str:

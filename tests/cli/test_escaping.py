@@ -39,7 +39,7 @@ def is_harmless_markdown(text: str) -> bool:
     front, _, body = text.partition("\n---\n") if text.startswith("---\n") else ("", "", text)
     outside = re.sub(r"^```.*?^```$", "", body, flags=re.MULTILINE | re.DOTALL)
     markup = re.search(r"<script|<b>|(?<!\\)\]\(z\)|(?<!\\)\|`|(?<!\\)`w", outside)
-    return harmless(outside) and not markup and not re.search("^FORGED", front, re.MULTILINE)
+    return harmless(outside) and harmless(front) and not markup
 
 
 def is_harmless_html(text: str) -> bool:
