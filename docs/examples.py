@@ -171,7 +171,12 @@ def run(command: str, quick: bool = False) -> tuple[list[str], int]:
         if columns is not None:
             os.environ["COLUMNS"] = columns
     cache = os.environ.get("KERASIMG_CACHE") or "~/.cache/kerasimg"
-    return [line.rstrip().replace(cache, "~/.cache/kerasimg") for line in printed.getvalue().splitlines()], code
+    lines = [line.rstrip().replace(cache, "~/.cache/kerasimg") for line in printed.getvalue().splitlines()]
+    return [line for line in lines if not PROGRESS.search(line)], code
+
+
+PROGRESS = re.compile(r": [\d,]+ of [\d,]+(, [\d,]+ images/s)?$")
+"""Lines that appear only when something takes long."""
 
 
 def run_block(
