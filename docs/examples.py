@@ -175,7 +175,7 @@ def run(command: str, quick: bool = False) -> tuple[list[str], int]:
     return [line for line in lines if not PROGRESS.search(line)], code
 
 
-PROGRESS = re.compile(r": [\d,]+ of [\d,]+(, [\d,]+ images/s)?$")
+PROGRESS = re.compile(r"\b[\d,]+ of [\d,]+( images)?(, [\d,]+ images/s)?$")
 """Lines that appear only when something takes long."""
 
 
