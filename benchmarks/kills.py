@@ -136,14 +136,14 @@ def outcome(run: Path) -> dict[str, Any]:
 
 def keep_states() -> None:
     """Saves at the end of each stage what runs discard: the optimizer and the state of callbacks."""
-    from kerasimg.training import engine, snapshot
+    from kerasimg.training import checkpoint, engine
 
     finish = engine.Engine._finish
 
     def keeping(self: Any, index: int, model: Any, best: Any) -> None:
-        arrays = snapshot.take(model.optimizer.variables, "optimizer")
+        arrays = checkpoint.variable_values(model.optimizer.variables, "optimizer")
         callbacks = [*self.callbacks, *([best] if best else [])]
-        told = json.dumps(snapshot.remember(callbacks, arrays))
+        told = json.dumps(checkpoint.callback_states(callbacks, arrays))
         np.savez(self.hooks.run.path / f"state-{index + 1}.npz", told=np.array(told), **arrays)
         finish(self, index, model, best)
 
@@ -186,7 +186,7 @@ def doing(run: Path) -> str:
     if list((run / "checkpoints").glob(PARTIAL.format("*"))):
         return "writing a checkpoint"
     started = len(json.loads((run / "training.json").read_text())["stages"])
-    known = checkpoint.facts(RunFolder(run).checkpoint_file)
+    known = checkpoint.read_facts(RunFolder(run).checkpoint_file)
     if known is None and not started:
         return "before stage 1"
     if known and known["done"] and known["stage"] + 1 == started:

@@ -96,11 +96,11 @@ def in_int8(run: Path) -> str:
     from kerasimg.data.sources import open_source
     from kerasimg.models.classifier import Classifier
     from kerasimg.run_folder import RunFolder
-    from kerasimg.training.reopen import recalled
+    from kerasimg.training.run import parts_of_record
 
     classifier = Classifier.open(run)
     source = open_source("sample", "multiclass", classes=classifier.classes)
-    parts = recalled(source, RunFolder.of(run).required("data.json"))
+    parts = parts_of_record(source, RunFolder.of(run).required("data.json"))
     how: dict[str, Any] = {"batch_size": 500, "cache": "off"}
     some = next(iter(batches(source, parts["train"][:500], classifier.spec.image, **how)))[0].numpy()
     pixels, labels = (part.numpy() for part in next(iter(batches(source, parts["test"], classifier.spec.image, **how))))

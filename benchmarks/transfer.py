@@ -105,7 +105,7 @@ def spans(lines: list[tuple[float, str]], seconds: float, epochs: float) -> dict
     started = next((moment for moment, line in lines if " images of " in line), 0.0)
     checked = at("training train", started)
     planned = at("features:", checked)
-    judging = at("judging it on", planned + epochs)
+    judging = at("evaluating on", planned + epochs)
     writing = at("writing", judging)
     return {
         "start: TensorFlow, Keras": started,
@@ -209,7 +209,7 @@ def rows(chosen: argparse.Namespace) -> None:
     import numpy as np
 
     from kerasimg.data.shuffling import Order
-    from kerasimg.training.array_batches import feature_batches
+    from kerasimg.training.array_batches import as_dataset, feature_batches
     from kerasimg.training.feature_rows import Rows
 
     count, width = 64_000, 1280
@@ -220,7 +220,7 @@ def rows(chosen: argparse.Namespace) -> None:
 
     def batches(end: int | None) -> Any:
         how: dict[str, Any] = {"targets": "sparse", "sample_weight": None, "first": 0, "end": end}
-        return feature_batches(held, labels, 10, order, **how)
+        return as_dataset(feature_batches(held, labels, 10, order, **how))
 
     print("| steps per execution | rows/s through fit, best of the epochs |\n| ---: | ---: |")
     for at_a_time in (1, 10, 50):

@@ -24,7 +24,7 @@ from kerasimg.spec.metrics import Goal
 from kerasimg.tuning.journal import Outcome, Records
 from kerasimg.tuning.oracle import make_oracle
 from kerasimg.tuning.space import space_of
-from kerasimg.tuning.tuner import TrialTuner
+from kerasimg.tuning.worker import run_trial
 
 GOAL = Goal("val_accuracy", "max")
 PATCHES = {"layer": "Conv2D", "name": "patches", "filters": 8, "kernel_size": {"$int": [2, 16], "default": 8}}
@@ -84,8 +84,9 @@ def missed(tuner: str, seed: int, trials: int) -> float:
     spec = kerasimg.load(SPEC)
     oracle = make_oracle(space_of(spec), GOAL, Tune(tuner=tuner, max_trials=trials, seed=seed), 1)
     with tempfile.TemporaryDirectory() as folder:
-        oracle.open(Records(Path(folder)), lambda line: None)
-        TrialTuner(oracle, Function(), GOAL, Path(folder), seed=0).search()
+        oracle.open(Records(Path(folder)))
+        while (order := oracle.create_trial("alone").order) is not None:
+            oracle.end_trial(order.trial, run_trial(oracle, order, Function(), spec, GOAL))
     return MOST - float(oracle.trials[oracle.best].score)
 
 

@@ -475,7 +475,7 @@ class Search(os.PathLike[str]):
     def _winner(self) -> dict[str, Any]:
         path = self.folder / WINNER
         if not path.is_file():
-            raise CallError(f"the search in '{self.folder}' has not ended; to go on: kerasimg tune --resume")
+            raise CallError(f"the search in '{self.folder}' has not ended; to resume: kerasimg tune --resume")
         return read_object(path)
 
     @property

@@ -542,27 +542,6 @@ class HyperbandHooks:
         return self.is_duplicate(values)
 
 
-class TunerHooks:
-    """Mixin before BaseTuner: it builds no model to learn the space, and has no project of its own to reload."""
-
-    def run_and_update(self, trial: Any) -> None:
-        """Run one trial and give it its status. KerasTuner's `run_trial` swallows what is raised."""
-        raise NotImplementedError
-
-    def no_such_file(self) -> str:
-        """A path at which there is no earlier state of the tuner."""
-        raise NotImplementedError
-
-    def _populate_initial_space(self) -> None:
-        """Nothing: the spec says all of the space."""
-
-    def _try_run_and_update_trial(self, trial: Any, *args: Any, **kwargs: Any) -> None:
-        self.run_and_update(trial)
-
-    def _get_tuner_fname(self) -> str:
-        return self.no_such_file()
-
-
 def skip_tensorboard(tuner: Any, function: Callable[..., None]) -> None:
     """Replace what one tuner does for TensorBoard before each trial.
 

@@ -197,7 +197,7 @@ def test_own_arguments_lists_every_argument_of_the_verbs():
     from kerasimg.tuning.worker import work
 
     taken = {name for verb in (catalog.load, train, build, tune, work) for name in inspect.signature(verb).parameters}
-    assert taken - {"params", "more_params", "spec"} == OWN_ARGUMENTS
+    assert taken - {"params", "more_params", "options", "spec"} == OWN_ARGUMENTS
     assert "run" in inspect.signature(evaluate).parameters
 
 
@@ -300,7 +300,7 @@ def test_ctrl_c_exits_with_130_and_without_a_traceback(spec: Path, colours: Path
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
-    assert re.search(r"^error: interrupted; .*; to go on: kerasimg train --resume \S+tiny-1$", errors, re.M)
+    assert re.search(r"^error: interrupted; .*; to resume: kerasimg train --resume \S+tiny-1$", errors, re.M)
     assert "Traceback" not in errors
 
 

@@ -283,8 +283,7 @@ def tune(
         if out is not None or workers is not None or chief is not None:
             raise CallError("--worker trains the trials of a chief; --out, --workers and --chief are for the chief")
         with keras_loaded():
-            from kerasimg.tuning.tuner import UsedUp
-            from kerasimg.tuning.worker import work
+            from kerasimg.tuning.worker import UsedUp, work
         try:
             with waiting("training trials", silent), _frozen():
                 trained = work(spec, chief=worker, token=token, **how)

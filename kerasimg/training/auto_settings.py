@@ -1,7 +1,11 @@
-"""Precision, batch size and XLA (`jit_compile`): as the spec says, or by a short probe where it says "auto".
+"""What a spec leaves to "auto": precision, batch size, XLA (`jit_compile`) and steps per execution.
 
-The probe trains copies of the model for some steps on random pixels, before the run begins; the model of the run is not
-touched. The choice is stored in the run's spec, so a resumed run has the same, and in its notes with the times.
+The first three are chosen by a short probe before the run begins: it trains copies of the model for a few steps on
+random pixels. The choice is stored in the run's spec, so a resumed run has the same, and in its notes with the times.
+
+Steps per execution follow from the size of the model. Between two calls of the compiled function Python takes half a
+millisecond or more, which counts if a step is short. The number divides the steps of an epoch, so that the result is
+the same. It is small enough for Ctrl-C, the progress bar and checkpoints to be handled about every second.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import keras
 import numpy as np
 
 from kerasimg import log
+from kerasimg.callbacks import TimeBudget
 from kerasimg.data.memory import free_bytes
 from kerasimg.data.pipeline import Targets
 from kerasimg.data.source import Source
@@ -28,26 +33,26 @@ from kerasimg.models.split_model import split_frozen
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.training import stages
 from kerasimg.training.features import has_features
-from kerasimg.training.objective import jit_compile, make_objective, make_optimizer
+from kerasimg.training.objective import jit_compile, make_objective
+from kerasimg.training.optimizer import make_optimizer
 from kerasimg.training.splits import split_shares
-from kerasimg.training.steps_per_execution import output_shape
 
 Measure = Callable[[int], float]
 """Batch size -> seconds of a step; out of memory, it raises what the backend raises."""
 
 WORTH = 0.9
-"""A mixed precision is chosen where a step takes less than this share of the time in float32."""
+"""A mixed precision is chosen if a step takes less than this share of the time in float32."""
 SLOWER = 1.02
-"""A batch size is too large where an image takes more than this times what it takes in the best so far."""
+"""A batch size is too large if an image takes more than this times as long as with the best size so far."""
 SMALLEST, LARGEST = 16, 1024
 STEPS_OF_AN_EPOCH = 16
-"""An epoch has at least so many, where batch_size is "auto", since what is learned is learned step by step."""
+"""Least number of steps of an epoch if batch_size is "auto"."""
 ROUNDS = 4
-"""Steps that are timed, after the first; the fastest counts."""
+"""Timed steps, after the first; the fastest counts."""
 ROOM = 0.5
-"""Share of the free memory that a step may take by estimate, where the system would end the process for more."""
+"""Share of the free memory that a step may take by estimate; beyond it the system might kill the process."""
 TYPICAL = 32
-"""The batch size for the trial of precisions, where that is open, too."""
+"""The batch size for the probe of precisions if the batch size is open, too."""
 CONVOLUTIONS = (
     keras.layers.Conv1D,
     keras.layers.Conv2D,
@@ -59,7 +64,7 @@ CONVOLUTIONS = (
 
 
 def batch_size_of(spec: Spec) -> int:
-    """Images per step; CallError where that is still to be chosen."""
+    """Returns the number of images per step; CallError if it is still to be chosen."""
     size = spec.fit.batch_size
     if not isinstance(size, int):
         raise CallError(
@@ -70,13 +75,13 @@ def batch_size_of(spec: Spec) -> int:
 
 
 def precision_of(spec: Spec) -> str:
-    """The name of the dtype policy that a spec's models are made under."""
+    """Returns the name of the dtype policy of a spec's models."""
     return spec.fit.precision
 
 
 @contextmanager
 def dtype_policy(name: str) -> Iterator[None]:
-    """Where Keras makes layers under this policy."""
+    """Sets the dtype policy of Keras while the block runs."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:
@@ -86,7 +91,7 @@ def dtype_policy(name: str) -> Iterator[None]:
 
 
 def is_open(spec: Spec) -> bool:
-    """Whether a probe is to choose something."""
+    """Whether a probe has to choose something."""
     return "auto" in (spec.fit.precision, spec.fit.batch_size, spec.compile.jit_compile)
 
 
@@ -98,7 +103,7 @@ class Choices:
         self._known: dict[str, Any] = {}
 
     def settle(self, spec: Spec, source: Source) -> tuple[Spec, dict[str, Any]]:
-        """The spec without "auto", and the notes on what was measured; each choice is reported in one line.
+        """Returns the spec without "auto", and notes on the measurements; logs each choice in one line.
 
         A spec that leaves nothing open is returned as it is, at no cost.
         """
@@ -141,14 +146,14 @@ class Probe:
     limits: Mapping[str, int] | None
 
     def precision(self) -> tuple[str, dict[str, Any]]:
-        """The dtype policy under which a step is fastest, and the figures; float32 where nothing gains."""
+        """Returns the dtype policy with the fastest step, and the measurements; float32 if nothing is faster."""
         size = TYPICAL if self.spec.fit.batch_size == "auto" else self.spec.fit.batch_size
         other = mixed_precision()
         if other is None:
-            return "float32", {"why": "the processor has no instructions for a shorter one"}
+            return "float32", {"why": "the CPU has no instructions for a shorter type"}
         plain = self._subject(self.spec, "float32")
         if plain.cut:
-            return "float32", {"why": "for only the end of the model trains; what is frozen has a precision of its own"}
+            return "float32", {"why": "since only the end of the model trains; the frozen part has its own precision"}
         times, step_ms = _times({"float32": plain, other: self._subject(self.spec, other)}, size)
         chosen = other if times[other] < WORTH * times["float32"] else "float32"
         measured = ", ".join(f"{value:g} ms under {name}" for name, value in step_ms.items())
@@ -159,29 +164,29 @@ class Probe:
         }
 
     def batch_size(self, spec: Spec, most: int) -> tuple[int, dict[str, Any]]:
-        """The batch size, `most` at most, that fits the memory and takes least time per image, and the figures."""
+        """Returns the batch size, up to `most`, with the least time per image that fits in memory, and the times."""
         subject = self._subject(spec, spec.fit.precision)
         size, times, why = largest(subject.step_s, candidates(most, subject.bytes_of_image))
         return size, {"why": why, "images_per_s": {k: round(k / s, 1) for k, s in times.items()}}
 
     def compilation(self, spec: Spec) -> tuple[bool, dict[str, Any]]:
-        """Whether to compile steps with XLA, and the figures; only on TensorFlow and where it may gain is it tried."""
+        """Returns whether to compile steps with XLA, and the measurements; tried on TensorFlow where it may gain."""
         backend = keras.backend.backend()
         if backend != "tensorflow":
-            why = "JAX runs by it" if backend == "jax" else "PyTorch has none, and its own compiler is not tried"
+            why = "JAX always uses it" if backend == "jax" else "PyTorch has none, and its own compiler is not tried"
             return backend == "jax", {"why": why}
         size = batch_size_of(spec)
         plain = self._subject(spec, spec.fit.precision, jit=False)
         if plain.convolves and not has_gpu():
             # MobileNetV2 takes 15 times as long, and some minutes to compile.
-            return False, {"why": "which makes convolutions slower without a graphics processor"}
+            return False, {"why": "it makes convolutions slower on a CPU"}
         try:
             subjects = {"with": self._subject(spec, spec.fit.precision, jit=True), "without": plain}
             times, step_ms = _times(subjects, size)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            return False, {"why": f"for it cannot compile the model ({type(error).__name__})"}
+            return False, {"why": f"it cannot compile the model ({type(error).__name__})"}
         why = f"a step of {size} images took {step_ms['with']:g} ms with it, {step_ms['without']:g} ms without"
         return times["with"] < WORTH * times["without"], {"why": why, "batch_size": size, "step_ms": step_ms}
 
@@ -190,14 +195,14 @@ class Probe:
 
 
 def _times(subjects: Mapping[str, Subject], size: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds and milliseconds of a step of each, the better of two turns, for whatever else the machine does."""
+    """Returns seconds and milliseconds of a step of each, the better of two runs on a machine with other load."""
     times = {name: subject.step_s(size) for name, subject in subjects.items()}
     times = {name: min(times[name], subject.step_s(size)) for name, subject in subjects.items()}
     return times, {name: round(1000 * seconds, 2) for name, seconds in times.items()}
 
 
 def mixed_precision() -> str | None:
-    """The mixed precision that the machine has instructions for: bfloat16, else float16; None where neither."""
+    """Returns the mixed precision that the machine supports: bfloat16, else float16, else None."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -212,16 +217,16 @@ def mixed_precision() -> str | None:
 
 
 def candidates(most: int, bytes_of_image: int) -> list[int]:
-    """Powers of two to try: from SMALLEST to `most`, as far as they fit the free memory by estimate."""
+    """Returns the powers of two to try: from SMALLEST to `most`, if they fit in the free memory by estimate."""
     sizes = [size for size in (2**power for power in range(20)) if SMALLEST <= size <= most]
     room = ROOM * free_bytes()
     return [size for size in sizes if size * bytes_of_image <= room] or [SMALLEST]
 
 
 def largest(step_s: Measure, sizes: Iterable[int]) -> tuple[int, dict[int, float], str]:
-    """The largest size that fits and at which an image takes no longer; the seconds of a step at each; why.
+    """Returns the largest size that fits and at which an image takes no longer, the seconds of a step, and the reason.
 
-    sizes: rising. Where even the first does not fit, halves of it are tried; CallError when 1 does not.
+    sizes: ascending. If the first does not fit, halves of it are tried; CallError if 1 does not fit.
     """
     times: dict[int, float] = {}
     best: int | None = None
@@ -233,7 +238,7 @@ def largest(step_s: Measure, sizes: Iterable[int]) -> tuple[int, dict[int, float
                 raise
             if best is None:
                 return _halved(step_s, size // 2)
-            return best, times, f"{size} do not fit the memory"
+            return best, times, f"{size} images do not fit in memory"
         if best is not None and times[size] / size > SLOWER * times[best] / best:
             return (
                 best,
@@ -243,16 +248,16 @@ def largest(step_s: Measure, sizes: Iterable[int]) -> tuple[int, dict[int, float
         best = size
     if best is None:
         raise CallError("no batch size to try")
-    return best, times, "the largest that was tried: more would make an epoch too few steps, or may not fit"
+    return best, times, "the largest that was tried: a larger one gives an epoch too few steps, or may not fit"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a backend says by this error that memory does not suffice."""
+    """Whether an error of a backend means that it ran out of memory."""
     text = str(error).lower()
     kind = type(error).__name__
     if isinstance(error, MemoryError) or kind in ("ResourceExhaustedError", "OutOfMemoryError"):
         return True
-    # JAX, cuDNN and cuBLAS, TensorFlow inside of another error; PyTorch on a processor
+    # JAX, cuDNN and cuBLAS, TensorFlow inside another error; PyTorch on the CPU
     words = ("resource_exhausted", "out of memory", "oom when allocating", "can't allocate memory")
     return any(word in text for word in words)
 
@@ -275,7 +280,7 @@ class Subject:
             stages.enter(stage, built)
         split = split_frozen(built.model) if has_features(spec) else None
         self.cut = split is not None
-        """Whether only what comes after the frozen part is trained, and tried."""
+        """Whether only the part after the frozen layers is trained and timed."""
         objective = make_objective(spec, built.model, classes, soft=soft)
         self.model = built.model if split is None else split.rest
         self.model.dtype_policy = built.model.dtype_policy  # by it Keras decides whether the loss is scaled
@@ -287,39 +292,44 @@ class Subject:
 
     @property
     def bytes_of_image(self) -> int:
-        """What an image takes in training, by estimate: the values between layers, there and back, in float32."""
+        """Estimated memory of an image in training: the activations and their gradients in float32."""
         shapes = (output_shape(layer) for layer in leaves(self.model.layers))
         return 12 * sum(math.prod(side or 1 for side in shape[1:]) for shape in shapes)
 
     @property
     def convolves(self) -> bool:
-        """Whether a convolution is part of what is trained."""
+        """Whether the trained part has a convolution."""
         return any(isinstance(layer, CONVOLUTIONS) for layer in leaves(self.model.layers))
 
     def step_s(self, size: int) -> float:
-        """Seconds of a training step with so many images, the fastest of several."""
+        """Returns the seconds of a training step with `size` images, the fastest of several."""
         draw = np.random.default_rng(0)
         x = [draw.uniform(0, 255, (size, *shape.shape[1:])).astype("float32") for shape in self.model.inputs]
         y = _labels(self.targets, size, self.classes, draw)
         given = x if len(x) > 1 else x[0]
         taken = []
         for _ in range(ROUNDS + 1):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             self.model.train_on_batch(given, y)
-            taken.append(time.perf_counter() - begun)
+            taken.append(time.perf_counter() - started)
         return min(taken[1:])
 
 
 def _halved(step_s: Measure, size: int) -> tuple[int, dict[int, float], str]:
-    """The largest half, quarter and so on that fits."""
+    """Returns the largest half, quarter and so on that fits."""
     while size >= 1:
         try:
-            return size, {size: step_s(size)}, f"{2 * size} do not fit the memory"
+            return size, {size: step_s(size)}, f"{2 * size} images do not fit in memory"
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         size //= 2
-    raise CallError("not even one image at a time fits the memory; make image.size or the model smaller")
+    raise CallError("not even one image fits in memory; make image.size or the model smaller")
+
+
+def steps_of_epoch(spec: Spec, images: int) -> int:
+    """Returns the steps of an epoch, at least those for which a batch size is chosen if it is still open."""
+    return STEPS_OF_AN_EPOCH if spec.fit.batch_size == "auto" else max(1, -(-images // batch_size_of(spec)))
 
 
 def train_images(source: Source, spec: Spec) -> int:
@@ -336,3 +346,64 @@ def _labels(targets: Targets, size: int, classes: int, draw: np.random.Generator
         "multi_hot": lambda: draw.integers(0, 2, (size, classes)).astype(np.float32),
     }
     return forms[targets]()
+
+
+OPERATIONS_PER_S = 2e10
+"""Multiplications per second of a slow CPU in training; on a faster one the pauses are more frequent."""
+TURN_S = 1.0
+MOST = 64
+SCARCE = 4
+"""A number below `MOST` by this factor is small."""
+
+
+def steps_at_a_time(model: Any, batch_size: int, steps: int, callbacks: list[Any], most: int | None = None) -> int:
+    """Returns the steps per execution for a model and the steps of its epoch.
+
+    most: an upper limit. The result is 1 if a callback acts on single steps, and on backends other than TensorFlow,
+    which gain nothing.
+    """
+    if keras.backend.backend() != "tensorflow" or any(map(acts_on_steps, callbacks)):
+        return 1
+    step_s = 3 * batch_size * operations(model) / OPERATIONS_PER_S
+    in_time = max(1, int(TURN_S / max(step_s, 1e-9)))
+    enough = min(most or MOST, in_time)
+    found = part_of(steps, enough)
+    if found * SCARCE < enough:
+        # Few numbers divide it: too many per execution are better than next to none.
+        found = next((number for number in range(enough, min(steps, in_time) + 1) if steps % number == 0), found)
+    return found
+
+
+def part_of(steps: int, most: int) -> int:
+    """Returns the largest divisor of the steps of an epoch, up to `most`.
+
+    The data set goes on without end: Keras would begin the next epoch's with what is left of the last execution.
+    """
+    return max(number for number in range(1, min(most, steps) + 1) if steps % number == 0)
+
+
+def operations(model: Any) -> int:
+    """Returns about how many multiplications an image takes: those of the kernels at each position of the output."""
+    total = 0
+    for layer in leaves(model.layers):
+        weights = sum(math.prod(weight.shape) for weight in layer.weights if len(weight.shape) > 1)
+        if weights:
+            places = [size or 1 for size in output_shape(layer)[1:-1]]
+            total += weights * math.prod(places)
+    return total
+
+
+def acts_on_steps(callback: Any) -> bool:
+    """Whether a callback acts at each step, for example sets the learning rate."""
+    names = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
+    if isinstance(callback, keras.callbacks.TerminateOnNaN | TimeBudget):
+        return False  # they may act a second later
+    return any(getattr(type(callback), name) is not getattr(keras.callbacks.Callback, name) for name in names)
+
+
+def output_shape(layer: Any) -> tuple[int | None, ...]:
+    """Returns the output shape of a layer, with the batch; empty if there are several."""
+    try:
+        return tuple(layer.output.shape)
+    except (AttributeError, ValueError):  # called several times, or on several inputs
+        return ()

@@ -1,7 +1,7 @@
-"""The callbacks of a stage: a Keras CallbackList that also writes checkpoints and notices what must end the stage.
+"""The callbacks of a stage: a Keras CallbackList that also writes checkpoints and ends the stage when it must.
 
-A training that was cut off within an epoch does the rest of that epoch in a separate call of `fit`; to the callbacks it
-is one training all the same.
+A training that was interrupted within an epoch runs the rest of that epoch in a separate call of `fit`; the callbacks
+see one training.
 """
 
 from __future__ import annotations
@@ -20,20 +20,28 @@ import keras
 from kerasimg import log
 from kerasimg.errors import Interrupted
 from kerasimg.keras_internals import finish_batch_ends, is_stopping, progress_bar, stop_training
-from kerasimg.training import snapshot
-from kerasimg.training.checkpoint import Checkpoint
+from kerasimg.training.checkpoint import (
+    Arrays,
+    Checkpoint,
+    assign_variables,
+    backend_random_state,
+    callback_states,
+    restore_callbacks,
+    set_backend_random_state,
+    variable_values,
+)
 from kerasimg.training.history import History
 
 SHARE = 0.05
-"""Of the time, checkpoints take no more than this, but for the one at a stage's end and that of an interruption."""
+"""Share of the time that checkpoints may take, except those at the end of a stage and at an interruption."""
 WITHIN_EPOCH_S = 300.0
-"""Within an epoch one is written no more often than this."""
+"""Least time between two checkpoints within an epoch."""
 LOOK_S = 1.0
-"""Time between two looks at whether the loss is a number still; each waits for the device."""
+"""Time between two checks that the loss is finite; each waits for the device."""
 
-Save = Callable[[dict[str, Any], snapshot.Arrays], None]
+Save = Callable[[dict[str, Any], Arrays], None]
 AfterEpoch = Callable[[int, Mapping[str, float]], bool]
-"""Gets the number of an epoch, from 0, and its row; True ends the training."""
+"""Called with the number of an epoch, from 0, and its metrics; True ends the training."""
 
 
 class Interruption:
@@ -44,16 +52,16 @@ class Interruption:
 
 @contextmanager
 def patient() -> Iterator[Interruption]:
-    """Note a first Ctrl-C instead of raising KeyboardInterrupt; the second one raises it.
+    """Record a first Ctrl-C instead of raising KeyboardInterrupt; the second one raises it.
 
-    Nothing changes outside the main thread, and where the program has its own handler.
+    Nothing changes outside the main thread, or if the program has its own handler.
     """
     interruption = Interruption()
 
     def note(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         interruption.asked = True
-        log.info("interrupted: this step is finished and kept (Ctrl-C again: ends at once)")
+        log.info("interrupted: this step is finished and saved (Ctrl-C again: stop at once)")
 
     theirs = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     if theirs or threading.current_thread() is not threading.main_thread():
@@ -115,14 +123,14 @@ class Watch(keras.callbacks.CallbackList):
         self._cost_s = 0.0
 
     @property
-    def remembering(self) -> list[Any]:
-        """The callbacks whose state is kept."""
+    def stateful(self) -> list[Any]:
+        """The callbacks whose state is saved."""
         return [one for one in self.callbacks if one is not progress_bar(self)]
 
-    def go_on_from(self, checkpoint: Checkpoint) -> None:
+    def resume_from(self, saved: Checkpoint) -> None:
         """Begin where a checkpoint of this stage was written."""
-        self.resumed = checkpoint
-        self.epoch, self.first_step = checkpoint.facts["epoch"], checkpoint.facts["step"]
+        self.resumed = saved
+        self.epoch, self.first_step = saved.facts["epoch"], saved.facts["step"]
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Begin, once."""
@@ -134,11 +142,11 @@ class Watch(keras.callbacks.CallbackList):
             self._restore(self.resumed)
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Wait for `finish`: another call of fit may follow."""
-        self._backend = snapshot.take_backend()
+        """Nothing yet: another call of fit may follow; see `finish`."""
+        self._backend = backend_random_state()
 
     def finish(self) -> None:
-        """Tell the callbacks that the stage has ended."""
+        """Run the end of the training in the callbacks."""
         super().on_train_end()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -146,12 +154,12 @@ class Watch(keras.callbacks.CallbackList):
         self.epoch = epoch
         super().on_epoch_begin(epoch, logs)
         if self.first_step and self.resumed:
-            # Keras has reset the metrics, and a callback may have taken this for the epoch's beginning.
+            # Keras has reset the metrics, and a callback may have acted as at the start of the epoch.
             self._restore(self.resumed)
-            snapshot.give(self.model.metrics_variables, self.resumed.arrays, "metrics")
+            assign_variables(self.model.metrics_variables, self.resumed.arrays, "metrics")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """End an epoch; write a checkpoint where it is time, or where the user wants to end."""
+        """End an epoch; write a checkpoint if it is due, or if the user wants to stop."""
         super().on_epoch_end(epoch, logs)
         self.first_step = 0
         if self.table.diverged:
@@ -162,21 +170,21 @@ class Watch(keras.callbacks.CallbackList):
             if self.dismissed:
                 stop_training(self)
         if is_stopping(self) or epoch + 1 >= self.until:
-            return  # what the stage ends with is saved in a moment
+            return  # the end of the stage is saved in a moment
         if self.interruption.asked or time.monotonic() - self._saved_at >= self._cost_s / SHARE:
-            self._keep(epoch + 1, 0)
+            self._save(epoch + 1, 0)
         self._end_if_asked()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Begin a step, numbered from the epoch's first."""
         if self._backend:
             # Not earlier: PyTorch draws a number for each new iterator, and a call of fit makes one.
-            snapshot.give_backend(self._backend)
+            set_backend_random_state(self._backend)
             self._backend = {}
         super().on_train_batch_begin(batch + self.first_step, logs)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """End a step, or several that Keras ran at a time."""
+        """End a step, or several steps of one execution."""
         batch += self.first_step
         super().on_train_batch_end(batch, logs)
         now = time.monotonic()
@@ -187,35 +195,35 @@ class Watch(keras.callbacks.CallbackList):
         late = now - self._saved_at >= max(WITHIN_EPOCH_S, self._cost_s / SHARE)
         if batch + 1 < self.steps and not is_stopping(self) and (self.interruption.asked or late):
             finish_batch_ends(self)
-            self._keep(self.epoch, batch + 1)
+            self._save(self.epoch, batch + 1)
             self._end_if_asked()
 
     def _end_if_asked(self) -> None:
         if self.interruption.asked:
             raise Interrupted("interrupted")
 
-    def snapshot(self, epoch: int, step: int) -> tuple[dict[str, Any], snapshot.Arrays]:
-        """Where the stage is: at a step of an epoch."""
+    def snapshot(self, epoch: int, step: int) -> tuple[dict[str, Any], Arrays]:
+        """Return the state of the stage at a step of an epoch."""
         model = self.model  # on JAX this also brings the variables up to date
-        arrays = snapshot.take(model.optimizer.variables, "optimizer")
+        arrays = variable_values(model.optimizer.variables, "optimizer")
         if step:
-            arrays |= snapshot.take(model.metrics_variables, "metrics")
-        remembered = snapshot.remember(self.remembering, arrays)
+            arrays |= variable_values(model.metrics_variables, "metrics")
+        remembered = callback_states(self.stateful, arrays)
         return {"begin": self.begin, "epoch": epoch, "step": step, "callbacks": remembered}, arrays
 
-    def _keep(self, epoch: int, step: int) -> None:
+    def _save(self, epoch: int, step: int) -> None:
         if self.save is None:
             return
-        begun = time.monotonic()
+        started = time.monotonic()
         self.save(*self.snapshot(epoch, step))
         self._saved_at = time.monotonic()
-        self._cost_s = self._saved_at - begun
+        self._cost_s = self._saved_at - started
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        """What `_keep` has kept; a callback may change the optimizer, so its variables come last."""
-        snapshot.remind(self.remembering, checkpoint.facts["callbacks"], checkpoint.arrays)
+    def _restore(self, saved: Checkpoint) -> None:
+        """Restore a checkpoint; a callback may change the optimizer, so its variables come last."""
+        restore_callbacks(self.stateful, saved.facts["callbacks"], saved.arrays)
         optimizer = self.model.optimizer
-        snapshot.give(optimizer.variables, checkpoint.arrays, "optimizer")
-        if (done := checkpoint.facts.get("iterations")) is not None:
+        assign_variables(optimizer.variables, saved.arrays, "optimizer")
+        if (done := saved.facts.get("iterations")) is not None:
             getattr(optimizer, "inner_optimizer", optimizer).iterations.assign(done)
-        self._backend = checkpoint.arrays
+        self._backend = saved.arrays

@@ -62,7 +62,9 @@ def dataset(
     if part not in PARTS:
         raise CallError(f"no part '{part}'{nearest(part, PARTS)} (parts: train, validation, test)")
     batch_size = batch_size_of(loaded)
-    experiment = prepare(loaded, data, edits=IRRELEVANT, weights=None, on_bad_image=None, cache=cache, distribute=False)
+    experiment = prepare(
+        loaded, data, overrides=IRRELEVANT, weights=None, on_bad_image=None, cache=cache, distribute=False
+    )
     loaded, parts = experiment.spec, experiment.parts
     if PARTS[part] not in parts:
         raise CallError(f"the data in {experiment.source.where} has no {part} part (it has: {', '.join(parts)})")

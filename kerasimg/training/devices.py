@@ -1,9 +1,8 @@
 """Training on several devices at once: each takes an equal share of every batch, and all take one step together.
 
-Keras does the work: `keras.distribution.DataParallel` on JAX, TensorFlow's MirroredStrategy. Both want batches that can
-be parted evenly, and the last one of an epoch often cannot. It is filled up with images of its own that count for
-nothing, neither in the loss nor in a figure, and those that were there count for so much more in the mean over the
-batch that the step is the one that a single device would take.
+Keras does the work: `keras.distribution.DataParallel` on JAX, TensorFlow's MirroredStrategy. Both need batches that can
+be split evenly, and the last one of an epoch often cannot. It is padded with copies of its own images that have no
+weight in the loss and the metrics; the weights of the others are scaled so that the step equals that of one device.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ class Devices:
     """What a training runs on."""
 
     names: tuple[str, ...] = ()
-    """As the backend calls them; none: Keras' own choice, which is one."""
+    """Names of the backend; empty: the one that Keras chooses."""
     strategy: Any = None
-    """TensorFlow's or Keras' object; None where there is one device."""
+    """The object of TensorFlow or Keras; None for one device."""
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of devices."""
         return max(1, len(self.names))
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
-        """Where models are made, compiled and trained."""
+        """The scope in which models are built, compiled and trained."""
         if self.strategy is None:
             yield
             return
@@ -48,7 +47,7 @@ class Devices:
 
     @contextlib.contextmanager
     def statistics_of_all(self, model: Any) -> Iterator[None]:
-        """Have BatchNormalization see the whole batch, not the share of a device, as on JAX it does by itself."""
+        """Let BatchNormalization see the whole batch, not the share of a device, as it does on JAX."""
         normal = [layer for layer in leaves(model.layers) if isinstance(layer, keras.layers.BatchNormalization)]
         alone = [layer for layer in normal if layer.trainable and not layer.synchronized]
         if self.strategy is None or keras.backend.backend() != "tensorflow":
@@ -62,7 +61,7 @@ class Devices:
                 layer.synchronized = False
 
     def shared(self, model: Any) -> Any:
-        """The model to compile and fit, made of this model's own layers; fed with `even` batches."""
+        """Returns the model to compile and fit on `even` batches, made of this model's own layers."""
         if self.strategy is None:
             return model
         with self.scope():
@@ -71,10 +70,10 @@ class Devices:
         return shared
 
     def even(self, dataset: Any, rows: int | None = None) -> Any:
-        """Batches that can be parted evenly: (x, y, (m, 2) what each row weighs, and whether it is one).
+        """Returns batches that can be split evenly: (x, y, (m, 2) the weight of each row, and whether it is an image).
 
-        dataset: of (x, y) or (x, y, w).  rows: how many it has in all, where its loss is taken as one mean over them
-        and not batch by batch, as when a model is judged.
+        dataset: of (x, y) or (x, y, w).  rows: number of all rows if the loss is one mean over them, not batch by
+        batch, as in an evaluation.
         """
         if self.strategy is None or dataset is None:
             return dataset
@@ -104,29 +103,29 @@ ONE = Devices()
 
 
 class Shared(keras.Model):
-    """A model that is fed with `Devices.even` batches."""
+    """A model that takes `Devices.even` batches."""
 
     def compile(self, *, metrics: Any = None, **how: Any) -> None:
-        """As ever; but metrics learn which rows are images, which Keras tells only `weighted_metrics`."""
+        """As in Keras, but metrics learn which rows are images, as only `weighted_metrics` do."""
         super().compile(weighted_metrics=metrics, **how)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        """The loss, with what each row weighs."""
+        """The loss, with the weight of each row."""
         weight = None if sample_weight is None else sample_weight[:, 0]
         return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """The figures, in which each image counts once."""
+        """The metrics, in which each image counts once."""
         there = None if sample_weight is None else sample_weight[:, 1]
         return super().compute_metrics(x, y, y_pred, there)
 
 
 def devices_for(spec: Spec) -> Devices:
-    """The devices that a training is spread over: all there are, where `fit.distribute` is "auto", else one.
+    """Returns the devices of a training: with `fit.distribute: "auto"` as many as divide the batch, else one.
 
-    As many are taken as divide the batch. What was found is told in a line.
+    A line of the log says what was found.
     """
     if spec.fit.distribute == "off":
         return ONE
@@ -135,22 +134,22 @@ def devices_for(spec: Spec) -> Devices:
         return ONE
     names = _names()
     if len(names) > 1 and has_teacher(spec):
-        log.info(f"devices: one of {len(names)}, since Keras' Distiller leaves out of account how much a row weighs")
+        log.info(f"devices: one of {len(names)}, since Keras' Distiller ignores the weights of rows")
         return ONE
     size = batch_size_of(spec)
     count = max(number for number in range(1, len(names) + 1) if size % number == 0)
     if count == 1:
-        why = "there is no other" if len(names) == 1 else f"batches of {size} cannot be parted evenly among more"
+        why = "there is no other" if len(names) == 1 else f"batches of {size} cannot be split evenly among more"
         log.info(f"devices: one of {len(names)}; {why}")
         return ONE
     chosen = tuple(names[:count])
-    left = f", {len(names) - count} left idle, since {size} cannot be parted evenly" if count < len(names) else ""
+    left = f", {len(names) - count} left idle, since {size} cannot be split evenly" if count < len(names) else ""
     log.info(f"devices: {count} ({', '.join(chosen)}{left}), with {size // count} of a batch's {size} images each")
     return Devices(chosen, _strategy(chosen))
 
 
 def _names() -> list[str]:
-    """The devices of the fastest kind, as the backend calls them."""
+    """Returns the names of the devices of the fastest kind."""
     if keras.backend.backend() != "tensorflow":
         return [str(name) for name in keras.distribution.list_devices()]
     import tensorflow as tf
@@ -165,6 +164,6 @@ def _strategy(names: tuple[str, ...]) -> Any:
         return keras.distribution.DataParallel(devices=list(names), auto_shard_dataset=False)
     import tensorflow as tf
 
-    # Added up on one processor in the same order every time, so that a run can be repeated to the last bit.
+    # Summed on one CPU in the same order every time, so that a run can be repeated to the last bit.
     sums = None if "GPU" in names[0] else tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy([f"/{name}" for name in names], cross_device_ops=sums)

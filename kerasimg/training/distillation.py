@@ -24,7 +24,7 @@ from kerasimg.spec.load import Spec, load_again
 from kerasimg.spec.pack import SUFFIX
 from kerasimg.staleness import identity_of_file
 from kerasimg.training.features import wants_features
-from kerasimg.training.sample_weights import weighs
+from kerasimg.training.objective import weighs
 from kerasimg.training.stages import size_of
 
 SMALLEST = 1e-7

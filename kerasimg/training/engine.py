@@ -1,8 +1,8 @@
 """Trains the stages of an experiment: plans, compiles, runs and finishes each one.
 
 `train` runs it with the folder of a run as its hooks, a search with a pruning rule, `HyperSpec.fit` with the callbacks
-of a tuner, `find_learning_rate` for one stage with a rate that rises. `KerasFit` runs the steps by `model.fit`; in a
-search another execution does, whose compiled graphs several trials share.
+of a tuner. `KerasFit` runs the steps by `model.fit`; a search has another execution, whose compiled graphs are shared
+by several trials.
 """
 
 from __future__ import annotations
@@ -20,19 +20,28 @@ from kerasimg.keras_internals import build_metrics, has_averages_in_place
 from kerasimg.models.split_model import split_frozen
 from kerasimg.objects import make
 from kerasimg.spec.load import Spec
-from kerasimg.training import snapshot as state
 from kerasimg.training import stages
-from kerasimg.training.checkpoint import Checkpoint
+from kerasimg.training.auto_settings import part_of, steps_at_a_time
+from kerasimg.training.checkpoint import (
+    Arrays,
+    Checkpoint,
+    assign_variables,
+    backend_random_state,
+    callback_states,
+    non_weight_variables,
+    restore_callbacks,
+    set_backend_random_state,
+    variable_values,
+)
 from kerasimg.training.checkpoint_callbacks import Interruption, Watch
 from kerasimg.training.devices import Devices
 from kerasimg.training.distillation import distilled, has_teacher
 from kerasimg.training.features import FeaturePlan, StageData, plan_features, settings_of
 from kerasimg.training.history import History
-from kerasimg.training.objective import has_average, jit_compile, make_optimizer
+from kerasimg.training.objective import jit_compile
+from kerasimg.training.optimizer import Rates, has_average, layer_factors, learning_rate, make_optimizer, rates_of
 from kerasimg.training.prepare import Experiment
-from kerasimg.training.rates import Rates, layer_factors, learning_rate, rates_of
 from kerasimg.training.splits import seed_of
-from kerasimg.training.steps_per_execution import part_of, steps_at_a_time
 
 
 class Diverged(KerasimgError):
@@ -40,28 +49,28 @@ class Diverged(KerasimgError):
 
 
 class Hooks:
-    """What a caller adds to a training. By default nothing: no notes, no checkpoints."""
+    """What a caller adds to a training. The defaults do nothing: no notes, no checkpoints."""
 
     checkpoints = False
-    """Whether checkpoints are written, by `save`."""
+    """Whether `save` is called with checkpoints."""
 
     def notes(self, index: int) -> Mapping[str, Any]:
-        """What was noted of a stage when its training began before; empty where it did not."""
+        """Returns the notes of a stage that was started before; empty for a new stage."""
         return {}
 
     def begin(self, index: int, notes: Mapping[str, Any]) -> None:
-        """Called before the first step of a stage, with how it is trained."""
+        """Called before the first step of a stage with notes on how it is trained."""
 
-    def save(self, facts: dict[str, Any], arrays: state.Arrays) -> None:
-        """Called with a checkpoint: what the training needs to go on from here."""
+    def save(self, facts: dict[str, Any], arrays: Arrays) -> None:
+        """Called with a checkpoint, from which the training can be resumed."""
 
     def end(self, index: int, model: keras.Model) -> None:
-        """Called when a stage has ended, with the model and the weights that it hands on."""
+        """Called at the end of a stage with the model, which has the weights that the stage hands on."""
 
     def callbacks(self, model: Any, whole: keras.Model) -> Sequence[Any]:
-        """Callbacks to run after those of the spec.
+        """Returns callbacks to run after those of the spec.
 
-        model: what is trained, which may be the part of `whole` that is not frozen.
+        model: the trained model, which may be the part of `whole` that is not frozen.
         """
         return ()
 
@@ -89,9 +98,9 @@ class Engine:
     ) -> None:
         """Epochs are numbered from 0, over all stages.
 
-        callbacks: those of the spec, where they are made already.  history: takes the metrics of each epoch.
-        found: the checkpoint to go on from.  first: the epoch to begin with, where there is no checkpoint.
-        last: the epoch to stop before; None: the spec's end. Beyond that, the last stage goes on.
+        callbacks: those of the spec, if they exist already.  history: takes the metrics of each epoch.
+        found: the checkpoint to resume from.  first: the first epoch, if there is no checkpoint.
+        last: the epoch to stop before; None: the end of the spec. A later epoch extends the last stage.
         """
         self.experiment = experiment
         self.spec = experiment.spec
@@ -104,33 +113,33 @@ class Engine:
         self.interruption = interruption or Interruption()
         self.verbose = verbose
         self.epoch = 0
-        """Epochs that are done, over all stages."""
+        """Number of finished epochs, over all stages."""
         self.dismissed = False
         """Whether `Hooks.after_epoch` has ended the training."""
         self.ended = False
-        """Whether the last stage has come to its end."""
+        """Whether the last stage is finished."""
         self._snapshot: Callable[[], Checkpoint] | None = None
         self._unfinished: tuple[Any, stages.Best | None] | None = None
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The metrics of all epochs, those before the checkpoint too."""
+        """The metrics of all epochs, including those before the checkpoint."""
         return self.history.rows
 
     def train(self) -> None:
-        """Train what is left; afterwards `experiment.built` has the weights."""
+        """Train what is left; then `experiment.built` has the trained weights."""
         if self.found is None:
             self.history.rewrite()
         count = len(self.spec.fit.stages)
-        begun = self.found.facts["stage"] if self.found else 0
-        model = self.experiment.at(begun).built.model
+        started = self.found.facts["stage"] if self.found else 0
+        model = self.experiment.at(started).built.model
         if self.found:
-            self._restore(begun, self.found)
-        for index in range(begun, count):
+            self._restore(started, self.found)
+        for index in range(started, count):
             if self.found and self.found.facts["stage"] == index and self.found.facts["done"]:
                 self.ended = index + 1 == count
                 continue
-            if index > begun and any(getattr(callback, "finished", False) for callback in self.callbacks):
+            if index > started and any(getattr(callback, "finished", False) for callback in self.callbacks):
                 self.ended = True
                 break
             if self.dismissed or (self.last is not None and self.epoch >= self.last):
@@ -144,7 +153,7 @@ class Engine:
             whole.set_weights(model.get_weights())
 
     def snapshot(self) -> Checkpoint | None:
-        """Where the training is, for another engine to go on from; None where no stage was trained."""
+        """Return a checkpoint of the present state; None if no stage was trained."""
         return None if self._snapshot is None else self._snapshot()
 
     def hand_on(self) -> None:
@@ -157,21 +166,21 @@ class Engine:
             whole.set_weights(model.get_weights())
 
     def _restore(self, index: int, found: Checkpoint) -> None:
-        """The weights of a stage, and the states of every model's random generators."""
+        """Restore the weights of a stage and the states of all random generators."""
         sized = self.experiment.enter(index)
-        state.give(sized.built.model.weights, found.arrays, "weights")
-        state.give(self._generators(), found.arrays, "generators")
-        state.give_backend(found.arrays)
+        assign_variables(sized.built.model.weights, found.arrays, "weights")
+        assign_variables(self._generators(), found.arrays, "generators")
+        set_backend_random_state(found.arrays)
         self.history.set_state({"spent": 0.0, **found.facts["history"]})
         self.epoch = found.facts["epoch"]
         if found.facts["done"]:
-            state.remind(self.callbacks, found.facts["callbacks"], found.arrays)
+            restore_callbacks(self.callbacks, found.facts["callbacks"], found.arrays)
 
     def _generators(self) -> list[Any]:
-        return [one for sized in self.experiment.sized.values() for one in state.beside_weights(sized.built.model)]
+        return [one for sized in self.experiment.sized.values() for one in non_weight_variables(sized.built.model)]
 
     def _stage(self, index: int) -> bool:
-        """Train a stage, or what is left of it; whether it has come to its end."""
+        """Train a stage, or the rest of it; return whether it is finished."""
         experiment, stage = self.experiment, self.spec.fit.stages[index]
         resumed = self.found if self.found and self.found.facts["stage"] == index else None
         begin = resumed.facts["begin"] if resumed else self.epoch
@@ -193,7 +202,7 @@ class Engine:
         best = stages.best_of(stage)
         averages = [stages.Averages()] if has_average(self.spec) else []
 
-        def save(facts: dict[str, Any], arrays: state.Arrays) -> None:
+        def save(facts: dict[str, Any], arrays: Arrays) -> None:
             self.hooks.save(*self._checkpoint(index, False, facts, arrays))
 
         watch = Watch(
@@ -210,7 +219,7 @@ class Engine:
             after_epoch=self.hooks.after_epoch,
         )
         if resumed:
-            watch.go_on_from(resumed)
+            watch.resume_from(resumed)
         watch.epoch = max(watch.epoch, self.first)
         plan.model.stop_training = False
         self.execution.run(experiment, plan, watch)
@@ -234,14 +243,14 @@ class Engine:
     def _require_finite(self, watch: Watch) -> None:
         if self.history.diverged:
             raise Diverged(
-                f"the loss is no number any more (stage {self.history.stage + 1}, epoch {watch.epoch + 1}); "
+                f"the loss became NaN or infinite in stage {self.history.stage + 1}, epoch {watch.epoch + 1}; "
                 "try a lower learning rate"
             )
 
     def _put_weights(self, model: Any, best: stages.Best | None) -> None:
         if best is not None and best.figure is not None:
             model.set_weights(best.weights)
-            log.info(f"kept the weights of epoch {best.epoch + 1} ({best.monitor} {best.figure:.4g})")
+            log.info(f"using the weights of epoch {best.epoch + 1} ({best.monitor} {best.figure:.4g})")
         elif stages.has_averages(model) and not any(has_averages_in_place(one) for one in self.callbacks):
             model.set_weights(stages.handed_on(model))
 
@@ -251,8 +260,8 @@ class Engine:
         self.hooks.end(index, self.experiment.at(index).built.model)
 
         def snapshot() -> Checkpoint:
-            arrays: state.Arrays = {}
-            remembered = state.remember(self.callbacks, arrays)
+            arrays: Arrays = {}
+            remembered = callback_states(self.callbacks, arrays)
             facts = {"begin": 0, "epoch": self.epoch, "step": 0, "callbacks": remembered}
             return self._checkpoint(index, True, facts, arrays)
 
@@ -262,28 +271,25 @@ class Engine:
         if self.interruption.asked:
             raise Interrupted("interrupted")
 
-    def _checkpoint(self, index: int, done: bool, facts: dict[str, Any], arrays: state.Arrays) -> Checkpoint:
-        """A checkpoint in a stage, or at its end, with what does not depend on where it is written."""
+    def _checkpoint(self, index: int, done: bool, facts: dict[str, Any], arrays: Arrays) -> Checkpoint:
+        """Return a checkpoint within a stage or at its end."""
         model = self.experiment.at(index).built.model
-        arrays |= state.take(model.weights, "weights") | state.take(self._generators(), "generators")
-        arrays |= state.take_backend()
+        arrays |= variable_values(model.weights, "weights") | variable_values(self._generators(), "generators")
+        arrays |= backend_random_state()
         history = {key: value for key, value in self.history.get_state().items() if key != "spent"}
         place = {"stage": index, "done": done, "batch_size": self.experiment.batch_size, "history": history}
         return Checkpoint({**facts, **place}, arrays)
 
 
 class KerasFit:
-    """Runs stages with `keras.Model.fit`: on any backend and device, with any callbacks, for any model.
-
-    A subclass may run them in another way.
-    """
+    """Runs stages with `keras.Model.fit`, on any backend and device. A subclass may run them in another way."""
 
     def __init__(self) -> None:
         self._compiled: Any = None
         self._shared: dict[int, tuple[Any, Any]] = {}
 
     def plan(self, experiment: Experiment, index: int, notes: Mapping[str, Any]) -> FeaturePlan:
-        """How the frozen part of a stage's model is computed, and the model to train."""
+        """Return how the frozen part of a stage's model is computed, and the model to train."""
         plan = plan_stage(experiment, index, notes)
         if has_teacher(experiment.spec):
             return plan
@@ -292,13 +298,13 @@ class KerasFit:
         return replace(plan, model=self._shared[id(plan.model)][1])
 
     def compile(self, experiment: Experiment, index: int, plan: FeaturePlan, callbacks: Sequence[Any]) -> int:
-        """Make the model ready for a stage; the steps that are run at a time."""
+        """Compile the model for a stage; return the steps per execution."""
         spec, steps = experiment.spec, experiment.steps
         wanted = spec.compile.steps_per_execution
         if wanted == "auto":
             most = plan.steps_per_execution
             wanted = steps_at_a_time(plan.model, experiment.batch_size, steps, list(callbacks), most)
-        # Keras 3.15's loop over several steps is not one that TensorFlow can run on several devices.
+        # TensorFlow cannot run Keras 3.15's loop over several steps on several devices.
         wanted = 1 if experiment.devices.strategy else part_of(steps, wanted)
         with experiment.devices.scope():
             optimizer = stage_optimizer(experiment, index)
@@ -311,13 +317,13 @@ class KerasFit:
         return wanted
 
     def run(self, experiment: Experiment, plan: FeaturePlan, watch: Watch) -> None:
-        """Train from where `watch` is until `watch.until`, or until a callback ends it."""
+        """Train from the epoch of `watch` until `watch.until`, or until a callback stops the training."""
         even, model, epoch = experiment.devices.even, plan.model, watch.epoch
         with running(experiment.devices, model):
             common: dict[str, Any] = {
                 "validation_data": even(plan.validation(), len(experiment.parts.get("validation", ()))),
                 "callbacks": watch,
-                "shuffle": False,  # the input pipeline does it
+                "shuffle": False,  # the input pipeline shuffles
                 "verbose": watch.params["verbose"],
             }
             if step := watch.first_step:
@@ -334,13 +340,13 @@ class KerasFit:
 
 @contextmanager
 def running(devices: Devices, model: Any) -> Iterator[None]:
-    """Where the steps of a model are run."""
+    """The scope in which the steps of a model run."""
     with devices.statistics_of_all(model), devices.scope():
         yield
 
 
 def total_epochs(spec: Spec) -> int:
-    """The epochs of all stages."""
+    """Returns the number of epochs of all stages."""
     return sum(stage.epochs for stage in spec.fit.stages)
 
 
@@ -350,12 +356,12 @@ def has_callbacks(spec: Spec) -> bool:
 
 
 def make_callbacks(spec: Spec) -> list[Any]:
-    """The callbacks that a spec names."""
+    """Makes the callbacks of a spec."""
     return [make("callbacks", one) for one in spec.fit.callbacks]
 
 
 def plan_stage(experiment: Experiment, index: int, notes: Mapping[str, Any] = {}) -> FeaturePlan:
-    """How the frozen part of a stage is computed; a stage that is resumed does as its notes say."""
+    """Returns how the frozen part of a stage is computed; a resumed stage follows its notes."""
     spec, sized, devices = experiment.spec, experiment.at(index), experiment.devices
     whole, settings = sized.built.model, settings_of(spec)
     mode = settings.mode if split_frozen(whole) and not has_teacher(spec) else "off"
@@ -379,20 +385,20 @@ def plan_stage(experiment: Experiment, index: int, notes: Mapping[str, Any] = {}
         views=settings.views,
         precision=notes.get("precision", "auto"),
     )
-    # By its policy Keras decides whether the loss is scaled, so that small gradients do not vanish in float16.
+    # The policy decides whether Keras scales the loss, so that small gradients do not vanish in float16.
     plan.model.dtype_policy = whole.dtype_policy
     return replace(plan, model=distilled(spec, plan.model, experiment.teacher))
 
 
 def stage_optimizer(experiment: Experiment, index: int) -> Any:
-    """A new optimizer for a stage, not yet built, with the stage's rates."""
+    """Returns a new optimizer for a stage, not yet built."""
     stage, built = experiment.spec.fit.stages[index], experiment.at(index).built
     rates = rates_of(stage, built, experiment.steps, stage.epochs)
     return make_optimizer(experiment.spec, learning_rate(stage), rates, model=built.model)
 
 
 def sweep_optimizer(experiment: Experiment, index: int, rate: float) -> Any:
-    """The same at a rate that is set from step to step: without warm-up and decay."""
+    """Returns the same without warm-up and decay, for a rate that is set at every step."""
     stage, built = experiment.spec.fit.stages[index], experiment.at(index).built
     return make_optimizer(experiment.spec, rate, Rates(factors=layer_factors(stage, built)), model=built.model)
 
@@ -400,7 +406,7 @@ def sweep_optimizer(experiment: Experiment, index: int, rate: float) -> Any:
 def compile_model(experiment: Experiment, model: Any, optimizer: Any, *, steps_per_execution: int = 1) -> None:
     """Compile what is trained in a stage, with the loss and metrics of the experiment."""
     for metric in experiment.objective.metrics:
-        # Keras forgets to, in the first epoch after it was compiled again: it had seen a validation part.
+        # After it is compiled again, Keras does not reset the metrics of the last validation.
         metric.reset_state()
     model.compile(
         optimizer=optimizer,
@@ -412,7 +418,7 @@ def compile_model(experiment: Experiment, model: Any, optimizer: Any, *, steps_p
 
 
 def replace_optimizer(model: Any, optimizer: Any) -> None:
-    """Give a compiled model another optimizer; what validates is not traced again."""
+    """Replaces the optimizer of a compiled model; the validation step is not traced again."""
     mixed = model.dtype_policy.name == "mixed_float16"
     model.optimizer = keras.optimizers.LossScaleOptimizer(optimizer) if mixed else optimizer
     model.train_function = None

@@ -1,8 +1,8 @@
-"""Features on disk: rows of numbers, each under the content key of its image, shared by runs and processes.
+"""Features on disk: rows of numbers by the content key of their image, shared by runs and processes.
 
-In the folder of one recipe (all that features depend on except the image) each file holds some rows. A file is written
-whole or not at all (`kerasimg.data.array_files`), so a run may be killed at any moment. All files together stay below a
-share of the cache's limit; the least recently used ones are deleted first.
+Each recipe (all that features depend on, except the image) has a folder, in which each file holds some rows. A file is
+written completely or not at all (`kerasimg.data.array_files`), so a run may be killed at any moment. All files together
+stay below a share of the cache's limit; the least recently used ones are deleted first.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ KEY = "V24"
 """A row's key: 16 bytes of the image's content key, then as int64 what else tells it from others: -1, or the view
 and the place in the run (view * 2**32 + position)."""
 LEAST_SHARE = 0.25
-"""Of the limit of the cache: what features may take, however much decoded images there are."""
+"""Share of the cache limit that features may always take, whatever decoded images take."""
 
 
 class Found(NamedTuple):
-    """Where rows are: row i stands in `arrays[files[i]]` at `rows[i]`; files[i] is -1 where there is none."""
+    """The location of rows: row i is `arrays[files[i]]` at `rows[i]`; files[i] is -1 if it is not on disk."""
 
     arrays: list[Mapping[str, np.ndarray]]
     files: np.ndarray
@@ -41,7 +41,7 @@ class Found(NamedTuple):
 
 
 def folder() -> Path:
-    """Where features are kept, for this user."""
+    """Returns the folder of the features of this user."""
     return cache_folder() / "features"
 
 
@@ -63,7 +63,7 @@ class Store:
         self.place = folder() / digest
 
     def find(self, keys: np.ndarray) -> Found:
-        """Where the rows of these keys are, on disk."""
+        """Returns the location of the rows of these keys."""
         found = Found([], np.full(len(keys), -1, np.int32), np.zeros(len(keys), np.int64))
         wanted: dict[bytes, list[int]] = {}
         for index, key in enumerate(keys.tolist()):
@@ -82,7 +82,7 @@ class Store:
         return found
 
     def add(self, keys: np.ndarray, arrays: Mapping[str, np.ndarray]) -> bool:
-        """Keep rows in a file of their own; False where there is no room for them."""
+        """Stores rows in a new file; returns False if there is no room for them."""
         size = sum(array.nbytes for array in arrays.values()) + keys.nbytes
         if not _make_room(size):
             return False
@@ -97,14 +97,14 @@ class Store:
 
 
 def room() -> int:
-    """Bytes that all features together may take on disk."""
+    """Returns the bytes that all features together may take on disk."""
     images = cache_files.folder()
     limit = cache_files.limit(images)
     return max(int(LEAST_SHARE * limit), limit - sum(file.bytes for file in cache_files.files(images)))
 
 
 def files() -> list[cache_files.File]:
-    """The files of features, the one used longest ago first."""
+    """Returns the files of features, the least recently used first."""
     found = []
     for path in folder().glob(f"*/*{SUFFIX}"):
         with contextlib.suppress(OSError):
@@ -114,7 +114,7 @@ def files() -> list[cache_files.File]:
 
 
 def remove_older(age_s: float = 0) -> list[cache_files.File]:
-    """Remove the files that no process used for so many seconds; what was removed."""
+    """Removes the files that were not used for `age_s` seconds; returns them."""
     removed = [file for file in files() if time.time() - file.used >= age_s]
     _remove(removed)
     for part in folder().glob(f"*/*{SUFFIX}.*.part"):
@@ -123,7 +123,7 @@ def remove_older(age_s: float = 0) -> list[cache_files.File]:
 
 
 def _make_room(needed: int) -> bool:
-    """Remove files that were used longest ago until so many bytes fit; whether they do."""
+    """Removes the least recently used files until `needed` bytes fit; returns whether they do."""
     most, there = room(), files()
     taken = sum(file.bytes for file in there)
     for file in there:

@@ -1,8 +1,8 @@
-"""Features of images, computed once: taken from disk where they are, else through the engine, and kept.
+"""Features of images, computed once: read from disk, else computed by the engine and stored.
 
-They are stored as float16, whose rounding (at most 1 part in 2,048) is below that of an engine in bfloat16; where a
-value would not fit, as float32. A row depends on its image alone: the engine always gets batches of one size, filled
-up where images are missing, so that a run that was broken off goes on with the same numbers.
+They are stored as float16, whose rounding (at most 1 part in 2,048) is below that of an engine in bfloat16; as float32
+if a value does not fit. A row depends on its image alone: the engine always gets padded batches of one size, so that a
+resumed run gets the same numbers.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from kerasimg.training.feature_files import Store, row_keys
 Stored = Literal["float16", "float32"]
 
 BATCH = 64
-"""Images that the engine gets at a time."""
+"""Batch size of the engine."""
 ROWS_PER_FILE = 8192
 BYTES_PER_FILE = 64 * 1024**2
 SAFE = 4096.0
-"""Where the first images' features are all below it, float16 (up to 65,504) is taken."""
+"""If the features of the first images are all below it, float16 (up to 65,504) is used."""
 REPORT_S = 4.0
-"""Seconds between two lines on how far the computing is."""
+"""Seconds between two progress messages."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,13 +49,13 @@ class DoesNotFit(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that features depend on but for the images."""
+    """All that features depend on, except the images."""
 
     engine: Engine
     image: Image
     stored: Stored
     augment: Sequence[Any] = ()
-    """The spec's layers; none: images as they are."""
+    """The layers of the spec; empty: no augmentation."""
     augmentation: Augmentation | None = None
     """The same, compiled."""
     seed: int = 0
@@ -68,7 +68,7 @@ class Recipe:
         return self.augmentation is not None and self.augmentation.blends
 
     def about(self, source: Source, indices: np.ndarray) -> dict[str, Any]:
-        """What names the folder of the rows."""
+        """Returns what identifies the folder of the rows."""
         about: dict[str, Any] = {
             "kerasimg": version("kerasimg"),
             "frozen": self.engine.split.digest(),
@@ -93,15 +93,15 @@ class Rows:
     parts: list[np.ndarray]
     """One array per tensor of the seam, (views * n, ...), in memory."""
     labels: np.ndarray | None
-    """Blended labels (views * n, K), where they are."""
+    """Labels of blended images, (views * n, K)."""
     count: int
     found: int
-    """Rows that were on disk."""
+    """Number of rows that were on disk."""
     computed: int
     seconds: float
-    """That the computing took."""
+    """Time of the computation."""
     kept: bool
-    """Whether all of it is on disk now."""
+    """Whether all rows are on disk now."""
 
     @property
     def nbytes(self) -> int:
@@ -110,7 +110,7 @@ class Rows:
 
 
 def stored_as(features: Sequence[np.ndarray]) -> Stored:
-    """How features like these are stored."""
+    """Returns the type in which features like these are stored."""
     return "float16" if max(float(np.abs(one).max(initial=0)) for one in features) < SAFE else "float32"
 
 
@@ -144,12 +144,12 @@ def _fill_view(
     cache: Any,
     what: str,
 ) -> None:
-    """One view of all images: what is on disk is copied, the rest computed and kept."""
+    """Fills one view of all images: reads what is on disk, computes and stores the rest."""
     first = view * len(indices)
     found = store.find(keys)
     there = found.files >= 0
     if recipe.blends and not there.all():
-        there[:] = False  # a blended row is nothing without its batch
+        there[:] = False  # a blended row depends on its batch
     for number, arrays in enumerate(found.arrays):
         places = np.flatnonzero(there & (found.files == number))
         for part, array in enumerate(rows.parts):
@@ -160,7 +160,7 @@ def _fill_view(
     missing = np.flatnonzero(~there)
     if not len(missing):
         return
-    begun, told, fresh = time.perf_counter(), time.perf_counter(), []
+    started, reported, fresh = time.perf_counter(), time.perf_counter(), []
     if view == 0:
         views = len(rows.parts[0]) // rows.count
         log.info(f"computing features of {len(missing):,} {what}" + (f", {views} views of each" if views > 1 else ""))
@@ -179,14 +179,14 @@ def _fill_view(
         if sum(map(len, fresh)) >= each:
             rows.kept &= _keep(store, keys, rows, first, np.concatenate(fresh))
             fresh = []
-        if time.perf_counter() - told > REPORT_S:
-            told = time.perf_counter()
-            rate = done / (told - begun)
+        if time.perf_counter() - reported > REPORT_S:
+            reported = time.perf_counter()
+            rate = done / (reported - started)
             log.info(f"features of {what}: {done:,} of {len(missing):,}, {rate:,.0f} images/s")
     if fresh:
         rows.kept &= _keep(store, keys, rows, first, np.concatenate(fresh))
     rows.computed += done
-    rows.seconds += time.perf_counter() - begun
+    rows.seconds += time.perf_counter() - started
 
 
 def _keep(store: Store, keys: np.ndarray, rows: Rows, first: int, places: np.ndarray) -> bool:
@@ -199,7 +199,7 @@ def _keep(store: Store, keys: np.ndarray, rows: Rows, first: int, places: np.nda
 def _computed(
     recipe: Recipe, source: Source, indices: np.ndarray, missing: np.ndarray, view: int, cache: Any
 ) -> Iterator[tuple[np.ndarray, list[np.ndarray], np.ndarray | None]]:
-    """Positions of images, their features and, of blended ones, their labels, batch by batch."""
+    """Yields positions of images, their features and, for blended images, their labels."""
     if recipe.augmentation is None:
         loader = Loader(source, indices, recipe.image, open_cache(cache), exact=False)
 
@@ -211,7 +211,7 @@ def _computed(
             yield places, features, None
         return
     size = recipe.batch_size if recipe.blends else BATCH
-    # Augmentation goes by the place among all images, so that a view is what the epoch of its number would see.
+    # Augmentation depends on the position among all images, so that view e equals epoch e.
     images = batches(
         source,
         indices,
@@ -241,16 +241,16 @@ def _computed(
 
 
 def _in_full_batches(engine: Engine, images: np.ndarray, size: int) -> list[np.ndarray]:
-    """Through the engine; what a batch lacks is filled up with black."""
+    """Runs the engine on a batch that is padded with black images."""
     short = size - len(images)
     filled = np.concatenate([images, np.zeros((short, *images.shape[1:]), images.dtype)]) if short else images
     return [one[: len(images)] for one in engine.compute(filled)]
 
 
 def _side_by_side(function: Callable[[T], R], things: Iterable[T], engine: Engine) -> Iterator[tuple[T, R]]:
-    """Each thing with function(thing), in their order.
+    """Yields each thing with function(thing), in order.
 
-    Two at a time: while one is in a step that only one core works on, the other takes the rest.
+    Two run in parallel: while one is in a step that uses a single core, the other uses the rest.
     """
     at_once = 2 if engine.in_graph else 1
     with ThreadPoolExecutor(at_once) as pool:

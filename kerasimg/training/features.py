@@ -1,12 +1,12 @@
-"""How the part of a model that does not train is computed while the rest does: once, afresh, or as any other layer.
+"""How the frozen part of a model is computed during training: once, in every epoch, or as any other layer.
 
-- cached: the features of each image, or of `views` augmented views of it, are computed once, kept on disk, and the
-  rest trains on them.
-- fresh: images are augmented anew in every epoch, and pass the frozen part as an inference engine inside the input
-  pipeline; the gradient runs through the rest alone.
+- cached: the features of each image, or of `views` augmented views of it, are computed once and stored on disk; the
+  rest of the model trains on them.
+- fresh: images are augmented in every epoch and pass the frozen part, an inference engine, in the input pipeline; the
+  gradient runs through the rest alone.
 - off: the whole model trains on images.
 
-What is trained are the model's own layers in each case, so nothing has to be put back.
+The rest consists of the model's own layers, so no weights have to be copied back.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from kerasimg.models.inference import Engine, Precision, has_gpu, settle
 from kerasimg.models.split_model import Split, split_frozen
 from kerasimg.spec.document import Image
 from kerasimg.spec.load import Spec
-from kerasimg.training.array_batches import feature_batches, image_batches, row_batches
+from kerasimg.training.array_batches import as_dataset, feature_batches, image_batches
 from kerasimg.training.feature_rows import DoesNotFit, Recipe, Rows, Stored, rows_of, stored_as
 
 Mode = Literal["off", "cached", "fresh"]
 Wanted = Literal["auto", "off", "cached", "fresh"]
 WORTH = 0.1
-"""Share of a training step's work that the frozen part must be, for `auto` to cut the model."""
+"""Least share of the frozen part in the work of a training step for `auto` to split the model."""
 LARGEST_SEAM = 4.0
-"""Times the bytes of the image that its features may take on disk, for `auto` to keep them."""
+"""Largest size of features on disk, in sizes of the image, for `auto` to cache them."""
 CHECKED = 16
-"""Images on which the cut model is compared with the whole one, in every run."""
+"""Images on which the split model is compared with the whole one, in every run."""
 STEPS_PER_EXECUTION = 50
 
 
@@ -66,7 +66,7 @@ class StageData:
     """One per training image, float32."""
     cache: Any = "auto"
     as_arrays: bool = False
-    """Whether batches may be a keras.utils.PyDataset of arrays, where that is as good (`array_batches.py`)."""
+    """Whether batches may be a keras.utils.PyDataset of arrays."""
 
     @cached_property
     def augmentation(self) -> Augmentation | None:
@@ -74,12 +74,12 @@ class StageData:
         return compile_augment(self.augment, self.image, self.seed)
 
     def images(self, part: Part, **how: Any) -> Any:
-        """Batches of images of a part, as they are."""
+        """Returns batches of images of a part, not augmented."""
         common = {"batch_size": self.batch_size, "targets": self.targets, "cache": self.cache, "exact": False}
         return batches(self.source, self.parts[part], self.image, **{**common, **how})
 
     def training_images(self, **how: Any) -> Any:
-        """Batches to train on: shuffled, augmented, weighed."""
+        """Returns batches to train on: shuffled, augmented, weighted."""
         given = {"augment": self.augmentation, "sample_weight": self.sample_weight, "seed": self.seed}
         return self.images("train", shuffle=True, **given, **how)
 
@@ -90,13 +90,13 @@ class FeaturePlan:
 
     mode: Mode
     line: str
-    """What was chosen and why, for the user."""
+    """The choice and its reason, for the log."""
     model: keras.Model
-    """What to compile and fit: the rest, made of the model's own layers, or the model itself."""
+    """The model to compile and fit: the rest, made of the model's own layers, or the whole model."""
     data: StageData
     engine: Engine | None = None
     rows: Mapping[Part, Rows] = field(default_factory=dict)
-    """Features that are there."""
+    """Features in memory."""
 
     def train(
         self,
@@ -106,7 +106,7 @@ class FeaturePlan:
         shard: Shard = (0, 1),
         drop_remainder: bool = False,
     ) -> Any:
-        """Batches to train `model` on; the arguments are those of `batches`."""
+        """Returns batches to train `model` on; the arguments are those of `batches`."""
         data = self.data
         order = Order(len(data.parts["train"]), data.batch_size, True, data.seed, drop_remainder, shard)
         if not 0 <= first_step < order.steps or first_epoch < 0:
@@ -121,7 +121,7 @@ class FeaturePlan:
         return self._through_engine(data.training_images(**how, shard=shard, drop_remainder=drop_remainder))
 
     def validation(self) -> Any:
-        """Batches to validate `model` by; None where there is no such part."""
+        """Returns batches to validate `model` on; None without a validation part."""
         if "validation" not in self.data.parts:
             return None
         order = Order(len(self.data.parts["validation"]), self.data.batch_size)
@@ -131,7 +131,7 @@ class FeaturePlan:
 
     @property
     def steps_per_execution(self) -> int | None:
-        """Steps to run at a time, at most; None where this says nothing about it."""
+        """The largest number of steps per execution; None: no limit."""
         if self.mode == "off":
             return None
         if "train" not in self.rows:
@@ -140,7 +140,7 @@ class FeaturePlan:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """For the run's record; `precision` is to be given again when the run is resumed."""
+        """Facts for the record of the run; a resumed run needs `precision` again."""
         figures: dict[str, Any] = {"line": self.line}
         if self.engine is not None:
             figures |= {"precision": self.engine.form, "engine": self.engine.figures}
@@ -157,7 +157,7 @@ class FeaturePlan:
         return figures
 
     def _from_memory(self, part: Part, order: Order, first: int, end: int | None) -> Any:
-        """Batches of features, or of images that are in memory; None if tf.data has to load images."""
+        """Returns batches of features or images in memory; None if tf.data has to load images."""
         data, train = self.data, part == "train"
         indices = np.asarray(data.parts[part])
         common: dict[str, Any] = {
@@ -169,8 +169,8 @@ class FeaturePlan:
         as_arrays = data.as_arrays and order.shard == (0, 1) and not order.drop_remainder
         if part in self.rows:
             labels = labels_for(data.source, indices, data.targets)
-            make = row_batches if as_arrays else feature_batches
-            return make(self.rows[part], labels, len(data.source.classes), order, **common)
+            made = feature_batches(self.rows[part], labels, len(data.source.classes), order, **common)
+            return made if as_arrays else as_dataset(made)
         if not as_arrays or self.engine is not None or (train and data.augmentation is not None):
             return None
         return image_batches(data.source, indices, data.image, order, cache=open_cache(data.cache), **common)
@@ -268,7 +268,7 @@ def _off(model: keras.Model, data: StageData, mode: Wanted, no: No) -> FeaturePl
 
 
 def _worth_it(model: keras.Model, mode: Wanted) -> Split | No:
-    """The cut model, or why it is left whole."""
+    """Returns the split model, or why it is not split."""
     split = split_frozen(model)
     if split is None:
         return No("no layer with weights is frozen before the first that trains")
@@ -282,7 +282,7 @@ def _worth_it(model: keras.Model, mode: Wanted) -> Split | No:
 
 
 def multiplications(model: keras.Model) -> int:
-    """Multiplications by weights for one image, about: those of the kernels at each place of the output."""
+    """Returns about how many multiplications an image takes: those of the kernels at each position of the output."""
     total = 0
     for call in flatten(model).calls:
         kernels = sum(
@@ -293,7 +293,7 @@ def multiplications(model: keras.Model) -> int:
 
 
 def _chosen(mode: Wanted, data: StageData, split: Split, views: int | None, turns: int) -> Mode | No:
-    """Cached or fresh, or why neither."""
+    """Returns "cached" or "fresh", or why neither is possible."""
     needed = len(data.parts["train"]) * turns * split.elements * 2
     fits = needed <= memory_room()
     blends_weights = data.augmentation is not None and data.augmentation.blends and data.sample_weight is not None
@@ -313,7 +313,7 @@ def _chosen(mode: Wanted, data: StageData, split: Split, views: int | None, turn
 
 
 def _some_images(data: StageData) -> np.ndarray:
-    """A handful of the training images, as they are, from first to last: (N, H, W, C) float32."""
+    """Returns a few training images from first to last, not augmented: (N, H, W, C) float32."""
     train = np.asarray(data.parts["train"])
     some = train[np.unique(np.linspace(0, len(train) - 1, min(CHECKED, len(train))).astype(np.int64))]
     loader = Loader(data.source, some, data.image, open_cache(data.cache), exact=False)
@@ -329,7 +329,7 @@ def _settled(
     precision: Precision,
     images: np.ndarray,
 ) -> Engine:
-    """The engine, compared with the whole model on these images."""
+    """Returns the engine, compared with the whole model on these images."""
     work = len(data.parts["train"]) * (turns if chosen == "cached" else data.epochs)
     work += len(data.parts.get("validation", ()))
     how: dict[str, Any] = {"precision": precision, "work": work, "task": data.source.task}
@@ -337,7 +337,7 @@ def _settled(
 
 
 def _no_use(engine: Engine, mode: Wanted) -> No | None:
-    """Why an engine cannot run in every epoch, or need not; else None."""
+    """Returns why an engine cannot run in every epoch, or is not worth it; else None."""
     if not engine.in_graph:
         return No(f"under {keras.backend.backend()} the frozen part cannot run in the input pipeline; set fit.views")
     rates = engine.rates
@@ -366,7 +366,7 @@ def _rows(data: StageData, engine: Engine, chosen: Mode, turns: int, stored: Sto
 
 
 def _line(chosen: Mode, engine: Engine, rows: Mapping[Part, Rows], data: StageData, turns: int) -> str:
-    """What is done, in one line."""
+    """Returns the choice in one line."""
     computed, found = (sum(getattr(one, name) for one in rows.values()) for name in ("computed", "found"))
     seconds = sum(one.seconds for one in rows.values())
     if chosen == "fresh":

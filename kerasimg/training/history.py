@@ -27,24 +27,24 @@ class History(keras.callbacks.Callback):
         self.stage = 0
         self.diverged = False
         self.rows: list[dict[str, Any]] = []
-        """What the file holds."""
+        """The content of the file."""
         self._columns: list[str] = []
         self._begun: float | None = None
         self._spent = 0.0
 
     def get_state(self) -> dict[str, Any]:
-        """The rows, and how long the epoch has lasted so far."""
+        """Return the rows, and the time of the present epoch so far."""
         return {"rows": self.rows, "columns": self._columns, "spent": self._seconds()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on after these rows: what else the file holds was written after the checkpoint, and is removed."""
+        """Continue after these rows. Later rows of the file were written after the checkpoint, and are removed."""
         self.rows, self._columns, self._spent = state["rows"], state["columns"], state["spent"]
         if self._begun is not None:
             self.on_epoch_begin(0)
         self.rewrite()
 
     def rewrite(self) -> None:
-        """Make the file hold the rows, and nothing else."""
+        """Write the file again with these rows only."""
         if self.path is None:
             return
         if not self.rows:
@@ -79,7 +79,7 @@ class History(keras.callbacks.Callback):
             file.write(self._text(self._header(), row) if first else self._text(row))
 
     def _seconds(self) -> float:
-        """How long the epoch has lasted; 0 between two."""
+        """Return the time of the present epoch; 0 between two epochs."""
         return 0.0 if self._begun is None else time.perf_counter() - self._begun
 
     def _header(self) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def find_learning_rate(
     experiment = prepare(
         spec,
         data,
-        edits=overrides,
+        overrides=overrides,
         params=merged_params(params, more_params),
         weights=weights,
         limits=limits,

@@ -1,19 +1,21 @@
-"""`compile` -> optimizer, loss and metrics that fit the task, the model's output and one another.
+"""The loss and metrics of a spec, and the weights of images and labels.
 
-What Keras would let pass and train to nonsense (a loss that takes logits on a softmax, labels as numbers for a
-metric that wants one column per class) is refused here, with what to write instead.
+Keras accepts combinations that train to nonsense: a loss on logits with a softmax, class numbers for a metric that
+needs one column per class. Those are refused here, with what to write instead.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
 
+from kerasimg.data.items import ManyFaults
 from kerasimg.data.pipeline import Targets
+from kerasimg.data.source import Source
 from kerasimg.errors import Fault, SpecError
 from kerasimg.metrics import F1
 from kerasimg.models.output_kind import OutputKind, head_of, output_kind
@@ -21,8 +23,6 @@ from kerasimg.objects import make
 from kerasimg.spec.heads import BLENDING, Output, head_fault, loss_faults, targets_of
 from kerasimg.spec.load import Spec
 from kerasimg.spec.metrics import METRICS, metric_faults, metric_name, metric_type
-from kerasimg.training.rates import Rates, with_rates
-from kerasimg.training.weight_decay import with_weight_decay
 
 
 class Objective(NamedTuple):
@@ -97,36 +97,6 @@ def jit_compile(spec: Spec) -> Any:
     """`compile.jit_compile` as Keras takes it; what is left open, or still to be tried, is Keras' own choice."""
     value = spec.compile.jit_compile
     return value if isinstance(value, bool) else "auto"
-
-
-def has_average(spec: Spec) -> bool:
-    """Whether the moving average of the weights is validated and handed on in their place."""
-    return spec.fit.ema is not None
-
-
-def make_optimizer(
-    spec: Spec,
-    learning_rate: Any,
-    rates: Rates = Rates(),  # noqa: B008 - it is frozen
-    *,
-    model: keras.Model | None = None,
-) -> Any:
-    """Returns a new optimizer, not yet built.
-
-    Args:
-        spec: its `compile`.
-        learning_rate: of the stage; None for that of `compile.optimizer`.
-        rates: how the rate changes over the steps, and from block to block.
-        model: has the weights that `compile.exclude_from_weight_decay` leaves out.
-    """
-    value = spec.compile.optimizer
-    written = {"type": value} if isinstance(value, str) else dict(value)
-    if learning_rate is not None:
-        written["learning_rate"] = learning_rate
-    if spec.fit.ema is not None:
-        written |= {"use_ema": True, "ema_momentum": spec.fit.ema}
-    optimizer = with_weight_decay(make("optimizers", written), spec.compile, model)
-    return with_rates(optimizer, replace(rates, averages=optimizer.use_ema))
 
 
 def _automatic_loss(targets: Targets, kind: OutputKind) -> Any:
@@ -247,3 +217,68 @@ class OnProbabilities(keras.metrics.Metric):
     def reset_state(self) -> None:
         """Begin again."""
         self.metric.reset_state()
+
+
+def weighs(spec: Spec) -> bool:
+    """Whether images, or their labels, count differently."""
+    return spec.fit.class_weight != "none" or spec.fit.sample_weight is not None
+
+
+def weighs_labels(spec: Spec) -> bool:
+    """Whether each of several labels counts for itself, see `label_weights`."""
+    return spec.fit.class_weight != "none" and spec.task == "multilabel"
+
+
+def image_weights(spec: Spec, source: Source, indices: np.ndarray) -> np.ndarray | None:
+    """The weight of each image at `indices`, (N,) float32: its class's times its own; None where all count alike."""
+    weights = None
+    if spec.fit.class_weight != "none" and spec.task != "multilabel":
+        of_class = class_weights(spec, source, indices)
+        weights = of_class[source.label_ids(indices)]
+    if spec.fit.sample_weight is not None:
+        own = _column(spec.fit.sample_weight, source, indices)
+        weights = own if weights is None else weights * own
+    return None if weights is None else weights.astype(np.float32)
+
+
+def class_weights(spec: Spec, source: Source, indices: np.ndarray) -> np.ndarray:
+    """By class number: n / (classes * n of the class), or its square root."""
+    counts = np.bincount(source.label_ids(indices), minlength=len(source.classes))
+    weights = len(indices) / (len(counts) * np.maximum(counts, 1))
+    return np.sqrt(weights) if spec.fit.class_weight == "sqrt" else weights
+
+
+def label_weights(spec: Spec, source: Source, indices: np.ndarray) -> np.ndarray | None:
+    """Where an image has several labels: how much it counts that each does not hold, and that it holds; (2, K).
+
+    n / (2 * n of the images where it is so), or its square root. None where all count alike.
+    """
+    if not weighs_labels(spec):
+        return None
+    hold = source.label_ids(indices).sum(axis=0)
+    weights = len(indices) / (2 * np.maximum([len(indices) - hold, hold], 1))
+    return np.sqrt(weights) if spec.fit.class_weight == "sqrt" else weights
+
+
+def _column(name: str, source: Source, indices: np.ndarray) -> np.ndarray:
+    """A column of the manifest as numbers; DataError names each image that has none, or one below 0."""
+    weights = np.ones(len(indices))
+    faults = []
+    for place, index in enumerate(indices):
+        item = source.items[int(index)]
+        value: Any = item.extras.get(name)
+        try:
+            weights[place] = float(value)
+        except (TypeError, ValueError):
+            weights[place] = math.nan
+        if not 0 <= weights[place] < math.inf:
+            found = "nothing" if value is None else repr(value)
+            faults.append(Fault(source.where, item.id, f"expected a number >= 0 as its {name!r}, found {found}"))
+    if len(faults) == len(indices):
+        message = (
+            f"fit.sample_weight names the column {name!r}, which no image has a number in; only a manifest has any"
+        )
+        faults = [Fault(source.where, "", message)]
+    if faults:
+        raise ManyFaults(faults)
+    return weights

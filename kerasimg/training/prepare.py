@@ -1,8 +1,8 @@
-"""Spec and data -> an experiment, checked before the first epoch.
+"""Prepare an experiment from a spec and data, checked before the first epoch.
 
-`prepare` does it for `train`, `resume`, `find_learning_rate`, the trials of a search and `HyperSpec`: load the spec and
-open the data, choose what is "auto", make the models, check them and the images, split, make the objective. A caller
-that has some of it already (the split of an earlier run, the model of a tuner) passes it in.
+`prepare` serves `train`, `resume`, `find_learning_rate`, `dataset`, the trials of a search and `HyperSpec`: it
+loads the spec, opens the data, chooses what is "auto", builds and checks the models, checks the images, splits them and
+makes the loss. A caller that has some of it already (the split of an earlier run, the model of a tuner) passes it in.
 """
 
 from __future__ import annotations
@@ -31,18 +31,17 @@ from kerasimg.spec.expressions import UNKNOWN
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.training import stages
 from kerasimg.training.auto_settings import (
-    STEPS_OF_AN_EPOCH,
     Choices,
     batch_size_of,
     dtype_policy,
     precision_of,
+    steps_of_epoch,
     train_images,
 )
 from kerasimg.training.devices import ONE, Devices, devices_for
 from kerasimg.training.distillation import check_teacher_place, locate_teacher, open_teacher
 from kerasimg.training.features import wants_features
-from kerasimg.training.objective import Objective, make_objective
-from kerasimg.training.sample_weights import image_weights, label_weights
+from kerasimg.training.objective import Objective, image_weights, label_weights, make_objective
 from kerasimg.training.splits import Parts, seed_of, split_images
 from kerasimg.training.stages import Size, size_of
 
@@ -124,7 +123,7 @@ def prepare(
     ref: Reference,
     data: Data | Source,
     *,
-    edits: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     params: Mapping[str, Any] | None = None,
     weights: Any = AS_THE_SPEC_SAYS,
     limits: Mapping[str, int] | None = None,
@@ -137,7 +136,7 @@ def prepare(
 ) -> Experiment:
     """Everything that a training needs, checked; SpecError, DataError or WeightsError where something is wrong.
 
-    ref, params, weights, limits, cache: as for `train`; edits: of the spec, by path.
+    ref, params, weights, limits, cache: as for `train`; overrides: edits of the spec, by path.
     data: the images, or a source that is open already; then `ref` is a loaded spec, with its number of classes.
     on_bad_image: "fail" or "skip"; None: the images were checked before.
     parts: the indices of each part; None: as the spec splits the images.
@@ -148,7 +147,7 @@ def prepare(
     if isinstance(data, Source) and isinstance(ref, Spec):
         spec, source = ref, data  # whoever loaded the spec has checked where its teacher is
     else:
-        spec, source = load_for(ref, data, edits, params)
+        spec, source = load_for(ref, data, overrides, params)
         check_teacher_place(spec)
         log.info(source.describe())
     spec, teacher = locate_teacher(spec)
@@ -169,10 +168,10 @@ def weights_of(ref: Reference, weights: Any) -> Any:
 
 
 def load_for(
-    ref: Reference, data: Data, edits: Mapping[str, Any] | None, params: Mapping[str, Any] | None
+    ref: Reference, data: Data, overrides: Mapping[str, Any] | None, params: Mapping[str, Any] | None
 ) -> tuple[Spec, Source]:
     """The spec, with the number of classes of the data, and the data."""
-    draft = load(ref, overrides=edits, partial=True, **(params or {}))
+    draft = load(ref, overrides=overrides, partial=True, **(params or {}))
     source = open_source(data, draft.task, positive=draft.positive_class)
     params = _epochs_for_few_images(draft, source)
     if "num_classes" in draft.params:
@@ -203,9 +202,9 @@ def _epochs_for_few_images(draft: Spec, source: Source) -> dict[str, Any]:
     }
     if not usual or len(usual) < len({*names}):
         return {}
-    images, size = train_images(source, draft), draft.fit.batch_size
-    steps = STEPS_OF_AN_EPOCH if size == "auto" else max(1, -(-images // size))
-    before = sum(stage.epochs for stage in draft.fit.stages)
+    images = train_images(source, draft)
+    steps = steps_of_epoch(draft, images)
+    before = sum(usual[name] for name in names)
     after = min(MOST_EPOCHS, -(-LEAST_STEPS // steps))
     if after <= before:
         return {}

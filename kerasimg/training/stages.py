@@ -17,7 +17,7 @@ from kerasimg.models.build import Built, leaves
 from kerasimg.spec.document import EarlyStopping, Stage
 from kerasimg.spec.load import Spec
 from kerasimg.spec.metrics import Direction, Goal, best_by, keeps_best, watched
-from kerasimg.training import rates
+from kerasimg.training import optimizer
 
 Size = tuple[int, int]
 """(height, width) of images."""
@@ -42,7 +42,7 @@ def check_stages(spec: Spec, built: Built, validated: bool) -> None:
             if figure.startswith("val_") and not validated:
                 message = f"watches '{figure}', and there is no validation part; set fit.validation_split above 0"
                 faults.append(Fault(spec.file, f"fit.stages[{index}].{key}", message))
-        if (reason := rates.decay_fault(spec, stage)) is not None:
+        if (reason := optimizer.decay_fault(spec, stage)) is not None:
             faults.append(Fault(spec.file, f"fit.stages[{index}].decay", reason))
     if faults:
         raise SpecError(faults)

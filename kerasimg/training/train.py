@@ -1,4 +1,4 @@
-"""`kerasimg.train`: spec and images in, a judged run out. `kerasimg.resume`: one that was cut off goes on."""
+"""`Train a classifier from a spec and images (`kerasimg.train`), and resume a run (`kerasimg.resume`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from kerasimg import log
 from kerasimg.callbacks import CurvesToTensorBoard
 from kerasimg.catalog import Reference
 from kerasimg.data.items import ManyFaults
-from kerasimg.data.readable import OnBadImage
 from kerasimg.data.readers.soft_labels import digest
 from kerasimg.data.sources import Data
 from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError
@@ -27,20 +26,24 @@ from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.models.weights import save_weights
 from kerasimg.run_folder import SPEC, TRAINING, RunFolder
-from kerasimg.training import checkpoint, reopen
+from kerasimg.training import checkpoint
 from kerasimg.training.auto_settings import is_out_of_memory
 from kerasimg.training.checkpoint_callbacks import Interruption, patient
 from kerasimg.training.engine import Diverged, Engine, Hooks
 from kerasimg.training.history import History
 from kerasimg.training.prepare import Experiment, prepare, weights_of
 from kerasimg.training.run import (
+    cache_kind,
     create_folder,
+    describe_weights,
     environment_changes,
     finish,
     remove_partial_files,
+    reopen_experiment,
     require_place,
     set_batch_size,
     stage_notes,
+    with_absolute_path,
     write_stage_notes,
     write_start,
 )
@@ -62,14 +65,12 @@ def train(
     out: str | os.PathLike[str] = "runs",
     weights: Any = AS_THE_SPEC_SAYS,
     limits: Mapping[str, int] | None = None,
-    on_bad_image: OnBadImage = "fail",
     cache: Any = "auto",
     on_finished: OnFinished | None = None,
     tensorboard: bool = False,
-    overrides: Mapping[str, Any] | None = None,
     first_spec: Mapping[str, Any] | None = None,
     verbose: int | str = "auto",
-    **params: Any,
+    **options: Any,
 ) -> RunFolder:
     """Train the classifier of a spec, evaluate it on held-out images, and save all of it in a new folder.
 
@@ -81,24 +82,15 @@ def train(
         verbose: as for `keras.Model.fit`.
     """
     require_place(out)
-    experiment = prepare(
-        ref,
-        data,
-        edits=overrides,
-        params=params,
-        weights=weights,
-        limits=limits,
-        on_bad_image=on_bad_image,
-        cache=cache,
-    )
+    experiment = prepare(ref, data, weights=weights, limits=limits, cache=cache, **options)
     spec, source, parts = experiment.spec, experiment.source, experiment.parts
     weights = weights_of(ref, weights)
-    call = {"weights": reopen.described(weights), "limits": limits and dict(limits), "cache": reopen.kind_of(cache)}
+    call = {"weights": describe_weights(weights), "limits": limits and dict(limits), "cache": cache_kind(cache)}
     call |= {"report": on_finished is not None, "tensorboard": tensorboard}
     call |= {"soft_labels": digest(source, parts["train"])} if source.soft else {}
     call |= experiment.notes
-    kept = reopen.located(record_split(spec, source, parts), data)
-    run = create_folder(out, spec.name, lambda draft: write_start(draft, spec, source.classes, kept, call))
+    data_record = with_absolute_path(record_split(spec, source, parts), data)
+    run = create_folder(out, spec.name, lambda draft: write_start(draft, spec, source.classes, data_record, call))
     if first_spec is not None:
         run.write_first_spec(first_spec)
     log.info(f"training {', '.join(f'{part} {len(indices):,}' for part, indices in parts.items())} -> {run.path}")
@@ -130,8 +122,8 @@ def resume(
         return run
     with lock_folder(run.path, "training"):
         remove_partial_files(run)
-        experiment = reopen.experiment(run, data, cache)
-        log.info(f"going on with {run.path}: {kept_until(run)}")
+        experiment = reopen_experiment(run, data, cache)
+        log.info(f"resuming {run.path}: {describe_progress(run)}")
         if line := _about_surroundings(run):
             log.info(line)
         return _carry_out(experiment, run, data, verbose, on_finished)
@@ -155,13 +147,13 @@ def _carry_out(
 ) -> RunFolder:
     """Does what remains of a run: train, save, evaluate, report."""
     asked = run.required(TRAINING)
-    with _telling(run):
+    with _saying_how_to_resume(run):
         with patient() as interruption:
             experiment = _train_in_memory(experiment, run, data, interruption, verbose)
         classifier = Classifier(experiment.built.model, experiment.spec, experiment.source.classes, run.path)
         classifier.save(run.model_file)
         if (part := experiment.held_out) is not None:
-            log.info(f"judging it on {len(experiment.parts[part]):,} images ({part})")
+            log.info(f"evaluating on {len(experiment.parts[part]):,} images ({part})")
             evaluate_images(classifier, experiment.source, experiment.parts[part], run.evaluation.path, part=part)
         finish(run)
         if on_finished is not None and asked["report"]:
@@ -214,7 +206,7 @@ def _train_in_memory(
     """
     while True:
         hooks = _Hooks(run)
-        found = checkpoint.in_smaller_batches(
+        found = checkpoint.with_batch_size(
             checkpoint.read(hooks.file), len(experiment.parts["train"]), experiment.batch_size
         )
         try:
@@ -234,18 +226,18 @@ def _train_in_memory(
         # Not in the handler: what failed stays in memory as long as its error does.
         half, cache = experiment.batch_size // 2, experiment.cache
         log.info(
-            f"the memory does not suffice for batches of {experiment.batch_size} images: going on with {half} "
-            f"({kept_until(run)}); the learning rate stays as it is"
+            f"out of memory at batch size {experiment.batch_size}: continuing with {half} "
+            f"({describe_progress(run)}); the learning rate stays as it is"
         )
         _note_batch_size(run, half)
         _forget(experiment)
-        experiment = reopen.experiment(run, data, cache)
+        experiment = reopen_experiment(run, data, cache)
 
 
 def _note_batch_size(run: RunFolder, size: int) -> None:
     """Have the run go on with another batch size, and note from where on."""
     training = run.required(TRAINING)
-    known = checkpoint.facts(run.checkpoint_file) or {"epoch": 0, "step": 0}
+    known = checkpoint.read_facts(run.checkpoint_file) or {"epoch": 0, "step": 0}
     smaller = {"batch_size": size, "after": {"epochs": known["epoch"], "steps": known["step"]}}
     training["tried"]["batch_size"].setdefault("out_of_memory", []).append(smaller)
     run.write_training(training)
@@ -265,50 +257,49 @@ def _forget(experiment: Experiment) -> None:
 
 
 @contextmanager
-def _telling(run: RunFolder) -> Iterator[None]:
-    """Whatever ends a training early is told with what is kept, and how to go on."""
+def _saying_how_to_resume(run: RunFolder) -> Iterator[None]:
+    """Add to the error that ends a training what is saved and how to resume."""
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; {_how_to_go_on(run)}") from None
+        raise Interrupted(f"interrupted; {_how_to_resume(run)}") from None
     except Interrupted as error:
-        raise Interrupted(f"{error}; {_how_to_go_on(run)}") from None
+        raise Interrupted(f"{error}; {_how_to_resume(run)}") from None
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
         where = error.filename or run.path
-        raise KerasimgError(f"no room is left to write {where}: make some; {_how_to_go_on(run)}") from error
+        raise KerasimgError(f"no space is left to write {where}: free some; {_how_to_resume(run)}") from error
     except DataError as error:
-        raise ManyFaults([*error.faults, Fault("", "", _how_to_go_on(run))]) from error
+        raise ManyFaults([*error.faults, Fault("", "", _how_to_resume(run))]) from error
     except Diverged as error:
-        raise Diverged(f"{error}. What there is stands in {run.path} ({kept_until(run)})") from None
+        raise Diverged(f"{error}. The run is saved in {run.path} ({describe_progress(run)})") from None
     except KerasimgError:
         raise  # it says all
     except Exception as error:
         if named := IN_THE_PIPELINE.search(str(error)):
-            raise ManyFaults([Fault("", "", named[1]), Fault("", "", _how_to_go_on(run))]) from None
+            raise ManyFaults([Fault("", "", named[1]), Fault("", "", _how_to_resume(run))]) from None
         if is_out_of_memory(error):
             size = run.required(SPEC)["fit"]["batch_size"]
             smaller = f"with a smaller one (--set fit.batch_size={size // 2}, or auto)"
             advice = smaller if size > 1 else "with smaller images (image.size) or a smaller model"
             raise KerasimgError(
-                f"the memory does not suffice for batches of {size} images: train anew {advice}, or make room and "
-                f"go on; {_how_to_go_on(run)}"
+                f"out of memory at batch size {size}: retrain {advice}, or free memory; {_how_to_resume(run)}"
             ) from error
-        error.add_note(_how_to_go_on(run))
+        error.add_note(_how_to_resume(run))
         raise
 
 
-def _how_to_go_on(run: RunFolder) -> str:
+def _how_to_resume(run: RunFolder) -> str:
     if run.finished:
-        return f"the training is finished, and kept in {run.path}; for its report: kerasimg run report {run.path}"
-    return f"{kept_until(run)}; to go on: kerasimg train --resume {run.path}"
+        return f"the training is finished and saved in {run.path}; for its report: kerasimg run report {run.path}"
+    return f"{describe_progress(run)}; to resume: kerasimg train --resume {run.path}"
 
 
-def kept_until(run: RunFolder) -> str:
+def describe_progress(run: RunFolder) -> str:
     """How far a run would go on from, in words."""
-    found = checkpoint.facts(run.checkpoint_file)
+    found = checkpoint.read_facts(run.checkpoint_file)
     if found is None:
         return "no checkpoint was written yet"
     epoch, step = found["epoch"], found["step"]
-    return f"kept up to step {step:,} of epoch {epoch + 1}" if step else f"kept up to the end of epoch {epoch}"
+    return f"saved up to step {step:,} of epoch {epoch + 1}" if step else f"saved up to the end of epoch {epoch}"

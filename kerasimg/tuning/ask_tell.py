@@ -29,10 +29,6 @@ from kerasimg.spec.metrics import Goal
 from kerasimg.tuning.journal import Ended, Order, Records
 from kerasimg.tuning.space import Key, Space, declare
 
-ORDER, ENDED = "kerasimg/order", "kerasimg/ended"
-"""Keys under which a trial carries, as JSON, what is to be trained and what became of it: KerasTuner's messages have a
-place for values, and none for the reason of a failure."""
-
 FAILURES_TO_GIVE_UP, INFEASIBLE_TO_GIVE_UP = 3, 20
 """A search in which so many trials failed, or were not feasible, and none worked, ends."""
 SILENCE_S = 60.0
@@ -55,12 +51,12 @@ def this_host() -> str:
     return re.sub(r"[^A-Za-z0-9_.:-]", "_", socket.gethostname())[:255] or UNKNOWN_HOST
 
 
-def as_trial(status: str, trial: str, values: Mapping[str, Any] | None = None) -> Any:
-    """A KerasTuner trial as a worker gets it, without the space."""
-    hyperparameters = keras_tuner.HyperParameters()
-    if values is not None:
-        hyperparameters.values = dict(values)
-    return kt_trial.Trial(hyperparameters, trial_id=trial, status=status)
+class Answer(NamedTuple):
+    """What a worker gets that asks for a trial."""
+
+    status: Literal["RUNNING", "IDLE", "STOPPED"]
+    """RUNNING: train `order`.  IDLE: ask again later.  STOPPED: the search has ended."""
+    order: Order | None = None
 
 
 class Administration(OracleHooks):
@@ -104,7 +100,7 @@ class Administration(OracleHooks):
     def open(self, records: Records, may_come_back: bool = False) -> int:
         """Keep the trials in a folder, and go on from what it holds; how many trials have ended.
 
-        may_come_back: workers elsewhere may still be at trials that had begun; those are waited for a while.
+        may_come_back: workers elsewhere may still be at trials that had started; those are waited for a while.
         """
         for event in records.events():
             if event["event"] == "begin":
@@ -128,23 +124,20 @@ class Administration(OracleHooks):
             self.retries = self._unfinished()
         return len(self.ended)
 
-    def create_trial(self, tuner_id: str, host: str | None = None) -> Any:
-        """The next trial for a worker: RUNNING with values, IDLE where it shall ask again, or STOPPED.
-
-        host: the machine of the worker; None: this one.
-        """
+    def create_trial(self, tuner_id: str, host: str | None = None) -> Answer:
+        """Returns the next trial for a worker.  host: the machine of the worker; None: this one."""
         with self._guard:
             self.take_back_lost()
             if tuner_id in self.ongoing_trials:
-                return self._message(self.ongoing_trials[tuner_id].trial_id)
+                return Answer("RUNNING", self.orders[self.ongoing_trials[tuner_id].trial_id])
             trial = self._next()
             if trial is None:
                 waiting = bool(self.ongoing_trials) and not self.hopeless
-                return as_trial("IDLE" if waiting else "STOPPED", tuner_id)
+                return Answer("IDLE" if waiting else "STOPPED")
             self.ongoing_trials[tuner_id] = self.trials[trial]
             self.hosts[trial] = host or this_host()
             self._heard[trial] = time.monotonic()
-            return self._message(trial)
+            return Answer("RUNNING", self.orders[trial])
 
     def foreseen(self) -> Mapping[str, Any] | None:
         """The values of the next trial; None where there is none, or it is not known yet."""
@@ -156,8 +149,11 @@ class Administration(OracleHooks):
             self.exhausted = exhausted  # to find that nothing is left is for the draw that counts
             return None if keys is None else self.space.values(keys)
 
-    def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Any:
-        """Note the objective after an epoch (from 0); the answer is STOPPED where the trial should end.
+    def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> bool:
+        """Records the objective after an epoch, counted from 0.
+
+        Returns:
+            Whether the trial should end.
 
         Raises:
             CallError: if there is no such trial; nothing is changed.
@@ -165,21 +161,17 @@ class Administration(OracleHooks):
         with self._guard:
             self._require(trial_id)
             if trial_id in self.ended:  # by another worker, to which it was handed out again
-                return as_trial("STOPPED", trial_id)
+                return True
             self._heard[trial_id] = time.monotonic()
             curve = self.curves.setdefault(trial_id, [])
             del curve[step:]
             curve.append(float(metrics[self.goal.figure]))
             # Of trials that run beside it, too: a rung is reached when it is reached.
             others = {name: one for name, one in self.curves.items() if name != trial_id and self._counts(name)}
-            over = self.tune.stop and ends(self.tune.stop, self.goal, curve, others, self.epochs)
-            return as_trial("STOPPED" if over else "RUNNING", trial_id)
+            rule = self.tune.stop
+            return rule is not None and ends(rule, self.goal, curve, others, self.epochs)
 
-    def end_trial(self, trial: Any) -> None:
-        """Note what became of a trial; a second report of the same trial is ignored."""
-        self.end(trial.trial_id, Ended.read(trial.hyperparameters.values[ENDED]))
-
-    def end(self, trial: str, ended: Ended, host: str | None = None) -> None:
+    def end_trial(self, trial: str, ended: Ended, host: str | None = None) -> None:
         """Note what became of a trial; a second report of the same trial is ignored.
 
         Args:
@@ -297,8 +289,8 @@ class Administration(OracleHooks):
     def _replay(self, trial: str, keys: dict[str, Key]) -> None:
         if not self.draws_anew and self._choose(trial) != keys:
             raise CallError(
-                f"trial {trial} would not be chosen again: the search was begun by another version of kerasimg or "
-                "KerasTuner, or the spec was changed; search anew"
+                f"trial {trial} would not be chosen again: the search was started by another version of kerasimg or "
+                "KerasTuner, or the spec was changed; search again"
             )
         self._open(trial, keys)
 
@@ -327,15 +319,15 @@ class Administration(OracleHooks):
         if self.records is not None:
             if self.records.read_ended(trial) is None:
                 self.records.write_ended(trial, ended)
-            told: dict[str, Any] = {
+            result: dict[str, Any] = {
                 "status": ended.status,
                 "score": ended.score,
                 "seconds": ended.seconds,
                 "curve": ended.curve,
             }
-            told |= {"reason": ended.reason, "scores": ended.scores, "best_epoch": ended.best_epoch}
+            result |= {"reason": ended.reason, "scores": ended.scores, "best_epoch": ended.best_epoch}
             host = self.hosts.setdefault(trial, this_host())
-            self.records.append({"event": "end", "trial": trial, "ended": told, "time": now, "host": host})
+            self.records.append({"event": "end", "trial": trial, "ended": result, "time": now, "host": host})
             self.records.write_table(self.table())
         log.info(self._line(trial, ended))
 
@@ -349,12 +341,6 @@ class Administration(OracleHooks):
 
     def _counts(self, trial: str) -> bool:
         return trial not in self.ended or self.ended[trial].worked
-
-    def _message(self, trial: str) -> Any:
-        """A trial as it goes to a worker."""
-        return as_trial(
-            "RUNNING", trial, {**self.trials[trial].hyperparameters.values, ORDER: self.orders[trial].text()}
-        )
 
     def _row(self, trial: str) -> dict[str, Any]:
         ended, order = self.ended[trial], self.orders[trial]
@@ -379,9 +365,11 @@ class Administration(OracleHooks):
             return f"{place}: {ended.status}: {ended.reason} ({values})"
         best = self.best or trial
         epochs = self.orders[trial].first_epoch + len(ended.curve)
-        told = f"{self.goal.figure} {ended.score:.4g} {'at' if ended.status == 'stopped' else 'after'} epoch {epochs}, "
-        told += f"{ended.seconds:.1f} s"
-        return f"{place}: {told} (best {self.trials[best].score:.4g}, trial {int(best)}): {values}"
+        score = (
+            f"{self.goal.figure} {ended.score:.4g} {'at' if ended.status == 'stopped' else 'after'} epoch {epochs}, "
+        )
+        score += f"{ended.seconds:.1f} s"
+        return f"{place}: {score} (best {self.trials[best].score:.4g}, trial {int(best)}): {values}"
 
     def random_values(self, draw: Callable[[], Any]) -> Any:
         """The first is the spec as it stands, the others KerasTuner's."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import json
 import os
 import secrets
 import subprocess
@@ -13,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -22,9 +21,9 @@ from kerasimg import log
 from kerasimg.boundary import limit
 from kerasimg.errors import CallError, KerasimgError, listed
 from kerasimg.tuning import protocol
-from kerasimg.tuning.ask_tell import ORDER, SILENCE_S
+from kerasimg.tuning.ask_tell import SILENCE_S
 from kerasimg.tuning.journal import Ended
-from kerasimg.tuning.remote_oracle import PATIENCE_S, address_of
+from kerasimg.tuning.protocol import PATIENCE_S, address_of
 
 LOOK_S = 0.1
 LINGER_S, LINGER_MOST_S = 5.0, 30.0
@@ -50,7 +49,7 @@ class Presence:
     host: str
     heard: float
     """When it last called, by the monotonic clock."""
-    told: bool = False
+    informed: bool = False
     """Whether it knows that the search has ended."""
     missed: bool = False
     """Whether its silence was reported."""
@@ -159,11 +158,10 @@ class Service:
         return {"search": self.search}
 
     def _next(self, worker: str, request: protocol.Next) -> dict[str, Any]:
-        trial = self.oracle.create_trial(worker, self.workers[worker].host)
-        if trial.status == "STOPPED":
-            self.workers[worker].told = True
-        order = json.loads(trial.hyperparameters.values[ORDER]) if trial.status == "RUNNING" else None
-        return {"status": trial.status, "order": order}
+        answer = self.oracle.create_trial(worker, self.workers[worker].host)
+        if answer.status == "STOPPED":
+            self.workers[worker].informed = True
+        return {"status": answer.status, "order": answer.order and asdict(answer.order)}
 
     def _alive(self, worker: str, request: protocol.Alive) -> dict[str, Any]:
         if request.trial is not None:
@@ -172,10 +170,10 @@ class Service:
 
     def _epoch(self, worker: str, request: protocol.Epoch) -> dict[str, Any]:
         figures = {self.oracle.goal.figure: request.value}
-        return {"status": self.oracle.update_trial(request.trial, figures, step=request.step).status}
+        return {"stop": self.oracle.update_trial(request.trial, figures, step=request.step)}
 
     def _end(self, worker: str, request: protocol.End) -> dict[str, Any]:
-        self.oracle.end(request.trial, Ended(**request.ended.model_dump()), self.workers[worker].host)
+        self.oracle.end_trial(request.trial, Ended(**request.ended.model_dump()), self.workers[worker].host)
         return {}
 
     def _leave(self, worker: str, request: protocol.Leave) -> dict[str, Any]:
@@ -189,16 +187,16 @@ class Service:
         now = time.monotonic()
         with self._guard:
             for one in self.workers.values():
-                if now - one.heard > SILENCE_S and not one.missed and not one.told:
+                if now - one.heard > SILENCE_S and not one.missed and not one.informed:
                     one.missed = True
                     log.info(f"nothing was heard of the worker on {one.host} for {SILENCE_S:.0f} s")
             return [one for one in self.workers.values() if now - one.heard <= SILENCE_S]
 
     def linger(self) -> None:
         """Wait until the workers know that the search has ended."""
-        begun = time.monotonic()
-        while (passed := time.monotonic() - begun) < LINGER_MOST_S:
-            if passed > LINGER_S and all(one.told for one in self.present()):
+        started = time.monotonic()
+        while (passed := time.monotonic() - started) < LINGER_MOST_S:
+            if passed > LINGER_S and all(one.informed for one in self.present()):
                 return
             time.sleep(LOOK_S)
 
@@ -231,7 +229,7 @@ class _Attendance:
         if self.hosts and away_s > PATIENCE_S:
             raise KerasimgError(
                 f"no worker has been there for {PATIENCE_S:.0f} s (the last were on {listed(self.hosts)}); "
-                f"{kept} trials are kept, and kerasimg tune --resume goes on from them"
+                f"{kept} trials are saved, and kerasimg tune --resume continues from them"
             )
         if not self.said and away_s > (LOOK_S if self.hosts else SILENCE_S):
             self.said = True
@@ -245,10 +243,10 @@ class _Attendance:
 
 
 class Workers:
-    """Processes on this machine, begun again when they end too early."""
+    """Processes on this machine, started again when they end too early."""
 
     def __init__(self, count: int, oracle: Any, address: str, arguments: Sequence[str]) -> None:
-        """arguments: of `python -m kerasimg.tuning.worker`, but for the address."""
+        """arguments: of `python -m kerasimg.tuning.worker`, except the address."""
         self.oracle, self.address, self.arguments = oracle, address, list(arguments)
         self.cores = share_of_cores(count)
         self.processes: dict[int, tuple[subprocess.Popen[bytes], str, Any]] = {}
@@ -259,12 +257,13 @@ class Workers:
 
     def _begin(self, number: int) -> None:
         tuner_id = f"worker-{number}-{secrets.token_hex(4)}"
-        told = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         command = [sys.executable, "-m", "kerasimg.tuning.worker", self.address, *self.arguments]
-        cores = self.cores[number]
-        command += ["--name", tuner_id, "--cores", ",".join(map(str, cores)), "--parent", str(os.getpid())]
-        process = subprocess.Popen(command, env=self._environment(number), stdout=told, stderr=told)
-        self.processes[number] = process, tuner_id, told
+        command += ["--name", tuner_id, "--parent", str(os.getpid())]
+        process = subprocess.Popen(command, env=self._environment(number), stdout=output, stderr=output)
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(process.pid, self.cores[number])
+        self.processes[number] = process, tuner_id, output
 
     def _environment(self, number: int) -> dict[str, str]:
         threads = str(len(self.cores[number]))
@@ -277,7 +276,7 @@ class Workers:
 
     def look(self) -> bool:
         """Begin again what has ended too early; whether any worker is left. KerasimgError where it cannot help."""
-        for number, (process, tuner_id, told) in list(self.processes.items()):
+        for number, (process, tuner_id, output) in list(self.processes.items()):
             code = process.poll()
             if code is None:
                 continue
@@ -285,15 +284,15 @@ class Workers:
             self.oracle.give_back(tuner_id)
             if not self.oracle.over:
                 if code != 0:
-                    self._lost(number, code, told)
+                    self._lost(number, code, output)
                 else:
                     self._begin(number)  # it had taken much memory
-            told.close()
+            output.close()
         return bool(self.processes)
 
-    def _lost(self, number: int, code: int, told: Any) -> None:
-        told.seek(0)
-        text = told.read().decode("utf-8", "replace").strip()
+    def _lost(self, number: int, code: int, output: Any) -> None:
+        output.seek(0)
+        text = output.read().decode("utf-8", "replace").strip()
         ended = len(self.oracle.ended)
         self.lost = self.lost + 1 if ended == self._ended_when_lost else 1
         self._ended_when_lost = ended
@@ -305,10 +304,10 @@ class Workers:
 
     def close(self) -> None:
         """End all that are left."""
-        for process, _, told in self.processes.values():
+        for process, _, output in self.processes.values():
             process.kill()
             process.wait()
-            told.close()
+            output.close()
         self.processes.clear()
 
 

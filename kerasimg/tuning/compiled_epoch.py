@@ -28,14 +28,14 @@ from kerasimg.data.shuffling import permutation
 from kerasimg.data.source import Source
 from kerasimg.spec.document import Image
 from kerasimg.spec.load import Spec
+from kerasimg.training.auto_settings import OPERATIONS_PER_S, operations
 from kerasimg.training.checkpoint_callbacks import Watch
 from kerasimg.training.engine import compile_model, stage_optimizer
 from kerasimg.training.feature_rows import Rows
 from kerasimg.training.features import FeaturePlan, StageData
+from kerasimg.training.optimizer import written_rate
 from kerasimg.training.prepare import Experiment
-from kerasimg.training.rates import written_rate
 from kerasimg.training.splits import seed_of
-from kerasimg.training.steps_per_execution import OPERATIONS_PER_S, operations
 
 LONGEST_CALL_S = 4.0
 """Of an epoch that would take longer on a slow processor, a call is a part, for Ctrl-C to have its turn."""
@@ -290,7 +290,7 @@ def lift_decay(optimizer: Any) -> Any:
 
 
 def optimizer_signature(spec: Spec) -> list[Any]:
-    """What the optimizer of each stage is, but for the numbers that are variables."""
+    """What the optimizer of each stage is, except the numbers that are variables."""
     value = spec.compile.optimizer
     written = {"type": value} if isinstance(value, str) else dict(value)
     found = []

@@ -1,6 +1,6 @@
 """What a spec's model is made of, without making it: its calls, each named by all that it follows from.
 
-Two specs with the same outline have the same model, but for what a compiled graph can take as a variable: the rates of
+Two specs with the same outline have the same model, except what a compiled graph can take as a variable: the rates of
 Dropout layers. Where an expression asks for the shape of an output ("=in_channels"), the outline needs to know it from
 an earlier model with the same calls; then walking a spec takes about a millisecond.
 """

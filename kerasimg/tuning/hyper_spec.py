@@ -25,9 +25,9 @@ from kerasimg.spec.load import Spec
 from kerasimg.training.auto_settings import Choices, Probe
 from kerasimg.training.distillation import check_teacher_place
 from kerasimg.training.engine import Engine, Hooks, total_epochs
-from kerasimg.training.objective import make_objective, make_optimizer
+from kerasimg.training.objective import make_objective
+from kerasimg.training.optimizer import learning_rate, make_optimizer
 from kerasimg.training.prepare import Experiment, Models, Sized, check_images, make_models, prepare, weights_of
-from kerasimg.training.rates import learning_rate
 from kerasimg.training.splits import Parts
 from kerasimg.tuning.space import declare, resolve, space_of
 

@@ -41,15 +41,6 @@ class Order:
     keep_state: bool = False
     """Whether another trial may go on from it."""
 
-    def text(self) -> str:
-        """As JSON."""
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def read(text: str) -> Order:
-        """From JSON."""
-        return Order(**json.loads(text))
-
 
 @dataclass(frozen=True)
 class Ended:
@@ -69,15 +60,6 @@ class Ended:
     """Of each execution."""
     rows: list[Row] = field(default_factory=list)
     """One per epoch and execution."""
-
-    def text(self) -> str:
-        """As JSON."""
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def read(text: str) -> Ended:
-        """From JSON."""
-        return Ended(**json.loads(text))
 
     @property
     def worked(self) -> bool:
@@ -121,19 +103,19 @@ class Records:
         """Write history.csv, then outcome.json: a trial that has one needs not be trained again."""
         if ended.rows:
             self._write(trial, HISTORY, as_csv(ended.rows))
-        told = asdict(ended)
-        told["epochs"] = len(ended.curve)
-        del told["rows"]
-        self._write(trial, OUTCOME, to_json(told) + "\n")
+        content = asdict(ended)
+        content["epochs"] = len(ended.curve)
+        del content["rows"]
+        self._write(trial, OUTCOME, to_json(content) + "\n")
 
     def read_ended(self, trial: str) -> Ended | None:
         """What became of a trial; None where it has not ended."""
         path = self.trial_folder(trial) / OUTCOME
         if not path.is_file():
             return None
-        told = read_object(path)
-        del told["epochs"]
-        return Ended(**told, rows=self.history(trial))
+        content = read_object(path)
+        del content["epochs"]
+        return Ended(**content, rows=self.history(trial))
 
     def history(self, trial: str) -> list[Row]:
         """The epochs of a trial."""

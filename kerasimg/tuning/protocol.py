@@ -29,6 +29,8 @@ TOKEN_FILE: Final = ".token"
 """In the folder of a search, for its owner only."""
 TOKEN, SEARCH, DIGEST, WORKER, HOST = ("kerasimg-" + name for name in ("token", "search", "digest", "worker", "host"))
 """The keys of the metadata."""
+PATIENCE_S = 600.0
+"""How long a worker waits for a chief that does not answer, and a chief for workers."""
 NAME = re.compile(r"[A-Za-z0-9_.:-]{1,255}")
 
 Trial = Annotated[str, Field(pattern=r"^[0-9]{4,9}$")]
@@ -126,12 +128,20 @@ def decode(kind: type[Message], content: bytes) -> Any:
 
 def end_message(trial: str, ended: Ended) -> bytes:
     """The message that a trial has ended; without its epochs where they would be too many for one message."""
-    told = asdict(ended)
-    told["reason"] = None if ended.reason is None else ended.reason[:20_000]
-    content = encode({"trial": trial, "ended": told})
+    result = asdict(ended)
+    result["reason"] = None if ended.reason is None else ended.reason[:20_000]
+    content = encode({"trial": trial, "ended": result})
     if len(content) > limit("grpc_message_bytes") // 2:
-        content = encode({"trial": trial, "ended": {**told, "rows": []}})
+        content = encode({"trial": trial, "ended": {**result, "rows": []}})
     return content
+
+
+def address_of(text: str) -> tuple[str, str]:
+    """HOST:PORT as a pair; CallError for anything else."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise CallError(f"expected HOST:PORT, got '{text}'")
+    return host, port
 
 
 def given_token(given: str | None) -> str | None:

@@ -18,15 +18,17 @@ from kerasimg.data.sources import Data, open_source
 from kerasimg.errors import CallError, Interrupted, KerasimgError
 from kerasimg.files import lock_folder, replacing, write_json, write_text
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
-from kerasimg.training import reopen
 from kerasimg.training.prepare import load_for, weights_of
-from kerasimg.training.splits import seed_of
+from kerasimg.training.run import cache_kind, describe_weights
 from kerasimg.tuning.chief import Service, lead
 from kerasimg.tuning.journal import ARRAYS, BEST, TRIALS, WINNER, Ended, Records
 from kerasimg.tuning.oracle import make_oracle
 from kerasimg.tuning.protocol import TOKEN_VARIABLE, given_token, token_of
 from kerasimg.tuning.search_folder import Task, begin, with_winners
-from kerasimg.tuning.tuner import TrialTuner, UsedUp, require_no_other_search
+from kerasimg.tuning.worker import UsedUp, run_trials
+
+KERAS_TUNER_VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
+"""The environment variables by which KerasTuner searches over several machines."""
 
 OnFinished = Callable[[Task, Any], object]
 """Called with a search and its oracle when all trials have ended: the layers above write the page of the search."""
@@ -67,14 +69,14 @@ def tune(
     _check(workers, chief)
     token = given_token(token)
     spec, source = load_for(ref, data, overrides, params)
-    call: dict[str, Any] = {"weights": reopen.described(weights_of(ref, weights)), "cache": reopen.kind_of(cache)}
+    call: dict[str, Any] = {"weights": describe_weights(weights_of(ref, weights)), "cache": cache_kind(cache)}
     call |= {"limits": limits and dict(limits)}
     call |= {"on_bad_image": on_bad_image, "report": on_finished is not None, "workers": workers, "chief": chief}
     if workers != 1 or chief:
         _check_shared(source.where, workers)
     with _listening(chief) as service:  # before there is a folder: the port may be taken
         task = begin(ref, spec, source, data, out, call)
-        log.info(f"searching {_told(task)} -> {task.folder}")
+        log.info(f"searching {_describe(task)} -> {task.folder}")
         return _carry_out(task, workers, service, token, cache, on_finished)
 
 
@@ -123,7 +125,11 @@ def _listening(chief: str | None) -> Iterator[Service | None]:
 
 
 def _check(workers: int, chief: str | None) -> None:
-    require_no_other_search()
+    if found := [name for name in KERAS_TUNER_VARIABLES if name in os.environ]:
+        raise CallError(
+            f"{', '.join(found)} is set, for a KerasTuner over several machines; with kerasimg say --chief or --worker "
+            "HOST:PORT, and unset it"
+        )
     if workers < (0 if chief else 1):
         raise CallError(f"workers: expected a number > 0, got {workers}; 0 is for a chief whose workers are elsewhere")
 
@@ -133,7 +139,7 @@ def _check_shared(where: str, workers: int) -> None:
         raise CallError("several processes cannot share a data set in memory; save it, and give its folder")
 
 
-def _told(task: Task) -> str:
+def _describe(task: Task) -> str:
     size = task.space.size
     points = f"{size:,} combinations" if size else "a space without end"
     tune = task.spec.tune
@@ -170,7 +176,7 @@ def _search(
     try:
         ended = oracle.open(records, may_come_back=service is not None)
         if ended:
-            log.info(f"going on with {task.folder}: {ended} trials have ended")
+            log.info(f"resuming {task.folder}: {ended} trials have ended")
         if not oracle.over:
             alone = workers == 1 and service is None
             # A process whose memory is used up leaves the rest to others, which can be replaced.
@@ -181,7 +187,7 @@ def _search(
         _finish(task, oracle, on_finished)
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(
-            f"interrupted; {len(oracle.ended)} trials are kept; to go on: kerasimg tune --resume {task.folder}"
+            f"interrupted; {len(oracle.ended)} trials are saved; to resume: kerasimg tune --resume {task.folder}"
         ) from None
     return task.folder
 
@@ -203,20 +209,9 @@ def _lead(task: Task, oracle: Any, workers: int, service: Service | None, token:
 
 def _alone(task: Task, oracle: Any, records: Records, cache: Any) -> bool:
     """Train the trials in this process; False where it has taken much memory before all were trained."""
-    tune = task.spec.tune
-    tuner = TrialTuner(
-        oracle,
-        task.trials(task.folder / TRIALS, cache),
-        task.goal,
-        task.folder,
-        seed=seed_of(task.spec),
-        executions=tune.executions_per_trial,
-        follow=tune.stop is not None,
-        finished=records.write_ended,
-        foreseen=oracle.foreseen,
-    )
+    runner = task.trials(task.folder / TRIALS, cache)
     try:
-        tuner.search()
+        run_trials(oracle, "alone", runner, task, finished=records.write_ended, foreseen=oracle.foreseen)
     except UsedUp:
         return False
     return True
@@ -252,8 +247,8 @@ def _finish(task: Task, oracle: Any, on_finished: OnFinished | None) -> None:
         f"kerasimg {version('kerasimg')}, {tune.tuner} search with seed {tune.seed}: trial {int(best)} of "
         f"{len(oracle.ended)}, {score}"
     )
-    told = {"trial": best, "objective": task.goal.figure, "score": ended.score, "values": dict(order.values)}
-    write_json(task.folder / WINNER, told)
+    winner = {"trial": best, "objective": task.goal.figure, "score": ended.score, "values": dict(order.values)}
+    write_json(task.folder / WINNER, winner)
     for state in (task.folder / TRIALS).rglob("state.ckpt"):
         state.unlink()
     (task.folder / ARRAYS).unlink(missing_ok=True)

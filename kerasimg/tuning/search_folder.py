@@ -1,4 +1,4 @@
-"""The folder of a search: what it was called with, its space, its trials, and what came out."""
+"""The folder of a search: its call, its space, its trials and its result."""
 
 from __future__ import annotations
 
@@ -28,15 +28,136 @@ from kerasimg.run_folder import DATA, SPEC, RunFolder
 from kerasimg.spec.formatting import dumps
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.spec.metrics import Goal, goal_of
-from kerasimg.training import reopen
+from kerasimg.spec.search import KINDS
 from kerasimg.training.distillation import check_teacher_place
 from kerasimg.training.engine import total_epochs
-from kerasimg.training.run import copy_beside, create_folder, environment
+from kerasimg.training.run import (
+    copy_beside,
+    create_folder,
+    environment,
+    parts_of_record,
+    weights_of_record,
+    with_absolute_path,
+)
 from kerasimg.tuning.journal import BEST, CALL, SPACE
-from kerasimg.tuning.json_edit import rewrite
 from kerasimg.tuning.space import Space, space_of
+from kerasimg.tuning.trials import Trials
 
-ADVICE = "a search can only go on with the images that it began with; put them back, or search anew"
+_DECODER = json.JSONDecoder()
+
+
+class _Part:
+    """A value in a text: where it stands, what it is, and what stands in it."""
+
+    def __init__(self, begin: int, end: int, value: Any, children: Mapping[Any, _Part]) -> None:
+        self.begin, self.end, self.value, self.children = begin, end, value, children
+
+
+def rewrite(text: str, target: Mapping[str, Any]) -> str:
+    """The text of a JSON object, changed as little as it takes to be the text of `target`.
+
+    What is equal keeps its layout, comments (keys that begin with `//`) stay where they stand unless `target` has lost
+    them, keys that are new come after the others.
+    """
+    root = _parsed(text, _skipped(text, 0))
+    return text[: root.begin] + _written(text, root, target) + text[root.end :]
+
+
+def _written(text: str, part: _Part, target: Any) -> str:
+    if _same(part.value, target):
+        return text[part.begin : part.end]
+    if isinstance(part.value, dict) and isinstance(target, dict) and not KINDS.keys() & part.value.keys():
+        return _object(text, part, target)
+    if isinstance(part.value, list) and isinstance(target, list) and len(part.value) == len(target):
+        return _with_children(text, part, dict(enumerate(target)))
+    if (chosen := _option(part, target)) is not None:
+        return _written(text, chosen, target)
+    return _text(target)
+
+
+def _object(text: str, part: _Part, target: Mapping[str, Any]) -> str:
+    """An object with some values changed, some keys gone, and new ones at its end."""
+    kept = [key for key in part.children if key in target]
+    if not kept:
+        return _text(target)
+    begins = _member_begins(text, part)
+    gaps = {key: text[len(text[:begin].rstrip()) : begin] for key, begin in begins.items()}
+    pieces = [
+        gaps[key] + text[begins[key] : part.children[key].begin] + _written(text, part.children[key], target[key])
+        for key in kept
+    ]
+    between = gaps[kept[-1]] or " "
+    pieces += [f"{between}{_text(key)}: {_text(value)}" for key, value in target.items() if key not in part.children]
+    last = max(child.end for child in part.children.values())
+    return "{" + ",".join(pieces) + text[last : part.end]
+
+
+def _member_begins(text: str, part: _Part) -> dict[Any, int]:
+    """Where each key of an object begins."""
+    begins, at = {}, part.begin + 1
+    for key, child in part.children.items():
+        begins[key] = text.index('"', at)
+        at = child.end
+    return begins
+
+
+def _with_children(text: str, part: _Part, targets: Mapping[Any, Any]) -> str:
+    made, at = "", part.begin
+    for key, child in part.children.items():
+        made += text[at : child.begin] + _written(text, child, targets[key])
+        at = child.end
+    return made + text[at : part.end]
+
+
+def _option(part: _Part, target: Any) -> _Part | None:
+    """The option of a $choice that the target was made from, where one has its shape."""
+    if not isinstance(part.value, dict) or not isinstance(part.value.get("$choice"), dict):
+        return None
+    options = part.children["$choice"].children.values()
+    alike = [one for one in options if _shape(one.value) == _shape(target) and isinstance(target, dict | list)]
+    return next((one for one in alike if _same(one.value, target)), alike[0] if len(alike) == 1 else None)
+
+
+def _shape(value: Any) -> Any:
+    return sorted(value) if isinstance(value, dict) else len(value) if isinstance(value, list) else None
+
+
+def _same(one: Any, other: Any) -> bool:
+    return json.dumps(one) == json.dumps(other)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _skipped(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \t\r\n\ufeff":
+        at += 1
+    return at
+
+
+def _parsed(text: str, at: int) -> _Part:
+    """The value that begins at a place of a sound JSON text."""
+    if text[at] not in "{[":
+        value, end = _DECODER.raw_decode(text, at)
+        return _Part(at, end, value, {})
+    closing = "}" if text[at] == "{" else "]"
+    children: dict[Any, _Part] = {}
+    place = _skipped(text, at + 1)
+    while text[place] != closing:
+        key: Any = len(children)
+        if closing == "}":
+            key, place = _DECODER.raw_decode(text, place)
+            place = _skipped(text, _skipped(text, place) + 1)
+        children[key] = child = _parsed(text, place)
+        place = _skipped(text, child.end)
+        if text[place] == ",":
+            place = _skipped(text, place + 1)
+    values = {key: child.value for key, child in children.items()}
+    return _Part(at, place + 1, values if closing == "}" else list(values.values()), children)
+
+
+ADVICE = "a search can only go on with the images that it began with; put them back, or search again"
 
 
 @dataclass(frozen=True)
@@ -113,22 +234,18 @@ class Task:
             given["params"] = min(most, given.get("params", most))
         return given or None
 
-    def trials(self, folder: Path, cache: Any = None) -> Any:
+    def trials(self, folder: Path, cache: Any = None) -> Trials:
         """What trains the trials in this process. folder: in which each may keep something."""
-        from kerasimg.tuning.model_limits import Limited, is_measured
-        from kerasimg.tuning.trials import Trials
-
-        trials = Trials(
+        return Trials(
             self.spec,
             self.data,
             folder=folder,
             cache=cache or self.call["cache"],
-            weights=reopen.recalled_weights(self.call["weights"]),
+            weights=weights_of_record(self.call["weights"]),
             limits=self.limits,
             on_bad_image=self.call["on_bad_image"],
             overrides={"tune.direction": self.goal.direction},
         )
-        return Limited(trials, self.spec, trials.source.classes) if is_measured(self.spec.tune.limits) else trials
 
     def check(self, source: Source) -> None:
         """CallError where the images are not those that the search began with."""
@@ -137,11 +254,11 @@ class Task:
             raise CallError(
                 f"the search in '{self.folder}' began with {self.call['images']:,} images of "
                 f"{len(self.call['classes'])} classes, and {source.where} holds {len(source):,} of "
-                f"{len(source.classes)}: its trials could not be compared; search anew"
+                f"{len(source.classes)}: its trials could not be compared; search again"
             )
         kept = read_object(self.folder / DATA)
         if data_digest(data_record(source)) != data_digest(kept):
-            reopen.recalled(source, kept, ADVICE)  # names the images
+            parts_of_record(source, kept, ADVICE)  # names the images
             raise CallError(f"{source.where}: the images are in another order, or in other parts; {ADVICE}")
 
     @property
@@ -179,7 +296,7 @@ def _without_paths(weights: Any) -> Any:
 
 
 def digests(spec: Spec, kept: Mapping[str, Any]) -> dict[str, str]:
-    """Of the spec with the values given for its params, and of the data.  kept: the record of the data."""
+    """Of the spec with the values given for its params, and of the data.  record: the record of the data."""
     return {"spec": _sha256([spec.document, dict(spec.given)]), "data": data_digest(kept)}
 
 
@@ -200,8 +317,8 @@ def begin(
         raise SpecError([Fault(spec.file, "", message)])
     in_memory = is_in_memory(source.where)
     where = None if in_memory else str(data) if source.where == "sample" or "tfds:" in source.where else _located(data)
-    kept = reopen.located(data_record(source), data)
-    told = {
+    kept = with_absolute_path(data_record(source), data)
+    call_record = {
         "data": where,
         "images": len(source),
         "classes": list(source.classes),
@@ -219,10 +336,10 @@ def begin(
         (draft.path / SPEC).write_text(as_written(ref, spec), encoding="utf-8")
         write_json(draft.path / SPACE, space.describe())
         write_json(draft.path / DATA, kept)
-        write_json(draft.path / CALL, told)
+        write_json(draft.path / CALL, call_record)
 
     folder = create_folder(out, f"{spec.name}-tune", fill).path
-    return Task(folder, spec, data, told)
+    return Task(folder, spec, data, call_record)
 
 
 def as_written(ref: Reference, spec: Spec) -> str:

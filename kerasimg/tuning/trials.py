@@ -11,7 +11,7 @@ import gc
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -24,9 +24,13 @@ from kerasimg.data.cache import Cache
 from kerasimg.data.memory import free_bytes
 from kerasimg.data.readable import OnBadImage
 from kerasimg.data.sources import Data
+from kerasimg.deploy.measure import measure
 from kerasimg.errors import KerasimgError, SpecError
+from kerasimg.models.build import construct
+from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.models.weights import save_weights
+from kerasimg.spec.document import Limits
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.spec.metrics import goal_of
 from kerasimg.training import checkpoint
@@ -34,17 +38,19 @@ from kerasimg.training.auto_settings import Choices, is_open, is_out_of_memory
 from kerasimg.training.checkpoint_callbacks import AfterEpoch
 from kerasimg.training.engine import Engine, Hooks, make_callbacks, plan_stage, total_epochs
 from kerasimg.training.features import FeaturePlan
+from kerasimg.training.objective import image_weights
 from kerasimg.training.prepare import Experiment, Models, Seeder, Sized, check_images, load_for, make_models, prepare
-from kerasimg.training.sample_weights import image_weights
 from kerasimg.training.splits import Parts, seed_of, split_images, split_key
 from kerasimg.tuning.compiled_epoch import Tables
-from kerasimg.tuning.frozen_trunk_cache import Trunk, can_have_trunk, find_trunk
 from kerasimg.tuning.graph_signature import Known, Outline, Recorder, outline_of
 from kerasimg.tuning.journal import Outcome, Row, Status, best_row, keep_best
 from kerasimg.tuning.shared_graph import (
     Ahead,
     SharedModel,
+    Trunk,
+    can_have_trunk,
     can_share,
+    find_trunk,
     forget_gradients,
     is_of_any_data,
     noted_gradients,
@@ -100,6 +106,7 @@ class Trials:
         self._parts: dict[str, Parts] = {}
         self._choices = Choices(limits)
         self._make_models: Callable[..., Models] = partial(make_models, weights=weights, limits=limits, seed=Seeder())
+        self._measured: dict[str, str | None] = {}
         self._calls: dict[str, Known] = {}
         self._trunks: list[Trunk] = []
         self._models: OrderedDict[str, SharedModel] = OrderedDict()
@@ -138,6 +145,9 @@ class Trials:
         after_epoch: told each epoch's number, from 0, and its row; True ends the trial.
         keep_state: keep what it stands at, where it ends before the spec does.
         """
+        started = time.perf_counter()
+        if (reason := self._passed_limit(values, seed)) is not None:
+            return Outcome("infeasible", [], {}, time.perf_counter() - started, reason)
         prepare, self._next = self._next, None
         with self._ahead.present(prepare):
             return self._run(
@@ -146,7 +156,23 @@ class Trials:
 
     def expect(self, values: Mapping[str, Any], *, seed: int | None = None) -> None:
         """Say which trial comes after the next call of `run`: its graph is made beside that one, where this can be."""
-        self._next = partial(self._prepare, values, seed)
+        if not is_measured(self.spec.tune.limits):
+            self._next = partial(self._prepare, values, seed)
+
+    def _passed_limit(self, values: Mapping[str, Any], seed: int | None) -> str | None:
+        """Why a trial is not trained because of `tune.limits`; trials with the same model are measured once."""
+        if not is_measured(self.spec.tune.limits):
+            return None
+        try:
+            spec = self.resolve(values, seed)
+            outline = outline_of(spec, {})
+            if outline is None:  # an expression asks for a shape that only the model itself has
+                return passed_limit(spec, self.source.classes)
+            if (key := outline.text()) not in self._measured:
+                self._measured[key] = passed_limit(spec, self.source.classes)
+            return self._measured[key]
+        except KerasimgError as error:
+            return str(error)
 
     def _run(
         self,
@@ -159,7 +185,7 @@ class Trials:
         go_on_from: str,
         keep_state: bool,
     ) -> Outcome:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         state = self.folder / go_on_from / STATE if first_epoch else None
         engine: Engine | None = None
         status: Status = "completed"
@@ -187,7 +213,7 @@ class Trials:
         self._make_room()
         if self._first_bytes is None:
             self._first_bytes = resident_bytes()
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         return Outcome(status, logs, self._best(rows), seconds, reason, weights, details)
 
     def _note(self, gradients: Collection[str]) -> None:
@@ -392,7 +418,30 @@ def _judged(error: Exception) -> tuple[Status, str]:
     if isinstance(error, SpecError):
         return "infeasible", str(error)
     if is_out_of_memory(error):
-        return "infeasible", f"the memory does not suffice: {error}"
+        return "infeasible", f"out of memory: {error}"
     if isinstance(error, KerasimgError):
         return "failed", str(error)
     return "failed", f"{type(error).__name__}: {error}"
+
+
+def is_measured(limits: Limits) -> bool:
+    """Whether a limit needs the model to be converted and measured."""
+    return limits.litert_bytes is not None or limits.latency_ms is not None
+
+
+def passed_limit(spec: Spec, classes: Sequence[str]) -> str | None:
+    """The limit of `tune.limits` that a model passes as a LiteRT file, as a sentence; None if it passes none.
+
+    The weights are random: they change neither size nor latency.
+    """
+    limits = spec.tune.limits
+    model = construct(spec, weights=None, limits=None if limits.params is None else {"params": limits.params}).model
+    rows = measure(Classifier(model, spec, tuple(classes), None), "litert", precision="float32", verbose=0).runtimes
+    row = next(row for row in rows if row["target"] == "litert")
+    for name, measured, most in (
+        ("bytes as a LiteRT file", row["bytes"], limits.litert_bytes),
+        ("ms for an image", row["p50_ms"], limits.latency_ms),
+    ):
+        if most is not None and measured > most:
+            return f"{measured:,} {name}, and the limit is {most:,} (tune.limits)"
+    return None

@@ -4,20 +4,253 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+
+import grpc  # type: ignore[import-untyped]
 
 from kerasimg import log
 from kerasimg.catalog import Reference
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
-from kerasimg.training import reopen
+from kerasimg.spec.load import Spec
+from kerasimg.spec.metrics import Goal
+from kerasimg.training.prepare import load_for, weights_of
+from kerasimg.training.run import cache_kind, describe_weights
+from kerasimg.training.splits import seed_of
+from kerasimg.tuning import protocol
+from kerasimg.tuning.ask_tell import Answer, this_host
+from kerasimg.tuning.journal import TRIALS, Ended, Order, Outcome, Records, Row
+from kerasimg.tuning.protocol import PATIENCE_S, TOKEN_VARIABLE, address_of, given_token, token_of
+from kerasimg.tuning.search_folder import Task, data_record, digests
+
+SAY_AFTER_S = 3.0
+"""How long it does so without a word."""
+CALL_S = 30.0
+"""How long an answer may take: a choice of Bayesian search takes some seconds."""
+ASK_AGAIN_S = 0.2
+HEARTBEAT_S = 5.0
+LOOK_S = 0.2
+"""How often a worker looks whether the process that began it is still there."""
+AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION)
+CHANNEL = (("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 1000))
+
+
+class Chief:
+    """The oracle of a search, as a worker sees it."""
+
+    def __init__(self, address: str, token: str, digest: str, worker: str) -> None:
+        """address: HOST:PORT.  digest: of `Task.identity`.  worker: the name of this one, which no other has."""
+        host, port = address_of(address)
+        self.address = address
+        self.channel = grpc.insecure_channel(f"{host}:{port}", options=CHANNEL)
+        self.facts = {protocol.TOKEN: token, protocol.DIGEST: digest, protocol.WORKER: worker}
+        self.facts[protocol.HOST] = this_host()
+        self.trial: str | None = None
+        """The one that is trained now."""
+
+    def join(self, identity: Mapping[str, str]) -> None:
+        """Say what this worker has; CallError where the chief refuses it. The chief is waited for."""
+        answer = self._patiently("Join", protocol.encode({"identity": identity}))
+        self.facts[protocol.SEARCH] = str(answer["search"])
+
+    def create_trial(self, tuner_id: str) -> Answer:
+        """Returns the next trial."""
+        answer = self._patiently("Next", b"{}")
+        order = None if answer["order"] is None else Order(**answer["order"])
+        self.trial = None if order is None else order.trial
+        return Answer(answer["status"], order)
+
+    def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> bool:
+        """Reports an epoch; whether the trial should end."""
+        (value,) = metrics.values()
+        message = protocol.encode({"trial": trial_id, "step": step, "value": float(value)})
+        return bool(self._patiently("Epoch", message)["stop"])
+
+    def end_trial(self, trial: str, ended: Ended) -> None:
+        """Reports the result of a trial."""
+        self._patiently("End", protocol.end_message(trial, ended))
+        self.trial = None
+
+    def _call(self, method: str, message: bytes, timeout_s: float = CALL_S) -> dict[str, Any]:
+        call = self.channel.unary_unary(f"/{protocol.SERVICE}/{method}")
+        return dict(json.loads(call(message, timeout=timeout_s, metadata=tuple(self.facts.items()))))
+
+    def _patiently(self, method: str, message: bytes) -> dict[str, Any]:
+        """An answer; a chief that is gone may come back. Each request may be sent twice without harm."""
+        started = time.monotonic()
+        waiting = False
+        while True:
+            try:
+                answer = self._call(method, message)
+            except grpc.RpcError as error:
+                self._raise_unless_away(error)
+                waited_s = time.monotonic() - started
+                known = protocol.SEARCH in self.facts
+                if waited_s > PATIENCE_S:
+                    raise KerasimgError(
+                        f"no chief at {self.address} for {PATIENCE_S:.0f} s; start it, or resume its search by --resume"
+                    ) from None
+                if not waiting and waited_s > SAY_AFTER_S:
+                    waiting = True
+                    state = "the chief is gone from" if known else "no chief at"
+                    then = "" if known else " yet"
+                    log.info(f"{state} {self.address}{then}; it is waited for, at most {PATIENCE_S:.0f} s")
+                time.sleep(ASK_AGAIN_S)
+            else:
+                if waiting:
+                    log.info(f"the chief at {self.address} answers")
+                return answer
+
+    def _raise_unless_away(self, error: Any) -> None:
+        code = error.code()
+        if code in AWAY:
+            return
+        if code in REFUSED:
+            raise CallError(f"the chief at {self.address} refuses this worker: {error.details()}") from None
+        if code == grpc.StatusCode.UNIMPLEMENTED:
+            raise CallError(f"what listens at {self.address} is no chief of this version of kerasimg") from None
+        raise KerasimgError(f"the chief at {self.address} answers: {error.details()}") from None
+
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """Let the chief know, now and then, that this worker is there, and at the end that it is not."""
+        done = threading.Event()
+
+        def tell() -> None:
+            while not done.wait(HEARTBEAT_S):
+                with suppress(grpc.RpcError, ValueError):  # ValueError: the channel was closed meanwhile
+                    self._call("Alive", protocol.encode({"trial": self.trial}), HEARTBEAT_S)
+
+        threading.Thread(target=tell, daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+            with suppress(grpc.RpcError):
+                self._call("Leave", b"{}", 1.0)
+            self.channel.close()
+
+
+def end_with(parent: int) -> None:
+    """End this process when the one that began it is gone, however that was."""
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_S)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True).start()
+
+
+class UsedUp(Exception):
+    """The process has taken much memory that is not given back: another process should continue."""
+
+
+def run_trials(
+    oracle: Any,
+    worker: str,
+    runner: Any,
+    task: Any,
+    *,
+    finished: Callable[[str, Ended], None] = lambda trial, ended: None,
+    foreseen: Callable[[], Mapping[str, Any] | None] = lambda: None,
+) -> None:
+    """Trains trials until there are no more.
+
+    Args:
+        oracle: hands out the trials and takes the results: an oracle of `oracle.py`, or a `Chief`.
+        worker: name of this worker.
+        runner: trains a trial: `Trials`.
+        task: has the spec and the goal of the search: `Task`.
+        finished: called with each trial and its result, before the oracle gets it.
+        foreseen: returns the values of the next trial, or None if they are not known yet.
+
+    Raises:
+        UsedUp: if this process should train no more.
+    """
+    while True:
+        if runner.used_up():
+            raise UsedUp
+        status, order = oracle.create_trial(worker)
+        if status == "STOPPED":
+            return
+        if order is None:
+            time.sleep(ASK_AGAIN_S)
+            continue
+        if (values := foreseen()) is not None:
+            runner.expect(values, seed=seed_of(task.spec))
+        ended = run_trial(oracle, order, runner, task.spec, task.goal)
+        finished(order.trial, ended)
+        oracle.end_trial(order.trial, ended)
+
+
+def run_trial(oracle: Any, order: Order, runner: Any, spec: Spec, goal: Goal) -> Ended:
+    """Trains a trial as often as `tune.executions_per_trial` says."""
+
+    def report(epoch: int, row: Mapping[str, float]) -> bool:
+        figures = {goal.figure: row[goal.figure]}
+        return bool(oracle.update_trial(order.trial, figures, step=epoch - order.first_epoch))
+
+    outcomes: list[Outcome] = []
+    executions = spec.tune.executions_per_trial
+    for number in range(executions):
+        below = f"/execution-{number + 1}" if executions > 1 else ""
+        try:
+            outcome = runner.run(
+                order.values,
+                trial_id=order.trial + below,
+                epochs=order.epochs,
+                first_epoch=order.first_epoch,
+                seed=seed_of(spec) + number,
+                # Of several executions the first one decides whether the trial goes on.
+                after_epoch=report if spec.tune.stop and number == 0 else None,
+                go_on_from=order.of and order.of + below,
+                keep_state=order.keep_state,
+            )
+        except Exception as error:  # a failed trial must not end the others
+            outcome = Outcome("failed", [], {}, 0.0, f"{type(error).__name__}: {error}")
+        outcomes.append(outcome)
+        if outcome.status != "completed":
+            break
+    return summary(outcomes, goal, executions)
+
+
+def summary(outcomes: list[Outcome], goal: Goal, executions: int = 1) -> Ended:
+    """The executions of a trial as one; it worked where all of them did."""
+    last = outcomes[-1]
+    first = outcomes[0]
+    scores = [float(one.best[goal.figure]) for one in outcomes if goal.figure in one.best]
+    status, reason = last.status, last.reason
+    if status in ("completed", "stopped") and len(scores) < len(outcomes):
+        known = ", ".join(last.logs[-1]) if last.logs else "none"
+        status, reason = "failed", f"no figure '{goal.figure}' was measured (there were: {known})"
+    rows: list[Row] = []
+    for number, outcome in enumerate(outcomes):
+        rows += [{"execution": number + 1, **row} if executions > 1 else dict(row) for row in outcome.logs]
+    worked = status in ("completed", "stopped")
+    return Ended(
+        status=status,
+        score=fmean(scores) if scores and worked else None,
+        seconds=sum(one.seconds for one in outcomes),
+        curve=[float(row[goal.figure]) for row in first.logs if goal.figure in row],
+        best_epoch=int(first.best["epoch"]) if "epoch" in first.best else None,
+        reason=reason,
+        scores=scores,
+        rows=rows,
+    )
 
 
 def work(
@@ -38,13 +271,8 @@ def work(
     ref, data and the rest: as for the chief, `kerasimg.tune(..., chief="HOST:PORT")`.  chief: HOST:PORT where it is.
     token: that of the chief; None: the one in the environment variable KERASIMG_TOKEN.
     The chief may come later, and may be restarted. Nothing is kept here; what became of each trial goes to the chief.
-    Raises `kerasimg.tuning.tuner.UsedUp` where the process has taken so much memory that another should go on.
+    Raises `UsedUp` if the process has taken so much memory that another process should continue.
     """
-    from kerasimg.training.prepare import load_for, weights_of
-    from kerasimg.tuning.protocol import TOKEN_VARIABLE, given_token
-    from kerasimg.tuning.remote_oracle import address_of
-    from kerasimg.tuning.search_folder import Task, data_record, digests
-
     address_of(chief)
     if (token := given_token(token)) is None:
         raise CallError(
@@ -52,8 +280,8 @@ def work(
             "environment"
         )
     spec, source = load_for(ref, data, overrides, params)
-    call = {"weights": reopen.described(weights_of(ref, weights)), "limits": limits, "on_bad_image": on_bad_image}
-    call |= {"cache": reopen.kind_of(cache), "digests": digests(spec, data_record(source))}
+    call = {"weights": describe_weights(weights_of(ref, weights)), "limits": limits, "on_bad_image": on_bad_image}
+    call |= {"cache": cache_kind(cache), "digests": digests(spec, data_record(source))}
     with tempfile.TemporaryDirectory(prefix="kerasimg-") as folder:
         task = Task(Path(folder), spec, data, call)
         return serve(task, chief, token, f"worker-{secrets.token_hex(8)}", Path(folder), cache)
@@ -72,15 +300,9 @@ def serve(
 
     name: of this worker, which no other has.  kept: keeps what became of a trial, before the chief knows.
     """
-    from kerasimg.training.splits import seed_of
-    from kerasimg.tuning.oracle import make_oracle
-    from kerasimg.tuning.remote_oracle import Chief
-    from kerasimg.tuning.tuner import TrialTuner
-
     asked = Chief(chief, token, task.digest, name)
     log.info(f"asking for trials at {chief}")
     asked.join(task.identity)  # before the images are read: a worker that is refused costs nothing
-    tune = task.spec.tune
     done = 0
 
     def finished(trial: str, ended: Any) -> None:
@@ -91,20 +313,7 @@ def serve(
         log.info(f"trial {trial}: {ended.status}, {task.goal.figure} {ended.score}")
 
     with asked.present():
-        runner = task.trials(folder, cache)
-        oracle = make_oracle(task.space, task.goal, tune, task.epochs)
-        worker = TrialTuner(
-            oracle,
-            runner,
-            task.goal,
-            folder,
-            seed=seed_of(task.spec),
-            executions=tune.executions_per_trial,
-            follow=tune.stop is not None,
-            finished=finished,
-        )
-        worker.oracle = asked
-        worker.search()
+        run_trials(asked, name, task.trials(folder, cache), task, finished=finished)
     log.info("the search has ended")
     return done
 
@@ -116,26 +325,17 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("--name", required=True)
     parser.add_argument("--data")
-    parser.add_argument("--cores")
     parser.add_argument("--parent", type=int)
-    told = parser.parse_args()
-    if told.cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, [int(core) for core in told.cores.split(",")])
-    from kerasimg.tuning.journal import TRIALS, Records
-    from kerasimg.tuning.protocol import token_of
-    from kerasimg.tuning.remote_oracle import end_with
-    from kerasimg.tuning.search_folder import Task
-    from kerasimg.tuning.tuner import UsedUp
-
-    if told.parent:
-        end_with(told.parent)
+    given = parser.parse_args()
+    if given.parent:
+        end_with(given.parent)
     gc.collect()
     gc.freeze()  # the collector need not go through all loaded modules in every trial
     try:
-        task = Task.open(told.folder, told.data)
+        task = Task.open(given.folder, given.data)
         folder = task.folder / TRIALS
         cache = "disk" if task.call["cache"] in ("auto", "memory") else None
-        serve(task, told.chief, token_of(task.folder), told.name, folder, cache, Records(task.folder).write_ended)
+        serve(task, given.chief, token_of(task.folder), given.name, folder, cache, Records(task.folder).write_ended)
     except UsedUp:
         sys.exit(0)  # the chief begins another
     except KerasimgError as error:

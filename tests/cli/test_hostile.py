@@ -231,7 +231,7 @@ def test_a_training_that_nobody_watches_tells_a_line_per_epoch(world: Path, say:
     assert (said.code, said.err) == (0, "")
     assert not re.search(r"[\r\b\x1b]", said.out)
     assert len(re.findall(r"^Epoch \d/3$", said.out, re.M)) == 3
-    assert "judging it on 3 images (test)" in said.out
+    assert "evaluating on 3 images (test)" in said.out
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell closes the streams")

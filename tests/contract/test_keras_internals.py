@@ -488,29 +488,6 @@ def test_the_brackets_of_hyperband():
     assert one._duplicate(values) is False
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_tuner")
-def test_a_tuner_runs_a_trial_through_the_hook_and_reloads_nothing(tmp_path):
-    import keras_tuner
-
-    ran = []
-
-    class Tuner(internals.TunerHooks, keras_tuner.engine.base_tuner.BaseTuner):  # type: ignore[misc]
-        def run_and_update(self, trial: Any) -> None:
-            ran.append(trial.hyperparameters.values)
-            trial.status = "INVALID"
-
-        def no_such_file(self) -> str:
-            return str(tmp_path / "none")
-
-        def save(self) -> None:
-            pass
-
-    one = oracle(kind="RandomSearchOracle", max_trials=2)
-    tuner = Tuner(one, directory=str(tmp_path), project_name="search")
-    tuner.search()
-    assert len(ran) == 2
-
-
 def test_a_tuner_calls_the_replacement_of_its_tensorboard_step():
     import keras_tuner
 

@@ -31,7 +31,7 @@ def machine(
 
 def test_the_largest_batch_is_taken_that_fits_and_is_not_slower():
     size, times, why = auto_settings.largest(machine(fits=100), [16, 32, 64, 128])
-    assert (size, sorted(times), why) == (64, [16, 32, 64], "128 do not fit the memory")
+    assert (size, sorted(times), why) == (64, [16, 32, 64], "128 images do not fit in memory")
 
 
 def test_a_batch_at_which_a_image_takes_longer_is_too_large():
@@ -46,7 +46,7 @@ def test_where_the_first_does_not_fit_its_halves_are_tried():
 
 
 def test_where_not_one_image_fits_the_user_is_told():
-    with pytest.raises(CallError, match="not even one image at a time fits the memory"):
+    with pytest.raises(CallError, match="not even one image fits in memory"):
         auto_settings.largest(machine(fits=0), [16])
 
 
@@ -97,7 +97,7 @@ def test_xla_is_not_tried_for_convolutions_without_a_graphics_processor(
         data=colours,
         out=tmp_path,
     )
-    assert said[1] == "XLA: off, which makes convolutions slower without a graphics processor"
+    assert said[1] == "XLA: off, it makes convolutions slower on a CPU"
 
 
 def test_xla_is_chosen_by_trial_where_the_spec_says_auto_and_only_there(
@@ -154,5 +154,5 @@ def test_memory_that_runs_out_later_is_told_with_a_batch_size_to_begin_anew_with
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
     monkeypatch.setattr(engine.KerasFit, "run", no_room)
-    with pytest.raises(KerasimgError, match=r"batches of 8 images: train anew .*--set fit\.batch_size=4, or auto\)"):
+    with pytest.raises(KerasimgError, match=r"out of memory at batch size 8: .*--set fit\.batch_size=4, or auto\)"):
         train(tiny(fit={"batch_size": 8, "stages": [{"epochs": 1}]}), data=colours, out=tmp_path)

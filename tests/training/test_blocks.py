@@ -4,7 +4,7 @@ import pytest
 
 import kerasimg
 from kerasimg.models.build import Built, construct
-from kerasimg.training.rates import blocks, factors
+from kerasimg.training.optimizer import blocks, factors
 
 HEAD = [{"layer": "GlobalAveragePooling2D"}, {"layer": "Dense", "name": "head", "units": 2}]
 

@@ -20,7 +20,7 @@ def test_what_is_written_is_read_to_the_last_bit(tmp_path: Path):
     checkpoint.write(tmp_path / "new" / "one.ckpt", {"epoch": 3, "loss": float("inf")}, ARRAYS)
     found = checkpoint.read(tmp_path / "new" / "one.ckpt")
     assert found is not None
-    assert found.facts == {"epoch": 3, "loss": float("inf")} == checkpoint.facts(tmp_path / "new" / "one.ckpt")
+    assert found.facts == {"epoch": 3, "loss": float("inf")} == checkpoint.read_facts(tmp_path / "new" / "one.ckpt")
     assert list(found.arrays) == list(ARRAYS)
     for name, array in ARRAYS.items():
         assert (found.arrays[name].dtype, found.arrays[name].shape) == (array.dtype, array.shape)
@@ -30,7 +30,7 @@ def test_what_is_written_is_read_to_the_last_bit(tmp_path: Path):
 
 def test_there_may_be_none(tmp_path: Path):
     assert checkpoint.read(tmp_path / "one.ckpt") is None
-    assert checkpoint.facts(tmp_path / "one.ckpt") is None
+    assert checkpoint.read_facts(tmp_path / "one.ckpt") is None
 
 
 @pytest.mark.parametrize("cut", [0, 10, 60, -1])
@@ -58,7 +58,7 @@ def test_the_one_before_stays_until_the_new_one_is_whole(tmp_path: Path):
     (tmp_path / ".partial-one.ckpt").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         checkpoint.write(path, {"epoch": 2}, ARRAYS)
-    assert checkpoint.facts(path) == {"epoch": 1}
+    assert checkpoint.read_facts(path) == {"epoch": 1}
     assert [one.name for one in tmp_path.iterdir()] == ["one.ckpt"]
 
 

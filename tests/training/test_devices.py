@@ -86,11 +86,11 @@ def test_as_many_devices_are_taken_as_divide_the_batch_and_the_user_is_told(trai
     )
     assert found["said"] == {
         "odd": [
-            "devices: 3 (CPU:0, CPU:1, CPU:2, 1 left idle, since 9 cannot be parted evenly), "
+            "devices: 3 (CPU:0, CPU:1, CPU:2, 1 left idle, since 9 cannot be split evenly), "
             "with 3 of a batch's 9 images each"
         ],
-        "prime": ["devices: one of 4; batches of 5 cannot be parted evenly among more"],
-        "taught": ["devices: one of 4, since Keras' Distiller leaves out of account how much a row weighs"],
+        "prime": ["devices: one of 4; batches of 5 cannot be split evenly among more"],
+        "taught": ["devices: one of 4, since Keras' Distiller ignores the weights of rows"],
     }
 
 

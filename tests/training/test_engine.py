@@ -102,7 +102,7 @@ def test_the_best_weights_are_handed_on_to_the_next_stage(
     run = Run(verbs.train(written, data=colours, out=tmp_path, verbose=0))
     losses = [row["val_loss"] for row in run.history]
     best = int(np.argmin(losses[:4]))
-    assert f"kept the weights of epoch {best + 1} (val_loss {losses[best]:.4g})" in said
+    assert f"using the weights of epoch {best + 1} (val_loss {losses[best]:.4g})" in said
     assert losses[best] < losses[3] / 10
     assert losses[4] == pytest.approx(losses[best], rel=1e-3)
 

@@ -77,7 +77,7 @@ def test_a_batch_size_that_does_not_fit_is_not_chosen(
     monkeypatch.setattr(Hungry, "room", 8)
     run = train(spec("auto"), data=colours, out=tmp_path)
     tried = RunFolder.of(run).required("training.json")["tried"]["batch_size"]
-    assert (tried["chosen"], tried["why"]) == (8, "16 do not fit the memory")
+    assert (tried["chosen"], tried["why"]) == (8, "16 images do not fit in memory")
 
 
 def test_memory_that_runs_out_before_a_checkpoint_begins_anew_in_half_batches(
@@ -86,7 +86,7 @@ def test_memory_that_runs_out_before_a_checkpoint_begins_anew_in_half_batches(
     said = limited(listen, monkeypatch, left=8)
     run = train(spec("auto"), data=colours, out=tmp_path)
     assert (
-        "the memory does not suffice for batches of 16 images: going on with 8 (no checkpoint was written yet); "
+        "out of memory at batch size 16: continuing with 8 (no checkpoint was written yet); "
         "the learning rate stays as it is"
     ) in said
     assert RunFolder.of(run).required("spec.json")["fit"]["batch_size"] == 8
@@ -106,8 +106,8 @@ def test_memory_that_runs_out_later_goes_on_from_the_checkpoint_in_half_batches(
     monkeypatch.setattr(checkpoint_callbacks, "WITHIN_EPOCH_S", 0.0 if within else 1e9)
     said = limited(listen, monkeypatch, left=8, after=3)  # 26 images, two steps an epoch
     run = train(spec("auto"), data=colours, out=tmp_path)
-    kept = "kept up to step 1 of epoch 2" if within else "kept up to the end of epoch 1"
-    assert any(f"going on with 8 ({kept})" in line for line in said)
+    kept = "saved up to step 1 of epoch 2" if within else "saved up to the end of epoch 1"
+    assert any(f"continuing with 8 ({kept})" in line for line in said)
     assert Hungry.seen[:4] == [16, 10, 16, 10]
     assert Hungry.seen[4:] == ([8, 2] if within else [8, 8, 8, 2]) + [8, 8, 8, 2]
     # Two epochs of warm-up, of four steps by now: the rate goes up in the second one as if they had always been four.
@@ -133,7 +133,7 @@ def test_a_run_that_went_on_in_half_batches_can_be_cut_off_and_resumed(
     monkeypatch.setattr(Hungry, "left", 10**9)
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "write", once)
-        with pytest.raises(KerasimgError, match="kept up to the end of epoch 2"):
+        with pytest.raises(KerasimgError, match="saved up to the end of epoch 2"):
             train(spec("auto"), data=colours, out=tmp_path)
     assert sizes == [16, 8]
     run = Run(verbs.resume(tmp_path / "tiny-1", verbose=0))
@@ -145,7 +145,7 @@ def test_a_batch_size_that_was_given_is_kept_and_the_user_is_told_what_to_take(
     train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(Hungry, "room", 4)
-    with pytest.raises(KerasimgError, match=r"batches of 8 images: train anew .*--set fit\.batch_size=4, or auto"):
+    with pytest.raises(KerasimgError, match=r"out of memory at batch size 8: .*--set fit\.batch_size=4, or auto"):
         train(spec(8), data=colours, out=tmp_path)
 
 
@@ -153,6 +153,6 @@ def test_where_not_one_image_fits_smaller_ones_are_advised(
     listen: Any, train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     said = limited(listen, monkeypatch, left=0)
-    with pytest.raises(KerasimgError, match=r"batches of 1 images: train anew with smaller images"):
+    with pytest.raises(KerasimgError, match=r"out of memory at batch size 1: retrain with smaller images"):
         train(spec("auto"), data=colours, out=tmp_path)
-    assert sum("going on with" in line for line in said) == 4
+    assert sum("continuing with" in line for line in said) == 4

@@ -6,7 +6,8 @@ import pytest
 
 import kerasimg
 from kerasimg.errors import SpecError
-from kerasimg.training.objective import WeightedLabels, make_objective, make_optimizer
+from kerasimg.training.objective import WeightedLabels, make_objective
+from kerasimg.training.optimizer import make_optimizer
 
 SOFTMAX, SIGMOID, LOGITS = ({"activation": name} for name in ("softmax", "sigmoid", "linear"))
 MIXUP = [{"layer": "MixUp"}]

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from kerasimg.training.rates import Rates, with_rates
+from kerasimg.training.optimizer import Rates, with_rates
 
 OPTIMIZERS = ["SGD", "Adam", "AdamW", "Nadam", "RMSprop", "Lion", "Adagrad", "Lamb", "Muon", "Adafactor"]
 

@@ -11,8 +11,7 @@ from kerasimg.data.pipeline import batches
 from kerasimg.data.source import Source
 from kerasimg.data.sources import open_source
 from kerasimg.errors import DataError
-from kerasimg.training.objective import WeightedLabels
-from kerasimg.training.sample_weights import image_weights, label_weights
+from kerasimg.training.objective import WeightedLabels, image_weights, label_weights
 
 SIGMOID = [{"layer": "Flatten"}, {"layer": "Dense", "units": "=head_units", "activation": "=head_activation"}]
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from kerasimg.errors import KerasimgError
-from kerasimg.training import snapshot
+from kerasimg.training import checkpoint
 
 
 def again(callback: Any, fresh: Any) -> Any:
     """What a fresh callback is after it was given what another remembers, by way of JSON."""
-    arrays: snapshot.Arrays = {}
-    told = json.loads(json.dumps(snapshot.remember([callback], arrays)))
-    snapshot.remind([fresh], told, arrays)
+    arrays: checkpoint.Arrays = {}
+    told = json.loads(json.dumps(checkpoint.callback_states([callback], arrays)))
+    checkpoint.restore_callbacks([fresh], told, arrays)
     return fresh
 
 
@@ -74,7 +74,7 @@ def test_variables_take_back_their_values():
     one, other = keras.layers.Dense(2), keras.layers.Dense(2)
     for layer in (one, other):
         layer.build((None, 3))
-    snapshot.give(other.weights, snapshot.take(one.weights, "weights"), "weights")
+    checkpoint.assign_variables(other.weights, checkpoint.variable_values(one.weights, "weights"), "weights")
     np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(layer.kernel) for layer in (one, other)))
 
 
@@ -83,9 +83,11 @@ def test_variables_of_other_shapes_are_refused():
     for layer in (one, other):
         layer.build((None, 3))
     with pytest.raises(KerasimgError, match=r"the checkpoint does not fit: its 2 variables \(weights\)"):
-        snapshot.give(other.weights, snapshot.take(one.weights, "weights"), "weights")
+        checkpoint.assign_variables(other.weights, checkpoint.variable_values(one.weights, "weights"), "weights")
 
 
 def test_the_states_of_random_generators_are_no_weights():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dropout(0.5), keras.layers.Dense(2)])
-    assert [variable.path.rsplit("/", 1)[-1] for variable in snapshot.beside_weights(model)] == ["seed_generator_state"]
+    assert [variable.path.rsplit("/", 1)[-1] for variable in checkpoint.non_weight_variables(model)] == [
+        "seed_generator_state"
+    ]

@@ -4,7 +4,7 @@ import keras
 import pytest
 
 from kerasimg.callbacks import TimeBudget, WarmupCosine
-from kerasimg.training.steps_per_execution import acts_on_steps, operations, part_of, steps_at_a_time
+from kerasimg.training.auto_settings import acts_on_steps, operations, part_of, steps_at_a_time
 
 TENSORFLOW = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="others run one step at a time")
 

@@ -11,10 +11,10 @@ from kerasimg.boundary import LIMITS
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.spec.document import Tune
 from kerasimg.spec.metrics import Goal
-from kerasimg.tuning import ask_tell, protocol, remote_oracle
+from kerasimg.tuning import ask_tell, protocol
 from kerasimg.tuning import chief as chiefs
-from kerasimg.tuning.ask_tell import ENDED, ORDER
-from kerasimg.tuning.journal import Ended, Order, Records
+from kerasimg.tuning import worker as workers
+from kerasimg.tuning.journal import Ended, Records
 from kerasimg.tuning.oracle import make_oracle
 from kerasimg.tuning.space import Dimension, Space
 
@@ -41,7 +41,7 @@ class Led:
         return self
 
     def worker(self, name="worker-1", token=TOKEN, digest="digest", join=True):
-        made = remote_oracle.Chief(self.address, token, digest, name)
+        made = workers.Chief(self.address, token, digest, name)
         self.clients.append(made)
         if join:
             made.join(IDENTITY)
@@ -67,8 +67,7 @@ def led(tmp_path):
 
 
 def end(worker, trial, score=0.5):
-    trial.hyperparameters.values[ENDED] = Ended("completed", score, 1.0, [score], 1, None, [score]).text()
-    worker.end_trial(trial)
+    worker.end_trial(trial.order.trial, Ended("completed", score, 1.0, [score], 1, None, [score]))
 
 
 def journal(led):
@@ -87,13 +86,13 @@ def test_a_worker_trains_every_trial_and_learns_that_the_search_has_ended(led):
     worker = one.worker()
     trained = []
     while (trial := worker.create_trial("worker-1")).status == "RUNNING":
-        trained.append(Order.read(trial.hyperparameters.values[ORDER]).trial)
-        assert worker.update_trial(trial.trial_id, {"val_accuracy": 0.5}).status == "RUNNING"
+        trained.append(trial.order.trial)
+        assert worker.update_trial(trial.order.trial, {"val_accuracy": 0.5}) is False
         end(worker, trial)
     assert trained == ["0001", "0002", "0003"]
     assert one.oracle.over
     assert {row["host"] for row in one.oracle.table()} == {ask_tell.this_host()}
-    assert all(presence.told for presence in one.service.present())
+    assert all(presence.informed for presence in one.service.present())
 
 
 @pytest.mark.parametrize(
@@ -217,8 +216,7 @@ def test_a_message_that_is_too_long_is_refused_and_a_long_training_is_sent_witho
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     rows = [{f"figure {number} of a training": 0.5 for number in range(100_000)}]
     ended = Ended("completed", 0.5, 1.0, [0.5], 1, None, [0.5], rows)
-    trial.hyperparameters.values[ENDED] = ended.text()
-    worker.end_trial(trial)
+    worker.end_trial(trial.order.trial, ended)
     assert one.oracle.ended["0001"].rows == []
     assert one.oracle.ended["0001"].score == 0.5
 
@@ -227,16 +225,15 @@ def test_figures_that_are_not_finite_reach_the_chief(led):
     one = led().serve()
     worker = one.worker()
     trial = worker.create_trial("worker-1")
-    ended = Ended("failed", None, 1.0, [float("nan")], None, "the loss is no number", [], [{"loss": float("inf")}])
-    trial.hyperparameters.values[ENDED] = ended.text()
-    worker.end_trial(trial)
+    ended = Ended("failed", None, 1.0, [float("nan")], None, "the loss became NaN", [], [{"loss": float("inf")}])
+    worker.end_trial(trial.order.trial, ended)
     assert one.oracle.ended["0001"].rows == [{"loss": float("inf")}]
 
 
 def test_a_fault_of_the_chief_ends_the_chief(led, monkeypatch):
     one = led().serve()
     worker = one.worker()
-    monkeypatch.setattr(remote_oracle, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(workers, "PATIENCE_S", 0.5)
 
     def fill(event):
         raise OSError(28, "full")
@@ -252,14 +249,14 @@ def test_a_worker_says_within_seconds_that_there_is_no_chief(listen, monkeypatch
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{held.getsockname()[1]}"
-        monkeypatch.setattr(remote_oracle, "PATIENCE_S", 4.0)
+        monkeypatch.setattr(workers, "PATIENCE_S", 4.0)
         said = []
         listen(said.append)
         begun = time.monotonic()
-        worker = remote_oracle.Chief(address, TOKEN, "digest", "worker-1")
+        one = workers.Chief(address, TOKEN, "digest", "worker-1")
         with pytest.raises(KerasimgError, match=f"no chief at {address} for 4 s"):
-            worker.join(IDENTITY)
-        worker.channel.close()
+            one.join(IDENTITY)
+        one.channel.close()
     assert said == [f"no chief at {address} yet; it is waited for, at most 4 s"]
     assert time.monotonic() - begun < 20
 
@@ -276,14 +273,14 @@ def test_a_worker_that_is_lost_is_named_and_its_trial_goes_to_another(led, liste
     listen(said.append)
     monkeypatch.setattr(ask_tell, "SILENCE_S", 0.2)
     one = led(max_trials=1).serve()
-    monkeypatch.setattr(remote_oracle, "this_host", lambda: "far-away")
+    monkeypatch.setattr(workers, "this_host", lambda: "far-away")
     first = one.worker("worker-1")
     first.create_trial("worker-1")
-    monkeypatch.setattr(remote_oracle, "this_host", lambda: "nearby")
+    monkeypatch.setattr(workers, "this_host", lambda: "nearby")
     second = one.worker("worker-2")
     time.sleep(0.3)
     trial = second.create_trial("worker-2")
-    assert trial.trial_id == "0001"
+    assert trial.order.trial == "0001"
     assert "nothing was heard of trial 0001 on far-away for 0 s: it is handed out again" in said
     end(second, trial)
     assert [(lost.trial, lost.host) for lost in one.oracle.lost] == [("0001", "far-away")]
@@ -303,8 +300,8 @@ def test_a_worker_that_leaves_gives_its_trial_back_at_once(led):
     one = led().serve()
     first, second = one.worker("worker-1"), one.worker("worker-2")
     with first.present():
-        assert first.create_trial("worker-1").trial_id == "0001"
-    assert second.create_trial("worker-2").trial_id == "0001"
+        assert first.create_trial("worker-1").order.trial == "0001"
+    assert second.create_trial("worker-2").order.trial == "0001"
 
 
 def test_a_chief_says_that_all_workers_are_gone_and_ends(led, listen, monkeypatch):
@@ -333,11 +330,10 @@ def test_a_search_without_hope_ends_though_a_worker_was_lost(led, monkeypatch):
     one = led(max_trials=50).serve()
     lost, worker = one.worker("worker-1"), one.worker("worker-2")
     lost.create_trial("worker-1")
-    failed = Ended("failed", None, 1.0, [], None, "nothing works").text()
+    failed = Ended("failed", None, 1.0, [], None, "nothing works")
     for _ in range(ask_tell.FAILURES_TO_GIVE_UP):
         trial = worker.create_trial("worker-2")
-        trial.hyperparameters.values[ENDED] = failed
-        worker.end_trial(trial)
+        worker.end_trial(trial.order.trial, failed)
     assert worker.create_trial("worker-2").status == "STOPPED"
     begun = time.monotonic()
     chiefs.lead(one.oracle, 0, one.service, [], elsewhere=True)

@@ -3,7 +3,7 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kerasimg.tuning.json_edit import rewrite
+from kerasimg.tuning.search_folder import rewrite
 
 TEXT = """{
   "kerasimg": 1,

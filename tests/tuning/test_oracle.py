@@ -7,8 +7,7 @@ import pytest
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Tune
 from kerasimg.spec.metrics import Goal
-from kerasimg.tuning.ask_tell import ENDED, ORDER
-from kerasimg.tuning.journal import Ended, Order, Records
+from kerasimg.tuning.journal import Ended, Records
 from kerasimg.tuning.oracle import ORACLES, make_oracle
 from kerasimg.tuning.space import Dimension, Space
 
@@ -40,11 +39,9 @@ def begin(made, worker="one"):
 
 
 def end(made, trial, status="completed", reason=None):
-    order = Order.read(trial.hyperparameters.values[ORDER])
-    score = figure(order.values) if status == "completed" else None
+    score = figure(trial.order.values) if status == "completed" else None
     curve = [] if score is None else [score]
-    trial.hyperparameters.values[ENDED] = Ended(status, score, 0.1, curve, 1, reason).text()
-    made.end_trial(trial)
+    made.end_trial(trial.order.trial, Ended(status, score, 0.1, curve, 1, reason))
 
 
 def run(made, count=1000):
@@ -91,10 +88,10 @@ def test_a_search_that_was_cut_off_goes_on_as_it_would_have(tuner, when, tmp_pat
 def test_a_trial_that_had_ended_when_the_journal_was_cut_is_not_run_again(tmp_path):
     made = oracle("random", tmp_path / "cut")
     trial = begin(made)
-    made.records.write_ended(trial.trial_id, Ended("completed", 0.9, 0.1, [0.9], 1))
+    made.records.write_ended(trial.order.trial, Ended("completed", 0.9, 0.1, [0.9], 1))
     after = oracle("random", tmp_path / "cut")
     assert after.ended["0001"].score == 0.9
-    assert begin(after).trial_id == "0002"
+    assert begin(after).order.trial == "0002"
 
 
 @pytest.mark.parametrize("tuner", ["random", "bayesian", "hyperband"])
@@ -167,10 +164,10 @@ def test_a_failure_among_trials_that_work_ends_nothing():
 def test_the_trial_of_a_worker_that_is_gone_is_for_another():
     made = oracle("random")
     lost = begin(made, "one")
-    assert begin(made, "two").trial_id == "0002"
+    assert begin(made, "two").order.trial == "0002"
     made.give_back("one")
-    assert begin(made, "three").trial_id == lost.trial_id
-    assert begin(made, "four").trial_id == "0003"
+    assert begin(made, "three").order.trial == lost.order.trial
+    assert begin(made, "four").order.trial == "0003"
 
 
 def test_the_last_trial_of_a_worker_that_is_gone_is_waited_for():
@@ -192,7 +189,7 @@ def test_a_trial_that_ends_twice_counts_once(tmp_path):
 
 def test_a_worker_that_asks_again_gets_the_trial_that_it_has():
     made = oracle("random")
-    assert begin(made).trial_id == begin(made).trial_id
+    assert begin(made).order.trial == begin(made).order.trial
 
 
 def test_a_folder_of_another_search_is_not_gone_on_with(tmp_path):
@@ -204,11 +201,11 @@ def test_a_folder_of_another_search_is_not_gone_on_with(tmp_path):
 
 def test_a_trial_is_ended_by_the_rule_of_the_spec():
     made = oracle("random", stop="halving")
-    statuses = []
+    ended = []
     for number in range(6):
         trial = begin(made, f"worker {number}")
-        statuses.append(made.update_trial(trial.trial_id, {"val_accuracy": 1 - number / 10}, step=0).status)
-    assert statuses == ["RUNNING", "RUNNING", "STOPPED", "STOPPED", "STOPPED", "STOPPED"]
+        ended.append(made.update_trial(trial.order.trial, {"val_accuracy": 1 - number / 10}, step=0))
+    assert ended == [False, False, True, True, True, True]
 
 
 def test_the_table_has_a_row_per_trial_with_its_values(tmp_path):

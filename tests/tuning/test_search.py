@@ -121,7 +121,7 @@ def test_a_trial_that_fails_fails_alone_and_says_why(search, searched):
     spec["compile"] = {"optimizer": {"type": "SGD", "learning_rate": huge}}
     found = search(spec)
     assert [row["status"] for row in table(found)] == ["completed", "failed"]
-    assert "the loss is no number any more" in outcome(found, "0002")["reason"]
+    assert "the loss became NaN or infinite" in outcome(found, "0002")["reason"]
     assert found.score == table(found)[0]["val_accuracy"]
 
 
@@ -138,7 +138,7 @@ def test_a_model_that_is_too_large_is_not_feasible_and_takes_no_time(search, sea
 def test_where_all_fails_the_search_ends_with_the_first_reason(search, searched):
     spec = searched({"max_trials": 50}, model=[{"layer": "Flatten"}, HEAD])
     spec["compile"] = {"optimizer": {"type": "SGD", "learning_rate": {"$float": [1e37, 1e38], "default": 1e38}}}
-    with pytest.raises(KerasimgError, match="none of 3 trials worked; the first one failed: the loss is no number"):
+    with pytest.raises(KerasimgError, match="none of 3 trials worked; the first one failed: the loss became NaN"):
         search(spec)
 
 
@@ -193,7 +193,7 @@ def test_a_search_that_was_interrupted_goes_on(listen, searched, few, tmp_path):
 
     listen(interrupt)
     how = {"data": few, "out": tmp_path / "runs"}
-    with pytest.raises(Interrupted, match="2 trials are kept; to go on: kerasimg tune --resume"):
+    with pytest.raises(Interrupted, match="2 trials are saved; to resume: kerasimg tune --resume"):
         searches.tune(searched({}), **how)
     found = kerasimg.Search(searches.resume_search(tmp_path / "runs" / "tiny-tune-1"))
     assert sum(line.startswith("trial ") for line in said) == 3
