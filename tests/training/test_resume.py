@@ -204,7 +204,7 @@ def test_a_run_that_was_killed_after_its_last_epoch_is_only_finished(
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(*((Classifier, "save") if step == "save" else (verbs, "judge")), kill)
+        patched.setattr(*((Classifier, "save") if step == "save" else (verbs, "evaluate_images")), kill)
         killed(lambda: train(spec(), data=noisy, out=tmp_path))
     run = Run(tmp_path / "tiny-1")
     weights = (run.folder / "checkpoints" / "stage-2.weights.h5").read_bytes()
