@@ -9,21 +9,301 @@ layer is called itself, in float32, and that needs the TensorFlow backend.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import keras
+import numpy as np
 
 from kerasimg.errors import CallError
 from kerasimg.models.flat_graph import Call, FlatGraph
-from kerasimg.models.lowered_layers import (
-    FOLDING,
-    LOWERED,
-    Run,
-    Scaling,
-    Working,
-    is_normalization,
-    normalization_scaling,
-)
+from kerasimg.models.split_model import DROPPING
+
+Working = Literal["float32", "bfloat16"]
+"""The type that values have between the layers."""
+
+Run = Callable[..., Any]
+"""Tensors -> the tensor that comes out."""
+
+
+class Scaling(NamedTuple):
+    """A batch normalization at inference: x * scale + shift, per channel."""
+
+    scale: np.ndarray
+    shift: np.ndarray
+
+
+def normalization_scaling(layer: keras.layers.BatchNormalization) -> Scaling:
+    """What a batch normalization does by its moving statistics, in float64."""
+    mean, variance = _array(layer.moving_mean), _array(layer.moving_variance)
+    scale = 1 / np.sqrt(variance + layer.epsilon)
+    if layer.scale:
+        scale = scale * _array(layer.gamma)
+    shift = -mean * scale
+    return Scaling(scale, shift + _array(layer.beta) if layer.center else shift)
+
+
+def is_normalization(call: Call) -> bool:
+    """Whether a call is a batch normalization of the last axis."""
+    layer = call.operation
+    if type(layer) is not keras.layers.BatchNormalization or len(call.inputs) != 1:
+        return False
+    return bool(layer.axis in (-1, len(call.node.arguments.keras_tensors[0].shape) - 1))
+
+
+def _array(variable: Any) -> np.ndarray:
+    return keras.ops.convert_to_numpy(variable).astype(np.float64)
+
+
+def _constant(array: np.ndarray, working: str) -> Any:
+    import tensorflow as tf
+
+    return tf.constant(array.astype(np.float32), dtype=working)
+
+
+def _kernel_and_bias(
+    kernel: np.ndarray, layer: Any, scaling: Scaling | None, per_channel: Sequence[int] = (-1,)
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A kernel and its bias with the normalization in them. per_channel: the shape of a scale against the kernel."""
+    bias = _array(layer.bias) if layer.use_bias else None
+    if scaling is None:
+        return kernel, bias
+    kernel = kernel * scaling.scale.reshape(per_channel)
+    return kernel, scaling.shift if bias is None else bias * scaling.scale + scaling.shift
+
+
+def _finish(outputs: Any, bias: np.ndarray | None, activation: Run) -> Any:
+    import tensorflow as tf
+
+    if bias is not None:
+        outputs = tf.nn.bias_add(outputs, _constant(bias, outputs.dtype)) if outputs.shape.rank > 1 else outputs
+    return activation(outputs)
+
+
+def _conv(layer: Any, scaling: Scaling | None, working: Working) -> Run | None:
+    import tensorflow as tf
+
+    activation = _activation(layer.activation)
+    if layer.groups != 1 or layer.padding not in ("same", "valid") or activation is None:
+        return None
+    kernel, bias = _kernel_and_bias(_array(layer.kernel), layer, scaling)
+
+    def run(x: Any) -> Any:
+        held, padding = _constant(kernel, working), layer.padding.upper()
+        y = tf.nn.conv2d(tf.cast(x, working), held, layer.strides, padding, dilations=layer.dilation_rate)
+        return _finish(y, bias, activation)
+
+    return run
+
+
+def _depthwise(layer: Any, scaling: Scaling | None, working: Working) -> Run | None:
+    import tensorflow as tf
+
+    activation = _activation(layer.activation)
+    if layer.strides[0] != layer.strides[1] or layer.padding not in ("same", "valid") or activation is None:
+        return None
+    kernel = _array(layer.kernel)
+    kernel, bias = _kernel_and_bias(kernel, layer, scaling, kernel.shape[2:])
+
+    def run(x: Any) -> Any:
+        held, strides, padding = _constant(kernel, working), (1, *layer.strides, 1), layer.padding.upper()
+        y = tf.nn.depthwise_conv2d(tf.cast(x, working), held, strides, padding, dilations=layer.dilation_rate)
+        return _finish(y, bias, activation)
+
+    return run
+
+
+def _separable(layer: Any, scaling: Scaling | None, working: Working) -> Run | None:
+    import tensorflow as tf
+
+    activation = _activation(layer.activation)
+    if layer.strides[0] != layer.strides[1] or layer.padding not in ("same", "valid") or activation is None:
+        return None
+    depthwise = _array(layer.depthwise_kernel)
+    pointwise, bias = _kernel_and_bias(_array(layer.pointwise_kernel), layer, scaling)
+
+    def run(x: Any) -> Any:
+        held, strides, padding = _constant(depthwise, working), (1, *layer.strides, 1), layer.padding.upper()
+        y = tf.nn.depthwise_conv2d(tf.cast(x, working), held, strides, padding, dilations=layer.dilation_rate)
+        return _finish(tf.nn.conv2d(y, _constant(pointwise, working), 1, "VALID"), bias, activation)
+
+    return run
+
+
+def _dense(layer: Any, scaling: Scaling | None, working: Working) -> Run | None:
+    import tensorflow as tf
+
+    activation = _activation(layer.activation)
+    if activation is None:
+        return None
+    kernel, bias = _kernel_and_bias(_array(layer.kernel), layer, scaling)
+
+    def run(x: Any) -> Any:
+        held, x = _constant(kernel, working), tf.cast(x, working)
+        y = tf.matmul(x, held) if x.shape.rank == 2 else tf.tensordot(x, held, 1)
+        return _finish(y, bias, activation)
+
+    return run
+
+
+FOLDING: dict[type, Callable[[Any, Scaling | None, Working], Run | None]] = {
+    keras.layers.Conv2D: _conv,
+    keras.layers.DepthwiseConv2D: _depthwise,
+    keras.layers.SeparableConv2D: _separable,
+    keras.layers.Dense: _dense,
+}
+"""Layers with a kernel that a batch normalization can become part of."""
+
+
+def _normalization(call: Call, working: Working) -> Run | None:
+    import tensorflow as tf
+
+    if not is_normalization(call):
+        return None
+    scale, shift = normalization_scaling(call.operation)
+
+    def run(x: Any) -> Any:
+        return tf.cast(x, working) * _constant(scale, working) + _constant(shift, working)
+
+    return run
+
+
+def _rescaling(call: Call, working: Working) -> Run:
+    # In float32: bfloat16 holds the whole numbers of 0 to 255, but not what augmentation makes of them.
+    layer = call.operation
+    scale, offset = np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64)
+    return lambda x: x * _constant(scale, x.dtype) + _constant(offset, x.dtype)
+
+
+def _standardizing(call: Call, working: Working) -> Run | None:
+    layer = call.operation
+    if layer.invert or layer.mean is None:
+        return None
+    mean, variance = (_array(value) for value in (layer.mean, layer.variance))
+    deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
+    return lambda x: (x - _constant(mean, x.dtype)) / _constant(deviation, x.dtype)
+
+
+def _activating(call: Call, working: Working) -> Run | None:
+    return _activation(call.operation.activation)
+
+
+def _relu(call: Call, working: Working) -> Run | None:
+    import tensorflow as tf
+
+    layer = call.operation
+    if layer.negative_slope or layer.threshold or layer.max_value not in (None, 6):
+        return None
+    return tf.nn.relu if layer.max_value is None else tf.nn.relu6
+
+
+def _pooling(name: str) -> Callable[[Call, Working], Run]:
+    def make(call: Call, working: Working) -> Run:
+        import tensorflow as tf
+
+        layer = call.operation
+        pool = getattr(tf.nn, name)
+        return lambda x: pool(x, layer.pool_size, layer.strides, layer.padding.upper())
+
+    return make
+
+
+def _global(name: str) -> Callable[[Call, Working], Run]:
+    def make(call: Call, working: Working) -> Run:
+        import tensorflow as tf
+
+        layer = call.operation
+        reduce = getattr(tf, name)
+        # Sums over many places want all their digits.
+        return lambda x: reduce(tf.cast(x, tf.float32), (1, 2), keepdims=layer.keepdims)
+
+    return make
+
+
+def _merging(name: str) -> Callable[[Call, Working], Run | None]:
+    def make(call: Call, working: Working) -> Run | None:
+        import tensorflow as tf
+
+        if len({len(tensor.shape) for tensor in call.node.arguments.keras_tensors}) != 1:
+            return None
+        operation = getattr(tf, name)
+
+        def run(*tensors: Any) -> Any:
+            result, *others = (tf.cast(tensor, working) for tensor in tensors)
+            for other in others:
+                result = operation(result, other)
+            return result
+
+        return run
+
+    return make
+
+
+def _concatenating(call: Call, working: Working) -> Run:
+    import tensorflow as tf
+
+    return lambda *tensors: tf.concat([tf.cast(tensor, working) for tensor in tensors], call.operation.axis)
+
+
+def _padding(call: Call, working: Working) -> Run:
+    import tensorflow as tf
+
+    return lambda x: tf.pad(x, ((0, 0), *call.operation.padding, (0, 0)))
+
+
+def _reshaping(call: Call, working: Working) -> Run | None:
+    import tensorflow as tf
+
+    shape = call.node.outputs[0].shape[1:]
+    return None if None in shape else lambda x: tf.reshape(x, (-1, *shape))
+
+
+def _passing(call: Call, working: Working) -> Run:
+    return lambda x: x
+
+
+def _activation(function: Any) -> Run | None:
+    """The activation in TensorFlow's own words, which it fuses; None for those without."""
+    import tensorflow as tf
+
+    known: Mapping[Any, Run] = {
+        keras.activations.linear: lambda x: x,
+        keras.activations.relu: tf.nn.relu,
+        keras.activations.relu6: tf.nn.relu6,
+        keras.activations.sigmoid: tf.sigmoid,
+        keras.activations.tanh: tf.tanh,
+        keras.activations.silu: tf.nn.silu,
+        keras.activations.elu: tf.nn.elu,
+        keras.activations.gelu: tf.nn.gelu,
+        keras.activations.hard_sigmoid: lambda x: tf.nn.relu6(x + 3) / 6,
+        keras.activations.hard_silu: lambda x: x * tf.nn.relu6(x + 3) / 6,
+    }
+    return known.get(function)
+
+
+LOWERED: dict[type, Callable[[Call, Working], Run | None]] = {
+    **dict.fromkeys(FOLDING, _passing),
+    **dict.fromkeys(DROPPING, _passing),
+    keras.layers.Activation: _activating,
+    keras.layers.Add: _merging("add"),
+    keras.layers.AveragePooling2D: _pooling("avg_pool2d"),
+    keras.layers.BatchNormalization: _normalization,
+    keras.layers.Concatenate: _concatenating,
+    keras.layers.Flatten: _reshaping,
+    keras.layers.GlobalAveragePooling2D: _global("reduce_mean"),
+    keras.layers.GlobalMaxPooling2D: _global("reduce_max"),
+    keras.layers.Identity: _passing,
+    keras.layers.Maximum: _merging("maximum"),
+    keras.layers.MaxPooling2D: _pooling("max_pool2d"),
+    keras.layers.Multiply: _merging("multiply"),
+    keras.layers.Normalization: _standardizing,
+    keras.layers.ReLU: _relu,
+    keras.layers.Rescaling: _rescaling,
+    keras.layers.Reshape: _reshaping,
+    keras.layers.ZeroPadding2D: _padding,
+}
+"""Layer -> its form in TensorFlow's own operations, or None for one that is set in a way that has none."""
+
 
 EXACT = 2
 """Layers with a kernel, from the image on, that stay in float32: what is lost there goes through all that follows. In

@@ -9,8 +9,7 @@ import tensorflow as tf
 
 from kerasimg.layers import SqueezeExcite
 from kerasimg.models.flat_graph import flatten
-from kerasimg.models.lowered_layers import FOLDING, LOWERED
-from kerasimg.models.lowering import Program, lower
+from kerasimg.models.lowering import FOLDING, LOWERED, Program, lower
 from kerasimg.models.split_model import DROPPING
 
 layers = keras.layers
