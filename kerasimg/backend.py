@@ -17,7 +17,7 @@ BACKENDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
 
 
 def chosen_backend() -> tuple[str, str]:
-    """Returns the name of the backend that Keras will load, and what says so."""
+    """Returns the name of the backend that Keras will load, and where it is set."""
     if name := os.environ.get("KERAS_BACKEND"):
         return name, "KERAS_BACKEND"
     file = Path(os.environ.get("KERAS_HOME") or Path("~/.keras").expanduser()) / "keras.json"

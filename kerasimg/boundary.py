@@ -33,7 +33,7 @@ class Limit(NamedTuple):
     value: int
     unit: str
     of: str
-    """What is bounded, as docs/limits.md says it."""
+    """The bound as text, as in docs/limits.md."""
     kind: str
     """size, count, depth or time."""
 
@@ -127,7 +127,7 @@ def read_file(path: Path, most: int) -> bytes:
 
 
 def bounded(stream: IO[bytes], most: int) -> bytes:
-    """What a stream still has, at most `most` bytes; ValueError beyond."""
+    """The rest of a stream, at most `most` bytes; ValueError beyond."""
     content = stream.read(most + 1)
     if len(content) > most:
         raise ValueError(f"it is larger than {most:,} bytes")
@@ -159,7 +159,7 @@ def _encodable(text: str) -> bool:
 
 
 class JsonError(ValueError):
-    """What is wrong with JSON: (place in it, message), one or more."""
+    """Errors in JSON: one or more of (path, message)."""
 
     def __init__(self, *faults: tuple[str, str]) -> None:
         self.faults = faults
@@ -215,7 +215,7 @@ class _Object(dict):
 
 
 def _depth(text: str, most: int) -> int:
-    """How deep JSON is nested; beyond `most` it is not counted to the end."""
+    """The nesting depth of JSON, counted up to `most`."""
     if text.count("[") + text.count("{") <= most:
         return 0
     depth = deepest = 0
@@ -378,7 +378,7 @@ def _check_directory(stream: IO[bytes], size: int) -> None:
 
 
 class Tensor(NamedTuple):
-    """Where an array is in the bytes of a safetensors file."""
+    """The position of an array in a safetensors file."""
 
     dtype: str
     shape: tuple[int, ...]

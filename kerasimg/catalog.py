@@ -15,7 +15,7 @@ from kerasimg.spec.load import Spec, load_again, load_document, load_file
 from kerasimg.spec.reader import read, shown
 
 Reference = str | os.PathLike[str] | Mapping[str, Any] | Spec
-"""What names a spec: a zoo name, a path, a dict that is one, or a loaded one."""
+"""A reference to a spec: a zoo name, a path, a dict, or a loaded spec."""
 
 
 RECIPES = "recipes"
@@ -25,7 +25,7 @@ SCHEMA = "kerasimg-1.schema.json"
 
 
 def zoo_names() -> list[str]:
-    """Names of the specs that ship, "mobilenet" and "recipes/..." alike."""
+    """Names of the specs that ship: "mobilenet", "recipes/finetune", ..."""
     files = (path for path in ZOO.rglob("*.json") if not path.name.endswith((".schema.json", ".classes.json")))
     return sorted(path.relative_to(ZOO).with_suffix("").as_posix() for path in files)
 

@@ -77,7 +77,7 @@ class Interrupted(KerasimgError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known name was probably meant: "; did you mean 'x'?", or nothing when none is near."""
+    """A suggestion: "; did you mean 'x'?", or nothing if no known name is similar."""
     # Comparing is slow in the length of both and in their number, and a spec can bring any of them.
     if len(str(name)) > _LONGEST_NAME:
         return ""

@@ -59,7 +59,7 @@ def csv_row(cells: Iterable[Any]) -> list[Any]:
 
 
 def from_csv_cell(cell: str) -> str:
-    """What `csv_cell` was given."""
+    """The inverse of `csv_cell`."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 

@@ -29,7 +29,7 @@ DONE, TOTAL = "done", "total"
 
 
 def info(message: str) -> None:
-    """Report what is going on, in one line."""
+    """Report progress in one line."""
     LOGGER.info("%s", lines(message))
 
 

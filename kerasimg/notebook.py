@@ -9,7 +9,7 @@ from kerasimg.run_folder import RunFolder
 
 FIGURES = ("accuracy", "balanced_accuracy", "subset_accuracy", "macro_f1", "f1", "log_loss", "calibration_error", "n")
 WIDTH, HEIGHT = 160, 36
-"""Of the curve of one figure, in px."""
+"""Size of the curve of one metric, in px."""
 CELL = "text-align:left;vertical-align:middle;padding:2px 14px 2px 0"
 
 

@@ -259,7 +259,7 @@ class Thresholds(Record):
     """Chosen decision thresholds, as `thresholds.json` holds them."""
 
     aim: str | None
-    """What they were chosen by; None: they were reset to 0.5."""
+    """The aim they were chosen for; None: they were reset to 0.5."""
     thresholds: Mapping[str, float]
     """Label -> threshold."""
     labels: Mapping[str, Mapping[str, Any]]
@@ -324,7 +324,7 @@ class LabelErrors(Record):
     """Images whose labels are probably wrong, the most likely error first."""
 
     n: int
-    """Number of images looked at."""
+    """Number of images examined."""
     rows: Results[LabelError]
 
     @classmethod

@@ -65,7 +65,7 @@ CURVES_FIGURE = "curves.png"
 
 @runtime_checkable
 class HasFolder(Protocol):
-    """What has a run folder: a `Run`, a `Classifier`."""
+    """An object with a run folder: a `Run`, a `Classifier`."""
 
     @property
     def folder(self) -> Path | None:
@@ -119,7 +119,7 @@ def folder_of(run: RunReference) -> Path:
 
 @dataclass(frozen=True)
 class EvaluationFolder:
-    """What `evaluate` writes about one part of the data: `evaluation/` of a run, or a folder of its own."""
+    """The output folder of `evaluate` for one part of the data: `evaluation/` of a run, or another folder."""
 
     path: Path
 
@@ -140,7 +140,7 @@ class EvaluationFolder:
 
     @property
     def label_errors_file(self) -> Path:
-        """What `label_errors` suspects."""
+        """The file of `label_errors`."""
         return self.path / LABEL_ERRORS
 
     @property
@@ -263,7 +263,7 @@ class RunFolder(os.PathLike[str]):
 
     @property
     def checkpoint_file(self) -> Path:
-        """What an interrupted training continues from; it is removed when the run has finished."""
+        """The checkpoint of an interrupted training; it is removed when the run is finished."""
         return self.path / CHECKPOINTS / CHECKPOINT
 
     def stage_weights_file(self, stage: int) -> Path:
@@ -282,12 +282,12 @@ class RunFolder(os.PathLike[str]):
 
     @property
     def calibration_file(self) -> Path:
-        """How the temperature was chosen."""
+        """The record of the calibration."""
         return self.path / CALIBRATION
 
     @property
     def thresholds_file(self) -> Path:
-        """How the thresholds were chosen."""
+        """The record of the choice of thresholds."""
         return self.path / THRESHOLDS
 
     @property

@@ -22,17 +22,17 @@ from kerasimg.log import warning
 from kerasimg.run_folder import EXPORT, RunFolder, RunReference
 
 MEMBER = "kerasimg.json"
-"""The member of a `.keras` file that holds what Keras does not know of."""
+"""The member of a `.keras` file that holds what Keras does not store."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
 BUNDLE_MANIFEST = "manifest.json"
 MARK = re.compile(r"<!-- kerasimg model (\{[^<>]*\}) -->")
-"""Where a page or a card says which model it describes."""
+"""The mark of a page or a card that says which model it describes."""
 SEARCHED = 1_000_000
 """Characters in which the mark is looked for: it is near the top of a page, and a card is short."""
 
 
 class ModelIdentity(TypedDict, total=False):
-    """What tells one state of a model from another. A file stores the keys that it depends on."""
+    """Identifies a state of a model. A file stores the keys that it depends on."""
 
     weights: str
     """SHA-256 over the weights, see `kerasimg.models.classifier.weights_digest`."""
@@ -45,9 +45,9 @@ class Stale(NamedTuple):
 
     path: Path
     why: str
-    """What has changed since."""
+    """The change since then."""
     command: str
-    """What renews it."""
+    """The command that renews it."""
 
     def __str__(self) -> str:
         return f"'{self.path}' is stale: {self.why}; to renew it: kerasimg {self.command}"
@@ -81,7 +81,7 @@ def as_identity(content: Any) -> ModelIdentity | None:
 
 
 def change(stored: Any, model: ModelIdentity | None) -> str | None:
-    """What has changed between the identity that a file stores and the model's; None if nothing, or one is unknown."""
+    """The difference between the identity in a file and the model's; None if there is none, or one is unknown."""
     derived = as_identity(stored)
     if derived is None or model is None:
         return None

@@ -17,7 +17,7 @@ commands = typer.Typer()
 
 
 class TargetName(StrEnum):
-    """What a run can be exported for."""
+    """Export targets."""
 
     savedmodel = "savedmodel"
     litert = "litert"

@@ -62,7 +62,7 @@ LearningRate = Annotated[
 
 
 class TaskName(StrEnum):
-    """What the labels mean."""
+    """Kinds of labels."""
 
     multiclass = "multiclass"
     binary = "binary"
@@ -107,7 +107,7 @@ def part_option(default: str) -> Any:
 
 
 class OnBadImage(StrEnum):
-    """What to do when an image cannot be read."""
+    """The action for an image that cannot be read."""
 
     fail = "fail"
     skip = "skip"

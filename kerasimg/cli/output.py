@@ -1,4 +1,4 @@
-"""How commands print their results: as JSON for programs, or as text that ends with the next step."""
+"""Prints the results of commands: as JSON for programs, or as text that ends with the next step."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ PIPED = frozenset({"predict", "spec show", "spec schema", "zoo show", "cache pat
 
 
 def echo(text: object = "", *, nl: bool = True, err: bool = False) -> None:
-    """Print text of ours with names from outside in it: what a terminal would obey is escaped."""
+    """Print text that contains names from outside: control characters are escaped."""
     typer.echo(lines(text), nl=nl, err=err)
 
 

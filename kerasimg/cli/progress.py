@@ -89,7 +89,7 @@ class Waiting:
         if self.terminal is not None:
             try:
                 os.write(self.terminal, text.encode("utf-8", "replace"))
-            except OSError:  # the terminal has gone; the work goes on
+            except OSError:  # the terminal is gone; the work continues
                 self.over.set()
 
 

@@ -151,7 +151,7 @@ def _spec(side: str, as_written: bool) -> dict[str, Any]:
 
 
 def _of_data(before: DataRecord | None, after: DataRecord | None) -> Iterator[Difference]:
-    """How the images of two runs differ: how many, and which, identified by their content."""
+    """Differences between the images of two runs: their number, and which, identified by content."""
     from kerasimg.spec.diff import MISSING, Difference, differences
 
     yield from differences(_summed(before), _summed(after))

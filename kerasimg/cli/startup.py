@@ -21,7 +21,7 @@ from kerasimg.backend import check_backend
 from kerasimg.cli.progress import waiting
 
 OPTIONAL = ("sklearn", "pandas", "matplotlib")
-"""What Keras imports and works without."""
+"""Modules that Keras imports and works without."""
 
 
 @contextmanager

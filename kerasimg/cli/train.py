@@ -371,7 +371,7 @@ def _choice(question: str, among: Iterable[str], default: str) -> Any:
 
 
 def _keras_verbose() -> Verbose:
-    """How Keras reports its epochs: with bars on a terminal that has colours, elsewhere with a line for each."""
+    """`verbose` of a training: progress bars on a terminal with colours, elsewhere a line per epoch."""
     plain = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
     return 1 if sys.stdout.isatty() and not plain else 2
 

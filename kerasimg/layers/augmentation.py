@@ -1,4 +1,4 @@
-"""The base of augmentation layers that treat each image by itself."""
+"""The base of augmentation layers that change each image independently."""
 
 from __future__ import annotations
 

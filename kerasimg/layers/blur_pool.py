@@ -1,4 +1,4 @@
-"""Anti-aliased downsampling."""
+"""Blur pooling: anti-aliased downsampling."""
 
 from __future__ import annotations
 

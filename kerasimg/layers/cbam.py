@@ -1,4 +1,4 @@
-"""Attention to channels, then to places."""
+"""Convolutional block attention: of channels, then of positions."""
 
 from __future__ import annotations
 

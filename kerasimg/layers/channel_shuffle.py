@@ -1,4 +1,4 @@
-"""Channels in another order."""
+"""Channel shuffle: channels of groups, interleaved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learned tokens before those of the image."""
+"""Learned class tokens before the tokens of the image."""
 
 from __future__ import annotations
 

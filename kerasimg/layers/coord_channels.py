@@ -1,4 +1,4 @@
-"""The place of each pixel as channels."""
+"""Coordinates of each pixel as channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classes as directions."""
+"""Cosine classification head with an angular margin."""
 
 from __future__ import annotations
 

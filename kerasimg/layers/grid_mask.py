@@ -1,4 +1,4 @@
-"""Squares cut out of an image in a grid."""
+"""GridMask: squares of a grid are cut out of an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the layers here ask of their inputs."""
+"""Checks of the inputs of layers."""
 
 from __future__ import annotations
 

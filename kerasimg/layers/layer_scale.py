@@ -1,4 +1,4 @@
-"""A learned factor for each channel."""
+"""Layer scale: a learned factor for each channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The largest of several channels."""
+"""Maxout: the largest of several channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fourteen changes that TrivialAugment and RandAugment choose from, one for each image."""
+"""The fourteen operations of TrivialAugment and RandAugment, one for each image."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GRAY: Final = (0.299, 0.587, 0.114)
 
 
 class Strengths(NamedTuple):
-    """What a change does at magnitude 1."""
+    """The strength of each change at magnitude 1."""
 
     shear: float
     """Columns a row, or rows a column."""
@@ -41,7 +41,7 @@ class Strengths(NamedTuple):
     blend: float
     """Of brightness, color, contrast and sharpness: how far their factor is from 1."""
     bits: int
-    """That posterize takes away, of 8."""
+    """Bits that posterize removes, of 8."""
 
 
 class OneChange(PerImage):

@@ -1,4 +1,4 @@
-"""Patches as tokens."""
+"""Patch embedding: an image becomes a sequence of tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downsampling by merging neighbours."""
+"""Patch merging: downsampling by joining neighbouring tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a token comes from."""
+"""Position embeddings of tokens."""
 
 from __future__ import annotations
 

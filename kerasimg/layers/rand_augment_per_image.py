@@ -1,4 +1,4 @@
-"""Several random changes an image."""
+"""RandAugment, with random operations for each image."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class RandAugmentPerImage(OneChange):
         return pixels
 
     def strengths(self, height: Any, width: Any) -> Strengths:
-        """What the changes do to images of this size at magnitude 1."""
+        """The strength of the changes at magnitude 1, for images of this size."""
         # 150 of 331 pixels, in the paper.
         across, down = width * (150 / 331), height * (150 / 331)
         return Strengths(shear=0.3, translate_px=(across, down), rotate=math.radians(30), blend=0.9, bits=4)

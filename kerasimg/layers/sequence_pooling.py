@@ -1,4 +1,4 @@
-"""Tokens pooled by attention."""
+"""Sequence pooling: tokens are averaged by attention."""
 
 from __future__ import annotations
 

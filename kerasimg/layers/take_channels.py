@@ -1,4 +1,4 @@
-"""Some of the channels."""
+"""Selects a part of the channels."""
 
 from __future__ import annotations
 

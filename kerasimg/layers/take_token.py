@@ -1,4 +1,4 @@
-"""One token of many."""
+"""Selects one token."""
 
 from __future__ import annotations
 

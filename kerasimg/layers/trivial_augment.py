@@ -1,4 +1,4 @@
-"""One random change an image."""
+"""TrivialAugment: one random operation for each image."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ class TrivialAugment(OneChange):
         return self._change(pixels, self._draw(count), 2 * self._uniform(count) - 1, WIDE)
 
     def strengths(self, height: Any, width: Any) -> Strengths:
-        """What the changes do at magnitude 1, whatever the size of the images."""
+        """The strength of the changes at magnitude 1, for images of any size."""
         return WIDE

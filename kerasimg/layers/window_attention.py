@@ -1,4 +1,4 @@
-"""Attention within windows."""
+"""Attention within windows of an image (Swin)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keras import ops
 from kerasimg.layers.images import check_images
 
 MASKED = -100.0
-"""What is added to the score of a pair from different regions, as in the authors' code."""
+"""Added to the score of a pair from different regions, as in the authors' code."""
 
 
 @keras.saving.register_keras_serializable(package="kerasimg")

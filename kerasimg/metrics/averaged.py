@@ -1,4 +1,4 @@
-"""The base of metrics that are a figure of each class, averaged."""
+"""The base of metrics that are computed per class and averaged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Average = Literal["macro", "weighted", "binary", "none"]
 
 
 class AveragedMetric(ConfusionMetric):
-    """A figure of each class, averaged; a subclass gives them in `_by_class`.
+    """A metric per class, averaged; a subclass computes it in `_by_class`.
 
     average: macro: every class that occurs in the labels or the predictions counts the same.
         weighted: a class counts by its share of the labels. binary: only class 1 counts.

@@ -1,4 +1,4 @@
-"""Accuracy where classes are of different size."""
+"""Balanced accuracy, for classes of different sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether probabilities are as good as they say."""
+"""Expected calibration error of probabilities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Correlation of labels and predictions."""
+"""Matthews correlation of labels and predictions."""
 
 from __future__ import annotations
 

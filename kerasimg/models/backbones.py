@@ -20,11 +20,11 @@ HEADS = frozenset({"GlobalAveragePooling2D", "GlobalMaxPooling2D", "Flatten"})
 
 
 class Backbone(NamedTuple):
-    """What a backbone node needs to be known by before its input exists."""
+    """The facts about a backbone node that are needed before its input exists."""
 
     target: str
     scale: str | Standardize
-    """How it wants its pixels."""
+    """The scaling of pixels that it expects."""
     spec: Spec | None
     """The spec that it is; None for one of keras.applications."""
 

@@ -72,7 +72,7 @@ class Classifier:
                 archive.writestr(MEMBER, to_json(content))
 
     def identity(self) -> ModelIdentity:
-        """What every file that is derived from this classifier stores, see `kerasimg.staleness`."""
+        """The identity that every file derived from this classifier stores, see `kerasimg.staleness`."""
         thresholds = None if self.thresholds is None else list(self.thresholds)
         return {"weights": weights_digest(self.model), "temperature": self.temperature, "thresholds": thresholds}
 
@@ -142,7 +142,7 @@ def set_decisions(file: Path, classifier: Classifier) -> None:
 
 
 class _Member(Section):
-    """What a `.keras` file of ours holds besides what Keras reads."""
+    """The content that kerasimg adds to a `.keras` file."""
 
     kerasimg: Literal[1] = 1
     classes: Annotated[list[str], Field(min_length=1)]
@@ -155,7 +155,7 @@ class _Member(Section):
 
 
 def _member(file: Path) -> _Member:
-    """What Keras does not know of a model."""
+    """The facts about a model that Keras does not store."""
     place = f"'{file}' was not written by kerasimg: it has no valid {MEMBER}"
     with open_archive(file, place, ".keras") as archive:
         document = parse_json(archive.read(MEMBER, most=limit("json_bytes")))
@@ -219,7 +219,7 @@ def check_facts(
     """CallError where classes or thresholds from outside do not go with their model."""
     if len(set(classes)) < len(classes):
         twice = next(name for name in classes if classes.count(name) > 1)
-        raise CallError(f"{place}: classes: {twice[:80]!r} is there twice")
+        raise CallError(f"{place}: classes: {twice[:80]!r} is listed twice")
     if spec.task == "binary" and len(classes) != 2:
         raise CallError(f"{place}: classes: expected 2 for a binary task, found {len(classes)}")
     wanted = {"multiclass": 0, "binary": 1, "multilabel": len(classes)}[spec.task]
@@ -232,7 +232,7 @@ def check_facts(
 
 
 def _pretrained(ref: str) -> Classifier:
-    """The classifier that a spec is by itself, with the weights and class names that it brings."""
+    """The classifier of a spec that brings its own weights and class names."""
     try:
         spec = load_to_build(ref)
     except CallError as error:

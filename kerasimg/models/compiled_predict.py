@@ -16,7 +16,7 @@ BATCH_SIZE = 64
 """Images per batch, if an array holds more."""
 
 ATTRIBUTE = "_kerasimg_forward"
-"""Where a model keeps it: as long as the model, and in no file, for it is neither a layer nor a variable."""
+"""The attribute of a model that holds it; it is not saved, since it is neither a layer nor a variable."""
 
 
 def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
@@ -34,7 +34,7 @@ def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
 
 
 def answers(model: keras.Model, images: Any) -> np.ndarray:
-    """What a model gives for images (N, H, W, C), 0-255, or for batches of them as the pipeline gives: float32."""
+    """The float32 outputs of a model for images (N, H, W, C), 0-255, or for batches from the pipeline."""
     if keras.backend.backend() != "tensorflow":
         return _first(model.predict(images, verbose=0))
     run = forward(model)

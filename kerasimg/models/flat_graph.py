@@ -49,7 +49,7 @@ class FlatGraph:
         return found
 
     def elements(self, number: int) -> float:
-        """How many numbers a value holds for one image; infinite where the shape is open."""
+        """Number of elements of a value for one image; infinite if the shape is unknown."""
         size = 1.0
         for length in self.tensors[number].shape[1:]:
             size *= float("inf") if length is None else length

@@ -27,7 +27,7 @@ OWN_NAMES = ("image", "image_scale")
 """The layers that belong to no node: the input, and the scaling of its pixels."""
 
 AS_THE_SPEC_SAYS: Any = "spec"
-"""For `weights`: load what each backbone names."""
+"""The value of `weights` that loads what each backbone names."""
 
 FRAME = "Exception encountered when calling"
 
@@ -207,7 +207,7 @@ class Graph:
         return given.get(call.name, AS_THE_SPEC_SAYS) if isinstance(given, Mapping) else given
 
     def _pixels(self, handle: Any, wanted: str | Standardize | None) -> Any:
-        """What a layer gets for a handle: of the image, its pixels as the spec or the layer wants them."""
+        """The input of a layer for a handle; for the image, its pixels as the spec or the layer wants them."""
         if handle is not self._image:
             return handle
         said = self.spec.image.scale

@@ -52,7 +52,7 @@ NEAR_TIE = 5
 """The first class may differ if the unsplit model's first two are closer than this many tolerances."""
 
 NEXT: dict[Form, Form] = {"bfloat16": "folded", "litert": "folded", "folded": "plain"}
-"""What is taken where a form does not agree."""
+"""The fallback of a form that does not agree."""
 
 TRIAL_FROM = 20_000
 """Images to compute from which on the forms are timed against one another; below, a rule is cheaper."""
@@ -61,7 +61,7 @@ TRIAL_BATCHES = 3
 
 
 class Agreement(NamedTuple):
-    """How the split model compares with the unsplit one."""
+    """The split model compared with the unsplit one."""
 
     probabilities: float
     """Mean over the images of the largest difference of a class."""
@@ -86,7 +86,7 @@ class Engine:
     """Form -> images a second, as timed."""
     agreement: Agreement | None = None
     said: tuple[str, ...] = ()
-    """What was tried and why it was left."""
+    """The forms that were tried, and why they were rejected."""
 
     def __call__(self, images: Any) -> list[Any]:
         """Tensors of TensorFlow, or arrays where the form runs outside of it."""
@@ -133,7 +133,7 @@ class Engine:
 def engine(split: Split, batch_size: int, precision: Precision = "auto", work: int = 0) -> Engine:
     """The engine of a form; `auto` chooses by rule, or, from TRIAL_FROM images on, by timing the forms in turn.
 
-    work: how many images it is to compute, over all epochs. CallError for a form that cannot be had here.
+    work: number of images to compute, over all epochs. CallError for a form that is not available here.
     """
     if precision not in get_args(Precision):
         raise CallError(f"no precision '{precision}' (there are: {', '.join(get_args(Precision))})")
@@ -181,7 +181,7 @@ def settle(
 
 
 def agreement(model: keras.Model, made: Engine, images: Any, task: str = "multiclass") -> Agreement:
-    """How the probabilities, through the engine and the rest, compare with the unsplit model's."""
+    """Compares the probabilities, through the engine and the rest, with the unsplit model's."""
     kind = output_kind(model)
     features = made.compute(images)
     whole = forward(model)(images)
@@ -197,7 +197,7 @@ def agrees(form: Form, found: Agreement) -> bool:
 
 
 def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 by itself; where the system does not say, no."""
+    """Whether the processor multiplies bfloat16 natively; False if the system does not report it."""
     try:
         flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
@@ -228,7 +228,7 @@ def _candidates(work: int) -> list[Form]:
 
 
 def _made(form: Form, split: Split, batch_size: int) -> Engine | None:
-    """The engine of a form, or None where it cannot be had."""
+    """The engine of a form; None if it is not available."""
     try:
         return MAKERS[form](split, batch_size)
     except CallError:

@@ -1,4 +1,4 @@
-"""What the arguments of Keras' classes take, as kinds, and which of its classes a spec may not name.
+"""The kinds of the arguments of Keras' classes, and the classes that a spec may not name.
 
 Read from Keras' sources and docstrings, since its signatures carry no types. `keras_table.py` makes the
 table of it; an argument that is not here, and has no default that tells its type, stops that.

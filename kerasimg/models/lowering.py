@@ -34,7 +34,7 @@ class Scaling(NamedTuple):
 
 
 def normalization_scaling(layer: keras.layers.BatchNormalization) -> Scaling:
-    """What a batch normalization does by its moving statistics, in float64."""
+    """The scale and shift of a batch normalization with its moving statistics, in float64."""
     mean, variance = _array(layer.moving_mean), _array(layer.moving_variance)
     scale = 1 / np.sqrt(variance + layer.epsilon)
     if layer.scale:
@@ -319,7 +319,7 @@ class Step(NamedTuple):
 
 
 class Program(NamedTuple):
-    """What a frozen model computes."""
+    """The computation of a frozen model."""
 
     steps: tuple[Step, ...]
     inputs: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What a spec's model consists of: each call with its inputs, shape and parameters, and nothing allocated."""
+"""The outline of a spec's model: each call with its inputs, shape and parameters; nothing is allocated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kerasimg.spec.expand import Call
 from kerasimg.spec.load import Spec
 
 IMAGE = "image"
-"""What the input is called."""
+"""The name of the input."""
 
 
 class Part(NamedTuple):
@@ -42,7 +42,7 @@ class _Outline(Graph):
         super().__init__(spec, Budget(limits), given_weights=None)
         self.parts: list[Part] = []
         self.owners: list[tuple[str, str]] = []
-        """Of each part, the top-level node and its block, "" where it is none."""
+        """For each part, the top-level node and its block; "" if it is not a block."""
         self.made_by: dict[int, str] = {}
         self.outputs: list[Any] = []
 
@@ -67,12 +67,12 @@ class _Outline(Graph):
 
 
 class Outline(NamedTuple):
-    """A spec's model, looked at."""
+    """The outline of a spec's model."""
 
     image: tuple[int, int, int]
     """Height, width, channels."""
     calls: tuple[Part, ...]
-    """Every call, blocks and tables expanded, in their order."""
+    """Every call in order, blocks and tables expanded."""
     nodes: tuple[Part, ...]
     """The same by top-level node."""
 

@@ -1,4 +1,4 @@
-"""What the numbers that come out of a model are."""
+"""The kind of a model's outputs: softmax, sigmoid or logits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def output_kind(model: keras.Model) -> OutputKind:
 
 
 def head_of(model: keras.Model) -> str:
-    """What a model gives: softmax, sigmoid, logits, or the name of an activation that gives neither."""
+    """The kind of outputs: softmax, sigmoid, logits, or the name of another activation."""
     return _kind(model.outputs[0], {})
 
 

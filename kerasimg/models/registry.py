@@ -30,7 +30,7 @@ BASES: Final[Mapping[str, type]] = {
 """Group -> the base of its classes."""
 
 CONFIG_KIND: Final = "bool|int|float|str|[int]|[float]|[str]|[[int]]|[[float]]|null"
-"""What an argument takes that only `get_config` knows: whatever JSON can hold, except other objects."""
+"""The kind of an argument that only `get_config` knows: anything that JSON can hold, except other objects."""
 
 Class = TypeVar("Class", bound=type)
 
@@ -137,7 +137,7 @@ def load_plugins(names: Sequence[str] | None = None) -> list[str]:
 
 
 def _has_config(cls: type, base: type) -> bool:
-    """Whether a class says by itself what it was made with."""
+    """Whether a class has a config of its own."""
     method = getattr(cls, "get_config", None)
     return method is not None and method is not getattr(base, "get_config", None)
 

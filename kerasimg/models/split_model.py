@@ -48,7 +48,7 @@ class Split:
 
     @property
     def elements(self) -> int:
-        """How many numbers cross the seam for one image."""
+        """Number of values that cross the boundary for one image."""
         return sum(math.prod(shape) for shape in self.shapes)
 
     @property
@@ -57,7 +57,7 @@ class Split:
         return int(self.frozen.count_params())
 
     def digest(self) -> str:
-        """Of all that the frozen part computes: its layers, how they follow one another, their weights; 32 digits."""
+        """A digest (32 digits) of the frozen part: its layers, their connections, their weights."""
         graph = flatten(self.frozen)
         found = hashlib.blake2b(digest_size=16)
         for call in graph.calls:
@@ -225,7 +225,7 @@ def _is_unchanging(operation: Any) -> bool:
 
 
 def _configuration(operation: Any) -> dict[str, Any]:
-    """What an operation computes by, without its name, which counts on from model to model, and its training."""
+    """The config of an operation, without its name, which differs from model to model, and its `trainable`."""
     config = operation.get_config() if hasattr(operation, "get_config") else {}
     return {key: value for key, value in config.items() if key not in ("name", "trainable")}
 

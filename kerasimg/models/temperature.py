@@ -1,4 +1,4 @@
-"""Temperature scaling (Guo et al. 2017, arXiv:1706.04599): one number that makes a model as sure as it is right.
+"""Temperature scaling (Guo et al. 2017, arXiv:1706.04599): one number that calibrates a model's probabilities.
 
 The logits are divided by the temperature before softmax or sigmoid. Above 1 it makes the probabilities less sure, below
 1 surer. What is decided does not change: the most likely class stays the same, and 0.5 of a sigmoid stays 0.5.
@@ -14,9 +14,9 @@ from kerasimg.models.output_kind import output_kind
 from kerasimg.spec.document import Task
 
 LEAST = float(np.finfo(np.float32).tiny)
-"""A probability that float32 rounded to 0 is taken for this one, whose logarithm is finite."""
+"""Replaces a probability that float32 rounded to 0; its logarithm is finite."""
 MOST = 1 - 2.0**-25
-"""A probability that float32 rounded to 1 is taken for this one, half a step below 1."""
+"""Replaces a probability that float32 rounded to 1; half a step below 1."""
 
 
 def logits(probabilities: ArrayLike, task: Task) -> np.ndarray:

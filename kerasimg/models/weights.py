@@ -1,4 +1,4 @@
-"""Weights that a spec or a caller names -> a file on this machine; never random ones in silence."""
+"""Weights that a spec or a caller names -> a file on this machine; never silently random weights."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def local_file(weights: str | os.PathLike[str] | Mapping[str, Any], folder: Path
         with path.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != digest:
-            raise WeightsError(f"the weights file '{path}' is not the one that the spec names: its sha256 is {found}")
+            raise WeightsError(f"the weights file '{path}' is not the file that the spec names: its sha256 is {found}")
     return path
 
 

@@ -1,4 +1,4 @@
-"""What a spec may name from Keras, and whether the arguments it gives fit; checked without Keras.
+"""The names from Keras that a spec may use, and the check of their arguments, without Keras.
 
 The table is `keras_table.json`, made by `kerasimg.models.keras_table`; what an argument takes is a kind (see
 `kerasimg.spec.kinds`). Nothing is raised: each fault is reported, with its path below the object checked.
@@ -86,7 +86,7 @@ def register_entry(group: str, name: str, entry: Mapping[str, Any]) -> None:
 
 
 def unknown_name(group: str, name: object) -> str:
-    """Say that a group has no such name, why, and which one was probably meant."""
+    """The message that a group has no such name: why, and which one was probably meant."""
     what, table = SINGULAR[group], _table()
     if not isinstance(name, str):
         return f"expected the name of {_a(what)}, got {shown(name)}"

@@ -31,11 +31,11 @@ from kerasimg.spec.values import (
 STRUCTURE = ("image", "variants", "blocks", "model", "features")
 """The keys that, with the params, decide what the model is."""
 TRIAL_WORK = 500
-"""What checking the smallest spec takes, in the unit of `MAX_WORK`."""
+"""The cost of checking the smallest spec, in the unit of `MAX_WORK`."""
 
 
 class Making:
-    """The steps from a merged document to the parts of a spec; they report faults and go on.
+    """The steps from a merged document to the parts of a spec; they report faults and continue.
 
     open_spec: the spec that a reference names as a backbone, with these params.
     is_backbone: whether this spec is itself the backbone of another, which has no use for its head.
@@ -106,7 +106,7 @@ class Making:
 
     @property
     def names(self) -> dict[str, Any]:
-        """What expressions of sections and nodes may name."""
+        """The names that expressions of sections and nodes may use."""
         return heads.names(self.task(), self.params)
 
     def _declared_null(self, name: str) -> bool:
@@ -291,7 +291,7 @@ def _unreported(path: Any, message: str) -> None:
 
 
 def _filled(raw: Any, full: Any) -> Any:
-    """What was written, with what was left out filled in from the validated section."""
+    """The values as written, with defaults filled in from the validated section."""
     if isinstance(raw, dict) and isinstance(full, dict):
         return {**raw, **{key: _filled(raw.get(key, value), value) for key, value in full.items()}}
     if isinstance(raw, list) and isinstance(full, list) and len(raw) == len(full):

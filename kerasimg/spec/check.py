@@ -1,4 +1,4 @@
-"""What a call of a node may be: the check that both the loader (shapes unknown) and the builder make."""
+"""Checks the call of a node, for the loader (shapes unknown) and for the builder."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _check_backbone(call: Call, report_at: Report, open_spec: OpenSpec) -> dict[
 
 
 def weights_fault(weights: Any) -> str:
-    """What is wrong with a node's `weights`; empty when nothing is."""
+    """The error in a node's `weights`; empty if there is none."""
     expected = 'expected null, "imagenet", a .weights.h5 file beside the spec, or {"file": ..., "sha256": ...}'
     if weights is None or weights is UNKNOWN or weights == "imagenet":
         return ""

@@ -1,4 +1,4 @@
-"""How two documents differ, in the words of a spec: which value, where, before and after."""
+"""Differences between two documents, in the terms of a spec: path, value before, value after."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _holds_objects(items: Sequence[Any]) -> bool:
 
 
 def _called(item: Any) -> tuple[Any, ...]:
-    """What an item of a list is known by: a node by its kind and name, anything else by being one."""
+    """The identity of an item of a list: of a node its kind and name."""
     if not isinstance(item, Mapping):
         return (json.dumps(item),)
     return tuple((key, item[key]) for key in (*NODE_KINDS, "name") if isinstance(item.get(key), str))

@@ -1,4 +1,4 @@
-"""A spec in a notebook and in a terminal: what one wants to know of it at a glance."""
+"""A spec in a notebook and in a terminal: its main values at a glance."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def as_line(spec: Spec) -> str:
 
 
 def as_html(spec: Spec) -> str:
-    """A table of what matters, and the whole spec to unfold. Nothing in it is taken for HTML, nothing is loaded."""
+    """A table of the main values, and the whole spec to unfold. Everything is escaped, nothing is loaded."""
     rows = "".join(
         f'<tr><th scope="row" style="{CELL}">{escape(name)}</th><td style="{CELL}">{escape(value)}</td></tr>'
         for name, value in _facts(spec)

@@ -27,7 +27,7 @@ class Named(NamedTuple):
     """Whether a child may give some of its arguments and leave the rest, and the type, to its parent."""
 
     def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
-        """What `schema.py` makes of it, it being for pydantic anything at all."""
+        """A marker for `schema.py`; pydantic itself accepts any value."""
         return {"named": self._asdict()}
 
 
@@ -64,26 +64,26 @@ Task = Literal["multiclass", "binary", "multilabel"]
 
 
 class Section(BaseModel):
-    """What every section is: closed (an unknown key is an error), unchangeable, strict about types."""
+    """The base of every section: closed (an unknown key is an error), frozen, strict about types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class Card(Section):
-    """Where a spec comes from, under which terms, and what it is known to reach."""
+    """The source of a spec, its license, and its known results."""
 
     source: str | None = None
-    """The paper or the page it was written from: authors, title, id."""
+    """The paper or page that the spec follows: authors, title, id."""
     year: int | None = None
     """Year of the source."""
     license: str | None = None
     """Licence of the spec and of the weights it names, as an SPDX identifier where there is one."""
     figures: dict[str, float | int | str] = {}
-    """What it is known to reach, each with its condition: {"ImageNet top-1, 224 px": 0.718}."""
+    """Known results, each with its conditions: {"ImageNet top-1, 224 px": 0.718}."""
     notes: str | None = None
-    """What a user should know before choosing it."""
+    """Notes for users who consider this spec."""
     origin: str | None = None
-    """What wrote it, where that was a program: a search, from what, and which of its trials it is."""
+    """The program that wrote the spec, if any: the search, its spec, and the trial."""
 
 
 class Standardize(Section):
@@ -96,26 +96,26 @@ class Standardize(Section):
 
 
 class Image(Section):
-    """The one contract by which any image becomes the model's input, wherever the model runs."""
+    """The preprocessing: how an image becomes the model's input, in training and in every export."""
 
     size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [224, 224]
     """[height, width] in pixels."""
     channels: Literal[1, 3] = 3
     """3: RGB. 1: grey (ITU-R 601-2 luma)."""
     resize: ResizePolicy = "stretch"
-    """stretch: to the size, whatever the aspect. crop: the shorter side fits, the centre is kept. pad: the longer
-    side fits, the rest is background."""
+    """stretch: to the size, whatever the aspect ratio. crop: the shorter side fits, the centre is used. pad: the
+    longer side fits, the rest is background."""
     interpolation: Interpolation = "bilinear"
     """The filter of the resize, always antialiased (except nearest)."""
     background: Annotated[list[Byte], Field(min_length=3, max_length=3)] = [255, 255, 255]
     """RGB on which transparent images are flattened, and with which `pad` fills."""
     scale: ScaleName | Standardize = "auto"
-    """How the model sees a pixel of 0-255. auto: as the backbone wants it, else unit. none: 0 to 255. unit: 0 to 1.
+    """Scaling of pixels of 0-255. auto: as the backbone expects, else unit. none: 0 to 255. unit: 0 to 1.
     symmetric: -1 to 1. imagenet: minus mean, by standard deviation, of ImageNet. caffe: BGR minus mean."""
 
 
 class Compile(Section):
-    """What `model.compile` gets, in Keras' words."""
+    """The arguments of `model.compile`."""
 
     optimizer: Annotated[Any, Named("optimizers", mergeable=True)] = "Adam"
     """A name of keras.optimizers, or {"type": name, argument: value}."""
@@ -130,25 +130,25 @@ class Compile(Section):
     metrics: list[Annotated[Any, Named("metrics", also=("accuracy", "f1"))]] = ["accuracy"]
     """Names of keras.metrics or kerasimg.metrics, {"type": ...}, "accuracy", or "f1" (macro F1)."""
     steps_per_execution: PositiveInt | Literal["auto"] = "auto"
-    """Training steps per call of the compiled function; auto: several where a step is short. Does not change what comes
-    out."""
+    """Training steps per call of the compiled function; auto: several if a step is short. Does not change the
+    results."""
     jit_compile: bool | Literal["auto"] | None = None
-    """Compile with XLA. auto: by a short trial, where a step is faster. null: as Keras does, on graphics processors."""
+    """Compile with XLA. auto: if a step is faster, by a short probe. null: as Keras does, on GPUs."""
 
 
 class EarlyStopping(Section):
-    """Ends a stage that no longer improves, and goes back to its best epoch."""
+    """Ends a stage that no longer improves, and restores its best epoch."""
 
     monitor: str = "val_loss"
-    """The figure to watch."""
+    """The metric to monitor."""
     mode: Literal["min", "max", "auto"] = "auto"
     """Whether less or more is better; auto: as the metric's class says (docs/evaluation.md)."""
     patience: NonNegativeInt = 5
     """Epochs without improvement before the stage ends."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
-    """What counts as an improvement."""
+    """Least change that counts as an improvement."""
     restore_best_weights: bool = True
-    """Go back to the weights of the best epoch; what the stage says as `keep` goes before it."""
+    """Restore the weights of the best epoch; the stage's `keep` takes precedence."""
 
 
 class Stage(Section):
@@ -157,7 +157,7 @@ class Stage(Section):
     epochs: PositiveInt = 10
     """Epochs this stage adds."""
     unfreeze: dict[str, NonNegativeInt] = {}
-    """Node name -> how many of its last layers train from this stage on; 0 = all."""
+    """Node name -> number of its last layers that train from this stage on; 0: all."""
     freeze: list[str] = []
     """Names of the nodes that no longer train from this stage on."""
     learning_rate: Annotated[Any, Named("schedules")] | None = None
@@ -165,16 +165,16 @@ class Stage(Section):
     warmup_epochs: NonNegative = 0.0
     """Epochs, or part of one, over which the rate rises from 0 to its value; a schedule begins after them."""
     decay: Literal["none", "cosine", "linear"] = "none"
-    """How a rate that is a number falls to 0 over the rest of the stage's epochs. none: it does not."""
+    """How a constant rate decays to 0 over the rest of the stage's epochs. none: it does not."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Each block learns at the rate of the block after it times this; the last one at the rate itself. 1: all alike."""
+    """Each block learns at the rate of the next block times this; the last one at the rate itself. 1: all equal."""
     early_stopping: EarlyStopping | None = None
     """null: every epoch is trained."""
     keep: Literal["auto", "best", "last"] = "auto"
-    """The weights that are handed on. best: of the best epoch by `monitor`. last: of the last epoch. auto: best where
+    """The final weights of the stage. best: of the best epoch by `monitor`. last: of the last epoch. auto: best if
     `early_stopping` restores the best weights, else last."""
     monitor: str | None = None
-    """The figure that says which epoch is best; null: that of `early_stopping`, without one `val_loss`."""
+    """The metric that decides which epoch is best; null: that of `early_stopping`, else `val_loss`."""
     mode: Literal["min", "max", "auto"] = "auto"
     """Whether less or more of `monitor` is better; auto: as the metric's class says."""
     size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None = None
@@ -183,20 +183,20 @@ class Stage(Section):
     @model_validator(mode="after")
     def _one_way_down(self) -> Stage:
         if self.decay != "none" and not (self.learning_rate is None or isinstance(self.learning_rate, int | float)):
-            raise ValueError("decay is for a learning_rate that is a number; a schedule falls by itself")
+            raise ValueError("decay is for a learning_rate that is a number; a schedule decays by itself")
         return self
 
 
 class Teacher(Section):
-    """A trained model whose answers are learned from, too (knowledge distillation)."""
+    """A trained model whose predictions are learned too (knowledge distillation)."""
 
     run: str
-    """Its run's folder, or its model.keras, as seen from where the training is started. It must know the same classes
-    and see images of the same size."""
+    """Its run's folder, or its model.keras, relative to the current folder. It must have the same classes
+    and image size."""
     temperature: PositiveFloat = 3.0
-    """Softens both models' probabilities before they are compared; more shows more of the unlikely classes."""
+    """Softens both models' probabilities before they are compared; higher values show more of unlikely classes."""
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """The teacher's share of the loss; the labels have the rest."""
+    """The teacher's share of the loss; the rest is the loss of the labels."""
 
 
 class GroupColumn(Section):
@@ -213,36 +213,36 @@ class Fit(Section):
     """How the model is trained."""
 
     batch_size: PositiveInt | Literal["auto"] = 32
-    """Images per step. auto: by a short trial, the largest power of two that fits the memory and at which an image
-    takes no longer."""
+    """Images per step. auto: by a short probe, the largest power of two that fits into memory and is not slower per
+    image."""
     stages: Annotated[list[Stage], Field(min_length=1)] = [Stage()]
     """Trained one after the other."""
     validation_split: Fraction = 0.15
-    """Share of the images held out to steer by, where the data has no validation part. Stratified."""
+    """Share of the images held out for validation, if the data has no validation part. Stratified."""
     test_split: Fraction = 0.15
     """Share of the images held out for the test, if the data has no test part. Stratified."""
     group: Group | None = None
     """Which images belong together (one patient, object or burst), and stay in one part and one fold: "folder", the
-    first folder below the class, or {"column": NAME} of the manifest; null: each image by itself."""
+    first folder below the class, or {"column": NAME} of the manifest; null: images are independent."""
     class_weight: Literal["none", "balanced", "sqrt"] = "none"
-    """balanced: n / (classes * n of the class), as in scikit-learn; multilabel: of each label, those that hold against
-    those that do not. sqrt: its square root."""
+    """balanced: n / (classes * n of the class), as in scikit-learn; multilabel: for each label, positives against
+    negatives. sqrt: its square root."""
     sample_weight: str | None = None
-    """The column of the manifest that says how much each image counts in training; times its class weight."""
+    """The column of the manifest with the weight of each image in training; it is multiplied by the class weight."""
     seed: Seed = 0
-    """Of the split, the initial weights, the order and the augmentation."""
+    """The seed of the split, the initial weights, the order and the augmentation."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16", "auto"] = "float32"
-    """Keras' dtype policy while training. auto: by a short trial, a mixed one where the processor has instructions for
+    """Keras' dtype policy while training. auto: by a short probe, a mixed one if the processor has instructions for
     it and a step is faster."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Momentum of the moving average of the weights, which is validated and handed on in their place; null: none."""
+    """Momentum of the moving average of the weights, which is validated and used in their place; null: none."""
     distribute: Literal["off", "auto"] = "off"
-    """Over how many devices each batch is spread. auto: all of the fastest kind that divide it, through Keras'
+    """Number of devices that share each batch. auto: all of the fastest kind that divide it, through Keras'
     DataParallel on JAX and MirroredStrategy on TensorFlow; on PyTorch one. off: one."""
     features: Literal["auto", "off", "cached", "fresh"] = "auto"
-    """How the part that does not train is computed. cached: once, and stored on disk; needs `views` or no augmentation.
-    fresh: in every epoch, as an engine without gradients. off: as any other layer. auto: the cheapest of them that
-    leaves the training what it is."""
+    """How the frozen part is computed. cached: once, and stored on disk; needs `views` or no augmentation.
+    fresh: in every epoch, as an engine without gradients. off: as any other layer. auto: the cheapest that
+    does not change the training."""
     views: PositiveInt | None = None
     """Augmented views of each image, drawn once, that take turns in the epochs; null: new ones in every epoch."""
     teacher: Teacher | None = None
@@ -258,7 +258,7 @@ class Fit(Section):
 
 
 class Limits(Section):
-    """What a trial's model may cost at most; a trial beyond it is not trained."""
+    """Limits of a trial's model; a trial beyond them is not trained."""
 
     params: PositiveInt | None = None
     """Parameters of the whole model."""
@@ -269,30 +269,30 @@ class Limits(Section):
 
 
 class Tune(Section):
-    """How search values are searched, in KerasTuner's words."""
+    """The hyperparameter search, in KerasTuner's terms."""
 
     tuner: Literal["random", "grid", "bayesian", "hyperband"] = "hyperband"
     """The search strategy. The first trial of each is the spec as written, with every default."""
     objective: str = "val_accuracy"
-    """The figure to optimise: "loss" or the name of a metric of `compile`, after "val_" that of the validation part."""
+    """The metric to optimise: "loss" or the name of a metric of `compile`, after "val_" that of the validation part."""
     direction: Literal["min", "max", "auto"] = "auto"
     """Whether less or more is better; auto: as known for the metric; for other metrics it must be given."""
     max_trials: PositiveInt = 20
-    """Trials at most; failed ones and those that are not feasible count, and so does each promotion of hyperband."""
+    """Most trials; failed and infeasible ones count, and so does each promotion of hyperband."""
     executions_per_trial: PositiveInt = 1
     """Trainings per trial, with consecutive seeds; their metrics are averaged, and each is stored."""
     max_epochs: PositiveInt | None = None
-    """Epochs of a trial at most; null: those of the stages."""
+    """Most epochs of a trial; null: those of the stages."""
     stop: Literal["median", "halving"] | None = None
-    """How random, grid and bayesian search end a trial that does badly. median: once it is below the median of what
-    earlier trials had reached at that epoch. halving: at a third and a ninth of its epochs, unless it is among the best
-    third of those that got there. null: none is ended. hyperband has a way of its own."""
+    """How random, grid and bayesian search stop a poor trial. median: once it is below the median of earlier trials at
+    that epoch. halving: at a third and a ninth of its epochs, unless it is among the best third of the trials that got
+    that far. null: never. hyperband has its own way."""
     limits: Limits = Limits()
-    """What a trial's model may cost."""
+    """Limits of a trial's model."""
     keep: NonNegativeInt = 1
     """Number of best trials whose weights are saved."""
     seed: Seed = 0
-    """Of the search; trials are trained with `fit.seed`."""
+    """The seed of the search; trials are trained with `fit.seed`."""
 
     @model_validator(mode="after")
     def _stopped_one_way(self) -> Tune:
@@ -302,12 +302,12 @@ class Tune(Section):
 
 
 class Weights(Section):
-    """Trained weights of this very model."""
+    """Trained weights of exactly this model."""
 
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.weights\.h5$")] | None = None
     """A file beside the spec; its layers in the order of the model's, with or without the head."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """Of the file."""
+    """SHA-256 of the file."""
     keras: str | None = None
     """Instead of a file: the model of keras.applications that has the same layers in the same order."""
     arguments: dict[str, float | int | bool] = {}
@@ -323,14 +323,14 @@ class Weights(Section):
 
 
 class Pretrained(Section):
-    """What `"weights": "imagenet"` means for this spec, as a backbone and as a classifier."""
+    """The weights that `"weights": "imagenet"` loads for this spec, as a backbone and as a classifier."""
 
     imagenet: Weights | None = None
     """null: there are none."""
 
 
 class Expect(Section):
-    """What `build` must find, or fail."""
+    """Facts that `build` checks; it fails if they differ."""
 
     params: NonNegativeInt | None = None
     """Parameters of the whole model, as model.count_params() counts them."""
@@ -361,7 +361,7 @@ KEYS = (
     "tune",
     "expect",
 )
-"""Every key of a spec, in the order in which one is read best."""
+"""Every key of a spec, in the best order for reading."""
 
 SECTIONS: dict[str, type[Section]] = {
     "card": Card,

@@ -23,10 +23,10 @@ MAX_BLOCK_DEPTH = 32
 MAX_WORK = 200_000
 """Values evaluated in all: of arguments, of `let`, of inputs, at each use of them."""
 VISIT_WORK = 5
-"""What a visit of a node takes besides, in values."""
+"""The cost of visiting a node, in values."""
 
 Handle = Any
-"""What a visitor returns for the output of a call."""
+"""The value that a visitor returns for the output of a call."""
 Makers = frozenset[int]
 """The numbers of the calls that an output may come from; empty for the image."""
 
@@ -52,7 +52,7 @@ class Call(NamedTuple):
 
 
 class Visitor(Protocol):
-    """What makes something of the calls, in order."""
+    """Visits the calls in order."""
 
     def visit(self, call: Call) -> Handle:
         """The output of a call."""
@@ -66,7 +66,7 @@ class ExpansionLimit(Exception):
 
 
 class _Scope:
-    """What the nodes of one list can see.
+    """The names that the nodes of one list can see.
 
     `makers` says of each output, by name, which calls it may come from; of what has no name, `entered_from` and
     `previous_from` do.

@@ -53,7 +53,7 @@ def is_expression(value: object) -> bool:
 
 
 def round8(value: float) -> int:
-    """To the nearest multiple of 8, at least 8, never below 90 % of `value` (Sandler et al. 2018)."""
+    """Rounds to the nearest multiple of 8, at least 8, never below 90 % of `value` (Sandler et al. 2018)."""
     rounded = max(8, int(value + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * value else rounded
 

@@ -47,14 +47,14 @@ FOLLOW: Final = '"=head_activation", which follows the task'
 
 
 class Output(NamedTuple):
-    """What is known of a layer's output without building it."""
+    """The facts about a layer's output that are known without building it."""
 
     kind: str | None = "logits"
     """softmax, sigmoid, logits, or the name of an activation that gives neither; None: not known."""
     flat: bool = False
     """Whether it has one row of numbers per image, as a classifier's output."""
     units: Any = None
-    """How many numbers, where the layer says so."""
+    """Number of outputs, if the layer gives it."""
     layer: str = ""
     path: Path = ()
     """The path of the activation in the document, or of the node."""
@@ -84,7 +84,7 @@ def output_of(layer: str, arguments: Mapping[str, Any], path: Path, inputs: Sequ
 
 
 def kind_of(layer: str, activation: Any, inputs: Sequence[str | None]) -> str | None:
-    """What a layer gives: softmax, sigmoid, logits, or the name of an activation that gives neither; None: not known.
+    """The kind of a layer's outputs: softmax, sigmoid, logits, or the name of another activation; None: not known.
 
     activation: its name; None where there is none.  inputs: what its inputs are.
     """

@@ -38,7 +38,7 @@ FLOAT32_MAX: Final = 3.4028234e38
 """Numbers beyond overflow in every backend."""
 
 MISMATCH: Final = object()
-"""What `match` gives for a value that does not fit."""
+"""The result of `match` for a value that does not fit."""
 
 
 class Kind(Protocol):

@@ -1,4 +1,4 @@
-"""What is probably a mistake in a spec without faults: names that nothing uses, and factors of Keras that surprise."""
+"""Warnings about a valid spec: names that nothing uses, and unexpected factors of Keras."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Within(NamedTuple):
 
     chain: tuple[str, ...]
     opened: dict[str, Spec]
-    """By file and params."""
+    """The key: file and params."""
 
     def of(self, label: str) -> Within:
         """What is within a spec that is itself within these."""
@@ -63,15 +63,15 @@ class Spec:
     nodes: tuple[Node, ...]
     blocks: Mapping[str, Block]
     features: str | None
-    """Name of the top-level node at which the head begins, where the spec says so."""
+    """Name of the top-level node at which the head begins, if the spec gives it."""
     augment: tuple[tuple[str, Mapping[str, Any]], ...]
     """The augmentation layers in order: (class, arguments)."""
     search: tuple[search.SearchValue, ...]
     """The search values, each replaced by one value in all the rest."""
     file: str
-    """What errors call it."""
+    """Its name in errors."""
     folder: Path
-    """Where files that it names stand."""
+    """The folder of the files that it names."""
     document: Mapping[str, Any] = field(repr=False)
     """As written, merged with its parents and edits."""
     resolved: Mapping[str, Any] = field(repr=False)
@@ -93,7 +93,7 @@ class Spec:
         return display.as_line(self)
 
     def _repr_html_(self) -> str:
-        """For notebooks."""
+        """The HTML form for notebooks."""
         return display.as_html(self)
 
     def walk(self, visitor: Visitor, report: Report, entered: Handle) -> Handle:

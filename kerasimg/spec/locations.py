@@ -69,7 +69,7 @@ class Faults:
         self.moved: dict[Path, Path] = {}
         """Path of a chosen option's content -> its path in the document as written."""
         self.faulty: set[Path] = set()
-        """What was found faulty as a search value; nothing more is said of it."""
+        """The invalid search values, about which nothing more is reported."""
         self._found: dict[Fault, None] = {}
         self._reports = 0
 

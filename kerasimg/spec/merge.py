@@ -1,4 +1,4 @@
-"""How documents combine: a parent and its child key by key, then edits by path."""
+"""Merges documents: a parent and its child key by key, then edits by path."""
 
 from __future__ import annotations
 

@@ -31,13 +31,13 @@ EACH_ALONE: Final[tuple[Task, ...]] = ("binary", "multilabel")
 
 
 class Metric(NamedTuple):
-    """What is known of a metric."""
+    """The facts about a metric."""
 
     direction: Direction
     labels: LabelForm = "columns"
     tasks: tuple[Task, ...] = ALL_TASKS
     instead: str = ""
-    """What to write for a task that it is not for."""
+    """The metric to use instead, for a task that it does not support."""
     takes_scores: bool = False
     """Whether it takes the scores before a softmax or sigmoid, not probabilities."""
 
@@ -81,7 +81,7 @@ METRICS: Final[Mapping[str, Metric]] = {
 
 LOSSES: Final[tuple[str, ...]] = ("loss",)
 DISTILLATION_LOSSES: Final[tuple[str, ...]] = ("student_loss", "distillation_loss", "total_loss")
-"""What `fit.teacher` measures besides."""
+"""The metrics that `fit.teacher` adds."""
 NO_FIGURES: Final[tuple[str, ...]] = ("stage", "epoch", "seconds", "learning_rate")
 """Columns of history.csv that say nothing about how good a model is."""
 SETS_RATE: Final[tuple[str, ...]] = ("ReduceLROnPlateau", "WarmupCosine")
@@ -208,7 +208,7 @@ def monitor_of(stage: Stage) -> str:
 
 
 def best_by(stage: Stage) -> Goal:
-    """What makes an epoch of a stage the best: the figure, its direction, and the least improvement.
+    """The criterion for the best epoch of a stage: the metric, its direction, and the least improvement.
 
     The stage is that of a loaded spec, whose directions are filled in.
     """
@@ -292,7 +292,7 @@ class Directions:
         return {**given, "mode": self._mode(monitor, given.get("mode", "auto"), *places)}
 
     def _mode(self, figure: str, said: Any, path: Path, mode_path: Path) -> Any:
-        """The direction of a figure, by what is said, else by the table."""
+        """The direction of a metric: as the spec says, else from the table."""
         measured = figure.removeprefix("val_")
         if measured in NO_FIGURES:
             self.report(path, f"'{figure}' does not say how good the model is; {self._choose_from()}")

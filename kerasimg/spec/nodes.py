@@ -18,7 +18,7 @@ from kerasimg.spec.reader import is_comment, kind_of, shown
 CONTROL_KEYS = ("name", "inputs", "when", "repeat", "table")
 RESERVED_NAMES = ("in", "prev")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
-NAME_WORDS = "a name that begins with a letter or _ and goes on with letters, digits, _ and -, at most 64"
+NAME_WORDS = "a name that begins with a letter or _ and continues with letters, digits, _ and -, at most 64"
 MAX_LISTED = 5000
 MAX_ROWS = 1000
 MAX_NAMES = 200
@@ -34,7 +34,7 @@ class Node(NamedTuple):
     kind: str
     """layer, block, backbone or reuse."""
     target: str
-    """What the kind names: a layer class, a block, a backbone, an earlier layer node."""
+    """The target of the node: a layer class, a block, a backbone, an earlier layer node."""
     path: Path
     arguments: Mapping[str, Any] = {}
     """As written: expressions are not evaluated."""

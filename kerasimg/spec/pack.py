@@ -46,12 +46,12 @@ Temperature = Annotated[float, Field(ge=1e-3, le=1e3)]
 
 
 class Manifest(Section):
-    """What `pack.json` says."""
+    """The content of `pack.json`."""
 
     kerasimg_pack: Literal[1]
     """Version of the form."""
     name: str
-    """Of the spec."""
+    """The spec's name."""
     task: Task
     classes: Annotated[list[str], Field(min_length=1)]
     """In the order of the outputs."""
@@ -62,9 +62,9 @@ class Manifest(Section):
     license: str | None = None
     """As the spec's card has it, an SPDX identifier where there is one."""
     figures: dict[str, float | int | str] = Field(default={})
-    """What it reached on the images that its run held out."""
+    """Its metrics on the images that its run held out."""
     versions: dict[str, str] = Field(default={})
-    """Of the libraries that it was written with."""
+    """Versions of the libraries that wrote it."""
     files: dict[str, Digest]
     """Member -> its SHA-256."""
 
@@ -155,7 +155,7 @@ def is_pack(ref: Any) -> bool:
 
 
 def spec_file(path: Path) -> Path:
-    """The spec of a pack as a file, in a folder that is there as long as this process."""
+    """The spec of a pack as a file, in a folder that is removed when this process ends."""
     stat = path.stat()
     return _unpacked(path.resolve(), stat.st_mtime_ns, stat.st_size)
 

@@ -53,7 +53,7 @@ def as_read(document: Mapping[str, Any], label: str) -> dict[str, Any]:
 
 
 def kind_of(value: object) -> str:
-    """What JSON calls a value's type, with its article: "a list"."""
+    """The name of a value's JSON type, with its article: "a list"."""
     match value:
         case None:
             return "null"

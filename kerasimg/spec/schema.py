@@ -105,7 +105,7 @@ _NODE_KEYS = {*NODE_KINDS, *CONTROL_KEYS}
 
 
 def node_schemas() -> Schema:
-    """What nodes, the nodes of `augment`, and blocks are."""
+    """The schemas of nodes, of the nodes of `augment`, and of blocks."""
     kinds: list[Schema] = [{"required": [kind]} for kind in NODE_KINDS]
     pairs: list[Schema] = [
         {"required": [one, other]} for index, one in enumerate(NODE_KINDS) for other in NODE_KINDS[:index]
@@ -252,7 +252,7 @@ def _by_name(key: str, names: Iterable[str], description: str, other: Schema | N
 
 
 def _arguments(group: str, name: str, also: Schema | None = None) -> Schema:
-    """What the arguments of a layer or a backbone are; a table may bring those that are required."""
+    """The schema of the arguments of a layer or a backbone; a table may give the required ones."""
     found = arguments.entry(group, name) or {"args": {}}
     made: Schema = {"description": found.get("doc", ""), "properties": _argument_schemas(found) | (also or {})}
     if required := _required(found):

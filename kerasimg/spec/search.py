@@ -40,7 +40,7 @@ class SearchValue(NamedTuple):
 
     @property
     def options(self) -> list[Any]:
-        """What a $choice chooses from: the values, or the labels."""
+        """The options of a $choice: the values, or the labels."""
         return _options(self.given["$choice"])
 
 
@@ -61,7 +61,7 @@ def find(document: dict[str, Any]) -> list[SearchValue]:
 
 
 def is_sound(value: SearchValue) -> bool:
-    """Whether nothing is wrong with a search value; one inside an option may not have been looked at yet."""
+    """Whether a search value is valid; one inside an option may not have been checked yet."""
     return _check(value.given, lambda path, message: None)
 
 
@@ -190,7 +190,7 @@ def _check(value: dict[str, Any], report: Report) -> bool:
 
 
 def _values(value: dict[str, Any], kind: str) -> str:
-    """What a valid search value may become, in words."""
+    """The possible values of a valid search value, as text."""
     if kind == "$choice":
         return f"one of {listed(map(shown, _options(value[kind])))}"
     low, high = map(shown, value[kind])

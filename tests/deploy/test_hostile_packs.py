@@ -143,7 +143,7 @@ def test_weights_in_bfloat16_are_read(members: dict[str, bytes], tmp_path: Path)
 
 
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "three classes of one name": ({"classes": ["a", "a", "a"]}, "classes: 'a' is there twice"),
+    "three classes of one name": ({"classes": ["a", "a", "a"]}, "classes: 'a' is listed twice"),
     "two classes": ({"classes": ["a", "b"]}, "classes: .*2, one for each class; the last node gives 3"),
     "four classes": ({"classes": ["a", "b", "c", "d"]}, "classes: .*4, one for each class"),
     "another task": ({"task": "binary", "classes": ["a", "b"]}, "task: 'binary', and its spec has 'multiclass'"),

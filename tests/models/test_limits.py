@@ -191,7 +191,7 @@ def test_weights_behind_a_link_out_of_the_folder_are_not_read(folder):
 def test_weights_of_another_hash_are_not_loaded(folder):
     (folder / "net.weights.h5").write_bytes(b"something else")
     weights = {"file": "net.weights.h5", "sha256": "0" * 64}
-    with pytest.raises(WeightsError, match="is not the one that the spec names: its sha256 is"):
+    with pytest.raises(WeightsError, match="is not the file that the spec names: its sha256 is"):
         construct(catalog.load(folder / "spec.json", overrides={"model.0.weights": weights}))
 
 

@@ -93,7 +93,7 @@ def test_a_file_is_known_by_its_sha256(tmp_path: Path):
     path.write_text(json.dumps(spec({**BASE, "weights": {"file": "mine.weights.h5", "sha256": digest}})))
     assert_equal(kerasimg.build(path).get_layer("base"), wanted)
     path.write_text(json.dumps(spec({**BASE, "weights": {"file": "mine.weights.h5", "sha256": "0" * 64}})))
-    with pytest.raises(WeightsError, match=f"is not the one that the spec names: its sha256 is {digest}"):
+    with pytest.raises(WeightsError, match=f"is not the file that the spec names: its sha256 is {digest}"):
         kerasimg.build(path)
 
 

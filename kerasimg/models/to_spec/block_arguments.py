@@ -98,7 +98,7 @@ def _exactly(value: Any, other: Any) -> bool:
 
 
 class _Relation(NamedTuple):
-    """What an argument always equals."""
+    """The value that an argument always equals."""
 
     value: Any
     """As a spec has it, with expressions."""
@@ -107,7 +107,7 @@ class _Relation(NamedTuple):
 
 
 def _relation(series: Sequence[Any], others: Sequence[str], seen: Sequence[Values]) -> _Relation | None:
-    """What the values of an argument always equal, said by the channels that enter and the other arguments."""
+    """The value that an argument always equals, in terms of the input channels and the other arguments."""
     if all(isinstance(value, list) and len(value) == len(series[0]) for value in series):
         found = [
             _constant(column) or _relation(column, others, seen) for column in map(list, zip(*series, strict=True))

@@ -312,5 +312,5 @@ def _forked(body: Sequence[Item], start: int) -> set[int]:
 
 
 def entries_of(body: Sequence[Item], start: int) -> list[int]:
-    """What enters a window, in the order of use."""
+    """The tensors that enter a window, in the order of use."""
     return list(dict.fromkeys(source for item in body for source in item.inputs if source < start))

@@ -30,7 +30,7 @@ SHORT_NAMES: Mapping[str, str] = {
 }
 MERGES = ("Add", "Concatenate", "Multiply", "Average", "Maximum", "Minimum", "Subtract")
 LINE_COST = 10
-"""What a line counts beside its characters."""
+"""The cost of a line besides its characters."""
 MAX_SPELLED = 4
 """A block of at most this many nodes is named after all of them: conv_bn_relu."""
 
@@ -94,7 +94,7 @@ class _Writer:
         return SHORT_NAMES.get(item.kind.target) or snake_case(item.kind.target) or "again"
 
     def _usual(self, number: str, body: Body) -> dict[str, str]:
-        """The arguments of a block that most of its calls give alike, and their value."""
+        """The arguments of a block that have the same value in most of its calls, and that value."""
         calls = [
             dict(zip(item.kind.names, item.values, strict=True))
             for items in self.draft.lists()
@@ -130,7 +130,7 @@ class _Writer:
         return nodes
 
     def _run_end(self, items: Sequence[Item], start: int, users: Mapping[int, int], end: int) -> int:
-        """Where a run of calls ends, before `end`, that could be the rows of a table."""
+        """The end, before `end`, of a run of calls that could be the rows of a table."""
         linked = {item.reused for item in items if item.reused is not None}
         first = items[start]
         alone = first.kind.form != "one" or first.kind.kind == "reuse" or start in linked

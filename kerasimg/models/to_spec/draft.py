@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 IMAGE = -1
-"""What enters the model, as an input of a call."""
+"""The image, as an input of a call."""
 
 REPEAT = "repeat"
 """The last value of every node: the number of repeats."""
@@ -36,19 +36,19 @@ class FlatCall(NamedTuple):
     channels: int | None
     """Last dimension of its output."""
     reused: int | None = None
-    """Of a reuse, the call that made the layer."""
+    """For a reuse, the call that made the layer."""
     name: str = ""
     """The layer's name in the model that was read."""
 
 
 class Kind(NamedTuple):
-    """What a node is, without its values: nodes of one kind can become one node of a block."""
+    """A node without its values: nodes of the same kind can become one node of a block."""
 
     kind: str
     target: str
     """A layer class, or the number of a block."""
     names: tuple[str, ...]
-    """Of its values; the last is always "repeat"."""
+    """Names of its values; the last is always "repeat"."""
     form: str
     keys: tuple[str, ...]
 

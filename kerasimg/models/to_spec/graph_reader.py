@@ -23,7 +23,7 @@ from kerasimg.spec import arguments
 
 
 class Reading(NamedTuple):
-    """What was read of a model."""
+    """The calls and layers of a model."""
 
     calls: list[FlatCall]
     layers: list[keras.layers.Layer | None]
@@ -44,7 +44,7 @@ class _Call(NamedTuple):
 
 
 def read(model: Any) -> Reading:
-    """The calls of a functional or sequential model of one image; SpecError for each layer that no spec can say."""
+    """The calls of a functional or sequential model of one image; SpecError lists layers that no spec can express."""
     graph = _functional(model)
     height, width, channels = _image(model, graph)
     calls: list[_Call] = []
@@ -301,12 +301,12 @@ def _check_training(layer: Any, training: bool | None) -> None:
     own = inspect.signature(layer.call).parameters.get("training")
     if training and passes_training(layer) and not (own is not None and own.default is True):
         raise Inexpressible(
-            "is called with training=True, which a spec cannot say: leave that to the call of the model"
+            "is called with training=True, which a spec cannot express: leave that to the call of the model"
         )
 
 
 def _inputs(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, tuple[str, ...], list[Tensor]]:
-    """How a call gives its tensors (one, list, named), their names, and the tensors."""
+    """The form of a call's tensors (one, list, named), their names, and the tensors."""
     bound = inspect.signature(layer.call).bind_partial(*args, **kwargs).arguments
     parameters = inspect.signature(layer.call).parameters
     given = {}
@@ -315,7 +315,7 @@ def _inputs(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[
             given[key] = value
         elif value is not None and value != parameters[key].default:
             raise Inexpressible(
-                f"is called with {key}={value!r}, which a spec cannot say: make it an argument of a layer of your own"
+                f"is called with {key}={value!r}, which a spec cannot express: make it an argument of your own layer"
             )
     first = next(iter(parameters), "")
     if set(given) == {first}:
@@ -328,4 +328,4 @@ def _inputs(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[
     if set(given) <= set(takes) and all(isinstance(value, Tensor) for value in given.values()):
         keys = tuple(key for key in takes if key in given)
         return "named", keys, [given[key] for key in keys]
-    raise Inexpressible(f"is called with {', '.join(given)}, which a spec cannot say: give it one tensor or a list")
+    raise Inexpressible(f"is called with {', '.join(given)}, which a spec cannot express: give it one tensor or a list")

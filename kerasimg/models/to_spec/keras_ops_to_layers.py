@@ -56,7 +56,7 @@ def _scaled_sum(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[A
 
 
 def _arithmetic(layer: str, scale: Callable[[float], float], offset: Callable[[float], float]) -> Rewrite:
-    """Of two tensors the merging layer; of a tensor and a constant c, x * scale(c) + offset(c)."""
+    """Two tensors: the merging layer. A tensor and a constant c: x * scale(c) + offset(c)."""
 
     def write(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
         left, right = given[:2]
@@ -259,7 +259,7 @@ def _check_rank(rank: int) -> None:
 
 
 def _ranges(sizes: Sequence[int | None], key: Any) -> list[range]:
-    """What x[key] keeps of each axis; Inexpressible where that is no range, or touches the batch."""
+    """The range of each axis that x[key] selects; Inexpressible if it is not a range, or changes the batch."""
     keys = [part for part in (key if isinstance(key, tuple | list) else (key,)) if part is not None]
     if Ellipsis in keys:
         place = keys.index(Ellipsis)
@@ -298,7 +298,7 @@ def _pooled(layer: str) -> Rewrite:
 
 
 def _reshaped(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
-    """Reshape, squeeze and expand_dims alike: the images stay apart, each takes a new shape."""
+    """Reshape, squeeze and expand_dims: each image gets a new shape."""
     before, after = given[0].shape[1:], shape[1:]
     if shape[0] is not None or None in (*before, *after) or math.prod(before) != math.prod(after) or not after:
         raise Inexpressible("reshapes across images, or to a size that is not known: use keras.layers.Reshape")
@@ -396,4 +396,4 @@ REWRITES: Mapping[str, Rewrite] = {
     "SparseSigmoid": _activation("sparse_sigmoid"),
     "TanhShrink": _activation("tanh_shrink"),
 }
-"""By the class of the operation."""
+"""Class of the operation -> its rewrite."""

@@ -1,7 +1,7 @@
-"""A Keras layer -> what a spec says of it: its class and the fewest arguments that make the same layer again.
+"""A Keras layer -> its form in a spec: the class and the fewest arguments that make the same layer again.
 
-The way back is taken too: the layer is made from what would be written, and an argument is left out only where the
-layer is the same without it. So what a spec cannot say is found out here, and not by whoever builds it.
+The layer is made again from these arguments, and an argument is left out only if the layer is the same without it. So
+what a spec cannot express is found here, and not when the spec is built.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Described = tuple[str, dict[str, Any]]
 
 
 class Inexpressible(Exception):
-    """What a spec cannot say; the message says why, and the way out."""
+    """Something that a spec cannot express; the message says why, and what to do."""
 
 
 SUBSTITUTES: Mapping[str, Callable[[Mapping[str, Any]], Described]] = {
@@ -36,15 +36,15 @@ same, with the same weights."""
 
 
 class LayerReader:
-    """Describes layers; layers of the same config are looked at once."""
+    """Describes layers; layers with the same config are examined once."""
 
     def __init__(self) -> None:
         self._described: dict[str, Described] = {}
 
     def describe(self, layer: keras.layers.Layer, rank: int) -> Described:
-        """The class and the arguments of a layer; Inexpressible when a spec cannot say it.
+        """The class and the arguments of a layer; Inexpressible if a spec cannot express it.
 
-        rank: of its first input, with the batch; an axis that is the last one is not said.
+        rank: of its first input, with the batch; an axis that is the last is left out.
         """
         target, given = self._described_as(layer)
         takes = (arguments.entry("layers", target) or {"args": {}})["args"]
@@ -92,14 +92,14 @@ class LayerReader:
 
 
 def default_value(name: str, argument: str) -> Any:
-    """What an argument of a layer may be said to be where it is left out; KeyError when it cannot be left out."""
+    """The default of an argument of a layer as a spec writes it; KeyError if the argument is required."""
     entry = arguments.entry("layers", name) or {"args": {}}
     default = entry["args"][argument]["default"]
     return next(iter([*_shorter(default), default])) if isinstance(default, list | float) else default
 
 
 def known_name(cls: type) -> str:
-    """The name that a spec has for this very class."""
+    """The name of exactly this class in a spec."""
     for name in (cls.__name__, *arguments.known("layers")):
         if arguments.entry("layers", name) is not None and find("layers", name) is cls:
             return name
@@ -113,7 +113,7 @@ def known_name(cls: type) -> str:
 
 
 def _written(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a layer as a spec would write it, without what is as it would be anyway."""
+    """The config of a layer as a spec would write it, without defaults."""
     takes = (arguments.entry("layers", name) or {"args": {}})["args"]
     written = {}
     for key, argument in takes.items():
@@ -126,7 +126,7 @@ def _written(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(kind: str, value: Any, key: str) -> Any:
-    """An argument in the words of a spec."""
+    """An argument as a spec writes it."""
     if key == "dtype":
         return _dtype(value)
     group = next((one.group for one in kinds.options(kinds.parse(kind)) if isinstance(one, kinds.Object)), None)
@@ -161,13 +161,13 @@ def _object(group: str, value: Mapping[str, Any], key: str) -> Any:
 
 
 def _dtype(value: Any) -> Any:
-    """The policy of a layer, None where it is the one that holds anyway."""
+    """The dtype policy of a layer; None if it is the global one."""
     name = value["config"].get("name") if isinstance(value, Mapping) else value
     return None if name == keras.config.dtype_policy().name else name
 
 
 def _base(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What every layer may say of itself."""
+    """The arguments that every layer has."""
     said = {"trainable": config.get("trainable", True), "dtype": _dtype(config.get("dtype"))}
     return {key: value for key, value in said.items() if value not in (True, None)}
 
@@ -182,7 +182,7 @@ def _one_axis(name: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _same(value: Any, default: Any) -> bool:
-    """Whether a value says what the default says, whichever way that is spelled ("zeros", "Zeros")."""
+    """Whether a value equals the default, in any spelling ("zeros", "Zeros")."""
     if isinstance(value, str) and isinstance(default, str) and value != default:
         groups = ("initializers", "regularizers", "constraints", "activations")
         return any(arguments.canonical(group, default) == value for group in groups)
@@ -271,6 +271,6 @@ def plain(value: Any) -> Any:
 def _refuse_argument(name: str, differs: list[str], config: Mapping[str, Any]) -> NoReturn:
     said = listed(f"{key} = {config[key]!r}" for key in differs)
     raise Inexpressible(
-        f"is a {name} with {said[:200]}, which a spec cannot say: leave it at its default, or register a layer of "
+        f"is a {name} with {said[:200]}, which a spec cannot express: leave it at its default, or register a layer of "
         "your own with kerasimg.register"
     )
