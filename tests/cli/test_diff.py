@@ -41,19 +41,19 @@ def test_as_written_leaves_the_defaults_out(say: Any, tmp_path: Path):
 
 
 def test_two_runs_differ_in_spec_data_and_figures_too(say: Any, runs: tuple[Path, Path]):
-    told = json.loads(say("spec", "diff", *runs, "--json").out)
-    assert list(told) == ["spec", "data", "surroundings", "figures"]
-    assert {"path": "fit.seed", "before": 0, "after": 7} in told["spec"]
-    (gone,) = [one for one in told["data"] if one["path"] == "only in the first"]
+    sections = json.loads(say("spec", "diff", *runs, "--json").out)
+    assert list(sections) == ["spec", "data", "surroundings", "figures"]
+    assert {"path": "fit.seed", "before": 0, "after": 7} in sections["spec"]
+    (gone,) = [one for one in sections["data"] if one["path"] == "only in the first"]
     assert gone["before"] == {"images": 1, "as": ["red/00.png"]}
-    assert told["surroundings"] == []
+    assert sections["surroundings"] == []
 
 
 def test_the_same_run_twice_shows_nothing(say: Any, runs: tuple[Path, Path]):
     assert say("spec", "diff", runs[0], runs[0]).out.count("no differences") == 4
 
 
-def test_what_is_no_run_and_no_spec_is_refused(say: Any, tmp_path: Path, runs: tuple[Path, Path]):
+def test_a_path_that_is_neither_run_nor_spec_is_refused(say: Any, tmp_path: Path, runs: tuple[Path, Path]):
     said = say("spec", "diff", "simple_cnn", tmp_path)
     assert (said.code, "holds no spec.json" in said.err) == (2, True)
     broken = tmp_path / "broken"

@@ -142,7 +142,7 @@ CASES: list[tuple[str, int, str]] = [
 
 
 @pytest.mark.parametrize(("line", "code", "message"), CASES, ids=[line for line, *_ in CASES])
-def test_it_is_told_in_a_few_lines_what_is_wrong_and_where(
+def test_an_error_is_printed_in_a_few_lines_with_its_place(
     world: Path, say: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, line: str, code: int, message: str
 ):
     if line.startswith("serve"):
@@ -169,8 +169,8 @@ def test_a_command_without_its_arguments_says_which(say: Callable[..., Any]):
 
 
 def test_the_list_of_commands_fits_and_says_how_to_begin(say: Callable[..., Any]):
-    told = say("--help").out
-    panels = re.findall(r"^(?!Usage|Options)(\S[^:\n]*):\n((?:  .+\n)+)", told, re.M)
+    shown = say("--help").out
+    panels = re.findall(r"^(?!Usage|Options)(\S[^:\n]*):\n((?:  .+\n)+)", shown, re.M)
     listed = {title: re.findall(r"^  (\S+)", rows, re.M) for title, rows in panels}
     assert listed == {
         "Train": ["init", "check", "train", "tune"],
@@ -178,14 +178,14 @@ def test_the_list_of_commands_fits_and_says_how_to_begin(say: Callable[..., Any]
         "Deploy": ["export", "serve"],
         "Command groups": ["spec", "run", "data", "zoo", "cache"],
     }
-    assert "..." not in told.partition("Train:")[2]
-    assert "To begin: kerasimg train photos/" in told
+    assert "..." not in shown.partition("Train:")[2]
+    assert "To begin: kerasimg train photos/" in shown
     assert say("--version").out == f"kerasimg {kerasimg.__version__}\n"
 
 
 def test_a_missing_spec_does_not_keep_the_others_from_being_checked(say: Callable[..., Any]):
-    told = say("check", "gone", "simple_cnn", "--json")
-    assert (told.code, told.json["ok"], told.json["faults"][0]["file"]) == (2, False, "gone")
+    shown = say("check", "gone", "simple_cnn", "--json")
+    assert (shown.code, shown.json["ok"], shown.json["faults"][0]["file"]) == (2, False, "gone")
     assert "ok: zoo/simple_cnn.json" in say("check", "gone", "simple_cnn").out
 
 
@@ -196,7 +196,7 @@ def test_unreadable_images_can_be_passed_over(world: Path, say: Callable[..., An
     assert said.err.splitlines()[0] == "left out 1 unreadable: garbage.png"
 
 
-def test_an_unforeseen_error_is_told_in_lines_and_in_full_where_asked(
+def test_an_unexpected_error_is_short_and_has_a_traceback_on_request(
     say: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
     def broken(*_: Any, **__: Any) -> None:
@@ -213,7 +213,7 @@ def test_an_unforeseen_error_is_told_in_lines_and_in_full_where_asked(
         cli.main()
 
 
-def test_a_full_disk_is_told_and_nothing_half_written_stays(
+def test_a_full_disk_is_reported_and_no_partial_file_is_left(
     world: Path, say: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     def full(path: Path, *_: Any, **__: Any) -> None:

@@ -24,7 +24,7 @@ def test_a_spec_beside_the_images_trains_as_it_is(say: Any, photos: Path):
     assert kerasimg.load(spec, partial=True).params["num_classes"] == 2
 
 
-def test_what_is_there_is_not_written_over(say: Any, photos: Path):
+def test_an_existing_file_is_not_overwritten(say: Any, photos: Path):
     spec = photos.with_name("my photos.json")
     spec.write_text("mine")
     said = say("init", photos)
@@ -44,10 +44,10 @@ def test_five_answers_decide(say: Any, photos: Path, tmp_path: Path, monkeypatch
     assert not (tmp_path / "other.json").exists()
 
 
-def test_machines_are_told_what_was_seen(say: Any, photos: Path):
-    told = say("init", photos, "--json").json
-    assert sorted(told["seen"]["classes"].items()) == [("blue", 6), ("red", 6)]
-    assert Path(told["spec"]).is_file()
+def test_the_summary_is_printed_as_json(say: Any, photos: Path):
+    result = say("init", photos, "--json").json
+    assert sorted(result["seen"]["classes"].items()) == [("blue", 6), ("red", 6)]
+    assert Path(result["spec"]).is_file()
 
 
 def test_no_images_is_an_error_of_the_data(say: Any, tmp_path: Path):

@@ -21,40 +21,38 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     """Standard error is a terminal within the block; gives what reads from it, up to an ending or for five seconds."""
     ours, theirs = pty.openpty()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     os.dup2(theirs, 2)
     monkeypatch.setattr(module, "_is_terminal", lambda: True)
 
     def read(ending: str = "") -> str:
-        told, deadline = "", time.monotonic() + 5
-        while not (ending and told.endswith(ending)) and time.monotonic() < deadline:
+        output, deadline = "", time.monotonic() + 5
+        while not (ending and output.endswith(ending)) and time.monotonic() < deadline:
             there, _, _ = select.select([ours], [], [], 0.2)
-            told += os.read(ours, 100_000).decode() if there else ""
+            output += os.read(ours, 100_000).decode() if there else ""
             if not there and not ending:
                 break
-        return told
+        return output
 
     try:
         yield read
     finally:
-        os.dup2(kept, 2)
-        for one in (ours, theirs, kept):
+        os.dup2(stderr, 2)
+        for one in (ours, theirs, stderr):
             os.close(one)
 
 
-def test_a_long_wait_is_told_and_wiped_out(monkeypatch: pytest.MonkeyPatch):
+def test_a_long_wait_is_shown_and_cleared(monkeypatch: pytest.MonkeyPatch):
     with terminal(monkeypatch) as read:
         with waiting("looking") as shown:
             shown.progress(3, 1000)
-            told = read(" s")
-        told += read("  \r")
-    assert told.startswith("\rlooking, 3 of 1,000 images ... 0 s")
-    assert told.endswith("\r" + " " * len("looking, 3 of 1,000 images ... 0 s") + "\r")
+            output = read(" s")
+        output += read("  \r")
+    assert output.startswith("\rlooking, 3 of 1,000 images ... 0 s")
+    assert output.endswith("\r" + " " * len("looking, 3 of 1,000 images ... 0 s") + "\r")
 
 
-def test_a_line_that_stays_wipes_the_wait_out_first(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_a_line_that_stays_clears_the_wait_first(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     with terminal(monkeypatch) as read, waiting("looking") as shown:
         read(" s")
         monkeypatch.setattr(module, "PATIENCE_S", 60)
@@ -63,18 +61,18 @@ def test_a_line_that_stays_wipes_the_wait_out_first(
     assert capsys.readouterr().out == "found\n"
 
 
-def test_a_wait_is_told_where_standard_error_has_been_led_away(monkeypatch: pytest.MonkeyPatch):
+def test_a_wait_is_shown_while_standard_error_is_redirected(monkeypatch: pytest.MonkeyPatch):
     with terminal(monkeypatch) as read, waiting("starting"):
-        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)
-        told = read(" s")
-        os.dup2(kept, 2)
-        os.close(kept)
+        output = read(" s")
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.close(nowhere)
-    assert "starting ... 0 s" in told
+    assert "starting ... 0 s" in output
 
 
-def test_nothing_is_told_of_a_short_wait_nor_when_it_shall_be_silent(monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_shown_for_a_short_wait_or_when_silent(monkeypatch: pytest.MonkeyPatch):
     with terminal(monkeypatch) as read:
         with waiting("looking", silent=True):
             time.sleep(0.2)

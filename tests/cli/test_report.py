@@ -29,7 +29,7 @@ def test_explain_writes_the_maps_and_says_where(say: Say, run: Path, tmp_path: P
     assert (row["target"], row["probability"] < 0.5, len(row["peak"])) == ("blue", True, 2)
 
 
-def test_explain_says_why_a_model_has_no_map_and_what_there_is_instead(say: Say, run: Path, tmp_path: Path):
+def test_explain_says_why_a_model_has_no_map_and_names_other_methods(say: Say, run: Path, tmp_path: Path):
     image = run.parent.parent / "colours" / "red" / "00.png"
     code, _, err = say("explain", run, image, "--out", tmp_path)
     assert (code, "keeps no map" in err, "'occlusion'" in err) == (2, True, True)

@@ -14,7 +14,7 @@ def python(code: str, folder: Path) -> str:
     return done.stdout.strip()
 
 
-def test_what_keras_does_without_is_not_loaded_and_is_there_afterwards(tmp_path: Path):
+def test_optional_modules_are_not_loaded_and_can_be_imported_afterwards(tmp_path: Path):
     found = python(
         """
         import sys
@@ -44,7 +44,7 @@ def test_nothing_that_a_training_imports_brings_scikit_learn_along(tmp_path: Pat
     assert found == "[]"
 
 
-def test_a_module_that_counts_as_not_installed_is_there_again_afterwards(tmp_path: Path):
+def test_a_module_that_is_hidden_can_be_imported_afterwards(tmp_path: Path):
     found = python(
         """
         import importlib.util, json, sys

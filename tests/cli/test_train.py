@@ -30,15 +30,15 @@ def test_images_alone_are_trained_on_by_the_spec_that_init_writes(say: Any, phot
 
 
 def test_images_may_be_given_as_data_too(say: Any, photos: Path, tmp_path: Path):
-    told = say("train", "--data", photos, *QUICK, "--out", tmp_path / "runs", "--json").json
-    assert told["run"] == str(tmp_path / "runs" / "photos-1")
+    result = say("train", "--data", photos, *QUICK, "--out", tmp_path / "runs", "--json").json
+    assert result["run"] == str(tmp_path / "runs" / "photos-1")
 
 
 def test_a_spec_trained_by_name_keeps_no_first_spec(say: Any, photos: Path, tmp_path: Path, tiny: Any):
     (tmp_path / "tiny.json").write_text(json.dumps(tiny()))
-    told = say("train", tmp_path / "tiny.json", "--data", photos, "--epochs", "2", "--out", tmp_path, "--json").json
-    assert len((Path(told["run"]) / "history.csv").read_text().splitlines()) == 3
-    assert not (Path(told["run"]) / "first_spec.json").exists()
+    result = say("train", tmp_path / "tiny.json", "--data", photos, "--epochs", "2", "--out", tmp_path, "--json").json
+    assert len((Path(result["run"]) / "history.csv").read_text().splitlines()) == 3
+    assert not (Path(result["run"]) / "first_spec.json").exists()
 
 
 @pytest.mark.parametrize(

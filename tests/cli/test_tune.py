@@ -41,7 +41,7 @@ def test_the_space_needs_no_tensorflow(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "tune needs images: kerasimg tune photos/, or tune SPEC --data photos/, or --resume SEARCH"),
         (["simple_cnn"], "tune needs --data: kerasimg tune simple_cnn --data photos/"),
@@ -52,20 +52,20 @@ def test_the_space_needs_no_tensorflow(tmp_path):
         (["simple_cnn", "--data", "sample", "--workers", "0"], "workers: expected a number > 0, got 0"),
     ],
 )
-def test_a_call_that_makes_no_sense_is_told_what_would(say, arguments, told):
+def test_a_call_that_makes_no_sense_names_what_would(say, arguments, message):
     code, _, err = say(*arguments)
     assert code == 2
-    assert told in err
+    assert message in err
 
 
-def test_a_search_tells_what_it_found_in_json(say, searched_file, images, tmp_path):
+def test_a_search_prints_its_result_as_json(say, searched_file, images, tmp_path):
     folder = images(tmp_path / "few", {"red": 10, "blue": 10})
     code, out, _ = say(searched_file, "--data", folder, "--out", tmp_path / "runs", "--json")
     assert code == 0
-    told = json.loads(out)
-    assert told["trials"] == 2
+    result = json.loads(out)
+    assert result["trials"] == 2
     assert json.loads((tmp_path / "runs" / "tiny-tune-1" / "best.json").read_text())["kerasimg"] == 1
-    assert list(told["values"]) == ["compile.optimizer.learning_rate"]
+    assert list(result["values"]) == ["compile.optimizer.learning_rate"]
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_squeeze_excite_gates_channels_by_their_means():
     np.testing.assert_allclose(array(layer(images)), images * gates[:, None, None], rtol=1e-4, atol=1e-5)
 
 
-def test_squeeze_excite_counts_its_channels_by_ratio_or_as_told():
+def test_squeeze_excite_counts_its_channels_by_ratio_or_as_given():
     for arguments, squeezed in (({"ratio": 0.3}, 3), ({"ratio": 0.01}, 1), ({"units": 7}, 7)):
         layer = layers.SqueezeExcite(**arguments)
         layer.build((None, 4, 4, 10))
@@ -366,7 +366,7 @@ def test_inputs_that_do_not_fit_are_refused(layer, shape, message):
         layer(keras.Input(shape))
 
 
-def test_channels_first_is_refused_and_the_way_out_is_said():
+def test_channels_first_is_refused_with_the_remedy():
     before = keras.config.image_data_format()
     keras.config.set_image_data_format("channels_first")
     try:

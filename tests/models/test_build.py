@@ -21,7 +21,7 @@ HEAD = ({"layer": "GlobalAveragePooling2D"}, {"layer": "Dense", "units": 2, "act
 PIXELS = np.random.default_rng(0).uniform(0, 255, (3, 8, 8, 3)).astype("float32")
 
 
-def test_a_node_may_be_called_as_a_layer_that_no_node_stands_for():
+def test_a_node_may_have_the_name_of_a_layer_that_belongs_to_no_node():
     nodes = [{**CONV, "name": "image_scale"}, {**CONV, "name": "image"}, *HEAD]
     names = [layer.name for layer in kerasimg.build(spec(*nodes)).layers]
     assert names[:4] == ["image", "image_scale", "image_scale_1", "image_1"]
@@ -226,7 +226,7 @@ def test_the_last_layer_of_a_mixed_precision_model_keeps_all_digits(node: dict[s
     assert model.outputs[0].dtype == "float32"
 
 
-def test_a_dtype_that_the_last_node_asks_for_is_kept():
+def test_the_dtype_of_the_last_node_is_used():
     model = kerasimg.build(spec({"layer": "Flatten"}, {"layer": "Dense", "units": 2, "dtype": "float16"}))
     assert model.outputs[0].dtype == "float16"
 

@@ -51,7 +51,7 @@ def test_a_layer_that_refuses_its_arguments_says_why():
     assert "groups" in message
 
 
-def test_a_fault_in_a_block_is_told_at_its_place_in_the_document():
+def test_an_error_in_a_block_is_reported_at_its_path():
     message = refused(
         {"block": "shrink", "repeat": 4}, blocks={"shrink": {"nodes": [{"layer": "MaxPooling2D", "name": "pool"}]}}
     )

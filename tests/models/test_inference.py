@@ -74,7 +74,7 @@ def test_for_much_work_the_forms_are_timed_and_the_fastest_is_taken(cut: Any, mo
     assert f"{made.rates[made.form]:,.0f} images/s (Keras: {made.rates['plain']:,.0f})" in made.line
 
 
-def test_a_form_that_does_not_agree_is_left_for_the_next_and_that_is_said(cut: Any, monkeypatch: pytest.MonkeyPatch):
+def test_a_form_that_does_not_agree_falls_back_with_a_message(cut: Any, monkeypatch: pytest.MonkeyPatch):
     model, split = cut
     monkeypatch.setattr(inference, "has_bfloat16", lambda: True)
     monkeypatch.setitem(TOLERANCE, "bfloat16", 1e-9)
@@ -86,7 +86,7 @@ def test_a_form_that_does_not_agree_is_left_for_the_next_and_that_is_said(cut: A
     assert settle(model, split, images(), batch_size=2).form == "plain"
 
 
-def test_a_form_that_was_asked_for_is_kept_and_said_to_differ(cut: Any, monkeypatch: pytest.MonkeyPatch):
+def test_a_requested_form_is_used_with_a_warning_if_it_differs(cut: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(TOLERANCE, "bfloat16", 1e-9)
     made = settle(*cut, images(), batch_size=2, precision="bfloat16")
     assert made.form == "bfloat16"

@@ -53,7 +53,7 @@ def test_the_file_is_written_as_the_generator_writes_it():
     assert keras_table.dumps(COMMITTED) == arguments.TABLE_FILE.read_text()
 
 
-def test_nothing_stands_in_two_places():
+def test_no_name_is_in_two_tables():
     for group, reasons in COMMITTED["refused"].items():
         others = {**COMMITTED["synonyms"].get(group, {}), **COMMITTED["renamed"].get(group, {})}
         assert not set(reasons) & (set(COMMITTED[group]) | set(others)), group
@@ -61,7 +61,7 @@ def test_nothing_stands_in_two_places():
         assert set(others.values()) <= set(COMMITTED[group]), group
 
 
-def test_what_is_refused_exists():
+def test_every_refused_name_exists():
     for group, reasons in keras_kinds.REFUSED.items():
         module = inspect.getmodule(keras.optimizers.schedules.CosineDecay) if group == "schedules" else None
         public = vars(module or getattr(keras, group))
@@ -103,7 +103,7 @@ def test_a_synonym_means_what_it_means_in_keras(group, synonyms):
         assert name.replace("_", "").lower() == COMMITTED["synonyms"][group][synonym].replace("_", "").lower()
 
 
-def test_the_inputs_of_layers_with_several_are_told():
+def test_layers_with_several_inputs_name_them():
     assert COMMITTED["layers"]["MultiHeadAttention"]["inputs"] == ["query", "value", "key"]
     assert COMMITTED["layers"]["GroupQueryAttention"]["inputs"] == ["query", "value", "key"]
     assert {name for name, entry in COMMITTED["layers"].items() if "merge" in entry} == {

@@ -76,7 +76,7 @@ def test_a_backbone_counts_with_all_that_is_inside_it():
     assert build(spec, limits={"params": 3_000_000, "layers": 200}).count_params() == 2_257_984
 
 
-def test_what_repeats_as_often_as_the_shape_says_is_counted_too():
+def test_repeats_that_depend_on_the_shape_are_counted():
     loop = {"block": "loop", "repeat": 9}
     blocks = {"loop": {"nodes": [{"layer": "ReLU", "repeat": "=in_channels * in_height"}]}}
     with pytest.raises(SpecError, match="101 layers, and the limit is 100"):
@@ -136,7 +136,7 @@ COSTLY = {
 
 
 @pytest.mark.parametrize("nodes", COSTLY.values(), ids=COSTLY)
-def test_what_is_costly_to_compute_is_a_limit(nodes):
+def test_costly_computations_are_limited(nodes):
     before = peak_bytes()
     with pytest.raises(SpecError, match=r"and the limit is .*; if that is meant, raise it: limits="):
         build(document(*nodes))
@@ -195,7 +195,7 @@ def test_weights_of_another_hash_are_not_loaded(folder):
         construct(catalog.load(folder / "spec.json", overrides={"model.0.weights": weights}))
 
 
-def test_weights_that_are_no_weights_are_told_so(folder):
+def test_a_file_that_holds_no_weights_is_refused(folder):
     (folder / "net.weights.h5").write_bytes(b"not HDF5")
     with pytest.raises(WeightsError, match=r"net\.weights\.h5.* do not fit"):
         build(folder / "spec.json")

@@ -45,7 +45,7 @@ def test_a_block_is_one_node_and_as_many_calls_as_it_has_layers():
     assert [part.frozen for part in seen.nodes] == [False, False, False, False, True]
 
 
-def test_a_layer_called_again_is_told_and_not_counted_twice():
+def test_a_layer_called_again_is_listed_and_counted_once():
     twice = [NODES[0] | {"filters": 3}, {"reuse": "one"}, {"layer": "Flatten"}]
     one, again, _ = outline(kerasimg.load(spec(twice))).calls
     assert (one.params, again.params, again.kind, again.inputs) == (84, 0, "one again", ("one",))

@@ -49,7 +49,7 @@ def test_every_zoo_spec_that_brings_a_file_builds_from_it():
     assert own_file(kerasimg.load("resnet")) is None
 
 
-def test_a_spec_of_ones_own_builds_from_its_file_and_at_random_when_told_so(spec: Path):
+def test_an_own_spec_builds_from_its_file_or_at_random_on_request(spec: Path):
     first, second = kerasimg.build(spec), kerasimg.build(spec)
     assert alike(first, second) == 4
     assert alike(first, kerasimg.build(spec, weights=None)) == 2  # biases, which start at 0

@@ -1,4 +1,4 @@
-"""Padding of convolutions by numbers and on both sides alike; NumPy is the judge."""
+"""Padding of convolutions by numbers and equally on both sides, compared with NumPy."""
 
 from typing import Any
 

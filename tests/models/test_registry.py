@@ -79,7 +79,7 @@ def test_a_spec_still_cannot_name_code():
         (keras.optimizers.schedules.LearningRateSchedule, "schedules"),
     ],
 )
-def test_the_group_is_told_by_the_base(base, group):
+def test_the_group_follows_from_the_base_class(base, group):
     cls = type("Own", (base,), {"__init__": lambda self: None})
     registry.register(cls)
     assert objects.find(group, "Own") is cls
@@ -91,15 +91,15 @@ def test_it_works_as_a_decorator():
         """Does nothing."""
 
     @registry.register(argument_kinds={"depth": "int>0"})
-    class Told(keras.callbacks.Callback):
+    class Deep(keras.callbacks.Callback):
         """Does nothing, deeply."""
 
         def __init__(self, depth):
             super().__init__()
 
     assert objects.find("callbacks", "Plain") is Plain
-    assert arguments.entry("callbacks", "Told")["args"] == {"depth": {"kind": "int>0", "required": True}}
-    assert Told.argument_kinds == {"depth": "int>0"}
+    assert arguments.entry("callbacks", "Deep")["args"] == {"depth": {"kind": "int>0", "required": True}}
+    assert Deep.argument_kinds == {"depth": "int>0"}
 
 
 def test_a_name_that_specs_have_is_refused_unless_it_shall_be_replaced():
@@ -127,7 +127,7 @@ def test_a_cell_that_runs_again_replaces_its_class():
         (keras.layers.Dense, {"group": "metrics"}, "Dense is no Metric, as 'metrics' are"),
     ],
 )
-def test_what_cannot_be_registered_is_said(thing, more, message):
+def test_a_class_that_cannot_be_registered_is_refused(thing, more, message):
     with pytest.raises(CallError, match=message):
         registry.register(thing, **more)
 
@@ -170,7 +170,7 @@ def test_a_foreign_layer_is_registered_by_its_config_and_goes_through_to_spec():
     assert np.array_equal(build(spec)(pixels), 2 * pixels)
 
 
-def test_two_names_of_one_activation_are_one_and_a_config_that_fails_is_said():
+def test_two_names_of_one_activation_are_equal_and_a_failing_config_is_reported():
     class Block(keras.layers.Layer):
         def __init__(self, activation="relu", broken=False, **kwargs):
             super().__init__(**kwargs)
@@ -192,7 +192,7 @@ def test_two_names_of_one_activation_are_one_and_a_config_that_fails_is_said():
         to_spec(keras.Model(inputs, Block(broken=True)(inputs)))
 
 
-def test_all_arguments_that_tell_nothing_are_named_at_once():
+def test_all_arguments_of_unknown_kind_are_named_at_once():
     class Odd(keras.layers.Layer):
         def __init__(self, thing, other, units=3):
             super().__init__()
@@ -205,7 +205,7 @@ def test_all_arguments_that_tell_nothing_are_named_at_once():
     )
 
 
-def test_an_argument_that_tells_nothing_is_an_error_that_says_what_to_do():
+def test_an_argument_of_unknown_kind_is_an_error_that_says_what_to_do():
     class Odd(keras.layers.Layer):
         def __init__(self, thing):
             super().__init__()

@@ -44,7 +44,7 @@ def test_certainty_stays_finite():
     ("activation", "task"),
     [("softmax", "multiclass"), ("sigmoid", "multilabel"), (None, "multiclass"), (None, "multilabel")],
 )
-def test_a_model_for_an_export_gives_what_the_classifier_says(activation, task, tmp_path):
+def test_a_model_for_an_export_gives_the_probabilities_of_the_classifier(activation, task, tmp_path):
     model = small(activation, 4)
     x = 3 * np.random.default_rng(0).normal(size=(30, 3)).astype("float32")
     kind = output_kind(model)

@@ -133,7 +133,7 @@ def test_a_grey_image_has_one_channel():
         (lambda: layers.Resizing(4, 4), {"height": 4, "width": 4}),
     ],
 )
-def test_an_argument_is_said_shortly_and_a_default_not_at_all(layer: Any, said: dict[str, Any]):
+def test_an_argument_is_written_shortly_and_a_default_is_left_out(layer: Any, said: dict[str, Any]):
     made = layer()
     assert node_of(made) == {"layer": type(made).__name__, **said}
 
@@ -301,8 +301,8 @@ def test_arithmetic_in_integers_is_refused_and_what_keeps_their_values_is_not():
     inputs = keras.Input((8, 8, 3), dtype="uint8")
     for wrapping in (inputs * 2, layers.Add()([inputs, inputs]), layers.Add()([inputs[:, 1:], inputs[:, 1:]])):
         assert "computes in integers" in refused(keras.Model(inputs, layers.Rescaling(0.5)(wrapping), name="made"))
-    kept = layers.MaxPooling2D()(inputs[:, 1:])
-    made = keras.Model(inputs, layers.Add()([layers.Rescaling(0.5)(kept), ops.cast(kept, "float32")]))
+    pooled = layers.MaxPooling2D()(inputs[:, 1:])
+    made = keras.Model(inputs, layers.Add()([layers.Rescaling(0.5)(pooled), ops.cast(pooled, "float32")]))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype("uint8")
     assert np.array_equal(made(pixels), kerasimg.build(to_spec(made))(pixels.astype("float32")))
 
@@ -317,7 +317,7 @@ def test_a_registered_layer_is_named_by_its_class(monkeypatch: pytest.MonkeyPatc
     assert node_of(Double()) == {"layer": "Double"}
 
 
-def test_training_false_is_not_said_since_keras_does_not_keep_to_it():
+def test_training_false_is_left_out_since_keras_overrides_it():
     def make(pixels: Any) -> Any:
         inner = keras.Sequential([image(), layers.BatchNormalization(), layers.Dropout(0.5)])
         return inner(pixels, training=False)
@@ -395,7 +395,7 @@ class Subclassed(keras.Model):
         (lambda: layers.BatchNormalization(renorm=True, renorm_clipping={"rmax": 3}, name="odd"), "renorm_clipping"),
     ],
 )
-def test_what_a_spec_cannot_say_is_named_with_the_way_out(layer: Any, expected: str):
+def test_a_layer_that_a_spec_cannot_express_is_named_with_the_remedy(layer: Any, expected: str):
     message = refused(model(layer()))
     assert message.startswith("made: odd: ")
     assert expected in message
@@ -415,7 +415,7 @@ def test_an_operation_without_a_layer_is_named(operation: Any, expected: str):
     assert expected in refused(model(operation))
 
 
-def test_all_that_cannot_be_said_is_told_at_once():
+def test_every_layer_that_cannot_be_expressed_is_listed():
     message = refused(model(lambda x: Odd(name="second")(layers.Lambda(lambda y: y, name="first")(x))))
     assert [line.split(":")[1].strip() for line in message.splitlines()] == ["first", "second"]
 
@@ -449,7 +449,7 @@ def test_an_unknown_size_is_refused():
     assert "unknown size" in refused(keras.Model(pixels, layers.ReLU()(pixels), name="open"))
 
 
-def test_what_is_no_image_is_refused():
+def test_an_input_that_is_not_an_image_is_refused():
     row = keras.Input((7,))
     assert "a spec takes an image" in refused(keras.Model(row, layers.Dense(2)(row), name="row"))
 
@@ -462,7 +462,7 @@ def test_a_subclassed_model_is_refused():
     assert "whose graph only its code knows" in refused(Subclassed())
 
 
-def test_what_is_no_model_is_refused():
+def test_an_object_that_is_not_a_model_is_refused():
     assert refused(layers.ReLU()) == "to_spec takes a Keras model, got ReLU"
 
 

@@ -169,7 +169,7 @@ def test_imagenet_weights_that_cannot_be_had_are_an_error_with_three_ways_out(ke
     assert "weights=None (--weights none)" in message
 
 
-def test_a_spec_with_imagenet_weights_builds_without_them_when_told_to(keras_home: Path):
+def test_a_spec_with_imagenet_weights_builds_without_them_on_request(keras_home: Path):
     assert kerasimg.build(spec({**BASE, "weights": "imagenet"}), weights=None).count_params() == 218_544
     assert not keras_home.exists()
 

@@ -58,7 +58,7 @@ def test_a_kind_takes_what_it_says_and_refuses_the_rest(kind, good, bad):
     assert [parsed.match(value) for value in bad] == [kinds.MISMATCH] * len(bad)
 
 
-def test_every_kind_of_the_table_can_be_read_said_and_put_into_a_schema():
+def test_every_kind_of_the_table_can_be_read_described_and_put_into_a_schema():
     found = {
         argument["kind"]
         for group in arguments.MODULES
@@ -131,7 +131,7 @@ def test_an_object_inside_an_argument_is_checked_with_its_path(faults):
     ]
 
 
-def test_a_schedule_stands_where_a_learning_rate_does(faults):
+def test_a_schedule_may_replace_a_learning_rate(faults):
     schedule = {"type": "CosineDecay", "initial_learning_rate": 1e-3, "decay_steps": 1000}
     assert arguments.check_named("optimizers", {"type": "adam", "learning_rate": schedule}, faults) == {
         "type": "Adam",
@@ -161,7 +161,7 @@ def test_a_keras_config_never_passes(faults, key):
 
 
 @pytest.mark.parametrize("value", [3, None, ["relu"], True])
-def test_what_is_no_name_is_refused(faults, value):
+def test_a_value_that_is_not_a_name_is_refused(faults, value):
     arguments.check_named("activations", value, faults)
     assert len(faults) == 1
     assert faults[0][1].startswith('expected the name of an activation or {"type": name, ...}, got')

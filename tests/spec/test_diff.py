@@ -32,7 +32,7 @@ DENSE = {"layer": "Dense", "name": "hidden", "units": 64}
         ({"table": [["t"], [1]]}, {"table": [["t"], [2]]}, [("table", [["t"], [1]], [["t"], [2]])]),
     ],
 )
-def test_each_difference_is_told_once_with_its_place(before: Any, after: Any, found: list[Any]):
+def test_each_difference_is_listed_once_with_its_path(before: Any, after: Any, found: list[Any]):
     assert list(differences(before, after)) == [Difference(*one) for one in found]
 
 
@@ -55,5 +55,5 @@ def test_a_spec_differs_from_itself_with_another_param_in_that_param_alone():
     assert [one.path for one in differences(one, other)] == ["params.num_classes"]
 
 
-def test_what_is_long_is_cut():
+def test_long_values_are_cut():
     assert len(str(Difference("a", MISSING, "x" * 500))) < 120

@@ -116,7 +116,7 @@ def test_a_table_may_repeat_skip_and_name_its_rows():
     assert [(call.name, call.arguments["units"]) for call in calls] == [("a", 1), ("a_1", 1)]
 
 
-def test_a_skipped_node_is_not_there_and_says_so():
+def test_a_skipped_node_is_absent_and_reported_as_skipped():
     assert inputs(expand(RELU, {**RELU, "when": False}, RELU))[-1] == ("re_lu_1", "re_lu")
     (fault,) = faults({**RELU, "name": "a", "when": "=1 > 2"}, {**RELU, "inputs": "a"})
     assert fault == (("model", 1, "inputs"), "node 'a' was left out by its 'when'")

@@ -64,7 +64,7 @@ def test_a_list_has_items_a_length_and_a_sum():
         ("=" + "+".join("1" * 150), "more than 200 terms"),
     ],
 )
-def test_what_has_no_value_says_why(text, message):
+def test_an_expression_without_a_value_says_why(text, message):
     with pytest.raises(ExpressionError) as caught:
         value(text, depths=[2, 4, 8], width=1.5)
     assert str(caught.value) == message

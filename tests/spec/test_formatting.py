@@ -7,7 +7,7 @@ from kerasimg.spec.formatting import dumps
 
 
 @pytest.mark.parametrize("name", catalog.zoo_names())
-def test_what_is_written_reads_as_what_it_was(name: str):
+def test_a_written_spec_reads_back_unchanged(name: str):
     document = catalog.read_zoo(name)
     assert json.loads(dumps(document)) == document
 

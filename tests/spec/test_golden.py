@@ -1,4 +1,4 @@
-"""What a user is told of a broken spec, word for word; a changed message is read here before it is accepted."""
+"""The messages about broken specs, word for word; a changed message is read here before it is accepted."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from kerasimg.errors import SpecError
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text(encoding="utf-8"))
 
 
-def told(folder, monkeypatch, case):
+def message_of(folder, monkeypatch, case):
     """The lines of the error that loading a case's spec.json ends with."""
     monkeypatch.chdir(folder)
     for name, document in {**case.get("files", {}), "spec.json": case["spec"]}.items():
@@ -23,8 +23,8 @@ def told(folder, monkeypatch, case):
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=[case["name"] for case in GOLDEN])
-def test_a_broken_spec_is_told_what_where_and_what_would_do(tmp_path, monkeypatch, case):
-    assert told(tmp_path, monkeypatch, case) == case["message"]
+def test_an_error_names_the_place_the_problem_and_the_remedy(tmp_path, monkeypatch, case):
+    assert message_of(tmp_path, monkeypatch, case) == case["message"]
 
 
 def test_at_least_fifty_broken_specs_are_in_the_table():

@@ -105,7 +105,7 @@ def test_the_head_in_a_block_is_found():
     assert load({"block": "top", "act": "sigmoid"}, task="multilabel", blocks=blocks)
 
 
-def test_each_option_of_a_search_is_held_against_the_task():
+def test_each_option_of_a_search_is_checked_for_the_task():
     choice = {"$choice": ["softmax", "relu"], "default": "softmax"}
     with pytest.raises(SpecError, match="relu gives neither probabilities nor scores"):
         load({**DENSE, "activation": choice})
@@ -179,7 +179,7 @@ def test_every_spec_that_ships_follows_the_task(name, task):
     assert spec.task == task
 
 
-def test_a_positive_class_is_for_binary_and_is_kept_in_the_resolved_spec():
+def test_a_positive_class_is_for_binary_and_is_in_the_resolved_spec():
     spec = kerasimg.load({"kerasimg": 1, "extends": "recipes/transfer", "task": "binary", "positive_class": "defect"})
     assert (spec.positive_class, spec.resolved["positive_class"]) == ("defect", "defect")
     with pytest.raises(SpecError, match="positive_class: is for the task 'binary', and the task is 'multiclass'"):

@@ -319,7 +319,7 @@ def test_of_a_file_that_is_too_large_no_more_than_the_limit_is_read(tmp_path):
         tracemalloc.stop()
 
 
-def test_a_dict_is_held_to_the_same_limits_as_a_file():
+def test_a_dict_has_the_same_limits_as_a_file():
     deep = inner = {}
     for _ in range(100):
         inner["a"] = inner = {}
@@ -328,7 +328,7 @@ def test_a_dict_is_held_to_the_same_limits_as_a_file():
     assert catalog.load(spec(image={"size": (32, 32)})).image.size == [32, 32]
 
 
-def test_what_is_neither_file_nor_spec_is_told_so(tmp_path):
+def test_a_reference_that_is_neither_file_nor_spec_is_refused(tmp_path):
     (tmp_path / "folder.json").mkdir()
     for ref in (tmp_path / "folder.json", tmp_path, "", ".", "/dev/zero", "\x00", "a" * 100_000, "\ud800", 3, None, []):
         with pytest.raises(CallError):

@@ -33,7 +33,7 @@ def test_objects_merge_key_by_key_and_lists_and_scalars_replace():
     assert merged(model=[{"layer": "ReLU"}])["model"] == [{"layer": "ReLU"}]
 
 
-def test_what_a_parent_says_of_itself_is_not_said_of_its_child():
+def test_facts_about_a_parent_are_not_inherited():
     assert merged().keys() == {"kerasimg", "params", "model", "compile"}
 
 
@@ -45,9 +45,9 @@ def test_a_search_value_replaces_whatever_stood_there():
 
 def test_an_object_of_another_type_replaces_and_one_of_the_same_type_merges():
     assert merged(compile={"optimizer": {"type": "SGD"}})["compile"]["optimizer"] == {"type": "SGD"}
-    kept = {"type": "Adam", "learning_rate": 0.1, "beta_1": 0.8}
-    assert merged(compile={"optimizer": {"type": "Adam", "beta_1": 0.8}})["compile"]["optimizer"] == kept
-    assert merged(compile={"optimizer": {"beta_1": 0.8}})["compile"]["optimizer"] == kept
+    expected = {"type": "Adam", "learning_rate": 0.1, "beta_1": 0.8}
+    assert merged(compile={"optimizer": {"type": "Adam", "beta_1": 0.8}})["compile"]["optimizer"] == expected
+    assert merged(compile={"optimizer": {"beta_1": 0.8}})["compile"]["optimizer"] == expected
 
 
 def test_an_edit_finds_list_items_by_name_and_by_index():
@@ -117,7 +117,7 @@ def test_a_path_is_shown_with_what_its_list_items_are():
     assert show_path({}, ("a" * 100, "b\nc")) == "a" * 61 + "...." + "b\\nc"
 
 
-def test_a_fault_is_told_once_and_where_the_chosen_option_stands():
+def test_a_fault_is_reported_once_at_the_chosen_option():
     faults = Faults({}, Origins("spec.json"))
     faults.moved = {("model", 0): ("model", 0, "$choice", "a")}
     faults.faulty = {("params", "x")}

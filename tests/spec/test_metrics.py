@@ -91,7 +91,7 @@ def test_stages_early_stopping_and_callbacks_get_the_direction(metric, figure, d
     assert goals_in(spec.resolved) == {1: Goal(figure, direction, 0.01)}
 
 
-def test_what_is_said_goes_before_the_table():
+def test_a_direction_in_the_spec_overrides_the_table():
     stage = {"keep": "best", "mode": "max", "early_stopping": {"mode": "min"}}
     spec = load(stage=stage, callbacks=[{"type": "ReduceLROnPlateau", "mode": "max"}])
     (found,) = spec.fit.stages
@@ -237,7 +237,7 @@ def test_the_direction_of_a_known_figure_is_known(objective, direction):
     assert goal_of(searched(metrics, objective=objective)) == (objective, direction, 0.0)
 
 
-def test_what_is_said_goes_before_what_is_known():
+def test_a_direction_in_tune_overrides_the_known_one():
     assert goal_of(searched(objective="val_loss", direction="max")).direction == "max"
 
 

@@ -70,13 +70,13 @@ def mutate(document, chance):
 
 
 def loaded(ref, **how):
-    """The spec, or None when it is told to be wrong, in words that can be printed."""
+    """The spec, or None when it is reported to be wrong, in words that can be printed."""
     try:
         return catalog.load(ref, partial=True, **how)
     except SpecError as error:
-        told = error
-    assert str(told).encode("utf-8")
-    assert told.faults
+        reported = error
+    assert str(reported).encode("utf-8")
+    assert reported.faults
     return None
 
 

@@ -61,7 +61,7 @@ def test_a_typo_in_the_header_of_a_table_is_reported_at_the_header_once(kind: st
     assert "missing" in found[1]
 
 
-def test_what_cannot_be_called_again_says_why():
+def test_a_layer_that_cannot_be_reused_says_why():
     block = {"nodes": [{"layer": "Dense", "units": 4, "name": "inner"}]}
     dense = {"layer": "Dense", "units": 4, "name": "d"}
     again = {"blocks": {"x": block}, "model": [{"block": "x", "name": "q"}, {"reuse": "q"}, *HEAD]}

@@ -23,7 +23,7 @@ def family(tmp_path):
     return tmp_path
 
 
-def test_a_default_holds_until_somebody_says_otherwise(family):
+def test_a_default_holds_until_it_is_overridden(family):
     assert catalog.load({"kerasimg": 1, "model": HEAD[:1]}).fit.batch_size == 32
     assert catalog.load(family / "parent.json").fit.batch_size == 1
 
@@ -58,7 +58,7 @@ def test_a_spec_loaded_again_keeps_what_it_was_loaded_with(family):
     assert catalog.load(spec) is spec
 
 
-def test_an_expectation_is_kept_only_while_the_model_is_the_file_s(family):
+def test_an_expectation_holds_only_for_the_model_of_the_file(family):
     assert catalog.load("simple_cnn").expect_holds
     assert catalog.load("simple_cnn", num_classes=3).expect_holds
     assert catalog.load("simple_cnn", overrides={"fit.batch_size": 3}).expect_holds
@@ -119,7 +119,7 @@ def test_a_variant_gives_the_params_that_the_caller_leaves():
     assert catalog.load(document, variant="b1", units=9).params["units"] == 9
 
 
-def test_what_is_resolved_has_every_default_and_nothing_left_to_choose(family):
+def test_a_resolved_spec_has_every_default_and_nothing_left_to_choose(family):
     resolved = catalog.load(family / "child.json", chosen={"units": 20}).resolved
     assert resolved["params"]["units"] == 20
     assert resolved["fit"]["stages"][0]["epochs"] == 10

@@ -52,7 +52,7 @@ def test_without_a_search_each_value_is_its_default():
     assert (faulty, faults) == (set(), [])
 
 
-def test_chosen_values_stand_for_theirs_and_open_what_is_inside_their_option():
+def test_chosen_values_replace_search_values_and_open_their_option():
     made = replaced(**{"units": 64, "model.1": "pool", "model.1.pool.pool_size": 3})[0].document
     assert made["params"]["units"] == 64
     assert made["model"][1] == {"layer": "MaxPooling2D", "pool_size": 3}
@@ -74,7 +74,7 @@ def test_a_choice_that_is_none_is_a_fault(chosen, fault):
     assert replaced(**chosen)[1] == [fault]
 
 
-def test_a_faulty_search_value_is_unknown_so_that_nothing_more_is_said_of_it():
+def test_an_invalid_search_value_is_unknown_and_reported_once():
     (made, _, faulty), faults = replaced({"a": {"$choice": [1, 2]}, "b": {"$int": [3, 1], "default": 2}})
     assert made == {"a": UNKNOWN, "b": UNKNOWN}
     assert faulty == {("a",), ("b",)}
@@ -82,10 +82,10 @@ def test_a_faulty_search_value_is_unknown_so_that_nothing_more_is_said_of_it():
 
 
 @pytest.mark.parametrize("options", [[1, True], [0, False, None], ["1", 1], [1, 2.5]])
-def test_options_that_python_would_take_for_one_another_are_told_apart(options):
+def test_options_that_are_equal_in_python_are_distinct(options):
     assert replaced({"a": {"$choice": options, "default": options[1]}})[1] == []
 
 
 @pytest.mark.parametrize("options", [[1, 1], [1, 1.0], ["a", "b", "a"], [None, None]])
-def test_an_option_stands_once(options):
+def test_an_option_is_listed_once(options):
     assert "is listed twice" in replaced({"a": {"$choice": options, "default": options[0]}})[1][0][1]

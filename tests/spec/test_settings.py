@@ -62,7 +62,7 @@ def test_the_rate_is_that_of_the_first_stage():
         catalog.load(spec(compile={"optimizer": {"type": "SGD", "learning_rate": {"type": "Mine"}}}), lr=0.2)
 
 
-def test_what_is_loaded_again_keeps_them_and_takes_others():
+def test_a_spec_that_is_loaded_again_keeps_settings_and_takes_others():
     once = catalog.load("finetune", num_classes=2, epochs=5)
     assert [stage.epochs for stage in catalog.load(once, lr=0.1).fit.stages] == [1, 4]
     assert [stage.epochs for stage in catalog.load(once, epochs=10).fit.stages] == [2, 8]

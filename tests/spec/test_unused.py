@@ -27,7 +27,7 @@ def test_a_second_output_is_an_error():
     assert faults({**CONV, "name": "a"}, *HEAD, {**CONV, "inputs": "a"}, *HEAD) == ["model[2] (Dense)"]
 
 
-def test_a_whole_block_is_reported_at_its_node_and_a_node_of_a_block_where_it_stands():
+def test_a_whole_block_is_reported_at_its_node_and_a_node_of_a_block_at_its_path():
     blocks = {"two": {"nodes": [CONV, {"layer": "ReLU"}]}, "cut": {"nodes": [CONV, {**CONV, "inputs": "in"}]}}
     assert faults({"block": "two"}, {"block": "two", "inputs": "in"}, *HEAD, blocks=blocks) == ["model[0] (two)"]
     assert faults({"block": "cut"}, *HEAD, blocks=blocks) == ["blocks.cut.nodes[0] (Conv2D)"]
