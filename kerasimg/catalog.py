@@ -76,15 +76,15 @@ def load_to_build(
     return load_with(ref, params=params, edits=overrides, other_options=False)
 
 
-def load_with(ref: Reference, **how: Any) -> Spec:
+def load_with(ref: Reference, **options: Any) -> Spec:
     """The spec of a reference; `how` is as for `spec.load.load_document`."""
     if isinstance(ref, Spec):
-        return load_again(ref, **how) if any(how.get(key) for key in ("params", "edits", "chosen")) else ref
+        return load_again(ref, **options) if any(options.get(key) for key in ("params", "edits", "chosen")) else ref
     if isinstance(ref, Mapping):
-        return load_document(ref, find, Path.cwd(), **how)
+        return load_document(ref, find, Path.cwd(), **options)
     if not isinstance(ref, (str, os.PathLike)):
         raise CallError(f"expected a zoo name, a path, a dict or a Spec, got {type(ref).__name__}")
-    return load_file(locate(ref), find, **how)
+    return load_file(locate(ref), find, **options)
 
 
 def own_weights(ref: Reference) -> str | None:

@@ -180,13 +180,13 @@ def train(
     else:
         ref, data = _spec_and_data(ref, data, "train", "RUN")
         spec = None if ref is None else load(ref, params, edits, partial=True)  # its errors come before Keras is loaded
-        how: dict[str, Any] = {"params": params, "overrides": edits} if spec is None else {}
-        how |= without_none(out=out, limits=limits_argument(limit) or None) | weights_argument(weights)
-        how |= {"on_bad_image": on_bad_image.value, "cache": cache.value, "tensorboard": tensorboard}
+        options: dict[str, Any] = {"params": params, "overrides": edits} if spec is None else {}
+        options |= without_none(out=out, limits=limits_argument(limit) or None) | weights_argument(weights)
+        options |= {"on_bad_image": on_bad_image.value, "cache": cache.value, "tensorboard": tensorboard}
         with keras_loaded():
             from kerasimg.api import train
         with messages(silent):
-            run = train(spec, data=data, **how, verbose=verbose)
+            run = train(spec, data=data, **options, verbose=verbose)
     files = RunFolder(run.folder)
     if not silent:
         print_stages(run.history, read_goals(run.folder))
@@ -270,7 +270,7 @@ def tune(
         _print_space(load(ref, params, edits, partial=True), as_json)
         return
     ref, data = _spec_and_data(ref, data, "tune", "SEARCH")
-    how: dict[str, Any] = {"data": data, "on_bad_image": on_bad_image.value, "cache": cache.value}
+    options: dict[str, Any] = {"data": data, "on_bad_image": on_bad_image.value, "cache": cache.value}
     if ref is None and worker is not None:
         raise CallError("--worker needs the SPEC that the chief searches")
     spec = ref if ref is not None else _first_spec(data, task, silent)
@@ -278,7 +278,7 @@ def tune(
     if space:
         _print_space(loaded, as_json)
         return
-    how |= {"overrides": edits, **params, **weights_argument(weights)}
+    options |= {"overrides": edits, **params, **weights_argument(weights)}
     if worker is not None:
         if out is not None or workers is not None or chief is not None:
             raise CallError("--worker trains the trials of a chief; --out, --workers and --chief are for the chief")
@@ -286,16 +286,16 @@ def tune(
             from kerasimg.tuning.worker import UsedUp, work
         try:
             with waiting("training trials", silent), _frozen():
-                trained = work(spec, chief=worker, token=token, **how)
+                trained = work(spec, chief=worker, token=token, **options)
             echo(f"{trained} trials were trained here")
         except UsedUp:  # memory that TensorFlow does not give back: the same command continues in a new process
             os.execv(sys.executable, [sys.executable, "-m", "kerasimg", *sys.argv[1:]])
         return
     with keras_loaded():
         from kerasimg.api import tune
-    how |= without_none(out=out, workers=workers)
+    options |= without_none(out=out, workers=workers)
     with waiting("searching", silent), _frozen():
-        search = tune(spec, chief=chief, token=token, **how)
+        search = tune(spec, chief=chief, token=token, **options)
     _print_search(search, data, as_json)
 
 

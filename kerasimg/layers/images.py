@@ -38,7 +38,7 @@ def pair(layer: Any, argument: str, value: Any, least: int = 1) -> tuple[int, in
     """Give an integer, or two of them, as (rows, columns)."""
     both = (value, value) if isinstance(value, int) else value
     fits = isinstance(both, (list, tuple)) and len(both) == 2
-    if not fits or not all(isinstance(one, int) and one >= least for one in both):
+    if not fits or not all(isinstance(value, int) and value >= least for value in both):
         expected = f"an integer >= {least} or 2 of them"
         raise ValueError(f"{type(layer).__name__}: {argument} must be {expected}, got {value!r}")
     return both[0], both[1]

@@ -111,7 +111,7 @@ class Graph:
         if call.kind != "reuse":
             self.layers[call.name] = layer
             made = [layer] if padding is None else [padding, layer]
-            self.members.setdefault(call.owner, []).extend(one.name for one in made)
+            self.members.setdefault(call.owner, []).extend(layer.name for layer in made)
             self._count(call, layer, output)
         return output
 

@@ -143,7 +143,7 @@ def engine(split: Split, batch_size: int, precision: Precision = "auto", work: i
     if work < TRIAL_FROM or len(candidates) == 1:
         return candidates[0]
     rates = _timed([*candidates, _plain(split, batch_size)] if candidates[-1].form != "plain" else candidates)
-    best = max(candidates, key=lambda one: rates[one.form])
+    best = max(candidates, key=lambda engine: rates[engine.form])
     return replace(best, rates=rates)
 
 
@@ -334,14 +334,14 @@ def _timed(engines: list[Engine]) -> dict[str, float]:
     size = engines[0].batch_size
     images = np.random.default_rng(0).uniform(0, 255, (size, *shape)).astype(np.float32)
     best: dict[str, float] = {}
-    for one in engines:
-        one.compute(images)
+    for engine in engines:
+        engine.compute(images)
     for _ in range(TRIAL_BATCHES):
-        for one in engines:
+        for engine in engines:
             start = time.perf_counter()
-            one.compute(images)
+            engine.compute(images)
             rate = size / (time.perf_counter() - start)
-            best[one.form] = max(rate, best.get(one.form, 0.0))
+            best[engine.form] = max(rate, best.get(engine.form, 0.0))
     return best
 
 

@@ -105,13 +105,13 @@ class Spec:
         return _opener(self.find, self.folder, self.within.of(self.file))(reference, params)
 
 
-def load_file(found: Found, find: Find, **how: Any) -> Spec:
+def load_file(found: Found, find: Find, **options: Any) -> Spec:
     """The spec in a file; `how` is as for `load_document`."""
     document, origins = with_parents(found, find, ())
-    return _make(document, origins, found.path.parent, find, file=found.label, stem=found.path.stem, **how)
+    return _make(document, origins, found.path.parent, find, file=found.label, stem=found.path.stem, **options)
 
 
-def load_document(document: Mapping[str, Any], find: Find, folder: Path, **how: Any) -> Spec:
+def load_document(document: Mapping[str, Any], find: Find, folder: Path, **options: Any) -> Spec:
     """The spec that a dict is.
 
     params: values of its params.  edits: values by path.  chosen: search values by name.
@@ -121,7 +121,7 @@ def load_document(document: Mapping[str, Any], find: Find, folder: Path, **how: 
     name = document.get("name")
     label = name if isinstance(name, str) and NAME.fullmatch(name) else "spec"
     merged, origins = extended(as_read(document, label), Found(folder / label, label), find, ())
-    return _make(merged, origins, folder, find, file=label, stem=label, **how)
+    return _make(merged, origins, folder, find, file=label, stem=label, **options)
 
 
 def load_again(
@@ -164,9 +164,9 @@ def _opener(find: Find, folder: Path, within: Within) -> Callable[[str, Mapping[
         if key not in within.opened:
             if len(within.opened) >= MAX_BACKBONES:
                 raise SpecError([Fault("", "", f"more than {MAX_BACKBONES} specs as backbones, one within another")])
-            how: dict[str, Any] = {"params": params, "partial": True, "within": within.of(found.label)}
+            options: dict[str, Any] = {"params": params, "partial": True, "within": within.of(found.label)}
             # What a search could choose in it is its own affair: no search of the spec around it does.
-            within.opened[key] = load_file(found, find, other_options=False, **how)
+            within.opened[key] = load_file(found, find, other_options=False, **options)
         return within.opened[key]
 
     return open_spec

@@ -257,12 +257,12 @@ class Directions:
         self.known = directions(compiled.metrics, fit.teacher is not None)
         self.report = report
         # A callback that a program registered may add figures of its own.
-        self.open = any((entry("callbacks", metric_type(one)) or {}).get("object") for one in fit.callbacks)
+        self.open = any((entry("callbacks", metric_type(callback)) or {}).get("object") for callback in fit.callbacks)
 
     def filled(self) -> Fit:
         """The section `fit` with every `mode` as "min" or "max"."""
         stages = [self._stage(stage, ("stages", index)) for index, stage in enumerate(self.fit.stages)]
-        callbacks = [self._callback(one, ("callbacks", index)) for index, one in enumerate(self.fit.callbacks)]
+        callbacks = [self._callback(value, ("callbacks", index)) for index, value in enumerate(self.fit.callbacks)]
         return self.fit.model_copy(update={"stages": stages, "callbacks": callbacks})
 
     def _stage(self, stage: Stage, path: Path) -> Stage:

@@ -143,7 +143,7 @@ def best_windows(draft: Draft, defaults: Mapping[tuple[str, str], str]) -> list[
     candidates = []
     for windows in groups.values():
         if len(windows) > 1 and len(apart := list(_apart(windows))) > 1 and not _is_power(places, apart[0]):
-            costs = [sums[one.where][one.stop] - sums[one.where][one.start] for one in apart]
+            costs = [sums[window.where][window.stop] - sums[window.where][window.start] for window in apart]
             candidates.append((sum(costs) - max(costs) - BLOCK_COST - NODE_COST * len(costs), apart))
     candidates.sort(key=lambda candidate: (-candidate[0], candidate[1][0]))
     tandems = [(bound, windows) for bound, windows in candidates if _is_tandem(places, windows)]
@@ -201,11 +201,11 @@ def _is_tandem(places: Mapping[str, list[Item]], windows: Sequence[Window]) -> b
 
     These become blocks first, or a block would contain one of them and its neighbour would stay outside.
     """
-    for one, next_one in pairwise(windows):
-        here = places[one.where]
-        bodies = [[item.values for item in here[each.start : each.stop]] for each in (one, next_one)]
-        if one.where == next_one.where and one.stop == next_one.start and bodies[0] == bodies[1]:
-            return len(entries_of(here[one.start : one.stop], one.start)) == 1
+    for first, second in pairwise(windows):
+        here = places[first.where]
+        bodies = [[item.values for item in here[each.start : each.stop]] for each in (first, second)]
+        if first.where == second.where and first.stop == second.start and bodies[0] == bodies[1]:
+            return len(entries_of(here[first.start : first.stop], first.start)) == 1
     return False
 
 
@@ -260,7 +260,7 @@ def _cost(item: Item, values: Sequence[str], defaults: Mapping[tuple[str, str], 
 
 def columns_of(places: Mapping[str, list[Item]], windows: Sequence[Window]) -> list[list[tuple[str, ...]]]:
     """For each node of alike windows, for each of its values: the value in each window."""
-    bodies = [places[one.where][one.start : one.stop] for one in windows]
+    bodies = [places[window.where][window.start : window.stop] for window in windows]
     return [list(zip(*(item.values for item in items), strict=True)) for items in zip(*bodies, strict=True)]
 
 
@@ -276,7 +276,7 @@ def _saving(
     defaults: Mapping[tuple[str, str], str],
 ) -> int:
     """The approximate number of characters that these windows save as calls of one block."""
-    before = sum(sums[one.where][one.stop] - sums[one.where][one.start] for one in windows)
+    before = sum(sums[window.where][window.stop] - sums[window.where][window.start] for window in windows)
     columns = columns_of(places, windows)
     body = places[windows[0].where][windows[0].start : windows[0].stop]
     after = BLOCK_COST

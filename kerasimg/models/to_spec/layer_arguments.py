@@ -129,7 +129,8 @@ def _value(kind: str, value: Any, key: str) -> Any:
     """An argument as a spec writes it."""
     if key == "dtype":
         return _dtype(value)
-    group = next((one.group for one in kinds.options(kinds.parse(kind)) if isinstance(one, kinds.Object)), None)
+    objects = (option for option in kinds.options(kinds.parse(kind)) if isinstance(option, kinds.Object))
+    group = next((option.group for option in objects), None)
     if group and isinstance(value, Mapping):
         return _object(group, value, key)
     if is_expression(value):
