@@ -22,13 +22,13 @@ COUNT = 32
 class Trained(NamedTuple):
     run: Any
     data: Any
-    kept: bool
+    reopens: bool
     """Whether the run can find its images again by itself."""
 
     @property
     def given(self) -> dict[str, Any]:
         """What a verb needs besides the run."""
-        return {} if self.kept else {"data": self.data}
+        return {} if self.reopens else {"data": self.data}
 
 
 def images() -> tuple[np.ndarray, np.ndarray]:
@@ -175,33 +175,35 @@ def test_train_notes_every_image_and_evaluates_the_test_part(trained):
 
 def test_evaluate_gives_the_figures_of_the_training(trained):
     of_training = json.loads((trained.run.folder / "evaluation" / "metrics.json").read_text())
-    if trained.kept:
+    if trained.reopens:
         assert kerasimg.evaluate(trained.run).to_dict() == of_training
     assert kerasimg.evaluate(trained.run, data=trained.data)["n"] == COUNT
 
 
 def test_report_shows_the_images_of_every_source_that_it_can_open(trained):
     text = kerasimg.report(trained.run).read_text()
-    assert text.count("data:image/") > 8 if trained.kept else "data:image/" not in text
-    assert ("no longer there" in text) is not trained.kept
-    assert ("Map over" in text) is trained.kept
+    assert text.count("data:image/") > 8 if trained.reopens else "data:image/" not in text
+    assert ("no longer there" in text) is not trained.reopens
+    assert ("Map over" in text) is trained.reopens
 
 
 def test_predict_and_explain_take_the_images_of_the_source(trained):
     held = [item.image for item in open_source(trained.data).items[:3]]
-    assert [one.label in NAMES or one.label in "01" for one in kerasimg.predict(trained.run, held)] == [True] * 3
+    assert [result.label in NAMES or result.label in "01" for result in kerasimg.predict(trained.run, held)] == [
+        True
+    ] * 3
     explained = kerasimg.explain(trained.run, held)
-    assert [one.map.ndim for one in explained] == [2, 2, 2]
-    assert [one.original().size for one in explained] == [(8, 8)] * 3
+    assert [result.map.ndim for result in explained] == [2, 2, 2]
+    assert [result.original().size for result in explained] == [(8, 8)] * 3
 
 
 def test_label_errors_looks_at_every_image_that_was_held_out(trained):
-    assert kerasimg.label_errors(trained.run, **trained.given).n == (16 if trained.kept else COUNT)
+    assert kerasimg.label_errors(trained.run, **trained.given).n == (16 if trained.reopens else COUNT)
 
 
 def test_export_compares_on_the_images_of_the_source(trained):
     [bundle] = kerasimg.export(trained.run, "keras", **trained.given)
-    assert bundle.manifest.parity[0].images == (8 if trained.kept else COUNT)
+    assert bundle.manifest.parity[0].images == (8 if trained.reopens else COUNT)
     assert kerasimg.verify(bundle, data=trained.data).accuracy.keys() == {bundle.models[0].path}
 
 

@@ -44,7 +44,7 @@ class Numbers:
 
 
 class Backend:
-    """Keras' functions for TensorFlow, but for the random ones."""
+    """Keras' functions for TensorFlow, except the random ones."""
 
     name = _backend = "tensorflow"
 

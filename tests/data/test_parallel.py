@@ -44,13 +44,13 @@ def test_who_stops_asking_waits_for_no_more_than_what_is_in_work():
 
 
 def test_what_any_thread_has_done_is_told_after_a_while():
-    told: list[tuple[int, int]] = []
-    tally = Tally(3, lambda done, of: told.append((done, of)), patience=0, interval=60)
+    reports: list[tuple[int, int]] = []
+    tally = Tally(3, lambda done, of: reports.append((done, of)), patience=0, interval=60)
     for _ in range(3):
         tally.add()
     tally.end()
-    assert told == [(1, 3), (3, 3)]
-    quiet = Tally(3, lambda done, of: told.append((done, of)), patience=60, interval=0)
+    assert reports == [(1, 3), (3, 3)]
+    quiet = Tally(3, lambda done, of: reports.append((done, of)), patience=60, interval=0)
     quiet.add()
     quiet.end()
-    assert len(told) == 2
+    assert len(reports) == 2

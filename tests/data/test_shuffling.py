@@ -50,4 +50,4 @@ def test_a_million_images_take_eight_bytes_each_for_an_epoch():
     assert len(positions) == 32
     order.batch(2 * order.steps)
     order.batch(7 * order.steps)
-    assert sum(kept.nbytes for kept in order._epochs.values()) <= 16_000_000
+    assert sum(permutation.nbytes for permutation in order._epochs.values()) <= 16_000_000

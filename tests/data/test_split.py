@@ -152,10 +152,10 @@ def test_a_record_holds_every_image_with_its_part_labels_and_hash(folder: Folder
     root = folder(*(f"{name}/{number}.png" for name in ("cat", "dog") for number in range(10)))
     source = open_source(root)
     parts = split(source)
-    kept = json.loads(json.dumps(record(source, parts)))
-    assert kept["classes"] == ["cat", "dog"]
-    assert len(kept["images"]) == 20
-    one = kept["images"][0]
+    stored = json.loads(json.dumps(record(source, parts)))
+    assert stored["classes"] == ["cat", "dog"]
+    assert len(stored["images"]) == 20
+    one = stored["images"][0]
     first = source.items[parts["train"][0]]
     assert one == {
         "id": first.id,
@@ -163,15 +163,15 @@ def test_a_record_holds_every_image_with_its_part_labels_and_hash(folder: Folder
         "labels": list(first.labels),
         "sha256": hashlib.sha256((root / first.id).read_bytes()).hexdigest(),
     }
-    assert Counter(one["part"] for one in kept["images"]) == {part: len(found) for part, found in parts.items()}
+    assert Counter(one["part"] for one in stored["images"]) == {part: len(found) for part, found in parts.items()}
 
 
 def test_a_record_of_arrays_holds_the_hash_of_their_bytes():
     images = np.arange(8 * 4, dtype=np.uint8).reshape(8, 2, 2)
     source = open_source((images, [0, 1] * 4))
-    kept = record(source, {"train": [3, 1]})
-    assert [one["id"] for one in kept["images"]] == ["images[3]", "images[1]"]
-    assert kept["images"][0]["sha256"] == hashlib.sha256(images[3].tobytes()).hexdigest()
+    stored = record(source, {"train": [3, 1]})
+    assert [one["id"] for one in stored["images"]] == ["images[3]", "images[1]"]
+    assert stored["images"][0]["sha256"] == hashlib.sha256(images[3].tobytes()).hexdigest()
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])

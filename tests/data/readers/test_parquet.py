@@ -81,9 +81,9 @@ def test_any_order_and_number_of_threads_gives_the_same_images_and_few_groups_ar
     order = np.random.default_rng(0).permutation(600) % 60
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(source.columns.image, order)) == [every[row] for row in order]
-    kept = source.columns.images.read_last.values()
-    assert 1 < len(kept) < 9
-    assert sum(one.nbytes for one in kept) <= parquet.MOST_BYTES
+    cached = source.columns.images.read_last.values()
+    assert 1 < len(cached) < 9
+    assert sum(group.nbytes for group in cached) <= parquet.MOST_BYTES
     assert pickle.loads(pickle.dumps(source)).items[59].image == every[59]
 
 

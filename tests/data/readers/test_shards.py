@@ -129,8 +129,8 @@ def test_the_index_of_a_shard_is_kept_until_the_shard_changes(write, monkeypatch
     write("a.tar", "dog", "emu", "cat")
     assert open_source(path).label_ids().tolist() == [1, 2, 0]
     assert len(reads) == 2
-    kept = next((tmp_path / "cache" / "index").glob("*.shard"))
-    kept.write_bytes(b"rubbish")
+    cached = next((tmp_path / "cache" / "index").glob("*.shard"))
+    cached.write_bytes(b"rubbish")
     assert len(open_source(path)) == 3
 
 

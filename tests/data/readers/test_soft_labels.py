@@ -44,7 +44,7 @@ def test_shares_are_read_from_objects_of_a_jsonl_file(manifest):
     np.testing.assert_allclose(soft_labels(source, np.arange(2)), [[0.25, 0.75], [1, 0]])
 
 
-def test_a_class_that_is_nobodys_likeliest_is_a_class(manifest):
+def test_a_class_that_is_never_the_most_likely_is_a_class(manifest):
     rows = "a.png,,,0.9,0.1,0\nb.png,,,0.1,0.9,0\n"
     assert open_source(manifest("pets.csv", HEADER.strip() + ",p:eel\n" + rows)).classes == ("cat", "dog", "eel")
 
@@ -94,7 +94,7 @@ def half_sure(images: Any, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_model_learns_the_shares_and_not_the_likeliest_class(tiny: Any, half_sure: Path, tmp_path: Path):
+def test_a_model_learns_the_shares_and_not_the_most_likely_class(tiny: Any, half_sure: Path, tmp_path: Path):
     fit = {"batch_size": 10, "stages": [{"epochs": 60, "learning_rate": 0.02}]}
     run = kerasimg.train(tiny(fit=fit), data=half_sure, out=tmp_path / "runs", verbose=0)
     assert run.scores["accuracy"] == 1
