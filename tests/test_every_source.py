@@ -154,7 +154,7 @@ SPEC = {
         {"layer": "GlobalAveragePooling2D"},
         {"layer": "Dense", "units": 2, "activation": "softmax"},
     ],
-    "compile": {"optimizer": {"type": "Adam", "learning_rate": 0.05}},
+    "compile": {"optimizer": {"type": "Adam", "learning_rate": 0.05}, "steps_per_execution": 1},
     "fit": {"batch_size": 8, "validation_split": 0.25, "test_split": 0.25, "stages": [{"epochs": 1}]},
 }
 
