@@ -46,7 +46,7 @@ class Manifest(Reader):
         gathered, places = Gathering(), Growing()
         lines: dict[str, int] = {}
         shared: dict[str, None] = {}
-        rows = _csv_rows(data) if data.lower().endswith((".csv", ".tsv")) else _jsonl_rows(data, faults)
+        rows = _csv_rows(data, faults) if data.lower().endswith((".csv", ".tsv")) else _jsonl_rows(data, faults)
         try:
             for line, row in rows:
                 item, wrong = _item(os.path.dirname(data), row, task)
@@ -70,16 +70,21 @@ class Manifest(Reader):
         return Reading(replace(items, all_labels=labels), {*labels.names, *shared}, soft=bool(shared))
 
 
-def _csv_rows(path: str) -> Iterator[Row]:
+def _csv_rows(path: str, faults: list[Fault]) -> Iterator[Row]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         header = file.readline()
         file.seek(0)
-        reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
+        mark = max(",;\t", key=header.count)
+        reader = csv.DictReader(file, delimiter=mark, restkey="")
         names = [from_csv_cell(name.strip()) for name in reader.fieldnames or []]
         if "path" not in names or not _has_labels(names):
             raise fault(path, "line 1", _columns_wanted(names))
         reader.fieldnames = names
         for row in reader:
+            if "" not in names and any(row.get("") or ()):  # an unquoted label with a comma would be cut
+                wrong = f"has more fields than the {len(names)} columns; quote a value that contains {mark!r}"
+                faults.append(Fault(path, f"line {reader.line_num}", wrong))
+                continue
             yield reader.line_num, {name: from_csv_cell(value or "") for name, value in row.items() if name}
 
 

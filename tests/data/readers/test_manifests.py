@@ -45,6 +45,13 @@ def test_csv_may_be_separated_by_comma_semicolon_or_tab_and_begin_with_a_mark(ma
     assert open_source(path).classes == ("cat", "dog")
 
 
+def test_a_row_with_more_fields_than_columns_is_an_error_unless_they_are_empty(manifest):
+    path = manifest("pets.csv", 'path,label\na.png,cat,\nb.png,dog, small\nc.png,"dog, small"\n')
+    assert message(path) == "line 3: has more fields than the 2 columns; quote a value that contains ','"
+    path.write_text(path.read_text().replace("dog, small\n", "dog\n"))
+    assert open_source(path).classes == ("cat", "dog", "dog, small")
+
+
 def test_a_jsonl_file_lists_images_with_several_labels(manifest):
     rows = [
         {"path": "a.png", "labels": ["red", "round"], "split": "test", "size": [1, 2]},
