@@ -37,7 +37,7 @@ class Reservation:
     """The share of the capacity that one request holds; a context manager that releases it on exit."""
 
     def __init__(self, capacity: Capacity) -> None:
-        self._room = capacity
+        self._capacity = capacity
         self._images = 0
         self._bytes = 0
         self._works: list[tuple[Future, Future | None]] = []
@@ -50,7 +50,7 @@ class Reservation:
             size: additional bytes.
         """
         more_images = max(0, images - self._images)
-        capacity = self._room
+        capacity = self._capacity
         if capacity.images + more_images > capacity.max_images or capacity.bytes + size > capacity.max_bytes:
             raise Refused("queue", f"{capacity.images} images are in progress; retry in a moment")
         self._images += more_images
@@ -89,8 +89,8 @@ class Reservation:
             work.add_done_callback(lambda work: _call_soon(loop, finish_one))
 
     def _release(self) -> None:
-        self._room.images -= self._images
-        self._room.bytes -= self._bytes
+        self._capacity.images -= self._images
+        self._capacity.bytes -= self._bytes
         self._images = self._bytes = 0
 
 

@@ -1,4 +1,4 @@
-"""A tiny model, exported by hand, and servers of it: in this process, and as a process of its own."""
+"""A tiny exported model, and servers for it in this process and in a separate process."""
 
 import asyncio
 import json
@@ -61,7 +61,7 @@ def write_bundle(folder: Path, task: str = "multiclass", thresholds: list[float]
     (folder / "classes.json").write_text(json.dumps(names))
     (folder / "preprocess.json").write_text(json.dumps({"size": [SIZE, SIZE]}))
     file = manifests.ModelFile(path="model.onnx", runtime="onnx", precision="float32", input_dtype="float32")
-    told = manifests.Manifest(
+    manifest = manifests.Manifest(
         name="tiny",
         target="onnx",
         task=task,
@@ -71,7 +71,7 @@ def write_bundle(folder: Path, task: str = "multiclass", thresholds: list[float]
         files=described(folder),
         created="2026-11-01T00:00:00+00:00",
     )
-    manifests.write(folder / manifests.FILE, told)
+    manifests.write(folder / manifests.FILE, manifest)
     return folder
 
 
@@ -100,7 +100,7 @@ class Within:
         self.app = create_app(self.service, key=key)
 
     def together(self, ask: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> Any:
-        """What comes of requests made in one event loop."""
+        """Runs requests in one event loop."""
 
         async def run() -> Any:
             transport = httpx.ASGITransport(self.app)
@@ -136,8 +136,8 @@ def within(bundles: Callable[..., Path]) -> Iterator[Callable[..., Within]]:
         return opened[-1]
 
     yield start
-    for one in opened:
-        one.service.close()
+    for server in opened:
+        server.service.close()
 
 
 class Running:
@@ -146,15 +146,15 @@ class Running:
     def __init__(self, process: subprocess.Popen, log: Path) -> None:
         self.process = process
         self._log = log
-        self.told: list[str] = []
+        self.lines: list[str] = []
         assert process.stderr is not None
         for line in process.stderr:
-            self.told.append(line)
-            if found := re.search(r"at (http://[^ ]+) ", line):
-                self.url = found[1]
+            self.lines.append(line)
+            if match := re.search(r"at (http://[^ ]+) ", line):
+                self.url = match[1]
                 break
         else:
-            raise RuntimeError("".join(self.told))
+            raise RuntimeError("".join(self.lines))
         self.host, port = re.fullmatch(r"http://(.+):(\d+)", self.url).groups()  # type: ignore[union-attr]
         self.port = int(port)
         self.http = httpx.Client(base_url=self.url, timeout=20)

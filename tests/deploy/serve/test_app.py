@@ -55,12 +55,12 @@ def asleep(seconds: float) -> Callable[[Model], Model]:
 def test_the_classes_of_an_image_are_sorted_by_probability(within: Any):
     answer = within().post("/predict", files=multipart(encoded("green")), headers={"x-request-id": "mine-1"}).json()
     assert (answer["id"], answer["model"]["name"], len(answer["model"]["version"])) == ("mine-1", "tiny", 12)
-    (told,) = answer["predictions"]
-    assert (told["id"], told["label"]) == ("0.png", "green")
-    shares = [one["probability"] for one in told["classes"]]
+    (prediction,) = answer["predictions"]
+    assert (prediction["id"], prediction["label"]) == ("0.png", "green")
+    shares = [entry["probability"] for entry in prediction["classes"]]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(1)
-    assert told["confidence"] == shares[0]
+    assert prediction["confidence"] == shares[0]
     expected = np.exp(np.array(COLOURS["green"]) * 0.04 - 5)
     assert shares[0] == pytest.approx((expected / expected.sum())[1], rel=1e-5)
 
@@ -74,16 +74,16 @@ def test_every_content_type_gets_the_same_answer(within: Any):
         server.post("/predict", content=image, headers={"content-type": "image/jpeg"}),
         server.post("/predict", content=image),
     ]
-    told = [answer.json()["predictions"][0] for answer in answers]
-    assert [one["label"] for one in told] == ["blue"] * 4
-    assert [one["classes"] for one in told[1:]] == [told[0]["classes"]] * 3
+    predictions = [answer.json()["predictions"][0] for answer in answers]
+    assert [entry["label"] for entry in predictions] == ["blue"] * 4
+    assert [entry["classes"] for entry in predictions[1:]] == [predictions[0]["classes"]] * 3
 
 
 def test_many_images_are_answered_in_order(within: Any):
     order = ["red", "blue", "green", "green", "red"]
     answer = within().post("/predict?top=1", files=multipart(*map(encoded, order))).json()
-    assert [one["label"] for one in answer["predictions"]] == order
-    assert [len(one["classes"]) for one in answer["predictions"]] == [1] * 5
+    assert [entry["label"] for entry in answer["predictions"]] == order
+    assert [len(entry["classes"]) for entry in answer["predictions"]] == [1] * 5
 
 
 def test_concurrent_requests_get_their_own_answers(within: Any):
@@ -100,11 +100,11 @@ def test_concurrent_requests_get_their_own_answers(within: Any):
 
 def test_each_label_of_a_multilabel_model_has_its_threshold(within: Any):
     server = within("multilabel", (0.5, 0.999, 0.001))
-    (told,) = server.post("/predict", content=encoded("red")).json()["predictions"]
-    assert "label" not in told
-    assert told["labels"] == ["red", "blue"]
-    by_name = {one["name"]: one for one in told["classes"]}
-    assert {name: (one["threshold"], one["holds"]) for name, one in by_name.items()} == {
+    (prediction,) = server.post("/predict", content=encoded("red")).json()["predictions"]
+    assert "label" not in prediction
+    assert prediction["labels"] == ["red", "blue"]
+    by_name = {entry["name"]: entry for entry in prediction["classes"]}
+    assert {name: (entry["threshold"], entry["holds"]) for name, entry in by_name.items()} == {
         "red": (0.5, True),
         "green": (0.999, False),
         "blue": (0.001, True),
@@ -113,17 +113,17 @@ def test_each_label_of_a_multilabel_model_has_its_threshold(within: Any):
 
 @pytest.mark.parametrize(("threshold", "label"), [(None, "green"), ((0.999,), "other")])
 def test_the_threshold_of_a_binary_model_decides(within: Any, threshold: Any, label: str):
-    (told,) = within("binary", threshold).post("/predict", content=encoded("green")).json()["predictions"]
-    assert told["label"] == label
-    assert [one["name"] for one in told["classes"]] == ["green", "other"]
-    assert sum(one["probability"] for one in told["classes"]) == pytest.approx(1)
+    (prediction,) = within("binary", threshold).post("/predict", content=encoded("green")).json()["predictions"]
+    assert prediction["label"] == label
+    assert [entry["name"] for entry in prediction["classes"]] == ["green", "other"]
+    assert sum(entry["probability"] for entry in prediction["classes"]) == pytest.approx(1)
 
 
 def test_an_explanation_is_an_image_of_the_models_input_size(within: Any):
     answer = within().post("/predict?explain=true", content=encoded("red")).json()
-    told = answer["predictions"][0]["explanation"]
-    assert (told["method"], told["class"]) == ("occlusion", "red")
-    kind, _, data = told["overlay"].partition(",")
+    explanation = answer["predictions"][0]["explanation"]
+    assert (explanation["method"], explanation["class"]) == ("occlusion", "red")
+    kind, _, data = explanation["overlay"].partition(",")
     assert kind == "data:image/png;base64"
     with PIL.Image.open(io.BytesIO(base64.b64decode(data))) as shown:
         assert shown.size == (24, 24)
@@ -291,12 +291,12 @@ class Loads(html.parser.HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.sources: list[str] = []
         self.tags: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         self.tags.append(tag)
-        self.found += [value for name, value in attrs if name == "src" or (tag == "link" and name == "href")]
+        self.sources += [value for name, value in attrs if name == "src" or (tag == "link" and name == "href")]
 
 
 @pytest.mark.parametrize(("path", "file"), [("/", "page.html"), ("/docs", "docs.html")])
@@ -305,7 +305,7 @@ def test_a_page_loads_nothing_from_other_hosts(within: Any, path: str, file: str
     assert answer.text == (HERE / file).read_text(encoding="utf-8")
     page = Loads()
     page.feed(answer.text)
-    assert page.found == ["data:,"]
+    assert page.sources == ["data:,"]
     assert "http://" not in answer.text
     assert "https://" not in answer.text
     policy = answer.headers["content-security-policy"]
@@ -318,8 +318,8 @@ def test_a_page_loads_nothing_from_other_hosts(within: Any, path: str, file: str
 
 def test_openapi_lists_every_route(within: Any):
     server = within()
-    told = server.get("/openapi.json").json()
-    assert set(told["paths"]) == {
+    api = server.get("/openapi.json").json()
+    assert set(api["paths"]) == {
         "/predict",
         "/metrics",
         "/about",
@@ -330,7 +330,7 @@ def test_openapi_lists_every_route(within: Any):
         "/v2/models/{name}/ready",
         "/v2/models/{name}/infer",
     }
-    predict = told["paths"]["/predict"]["post"]
+    predict = api["paths"]["/predict"]["post"]
     assert "multipart/form-data" in predict["requestBody"]["content"]
     assert {"200", "413", "415", "422", "429", "503"} <= set(predict["responses"])
 
@@ -338,10 +338,10 @@ def test_openapi_lists_every_route(within: Any):
 def test_responses_match_the_openapi_schemas(within: Any):
     jsonschema = pytest.importorskip("jsonschema")
     server = within()
-    told = server.get("/openapi.json").json()
+    api = server.get("/openapi.json").json()
 
     def check(answer: httpx.Response, name: str) -> None:
-        schema = {"$ref": f"#/components/schemas/{name}", "components": told["components"]}
+        schema = {"$ref": f"#/components/schemas/{name}", "components": api["components"]}
         jsonschema.validate(answer.json(), schema)
 
     check(server.post("/predict?explain=1", content=encoded()), "Answer")

@@ -1,4 +1,4 @@
-"""Every reason has a status, and every way in which an image can be bad has a reason."""
+"""Every reason has a status, and every error of an image has a reason."""
 
 import pytest
 
@@ -28,15 +28,15 @@ def test_only_temporary_refusals_have_retry_after():
     assert {STATUS[reason] for reason in STATUS} <= {400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503}
 
 
-@pytest.mark.parametrize("told", REASONS)
-def test_every_decoder_message_has_a_reason(told: str):
-    refused = refused_image("a.png", BadImage(told))
-    assert (refused.reason, str(refused)) == (REASONS[told], f"a.png {told}")
+@pytest.mark.parametrize("message", REASONS)
+def test_every_decoder_message_has_a_reason(message: str):
+    refused = refused_image("a.png", BadImage(message))
+    assert (refused.reason, str(refused)) == (REASONS[message], f"a.png {message}")
 
 
 def test_other_file_types_are_unknown():
-    others = [told for _, told in BEGINNINGS if "truncated" not in told]
-    assert {refused_image("a", BadImage(told)).reason for told in others} == {"unknown"}
+    others = [message for _, message in BEGINNINGS if "truncated" not in message]
+    assert {refused_image("a", BadImage(message)).reason for message in others} == {"unknown"}
     assert refused_image("a", TooManyPixels("has 9 x 9 pixels")).status == 413
 
 

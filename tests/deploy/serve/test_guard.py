@@ -1,4 +1,4 @@
-"""Headers are bounded; a body that goes on after its refusal is not taken for one."""
+"""Headers are limited; the rest of a refused body is not parsed as headers."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ async def at_once(scope: Any, receive: Any, send: Any) -> None:
 
 
 def talk(say: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]) -> Any:
-    """What comes of talking to a guarded server."""
+    """Runs a conversation with a guarded server."""
 
     async def run() -> Any:
         config = uvicorn.Config(at_once, http=GuardedProtocol, ws="none", lifespan="off", log_config=None, port=0)
@@ -48,15 +48,15 @@ async def answer(reader: asyncio.StreamReader) -> Any:
 
 def test_a_long_body_after_its_refusal_keeps_the_connection_open():
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> list[Any]:
-        told = []
+        answers = []
         for _ in range(5):
             body = bytes(20 * MAX_HEADER_BYTES)
             writer.write(HEAD % len(body))
-            told.append(await answer(reader))
+            answers.append(await answer(reader))
             for start in range(0, len(body), 50_000):
                 writer.write(body[start : start + 50_000])
                 await writer.drain()
-        return told
+        return answers
 
     assert talk(say) == [(b"413", {})] * 5
 

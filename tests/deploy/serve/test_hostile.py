@@ -1,4 +1,4 @@
-"""Requests made to stop a server: each is answered with a 4xx, soon, and others are answered meanwhile."""
+"""Requests that are meant to stop a server get a 4xx quickly, and others are answered meanwhile."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ import pytest
 FUZZ = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "fuzz_requests.py")))
 MOST_CPU_S = 15
 MOST_HEALTH_MS = 5000
-"""No measures of speed: without its limits the server exceeds them many times."""
+"""Not performance targets: without its limits the server exceeds these many times."""
 
 SOME = (
     *("progressive JPEG, 7000x7000, 27,000 scans", "two of them at once", "16 MB of empty lists", "a gzip bomb, 1 GB"),
@@ -157,6 +157,6 @@ def test_unusual_http_gets_the_expected_status():
 
 
 def test_a_sample_of_the_fuzzer_finds_no_errors():
-    found = FUZZ.run(seconds=15, first=5_000, most=400)
-    assert (found["foreign"], found["server ended"]) == ([], None)
-    assert found["cases"] >= 50
+    result = FUZZ.run(seconds=15, first=5_000, most=400)
+    assert (result["foreign"], result["server ended"]) == ([], None)
+    assert result["cases"] >= 50

@@ -31,7 +31,7 @@ def tensor(data: Any, shape: Any, datatype: str = "UINT8", **more: Any) -> dict[
 
 def outputs(answer: Any) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
-    return {one["name"]: one for one in answer.json()["outputs"]}
+    return {entry["name"]: entry for entry in answer.json()["outputs"]}
 
 
 def test_the_server_and_the_model_have_metadata(within: Any):
@@ -39,16 +39,16 @@ def test_the_server_and_the_model_have_metadata(within: Any):
     assert server.get("/v2").json().keys() == {"name", "version", "extensions"}
     assert server.get("/v2/health/live").json() == {"live": True}
     assert server.get("/v2/health/ready").json() == {"ready": True}
-    told = server.get("/v2/models/tiny").json()
-    assert (told["name"], told["platform"], len(told["versions"])) == ("tiny", "onnx_float32", 1)
-    (image,) = told["inputs"]
+    metadata = server.get("/v2/models/tiny").json()
+    assert (metadata["name"], metadata["platform"], len(metadata["versions"])) == ("tiny", "onnx_float32", 1)
+    (image,) = metadata["inputs"]
     assert (image["name"], image["datatype"], image["shape"]) == ("image", "UINT8", [-1, SIZE, SIZE, 3])
-    assert [(one["name"], one["datatype"], one["shape"]) for one in told["outputs"]] == [
+    assert [(entry["name"], entry["datatype"], entry["shape"]) for entry in metadata["outputs"]] == [
         ("probabilities", "FP32", [-1, 3]),
         ("label", "BYTES", [-1]),
     ]
-    assert told["parameters"]["classes"] == ["red", "green", "blue"]
-    version = told["versions"][0]
+    assert metadata["parameters"]["classes"] == ["red", "green", "blue"]
+    version = metadata["versions"][0]
     for path in ("/v2/models/tiny/ready", f"/v2/models/tiny/versions/{version}/ready"):
         assert server.get(path).json() == {"name": "tiny", "ready": True}
 
@@ -59,19 +59,19 @@ def test_pixels_get_probabilities_and_labels(within: Any, flat: bool, datatype: 
     given = pixels("blue", "red").astype("uint8" if datatype == "UINT8" else "float32")
     asked = tensor((given.ravel() if flat else given).tolist(), list(given.shape), datatype) | {"id": "mine"}
     answer = within().post(INFER, json=asked)
-    told = outputs(answer)
+    metadata = outputs(answer)
     assert (answer.json()["id"], answer.json()["model_name"]) == ("mine", "tiny")
-    assert (told["probabilities"]["shape"], told["probabilities"]["datatype"]) == ([2, 3], "FP32")
-    assert np.argmax(np.reshape(told["probabilities"]["data"], (2, 3)), axis=1).tolist() == [2, 0]
-    assert (told["label"]["data"], told["label"]["shape"]) == (["blue", "red"], [2])
+    assert (metadata["probabilities"]["shape"], metadata["probabilities"]["datatype"]) == ([2, 3], "FP32")
+    assert np.argmax(np.reshape(metadata["probabilities"]["data"], (2, 3)), axis=1).tolist() == [2, 0]
+    assert (metadata["label"]["data"], metadata["label"]["shape"]) == (["blue", "red"], [2])
 
 
 def test_encoded_images_get_the_answer_of_predict(within: Any):
     server, image = within(), encoded("green", "JPEG")
     data = [base64.b64encode(image).decode()]
-    told = outputs(server.post(INFER, json=tensor(data, [1], "BYTES")))
+    metadata = outputs(server.post(INFER, json=tensor(data, [1], "BYTES")))
     own = server.post("/predict", content=image).json()["predictions"][0]["classes"]
-    assert np.float32(max(told["probabilities"]["data"])) == np.float32(own[0]["probability"])
+    assert np.float32(max(metadata["probabilities"]["data"])) == np.float32(own[0]["probability"])
 
 
 def test_only_requested_outputs_are_returned(within: Any):
@@ -178,8 +178,8 @@ def test_outputs_are_binary_on_request(within: Any, by_default: bool):
     answer = within().post(INFER, **binary_input(given.tobytes(), list(given.shape), "UINT8", **more))
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/octet-stream")
     head = int(answer.headers[LENGTH])
-    told, rest = json.loads(answer.content[:head]), answer.content[head:]
-    sizes = {one["name"]: one["parameters"]["binary_data_size"] for one in told["outputs"]}
+    metadata, rest = json.loads(answer.content[:head]), answer.content[head:]
+    sizes = {entry["name"]: entry["parameters"]["binary_data_size"] for entry in metadata["outputs"]}
     assert sum(sizes.values()) == len(rest)
     rows = np.frombuffer(rest[: sizes["probabilities"]], "<f4").reshape(2, 3)
     assert rows.argmax(1).tolist() == [2, 0]

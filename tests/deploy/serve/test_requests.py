@@ -1,4 +1,4 @@
-"""Images in a form, in JSON, or as the body itself; anything else is refused with what was expected."""
+"""Images in a form, in JSON, or as the body; errors say what was expected."""
 
 import base64
 import gzip

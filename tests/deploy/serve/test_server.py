@@ -1,4 +1,4 @@
-"""`kerasimg serve` as a process: hostile clients, memory, its end."""
+"""`kerasimg serve` as a process: hostile clients, memory, shutdown."""
 
 import io
 import json
@@ -127,7 +127,7 @@ def raw(server: Any, *sent: bytes, pause_s: float = 0.0, wait_s: float = 15.0) -
 
 
 def test_the_server_prints_its_address_and_answers(server: Any):
-    assert re.search(r"serving .* at http://127\.0\.0\.1:\d+ ", server.told[-1])
+    assert re.search(r"serving .* at http://127\.0\.0\.1:\d+ ", server.lines[-1])
     assert ask(server, encoded("green")).json()["predictions"][0]["label"] == "green"
 
 
@@ -164,8 +164,8 @@ def test_memory_stays_flat_over_hundreds_of_requests_and_none_is_lost(server: An
 
 
 def test_endless_headers_close_the_connection(server: Any):
-    told = raw(server, b"GET / HTTP/1.1\r\nHost: x\r\n", *[b"x-%d: %s\r\n" % (k, b"y" * 8000) for k in range(9)])
-    assert told in (
+    response = raw(server, b"GET / HTTP/1.1\r\nHost: x\r\n", *[b"x-%d: %s\r\n" % (k, b"y" * 8000) for k in range(9)])
+    assert response in (
         b"",
         b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
     )
@@ -228,9 +228,9 @@ def test_stopping_completes_requests_in_progress_and_exits_with_0(
         assert ask(server, image).status_code == 401
         ended = threading.Timer(0.3, server.process.send_signal, [signal.SIGTERM])
         ended.start()
-        told = raw(server, head, image[:20], image[20:], pause_s=0.6)
-        assert told.startswith(b"HTTP/1.1 200")
-        assert b'"label":"green"' in told
+        response = raw(server, head, image[:20], image[20:], pause_s=0.6)
+        assert response.startswith(b"HTTP/1.1 200")
+        assert b'"label":"green"' in response
         assert server.process.wait(20) == 0
 
 
@@ -280,14 +280,14 @@ def test_a_run_or_pack_without_an_export_is_exported_and_agrees_with_predict(
     file = data / "blue" / "03.png"
     (expected,) = kerasimg.predict(run, str(file))
     with start(tmp_path / "log", run.folder) as server:
-        assert "making one: kerasimg export" in server.told[0]
-        told = ask(server, file.read_bytes()).json()["predictions"][0]
-    assert told["label"] == expected.label
-    for one in told["classes"]:
+        assert "making one: kerasimg export" in server.lines[0]
+        response = ask(server, file.read_bytes()).json()["predictions"][0]
+    assert response["label"] == expected.label
+    for one in response["classes"]:
         assert one["probability"] == pytest.approx(expected.probabilities[one["name"]], abs=1e-5)
     pack = kerasimg.pack(run, tmp_path / "sent.kerasimg")
     with start(tmp_path / "log2", pack) as server:
-        assert server.told[0].startswith(f"exporting {pack}; to start at once next time: ")
+        assert server.lines[0].startswith(f"exporting {pack}; to start at once next time: ")
         assert ask(server, file.read_bytes()).json()["predictions"][0]["label"] == expected.label
 
 

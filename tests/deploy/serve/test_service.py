@@ -1,4 +1,4 @@
-"""The server's map is the one that `kerasimg.explain` makes by occlusion."""
+"""The explanation of a server is the occlusion map of `kerasimg.explain`."""
 
 import asyncio
 import base64

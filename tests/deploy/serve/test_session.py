@@ -1,4 +1,4 @@
-"""Images that come one by one are asked about together, and none waits for nothing."""
+"""Dynamic batching: images that arrive together share a model call, and a single image does not wait."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Settings are checked before anything is opened."""
+"""Settings are validated before anything is opened."""
 
 import pytest
 
