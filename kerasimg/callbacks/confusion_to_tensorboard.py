@@ -1,4 +1,4 @@
-"""What the model mixes up, in TensorBoard."""
+"""The confusion matrix in TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 
 class ConfusionToTensorBoard(keras.callbacks.Callback):
-    """Write the confusion matrix, and images that were mistaken, to TensorBoard when an epoch ends.
+    """Write the confusion matrix, and misclassified images, to TensorBoard when an epoch ends.
 
     Needs `pip install "kerasimg[tensorboard]"`, and no TensorFlow.
     batches: of (images, labels, ...), images (N, H, W, C) 0-255, labels as numbers or one-hot; read once an epoch.

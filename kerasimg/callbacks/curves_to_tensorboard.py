@@ -1,4 +1,4 @@
-"""The curves of a training in TensorBoard, on every backend; after a resume they are as if nothing had happened."""
+"""Training curves in TensorBoard, on every backend; a resumed run shows no epoch twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A good learning rate, by trying all."""
+"""Find a learning rate by a sweep."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class LearningRateFinder(keras.callbacks.Callback):
         return self.rates[falls.index(min(falls))]
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Note what there is."""
+        """Save weights, optimizer and rate."""
         model = self.model
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
@@ -76,7 +76,7 @@ class LearningRateFinder(keras.callbacks.Callback):
         self._variables = [keras.ops.convert_to_numpy(variable) for variable in _variables(model)]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Keras averages the loss anew."""
+        """Keras starts a new average of the loss."""
         self._seen, self._sum = 0, 0.0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -86,7 +86,7 @@ class LearningRateFinder(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = rate
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Note the loss, and stop when enough is seen."""
+        """Record the loss, and stop at the end of the sweep."""
         # Keras gives the mean of the epoch so far.
         seen = batch + 1
         total = float((logs or {})["loss"]) * seen
@@ -100,7 +100,7 @@ class LearningRateFinder(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Put everything back."""
+        """Restore everything."""
         for variable, value in zip(_variables(self.model), self._variables, strict=True):
             variable.assign(value)
         self.model.optimizer.learning_rate = float(self._rate)

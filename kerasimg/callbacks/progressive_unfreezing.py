@@ -1,4 +1,4 @@
-"""Layers that join the training one after the other."""
+"""Unfreeze layers one after the other."""
 
 from __future__ import annotations
 

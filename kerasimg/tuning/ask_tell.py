@@ -1,9 +1,9 @@
-"""How trials are handed out, ended and noted, around KerasTuner's oracles: so that no kill loses any.
+"""Hand out, end and record trials, around KerasTuner's oracles, so that no trial is lost when a process is killed.
 
-KerasTuner's own way loses trials: it writes its state in place, in several files, without the state of its grid search
-and of its random numbers; it forgets why a trial failed where it ran elsewhere; a lock stays locked after an error; a
-worker that was killed is waited for without end. Here a journal has it all, and every draw follows from the seed and
-the number of the trial, so that a search that was cut off goes on as it would have.
+KerasTuner itself loses trials: it writes its state in place, in several files, without the state of its grid search and
+of its random numbers; it forgets why a trial failed on another machine; a lock stays locked after an error; it waits
+for a killed worker forever. Here a journal records everything, and every draw follows from the seed and the number of
+the trial, so that an interrupted search continues as it would have.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from kerasimg.tuning.journal import Ended, Order, Records
 from kerasimg.tuning.space import Key, Space, declare
 
 FAILURES_TO_GIVE_UP, INFEASIBLE_TO_GIVE_UP = 3, 20
-"""A search in which so many trials failed, or were not feasible, and none worked, ends."""
+"""A search ends if this number of trials failed, or was not feasible, and none worked."""
 SILENCE_S = 60.0
-"""A trial of which nothing was heard for so long is handed out again."""
+"""A trial is handed out again if its worker was silent for this time."""
 UNKNOWN_HOST = "unknown"
 WORKED, FAILED = "COMPLETED", "FAILED"
 
@@ -47,7 +47,7 @@ class Lost(NamedTuple):
 
 
 def this_host() -> str:
-    """The name of this machine, in letters that may stand in gRPC's metadata."""
+    """Returns the name of this machine, in characters that gRPC's metadata allows."""
     return re.sub(r"[^A-Za-z0-9_.:-]", "_", socket.gethostname())[:255] or UNKNOWN_HOST
 
 
@@ -60,10 +60,10 @@ class Answer(NamedTuple):
 
 
 class Administration(OracleHooks):
-    """What every oracle does here besides choosing values. To stand before a KerasTuner oracle among the bases."""
+    """What every oracle does besides choosing values: a mixin that comes before the KerasTuner oracle in the bases."""
 
     foresees = False
-    """Whether what is tried next does not depend on how the trials under way will end."""
+    """Whether the next trial does not depend on the results of the running trials."""
     draws_anew = True
     """Whether the choice of values depends on nothing but the trials so far, and the number of the next."""
 
@@ -98,7 +98,7 @@ class Administration(OracleHooks):
         self.verbose = 0
 
     def open(self, records: Records, may_come_back: bool = False) -> int:
-        """Keep the trials in a folder, and go on from what it holds; how many trials have ended.
+        """Record the trials in a folder and continue from its content; return the number of ended trials.
 
         may_come_back: workers elsewhere may still be at trials that had started; those are waited for a while.
         """
@@ -140,7 +140,7 @@ class Administration(OracleHooks):
             return Answer("RUNNING", self.orders[trial])
 
     def foreseen(self) -> Mapping[str, Any] | None:
-        """The values of the next trial; None where there is none, or it is not known yet."""
+        """Return the values of the next trial; None if there is none, or it is not known yet."""
         with self._guard:
             if not self.foresees or self.retries or self._full:
                 return None
@@ -172,7 +172,7 @@ class Administration(OracleHooks):
             return rule is not None and ends(rule, self.goal, curve, others, self.epochs)
 
     def end_trial(self, trial: str, ended: Ended, host: str | None = None) -> None:
-        """Note what became of a trial; a second report of the same trial is ignored.
+        """Record the result of a trial; a second result of the same trial is ignored.
 
         Args:
             trial: its number.
@@ -192,13 +192,13 @@ class Administration(OracleHooks):
             self._end(trial, ended)
 
     def note_alive(self, trial: str) -> None:
-        """Note that a trial is being worked on; CallError if there is no such trial."""
+        """Record that a trial is still being trained; CallError if there is no such trial."""
         with self._guard:
             self._require(trial)
             self._heard[trial] = time.monotonic()
 
     def give_back(self, tuner_id: str) -> None:
-        """A worker has ended: its trial is for another."""
+        """Take back the trial of a worker that has ended, for another worker."""
         with self._guard:
             if (trial := self.ongoing_trials.pop(tuner_id, None)) is not None:
                 self.retries.append(trial.trial_id)
@@ -208,7 +208,7 @@ class Administration(OracleHooks):
                     self.records.append({"event": "lost", "trial": lost.trial, "host": lost.host, "time": lost.when})
 
     def take_back_lost(self) -> None:
-        """Give back the trials of which nothing was heard for long."""
+        """Take back the trials of workers that were silent for too long."""
         with self._guard:
             for tuner_id, trial in list(self.ongoing_trials.items()):
                 if time.monotonic() - self._heard.get(trial.trial_id, math.inf) > SILENCE_S:
@@ -221,7 +221,7 @@ class Administration(OracleHooks):
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left to be tried. Trials under way are waited for, also where the search is hopeless."""
+        """Whether nothing is left to try. Running trials are waited for, also in a hopeless search."""
         with self._guard:
             return not self.ongoing_trials and self._full and (self.hopeless or not self.retries)
 
@@ -231,7 +231,7 @@ class Administration(OracleHooks):
 
     @property
     def hopeless(self) -> bool:
-        """Whether nothing has worked and enough was tried."""
+        """Whether no trial worked and enough were tried."""
         if any(one.worked for one in self.ended.values()):
             return False
         failed = sum(one.status == "failed" for one in self.ended.values())
@@ -248,7 +248,7 @@ class Administration(OracleHooks):
         return best
 
     def table(self) -> list[dict[str, Any]]:
-        """A row for each trial that has ended, in their order."""
+        """Return a row for each ended trial, in order."""
         return [self._row(trial) for trial in sorted(self.ended)]
 
     def save(self, *args: Any) -> None:
@@ -372,7 +372,7 @@ class Administration(OracleHooks):
         return f"{place}: {score} (best {self.trials[best].score:.4g}, trial {int(best)}): {values}"
 
     def random_values(self, draw: Callable[[], Any]) -> Any:
-        """The first is the spec as it stands, the others KerasTuner's."""
+        """The first trial has the defaults of the spec; KerasTuner chooses the others."""
         if not self.trials:
             return {one.name: one.key(one.default) for one in self.space.active({})}
         return draw()
@@ -388,7 +388,7 @@ Curve = Sequence[float]
 """The objective after each epoch."""
 
 FACTOR = 3
-"""Of successive halving: one trial in so many goes on, with so many times the epochs."""
+"""Successive halving continues one trial in FACTOR, with FACTOR times the epochs."""
 ENOUGH = 5
 """Trials to compare with before the median rule ends any."""
 

@@ -1,4 +1,4 @@
-"""The one process of a parallel search that decides what is tried: its gRPC service, and the workers it watches."""
+"""The process of a parallel search that hands out trials: its gRPC service, and the workers that it supervises."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Presence:
     heard: float
     """When it last called, by the monotonic clock."""
     informed: bool = False
-    """Whether it knows that the search has ended."""
+    """Whether it was informed that the search has ended."""
     missed: bool = False
     """Whether its silence was reported."""
 
@@ -243,7 +243,7 @@ class _Attendance:
 
 
 class Workers:
-    """Processes on this machine, started again when they end too early."""
+    """Processes on this machine, restarted when they end too early."""
 
     def __init__(self, count: int, oracle: Any, address: str, arguments: Sequence[str]) -> None:
         """arguments: of `python -m kerasimg.tuning.worker`, except the address."""

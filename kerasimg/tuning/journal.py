@@ -1,7 +1,7 @@
-"""What a search stores in its folder: a journal, from which it resumes, a folder per trial, the best trials' weights.
+"""The files of a search: a journal, from which it resumes, a folder per trial, the weights of the best trials.
 
-journal.jsonl is what counts: a line when a trial begins, and one when it has ended, written by the one process that
-decides what is tried. A line that was being written when the process was killed does not count.
+journal.jsonl has a line for the start and a line for the end of each trial, written by the one process that hands out
+trials. An incomplete line, from a killed process, is ignored.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Ended:
-    """What became of a trial, all of its executions together."""
+    """The result of a trial, all of its executions together."""
 
     status: Status
     score: float | None
@@ -55,7 +55,7 @@ class Ended:
     best_epoch: int | None = None
     """Of the first execution, from 1."""
     reason: str | None = None
-    """Why it failed, or is not feasible."""
+    """Why it failed, or is infeasible."""
     scores: list[float] = field(default_factory=list)
     """Of each execution."""
     rows: list[Row] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Ended:
 
     @property
     def worked(self) -> bool:
-        """Whether it has a score that counts."""
+        """Whether it has a valid score."""
         return self.status in ("completed", "stopped") and self.score is not None
 
 
@@ -109,7 +109,7 @@ class Records:
         self._write(trial, OUTCOME, to_json(content) + "\n")
 
     def read_ended(self, trial: str) -> Ended | None:
-        """What became of a trial; None where it has not ended."""
+        """Return the result of a trial; None if it has not ended."""
         path = self.trial_folder(trial) / OUTCOME
         if not path.is_file():
             return None

@@ -1,4 +1,4 @@
-"""What the processes of a search say to one another: JSON over gRPC, checked before anything is changed.
+"""The messages between the processes of a search: JSON over gRPC, checked before anything changes.
 
 Each call carries, in its metadata, the token that both sides share, the random number of the search, the digest of all
 that a score depends on, and who calls. A chief refuses a call that lacks one of them. So neither a worker of another
@@ -55,7 +55,7 @@ class Next(Message):
 
 
 class Alive(Message):
-    """The worker is there, and trains this trial."""
+    """The worker is alive and trains this trial."""
 
     trial: Trial | None = None
 
@@ -69,7 +69,7 @@ class Epoch(Message):
 
 
 class Result(Message):
-    """What became of a trial: `Ended`."""
+    """The result of a trial: `Ended`."""
 
     status: Literal["completed", "stopped", "infeasible", "failed"]
     score: Figure | None
@@ -153,7 +153,7 @@ def given_token(given: str | None) -> str | None:
 
 
 def token_of(folder: Path, given: str | None = None) -> str:
-    """The token of a search: the given one, else that of its folder, else a new one; it is kept in the folder."""
+    """Returns the token of a search, and stores it: the given one, else that of its folder, else a new one."""
     path = folder / TOKEN_FILE
     if given is None and path.is_file():
         return path.read_text(encoding="ascii").strip()

@@ -1,4 +1,4 @@
-"""Search trials: values in, metrics out; what they have in common is made once per process.
+"""Train the trials of a search; what they have in common is made once per process.
 
 `Trials` opens, checks and decodes the images once. `run` trains the spec with some of its search values chosen, and
 gives the curve that `kerasimg.train` would give for the same spec and seed. A failed trial is recorded in its outcome
@@ -59,13 +59,13 @@ from kerasimg.tuning.shared_graph import (
 )
 
 STATE = "state.ckpt"
-"""Below the folder of a trial: what it stands at, where it ended before the spec does."""
+"""The training state in the folder of a trial that ended before the last epoch of the spec."""
 MODELS = 16
-"""That are kept compiled, at most."""
+"""Most compiled models in memory."""
 GROWTH = 1024**3
 """Bytes that a process may take for its trials, above those for the first."""
 TRUNKS = 3
-"""Frozen parts whose features are kept in memory, at most."""
+"""Most frozen parts whose features are in memory."""
 MODELS_SHARE = 0.2
 """Of the free memory, for the weights of those."""
 
@@ -142,8 +142,8 @@ class Trials:
         from 0 over all stages; None: the spec's end.
         first_epoch: above 0, the trial goes on from what was kept of `go_on_from` (a trial_id; None: its own), to the
         last bit; where nothing was kept, it is trained from its beginning, which comes to the same.
-        after_epoch: told each epoch's number, from 0, and its row; True ends the trial.
-        keep_state: keep what it stands at, where it ends before the spec does.
+        after_epoch: called with the number of each epoch, from 0, and its metrics; True ends the trial.
+        keep_state: save the training state if it ends before the last epoch of the spec.
         """
         started = time.perf_counter()
         if (reason := self._passed_limit(values, seed)) is not None:
