@@ -196,7 +196,8 @@ def test_own_arguments_lists_every_argument_of_the_verbs():
     from kerasimg.tuning.search import tune
     from kerasimg.tuning.worker import work
 
-    taken = {name for verb in (catalog.load, train, build, tune, work) for name in inspect.signature(verb).parameters}
+    verbs = (catalog.load, kerasimg.train, kerasimg.tune, train, build, tune, work)
+    taken = {name for verb in verbs for name in inspect.signature(verb).parameters}
     assert taken - {"params", "more_params", "options", "spec"} == OWN_ARGUMENTS
     assert "run" in inspect.signature(evaluate).parameters
 

@@ -143,6 +143,7 @@ OWN_ARGUMENTS = frozenset(
         "weights",
         "limits",
         "on_bad_image",
+        "on_finished",
         "cache",
         "report",
         "first_spec",
