@@ -1,19 +1,27 @@
-"""Writes docs/export-support.md: every layer and activation that a spec may name, in every export and precision.
+"""Writes docs/export-support.md: every layer and activation that a spec may name, and every zoo spec, in every export.
 
-`python docs/make_export_support.py [--only Conv2D gelu ...] [--seconds 600]`. Each layer is built alone with random
-weights, written for each target, run by the target's own runtime and compared with Keras. A layer that was not
-reached within the seconds has no row, and the page names it.
+`python docs/make_export_support.py [--only Conv2D gelu zoo/vit.json ...] [--workers 2] [--again]`. Each layer is built
+alone with random weights, written for each target, run by the target's own runtime and compared with Keras; so is each
+zoo spec, at the smallest size that it allows. Every row is saved in a JSON file as soon as it is done, and a run that
+was stopped continues from there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
+from threading import Lock, Thread
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,13 +29,19 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
+import kerasimg
+from kerasimg.deploy.export_context import Options
+from kerasimg.deploy.logits import logits_model
+from kerasimg.deploy.manifest import ModelFile
 from kerasimg.deploy.quiet import silence
-from kerasimg.deploy.targets import litert, onnx, openvino
-from kerasimg.deploy.unsupported import cause, signature_of
+from kerasimg.deploy.runtimes import NotHere
+from kerasimg.deploy.targets import target, targets
+from kerasimg.deploy.unsupported import cause
 from kerasimg.objects import make_layer
 from kerasimg.spec import arguments
 
 PAGE = Path(__file__).parent / "export-support.md"
+ROWS = Path(__file__).parent / ".export-support.json"
 IMAGE, TOKENS, VOLUME, VECTOR = (8, 8, 4), (8, 4), (6, 6, 6, 4), (6,)
 
 SAMPLES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
@@ -90,18 +104,42 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 """Layer -> arguments that change the operation that it computes with."""
 
 INTEGERS = ("Embedding", "ReversibleEmbedding")
-"""Layers of which no image model has a use: their input is indices."""
+"""Layers whose input is indices: no image model has a use for them."""
 
-COLUMNS = (
-    *(f"litert {precision}" for precision in ("float32", "float16", "dynamic", "int8")),
-    *("onnx float32", "openvino float32", "openvino float16", "savedmodel float32"),
-)
+JUMPS = ("activation hard_shrink",)
+"""Functions that jump: an int8 value within a step of the threshold may be on the other side of it."""
+
+SMALL: dict[str, dict[str, Any]] = runpy.run_path(str(Path(__file__).parents[1] / "tests/contract/test_zoo.py"))[
+    "SMALL"
+]
+"""Every zoo spec -> params that make it small, from the test of the zoo."""
+
+UNSHOWN = ("embedded", "keras", "web")
+"""Targets without a column: `keras` is the model itself, `web` and `embedded` take the file of `litert`."""
+
 ALLOWED = {"float32": 1e-4, "float16": 0.02, "dynamic": 0.1, "int8": 0.1}
-"""Greatest difference that counts as right, as a share of the greatest value of the output."""
+"""Greatest difference that counts as correct, as a share of the greatest value of the output."""
+
+ZOO = "zoo "
+"""How the rows of zoo specs begin."""
+ZOO_COLUMNS = ("litert float32", "litert int8", "onnx float32", "openvino float32")
+
+Cell = tuple[float | None, str]
+"""The greatest difference from Keras, or None; and what is wrong, or an empty string."""
+
+
+def columns() -> list[str]:
+    """Target and precision of each column: every installed target but UNSHOWN."""
+    return [
+        f"{each.name} {precision}"
+        for each in targets()
+        if each.name not in UNSHOWN and not each.missing()
+        for precision in each.precisions
+    ]
 
 
 def models(only: list[str] | None = None) -> Iterator[tuple[str, Callable[[], keras.Model]]]:
-    """The name of each row, and what makes its model of one layer; augmentation comes last."""
+    """The name of each row, and what builds its model of one layer; augmentation comes last."""
     for name in arguments.known("activations"):
         if not only or name in only:
             yield f"activation {name}", partial(_of_layer, "Activation", {"activation": name})
@@ -109,8 +147,8 @@ def models(only: list[str] | None = None) -> Iterator[tuple[str, Callable[[], ke
         if name in INTEGERS or (only and name not in only):
             continue
         for variant in ({}, *VARIANTS.get(name, [])):
-            said = ", ".join(f"{key}={value}" for key, value in variant.items())
-            yield f"{name}({said})" if said else name, partial(_of_layer, name, variant)
+            shown = ", ".join(f"{key}={value}" for key, value in variant.items())
+            yield f"{name}({shown})" if shown else name, partial(_of_layer, name, variant)
 
 
 def _is_augmentation(name: str) -> bool:
@@ -132,134 +170,213 @@ def _of_layer(name: str, variant: dict[str, Any]) -> keras.Model:
         outputs = layer(inputs, inputs)
     else:
         outputs = layer(inputs)
-    # Some augmentation gives its own input back.
+    # Some augmentation layers return their own input.
     model = keras.Model(inputs, keras.layers.Identity()(outputs))
     generator = np.random.default_rng(0)
     model.set_weights([generator.uniform(0.1, 0.6, weight.shape) for weight in model.weights])
     return model
 
 
-def row(model: keras.Model, columns: Sequence[str] = COLUMNS) -> dict[str, tuple[float | None, str]]:
-    """Column -> the greatest difference from Keras, or None and why there is none."""
+def layer_row(name: str, make: Callable[[], keras.Model]) -> dict[str, Cell]:
+    """Column -> the greatest difference from Keras on two inputs of normal values."""
+    model = make()
     values = np.random.default_rng(1).normal(size=(2, *model.input_shape[1:])).astype(np.float32)
-    expected = np.asarray(model(values, training=False))
-    found: dict[str, tuple[float | None, str]] = {}
-    for column in columns:
-        target, precision = column.split()
-        try:
-            with silence(lambda error: True):
-                given = RUNNERS[target](model, precision, values)
-        except Exception as error:  # each converter has its own
-            found[column] = None, cause(error)
-            continue
-        difference = float(np.abs(given - expected).max()) if given.shape == expected.shape else np.inf
-        limit = ALLOWED[precision] * max(1.0, float(np.abs(expected).max()))
-        found[column] = difference, "" if difference <= limit else f"differs by {difference:.2g}"
-    return found
+    exact = np.asarray(model(values, training=False))[np.newaxis]
+    step = np.ptp(values) / 255 if name in JUMPS else 0
+    rounded = np.stack([np.asarray(model(values + shift, training=False)) for shift in (-step, 0, step)])
+    return {
+        column: compare(model, column, values, rounded if column.endswith("int8") else exact) for column in columns()
+    }
 
 
-def _litert(model: keras.Model, precision: Any, values: np.ndarray) -> np.ndarray:
-    from ai_edge_litert.interpreter import Interpreter
-
-    settings = litert.settings_of(precision, lambda: iter(values[:, np.newaxis]))
-    interpreter = Interpreter(model_content=litert.written(model, signature_of(model), settings))
-    (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
-    interpreter.resize_tensor_input(taken["index"], values.shape)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(taken["index"], values)
-    interpreter.invoke()
-    return np.asarray(interpreter.get_tensor(given["index"]))
-
-
-def _onnx(model: keras.Model, precision: Any, values: np.ndarray) -> np.ndarray:
-    import onnxruntime
-
-    with TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.onnx"
-        onnx.convert(model, signature_of(model), path)
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        return np.asarray(session.run(None, {session.get_inputs()[0].name: values})[0])
+def zoo_row(name: str) -> dict[str, Cell]:
+    """The same for a zoo spec with random weights, on its logits for two images; int8 has the ranges of eight."""
+    model = kerasimg.build(name, weights=None, params={"num_classes": 3, **SMALL[name]})
+    random = np.random.default_rng(0)
+    # A head starts at zero in some, and logits of zero would say nothing.
+    model.set_weights([value if value.any() else random.normal(0, 0.02, value.shape) for value in model.get_weights()])
+    logits = logits_model(model, 1.0, kerasimg.load(name).task)[0]
+    values = np.random.default_rng(1).uniform(0, 255, (8, *model.input_shape[1:])).astype(np.float32)
+    expected = np.asarray(logits(values, training=False))[np.newaxis]
+    return {column: compare(logits, column, values, expected) for column in ZOO_COLUMNS}
 
 
-def _openvino(model: keras.Model, precision: Any, values: np.ndarray) -> np.ndarray:
-    import openvino as runtime
+def compare(model: keras.Model, column: str, values: np.ndarray, expected: np.ndarray) -> Cell:
+    """Holds what a target's own runtime computes, with the file that the target writes, to the nearest expectation."""
+    name, precision = column.split()
+    chosen = target(name)
+    try:
+        with silence(lambda error: True), TemporaryDirectory() as folder:
+            path = Path(folder) / chosen.file.format(precision=precision)
+            chosen.convert_model(model, path, precision, Options(), [values])
+            file = ModelFile(
+                path=path.name,
+                runtime=chosen.runtime.kind,
+                precision=precision,
+                input_dtype="float32",
+                batch=len(values),
+            )
+            runtime = chosen.runtime(path, file)
+            outputs = np.array(runtime.run(values))
+            runtime.close()
+    except NotHere:
+        return None, ""
+    except Exception as error:  # each converter has its own
+        return None, cause(error)
+    if outputs.shape != expected.shape[1:]:
+        return None, f"gives the shape {outputs.shape}, Keras {expected.shape[1:]}"
+    difference = float(np.abs(outputs - expected).min(0).max())
+    limit = ALLOWED[precision] * max(1.0, float(np.abs(expected).max()))
+    return difference, "" if difference <= limit else f"differs by {difference:.2g}"
 
-    with TemporaryDirectory() as scratch:
-        converted = openvino.convert(model, signature_of(model), scratch)
-        path = Path(scratch) / "model.xml"
-        runtime.save_model(converted, path, compress_to_fp16=precision == "float16")
-        compiled = runtime.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        return np.array(compiled([values])[0])
 
-
-def _savedmodel(model: keras.Model, precision: Any, values: np.ndarray) -> np.ndarray:
-    import tensorflow as tf
-
-    with TemporaryDirectory() as scratch:
-        model.export(scratch, format="tf_saved_model", input_signature=signature_of(model), verbose=False)
-        loaded = tf.saved_model.load(scratch)  # by a name, or its variables are gone before it is called
-        return np.asarray(loaded.serve(values))
-
-
-RUNNERS = {"litert": _litert, "onnx": _onnx, "openvino": _openvino, "savedmodel": _savedmodel}
-
-
-def page(rows: dict[str, dict[str, tuple[float | None, str]]], missing: list[str]) -> str:
+def page(rows: dict[str, dict[str, Cell]]) -> str:
     """The page, as Markdown."""
-    notes: dict[str, list[str]] = {}
-    lines = ["| | " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
-    for name, found in rows.items():
-        cells = []
-        for column, (difference, fault) in found.items():
+    layers = {name: cells for name, cells in rows.items() if not name.startswith(ZOO)}
+    zoo = {name.removeprefix(ZOO): cells for name, cells in rows.items() if name.startswith(ZOO)}
+    return (
+        HEAD
+        + _table(layers, "layers and activations")
+        + "\n## Zoo specs\n\n"
+        + ZOO_HEAD
+        + "".join(
+            f"- {column}: {sum(cells[column][0] is not None and not cells[column][1] for cells in zoo.values())} of "
+            f"{len(zoo)} specs are correct\n"
+            for column in ZOO_COLUMNS
+        )
+        + "\n"
+        + _table(zoo, "zoo specs")
+    )
+
+
+def _table(rows: dict[str, dict[str, Cell]], kind: str) -> str:
+    notes: dict[tuple[str, str], list[str]] = {}
+    names = list(next(iter(rows.values()), {}))
+    lines = ["| | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
+    for name, cells in rows.items():
+        shown = []
+        for column, (difference, fault) in cells.items():
             if fault:
-                notes.setdefault(f"`{name}`: {fault}", []).append(column)
-            cells.append("refused" if difference is None else f"{difference:.0e}" + (" (!)" if fault else ""))
-        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    reasons = [f"- {', '.join(columns)}: {sentence}." for sentence, columns in notes.items()]
-    cells = [cell for found in rows.values() for cell in found.values()]
-    refused = sum(difference is None for difference, _ in cells)
+                notes.setdefault((name, fault), []).append(column)
+            exact = "written" if not fault else "refused"
+            shown.append(exact if difference is None else f"{difference:.0e}" + (" (!)" if fault else ""))
+        lines.append(f"| `{name}` | " + " | ".join(shown) + " |")
+    cells = [cell for each in rows.values() for cell in each.values()]
+    written = sum(difference is None and not fault for difference, fault in cells)
+    refused = sum(difference is None and bool(fault) for difference, fault in cells)
     wrong = sum(difference is not None and bool(fault) for difference, fault in cells)
-    text = HEAD + f"{len(rows)} rows, {len(cells)} exports: {len(cells) - refused - wrong} right, {refused} refused, "
-    text += f"{wrong} that differ by more than is allowed, marked (!).\n\n" + "\n".join(lines)
-    text += "\n\n## Refused, or different\n\n" + ("\n".join(reasons) or "None.") + "\n"
-    if missing:
-        text += "\n## Not run\n\n" + ", ".join(f"`{name}`" for name in missing) + "\n"
-    return text
+    text = (
+        f"{len(rows)} {kind}, {len(cells)} exports: {len(cells) - written - refused - wrong} correct, "
+        f"{written} written and not run, {refused} refused, {wrong} that differ by more than is allowed, marked "
+        "(!).\n\n"
+    )
+    text += "\n".join(lines) + "\n\nRefused, or different:\n\n"
+    listed = [f"- `{name}`, {', '.join(names)}: {fault}." for (name, fault), names in notes.items()]
+    return text + ("\n".join(listed) or "None.") + "\n"
 
 
 HEAD = """# What each export can do
 
 Written by `tox -e exports` (`docs/make_export_support.py`). Each layer and each activation that a spec may name, alone,
 with random weights: the greatest difference from Keras on two inputs of normal values, in the target's own runtime; or
-`refused`, with the reason below. Augmentation does nothing in an export. `keras` is the model itself, `web` and
-`embedded` take the file of `litert`. Allowed is 1e-4 of the greatest value in float32, 2 % in float16, 10 % in dynamic
-and int8.
+`refused`, with the reason below the table; or `written`, where the runtime only exists on another system. Augmentation
+does nothing in an export. `keras` is the model itself, `web` and `embedded` take the file of `litert`. Allowed is 1e-4
+of the greatest value in float32, 2 % in float16, 10 % in dynamic and int8. `hard_shrink` jumps at its threshold: in
+int8, a value within one step of it may be on either side.
+
+"""
+ZOO_HEAD = """Every zoo spec with random weights, at the smallest size that it allows: the greatest difference of a
+logit. The ranges of int8 come from eight images of noise.
 
 """
 
 
+def names(only: list[str] | None = None) -> list[str]:
+    """Of all rows, in the order of the page."""
+    zoo = [f"{ZOO}{name}" for name in SMALL if not only or name in only]
+    return [name for name, _ in models(only)] + zoo
+
+
+def work(rows: list[str]) -> None:
+    """Prints each row as a line of JSON."""
+    made = dict(models())
+    for name in rows:
+        cells = zoo_row(name.removeprefix(ZOO)) if name.startswith(ZOO) else layer_row(name, made[name])
+        print(json.dumps([name, cells]), flush=True)
+        keras.utils.clear_session()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", help="layers and activations; all are written otherwise")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no row after this time")
-    parser.add_argument("--out", type=Path, default=PAGE)
-    given = parser.parse_args()
-    end = time.monotonic() + given.seconds
-    rows, missing = {}, []
-    for name, make in models(given.only):
-        if time.monotonic() > end:
-            missing.append(name)
+    parser.add_argument("--only", nargs="+", help="layers, activations and zoo specs; default: all")
+    parser.add_argument("--workers", type=int, default=2, help="processes; default: %(default)s")
+    parser.add_argument("--again", action="store_true", help="make the rows that are saved again")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="where rows are saved; default: %(default)s")
+    parser.add_argument("--out", type=Path, default=PAGE, help="default: %(default)s")
+    parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.work:
+        work(asked.work)
+        return
+    saved: dict[str, dict[str, Cell]] = json.loads(asked.rows.read_text()) if asked.rows.is_file() else {}
+    chosen = names(asked.only)
+    todo: SimpleQueue[str] = SimpleQueue()
+    for name in chosen:
+        if asked.again or name not in saved:
+            todo.put(name)
+    lock = Lock()
+
+    def run_rows() -> None:
+        while not todo.empty():
+            _run_some(todo, saved, lock, asked.rows)
+
+    with ThreadPoolExecutor(asked.workers) as pool:
+        for done in [pool.submit(run_rows) for _ in range(asked.workers)]:
+            done.result()
+    asked.out.write_text(page({name: saved[name] for name in names() if name in saved}), encoding="utf-8")
+
+
+CHUNK = 20
+"""Rows of one process: TensorFlow is loaded once for so many, and what its graphs leave in memory ends with it."""
+
+
+def _run_some(todo: SimpleQueue[str], saved: dict[str, dict[str, Cell]], lock: Lock, file: Path) -> None:
+    """Lets a process make some rows; the row at which it crashes is saved as refused, and the others are put back."""
+    rows = []
+    with suppress(Empty):
+        while len(rows) < CHUNK:
+            rows.append(todo.get_nowait())
+    if not rows:
+        return
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--work", *rows], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    errors: list[str] = []
+    reader = Thread(target=lambda: errors.extend(process.stderr or ()))
+    reader.start()
+    for line in process.stdout or ():
+        if not line.startswith('["'):
             continue
-        rows[name] = row(make())
-        print(
-            name,
-            *(f"{column}: {fault}" for column, (_, fault) in rows[name].items() if fault),
-            sep="\n    ",
-            flush=True,
-        )
-        keras.utils.clear_session()
-        given.out.write_text(page(rows, []), encoding="utf-8")
-    given.out.write_text(page(rows, missing), encoding="utf-8")
+        name, cells = json.loads(line)
+        with lock:
+            saved[name] = cells
+            rows.remove(name)
+            file.write_text(json.dumps(saved, indent=1))
+            print(
+                name, *(f"{column}: {fault}" for column, (_, fault) in cells.items() if fault), sep="\n    ", flush=True
+            )
+    process.wait()
+    reader.join()
+    if not rows:
+        return
+    crashed, *others = rows
+    for name in others:
+        todo.put(name)
+    with lock:
+        print(f"{crashed}: its process ended with {process.returncode}\n{''.join(errors[-15:])}", flush=True)
+        reason = f"the process ended with {process.returncode}"
+        saved[crashed] = dict.fromkeys(ZOO_COLUMNS if crashed.startswith(ZOO) else columns(), (None, reason))
+        file.write_text(json.dumps(saved, indent=1))
 
 
 if __name__ == "__main__":

@@ -131,14 +131,20 @@ def replaced(thing: Any, method: str, function: Callable[..., Any]) -> Iterator[
             setattr(thing, method, before)
 
 
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+
 @contextlib.contextmanager
-def exportable_operations() -> Iterator[None]:
-    """While the block runs, TensorFlow graphs are made of operations that the converters to ONNX and OpenVINO know.
+def exportable_operations(to_litert: bool = False) -> Iterator[None]:
+    """While the block runs, TensorFlow graphs are made of operations that the converters know.
 
     Keras calls these functions of its backend module for every layer, so that whatever calls `keras.ops` is covered:
     the exact GELU by Erf and CELU by Exp (Erfc and Expm1 have no ONNX operators), and convolutions in groups without
     the compiled function that Keras wraps them in for the CPU. With groups and dilation, or groups in one or three
     dimensions, each group is a convolution of its own. Not for two threads at once.
+
+    Args:
+        to_litert: for LiteRT, which lacks none of these; CELU and SELU are written so that int8 keeps their values.
     """
     import keras
     import tensorflow as tf
@@ -173,9 +179,19 @@ def exportable_operations() -> Iterator[None]:
 
     def celu(x: Any, alpha: float = 1.0) -> Any:
         x = tf.convert_to_tensor(x)
-        return tf.maximum(x, 0) + alpha * (tf.exp(tf.minimum(x / alpha, 0)) - 1)
+        # Not by minimum(x, 0): its int8 range is that of its output, LiteRT's converter gives the same to x, and every
+        # value of x above 0 is lost.
+        return tf.nn.relu(x) + alpha * (tf.exp(-tf.nn.relu(-x / alpha)) - 1)
 
-    with replaced(nn, "conv", conv), replaced(nn, "gelu", gelu), replaced(nn, "celu", celu):
+    def selu(x: Any) -> Any:
+        # TensorFlow computes exp(x) for all x and then chooses; its large values would make the int8 steps large.
+        x = tf.convert_to_tensor(x)
+        return SELU_SCALE * (tf.nn.relu(x) + SELU_ALPHA * (tf.exp(-tf.nn.relu(-x)) - 1))
+
+    changed = {"celu": celu, "selu": selu} if to_litert else {"celu": celu, "conv": conv, "gelu": gelu}
+    with contextlib.ExitStack() as stack:
+        for name, function in changed.items():
+            stack.enter_context(replaced(nn, name, function))
         yield
 
 

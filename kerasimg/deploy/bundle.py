@@ -159,8 +159,8 @@ def belongs(path: str, model: ModelFile) -> bool:
     return path in (model.path, beside) or path.startswith(f"{model.path}/")
 
 
-def described(folder: Path) -> list[BundleFile]:
-    """Every file below a folder but the manifest, in order of path."""
+def list_files(folder: Path) -> list[BundleFile]:
+    """Returns every file below a folder except the manifest, in order of path."""
     return [
         BundleFile(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=sha256(path))
         for path in sorted(folder.rglob("*"))

@@ -2,46 +2,61 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
+import PIL.Image
 
 from kerasimg import log
 from kerasimg.backend import versions
+from kerasimg.data.decode import decode
 from kerasimg.data.sources import Data
 from kerasimg.deploy import manifest as manifests
-from kerasimg.deploy.bundle import CLASSES, PREPROCESS, README, Bundle, described
+from kerasimg.deploy.bundle import (
+    CLASSES,
+    EXPECTED,
+    PREPROCESS,
+    VECTORS,
+    Bundle,
+    belongs,
+    list_files,
+)
 from kerasimg.deploy.export_context import Exporting, Options, prepare
-from kerasimg.deploy.gate import Gated, gate
 from kerasimg.deploy.manifest import InputType, Manifest, Precision
-from kerasimg.deploy.parity import Asks, line_of, require
-from kerasimg.deploy.readme import readme
+from kerasimg.deploy.parity import Asks, Gated, as_file, gate, line_of, require
+from kerasimg.deploy.readme import write_texts
 from kerasimg.deploy.serve import dockerfile
-from kerasimg.deploy.targets import TARGETS, target
-from kerasimg.deploy.vectors import write_vectors
-from kerasimg.errors import CallError, DataError, Fault, GateError, Interrupted, KerasimgError, listed
+from kerasimg.deploy.targets import Target, names, served, target
+from kerasimg.errors import CallError, DataError, Fault, GateError, Interrupted, KerasimgError
 from kerasimg.files import write_json
 from kerasimg.log import Verbose
 from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.models.pack_io import drawn
 from kerasimg.results import Results
 from kerasimg.run_folder import RunFolder, folder_of
+from kerasimg.spec.document import Image
 from kerasimg.staleness import warn_of_stale
 
-PACKAGES = (
-    *("kerasimg", "keras", "tensorflow", "numpy", "pillow", "ai-edge-litert", "onnx", "tf2onnx", "onnxruntime"),
-    "openvino",
-)
-"""Whose versions a manifest tells, where they are installed."""
+PACKAGES = ("kerasimg", "keras", "tensorflow", "numpy", "pillow")
+"""Whose versions a manifest lists, besides the target's own."""
+
+COUNT = 5
+"""Test vectors of a bundle."""
+
+EXTENSIONS = {"jpeg": "jpg", "mpo": "jpg", "jpeg2000": "jp2", "tiff": "tif"}
+"""Pillow's name of a format -> the extension, where it is another."""
 
 
 @log.applies_verbose
@@ -68,7 +83,7 @@ def export(
 
     Args:
         run: a `Run`, its folder, a `model.keras` or `.kerasimg` file, or a zoo spec that brings its weights.
-        to: "savedmodel", "litert", "onnx", "openvino", "keras", "web", "embedded"; one or several.
+        to: one target or several: "litert", "onnx", "openvino", ... (`kerasimg.deploy.targets`).
         precision: "float32", "float16", "dynamic" (int8 weights), "int8"; one or several. None: the target's default.
         batch: fixed batch size. None: any, where the target can.
         out: the folder in which each target gets its own. None: `export/` in the run's folder.
@@ -90,39 +105,44 @@ def export(
     Raises:
         GateError: if a model is beyond its tolerance, or there is nothing to compare it on; its bundle is written
             all the same, and marked.
-        CallError: for an unknown target, or one that is not installed.
+        CallError: if a target or a precision is unknown, not installed, or cannot be written. The others are written
+            all the same, and the error names each that failed.
 
     Example:
         >>> [bundle] = kerasimg.export("runs/photos-1", "keras", verbose=0)
         >>> bundle.manifest.target
         'keras'
     """
-    names = list(dict.fromkeys([to] if isinstance(to, str) else to))
-    if not names:
-        raise CallError(f"no target to export to (targets: {', '.join(TARGETS)})")
+    chosen = list(dict.fromkeys([to] if isinstance(to, str) else to))
+    if not chosen:
+        raise CallError(f"no target to export to (targets: {', '.join(names())})")
     asks = Asks(tolerance, same, accuracy_drop)
     asks.check()
-    asked: tuple[Precision, ...] = () if precision is None else _one_or_more(precision)
-    options = Options(asked, batch, input_dtype, allow_flex, flash_bytes, arena_bytes)
-    chosen = {name: _fitted(name, options) for name in names}
+    precisions: tuple[Precision, ...] = () if precision is None else _one_or_more(precision)
+    options = Options(precisions, batch, input_dtype, allow_flex, flash_bytes, arena_bytes)
+    options.check()
+    fitted = {name: target(name).fit(options) for name in chosen}
     if keras.backend.backend() != "tensorflow":
-        how = {**asks._asdict(), "images": images, "allow_uncompared": allow_uncompared}
-        return _in_tensorflow(run, names, options, out, data, how)
+        settings = {**asks._asdict(), "images": images, "allow_uncompared": allow_uncompared}
+        return _in_tensorflow(run, chosen, options, out, data, settings)
     exporting = prepare(run, data=data, images=images)
     root = _root(exporting, out)
     bundles: Results[Bundle] = Results()
-    failed: list[KerasimgError] = []
-    unexpected: list[Exception] = []
-    for name, fitted in chosen.items():
+    errors: list[Exception] = []
+    for name in chosen:
         try:
-            bundles.append(_export_one(replace(exporting, options=fitted), name, root / name, asks))
+            bundle, failures = _export_one(replace(exporting, options=fitted[name]), target(name), root / name, asks)
         except Interrupted:
             raise
-        except KerasimgError as error:
-            failed.append(error)
         except Exception as error:
-            error.add_note(f"while exporting for {name}")
-            unexpected.append(error)
+            if not isinstance(error, KerasimgError):
+                error.add_note(f"while exporting for {name}")
+            errors.append(error)
+        else:
+            bundles.append(bundle)
+            errors += failures
+    failed = [error for error in errors if isinstance(error, KerasimgError)]
+    unexpected = [error for error in errors if not isinstance(error, KerasimgError)]
     warn_of_stale(exporting.run)
     if bundles and not (exporting.compared or allow_uncompared):
         message = "the export is written and was not compared with the trained model: there are no test images"
@@ -137,16 +157,19 @@ def export(
             unexpected[0].add_note(str(failure))
         raise unexpected[0]
     if failed:
-        raise _together(failed, [bundle.manifest.target for bundle in bundles])
+        raise _together(failed, bundles)
     return bundles
 
 
-def _together(errors: Sequence[KerasimgError], written: Sequence[str]) -> KerasimgError:
-    """One error for all; its exit code is the highest of theirs: 4 says that a comparison failed."""
-    if len(errors) == 1 and not written:
+def _together(errors: Sequence[KerasimgError], bundles: Sequence[Bundle]) -> KerasimgError:
+    """Returns one error for all; its exit code is the highest of theirs: 4 if a comparison failed."""
+    if len(errors) == 1 and not bundles:
         return errors[0]
     text = "\n".join(map(str, errors))
-    if len(written) and any(not isinstance(error, GateError) for error in errors):
+    if bundles and any(not isinstance(error, GateError) for error in errors):
+        written = [
+            f"{each.manifest.target} ({', '.join(model.precision for model in each.models)})" for each in bundles
+        ]
         text += f"\nwritten all the same: {', '.join(written)}"
     code = max(error.exit_code for error in errors)
     return RAISED.get(code, KerasimgError)(text)
@@ -154,24 +177,6 @@ def _together(errors: Sequence[KerasimgError], written: Sequence[str]) -> Kerasi
 
 def _one_or_more(precision: Precision | Sequence[Precision]) -> tuple[Precision, ...]:
     return (precision,) if isinstance(precision, str) else tuple(dict.fromkeys(precision))
-
-
-def _fitted(name: str, options: Options) -> Options:
-    """The options as a target takes them; CallError for what it cannot do, or what is not installed."""
-    asked_of = target(name)
-    asked_of.require(name)
-    unfit = [one for one in options.precisions if one not in asked_of.precisions]
-    if unfit:
-        raise CallError(f"{name}: no precision {listed(unfit)} (there are: {', '.join(asked_of.precisions)})")
-    if options.batch is not None and options.batch < 1:
-        raise CallError(f"batch: expected 1 or more, got {options.batch}")
-    if options.input_dtype not in ("uint8", "int8"):
-        raise CallError(f"input_dtype: expected uint8 or int8, got {options.input_dtype}")
-    return replace(
-        options,
-        precisions=options.precisions or asked_of.default,
-        batch=asked_of.batch if options.batch is None else options.batch,
-    )
 
 
 def _in_tensorflow(
@@ -264,25 +269,57 @@ def _root(exporting: Exporting, out: str | os.PathLike[str] | None) -> Path:
     return RunFolder(exporting.run).exports
 
 
-def _export_one(exporting: Exporting, name: str, folder: Path, asks: Asks) -> Bundle:
-    """The bundle of one target, compared; under another name until it is whole."""
+def _export_one(exporting: Exporting, chosen: Target, folder: Path, asks: Asks) -> tuple[Bundle, list[Exception]]:
+    """Writes the bundle of one target, compared; under another name until it is complete.
+
+    Returns the bundle of the precisions that could be written, and the errors of the others.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
-    draft = folder.with_name(f".{name}-{platform.node()}-{os.getpid()}")
+    draft = folder.with_name(f".{chosen.name}-{platform.node()}-{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
-        log.info(f"{name}: writing {', '.join(exporting.options.precisions)}")
-        bundle = write_bundle(exporting, name, draft)
+        log.info(f"{chosen.name}: writing {', '.join(exporting.options.precisions)}")
+        bundle, errors = write_bundle(exporting, chosen, draft, folder)
         gated = gate(exporting, bundle, asks)
+        for path, error in gated.failed.items():
+            errors.append(_of_precision(chosen, bundle.model(path).precision, error))
+        if len(gated.failed) == len(bundle.models):
+            raise errors.pop()
         notes = {**bundle.manifest.notes, **({"not_compared": gated.left} if gated.left else {})}
         manifest = bundle.manifest.model_copy(update={"parity": gated.rows, "notes": notes})
+        if gated.failed:
+            manifest = _without(draft, manifest, gated.failed)
         manifests.write(draft / manifests.FILE, manifest)
         _report(gated)
         _put(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return Bundle.open(folder)
+    return Bundle.open(folder), errors
+
+
+def _without(folder: Path, manifest: Manifest, failed: Iterable[str]) -> Manifest:
+    """Removes the models that do not run from a bundle's draft and its manifest."""
+    gone = [model for model in manifest.models if model.path in failed]
+    for file in manifest.files:
+        if any(belongs(file.path, model) for model in gone):
+            (folder / file.path).unlink()
+    manifest = manifest.model_copy(update={"models": [model for model in manifest.models if model not in gone]})
+    image = Image.model_validate(json.loads((folder / PREPROCESS).read_text(encoding="utf-8")))
+    write_texts(folder, manifest, image, json.loads((folder / CLASSES).read_text(encoding="utf-8")))
+    return manifest.model_copy(update={"files": list_files(folder)})
+
+
+def _of_precision(chosen: Target, precision: Precision, error: Exception) -> Exception:
+    """Names the precision in an error, if the target has several."""
+    if not isinstance(error, KerasimgError):
+        error.add_note(f"while exporting for {chosen.name} in {precision}")
+        return error
+    if len(chosen.precisions) == 1 or isinstance(error, Interrupted):
+        return error
+    text = str(error).removeprefix(f"{chosen.name}: ")
+    return RAISED.get(error.exit_code, KerasimgError)(f"{chosen.name} {precision}: {text}")
 
 
 def _sweep(folder: Path) -> None:
@@ -303,36 +340,107 @@ def _runs(process: int) -> bool:
     return True
 
 
-def write_bundle(exporting: Exporting, name: str, folder: Path) -> Bundle:
-    """A target's bundle in an empty folder, not compared yet."""
+def write_bundle(
+    exporting: Exporting, chosen: Target, folder: Path, place: Path | None = None
+) -> tuple[Bundle, list[Exception]]:
+    """Writes a target's bundle into an empty folder, not compared yet.
+
+    Args:
+        exporting: what is exported.
+        chosen: the target.
+        folder: where it is written.
+        place: where it will be; default: `folder`.
+
+    Returns:
+        The bundle of the precisions that could be written, and the errors of the others.
+
+    Raises:
+        Exception: if none could.
+    """
     write_json(folder / CLASSES, list(exporting.classes))
     write_json(folder / PREPROCESS, exporting.image.model_dump(mode="json"))
-    write_vectors(exporting, folder)
-    models = target(name).writer(name)(exporting, folder)
+    _write_vectors(exporting, folder)
+    models, errors = [], []
+    for precision in exporting.options.precisions:
+        try:
+            models.append(chosen.write(exporting, folder, precision))
+        except Interrupted:
+            raise
+        except Exception as error:
+            errors.append(_of_precision(chosen, precision, error))
+    if not models:
+        raise errors[0] if len(errors) == 1 else _all_of(errors)
     thresholds = exporting.classifier.thresholds
     manifest = Manifest(
         name=exporting.name,
-        target=name,
+        target=chosen.name,
         task=exporting.task,
         classes=len(exporting.classes),
         temperature=exporting.classifier.temperature,
         thresholds=None if thresholds is None else list(thresholds),
         model=dict(exporting.classifier.identity()),
+        run=_path_to(exporting.run, place or folder),
         models=models,
         files=[],
         spec=dict(exporting.classifier.spec.resolved),
-        versions=versions(PACKAGES),
+        versions=versions((*PACKAGES, *chosen.packages)),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    if not (folder / README).exists():
-        text = readme(manifest, exporting.image, exporting.classes)
-        (folder / README).write_text(text, encoding="utf-8")
     manifests.write(folder / manifests.FILE, manifest)
-    if any(model.runtime in dockerfile.RUNTIME_PACKAGES for model in models):
+    write_texts(folder, manifest, exporting.image, exporting.classes)
+    if chosen.name in served():
         text = dockerfile.dockerfile(Bundle.open(folder, check=False))
         (folder / dockerfile.FILE).write_text(text, encoding="utf-8")
-    manifests.write(folder / manifests.FILE, manifest.model_copy(update={"files": described(folder)}))
-    return Bundle.open(folder, check=False)
+    manifests.write(folder / manifests.FILE, manifest.model_copy(update={"files": list_files(folder)}))
+    return Bundle.open(folder, check=False), errors
+
+
+def _all_of(errors: list[Exception]) -> Exception:
+    """Returns the error to raise if no precision could be written."""
+    unexpected = [error for error in errors if not isinstance(error, KerasimgError)]
+    return unexpected[0] if unexpected else _together([e for e in errors if isinstance(e, KerasimgError)], [])
+
+
+def _path_to(run: Path | None, place: Path) -> str | None:
+    """Returns the path from a bundle's folder to its run's, with forward slashes; None on another drive."""
+    try:
+        return None if run is None else Path(os.path.relpath(run.resolve(), place.resolve())).as_posix()
+    except ValueError:
+        return None
+
+
+def _write_vectors(exporting: Exporting, folder: Path) -> None:
+    """Writes `vectors/`: five of the test images at even distances; if there are none, five that are drawn."""
+    (folder / VECTORS).mkdir()
+    rows, pixels = [], []
+    for number, (name, image) in enumerate(_vector_images(exporting)):
+        content = as_file(image)
+        with PIL.Image.open(io.BytesIO(content)) as opened:
+            kind = (opened.format or "bin").lower()
+        file = folder / VECTORS / f"{number}.{EXTENSIONS.get(kind, kind)}"
+        file.write_bytes(content)
+        pixels.append(decode(str(file), exporting.image))
+        np.save(folder / VECTORS / f"{number}.input.npy", pixels[-1])
+        rows.append({"name": name, "file": file.name, "pixels": f"{number}.input.npy"})
+    expected = exporting.classifier.probabilities(np.stack(pixels).astype(np.float32))
+    for row, probabilities in zip(rows, expected, strict=True):
+        row["probabilities"] = probabilities.astype(float).tolist()
+    write_json(folder / EXPECTED, {"classes": list(exporting.classes), "vectors": rows})
+
+
+def _vector_images(exporting: Exporting) -> list[tuple[str, Any]]:
+    if exporting.test is None:
+        height, width, _ = exporting.shape
+        # Of smooth colours, and of another size than the model's.
+        return [
+            (f"drawn {number}", np.asarray(drawn(number, height * 5 // 4 + number, width * 3 // 2)))
+            for number in range(COUNT)
+        ]
+    chosen = exporting.test.evenly(COUNT)
+    return [
+        (name, chosen.source.columns.image(int(index)))
+        for name, index in zip(chosen.names, chosen.indices, strict=True)
+    ]
 
 
 def _report(gated: Gated) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -86,8 +85,13 @@ class Options:
     """Embedded: of the model and its code, at most."""
     arena_bytes: int | None = None
     """Embedded: working memory, at most."""
-    further: dict[str, Any] = field(default_factory=dict)
-    """What a single target takes."""
+
+    def check(self) -> None:
+        """Raises a CallError for a batch or an input type that no target has."""
+        if self.batch is not None and self.batch < 1:
+            raise CallError(f"batch: expected 1 or more, got {self.batch}")
+        if self.input_dtype not in ("uint8", "int8"):
+            raise CallError(f"input_dtype: expected uint8 or int8, got {self.input_dtype}")
 
 
 @dataclass(frozen=True, eq=False)

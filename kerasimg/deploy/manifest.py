@@ -16,7 +16,6 @@ from kerasimg.spec.document import Task
 FORMAT_VERSION = 1
 FILE = "manifest.json"
 
-RuntimeName = Literal["litert", "onnx", "openvino", "tensorflow", "keras", "browser", "tflite-micro"]
 Precision = Literal["float32", "float16", "dynamic", "int8"]
 InputType = Literal["float32", "uint8", "int8"]
 
@@ -59,8 +58,8 @@ class ModelFile(Part):
 
     path: PathWithin
     """Of the file that the runtime opens; of a SavedModel, its folder."""
-    runtime: RuntimeName
-    """What runs it."""
+    runtime: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
+    """What runs it: the `kind` of a target's runtime, "litert"."""
     precision: Precision
     """Of the weights and the arithmetic. float16: weights. dynamic: weights int8, arithmetic as the runtime chooses.
     int8: both."""
@@ -149,6 +148,8 @@ class Manifest(Part):
     null: 0.5."""
     model: dict[str, Any] | None = None
     """Which model was exported: a hash of its weights, its temperature and its thresholds. null: not known."""
+    run: Annotated[str, Field(max_length=4096)] | None = None
+    """The path from the bundle's folder to the folder of its run, where the bundle was written. null: not known."""
     models: Annotated[list[ModelFile], Field(min_length=1)]
     """In the order in which they were asked for; the first is taken where none is named."""
     files: list[BundleFile]

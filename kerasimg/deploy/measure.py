@@ -24,16 +24,13 @@ from kerasimg.deploy.logits import inference_model
 from kerasimg.deploy.manifest import Precision
 from kerasimg.deploy.parity import latency
 from kerasimg.deploy.quiet import silence
-from kerasimg.deploy.runtimes import needs, open_runtime
-from kerasimg.deploy.targets import target
+from kerasimg.deploy.runtimes import needs
+from kerasimg.deploy.targets import Target, open_runtime, target, targets
 from kerasimg.errors import CallError, listed
 from kerasimg.log import Verbose
 from kerasimg.models.classifier import ClassifierReference
 from kerasimg.results import Measurement
 from kerasimg.run_folder import MODEL
-
-MEASURED: tuple[str, ...] = ("litert", "onnx", "openvino", "savedmodel")
-"""Targets that are measured where none is named and what they need is installed."""
 
 
 @log.applies_verbose
@@ -73,15 +70,19 @@ def measure(
     if keras.backend.backend() != "tensorflow":
         return _with_tensorflow(run, data, {"to": named and list(named), "precision": precision, "batch": batch})
     exporting = prepare(run, data=data)
-    names = [name for name in MEASURED if not target(name).missing()] if named is None else list(dict.fromkeys(named))
+    if named is None:
+        chosen = [each for each in targets() if each.measured and not each.missing()]
+    else:
+        chosen = [target(name) for name in dict.fromkeys(named)]
     rows = [_as_keras(exporting)]
     with TemporaryDirectory() as folder:
-        for name in names:
-            options = Options(_precisions(exporting, name, precision), batch or target(name).batch)
-            target(name).require(name)
-            log.info(f"{name}: {', '.join(options.precisions)}")
-            (Path(folder) / name).mkdir()
-            bundle = write_bundle(replace(exporting, options=options), name, Path(folder) / name)
+        for each in chosen:
+            options = each.fit(Options(_precisions(exporting, each, precision), batch))
+            log.info(f"{each.name}: {', '.join(options.precisions)}")
+            (Path(folder) / each.name).mkdir()
+            bundle, errors = write_bundle(replace(exporting, options=options), each, Path(folder) / each.name)
+            if errors:
+                raise errors[0]
             rows += _rows(bundle)
     content = {
         "name": exporting.name,
@@ -193,18 +194,14 @@ def as_text(found: dict[str, Any]) -> str:
 
 
 def _precisions(
-    exporting: Exporting, name: str, asked: Precision | Sequence[Precision] | None
+    exporting: Exporting, chosen: Target, asked: Precision | Sequence[Precision] | None
 ) -> tuple[Precision, ...]:
-    there = target(name)
+    """Returns the precisions to measure; by default float32, and int8 where it can be written."""
     if asked is not None:
-        chosen: tuple[Precision, ...] = (asked,) if isinstance(asked, str) else tuple(asked)
-        unfit = [one for one in chosen if one not in there.precisions]
-        if unfit:
-            raise CallError(f"{name}: no precision {', '.join(unfit)} (there are: {', '.join(there.precisions)})")
-        return chosen
-    if name == "litert" and exporting.training is not None:
-        return ("float32", "int8")
-    return there.default
+        return (asked,) if isinstance(asked, str) else tuple(asked)
+    if chosen.measured and "int8" in chosen.precisions and exporting.training is not None:
+        return (chosen.precisions[0], "int8")
+    return ()
 
 
 def _as_keras(exporting: Exporting) -> dict[str, Any]:

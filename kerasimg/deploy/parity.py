@@ -1,21 +1,28 @@
-"""Whether an exported model still gives the answers of the one that was trained. Without Keras and TensorFlow."""
+"""Compares exported models with the trained one: the bounds, the comparison, the times. Without Keras and TensorFlow."""
 
 from __future__ import annotations
 
+import io
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from kerasimg.data.image_files import read_image
+from kerasimg.data.items import ImageInput
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import ModelFile, Parity, Precision, Tolerance, Worst
-from kerasimg.deploy.runtimes import Runtime
+from kerasimg.deploy.runtimes import NotHere, Runtime
+from kerasimg.deploy.targets import open_here
 from kerasimg.errors import CallError, GateError
 from kerasimg.evaluation.predictions import decide, two_columns
 from kerasimg.spec.document import Task
+
+if TYPE_CHECKING:
+    from kerasimg.deploy.export_context import Exporting, Images
 
 TOLERANCES: dict[Precision, Tolerance] = {
     "float32": Tolerance(difference=1e-3, decided=0.995, accuracy_drop=0.005),
@@ -234,9 +241,97 @@ def latency(ask: Callable[[np.ndarray], object], shape: tuple[int, int, int], ba
     )
 
 
-def answers(runtime: Runtime, batches: Iterable[np.ndarray]) -> np.ndarray:
-    """(N, K): what a runtime says of pixels, a batch after the other."""
-    return np.concatenate([runtime(batch) for batch in batches])
+class Gated(NamedTuple):
+    """The comparison of a bundle with the trained model."""
+
+    rows: list[Parity]
+    """One for each model that was compared."""
+    left: dict[str, str]
+    """Path of a model that was not compared -> why."""
+    failed: dict[str, Exception]
+    """Path of a model that does not run -> what its runtime raised."""
+
+
+def gate(exporting: Exporting, bundle: Bundle, asks: Asks = Asks()) -> Gated:  # noqa: B008 - it cannot be changed
+    """Compares each model of a bundle, on its own runtime and from the image files on, with the trained model."""
+    if not exporting.compared:
+        return Gated([], {model.path: "there are no test images; name some (--data)" for model in bundle.models}, {})
+    left: dict[str, str] = {}
+    failed: dict[str, Exception] = {}
+    runtimes: dict[str, Runtime] = {}
+    try:
+        for model in bundle.models:
+            try:
+                runtimes[model.path] = open_here(bundle, model)
+            except NotHere as error:
+                left[model.path] = str(error)
+            except Exception as error:
+                failed[model.path] = error
+        asked, answers = _answers(exporting, runtimes, failed)
+        rows = []
+        for model in bundle.models:
+            if model.path in answers:
+                runtime = runtimes[model.path]
+                tolerance = tolerance_of(model, asks, len(asked.names))
+                seconds = latency(runtime, bundle.shape, model.batch)
+                rows.append(compare(bundle, model, asked, answers[model.path], tolerance, runtime.name, seconds))
+        return Gated(rows, left, failed)
+    finally:
+        for runtime in runtimes.values():
+            runtime.close()
+
+
+def _answers(
+    exporting: Exporting, runtimes: dict[str, Runtime], failed: dict[str, Exception]
+) -> tuple[Asked, dict[str, np.ndarray]]:
+    """Returns the answers of the trained model, and (N, K) float32 of each runtime; those that fail go to `failed`."""
+    trained: list[np.ndarray] = []
+    rows: dict[str, list[np.ndarray]] = {path: [] for path in runtimes}
+    for pixels, files in _batches(exporting):
+        trained.append(exporting.classifier.probabilities(pixels.astype(np.float32)))
+        contents: list[bytes] | None = None
+        for path, runtime in runtimes.items():
+            if path in failed:
+                continue
+            try:
+                if runtime.reads_files:
+                    contents = contents or [as_file(file) for file in files]
+                    rows[path].append(runtime.of_files(contents))
+                else:
+                    rows[path].append(runtime(pixels))
+            except Exception as error:  # each runtime has its own
+                failed[path] = error
+    test = exporting.test
+    count = sum(map(len, trained))
+    names = [f"vector {number}" for number in range(count)] if test is None else test.names
+    asked = Asked(names, np.concatenate(trained), None if test is None else test.truth)
+    return asked, {path: np.concatenate(made) for path, made in rows.items() if path not in failed}
+
+
+def _batches(exporting: Exporting) -> Iterator[tuple[np.ndarray, Iterable[ImageInput]]]:
+    """Yields pixels (n, H, W, C) uint8 with the images that they come from: test images, or the vectors of a pack."""
+    test: Images | None = exporting.test
+    if test is None or not len(test):
+        if exporting.vectors is not None:
+            yield exporting.vectors, list(exporting.vectors)
+        return
+    start = 0
+    for pixels in test.batches(exporting.image):
+        indices = test.indices[start : start + len(pixels)]
+        yield pixels, map(test.source.columns.image, indices.tolist())
+        start += len(pixels)
+
+
+def as_file(image: ImageInput) -> bytes:
+    """Returns an image as the content of a file: its own, or a PNG of its pixels."""
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, np.ndarray):
+        png = io.BytesIO()
+        read_image(image).save(png, "PNG")
+        return png.getvalue()
+    with open(image, "rb") as file:
+        return file.read()
 
 
 def _timed(ask: Callable[[np.ndarray], object], pixels: np.ndarray) -> list[float]:

@@ -1,33 +1,37 @@
-"""The README of a bundle."""
+"""The texts of a bundle, from the Jinja templates in `templates/`: README.md with code for each language, and files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from kerasimg.deploy import readme_code, snippets
-from kerasimg.deploy.manifest import Manifest, ModelFile, RuntimeName
+import jinja2
+
+from kerasimg.deploy.bundle import README
+from kerasimg.deploy.manifest import Manifest, ModelFile
+from kerasimg.deploy.targets import Target, target
 from kerasimg.errors import listed
 from kerasimg.escaping import markdown
-from kerasimg.spec.document import Image
+from kerasimg.spec.document import Image, Interpolation
 
-Code = Callable[[Manifest, Image, ModelFile], str]
+TEMPLATES = Path(__file__).parent / "templates"
 
-CODE: dict[RuntimeName, tuple[tuple[str, str, Code], ...]] = {
-    "litert": (
-        ("Python", "python", readme_code.python),
-        ("C++", "cpp", readme_code.cpp),
-        ("Kotlin", "kotlin", snippets.kotlin),
-        ("Swift", "swift", snippets.swift),
-        ("JavaScript", "js", snippets.javascript),
-    ),
-    "onnx": (("Python", "python", readme_code.python), ("C++", "cpp", readme_code.cpp)),
-    "openvino": (("Python", "python", readme_code.python), ("C++", "cpp", readme_code.cpp)),
-    "tensorflow": (("Python", "python", readme_code.python),),
-    "keras": (("Python", "python", readme_code.python),),
-    "browser": (("JavaScript", "js", snippets.javascript),),
-    "tflite-micro": (("C++", "cpp", snippets.microcontroller),),
+LITERT = "2.3.0"
+"""The version of LiteRT for Android and Apple whose documents the code follows."""
+
+LANGUAGES = {"Python": "python", "C++": "cpp", "Kotlin": "kotlin", "Swift": "swift", "JavaScript": "js"}
+"""Heading -> the language of the block below it."""
+
+FILTERS: dict[Interpolation, str] = {
+    "nearest": "NEAREST",
+    "bilinear": "BILINEAR",
+    "bicubic": "BICUBIC",
+    "lanczos": "LANCZOS",
+    "area": "BOX",
 }
-"""Runtime -> (title, language of the block, what writes it) for the bundle's first model."""
+"""`interpolation` -> Pillow's name."""
 
 RESIZED = {
     "stretch": "stretched to {width} x {height}",
@@ -36,49 +40,76 @@ RESIZED = {
 }
 
 
+def write_texts(folder: Path, manifest: Manifest, image: Image, classes: Sequence[str]) -> None:
+    """Writes README.md and the target's further files into a bundle's folder."""
+    (folder / README).write_text(readme(manifest, image, classes), encoding="utf-8")
+    chosen = target(manifest.target)
+    for name, template in chosen.files.items():
+        text = snippet(chosen, template, manifest, image, manifest.models[0])
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+
+
 def readme(manifest: Manifest, image: Image, classes: Sequence[str]) -> str:
-    """Markdown: what the bundle is, how an image becomes its input, and code to run it."""
-    return "\n".join([*_about(manifest, image, classes), *_code(manifest, image)]) + "\n"
-
-
-def _about(manifest: Manifest, image: Image, classes: Sequence[str]) -> Iterator[str]:
+    """Returns Markdown: what the bundle is, how an image becomes its input, and code to run it."""
+    chosen = target(manifest.target)
     classes = [markdown(name) for name in classes]
+    height, width = image.size
     outputs = {
         "multiclass": f"{manifest.classes} probabilities, whose sum is 1",
         "binary": f"one probability: of '{classes[-1]}'",
         "multilabel": f"{manifest.classes} probabilities, of each label by itself",
     }
-    height, width = image.size
-    colour = "RGB" if image.channels == 3 else "grey (ITU-R 601-2 luma)"
-    resized = RESIZED[image.resize].format(width=width, height=height)
-    yield f"# {manifest.name}, for {manifest.target}"
-    yield ""
-    yield f"An image classifier of {manifest.classes} classes ({listed(classes, 8)}), exported by kerasimg."
-    yield ""
-    yield "| model | runtime | precision | input | images at a time |"
-    yield "| --- | --- | --- | --- | --- |"
-    for model in manifest.models:
-        row = (f"`{model.path}`", model.runtime, model.precision, model.input_dtype, str(model.batch or "any number"))
-        yield f"| {' | '.join(row)} |"
-    yield ""
-    yield f"- In: (N, {height}, {width}, {image.channels}), {colour}, values 0 to 255; the scaling is inside the model."
-    if any(model.input_dtype == "int8" for model in manifest.models):
-        yield "- An int8 input is the pixel less 128."
-    yield f"- An image is turned upright as its EXIF says, laid over {tuple(image.background)} where it is"
-    yield f"  transparent, and {resized}, antialiased {image.interpolation}. All of it stands in `preprocess.json`."
-    yield f"- Out: {outputs[manifest.task]}. Names, in their order: `classes.json`."
-    if manifest.thresholds:
-        yield f"- Decided for above: {', '.join(f'{value:g}' for value in manifest.thresholds)}."
-    yield "- `vectors/`: images, the input they become, and the probabilities to expect. `manifest.json`: hashes of"
-    yield "  all files, and how the models compare with the one that was trained."
-    yield "- `kerasimg run verify .` proves both on this machine, without TensorFlow where the runtime needs none."
+    return _render(
+        chosen,
+        "README.md.j2",
+        manifest,
+        image,
+        manifest.models[0],
+        names=listed(classes, 8),
+        resized=RESIZED[image.resize].format(width=width, height=height),
+        outputs_are=outputs[manifest.task],
+        snippets=[
+            (title, LANGUAGES.get(title, ""), snippet(chosen, template, manifest, image, manifest.models[0]))
+            for title, template in chosen.snippets.items()
+        ],
+    )
 
 
-def _code(manifest: Manifest, image: Image) -> Iterator[str]:
-    for title, language, write in CODE.get(manifest.models[0].runtime, ()):
-        yield ""
-        yield f"## {title}"
-        yield ""
-        yield f"```{language}"
-        yield write(manifest, image, manifest.models[0])
-        yield "```"
+def snippet(chosen: Target, template: str, manifest: Manifest, image: Image, model: ModelFile) -> str:
+    """Returns the text of one of a target's templates for a model.
+
+    The Kotlin and the Swift do the whole of the preprocessing from decoded pixels on: what their platforms offer for
+    resizing does not average what it shrinks. They differ from the reference decoder by 1 of 255 at most: weights are
+    doubles there, integers in Pillow. What decodes the file on a phone, and colour profiles, are the platform's.
+    """
+    return _render(chosen, template, manifest, image, model).rstrip("\n")
+
+
+def _render(chosen: Target, template: str, manifest: Manifest, image: Image, model: ModelFile, **further: Any) -> str:
+    folders = [Path(inspect.getfile(type(chosen))).parent / "templates", TEMPLATES]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["format_number"] = lambda value: f"{value:g}"
+    environment.filters["tuple"] = tuple
+    labels = "of each label by itself" if manifest.task == "multilabel" else "whose sum is 1"
+    answer = f"{manifest.classes} probabilities, {labels}, in the order of classes.json"
+    if manifest.task == "binary":
+        answer = "The probability of the second class of classes.json"
+    return environment.get_template(template).render(
+        manifest=manifest,
+        image=image,
+        model=model,
+        height=image.size[0],
+        width=image.size[1],
+        channels=image.channels,
+        outputs=1 if manifest.task == "binary" else manifest.classes,
+        answer=answer,
+        filter=FILTERS[image.interpolation],
+        litert=LITERT,
+        **further,
+    )

@@ -27,6 +27,8 @@ OPERATIONS = (
     r"No (?:conversion rule|translator) found for operations?:? ([\w, :]+)",  # OpenVINO
     r"Didn't find op for builtin opcode '(\w+)'",  # TensorFlow Lite Micro
     r"Node number \d+ \((\w+)\) failed",  # LiteRT's runtime
+    r"in the (\w+) operator",  # ONNX Runtime
+    r"Conversion for TF op '(\w+)' not implemented",  # coremltools
 )
 """How the converters and runtimes name an operation that they do not know."""
 

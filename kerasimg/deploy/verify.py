@@ -20,7 +20,8 @@ from kerasimg.data.sources import Data, open_source
 from kerasimg.deploy.bundle import Bundle, Vector
 from kerasimg.deploy.manifest import ModelFile, Parity, Tolerance
 from kerasimg.deploy.parity import Asked, Asks, accuracy, compare, latency, line_of, require, tolerance_of
-from kerasimg.deploy.runtimes import Runtime, open_runtime, stand_in
+from kerasimg.deploy.runtimes import Runtime
+from kerasimg.deploy.targets import open_here
 from kerasimg.errors import CallError, Fault, GateError
 from kerasimg.evaluation.predictions import decide, read_predictions
 from kerasimg.log import Verbose
@@ -94,7 +95,7 @@ def verify(
     asked = None if source is None else _expected(opened, source, expected)
     found = Verified(opened, pixels, [], [], {})
     for model in opened.models:
-        runtime = open_runtime(opened, stand_in(model) or model)
+        runtime = open_here(opened, model)
         try:
             _verify_one(found, model, runtime, vectors, (source, asked), Asks(tolerance, same, accuracy_drop))
         finally:

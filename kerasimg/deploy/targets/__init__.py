@@ -1,93 +1,273 @@
-"""What a run can be exported for: a module each, imported when it is asked for."""
+"""Export targets: what a run can be exported for. One class holds everything about a target; one registry finds it.
+
+To add one: a module in this package with a `Target`, or in a package of your own a `Target` that the entry point group
+`kerasimg.targets` names. Its name in the command line, its rows in the docs, its README, its runtime for comparing,
+measuring and serving follow from the class.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import inspect
+import pkgutil
+from abc import ABC
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
+from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import ModelFile, Precision
-from kerasimg.errors import CallError, nearest
+from kerasimg.deploy.quiet import silence
+from kerasimg.deploy.runtimes import Runtime
+from kerasimg.errors import CallError, listed, nearest
 
 if TYPE_CHECKING:
-    from kerasimg.deploy.export_context import Exporting
+    import keras
 
-Write = Callable[["Exporting", Path], list[ModelFile]]
+    from kerasimg.deploy.export_context import Exporting, Options
+
+GROUP = "kerasimg.targets"
+"""The entry point group through which other packages add targets: `name = module:Class`."""
+
+Images = Callable[[], Iterator[np.ndarray]]
+"""Returns batches of images, float32, from which the ranges of int8 values are taken."""
 
 
-class Target(NamedTuple):
-    """Something to export for."""
+class Target(ABC):
+    """A format to export to, with all its facts.
 
-    about: str
+    Example:
+        class Coffee(Target):
+            name, about, runtime = "coffee", "a .bean file, for Coffee Runtime", CoffeeRuntime
+            file = "model.bean"
+            packages, extra = ("coffee",), "coffee"
+
+            def convert(self, model, signature, path, precision, options, images):
+                coffee.from_keras(model).save(path)
+    """
+
+    name: ClassVar[str]
+    """In the command line, in the manifest, and of the bundle's folder."""
+    about: ClassVar[str]
     """One line for the user."""
-    precisions: tuple[Precision, ...]
-    """Those that it can be written in."""
-    default: tuple[Precision, ...]
-    """Those that are written where none is asked for."""
-    packages: tuple[str, ...] = ()
+    runtime: ClassVar[type[Runtime]]
+    """What runs its models."""
+    file: ClassVar[str]
+    """Of a model; `{precision}` in it is replaced."""
+    precisions: ClassVar[tuple[Precision, ...]] = ("float32",)
+    """Those that it can be written in; the first is the default."""
+    batch: ClassVar[int | None] = None
+    """The default batch size; None: any number of images."""
+    packages: ClassVar[tuple[str, ...]] = ()
     """What is imported to write and to run it, besides TensorFlow."""
-    extra: str = ""
-    """What to install where one is missing."""
-    batch: int | None = None
-    """Images at a time where the caller says nothing; None: any number."""
+    extra: ClassVar[str] = ""
+    """What to install if one is missing."""
+    measured: ClassVar[bool] = True
+    """Whether `measure` includes it where it is installed and no target is named."""
+    snippets: ClassVar[Mapping[str, str]] = {}
+    """Heading in the bundle's README -> Jinja template of the code below it. Templates are in `templates/` beside the
+    class's module, or in `kerasimg/deploy/templates`."""
+    files: ClassVar[Mapping[str, str]] = {}
+    """Further files of a bundle -> Jinja template of each."""
+
+    def convert(
+        self,
+        model: keras.Model,
+        signature: Sequence[Any],
+        path: Path,
+        precision: Precision,
+        options: Options,
+        images: Images,
+    ) -> None:
+        """Writes any Keras model to a file, and opens the file as the runtime will.
+
+        Args:
+            model: without augmentation, float32.
+            signature: of its inputs, as for `keras.Model.export`.
+            path: the file, or folder, to write.
+            precision: one of `precisions`.
+            options: what the caller asked for.
+            images: returns batches for the ranges of int8 values.
+
+        Raises:
+            Exception: whatever the converter or the runtime raises; `write` turns it into a CallError that names the
+                layer and the operation.
+        """
+        raise NotImplementedError
+
+    def write(self, exporting: Exporting, folder: Path, precision: Precision) -> ModelFile:
+        """Writes the model of one precision into a bundle's folder and describes it.
+
+        Raises:
+            CallError: if the target has no operation for one of the layers; the message names layer and operation.
+        """
+        path = self.file.format(precision=precision)
+        self.convert_exporting(exporting, folder / path, precision)
+        return self.describe(path, precision, exporting)
+
+    def convert_exporting(self, exporting: Exporting, path: Path, precision: Precision) -> None:
+        """As `convert`, of the classifier that is exported; an error names the layer that cannot be written."""
+        from kerasimg.deploy.unsupported import named
+
+        options = exporting.options
+
+        def convert_alone(layer: keras.Model) -> None:
+            with TemporaryDirectory() as scratch:
+                self.convert_model(layer, Path(scratch) / path.name, precision, replace(options, batch=None))
+
+        model = self.model_of(exporting, precision)
+        with named(self.name, model, convert_alone, self.advice(options)), silence(lambda error: True):
+            images = functools.partial(exporting.representative, exporting.batch)
+            self.convert(model, exporting.signature(exporting.batch), path, precision, options, images)
+
+    def convert_model(
+        self, model: keras.Model, path: Path, precision: Precision, options: Options, values: Sequence[Any] = ()
+    ) -> None:
+        """As `convert`, of any model, with float32 inputs and outputs; random values if `values` has none."""
+        from kerasimg.deploy.unsupported import signature_of
+
+        random = np.random.default_rng(0)
+        inputs = list(values) or [random.normal(size=(1, *one.shape[1:])).astype(np.float32) for one in model.inputs]
+        self.convert(
+            model,
+            signature_of(model),
+            path,
+            precision,
+            replace(options, input_dtype="float32"),
+            lambda: iter([inputs] if len(inputs) > 1 else [inputs[0][k : k + 1] for k in range(len(inputs[0]))]),
+        )
+
+    def model_of(self, exporting: Exporting, precision: Precision) -> keras.Model:
+        """Returns the model that is converted: pixels of 0-255 in, probabilities out."""
+        return exporting.model
+
+    def describe(self, path: str, precision: Precision, exporting: Exporting) -> ModelFile:
+        """Returns the manifest's entry for a file that was written."""
+        return ModelFile(
+            path=path, runtime=self.runtime.kind, precision=precision, input_dtype="float32", batch=exporting.batch
+        )
+
+    def advice(self, options: Options) -> str:
+        """Returns what to do if a layer cannot be written."""
+        return "take another target"
+
+    def stand_in(self) -> Target | None:
+        """Returns the target whose runtime runs the same file where this one's is not installed."""
+        return None
+
+    def fit(self, options: Options) -> Options:
+        """Returns the options with the target's defaults.
+
+        Raises:
+            CallError: if the target cannot do what is asked for, or something is not installed.
+        """
+        self.require()
+        unfit = [precision for precision in options.precisions if precision not in self.precisions]
+        if unfit:
+            raise CallError(f"{self.name}: no precision {listed(unfit)} (there are: {', '.join(self.precisions)})")
+        return replace(
+            options,
+            precisions=options.precisions or self.precisions[:1],
+            batch=self.batch if options.batch is None else options.batch,
+        )
 
     def missing(self) -> list[str]:
-        """Those that are not installed."""
+        """Returns the packages that are not installed."""
         return [package for package in self.packages if find_spec(package) is None]
 
-    def require(self, name: str) -> None:
-        """CallError that says what to install, where something is missing."""
+    def require(self) -> None:
+        """Raises a CallError that says what to install if something is missing."""
         if missing := self.missing():
-            raise CallError(f'{name} needs {", ".join(missing)}: pip install "kerasimg[{self.extra}]"')
-
-    def writer(self, name: str) -> Write:
-        """Its function `write(exporting, folder)`: writes the model files and says what they are."""
-        found: Write = import_module(f"{__name__}.{name}").write
-        return found
+            raise CallError(f'{self.name} needs {", ".join(missing)}: pip install "kerasimg[{self.extra}]"')
 
 
-TARGETS: dict[str, Target] = {
-    "savedmodel": Target("TensorFlow's SavedModel, for TensorFlow Serving", ("float32",), ("float32",)),
-    "litert": Target(
-        "a .tflite file, for LiteRT on servers, phones and boards",
-        ("float32", "float16", "dynamic", "int8"),
-        ("float32",),
-        ("ai_edge_litert",),
-        "litert",
-    ),
-    "onnx": Target(
-        "an .onnx file, for ONNX Runtime",
-        ("float32",),
-        ("float32",),
-        ("onnx", "tf2onnx", "onnxruntime"),
-        "onnx",
-    ),
-    "openvino": Target(
-        "an .xml and a .bin file, for OpenVINO", ("float32", "float16"), ("float32",), ("openvino",), "openvino"
-    ),
-    "keras": Target("model.keras as it is, for Keras on any backend", ("float32",), ("float32",)),
-    "web": Target(
-        "a folder and one page that run in the browser",
-        ("float32", "float16", "dynamic", "int8"),
-        ("float32",),
-        batch=1,
-    ),
-    "embedded": Target(
-        "C sources with an int8 model, for microcontrollers",
-        ("int8",),
-        ("int8",),
-        ("tflite_micro",),
-        "embedded",
-        batch=1,
-    ),
-}
-"""Name -> target; of each, a module of this package has `write`."""
+def names() -> tuple[str, ...]:
+    """Returns the names of all targets, without importing one."""
+    own = [module.name for module in pkgutil.iter_modules(__path__)]
+    return tuple(sorted({*own, *REGISTERED, *(point.name for point in entry_points(group=GROUP))}))
+
+
+REGISTERED: dict[str, type[Target]] = {}
+"""Targets that `register` added."""
+
+
+def register(cls: type[Target]) -> type[Target]:
+    """Adds a target for this process; the entry point group `kerasimg.targets` adds one for good."""
+    REGISTERED[cls.name] = cls
+    return cls
 
 
 def target(name: str) -> Target:
-    """The target of a name; CallError says which there are."""
-    if name not in TARGETS:
-        raise CallError(f"no target '{name}'{nearest(name, TARGETS)} (targets: {', '.join(TARGETS)})")
-    return TARGETS[name]
+    """Returns the target of a name.
+
+    Raises:
+        CallError: if there is none, or the package that adds it cannot be loaded.
+    """
+    if name in REGISTERED:
+        return REGISTERED[name]()
+    if name in (module.name for module in pkgutil.iter_modules(__path__)):
+        module = import_module(f"{__name__}.{name}")
+        return next(
+            cls() for _, cls in inspect.getmembers(module, inspect.isclass) if getattr(cls, "name", None) == name
+        )
+    for point in entry_points(group=GROUP, name=name):
+        try:
+            cls = point.load()
+        except Exception as error:
+            raise CallError(f"target '{name}': {point.value} cannot be loaded: {error}") from error
+        if not (inspect.isclass(cls) and issubclass(cls, Target)):
+            raise CallError(f"target '{name}': {point.value} is not a subclass of {__name__}.Target")
+        return cls()
+    raise CallError(f"no target '{name}'{nearest(name, names())} (targets: {', '.join(names())})")
+
+
+def targets() -> Iterator[Target]:
+    """Yields every target, in order of the names."""
+    yield from map(target, names())
+
+
+def target_of(model: ModelFile) -> Target:
+    """Returns the target whose runtime runs a model.
+
+    Raises:
+        CallError: if none does.
+    """
+    for each in targets():
+        if each.runtime.kind == model.runtime:
+            return each
+    raise CallError(f"'{model.path}' runs in '{model.runtime}', which no installed export target has")
+
+
+def served() -> tuple[str, ...]:
+    """Returns the names of the targets whose models run without TensorFlow, so that a server can run them."""
+    return tuple(each.name for each in targets() if each.runtime.package is not None)
+
+
+def open_runtime(bundle: Bundle, model: ModelFile | str | None = None, *, threads: int | None = None) -> Runtime:
+    """Opens a model of a bundle.
+
+    Args:
+        bundle: an open bundle.
+        model: one of the bundle's models, its path or its precision; None: the first.
+        threads: that one call may use; None: one per core.
+
+    Raises:
+        CallError: if the runtime is not installed; names the package.
+        WeightsError: if the file is damaged.
+    """
+    chosen = model if isinstance(model, ModelFile) else bundle.model(model)
+    where = bundle.model_path(chosen)
+    return target_of(chosen).runtime(where, chosen, threads).for_bundle(bundle)
+
+
+def open_here(bundle: Bundle, model: ModelFile) -> Runtime:
+    """As `open_runtime`; if the runtime is not installed, another one that runs the same file."""
+    other = target_of(model).stand_in()
+    return open_runtime(bundle, model if other is None else model.model_copy(update={"runtime": other.runtime.kind}))

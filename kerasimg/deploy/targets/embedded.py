@@ -1,24 +1,24 @@
-"""Embedded: an int8 model as a C array, the preprocessing in C, and a program that proves the model."""
+"""Embedded: an int8 model as a C array, the preprocessing in C, and a program that checks the model."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
-from kerasimg.deploy import litert_file
 from kerasimg.deploy.bundle import Vector, read_vectors
-from kerasimg.deploy.embedded import sources
 from kerasimg.deploy.embedded.simulator import Simulator
-from kerasimg.deploy.export_context import Exporting
-from kerasimg.deploy.manifest import ModelFile
-from kerasimg.deploy.targets import litert
+from kerasimg.deploy.manifest import ModelFile, Precision
+from kerasimg.deploy.runtimes import Runtime
+from kerasimg.deploy.targets.litert import LiteRT
 from kerasimg.errors import CallError, GateError
 
-MODEL = "model.tflite"
+if TYPE_CHECKING:
+    from kerasimg.deploy.export_context import Exporting, Options
+
 SIZES = "sizes.json"
 
 MARGIN = 1.1
@@ -36,49 +36,82 @@ class Sizes(NamedTuple):
     """The same with a margin: what `KERASIMG_ARENA_BYTES` is."""
 
 
-def write(exporting: Exporting, folder: Path) -> list[ModelFile]:
-    """`model.tflite`, `sizes.json`; `model_data`, `preprocess`, `classes`, `test_vectors` and `main` in C or C++.
+class MicroRuntime(Runtime):
+    """A .tflite file on tflite-micro, one image at a time, in another process; its times say nothing of a board's."""
 
-    The input is int8, the pixels less 128: what microcontrollers compute in.
+    kind, parallel = "tflite-micro", False
 
-    GateError with the figures where the model does not fit `flash_bytes` or `arena_bytes`; CallError where TensorFlow
-    Lite Micro has no kernel for it, or is not installed.
-    """
-    if exporting.batch != 1:
-        raise CallError(f"a microcontroller takes one image at a time: expected a batch of 1, got {exporting.batch}")
-    if exporting.options.allow_flex:
-        raise CallError("a microcontroller has none of TensorFlow's own operations: leave out --allow-flex")
-    exporting = replace(exporting, options=replace(exporting.options, input_dtype="int8"))
-    _, activation = exporting.logits
-    content = litert_file.with_activation(litert.convert(exporting, "int8", 1), activation)
-    vectors = read_vectors(folder)
-    sizes, probabilities, runtime = measure(content, exporting.classes, vectors)
-    require(exporting, sizes)
-    operations = litert_file.operations(content)
-    written = {
-        "model_data.h": sources.model_data_h(content, sizes.arena_bytes, sizes.arena_measured_bytes),
-        "model_data.cc": sources.model_data_cc(content),
-        "preprocess.h": sources.preprocess_h(exporting.name, exporting.image),
-        "preprocess.c": sources.preprocess_c(),
-        "classes.h": sources.classes_h(exporting.classes, exporting.task, exporting.classifier.thresholds),
-        "test_vectors.h": sources.vectors_h(len(vectors)),
-        "test_vectors.cc": sources.vectors_cc(vectors, probabilities),
-        "main.cc": sources.main_cc(exporting.name, operations),
-        SIZES: json.dumps(
-            {
-                **sizes._asdict(),
-                "measured_with": runtime,
-                "operations": dict(operations),
-                "in_floats": dict(litert_file.in_floats(content)),
-            },
-            indent=2,
-        )
-        + "\n",
-    }
-    for name, text in written.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    (folder / MODEL).write_bytes(content)
-    return [ModelFile(path=MODEL, runtime="tflite-micro", precision="int8", input_dtype="int8", batch=1)]
+    def __init__(self, path: Path, model: ModelFile, threads: int | None = None) -> None:
+        super().__init__(path, model, threads)
+        self._simulator = Simulator(path.read_bytes())
+        self.name = self._simulator.name
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        """As `Runtime.run`."""
+        return np.stack([self._simulator(image) for image in pixels])
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._simulator.close()
+
+
+class Embedded(LiteRT):
+    """C sources with an int8 model, for TensorFlow Lite Micro."""
+
+    name, about = "embedded", "C sources with an int8 model, for microcontrollers"
+    runtime, file, batch = MicroRuntime, "model.tflite", 1
+    precisions = ("int8",)
+    packages, extra, measured = ("tflite_micro",), "embedded", False
+    snippets: ClassVar = {"C++": "embedded.cpp.j2"}
+    files: ClassVar = {}
+
+    def fit(self, options: Options) -> Options:
+        """As `Target.fit`; the input is int8, the pixels less 128: what microcontrollers compute in."""
+        if options.batch not in (None, 1):
+            raise CallError(f"a microcontroller takes one image at a time: expected a batch of 1, got {options.batch}")
+        if options.allow_flex:
+            raise CallError("a microcontroller has none of TensorFlow's own operations: leave out --allow-flex")
+        return super().fit(replace(options, input_dtype="int8"))
+
+    def write(self, exporting: Exporting, folder: Path, precision: Precision) -> ModelFile:
+        """As `Target.write`: `model.tflite`, `sizes.json`; in C or C++ the model, the preprocessing, a program.
+
+        Raises:
+            GateError: if the model does not fit `flash_bytes` or `arena_bytes`; gives the figures.
+            CallError: if TensorFlow Lite Micro has no kernel for it, or is not installed.
+        """
+        from kerasimg.deploy import litert_file
+        from kerasimg.deploy.embedded import sources
+
+        content = self.content(exporting, precision)
+        vectors = read_vectors(folder)
+        sizes, probabilities, runtime = measure(content, exporting.classes, vectors)
+        require(exporting, sizes)
+        operations = litert_file.operations(content)
+        texts = {
+            "model_data.h": sources.model_data_h(content, sizes.arena_bytes, sizes.arena_measured_bytes),
+            "model_data.cc": sources.model_data_cc(content),
+            "preprocess.h": sources.preprocess_h(exporting.name, exporting.image),
+            "preprocess.c": sources.preprocess_c(),
+            "classes.h": sources.classes_h(exporting.classes, exporting.task, exporting.classifier.thresholds),
+            "test_vectors.h": sources.vectors_h(len(vectors)),
+            "test_vectors.cc": sources.vectors_cc(vectors, probabilities),
+            "main.cc": sources.main_cc(exporting.name, operations),
+            SIZES: json.dumps(
+                {
+                    **sizes._asdict(),
+                    "measured_with": runtime,
+                    "operations": dict(operations),
+                    "in_floats": dict(litert_file.in_floats(content)),
+                },
+                indent=2,
+            )
+            + "\n",
+        }
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        (folder / self.file).write_bytes(content)
+        return self.describe(self.file, precision, exporting)
 
 
 def measure(content: bytes, classes: tuple[str, ...], vectors: list[Vector]) -> tuple[Sizes, np.ndarray, str]:

@@ -4,17 +4,58 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from kerasimg.deploy.export_context import Exporting
-from kerasimg.deploy.logits import in_float32
-from kerasimg.deploy.manifest import ModelFile
+import numpy as np
+
+from kerasimg.deploy.manifest import ModelFile, Precision
+from kerasimg.deploy.runtimes import Runtime, readable
+from kerasimg.deploy.targets import Target
 from kerasimg.errors import CallError
 from kerasimg.run_folder import MODEL
 
+if TYPE_CHECKING:
+    from kerasimg.deploy.export_context import Exporting, Options
 
-def write(exporting: Exporting, folder: Path) -> list[ModelFile]:
-    """`model.keras`, float32, without an optimizer. CallError where a fixed batch is asked for."""
-    if exporting.batch is not None:
-        raise CallError("keras: model.keras takes any number of images; leave out --batch")
-    replace(exporting.classifier, model=in_float32(exporting.classifier.model)).save(folder / MODEL)
-    return [ModelFile(path=MODEL, runtime="keras", precision="float32", input_dtype="float32")]
+
+class KerasRuntime(Runtime):
+    """A model.keras file, opened by kerasimg; the number of threads is the backend's own."""
+
+    kind = "keras"
+
+    def __init__(self, path: Path, model: ModelFile, threads: int | None = None) -> None:
+        super().__init__(path, model, threads)
+        import keras
+
+        from kerasimg.models.classifier import Classifier
+
+        self.name = f"keras {keras.__version__} ({keras.backend.backend()})"
+        with readable(path):
+            self._classifier = Classifier.open(path)
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        """As `Runtime.run`."""
+        return self._classifier.probabilities(pixels)
+
+
+class Keras(Target):
+    """The model as Keras saves it."""
+
+    name, about = "keras", "model.keras as it is, for Keras on any backend"
+    runtime, file = KerasRuntime, MODEL
+    measured = False
+    snippets: ClassVar = {"Python": "keras.py.j2"}
+    files: ClassVar = {"preprocess.py": "preprocess.py.j2"}
+
+    def fit(self, options: Options) -> Options:
+        """As `Target.fit`; there is no fixed batch."""
+        if options.batch is not None:
+            raise CallError("keras: model.keras takes any number of images; leave out --batch")
+        return super().fit(options)
+
+    def write(self, exporting: Exporting, folder: Path, precision: Precision) -> ModelFile:
+        """As `Target.write`: float32, without an optimizer."""
+        from kerasimg.deploy.logits import in_float32
+
+        replace(exporting.classifier, model=in_float32(exporting.classifier.model)).save(folder / MODEL)
+        return self.describe(MODEL, precision, exporting)

@@ -2,70 +2,150 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import keras
 import numpy as np
 
-from kerasimg.deploy import litert_file
-from kerasimg.deploy.export_context import Exporting, Options
+from kerasimg.data.parallel import cores
 from kerasimg.deploy.manifest import InputType, ModelFile, Precision
 from kerasimg.deploy.quiet import silence
-from kerasimg.deploy.unsupported import named, signature_of
-from kerasimg.errors import CallError, KerasimgError
+from kerasimg.deploy.runtimes import Runtime, needs, readable
+from kerasimg.deploy.targets import Images, Target
+from kerasimg.errors import KerasimgError
 from kerasimg.files import to_json
 
+if TYPE_CHECKING:
+    import keras
+
+    from kerasimg.deploy.export_context import Exporting, Options
+
 ZERO_POINT: dict[InputType, int] = {"uint8": 0, "int8": -128}
-"""Input of integers -> the one that stands for a pixel of 0, the step being 1."""
+"""Integer input type -> the value of a black pixel; the step is 1."""
 
 
-def write(exporting: Exporting, folder: Path) -> list[ModelFile]:
-    """`model_<precision>.tflite` for each that is asked for; CallError for what cannot be written."""
-    return [write_one(exporting, folder, precision) for precision in exporting.options.precisions]
+class LiteRTRuntime(Runtime):
+    """A .tflite file in LiteRT; an interpreter answers one call at a time."""
+
+    kind, package, parallel = "litert", "ai-edge-litert", False
+
+    def __init__(self, path: Path, model: ModelFile, threads: int | None = None) -> None:
+        super().__init__(path, model, threads)
+        with needs("litert", "ai_edge_litert"):
+            from ai_edge_litert.interpreter import Interpreter
+        self.name = f"ai-edge-litert {version('ai-edge-litert')}"
+        # LiteRT logs from C++ which delegate it made.
+        with readable(path), silence(lambda error: True):
+            self._interpreter = Interpreter(str(path), num_threads=threads or cores())
+            (self._input,) = self._interpreter.get_input_details()
+            (self._output,) = self._interpreter.get_output_details()
+            self._resize(model.batch or 1)
+
+    def _resize(self, size: int) -> None:
+        self._interpreter.resize_tensor_input(self._input["index"], [size, *self._input["shape"][1:]])
+        self._interpreter.allocate_tensors()
+        self._size = size
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        """As `Runtime.run`; another number of images than in the last call costs a tenth of a millisecond more."""
+        if len(pixels) != self._size:
+            self._resize(len(pixels))
+        self._interpreter.set_tensor(self._input["index"], pixels)
+        self._interpreter.invoke()
+        outputs: np.ndarray = self._interpreter.get_tensor(self._output["index"])
+        if outputs.dtype == np.float32:
+            return outputs
+        scale, zero = self._output["quantization"]
+        return np.asarray((outputs.astype(np.float32) - zero) * np.float32(scale))
 
 
-def write_one(exporting: Exporting, folder: Path, precision: Precision) -> ModelFile:
-    """One of them."""
-    content = convert(exporting, precision, exporting.batch)
-    if precision == "int8":
-        _, activation = exporting.logits
-        content = litert_file.with_activation(content, activation)
-    path = f"model_{precision}.tflite"
-    (folder / path).write_bytes(litert_file.with_members(content, _members(exporting)))
-    taken: InputType = exporting.options.input_dtype if precision == "int8" else "float32"
-    return ModelFile(path=path, runtime="litert", precision=precision, input_dtype=taken, batch=exporting.batch)
+class LiteRT(Target):
+    """TensorFlow Lite, now LiteRT: flatbuffers for phones, boards, servers."""
 
+    name, about = "litert", "a .tflite file, for LiteRT on servers, phones and boards"
+    runtime, file = LiteRTRuntime, "model_{precision}.tflite"
+    precisions = ("float32", "float16", "dynamic", "int8")
+    packages, extra = ("ai_edge_litert",), "litert"
+    snippets: ClassVar = {
+        "Python": "litert.py.j2",
+        "C++": "litert.cpp.j2",
+        "Kotlin": "litert.kt.j2",
+        "Swift": "litert.swift.j2",
+        "JavaScript": "litert.js.j2",
+    }
+    files: ClassVar = {"preprocess.py": "preprocess.py.j2"}
 
-def convert(exporting: Exporting, precision: Precision, batch: int | None) -> bytes:
-    """The model as a .tflite file's content; of int8 up to its logits, which are float32."""
-    if keras.backend.backend() != "tensorflow":
-        raise CallError(f"LiteRT is written by TensorFlow, and Keras runs on {keras.backend.backend()} here")
-    settings = settings_of(precision, lambda: exporting.representative(batch), exporting.options)
-    model = exporting.logits[0] if precision == "int8" else exporting.model
-    advice = "take another target"
-    if not exporting.options.allow_flex:
-        advice = (
+    def convert(
+        self,
+        model: keras.Model,
+        signature: Sequence[Any],
+        path: Path,
+        precision: Precision,
+        options: Options,
+        images: Images,
+    ) -> None:
+        """As `Target.convert`; an int8 model has float32 outputs, and its inputs are as `options.input_dtype` says."""
+        from kerasimg.keras_internals import exportable_operations
+
+        with TemporaryDirectory() as scratch, exportable_operations(to_litert=True):
+            file = Path(scratch) / "model.tflite"
+            model.export(
+                file,
+                format="litert",
+                input_signature=signature,
+                verbose=False,
+                **converter_settings(precision, options, images),
+            )
+            content = file.read_bytes()
+        if not options.allow_flex:
+            _open(content)
+        path.write_bytes(content)
+
+    def model_of(self, exporting: Exporting, precision: Precision) -> keras.Model:
+        """As `Target.model_of`; an int8 model ends at its logits, and the last activation is added in float32."""
+        return exporting.logits[0] if precision == "int8" else exporting.model
+
+    def write(self, exporting: Exporting, folder: Path, precision: Precision) -> ModelFile:
+        """As `Target.write`."""
+        from kerasimg.deploy import litert_file
+
+        path = self.file.format(precision=precision)
+        content = self.content(exporting, precision)
+        (folder / path).write_bytes(litert_file.with_members(content, _members(exporting)))
+        return self.describe(path, precision, exporting)
+
+    def content(self, exporting: Exporting, precision: Precision) -> bytes:
+        """Returns the content of a .tflite file, pixels in, probabilities out."""
+        from kerasimg.deploy import litert_file
+
+        with TemporaryDirectory() as scratch:
+            path = Path(scratch) / "model.tflite"
+            self.convert_exporting(exporting, path, precision)
+            content = path.read_bytes()
+        if precision != "int8":
+            return content
+        _check_input(litert_file.quantized_input(content), exporting.options.input_dtype)
+        return litert_file.with_activation(content, exporting.logits[1])
+
+    def describe(self, path: str, precision: Precision, exporting: Exporting) -> ModelFile:
+        """As `Target.describe`."""
+        dtype: InputType = exporting.options.input_dtype if precision == "int8" else "float32"
+        return super().describe(path, precision, exporting).model_copy(update={"input_dtype": dtype})
+
+    def advice(self, options: Options) -> str:
+        """As `Target.advice`."""
+        if options.allow_flex or self.name != LiteRT.name:
+            return "take another target"
+        return (
             "allow TensorFlow's own (--allow-flex), which only runs where the Flex delegate is, or take another target"
         )
-    with named("litert", model, lambda part: _try(part, precision, settings, exporting.options.allow_flex), advice):
-        content = written(model, exporting.signature(batch), settings)
-        if not exporting.options.allow_flex:
-            open_content(content)
-    if precision == "int8":
-        _check_input(content, exporting.options.input_dtype)
-    return content
 
 
-def settings_of(
-    precision: Precision, images: Callable[[], Iterator[np.ndarray]], options: Options | None = None
-) -> dict[str, Any]:
-    """The settings of TensorFlow's converter for a precision.
-
-    images: what the ranges of int8 are taken from.  options: None: a model whose input and output are float32.
-    """
+def converter_settings(precision: Precision, options: Options, images: Images) -> dict[str, Any]:
+    """Returns the settings of TensorFlow's converter for a precision."""
     import tensorflow as tf
 
     lite = tf.lite
@@ -75,61 +155,38 @@ def settings_of(
         "dynamic": {"optimizations": [lite.Optimize.DEFAULT]},
         "int8": {
             "optimizations": [lite.Optimize.DEFAULT],
-            "representative_dataset": lambda: ([batch] for batch in images()),
+            "representative_dataset": lambda: (batch if isinstance(batch, list) else [batch] for batch in images()),
+            "inference_input_type": {"uint8": tf.uint8, "int8": tf.int8, "float32": tf.float32}[options.input_dtype],
         },
     }
     settings = by_precision[precision]
-    if precision == "int8" and options is not None:
-        settings["inference_input_type"] = tf.uint8 if options.input_dtype == "uint8" else tf.int8
     ops = [lite.OpsSet.TFLITE_BUILTINS] + [lite.OpsSet.TFLITE_BUILTINS_INT8] * (precision == "int8")
-    if options is not None and options.allow_flex:
+    if options.allow_flex:
         ops.append(lite.OpsSet.SELECT_TF_OPS)
     settings["target_spec"] = {**settings.get("target_spec", {}), "supported_ops": ops}
     return settings
 
 
-def written(model: keras.Model, signature: list[Any], settings: dict[str, Any]) -> bytes:
-    """Any Keras model as a .tflite file's content."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.tflite"
-        with silence(lambda error: True):
-            model.export(path, format="litert", input_signature=signature, verbose=False, **settings)
-        return path.read_bytes()
-
-
-def open_content(content: bytes) -> None:
-    """Let LiteRT prepare a model, with the delegate that it takes by itself; RuntimeError where it cannot."""
+def _open(content: bytes) -> None:
+    """Lets LiteRT prepare a model with its default delegate, which raises RuntimeError if it cannot."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:  # the target "web" does without it
         from tensorflow.lite import Interpreter
-    with silence(lambda error: True):
-        Interpreter(model_content=content).allocate_tensors()
+    Interpreter(model_content=content).allocate_tensors()
 
 
-def _try(model: keras.Model, precision: Precision, settings: dict[str, Any], flex: bool) -> None:
-    """Convert a model of one layer, on random values where its ranges are needed."""
-    shapes = [(1, *tensor.shape[1:]) for tensor in model.inputs]
-    settings = dict(settings)
-    if precision == "int8":
-        drawn = [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in shapes]
-        settings["representative_dataset"] = lambda: iter([drawn])
-        del settings["inference_input_type"]
-    content = written(model, signature_of(model), settings)
-    if not flex:
-        open_content(content)
-
-
-def _check_input(content: bytes, taken: InputType) -> None:
-    """That the model takes pixels as they are."""
-    found = litert_file.quantized_input(content)
-    wanted = (1.0, ZERO_POINT[taken])
-    if found is None or not np.isclose(found[0], 1.0, rtol=1e-6) or found[1] != wanted[1]:
-        raise KerasimgError(f"int8: expected an input of scale and zero point {wanted}, the converter made {found}")
+def _check_input(quantization: tuple[float, int] | None, dtype: InputType) -> None:
+    """Raises a KerasimgError unless the model takes pixels as they are."""
+    wanted = (1.0, ZERO_POINT[dtype])
+    if quantization is None or not np.isclose(quantization[0], 1.0, rtol=1e-6) or quantization[1] != wanted[1]:
+        raise KerasimgError(
+            f"int8: expected an input of scale and zero point {wanted}, the converter made {quantization}"
+        )
 
 
 def _members(exporting: Exporting) -> dict[str, str]:
-    """What travels in the file."""
+    """Returns the files in the archive that is appended to the model."""
     labels = "".join(name.replace("\n", " ") + "\n" for name in exporting.classes)
     about = {
         "name": exporting.name,

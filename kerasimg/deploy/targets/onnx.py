@@ -5,54 +5,82 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import keras
+import numpy as np
 
-from kerasimg.deploy.export_context import Exporting
-from kerasimg.deploy.manifest import ModelFile
-from kerasimg.deploy.quiet import silence
-from kerasimg.deploy.unsupported import named, signature_of
-from kerasimg.errors import CallError
-from kerasimg.keras_internals import exportable_operations
+from kerasimg.data.parallel import cores
+from kerasimg.deploy.manifest import ModelFile, Precision
+from kerasimg.deploy.runtimes import Runtime, needs, readable
+from kerasimg.deploy.targets import Images, Target
 
-FILE = "model.onnx"
+if TYPE_CHECKING:
+    import keras
+
+    from kerasimg.deploy.export_context import Exporting, Options
+
 OPSET = 18
-"""Of the operators: what ONNX Runtime 1.14 (2023) and later, and its version for browsers, know."""
+"""Of the operators: ONNX Runtime 1.14 (2023) and later know it, and so does its version for browsers."""
 
 
-def write(exporting: Exporting, folder: Path) -> list[ModelFile]:
-    """`model.onnx`, float32, with the names of the classes in its metadata."""
-    write_onnx(exporting, folder / FILE)
-    return [ModelFile(path=FILE, runtime="onnx", precision="float32", input_dtype="float32", batch=exporting.batch)]
+class OnnxRuntime(Runtime):
+    """A .onnx file in ONNX Runtime, on the CPU."""
+
+    kind, package = "onnx", "onnxruntime"
+
+    def __init__(self, path: Path, model: ModelFile, threads: int | None = None) -> None:
+        super().__init__(path, model, threads)
+        with needs("onnx", "onnxruntime"):
+            import onnxruntime
+        self.name = f"onnxruntime {onnxruntime.__version__}"
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or cores()
+        options.log_severity_level = 3
+        with readable(path):
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            (self._input,) = (each.name for each in self._session.get_inputs())
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        """As `Runtime.run`."""
+        return self._session.run(None, {self._input: pixels})[0]
 
 
-def write_onnx(exporting: Exporting, path: Path) -> None:
-    """The model as an .onnx file."""
-    if keras.backend.backend() != "tensorflow":
-        raise CallError(f"ONNX is written through TensorFlow, and Keras runs on {keras.backend.backend()} here")
-    import onnx
+class Onnx(Target):
+    """ONNX, for ONNX Runtime on any system."""
 
-    with named("onnx", exporting.model, _try), silence(lambda error: True):
-        convert(exporting.model, exporting.signature(exporting.batch), path)
-    model = onnx.load(path)
-    about = {"name": exporting.name, "task": exporting.task, "classes": json.dumps(exporting.classes)}
-    onnx.helper.set_model_props(model, about)
-    onnx.save(model, path)
+    name, about = "onnx", "an .onnx file, for ONNX Runtime"
+    runtime, file = OnnxRuntime, "model.onnx"
+    packages, extra = ("onnx", "tf2onnx", "onnxruntime"), "onnx"
+    snippets: ClassVar = {"Python": "onnx.py.j2", "C++": "onnx.cpp.j2"}
+    files: ClassVar = {"preprocess.py": "preprocess.py.j2"}
 
+    def convert(
+        self,
+        model: keras.Model,
+        signature: Sequence[Any],
+        path: Path,
+        precision: Precision,
+        options: Options,
+        images: Images,
+    ) -> None:
+        """As `Target.convert`; ONNX's checker and ONNX Runtime accept the file."""
+        import onnx
+        import onnxruntime
 
-def convert(model: keras.Model, signature: Sequence[Any], path: Path) -> None:
-    """Write any Keras model as an .onnx file that ONNX's checker and ONNX Runtime accept."""
-    import onnx
-    import onnxruntime
+        from kerasimg.keras_internals import exportable_operations
 
-    with exportable_operations():
-        model.export(path, format="onnx", input_signature=signature, opset_version=OPSET, verbose=False)
-    onnx.checker.check_model(onnx.load(path), full_check=True)
-    onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        with exportable_operations():
+            model.export(path, format="onnx", input_signature=signature, opset_version=OPSET, verbose=False)
+        onnx.checker.check_model(onnx.load(path), full_check=True)
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
+    def write(self, exporting: Exporting, folder: Path, precision: Precision) -> ModelFile:
+        """As `Target.write`, with the names of the classes in the file's metadata."""
+        import onnx
 
-def _try(model: keras.Model) -> None:
-    with TemporaryDirectory() as scratch:
-        convert(model, signature_of(model), Path(scratch) / FILE)
+        described = super().write(exporting, folder, precision)
+        model = onnx.load(folder / described.path)
+        about = {"name": exporting.name, "task": exporting.task, "classes": json.dumps(exporting.classes)}
+        onnx.helper.set_model_props(model, about)
+        onnx.save(model, folder / described.path)
+        return described

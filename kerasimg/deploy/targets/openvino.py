@@ -1,57 +1,86 @@
-"""OpenVINO: an .xml file with its weights in a .bin file beside it, converted from the TensorFlow model."""
+"""OpenVINO: an .xml file with its weights in a .bin file beside it, read from TensorFlow's SavedModel."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import keras
+import numpy as np
 
-from kerasimg.deploy.export_context import Exporting
+from kerasimg.data.parallel import cores
 from kerasimg.deploy.manifest import ModelFile, Precision
-from kerasimg.deploy.quiet import silence
-from kerasimg.deploy.unsupported import named, signature_of
-from kerasimg.errors import CallError
-from kerasimg.keras_internals import exportable_operations
+from kerasimg.deploy.runtimes import Runtime, needs, readable
+from kerasimg.deploy.targets import Images, Target
+
+if TYPE_CHECKING:
+    import keras
+
+    from kerasimg.deploy.export_context import Options
 
 
-def write(exporting: Exporting, folder: Path) -> list[ModelFile]:
-    """`model_<precision>.xml` and `.bin` for each that is asked for: float32, or float16 weights."""
-    if keras.backend.backend() != "tensorflow":
-        raise CallError(
-            f"OpenVINO's files are written from TensorFlow, and Keras runs on {keras.backend.backend()} here"
-        )
-    import openvino
+class OpenVINORuntime(Runtime):
+    """An .xml file, with its .bin beside it, in OpenVINO, on the CPU."""
 
-    with TemporaryDirectory() as scratch:
-        with named("openvino", exporting.model, _try), silence(lambda error: True):
-            model = convert(exporting.model, exporting.signature(exporting.batch), scratch)
-            model.reshape([exporting.batch or -1, *exporting.shape])
-        made = []
-        for precision in exporting.options.precisions:
-            path = f"model_{precision}.xml"
-            openvino.save_model(model, folder / path, compress_to_fp16=precision == "float16")
-            made.append(_file(path, precision, exporting.batch))
-    return made
+    kind, package = "openvino", "openvino"
 
+    def __init__(self, path: Path, model: ModelFile, threads: int | None = None) -> None:
+        super().__init__(path, model, threads)
+        with needs("openvino", "openvino"):
+            import openvino
+        self.name = f"openvino {version('openvino')}"
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            # By default it computes in bfloat16 where the processor can, and then differs by some 0.01.
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads or cores(),
+        }
+        with readable(path):
+            self._compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+        self._requests = threading.local()
 
-def convert(model: keras.Model, signature: Sequence[Any], scratch: str) -> Any:
-    """Any Keras model as OpenVINO's; `scratch` is an empty folder that must outlive it. Its CPU plugin accepts it."""
-    import openvino
-
-    with exportable_operations():
-        model.export(scratch, format="tf_saved_model", input_signature=signature, verbose=False)
-    converted = openvino.convert_model(scratch)
-    openvino.Core().compile_model(converted, "CPU")
-    return converted
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        """As `Runtime.run`."""
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._compiled.create_infer_request()
+        outputs = self._requests.own.infer([pixels], share_inputs=True)
+        return np.array(outputs[self._compiled.output(0)])
 
 
-def _try(model: keras.Model) -> None:
-    with TemporaryDirectory() as scratch:
-        convert(model, signature_of(model), scratch)
+class OpenVINO(Target):
+    """OpenVINO, for processors of Intel and others."""
 
+    name, about = "openvino", "an .xml and a .bin file, for OpenVINO"
+    runtime, file = OpenVINORuntime, "model_{precision}.xml"
+    precisions = ("float32", "float16")
+    packages, extra = ("openvino",), "openvino"
+    snippets: ClassVar = {"Python": "openvino.py.j2", "C++": "openvino.cpp.j2"}
+    files: ClassVar = {"preprocess.py": "preprocess.py.j2"}
 
-def _file(path: str, precision: Precision, batch: int | None) -> ModelFile:
-    return ModelFile(path=path, runtime="openvino", precision=precision, input_dtype="float32", batch=batch)
+    def convert(
+        self,
+        model: keras.Model,
+        signature: Sequence[Any],
+        path: Path,
+        precision: Precision,
+        options: Options,
+        images: Images,
+    ) -> None:
+        """As `Target.convert`; float16 are weights. OpenVINO's CPU plugin accepts the model."""
+        import openvino
+
+        from kerasimg.keras_internals import exportable_operations
+
+        with TemporaryDirectory() as scratch:
+            with exportable_operations():
+                model.export(scratch, format="tf_saved_model", input_signature=signature, verbose=False)
+            # `openvino.convert_model` reads the same, but first reports to its makers over the network, for seconds.
+            converted = openvino.Core().read_model(scratch)
+            sizes = [[options.batch or -1, *tensor.shape[1:]] for tensor in model.inputs]
+            if len(sizes) == 1:
+                converted.reshape(sizes[0])
+            openvino.Core().compile_model(converted, "CPU")
+            openvino.save_model(converted, path, compress_to_fp16=precision == "float16")

@@ -2,36 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import keras
+import numpy as np
 
-from kerasimg.deploy.export_context import Exporting
-from kerasimg.deploy.manifest import ModelFile
-from kerasimg.deploy.quiet import silence
-from kerasimg.deploy.unsupported import named, signature_of
-from kerasimg.errors import CallError
+from kerasimg.deploy.manifest import ModelFile, Precision
+from kerasimg.deploy.runtimes import Runtime, readable
+from kerasimg.deploy.targets import Images, Target
 
-FOLDER = "saved_model"
+if TYPE_CHECKING:
+    import keras
 
+    from kerasimg.deploy.export_context import Options
 
-def write(exporting: Exporting, folder: Path) -> list[ModelFile]:
-    """The folder `saved_model`."""
-    if keras.backend.backend() != "tensorflow":
-        raise CallError(f"a SavedModel is written by TensorFlow, and Keras runs on {keras.backend.backend()} here")
-    with named("savedmodel", exporting.model, _try), silence(lambda error: True):
-        exporting.model.export(
-            folder / FOLDER,
-            format="tf_saved_model",
-            input_signature=exporting.signature(exporting.batch),
-            verbose=False,
-        )
-    return [
-        ModelFile(path=FOLDER, runtime="tensorflow", precision="float32", input_dtype="float32", batch=exporting.batch)
-    ]
+ENDPOINT = "serving_default"
 
 
-def _try(model: keras.Model) -> None:
-    with TemporaryDirectory() as scratch:
-        model.export(scratch, format="tf_saved_model", input_signature=signature_of(model), verbose=False)
+class SavedModelRuntime(Runtime):
+    """A SavedModel's endpoint `serving_default`; the number of threads is TensorFlow's own."""
+
+    kind = "tensorflow"
+
+    def __init__(self, path: Path, model: ModelFile, threads: int | None = None) -> None:
+        super().__init__(path, model, threads)
+        import tensorflow as tf
+
+        self.name = f"tensorflow {tf.__version__}"
+        with readable(path):
+            self._loaded = tf.saved_model.load(str(path))
+            self._answer = self._loaded.signatures[ENDPOINT]
+            (self._input,) = self._answer.structured_input_signature[1]
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        """As `Runtime.run`."""
+        import tensorflow as tf
+
+        (outputs,) = self._answer(**{self._input: tf.convert_to_tensor(pixels)}).values()
+        return np.asarray(outputs)
+
+
+class SavedModel(Target):
+    """TensorFlow's own format."""
+
+    name, about = "savedmodel", "TensorFlow's SavedModel, for TensorFlow Serving"
+    runtime, file = SavedModelRuntime, "saved_model"
+    snippets: ClassVar = {"Python": "savedmodel.py.j2"}
+    files: ClassVar = {"preprocess.py": "preprocess.py.j2"}
+
+    def convert(
+        self,
+        model: keras.Model,
+        signature: Sequence[Any],
+        path: Path,
+        precision: Precision,
+        options: Options,
+        images: Images,
+    ) -> None:
+        """As `Target.convert`."""
+        model.export(path, format="tf_saved_model", input_signature=signature, verbose=False)

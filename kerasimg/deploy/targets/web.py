@@ -2,42 +2,102 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from kerasimg.deploy.export_context import Exporting
-from kerasimg.deploy.manifest import ModelFile
-from kerasimg.deploy.targets import litert
-from kerasimg.deploy.web import pages
-from kerasimg.deploy.web.litertjs import runtime_files
+import numpy as np
+import PIL.Image
+
+from kerasimg.deploy.manifest import ModelFile, Precision
+from kerasimg.deploy.runtimes import Runtime
+from kerasimg.deploy.targets import Target
+from kerasimg.deploy.targets.litert import LiteRT
 from kerasimg.errors import CallError
 
-MODEL = "model.tflite"
+if TYPE_CHECKING:
+    from kerasimg.deploy.export_context import Exporting, Options
+
 DEMO = "demo.html"
 
 
-def write(exporting: Exporting, folder: Path) -> list[ModelFile]:
-    """`index.html` with `model.tflite` and all that it loads, and `demo.html`, which holds all of it.
+class Page(Runtime):
+    """The page of a bundle in a headless browser without a network."""
 
-    CallError for anything but one precision and a batch of one: LiteRT.js takes one image at a time.
-    """
-    asked = exporting.options.precisions
-    if len(asked) != 1:
-        raise CallError(f"the page holds one model: ask for one precision, not {', '.join(asked) or 'none'}")
-    if exporting.batch != 1:
-        raise CallError(f"LiteRT.js takes one image at a time: expected a batch of 1, got {exporting.batch or 'free'}")
-    if exporting.options.allow_flex:
-        raise CallError("LiteRT.js has none of TensorFlow's own operations: leave out --allow-flex")
-    runtime = runtime_files()
-    made = litert.write_one(exporting, folder, asked[0])
-    (folder / made.path).rename(folder / MODEL)
-    about = {
-        "name": exporting.name,
-        "task": exporting.task,
-        "classes": list(exporting.classes),
-        "thresholds": exporting.classifier.thresholds,
-        "image": exporting.image.model_dump(mode="json"),
-    }
-    pages.write_folder(folder, about, runtime)
-    page = pages.single_page(about, (folder / MODEL).read_bytes(), runtime)
-    (folder / DEMO).write_text(page, encoding="utf-8")
-    return [made.model_copy(update={"path": MODEL, "runtime": "browser"})]
+    kind, parallel, reads_files = "browser", False, True
+
+    def __init__(self, path: Path, model: ModelFile, threads: int | None = None) -> None:
+        super().__init__(path, model, threads)
+        from kerasimg.deploy.web.browser import Browser
+
+        self._page = Browser((path.parent / DEMO).resolve().as_uri())
+        about = self._page.driver.capabilities
+        self.name = f"LiteRT.js in {about.get('browserName', 'a browser')} {about.get('browserVersion', '')}".strip()
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        """As `Runtime.run`; the page reads the pixels from a PNG of the model's own size."""
+        return np.stack([self._page.probabilities(_png(image)) for image in pixels])
+
+    def of_files(self, contents: Sequence[bytes]) -> np.ndarray:
+        """As `Runtime.of_files`."""
+        with self.lock:
+            return np.stack([self._page.probabilities(content) for content in contents])
+
+    def close(self) -> None:
+        """Closes the browser."""
+        self._page.__exit__(None, None, None)
+
+    def _typed(self, pixels: np.ndarray) -> np.ndarray:
+        return pixels
+
+
+class Web(LiteRT):
+    """A .tflite file in a page, run by LiteRT.js."""
+
+    name, about = "web", "a folder and one page that run in the browser"
+    runtime, file, batch = Page, "model.tflite", 1
+    packages, extra, measured = (), "", False
+    snippets: ClassVar = {"JavaScript": "web.js.j2"}
+    files: ClassVar = {}
+
+    def fit(self, options: Options) -> Options:
+        """As `Target.fit`; the page has one model, and LiteRT.js takes one image at a time."""
+        if len(options.precisions) > 1:
+            raise CallError(f"the page holds one model: ask for one precision, not {', '.join(options.precisions)}")
+        if options.batch not in (None, 1):
+            raise CallError(f"LiteRT.js takes one image at a time: expected a batch of 1, got {options.batch}")
+        if options.allow_flex:
+            raise CallError("LiteRT.js has none of TensorFlow's own operations: leave out --allow-flex")
+        return super().fit(options)
+
+    def write(self, exporting: Exporting, folder: Path, precision: Precision) -> ModelFile:
+        """As `Target.write`: `index.html` with `model.tflite` and what it loads, and `demo.html` with all of it."""
+        from kerasimg.deploy.web import pages
+        from kerasimg.deploy.web.litertjs import runtime_files
+
+        runtime = runtime_files()
+        described = super().write(exporting, folder, precision)
+        about = {
+            "name": exporting.name,
+            "task": exporting.task,
+            "classes": list(exporting.classes),
+            "thresholds": exporting.classifier.thresholds,
+            "image": exporting.image.model_dump(mode="json"),
+        }
+        pages.write_folder(folder, about, runtime)
+        page = pages.single_page(about, (folder / described.path).read_bytes(), runtime)
+        (folder / DEMO).write_text(page, encoding="utf-8")
+        return described
+
+    def stand_in(self) -> Target | None:
+        """As `Target.stand_in`: LiteRT where there is no browser."""
+        from kerasimg.deploy.web.browser import available
+
+        return LiteRT() if available() else None
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    PIL.Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0]).save(content, "PNG")
+    return content.getvalue()
