@@ -29,7 +29,7 @@ import kerasimg
 from kerasimg.data.parallel import cores
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import Parity
-from kerasimg.deploy.runtimes import open_runtime
+from kerasimg.deploy.targets import open_runtime
 from kerasimg.errors import CallError, GateError
 from kerasimg.models.classifier import Classifier
 

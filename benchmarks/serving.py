@@ -135,7 +135,7 @@ def bare(folder: Path, image: bytes, seconds: float) -> dict[str, float]:
     """Returns images per second of the runtime in a loop, from the encoded image and from pixels."""
     from kerasimg.data.decode import decode
     from kerasimg.deploy.bundle import Bundle
-    from kerasimg.deploy.runtimes import open_runtime
+    from kerasimg.deploy.targets import open_runtime
 
     bundle = Bundle.open(folder)
     runtime = open_runtime(bundle)

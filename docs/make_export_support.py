@@ -1,9 +1,9 @@
 """Writes docs/export-support.md: every layer and activation that a spec may name, and every zoo spec, in every export.
 
-`python docs/make_export_support.py [--only Conv2D gelu zoo/vit.json ...] [--workers 2] [--again]`. Each layer is built
-alone with random weights, written for each target, run by the target's own runtime and compared with Keras; so is each
-zoo spec, at the smallest size that it allows. Every row is saved in a JSON file as soon as it is done, and a run that
-was stopped continues from there.
+`python docs/make_export_support.py [--only Conv2D gelu vit ...] [--targets litert onnx ...] [--workers 2] [--again]`.
+Each layer is built alone with random weights, written for each target, run by the target's own runtime and compared
+with Keras; so is each zoo spec, at the smallest size that it allows. Every row is saved in export-support.json as soon
+as it is done, and a run that was stopped continues from there.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from kerasimg.objects import make_layer
 from kerasimg.spec import arguments
 
 PAGE = Path(__file__).parent / "export-support.md"
-ROWS = Path(__file__).parent / ".export-support.json"
+ROWS = Path(__file__).parent / "export-support.json"
 IMAGE, TOKENS, VOLUME, VECTOR = (8, 8, 4), (8, 4), (6, 6, 6, 4), (6,)
 
 SAMPLES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
@@ -138,6 +138,12 @@ def columns() -> list[str]:
     ]
 
 
+def columns_of(row: str, only: list[str] | None = None) -> list[str]:
+    """The columns of a row, of all targets or only some."""
+    every = ZOO_COLUMNS if row.startswith(ZOO) else columns()
+    return [column for column in every if not only or column.split()[0] in only]
+
+
 def models(only: list[str] | None = None) -> Iterator[tuple[str, Callable[[], keras.Model]]]:
     """The name of each row, and what builds its model of one layer; augmentation comes last."""
     for name in arguments.known("activations"):
@@ -177,19 +183,17 @@ def _of_layer(name: str, variant: dict[str, Any]) -> keras.Model:
     return model
 
 
-def layer_row(name: str, make: Callable[[], keras.Model]) -> dict[str, Cell]:
+def layer_row(name: str, make: Callable[[], keras.Model], chosen: list[str]) -> dict[str, Cell]:
     """Column -> the greatest difference from Keras on two inputs of normal values."""
     model = make()
     values = np.random.default_rng(1).normal(size=(2, *model.input_shape[1:])).astype(np.float32)
     exact = np.asarray(model(values, training=False))[np.newaxis]
     step = np.ptp(values) / 255 if name in JUMPS else 0
     rounded = np.stack([np.asarray(model(values + shift, training=False)) for shift in (-step, 0, step)])
-    return {
-        column: compare(model, column, values, rounded if column.endswith("int8") else exact) for column in columns()
-    }
+    return {column: compare(model, column, values, rounded if column.endswith("int8") else exact) for column in chosen}
 
 
-def zoo_row(name: str) -> dict[str, Cell]:
+def zoo_row(name: str, chosen: list[str]) -> dict[str, Cell]:
     """The same for a zoo spec with random weights, on its logits for two images; int8 has the ranges of eight."""
     model = kerasimg.build(name, weights=None, params={"num_classes": 3, **SMALL[name]})
     random = np.random.default_rng(0)
@@ -198,7 +202,7 @@ def zoo_row(name: str) -> dict[str, Cell]:
     logits = logits_model(model, 1.0, kerasimg.load(name).task)[0]
     values = np.random.default_rng(1).uniform(0, 255, (8, *model.input_shape[1:])).astype(np.float32)
     expected = np.asarray(logits(values, training=False))[np.newaxis]
-    return {column: compare(logits, column, values, expected) for column in ZOO_COLUMNS}
+    return {column: compare(logits, column, values, expected) for column in chosen}
 
 
 def compare(model: keras.Model, column: str, values: np.ndarray, expected: np.ndarray) -> Cell:
@@ -230,7 +234,7 @@ def compare(model: keras.Model, column: str, values: np.ndarray, expected: np.nd
     return difference, "" if difference <= limit else f"differs by {difference:.2g}"
 
 
-def page(rows: dict[str, dict[str, Cell]]) -> str:
+def page(rows: dict[str, dict[str, Cell]], missing: list[str]) -> str:
     """The page, as Markdown."""
     layers = {name: cells for name, cells in rows.items() if not name.startswith(ZOO)}
     zoo = {name.removeprefix(ZOO): cells for name, cells in rows.items() if name.startswith(ZOO)}
@@ -239,23 +243,31 @@ def page(rows: dict[str, dict[str, Cell]]) -> str:
         + _table(layers, "layers and activations")
         + "\n## Zoo specs\n\n"
         + ZOO_HEAD
-        + "".join(
-            f"- {column}: {sum(cells[column][0] is not None and not cells[column][1] for cells in zoo.values())} of "
-            f"{len(zoo)} specs are correct\n"
-            for column in ZOO_COLUMNS
-        )
+        + "".join(map(partial(_count, zoo), ZOO_COLUMNS))
         + "\n"
         + _table(zoo, "zoo specs")
+        + ("\n## Not run\n\n" + ", ".join(f"`{name}`" for name in missing) + "\n" if missing else "")
     )
+
+
+def _count(zoo: dict[str, dict[str, Cell]], column: str) -> str:
+    cells = [each[column] for each in zoo.values() if column in each]
+    correct = sum(difference is not None and not fault for difference, fault in cells)
+    return f"- {column}: {correct} of {len(cells)} specs are correct\n"
 
 
 def _table(rows: dict[str, dict[str, Cell]], kind: str) -> str:
     notes: dict[tuple[str, str], list[str]] = {}
-    names = list(next(iter(rows.values()), {}))
+    names = [column for column in (*columns(), *ZOO_COLUMNS) if any(column in cells for cells in rows.values())]
+    names = list(dict.fromkeys(names))
     lines = ["| | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
     for name, cells in rows.items():
         shown = []
-        for column, (difference, fault) in cells.items():
+        for column in names:
+            if column not in cells:
+                shown.append("not run")
+                continue
+            difference, fault = cells[column]
             if fault:
                 notes.setdefault((name, fault), []).append(column)
             exact = "written" if not fault else "refused"
@@ -297,11 +309,13 @@ def names(only: list[str] | None = None) -> list[str]:
     return [name for name, _ in models(only)] + zoo
 
 
-def work(rows: list[str]) -> None:
+def work(rows: list[str], only: list[str] | None) -> None:
     """Prints each row as a line of JSON."""
     made = dict(models())
     for name in rows:
-        cells = zoo_row(name.removeprefix(ZOO)) if name.startswith(ZOO) else layer_row(name, made[name])
+        chosen = columns_of(name, only)
+        zoo = name.startswith(ZOO)
+        cells = zoo_row(name.removeprefix(ZOO), chosen) if zoo else layer_row(name, made[name], chosen)
         print(json.dumps([name, cells]), flush=True)
         keras.utils.clear_session()
 
@@ -309,6 +323,7 @@ def work(rows: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", help="layers, activations and zoo specs; default: all")
+    parser.add_argument("--targets", nargs="+", help="only the columns of these; default: all that are installed")
     parser.add_argument("--workers", type=int, default=2, help="processes; default: %(default)s")
     parser.add_argument("--again", action="store_true", help="make the rows that are saved again")
     parser.add_argument("--rows", type=Path, default=ROWS, help="where rows are saved; default: %(default)s")
@@ -316,31 +331,36 @@ def main() -> None:
     parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.work:
-        work(asked.work)
+        work(asked.work, asked.targets)
         return
     saved: dict[str, dict[str, Cell]] = json.loads(asked.rows.read_text()) if asked.rows.is_file() else {}
     chosen = names(asked.only)
     todo: SimpleQueue[str] = SimpleQueue()
     for name in chosen:
-        if asked.again or name not in saved:
+        if asked.again or not {*columns_of(name, asked.targets)} <= {*saved.get(name, ())}:
             todo.put(name)
     lock = Lock()
 
     def run_rows() -> None:
         while not todo.empty():
-            _run_some(todo, saved, lock, asked.rows)
+            _run_some(todo, saved, lock, asked.rows, asked.targets)
 
     with ThreadPoolExecutor(asked.workers) as pool:
         for done in [pool.submit(run_rows) for _ in range(asked.workers)]:
             done.result()
-    asked.out.write_text(page({name: saved[name] for name in names() if name in saved}), encoding="utf-8")
+    asked.out.write_text(
+        page({name: saved[name] for name in names() if name in saved}, [name for name in names() if name not in saved]),
+        encoding="utf-8",
+    )
 
 
 CHUNK = 20
 """Rows of one process: TensorFlow is loaded once for so many, and what its graphs leave in memory ends with it."""
 
 
-def _run_some(todo: SimpleQueue[str], saved: dict[str, dict[str, Cell]], lock: Lock, file: Path) -> None:
+def _run_some(
+    todo: SimpleQueue[str], saved: dict[str, dict[str, Cell]], lock: Lock, file: Path, only: list[str] | None
+) -> None:
     """Lets a process make some rows; the row at which it crashes is saved as refused, and the others are put back."""
     rows = []
     with suppress(Empty):
@@ -349,7 +369,10 @@ def _run_some(todo: SimpleQueue[str], saved: dict[str, dict[str, Cell]], lock: L
     if not rows:
         return
     process = subprocess.Popen(
-        [sys.executable, __file__, "--work", *rows], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, __file__, *(["--targets", *only] if only else []), "--work", *rows],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     errors: list[str] = []
     reader = Thread(target=lambda: errors.extend(process.stderr or ()))
@@ -359,7 +382,7 @@ def _run_some(todo: SimpleQueue[str], saved: dict[str, dict[str, Cell]], lock: L
             continue
         name, cells = json.loads(line)
         with lock:
-            saved[name] = cells
+            saved[name] = {**saved.get(name, {}), **cells}
             rows.remove(name)
             file.write_text(json.dumps(saved, indent=1))
             print(
@@ -375,7 +398,7 @@ def _run_some(todo: SimpleQueue[str], saved: dict[str, dict[str, Cell]], lock: L
     with lock:
         print(f"{crashed}: its process ended with {process.returncode}\n{''.join(errors[-15:])}", flush=True)
         reason = f"the process ended with {process.returncode}"
-        saved[crashed] = dict.fromkeys(ZOO_COLUMNS if crashed.startswith(ZOO) else columns(), (None, reason))
+        saved[crashed] = dict.fromkeys(columns_of(crashed, only), (None, reason)) | saved.get(crashed, {})
         file.write_text(json.dumps(saved, indent=1))
 
 

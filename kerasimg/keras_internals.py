@@ -188,9 +188,11 @@ def exportable_operations(to_litert: bool = False) -> Iterator[None]:
         x = tf.convert_to_tensor(x)
         return SELU_SCALE * (tf.nn.relu(x) + SELU_ALPHA * (tf.exp(-tf.nn.relu(-x)) - 1))
 
-    changed = {"celu": celu, "selu": selu} if to_litert else {"celu": celu, "conv": conv, "gelu": gelu}
+    functions: dict[str, Callable[..., Any]] = {"celu": celu, "conv": conv, "gelu": gelu}
+    if to_litert:
+        functions = {"celu": celu, "selu": selu}
     with contextlib.ExitStack() as stack:
-        for name, function in changed.items():
+        for name, function in functions.items():
             stack.enter_context(replaced(nn, name, function))
         yield
 

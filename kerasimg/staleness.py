@@ -119,12 +119,22 @@ def stale_files(run: RunReference) -> list[Stale]:
 
 
 def stale_bundle(folder: Path) -> Stale | None:
-    """Whether a bundle in the folder of its run belongs to an earlier state of the model; None elsewhere."""
+    """Whether a bundle belongs to an earlier state of its run's model; None if not, or if the run cannot be reached.
+
+    The run is the folder around `export/`; of a bundle elsewhere, the one to which its manifest stores the path.
+    """
     root = folder.resolve()
-    if root.parent.name != EXPORT:
+    content = _object(root / BUNDLE_MANIFEST)
+    inside = root.parent.name == EXPORT
+    stored = content.get("run")
+    if not inside and not isinstance(stored, str):
         return None
-    found = [each for each in stale_files(root.parent.parent) if each.path.parent.resolve() == root]
-    return found[0]._replace(path=folder) if found else None
+    files = RunFolder(root.parent.parent if inside else (root / str(stored)).resolve())
+    why = change(content.get("model"), identity_of_file(files.model_file))
+    if why is None:
+        return None
+    command = f"export {shlex.quote(str(files.path))} --to {shlex.quote(str(content.get('target', root.name)))}"
+    return Stale(folder, why, command if inside else f"{command} --out {shlex.quote(str(root.parent))}")
 
 
 def warn_of_stale(run: RunReference | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -16,16 +17,8 @@ from kerasimg.errors import CallError
 commands = typer.Typer()
 
 
-class TargetName(StrEnum):
-    """Export targets."""
-
-    savedmodel = "savedmodel"
-    litert = "litert"
-    onnx = "onnx"
-    openvino = "openvino"
-    keras = "keras"
-    web = "web"
-    embedded = "embedded"
+TARGETS = ", ".join(module.name for module in pkgutil.iter_modules([str(Path(__file__).parents[1] / "deploy/targets")]))
+"""Those of kerasimg; other packages add more. Found without loading them."""
 
 
 class PrecisionName(StrEnum):
@@ -44,6 +37,10 @@ class InputName(StrEnum):
     int8 = "int8"
 
 
+Targets = Annotated[
+    list[str],
+    typer.Option("--to", metavar="TARGET", help=f"The target, repeatable: {TARGETS}, or one that you installed."),
+]
 Precisions = Annotated[
     list[PrecisionName],
     typer.Option(
@@ -72,7 +69,7 @@ Drop = Annotated[
 @commands.command()
 def export(
     run: RunArgument,
-    to: Annotated[list[TargetName], typer.Option("--to", help="The target. Repeatable.")] = [TargetName.litert],  # noqa: B006
+    to: Targets = ["litert"],  # noqa: B006
     precision: Precisions = [],  # noqa: B006
     batch: Batch = None,
     out: Annotated[Path | None, out_option("a folder for each target in it", "RUN/export")] = None,
@@ -106,7 +103,7 @@ def export(
     with waiting("exporting", as_json):
         bundles = export(
             run,
-            [target.value for target in to],
+            to,
             precision=[name.value for name in precision] or None,
             batch=batch,
             out=out,

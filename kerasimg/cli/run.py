@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kerasimg.cli.deploy import Batch, Drop, Precisions, Same, TargetName, Tolerance
+from kerasimg.cli.deploy import TARGETS, Batch, Drop, Precisions, Same, Tolerance
 from kerasimg.cli.options import DATA_HELP, Json, RunArgument, RunData, Top, keras_loaded, out_option, part_option
 from kerasimg.cli.output import echo, print_result
 from kerasimg.cli.progress import waiting
@@ -19,8 +19,6 @@ commands = typer.Typer(help="Report on, compare, improve and share runs.", no_ar
 
 QUIET_CLIENT = ("HF_HUB_VERBOSITY", "error")
 """The client of the Hub logs each of its retries; only the last result matters."""
-SERVED = ("litert", "onnx", "openvino")
-"""Targets whose bundles `kerasimg serve` serves."""
 
 Undo = Annotated[bool, typer.Option("--undo", help="Restore the model as it was.")]
 BundleData = Annotated[
@@ -195,7 +193,10 @@ def label_error_lines(result: dict[str, Any], top: int) -> list[str]:
 def measure(
     run: RunArgument,
     to: Annotated[
-        list[TargetName], typer.Option("--to", help="The target. Repeatable. Default: every one that is installed.")
+        list[str],
+        typer.Option(
+            "--to", metavar="TARGET", help=f"The target, repeatable: {TARGETS}. Default: those that are installed."
+        ),
     ] = [],  # noqa: B006
     precision: Precisions = [],  # noqa: B006
     batch: Batch = None,
@@ -205,10 +206,9 @@ def measure(
     """Measure size and speed. Parameters, multiplications, bytes, and time on this machine by each runtime."""
     with keras_loaded():
         from kerasimg.deploy.measure import as_text, measure
-    targets = [target.value for target in to] or None
     precisions: Any = [name.value for name in precision] or None
     with waiting("exporting and measuring", as_json):
-        result = measure(run, targets, precision=precisions, batch=batch, data=data).to_dict()
+        result = measure(run, to or None, precision=precisions, batch=batch, data=data).to_dict()
     print_result("run measure", result, lambda: echo(as_text(result)), as_json, run=run)
 
 
@@ -226,6 +226,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Verify an exported bundle on this machine. Its files, and its predictions on its test images."""
+    from kerasimg.deploy.targets import served
     from kerasimg.deploy.verify import verify
 
     with waiting("verifying", as_json):
@@ -240,7 +241,7 @@ def verify(
         {"bundle": str(bundle), "pixels": verified.pixels, **result, "accuracy": verified.accuracy},
         f"{bundle}: {len(manifest.files)} files as exported; every model predicts what it should",
         as_json,
-        bundle=bundle if manifest.target in SERVED else None,
+        bundle=bundle if manifest.target in served() else None,
     )
 
 

@@ -121,22 +121,29 @@ def export(
     precisions: tuple[Precision, ...] = () if precision is None else _one_or_more(precision)
     options = Options(precisions, batch, input_dtype, allow_flex, flash_bytes, arena_bytes)
     options.check()
-    fitted = {name: target(name).fit(options) for name in chosen}
+    fitted: dict[Target, Options] = {}
+    errors: list[Exception] = []
+    for each in [target(name) for name in chosen]:
+        try:
+            fitted[each] = each.fit(options)
+        except CallError as error:
+            errors.append(error)
+    if not fitted:
+        raise _all_of(errors)
     if keras.backend.backend() != "tensorflow":
         settings = {**asks._asdict(), "images": images, "allow_uncompared": allow_uncompared}
         return _in_tensorflow(run, chosen, options, out, data, settings)
     exporting = prepare(run, data=data, images=images)
     root = _root(exporting, out)
     bundles: Results[Bundle] = Results()
-    errors: list[Exception] = []
-    for name in chosen:
+    for each, its_options in fitted.items():
         try:
-            bundle, failures = _export_one(replace(exporting, options=fitted[name]), target(name), root / name, asks)
+            bundle, failures = _export_one(replace(exporting, options=its_options), each, root / each.name, asks)
         except Interrupted:
             raise
         except Exception as error:
             if not isinstance(error, KerasimgError):
-                error.add_note(f"while exporting for {name}")
+                error.add_note(f"while exporting for {each.name}")
             errors.append(error)
         else:
             bundles.append(bundle)
@@ -167,9 +174,7 @@ def _together(errors: Sequence[KerasimgError], bundles: Sequence[Bundle]) -> Ker
         return errors[0]
     text = "\n".join(map(str, errors))
     if bundles and any(not isinstance(error, GateError) for error in errors):
-        written = [
-            f"{each.manifest.target} ({', '.join(model.precision for model in each.models)})" for each in bundles
-        ]
+        written = [f"{one.manifest.target} ({', '.join(model.precision for model in one.models)})" for one in bundles]
         text += f"\nwritten all the same: {', '.join(written)}"
     code = max(error.exit_code for error in errors)
     return RAISED.get(code, KerasimgError)(text)
@@ -383,7 +388,7 @@ def write_bundle(
         models=models,
         files=[],
         spec=dict(exporting.classifier.spec.resolved),
-        versions=versions((*PACKAGES, *chosen.packages)),
+        versions=versions((*PACKAGES, *(package.replace("_", "-") for package in chosen.packages))),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     manifests.write(folder / manifests.FILE, manifest)
@@ -402,10 +407,12 @@ def _all_of(errors: list[Exception]) -> Exception:
 
 
 def _path_to(run: Path | None, place: Path) -> str | None:
-    """Returns the path from a bundle's folder to its run's, with forward slashes; None on another drive."""
+    """Returns the path from a bundle's folder to its run's, with forward slashes; None within the run."""
+    if run is None or place.resolve().is_relative_to(run.resolve()):
+        return None
     try:
-        return None if run is None else Path(os.path.relpath(run.resolve(), place.resolve())).as_posix()
-    except ValueError:
+        return Path(os.path.relpath(run.resolve(), place.resolve())).as_posix()
+    except ValueError:  # another drive
         return None
 
 

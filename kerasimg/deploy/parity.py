@@ -1,4 +1,4 @@
-"""Compares exported models with the trained one: the bounds, the comparison, the times. Without Keras and TensorFlow."""
+"""Compares exported models with the trained one: bounds, comparison, times. Without Keras and TensorFlow."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ import pytest
 
 from kerasimg import cli
 from kerasimg.api import Run
-from kerasimg.cli.deploy import PrecisionName, TargetName
+from kerasimg.cli.deploy import TARGETS, PrecisionName
 from kerasimg.deploy.bundle import Bundle
-from kerasimg.deploy.targets import TARGETS
+from kerasimg.deploy.targets import names, targets
 
 PROGRESS = re.compile(r"\w+ \.\.\. \d+ s\n")
 """On a slow machine the seconds are printed to standard error after 15 s."""
@@ -40,8 +40,8 @@ def say(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> S
 
 
 def test_the_options_name_every_target_and_precision():
-    assert [one.value for one in TargetName] == list(TARGETS)
-    known = {precision for target in TARGETS.values() for precision in target.precisions}
+    assert ", ".join(names()) == TARGETS
+    known = {precision for target in targets() for precision in target.precisions}
     assert {one.value for one in PrecisionName} == known
 
 

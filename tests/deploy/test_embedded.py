@@ -19,8 +19,8 @@ from kerasimg.data.decode import FILTERS, RESIZE, decode
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.embedded import sources
 from kerasimg.deploy.embedded.simulator import Simulator
-from kerasimg.deploy.runtimes import open_runtime
-from kerasimg.deploy.snippets import microcontroller
+from kerasimg.deploy.readme import snippet
+from kerasimg.deploy.targets import open_runtime, target
 from kerasimg.deploy.targets.embedded import as_int8
 from kerasimg.errors import CallError, GateError, KerasimgError
 from kerasimg.spec.document import Image
@@ -181,7 +181,7 @@ def test_the_readmes_code_for_microcontrollers_compiles(bundle: Bundle, task: An
     (tmp_path / "classes.h").write_text(sources.classes_h(classes, task, None))
     manifest = bundle.manifest.model_copy(update={"task": task, "classes": len(classes)})
     printing = "\n#include <cstdio>\nint main() { for (auto name : kerasimg_classes) std::puts(name); }\n"
-    code = microcontroller(manifest, bundle.image, bundle.models[0]) + printing
+    code = snippet(target("embedded"), "embedded.cpp.j2", manifest, bundle.image, bundle.models[0]) + printing
     (tmp_path / "snippet.cc").write_text(code)
     includes = [f"-I{tmp_path}", f"-I{HERE / 'tflm'}", f"-I{bundle.folder}"]
     program = tmp_path / "snippet"

@@ -14,8 +14,7 @@ from kerasimg.api import Run
 from kerasimg.data.decode import decode
 from kerasimg.deploy.bundle import Bundle, sha256
 from kerasimg.deploy.manifest import Manifest
-from kerasimg.deploy.runtimes import open_runtime
-from kerasimg.deploy.targets import TARGETS
+from kerasimg.deploy.targets import names, open_runtime, targets
 from kerasimg.errors import CallError, GateError
 from kerasimg.models.classifier import Classifier
 
@@ -165,10 +164,15 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(run: Run, tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["keras"]
 
 
-def test_every_target_has_a_module_that_writes_it():
-    for name, target in TARGETS.items():
-        assert callable(target.writer(name)), name
-        assert set(target.default) <= set(target.precisions)
+def test_every_target_has_all_its_facts():
+    kinds = [each.runtime.kind for each in targets()]
+    assert len({*kinds}) == len(kinds) == len(names())
+    for each in targets():
+        assert each.name in names()
+        assert each.about
+        assert each.precisions
+        assert each.file
+        assert bool(each.packages) == bool(each.extra)
 
 
 @pytest.mark.parametrize("name", ["litert", "onnx", "openvino", "savedmodel", "keras"])
@@ -179,7 +183,10 @@ def test_the_python_of_the_readme_says_what_the_trained_model_says(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    monkeypatch.chdir(copy(name))
+    folder = copy(name)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "preprocess", raising=False)
     vector = exported[name].vectors()[0]
     Path("photo.jpg").write_bytes(vector.file.read_bytes())
     exec(Path("README.md").read_text().split("```python\n")[1].split("```")[0], {})

@@ -10,7 +10,7 @@ import kerasimg
 from kerasimg.api import Run
 from kerasimg.deploy import litert_file
 from kerasimg.deploy.bundle import Bundle
-from kerasimg.deploy.runtimes import open_runtime
+from kerasimg.deploy.targets import open_runtime
 from kerasimg.errors import CallError
 from kerasimg.models.classifier import Classifier
 

@@ -9,7 +9,7 @@ import pytest
 
 import kerasimg
 from kerasimg.deploy.logits import in_float32, inference_model, logits_model
-from kerasimg.deploy.runtimes import open_runtime
+from kerasimg.deploy.targets import open_runtime
 from kerasimg.models.classifier import Classifier
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3)).astype("float32")

@@ -3,6 +3,7 @@
 import functools
 import http.server
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -16,11 +17,11 @@ import pytest
 import kerasimg
 from kerasimg.api import Run
 from kerasimg.data.decode import FILTERS, RESIZE, decode
-from kerasimg.deploy import snippets
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.export_context import Options, prepare
 from kerasimg.deploy.manifest import Manifest, ModelFile
-from kerasimg.deploy.targets import target
+from kerasimg.deploy.readme import LANGUAGES, snippet
+from kerasimg.deploy.targets import target, targets
 from kerasimg.deploy.web import browser, litertjs, pages
 from kerasimg.errors import CallError
 from kerasimg.models.classifier import Classifier
@@ -46,26 +47,36 @@ IMAGES = [
 ]
 
 
-@pytest.mark.parametrize("write", [snippets.kotlin, snippets.swift, snippets.javascript, snippets.microcontroller])
+def code_of(title: str, image: Image, name: str = "litert", told: Manifest | None = None, **changed: Any) -> str:
+    """The code below a heading in the README of a target's bundle."""
+    chosen = target(name)
+    return snippet(chosen, chosen.snippets[title], told or manifest(), image, model(**changed))
+
+
+@pytest.mark.parametrize(("name", "title"), [(each.name, title) for each in targets() for title in each.snippets])
 @pytest.mark.parametrize("input_dtype", ["float32", "uint8", "int8"])
-def test_code_is_whole_for_every_image_section(write: Any, input_dtype: str):
+def test_code_is_complete_for_every_image_section(name: str, title: str, input_dtype: str):
+    assert title in LANGUAGES
     for image in IMAGES:
-        code = write(manifest(), image, model(input_dtype=input_dtype))
-        assert not set("@") & set(code.replace("@IntArray", "").replace("@litertjs", "")), code
+        code = code_of(title, image, name, input_dtype=input_dtype)
+        assert "{{" not in code
+        assert "{%" not in code
         for opening, closing in ("()", "[]", "{}"):
             assert code.count(opening) == code.count(closing), code
+        for imported in re.findall(r"import kotlin\.math\.(\w+)", code):
+            assert len(re.findall(rf"\b{imported}\b", code)) > 1, imported
 
 
 def test_code_has_the_models_names_and_sizes():
     image = Image(size=[96, 64], channels=1, background=[1, 2, 3])
     told = manifest(task="multilabel", classes=7)
-    kotlin = snippets.kotlin(told, image, model(path="model_int8.tflite", input_dtype="int8"))
+    kotlin = code_of("Kotlin", image, told=told, path="model_int8.tflite", input_dtype="int8")
     assert 'CompiledModel.create(assets, "model_int8.tflite", CompiledModel.Options(Accelerator.CPU))' in kotlin
     assert "7 probabilities, of each label by itself, in the order of classes.json" in kotlin
     assert "inputs[0].writeInt8(modelInput(argb, image.width, image.height))" in kotlin
     assert "ByteArray(96 * 64 * 1)" in kotlin
     assert "intArrayOf(1, 2, 3)" in kotlin
-    swift = snippets.swift(told, image, model(path="model_int8.tflite", input_dtype="int8"))
+    swift = code_of("Swift", image, told=told, path="model_int8.tflite", input_dtype="int8")
     assert 'path(forResource: "model_int8", ofType: "tflite")' in swift
     assert "-> [Int8]" in swift
     assert "[1, 2, 3, 255]" in swift
@@ -76,7 +87,7 @@ def test_kotlin_makes_the_reference_decoders_pixels_within_one(tmp_path: Path):
     sources, calls, cases = [], [], []
     random = np.random.default_rng(0)
     for number, image in enumerate(IMAGES[::2] + IMAGES[1:3]):
-        code = snippets.kotlin(manifest(), image, model(input_dtype="int8"))
+        code = code_of("Kotlin", image, input_dtype="int8")
         sources.append(tmp_path / f"c{number}.kt")
         sources[-1].write_text(f"package c{number}\n{code}\n")
         for width, height in [(37, 23), (160, 120), (97, 61), (1, 5), (40, 24)]:
@@ -108,7 +119,7 @@ def test_javascript_runs_a_tflite_file(run: Run, tmp_path: Path):
     except CallError as error:
         pytest.skip(str(error))
     exporting = prepare(run, options=Options(("float32", "int8"), 1))
-    models = target("litert").writer("litert")(exporting, tmp_path)
+    models = [target("litert").write(exporting, tmp_path, precision) for precision in ("float32", "int8")]
     told = manifest(classes=3, models=models)
     pages.write_folder(tmp_path, {"name": "x"}, runtime)
     imports = '<script type="importmap">{"imports": {"@litertjs/core": "./litert/index.js"}}</script>'
@@ -116,7 +127,7 @@ def test_javascript_runs_a_tflite_file(run: Run, tmp_path: Path):
     pixels = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3)).astype(np.uint8)
     values = json.dumps(pixels.reshape(-1).tolist())
     for model_file in models:
-        code = snippets.javascript(told, exporting.image, model_file)
+        code = snippet(target("litert"), "litert.js.j2", told, exporting.image, model_file)
         code = code.replace("node_modules/@litertjs/core/wasm/", "litert/")
         script = f"{code}\nwindow.told = await probabilities(new Uint8Array({values}));"
         page = f'<!doctype html>{failed}{imports}<script type="module">{script}</script>'

@@ -52,6 +52,23 @@ def test_a_bundle_that_has_left_its_run_and_an_old_one_are_not_called_stale(reca
     kerasimg.verify(bundle)
 
 
+def test_a_bundle_written_elsewhere_is_stale_while_its_run_can_be_reached(run, tmp_path, monkeypatch, caplog):
+    folder = Path(shutil.copytree(run.folder, tmp_path / "runs" / "photos-1"))
+    (bundle,) = kerasimg.export(folder, "litert", out=tmp_path / "phone")
+    assert bundle.manifest.run == "../../runs/photos-1"
+    kerasimg.verify(bundle.folder)
+    set_decisions(folder / "model.keras", replace(Classifier.open(folder), temperature=2.0))
+    renew = f"{WHY}; to renew it: kerasimg export {folder} --to litert --out {tmp_path / 'phone'}"
+    with pytest.raises(GateError, match=renew):
+        kerasimg.verify(bundle.folder)
+    monkeypatch.setattr(server, "_alone", lambda *given: None)  # it would listen until it is ended
+    with caplog.at_level(logging.WARNING, "kerasimg"):
+        server.serve(bundle.folder, port=0)
+    assert renew in caplog.text
+    folder.rename(tmp_path / "runs" / "gone")
+    kerasimg.verify(bundle.folder)
+
+
 def test_export_names_what_is_still_stale(recalibrated, caplog):
     with caplog.at_level(logging.WARNING, "kerasimg"):
         kerasimg.export(recalibrated, "keras")

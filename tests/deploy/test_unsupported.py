@@ -8,7 +8,7 @@ import pytest
 
 import kerasimg
 from kerasimg.deploy.bundle import Bundle
-from kerasimg.deploy.runtimes import open_runtime
+from kerasimg.deploy.targets import open_runtime
 from kerasimg.errors import CallError, GateError
 
 HEAD = [
@@ -64,9 +64,9 @@ def test_a_target_that_fails_names_layer_and_operation_and_leaves_the_others(tra
     lines = str(caught.value).splitlines()
     refused = r"the layer 'smaller' (Resizing) cannot be written: there is no operation for ScaleAndTranslate"
     assert lines[0] == f"onnx: {refused}; take another target"
-    assert lines[1].startswith(f"litert: {refused}; allow TensorFlow's own (--allow-flex)")
-    assert lines[2] == f"openvino: {refused}; take another target"
-    assert lines[3] == "written all the same: savedmodel"
+    assert lines[1].startswith(f"litert float32: {refused}; allow TensorFlow's own (--allow-flex)")
+    assert lines[2] == f"openvino float32: {refused}; take another target"
+    assert lines[3] == "written all the same: savedmodel (float32)"
     assert Bundle.open(tmp_path / "savedmodel").manifest.parity[0].passed
     assert [path.name for path in tmp_path.iterdir() if path.name in ("onnx", "litert", "openvino")] == []
 

@@ -11,7 +11,7 @@ import pytest
 
 import kerasimg
 from kerasimg.api import Run
-from kerasimg.deploy.bundle import Bundle, described
+from kerasimg.deploy.bundle import Bundle, list_files
 from kerasimg.deploy.manifest import write
 from kerasimg.errors import CallError, DataError, GateError, WeightsError
 from kerasimg.models.classifier import Classifier
@@ -20,7 +20,7 @@ from kerasimg.models.classifier import Classifier
 def seal(folder: Path) -> None:
     """Make the manifest tell what the files are now."""
     bundle = Bundle.open(folder, check=False)
-    write(folder / "manifest.json", bundle.manifest.model_copy(update={"files": described(folder)}))
+    write(folder / "manifest.json", bundle.manifest.model_copy(update={"files": list_files(folder)}))
 
 
 @pytest.mark.parametrize("name", ["litert", "onnx", "openvino"])
@@ -65,9 +65,9 @@ def test_a_wrong_model_in_a_sound_bundle_ends_with_4_and_names_the_images(
     wrong.model.set_weights([weights[..., ::-1] for weights in wrong.model.get_weights()])
     folder = copy("litert")
     from kerasimg.deploy.export_context import Exporting, Options
-    from kerasimg.deploy.targets.litert import write_one
+    from kerasimg.deploy.targets import target
 
-    write_one(Exporting(wrong, None, None, Options(("float32",))), folder, "float32")
+    target("litert").write(Exporting(wrong, None, None, Options(("float32",))), folder, "float32")
     with pytest.raises(WeightsError, match=r"model_float32.tflite' (was altered|has)"):
         kerasimg.verify(folder)
     seal(folder)

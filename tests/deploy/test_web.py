@@ -254,7 +254,7 @@ def test_the_folder_runs_from_a_server_as_the_readme_says(bundle: Bundle, run: R
 @pytest.mark.parametrize("precision", ["float16", "dynamic", "int8"])
 def test_smaller_models_run_in_the_page_too(precision: Any, run: Run, runtime: Path, tmp_path: Path):
     exporting = prepare(run, options=Options((precision,), 1))
-    (made,) = target("web").writer("web")(exporting, tmp_path)
+    (made,) = [target("web").write(exporting, tmp_path, precision)]
     assert made.input_dtype == ("uint8" if precision == "int8" else "float32")
     classifier = Classifier.open(run)
     with Browser((tmp_path / "demo.html").resolve().as_uri()) as opened:

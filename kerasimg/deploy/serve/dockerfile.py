@@ -6,6 +6,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from kerasimg.deploy.bundle import Bundle
+from kerasimg.deploy.targets import served, target_of
 from kerasimg.errors import CallError
 
 SERVER_PACKAGES = (
@@ -13,9 +14,6 @@ SERVER_PACKAGES = (
     *("fastapi", "uvicorn", "uvloop", "httptools", "python-multipart", "prometheus-client"),
 )
 """Packages that the server needs with every runtime."""
-
-RUNTIME_PACKAGES = {"litert": "ai-edge-litert", "onnx": "onnxruntime", "openvino": "openvino"}
-"""`runtime` of a model file -> the package that runs it."""
 
 FILE = "Dockerfile"
 
@@ -48,11 +46,11 @@ def requirements(bundle: Bundle) -> list[str]:
     Raises:
         CallError: if the bundle has no model that can be served.
     """
-    runtimes = [model.runtime for model in bundle.models if model.runtime in RUNTIME_PACKAGES]
+    runtimes = [package for model in bundle.models if (package := target_of(model).runtime.package) is not None]
     if not runtimes:
-        raise CallError(f"'{bundle.folder}' has no model that `kerasimg serve` runs ({', '.join(RUNTIME_PACKAGES)})")
-    names = dict.fromkeys((*SERVER_PACKAGES, *(RUNTIME_PACKAGES[name] for name in runtimes)))
-    return [f"{name}=={pinned}" if (pinned := _installed(name)) else name for name in names]
+        raise CallError(f"'{bundle.folder}' has no model that `kerasimg serve` runs ({', '.join(served())})")
+    packages = dict.fromkeys((*SERVER_PACKAGES, *runtimes))
+    return [f"{name}=={pinned}" if (pinned := _installed(name)) else name for name in packages]
 
 
 def dockerfile(bundle: Bundle) -> str:

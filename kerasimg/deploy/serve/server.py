@@ -18,6 +18,7 @@ from kerasimg import log
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import FILE
 from kerasimg.deploy.serve.settings import NAMES, Settings, key_from_environment
+from kerasimg.deploy.targets import served
 from kerasimg.errors import CallError, KerasimgError, nearest
 from kerasimg.keras_internals import serve_in_processes
 from kerasimg.log import Verbose
@@ -27,9 +28,6 @@ from kerasimg.staleness import stale_bundle
 
 REQUIRED_PACKAGES = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
 """Packages of the extra `serve`; a missing runtime is reported when it is opened."""
-
-SERVED_TARGETS = ("litert", "onnx", "openvino")
-"""Exports of a run that can be served, in order of preference."""
 
 WORKER_VARIABLE = "KERASIMG_SERVE"
 """Environment variable that tells server processes what to serve: folder, line feed, settings."""
@@ -96,7 +94,7 @@ def bundle_of(source: str | os.PathLike[str]) -> Path:
     model = files.model_file
     if not model.is_file():
         raise CallError(f"'{folder}' is neither a bundle ({FILE}) nor a run ({model.name}) nor a pack ({SUFFIX})")
-    for target in SERVED_TARGETS:
+    for target in served():
         manifest = files.exports / target / FILE
         if manifest.is_file():
             return manifest.parent

@@ -19,14 +19,12 @@ from kerasimg.data.image_files import BadImage, TooCostly
 from kerasimg.data.pixels import type_fault, value_fault
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import ModelFile
-from kerasimg.deploy.runtimes import Runtime, open_runtime
+from kerasimg.deploy.runtimes import Runtime
 from kerasimg.deploy.serve.errors import Refused
 from kerasimg.deploy.serve.settings import Settings
 from kerasimg.deploy.serve.workers import Workers
+from kerasimg.deploy.targets import open_runtime, served, target_of
 from kerasimg.errors import CallError
-
-RUNTIMES = ("litert", "onnx", "openvino")
-"""Runtimes of a server: those that do not need TensorFlow."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,9 @@ class Model:
     def open(bundle: Bundle, settings: Settings) -> Model:
         """Opens and warms up the model that the settings name."""
         file = bundle.model(settings.model)
-        if file.runtime not in RUNTIMES:
+        if target_of(file).runtime.package is None:
             raise CallError(
-                f"'{bundle.model_path(file)}' runs in {file.runtime}; a server runs {', '.join(RUNTIMES)}: "
+                f"'{bundle.model_path(file)}' runs in {file.runtime}; a server runs {', '.join(served())}: "
                 "kerasimg export RUN --to litert"
             )
         digests = [entry.sha256 for entry in bundle.manifest.files if entry.path == file.path]

@@ -213,10 +213,8 @@ def target(name: str) -> Target:
     if name in REGISTERED:
         return REGISTERED[name]()
     if name in (module.name for module in pkgutil.iter_modules(__path__)):
-        module = import_module(f"{__name__}.{name}")
-        return next(
-            cls() for _, cls in inspect.getmembers(module, inspect.isclass) if getattr(cls, "name", None) == name
-        )
+        classes = [cls for cls in vars(import_module(f"{__name__}.{name}")).values() if inspect.isclass(cls)]
+        return next(cls() for cls in classes if issubclass(cls, Target) and getattr(cls, "name", None) == name)
     for point in entry_points(group=GROUP, name=name):
         try:
             cls = point.load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -36,7 +37,7 @@ class CoreMLRuntime(Runtime):
             import coremltools
         self.name = f"coremltools {version('coremltools')}"
         with readable(path):
-            self._model = coremltools.models.MLModel(str(path))
+            self._model: Any = coremltools.models.MLModel(str(path))
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
         """As `Runtime.run`."""
@@ -103,7 +104,11 @@ class CoreML(Target):
         path = folder / described.path
         model = coremltools.models.MLModel(str(path), skip_model_load=True)
         model.short_description = f"{exporting.name}: {', '.join(exporting.classes)}"
-        model.save(str(path))
+        # Its weights are read from the package while another is written.
+        named = path.with_name(f"named_{path.name}")
+        model.save(str(named))
+        shutil.rmtree(path)
+        named.rename(path)
         return described
 
 

@@ -66,9 +66,11 @@ class LiteRT(Target):
     """TensorFlow Lite, now LiteRT: flatbuffers for phones, boards, servers."""
 
     name, about = "litert", "a .tflite file, for LiteRT on servers, phones and boards"
-    runtime, file = LiteRTRuntime, "model_{precision}.tflite"
-    precisions = ("float32", "float16", "dynamic", "int8")
-    packages, extra = ("ai_edge_litert",), "litert"
+    runtime: ClassVar[type[Runtime]] = LiteRTRuntime
+    file = "model_{precision}.tflite"
+    precisions: ClassVar[tuple[Precision, ...]] = ("float32", "float16", "dynamic", "int8")
+    packages: ClassVar[tuple[str, ...]] = ("ai_edge_litert",)
+    extra = "litert"
     snippets: ClassVar = {
         "Python": "litert.py.j2",
         "C++": "litert.cpp.j2",

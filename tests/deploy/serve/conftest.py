@@ -20,7 +20,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kerasimg.deploy import manifest as manifests
-from kerasimg.deploy.bundle import Bundle, described
+from kerasimg.deploy.bundle import Bundle, list_files
 from kerasimg.deploy.serve.app import create_app
 from kerasimg.deploy.serve.service import Service
 from kerasimg.deploy.serve.session import Model
@@ -68,7 +68,7 @@ def write_bundle(folder: Path, task: str = "multiclass", thresholds: list[float]
         classes=len(names),
         thresholds=thresholds,
         models=[file],
-        files=described(folder),
+        files=list_files(folder),
         created="2026-11-01T00:00:00+00:00",
     )
     manifests.write(folder / manifests.FILE, manifest)

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from kerasimg.deploy.bundle import Bundle
-from kerasimg.deploy.serve.dockerfile import RUNTIME_PACKAGES, dockerfile, requirements
-from kerasimg.deploy.serve.session import RUNTIMES
+from kerasimg.deploy.serve.dockerfile import dockerfile, requirements
+from kerasimg.deploy.targets import served, target
 from kerasimg.errors import CallError
 
 
 def test_every_served_runtime_has_a_package():
-    assert set(RUNTIME_PACKAGES) == set(RUNTIMES)
+    packages = {name: target(name).runtime.package for name in served()}
+    assert packages == {"litert": "ai-edge-litert", "onnx": "onnxruntime", "openvino": "openvino"}
 
 
 def test_installed_packages_are_pinned_and_exclude_tensorflow(bundles: Callable[..., Path]):
