@@ -63,7 +63,9 @@ def test_operations_that_only_tensorflow_has_are_refused_unless_asked_for(run: R
     x = keras.ops.erf(keras.layers.GlobalAveragePooling2D()(inputs) / 256)
     odd = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
     classifier = Classifier(odd, plain.spec, plain.classes, plain.folder)
-    with pytest.raises(CallError, match=r"litert float32: the layer 'erf' \(Erf\) cannot be written: .*Erf.*--allow-flex"):
+    with pytest.raises(
+        CallError, match=r"litert float32: the layer 'erf' \(Erf\) cannot be written: .*Erf.*--allow-flex"
+    ):
         kerasimg.export(classifier, "litert", out=tmp_path)
     (bundle,) = kerasimg.export(classifier, "litert", out=tmp_path, allow_flex=True, allow_uncompared=True)
     assert litert_file.operations(content(bundle, "float32"))["FlexErf"] == 1
