@@ -257,6 +257,8 @@ def _count(zoo: dict[str, dict[str, Cell]], column: str) -> str:
 
 
 def _table(rows: dict[str, dict[str, Cell]], kind: str) -> str:
+    if not rows:
+        return "Not run yet.\n"
     notes: dict[tuple[str, str], list[str]] = {}
     names = [column for column in (*columns(), *ZOO_COLUMNS) if any(column in cells for cells in rows.values())]
     names = list(dict.fromkeys(names))
