@@ -95,7 +95,7 @@ def test_without_xla_the_same_comes_out_but_for_rounding(monkeypatch: pytest.Mon
     nodes = [*MOVES[1:3], ("RandomHue", {"factor": 0.3}), ("GridMask", {})]
     compiled, _ = applied(nodes)
     monkeypatch.setattr("kerasimg.data.augmentation.lowering._cached", {})
-    for module in ("passes", "lowering"):
+    for module in ("xla", "lowering"):
         monkeypatch.setattr(f"kerasimg.data.augmentation.{module}.xla_works", lambda: False)
     plain, _ = applied(nodes)
     assert "without XLA" in compile_augment(nodes, Image(size=[10, 12]), 0).describe()

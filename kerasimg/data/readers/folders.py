@@ -101,7 +101,7 @@ def read_tree(root: str, folders: Tree, known: Sequence[str] = ()) -> Reading:
         elif not listing.folders:
             empty.append(_below(root, folder))
         for name in listing.folders:
-            listings, others = _collect(folders, os.path.join(folder, name))
+            listings, others = _collect(folders, os.path.join(folder, name), root, base, folder)
             ignored += others
             if listings:
                 class_folders.append(
@@ -127,7 +127,7 @@ def _unwrap(root: str, folders: Tree, known: Sequence[str]) -> str:
     base = root
     while True:
         listing = folders.listing(base)
-        below = [name for name in listing.folders if _collect(folders, os.path.join(base, name))[0]]
+        below = [name for name in listing.folders if _collect(folders, os.path.join(base, name), root, base)[0]]
         if listing.number or len(below) != 1 or class_name(readable(below[0])) in known:
             return base
         inner = os.path.join(base, below[0])
@@ -137,11 +137,15 @@ def _unwrap(root: str, folders: Tree, known: Sequence[str]) -> str:
         base = inner
 
 
-def _collect(folders: Tree, folder: str) -> tuple[list[tuple[str, Listing]], int]:
-    """All folders with images, recursively, and the number of other files."""
+def _collect(folders: Tree, folder: str, *above: str) -> tuple[list[tuple[str, Listing]], int]:
+    """All folders with images, recursively, and the number of other files.
+
+    above: the folders that this one is in. A link that leads back to one of them is not followed: it would bring the
+    images of every class into this one.
+    """
     listings = []
     others = 0
-    waiting, seen = [folder], set()
+    waiting, seen = [folder], {folders.identity(path) for path in above}
     while waiting:
         path = waiting.pop()
         identity = folders.identity(path)

@@ -26,6 +26,12 @@ from kerasimg.escaping import from_csv_cell
 from kerasimg.spec.document import Task
 
 COLUMNS = ("path", "label", "labels", "split")
+OTHER_NAMES = {
+    **dict.fromkeys(("file", "filename", "file_name", "filepath", "image", "image_path", "img", "uri", "url"), "path"),
+    **dict.fromkeys(("class", "class_name", "classname", "category", "target", "tag"), "label"),
+    **dict.fromkeys(("part", "subset", "set", "fold"), "split"),
+}
+"""Names of columns in manifests of other tools, and what kerasimg calls them."""
 
 Row = tuple[int, Mapping[str, Any]]
 """The line number of a row, and its values by column."""
@@ -59,7 +65,7 @@ class Manifest(Reader):
                     gathered.add(item.id, item.labels, item.part, item.extras)
                     places.add_raw(os.fsencode(str(item.held)))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise fault(data, "", f"cannot be read as UTF-8 text: {error}") from error
+            raise fault(data, "", f"cannot be read as UTF-8 text: {error}; save it as UTF-8 (CSV UTF-8)") from error
         if faults:
             raise ManyFaults(faults)
         items = gathered.items(Files(places.texts()))
@@ -111,8 +117,10 @@ def _has_labels(names: Iterable[str]) -> bool:
 
 
 def _columns_wanted(names: list[str]) -> str:
-    near = next((guess for name in names if name not in COLUMNS and (guess := nearest(name, COLUMNS))), "")
-    return f"expected the columns path and label (or labels), found {', '.join(names) or 'none'}{near}"
+    advice = next((guess for name in names if name not in COLUMNS and (guess := nearest(name, COLUMNS))), "")
+    if others := [f"'{name}' to '{OTHER_NAMES[name.lower()]}'" for name in names if name.lower() in OTHER_NAMES]:
+        advice = f"; rename {' and '.join(others)}"
+    return f"expected the columns path and label (or labels), found {', '.join(names) or 'none'}{advice}"
 
 
 def _item(folder: str, row: Mapping[str, Any], task: Task) -> tuple[Item, list[str]]:

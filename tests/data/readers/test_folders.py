@@ -101,6 +101,14 @@ def test_links_that_lead_in_a_circle_end(folder: Folder):
     assert ids(open_source(root)) == ["cat/1.png", "dog/1.png"]
 
 
+@pytest.mark.parametrize("parts", ["", "train/"])
+def test_a_link_back_to_the_data_set_adds_no_images_of_other_classes(folder: Folder, parts: str):
+    root = folder(f"{parts}cat/1.png", f"{parts}dog/1.png")
+    (root / parts / "cat" / "all").symlink_to(root)
+    (root / parts / "dog" / "parent").symlink_to(root / parts)
+    assert ids(open_source(root)) == [f"{parts}cat/1.png", f"{parts}dog/1.png"]
+
+
 def test_the_order_does_not_depend_on_that_of_the_file_system(folder: Folder, monkeypatch: pytest.MonkeyPatch):
     root = folder(*(f"{name}/{number}.png" for name in ("b", "a") for number in (3, 1, 2)))
     expected = ids(open_source(root))

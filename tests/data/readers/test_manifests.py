@@ -99,6 +99,10 @@ def test_a_manifest_without_the_columns_names_the_nearest(manifest):
         "line 1: expected the columns path and label (or labels), found paths, label; did you mean 'path'?"
     )
     assert message(manifest("empty.csv", "")) == ("line 1: expected the columns path and label (or labels), found none")
+    assert message(manifest("other.csv", "Filename,class\na.png,cat\n")) == (
+        "line 1: expected the columns path and label (or labels), found Filename, class; "
+        "rename 'Filename' to 'path' and 'class' to 'label'"
+    )
 
 
 def test_faulty_lines_of_jsonl_are_named(manifest):
@@ -136,3 +140,4 @@ def test_a_manifest_that_is_no_text_is_a_fault(folder: Folder):
     path = folder() / "pets.csv"
     path.write_bytes(b"path,label\n\xff\xfe.png,cat\n")
     assert "cannot be read as UTF-8 text" in message(path)
+    assert message(path).endswith("; save it as UTF-8 (CSV UTF-8)")
