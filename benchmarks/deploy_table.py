@@ -98,7 +98,7 @@ def timed(made: list[Row], shape: tuple[int, int, int], rounds: int) -> dict[str
 
 def table(made: list[Row], found: dict[str, tuple[list[float], list[float]]]) -> list[str]:
     lines = [
-        "| | size, MB | p50, ms | p95, ms | images/s | greatest difference | decided alike | accuracy | runtime |",
+        "| | size, MB | p50, ms | p95, ms | images/s | greatest difference | same decision | accuracy | runtime |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in made:

@@ -1,11 +1,11 @@
-"""A bundle: a folder with an exported model and all that its numbers mean. It is opened without Keras and TensorFlow.
+"""Export bundles: a folder with a model and its metadata, opened without Keras and TensorFlow.
 
-manifest.json     what it holds, with sizes and hashes, and how it compares with the trained model
-classes.json      names of the classes, in the order of the outputs
+manifest.json     contents with sizes and hashes, and the comparison with the trained model
+classes.json      class names, in the order of the outputs
 preprocess.json   the spec's `image` section: how an image becomes the model's input
-vectors/          images, the pixels that the reference decoder makes of them, the probabilities expected
-README.md         code to use it
-model files       float or integer pixels of 0-255 in, probabilities out
+vectors/          test images, their pixels from the reference decoder, and the expected probabilities
+README.md         code that runs the model
+model files       input: float or integer pixels, 0-255; output: probabilities
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ README = "README.md"
 
 @dataclass(frozen=True)
 class Vector:
-    """A test image and what the trained model says of it."""
+    """A test image with its pixels and the probabilities from the trained model."""
 
     name: str
-    """Of the image in the data."""
+    """The image's name in the data."""
     file: Path
-    """The image, as it was in the data; of a data set without files, a PNG."""
+    """The original image file; a PNG if the data set has no files."""
     pixels: np.ndarray
-    """What the reference decoder makes of it: (H, W, C) uint8, 0-255."""
+    """Pixels from the reference decoder: (H, W, C) uint8, 0-255."""
     probabilities: np.ndarray
     """(K,) float32; binary: (1,), the probability of the second class."""
 
@@ -55,89 +55,94 @@ class Bundle(Result):
     folder: Path
     manifest: Manifest
     classes: tuple[str, ...]
-    """Names, in the order of the outputs; where the task is binary, the second is the one of the output."""
+    """Class names, in the order of the outputs; a binary model outputs the probability of the second."""
     image: Image
-    """How an image becomes the model's input; `kerasimg.data.decode.decode` does it."""
+    """The preprocessing, which `kerasimg.data.decode.decode` applies."""
 
     def _shown(self) -> dict[str, Any]:
         sizes = {model.path: self.model_bytes(model) for model in self.models}
         return {"folder": self.folder, "target": self.manifest.target, "classes": self.classes, "bytes": sizes}
 
     def to_dict(self) -> dict[str, Any]:
-        """The folder and the manifest.
-
-        Returns:
-            Plain dicts, lists, strings and numbers.
-        """
+        """Returns the folder and the manifest as plain dicts, lists, strings and numbers."""
         return {"bundle": str(self.folder), **self.manifest.model_dump(mode="json")}
 
     @staticmethod
     def open(folder: str | os.PathLike[str], *, check: bool = True) -> Bundle:
-        """The bundle in a folder.
+        """Opens the bundle in a folder.
 
-        check: compare every file with its hash. WeightsError names each that is missing or was altered; CallError when
-        the folder holds no bundle.
+        Args:
+            folder: the bundle's folder.
+            check: compare every file with its hash.
+
+        Raises:
+            CallError: if the folder is not a bundle.
+            WeightsError: if files are missing or changed; names each.
         """
         path = Path(folder)
         manifest = manifests.read(path / manifests.FILE)
         if check:
-            faults = list(_altered(path, manifest.files))
+            faults = list(_changed_files(path, manifest.files))
             if faults:
-                raise WeightsError("\n".join([*faults, "the bundle is not as it was exported; export it again"]))
+                raise WeightsError("\n".join([*faults, "the bundle has changed since its export; export it again"]))
         return Bundle(path, manifest, _classes(path, manifest), _image(path))
 
     @property
     def task(self) -> Task:
-        """What the outputs mean."""
+        """The task, which defines the meaning of the outputs."""
         return self.manifest.task
 
     @property
     def thresholds(self) -> tuple[float, ...] | None:
-        """What a probability must exceed to be decided for (binary, multilabel); None: 0.5."""
-        found = self.manifest.thresholds
-        return None if found is None else tuple(found)
+        """Decision thresholds (binary, multilabel); None: 0.5."""
+        thresholds = self.manifest.thresholds
+        return None if thresholds is None else tuple(thresholds)
 
     @property
     def models(self) -> tuple[ModelFile, ...]:
-        """The models, in the order in which they were asked for."""
+        """The models, in the order of the requested precisions."""
         return tuple(self.manifest.models)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of an image's pixels: (H, W, C)."""
+        """Shape of the pixels of one image: (H, W, C)."""
         return (self.image.size[0], self.image.size[1], self.image.channels)
 
     @property
     def outputs(self) -> int:
-        """How many probabilities an image gets: one where the task is binary, else one for each class."""
+        """Number of probabilities per image: one for a binary task, otherwise one per class."""
         return 1 if self.task == "binary" else len(self.classes)
 
     def model(self, name: str | None = None) -> ModelFile:
-        """The model of a path or a precision; the first where none is named."""
+        """Returns the model with a path or a precision; the first if `name` is None.
+
+        Raises:
+            CallError: if there is no such model.
+        """
         if name is None:
             return self.models[0]
-        for by in ("path", "precision"):
-            for one in self.models:
-                if getattr(one, by) == name:
-                    return one
-        known = [one.path for one in self.models]
-        raise CallError(f"'{self.folder}' has no model '{name}'{nearest(name, known)} (it has: {listed(known)})")
+        for key in ("path", "precision"):
+            for model in self.models:
+                if getattr(model, key) == name:
+                    return model
+        known = [model.path for model in self.models]
+        raise CallError(f"'{self.folder}' has no model '{name}'{nearest(name, known)} (available: {listed(known)})")
 
     def model_path(self, model: ModelFile) -> Path:
-        """Where a model's file, or folder, is."""
+        """Returns the path of a model's file or folder."""
         return self.folder / model.path
 
     def model_bytes(self, model: ModelFile) -> int:
-        """Size of a model, in all its files."""
+        """Returns the total size of a model's files."""
         return sum(file.bytes for file in self.manifest.files if belongs(file.path, model))
 
     def vectors(self) -> list[Vector]:
-        """The test images; CallError where they cannot be read."""
+        """Returns the test vectors; raises CallError if they cannot be read."""
         return read_vectors(self.folder)
 
 
 def read_vectors(folder: Path) -> list[Vector]:
-    """The test images of a bundle's folder; CallError where they cannot be read."""
+    """Returns the test vectors in a bundle's folder; raises CallError if they cannot be read."""
     try:
         rows = json.loads((folder / EXPECTED).read_text(encoding="utf-8"))["vectors"]
         return [
@@ -154,9 +159,9 @@ def read_vectors(folder: Path) -> list[Vector]:
 
 
 def belongs(path: str, model: ModelFile) -> bool:
-    """Whether a file is part of a model: it, what stands below it, or the weights beside an .xml."""
-    beside = model.path.removesuffix(".xml") + ".bin" if model.path.endswith(".xml") else None
-    return path in (model.path, beside) or path.startswith(f"{model.path}/")
+    """Returns whether a file is part of a model: the file itself, a file in its folder, or the weights of an .xml."""
+    weights = model.path.removesuffix(".xml") + ".bin" if model.path.endswith(".xml") else None
+    return path in (model.path, weights) or path.startswith(f"{model.path}/")
 
 
 def list_files(folder: Path) -> list[BundleFile]:
@@ -169,23 +174,23 @@ def list_files(folder: Path) -> list[BundleFile]:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """Returns the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _altered(folder: Path, files: list[BundleFile]) -> Iterator[str]:
+def _changed_files(folder: Path, files: list[BundleFile]) -> Iterator[str]:
     root = folder.resolve()
     for file in files:
         path = folder / file.path
         if not path.is_file():
             yield f"'{path}' is missing"
         elif not path.resolve().is_relative_to(root):
-            yield f"'{path}' is a link that leads out of the bundle"
+            yield f"'{path}' is a link to a place outside the bundle"
         elif path.stat().st_size != file.bytes:
             yield f"'{path}' has {path.stat().st_size:,} bytes, expected {file.bytes:,}"
         elif sha256(path) != file.sha256:
-            yield f"'{path}' was altered: its SHA-256 is not the manifest's"
+            yield f"'{path}' has changed: its SHA-256 is not the one in the manifest"
 
 
 def _classes(folder: Path, manifest: Manifest) -> tuple[str, ...]:
@@ -211,6 +216,6 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CallError(f"'{path}' is missing; the bundle is not complete") from None
+        raise CallError(f"'{path}' is missing; the bundle is incomplete") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CallError(f"'{path}' cannot be read: {error}") from None

@@ -1,4 +1,4 @@
-"""`kerasimg.export`: a trained classifier -> bundles, each of them compared with it on its own runtime."""
+"""`kerasimg.export`: export a trained classifier to bundles and compare each with it on the target's runtime."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from kerasimg.deploy.bundle import (
 )
 from kerasimg.deploy.export_context import Exporting, Options, prepare
 from kerasimg.deploy.manifest import InputType, Manifest, Precision
-from kerasimg.deploy.parity import Asks, Gated, as_file, gate, line_of, require
+from kerasimg.deploy.parity import Bounds, GateResult, as_file, gate, line_of, require
 from kerasimg.deploy.readme import write_texts
 from kerasimg.deploy.serve import dockerfile
 from kerasimg.deploy.targets import Target, names, served, target
@@ -50,13 +50,13 @@ from kerasimg.spec.document import Image
 from kerasimg.staleness import warn_of_stale
 
 PACKAGES = ("kerasimg", "keras", "tensorflow", "numpy", "pillow")
-"""Whose versions a manifest lists, besides the target's own."""
+"""Packages whose versions a manifest lists, in addition to the target's."""
 
 COUNT = 5
-"""Test vectors of a bundle."""
+"""Number of test vectors in a bundle."""
 
 EXTENSIONS = {"jpeg": "jpg", "mpo": "jpg", "jpeg2000": "jp2", "tiff": "tif"}
-"""Pillow's name of a format -> the extension, where it is another."""
+"""Pillow's name of a format -> file extension, if they differ."""
 
 
 @log.applies_verbose
@@ -79,34 +79,34 @@ def export(
     arena_bytes: int | None = None,
     verbose: Verbose = 1,
 ) -> Results[Bundle]:
-    """Export a trained classifier, and compare every exported model with the trained one on the test images.
+    """Export a trained classifier, and compare every exported model with it on the test images.
 
     Args:
         run: a `Run`, its folder, a `model.keras` or `.kerasimg` file, or a zoo spec that brings its weights.
-        to: one target or several: "litert", "onnx", "openvino", ... (`kerasimg.deploy.targets`).
-        precision: "float32", "float16", "dynamic" (int8 weights), "int8"; one or several. None: the target's default.
-        batch: fixed batch size. None: any, where the target can.
-        out: the folder in which each target gets its own. None: `export/` in the run's folder.
-        data: other images to compare on than the run's.
-        tolerance: greatest difference of a probability. None: by precision.
-        same: share of images that must get the same decision. None: by precision.
-        accuracy_drop: greatest loss of accuracy. None: by precision.
-        images: number of images to compare on. None: the whole test part.
+        to: one or more targets: "litert", "onnx", "openvino", ... (`kerasimg.deploy.targets`).
+        precision: one or more of "float32", "float16", "dynamic" (int8 weights), "int8". None: the target's default.
+        batch: fixed batch size. None: any, if the target supports it.
+        out: parent folder of the bundles. None: `export/` in the run's folder.
+        data: images to compare on. None: the run's.
+        tolerance: largest allowed difference of a probability. None: by precision.
+        same: minimum share of images with the same decision. None: by precision.
+        accuracy_drop: largest allowed loss of accuracy. None: by precision.
+        images: number of images to compare on. None: the whole test split.
         input_dtype: of an int8 model: "uint8" (pixels as they are) or "int8".
-        allow_flex: let a .tflite hold operations that only TensorFlow has.
+        allow_flex: allow TensorFlow (Flex) operations in a .tflite file.
         allow_uncompared: accept an export for which there are no test images to compare on.
-        flash_bytes: of an embedded model: most bytes of flash.
-        arena_bytes: of an embedded model: most bytes of memory.
+        flash_bytes: maximum flash of an embedded model.
+        arena_bytes: maximum memory of an embedded model.
         verbose: 0: silent. 1 or 2: messages.
 
     Returns:
         One `Bundle` per target.
 
     Raises:
-        GateError: if a model is beyond its tolerance, or there is nothing to compare it on; its bundle is written
-            all the same, and marked.
+        GateError: if a model is beyond its tolerance, or there is nothing to compare it on; its bundle is
+            written anyway, and marked.
         CallError: if a target or a precision is unknown, not installed, or cannot be written. The others are written
-            all the same, and the error names each that failed.
+            anyway, and the error names each failure.
 
     Example:
         >>> [bundle] = kerasimg.export("runs/photos-1", "keras", verbose=0)
@@ -116,9 +116,9 @@ def export(
     chosen = list(dict.fromkeys([to] if isinstance(to, str) else to))
     if not chosen:
         raise CallError(f"no target to export to (targets: {', '.join(names())})")
-    asks = Asks(tolerance, same, accuracy_drop)
-    asks.check()
-    precisions: tuple[Precision, ...] = () if precision is None else _one_or_more(precision)
+    bounds = Bounds(tolerance, same, accuracy_drop)
+    bounds.check()
+    precisions: tuple[Precision, ...] = () if precision is None else _as_tuple(precision)
     options = Options(precisions, batch, input_dtype, allow_flex, flash_bytes, arena_bytes)
     options.check()
     fitted: dict[Target, Options] = {}
@@ -129,16 +129,16 @@ def export(
         except CallError as error:
             errors.append(error)
     if not fitted:
-        raise _all_of(errors)
+        raise _merge_errors(errors)
     if keras.backend.backend() != "tensorflow":
-        settings = {**asks._asdict(), "images": images, "allow_uncompared": allow_uncompared}
+        settings = {**bounds._asdict(), "images": images, "allow_uncompared": allow_uncompared}
         return _in_tensorflow(run, chosen, options, out, data, settings)
     exporting = prepare(run, data=data, images=images)
     root = _root(exporting, out)
     bundles: Results[Bundle] = Results()
     for each, its_options in fitted.items():
         try:
-            bundle, failures = _export_one(replace(exporting, options=its_options), each, root / each.name, asks)
+            bundle, failures = _export_target(replace(exporting, options=its_options), each, root / each.name, bounds)
         except Interrupted:
             raise
         except Exception as error:
@@ -152,8 +152,8 @@ def export(
     unexpected = [error for error in errors if not isinstance(error, KerasimgError)]
     warn_of_stale(exporting.run)
     if bundles and not (exporting.compared or allow_uncompared):
-        message = "the export is written and was not compared with the trained model: there are no test images"
-        failed.append(GateError(f"{message}; name some (--data), or accept it (--allow-uncompared)"))
+        message = "the export was written but not compared with the trained model: there are no test images"
+        failed.append(GateError(f"{message}; pass some (--data), or accept it (--allow-uncompared)"))
     for bundle in bundles:
         try:
             require(bundle.folder, bundle.manifest.parity)
@@ -164,23 +164,25 @@ def export(
             unexpected[0].add_note(str(failure))
         raise unexpected[0]
     if failed:
-        raise _together(failed, bundles)
+        raise _one_error(failed, bundles)
     return bundles
 
 
-def _together(errors: Sequence[KerasimgError], bundles: Sequence[Bundle]) -> KerasimgError:
+def _one_error(errors: Sequence[KerasimgError], bundles: Sequence[Bundle]) -> KerasimgError:
     """Returns one error for all; its exit code is the highest of theirs: 4 if a comparison failed."""
     if len(errors) == 1 and not bundles:
         return errors[0]
     text = "\n".join(map(str, errors))
     if bundles and any(not isinstance(error, GateError) for error in errors):
-        written = [f"{one.manifest.target} ({', '.join(model.precision for model in one.models)})" for one in bundles]
-        text += f"\nwritten all the same: {', '.join(written)}"
+        written = [
+            f"{bundle.manifest.target} ({', '.join(model.precision for model in bundle.models)})" for bundle in bundles
+        ]
+        text += f"\nwritten anyway: {', '.join(written)}"
     code = max(error.exit_code for error in errors)
     return RAISED.get(code, KerasimgError)(text)
 
 
-def _one_or_more(precision: Precision | Sequence[Precision]) -> tuple[Precision, ...]:
+def _as_tuple(precision: Precision | Sequence[Precision]) -> tuple[Precision, ...]:
     return (precision,) if isinstance(precision, str) else tuple(dict.fromkeys(precision))
 
 
@@ -190,11 +192,11 @@ def _in_tensorflow(
     options: Options,
     out: str | os.PathLike[str] | None,
     data: Data | None,
-    how: dict[str, Any],
+    settings: dict[str, Any],
 ) -> Results[Bundle]:
-    """The same in a process of its own, where Keras runs on TensorFlow, whose converters write the files."""
-    told = {
-        **how,
+    """Exports in a separate process with TensorFlow, whose converters write the files."""
+    arguments = {
+        **settings,
         **({"precision": list(options.precisions)} if options.precisions else {}),
         "batch": options.batch,
         "out": None if out is None else os.fspath(out),
@@ -203,42 +205,51 @@ def _in_tensorflow(
         "flash_bytes": options.flash_bytes,
         "arena_bytes": options.arena_bytes,
     }
-    log.info(f"Keras runs on {keras.backend.backend()} here; a process with TensorFlow writes the files")
-    folders = call_in_tensorflow(f"{__name__}:_exported", run, data, {"to": list(names), **told})
+    log.info(f"Keras runs on {keras.backend.backend()} here; a TensorFlow process writes the files")
+    folders = call_in_tensorflow(f"{__name__}:_export_folders", run, data, {"to": list(names), **arguments})
     return Results(Bundle.open(folder) for folder in folders)
 
 
-def _exported(**arguments: Any) -> list[str]:
-    """The folders of the bundles that `export` writes, for another process."""
+def _export_folders(**arguments: Any) -> list[str]:
+    """Returns the folders of the exported bundles, for another process."""
     return [str(bundle.folder) for bundle in export(**arguments)]
 
 
 def call_in_tensorflow(function: str, run: ClassifierReference, data: Data | None, arguments: Mapping[str, Any]) -> Any:
-    """Call a function in a process of its own, where Keras runs on TensorFlow.
+    """Calls a function in a separate process, in which Keras runs on TensorFlow.
 
-    function: MODULE:NAME; it takes `run`, `data` and the arguments, all as JSON has them, and so is what it returns.
+    Args:
+        function: MODULE:NAME; called with `run`, `data` and `arguments`. Arguments and result must be JSON.
+        run: as for `kerasimg.export`.
+        data: as for `kerasimg.export`.
+        arguments: further keyword arguments.
+
+    Returns:
+        The result of the function.
     """
-    # A classifier that was changed in this process is not what its folder holds.
+    # A classifier in memory may differ from the one in its folder.
     folder = None if isinstance(run, Classifier) else folder_of(run)
     if folder is None or not isinstance(data, str | os.PathLike | None):
         raise CallError(
-            f"an export is written by TensorFlow, and Keras runs on {keras.backend.backend()} here: name the run's "
-            "folder and the folder of the images, and it is done in another process"
+            f"export needs TensorFlow, and Keras runs on {keras.backend.backend()} here: pass the run's folder and "
+            "the images' folder, so that another process can export"
         )
-    places = {"run": os.fspath(folder), "data": None if data is None else os.fspath(data)}
-    done = subprocess.run(
+    paths = {"run": os.fspath(folder), "data": None if data is None else os.fspath(data)}
+    process = subprocess.run(
         [sys.executable, "-c", _CHILD, function],
-        input=json.dumps({**places, **arguments}),
+        input=json.dumps({**paths, **arguments}),
         env={**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
         check=False,
     )
-    *lines, last = done.stdout.splitlines() or [""]
+    *lines, last = process.stdout.splitlines() or [""]
     try:
         answer = json.loads(last)
     except ValueError:
-        raise KerasimgError(f"the process that exports ended with {done.returncode}:\n{done.stderr[-2000:]}") from None
+        raise KerasimgError(
+            f"the exporting process ended with exit code {process.returncode}:\n{process.stderr[-2000:]}"
+        ) from None
     for line in lines:
         log.info(line)
     if "error" in answer:
@@ -251,7 +262,7 @@ RAISED: dict[int, Callable[[str], KerasimgError]] = {
     3: lambda text: DataError([Fault("", "", text)]),
     4: GateError,
 }
-"""Exit code of an error in another process -> the error that tells it here."""
+"""Exit code of an error in another process -> error to raise here."""
 
 _CHILD = """
 import importlib, json, sys
@@ -270,53 +281,55 @@ def _root(exporting: Exporting, out: str | os.PathLike[str] | None) -> Path:
     if out is not None:
         return Path(out)
     if exporting.run is None:
-        raise CallError("out: a model without its run's folder; say where the bundles go (--out)")
+        raise CallError("out: required for a model without a run's folder (--out)")
     return RunFolder(exporting.run).exports
 
 
-def _export_one(exporting: Exporting, chosen: Target, folder: Path, asks: Asks) -> tuple[Bundle, list[Exception]]:
-    """Writes the bundle of one target, compared; under another name until it is complete.
+def _export_target(
+    exporting: Exporting, chosen: Target, folder: Path, bounds: Bounds
+) -> tuple[Bundle, list[Exception]]:
+    """Writes and compares the bundle of one target, in a draft folder until it is complete.
 
     Returns the bundle of the precisions that could be written, and the errors of the others.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
+    _remove_drafts(folder)
     draft = folder.with_name(f".{chosen.name}-{platform.node()}-{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
         log.info(f"{chosen.name}: writing {', '.join(exporting.options.precisions)}")
         bundle, errors = write_bundle(exporting, chosen, draft, folder)
-        gated = gate(exporting, bundle, asks)
-        for path, error in gated.failed.items():
-            errors.append(_of_precision(chosen, bundle.model(path).precision, error))
-        if len(gated.failed) == len(bundle.models):
+        result = gate(exporting, bundle, bounds)
+        for path, error in result.failed.items():
+            errors.append(_name_precision(chosen, bundle.model(path).precision, error))
+        if len(result.failed) == len(bundle.models):
             raise errors.pop()
-        notes = {**bundle.manifest.notes, **({"not_compared": gated.left} if gated.left else {})}
-        manifest = bundle.manifest.model_copy(update={"parity": gated.rows, "notes": notes})
-        if gated.failed:
-            manifest = _without(draft, manifest, gated.failed)
+        notes = {**bundle.manifest.notes, **({"not_compared": result.skipped} if result.skipped else {})}
+        manifest = bundle.manifest.model_copy(update={"parity": result.rows, "notes": notes})
+        if result.failed:
+            manifest = _remove_models(draft, manifest, result.failed)
         manifests.write(draft / manifests.FILE, manifest)
-        _report(gated)
-        _put(draft, folder)
+        _report(result)
+        _move(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return Bundle.open(folder), errors
 
 
-def _without(folder: Path, manifest: Manifest, failed: Iterable[str]) -> Manifest:
+def _remove_models(folder: Path, manifest: Manifest, failed: Iterable[str]) -> Manifest:
     """Removes the models that do not run from a bundle's draft and its manifest."""
-    gone = [model for model in manifest.models if model.path in failed]
+    removed = [model for model in manifest.models if model.path in failed]
     for file in manifest.files:
-        if any(belongs(file.path, model) for model in gone):
+        if any(belongs(file.path, model) for model in removed):
             (folder / file.path).unlink()
-    manifest = manifest.model_copy(update={"models": [model for model in manifest.models if model not in gone]})
+    manifest = manifest.model_copy(update={"models": [model for model in manifest.models if model not in removed]})
     image = Image.model_validate(json.loads((folder / PREPROCESS).read_text(encoding="utf-8")))
     write_texts(folder, manifest, image, json.loads((folder / CLASSES).read_text(encoding="utf-8")))
     return manifest.model_copy(update={"files": list_files(folder)})
 
 
-def _of_precision(chosen: Target, precision: Precision, error: Exception) -> Exception:
+def _name_precision(chosen: Target, precision: Precision, error: Exception) -> Exception:
     """Names the precision in an error, if the target has several."""
     if not isinstance(error, KerasimgError):
         error.add_note(f"while exporting for {chosen.name} in {precision}")
@@ -327,15 +340,15 @@ def _of_precision(chosen: Target, precision: Precision, error: Exception) -> Exc
     return RAISED.get(error.exit_code, KerasimgError)(f"{chosen.name} {precision}: {text}")
 
 
-def _sweep(folder: Path) -> None:
-    """Remove the drafts that exports killed on this machine have left."""
+def _remove_drafts(folder: Path) -> None:
+    """Removes drafts that killed exports on this machine left."""
     for draft in folder.parent.glob(f".{folder.name}-*"):
         *host, number = draft.name.removeprefix(f".{folder.name}-").rsplit("-", 1)
-        if number.isdecimal() and host in ([], [platform.node()]) and not _runs(int(number)):
+        if number.isdecimal() and host in ([], [platform.node()]) and not _is_running(int(number)):
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -348,13 +361,13 @@ def _runs(process: int) -> bool:
 def write_bundle(
     exporting: Exporting, chosen: Target, folder: Path, place: Path | None = None
 ) -> tuple[Bundle, list[Exception]]:
-    """Writes a target's bundle into an empty folder, not compared yet.
+    """Writes a target's bundle into an empty folder, without a comparison.
 
     Args:
-        exporting: what is exported.
+        exporting: the classifier to export.
         chosen: the target.
-        folder: where it is written.
-        place: where it will be; default: `folder`.
+        folder: the folder to write to.
+        place: its final folder; default: `folder`.
 
     Returns:
         The bundle of the precisions that could be written, and the errors of the others.
@@ -372,9 +385,9 @@ def write_bundle(
         except Interrupted:
             raise
         except Exception as error:
-            errors.append(_of_precision(chosen, precision, error))
+            errors.append(_name_precision(chosen, precision, error))
     if not models:
-        raise errors[0] if len(errors) == 1 else _all_of(errors)
+        raise errors[0] if len(errors) == 1 else _merge_errors(errors)
     thresholds = exporting.classifier.thresholds
     manifest = Manifest(
         name=exporting.name,
@@ -400,10 +413,10 @@ def write_bundle(
     return Bundle.open(folder, check=False), errors
 
 
-def _all_of(errors: list[Exception]) -> Exception:
+def _merge_errors(errors: list[Exception]) -> Exception:
     """Returns the error to raise if no precision could be written."""
     unexpected = [error for error in errors if not isinstance(error, KerasimgError)]
-    return unexpected[0] if unexpected else _together([e for e in errors if isinstance(e, KerasimgError)], [])
+    return unexpected[0] if unexpected else _one_error([e for e in errors if isinstance(e, KerasimgError)], [])
 
 
 def _path_to(run: Path | None, place: Path) -> str | None:
@@ -417,7 +430,7 @@ def _path_to(run: Path | None, place: Path) -> str | None:
 
 
 def _write_vectors(exporting: Exporting, folder: Path) -> None:
-    """Writes `vectors/`: five of the test images at even distances; if there are none, five that are drawn."""
+    """Writes `vectors/`: five evenly spaced test images; without test images, five drawn ones."""
     (folder / VECTORS).mkdir()
     rows, pixels = [], []
     for number, (name, image) in enumerate(_vector_images(exporting)):
@@ -438,31 +451,31 @@ def _write_vectors(exporting: Exporting, folder: Path) -> None:
 def _vector_images(exporting: Exporting) -> list[tuple[str, Any]]:
     if exporting.test is None:
         height, width, _ = exporting.shape
-        # Of smooth colours, and of another size than the model's.
+        # Smooth colours, in another size than the model's.
         return [
             (f"drawn {number}", np.asarray(drawn(number, height * 5 // 4 + number, width * 3 // 2)))
             for number in range(COUNT)
         ]
-    chosen = exporting.test.evenly(COUNT)
+    chosen = exporting.test.sample(COUNT)
     return [
         (name, chosen.source.columns.image(int(index)))
         for name, index in zip(chosen.names, chosen.indices, strict=True)
     ]
 
 
-def _report(gated: Gated) -> None:
-    for row in gated.rows:
+def _report(result: GateResult) -> None:
+    for row in result.rows:
         log.info(f"  {line_of(row)}; {row.bytes:,} bytes, {row.p50_ms:.2f} ms (p95 {row.p95_ms:.2f}), {row.runtime}")
-    for path, why in gated.left.items():
+    for path, why in result.skipped.items():
         log.info(f"  {path}: not compared: {why}")
 
 
-def _put(draft: Path, folder: Path) -> None:
-    """The draft in the folder's place."""
-    before = folder.with_name(f".{folder.name}-{os.getpid()}-before")
+def _move(draft: Path, folder: Path) -> None:
+    """Replaces the folder by the draft."""
+    previous = folder.with_name(f".{folder.name}-{os.getpid()}-before")
     if folder.exists():
         if not (folder / manifests.FILE).is_file() and any(folder.iterdir()):
-            raise CallError(f"'{folder}' is there and is no bundle; remove it, or name another --out")
-        folder.rename(before)
+            raise CallError(f"'{folder}' exists but is not an export bundle; remove it, or choose another --out")
+        folder.rename(previous)
     draft.rename(folder)
-    shutil.rmtree(before, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)

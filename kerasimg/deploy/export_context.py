@@ -1,4 +1,4 @@
-"""What an export starts from: a trained classifier, ready to be written by any target, and images to judge it on."""
+"""The input of an export: a trained classifier, calibration images, and images to compare the exported model on."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from kerasimg.spec.document import Image, Task
 from kerasimg.spec.pack import VECTORS, is_pack
 
 REPRESENTATIVE = 200
-"""Training images from which the range of every value is taken."""
+"""Number of training images for int8 calibration."""
 
 SAME = 1e-3
-"""Greatest difference of a probability between the machine on which a pack was written and this one."""
+"""Largest allowed difference between the probabilities stored in a pack and those computed on this machine."""
 
 LOADED = 64
-"""Images that are decoded at a time."""
+"""Number of images decoded per batch."""
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled images, by their places in a source."""
+    """Labelled images: indices into a source."""
 
     source: Source
     indices: np.ndarray
@@ -48,22 +48,22 @@ class Images:
 
     @property
     def names(self) -> list[str]:
-        """Of the images, in their order."""
+        """Names of the images."""
         return [self.source.items[index].id for index in self.indices]
 
     @property
     def truth(self) -> np.ndarray:
-        """Labels as `Source.label_ids` gives them."""
+        """Labels, as returned by `Source.label_ids`."""
         return self.source.label_ids(self.indices)
 
     def batches(self, image: Image, size: int = LOADED) -> Iterator[np.ndarray]:
-        """The images through the reference decoder, from their files on: (n, H, W, C) uint8, 0-255."""
+        """Yields batches of pixels from the reference decoder: (n, H, W, C) uint8, 0-255."""
         loader = Loader(self.source, self.indices, image, None)
         for start in range(0, len(self), size):
             yield loader.load(np.arange(start, min(start + size, len(self))))
 
-    def evenly(self, count: int) -> Images:
-        """So many of them, or all, at even distances."""
+    def sample(self, count: int) -> Images:
+        """Returns at most `count` of the images, evenly spaced."""
         if count >= len(self):
             return self
         return replace(self, indices=self.indices[np.linspace(0, len(self) - 1, count).round().astype(int)])
@@ -71,23 +71,23 @@ class Images:
 
 @dataclass(frozen=True)
 class Options:
-    """What a caller may ask of targets."""
+    """The caller's options for a target."""
 
     precisions: tuple[Precision, ...] = ()
-    """Those to write; none: the target's own choice."""
+    """Precisions to write; empty: the target's default."""
     batch: int | None = None
-    """Images that a model takes at a time; None: any number, where the target can."""
+    """Fixed batch size; None: any, if the target supports it."""
     input_dtype: InputType = "uint8"
-    """What a model takes whose values are all integers: uint8 or int8."""
+    """Input type of an int8 model: uint8 or int8."""
     allow_flex: bool = False
-    """Whether a .tflite may hold operations that only TensorFlow has."""
+    """Whether a .tflite file may use TensorFlow (Flex) operations."""
     flash_bytes: int | None = None
-    """Embedded: of the model and its code, at most."""
+    """Embedded: maximum size of the model and its class names."""
     arena_bytes: int | None = None
-    """Embedded: working memory, at most."""
+    """Embedded: maximum working memory."""
 
     def check(self) -> None:
-        """Raises a CallError for a batch or an input type that no target has."""
+        """Raises a CallError for an invalid batch size or input type."""
         if self.batch is not None and self.batch < 1:
             raise CallError(f"batch: expected 1 or more, got {self.batch}")
         if self.input_dtype not in ("uint8", "int8"):
@@ -96,55 +96,55 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Exporting:
-    """A classifier that is being exported."""
+    """A classifier during its export, with its images and options."""
 
     classifier: Classifier
     training: Images | None
-    """Those from which the range of every value is taken, REPRESENTATIVE at most; None where there are none."""
+    """Calibration images, at most REPRESENTATIVE; None if there are none."""
     test: Images | None
-    """Those on which an exported model is compared with this one."""
+    """Images on which the exported model is compared with this one."""
     options: Options = field(default_factory=Options)
     vectors: np.ndarray | None = None
-    """Test vectors of a pack, (N, H, W, C) uint8, on which it is compared where there are no test images."""
+    """Test vectors of a pack, (N, H, W, C) uint8, for the comparison if there are no test images."""
 
     @property
     def compared(self) -> bool:
-        """Whether there is anything to compare an exported model on."""
+        """Whether there are images to compare an exported model on."""
         return bool(self.test is not None and len(self.test)) or self.vectors is not None
 
     @property
     def name(self) -> str:
-        """Of the spec."""
+        """Name of the spec."""
         return self.classifier.spec.name
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names, in the order of the outputs."""
+        """Class names, in the order of the outputs."""
         return self.classifier.classes
 
     @property
     def image(self) -> Image:
-        """How an image becomes the model's input."""
+        """The preprocessing of images."""
         return self.classifier.spec.image
 
     @property
     def task(self) -> Task:
-        """What the outputs mean."""
+        """The task, which defines the meaning of the outputs."""
         return self.classifier.spec.task
 
     @property
     def run(self) -> Path | None:
-        """The run's folder, if there is one."""
+        """The run's folder; None without one."""
         return self.classifier.folder
 
     @property
     def batch(self) -> int | None:
-        """Images that a model takes at a time; None: any number."""
+        """Fixed batch size; None: any."""
         return self.options.batch
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of an image's pixels: (H, W, C)."""
+        """Shape of the pixels of one image: (H, W, C)."""
         return (*self.image.size, self.image.channels)  # type: ignore[return-value]
 
     @cached_property
@@ -154,25 +154,29 @@ class Exporting:
 
     @cached_property
     def logits(self) -> tuple[keras.Model, str]:
-        """The model up to its logits at the temperature, and "softmax" or "sigmoid", which makes probabilities."""
+        """The model that outputs temperature-scaled logits, and its final activation, "softmax" or "sigmoid"."""
         return logits_model(self.classifier.model, self.classifier.temperature, self.task)
 
     def signature(self, batch: int | None) -> list[keras.InputSpec]:
-        """What `keras.Model.export` is told of the input."""
+        """Returns the input signature for `keras.Model.export`."""
         return [keras.InputSpec(shape=(batch, *self.shape), dtype="float32", name="pixels")]
 
     def representative(self, batch: int | None = None) -> Iterator[np.ndarray]:
-        """Images of the training, (batch, H, W, C) float32, 0-255, each from its file on by the reference decoder.
+        """Yields calibration images from the reference decoder, (batch, H, W, C) float32, 0-255.
 
-        batch: images that the model takes at a time; None: one by one. The last batch is filled up with its last image.
+        The first two batches are all 0 and all 255: the input then has scale 1 and zero point 0, so that the quantized
+        model takes raw pixels.
 
-        Before them one of zeros and one of 255: then the quantized input's step is exactly 1 and its zero 0, and the
-        model takes raw pixels. CallError where there are no images.
+        Args:
+            batch: batch size; None: 1. The last batch is padded with its last image.
+
+        Raises:
+            CallError: if there are no calibration images.
         """
         if self.training is None:
             raise CallError(
-                "int8 takes the range of every value from images of the training, and a model without its run has "
-                "none: name the run's folder, or the images (--data)"
+                "int8 needs calibration images, and a model without its run has none: "
+                "pass the run's folder, or images (--data)"
             )
         for value in (0, 255):
             yield np.full((batch or 1, *self.shape), value, np.float32)
@@ -186,40 +190,47 @@ class Exporting:
 def prepare(
     run: ClassifierReference, *, data: Data | None = None, images: int | None = None, options: Options | None = None
 ) -> Exporting:
-    """The classifier of a run with its images.
+    """Opens the classifier of a run with its calibration and test images.
 
-    data: other images than the run's; their train part, or all, gives the ranges, their test part, or all, judges.
-    images: how many to judge on, at even distances; None: all.
+    Args:
+        run: as for `kerasimg.export`.
+        data: other images than the run's; the train split (or all) is for calibration, the test split (or all) for the
+            comparison.
+        images: number of images for the comparison, evenly spaced; None: all.
+        options: the caller's options.
     """
     classifier = Classifier.open(run)
-    training, test = _given(classifier, data) if data is not None else _own(classifier)
+    training, test = _images_of_data(classifier, data) if data is not None else _images_of_run(classifier)
     if test is not None and images is not None:
-        test = test.evenly(images)
+        test = test.sample(images)
     vectors = _vectors(classifier, run) if test is None else None
     return Exporting(classifier, training, test, options or Options(), vectors)
 
 
 def _vectors(classifier: Classifier, run: ClassifierReference) -> np.ndarray | None:
-    """The test vectors of a pack; GateError where its model does not answer as it did where it was packed."""
-    if not is_pack(run) or (found := pack_io.vectors(Path(str(run)))) is None:
+    """Returns the test vectors of a pack; raises GateError if the model gives other probabilities than the pack."""
+    if not is_pack(run) or (vectors := pack_io.vectors(Path(str(run)))) is None:
         return None
-    told = classifier.probabilities(found.pixels.astype(np.float32))
-    if told.shape != found.probabilities.shape or (worst := float(np.abs(told - found.probabilities).max())) > SAME:
-        how = f"differ by {worst:.2g}" if told.shape == found.probabilities.shape else "have another shape"
-        raise GateError(f"'{run}': the probabilities of its test vectors {how} from those in {VECTORS}")
-    return found.pixels
+    actual = classifier.probabilities(vectors.pixels.astype(np.float32))
+    if (
+        actual.shape != vectors.probabilities.shape
+        or (worst := float(np.abs(actual - vectors.probabilities).max())) > SAME
+    ):
+        change = f"differ by {worst:.2g}" if actual.shape == vectors.probabilities.shape else "have another shape"
+        raise GateError(f"'{run}': the probabilities of its test vectors {change} from those in {VECTORS}")
+    return vectors.pixels
 
 
-def _given(classifier: Classifier, data: Data) -> tuple[Images, Images]:
+def _images_of_data(classifier: Classifier, data: Data) -> tuple[Images, Images]:
     source = open_source(data, classifier.spec.task, classes=classifier.classes)
     trained = np.flatnonzero(source.parts == 0)
     training = Images(source, trained if len(trained) else np.arange(len(source)), "train")
     chosen = choose_images(classifier, data, None)
-    return training.evenly(REPRESENTATIVE), Images(*chosen)
+    return training.sample(REPRESENTATIVE), Images(*chosen)
 
 
-def _own(classifier: Classifier) -> tuple[Images | None, Images | None]:
-    """The run's own images; None where it kept none."""
+def _images_of_run(classifier: Classifier) -> tuple[Images | None, Images | None]:
+    """Returns the run's calibration and test images; None if the run recorded none."""
     try:
         record = own_record(classifier)
     except CallError:
@@ -230,16 +241,16 @@ def _own(classifier: Classifier) -> tuple[Images | None, Images | None]:
 
 
 def _training(classifier: Classifier, record: DataRecord) -> Images:
-    """A few of the images that were trained on, at even distances, each with the content that it had."""
-    kept = {image["id"]: image["sha256"] for image in record["images"] if image["part"] == "train"}
+    """Returns evenly spaced training images of the run; raises ManyFaults if their content has changed."""
+    digests = {image["id"]: image["sha256"] for image in record["images"] if image["part"] == "train"}
     source = open_source(record["where"], classifier.spec.task, classes=classifier.classes)
-    there = np.array([index for index, item in enumerate(source.items) if item.id in kept], dtype=np.int64)
-    chosen = Images(source, there, "train").evenly(REPRESENTATIVE)
+    available = np.array([index for index, item in enumerate(source.items) if item.id in digests], dtype=np.int64)
+    chosen = Images(source, available, "train").sample(REPRESENTATIVE)
     faults = [
-        Fault(record["where"], item.id, "is not the file that the run used: its content has changed")
+        Fault(record["where"], item.id, "has changed since the run was trained on it")
         for item in (source.items[index] for index in chosen.indices)
-        if fingerprint(item) != kept[item.id]
+        if fingerprint(item) != digests[item.id]
     ]
     if faults or not len(chosen):
-        raise ManyFaults(faults or [Fault(record["where"], "", "the images that the run was trained on are gone")])
+        raise ManyFaults(faults or [Fault(record["where"], "", "none of the run's training images were found")])
     return chosen

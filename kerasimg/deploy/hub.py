@@ -1,8 +1,8 @@
 """Packs on the Hugging Face Hub: `kerasimg.push`, `kerasimg.pull`.
 
-A model on the hub is a Git repository. Of ours it holds the pack, which is all that `pull` reads; the spec beside it,
-so that it can be read and compared in the browser; and the model card as README.md, whose head the hub's search reads.
-The hub's own client does the talking: `HF_TOKEN`, `HF_ENDPOINT`, `hf auth login` and its proxies hold here, too.
+A model on the hub is a Git repository. `push` writes three files: the pack, which is all that `pull` reads; the spec,
+for reading and comparing in the browser; and the model card as README.md with the metadata for the hub's search.
+The hub's own client makes the requests, so `HF_TOKEN`, `HF_ENDPOINT`, `hf auth login` and its proxy settings apply.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kerasimg.models.classifier import ClassifierReference
 
 FILE = f"model{form.SUFFIX}"
-"""The pack in a repository; the one name that `pull` asks for."""
+"""Name of the pack in a repository."""
 README = "README.md"
 EXTRA, CLIENT = "hub", "huggingface_hub"
 LOG_IN = "log in (hf auth login) or set HF_TOKEN"
@@ -36,25 +36,25 @@ LOG_IN = "log in (hf auth login) or set HF_TOKEN"
 def push(run: ClassifierReference, repo: str, *, private: bool = False, message: str | None = None) -> str:
     """Upload a classifier to the Hugging Face Hub, as a new commit.
 
-    Needs `pip install "kerasimg[hub]"` and a token that may write.
+    Requires `pip install "kerasimg[hub]"` and a token with write permission.
 
     Args:
         run: a `Run`, its folder, a `model.keras` or a `.kerasimg` file.
-        repo: `owner/name`; created where it does not exist.
-        private: whether a repository that is created is private.
-        message: of the commit.
+        repo: `owner/name`; created if it does not exist.
+        private: whether a new repository is private.
+        message: commit message.
 
     Returns:
         The address of the repository.
 
     Raises:
-        CallError: if there is no trained model, or the hub refuses.
+        CallError: if there is no trained model, or the hub rejects the request.
 
     Example:
         >>> kerasimg.push("runs/photos-1", "owner/photos", private=True)  # doctest: +SKIP
     """
     with tempfile.TemporaryDirectory(prefix="kerasimg-push-") as place:
-        file = Path(str(run)) if form.is_pack(run) else _packed(run, Path(place))
+        file = Path(str(run)) if form.is_pack(run) else _write_pack(run, Path(place))
         opened = form.Pack(file)
         with needs(EXTRA, CLIENT):
             from huggingface_hub import CommitOperationAdd
@@ -64,7 +64,7 @@ def push(run: ClassifierReference, repo: str, *, private: bool = False, message:
             README: readme(opened, repo).encode(),
         }
         operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
-        with _talking(repo) as hub:
+        with _hub_client(repo) as hub:
             address = str(hub.create_repo(repo, private=private, exist_ok=True))
             hub.create_commit(repo, operations, commit_message=message or f"{opened.manifest.name}, by kerasimg")
         return address
@@ -82,7 +82,7 @@ def pull(repo: str, out: str | os.PathLike[str] | None = None, *, revision: str 
         The path of the file.
 
     Raises:
-        CallError: if there is no such model, the file is damaged, or `out` exists.
+        CallError: if the model does not exist, the file is damaged, or `out` exists.
 
     Example:
         >>> kerasimg.pull("owner/photos", revision="main")  # doctest: +SKIP
@@ -93,9 +93,9 @@ def pull(repo: str, out: str | os.PathLike[str] | None = None, *, revision: str 
     if not path.parent.is_dir():
         raise CallError(f"out: no folder '{path.parent}'")
     if path.exists():
-        raise CallError(f"out: '{path}' is there already; name another file")
+        raise CallError(f"out: '{path}' already exists; choose another file")
     with tempfile.TemporaryDirectory(prefix=".kerasimg-pull-", dir=path.parent) as place:
-        with _talking(repo) as hub:
+        with _hub_client(repo) as hub:
             fetched = Path(hub.hf_hub_download(repo, FILE, revision=revision, local_dir=place))
         try:
             opened = form.Pack(fetched)
@@ -108,7 +108,7 @@ def pull(repo: str, out: str | os.PathLike[str] | None = None, *, revision: str 
 
 
 def readme(opened: form.Pack, repo: str) -> str:
-    """The model card as the page of the repository: how to use it names the repository."""
+    """Returns the model card for the repository, with usage instructions that name the repository."""
     name = repo.rpartition("/")[2]
     use = (
         f'## Use\n\n```sh\npip install "kerasimg[{EXTRA}]"\nkerasimg run pull {repo}\n'
@@ -118,20 +118,20 @@ def readme(opened: form.Pack, repo: str) -> str:
     if not card:
         head = "---\nlibrary_name: keras\npipeline_tag: image-classification\ntags:\n- keras\n- kerasimg\n---\n\n"
         return f"{head}# {markdown(opened.manifest.name)}\n\nAn image classifier.\n\n{use}"
-    # The card of a run tells how to use the run's own files, which are not here.
+    # The card of a run shows how to use the run's files, which are not in the repository.
     replaced, count = re.subn(r"(?ms)^## Use\n.*?(?=^## |\Z)", lambda _: f"{use}\n", card, count=1)
     return replaced if count else f"{card}\n{use}"
 
 
-def _packed(run: ClassifierReference, place: Path) -> Path:
+def _write_pack(run: ClassifierReference, place: Path) -> Path:
     from kerasimg.deploy.sharing import pack
 
     return pack(run, place / FILE)
 
 
 @contextmanager
-def _talking(repo: str) -> Iterator[HfApi]:
-    """The hub's client; what it raises becomes an error that says what to do."""
+def _hub_client(repo: str) -> Iterator[HfApi]:
+    """Yields the hub's client; turns its exceptions into CallErrors that say what to do."""
     with needs(EXTRA, CLIENT):
         import huggingface_hub
     from huggingface_hub.errors import HFValidationError
@@ -140,40 +140,41 @@ def _talking(repo: str) -> Iterator[HfApi]:
     try:
         yield hub
     except HFValidationError:
-        raise CallError(f"repo: expected OWNER/NAME, letters, digits, - _ and . in each, got '{repo}'") from None
+        raise CallError(f"repo: expected OWNER/NAME, each of letters, digits, -, _ and ., got '{repo}'") from None
     except Exception as error:
-        if (said := _told(error, str(hub.endpoint), repo)) is None:
+        if (message := _describe_error(error, str(hub.endpoint), repo)) is None:
             raise
-        raise CallError(f"{repo}: {said}") from None
+        raise CallError(f"{repo}: {message}") from None
 
 
-def _told(error: Exception, endpoint: str, repo: str) -> str | None:
-    """What is to be said of an error; None where it is neither the client's nor its HTTP library's."""
+def _describe_error(error: Exception, endpoint: str, repo: str) -> str | None:
+    """Returns the message for an error of the client or its HTTP library; None for other errors."""
     from huggingface_hub import errors
 
-    # Some are kinds of one further down.
+    # Some are subclasses of a later one.
     known: dict[type[Exception], str] = {
-        errors.RevisionNotFoundError: f"it has no such revision; see {endpoint}/{repo}/commits/main",
-        errors.GatedRepoError: f"its owner must let you in: ask at {endpoint}/{repo}, and {LOG_IN}",
-        errors.RepositoryNotFoundError: f"no such model at {endpoint}, or a private one: {LOG_IN}",
-        errors.LocalTokenNotFoundError: f"{endpoint} must know who you are: {LOG_IN}",
+        errors.RevisionNotFoundError: f"no such revision; see {endpoint}/{repo}/commits/main",
+        errors.GatedRepoError: f"access is restricted: request access at {endpoint}/{repo}, then {LOG_IN}",
+        errors.RepositoryNotFoundError: f"no such model at {endpoint}, or it is private: {LOG_IN}",
+        errors.LocalTokenNotFoundError: f"{endpoint} requires authentication: {LOG_IN}",
         errors.LocalEntryNotFoundError: f"{endpoint} cannot be reached (HF_HUB_OFFLINE is set, or no network)",
-        errors.EntryNotFoundError: f"it holds no {FILE}; only what kerasimg run push put there can be pulled",
+        errors.EntryNotFoundError: f"the repository has no {FILE}; only models pushed by kerasimg run push can be "
+        "pulled",
     }
-    for kind, said in known.items():
+    for kind, message in known.items():
         if isinstance(error, kind):
-            return said
+            return message
     if isinstance(error, errors.HfHubHTTPError):
         status = error.response.status_code
         if status in (401, 403):
-            return f"{endpoint} refuses ({status}): {LOG_IN} with a token that may write"
-        return f"{endpoint} answers {status}: {error.server_message or _first_line(error)}"
-    # The client wraps what stops an upload, and lets errors of its HTTP library through, whose name changes.
+            return f"{endpoint} denied access ({status}): {LOG_IN} with a token with write permission"
+        return f"{endpoint} responded with status {status}: {error.server_message or _first_line(error)}"
+    # The client wraps errors of an upload; errors of its HTTP library, which varies, pass through.
     cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
     if type(cause).__module__.startswith(CLIENT):
-        return f"{endpoint} does not answer as its client expects: {_first_line(cause)}"
-    reached = not type(cause).__module__.startswith(("httpx", "httpcore"))
-    return None if reached else f"{endpoint} cannot be reached: {_first_line(cause)}"
+        return f"{endpoint} sent an unexpected response: {_first_line(cause)}"
+    foreign = not type(cause).__module__.startswith(("httpx", "httpcore"))
+    return None if foreign else f"{endpoint} cannot be reached: {_first_line(cause)}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""A .tflite file from within: what it computes with, a last operation, the labels that travel in it."""
+"""Read and edit .tflite files: operations, quantization, a final activation, appended metadata."""
 
 from __future__ import annotations
 
@@ -12,60 +12,60 @@ import flatbuffers
 import numpy as np
 
 ALIGNMENT = 16
-"""Bytes at whose multiples the schema wants the weights to begin."""
+"""Alignment of the weights in bytes, as the schema requires."""
 
 IDENTIFIER = b"TFL3"
 FLEX = "Flex"
-"""How the names begin of operations that only TensorFlow has."""
+"""Prefix of the names of TensorFlow operations."""
 
 
 class _Builder(flatbuffers.Builder):
-    """Python's generated code forgets the schema's `force_align`."""
+    """A builder that applies the schema's `force_align`, which the generated Python code ignores."""
 
     def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:
         return super().StartVector(elemSize, numElems, ALIGNMENT if elemSize == 1 else alignment)
 
 
 def operations(content: bytes) -> Counter[str]:
-    """How often a model does what: {"CONV_2D": 3}; operations of TensorFlow by their own names, "FlexErf"."""
+    """Counts the operations of a model: {"CONV_2D": 3}; TensorFlow operations have names like "FlexErf"."""
     names = {number: name for name, number in vars(_schema().BuiltinOperator).items() if not name.startswith("_")}
     model = _read(content)
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for graph in model.subgraphs:
         for operator in graph.operators:
             code = model.operatorCodes[operator.opcodeIndex]
-            found[code.customCode.decode() if code.customCode else names[code.builtinCode]] += 1
-    return found
+            counts[code.customCode.decode() if code.customCode else names[code.builtinCode]] += 1
+    return counts
 
 
-def in_floats(content: bytes) -> Counter[str]:
-    """The operations of an int8 model that are done in float32 all the same, but for what turns one into the other."""
+def float_operations(content: bytes) -> Counter[str]:
+    """Counts the operations of an int8 model that compute in float32, except DEQUANTIZE."""
     schema = _schema()
     names = {number: name for name, number in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
     model = _read(content)
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for graph in model.subgraphs:
         for operator in graph.operators:
             name = names[model.operatorCodes[operator.opcodeIndex].builtinCode]
             types = {graph.tensors[place].type for place in operator.outputs}
             if schema.TensorType.FLOAT32 in types and name != "DEQUANTIZE":
-                found[name] += 1
-    return found
+                counts[name] += 1
+    return counts
 
 
 def quantized_input(content: bytes) -> tuple[float, int] | None:
-    """(scale, zero point) of the input; None where it is not quantized."""
+    """Returns the scale and zero point of the input; None if it is not quantized."""
     graph = _read(content).subgraphs[0]
-    told = graph.tensors[graph.inputs[0]].quantization
-    if told is None or told.scale is None or not len(told.scale):
+    quantization = graph.tensors[graph.inputs[0]].quantization
+    if quantization is None or quantization.scale is None or not len(quantization.scale):
         return None
-    return float(told.scale[0]), int(told.zeroPoint[0])
+    return float(quantization.scale[0]), int(quantization.zeroPoint[0])
 
 
-def with_activation(content: bytes, activation: str) -> bytes:
-    """The model with softmax or sigmoid, in float32, after its float32 output.
+def add_activation(content: bytes, activation: str) -> bytes:
+    """Returns the model with a float32 softmax or sigmoid after its float32 output.
 
-    For quantized models: of their own softmax they give steps of 1/256, which over many classes is all there is.
+    The softmax of a quantized model outputs multiples of 1/256, which is too coarse for many classes.
     """
     schema = _schema()
     model = _read(content)
@@ -73,10 +73,15 @@ def with_activation(content: bytes, activation: str) -> bytes:
     (last,) = (int(place) for place in graph.outputs)
     logits = graph.tensors[last]
 
-    told = schema.TensorT()
-    told.name, told.type, told.buffer, told.hasRank = b"probabilities", schema.TensorType.FLOAT32, 0, True
-    told.shape, told.shapeSignature = logits.shape, logits.shapeSignature
-    graph.tensors.append(told)
+    probabilities = schema.TensorT()
+    probabilities.name, probabilities.type, probabilities.buffer, probabilities.hasRank = (
+        b"probabilities",
+        schema.TensorType.FLOAT32,
+        0,
+        True,
+    )
+    probabilities.shape, probabilities.shapeSignature = logits.shape, logits.shapeSignature
+    graph.tensors.append(probabilities)
 
     code = schema.OperatorCodeT()
     operator = schema.OperatorT()
@@ -98,10 +103,14 @@ def with_activation(content: bytes, activation: str) -> bytes:
     return _write(model)
 
 
-def with_members(content: bytes, members: Mapping[str, str]) -> bytes:
-    """The model with a zip archive after it, as TensorFlow's metadata library appends it; both are found.
+def append_members(content: bytes, members: Mapping[str, str]) -> bytes:
+    """Returns the model with a zip archive appended, as TensorFlow's metadata library does.
 
-    members: name -> text.  Stored as they are, each at the same time, so that the same model is the same file.
+    The archive is uncompressed and has fixed timestamps, so that the same model gives the same file.
+
+    Args:
+        content: the .tflite file.
+        members: file name -> text.
     """
     # A flatbuffer is read from its beginning, an archive from its end.
     whole = io.BytesIO(content)
@@ -113,7 +122,7 @@ def with_members(content: bytes, members: Mapping[str, str]) -> bytes:
 
 
 def members(content: bytes) -> dict[str, str]:
-    """What `with_members` put there."""
+    """Returns the files that `append_members` appended."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return {name: archive.read(name).decode() for name in archive.namelist()}
 
@@ -136,7 +145,7 @@ def _write(model: Any) -> bytes:
 
 
 def _schema() -> Any:
-    """The classes of the format, which TensorFlow brings along."""
+    """Returns the generated schema classes from TensorFlow."""
     from tensorflow.lite.python import schema_py_generated
 
     return schema_py_generated

@@ -1,4 +1,4 @@
-"""What a bundle says of itself: `manifest.json`, a closed pydantic model that needs neither Keras nor TensorFlow."""
+"""The manifest of a bundle, `manifest.json`, as a pydantic model without unknown fields, Keras or TensorFlow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PART = re.compile(r"[^\x00-\x1f\\/:*?\"<>|]+")
 
 
 def _within(path: str) -> str:
-    """A path that cannot lead out of the bundle, on any system."""
+    """Checks that a path stays inside the bundle on every operating system."""
     parts = path.split("/")
     if not all(_PART.fullmatch(part) and part.strip(". ") for part in parts):
         raise ValueError("expected a path below the bundle's folder, with forward slashes")
@@ -37,7 +37,7 @@ Figure = Annotated[float, Field(ge=0)]
 
 
 class Part(BaseModel):
-    """What every part of a manifest is: closed and unchangeable."""
+    """Base class: immutable, unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -46,132 +46,133 @@ class BundleFile(Part):
     """A file of the bundle."""
 
     path: PathWithin
-    """Below the bundle's folder, with forward slashes."""
+    """Path relative to the bundle's folder, with forward slashes."""
     bytes: Count
-    """Its size."""
+    """Size of the file."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """Of its content."""
+    """SHA-256 of the content."""
 
 
 class ModelFile(Part):
-    """A model that the bundle holds: pixels of 0-255 in, probabilities out."""
+    """A model in the bundle: takes pixels, 0-255, and returns probabilities."""
 
     path: PathWithin
-    """Of the file that the runtime opens; of a SavedModel, its folder."""
+    """Path of the file that the runtime opens; for a SavedModel, of its folder."""
     runtime: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
-    """What runs it: the `kind` of a target's runtime, "litert"."""
+    """Kind of the runtime, such as "litert"."""
     precision: Precision
-    """Of the weights and the arithmetic. float16: weights. dynamic: weights int8, arithmetic as the runtime chooses.
-    int8: both."""
+    """Numeric precision. float16: of the weights. dynamic: int8 weights, arithmetic as the runtime chooses. int8: of
+    weights and arithmetic."""
     input_dtype: InputType
-    """float32: 0-255 as numbers. uint8: the pixels as they are. int8: the pixels less 128."""
+    """Input type. float32 and uint8: pixels 0-255. int8: pixels minus 128."""
     batch: Annotated[int, Field(gt=0)] | None = None
-    """Images that it takes at a time; null: any number."""
+    """Fixed batch size; null: any."""
 
 
 class Tolerance(Part):
-    """How far an exported model may be from the one that was trained."""
+    """The bounds for the difference between an exported and the trained model."""
 
     difference: Figure
-    """Greatest difference of a probability, on any image."""
+    """Largest allowed difference of a probability on any image."""
     decided: Share
-    """Share of the images for which the same must be decided."""
+    """Minimum share of images with the same decision."""
     accuracy_drop: Share = 1.0
-    """How much less accurate it may be, where that is known; 1: by anything."""
+    """Largest allowed loss of accuracy, if labels are known; 1: any."""
 
 
 class Worst(Part):
-    """An image on which an exported model is far from the one that was trained."""
+    """An image on which an exported model differs most from the trained model."""
 
     image: str
-    """Its name in the data."""
+    """The image's name in the data."""
     difference: Figure
-    """Greatest difference of a probability."""
+    """Largest difference of a probability."""
     before: str
-    """What the trained model decides."""
+    """Decision of the trained model."""
     after: str
-    """What the exported model decides."""
+    """Decision of the exported model."""
 
 
 class Parity(Part):
-    """How one exported model compares with the one that was trained, on the run's test images."""
+    """The comparison of an exported model with the trained model on the run's test images."""
 
     path: PathWithin
-    """Of the model file."""
+    """Path of the model file."""
     passed: bool
     """Whether it is within the tolerance."""
     tolerance: Tolerance
-    """What was asked."""
+    """The required bounds."""
     images: Count
-    """How many were compared, each from its file on."""
+    """Number of images compared, each decoded from its file."""
     greatest_difference: Figure | None
-    """Of a probability; null where the model gave something that is no number."""
+    """Largest difference of a probability; null if some are NaN or infinite."""
     mean_difference: Figure | None
-    """Mean over the images of the greatest difference of a probability."""
+    """Mean over the images of the largest difference of a probability."""
     same_decision: Share
-    """Share of the images for which the same was decided: the first class, the side of the threshold, all labels."""
+    """Share of images with the same decision: top class, side of the threshold, or all labels."""
     accuracy_before: Share | None = None
-    """Of the trained model on these images; several labels: the share with all of them right."""
+    """Accuracy of the trained model on these images; multilabel: share with all labels correct."""
     accuracy_after: Share | None = None
-    """Of the exported one."""
+    """Accuracy of the exported model."""
     p50_ms: Figure
-    """Median time of one image, pixels to probabilities, in milliseconds, on the machine that exported."""
+    """Median latency of one image, pixels to probabilities, in milliseconds, on the exporting machine."""
     p95_ms: Figure
-    """What 95 % of the images stay below."""
+    """95th percentile of that latency."""
     per_second: Figure
-    """Images a second in batches of 32, or of the file's own size."""
+    """Images per second in batches of 32, or of the fixed batch size."""
     bytes: Count
-    """Size of the model file, or files."""
+    """Total size of the model's files."""
     runtime: str
-    """With its version: "ai-edge-litert 2.3.0"."""
+    """Runtime with version, such as "ai-edge-litert 2.3.0"."""
     worst: list[Worst] = []
-    """The images that differ most, the worst first."""
+    """The images with the largest differences, worst first."""
 
 
 class Manifest(Part):
-    """What a bundle holds and what it is known to do."""
+    """The contents of a bundle and its comparison with the trained model."""
 
     kerasimg_bundle: Literal[1] = 1
-    """The version of the form."""
+    """Format version."""
     name: str
-    """Of the spec."""
+    """Name of the spec."""
     target: str
-    """What it was exported for."""
+    """Name of the export target."""
     task: Task
-    """What the outputs mean: shares of one, the probability of the second class, a probability for each label."""
+    """Meaning of the outputs: class probabilities, the probability of the second class, or one per label."""
     classes: Annotated[int, Field(gt=0)]
-    """How many; their names stand in classes.json."""
+    """Number of classes; classes.json has their names."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """At which the probabilities are told; it is inside the models already."""
+    """Temperature of the probabilities; the models include it."""
     thresholds: list[float] | None = None
-    """What a probability must exceed to be decided for: of the second class (binary) or of each label (multilabel).
-    null: 0.5."""
+    """Decision thresholds, for the second class (binary) or each label (multilabel). null: 0.5."""
     model: dict[str, Any] | None = None
-    """Which model was exported: a hash of its weights, its temperature and its thresholds. null: not known."""
+    """Identity of the exported model: hash of its weights, temperature and thresholds. null: unknown."""
     run: Annotated[str, Field(max_length=4096)] | None = None
-    """The path from the bundle's folder to the folder of its run, where the bundle was written. null: not known."""
+    """Relative path from the bundle's folder to its run's folder at the time of export. null: unknown."""
     models: Annotated[list[ModelFile], Field(min_length=1)]
-    """In the order in which they were asked for; the first is taken where none is named."""
+    """The models, in the requested order; the first is the default."""
     files: list[BundleFile]
-    """Every file but this one."""
+    """Every file except this one."""
     spec: dict[str, Any] = {}
-    """The spec, resolved."""
+    """The resolved spec."""
     versions: dict[str, str] = {}
-    """Package -> the version that exported."""
+    """Package -> version at the time of export."""
     parity: list[Parity] = []
-    """One row for each model that was compared; none where the run has no images to compare on."""
+    """One row per compared model; empty if there were no images to compare on."""
     notes: dict[str, Any] = {}
-    """What a target has to tell besides."""
+    """Further information, by target."""
     created: str
-    """When, ISO 8601."""
+    """Time of the export, ISO 8601."""
 
 
 def read(path: Path) -> Manifest:
-    """The manifest in a file; CallError says what is wrong with it."""
+    """Reads a manifest; raises CallError if it is missing or invalid."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise CallError(f"'{path.parent}' is not a bundle: it holds no {FILE}; `kerasimg export` writes one") from None
+        raise CallError(
+            f"'{path.parent}' is not a bundle: it has no {FILE}; `kerasimg export` writes bundles"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise CallError(f"'{path}' cannot be read: {error}") from None
     try:
@@ -182,7 +183,7 @@ def read(path: Path) -> Manifest:
     if version != FORMAT_VERSION:
         raise CallError(
             f"'{path}': kerasimg_bundle: expected {FORMAT_VERSION}, found {version!r}; "
-            "the bundle was written by another version of kerasimg, or is none"
+            "another version of kerasimg wrote the bundle, or it is not a bundle"
         )
     try:
         return Manifest.model_validate(content)
@@ -191,7 +192,7 @@ def read(path: Path) -> Manifest:
 
 
 def write(path: Path, manifest: Manifest) -> None:
-    """Write a manifest, whole or not at all."""
+    """Writes a manifest atomically."""
     write_json(path, manifest.model_dump(mode="json"))
 
 

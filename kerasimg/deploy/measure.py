@@ -1,4 +1,4 @@
-"""`kerasimg.measure`: what a model costs: parameters, multiplications, size, and time on this machine, by runtime."""
+"""`kerasimg.measure`: parameters, multiply-adds, file size, and latency of a model on this machine, by runtime."""
 
 from __future__ import annotations
 
@@ -43,37 +43,39 @@ def measure(
     data: Data | None = None,
     verbose: Verbose = 1,
 ) -> Measurement:
-    """Measure what a trained classifier costs on this machine: parameters, multiplications, size, time.
+    """Measure the parameters, multiply-adds, file size and latency of a trained classifier on this machine.
 
-    It is exported into a temporary folder and not compared.
+    The classifier is exported into a temporary folder; the exports are not compared with it.
 
     Args:
         run: as for `kerasimg.export`.
-        to: targets to measure. None: those that are installed.
-        precision: for all of them. None: float32, and int8 for LiteRT where there are training images.
-        batch: images at a time. None: any number.
-        data: images for the calibration of int8, other than the run's.
+        to: targets to measure. None: the installed ones.
+        precision: precisions for every target. None: float32, and int8 for LiteRT if there are training images.
+        batch: fixed batch size. None: any.
+        data: images for int8 calibration. None: the run's.
         verbose: 0: silent. 1 or 2: messages.
 
     Returns:
         A `Measurement` with a row per model.
 
     Raises:
-        CallError: for an unknown target or one that is not installed; on JAX or PyTorch also for a model that is not in
-            a file, because another process measures its exports.
+        CallError: if a target is unknown or not installed; on JAX or PyTorch also if the model is not stored in a file,
+            because another process measures the exports.
 
     Example:
         >>> kerasimg.measure("runs/photos-1", "savedmodel", verbose=0).parameters
         62
     """
-    named = [to] if isinstance(to, str) else to
+    requested = [to] if isinstance(to, str) else to
     if keras.backend.backend() != "tensorflow":
-        return _with_tensorflow(run, data, {"to": named and list(named), "precision": precision, "batch": batch})
+        return _measure_in_tensorflow(
+            run, data, {"to": requested and list(requested), "precision": precision, "batch": batch}
+        )
     exporting = prepare(run, data=data)
-    if named is None:
+    if requested is None:
         chosen = [each for each in targets() if each.measured and not each.missing()]
     else:
-        chosen = [target(name) for name in dict.fromkeys(named)]
+        chosen = [target(name) for name in dict.fromkeys(requested)]
     rows = [_as_keras(exporting)]
     with TemporaryDirectory() as folder:
         for each in chosen:
@@ -95,25 +97,25 @@ def measure(
     return Measurement.of(content)
 
 
-def _with_tensorflow(run: ClassifierReference, data: Data | None, arguments: Mapping[str, Any]) -> Measurement:
-    """The exports and the multiplications measured in a process with TensorFlow, `model.predict` in this one."""
+def _measure_in_tensorflow(run: ClassifierReference, data: Data | None, arguments: Mapping[str, Any]) -> Measurement:
+    """Measures the exports and multiply-adds in a process with TensorFlow, and `model.predict` in this one."""
     backend = keras.backend.backend()
-    log.info(f"Keras runs on {backend} here; a process with TensorFlow measures the exports")
-    content = call_in_tensorflow(f"{__name__}:_measured", run, data, arguments)
+    log.info(f"Keras runs on {backend} here; a TensorFlow process measures the exports")
+    content = call_in_tensorflow(f"{__name__}:_measure_as_dict", run, data, arguments)
     content["runtimes"][0] = _as_keras(prepare(run, data=data))
     return Measurement.of(content)
 
 
-def _measured(**arguments: Any) -> dict[str, Any]:
-    """What `measure` finds, for another process."""
+def _measure_as_dict(**arguments: Any) -> dict[str, Any]:
+    """Returns the result of `measure` as JSON-compatible data, for another process."""
     return measure(**arguments).to_dict()
 
 
 def macs(model: keras.Model) -> int:
-    """Multiplications with addition for one image: of convolutions, dense layers and products of matrices.
+    """Counts the multiply-adds for one image in convolutions, dense layers and matrix products.
 
-    Counted in the graph that TensorFlow makes of the model, so that layers of any kind count by what they do. What adds
-    or compares alone (normalization, pooling, activations) counts nothing, as in the tables of papers.
+    They are counted in the TensorFlow graph of the model, so that custom layers count, too. Normalization, pooling and
+    activations are not counted, as is usual in papers.
     """
     import tensorflow as tf
 
@@ -121,8 +123,8 @@ def macs(model: keras.Model) -> int:
     eager = tf.config.functions_run_eagerly()
 
     def forward(pixels: Any) -> Any:
-        # Keras makes a function of a convolution in groups, whose output has no shape; "run eagerly" while this is
-        # traced, it becomes operations of this graph like all others.
+        # Keras wraps grouped convolutions in a tf.function, whose output has no static shape. Running functions
+        # eagerly during tracing inlines its operations into this graph.
         tf.config.run_functions_eagerly(True)
         try:
             return model(pixels, training=False)
@@ -134,12 +136,18 @@ def macs(model: keras.Model) -> int:
 
 
 def litert_figures(model: keras.Model, precision: Precision = "float32", calls: bool = True) -> dict[str, float]:
-    """Bytes (`litert_bytes`) and, where `calls`, milliseconds of one image (`latency_ms`) of a model as a .tflite.
+    """Measures the size (`litert_bytes`) and the latency (`latency_ms`) of a model as a .tflite file.
 
-    model: pixels (N, H, W, C), 0-255, in; trained or not.  precision: float32, float16 or dynamic (int8 weights).
+    Args:
+        model: takes pixels (N, H, W, C), 0-255; trained or not.
+        precision: float32, float16 or dynamic (int8 weights).
+        calls: also measure the latency of one image, in milliseconds.
+
+    Raises:
+        CallError: if the precision is int8, or LiteRT cannot run the model.
     """
     if precision == "int8":
-        raise CallError("precision: int8 needs images; measure dynamic, whose weights take the same bytes")
+        raise CallError("precision: int8 needs images; measure dynamic, whose weights have the same size")
     import tensorflow as tf
 
     optimizations = [] if precision == "float32" else [tf.lite.Optimize.DEFAULT]
@@ -157,34 +165,34 @@ def litert_figures(model: keras.Model, precision: Precision = "float32", calls: 
             target_spec={**ops, **types},
         )
         content = path.read_bytes()
-    found: dict[str, float] = {"litert_bytes": len(content)}
+    figures: dict[str, float] = {"litert_bytes": len(content)}
     if calls:
-        found["latency_ms"] = _p50_ms(content, tuple(shape))
-    return found
+        figures["latency_ms"] = _p50_ms(content, tuple(shape))
+    return figures
 
 
 def litert_bytes(model: keras.Model, precision: Precision = "float32") -> int:
-    """Size of a model as a .tflite file, without the names of classes; see `litert_figures`."""
+    """Returns the size of a model as a .tflite file, without class names; see `litert_figures`."""
     return int(litert_figures(model, precision, calls=False)["litert_bytes"])
 
 
 def latency_ms(model: keras.Model, precision: Precision = "float32") -> float:
-    """Median milliseconds that one image takes in LiteRT on all cores of this machine; see `litert_figures`."""
+    """Returns the median latency of one image in LiteRT on all cores, in milliseconds; see `litert_figures`."""
     return litert_figures(model, precision)["latency_ms"]
 
 
-def as_text(found: dict[str, Any]) -> str:
-    """What `measure` returns, as a table."""
-    height, width, channels = found["input"]
-    machine = found["machine"]
+def as_text(measurement: dict[str, Any]) -> str:
+    """Formats the result of `measure` as a table."""
+    height, width, channels = measurement["input"]
+    machine = measurement["machine"]
     lines = [
-        f"{found['name']}: {found['parameters']:,} parameters, {found['macs'] / 1e6:,.1f} million multiply-adds at "
-        f"{height} x {width} x {channels}",
+        f"{measurement['name']}: {measurement['parameters']:,} parameters, "
+        f"{measurement['macs'] / 1e6:,.1f} million multiply-adds at {height} x {width} x {channels}",
         f"on {machine['processor']}, {machine['cores']} cores",
         "",
         f"{'target':12}{'precision':11}{'bytes':>12}{'p50 ms':>9}{'p95 ms':>9}{'images/s':>12}  runtime",
     ]
-    for row in found["runtimes"]:
+    for row in measurement["runtimes"]:
         size = "" if row["bytes"] is None else f"{row['bytes']:,}"
         lines.append(
             f"{row['target']:12}{row['precision']:11}{size:>12}{row['p50_ms']:9.3f}{row['p95_ms']:9.3f}"
@@ -194,32 +202,31 @@ def as_text(found: dict[str, Any]) -> str:
 
 
 def _precisions(
-    exporting: Exporting, chosen: Target, asked: Precision | Sequence[Precision] | None
+    exporting: Exporting, chosen: Target, requested: Precision | Sequence[Precision] | None
 ) -> tuple[Precision, ...]:
     """Returns the precisions to measure; by default float32, and int8 where it can be written."""
-    if asked is not None:
-        return (asked,) if isinstance(asked, str) else tuple(asked)
+    if requested is not None:
+        return (requested,) if isinstance(requested, str) else tuple(requested)
     if chosen.measured and "int8" in chosen.precisions and exporting.training is not None:
         return (chosen.precisions[0], "int8")
     return ()
 
 
 def _as_keras(exporting: Exporting) -> dict[str, Any]:
-    def ask(pixels: np.ndarray) -> Any:
+    def predict(pixels: np.ndarray) -> Any:
         return exporting.classifier.model.predict(pixels.astype(np.float32), verbose=0)
 
-    took = latency(ask, exporting.shape)
+    times = latency(predict, exporting.shape)
     runtime = f"keras {keras.__version__}, model.predict on {keras.backend.backend()}"
     return {
         "target": "(the run)",
         "precision": "float32",
         "runtime": runtime,
         "bytes": _run_bytes(exporting),
-    } | took._asdict()
+    } | times._asdict()
 
 
 def _run_bytes(exporting: Exporting) -> int | None:
-
     file = None if exporting.run is None else exporting.run / MODEL
     return None if file is None or not file.is_file() else file.stat().st_size
 
@@ -227,21 +234,21 @@ def _run_bytes(exporting: Exporting) -> int | None:
 def _rows(bundle: Bundle) -> Iterator[dict[str, Any]]:
     for model in bundle.models:
         runtime = open_runtime(bundle, model)
-        took = latency(runtime, bundle.shape, model.batch)
+        times = latency(runtime, bundle.shape, model.batch)
         yield {
             "target": bundle.manifest.target,
             "precision": model.precision,
             "runtime": runtime.name,
             "bytes": bundle.model_bytes(model),
-        } | took._asdict()
+        } | times._asdict()
         runtime.close()
 
 
 def _p50_ms(content: bytes, shape: tuple[int, ...]) -> float:
-    """Of one image, in LiteRT."""
+    """Returns the median latency of one image in LiteRT, in milliseconds."""
     flex = sorted(name for name in litert_file.operations(content) if name.startswith(litert_file.FLEX))
     if flex:
-        raise CallError(f"the model cannot be timed in LiteRT, which lacks {listed(flex)}; measure its bytes alone")
+        raise CallError(f"LiteRT cannot run {listed(flex)}, so it cannot time the model; measure its size only")
     with needs("litert", "ai_edge_litert"), silence():
         from ai_edge_litert.interpreter import Interpreter
 
@@ -249,16 +256,16 @@ def _p50_ms(content: bytes, shape: tuple[int, ...]) -> float:
         interpreter.allocate_tensors()
     place = interpreter.get_input_details()[0]["index"]
 
-    def ask(pixels: np.ndarray) -> None:
+    def predict(pixels: np.ndarray) -> None:
         interpreter.set_tensor(place, pixels.astype(np.float32))
         interpreter.invoke()
 
-    return latency(ask, shape, 1).p50_ms  # type: ignore[arg-type]
+    return latency(predict, shape, 1).p50_ms  # type: ignore[arg-type]
 
 
 def _convolution(operation: Any) -> int:
-    """Values that come out, times the kernel's values for each."""
-    kernel = operation.inputs[1].shape  # height, width, channels in of a group, channels out
+    """Returns the number of output values times the kernel size."""
+    kernel = operation.inputs[1].shape  # height, width, input channels of a group, output channels
     return math.prod(operation.outputs[0].shape) * math.prod(kernel[:-1])
 
 
@@ -267,29 +274,29 @@ def _depthwise(operation: Any) -> int:
 
 
 def _transposed(operation: Any) -> int:
-    """Each value that goes in is spread by the kernel."""
-    kernel = operation.inputs[1].shape  # height, width, channels out, channels in
+    """Returns the number of input values times the kernel size."""
+    kernel = operation.inputs[1].shape  # height, width, output channels, input channels
     return math.prod(operation.inputs[2].shape) * math.prod(kernel[:-1])
 
 
 def _product(operation: Any) -> int:
     left = operation.inputs[0].shape
     try:
-        flipped = operation.get_attr("transpose_a")
+        transposed = operation.get_attr("transpose_a")
     except ValueError:
-        flipped = operation.get_attr("adj_x")
-    return math.prod(operation.outputs[0].shape) * left[-2 if flipped else -1]
+        transposed = operation.get_attr("adj_x")
+    return math.prod(operation.outputs[0].shape) * left[-2 if transposed else -1]
 
 
 def _einsum(operation: Any) -> int:
-    """Every combination of the indices."""
+    """Returns the product of the sizes of all indices."""
     terms = operation.get_attr("equation").decode().split("->")[0].split(",")
     sizes: dict[str, int] = {}
     for term, tensor in zip(terms, operation.inputs, strict=True):
-        named = term.replace("...", "")
-        rest = len(tensor.shape) - len(named)
+        letters_only = term.replace("...", "")
+        rest = len(tensor.shape) - len(letters_only)
         before = term.index("...") if "..." in term else 0
-        letters = [*named[:before], *(f"...{k}" for k in range(rest)), *named[before:]]
+        letters = [*letters_only[:before], *(f"...{k}" for k in range(rest)), *letters_only[before:]]
         sizes |= dict(zip(letters, tensor.shape, strict=True))
     return math.prod(sizes.values()) if len(terms) > 1 else 0
 
@@ -302,11 +309,11 @@ COUNTED: dict[str, Callable[[Any], int]] = {
     "BatchMatMulV2": _product,
     "Einsum": _einsum,
 }
-"""Operation of TensorFlow -> its multiplications."""
+"""TensorFlow operation type -> the function that counts its multiply-adds."""
 
 
 def _processor() -> str:
-    """Its name, where the system tells it."""
+    """Returns the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Compares exported models with the trained one: bounds, comparison, times. Without Keras and TensorFlow."""
+"""Compare exported models with the trained model and measure their latency, without Keras and TensorFlow."""
 
 from __future__ import annotations
 
@@ -30,89 +30,92 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "dynamic": Tolerance(difference=0.5, decided=0.95, accuracy_drop=0.02),
     "int8": Tolerance(difference=1.0, decided=0.9, accuracy_drop=0.02),
 }
-"""Precision -> what is allowed where the caller says nothing. In float32, 5 of 1,000 images may be decided otherwise:
-those whose first two classes are as good as equally likely. Of an int8 model a single image's probability may be
-anything; what is decided, and how often rightly, is held. `tolerance_of` fits both shares to the number of images."""
+"""Precision -> default tolerance. In float32, 5 of 1,000 images may get a different decision: those whose top two
+classes are almost equally likely. An int8 model may change the probability of a single image by any amount; only the
+decisions and the accuracy are bounded. `tolerance_of` adapts both shares to the number of images."""
 
 CHANCE = 0.95
-"""A model that is exactly as good as its bound passes with at least this probability, however few the images."""
+"""A model exactly at its bound passes with at least this probability, for any number of images."""
 
-NAMED = 5
-"""Images that are named where a model differs."""
+WORST = 5
+"""Number of worst images to report."""
 
 CALLS = 200
-"""Calls that are timed at most."""
+"""Maximum number of timed calls."""
 SECONDS = 1.5
-"""That timing takes at most, for one image and again for a batch."""
-WARM = 5
-"""Calls before the first that is timed."""
+"""Maximum duration of the timing, for one image and again for a batch."""
+WARM_UP = 5
+"""Warm-up calls, not timed."""
 BATCH = 32
-"""Images in a batch whose rate is told, where the model takes any number."""
+"""Batch size for the throughput of a model without a fixed batch size."""
 
 
 class Latency(NamedTuple):
-    """How long a runtime takes on this machine."""
+    """Latency and throughput of a runtime on this machine."""
 
     p50_ms: float
-    """Median time of a call with one image."""
+    """Median latency of one image."""
     p95_ms: float
-    """What 95 % of those calls stay below."""
+    """95th percentile of the latency of one image."""
     per_second: float
-    """Images a second in batches."""
+    """Throughput in batches, in images per second."""
 
 
-class Asked(NamedTuple):
-    """Images and what the trained model says of them."""
+class Reference(NamedTuple):
+    """The trained model's probabilities for the images to compare on."""
 
     names: Sequence[str]
     probabilities: np.ndarray
-    """(N, K) float32, of the trained model."""
+    """(N, K) float32."""
     truth: np.ndarray | None
-    """As in `kerasimg.evaluation.scores`; None where it is not known."""
+    """Labels as in `kerasimg.evaluation.scores`; None if unknown."""
 
 
-class Asks(NamedTuple):
-    """What a caller allows, in place of TOLERANCES; None: what stands there."""
+class Bounds(NamedTuple):
+    """The caller's bounds; None: the default in TOLERANCES."""
 
     tolerance: float | None = None
-    """Greatest difference of a probability."""
+    """Largest allowed difference of a probability."""
     same: float | None = None
-    """Share of the images for which the same must be decided."""
+    """Minimum share of images with the same decision."""
     accuracy_drop: float | None = None
-    """How much less accurate a model may be."""
+    """Largest allowed loss of accuracy."""
 
     def check(self) -> None:
-        """CallError for what cannot be."""
+        """Raises a CallError if a bound is not between 0 and 1."""
         for name, value in self._asdict().items():
             if value is not None and not 0 <= value <= 1:
                 raise CallError(f"{name}: expected a number from 0 to 1, got {value}")
 
 
-def tolerance_of(model: ModelFile, asks: Asks = Asks(), images: int | None = None) -> Tolerance:  # noqa: B008 - it cannot be changed
-    """What a model is held to: the caller's figures, and for those left out the default of its precision.
+def tolerance_of(model: ModelFile, bounds: Bounds = Bounds(), images: int | None = None) -> Tolerance:  # noqa: B008 - immutable
+    """Returns the tolerance for a model: the caller's bounds, with the defaults of its precision for the others.
 
-    images: how many are compared. The two default shares become numbers of images: the 95 % quantile of the binomial
-    distribution, since on few images a single one is more than the share. With 0.02, 1 of 10, 2 of 34 and 28 of 1,000
-    images. A caller's own figure is kept to exactly. None: the shares as they are.
+    Args:
+        model: the exported model.
+        bounds: the caller's bounds, which apply exactly.
+        images: number of images compared. The two default shares are converted to numbers of images by the 95 %
+            quantile of the binomial distribution, because on few images a single one exceeds the share: 0.02 allows
+            1 of 10, 2 of 34 and 28 of 1,000 images. None: use the shares unchanged.
     """
-    asks.check()
+    bounds.check()
     default = TOLERANCES[model.precision]
     if images:
         default = default.model_copy(
             update={
-                "decided": 1 - _by_chance(1 - default.decided, images) / images,
-                "accuracy_drop": _by_chance(default.accuracy_drop, images) / images,
+                "decided": 1 - _binomial_quantile(1 - default.decided, images) / images,
+                "accuracy_drop": _binomial_quantile(default.accuracy_drop, images) / images,
             }
         )
     return Tolerance(
-        difference=default.difference if asks.tolerance is None else asks.tolerance,
-        decided=default.decided if asks.same is None else asks.same,
-        accuracy_drop=default.accuracy_drop if asks.accuracy_drop is None else asks.accuracy_drop,
+        difference=default.difference if bounds.tolerance is None else bounds.tolerance,
+        decided=default.decided if bounds.same is None else bounds.same,
+        accuracy_drop=default.accuracy_drop if bounds.accuracy_drop is None else bounds.accuracy_drop,
     )
 
 
-def _by_chance(share: float, images: int) -> int:
-    """How many of the images may be concerned where, over all images, a share of them is: a quantile, without SciPy."""
+def _binomial_quantile(share: float, images: int) -> int:
+    """Returns the CHANCE quantile of the binomial distribution, computed without SciPy."""
     if share <= 0:
         return 0
     below = 0.0
@@ -125,84 +128,96 @@ def _by_chance(share: float, images: int) -> int:
 
 
 def compare(
-    bundle: Bundle, model: ModelFile, asked: Asked, found: np.ndarray, tolerance: Tolerance, runtime: str, took: Latency
+    bundle: Bundle,
+    model: ModelFile,
+    reference: Reference,
+    probabilities: np.ndarray,
+    tolerance: Tolerance,
+    runtime: str,
+    times: Latency,
 ) -> Parity:
-    """How a model's probabilities compare with those of the trained one.
+    """Compares an exported model's probabilities with those of the trained model.
 
-    found: (N, K) float32, of the same images.
+    Args:
+        bundle: the bundle of the exported model.
+        model: the exported model.
+        reference: probabilities of the trained model.
+        probabilities: (N, K) float32, of the exported model, for the same images.
+        tolerance: the bounds.
+        runtime: name and version of the runtime.
+        times: latency of the exported model.
     """
     task, thresholds = bundle.task, bundle.thresholds
-    differences = np.abs(found.astype(np.float64) - asked.probabilities).max(axis=1)
-    sound = bool(np.isfinite(differences).all())
+    differences = np.abs(probabilities.astype(np.float64) - reference.probabilities).max(axis=1)
+    finite = bool(np.isfinite(differences).all())
     differences = np.where(np.isfinite(differences), differences, np.inf)
-    before, after = (decide(one, task, thresholds)[0] for one in (asked.probabilities, found))
+    before, after = (decide(rows, task, thresholds)[0] for rows in (reference.probabilities, probabilities))
     same = agree(before, after)
     greatest = float(differences.max())
-    were, are = accuracy(before, asked.truth), accuracy(after, asked.truth)
+    accuracy_before, accuracy_after = accuracy(before, reference.truth), accuracy(after, reference.truth)
     row = Parity(
         path=model.path,
         passed=True,
         tolerance=tolerance,
         images=len(differences),
-        greatest_difference=greatest if sound else None,
-        mean_difference=float(differences.mean()) if sound else None,
+        greatest_difference=greatest if finite else None,
+        mean_difference=float(differences.mean()) if finite else None,
         same_decision=float(same.mean()),
-        accuracy_before=were,
-        accuracy_after=are,
-        **took._asdict(),
+        accuracy_before=accuracy_before,
+        accuracy_after=accuracy_after,
+        **times._asdict(),
         bytes=bundle.model_bytes(model),
         runtime=runtime,
-        worst=_worst(bundle, asked, found, differences, same),
+        worst=_worst(bundle, reference, probabilities, differences, same),
     )
     return row.model_copy(update={"passed": not exceeded(row)})
 
 
 def exceeded(row: Parity) -> list[str]:
-    """The bounds that a model exceeds, each with its figures."""
+    """Lists the bounds that a model exceeds, with the figures."""
     if row.greatest_difference is None:
-        return ["its probabilities are not all numbers"]
-    bounds = []
+        return ["some probabilities are NaN or infinite"]
+    violations = []
     if row.greatest_difference > row.tolerance.difference:
-        bounds.append(
+        violations.append(
             f"a probability differs by {row.greatest_difference:.2g}, "
-            f"allowed is {row.tolerance.difference:g} (--tolerance)"
+            f"allowed: {row.tolerance.difference:g} (--tolerance)"
         )
-    # In whole images, so that a share is compared with itself and not with its rounding.
+    # Whole images are compared, so that rounding of a share cannot decide.
     changed = round((1 - row.same_decision) * row.images)
-    if changed > (allowed := _whole((1 - row.tolerance.decided) * row.images)):
-        bounds.append(f"{changed} of {row.images:,} images are decided otherwise, allowed are {allowed} (--same)")
+    if changed > (allowed := _round_down((1 - row.tolerance.decided) * row.images)):
+        violations.append(f"{changed} of {row.images:,} images get a different decision, allowed: {allowed} (--same)")
     if row.accuracy_before is not None and row.accuracy_after is not None:
         lost = round((row.accuracy_before - row.accuracy_after) * row.images)
-        if lost > (allowed := _whole(row.tolerance.accuracy_drop * row.images)):
-            bounds.append(
-                f"{lost} fewer of {row.images:,} images are classified correctly, "
-                f"allowed are {allowed} (--accuracy-drop)"
+        if lost > (allowed := _round_down(row.tolerance.accuracy_drop * row.images)):
+            violations.append(
+                f"{lost} fewer of {row.images:,} images are classified correctly, allowed: {allowed} (--accuracy-drop)"
             )
-    return bounds
+    return violations
 
 
-def _whole(images: float) -> int:
-    """A number of images, rounded down, but for what rounding of a share left out."""
+def _round_down(images: float) -> int:
+    """Rounds a number of images down, with a margin for rounding errors in the share."""
     return math.floor(images + 1e-6)
 
 
 def agree(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """(N,) whether the same was decided: (N,) classes, or (N, K) labels all of them."""
+    """Returns (N,) bool: whether the class, or all K labels, are the same."""
     return np.asarray(np.asarray(before == after).reshape(len(before), -1).all(axis=1))
 
 
 def accuracy(decided: np.ndarray, truth: ArrayLike | None) -> float | None:
-    """Share of the images that are decided right; several labels: with all of them."""
+    """Returns the share of correct decisions; for several labels, of images with all labels correct."""
     return None if truth is None else float(agree(decided, np.asarray(truth)).mean())
 
 
 def line_of(row: Parity) -> str:
-    """One line."""
+    """Formats a comparison as one line."""
     if row.greatest_difference is None:
-        return f"{row.path}: gives what is no number"
+        return f"{row.path}: some probabilities are NaN or infinite"
     line = (
         f"{row.path}: differs by {row.greatest_difference:.2g} at most (allowed {row.tolerance.difference:g}), "
-        f"{row.same_decision:.2%} of {row.images:,} images decided alike (asked {row.tolerance.decided:.2%})"
+        f"{row.same_decision:.2%} of {row.images:,} images get the same decision (required {row.tolerance.decided:.2%})"
     )
     if row.accuracy_before is not None and row.accuracy_after is not None:
         line += f", accuracy {row.accuracy_before:.4f} -> {row.accuracy_after:.4f}"
@@ -212,51 +227,58 @@ def line_of(row: Parity) -> str:
 
 
 def require(where: object, rows: Iterable[Parity]) -> None:
-    """GateError that names every model that is beyond its tolerance, with its worst images."""
+    """Raises a GateError that names every model beyond its tolerance and its worst images."""
     failed = [row for row in rows if not row.passed]
     if not failed:
         return
     lines = []
     for row in failed:
         lines.append(f"{where}: {line_of(row)}")
-        lines += [f"    failed: {bound}" for bound in exceeded(row)]
-        lines += [f"    {one.image}: by {one.difference:.2g}, {one.before} -> {one.after}" for one in row.worst]
+        lines += [f"    failed: {violation}" for violation in exceeded(row)]
+        lines += [
+            f"    {worst.image}: by {worst.difference:.2g}, {worst.before} -> {worst.after}" for worst in row.worst
+        ]
     lines.append(
-        "manifest.json says so, too; take another precision, or allow more (--tolerance, --same, --accuracy-drop)"
+        "manifest.json records this; use another precision, or allow more (--tolerance, --same, --accuracy-drop)"
     )
     raise GateError("\n".join(lines))
 
 
-def latency(ask: Callable[[np.ndarray], object], shape: tuple[int, int, int], batch: int | None = None) -> Latency:
-    """How long a call takes that answers pixels (N, H, W, C) uint8.
+def latency(predict: Callable[[np.ndarray], object], shape: tuple[int, int, int], batch: int | None = None) -> Latency:
+    """Measures the latency and throughput of a function that takes pixels (N, H, W, C) uint8.
 
-    batch: images of the batches whose rate is told; None: BATCH.
+    Args:
+        predict: the function.
+        shape: of an image, (H, W, C).
+        batch: batch size for the throughput; None: BATCH.
     """
     size = BATCH if batch is None else batch
     pixels = np.random.default_rng(0).integers(0, 256, (max(size, 1), *shape)).astype(np.uint8)
-    times = _timed(ask, pixels[:1])
-    many = times if size == 1 else _timed(ask, pixels)
+    single = _time_calls(predict, pixels[:1])
+    batched = single if size == 1 else _time_calls(predict, pixels)
     return Latency(
-        float(np.percentile(times, 50)) * 1e3, float(np.percentile(times, 95)) * 1e3, size / float(np.median(many))
+        float(np.percentile(single, 50)) * 1e3, float(np.percentile(single, 95)) * 1e3, size / float(np.median(batched))
     )
 
 
-class Gated(NamedTuple):
+class GateResult(NamedTuple):
     """The comparison of a bundle with the trained model."""
 
     rows: list[Parity]
-    """One for each model that was compared."""
-    left: dict[str, str]
-    """Path of a model that was not compared -> why."""
+    """One row per compared model."""
+    skipped: dict[str, str]
+    """Path of a model that was not compared -> reason."""
     failed: dict[str, Exception]
-    """Path of a model that does not run -> what its runtime raised."""
+    """Path of a model that failed to run -> the error of its runtime."""
 
 
-def gate(exporting: Exporting, bundle: Bundle, asks: Asks = Asks()) -> Gated:  # noqa: B008 - it cannot be changed
-    """Compares each model of a bundle, on its own runtime and from the image files on, with the trained model."""
+def gate(exporting: Exporting, bundle: Bundle, bounds: Bounds = Bounds()) -> GateResult:  # noqa: B008 - immutable
+    """Compares each model of a bundle, decoding and runtime included, with the trained model."""
     if not exporting.compared:
-        return Gated([], {model.path: "there are no test images; name some (--data)" for model in bundle.models}, {})
-    left: dict[str, str] = {}
+        return GateResult(
+            [], {model.path: "there are no test images; pass some (--data)" for model in bundle.models}, {}
+        )
+    skipped: dict[str, str] = {}
     failed: dict[str, Exception] = {}
     runtimes: dict[str, Runtime] = {}
     try:
@@ -264,18 +286,18 @@ def gate(exporting: Exporting, bundle: Bundle, asks: Asks = Asks()) -> Gated:  #
             try:
                 runtimes[model.path] = open_here(bundle, model)
             except NotHere as error:
-                left[model.path] = str(error)
+                skipped[model.path] = str(error)
             except Exception as error:
                 failed[model.path] = error
-        asked, answers = _answers(exporting, runtimes, failed)
+        reference, answers = _answers(exporting, runtimes, failed)
         rows = []
         for model in bundle.models:
             if model.path in answers:
                 runtime = runtimes[model.path]
-                tolerance = tolerance_of(model, asks, len(asked.names))
-                seconds = latency(runtime, bundle.shape, model.batch)
-                rows.append(compare(bundle, model, asked, answers[model.path], tolerance, runtime.name, seconds))
-        return Gated(rows, left, failed)
+                tolerance = tolerance_of(model, bounds, len(reference.names))
+                times = latency(runtime, bundle.shape, model.batch)
+                rows.append(compare(bundle, model, reference, answers[model.path], tolerance, runtime.name, times))
+        return GateResult(rows, skipped, failed)
     finally:
         for runtime in runtimes.values():
             runtime.close()
@@ -283,8 +305,8 @@ def gate(exporting: Exporting, bundle: Bundle, asks: Asks = Asks()) -> Gated:  #
 
 def _answers(
     exporting: Exporting, runtimes: dict[str, Runtime], failed: dict[str, Exception]
-) -> tuple[Asked, dict[str, np.ndarray]]:
-    """Returns the answers of the trained model, and (N, K) float32 of each runtime; those that fail go to `failed`."""
+) -> tuple[Reference, dict[str, np.ndarray]]:
+    """Returns the probabilities of the trained model and of each runtime, (N, K); adds failures to `failed`."""
     trained: list[np.ndarray] = []
     rows: dict[str, list[np.ndarray]] = {path: [] for path in runtimes}
     for pixels, files in _batches(exporting):
@@ -299,17 +321,17 @@ def _answers(
                     rows[path].append(runtime.of_files(contents))
                 else:
                     rows[path].append(runtime(pixels))
-            except Exception as error:  # each runtime has its own
+            except Exception as error:  # each runtime has its own exceptions
                 failed[path] = error
     test = exporting.test
     count = sum(map(len, trained))
     names = [f"vector {number}" for number in range(count)] if test is None else test.names
-    asked = Asked(names, np.concatenate(trained), None if test is None else test.truth)
-    return asked, {path: np.concatenate(made) for path, made in rows.items() if path not in failed}
+    reference = Reference(names, np.concatenate(trained), None if test is None else test.truth)
+    return reference, {path: np.concatenate(batches) for path, batches in rows.items() if path not in failed}
 
 
 def _batches(exporting: Exporting) -> Iterator[tuple[np.ndarray, Iterable[ImageInput]]]:
-    """Yields pixels (n, H, W, C) uint8 with the images that they come from: test images, or the vectors of a pack."""
+    """Yields pixels (n, H, W, C) uint8 and their images: the test images, or the test vectors of a pack."""
     test: Images | None = exporting.test
     if test is None or not len(test):
         if exporting.vectors is not None:
@@ -323,7 +345,7 @@ def _batches(exporting: Exporting) -> Iterator[tuple[np.ndarray, Iterable[ImageI
 
 
 def as_file(image: ImageInput) -> bytes:
-    """Returns an image as the content of a file: its own, or a PNG of its pixels."""
+    """Returns the content of an image file; encodes an array as PNG."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, np.ndarray):
@@ -334,34 +356,36 @@ def as_file(image: ImageInput) -> bytes:
         return file.read()
 
 
-def _timed(ask: Callable[[np.ndarray], object], pixels: np.ndarray) -> list[float]:
-    for _ in range(WARM):
-        ask(pixels)
+def _time_calls(predict: Callable[[np.ndarray], object], pixels: np.ndarray) -> list[float]:
+    for _ in range(WARM_UP):
+        predict(pixels)
     times: list[float] = []
     end = time.perf_counter() + SECONDS
-    while len(times) < WARM or (len(times) < CALLS and time.perf_counter() < end):
-        begun = time.perf_counter()
-        ask(pixels)
-        times.append(time.perf_counter() - begun)
+    while len(times) < WARM_UP or (len(times) < CALLS and time.perf_counter() < end):
+        start = time.perf_counter()
+        predict(pixels)
+        times.append(time.perf_counter() - start)
     return times
 
 
-def _worst(bundle: Bundle, asked: Asked, found: np.ndarray, differences: np.ndarray, same: np.ndarray) -> list[Worst]:
-    """The images that are decided otherwise before those that are not, by difference."""
-    order = np.lexsort((-differences, same))[:NAMED]
+def _worst(
+    bundle: Bundle, reference: Reference, probabilities: np.ndarray, differences: np.ndarray, same: np.ndarray
+) -> list[Worst]:
+    """Returns the worst images: changed decisions first, then by difference."""
+    order = np.lexsort((-differences, same))[:WORST]
     return [
         Worst(
-            image=asked.names[place],
+            image=reference.names[place],
             difference=float(min(differences[place], 1.0)),
-            before=told(asked.probabilities[place], bundle.classes, bundle.task, bundle.thresholds),
-            after=told(found[place], bundle.classes, bundle.task, bundle.thresholds),
+            before=describe_decision(reference.probabilities[place], bundle.classes, bundle.task, bundle.thresholds),
+            after=describe_decision(probabilities[place], bundle.classes, bundle.task, bundle.thresholds),
         )
         for place in order.tolist()
     ]
 
 
-def told(row: np.ndarray, classes: Sequence[str], task: Task, thresholds: Sequence[float] | None) -> str:
-    """What is decided from the probabilities of one image, and how sure it is: "cat 0.81"."""
+def describe_decision(row: np.ndarray, classes: Sequence[str], task: Task, thresholds: Sequence[float] | None) -> str:
+    """Formats the decision for one image with its confidence: "cat 0.81"."""
     decision, confidence = decide(row[np.newaxis], task, thresholds)
     if task == "multilabel":
         names = [name for name, held in zip(classes, decision[0], strict=True) if held]

@@ -1,4 +1,4 @@
-"""Converters chatter from C++, past `sys.stdout` and `sys.stderr`; it is held back, and told where they fail."""
+"""Suppress the output of converters, whose C++ code bypasses `sys.stdout` and `sys.stderr`; show it on failure."""
 
 from __future__ import annotations
 
@@ -11,48 +11,50 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-_ONE_AT_A_TIME = threading.RLock()
+_LOCK = threading.RLock()
 
 
 @contextmanager
 def silence(expected: Callable[[Exception], bool] = lambda error: False) -> Iterator[None]:
-    """Hold back what is written to the process's stdout and stderr, and warnings, within the block.
+    """Suppresses warnings and the process's stdout and stderr in the block; blocks in other threads wait.
 
-    expected: an exception that the caller tells in words of its own; for any other, what was held back is told.
-    For the process, so what other threads print meanwhile is held back with it; blocks wait for one another.
+    The output of other threads is suppressed, too.
+
+    Args:
+        expected: whether the caller reports an exception itself; for any other, the suppressed output is shown.
     """
     logger = logging.getLogger("tf2onnx")
     level = logger.level
-    with _ONE_AT_A_TIME, ExitStack() as stack:
+    with _LOCK, ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         logger.setLevel(logging.ERROR)
         stack.callback(logger.setLevel, level)
-        chatter = stack.enter_context(tempfile.TemporaryFile())
-        kept = os.dup(2)
-        stack.callback(os.close, kept)
+        output = stack.enter_context(tempfile.TemporaryFile())
+        stderr = os.dup(2)
+        stack.callback(os.close, stderr)
         for number in (1, 2):
-            stack.enter_context(_into(number, chatter.fileno()))
+            stack.enter_context(_redirect(number, output.fileno()))
         try:
             yield
         except Exception as error:
             sys.stderr.flush()
             if not expected(error):
-                chatter.seek(0)
-                os.write(kept, chatter.read()[-20_000:])
+                output.seek(0)
+                os.write(stderr, output.read()[-20_000:])
             raise
 
 
 @contextmanager
-def _into(number: int, other: int) -> Iterator[None]:
-    """A file descriptor of the process, for a while another."""
+def _redirect(number: int, other: int) -> Iterator[None]:
+    """Redirects a file descriptor of the process to another in the block."""
     stream = sys.stdout if number == 1 else sys.stderr
     stream.flush()
-    kept = os.dup(number)
+    original = os.dup(number)
     os.dup2(other, number)
     try:
         yield
     finally:
         stream.flush()
-        os.dup2(kept, number)
-        os.close(kept)
+        os.dup2(original, number)
+        os.close(original)

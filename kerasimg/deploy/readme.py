@@ -1,4 +1,4 @@
-"""The texts of a bundle, from the Jinja templates in `templates/`: README.md with code for each language, and files."""
+"""Render the text files of a bundle from Jinja templates: README.md with code for each language, and others."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from kerasimg.spec.document import Image, Interpolation
 TEMPLATES = Path(__file__).parent / "templates"
 
 LITERT = "2.3.0"
-"""The version of LiteRT for Android and Apple whose documents the code follows."""
+"""LiteRT version for Android and Apple that the code is written for."""
 
 LANGUAGES = {"Python": "python", "C++": "cpp", "Kotlin": "kotlin", "Swift": "swift", "JavaScript": "js"}
-"""Heading -> the language of the block below it."""
+"""Heading -> language of the code block below it."""
 
 FILTERS: dict[Interpolation, str] = {
     "nearest": "NEAREST",
@@ -78,9 +78,9 @@ def readme(manifest: Manifest, image: Image, classes: Sequence[str]) -> str:
 def snippet(chosen: Target, template: str, manifest: Manifest, image: Image, model: ModelFile) -> str:
     """Returns the text of one of a target's templates for a model.
 
-    The Kotlin and the Swift do the whole of the preprocessing from decoded pixels on: what their platforms offer for
-    resizing does not average what it shrinks. They differ from the reference decoder by 1 of 255 at most: weights are
-    doubles there, integers in Pillow. What decodes the file on a phone, and colour profiles, are the platform's.
+    The Kotlin and Swift code preprocesses decoded pixels itself, because the platforms' resizing does not antialias. It
+    differs from the reference decoder by at most 1/255, because it uses floating-point weights and Pillow integers.
+    The platform decodes the file and applies colour profiles.
     """
     return _render(chosen, template, manifest, image, model).rstrip("\n")
 

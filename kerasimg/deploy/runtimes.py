@@ -1,4 +1,4 @@
-"""What runs an exported model: uint8 pixels in, float32 probabilities out. Each target has its own `Runtime`."""
+"""The runtime interface: takes uint8 pixels, returns float32 probabilities. Each target has its own `Runtime`."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from kerasimg.errors import CallError, WeightsError
 
 
 class NotHere(CallError):
-    """The model is valid, and this machine cannot run it."""
+    """The model is valid, but this machine cannot run it."""
 
 
 class Runtime(ABC):
-    """A model that answers calls from any number of threads.
+    """An exported model that can be called from any number of threads.
 
     Args:
         path: the model's file, or folder.
         model: its entry in the manifest.
-        threads: that one call may use; None: one per core.
+        threads: number of threads per call; None: one per core.
     """
 
     kind: ClassVar[str]
-    """Its name in a manifest: "litert"."""
+    """Name of the runtime in a manifest, such as "litert"."""
     package: ClassVar[str | None] = None
-    """What to install to run the model without TensorFlow; None if that is not possible, and it is never served."""
+    """Package that runs the model without TensorFlow; None: not possible, so it cannot be served."""
     name: str
-    """With its version: "ai-edge-litert 2.3.0"."""
+    """Name with version, such as "ai-edge-litert 2.3.0"."""
     parallel: ClassVar[bool] = True
-    """Whether calls from several threads run in parallel; otherwise they wait at `lock`."""
+    """Whether calls from several threads run in parallel; otherwise `lock` serializes them."""
     reads_files: ClassVar[bool] = False
-    """Whether it decodes and resizes images itself, so that `of_files` is what has to be compared."""
+    """Whether it decodes and resizes images itself, so that comparisons use `of_files`."""
 
     def __init__(self, path: Path, model: ModelFile, threads: int | None = None) -> None:
         self.path = path
@@ -48,7 +48,7 @@ class Runtime(ABC):
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Returns probabilities (N, K) float32 of pixels (N, H, W, C) uint8, 0-255; K is 1 if the task is binary.
 
-        N is any number: a model with a fixed batch is called several times, its last batch filled up.
+        N is arbitrary: a model with a fixed batch size is called several times, with the last batch padded.
 
         Raises:
             CallError: if the pixels have another shape or type.
@@ -61,9 +61,9 @@ class Runtime(ABC):
         if not len(pixels):
             return np.empty((0, self.outputs), np.float32)
         if self.parallel:
-            return self._all(pixels)
+            return self._run_batches(pixels)
         with self.lock:
-            return self._all(pixels)
+            return self._run_batches(pixels)
 
     @abstractmethod
     def run(self, pixels: np.ndarray) -> np.ndarray:
@@ -81,23 +81,23 @@ class Runtime(ABC):
         self.shape, self.outputs = bundle.shape, bundle.outputs
         return self
 
-    def _all(self, pixels: np.ndarray) -> np.ndarray:
+    def _run_batches(self, pixels: np.ndarray) -> np.ndarray:
         size = self.model.batch
         if size is None or size == len(pixels):
-            return self._checked(self.run(self._typed(pixels)), len(pixels))
+            return self._check_outputs(self.run(self._convert_pixels(pixels)), len(pixels))
         rows = []
         for start in range(0, len(pixels), size):
             part = pixels[start : start + size]
             filled = (
                 part if len(part) == size else np.concatenate([part, np.zeros((size - len(part), *self.shape), "u1")])
             )
-            rows.append(self._checked(self.run(self._typed(filled)), size)[: len(part)])
+            rows.append(self._check_outputs(self.run(self._convert_pixels(filled)), size)[: len(part)])
         return np.concatenate(rows)
 
-    def _typed(self, pixels: np.ndarray) -> np.ndarray:
-        return TYPED[self.model.input_dtype](pixels)
+    def _convert_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        return CONVERT_PIXELS[self.model.input_dtype](pixels)
 
-    def _checked(self, outputs: np.ndarray, count: int) -> np.ndarray:
+    def _check_outputs(self, outputs: np.ndarray, count: int) -> np.ndarray:
         if outputs.shape != (count, self.outputs):
             raise WeightsError(
                 f"'{self.model.path}': expected outputs ({count}, {self.outputs}), found {outputs.shape}; "
@@ -106,12 +106,12 @@ class Runtime(ABC):
         return np.ascontiguousarray(outputs, dtype=np.float32)
 
 
-TYPED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+CONVERT_PIXELS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "float32": lambda pixels: pixels.astype(np.float32),
     "uint8": np.ascontiguousarray,
     "int8": lambda pixels: (np.ascontiguousarray(pixels) ^ 0x80).view(np.int8),
 }
-"""`input_dtype` -> pixels of 0-255 uint8 in that type."""
+"""`input_dtype` -> conversion of uint8 pixels to that type."""
 
 
 @contextmanager
@@ -125,12 +125,12 @@ def needs(extra: str, package: str) -> Iterator[None]:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turns what a runtime raises while it opens a file into a WeightsError that names the file."""
+    """Turns an exception of a runtime that opens a file into a WeightsError that names the file."""
     try:
         yield
     except (CallError, WeightsError, MemoryError):
         raise
-    except Exception as error:  # each runtime has errors of its own, from C++ as RuntimeError
+    except Exception as error:  # each runtime has its own exceptions; C++ raises RuntimeError
         if "Select TensorFlow op" in str(error):
             raise NotHere(
                 f"'{path}' contains operations of TensorFlow (Flex), which neither ai-edge-litert nor TensorFlow's own "

@@ -1,4 +1,4 @@
-"""A run as one file to send, and back: `kerasimg.pack`, `kerasimg.unpack`."""
+"""Pack a run into one file, and unpack it: `kerasimg.pack`, `kerasimg.unpack`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from kerasimg.staleness import stale_files, warn_of_stale
 
 
 def pack(run: ClassifierReference, out: str | os.PathLike[str] | None = None) -> Path:
-    """Write a trained classifier as one file to share: spec, classes, weights, model card, hashes; no code, no pickle.
+    """Pack a trained classifier into one file: spec, classes, weights, model card, hashes; no code, no pickle.
 
     Args:
         run: a `Run`, its folder, or a `model.keras` file.
-        out: the file, which ends in `.kerasimg`; one that exists is replaced. None: `<name>.kerasimg` in this folder.
+        out: the file, ending in `.kerasimg`; an existing file is replaced. None: `<name>.kerasimg` in this folder.
 
     Returns:
-        The path of the file; `build`, `train`, `evaluate`, `predict`, `export` and `serve` take it.
+        The path of the file, which `build`, `train`, `evaluate`, `predict`, `export` and `serve` accept.
 
     Raises:
         CallError: if there is no trained model.
@@ -51,17 +51,23 @@ def pack(run: ClassifierReference, out: str | os.PathLike[str] | None = None) ->
 
 
 def unpack(file: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
-    """Make a folder of a pack: spec, classes, `model.keras`, model card; what `kerasimg.Run` and any Keras can read.
+    """Unpack a pack into a folder with spec, classes, `model.keras` and model card, for `kerasimg.Run` and Keras.
 
-    out: a folder that is not there yet, or empty; left out, the file's name without its ending.
+    Args:
+        file: the pack.
+        out: the folder, which must not exist or be empty. None: the file's name without its suffix.
 
-    Raises CallError when the file is no sound pack, or the folder holds something.
+    Returns:
+        The folder.
+
+    Raises:
+        CallError: if the file is not a valid pack, or the folder is not empty.
     """
     path = Path(file)
     opened = form.Pack(path)
     folder = path.with_suffix("") if out is None else Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CallError(f"out: '{folder}' is there already; name another folder")
+        raise CallError(f"out: '{folder}' already exists; choose another folder")
     classifier = pack_io.read(path)
     folder.mkdir(parents=True, exist_ok=True)
     opened.write_specs(folder)
@@ -75,7 +81,7 @@ def unpack(file: str | os.PathLike[str], out: str | os.PathLike[str] | None = No
 
 
 def _figures(scores: dict[str, Any]) -> dict[str, Any]:
-    """The figures that are one number each, and on how many images they stand."""
+    """Returns the scalar figures."""
     return {
         key: value for key, value in scores.items() if isinstance(value, float | int) and not isinstance(value, bool)
     }

@@ -1,4 +1,4 @@
-"""What a converter cannot write, in one sentence that names the layer and the operation, for every target alike."""
+"""Report what a converter cannot write in one sentence with the layer and the operation, for every target."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from kerasimg.errors import CallError, KerasimgError, listed
 from kerasimg.models.flat_graph import Call, FlatGraph, flatten
 
 Convert = Callable[[keras.Model], object]
-"""Writes a model for a target, and opens the file with the target's runtime; raises whatever these raise."""
+"""Writes a model for a target and opens the file with its runtime; raises their exceptions."""
 
 SEARCH_S = 120
-"""How long the layer that cannot be written is looked for, at most."""
+"""Maximum time to search for the layer that cannot be written."""
 
 OPERATIONS = (
     r"(?:TF Select ops|Custom ops|Flex ops):\s*([\w, ]+)",  # LiteRT
@@ -30,19 +30,21 @@ OPERATIONS = (
     r"in the (\w+) operator",  # ONNX Runtime
     r"Conversion for TF op '(\w+)' not implemented",  # coremltools
 )
-"""How the converters and runtimes name an operation that they do not know."""
+"""Patterns of the messages in which converters and runtimes name an unknown operation."""
 
 
 @contextmanager
-def named(target: str, model: keras.Model, convert: Convert, advice: str = "take another target") -> Iterator[None]:
-    """Turn what a converter raises into a CallError that names the target, the layer and the operation.
+def name_layer_in_errors(
+    target: str, model: keras.Model, convert: Convert, advice: str = "use another target"
+) -> Iterator[None]:
+    """Turns an exception of a converter into a CallError that names the target, the layer and the operation.
 
-    The layer is found by converting each different layer of the model alone, which takes time only after a failure.
+    After a failure, each distinct layer of the model is converted alone to find the one that fails.
 
     Args:
         target: the target's name.
-        model: the model that is converted in the block.
-        convert: converts a model of one layer as the block converts the whole.
+        model: the model converted in the block.
+        convert: converts a model of one layer like the block converts the whole model.
         advice: what to do instead.
     """
     try:
@@ -55,7 +57,7 @@ def named(target: str, model: keras.Model, convert: Convert, advice: str = "take
 
 
 def _refused_layer(model: keras.Model, convert: Convert, error: Exception) -> tuple[str, Exception]:
-    """The first layer that cannot be converted alone, with what the converter says of it."""
+    """Returns the first layer that cannot be converted alone, and the converter's exception."""
     graph = flatten(model)
     end = time.monotonic() + SEARCH_S
     seen = set()
@@ -67,25 +69,25 @@ def _refused_layer(model: keras.Model, convert: Convert, error: Exception) -> tu
             return "the model", error
         try:
             with silence(lambda raised: True):
-                convert(alone(graph, call))
+                convert(single_layer_model(graph, call))
         except Exception as reason:
             return f"the layer '{call.operation.name}' ({type(call.operation).__name__})", reason
     return "the model, though each of its layers alone can,", error
 
 
 def _key(graph: FlatGraph, call: Call) -> str:
-    """The same for calls that convert alike: of one class, one configuration and one shape of the inputs."""
+    """Returns a key that is equal for calls with the same class, configuration and input shapes."""
     config: Any
     try:
         config = {name: value for name, value in call.operation.get_config().items() if name != "name"}
-    except Exception:  # an operation, or a layer of someone's own
+    except Exception:  # an operation, or a custom layer
         config = id(call.operation)
     shapes = [tuple(graph.tensors[number].shape) for number in call.inputs]
     return f"{type(call.operation).__name__} {config} {shapes}"
 
 
-def alone(graph: FlatGraph, call: Call) -> keras.Model:
-    """A model of one call, on inputs of its own."""
+def single_layer_model(graph: FlatGraph, call: Call) -> keras.Model:
+    """Returns a model of a single call with new inputs."""
     inputs = {
         number: keras.Input(graph.tensors[number].shape[1:], dtype=graph.tensors[number].dtype)
         for number in dict.fromkeys(call.inputs)
@@ -94,7 +96,7 @@ def alone(graph: FlatGraph, call: Call) -> keras.Model:
 
 
 def signature_of(model: keras.Model) -> list[Any]:
-    """What `keras.Model.export` must know of the inputs of such a model: any number of images, as its inputs are."""
+    """Returns the input signature for `keras.Model.export`, with any batch size."""
     specs = [
         keras.InputSpec(shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=f"input_{number}")
         for number, tensor in enumerate(model.inputs)
@@ -103,15 +105,15 @@ def signature_of(model: keras.Model) -> list[Any]:
 
 
 def cause(error: Exception) -> str:
-    """The operations that a converter names, or the first line of what it says."""
-    said = str(error)
+    """Returns the operations that an exception names, or the first line of its message."""
+    message = str(error)
     names = {
         name
         for pattern in OPERATIONS
-        for found in re.findall(pattern, said)
-        for name in re.split(r"[,\s]+", found.strip())
+        for match in re.findall(pattern, message)
+        for name in re.split(r"[,\s]+", match.strip())
     }
     if names:
         return f"there is no operation for {listed(sorted(names))}"
-    lines = [line.strip() for line in said.splitlines() if line.strip()] or [type(error).__name__]
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or [type(error).__name__]
     return lines[0][:300].rstrip(".;:")

@@ -14,7 +14,7 @@ from kerasimg.deploy.bundle import Bundle
 
 @pytest.fixture(scope="session")
 def run(tiny: Any, images: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Tells red, green and blue images apart."""
+    """A classifier of red, green and blue images."""
     folder = tmp_path_factory.mktemp("deploy")
     data = images(folder / "colours", {"red": 20, "green": 20, "blue": 20})
     model = [
@@ -28,7 +28,7 @@ def run(tiny: Any, images: Any, tmp_path_factory: pytest.TempPathFactory) -> Run
 
 @pytest.fixture(scope="session")
 def exported(run: Run) -> dict[str, Bundle]:
-    """Target -> its bundle, in the run's folder; of litert in every precision."""
+    """Target -> bundle in the run's folder; litert in every precision."""
     (litert,) = kerasimg.export(run, "litert", precision=["float32", "float16", "dynamic", "int8"])
     others = kerasimg.export(run, ["savedmodel", "onnx", "openvino", "keras"])
     return {bundle.manifest.target: bundle for bundle in [litert, *others]}
@@ -36,7 +36,7 @@ def exported(run: Run) -> dict[str, Bundle]:
 
 @pytest.fixture
 def copy(exported: dict[str, Bundle], tmp_path: Path) -> Callable[[str], Path]:
-    """copy("litert") is the folder of a bundle that may be spoilt."""
+    """copy("litert") returns the folder of a copied bundle, which a test may change."""
 
     def of_target(name: str) -> Path:
         return Path(shutil.copytree(exported[name].folder, tmp_path / name))

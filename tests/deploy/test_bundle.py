@@ -14,7 +14,7 @@ def edit(folder: Path, **fields: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
 
 
-def test_every_file_that_is_missing_or_altered_is_named(copy: Callable[[str], Path]):
+def test_error_names_every_missing_or_changed_file(copy: Callable[[str], Path]):
     folder = copy("onnx")
     (folder / "classes.json").unlink()
     content = bytearray((folder / "model.onnx").read_bytes())
@@ -24,14 +24,14 @@ def test_every_file_that_is_missing_or_altered_is_named(copy: Callable[[str], Pa
         file.write("more")
     with pytest.raises(WeightsError) as caught:
         Bundle.open(folder)
-    told = str(caught.value).splitlines()
-    assert len(told) == 4
-    assert "README.md' has" in told[0]
-    assert "classes.json' is missing" in told[1]
-    assert "model.onnx' was altered: its SHA-256 is not the manifest's" in told[2]
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    assert "README.md' has" in lines[0]
+    assert "classes.json' is missing" in lines[1]
+    assert "model.onnx' has changed: its SHA-256 is not the one in the manifest" in lines[2]
 
 
-def test_a_model_is_found_by_its_path_or_its_precision(exported: dict[str, Bundle]):
+def test_model_is_selected_by_path_or_precision(exported: dict[str, Bundle]):
     bundle = exported["litert"]
     assert bundle.model() is bundle.models[0]
     assert bundle.model("int8") is bundle.model("model_int8.tflite")
@@ -39,17 +39,17 @@ def test_a_model_is_found_by_its_path_or_its_precision(exported: dict[str, Bundl
         bundle.model("model_int8.tflit")
 
 
-def test_the_size_of_a_model_is_that_of_all_its_files(exported: dict[str, Bundle]):
-    for name, beside in (("openvino", "model_float32.bin"), ("savedmodel", "saved_model/saved_model.pb")):
+def test_size_of_a_model_includes_all_its_files(exported: dict[str, Bundle]):
+    for name, other_file in (("openvino", "model_float32.bin"), ("savedmodel", "saved_model/saved_model.pb")):
         bundle = exported[name]
-        whole = bundle.model_bytes(bundle.model())
-        assert (bundle.folder / beside).stat().st_size < whole
+        total = bundle.model_bytes(bundle.model())
+        assert (bundle.folder / other_file).stat().st_size < total
     litert = exported["litert"]
     assert litert.model_bytes(litert.model("int8")) == (litert.folder / "model_int8.tflite").stat().st_size
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"kerasimg_bundle": 2}, "kerasimg_bundle: expected 1, found 2"),
         ({"models": []}, "models: "),
@@ -61,16 +61,16 @@ def test_the_size_of_a_model_is_that_of_all_its_files(exported: dict[str, Bundle
         ({"classes": 4}, "expected 4 names, found 3"),
     ],
 )
-def test_a_manifest_that_cannot_be_is_refused(copy: Callable[[str], Path], fields: dict[str, Any], said: str):
+def test_invalid_manifest_is_refused(copy: Callable[[str], Path], fields: dict[str, Any], message: str):
     folder = copy("keras")
     edit(folder, **fields)
     with pytest.raises(CallError) as caught:
         Bundle.open(folder, check=False)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("manifest.json", b"[1, 2", "is not JSON"),
         ("manifest.json", b"[" * 100_000, "is not JSON"),
@@ -81,24 +81,24 @@ def test_a_manifest_that_cannot_be_is_refused(copy: Callable[[str], Path], field
         ("preprocess.json", b'{"sizes": [8, 8]}', "sizes"),
     ],
 )
-def test_files_that_make_no_sense_are_named(copy: Callable[[str], Path], name: str, content: bytes, said: str):
+def test_error_names_an_invalid_file(copy: Callable[[str], Path], name: str, content: bytes, message: str):
     folder = copy("keras")
     (folder / name).write_bytes(content)
     with pytest.raises(CallError) as caught:
         Bundle.open(folder, check=False)
     assert name in str(caught.value)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_link_out_of_the_bundle_is_refused(copy: Callable[[str], Path], tmp_path: Path):
+def test_link_out_of_the_bundle_is_refused(copy: Callable[[str], Path], tmp_path: Path):
     folder = copy("keras")
     outside = tmp_path / "outside.json"
     (folder / "classes.json").rename(outside)
     (folder / "classes.json").symlink_to(outside)
-    with pytest.raises(WeightsError, match="is a link that leads out of the bundle"):
+    with pytest.raises(WeightsError, match="is a link to a place outside the bundle"):
         Bundle.open(folder)
 
 
-def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path):
+def test_folder_without_a_manifest_is_not_a_bundle(tmp_path: Path):
     with pytest.raises(CallError, match="is not a bundle"):
         Bundle.open(tmp_path / "gone")

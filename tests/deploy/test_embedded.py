@@ -1,4 +1,4 @@
-"""What can be compiled and run here of an embedded bundle is; the network itself runs on the package tflite-micro."""
+"""Compiles and runs the C code of an embedded bundle on this machine; the network runs on the package tflite-micro."""
 
 import ctypes
 import itertools
@@ -34,11 +34,11 @@ STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1"]
 
 @pytest.fixture(scope="module")
 def bundle(run: Run) -> Bundle:
-    (made,) = kerasimg.export(run, "embedded")
-    return made
+    (exported,) = kerasimg.export(run, "embedded")
+    return exported
 
 
-def test_an_embedded_bundle_was_compared_by_simulation(bundle: Bundle):
+def test_embedded_bundle_is_compared_by_simulation(bundle: Bundle):
     (row,) = bundle.manifest.parity
     assert row.runtime.startswith("tflite-micro")
     assert row.passed
@@ -46,16 +46,16 @@ def test_an_embedded_bundle_was_compared_by_simulation(bundle: Bundle):
     assert row.same_decision == row.accuracy_after == 1
 
 
-def test_the_sizes_are_those_that_were_measured(bundle: Bundle):
-    told = json.loads((bundle.folder / "sizes.json").read_text())
+def test_sizes_are_measured(bundle: Bundle):
+    sizes = json.loads((bundle.folder / "sizes.json").read_text())
     content = (bundle.folder / "model.tflite").read_bytes()
-    assert told["model_bytes"] == len(content) + len("blue\0green\0red\0")
-    assert told["arena_measured_bytes"] * 1.1 <= told["arena_bytes"] < told["arena_measured_bytes"] * 1.1 + 1024
-    assert told["in_floats"] == {"SOFTMAX": 1}
-    assert f"#define KERASIMG_ARENA_BYTES {told['arena_bytes']}\n" in (bundle.folder / "model_data.h").read_text()
+    assert sizes["model_bytes"] == len(content) + len("blue\0green\0red\0")
+    assert sizes["arena_measured_bytes"] * 1.1 <= sizes["arena_bytes"] < sizes["arena_measured_bytes"] * 1.1 + 1024
+    assert sizes["in_floats"] == {"SOFTMAX": 1}
+    assert f"#define KERASIMG_ARENA_BYTES {sizes['arena_bytes']}\n" in (bundle.folder / "model_data.h").read_text()
 
 
-def test_a_model_runs_in_the_arena_that_is_stated_and_not_in_a_small_one(bundle: Bundle):
+def test_model_runs_in_the_reported_arena_and_not_in_a_small_one(bundle: Bundle):
     content = (bundle.folder / "model.tflite").read_bytes()
     (vector, *_) = bundle.vectors()
     stated = json.loads((bundle.folder / "sizes.json").read_text())["arena_bytes"]
@@ -69,7 +69,7 @@ def test_a_model_runs_in_the_arena_that_is_stated_and_not_in_a_small_one(bundle:
         Simulator(content, 512)
 
 
-def test_a_model_that_does_not_fit_is_refused_with_the_figures(run: Run):
+def test_model_that_does_not_fit_is_refused_with_its_sizes(run: Run):
     with pytest.raises(GateError) as caught:
         kerasimg.export(run, "embedded", flash_bytes=1000, arena_bytes=500)
     flash, arena, advice = str(caught.value).splitlines()
@@ -80,7 +80,7 @@ def test_a_model_that_does_not_fit_is_refused_with_the_figures(run: Run):
     assert "251 parameters" in advice
 
 
-def test_a_model_without_a_kernel_is_refused_by_name(bundle: Bundle):
+def test_error_names_an_operation_without_a_kernel(bundle: Bundle):
     from kerasimg.deploy import litert_file
 
     schema = litert_file._schema()
@@ -91,15 +91,15 @@ def test_a_model_without_a_kernel_is_refused_by_name(bundle: Bundle):
         Simulator(litert_file._write(model))
 
 
-def test_what_a_microcontroller_cannot_do_is_refused(run: Run):
-    with pytest.raises(CallError, match="one image at a time"):
+def test_unsupported_options_are_refused(run: Run):
+    with pytest.raises(CallError, match="has batch size 1, got 2"):
         kerasimg.export(run, "embedded", batch=2)
     with pytest.raises(CallError, match="no precision float32"):
         kerasimg.export(run, "embedded", precision="float32")
 
 
-def compiled(folder: Path, image: Image) -> Any:
-    """`preprocess.c` for an image section, callable."""
+def compile_preprocess(folder: Path, image: Image) -> Any:
+    """Compiles `preprocess.c` for an image section and loads it."""
     (folder / "preprocess.h").write_text(sources.preprocess_h("a*/ name", image))
     (folder / "preprocess.c").write_text(sources.preprocess_c())
     flags = ["-std=c99", *STRICT, "-fsanitize=undefined", "-fno-sanitize-recover", "-shared", "-fPIC"]
@@ -110,8 +110,8 @@ def compiled(folder: Path, image: Image) -> Any:
     return loaded
 
 
-def preprocessed(library: Any, img: np.ndarray, image: Image) -> np.ndarray:
-    """What the C makes of an image, as uint8; its rows are a few bytes longer than their pixels."""
+def run_preprocess(library: Any, img: np.ndarray, image: Image) -> np.ndarray:
+    """Preprocesses an image by the C code, with padded rows; returns uint8."""
     height, width, _ = img.shape
     padded = np.zeros((height, width * 3 + 5), np.uint8)
     padded[:, : width * 3] = img.reshape(height, -1)
@@ -129,28 +129,28 @@ def preprocessed(library: Any, img: np.ndarray, image: Image) -> np.ndarray:
         ctypes.c_size_t(size),
     )
     assert library.kerasimg_preprocess(*call) == 0
-    assert (scratch.view(np.uint8)[size:] == 0x55).all()  # nothing was written past what it asked for
+    assert (scratch.view(np.uint8)[size:] == 0x55).all()  # nothing was written beyond the requested scratch memory
     return (made.astype(np.int16) + 128).astype(np.uint8)
 
 
 @compiles
 @pytest.mark.parametrize("resize", RESIZE)
 @pytest.mark.parametrize("interpolation", FILTERS)
-def test_the_c_gives_the_pixels_of_the_reference_decoder(resize: Any, interpolation: Any, tmp_path: Path):
+def test_c_preprocessing_matches_the_reference_decoder(resize: Any, interpolation: Any, tmp_path: Path):
     channels: Any = 1 if interpolation == "area" else 3
     image = Image(
         size=[24, 40], channels=channels, resize=resize, interpolation=interpolation, background=[10, 200, 77]
     )
-    library = compiled(tmp_path, image)
+    library = compile_preprocess(tmp_path, image)
     random = np.random.default_rng(0)
     for width, height in [(37, 23), (40, 24), (160, 120), (7, 90), (97, 61), (1, 5), (60, 300)]:
         img = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
-        np.testing.assert_array_equal(preprocessed(library, img, image), decode(img, image))
+        np.testing.assert_array_equal(run_preprocess(library, img, image), decode(img, image))
 
 
 @compiles
-def test_the_c_says_what_is_wrong_with_a_call(tmp_path: Path):
-    library = compiled(tmp_path, Image(size=[8, 8]))
+def test_c_preprocessing_returns_error_codes_for_invalid_calls(tmp_path: Path):
+    library = compile_preprocess(tmp_path, Image(size=[8, 8]))
     room = (ctypes.c_int32 * 4096)()
     size = library.kerasimg_scratch_bytes(20, 10)
     assert library.kerasimg_preprocess(room, 20, 10, ctypes.c_size_t(60), room, room, ctypes.c_size_t(size - 1)) == 2
@@ -160,7 +160,7 @@ def test_the_c_says_what_is_wrong_with_a_call(tmp_path: Path):
 
 
 @compiles
-def test_main_runs_the_vectors_with_the_bytes_of_the_array(bundle: Bundle, tmp_path: Path):
+def test_main_program_runs_the_test_vectors(bundle: Bundle, tmp_path: Path):
     program = tmp_path / "main"
     own = [bundle.folder / name for name in ("main.cc", "model_data.cc", "test_vectors.cc")]
     subprocess.run(
@@ -175,7 +175,7 @@ def test_main_runs_the_vectors_with_the_bytes_of_the_array(bundle: Bundle, tmp_p
 
 @compiles
 @pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel"])
-def test_the_readmes_code_for_microcontrollers_compiles(bundle: Bundle, task: Any, tmp_path: Path):
+def test_readme_code_for_microcontrollers_compiles(bundle: Bundle, task: Any, tmp_path: Path):
     names = ("red", 'says "\\"', "né??/1")
     classes = names[:2] if task == "binary" else names
     (tmp_path / "classes.h").write_text(sources.classes_h(classes, task, None))
@@ -194,8 +194,8 @@ def test_the_readmes_code_for_microcontrollers_compiles(bundle: Bundle, task: An
     assert subprocess.run([program], capture_output=True, check=True).stdout.decode().splitlines() == list(classes)
 
 
-def test_the_resolvers_methods_have_the_librarys_names():
-    named = {
+def test_resolver_methods_have_the_names_of_the_library():
+    methods = {
         "CONV_2D": "AddConv2D",
         "FULLY_CONNECTED": "AddFullyConnected",
         "L2_POOL_2D": "AddL2Pool2D",
@@ -207,10 +207,10 @@ def test_the_resolvers_methods_have_the_librarys_names():
         "SPACE_TO_BATCH_ND": "AddSpaceToBatchNd",
         "RESIZE_NEAREST_NEIGHBOR": "AddResizeNearestNeighbor",
     }
-    assert {operation: sources.method(operation) for operation in named} == named
+    assert {operation: sources.method(operation) for operation in methods} == methods
 
 
-def test_every_policy_and_filter_of_the_spec_is_known_to_the_c():
+def test_c_code_supports_every_resize_policy_and_filter():
     header = sources.preprocess_h("x", Image())
     for name in itertools.chain(RESIZE, FILTERS):
         assert f"#define KERASIMG_{name.upper()} " in header

@@ -21,7 +21,7 @@ from kerasimg.models.classifier import Classifier
 PRECISIONS = ["float32", "float16", "dynamic", "int8"]
 
 
-def test_every_model_was_compared_on_its_own_runtime_and_passed(exported: dict[str, Bundle]):
+def test_every_model_is_compared_on_its_own_runtime_and_passes(exported: dict[str, Bundle]):
     rows = {(name, row.path): row for name, bundle in exported.items() for row in bundle.manifest.parity}
     assert [name for name, _ in rows] == ["litert"] * 4 + ["savedmodel", "onnx", "openvino", "keras"]
     assert all(row.passed and row.images == 9 for row in rows.values())
@@ -35,7 +35,7 @@ def test_every_model_was_compared_on_its_own_runtime_and_passed(exported: dict[s
         assert 0 < row.p50_ms <= row.p95_ms
 
 
-def test_a_bundle_holds_the_contract(exported: dict[str, Bundle], run: Run):
+def test_bundle_contains_classes_preprocessing_spec_and_hashes(exported: dict[str, Bundle], run: Run):
     bundle = exported["litert"]
     assert bundle.folder == run.folder / "export" / "litert"
     assert json.loads((bundle.folder / "classes.json").read_text()) == ["blue", "green", "red"]
@@ -51,23 +51,23 @@ def test_a_bundle_holds_the_contract(exported: dict[str, Bundle], run: Run):
     assert bundle.manifest.spec == Classifier.open(run).spec.resolved
     assert {"kerasimg", "keras", "tensorflow", "ai-edge-litert"} <= set(bundle.manifest.versions)
     listed = {file.path: (file.bytes, file.sha256) for file in bundle.manifest.files}
-    found = {path for path in bundle.folder.rglob("*") if path.is_file()} - {bundle.folder / "manifest.json"}
-    assert listed == {path.relative_to(bundle.folder).as_posix(): (path.stat().st_size, sha256(path)) for path in found}
+    files = {path for path in bundle.folder.rglob("*") if path.is_file()} - {bundle.folder / "manifest.json"}
+    assert listed == {path.relative_to(bundle.folder).as_posix(): (path.stat().st_size, sha256(path)) for path in files}
 
 
-def test_the_vectors_are_images_with_what_the_trained_model_says_of_them(exported: dict[str, Bundle], run: Run):
+def test_vectors_are_images_with_the_probabilities_of_the_trained_model(exported: dict[str, Bundle], run: Run):
     vectors = exported["litert"].vectors()
     assert len(vectors) == 5
     assert len({vector.name.split("/")[0] for vector in vectors}) == 3
     classifier = Classifier.open(run)
     for vector in vectors:
         assert np.array_equal(decode(str(vector.file), classifier.spec.image), vector.pixels)
-        told = classifier.probabilities(vector.pixels[np.newaxis].astype("float32"))[0]
-        assert np.allclose(told, vector.probabilities, atol=1e-7)
+        expected = classifier.probabilities(vector.pixels[np.newaxis].astype("float32"))[0]
+        assert np.allclose(expected, vector.probabilities, atol=1e-7)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_any_number_of_images_may_be_asked(exported: dict[str, Bundle], precision: str):
+def test_runtime_takes_any_number_of_images(exported: dict[str, Bundle], precision: str):
     bundle = exported["litert"]
     runtime = open_runtime(bundle, precision)
     pixels = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3)).astype(np.uint8)
@@ -77,7 +77,7 @@ def test_any_number_of_images_may_be_asked(exported: dict[str, Bundle], precisio
     assert runtime(pixels[:0]).shape == (0, 3)
 
 
-def test_a_fixed_batch_is_filled_up(run: Run, exported: dict[str, Bundle], tmp_path: Path):
+def test_fixed_batch_is_padded(run: Run, exported: dict[str, Bundle], tmp_path: Path):
     (bundle,) = kerasimg.export(run, "litert", batch=4, out=tmp_path)
     assert bundle.models[0].batch == 4
     pixels = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3)).astype(np.uint8)
@@ -85,21 +85,21 @@ def test_a_fixed_batch_is_filled_up(run: Run, exported: dict[str, Bundle], tmp_p
     assert np.allclose(open_runtime(bundle)(pixels), free, atol=1e-6)
 
 
-def test_int8_takes_raw_pixels_signed_or_not(run: Run, exported: dict[str, Bundle], tmp_path: Path):
+def test_int8_takes_raw_signed_or_unsigned_pixels(run: Run, exported: dict[str, Bundle], tmp_path: Path):
     from kerasimg.deploy.litert_file import quantized_input
 
     (signed,) = kerasimg.export(run, "litert", precision="int8", input_dtype="int8", out=tmp_path)
     bundles = {"uint8": (exported["litert"], (1.0, 0)), "int8": (signed, (1.0, -128))}
     pixels = np.arange(3 * 8 * 8 * 3).reshape(3, 8, 8, 3).astype(np.uint8)
-    for taken, (bundle, quantization) in bundles.items():
+    for dtype, (bundle, quantization) in bundles.items():
         model = bundle.model("int8")
-        assert model.input_dtype == taken
+        assert model.input_dtype == dtype
         assert quantized_input(bundle.model_path(model).read_bytes()) == quantization
-    told = [open_runtime(bundle, "int8")(pixels) for bundle, _ in bundles.values()]
-    assert np.allclose(*told, atol=1e-6)
+    outputs = [open_runtime(bundle, "int8")(pixels) for bundle, _ in bundles.values()]
+    assert np.allclose(*outputs, atol=1e-6)
 
 
-def test_a_model_beyond_its_tolerance_ends_with_4_and_is_marked(run: Run, tmp_path: Path):
+def test_model_beyond_its_tolerance_exits_with_4_and_is_marked(run: Run, tmp_path: Path):
     with pytest.raises(GateError, match=r"model_int8.tflite: differs by .* at most \(allowed 0.0001\)") as caught:
         kerasimg.export(run, ["litert"], precision=["float32", "int8"], out=tmp_path, tolerance=1e-4)
     assert caught.value.exit_code == 4
@@ -109,7 +109,7 @@ def test_a_model_beyond_its_tolerance_ends_with_4_and_is_marked(run: Run, tmp_pa
     assert rows[1].worst[0].difference == pytest.approx(rows[1].greatest_difference)
 
 
-def test_the_temperature_and_the_thresholds_travel(run: Run, tmp_path: Path):
+def test_export_includes_the_temperature(run: Run, tmp_path: Path):
     plain = Classifier.open(run)
     warm = Classifier(plain.model, plain.spec, plain.classes, plain.folder, 2.5, None)
     for precision, close in (("float32", 1e-5), ("int8", 0.03)):
@@ -117,54 +117,54 @@ def test_the_temperature_and_the_thresholds_travel(run: Run, tmp_path: Path):
         assert bundle.manifest.temperature == 2.5
         vectors = bundle.vectors()
         pixels = np.stack([vector.pixels for vector in vectors])
-        told = warm.probabilities(pixels.astype("float32"))
-        assert np.abs(told - plain.probabilities(pixels.astype("float32"))).max() > 0.05
-        assert np.allclose(open_runtime(bundle)(pixels), told, atol=close)
+        expected = warm.probabilities(pixels.astype("float32"))
+        assert np.abs(expected - plain.probabilities(pixels.astype("float32"))).max() > 0.05
+        assert np.allclose(open_runtime(bundle)(pixels), expected, atol=close)
 
 
-def test_a_model_file_alone_is_exported_with_drawn_images_and_no_comparison(
+def test_model_without_its_run_is_exported_with_drawn_images_and_without_a_comparison(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    with pytest.raises(GateError, match=r"was not compared .*name some \(--data\), or accept it \(--allow-uncomp"):
+    with pytest.raises(GateError, match=r"was not compared .*pass some \(--data\), or accept it \(--allow-uncomp"):
         kerasimg.export(run.folder / "model.keras", "litert", out=tmp_path)
     model = run.folder / "model.keras"
     (bundle,) = kerasimg.export(model, "litert", allow_uncompared=True, out=tmp_path)
     assert bundle.manifest.parity == []
-    assert caplog.messages[-1] == "  model_float32.tflite: not compared: there are no test images; name some (--data)"
+    assert caplog.messages[-1] == "  model_float32.tflite: not compared: there are no test images; pass some (--data)"
     assert kerasimg.verify(bundle).vectors[0].passed
-    with pytest.raises(CallError, match="int8 takes the range of every value from images of the training"):
+    with pytest.raises(CallError, match="int8 needs calibration images"):
         kerasimg.export(run.folder / "model.keras", "litert", precision="int8", out=tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         ({"to": "litertt"}, "no target 'litertt'; did you mean 'litert'"),
         ({"to": []}, "no target to export to"),
-        ({"to": "onnx", "precision": "int8"}, "onnx: no precision int8 (there are: float32)"),
+        ({"to": "onnx", "precision": "int8"}, "onnx: no precision int8 (available: float32)"),
         ({"to": "litert", "batch": 0}, "batch: expected 1 or more, got 0"),
-        ({"to": "keras", "batch": 2}, "model.keras takes any number of images"),
+        ({"to": "keras", "batch": 2}, "model.keras takes any batch size"),
         ({"to": "litert", "input_dtype": "uint16"}, "input_dtype: expected uint8 or int8, got uint16"),
         ({"to": "litert", "tolerance": 2}, "tolerance: expected a number from 0 to 1, got 2"),
     ],
 )
-def test_a_call_that_does_not_fit_is_refused_and_leaves_nothing(run: Run, tmp_path: Path, call: dict, said: str):
+def test_invalid_call_is_refused_and_writes_nothing(run: Run, tmp_path: Path, call: dict, message: str):
     with pytest.raises(CallError) as caught:
         kerasimg.export(run, out=tmp_path, **call)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_no_bundle_is_not_replaced(run: Run, tmp_path: Path):
+def test_folder_that_is_not_a_bundle_is_not_replaced(run: Run, tmp_path: Path):
     (tmp_path / "keras").mkdir()
     (tmp_path / "keras" / "thesis.txt").write_text("mine")
-    with pytest.raises(CallError, match="is there and is no bundle"):
+    with pytest.raises(CallError, match="exists but is not an export bundle"):
         kerasimg.export(run, "keras", out=tmp_path)
     assert (tmp_path / "keras" / "thesis.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["keras"]
 
 
-def test_every_target_has_all_its_facts():
+def test_every_target_defines_its_attributes():
     kinds = [each.runtime.kind for each in targets()]
     assert len({*kinds}) == len(kinds) == len(names())
     for each in targets():
@@ -176,7 +176,7 @@ def test_every_target_has_all_its_facts():
 
 
 @pytest.mark.parametrize("name", ["litert", "onnx", "openvino", "savedmodel", "keras"])
-def test_the_python_of_the_readme_says_what_the_trained_model_says(
+def test_python_code_of_the_readme_predicts_like_the_trained_model(
     exported: dict[str, Bundle],
     copy: Callable[[str], Path],
     name: str,
@@ -195,30 +195,30 @@ def test_the_python_of_the_readme_says_what_the_trained_model_says(
     assert capsys.readouterr().out.splitlines() == expected
 
 
-def test_a_manifest_reads_back_as_it_was_written(exported: dict[str, Bundle]):
+def test_manifest_round_trips(exported: dict[str, Bundle]):
     for bundle in exported.values():
         text = (bundle.folder / "manifest.json").read_text()
         assert Manifest.model_validate_json(text) == bundle.manifest
 
 
-def test_another_process_exports_where_keras_runs_on_another_backend(
+def test_another_process_exports_if_keras_runs_on_another_backend(
     listen: Callable[..., None], run: Run, tmp_path: Path
 ):
     from kerasimg.deploy.export import _in_tensorflow
     from kerasimg.deploy.export_context import Options
 
-    said: list[str] = []
-    listen(said.append)
-    asks = {"tolerance": 1e-9, "same": None, "accuracy_drop": None, "images": 3}
+    messages: list[str] = []
+    listen(messages.append)
+    settings = {"tolerance": 1e-9, "same": None, "accuracy_drop": None, "images": 3}
     with pytest.raises(GateError, match=r"model_int8.tflite: differs by .* of 3 images"):
-        _in_tensorflow(run, ["litert"], Options(("int8",)), tmp_path, None, asks)
-    assert said[1:2] == ["litert: writing int8"]
+        _in_tensorflow(run, ["litert"], Options(("int8",)), tmp_path, None, settings)
+    assert messages[1:2] == ["litert: writing int8"]
     assert Bundle.open(tmp_path / "litert").models[0].precision == "int8"
-    with pytest.raises(CallError, match="name the run's folder"):
-        _in_tensorflow(Classifier.open(run), ["litert"], Options(), tmp_path, None, asks)
+    with pytest.raises(CallError, match="pass the run's folder"):
+        _in_tensorflow(Classifier.open(run), ["litert"], Options(), tmp_path, None, settings)
 
 
-def test_drafts_of_exports_that_were_killed_are_removed(run: Run, tmp_path: Path):
+def test_drafts_of_killed_exports_are_removed(run: Run, tmp_path: Path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     mine, other = f".keras-{os.getpid()}", ".keras-another.host-1"

@@ -1,4 +1,4 @@
-"""A sample of the table that `tox -e exports` writes; that makes every row."""
+"""Checks some rows of the table that `tox -e exports` writes."""
 
 import json
 import runpy
@@ -19,7 +19,7 @@ def row(name: str) -> dict[str, tuple[float | None, str]]:
     return SCRIPT["layer_row"](name, MODELS[name], SCRIPT["columns_of"](name, TARGETS))
 
 
-def test_every_layer_and_activation_that_a_spec_may_name_has_a_row():
+def test_every_layer_and_activation_of_a_spec_has_a_row():
     named = {name.partition("(")[0] for name in MODELS}
     assert {*arguments.known("layers")} - named == set(SCRIPT["INTEGERS"])
     assert {f"activation {name}" for name in arguments.known("activations")} <= named
@@ -32,7 +32,7 @@ def test_every_row_has_a_model():
 @pytest.mark.parametrize(
     "name", ["activation gelu", "activation celu", "activation selu", "Conv2D(groups=2, dilation_rate=2)"]
 )
-def test_what_once_was_refused_or_different_is_correct_in_every_target_and_precision(name: str):
+def test_fixed_layer_is_correct_in_every_target_and_precision(name: str):
     cells = row(name)
     assert {column.split()[0] for column in cells} == {*TARGETS}
     assert {column: fault for column, (_, fault) in cells.items() if fault} == {}
@@ -40,11 +40,11 @@ def test_what_once_was_refused_or_different_is_correct_in_every_target_and_preci
     assert cells["litert int8"][0] < 0.07
 
 
-def test_int8_of_a_function_that_jumps_is_right_within_a_step_of_its_threshold():
+def test_int8_of_a_discontinuous_function_is_correct_except_near_its_threshold():
     assert row("activation hard_shrink")["litert int8"] == (pytest.approx(0, abs=0.02), "")
 
 
-def test_what_is_refused_has_its_operation_named():
+def test_refusal_names_the_operation():
     cells = row("Resizing(interpolation=lanczos3)")
     reason = "there is no operation for ScaleAndTranslate"
     assert {column: fault for column, (_, fault) in cells.items() if fault} == {
@@ -56,13 +56,13 @@ def test_what_is_refused_has_its_operation_named():
     assert "1 layers and activations, 8 exports: 1 correct, 0 written and not run, 7 refused, 0 that differ" in page
 
 
-def test_a_zoo_spec_is_compared_by_its_logits():
+def test_zoo_spec_is_compared_by_its_logits():
     cells = SCRIPT["zoo_row"]("simple_cnn", list(SCRIPT["ZOO_COLUMNS"]))
     assert {column: fault for column, (_, fault) in cells.items() if fault} == {}
     assert 0 < cells["litert int8"][0] < 0.1
 
 
-def test_the_page_is_what_the_saved_rows_say():
+def test_page_matches_the_saved_rows():
     saved = json.loads((DOCS / "export-support.json").read_text())
     names = SCRIPT["names"]()
     assert {*saved} <= {*names}

@@ -1,4 +1,4 @@
-"""Packs and model files that a stranger made, their hashes right: each ends in one error that names the member."""
+"""Malicious packs and model files with valid hashes: each is refused by one error that names the member."""
 
 import json
 import resource
@@ -78,19 +78,19 @@ NAMES = [
 NAMES += ["", "spec.json", "\n.json", "a/" * 20 + "a.json", "\u202ea.json"]
 
 
-def test_a_valid_pack_of_the_fuzzer_opens(members: dict[str, bytes], tmp_path: Path):
+def test_valid_pack_of_the_fuzzer_opens(members: dict[str, bytes], tmp_path: Path):
     assert Classifier.open(FUZZ.write_pack(tmp_path / "a.kerasimg", members)).classes == ("a", "b", "c")
 
 
 @pytest.mark.parametrize("case", BESIDE)
-def test_specs_beside_that_are_no_json_are_refused(members: dict[str, bytes], tmp_path: Path, case: str):
+def test_included_specs_that_are_not_json_are_refused(members: dict[str, bytes], tmp_path: Path, case: str):
     pack = FUZZ.write_pack(tmp_path / "a.kerasimg", members | {"beside.json": BESIDE[case]})
     with pytest.raises(CallError, match=r"a\.kerasimg' .*: beside\.json: "):
         kerasimg.load(pack)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_specs_beside_of_impossible_names_are_refused(members: dict[str, bytes], tmp_path: Path, name: str):
+def test_included_specs_with_invalid_names_are_refused(members: dict[str, bytes], tmp_path: Path, name: str):
     pack = FUZZ.write_pack(tmp_path / "a.kerasimg", members | beside(name))
     with pytest.raises(CallError, match=r"beside\.json: '") as caught:
         kerasimg.load(pack)
@@ -120,7 +120,7 @@ HEADERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("case", HEADERS)
-def test_weights_that_lie_are_refused(members: dict[str, bytes], tmp_path: Path, case: str):
+def test_weights_with_an_invalid_header_are_refused(members: dict[str, bytes], tmp_path: Path, case: str):
     weights = HEADERS[case](members["weights.safetensors"])
     pack = FUZZ.write_pack(tmp_path / "a.kerasimg", members | {"weights.safetensors": weights})
     with pytest.raises(CallError, match=r"a\.kerasimg' .*: weights\.safetensors: "):
@@ -158,7 +158,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)
-def test_a_manifest_that_contradicts_its_model_is_refused(members: dict[str, bytes], tmp_path: Path, case: str):
+def test_manifest_that_contradicts_its_model_is_refused(members: dict[str, bytes], tmp_path: Path, case: str):
     facts, message = CONTRADICTIONS[case]
     pack = FUZZ.write_pack(tmp_path / "a.kerasimg", members, FUZZ.manifest_of(members, **facts))
     with pytest.raises(CallError, match=rf"a\.kerasimg'.*pack\.json: {message}"):
@@ -167,7 +167,7 @@ def test_a_manifest_that_contradicts_its_model_is_refused(members: dict[str, byt
 
 @pytest.mark.parametrize("member", ["pack.json", "spec.json", "beside.json", "MODEL_CARD.md", "weights.safetensors"])
 @pytest.mark.parametrize("lies", [False, True])
-def test_a_zip_bomb_costs_nothing(members: dict[str, bytes], tmp_path: Path, member: str, lies: bool):
+def test_zip_bomb_is_refused_without_unpacking(members: dict[str, bytes], tmp_path: Path, member: str, lies: bool):
     path = tmp_path / "a.kerasimg"
     manifest = json.dumps(FUZZ.manifest_of(members)).encode()
     with zipfile.ZipFile(path, "w") as archive:
@@ -193,7 +193,7 @@ def test_corrupt_streams_of_compressed_members_are_refused(members: dict[str, by
         kerasimg.load(path)
 
 
-def test_a_list_of_a_million_members_is_not_read(tmp_path: Path):
+def test_directory_with_a_million_members_is_not_read(tmp_path: Path):
     entry = b"PK\x01\x02" + bytes(42)
     directory = entry * 1_000_000
     end = b"PK\x05\x06" + struct.pack("<HHHHLLH", 0, 0, 16_960, 16_960, len(directory), 0, 0)
@@ -204,7 +204,7 @@ def test_a_list_of_a_million_members_is_not_read(tmp_path: Path):
     assert peak_mb() - before < 200  # the bytes themselves, written above
 
 
-def test_a_refused_pack_leaves_no_folder(members: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_refused_pack_leaves_no_folder(members: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     with pytest.raises(CallError):
@@ -212,7 +212,7 @@ def test_a_refused_pack_leaves_no_folder(members: dict[str, bytes], tmp_path: Pa
     assert not list((tmp_path / "temporary").iterdir())
 
 
-def test_the_fuzzer_finds_nothing_but_our_errors_in_a_sample():
+def test_fuzzer_finds_only_our_errors_in_a_sample():
     found = FUZZ.run(seconds=20, first=1_000, most=150)
     assert found["foreign"] == []
     assert sum(found["ends"].values()) == found["cases"] >= 20
@@ -264,7 +264,7 @@ KERNELS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", KERNELS)
-def test_hdf5_weights_that_lie_are_refused_before_they_are_read(weights_file: Path, case: str):
+def test_hdf5_weights_with_wrong_shapes_are_refused_before_they_are_read(weights_file: Path, case: str):
     how, message = KERNELS[case]
     replace_kernel(weights_file, **how)
     before = peak_mb()
@@ -282,7 +282,7 @@ def test_hdf5_links_are_not_followed(weights_file: Path, link: Any):
 
 
 @pytest.mark.parametrize("content", [b"", b"not HDF5", b"\x89HDF\r\n\x1a\n" + b"\xff" * 2000])
-def test_a_file_that_is_no_hdf5_is_one_error(weights_file: Path, content: bytes):
+def test_file_that_is_not_hdf5_is_one_error(weights_file: Path, content: bytes):
     weights_file.write_bytes(content)
     with pytest.raises(WeightsError, match=r"net\.weights\.h5"):
         kerasimg.build(DENSE, weights=str(weights_file))
@@ -312,17 +312,17 @@ def dense_model(*layers: Any) -> keras.Model:
     return keras.Model(pixels, output)
 
 
-def test_a_keras_file_of_a_stranger_opens(tmp_path: Path):
+def test_keras_file_of_another_program_opens(tmp_path: Path):
     assert Classifier.open(keras_file(tmp_path, dense_model())).classes == ("a", "b", "c")
 
 
-def test_a_lambda_in_a_keras_file_is_named(tmp_path: Path):
+def test_error_names_a_lambda_in_a_keras_file(tmp_path: Path):
     file = keras_file(tmp_path, dense_model(keras.layers.Lambda(lambda pixels: pixels * 2)))
     with pytest.raises(CallError, match=r"model\.keras' cannot be loaded: it has a layer Lambda, which can run code"):
         Classifier.open(file)
 
 
-def test_a_class_of_another_module_in_a_keras_file_is_refused(tmp_path: Path):
+def test_class_of_another_module_in_a_keras_file_is_refused(tmp_path: Path):
     file = keras_file(tmp_path, dense_model())
     with zipfile.ZipFile(file) as archive:
         config = archive.read("config.json").replace(b'"module": "keras.layers"', b'"module": "this_module_runs"')
@@ -343,7 +343,7 @@ FACTS = {
 
 
 @pytest.mark.parametrize("case", FACTS)
-def test_what_a_keras_file_says_of_itself_is_held_against_its_model(tmp_path: Path, case: str):
+def test_metadata_that_contradicts_the_model_of_a_keras_file_is_refused(tmp_path: Path, case: str):
     file = keras_file(tmp_path, dense_model(), **{"kerasimg.json": FACTS[case]})
     before = peak_mb()
     with pytest.raises(CallError, match=r"model\.keras'.*kerasimg\.json"):
@@ -351,7 +351,7 @@ def test_what_a_keras_file_says_of_itself_is_held_against_its_model(tmp_path: Pa
     assert peak_mb() - before < MOST_MB
 
 
-def test_weights_in_a_keras_file_that_lie_are_refused(tmp_path: Path):
+def test_invalid_weights_in_a_keras_file_are_refused(tmp_path: Path):
     file = keras_file(tmp_path, dense_model())
     with zipfile.ZipFile(file) as archive:
         (tmp_path / "w.h5").write_bytes(archive.read("model.weights.h5"))
@@ -362,14 +362,14 @@ def test_weights_in_a_keras_file_that_lie_are_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("cut", [10, 100, 1000])
-def test_a_keras_file_cut_short_is_one_error(tmp_path: Path, cut: int):
+def test_truncated_keras_file_is_one_error(tmp_path: Path, cut: int):
     file = keras_file(tmp_path, dense_model())
     file.write_bytes(file.read_bytes()[:-cut])
     with pytest.raises(KerasimgError):
         Classifier.open(file)
 
 
-def test_the_limits_stand_in_one_table_of_the_docs():
+def test_docs_list_the_limits_in_one_table():
     from kerasimg.boundary import table
 
     page = (Path(__file__).parents[2] / "docs" / "limits.md").read_text(encoding="utf-8")

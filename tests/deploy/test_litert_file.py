@@ -19,7 +19,7 @@ def content(bundle: Bundle, precision: str) -> bytes:
     return bundle.model_path(bundle.model(precision)).read_bytes()
 
 
-def test_the_names_of_the_classes_are_in_the_file_as_a_zip(exported: dict[str, Bundle]):
+def test_class_names_are_in_an_appended_zip_archive(exported: dict[str, Bundle]):
     whole = content(exported["litert"], "int8")
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         assert archive.testzip() is None
@@ -27,22 +27,22 @@ def test_the_names_of_the_classes_are_in_the_file_as_a_zip(exported: dict[str, B
     assert set(litert_file.members(whole)) == {"labels.txt", "kerasimg.json"}
 
 
-def test_int8_computes_in_integers_but_for_the_softmax(exported: dict[str, Bundle]):
+def test_int8_computes_in_integers_except_the_softmax(exported: dict[str, Bundle]):
     whole = content(exported["litert"], "int8")
-    assert litert_file.in_floats(whole) == {"SOFTMAX": 1}
-    done = litert_file.operations(whole)
-    assert (done["CONV_2D"], done["DEQUANTIZE"], done["SOFTMAX"]) == (1, 1, 1)
-    assert litert_file.in_floats(content(exported["litert"], "float32"))["CONV_2D"] == 1
+    assert litert_file.float_operations(whole) == {"SOFTMAX": 1}
+    operations = litert_file.operations(whole)
+    assert (operations["CONV_2D"], operations["DEQUANTIZE"], operations["SOFTMAX"]) == (1, 1, 1)
+    assert litert_file.float_operations(content(exported["litert"], "float32"))["CONV_2D"] == 1
 
 
-def test_probabilities_of_int8_are_not_steps_of_a_256th(exported: dict[str, Bundle]):
+def test_int8_probabilities_are_not_quantized(exported: dict[str, Bundle]):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)
-    told = open_runtime(exported["litert"], "int8")(pixels) * 256
-    assert np.abs(told - np.round(told)).max() > 0.1
-    assert np.allclose(told.sum(axis=1), 256, atol=1e-3)
+    probabilities = open_runtime(exported["litert"], "int8")(pixels) * 256
+    assert np.abs(probabilities - np.round(probabilities)).max() > 0.1
+    assert np.allclose(probabilities.sum(axis=1), 256, atol=1e-3)
 
 
-def test_weights_stand_where_the_format_wants_them(exported: dict[str, Bundle]):
+def test_weights_are_aligned(exported: dict[str, Bundle]):
     from tensorflow.lite.python import schema_py_generated as schema
 
     whole = content(exported["litert"], "int8")
@@ -57,7 +57,7 @@ def test_weights_stand_where_the_format_wants_them(exported: dict[str, Bundle]):
     assert [place % litert_file.ALIGNMENT for place in places] == [0] * len(places)
 
 
-def test_operations_that_only_tensorflow_has_are_refused_unless_asked_for(run: Run, tmp_path: Path):
+def test_tensorflow_operations_are_refused_unless_allowed(run: Run, tmp_path: Path):
     plain = Classifier.open(run)
     inputs = keras.Input((8, 8, 3))
     x = keras.ops.erf(keras.layers.GlobalAveragePooling2D()(inputs) / 256)
@@ -71,5 +71,5 @@ def test_operations_that_only_tensorflow_has_are_refused_unless_asked_for(run: R
     assert litert_file.operations(content(bundle, "float32"))["FlexErf"] == 1
     assert bundle.manifest.parity == []
     assert "the Flex delegate" in bundle.manifest.notes["not_compared"]["model_float32.tflite"]
-    with pytest.raises(CallError, match="holds operations of TensorFlow"):
+    with pytest.raises(CallError, match="contains operations of TensorFlow"):
         kerasimg.verify(bundle)

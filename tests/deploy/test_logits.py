@@ -1,4 +1,4 @@
-"""What is exported is what the classifier says, whatever its last layer and its numbers are."""
+"""The exported model predicts like the classifier, for any last layer and dtype policy."""
 
 from pathlib import Path
 from typing import Any
@@ -53,39 +53,39 @@ def classifier(task: str, last: list[Any], temperature: float, policy: str = "fl
 @pytest.mark.parametrize("temperature", [1.0, 0.4, 3.0])
 @pytest.mark.parametrize("end", ["dense", "activation", "logits"])
 @pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel"])
-def test_the_model_and_its_logits_say_what_the_classifier_says(task: str, end: str, temperature: float):
-    one = classifier(task, ends(task)[end], temperature)
-    expected = one.probabilities(PIXELS)
-    whole = inference_model(one.model, temperature, one.spec.task)
+def test_model_and_logits_match_the_classifier(task: str, end: str, temperature: float):
+    trained = classifier(task, ends(task)[end], temperature)
+    expected = trained.probabilities(PIXELS)
+    whole = inference_model(trained.model, temperature, trained.spec.task)
     assert np.allclose(keras.ops.convert_to_numpy(whole(PIXELS)), expected, atol=2e-6)
-    logits, activation = logits_model(one.model, temperature, one.spec.task)
-    found = getattr(keras.activations, activation)(logits(PIXELS))
-    assert np.allclose(keras.ops.convert_to_numpy(found), expected, atol=2e-6)
+    logits, activation = logits_model(trained.model, temperature, trained.spec.task)
+    probabilities = getattr(keras.activations, activation)(logits(PIXELS))
+    assert np.allclose(keras.ops.convert_to_numpy(probabilities), expected, atol=2e-6)
 
 
-def test_a_last_layer_of_another_kind_has_logits_too():
-    one = classifier("multiclass", [keras.layers.EinsumDense("ab,bc->ac", (3,), activation="softmax")], 2.0)
-    logits, activation = logits_model(one.model, 2.0, "multiclass")
-    found = keras.ops.convert_to_numpy(getattr(keras.activations, activation)(logits(PIXELS)))
-    assert np.allclose(found, one.probabilities(PIXELS), atol=2e-6)
+def test_other_last_layer_has_logits():
+    trained = classifier("multiclass", [keras.layers.EinsumDense("ab,bc->ac", (3,), activation="softmax")], 2.0)
+    logits, activation = logits_model(trained.model, 2.0, "multiclass")
+    probabilities = keras.ops.convert_to_numpy(getattr(keras.activations, activation)(logits(PIXELS)))
+    assert np.allclose(probabilities, trained.probabilities(PIXELS), atol=2e-6)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_what_was_trained_in_mixed_precision_is_float32(policy: str):
-    one = classifier("multiclass", [keras.layers.Dense(3, activation="softmax")], 1.0, policy)
-    assert one.model.layers[-2].compute_dtype == policy.removeprefix("mixed_")
-    exact = in_float32(one.model)
+def test_model_trained_in_mixed_precision_is_exported_in_float32(policy: str):
+    trained = classifier("multiclass", [keras.layers.Dense(3, activation="softmax")], 1.0, policy)
+    assert trained.model.layers[-2].compute_dtype == policy.removeprefix("mixed_")
+    exact = in_float32(trained.model)
     assert {layer.compute_dtype for layer in exact.layers} == {"float32"}
-    for ours, theirs in zip(exact.get_weights(), one.model.get_weights(), strict=True):
+    for ours, theirs in zip(exact.get_weights(), trained.model.get_weights(), strict=True):
         assert np.array_equal(ours, theirs)
     assert in_float32(exact) is exact
 
 
 @pytest.mark.parametrize("task", ["binary", "multilabel"])
-def test_each_task_goes_through_every_runtime(task: str, tmp_path: Path):
-    one = classifier(task, ends(task)["dense"], 2.0)
-    for bundle in kerasimg.export(one, ["litert", "onnx"], out=tmp_path, allow_uncompared=True):
-        found = open_runtime(bundle)(PIXELS.astype(np.uint8))
-        assert found.shape == (6, 1 if task == "binary" else 3)
-        assert np.allclose(found, one.probabilities(PIXELS), atol=2e-6)
+def test_each_task_runs_in_every_runtime(task: str, tmp_path: Path):
+    trained = classifier(task, ends(task)["dense"], 2.0)
+    for bundle in kerasimg.export(trained, ["litert", "onnx"], out=tmp_path, allow_uncompared=True):
+        probabilities = open_runtime(bundle)(PIXELS.astype(np.uint8))
+        assert probabilities.shape == (6, 1 if task == "binary" else 3)
+        assert np.allclose(probabilities, trained.probabilities(PIXELS), atol=2e-6)
         assert kerasimg.verify(bundle).vectors[0].passed

@@ -9,7 +9,7 @@ from kerasimg.errors import CallError
 from kerasimg.models.classifier import Classifier
 
 
-def test_multiplications_are_those_of_the_paper():
+def test_multiply_adds_match_the_paper():
     # Sandler et al. 2018 (arXiv:1801.04381), table 4: MobileNetV2 at 224, 300 million.
     model = keras.applications.MobileNetV2(weights=None)
     assert macs(model) == pytest.approx(300e6, rel=0.01)
@@ -23,7 +23,7 @@ def count(*layers: keras.layers.Layer) -> int:
     return macs(keras.Model(inputs, x))
 
 
-def test_each_kind_of_layer_is_counted_by_what_it_does():
+def test_multiply_adds_of_each_kind_of_layer():
     layers = keras.layers
     assert count(layers.Conv2D(5, 3)) == 6 * 4 * 5 * 3 * 3 * 4
     assert count(layers.Conv2D(8, 3, strides=2, padding="same", groups=2)) == 4 * 3 * 8 * 3 * 3 * 2
@@ -35,7 +35,7 @@ def test_each_kind_of_layer_is_counted_by_what_it_does():
     assert count(layers.BatchNormalization(), layers.MaxPooling2D(), layers.ReLU()) == 0
 
 
-def test_attention_counts_its_products_of_matrices():
+def test_multiply_adds_of_attention_include_matrix_products():
     inputs = keras.Input((10, 12))
     attended = keras.layers.MultiHeadAttention(2, 3, flash_attention=False)(inputs, inputs)
     projections = 4 * 10 * 12 * 6
@@ -43,35 +43,35 @@ def test_attention_counts_its_products_of_matrices():
     assert macs(keras.Model(inputs, attended)) == projections + products
 
 
-def test_measure_tells_every_runtime_after_keras(run: Run):
+def test_measure_lists_keras_then_every_runtime(run: Run):
     before = set(run.folder.rglob("*"))
-    found = kerasimg.measure(run, ["litert", "onnx"])
-    assert found["parameters"] == run.model.count_params()
-    assert found["macs"] == 6 * 6 * 8 * 27 + 8 * 3
-    rows = [(row["target"], row["precision"]) for row in found["runtimes"]]
+    result = kerasimg.measure(run, ["litert", "onnx"])
+    assert result["parameters"] == run.model.count_params()
+    assert result["macs"] == 6 * 6 * 8 * 27 + 8 * 3
+    rows = [(row["target"], row["precision"]) for row in result["runtimes"]]
     assert rows == [("(the run)", "float32"), ("litert", "float32"), ("litert", "int8"), ("onnx", "float32")]
-    assert all(0 < row["p50_ms"] <= row["p95_ms"] and row["per_second"] > 0 for row in found["runtimes"])
-    assert "parameters" in as_text(found)
+    assert all(0 < row["p50_ms"] <= row["p95_ms"] and row["per_second"] > 0 for row in result["runtimes"])
+    assert "parameters" in as_text(result)
     assert set(run.folder.rglob("*")) == before
 
 
-def test_on_another_backend_a_process_with_tensorflow_measures_the_exports(run: Run):
-    from kerasimg.deploy.measure import _with_tensorflow
+def test_on_another_backend_a_tensorflow_process_measures_the_exports(run: Run):
+    from kerasimg.deploy.measure import _measure_in_tensorflow
 
-    here, there = kerasimg.measure(run, "litert"), _with_tensorflow(run, None, {"to": ["litert"]})
-    assert (there.parameters, there.macs, there["input"]) == (here.parameters, here.macs, here["input"])
-    assert [row["runtime"] for row in there.runtimes] == [row["runtime"] for row in here.runtimes]
-    with pytest.raises(CallError, match="name the run's folder"):
-        _with_tensorflow(Classifier.open(run), None, {"to": ["litert"]})
+    expected, actual = kerasimg.measure(run, "litert"), _measure_in_tensorflow(run, None, {"to": ["litert"]})
+    assert (actual.parameters, actual.macs, actual["input"]) == (expected.parameters, expected.macs, expected["input"])
+    assert [row["runtime"] for row in actual.runtimes] == [row["runtime"] for row in expected.runtimes]
+    with pytest.raises(CallError, match="pass the run's folder"):
+        _measure_in_tensorflow(Classifier.open(run), None, {"to": ["litert"]})
 
 
-def test_int8_weights_take_a_quarter():
+def test_int8_weights_are_a_quarter_of_the_size():
     inputs = keras.Input((8, 8, 3))
     model = keras.Model(inputs, keras.layers.Dense(200, activation="softmax")(keras.layers.Flatten()(inputs)))
     assert litert_bytes(model, "dynamic") < 0.35 * litert_bytes(model)
 
 
-def test_the_limits_of_a_search_are_measured_without_a_run(run: Run, exported: dict[str, Bundle]):
+def test_size_and_latency_are_measured_without_a_run(run: Run, exported: dict[str, Bundle]):
     litert = exported["litert"]
     size = litert_bytes(run.model)
     assert size == pytest.approx(litert.model_bytes(litert.model("float32")), abs=2000)

@@ -1,4 +1,4 @@
-"""`preprocess.py` of a bundle: the pixels of the reference decoder, with Pillow and NumPy alone."""
+"""`preprocess.py` of a bundle matches the reference decoder, with only Pillow and NumPy."""
 
 import io
 from collections.abc import Callable
@@ -74,7 +74,7 @@ def read_image_of(image: Image) -> Callable[[Any], np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_odd_images_become_the_reference_decoders_pixels(kind: str, tmp_path: Path):
+def test_unusual_images_match_the_reference_decoder(kind: str, tmp_path: Path):
     content = FILES[kind]()
     for resize, channels in product(RESIZE, (1, 3)):
         image = Image(
@@ -84,7 +84,7 @@ def test_odd_images_become_the_reference_decoders_pixels(kind: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("interpolation", FILTERS)
-def test_every_interpolation_gives_the_reference_decoders_pixels(interpolation: Any, tmp_path: Path):
+def test_every_interpolation_matches_the_reference_decoder(interpolation: Any, tmp_path: Path):
     file = tmp_path / "photo.png"
     file.write_bytes(FILES["large"]())
     for resize in RESIZE:
@@ -92,7 +92,7 @@ def test_every_interpolation_gives_the_reference_decoders_pixels(interpolation: 
         np.testing.assert_array_equal(read_image_of(image)(file), decode(str(file), image))
 
 
-def test_deep_values_that_would_be_black_are_refused_as_by_the_reference_decoder():
+def test_high_bit_depth_values_are_refused_like_by_the_reference_decoder():
     content = saved(PIL.Image.fromarray((np.asarray(deep()) >> 8).astype(np.uint16)), "PNG")
     image = Image(size=[24, 40])
     with pytest.raises(BadImage):

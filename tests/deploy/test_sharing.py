@@ -31,10 +31,12 @@ def packed(run: Any, colours: Path) -> Path:
     return kerasimg.pack(run, colours.parent / "tiny.kerasimg")
 
 
-def changed(packed: Path, into: Path, change: Callable[[str, bytes], bytes | None], stored: bool = True) -> Path:
-    """A copy of a pack with other members; None leaves one out."""
-    how = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
-    with zipfile.ZipFile(packed) as old, zipfile.ZipFile(into, "w", how) as new:
+def copy_with_change(
+    packed: Path, into: Path, change: Callable[[str, bytes], bytes | None], stored: bool = True
+) -> Path:
+    """Copies a pack with changed members; None removes a member."""
+    compression = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(packed) as old, zipfile.ZipFile(into, "w", compression) as new:
         for name in old.namelist():
             if (content := change(name, old.read(name))) is not None:
                 new.writestr(name, content)
@@ -45,26 +47,26 @@ def with_manifest(packed: Path, into: Path, **facts: Any) -> Path:
     def change(name: str, content: bytes) -> bytes:
         return json.dumps(json.loads(content) | facts).encode() if name == "pack.json" else content
 
-    return changed(packed, into, change)
+    return copy_with_change(packed, into, change)
 
 
-def test_a_pack_answers_as_its_run_does(run: Any, packed: Path, colours: Path):
+def test_pack_predicts_like_its_run(run: Any, packed: Path, colours: Path):
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype("float32")
-    one, other = Classifier.open(run), Classifier.open(packed)
-    assert np.array_equal(one.probabilities(images), other.probabilities(images))
-    assert (other.classes, other.spec.resolved["model"]) == (one.classes, one.spec.resolved["model"])
+    original, unpacked = Classifier.open(run), Classifier.open(packed)
+    assert np.array_equal(original.probabilities(images), unpacked.probabilities(images))
+    assert (unpacked.classes, unpacked.spec.resolved["model"]) == (original.classes, original.spec.resolved["model"])
     files = [colours / "red" / "00.png"]
     assert kerasimg.predict(packed, files) == kerasimg.predict(run, files)
     assert kerasimg.evaluate(packed, data=colours)["accuracy"] == 1.0
 
 
-def test_the_same_run_makes_the_same_bytes(run: Any, packed: Path, tmp_path: Path):
+def test_packing_is_deterministic(run: Any, packed: Path, tmp_path: Path):
     again = kerasimg.pack(run, tmp_path / "again.kerasimg")
     assert again.read_bytes() == packed.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["again.kerasimg"]
 
 
-def test_it_holds_text_and_numbers_and_says_what_it_reached(packed: Path):
+def test_pack_contains_only_text_and_numbers_and_the_scores(packed: Path):
     with zipfile.ZipFile(packed) as archive:
         names = archive.namelist()
         manifest = json.loads(archive.read("pack.json"))
@@ -72,16 +74,16 @@ def test_it_holds_text_and_numbers_and_says_what_it_reached(packed: Path):
     assert (manifest["classes"], manifest["figures"]["accuracy"]) == (["blue", "red"], 1.0)
 
 
-def test_unpacked_it_is_a_folder_that_keras_and_run_read(run: Any, packed: Path, tmp_path: Path):
-    opened = kerasimg.unpack(packed, tmp_path / "there")
+def test_unpacked_folder_opens_in_keras_and_run(run: Any, packed: Path, tmp_path: Path):
+    opened = kerasimg.unpack(packed, tmp_path / "unpacked")
     assert sorted(path.name for path in opened.folder.iterdir()) == ["classes.json", "model.keras", "spec.json"]
-    for mine, theirs in zip(opened.model.weights, run.model.weights, strict=True):
-        assert np.array_equal(mine.numpy(), theirs.numpy())
-    with pytest.raises(kerasimg.CallError, match="is there already"):
-        kerasimg.unpack(packed, tmp_path / "there")
+    for actual, expected in zip(opened.model.weights, run.model.weights, strict=True):
+        assert np.array_equal(actual.numpy(), expected.numpy())
+    with pytest.raises(kerasimg.CallError, match="already exists"):
+        kerasimg.unpack(packed, tmp_path / "unpacked")
 
 
-def test_training_goes_on_from_its_weights_with_a_new_head_for_other_classes(
+def test_training_starts_from_the_weights_of_a_pack_with_a_new_head_for_other_classes(
     packed: Path, colours: Path, tmp_path: Path, imgs: Any
 ):
     assert np.array_equal(kerasimg.build(packed).weights[0], Classifier.open(packed).model.weights[0])
@@ -92,7 +94,7 @@ def test_training_goes_on_from_its_weights_with_a_new_head_for_other_classes(
     assert kerasimg.train(packed, data=three, out=tmp_path, **QUIET).model.output_shape == (None, 3)
 
 
-def test_temperature_and_thresholds_travel(run: Any, tmp_path: Path):
+def test_pack_includes_temperature_and_thresholds(run: Any, tmp_path: Path):
     folder = tmp_path / "warm"
     shutil.copytree(run.folder, folder)
     kerasimg.calibrate(folder)
@@ -101,16 +103,18 @@ def test_temperature_and_thresholds_travel(run: Any, tmp_path: Path):
 
 
 @pytest.mark.parametrize("member", ["spec.json", "weights.safetensors"])
-def test_what_was_altered_or_left_out_is_refused(packed: Path, tmp_path: Path, member: str):
-    altered = changed(packed, tmp_path / "a.kerasimg", lambda name, body: body[:-1] + b" " if name == member else body)
+def test_changed_or_missing_member_is_refused(packed: Path, tmp_path: Path, member: str):
+    damaged = copy_with_change(
+        packed, tmp_path / "a.kerasimg", lambda name, body: body[:-1] + b" " if name == member else body
+    )
     with pytest.raises(kerasimg.CallError, match="its SHA-256 differs"):
-        Classifier.open(altered)
-    lacking = changed(packed, tmp_path / "b.kerasimg", lambda name, body: None if name == member else body)
+        Classifier.open(damaged)
+    lacking = copy_with_change(packed, tmp_path / "b.kerasimg", lambda name, body: None if name == member else body)
     with pytest.raises(kerasimg.CallError, match=member):
         Classifier.open(lacking)
 
 
-def test_no_member_leads_out_of_its_folder(packed: Path, tmp_path: Path):
+def test_member_path_outside_the_folder_is_refused(packed: Path, tmp_path: Path):
     beside = json.dumps({"../evil.json": {"kerasimg": 1}}).encode()
     with zipfile.ZipFile(packed) as old:
         files = json.loads(old.read("pack.json"))["files"] | {"beside.json": hashlib.sha256(beside).hexdigest()}
@@ -124,13 +128,13 @@ def test_no_member_leads_out_of_its_folder(packed: Path, tmp_path: Path):
         kerasimg.load(strange)
 
 
-def test_weights_that_would_grow_are_refused(packed: Path, tmp_path: Path):
-    squeezed = changed(packed, tmp_path / "s.kerasimg", lambda name, body: body, stored=False)
+def test_compressed_weights_are_refused(packed: Path, tmp_path: Path):
+    squeezed = copy_with_change(packed, tmp_path / "s.kerasimg", lambda name, body: body, stored=False)
     with pytest.raises(kerasimg.CallError, match="is compressed"):
         Classifier.open(squeezed)
 
 
-def test_a_spec_of_another_model_does_not_take_the_weights(packed: Path, tmp_path: Path):
+def test_weights_of_another_model_are_refused(packed: Path, tmp_path: Path):
     def change(name: str, content: bytes) -> bytes:
         return (
             content.replace(b'"units": "=num_classes"', b'"units": "=num_classes + 1"')
@@ -138,7 +142,7 @@ def test_a_spec_of_another_model_does_not_take_the_weights(packed: Path, tmp_pat
             else content
         )
 
-    other = changed(packed, tmp_path / "draft.kerasimg", change)
+    other = copy_with_change(packed, tmp_path / "draft.kerasimg", change)
     with zipfile.ZipFile(other) as archive:
         manifest = json.loads(archive.read("pack.json"))
         manifest["files"]["spec.json"] = hashlib.sha256(archive.read("spec.json")).hexdigest()
@@ -148,7 +152,7 @@ def test_a_spec_of_another_model_does_not_take_the_weights(packed: Path, tmp_pat
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"hello", b"PK\x05\x06" + bytes(18)])
-def test_what_is_no_pack_is_refused_by_name(content: bytes, tmp_path: Path):
+def test_error_names_a_file_that_is_not_a_pack(content: bytes, tmp_path: Path):
     path = tmp_path / "x.kerasimg"
     path.write_bytes(content)
     with pytest.raises(kerasimg.CallError, match="not a valid kerasimg pack"):
@@ -157,7 +161,7 @@ def test_what_is_no_pack_is_refused_by_name(content: bytes, tmp_path: Path):
         kerasimg.load(path)
 
 
-def test_pack_says_what_it_cannot_write(run: Any, tmp_path: Path):
+def test_pack_refuses_invalid_paths(run: Any, tmp_path: Path):
     with pytest.raises(kerasimg.CallError, match=r"ends in \.kerasimg"):
         kerasimg.pack(run, tmp_path / "x.zip")
     with pytest.raises(kerasimg.CallError, match="no folder"):
@@ -166,7 +170,7 @@ def test_pack_says_what_it_cannot_write(run: Any, tmp_path: Path):
         kerasimg.pack(tmp_path)
 
 
-def test_an_export_of_a_pack_is_compared_on_its_test_vectors(packed: Path, tmp_path: Path):
+def test_export_of_a_pack_is_compared_on_its_test_vectors(packed: Path, tmp_path: Path):
     (bundle,) = kerasimg.export(packed, "litert", out=tmp_path)
     (row,) = bundle.manifest.parity
     assert (row.passed, row.images, row.same_decision) == (True, 5, 1.0)
@@ -174,28 +178,34 @@ def test_an_export_of_a_pack_is_compared_on_its_test_vectors(packed: Path, tmp_p
 
 def with_vectors(packed: Path, into: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     with zipfile.ZipFile(packed) as old:
-        told = json.loads(old.read("vectors.json"))
+        vectors = json.loads(old.read("vectors.json"))
         facts = json.loads(old.read("pack.json"))
-    change(told)
-    content = json.dumps(told).encode()
+    change(vectors)
+    content = json.dumps(vectors).encode()
     facts["files"]["vectors.json"] = hashlib.sha256(content).hexdigest()
     members = {"pack.json": json.dumps(facts).encode(), "vectors.json": content}
-    return changed(packed, into, lambda name, body: members.get(name, body))
+    return copy_with_change(packed, into, lambda name, body: members.get(name, body))
 
 
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (lambda told: told.update(images=["%"] * 5), kerasimg.CallError),
-        (lambda told: told.update(images=told["images"] * 100), kerasimg.CallError),
-        (lambda told: told.update(probabilities=[[1e300] * 2] * 5), kerasimg.CallError),
-        (lambda told: told.update(probabilities="x"), kerasimg.CallError),
-        (lambda told: told.pop("images"), kerasimg.CallError),
-        (lambda told: told.update(probabilities=[row[::-1] for row in told["probabilities"]]), kerasimg.GateError),
-        (lambda told: told.update(probabilities=[row * 2 for row in told["probabilities"]]), kerasimg.GateError),
+        (lambda vectors: vectors.update(images=["%"] * 5), kerasimg.CallError),
+        (lambda vectors: vectors.update(images=vectors["images"] * 100), kerasimg.CallError),
+        (lambda vectors: vectors.update(probabilities=[[1e300] * 2] * 5), kerasimg.CallError),
+        (lambda vectors: vectors.update(probabilities="x"), kerasimg.CallError),
+        (lambda vectors: vectors.pop("images"), kerasimg.CallError),
+        (
+            lambda vectors: vectors.update(probabilities=[row[::-1] for row in vectors["probabilities"]]),
+            kerasimg.GateError,
+        ),
+        (
+            lambda vectors: vectors.update(probabilities=[row * 2 for row in vectors["probabilities"]]),
+            kerasimg.GateError,
+        ),
     ],
 )
-def test_test_vectors_that_lie_are_refused(packed: Path, tmp_path: Path, change: Any, error: type[Exception]):
-    lying = with_vectors(packed, tmp_path / "a.kerasimg", change)
+def test_invalid_test_vectors_are_refused(packed: Path, tmp_path: Path, change: Any, error: type[Exception]):
+    invalid = with_vectors(packed, tmp_path / "a.kerasimg", change)
     with pytest.raises(error, match=r"vectors\.json"):
-        kerasimg.export(lying, "litert", out=tmp_path)
+        kerasimg.export(invalid, "litert", out=tmp_path)

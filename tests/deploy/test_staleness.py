@@ -31,7 +31,7 @@ def recalibrated(run, tmp_path) -> Path:
     return folder
 
 
-def test_verify_fails_on_a_stale_bundle_and_export_renews_it(recalibrated, monkeypatch, capfd):
+def test_verify_fails_on_a_stale_bundle_until_it_is_exported_again(recalibrated, monkeypatch, capfd):
     bundle = recalibrated / "export" / "keras"
     with pytest.raises(GateError, match=f"{WHY}; to renew it: kerasimg export {recalibrated} --to keras"):
         kerasimg.verify(bundle)
@@ -43,7 +43,7 @@ def test_verify_fails_on_a_stale_bundle_and_export_renews_it(recalibrated, monke
     kerasimg.verify(bundle)
 
 
-def test_a_bundle_that_has_left_its_run_and_an_old_one_are_not_called_stale(recalibrated, tmp_path):
+def test_moved_bundle_and_bundle_without_identity_are_not_stale(recalibrated, tmp_path):
     bundle = recalibrated / "export" / "keras"
     kerasimg.verify(shutil.copytree(bundle, tmp_path / "elsewhere"))
     manifest = json.loads((bundle / "manifest.json").read_text())
@@ -52,7 +52,7 @@ def test_a_bundle_that_has_left_its_run_and_an_old_one_are_not_called_stale(reca
     kerasimg.verify(bundle)
 
 
-def test_a_bundle_written_elsewhere_is_stale_while_its_run_can_be_reached(run, tmp_path, monkeypatch, caplog):
+def test_bundle_outside_its_run_is_stale_if_the_run_exists(run, tmp_path, monkeypatch, caplog):
     folder = Path(shutil.copytree(run.folder, tmp_path / "runs" / "photos-1"))
     (bundle,) = kerasimg.export(folder, "litert", out=tmp_path / "phone")
     assert bundle.manifest.run == "../../runs/photos-1"
@@ -61,7 +61,7 @@ def test_a_bundle_written_elsewhere_is_stale_while_its_run_can_be_reached(run, t
     renew = f"{WHY}; to renew it: kerasimg export {folder} --to litert --out {tmp_path / 'phone'}"
     with pytest.raises(GateError, match=renew):
         kerasimg.verify(bundle.folder)
-    monkeypatch.setattr(server, "_alone", lambda *given: None)  # it would listen until it is ended
+    monkeypatch.setattr(server, "_alone", lambda *given: None)  # would block
     with caplog.at_level(logging.WARNING, "kerasimg"):
         server.serve(bundle.folder, port=0)
     assert renew in caplog.text
@@ -69,14 +69,14 @@ def test_a_bundle_written_elsewhere_is_stale_while_its_run_can_be_reached(run, t
     kerasimg.verify(bundle.folder)
 
 
-def test_export_names_what_is_still_stale(recalibrated, caplog):
+def test_export_lists_files_that_are_still_stale(recalibrated, caplog):
     with caplog.at_level(logging.WARNING, "kerasimg"):
         kerasimg.export(recalibrated, "keras")
     named = [line.split("'")[1].rsplit("/", 1)[1] for line in caplog.messages if WHY in line]
     assert named == ["metrics.json", "report.html", "MODEL_CARD.md"]
 
 
-def test_a_page_marks_stale_figures_until_they_are_evaluated_again(recalibrated, caplog):
+def test_report_marks_stale_scores_until_they_are_evaluated_again(recalibrated, caplog):
     with caplog.at_level(logging.WARNING, "kerasimg"):
         page = kerasimg.report(recalibrated)
     assert f"is stale: {WHY}; to renew it: kerasimg evaluate {recalibrated}" in caplog.text
@@ -89,7 +89,7 @@ def test_a_page_marks_stale_figures_until_they_are_evaluated_again(recalibrated,
     assert [each.path.parent.name for each in stale_files(recalibrated)] == ["keras"]
 
 
-def test_a_pack_leaves_stale_figures_and_a_stale_card_out(recalibrated, tmp_path, caplog):
+def test_pack_omits_stale_scores_and_a_stale_card(recalibrated, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "kerasimg"):
         pack = Pack(kerasimg.pack(recalibrated, tmp_path / "stale.kerasimg"))
     assert (pack.manifest.figures, pack.read("MODEL_CARD.md")) == ({}, b"")
@@ -104,8 +104,8 @@ def test_a_pack_leaves_stale_figures_and_a_stale_card_out(recalibrated, tmp_path
     assert Classifier.open(pack.path).identity() == Classifier.open(recalibrated).identity()
 
 
-def test_serve_says_that_what_it_serves_is_stale(recalibrated, monkeypatch, caplog):
-    monkeypatch.setattr(server, "_serve_here", lambda *given: None)  # it would listen until it is ended
+def test_serve_warns_about_a_stale_bundle(recalibrated, monkeypatch, caplog):
+    monkeypatch.setattr(server, "_serve_here", lambda *given: None)  # would block
     with caplog.at_level(logging.WARNING, "kerasimg"):
         server.serve(recalibrated / "export" / "keras", port=0)
     assert caplog.messages == [
@@ -114,7 +114,7 @@ def test_serve_says_that_what_it_serves_is_stale(recalibrated, monkeypatch, capl
     ]
 
 
-def test_a_calibrated_teacher_is_still_the_same_teacher_and_one_with_other_weights_is_not(run, tmp_path, tiny):
+def test_calibration_does_not_change_a_teacher_but_other_weights_do(run, tmp_path, tiny):
     folder = Path(shutil.copytree(run.folder, tmp_path / "teacher", ignore=shutil.ignore_patterns("export")))
     spec, noted = locate_teacher(kerasimg.load(tiny(fit={"teacher": {"run": str(folder)}}), num_classes=3))
     set_decisions(folder / "model.keras", replace(Classifier.open(folder), temperature=2.0))

@@ -1,4 +1,4 @@
-"""The registry of export targets: other packages' targets, Core ML, and precisions that fail by themselves."""
+"""The registry of export targets: targets of other packages, Core ML, and single failing precisions."""
 
 import json
 import re
@@ -51,16 +51,18 @@ class Weights(Target):
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if a package with this module were installed that names its target by an entry point."""
+    """Simulates an installed package with an entry point for the target of this module."""
     point = EntryPoint("weights", f"{__name__}:Weights", targets.GROUP)
     monkeypatch.setattr(EntryPoint, "load", lambda self: Weights)
-    found = targets.entry_points
+    original = targets.entry_points
     monkeypatch.setattr(
-        targets, "entry_points", lambda **of: [*found(**of), *([point] if of.get("name") in (None, "weights") else [])]
+        targets,
+        "entry_points",
+        lambda **of: [*original(**of), *([point] if of.get("name") in (None, "weights") else [])],
     )
 
 
-def test_a_target_of_another_package_is_exported_compared_verified_and_measured(
+def test_target_of_another_package_is_exported_compared_verified_and_measured(
     installed: None, run: Run, tmp_path: Path
 ):
     assert "weights" in names()
@@ -74,7 +76,7 @@ def test_a_target_of_another_package_is_exported_compared_verified_and_measured(
     assert [each["target"] for each in rows] == ["(the run)", "weights"]
 
 
-def test_a_registered_target_is_found_by_name(monkeypatch: pytest.MonkeyPatch):
+def test_registered_target_is_available_by_name(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(targets, "REGISTERED", {})
     targets.register(Weights)
     assert isinstance(target("weights"), Weights)
@@ -82,19 +84,19 @@ def test_a_registered_target_is_found_by_name(monkeypatch: pytest.MonkeyPatch):
         target("weigths")
 
 
-def test_an_entry_point_that_is_no_target_is_named(installed: None, monkeypatch: pytest.MonkeyPatch):
+def test_error_names_an_entry_point_that_is_not_a_target(installed: None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(EntryPoint, "load", lambda self: dict)
     with pytest.raises(CallError, match=r"target 'weights': .*:Weights is not a subclass of .*Target"):
         target("weights")
 
 
-def test_a_bundle_whose_target_is_not_installed_says_so(exported: dict[str, Bundle]):
+def test_bundle_of_a_target_that_is_not_installed_is_refused(exported: dict[str, Bundle]):
     bundle = exported["keras"]
-    with pytest.raises(CallError, match=r"'model\.keras' runs in 'abacus', which no installed export target has"):
+    with pytest.raises(CallError, match=r"'model\.keras' runs in 'abacus', which no installed export target provides"):
         open_runtime(bundle, bundle.models[0].model_copy(update={"runtime": "abacus"}))
 
 
-def test_core_ml_is_written_with_the_input_of_the_spec_and_is_not_run_on_linux(
+def test_core_ml_is_written_with_the_input_of_the_spec_and_not_run_on_linux(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     coremltools = pytest.importorskip("coremltools", reason="coremltools is not installed")
@@ -102,7 +104,7 @@ def test_core_ml_is_written_with_the_input_of_the_spec_and_is_not_run_on_linux(
     (bundle,) = kerasimg.export(run, "coreml", precision=["float32", "float16"], out=tmp_path)
     assert [model.path for model in bundle.models] == ["model_float32.mlpackage", "model_float16.mlpackage"]
     assert bundle.manifest.parity == []
-    assert "Core ML runs on macOS alone" in bundle.manifest.notes["not_compared"]["model_float32.mlpackage"]
+    assert "Core ML only runs on macOS" in bundle.manifest.notes["not_compared"]["model_float32.mlpackage"]
     for model in bundle.models:
         assert model.batch == 1
         spec = coremltools.models.MLModel(str(bundle.model_path(model)), skip_model_load=True).get_spec()
@@ -124,29 +126,29 @@ def test_core_ml_is_written_with_the_input_of_the_spec_and_is_not_run_on_linux(
     assert "private let model: MLModel" in (bundle.folder / "README.md").read_text()
 
 
-def test_core_ml_without_its_package_is_refused_in_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch):
+def test_missing_coremltools_is_reported_in_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(targets, "find_spec", lambda name: None)
     with pytest.raises(CallError, match=r'^coreml needs coremltools: pip install "kerasimg\[coreml\]"$'):
         kerasimg.export(run, "coreml")
 
 
-def test_a_precision_that_cannot_be_written_leaves_the_others(
+def test_precision_that_cannot_be_written_does_not_affect_the_others(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    alone = Classifier.open(run.folder / "model.keras")  # without its training images there is no int8
+    without_run = Classifier.open(run.folder / "model.keras")  # without its training images there is no int8
     folder = tmp_path / "model"
-    alone.save(tmp_path / "model.keras")
+    without_run.save(tmp_path / "model.keras")
     with pytest.raises(CallError) as caught:
         kerasimg.export(
             tmp_path / "model.keras", "litert", precision=["int8", "float32"], out=folder, allow_uncompared=True
         )
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("litert int8: int8 takes the range of every value from images of the training")
-    assert lines[1:] == ["written all the same: litert (float32)"]
+    assert lines[0].startswith("litert int8: int8 needs calibration images")
+    assert lines[1:] == ["written anyway: litert (float32)"]
     assert [model.precision for model in Bundle.open(folder / "litert").models] == ["float32"]
 
 
-def test_a_precision_whose_runtime_fails_is_removed_and_leaves_the_others(
+def test_precision_whose_runtime_fails_is_removed_and_does_not_affect_the_others(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     plain = LiteRT.runtime.run
@@ -157,7 +159,7 @@ def test_a_precision_whose_runtime_fails_is_removed_and_leaves_the_others(
         return plain(self, pixels)
 
     monkeypatch.setattr(LiteRT.runtime, "run", run_all_but_dynamic)
-    with pytest.raises(KerasimgError, match=r"^litert dynamic: Node number 3 .*\nwritten all the same: litert \(float"):
+    with pytest.raises(KerasimgError, match=r"^litert dynamic: Node number 3 .*\nwritten anyway: litert \(float"):
         kerasimg.export(run, "litert", precision=["float32", "dynamic"], out=tmp_path)
     bundle = Bundle.open(tmp_path / "litert")
     assert [(row.path, row.passed) for row in bundle.manifest.parity] == [("model_float32.tflite", True)]
@@ -166,7 +168,7 @@ def test_a_precision_whose_runtime_fails_is_removed_and_leaves_the_others(
     assert not re.search("dynamic", (bundle.folder / "README.md").read_text())
 
 
-def test_the_table_in_the_docs_has_every_target():
+def test_table_in_the_docs_has_every_target():
     text = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
     rows = {cells[1].strip(" `"): cells for line in text.splitlines() if len(cells := line.split("|")) == 6}
     for name in names():

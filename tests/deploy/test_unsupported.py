@@ -1,4 +1,4 @@
-"""Models that a converter could not write, or whose answer was an error without a layer."""
+"""Models with layers that converters once could not write, and errors for those that they cannot."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ HEAD = [
 
 @pytest.fixture
 def trained(tiny: Any, images: Any, tmp_path: Path) -> Any:
-    """trained(layers) is a run of one epoch with these layers before the head."""
+    """trained(layers) trains a model with these layers before the head for one epoch."""
     data = images(tmp_path / "colours", {"red": 10, "green": 10, "blue": 10})
 
     def train(layers: list[dict[str, Any]]) -> Any:
@@ -46,7 +46,7 @@ GELU_AND_GROUPS = [
 ]
 
 
-def test_exact_gelu_and_grouped_dilated_convolutions_reach_every_target_and_a_fixed_batch_int8(trained: Any):
+def test_exact_gelu_and_grouped_dilated_convolutions_are_exported_to_every_target(trained: Any):
     run = trained(GELU_AND_GROUPS)
     bundles = kerasimg.export(run, ["onnx", "openvino", "savedmodel", "litert"])
     assert [bundle.manifest.parity[0].passed for bundle in bundles] == [True] * 4
@@ -56,25 +56,25 @@ def test_exact_gelu_and_grouped_dilated_convolutions_reach_every_target_and_a_fi
     assert np.allclose(open_runtime(fixed)(pixels), open_runtime(bundles[0])(pixels), atol=0.1)
 
 
-def test_a_target_that_fails_names_layer_and_operation_and_leaves_the_others(trained: Any, tmp_path: Path):
+def test_failing_target_names_layer_and_operation_and_does_not_affect_the_others(trained: Any, tmp_path: Path):
     lanczos = {"layer": "Resizing", "name": "smaller", "height": 8, "width": 8, "interpolation": "lanczos3"}
     run = trained([lanczos])
     with pytest.raises(CallError) as caught:
         kerasimg.export(run, ["onnx", "litert", "openvino", "savedmodel"], out=tmp_path)
     lines = str(caught.value).splitlines()
     refused = r"the layer 'smaller' (Resizing) cannot be written: there is no operation for ScaleAndTranslate"
-    assert lines[0] == f"onnx: {refused}; take another target"
-    assert lines[1].startswith(f"litert float32: {refused}; allow TensorFlow's own (--allow-flex)")
-    assert lines[2] == f"openvino float32: {refused}; take another target"
-    assert lines[3] == "written all the same: savedmodel (float32)"
+    assert lines[0] == f"onnx: {refused}; use another target"
+    assert lines[1].startswith(f"litert float32: {refused}; allow TensorFlow operations (--allow-flex)")
+    assert lines[2] == f"openvino float32: {refused}; use another target"
+    assert lines[3] == "written anyway: savedmodel (float32)"
     assert Bundle.open(tmp_path / "savedmodel").manifest.parity[0].passed
     assert [path.name for path in tmp_path.iterdir() if path.name in ("onnx", "litert", "openvino")] == []
 
 
-def test_a_failed_comparison_and_a_refused_target_end_with_the_higher_exit_code(trained: Any, tmp_path: Path):
+def test_exit_code_is_the_highest_of_a_failed_comparison_and_a_refused_target(trained: Any, tmp_path: Path):
     run = trained([{"layer": "Conv2D", "filters": 4, "kernel_size": 3, "activation": "gelu"}])
     with pytest.raises(GateError) as caught:
         kerasimg.export(run, ["litert", "keras"], precision=None, batch=2, tolerance=0.0, out=tmp_path)
     assert caught.value.exit_code == 4
-    assert "keras: model.keras takes any number" in str(caught.value)
+    assert "keras: model.keras takes any batch size" in str(caught.value)
     assert "failed: a probability differs by" in str(caught.value)

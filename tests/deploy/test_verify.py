@@ -17,48 +17,48 @@ from kerasimg.errors import CallError, DataError, GateError, WeightsError
 from kerasimg.models.classifier import Classifier
 
 
-def seal(folder: Path) -> None:
-    """Make the manifest tell what the files are now."""
+def update_hashes(folder: Path) -> None:
+    """Updates the hashes in the manifest."""
     bundle = Bundle.open(folder, check=False)
     write(folder / "manifest.json", bundle.manifest.model_copy(update={"files": list_files(folder)}))
 
 
 @pytest.mark.parametrize("name", ["litert", "onnx", "openvino"])
-def test_a_bundle_is_verified_without_tensorflow_and_keras(exported: dict[str, Bundle], run: Run, name: str):
+def test_verify_needs_neither_tensorflow_nor_keras(exported: dict[str, Bundle], run: Run, name: str):
     where = json.loads((run.folder / "data.json").read_text())["where"]
     code = (
         "import sys, kerasimg\n"
-        f"found = kerasimg.verify({str(exported[name].folder)!r}, data={where!r}, verbose=0)\n"
-        "print(all(row.passed for row in found.vectors), found.pixels, len(found.vectors))\n"
+        f"result = kerasimg.verify({str(exported[name].folder)!r}, data={where!r}, verbose=0)\n"
+        "print(all(row.passed for row in result.vectors), result.pixels, len(result.vectors))\n"
         "print(sorted({'tensorflow', 'keras', 'sklearn', 'scipy'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [f"True 0 {len(exported[name].models)}", "[]"]
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines() == [f"True 0 {len(exported[name].models)}", "[]"]
 
 
-def test_other_images_are_compared_with_what_the_run_said_of_them(
+def test_other_images_are_compared_with_the_predictions_of_the_run(
     exported: dict[str, Bundle], run: Run, caplog: pytest.LogCaptureFixture
 ):
-    kept = json.loads((run.folder / "data.json").read_text())
-    test = [image for image in kept["images"] if image["part"] == "test"]
+    record = json.loads((run.folder / "data.json").read_text())
+    test = [image for image in record["images"] if image["part"] == "test"]
     manifest = run.folder / "test.jsonl"
-    rows = [{"path": str(Path(kept["where"]) / one["id"]), "label": one["labels"][0]} for one in test]
+    rows = [{"path": str(Path(record["where"]) / image["id"]), "label": image["labels"][0]} for image in test]
     manifest.write_text("\n".join(json.dumps(row) for row in rows))
-    found = kerasimg.verify(exported["onnx"], data=manifest)
-    assert found.accuracy == {"model.onnx": 1.0}
-    assert found.data == []
+    result = kerasimg.verify(exported["onnx"], data=manifest)
+    assert result.accuracy == {"model.onnx": 1.0}
+    assert result.data == []
     assert caplog.messages[-1] == f"model.onnx: accuracy 1.0000 on 9 images of {manifest}"
     predictions = run.folder / "expected.csv"
     text = (run.folder / "evaluation" / "predictions.csv").read_text()
-    for one, row in zip(test, rows, strict=True):
-        text = text.replace(one["id"], row["path"])
+    for image, row in zip(test, rows, strict=True):
+        text = text.replace(image["id"], row["path"])
     predictions.write_text(text)
-    found = kerasimg.verify(exported["onnx"], data=manifest, expected=predictions)
-    assert [row.images for row in found.data] == [9]
-    assert found.data[0].greatest_difference < 1e-5
+    result = kerasimg.verify(exported["onnx"], data=manifest, expected=predictions)
+    assert [row.images for row in result.data] == [9]
+    assert result.data[0].greatest_difference < 1e-5
 
 
-def test_a_wrong_model_in_a_sound_bundle_ends_with_4_and_names_the_images(
+def test_wrong_model_in_a_valid_bundle_exits_with_4_and_names_the_images(
     exported: dict[str, Bundle], copy: Callable[[str], Path], run: Run
 ):
     wrong = Classifier.open(run)
@@ -68,9 +68,9 @@ def test_a_wrong_model_in_a_sound_bundle_ends_with_4_and_names_the_images(
     from kerasimg.deploy.targets import target
 
     target("litert").write(Exporting(wrong, None, None, Options(("float32",))), folder, "float32")
-    with pytest.raises(WeightsError, match=r"model_float32.tflite' (was altered|has)"):
+    with pytest.raises(WeightsError, match=r"model_float32.tflite' has"):
         kerasimg.verify(folder)
-    seal(folder)
+    update_hashes(folder)
     with pytest.raises(GateError, match=r"model_float32.tflite: differs by") as caught:
         kerasimg.verify(folder)
     assert caught.value.exit_code == 4
@@ -78,17 +78,17 @@ def test_a_wrong_model_in_a_sound_bundle_ends_with_4_and_names_the_images(
     assert "model_float16" not in str(caught.value)
 
 
-def test_a_image_that_is_decoded_otherwise_is_told(copy: Callable[[str], Path]):
+def test_image_that_decodes_differently_is_reported(copy: Callable[[str], Path]):
     folder = copy("onnx")
     pixels = np.load(folder / "vectors" / "0.input.npy")
     PIL.Image.fromarray(255 - pixels).save(folder / "vectors" / "0.png")
-    seal(folder)
-    with pytest.raises(GateError, match=r"0.png' is decoded otherwise here: a pixel differs by \d+/255"):
+    update_hashes(folder)
+    with pytest.raises(GateError, match=r"0.png' decodes differently here: a pixel differs by \d+/255"):
         kerasimg.verify(folder)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "error", "said"),
+    ("name", "content", "error", "message"),
     [
         ("model.onnx", b"not a model", WeightsError, "model.onnx' cannot be opened"),
         ("model.onnx", b"", WeightsError, "model.onnx' cannot be opened"),
@@ -97,31 +97,31 @@ def test_a_image_that_is_decoded_otherwise_is_told(copy: Callable[[str], Path]):
         ("vectors/0.png", b"GIF89a", DataError, "0.png"),
     ],
 )
-def test_hostile_files_are_told_in_one_error(
-    copy: Callable[[str], Path], name: str, content: bytes, error: type[Exception], said: str
+def test_invalid_files_are_reported_in_one_error(
+    copy: Callable[[str], Path], name: str, content: bytes, error: type[Exception], message: str
 ):
     folder = copy("onnx")
     (folder / name).write_bytes(content)
-    seal(folder)
+    update_hashes(folder)
     with pytest.raises(error) as caught:
         kerasimg.verify(folder)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_pickle_among_the_vectors_is_not_loaded(copy: Callable[[str], Path]):
+def test_pickle_among_the_vectors_is_not_loaded(copy: Callable[[str], Path]):
     folder = copy("onnx")
     np.save(folder / "vectors" / "0.input.npy", np.array([print], dtype=object), allow_pickle=True)
-    seal(folder)
+    update_hashes(folder)
     with pytest.raises(CallError, match="the test vectors cannot be read"):
         kerasimg.verify(folder)
 
 
-def test_a_runtime_that_is_not_installed_is_named(exported: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch):
+def test_error_names_a_runtime_that_is_not_installed(exported: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(CallError, match=r'onnxruntime is not installed .* pip install "kerasimg\[onnx\]"'):
         kerasimg.verify(exported["onnx"])
 
 
-def test_a_bundle_may_be_moved(exported: dict[str, Bundle], tmp_path: Path):
+def test_bundle_can_be_moved(exported: dict[str, Bundle], tmp_path: Path):
     folder = shutil.copytree(exported["litert"].folder, tmp_path / "elsewhere")
     assert all(row.passed for row in kerasimg.verify(folder).vectors)

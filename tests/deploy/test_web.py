@@ -1,4 +1,4 @@
-"""The page in a headless Chromium without network, by every way in, against `kerasimg.predict`."""
+"""The page in a headless Chromium without network, compared with `kerasimg.predict`."""
 
 import base64
 import functools
@@ -34,10 +34,10 @@ in_browser = pytest.mark.skipif(browser.available() is not None, reason=str(brow
 
 @pytest.fixture(scope="session")
 def runtime() -> Path:
-    """LiteRT.js: from where the user has it, or by npm."""
-    kept = cache_folder._systems_own() / "kerasimg" / "litertjs" / litertjs._cached().name
-    if litertjs.VARIABLE not in os.environ and kept.is_dir():
-        os.environ[litertjs.VARIABLE] = str(kept)
+    """The LiteRT.js files, from the user's cache or by npm."""
+    cached = cache_folder._systems_own() / "kerasimg" / "litertjs" / litertjs._cache().name
+    if litertjs.VARIABLE not in os.environ and cached.is_dir():
+        os.environ[litertjs.VARIABLE] = str(cached)
     try:
         return litertjs.runtime_files()
     except CallError as error:
@@ -58,26 +58,26 @@ def page(bundle: Bundle) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def photo() -> PIL.Image.Image:
-    """Smooth and noisy parts, and nothing symmetric, so that a wrong turn or filter shows."""
+    """An asymmetric image with smooth and noisy parts, which reveals a wrong rotation or filter."""
     random = np.random.default_rng(0)
     coarse = PIL.Image.fromarray(random.integers(0, 256, (5, 7, 3)).astype(np.uint8)).resize((211, 140))
     return PIL.Image.fromarray((np.asarray(coarse) // 2 + random.integers(0, 128, (140, 211, 3))).astype(np.uint8))
 
 
-def saved(image: PIL.Image.Image, kind: str, **options: Any) -> bytes:
+def encode(image: PIL.Image.Image, kind: str, **options: Any) -> bytes:
     content = io.BytesIO()
     image.save(content, kind, **options)
     return content.getvalue()
 
 
-def turned(orientation: int) -> dict[str, Any]:
+def exif_with(orientation: int) -> dict[str, Any]:
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     return {"exif": exif}
 
 
-def told(page: Browser, turn: int) -> tuple[str, list[tuple[str, str]]]:
-    """What the page shows after its n-th image: the class, and the bars."""
+def shown_result(page: Browser, turn: int) -> tuple[str, list[tuple[str, str]]]:
+    """Returns the class and the bars that the page shows after its n-th image."""
     from selenium.webdriver.support.wait import WebDriverWait
 
     find = "return document.getElementById('result').dataset.turn === String(arguments[0])"
@@ -95,7 +95,7 @@ def expected(run: Run, image: Any) -> tuple[str, list[tuple[str, str]]]:
 
 
 @in_browser
-def test_the_page_agrees_with_the_trained_model_on_every_test_image(bundle: Bundle):
+def test_page_agrees_with_the_trained_model_on_every_test_image(bundle: Bundle):
     (row,) = bundle.manifest.parity
     assert row.runtime.startswith("LiteRT.js in chrome")
     assert row.images == 9
@@ -104,25 +104,25 @@ def test_the_page_agrees_with_the_trained_model_on_every_test_image(bundle: Bund
 
 
 @in_browser
-def test_a_images_file_gives_the_reference_decoders_pixels(
+def test_page_decodes_image_files_like_the_reference_decoder(
     page: Browser, photo: PIL.Image.Image, bundle: Bundle, run: Run
 ):
     y, x = np.mgrid[: photo.height, : photo.width]
     glass = photo.copy()
     glass.putalpha(PIL.Image.fromarray(((x + y) % 256).astype(np.uint8)))
     cases = {
-        "png": saved(photo, "PNG"),
-        "png, transparent": saved(glass, "PNG"),
-        "png, palette": saved(photo.convert("P"), "PNG"),
-        "jpeg": saved(photo, "JPEG", quality=90, subsampling=0),
-        "jpeg, chroma at half": saved(photo, "JPEG", quality=75, subsampling=2, progressive=True),
-        "jpeg, grey": saved(photo.convert("L"), "JPEG"),
-        "webp": saved(photo, "WEBP", quality=80),
-        "webp, transparent": saved(glass, "WEBP", lossless=True, exact=True),
-        "webp, turned": saved(photo, "WEBP", lossless=True, **turned(6)),
-        "gif": saved(photo, "GIF"),
-        "bmp": saved(photo, "BMP"),
-        **{f"jpeg, turned {number}": saved(photo, "JPEG", **turned(number)) for number in range(2, 9)},
+        "png": encode(photo, "PNG"),
+        "png, transparent": encode(glass, "PNG"),
+        "png, palette": encode(photo.convert("P"), "PNG"),
+        "jpeg": encode(photo, "JPEG", quality=90, subsampling=0),
+        "jpeg, chroma at half": encode(photo, "JPEG", quality=75, subsampling=2, progressive=True),
+        "jpeg, grey": encode(photo.convert("L"), "JPEG"),
+        "webp": encode(photo, "WEBP", quality=80),
+        "webp, transparent": encode(glass, "WEBP", lossless=True, exact=True),
+        "webp, turned": encode(photo, "WEBP", lossless=True, **exif_with(6)),
+        "gif": encode(photo, "GIF"),
+        "bmp": encode(photo, "BMP"),
+        **{f"jpeg, turned {number}": encode(photo, "JPEG", **exif_with(number)) for number in range(2, 9)},
     }
     for name, content in cases.items():
         difference = page.pixels(content).astype(int) - decode(content, bundle.image).reshape(-1)
@@ -130,13 +130,13 @@ def test_a_images_file_gives_the_reference_decoders_pixels(
         allowed = 1 if name == "webp, transparent" else 2 if "jpeg" in name or name == "webp" else 0
         assert np.abs(difference).max() <= allowed, name
     found = np.stack([page.probabilities(content) for content in cases.values()])
-    wanted = kerasimg.predict(run, [np.asarray(PIL.Image.open(io.BytesIO(cases["png"])))])
-    np.testing.assert_allclose(found[0], list(wanted[0].probabilities.values()), atol=1e-3)
+    expected_result = kerasimg.predict(run, [np.asarray(PIL.Image.open(io.BytesIO(cases["png"])))])
+    np.testing.assert_allclose(found[0], list(expected_result[0].probabilities.values()), atol=1e-3)
 
 
 @in_browser
-def test_a_file_that_is_no_image_is_refused_in_words(page: Browser):
-    for content in (b"", b"<!doctype html>", saved(PIL.Image.new("RGB", (40, 40)), "JPEG")[:300]):
+def test_page_reports_a_file_that_is_not_an_image(page: Browser):
+    for content in (b"", b"<!doctype html>", encode(PIL.Image.new("RGB", (40, 40)), "JPEG")[:300]):
         with pytest.raises(KerasimgError, match="says: is"):
             page.probabilities(content)
 
@@ -156,7 +156,7 @@ def test_images_are_chosen_dropped_and_photographed(bundle: Bundle, run: Run, im
         phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
         driver.find_element("id", "file").send_keys(str(red))
-        assert told(page, 1) == expected(run, red)
+        assert shown_result(page, 1) == expected(run, red)
 
         drop = """
             const bytes = Uint8Array.from(atob(arguments[0]), (character) => character.charCodeAt(0));
@@ -165,7 +165,7 @@ def test_images_are_chosen_dropped_and_photographed(bundle: Bundle, run: Run, im
             const event = { dataTransfer: carried, bubbles: true, cancelable: true };
             document.querySelector("h1").dispatchEvent(new DragEvent("drop", event));"""
         driver.execute_script(drop, base64.b64encode(green.read_bytes()).decode())
-        assert told(page, 2) == expected(run, green)
+        assert shown_result(page, 2) == expected(run, green)
 
         driver.find_element("id", "camera").click()
         ready = "return document.getElementById('video').videoWidth"
@@ -173,7 +173,7 @@ def test_images_are_chosen_dropped_and_photographed(bundle: Bundle, run: Run, im
 
         WebDriverWait(driver, 20).until(lambda found: found.execute_script(ready) == 64)
         driver.find_element("id", "shoot").click()
-        shown = told(page, 3)
+        shown = shown_result(page, 3)
         copy = """
             const image = document.getElementById("image");
             const canvas = document.createElement("canvas");
@@ -188,7 +188,7 @@ def test_images_are_chosen_dropped_and_photographed(bundle: Bundle, run: Run, im
 
 
 @in_browser
-def test_everything_is_reached_by_keyboard_and_has_a_name(page: Browser):
+def test_controls_are_reachable_by_keyboard_and_have_names(page: Browser):
     from selenium.webdriver import ActionChains, Keys
 
     driver = page.driver
@@ -205,10 +205,10 @@ def test_everything_is_reached_by_keyboard_and_has_a_name(page: Browser):
 
 
 @in_browser
-def test_the_folder_runs_from_a_server_as_the_readme_says(bundle: Bundle, run: Run, photo: PIL.Image.Image):
+def test_folder_runs_from_a_server_with_the_code_of_the_readme(bundle: Bundle, run: Run, photo: PIL.Image.Image):
     code = re.search(r"```js\n(.*?)```", (bundle.folder / "README.md").read_text(), re.S)
     assert code
-    script = code[1].replace("console.log(", "window.told = [").replace("5));", "5)];")
+    script = code[1].replace("console.log(", "window.result = [").replace("5));", "5)];")
     app = '<!doctype html><input type="file"><script type="module">' + script + "</script>"
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -229,7 +229,7 @@ def test_the_folder_runs_from_a_server_as_the_readme_says(bundle: Bundle, run: R
     ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        content = saved(photo, "PNG")
+        content = encode(photo, "PNG")
         try:
             with Browser(f"{address}/index.html", offline=False) as page:
                 found = page.probabilities(content)
@@ -238,42 +238,44 @@ def test_the_folder_runs_from_a_server_as_the_readme_says(bundle: Bundle, run: R
                 page.driver.get(f"{address}/app.html")
                 file = bundle.folder / "vectors" / "0.png"
                 page.driver.find_element("css selector", "input").send_keys(str(file))
-                answer = WebDriverWait(page.driver, 20).until(lambda one: one.execute_script("return window.told"))
+                answer = WebDriverWait(page.driver, 20).until(
+                    lambda driver: driver.execute_script("return window.result")
+                )
         finally:
             server.shutdown()
-    (wanted,) = kerasimg.predict(run, [np.asarray(photo)])
-    np.testing.assert_allclose(found, list(wanted.probabilities.values()), atol=1e-5)
+    (expected_result,) = kerasimg.predict(run, [np.asarray(photo)])
+    np.testing.assert_allclose(found, list(expected_result.probabilities.values()), atol=1e-5)
     label, ranked = answer
-    (wanted,) = kerasimg.predict(run, [str(file)])
-    assert label == wanted.label
+    (expected_result,) = kerasimg.predict(run, [str(file)])
+    assert label == expected_result.label
     for row in ranked:
-        assert row["probability"] == pytest.approx(wanted.probabilities[row["label"]], abs=1e-5)
+        assert row["probability"] == pytest.approx(expected_result.probabilities[row["label"]], abs=1e-5)
 
 
 @in_browser
 @pytest.mark.parametrize("precision", ["float16", "dynamic", "int8"])
-def test_smaller_models_run_in_the_page_too(precision: Any, run: Run, runtime: Path, tmp_path: Path):
+def test_quantized_models_run_in_the_page(precision: Any, run: Run, runtime: Path, tmp_path: Path):
     exporting = prepare(run, options=Options((precision,), 1))
     (made,) = [target("web").write(exporting, tmp_path, precision)]
     assert made.input_dtype == ("uint8" if precision == "int8" else "float32")
     classifier = Classifier.open(run)
     with Browser((tmp_path / "demo.html").resolve().as_uri()) as opened:
         assert exporting.test is not None
-        chosen = exporting.test.evenly(3)
+        chosen = exporting.test.sample(3)
         for file, pixels in zip(chosen.names, chosen.batches(classifier.spec.image, 1), strict=True):
-            content = saved(PIL.Image.fromarray(pixels[0]), "PNG")
+            content = encode(PIL.Image.fromarray(pixels[0]), "PNG")
             expected = classifier.probabilities(pixels.astype(np.float32))[0]
             np.testing.assert_allclose(opened.probabilities(content), expected, atol=0.05, err_msg=file)
 
 
-def test_one_model_and_one_image_at_a_time(run: Run, runtime: Path):
-    with pytest.raises(CallError, match="ask for one precision"):
+def test_several_precisions_or_another_batch_size_are_refused(run: Run, runtime: Path):
+    with pytest.raises(CallError, match="choose one precision"):
         kerasimg.export(run, "web", precision=["float32", "int8"])
-    with pytest.raises(CallError, match="expected a batch of 1"):
+    with pytest.raises(CallError, match="needs batch size 1, got 4"):
         kerasimg.export(run, "web", batch=4)
 
 
-def test_names_cannot_break_out_of_the_page(runtime: Path):
+def test_names_are_escaped_in_the_page(runtime: Path):
     image = Image(size=[8, 8]).model_dump()
     name = "</script><script>alert(1)</script>&\"'<!--"
     about = {"name": name, "task": "multiclass", "classes": [name], "thresholds": None, "image": image}
@@ -284,7 +286,7 @@ def test_names_cannot_break_out_of_the_page(runtime: Path):
     assert json.loads(inlined[1]) == about
 
 
-def test_the_page_names_no_address(bundle: Bundle):
+def test_page_contains_no_external_address(bundle: Bundle):
     text = (bundle.folder / "demo.html").read_text(encoding="utf-8")
     assert "default-src 'none'" in text
     assert "unsafe-inline" not in text
@@ -294,34 +296,34 @@ def test_the_page_names_no_address(bundle: Bundle):
     assert "Version 2.0, January 2004" in (bundle.folder / "litert" / "LICENSE").read_text()
 
 
-def test_without_npm_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_missing_npm_is_reported_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.delenv(litertjs.VARIABLE, raising=False)
     monkeypatch.setenv("KERASIMG_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
-        CallError, match=r"npm, which fetches it, is not installed: where npm is, run `npm pack @litertjs"
+        CallError, match=r"npm, which downloads it, is not installed: on a machine with npm, run `npm pack @litertjs"
     ):
         litertjs.runtime_files()
 
 
-def test_a_folder_without_the_packages_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_folder_without_the_packages_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("KERASIMG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv(litertjs.VARIABLE, str(tmp_path))
-    with pytest.raises(CallError, match=r"holds neither @litertjs/core/dist/index\.js nor litertjs-core-"):
+    with pytest.raises(CallError, match=r"contains neither @litertjs/core/dist/index\.js nor litertjs-core-"):
         litertjs.runtime_files()
 
 
-def test_altered_files_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runtime: Path):
+def test_changed_files_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runtime: Path):
     monkeypatch.setenv("KERASIMG_CACHE", str(tmp_path / "cache"))
-    given = tmp_path / "given"
-    given.mkdir()
+    source = tmp_path / "source"
+    source.mkdir()
     for file in runtime.iterdir():
-        (given / file.name).symlink_to(file)
-    monkeypatch.setenv(litertjs.VARIABLE, str(given))
-    kept = litertjs.runtime_files()
-    assert kept.is_relative_to(tmp_path / "cache")
-    assert {file.name for file in kept.iterdir()} == set(litertjs.FILES)
+        (source / file.name).symlink_to(file)
+    monkeypatch.setenv(litertjs.VARIABLE, str(source))
+    cached = litertjs.runtime_files()
+    assert cached.is_relative_to(tmp_path / "cache")
+    assert {file.name for file in cached.iterdir()} == set(litertjs.FILES)
     monkeypatch.delenv(litertjs.VARIABLE)
-    (kept / litertjs.LOADER).write_text("while (true) {}")
-    with pytest.raises(WeightsError, match="its SHA-256 is another"):
+    (cached / litertjs.LOADER).write_text("while (true) {}")
+    with pytest.raises(WeightsError, match="its SHA-256 differs"):
         litertjs.runtime_files()

@@ -1,4 +1,4 @@
-"""The page's own decoding and resizing, run by Node, against the reference decoder: every byte alike."""
+"""The page's decoding and resizing in Node equal the reference decoder byte for byte."""
 
 import json
 import shutil
@@ -57,15 +57,15 @@ for (const file of JSON.parse(fs.readFileSync(0))) {
 
 @pytest.fixture
 def node(tmp_path: Path) -> Any:
-    """node(script, told) runs a script beside the page's modules; what is told stands on its stdin as JSON."""
+    """node(script, content) runs a script with the page's modules; `content` is its stdin as JSON."""
     for name in MODULES:
         (tmp_path / name).write_bytes((files("kerasimg.deploy.web") / "page" / name).read_bytes())
     (tmp_path / "package.json").write_text('{"type": "module"}')
 
-    def run(script: str, told: Any) -> str:
+    def run(script: str, content: Any) -> str:
         (tmp_path / "script.js").write_text(script)
         command = ["node", tmp_path / "script.js"]
-        return subprocess.run(command, input=json.dumps(told), text=True, check=True, capture_output=True).stdout
+        return subprocess.run(command, input=json.dumps(content), text=True, check=True, capture_output=True).stdout
 
     return run
 
@@ -79,7 +79,7 @@ CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
 def lines(values: np.ndarray, depth: int, random: np.random.Generator) -> bytes:
-    """Rows of a PNG, each with a filter that is drawn."""
+    """Encodes rows of a PNG, each with a random filter."""
     out, above = b"", None
     pixel = max(1, depth * values.shape[2] // 8)
     for row in values.reshape(len(values), -1):
@@ -101,12 +101,12 @@ def lines(values: np.ndarray, depth: int, random: np.random.Generator) -> bytes:
 
 
 def png(colour: int, depth: int, size: tuple[int, int], interlaced: bool = False, hidden: bool = False) -> bytes:
-    """A PNG of noise.  hidden: some of it is transparent by tRNS."""
+    """Encodes random noise as PNG; `hidden` makes some of it transparent by tRNS."""
     random = np.random.default_rng([colour, depth, *size])
     width, height = size
     values = random.integers(0, 2**depth, (height, width, CHANNELS[colour]))
     body = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))
-    body += chunk(b"gAMA", struct.pack(">I", 100000))  # which is not to be obeyed
+    body += chunk(b"gAMA", struct.pack(">I", 100000))  # decoders must ignore it
     if colour == 3:
         body += chunk(b"PLTE", random.integers(0, 256, 3 * 2**depth).astype(np.uint8).tobytes())
     if hidden and colour == 3:
@@ -119,9 +119,9 @@ def png(colour: int, depth: int, size: tuple[int, int], interlaced: bool = False
     return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IDAT", packed[:40]) + chunk(b"IDAT", packed[40:]) + chunk(b"IEND", b"")
 
 
-def test_every_policy_and_filter_gives_the_reference_decoders_bytes(node: Any, tmp_path: Path):
+def test_every_resize_policy_and_filter_matches_the_reference_decoder(node: Any, tmp_path: Path):
     random = np.random.default_rng(0)
-    told, expected = [], []
+    cases, expected = [], []
     for resize in RESIZE:
         for filter_name in FILTERS:
             for number, (width, height) in enumerate([(37, 23), (40, 24), (160, 120), (7, 90), (97, 61), (1, 5)]):
@@ -134,16 +134,16 @@ def test_every_policy_and_filter_gives_the_reference_decoders_bytes(node: Any, t
                     interpolation=filter_name,
                     background=[10, 200, 77],
                 )
-                file = tmp_path / f"{len(told)}.rgb"
+                file = tmp_path / f"{len(cases)}.rgb"
                 img.tofile(file)
-                told.append({"image": image.model_dump(), "file": str(file), "width": width, "height": height})
+                cases.append({"image": image.model_dump(), "file": str(file), "width": width, "height": height})
                 expected.append(decode(img, image))
-    node(RESIZE_ALL, told)
-    for one, pixels in zip(told, expected, strict=True):
-        np.testing.assert_array_equal(np.fromfile(one["file"] + ".out", np.uint8), pixels.reshape(-1), str(one))
+    node(RESIZE_ALL, cases)
+    for case, pixels in zip(cases, expected, strict=True):
+        np.testing.assert_array_equal(np.fromfile(case["file"] + ".out", np.uint8), pixels.reshape(-1), str(case))
 
 
-def test_every_kind_of_png_gives_the_reference_decoders_bytes(node: Any, tmp_path: Path):
+def test_every_kind_of_png_matches_the_reference_decoder(node: Any, tmp_path: Path):
     kinds = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
     made: dict[str, bytes] = {}
     for colour, depths in kinds.items():
@@ -162,7 +162,7 @@ def test_every_kind_of_png_gives_the_reference_decoders_bytes(node: Any, tmp_pat
         np.testing.assert_array_equal(found, decode(content, image).reshape(-1), name)
 
 
-def test_a_damaged_png_is_refused_as_the_reference_decoder_refuses_it(node: Any, tmp_path: Path):
+def test_damaged_png_is_refused_like_by_the_reference_decoder(node: Any, tmp_path: Path):
     whole = png(2, 8, (30, 20))
     cut = {"tail": whole[:-40], "data": whole[:200], "header": whole[:20]}
     image = Image(size=[8, 8])
@@ -175,7 +175,7 @@ def test_a_damaged_png_is_refused_as_the_reference_decoder_refuses_it(node: Any,
         assert "truncated" in (tmp_path / f"{name}.error").read_text()
 
 
-def test_orientation_is_read_and_metadata_taken_out(node: Any, tmp_path: Path):
+def test_orientation_is_read_and_metadata_removed(node: Any, tmp_path: Path):
     import io
 
     import PIL.Image

@@ -1,7 +1,7 @@
-"""`python -m kerasimg.deploy.embedded.micro_process MODEL ARENA_BYTES`: answers images on its stdin until that ends.
+"""`python -m kerasimg.deploy.embedded.micro_process MODEL ARENA_BYTES`: run a model on images from stdin.
 
-First one line of JSON: the input's shape and the number of outputs. Then, for every image's int8 values on stdin,
-the outputs as float32 on stdout. At the end, what of the arena was used, on stderr.
+Prints one line of JSON with the input shape and the number of outputs. Then, for the int8 values of each image on
+stdin, writes the float32 outputs to stdout. At the end, prints the arena usage to stderr.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 
 def main(model: str, arena_bytes: str) -> None:
-    """Serve until stdin ends."""
+    """Runs the model until the end of stdin."""
     from tflite_micro.python.tflite_micro import runtime
 
     interpreter = runtime.Interpreter.from_bytes(Path(model).read_bytes(), arena_size=int(arena_bytes))

@@ -1,4 +1,4 @@
-"""A model on the microcontroller's interpreter, in a process of its own: where its kernels fail, it ends."""
+"""Run a model on TensorFlow Lite Micro in a separate process, because failing kernels end the process."""
 
 from __future__ import annotations
 
@@ -17,18 +17,23 @@ import numpy as np
 
 from kerasimg.errors import CallError, KerasimgError
 
-ROOMY = 64
-"""The arena where none is given: so many times the model's size, and a megabyte."""
+ARENA_FACTOR = 64
+"""Default arena: this factor times the model's size, plus one megabyte."""
 
 SECONDS = 60
-"""That the process may take to end."""
+"""Timeout for the end of the process."""
 
 
 class Simulator(AbstractContextManager["Simulator"]):
-    """A .tflite file on tflite-micro's reference kernels.
+    """A .tflite file on the reference kernels of tflite-micro.
 
-    CallError where tflite-micro is not installed, or has no kernel for what the model computes; KerasimgError where the
-    arena is too small.
+    Args:
+        content: the .tflite file.
+        arena_bytes: working memory. None: more than enough.
+
+    Raises:
+        CallError: if tflite-micro is not installed, or has no kernel for an operation.
+        KerasimgError: if the arena is too small.
     """
 
     def __init__(self, content: bytes, arena_bytes: int | None = None) -> None:
@@ -38,33 +43,33 @@ class Simulator(AbstractContextManager["Simulator"]):
         self._folder = tempfile.TemporaryDirectory()
         model = Path(self._folder.name) / "model.tflite"
         model.write_bytes(content)
-        self._said: IO[bytes] = (Path(self._folder.name) / "said").open("w+b")
-        arena = arena_bytes or ROOMY * len(content) + (1 << 20)
+        self._stderr: IO[bytes] = (Path(self._folder.name) / "stderr").open("w+b")
+        arena = arena_bytes or ARENA_FACTOR * len(content) + (1 << 20)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "kerasimg.deploy.embedded.micro_process", str(model), str(arena)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr,
         )
         try:
-            told = json.loads(self._out.readline() or b"null")
-            if told is None:
+            header = json.loads(self._out.readline() or b"null")
+            if header is None:
                 self._fail(arena)
-            self.shape: tuple[int, ...] = tuple(told["input"])
-            self.outputs: int = told["outputs"]
+            self.shape: tuple[int, ...] = tuple(header["input"])
+            self.outputs: int = header["outputs"]
         except BaseException:
             self.close()
             raise
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Outputs (K,) float32 of one image's pixels less 128: (H, W, C) int8."""
-        given = np.ascontiguousarray(pixels, dtype=np.int8)
-        if given.shape != self.shape[1:]:
-            raise CallError(f"expected pixels {self.shape[1:]}, got {given.shape}")
+        """Returns the outputs (K,) float32 for the pixels of one image minus 128, (H, W, C) int8."""
+        values = np.ascontiguousarray(pixels, dtype=np.int8)
+        if values.shape != self.shape[1:]:
+            raise CallError(f"expected pixels {self.shape[1:]}, got {values.shape}")
         if self._process.stdin is None or self._process.stdin.closed:
             raise CallError("the simulator is closed")
         try:
-            self._process.stdin.write(given.tobytes())
+            self._process.stdin.write(values.tobytes())
             self._process.stdin.flush()
         except BrokenPipeError:
             self._fail(None)
@@ -74,19 +79,19 @@ class Simulator(AbstractContextManager["Simulator"]):
         return np.frombuffer(answer, dtype=np.float32)
 
     def arena_bytes(self) -> int:
-        """What of the arena was used, in bytes; it ends the simulation."""
-        said = self._end()
-        found = re.search(r"Arena allocation total (\d+) bytes", said)
-        if found is None:
-            raise KerasimgError(f"{self.name} does not tell its arena:\n{said[-1000:]}")
-        return int(found[1])
+        """Ends the simulation and returns the bytes of the arena that were used."""
+        output = self._end()
+        match = re.search(r"Arena allocation total (\d+) bytes", output)
+        if match is None:
+            raise KerasimgError(f"{self.name} did not report its arena usage:\n{output[-1000:]}")
+        return int(match[1])
 
     def close(self) -> None:
-        """End the process."""
+        """Ends the process."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._said):
+        for stream in (self._process.stdin, self._process.stdout, self._stderr):
             if stream is not None:
                 stream.close()
         self._folder.cleanup()
@@ -101,22 +106,22 @@ class Simulator(AbstractContextManager["Simulator"]):
         return self._process.stdout
 
     def _end(self) -> str:
-        """Let the process end, and return what it said."""
+        """Waits for the end of the process and returns its stderr."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
         self._process.wait(SECONDS)
-        self._said.seek(0)
-        return self._said.read().decode(errors="replace")
+        self._stderr.seek(0)
+        return self._stderr.read().decode(errors="replace")
 
     def _fail(self, arena: int | None) -> None:
-        said = self._end()
-        missing = re.search(r"Didn't find op for builtin opcode '(\w+)'", said)
+        output = self._end()
+        missing = re.search(r"Didn't find op for builtin opcode '(\w+)'", output)
         if missing:
-            raise CallError(f"TensorFlow Lite Micro has no kernel for {missing[1]}, which this model computes with")
-        # In a very small arena the interpreter does not even get as far as to say so, and a signal ends it.
+            raise CallError(f"TensorFlow Lite Micro has no kernel for {missing[1]}, which this model uses")
+        # In a very small arena the interpreter crashes before it reports the problem.
         crashed = self._process.returncode < 0
-        if arena is not None and (crashed or re.search(r"Failed to (resize buffer|allocate)|missing: \d+", said)):
+        if arena is not None and (crashed or re.search(r"Failed to (resize buffer|allocate)|missing: \d+", output)):
             raise KerasimgError(f"an arena of {arena:,} bytes is too small for the model")
-        lines = [line for line in said.splitlines() if line.strip() and not line.startswith(("Traceback", "  "))]
+        lines = [line for line in output.splitlines() if line.strip() and not line.startswith(("Traceback", "  "))]
         raise KerasimgError(f"{self.name} cannot run the model:\n" + "\n".join(lines[-8:]))

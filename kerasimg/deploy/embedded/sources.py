@@ -1,4 +1,4 @@
-"""The C and C++ files of an embedded bundle, from their patterns in `source/` and a model's figures."""
+"""Generate the C and C++ files of an embedded bundle from the templates in `source/`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SPECIAL = {
     "PADV2": "PadV2",
     "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTM",
 }
-"""Operations whose method of TensorFlow Lite Micro's resolver is not named by the rule of `method`."""
+"""Operations whose resolver method in TensorFlow Lite Micro does not follow the rule of `method`."""
 
 
 def preprocess_h(name: str, image: Image) -> str:
-    """`preprocess.h`, with the image section in it."""
+    """Returns `preprocess.h` with the constants of the image section."""
     red, green, blue = image.background
-    return _filled(
+    return _fill_template(
         "preprocess.h",
         name=_in_comment(name),
         height=image.size[0],
@@ -41,14 +41,14 @@ def preprocess_h(name: str, image: Image) -> str:
 
 
 def preprocess_c() -> str:
-    """`preprocess.c`, the same for every model."""
+    """Returns `preprocess.c`, which is the same for every model."""
     return _source("preprocess.c")
 
 
 def classes_h(classes: Sequence[str], task: Task, thresholds: Sequence[float] | None) -> str:
-    """`classes.h`: the names in the order of the outputs, and what a probability must exceed where that matters."""
+    """Returns `classes.h`: class names in the order of the outputs, and the decision thresholds if the task has any."""
     outputs = 1 if task == "binary" else len(classes)
-    names = ",\n".join(f"    {_quoted(name)}" for name in classes)
+    names = ",\n".join(f"    {_quote(name)}" for name in classes)
     body = (
         f"#define KERASIMG_CLASSES {len(classes)}\n"
         f"#define KERASIMG_OUTPUTS {outputs}\n\n"
@@ -61,28 +61,28 @@ def classes_h(classes: Sequence[str], task: Task, thresholds: Sequence[float] | 
             f"{value:.9g}f" if "." in f"{value:.9g}" else f"{value:.1f}f" for value in thresholds or [0.5] * outputs
         )
         body += (
-            "\n/* An output must exceed this to be decided for. */\n"
+            "\n/* Decision thresholds: a label is assigned if its output exceeds this. */\n"
             f"static const float kerasimg_thresholds[KERASIMG_OUTPUTS] = {{{limits}}};\n"
         )
     return GUARD.format(name="CLASSES", body=body)
 
 
 def model_data_h(content: bytes, arena_bytes: int, measured_bytes: int) -> str:
-    """`model_data.h`: the model's size, and the arena that it needs."""
+    """Returns `model_data.h`: the sizes of the model and its arena."""
     declared = (
         "/* The .tflite file, aligned to 16 bytes. */\nextern const uint8_t kerasimg_model[KERASIMG_MODEL_BYTES];\n"
     )
     body = (
         "#include <stdint.h>\n\n"
         f"#define KERASIMG_MODEL_BYTES {len(content)}\n\n"
-        f"/* Working memory: {measured_bytes} bytes by the reference kernels on a 64-bit machine, and a tenth. */\n"
+        f"/* Working memory: {measured_bytes} bytes with the reference kernels on a 64-bit machine, plus 10 %. */\n"
         f"#define KERASIMG_ARENA_BYTES {arena_bytes}\n\n"
     ) + LINKED.format(body=declared)
     return GUARD.format(name="MODEL_DATA", body=body)
 
 
 def model_data_cc(content: bytes) -> str:
-    """`model_data.cc`: the model as an array in read-only memory."""
+    """Returns `model_data.cc`: the model as a constant array."""
     return (
         "// Written by kerasimg.\n"
         '#include "model_data.h"\n\n'
@@ -92,15 +92,15 @@ def model_data_cc(content: bytes) -> str:
 
 
 def vectors_h(count: int) -> str:
-    """`test_vectors.h`."""
+    """Returns `test_vectors.h`."""
     body = (
         '#include "classes.h"\n#include "preprocess.h"\n\n'
         + f"#define KERASIMG_VECTORS {count}\n\n"
         + LINKED.format(
             body=(
-                "/* What preprocessing makes of the images, 0-255. */\n"
+                "/* Preprocessed pixels of the images, 0-255. */\n"
                 "extern const uint8_t kerasimg_pixels[KERASIMG_VECTORS][KERASIMG_INPUT_BYTES];\n"
-                "/* What this int8 model says of them on the reference kernels. */\n"
+                "/* Outputs of this int8 model on the reference kernels. */\n"
                 "extern const float kerasimg_probabilities[KERASIMG_VECTORS][KERASIMG_OUTPUTS];\n"
             )
         )
@@ -109,35 +109,35 @@ def vectors_h(count: int) -> str:
 
 
 def vectors_cc(vectors: Sequence[Vector], probabilities: np.ndarray) -> str:
-    """`test_vectors.cc`.  probabilities: (N, K), of the simulated model."""
+    """Returns `test_vectors.cc`; `probabilities` are the outputs (N, K) of the simulated model."""
     pixels = ",\n".join(
-        f"    // {_in_comment(one.name)}\n    {{\n{_numbers(one.pixels.tobytes())}\n    }}" for one in vectors
+        f"    // {_in_comment(vector.name)}\n    {{\n{_numbers(vector.pixels.tobytes())}\n    }}" for vector in vectors
     )
-    told = ",\n".join("    {" + ", ".join(f"{value:.8e}f" for value in row) + "}" for row in probabilities)
+    outputs = ",\n".join("    {" + ", ".join(f"{value:.8e}f" for value in row) + "}" for row in probabilities)
     return (
         "// Written by kerasimg.\n"
         '#include "test_vectors.h"\n\n'
         f"extern const uint8_t kerasimg_pixels[KERASIMG_VECTORS][KERASIMG_INPUT_BYTES] = {{\n{pixels},\n}};\n\n"
-        f"extern const float kerasimg_probabilities[KERASIMG_VECTORS][KERASIMG_OUTPUTS] = {{\n{told},\n}};\n"
+        f"extern const float kerasimg_probabilities[KERASIMG_VECTORS][KERASIMG_OUTPUTS] = {{\n{outputs},\n}};\n"
     )
 
 
 def main_cc(name: str, operations: Iterable[str]) -> str:
-    """`main.cc`.  operations: TensorFlow Lite's names of what the model computes with."""
-    known = sorted({method(operation) for operation in operations})
-    lines = "\n".join(f"  TF_LITE_ENSURE_STATUS(operations.{one}());" for one in known)
-    return _filled("main.cc", name=_in_comment(name), operation_count=len(known), operations=lines)
+    """Returns `main.cc`, which registers the model's operations (names of TensorFlow Lite)."""
+    methods = sorted({method(operation) for operation in operations})
+    lines = "\n".join(f"  TF_LITE_ENSURE_STATUS(operations.{method}());" for method in methods)
+    return _fill_template("main.cc", name=_in_comment(name), operation_count=len(methods), operations=lines)
 
 
 def method(operation: str) -> str:
-    """The resolver's method that adds an operation: "MAX_POOL_2D" -> "AddMaxPool2D"."""
+    """Returns the resolver's method for an operation: "MAX_POOL_2D" -> "AddMaxPool2D"."""
     words = "".join(word if word[0].isdigit() else word.capitalize() for word in operation.split("_"))
     return f"Add{SPECIAL.get(operation, words)}"
 
 
-def _filled(source: str, **known: object) -> str:
+def _fill_template(source: str, **known: object) -> str:
     values: Mapping[str, object] = known
-    return re.sub(r"@(\w+)@", lambda found: str(values[found[1]]), _source(source))
+    return re.sub(r"@(\w+)@", lambda match: str(values[match[1]]), _source(source))
 
 
 def _source(name: str) -> str:
@@ -150,12 +150,12 @@ def _numbers(content: bytes) -> str:
     )
 
 
-def _quoted(text: str) -> str:
-    """A C string of the text's UTF-8; octal takes three digits, so that no digit after it is taken for a part."""
+def _quote(text: str) -> str:
+    """Returns a C string literal in UTF-8; octal escapes have three digits, so a digit can follow."""
     plain = set(range(0x20, 0x7F)) - set(b'"\\?')
     return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()) + '"'
 
 
 def _in_comment(text: str) -> str:
-    """Text that ends neither a comment nor a line."""
+    """Replaces characters that could end a comment or a line."""
     return re.sub(r"[^\w .,:;()+=/-]", "_", text, flags=re.ASCII).replace("*/", "__").replace("/*", "__")

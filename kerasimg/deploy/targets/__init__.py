@@ -1,4 +1,4 @@
-"""Export targets: what a run can be exported for. One class holds everything about a target; one registry finds it.
+"""Export targets. One class per target defines everything about it; the registry finds the classes.
 
 To add one: a module in this package with a `Target`, or in a package of your own a `Target` that the entry point group
 `kerasimg.targets` names. Its name in the command line, its rows in the docs, its README, its runtime for comparing,
@@ -37,7 +37,7 @@ GROUP = "kerasimg.targets"
 """The entry point group through which other packages add targets: `name = module:Class`."""
 
 Images = Callable[[], Iterator[np.ndarray]]
-"""Returns batches of images, float32, from which the ranges of int8 values are taken."""
+"""Returns batches of images, float32, for int8 calibration."""
 
 
 class Target(ABC):
@@ -54,23 +54,23 @@ class Target(ABC):
     """
 
     name: ClassVar[str]
-    """In the command line, in the manifest, and of the bundle's folder."""
+    """Name in the command line, in the manifest, and of the bundle's folder."""
     about: ClassVar[str]
-    """One line for the user."""
+    """One-line description for the user."""
     runtime: ClassVar[type[Runtime]]
-    """What runs its models."""
+    """Class that runs its models."""
     file: ClassVar[str]
-    """Of a model; `{precision}` in it is replaced."""
+    """File name of a model; `{precision}` is replaced."""
     precisions: ClassVar[tuple[Precision, ...]] = ("float32",)
-    """Those that it can be written in; the first is the default."""
+    """Supported precisions; the first is the default."""
     batch: ClassVar[int | None] = None
-    """The default batch size; None: any number of images."""
+    """Default batch size; None: any."""
     packages: ClassVar[tuple[str, ...]] = ()
-    """What is imported to write and to run it, besides TensorFlow."""
+    """Packages required in addition to TensorFlow."""
     extra: ClassVar[str] = ""
-    """What to install if one is missing."""
+    """Extra of kerasimg that installs them."""
     measured: ClassVar[bool] = True
-    """Whether `measure` includes it where it is installed and no target is named."""
+    """Whether `measure` includes it by default if it is installed."""
     snippets: ClassVar[Mapping[str, str]] = {}
     """Heading in the bundle's README -> Jinja template of the code below it. Templates are in `templates/` beside the
     class's module, or in `kerasimg/deploy/templates`."""
@@ -86,15 +86,15 @@ class Target(ABC):
         options: Options,
         images: Images,
     ) -> None:
-        """Writes any Keras model to a file, and opens the file as the runtime will.
+        """Writes a Keras model to a file and checks that the runtime opens it.
 
         Args:
-            model: without augmentation, float32.
-            signature: of its inputs, as for `keras.Model.export`.
+            model: float32, without augmentation.
+            signature: input signature, as for `keras.Model.export`.
             path: the file, or folder, to write.
             precision: one of `precisions`.
-            options: what the caller asked for.
-            images: returns batches for the ranges of int8 values.
+            options: the caller's options.
+            images: returns batches for int8 calibration.
 
         Raises:
             Exception: whatever the converter or the runtime raises; `write` turns it into a CallError that names the
@@ -113,28 +113,30 @@ class Target(ABC):
         return self.describe(path, precision, exporting)
 
     def convert_exporting(self, exporting: Exporting, path: Path, precision: Precision) -> None:
-        """As `convert`, of the classifier that is exported; an error names the layer that cannot be written."""
-        from kerasimg.deploy.unsupported import named
+        """As `convert`, for the exported classifier; errors name the layer that cannot be written."""
+        from kerasimg.deploy.unsupported import name_layer_in_errors
 
         options = exporting.options
 
-        def convert_alone(layer: keras.Model) -> None:
+        def convert_layer(layer: keras.Model) -> None:
             with TemporaryDirectory() as scratch:
                 self.convert_model(layer, Path(scratch) / path.name, precision, replace(options, batch=None))
 
         model = self.model_of(exporting, precision)
-        with named(self.name, model, convert_alone, self.advice(options)), silence(lambda error: True):
+        with name_layer_in_errors(self.name, model, convert_layer, self.advice(options)), silence(lambda error: True):
             images = functools.partial(exporting.representative, exporting.batch)
             self.convert(model, exporting.signature(exporting.batch), path, precision, options, images)
 
     def convert_model(
         self, model: keras.Model, path: Path, precision: Precision, options: Options, values: Sequence[Any] = ()
     ) -> None:
-        """As `convert`, of any model, with float32 inputs and outputs; random values if `values` has none."""
+        """As `convert`, for any model with float32 inputs and outputs; calibrates on `values`, by default random."""
         from kerasimg.deploy.unsupported import signature_of
 
         random = np.random.default_rng(0)
-        inputs = list(values) or [random.normal(size=(1, *one.shape[1:])).astype(np.float32) for one in model.inputs]
+        inputs = list(values) or [
+            random.normal(size=(1, *tensor.shape[1:])).astype(np.float32) for tensor in model.inputs
+        ]
         self.convert(
             model,
             signature_of(model),
@@ -145,33 +147,33 @@ class Target(ABC):
         )
 
     def model_of(self, exporting: Exporting, precision: Precision) -> keras.Model:
-        """Returns the model that is converted: pixels of 0-255 in, probabilities out."""
+        """Returns the model to convert, from pixels (0-255) to probabilities."""
         return exporting.model
 
     def describe(self, path: str, precision: Precision, exporting: Exporting) -> ModelFile:
-        """Returns the manifest's entry for a file that was written."""
+        """Returns the manifest entry for a written file."""
         return ModelFile(
             path=path, runtime=self.runtime.kind, precision=precision, input_dtype="float32", batch=exporting.batch
         )
 
     def advice(self, options: Options) -> str:
-        """Returns what to do if a layer cannot be written."""
-        return "take another target"
+        """Returns the advice for a layer that cannot be written."""
+        return "use another target"
 
-    def stand_in(self) -> Target | None:
-        """Returns the target whose runtime runs the same file where this one's is not installed."""
+    def fallback(self) -> Target | None:
+        """Returns a target whose runtime can run the same file if this one's runtime is not installed."""
         return None
 
     def fit(self, options: Options) -> Options:
         """Returns the options with the target's defaults.
 
         Raises:
-            CallError: if the target cannot do what is asked for, or something is not installed.
+            CallError: if the target does not support the options, or a package is not installed.
         """
         self.require()
         unfit = [precision for precision in options.precisions if precision not in self.precisions]
         if unfit:
-            raise CallError(f"{self.name}: no precision {listed(unfit)} (there are: {', '.join(self.precisions)})")
+            raise CallError(f"{self.name}: no precision {listed(unfit)} (available: {', '.join(self.precisions)})")
         return replace(
             options,
             precisions=options.precisions or self.precisions[:1],
@@ -183,7 +185,7 @@ class Target(ABC):
         return [package for package in self.packages if find_spec(package) is None]
 
     def require(self) -> None:
-        """Raises a CallError that says what to install if something is missing."""
+        """Raises a CallError that says what to install if a package is missing."""
         if missing := self.missing():
             raise CallError(f'{self.name} needs {", ".join(missing)}: pip install "kerasimg[{self.extra}]"')
 
@@ -205,7 +207,7 @@ def register(cls: type[Target]) -> type[Target]:
 
 
 def target(name: str) -> Target:
-    """Returns the target of a name.
+    """Returns the target with a name.
 
     Raises:
         CallError: if there is none, or the package that adds it cannot be loaded.
@@ -227,7 +229,7 @@ def target(name: str) -> Target:
 
 
 def targets() -> Iterator[Target]:
-    """Yields every target, in order of the names."""
+    """Yields every target, sorted by name."""
     yield from map(target, names())
 
 
@@ -240,7 +242,7 @@ def target_of(model: ModelFile) -> Target:
     for each in targets():
         if each.runtime.kind == model.runtime:
             return each
-    raise CallError(f"'{model.path}' runs in '{model.runtime}', which no installed export target has")
+    raise CallError(f"'{model.path}' runs in '{model.runtime}', which no installed export target provides")
 
 
 def served() -> tuple[str, ...]:
@@ -254,7 +256,7 @@ def open_runtime(bundle: Bundle, model: ModelFile | str | None = None, *, thread
     Args:
         bundle: an open bundle.
         model: one of the bundle's models, its path or its precision; None: the first.
-        threads: that one call may use; None: one per core.
+        threads: number of threads per call; None: one per core.
 
     Raises:
         CallError: if the runtime is not installed; names the package.
@@ -266,6 +268,8 @@ def open_runtime(bundle: Bundle, model: ModelFile | str | None = None, *, thread
 
 
 def open_here(bundle: Bundle, model: ModelFile) -> Runtime:
-    """As `open_runtime`; if the runtime is not installed, another one that runs the same file."""
-    other = target_of(model).stand_in()
-    return open_runtime(bundle, model if other is None else model.model_copy(update={"runtime": other.runtime.kind}))
+    """As `open_runtime`, with the fallback runtime if the target's is not installed."""
+    fallback = target_of(model).fallback()
+    return open_runtime(
+        bundle, model if fallback is None else model.model_copy(update={"runtime": fallback.runtime.kind})
+    )

@@ -32,7 +32,7 @@ class CoreMLRuntime(Runtime):
     def __init__(self, path: Path, model: ModelFile, threads: int | None = None) -> None:
         super().__init__(path, model, threads)
         if sys.platform != "darwin":
-            raise NotHere("Core ML runs on macOS alone; run `kerasimg run verify` on the bundle there")
+            raise NotHere("Core ML only runs on macOS; run `kerasimg run verify` on the bundle there")
         with needs("coreml", "coremltools"):
             import coremltools
         self.name = f"coremltools {version('coremltools')}"
@@ -63,7 +63,7 @@ class CoreML(Target):
         options: Options,
         images: Images,
     ) -> None:
-        """As `Target.convert`; float16 is the arithmetic, too. What was written is read back and its input compared."""
+        """As `Target.convert`; float16 includes the arithmetic. The file is read back to check its inputs."""
         import coremltools
         import tensorflow as tf
 
@@ -92,9 +92,9 @@ class CoreML(Target):
                 skip_model_load=True,
             )
         converted.save(str(path))
-        found = input_shapes(path)
-        if found != dict(zip(names, shapes, strict=True)):
-            raise KerasimgError(f"coreml: expected inputs {dict(zip(names, shapes, strict=True))}, it wrote {found}")
+        written = input_shapes(path)
+        if written != dict(zip(names, shapes, strict=True)):
+            raise KerasimgError(f"coreml: expected inputs {dict(zip(names, shapes, strict=True))}, found {written}")
 
     def write(self, exporting: Exporting, folder: Path, precision: Precision) -> ModelFile:
         """As `Target.write`, with the names of the classes in the package's metadata."""
@@ -104,7 +104,7 @@ class CoreML(Target):
         path = folder / described.path
         model = coremltools.models.MLModel(str(path), skip_model_load=True)
         model.short_description = f"{exporting.name}: {', '.join(exporting.classes)}"
-        # Its weights are read from the package while another is written.
+        # The weights are read from the package during saving, so it is saved under another name first.
         named = path.with_name(f"named_{path.name}")
         model.save(str(named))
         shutil.rmtree(path)

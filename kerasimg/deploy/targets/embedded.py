@@ -1,4 +1,4 @@
-"""Embedded: an int8 model as a C array, the preprocessing in C, and a program that checks the model."""
+"""Embedded: an int8 model as a C array, preprocessing in C, and a test program."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 SIZES = "sizes.json"
 
 MARGIN = 1.1
-"""The arena is stated so many times larger than measured, and then in whole kibibytes."""
+"""Safety factor for the measured arena size, which is then rounded up to kibibytes."""
 
 
 class Sizes(NamedTuple):
-    """What a model takes on a microcontroller."""
+    """Memory requirements of a model on a microcontroller."""
 
     model_bytes: int
-    """In flash: the model and the names of its classes. TensorFlow Lite Micro's own code comes on top."""
+    """Flash: the model and its class names, without the code of TensorFlow Lite Micro."""
     arena_measured_bytes: int
-    """In RAM: the working memory, on the reference kernels of a 64-bit machine, whose pointers take twice the bytes."""
+    """RAM: working memory with the reference kernels on a 64-bit machine, where pointers are twice as large."""
     arena_bytes: int
-    """The same with a margin: what `KERASIMG_ARENA_BYTES` is."""
+    """The same with a margin: the value of `KERASIMG_ARENA_BYTES`."""
 
 
 class MicroRuntime(Runtime):
-    """A .tflite file on tflite-micro, one image at a time, in another process; its times say nothing of a board's."""
+    """A .tflite file on tflite-micro in another process, with batch size 1; latencies do not apply to boards."""
 
     kind, parallel = "tflite-micro", False
 
@@ -66,11 +66,11 @@ class Embedded(LiteRT):
     files: ClassVar = {}
 
     def fit(self, options: Options) -> Options:
-        """As `Target.fit`; the input is int8, the pixels less 128: what microcontrollers compute in."""
+        """As `Target.fit`; the input is int8, pixels minus 128, as microcontrollers compute in int8."""
         if options.batch not in (None, 1):
-            raise CallError(f"a microcontroller takes one image at a time: expected a batch of 1, got {options.batch}")
+            raise CallError(f"a microcontroller model has batch size 1, got {options.batch}")
         if options.allow_flex:
-            raise CallError("a microcontroller has none of TensorFlow's own operations: leave out --allow-flex")
+            raise CallError("a microcontroller cannot run TensorFlow operations: remove --allow-flex")
         return super().fit(replace(options, input_dtype="int8"))
 
     def write(self, exporting: Exporting, folder: Path, precision: Precision) -> ModelFile:
@@ -102,7 +102,7 @@ class Embedded(LiteRT):
                     **sizes._asdict(),
                     "measured_with": runtime,
                     "operations": dict(operations),
-                    "in_floats": dict(litert_file.in_floats(content)),
+                    "in_floats": dict(litert_file.float_operations(content)),
                 },
                 indent=2,
             )
@@ -115,29 +115,29 @@ class Embedded(LiteRT):
 
 
 def measure(content: bytes, classes: tuple[str, ...], vectors: list[Vector]) -> tuple[Sizes, np.ndarray, str]:
-    """What a model takes, what it says of the test vectors (N, K), and on which runtime.
+    """Measures the sizes of a model; returns them with its outputs (N, K) for the test vectors, and the runtime.
 
-    It is run once to measure, and once more in the arena that is stated.
+    The model runs once to measure, and again in an arena of the resulting size.
     """
     inputs = [as_int8(vector.pixels) for vector in vectors]
-    with Simulator(content) as roomy:
-        roomy(inputs[0])
-        measured = roomy.arena_bytes()
-    stated = -(-int(measured * MARGIN) // 1024) * 1024
-    with Simulator(content, stated) as exact:
-        probabilities = np.stack([exact(one) for one in inputs])
-        runtime = exact.name
+    with Simulator(content) as large:
+        large(inputs[0])
+        measured = large.arena_bytes()
+    arena_bytes = -(-int(measured * MARGIN) // 1024) * 1024
+    with Simulator(content, arena_bytes) as simulator:
+        probabilities = np.stack([simulator(pixels) for pixels in inputs])
+        runtime = simulator.name
     names = sum(len(name.encode()) + 1 for name in classes)
-    return Sizes(len(content) + names, measured, stated), probabilities, runtime
+    return Sizes(len(content) + names, measured, arena_bytes), probabilities, runtime
 
 
 def as_int8(pixels: np.ndarray) -> np.ndarray:
-    """uint8 pixels as the model takes them: int8, less 128."""
+    """Converts uint8 pixels to int8 by subtracting 128."""
     return (pixels.astype(np.int16) - 128).astype(np.int8)
 
 
 def require(exporting: Exporting, sizes: Sizes) -> None:
-    """GateError where a model is larger than was allowed."""
+    """Raises a GateError if a model exceeds the size limits."""
     options = exporting.options
     faults = []
     if options.flash_bytes is not None and sizes.model_bytes > options.flash_bytes:

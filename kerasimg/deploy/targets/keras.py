@@ -1,4 +1,4 @@
-"""Keras: the run's model as a .keras file, which any backend opens, with the temperature beside it as in the run."""
+"""Keras: the run's model as a .keras file for any backend, with the temperature in a separate file as in the run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class KerasRuntime(Runtime):
 class Keras(Target):
     """The model as Keras saves it."""
 
-    name, about = "keras", "model.keras as it is, for Keras on any backend"
+    name, about = "keras", "model.keras unchanged, for Keras on any backend"
     runtime, file = KerasRuntime, MODEL
     measured = False
     snippets: ClassVar = {"Python": "keras.py.j2"}
@@ -50,7 +50,7 @@ class Keras(Target):
     def fit(self, options: Options) -> Options:
         """As `Target.fit`; there is no fixed batch."""
         if options.batch is not None:
-            raise CallError("keras: model.keras takes any number of images; leave out --batch")
+            raise CallError("keras: model.keras takes any batch size; remove --batch")
         return super().fit(options)
 
     def write(self, exporting: Exporting, folder: Path, precision: Precision) -> ModelFile:

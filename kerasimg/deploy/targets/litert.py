@@ -89,7 +89,7 @@ class LiteRT(Target):
         options: Options,
         images: Images,
     ) -> None:
-        """As `Target.convert`; an int8 model has float32 outputs, and its inputs are as `options.input_dtype` says."""
+        """As `Target.convert`; an int8 model has float32 outputs and inputs of type `options.input_dtype`."""
         from kerasimg.keras_internals import exportable_operations
 
         with TemporaryDirectory() as scratch, exportable_operations(to_litert=True):
@@ -107,7 +107,7 @@ class LiteRT(Target):
         path.write_bytes(content)
 
     def model_of(self, exporting: Exporting, precision: Precision) -> keras.Model:
-        """As `Target.model_of`; an int8 model ends at its logits, and the last activation is added in float32."""
+        """As `Target.model_of`; an int8 model outputs logits, and a float32 activation is added later."""
         return exporting.logits[0] if precision == "int8" else exporting.model
 
     def write(self, exporting: Exporting, folder: Path, precision: Precision) -> ModelFile:
@@ -116,11 +116,11 @@ class LiteRT(Target):
 
         path = self.file.format(precision=precision)
         content = self.content(exporting, precision)
-        (folder / path).write_bytes(litert_file.with_members(content, _members(exporting)))
+        (folder / path).write_bytes(litert_file.append_members(content, _members(exporting)))
         return self.describe(path, precision, exporting)
 
     def content(self, exporting: Exporting, precision: Precision) -> bytes:
-        """Returns the content of a .tflite file, pixels in, probabilities out."""
+        """Returns a .tflite file from pixels to probabilities."""
         from kerasimg.deploy import litert_file
 
         with TemporaryDirectory() as scratch:
@@ -130,7 +130,7 @@ class LiteRT(Target):
         if precision != "int8":
             return content
         _check_input(litert_file.quantized_input(content), exporting.options.input_dtype)
-        return litert_file.with_activation(content, exporting.logits[1])
+        return litert_file.add_activation(content, exporting.logits[1])
 
     def describe(self, path: str, precision: Precision, exporting: Exporting) -> ModelFile:
         """As `Target.describe`."""
@@ -140,10 +140,8 @@ class LiteRT(Target):
     def advice(self, options: Options) -> str:
         """As `Target.advice`."""
         if options.allow_flex or self.name != LiteRT.name:
-            return "take another target"
-        return (
-            "allow TensorFlow's own (--allow-flex), which only runs where the Flex delegate is, or take another target"
-        )
+            return "use another target"
+        return "allow TensorFlow operations (--allow-flex), which need the Flex delegate, or use another target"
 
 
 def converter_settings(precision: Precision, options: Options, images: Images) -> dict[str, Any]:
@@ -170,25 +168,25 @@ def converter_settings(precision: Precision, options: Options, images: Images) -
 
 
 def _open(content: bytes) -> None:
-    """Lets LiteRT prepare a model with its default delegate, which raises RuntimeError if it cannot."""
+    """Checks that LiteRT can prepare a model; raises RuntimeError otherwise."""
     try:
         from ai_edge_litert.interpreter import Interpreter
-    except ImportError:  # the target "web" does without it
+    except ImportError:  # the target "web" does not need it
         from tensorflow.lite import Interpreter
     Interpreter(model_content=content).allocate_tensors()
 
 
 def _check_input(quantization: tuple[float, int] | None, dtype: InputType) -> None:
-    """Raises a KerasimgError unless the model takes pixels as they are."""
-    wanted = (1.0, ZERO_POINT[dtype])
-    if quantization is None or not np.isclose(quantization[0], 1.0, rtol=1e-6) or quantization[1] != wanted[1]:
+    """Raises a KerasimgError unless the model takes raw pixels."""
+    expected = (1.0, ZERO_POINT[dtype])
+    if quantization is None or not np.isclose(quantization[0], 1.0, rtol=1e-6) or quantization[1] != expected[1]:
         raise KerasimgError(
-            f"int8: expected an input of scale and zero point {wanted}, the converter made {quantization}"
+            f"int8: expected an input of scale and zero point {expected}, the converter wrote {quantization}"
         )
 
 
 def _members(exporting: Exporting) -> dict[str, str]:
-    """Returns the files in the archive that is appended to the model."""
+    """Returns the metadata files to append to the model."""
     labels = "".join(name.replace("\n", " ") + "\n" for name in exporting.classes)
     about = {
         "name": exporting.name,

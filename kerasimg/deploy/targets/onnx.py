@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kerasimg.deploy.export_context import Exporting, Options
 
 OPSET = 18
-"""Of the operators: ONNX Runtime 1.14 (2023) and later know it, and so does its version for browsers."""
+"""Operator set; supported by ONNX Runtime 1.14 (2023) and later, and by its version for browsers."""
 
 
 class OnnxRuntime(Runtime):

@@ -34,7 +34,7 @@ class OpenVINORuntime(Runtime):
         self.name = f"openvino {version('openvino')}"
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
-            # By default it computes in bfloat16 where the processor can, and then differs by some 0.01.
+            # The default is bfloat16 on processors that support it, which differs by about 0.01.
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": threads or cores(),
         }
@@ -69,7 +69,7 @@ class OpenVINO(Target):
         options: Options,
         images: Images,
     ) -> None:
-        """As `Target.convert`; float16 are weights. OpenVINO's CPU plugin accepts the model."""
+        """As `Target.convert`; float16 applies to the weights. OpenVINO's CPU plugin compiles the model."""
         import openvino
 
         from kerasimg.keras_internals import exportable_operations

@@ -1,4 +1,4 @@
-"""Web: a folder for a server and `demo.html`, one file that needs nothing; both run the model in the browser."""
+"""Web: a folder for a server, and the self-contained `demo.html`; both run the model in the browser."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Page(Runtime):
         """Closes the browser."""
         self._page.__exit__(None, None, None)
 
-    def _typed(self, pixels: np.ndarray) -> np.ndarray:
+    def _convert_pixels(self, pixels: np.ndarray) -> np.ndarray:
         return pixels
 
 
@@ -62,13 +62,13 @@ class Web(LiteRT):
     files: ClassVar = {}
 
     def fit(self, options: Options) -> Options:
-        """As `Target.fit`; the page has one model, and LiteRT.js takes one image at a time."""
+        """As `Target.fit`; the page has one model, with batch size 1."""
         if len(options.precisions) > 1:
-            raise CallError(f"the page holds one model: ask for one precision, not {', '.join(options.precisions)}")
+            raise CallError(f"a page has one model: choose one precision, not {', '.join(options.precisions)}")
         if options.batch not in (None, 1):
-            raise CallError(f"LiteRT.js takes one image at a time: expected a batch of 1, got {options.batch}")
+            raise CallError(f"LiteRT.js needs batch size 1, got {options.batch}")
         if options.allow_flex:
-            raise CallError("LiteRT.js has none of TensorFlow's own operations: leave out --allow-flex")
+            raise CallError("LiteRT.js cannot run TensorFlow operations: remove --allow-flex")
         return super().fit(options)
 
     def write(self, exporting: Exporting, folder: Path, precision: Precision) -> ModelFile:
@@ -90,8 +90,8 @@ class Web(LiteRT):
         (folder / DEMO).write_text(page, encoding="utf-8")
         return described
 
-    def stand_in(self) -> Target | None:
-        """As `Target.stand_in`: LiteRT where there is no browser."""
+    def fallback(self) -> Target | None:
+        """As `Target.fallback`: LiteRT if there is no browser."""
         from kerasimg.deploy.web.browser import available
 
         return LiteRT() if available() else None

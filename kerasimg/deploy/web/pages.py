@@ -1,4 +1,4 @@
-"""The two forms of the page: a folder for a web server, and one file that opens from the file system."""
+"""Write the web page in two forms: a folder for a web server, and a single file for the file system."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kerasimg.deploy.web.litertjs import CORE, LOADER, VERSION, WASM, WASM_UTILS
 from kerasimg.errors import WeightsError
 
 MODULES = ("metadata.js", "png.js", "pixels.js", "images.js", "classifier.js", "page.js")
-"""In an order in which each only needs those before it."""
+"""JavaScript modules; each imports only earlier ones."""
 
 ALWAYS = "img-src blob: data:; media-src blob: mediastream:; base-uri 'none'; form-action 'none'"
 
@@ -32,9 +32,12 @@ Changed by kerasimg: in index.js, the import of {WASM_UTILS} names the file besi
 
 
 def write_folder(folder: Path, about: Mapping[str, Any], runtime: Path) -> None:
-    """`index.html` with what it loads: `kerasimg/`, `litert/`, `about.json`; the model is written by others.
+    """Writes `index.html` and the files that it loads, except the model: `kerasimg/`, `litert/`, `about.json`.
 
-    about: name, task, classes, thresholds and image of the classifier.  runtime: as `runtime_files` gives it.
+    Args:
+        folder: the folder to write to.
+        about: name, task, classes, thresholds and image section of the classifier.
+        runtime: folder from `runtime_files`.
     """
     (folder / "about.json").write_text(_json(about) + "\n", encoding="utf-8")
     own = folder / "kerasimg"
@@ -45,9 +48,9 @@ def write_folder(folder: Path, about: Mapping[str, Any], runtime: Path) -> None:
     litert.mkdir()
     for file in sorted(runtime.iterdir()):
         shutil.copyfile(file, litert / file.name)
-    changed = _replaced(litert / "index.js", BARE_IMPORT, 'import { createWasmLib } from "./wasm-utils.js";')
+    patched = _replace_once(litert / "index.js", BARE_IMPORT, 'import { createWasmLib } from "./wasm-utils.js";')
     (litert / "index.js").write_text(
-        f"// Changed by kerasimg: the import of {WASM_UTILS}.\n{changed}", encoding="utf-8"
+        f"// Changed by kerasimg: the import of {WASM_UTILS}.\n{patched}", encoding="utf-8"
     )
     (litert / "LICENSE").write_text(_source("APACHE-2.0.txt"), encoding="utf-8")
     (litert / "NOTICE").write_text(NOTICE, encoding="utf-8")
@@ -63,9 +66,12 @@ def write_folder(folder: Path, about: Mapping[str, Any], runtime: Path) -> None:
 
 
 def single_page(about: Mapping[str, Any], model: bytes, runtime: Path) -> str:
-    """One HTML file with everything in it, which asks no network: its own policy forbids it.
+    """Returns one self-contained HTML file; its content security policy forbids network requests.
 
-    model: a .tflite file's content.  The rest as for `write_folder`.
+    Args:
+        about: as for `write_folder`.
+        model: content of a .tflite file.
+        runtime: as for `write_folder`.
     """
     style = "\n" + _source("page.css")
     script = f"\n{_litert(runtime)}\n" + "\n".join(_as_script(_source(name)) for name in MODULES)
@@ -94,7 +100,7 @@ def single_page(about: Mapping[str, Any], model: bytes, runtime: Path) -> str:
 def _page(name: str, policy: str, **parts: str) -> str:
     page = _source("page.html")
     known = {"name": html.escape(name), "policy": policy, "version": VERSION, **parts}
-    return re.sub(r"@(\w+)@", lambda found: known[found[1]], page)
+    return re.sub(r"@(\w+)@", lambda match: known[match[1]], page)
 
 
 def _source(name: str) -> str:
@@ -102,7 +108,7 @@ def _source(name: str) -> str:
 
 
 def _as_script(source: str) -> str:
-    """A module's text as part of a larger one: what it imports stands before it."""
+    """Returns a module's source for concatenation: without imports and exports."""
     without = re.sub(
         r'^import [^;]*? from "\./[^"]+";\n|^import [^;]*? from "\.\./litert/index\.js";\n', "", source, flags=re.M
     )
@@ -110,26 +116,28 @@ def _as_script(source: str) -> str:
 
 
 def _litert(runtime: Path) -> str:
-    """LiteRT.js as one expression, its names kept to itself."""
-    utils = _replaced(runtime / "wasm-utils.js", "export {\n  createWasmLib\n};", "")
-    core = _replaced(runtime / "index.js", BARE_IMPORT, "")
+    """Returns LiteRT.js as one expression, so that its names stay local."""
+    utils = _replace_once(runtime / "wasm-utils.js", "export {\n  createWasmLib\n};", "")
+    core = _replace_once(runtime / "index.js", BARE_IMPORT, "")
     core, names, _ = re.split(r"^export \{([^}]*)\};$", core, maxsplit=1, flags=re.M)
     text = f"// {NOTICE.replace(chr(10), chr(10) + '// ').rstrip('/ ')}\n"
     text += "const { loadAndCompile, loadLiteRt, Tensor } = (() => {\n"
     text += f"{utils}\n{core}\nreturn {{{names}}};\n}})();"
-    # A comment of the source map would name a file that is not there; a closing tag would end the script.
+    # The source map comment names a missing file; a closing tag would end the script element.
     return re.sub(r"^//# sourceMappingURL=.*$", "", text, flags=re.M).replace("</script", "<\\/script")
 
 
-def _replaced(path: Path, old: str, new: str) -> str:
+def _replace_once(path: Path, old: str, new: str) -> str:
     text = path.read_text(encoding="utf-8")
     if text.count(old) != 1:
-        raise WeightsError(f"'{path}' is not LiteRT.js {VERSION}: expected once {old!r}, found {text.count(old)} times")
+        raise WeightsError(
+            f"'{path}' is not LiteRT.js {VERSION}: expected {old!r} once, found it {text.count(old)} times"
+        )
     return text.replace(old, new)
 
 
 def _json(content: Any) -> str:
-    """JSON that may stand within a script element."""
+    """Returns JSON that is safe inside a script element."""
     return json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
 
 

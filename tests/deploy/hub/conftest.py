@@ -1,4 +1,4 @@
-"""A server on loopback that answers as the Hugging Face Hub does, as far as its client asks for one repository."""
+"""A local server with the part of the Hugging Face Hub's HTTP interface that its client uses for one repository."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ class Hub:
 
     TOKEN = "hf_may_write"
     LARGE = 20_000
-    """Files from so many bytes on go through Git LFS, as on the hub those from 10 MB on do."""
+    """Minimum size in bytes for Git LFS; on the hub it is 10 MB."""
 
     def __init__(self) -> None:
         self.repos: dict[str, list[dict[str, bytes]]] = {}
@@ -66,7 +66,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
         template = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE.replace("https://huggingface.co", hub.url)
         monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        # The hub's own store of large files speaks a protocol of its own, in compiled code; this is the one before it.
+        # The hub's current store of large files has its own protocol, in compiled code; this is the previous protocol.
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_TOKEN", hub.TOKEN)
         yield hub
@@ -157,10 +157,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.private[repo] and self.headers.get("Authorization") != f"Bearer {self.hub.TOKEN}"
         ):
             return self._answer(401, headers={"X-Error-Code": "RepoNotFound"})
-        found = self.hub.at(repo, revision)
-        if found is None:
+        revision_files = self.hub.at(repo, revision)
+        if revision_files is None:
             return self._answer(404, headers={"X-Error-Code": "RevisionNotFound"})
-        name, files = found
+        name, files = revision_files
         if file not in files:
             return self._answer(404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": name})
         facts = {"X-Repo-Commit": name, "ETag": f'"{hashlib.sha256(files[file]).hexdigest()}"'}

@@ -1,4 +1,4 @@
-"""With the hub's real client, against a stand-in of its HTTP interface on loopback."""
+"""Push and pull with the hub's real client, against a local server with the hub's HTTP interface."""
 
 import json
 import zipfile
@@ -15,7 +15,7 @@ from kerasimg.errors import CallError
 
 REPO = "anna/lilies"
 OLD_UPLOAD = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-"""The client hands a large file to its HTTP library in a way that the library wants to give up."""
+"""The client uploads large files by a deprecated parameter of its HTTP library."""
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def packed(run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return kerasimg.pack(run, tmp_path_factory.mktemp("hub") / "colours.kerasimg")
 
 
-def test_what_is_pushed_is_pulled_again_to_the_byte(hub: Any, run: Any, packed: Path, tmp_path: Path):
+def test_pull_returns_exactly_the_pushed_pack(hub: Any, run: Any, packed: Path, tmp_path: Path):
     assert kerasimg.push(run, REPO) == f"{hub.url}/{REPO}"
     assert sorted(hub.repos[REPO][-1]) == ["README.md", FILE, "spec.json"]
     pulled = kerasimg.pull(REPO, tmp_path / "again.kerasimg")
@@ -32,7 +32,7 @@ def test_what_is_pushed_is_pulled_again_to_the_byte(hub: Any, run: Any, packed: 
 
 
 @OLD_UPLOAD
-def test_small_and_large_files_both_arrive(hub: Any, packed: Path, tmp_path: Path):
+def test_small_and_large_files_are_uploaded(hub: Any, packed: Path, tmp_path: Path):
     padded = tmp_path / "large.kerasimg"
     padded.write_bytes(packed.read_bytes())
     with zipfile.ZipFile(padded, "a") as archive:
@@ -43,7 +43,7 @@ def test_small_and_large_files_both_arrive(hub: Any, packed: Path, tmp_path: Pat
     assert list(hub.large.values()) == [padded.read_bytes()]
 
 
-def test_the_page_says_how_to_use_what_is_there(hub: Any, run: Any, packed: Path):
+def test_model_page_shows_how_to_use_the_pack(hub: Any, run: Any, packed: Path):
     kerasimg.report(run)
     kerasimg.push(run, REPO)
     page = hub.repos[REPO][-1]["README.md"].decode()
@@ -53,26 +53,26 @@ def test_the_page_says_how_to_use_what_is_there(hub: Any, run: Any, packed: Path
     assert "## Limits" in page
 
 
-def test_a_push_is_a_commit_and_the_one_before_can_be_had(hub: Any, packed: Path, tmp_path: Path):
-    kerasimg.push(packed, REPO, private=True, message="a first one")
+def test_push_is_a_commit_and_earlier_revisions_can_be_pulled(hub: Any, packed: Path, tmp_path: Path):
+    kerasimg.push(packed, REPO, private=True, message="first version")
     kerasimg.push(packed, REPO)
-    assert (hub.private[REPO], hub.messages) == (True, ["a first one", "tiny, by kerasimg"])
+    assert (hub.private[REPO], hub.messages) == (True, ["first version", "tiny, by kerasimg"])
     hub.repos[REPO][1][FILE] = b"changed"
     first = kerasimg.pull(REPO, tmp_path / "first.kerasimg", revision=hub.name_of(1))
     assert first.read_bytes() == packed.read_bytes()
-    with pytest.raises(CallError, match=r"anna/lilies: it has no such revision"):
+    with pytest.raises(CallError, match=r"anna/lilies: no such revision"):
         kerasimg.pull(REPO, tmp_path / "x.kerasimg", revision="v9")
 
 
 @OLD_UPLOAD
-def test_an_upload_that_stops_in_its_middle_is_said_so(hub: Any, packed: Path, tmp_path: Path):
+def test_interrupted_upload_is_reported(hub: Any, packed: Path, tmp_path: Path):
     hub.LARGE, hub.storing = 100, False
-    with pytest.raises(CallError, match=r"anna/lilies: .* does not answer as its client expects: .*507"):
+    with pytest.raises(CallError, match=r"anna/lilies: .* sent an unexpected response: .*507"):
         kerasimg.push(packed, REPO)
     assert hub.repos[REPO] == []
 
 
-def test_a_pack_that_a_stranger_changed_is_not_kept(hub: Any, packed: Path, tmp_path: Path):
+def test_tampered_pack_is_not_saved(hub: Any, packed: Path, tmp_path: Path):
     kerasimg.push(packed, REPO)
     content = bytearray(hub.repos[REPO][-1][FILE])
     content[content.index(b"weights.safetensors") + 200] ^= 1
@@ -82,43 +82,45 @@ def test_a_pack_that_a_stranger_changed_is_not_kept(hub: Any, packed: Path, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_had_is_named_with_what_to_do(
+def test_error_says_what_is_missing_and_what_to_do(
     hub: Any, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     out = tmp_path / "x.kerasimg"
-    with pytest.raises(CallError, match=r"anna/none: no such model at .*, or a private one: log in"):
+    with pytest.raises(CallError, match=r"anna/none: no such model at .*, or it is private: log in"):
         kerasimg.pull("anna/none", out)
     kerasimg.push(packed, REPO, private=True)
     hub.repos[REPO].append({"README.md": b""})
-    with pytest.raises(CallError, match=r"it holds no model.kerasimg; only what kerasimg run push put there"):
+    with pytest.raises(
+        CallError, match=r"the repository has no model.kerasimg; only models pushed by kerasimg run push"
+    ):
         kerasimg.pull(REPO, out)
     with pytest.raises(CallError, match=r"repo: expected OWNER/NAME, .*, got 'a/b/c'"):
         kerasimg.pull("a/b/c", out)
     hub.broken = True
-    with pytest.raises(CallError, match=r"anna/lilies: .* answers 418: .*teapot"):
+    with pytest.raises(CallError, match=r"anna/lilies: .* responded with status 418: .*teapot"):
         kerasimg.push(packed, REPO)
     hub.broken = False
     monkeypatch.setenv("HF_TOKEN", "hf_may_read")
-    with pytest.raises(CallError, match=r"anna/lilies: .* \(401\): log in .* with a token that may write"):
+    with pytest.raises(CallError, match=r"anna/lilies: .* \(401\): log in .* with a token with write permission"):
         kerasimg.push(packed, REPO)
     with pytest.raises(CallError, match="no such model"):
         kerasimg.pull(REPO, out)
 
 
-def test_no_file_is_replaced_and_nothing_is_asked_for_in_vain(hub: Any, tmp_path: Path):
-    there = tmp_path / "mine.kerasimg"
-    there.write_text("mine")
+def test_pull_checks_the_path_before_any_request_and_replaces_no_file(hub: Any, tmp_path: Path):
+    existing = tmp_path / "mine.kerasimg"
+    existing.write_text("mine")
     for out, words in (
-        (there, "is there already"),
+        (existing, "already exists"),
         (tmp_path / "x.zip", "expected a name that ends in .kerasimg"),
         (tmp_path / "none" / "x.kerasimg", "no folder"),
     ):
         with pytest.raises(CallError, match=words):
             kerasimg.pull(REPO, out)
-    assert (there.read_text(), hub.asked) == ("mine", [])
+    assert (existing.read_text(), hub.asked) == ("mine", [])
 
 
-def test_a_hub_that_is_not_there_is_said_so(hub: Any, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_unreachable_hub_is_reported(hub: Any, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     hub.stop()
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client tries five times more
     with pytest.raises(CallError, match=r"anna/lilies: http://127.0.0.1:.* cannot be reached"):
@@ -127,7 +129,7 @@ def test_a_hub_that_is_not_there_is_said_so(hub: Any, packed: Path, tmp_path: Pa
         kerasimg.pull(REPO, tmp_path / "x.kerasimg")
 
 
-def test_the_commands_push_a_pack_and_pull_it(hub: Any, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_commands_push_and_pull_a_pack(hub: Any, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     pushed = CliRunner().invoke(app, ["run", "push", str(packed), REPO, "--json"])
     assert (pushed.exit_code, json.loads(pushed.stdout)) == (0, {"repo": REPO, "url": f"{hub.url}/{REPO}"})

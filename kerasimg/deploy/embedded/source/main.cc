@@ -1,6 +1,6 @@
-// The model '@name@' on TensorFlow Lite Micro: runs the test vectors, and says whether they give what they should.
+// The model '@name@' on TensorFlow Lite Micro: runs the test vectors and checks the outputs.
 //
-// Build it with the library, model_data.cc, test_vectors.cc and preprocess.c. An application leaves out the vectors:
+// Build it with the library, model_data.cc, test_vectors.cc and preprocess.c. An application omits the vectors:
 // it fills `input->data.int8` by kerasimg_preprocess(), calls Invoke(), and reads the probabilities.
 #include <cmath>
 #include <cstdint>
@@ -18,10 +18,10 @@ namespace {
 
 alignas(16) uint8_t arena[KERASIMG_ARENA_BYTES];
 
-// Kernels for a processor of its own may round otherwise than the reference kernels.
+// Optimized kernels may round differently from the reference kernels.
 constexpr float kTolerance = 0.02f;
 
-// What the model computes with, and nothing else.
+// Only the operations that the model uses.
 using Operations = tflite::MicroMutableOpResolver<@operation_count@>;
 
 TfLiteStatus Register(Operations& operations) {
@@ -29,7 +29,7 @@ TfLiteStatus Register(Operations& operations) {
   return kTfLiteOk;
 }
 
-int Likeliest(const float* probabilities) {
+int MostLikely(const float* probabilities) {
   int best = 0;
   for (int i = 1; i < KERASIMG_OUTPUTS; i++) {
     if (probabilities[i] > probabilities[best]) best = i;
@@ -61,15 +61,15 @@ int main() {
       input->data.int8[k] = static_cast<int8_t>(kerasimg_pixels[i][k] - 128);
     }
     if (interpreter.Invoke() != kTfLiteOk) return 1;
-    const float* found = interpreter.output(0)->data.f;
+    const float* output = interpreter.output(0)->data.f;
     float difference = 0.0f;
     for (int k = 0; k < KERASIMG_OUTPUTS; k++) {
-      difference = std::fmax(difference, std::fabs(found[k] - kerasimg_probabilities[i][k]));
+      difference = std::fmax(difference, std::fabs(output[k] - kerasimg_probabilities[i][k]));
     }
-    const bool passed = difference <= kTolerance && Likeliest(found) == Likeliest(kerasimg_probabilities[i]);
+    const bool passed = difference <= kTolerance && MostLikely(output) == MostLikely(kerasimg_probabilities[i]);
     failed += !passed;
-    std::printf("vector %d: %s %.3f, differs by %.4f: %s\n", i, kerasimg_classes[Likeliest(found)],
-                static_cast<double>(found[Likeliest(found)]), static_cast<double>(difference), passed ? "ok" : "WRONG");
+    std::printf("vector %d: %s %.3f, differs by %.4f: %s\n", i, kerasimg_classes[MostLikely(output)],
+                static_cast<double>(output[MostLikely(output)]), static_cast<double>(difference), passed ? "ok" : "WRONG");
   }
   std::printf("%d of %d passed\n", KERASIMG_VECTORS - failed, KERASIMG_VECTORS);
   return failed ? 1 : 0;

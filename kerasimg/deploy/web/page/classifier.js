@@ -10,13 +10,13 @@ import { modelInput } from "./pixels.js";
 
 export class Classifier {
   constructor(about, model) {
-    /** {name, task, classes, thresholds, image}: what the model is, as the bundle's files say. */
+    /** {name, task, classes, thresholds, image}: metadata from the bundle. */
     this.about = about;
     this.model = model;
     this.turn = Promise.resolve();
   }
 
-  /** The classifier of an exported folder, by its address; it must come from a server, not from the file system. */
+  /** Loads the classifier of an exported folder by its URL, which must be on a server. */
   static async load(folder = "./") {
     const at = new URL(folder, document.baseURI);
     const read = async (name) => {
@@ -31,7 +31,7 @@ export class Classifier {
     return Classifier.open(about, new Uint8Array(model), new URL("litert/", at).href);
   }
 
-  /** The classifier of a model's bytes.  runtime: address of LiteRT's folder, or of one of its loaders. */
+  /** Opens a classifier from a model's bytes.  runtime: URL of LiteRT's folder, or of one of its loaders. */
   static async open(about, bytes, runtime) {
     await loadLiteRt(runtime);
     return new Classifier(about, await loadAndCompile(bytes, { accelerator: "wasm" }));
@@ -48,10 +48,10 @@ export class Classifier {
     return this.run(await this.pixels(image));
   }
 
-  /** The same of the model's input. */
+  /** The model's outputs for its input pixels. */
   async run(pixels) {
     const answer = this.turn.then(() => this.answer(pixels));
-    this.turn = answer.catch(() => {}); // one at a time
+    this.turn = answer.catch(() => {}); // one call after another
     return answer;
   }
 
@@ -69,10 +69,10 @@ export class Classifier {
   }
 
   /**
-   * What the image shows: {label, ranked, probabilities}.
+   * Classifies an image: {label, ranked, probabilities}.
    *
-   * label: the class; where an image can have several labels, the list of those that hold.
-   * ranked: [{label, probability, holds}], the likeliest first.
+   * label: the class; for a multilabel task, the list of assigned labels.
+   * ranked: [{label, probability, holds}], most likely first.
    */
   async classify(image) {
     return this.decide(await this.probabilities(image));

@@ -5,7 +5,7 @@ import { overBackground, upright } from "./pixels.js";
 import { isPng, readPng } from "./png.js";
 
 const MOST_PIXELS = 178956970; // as for kerasimg in Python
-const BAND = 1 << 22; // pixels that are drawn at a time; some browsers refuse canvases of more than 16 million
+const BAND = 1 << 22; // pixels per drawn band; some browsers refuse canvases of more than 16 million
 
 /** {width, height, data}.  source: a Blob or File, or what a canvas can draw (video, image, canvas, ImageBitmap). */
 export async function readImage(source, background) {

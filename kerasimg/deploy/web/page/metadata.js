@@ -46,7 +46,7 @@ export function orientationOf(exif, xmp) {
 }
 
 function jpegWithout(bytes) {
-  const kept = [bytes.subarray(0, 2)];
+  const parts = [bytes.subarray(0, 2)];
   let [exif, xmp] = [0, 0];
   let at = 2;
   while (at + 4 <= bytes.length && bytes[at] === 0xff) {
@@ -63,17 +63,17 @@ function jpegWithout(bytes) {
     } else if (marker === 0xe1 && text(content, 0, XMP.length) === XMP) {
       xmp ||= xmpOrientation(text(content, XMP.length, content.length));
     } else if (marker !== 0xe2) {
-      kept.push(bytes.subarray(at, next)); // not: colour profiles, and further images' indices
+      parts.push(bytes.subarray(at, next)); // not: colour profiles, and further images' indices
     }
     at = next;
   }
-  kept.push(bytes.subarray(at));
-  return { bytes: joined(kept), orientation: orientationOf(exif, xmp) };
+  parts.push(bytes.subarray(at));
+  return { bytes: joined(parts), orientation: orientationOf(exif, xmp) };
 }
 
 function webpWithout(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const kept = [];
+  const parts = [];
   let [exif, xmp] = [0, 0];
   for (let at = 12; at + 8 <= bytes.length; ) {
     const name = text(bytes, at, 4);
@@ -88,11 +88,11 @@ function webpWithout(bytes) {
     } else if (name !== "ICCP") {
       const chunk = bytes.slice(at, next);
       if (name === "VP8X") chunk[8] &= ~0b00101100; // it announces the profile, EXIF and XMP
-      kept.push(chunk);
+      parts.push(chunk);
     }
     at = next;
   }
-  const all = joined([bytes.subarray(0, 12), ...kept]);
+  const all = joined([bytes.subarray(0, 12), ...parts]);
   new DataView(all.buffer).setUint32(4, all.length - 8, true);
   return { bytes: all, orientation: orientationOf(exif, xmp) };
 }

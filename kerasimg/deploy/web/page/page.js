@@ -7,7 +7,7 @@ const part = (id) => document.getElementById(id);
 let asked = 0;
 let stream = null;
 
-/** The classifier, once it is ready; tests and consoles ask it here. */
+/** A promise of the classifier, for tests and the console. */
 window.kerasimg = open();
 
 window.kerasimg.then(ready, (error) => fail(`The model could not be loaded: ${error.message}`));
@@ -44,7 +44,7 @@ function fail(message) {
   part("status").textContent = "";
 }
 
-/** Show an image and what the classifier says of it.  image: a Blob. */
+/** Shows an image and its classification.  image: a Blob. */
 async function look(image, name) {
   const turn = ++asked;
   part("problem").hidden = true;
@@ -52,10 +52,10 @@ async function look(image, name) {
   show(image, name);
   try {
     const classifier = await window.kerasimg;
-    await new Promise((painted) => setTimeout(painted)); // so that the image is seen first
+    await new Promise((painted) => setTimeout(painted)); // so that the image is painted first
     const began = performance.now();
     const answer = await classifier.classify(image);
-    if (turn === asked) tell(answer, name, performance.now() - began);
+    if (turn === asked) showAnswer(answer, name, performance.now() - began);
   } catch (error) {
     if (turn !== asked) return;
     part("result").hidden = true;
@@ -73,12 +73,12 @@ function show(image, name) {
   part("result").hidden = false;
 }
 
-function tell({ label, ranked }, name, milliseconds) {
-  const said = Array.isArray(label) ? label.join(", ") || "none of the labels" : label;
-  part("verdict").textContent = said;
+function showAnswer({ label, ranked }, name, milliseconds) {
+  const verdict = Array.isArray(label) ? label.join(", ") || "none of the labels" : label;
+  part("verdict").textContent = verdict;
   part("bars").replaceChildren(...ranked.slice(0, SHOWN).map(bar));
   part("took").textContent = `${Math.max(1, Math.round(milliseconds))} ms in this browser`;
-  part("status").textContent = `${name}: ${said}, ${percent(ranked[0].probability)}.`;
+  part("status").textContent = `${name}: ${verdict}, ${percent(ranked[0].probability)}.`;
   part("result").dataset.turn = asked;
   part("result").scrollIntoView({ block: "nearest" });
 }
@@ -159,7 +159,7 @@ part("shoot").addEventListener("click", async () => {
   [frame.width, frame.height] = [video.videoWidth, video.videoHeight];
   frame.getContext("2d").drawImage(video, 0, 0);
   closeCamera();
-  // As PNG nothing is lost: what is classified is what is seen.
+  // PNG is lossless: the classified image is the one shown.
   frame.toBlob((image) => look(image, "the photograph"), "image/png");
 });
 

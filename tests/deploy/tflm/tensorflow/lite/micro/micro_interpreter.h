@@ -46,7 +46,7 @@ class MicroInterpreter {
                                 std::to_string(arena_size_) + " < in > out 2> said";
     if (std::system(command.c_str()) != 0) return kTfLiteError;
     file = std::fopen("out", "rb");
-    for (int c = 0; c != '\n';) c = std::fgetc(file);  // a line about the model stands first
+    for (int c = 0; c != '\n';) c = std::fgetc(file);  // skips the line about the model
     const bool read = std::fread(found_, sizeof(float), KERASIMG_OUTPUTS, file) == KERASIMG_OUTPUTS;
     std::fclose(file);
     return read ? kTfLiteOk : kTfLiteError;
