@@ -19,7 +19,8 @@ import typer
 import kerasimg
 from kerasimg import cli
 from kerasimg.cli.groups import leaves
-from kerasimg.errors import SpecError
+from kerasimg.deploy.web import browser, litertjs
+from kerasimg.errors import CallError, SpecError
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -196,7 +197,7 @@ def test_quicker_forms_are_those_of_examples():
 
 
 SHOWN = [page for page in PAGES if blocks(page, "console")]
-NEEDS = {"web.md": ("npm",), "serve.md": ("curl",)}
+NEEDS = {"serve.md": ("curl",)}
 
 
 @pytest.mark.usefixtures("copy_of_the_world")
@@ -204,6 +205,13 @@ NEEDS = {"web.md": ("npm",), "serve.md": ("curl",)}
 def test_commands_print_what_the_page_shows(page: Path, world: World, examples: SimpleNamespace):
     if missing := [name for name in NEEDS.get(page.name, ()) if shutil.which(name) is None]:
         pytest.skip(f"{', '.join(missing)} is not installed")
+    if page.name == "web.md":
+        if reason := browser.available():
+            pytest.skip(reason)
+        try:
+            litertjs.runtime_files()
+        except CallError as error:
+            pytest.skip(str(error))
     for block in examples.blocks(read(page)):
         for example, printed in examples.run_block(block, world.outputs, quick=True):
             shown = example.output
