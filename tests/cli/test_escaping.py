@@ -1,5 +1,6 @@
 """Names of classes, files and specs from outside are harmless in whatever the commands print and write."""
 
+import ast
 import csv
 import json
 import re
@@ -58,12 +59,17 @@ def is_json_lines(text: str) -> bool:
     return all(is_json(line) for line in text.splitlines())
 
 
+def is_python(text: str) -> bool:
+    return bool(ast.parse(text).body) and harmless(text)
+
+
 MEDIA: dict[str, Callable[[str], bool]] = {
     ".csv": is_harmless_csv,
     ".md": is_harmless_markdown,
     ".html": is_harmless_html,
     ".json": is_json,
     ".jsonl": is_json_lines,
+    ".py": is_python,
     "": harmless,
 }
 """Suffix of a file -> whether nothing in it is obeyed. No suffix: what a command prints, and a Dockerfile."""

@@ -42,7 +42,8 @@ class Manifest(Reader):
 
     name = "a manifest"
     takes = (
-        "`.csv` or `.jsonl` with `path`, `label` (or `labels`), and, if wanted, `split`; paths are relative to the file"
+        "`.csv` or `.jsonl` with `path`, `label` (or `labels`), and, if wanted, `split`; paths are relative to the "
+        "file; a cell `'=x`, as our CSV files have it, is read as `=x`"
     )
     extensions = (".csv", ".tsv", ".jsonl", ".ndjson")
 
