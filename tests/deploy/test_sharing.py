@@ -16,8 +16,8 @@ QUIET: dict[str, Any] = {"verbose": 0, "report": False}
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory, imgs: Any) -> Path:
-    folder: Path = imgs(tmp_path_factory.mktemp("pack") / "colours", {"red": 12, "blue": 12})
+def colours(tmp_path_factory: pytest.TempPathFactory, images: Any) -> Path:
+    folder: Path = images(tmp_path_factory.mktemp("pack") / "colours", {"red": 12, "blue": 12})
     return folder
 
 
@@ -84,13 +84,13 @@ def test_unpacked_folder_opens_in_keras_and_run(run: Any, packed: Path, tmp_path
 
 
 def test_training_starts_from_the_weights_of_a_pack_with_a_new_head_for_other_classes(
-    packed: Path, colours: Path, tmp_path: Path, imgs: Any
+    packed: Path, colours: Path, tmp_path: Path, images: Any
 ):
     assert np.array_equal(kerasimg.build(packed).weights[0], Classifier.open(packed).model.weights[0])
     still = {"fit.stages": [{"epochs": 1, "learning_rate": 1e-12}]}
     same = kerasimg.train(packed, data=colours, out=tmp_path, overrides=still, **QUIET)
     assert np.allclose(same.model.weights[0], Classifier.open(packed).model.weights[0], atol=1e-6)
-    three = imgs(tmp_path / "three", {"red": 8, "blue": 8, "green": 8})
+    three = images(tmp_path / "three", {"red": 8, "blue": 8, "green": 8})
     assert kerasimg.train(packed, data=three, out=tmp_path, **QUIET).model.output_shape == (None, 3)
 
 

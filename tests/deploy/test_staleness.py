@@ -61,7 +61,7 @@ def test_bundle_outside_its_run_is_stale_if_the_run_exists(run, tmp_path, monkey
     renew = f"{WHY}; to renew it: kerasimg export {folder} --to litert --out {tmp_path / 'phone'}"
     with pytest.raises(GateError, match=renew):
         kerasimg.verify(bundle.folder)
-    monkeypatch.setattr(server, "_alone", lambda *given: None)  # would block
+    monkeypatch.setattr(server, "_serve_here", lambda *given: None)  # would block
     with caplog.at_level(logging.WARNING, "kerasimg"):
         server.serve(bundle.folder, port=0)
     assert renew in caplog.text

@@ -39,8 +39,8 @@ def test_two_classes_are_printed_as_plain_text():
         "[red]defect     0.0000  0.0000  0.0000             0.5000   0.5000        1",
         "Most confused",
         "truth        taken for    images  of the class",
-        "ok           [red]defect         1           50%",
-        "[red]defect  ok                  1          100%",
+        "ok           [red]defect       1           50%",
+        "[red]defect  ok                1          100%",
     ]
 
 

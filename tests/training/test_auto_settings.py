@@ -119,7 +119,7 @@ def test_a_model_that_xla_cannot_compile_is_left_to_keras(tiny: Any, colours: An
     spec = load(tiny(model=[{"layer": "Outside"}, *tiny()["model"]], fit={"batch_size": 8}), num_classes=3)
     chosen, found = auto_settings.Probe(spec, 3, False, None).compilation(spec)
     assert not chosen
-    assert found["why"].startswith("for it cannot compile the model (")
+    assert found["why"].startswith("it cannot compile the model (")
 
 
 class Outside(keras.layers.Layer):
