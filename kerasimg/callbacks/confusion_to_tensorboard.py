@@ -16,11 +16,11 @@ import numpy as np
 class ConfusionToTensorBoard(keras.callbacks.Callback):
     """Write the confusion matrix, and misclassified images, to TensorBoard when an epoch ends.
 
-    Needs `pip install "kerasimg[tensorboard]"`, and no TensorFlow.
-    batches: of (images, labels, ...), images (N, H, W, C) 0-255, labels as numbers or one-hot; read once an epoch.
-    classes: their names, in the order of the outputs; for two, the model may have one output, of the second.
-    folder: of TensorBoard's logs. The program says it: a spec cannot.
-    samples: how many images, those mistaken with most confidence.  every: how many epochs lie between two writings.
+    Needs `pip install "kerasimg[tensorboard]"`, but no TensorFlow.
+    batches: of (images, labels, ...), images (N, H, W, C) 0-255, labels as numbers or one-hot; read once per writing.
+    classes: their names, in the order of the outputs; with two, the model may have one output, that of the second.
+    folder: of TensorBoard's logs; only a program can set it, not a spec.
+    samples: number of images, the most confident mistakes.  every: number of epochs between two writings.
     """
 
     in_specs: ClassVar[bool] = False
@@ -71,7 +71,7 @@ class ConfusionToTensorBoard(keras.callbacks.Callback):
         self._writer.close()
 
     def _look(self) -> tuple[np.ndarray, list[tuple[float, np.ndarray, int, int]]]:
-        """The matrix, rows for labels, and the mistakes: (confidence, image, label, guess), the surest first."""
+        """Returns the matrix, rows for labels, and the mistakes (confidence, image, label, guess), sorted."""
         confusion = np.zeros((len(self.classes),) * 2, dtype=int)
         mistaken: list[tuple[float, np.ndarray, int, int]] = []
         for images, labels, *_ in self.batches:
@@ -102,7 +102,7 @@ class ConfusionToTensorBoard(keras.callbacks.Callback):
 
 
 def _draw_confusion(confusion: np.ndarray, classes: list[str]) -> Any:
-    """A figure of the matrix: colours by the share of the row, numbers as they are."""
+    """Draws the matrix, with colours by the share of the row and with the counts."""
     from matplotlib.figure import Figure
 
     count = len(classes)

@@ -20,10 +20,10 @@ PARTS = ("train", "validation")
 class CurvesToTensorBoard(keras.callbacks.Callback):
     """Shows in TensorBoard what a run's history.csv holds, epoch by epoch while it trains.
 
-    Needs `pip install "kerasimg[tensorboard]"`, and no TensorFlow: keras.callbacks.TensorBoard needs it.
-    history: the file, which is the source: what was logged before is replaced by what it holds when the training
-    begins, so that a resumed run shows no epoch twice. It is read after every epoch, so what writes it comes first.
-    folder: of the logs, `train` and `validation` below it. The program says it: a spec cannot.
+    Needs `pip install "kerasimg[tensorboard]"`, but no TensorFlow, unlike keras.callbacks.TensorBoard.
+    history: the file to read. When the training begins, its rows replace earlier logs, so that a resumed run shows no
+    epoch twice. It is read after every epoch, so the callback that writes it must come first.
+    folder: of the logs, with `train` and `validation` in it; only a program can set it, not a spec.
     """
 
     in_specs: ClassVar[bool] = False
@@ -35,7 +35,7 @@ class CurvesToTensorBoard(keras.callbacks.Callback):
         self._board: _Board | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Begin the logs, or go on with them where an earlier stage began them."""
+        """Open the logs, or continue those of an earlier stage."""
         if self._board is None:
             self._board = _Board(self.folder)
         self._board.add(_rows(self.history))
@@ -46,7 +46,7 @@ class CurvesToTensorBoard(keras.callbacks.Callback):
             self._board.add(_rows(self.history))
 
     def on_train_end(self, logs: Any = None) -> None:
-        """See that all of it can be read."""
+        """Flush the logs to the disk."""
         if self._board is not None:
             self._board.flush()
 
@@ -59,7 +59,7 @@ def write_curves(history: str | Path, folder: str | Path) -> None:
 
 
 class _Board:
-    """The logs in a folder, begun anew."""
+    """Writes new logs in a folder, in place of the old ones."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -80,7 +80,7 @@ class _Board:
             self._writers[part] = writers.EventFileWriter(str(self._folder / part))
 
     def add(self, rows: Sequence[Mapping[str, str]]) -> None:
-        """Log the rows that were not logged yet; all of them anew where some were taken back."""
+        """Log the rows that are not logged yet; if rows were removed, log all of them again."""
         Event = import_module("tensorboard.compat.proto.event_pb2").Event
         Summary = import_module("tensorboard.compat.proto.summary_pb2").Summary
         if len(rows) < self._logged:
@@ -96,12 +96,12 @@ class _Board:
         self._logged = len(rows)
 
     def flush(self) -> None:
-        """See that all of it can be read."""
+        """Flush the logs to the disk."""
         for writer in self._writers.values():
             writer.flush()
 
     def close(self) -> None:
-        """End the logs."""
+        """Close the logs."""
         for writer in self._writers.values():
             writer.close()
 

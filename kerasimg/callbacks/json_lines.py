@@ -14,10 +14,11 @@ import keras
 class JsonLines(keras.callbacks.Callback):
     """Append a line of JSON to a file when an epoch ends.
 
-    It holds `epoch` (from 1), `time` (seconds since 1970), then Keras' figures.
+    A line has `epoch` (from 1), `time` (seconds since 1970), then Keras' metrics.
 
-    A figure that is no finite number is null. The file is open for a moment only, so that it can be followed.
-    path: of the file, made if it is not there; its folder is. The program says it: a spec cannot.
+    NaN and infinity are written as null. The file is closed after each line, so that it can be followed.
+    path: of the file, which is created if it does not exist, in an existing folder; only a program can set it, not a
+    spec.
     """
 
     in_specs: ClassVar[bool] = False
@@ -39,7 +40,7 @@ class JsonLines(keras.callbacks.Callback):
 
 
 def _plain(figure: Any) -> Any:
-    """A number, or of a metric with several, a list of them."""
+    """Returns a number, or a list for a metric with several."""
     values = keras.ops.convert_to_numpy(figure).tolist()
     if isinstance(values, list):
         return [_plain(value) for value in values]

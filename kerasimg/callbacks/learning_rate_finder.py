@@ -15,10 +15,10 @@ class LearningRateFinder(keras.callbacks.Callback):
         model.fit(batches, callbacks=[finder])
         finder.suggestion
 
-    Training stops when the smoothed loss is `divergence` times its least, or after `steps` steps; give `fit` epochs
-    enough for that. Weights, optimizer and learning rate are then what they were. It belongs in a notebook, not in a
-    spec, whose training it would undo.
-    low, high: the first and the last rate; between them it grows by the same factor each step.
+    Training stops when the smoothed loss is `divergence` times its minimum, or after `steps` steps; give `fit` enough
+    epochs for that. Weights, optimizer and learning rate are then restored. Use it in a notebook, not in a spec, whose
+    training it would undo.
+    low, high: the first and the last rate, which grows by a constant factor each step.
     smoothing: share of the past in the smoothed loss, in [0, 1).
     """
 
@@ -58,7 +58,7 @@ class LearningRateFinder(keras.callbacks.Callback):
 
     @property
     def suggestion(self) -> float:
-        """The rate at which the loss falls fastest; ValueError where it never falls."""
+        """The rate at which the loss falls fastest; ValueError if it never falls."""
         falls = [after - before for before, after in zip(self.losses, self.losses[1:], strict=False)]
         if not falls or min(falls) >= 0:
             raise ValueError("LearningRateFinder: the loss never fell; lower `low`, or look at the data")

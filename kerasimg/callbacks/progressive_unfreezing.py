@@ -13,10 +13,10 @@ class ProgressiveUnfreezing(keras.callbacks.Callback):
     """Freeze a part, then let its layers join, the last ones first (Howard and Ruder 2018, arXiv:1801.06146).
 
     layer: the name of a layer or of a model in the model, such as a backbone.
-    layers_per_step: how many of its layers with weights join at a time.  epochs_per_step: after how many epochs, the
-    first time as well.
-    Batch statistics stay as they are: a BatchNormalization does not join. The optimizer keeps its state. In a spec,
-    `fit.stages` with `unfreeze` does the same in steps of one's own choice, each with its own learning rate.
+    layers_per_step: number of its layers with weights to unfreeze per step.  epochs_per_step: number of epochs between
+    two steps, and before the first.
+    BatchNormalization layers stay frozen, so batch statistics do not change. The optimizer keeps its state. In a spec,
+    `fit.stages` with `unfreeze` does the same in chosen steps, each with its own learning rate.
     """
 
     argument_kinds: ClassVar[dict[str, str]] = {"layer": "str", "layers_per_step": "int>0", "epochs_per_step": "int>0"}
@@ -34,11 +34,11 @@ class ProgressiveUnfreezing(keras.callbacks.Callback):
         self._joined = 0
 
     def get_state(self) -> dict[str, Any]:
-        """When it began, and how many layers have joined."""
+        """The first epoch, and the number of unfrozen layers."""
         return {"first_epoch": self._first_epoch, "joined": self._joined}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Let those layers join that had; the optimizer's values are the caller's to bring back."""
+        """Unfreeze the same layers again; the caller restores the values of the optimizer."""
         self._first_epoch = state["first_epoch"]
         if state["joined"] != self._joined:
             self._train_last(state["joined"])
@@ -52,7 +52,7 @@ class ProgressiveUnfreezing(keras.callbacks.Callback):
         }
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Freeze all of it."""
+        """Freeze the whole part."""
         names = [layer.name for layer in self.model.layers]
         if self.layer not in names:
             raise ValueError(f"ProgressiveUnfreezing: no layer '{self.layer}' in the model (there are: {names})")
@@ -60,7 +60,7 @@ class ProgressiveUnfreezing(keras.callbacks.Callback):
         self._train_last(0)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Let the layers join whose turn it is."""
+        """Unfreeze the next layers if it is their turn."""
         self._first_epoch = epoch if self._first_epoch is None else self._first_epoch
         steps, rest = divmod(epoch - self._first_epoch, self.epochs_per_step)
         if steps and not rest:
@@ -78,7 +78,7 @@ class ProgressiveUnfreezing(keras.callbacks.Callback):
             leaf.trainable = joins and not isinstance(leaf, keras.layers.BatchNormalization)
         if before != [leaf.trainable for leaf in leaves] or not count:
             _rebuild_optimizer(model)
-            # The compiled step has the former variables in it.
+            # The compiled step uses the former variables.
             model.make_train_function(force=True)
 
 
@@ -94,7 +94,7 @@ def _leaves(layer: Any) -> Iterator[Any]:
 
 
 def _rebuild_optimizer(model: Any) -> None:
-    """Replace the optimizer, whose list of variables is fixed, by one of today's, with the state of the former."""
+    """Replace the optimizer, whose list of variables is fixed, by one for the present variables, with the old state."""
     former = model.optimizer
     fresh = type(former).from_config(former.get_config())
     fresh.build(model.trainable_variables)

@@ -12,9 +12,9 @@ import keras
 class TimeBudget(keras.callbacks.Callback):
     """Stop training when its time is spent: after the step during which it runs out, with the validation of that epoch.
 
-    seconds: above 0, from the first step on, over all calls of `fit` that this object is given to; validation counts.
-    A call that begins when nothing is left does one step; `kerasimg.train` begins no further stage. `spent`: the
-    seconds so far, those before a training was cut off and resumed among them.
+    seconds: above 0, counted from the first step over all calls of `fit` with this object, including validation. A call
+    that begins when no time is left does one step; `kerasimg.train` begins no further stage. `spent`: the seconds so
+    far, including those before a resumed training was interrupted.
     """
 
     argument_kinds: ClassVar[dict[str, str]] = {"seconds": "float>0"}
@@ -41,7 +41,7 @@ class TimeBudget(keras.callbacks.Callback):
         return {"spent": None if self._begun is None else self.spent}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on counting from there."""
+        """Continue counting from there."""
         self._begun = None if state["spent"] is None else time.monotonic() - state["spent"]
 
     def get_config(self) -> dict[str, Any]:

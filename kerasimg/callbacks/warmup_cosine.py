@@ -17,9 +17,9 @@ class WarmupCosine(keras.callbacks.Callback):
     The cosine is that of Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts, the rise that of Goyal et al.
     2017, arXiv:1706.02677.
 
-    The number of steps is that of the call of `fit`, unlike with Keras' CosineDecay, which has to be told. Afterwards
-    the optimizer has the rate that it began with, so that the next call, or stage, starts afresh.
-    warmup_epochs: of the linear rise, which ends with the last epoch at the latest; 0.5 is half an epoch.
+    The number of steps is that of the call of `fit`; Keras' CosineDecay needs it as an argument. Afterwards the
+    optimizer has its first rate again, so that the next call, or stage, starts from it.
+    warmup_epochs: length of the linear rise, which ends with the last epoch at the latest; 0.5 is half an epoch.
     final: the last rate as a share of the optimizer's, in [0, 1].
     """
 
@@ -42,7 +42,7 @@ class WarmupCosine(keras.callbacks.Callback):
         return {"warmup_epochs": self.warmup_epochs, "final": self.final}
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Note the rate to rise to."""
+        """Store the peak rate."""
         if not self.params.get("steps"):
             raise ValueError("WarmupCosine: the steps of an epoch are not known; give fit steps_per_epoch")
         optimizer = self.model.optimizer
@@ -52,12 +52,12 @@ class WarmupCosine(keras.callbacks.Callback):
         self._first_epoch = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Note where training stands."""
+        """Store the number of the epoch."""
         self._first_epoch = epoch if self._first_epoch is None else self._first_epoch
         self._epoch = epoch - self._first_epoch
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Set the rate of this step, with `steps_per_execution` of the steps up to the next call."""
+        """Set the rate of this step; with `steps_per_execution`, of all steps up to the next call."""
         steps = self.params["steps"]
         total = steps * (self.params["epochs"] - (self._first_epoch or 0))
         self.model.optimizer.learning_rate = self._peak * self.factor(self._epoch * steps + batch, total, steps)
@@ -67,7 +67,7 @@ class WarmupCosine(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = self._peak
 
     def factor(self, step: int, total: int, steps_per_epoch: int) -> float:
-        """The rate of a step, from 0, of `total`, as a share of the optimizer's."""
+        """Returns the rate of a step, from 0, of `total` steps, as a share of the optimizer's rate."""
         rising = min(round(self.warmup_epochs * steps_per_epoch), total)
         if step < rising:
             return (step + 1) / rising

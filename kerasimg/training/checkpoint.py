@@ -1,8 +1,8 @@
 """Save and restore the training state: variables, callbacks, and the checkpoint file.
 
 A file has a line that names its format, a line of JSON (facts; names, types and shapes of the arrays; the CRC-32 of
-their bytes) and the bytes. It is written under another name, flushed to the disk and then renamed, so whenever the
-process or the machine dies, there is one whole checkpoint.
+their bytes) and the bytes. It is written under another name, flushed to the disk and then renamed, so there is always
+one complete checkpoint, even if the process or the machine crashes.
 
 A callback may say what its state is: `get_state()` returns a dict of plain values (numbers, strings, arrays, lists and
 dicts of them, None), and `set_state(state)` restores it, after `on_train_begin`. Without these methods its plain

@@ -24,12 +24,12 @@ from kerasimg.training.distillation import has_teacher
 
 @dataclass(frozen=True, eq=False)
 class Devices:
-    """What a training runs on."""
+    """The devices of a training."""
 
     names: tuple[str, ...] = ()
-    """Names of the backend; empty: the one that Keras chooses."""
+    """Names in the backend; empty: the device that Keras chooses."""
     strategy: Any = None
-    """The object of TensorFlow or Keras; None for one device."""
+    """The strategy of TensorFlow or the distribution of Keras; None for one device."""
 
     @property
     def count(self) -> int:
@@ -125,7 +125,7 @@ class Shared(keras.Model):
 def devices_for(spec: Spec) -> Devices:
     """Returns the devices of a training: with `fit.distribute: "auto"` as many as divide the batch, else one.
 
-    A line of the log says what was found.
+    The choice is logged in one line.
     """
     if spec.fit.distribute == "off":
         return ONE

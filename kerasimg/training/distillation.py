@@ -1,7 +1,7 @@
-"""Learning from a larger model's answers as well as from the labels (Hinton, Vinyals, Dean 2015, arXiv:1503.02531).
+"""Knowledge distillation from a larger model (Hinton, Vinyals, Dean 2015, arXiv:1503.02531).
 
-Keras' own Distiller does it. It wants logits, and ignores how much each image counts; what follows from that is
-said here.
+Keras' own Distiller trains the student. It expects logits and ignores sample weights; this module adapts the models,
+and refuses specs that need the weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kerasimg.training.objective import weighs
 from kerasimg.training.stages import size_of
 
 SMALLEST = 1e-7
-"""Below this a probability counts as this, so that it has a logarithm."""
+"""Probabilities are clipped to this minimum before the logarithm."""
 
 
 def has_teacher(spec: Spec) -> bool:
@@ -37,7 +37,7 @@ def has_teacher(spec: Spec) -> bool:
 
 
 def locate_teacher(spec: Spec) -> tuple[Spec, dict[str, Any]]:
-    """The spec, with a path of the teacher that holds from any folder, and its hash for the run's notes."""
+    """Returns the spec with an absolute path of the teacher, and the teacher's hash for the notes of the run."""
     if spec.fit.teacher is None:
         return spec, {}
     try:
@@ -49,9 +49,9 @@ def locate_teacher(spec: Spec) -> tuple[Spec, dict[str, Any]]:
 
 
 def check_teacher_place(spec: Spec) -> None:
-    """SpecError where a spec file, which a stranger may have written, names a teacher elsewhere on this machine.
+    """SpecError if a spec file names a teacher outside the current folder: a stranger may have written the file.
 
-    A caller may name any (`--set fit.teacher.run=PATH`, or a dict in a program).
+    A caller may name any path (`--set fit.teacher.run=PATH`, or a dict in a program).
     """
     source = spec.origins.of(("fit", "teacher", "run"))
     if spec.fit.teacher is None or not source.endswith((".json", SUFFIX)):
@@ -64,7 +64,7 @@ def check_teacher_place(spec: Spec) -> None:
 
 
 def check_same_teacher(spec: Spec, noted: Mapping[str, Any]) -> None:
-    """WeightsError where the model that a run learned from has gone, or is another one now."""
+    """WeightsError if the teacher of a run no longer exists or has changed."""
     if spec.fit.teacher is None:
         return
     try:
@@ -78,7 +78,7 @@ def check_same_teacher(spec: Spec, noted: Mapping[str, Any]) -> None:
 
 
 def open_teacher(spec: Spec, student: keras.Model, classes: tuple[str, ...]) -> Any:
-    """The teacher's model; SpecError where this student cannot learn from it. None where the spec names none."""
+    """Returns the teacher's model, None if the spec names none; SpecError if the student cannot learn from it."""
     if spec.fit.teacher is None:
         return None
     teacher = Classifier.open(spec.fit.teacher.run)
@@ -89,27 +89,27 @@ def open_teacher(spec: Spec, student: keras.Model, classes: tuple[str, ...]) -> 
 
 
 def distilled(spec: Spec, student: keras.Model, teacher: keras.Model | None) -> Any:
-    """What to compile and fit: the student, under a Distiller where the spec names a teacher."""
+    """Returns the model to compile and fit: a Distiller if the spec names a teacher, else the student."""
     if spec.fit.teacher is None or teacher is None:
         return student
     return with_teacher(student, teacher, spec.fit.teacher)
 
 
 def with_teacher(student: keras.Model, teacher: keras.Model, settings: Teacher) -> Any:
-    """The student under a Distiller: what to compile and fit. The student's own weights are what learns."""
+    """Returns a Distiller to compile and fit, which trains the weights of the student."""
     loss = _OnAnyOutput(settings.temperature, output_kind(teacher), output_kind(student))
     distiller = keras.distillation.Distiller(
         teacher, student, distillation_losses=loss, student_loss_weight=1.0 - settings.alpha
     )
-    distiller.dtype_policy = student.dtype_policy  # by it Keras decides whether the loss is scaled
+    distiller.dtype_policy = student.dtype_policy  # decides whether Keras scales the loss
     return distiller
 
 
 class _OnAnyOutput(keras.distillation.LogitsDistillation):
-    """Keras' loss, for models that end in a softmax, too: up to a constant, logits are logarithms of probabilities."""
+    """Keras' loss, also for models that end in a softmax: log-probabilities equal the logits up to a constant."""
 
     def __init__(self, temperature: float, teacher: OutputKind, student: OutputKind) -> None:
-        # An object: of its own default, the name "kl_divergence", Keras makes a function, which it feeds with logits.
+        # Keras turns its default, the name "kl_divergence", into a function that it calls with logits.
         super().__init__(temperature, loss=keras.losses.KLDivergence())
         self.kinds = teacher, student
 
@@ -151,10 +151,10 @@ def _of_the_models(teacher: Classifier, spec: Spec, student: keras.Model, classe
 
 
 def _digests(file: Path) -> list[str]:
-    """By what a teacher is known: the digest of its weights, where its file says it, then that of the whole file.
+    """Returns the digests that identify a teacher: of its weights, if its file stores one, and of the whole file.
 
-    A student learns from the weights alone, so calibrating a teacher does not make another teacher of it. Earlier
-    versions noted the whole file.
+    A student depends only on the weights, so a teacher may be calibrated. Earlier versions stored the digest of the
+    whole file.
     """
     model = identity_of_file(file)
     with file.open("rb") as stream:

@@ -26,8 +26,8 @@ KIND = "features"
 SUFFIX = ".features"
 ABOUT = "about.json"
 KEY = "V24"
-"""A row's key: 16 bytes of the image's content key, then as int64 what else tells it from others: -1, or the view
-and the place in the run (view * 2**32 + position)."""
+"""A row's key: 16 bytes of the image's content key, then an int64: -1, or the view and the position in the run
+(view * 2**32 + position)."""
 LEAST_SHARE = 0.25
 """Share of the cache limit that features may always take, whatever decoded images take."""
 
@@ -46,7 +46,7 @@ def folder() -> Path:
 
 
 def row_keys(keys: np.ndarray, numbers: np.ndarray | None = None) -> np.ndarray:
-    """(N,) KEY of content keys (N,) 'S16', and of the view and place in it (N,) int64 where there are some."""
+    """Returns the keys (N,) of content keys (N,) 'S16' and, if given, of view and position (N,) int64."""
     found = np.empty((len(keys), 24), np.uint8)
     found[:, :16] = np.ascontiguousarray(keys, "S16").view(np.uint8).reshape(-1, 16)
     others = np.full(len(keys), -1, np.int64) if numbers is None else numbers.astype(np.int64)

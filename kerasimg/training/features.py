@@ -192,14 +192,14 @@ class FeaturePlan:
 
 
 class Settings(NamedTuple):
-    """What a spec says about features."""
+    """The settings of a spec for features."""
 
     mode: Wanted
     views: int | None
 
 
 def settings_of(spec: Spec) -> Settings:
-    """What a spec says about features."""
+    """Returns the settings of a spec for features."""
     return Settings(spec.fit.features, spec.fit.views)
 
 
@@ -209,7 +209,7 @@ def has_features(spec: Spec) -> bool:
 
 
 def wants_features(spec: Spec) -> str | None:
-    """The mode that a spec insists on; None where it leaves the choice, or wants none."""
+    """Returns "cached" or "fresh" if a spec requires it; None if it leaves the choice or says "off"."""
     mode = settings_of(spec).mode
     return mode if mode in ("cached", "fresh") else None
 
@@ -231,9 +231,9 @@ def plan_features(
     """Decide how a stage's frozen part is computed, and compute what is computed once.
 
     model: with `trainable` set for the stage.
-    views: augmented views of each image that take turns in the epochs; None: new ones in every epoch.
+    views: number of augmented views of each image, used in turn; None: new ones in every epoch.
     precision: see `models.inference.settle`.
-    CallError where a mode is asked for that cannot be had; `auto` then takes another and says why.
+    CallError if the requested mode is not possible; `auto` chooses another one and logs why.
     """
     if mode not in get_args(Wanted):
         raise CallError(f"fit.features: expected one of {', '.join(get_args(Wanted))}, got '{mode}'")
@@ -275,7 +275,7 @@ def _worth_it(model: keras.Model, mode: Wanted) -> Split | No:
     if not all(size is not None for shape in split.shapes for size in shape):
         return No("what comes out of the frozen part has no fixed size")
     frozen, rest = multiplications(split.frozen), multiplications(split.rest)
-    share = frozen / max(1, frozen + 3 * rest)  # forward once; back twice, by the values and by the weights
+    share = frozen / max(1, frozen + 3 * rest)  # one pass forward; two back, for the values and the weights
     if mode == "auto" and share < WORTH:
         return No(f"the frozen part is {share:.0%} of the work")
     return split

@@ -44,7 +44,7 @@ def cross_val_predict(
     """Predict every image by a model that was not trained on it (cross-validation).
 
     The spec is trained `folds` times; within each fold its validation share is drawn from the training images. The runs
-    are not kept.
+    are not saved.
 
     Args:
         spec: as for `kerasimg.train`.
@@ -99,7 +99,7 @@ def cross_val_predict(
 
 
 def _folds(source: Source, folds: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
-    """The fold of each image, (N,), each class spread evenly where an image has one; a group stays in one fold."""
+    """Returns the fold of each image, (N,), stratified by class unless the task is multilabel; groups are not split."""
     labels = source.label_ids()
     fold_of = np.zeros(len(source), dtype=int)
     if groups is not None and groups.max() + 1 < folds:
@@ -122,6 +122,6 @@ def _folds(source: Source, folds: int, seed: int, groups: np.ndarray | None = No
 
 
 def _parts(source: Source, held_out: np.ndarray, spec: Spec) -> Parts:
-    """The indices of each part in a fold, the test part being the fold."""
+    """Returns the indices of each part; the test part is the fold."""
     items = [replace(item, part="test" if out else None) for item, out in zip(source.items, held_out, strict=True)]
     return split_images(spec, replace(source, items=items), test=False)

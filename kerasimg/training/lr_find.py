@@ -1,4 +1,4 @@
-"""`kerasimg.find_learning_rate`: which learning rate a spec is best trained at, by trying all for a moment."""
+"""`kerasimg.find_learning_rate`: suggests a learning rate for a spec by a learning rate range test."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from kerasimg.training.engine import KerasFit, compile_model, running, sweep_opt
 from kerasimg.training.prepare import prepare
 
 SPAN = 0.1
-"""Share of the rates over which the fall of the loss is taken: of a line through so many of them."""
+"""Share of the rates through which a line is fitted, whose slope is that of the loss."""
 FEWEST = 10
-"""Steps with which a sweep says anything."""
+"""Least number of steps of a sweep."""
 
 
 @dataclass(frozen=True, repr=False)
 class RateSweep(Result):
-    """The loss at each learning rate, and what follows from it."""
+    """The loss at each learning rate, and the suggested rate."""
 
     rates: tuple[float, ...]
-    """Of each step, rising by the same factor from one to the next."""
+    """The rate of each step, increasing by a constant factor."""
     losses: tuple[float, ...]
-    """Smoothed, before each step."""
+    """The smoothed loss before each step."""
     suggestion: float
     """The rate at which the loss falls fastest."""
     lowest: float
-    """The rate at which it is lowest; beyond, training diverges."""
+    """The rate with the lowest loss; above it, training diverges."""
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw loss over rate, with the suggestion, into an image file."""
@@ -146,12 +146,12 @@ def find_learning_rate(
 
 
 def sweep_of(rates: Sequence[float], losses: Sequence[float]) -> RateSweep:
-    """What follows from the smoothed loss at each rate, the rates growing by one factor; KerasimgError if nothing."""
+    """Returns the suggestion from the smoothed loss at each rate; KerasimgError if the loss never falls."""
     values = np.array(losses, float)
     values[~np.isfinite(values)] = np.inf
     lowest = int(values.argmin())
     width = max(3, round(SPAN * len(values)))
-    # A line through neighbours, since a single difference says more of the batch than of the rate.
+    # A line through several points, because a single difference depends more on the batch than on the rate.
     x = np.arange(width) - (width - 1) / 2
     falls = [x @ values[start : start + width] for start in range(lowest + 1 - width + 1)]
     if not falls or min(falls) >= 0:

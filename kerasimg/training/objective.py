@@ -26,18 +26,18 @@ from kerasimg.spec.metrics import METRICS, metric_faults, metric_name, metric_ty
 
 
 class Objective(NamedTuple):
-    """What the model is trained towards and watched by."""
+    """The loss and metrics of a model."""
 
     loss: Any
     metrics: list[Any]
     targets: Targets
-    """The form in which the pipeline hands on the labels."""
+    """The form of the labels in the pipeline's batches."""
 
 
 class WeightedLabels(keras.losses.Loss):
-    """Binary cross-entropy of several labels, in which each counts for its own.
+    """Binary cross-entropy of several labels, each with its own weight.
 
-    weights: (2, K): of a label that does not hold, and of one that does.
+    weights: (2, K): those of a negative and of a positive label.
     """
 
     def __init__(self, weights: np.ndarray, loss: keras.losses.BinaryCrossentropy):
@@ -47,7 +47,7 @@ class WeightedLabels(keras.losses.Loss):
         self.weights = np.asarray(weights, np.float32)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """(N, K) twice -> (N,). Linear in the labels, so that blended ones count by the shares of both."""
+        """(N, K) twice -> (N,). Linear in the labels, so blended labels give the blend of the losses."""
         ops = keras.ops
         y_pred = ops.convert_to_tensor(y_pred)
         y_true = ops.cast(y_true, y_pred.dtype)
@@ -61,9 +61,9 @@ class WeightedLabels(keras.losses.Loss):
 def make_objective(
     spec: Spec, model: keras.Model, num_classes: int, label_weights: np.ndarray | None = None, soft: bool = False
 ) -> Objective:
-    """The loss and metrics of a spec for its model; SpecError when they do not go together.
+    """Returns the loss and metrics of a spec for its model; SpecError if they are not compatible.
 
-    label_weights: see `WeightedLabels`; None where all labels count alike.  soft: see `Source.soft`.
+    label_weights: see `WeightedLabels`; None: all labels have the weight 1.  soft: see `Source.soft`.
     """
     head = head_of(model)
     blends = [name for name, _ in spec.augment if name in BLENDING]
@@ -94,7 +94,7 @@ def make_objective(
 
 
 def jit_compile(spec: Spec) -> Any:
-    """`compile.jit_compile` as Keras takes it; what is left open, or still to be tried, is Keras' own choice."""
+    """Returns `compile.jit_compile` for Keras; "auto" leaves the choice to Keras."""
     value = spec.compile.jit_compile
     return value if isinstance(value, bool) else "auto"
 
@@ -109,7 +109,7 @@ def _automatic_loss(targets: Targets, kind: OutputKind) -> Any:
 
 
 def _size_faults(metrics: Sequence[Any], num_classes: int) -> Iterator[tuple[int, tuple[str, ...], str]]:
-    """The metrics whose arguments do not fit the number of classes, which only the data says."""
+    """Yields the faults of metrics whose arguments do not match the number of classes, which only the data has."""
     for index, metric in enumerate(metrics):
         given = metric if isinstance(metric, Mapping) else {}
         if given.get("num_classes", num_classes) != num_classes:
@@ -136,7 +136,7 @@ def _metric(value: Any, targets: Targets, kind: OutputKind, num_classes: int) ->
     given = {"type": kind_name, **(value if isinstance(value, Mapping) else {})}
     given.pop("from_logits", None)  # it gets probabilities
     if kind_name in ("F1Score", "FBetaScore"):
-        # A figure of the history is one number, and labels that do not exclude one another have a threshold each.
+        # The history has one number per metric, and several labels may each have a threshold.
         given["average"] = given.get("average") or "macro"
         if targets in ("binary", "multi_hot"):
             given["threshold"] = given.get("threshold") or 0.5
@@ -220,17 +220,17 @@ class OnProbabilities(keras.metrics.Metric):
 
 
 def weighs(spec: Spec) -> bool:
-    """Whether images, or their labels, count differently."""
+    """Whether images or labels have different weights."""
     return spec.fit.class_weight != "none" or spec.fit.sample_weight is not None
 
 
 def weighs_labels(spec: Spec) -> bool:
-    """Whether each of several labels counts for itself, see `label_weights`."""
+    """Whether each of several labels has its own weight, see `label_weights`."""
     return spec.fit.class_weight != "none" and spec.task == "multilabel"
 
 
 def image_weights(spec: Spec, source: Source, indices: np.ndarray) -> np.ndarray | None:
-    """The weight of each image at `indices`, (N,) float32: its class's times its own; None where all count alike."""
+    """Returns the weight of each image, (N,) float32: class weight times sample weight; None if all are 1."""
     weights = None
     if spec.fit.class_weight != "none" and spec.task != "multilabel":
         of_class = class_weights(spec, source, indices)
@@ -242,16 +242,16 @@ def image_weights(spec: Spec, source: Source, indices: np.ndarray) -> np.ndarray
 
 
 def class_weights(spec: Spec, source: Source, indices: np.ndarray) -> np.ndarray:
-    """By class number: n / (classes * n of the class), or its square root."""
+    """Returns the weight of each class: n / (classes * n of the class), or its square root."""
     counts = np.bincount(source.label_ids(indices), minlength=len(source.classes))
     weights = len(indices) / (len(counts) * np.maximum(counts, 1))
     return np.sqrt(weights) if spec.fit.class_weight == "sqrt" else weights
 
 
 def label_weights(spec: Spec, source: Source, indices: np.ndarray) -> np.ndarray | None:
-    """Where an image has several labels: how much it counts that each does not hold, and that it holds; (2, K).
+    """Returns the weights of several labels, (2, K): of a negative and of a positive label.
 
-    n / (2 * n of the images where it is so), or its square root. None where all count alike.
+    n / (2 * n of the images with this label value), or its square root. None if all are 1.
     """
     if not weighs_labels(spec):
         return None
@@ -261,7 +261,7 @@ def label_weights(spec: Spec, source: Source, indices: np.ndarray) -> np.ndarray
 
 
 def _column(name: str, source: Source, indices: np.ndarray) -> np.ndarray:
-    """A column of the manifest as numbers; DataError names each image that has none, or one below 0."""
+    """Returns a column of the manifest as numbers; DataError names each image without one, or with one below 0."""
     weights = np.ones(len(indices))
     faults = []
     for place, index in enumerate(indices):

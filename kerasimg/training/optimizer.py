@@ -34,7 +34,7 @@ from kerasimg.spec.load import Spec
 Decay = Literal["none", "cosine", "linear"]
 
 BLOCK = re.compile(r"(.*?block_?\d+[a-z]?)(?=_|$)|(expanded_conv(?:_\d+)?)(?=_)|conv_[dp]w(_\d+)")
-"""How keras.applications name their blocks; of MobileNet, a depthwise convolution and the pointwise one after it."""
+"""Names of blocks in keras.applications; in MobileNet, a depthwise convolution and the pointwise one after it."""
 
 NORMALIZATIONS = (
     keras.layers.BatchNormalization,
@@ -46,25 +46,25 @@ NORMALIZATIONS = (
 
 @dataclass(frozen=True)
 class Rates:
-    """What becomes of the optimizer's learning rate."""
+    """How the optimizer's learning rate changes with the step and the layer."""
 
     warmup_steps: int = 0
-    """Steps over which it rises in a line, from 1 / warmup_steps of it to all of it."""
+    """Number of steps of the linear warm-up, from 1 / warmup_steps of the rate to the full rate."""
     steps: int = 0
-    """Steps of the stage, at the end of which `decay` has reached 0."""
+    """Number of steps of the stage; `decay` reaches 0 at its end."""
     decay: Decay = "none"
     factors: Mapping[int, float] = field(default_factory=dict)
-    """id of a variable -> its share of the rate; 1 for those that are not in it."""
+    """id of a variable -> its factor of the rate; 1 for all others."""
     averages: bool = False
-    """Whether the optimizer keeps moving averages, which are not to be put in place at the end of each call of fit."""
+    """Whether the optimizer has moving averages, which must not replace the weights at the end of each call of fit."""
 
     @property
     def plain(self) -> bool:
-        """Whether Keras' optimizer does as it is."""
+        """Whether Keras' optimizer needs no change."""
         return self == Rates()
 
     def share(self, step: int) -> float:
-        """The share of the rate at a step, from 0, of a variable that has no factor."""
+        """Returns the factor of the rate at a step, from 0, for a variable without its own factor."""
         return float(ops.convert_to_numpy(self._share(ops.convert_to_tensor(float(step)))))
 
     def _share(self, step: Any) -> Any:
@@ -109,23 +109,23 @@ def make_optimizer(
 
 
 def rates_of(stage: Stage, built: Built, steps: int, epochs: int) -> Rates:
-    """What becomes of the rate in a stage.  steps: of an epoch.  epochs: of the stage."""
+    """Returns how the rate changes in a stage.  steps: of an epoch.  epochs: of the stage."""
     warmup = round(stage.warmup_epochs * steps)
     return Rates(warmup, epochs * steps, stage.decay, layer_factors(stage, built))
 
 
 def layer_factors(stage: Stage, built: Built) -> dict[int, float]:
-    """The share of the rate of each weight that does not learn at the rate itself, by its id."""
+    """Returns id of a weight -> its factor of the rate, for the weights with a factor other than 1."""
     return factors(built, stage.layer_decay)
 
 
 def learning_rate(stage: Stage) -> Any:
-    """The rate or schedule that a stage has of its own; None: that of the optimizer."""
+    """Returns the rate or schedule of a stage; None: that of the optimizer."""
     return stage.learning_rate
 
 
 def written_rate(spec: Spec, stage: Stage) -> Any:
-    """The rate or schedule of a stage as it is written; None where it is the default of the optimizer."""
+    """Returns the rate or schedule of a stage as written in the spec; None: the default of the optimizer."""
     if stage.learning_rate is not None:
         return stage.learning_rate
     optimizer = spec.compile.optimizer
@@ -133,7 +133,7 @@ def written_rate(spec: Spec, stage: Stage) -> Any:
 
 
 def decay_fault(spec: Spec, stage: Stage) -> str | None:
-    """Why a stage cannot have its decay; None where it can."""
+    """Returns why a stage cannot have its decay, else None."""
     rate = written_rate(spec, stage)
     if stage.decay == "none" or rate is None or isinstance(rate, int | float):
         return None
@@ -141,7 +141,7 @@ def decay_fault(spec: Spec, stage: Stage) -> str | None:
 
 
 def counts_steps(stage: Stage) -> bool:
-    """Whether the rate depends on how many steps the stage has."""
+    """Whether the rate depends on the number of steps of the stage."""
     return stage.decay != "none" or bool(stage.warmup_epochs)
 
 
@@ -151,7 +151,7 @@ def differs_by_layer(stage: Stage) -> bool:
 
 
 def with_rates(optimizer: Any, rates: Rates) -> Any:
-    """An optimizer like this one, not yet built, whose rates go as they are to."""
+    """Returns an optimizer like this one, not yet built, with these rates."""
     if rates.plain:
         return optimizer
     kind: Any = type(optimizer)
@@ -160,14 +160,14 @@ def with_rates(optimizer: Any, rates: Rates) -> Any:
 
 
 class _Staged(keras_internals.OptimizerHooks):
-    """What comes before a Keras optimizer in the order of its classes."""
+    """A mixin, listed before a Keras optimizer in the bases: applies the rates."""
 
     rates: ClassVar[Rates]
     _block = 1.0
     """The factor of the block whose weights are being decayed."""
 
     def build(self, variables: Sequence[Any]) -> None:
-        """Note each variable's factor, by its place in the optimizer's list."""
+        """Store each variable's factor, by its position in the optimizer's list."""
         super().build(variables)  # type: ignore[misc]
         self._factors = tuple(self.rates.factors.get(id(variable), 1.0) for variable in variables)
 
@@ -181,7 +181,7 @@ class _Staged(keras_internals.OptimizerHooks):
 
     @property
     def learning_rate(self: Any) -> Any:
-        """The rate of the next step; setting it makes it that, whatever part of the warm-up or the fall is done."""
+        """The rate of the next step; setting it sets that rate, also during warm-up or decay."""
         return keras.optimizers.Optimizer.learning_rate.fget(self)
 
     @learning_rate.setter
@@ -192,13 +192,13 @@ class _Staged(keras_internals.OptimizerHooks):
         keras.optimizers.Optimizer.learning_rate.fset(self, value)
 
     def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """One variable's step, at its own rate."""
+        """Updates one variable, at its own rate."""
         factor = self._factors[keras_internals.position_of(self, variable)]
         super().update_step(gradient, variable, learning_rate * factor)  # type: ignore[misc]
 
     def update_many(self: Any, update: Any, grads: Any, variables: Any, learning_rate: Any) -> None:
-        """The step of all variables, each at its own rate."""
-        # PyTorch's optimizers take all variables at once. Nadam's there also moves on what it has in common for all.
+        """Updates all variables, each at its own rate."""
+        # PyTorch's optimizers update all variables at once. Nadam also updates its shared state in this call.
         product = keras_internals.shared_momentum(self)
         before = None if product is None else ops.copy(product.value)
         for factor, places in self._alike(variables):
@@ -208,7 +208,7 @@ class _Staged(keras_internals.OptimizerHooks):
             super().update_many(update, *chosen, learning_rate * factor)
 
     def decay_many(self: Any, decay: Any, variables: Any) -> None:
-        """The weight decay of all variables, each at its own rate."""
+        """Applies the weight decay of all variables, each at its own rate."""
         for factor, places in self._alike(variables):
             chosen = [variables[place] for place in places if keras_internals.decays(self, variables[place])]
             if chosen:
@@ -217,17 +217,17 @@ class _Staged(keras_internals.OptimizerHooks):
         self._block = 1.0
 
     def _alike(self: Any, variables: Any) -> Iterator[tuple[float, list[int]]]:
-        """(factor, places in the list) of the variables that have it."""
+        """Yields each factor with the positions of its variables."""
         factors = [self._factors[keras_internals.position_of(self, variable)] for variable in variables]
         for factor in dict.fromkeys(factors):
             yield factor, [place for place, other in enumerate(factors) if other == factor]
 
     def finalize_variable_values(self, variables: Any) -> None:
-        """Leave the weights as they are: a stage may take several calls of fit, and ends in `training.engine`."""
+        """Does nothing: a stage may take several calls of fit, and `training.engine` finishes it."""
 
 
 def factors(built: Built, decay: float) -> dict[int, float]:
-    """Id of each weight -> its block's share of the learning rate: decay ** (blocks after it)."""
+    """Returns id of a weight -> the factor of its block: decay ** (number of blocks after it)."""
     if decay == 1.0:
         return {}
     parts = list(blocks(built))
@@ -240,7 +240,7 @@ def factors(built: Built, decay: float) -> dict[int, float]:
 
 
 def blocks(built: Built) -> Iterator[list[Any]]:
-    """The layers with weights, block by block, from the image to the output."""
+    """Returns the layers with weights, block by block, from the input to the output."""
     found: list[list[Any]] = []
     for layers in _named(built):
         weighty = [layer for layer in layers if layer.weights and not isinstance(layer, keras.layers.Normalization)]
@@ -258,7 +258,7 @@ def _named(built: Built) -> Iterator[list[Any]]:
 
 
 def _of_node(layers: list[Any], built: Built) -> Iterator[list[Any]]:
-    """A node's layers: one block, except a backbone, which has its own."""
+    """Returns the blocks of a node: all its layers are one block, except in a backbone, which has its own blocks."""
     whole = [layer for layer in layers if not isinstance(layer, keras.Model)]
     for layer in layers:
         if isinstance(layer, keras.Model):
@@ -277,7 +277,7 @@ def _by_member(model: keras.Model, members: Mapping[str, Iterable[str]], built: 
 
 
 def _by_name(layers: Iterable[Any]) -> Iterator[list[Any]]:
-    """Layers that follow one another with the name of one block are a block."""
+    """Groups consecutive layers whose names begin with the same block."""
     groups: dict[str, list[Any]] = {}
     for layer in layers:
         match = BLOCK.match(layer.name)
@@ -331,7 +331,7 @@ def with_weight_decay(optimizer: Any, compiled: Compile, model: keras.Model | No
     Args:
         optimizer: of Keras, with its `weight_decay`.
         compiled: `weight_decay_mode` and `exclude_from_weight_decay`.
-        model: has the weights; may be None where no kind is excluded.
+        model: has the weights; may be None if no kind is excluded.
 
     Raises:
         ValueError: if weights are to be excluded and there is no model to find them in.
@@ -366,16 +366,16 @@ class _Coupled(_Excluding, keras_internals.OptimizerHooks):
     """Adds the decay to the gradient: what momentum and running squares see, on every backend."""
 
     def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """One variable's step with the decay in its gradient."""
+        """Updates one variable, with the decay in its gradient."""
         super().update_step(self._decayed(gradient, variable), variable, learning_rate)  # type: ignore[misc]
 
     def update_many(self: Any, update: Any, gradients: Any, variables: Any, rate: Any) -> None:
-        """The step of all variables, with the decay in their gradients."""
+        """Updates all variables, with the decay in their gradients."""
         decayed = [self._decayed(gradient, variable) for gradient, variable in zip(gradients, variables, strict=True)]
         super().update_many(update, decayed, variables, rate)
 
     def decay_many(self, decay: Any, variables: Any) -> None:
-        """Nothing: the gradient has it."""
+        """Does nothing: the decay is in the gradient."""
 
     def _decayed(self: Any, gradient: Any, variable: Any) -> Any:
         if not keras_internals.decays(self, variable):
@@ -385,7 +385,7 @@ class _Coupled(_Excluding, keras_internals.OptimizerHooks):
 
 
 def _layers(model: keras.Model) -> Iterator[Any]:
-    """The layers of a model, those of the models inside it in their place."""
+    """Yields the layers of a model, with the layers of a nested model in its place."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _layers(layer)

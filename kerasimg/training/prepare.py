@@ -47,24 +47,24 @@ from kerasimg.training.stages import Size, size_of
 
 
 class Sized(NamedTuple):
-    """The spec at an image size, and its model."""
+    """The model for one image size, and the spec with that size."""
 
     spec: Spec
     built: Built
 
 
 Models = Mapping[Size, Sized]
-"""One for each size that a stage has."""
+"""(height, width) -> the model of that size, for each size of a stage."""
 
 LEAST_STEPS = 300
-"""Optimizer steps of a recipe at least: with few images an epoch is short, and the recipe's epochs teach too little."""
+"""Least number of optimizer steps of a recipe: with few images, the epochs of the recipe have too few steps."""
 MOST_EPOCHS = 100
-"""Epochs to which a recipe's are raised at most."""
+"""Largest number of epochs to which those of a recipe are raised."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A spec, images, and the models that are to learn from them."""
+    """A spec, images, and the models to train on them."""
 
     spec: Spec
     source: Source
@@ -74,29 +74,29 @@ class Experiment:
     """The model, for each image size that a stage has."""
     objective: Objective
     weights: np.ndarray | None
-    """How much each image of the train part counts; None: all alike."""
+    """The weight of each image of the train part; None: all are 1."""
     cache: Cache
-    """What keeps decoded images, over all stages."""
+    """The cache of decoded images, for all stages."""
     as_built: Mapping[Size, stages.Trainable]
-    """Which layers train where no stage says otherwise."""
+    """Which layers are trainable as built, before any stage changes that."""
     teacher: Any = None
-    """The model to learn from besides; None: from the labels alone."""
+    """The teacher model for distillation; None: there is none."""
     devices: Devices = ONE
-    """What it runs on."""
+    """The devices of the training."""
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """What was chosen and found on the way, for the record of a run: "tried", "teacher"."""
+    """Choices and measurements for the record of a run: "tried", "teacher"."""
 
     @property
     def built(self) -> Built:
-        """The model that results."""
+        """The resulting model, which has the image size of the spec."""
         return self.sized[self.spec.image.size[0], self.spec.image.size[1]].built
 
     def at(self, index: int) -> Sized:
-        """The model of a stage, by its number, and the spec at its size."""
+        """Returns the model of a stage, by its index, and the spec with its image size."""
         return self.sized[size_of(self.spec.fit.stages[index], self.spec)]
 
     def enter(self, index: int) -> Sized:
-        """The model of a stage, with the layers trainable that train in it, and no others."""
+        """Returns the model of a stage, and sets which of its layers are trainable."""
         sized = self.at(index)
         stages.put(self.as_built[size_of(self.spec.fit.stages[index], self.spec)])
         for stage in self.spec.fit.stages[: index + 1]:
@@ -134,7 +134,7 @@ def prepare(
     make: Callable[[Spec], Models] | None = None,
     distribute: bool = True,
 ) -> Experiment:
-    """Everything that a training needs, checked; SpecError, DataError or WeightsError where something is wrong.
+    """Returns a checked experiment, ready to train; SpecError, DataError or WeightsError if something is wrong.
 
     ref, params, weights, limits, cache: as for `train`; overrides: edits of the spec, by path.
     data: the images, or a source that is open already; then `ref` is a loaded spec, with its number of classes.
@@ -145,7 +145,7 @@ def prepare(
     """
     weights = weights_of(ref, weights)
     if isinstance(data, Source) and isinstance(ref, Spec):
-        spec, source = ref, data  # whoever loaded the spec has checked where its teacher is
+        spec, source = ref, data  # the caller that loaded the spec has checked the place of its teacher
     else:
         spec, source = load_for(ref, data, overrides, params)
         check_teacher_place(spec)
@@ -170,7 +170,7 @@ def weights_of(ref: Reference, weights: Any) -> Any:
 def load_for(
     ref: Reference, data: Data, overrides: Mapping[str, Any] | None, params: Mapping[str, Any] | None
 ) -> tuple[Spec, Source]:
-    """The spec, with the number of classes of the data, and the data."""
+    """Returns the spec, with the number of classes of the data, and the data."""
     draft = load(ref, overrides=overrides, partial=True, **(params or {}))
     source = open_source(data, draft.task, positive=draft.positive_class)
     params = _epochs_for_few_images(draft, source)
@@ -181,15 +181,15 @@ def load_for(
         params["num_classes"] = given
     if params == {name: draft.params[name] for name in params} and UNKNOWN not in draft.params.values():
         return draft, source
-    # What a search could choose was checked with the draft.
+    # The other options of search values were checked with the draft.
     return load_again(draft, params=params, other_options=False), source
 
 
 def _epochs_for_few_images(draft: Spec, source: Source) -> dict[str, Any]:
-    """Returns the params by which a recipe of the zoo trains few images for LEAST_STEPS steps, MOST_EPOCHS at most.
+    """Returns params that raise a zoo recipe's epochs to LEAST_STEPS steps with few images, to MOST_EPOCHS at most.
 
-    Only epochs that are left to the recipe are raised, all by one factor: not those that the caller or a spec of their
-    own sets in any stage.
+    Only epochs that are left to the recipe are raised, all by one factor; if the caller or a derived spec sets the
+    epochs of any stage, nothing is raised.
     """
     stages_written = draft.document.get("fit", {}).get("stages", ())
     names = [str(stage.get("epochs")).removeprefix("=") for stage in stages_written]
@@ -216,7 +216,7 @@ def _epochs_for_few_images(draft: Spec, source: Source) -> dict[str, Any]:
 
 
 def check_images(source: Source, spec: Spec, on_bad_image: OnBadImage, cache: Cache) -> Source:
-    """The source, once every image was found to be readable; those that are not are left out, or raise DataError."""
+    """Returns the source after checking that every image is readable; unreadable images are skipped or a DataError."""
     checked = require_readable(
         source,
         on_bad_image,
@@ -232,8 +232,8 @@ def check_images(source: Source, spec: Spec, on_bad_image: OnBadImage, cache: Ca
 class Seeder:
     """Seeds all random numbers, as keras.utils.set_random_seed does.
 
-    For a seed that it has set before, TensorFlow's own generator, which no layer of Keras uses, is left as it is:
-    seeding that one makes TensorFlow compile every graph again.
+    For a seed that was set before, TensorFlow's own generator, which no Keras layer uses, is not seeded: seeding it
+    makes TensorFlow compile every graph again.
     """
 
     def __init__(self) -> None:
@@ -257,9 +257,9 @@ def make_models(
     visitor: type[Graph] = Graph,
     seed: Callable[[int], None] = keras.utils.set_random_seed,
 ) -> Models:
-    """The models of a spec by image size, with the weights that its seed gives; SpecError where their shapes differ.
+    """Returns the models of a spec by image size, initialized with its seed; SpecError if the weights' shapes differ.
 
-    visitor: makes their layers.  seed: seeds the random numbers.
+    visitor: builds their layers.  seed: seeds the random numbers.
     """
     seed(seed_of(spec))
     with dtype_policy(precision_of(spec)), devices.scope():
@@ -283,7 +283,7 @@ def make_models(
 
 
 def check_model(spec: Spec, source: Source, sized: Models) -> None:
-    """SpecError where the model's output, its loss or its metrics cannot be for these classes."""
+    """SpecError if the model's output, its loss or its metrics do not match these classes."""
     model = sized[spec.image.size[0], spec.image.size[1]].built.model
     check_outputs(model, spec, source.classes)
     make_objective(spec, model, len(source.classes), soft=source.soft)
@@ -298,7 +298,7 @@ def _assemble(
     devices: Devices,
     notes: Mapping[str, Any],
 ) -> Experiment:
-    """The experiment; SpecError or DataError where its parts do not go together."""
+    """Returns the experiment; SpecError or DataError if its parts are not compatible."""
     built = sized[spec.image.size[0], spec.image.size[1]].built
     train = parts["train"]
     weighed = label_weights(spec, source, train)

@@ -39,7 +39,7 @@ PACKAGES = ("kerasimg", "keras", "tensorflow", "numpy", "pillow", "scikit-learn"
 
 
 def require_place(runs: str | os.PathLike[str]) -> None:
-    """CallError if no run can be created in `runs`: before anything is computed for one."""
+    """CallError if no run can be created in `runs`; checked before anything is computed."""
     there = next(path for path in (Path(runs).absolute(), *Path(runs).absolute().parents) if path.exists())
     if not there.is_dir():
         raise CallError(f"out: '{there}' is no folder, and cannot hold a run")
@@ -50,9 +50,9 @@ def require_place(runs: str | os.PathLike[str]) -> None:
 def create_folder(
     runs: str | os.PathLike[str], name: str, fill: Callable[[RunFolder], None] = lambda draft: None
 ) -> RunFolder:
-    """A new folder `runs/<name>-<k>` of a run or a search, with the first free k after the highest.
+    """Creates the folder `runs/<name>-<k>` of a run or a search, with the first free k after the highest.
 
-    fill: writes the first files. It writes them under another name, so that no folder ever exists in part.
+    fill: writes the first files. The folder has a temporary name until they are written, so it is never incomplete.
     """
     parent = Path(runs)
     parent.mkdir(parents=True, exist_ok=True)
@@ -69,9 +69,9 @@ def create_folder(
 def write_start(
     run: RunFolder, spec: Spec, classes: tuple[str, ...], data: dict[str, Any], call: Mapping[str, Any]
 ) -> None:
-    """Write what is known before the first epoch.
+    """Write the files that exist before the first epoch.
 
-    call: what the caller asked for, as `resume` needs it.
+    call: the arguments of the caller, for `resume`.
     """
     copy_beside(spec, run.path)
     named = {"name": spec.name} if NAME.fullmatch(spec.name) else {}
@@ -90,7 +90,7 @@ def set_batch_size(run: RunFolder, size: int) -> None:
 
 
 def environment_changes(run: RunFolder) -> list[str]:
-    """What differs between this process and the one that began the run: backend, processor cores, versions."""
+    """Returns the differences between this process and the one that started the run: backend, CPU cores, versions."""
     before, now = run.required(ENVIRONMENT), environment()
     pairs = {key: (before[key], now[key]) for key in ("backend", "cores")}
     names = [*now["packages"], *(name for name in before["packages"] if name not in now["packages"])]
@@ -99,7 +99,7 @@ def environment_changes(run: RunFolder) -> list[str]:
 
 
 def finish(run: RunFolder) -> None:
-    """Mark a run as finished, and remove what only `resume` would need."""
+    """Mark a run as finished, and remove the files that only `resume` needs."""
     _write_facts(run, {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
     run.checkpoint_file.unlink(missing_ok=True)
 
@@ -111,13 +111,13 @@ def remove_partial_files(run: RunFolder) -> None:
 
 
 def stage_notes(run: RunFolder, index: int) -> dict[str, Any]:
-    """How a stage is trained, by its number; empty if it has not started."""
+    """Returns the notes on how a stage is trained, by its number; empty if it has not started."""
     stages = run.required(TRAINING)["stages"]
     return dict(stages[index]) if index < len(stages) else {}
 
 
 def write_stage_notes(run: RunFolder, index: int, notes: Mapping[str, Any]) -> None:
-    """Write how a stage is trained."""
+    """Write the notes on how a stage is trained."""
     stages = run.required(TRAINING)["stages"][:index]
     _write_facts(run, {"stages": [*stages, *({} for _ in range(index - len(stages))), dict(notes)]})
 
@@ -134,7 +134,7 @@ def copy_beside(spec: Spec, folder: Path) -> None:
 
 
 def weights_beside(spec: Spec) -> list[str]:
-    """The weights files that a spec's nodes name, and that stand beside it."""
+    """Returns the weights files that a spec's nodes name, and that are in its folder."""
     found: dict[str, None] = {}
 
     def visit(value: Any) -> None:
@@ -151,7 +151,7 @@ def weights_beside(spec: Spec) -> list[str]:
 
 
 def _first_free(parent: Path, name: str, draft: Path) -> Path:
-    """Rename a draft to the first free number; the folder."""
+    """Rename a draft to the first free number, and return the folder."""
     taken = [path.name.removeprefix(f"{name}-") for path in parent.glob(f"{name}-*")]
     k = 1 + max((int(number) for number in taken if number.isdecimal()), default=0)
     while True:
@@ -167,7 +167,7 @@ def _first_free(parent: Path, name: str, draft: Path) -> Path:
 
 
 def environment() -> dict[str, Any]:
-    """What a figure may depend on besides the spec and the data."""
+    """Returns what results may depend on besides the spec and the data: versions, platform, devices."""
     import keras
 
     return {
@@ -185,7 +185,7 @@ RUN_ADVICE = "the run can only go on with the images that it began with; or trai
 
 
 def reopen_experiment(run: RunFolder, data: Data | None, cache: Any) -> Experiment:
-    """What a run was training, with the same images in the same parts."""
+    """Returns the experiment of a run, with the same images in the same parts."""
     call = run.required(TRAINING)
     spec = load(run.spec_file)
     check_same_teacher(spec, call)
@@ -219,9 +219,9 @@ def reopen_experiment(run: RunFolder, data: Data | None, cache: Any) -> Experime
 
 
 def parts_of_record(source: Source, recorded: Mapping[str, Any], advice: str = RUN_ADVICE) -> dict[Part, np.ndarray]:
-    """The indices of the images of each part, as a run or a search has noted them.
+    """Returns the indices of the images of each part, as a run or a search has recorded them.
 
-    DataError names those that have gone, or are not what they were.  advice: what the error says to do.
+    DataError names the images that are missing or have changed.  advice: what the error tells the user to do.
     """
     places = {item_id: index for index, item_id in enumerate(map(source.columns.id, range(len(source))))}
     images = recorded["images"]
@@ -246,7 +246,7 @@ def parts_of_record(source: Source, recorded: Mapping[str, Any], advice: str = R
 
 
 def describe_weights(weights: Any) -> Any:
-    """The argument `weights` of `train`, as JSON has it: files by their path and hash."""
+    """Returns the argument `weights` of `train` as values for JSON: files by their path and hash."""
     if weights == AS_THE_SPEC_SAYS:
         return "as the spec says"
     if isinstance(weights, Mapping):
@@ -258,7 +258,7 @@ def describe_weights(weights: Any) -> Any:
 
 
 def weights_of_record(record: Any) -> Any:
-    """The argument again; WeightsError where a file has gone or changed."""
+    """Returns the argument `weights` from that record; WeightsError if a file is missing or has changed."""
     if record == "as the spec says":
         return AS_THE_SPEC_SAYS
     if not isinstance(record, dict):
@@ -274,12 +274,12 @@ def weights_of_record(record: Any) -> Any:
 
 
 def cache_kind(cache: Any) -> str:
-    """What kind of cache an argument asks for."""
+    """Returns the kind of cache of an argument."""
     return str(getattr(cache, "kind", cache))
 
 
 def with_absolute_path(data: dict[str, Any], given: Data) -> dict[str, Any]:
-    """The record of the data, with a path that holds from any folder."""
+    """Returns the record of the data with an absolute path."""
     if isinstance(given, str | os.PathLike) and given != "sample":
         return {**data, "where": os.path.abspath(given)}
     return data

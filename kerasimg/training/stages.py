@@ -1,6 +1,6 @@
-"""Stages: which layers train in each, at which image size, when they end early, and which weights they hand on.
+"""Stages: which layers are trained, at which image size, early stopping, and the weights for the next stage.
 
-A stage hands on its last weights, its best ones, or their moving average.
+A stage passes on its last weights, its best weights, or their moving average.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from kerasimg.training import optimizer
 Size = tuple[int, int]
 """(height, width) of images."""
 Trainable = list[tuple[Any, bool]]
-"""(layer, whether it trains), those of nested models after these."""
+"""(layer, whether it is trained); the layers of a nested model follow it."""
 
 
 def check_stages(spec: Spec, built: Built, validated: bool) -> None:
-    """SpecError when a stage asks for layers that are not there, or watches a part that is not."""
+    """SpecError if a stage names layers that do not exist, or monitors a validation part that does not exist."""
     faults = []
     for index, stage in enumerate(spec.fit.stages):
         for key, counts in (("unfreeze", stage.unfreeze), ("freeze", dict.fromkeys(stage.freeze, 0))):
@@ -49,7 +49,7 @@ def check_stages(spec: Spec, built: Built, validated: bool) -> None:
 
 
 def size_of(stage: Stage, spec: Spec) -> Size:
-    """The image size of a stage, for progressive resizing."""
+    """Returns the image size of a stage, for progressive resizing."""
     height, width = stage.size or spec.image.size
     return height, width
 
@@ -60,15 +60,15 @@ def freezes(stage: Stage) -> bool:
 
 
 def changes_layers(stage: Stage) -> bool:
-    """Whether other layers train in a stage than before it."""
+    """Whether a stage freezes or unfreezes layers."""
     return bool(stage.freeze or stage.unfreeze)
 
 
 def enter(stage: Stage, built: Built) -> None:
-    """Make those layers trainable, and only those, that train in this stage.
+    """Freeze and unfreeze the layers of a stage.
 
-    Batch statistics stay as they are: BatchNormalization in a part that was frozen is not unfrozen with it
-    (Keras' guide to fine-tuning; small batches would spoil them).
+    Batch statistics do not change: the BatchNormalization layers of an unfrozen part stay frozen (Keras' guide to
+    fine-tuning; small batches would spoil the statistics).
     """
     for name in stage.freeze:
         for layer in _layers(built, name):
@@ -83,7 +83,7 @@ def enter(stage: Stage, built: Built) -> None:
 
 
 def trainable(model: keras.Model) -> Trainable:
-    """Which layers of a model train."""
+    """Returns which layers of a model are trained."""
     found: Trainable = []
     for layer in model.layers:
         found.append((layer, layer.trainable))
@@ -93,25 +93,25 @@ def trainable(model: keras.Model) -> Trainable:
 
 
 def put(flags: Trainable) -> None:
-    """Make those layers train again, and only those, that did."""
+    """Restore what `trainable` returned."""
     for layer, flag in flags:
         layer.trainable = flag
 
 
 def describe(model: keras.Model) -> str:
-    """One line on what trains: "1,316,869 of 3,574,853 parameters train, in 3 layers"."""
+    """Returns a line for the log: "1,316,869 of 3,574,853 parameters train, in 3 layers"."""
     trained = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     layers = sum(1 for layer in leaves(model.layers) if layer.trainable_variables)
     return f"{trained:,} of {model.count_params():,} parameters train, in {layers} layers"
 
 
 def stopping(stage: Stage) -> list[Any]:
-    """The callback that ends a stage early, if the stage has one."""
+    """Returns the early stopping callback of a stage, if it has one."""
     return [early_stopping(stage.early_stopping)] if stage.early_stopping else []
 
 
 def early_stopping(settings: EarlyStopping) -> keras.callbacks.EarlyStopping:
-    """Keras' callback; the mode is that of the spec, since Keras cannot guess it for every metric.
+    """Returns Keras' callback with the mode of the spec, since Keras cannot guess it for every metric.
 
     `Best` restores the best weights, not this callback.
     """
@@ -119,7 +119,7 @@ def early_stopping(settings: EarlyStopping) -> keras.callbacks.EarlyStopping:
 
 
 def best_of(stage: Stage) -> Best | None:
-    """The callback that keeps the best weights of a stage; None where the last ones are handed on."""
+    """Returns the callback that stores the best weights of a stage; None if the stage passes on its last weights."""
     return Best(*best_by(stage)) if keeps_best(stage) else None
 
 
@@ -128,7 +128,7 @@ def _layers(built: Built, name: str) -> list[Any]:
 
 
 class Averages(keras.callbacks.Callback):
-    """Validates the moving averages that the optimizer keeps instead of the weights.
+    """Validates with the optimizer's moving averages of the weights.
 
     Like keras.callbacks.SwapEMAWeights, but exact: that callback restores the weights with a rounding error.
     """
@@ -138,11 +138,11 @@ class Averages(keras.callbacks.Callback):
         self.swap()
 
     def on_test_end(self, logs: Any = None) -> None:
-        """Put them back."""
+        """Exchange them back."""
         self.swap()
 
     def swap(self) -> None:
-        """Exchange the weights and their averages, to the last bit."""
+        """Exchange the weights and their averages, bit for bit."""
         for weight, average in _pairs(self.model):
             value = np.array(keras.ops.convert_to_numpy(weight))
             weight.assign(keras.ops.convert_to_numpy(average))
@@ -150,7 +150,7 @@ class Averages(keras.callbacks.Callback):
 
 
 def handed_on(model: Any) -> list[np.ndarray]:
-    """The weights of a model, with the moving average of those that have one."""
+    """Returns the weights of a model, with moving averages in place of those that have one."""
     averages = {id(weight): average for weight, average in _pairs(model)}
     return [np.array(keras.ops.convert_to_numpy(averages.get(id(weight), weight))) for weight in model.weights]
 
@@ -161,7 +161,7 @@ def has_averages(model: Any) -> bool:
 
 
 class Best(keras.callbacks.Callback):
-    """Keeps the weights of the epoch with the best metric."""
+    """Stores the weights of the epoch with the best metric."""
 
     def __init__(self, monitor: str, mode: Direction, min_delta: float = 0.0) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class Best(keras.callbacks.Callback):
         self.weights: list[np.ndarray] = []
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Take the weights, if they are better."""
+        """Store the weights if the metric improved."""
         if self.monitor not in (logs or {}):
             raise KerasimgError(f"no figure '{self.monitor}' to keep the best weights by (there are: {listed(logs)})")
         figure = float(logs[self.monitor])
@@ -184,5 +184,5 @@ class Best(keras.callbacks.Callback):
 
 
 def _pairs(model: Any) -> list[tuple[Any, Any]]:
-    """(weight, its moving average), where the optimizer keeps any."""
+    """Returns (weight, its moving average) of each weight for which the optimizer has one."""
     return weight_averages(model.optimizer)

@@ -50,7 +50,7 @@ from kerasimg.training.run import (
 from kerasimg.training.splits import record_split
 
 IN_THE_PIPELINE = re.compile(rf"{ManyFaults.__name__}: (.*)")
-"""How an error of TensorFlow names the image that the pipeline could not read."""
+"""Matches the image that the pipeline could not read in an error of TensorFlow."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -106,15 +106,15 @@ def resume(
     on_finished: OnFinished | None = None,
     verbose: int | str = "auto",
 ) -> RunFolder:
-    """Go on with a training that was cut off, by whatever it was, so that it ends as if it had not been.
+    """Resume an interrupted training; the result is that of an uninterrupted one.
 
-    run: its folder.  data: the images, where they were arrays, or have moved; their content must be what it was, and
-    the split stays what it was.  cache, verbose: as for `train`; None: as it was.  on_finished: as for `train`; called
-    only if `train` was called with one.
+    run: its folder.  data: the images, if they were arrays or have moved; their content and the split must not change.
+    cache, verbose: as for `train`; None: as before.  on_finished: as for `train`; called only if `train` was called
+    with one.
 
-    On one machine, on the CPU in float32, what comes out is the same to the last bit. A finished run is left as it is.
-    Raises CallError when the folder holds no run, DataError when an image has gone or changed, WeightsError when a
-    weights file that is still needed has.
+    On one machine, on the CPU in float32, the result is the same bit for bit. A finished run is not changed.
+    Raises CallError if the folder has no run, DataError if an image is missing or has changed, WeightsError if a
+    weights file that is still needed is missing or has changed.
     """
     run = RunFolder.open(run)
     if run.finished:
@@ -130,7 +130,7 @@ def resume(
 
 
 def _about_surroundings(run: RunFolder) -> str:
-    """What a resumed run may not have in common with an uninterrupted one; empty where nothing differs."""
+    """Returns a warning if a resumed run may differ from an uninterrupted one; empty if nothing differs."""
     others = environment_changes(run)
     if not others:
         return ""
@@ -162,7 +162,7 @@ def _carry_out(
 
 
 class _Hooks(Hooks):
-    """Keeps what a training needs to go on in the folder of a run."""
+    """Stores in the folder of a run what a training needs to resume."""
 
     checkpoints = True
 
@@ -175,11 +175,11 @@ class _Hooks(Hooks):
         self.boards = [CurvesToTensorBoard(curves, run.tensorboard_folder)] if wanted else []
 
     def notes(self, index: int) -> Mapping[str, Any]:
-        """What was noted of a stage."""
+        """Returns the notes of a stage."""
         return stage_notes(self.run, index)
 
     def begin(self, index: int, notes: Mapping[str, Any]) -> None:
-        """Note how a stage is trained."""
+        """Write the notes of a stage."""
         write_stage_notes(self.run, index, notes)
 
     def save(self, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -187,22 +187,23 @@ class _Hooks(Hooks):
         checkpoint.write(self.file, facts, arrays)
 
     def end(self, index: int, model: keras.Model) -> None:
-        """Write the weights that a stage hands on."""
+        """Write the weights at the end of a stage."""
         self.file.parent.mkdir(exist_ok=True)
         save_weights(model, self.run.stage_weights_file(index + 1))
 
     def callbacks(self, model: Any, whole: keras.Model) -> list[Any]:
-        """The curves for TensorBoard, where they were asked for."""
+        """Returns the callback for TensorBoard if it was requested."""
         return self.boards
 
 
 def _train_in_memory(
     experiment: Experiment, run: RunFolder, data: Data | None, interruption: Interruption, verbose: int | str
 ) -> Experiment:
-    """Train what is left of a run; the experiment that has the weights.
+    """Train the rest of a run, and return the experiment with the trained weights.
 
-    When memory runs out and `fit.batch_size` was "auto", it goes on from the last checkpoint with half the size, which
-    is stored in the run's spec. Where the size was given, or is 1, the backend's error passes. data: as for `resume`.
+    If memory runs out and `fit.batch_size` was "auto", training continues from the last checkpoint with half the size,
+    which is stored in the run's spec. If the size was given, or is 1, the backend's error is raised.
+    data: as for `resume`.
     """
     while True:
         hooks = _Hooks(run)
@@ -223,7 +224,7 @@ def _train_in_memory(
             auto = "batch_size" in run.required(TRAINING).get("tried", {})
             if not is_out_of_memory(error) or experiment.batch_size == 1 or not auto:
                 raise
-        # Not in the handler: what failed stays in memory as long as its error does.
+        # Not in the handler: the error keeps the failed objects in memory.
         half, cache = experiment.batch_size // 2, experiment.cache
         log.info(
             f"out of memory at batch size {experiment.batch_size}: continuing with {half} "
@@ -235,7 +236,7 @@ def _train_in_memory(
 
 
 def _note_batch_size(run: RunFolder, size: int) -> None:
-    """Have the run go on with another batch size, and note from where on."""
+    """Store another batch size in the run, and note from which epoch on it is used."""
     training = run.required(TRAINING)
     known = checkpoint.read_facts(run.checkpoint_file) or {"epoch": 0, "step": 0}
     smaller = {"batch_size": size, "after": {"epochs": known["epoch"], "steps": known["step"]}}
@@ -245,7 +246,7 @@ def _note_batch_size(run: RunFolder, size: int) -> None:
 
 
 def _forget(experiment: Experiment) -> None:
-    """Let go of what a compiled model holds, which is most of the memory; the caller may have the model still."""
+    """Release what a compiled model holds, which is most of the memory; the caller may still have the model."""
     for sized in experiment.sized.values():
         model = sized.built.model
         model.optimizer = model.train_function = model.test_function = None
@@ -258,7 +259,7 @@ def _forget(experiment: Experiment) -> None:
 
 @contextmanager
 def _saying_how_to_resume(run: RunFolder) -> Iterator[None]:
-    """Add to the error that ends a training what is saved and how to resume."""
+    """Add to an error that ends a training what is saved and how to resume."""
     try:
         yield
     except KeyboardInterrupt:
@@ -297,7 +298,7 @@ def _how_to_resume(run: RunFolder) -> str:
 
 
 def describe_progress(run: RunFolder) -> str:
-    """How far a run would go on from, in words."""
+    """Returns the saved progress of a run in words."""
     found = checkpoint.read_facts(run.checkpoint_file)
     if found is None:
         return "no checkpoint was written yet"

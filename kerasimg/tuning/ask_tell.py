@@ -1,9 +1,9 @@
-"""Hand out, end and record trials, around KerasTuner's oracles, so that no trial is lost when a process is killed.
+"""Hands out, ends and records trials, around KerasTuner's oracles, so that no trial is lost when a process is killed.
 
-KerasTuner itself loses trials: it writes its state in place, in several files, without the state of its grid search and
-of its random numbers; it forgets why a trial failed on another machine; a lock stays locked after an error; it waits
-for a killed worker forever. Here a journal records everything, and every draw follows from the seed and the number of
-the trial, so that an interrupted search continues as it would have.
+KerasTuner itself loses trials. It writes its state in place, in several files, without the state of its grid search and
+of its random numbers. It loses the reason of a failure on another machine, keeps a lock after an error, and waits for a
+killed worker forever. Here a journal records everything, and every draw depends only on the seed and the number of the
+trial, so an interrupted search continues as if it had not been.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from kerasimg.tuning.journal import Ended, Order, Records
 from kerasimg.tuning.space import Key, Space, declare
 
 FAILURES_TO_GIVE_UP, INFEASIBLE_TO_GIVE_UP = 3, 20
-"""A search ends if this number of trials failed, or was not feasible, and none worked."""
+"""A search ends if this number of trials failed or was infeasible, and none worked."""
 SILENCE_S = 60.0
-"""A trial is handed out again if its worker was silent for this time."""
+"""A trial is handed out again if its worker sends nothing for this time."""
 UNKNOWN_HOST = "unknown"
 WORKED, FAILED = "COMPLETED", "FAILED"
 
@@ -52,7 +52,7 @@ def this_host() -> str:
 
 
 class Answer(NamedTuple):
-    """What a worker gets that asks for a trial."""
+    """The answer to a worker that requests a trial."""
 
     status: Literal["RUNNING", "IDLE", "STOPPED"]
     """RUNNING: train `order`.  IDLE: ask again later.  STOPPED: the search has ended."""
@@ -60,16 +60,16 @@ class Answer(NamedTuple):
 
 
 class Administration(OracleHooks):
-    """What every oracle does besides choosing values: a mixin that comes before the KerasTuner oracle in the bases."""
+    """Everything in an oracle except the choice of values: a mixin, listed before KerasTuner's oracle in the bases."""
 
     foresees = False
     """Whether the next trial does not depend on the results of the running trials."""
     draws_anew = True
-    """Whether the choice of values depends on nothing but the trials so far, and the number of the next."""
+    """Whether the choice of values depends only on the trials so far and the number of the next."""
 
     def __init__(self, space: Space, goal: Goal, tune: Tune, epochs: int, **how: Any) -> None:
-        """epochs: those that a trial has at most."""
-        # KerasTuner takes the seed 0 for none, and neighbouring seeds give it nearly the same random numbers.
+        """epochs: the most epochs of a trial."""
+        # KerasTuner treats the seed 0 as none, and neighbouring seeds give nearly the same random numbers.
         seed = 1 + number_of(tune.seed) % (2**31 - 2)
         super().__init__(  # type: ignore[call-arg]
             objective=keras_tuner.Objective(goal.figure, goal.direction),
@@ -90,7 +90,7 @@ class Administration(OracleHooks):
         self.hosts: dict[str, str] = {}
         """The machine that trained, or trains, a trial."""
         self.lost: list[Lost] = []
-        """Workers that were lost in a trial, in the order in which that was noticed."""
+        """Workers that were lost in a trial, in the order of detection."""
         self.exhausted = False
         self._heard: dict[str, float] = {}
         self._guard = threading.RLock()
@@ -100,7 +100,7 @@ class Administration(OracleHooks):
     def open(self, records: Records, may_come_back: bool = False) -> int:
         """Record the trials in a folder and continue from its content; return the number of ended trials.
 
-        may_come_back: workers elsewhere may still be at trials that had started; those are waited for a while.
+        may_come_back: workers elsewhere may still train trials that had started; the oracle waits for them.
         """
         for event in records.events():
             if event["event"] == "begin":
@@ -146,7 +146,7 @@ class Administration(OracleHooks):
                 return None
             exhausted = self.exhausted
             keys = self._choose(f"{len(self.trials) + 1:04d}")
-            self.exhausted = exhausted  # to find that nothing is left is for the draw that counts
+            self.exhausted = exhausted  # only a real draw may mark the search as exhausted
             return None if keys is None else self.space.values(keys)
 
     def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> bool:
@@ -160,13 +160,13 @@ class Administration(OracleHooks):
         """
         with self._guard:
             self._require(trial_id)
-            if trial_id in self.ended:  # by another worker, to which it was handed out again
+            if trial_id in self.ended:  # another worker, to which it was handed out again, has finished it
                 return True
             self._heard[trial_id] = time.monotonic()
             curve = self.curves.setdefault(trial_id, [])
             del curve[step:]
             curve.append(float(metrics[self.goal.figure]))
-            # Of trials that run beside it, too: a rung is reached when it is reached.
+            # Running trials count, too: asynchronous halving compares the trials that have reached a rung so far.
             others = {name: one for name, one in self.curves.items() if name != trial_id and self._counts(name)}
             rule = self.tune.stop
             return rule is not None and ends(rule, self.goal, curve, others, self.epochs)
@@ -176,11 +176,11 @@ class Administration(OracleHooks):
 
         Args:
             trial: its number.
-            ended: what became of it.
+            ended: its result.
             host: the machine that trained it; None: the one to which it was handed out last.
 
         Raises:
-            CallError: if there is no such trial, or it cannot have had so many epochs; nothing is changed.
+            CallError: if there is no such trial, or the result has too many epochs; nothing is changed.
         """
         with self._guard:
             self._require(trial)
@@ -198,7 +198,7 @@ class Administration(OracleHooks):
             self._heard[trial] = time.monotonic()
 
     def give_back(self, tuner_id: str) -> None:
-        """Take back the trial of a worker that has ended, for another worker."""
+        """Take back the trial of a worker that has ended, so that another worker gets it."""
         with self._guard:
             if (trial := self.ongoing_trials.pop(tuner_id, None)) is not None:
                 self.retries.append(trial.trial_id)
@@ -208,7 +208,7 @@ class Administration(OracleHooks):
                     self.records.append({"event": "lost", "trial": lost.trial, "host": lost.host, "time": lost.when})
 
     def take_back_lost(self) -> None:
-        """Take back the trials of workers that were silent for too long."""
+        """Take back the trials of workers that have sent nothing for SILENCE_S."""
         with self._guard:
             for tuner_id, trial in list(self.ongoing_trials.items()):
                 if time.monotonic() - self._heard.get(trial.trial_id, math.inf) > SILENCE_S:
@@ -221,7 +221,7 @@ class Administration(OracleHooks):
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left to try. Running trials are waited for, also in a hopeless search."""
+        """Whether no trial is running and none is left, also in a hopeless search."""
         with self._guard:
             return not self.ongoing_trials and self._full and (self.hopeless or not self.retries)
 
@@ -231,7 +231,7 @@ class Administration(OracleHooks):
 
     @property
     def hopeless(self) -> bool:
-        """Whether no trial worked and enough were tried."""
+        """Whether enough trials were tried and none worked."""
         if any(one.worked for one in self.ended.values()):
             return False
         failed = sum(one.status == "failed" for one in self.ended.values())
@@ -252,12 +252,12 @@ class Administration(OracleHooks):
         return [self._row(trial) for trial in sorted(self.ended)]
 
     def save(self, *args: Any) -> None:
-        """Nothing: the journal has it all."""
+        """Does nothing: the journal records everything."""
 
     reload = save
 
     def _next(self) -> str | None:
-        """The name of a trial to be run: one that was lost, else a new one; None where there is none, or not yet."""
+        """Returns the name of the next trial, a lost one first; None if there is none, or none yet."""
         if self.hopeless:
             return None
         if self.retries:
@@ -279,7 +279,7 @@ class Administration(OracleHooks):
         return self.exhausted or len(self.trials) >= self.tune.max_trials or self.hopeless
 
     def _choose(self, trial: str) -> dict[str, Key] | None:
-        """KerasTuner's choice; None where there is none, or not yet."""
+        """Returns KerasTuner's choice; None if there is none, or none yet."""
         self.seed_draws(number_of(self.tune.seed, trial))
         chosen = self.populate_space(trial)  # type: ignore[attr-defined]
         if chosen["status"] == "STOPPED":
@@ -379,7 +379,7 @@ class Administration(OracleHooks):
 
 
 def number_of(*parts: Any) -> int:
-    """A number that follows from the parts, and has nothing to do with that of other parts."""
+    """Returns a number that depends only on the parts, by a hash."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6])
 
 
@@ -396,8 +396,8 @@ ENOUGH = 5
 def ends(rule: Rule, goal: Goal, curve: Curve, others: Mapping[str, Curve], epochs: int) -> bool:
     """Whether a trial should end after the last epoch of its curve.
 
-    others: the curves of the trials that were trained to their end or ended by the rule, by name.  epochs: those that
-    a trial has at most.
+    others: the curves of the other trials, except those that failed or are infeasible, by name.  epochs: the most
+    epochs of a trial.
     """
     if len(curve) >= epochs:
         return False
@@ -405,7 +405,7 @@ def ends(rule: Rule, goal: Goal, curve: Curve, others: Mapping[str, Curve], epoc
 
 
 def below_median(goal: Goal, curve: Curve, others: Sequence[Curve], epochs: int) -> bool:
-    """Whether the best so far is worse than the median of the others' running averages up to this epoch.
+    """Whether the best value so far is worse than the median of the other trials' averages up to this epoch.
 
     Golovin et al. 2017, Google Vizier, 3.2.2 (doi:10.1145/3097983.3098043).
     """
@@ -416,9 +416,9 @@ def below_median(goal: Goal, curve: Curve, others: Sequence[Curve], epochs: int)
 
 
 def halved(goal: Goal, curve: Curve, others: Sequence[Curve], epochs: int) -> bool:
-    """Whether a rung is reached, and the trial is not in the best third of those that reached it.
+    """Whether the trial has reached a rung, and is not in the best third of the trials that have reached it.
 
-    Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), in which trials are ended rather than paused.
+    Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), except that trials are ended, not paused.
     """
     if len(curve) not in rungs(epochs):
         return False
@@ -429,7 +429,7 @@ def halved(goal: Goal, curve: Curve, others: Sequence[Curve], epochs: int) -> bo
 
 
 def rungs(epochs: int) -> list[int]:
-    """The epochs after which successive halving decides: a third of all, a ninth, and so on, as far as there are."""
+    """Returns the epochs after which successive halving decides: a third of all, a ninth, and so on, down to 1."""
     found = []
     while (epochs := math.ceil(epochs / FACTOR)) > 1:
         found.append(epochs)

@@ -1,4 +1,4 @@
-"""The process of a parallel search that hands out trials: its gRPC service, and the workers that it supervises."""
+"""The chief of a parallel search: the gRPC service that hands out trials, and the worker processes that it starts."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from kerasimg.tuning.protocol import PATIENCE_S, address_of
 
 LOOK_S = 0.1
 LINGER_S, LINGER_MOST_S = 5.0, 30.0
-"""How long a chief stays, at the end, for workers elsewhere to hear of it: at least, and while one has not."""
+"""How long a chief waits at the end, so that workers elsewhere learn of it: at least, and at most."""
 LOST_TO_GIVE_UP = 3
-"""Workers that end, one after the other, before any trial has."""
+"""Number of workers that may be lost in a row without any trial ending in between."""
 USERS_FAULT = (2, 3)
-"""Exit codes of a worker that would be the same of another: the call or the spec, the data."""
+"""Exit codes of a worker that another one would repeat: the call or the spec is wrong, or the data."""
 
 
 class _Refused(Exception):
-    """Why a call gets no answer."""
+    """The reason why a call is refused."""
 
     def __init__(self, code: Any, reason: str) -> None:
         super().__init__(reason)
@@ -56,13 +56,13 @@ class Presence:
 
 
 class Service:
-    """What workers may ask of an oracle, on a port."""
+    """Serves the requests of workers to an oracle on a port."""
 
     def __init__(self, address: str) -> None:
-        """Take the port; nothing is answered before `serve`.
+        """Bind the port; requests are answered after `serve`.
 
         Args:
-            address: HOST:PORT; port 0: any that is free.
+            address: HOST:PORT; port 0: any free port.
 
         Raises:
             CallError: if the port is taken, or the host is another machine.
@@ -83,13 +83,13 @@ class Service:
         """Where workers on this machine reach it."""
         self.workers: dict[str, Presence] = {}
         self.failure: BaseException | None = None
-        """What went wrong in an answer: the chief cannot go on."""
+        """The error in an answer after which the chief cannot continue."""
         self._guard = threading.Lock()
 
     def serve(self, oracle: Any, search: str, token: str, identity: Mapping[str, str], digest: str) -> None:
         """Answer the workers that have the token.
 
-        search: the number of the search.  identity, digest: those of the task, which a worker's must equal.
+        search: the number of the search.  identity, digest: those of the task, which must equal the worker's.
         """
         self.oracle, self.search, self.token = oracle, search, token
         self.identity, self.digest = identity, digest
@@ -117,7 +117,7 @@ class Service:
                 code, reason = refusal.code, str(refusal)
             except CallError as error:
                 code, reason = grpc.StatusCode.NOT_FOUND, str(error)
-            except Exception as error:  # of this process, not of the worker, which waits until it is resumed
+            except Exception as error:  # the chief's error, not the worker's, which waits for a resumed search
                 self.failure = self.failure or error
                 code, reason = grpc.StatusCode.UNAVAILABLE, "the chief failed"
             context.abort(code, reason)
@@ -126,7 +126,7 @@ class Service:
         return answer
 
     def _caller(self, context: Any, name: str) -> str:
-        """Who calls, once it is known to be a worker of this search."""
+        """Returns the name of the calling worker, after checking that it belongs to this search."""
         facts = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
         if not hmac.compare_digest(facts.get(protocol.TOKEN, "").encode(), self.token.encode()):
             raise _Refused(grpc.StatusCode.UNAUTHENTICATED, "its token is not that of the search")
@@ -183,7 +183,7 @@ class Service:
         return {}
 
     def present(self) -> list[Presence]:
-        """The workers that called within the last minute. Those that did not are reported once."""
+        """Returns the workers that called within the last minute, and reports each missing one once."""
         now = time.monotonic()
         with self._guard:
             for one in self.workers.values():
@@ -193,7 +193,7 @@ class Service:
             return [one for one in self.workers.values() if now - one.heard <= SILENCE_S]
 
     def linger(self) -> None:
-        """Wait until the workers know that the search has ended."""
+        """Wait until the workers have learned that the search has ended."""
         started = time.monotonic()
         while (passed := time.monotonic() - started) < LINGER_MOST_S:
             if passed > LINGER_S and all(one.informed for one in self.present()):
@@ -201,24 +201,24 @@ class Service:
             time.sleep(LOOK_S)
 
     def close(self) -> None:
-        """End it, after the answers that are on their way."""
+        """Stop the server after the pending answers."""
         self.server.stop(1).wait()
 
 
 class _Attendance:
-    """Whether anybody trains; says so where nobody does, and ends a search that all of its workers have left."""
+    """Reports when no worker is connected, and ends a search whose workers have all left."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.since = time.monotonic()
-        """Since when nobody is there."""
+        """When the last worker was seen."""
         self.hosts: dict[str, None] = {}
         self.said = False
 
     def look(self, crew: bool, kept: int) -> None:
-        """KerasimgError where all workers have been gone for long.  crew: whether this machine has any.
+        """Check the workers; KerasimgError if all of them have been gone for PATIENCE_S.
 
-        kept: trials that have ended.
+        crew: whether this machine has workers.  finished: number of trials that have ended.
         """
         there = self.service.present()
         self.hosts |= dict.fromkeys(one.host for one in there)
@@ -243,10 +243,10 @@ class _Attendance:
 
 
 class Workers:
-    """Processes on this machine, restarted when they end too early."""
+    """Worker processes on this machine, restarted if they end too early."""
 
     def __init__(self, count: int, oracle: Any, address: str, arguments: Sequence[str]) -> None:
-        """arguments: of `python -m kerasimg.tuning.worker`, except the address."""
+        """arguments: those of `python -m kerasimg.tuning.worker` after the address."""
         self.oracle, self.address, self.arguments = oracle, address, list(arguments)
         self.cores = share_of_cores(count)
         self.processes: dict[int, tuple[subprocess.Popen[bytes], str, Any]] = {}
@@ -275,7 +275,7 @@ class Workers:
         return {**os.environ, **own}
 
     def look(self) -> bool:
-        """Begin again what has ended too early; whether any worker is left. KerasimgError where it cannot help."""
+        """Restart workers that ended too early; return whether any is left. KerasimgError if a restart cannot help."""
         for number, (process, tuner_id, output) in list(self.processes.items()):
             code = process.poll()
             if code is None:
@@ -286,7 +286,7 @@ class Workers:
                 if code != 0:
                     self._lost(number, code, output)
                 else:
-                    self._begin(number)  # it had taken much memory
+                    self._begin(number)  # it had used too much memory
             output.close()
         return bool(self.processes)
 
@@ -303,7 +303,7 @@ class Workers:
         self._begin(number)
 
     def close(self) -> None:
-        """End all that are left."""
+        """Kill the remaining processes."""
         for process, _, output in self.processes.values():
             process.kill()
             process.wait()
@@ -312,7 +312,7 @@ class Workers:
 
 
 def lead(oracle: Any, workers: int, service: Service, arguments: Sequence[str], *, elsewhere: bool) -> None:
-    """Hand out trials until none is left: to so many workers on this machine, and to those that come to the service.
+    """Hand out trials until none is left, to `workers` processes on this machine and to workers elsewhere.
 
     elsewhere: whether workers may come from other machines.
     """
@@ -336,7 +336,7 @@ def lead(oracle: Any, workers: int, service: Service, arguments: Sequence[str], 
 
 
 def share_of_cores(count: int) -> list[list[int]]:
-    """The cores of each of so many workers: shares of those that this process may use, at least one each."""
+    """Returns the cores of each of `count` workers, a share of those that this process may use, at least one each."""
     available = (
         sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     )

@@ -1,9 +1,9 @@
-"""A stage of a trial, run by calls that are an epoch long and that trials can share.
+"""Runs a stage of a trial as compiled epochs: one graph per model, shared by several trials.
 
-Keras' `fit` returns to Python every step or few, and compiles again for every model that is compiled. Here the steps of
-an epoch run inside one graph, on images or features that are in memory as a tensor, and the graph is given all that may
-differ between two trials: the order, the labels, the batch size, the sample weights. The step is Keras' own
-`train_step`, so the result is that of `fit`. TensorFlow only.
+Keras' `fit` returns to Python after every few steps and compiles again for each model. Here one graph runs all steps of
+an epoch, on images or features that are in memory as a tensor. The inputs of the graph are everything that may differ
+between two trials: the order, the labels, the batch size and the sample weights. The step is Keras' own `train_step`,
+so the result equals that of `fit`. TensorFlow only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from kerasimg.training.prepare import Experiment
 from kerasimg.training.splits import seed_of
 
 LONGEST_CALL_S = 4.0
-"""Of an epoch that would take longer on a slow processor, a call is a part, for Ctrl-C to have its turn."""
+"""Longest time of one call on a slow processor; a longer epoch is split into several calls, so that Ctrl-C works."""
 
 _as_written = tf.autograph.experimental.do_not_convert
 
@@ -50,18 +50,18 @@ class Table:
     parts: tuple[Any, ...]
     """Tensors of (rows, ...), one for each input of the model."""
     labels: Any
-    """(n, ...), as the loss takes them."""
+    """(n, ...), in the form that the loss takes."""
     weights: Any
-    """(n,) float32; None: all count alike."""
+    """(n,) float32 sample weights; None: all are 1."""
     rows: np.ndarray
-    """(n,): the row of each example, in its first view."""
+    """(n,): the row of each example in its first view."""
     views: int = 1
-    """Views of each example, one after the other in `parts`, which take turns in the epochs."""
+    """Number of views of each example; `parts` holds them one after the other, and epoch e uses view e % views."""
     blended: bool = False
-    """Whether the labels are those of views, too."""
+    """Whether each view has its own labels."""
 
     def order(self, epoch: int, seed: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of `parts` and of `labels` in an epoch, shuffled where there is a seed."""
+        """Returns the rows of `parts` and of `labels` in an epoch, shuffled if there is a seed."""
         count = len(self.rows)
         places = np.arange(count) if seed is None else permutation(count, seed, epoch)
         rows = self.rows[places] + epoch % self.views * count
@@ -69,16 +69,16 @@ class Table:
 
 
 class Compiled:
-    """The graphs of one model in one stage, and its optimizer."""
+    """The compiled graphs of one model in one stage, and its optimizer."""
 
     def __init__(self, experiment: Experiment, index: int, model: Any, earlier: Compiled | None = None) -> None:
-        """earlier: those of the same model in an earlier stage."""
+        """earlier: the graphs of the same model in an earlier stage."""
         self.model = model
         self.optimizer = stage_optimizer(experiment, index)
         if earlier is None:
             compile_model(experiment, model, self.optimizer)
         else:
-            # To compile it again would take the loss that the earlier graphs count in away from the model.
+            # Compiling again would replace the loss tracker that the earlier graphs update.
             model.optimizer = self.optimizer
         self.decay = lift_decay(self.optimizer)
         self.optimizer.build(model.trainable_variables)
@@ -89,7 +89,7 @@ class Compiled:
         self.test: tuple[Any, Any] = earlier.test if earlier else (self._over_table(test), self._over_batches(test))
 
     def begin(self, experiment: Experiment, index: int) -> None:
-        """Make the optimizer as new, with the values that the experiment's spec has."""
+        """Reset the optimizer, with the settings of the experiment's spec."""
         self.model.optimizer = self.optimizer
         new = stage_optimizer(experiment, index)
         for variable, value in zip(self.optimizer.variables, self._begin, strict=True):
@@ -104,7 +104,7 @@ class Compiled:
         return tf.function(step, jit_compile=True) if self.model.jit_compile else step
 
     def _over_table(self, step: Callable[[Any], Any]) -> Any:
-        """Steps `first` to `last` on the rows of a table, in their order."""
+        """Returns a graph that runs steps `first` to `last` on the rows of a table."""
 
         def run(
             first: Any, last: Any, size: Any, parts: Any, labels: Any, weights: Any, rows: Any, places: Any
@@ -123,7 +123,7 @@ class Compiled:
         return _function(run)
 
     def _over_batches(self, step: Callable[[Any], Any]) -> Any:
-        """So many steps on what comes next."""
+        """Returns a graph that runs `count` steps on the next batches of an iterator."""
 
         def run(count: Any, batches: Any) -> dict[str, Any]:
             def one(number: Any) -> list[Any]:
@@ -141,7 +141,7 @@ def _function(run: Callable[..., Any]) -> Any:
 
 
 class WholeEpochs:
-    """One stage of one trial."""
+    """One stage of one trial, run by compiled graphs."""
 
     def __init__(
         self,
@@ -152,9 +152,9 @@ class WholeEpochs:
         tables: tuple[Table | None, Table | None],
         computing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """tables: to train on and to validate by; None where these do not lie in memory, or there are none.
+        """tables: the training and the validation examples; None: they are not in memory, or do not exist.
 
-        computing: what is entered while a graph over a table runs, see `Ahead`.
+        computing: returns the context in which a graph over a table runs, see `Ahead`.
         """
         compiled.begin(experiment, index)
         self.plan, self.compiled, self.model, self.computing = plan, compiled, compiled.model, computing
@@ -166,7 +166,7 @@ class WholeEpochs:
         self.at_a_time = max(1, int(LONGEST_CALL_S / max(step_s, 1e-9)))
 
     def run(self, watch: Watch) -> None:
-        """Train from where `watch` is until `watch.until`, or until a callback has set `model.stop_training`."""
+        """Train from the epoch of `watch` until `watch.until`, or until a callback sets `model.stop_training`."""
         first = watch.epoch
         watch.on_train_begin()
         on = None if self.train_table else iter(self.plan.train(first_epoch=first, epochs=None))
@@ -189,7 +189,7 @@ class WholeEpochs:
         watch.on_train_end()
 
     def trace(self) -> Callable[[], None]:
-        """Trace the graphs over tables; what is returned has TensorFlow optimize them, by a run of no steps."""
+        """Trace the graphs over tables; return a function that runs zero steps, so that TensorFlow optimizes them."""
         calls = [
             self._over_table(graphs, 0, 0, table, [tf.constant(one) for one in table.order(0, None)])
             for graphs, table in ((self.compiled.train, self.train_table), (self.compiled.test, self.test_table))
@@ -203,7 +203,7 @@ class WholeEpochs:
         return optimize
 
     def _over_table(self, graphs: Any, first: int, last: int, table: Table, order: Sequence[Any]) -> Callable[[], Any]:
-        """Steps `first` to `last`, traced and not yet run."""
+        """Trace steps `first` to `last`, and return a function that runs them."""
         run = graphs[0]
         bounds = tf.constant(first, tf.int64), tf.constant(last, tf.int64), tf.constant(self.size, tf.int64)
         given = *bounds, table.parts, table.labels, table.weights, *order
@@ -213,7 +213,7 @@ class WholeEpochs:
     def _pass(
         self, graphs: Any, steps: int, table: Table | None, order: Sequence[np.ndarray] | None, batches: Any
     ) -> dict[str, float]:
-        """Once over all examples; the figures.  graphs: to train or to validate."""
+        """Run one pass over all examples and return the metrics.  graphs: those to train or to validate."""
         found: dict[str, Any] = {}
         given = [tf.constant(one) for one in order or ()]
         for first in range(0, steps, self.at_a_time):
@@ -228,13 +228,13 @@ class WholeEpochs:
 
 
 NUMBER = "a number"
-"""What stands for a lifted value in a signature."""
+"""Placeholder in a signature for a number that is a variable of the graph."""
 LIFTED = ("learning_rate", "weight_decay")
-"""Of an optimizer."""
+"""Settings of an optimizer that are variables of the graph."""
 
 
 class Rate:
-    """The rate of a Dropout layer as two variables of TensorFlow."""
+    """The rate of a Dropout layer as two TensorFlow variables."""
 
     def __init__(self) -> None:
         import tensorflow as tf
@@ -243,18 +243,18 @@ class Rate:
         self.scale = tf.Variable(2.0, trainable=False, dtype=tf.float32)
 
     def assign(self, rate: float) -> None:
-        """Make it another rate, in (0, 1)."""
+        """Set the rate, a number in (0, 1)."""
         self.rate.assign(rate)
-        self.scale.assign(1 / (1 - rate))  # in double precision, as TensorFlow does where the rate is a number
+        self.scale.assign(1 / (1 - rate))  # in double precision, as TensorFlow computes it for a constant rate
 
 
 class VariableDropout(keras.layers.Dropout):
-    """Dropout whose rate is a variable; made of a Dropout by `lift_rates`, never by itself."""
+    """Dropout whose rate is a variable; `lift_rates` converts a Dropout layer to it."""
 
     variable_rate: Rate
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """The values of keras.layers.Dropout, in the order in which TensorFlow computes them."""
+        """Computes what keras.layers.Dropout does, by the same operations of TensorFlow in the same order."""
         if not training:
             return inputs
         import tensorflow as tf
@@ -265,7 +265,7 @@ class VariableDropout(keras.layers.Dropout):
 
 
 def lift_rates(model: keras.Model, names: Mapping[str, float]) -> dict[str, Rate]:
-    """Make the rates of these Dropout layers variables; to be called before the model is compiled."""
+    """Turn the rates of these Dropout layers into variables; call it before the model is compiled."""
     rates = {}
     for layer in model.layers:
         name = layer.name
@@ -273,13 +273,13 @@ def lift_rates(model: keras.Model, names: Mapping[str, float]) -> dict[str, Rate
             continue
         rates[name] = Rate()
         layer.__class__ = VariableDropout
-        # Past Keras' own setter: the variables are no weights of the layer.
+        # Bypasses Keras' own setter, which would track the variables as weights of the layer.
         object.__setattr__(layer, "variable_rate", rates[name])
     return rates
 
 
 def lift_decay(optimizer: Any) -> Any:
-    """The variable that the optimizer's weight decay now is; None where it has none."""
+    """Turn the optimizer's weight decay into a variable and return it; None if there is no decay."""
     if optimizer.weight_decay is None:
         return None
     import tensorflow as tf
@@ -290,7 +290,7 @@ def lift_decay(optimizer: Any) -> Any:
 
 
 def optimizer_signature(spec: Spec) -> list[Any]:
-    """What the optimizer of each stage is, except the numbers that are variables."""
+    """Returns the settings of each stage's optimizer, with placeholders for the numbers that are variables."""
     value = spec.compile.optimizer
     written = {"type": value} if isinstance(value, str) else dict(value)
     found = []
@@ -309,21 +309,21 @@ def _is_number(value: Any) -> bool:
 
 
 SHARE = 0.25
-"""Of the memory that more images may take: what a tensor of all of them may; beyond, they come batch by batch."""
+"""Largest share of the memory for cached images that one tensor of all images may take; else they come in batches."""
 SECTIONS = 2
-"""Of so many `image` sections the images are kept as a tensor."""
+"""Number of different `image` sections whose images are kept as a tensor."""
 AT_ONCE = 1024
 
 
 class Tables:
-    """What trials are trained on, where it fits the memory."""
+    """The training and validation examples of trials as tensors, if they fit in memory."""
 
     def __init__(self, source: Source, cache: Cache) -> None:
         self.source, self.cache = source, cache
         self._pixels: OrderedDict[str, Any] = OrderedDict()
 
     def of(self, plan: FeaturePlan) -> tuple[Table | None, Table | None]:
-        """What a stage trains on and validates by; None in place of what is fed batch by batch, or is not there."""
+        """Returns the training and the validation table; None for a part that comes in batches or does not exist."""
         return self._train(plan), self._validation(plan)
 
     def _train(self, plan: FeaturePlan) -> Table | None:
@@ -363,7 +363,7 @@ class Tables:
         return TARGETS[data.targets](tf.constant(labels), len(data.source.classes))
 
     def _all_pixels(self, image: Image) -> Any:
-        """(images, H, W, C) uint8 of the whole source; None where the memory does not suffice."""
+        """Returns all images of the source, (images, H, W, C) uint8; None if they do not fit in memory."""
         import tensorflow as tf
 
         key = image.model_dump_json()

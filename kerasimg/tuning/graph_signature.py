@@ -1,8 +1,8 @@
-"""What a spec's model is made of, without making it: its calls, each named by all that it follows from.
+"""The outline of a spec's model, without building it: its layer calls, each with a digest of all that determines it.
 
-Two specs with the same outline have the same model, except what a compiled graph can take as a variable: the rates of
-Dropout layers. Where an expression asks for the shape of an output ("=in_channels"), the outline needs to know it from
-an earlier model with the same calls; then walking a spec takes about a millisecond.
+Two specs with the same outline have the same model, except for the rates of Dropout layers, which are variables of a
+compiled graph. If an expression needs the shape of an output ("=in_channels"), the outline takes it from an earlier
+model with the same calls. Computing an outline takes about a millisecond.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ from kerasimg.spec.load import Spec
 
 
 class Known(NamedTuple):
-    """What is known of a call from an earlier model."""
+    """What an earlier model showed about the output of a call."""
 
     shape: Sequence[Any]
-    """(height, width, channels) of its output, as expressions see it."""
+    """(height, width, channels), as expressions see it."""
     output: tuple[tuple[int | None, ...], str]
-    """Shape, with the batch, and type of its output."""
+    """Shape with the batch dimension, and dtype."""
 
 
 Calls = MutableMapping[str, Known]
 """By the digest of a call."""
 
 BETWEEN = "between 0 and 1"
-"""In the place of a rate that is a variable. A rate of 0 has no random generator: it is another layer."""
+"""Placeholder for a rate that is a variable. A rate of 0 is another layer: it has no random generator."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """The calls of a model."""
+    """The layer calls of a model."""
 
     calls: tuple[tuple[str, str, str], ...]
-    """(name, top-level node, digest), in their order."""
+    """(name, top-level node, digest) of each call, in order."""
     rates: Mapping[str, float]
-    """Name of a Dropout layer -> its rate, where that is a variable."""
+    """Name of a Dropout layer -> its rate, if that is a variable."""
     frozen: bool
     """Whether a layer is frozen from the start."""
     inputs: Mapping[str, tuple[str, ...]]
-    """Digest of a call -> those of what it is called with."""
+    """Digest of a call -> digests of its inputs."""
     again: bool
-    """Whether a layer is called again."""
+    """Whether a layer is called more than once."""
 
     def text(self) -> str:
-        """The same for two models that are the same."""
+        """Returns a text that is equal for equal models."""
         return json.dumps(self.calls)
 
 
 def outline_of(spec: Spec, known: Calls) -> Outline | None:
-    """The outline of a spec's model; None where a shape is needed that is not known, or where the spec is wrong."""
+    """Returns the outline of a spec's model; None if a needed shape is not known or the spec is wrong."""
     walk = _Walk(spec, known)
     try:
         spec.walk(walk, _refuse, image_digest(spec))
@@ -68,18 +68,18 @@ def outline_of(spec: Spec, known: Calls) -> Outline | None:
 
 
 class Recorder(Graph):
-    """Makes a model and takes down what its calls give, and where Python's random numbers stand after each."""
+    """Builds a model and records the output of each call, and the state of Python's random numbers after it."""
 
     def make(self, image: Any, nodes: Any = None, *, scaled: bool = False) -> Any:
-        """The output for a symbolic image."""
+        """Returns the output for a symbolic image."""
         self.known: dict[str, Known] = {}
         self.random: dict[str, Any] = {}
         self.digests = {id(image): image_digest(self.spec)}
-        self.made = [image]  # or another would have its id
+        self.made = [image]  # a reference, so that no other object gets its id
         return super().make(image, nodes, scaled=scaled)
 
     def visit(self, call: Call) -> Any:
-        """Make the layer of a call, and call it."""
+        """Build the layer of a call, and call it."""
         output = super().visit(call)
         arguments = check_call(call, _refuse, self.spec.open)
         digest = digest_of(call, arguments, _each(call.inputs, lambda one: self.digests[id(one)]))
@@ -91,21 +91,21 @@ class Recorder(Graph):
 
 
 def image_digest(spec: Spec) -> str:
-    """The digest of what enters the model."""
+    """Returns the digest of the model's input."""
     return json.dumps([spec.image.size, spec.image.channels, spec.image.model_dump(mode="json")["scale"]])
 
 
 def digest_of(call: Call, arguments: Mapping[str, Any], inputs: Any) -> str:
-    """Of all that the output of a call follows from; inputs: the digests of what it is called with."""
+    """Returns the digest of all that determines the output of a call.  inputs: the digests of its inputs."""
     if rate_of(call, arguments) is not None:
         arguments = {**arguments, "rate": BETWEEN}
-    # With its name: of two layers that are alike, each has weights of its own.
+    # The name is part of it: two equal layers have separate weights.
     said = json.dumps([call.name, call.kind, call.target, arguments, inputs], sort_keys=True, default=repr)
     return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
 
 def rate_of(call: Call, arguments: Mapping[str, Any]) -> float | None:
-    """The rate of a call that can be a variable."""
+    """Returns the Dropout rate of a call if it can be a variable, else None."""
     rate = arguments.get("rate")
     plain = call.kind == "layer" and call.target == "Dropout" and arguments.get("noise_shape") is None
     plain = plain and "dtype" not in arguments and isinstance(rate, float | int)
@@ -113,7 +113,7 @@ def rate_of(call: Call, arguments: Mapping[str, Any]) -> float | None:
 
 
 class _Unknown(Exception):
-    """Something that only the model itself can tell."""
+    """A shape that is known only when the model is built."""
 
 
 def _refuse(path: Any, message: str) -> NoReturn:
@@ -121,7 +121,7 @@ def _refuse(path: Any, message: str) -> NoReturn:
 
 
 class _Walk:
-    """Goes through the calls without making them; a handle is a digest."""
+    """Visits the calls without building layers; a handle is a digest."""
 
     def __init__(self, spec: Spec, known: Calls) -> None:
         self.spec, self.known = spec, known

@@ -81,20 +81,20 @@ class HyperSpec(keras_tuner.HyperModel):
         self._choices = Choices(limits)
 
     def resolve(self, hp: Any) -> Spec:
-        """The spec with the values of a `keras_tuner.HyperParameters`: a spec again, to share as a file."""
+        """Returns the spec with the values of a `keras_tuner.HyperParameters`, without search values."""
         declare(self.space, hp)
         return resolve(self.spec, self.space.values(hp.values))
 
     def build(self, hp: Any) -> keras.Model:
-        """The model for these values, compiled as its first stage begins."""
+        """Returns the model for these values, compiled for its first stage."""
         _spare_tensorboard()
         spec = self.resolve(hp)
-        # How many classes the data has makes no difference to the time of a step.
+        # The number of classes does not affect the time of a step.
         spec, _ = self._choices.settle_precision(spec, Probe(spec, 2, False, self.limits))
         sized = dict(make_models(spec, self.weights, self.limits))
         own, built = sized.pop((spec.image.size[0], spec.image.size[1]))
         model = built.model
-        # Not the model itself, or the entry would keep it for ever.
+        # The entry must not refer to the model, or it would never be released.
         self._made[model] = own, built.members, built.inside, sized
         classes = int(spec.params.get("num_classes") or model.output_shape[-1])
         objective = make_objective(spec, model, classes)
@@ -103,12 +103,12 @@ class HyperSpec(keras_tuner.HyperModel):
         return model
 
     def fit(self, hp: Any, model: keras.Model, *data: Any, **kwargs: Any) -> Any:
-        """Train a model of `build` as the spec's `fit` says, stage by stage; a `keras.callbacks.History`.
+        """Train a model of `build` by the stages of the spec; return a `keras.callbacks.History`.
 
-        data: (x, y) as arrays, or what `kerasimg.train` takes, a folder for instance: the curves are those of `train`.
-        Anything else, a tf.data.Dataset for instance, goes to `model.fit` as it is.
-        validation_data: (x, y) as arrays; left out: a part of the images, as `fit.validation_split` says.
-        epochs, initial_epoch, callbacks, verbose: as for `model.fit`; epochs left out: those of the stages.
+        data: (x, y) as arrays, or a folder or file as for `kerasimg.train`; the metrics are those of `train`. Anything
+        else, for example a tf.data.Dataset, is passed to `model.fit`.
+        validation_data: (x, y) as arrays; default: a share of the images, `fit.validation_split`.
+        epochs, initial_epoch, callbacks, verbose: as for `model.fit`; default epochs: those of the stages.
         The callbacks run after those of the spec, and see the whole model.
         """
         if model not in self._made:
@@ -158,7 +158,7 @@ class HyperSpec(keras_tuner.HyperModel):
         return _as_keras(engine.rows, experiment.built.model)
 
     def _source(self, spec: Spec, data: Sequence[Any], validation: Any) -> tuple[Source, Parts | None]:
-        """The images and, where some of them are to validate on, their parts; opened and checked once."""
+        """Returns the images and, if there is validation data, their parts; they are opened and checked once."""
         known = data[0], None if validation is None else validation[0]
         if self._opened is None or any(one is not other for one, other in zip(self._opened[0], known, strict=True)):
             images = data[0] if len(data) == 1 else tuple(data)
@@ -174,27 +174,27 @@ _Made = tuple[Spec, Any, Any, Models]
 
 
 class _Tuner(Hooks):
-    """The callbacks of a tuner, or of whoever calls `HyperSpec.fit`."""
+    """The callbacks of a tuner, or of the caller of `HyperSpec.fit`."""
 
     def __init__(self, callbacks: Sequence[Any], experiment: Experiment) -> None:
         self.given, self.experiment = list(callbacks or ()), experiment
 
     def callbacks(self, model: Any, whole: keras.Model) -> list[Any]:
-        """Callbacks that see the model that was built, whatever part or twin of it is trained."""
+        """Returns callbacks that see the built model, also if a part of it, or a copy of another size, is trained."""
         built = self.experiment.built.model
         return self.given if model is built else [_OnBuilt(self.given, built, whole)] if self.given else []
 
 
 class _OnBuilt(keras.callbacks.CallbackList):
-    """Runs callbacks on the model that was built while its trainable part, or its twin of another size, is trained."""
+    """Runs callbacks on the built model while its trainable part, or a copy of another image size, is trained."""
 
     def __init__(self, callbacks: Sequence[Any], built: keras.Model, whole: keras.Model) -> None:
-        """whole: the model of the stage: `built`, or its twin."""
+        """whole: the model of the stage, `built` or a copy of another image size."""
         self.built, self.whole = built, whole
         super().__init__(callbacks)
 
     def set_model(self, model: Any) -> None:
-        """Hand on the model that was built instead of the one that is trained."""
+        """Give the callbacks the built model instead of the trained one."""
         if model is None:
             return
         self.trained = model
@@ -202,15 +202,15 @@ class _OnBuilt(keras.callbacks.CallbackList):
         self.built.optimizer, self.built.stop_training = model.optimizer, False
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Run them on the weights of this epoch; one may change the weights, or end the training."""
+        """Run the callbacks with the weights of this epoch; they may change the weights or end the training."""
         self._on_weights(super().on_epoch_end, epoch, logs)
 
     def on_train_end(self, logs: Any = None) -> None:
-        """The same at the end of a stage."""
+        """Run the callbacks with the weights at the end of a stage."""
         self._on_weights(super().on_train_end, logs)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Run them; one may end the training."""
+        """Run the callbacks, which may end the training."""
         super().on_train_batch_end(batch, logs)
         self.trained.stop_training |= self.built.stop_training
 
@@ -230,7 +230,7 @@ def _is_ours(data: Sequence[Any]) -> bool:
 
 
 def _with_validation(spec: Spec, data: Sequence[Any], validation: Any) -> tuple[Source, Parts]:
-    """Both as one source, of which the second is the validation part."""
+    """Returns both as one source, with the second as its validation part."""
     (x, y), (x_val, y_val) = data, validation
     images = np.concatenate([x, x_val]), np.concatenate([y, y_val])
     source = open_source(images, spec.task, positive=spec.positive_class)
@@ -238,7 +238,7 @@ def _with_validation(spec: Spec, data: Sequence[Any], validation: Any) -> tuple[
 
 
 def _as_keras(rows: Sequence[Mapping[str, Any]], model: keras.Model) -> keras.callbacks.History:
-    """The rows of the epochs as what `model.fit` returns."""
+    """Returns the rows of the epochs as the history that `model.fit` returns."""
     history = keras.callbacks.History()
     history.set_model(model)
     history.epoch = [int(row["epoch"]) - 1 for row in rows]
@@ -248,10 +248,10 @@ def _as_keras(rows: Sequence[Mapping[str, Any]], model: keras.Model) -> keras.ca
 
 
 def _spare_tensorboard() -> None:
-    """Have the tuner that is building a model do without tensorboard, where that is not installed.
+    """Let the tuner that builds this model work without tensorboard if that is not installed.
 
-    KerasTuner 1.4.8 imports it before every trial, whether or not there is a callback for it, and the trial fails. A
-    tuner builds a model before its first trial. Only that tuner is changed; KerasTuner itself stays as it is.
+    KerasTuner 1.4.8 imports it before every trial, even without a TensorBoard callback, and the trial fails. A tuner
+    builds a model before its first trial. Only that tuner object is changed, not KerasTuner.
     """
     if importlib.util.find_spec("tensorboard") is not None:
         return

@@ -1,7 +1,7 @@
-"""The files of a search: a journal, from which it resumes, a folder per trial, the weights of the best trials.
+"""The files of a search: the journal, from which it resumes, a folder per trial, and the weights of the best trials.
 
-journal.jsonl has a line for the start and a line for the end of each trial, written by the one process that hands out
-trials. An incomplete line, from a killed process, is ignored.
+journal.jsonl has a line for the start and a line for the end of each trial. Only the process that hands out trials
+writes it. An incomplete line, from a killed process, is ignored.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ CALL, SPACE, WINNER, BEST, ARRAYS = "search.json", "space.json", "winner.json", 
 
 @dataclass(frozen=True)
 class Order:
-    """A trial that is to be trained."""
+    """A trial to train."""
 
     trial: str
     values: Mapping[str, Any]
-    """Of the search values that count."""
+    """The values of the active dimensions, by name."""
     epochs: int | None = None
-    """The epoch to stop before; None: the spec's end."""
+    """The epoch to stop before; None: the last epoch of the spec."""
     first_epoch: int = 0
-    """Above 0: goes on from what another trial, `of`, stood at after so many epochs."""
+    """Above 0: continue from the state of the trial `of` after this number of epochs."""
     of: str | None = None
     keep_state: bool = False
-    """Whether another trial may go on from it."""
+    """Whether to save the training state, from which another trial may continue."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,16 @@ class Ended:
 
     status: Status
     score: float | None
-    """The mean, over the executions, of the best figure of any epoch; None where there is none."""
+    """The best objective of any epoch, averaged over the executions; None if there is none."""
     seconds: float
     curve: list[float] = field(default_factory=list)
     """The objective after each epoch of the first execution."""
     best_epoch: int | None = None
-    """Of the first execution, from 1."""
+    """The best epoch of the first execution, from 1."""
     reason: str | None = None
-    """Why it failed, or is infeasible."""
+    """Why it failed or is infeasible."""
     scores: list[float] = field(default_factory=list)
-    """Of each execution."""
+    """The score of each execution."""
     rows: list[Row] = field(default_factory=list)
     """One per epoch and execution."""
 
@@ -74,7 +74,7 @@ class Records:
         self.folder = folder
 
     def events(self) -> list[dict[str, Any]]:
-        """The journal; a line that is not whole is removed from it."""
+        """Returns the events of the journal, and removes an incomplete last line."""
         path = self.folder / JOURNAL
         if not path.is_file():
             return []
@@ -85,14 +85,14 @@ class Records:
         return [json.loads(line) for line in whole.splitlines()]
 
     def append(self, event: Mapping[str, Any]) -> None:
-        """Add a line to the journal, and bring it to the disk."""
+        """Add a line to the journal, and flush it to the disk."""
         with (self.folder / JOURNAL).open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def trial_folder(self, trial: str) -> Path:
-        """The folder of a trial."""
+        """Returns the folder of a trial."""
         return self.folder / TRIALS / trial
 
     def write_order(self, order: Order) -> None:
@@ -100,7 +100,7 @@ class Records:
         self._write(order.trial, VALUES, to_json(asdict(order)) + "\n")
 
     def write_ended(self, trial: str, ended: Ended) -> None:
-        """Write history.csv, then outcome.json: a trial that has one needs not be trained again."""
+        """Write history.csv, then outcome.json, which marks the trial as ended."""
         if ended.rows:
             self._write(trial, HISTORY, as_csv(ended.rows))
         content = asdict(ended)
@@ -118,7 +118,7 @@ class Records:
         return Ended(**content, rows=self.history(trial))
 
     def history(self, trial: str) -> list[Row]:
-        """The epochs of a trial."""
+        """Returns the metrics of each epoch of a trial."""
         return read_history(self.trial_folder(trial) / HISTORY)
 
     def write_table(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -132,7 +132,7 @@ class Records:
 
 
 def as_csv(rows: list[Any]) -> str:
-    """Rows as text, with every column that any of them has."""
+    """Returns rows as CSV text, with every column that any row has."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -142,33 +142,33 @@ def as_csv(rows: list[Any]) -> str:
 
 
 Status = Literal["completed", "stopped", "infeasible", "failed"]
-"""completed: all its epochs were trained.  stopped: `after_epoch` ended it.  infeasible: its values make no model, or
-one that is too large.  failed: something went wrong while it was trained."""
+"""completed: all its epochs were trained.  stopped: `after_epoch` ended it.  infeasible: its values give no valid
+model, or one that is too large.  failed: an error was raised while it was trained."""
 
 Row = dict[str, float]
-"""An epoch: stage and epoch (from 1), seconds, learning_rate, then what Keras measured."""
+"""An epoch: stage and epoch (from 1), seconds, learning_rate, then the metrics of Keras."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trial, trained or not."""
+    """The result of one execution of a trial."""
 
     status: Status
     logs: list[Row]
     """One row per epoch that this call has trained."""
     best: Row
-    """The row with the best objective, among all epochs of the trial; empty where there is none."""
+    """The row with the best objective among all epochs of the trial; empty if there is none."""
     seconds: float
     reason: str | None = None
-    """Why it is infeasible, or has failed."""
+    """Why it failed or is infeasible."""
     weights: Path | None = None
-    """Its weights, a `.weights.h5` that `build` takes; None where they are not kept."""
+    """The file with its weights, `.weights.h5`, for `build`; None if they are not saved."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """How it was trained, for the records: "shared", whether an earlier trial's compiled graph was taken."""
+    """Notes for the records: "shared", whether the compiled graph of an earlier trial was used."""
 
 
 def best_row(rows: Sequence[Row], goal: Goal) -> Row:
-    """The row with the best figure, the first of equal ones; empty where no row has it as a number."""
+    """Returns the row with the best objective, the first of equal ones; empty if it is missing or NaN in every row."""
     known = [row for row in rows if row.get(goal.figure, float("nan")) == row.get(goal.figure)]
     return known[goal.best_of([row[goal.figure] for row in known])] if known else {}
 
@@ -180,9 +180,9 @@ SCORE = "trained.json"
 def keep_best(
     folder: Path, trial_id: str, score: float, direction: str, most: int, save: Callable[[Path], None]
 ) -> Path | None:
-    """Keep the weights of a trial that is among the best so far, and no longer those that it drives out.
+    """Save the weights of a trial if it is among the `most` best so far, and remove those that no longer are.
 
-    save: writes them to a path, whole or not at all.  The path where they are kept; None where they are not.
+    save: writes the weights to a path atomically. Returns the path, or None if the weights are not saved.
     """
     sign = -1.0 if direction == "min" else 1.0
     place = folder / trial_id
@@ -200,7 +200,7 @@ def keep_best(
 
 
 def forget(place: Path) -> None:
-    """Remove what was kept in the folder of a trial."""
+    """Remove the saved weights of a trial."""
     for name in (SCORE, WEIGHTS):
         with contextlib.suppress(OSError):
             (place / name).unlink()

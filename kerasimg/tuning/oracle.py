@@ -1,4 +1,4 @@
-"""KerasTuner's oracles, which choose what is tried: random search, grid search, Bayesian optimisation, hyperband."""
+"""The search algorithms, KerasTuner's oracles: random search, grid search, Bayesian optimization, Hyperband."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from kerasimg.tuning.journal import Ended, Order
 from kerasimg.tuning.space import Key, Space
 
 BETA = 1.0
-"""Deviations below the mean at which the bound lies; KerasTuner's 2.6 explores longer than searches last."""
+"""Standard deviations of the confidence bound; with KerasTuner's 2.6, a search of usual length only explores."""
 ANYWHERE, NEAR, BEST, SPREAD = 2000, 1000, 5, 0.1
-"""Points at which Bayesian search looks: anywhere; near the best trials so far, of these so many, within so much."""
+"""Candidates of Bayesian search: random points, and points near the BEST trials so far, with this deviation."""
 
 
 class RandomOracle(Administration, oracles.RandomSearchOracle):
@@ -31,7 +31,7 @@ class RandomOracle(Administration, oracles.RandomSearchOracle):
 
 
 class GridOracle(Administration, GridHooks, oracles.GridSearchOracle):
-    """Every combination; of a range without steps ten values."""
+    """Every combination, with ten values of a range without steps."""
 
     draws_anew = False
 
@@ -41,11 +41,11 @@ class GridOracle(Administration, GridHooks, oracles.GridSearchOracle):
 
 
 class BayesianOracle(Administration, BayesianHooks, oracles.BayesianOptimizationOracle):
-    """Gaussian process and upper confidence bound, after some random trials; nothing is tried twice.
+    """Gaussian process with an upper confidence bound, after some random trials; no values are tried twice.
 
-    KerasTuner's process takes all values to matter alike and figures to be exact, and misses most of what there is to
-    gain; here each value has a length scale, and there is noise. Where the bound is lowest is looked for among many
-    points at once: KerasTuner's 50 descents take seconds, as long as a small trial.
+    KerasTuner's process has one length scale for all values and no noise, and finds little. Here each value has its own
+    length scale, and scores have noise. The bound is evaluated at many points at once: KerasTuner's 50 descents take
+    seconds, as long as a small trial.
     """
 
     def __init__(self, space: Space, goal: Goal, tune: Tune, epochs: int, **how: Any) -> None:
@@ -53,7 +53,7 @@ class BayesianOracle(Administration, BayesianHooks, oracles.BayesianOptimization
         super().__init__(space, goal, tune, epochs, num_initial_points=at_random, beta=BETA, **how)
 
     def make_process(self, made: Any) -> Any:
-        """KerasTuner's process, with a length scale per value, and noise."""
+        """Returns KerasTuner's process, with a length scale per value, and noise."""
         from sklearn.gaussian_process.kernels import Matern, WhiteKernel
 
         scales = [1.0] * len(self.hyperparameters.space)
@@ -62,11 +62,11 @@ class BayesianOracle(Administration, BayesianHooks, oracles.BayesianOptimization
         return made
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """The values of the next trial."""
+        """Returns the values of the next trial."""
         if sum(trial.status == WORKED for trial in self.trials.values()) < self.num_initial_points:
             return self.first_values()
-        with warnings.catch_warnings(), threadpool_limits(1):  # for matrices so small, threads cost more than they do
-            warnings.simplefilter("ignore")  # that a length scale is at its bound, of a value that changes nothing
+        with warnings.catch_warnings(), threadpool_limits(1):  # such small matrices are slower with threads
+            warnings.simplefilter("ignore")  # a value without effect has a length scale at its bound
             return self._populate_by_process()
 
     def _populate_by_process(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class BayesianOracle(Administration, BayesianHooks, oracles.BayesianOptimization
 
 
 class HyperbandOracle(Administration, HyperbandHooks, oracles.HyperbandOracle):
-    """Hyperband (Li et al. 2018, arXiv:1603.06560), sweep after sweep until `max_trials` are used up."""
+    """Hyperband (Li et al. 2018, arXiv:1603.06560), repeated until `max_trials` is reached."""
 
     draws_anew = False
 
@@ -98,21 +98,21 @@ class HyperbandOracle(Administration, HyperbandHooks, oracles.HyperbandOracle):
         self.begin_brackets()
 
     def after_bracket(self) -> None:
-        """Skip brackets that are too large for the trials that are left."""
+        """Skip brackets that are too large for the remaining trials."""
         self._fit_bracket()
 
     def _fit_bracket(self) -> None:
-        """Go on to a bracket for which there are trials enough: one that is cut short promotes none."""
+        """Continue with a bracket for which there are enough trials: an incomplete one promotes none."""
         left = self.tune.max_trials - len(self.trials)
         while self.bracket > 0 and sum(self.sizes(self.bracket)) > left:
             self.bracket -= 1
 
     def round_size(self, size: int, round_number: int) -> int:
-        """As KerasTuner's, but not more than a small space has: a bracket that cannot be filled would never go on."""
+        """Returns KerasTuner's size, limited for a small space: a bracket that cannot be filled never advances."""
         return min(size, math.ceil(self.space.size / self.factor**round_number)) if self.space.size else size
 
     def is_duplicate(self, values: Mapping[str, Key]) -> bool:
-        """Whether the values were tried in this bracket already; another bracket trains them for longer."""
+        """Whether the values were already tried in this bracket; another bracket trains them longer."""
         in_bracket = self.first_round()
         own = {one.name: values[one.name] for one in self.space.dimensions if one.name in values}
         there = (self.trials[trial].hyperparameters.values for trial in in_bracket if trial in self.trials)
@@ -134,5 +134,5 @@ ORACLES: Mapping[str, type[Administration]] = {
 
 
 def make_oracle(space: Space, goal: Goal, tune: Tune, epochs: int) -> Any:
-    """The oracle that a spec's `tune` asks for."""
+    """Returns the oracle for the `tune` section of a spec."""
     return ORACLES[tune.tuner](space, goal, tune, epochs)

@@ -1,8 +1,8 @@
 """The messages between the processes of a search: JSON over gRPC, checked before anything changes.
 
-Each call carries, in its metadata, the token that both sides share, the random number of the search, the digest of all
-that a score depends on, and who calls. A chief refuses a call that lacks one of them. So neither a worker of another
-search, nor one with other images, nor a stranger can take a trial or hand one in.
+The metadata of each call holds the shared token, the random number of the search, the digest of all that a score
+depends on, and the name of the worker. A chief refuses a call if one of them is missing or wrong. So a worker of
+another search, a worker with other images, or a stranger can neither get a trial nor send a result.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NAME = re.compile(r"[A-Za-z0-9_.:-]{1,255}")
 
 Trial = Annotated[str, Field(pattern=r"^[0-9]{4,9}$")]
 Figure = float
-"""JSON has no NaN and no infinity: they go as strings."""
+"""JSON has no NaN and no infinity: they are sent as strings."""
 
 
 class Message(BaseModel):
@@ -45,13 +45,13 @@ class Message(BaseModel):
 
 
 class Join(Message):
-    """Before the first trial: what the worker has, as `Task.identity` names it."""
+    """The first request: the worker's `Task.identity`."""
 
     identity: Annotated[dict[str, Annotated[str, Field(max_length=200)]], Field(max_length=32)]
 
 
 class Next(Message):
-    """The worker wants a trial."""
+    """The worker requests a trial."""
 
 
 class Alive(Message):
@@ -97,15 +97,15 @@ class End(Message):
 
 
 class Leave(Message):
-    """The worker ends; its trial is for another."""
+    """The worker ends; another one gets its trial."""
 
 
 REQUESTS: Final[Mapping[str, type[Message]]] = {kind.__name__: kind for kind in (Join, Next, Alive, Epoch, End, Leave)}
-"""Method -> its request."""
+"""Method -> the class of its request."""
 
 
 def encode(content: Mapping[str, Any]) -> bytes:
-    """A message as bytes."""
+    """Returns a message as bytes."""
     return json.dumps(_plain(content), allow_nan=False).encode()
 
 
@@ -118,7 +118,7 @@ def _plain(value: Any) -> Any:
 
 
 def decode(kind: type[Message], content: bytes) -> Any:
-    """The request that bytes are; ValueError, in one line, for anything else."""
+    """Parses a request; ValueError with a message of one line if it is not valid."""
     try:
         return kind.model_validate(parse_json(content, most=limit("grpc_message_bytes")))
     except ValidationError as error:
@@ -127,7 +127,7 @@ def decode(kind: type[Message], content: bytes) -> Any:
 
 
 def end_message(trial: str, ended: Ended) -> bytes:
-    """The message that a trial has ended; without its epochs where they would be too many for one message."""
+    """Returns the message that a trial has ended, without its epochs if the message would be too large."""
     result = asdict(ended)
     result["reason"] = None if ended.reason is None else ended.reason[:20_000]
     content = encode({"trial": trial, "ended": result})
@@ -137,7 +137,7 @@ def end_message(trial: str, ended: Ended) -> bytes:
 
 
 def address_of(text: str) -> tuple[str, str]:
-    """HOST:PORT as a pair; CallError for anything else."""
+    """Splits HOST:PORT; CallError for anything else."""
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise CallError(f"expected HOST:PORT, got '{text}'")
@@ -145,7 +145,7 @@ def address_of(text: str) -> tuple[str, str]:
 
 
 def given_token(given: str | None) -> str | None:
-    """The token of a call, else that of the environment; CallError where it can be none."""
+    """Returns the token of a call, else that of the environment; CallError if it is not valid."""
     token = os.environ.get(TOKEN_VARIABLE) if given is None else given
     if token is not None and not re.fullmatch(r"[!-~]{8,255}", token):
         raise CallError("the token: expected 8 to 255 printable ASCII characters without spaces")
@@ -165,7 +165,7 @@ def token_of(folder: Path, given: str | None = None) -> str:
 
 
 def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> Sequence[str]:
-    """In words, what of `theirs` is not `ours`; digests are not printed."""
+    """Returns the differences between two identities in words; digests are not printed."""
     words = {
         "spec": "another spec, or other values of its params (SPEC, --set)",
         "data": "other images, labels or classes (--data): names, order and SHA-256 of all must be equal",

@@ -1,4 +1,4 @@
-"""`kerasimg.tune`: a spec with search values in, the best of what it could be out, as a spec again."""
+"""`kerasimg.tune`: searches the hyperparameters of a spec, and writes the best spec."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from kerasimg.tuning.search_folder import Task, begin, with_winners
 from kerasimg.tuning.worker import UsedUp, run_trials
 
 KERAS_TUNER_VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
-"""The environment variables by which KerasTuner searches over several machines."""
+"""The environment variables of KerasTuner's own distributed search."""
 
 OnFinished = Callable[[Task, Any], object]
-"""Called with a search and its oracle when all trials have ended: the layers above write the page of the search."""
+"""Called with a search and its oracle when all trials have ended; writes the report page of the search."""
 
 
 def trial_rows(folder: Path) -> list[dict[str, Any]]:
-    """One row per trial of a search that has ended, as trials.csv has them: number, status, score, seconds, values."""
+    """Returns the rows of trials.csv, one per ended trial: number, status, score, seconds, values."""
     oracle = _oracle(Task.open(folder, data=""))
     oracle.open(Records(folder))
     return list(oracle.table())
@@ -90,11 +90,11 @@ def resume_search(
     on_finished: OnFinished | None = None,
     token: str | None = None,
 ) -> Path:
-    """Go on with a search that was cut off, by whatever it was: trials that have ended are not trained again.
+    """Resume an interrupted search; trials that have ended are not trained again.
 
-    folder: the search's own.  data: the images, where they were arrays, or have moved.
-    workers, chief, cache, token: as for `tune`; None: as it was.  on_finished: as for `tune`; called only if `tune` was
-    called with one.  A search that has ended is left as it is.
+    folder: that of the search.  data: the images, if they were arrays or have moved.
+    workers, chief, cache, token: as for `tune`; None: as before.  on_finished: as for `tune`; called only if `tune` was
+    called with one.  A finished search is not changed.
     """
     task = Task.open(folder, data)
     workers = task.call["workers"] if workers is None else workers
@@ -113,7 +113,7 @@ def resume_search(
 
 @contextmanager
 def _listening(chief: str | None) -> Iterator[Service | None]:
-    """The service at an address, which is taken until the block ends; None for a search on this machine."""
+    """The service at an address, bound while the block runs; None for a search on this machine."""
     if chief is None:
         yield None
         return
@@ -208,7 +208,7 @@ def _lead(task: Task, oracle: Any, workers: int, service: Service | None, token:
 
 
 def _alone(task: Task, oracle: Any, records: Records, cache: Any) -> bool:
-    """Train the trials in this process; False where it has taken much memory before all were trained."""
+    """Train the trials in this process; return False if another process must continue because of memory."""
     runner = task.trials(task.folder / TRIALS, cache)
     try:
         run_trials(oracle, "alone", runner, task, finished=records.write_ended, foreseen=oracle.foreseen)
@@ -218,7 +218,7 @@ def _alone(task: Task, oracle: Any, records: Records, cache: Any) -> bool:
 
 
 def _arguments(task: Task) -> list[str]:
-    """What a worker on this machine is started with: the folder, and where arrays stand that are in memory here."""
+    """Returns the arguments of a worker on this machine: the folder, and the file in which arrays are stored for it."""
     if task.call["data"] is not None:
         moved = str(task.data) != task.call["data"]
         return [str(task.folder), *(["--data", os.path.abspath(str(task.data))] if moved else [])]
@@ -230,7 +230,7 @@ def _arguments(task: Task) -> list[str]:
 
 
 def _finish(task: Task, oracle: Any, on_finished: OnFinished | None) -> None:
-    """Write what came out; KerasimgError where nothing did."""
+    """Write the result; KerasimgError if no trial worked."""
     best = oracle.best
     if best is None:
         first: Ended = oracle.ended[min(oracle.ended)]

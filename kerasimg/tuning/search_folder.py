@@ -47,17 +47,17 @@ _DECODER = json.JSONDecoder()
 
 
 class _Part:
-    """A value in a text: where it stands, what it is, and what stands in it."""
+    """A JSON value with its position in the text, and its items."""
 
     def __init__(self, begin: int, end: int, value: Any, children: Mapping[Any, _Part]) -> None:
         self.begin, self.end, self.value, self.children = begin, end, value, children
 
 
 def rewrite(text: str, target: Mapping[str, Any]) -> str:
-    """The text of a JSON object, changed as little as it takes to be the text of `target`.
+    """Returns the text of a JSON object with as few changes as possible, so that it reads as `target`.
 
-    What is equal keeps its layout, comments (keys that begin with `//`) stay where they stand unless `target` has lost
-    them, keys that are new come after the others.
+    Equal values keep their layout. Comments (keys that begin with `//`) keep their place if `target` has them. New keys
+    come last.
     """
     root = _parsed(text, _skipped(text, 0))
     return text[: root.begin] + _written(text, root, target) + text[root.end :]
@@ -76,7 +76,7 @@ def _written(text: str, part: _Part, target: Any) -> str:
 
 
 def _object(text: str, part: _Part, target: Mapping[str, Any]) -> str:
-    """An object with some values changed, some keys gone, and new ones at its end."""
+    """Returns an object with changed values, without removed keys, and with new keys at its end."""
     kept = [key for key in part.children if key in target]
     if not kept:
         return _text(target)
@@ -93,7 +93,7 @@ def _object(text: str, part: _Part, target: Mapping[str, Any]) -> str:
 
 
 def _member_begins(text: str, part: _Part) -> dict[Any, int]:
-    """Where each key of an object begins."""
+    """Returns the position of each key of an object."""
     begins, at = {}, part.begin + 1
     for key, child in part.children.items():
         begins[key] = text.index('"', at)
@@ -110,7 +110,7 @@ def _with_children(text: str, part: _Part, targets: Mapping[Any, Any]) -> str:
 
 
 def _option(part: _Part, target: Any) -> _Part | None:
-    """The option of a $choice that the target was made from, where one has its shape."""
+    """Returns the option of a $choice from which the target was made; None if no option has its shape."""
     if not isinstance(part.value, dict) or not isinstance(part.value.get("$choice"), dict):
         return None
     options = part.children["$choice"].children.values()
@@ -137,7 +137,7 @@ def _skipped(text: str, at: int) -> int:
 
 
 def _parsed(text: str, at: int) -> _Part:
-    """The value that begins at a place of a sound JSON text."""
+    """Parses the value at a position of a valid JSON text."""
     if text[at] not in "{[":
         value, end = _DECODER.raw_decode(text, at)
         return _Part(at, end, value, {})
@@ -162,19 +162,19 @@ ADVICE = "a search can only go on with the images that it began with; put them b
 
 @dataclass(frozen=True)
 class Task:
-    """What a search is about, as every one of its processes knows it."""
+    """What every process of a search knows: folder, spec, data and call."""
 
     folder: Path
     spec: Spec
-    """With its search values at their defaults, and its params final."""
+    """With defaults for its search values, and with final params."""
     data: Data
     call: Mapping[str, Any]
 
     @staticmethod
     def open(folder: str | os.PathLike[str], data: Data | None = None) -> Task:
-        """The search of a folder; CallError where it holds none, or its images are not there.
+        """Opens the search of a folder; CallError if it has none, or its images were arrays and `data` is None.
 
-        data: the images, where they have moved, or were arrays.
+        data: the images, if they have moved or were arrays.
         """
         path = Path(folder)
         if not (path / CALL).is_file():
@@ -189,32 +189,32 @@ class Task:
 
     @cached_property
     def space(self) -> Space:
-        """What is searched."""
+        """The search space."""
         return space_of(self.spec)
 
     @cached_property
     def goal(self) -> Goal:
-        """What is optimised."""
+        """The metric to optimize, and its direction."""
         return goal_of(self.spec)
 
     @property
     def epochs(self) -> int:
-        """Those that a trial has at most."""
+        """The most epochs of a trial."""
         return epochs_of(self.spec)
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """All that a score depends on, which must be the same in every process of the search: name -> value."""
+        """Name -> value of all that a score depends on; it must be equal in every process of the search."""
         options = _sha256([_without_paths(self.call["weights"]), self.call["limits"], self.call["on_bad_image"]])
         return {**self.call["digests"], "options": options, **surroundings()}
 
     @property
     def digest(self) -> str:
-        """Of that."""
+        """The digest of `identity`."""
         return _sha256(self.identity)
 
     def other_surroundings(self) -> list[str]:
-        """What this process has otherwise than the one that began the search: backend, versions."""
+        """Returns the differences between this process and the one that started the search: backend, versions."""
         before, now = self.call["surroundings"], surroundings()
         names = dict.fromkeys((*before, *now))
         return [
@@ -223,19 +223,19 @@ class Task:
 
     @property
     def number(self) -> str:
-        """The random number that tells this search from every other, also of the same spec and data."""
+        """A random number that identifies this search, also among searches of the same spec and data."""
         return str(self.call["search"])
 
     @property
     def limits(self) -> dict[str, int] | None:
-        """Those of the caller and those of `tune.limits` that the dry run keeps."""
+        """The limits of the caller, and those of `tune.limits` that are checked when a model is built."""
         given = dict(self.call["limits"] or {})
         if (most := self.spec.tune.limits.params) is not None:
             given["params"] = min(most, given.get("params", most))
         return given or None
 
     def trials(self, folder: Path, cache: Any = None) -> Trials:
-        """What trains the trials in this process. folder: in which each may keep something."""
+        """Returns what trains the trials in this process.  folder: where each trial may save files."""
         return Trials(
             self.spec,
             self.data,
@@ -248,7 +248,7 @@ class Task:
         )
 
     def check(self, source: Source) -> None:
-        """CallError where the images are not those that the search began with."""
+        """CallError if the images are not those with which the search was started."""
         found = {"images": len(source), "classes": list(source.classes)}
         if any(self.call[key] != value for key, value in found.items()):
             raise CallError(
@@ -263,24 +263,24 @@ class Task:
 
     @property
     def finished(self) -> bool:
-        """Whether the search has come to its end."""
+        """Whether the search is finished."""
         return (self.folder / BEST).is_file()
 
 
 def epochs_of(spec: Spec) -> int:
-    """The epochs that a trial of a spec has at most."""
+    """Returns the most epochs of a trial of a spec."""
     whole = total_epochs(spec)
     return min(whole, spec.tune.max_epochs or whole)
 
 
 def data_record(source: Source) -> dict[str, Any]:
-    """What a search keeps of its data: every image with its labels, its SHA-256 and the part that the data names."""
+    """Returns what a search records of its data: labels, SHA-256 and assigned part of every image."""
     named = {part: np.flatnonzero(source.parts == number) for number, part in enumerate(PART_NAMES)}
     return record(source, {**named, "none": np.flatnonzero(source.parts < 0)})  # type: ignore[dict-item]
 
 
 def data_digest(kept: Mapping[str, Any]) -> str:
-    """Of the images, labels and classes of a record of data, wherever the images are."""
+    """Returns the digest of the images, labels and classes of a data record, independent of the images' folder."""
     return _sha256([kept["task"], list(kept["classes"]), kept["images"]])
 
 
@@ -289,19 +289,19 @@ def _sha256(content: Any) -> str:
 
 
 def _without_paths(weights: Any) -> Any:
-    """The description of the argument `weights` by content alone: another machine has the file elsewhere."""
+    """Returns the description of the argument `weights` without paths, which differ between machines."""
     if not isinstance(weights, dict):
         return weights
     return {name: _without_paths(value) for name, value in weights.items() if name != "file"}
 
 
 def digests(spec: Spec, kept: Mapping[str, Any]) -> dict[str, str]:
-    """Of the spec with the values given for its params, and of the data.  record: the record of the data."""
+    """Returns the digests of the spec with its given params, and of a data record."""
     return {"spec": _sha256([spec.document, dict(spec.given)]), "data": data_digest(kept)}
 
 
 def surroundings() -> dict[str, str]:
-    """The backend of this process, and the versions of what a score depends on."""
+    """Returns the backend of this process, and the versions of packages on which a score depends."""
     backend = keras.backend.backend()
     return {"backend": backend, **versions(dict.fromkeys(("kerasimg", "keras", BACKENDS[backend])))}
 
@@ -309,7 +309,7 @@ def surroundings() -> dict[str, str]:
 def begin(
     ref: Reference, spec: Spec, source: Source, data: Data, out: str | os.PathLike[str], call: Mapping[str, Any]
 ) -> Task:
-    """A new folder `<name>-tune-<k>` with what a search starts from; SpecError where it has nothing to search."""
+    """Creates the folder `<name>-tune-<k>` of a new search; SpecError if the spec has no search values."""
     check_teacher_place(spec)
     space, _ = space_of(spec), goal_of(spec)
     if not space.dimensions:
@@ -343,7 +343,7 @@ def begin(
 
 
 def as_written(ref: Reference, spec: Spec) -> str:
-    """The text of a spec, as its author wrote it as far as it stands in one file."""
+    """Returns the text of a spec, in its author's layout if it is a single file."""
     if isinstance(ref, str | os.PathLike):
         text = locate(ref).path.read_text(encoding="utf-8-sig")
         if not {"extends", "set"} & json.loads(text).keys():
@@ -352,7 +352,7 @@ def as_written(ref: Reference, spec: Spec) -> str:
 
 
 def with_winners(task: Task, values: Mapping[str, Any], origin: str) -> str:
-    """The text of the spec with values in place of its search values, and a note of where they come from."""
+    """Returns the text of the spec with values in place of its search values, and a note on their origin."""
     from kerasimg.spec.search import replace
 
     resolved = load_again(task.spec, chosen=values, other_options=False)

@@ -1,8 +1,8 @@
-"""Compiled models that several trials train, one after the other, each from its own initial weights.
+"""Compiled models that several trials share, one after the other, each with its own initial weights.
 
-Trials that differ only in the head of a model whose trunk is frozen share the trunk's features, which are computed
-once: for further trials only the head is built. The head gets the weights that it would get in the whole model. If a
-first trial shows that this does not hold to the last bit, the whole model is built for every trial.
+If the trunk of a model is frozen, trials that differ only in the head share the trunk's features, which are computed
+once: further trials build only the head. The head gets the weights that it would have in the whole model. This is
+checked in the first trial; if it does not hold bit for bit, every trial builds the whole model.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ from kerasimg.tuning.compiled_epoch import Compiled, Rate, Table, Tables, WholeE
 from kerasimg.tuning.graph_signature import Calls, Outline
 
 SEEDS = 2
-"""Of so many seeds a model's first weights are kept."""
+"""Number of seeds for which the initial weights of a model are stored."""
 
 Build = Callable[[Spec], Models]
 
 
 def can_share(spec: Spec, callbacks: list[Any]) -> bool:
-    """Whether what a spec trains fits into whole epochs in a graph that is used again."""
+    """Whether the trials of a spec can share compiled graphs that run a whole epoch."""
     return (
         keras.backend.backend() == "tensorflow"
         and not has_teacher(spec)
-        and precision_of(spec) != "mixed_float16"  # its scale of the loss is one more state
+        and precision_of(spec) != "mixed_float16"  # its loss scale is additional state
         and not any(map(acts_on_steps, callbacks))
     )
 
 
 def signature(spec: Spec, outline: Outline, head: bool = False) -> str:
-    """The same for two specs whose trials can train the same compiled graphs.  head: whether that is all there is."""
+    """Returns a text that is equal for specs whose trials can share compiled graphs.  head: only the head is built."""
     fit = spec.fit.model_dump(mode="json")
     names = (*splits.KEYS, "batch_size", "views", "features")
     data = {key: fit[key] for key in names}
@@ -91,13 +91,13 @@ def signature(spec: Spec, outline: Outline, head: bool = False) -> str:
 
 
 def is_of_any_data(spec: Spec, outline: Outline) -> bool:
-    """Whether nothing that depends on the images is computed ahead of the training, or a number in its graph."""
+    """Whether nothing that depends on the images is precomputed, or is a constant of the graph."""
     frozen = outline.frozen or any(map(stages.freezes, spec.fit.stages))
     return not (frozen or weighs_labels(spec) or spec.augment)
 
 
 class SharedModel(KerasFit):
-    """The models of an experiment, compiled: an execution of the engine that trials share, one after the other."""
+    """The compiled models of an experiment, an execution of the engine that trials share one after the other."""
 
     def __init__(
         self,
@@ -108,9 +108,9 @@ class SharedModel(KerasFit):
         plans: Mapping[int, FeaturePlan] | None = None,
         computing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """experiment: just made, with the weights of its spec's seed.  build: makes the same with another seed.
+        """experiment: new, with the initial weights of its spec's seed.  build: builds the models with another seed.
 
-        plans: of the stages, where they are known.  computing: see `Ahead`.
+        plans: the feature plans of the stages that are known already.  computing: see `Ahead`.
         """
         super().__init__()
         self.experiment = experiment
@@ -125,12 +125,12 @@ class SharedModel(KerasFit):
             lift_rates(sized.built.model, outline.rates) for sized in experiment.sized.values()
         ]
         self.gradients: set[str] = set()
-        """To be forgotten with it, see `noted_gradients`."""
+        """Gradients to forget with this model, see `noted_gradients`."""
         self.trials = 0
-        """That have trained it."""
+        """Number of trials that have trained it."""
 
     def begin(self, spec: Spec, parts: Parts, weights: np.ndarray | None, outline: Outline) -> Experiment:
-        """The experiment of a trial, with the weights that a model built anew would have."""
+        """Returns the experiment of a trial, with the initial weights of a newly built model."""
         self.trials += 1
         self.experiment = replace(self.experiment, spec=spec, parts=parts, weights=weights)
         for variable, value in zip(self._variables(), self._of_seed(spec), strict=True):
@@ -141,15 +141,15 @@ class SharedModel(KerasFit):
         return self.experiment
 
     def plan(self, experiment: Experiment, index: int, notes: Mapping[str, Any]) -> FeaturePlan:
-        """How the frozen part of a stage's model is computed: as for earlier trials where that costs something."""
+        """Returns how the frozen part of a stage's model is computed; reuses an expensive plan of an earlier trial."""
         known = self._plans.get(index)
         if known is None or (known.mode == "off" and known.data.augmentation is None):
-            # Cheap, and of this trial's data; the model is the same.
+            # This plan is cheap, and depends on the data of the trial; the model is the same.
             self._plans[index] = plan_stage(experiment, index, notes)
         return self._plans[index]
 
     def compile(self, experiment: Experiment, index: int, plan: FeaturePlan, callbacks: Sequence[Any]) -> int:
-        """Make the graphs of a stage, or those of an earlier trial ready again."""
+        """Make the graphs of a stage, or reset those of an earlier trial; return the steps per call."""
         self._ready = self.ready(experiment, index, plan, self.computing)
         return self._ready.at_a_time
 
@@ -165,7 +165,7 @@ class SharedModel(KerasFit):
         plan: FeaturePlan,
         computing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> WholeEpochs:
-        """A stage, ready to be trained."""
+        """Returns a stage that is ready to be trained."""
         if index not in self._compiled:
             earlier = next((one for one in self._compiled.values() if one.model is plan.model), None)
             self._compiled[index] = Compiled(experiment, index, plan.model, earlier)
@@ -174,13 +174,13 @@ class SharedModel(KerasFit):
         return WholeEpochs(experiment, index, plan, self._compiled[index], self._in_memory[index][1], computing)
 
     def trace(self, index: int) -> Callable[[], None]:
-        """Trace the graphs of a stage before its trial comes; see `WholeEpochs.trace`."""
+        """Trace the graphs of a stage before its trial starts; see `WholeEpochs.trace`."""
         plan = self.plan(self.experiment, index, {})
         return self.ready(self.experiment, index, plan).trace()
 
     @property
     def nbytes(self) -> int:
-        """Of its weights, in all the places where they are kept."""
+        """Bytes of all copies of its weights."""
         values = next(iter(self._begin.values()))
         return sum(value.nbytes for value in values) * (len(self._begin) + 3)
 
@@ -191,7 +191,7 @@ class SharedModel(KerasFit):
         return [np.array(keras.ops.convert_to_numpy(one)) for one in self._variables()]
 
     def _of_seed(self, spec: Spec) -> list[np.ndarray]:
-        """What the variables are in a model built anew with the spec's seed."""
+        """Returns the values of the variables in a model that is newly built with the spec's seed."""
         seed = seed_of(spec)
         if seed not in self._begin:
             made = self.build(spec)
@@ -203,7 +203,7 @@ class SharedModel(KerasFit):
 
 
 def resident_bytes() -> int:
-    """Bytes of the process that are in memory; where the system does not say, the most that there ever were."""
+    """Returns the resident memory of the process in bytes; its peak if the system does not report the present size."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
@@ -217,19 +217,19 @@ def resident_bytes() -> int:
 
 
 def noted_gradients() -> set[str]:
-    """The names by which TensorFlow has noted gradients of traced functions: each keeps the graph of its function."""
+    """Returns the names of TensorFlow's registered gradients of traced functions; each keeps a graph in memory."""
     return {name for name in gradient_registry() if name.startswith("CustomGradient-")}
 
 
 def forget_gradients(names: Iterable[str]) -> None:
-    """Let go of graphs that no one will run again; TensorFlow, which notes one per traced optimizer, never does."""
+    """Release graphs that will not run again; TensorFlow registers one per traced optimizer and never removes it."""
     registry = gradient_registry()
     for name in names:
         registry.pop(name, None)
 
 
 class Ahead:
-    """Who may make models: the present trial, and between its steps what is prepared for the next."""
+    """Prepares the next trial in a second thread while the present one computes; only one of them builds models."""
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
@@ -237,7 +237,7 @@ class Ahead:
 
     @contextmanager
     def present(self, prepare: Callable[[], None] | None) -> Iterator[None]:
-        """The time of a trial.  prepare: what to do beside it, if it ever computes; its errors are the next trial's."""
+        """The context of a trial.  prepare: prepares the next trial; its errors are ignored, the next one sees them."""
         beside: threading.Thread | None = None
         with self._turn:
             self._present = True
@@ -253,43 +253,43 @@ class Ahead:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """The time of a step that makes nothing: another thread may."""
+        """The context of steps that build nothing: the other thread may build meanwhile."""
         self._turn.release()
         try:
             yield
         finally:
             try:
                 self._turn.acquire()
-            except KeyboardInterrupt:  # the turn is given back further out, so it has to be ours
+            except KeyboardInterrupt:  # `present` releases the lock, so this thread must hold it
                 self._turn.acquire()
                 raise
 
     def _beside(self, prepare: Callable[[], None]) -> None:
         with self._turn, suppress(Exception):
-            if self._present:  # else the trial has ended without computing, and the next makes what it needs itself
+            if self._present:  # else the trial has ended, and the next one builds what it needs itself
                 prepare()
 
 
 CHECKED = 16
-"""Rows of features on which the head is compared with the end of the whole model."""
+"""Number of feature rows on which the head is compared with the end of the whole model."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trunk:
-    """The frozen part of a model, as far as it is known without it."""
+    """The frozen part of a model, with its features."""
 
     frame: str
     calls: tuple[str, ...]
-    """Digests, in their order; they come before those of the head."""
+    """Digests of its calls, in order; they come before those of the head."""
     seam: str
-    """Digest of the call whose output the head goes on from."""
+    """Digest of the call whose output is the input of the head."""
     random: Any
-    """Where Python's random numbers stand when the trunk has been made."""
+    """State of Python's random numbers after the trunk was built."""
     plan: FeaturePlan
-    """With the features of all images; its model is that of the first trial."""
+    """Holds the features of all images; its model is that of the first trial."""
 
     def fits(self, spec: Spec, outline: Outline) -> bool:
-        """Whether this is the trunk of another spec's model."""
+        """Whether the model of another spec has this trunk."""
         digests = tuple(digest for _, _, digest in outline.calls)
         head, count = digests[len(self.calls) :], len(self.calls)
         return (
@@ -301,7 +301,7 @@ class Trunk:
         )
 
     def head(self, spec: Spec, known: Calls, limits: Mapping[str, int] | None) -> Built:
-        """The head of a spec's model: features -> what the model gives."""
+        """Builds the head of a spec's model: features -> output of the model."""
         shape, dtype = self.plan.model.inputs[0].shape[1:], self.plan.model.inputs[0].dtype
         with dtype_policy(precision_of(spec)), deferred_variables():
             features = keras.Input(shape, dtype=dtype, name="features")
@@ -314,7 +314,7 @@ class Trunk:
 
 
 class _Head(Graph):
-    """Makes what comes after a trunk."""
+    """Builds the layers after a trunk."""
 
     def __init__(self, trunk: Trunk, features: Any, spec: Spec, known: Calls, limits: Mapping[str, int] | None) -> None:
         super().__init__(spec, Budget(limits), None)
@@ -322,7 +322,7 @@ class _Head(Graph):
         self.left = list(trunk.calls)
 
     def visit(self, call: Call) -> Any:
-        """The features for the call at the seam, a stand-in for others of the trunk; the head's are made."""
+        """Returns the features for the call at the seam, placeholders for the rest of the trunk; builds the head."""
         if not self.left:
             return super().visit(call)
         digest = self.left.pop(0)
@@ -335,7 +335,7 @@ class _Head(Graph):
 
 
 def can_have_trunk(spec: Spec, outline: Outline) -> bool:
-    """Whether a trunk is worth looking for: something is frozen, and stays so in all stages."""
+    """Whether a model can have a trunk: layers are frozen, and stay frozen in all stages."""
     own = tuple(spec.image.size)
     return (
         outline.frozen
@@ -345,23 +345,23 @@ def can_have_trunk(spec: Spec, outline: Outline) -> bool:
             stages.changes_layers(stage) or stages.size_of(stage, spec) != own or differs_by_layer(stage)
             for stage in spec.fit.stages
         )
-        and not has_callbacks(spec)  # one may unfreeze
+        and not has_callbacks(spec)  # a callback may unfreeze layers
     )
 
 
 def find_trunk(
     spec: Spec, outline: Outline, plan: FeaturePlan, states: Mapping[str, Any], known: Calls
 ) -> Trunk | None:
-    """The trunk of a model that has been made, and not trained; None where its head alone would not be the same.
+    """Returns the trunk of a built, untrained model; None if its head alone would not give the same result.
 
-    plan: of its first stage.  states: where the random numbers stood after each call.
+    plan: the feature plan of its first stage.  states: the state of the random numbers after each call.
     """
     parts = {part for part in ("train", "validation") if part in plan.data.parts}
     if plan.mode != "cached" or parts - plan.rows.keys() or len(plan.model.inputs) != 1:
         return None
     names = {layer.name for layer in plan.model.layers if not isinstance(layer, keras.layers.InputLayer)}
     if names - {name for name, _, _ in outline.calls}:
-        return None  # the seam is inside of a backbone
+        return None  # the seam is inside a backbone
     calls = tuple(digest for name, _, digest in outline.calls if name not in names)
     head = [digest for name, _, digest in outline.calls if name in names]
     seams = {one for digest in head for one in outline.inputs[digest]} - set(head)
@@ -375,7 +375,7 @@ def find_trunk(
 
 
 def frame(spec: Spec) -> str:
-    """All that features depend on except the model."""
+    """Returns all that features depend on, except the model, as a text."""
     fit = spec.fit.model_dump(mode="json")
     said: dict[str, Any] = {
         "image": spec.image.model_dump(mode="json"),
@@ -390,7 +390,7 @@ def frame(spec: Spec) -> str:
 
 
 def _same(made: keras.Model, rest: keras.Model, plan: FeaturePlan) -> bool:
-    """Whether a head has the weights of the whole model's end, and gives the same."""
+    """Whether a head has the weights and outputs of the end of the whole model."""
     for layer in made.layers[1:]:
         ours, theirs = layer.variables, rest.get_layer(layer.name).variables
         if len(ours) != len(theirs) or not all(map(_equal, ours, theirs)):

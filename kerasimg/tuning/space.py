@@ -1,6 +1,6 @@
-"""The search values of a spec as a space: by name, with their conditions, and how many points there are.
+"""The search space of a spec: its search values by name, their conditions, and the number of points.
 
-Only `declare` needs KerasTuner, so that a space can be shown at once.
+Only `declare` imports KerasTuner, so that a space can be printed quickly.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from kerasimg.spec.search import SearchValue
 
 Kind = Literal["choice", "int", "float"]
 Key = str | int | float
-"""What KerasTuner may choose: a scalar, of the same type as all others of its Choice."""
+"""A value that KerasTuner chooses: a scalar, of the same type as all others of its Choice."""
 
 DIGITS = 6
-"""Significant digits of a float that is drawn from a range; more would say nothing and read badly."""
+"""Significant digits of a float that is drawn from a range; more would not matter and are hard to read."""
 NOT_SEARCHED = ("tune", "expect", "pretrained", "card", "name", "about", "task")
-"""Sections in which no search could find anything."""
+"""Sections that cannot have search values."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,20 @@ class Dimension:
     kind: Kind
     default: Any
     options: tuple[Any, ...] = ()
-    """Of a choice: the values, or the labels."""
+    """The values of a choice, or its labels."""
     low: float = 0
     high: float = 0
     step: float | None = None
     log: bool = False
     within: tuple[tuple[str, Any], ...] = ()
-    """(name, option) of each choice that must have been made for this value to count, outermost first."""
+    """(name, option) of each choice on which this value is conditional, outermost first."""
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        """What KerasTuner chooses from, where it does: the options, as text where they are not of one type that it
-        takes; of a float with a step, every value, since what it computes by steps of a float misses the last one.
+        """The values that KerasTuner chooses from; empty for a range.
+
+        Options that are not all of one scalar type are given as JSON text. A float with a step lists every value,
+        because KerasTuner's own steps miss the last one.
         """
         if self.kind != "choice":
             return self._steps()
@@ -55,7 +57,7 @@ class Dimension:
         return self.options if plain else tuple(json.dumps(option) for option in self.options)
 
     def _steps(self) -> tuple[float, ...]:
-        """Every value of a float with a step, and the default, which need be none of them."""
+        """Returns every value of a float with a step, and the default, which need not be one of them."""
         if self.kind != "float" or self.step is None:
             return ()
         count = _steps_between(self.low, self.high, self.step, self.log)
@@ -66,7 +68,7 @@ class Dimension:
         return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
 
     def key(self, value: Any) -> Key:
-        """What stands for a value of the spec in KerasTuner."""
+        """Returns KerasTuner's value for a value of the spec."""
         if self.kind == "float":
             return float(value)
         if self.kind == "int":
@@ -74,7 +76,7 @@ class Dimension:
         return self.keys[[json.dumps(option) for option in self.options].index(json.dumps(value))]
 
     def value(self, key: Key) -> Any:
-        """The value of the spec that a choice of KerasTuner means; CallError for none."""
+        """Returns the value of the spec for KerasTuner's value; CallError if it is not an option."""
         if self.kind == "choice":
             for known, option in zip(self.keys, self.options, strict=True):
                 if known == key:
@@ -86,7 +88,7 @@ class Dimension:
 
     @property
     def count(self) -> int | None:
-        """How many values there are; None: any number between two bounds."""
+        """Number of values; None: any number between two bounds."""
         if self.kind == "choice":
             return len(self.options)
         if self.kind == "float":
@@ -104,7 +106,7 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """All that a search may set in a spec, each value after those on which it depends."""
+    """All search values of a spec, each after those on which it depends."""
 
     dimensions: tuple[Dimension, ...]
 
@@ -112,7 +114,7 @@ class Space:
         return next(dimension for dimension in self.dimensions if dimension.name == name)
 
     def active(self, values: Mapping[str, Any]) -> Iterator[Dimension]:
-        """The dimensions that count, given values (of the spec) for those that they depend on; defaults otherwise."""
+        """Yields the active dimensions: those whose conditions hold for these values of the spec, or the defaults."""
         known: dict[str, Any] = {}
         for dimension in self.dimensions:
             if all(name in known and known[name] == option for name, option in dimension.within):
@@ -120,7 +122,7 @@ class Space:
                 yield dimension
 
     def complete(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values that count, defaults for those that were not given; what does not count is left out."""
+        """Returns the values of the active dimensions, with defaults for those that are missing."""
         return {dimension.name: values.get(dimension.name, dimension.default) for dimension in self.active(values)}
 
     @property
@@ -129,18 +131,18 @@ class Space:
         return self.complete({})
 
     def values(self, keys: Mapping[str, Key]) -> dict[str, Any]:
-        """The values of the spec that KerasTuner's choices mean, of those that count."""
+        """Returns the values of the spec for KerasTuner's values, of the active dimensions."""
         given = {one.name: one.value(keys[one.name]) for one in self.dimensions if one.name in keys}
         return self.complete(given)
 
     @property
     def size(self) -> int | None:
-        """How many different trials there are; None: without end, since some value is any number of a range."""
+        """Number of different trials; None: infinite, because a value is any number of a range."""
         return None if any(one.count is None for one in self.dimensions) else self.points
 
     @property
     def points(self) -> int:
-        """How many there are, with each value that is any number of a range taken as one."""
+        """Number of different trials if each range without steps counts as one value."""
         return math.prod(self._points_of(one) for one in self.dimensions if not one.within)
 
     def _points_of(self, dimension: Dimension) -> int:
@@ -153,7 +155,7 @@ class Space:
         )
 
     def describe(self) -> dict[str, Any]:
-        """The space as plain values, for a machine to read."""
+        """Returns the space as plain values for JSON."""
         return {
             "size": self.size,
             "points": self.points,
@@ -168,7 +170,7 @@ class Space:
 
 
 def space_of(spec: Spec) -> Space:
-    """What a search may set in a spec; SpecError where nothing is, or where it could change nothing."""
+    """Returns the search space of a spec; SpecError if a search value has no effect or a name occurs twice."""
     faults = []
     dimensions = []
     counted = Counter(value.name for value in spec.search)
@@ -183,14 +185,13 @@ def space_of(spec: Spec) -> Space:
             dimensions.append(_dimension(value, within))
     if faults:
         raise SpecError(faults)
-    return Space(tuple(sorted(dimensions, key=lambda one: one.name != "variant")))  # others may depend on it
+    return Space(tuple(sorted(dimensions, key=lambda one: one.name != "variant")))  # others may depend on the variant
 
 
 def resolve(spec: Spec, values: Mapping[str, Any]) -> Spec:
-    """The spec with these values of its space, as a trial trains it.
+    """Returns the spec with these values of its space, as a trial trains it.
 
-    values: by name, as the space has them; one that is left out is its default. SpecError where what comes out is
-    wrong, although each value is allowed.
+    values: by name; a missing one has its default. SpecError if the result is wrong, although each value is allowed.
     """
     return load_again(spec, chosen=values, other_options=False)
 
@@ -216,7 +217,7 @@ def _steps_between(low: float, high: float, step: float, log: bool) -> int:
 
 
 def _within(spec: Spec, value: SearchValue) -> tuple[tuple[str, Any], ...] | None:
-    """What a search value depends on; None where it can never count, since its param was given or is another's."""
+    """Returns the conditions of a search value; None if its param was given or its variant is not chosen."""
     if value.path[0] == "params" and value.path[1] in spec.given:
         return None
     outer: tuple[tuple[str, Any], ...] = ()

@@ -1,8 +1,8 @@
-"""Train the trials of a search; what they have in common is made once per process.
+"""Trains the trials of a search, and shares images, features and compiled models between them.
 
-`Trials` opens, checks and decodes the images once. `run` trains the spec with some of its search values chosen, and
-gives the curve that `kerasimg.train` would give for the same spec and seed. A failed trial is recorded in its outcome
-and does not stop the search.
+`Trials` opens, checks and decodes the images once per process. `run` trains the spec with some of its search values
+chosen; the metrics equal those of `kerasimg.train` for the same spec and seed. A failed trial is recorded in its
+outcome and does not stop the search.
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ STATE = "state.ckpt"
 MODELS = 16
 """Most compiled models in memory."""
 GROWTH = 1024**3
-"""Bytes that a process may take for its trials, above those for the first."""
+"""Bytes by which the memory of a process may grow after its first trial."""
 TRUNKS = 3
 """Most frozen parts whose features are in memory."""
 MODELS_SHARE = 0.2
-"""Of the free memory, for the weights of those."""
+"""Largest share of the free memory for the weights of compiled models."""
 
 
 class Trials:
-    """What trains the trials of a search in this process. `spec` and `source` are what they have in common."""
+    """Trains the trials of a search in this process. All trials have the same `spec` and `source`."""
 
     def __init__(
         self,
@@ -90,10 +90,10 @@ class Trials:
     ) -> None:
         """ref, data, cache, weights, limits, on_bad_image, overrides, params: as for `kerasimg.train`.
 
-        folder: in which each trial that keeps something gets its own.  seed: of trials that name none; None: that
-        of the spec.
-        cache: "disk" where several processes share the images.  keep: of how many of the best trials in that folder,
-        by `tune.objective`, the weights are kept; None: as `tune.keep` says.
+        folder: parent of the folders in which trials save weights and states.  seed: of trials without their own;
+        None: that of the spec.
+        cache: "disk" if several processes share the images.  keep: number of best trials, by `tune.objective`, whose
+        weights are saved; None: `tune.keep`.
         """
         self.spec, self.source = load_for(ref, data, overrides, dict(params or {}))
         self.folder = Path(folder)
@@ -120,7 +120,7 @@ class Trials:
         self._noted_ahead: Collection[str] = ()
 
     def resolve(self, values: Mapping[str, Any], seed: int | None = None) -> Spec:
-        """The spec with these search values, by name; SpecError where they do not go together."""
+        """Returns the spec with these search values, by name; SpecError if they are not compatible."""
         edits = {"fit.seed": self.seed if seed is None else seed}
         return load_again(self.spec, chosen=values, edits=edits, other_options=False)
 
@@ -136,14 +136,14 @@ class Trials:
         go_on_from: str | None = None,
         keep_state: bool = False,
     ) -> Outcome:
-        """Train one trial. Only KeyboardInterrupt and what ends the process comes out of it as an error.
+        """Train one trial. An exception is recorded in the outcome; only a BaseException (KeyboardInterrupt) is raised.
 
-        values: by name; search values that are left out have their default.  epochs: the epoch to stop before, counted
-        from 0 over all stages; None: the spec's end.
-        first_epoch: above 0, the trial goes on from what was kept of `go_on_from` (a trial_id; None: its own), to the
-        last bit; where nothing was kept, it is trained from its beginning, which comes to the same.
+        values: by name; a missing search value has its default.  epochs: the epoch to stop before, counted from 0 over
+        all stages; None: the last epoch of the spec.
+        first_epoch: above 0, the trial continues from the saved state of `go_on_from` (a trial_id; None: its own); if
+        there is none, it is trained from scratch. The result is the same bit for bit.
         after_epoch: called with the number of each epoch, from 0, and its metrics; True ends the trial.
-        keep_state: save the training state if it ends before the last epoch of the spec.
+        keep_state: save the training state if the trial ends before the last epoch of the spec.
         """
         started = time.perf_counter()
         if (reason := self._passed_limit(values, seed)) is not None:
@@ -155,18 +155,18 @@ class Trials:
             )
 
     def expect(self, values: Mapping[str, Any], *, seed: int | None = None) -> None:
-        """Say which trial comes after the next call of `run`: its graph is made beside that one, where this can be."""
+        """Announce the trial after the next call of `run`; if possible, its graph is made while that one trains."""
         if not is_measured(self.spec.tune.limits):
             self._next = partial(self._prepare, values, seed)
 
     def _passed_limit(self, values: Mapping[str, Any], seed: int | None) -> str | None:
-        """Why a trial is not trained because of `tune.limits`; trials with the same model are measured once."""
+        """Returns the reason if a trial exceeds `tune.limits`, else None; each model is measured once."""
         if not is_measured(self.spec.tune.limits):
             return None
         try:
             spec = self.resolve(values, seed)
             outline = outline_of(spec, {})
-            if outline is None:  # an expression asks for a shape that only the model itself has
+            if outline is None:  # an expression needs a shape that is known only when the model is built
                 return passed_limit(spec, self.source.classes)
             if (key := outline.text()) not in self._measured:
                 self._measured[key] = passed_limit(spec, self.source.classes)
@@ -202,7 +202,7 @@ class Trials:
             engine.hand_on()
             status = "stopped" if engine.dismissed else "completed"
             weights = self._keep(engine, trial_id)
-        except Exception as error:  # whatever it is, the other trials go on
+        except Exception as error:  # no error may stop the other trials
             status, reason = _judged(error)
             if (spoilt := self._models.pop(self._now or "", None)) is not None:
                 forget_gradients(spoilt.gradients)
@@ -217,16 +217,16 @@ class Trials:
         return Outcome(status, logs, self._best(rows), seconds, reason, weights, details)
 
     def _note(self, gradients: Collection[str]) -> None:
-        """Remember what to forget with the model of this trial, or forget it now, where the model is not kept."""
+        """Record the gradients to forget with the model of this trial, or forget them now if it is not in memory."""
         if (kept := self._models.get(self._now or "")) is not None:
             kept.gradients |= {*gradients}
         else:
             forget_gradients(gradients)
 
     def used_up(self) -> bool:
-        """Whether the process has taken so much memory for its trials that another should go on in its place.
+        """Whether the process has grown so much that another one should replace it.
 
-        TensorFlow does not give all of a graph's memory back.
+        TensorFlow does not release all memory of a graph.
         """
         return self._first_bytes is not None and resident_bytes() - self._first_bytes > GROWTH
 
@@ -234,7 +234,7 @@ class Trials:
         return best_row(rows, goal_of(self.spec))
 
     def _keep(self, engine: Engine, trial_id: str) -> Path | None:
-        """Keep the weights of a trial that is among the best so far."""
+        """Save the weights of a trial if it is among the best so far."""
         goal, spec = goal_of(self.spec), engine.spec
         if not self.keep or not (best := self._best(engine.rows)):
             return None
@@ -251,7 +251,7 @@ class Trials:
         return keep_best(self.folder, trial_id, best[goal.figure], goal.direction, self.keep, save)
 
     def _engine(self, spec: Spec, epochs: int | None, after_epoch: AfterEpoch | None, state: Path | None) -> Engine:
-        """What trains a trial, from where an earlier one was kept, if it was."""
+        """Returns the engine of a trial, which continues from the saved state of an earlier one if there is any."""
         spec, _ = self._choices.settle(spec, self.source)
         callbacks = make_callbacks(spec)
         execution: SharedModel | None = None
@@ -269,7 +269,7 @@ class Trials:
         )
 
     def _shared(self, spec: Spec) -> tuple[SharedModel, Experiment]:
-        """The model of an earlier trial, as good as new, or a new one."""
+        """Returns a reset model of an earlier trial, or a new one."""
         key, outline, head_alone = self._model_for(spec)
         shared, parts = self._models[key], self._split(spec)
         weights = image_weights(spec, self.source, parts["train"])
@@ -277,7 +277,7 @@ class Trials:
         return shared, shared.begin(spec, parts, weights, outline)
 
     def _prepare(self, values: Mapping[str, Any], seed: int | None) -> None:
-        """Make and trace what the first stage of a trial will need, if that is the model's graph and nothing else."""
+        """Build and trace the graph for the first stage of a trial, if that stage needs nothing else."""
         spec = self.resolve(values, seed)
         if is_open(spec) or not can_share(spec, make_callbacks(spec)):
             return
@@ -293,7 +293,7 @@ class Trials:
             optimize()
 
     def _model_for(self, spec: Spec) -> tuple[str, Outline, bool]:
-        """Where among the models the one of a spec is now, its outline, and whether it is only the model's head."""
+        """Returns the key of a spec's model in `_models`, its outline, and whether it is only the head."""
         outline = outline_of(spec, self._calls)
         trunk = self._trunk(spec, outline) if outline else None
         key = signature(spec, outline, trunk is not None) if outline else ""
@@ -308,7 +308,7 @@ class Trials:
         return key, outline, trunk is not None
 
     def _make(self, spec: Spec) -> tuple[SharedModel, Outline, Trunk | None]:
-        """A new model, and what of it further trials need not make."""
+        """Returns a new model, its outline, and the trunk that further trials can reuse."""
         graphs: list[Recorder] = []
 
         class Noted(Recorder):
@@ -341,14 +341,14 @@ class Trials:
         return SharedModel(experiment, outline, build, self._tables, plans, self._ahead.computing)
 
     def _trunk(self, spec: Spec, outline: Outline) -> Trunk | None:
-        """The trunk that the spec's model has in common with earlier ones."""
+        """Returns the trunk of an earlier model that the spec's model has, too."""
         return next((trunk for trunk in self._trunks if trunk.fits(spec, outline)), None)
 
     def _make_head(self, spec: Spec, outline: Outline, trunk: Trunk) -> SharedModel:
-        """The head alone of a model."""
+        """Builds only the head of a model."""
         head = trunk.head(spec, self._calls, self.limits)
         size = spec.image.size[0], spec.image.size[1]
-        # Of the head alone nothing is frozen; "cached" would want it to be.
+        # The head has no frozen layers, which "cached" would require.
         free = replace(spec, fit=spec.fit.model_copy(update={"features": "auto"}))
         experiment = self._experiment(free, lambda spec: {size: Sized(spec, head)})
         data = replace(
@@ -362,7 +362,7 @@ class Trials:
         return self._shareable(experiment, outline, plans, head=True)
 
     def _make_room(self) -> None:
-        """Forget the models that were used longest ago."""
+        """Remove the least recently used models."""
         most = MODELS_SHARE * free_bytes()
         before = len(self._models)
         while len(self._models) > 1 and (
@@ -371,11 +371,11 @@ class Trials:
             forget_gradients(self._models.popitem(last=False)[1].gradients)
         self._dropped += before - len(self._models)
         if self._dropped >= MODELS // 2:
-            gc.collect()  # takes a moment: not for every single one
+            gc.collect()  # slow, so not after every model
             self._dropped = 0
 
     def _experiment(self, spec: Spec, make: Callable[[Spec], Models]) -> Experiment:
-        """The experiment of a trial; SpecError where spec, images and models do not go together."""
+        """Returns the experiment of a trial; SpecError if spec, images and models are not compatible."""
         return prepare(
             spec,
             self.source,
@@ -407,14 +407,14 @@ class _Pruning(Hooks):
 
 
 def _found(state: Path | None) -> checkpoint.Checkpoint | None:
-    """What was kept of a trial; None, and it is trained from its beginning, where that is missing or damaged."""
+    """Returns the saved state of a trial; None if it is missing or damaged, and the trial starts from scratch."""
     with suppress(KerasimgError):
         return None if state is None else checkpoint.read(state)
     return None
 
 
 def _judged(error: Exception) -> tuple[Status, str]:
-    """The status of a trial that raised an error, and the reason."""
+    """Returns the status of a trial that raised an error, and the reason."""
     if isinstance(error, SpecError):
         return "infeasible", str(error)
     if is_out_of_memory(error):
@@ -430,9 +430,9 @@ def is_measured(limits: Limits) -> bool:
 
 
 def passed_limit(spec: Spec, classes: Sequence[str]) -> str | None:
-    """The limit of `tune.limits` that a model passes as a LiteRT file, as a sentence; None if it passes none.
+    """Returns, as a sentence, the limit of `tune.limits` that a model exceeds as a LiteRT file; None if it fits.
 
-    The weights are random: they change neither size nor latency.
+    The weights are random: they affect neither size nor latency.
     """
     limits = spec.tune.limits
     model = construct(spec, weights=None, limits=None if limits.params is None else {"params": limits.params}).model

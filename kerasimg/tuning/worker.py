@@ -36,33 +36,33 @@ from kerasimg.tuning.protocol import PATIENCE_S, TOKEN_VARIABLE, address_of, giv
 from kerasimg.tuning.search_folder import Task, data_record, digests
 
 SAY_AFTER_S = 3.0
-"""How long it does so without a word."""
+"""How long a worker waits for the chief before it logs that."""
 CALL_S = 30.0
-"""How long an answer may take: a choice of Bayesian search takes some seconds."""
+"""Timeout of a request: a choice of Bayesian search takes some seconds."""
 ASK_AGAIN_S = 0.2
 HEARTBEAT_S = 5.0
 LOOK_S = 0.2
-"""How often a worker looks whether the process that began it is still there."""
+"""How often a worker checks that its parent process is alive."""
 AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION)
 CHANNEL = (("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 1000))
 
 
 class Chief:
-    """The oracle of a search, as a worker sees it."""
+    """The client through which a worker uses the oracle of a search."""
 
     def __init__(self, address: str, token: str, digest: str, worker: str) -> None:
-        """address: HOST:PORT.  digest: of `Task.identity`.  worker: the name of this one, which no other has."""
+        """address: HOST:PORT.  digest: of `Task.identity`.  worker: the unique name of this worker."""
         host, port = address_of(address)
         self.address = address
         self.channel = grpc.insecure_channel(f"{host}:{port}", options=CHANNEL)
         self.facts = {protocol.TOKEN: token, protocol.DIGEST: digest, protocol.WORKER: worker}
         self.facts[protocol.HOST] = this_host()
         self.trial: str | None = None
-        """The one that is trained now."""
+        """The trial that is being trained."""
 
     def join(self, identity: Mapping[str, str]) -> None:
-        """Say what this worker has; CallError where the chief refuses it. The chief is waited for."""
+        """Send the identity of this worker, and wait for the chief; CallError if the chief refuses it."""
         answer = self._patiently("Join", protocol.encode({"identity": identity}))
         self.facts[protocol.SEARCH] = str(answer["search"])
 
@@ -74,7 +74,7 @@ class Chief:
         return Answer(answer["status"], order)
 
     def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> bool:
-        """Reports an epoch; whether the trial should end."""
+        """Reports an epoch; returns whether the trial should end."""
         (value,) = metrics.values()
         message = protocol.encode({"trial": trial_id, "step": step, "value": float(value)})
         return bool(self._patiently("Epoch", message)["stop"])
@@ -89,7 +89,7 @@ class Chief:
         return dict(json.loads(call(message, timeout=timeout_s, metadata=tuple(self.facts.items()))))
 
     def _patiently(self, method: str, message: bytes) -> dict[str, Any]:
-        """An answer; a chief that is gone may come back. Each request may be sent twice without harm."""
+        """Returns the answer, and waits for a chief that is gone. Requests are idempotent, so they can be repeated."""
         started = time.monotonic()
         waiting = False
         while True:
@@ -126,7 +126,7 @@ class Chief:
 
     @contextmanager
     def present(self) -> Iterator[None]:
-        """Let the chief know, now and then, that this worker is there, and at the end that it is not."""
+        """Send heartbeats to the chief while the block runs, and a message that this worker leaves at its end."""
         done = threading.Event()
 
         def tell() -> None:
@@ -145,7 +145,7 @@ class Chief:
 
 
 def end_with(parent: int) -> None:
-    """End this process when the one that began it is gone, however that was."""
+    """End this process when its parent process has ended for any reason."""
 
     def look() -> None:
         while os.getppid() == parent:
@@ -156,7 +156,7 @@ def end_with(parent: int) -> None:
 
 
 class UsedUp(Exception):
-    """The process has taken much memory that is not given back: another process should continue."""
+    """The process holds much memory that it cannot release: another process should continue."""
 
 
 def run_trials(
@@ -229,7 +229,7 @@ def run_trial(oracle: Any, order: Order, runner: Any, spec: Spec, goal: Goal) ->
 
 
 def summary(outcomes: list[Outcome], goal: Goal, executions: int = 1) -> Ended:
-    """The executions of a trial as one; it worked where all of them did."""
+    """Returns the executions of a trial as one result; it worked if all of them did."""
     last = outcomes[-1]
     first = outcomes[0]
     scores = [float(one.best[goal.figure]) for one in outcomes if goal.figure in one.best]
@@ -266,12 +266,12 @@ def work(
     overrides: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> int:
-    """Train trials for the search that a chief leads, until it has no more; how many they were.
+    """Train trials for a chief until it has no more; return their number.
 
-    ref, data and the rest: as for the chief, `kerasimg.tune(..., chief="HOST:PORT")`.  chief: HOST:PORT where it is.
+    ref, data and the rest: as for the chief, `kerasimg.tune(..., chief="HOST:PORT")`.  chief: its address, HOST:PORT.
     token: that of the chief; None: the one in the environment variable KERASIMG_TOKEN.
-    The chief may come later, and may be restarted. Nothing is kept here; what became of each trial goes to the chief.
-    Raises `UsedUp` if the process has taken so much memory that another process should continue.
+    The chief may start later, and may be restarted. Nothing is saved here; the chief gets the result of each trial.
+    Raises `UsedUp` if the process holds so much memory that another process should continue.
     """
     address_of(chief)
     if (token := given_token(token)) is None:
@@ -296,9 +296,9 @@ def serve(
     cache: Any,
     kept: Callable[[str, Any], None] | None = None,
 ) -> int:
-    """Train what a chief hands out; how many trials it was.
+    """Train the trials that a chief hands out; return their number.
 
-    name: of this worker, which no other has.  kept: keeps what became of a trial, before the chief knows.
+    name: the unique name of this worker.  record: saves the result of a trial before it is sent to the chief.
     """
     asked = Chief(chief, token, task.digest, name)
     log.info(f"asking for trials at {chief}")
@@ -319,7 +319,7 @@ def serve(
 
 
 def main() -> None:
-    """A worker on the chief's own machine, which shares its folder."""
+    """Runs a worker on the chief's machine, which uses the folder of the search."""
     parser = argparse.ArgumentParser()
     parser.add_argument("chief")
     parser.add_argument("folder")
@@ -330,14 +330,14 @@ def main() -> None:
     if given.parent:
         end_with(given.parent)
     gc.collect()
-    gc.freeze()  # the collector need not go through all loaded modules in every trial
+    gc.freeze()  # spares the collector all loaded modules in every trial
     try:
         task = Task.open(given.folder, given.data)
         folder = task.folder / TRIALS
         cache = "disk" if task.call["cache"] in ("auto", "memory") else None
         serve(task, given.chief, token_of(task.folder), given.name, folder, cache, Records(task.folder).write_ended)
     except UsedUp:
-        sys.exit(0)  # the chief begins another
+        sys.exit(0)  # the chief starts another worker
     except KerasimgError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
