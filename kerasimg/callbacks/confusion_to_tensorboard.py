@@ -87,7 +87,7 @@ class ConfusionToTensorBoard(keras.callbacks.Callback):
                 (float(outputs[row].max()), shown[row], int(numbers[row]), int(guesses[row]))
                 for row in np.flatnonzero(guesses != numbers)
             ]
-            mistaken = sorted(mistaken, key=lambda one: -one[0])[: self.samples]
+            mistaken = sorted(mistaken, key=lambda mistake: -mistake[0])[: self.samples]
         return confusion, mistaken
 
     def _write(self, tag: str, figure: Any, epoch: int) -> None:

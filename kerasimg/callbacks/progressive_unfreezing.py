@@ -89,8 +89,8 @@ def _leaves(layer: Any) -> Iterator[Any]:
         if layer.weights:
             yield layer
     else:
-        for one in inner:
-            yield from _leaves(one)
+        for child in inner:
+            yield from _leaves(child)
 
 
 def _rebuild_optimizer(model: Any) -> None:

@@ -116,8 +116,10 @@ def as_dataset(batches: Batches) -> Any:
         return [*(x if isinstance(x, tuple) else (x,)), *others]
 
     def batch(number: Any) -> Any:
-        made = tf.numpy_function(load, [number], [array.dtype for array in arrays], stateful=False)
-        shaped = [tf.ensure_shape(one, (rows, *array.shape[1:])) for one, array in zip(made, arrays, strict=True)]
+        outputs = tf.numpy_function(load, [number], [array.dtype for array in arrays], stateful=False)
+        shaped = [
+            tf.ensure_shape(tensor, (rows, *array.shape[1:])) for tensor, array in zip(outputs, arrays, strict=True)
+        ]
         return tf.nest.pack_sequence_as(sample, shaped)
 
     dataset = tf.data.Dataset.range(batches.first, last).map(

@@ -306,11 +306,11 @@ class Subject:
         draw = np.random.default_rng(0)
         x = [draw.uniform(0, 255, (size, *shape.shape[1:])).astype("float32") for shape in self.model.inputs]
         y = _labels(self.targets, size, self.classes, draw)
-        given = x if len(x) > 1 else x[0]
+        inputs = x if len(x) > 1 else x[0]
         taken = []
         for _ in range(ROUNDS + 1):
             started = time.perf_counter()
-            self.model.train_on_batch(given, y)
+            self.model.train_on_batch(inputs, y)
             taken.append(time.perf_counter() - started)
         return min(taken[1:])
 
@@ -356,7 +356,9 @@ SCARCE = 4
 """A number below `MOST` by this factor is small."""
 
 
-def steps_at_a_time(model: Any, batch_size: int, steps: int, callbacks: list[Any], most: int | None = None) -> int:
+def choose_steps_per_execution(
+    model: Any, batch_size: int, steps: int, callbacks: list[Any], most: int | None = None
+) -> int:
     """Returns the steps per execution for a model and the steps of its epoch.
 
     most: an upper limit. The result is 1 if a callback acts on single steps, and on backends other than TensorFlow,
@@ -367,11 +369,11 @@ def steps_at_a_time(model: Any, batch_size: int, steps: int, callbacks: list[Any
     step_s = 3 * batch_size * operations(model) / OPERATIONS_PER_S
     in_time = max(1, int(TURN_S / max(step_s, 1e-9)))
     enough = min(most or MOST, in_time)
-    found = part_of(steps, enough)
-    if found * SCARCE < enough:
+    chosen = part_of(steps, enough)
+    if chosen * SCARCE < enough:
         # Few numbers divide it: too many per execution are better than next to none.
-        found = next((number for number in range(enough, min(steps, in_time) + 1) if steps % number == 0), found)
-    return found
+        chosen = next((number for number in range(enough, min(steps, in_time) + 1) if steps % number == 0), chosen)
+    return chosen
 
 
 def part_of(steps: int, most: int) -> int:

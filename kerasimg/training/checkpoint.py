@@ -44,8 +44,8 @@ def write(path: Path, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
     check = 0
     for array in whole.values():
         check = zlib.crc32(_bytes(array), check)
-    described = [[name, array.dtype.name, list(array.shape)] for name, array in whole.items()]
-    head = json.dumps({"facts": facts, "arrays": described, "crc32": check})
+    entries = [[name, array.dtype.name, list(array.shape)] for name, array in whole.items()]
+    head = json.dumps({"facts": facts, "arrays": entries, "crc32": check})
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial, partial.open("wb") as file:
         file.write(MAGIC + head.encode() + b"\n")
@@ -70,18 +70,18 @@ def read(path: Path) -> Checkpoint | None:
         ) from None
 
 
-def with_batch_size(found: Checkpoint | None, images: int, size: int) -> Checkpoint | None:
+def with_batch_size(saved: Checkpoint | None, images: int, size: int) -> Checkpoint | None:
     """Returns a checkpoint as if its stage had been trained with batches of `size` from the start.
 
     The order of the images does not depend on the size of batches, so the same have been seen. Schedules go by the
     optimizer's step count, which `facts["iterations"]` replaces.
     """
-    if found is None or found.facts["done"] or found.facts.get("batch_size", size) == size:
-        return found
-    step = found.facts["step"] * found.facts["batch_size"] // size
-    epochs = found.facts["epoch"] - found.facts["begin"]
+    if saved is None or saved.facts["done"] or saved.facts.get("batch_size", size) == size:
+        return saved
+    step = saved.facts["step"] * saved.facts["batch_size"] // size
+    epochs = saved.facts["epoch"] - saved.facts["begin"]
     changed = {"step": step, "batch_size": size, "iterations": epochs * -(-images // size) + step}
-    return Checkpoint({**found.facts, **changed}, found.arrays)
+    return Checkpoint({**saved.facts, **changed}, saved.arrays)
 
 
 def read_facts(path: Path) -> dict[str, Any] | None:
@@ -120,7 +120,7 @@ NOTHING = object()
 
 def variable_values(variables: Iterable[Any], prefix: str) -> Arrays:
     """Returns the values of variables, named by their position."""
-    return {f"{prefix}/{place}": keras.ops.convert_to_numpy(one) for place, one in enumerate(variables)}
+    return {f"{prefix}/{place}": keras.ops.convert_to_numpy(variable) for place, variable in enumerate(variables)}
 
 
 def assign_variables(variables: Sequence[Any], arrays: Mapping[str, np.ndarray], prefix: str) -> None:
@@ -149,7 +149,7 @@ def backend_random_state() -> Arrays:
     import torch
 
     states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
-    return {f"backend/{place}": one.numpy() for place, one in enumerate(states)}
+    return {f"backend/{place}": state.numpy() for place, state in enumerate(states)}
 
 
 def set_backend_random_state(arrays: Mapping[str, np.ndarray]) -> None:
@@ -169,13 +169,15 @@ def callback_states(callbacks: Iterable[Any], arrays: Arrays) -> list[dict[str, 
     states = []
     for place, callback in enumerate(callbacks):
         if hasattr(callback, "get_state"):
-            found = callback.get_state()
+            attributes = callback.get_state()
         else:
-            given = inspect.signature(type(callback).__init__).parameters
-            found = {key: value for key, value in vars(callback).items() if key not in (*CALLBACK_ATTRIBUTES, *given)}
-        plain = {key: _plain(value, f"callbacks/{place}/{key}", arrays) for key, value in found.items()}
-        kept = {key: value for key, value in plain.items() if value is not NOTHING}
-        states.append({"class": type(callback).__name__, "state": kept})
+            parameters = inspect.signature(type(callback).__init__).parameters
+            attributes = {
+                key: value for key, value in vars(callback).items() if key not in (*CALLBACK_ATTRIBUTES, *parameters)
+            }
+        plain = {key: _plain(value, f"callbacks/{place}/{key}", arrays) for key, value in attributes.items()}
+        storable = {key: value for key, value in plain.items() if value is not NOTHING}
+        states.append({"class": type(callback).__name__, "state": storable})
     return states
 
 

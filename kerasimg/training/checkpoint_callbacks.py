@@ -125,7 +125,7 @@ class Watch(keras.callbacks.CallbackList):
     @property
     def stateful(self) -> list[Any]:
         """The callbacks whose state is saved."""
-        return [one for one in self.callbacks if one is not progress_bar(self)]
+        return [callback for callback in self.callbacks if callback is not progress_bar(self)]
 
     def resume_from(self, saved: Checkpoint) -> None:
         """Begin where a checkpoint of this stage was written."""

@@ -57,8 +57,8 @@ def dataset(
         >>> tuple(images.shape), tuple(labels.shape)
         ((8, 8, 8, 3), (8,))
     """
-    how: dict[str, Any] = {"params": merged_params(params, more_params), "edits": overrides, "partial": True}
-    loaded = load_with(spec, **how)
+    options: dict[str, Any] = {"params": merged_params(params, more_params), "edits": overrides, "partial": True}
+    loaded = load_with(spec, **options)
     if part not in PARTS:
         raise CallError(f"no part '{part}'{nearest(part, PARTS)} (parts: train, validation, test)")
     batch_size = batch_size_of(loaded)

@@ -87,14 +87,14 @@ class Devices:
             m = -(-n // count) * count
             places = tf.range(m) % n
 
-            def filled(one: Any) -> Any:
-                taken = tf.cond(tf.equal(n, m), lambda: one, lambda: tf.gather(one, places))
-                return tf.ensure_shape(taken, (None, *one.shape[1:]))
+            def filled(tensor: Any) -> Any:
+                taken = tf.cond(tf.equal(n, m), lambda: tensor, lambda: tf.gather(tensor, places))
+                return tf.ensure_shape(taken, (None, *tensor.shape[1:]))
 
-            there = tf.cast(tf.range(m) < n, tf.float32)
+            is_image = tf.cast(tf.range(m) < n, tf.float32)
             scale = tf.cast(m / n, tf.float32) if whole is None else tf.constant(whole, tf.float32)
-            weighed = there * scale if weight is None else there * scale * filled(weight)
-            return tf.nest.map_structure(filled, x), filled(y), tf.stack([weighed, there], axis=1)
+            weighed = is_image * scale if weight is None else is_image * scale * filled(weight)
+            return tf.nest.map_structure(filled, x), filled(y), tf.stack([weighed, is_image], axis=1)
 
         return dataset.map(tf.autograph.experimental.do_not_convert(fill)).prefetch(2)
 
@@ -105,9 +105,9 @@ ONE = Devices()
 class Shared(keras.Model):
     """A model that takes `Devices.even` batches."""
 
-    def compile(self, *, metrics: Any = None, **how: Any) -> None:
+    def compile(self, *, metrics: Any = None, **options: Any) -> None:
         """As in Keras, but metrics learn which rows are images, as only `weighted_metrics` do."""
-        super().compile(weighted_metrics=metrics, **how)
+        super().compile(weighted_metrics=metrics, **options)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
@@ -118,8 +118,8 @@ class Shared(keras.Model):
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The metrics, in which each image counts once."""
-        there = None if sample_weight is None else sample_weight[:, 1]
-        return super().compute_metrics(x, y, y_pred, there)
+        is_image = None if sample_weight is None else sample_weight[:, 1]
+        return super().compute_metrics(x, y, y_pred, is_image)
 
 
 def devices_for(spec: Spec) -> Devices:
@@ -154,8 +154,8 @@ def _names() -> list[str]:
         return [str(name) for name in keras.distribution.list_devices()]
     import tensorflow as tf
 
-    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return [device.name.removeprefix("/device:") for device in found]
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return [device.name.removeprefix("/device:") for device in devices]
 
 
 @functools.cache  # TensorFlow mixes up the messages between devices of two strategies in one process

@@ -63,7 +63,7 @@ def check_teacher_place(spec: Spec) -> None:
         raise SpecError([Fault(source, "fit.teacher.run", message)]) from None
 
 
-def check_same_teacher(spec: Spec, noted: Mapping[str, Any]) -> None:
+def check_same_teacher(spec: Spec, notes: Mapping[str, Any]) -> None:
     """WeightsError if the teacher of a run no longer exists or has changed."""
     if spec.fit.teacher is None:
         return
@@ -71,7 +71,7 @@ def check_same_teacher(spec: Spec, noted: Mapping[str, Any]) -> None:
         digests = _digests(model_file(spec.fit.teacher.run))
     except CallError:
         raise WeightsError(f"the teacher '{spec.fit.teacher.run}' is no longer there; put it back") from None
-    if noted["teacher"] not in digests:
+    if notes["teacher"] not in digests:
         raise WeightsError(
             f"the teacher '{spec.fit.teacher.run}' is not the one that the run began with: it has changed"
         )
@@ -116,8 +116,8 @@ class _OnAnyOutput(keras.distillation.LogitsDistillation):
     def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **kwargs: Any) -> Any:
         """(N, K) twice -> a number."""
         logits = [
-            ops.cast(one, "float32") if kind == "logits" else ops.log(ops.maximum(ops.cast(one, "float32"), SMALLEST))
-            for one, kind in zip((teacher_outputs, student_outputs), self.kinds, strict=True)
+            ops.cast(y, "float32") if kind == "logits" else ops.log(ops.maximum(ops.cast(y, "float32"), SMALLEST))
+            for y, kind in zip((teacher_outputs, student_outputs), self.kinds, strict=True)
         ]
         return super().compute_loss(*logits, **kwargs)
 
@@ -140,13 +140,13 @@ def _of_the_models(teacher: Classifier, spec: Spec, student: keras.Model, classe
     if teacher.classes != classes:
         messages.append(f"knows the classes {listed(teacher.classes)}, and the data has {listed(classes)}")
     named = ("size", "channels", "resize", "background")
-    theirs, ours = ({name: getattr(one.image, name) for name in named} for one in (teacher.spec, spec))
+    theirs, ours = ({name: getattr(each.image, name) for name in named} for each in (teacher.spec, spec))
     for name in named:
         if theirs[name] != ours[name] and (name != "background" or ours["resize"] == "pad"):
             messages.append(f"sees images with image.{name} {theirs[name]}, and the student with {ours[name]}")
     if not messages and teacher.model.outputs[0].dtype != student.outputs[0].dtype:
-        found = f"{teacher.model.outputs[0].dtype} and {student.outputs[0].dtype}"
-        messages.append(f'gives numbers of another type ({found}); write "dtype": "float32" in the last node of both')
+        types = f"{teacher.model.outputs[0].dtype} and {student.outputs[0].dtype}"
+        messages.append(f'gives numbers of another type ({types}); write "dtype": "float32" in the last node of both')
     return messages
 
 

@@ -21,7 +21,7 @@ from kerasimg.models.split_model import split_frozen
 from kerasimg.objects import make
 from kerasimg.spec.load import Spec
 from kerasimg.training import stages
-from kerasimg.training.auto_settings import part_of, steps_at_a_time
+from kerasimg.training.auto_settings import choose_steps_per_execution, part_of
 from kerasimg.training.checkpoint import (
     Arrays,
     Checkpoint,
@@ -90,7 +90,7 @@ class Engine:
         execution: KerasFit | None = None,
         callbacks: Sequence[Any] | None = None,
         history: History | None = None,
-        found: Checkpoint | None = None,
+        checkpoint: Checkpoint | None = None,
         first: int = 0,
         last: int | None = None,
         interruption: Interruption | None = None,
@@ -99,7 +99,7 @@ class Engine:
         """Epochs are numbered from 0, over all stages.
 
         callbacks: those of the spec, if they exist already.  history: takes the metrics of each epoch.
-        found: the checkpoint to resume from.  first: the first epoch, if there is no checkpoint.
+        checkpoint: the checkpoint to resume from.  first: the first epoch, if there is no checkpoint.
         last: the epoch to stop before; None: the end of the spec. A later epoch extends the last stage.
         """
         self.experiment = experiment
@@ -108,7 +108,7 @@ class Engine:
         self.execution = execution or KerasFit()
         self.callbacks = list(make_callbacks(self.spec) if callbacks is None else callbacks)
         self.history = history or History()
-        self.found = found
+        self.checkpoint = checkpoint
         self.first, self.last = first, last
         self.interruption = interruption or Interruption()
         self.verbose = verbose
@@ -128,15 +128,15 @@ class Engine:
 
     def train(self) -> None:
         """Train what is left; then `experiment.built` has the trained weights."""
-        if self.found is None:
+        if self.checkpoint is None:
             self.history.rewrite()
         count = len(self.spec.fit.stages)
-        started = self.found.facts["stage"] if self.found else 0
+        started = self.checkpoint.facts["stage"] if self.checkpoint else 0
         model = self.experiment.at(started).built.model
-        if self.found:
-            self._restore(started, self.found)
+        if self.checkpoint:
+            self._restore(started, self.checkpoint)
         for index in range(started, count):
-            if self.found and self.found.facts["stage"] == index and self.found.facts["done"]:
+            if self.checkpoint and self.checkpoint.facts["stage"] == index and self.checkpoint.facts["done"]:
                 self.ended = index + 1 == count
                 continue
             if index > started and any(getattr(callback, "finished", False) for callback in self.callbacks):
@@ -165,24 +165,24 @@ class Engine:
         if whole is not model:
             whole.set_weights(model.get_weights())
 
-    def _restore(self, index: int, found: Checkpoint) -> None:
+    def _restore(self, index: int, saved: Checkpoint) -> None:
         """Restore the weights of a stage and the states of all random generators."""
         sized = self.experiment.enter(index)
-        assign_variables(sized.built.model.weights, found.arrays, "weights")
-        assign_variables(self._generators(), found.arrays, "generators")
-        set_backend_random_state(found.arrays)
-        self.history.set_state({"spent": 0.0, **found.facts["history"]})
-        self.epoch = found.facts["epoch"]
-        if found.facts["done"]:
-            restore_callbacks(self.callbacks, found.facts["callbacks"], found.arrays)
+        assign_variables(sized.built.model.weights, saved.arrays, "weights")
+        assign_variables(self._generators(), saved.arrays, "generators")
+        set_backend_random_state(saved.arrays)
+        self.history.set_state({"spent": 0.0, **saved.facts["history"]})
+        self.epoch = saved.facts["epoch"]
+        if saved.facts["done"]:
+            restore_callbacks(self.callbacks, saved.facts["callbacks"], saved.arrays)
 
     def _generators(self) -> list[Any]:
-        return [one for sized in self.experiment.sized.values() for one in non_weight_variables(sized.built.model)]
+        return [state for sized in self.experiment.sized.values() for state in non_weight_variables(sized.built.model)]
 
     def _stage(self, index: int) -> bool:
         """Train a stage, or the rest of it; return whether it is finished."""
         experiment, stage = self.experiment, self.spec.fit.stages[index]
-        resumed = self.found if self.found and self.found.facts["stage"] == index else None
+        resumed = self.checkpoint if self.checkpoint and self.checkpoint.facts["stage"] == index else None
         begin = resumed.facts["begin"] if resumed else self.epoch
         end = begin + stage.epochs
         if self.last is not None and index + 1 == len(self.spec.fit.stages):
@@ -193,11 +193,11 @@ class Engine:
         whole = experiment.at(index).built.model
         plan = self.execution.plan(experiment, index, self.hooks.notes(index))
         added = list(self.hooks.callbacks(plan.model, whole))
-        at_a_time = self.execution.compile(experiment, index, plan, [*self.callbacks, *added])
+        steps_per_execution = self.execution.compile(experiment, index, plan, [*self.callbacks, *added])
         log.info(f"stage {index + 1} of {len(self.spec.fit.stages)}: {stages.describe(whole)}")
         if plan.line:
             log.info(plan.line)
-        self.hooks.begin(index, self._notes(plan, at_a_time))
+        self.hooks.begin(index, self._notes(plan, steps_per_execution))
         self.history.stage = index
         best = stages.best_of(stage)
         averages = [stages.Averages()] if has_average(self.spec) else []
@@ -235,8 +235,8 @@ class Engine:
         self._finish(index, plan.model, best)
         return True
 
-    def _notes(self, plan: FeaturePlan, at_a_time: int) -> dict[str, Any]:
-        notes = {**plan.figures, "features": plan.mode, "steps_per_execution": at_a_time}
+    def _notes(self, plan: FeaturePlan, steps_per_execution: int) -> dict[str, Any]:
+        notes = {**plan.figures, "features": plan.mode, "steps_per_execution": steps_per_execution}
         devices = self.experiment.devices
         return notes | ({"devices": list(devices.names)} if devices.strategy else {})
 
@@ -251,7 +251,7 @@ class Engine:
         if best is not None and best.figure is not None:
             model.set_weights(best.weights)
             log.info(f"using the weights of epoch {best.epoch + 1} ({best.monitor} {best.figure:.4g})")
-        elif stages.has_averages(model) and not any(has_averages_in_place(one) for one in self.callbacks):
+        elif stages.has_averages(model) and not any(has_averages_in_place(callback) for callback in self.callbacks):
             model.set_weights(stages.handed_on(model))
 
     def _finish(self, index: int, model: Any, best: stages.Best | None) -> None:
@@ -303,7 +303,7 @@ class KerasFit:
         wanted = spec.compile.steps_per_execution
         if wanted == "auto":
             most = plan.steps_per_execution
-            wanted = steps_at_a_time(plan.model, experiment.batch_size, steps, list(callbacks), most)
+            wanted = choose_steps_per_execution(plan.model, experiment.batch_size, steps, list(callbacks), most)
         # TensorFlow cannot run Keras 3.15's loop over several steps on several devices.
         wanted = 1 if experiment.devices.strategy else part_of(steps, wanted)
         with experiment.devices.scope():
@@ -357,7 +357,7 @@ def has_callbacks(spec: Spec) -> bool:
 
 def make_callbacks(spec: Spec) -> list[Any]:
     """Makes the callbacks of a spec."""
-    return [make("callbacks", one) for one in spec.fit.callbacks]
+    return [make("callbacks", entry) for entry in spec.fit.callbacks]
 
 
 def plan_stage(experiment: Experiment, index: int, notes: Mapping[str, Any] = {}) -> FeaturePlan:

@@ -47,11 +47,11 @@ def folder() -> Path:
 
 def row_keys(keys: np.ndarray, numbers: np.ndarray | None = None) -> np.ndarray:
     """Returns the keys (N,) of content keys (N,) 'S16' and, if given, of view and position (N,) int64."""
-    found = np.empty((len(keys), 24), np.uint8)
-    found[:, :16] = np.ascontiguousarray(keys, "S16").view(np.uint8).reshape(-1, 16)
+    result = np.empty((len(keys), 24), np.uint8)
+    result[:, :16] = np.ascontiguousarray(keys, "S16").view(np.uint8).reshape(-1, 16)
     others = np.full(len(keys), -1, np.int64) if numbers is None else numbers.astype(np.int64)
-    found[:, 16:] = others.view(np.uint8).reshape(-1, 8)
-    return found.reshape(-1).view(KEY)
+    result[:, 16:] = others.view(np.uint8).reshape(-1, 8)
+    return result.reshape(-1).view(KEY)
 
 
 class Store:
@@ -64,7 +64,7 @@ class Store:
 
     def find(self, keys: np.ndarray) -> Found:
         """Returns the location of the rows of these keys."""
-        found = Found([], np.full(len(keys), -1, np.int32), np.zeros(len(keys), np.int64))
+        locations = Found([], np.full(len(keys), -1, np.int32), np.zeros(len(keys), np.int64))
         wanted: dict[bytes, list[int]] = {}
         for index, key in enumerate(keys.tolist()):
             wanted.setdefault(key, []).append(index)
@@ -76,10 +76,10 @@ class Store:
             before = len(wanted)
             for row, key in enumerate(arrays["keys"].view(KEY).reshape(-1).tolist()):
                 for index in wanted.pop(key, ()):
-                    found.files[index], found.rows[index] = len(found.arrays), row
+                    locations.files[index], locations.rows[index] = len(locations.arrays), row
             if len(wanted) < before:
-                found.arrays.append(arrays)
-        return found
+                locations.arrays.append(arrays)
+        return locations
 
     def add(self, keys: np.ndarray, arrays: Mapping[str, np.ndarray]) -> bool:
         """Stores rows in a new file; returns False if there is no room for them."""
@@ -105,12 +105,12 @@ def room() -> int:
 
 def files() -> list[cache_files.File]:
     """Returns the files of features, the least recently used first."""
-    found = []
+    result = []
     for path in folder().glob(f"*/*{SUFFIX}"):
         with contextlib.suppress(OSError):
             status = path.stat()
-            found.append(cache_files.File(path, status.st_size, status.st_mtime))
-    return sorted(found, key=lambda file: (file.used, file.path))
+            result.append(cache_files.File(path, status.st_size, status.st_mtime))
+    return sorted(result, key=lambda file: (file.used, file.path))
 
 
 def remove_older(age_s: float = 0) -> list[cache_files.File]:
@@ -124,9 +124,9 @@ def remove_older(age_s: float = 0) -> list[cache_files.File]:
 
 def _make_room(needed: int) -> bool:
     """Removes the least recently used files until `needed` bytes fit; returns whether they do."""
-    most, there = room(), files()
-    taken = sum(file.bytes for file in there)
-    for file in there:
+    most, existing = room(), files()
+    taken = sum(file.bytes for file in existing)
+    for file in existing:
         if taken + needed <= most or time.time() - file.used < cache_files.USED_S:
             break
         _remove([file])

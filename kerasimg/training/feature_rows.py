@@ -95,12 +95,12 @@ class Rows:
     labels: np.ndarray | None
     """Labels of blended images, (views * n, K)."""
     count: int
-    found: int
+    reused: int
     """Number of rows that were on disk."""
     computed: int
     seconds: float
     """Time of the computation."""
-    kept: bool
+    on_disk: bool
     """Whether all rows are on disk now."""
 
     @property
@@ -111,7 +111,7 @@ class Rows:
 
 def stored_as(features: Sequence[np.ndarray]) -> Stored:
     """Returns the type in which features like these are stored."""
-    return "float16" if max(float(np.abs(one).max(initial=0)) for one in features) < SAFE else "float32"
+    return "float16" if max(float(np.abs(array).max(initial=0)) for array in features) < SAFE else "float32"
 
 
 def rows_of(recipe: Recipe, source: Source, indices: np.ndarray, views: int, cache: Any, what: str) -> Rows:
@@ -146,18 +146,18 @@ def _fill_view(
 ) -> None:
     """Fills one view of all images: reads what is on disk, computes and stores the rest."""
     first = view * len(indices)
-    found = store.find(keys)
-    there = found.files >= 0
-    if recipe.blends and not there.all():
-        there[:] = False  # a blended row depends on its batch
-    for number, arrays in enumerate(found.arrays):
-        places = np.flatnonzero(there & (found.files == number))
+    locations = store.find(keys)
+    stored = locations.files >= 0
+    if recipe.blends and not stored.all():
+        stored[:] = False  # a blended row depends on its batch
+    for number, arrays in enumerate(locations.arrays):
+        places = np.flatnonzero(stored & (locations.files == number))
         for part, array in enumerate(rows.parts):
-            array[first + places] = arrays[str(part)][found.rows[places]]
+            array[first + places] = arrays[str(part)][locations.rows[places]]
         if rows.labels is not None:
-            rows.labels[first + places] = arrays["labels"][found.rows[places]]
-    rows.found += int(there.sum())
-    missing = np.flatnonzero(~there)
+            rows.labels[first + places] = arrays["labels"][locations.rows[places]]
+    rows.reused += int(stored.sum())
+    missing = np.flatnonzero(~stored)
     if not len(missing):
         return
     started, reported, fresh = time.perf_counter(), time.perf_counter(), []
@@ -177,14 +177,14 @@ def _fill_view(
         fresh.append(places)
         done += len(places)
         if sum(map(len, fresh)) >= each:
-            rows.kept &= _keep(store, keys, rows, first, np.concatenate(fresh))
+            rows.on_disk &= _keep(store, keys, rows, first, np.concatenate(fresh))
             fresh = []
         if time.perf_counter() - reported > REPORT_S:
             reported = time.perf_counter()
             rate = done / (reported - started)
             log.info(f"features of {what}: {done:,} of {len(missing):,}, {rate:,.0f} images/s")
     if fresh:
-        rows.kept &= _keep(store, keys, rows, first, np.concatenate(fresh))
+        rows.on_disk &= _keep(store, keys, rows, first, np.concatenate(fresh))
     rows.computed += done
     rows.seconds += time.perf_counter() - started
 
@@ -237,14 +237,14 @@ def _computed(
         places = np.rint(numbers.numpy()).astype(np.int64)
         chosen = wanted[places]
         if chosen.any():
-            yield places[chosen], [one[chosen] for one in features], labels.numpy()[chosen]
+            yield places[chosen], [array[chosen] for array in features], labels.numpy()[chosen]
 
 
 def _in_full_batches(engine: Engine, images: np.ndarray, size: int) -> list[np.ndarray]:
     """Runs the engine on a batch that is padded with black images."""
     short = size - len(images)
     filled = np.concatenate([images, np.zeros((short, *images.shape[1:]), images.dtype)]) if short else images
-    return [one[: len(images)] for one in engine.compute(filled)]
+    return [array[: len(images)] for array in engine.compute(filled)]
 
 
 def _side_by_side(function: Callable[[T], R], things: Iterable[T], engine: Engine) -> Iterator[tuple[T, R]]:
@@ -258,7 +258,7 @@ def _side_by_side(function: Callable[[T], R], things: Iterable[T], engine: Engin
         for thing in things:
             waiting.append((thing, pool.submit(function, thing)))
             if len(waiting) > at_once:
-                first, found = waiting.popleft()
-                yield first, found.result()
-        for first, found in waiting:
-            yield first, found.result()
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()

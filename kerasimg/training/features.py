@@ -73,15 +73,15 @@ class StageData:
         """`augment`, compiled."""
         return compile_augment(self.augment, self.image, self.seed)
 
-    def images(self, part: Part, **how: Any) -> Any:
+    def images(self, part: Part, **options: Any) -> Any:
         """Returns batches of images of a part, not augmented."""
         common = {"batch_size": self.batch_size, "targets": self.targets, "cache": self.cache, "exact": False}
-        return batches(self.source, self.parts[part], self.image, **{**common, **how})
+        return batches(self.source, self.parts[part], self.image, **{**common, **options})
 
-    def training_images(self, **how: Any) -> Any:
+    def training_images(self, **options: Any) -> Any:
         """Returns batches to train on: shuffled, augmented, weighted."""
-        given = {"augment": self.augmentation, "sample_weight": self.sample_weight, "seed": self.seed}
-        return self.images("train", shuffle=True, **given, **how)
+        settings = {"augment": self.augmentation, "sample_weight": self.sample_weight, "seed": self.seed}
+        return self.images("train", shuffle=True, **settings, **options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,18 +115,18 @@ class FeaturePlan:
             )
         first = first_epoch * order.steps + first_step
         end = None if epochs is None else (first_epoch + epochs) * order.steps
-        if (found := self._from_memory("train", order, first, end)) is not None:
-            return found
-        how: dict[str, Any] = {"first_epoch": first_epoch, "epochs": epochs, "first_step": first_step}
-        return self._through_engine(data.training_images(**how, shard=shard, drop_remainder=drop_remainder))
+        if (batches := self._from_memory("train", order, first, end)) is not None:
+            return batches
+        options: dict[str, Any] = {"first_epoch": first_epoch, "epochs": epochs, "first_step": first_step}
+        return self._through_engine(data.training_images(**options, shard=shard, drop_remainder=drop_remainder))
 
     def validation(self) -> Any:
         """Returns batches to validate `model` on; None without a validation part."""
         if "validation" not in self.data.parts:
             return None
         order = Order(len(self.data.parts["validation"]), self.data.batch_size)
-        if (found := self._from_memory("validation", order, 0, order.steps)) is not None:
-            return found
+        if (batches := self._from_memory("validation", order, 0, order.steps)) is not None:
+            return batches
         return self._through_engine(self.data.images("validation"))
 
     @property
@@ -147,12 +147,12 @@ class FeaturePlan:
         for part, rows in self.rows.items():
             figures[f"{part}_features"] = {
                 "rows": len(rows.parts[0]),
-                "found": rows.found,
+                "found": rows.reused,
                 "computed": rows.computed,
                 "seconds": round(rows.seconds, 3),
                 "bytes": rows.nbytes,
                 "stored": str(rows.parts[0].dtype),
-                "on_disk": rows.kept,
+                "on_disk": rows.on_disk,
             }
         return figures
 
@@ -169,8 +169,8 @@ class FeaturePlan:
         as_arrays = data.as_arrays and order.shard == (0, 1) and not order.drop_remainder
         if part in self.rows:
             labels = labels_for(data.source, indices, data.targets)
-            made = feature_batches(self.rows[part], labels, len(data.source.classes), order, **common)
-            return made if as_arrays else as_dataset(made)
+            batches = feature_batches(self.rows[part], labels, len(data.source.classes), order, **common)
+            return batches if as_arrays else as_dataset(batches)
         if not as_arrays or self.engine is not None or (train and data.augmentation is not None):
             return None
         return image_batches(data.source, indices, data.image, order, cache=open_cache(data.cache), **common)
@@ -248,7 +248,7 @@ def plan_features(
         return _off(model, data, mode, chosen)
     images = _some_images(data)
     try:
-        engine = _settled(model, split, data, chosen, turns, precision, images)
+        engine = _make_engine(model, split, data, chosen, turns, precision, images)
     except CallError as error:
         return _off(model, data, mode, No(str(error)))
     if chosen == "fresh" and (reason := _no_use(engine, mode)):
@@ -320,7 +320,7 @@ def _some_images(data: StageData) -> np.ndarray:
     return loader.load(np.arange(len(some))).astype(np.float32)
 
 
-def _settled(
+def _make_engine(
     model: keras.Model,
     split: Split,
     data: StageData,
@@ -332,8 +332,8 @@ def _settled(
     """Returns the engine, compared with the whole model on these images."""
     work = len(data.parts["train"]) * (turns if chosen == "cached" else data.epochs)
     work += len(data.parts.get("validation", ()))
-    how: dict[str, Any] = {"precision": precision, "work": work, "task": data.source.task}
-    return settle(model, split, images, batch_size=data.batch_size, **how)
+    options: dict[str, Any] = {"precision": precision, "work": work, "task": data.source.task}
+    return settle(model, split, images, batch_size=data.batch_size, **options)
 
 
 def _no_use(engine: Engine, mode: Wanted) -> No | None:
@@ -367,10 +367,10 @@ def _rows(data: StageData, engine: Engine, chosen: Mode, turns: int, stored: Sto
 
 def _line(chosen: Mode, engine: Engine, rows: Mapping[Part, Rows], data: StageData, turns: int) -> str:
     """Returns the choice in one line."""
-    computed, found = (sum(getattr(one, name) for one in rows.values()) for name in ("computed", "found"))
-    seconds = sum(one.seconds for one in rows.values())
+    computed, reused = (sum(getattr(part, name) for part in rows.values()) for name in ("computed", "reused"))
+    seconds = sum(part.seconds for part in rows.values())
     if chosen == "fresh":
         return f"features: fresh in every epoch; {engine.line}"
     what = f"{turns} views of each image" if data.augmentation else "each image"
-    how = f"{computed:,} computed in {seconds:.1f} s, {found:,} found on disk"
-    return f"features: cached, {what} once ({how}); {engine.line}"
+    counts = f"{computed:,} computed in {seconds:.1f} s, {reused:,} found on disk"
+    return f"features: cached, {what} once ({counts}); {engine.line}"

@@ -90,9 +90,9 @@ def cross_val_predict(
         )
         Engine(experiment, verbose=verbose).train()
         classifier = Classifier(experiment.built.model, experiment.spec, source.classes, None)
-        found = predicted(classifier, source, parts["test"])
-        p = np.zeros((len(source), *found.shape[1:]), found.dtype) if p is None else p
-        p[parts["test"]] = found
+        probabilities = predicted(classifier, source, parts["test"])
+        p = np.zeros((len(source), *probabilities.shape[1:]), probabilities.dtype) if p is None else p
+        p[parts["test"]] = probabilities
     ids = [item.id for item in source.items]
     decision, _ = decide(p, loaded.task)
     return Predictions(ids, source.label_ids(), p, list(source.classes), decision, {})

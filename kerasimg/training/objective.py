@@ -272,8 +272,8 @@ def _column(name: str, source: Source, indices: np.ndarray) -> np.ndarray:
         except (TypeError, ValueError):
             weights[place] = math.nan
         if not 0 <= weights[place] < math.inf:
-            found = "nothing" if value is None else repr(value)
-            faults.append(Fault(source.where, item.id, f"expected a number >= 0 as its {name!r}, found {found}"))
+            text = "nothing" if value is None else repr(value)
+            faults.append(Fault(source.where, item.id, f"expected a number >= 0 as its {name!r}, found {text}"))
     if len(faults) == len(indices):
         message = (
             f"fit.sample_weight names the column {name!r}, which no image has a number in; only a manifest has any"

@@ -241,15 +241,15 @@ def factors(built: Built, decay: float) -> dict[int, float]:
 
 def blocks(built: Built) -> Iterator[list[Any]]:
     """Returns the layers with weights, block by block, from the input to the output."""
-    found: list[list[Any]] = []
+    groups: list[list[Any]] = []
     for layers in _named(built):
         weighty = [layer for layer in layers if layer.weights and not isinstance(layer, keras.layers.Normalization)]
         normal = all(isinstance(layer, NORMALIZATIONS) for layer in weighty)
-        if found and normal:
-            found[-1] += weighty
+        if groups and normal:
+            groups[-1] += weighty
         elif weighty:
-            found.append(weighty)
-    yield from found
+            groups.append(weighty)
+    yield from groups
 
 
 def _named(built: Built) -> Iterator[list[Any]]:

@@ -155,11 +155,11 @@ def prepare(
     devices = devices_for(spec) if distribute else ONE
     sized = make(spec) if make else make_models(spec, weights, limits, devices)
     check_model(spec, source, sized)
-    kept = cache if isinstance(cache, Cache) else Cache(cache)
+    image_cache = cache if isinstance(cache, Cache) else Cache(cache)
     if on_bad_image is not None:
-        source = check_images(source, sized[size_of(spec.fit.stages[0], spec)].spec, on_bad_image, kept)
+        source = check_images(source, sized[size_of(spec.fit.stages[0], spec)].spec, on_bad_image, image_cache)
     notes = teacher | ({"tried": tried} if tried else {})
-    return _assemble(spec, source, parts or split_images(spec, source), sized, kept, devices, notes)
+    return _assemble(spec, source, parts or split_images(spec, source), sized, image_cache, devices, notes)
 
 
 def weights_of(ref: Reference, weights: Any) -> Any:
@@ -306,7 +306,7 @@ def _assemble(
         objective = make_objective(spec, built.model, len(source.classes), weighed, source.soft)
     stages.check_stages(spec, built, "validation" in parts)
     weights = image_weights(spec, source, train)
-    as_built = {size: stages.trainable(one.built.model) for size, one in sized.items()}
+    as_built = {size: stages.trainable(entry.built.model) for size, entry in sized.items()}
     teacher = open_teacher(spec, built.model, source.classes)
     experiment = Experiment(
         spec, source, parts, sized, objective, weights, cache, as_built, teacher, devices, dict(notes)

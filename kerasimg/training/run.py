@@ -40,11 +40,11 @@ PACKAGES = ("kerasimg", "keras", "tensorflow", "numpy", "pillow", "scikit-learn"
 
 def require_place(runs: str | os.PathLike[str]) -> None:
     """CallError if no run can be created in `runs`; checked before anything is computed."""
-    there = next(path for path in (Path(runs).absolute(), *Path(runs).absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise CallError(f"out: '{there}' is no folder, and cannot hold a run")
-    if not os.access(there, os.W_OK):
-        raise CallError(f"out: '{there}' may not be written in; name another folder (--out)")
+    existing = next(path for path in (Path(runs).absolute(), *Path(runs).absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise CallError(f"out: '{existing}' is no folder, and cannot hold a run")
+    if not os.access(existing, os.W_OK):
+        raise CallError(f"out: '{existing}' may not be written in; name another folder (--out)")
 
 
 def create_folder(
@@ -135,19 +135,19 @@ def copy_beside(spec: Spec, folder: Path) -> None:
 
 def weights_beside(spec: Spec) -> list[str]:
     """Returns the weights files that a spec's nodes name, and that are in its folder."""
-    found: dict[str, None] = {}
+    files: dict[str, None] = {}
 
     def visit(value: Any) -> None:
         if isinstance(value, dict):
             weights = value.get("weights")
             name = weights.get("file") if isinstance(weights, dict) else weights
             if isinstance(name, str) and name.endswith(".weights.h5") and (spec.folder / name).is_file():
-                found[name] = None
+                files[name] = None
         for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
             visit(inner)
 
     visit([spec.resolved.get("model"), spec.resolved.get("blocks")])
-    return list(found)
+    return list(files)
 
 
 def _first_free(parent: Path, name: str, draft: Path) -> Path:
@@ -226,15 +226,15 @@ def parts_of_record(source: Source, recorded: Mapping[str, Any], advice: str = R
     places = {item_id: index for index, item_id in enumerate(map(source.columns.id, range(len(source))))}
     images = recorded["images"]
     faults = [
-        Fault(source.where, one["id"], "was trained with and is no longer there")
-        for one in images
-        if one["id"] not in places
+        Fault(source.where, image["id"], "was trained with and is no longer there")
+        for image in images
+        if image["id"] not in places
     ]
     if faults:
         raise ManyFaults([*faults, Fault(source.where, "", advice)])
     parts: dict[Part, np.ndarray] = {}
-    for part in dict.fromkeys(one["part"] for one in images):
-        parts[part] = np.array([places[one["id"]] for one in images if one["part"] == part], np.int64)
+    for part in dict.fromkeys(image["part"] for image in images):
+        parts[part] = np.array([places[image["id"]] for image in images if image["part"] == part], np.int64)
     for old, new in zip(images, record(source, parts)["images"], strict=True):
         if old["sha256"] != new["sha256"]:
             faults.append(Fault(source.where, old["id"], "is not the image that was trained with: it has changed"))
@@ -250,7 +250,7 @@ def describe_weights(weights: Any) -> Any:
     if weights == AS_THE_SPEC_SAYS:
         return "as the spec says"
     if isinstance(weights, Mapping):
-        return {"each": {name: describe_weights(one) for name, one in weights.items()}}
+        return {"each": {name: describe_weights(value) for name, value in weights.items()}}
     if weights is None or weights == "imagenet":
         return weights
     path = Path(weights)
@@ -264,7 +264,7 @@ def weights_of_record(record: Any) -> Any:
     if not isinstance(record, dict):
         return record
     if "each" in record:
-        return {name: weights_of_record(one) for name, one in record["each"].items()}
+        return {name: weights_of_record(value) for name, value in record["each"].items()}
     path = Path(record["file"])
     if not path.is_file():
         raise WeightsError(f"the weights file '{path}', which the run began with, is no longer there; put it back")

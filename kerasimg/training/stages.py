@@ -35,8 +35,8 @@ def check_stages(spec: Spec, built: Built, validated: bool) -> None:
                 if name not in built.members:
                     message = f"no node '{name}' of 'model' has layers{nearest(name, built.members)}"
                     faults.append(Fault(spec.file, place, message))
-                elif count > (there := len(list(leaves(_layers(built, name))))):
-                    message = f"expected at most {there}, the layers of '{name}', got {count}"
+                elif count > (most := len(list(leaves(_layers(built, name))))):
+                    message = f"expected at most {most}, the layers of '{name}', got {count}"
                     faults.append(Fault(spec.file, f"{place}.{name}", message))
         for key, figure in watched(stage).items():
             if figure.startswith("val_") and not validated:
@@ -84,12 +84,12 @@ def enter(stage: Stage, built: Built) -> None:
 
 def trainable(model: keras.Model) -> Trainable:
     """Returns which layers of a model are trained."""
-    found: Trainable = []
+    flags: Trainable = []
     for layer in model.layers:
-        found.append((layer, layer.trainable))
+        flags.append((layer, layer.trainable))
         if isinstance(layer, keras.Model):
-            found += trainable(layer)
-    return found
+            flags += trainable(layer)
+    return flags
 
 
 def put(flags: Trainable) -> None:

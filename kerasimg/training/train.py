@@ -146,7 +146,7 @@ def _carry_out(
     experiment: Experiment, run: RunFolder, data: Data | None, verbose: int | str, on_finished: OnFinished | None
 ) -> RunFolder:
     """Does what remains of a run: train, save, evaluate, report."""
-    asked = run.required(TRAINING)
+    settings = run.required(TRAINING)
     with _saying_how_to_resume(run):
         with patient() as interruption:
             experiment = _train_in_memory(experiment, run, data, interruption, verbose)
@@ -156,7 +156,7 @@ def _carry_out(
             log.info(f"evaluating on {len(experiment.parts[part]):,} images ({part})")
             evaluate_images(classifier, experiment.source, experiment.parts[part], run.evaluation.path, part=part)
         finish(run)
-        if on_finished is not None and asked["report"]:
+        if on_finished is not None and settings["report"]:
             on_finished(run, classifier)
     return run
 
@@ -207,7 +207,7 @@ def _train_in_memory(
     """
     while True:
         hooks = _Hooks(run)
-        found = checkpoint.with_batch_size(
+        saved = checkpoint.with_batch_size(
             checkpoint.read(hooks.file), len(experiment.parts["train"]), experiment.batch_size
         )
         try:
@@ -215,7 +215,7 @@ def _train_in_memory(
                 experiment,
                 hooks=hooks,
                 history=hooks.history,
-                found=found,
+                checkpoint=saved,
                 interruption=interruption,
                 verbose=verbose,
             ).train()
@@ -299,8 +299,8 @@ def _how_to_resume(run: RunFolder) -> str:
 
 def describe_progress(run: RunFolder) -> str:
     """Returns the saved progress of a run in words."""
-    found = checkpoint.read_facts(run.checkpoint_file)
-    if found is None:
+    facts = checkpoint.read_facts(run.checkpoint_file)
+    if facts is None:
         return "no checkpoint was written yet"
-    epoch, step = found["epoch"], found["step"]
+    epoch, step = facts["epoch"], facts["step"]
     return f"saved up to step {step:,} of epoch {epoch + 1}" if step else f"saved up to the end of epoch {epoch}"

@@ -67,7 +67,7 @@ class Administration(OracleHooks):
     draws_anew = True
     """Whether the choice of values depends only on the trials so far and the number of the next."""
 
-    def __init__(self, space: Space, goal: Goal, tune: Tune, epochs: int, **how: Any) -> None:
+    def __init__(self, space: Space, goal: Goal, tune: Tune, epochs: int, **oracle_options: Any) -> None:
         """epochs: the most epochs of a trial."""
         # KerasTuner treats the seed 0 as none, and neighbouring seeds give nearly the same random numbers.
         seed = 1 + number_of(tune.seed) % (2**31 - 2)
@@ -77,7 +77,7 @@ class Administration(OracleHooks):
             allow_new_entries=False,
             tune_new_entries=False,
             seed=seed,
-            **how,
+            **oracle_options,
         )
         self.space, self.goal, self.tune, self.epochs = space, goal, tune, epochs
         self.trials: dict[str, Any] = {}
@@ -109,8 +109,8 @@ class Administration(OracleHooks):
                 self.lost.append(Lost(event["trial"], event["host"], event["time"]))
             else:
                 self.hosts[event["trial"]] = event.get("host") or UNKNOWN_HOST
-                noted = records.read_ended(event["trial"]) or Ended(**event["ended"])
-                self._close(event["trial"], noted, event["time"])
+                result = records.read_ended(event["trial"]) or Ended(**event["ended"])
+                self._close(event["trial"], result, event["time"])
         self.records = records
         for trial in self._unfinished():
             if (ended := records.read_ended(trial)) is not None:
@@ -167,7 +167,7 @@ class Administration(OracleHooks):
             del curve[step:]
             curve.append(float(metrics[self.goal.figure]))
             # Running trials count, too: asynchronous halving compares the trials that have reached a rung so far.
-            others = {name: one for name, one in self.curves.items() if name != trial_id and self._counts(name)}
+            others = {name: other for name, other in self.curves.items() if name != trial_id and self._counts(name)}
             rule = self.tune.stop
             return rule is not None and ends(rule, self.goal, curve, others, self.epochs)
 
@@ -232,9 +232,9 @@ class Administration(OracleHooks):
     @property
     def hopeless(self) -> bool:
         """Whether enough trials were tried and none worked."""
-        if any(one.worked for one in self.ended.values()):
+        if any(ended.worked for ended in self.ended.values()):
             return False
-        failed = sum(one.status == "failed" for one in self.ended.values())
+        failed = sum(ended.status == "failed" for ended in self.ended.values())
         return failed >= FAILURES_TO_GIVE_UP or len(self.ended) >= INFEASIBLE_TO_GIVE_UP
 
     @property
@@ -297,10 +297,10 @@ class Administration(OracleHooks):
     def _open(self, trial: str, keys: dict[str, Key]) -> None:
         hyperparameters = self.hyperparameters.copy()  # type: ignore[attr-defined]
         hyperparameters.values = keys
-        made = self.trials[trial] = kt_trial.Trial(hyperparameters, trial_id=trial, status="RUNNING")
+        record = self.trials[trial] = kt_trial.Trial(hyperparameters, trial_id=trial, status="RUNNING")
         self.remember(keys)
         self.start_order.append(trial)  # type: ignore[attr-defined]
-        self.orders[trial] = self._order(trial, made.hyperparameters.values)
+        self.orders[trial] = self._order(trial, record.hyperparameters.values)
 
     def _order(self, trial: str, keys: Mapping[str, Any]) -> Order:
         return Order(trial, self.space.values(keys), self.tune.max_epochs)
@@ -309,9 +309,9 @@ class Administration(OracleHooks):
         return [trial for trial in self.trials if trial not in self.ended]
 
     def _end(self, trial: str, ended: Ended) -> None:
-        for tuner_id in [one for one, ongoing in self.ongoing_trials.items() if ongoing.trial_id == trial]:
+        for tuner_id in [name for name, ongoing in self.ongoing_trials.items() if ongoing.trial_id == trial]:
             del self.ongoing_trials[tuner_id]
-        self.retries = [one for one in self.retries if one != trial]
+        self.retries = [name for name in self.retries if name != trial]
         if trial in self.ended:
             return
         now = time.time()
@@ -333,10 +333,10 @@ class Administration(OracleHooks):
 
     def _close(self, trial: str, ended: Ended, when: float) -> None:
         self.ended[trial], self.times[trial], self.curves[trial] = ended, when, list(ended.curve)
-        made = self.trials[trial]
-        made.status, made.score, made.message = WORKED if ended.worked else FAILED, None, ended.reason
+        record = self.trials[trial]
+        record.status, record.score, record.message = WORKED if ended.worked else FAILED, None, ended.reason
         if ended.worked:
-            made.score, made.best_step = ended.score, ended.best_epoch or 0
+            record.score, record.best_step = ended.score, ended.best_epoch or 0
         self.end_order.append(trial)  # type: ignore[attr-defined]
 
     def _counts(self, trial: str) -> bool:
@@ -374,7 +374,7 @@ class Administration(OracleHooks):
     def random_values(self, draw: Callable[[], Any]) -> Any:
         """The first trial has the defaults of the spec; KerasTuner chooses the others."""
         if not self.trials:
-            return {one.name: one.key(one.default) for one in self.space.active({})}
+            return {dimension.name: dimension.key(dimension.default) for dimension in self.space.active({})}
         return draw()
 
 
@@ -430,10 +430,10 @@ def halved(goal: Goal, curve: Curve, others: Sequence[Curve], epochs: int) -> bo
 
 def rungs(epochs: int) -> list[int]:
     """Returns the epochs after which successive halving decides: a third of all, a ninth, and so on, down to 1."""
-    found = []
+    decisions = []
     while (epochs := math.ceil(epochs / FACTOR)) > 1:
-        found.append(epochs)
-    return sorted({*found, 1})
+        decisions.append(epochs)
+    return sorted({*decisions, 1})
 
 
 def _best(goal: Goal, curve: Curve) -> float:

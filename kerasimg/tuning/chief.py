@@ -186,17 +186,17 @@ class Service:
         """Returns the workers that called within the last minute, and reports each missing one once."""
         now = time.monotonic()
         with self._guard:
-            for one in self.workers.values():
-                if now - one.heard > SILENCE_S and not one.missed and not one.informed:
-                    one.missed = True
-                    log.info(f"nothing was heard of the worker on {one.host} for {SILENCE_S:.0f} s")
-            return [one for one in self.workers.values() if now - one.heard <= SILENCE_S]
+            for worker in self.workers.values():
+                if now - worker.heard > SILENCE_S and not worker.missed and not worker.informed:
+                    worker.missed = True
+                    log.info(f"nothing was heard of the worker on {worker.host} for {SILENCE_S:.0f} s")
+            return [worker for worker in self.workers.values() if now - worker.heard <= SILENCE_S]
 
     def linger(self) -> None:
         """Wait until the workers have learned that the search has ended."""
         started = time.monotonic()
         while (passed := time.monotonic() - started) < LINGER_MOST_S:
-            if passed > LINGER_S and all(one.informed for one in self.present()):
+            if passed > LINGER_S and all(worker.informed for worker in self.present()):
                 return
             time.sleep(LOOK_S)
 
@@ -215,21 +215,21 @@ class _Attendance:
         self.hosts: dict[str, None] = {}
         self.said = False
 
-    def look(self, crew: bool, kept: int) -> None:
+    def look(self, crew: bool, finished: int) -> None:
         """Check the workers; KerasimgError if all of them have been gone for PATIENCE_S.
 
         crew: whether this machine has workers.  finished: number of trials that have ended.
         """
-        there = self.service.present()
-        self.hosts |= dict.fromkeys(one.host for one in there)
-        if there or crew:
+        present = self.service.present()
+        self.hosts |= dict.fromkeys(worker.host for worker in present)
+        if present or crew:
             self.since, self.said = time.monotonic(), False
             return
         away_s = time.monotonic() - self.since
         if self.hosts and away_s > PATIENCE_S:
             raise KerasimgError(
                 f"no worker has been there for {PATIENCE_S:.0f} s (the last were on {listed(self.hosts)}); "
-                f"{kept} trials are saved, and kerasimg tune --resume continues from them"
+                f"{finished} trials are saved, and kerasimg tune --resume continues from them"
             )
         if not self.said and away_s > (LOOK_S if self.hosts else SILENCE_S):
             self.said = True

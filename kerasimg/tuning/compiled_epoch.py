@@ -109,7 +109,7 @@ class Compiled:
         def run(
             first: Any, last: Any, size: Any, parts: Any, labels: Any, weights: Any, rows: Any, places: Any
         ) -> dict[str, Any]:
-            def one(number: Any) -> list[Any]:
+            def body(number: Any) -> list[Any]:
                 start, end = number * size, (number + 1) * size
                 x = tuple(tf.cast(tf.gather(part, rows[start:end]), tf.float32) for part in parts)
                 own = places[start:end]
@@ -117,7 +117,7 @@ class Compiled:
                 step(batch if weights is None else (*batch, tf.gather(weights, own)))
                 return [number + 1]
 
-            tf.while_loop(lambda number: number < last, _as_written(one), [first])
+            tf.while_loop(lambda number: number < last, _as_written(body), [first])
             return dict(self.model.get_metrics_result())
 
         return _function(run)
@@ -126,11 +126,11 @@ class Compiled:
         """Returns a graph that runs `count` steps on the next batches of an iterator."""
 
         def run(count: Any, batches: Any) -> dict[str, Any]:
-            def one(number: Any) -> list[Any]:
+            def body(number: Any) -> list[Any]:
                 step(next(batches))
                 return [number + 1]
 
-            tf.while_loop(lambda number: number < count, _as_written(one), [tf.zeros((), tf.int64)])
+            tf.while_loop(lambda number: number < count, _as_written(body), [tf.zeros((), tf.int64)])
             return dict(self.model.get_metrics_result())
 
         return _function(run)
@@ -163,7 +163,7 @@ class WholeEpochs:
         self.tested = -(-len(experiment.parts.get("validation", ())) // self.size)
         self.seed = seed_of(experiment.spec)
         step_s = 3 * self.size * operations(self.model) / OPERATIONS_PER_S
-        self.at_a_time = max(1, int(LONGEST_CALL_S / max(step_s, 1e-9)))
+        self.steps_per_call = max(1, int(LONGEST_CALL_S / max(step_s, 1e-9)))
 
     def run(self, watch: Watch) -> None:
         """Train from the epoch of `watch` until `watch.until`, or until a callback sets `model.stop_training`."""
@@ -191,7 +191,7 @@ class WholeEpochs:
     def trace(self) -> Callable[[], None]:
         """Trace the graphs over tables; return a function that runs zero steps, so that TensorFlow optimizes them."""
         calls = [
-            self._over_table(graphs, 0, 0, table, [tf.constant(one) for one in table.order(0, None)])
+            self._over_table(graphs, 0, 0, table, [tf.constant(array) for array in table.order(0, None)])
             for graphs, table in ((self.compiled.train, self.train_table), (self.compiled.test, self.test_table))
             if table is not None
         ]
@@ -206,25 +206,25 @@ class WholeEpochs:
         """Trace steps `first` to `last`, and return a function that runs them."""
         run = graphs[0]
         bounds = tf.constant(first, tf.int64), tf.constant(last, tf.int64), tf.constant(self.size, tf.int64)
-        given = *bounds, table.parts, table.labels, table.weights, *order
-        run.get_concrete_function(*given)
-        return partial(run, *given)
+        arguments = *bounds, table.parts, table.labels, table.weights, *order
+        run.get_concrete_function(*arguments)
+        return partial(run, *arguments)
 
     def _pass(
         self, graphs: Any, steps: int, table: Table | None, order: Sequence[np.ndarray] | None, batches: Any
     ) -> dict[str, float]:
         """Run one pass over all examples and return the metrics.  graphs: those to train or to validate."""
-        found: dict[str, Any] = {}
-        given = [tf.constant(one) for one in order or ()]
-        for first in range(0, steps, self.at_a_time):
-            last = min(first + self.at_a_time, steps)
+        metrics: dict[str, Any] = {}
+        indices = [tf.constant(array) for array in order or ()]
+        for first in range(0, steps, self.steps_per_call):
+            last = min(first + self.steps_per_call, steps)
             if table is None:
-                found = graphs[1](tf.constant(last - first, tf.int64), batches)
+                metrics = graphs[1](tf.constant(last - first, tf.int64), batches)
             else:
-                call = self._over_table(graphs, first, last, table, given)
+                call = self._over_table(graphs, first, last, table, indices)
                 with self.computing():
-                    found = call()
-        return {name: float(value) for name, value in found.items()}
+                    metrics = call()
+        return {name: float(value) for name, value in metrics.items()}
 
 
 NUMBER = "a number"
@@ -260,8 +260,8 @@ class VariableDropout(keras.layers.Dropout):
         import tensorflow as tf
 
         drawn = keras.random.uniform(tf.shape(inputs), dtype=inputs.dtype, seed=self.seed_generator)
-        kept = inputs * self.variable_rate.scale
-        return tf.where(drawn >= self.variable_rate.rate, kept, tf.zeros((), inputs.dtype))
+        scaled = inputs * self.variable_rate.scale
+        return tf.where(drawn >= self.variable_rate.rate, scaled, tf.zeros((), inputs.dtype))
 
 
 def lift_rates(model: keras.Model, names: Mapping[str, float]) -> dict[str, Rate]:
@@ -293,15 +293,15 @@ def optimizer_signature(spec: Spec) -> list[Any]:
     """Returns the settings of each stage's optimizer, with placeholders for the numbers that are variables."""
     value = spec.compile.optimizer
     written = {"type": value} if isinstance(value, str) else dict(value)
-    found = []
+    settings = []
     for stage in spec.fit.stages:
-        said = dict(written)
+        entry = dict(written)
         rate = written_rate(spec, stage)
-        said["learning_rate"] = NUMBER if rate is None or _is_number(rate) else rate
-        if _is_number(said.get("weight_decay")):
-            said["weight_decay"] = NUMBER
-        found.append(said)
-    return found
+        entry["learning_rate"] = NUMBER if rate is None or _is_number(rate) else rate
+        if _is_number(entry.get("weight_decay")):
+            entry["weight_decay"] = NUMBER
+        settings.append(entry)
+    return settings
 
 
 def _is_number(value: Any) -> bool:
@@ -344,7 +344,7 @@ class Tables:
     def _features(self, data: StageData, rows: Rows, part: Part, weights: np.ndarray | None) -> Table:
         import tensorflow as tf
 
-        parts = tuple(tf.constant(one) for one in rows.parts)
+        parts = tuple(tf.constant(array) for array in rows.parts)
         labels = self._labels(data, part) if rows.labels is None else tf.constant(rows.labels)
         views = len(rows.parts[0]) // rows.count
         return Table(parts, labels, _tensor(weights), np.arange(rows.count), views, rows.labels is not None)

@@ -82,7 +82,7 @@ class Recorder(Graph):
         """Build the layer of a call, and call it."""
         output = super().visit(call)
         arguments = check_call(call, _refuse, self.spec.open)
-        digest = digest_of(call, arguments, _each(call.inputs, lambda one: self.digests[id(one)]))
+        digest = digest_of(call, arguments, _each(call.inputs, lambda tensor: self.digests[id(tensor)]))
         self.digests[id(output)] = digest
         self.made.append(output)
         self.known[digest] = Known(self.shape(output), (tuple(output.shape), str(output.dtype)))
@@ -100,8 +100,8 @@ def digest_of(call: Call, arguments: Mapping[str, Any], inputs: Any) -> str:
     if rate_of(call, arguments) is not None:
         arguments = {**arguments, "rate": BETWEEN}
     # The name is part of it: two equal layers have separate weights.
-    said = json.dumps([call.name, call.kind, call.target, arguments, inputs], sort_keys=True, default=repr)
-    return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+    text = json.dumps([call.name, call.kind, call.target, arguments, inputs], sort_keys=True, default=repr)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def rate_of(call: Call, arguments: Mapping[str, Any]) -> float | None:
@@ -139,8 +139,8 @@ class _Walk:
             self.rates[call.name] = rate
         self.frozen = self.frozen or arguments.get("trainable") is False
         self.again = self.again or call.kind == "reuse"
-        given = call.inputs
-        listed = list(given.values()) if isinstance(given, dict) else given if isinstance(given, list) else [given]
+        inputs = call.inputs
+        listed = list(inputs.values()) if isinstance(inputs, dict) else inputs if isinstance(inputs, list) else [inputs]
         self.inputs[digest] = tuple(listed)
         return digest
 

@@ -92,10 +92,10 @@ class HyperSpec(keras_tuner.HyperModel):
         # The number of classes does not affect the time of a step.
         spec, _ = self._choices.settle_precision(spec, Probe(spec, 2, False, self.limits))
         sized = dict(make_models(spec, self.weights, self.limits))
-        own, built = sized.pop((spec.image.size[0], spec.image.size[1]))
+        sized_spec, built = sized.pop((spec.image.size[0], spec.image.size[1]))
         model = built.model
         # The entry must not refer to the model, or it would never be released.
-        self._made[model] = own, built.members, built.inside, sized
+        self._made[model] = sized_spec, built.members, built.inside, sized
         classes = int(spec.params.get("num_classes") or model.output_shape[-1])
         objective = make_objective(spec, model, classes)
         optimizer = make_optimizer(spec, learning_rate(spec.fit.stages[0]), model=model)
@@ -159,13 +159,13 @@ class HyperSpec(keras_tuner.HyperModel):
 
     def _source(self, spec: Spec, data: Sequence[Any], validation: Any) -> tuple[Source, Parts | None]:
         """Returns the images and, if there is validation data, their parts; they are opened and checked once."""
-        known = data[0], None if validation is None else validation[0]
-        if self._opened is None or any(one is not other for one, other in zip(self._opened[0], known, strict=True)):
+        arrays = data[0], None if validation is None else validation[0]
+        if self._opened is None or any(old is not new for old, new in zip(self._opened[0], arrays, strict=True)):
             images = data[0] if len(data) == 1 else tuple(data)
             source, parts = open_source(images, spec.task, positive=spec.positive_class), None
             if validation is not None:
                 source, parts = _with_validation(spec, data, validation)
-            self._opened = known, check_images(source, spec, "fail", self._cache), parts
+            self._opened = arrays, check_images(source, spec, "fail", self._cache), parts
         return self._opened[1:]
 
 
@@ -226,7 +226,7 @@ class _OnBuilt(keras.callbacks.CallbackList):
 def _is_ours(data: Sequence[Any]) -> bool:
     if len(data) == 1:
         return isinstance(data[0], str | os.PathLike)
-    return len(data) == 2 and all(isinstance(one, np.ndarray | list) for one in data)
+    return len(data) == 2 and all(isinstance(item, np.ndarray | list) for item in data)
 
 
 def _with_validation(spec: Spec, data: Sequence[Any], validation: Any) -> tuple[Source, Parts]:

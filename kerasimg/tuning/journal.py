@@ -186,15 +186,15 @@ def keep_best(
     """
     sign = -1.0 if direction == "min" else 1.0
     place = folder / trial_id
-    there = {path.parent: sign * known for path in folder.rglob(SCORE) if (known := _score(path)) is not None}
-    there.pop(place, None)
-    better = [one for one in there.values() if one >= sign * score]
+    scores = {path.parent: sign * known for path in folder.rglob(SCORE) if (known := _score(path)) is not None}
+    scores.pop(place, None)
+    better = [item for item in scores.values() if item >= sign * score]
     if len(better) >= most:
         return None
     place.mkdir(parents=True, exist_ok=True)
     save(place / WEIGHTS)
     (place / SCORE).write_text(json.dumps({"score": score}) + "\n", encoding="utf-8")
-    for other in sorted(there, key=lambda one: there[one], reverse=True)[most - 1 :]:
+    for other in sorted(scores, key=lambda item: scores[item], reverse=True)[most - 1 :]:
         forget(other)
     return place / WEIGHTS
 

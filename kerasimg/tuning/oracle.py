@@ -48,9 +48,9 @@ class BayesianOracle(Administration, BayesianHooks, oracles.BayesianOptimization
     seconds, as long as a small trial.
     """
 
-    def __init__(self, space: Space, goal: Goal, tune: Tune, epochs: int, **how: Any) -> None:
+    def __init__(self, space: Space, goal: Goal, tune: Tune, epochs: int, **options: Any) -> None:
         at_random = max(3, min(3 * len(space.dimensions), tune.max_trials // 3))
-        super().__init__(space, goal, tune, epochs, num_initial_points=at_random, beta=BETA, **how)
+        super().__init__(space, goal, tune, epochs, num_initial_points=at_random, beta=BETA, **options)
 
     def make_process(self, made: Any) -> Any:
         """Returns KerasTuner's process, with a length scale per value, and noise."""
@@ -91,8 +91,8 @@ class HyperbandOracle(Administration, HyperbandHooks, oracles.HyperbandOracle):
 
     draws_anew = False
 
-    def __init__(self, space: Space, goal: Goal, tune: Tune, epochs: int, **how: Any) -> None:
-        super().__init__(space, goal, tune, epochs, max_epochs=epochs, hyperband_iterations=None, **how)
+    def __init__(self, space: Space, goal: Goal, tune: Tune, epochs: int, **options: Any) -> None:
+        super().__init__(space, goal, tune, epochs, max_epochs=epochs, hyperband_iterations=None, **options)
         self.max_trials = None
         self._fit_bracket()
         self.begin_brackets()
@@ -114,9 +114,9 @@ class HyperbandOracle(Administration, HyperbandHooks, oracles.HyperbandOracle):
     def is_duplicate(self, values: Mapping[str, Key]) -> bool:
         """Whether the values were already tried in this bracket; another bracket trains them longer."""
         in_bracket = self.first_round()
-        own = {one.name: values[one.name] for one in self.space.dimensions if one.name in values}
-        there = (self.trials[trial].hyperparameters.values for trial in in_bracket if trial in self.trials)
-        return any({name: keys.get(name) for name in own} == own for keys in there)
+        active = {item.name: values[item.name] for item in self.space.dimensions if item.name in values}
+        earlier = (self.trials[trial].hyperparameters.values for trial in in_bracket if trial in self.trials)
+        return any({name: keys.get(name) for name in active} == active for keys in earlier)
 
     def _order(self, trial: str, keys: Mapping[str, Any]) -> Order:
         last = int(keys["tuner/epochs"])

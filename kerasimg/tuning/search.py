@@ -106,8 +106,8 @@ def resume_search(
     token = given_token(token)
     with _listening(chief) as service:
         task.check(open_source(task.data, task.spec.task, positive=task.spec.positive_class))
-        if others := task.other_surroundings():
-            log.info(f"the scores of earlier and later trials may not be comparable: {'; '.join(others)}")
+        if differences := task.other_surroundings():
+            log.info(f"the scores of earlier and later trials may not be comparable: {'; '.join(differences)}")
         return _carry_out(task, workers, service, token, cache, on_finished)
 
 
@@ -125,9 +125,9 @@ def _listening(chief: str | None) -> Iterator[Service | None]:
 
 
 def _check(workers: int, chief: str | None) -> None:
-    if found := [name for name in KERAS_TUNER_VARIABLES if name in os.environ]:
+    if names := [name for name in KERAS_TUNER_VARIABLES if name in os.environ]:
         raise CallError(
-            f"{', '.join(found)} is set, for a KerasTuner over several machines; with kerasimg say --chief or --worker "
+            f"{', '.join(names)} is set, for a KerasTuner over several machines; with kerasimg say --chief or --worker "
             "HOST:PORT, and unset it"
         )
     if workers < (0 if chief else 1):

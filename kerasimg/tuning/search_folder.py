@@ -77,16 +77,16 @@ def _written(text: str, part: _Part, target: Any) -> str:
 
 def _object(text: str, part: _Part, target: Mapping[str, Any]) -> str:
     """Returns an object with changed values, without removed keys, and with new keys at its end."""
-    kept = [key for key in part.children if key in target]
-    if not kept:
+    common = [key for key in part.children if key in target]
+    if not common:
         return _text(target)
     begins = _member_begins(text, part)
     gaps = {key: text[len(text[:begin].rstrip()) : begin] for key, begin in begins.items()}
     pieces = [
         gaps[key] + text[begins[key] : part.children[key].begin] + _written(text, part.children[key], target[key])
-        for key in kept
+        for key in common
     ]
-    between = gaps[kept[-1]] or " "
+    between = gaps[common[-1]] or " "
     pieces += [f"{between}{_text(key)}: {_text(value)}" for key, value in target.items() if key not in part.children]
     last = max(child.end for child in part.children.values())
     return "{" + ",".join(pieces) + text[last : part.end]
@@ -102,11 +102,11 @@ def _member_begins(text: str, part: _Part) -> dict[Any, int]:
 
 
 def _with_children(text: str, part: _Part, targets: Mapping[Any, Any]) -> str:
-    made, at = "", part.begin
+    result, at = "", part.begin
     for key, child in part.children.items():
-        made += text[at : child.begin] + _written(text, child, targets[key])
+        result += text[at : child.begin] + _written(text, child, targets[key])
         at = child.end
-    return made + text[at : part.end]
+    return result + text[at : part.end]
 
 
 def _option(part: _Part, target: Any) -> _Part | None:
@@ -114,16 +114,16 @@ def _option(part: _Part, target: Any) -> _Part | None:
     if not isinstance(part.value, dict) or not isinstance(part.value.get("$choice"), dict):
         return None
     options = part.children["$choice"].children.values()
-    alike = [one for one in options if _shape(one.value) == _shape(target) and isinstance(target, dict | list)]
-    return next((one for one in alike if _same(one.value, target)), alike[0] if len(alike) == 1 else None)
+    alike = [option for option in options if _shape(option.value) == _shape(target) and isinstance(target, dict | list)]
+    return next((option for option in alike if _same(option.value, target)), alike[0] if len(alike) == 1 else None)
 
 
 def _shape(value: Any) -> Any:
     return sorted(value) if isinstance(value, dict) else len(value) if isinstance(value, list) else None
 
 
-def _same(one: Any, other: Any) -> bool:
-    return json.dumps(one) == json.dumps(other)
+def _same(left: Any, right: Any) -> bool:
+    return json.dumps(left) == json.dumps(right)
 
 
 def _text(value: Any) -> str:
@@ -229,10 +229,10 @@ class Task:
     @property
     def limits(self) -> dict[str, int] | None:
         """The limits of the caller, and those of `tune.limits` that are checked when a model is built."""
-        given = dict(self.call["limits"] or {})
+        limits = dict(self.call["limits"] or {})
         if (most := self.spec.tune.limits.params) is not None:
-            given["params"] = min(most, given.get("params", most))
-        return given or None
+            limits["params"] = min(most, limits.get("params", most))
+        return limits or None
 
     def trials(self, folder: Path, cache: Any = None) -> Trials:
         """Returns what trains the trials in this process.  folder: where each trial may save files."""
@@ -249,16 +249,16 @@ class Task:
 
     def check(self, source: Source) -> None:
         """CallError if the images are not those with which the search was started."""
-        found = {"images": len(source), "classes": list(source.classes)}
-        if any(self.call[key] != value for key, value in found.items()):
+        facts = {"images": len(source), "classes": list(source.classes)}
+        if any(self.call[key] != value for key, value in facts.items()):
             raise CallError(
                 f"the search in '{self.folder}' began with {self.call['images']:,} images of "
                 f"{len(self.call['classes'])} classes, and {source.where} holds {len(source):,} of "
                 f"{len(source.classes)}: its trials could not be compared; search again"
             )
-        kept = read_object(self.folder / DATA)
-        if data_digest(data_record(source)) != data_digest(kept):
-            parts_of_record(source, kept, ADVICE)  # names the images
+        recorded = read_object(self.folder / DATA)
+        if data_digest(data_record(source)) != data_digest(recorded):
+            parts_of_record(source, recorded, ADVICE)  # names the images
             raise CallError(f"{source.where}: the images are in another order, or in other parts; {ADVICE}")
 
     @property
@@ -279,9 +279,9 @@ def data_record(source: Source) -> dict[str, Any]:
     return record(source, {**named, "none": np.flatnonzero(source.parts < 0)})  # type: ignore[dict-item]
 
 
-def data_digest(kept: Mapping[str, Any]) -> str:
+def data_digest(recorded: Mapping[str, Any]) -> str:
     """Returns the digest of the images, labels and classes of a data record, independent of the images' folder."""
-    return _sha256([kept["task"], list(kept["classes"]), kept["images"]])
+    return _sha256([recorded["task"], list(recorded["classes"]), recorded["images"]])
 
 
 def _sha256(content: Any) -> str:
@@ -295,9 +295,9 @@ def _without_paths(weights: Any) -> Any:
     return {name: _without_paths(value) for name, value in weights.items() if name != "file"}
 
 
-def digests(spec: Spec, kept: Mapping[str, Any]) -> dict[str, str]:
+def digests(spec: Spec, recorded: Mapping[str, Any]) -> dict[str, str]:
     """Returns the digests of the spec with its given params, and of a data record."""
-    return {"spec": _sha256([spec.document, dict(spec.given)]), "data": data_digest(kept)}
+    return {"spec": _sha256([spec.document, dict(spec.given)]), "data": data_digest(recorded)}
 
 
 def surroundings() -> dict[str, str]:
@@ -317,14 +317,14 @@ def begin(
         raise SpecError([Fault(spec.file, "", message)])
     in_memory = is_in_memory(source.where)
     where = None if in_memory else str(data) if source.where == "sample" or "tfds:" in source.where else _located(data)
-    kept = with_absolute_path(data_record(source), data)
+    recorded = with_absolute_path(data_record(source), data)
     call_record = {
         "data": where,
         "images": len(source),
         "classes": list(source.classes),
         "params": dict(spec.given),
         "search": secrets.token_hex(8),
-        "digests": digests(spec, kept),
+        "digests": digests(spec, recorded),
         **call,
         "surroundings": surroundings(),
         "environment": environment(),
@@ -335,7 +335,7 @@ def begin(
         copy_beside(spec, draft.path)
         (draft.path / SPEC).write_text(as_written(ref, spec), encoding="utf-8")
         write_json(draft.path / SPACE, space.describe())
-        write_json(draft.path / DATA, kept)
+        write_json(draft.path / DATA, recorded)
         write_json(draft.path / CALL, call_record)
 
     folder = create_folder(out, f"{spec.name}-tune", fill).path

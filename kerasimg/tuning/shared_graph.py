@@ -74,7 +74,7 @@ def signature(spec: Spec, outline: Outline, head: bool = False) -> str:
     own_data = timed or not is_of_any_data(spec, outline)
     if not own_data:
         written = [{key: value for key, value in stage.items() if key != "epochs"} for stage in written]
-    said = {
+    facts = {
         "model": outline.calls,
         "head": head,
         "image": spec.image.model_dump(mode="json"),
@@ -87,7 +87,7 @@ def signature(spec: Spec, outline: Outline, head: bool = False) -> str:
         "data": data if own_data else None,
         "blends": any(name in BLENDING for name, _ in spec.augment),
     }
-    return json.dumps(said, sort_keys=True, default=repr)
+    return json.dumps(facts, sort_keys=True, default=repr)
 
 
 def is_of_any_data(spec: Spec, outline: Outline) -> bool:
@@ -151,7 +151,7 @@ class SharedModel(KerasFit):
     def compile(self, experiment: Experiment, index: int, plan: FeaturePlan, callbacks: Sequence[Any]) -> int:
         """Make the graphs of a stage, or reset those of an earlier trial; return the steps per call."""
         self._ready = self.ready(experiment, index, plan, self.computing)
-        return self._ready.at_a_time
+        return self._ready.steps_per_call
 
     def run(self, experiment: Experiment, plan: FeaturePlan, watch: Watch) -> None:
         """Train the stage that was compiled."""
@@ -167,7 +167,7 @@ class SharedModel(KerasFit):
     ) -> WholeEpochs:
         """Returns a stage that is ready to be trained."""
         if index not in self._compiled:
-            earlier = next((one for one in self._compiled.values() if one.model is plan.model), None)
+            earlier = next((compiled for compiled in self._compiled.values() if compiled.model is plan.model), None)
             self._compiled[index] = Compiled(experiment, index, plan.model, earlier)
         if index not in self._in_memory or self._in_memory[index][0] is not plan:
             self._in_memory[index] = plan, self.tables.of(plan)
@@ -185,18 +185,18 @@ class SharedModel(KerasFit):
         return sum(value.nbytes for value in values) * (len(self._begin) + 3)
 
     def _variables(self) -> list[Any]:
-        return [one for sized in self.experiment.sized.values() for one in sized.built.model.variables]
+        return [variable for sized in self.experiment.sized.values() for variable in sized.built.model.variables]
 
     def _values(self) -> list[np.ndarray]:
-        return [np.array(keras.ops.convert_to_numpy(one)) for one in self._variables()]
+        return [np.array(keras.ops.convert_to_numpy(variable)) for variable in self._variables()]
 
     def _of_seed(self, spec: Spec) -> list[np.ndarray]:
         """Returns the values of the variables in a model that is newly built with the spec's seed."""
         seed = seed_of(spec)
         if seed not in self._begin:
-            made = self.build(spec)
-            found = [one for sized in made.values() for one in sized.built.model.variables]
-            self._begin[seed] = [np.array(keras.ops.convert_to_numpy(one)) for one in found]
+            models = self.build(spec)
+            variables = [variable for sized in models.values() for variable in sized.built.model.variables]
+            self._begin[seed] = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
             for old in list(self._begin)[:-SEEDS]:
                 del self._begin[old]
         return self._begin[seed]
@@ -295,7 +295,7 @@ class Trunk:
         return (
             digests[:count] == self.calls
             and not outline.again
-            and set(head).union({self.seam}).issuperset(one for digest in head for one in outline.inputs[digest])
+            and set(head).union({self.seam}).issuperset(source for digest in head for source in outline.inputs[digest])
             and can_have_trunk(spec, outline)
             and frame(spec) == self.frame
         )
@@ -364,40 +364,40 @@ def find_trunk(
         return None  # the seam is inside a backbone
     calls = tuple(digest for name, _, digest in outline.calls if name not in names)
     head = [digest for name, _, digest in outline.calls if name in names]
-    seams = {one for digest in head for one in outline.inputs[digest]} - set(head)
+    seams = {source for digest in head for source in outline.inputs[digest]} - set(head)
     if len(seams) != 1 or not calls or not seams <= set(calls):
         return None
     trunk = Trunk(frame(spec), calls, seams.pop(), states[calls[-1]], plan)
     if not trunk.fits(spec, outline):
         return None
-    made = trunk.head(spec, known, None).model
-    return trunk if _same(made, plan.model, plan) else None
+    head_model = trunk.head(spec, known, None).model
+    return trunk if _same(head_model, plan.model, plan) else None
 
 
 def frame(spec: Spec) -> str:
     """Returns all that features depend on, except the model, as a text."""
     fit = spec.fit.model_dump(mode="json")
-    said: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "image": spec.image.model_dump(mode="json"),
         "task": spec.task,
         "data": [fit[key] for key in (*splits.KEYS, "precision", "features")],
     }
     if spec.augment:
         epochs = [stage["epochs"] for stage in fit["stages"]]
-        said["augment"] = [[name, dict(arguments)] for name, arguments in spec.augment]
-        said["views"] = [fit["views"], fit["batch_size"], epochs, str(spec.compile.loss)]
-    return json.dumps(said, sort_keys=True, default=repr)
+        facts["augment"] = [[name, dict(arguments)] for name, arguments in spec.augment]
+        facts["views"] = [fit["views"], fit["batch_size"], epochs, str(spec.compile.loss)]
+    return json.dumps(facts, sort_keys=True, default=repr)
 
 
-def _same(made: keras.Model, rest: keras.Model, plan: FeaturePlan) -> bool:
+def _same(head: keras.Model, rest: keras.Model, plan: FeaturePlan) -> bool:
     """Whether a head has the weights and outputs of the end of the whole model."""
-    for layer in made.layers[1:]:
+    for layer in head.layers[1:]:
         ours, theirs = layer.variables, rest.get_layer(layer.name).variables
         if len(ours) != len(theirs) or not all(map(_equal, ours, theirs)):
             return False
     some = np.asarray(plan.rows["train"].parts[0][:CHECKED], np.float32)
-    return _equal(made(some, training=False), rest(some, training=False))
+    return _equal(head(some, training=False), rest(some, training=False))
 
 
-def _equal(one: Any, other: Any) -> bool:
-    return np.array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other))
+def _equal(left: Any, right: Any) -> bool:
+    return np.array_equal(keras.ops.convert_to_numpy(left), keras.ops.convert_to_numpy(right))

@@ -53,7 +53,7 @@ class Dimension:
         """
         if self.kind != "choice":
             return self._steps()
-        plain = any(all(type(option) is one for option in self.options) for one in (str, int, float))
+        plain = any(all(type(option) is scalar for option in self.options) for scalar in (str, int, float))
         return self.options if plain else tuple(json.dumps(option) for option in self.options)
 
     def _steps(self) -> tuple[float, ...]:
@@ -132,25 +132,25 @@ class Space:
 
     def values(self, keys: Mapping[str, Key]) -> dict[str, Any]:
         """Returns the values of the spec for KerasTuner's values, of the active dimensions."""
-        given = {one.name: one.value(keys[one.name]) for one in self.dimensions if one.name in keys}
-        return self.complete(given)
+        values = {item.name: item.value(keys[item.name]) for item in self.dimensions if item.name in keys}
+        return self.complete(values)
 
     @property
     def size(self) -> int | None:
         """Number of different trials; None: infinite, because a value is any number of a range."""
-        return None if any(one.count is None for one in self.dimensions) else self.points
+        return None if any(dimension.count is None for dimension in self.dimensions) else self.points
 
     @property
     def points(self) -> int:
         """Number of different trials if each range without steps counts as one value."""
-        return math.prod(self._points_of(one) for one in self.dimensions if not one.within)
+        return math.prod(self._points_of(dimension) for dimension in self.dimensions if not dimension.within)
 
     def _points_of(self, dimension: Dimension) -> int:
-        inside = [one for one in self.dimensions if one.within and one.within[-1][0] == dimension.name]
+        inside = [inner for inner in self.dimensions if inner.within and inner.within[-1][0] == dimension.name]
         if not inside:
             return 1 if dimension.count is None else dimension.count
         return sum(
-            math.prod(self._points_of(one) for one in inside if one.within[-1][1] == option)
+            math.prod(self._points_of(inner) for inner in inside if inner.within[-1][1] == option)
             for option in dimension.options
         )
 
@@ -160,11 +160,11 @@ class Space:
             "size": self.size,
             "points": self.points,
             "values": [
-                {"name": one.name, "kind": one.kind, "default": one.default}
-                | ({"options": list(one.options)} if one.kind == "choice" else {"low": one.low, "high": one.high})
-                | ({"step": one.step, "log": one.log} if one.kind != "choice" else {})
-                | ({"when": dict(one.within)} if one.within else {})
-                for one in self.dimensions
+                {"name": item.name, "kind": item.kind, "default": item.default}
+                | ({"options": list(item.options)} if item.kind == "choice" else {"low": item.low, "high": item.high})
+                | ({"step": item.step, "log": item.log} if item.kind != "choice" else {})
+                | ({"when": dict(item.within)} if item.within else {})
+                for item in self.dimensions
             ],
         }
 
@@ -185,7 +185,7 @@ def space_of(spec: Spec) -> Space:
             dimensions.append(_dimension(value, within))
     if faults:
         raise SpecError(faults)
-    return Space(tuple(sorted(dimensions, key=lambda one: one.name != "variant")))  # others may depend on the variant
+    return Space(tuple(sorted(dimensions, key=lambda item: item.name != "variant")))  # others may depend on the variant
 
 
 def resolve(spec: Spec, values: Mapping[str, Any]) -> Spec:
@@ -223,7 +223,7 @@ def _within(spec: Spec, value: SearchValue) -> tuple[tuple[str, Any], ...] | Non
     outer: tuple[tuple[str, Any], ...] = ()
     if value.path[0] == "variants":
         variant = value.path[1]
-        searched = {one.name: one for one in spec.search if one.path == ("params", "variant")}
+        searched = {other.name: other for other in spec.search if other.path == ("params", "variant")}
         if "variant" in searched and "variant" not in spec.given:
             outer = (("variant", variant),)
         elif spec.params.get("variant") != variant:
@@ -232,20 +232,20 @@ def _within(spec: Spec, value: SearchValue) -> tuple[tuple[str, Any], ...] | Non
 
 
 def _dimension(value: SearchValue, within: tuple[tuple[str, Any], ...]) -> Dimension:
-    given, kind = value.given, value.kind.removeprefix("$")
+    settings, kind = value.given, value.kind.removeprefix("$")
     if kind == "choice":
-        return Dimension(value.name, "choice", given["default"], options=tuple(value.options), within=within)
-    low, high = given[value.kind]
+        return Dimension(value.name, "choice", settings["default"], options=tuple(value.options), within=within)
+    low, high = settings[value.kind]
     number: Any = int if kind == "int" else float
-    step = given.get("step")
+    step = settings.get("step")
     return Dimension(
         value.name,
         "int" if kind == "int" else "float",
-        number(given["default"]),
+        number(settings["default"]),
         low=number(low),
         high=number(high),
         step=None if step is None else number(step),
-        log=bool(given.get("log", False)),
+        log=bool(settings.get("log", False)),
         within=within,
     )
 
@@ -255,6 +255,6 @@ def _register(hp: Any, dimension: Dimension) -> None:
     if dimension.keys:
         hp.Choice(dimension.name, list(dimension.keys), default=default)
         return
-    how = {"step": dimension.step, "sampling": "log" if dimension.log else "linear", "default": default}
+    options = {"step": dimension.step, "sampling": "log" if dimension.log else "linear", "default": default}
     make = hp.Int if dimension.kind == "int" else hp.Float
-    make(dimension.name, dimension.low, dimension.high, **how)
+    make(dimension.name, dimension.low, dimension.high, **options)

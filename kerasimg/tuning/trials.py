@@ -192,7 +192,7 @@ class Trials:
         reason = None
         self._now, self._reused, self._head_alone = None, False, False
         weights = None
-        noted = noted_gradients()
+        registered = noted_gradients()
         self._noted_ahead = ()
         try:
             engine = self._engine(self.resolve(values, seed), epochs, after_epoch, state)
@@ -203,13 +203,13 @@ class Trials:
             status = "stopped" if engine.dismissed else "completed"
             weights = self._keep(engine, trial_id)
         except Exception as error:  # no error may stop the other trials
-            status, reason = _judged(error)
+            status, reason = _status_of(error)
             if (spoilt := self._models.pop(self._now or "", None)) is not None:
                 forget_gradients(spoilt.gradients)
         rows = engine.rows if engine else []
         logs = [row for row in rows if row["epoch"] > first_epoch]
         details = {"shared": self._reused}
-        self._note(noted_gradients() - noted - {*self._noted_ahead})
+        self._note(noted_gradients() - registered - {*self._noted_ahead})
         self._make_room()
         if self._first_bytes is None:
             self._first_bytes = resident_bytes()
@@ -218,8 +218,8 @@ class Trials:
 
     def _note(self, gradients: Collection[str]) -> None:
         """Record the gradients to forget with the model of this trial, or forget them now if it is not in memory."""
-        if (kept := self._models.get(self._now or "")) is not None:
-            kept.gradients |= {*gradients}
+        if (model := self._models.get(self._now or "")) is not None:
+            model.gradients |= {*gradients}
         else:
             forget_gradients(gradients)
 
@@ -264,7 +264,7 @@ class Trials:
             hooks=_Pruning(after_epoch),
             execution=execution,
             callbacks=callbacks,
-            found=_found(state),
+            checkpoint=_saved_state(state),
             last=None if epochs is None else min(epochs, total_epochs(spec)),
         )
 
@@ -284,10 +284,10 @@ class Trials:
         outline = outline_of(spec, self._calls)
         if outline is None or not is_of_any_data(spec, outline) or signature(spec, outline) in self._models:
             return
-        noted = noted_gradients()
+        registered = noted_gradients()
         key, _, _ = self._model_for(spec)
         optimize = self._models[key].trace(0)
-        self._noted_ahead = noted_gradients() - noted
+        self._noted_ahead = noted_gradients() - registered
         self._models[key].gradients |= self._noted_ahead
         with self._ahead.computing():
             optimize()
@@ -299,11 +299,11 @@ class Trials:
         key = signature(spec, outline, trunk is not None) if outline else ""
         if outline is None or key not in self._models:
             if outline is None or trunk is None:
-                made, outline, trunk = self._make(spec)
+                model, outline, trunk = self._make(spec)
                 key = signature(spec, outline, trunk is not None)
             if trunk is not None:
-                made = self._make_head(spec, outline, trunk)
-            self._models[key] = made
+                model = self._make_head(spec, outline, trunk)
+            self._models[key] = model
         self._models.move_to_end(key)
         return key, outline, trunk is not None
 
@@ -366,7 +366,7 @@ class Trials:
         most = MODELS_SHARE * free_bytes()
         before = len(self._models)
         while len(self._models) > 1 and (
-            len(self._models) > MODELS or sum(one.nbytes for one in self._models.values()) > most
+            len(self._models) > MODELS or sum(model.nbytes for model in self._models.values()) > most
         ):
             forget_gradients(self._models.popitem(last=False)[1].gradients)
         self._dropped += before - len(self._models)
@@ -406,14 +406,14 @@ class _Pruning(Hooks):
         return self.rule is not None and self.rule(epoch, row)
 
 
-def _found(state: Path | None) -> checkpoint.Checkpoint | None:
+def _saved_state(state: Path | None) -> checkpoint.Checkpoint | None:
     """Returns the saved state of a trial; None if it is missing or damaged, and the trial starts from scratch."""
     with suppress(KerasimgError):
         return None if state is None else checkpoint.read(state)
     return None
 
 
-def _judged(error: Exception) -> tuple[Status, str]:
+def _status_of(error: Exception) -> tuple[Status, str]:
     """Returns the status of a trial that raised an error, and the reason."""
     if isinstance(error, SpecError):
         return "infeasible", str(error)

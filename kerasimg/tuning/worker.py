@@ -129,12 +129,12 @@ class Chief:
         """Send heartbeats to the chief while the block runs, and a message that this worker leaves at its end."""
         done = threading.Event()
 
-        def tell() -> None:
+        def beat() -> None:
             while not done.wait(HEARTBEAT_S):
                 with suppress(grpc.RpcError, ValueError):  # ValueError: the channel was closed meanwhile
                     self._call("Alive", protocol.encode({"trial": self.trial}), HEARTBEAT_S)
 
-        threading.Thread(target=tell, daemon=True).start()
+        threading.Thread(target=beat, daemon=True).start()
         try:
             yield
         finally:
@@ -232,7 +232,7 @@ def summary(outcomes: list[Outcome], goal: Goal, executions: int = 1) -> Ended:
     """Returns the executions of a trial as one result; it worked if all of them did."""
     last = outcomes[-1]
     first = outcomes[0]
-    scores = [float(one.best[goal.figure]) for one in outcomes if goal.figure in one.best]
+    scores = [float(result.best[goal.figure]) for result in outcomes if goal.figure in result.best]
     status, reason = last.status, last.reason
     if status in ("completed", "stopped") and len(scores) < len(outcomes):
         known = ", ".join(last.logs[-1]) if last.logs else "none"
@@ -244,7 +244,7 @@ def summary(outcomes: list[Outcome], goal: Goal, executions: int = 1) -> Ended:
     return Ended(
         status=status,
         score=fmean(scores) if scores and worked else None,
-        seconds=sum(one.seconds for one in outcomes),
+        seconds=sum(result.seconds for result in outcomes),
         curve=[float(row[goal.figure]) for row in first.logs if goal.figure in row],
         best_epoch=int(first.best["epoch"]) if "epoch" in first.best else None,
         reason=reason,
@@ -294,26 +294,26 @@ def serve(
     name: str,
     folder: Path,
     cache: Any,
-    kept: Callable[[str, Any], None] | None = None,
+    record: Callable[[str, Any], None] | None = None,
 ) -> int:
     """Train the trials that a chief hands out; return their number.
 
     name: the unique name of this worker.  record: saves the result of a trial before it is sent to the chief.
     """
-    asked = Chief(chief, token, task.digest, name)
+    client = Chief(chief, token, task.digest, name)
     log.info(f"asking for trials at {chief}")
-    asked.join(task.identity)  # before the images are read: a worker that is refused costs nothing
+    client.join(task.identity)  # before the images are read: a worker that is refused costs nothing
     done = 0
 
     def finished(trial: str, ended: Any) -> None:
         nonlocal done
         done += 1
-        if kept is not None:
-            kept(trial, ended)
+        if record is not None:
+            record(trial, ended)
         log.info(f"trial {trial}: {ended.status}, {task.goal.figure} {ended.score}")
 
-    with asked.present():
-        run_trials(asked, name, task.trials(folder, cache), task, finished=finished)
+    with client.present():
+        run_trials(client, name, task.trials(folder, cache), task, finished=finished)
     log.info("the search has ended")
     return done
 
@@ -326,16 +326,16 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--data")
     parser.add_argument("--parent", type=int)
-    given = parser.parse_args()
-    if given.parent:
-        end_with(given.parent)
+    options = parser.parse_args()
+    if options.parent:
+        end_with(options.parent)
     gc.collect()
     gc.freeze()  # spares the collector all loaded modules in every trial
     try:
-        task = Task.open(given.folder, given.data)
+        task = Task.open(options.folder, options.data)
         folder = task.folder / TRIALS
         cache = "disk" if task.call["cache"] in ("auto", "memory") else None
-        serve(task, given.chief, token_of(task.folder), given.name, folder, cache, Records(task.folder).write_ended)
+        serve(task, options.chief, token_of(task.folder), options.name, folder, cache, Records(task.folder).write_ended)
     except UsedUp:
         sys.exit(0)  # the chief starts another worker
     except KerasimgError as error:

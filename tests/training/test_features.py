@@ -154,7 +154,7 @@ def test_features_are_found_again_by_a_later_run_and_only_new_images_are_compute
         "seconds": 0,
     }
     other = plan_features(model, StageData(source, {"train": np.arange(28)}, IMAGE), precision="folded")
-    assert (other.rows["train"].found, other.rows["train"].computed) == (28, 0)
+    assert (other.rows["train"].reused, other.rows["train"].computed) == (28, 0)
     np.testing.assert_array_equal(other.rows["train"].parts[0][2:25], first.rows["train"].parts[0])
 
 
@@ -164,13 +164,13 @@ def test_whatever_features_depend_on_makes_them_anew(model: Any, source: Any):
     assert planned(model, source, **views).rows["train"].computed == 0
     others: list[dict[str, Any]] = [{"seed": 1}, {"precision": "plain"}, {"augment": MIXUP, "targets": "one_hot"}]
     for change in others:
-        assert planned(model, source, **{**views, **change}).rows["train"].found == 0
+        assert planned(model, source, **{**views, **change}).rows["train"].reused == 0
     data = StageData(source, PARTS, Image(size=[8, 8], interpolation="nearest"))
     plan = plan_features(model, data, precision="folded")
-    assert plan.rows["validation"].found == 0
+    assert plan.rows["validation"].reused == 0
     kernel = model.layers[2].kernel
     kernel.assign(kernel * 1.01)
-    assert planned(model, source).rows["validation"].found == 0
+    assert planned(model, source).rows["validation"].reused == 0
 
 
 def test_a_run_killed_while_computing_goes_on_with_the_same_numbers(model: Any, source: Any, monkeypatch: Any):
@@ -191,7 +191,7 @@ def test_a_run_killed_while_computing_goes_on_with_the_same_numbers(model: Any, 
         planned(model, source)
     monkeypatch.setattr(feature_rows, "_keep", kept)
     rows = planned(model, source).rows["train"]
-    assert (rows.found, rows.computed) == (10, 13)
+    assert (rows.reused, rows.computed) == (10, 13)
     np.testing.assert_array_equal(rows.parts[0], whole)
 
 

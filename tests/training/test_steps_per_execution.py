@@ -4,7 +4,7 @@ import keras
 import pytest
 
 from kerasimg.callbacks import TimeBudget, WarmupCosine
-from kerasimg.training.auto_settings import acts_on_steps, operations, part_of, steps_at_a_time
+from kerasimg.training.auto_settings import acts_on_steps, choose_steps_per_execution, operations, part_of
 
 TENSORFLOW = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="others run one step at a time")
 
@@ -21,12 +21,12 @@ def test_operations_are_those_of_the_kernels_at_each_place():
 @TENSORFLOW
 @pytest.mark.parametrize(("steps", "found"), [(1, 1), (48, 48), (64, 64), (100, 50), (1875, 25), (97, 97)])
 def test_an_epoch_is_a_whole_number_of_executions(steps: int, found: int):
-    assert steps_at_a_time(model(), 32, steps, []) == found
+    assert choose_steps_per_execution(model(), 32, steps, []) == found
 
 
 @TENSORFLOW
 def test_a_long_step_is_run_by_itself():
-    assert steps_at_a_time(model(filters=512, size=224), 128, 100, []) == 1
+    assert choose_steps_per_execution(model(filters=512, size=224), 128, 100, []) == 1
 
 
 def test_what_is_run_at_a_time_divides_the_epoch():
@@ -35,7 +35,7 @@ def test_what_is_run_at_a_time_divides_the_epoch():
 
 @TENSORFLOW
 def test_a_limit_from_elsewhere_holds():
-    assert steps_at_a_time(model(), 32, 100, [], most=10) == 10
+    assert choose_steps_per_execution(model(), 32, 100, [], most=10) == 10
 
 
 @pytest.mark.parametrize(
@@ -49,4 +49,4 @@ def test_a_limit_from_elsewhere_holds():
 )
 def test_a_callback_that_acts_on_steps_sees_each_of_them(callback: Any, acts: bool):
     assert acts_on_steps(callback) is acts
-    assert not acts or steps_at_a_time(model(), 32, 100, [callback]) == 1
+    assert not acts or choose_steps_per_execution(model(), 32, 100, [callback]) == 1
