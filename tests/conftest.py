@@ -30,7 +30,7 @@ FAST = (
     *("data/test_decode", "data/test_shuffling", "data/test_image_files", "data/test_sources", "data/test_split"),
     *("models/test_graph", "test_objects", "models/test_output_kind", "models/test_temperature"),
     *("evaluation/test_intervals", "evaluation/test_measures", "evaluation/test_predictions", "evaluation/test_scores"),
-    *("training/test_checkpoint", "training/test_objective", "training/test_rates", "training/test_run"),
+    *("training/test_checkpoint", "training/test_objective", "training/test_optimizer_rates", "training/test_run"),
     *("tuning/test_stopping", "tuning/test_oracle", "tuning/test_journal", "tuning/test_space"),
     *("deploy/test_parity", "reporting/test_charts", "reporting/test_epochs"),
     *("cli/test_diff", "cli/test_show"),
@@ -43,7 +43,7 @@ SLOWEST = (
     *("contract/test_zoo", "deploy/test_export_support", "tuning/test_parity", "contract/test_to_spec_applications"),
     *("training/test_devices", "models/test_backbones", "test_docs", "test_api", "test_every_source"),
     *("deploy/test_measure", "tuning/test_hyper_spec", "training/test_memory", "training/test_engine"),
-    *("training/test_resume", "tuning/test_search", "tuning/test_chief", "training/test_weight_decay"),
+    *("training/test_resume", "tuning/test_search", "tuning/test_chief", "training/test_optimizer_weight_decay"),
     *("deploy/test_web", "deploy/test_hostile_packs", "deploy/serve/test_hostile", "deploy/serve/test_server"),
     *("contract/test_backends", "evaluation/test_warnings", "training/test_distillation", "training/test_features"),
 )

@@ -311,7 +311,7 @@ def _is_number(value: Any) -> bool:
 SHARE = 0.25
 """Largest share of the memory for cached images that one tensor of all images may take; else they come in batches."""
 SECTIONS = 2
-"""Number of different `image` sections whose images are kept as a tensor."""
+"""Number of different `image` sections whose images are stored as a tensor."""
 AT_ONCE = 1024
 
 

@@ -313,7 +313,7 @@ def begin(
     check_teacher_place(spec)
     space, _ = space_of(spec), goal_of(spec)
     if not space.dimensions:
-        message = 'nothing to search: write {"$choice": [...], "default": ...}, $int or $float where a value stands'
+        message = 'nothing to search: write {"$choice": [...], "default": ...}, $int or $float in place of a value'
         raise SpecError([Fault(spec.file, "", message)])
     in_memory = is_in_memory(source.where)
     where = None if in_memory else str(data) if source.where == "sample" or "tfds:" in source.where else _located(data)

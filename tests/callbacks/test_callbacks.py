@@ -16,7 +16,7 @@ LABELS = np.arange(16) % 2
 
 
 class Rates(keras.callbacks.Callback):
-    """Notes the learning rate of each step."""
+    """Records the learning rate of each step."""
 
     def on_train_begin(self, logs=None):
         self.seen = []
@@ -73,13 +73,13 @@ def test_a_schedule_below_a_warm_up_is_refused():
         fit(made, callbacks.WarmupCosine())
 
 
-def test_a_spent_budget_stops_after_the_step():
+def test_training_stops_after_the_step_in_which_the_budget_ends():
     rates = Rates()
     history = fit(model(), callbacks.TimeBudget(seconds=1e-9), rates, epochs=5, validation_data=(IMAGES, LABELS))
     assert len(rates.seen) == len(history.history["val_loss"]) == 1
 
 
-def test_a_budget_holds_over_all_calls_of_fit(monkeypatch):
+def test_a_budget_applies_to_all_calls_of_fit(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("kerasimg.callbacks.time_budget.time.monotonic", lambda: clock[0])
     budget, made = callbacks.TimeBudget(seconds=10), model()
@@ -91,7 +91,7 @@ def test_a_budget_holds_over_all_calls_of_fit(monkeypatch):
     assert budget.spent == 10
 
 
-def test_layers_join_from_the_last_to_the_first():
+def test_layers_are_unfrozen_from_the_last_to_the_first():
     made = model("adam")
     trained = []
 
@@ -109,14 +109,14 @@ def test_layers_join_from_the_last_to_the_first():
     assert trained == [{"head"}, {"head"}, {"head", "c"}, {"head", "c"}, {"head", "b", "c"}]
 
 
-def test_the_optimizer_keeps_its_state_when_layers_join():
+def test_the_optimizer_keeps_its_state_when_layers_are_unfrozen():
     made = model(keras.optimizers.Adam(0.01))
     steps = []
 
     class Watch(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             moments = [variable for variable in self.model.optimizer.variables if "head" in variable.path]
-            steps.append((int(self.model.optimizer.iterations), any(np.any(as_array(one)) for one in moments)))
+            steps.append((int(self.model.optimizer.iterations), any(np.any(as_array(item)) for item in moments)))
 
     def as_array(tensor):
         return keras.ops.convert_to_numpy(tensor)
@@ -125,12 +125,12 @@ def test_the_optimizer_keeps_its_state_when_layers_join():
     assert steps == [(0, False), (4, True)]
 
 
-def test_a_part_that_is_not_there_is_named():
+def test_a_missing_layer_is_named():
     with pytest.raises(ValueError, match="no layer 'backbon' in the model"):
         fit(model(), callbacks.ProgressiveUnfreezing("backbon"))
 
 
-def test_json_lines_are_one_an_epoch_and_appended(tmp_path):
+def test_json_lines_are_appended_once_per_epoch(tmp_path):
     log = callbacks.JsonLines(tmp_path / "log.jsonl")
     made = model()
     fit(made, log, epochs=2)
@@ -140,13 +140,13 @@ def test_json_lines_are_one_an_epoch_and_appended(tmp_path):
     assert all(0 < line["loss"] < 2 for line in lines)
 
 
-def test_a_figure_that_is_no_number_is_null_and_several_are_a_list(tmp_path):
+def test_nan_is_written_as_null_and_several_numbers_as_a_list(tmp_path):
     callbacks.JsonLines(tmp_path / "log.jsonl").on_epoch_end(0, {"loss": float("nan"), "f1": np.array([0.5, 1.0])})
     line = json.loads((tmp_path / "log.jsonl").read_text())
     assert (line["loss"], line["f1"]) == (None, [0.5, 1.0])
 
 
-def test_the_finder_tries_all_rates_and_puts_everything_back():
+def test_the_finder_tries_all_rates_and_restores_everything():
     made = model(keras.optimizers.SGD(0.3, momentum=0.9))
     fit(made)
     before, iterations = weights(made), int(made.optimizer.iterations)
@@ -159,7 +159,7 @@ def test_the_finder_tries_all_rates_and_puts_everything_back():
     assert float(keras.ops.convert_to_numpy(made.optimizer.learning_rate)) == pytest.approx(0.3)
 
 
-def test_the_finder_sees_the_loss_of_each_step_and_stops_when_it_diverges():
+def test_the_finder_records_the_loss_of_each_step_and_stops_when_it_diverges():
     finder = callbacks.LearningRateFinder(steps=50, smoothing=0.0)
     finder.set_model(made := model())
     finder.on_train_begin()
@@ -173,7 +173,7 @@ def test_the_finder_sees_the_loss_of_each_step_and_stops_when_it_diverges():
     assert finder.suggestion == finder.rates[1]
 
 
-def test_the_matrix_and_the_mistakes_reach_tensorboard(tmp_path):
+def test_the_matrix_and_the_mistakes_are_written_to_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
@@ -206,6 +206,6 @@ def test_without_tensorboard_the_extra_is_named(monkeypatch, tmp_path):
         (lambda: callbacks.ConfusionToTensorBoard([], ["a"], "."), "classes must be 2 or more"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(make, message):
+def test_invalid_arguments_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

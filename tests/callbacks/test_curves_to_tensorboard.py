@@ -1,4 +1,4 @@
-"""What TensorBoard reads is what history.csv holds, whatever happened in between."""
+"""The curves in TensorBoard equal history.csv, also after interruptions."""
 
 from pathlib import Path
 
@@ -32,11 +32,11 @@ def read(folder: Path) -> list[tuple[int, str, float]]:
     return scalars
 
 
-def test_a_history_is_written_part_by_part(tmp_path: Path):
+def test_training_and_validation_curves_are_separate(tmp_path: Path):
     (tmp_path / "history.csv").write_text(HEADER + "".join(ROWS))
-    for _ in range(2):  # the second time in place of the first
+    for _ in range(2):  # the second call replaces the curves of the first
         write_curves(tmp_path / "history.csv", tmp_path / "logs")
-    assert [one for one in read(tmp_path / "logs" / "train") if one[1] == "loss"] == [
+    assert [item for item in read(tmp_path / "logs" / "train") if item[1] == "loss"] == [
         (1, "loss", 3.0),
         (2, "loss", 2.0),
         (3, "loss", 1.0),
@@ -44,7 +44,7 @@ def test_a_history_is_written_part_by_part(tmp_path: Path):
     assert read(tmp_path / "logs" / "validation") == [(1, "loss", 4.0), (2, "loss", 3.0)]
 
 
-def test_an_epoch_that_was_taken_back_by_a_resume_is_shown_once(tmp_path: Path):
+def test_an_epoch_repeated_after_a_resume_is_shown_once(tmp_path: Path):
     history = tmp_path / "history.csv"
     history.write_text(HEADER + ROWS[0] + ROWS[1])
     CurvesToTensorBoard(history, tmp_path / "logs").on_train_begin()  # killed here
@@ -57,7 +57,7 @@ def test_an_epoch_that_was_taken_back_by_a_resume_is_shown_once(tmp_path: Path):
     assert read(tmp_path / "logs" / "validation") == [(1, "loss", 4.0), (2, "loss", 9.0)]
 
 
-def test_rows_that_vanish_while_it_runs_vanish_from_the_curves(tmp_path: Path):
+def test_rows_removed_during_training_are_removed_from_the_curves(tmp_path: Path):
     history = tmp_path / "history.csv"
     history.write_text(HEADER + ROWS[0] + ROWS[1])
     callback = CurvesToTensorBoard(history, tmp_path / "logs")
@@ -68,7 +68,7 @@ def test_rows_that_vanish_while_it_runs_vanish_from_the_curves(tmp_path: Path):
     assert read(tmp_path / "logs" / "validation") == [(1, "loss", 4.0)]
 
 
-def test_it_follows_a_training(tmp_path: Path):
+def test_the_curves_follow_a_training(tmp_path: Path):
     history = tmp_path / "history.csv"
 
     class Writer(keras.callbacks.Callback):

@@ -1,4 +1,4 @@
-"""Training without a word."""
+"""Fixtures for silent trainings."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from kerasimg.training import train as verbs
 @pytest.fixture(scope="session")
 def train() -> Callable[..., Run]:
     """verbs.train, silent and without a report, which takes longer than these trainings."""
-    return lambda *given, **how: Run(verbs.train(*given, **{"verbose": 0, **how}))
+    return lambda *given, **options: Run(verbs.train(*given, **{"verbose": 0, **options}))
 
 
 @pytest.fixture(scope="session")
@@ -23,5 +23,5 @@ def colours(tmp_path_factory: pytest.TempPathFactory, images: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def run(train: Any, tiny: Any, colours: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run on these."""
+    """A finished run on the coloured images."""
     return train(tiny(), data=colours, out=tmp_path_factory.mktemp("runs"))

@@ -37,9 +37,9 @@ SGD = {"type": "SGD", "learning_rate": 0.2, "momentum": 0.9}
 FROZEN = {"epochs": 3, "freeze": ["body"], "warmup_epochs": 1}
 PLAIN = {"stages": [{"epochs": 2}, {"epochs": 2, "decay": "cosine", "layer_decay": 0.7}], "class_weight": "balanced"}
 CASES: dict[str, dict[str, Any]] = {
-    # 47 images of 60 are trained with, in batches of 8, the last of 7; 7 validate.
+    # 47 of 60 images are for training, in batches of 8, the last of 7; 7 are for validation.
     "plain": {"model": [CONVOLUTION, *HEAD], "fit": {"features": "off", "ema": 0.8, **PLAIN}},
-    # 48 of 60: no batch is filled up, since BatchNormalization would see that.
+    # 48 of 60 images: no batch is padded, which BatchNormalization would see.
     "normal": {"model": [CONVOLUTION, NORMAL, *HEAD], "fit": {"features": "off", "validation_split": 0.1, **PLAIN}},
     "cached": {"model": [CONVOLUTION, *HEAD], "fit": {"features": "cached", "stages": [FROZEN]}},
     "fresh": {
@@ -53,11 +53,11 @@ if BACKEND != "tensorflow":
 
 
 class Killed(BaseException):
-    """What nobody catches."""
+    """An exception that no code catches."""
 
 
 def data() -> tuple[np.ndarray, np.ndarray]:
-    """60 images of three classes, each noisy about a grey of its own."""
+    """60 images of three classes, each a noisy shade of grey."""
     labels = np.arange(60) % 3
     noise = np.random.default_rng(0).integers(0, 60, (60, 8, 8, 3))
     return (noise + 70 * labels[:, None, None, None]).clip(0, 255).astype("uint8"), labels
@@ -77,7 +77,7 @@ def end(run: Run) -> dict[str, Any]:
 
 
 def killed_and_resumed(written: dict[str, Any], out: Path) -> Run:
-    """A run that is cut off after its third checkpoint, within an epoch, and goes on."""
+    """A run that is interrupted after its third checkpoint, within an epoch, and resumed."""
     write, count = checkpoint.write, []
     checkpoint_callbacks.SHARE, checkpoint_callbacks.WITHIN_EPOCH_S = float("inf"), 0.0
 
@@ -97,10 +97,10 @@ def killed_and_resumed(written: dict[str, Any], out: Path) -> Run:
     return Run(verbs.resume(out / f"{written['name']}-1", data=data(), verbose=0))
 
 
-def listening(said: list[str]) -> Any:
+def listening(messages: list[str]) -> Any:
     """While the block runs, messages are added to `said`."""
     handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     return log.attached(handler, logging.INFO)
 
 

@@ -1,4 +1,4 @@
-"""Arrays straight from memory are the batches of tf.data, to the last bit."""
+"""Batches of arrays in memory equal those of tf.data bit for bit."""
 
 from pathlib import Path
 from typing import Any
@@ -42,30 +42,30 @@ def model() -> keras.Model:
     return keras.Model(image, layers.Dense(2, activation="softmax")(x))
 
 
-def planned(model: keras.Model, source: Source, **how: Any) -> FeaturePlan:
-    settings = {"precision": "folded"} | {name: how.pop(name) for name in ("mode", "views") if name in how}
-    return plan_features(model, StageData(source, PARTS, IMAGE, **{"batch_size": 4, **how}), **settings)
+def planned(model: keras.Model, source: Source, **options: Any) -> FeaturePlan:
+    settings = {"precision": "folded"} | {name: options.pop(name) for name in ("mode", "views") if name in options}
+    return plan_features(model, StageData(source, PARTS, IMAGE, **{"batch_size": 4, **options}), **settings)
 
 
 def arrays(batches: Any) -> list[list[np.ndarray]]:
     return [[np.asarray(part) for part in batch] for batch in batches]
 
 
-def same(found: Any, wanted: Any) -> bool:
-    found, wanted = arrays(found), arrays(wanted)
-    return len(found) == len(wanted) and all(
-        one.dtype == other.dtype and np.array_equal(one, other)
-        for batch, expected in zip(found, wanted, strict=True)
-        for one, other in zip(batch, expected, strict=True)
+def same(result: Any, wanted: Any) -> bool:
+    result, wanted = arrays(result), arrays(wanted)
+    return len(result) == len(wanted) and all(
+        item.dtype == other.dtype and np.array_equal(item, other)
+        for batch, expected in zip(result, wanted, strict=True)
+        for item, other in zip(batch, expected, strict=True)
     )
 
 
 @pytest.mark.parametrize("mode", ["off", "cached"])
 @pytest.mark.parametrize("targets", ["sparse", "one_hot", "binary"])
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
-def test_every_batch_is_that_of_tf_data(model: Any, source: Source, mode: Any, targets: Targets, weights: Any):
-    how = {"mode": mode, "targets": targets, "sample_weight": weights, "seed": 5}
-    plan, other = (planned(model, source, as_arrays=yes, **how) for yes in (True, False))
+def test_every_batch_equals_that_of_tf_data(model: Any, source: Source, mode: Any, targets: Targets, weights: Any):
+    options = {"mode": mode, "targets": targets, "sample_weight": weights, "seed": 5}
+    plan, other = (planned(model, source, as_arrays=yes, **options) for yes in (True, False))
     place = {"first_epoch": 3, "first_step": 2, "epochs": 2}
     assert isinstance(plan.train(**place), array_batches.Batches)
     assert isinstance(plan.validation(), array_batches.Batches)
@@ -74,34 +74,34 @@ def test_every_batch_is_that_of_tf_data(model: Any, source: Source, mode: Any, t
 
 
 def test_views_take_turns(model: Any, source: Source):
-    how = {"mode": "cached", "views": 2, "epochs": 4, "augment": [("RandomFlip", {})]}
-    plan, other = (planned(model, source, as_arrays=yes, **how) for yes in (True, False))
+    options = {"mode": "cached", "views": 2, "epochs": 4, "augment": [("RandomFlip", {})]}
+    plan, other = (planned(model, source, as_arrays=yes, **options) for yes in (True, False))
     assert same(plan.train(epochs=4), other.train(epochs=4))
 
 
 @pytest.mark.parametrize("targets", TARGETS)
-def test_labels_of_all_images_are_those_of_the_batches(targets: Targets):
+def test_labels_of_all_images_equal_those_of_the_batches(targets: Targets):
     labels = np.array([[0, 1], [1, 1], [0, 0]], np.uint8) if targets == "multi_hot" else np.array([0, 1, 1])
-    found, wanted = array_batches.as_targets(labels, targets, 2), np.asarray(TARGETS[targets](tf.constant(labels), 2))
-    assert found.dtype == wanted.dtype
-    np.testing.assert_array_equal(found, wanted)
+    result, wanted = array_batches.as_targets(labels, targets, 2), np.asarray(TARGETS[targets](tf.constant(labels), 2))
+    assert result.dtype == wanted.dtype
+    np.testing.assert_array_equal(result, wanted)
 
 
-def test_what_is_augmented_or_read_while_it_trains_comes_through_tf_data(
+def test_images_that_are_augmented_or_read_during_training_come_through_tf_data(
     model: Any, source: Source, colours: Any, tmp_path: Path
 ):
     augmented = planned(model, source, mode="off", as_arrays=True, augment=[("RandomFlip", {})])
     assert not isinstance(augmented.train(), array_batches.Batches)
     files = open_source(colours)
     parts = {"train": np.arange(len(files))}
-    kept = Cache("memory")
-    plan = plan_features(model, StageData(files, parts, IMAGE, cache=kept, as_arrays=True), mode="off")
+    cache = Cache("memory")
+    plan = plan_features(model, StageData(files, parts, IMAGE, cache=cache, as_arrays=True), mode="off")
     assert not isinstance(plan.train(), array_batches.Batches)
-    Loader(files, parts["train"], IMAGE, kept, exact=False).load(parts["train"])
+    Loader(files, parts["train"], IMAGE, cache, exact=False).load(parts["train"])
     assert isinstance(plan.train(), array_batches.Batches)
 
 
-def test_training_goes_on_over_the_end_of_an_epoch(model: Any, source: Source):
+def test_training_continues_over_the_end_of_an_epoch(model: Any, source: Source):
     plan = planned(model, source, mode="off", as_arrays=True)
     model.compile("sgd", "sparse_categorical_crossentropy")
     history = model.fit(

@@ -25,7 +25,7 @@ def kernel(made: keras.Model, value: float) -> None:
 @pytest.mark.parametrize(
     ("mode", "min_delta", "epoch"), [("min", 0.0, 3), ("max", 0.0, 2), ("min", 0.15, 1), ("max", 0.5, 0)]
 )
-def test_the_weights_of_the_best_epoch_are_remembered(mode: str, min_delta: float, epoch: int):
+def test_the_weights_of_the_best_epoch_are_stored(mode: str, min_delta: float, epoch: int):
     made, best = model(), Best("figure", mode, min_delta)
     best.set_model(made)
     for number, figure in enumerate([0.5, 0.3, 0.6, 0.2, 0.2]):
@@ -34,13 +34,13 @@ def test_the_weights_of_the_best_epoch_are_remembered(mode: str, min_delta: floa
     assert (best.epoch, best.weights[0][0, 0]) == (epoch, epoch)
 
 
-def test_a_figure_that_is_not_there_is_told_with_those_that_are():
+def test_a_missing_metric_is_reported_with_the_existing_ones():
     best = Best("val_acuracy", "max")
     with pytest.raises(KerasimgError, match=r"no figure 'val_acuracy' .* \(there are: loss, val_accuracy\)"):
         best.on_epoch_end(0, {"loss": 1.0, "val_accuracy": 0.5})
 
 
-def test_averages_are_handed_on_in_place_of_what_trains():
+def test_averages_are_passed_on_in_place_of_the_trained_weights():
     made = model(use_ema=True)
     kernel(made, 2.0)
     made.optimizer._model_variables_moving_average[0].assign(np.full((1, 1), 7.0, "float32"))
@@ -50,7 +50,7 @@ def test_averages_are_handed_on_in_place_of_what_trains():
     assert handed_on(model())[1].tolist() == [1.0]
 
 
-def test_validation_sees_the_averages_and_leaves_the_weights_to_the_last_bit():
+def test_validation_uses_the_averages_and_restores_the_weights_bit_for_bit():
     made, averages = model(use_ema=True), Averages()
     averages.set_model(made)
     kernel(made, 0.1)
@@ -62,7 +62,7 @@ def test_validation_sees_the_averages_and_leaves_the_weights_to_the_last_bit():
 
 
 @pytest.mark.parametrize("name", [None, "ce"])
-def test_the_epoch_with_the_least_cross_entropy_is_kept_and_named(
+def test_the_epoch_with_the_lowest_cross_entropy_is_used_and_logged(
     listen: Any, train: Any, tmp_path: Any, name: str | None
 ):
     metric = {"type": "SparseCategoricalCrossentropy", **({"name": name} if name else {})}

@@ -1,4 +1,4 @@
-"""Several devices, which are processors here, do as one with the same batches. A process of its own makes them."""
+"""Training on several devices, CPUs in a separate process, equals training on one with the same batches."""
 
 import importlib.util
 import json
@@ -38,53 +38,53 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[st
 
 
 @pytest.fixture(params=["tensorflow", "jax"])
-def found(request: pytest.FixtureRequest, trained: Any) -> dict[str, Any]:
-    found: dict[str, Any] = trained(request.param)
-    return found
+def results(request: pytest.FixtureRequest, trained: Any) -> dict[str, Any]:
+    result: dict[str, Any] = trained(request.param)
+    return result
 
 
 def weights(end: dict[str, Any]) -> np.ndarray:
-    return np.concatenate([np.array(one) for one in end["weights"]])
+    return np.concatenate([np.array(single) for single in end["weights"]])
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_weights_are_those_of_one_device(found: dict[str, Any], case: str):
-    if case not in found:
+def test_the_weights_equal_those_of_one_device(results: dict[str, Any], case: str):
+    if case not in results:
         pytest.skip("not tried under this backend")
-    one, several = found[case]["off"], found[case]["auto"]
-    # Numbers are added up in another order. What comes before BatchNormalization may be scaled without any effect, so
-    # no gradient takes back what rounding does to that scale.
-    np.testing.assert_allclose(weights(several), weights(one), rtol=0, atol=3e-4 if case == "normal" else 2e-6)
-    assert several["n"] == one["n"] == 6
-    assert several["accuracy"] == one["accuracy"]
+    single, several = results[case]["off"], results[case]["auto"]
+    # Sums have another order. The scale of weights before BatchNormalization has no effect on the output, so
+    # no gradient corrects its rounding errors.
+    np.testing.assert_allclose(weights(several), weights(single), rtol=0, atol=3e-4 if case == "normal" else 2e-6)
+    assert several["n"] == single["n"] == 6
+    assert several["accuracy"] == single["accuracy"]
     assert [len(stage["devices"]) for stage in several["stages"]] == [4] * len(several["stages"])
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_image_is_judged_once_though_batches_are_filled_up(found: dict[str, Any], case: str):
-    if case not in found:
+def test_each_image_counts_once_in_padded_batches(results: dict[str, Any], case: str):
+    if case not in results:
         pytest.skip("not tried under this backend")
-    one, several = found[case]["off"]["history"], found[case]["auto"]["history"]
-    assert [row.keys() for row in one] == [row.keys() for row in several]
-    for before, after in zip(one, several, strict=True):
+    single, several = results[case]["off"]["history"], results[case]["auto"]["history"]
+    assert [row.keys() for row in single] == [row.keys() for row in several]
+    for before, after in zip(single, several, strict=True):
         for name in ("accuracy", "f1", "val_accuracy", "val_f1", "learning_rate"):
             assert after[name] == pytest.approx(before[name], abs=1e-6), name
         assert after["val_loss"] == pytest.approx(before["val_loss"], rel=1e-3 if case == "normal" else 1e-5)
-        # While it trains, Keras weighs the last batch's loss by its rows: 8, of which 7 are images.
+        # During training, Keras weights the last batch's loss by its rows: 8, of which 7 are images.
         assert after["loss"] == pytest.approx(before["loss"], abs=0.02)
 
 
-def test_a_run_on_several_devices_that_was_killed_ends_as_if_it_had_not_been(found: dict[str, Any]):
-    assert weights(found["plain"]["resumed"]).tobytes() == weights(found["plain"]["auto"]).tobytes()
-    assert found["plain"]["resumed"]["history"] == found["plain"]["auto"]["history"]
+def test_a_killed_run_on_several_devices_is_resumed_to_the_same_result(results: dict[str, Any]):
+    assert weights(results["plain"]["resumed"]).tobytes() == weights(results["plain"]["auto"]).tobytes()
+    assert results["plain"]["resumed"]["history"] == results["plain"]["auto"]["history"]
 
 
-def test_as_many_devices_are_taken_as_divide_the_batch_and_the_user_is_told(trained: Any):
-    found = trained("tensorflow")
-    assert found["plain"]["auto"]["said"][1] == (
+def test_as_many_devices_as_divide_the_batch_are_used_and_logged(trained: Any):
+    result = trained("tensorflow")
+    assert result["plain"]["auto"]["said"][1] == (
         "devices: 4 (CPU:0, CPU:1, CPU:2, CPU:3), with 2 of a batch's 8 images each"
     )
-    assert found["said"] == {
+    assert result["said"] == {
         "odd": [
             "devices: 3 (CPU:0, CPU:1, CPU:2, 1 left idle, since 9 cannot be split evenly), "
             "with 3 of a batch's 9 images each"
@@ -94,25 +94,25 @@ def test_as_many_devices_are_taken_as_divide_the_batch_and_the_user_is_told(trai
     }
 
 
-def test_one_device_is_taken_as_it_is(tiny: Any, listen: Any):
-    said: list[str] = []
-    listen(said.append)
+def test_one_device_needs_no_strategy(tiny: Any, listen: Any):
+    messages: list[str] = []
+    listen(messages.append)
     spec = load(tiny(fit={"distribute": "auto"}), num_classes=3)
     assert devices.devices_for(spec) is devices.ONE
-    told = {
+    expected = {
         "torch": "devices: one, since Keras trains on several under JAX and TensorFlow, not under PyTorch",
     }.get(keras.backend.backend(), "devices: one of 1; there is no other")
-    assert said == [told]
+    assert messages == [expected]
 
 
-def test_nothing_is_asked_for_and_nothing_is_said(tiny: Any, listen: Any):
-    said: list[str] = []
-    listen(said.append)
+def test_without_distribute_nothing_is_logged(tiny: Any, listen: Any):
+    messages: list[str] = []
+    listen(messages.append)
     assert devices.devices_for(load(tiny(), num_classes=3)) is devices.ONE
-    assert said == []
+    assert messages == []
 
 
-def test_batches_are_filled_up_with_rows_that_weigh_nothing():
+def test_batches_are_padded_with_rows_without_weight():
     import tensorflow as tf
 
     several = devices.Devices(("a", "b", "c", "d"), object())

@@ -21,7 +21,7 @@ Train = Callable[..., Run]
 
 
 class Killed(BaseException):
-    """What nobody catches."""
+    """An exception that no code catches."""
 
 
 def model(activation: str | None, seed: int) -> keras.Model:
@@ -35,22 +35,20 @@ def student_of(run: Run, **fit: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("activation", ["softmax", None])
-def test_the_loss_is_that_of_the_paper(activation: str | None):
+def test_the_loss_equals_that_of_the_paper(activation: str | None):
     teacher, student = model("softmax", 1), model(activation, 2)
     distiller = with_teacher(student, teacher, Teacher(run="", temperature=2.0, alpha=1.0))
     x = np.random.default_rng(0).uniform(size=(5, 2, 2, 1)).astype("float32")
     loss = distiller.distillation_losses[0]
-    found = float(keras.ops.convert_to_numpy(loss.compute_loss(teacher(x), student(x))))
+    result = float(keras.ops.convert_to_numpy(loss.compute_loss(teacher(x), student(x))))
     p = np.log(keras.ops.convert_to_numpy(teacher(x))) / 2
     q = keras.ops.convert_to_numpy(student(x))
     q = (np.log(q) if activation else q) / 2
-    p, q = (np.exp(one) / np.exp(one).sum(1, keepdims=True) for one in (p, q))
-    assert found == pytest.approx(4 * (p * np.log(p / q)).sum(1).mean(), rel=1e-4)
+    p, q = (np.exp(item) / np.exp(item).sum(1, keepdims=True) for item in (p, q))
+    assert result == pytest.approx(4 * (p * np.log(p / q)).sum(1).mean(), rel=1e-4)
 
 
-def test_a_student_with_the_teacher_alone_learns_what_the_teacher_says(
-    train: Train, tiny: Any, run: Run, colours: Any, tmp_path: Path
-):
+def test_a_student_learns_from_the_teacher_alone(train: Train, tiny: Any, run: Run, colours: Any, tmp_path: Path):
     spec = tiny(**student_of(run, teacher={"run": str(run.folder), "alpha": 1.0}, stages=[{"epochs": 8}]))
     student = train(spec, data=colours, out=tmp_path)
     first, last = student.history[0], student.history[-1]
@@ -59,14 +57,14 @@ def test_a_student_with_the_teacher_alone_learns_what_the_teacher_says(
     assert Classifier.open(student).classes == Classifier.open(run).classes
 
 
-def test_the_teacher_stays_what_it_was(train: Train, tiny: Any, run: Run, colours: Any, tmp_path: Path):
+def test_the_teacher_does_not_change(train: Train, tiny: Any, run: Run, colours: Any, tmp_path: Path):
     before = run.model.get_weights()
     train(tiny(**student_of(run)), data=colours, out=tmp_path)
     assert all(np.array_equal(old, new) for old, new in zip(before, run.model.get_weights(), strict=True))
 
 
 @pytest.mark.parametrize("place", [2, 5, 7])
-def test_a_run_with_a_teacher_goes_on_as_if_undisturbed(
+def test_an_interrupted_run_with_a_teacher_is_resumed_to_the_same_result(
     train: Train, tiny: Any, run: Run, colours: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ):
     fit = student_of(run, stages=[{"epochs": 1}, {"epochs": 2}])
@@ -87,13 +85,11 @@ def test_a_run_with_a_teacher_goes_on_as_if_undisturbed(
     monkeypatch.undo()
     cut = Run(verbs.resume(tmp_path / "cut" / "tiny-1", verbose=0))
     assert all(np.array_equal(a, b) for a, b in zip(whole.model.get_weights(), cut.model.get_weights(), strict=True))
-    rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in one.history] for one in (whole, cut)]
+    rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in item.history] for item in (whole, cut)]
     assert rows[0] == rows[1]
 
 
-def test_a_teacher_that_has_changed_is_not_gone_on_with(
-    train: Train, tiny: Any, run: Run, colours: Any, tmp_path: Path
-):
+def test_a_run_is_not_resumed_with_a_changed_teacher(train: Train, tiny: Any, run: Run, colours: Any, tmp_path: Path):
     student = train(tiny(**student_of(run)), data=colours, out=tmp_path)
     noted = json.loads((student.folder / "training.json").read_text())
     RunFolder.of(student).write_training({**noted, "finished": None, "teacher": "0" * 64})
@@ -102,7 +98,7 @@ def test_a_teacher_that_has_changed_is_not_gone_on_with(
 
 
 @pytest.mark.parametrize("place", ["/etc", "../runs/x", "a/../../x"])
-def test_a_spec_file_names_no_teacher_elsewhere_on_the_machine(
+def test_a_spec_file_may_not_name_a_teacher_elsewhere_on_the_machine(
     train: Train, tiny: Any, run: Run, colours: Any, tmp_path: Path, place: str
 ):
     file = tmp_path / "student.json"
@@ -126,7 +122,7 @@ def test_a_caller_may_name_any_teacher(train: Train, tiny: Any, run: Run, colour
         ({"teacher": {"run": "gone"}}, "no trained model 'gone/model.keras'|no trained model 'gone'"),
     ],
 )
-def test_what_cannot_go_with_a_teacher_is_refused(
+def test_settings_that_exclude_a_teacher_are_refused(
     train: Train, tiny: Any, run: Run, colours: Any, tmp_path: Path, sections: dict[str, Any], message: str
 ):
     with pytest.raises(SpecError, match=message):

@@ -31,9 +31,7 @@ def stage_weights(run: Run, number: int) -> list[np.ndarray]:
     return weights
 
 
-def test_features_are_kept_in_the_stages_that_have_a_frozen_part(
-    train: Train, spec: Any, colours: Path, tmp_path: Path
-):
+def test_features_are_cached_in_stages_with_a_frozen_part(train: Train, spec: Any, colours: Path, tmp_path: Path):
     stages = [{"epochs": 2, "freeze": ["body"]}, {"epochs": 1, "unfreeze": {"body": 0}}]
     run = train(spec(*stages, features="cached"), data=colours, out=tmp_path)
     notes = RunFolder.of(run).required("training.json")["stages"]
@@ -44,7 +42,7 @@ def test_features_are_kept_in_the_stages_that_have_a_frozen_part(
 
 
 @pytest.mark.parametrize("features", ["cached", "fresh"])
-def test_the_rest_of_a_model_that_is_cut_trains_in_the_precision_of_the_whole(
+def test_the_rest_of_a_split_model_trains_in_the_precision_of_the_whole(
     train: Train, spec: Any, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: str
 ):
     optimizers = []
@@ -63,7 +61,7 @@ def test_the_rest_of_a_model_that_is_cut_trains_in_the_precision_of_the_whole(
     assert last["loss"] < first["loss"]
 
 
-def test_images_count_on_cached_features_as_they_do_on_images(train: Train, spec: Any, colours: Path, tmp_path: Path):
+def test_sample_weights_apply_to_cached_features_as_to_images(train: Train, spec: Any, colours: Path, tmp_path: Path):
     files = sorted(colours.rglob("*.png"))
     rows = [f"{file},{file.parent.name},{place % 3}" for place, file in enumerate(files[:-6])]
     (tmp_path / "all.csv").write_text("\n".join(["path,label,care", *rows]) + "\n")
@@ -82,7 +80,7 @@ def test_images_count_on_cached_features_as_they_do_on_images(train: Train, spec
     assert np.abs(heads["cached"] - heads["whole"]).max() < 0.05 * far
 
 
-def test_features_that_no_stage_has_are_refused_before_the_first_epoch(
+def test_features_that_no_stage_can_have_are_refused_before_the_first_epoch(
     train: Train, spec: Any, colours: Path, tmp_path: Path
 ):
     with pytest.raises(SpecError, match=r'fit\.features: "cached" cannot be had: in no stage is a part frozen'):
@@ -90,46 +88,44 @@ def test_features_that_no_stage_has_are_refused_before_the_first_epoch(
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_best_weights_are_handed_on_to_the_next_stage(
+def test_the_best_weights_are_passed_on_to_the_next_stage(
     listen: Any, train: Train, spec: Any, colours: Path, tmp_path: Path
 ):
     rising = {"type": "PiecewiseConstantDecay", "boundaries": [8], "values": [0.1, 20.0]}
     stages = [{"epochs": 4, "learning_rate": rising, "keep": "best"}, {"epochs": 1, "learning_rate": 1e-9}]
     written = spec(*stages) | {"compile": {"optimizer": "SGD", "loss": "mean_squared_error"}}
     written["model"] = [{"layer": "GlobalAveragePooling2D"}, {"layer": "Dense", "units": "=num_classes"}]
-    said: list[str] = []
-    listen(said.append)
+    messages: list[str] = []
+    listen(messages.append)
     run = Run(verbs.train(written, data=colours, out=tmp_path, verbose=0))
     losses = [row["val_loss"] for row in run.history]
     best = int(np.argmin(losses[:4]))
-    assert f"using the weights of epoch {best + 1} (val_loss {losses[best]:.4g})" in said
+    assert f"using the weights of epoch {best + 1} (val_loss {losses[best]:.4g})" in messages
     assert losses[best] < losses[3] / 10
     assert losses[4] == pytest.approx(losses[best], rel=1e-3)
 
 
-def test_the_average_of_the_weights_is_validated_and_handed_on(train: Train, spec: Any, colours: Path, tmp_path: Path):
+def test_the_average_of_the_weights_is_validated_and_passed_on(train: Train, spec: Any, colours: Path, tmp_path: Path):
     plain = train(spec({"epochs": 2}), data=colours, out=tmp_path)
     averaged = train(spec({"epochs": 2}, ema=0.9), data=colours, out=tmp_path)
     assert [row["loss"] for row in plain.history] == [row["loss"] for row in averaged.history]
     assert plain.history[-1]["val_loss"] != averaged.history[-1]["val_loss"]
-    # An average of 0.9 over eight steps has more than a third of where it began.
-    begun = kerasimg.build(spec({"epochs": 1}), num_classes=3)
-    assert begun.count_params() == averaged.model.count_params()
+    # An average with momentum 0.9 over eight steps has more than a third of its initial value.
+    initial = kerasimg.build(spec({"epochs": 1}), num_classes=3)
+    assert initial.count_params() == averaged.model.count_params()
     assert any((a != b).any() for a, b in zip(plain.model.get_weights(), averaged.model.get_weights(), strict=True))
 
 
-def test_what_comes_out_does_not_depend_on_the_steps_that_are_run_at_a_time(
-    train: Train, spec: Any, colours: Path, tmp_path: Path
-):
-    found = []
+def test_the_result_does_not_depend_on_steps_per_execution(train: Train, spec: Any, colours: Path, tmp_path: Path):
+    result = []
     for wanted in (1, 2, 3, "auto"):
         document = spec({"epochs": 2, "warmup_epochs": 1, "decay": "cosine"})
         document["compile"] = {"optimizer": "Adam", "steps_per_execution": wanted}
         run = train(document, data=colours, out=tmp_path)
-        found.append([weight.tobytes() for weight in run.model.get_weights()])
+        result.append([weight.tobytes() for weight in run.model.get_weights()])
         taken = RunFolder.of(run).required("training.json")["stages"][0]["steps_per_execution"]
         assert 4 % taken == 0  # 26 images in batches of 8
-    assert all(one == found[0] for one in found)
+    assert all(item == result[0] for item in result)
 
 
 def test_a_validation_is_not_counted_with_the_first_epoch_of_the_next_stage(

@@ -23,32 +23,32 @@ def keys(*numbers: int) -> np.ndarray:
     return row_keys(np.array([bytes([number]) * 15 + b"\0" for number in numbers], "S16"))
 
 
-def test_rows_are_found_where_they_are_and_only_there():
+def test_stored_rows_are_found_and_no_others():
     store = Store(RECIPE)
     assert store.add(keys(1, 2), {"0": np.array([[1.0], [2.0]], np.float16)})
     assert store.add(keys(5), {"0": np.array([[5.0]], np.float16)})
-    found = Store(RECIPE).find(keys(5, 7, 2, 5))
+    result = Store(RECIPE).find(keys(5, 7, 2, 5))
     values = [
-        None if file < 0 else float(found.arrays[file]["0"][row, 0])
-        for file, row in zip(found.files, found.rows, strict=True)
+        None if file < 0 else float(result.arrays[file]["0"][row, 0])
+        for file, row in zip(result.files, result.rows, strict=True)
     ]
     assert values == [5.0, None, 2.0, 5.0]
     assert (Store({**RECIPE, "engine": "bfloat16"}).find(keys(1)).files == -1).all()
 
 
-def test_a_view_and_a_place_make_another_key():
+def test_a_view_and_a_position_give_another_key():
     content = np.array([b"a" * 16, b"a" * 16], "S16")
     assert len(set(row_keys(content, np.array([0, 2**32])).tolist())) == 2
     assert len(set(row_keys(content).tolist())) == 1
 
 
-def test_the_recipe_stands_beside_the_rows(cache: Path):
+def test_the_recipe_is_stored_with_the_rows(cache: Path):
     Store(RECIPE).add(keys(1), {"0": np.zeros((1, 1), np.float16)})
     (about,) = cache.glob("*/about.json")
     assert '"frozen": "abc"' in about.read_text()
 
 
-def test_what_was_used_longest_ago_makes_room_and_what_is_in_use_does_not(monkeypatch: pytest.MonkeyPatch):
+def test_the_least_recently_used_files_make_room_and_files_in_use_do_not(monkeypatch: pytest.MonkeyPatch):
     store = Store(RECIPE)
     big = np.zeros((1, 4000), np.float16)
     monkeypatch.setattr(feature_files, "room", lambda: 20_000)
@@ -63,13 +63,13 @@ def test_what_was_used_longest_ago_makes_room_and_what_is_in_use_does_not(monkey
     assert second.path.exists()
 
 
-def test_all_of_it_can_be_removed(cache: Path):
+def test_all_features_can_be_removed(cache: Path):
     Store(RECIPE).add(keys(1), {"0": np.zeros((1, 1), np.float16)})
     assert feature_files.remove_older(3600) == []
     assert len(feature_files.remove_older()) == 1
     assert list(cache.iterdir()) == []
 
 
-def test_features_have_their_share_however_many_images_are_kept(monkeypatch: pytest.MonkeyPatch):
+def test_features_have_their_share_however_many_images_are_cached(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("KERASIMG_CACHE_GB", "1")
     assert feature_files.room() == 10**9

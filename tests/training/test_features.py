@@ -49,9 +49,13 @@ def model() -> keras.Model:
     return keras.Model(image, layers.Dense(3, activation="softmax")(x))
 
 
-def planned(model: keras.Model, source: Source, **how: Any) -> FeaturePlan:
-    settings = {"precision": "folded"} | {name: how.pop(name) for name in ("mode", "views", "precision") if name in how}
-    return plan_features(model, StageData(source, PARTS, IMAGE, **{"batch_size": 4, "epochs": 3, **how}), **settings)
+def planned(model: keras.Model, source: Source, **options: Any) -> FeaturePlan:
+    settings = {"precision": "folded"} | {
+        name: options.pop(name) for name in ("mode", "views", "precision") if name in options
+    }
+    return plan_features(
+        model, StageData(source, PARTS, IMAGE, **{"batch_size": 4, "epochs": 3, **options}), **settings
+    )
 
 
 def pairs(dataset: Any) -> list[tuple[np.ndarray, ...]]:
@@ -59,18 +63,18 @@ def pairs(dataset: Any) -> list[tuple[np.ndarray, ...]]:
 
 
 def plain(model: keras.Model, dataset: Any) -> list[tuple[np.ndarray, ...]]:
-    """What features of these images Keras gives, with what stands beside them."""
+    """Returns the features that Keras computes for these images, with labels and weights."""
     from kerasimg.models.split_model import split_frozen
 
     frozen = split_frozen(model).frozen
     return [(np.asarray(frozen(x, training=False)), *map(np.asarray, rest)) for x, *rest in dataset]
 
 
-def assert_same(found: list[Any], wanted: list[Any], tolerance: float = 2e-3) -> None:
-    assert len(found) == len(wanted)
-    for one, other in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(one[0], other[0], atol=tolerance)
-        for mine, theirs in zip(one[1:], other[1:], strict=True):
+def assert_same(result: list[Any], wanted: list[Any], tolerance: float = 2e-3) -> None:
+    assert len(result) == len(wanted)
+    for item, other in zip(result, wanted, strict=True):
+        np.testing.assert_allclose(item[0], other[0], atol=tolerance)
+        for mine, theirs in zip(item[1:], other[1:], strict=True):
             np.testing.assert_allclose(mine, theirs, atol=1e-6)
 
 
@@ -86,8 +90,8 @@ MODES: Mapping[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", MODES)
 def test_auto_is_cached_without_augmentation_or_with_views_and_fresh_otherwise(model: Any, source: Any, name: str):
-    how, mode = MODES[name]
-    plan = planned(model, source, **how)
+    options, mode = MODES[name]
+    plan = planned(model, source, **options)
     assert plan.mode == mode
     assert plan.line.startswith(f"features: {mode}")
     assert plan.steps_per_execution == (6 if mode == "cached" else 1)
@@ -96,12 +100,12 @@ def test_auto_is_cached_without_augmentation_or_with_views_and_fresh_otherwise(m
 
 
 @pytest.mark.parametrize("name", ["no augmentation", "augmentation", "blended"])
-def test_an_epoch_of_features_is_the_epoch_of_images_through_the_frozen_part(model: Any, source: Any, name: str):
-    how, _ = MODES[name]
+def test_an_epoch_of_features_equals_the_images_through_the_frozen_part(model: Any, source: Any, name: str):
+    options, _ = MODES[name]
     weights = np.linspace(0.5, 2, 23, dtype=np.float32)
-    plan = planned(model, source, seed=5, sample_weight=weights, **how)
-    targets = how.get("targets", "sparse")
-    augment = compile_augment(how.get("augment", ()), IMAGE, 5)
+    plan = planned(model, source, seed=5, sample_weight=weights, **options)
+    targets = options.get("targets", "sparse")
+    augment = compile_augment(options.get("augment", ()), IMAGE, 5)
     common: dict[str, Any] = {"batch_size": 4, "shuffle": True, "seed": 5, "augment": augment, "targets": targets}
     images = batches(
         source, PARTS["train"], IMAGE, sample_weight=weights, exact=False, first_epoch=1, epochs=2, **common
@@ -115,10 +119,10 @@ def test_an_epoch_of_features_is_the_epoch_of_images_through_the_frozen_part(mod
 
 @pytest.mark.parametrize("name", ["views", "blended views"])
 def test_each_image_is_seen_in_every_view_in_turn_with_the_labels_of_that_view(model: Any, source: Any, name: str):
-    how, _ = MODES[name]
-    plan = planned(model, source, seed=5, **how)
-    targets = how.get("targets", "sparse")
-    augment = compile_augment(how["augment"], IMAGE, 5)
+    options, _ = MODES[name]
+    plan = planned(model, source, seed=5, **options)
+    targets = options.get("targets", "sparse")
+    augment = compile_augment(options["augment"], IMAGE, 5)
     common: dict[str, Any] = {"batch_size": 4, "shuffle": True, "seed": 5, "augment": augment, "targets": targets}
     for epoch in (0, 1):
         images = batches(source, PARTS["train"], IMAGE, first_epoch=epoch, **common)
@@ -130,7 +134,7 @@ def test_each_image_is_seen_in_every_view_in_turn_with_the_labels_of_that_view(m
 
 
 @pytest.mark.parametrize("name", ["no augmentation", "augmentation"])
-def test_batches_are_a_function_of_the_arguments_alone(model: Any, source: Any, name: str):
+def test_batches_depend_only_on_the_arguments(model: Any, source: Any, name: str):
     plan = planned(model, source, **MODES[name][0])
     whole = pairs(plan.train(epochs=2))
     assert len(whole) == 12 == plan.train(epochs=2).cardinality()
@@ -143,7 +147,7 @@ def test_batches_are_a_function_of_the_arguments_alone(model: Any, source: Any, 
     assert_same(joined, whole[:6], 1e-5)
 
 
-def test_features_are_found_again_by_a_later_run_and_only_new_images_are_computed(model: Any, source: Any):
+def test_a_later_run_reuses_features_and_computes_only_new_images(model: Any, source: Any):
     first = planned(model, source)
     assert first.figures["train_features"]["computed"] == 23
     again = planned(model, source, seed=9, batch_size=7)
@@ -158,7 +162,7 @@ def test_features_are_found_again_by_a_later_run_and_only_new_images_are_compute
     np.testing.assert_array_equal(other.rows["train"].parts[0][2:25], first.rows["train"].parts[0])
 
 
-def test_whatever_features_depend_on_makes_them_anew(model: Any, source: Any):
+def test_features_are_computed_again_if_anything_they_depend_on_changes(model: Any, source: Any):
     views: dict[str, Any] = {"augment": FLIP[:1], "views": 2}
     planned(model, source, **views)
     assert planned(model, source, **views).rows["train"].computed == 0
@@ -173,23 +177,25 @@ def test_whatever_features_depend_on_makes_them_anew(model: Any, source: Any):
     assert planned(model, source).rows["validation"].reused == 0
 
 
-def test_a_run_killed_while_computing_goes_on_with_the_same_numbers(model: Any, source: Any, monkeypatch: Any):
+def test_a_run_killed_while_computing_features_continues_with_the_same_numbers(
+    model: Any, source: Any, monkeypatch: Any
+):
     whole = planned(model, source).rows["train"].parts[0]
     monkeypatch.setattr(feature_rows, "BATCH", 5)
     monkeypatch.setattr(feature_rows, "ROWS_PER_FILE", 5)
     monkeypatch.setattr(feature_rows, "version", lambda name: "another")  # so that nothing is found
-    kept = feature_rows._keep
+    original = feature_rows._keep
     times = iter([True, True, False])
 
     def killed(*arguments: Any) -> bool:
         if not next(times):
             raise KeyboardInterrupt
-        return kept(*arguments)
+        return original(*arguments)
 
     monkeypatch.setattr(feature_rows, "_keep", killed)
     with pytest.raises(KeyboardInterrupt):
         planned(model, source)
-    monkeypatch.setattr(feature_rows, "_keep", kept)
+    monkeypatch.setattr(feature_rows, "_keep", original)
     rows = planned(model, source).rows["train"]
     assert (rows.reused, rows.computed) == (10, 13)
     np.testing.assert_array_equal(rows.parts[0], whole)
@@ -206,7 +212,7 @@ def test_a_damaged_file_is_computed_again(model: Any, source: Any, cache: Path):
     assert planned(model, source).rows["train"].computed == 23
 
 
-def test_values_beyond_float16_are_kept_as_float32(source: Any):
+def test_values_beyond_float16_are_stored_as_float32(source: Any):
     image = keras.Input((8, 8, 3))
     x = layers.Rescaling(1000.0)(image)
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 1, trainable=False)(x))
@@ -233,14 +239,14 @@ def test_training_the_plan_trains_the_model(model: Any, source: Any):
         np.testing.assert_array_equal(before, np.asarray(weight))
 
 
-def test_off_is_the_model_on_images(model: Any, source: Any):
+def test_off_trains_the_whole_model_on_images(model: Any, source: Any):
     plan = planned(model, source, mode="off", augment=FLIP)
     assert (plan.model, plan.line, plan.steps_per_execution) == (model, "", None)
     assert pairs(plan.train())[0][0].shape == (4, 8, 8, 3)
     assert len(pairs(plan.validation())) == 2
 
 
-def test_where_nothing_is_frozen_auto_says_so_and_an_order_is_refused(model: Any, source: Any):
+def test_without_a_frozen_part_auto_logs_the_reason_and_a_required_mode_is_refused(model: Any, source: Any):
     for layer in model.layers:
         layer.trainable = True
     plan = planned(model, source)
@@ -255,7 +261,7 @@ def test_cached_with_augmentation_needs_views(model: Any, source: Any):
         planned(model, source, mode="cached", augment=FLIP)
 
 
-def test_a_small_frozen_part_is_not_worth_it(source: Any):
+def test_a_small_frozen_part_is_not_split_off(source: Any):
     image = keras.Input((8, 8, 3))
     x = layers.Conv2D(2, 1, trainable=False)(image)
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(64, 3)(x))

@@ -15,23 +15,23 @@ from kerasimg.spec.document import Fit, Stage
 
 PACKAGE = Path(kerasimg.__file__).parent
 CONTAINERS = {"stages"}
-"""Keys that hold sections, whose keys are looked at by themselves."""
+"""Keys that hold sections, whose own keys are checked."""
 IN_SPEC = {"keep", "monitor", "mode"}
 """Keys of a stage that `kerasimg.spec.metrics` reads, which both training and reports ask."""
 
 
 def reads(section: str) -> dict[str, set[str]]:
     """Key -> the modules that read it from a section: `x.fit.key`, `fit.key`, `stage.key`, `x.stages[i].key`."""
-    found: dict[str, set[str]] = defaultdict(set)
+    result: dict[str, set[str]] = defaultdict(set)
     for path in [*PACKAGE.glob("training/*.py"), *PACKAGE.glob("tuning/*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and name(node.value) == section:
-                found[node.attr].add(f"{path.parent.name}/{path.name}")
-    return found
+                result[node.attr].add(f"{path.parent.name}/{path.name}")
+    return result
 
 
 def name(node: ast.expr) -> str:
-    """What an expression is called: the last name in it; of an item of `stages`, "stage"."""
+    """Returns the last name in an expression; "stage" for an item of `stages`."""
     if isinstance(node, ast.Attribute):
         return node.attr
     if isinstance(node, ast.Subscript):
@@ -47,12 +47,12 @@ def name(node: ast.expr) -> str:
     ],
 )
 def test_a_key_of_fit_is_read_in_one_module(section: str, keys: set[str]) -> None:
-    found = {key: modules for key, modules in reads(section).items() if key in keys}
-    assert {key: modules for key, modules in found.items() if len(modules) > 1} == {}
-    assert keys - found.keys() == set()
+    result = {key: modules for key, modules in reads(section).items() if key in keys}
+    assert {key: modules for key, modules in result.items() if len(modules) > 1} == {}
+    assert keys - result.keys() == set()
 
 
-def test_no_stage_goes_by_another_name() -> None:
+def test_no_stage_has_another_name() -> None:
     """Or the test above would not see what is read from it."""
     loops = [
         ast.unparse(node.target)

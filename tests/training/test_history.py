@@ -26,13 +26,13 @@ def test_each_epoch_is_a_row_from_1_on_over_all_stages(tmp_path: Path):
     fit(history, epochs=2)
     history.stage = 1
     fit(history, epochs=3, initial_epoch=2, learning_rate=0.5)
-    found = rows(tmp_path / "history.csv")
-    assert [(row["stage"], row["epoch"]) for row in found] == [("1", "1"), ("1", "2"), ("2", "3")]
-    assert list(found[0]) == ["stage", "epoch", "seconds", "learning_rate", "loss"]
-    assert [float(row["learning_rate"]) for row in found] == pytest.approx([0.01, 0.01, 0.5])
+    result = rows(tmp_path / "history.csv")
+    assert [(row["stage"], row["epoch"]) for row in result] == [("1", "1"), ("1", "2"), ("2", "3")]
+    assert list(result[0]) == ["stage", "epoch", "seconds", "learning_rate", "loss"]
+    assert [float(row["learning_rate"]) for row in result] == pytest.approx([0.01, 0.01, 0.5])
 
 
-def test_a_row_is_there_as_soon_as_its_epoch_ends(tmp_path: Path):
+def test_a_row_is_written_as_soon_as_its_epoch_ends(tmp_path: Path):
     seen = []
     history = History(tmp_path / "history.csv")
 
@@ -46,13 +46,13 @@ def test_a_row_is_there_as_soon_as_its_epoch_ends(tmp_path: Path):
     assert seen == [0, 1, 2]
 
 
-def test_a_schedule_shows_the_rate_that_the_epoch_ended_with(tmp_path: Path):
+def test_a_schedule_records_the_rate_at_the_end_of_the_epoch(tmp_path: Path):
     history = History(tmp_path / "history.csv")
     fit(history, epochs=2, learning_rate=keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.5, 0.25]))
     assert [float(row["learning_rate"]) for row in rows(history.path)] == pytest.approx([0.5, 0.25])
 
 
-def test_a_loss_that_is_no_number_is_noticed(tmp_path: Path):
+def test_a_nan_loss_is_detected(tmp_path: Path):
     history = History(tmp_path / "history.csv")
     fit(history, epochs=1)
     assert not history.diverged

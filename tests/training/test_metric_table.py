@@ -65,7 +65,7 @@ def model_of(task: str, head: str) -> Any:
 
 @cache
 def answers(task: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels as the pipeline gives them for the loss "auto", probabilities, scores."""
+    """Returns labels in the form of the pipeline for the loss "auto", probabilities and scores."""
     if task == "multiclass":
         truth = np.arange(ROWS) % K
         scores = RNG.normal(size=(ROWS, K)) + 1.2 * np.eye(K)[truth]
@@ -79,12 +79,12 @@ def answers(task: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def sweep(truth: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Precision, recall, specificity at each of Keras' 200 thresholds."""
-    found = []
+    result = []
     for threshold in np.linspace(0, 1, 200)[1:-1]:
         said = p > threshold
         hit, false = (said & (truth == 1)).sum(), (said & (truth == 0)).sum()
-        found.append((hit / max(hit + false, 1), hit / (truth == 1).sum(), 1 - false / (truth == 0).sum()))
-    return tuple(np.array(found).T)
+        result.append((hit / max(hit + false, 1), hit / (truth == 1).sum(), 1 - false / (truth == 0).sum()))
+    return tuple(np.array(result).T)
 
 
 def calibration_error(truth: np.ndarray, p: np.ndarray) -> float:
@@ -159,7 +159,7 @@ def written(name: str, task: str) -> Any:
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("name", METRICS)
-def test_every_metric_is_right_on_every_head_or_refused(name: str, head: str, task: str):
+def test_every_metric_is_correct_on_every_head_or_refused(name: str, head: str, task: str):
     if refused(name, task, head):
         with pytest.raises(SpecError) as caught:
             spec_of(task, head, written(name, task))

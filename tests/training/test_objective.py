@@ -76,7 +76,7 @@ def test_auto_is_the_cross_entropy_of_the_task_and_the_output(
         ),
     ],
 )
-def test_a_loss_that_does_not_fit_is_refused_with_the_way_out(given: dict[str, Any], message: str):
+def test_a_loss_that_does_not_fit_is_refused_with_a_suggestion(given: dict[str, Any], message: str):
     with pytest.raises(SpecError) as caught:
         objective(**given)
     assert f"tiny: compile.loss: {message}" in str(caught.value)
@@ -93,7 +93,7 @@ def test_metrics_that_do_not_fit_are_refused_all_at_once():
     )
 
 
-def test_metrics_of_keras_go_with_a_categorical_loss():
+def test_metrics_of_keras_work_with_a_categorical_loss():
     found = objective(
         SOFTMAX, loss="categorical_crossentropy", metrics=["AUC", {"type": "F1Score", "average": "macro"}]
     )
@@ -113,7 +113,7 @@ def test_accuracy_has_the_threshold_of_the_output(task: str, head: Any, metric: 
     assert (type(found).__name__, found.threshold, found.name) == (metric, threshold, "accuracy")
 
 
-def test_accuracy_and_f1_of_classes_that_exclude_each_other():
+def test_accuracy_and_f1_of_exclusive_classes():
     assert [metric.name for metric in objective(SOFTMAX, metrics=["accuracy", "f1"]).metrics] == ["accuracy", "f1"]
     (accuracy,) = objective(SOFTMAX, augment=MIXUP).metrics
     assert type(accuracy) is keras.metrics.CategoricalAccuracy
@@ -132,7 +132,7 @@ def test_two_metrics_of_one_name_are_refused():
         objective(SIGMOID, task="binary", metrics=["AUC", {"type": "AUC", "curve": "PR"}])
 
 
-def test_metrics_of_kerasimg_take_labels_in_any_form_but_several_per_image():
+def test_metrics_of_kerasimg_accept_labels_in_any_form_except_several_per_image():
     own = [{"type": "BalancedAccuracy", "num_classes": 3}, "ExpectedCalibrationError"]
     for augment in ([], MIXUP):
         found = objective(SOFTMAX, metrics=own, augment=augment).metrics
@@ -141,7 +141,7 @@ def test_metrics_of_kerasimg_take_labels_in_any_form_but_several_per_image():
         objective(SIGMOID, metrics=own[:1], task="multilabel")
 
 
-def test_an_optimizer_is_fresh_and_has_the_rate_of_its_stage():
+def test_an_optimizer_is_new_and_has_the_rate_of_its_stage():
     spec = kerasimg.load(
         {
             "kerasimg": 1,
@@ -151,8 +151,8 @@ def test_an_optimizer_is_fresh_and_has_the_rate_of_its_stage():
     )
     first, second = make_optimizer(spec, None), make_optimizer(spec, 0.25)
     assert first is not second
-    assert [float(one.learning_rate) for one in (first, second)] == [0.5, 0.25]
-    assert [one.momentum for one in (first, second)] == [0.9, 0.9]
+    assert [float(item.learning_rate) for item in (first, second)] == [0.5, 0.25]
+    assert [item.momentum for item in (first, second)] == [0.9, 0.9]
 
 
 def test_a_stage_may_have_a_schedule():
@@ -161,20 +161,22 @@ def test_a_stage_may_have_a_schedule():
     assert isinstance(optimizer._learning_rate, keras.optimizers.schedules.CosineDecay)
 
 
-def test_labels_that_count_for_their_own_give_the_weighted_cross_entropy():
+def test_label_weights_give_the_weighted_cross_entropy():
     loss = WeightedLabels(np.array([[1.0, 0.5], [2.0, 4.0]]), keras.losses.BinaryCrossentropy(label_smoothing=0.0))
-    truth, said = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.8, 0.3], [0.1, 0.6]])
-    entropies = -np.log(np.where(truth == 1, said, 1 - said))
+    truth, predicted = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.8, 0.3], [0.1, 0.6]])
+    entropies = -np.log(np.where(truth == 1, predicted, 1 - predicted))
     expected = (entropies * [[2.0, 0.5], [1.0, 4.0]]).mean()
-    assert float(loss(truth, said)) == pytest.approx(expected, rel=1e-5)
+    assert float(loss(truth, predicted)) == pytest.approx(expected, rel=1e-5)
     logits = WeightedLabels(loss.weights, keras.losses.BinaryCrossentropy(from_logits=True))
-    assert float(logits(truth, np.log(said / (1 - said)))) == pytest.approx(expected, rel=1e-4)
+    assert float(logits(truth, np.log(predicted / (1 - predicted)))) == pytest.approx(expected, rel=1e-4)
 
 
-def test_labels_that_all_count_one_give_kerases_cross_entropy():
-    truth, said = np.eye(3), np.random.default_rng(0).uniform(0.1, 0.9, (3, 3))
+def test_label_weights_of_one_give_the_cross_entropy_of_keras():
+    truth, predicted = np.eye(3), np.random.default_rng(0).uniform(0.1, 0.9, (3, 3))
     for plain in (keras.losses.BinaryCrossentropy(), keras.losses.BinaryCrossentropy(label_smoothing=0.2)):
-        assert float(WeightedLabels(np.ones((2, 3)), plain)(truth, said)) == pytest.approx(float(plain(truth, said)))
+        assert float(WeightedLabels(np.ones((2, 3)), plain)(truth, predicted)) == pytest.approx(
+            float(plain(truth, predicted))
+        )
 
 
 def test_a_loss_that_cannot_weigh_labels_is_refused():

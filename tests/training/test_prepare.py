@@ -1,4 +1,4 @@
-"""What a recipe of the zoo leaves to the data: its epochs, so that few images are trained on for long enough."""
+"""The epochs of a zoo recipe depend on the data, so that training on few images has enough steps."""
 
 from typing import Any
 
@@ -43,19 +43,19 @@ def test_the_log_names_the_epochs_and_the_way_to_choose(listen: Any):
     ]
 
 
-def test_the_stages_of_a_recipe_grow_by_one_factor():
+def test_the_stages_of_a_recipe_are_extended_by_one_factor():
     assert epochs("finetune", 156) == [15, 60]  # 3 and 12, times 75 / 15
     assert epochs("imbalanced", 156) == [75]
 
 
 @pytest.mark.parametrize("name", ["transfer", "multilabel", "from_scratch", "tiny_device", "imbalanced"])
-def test_epochs_that_the_caller_sets_stay(name: str):
+def test_epochs_set_by_the_caller_are_not_changed(name: str):
     overrides = {"task": "multiclass"}
     spec, _ = load_for(load(f"recipes/{name}", overrides=overrides, partial=True, epochs=3), black(20), None, {})
     assert [stage.epochs for stage in spec.fit.stages] == [3]
 
 
-def test_epochs_of_a_spec_of_ones_own_stay():
+def test_epochs_of_a_derived_spec_are_not_changed():
     assert epochs({"kerasimg": 1, "extends": "recipes/transfer", "params": {"epochs": 9}}, 20) == [9]
     assert epochs("finetune", 20, tuning_epochs=2) == [3, 2]
     spec, _ = load_for("transfer", black(20), {"fit.stages": [{"epochs": 2}]}, {})

@@ -1,4 +1,4 @@
-"""A training that is cut off, wherever that is, and resumed ends as if it had not been."""
+"""A training that is interrupted at any point and resumed gives the result of an uninterrupted one."""
 
 import json
 import os
@@ -51,7 +51,7 @@ STAGES = [
 
 
 class Killed(BaseException):
-    """What nobody catches."""
+    """An exception that no code catches."""
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,8 @@ def spec(tiny: Any) -> Callable[..., dict[str, Any]]:
 
 
 def end(run: Run) -> dict[str, Any]:
-    """All that a run ends with, but for times."""
-    found: dict[str, Any] = {
+    """Returns the complete result of a run, except times."""
+    result: dict[str, Any] = {
         "history": [{key: value for key, value in row.items() if key != "seconds"} for row in run.history],
         "scores": run.scores,
         "weights": [weight.tobytes() for weight in run.model.get_weights()],
@@ -81,8 +81,10 @@ def end(run: Run) -> dict[str, Any]:
         with h5py.File(file) as weights:
             names: list[str] = []
             weights.visit(names.append)
-            found[file.name] = {name: weights[name][...].tobytes() for name in names if hasattr(weights[name], "shape")}
-    return found
+            result[file.name] = {
+                name: weights[name][...].tobytes() for name in names if hasattr(weights[name], "shape")
+            }
+    return result
 
 
 @pytest.fixture
@@ -114,7 +116,7 @@ def killed(work: Callable[[], Any]) -> None:
 
 @pytest.fixture(scope="module")
 def wholes(train: Any, noisy: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], Any]:
-    """The end of an undisturbed run on a spec."""
+    """Returns the result of an uninterrupted run on a spec."""
     known: dict[str, Any] = {}
 
     def whole(written: dict[str, Any]) -> Any:
@@ -127,7 +129,7 @@ def wholes(train: Any, noisy: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.parametrize(("ema", "after", "within"), [(None, 1, False), (None, 9, True), (0.5, 5, False)])
-def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
+def test_a_killed_run_is_resumed_to_the_same_result(
     train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any, wholes: Any, ema: Any, after: int, within: bool
 ):
     cut(after, within)
@@ -140,7 +142,7 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
     assert not RunFolder.of(run).checkpoint_file.exists()
 
 
-def test_a_run_on_cached_features_ends_as_if_it_had_not_been_killed(
+def test_a_killed_run_on_cached_features_is_resumed_to_the_same_result(
     train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any
 ):
     written = spec(features="cached", views=2, stages=[{"epochs": 4, "freeze": ["body"]}])
@@ -151,13 +153,13 @@ def test_a_run_on_cached_features_ends_as_if_it_had_not_been_killed(
     assert end(Run(verbs.resume(tmp_path / "tiny-1", verbose=0))) == whole
 
 
-def test_a_run_on_arrays_straight_from_memory_ends_as_if_it_had_not_been_killed(
+def test_a_killed_run_on_arrays_in_memory_is_resumed_to_the_same_result(
     train: Any, spec: Any, tmp_path: Path, cut: Any, monkeypatch: pytest.MonkeyPatch
 ):
     # As on JAX and PyTorch, where nothing is augmented.
     plan = engine.plan_features
     monkeypatch.setattr(
-        engine, "plan_features", lambda model, data, **how: plan(model, replace(data, as_arrays=True), **how)
+        engine, "plan_features", lambda model, data, **options: plan(model, replace(data, as_arrays=True), **options)
     )
     pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype("uint8")
     data, written = (pixels, np.arange(40) % 2), {**spec(stages=[{"epochs": 3}]), "augment": []}
@@ -168,7 +170,7 @@ def test_a_run_on_arrays_straight_from_memory_ends_as_if_it_had_not_been_killed(
     assert end(Run(verbs.resume(tmp_path / "tiny-1", data=data, verbose=0))) == whole
 
 
-def test_stages_of_other_sizes_go_on_where_they_were(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any):
+def test_stages_of_other_image_sizes_are_resumed(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any):
     small = {"epochs": 1, "size": [6, 6]}
     written = spec(stages=[small, {"epochs": 2}, small], callbacks=[])
     whole = end(train(written, data=noisy, out=tmp_path / "whole"))
@@ -178,7 +180,7 @@ def test_stages_of_other_sizes_go_on_where_they_were(train: Any, spec: Any, nois
     assert end(Run(verbs.resume(tmp_path / "tiny-1", verbose=0))) == whole
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
+def test_a_run_killed_before_its_first_checkpoint_starts_from_scratch(
     train: Any, spec: Any, noisy: Path, tmp_path: Path, wholes: Any, monkeypatch: pytest.MonkeyPatch
 ):
     epoch_end = checkpoint_callbacks.Watch.on_epoch_end
@@ -194,8 +196,8 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
     assert end(Run(verbs.resume(tmp_path / "tiny-1", verbose=0))) == wholes(spec())
 
 
-@pytest.mark.parametrize("step", ["save", "judge"])
-def test_a_run_that_was_killed_after_its_last_epoch_is_only_finished(
+@pytest.mark.parametrize("step", ["save", "evaluate"])
+def test_a_run_killed_after_its_last_epoch_is_only_finished(
     train: Any, spec: Any, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ):
     from kerasimg.models.classifier import Classifier
@@ -214,19 +216,19 @@ def test_a_run_that_was_killed_after_its_last_epoch_is_only_finished(
     assert (run.folder / "history.csv").read_bytes() == rows
 
 
-def test_a_finished_run_is_left_as_it_is(listen: Any, train: Any, spec: Any, noisy: Path, tmp_path: Path):
+def test_a_finished_run_is_not_changed(listen: Any, train: Any, spec: Any, noisy: Path, tmp_path: Path):
     run = train(spec(stages=[{"epochs": 1}]), data=noisy, out=tmp_path)
     before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
-    said: list[str] = []
-    listen(said.append)
+    messages: list[str] = []
+    listen(messages.append)
     assert Run(verbs.resume(run.folder)) == run
-    assert said == [f"{run.folder} is finished; nothing is left to do"]
+    assert messages == [f"{run.folder} is finished; nothing is left to do"]
     assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")} == before
 
 
 @pytest.fixture
-def begun(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any) -> Run:
-    """A run on a folder of its own, cut off after two epochs."""
+def interrupted(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any) -> Run:
+    """A run on its own image folder, interrupted after two epochs."""
     shutil.copytree(noisy, tmp_path / "data")
     cut(2)
     killed(lambda: train(spec(), data=tmp_path / "data", out=tmp_path))
@@ -234,27 +236,27 @@ def begun(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any) -> Run:
     return Run(tmp_path / "tiny-1")
 
 
-def test_images_that_have_gone_or_changed_are_named(begun: Run, tmp_path: Path):
+def test_missing_or_changed_images_are_named(interrupted: Run, tmp_path: Path):
     (tmp_path / "data" / "red" / "03.png").write_bytes((tmp_path / "data" / "red" / "04.png").read_bytes())
     with pytest.raises(DataError, match=r"red/03\.png: is not the image that was trained with: it has changed"):
-        verbs.resume(begun, verbose=0)
+        verbs.resume(interrupted, verbose=0)
     (tmp_path / "data" / "red" / "03.png").unlink()
     with pytest.raises(DataError, match=r"red/03\.png: was trained with and is no longer there"):
-        verbs.resume(begun, verbose=0)
+        verbs.resume(interrupted, verbose=0)
 
 
-def test_images_that_were_added_are_not_used_and_a_folder_may_have_moved(begun: Run, tmp_path: Path, noisy: Path):
-    before = RunFolder.of(begun).required("data.json")
+def test_added_images_are_not_used_and_a_folder_may_have_moved(interrupted: Run, tmp_path: Path, noisy: Path):
+    before = RunFolder.of(interrupted).required("data.json")
     shutil.copy(tmp_path / "data" / "red" / "00.png", tmp_path / "data" / "red" / "-first.png")
     (tmp_path / "data").rename(tmp_path / "moved")
     with pytest.raises(DataError, match="no such file or folder"):
-        verbs.resume(begun, verbose=0)
-    run = Run(verbs.resume(begun, data=tmp_path / "moved", verbose=0))
+        verbs.resume(interrupted, verbose=0)
+    run = Run(verbs.resume(interrupted, data=tmp_path / "moved", verbose=0))
     assert RunFolder.of(run).required("data.json")["images"] == before["images"]
     assert run.finished
 
 
-def test_a_image_that_vanishes_in_the_middle_is_named_with_the_way_to_go_on(
+def test_an_image_that_vanishes_during_training_is_named_with_advice(
     spec: Any, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shutil.copytree(noisy, tmp_path / "data")
@@ -276,7 +278,7 @@ def test_a_image_that_vanishes_in_the_middle_is_named_with_the_way_to_go_on(
     assert Run(verbs.resume(tmp_path / "tiny-1", verbose=0)).finished
 
 
-def test_arrays_are_to_be_given_again(train: Any, spec: Any, tmp_path: Path, cut: Any):
+def test_a_run_on_arrays_needs_them_again(train: Any, spec: Any, tmp_path: Path, cut: Any):
     labels = np.arange(24) % 2
     pixels = (np.random.default_rng(0).integers(0, 30, (24, 8, 8, 3)) + 200 * labels[:, None, None, None]).astype(
         "uint8"
@@ -293,7 +295,7 @@ def test_arrays_are_to_be_given_again(train: Any, spec: Any, tmp_path: Path, cut
     assert end(run) == whole
 
 
-def test_weights_that_a_run_began_with_are_needed_until_its_first_checkpoint(
+def test_initial_weights_are_needed_until_the_first_checkpoint(
     train: Any, tiny: Any, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     file = tmp_path / "own.weights.h5"
@@ -301,8 +303,8 @@ def test_weights_that_a_run_began_with_are_needed_until_its_first_checkpoint(
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint_callbacks.Watch, "on_epoch_begin", lambda *arguments: (_ for _ in ()).throw(Killed))
         killed(lambda: train(tiny(), data=noisy, out=tmp_path, weights=file))
-    told = RunFolder.of(Run(tmp_path / "tiny-1")).required("training.json")["weights"]
-    assert (told["file"], len(told["sha256"])) == (str(file), 64)
+    recorded = RunFolder.of(Run(tmp_path / "tiny-1")).required("training.json")["weights"]
+    assert (recorded["file"], len(recorded["sha256"])) == (str(file), 64)
     content = file.read_bytes()
     file.write_bytes(b"")
     with pytest.raises(WeightsError, match="is not the one that the run began with"):
@@ -314,7 +316,7 @@ def test_weights_that_a_run_began_with_are_needed_until_its_first_checkpoint(
     assert Run(verbs.resume(tmp_path / "tiny-1", verbose=0)).finished
 
 
-def test_weights_beside_the_spec_are_kept_with_the_run(train: Any, tiny: Any, noisy: Path, tmp_path: Path):
+def test_weights_next_to_the_spec_are_copied_into_the_run(train: Any, tiny: Any, noisy: Path, tmp_path: Path):
     inner = {"kerasimg": 1, "image": {"size": [8, 8]}, "blocks": {"body": BODY}, "model": MODEL[:2]}
     (tmp_path / "inner.json").write_text(json.dumps(inner))
     written = tiny(model=[{"backbone": "inner.json", "weights": "inner.weights.h5"}, *tiny()["model"]])
@@ -325,7 +327,7 @@ def test_weights_beside_the_spec_are_kept_with_the_run(train: Any, tiny: Any, no
     assert kerasimg.build(run.folder / "spec.json").count_params() == run.model.count_params()
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_and_says_how_to_go_on(
+def test_a_full_disk_leaves_the_previous_checkpoint_and_advice(
     train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any, wholes: Any, monkeypatch: pytest.MonkeyPatch
 ):
     cut(-1)
@@ -349,7 +351,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_how_to_go_on(
     assert end(Run(verbs.resume(tmp_path / "tiny-1", verbose=0))) == wholes(spec())
 
 
-def test_ctrl_c_finishes_the_step_keeps_it_and_says_how_to_go_on(
+def test_ctrl_c_finishes_the_step_saves_it_and_says_how_to_resume(
     listen: Any, spec: Any, noisy: Path, tmp_path: Path, wholes: Any, monkeypatch: pytest.MonkeyPatch
 ):
     batch_begin = checkpoint_callbacks.Watch.on_train_batch_begin
@@ -360,11 +362,11 @@ def test_ctrl_c_finishes_the_step_keeps_it_and_says_how_to_go_on(
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(checkpoint_callbacks.Watch, "on_train_batch_begin", press)
-    said: list[str] = []
-    listen(said.append)
+    messages: list[str] = []
+    listen(messages.append)
     with pytest.raises(Interrupted) as caught:
         verbs.train(spec(), data=noisy, out=tmp_path, verbose=0)
-    assert said[-1] == "interrupted: this step is finished and saved (Ctrl-C again: stop at once)"
+    assert messages[-1] == "interrupted: this step is finished and saved (Ctrl-C again: stop at once)"
     assert str(caught.value) == (
         f"interrupted; saved up to step 2 of epoch 2; to resume: kerasimg train --resume {tmp_path / 'tiny-1'}"
     )
@@ -385,7 +387,7 @@ def test_ctrl_c_twice_ends_at_once(spec: Any, noisy: Path, tmp_path: Path, monke
         verbs.train(spec(), data=noisy, out=tmp_path, verbose=0)
 
 
-def test_ctrl_c_while_the_report_is_written_says_that_the_training_is_finished(
+def test_ctrl_c_during_the_report_says_that_the_training_is_finished(
     spec: Any, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def press(*arguments: Any) -> None:
@@ -402,7 +404,7 @@ def test_ctrl_c_while_the_report_is_written_says_that_the_training_is_finished(
 
 
 @pytest.mark.parametrize("report", [True, False])
-def test_a_resumed_run_writes_its_report_if_train_was_to(
+def test_a_resumed_run_writes_its_report_if_train_would_have(
     listen: Any, spec: Any, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: bool
 ):
     with monkeypatch.context() as patched:
@@ -410,15 +412,15 @@ def test_a_resumed_run_writes_its_report_if_train_was_to(
         patched.setattr(checkpoint_callbacks.Watch, "on_train_batch_begin", press)
         with pytest.raises(Interrupted):
             kerasimg.train(spec(stages=[{"epochs": 1}]), data=noisy, out=tmp_path, report=report, verbose=0)
-    said: list[str] = []
-    listen(said.append)
+    messages: list[str] = []
+    listen(messages.append)
     run = kerasimg.resume(tmp_path / "tiny-1", verbose=1)
     pages = [name for name in ("report.html", "MODEL_CARD.md") if (run.folder / name).is_file()]
     assert pages == (["report.html", "MODEL_CARD.md"] if report else [])
-    assert (said[-1] == f"writing {run.folder / 'report.html'}") == report
+    assert (messages[-1] == f"writing {run.folder / 'report.html'}") == report
 
 
-def test_a_time_budget_is_of_the_run_not_of_the_stage(train: Any, spec: Any, noisy: Path, tmp_path: Path):
+def test_a_time_budget_applies_to_the_run_not_to_the_stage(train: Any, spec: Any, noisy: Path, tmp_path: Path):
     stages = [{"epochs": 1}, {"epochs": 500}, {"epochs": 500}]
     run = train(spec(stages=stages, callbacks=[{"type": "TimeBudget", "seconds": 3.0}]), data=noisy, out=tmp_path)
     assert {row["stage"] for row in run.history} <= {1, 2}
@@ -426,7 +428,7 @@ def test_a_time_budget_is_of_the_run_not_of_the_stage(train: Any, spec: Any, noi
 
 
 class Counter(keras.callbacks.Callback):
-    """A callback with a memory of its own kind."""
+    """A callback with a custom state."""
 
     seen: list[int] = []  # noqa: RUF012
 
@@ -445,7 +447,7 @@ class Counter(keras.callbacks.Callback):
         self.memory = set(state["memory"])
 
 
-def test_a_callback_says_what_it_remembers(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any):
+def test_a_callback_defines_its_own_state(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any):
     kerasimg.register(Counter)
     written = spec(stages=[{"epochs": 4}], callbacks=["Counter"])
     cut(2)
@@ -455,12 +457,12 @@ def test_a_callback_says_what_it_remembers(train: Any, spec: Any, noisy: Path, t
     assert Counter.seen == [2, 3, 4, 5]
 
 
-def test_a_process_that_is_killed_at_any_moment_is_resumed(spec: Any, noisy: Path, tmp_path: Path):
+def test_a_process_killed_at_any_moment_is_resumed(spec: Any, noisy: Path, tmp_path: Path):
     (tmp_path / "tiny.json").write_text(json.dumps(spec(stages=[{"epochs": 40}], callbacks=[])))
-    # A report would take longer than all of this.
+    # A report would take longer than the rest of the test.
     begin = f"import kerasimg; kerasimg.train('tiny.json', data={str(noisy)!r}, report=False, verbose=0)"
-    how: dict[str, Any] = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, "-c", begin], **how)
+    options: dict[str, Any] = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", begin], **options)
     run = tmp_path / "runs" / "tiny-1"
     rows = -1
     while process.poll() is None and rows < 5:
@@ -497,7 +499,7 @@ def test_a_run_is_resumed_by_one_process_at_a_time(
     assert not (run.folder / ".lock").exists()
 
 
-def test_another_backend_is_said_to_draw_other_numbers(
+def test_a_resume_on_another_backend_warns_of_other_random_numbers(
     train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any, listen: Any
 ):
     cut(1)
@@ -506,8 +508,8 @@ def test_another_backend_is_said_to_draw_other_numbers(
     run = Run(tmp_path / "tiny-1")
     began = RunFolder.of(run).required("environment.json")
     RunFolder.of(run).write_environment({**began, "backend": "other"})
-    said: list[str] = []
-    listen(said.append)
+    messages: list[str] = []
+    listen(messages.append)
     verbs.resume(run, verbose=0)
-    (line,) = [line for line in said if "backend was other" in line]
+    (line,) = [line for line in messages if "backend was other" in line]
     assert line.startswith("another backend draws other random numbers")

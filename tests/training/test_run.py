@@ -14,7 +14,7 @@ from kerasimg.run_folder import RunFolder
 from kerasimg.training.run import PACKAGES, create_folder, environment_changes, remove_partial_files
 
 
-def test_a_run_keeps_all_that_it_leaves_behind(run: Run):
+def test_a_run_folder_has_all_files_of_the_run(run: Run):
     files = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
     assert {file for file in files if not file.startswith("evaluation/")} == {
         "spec.json",
@@ -29,7 +29,7 @@ def test_a_run_keeps_all_that_it_leaves_behind(run: Run):
     assert {"evaluation/metrics.json", "evaluation/predictions.csv", "evaluation/confusion.png"} < files
 
 
-def test_classes_stand_in_the_order_of_the_outputs(run: Run):
+def test_classes_are_in_the_order_of_the_outputs(run: Run):
     assert run.classes == ["blue", "green", "red"]
     red = np.full((1, 8, 8, 3), (220, 30, 30), "float32")
     assert run.model.predict(red, verbose=0).argmax() == 2
@@ -42,8 +42,8 @@ def test_the_spec_of_a_run_loads_and_builds_the_same_model(run: Run):
     built = kerasimg.build(run.folder / "spec.json")
     assert [layer.get_config() for layer in built.layers] == [layer.get_config() for layer in run.model.layers]
     built.load_weights(run.folder / "checkpoints" / "stage-1.weights.h5")
-    for one, other in zip(built.get_weights(), run.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for item, other in zip(built.get_weights(), run.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(item, other)
 
 
 def test_the_data_of_a_run_is_recorded_by_file_and_hash(run: Run, colours: Path):
@@ -60,7 +60,7 @@ def _by_part(record: dict[str, Any]) -> dict[str, list[str]]:
     return parts
 
 
-def test_the_environment_of_a_run_names_what_figures_depend_on(run: Run):
+def test_the_environment_of_a_run_names_what_results_depend_on(run: Run):
     environment = RunFolder.of(run).required("environment.json")
     assert set(environment["packages"]) == set(PACKAGES)
     assert environment["packages"]["keras"] == keras.__version__
@@ -73,7 +73,7 @@ def test_the_model_of_a_run_opens_with_keras_alone(run: Run):
     assert model.name == "tiny"
 
 
-def test_a_run_tells_where_it_is_and_what_it_reached(run: Run):
+def test_a_run_prints_its_folder_and_its_scores(run: Run):
     assert str(kerasimg.Run(run.folder)) == f"{run.folder} (accuracy 1.000, macro_f1 1.000, on 5 images)"
     assert run.scores["accuracy"] == 1.0
 
@@ -95,7 +95,7 @@ def test_a_run_takes_the_number_after_the_highest(tmp_path: Path):
     assert create_folder(tmp_path, "pets").path.name == "pets-9"
 
 
-def test_a_run_that_another_one_took_in_the_meantime_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_folder_taken_by_another_process_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "pets-1").mkdir()
     (tmp_path / "pets-1" / "spec.json").write_text("{}")
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
@@ -103,7 +103,7 @@ def test_a_run_that_another_one_took_in_the_meantime_is_left_alone(tmp_path: Pat
     assert (tmp_path / "pets-1" / "spec.json").read_text() == "{}"
 
 
-def test_a_run_that_was_killed_says_what_it_lacks(tmp_path: Path):
+def test_a_killed_run_reports_its_missing_files(tmp_path: Path):
     folder = create_folder(tmp_path, "pets").path
     (folder / "spec.json").write_text("{}")
     run = Run(folder)
@@ -114,7 +114,7 @@ def test_a_run_that_was_killed_says_what_it_lacks(tmp_path: Path):
         kerasimg.predict(run, [tmp_path])
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path: Path):
+def test_json_is_written_atomically(tmp_path: Path):
     run = create_folder(tmp_path, "pets")
     run.write_data({"names": ["Käse"]})
     with pytest.raises(TypeError):
@@ -138,18 +138,18 @@ def test_a_run_with_a_spec_beside_its_own_opens_from_anywhere(
     assert kerasimg.build(run.folder / "spec.json").output_shape == (None, 3)
     (run.folder / "model.keras").rename(tmp_path / "moved.keras")
     monkeypatch.chdir("/")
-    (said,) = kerasimg.predict(tmp_path / "moved.keras", colours / "red" / "00.png")
-    assert said.label == "red"
+    (prediction,) = kerasimg.predict(tmp_path / "moved.keras", colours / "red" / "00.png")
+    assert prediction.label == "red"
 
 
-def test_a_run_tells_what_it_began_with_and_is_otherwise_now(run: Run, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_reports_changes_of_its_environment(run: Run, monkeypatch: pytest.MonkeyPatch):
     assert environment_changes(RunFolder.of(run)) == []
     monkeypatch.setattr("os.cpu_count", lambda: 77)
     began = RunFolder.of(run).required("environment.json")["cores"]
     assert environment_changes(RunFolder.of(run)) == [f"cores was {began}, is 77"]
 
 
-def test_what_was_being_written_when_a_process_was_killed_is_swept_away(tmp_path: Path):
+def test_partial_files_of_a_killed_process_are_removed(tmp_path: Path):
     run = create_folder(tmp_path, "pets")
     (run.path / "checkpoints").mkdir()
     (run.path / "checkpoints" / ".partial-stage-1.weights.h5").touch()
@@ -158,7 +158,7 @@ def test_what_was_being_written_when_a_process_was_killed_is_swept_away(tmp_path
     assert [path.name for path in run.path.rglob("*") if path.is_file()] == ["notes.txt"]
 
 
-def test_a_run_is_there_whole_or_not_at_all(tmp_path: Path):
+def test_a_run_folder_is_created_atomically(tmp_path: Path):
     def fill(draft: RunFolder) -> None:
         (draft.path / "spec.json").write_text("{}")
         assert not (tmp_path / "pets-1").exists()

@@ -12,7 +12,7 @@ from kerasimg.training import train as verbs
 Spec = Callable[..., dict[str, Any]]
 
 
-def test_a_stage_trains_at_a_size_of_its_own_and_hands_its_weights_on(tmp_path: Path, images: Any, tiny: Spec):
+def test_a_stage_trains_at_its_own_image_size_and_passes_on_its_weights(tmp_path: Path, images: Any, tiny: Spec):
     data = images(tmp_path / "data", {"red": 8, "blue": 8})
     stages = [{"epochs": 2, "size": [4, 4]}, {"epochs": 1}, {"epochs": 1, "size": [6, 4]}]
     run = kerasimg.Run(verbs.train(tiny(fit={"batch_size": 8, "stages": stages}), data=data, out=tmp_path, verbose=0))
@@ -20,14 +20,14 @@ def test_a_stage_trains_at_a_size_of_its_own_and_hands_its_weights_on(tmp_path: 
     assert run.model.input_shape == (None, 8, 8, 3)
     last = kerasimg.build(tiny(), num_classes=2)
     last.load_weights(run.folder / "checkpoints" / "stage-3.weights.h5")
-    for found, expected in zip(run.model.get_weights(), last.get_weights(), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for result, expected in zip(run.model.get_weights(), last.get_weights(), strict=True):
+        np.testing.assert_array_equal(result, expected)
     first = kerasimg.build(tiny(), num_classes=2)
     first.load_weights(run.folder / "checkpoints" / "stage-1.weights.h5")
     assert any((a != b).any() for a, b in zip(first.get_weights(), last.get_weights(), strict=True))
 
 
-def test_what_an_earlier_stage_froze_stays_frozen_at_another_size(tmp_path: Path, images: Any, tiny: Spec):
+def test_layers_frozen_by_an_earlier_stage_stay_frozen_at_another_size(tmp_path: Path, images: Any, tiny: Spec):
     data = images(tmp_path / "data", {"red": 8, "blue": 8})
     stages = [{"epochs": 1, "freeze": ["body"]}, {"epochs": 1, "size": [4, 4]}]
     model = [
@@ -39,8 +39,8 @@ def test_what_an_earlier_stage_froze_stays_frozen_at_another_size(tmp_path: Path
     fresh = [kerasimg.build(tiny(model=model), num_classes=2) for _ in range(2)]
     for built, stage in zip(fresh, (1, 2), strict=True):
         built.load_weights(run.folder / "checkpoints" / f"stage-{stage}.weights.h5")
-    one, two = (built.get_layer("body").get_weights() for built in fresh)
-    np.testing.assert_array_equal(one[0], two[0])
+    item, two = (built.get_layer("body").get_weights() for built in fresh)
+    np.testing.assert_array_equal(item[0], two[0])
 
 
 def test_a_model_whose_weights_depend_on_the_size_is_refused_before_the_first_epoch(

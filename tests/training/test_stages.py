@@ -36,7 +36,7 @@ def built(*nodes: dict[str, Any], size: int = 8) -> Built:
 
 
 def trained(model: keras.Model) -> list[str]:
-    """Names of the layers that train, those of nested models in their place."""
+    """Returns the names of trained layers, with the layers of nested models in their place."""
     names = []
     for layer in model.layers:
         if isinstance(layer, keras.Model):
@@ -53,7 +53,7 @@ def test_freezing_a_node_freezes_all_its_layers():
     assert trained(made.model) == ["head"]
 
 
-def test_unfreezing_a_node_leaves_its_batch_normalization_as_it_is():
+def test_unfreezing_a_node_does_not_unfreeze_its_batch_normalization():
     made = built({"block": "body", "name": "body"}, GAP, {"layer": "Dense", "name": "head", "units": 2})
     stages.enter(Stage(freeze=["body"]), made)
     stages.enter(Stage(unfreeze={"body": 0}), made)
@@ -68,7 +68,7 @@ def test_unfreezing_counts_layers_from_the_end():
     assert stages.describe(made.model) == "158 of 286 parameters train, in 2 layers"
 
 
-def test_unfreezing_reaches_into_a_backbone():
+def test_unfreezing_includes_the_layers_of_a_backbone():
     backbone = {"backbone": "MobileNet", "name": "base", "alpha": 0.25, "trainable": False}
     made = built(backbone, GAP, {"layer": "Dense", "name": "head", "units": 2}, size=32)
     assert trained(made.model) == ["head"]
@@ -89,7 +89,7 @@ def test_unfreezing_reaches_into_a_backbone():
         ),
     ],
 )
-def test_a_stage_that_asks_for_what_is_not_there_is_refused(stage: dict[str, Any], message: str):
+def test_a_stage_with_missing_layers_or_metrics_is_refused(stage: dict[str, Any], message: str):
     document = {
         "kerasimg": 1,
         "name": "tiny",
@@ -146,7 +146,7 @@ def test_a_frozen_backbone_keeps_its_weights_and_batch_statistics_and_an_unfroze
     ]
 
 
-def test_early_stopping_goes_back_to_the_best_epoch_and_the_next_stage_counts_on(
+def test_early_stopping_restores_the_best_epoch_and_the_next_stage_continues_the_count(
     train: Callable[..., Run], tiny: Any, tmp_path: Path
 ):
     stopping = {"monitor": "loss", "patience": 1, "min_delta": 0.0}
@@ -172,5 +172,5 @@ def test_early_stopping_goes_back_to_the_best_epoch_and_the_next_stage_counts_on
     assert rows[-1]["loss"] < first[0]["loss"]
 
 
-def test_a_mode_that_is_said_is_kept():
+def test_the_mode_of_the_spec_is_used():
     assert stages.early_stopping(EarlyStopping(monitor="val_accuracy", mode="min")).mode == "min"

@@ -36,20 +36,20 @@ def manifest(root: Path, rows: list[tuple[str, str]], column: str = "label") -> 
     return path
 
 
-def test_the_classes_of_the_data_are_the_models(run: Run):
+def test_the_model_has_the_classes_of_the_data(run: Run):
     assert RunFolder.of(run).required("spec.json")["params"]["num_classes"] == 3
     assert run.model.output_shape == (None, 3)
 
 
 def test_a_run_is_never_overwritten(train: Train, tiny: Any, tmp_path: Path):
     first = train(tiny(fit=ONE_EPOCH), data=arrays(), out=tmp_path)
-    kept = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
     second = train(tiny(fit=ONE_EPOCH), data=arrays(), out=tmp_path)
     assert (first.folder.name, second.folder.name) == ("tiny-1", "tiny-2")
-    assert {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")} == kept
+    assert {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")} == before
 
 
-def test_two_runs_of_one_seed_have_one_history(train: Train, tiny: Any, tmp_path: Path):
+def test_two_runs_with_one_seed_have_the_same_history(train: Train, tiny: Any, tmp_path: Path):
     spec = tiny(
         augment=[{"layer": "RandomFlip"}, {"layer": "RandomBrightness", "factor": 0.2}],
         model=[GAP, {"layer": "Dropout", "rate": 0.5}, {"layer": "Dense", "units": 2, "activation": "softmax"}],
@@ -73,7 +73,7 @@ def test_another_seed_has_another_history(train: Train, tiny: Any, tmp_path: Pat
     assert losses[0] != losses[1]
 
 
-def test_a_given_number_of_classes_must_be_that_of_the_data(train: Train, tiny: Any, tmp_path: Path):
+def test_a_given_number_of_classes_must_match_the_data(train: Train, tiny: Any, tmp_path: Path):
     with pytest.raises(CallError, match="num_classes=5, and the data has 2 classes; leave it out"):
         train(tiny(), data=arrays(), out=tmp_path / "runs", params={"num_classes": 5})
     assert not (tmp_path / "runs").exists()
@@ -88,7 +88,7 @@ def test_a_model_with_other_outputs_than_classes_is_refused(train: Train, tiny: 
     assert not (tmp_path / "runs").exists()
 
 
-def test_edits_by_path_reach_the_run(train: Train, tiny: Any, tmp_path: Path):
+def test_overrides_are_stored_in_the_run(train: Train, tiny: Any, tmp_path: Path):
     run = train(tiny(), data=arrays(), out=tmp_path, overrides={"fit.stages.0.epochs": 1, "compile.optimizer": "SGD"})
     assert len(run.history) == 1
     assert RunFolder.of(run).required("spec.json")["compile"]["optimizer"] == "SGD"
@@ -100,12 +100,12 @@ def test_without_a_validation_part_nothing_is_validated(train: Train, tiny: Any,
     assert run.scores["part"] == "test"
 
 
-def test_without_a_test_part_the_validation_part_judges(train: Train, tiny: Any, tmp_path: Path):
+def test_without_a_test_part_the_validation_part_is_evaluated(train: Train, tiny: Any, tmp_path: Path):
     run = train(tiny(fit={**ONE_EPOCH, "test_split": 0}), data=arrays(), out=tmp_path)
     assert run.scores["part"] == "validation"
 
 
-def test_without_a_held_out_part_there_are_no_figures(train: Train, tiny: Any, tmp_path: Path):
+def test_without_a_held_out_part_nothing_is_evaluated(train: Train, tiny: Any, tmp_path: Path):
     run = train(tiny(fit={**ONE_EPOCH, "test_split": 0, "validation_split": 0}), data=arrays(), out=tmp_path)
     assert not (run.folder / "evaluation").exists()
     assert str(kerasimg.Run(run.folder)) == f"{run.folder} (not evaluated yet)"
@@ -146,7 +146,7 @@ def test_a_binary_task_has_one_output_the_probability_of_the_second_class(
     assert blue.confidence == blue.probabilities["blue"] > 0.5
 
 
-def test_a_multilabel_task_says_every_label_that_holds(train: Train, tiny: Any, colours: Path, tmp_path: Path):
+def test_a_multilabel_task_predicts_every_label(train: Train, tiny: Any, colours: Path, tmp_path: Path):
     labels = {"red": "warm|pure", "green": "pure", "blue": "cold|pure"}
     rows = [(str(path), labels[path.parent.name]) for path in sorted(colours.rglob("*.png"))]
     spec = tiny(
@@ -168,13 +168,13 @@ def test_a_model_that_ends_in_logits_gives_probabilities(train: Train, tiny: Any
     spec = tiny(model=[GAP, {"layer": "Dense", "units": "=num_classes"}])
     run = train(spec, data=colours, out=tmp_path)
     assert run.scores["accuracy"] == 1.0
-    (said,) = kerasimg.predict(run, colours / "red" / "00.png")
-    assert said.label == "red"
-    assert sum(said.probabilities.values()) == pytest.approx(1)
-    assert min(said.probabilities.values()) >= 0
+    (predicted,) = kerasimg.predict(run, colours / "red" / "00.png")
+    assert predicted.label == "red"
+    assert sum(predicted.probabilities.values()) == pytest.approx(1)
+    assert min(predicted.probabilities.values()) >= 0
 
 
-def test_blended_labels_are_trained_on_as_columns(train: Train, tiny: Any, tmp_path: Path):
+def test_blended_labels_are_trained_with_accuracy_and_f1(train: Train, tiny: Any, tmp_path: Path):
     spec = tiny(augment=[{"layer": "RandomFlip"}, {"layer": "MixUp", "alpha": 0.2}], fit=ONE_EPOCH)
     spec["compile"] = {"metrics": ["accuracy", "f1"]}
     run = train(spec, data=arrays(), out=tmp_path)
@@ -182,7 +182,7 @@ def test_blended_labels_are_trained_on_as_columns(train: Train, tiny: Any, tmp_p
     assert run.scores["n"] == 4
 
 
-def test_mixed_precision_is_of_this_training_only(train: Train, tiny: Any, tmp_path: Path):
+def test_mixed_precision_applies_to_this_training_only(train: Train, tiny: Any, tmp_path: Path):
     run = train(tiny(fit={**ONE_EPOCH, "precision": "mixed_bfloat16"}), data=arrays(), out=tmp_path)
     assert run.model.get_layer("global_average_pooling2d").compute_dtype == "bfloat16"
     assert run.model.get_layer("classes").compute_dtype == "float32"
@@ -198,7 +198,7 @@ def test_class_weights_reach_the_loss(train: Train, tiny: Any, tmp_path: Path):
     assert loss("balanced") != pytest.approx(loss("none"), rel=1e-3)
 
 
-def test_labels_that_are_rare_count_more_where_a_image_has_several(train: Train, tiny: Any, tmp_path: Path):
+def test_rare_labels_have_larger_weights_in_a_multilabel_task(train: Train, tiny: Any, tmp_path: Path):
     images, labels = arrays((20, 4))
     hot = np.stack([labels, 1 - labels], axis=1)
 
@@ -225,7 +225,7 @@ def test_the_weights_of_images_reach_the_loss(train: Train, tiny: Any, colours: 
     assert recall["green"] == recall["blue"] == 1
 
 
-def test_a_loss_that_is_no_number_ends_the_training_and_says_so(train: Train, tiny: Any, tmp_path: Path):
+def test_a_nan_loss_ends_the_training_with_an_error(train: Train, tiny: Any, tmp_path: Path):
     spec = tiny(compile={"optimizer": {"type": "SGD", "learning_rate": 1e38}, "loss": "mean_squared_error"})
     spec["model"] = [GAP, {"layer": "Dense", "units": 2}]
     spec["params"] = {}
@@ -245,12 +245,12 @@ def test_an_unreadable_image_is_named_before_the_first_epoch(train: Train, tiny:
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_unreadable_image_is_left_out_where_that_is_asked_for(train: Train, tiny: Any, images: Any, tmp_path: Path):
+def test_an_unreadable_image_is_skipped_on_request(train: Train, tiny: Any, images: Any, tmp_path: Path):
     data = images(tmp_path / "data", {"red": 8, "blue": 8})
     (data / "red" / "03.png").write_bytes(b"")
     run = train(tiny(fit=ONE_EPOCH), data=data, out=tmp_path / "runs", on_bad_image="skip")
     record = RunFolder.of(run).required("data.json")
-    assert [one["id"] for one in record["skipped"]] == ["red/03.png"]
+    assert [item["id"] for item in record["skipped"]] == ["red/03.png"]
     assert len(record["images"]) == 15
     assert (data / "red" / "03.png").read_bytes() == b""
     assert kerasimg.evaluate(run) == run.scores
@@ -265,7 +265,7 @@ def test_callbacks_of_the_spec_are_called_in_every_stage(train: Train, tiny: Any
     assert [row["learning_rate"] for row in run.history] == pytest.approx([0.3, 0.3, 0.3, 0.15])
 
 
-def test_a_relative_path_of_the_data_is_found_again_from_anywhere(
+def test_a_relative_data_path_works_from_any_folder(
     train: Train, tiny: Any, images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     images(tmp_path / "data", {"red": 8, "blue": 8})
@@ -286,11 +286,11 @@ def test_a_layer_of_kerasimg_is_trained_saved_and_opened_elsewhere(
     assert done.stdout == "red\n", done.stderr
 
 
-def test_what_is_said_is_short_and_in_order(listen: Any, tiny: Any, tmp_path: Path):
-    said: list[str] = []
-    listen(said.append)
+def test_the_log_is_short_and_in_order(listen: Any, tiny: Any, tmp_path: Path):
+    messages: list[str] = []
+    listen(messages.append)
     run = Run(verbs.train(tiny(fit=ONE_EPOCH), data=arrays(), out=tmp_path, verbose=0))
-    assert said == [
+    assert messages == [
         "24 images of 2 classes in arrays",
         f"training train 16, validation 4, test 4 -> {run.folder}",
         "stage 1 of 1: 8 of 8 parameters train, in 1 layers",
@@ -299,19 +299,17 @@ def test_what_is_said_is_short_and_in_order(listen: Any, tiny: Any, tmp_path: Pa
     assert json.loads((run.folder / "data.json").read_text())["where"] == "arrays"
 
 
-def test_it_is_said_that_there_is_no_room_for_the_decoded_images(
-    listen: Any, train: Train, tiny: Any, colours: Path, tmp_path: Path
-):
-    said: list[str] = []
-    listen(said.append)
+def test_a_full_cache_of_decoded_images_is_logged(listen: Any, train: Train, tiny: Any, colours: Path, tmp_path: Path):
+    messages: list[str] = []
+    listen(messages.append)
     for limit in (0, None):
-        kept = Cache("disk", tmp_path / "images", limit)
-        train(tiny(fit=ONE_EPOCH), data=colours, out=tmp_path / "runs", cache=kept)
-    (line,) = [line for line in said if line.startswith("no room for ")]
+        before = Cache("disk", tmp_path / "images", limit)
+        train(tiny(fit=ONE_EPOCH), data=colours, out=tmp_path / "runs", cache=before)
+    (line,) = [line for line in messages if line.startswith("no room for ")]
     assert str(tmp_path / "images") in line
 
 
-def test_the_curves_are_in_tensorboard_when_asked_for(train, tiny, colours, tmp_path):
+def test_the_curves_are_written_to_tensorboard_on_request(train, tiny, colours, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 

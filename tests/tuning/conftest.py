@@ -1,4 +1,4 @@
-"""Searching without a word, on images that are learned in a moment."""
+"""Fixtures for silent searches, on images that are learned quickly."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +19,14 @@ def few(tmp_path_factory: pytest.TempPathFactory, images: Any) -> Path:
 
 @pytest.fixture
 def search(few: Path, tmp_path: Path) -> Callable[..., Any]:
-    """search(spec) looks through it, silent and without a page, in a folder of its own."""
+    """search(spec) searches the spec without log and report, in its own folder."""
     settings: dict[str, Any] = {"data": few, "out": tmp_path / "runs"}
-    return lambda spec, **how: kerasimg.Search(searches.tune(spec, **{**settings, **how}))
+    return lambda spec, **options: kerasimg.Search(searches.tune(spec, **{**settings, **options}))
 
 
 @pytest.fixture(scope="session")
 def searched(tiny: Any) -> Callable[..., dict[str, Any]]:
-    """searched(tune, ...) is the tiny spec with a rate and a kind of pooling to search for, one epoch a trial."""
+    """searched(tune, ...) is the tiny spec with two search values (rate, pooling) and one epoch per trial."""
 
     def spec(tune: dict[str, Any], **sections: Any) -> dict[str, Any]:
         rate = {"$float": [0.001, 1.0], "log": True, "default": 0.01}

@@ -24,7 +24,7 @@ def colours():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # KerasTuner's threads
 @pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer:UserWarning")
 @pytest.mark.parametrize("tuner", ["RandomSearch", "GridSearch", "BayesianOptimization", "Hyperband"])
-def test_it_works_in_every_tuner_of_keras_tuner(tuner, searched, colours, tmp_path):
+def test_a_hyper_spec_works_in_every_tuner_of_keras_tuner(tuner, searched, colours, tmp_path):
     hyper = kerasimg.HyperSpec(searched({}), num_classes=2)
     limit = {"max_epochs": 2} if tuner == "Hyperband" else {"max_trials": 2}
     objective = keras_tuner.Objective("val_accuracy", "max")
@@ -44,7 +44,7 @@ def test_options_are_conditional_scopes(tiny):
     hp = keras_tuner.HyperParameters()
     model = kerasimg.HyperSpec(tiny(model=model), num_classes=3).build(hp)
     assert model.get_layer("hidden").units == 9
-    assert [one.name for one in hp.space] == ["model.hidden.units", "model.hidden.units.few"]
+    assert [item.name for item in hp.space] == ["model.hidden.units", "model.hidden.units.few"]
     assert hp.values == {"model.hidden.units": "many"}
 
 
@@ -57,14 +57,14 @@ def test_every_stage_is_trained(tiny, colours):
     assert len(history.history["val_accuracy"]) == 3
 
 
-def test_a_model_of_another_is_refused(tiny, colours):
+def test_a_model_of_another_hyper_spec_is_refused(tiny, colours):
     hyper = kerasimg.HyperSpec(tiny(), num_classes=2)
     with pytest.raises(CallError, match="was not made by this object's build"):
         hyper.fit(keras_tuner.HyperParameters(), kerasimg.build(tiny(), num_classes=2), *colours)
 
 
 def fitted(tiny, data, fit, **others):
-    """The model and the history of a spec with this section `fit`."""
+    """Returns the model and the history of a spec with this section `fit`."""
     hyper = kerasimg.HyperSpec(tiny(fit=fit), num_classes=2)
     hp = keras_tuner.HyperParameters()
     model = hyper.build(hp)
@@ -91,7 +91,7 @@ def test_the_callbacks_of_the_spec_are_called(tiny, colours, monkeypatch):
     assert rates == pytest.approx([0.3, 0.15, 0.075])
 
 
-def test_the_weights_of_the_best_epoch_are_kept(tiny, colours):
+def test_the_model_has_the_weights_of_the_best_epoch(tiny, colours):
     rising = {"type": "PiecewiseConstantDecay", "boundaries": [6], "values": [0.1, 1e6]}
     stage = {"epochs": 3, "learning_rate": rising, "keep": "best"}
     model, history = fitted(tiny, colours, {"batch_size": 8, "validation_split": 0.3, "stages": [stage]})
@@ -100,20 +100,20 @@ def test_the_weights_of_the_best_epoch_are_kept(tiny, colours):
     assert max(np.abs(weight).max() for weight in model.get_weights()) < 100
 
 
-def test_a_batch_size_and_a_precision_that_are_left_open_are_chosen(listen, tiny, colours):
-    said = []
-    listen(said.append)
+def test_an_open_batch_size_and_precision_are_chosen(listen, tiny, colours):
+    messages = []
+    listen(messages.append)
     fit = {"batch_size": "auto", "precision": "auto", "stages": [{"epochs": 1}]}
     hyper = kerasimg.HyperSpec(tiny(fit=fit), num_classes=2)
     hp = keras_tuner.HyperParameters()
     for _ in range(2):
         history = hyper.fit(hp, hyper.build(hp), *colours, verbose=0)
     assert history.epoch == [0]
-    assert sum(line.startswith("precision: ") for line in said) == 1
-    assert sum(line.startswith("batch size: ") for line in said) == 1
+    assert sum(line.startswith("precision: ") for line in messages) == 1
+    assert sum(line.startswith("batch size: ") for line in messages) == 1
 
 
-def test_a_teacher_is_learned_from(tiny, colours, tmp_path):
+def test_a_student_learns_from_its_teacher(tiny, colours, tmp_path):
     run = kerasimg.Run(verbs.train(tiny(), data=colours, out=tmp_path, verbose=0))
     fit = {"batch_size": 8, "stages": [{"epochs": 2}], "teacher": {"run": str(run.folder)}}
     _, alone = fitted(tiny, colours, {key: value for key, value in fit.items() if key != "teacher"})
@@ -139,7 +139,7 @@ def test_callbacks_of_the_caller_see_the_whole_model_while_its_end_is_trained(ti
     assert float(model.optimizer.learning_rate) == 0.125
 
 
-def test_an_epoch_to_begin_with_is_that_of_its_stage(tiny, colours):
+def test_the_initial_epoch_belongs_to_its_stage(tiny, colours):
     stages = [{"epochs": 2, "learning_rate": 0.5}, {"epochs": 2, "learning_rate": 0.25}]
     model, history = fitted(tiny, colours, {"batch_size": 8, "stages": stages}, initial_epoch=3, epochs=5)
     assert history.epoch == [3, 4]

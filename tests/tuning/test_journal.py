@@ -3,7 +3,7 @@ import json
 from kerasimg.tuning.journal import Ended, Order, Records
 
 
-def test_a_line_that_was_cut_off_is_as_if_it_had_not_been_begun(tmp_path):
+def test_an_incomplete_line_is_removed(tmp_path):
     records = Records(tmp_path)
     records.append({"event": "begin", "trial": "0001"})
     with (tmp_path / "journal.jsonl").open("a") as file:
@@ -13,7 +13,7 @@ def test_a_line_that_was_cut_off_is_as_if_it_had_not_been_begun(tmp_path):
     assert [event["event"] for event in records.events()] == ["begin", "end"]
 
 
-def test_a_trial_is_read_as_it_was_written(tmp_path):
+def test_a_trial_is_read_back_as_written(tmp_path):
     records = Records(tmp_path)
     row = {"stage": 1.0, "epoch": 1.0, "loss": 0.1 + 0.2, "val_accuracy": 1 / 3}
     ended = Ended("completed", 1 / 3, 0.25, [1 / 3], 1, None, [1 / 3], [row])

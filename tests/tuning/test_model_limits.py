@@ -1,4 +1,4 @@
-"""What a trial's model may cost where it is to run: `tune.limits`, measured with LiteRT."""
+"""`tune.limits`: file size and latency of a trial's model, measured with LiteRT."""
 
 import json
 import math
@@ -20,13 +20,13 @@ def limited(search, searched):
     def run(limits):
         spec = searched({"tuner": "grid", "max_trials": 4, "limits": limits}, model=[{"layer": "Flatten"}, WIDE, HEAD])
         spec["compile"] = {"optimizer": {"type": "Adam", "learning_rate": RATE}}
-        found = search(spec)
+        result = search(spec)
         rows = {
             (row["model.wide.units"], row["compile.optimizer.learning_rate"]): row
-            for row in (trial.row for trial in found.trials)
+            for row in (trial.row for trial in result.trials)
         }
         assert {rate for _, rate in rows} == {0.01, 0.02}
-        return found, rows
+        return result, rows
 
     return run
 
@@ -35,21 +35,21 @@ def status(rows, units):
     return [rows[units, rate]["status"] for rate in (0.01, 0.02)]
 
 
-def test_a_model_that_is_too_large_as_a_file_is_not_trained(limited):
-    found, rows = limited({"litert_bytes": 50_000})
+def test_a_model_whose_file_is_too_large_is_not_trained(limited):
+    result, rows = limited({"litert_bytes": 50_000})
     assert status(rows, 4) == ["completed"] * 2
     assert status(rows, 20000) == ["infeasible"] * 2
     reason = rows[20000, 0.01]["reason"]
     assert reason.endswith(" bytes as a LiteRT file, and the limit is 50,000 (tune.limits)")
-    weights = 4 * 20000 * (8 * 8 * 3 + 3)  # biases that are still 0 take no place in the file
+    weights = 4 * 20000 * (8 * 8 * 3 + 3)  # the file does not store biases that are 0
     assert weights < int(reason.split()[0].replace(",", "")) < 1.01 * weights
     trial = rows[20000, 0.01]["trial"]
-    assert not (found.folder / "trials" / trial / "history.csv").exists()
-    assert json.loads((found.folder / "winner.json").read_text())["values"]["model.wide.units"] == 4
+    assert not (result.folder / "trials" / trial / "history.csv").exists()
+    assert json.loads((result.folder / "winner.json").read_text())["values"]["model.wide.units"] == 4
 
 
 def milliseconds(units):
-    """What a model as wide as this takes for an image, on this machine."""
+    """Returns the latency of a model of this width on this machine."""
     layers = [keras.layers.Flatten(), keras.layers.Dense(units), keras.layers.Dense(2, activation="softmax")]
     return latency_ms(keras.Sequential([keras.Input((8, 8, 3)), *layers]))
 

@@ -1,4 +1,4 @@
-"""The oracles over a function instead of a training: what they choose, and what they remember."""
+"""The oracles with a function instead of a training: the values that they choose, and the state that they restore."""
 
 import shutil
 
@@ -53,39 +53,39 @@ def run(made, count=1000):
     return made
 
 
-def told(made):
+def decisions(made):
     return [(name, dict(order.values), order.epochs, order.of) for name, order in made.orders.items()]
 
 
 @pytest.mark.parametrize("tuner", ORACLES)
-def test_the_first_trial_is_the_spec_as_it_stands(tuner):
+def test_the_first_trial_has_the_defaults_of_the_spec(tuner):
     assert dict(run(oracle(tuner), 1).orders["0001"].values) == {"x": 0.5, "kind": "a"}
 
 
 @pytest.mark.parametrize("tuner", ORACLES)
-def test_exactly_so_many_trials_are_made(tuner):
+def test_exactly_max_trials_trials_are_made(tuner):
     assert len(run(oracle(tuner)).ended) == 12
 
 
 @pytest.mark.parametrize("tuner", ORACLES)
-def test_a_value_that_does_not_count_is_never_explored(tuner):
+def test_an_inactive_value_is_never_explored(tuner):
     for order in run(oracle(tuner, max_trials=30)).orders.values():
         assert ("kind.b.n" in order.values) is (order.values["kind"] == "b")
 
 
 @pytest.mark.parametrize("tuner", ORACLES)
 @pytest.mark.parametrize("when", [0, 1, 5, 11])
-def test_a_search_that_was_cut_off_goes_on_as_it_would_have(tuner, when, tmp_path):
+def test_an_interrupted_search_continues_as_it_would_have(tuner, when, tmp_path):
     whole = run(oracle(tuner, tmp_path / "whole"))
     before = run(oracle(tuner, tmp_path / "cut"), when)
     begin(before)  # and killed before it has ended
     after = run(oracle(tuner, tmp_path / "cut"))
-    assert told(after) == told(whole)
+    assert decisions(after) == decisions(whole)
     assert after.best == whole.best
     assert sum(event["event"] == "begin" for event in after.records.events()) == 12
 
 
-def test_a_trial_that_had_ended_when_the_journal_was_cut_is_not_run_again(tmp_path):
+def test_a_trial_that_ended_before_the_journal_was_truncated_is_not_run_again(tmp_path):
     made = oracle("random", tmp_path / "cut")
     trial = begin(made)
     made.records.write_ended(trial.order.trial, Ended("completed", 0.9, 0.1, [0.9], 1))
@@ -96,23 +96,23 @@ def test_a_trial_that_had_ended_when_the_journal_was_cut_is_not_run_again(tmp_pa
 
 @pytest.mark.parametrize("tuner", ["random", "bayesian", "hyperband"])
 def test_seed_0_is_a_seed_like_any_other(tuner):
-    assert told(run(oracle(tuner, seed=0))) == told(run(oracle(tuner, seed=0)))
-    assert told(run(oracle(tuner, seed=0))) != told(run(oracle(tuner, seed=1)))
+    assert decisions(run(oracle(tuner, seed=0))) == decisions(run(oracle(tuner, seed=0)))
+    assert decisions(run(oracle(tuner, seed=0))) != decisions(run(oracle(tuner, seed=1)))
 
 
 def test_neighbouring_seeds_have_no_number_in_common():
-    one, other = (run(oracle("random", seed=seed, max_trials=30)) for seed in (1, 2))
-    drawn = [{order.values["x"] for name, order in made.orders.items() if name != "0001"} for made in (one, other)]
+    item, other = (run(oracle("random", seed=seed, max_trials=30)) for seed in (1, 2))
+    drawn = [{order.values["x"] for name, order in made.orders.items() if name != "0001"} for made in (item, other)]
     assert not drawn[0] & drawn[1]
 
 
 @pytest.mark.parametrize("tuner", ["random", "grid", "bayesian"])
-def test_a_small_space_is_searched_whole_and_then_the_search_ends(tuner):
+def test_a_small_space_is_searched_completely_and_then_the_search_ends(tuner):
     made = run(oracle(tuner, space=SMALL))
     assert sorted(order.values["n"] for order in made.orders.values()) == [1, 2, 3]
 
 
-def test_hyperband_promotes_the_best_which_go_on_from_where_they_were():
+def test_hyperband_promotes_the_best_trials_which_continue_from_their_state():
     made = run(oracle("hyperband", max_trials=18))
     promoted = {name: order for name, order in made.orders.items() if order.of}
     assert len(promoted) >= 4
@@ -123,12 +123,12 @@ def test_hyperband_promotes_the_best_which_go_on_from_where_they_were():
     assert {order.epochs for order in made.orders.values()} == {1, 3, 9}
 
 
-def test_hyperband_trains_to_the_end_even_where_the_space_is_small():
+def test_hyperband_trains_to_the_last_epoch_even_in_a_small_space():
     made = run(oracle("hyperband", space=SMALL, max_trials=30))
     assert max(order.epochs for order in made.orders.values()) == 9
 
 
-def test_hyperband_does_not_begin_with_more_trials_than_there_are():
+def test_hyperband_does_not_start_a_bracket_with_more_trials_than_allowed():
     assert {order.epochs for order in run(oracle("hyperband", max_trials=4)).orders.values()} == {9}
 
 
@@ -146,7 +146,7 @@ def test_bayesian_search_beats_random_search_on_a_bowl():
     assert missed["bayesian"] < 0.7 * missed["random"]
 
 
-def test_a_search_in_which_everything_fails_ends_early():
+def test_a_search_whose_trials_all_fail_ends_early():
     made = oracle("random")
     for _ in range(3):
         end(made, begin(made), "failed", "no good")
@@ -154,14 +154,14 @@ def test_a_search_in_which_everything_fails_ends_early():
     assert made.ended["0001"].reason == "no good"
 
 
-def test_a_failure_among_trials_that_work_ends_nothing():
+def test_one_failed_trial_does_not_end_the_search():
     made = run(oracle("random"), 1)
     for _ in range(5):
         end(made, begin(made), "failed", "no good")
     assert begin(made).status == "RUNNING"
 
 
-def test_the_trial_of_a_worker_that_is_gone_is_for_another():
+def test_another_worker_gets_the_trial_of_a_lost_worker():
     made = oracle("random")
     lost = begin(made, "one")
     assert begin(made, "two").order.trial == "0002"
@@ -170,7 +170,7 @@ def test_the_trial_of_a_worker_that_is_gone_is_for_another():
     assert begin(made, "four").order.trial == "0003"
 
 
-def test_the_last_trial_of_a_worker_that_is_gone_is_waited_for():
+def test_the_search_waits_for_the_last_trial_of_a_lost_worker():
     made = oracle("random", max_trials=1)
     begin(made, "one")
     assert begin(made, "two").status == "IDLE"
@@ -187,12 +187,12 @@ def test_a_trial_that_ends_twice_counts_once(tmp_path):
     assert sum(event["event"] == "end" for event in made.records.events()) == 1
 
 
-def test_a_worker_that_asks_again_gets_the_trial_that_it_has():
+def test_a_worker_that_asks_again_gets_the_same_trial():
     made = oracle("random")
     assert begin(made).order.trial == begin(made).order.trial
 
 
-def test_a_folder_of_another_search_is_not_gone_on_with(tmp_path):
+def test_a_folder_of_another_search_is_not_continued(tmp_path):
     run(oracle("grid", tmp_path / "one"), 5)
     other = Space((Dimension("x", "float", 0.25, low=0.0, high=0.5), *SPACE.dimensions[1:]))
     with pytest.raises(CallError, match="would not be chosen again"):
@@ -231,7 +231,7 @@ def test_random_search_knows_the_next_trial_before_this_one_has_ended(tmp_path):
 
 
 @pytest.mark.parametrize("tuner", ["grid", "bayesian", "hyperband"])
-def test_a_search_that_learns_from_its_trials_foresees_none(tuner):
+def test_a_search_that_learns_from_its_trials_does_not_know_the_next(tuner):
     made = oracle(tuner)
     begin(made)
     assert made.foreseen() is None

@@ -35,7 +35,7 @@ Curve = dict[str, list[float]]
 
 @pytest.fixture(scope="module")
 def images() -> tuple[np.ndarray, np.ndarray]:
-    """Images of three colours, of some more than of others."""
+    """Images of three colours, in different numbers."""
     y = np.repeat([0, 1, 2], [15, 9, 6])
     noise = np.random.default_rng(0).integers(-40, 40, (30, 8, 8, 3))
     return (np.eye(3)[y][:, None, None, :] * 100 + 60 + noise).astype("uint8"), y
@@ -43,7 +43,7 @@ def images() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture
 def curves(images: Any, tmp_path: Any) -> Any:
-    """The curves of a spec by `train`, by a trial, and by `HyperSpec.fit`."""
+    """Returns the metrics of a spec by `train`, by a trial, and by `HyperSpec.fit`."""
 
     def of(spec: dict[str, Any]) -> tuple[Curve, Curve, Curve]:
         run = kerasimg.Run(verbs.train(spec, data=images, out=tmp_path, verbose=0))
@@ -89,11 +89,11 @@ def spec_of(tiny: Any, precision: str, frozen: bool, keys: set[str]) -> dict[str
 def test_the_rows_hold_every_pair_of_settings() -> None:
     factors = {"precision": PRECISIONS, "frozen": (False, True), **dict.fromkeys(KEYS, (False, True))}
     rows = [{"precision": p, "frozen": f, **{key: key in keys for key in KEYS}} for p, f, keys in ROWS]
-    for one, other in itertools.combinations(factors, 2):
-        wanted = set(itertools.product(factors[one], factors[other]))
-        if (one, other) == ("frozen", "features"):
+    for item, other in itertools.combinations(factors, 2):
+        wanted = set(itertools.product(factors[item], factors[other]))
+        if (item, other) == ("frozen", "features"):
             wanted.remove((False, True))  # only a frozen part has features
-        assert wanted == {(row[one], row[other]) for row in rows}
+        assert wanted == {(row[item], row[other]) for row in rows}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_train_a_trial_and_hyper_spec_give_the_same_curves(
 
 
 def faint(tiny: Any, features: str) -> dict[str, Any]:
-    """A spec whose gradients are below what float16 can hold, unless the loss is scaled."""
+    """A spec whose gradients underflow in float16 unless the loss is scaled."""
     model = [
         {"layer": "Conv2D", "name": "body", "filters": 4, "kernel_size": 3, "trainable": False},
         {"layer": "GlobalAveragePooling2D"},
@@ -123,7 +123,7 @@ def faint(tiny: Any, features: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("features", ["off", "cached"])
-def test_the_loss_is_scaled_in_float16_wherever_a_model_with_a_frozen_part_is_trained(
+def test_the_loss_is_scaled_in_float16_in_every_training_of_a_model_with_a_frozen_part(
     tiny: Any, curves: Any, images: Any, monkeypatch: pytest.MonkeyPatch, features: str
 ) -> None:
     optimizers = []

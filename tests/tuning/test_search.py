@@ -1,4 +1,4 @@
-"""Whole searches, with real and tiny trainings."""
+"""Complete searches with tiny trainings."""
 
 import csv
 import json
@@ -21,15 +21,15 @@ HEAD = {"layer": "Dense", "name": "classes", "units": "=num_classes", "activatio
 POOL = {"layer": "GlobalAveragePooling2D"}
 
 
-def outcome(found, trial):
-    return json.loads((found.folder / "trials" / trial / "outcome.json").read_text())
+def outcome(result, trial):
+    return json.loads((result.folder / "trials" / trial / "outcome.json").read_text())
 
 
-def table(found):
-    return [trial.row for trial in found.trials]
+def table(result):
+    return [trial.row for trial in result.trials]
 
 
-def test_what_comes_out_is_a_spec_that_trains_to_the_same_figure(search, searched, few, tmp_path):
+def test_the_best_spec_trains_to_the_same_score(search, searched, few, tmp_path):
     best = search(searched({}))
     run = kerasimg.Run(verbs.train(best, data=few, out=tmp_path / "again", verbose=0))
     assert max(row["val_accuracy"] for row in run.history) == best.score
@@ -39,7 +39,7 @@ def test_what_comes_out_is_a_spec_that_trains_to_the_same_figure(search, searche
     assert best.best.compile.optimizer["learning_rate"] == best.values["compile.optimizer.learning_rate"]
 
 
-def test_what_comes_out_is_otherwise_as_its_author_wrote_it(search, tmp_path):
+def test_the_best_spec_keeps_the_layout_of_its_author(search, tmp_path):
     written = """{
   "kerasimg": 1, "name": "mine",
   "// why": "three colours",
@@ -69,25 +69,25 @@ def test_the_trials_of_a_pack_begin_with_its_weights(search, searched, few, tmp_
     run = kerasimg.Run(verbs.train(searched({}), data=few, out=tmp_path / "first", verbose=0))
     pack = kerasimg.pack(run, tmp_path / "mine.kerasimg")
     still = {"$float": [1e-9, 1e-8], "default": 1e-9}
-    found = search(pack, overrides={"compile.optimizer.learning_rate": still, "tune.max_trials": 2})
+    result = search(pack, overrides={"compile.optimizer.learning_rate": still, "tune.max_trials": 2})
     for trial in ("0001", "0002"):
-        (row,) = Records(found.folder).history(trial)
+        (row,) = Records(result.folder).history(trial)
         assert row["val_loss"] == pytest.approx(run.history[-1]["val_loss"], rel=1e-4)
 
 
 def test_a_folder_holds_every_trial(search, searched):
-    found = search(searched({}))
+    result = search(searched({}))
     assert {"best.json", "spec.json", "space.json", "journal.jsonl", "trials.csv"} <= {
-        path.name for path in found.folder.iterdir()
+        path.name for path in result.folder.iterdir()
     }
-    with (found.folder / "trials.csv").open() as file:
+    with (result.folder / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["trial"] for row in rows] == ["0001", "0002", "0003"]
-    assert [float(row["val_accuracy"]) for row in rows] == [row["val_accuracy"] for row in table(found)]
+    assert [float(row["val_accuracy"]) for row in rows] == [row["val_accuracy"] for row in table(result)]
     for row in rows:
-        told = outcome(found, row["trial"])
-        assert (told["status"], told["epochs"], str(told["score"])) == ("completed", 1, row["val_accuracy"])
-        assert len(Records(found.folder).history(row["trial"])) == 1
+        reported = outcome(result, row["trial"])
+        assert (reported["status"], reported["epochs"], str(reported["score"])) == ("completed", 1, row["val_accuracy"])
+        assert len(Records(result.folder).history(row["trial"])) == 1
 
 
 def test_a_space_of_three_levels_is_searched(search, searched):
@@ -95,85 +95,85 @@ def test_a_space_of_three_levels_is_searched(search, searched):
     deep = {"$choice": {"none": {"layer": "ReLU"}, "dense": dense}, "default": "none"}
     body = {"$choice": {"pool": POOL, "flat": {"layer": "Flatten"}}, "default": "pool"}
     spec = searched({"max_trials": 8}, model=[body, deep, HEAD])
-    found = search(spec)
-    assert {row["status"] for row in table(found)} == {"completed"}
-    for row in table(found):
+    result = search(spec)
+    assert {row["status"] for row in table(result)} == {"completed"}
+    for row in table(result):
         assert (row.get("model.1.dense.hidden.units", None) is not None) is (row["model.1"] == "dense") or (
             "model.1.dense.units" in row
         )
-    assert len({row["model.0"] for row in table(found)}) == 2
+    assert len({row["model.0"] for row in table(result)}) == 2
 
 
 def test_a_space_over_structure_and_one_over_augmentation_are_searched(search, searched):
     repeated = {"layer": "Dense", "units": 4, "repeat": {"$int": [0, 2], "default": 0}}
     flip = {"layer": "RandomFlip", "mode": {"$choice": ["horizontal", "vertical"], "default": "horizontal"}}
     turned = {"$choice": {"flip": flip, "turn": {"layer": "RandomRotation", "factor": 0.1}}, "default": "flip"}
-    found = search(searched({"max_trials": 6}, model=[POOL, repeated, HEAD], augment=[turned]))
-    assert [row["status"] for row in table(found)] == ["completed"] * 6
-    assert len({row["model.1.repeat"] for row in table(found)}) > 1
-    assert {row["augment.0"] for row in table(found)} == {"flip", "turn"}
-    assert sum(1 for name, _ in found.best.augment) == 1
+    result = search(searched({"max_trials": 6}, model=[POOL, repeated, HEAD], augment=[turned]))
+    assert [row["status"] for row in table(result)] == ["completed"] * 6
+    assert len({row["model.1.repeat"] for row in table(result)}) > 1
+    assert {row["augment.0"] for row in table(result)} == {"flip", "turn"}
+    assert sum(1 for name, _ in result.best.augment) == 1
 
 
-def test_a_trial_that_fails_fails_alone_and_says_why(search, searched):
+def test_a_failed_trial_gives_its_reason_and_does_not_stop_the_search(search, searched):
     huge = {"$choice": [0.01, 1e38], "default": 0.01}
     spec = searched({"tuner": "grid"}, model=[{"layer": "Flatten"}, HEAD])
     spec["compile"] = {"optimizer": {"type": "SGD", "learning_rate": huge}}
-    found = search(spec)
-    assert [row["status"] for row in table(found)] == ["completed", "failed"]
-    assert "the loss became NaN or infinite" in outcome(found, "0002")["reason"]
-    assert found.score == table(found)[0]["val_accuracy"]
+    result = search(spec)
+    assert [row["status"] for row in table(result)] == ["completed", "failed"]
+    assert "the loss became NaN or infinite" in outcome(result, "0002")["reason"]
+    assert result.score == table(result)[0]["val_accuracy"]
 
 
-def test_a_model_that_is_too_large_is_not_feasible_and_takes_no_time(search, searched):
+def test_a_model_that_is_too_large_is_infeasible_and_is_not_trained(search, searched):
     wide = {"layer": "Dense", "name": "wide", "units": {"$choice": [4, 4000], "default": 4}}
     spec = searched({"tuner": "grid", "limits": {"params": 1000}}, model=[POOL, wide, HEAD])
     spec["compile"] = {}
-    found = search(spec)
-    assert [row["status"] for row in table(found)] == ["completed", "infeasible"]
-    assert "parameters, and the limit is 1,000" in outcome(found, "0002")["reason"]
-    assert outcome(found, "0002")["seconds"] < 1
+    result = search(spec)
+    assert [row["status"] for row in table(result)] == ["completed", "infeasible"]
+    assert "parameters, and the limit is 1,000" in outcome(result, "0002")["reason"]
+    assert outcome(result, "0002")["seconds"] < 1
 
 
-def test_where_all_fails_the_search_ends_with_the_first_reason(search, searched):
+def test_a_search_whose_trials_all_fail_ends_with_the_first_reason(search, searched):
     spec = searched({"max_trials": 50}, model=[{"layer": "Flatten"}, HEAD])
     spec["compile"] = {"optimizer": {"type": "SGD", "learning_rate": {"$float": [1e37, 1e38], "default": 1e38}}}
     with pytest.raises(KerasimgError, match="none of 3 trials worked; the first one failed: the loss became NaN"):
         search(spec)
 
 
-def test_executions_are_averaged_and_each_is_kept(search, searched):
-    found = search(searched({"max_trials": 1, "executions_per_trial": 2}))
-    told = outcome(found, "0001")
-    assert len(told["scores"]) == 2
-    assert found.score == sum(told["scores"]) / 2
-    assert [row["execution"] for row in Records(found.folder).history("0001")] == [1, 2]
+def test_executions_are_averaged_and_each_is_recorded(search, searched):
+    result = search(searched({"max_trials": 1, "executions_per_trial": 2}))
+    reported = outcome(result, "0001")
+    assert len(reported["scores"]) == 2
+    assert result.score == sum(reported["scores"]) / 2
+    assert [row["execution"] for row in Records(result.folder).history("0001")] == [1, 2]
 
 
-def test_no_trial_has_more_epochs_than_it_may(search, searched):
+def test_no_trial_exceeds_max_epochs(search, searched):
     spec = searched({"max_trials": 1, "max_epochs": 2})
     spec["fit"]["stages"] = [{"epochs": 5}]
     assert table(search(spec))[0]["epochs"] == 2
 
 
-def test_hyperband_goes_on_with_the_trials_it_promotes(search, searched):
+def test_hyperband_continues_the_trials_that_it_promotes(search, searched):
     spec = searched({"tuner": "hyperband", "max_trials": 8})
     spec["fit"]["stages"] = [{"epochs": 3}]
-    found = search(spec)
-    promoted = [row for row in table(found) if row["goes_on_from"]]
+    result = search(spec)
+    promoted = [row for row in table(result) if row["goes_on_from"]]
     assert promoted
     for row in promoted:
-        epochs = [line["epoch"] for line in Records(found.folder).history(row["trial"])]
+        epochs = [line["epoch"] for line in Records(result.folder).history(row["trial"])]
         assert epochs == [2, 3]
-    assert not list(found.folder.rglob("*.ckpt"))
+    assert not list(result.folder.rglob("*.ckpt"))
 
 
-def test_nothing_to_search_is_told(search, tiny):
+def test_a_spec_without_search_values_is_refused(search, tiny):
     with pytest.raises(SpecError, match="nothing to search"):
         search(tiny())
 
 
-def test_the_environment_of_another_search_is_no_surprise(search, searched, monkeypatch):
+def test_the_environment_variables_of_keras_tuner_are_refused(search, searched, monkeypatch):
     monkeypatch.setenv("KERASTUNER_ORACLE_IP", "10.0.0.1")
     with pytest.raises(CallError, match="KERASTUNER_ORACLE_IP is set"):
         search(searched({}))
@@ -183,36 +183,36 @@ def test_a_search_never_gets_the_folder_of_another(search, searched):
     assert [search(searched({"max_trials": 1})).folder.name for _ in range(2)] == ["tiny-tune-1", "tiny-tune-2"]
 
 
-def test_a_search_that_was_interrupted_goes_on(listen, searched, few, tmp_path):
-    said = []
+def test_an_interrupted_search_continues(listen, searched, few, tmp_path):
+    messages = []
 
     def interrupt(line):
-        said.append(line)
-        if line.startswith("trial 2 of") and sum(other.startswith("trial 2 of") for other in said) == 1:
+        messages.append(line)
+        if line.startswith("trial 2 of") and sum(other.startswith("trial 2 of") for other in messages) == 1:
             raise KeyboardInterrupt
 
     listen(interrupt)
-    how = {"data": few, "out": tmp_path / "runs"}
+    options = {"data": few, "out": tmp_path / "runs"}
     with pytest.raises(Interrupted, match="2 trials are saved; to resume: kerasimg tune --resume"):
-        searches.tune(searched({}), **how)
-    found = kerasimg.Search(searches.resume_search(tmp_path / "runs" / "tiny-tune-1"))
-    assert sum(line.startswith("trial ") for line in said) == 3
-    assert found.score == kerasimg.Search(searches.tune(searched({}), **how)).score
-    searches.resume_search(found.folder)
-    assert said[-1].endswith("is finished; nothing is left to do")
+        searches.tune(searched({}), **options)
+    result = kerasimg.Search(searches.resume_search(tmp_path / "runs" / "tiny-tune-1"))
+    assert sum(line.startswith("trial ") for line in messages) == 3
+    assert result.score == kerasimg.Search(searches.tune(searched({}), **options)).score
+    searches.resume_search(result.folder)
+    assert messages[-1].endswith("is finished; nothing is left to do")
 
 
-def test_a_process_that_has_taken_much_memory_leaves_the_rest_to_another(listen, search, searched, monkeypatch):
+def test_a_process_that_holds_much_memory_is_replaced_by_another(listen, search, searched, monkeypatch):
     alone = search(searched({}))
     monkeypatch.setattr("kerasimg.tuning.trials.GROWTH", -(10**12))
-    said = []
-    listen(said.append)
-    found = search(searched({}))
-    assert "the trials have taken much memory, which is not given back: another process goes on" in said
-    assert [row["val_accuracy"] for row in table(found)] == [row["val_accuracy"] for row in table(alone)]
+    messages = []
+    listen(messages.append)
+    result = search(searched({}))
+    assert "the trials have taken much memory, which is not given back: another process goes on" in messages
+    assert [row["val_accuracy"] for row in table(result)] == [row["val_accuracy"] for row in table(alone)]
 
 
-def test_a_search_goes_on_only_over_the_same_images(listen, searched, few, tmp_path, images):
+def test_a_search_is_resumed_only_with_the_same_images(listen, searched, few, tmp_path, images):
     def interrupt(line):
         if line.startswith("trial 1 of"):
             raise KeyboardInterrupt
@@ -234,7 +234,7 @@ def test_a_search_goes_on_only_over_the_same_images(listen, searched, few, tmp_p
         ("class", "red/00.png: was trained with and is no longer there"),
     ],
 )
-def test_a_search_is_not_resumed_over_as_many_other_images(change, reason, searched, tmp_path, images, listen):
+def test_a_search_is_not_resumed_with_as_many_other_images(change, reason, searched, tmp_path, images, listen):
     def interrupt(line):
         if line.startswith("trial 1 of"):
             raise KeyboardInterrupt
@@ -254,7 +254,7 @@ def test_a_search_is_not_resumed_over_as_many_other_images(change, reason, searc
     assert "a search can only go on with the images that it began with" in str(caught.value)
 
 
-def test_a_folder_that_is_none_of_a_search_is_told(tmp_path):
+def test_a_folder_that_is_not_a_search_is_refused(tmp_path):
     with pytest.raises(CallError, match=r"holds no search.json"):
         searches.resume_search(tmp_path)
 
@@ -277,7 +277,7 @@ def wait_for(count, folder, process):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_no_trial_is_lost_nor_run_twice_when_a_search_is_killed(workers, search, searched, few, tmp_path):
+def test_no_trial_is_lost_or_run_twice_when_a_search_is_killed(workers, search, searched, few, tmp_path):
     spec = searched({"max_trials": 20})
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     folder = tmp_path / "killed" / "tiny-tune-1"
@@ -292,8 +292,8 @@ def test_no_trial_is_lost_nor_run_twice_when_a_search_is_killed(workers, search,
     assert start("--resume", folder).wait() == 0
     events = journal(folder)
     for kind in ("begin", "end"):
-        told = [event["trial"] for event in events if event["event"] == kind]
-        assert sorted(told) == [f"{number:04d}" for number in range(1, 21)]
+        reported = [event["trial"] for event in events if event["event"] == kind]
+        assert sorted(reported) == [f"{number:04d}" for number in range(1, 21)]
     undisturbed = search(spec)
     assert kerasimg.Search(folder).values == undisturbed.values
     assert json.loads((folder / "best.json").read_text()) == json.loads(Path(undisturbed).read_text())

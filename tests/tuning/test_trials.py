@@ -1,4 +1,4 @@
-"""Trials on a few coloured images: what comes out is what `train` gives, shared graph or not."""
+"""Trials on a few coloured images: the results equal those of `train`, with or without a shared graph."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,18 +26,18 @@ def trials(colours: Path, tmp_path: Path, tiny: Any) -> Callable[..., Trials]:
 
 @pytest.fixture
 def trained(colours: Path, tmp_path: Path) -> Callable[..., list[dict[str, float]]]:
-    """The figures that `train` gives for a spec with these values of its search."""
+    """Returns the metrics of `train` for a spec with these search values."""
 
     def train(spec: Any, **values: Any) -> list[dict[str, float]]:
         chosen = kerasimg.load(spec, chosen=values, partial=True)
-        how: dict[str, Any] = {"verbose": 0}
-        return figures(kerasimg.Run(verbs.train(chosen, data=colours, out=tmp_path / "runs", **how)).history)
+        options: dict[str, Any] = {"verbose": 0}
+        return figures(kerasimg.Run(verbs.train(chosen, data=colours, out=tmp_path / "runs", **options)).history)
 
     return train
 
 
 def figures(rows: Any) -> list[dict[str, float]]:
-    """An epoch's row but for how long it took."""
+    """Returns the row of an epoch without its duration."""
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
@@ -136,11 +136,11 @@ SPECS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
 }
 
 NEW = [{"model.hidden.units": 8, "model.drop.rate": 0.3}]
-"""Values that ask for a graph that no trial before has."""
+"""Values that need a graph that no earlier trial has."""
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_trial_gives_what_train_gives_to_the_last_bit(name: str, trials: Any, trained: Any, tiny: Any) -> None:
+def test_a_trial_equals_train_bit_for_bit(name: str, trials: Any, trained: Any, tiny: Any) -> None:
     sections, tried = SPECS[name]
     runner = trials(**sections)
     outcomes: list[Outcome] = []
@@ -153,7 +153,7 @@ def test_a_trial_gives_what_train_gives_to_the_last_bit(name: str, trials: Any, 
     assert figures(outcomes[-1].logs) == figures(outcomes[0].logs)
 
 
-def test_another_seed_gives_what_train_gives_with_it(trials: Any, trained: Any, tiny: Any) -> None:
+def test_a_trial_with_another_seed_equals_train_with_it(trials: Any, trained: Any, tiny: Any) -> None:
     runner = trials(model=DROPPING)
     runner.run({}, trial_id="0")
     outcome = runner.run({}, trial_id="1", seed=3)
@@ -164,19 +164,19 @@ def test_another_seed_gives_what_train_gives_with_it(trials: Any, trained: Any, 
 
 
 @pytest.mark.parametrize("name", ["stages", "dropout", "moving average", "head on a frozen trunk"])
-def test_a_trial_goes_on_from_what_was_kept_as_if_it_had_not_ended(name: str, trials: Any) -> None:
+def test_a_trial_continues_from_its_saved_state_as_if_it_had_not_ended(name: str, trials: Any) -> None:
     sections, tried = SPECS[name]
     whole = trials(**sections).run(tried[0], trial_id="whole")
     first = trials(**sections)
-    begun = first.run(tried[0], trial_id="part", epochs=1, keep_state=True)
+    part = first.run(tried[0], trial_id="part", epochs=1, keep_state=True)
     assert (first.folder / "part" / "state.ckpt").is_file()
     first.run(tried[-1], trial_id="another")
     rest = first.run(tried[0], trial_id="rest", first_epoch=1, go_on_from="part")
-    assert figures(begun.logs) + figures(rest.logs) == figures(whole.logs)
-    assert rest.best == max(begun.logs + rest.logs, key=lambda row: row["val_accuracy"])
+    assert figures(part.logs) + figures(rest.logs) == figures(whole.logs)
+    assert rest.best == max(part.logs + rest.logs, key=lambda row: row["val_accuracy"])
 
 
-def test_a_trial_whose_graph_was_made_ahead_gives_what_train_gives(trials: Any, trained: Any, tiny: Any) -> None:
+def test_a_trial_whose_graph_was_prefetched_equals_train(trials: Any, trained: Any, tiny: Any) -> None:
     hidden = {"layer": "Dense", "name": "hidden", "units": {"$choice": [4, 8], "default": 4}, "activation": "relu"}
     model = [{"layer": "Flatten"}, hidden, *DROPPING[1:]]
     runner, ahead = trials(model=model), {"model.hidden.units": 8}
@@ -188,7 +188,7 @@ def test_a_trial_whose_graph_was_made_ahead_gives_what_train_gives(trials: Any, 
     assert figures(outcome.logs) == trained(tiny(model=model), **ahead)
 
 
-def test_what_is_wrong_with_a_trial_that_was_expected_is_told_when_it_comes(trials: Any) -> None:
+def test_an_error_in_the_preparation_of_a_trial_is_reported_when_it_runs(trials: Any) -> None:
     model = [
         {"layer": "Flatten"},
         {"layer": "Dense", "name": "hidden", "units": {"$choice": [4, 10**12], "default": 4}},
@@ -200,7 +200,7 @@ def test_what_is_wrong_with_a_trial_that_was_expected_is_told_when_it_comes(tria
     assert "the limit is" in runner.run({"model.hidden.units": 10**12}, trial_id="1").reason
 
 
-def test_a_trial_whose_beginning_was_not_kept_is_trained_from_there(trials: Any) -> None:
+def test_a_trial_without_a_saved_state_is_trained_from_scratch(trials: Any) -> None:
     runner = trials()
     whole, rest = runner.run({}, trial_id="0"), runner.run({}, trial_id="1", first_epoch=2)
     assert figures(rest.logs) == figures(whole.logs)[2:]
@@ -212,7 +212,7 @@ def test_after_epoch_ends_a_trial(trials: Any) -> None:
     assert (outcome.status, seen, len(outcome.logs)) == ("stopped", [0, 1], 2)
 
 
-def test_a_bad_trial_fails_alone_with_its_reason(trials: Any) -> None:
+def test_a_bad_trial_fails_with_its_reason_and_the_next_one_works(trials: Any) -> None:
     widths = {"$choice": [4, 10**12], "default": 4}
     steep = {"$choice": [0.1, 1e30], "default": 0.1}
     model = [
@@ -234,7 +234,7 @@ def test_a_bad_trial_fails_alone_with_its_reason(trials: Any) -> None:
     assert runner.run({}, trial_id="3").status == "completed"
 
 
-def test_ctrl_c_is_no_failure_of_a_trial(trials: Any) -> None:
+def test_ctrl_c_is_not_a_failure_of_a_trial(trials: Any) -> None:
     def interrupt(epoch: int, row: Any) -> bool:
         raise KeyboardInterrupt
 
@@ -243,14 +243,14 @@ def test_ctrl_c_is_no_failure_of_a_trial(trials: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["learning rate", "head on a frozen trunk"])
-def test_the_weights_of_the_best_trial_alone_are_kept(name: str, trials: Any, tiny: Any, colours: Path) -> None:
+def test_only_the_weights_of_the_best_trial_are_saved(name: str, trials: Any, tiny: Any, colours: Path) -> None:
     sections, tried = SPECS[name]
     runner = trials(**sections)
     outcomes = [runner.run(values, trial_id=str(index), epochs=1) for index, values in enumerate(tried)]
     best = max(range(len(tried)), key=lambda index: outcomes[index].best["val_accuracy"])
-    kept = list(runner.folder.rglob("*.weights.h5"))
-    assert kept == [outcomes[best].weights]
-    model = kerasimg.build(kerasimg.load(tiny(**sections), chosen=tried[best], num_classes=3), weights=kept[0])
+    files = list(runner.folder.rglob("*.weights.h5"))
+    assert files == [outcomes[best].weights]
+    model = kerasimg.build(kerasimg.load(tiny(**sections), chosen=tried[best], num_classes=3), weights=files[0])
     model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     part = runner._split(runner.spec)["validation"]
     pixels = runner._tables._all_pixels(runner.spec.image).numpy()[part].astype("float32")
@@ -266,17 +266,17 @@ def test_a_stopped_trial_saves_the_weights_of_its_best_epoch(
     stage = {"epochs": 4, "keep": "best", "monitor": "loss", "mode": "max"}
     spec = tiny(fit={"batch_size": 8, "stages": [stage], **fit})
 
-    def weights(name: str, **how: Any) -> list[Any]:
-        outcome = Trials(spec, colours, folder=tmp_path / name).run({}, trial_id="0", **how)
+    def weights(name: str, **options: Any) -> list[Any]:
+        outcome = Trials(spec, colours, folder=tmp_path / name).run({}, trial_id="0", **options)
         assert outcome.weights is not None
         return kerasimg.build(spec, num_classes=3, weights=outcome.weights).get_weights()
 
     whole = weights("whole")
     stopped = weights("stopped", after_epoch=lambda epoch, row: epoch == 2)
-    assert all((one == other).all() for one, other in zip(stopped, whole, strict=True))
+    assert all((item == other).all() for item, other in zip(stopped, whole, strict=True))
 
 
-def test_a_callback_that_acts_on_steps_is_heeded(trials: Any, trained: Any, tiny: Any) -> None:
+def test_a_callback_that_acts_on_steps_is_called_at_each_step(trials: Any, trained: Any, tiny: Any) -> None:
     warmup = {"type": "WarmupCosine", "warmup_epochs": 1.0}
     fit = {"batch_size": 8, "stages": [{"epochs": 2}], "callbacks": [warmup]}
     outcome = trials(fit=fit).run({}, trial_id="0")

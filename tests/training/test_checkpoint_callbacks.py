@@ -7,20 +7,20 @@ import pytest
 from kerasimg.training.checkpoint_callbacks import patient
 
 
-def test_the_first_ctrl_c_is_noted_and_the_second_raises(listen: Callable[..., None]):
-    said: list[str] = []
-    listen(said.append)
+def test_the_first_ctrl_c_is_recorded_and_the_second_raises(listen: Callable[..., None]):
+    messages: list[str] = []
+    listen(messages.append)
     with patient() as interruption:
         assert not interruption.asked
         signal.raise_signal(signal.SIGINT)
         assert interruption.asked
-        assert len(said) == 1
+        assert len(messages) == 1
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_program_with_a_way_of_its_own_keeps_it():
+def test_a_custom_signal_handler_is_not_replaced():
     heard: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
     try:
@@ -32,13 +32,13 @@ def test_a_program_with_a_way_of_its_own_keeps_it():
 
 
 def test_another_thread_changes_nothing():
-    found = []
+    result = []
 
     def work() -> None:
         with patient():
-            found.append(signal.getsignal(signal.SIGINT))
+            result.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [signal.default_int_handler]
+    assert result == [signal.default_int_handler]

@@ -18,7 +18,7 @@ def names(made: Built) -> list[list[str]]:
     return [[layer.name for layer in layers] for layers in blocks(made)]
 
 
-def test_a_node_is_a_block_and_a_normalization_belongs_to_what_it_normalizes():
+def test_a_node_is_a_block_and_a_normalization_belongs_to_the_layer_before_it():
     body = {"nodes": [{"layer": "Conv2D", "filters": 2, "kernel_size": 1}, {"layer": "ReLU"}]}
     nodes = [
         {"layer": "Conv2D", "name": "stem", "filters": 2, "kernel_size": 1},
@@ -39,18 +39,18 @@ def test_a_node_is_a_block_and_a_normalization_belongs_to_what_it_normalizes():
         ("MobileNet", 15, ["conv_dw_13", "conv_dw_13_bn", "conv_pw_13", "conv_pw_13_bn"]),
     ],
 )
-def test_a_backbone_of_keras_has_the_blocks_that_its_names_tell(backbone: str, count: int, last: list[str]):
-    found = names(built({"backbone": backbone, "name": "base", "weights": None}))
-    assert found[-1] == ["head"]
-    assert found[-2][: len(last)] == last
-    assert len(found) == count
+def test_a_backbone_of_keras_has_the_blocks_of_its_layer_names(backbone: str, count: int, last: list[str]):
+    block_names = names(built({"backbone": backbone, "name": "base", "weights": None}))
+    assert block_names[-1] == ["head"]
+    assert block_names[-2][: len(last)] == last
+    assert len(block_names) == count
 
 
 def test_a_backbone_that_is_a_spec_has_the_blocks_of_its_nodes():
     made = built({"backbone": "wide_resnet.json", "name": "base", "weights": None})
-    found = names(made)
-    assert found[-1] == ["head"]
-    assert [layers[0] for layers in found[:-1]] == [
+    block_names = names(made)
+    assert block_names[-1] == ["head"]
+    assert [layers[0] for layers in block_names[:-1]] == [
         "base_conv_conv2d",
         "base_group_wide_active_batch_normalization",
         "base_group_1_wide_active_batch_normalization",
@@ -58,7 +58,7 @@ def test_a_backbone_that_is_a_spec_has_the_blocks_of_its_nodes():
     ]
 
 
-def test_each_block_has_the_rate_of_the_next_times_the_decay():
+def test_the_rate_of_each_block_is_that_of_the_next_times_the_decay():
     made = built({"backbone": "MobileNet", "name": "base", "alpha": 0.25, "weights": None})
     shares = factors(made, 0.5)
     base = made.model.get_layer("base")
@@ -69,5 +69,5 @@ def test_each_block_has_the_rate_of_the_next_times_the_decay():
     assert {id(weight) for weight in made.model.weights} == set(shares)
 
 
-def test_without_decay_no_weight_has_a_rate_of_its_own():
+def test_without_decay_no_weight_has_its_own_rate():
     assert factors(built({"layer": "Conv2D", "filters": 2, "kernel_size": 1}), 1.0) == {}

@@ -1,4 +1,4 @@
-"""Rates as they reach the weights; the optimizers of Keras are the judge."""
+"""Learning rates as applied to the weights, compared with the optimizers of Keras."""
 
 import math
 from typing import Any
@@ -13,12 +13,12 @@ OPTIMIZERS = ["SGD", "Adam", "AdamW", "Nadam", "RMSprop", "Lion", "Adagrad", "La
 
 
 def moved(optimizer: Any, variables: list[Any], steps: int = 3) -> list[np.ndarray]:
-    """How far each variable has gone after some steps, with gradients that are the same for all."""
-    begun = [keras.ops.convert_to_numpy(variable) for variable in variables]
+    """Returns the change of each variable after some steps with equal gradients."""
+    initial = [keras.ops.convert_to_numpy(variable) for variable in variables]
     for step in range(steps):
         gradients = [keras.ops.full(variable.shape, 0.1 + step) for variable in variables]
         optimizer.apply(gradients, variables)
-    return [keras.ops.convert_to_numpy(variable) - start for variable, start in zip(variables, begun, strict=True)]
+    return [keras.ops.convert_to_numpy(variable) - start for variable, start in zip(variables, initial, strict=True)]
 
 
 def two_variables() -> list[Any]:
@@ -26,7 +26,7 @@ def two_variables() -> list[Any]:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_block_learns_at_its_share_of_the_rate_whatever_the_optimizer(name: str):
+def test_a_block_learns_at_its_factor_of_the_rate_with_every_optimizer(name: str):
     kind: Any = getattr(keras.optimizers, name)
     decay = {"weight_decay": 0.1} if name in ("SGD", "Adam", "AdamW", "Lion", "Nadam") else {}
     variables = two_variables()
@@ -43,22 +43,22 @@ def rate(optimizer: Any) -> float:
 
 
 def rates_over(optimizer: Any, steps: int) -> list[float]:
-    """The rate of each step."""
+    """Returns the rate of each step."""
     variables = two_variables()
     optimizer.build(variables)
-    found = []
+    result = []
     for _ in range(steps):
-        found.append(rate(optimizer))
+        result.append(rate(optimizer))
         optimizer.apply([keras.ops.ones(variable.shape) for variable in variables], variables)
-    return found
+    return result
 
 
-def test_the_rate_rises_in_a_line_and_then_stays():
-    found = rates_over(with_rates(keras.optimizers.SGD(0.8), Rates(warmup_steps=4)), 6)
-    assert found == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
+def test_the_rate_rises_linearly_and_then_stays():
+    result = rates_over(with_rates(keras.optimizers.SGD(0.8), Rates(warmup_steps=4)), 6)
+    assert result == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
 
 
-def test_the_rate_falls_over_what_the_warm_up_leaves():
+def test_the_rate_falls_over_the_steps_after_the_warm_up():
     linear = rates_over(with_rates(keras.optimizers.SGD(1.0), Rates(2, 6, "linear")), 7)
     assert linear == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0])
     cosine = rates_over(with_rates(keras.optimizers.SGD(1.0), Rates(0, 4, "cosine")), 5)
@@ -67,11 +67,11 @@ def test_the_rate_falls_over_what_the_warm_up_leaves():
 
 def test_a_schedule_begins_after_the_warm_up():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.5, 0.25])
-    found = rates_over(with_rates(keras.optimizers.SGD(schedule), Rates(warmup_steps=2)), 5)
-    assert found == pytest.approx([0.25, 0.5, 0.5, 0.5, 0.25])
+    result = rates_over(with_rates(keras.optimizers.SGD(schedule), Rates(warmup_steps=2)), 5)
+    assert result == pytest.approx([0.25, 0.5, 0.5, 0.5, 0.25])
 
 
-def test_a_rate_that_is_set_is_the_rate_of_the_next_step():
+def test_setting_the_rate_sets_that_of_the_next_step():
     optimizer = with_rates(keras.optimizers.SGD(1.0), Rates(0, 4, "linear"))
     rates_over(optimizer, 2)
     assert rate(optimizer) == pytest.approx(0.5)
@@ -79,19 +79,19 @@ def test_a_rate_that_is_set_is_the_rate_of_the_next_step():
     assert rate(optimizer) == pytest.approx(0.1)
 
 
-def test_an_optimizer_without_rates_of_its_own_stays_as_it_is():
+def test_an_optimizer_without_special_rates_is_not_changed():
     optimizer = keras.optimizers.Adam()
     assert with_rates(optimizer, Rates()) is optimizer
 
 
-def test_an_optimizer_with_rates_is_still_its_own_kind_with_its_settings():
+def test_an_optimizer_with_rates_keeps_its_class_and_settings():
     optimizer = with_rates(keras.optimizers.AdamW(0.5, beta_1=0.7, clipnorm=1.0), Rates(warmup_steps=1))
     assert isinstance(optimizer, keras.optimizers.AdamW)
     assert (optimizer.beta_1, optimizer.clipnorm) == (0.7, 1.0)
 
 
 @pytest.mark.parametrize("at_a_time", [1] if keras.backend.backend() == "torch" else [1, 4])
-def test_rates_are_those_of_each_step_however_many_are_run_at_a_time(at_a_time: int):
+def test_each_step_has_its_own_rate_with_any_steps_per_execution(at_a_time: int):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
     optimizer = with_rates(keras.optimizers.SGD(0.1), Rates(2, 8, "linear"))
@@ -103,10 +103,10 @@ def test_rates_are_those_of_each_step_however_many_are_run_at_a_time(at_a_time: 
     assert float(model.get_weights()[0][0, 0]) == pytest.approx(0.1 * sum(shares), rel=1e-4)
 
 
-def test_moving_averages_are_not_put_in_place_at_the_end_of_a_call_of_fit():
+def test_moving_averages_do_not_replace_the_weights_at_the_end_of_a_call_of_fit():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     x = np.ones((4, 1), "float32")
     model.compile(with_rates(keras.optimizers.SGD(0.1, use_ema=True), Rates(averages=True)), "mse")
     model.fit(x, 5 * x, epochs=3, verbose=0)
-    averages = [keras.ops.convert_to_numpy(one) for one in model.optimizer._model_variables_moving_average]
+    averages = [keras.ops.convert_to_numpy(item) for item in model.optimizer._model_variables_moving_average]
     assert all((average != weight).any() for average, weight in zip(averages, model.get_weights(), strict=True))

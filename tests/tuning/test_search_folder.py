@@ -7,7 +7,7 @@ from kerasimg.tuning.search_folder import rewrite
 
 TEXT = """{
   "kerasimg": 1,
-  "// why": "kept where it stands",
+  "// why": "stays in its place",
   "params": {"lr": {"$float": [1e-4, 1e-2], "default": 1e-3},  "n": 3},
   "model": [
     {"layer": "Dense",   "units": {"$choice": {"a": {"$int": [1, 3], "default": 2}, "b": 9}, "default": "a"}},
@@ -18,10 +18,10 @@ TEXT = """{
 """
 
 
-def test_only_what_differs_is_written_anew():
+def test_only_differences_are_rewritten():
     target = {
         "kerasimg": 1,
-        "// why": "kept where it stands",
+        "// why": "stays in its place",
         "params": {"lr": 0.003, "n": 3},
         "model": [{"layer": "Dense", "units": 2}, {"layer": "Dense"}],
         "card": {"origin": "a search"},
@@ -30,7 +30,7 @@ def test_only_what_differs_is_written_anew():
         rewrite(TEXT, target)
         == """{
   "kerasimg": 1,
-  "// why": "kept where it stands",
+  "// why": "stays in its place",
   "params": {"lr": 0.003,  "n": 3},
   "model": [
     {"layer": "Dense",   "units": 2},
@@ -42,7 +42,7 @@ def test_only_what_differs_is_written_anew():
     )
 
 
-def test_what_is_equal_is_left_to_the_letter():
+def test_an_equal_document_is_left_unchanged():
     assert rewrite(TEXT, json.loads(TEXT)) == TEXT
 
 
@@ -56,5 +56,5 @@ OBJECTS = st.dictionaries(st.text(max_size=5), JSON, max_size=4)
 
 @settings(deadline=None)
 @given(OBJECTS, OBJECTS, st.sampled_from([None, 2]))
-def test_the_text_means_the_target_whatever_it_meant_before(before, target, indent):
+def test_the_new_text_parses_to_the_target(before, target, indent):
     assert json.loads(rewrite(json.dumps(before, indent=indent), target)) == target

@@ -1,4 +1,4 @@
-"""Weight decay as it reaches the weights: the papers' recursions, written out in NumPy, are the judge."""
+"""Weight decay as applied to the weights, compared with the papers' recursions in NumPy."""
 
 import functools
 from collections.abc import Collection
@@ -62,7 +62,7 @@ def factors(
 
 
 def papers_factor(optimizer: dict[str, Any], mode: str, steps: int, rate: float) -> float:
-    """The same by the recursion of the paper or of the authors' code, on one number."""
+    """Returns the same factor by the recursion of the paper or of the authors' code, on one number."""
     decay, momentum = optimizer.get("weight_decay") or 0.0, optimizer.get("momentum", 0.0)
     weight, moved, squares = 1.0, 0.0, 0.0
     for _ in range(steps):
@@ -116,7 +116,7 @@ def test_a_coupled_decay_is_the_gradient_of_an_l2_loss(optimizer: dict[str, Any]
 
 def test_each_kind_of_weight_can_be_excluded_from_decay():
     optimizer = {"type": "SGD", "learning_rate": 1.0, "weight_decay": 0.5}
-    kept = {
+    excluded_names = {
         "bias": {"conv/bias", "classes/bias"} | {f"attention/{name}/bias" for name in
                  ("query", "key", "value", "attention_output")},
         "norm": {"norm/gamma", "norm/beta", "norm_2/gamma", "norm_2/beta"},
@@ -126,7 +126,7 @@ def test_each_kind_of_weight_can_be_excluded_from_decay():
         "depthwise": {"depthwise/kernel"},
     }  # fmt: skip
     for mode in ("coupled", "decoupled"):
-        for kind, names in kept.items():
+        for kind, names in excluded_names.items():
             spec = spec_of(optimizer, weight_decay_mode=mode, exclude_from_weight_decay=[kind])
             after = factors(spec, 1)
             assert {name for name, factor in after.items() if factor == 1.0} == names
@@ -148,7 +148,7 @@ def test_the_relative_positions_of_a_window_are_positions():
     assert [path.rsplit("/", 1)[-1] for path in paths] == ["relative_position_bias"] * 2
 
 
-def test_weights_inside_a_backbone_are_found():
+def test_weights_inside_a_backbone_are_included():
     backbone = {"backbone": "MobileNetV2", "name": "base"}
     head = [{"layer": "GlobalAveragePooling2D"}, {"layer": "Dense", "units": 2, "activation": "softmax"}]
     image = {"size": [32, 32]}
@@ -157,7 +157,7 @@ def test_weights_inside_a_backbone_are_found():
     assert len(excluded_weights(model, ["norm"]) & {id(weight) for weight in model.trainable_variables}) == 2 * norms
 
 
-def test_a_kind_that_does_not_exist_is_an_error_of_check():
+def test_an_unknown_kind_is_an_error_of_check():
     with pytest.raises(kerasimg.SpecError, match=r"exclude_from_weight_decay\[0\]: .*; did you mean 'bias'"):
         spec_of({"type": "SGD"}, exclude_from_weight_decay=["biases"])
 
@@ -213,7 +213,7 @@ def test_a_zoo_spec_decays_its_weights_as_its_paper_does(name: str):
 
 
 @pytest.mark.parametrize("name", ["deit", "swin", "convnext"])
-def test_transformers_of_the_zoo_decay_matrices_alone(name: str):
+def test_transformers_of_the_zoo_decay_only_matrices(name: str):
     small = {
         "deit": {"size": 32, "variant": "tiny_distilled", "depth": 1, "width": 24},
         "swin": {"size": 32, "depths": [1, 1], "width": 24},
@@ -257,13 +257,13 @@ def _weights(name: str) -> set[str]:
     if any(argument.get("required") and key not in wanted for key, argument in takes.items()):
         return set()
     layer = make_layer(name, wanted)
-    found: set[str] = set()
+    result: set[str] = set()
     for shape in ((1, 4, 4, 2), (1, 4, 2), (1, 2), (1, 2, 2, 2, 2)):
         try:
             layer.build(shape)
         except Exception:
             continue
-        found |= {weight.name for weight in layer.trainable_variables}
-        if found:
+        result |= {weight.name for weight in layer.trainable_variables}
+        if result:
             break
-    return found
+    return result
