@@ -379,7 +379,7 @@ def choose_steps_per_execution(
 def part_of(steps: int, most: int) -> int:
     """Returns the largest divisor of the steps of an epoch, up to `most`.
 
-    The data set goes on without end: Keras would begin the next epoch's with what is left of the last execution.
+    The data set is infinite: Keras would start the next epoch with the remaining batches of the last execution.
     """
     return max(number for number in range(1, min(most, steps) + 1) if steps % number == 0)
 

@@ -62,7 +62,7 @@ def read(path: Path) -> Checkpoint | None:
     except FileNotFoundError:
         return None
     try:
-        return _parsed(content)
+        return _parse(content)
     except (ValueError, KeyError, TypeError):
         raise KerasimgError(
             f"{path} is damaged, or of another version of kerasimg; remove it, and the run starts from scratch when "
@@ -93,7 +93,7 @@ def read_facts(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _parsed(content: bytes) -> Checkpoint:
+def _parse(content: bytes) -> Checkpoint:
     if not content.startswith(MAGIC):
         raise ValueError("another form")
     end = content.index(b"\n", len(MAGIC))

@@ -51,7 +51,7 @@ class Interruption:
 
 
 @contextmanager
-def patient() -> Iterator[Interruption]:
+def record_interrupt() -> Iterator[Interruption]:
     """Record a first Ctrl-C instead of raising KeyboardInterrupt; the second one raises it.
 
     Nothing changes outside the main thread, or if the program has its own handler.
@@ -115,7 +115,7 @@ class Watch(keras.callbacks.CallbackList):
         self.resumed: Checkpoint | None = None
         self.stopped = False
         """Whether a callback has ended the stage."""
-        self.dismissed = False
+        self.stopped_by_rule = False
         """Whether `after_epoch` has ended the training."""
         self._backend: Mapping[str, Any] = {}
         self._begun = False
@@ -166,8 +166,8 @@ class Watch(keras.callbacks.CallbackList):
             stop_training(self)
         self.stopped = is_stopping(self)
         if self.after_epoch is not None and not self.table.diverged:
-            self.dismissed = bool(self.after_epoch(epoch, self.table.rows[-1]))
-            if self.dismissed:
+            self.stopped_by_rule = bool(self.after_epoch(epoch, self.table.rows[-1]))
+            if self.stopped_by_rule:
                 stop_training(self)
         if is_stopping(self) or epoch + 1 >= self.until:
             return  # the end of the stage is saved in a moment

@@ -88,7 +88,7 @@ def open_teacher(spec: Spec, student: keras.Model, classes: tuple[str, ...]) -> 
     return teacher.model
 
 
-def distilled(spec: Spec, student: keras.Model, teacher: keras.Model | None) -> Any:
+def wrap_student(spec: Spec, student: keras.Model, teacher: keras.Model | None) -> Any:
     """Returns the model to compile and fit: a Distiller if the spec names a teacher, else the student."""
     if spec.fit.teacher is None or teacher is None:
         return student

@@ -35,7 +35,7 @@ from kerasimg.training.checkpoint import (
 )
 from kerasimg.training.checkpoint_callbacks import Interruption, Watch
 from kerasimg.training.devices import Devices
-from kerasimg.training.distillation import distilled, has_teacher
+from kerasimg.training.distillation import has_teacher, wrap_student
 from kerasimg.training.features import FeaturePlan, StageData, plan_features, settings_of
 from kerasimg.training.history import History
 from kerasimg.training.objective import jit_compile
@@ -65,7 +65,7 @@ class Hooks:
         """Called with a checkpoint, from which the training can be resumed."""
 
     def end(self, index: int, model: keras.Model) -> None:
-        """Called at the end of a stage with the model, which has the weights that the stage hands on."""
+        """Called at the end of a stage with the model, which has the weights that the stage passes on."""
 
     def callbacks(self, model: Any, whole: keras.Model) -> Sequence[Any]:
         """Returns callbacks to run after those of the spec.
@@ -114,7 +114,7 @@ class Engine:
         self.verbose = verbose
         self.epoch = 0
         """Number of finished epochs, over all stages."""
-        self.dismissed = False
+        self.stopped_by_rule = False
         """Whether `Hooks.after_epoch` has ended the training."""
         self.ended = False
         """Whether the last stage is finished."""
@@ -142,7 +142,7 @@ class Engine:
             if index > started and any(getattr(callback, "finished", False) for callback in self.callbacks):
                 self.ended = True
                 break
-            if self.dismissed or (self.last is not None and self.epoch >= self.last):
+            if self.stopped_by_rule or (self.last is not None and self.epoch >= self.last):
                 break
             before, model = model, self.experiment.enter(index).built.model
             if model is not before:
@@ -157,7 +157,7 @@ class Engine:
         return None if self._snapshot is None else self._snapshot()
 
     def hand_on(self) -> None:
-        """Put the weights in place that an unfinished stage would hand on now. A snapshot is taken before."""
+        """Set the weights that an unfinished stage would pass on now. Take a snapshot before."""
         if self._unfinished is None:
             return
         self._put_weights(*self._unfinished)
@@ -226,7 +226,7 @@ class Engine:
         self.epoch = watch.epoch + 1
         watch.finish()
         self._require_finite(watch)
-        self.dismissed = watch.dismissed
+        self.stopped_by_rule = watch.stopped_by_rule
         over = watch.stopped or self.epoch >= end
         if not over:
             self._snapshot = lambda: self._checkpoint(index, False, *watch.snapshot(self.epoch, 0))
@@ -252,10 +252,10 @@ class Engine:
             model.set_weights(best.weights)
             log.info(f"using the weights of epoch {best.epoch + 1} ({best.monitor} {best.figure:.4g})")
         elif stages.has_averages(model) and not any(has_averages_in_place(callback) for callback in self.callbacks):
-            model.set_weights(stages.handed_on(model))
+            model.set_weights(stages.final_weights(model))
 
     def _finish(self, index: int, model: Any, best: stages.Best | None) -> None:
-        """Put the weights in place that the stage hands on, and save them."""
+        """Set the weights that the stage passes on, and save them."""
         self._put_weights(model, best)
         self.hooks.end(index, self.experiment.at(index).built.model)
 
@@ -387,7 +387,7 @@ def plan_stage(experiment: Experiment, index: int, notes: Mapping[str, Any] = {}
     )
     # The policy decides whether Keras scales the loss, so that small gradients do not vanish in float16.
     plan.model.dtype_policy = whole.dtype_policy
-    return replace(plan, model=distilled(spec, plan.model, experiment.teacher))
+    return replace(plan, model=wrap_student(spec, plan.model, experiment.teacher))
 
 
 def stage_optimizer(experiment: Experiment, index: int) -> Any:

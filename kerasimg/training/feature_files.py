@@ -29,7 +29,7 @@ KEY = "V24"
 """A row's key: 16 bytes of the image's content key, then an int64: -1, or the view and the position in the run
 (view * 2**32 + position)."""
 LEAST_SHARE = 0.25
-"""Share of the cache limit that features may always take, whatever decoded images take."""
+"""Share of the cache limit that features may always take, however much decoded images take."""
 
 
 class Found(NamedTuple):

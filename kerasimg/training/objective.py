@@ -119,7 +119,7 @@ def _size_faults(metrics: Sequence[Any], num_classes: int) -> Iterator[tuple[int
 
 
 def _metric(value: Any, targets: Targets, kind: OutputKind, num_classes: int) -> Any:
-    """A metric that gets what it takes, whatever the model and the loss have: see `OnProbabilities`."""
+    """Returns a metric that works with any model and loss, see `OnProbabilities`."""
     logits = kind == "logits"
     threshold = 0.0 if logits else 0.5
     if value == "accuracy":
@@ -168,7 +168,7 @@ _FORMS: Mapping[tuple[str, Targets], LabelChange] = {
 
 
 class OnProbabilities(keras.metrics.Metric):
-    """A metric that gets probabilities, and labels in the form that it takes, whatever the model and the loss have.
+    """Converts outputs and labels to the form that a metric expects, for any model and loss.
 
     A metric with several numbers as its result (only one of the program's own) gives their mean.
 

@@ -79,7 +79,7 @@ class Rates:
 
 
 def has_average(spec: Spec) -> bool:
-    """Whether the moving average of the weights is validated and handed on in their place."""
+    """Whether the moving average of the weights is validated and passed on in their place."""
     return spec.fit.ema is not None
 
 

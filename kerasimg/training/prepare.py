@@ -98,7 +98,7 @@ class Experiment:
     def enter(self, index: int) -> Sized:
         """Returns the model of a stage, and sets which of its layers are trainable."""
         sized = self.at(index)
-        stages.put(self.as_built[size_of(self.spec.fit.stages[index], self.spec)])
+        stages.restore_trainable(self.as_built[size_of(self.spec.fit.stages[index], self.spec)])
         for stage in self.spec.fit.stages[: index + 1]:
             stages.enter(stage, sized.built)
         return sized

@@ -92,7 +92,7 @@ def trainable(model: keras.Model) -> Trainable:
     return flags
 
 
-def put(flags: Trainable) -> None:
+def restore_trainable(flags: Trainable) -> None:
     """Restore what `trainable` returned."""
     for layer, flag in flags:
         layer.trainable = flag
@@ -149,7 +149,7 @@ class Averages(keras.callbacks.Callback):
             average.assign(value)
 
 
-def handed_on(model: Any) -> list[np.ndarray]:
+def final_weights(model: Any) -> list[np.ndarray]:
     """Returns the weights of a model, with moving averages in place of those that have one."""
     averages = {id(weight): average for weight, average in _pairs(model)}
     return [np.array(keras.ops.convert_to_numpy(averages.get(id(weight), weight))) for weight in model.weights]
@@ -180,7 +180,7 @@ class Best(keras.callbacks.Callback):
             raise KerasimgError(f"no figure '{self.monitor}' to keep the best weights by (there are: {listed(logs)})")
         figure = float(logs[self.monitor])
         if Goal(self.monitor, self.mode, self.min_delta).improves(figure, self.figure):
-            self.figure, self.epoch, self.weights = figure, epoch, handed_on(self.model)
+            self.figure, self.epoch, self.weights = figure, epoch, final_weights(self.model)
 
 
 def _pairs(model: Any) -> list[tuple[Any, Any]]:

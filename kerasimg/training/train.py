@@ -28,7 +28,7 @@ from kerasimg.models.weights import save_weights
 from kerasimg.run_folder import SPEC, TRAINING, RunFolder
 from kerasimg.training import checkpoint
 from kerasimg.training.auto_settings import is_out_of_memory
-from kerasimg.training.checkpoint_callbacks import Interruption, patient
+from kerasimg.training.checkpoint_callbacks import Interruption, record_interrupt
 from kerasimg.training.engine import Diverged, Engine, Hooks
 from kerasimg.training.history import History
 from kerasimg.training.prepare import Experiment, prepare, weights_of
@@ -148,7 +148,7 @@ def _carry_out(
     """Does what remains of a run: train, save, evaluate, report."""
     settings = run.required(TRAINING)
     with _saying_how_to_resume(run):
-        with patient() as interruption:
+        with record_interrupt() as interruption:
             experiment = _train_in_memory(experiment, run, data, interruption, verbose)
         classifier = Classifier(experiment.built.model, experiment.spec, experiment.source.classes, run.path)
         classifier.save(run.model_file)

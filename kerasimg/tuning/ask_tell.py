@@ -62,9 +62,9 @@ class Answer(NamedTuple):
 class Administration(OracleHooks):
     """Everything in an oracle except the choice of values: a mixin, listed before KerasTuner's oracle in the bases."""
 
-    foresees = False
+    knows_next = False
     """Whether the next trial does not depend on the results of the running trials."""
-    draws_anew = True
+    is_stateless = True
     """Whether the choice of values depends only on the trials so far and the number of the next."""
 
     def __init__(self, space: Space, goal: Goal, tune: Tune, epochs: int, **oracle_options: Any) -> None:
@@ -139,10 +139,10 @@ class Administration(OracleHooks):
             self._heard[trial] = time.monotonic()
             return Answer("RUNNING", self.orders[trial])
 
-    def foreseen(self) -> Mapping[str, Any] | None:
+    def next_values(self) -> Mapping[str, Any] | None:
         """Return the values of the next trial; None if there is none, or it is not known yet."""
         with self._guard:
-            if not self.foresees or self.retries or self._full:
+            if not self.knows_next or self.retries or self._full:
                 return None
             exhausted = self.exhausted
             keys = self._choose(f"{len(self.trials) + 1:04d}")
@@ -287,7 +287,7 @@ class Administration(OracleHooks):
         return dict(chosen["values"]) if chosen["status"] == "RUNNING" else None
 
     def _replay(self, trial: str, keys: dict[str, Key]) -> None:
-        if not self.draws_anew and self._choose(trial) != keys:
+        if not self.is_stateless and self._choose(trial) != keys:
             raise CallError(
                 f"trial {trial} would not be chosen again: the search was started by another version of kerasimg or "
                 "KerasTuner, or the spec was changed; search again"
@@ -415,7 +415,7 @@ def below_median(goal: Goal, curve: Curve, others: Sequence[Curve], epochs: int)
     return goal.better(median(reached), _best(goal, curve))
 
 
-def halved(goal: Goal, curve: Curve, others: Sequence[Curve], epochs: int) -> bool:
+def outside_best_third(goal: Goal, curve: Curve, others: Sequence[Curve], epochs: int) -> bool:
     """Whether the trial has reached a rung, and is not in the best third of the trials that have reached it.
 
     Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), except that trials are ended, not paused.
@@ -440,4 +440,4 @@ def _best(goal: Goal, curve: Curve) -> float:
     return (min if goal.direction == "min" else max)(curve)
 
 
-RULES = {"median": below_median, "halving": halved}
+RULES = {"median": below_median, "halving": outside_best_third}

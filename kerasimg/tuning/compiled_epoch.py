@@ -154,7 +154,7 @@ class WholeEpochs:
     ) -> None:
         """tables: the training and the validation examples; None: they are not in memory, or do not exist.
 
-        computing: returns the context in which a graph over a table runs, see `Ahead`.
+        computing: returns the context in which a graph over a table runs, see `Prefetch`.
         """
         compiled.begin(experiment, index)
         self.plan, self.compiled, self.model, self.computing = plan, compiled, compiled.model, computing

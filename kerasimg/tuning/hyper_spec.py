@@ -75,7 +75,7 @@ class HyperSpec(keras_tuner.HyperModel):
         super().__init__(name=self.spec.name)
         self.weights = weights_of(spec, weights)
         self.limits = limits
-        self._made: WeakKeyDictionary[Any, _Made] = WeakKeyDictionary()
+        self._built_models: WeakKeyDictionary[Any, _Entry] = WeakKeyDictionary()
         self._opened: tuple[tuple[Any, Any], Source, Parts | None] | None = None
         self._cache = Cache("auto")
         self._choices = Choices(limits)
@@ -95,7 +95,7 @@ class HyperSpec(keras_tuner.HyperModel):
         sized_spec, built = sized.pop((spec.image.size[0], spec.image.size[1]))
         model = built.model
         # The entry must not refer to the model, or it would never be released.
-        self._made[model] = sized_spec, built.members, built.inside, sized
+        self._built_models[model] = sized_spec, built.members, built.inside, sized
         classes = int(spec.params.get("num_classes") or model.output_shape[-1])
         objective = make_objective(spec, model, classes)
         optimizer = make_optimizer(spec, learning_rate(spec.fit.stages[0]), model=model)
@@ -111,9 +111,9 @@ class HyperSpec(keras_tuner.HyperModel):
         epochs, initial_epoch, callbacks, verbose: as for `model.fit`; default epochs: those of the stages.
         The callbacks run after those of the spec, and see the whole model.
         """
-        if model not in self._made:
+        if model not in self._built_models:
             raise CallError("fit: the model was not made by this object's build")
-        spec, members, inside, others = self._made[model]
+        spec, members, inside, others = self._built_models[model]
         if not _is_ours(data):
             return model.fit(*data, **{"epochs": total_epochs(spec), **kwargs})
         size = (spec.image.size[0], spec.image.size[1])
@@ -169,7 +169,7 @@ class HyperSpec(keras_tuner.HyperModel):
         return self._opened[1:]
 
 
-_Made = tuple[Spec, Any, Any, Models]
+_Entry = tuple[Spec, Any, Any, Models]
 """The spec of a model, its members and those inside its backbones, and the models of other image sizes."""
 
 

@@ -27,13 +27,13 @@ ANYWHERE, NEAR, BEST, SPREAD = 2000, 1000, 5, 0.1
 class RandomOracle(Administration, oracles.RandomSearchOracle):
     """Random search."""
 
-    foresees = True
+    knows_next = True
 
 
 class GridOracle(Administration, GridHooks, oracles.GridSearchOracle):
     """Every combination, with ten values of a range without steps."""
 
-    draws_anew = False
+    is_stateless = False
 
     def _close(self, trial: str, ended: Ended, when: float) -> None:
         super()._close(trial, ended, when)
@@ -89,7 +89,7 @@ class BayesianOracle(Administration, BayesianHooks, oracles.BayesianOptimization
 class HyperbandOracle(Administration, HyperbandHooks, oracles.HyperbandOracle):
     """Hyperband (Li et al. 2018, arXiv:1603.06560), repeated until `max_trials` is reached."""
 
-    draws_anew = False
+    is_stateless = False
 
     def __init__(self, space: Space, goal: Goal, tune: Tune, epochs: int, **options: Any) -> None:
         super().__init__(space, goal, tune, epochs, max_epochs=epochs, hyperband_iterations=None, **options)

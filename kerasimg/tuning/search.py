@@ -24,7 +24,7 @@ from kerasimg.tuning.chief import Service, lead
 from kerasimg.tuning.journal import ARRAYS, BEST, TRIALS, WINNER, Ended, Records
 from kerasimg.tuning.oracle import make_oracle
 from kerasimg.tuning.protocol import TOKEN_VARIABLE, given_token, token_of
-from kerasimg.tuning.search_folder import Task, begin, with_winners
+from kerasimg.tuning.search_folder import Task, begin, best_spec_text
 from kerasimg.tuning.worker import UsedUp, run_trials
 
 KERAS_TUNER_VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
@@ -211,7 +211,7 @@ def _alone(task: Task, oracle: Any, records: Records, cache: Any) -> bool:
     """Train the trials in this process; return False if another process must continue because of memory."""
     runner = task.trials(task.folder / TRIALS, cache)
     try:
-        run_trials(oracle, "alone", runner, task, finished=records.write_ended, foreseen=oracle.foreseen)
+        run_trials(oracle, "alone", runner, task, finished=records.write_ended, next_values=oracle.next_values)
     except UsedUp:
         return False
     return True
@@ -254,5 +254,5 @@ def _finish(task: Task, oracle: Any, on_finished: OnFinished | None) -> None:
     (task.folder / ARRAYS).unlink(missing_ok=True)
     if on_finished is not None and task.call["report"]:
         on_finished(task, oracle)
-    write_text(task.folder / BEST, with_winners(task, order.values, origin))
+    write_text(task.folder / BEST, best_spec_text(task, order.values, origin))
     log.info(f"best: trial {int(best)}, {score}; {task.folder / BEST}")

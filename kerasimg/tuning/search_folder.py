@@ -59,11 +59,11 @@ def rewrite(text: str, target: Mapping[str, Any]) -> str:
     Equal values keep their layout. Comments (keys that begin with `//`) keep their place if `target` has them. New keys
     come last.
     """
-    root = _parsed(text, _skipped(text, 0))
-    return text[: root.begin] + _written(text, root, target) + text[root.end :]
+    root = _parse(text, _skip_spaces(text, 0))
+    return text[: root.begin] + _rewritten(text, root, target) + text[root.end :]
 
 
-def _written(text: str, part: _Part, target: Any) -> str:
+def _rewritten(text: str, part: _Part, target: Any) -> str:
     if _same(part.value, target):
         return text[part.begin : part.end]
     if isinstance(part.value, dict) and isinstance(target, dict) and not KINDS.keys() & part.value.keys():
@@ -71,7 +71,7 @@ def _written(text: str, part: _Part, target: Any) -> str:
     if isinstance(part.value, list) and isinstance(target, list) and len(part.value) == len(target):
         return _with_children(text, part, dict(enumerate(target)))
     if (chosen := _option(part, target)) is not None:
-        return _written(text, chosen, target)
+        return _rewritten(text, chosen, target)
     return _text(target)
 
 
@@ -83,7 +83,7 @@ def _object(text: str, part: _Part, target: Mapping[str, Any]) -> str:
     begins = _member_begins(text, part)
     gaps = {key: text[len(text[:begin].rstrip()) : begin] for key, begin in begins.items()}
     pieces = [
-        gaps[key] + text[begins[key] : part.children[key].begin] + _written(text, part.children[key], target[key])
+        gaps[key] + text[begins[key] : part.children[key].begin] + _rewritten(text, part.children[key], target[key])
         for key in common
     ]
     between = gaps[common[-1]] or " "
@@ -104,7 +104,7 @@ def _member_begins(text: str, part: _Part) -> dict[Any, int]:
 def _with_children(text: str, part: _Part, targets: Mapping[Any, Any]) -> str:
     result, at = "", part.begin
     for key, child in part.children.items():
-        result += text[at : child.begin] + _written(text, child, targets[key])
+        result += text[at : child.begin] + _rewritten(text, child, targets[key])
         at = child.end
     return result + text[at : part.end]
 
@@ -130,29 +130,29 @@ def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _skipped(text: str, at: int) -> int:
+def _skip_spaces(text: str, at: int) -> int:
     while at < len(text) and text[at] in " \t\r\n\ufeff":
         at += 1
     return at
 
 
-def _parsed(text: str, at: int) -> _Part:
+def _parse(text: str, at: int) -> _Part:
     """Parses the value at a position of a valid JSON text."""
     if text[at] not in "{[":
         value, end = _DECODER.raw_decode(text, at)
         return _Part(at, end, value, {})
     closing = "}" if text[at] == "{" else "]"
     children: dict[Any, _Part] = {}
-    place = _skipped(text, at + 1)
+    place = _skip_spaces(text, at + 1)
     while text[place] != closing:
         key: Any = len(children)
         if closing == "}":
             key, place = _DECODER.raw_decode(text, place)
-            place = _skipped(text, _skipped(text, place) + 1)
-        children[key] = child = _parsed(text, place)
-        place = _skipped(text, child.end)
+            place = _skip_spaces(text, _skip_spaces(text, place) + 1)
+        children[key] = child = _parse(text, place)
+        place = _skip_spaces(text, child.end)
         if text[place] == ",":
-            place = _skipped(text, place + 1)
+            place = _skip_spaces(text, place + 1)
     values = {key: child.value for key, child in children.items()}
     return _Part(at, place + 1, values if closing == "}" else list(values.values()), children)
 
@@ -316,7 +316,7 @@ def begin(
         message = 'nothing to search: write {"$choice": [...], "default": ...}, $int or $float in place of a value'
         raise SpecError([Fault(spec.file, "", message)])
     in_memory = is_in_memory(source.where)
-    where = None if in_memory else str(data) if source.where == "sample" or "tfds:" in source.where else _located(data)
+    where = None if in_memory else str(data) if source.where == "sample" or "tfds:" in source.where else _absolute(data)
     recorded = with_absolute_path(data_record(source), data)
     call_record = {
         "data": where,
@@ -333,7 +333,7 @@ def begin(
 
     def fill(draft: RunFolder) -> None:
         copy_beside(spec, draft.path)
-        (draft.path / SPEC).write_text(as_written(ref, spec), encoding="utf-8")
+        (draft.path / SPEC).write_text(spec_text(ref, spec), encoding="utf-8")
         write_json(draft.path / SPACE, space.describe())
         write_json(draft.path / DATA, recorded)
         write_json(draft.path / CALL, call_record)
@@ -342,7 +342,7 @@ def begin(
     return Task(folder, spec, data, call_record)
 
 
-def as_written(ref: Reference, spec: Spec) -> str:
+def spec_text(ref: Reference, spec: Spec) -> str:
     """Returns the text of a spec, in its author's layout if it is a single file."""
     if isinstance(ref, str | os.PathLike):
         text = locate(ref).path.read_text(encoding="utf-8-sig")
@@ -351,7 +351,7 @@ def as_written(ref: Reference, spec: Spec) -> str:
     return dumps(spec.document)
 
 
-def with_winners(task: Task, values: Mapping[str, Any], origin: str) -> str:
+def best_spec_text(task: Task, values: Mapping[str, Any], origin: str) -> str:
     """Returns the text of the spec with values in place of its search values, and a note on their origin."""
     from kerasimg.spec.search import replace
 
@@ -365,5 +365,5 @@ def with_winners(task: Task, values: Mapping[str, Any], origin: str) -> str:
     return rewrite((task.folder / SPEC).read_text(encoding="utf-8"), document)
 
 
-def _located(data: Any) -> str:
+def _absolute(data: Any) -> str:
     return os.path.abspath(os.fspath(data))

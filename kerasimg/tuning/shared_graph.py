@@ -110,7 +110,7 @@ class SharedModel(KerasFit):
     ) -> None:
         """experiment: new, with the initial weights of its spec's seed.  build: builds the models with another seed.
 
-        plans: the feature plans of the stages that are known already.  computing: see `Ahead`.
+        plans: the feature plans of the stages that are known already.  computing: see `Prefetch`.
         """
         super().__init__()
         self.experiment = experiment
@@ -125,7 +125,7 @@ class SharedModel(KerasFit):
             lift_rates(sized.built.model, outline.rates) for sized in experiment.sized.values()
         ]
         self.gradients: set[str] = set()
-        """Gradients to forget with this model, see `noted_gradients`."""
+        """Gradients to forget with this model, see `registered_gradients`."""
         self.trials = 0
         """Number of trials that have trained it."""
 
@@ -216,7 +216,7 @@ def resident_bytes() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def noted_gradients() -> set[str]:
+def registered_gradients() -> set[str]:
     """Returns the names of TensorFlow's registered gradients of traced functions; each keeps a graph in memory."""
     return {name for name in gradient_registry() if name.startswith("CustomGradient-")}
 
@@ -228,7 +228,7 @@ def forget_gradients(names: Iterable[str]) -> None:
         registry.pop(name, None)
 
 
-class Ahead:
+class Prefetch:
     """Prepares the next trial in a second thread while the present one computes; only one of them builds models."""
 
     def __init__(self) -> None:

@@ -45,7 +45,7 @@ from kerasimg.tuning.compiled_epoch import Tables
 from kerasimg.tuning.graph_signature import Known, Outline, Recorder, outline_of
 from kerasimg.tuning.journal import Outcome, Row, Status, best_row, keep_best
 from kerasimg.tuning.shared_graph import (
-    Ahead,
+    Prefetch,
     SharedModel,
     Trunk,
     can_have_trunk,
@@ -53,7 +53,7 @@ from kerasimg.tuning.shared_graph import (
     find_trunk,
     forget_gradients,
     is_of_any_data,
-    noted_gradients,
+    registered_gradients,
     resident_bytes,
     signature,
 )
@@ -115,9 +115,9 @@ class Trials:
         self._now: str | None = None
         self._reused = self._head_alone = False
         self._tables = Tables(self.source, self.cache)
-        self._ahead = Ahead()
+        self._prefetch = Prefetch()
         self._next: Callable[[], None] | None = None
-        self._noted_ahead: Collection[str] = ()
+        self._prefetched_gradients: Collection[str] = ()
 
     def resolve(self, values: Mapping[str, Any], seed: int | None = None) -> Spec:
         """Returns the spec with these search values, by name; SpecError if they are not compatible."""
@@ -133,25 +133,25 @@ class Trials:
         first_epoch: int = 0,
         seed: int | None = None,
         after_epoch: AfterEpoch | None = None,
-        go_on_from: str | None = None,
+        resume_from: str | None = None,
         keep_state: bool = False,
     ) -> Outcome:
         """Train one trial. An exception is recorded in the outcome; only a BaseException (KeyboardInterrupt) is raised.
 
         values: by name; a missing search value has its default.  epochs: the epoch to stop before, counted from 0 over
         all stages; None: the last epoch of the spec.
-        first_epoch: above 0, the trial continues from the saved state of `go_on_from` (a trial_id; None: its own); if
+        first_epoch: above 0, the trial continues from the saved state of `resume_from` (a trial_id; None: its own); if
         there is none, it is trained from scratch. The result is the same bit for bit.
         after_epoch: called with the number of each epoch, from 0, and its metrics; True ends the trial.
         keep_state: save the training state if the trial ends before the last epoch of the spec.
         """
         started = time.perf_counter()
-        if (reason := self._passed_limit(values, seed)) is not None:
+        if (reason := self._exceeded_limit(values, seed)) is not None:
             return Outcome("infeasible", [], {}, time.perf_counter() - started, reason)
         prepare, self._next = self._next, None
-        with self._ahead.present(prepare):
+        with self._prefetch.present(prepare):
             return self._run(
-                values, trial_id, epochs, first_epoch, seed, after_epoch, go_on_from or trial_id, keep_state
+                values, trial_id, epochs, first_epoch, seed, after_epoch, resume_from or trial_id, keep_state
             )
 
     def expect(self, values: Mapping[str, Any], *, seed: int | None = None) -> None:
@@ -159,7 +159,7 @@ class Trials:
         if not is_measured(self.spec.tune.limits):
             self._next = partial(self._prepare, values, seed)
 
-    def _passed_limit(self, values: Mapping[str, Any], seed: int | None) -> str | None:
+    def _exceeded_limit(self, values: Mapping[str, Any], seed: int | None) -> str | None:
         """Returns the reason if a trial exceeds `tune.limits`, else None; each model is measured once."""
         if not is_measured(self.spec.tune.limits):
             return None
@@ -167,9 +167,9 @@ class Trials:
             spec = self.resolve(values, seed)
             outline = outline_of(spec, {})
             if outline is None:  # an expression needs a shape that is known only when the model is built
-                return passed_limit(spec, self.source.classes)
+                return exceeded_limit(spec, self.source.classes)
             if (key := outline.text()) not in self._measured:
-                self._measured[key] = passed_limit(spec, self.source.classes)
+                self._measured[key] = exceeded_limit(spec, self.source.classes)
             return self._measured[key]
         except KerasimgError as error:
             return str(error)
@@ -182,25 +182,25 @@ class Trials:
         first_epoch: int,
         seed: int | None,
         after_epoch: AfterEpoch | None,
-        go_on_from: str,
+        resume_from: str,
         keep_state: bool,
     ) -> Outcome:
         started = time.perf_counter()
-        state = self.folder / go_on_from / STATE if first_epoch else None
+        state = self.folder / resume_from / STATE if first_epoch else None
         engine: Engine | None = None
         status: Status = "completed"
         reason = None
         self._now, self._reused, self._head_alone = None, False, False
         weights = None
-        registered = noted_gradients()
-        self._noted_ahead = ()
+        registered = registered_gradients()
+        self._prefetched_gradients = ()
         try:
             engine = self._engine(self.resolve(values, seed), epochs, after_epoch, state)
             engine.train()
             if keep_state and not engine.ended and (position := engine.snapshot()) is not None:
                 checkpoint.write(self.folder / trial_id / STATE, *position)
             engine.hand_on()
-            status = "stopped" if engine.dismissed else "completed"
+            status = "stopped" if engine.stopped_by_rule else "completed"
             weights = self._keep(engine, trial_id)
         except Exception as error:  # no error may stop the other trials
             status, reason = _status_of(error)
@@ -209,7 +209,7 @@ class Trials:
         rows = engine.rows if engine else []
         logs = [row for row in rows if row["epoch"] > first_epoch]
         details = {"shared": self._reused}
-        self._note(noted_gradients() - registered - {*self._noted_ahead})
+        self._note(registered_gradients() - registered - {*self._prefetched_gradients})
         self._make_room()
         if self._first_bytes is None:
             self._first_bytes = resident_bytes()
@@ -284,12 +284,12 @@ class Trials:
         outline = outline_of(spec, self._calls)
         if outline is None or not is_of_any_data(spec, outline) or signature(spec, outline) in self._models:
             return
-        registered = noted_gradients()
+        registered = registered_gradients()
         key, _, _ = self._model_for(spec)
         optimize = self._models[key].trace(0)
-        self._noted_ahead = noted_gradients() - registered
-        self._models[key].gradients |= self._noted_ahead
-        with self._ahead.computing():
+        self._prefetched_gradients = registered_gradients() - registered
+        self._models[key].gradients |= self._prefetched_gradients
+        with self._prefetch.computing():
             optimize()
 
     def _model_for(self, spec: Spec) -> tuple[str, Outline, bool]:
@@ -338,7 +338,7 @@ class Trials:
         head: bool = False,
     ) -> SharedModel:
         build = partial(self._make_models, weights=None) if head else self._make_models
-        return SharedModel(experiment, outline, build, self._tables, plans, self._ahead.computing)
+        return SharedModel(experiment, outline, build, self._tables, plans, self._prefetch.computing)
 
     def _trunk(self, spec: Spec, outline: Outline) -> Trunk | None:
         """Returns the trunk of an earlier model that the spec's model has, too."""
@@ -429,7 +429,7 @@ def is_measured(limits: Limits) -> bool:
     return limits.litert_bytes is not None or limits.latency_ms is not None
 
 
-def passed_limit(spec: Spec, classes: Sequence[str]) -> str | None:
+def exceeded_limit(spec: Spec, classes: Sequence[str]) -> str | None:
     """Returns, as a sentence, the limit of `tune.limits` that a model exceeds as a LiteRT file; None if it fits.
 
     The weights are random: they affect neither size nor latency.

@@ -166,7 +166,7 @@ def run_trials(
     task: Any,
     *,
     finished: Callable[[str, Ended], None] = lambda trial, ended: None,
-    foreseen: Callable[[], Mapping[str, Any] | None] = lambda: None,
+    next_values: Callable[[], Mapping[str, Any] | None] = lambda: None,
 ) -> None:
     """Trains trials until there are no more.
 
@@ -176,7 +176,7 @@ def run_trials(
         runner: trains a trial: `Trials`.
         task: has the spec and the goal of the search: `Task`.
         finished: called with each trial and its result, before the oracle gets it.
-        foreseen: returns the values of the next trial, or None if they are not known yet.
+        next_values: returns the values of the next trial, or None if they are not known yet.
 
     Raises:
         UsedUp: if this process should train no more.
@@ -190,7 +190,7 @@ def run_trials(
         if order is None:
             time.sleep(ASK_AGAIN_S)
             continue
-        if (values := foreseen()) is not None:
+        if (values := next_values()) is not None:
             runner.expect(values, seed=seed_of(task.spec))
         ended = run_trial(oracle, order, runner, task.spec, task.goal)
         finished(order.trial, ended)
@@ -215,9 +215,9 @@ def run_trial(oracle: Any, order: Order, runner: Any, spec: Spec, goal: Goal) ->
                 epochs=order.epochs,
                 first_epoch=order.first_epoch,
                 seed=seed_of(spec) + number,
-                # Of several executions the first one decides whether the trial goes on.
+                # Of several executions the first one decides whether the trial continues.
                 after_epoch=report if spec.tune.stop and number == 0 else None,
-                go_on_from=order.of and order.of + below,
+                resume_from=order.of and order.of + below,
                 keep_state=order.keep_state,
             )
         except Exception as error:  # a failed trial must not end the others

@@ -6,7 +6,7 @@ import pytest
 
 from kerasimg.errors import KerasimgError
 from kerasimg.reporting.epochs import read_goals, stage_summaries
-from kerasimg.training.stages import Averages, Best, handed_on
+from kerasimg.training.stages import Averages, Best, final_weights
 
 
 def model(**options: Any) -> keras.Model:
@@ -44,10 +44,10 @@ def test_averages_are_passed_on_in_place_of_the_trained_weights():
     made = model(use_ema=True)
     kernel(made, 2.0)
     made.optimizer._model_variables_moving_average[0].assign(np.full((1, 1), 7.0, "float32"))
-    handed = handed_on(made)
+    handed = final_weights(made)
     assert handed[0][0, 0] == 7.0
     assert [array.shape for array in handed] == [tuple(weight.shape) for weight in made.weights]
-    assert handed_on(model())[1].tolist() == [1.0]
+    assert final_weights(model())[1].tolist() == [1.0]
 
 
 def test_validation_uses_the_averages_and_restores_the_weights_bit_for_bit():

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import pytest
 
-from kerasimg.training.checkpoint_callbacks import patient
+from kerasimg.training.checkpoint_callbacks import record_interrupt
 
 
 def test_the_first_ctrl_c_is_recorded_and_the_second_raises(listen: Callable[..., None]):
     messages: list[str] = []
     listen(messages.append)
-    with patient() as interruption:
+    with record_interrupt() as interruption:
         assert not interruption.asked
         signal.raise_signal(signal.SIGINT)
         assert interruption.asked
@@ -24,7 +24,7 @@ def test_a_custom_signal_handler_is_not_replaced():
     heard: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
     try:
-        with patient() as interruption:
+        with record_interrupt() as interruption:
             signal.raise_signal(signal.SIGINT)
         assert (heard, interruption.asked) == ([signal.SIGINT], False)
     finally:
@@ -35,7 +35,7 @@ def test_another_thread_changes_nothing():
     result = []
 
     def work() -> None:
-        with patient():
+        with record_interrupt():
             result.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)

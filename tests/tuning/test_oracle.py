@@ -219,19 +219,19 @@ def test_the_table_has_a_row_per_trial_with_its_values(tmp_path):
 
 def test_random_search_knows_the_next_trial_before_this_one_has_ended(tmp_path):
     made, undisturbed = (oracle("random", tmp_path / name, max_trials=6) for name in ("asked", "not-asked"))
-    foreseen = []
+    next_values = []
     for _ in range(6):
         trial = begin(made)
-        foreseen.append(made.foreseen())
+        next_values.append(made.next_values())
         end(made, trial)
     run(undisturbed)
     chosen = [dict(undisturbed.orders[trial].values) for trial in sorted(undisturbed.orders)]
     assert [dict(order.values) for order in made.orders.values()] == chosen
-    assert foreseen == [*chosen[1:], None]
+    assert next_values == [*chosen[1:], None]
 
 
 @pytest.mark.parametrize("tuner", ["grid", "bayesian", "hyperband"])
 def test_a_search_that_learns_from_its_trials_does_not_know_the_next(tuner):
     made = oracle(tuner)
     begin(made)
-    assert made.foreseen() is None
+    assert made.next_values() is None

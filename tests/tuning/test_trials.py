@@ -171,7 +171,7 @@ def test_a_trial_continues_from_its_saved_state_as_if_it_had_not_ended(name: str
     part = first.run(tried[0], trial_id="part", epochs=1, keep_state=True)
     assert (first.folder / "part" / "state.ckpt").is_file()
     first.run(tried[-1], trial_id="another")
-    rest = first.run(tried[0], trial_id="rest", first_epoch=1, go_on_from="part")
+    rest = first.run(tried[0], trial_id="rest", first_epoch=1, resume_from="part")
     assert figures(part.logs) + figures(rest.logs) == figures(whole.logs)
     assert rest.best == max(part.logs + rest.logs, key=lambda row: row["val_accuracy"])
 
