@@ -52,7 +52,7 @@ class CurvesToTensorBoard(keras.callbacks.Callback):
 
 
 def write_curves(history: str | Path, folder: str | Path) -> None:
-    """Write a whole history.csv for TensorBoard, in place of what it was given of it before."""
+    """Write a complete history.csv for TensorBoard, in place of its earlier logs."""
     board = _Board(Path(folder))
     board.add(_rows(Path(history)))
     board.close()

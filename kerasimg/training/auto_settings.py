@@ -170,7 +170,7 @@ class Probe:
         return size, {"why": why, "images_per_s": {k: round(k / s, 1) for k, s in times.items()}}
 
     def compilation(self, spec: Spec) -> tuple[bool, dict[str, Any]]:
-        """Returns whether to compile steps with XLA, and the measurements; tried on TensorFlow where it may gain."""
+        """Returns whether to compile steps with XLA, and the measurements; probed on TensorFlow if it may help."""
         backend = keras.backend.backend()
         if backend != "tensorflow":
             why = "JAX always uses it" if backend == "jax" else "PyTorch has none, and its own compiler is not tried"
@@ -385,7 +385,7 @@ def part_of(steps: int, most: int) -> int:
 
 
 def operations(model: Any) -> int:
-    """Returns about how many multiplications an image takes: those of the kernels at each position of the output."""
+    """Estimates the multiplications per image: those of the kernels at each position of the output."""
     total = 0
     for layer in leaves(model.layers):
         weights = sum(math.prod(weight.shape) for weight in layer.weights if len(weight.shape) > 1)

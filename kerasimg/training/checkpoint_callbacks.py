@@ -128,7 +128,7 @@ class Watch(keras.callbacks.CallbackList):
         return [callback for callback in self.callbacks if callback is not progress_bar(self)]
 
     def resume_from(self, saved: Checkpoint) -> None:
-        """Begin where a checkpoint of this stage was written."""
+        """Continue from a checkpoint of this stage."""
         self.resumed = saved
         self.epoch, self.first_step = saved.facts["epoch"], saved.facts["step"]
 

@@ -1,4 +1,4 @@
-"""Training on several devices at once: each takes an equal share of every batch, and all take one step together.
+"""Training on several devices: each computes an equal share of every batch, and all take one step together.
 
 Keras does the work: `keras.distribution.DataParallel` on JAX, TensorFlow's MirroredStrategy. Both need batches that can
 be split evenly, and the last one of an epoch often cannot. It is padded with copies of its own images that have no

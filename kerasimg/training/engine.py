@@ -127,7 +127,7 @@ class Engine:
         return self.history.rows
 
     def train(self) -> None:
-        """Train what is left; then `experiment.built` has the trained weights."""
+        """Train the remaining epochs; then `experiment.built` has the trained weights."""
         if self.checkpoint is None:
             self.history.rewrite()
         count = len(self.spec.fit.stages)
@@ -404,7 +404,7 @@ def sweep_optimizer(experiment: Experiment, index: int, rate: float) -> Any:
 
 
 def compile_model(experiment: Experiment, model: Any, optimizer: Any, *, steps_per_execution: int = 1) -> None:
-    """Compile what is trained in a stage, with the loss and metrics of the experiment."""
+    """Compile the trained model of a stage, with the loss and metrics of the experiment."""
     for metric in experiment.objective.metrics:
         # After it is compiled again, Keras does not reset the metrics of the last validation.
         metric.reset_state()

@@ -64,7 +64,7 @@ class Recipe:
 
     @property
     def blends(self) -> bool:
-        """Whether a row depends on its batch, and has labels of its own."""
+        """Whether a row depends on its batch, and has its own labels."""
         return self.augmentation is not None and self.augmentation.blends
 
     def about(self, source: Source, indices: np.ndarray) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def stored_as(features: Sequence[np.ndarray]) -> Stored:
 
 
 def rows_of(recipe: Recipe, source: Source, indices: np.ndarray, views: int, cache: Any, what: str) -> Rows:
-    """The features of images, in `views` views where the recipe augments, else in one.
+    """Returns the features of images, in `views` views if the recipe augments, else in one.
 
     what: names the images in the messages.
     """

@@ -228,7 +228,7 @@ def plan_features(
     views: int | None = None,
     precision: Precision = "auto",
 ) -> FeaturePlan:
-    """Decide how a stage's frozen part is computed, and compute what is computed once.
+    """Decide how a stage's frozen part is computed, and compute features that are cached.
 
     model: with `trainable` set for the stage.
     views: number of augmented views of each image, used in turn; None: new ones in every epoch.
@@ -282,7 +282,7 @@ def _worth_it(model: keras.Model, mode: Wanted) -> Split | No:
 
 
 def multiplications(model: keras.Model) -> int:
-    """Returns about how many multiplications an image takes: those of the kernels at each position of the output."""
+    """Estimates the multiplications per image: those of the kernels at each position of the output."""
     total = 0
     for call in flatten(model).calls:
         kernels = sum(

@@ -235,7 +235,7 @@ class Task:
         return limits or None
 
     def trials(self, folder: Path, cache: Any = None) -> Trials:
-        """Returns what trains the trials in this process.  folder: where each trial may save files."""
+        """Returns the trainer of the trials in this process.  folder: where each trial may save files."""
         return Trials(
             self.spec,
             self.data,

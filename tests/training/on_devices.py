@@ -1,4 +1,4 @@
-"""Trains the same specs on one device and on four, for test_devices.py, which runs this in a process of its own.
+"""Trains the same specs on one device and on four, for test_devices.py, which runs this in a separate process.
 
 python on_devices.py BACKEND OUT
 """

@@ -53,7 +53,7 @@ def test_a_key_of_fit_is_read_in_one_module(section: str, keys: set[str]) -> Non
 
 
 def test_no_stage_has_another_name() -> None:
-    """Or the test above would not see what is read from it."""
+    """Otherwise the test above would miss the keys that are read from it."""
     loops = [
         ast.unparse(node.target)
         for path in [*PACKAGE.glob("training/*.py"), *PACKAGE.glob("tuning/*.py")]
