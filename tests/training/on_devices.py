@@ -1,6 +1,6 @@
 """Trains the same specs on one device and on four, for test_devices.py, which runs this in a separate process.
 
-python on_devices.py BACKEND OUT
+python on_devices.py BACKEND OUT CASE...
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 DEVICES = 4
-BACKEND, OUT = sys.argv[1], Path(sys.argv[2])
+BACKEND, OUT, ASKED = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
 os.environ |= {"KERAS_BACKEND": BACKEND, "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}"}
 os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "KERASIMG_CACHE": str(OUT / "cache")}
 
@@ -105,7 +105,7 @@ def listening(messages: list[str]) -> Any:
 
 
 found: dict[str, Any] = {}
-for case in CASES:
+for case in CASES.keys() & ASKED:
     for distribute in ("off", "auto"):
         said: list[str] = []
         with listening(said):
@@ -113,14 +113,15 @@ for case in CASES:
         found.setdefault(case, {})[distribute] = end(run)
         found[case][distribute]["said"] = said
         found[case][distribute]["stages"] = RunFolder.of(run).required("training.json")["stages"]
-found["plain"]["resumed"] = end(killed_and_resumed(spec("plain", "auto"), OUT / "killed"))
-found["said"] = {}
-for name, changed in {
-    "odd": {"batch_size": 9},
-    "prime": {"batch_size": 5},
-    "taught": {"teacher": {"run": "x"}},
-}.items():
-    written = spec("plain", "auto")
-    with listening(found["said"].setdefault(name, [])):
-        devices_for(load(written | {"fit": written["fit"] | changed}, num_classes=3))
+if "plain" in ASKED:
+    found["plain"]["resumed"] = end(killed_and_resumed(spec("plain", "auto"), OUT / "killed"))
+    found["said"] = {}
+    for name, changed in {
+        "odd": {"batch_size": 9},
+        "prime": {"batch_size": 5},
+        "taught": {"teacher": {"run": "x"}},
+    }.items():
+        written = spec("plain", "auto")
+        with listening(found["said"].setdefault(name, [])):
+            devices_for(load(written | {"fit": written["fit"] | changed}, num_classes=3))
 (OUT / "found.json").write_text(json.dumps(found))
