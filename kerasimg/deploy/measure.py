@@ -144,10 +144,12 @@ def litert_figures(model: keras.Model, precision: Precision = "float32", calls: 
         calls: also measure the latency of one image, in milliseconds.
 
     Raises:
-        CallError: if the precision is int8, or LiteRT cannot run the model.
+        CallError: if the precision is int8, Keras does not run on TensorFlow, or LiteRT cannot run the model.
     """
     if precision == "int8":
         raise CallError("precision: int8 needs images; measure dynamic, whose weights have the same size")
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise CallError(f"Keras runs on {backend}, and LiteRT files of models in memory need KERAS_BACKEND=tensorflow")
     import tensorflow as tf
 
     optimizations = [] if precision == "float32" else [tf.lite.Optimize.DEFAULT]

@@ -11,7 +11,7 @@ import gc
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -24,10 +24,9 @@ from kerasimg.data.cache import Cache
 from kerasimg.data.memory import free_bytes
 from kerasimg.data.readable import OnBadImage
 from kerasimg.data.sources import Data
-from kerasimg.deploy.measure import measure
+from kerasimg.deploy.measure import litert_figures
 from kerasimg.errors import KerasimgError, SpecError
 from kerasimg.models.build import construct
-from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.models.weights import save_weights
 from kerasimg.spec.document import Limits
@@ -167,9 +166,9 @@ class Trials:
             spec = self.resolve(values, seed)
             outline = outline_of(spec, {})
             if outline is None:  # an expression needs a shape that is known only when the model is built
-                return exceeded_limit(spec, self.source.classes)
+                return exceeded_limit(spec)
             if (key := outline.text()) not in self._measured:
-                self._measured[key] = exceeded_limit(spec, self.source.classes)
+                self._measured[key] = exceeded_limit(spec)
             return self._measured[key]
         except KerasimgError as error:
             return str(error)
@@ -429,19 +428,18 @@ def is_measured(limits: Limits) -> bool:
     return limits.litert_bytes is not None or limits.latency_ms is not None
 
 
-def exceeded_limit(spec: Spec, classes: Sequence[str]) -> str | None:
+def exceeded_limit(spec: Spec) -> str | None:
     """Returns, as a sentence, the limit of `tune.limits` that a model exceeds as a LiteRT file; None if it fits.
 
     The weights are random: they affect neither size nor latency.
     """
     limits = spec.tune.limits
     model = construct(spec, weights=None, limits=None if limits.params is None else {"params": limits.params}).model
-    rows = measure(Classifier(model, spec, tuple(classes), None), "litert", precision="float32", verbose=0).runtimes
-    row = next(row for row in rows if row["target"] == "litert")
-    for name, measured, most in (
-        ("bytes as a LiteRT file", row["bytes"], limits.litert_bytes),
-        ("ms for an image", row["p50_ms"], limits.latency_ms),
+    figures = litert_figures(model, calls=limits.latency_ms is not None)
+    for name, figure, most in (
+        ("bytes as a LiteRT file", "litert_bytes", limits.litert_bytes),
+        ("ms for an image", "latency_ms", limits.latency_ms),
     ):
-        if most is not None and measured > most:
-            return f"{measured:,} {name}, and the limit is {most:,} (tune.limits)"
+        if most is not None and figures[figure] > most:
+            return f"{figures[figure]:,} {name}, and the limit is {most:,} (tune.limits)"
     return None
