@@ -1,10 +1,10 @@
 /*
- * An image of any size -> the model's input, as kerasimg's reference decoder (Pillow 13) computes it, bit by bit:
- * resized by a filter that widens as it shrinks, the weights as integers of 22 bits, rounded to bytes after each of the
- * two directions. What it takes beyond the image and the input is the caller's scratch memory; nothing is allocated.
+ * Converts an image of any size to the model's input, bit-exactly like kerasimg's reference decoder (Pillow 13):
+ * antialiased resizing with 22-bit integer weights, rounded to bytes after each of the two directions. It only uses
+ * scratch memory from the caller and allocates nothing.
  *
- * The weights are computed in double: once for each column and row, not for each pixel. A compiler that merges
- * multiplications with additions (-ffp-contract) may differ in their last bit, and so by 1 in a few pixels.
+ * The weights are computed in double, once per column and row. A compiler that fuses multiplications and additions
+ * (-ffp-contract) may change their last bit, and so a few pixels by 1.
  */
 #include "preprocess.h"
 
@@ -13,13 +13,13 @@
 #define PRECISION_BITS 22
 #define HALF ((int32_t)1 << (PRECISION_BITS - 1))
 
-/* What of the image becomes how much of the input. */
+/* The part of the image, and the part of the input that it is resized to. */
 typedef struct {
   float x0, y0, x1, y1;               /* the box, at fractions of a pixel */
   int32_t left, top, width, height;   /* its place in the input */
 } Plan;
 
-/* Where one pixel of a direction comes from. */
+/* The source of an output pixel in one direction. */
 typedef struct {
   int32_t first, count;
 } Span;
@@ -118,7 +118,7 @@ int kerasimg_preprocess(const uint8_t *rgb, int32_t width, int32_t height, size_
   if (!rgb || !input || width < 1 || height < 1 || stride < (size_t)width * 3) return KERASIMG_BAD_CALL;
   const Plan plan = plan_of(width, height);
   if (plan.width < KERASIMG_WIDTH || plan.height < KERASIMG_HEIGHT) fill(input);
-  /* Pillow adds up the steps; their rounding decides at the edges of a pixel. */
+  /* Accumulates the steps as Pillow does, because rounding matters at pixel edges. */
   const double step_x = ((double)plan.x1 - plan.x0) / plan.width, step_y = ((double)plan.y1 - plan.y0) / plan.height;
   double at_y = plan.y0 + step_y * 0.5;
   for (int32_t y = 0; y < plan.height; y++, at_y += step_y) {
@@ -137,10 +137,10 @@ int kerasimg_preprocess(const uint8_t *rgb, int32_t width, int32_t height, size_
 
 static double scale_of(float from, float to, int32_t out) { return (double)(to - from) / out; }
 
-/* The most pixels that one is made of. */
+/* The maximum number of input pixels per output pixel. */
 static int32_t most_of(double scale) { return (int32_t)ceil(SUPPORT * (scale < 1.0 ? 1.0 : scale)) * 2 + 1; }
 
-/* Where pixel `i` of a direction comes from, and with which weights. */
+/* The source pixels of output pixel `i` in one direction, and their weights. */
 static Span span_of(int32_t in, float from, double scale, int32_t i, int32_t *weights) {
   const double stretched = scale < 1.0 ? 1.0 : scale;
   const double support = SUPPORT * stretched, step = 1.0 / stretched;
@@ -168,13 +168,13 @@ static uint8_t byte_of(int32_t sum) {
   return sum > 255 ? 255 : (uint8_t)sum;
 }
 
-/* How the scratch memory is parted: integers first, then rows of bytes. */
+/* The layout of the scratch memory: integers first, then rows of bytes. */
 typedef struct {
   int32_t most_x, most_y;
   size_t integers, row_bytes, rows;
 } Layout;
 
-/* Pillow shrinks a tall image by its rows first. */
+/* Pillow shrinks tall images along y first. */
 static int rows_first(int32_t width, int32_t height, const Plan *plan) {
   return plan->height < height && (int64_t)height - plan->height > 2 * ((int64_t)width - plan->width);
 }
@@ -201,7 +201,7 @@ size_t kerasimg_scratch_bytes(int32_t width, int32_t height) {
   return layout.integers * sizeof(int32_t) + layout.rows * layout.row_bytes;
 }
 
-/* A row of the image at another width. */
+/* Resizes a row of the image. */
 static void along_x(const uint8_t *row, uint8_t *out, int32_t width, const int32_t *spans, const int32_t *weights,
                     int32_t most) {
   for (int32_t x = 0; x < width; x++, weights += most, out += 3) {
@@ -218,7 +218,7 @@ static void along_x(const uint8_t *row, uint8_t *out, int32_t width, const int32
   }
 }
 
-/* A byte of each of several rows, weighed. */
+/* The weighted sum of one byte of several rows. */
 static uint8_t along_y(const uint8_t *column, size_t row_bytes, size_t ring, Span span, const int32_t *weights) {
   int32_t sum = HALF;
   for (int32_t k = 0; k < span.count; k++) {
@@ -267,7 +267,7 @@ int kerasimg_preprocess(const uint8_t *rgb, int32_t width, int32_t height, size_
       for (size_t i = 0; i < layout.row_bytes; i++) {
         rows[i] = along_y(rgb + i, stride, 0, span, weights_y);
       }
-      /* The wide row becomes a narrow one, pixel by pixel. */
+      /* Resizes the row in place, pixel by pixel. */
       for (int32_t x = 0; x < plan.width; x++) {
         uint8_t pixel[3];
         along_x(rows, pixel, 1, spans_x + 2 * x, weights_x + (size_t)x * (size_t)layout.most_x, layout.most_x);

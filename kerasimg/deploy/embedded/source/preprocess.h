@@ -1,4 +1,4 @@
-/* An image of any size -> the model's input. Written by kerasimg for the model '@name@'. */
+/* Converts an image of any size to the model's input. Written by kerasimg for the model '@name@'. */
 #ifndef KERASIMG_PREPROCESS_H_
 #define KERASIMG_PREPROCESS_H_
 
@@ -35,12 +35,12 @@
 extern "C" {
 #endif
 
-/* Bytes of scratch memory that an image of this size needs. */
+/* Returns the size of the scratch memory for an image, in bytes. */
 size_t kerasimg_scratch_bytes(int32_t width, int32_t height);
 
 /*
- * rgb: upright and opaque, 3 bytes a pixel, rows from the top; stride: bytes from row to row, width * 3 or more.
- * input: KERASIMG_INPUT_BYTES, the pixels less 128, rows from the top, channels together, as the model takes them.
+ * rgb: upright and opaque, 3 bytes per pixel, rows from the top; stride: bytes from row to row, width * 3 or more.
+ * input: KERASIMG_INPUT_BYTES, the pixels minus 128, rows from the top, channels last.
  * scratch: aligned to 4 bytes, kerasimg_scratch_bytes(width, height) or more.
  */
 int kerasimg_preprocess(const uint8_t *rgb, int32_t width, int32_t height, size_t stride, int8_t *input, void *scratch,

@@ -1,10 +1,10 @@
-// From a file, a camera's frame or a canvas to an image as `pixels.js` takes it: RGB, upright and opaque.
+// Reads a file, a video frame or a canvas as an image for `pixels.js`: RGB, upright and opaque.
 
 import { withoutMetadata } from "./metadata.js";
 import { overBackground, upright } from "./pixels.js";
 import { isPng, readPng } from "./png.js";
 
-const MOST_PIXELS = 178956970; // as for kerasimg in Python
+const MOST_PIXELS = 178956970; // same limit as in Python
 const BAND = 1 << 22; // pixels per drawn band; some browsers refuse canvases of more than 16 million
 
 /** {width, height, data}.  source: a Blob or File, or what a canvas can draw (video, image, canvas, ImageBitmap). */
@@ -27,14 +27,14 @@ export async function readImage(source, background) {
 
 async function decoded(blob) {
   try {
-    // Neither recoloured nor multiplied by alpha. What it could be turned by is already taken out.
+    // Without colour conversion and premultiplied alpha. The orientation metadata is already removed.
     return await createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
   } catch (error) {
-    throw new Error("is no image that this browser can read", { cause: error });
+    throw new Error("is not an image that this browser can read", { cause: error });
   }
 }
 
-/** The pixels at their own size: nothing is scaled here. */
+/** Draws the source at its original size. */
 function drawn(source, background) {
   const width = source.videoWidth ?? source.naturalWidth ?? source.width;
   const height = source.videoHeight ?? source.naturalHeight ?? source.height;

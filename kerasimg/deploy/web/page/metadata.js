@@ -1,18 +1,17 @@
-// What a JPEG or WebP file says besides its pixels: the orientation is read, and what would make a browser turn or
-// recolour the image by itself (EXIF, XMP, colour profile) is taken out, so that every browser gives the pixels as
-// they are stored.
+// Metadata of JPEG and WebP files: reads the orientation and removes EXIF, XMP and colour profiles, which make browsers
+// rotate or recolour images, so that every browser returns the stored pixels.
 
 const EXIF = "Exif\0\0";
 const XMP = "http://ns.adobe.com/xap/1.0/\0";
 
-/** {bytes, orientation}: the file without metadata, and 1 to 8 as EXIF counts, or XMP where EXIF says nothing. */
+/** {bytes, orientation}: the file without metadata, and the orientation (1 to 8) of EXIF, else of XMP. */
 export function withoutMetadata(bytes) {
   if (bytes[0] === 0xff && bytes[1] === 0xd8) return jpegWithout(bytes);
   if (text(bytes, 0, 4) === "RIFF" && text(bytes, 8, 4) === "WEBP") return webpWithout(bytes);
   return { bytes, orientation: 1 };
 }
 
-/** The orientation that an EXIF block holds; 0 where it holds none.  bytes: from its TIFF header on. */
+/** The orientation in an EXIF block; 0 without one.  bytes: start at the TIFF header. */
 export function exifOrientation(bytes) {
   const order = text(bytes, 0, 2);
   if (bytes.length < 14 || (order !== "II" && order !== "MM")) return 0;
@@ -29,18 +28,18 @@ export function exifOrientation(bytes) {
       return type === 4 ? view.getUint32(entry + 8, little) : view.getUint8(entry + 8);
     }
   } catch (error) {
-    if (!(error instanceof RangeError)) throw error; // a block that cannot be parsed turns nothing
+    if (!(error instanceof RangeError)) throw error; // invalid blocks are ignored
   }
   return 0;
 }
 
-/** The orientation that an XMP document names; 0 where it names none. */
+/** The orientation in an XMP document; 0 without one. */
 export function xmpOrientation(document) {
   const found = /tiff:Orientation(?:="|>)([0-9])/.exec(document);
   return found ? Number(found[1]) : 0;
 }
 
-/** The first of EXIF's and XMP's that says something. */
+/** The orientation of EXIF if set, else of XMP, else 1. */
 export function orientationOf(exif, xmp) {
   return exif || xmp || 1;
 }
@@ -63,7 +62,7 @@ function jpegWithout(bytes) {
     } else if (marker === 0xe1 && text(content, 0, XMP.length) === XMP) {
       xmp ||= xmpOrientation(text(content, XMP.length, content.length));
     } else if (marker !== 0xe2) {
-      parts.push(bytes.subarray(at, next)); // not: colour profiles, and further images' indices
+      parts.push(bytes.subarray(at, next)); // drops colour profiles and indices of further images
     }
     at = next;
   }
@@ -87,7 +86,7 @@ function webpWithout(bytes) {
       xmp ||= xmpOrientation(text(content, 0, content.length));
     } else if (name !== "ICCP") {
       const chunk = bytes.slice(at, next);
-      if (name === "VP8X") chunk[8] &= ~0b00101100; // it announces the profile, EXIF and XMP
+      if (name === "VP8X") chunk[8] &= ~0b00101100; // clears the flags of profile, EXIF and XMP
       parts.push(chunk);
     }
     at = next;
@@ -107,7 +106,7 @@ function joined(parts) {
   return all;
 }
 
-/** Bytes as characters, one each. */
+/** Decodes bytes as Latin-1. */
 export function text(bytes, from, length) {
   let characters = "";
   for (const byte of bytes.subarray(from, from + length)) characters += String.fromCharCode(byte);

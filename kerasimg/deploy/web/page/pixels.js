@@ -1,9 +1,9 @@
-// The preprocessing contract from decoded pixels on, as kerasimg's reference decoder (Pillow) computes it, bit by bit.
+// Preprocesses decoded pixels, bit-exactly like kerasimg's reference decoder (Pillow).
 //
-// An image is {width, height, data}: three bytes a pixel, RGB, upright and opaque. The browser's own resizing is not
-// used: `drawImage` does not take the mean over what it shrinks, and differs by up to 56 of 255.
+// An image is {width, height, data}: RGB, three bytes per pixel, upright and opaque. `drawImage` is not used for
+// resizing: it does not antialias and differs by up to 56/255.
 
-const PRECISION_BITS = 22; // Pillow's: a weight is an integer, so the sums are exact and alike everywhere.
+const PRECISION_BITS = 22; // as in Pillow: integer weights make sums exact on every machine
 
 const FILTERS = {
   area: { support: 0.5, weight: (x) => (x > -0.5 && x <= 0.5 ? 1 : 0) },
@@ -39,7 +39,7 @@ export function overBackground(rgba, background) {
   return rgb;
 }
 
-/** The image turned as an EXIF orientation (1 to 8) says. */
+/** Rotates or mirrors an image according to its EXIF orientation (1 to 8). */
 export function upright(image, orientation) {
   if (!(orientation >= 2 && orientation <= 8)) return image;
   const { width, height, data } = image;
@@ -65,7 +65,7 @@ function stretch(image, width, height, interpolation) {
   return resized(image, width, height, interpolation, [0, 0, image.width, image.height]);
 }
 
-/** The largest box of the size's aspect about the centre, its edges at fractions of a pixel. */
+/** The largest centred box with the aspect ratio of the size; its edges are fractions of a pixel. */
 function crop(image, width, height, interpolation) {
   let [boxWidth, boxHeight] = [image.width, image.height];
   if (image.width * height > width * image.height) boxWidth = (image.height * width) / height;
@@ -74,7 +74,7 @@ function crop(image, width, height, interpolation) {
   return resized(image, width, height, interpolation, [left, top, left + boxWidth, top + boxHeight]);
 }
 
-/** The whole image in its aspect, in the middle of the background. */
+/** Fits the whole image into the size, centred on the background. */
 function pad(image, width, height, interpolation, background) {
   let [innerWidth, innerHeight] = [width, height];
   if (image.width * height > width * image.height) {
@@ -93,7 +93,7 @@ function pad(image, width, height, interpolation, background) {
   return { width, height, data };
 }
 
-/** A box of the image at another size: along x, then along y, rounded to bytes after each.  box: x0, y0, x1, y1. */
+/** Resizes a box of the image along x, then along y, rounding to bytes after each.  box: x0, y0, x1, y1. */
 function resized(image, width, height, interpolation, box) {
   const [x0, y0, x1, y1] = box.map(Math.fround); // as Pillow passes it
   const alongX = x0 !== 0 || x1 !== width || width !== image.width;
@@ -103,7 +103,7 @@ function resized(image, width, height, interpolation, box) {
   const filter = FILTERS[interpolation];
   const across = alongX && taps(image.width, x0, x1, width, filter);
   const down = alongY && taps(image.height, y0, y1, height, filter);
-  // Pillow 13 shrinks a tall image by rows first. Both ways are right; the rounding between them differs.
+  // Pillow 13 shrinks tall images along y first, which rounds differently.
   const tall = height < image.height && image.height - height > 2 * (image.width - width);
   let sized = image;
   if (tall && down) sized = rows(sized, height, down);
@@ -112,10 +112,10 @@ function resized(image, width, height, interpolation, box) {
   return sized;
 }
 
-/** For each pixel of an axis: from which to take (first), how many (count), and their weights as integers. */
+/** For each output pixel of an axis: the first input pixel, their number, and their integer weights. */
 function taps(inSize, from, to, outSize, filter) {
   const scale = Math.fround(to - from) / outSize;
-  const stretched = Math.max(scale, 1); // shrinking widens the filter: that is the antialiasing
+  const stretched = Math.max(scale, 1); // widens the filter when shrinking: antialiasing
   const support = filter.support * stretched;
   const most = Math.ceil(support) * 2 + 1;
   const first = new Int32Array(outSize);
@@ -190,7 +190,7 @@ function nearest(image, width, height, [x0, y0, x1, y1]) {
   return { width, height, data: out };
 }
 
-/** Pillow adds up the steps in doubles; their rounding decides at the edges of a pixel. */
+/** Accumulates the steps in doubles as Pillow does, because rounding matters at pixel edges. */
 function steps(from, to, outSize, inSize) {
   const step = (to - from) / outSize;
   const places = new Int32Array(outSize);

@@ -1,9 +1,9 @@
-// PNG, read here and not by the browser: a canvas keeps transparent pixels multiplied by their alpha, and browsers
-// differ in 16-bit, gamma and profiles. Values are as stored, as kerasimg's reference decoder takes them.
+// A PNG decoder that returns the stored values, like kerasimg's reference decoder. Browsers' decoders differ: a canvas
+// premultiplies alpha, and 16-bit values, gamma and profiles are treated differently.
 
 import { exifOrientation, orientationOf, text, xmpOrientation } from "./metadata.js";
 
-const CHANNELS = { 0: 1, 2: 3, 3: 1, 4: 2, 6: 4 }; // of a colour type
+const CHANNELS = { 0: 1, 2: 3, 3: 1, 4: 2, 6: 4 }; // by colour type
 const PASSES = [
   [0, 0, 8, 8],
   [4, 0, 8, 8],
@@ -18,7 +18,7 @@ export function isPng(bytes) {
   return text(bytes, 0, 8) === "\x89PNG\r\n\x1a\n";
 }
 
-/** {width, height, rgba, orientation} of a PNG file; an Error says what is wrong with it. */
+/** {width, height, rgba, orientation} of a PNG file; throws an Error if it is invalid. */
 export async function readPng(bytes, mostPixels) {
   const file = chunks(bytes);
   const { width, height, colour, depth } = file.header;
@@ -89,7 +89,7 @@ async function inflated(parts, width, height, bits, passes) {
       all.set(step.value.subarray(0, expected - at), at);
       at += step.value.length;
     }
-    reader.cancel().catch(() => {}); // what follows the last pixel does not matter
+    reader.cancel().catch(() => {}); // data after the last pixel is ignored
   } catch (error) {
     if (at < expected) throw new Error("is truncated or damaged", { cause: error });
   }
@@ -97,7 +97,7 @@ async function inflated(parts, width, height, bits, passes) {
   return all;
 }
 
-/** Undo the row filters in place; each row begins with the number of its filter. */
+/** Reverses the row filters in place; each row starts with its filter type. */
 function unfilter(raw, stride, pixel) {
   for (let row = 0; row * (stride + 1) < raw.length; row++) {
     const from = row * (stride + 1) + 1;
@@ -121,7 +121,7 @@ function paeth(left, above, corner) {
   return b <= c ? above : corner;
 }
 
-/** The pixels of a line as RGBA. */
+/** Writes the pixels of a row as RGBA. */
 function spread(line, columns, rgba, to, step, { header, palette, transparent }) {
   const { colour, depth } = header;
   const channels = CHANNELS[colour];
@@ -156,14 +156,14 @@ function sample(line, index, depth) {
   return (line[bit >> 3] >> (8 - depth - (bit & 7))) & ((1 << depth) - 1);
 }
 
-/** 16-bit grey is divided by 257 and rounded; of other 16-bit values the high byte counts, as Pillow reads them. */
+/** Like Pillow: divides 16-bit grey by 257 and rounds, and uses the high byte of other 16-bit values. */
 function asByte(value, colour, depth) {
   if (depth === 8) return value;
   if (depth === 16) return colour === 0 ? Math.floor((value + 128) / 257) : value >> 8;
   return (value * 255) / ((1 << depth) - 1);
 }
 
-/** The one colour that is transparent, in the values that Pillow compares it with. */
+/** The transparent colour, in the values that Pillow compares with. */
 function hiddenColour(transparent, colour, depth) {
   const values = [];
   for (let k = 0; k < CHANNELS[colour]; k++) values.push((transparent[k * 2] << 8) | transparent[k * 2 + 1]);
