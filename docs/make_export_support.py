@@ -1,9 +1,9 @@
-"""Writes docs/export-support.md: every layer and activation that a spec may name, and every zoo spec, in every export.
+"""Writes docs/export-support.md: every layer, activation and zoo spec, exported to every target.
 
 `python docs/make_export_support.py [--only Conv2D gelu vit ...] [--targets litert onnx ...] [--workers 2] [--again]`.
-Each layer is built alone with random weights, written for each target, run by the target's own runtime and compared
-with Keras; so is each zoo spec, at the smallest size that it allows. Every row is saved in export-support.json as soon
-as it is done, and a run that was stopped continues from there.
+Each layer is built alone with random weights, exported to each target, run by the target's runtime and compared with
+Keras; so is each zoo spec, at the smallest size that it allows. Every row is saved in export-support.json at once, and
+an interrupted run continues from there.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ SAMPLES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "RandomPosterization": ({"factor": 4}, (8, 8, 3)),
     "PatchEmbed": ({"units": 4, "patch_size": 4}, IMAGE),
 }
-"""Layer -> its arguments and the shape of its input; the others are made of USUAL and of their number of dimensions."""
+"""Layer -> arguments and input shape; other layers use USUAL and the shape for their number of dimensions."""
 
 USUAL = {
     "filters": 4,
@@ -101,51 +101,51 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "UpSampling2D": [{"interpolation": name} for name in ("bilinear", "bicubic", "lanczos3", "lanczos5")],
 }
-"""Layer -> arguments that change the operation that it computes with."""
+"""Layer -> arguments that change the operations of an export."""
 
 INTEGERS = ("Embedding", "ReversibleEmbedding")
-"""Layers whose input is indices: no image model has a use for them."""
+"""Layers whose inputs are indices, which image models do not use."""
 
-JUMPS = ("activation hard_shrink",)
-"""Functions that jump: an int8 value within a step of the threshold may be on the other side of it."""
+DISCONTINUOUS = ("activation hard_shrink",)
+"""Discontinuous functions: an int8 value within one step of the threshold may be on its other side."""
 
 SMALL: dict[str, dict[str, Any]] = runpy.run_path(str(Path(__file__).parents[1] / "tests/contract/test_zoo.py"))[
     "SMALL"
 ]
-"""Every zoo spec -> params that make it small, from the test of the zoo."""
+"""Zoo spec -> params for a small model, from the tests of the zoo."""
 
-UNSHOWN = ("embedded", "keras", "web")
-"""Targets without a column: `keras` is the model itself, `web` and `embedded` take the file of `litert`."""
+HIDDEN = ("embedded", "keras", "web")
+"""Targets without a column: `keras` is the model itself; `web` and `embedded` use the file of `litert`."""
 
 ALLOWED = {"float32": 1e-4, "float16": 0.02, "dynamic": 0.1, "int8": 0.1}
-"""Greatest difference that counts as correct, as a share of the greatest value of the output."""
+"""Largest difference that counts as correct, as a share of the largest output."""
 
 ZOO = "zoo "
-"""How the rows of zoo specs begin."""
+"""Prefix of the rows of zoo specs."""
 ZOO_COLUMNS = ("litert float32", "litert int8", "onnx float32", "openvino float32")
 
 Cell = tuple[float | None, str]
-"""The greatest difference from Keras, or None; and what is wrong, or an empty string."""
+"""Largest difference from Keras, or None; and the fault, or an empty string."""
 
 
 def columns() -> list[str]:
-    """Target and precision of each column: every installed target but UNSHOWN."""
+    """Target and precision of each column: every installed target except HIDDEN."""
     return [
         f"{each.name} {precision}"
         for each in targets()
-        if each.name not in UNSHOWN and not each.missing()
+        if each.name not in HIDDEN and not each.missing()
         for precision in each.precisions
     ]
 
 
 def columns_of(row: str, only: list[str] | None = None) -> list[str]:
-    """The columns of a row, of all targets or only some."""
+    """Returns the columns of a row, for all or some targets."""
     every = ZOO_COLUMNS if row.startswith(ZOO) else columns()
     return [column for column in every if not only or column.split()[0] in only]
 
 
 def models(only: list[str] | None = None) -> Iterator[tuple[str, Callable[[], keras.Model]]]:
-    """The name of each row, and what builds its model of one layer; augmentation comes last."""
+    """Yields the name of each row and the function that builds its model; augmentation comes last."""
     for name in arguments.known("activations"):
         if not only or name in only:
             yield f"activation {name}", partial(_of_layer, "Activation", {"activation": name})
@@ -164,11 +164,11 @@ def _is_augmentation(name: str) -> bool:
 def _of_layer(name: str, variant: dict[str, Any]) -> keras.Model:
     entry = arguments.entry("layers", name) or {"args": {}}
     rank = next((int(digit) for digit in "123" if f"{digit}D" in name), 2)
-    given, shape = SAMPLES.get(name, ({}, {1: TOKENS, 2: IMAGE, 3: VOLUME}[rank]))
+    sample, shape = SAMPLES.get(name, ({}, {1: TOKENS, 2: IMAGE, 3: VOLUME}[rank]))
     if _is_augmentation(name):
         shape = (8, 8, 3)
-    required = {key: USUAL[key] for key, takes in entry["args"].items() if takes.get("required") and key not in given}
-    layer = make_layer(name, {**required, **given, **variant}, "layer")
+    required = {key: USUAL[key] for key, takes in entry["args"].items() if takes.get("required") and key not in sample}
+    layer = make_layer(name, {**required, **sample, **variant}, "layer")
     inputs = keras.Input(shape)
     if entry.get("merge"):
         outputs = layer([inputs, keras.layers.Rescaling(0.5)(inputs)])
@@ -184,20 +184,20 @@ def _of_layer(name: str, variant: dict[str, Any]) -> keras.Model:
 
 
 def layer_row(name: str, make: Callable[[], keras.Model], chosen: list[str]) -> dict[str, Cell]:
-    """Column -> the greatest difference from Keras on two inputs of normal values."""
+    """Compares each column with Keras on two normally distributed inputs."""
     model = make()
     values = np.random.default_rng(1).normal(size=(2, *model.input_shape[1:])).astype(np.float32)
     exact = np.asarray(model(values, training=False))[np.newaxis]
-    step = np.ptp(values) / 255 if name in JUMPS else 0
+    step = np.ptp(values) / 255 if name in DISCONTINUOUS else 0
     rounded = np.stack([np.asarray(model(values + shift, training=False)) for shift in (-step, 0, step)])
     return {column: compare(model, column, values, rounded if column.endswith("int8") else exact) for column in chosen}
 
 
 def zoo_row(name: str, chosen: list[str]) -> dict[str, Cell]:
-    """The same for a zoo spec with random weights, on its logits for two images; int8 has the ranges of eight."""
+    """Compares each column with the logits of a zoo spec with random weights; int8 is calibrated on eight images."""
     model = kerasimg.build(name, weights=None, params={"num_classes": 3, **SMALL[name]})
     random = np.random.default_rng(0)
-    # A head starts at zero in some, and logits of zero would say nothing.
+    # Some heads start at zero; logits of zero would hide differences.
     model.set_weights([value if value.any() else random.normal(0, 0.02, value.shape) for value in model.get_weights()])
     logits = logits_model(model, 1.0, kerasimg.load(name).task)[0]
     values = np.random.default_rng(1).uniform(0, 255, (8, *model.input_shape[1:])).astype(np.float32)
@@ -206,7 +206,7 @@ def zoo_row(name: str, chosen: list[str]) -> dict[str, Cell]:
 
 
 def compare(model: keras.Model, column: str, values: np.ndarray, expected: np.ndarray) -> Cell:
-    """Holds what a target's own runtime computes, with the file that the target writes, to the nearest expectation."""
+    """Compares the outputs of an exported model in the target's runtime with the nearest of the expected outputs."""
     name, precision = column.split()
     chosen = target(name)
     try:
@@ -225,17 +225,17 @@ def compare(model: keras.Model, column: str, values: np.ndarray, expected: np.nd
             runtime.close()
     except NotHere:
         return None, ""
-    except Exception as error:  # each converter has its own
+    except Exception as error:  # each converter has its own exceptions
         return None, cause(error)
     if outputs.shape != expected.shape[1:]:
-        return None, f"gives the shape {outputs.shape}, Keras {expected.shape[1:]}"
+        return None, f"returns the shape {outputs.shape}, Keras {expected.shape[1:]}"
     difference = float(np.abs(outputs - expected).min(0).max())
     limit = ALLOWED[precision] * max(1.0, float(np.abs(expected).max()))
     return difference, "" if difference <= limit else f"differs by {difference:.2g}"
 
 
 def page(rows: dict[str, dict[str, Cell]], missing: list[str]) -> str:
-    """The page, as Markdown."""
+    """Returns the page as Markdown."""
     layers = {name: cells for name, cells in rows.items() if not name.startswith(ZOO)}
     zoo = {name.removeprefix(ZOO): cells for name, cells in rows.items() if name.startswith(ZOO)}
     return (
@@ -281,7 +281,7 @@ def _table(rows: dict[str, dict[str, Cell]], kind: str) -> str:
     wrong = sum(difference is not None and bool(fault) for difference, fault in cells)
     text = (
         f"{len(rows)} {kind}, {len(cells)} exports: {len(cells) - written - refused - wrong} correct, "
-        f"{written} written and not run, {refused} refused, {wrong} that differ by more than is allowed, marked "
+        f"{written} written and not run, {refused} refused, {wrong} that differ by more than the tolerance, marked "
         "(!).\n\n"
     )
     text += "\n".join(lines) + "\n\nRefused, or different:\n\n"
@@ -291,33 +291,33 @@ def _table(rows: dict[str, dict[str, Cell]], kind: str) -> str:
 
 HEAD = """# What each export can do
 
-Written by `tox -e exports` (`docs/make_export_support.py`). Each layer and each activation that a spec may name, alone,
-with random weights: the greatest difference from Keras on two inputs of normal values, in the target's own runtime; or
-`refused`, with the reason below the table; or `written`, where the runtime only exists on another system. Augmentation
-does nothing in an export. `keras` is the model itself, `web` and `embedded` take the file of `litert`. Allowed is 1e-4
-of the greatest value in float32, 2 % in float16, 10 % in dynamic and int8. `hard_shrink` jumps at its threshold: in
-int8, a value within one step of it may be on either side.
+Written by `tox -e exports` (`docs/make_export_support.py`). Each layer and activation is exported alone, with random
+weights. A cell shows the largest difference from Keras on two normally distributed inputs, in the target's runtime; or
+`refused`, with the reason below the table; or `written`, if the runtime only exists on another system. Augmentation
+layers do nothing in an export. `keras` is the model itself; `web` and `embedded` use the file of `litert`. The
+tolerance is 1e-4 of the largest output in float32, 2 % in float16, 10 % in dynamic and int8. `hard_shrink` is
+discontinuous: in int8, a value within one step of its threshold may be on either side.
 
 """
-ZOO_HEAD = """Every zoo spec with random weights, at the smallest size that it allows: the greatest difference of a
-logit. The ranges of int8 come from eight images of noise.
+ZOO_HEAD = """Every zoo spec with random weights, at the smallest size that it allows: the largest difference of a
+logit. int8 is calibrated on eight images of noise.
 
 """
 
 
 def names(only: list[str] | None = None) -> list[str]:
-    """Of all rows, in the order of the page."""
+    """Returns the names of all rows, in the order of the page."""
     zoo = [f"{ZOO}{name}" for name in SMALL if not only or name in only]
     return [name for name, _ in models(only)] + zoo
 
 
 def work(rows: list[str], only: list[str] | None) -> None:
     """Prints each row as a line of JSON."""
-    made = dict(models())
+    builders = dict(models())
     for name in rows:
         chosen = columns_of(name, only)
         zoo = name.startswith(ZOO)
-        cells = zoo_row(name.removeprefix(ZOO), chosen) if zoo else layer_row(name, made[name], chosen)
+        cells = zoo_row(name.removeprefix(ZOO), chosen) if zoo else layer_row(name, builders[name], chosen)
         print(json.dumps([name, cells]), flush=True)
         keras.utils.clear_session()
 
@@ -325,45 +325,45 @@ def work(rows: list[str], only: list[str] | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", help="layers, activations and zoo specs; default: all")
-    parser.add_argument("--targets", nargs="+", help="only the columns of these; default: all that are installed")
+    parser.add_argument("--targets", nargs="+", help="only the columns of these targets; default: all installed ones")
     parser.add_argument("--workers", type=int, default=2, help="processes; default: %(default)s")
-    parser.add_argument("--again", action="store_true", help="make the rows that are saved again")
+    parser.add_argument("--again", action="store_true", help="compute saved rows again")
     parser.add_argument("--rows", type=Path, default=ROWS, help="where rows are saved; default: %(default)s")
     parser.add_argument("--out", type=Path, default=PAGE, help="default: %(default)s")
     parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.work:
-        work(asked.work, asked.targets)
+    options = parser.parse_args()
+    if options.work:
+        work(options.work, options.targets)
         return
-    saved: dict[str, dict[str, Cell]] = json.loads(asked.rows.read_text()) if asked.rows.is_file() else {}
-    chosen = names(asked.only)
+    saved: dict[str, dict[str, Cell]] = json.loads(options.rows.read_text()) if options.rows.is_file() else {}
+    chosen = names(options.only)
     todo: SimpleQueue[str] = SimpleQueue()
     for name in chosen:
-        if asked.again or not {*columns_of(name, asked.targets)} <= {*saved.get(name, ())}:
+        if options.again or not {*columns_of(name, options.targets)} <= {*saved.get(name, ())}:
             todo.put(name)
     lock = Lock()
 
     def run_rows() -> None:
         while not todo.empty():
-            _run_some(todo, saved, lock, asked.rows, asked.targets)
+            _run_some(todo, saved, lock, options.rows, options.targets)
 
-    with ThreadPoolExecutor(asked.workers) as pool:
-        for done in [pool.submit(run_rows) for _ in range(asked.workers)]:
+    with ThreadPoolExecutor(options.workers) as pool:
+        for done in [pool.submit(run_rows) for _ in range(options.workers)]:
             done.result()
-    asked.out.write_text(
+    options.out.write_text(
         page({name: saved[name] for name in names() if name in saved}, [name for name in names() if name not in saved]),
         encoding="utf-8",
     )
 
 
 CHUNK = 20
-"""Rows of one process: TensorFlow is loaded once for so many, and what its graphs leave in memory ends with it."""
+"""Rows per process: TensorFlow is loaded once for all of them, and its leaked graphs are freed with the process."""
 
 
 def _run_some(
     todo: SimpleQueue[str], saved: dict[str, dict[str, Cell]], lock: Lock, file: Path, only: list[str] | None
 ) -> None:
-    """Lets a process make some rows; the row at which it crashes is saved as refused, and the others are put back."""
+    """Computes some rows in a process; if it crashes, that row is saved as refused and the others are queued again."""
     rows = []
     with suppress(Empty):
         while len(rows) < CHUNK:
@@ -398,7 +398,7 @@ def _run_some(
     for name in others:
         todo.put(name)
     with lock:
-        print(f"{crashed}: its process ended with {process.returncode}\n{''.join(errors[-15:])}", flush=True)
+        print(f"{crashed}: the process ended with {process.returncode}\n{''.join(errors[-15:])}", flush=True)
         reason = f"the process ended with {process.returncode}"
         saved[crashed] = dict.fromkeys(columns_of(crashed, only), (None, reason)) | saved.get(crashed, {})
         file.write_text(json.dumps(saved, indent=1))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -131,26 +132,27 @@ def replaced(thing: Any, method: str, function: Callable[..., Any]) -> Iterator[
             setattr(thing, method, before)
 
 
-SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
-
-
 @contextlib.contextmanager
-def exportable_operations(to_litert: bool = False) -> Iterator[None]:
-    """While the block runs, TensorFlow graphs are made of operations that the converters know.
+def exportable_operations() -> Iterator[None]:
+    """In the block, TensorFlow graphs consist of operations that every converter supports.
 
-    Keras calls these functions of its backend module for every layer, so that whatever calls `keras.ops` is covered:
-    the exact GELU by Erf and CELU by Exp (Erfc and Expm1 have no ONNX operators), and convolutions in groups without
-    the compiled function that Keras wraps them in for the CPU. With groups and dilation, or groups in one or three
-    dimensions, each group is a convolution of its own. Not for two threads at once.
-
-    Args:
-        to_litert: for LiteRT, which lacks none of these; CELU and SELU are written so that int8 keeps their values.
+    Keras calls these functions of its backend module for every layer and for `keras.ops`: the exact GELU uses Erf and
+    CELU uses Exp (ONNX has neither Erfc nor Expm1), and grouped convolutions are not wrapped in a compiled function.
+    With groups and dilation, or groups in one or three dimensions, each group is a separate convolution. Tensors that a
+    layer holds, such as the mean of `Normalization`, are constants and not inputs of the graph. Not thread-safe.
     """
     import keras
     import tensorflow as tf
     from keras.src.backend.tensorflow import nn
+    from tensorflow.core.function.capture.capture_container import FunctionCaptures
 
-    ungrouped, approximate_gelu = nn.conv, nn.gelu
+    ungrouped, approximate_gelu, capture = nn.conv, nn.gelu, FunctionCaptures.capture_by_value
+
+    def capture_as_constant(captures: Any, graph: Any, tensor: Any, name: str | None = None) -> Any:
+        if tf.is_symbolic_tensor(tensor) or tensor.dtype in (tf.resource, tf.variant):
+            return capture(captures, graph, tensor, name)
+        with graph.as_default():
+            return tf.constant(tensor.numpy(), tensor.dtype)
 
     def gelu(x: Any, approximate: bool = True) -> Any:
         x = tf.convert_to_tensor(x)
@@ -179,21 +181,85 @@ def exportable_operations(to_litert: bool = False) -> Iterator[None]:
 
     def celu(x: Any, alpha: float = 1.0) -> Any:
         x = tf.convert_to_tensor(x)
-        # Not by minimum(x, 0): its int8 range is that of its output, LiteRT's converter gives the same to x, and every
-        # value of x above 0 is lost.
         return tf.nn.relu(x) + alpha * (tf.exp(-tf.nn.relu(-x / alpha)) - 1)
 
+    with (
+        replaced(nn, "celu", celu),
+        replaced(nn, "conv", conv),
+        replaced(nn, "gelu", gelu),
+        replaced(FunctionCaptures, "capture_by_value", capture_as_constant),
+    ):
+        yield
+
+
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+SELECTING = {
+    *("AvgPool", "AvgPool3D", "GatherNd", "GatherV2", "Max", "MaxPool", "MaxPool3D", "Min", "ResizeBilinear"),
+    *("ResizeNearestNeighbor", "Slice", "Split", "SplitV", "StridedSlice", "TopKV2", "Unpack"),
+}
+"""Operations whose outputs are some of the input's values, or between them."""
+REARRANGING = {"BroadcastTo", "ExpandDims", "Identity", "Pad", "PadV2", "Reshape", "Squeeze", "Tile", "Transpose"}
+"""Operations whose output has all values of the input."""
+
+EPSILON = 2**-23
+"""Distance of 1 from the next float32."""
+
+
+@contextlib.contextmanager
+def separate_int8_ranges() -> Iterator[None]:
+    """In the block, TensorFlow graphs keep LiteRT's int8 converter from clipping values.
+
+    For concatenation, stacking, selection, minimum and maximum, the converter gives the inputs the range of the output,
+    and propagates it backwards through operations that require one range for input and output. Input values outside of
+    that range are clipped, also for other operations that use the same input. A multiplication by almost 1 gives an
+    input a range of its own; each factor is different, because converters merge equal multiplications. Not thread-safe.
+    """
+    import tensorflow as tf
+    from keras.src.backend.tensorflow import nn
+
+    numbers = itertools.count(1)
+
+    def separate(x: Any) -> Any:
+        if not tf.is_symbolic_tensor(x) or x.dtype != tf.float32 or x.op.type == "Const":
+            return x
+        return x * (1 + next(numbers) * EPSILON)
+
+    def separate_if_selected(x: Any) -> Any:
+        source = x
+        while tf.is_symbolic_tensor(source) and source.op.type in REARRANGING:
+            source = source.op.inputs[0]
+        return separate(x) if tf.is_symbolic_tensor(source) and source.op.type in SELECTING else x
+
+    def with_separate(function: Callable[..., Any], count: int) -> Callable[..., Any]:
+        return lambda *args, **kwargs: function(*map(separate, args[:count]), *args[count:], **kwargs)
+
+    def of_list(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(values: Any, *args: Any, **kwargs: Any) -> Any:
+            values = [separate_if_selected(x) for x in values] if isinstance(values, list | tuple) else values
+            return function(values, *args, **kwargs)
+
+        return call
+
     def selu(x: Any) -> Any:
-        # TensorFlow computes exp(x) for all x and then chooses; its large values would make the int8 steps large.
+        # TensorFlow computes exp(x) for all x and then selects; its large values would make the int8 steps large.
         x = tf.convert_to_tensor(x)
         return SELU_SCALE * (tf.nn.relu(x) + SELU_ALPHA * (tf.exp(-tf.nn.relu(-x)) - 1))
 
-    functions: dict[str, Callable[..., Any]] = {"celu": celu, "conv": conv, "gelu": gelu}
-    if to_litert:
-        functions = {"celu": celu, "selu": selu}
-    with contextlib.ExitStack() as stack:
-        for name, function in functions.items():
-            stack.enter_context(replaced(nn, name, function))
+    def sparsemax(x: Any, axis: int = -1) -> Any:
+        # In Keras the outputs jump where the number of nonzero outputs changes: rounding would change them.
+        raise NotImplementedError("int8 has no operation for sparsemax")
+
+    with (
+        replaced(nn, "selu", selu),
+        replaced(nn, "sparsemax", sparsemax),
+        replaced(tf, "concat", of_list(tf.concat)),
+        replaced(tf, "stack", of_list(tf.stack)),
+        replaced(tf, "maximum", with_separate(tf.maximum, 2)),
+        replaced(tf, "minimum", with_separate(tf.minimum, 2)),
+        replaced(tf, "where", with_separate(tf.where, 3)),
+        replaced(tf, "clip_by_value", with_separate(tf.clip_by_value, 1)),
+    ):
         yield
 
 

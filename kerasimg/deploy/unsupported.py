@@ -29,6 +29,7 @@ OPERATIONS = (
     r"Node number \d+ \((\w+)\) failed",  # LiteRT's runtime
     r"in the (\w+) operator",  # ONNX Runtime
     r"Conversion for TF op '(\w+)' not implemented",  # coremltools
+    r"int8 has no operation for (\w+)",  # keras_internals.separate_int8_ranges
 )
 """Patterns of the messages in which converters and runtimes name an unknown operation."""
 

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -557,3 +558,37 @@ def test_exportable_operations_give_the_same_numbers_without_erfc_and_without_co
     assert not {"Erfc", "PartitionedCall", "StatefulPartitionedCall"} & kinds
     np.testing.assert_allclose(graph(tf.constant(values)), expected, atol=1e-5)
     np.testing.assert_array_equal(model(values), expected)
+
+
+@tensorflow_only
+def test_tensors_of_a_layer_are_constants_of_an_exported_graph():
+    import tensorflow as tf
+
+    inputs = keras.Input((2, 3))
+    model = keras.Model(inputs, keras.layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 5.0, 6.0])(inputs))
+    values = np.random.default_rng(0).normal(size=(1, 2, 3)).astype("float32")
+    with internals.exportable_operations():
+        graph = tf.function(model).get_concrete_function(tf.TensorSpec((1, 2, 3)))
+    assert len(graph.inputs) == 1
+    np.testing.assert_allclose(graph(tf.constant(values)), model(values), atol=1e-6)
+
+
+@tensorflow_only
+def test_separate_int8_ranges_insert_a_multiplication_only_where_values_can_be_clipped():
+    import tensorflow as tf
+
+    def multiplications(make: Callable[[Any], Any]) -> int:
+        inputs = keras.Input((4, 4, 2))
+        model = keras.Model(inputs, make(inputs))
+        with internals.separate_int8_ranges():
+            graph = tf.function(model).get_concrete_function(tf.TensorSpec((1, 4, 4, 2)))
+        values = np.random.default_rng(0).normal(size=(1, 4, 4, 2)).astype("float32")
+        np.testing.assert_allclose(graph(tf.constant(values)), model(values), atol=1e-6)
+        return sum(operation.type == "Mul" for operation in graph.graph.get_operations())
+
+    layers, ops = keras.layers, keras.ops
+    assert multiplications(lambda x: layers.Maximum()([x, ops.abs(x)])) == 2
+    assert multiplications(lambda x: ops.clip(x, -1, 1)) == 1
+    assert multiplications(lambda x: layers.Concatenate()([x, ops.abs(x)])) == 0
+    pooled = layers.AveragePooling2D(1)
+    assert multiplications(lambda x: layers.Concatenate()([x, layers.Reshape((4, 4, 2))(pooled(x))])) == 1

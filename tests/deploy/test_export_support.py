@@ -44,6 +44,25 @@ def test_int8_of_a_discontinuous_function_is_correct_except_near_its_threshold()
     assert row("activation hard_shrink")["litert int8"] == (pytest.approx(0, abs=0.02), "")
 
 
+@pytest.mark.parametrize("name", ["Maximum", "Minimum", "AdaptiveAveragePooling2D", "CBAM", "activation celu"])
+def test_int8_does_not_clip_values_that_several_operations_use(name: str):
+    cells = SCRIPT["layer_row"](name, MODELS[name], ["litert int8"])
+    assert cells["litert int8"][0] < 0.07
+
+
+def test_int8_of_sparsemax_is_refused_because_rounding_changes_its_outputs():
+    cells = SCRIPT["layer_row"](
+        "activation sparsemax", MODELS["activation sparsemax"], ["litert float32", "litert int8"]
+    )
+    assert cells["litert float32"] == (pytest.approx(0, abs=1e-5), "")
+    assert cells["litert int8"] == (None, "there is no operation for sparsemax")
+
+
+def test_normalization_has_one_onnx_input():
+    cells = SCRIPT["layer_row"]("Normalization", MODELS["Normalization"], ["onnx float32"])
+    assert cells["onnx float32"] == (pytest.approx(0, abs=1e-5), "")
+
+
 def test_refusal_names_the_operation():
     cells = row("Resizing(interpolation=lanczos3)")
     reason = "there is no operation for ScaleAndTranslate"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -90,9 +91,10 @@ class LiteRT(Target):
         images: Images,
     ) -> None:
         """As `Target.convert`; an int8 model has float32 outputs and inputs of type `options.input_dtype`."""
-        from kerasimg.keras_internals import exportable_operations
+        from kerasimg.keras_internals import separate_int8_ranges
 
-        with TemporaryDirectory() as scratch, exportable_operations(to_litert=True):
+        ranges = separate_int8_ranges() if precision == "int8" else nullcontext()
+        with TemporaryDirectory() as scratch, ranges:
             file = Path(scratch) / "model.tflite"
             model.export(
                 file,
