@@ -180,7 +180,9 @@ def _of_layer(name: str, variant: dict[str, Any]) -> keras.Model:
     model = keras.Model(inputs, keras.layers.Identity()(outputs))
     generator = np.random.default_rng(0)
     model.set_weights([generator.uniform(0.1, 0.6, weight.shape) for weight in model.weights])
-    return model
+    # As `inference_model` does: augmentation layers default to training=True.
+    inputs = keras.Input(shape)
+    return keras.Model(inputs, model(inputs, training=False))
 
 
 def layer_row(name: str, make: Callable[[], keras.Model], chosen: list[str]) -> dict[str, Cell]:

@@ -250,8 +250,29 @@ def separate_int8_ranges() -> Iterator[None]:
         # In Keras the outputs jump where the number of nonzero outputs changes: rounding would change them.
         raise NotImplementedError("int8 has no operation for sparsemax")
 
+    def is_computed(x: Any) -> bool:
+        """Returns whether a tensor depends on values of the input, and not just on its shape."""
+        operations, seen = [x.op], set()
+        while operations:
+            operation = operations.pop()
+            if operation.type == "Placeholder" and operation.outputs[0].dtype == tf.float32:
+                return True
+            if operation.name not in seen and operation.type not in ("Shape", "ShapeN", "Size", "Rank"):
+                operations += [tensor.op for tensor in operation.inputs]
+            seen.add(operation.name)
+        return False
+
+    convert = tf.cast
+
+    def cast(x: Any, dtype: Any, name: str | None = None) -> Any:
+        # Indices, or levels of a histogram: with 8 bits they would be others.
+        if tf.is_symbolic_tensor(x) and x.dtype.is_floating and tf.as_dtype(dtype).is_integer and is_computed(x):
+            raise NotImplementedError("int8 has no operation for CastToInteger")
+        return convert(x, dtype, name)
+
     with (
         replaced(nn, "selu", selu),
+        replaced(tf, "cast", cast),
         replaced(nn, "sparsemax", sparsemax),
         replaced(tf, "concat", of_list(tf.concat)),
         replaced(tf, "stack", of_list(tf.stack)),

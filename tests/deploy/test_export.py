@@ -125,7 +125,7 @@ def test_export_includes_the_temperature(run: Run, tmp_path: Path):
 def test_model_without_its_run_is_exported_with_drawn_images_and_without_a_comparison(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    with pytest.raises(GateError, match=r"was not compared .*pass some \(--data\), or accept it \(--allow-uncomp"):
+    with pytest.raises(GateError, match=r"but not compared .*pass some \(--data\), or accept it \(--allow-uncomp"):
         kerasimg.export(run.folder / "model.keras", "litert", out=tmp_path)
     model = run.folder / "model.keras"
     (bundle,) = kerasimg.export(model, "litert", allow_uncompared=True, out=tmp_path)
