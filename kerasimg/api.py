@@ -811,13 +811,13 @@ def check_data(
     """
     from kerasimg.data.audit.data_check import check_data as check
 
-    judge: Any = None
+    find_label_errors: Any = None
     if labels:
         from kerasimg.evaluation import label_errors as by_confident_learning
 
-        judge = by_confident_learning.find_label_errors
+        find_label_errors = by_confident_learning.find_label_errors
     with log.verbosity(verbose):
-        return check(data, spec, task=task, find_label_errors=judge, threads=threads, progress=log.progress)
+        return check(data, spec, task=task, find_label_errors=find_label_errors, threads=threads, progress=log.progress)
 
 
 def unpack(file: PathLike, out: PathLike | None = None) -> Run:

@@ -216,9 +216,9 @@ def _asked(run: ClassifierReference, data: Data | None, part: str | None) -> Ans
     )
 
 
-def _used(record: DataRecord | None, judged_on: str) -> frozenset[str]:
+def _used(record: DataRecord | None, evaluated_on: str) -> frozenset[str]:
     images = record["images"] if record else []
-    return frozenset(image["sha256"] for image in images if image["part"] not in ("test", judged_on))
+    return frozenset(image["sha256"] for image in images if image["part"] not in ("test", evaluated_on))
 
 
 def _numbered(hashes: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from kerasimg.data.image_files import BadImage
 from kerasimg.data.images import named_images
 from kerasimg.data.sources import open_source
 from kerasimg.deploy.serve.errors import Refused
-from kerasimg.deploy.serve.session import checked_pixels
+from kerasimg.deploy.serve.protocol import checked_pixels
 from kerasimg.errors import CallError, DataError, KerasimgError
 from kerasimg.models.classifier import Classifier
 from kerasimg.spec.document import Image

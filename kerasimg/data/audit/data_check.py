@@ -420,7 +420,7 @@ def _kind(checked: DataCheck, name: str, row: dict[str, int], images: _Thumbnail
         **row,
         "shown": [_shown(checked, one, images) for one in ours[:SHOWN]],
         "rest": [_line(checked, one) for one in ours[SHOWN : SHOWN + LISTED]],
-        "untold": max(0, len(ours) - SHOWN - LISTED),
+        "unlisted": max(0, len(ours) - SHOWN - LISTED),
     }
 
 

@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic_core import to_json
 
+from kerasimg.data.pixels import type_fault, value_fault
 from kerasimg.deploy.serve import answers
 from kerasimg.deploy.serve.errors import Refused
 from kerasimg.deploy.serve.requests import MORE_VALUES, decompressed, from_base64, read_json
-from kerasimg.deploy.serve.session import Model, checked_pixels
 from kerasimg.errors import listed, nearest
+
+if TYPE_CHECKING:
+    from kerasimg.deploy.serve.session import Model
 
 INPUT = "image"
 OUTPUTS = ("probabilities", "label")
@@ -243,3 +246,14 @@ def _numbers(data: list[Any], datatype: str, sizes: tuple[int, ...]) -> np.ndarr
     if array.size != math.prod(sizes) or array.shape not in (sizes, (array.size,)):
         raise Refused("tensor", f"inputs[0].data: expected the shape {list(sizes)}, or flat, got {list(array.shape)}")
     return array.reshape(sizes)
+
+
+def checked_pixels(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Converts numbers to pixels (N, H, W, C) uint8 by rounding; raises Refused if they are not pixels."""
+    if pixels.shape[1:] != shape:
+        raise Refused("tensor", f"expected the shape [N, {', '.join(map(str, shape))}], got {list(pixels.shape)}")
+    if not len(pixels):
+        raise Refused("tensor", "expected at least one image, got none")
+    if reason := type_fault(pixels) or value_fault(pixels):
+        raise Refused("tensor", reason)
+    return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)

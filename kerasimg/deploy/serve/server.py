@@ -134,32 +134,11 @@ def _application(folder: Path, settings: Settings, key: str | None) -> Any:
     from kerasimg.deploy.serve.middleware import set_up_logging
     from kerasimg.deploy.serve.service import Service
     from kerasimg.deploy.serve.session import Model
+    from kerasimg.deploy.serve.workers import limit_memory
 
     set_up_logging()
     limit_memory(settings.max_pixels)
     return create_app(Service(Model.open(Bundle.open(folder), settings), settings), key=key)
-
-
-def limit_memory(max_pixels: int) -> None:
-    """Makes Pillow refuse larger images, and the C library return large buffers to the system at once.
-
-    Both apply to the whole process. Only Pillow sees the size of images inside of images (ICO). By default the C
-    library keeps freed buffers of up to 32 MB in a heap per thread.
-    """
-    import ctypes
-
-    import PIL.Image
-
-    PIL.Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)  # Pillow raises at twice this value
-    if sys.platform == "linux":
-        try:
-            ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _MMAP_FROM)
-        except (OSError, AttributeError):  # another C library
-            return
-
-
-_M_MMAP_THRESHOLD = -3
-_MMAP_FROM = 2**20
 
 
 def _serve_here(folder: Path, settings: Settings, key: str | None, listener: socket.socket, address: str) -> None:

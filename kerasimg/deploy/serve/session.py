@@ -16,7 +16,6 @@ import PIL.Image
 
 from kerasimg.data.decode import decode
 from kerasimg.data.image_files import BadImage, TooCostly
-from kerasimg.data.pixels import type_fault, value_fault
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import ModelFile
 from kerasimg.deploy.runtimes import Runtime
@@ -246,17 +245,6 @@ class InferenceSession:
             raise Refused("costly", "the body takes too long to parse; send less per request") from None
         except BadImage:
             raise Refused("body", "the body cannot be parsed: it crashed the process that parsed it") from None
-
-
-def checked_pixels(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Converts numbers to pixels (N, H, W, C) uint8 by rounding; raises Refused if they are not pixels."""
-    if pixels.shape[1:] != shape:
-        raise Refused("tensor", f"expected the shape [N, {', '.join(map(str, shape))}], got {list(pixels.shape)}")
-    if not len(pixels):
-        raise Refused("tensor", "expected at least one image, got none")
-    if reason := type_fault(pixels) or value_fault(pixels):
-        raise Refused("tensor", reason)
-    return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
 
 
 def _fail(row: Future, error: Exception) -> None:

@@ -139,6 +139,28 @@ def _read(path: str) -> str:
 # In the worker process
 
 
+def limit_memory(max_pixels: int) -> None:
+    """Makes Pillow refuse larger images, and the C library return large buffers to the system at once.
+
+    Both apply to the whole process. Only Pillow sees the size of images inside of images (ICO). By default the C
+    library keeps freed buffers of up to 32 MB in a heap per thread.
+    """
+    import ctypes
+
+    import PIL.Image
+
+    PIL.Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)  # Pillow raises at twice this value
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _MMAP_FROM)
+        except (OSError, AttributeError):  # another C library
+            return
+
+
+_M_MMAP_THRESHOLD = -3
+_MMAP_FROM = 2**20
+
+
 def main() -> None:
     """Runs tasks until the server closes the pipe."""
     stdin, stdout = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
@@ -193,7 +215,6 @@ def _tasks(setup: Setup) -> Mapping[str, Callable[..., Any]]:
 
     from kerasimg.data.decode import decode
     from kerasimg.deploy.serve import protocol, requests
-    from kerasimg.deploy.serve.server import limit_memory
 
     limit_memory(setup.max_pixels)
     with contextlib.suppress(ImportError, ValueError, OSError):
