@@ -100,6 +100,16 @@ def own_registry() -> Iterator[None]:
     arguments._registered.update(before)
 
 
+LIMIT_OF_PILLOW = PIL.Image.MAX_IMAGE_PIXELS
+
+
+@pytest.fixture(autouse=True)
+def restored_limit_of_pillow() -> Iterator[None]:
+    """A server lowers Pillow's limit for its whole process, and other tests follow in this one."""
+    yield
+    PIL.Image.MAX_IMAGE_PIXELS = LIMIT_OF_PILLOW
+
+
 class MessageHandler(logging.Handler):
     """Passes every message to a function."""
 

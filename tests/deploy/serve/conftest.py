@@ -15,7 +15,6 @@ from typing import Any
 import httpx
 import numpy as np
 import onnx
-import PIL.Image
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -28,12 +27,6 @@ from kerasimg.deploy.serve.settings import Settings
 
 SIZE = 24
 CLASSES = ("red", "green", "blue")
-
-
-@pytest.fixture(autouse=True)
-def pillows_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server lowers how large an image may be for Pillow, in the process that is its own; here others come after."""
-    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", PIL.Image.MAX_IMAGE_PIXELS)
 
 
 def write_bundle(folder: Path, task: str = "multiclass", thresholds: list[float] | None = None) -> Path:
