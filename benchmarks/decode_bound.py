@@ -5,7 +5,7 @@
 Each photograph is saved as JPEGs of several widths (Lanczos, quality 90). These are decoded to several sizes with three
 resize policies, in colour and grey, by `decode_fast` and by `decode`. For each photograph the script prints the mean
 absolute difference, the largest mean of one image and its setting, and the largest difference of a single value, in
-1/255; first with the libraries of the extra `fast`, if installed, then without. Images that are not photographs (a page
+1/255. Images that are not photographs (a page
 of text, clip art) are listed below and do not count, since the bound is for photographs. Exit code 1 if a photograph
 exceeds it.
 """
@@ -24,9 +24,8 @@ import numpy as np
 import PIL.Image
 from skimage import data
 
-from kerasimg.data import fast_decode
 from kerasimg.data.decode import decode
-from kerasimg.data.fast_decode import LARGEST, MEAN_BOUND, decode_fast
+from kerasimg.data.fast_decode import LARGEST, MEAN_BOUND, decode_fast, version
 from kerasimg.spec.document import Image, ResizePolicy
 
 PHOTOGRAPHS = (
@@ -84,19 +83,14 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     widths, sizes = ((345, 500), (128, 224)) if options.quick else (WIDTHS, SIZES)
-    output, within_bound = {}, True
-    with_extra = fast_decode.version()
-    for version in dict.fromkeys((with_extra, "without the extra")):
-        if version == "without the extra":
-            fast_decode._libraries = lambda: None
-        print(f"\nfast decoder {version}\n{'photograph':22} {'mean':>6} {'at most':>8} {'a value':>8}")
-        rows = table(PHOTOGRAPHS, widths, sizes)
-        within_bound &= all(row["worst"] < MEAN_BOUND and row["largest"] <= LARGEST for row in rows.values())
-        print(
-            f"{'all of them':22} {np.mean([row['mean'] for row in rows.values()]):6.2f} "
-            f"{max(row['worst'] for row in rows.values()):8.2f} {max(row['largest'] for row in rows.values()):8}\n"
-        )
-        output[version] = {"photographs": rows, "others": table(OTHERS, widths, sizes)}
+    print(f"fast decoder {version()}\n{'photograph':22} {'mean':>6} {'at most':>8} {'a value':>8}")
+    rows = table(PHOTOGRAPHS, widths, sizes)
+    within_bound = all(row["worst"] < MEAN_BOUND and row["largest"] <= LARGEST for row in rows.values())
+    print(
+        f"{'all of them':22} {np.mean([row['mean'] for row in rows.values()]):6.2f} "
+        f"{max(row['worst'] for row in rows.values()):8.2f} {max(row['largest'] for row in rows.values()):8}\n"
+    )
+    output = {"version": version(), "photographs": rows, "others": table(OTHERS, widths, sizes)}
     if options.json:
         options.json.write_text(json.dumps(output, indent=1) + "\n")
     return 0 if within_bound else 1

@@ -181,26 +181,14 @@ def torch_worker(root: Path, size: int) -> None:
     print(rate(loader, len(loader.dataset)))
 
 
-def ceiling(root: Path, size: int, count: int, scale: int = 1) -> Contender:
+def ceiling(root: Path, count: int) -> Contender:
     """Runs the bare decoder on files in memory, on all cores, without resizing."""
     contents = [path.read_bytes() for path in sorted(root.glob("*/*.*"))[:count]]
     if contents[0].startswith(b"\xff\xd8"):
-        try:
-            import simplejpeg
+        import simplejpeg
 
-            def decode(content: bytes) -> Any:
-                return simplejpeg.decode_jpeg(content, "RGB", min_height=1, min_width=1, min_factor=scale)
-
-            if scale == 1:
-
-                def decode(content: bytes) -> Any:
-                    return simplejpeg.decode_jpeg(content, "RGB")
-
-        except ImportError:
-            import tensorflow as tf
-
-            def decode(content: bytes) -> Any:
-                return tf.io.decode_jpeg(content, channels=3)
+        def decode(content: bytes) -> Any:
+            return simplejpeg.decode_jpeg(content, "RGB")
 
     else:
 
@@ -281,7 +269,7 @@ def contenders(root: Path, size: int, count: int, torch_python: str | None, quic
     yield "image_dataset_from_directory, Keras layers", keras_layers(root, size, count // 2, True)
     if torch_python:
         yield "PyTorch DataLoader with PIL, augmented", torch_loader(torch_python, root, size)
-    yield "bare decoder, all cores (the ceiling)", ceiling(root, size, count)
+    yield "bare decoder, all cores (the ceiling)", ceiling(root, count)
     yield "kerasimg, first epoch, plain", ours(root, size, count, False, "off")
     yield "kerasimg, first epoch, augmented", ours(root, size, count, True, "off")
     yield "kerasimg, memory cache, plain", ours(root, size, count, False, "memory")

@@ -16,7 +16,7 @@ import numpy as np
 
 from kerasimg.data.augment import Augmentation, compile_augment
 from kerasimg.data.cache import Cache, memory_room
-from kerasimg.data.fast_decode import decode_fast, only_decode, version
+from kerasimg.data.fast_decode import decode_fast, only_decode
 from kerasimg.data.image_files import BadImage, open_image, read_image
 from kerasimg.data.items import ImageInput, fault
 from kerasimg.data.memory import require_room
@@ -221,8 +221,6 @@ def _advice(
 ) -> list[str]:
     advice = []
     if bound in ("decode", "resize"):
-        if "opencv" not in version():
-            advice.append('install the faster decoder: pip install "kerasimg[fast]"')
         if (ratio := _ratio(source, indices, image)) > LARGE:
             advice.append(
                 f"the images are {ratio:.0f} times larger than {image.size[0]}x{image.size[1]}, each way; "

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Any
 
+import cv2
 import numpy as np
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -24,8 +24,8 @@ HARMLESS = frozenset((b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"tIME", b"bK
 """Chunks that do not change pixels: resolution, colour space (values are as stored), time, and hints."""
 
 
-def plain_pixels(content: bytes, cv2: Any) -> np.ndarray | None:
-    """The pixels of a plain PNG, (H, W) or (H, W, 3) uint8; None for any other file. cv2: OpenCV."""
+def plain_pixels(content: bytes) -> np.ndarray | None:
+    """The pixels of a plain PNG, (H, W) or (H, W, 3) uint8; None for any other file."""
     parts = _parts(content)
     if parts is None:
         return None

@@ -68,15 +68,6 @@ def require_whole(content: bytes) -> None:
             raise ValueError(reason) from error
 
 
-def is_whole(content: bytes) -> bool:
-    """Whether all data of a JPEG is present."""
-    try:
-        require_whole(content)
-    except ValueError:
-        return False
-    return True
-
-
 def _loss(warning: str, size: int) -> str | None:
     """What a warning of libjpeg says about missing pixels; None if it is about something else."""
     if "Premature end of JPEG file" in warning:

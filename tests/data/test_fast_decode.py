@@ -1,9 +1,11 @@
 import io
 from typing import get_args
 
+import cv2
 import numpy as np
 import PIL.Image
 import pytest
+import simplejpeg
 
 from kerasimg.data import fast_decode
 from kerasimg.data.decode import decode
@@ -12,15 +14,6 @@ from kerasimg.data.image_files import BadImage
 from kerasimg.spec.document import Image, ResizePolicy
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
-
-
-@pytest.fixture(params=["with the extra", "without"])
-def libraries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways: with what `kerasimg[fast]` installs, and with Pillow alone."""
-    if request.param == "without":
-        monkeypatch.setattr(fast_decode, "_libraries", lambda: None)
-    elif fast_decode._libraries() is None:
-        pytest.skip("the extra 'fast' is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +35,6 @@ def difference(content: bytes, image: Image) -> np.ndarray:
     return np.abs(fast.astype(int) - exact)
 
 
-@pytest.mark.usefixtures("libraries")
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("policy", get_args(ResizePolicy))
 def test_photographs_stay_within_the_bound(photos: dict[str, PIL.Image.Image], policy: ResizePolicy, channels: int):
@@ -55,7 +47,6 @@ def test_photographs_stay_within_the_bound(photos: dict[str, PIL.Image.Image], p
                 assert apart.max() <= LARGEST
 
 
-@pytest.mark.usefixtures("libraries")
 @pytest.mark.parametrize("size", [24, 48, 64, 99, 170])
 def test_the_decoders_own_scaling_stays_within_the_bound(photos: dict[str, PIL.Image.Image], size: int):
     # 512 pixels and 1,024, so that 2, 4 and 8 occur, just above and below what is allowed.
@@ -67,7 +58,6 @@ def test_the_decoders_own_scaling_stays_within_the_bound(photos: dict[str, PIL.I
         assert apart.max() <= LARGEST
 
 
-@pytest.mark.usefixtures("libraries")
 @pytest.mark.parametrize("name", ["grass", "gravel", "page"])
 def test_textures_and_text_stay_within_the_bound(name: str):
     data = pytest.importorskip("skimage.data")
@@ -95,7 +85,6 @@ def test_a_image_is_decoded_at_a_scale_that_leaves_enough_for_the_filter():
         assert divisor(ratio) == 1 or ratio / divisor(ratio) >= SMALLEST_RATIO
 
 
-@pytest.mark.usefixtures("libraries")
 @pytest.mark.parametrize("policy", get_args(ResizePolicy))
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_is_turned_upright(
@@ -109,14 +98,12 @@ def test_every_orientation_is_turned_upright(
     assert apart.max() <= LARGEST
 
 
-@pytest.mark.usefixtures("libraries")
 def test_grey_and_progressive_jpegs_are_decoded_too(photos: dict[str, PIL.Image.Image]):
     for content in (jpeg(photos["coffee"].convert("L")), jpeg(photos["coffee"], progressive=True)):
         for channels in (1, 3):
             assert difference(content, Image(size=[100, 100], channels=channels)).mean() < MEAN_BOUND
 
 
-@pytest.mark.usefixtures("libraries")
 def test_anything_else_is_left_to_the_reference_decoder(photos: dict[str, PIL.Image.Image]):
     photo = photos["chelsea"]
     png = io.BytesIO()
@@ -136,8 +123,6 @@ def test_anything_else_is_left_to_the_reference_decoder(photos: dict[str, PIL.Im
 
 
 def test_a_jpeg_is_not_opened_by_pillow_unless_something_could_turn_it_or_is_odd(photos: dict[str, PIL.Image.Image]):
-    if fast_decode._libraries() is None:
-        pytest.skip("the extra 'fast' is not installed")
     photo, exif = photos["chelsea"], PIL.Image.Exif()
     exif[0x0112] = 6
     for options in ({}, {"progressive": True}, {"comment": b"hello"}, {"icc_profile": bytes(300)}):
@@ -150,7 +135,6 @@ def test_a_jpeg_is_not_opened_by_pillow_unless_something_could_turn_it_or_is_odd
     assert fast_decode._header(jpeg(photo.convert("CMYK"))) is None
 
 
-@pytest.mark.usefixtures("libraries")
 def test_a_damaged_file_is_named_as_by_the_reference_decoder(photos: dict[str, PIL.Image.Image], tmp_path):
     content = jpeg(photos["rocket"], quality=70)
     draws = np.random.default_rng(0)
@@ -182,8 +166,6 @@ def test_the_short_filter_keeps_what_is_flat_and_is_near_to_the_triangle():
         assert (filter_ * places**2).sum() == pytest.approx((ratio**2 - 1) / 6, abs=0.1)
 
 
-def test_what_decides_over_the_pixels_has_a_name(monkeypatch: pytest.MonkeyPatch):
-    with_extra = fast_decode.version()
-    monkeypatch.setattr(fast_decode, "_libraries", lambda: None)
-    assert fast_decode.version() == str(fast_decode.VERSION)
-    assert with_extra.startswith(fast_decode.version())
+def test_the_version_names_the_libraries_that_decide_the_pixels():
+    libraries = f"simplejpeg {simplejpeg.__version__} opencv {cv2.__version__}"
+    assert fast_decode.version() == f"{fast_decode.VERSION} {libraries}"

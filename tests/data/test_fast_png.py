@@ -7,13 +7,12 @@ import PIL.Image
 import PIL.PngImagePlugin
 import pytest
 
-from kerasimg.data import fast_decode, fast_png
+from kerasimg.data import fast_png
 from kerasimg.data.decode import decode
 from kerasimg.data.fast_decode import decode_fast
 from kerasimg.data.image_files import BadImage
 from kerasimg.spec.document import Image
 
-cv2 = pytest.importorskip("cv2")
 VALUES = np.random.default_rng(0).integers(0, 256, (28, 20, 3), dtype=np.uint8)
 
 
@@ -44,7 +43,7 @@ def test_plain_images_have_exactly_the_pixels_of_the_reference():
     smooth = np.arange(560, dtype=np.uint16).reshape(28, 20).astype(np.uint8)
     resolution = with_chunk(png(), b"pHYs", struct.pack(">IIB", 1, 1, 1))
     for content in (png(), png(mode="L"), png(smooth), png(compress_level=0), rows([0, 1, 2, 3, 4] * 2), resolution):
-        assert fast_png.plain_pixels(content, cv2) is not None
+        assert fast_png.plain_pixels(content) is not None
         for image in (
             *(Image(size=[28, 20], channels=channels) for channels in (1, 3)),
             *(Image(size=[9, 31], resize=policy) for policy in ("stretch", "crop", "pad")),
@@ -77,7 +76,7 @@ def test_plain_images_have_exactly_the_pixels_of_the_reference():
     ],
 )
 def test_what_is_not_plain_or_not_whole_is_left_to_the_reference(content: bytes):
-    assert fast_png.plain_pixels(content, cv2) is None
+    assert fast_png.plain_pixels(content) is None
     image = Image(size=[28, 20])
     outcomes = []
     for function in (decode, decode_fast):
@@ -86,11 +85,6 @@ def test_what_is_not_plain_or_not_whole_is_left_to_the_reference(content: bytes)
         except BadImage as error:
             outcomes.append(error.reason)
     assert outcomes[0] == outcomes[1]
-
-
-def test_without_the_extra_it_is_left_to_the_reference(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fast_decode, "_libraries", lambda: None)
-    assert np.array_equal(decode_fast(png(), Image(size=[28, 20])), VALUES)
 
 
 def test_files_are_read_as_the_reference_reads_them(tmp_path):

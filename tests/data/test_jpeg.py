@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 import kerasimg
-from kerasimg.data import fast_decode, jpeg, readable
+from kerasimg.data import jpeg, readable
 from kerasimg.data.decode import decode
 from kerasimg.data.fast_decode import decode_fast
 from kerasimg.data.image_files import BadImage, TooCostly, read_image
@@ -66,14 +66,6 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 IMAGE = Image(size=[32, 32])
 
 
-@pytest.fixture(params=["fast", "plain"])
-def libraries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways: with what `kerasimg[fast]` installs, and without."""
-    if request.param == "plain":
-        monkeypatch.setattr(fast_decode, "_libraries", lambda: None)
-
-
-@pytest.mark.usefixtures("libraries")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(
@@ -91,7 +83,6 @@ def test_a_whole_jpeg_is_decoded_as_pillow_does(kind: str):
         assert (jpeg.decode_whole(KINDS[kind], opened) is None) is (kind == "CMYK")
 
 
-@pytest.mark.usefixtures("libraries")
 def test_what_libjpeg_warns_of_and_loses_nothing_is_decoded():
     for extra in (b"\0", b"\0" * 100):
         padded = KINDS["grey"][:-2] + extra + KINDS["grey"][-2:]
@@ -117,7 +108,6 @@ def many_scans(count: int = 120) -> bytes:
     return plain[:-2] + plain[plain.rindex(b"\xff\xda") : -2] * count + b"\xff\xd9"
 
 
-@pytest.mark.usefixtures("libraries")
 def test_a_jpeg_with_many_scans_is_refused_by_every_reader(tmp_path):
     (tmp_path / "bomb.jpg").write_bytes(many_scans())
     for image in (many_scans(), str(tmp_path / "bomb.jpg")):
