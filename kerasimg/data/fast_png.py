@@ -39,7 +39,7 @@ def plain_pixels(content: bytes) -> np.ndarray | None:
     # The first byte of each row is its filter, one of five.
     if len(rows) != height * stride or not inflate.eof or inflate.unused_data or max(rows[::stride]) > 4:
         return None
-    pixels: np.ndarray = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels = np.asarray(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED))
     return pixels if channels == 1 else np.ascontiguousarray(pixels[..., ::-1])
 
 
