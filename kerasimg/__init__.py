@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from kerasimg.evaluation.predict import predict as predict
     from kerasimg.evaluation.thresholds import choose_thresholds as choose_thresholds
     from kerasimg.models.build import build as build
+    from kerasimg.models.import_checkpoint import import_checkpoint as import_checkpoint
     from kerasimg.models.registry import load_plugins as load_plugins
     from kerasimg.models.registry import register as register
     from kerasimg.models.to_spec import copy_weights as copy_weights
@@ -64,6 +65,7 @@ _MODULES = {
     ),
     "kerasimg.models.build": ("build",),
     "kerasimg.models.to_spec": ("copy_weights",),
+    "kerasimg.models.import_checkpoint": ("import_checkpoint",),
     "kerasimg.models.registry": ("register", "load_plugins"),
     "kerasimg.training.dataset": ("dataset",),
     "kerasimg.training.lr_find": ("find_learning_rate",),

@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import math
+import mmap
 import os
 import re
 import struct
@@ -393,7 +394,11 @@ ITEM_BYTES: Final = {
 """Data type of a safetensors array -> bytes of a number. Complex numbers and 8-bit floats are none that we read."""
 
 
-def safetensors_arrays(content: bytes) -> dict[str, Tensor]:
+Bytes = bytes | mmap.mmap
+"""The content of a file, or the file itself, mapped: its parts are read when they are asked for."""
+
+
+def safetensors_arrays(content: Bytes) -> dict[str, Tensor]:
     """The arrays in a safetensors file; ValueError where its header does not describe the bytes exactly."""
     if len(content) < 8:
         raise ValueError("it is cut short")

@@ -26,7 +26,11 @@ SCHEMA = "kerasimg-1.schema.json"
 
 def zoo_names() -> list[str]:
     """Names of the specs that ship: "mobilenet", "recipes/finetune", ..."""
-    files = (path for path in ZOO.rglob("*.json") if not path.name.endswith((".schema.json", ".classes.json")))
+    files = (
+        path
+        for path in (*ZOO.glob("*.json"), *(ZOO / RECIPES).glob("*.json"))
+        if not path.name.endswith((".schema.json", ".classes.json"))
+    )
     return sorted(path.relative_to(ZOO).with_suffix("").as_posix() for path in files)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from typing import ClassVar, NamedTuple
@@ -74,6 +75,15 @@ class Interrupted(KerasimgError):
     """The user interrupted the work; what was reached is saved."""
 
     exit_code = 130
+
+
+@contextmanager
+def needs(extra: str, package: str) -> Iterator[None]:
+    """Turns the ImportError of a missing package into a CallError that says what to install."""
+    try:
+        yield
+    except ImportError as error:
+        raise CallError(f'{package} is not installed ({error}): pip install "kerasimg[{extra}]"') from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -25,7 +25,12 @@ NAMES = [name for name in kerasimg.__all__ if name != "__version__"]
 ERRORS = [
     name for name in NAMES if inspect.isclass(getattr(kerasimg, name)) and name.endswith(("Error", "Interrupted"))
 ]
-NOT_RUN = {"serve": "test_server.py", "push": "test_sharing.py", "pull": "test_sharing.py"}
+NOT_RUN = {
+    "serve": "test_server.py",
+    "push": "test_sharing.py",
+    "pull": "test_sharing.py",
+    "import_checkpoint": "test_import.py",
+}
 """Examples that wait for requests or need the network, and where the function is tested."""
 
 

@@ -357,9 +357,9 @@ def test_every_command_has_a_help_page(invoke: Invoke, words: tuple[str, ...]):
     assert (outcome.code, "Usage:" in outcome.out) == (0, True)
 
 
-def test_there_are_nine_verbs_at_the_top_and_the_rest_is_in_groups():
+def test_there_are_ten_verbs_at_the_top_and_the_rest_is_in_groups():
     top = [words[0] for words in COMMANDS if len(words) == 1]
-    assert top == ["init", "check", "train", "tune", "evaluate", "predict", "explain", "export", "serve"]
+    assert top == ["init", "check", "import", "train", "tune", "evaluate", "predict", "explain", "export", "serve"]
     assert {words[0] for words in COMMANDS if len(words) > 1} == {"spec", "run", "data", "zoo", "cache"}
 
 

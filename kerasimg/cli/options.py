@@ -83,6 +83,9 @@ Weights = Annotated[
         "--weights", metavar="FILE", help="none, imagenet, or a .weights.h5 file. Default: what the spec says."
     ),
 ]
+QUIET_CLIENT = ("HF_HUB_VERBOSITY", "error")
+"""The client of the Hub logs each of its retries; only the last result matters."""
+
 Limit = Annotated[
     list[str],
     typer.Option(

@@ -14,6 +14,7 @@ from kerasimg.files import to_json
 NEXT: dict[str, str | None] = {
     "init": "train {spec} --data {data}",
     "check": "train {spec} --data DATA",
+    "import": "train {spec} --data DATA",
     "train": "export {run} --to web",
     "tune": "train {spec} --data {data}",
     "evaluate": "export {run} --to web",

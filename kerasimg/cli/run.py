@@ -9,16 +9,23 @@ from typing import Annotated, Any
 import typer
 
 from kerasimg.cli.deploy import TARGETS, Batch, Drop, Precisions, Same, Tolerance
-from kerasimg.cli.options import DATA_HELP, Json, RunArgument, RunData, Top, keras_loaded, out_option, part_option
+from kerasimg.cli.options import (
+    DATA_HELP,
+    QUIET_CLIENT,
+    Json,
+    RunArgument,
+    RunData,
+    Top,
+    keras_loaded,
+    out_option,
+    part_option,
+)
 from kerasimg.cli.output import echo, print_result
 from kerasimg.cli.progress import waiting
 from kerasimg.errors import CallError, KerasimgError
 from kerasimg.run_folder import CARD, REPORT, RunFolder
 
 commands = typer.Typer(help="Report on, compare, improve and share runs.", no_args_is_help=True)
-
-QUIET_CLIENT = ("HF_HUB_VERBOSITY", "error")
-"""The client of the Hub logs each of its retries; only the last result matters."""
 
 Undo = Annotated[bool, typer.Option("--undo", help="Restore the model as it was.")]
 BundleData = Annotated[

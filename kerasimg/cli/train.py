@@ -1,4 +1,4 @@
-"""Commands that lead to a trained classifier: init, check, train, tune."""
+"""Commands that lead to a trained classifier: init, check, import, train, tune."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kerasimg.cli.options import (
+    QUIET_CLIENT,
     SPEC_HELP,
     Bad,
     BatchSize,
@@ -131,6 +132,34 @@ def check(
         raise typer.Exit(SpecError.exit_code)
     if not as_json:
         print_next("check", spec=specs[0])
+
+
+@commands.command("import")
+def import_checkpoint(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A .safetensors file with config.json beside it, a folder, or hf://OWNER/NAME."
+        ),
+    ],
+    out: Annotated[Path | None, out_option("a folder with the spec and its weights", "NAME in this folder")] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit on the Hub. Default: main.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Import a checkpoint of timm or Hugging Face. As a spec with weights; nothing of it is executed."""
+    os.environ.setdefault(*QUIET_CLIENT)
+    with keras_loaded():
+        from kerasimg.models.import_checkpoint import import_checkpoint
+    with waiting("importing", as_json):
+        imported = import_checkpoint(source, out, revision=revision)
+    classes = f"{imported.classes:,} classes" if imported.classes else "no head"
+    text = [
+        f"{imported.architecture}: {imported.params:,} parameters, {classes}, licence {imported.license or 'unknown'}",
+        f"wrote {imported.spec} and {imported.weights.name} beside it",
+    ]
+    print_result("import", imported.to_dict(), text, as_json, spec=imported.spec)
 
 
 @commands.command()

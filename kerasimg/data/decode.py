@@ -25,6 +25,7 @@ threads may decode, and Pillow runs them in parallel.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import cast
 
@@ -60,6 +61,8 @@ def decode(img: ImageInput, image: Image, opened: Callable[[PIL.Image.Image], No
     background = cast(RGB, tuple(image.background))
     height, width = image.size
     resize = RESIZE[image.resize]
+    if image.crop_fraction < 1:
+        resize = functools.partial(crop, fraction=image.crop_fraction)
     sized = resize(read_image(img, background, opened), height, width, FILTERS[image.interpolation], background)
     if image.channels == 1:
         return np.array(sized.convert("L"))[..., np.newaxis]
@@ -71,13 +74,19 @@ def stretch(image: PIL.Image.Image, height: int, width: int, resampling: Filter,
     return image.resize((width, height), resampling)
 
 
-def crop(image: PIL.Image.Image, height: int, width: int, resampling: Filter, background: RGB) -> PIL.Image.Image:
-    """The centre of the image: what exceeds the aspect ratio is cut off, half on each side."""
+def crop(
+    image: PIL.Image.Image, height: int, width: int, resampling: Filter, background: RGB, fraction: float = 1.0
+) -> PIL.Image.Image:
+    """The centre of the image: what exceeds the aspect ratio is cut off, half on each side.
+
+    fraction: of the sides of that box, which is taken about the centre.
+    """
     box_width, box_height = float(image.width), float(image.height)
     if image.width * height > width * image.height:
         box_width = image.height * width / height
     else:
         box_height = image.width * height / width
+    box_width, box_height = box_width * fraction, box_height * fraction
     left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
     return image.resize((width, height), resampling, (left, top, left + box_width, top + box_height))
 

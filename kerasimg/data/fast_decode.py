@@ -173,7 +173,7 @@ def only_decode(content: bytes, image: Image) -> bool:
     header = _header(content)
     if header is None:
         return False
-    box = _box(image.resize, header.width, header.height, image.size[0], image.size[1])
+    box = _box(image.resize, image.crop_fraction, header.width, header.height, image.size[0], image.size[1])
     return box.ratio >= 1 and _decode(content, header, box.ratio) is not None
 
 
@@ -195,7 +195,7 @@ def _from_jpeg(content: bytes, image: Image) -> np.ndarray | None:
             return None
         turn = header.turn
         height, width = reversed(image.size) if turn in SIDEWAYS else image.size
-        box = _box(image.resize, header.width, header.height, height, width)
+        box = _box(image.resize, image.crop_fraction, header.width, header.height, height, width)
         if box.ratio < 1:
             return None
         sized = _resize(content, header, box)
@@ -238,12 +238,13 @@ def _plain(content: bytes) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _box(policy: str, width: int, height: int, to_height: int, to_width: int) -> Box:
+def _box(policy: str, fraction: float, width: int, height: int, to_height: int, to_width: int) -> Box:
     """The part and the size that a resize policy gives, as in `decode.RESIZE`."""
     wide = width * to_height > to_width * height
     if policy == "crop":
         box_width = height * to_width / to_height if wide else float(width)
         box_height = float(height) if wide else width * to_height / to_width
+        box_width, box_height = box_width * fraction, box_height * fraction
         return Box((width - box_width) / 2, (height - box_height) / 2, box_width, box_height, to_width, to_height)
     if policy == "pad":
         if wide:

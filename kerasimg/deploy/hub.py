@@ -11,26 +11,20 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kerasimg.deploy.runtimes import needs
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, needs
 from kerasimg.escaping import markdown
+from kerasimg.models.hub_client import CLIENT, EXTRA, hub_client
 from kerasimg.spec import pack as form
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
     from kerasimg.models.classifier import ClassifierReference
 
 FILE = f"model{form.SUFFIX}"
 """Name of the pack in a repository."""
 README = "README.md"
-EXTRA, CLIENT = "hub", "huggingface_hub"
-LOG_IN = "log in (hf auth login) or set HF_TOKEN"
 
 
 def push(run: ClassifierReference, repo: str, *, private: bool = False, message: str | None = None) -> str:
@@ -64,7 +58,7 @@ def push(run: ClassifierReference, repo: str, *, private: bool = False, message:
             README: readme(opened, repo).encode(),
         }
         operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
-        with _hub_client(repo) as hub:
+        with hub_client(repo) as hub:
             address = str(hub.create_repo(repo, private=private, exist_ok=True))
             hub.create_commit(repo, operations, commit_message=message or f"{opened.manifest.name}, by kerasimg")
         return address
@@ -95,7 +89,8 @@ def pull(repo: str, out: str | os.PathLike[str] | None = None, *, revision: str 
     if path.exists():
         raise CallError(f"out: '{path}' already exists; choose another file")
     with tempfile.TemporaryDirectory(prefix=".kerasimg-pull-", dir=path.parent) as place:
-        with _hub_client(repo) as hub:
+        missing = f"the repository has no {FILE}; only models pushed by kerasimg run push can be pulled"
+        with hub_client(repo, missing) as hub:
             fetched = Path(hub.hf_hub_download(repo, FILE, revision=revision, local_dir=place))
         try:
             opened = form.Pack(fetched)
@@ -127,55 +122,3 @@ def _write_pack(run: ClassifierReference, place: Path) -> Path:
     from kerasimg.deploy.sharing import pack
 
     return pack(run, place / FILE)
-
-
-@contextmanager
-def _hub_client(repo: str) -> Iterator[HfApi]:
-    """Yields the hub's client; turns its exceptions into CallErrors that say what to do."""
-    with needs(EXTRA, CLIENT):
-        import huggingface_hub
-    from huggingface_hub.errors import HFValidationError
-
-    hub = huggingface_hub.HfApi(library_name="kerasimg")
-    try:
-        yield hub
-    except HFValidationError:
-        raise CallError(f"repo: expected OWNER/NAME, each of letters, digits, -, _ and ., got '{repo}'") from None
-    except Exception as error:
-        if (message := _describe_error(error, str(hub.endpoint), repo)) is None:
-            raise
-        raise CallError(f"{repo}: {message}") from None
-
-
-def _describe_error(error: Exception, endpoint: str, repo: str) -> str | None:
-    """Returns the message for an error of the client or its HTTP library; None for other errors."""
-    from huggingface_hub import errors
-
-    # Some are subclasses of a later one.
-    known: dict[type[Exception], str] = {
-        errors.RevisionNotFoundError: f"no such revision; see {endpoint}/{repo}/commits/main",
-        errors.GatedRepoError: f"access is restricted: request access at {endpoint}/{repo}, then {LOG_IN}",
-        errors.RepositoryNotFoundError: f"no such model at {endpoint}, or it is private: {LOG_IN}",
-        errors.LocalTokenNotFoundError: f"{endpoint} requires authentication: {LOG_IN}",
-        errors.LocalEntryNotFoundError: f"{endpoint} cannot be reached (HF_HUB_OFFLINE is set, or no network)",
-        errors.EntryNotFoundError: f"the repository has no {FILE}; only models pushed by kerasimg run push can be "
-        "pulled",
-    }
-    for kind, message in known.items():
-        if isinstance(error, kind):
-            return message
-    if isinstance(error, errors.HfHubHTTPError):
-        status = error.response.status_code
-        if status in (401, 403):
-            return f"{endpoint} denied access ({status}): {LOG_IN} with a token with write permission"
-        return f"{endpoint} responded with status {status}: {error.server_message or _first_line(error)}"
-    # The client wraps errors of an upload; errors of its HTTP library, which varies, pass through.
-    cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-    if type(cause).__module__.startswith(CLIENT):
-        return f"{endpoint} sent an unexpected response: {_first_line(cause)}"
-    foreign = not type(cause).__module__.startswith(("httpx", "httpcore"))
-    return None if foreign else f"{endpoint} cannot be reached: {_first_line(cause)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

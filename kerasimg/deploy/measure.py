@@ -24,9 +24,8 @@ from kerasimg.deploy.logits import inference_model
 from kerasimg.deploy.manifest import Precision
 from kerasimg.deploy.parity import latency
 from kerasimg.deploy.quiet import silence
-from kerasimg.deploy.runtimes import needs
 from kerasimg.deploy.targets import Target, open_runtime, target, targets
-from kerasimg.errors import CallError, listed
+from kerasimg.errors import CallError, listed, needs
 from kerasimg.log import Verbose
 from kerasimg.models.classifier import ClassifierReference
 from kerasimg.results import Measurement

@@ -35,7 +35,7 @@ FILTERS: dict[Interpolation, str] = {
 
 RESIZED = {
     "stretch": "stretched to {width} x {height}",
-    "crop": "the largest box of {width} x {height}'s aspect about its centre, resized to {width} x {height}",
+    "crop": "{part} of {width} x {height}'s aspect about its centre, resized to {width} x {height}",
     "pad": "fitted into {width} x {height} in its own aspect, on the background",
 }
 
@@ -54,6 +54,7 @@ def readme(manifest: Manifest, image: Image, classes: Sequence[str]) -> str:
     chosen = target(manifest.target)
     classes = [markdown(name) for name in classes]
     height, width = image.size
+    part = "the largest box" if image.crop_fraction == 1 else f"{image.crop_fraction:g} of the sides of the largest box"
     outputs = {
         "multiclass": f"{manifest.classes} probabilities, whose sum is 1",
         "binary": f"one probability: of '{classes[-1]}'",
@@ -66,7 +67,7 @@ def readme(manifest: Manifest, image: Image, classes: Sequence[str]) -> str:
         image,
         manifest.models[0],
         names=listed(classes, 8),
-        resized=RESIZED[image.resize].format(width=width, height=height),
+        resized=RESIZED[image.resize].format(width=width, height=height, part=part),
         outputs_are=outputs[manifest.task],
         snippets=[
             (title, LANGUAGES.get(title, ""), snippet(chosen, template, manifest, image, manifest.models[0]))

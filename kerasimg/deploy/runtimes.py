@@ -115,15 +115,6 @@ CONVERT_PIXELS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @contextmanager
-def needs(extra: str, package: str) -> Iterator[None]:
-    """Turns the ImportError of a missing package into a CallError that says what to install."""
-    try:
-        yield
-    except ImportError as error:
-        raise CallError(f'{package} is not installed ({error}): pip install "kerasimg[{extra}]"') from None
-
-
-@contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turns an exception of a runtime that opens a file into a WeightsError that names the file."""
     try:

@@ -54,8 +54,8 @@ def on_original(values: np.ndarray, image: Image, width: int, height: int) -> np
         top, left = (seen_height - inner_height) // 2, (seen_width - inner_width) // 2
         return _sized(values[top : top + inner_height, left : left + inner_width], width, height)
     if image.resize == "crop":
-        box_width = round(height * seen_width / seen_height) if wide else width
-        box_height = height if wide else round(width * seen_height / seen_width)
+        box_width = round(image.crop_fraction * (height * seen_width / seen_height if wide else width))
+        box_height = round(image.crop_fraction * (height if wide else width * seen_height / seen_width))
         left, top = (width - box_width) // 2, (height - box_height) // 2
         laid = np.zeros((height, width), dtype=np.float32)
         laid[top : top + box_height, left : left + box_width] = _sized(values, box_width, box_height)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,8 +72,12 @@ def construct(
     weights: Any = AS_THE_SPEC_SAYS,
     limits: Mapping[str, int] | None = None,
     visitor: type[Graph] = Graph,
+    inspect: Callable[[keras.Model], None] | None = None,
 ) -> Built:
-    """As `build`, and the layers of each node.  visitor: makes them."""
+    """As `build`, and the layers of each node.
+
+    visitor: makes them.  inspect: called with the model before its variables have values.
+    """
     packed = Path(weights) if is_pack(weights) else None
     graph = visitor(spec, Budget(limits), None if packed else weights)
     with _naming(spec), deferred_variables():
@@ -81,6 +85,8 @@ def construct(
         model = functional(spec, image, graph.make(image), spec.name)
         _check_expectation(spec, model)
         whole = None if packed else _check_given_weights(graph, weights)
+        if inspect is not None:
+            inspect(model)
     for finish in graph.later:
         finish()
     if packed is not None:

@@ -18,7 +18,7 @@ import h5py
 import keras
 import numpy as np
 
-from kerasimg.boundary import Tensor, hdf5_shapes, open_archive, reason_of, safetensors_arrays
+from kerasimg.boundary import Bytes, Tensor, hdf5_shapes, open_archive, reason_of, safetensors_arrays
 from kerasimg.errors import WeightsError, listed
 from kerasimg.files import replacing
 from kerasimg.keras_internals import weights_as_hdf5
@@ -215,7 +215,7 @@ def load_pack(model: keras.Model, path: Path, *, but_the_head: bool = False) -> 
         tensor = tensors[name]
         if tuple(variable.shape) == tensor.shape:
             with opened.reading(WEIGHTS):
-                loaded.append((variable, _fitting(array_of(content, tensor), variable)))
+                loaded.append((variable, fit_to(array_of(content, tensor), variable)))
         elif id(variable) not in head:
             shape = tuple(variable.shape)
             raise WeightsError(f"'{path}': {variable.path}: expected an array of shape {shape}, found {tensor.shape}")
@@ -223,7 +223,7 @@ def load_pack(model: keras.Model, path: Path, *, but_the_head: bool = False) -> 
         variable.assign(array)
 
 
-def array_of(content: bytes, tensor: Tensor) -> np.ndarray:
+def array_of(content: Bytes, tensor: Tensor) -> np.ndarray:
     """One array of a safetensors file; bfloat16 as float32, which holds it exactly."""
     dtype = _DTYPES[tensor.dtype]
     array = np.frombuffer(content[tensor.start : tensor.end], dtype).reshape(tensor.shape)
@@ -237,7 +237,7 @@ _DTYPES = {
 """Data type of a safetensors array -> NumPy's."""
 
 
-def _fitting(array: np.ndarray, variable: Any) -> np.ndarray:
+def fit_to(array: np.ndarray, variable: Any) -> np.ndarray:
     """An array in the data type of a variable; ValueError where its numbers are not finite, or of another kind."""
     floating = keras.backend.is_float_dtype(variable.dtype)
     if not floating and array.dtype.kind == "f":

@@ -105,6 +105,8 @@ class Image(Section):
     resize: ResizePolicy = "stretch"
     """stretch: to the size, whatever the aspect ratio. crop: the shorter side fits, the centre is used. pad: the
     longer side fits, the rest is background."""
+    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The share of that box's sides that `crop` takes, about its centre: `crop_pct` of timm."""
     interpolation: Interpolation = "bilinear"
     """The filter of the resize, always antialiased (except nearest)."""
     background: Annotated[list[Byte], Field(min_length=3, max_length=3)] = [255, 255, 255]
@@ -112,6 +114,12 @@ class Image(Section):
     scale: ScaleName | Standardize = "auto"
     """Scaling of pixels of 0-255. auto: as the backbone expects, else unit. none: 0 to 255. unit: 0 to 1.
     symmetric: -1 to 1. imagenet: minus mean, by standard deviation, of ImageNet. caffe: BGR minus mean."""
+
+    @model_validator(mode="after")
+    def _crops_in_one_way(self) -> Image:
+        if self.crop_fraction < 1 and self.resize != "crop":
+            raise ValueError(f'crop_fraction is for "resize": "crop", and this one is "{self.resize}"')
+        return self
 
 
 class Compile(Section):

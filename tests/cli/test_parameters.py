@@ -11,6 +11,7 @@ import kerasimg
 from kerasimg.cli import data, deploy, run, spec, train, use
 
 FUNCTIONS: dict[Callable[..., None], str] = {
+    train.import_checkpoint: "import_checkpoint",
     train.train: "train",
     train.tune: "tune",
     use.evaluate: "evaluate",

@@ -55,7 +55,8 @@ def framing(sizes: np.ndarray, image: Image) -> Framing:
     if image.resize == "stretch":
         return Framing(np.maximum(across, down), nothing, nothing, uneven)
     if image.resize == "crop":
-        return Framing(np.maximum(across, down), 1 - 1 / uneven, nothing, nothing + 1)
+        share = image.crop_fraction
+        return Framing(np.maximum(across, down) / share, 1 - share**2 / uneven, nothing, nothing + 1)
     return Framing(np.minimum(across, down), nothing, 1 - 1 / uneven, nothing + 1)
 
 

@@ -33,6 +33,7 @@ def preprocess_h(name: str, image: Image) -> str:
         width=image.size[1],
         channels=image.channels,
         resize=image.resize.upper(),
+        crop_fraction=image.crop_fraction,
         filter=image.interpolation.upper(),
         red=red,
         green=green,

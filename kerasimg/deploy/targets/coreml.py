@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from kerasimg.deploy.manifest import ModelFile, Precision
-from kerasimg.deploy.runtimes import NotHere, Runtime, needs, readable
+from kerasimg.deploy.runtimes import NotHere, Runtime, readable
 from kerasimg.deploy.targets import Images, Target
-from kerasimg.errors import KerasimgError
+from kerasimg.errors import KerasimgError, needs
 
 if TYPE_CHECKING:
     import keras

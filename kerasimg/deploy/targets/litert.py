@@ -14,9 +14,9 @@ import numpy as np
 from kerasimg.data.parallel import cores
 from kerasimg.deploy.manifest import InputType, ModelFile, Precision
 from kerasimg.deploy.quiet import silence
-from kerasimg.deploy.runtimes import Runtime, needs, readable
+from kerasimg.deploy.runtimes import Runtime, readable
 from kerasimg.deploy.targets import Images, Target
-from kerasimg.errors import KerasimgError
+from kerasimg.errors import KerasimgError, needs
 from kerasimg.files import to_json
 
 if TYPE_CHECKING:

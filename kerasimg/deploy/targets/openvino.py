@@ -13,8 +13,9 @@ import numpy as np
 
 from kerasimg.data.parallel import cores
 from kerasimg.deploy.manifest import ModelFile, Precision
-from kerasimg.deploy.runtimes import Runtime, needs, readable
+from kerasimg.deploy.runtimes import Runtime, readable
 from kerasimg.deploy.targets import Images, Target
+from kerasimg.errors import needs
 
 if TYPE_CHECKING:
     import keras

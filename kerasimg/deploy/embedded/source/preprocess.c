@@ -63,6 +63,8 @@ static Plan plan_of(int32_t width, int32_t height) {
   } else {
     box_height = (double)((int64_t)width * KERASIMG_HEIGHT) / KERASIMG_WIDTH;
   }
+  box_width *= KERASIMG_CROP_FRACTION;
+  box_height *= KERASIMG_CROP_FRACTION;
   const double left = (width - box_width) / 2, top = (height - box_height) / 2;
   plan.x0 = (float)left;
   plan.y0 = (float)top;

@@ -20,6 +20,7 @@
 #define KERASIMG_WIDTH @width@
 #define KERASIMG_CHANNELS @channels@
 #define KERASIMG_RESIZE KERASIMG_@resize@
+#define KERASIMG_CROP_FRACTION @crop_fraction@
 #define KERASIMG_FILTER KERASIMG_@filter@
 #define KERASIMG_BACKGROUND_RED @red@
 #define KERASIMG_BACKGROUND_GREEN @green@

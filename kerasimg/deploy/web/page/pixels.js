@@ -17,7 +17,8 @@ const POLICIES = { stretch, crop, pad };
 /** The model's input: bytes (height, width, channels).  image: the `image` section, as in preprocess.json. */
 export function modelInput(decoded, image) {
   const [height, width] = image.size;
-  const sized = POLICIES[image.resize](decoded, width, height, image.interpolation, image.background);
+  const { interpolation, background, crop_fraction: fraction } = image;
+  const sized = POLICIES[image.resize](decoded, width, height, interpolation, background, fraction);
   return image.channels === 1 ? grey(sized) : sized.data;
 }
 
@@ -65,11 +66,12 @@ function stretch(image, width, height, interpolation) {
   return resized(image, width, height, interpolation, [0, 0, image.width, image.height]);
 }
 
-/** The largest centred box with the aspect ratio of the size; its edges are fractions of a pixel. */
-function crop(image, width, height, interpolation) {
+/** The largest centred box with the aspect ratio of the size, or a fraction of its sides; its edges are fractions of a pixel. */
+function crop(image, width, height, interpolation, background, fraction = 1) {
   let [boxWidth, boxHeight] = [image.width, image.height];
   if (image.width * height > width * image.height) boxWidth = (image.height * width) / height;
   else boxHeight = (image.width * height) / width;
+  [boxWidth, boxHeight] = [boxWidth * fraction, boxHeight * fraction];
   const [left, top] = [(image.width - boxWidth) / 2, (image.height - boxHeight) / 2];
   return resized(image, width, height, interpolation, [left, top, left + boxWidth, top + boxHeight]);
 }

@@ -1,0 +1,459 @@
+"""`kerasimg.import_checkpoint`: a PyTorch checkpoint of timm or Hugging Face becomes a spec with its weights.
+
+Nothing of a checkpoint is executed: `config.json` and the header of the safetensors file are read within the limits of
+`kerasimg.boundary`, a converter turns them into a zoo spec (see `converters.py`), and every shape is compared before
+a model gets memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+
+from kerasimg import boundary
+from kerasimg.catalog import ZOO, load_to_build
+from kerasimg.errors import CallError, WeightsError
+from kerasimg.files import write_json, write_text
+from kerasimg.models import converters
+from kerasimg.models.build import construct
+from kerasimg.models.hub_client import hub_client
+from kerasimg.models.scaling import IMAGENET_MEAN, IMAGENET_STD
+from kerasimg.models.weights import save_weights
+from kerasimg.results import Result
+from kerasimg.spec.formatting import dumps
+
+HUB = "hf://"
+CONFIG, CARD, PREPROCESSOR = "config.json", "README.md", "preprocessor_config.json"
+WEIGHTS = "model.safetensors"
+PICKLES = frozenset({".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".tar"})
+MAX_SIDE = 4096
+"""Pixels of a side of the image that a checkpoint may ask for."""
+MAX_CLASSES = 1_000_000
+IMAGENET_CLASSES = ZOO / "imagenet.classes.json"
+FILTERS = ("bicubic", "bilinear", "nearest", "lanczos")
+"""The `interpolation` of timm that the section `image` has, too."""
+PILLOW_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "area"}
+"""`resample` of Hugging Face's preprocessors, the numbers of Pillow's filters."""
+
+
+@dataclass(frozen=True, repr=False)
+class ImportedCheckpoint(Result):
+    """What `import_checkpoint` wrote."""
+
+    spec: Path
+    """The spec; `kerasimg.build` and every command take it."""
+    weights: Path
+    family: str
+    """The converter, `zoo/converters/<family>.json`."""
+    architecture: str
+    """What the checkpoint calls itself."""
+    params: int
+    """Parameters of the model."""
+    classes: int
+    """Of its head; 0: it has none, and `num_classes` must be given."""
+    license: str | None
+    """As its card says; None: the card says nothing."""
+    source: str
+    """Where it came from; from the Hub with its commit."""
+
+
+class Found(NamedTuple):
+    """The files of a checkpoint on this machine."""
+
+    weights: Path
+    config: Path
+    card: Path
+    preprocessor: Path
+    name: str
+    source: str
+
+
+class Facts(NamedTuple):
+    """What a checkpoint says of itself."""
+
+    architecture: str
+    recipe: converters.Recipe
+    image: dict[str, Any]
+    classes: int
+    """Of its head; 0 for none."""
+    names: tuple[str, ...]
+    """Of the classes, where it has them."""
+    license: str | None
+
+
+def import_checkpoint(
+    source: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, *, revision: str | None = None
+) -> ImportedCheckpoint:
+    """Imports a checkpoint of timm or Hugging Face: writes a spec, its weights and its class names.
+
+    The spec extends one of the zoo, with the params of the checkpoint and with its own preprocessing in the section
+    `image`. `docs/importing.md` lists the families.
+
+    Args:
+        source: a `.safetensors` file with `config.json` beside it, a folder with both, or `hf://owner/name`, which
+            needs `pip install "kerasimg[hub]"`.
+        out: the folder to write to. None: one with the name of the checkpoint, in the current folder.
+        revision: of a checkpoint on the Hub: a branch, a tag or a commit. None: `main`. The commit is recorded.
+
+    Returns:
+        An `ImportedCheckpoint` with the paths of the spec and the weights.
+
+    Raises:
+        CallError: if there is no such checkpoint, no converter knows it, or the files exist already.
+        WeightsError: if its arrays are not those of its architecture; nothing is written.
+
+    Example:
+        >>> kerasimg.import_checkpoint("vit_tiny/", out="models").spec  # doctest: +SKIP
+        PosixPath('models/vit_tiny.json')
+    """
+    with _files(source, revision) as found:
+        facts = _read_facts(found)
+        folder = Path(found.name if out is None else out)
+        files = {suffix: folder / f"{found.name}{suffix}" for suffix in (".json", ".weights.h5", ".classes.json")}
+        for path in files.values():
+            if path.exists():
+                raise CallError(f"'{path}' exists already; choose another folder with out (--out)")
+        model = _load(found, facts)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CallError(f"out: '{folder}': {boundary.reason_of(error)}") from None
+        save_weights(model if facts.classes else _headless(model), files[".weights.h5"])
+        if facts.names:
+            write_json(files[".classes.json"], list(facts.names))
+        write_text(files[".json"], dumps(_document(found, facts, model, files[".weights.h5"])))
+    return ImportedCheckpoint(
+        spec=files[".json"],
+        weights=files[".weights.h5"],
+        family=facts.recipe.family,
+        architecture=facts.architecture,
+        params=model.count_params(),
+        classes=facts.classes,
+        license=facts.license,
+        source=found.source,
+    )
+
+
+# Files
+
+
+@contextmanager
+def _files(source: str | os.PathLike[str], revision: str | None) -> Iterator[Found]:
+    """The files of a checkpoint, from the Hub through its client's own cache."""
+    text = os.fspath(source)
+    if text.startswith(HUB):
+        yield _download(text.removeprefix(HUB), revision)
+        return
+    if revision is not None:
+        raise CallError(f"revision: expected a source that begins with {HUB}, got '{text}'")
+    path = Path(text)
+    if path.suffix.lower() in PICKLES:
+        raise CallError(_is_pickle(path))
+    if path.is_dir():
+        path = _weights_in(path)
+    elif not path.is_file():
+        raise CallError(f"no file and no folder '{path}'; from the Hub: {HUB}owner/name")
+    elif path.suffix != ".safetensors":
+        raise CallError(f"'{path}': expected a .safetensors file with {CONFIG} beside it, or a folder with both")
+    folder = path.parent
+    if not (folder / CONFIG).is_file():
+        raise CallError(f"'{path}': there is no {CONFIG} beside it, which says what the arrays are")
+    name = folder.resolve().name if path.name == WEIGHTS else path.stem
+    yield Found(path, folder / CONFIG, folder / CARD, folder / PREPROCESSOR, _file_name(name), str(source))
+
+
+def _weights_in(folder: Path) -> Path:
+    files = sorted(folder.glob("*.safetensors"))
+    if (folder / WEIGHTS).is_file():
+        return folder / WEIGHTS
+    if len(files) == 1:
+        return files[0]
+    if files:
+        raise CallError(f"'{folder}' has {len(files)} .safetensors files; name one, or join the parts")
+    pickles = [path for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
+    raise CallError(_is_pickle(pickles[0]) if pickles else f"'{folder}' has no .safetensors file")
+
+
+def _is_pickle(path: Path) -> str:
+    return (
+        f"'{path}' is a pickle, which can run any code when it is opened. Convert it where you trust it:\n"
+        f'  python -c "import torch, safetensors.torch as s; '
+        f"s.save_file(torch.load('{path.name}', weights_only=True), '{WEIGHTS}')\""
+    )
+
+
+def _download(text: str, revision: str | None) -> Found:
+    repo, _, named = text.partition("@")
+    if named and revision is not None:
+        raise CallError(f"revision: '{HUB}{text}' names one already")
+    missing = f"the repository has no {WEIGHTS} or no {CONFIG}; pickles (.bin, .pth) are not read"
+    with hub_client(repo, missing) as hub:
+        info = hub.model_info(repo, revision=named or revision)
+        commit, there = str(info.sha), {file.rfilename for file in info.siblings or ()}
+        fetched = {
+            name: Path(hub.hf_hub_download(repo, name, revision=commit))
+            for name in (CONFIG, WEIGHTS, CARD, PREPROCESSOR)
+            if name in there or name in (CONFIG, WEIGHTS)
+        }
+    nothing = fetched[CONFIG].parent / "absent"
+    return Found(
+        fetched[WEIGHTS],
+        fetched[CONFIG],
+        fetched.get(CARD, nothing),
+        fetched.get(PREPROCESSOR, nothing),
+        _file_name(repo.rpartition("/")[2]),
+        f"{HUB}{repo}@{commit}",
+    )
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") or "checkpoint"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[boundary.Bytes, Mapping[str, boundary.Tensor]]]:
+    """The bytes of a safetensors file, mapped and not read, and its header."""
+    place = f"'{path}' is not a valid safetensors file"
+    if path.stat().st_size == 0:
+        raise WeightsError(f"{place}: it is empty")
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content[:2] == b"PK" or content[:1] == b"\x80":
+            raise CallError(_is_pickle(path))
+        with boundary.reading(place, WeightsError):
+            tensors = boundary.safetensors_arrays(content)
+        yield content, tensors
+
+
+# What the checkpoint says
+
+
+def _read_facts(found: Found) -> Facts:
+    config = _read_json(found.config)
+    for key in ("auto_map", "custom_pipelines", "trust_remote_code"):
+        if key in config:
+            raise CallError(f"'{found.config}': {key}: the checkpoint asks for code of its own; nothing is executed")
+    license = _license(found.card)
+    if "architecture" in config:
+        return _timm_facts(found, config, license)
+    if "model_type" in config:
+        return _transformers_facts(found, config, license)
+    raise CallError(
+        f"'{found.config}': expected 'architecture', as timm writes it, or 'model_type', as Hugging Face does"
+    )
+
+
+def _timm_facts(found: Found, config: Mapping[str, Any], license: str | None) -> Facts:
+    cfg = {**config, **_object(found.config, config, "pretrained_cfg")}
+    place = f"'{found.config}': pretrained_cfg"
+    size = _whole_numbers(place, "input_size", cfg.get("input_size", [3, 224, 224]), 3, MAX_SIDE)
+    if size[0] != 3:
+        raise CallError(f"{place}.input_size: expected 3 channels, got {size[0]}")
+    classes = _count(f"'{found.config}'", "num_classes", config.get("num_classes", cfg.get("num_classes", 0)))
+    with boundary.reading(f"'{found.config}'"):
+        recipe = converters.for_timm(config, classes, size[1:])
+    crop = _number(place, "crop_pct", cfg.get("crop_pct", 1.0))
+    mode = cfg.get("crop_mode", "center")
+    image: dict[str, Any] = {
+        "size": list(size[1:]),
+        "resize": "stretch" if mode == "squash" else "pad" if mode == "border" else "crop",
+        "interpolation": _interpolation(place, cfg.get("interpolation", "bilinear")),
+        "scale": _scale(place, cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD)),
+    }
+    if 0 < crop < 1 and image["resize"] != "pad":
+        image["crop_fraction"] = crop
+    names = cfg.get("label_names")
+    descriptions = cfg.get("label_descriptions")
+    if isinstance(names, list) and isinstance(descriptions, dict):
+        names = [descriptions.get(name, name) if isinstance(name, str) else name for name in names]
+    license = license or (cfg["license"] if isinstance(cfg.get("license"), str) else None)
+    architecture = str(config["architecture"])[:100]
+    return Facts(architecture, recipe, image, classes, _class_names(found, names, classes), license)
+
+
+def _transformers_facts(found: Found, config: Mapping[str, Any], license: str | None) -> Facts:
+    place = f"'{found.config}'"
+    vision = _object(found.config, config, "vision_config")
+    side = {**config, **vision}.get("image_size", 224)
+    size = _whole_numbers(place, "image_size", side if isinstance(side, list) else [side, side], 2, MAX_SIDE)
+    architectures = config.get("architectures") or [""]
+    has_head = isinstance(architectures, list) and str(architectures[0]).endswith("ForImageClassification")
+    labels = _object(found.config, config, "id2label") if has_head else {}
+    classes = _count(place, "id2label", len(labels) or (config.get("num_labels", 2) if has_head else 0))
+    with boundary.reading(place):
+        recipe = converters.for_transformers(config, classes, size)
+    image: dict[str, Any] = {"size": list(size), "resize": "stretch"}
+    place = f"'{found.preprocessor}'"
+    steps = _read_json(found.preprocessor) if found.preprocessor.is_file() else {}
+    image["interpolation"] = PILLOW_FILTERS.get(steps.get("resample", 2), "bilinear")
+    image["scale"] = _scale(place, steps.get("image_mean", [0.5] * 3), steps.get("image_std", [0.5] * 3))
+    given = steps.get("size")
+    if isinstance(given, dict) and "shortest_edge" in given:
+        image["resize"] = "crop"
+        crop = steps.get("crop_size", given["shortest_edge"])
+        inner = crop.get("height", size[0]) if isinstance(crop, dict) else crop
+        share = _number(place, "crop_size", inner) / _number(place, "size.shortest_edge", given["shortest_edge"])
+        if steps.get("do_center_crop", True) and 0 < share < 1:
+            image["crop_fraction"] = round(share, 6)
+    names = [labels.get(str(index)) for index in range(classes)] if labels else None
+    return Facts(str(config["model_type"])[:100], recipe, image, classes, _class_names(found, names, classes), license)
+
+
+def _class_names(found: Found, names: Any, classes: int) -> tuple[str, ...]:
+    """The names of the classes, each once; none where the checkpoint has none."""
+    if names is None:
+        names = _imagenet_names() if classes == 1000 else []
+    if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise CallError(f"'{found.config}': the names of the classes: expected a list of strings")
+    if len(names) != classes:
+        if names:
+            raise CallError(f"'{found.config}': expected {classes:,} names of classes, found {len(names):,}")
+        return ()
+    counted: dict[str, int] = {}
+    for name in names:
+        counted[name] = counted.get(name, 0) + 1
+    return tuple(f"{name} ({index})" if counted[name] > 1 else name for index, name in enumerate(names))
+
+
+def _imagenet_names() -> list[str]:
+    names = boundary.parse_json(IMAGENET_CLASSES.read_bytes())
+    return [str(name) for name in names]
+
+
+def _license(card: Path) -> str | None:
+    """The licence in the metadata at the top of a model card."""
+    if not card.is_file():
+        return None
+    with boundary.reading(f"'{card}'"):
+        text = boundary.read_file(card, boundary.limit("text_bytes")).decode(errors="replace")
+    head = re.match(r"---\r?\n(.*?)\r?\n---", text, re.DOTALL)
+    named = re.search(r"(?m)^license:\s*([\w.+-]+)\s*$", head[1]) if head else None
+    return named[1] if named else None
+
+
+def _scale(place: str, mean: Any, std: Any) -> str | dict[str, Any]:
+    means = [_number(place, "mean", value) for value in _three(place, "mean", mean)]
+    stds = [_number(place, "std", value) for value in _three(place, "std", std)]
+    known = {
+        "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+        "symmetric": ((0.5,) * 3, (0.5,) * 3),
+        "unit": ((0.0,) * 3, (1.0,) * 3),
+    }
+    for name, (some_mean, some_std) in known.items():
+        if means == list(some_mean) and stds == list(some_std):
+            return name
+    return {"mean": [round(255 * value, 6) for value in means], "std": [round(255 * value, 6) for value in stds]}
+
+
+def _interpolation(place: str, name: Any) -> str:
+    if name not in FILTERS:
+        raise CallError(f"{place}.interpolation: expected one of {', '.join(FILTERS)}, got {str(name)[:40]!r}")
+    return str(name)
+
+
+# Checked values
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    with boundary.reading(f"'{path}'"):
+        content = boundary.parse_json(boundary.read_file(path, boundary.limit("json_bytes")))
+        if not isinstance(content, dict):
+            raise ValueError("expected an object")
+    return content
+
+
+def _object(place: Path, config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = config.get(key) or {}
+    if not isinstance(value, dict):
+        raise CallError(f"'{place}': {key}: expected an object")
+    return value
+
+
+def _whole_numbers(place: str, key: str, value: Any, count: int, most: int) -> tuple[int, ...]:
+    whole = isinstance(value, list) and all(type(side) is int and 0 < side <= most for side in value)
+    if not whole or len(value) != count:
+        raise CallError(f"{place}.{key}: expected {count} whole numbers from 1 to {most:,}, got {str(value)[:80]}")
+    return tuple(value)
+
+
+def _count(place: str, key: str, value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_CLASSES:
+        raise CallError(f"{place}: {key}: expected a whole number from 0 to {MAX_CLASSES:,}, got {str(value)[:80]}")
+    return value
+
+
+def _three(place: str, key: str, value: Any) -> list[Any]:
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        raise CallError(f"{place}.{key}: expected 3 numbers, got {str(value)[:80]}")
+    return list(value)
+
+
+def _number(place: str, key: str, value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value < 1e6:
+        raise CallError(f"{place}.{key}: expected a number, got {str(value)[:80]}")
+    return float(value)
+
+
+# Spec and weights
+
+
+def _extending(facts: Facts) -> dict[str, Any]:
+    """The part of the spec that the model follows from."""
+    params = dict(facts.recipe.params)
+    image = dict(facts.image)
+    if "size" in params:
+        del image["size"]
+    return {"kerasimg": 1, "extends": f"zoo/{facts.recipe.spec}", "params": params, "image": image}
+
+
+def _load(found: Found, facts: Facts) -> keras.Model:
+    """The model with the weights of the checkpoint. It gets memory only once every array fits."""
+    spec = load_to_build({"name": found.name, **_extending(facts)})
+    with _opened(found.weights) as (content, tensors):
+        plan: list[converters.Assignment] = []
+
+        def inspect(model: keras.Model) -> None:
+            inner = model if facts.classes else _headless(model)
+            with boundary.reading(f"'{found.weights}'", WeightsError):
+                plan.extend(converters.assign_arrays(inner.weights, facts.recipe, tensors))
+
+        model = construct(spec, weights=None, inspect=inspect).model
+        with boundary.reading(f"'{found.weights}'", WeightsError):
+            for assignment in plan:
+                assignment.variable.assign(converters.read_values(content, assignment, tensors))
+    return model
+
+
+def _headless(model: keras.Model) -> keras.Model:
+    """A model up to the input of its last layer with weights."""
+    head = next(layer for layer in reversed(model.layers) if layer.weights)
+    return keras.Model(model.input, head.input)
+
+
+def _document(found: Found, facts: Facts, model: keras.Model, weights: Path) -> dict[str, Any]:
+    """The spec of an imported checkpoint."""
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    pretrained = {"file": weights.name, "sha256": digest}
+    if facts.names:
+        pretrained["classes"] = weights.name.replace(".weights.h5", ".classes.json")
+    body = _extending(facts)
+    card = {"source": facts.architecture, "license": facts.license or "unknown", "origin": found.source}
+    document = {
+        "$schema": "kerasimg-1.schema.json",
+        **body,
+        "name": found.name,
+        "about": f"{facts.architecture}, imported by the converter {facts.recipe.family}.",
+        "card": card,
+        "pretrained": {"imagenet": pretrained},
+    }
+    if facts.classes:
+        document["expect"] = {"params": model.count_params(), "output": [None, facts.classes]}
+    return document
