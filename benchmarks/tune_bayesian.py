@@ -22,7 +22,7 @@ import kerasimg
 from kerasimg.spec.document import Tune
 from kerasimg.spec.metrics import Goal
 from kerasimg.tuning.journal import Outcome, Records
-from kerasimg.tuning.oracle import make_oracle
+from kerasimg.tuning.samplers import make_sampler
 from kerasimg.tuning.space import space_of
 from kerasimg.tuning.worker import run_trial
 
@@ -82,7 +82,7 @@ class Function:
 def missed(tuner: str, seed: int, trials: int) -> float:
     """Returns the gap between the best of a number of trials and the optimum."""
     spec = kerasimg.load(SPEC)
-    oracle = make_oracle(space_of(spec), GOAL, Tune(tuner=tuner, max_trials=trials, seed=seed), 1)
+    oracle = make_sampler(space_of(spec), GOAL, Tune(tuner=tuner, max_trials=trials, seed=seed), 1)
     with tempfile.TemporaryDirectory() as folder:
         oracle.open(Records(Path(folder)))
         while (order := oracle.create_trial("alone").order) is not None:

@@ -31,7 +31,7 @@ FAST = (
     *("models/test_graph", "test_objects", "models/test_output_kind", "models/test_temperature"),
     *("evaluation/test_intervals", "evaluation/test_measures", "evaluation/test_predictions", "evaluation/test_scores"),
     *("training/test_checkpoint", "training/test_objective", "training/test_optimizer_rates", "training/test_run"),
-    *("tuning/test_stopping", "tuning/test_oracle", "tuning/test_journal", "tuning/test_space"),
+    *("tuning/test_stopping", "tuning/test_samplers", "tuning/test_journal", "tuning/test_space"),
     *("deploy/test_parity", "reporting/test_charts", "reporting/test_epochs"),
     *("cli/test_diff", "cli/test_show"),
     "contract/test_keras_internals",

@@ -8,9 +8,10 @@ The sentence under a field becomes its description in the JSON Schema.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple
+from importlib.metadata import entry_points
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator, model_validator
 
 from kerasimg.spec.kinds import FLOAT32_MAX
 
@@ -56,6 +57,20 @@ Seed = Annotated[int, Field(ge=0), AfterValidator(_as_seed)]
 Channel = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_in_float32)]
 Divisor = Annotated[float, Field(gt=0), AfterValidator(_in_float32)]
 
+SAMPLERS: Final = "kerasimg.samplers"
+"""The entry point group through which other packages add search algorithms: `name = module:Class`."""
+
+
+def _known_sampler(value: Any, check: Any) -> Any:
+    try:
+        return check(value)
+    except ValidationError:
+        if isinstance(value, str) and entry_points(group=SAMPLERS, name=value):
+            return value
+        raise
+
+
+SamplerName = Annotated[Literal["random", "grid", "bayesian", "hyperband"], WrapValidator(_known_sampler)]
 ResizePolicy = Literal["stretch", "crop", "pad"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "area"]
 ScaleName = Literal["auto", "none", "unit", "symmetric", "imagenet", "caffe"]
@@ -279,7 +294,7 @@ class Limits(Section):
 class Tune(Section):
     """The hyperparameter search, in KerasTuner's terms."""
 
-    tuner: Literal["random", "grid", "bayesian", "hyperband"] = "hyperband"
+    tuner: SamplerName = "hyperband"
     """The search strategy. The first trial of each is the spec as written, with every default."""
     objective: str = "val_accuracy"
     """The metric to optimise: "loss" or the name of a metric of `compile`, after "val_" that of the validation part."""

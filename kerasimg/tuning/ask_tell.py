@@ -373,9 +373,11 @@ class Administration(OracleHooks):
 
     def random_values(self, draw: Callable[[], Any]) -> Any:
         """The first trial has the defaults of the spec; KerasTuner chooses the others."""
-        if not self.trials:
-            return {dimension.name: dimension.key(dimension.default) for dimension in self.space.active({})}
-        return draw()
+        return draw() if self.trials else self.defaults()
+
+    def defaults(self) -> dict[str, Key]:
+        """Returns the values of the spec as written."""
+        return {dimension.name: dimension.key(dimension.default) for dimension in self.space.active({})}
 
 
 def number_of(*parts: Any) -> int:

@@ -22,8 +22,8 @@ from kerasimg.training.prepare import load_for, weights_of
 from kerasimg.training.run import cache_kind, describe_weights
 from kerasimg.tuning.chief import Service, lead
 from kerasimg.tuning.journal import ARRAYS, BEST, TRIALS, WINNER, Ended, Records
-from kerasimg.tuning.oracle import make_oracle
 from kerasimg.tuning.protocol import TOKEN_VARIABLE, given_token, token_of
+from kerasimg.tuning.samplers import make_sampler
 from kerasimg.tuning.search_folder import Task, begin, best_spec_text
 from kerasimg.tuning.worker import UsedUp, run_trials
 
@@ -147,7 +147,7 @@ def _describe(task: Task) -> str:
 
 
 def _oracle(task: Task) -> Any:
-    return make_oracle(task.space, task.goal, task.spec.tune, task.epochs)
+    return make_sampler(task.space, task.goal, task.spec.tune, task.epochs)
 
 
 def _carry_out(

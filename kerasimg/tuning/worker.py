@@ -171,7 +171,7 @@ def run_trials(
     """Trains trials until there are no more.
 
     Args:
-        oracle: hands out the trials and takes the results: an oracle of `oracle.py`, or a `Chief`.
+        oracle: hands out the trials and takes the results: a sampler of `samplers.py`, or a `Chief`.
         worker: name of this worker.
         runner: trains a trial: `Trials`.
         task: has the spec and the goal of the search: `Task`.

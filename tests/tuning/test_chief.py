@@ -15,7 +15,7 @@ from kerasimg.tuning import ask_tell, protocol
 from kerasimg.tuning import chief as chiefs
 from kerasimg.tuning import worker as workers
 from kerasimg.tuning.journal import Ended, Records
-from kerasimg.tuning.oracle import make_oracle
+from kerasimg.tuning.samplers import make_sampler
 from kerasimg.tuning.space import Dimension, Space
 
 SPACE = Space((Dimension("x", "float", 0.5, low=0.0, high=1.0),))
@@ -28,7 +28,7 @@ class Led:
     """A running chief, and clients of it."""
 
     def __init__(self, folder, max_trials=3, address="127.0.0.1:0"):
-        self.oracle = make_oracle(SPACE, Goal("val_accuracy", "max"), Tune(tuner="random", max_trials=max_trials), 5)
+        self.oracle = make_sampler(SPACE, Goal("val_accuracy", "max"), Tune(tuner="random", max_trials=max_trials), 5)
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.oracle.open(Records(folder), may_come_back=True)
@@ -290,7 +290,7 @@ def test_a_lost_worker_is_named_and_its_trial_goes_to_another(led, listen, monke
         ("lost", "far-away"),
         ("end", "nearby"),
     ]
-    again = make_oracle(SPACE, leader.oracle.goal, leader.oracle.tune, 5)
+    again = make_sampler(SPACE, leader.oracle.goal, leader.oracle.tune, 5)
     again.open(Records(leader.folder))
     assert again.table() == leader.oracle.table()
     assert again.lost == leader.oracle.lost

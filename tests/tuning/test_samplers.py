@@ -1,14 +1,17 @@
-"""The oracles with a function instead of a training: the values that they choose, and the state that they restore."""
+"""The samplers with a function instead of a training: the values that they choose, and the state that they restore."""
 
 import shutil
+import sys
+from itertools import pairwise
 
 import pytest
+from pydantic import ValidationError
 
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Tune
 from kerasimg.spec.metrics import Goal
 from kerasimg.tuning.journal import Ended, Records
-from kerasimg.tuning.oracle import ORACLES, make_oracle
+from kerasimg.tuning.samplers import SAMPLERS, make_sampler
 from kerasimg.tuning.space import Dimension, Space
 
 GOAL = Goal("val_accuracy", "max")
@@ -22,8 +25,8 @@ SPACE = Space(
 SMALL = Space((Dimension("n", "choice", 2, options=(1, 2, 3)),))
 
 
-def oracle(tuner, folder=None, space=SPACE, epochs=9, **tune):
-    made = make_oracle(space, GOAL, Tune(tuner=tuner, **{"max_trials": 12, **tune}), epochs)
+def sampler(tuner, folder=None, space=SPACE, epochs=9, **tune):
+    made = make_sampler(space, GOAL, Tune(tuner=tuner, **{"max_trials": 12, **tune}), epochs)
     if folder is not None:
         folder.mkdir(exist_ok=True)
         made.open(Records(folder))
@@ -57,63 +60,63 @@ def decisions(made):
     return [(name, dict(order.values), order.epochs, order.of) for name, order in made.orders.items()]
 
 
-@pytest.mark.parametrize("tuner", ORACLES)
+@pytest.mark.parametrize("tuner", SAMPLERS)
 def test_the_first_trial_has_the_defaults_of_the_spec(tuner):
-    assert dict(run(oracle(tuner), 1).orders["0001"].values) == {"x": 0.5, "kind": "a"}
+    assert dict(run(sampler(tuner), 1).orders["0001"].values) == {"x": 0.5, "kind": "a"}
 
 
-@pytest.mark.parametrize("tuner", ORACLES)
+@pytest.mark.parametrize("tuner", SAMPLERS)
 def test_exactly_max_trials_trials_are_made(tuner):
-    assert len(run(oracle(tuner)).ended) == 12
+    assert len(run(sampler(tuner)).ended) == 12
 
 
-@pytest.mark.parametrize("tuner", ORACLES)
+@pytest.mark.parametrize("tuner", SAMPLERS)
 def test_an_inactive_value_is_never_explored(tuner):
-    for order in run(oracle(tuner, max_trials=30)).orders.values():
+    for order in run(sampler(tuner, max_trials=30)).orders.values():
         assert ("kind.b.n" in order.values) is (order.values["kind"] == "b")
 
 
-@pytest.mark.parametrize("tuner", ORACLES)
+@pytest.mark.parametrize("tuner", SAMPLERS)
 @pytest.mark.parametrize("when", [0, 1, 5, 11])
 def test_an_interrupted_search_continues_as_it_would_have(tuner, when, tmp_path):
-    whole = run(oracle(tuner, tmp_path / "whole"))
-    before = run(oracle(tuner, tmp_path / "cut"), when)
+    whole = run(sampler(tuner, tmp_path / "whole"))
+    before = run(sampler(tuner, tmp_path / "cut"), when)
     begin(before)  # and killed before it has ended
-    after = run(oracle(tuner, tmp_path / "cut"))
+    after = run(sampler(tuner, tmp_path / "cut"))
     assert decisions(after) == decisions(whole)
     assert after.best == whole.best
     assert sum(event["event"] == "begin" for event in after.records.events()) == 12
 
 
 def test_a_trial_that_ended_before_the_journal_was_truncated_is_not_run_again(tmp_path):
-    made = oracle("random", tmp_path / "cut")
+    made = sampler("random", tmp_path / "cut")
     trial = begin(made)
     made.records.write_ended(trial.order.trial, Ended("completed", 0.9, 0.1, [0.9], 1))
-    after = oracle("random", tmp_path / "cut")
+    after = sampler("random", tmp_path / "cut")
     assert after.ended["0001"].score == 0.9
     assert begin(after).order.trial == "0002"
 
 
 @pytest.mark.parametrize("tuner", ["random", "bayesian", "hyperband"])
 def test_seed_0_is_a_seed_like_any_other(tuner):
-    assert decisions(run(oracle(tuner, seed=0))) == decisions(run(oracle(tuner, seed=0)))
-    assert decisions(run(oracle(tuner, seed=0))) != decisions(run(oracle(tuner, seed=1)))
+    assert decisions(run(sampler(tuner, seed=0))) == decisions(run(sampler(tuner, seed=0)))
+    assert decisions(run(sampler(tuner, seed=0))) != decisions(run(sampler(tuner, seed=1)))
 
 
 def test_neighbouring_seeds_have_no_number_in_common():
-    item, other = (run(oracle("random", seed=seed, max_trials=30)) for seed in (1, 2))
+    item, other = (run(sampler("random", seed=seed, max_trials=30)) for seed in (1, 2))
     drawn = [{order.values["x"] for name, order in made.orders.items() if name != "0001"} for made in (item, other)]
     assert not drawn[0] & drawn[1]
 
 
 @pytest.mark.parametrize("tuner", ["random", "grid", "bayesian"])
 def test_a_small_space_is_searched_completely_and_then_the_search_ends(tuner):
-    made = run(oracle(tuner, space=SMALL))
+    made = run(sampler(tuner, space=SMALL))
     assert sorted(order.values["n"] for order in made.orders.values()) == [1, 2, 3]
 
 
 def test_hyperband_promotes_the_best_trials_which_continue_from_their_state():
-    made = run(oracle("hyperband", max_trials=18))
+    made = run(sampler("hyperband", max_trials=18))
     promoted = {name: order for name, order in made.orders.items() if order.of}
     assert len(promoted) >= 4
     for order in promoted.values():
@@ -124,22 +127,22 @@ def test_hyperband_promotes_the_best_trials_which_continue_from_their_state():
 
 
 def test_hyperband_trains_to_the_last_epoch_even_in_a_small_space():
-    made = run(oracle("hyperband", space=SMALL, max_trials=30))
+    made = run(sampler("hyperband", space=SMALL, max_trials=30))
     assert max(order.epochs for order in made.orders.values()) == 9
 
 
 def test_hyperband_does_not_start_a_bracket_with_more_trials_than_allowed():
-    assert {order.epochs for order in run(oracle("hyperband", max_trials=4)).orders.values()} == {9}
+    assert {order.epochs for order in run(sampler("hyperband", max_trials=4)).orders.values()} == {9}
 
 
 def test_bayesian_search_tries_nothing_twice():
-    made = run(oracle("bayesian", space=Space((Dimension("n", "int", 2, low=1, high=9),)), max_trials=9))
+    made = run(sampler("bayesian", space=Space((Dimension("n", "int", 2, low=1, high=9),)), max_trials=9))
     assert sorted(order.values["n"] for order in made.orders.values()) == list(range(1, 10))
 
 
 def test_bayesian_search_beats_random_search_on_a_bowl():
     bests = {
-        tuner: [run(oracle(tuner, seed=seed, max_trials=20)).trials for seed in range(4)]
+        tuner: [run(sampler(tuner, seed=seed, max_trials=20)).trials for seed in range(4)]
         for tuner in ("random", "bayesian")
     }
     missed = {tuner: sum(1 - max(t.score for t in trials.values()) for trials in of) / 4 for tuner, of in bests.items()}
@@ -147,7 +150,7 @@ def test_bayesian_search_beats_random_search_on_a_bowl():
 
 
 def test_a_search_whose_trials_all_fail_ends_early():
-    made = oracle("random")
+    made = sampler("random")
     for _ in range(3):
         end(made, begin(made), "failed", "no good")
     assert begin(made).status == "STOPPED"
@@ -155,14 +158,14 @@ def test_a_search_whose_trials_all_fail_ends_early():
 
 
 def test_one_failed_trial_does_not_end_the_search():
-    made = run(oracle("random"), 1)
+    made = run(sampler("random"), 1)
     for _ in range(5):
         end(made, begin(made), "failed", "no good")
     assert begin(made).status == "RUNNING"
 
 
 def test_another_worker_gets_the_trial_of_a_lost_worker():
-    made = oracle("random")
+    made = sampler("random")
     lost = begin(made, "one")
     assert begin(made, "two").order.trial == "0002"
     made.give_back("one")
@@ -171,7 +174,7 @@ def test_another_worker_gets_the_trial_of_a_lost_worker():
 
 
 def test_the_search_waits_for_the_last_trial_of_a_lost_worker():
-    made = oracle("random", max_trials=1)
+    made = sampler("random", max_trials=1)
     begin(made, "one")
     assert begin(made, "two").status == "IDLE"
     made.give_back("one")
@@ -179,7 +182,7 @@ def test_the_search_waits_for_the_last_trial_of_a_lost_worker():
 
 
 def test_a_trial_that_ends_twice_counts_once(tmp_path):
-    made = oracle("random", tmp_path / "twice")
+    made = sampler("random", tmp_path / "twice")
     trial = begin(made)
     end(made, trial)
     end(made, trial, "failed", "late")
@@ -188,19 +191,19 @@ def test_a_trial_that_ends_twice_counts_once(tmp_path):
 
 
 def test_a_worker_that_asks_again_gets_the_same_trial():
-    made = oracle("random")
+    made = sampler("random")
     assert begin(made).order.trial == begin(made).order.trial
 
 
 def test_a_folder_of_another_search_is_not_continued(tmp_path):
-    run(oracle("grid", tmp_path / "one"), 5)
+    run(sampler("grid", tmp_path / "one"), 5)
     other = Space((Dimension("x", "float", 0.25, low=0.0, high=0.5), *SPACE.dimensions[1:]))
     with pytest.raises(CallError, match="would not be chosen again"):
-        oracle("grid", tmp_path / "one", space=other)
+        sampler("grid", tmp_path / "one", space=other)
 
 
 def test_a_trial_is_ended_by_the_rule_of_the_spec():
-    made = oracle("random", stop="halving")
+    made = sampler("random", stop="halving")
     ended = []
     for number in range(6):
         trial = begin(made, f"worker {number}")
@@ -209,7 +212,7 @@ def test_a_trial_is_ended_by_the_rule_of_the_spec():
 
 
 def test_the_table_has_a_row_per_trial_with_its_values(tmp_path):
-    made = run(oracle("grid", tmp_path / "one"), 2)
+    made = run(sampler("grid", tmp_path / "one"), 2)
     rows = made.table()
     assert [row["trial"] for row in rows] == ["0001", "0002"]
     assert {"status", "val_accuracy", "seconds", "x", "kind", "reason"} <= rows[0].keys()
@@ -218,7 +221,7 @@ def test_the_table_has_a_row_per_trial_with_its_values(tmp_path):
 
 
 def test_random_search_knows_the_next_trial_before_this_one_has_ended(tmp_path):
-    made, undisturbed = (oracle("random", tmp_path / name, max_trials=6) for name in ("asked", "not-asked"))
+    made, undisturbed = (sampler("random", tmp_path / name, max_trials=6) for name in ("asked", "not-asked"))
     next_values = []
     for _ in range(6):
         trial = begin(made)
@@ -232,6 +235,69 @@ def test_random_search_knows_the_next_trial_before_this_one_has_ended(tmp_path):
 
 @pytest.mark.parametrize("tuner", ["grid", "bayesian", "hyperband"])
 def test_a_search_that_learns_from_its_trials_does_not_know_the_next(tuner):
-    made = oracle(tuner)
+    made = sampler(tuner)
     begin(made)
     assert made.next_values() is None
+
+
+PLUGIN = """
+import scipy.stats
+from kerasimg.tuning.samplers import PointSampler
+
+class Halton(PointSampler):
+    name, about = "halton", "the points of a Halton sequence"
+
+    def point(self, trial):
+        return scipy.stats.qmc.Halton(len(self.space.dimensions), seed=self.tune.seed).random(trial)[-1]
+"""
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Installs a package that adds a sampler by an entry point."""
+    site = tmp_path / "site"
+    monkeypatch.syspath_prepend(site)
+
+    def write(entry):
+        folder = site / "mine-1.0.dist-info"
+        folder.mkdir(parents=True)
+        (site / "halton_sampler.py").write_text(PLUGIN)
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[kerasimg.samplers]\nhalton = {entry}\n")
+
+    yield write
+    sys.modules.pop("halton_sampler", None)
+
+
+def test_a_sampler_of_another_package_searches_and_continues_after_a_kill(install, tmp_path):
+    install("halton_sampler:Halton")
+    whole = run(sampler("halton", tmp_path / "whole"))
+    assert len(whole.ended) == 12
+    assert dict(whole.orders["0001"].values) == {"x": 0.5, "kind": "a"}
+    xs = sorted(order.values["x"] for order in whole.orders.values())
+    assert max(high - low for low, high in pairwise(xs)) < 0.3  # a Halton sequence leaves no gaps
+    assert {"kind.b.n" in order.values for order in whole.orders.values() if order.values["kind"] == "a"} == {False}
+    run(sampler("halton", tmp_path / "cut"), 5)
+    assert decisions(run(sampler("halton", tmp_path / "cut"))) == decisions(whole)
+
+
+def test_a_sampler_that_cannot_be_loaded_is_named(install):
+    install("halton_sampler:Missing")
+    with pytest.raises(CallError, match=r"sampler 'halton': halton_sampler:Missing cannot be loaded: .*Missing"):
+        sampler("halton")
+
+
+def test_a_sampler_that_is_not_one_is_named(install):
+    install("scipy.stats:norm")
+    with pytest.raises(CallError, match=r"sampler 'halton': scipy.stats:norm is not a subclass of .*Sampler"):
+        sampler("halton")
+
+
+def test_a_spec_can_name_every_sampler():
+    names = Tune.model_json_schema()["properties"]["tuner"]["enum"]
+    assert sorted(names) == sorted(SAMPLERS) == sorted(cls.name for cls in SAMPLERS.values())
+
+
+def test_an_unknown_sampler_is_refused_when_the_spec_is_checked():
+    with pytest.raises(ValidationError, match="'random', 'grid', 'bayesian' or 'hyperband'"):
+        sampler("halton")

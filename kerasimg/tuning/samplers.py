@@ -1,17 +1,26 @@
-"""The search algorithms, KerasTuner's oracles: random search, grid search, Bayesian optimization, Hyperband."""
+"""Samplers: the search algorithms that choose the values of each trial. One class defines everything about each.
+
+They are KerasTuner's oracles behind `Sampler`, which hands out and records the trials. To add one: a class here, or in
+a package of your own a class that the entry point group `kerasimg.samplers` names: see docs/extending.md.
+"""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from inspect import isclass
+from typing import Any, ClassVar
 
+import keras_tuner
 import numpy as np
 from keras_tuner import oracles
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from kerasimg.errors import CallError, listed, nearest
 from kerasimg.keras_internals import BayesianHooks, GridHooks, HyperbandHooks
+from kerasimg.spec.document import SAMPLERS as GROUP
 from kerasimg.spec.document import Tune
 from kerasimg.spec.metrics import Goal
 from kerasimg.tuning.ask_tell import WORKED, Administration
@@ -24,15 +33,66 @@ ANYWHERE, NEAR, BEST, SPREAD = 2000, 1000, 5, 0.1
 """Candidates of Bayesian search: random points, and points near the BEST trials so far, with this deviation."""
 
 
-class RandomOracle(Administration, oracles.RandomSearchOracle):
+class Sampler(Administration):
+    """A search algorithm, listed before an oracle of KerasTuner in the bases.
+
+    The oracle's `populate_space(trial_id)` returns `{"status": "RUNNING", "values": {name: value}}`; "STOPPED" if there
+    is nothing left to try, "IDLE" if a running trial must end first. It draws from `self.random_state`, which is seeded
+    by the search's seed and the number of the trial, so that a search that was killed continues as it would have.
+    `PointSampler` is a simpler base.
+    """
+
+    name: ClassVar[str]
+    """The value of `tune.tuner`."""
+    about: ClassVar[str]
+    """One line for the docs."""
+
+
+class PointSampler(Sampler, keras_tuner.Oracle):
+    """A search algorithm that chooses points of the unit cube, one coordinate per search value.
+
+    Example:
+        class Halton(PointSampler):
+            name, about = "halton", "the points of a Halton sequence"
+
+            def point(self, trial):
+                return scipy.stats.qmc.Halton(len(self.space.dimensions), seed=self.tune.seed).random(trial)[-1]
+    """
+
+    def point(self, trial: int) -> Sequence[float] | None:
+        """Returns the coordinates in [0, 1) for a trial, numbered from 1; None if nothing is left to try.
+
+        Trial 1 has the defaults of the spec, so the first call is for trial 2. `self.trials` holds the trials so far,
+        with `hyperparameters.values` and `score`; `self.space.dimensions` the search values.
+        """
+        raise NotImplementedError
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Returns the values of the next trial."""
+        if not self.trials:
+            return {"status": "RUNNING", "values": self.defaults()}
+        point = self.point(int(trial_id))
+        if point is None:
+            return {"status": "STOPPED"}
+        made = self.hyperparameters.copy()
+        made.values = {}
+        for parameter, coordinate in zip(made.space, point, strict=True):
+            if made.is_active(parameter):
+                made.values[parameter.name] = parameter.prob_to_value(float(coordinate))
+        return {"status": "RUNNING", "values": made.values}
+
+
+class RandomSampler(Sampler, oracles.RandomSearchOracle):
     """Random search."""
 
+    name, about = "random", "independent random values"
     knows_next = True
 
 
-class GridOracle(Administration, GridHooks, oracles.GridSearchOracle):
+class GridSampler(Sampler, GridHooks, oracles.GridSearchOracle):
     """Every combination, with ten values of a range without steps."""
 
+    name, about = "grid", "every combination; ten values of a range without steps"
     is_stateless = False
 
     def _close(self, trial: str, ended: Ended, when: float) -> None:
@@ -40,13 +100,15 @@ class GridOracle(Administration, GridHooks, oracles.GridSearchOracle):
         self.note_ended(trial)
 
 
-class BayesianOracle(Administration, BayesianHooks, oracles.BayesianOptimizationOracle):
+class BayesianSampler(Sampler, BayesianHooks, oracles.BayesianOptimizationOracle):
     """Gaussian process with an upper confidence bound, after some random trials; no values are tried twice.
 
     KerasTuner's process has one length scale for all values and no noise, and finds little. Here each value has its own
     length scale, and scores have noise. The bound is evaluated at many points at once: KerasTuner's 50 descents take
     seconds, as long as a small trial.
     """
+
+    name, about = "bayesian", "a Gaussian process with an upper confidence bound, after some random trials"
 
     def __init__(self, space: Space, goal: Goal, tune: Tune, epochs: int, **options: Any) -> None:
         at_random = max(3, min(3 * len(space.dimensions), tune.max_trials // 3))
@@ -86,9 +148,10 @@ class BayesianOracle(Administration, BayesianHooks, oracles.BayesianOptimization
         return np.asarray(mean - self.beta * deviation)
 
 
-class HyperbandOracle(Administration, HyperbandHooks, oracles.HyperbandOracle):
+class HyperbandSampler(Sampler, HyperbandHooks, oracles.HyperbandOracle):
     """Hyperband (Li et al. 2018, arXiv:1603.06560), repeated until `max_trials` is reached."""
 
+    name, about = "hyperband", "many short trials, of which the best continue; repeated until `max_trials` is reached"
     is_stateless = False
 
     def __init__(self, space: Space, goal: Goal, tune: Tune, epochs: int, **options: Any) -> None:
@@ -125,14 +188,31 @@ class HyperbandOracle(Administration, HyperbandHooks, oracles.HyperbandOracle):
         return Order(trial, self.space.values(keys), last, first, before, keep_state=last < self.epochs)
 
 
-ORACLES: Mapping[str, type[Administration]] = {
-    "random": RandomOracle,
-    "grid": GridOracle,
-    "bayesian": BayesianOracle,
-    "hyperband": HyperbandOracle,
+SAMPLERS: Mapping[str, type[Sampler]] = {
+    cls.name: cls for cls in (RandomSampler, GridSampler, BayesianSampler, HyperbandSampler)
 }
+"""The samplers of kerasimg, by name."""
 
 
-def make_oracle(space: Space, goal: Goal, tune: Tune, epochs: int) -> Any:
-    """Returns the oracle for the `tune` section of a spec."""
-    return ORACLES[tune.tuner](space, goal, tune, epochs)
+def make_sampler(space: Space, goal: Goal, tune: Tune, epochs: int) -> Any:
+    """Returns the sampler for the `tune` section of a spec.
+
+    Raises:
+        CallError: if there is none of that name, or the package that adds it cannot be loaded.
+    """
+    return _sampler_class(tune.tuner)(space, goal, tune, epochs)
+
+
+def _sampler_class(name: str) -> type[Sampler]:
+    if name in SAMPLERS:
+        return SAMPLERS[name]
+    for point in entry_points(group=GROUP, name=name):
+        try:
+            cls = point.load()
+        except Exception as error:
+            raise CallError(f"sampler '{name}': {point.value} cannot be loaded: {error}") from error
+        if not (isclass(cls) and issubclass(cls, Sampler)):
+            raise CallError(f"sampler '{name}': {point.value} is not a subclass of {__name__}.Sampler")
+        return cls
+    names = [*SAMPLERS, *(point.name for point in entry_points(group=GROUP))]
+    raise CallError(f"no sampler '{name}'{nearest(name, names)} (samplers: {listed(names)})")
