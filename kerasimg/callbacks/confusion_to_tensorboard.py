@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 
 import keras
 import numpy as np
+import PIL.Image
+
+from kerasimg.figures import confusion_figure, image_figure, save_figure
 
 
 class ConfusionToTensorBoard(keras.callbacks.Callback):
@@ -61,10 +64,10 @@ class ConfusionToTensorBoard(keras.callbacks.Callback):
         if (epoch + 1) % self.every:
             return
         confusion, mistaken = self._look()
-        self._write("confusion", _draw_confusion(confusion, self.classes), epoch)
+        self._write("confusion", confusion_figure(confusion, self.classes), epoch)
         for place, (_, image, label, guess) in enumerate(mistaken):
             title = f"{self.classes[label]}, taken for {self.classes[guess]}"
-            self._write(f"mistaken/{place}", _draw_image(image, title), epoch)
+            self._write(f"mistaken/{place}", image_figure(image, title), epoch)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Close the log."""
@@ -94,37 +97,8 @@ class ConfusionToTensorBoard(keras.callbacks.Callback):
         Event = import_module("tensorboard.compat.proto.event_pb2").Event
         Summary = import_module("tensorboard.compat.proto.summary_pb2").Summary
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        width, height = (int(side) for side in figure.canvas.get_width_height())
+        save_figure(figure, buffer, fit=True)
+        width, height = PIL.Image.open(buffer).size
         image = Summary.Image(encoded_image_string=buffer.getvalue(), width=width, height=height, colorspace=4)
         summary = Summary(value=[Summary.Value(tag=tag, image=image)])
         self._writer.add_event(Event(step=epoch + 1, wall_time=time.time(), summary=summary))
-
-
-def _draw_confusion(confusion: np.ndarray, classes: list[str]) -> Any:
-    """Draws the matrix, with colours by the share of the row and with the counts."""
-    from matplotlib.figure import Figure
-
-    count = len(classes)
-    figure = Figure(figsize=(2 + count * 0.4, 2 + count * 0.4), layout="constrained")
-    axes = figure.subplots()
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(count), classes, rotation=90)
-    axes.set_yticks(range(count), classes)
-    axes.set(xlabel="prediction", ylabel="label")
-    for row, column in np.argwhere(confusion):
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=colour)
-    return figure
-
-
-def _draw_image(image: np.ndarray, title: str) -> Any:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3, 3.3), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(np.clip(image, 0, 255).astype("uint8").squeeze(), cmap="gray")
-    axes.set_title(title, fontsize="small")
-    axes.set_axis_off()
-    return figure

@@ -16,6 +16,7 @@ from kerasimg.data.cache import CacheKind
 from kerasimg.data.readable import OnBadImage
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError, KerasimgError
+from kerasimg.figures import rate_figure, save_figure
 from kerasimg.log import Verbose
 from kerasimg.models.weights import Weights
 from kerasimg.results import Result
@@ -43,19 +44,7 @@ class RateSweep(Result):
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw loss over rate, with the suggestion, into an image file."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
-        axes = figure.add_subplot()
-        axes.plot(self.rates, self.losses)
-        axes.axvline(self.suggestion, color="tab:green", label=f"falls fastest: {self.suggestion:.2g}")
-        axes.axvline(self.lowest, color="tab:red", linestyle=":", label=f"lowest: {self.lowest:.2g}")
-        finite = np.array([loss for loss in self.losses if np.isfinite(loss)])
-        low, first = finite.min(), finite[0]
-        axes.set_ylim(low - 0.1 * (first - low), first + 0.5 * (first - low))
-        axes.set(xscale="log", xlabel="learning rate", ylabel="loss, smoothed")
-        axes.legend()
-        figure.savefig(path, dpi=120)
+        save_figure(rate_figure(self.rates, self.losses, self.suggestion, self.lowest), path, dpi=120)
 
     def __str__(self) -> str:
         return f"suggested learning rate: {self.suggestion:.2g} (the loss is lowest at {self.lowest:.2g})"

@@ -3,8 +3,8 @@ import pytest
 import sklearn.metrics as sk
 
 from kerasimg.evaluation.curves import POINTS, curves
-from kerasimg.evaluation.figures import curves_figure
 from kerasimg.evaluation.scores import scores
+from kerasimg.figures import curves_figure
 
 
 def drawn(task, n=400, k=4):

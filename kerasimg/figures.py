@@ -1,10 +1,15 @@
-"""Scores as images: the confusion matrix and the reliability diagram, drawn without a display."""
+"""Every figure that is an image file, drawn by Matplotlib without a display.
+
+Those of HTML pages are SVG, which takes the colours of the page: `kerasimg.reporting.charts`.
+"""
 
 from __future__ import annotations
 
 import math
+import os
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -95,6 +100,46 @@ def curves_figure(found: Mapping[str, Any]) -> Figure:
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.legend(loc=place, fontsize=8, title=title, title_fontsize=8)
     return figure
+
+
+def rate_figure(rates: Sequence[float], losses: Sequence[float], suggestion: float, lowest: float) -> Figure:
+    """Draws the loss over the learning rate, with the suggested rate and that of the lowest loss."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(rates, losses)
+    axes.axvline(suggestion, color="tab:green", label=f"falls fastest: {suggestion:.2g}")
+    axes.axvline(lowest, color="tab:red", linestyle=":", label=f"lowest: {lowest:.2g}")
+    finite = np.array([loss for loss in losses if np.isfinite(loss)])
+    low, first = finite.min(), finite[0]
+    axes.set_ylim(low - 0.1 * (first - low), first + 0.5 * (first - low))
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss, smoothed")
+    axes.legend()
+    return figure
+
+
+def image_figure(image: np.ndarray, title: str) -> Figure:
+    """Draws an image, (H, W, C) of 0-255, under a title."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3, 3.3), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(np.clip(image, 0, 255).astype("uint8").squeeze(), cmap="gray")
+    axes.set_title(_plain(title), fontsize="small")
+    axes.set_axis_off()
+    return figure
+
+
+def save_figure(figure: Figure, file: str | os.PathLike[str] | IO[bytes], *, dpi: int = 100, fit: bool = False) -> None:
+    """Writes a figure as PNG, or in the format that the file's name says.
+
+    fit: enlarge the image to all that is drawn, such as long names beyond the axes.
+    """
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; a warning per character says no more.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(file, dpi=dpi, bbox_inches="tight" if fit else None)
 
 
 def _plain(name: str) -> str:
