@@ -1,35 +1,42 @@
-"""Images of a source -> batches for `model.fit`, as a tf.data.Dataset.
+"""Images of a source -> batches that `model.fit`, `evaluate` and `predict` take, in the active backend's arrays.
 
-Images are decoded in parallel, or come from the cache, and stay uint8 until a batch is augmented or returned. The
-images of a batch and their augmentation are a pure function of the arguments (`shuffling.py`). There is no state
-between two batches, so any number of threads, workers and restarts gives the same batches, bit by bit.
+Batches are made by their number (`batches.py`): read, decoded or taken from the cache as uint8, and finished by the
+backend: augmented, or converted to floats. Some are made ahead, in threads, while the model computes. Under TensorFlow
+this is a tf.data.Dataset, under JAX and PyTorch a `Feed`; both have a known length and give the same batches again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import keras
 import numpy as np
+from keras import ops
 
+from kerasimg.data.batches import Batches, ImageBatches
 from kerasimg.data.cache import Cache, CacheKind, open_cache
-from kerasimg.data.loading import Loader
-from kerasimg.data.readers.soft_labels import soft_labels
 from kerasimg.data.shuffling import Order, Shard, steps
 from kerasimg.data.source import Source
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, KerasimgError
 from kerasimg.spec.document import Image
 from kerasimg.spec.heads import Targets
 
-__all__ = ["TARGETS", "Targets", "batches", "steps"]
+__all__ = ["Feed", "Targets", "batches", "feed", "map_batches", "own_errors", "steps"]
 
+Batch = tuple[Any, ...]
+"""(x, y) or (x, y, w)."""
 Augment = Callable[[Any, Any, Any, int], tuple[Any, Any]]
 """(uint8 images, labels, seeds, size of a full batch) -> (float32 images, labels): see `augment.Augmentation`."""
 
 BATCHES_AT_ONCE = 2
-"""Batches that are decoded at once, so that no core waits for the last image of one."""
+"""Batches that are made at once, so that no core waits for the last image of one."""
 AHEAD = 2
-"""Batches that are prefetched."""
+"""Finished batches that wait for the model."""
 
 
 def batches(
@@ -53,9 +60,9 @@ def batches(
     threads: int | None = None,
     blend_weights: bool = True,
 ) -> Any:
-    """The images at `indices` as a tf.data.Dataset of (x, y), or (x, y, w): x float32 0-255, (N, H, W, C).
+    """The images at `indices` as batches of (x, y), or (x, y, w): x float32 0-255, (N, H, W, C).
 
-    y: see TARGETS.  sample_weight: one per index.
+    y: see `batches.ENCODERS`.  sample_weight: one per index.
     shuffle: permute all images in each epoch, by (seed, epoch).
     augment: from `compile_augment`; its seeds are (N, 2) int64: [seed, epoch * 2**32 + position in `indices`].
     cache: where decoded images are stored: "off", "memory", "disk", "auto", or a shared `Cache`.
@@ -66,118 +73,198 @@ def batches(
     threads: decoding threads; None: one per core.
     blend_weights: if `augment` blends labels, blend the weights too (see `_blend`).
 
-    The cardinality is known. Iterating twice gives the same batches twice. An image that cannot be read raises an
-    error of TensorFlow that names it.
+    Iterating twice gives the same batches twice. An image that cannot be read raises a DataError that names it; under
+    TensorFlow, inside of `own_errors`.
     """
-    import tensorflow as tf
-
-    _check_targets(targets, source)
     indices = np.asarray(indices, dtype=np.int64)
     if not len(indices):
         raise CallError("batches of no images were asked for")
     order = Order(len(indices), batch_size, shuffle, seed, drop_remainder, shard)
-    if not 0 <= first_step < order.steps or first_epoch < 0:
-        raise CallError(f"first_step: expected 0 to {order.steps - 1}, got {first_step} (first_epoch {first_epoch})")
+    first, end = numbers(order, first_epoch, epochs, first_step)
     weights = None if sample_weight is None else np.asarray(sample_weight, np.float32)
     if weights is not None and weights.shape != indices.shape:
         raise CallError(f"expected {len(indices)} sample weights, got shape {weights.shape}")
-    loader = Loader(source, indices, image, open_cache(cache), exact, threads)
-    labels = labels_for(source, indices, targets)
-    labels = labels.astype(np.uint8) if targets == "multi_hot" else labels
-    size = order.size if drop_remainder else None
+    images = ImageBatches(
+        source,
+        indices,
+        image,
+        order,
+        targets=targets,
+        sample_weight=weights,
+        cache=open_cache(cache),
+        exact=exact,
+        threads=threads,
+    )
 
-    def load(number: np.int64) -> tuple[np.ndarray, ...]:
-        epoch, positions = order.batch(int(number))
-        seeds = np.stack([np.full(len(positions), seed, np.int64), epoch * 2**32 + positions], axis=1)
-        weight = np.ones(0, np.float32) if weights is None else weights[positions]
-        return loader.load(positions), labels[positions], seeds, weight
+    if augment is not None and keras.backend.backend() != "tensorflow":
+        augment = _by_tensorflow(augment)
 
-    def fetch(number: Any) -> tuple[Any, ...]:
-        types = [tf.uint8, tf.as_dtype(labels.dtype), tf.int64, tf.float32]
-        pixels, y, seeds, weight = tf.numpy_function(load, [number], types)
-        pixels.set_shape((size, *loader.shape))
-        y.set_shape((size, *labels.shape[1:]))
-        seeds.set_shape((size, 2))
-        weight.set_shape((size,))
-        y = TARGETS[targets](y, len(source.classes))
-        return (pixels, y, seeds) if weights is None else (pixels, y, seeds, weight)
-
-    def finish(pixels: Any, y: Any, seeds: Any, *weight: Any) -> tuple[Any, ...]:
+    def finish(pixels: Any, y: Any, seeds: Any, *weight: Any) -> Batch:
         if augment is None:
-            return (tf.cast(pixels, tf.float32), y, *weight)
+            return (ops.cast(pixels, "float32"), y, *weight)
         if weight and blend_weights and getattr(augment, "blends", False):
             return _blend(augment, pixels, y, seeds, order.size, weight[0])
         return (*augment(pixels, y, seeds, order.size), *weight)
 
-    as_written = tf.autograph.experimental.do_not_convert
-    first = first_epoch * order.steps + first_step
-    if epochs is None:
-        numbers = tf.data.Dataset.counter(first)
-    else:
-        numbers = tf.data.Dataset.range(first, (first_epoch + epochs) * order.steps)
-    # On threads of their own: they wait for the decoder and would block TensorFlow's threads.
-    dataset = numbers.map(
-        as_written(fetch), num_parallel_calls=BATCHES_AT_ONCE, deterministic=True, use_unbounded_threadpool=True
-    )
-    return dataset.map(as_written(finish), num_parallel_calls=BATCHES_AT_ONCE, deterministic=True).prefetch(AHEAD)
+    return feed(images, first, end, finish)
 
 
-def labels_for(source: Source, indices: np.ndarray, targets: Targets) -> np.ndarray:
-    """The labels that TARGETS convert: class numbers, or soft labels if there are any and the target is one_hot."""
-    return soft_labels(source, indices) if source.soft and targets == "one_hot" else source.label_ids(indices)
+def _by_tensorflow(augment: Any) -> Any:
+    """The augmentation of arrays of another backend, as long as it is written in TensorFlow."""
+
+    def run(*arrays: Any) -> tuple[Any, ...]:
+        import tensorflow as tf
+
+        *tensors, size = arrays
+        found = augment(*(tf.constant(ops.convert_to_numpy(tensor)) for tensor in tensors), size)
+        return tuple(ops.convert_to_tensor(tensor.numpy()) for tensor in found)
+
+    run.blends = getattr(augment, "blends", False)  # type: ignore[attr-defined]
+    return run
 
 
-def _blend(augment: Augment, pixels: Any, y: Any, seeds: Any, size: int, weight: Any) -> tuple[Any, Any, Any]:
+def numbers(order: Order, first_epoch: int, epochs: int | None, first_step: int) -> tuple[int, int | None]:
+    """The first batch and the one to stop before, as `Order` counts them; None: without end."""
+    if not 0 <= first_step < order.steps or first_epoch < 0:
+        raise CallError(f"first_step: expected 0 to {order.steps - 1}, got {first_step} (first_epoch {first_epoch})")
+    return first_epoch * order.steps + first_step, None if epochs is None else (first_epoch + epochs) * order.steps
+
+
+def _blend(augment: Augment, pixels: Any, y: Any, seeds: Any, size: int, weight: Any) -> Batch:
     """MixUp and CutMix with sample weights: images, labels, weights.
 
     Each of the two images counts by its own weight: the new weight is the blend of both, and each label has the share
     of its own image. The cross-entropy is linear in the labels, so the loss is the blend of the two weighted losses.
     """
-    import tensorflow as tf
-
-    weight = weight[:, tf.newaxis]
-    images, both = augment(pixels, tf.concat([y * weight, weight], axis=1), seeds, size)
+    weight = ops.expand_dims(weight, 1)
+    images, both = augment(pixels, ops.concatenate([y * weight, weight], axis=1), seeds, size)
     weighted, weight = both[:, :-1], both[:, -1]
-    return images, tf.math.divide_no_nan(weighted, weight[:, tf.newaxis]), weight
+    return images, ops.divide_no_nan(weighted, ops.expand_dims(weight, 1)), weight
 
 
-def sparse(labels: Any, classes: int) -> Any:
-    """The number of the class: (N,) int64."""
-    return labels
+# --- Feeding ----------------------------------------------------------------------------------------------------------
 
 
-def one_hot(labels: Any, classes: int) -> Any:
-    """1 at the class, or soft labels unchanged: (N, K) float32."""
+def feed(batches: Batches, first: int, end: int | None, finish: Callable[..., Batch], prefetch: int = AHEAD) -> Any:
+    """The batches from number `first` to before `end` as a tf.data.Dataset or a `Feed`; None: without end.
+
+    finish: the backend's tensors of a batch -> the batch.
+    prefetch: finished batches that wait for the model, under TensorFlow.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return _dataset(batches, first, end, finish, prefetch)
+
+    def make(number: int) -> Batch:
+        # Seeds stay in NumPy: JAX has no 64-bit integers.
+        arrays = batches.load(number)
+        return finish(*(array if array.dtype == np.int64 else ops.convert_to_tensor(array) for array in arrays))
+
+    return Feed(make, first, end)
+
+
+def map_batches(data: Any, function: Callable[..., Batch]) -> Any:
+    """Applies a function of the backend's tensors to every batch of what `feed` returned."""
+    if isinstance(data, Feed):
+        return data.map(function)
     import tensorflow as tf
 
-    return tf.one_hot(labels, classes) if labels.dtype.is_integer else labels
+    as_written = tf.autograph.experimental.do_not_convert
+    return data.map(as_written(function), num_parallel_calls=BATCHES_AT_ONCE, deterministic=True).prefetch(AHEAD)
 
 
-def binary(labels: Any, classes: int) -> Any:
-    """The class number, 0 or 1: (N, 1) float32."""
+class Feed(keras.utils.PyDataset):
+    """Batches under JAX and PyTorch: made by their number, some ahead of the model, in threads.
+
+    The threads end with the last batch, or when the feed is no longer referenced.
+    """
+
+    def __init__(self, make: Callable[[int], Batch], first: int, end: int | None) -> None:
+        """make: number -> batch.  first, end: numbers as `Order` counts them; None: without end."""
+        super().__init__()
+        self.make, self.first, self.end = make, first, end
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._waiting: dict[int, Future[Batch]] = {}
+
+    @property
+    def num_batches(self) -> int | None:
+        """Number of batches; None: without end."""
+        return None if self.end is None else self.end - self.first
+
+    def map(self, function: Callable[..., Batch]) -> Feed:
+        """The same batches after a function of them, which runs in the threads."""
+        make = self.make
+        return Feed(lambda number: function(*make(number)), self.first, self.end)
+
+    def __getitem__(self, index: int) -> Batch:
+        number = self.first + index
+        if self.end is not None and number >= self.end:
+            raise IndexError(index)
+        ahead = number + BATCHES_AT_ONCE + AHEAD
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(BATCHES_AT_ONCE, thread_name_prefix="kerasimg-feed")
+            wanted = range(number, ahead if self.end is None else min(ahead, self.end))
+            for other in self._waiting.keys() - set(wanted):
+                self._waiting.pop(other).cancel()
+            for other in wanted:
+                if other not in self._waiting:
+                    self._waiting[other] = self._pool.submit(self.make, other)
+            future = self._waiting.pop(number)
+        try:
+            return future.result()
+        finally:
+            if number + 1 == self.end:
+                self.close()
+
+    def close(self) -> None:
+        """Ends the threads; the next batch starts them again."""
+        with self._lock:
+            if self._pool is not None:
+                self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool, self._waiting = None, {}
+
+
+_failures: deque[KerasimgError] = deque(maxlen=8)
+"""The last errors of batches that TensorFlow was to load; it passes on their text alone."""
+
+
+@contextlib.contextmanager
+def own_errors() -> Iterator[None]:
+    """Raises the error that names the image where TensorFlow would raise its own because a batch cannot be loaded."""
+    try:
+        yield
+    except Exception as error:
+        text = "" if isinstance(error, KerasimgError) else str(error)
+        failure = next((failure for failure in _failures if text and str(failure) in text), None)
+        if failure is None:
+            raise
+        raise failure from None
+
+
+def _dataset(batches: Batches, first: int, end: int | None, finish: Callable[..., Batch], prefetch: int) -> Any:
     import tensorflow as tf
 
-    return tf.cast(labels, tf.float32)[:, tf.newaxis]
+    order, signature = batches.order, batches.signature
+    rows = order.size if order.drop_remainder else None
 
+    def load(number: np.int64) -> tuple[np.ndarray, ...]:
+        try:
+            return batches.load(int(number))
+        except KerasimgError as error:
+            _failures.append(error)
+            raise
 
-def multi_hot(labels: Any, classes: int) -> Any:
-    """1 at each of the classes: (N, K) float32."""
-    import tensorflow as tf
+    def fetch(number: Any) -> tuple[Any, ...]:
+        tensors = tf.numpy_function(load, [number], [tf.as_dtype(dtype) for _, dtype in signature], stateful=False)
+        for tensor, (shape, _) in zip(tensors, signature, strict=True):
+            tensor.set_shape((rows, *shape))
+        return tuple(tensors)
 
-    return tf.cast(labels, tf.float32)
-
-
-TARGETS: dict[Targets, Callable[[Any, int], Any]] = {
-    "sparse": sparse,
-    "one_hot": one_hot,
-    "binary": binary,
-    "multi_hot": multi_hot,
-}
-"""Target -> function that converts the labels of a batch, given the number of classes."""
-
-
-def _check_targets(targets: Targets, source: Source) -> None:
-    if (targets == "multi_hot") != (source.task == "multilabel"):
-        raise CallError(f"targets '{targets}' do not fit the task '{source.task}'")
-    if targets == "binary" and len(source.classes) != 2:
-        raise CallError(f"targets 'binary' need 2 classes, not {len(source.classes)}")
+    as_written = tf.autograph.experimental.do_not_convert
+    dataset = tf.data.Dataset.counter(first) if end is None else tf.data.Dataset.range(first, end)
+    # On threads of their own: they wait for the decoder and would block TensorFlow's threads.
+    dataset = dataset.map(
+        as_written(fetch), num_parallel_calls=BATCHES_AT_ONCE, deterministic=True, use_unbounded_threadpool=True
+    )
+    return dataset.map(as_written(finish), num_parallel_calls=BATCHES_AT_ONCE, deterministic=True).prefetch(prefetch)

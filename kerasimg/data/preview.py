@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
@@ -71,10 +72,11 @@ def contact_sheet(
     if augmentation is not None and augmentation.blends and targets == "sparse":
         targets = "one_hot"
     common: dict[str, Any] = {"batch_size": len(indices), "cache": "off", "exact": False, "targets": targets}
-    columns = [next(iter(batches(source, indices, image, **common)))[0].numpy()]
+    as_array = keras.ops.convert_to_numpy
+    columns = [as_array(next(iter(batches(source, indices, image, **common)))[0])]
     if augmentation is not None:
         drawn = batches(source, indices, image, seed=seed, augment=augmentation, epochs=max(1, draws), **common)
-        columns += [images.numpy() for images, *_ in drawn][:draws]
+        columns += [as_array(images) for images, *_ in drawn][:draws]
     names = [", ".join(source.items[index].labels) or "(none)" for index in indices.tolist()]
     return _draw(names, columns)
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from kerasimg import log
 from kerasimg.data.groups import known_group_numbers
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part
-from kerasimg.data.pipeline import Targets, batches
+from kerasimg.data.pipeline import Targets, batches, own_errors
 from kerasimg.data.readable import OnBadImage, require_readable
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, is_in_memory, open_source
@@ -182,7 +182,8 @@ def predicted(classifier: Classifier, source: Source, indices: Sequence[int] | n
         targets=TARGETS[classifier.spec.task],
         cache="off",
     )
-    return classifier.probabilities(images)
+    with own_errors():
+        return classifier.probabilities(images)
 
 
 def choose_images(

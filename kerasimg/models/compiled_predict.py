@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 BATCH_SIZE = 64
 """Images per batch, if an array holds more."""
@@ -25,7 +26,7 @@ def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     As in inference, with the weights that the model has at the time of the call.
     """
     if keras.backend.backend() != "tensorflow":
-        return lambda images: _first(model.predict_on_batch(np.asarray(images)))
+        return lambda images: _by_keras(model, images, _power_of_two(len(images)))
     found = getattr(model, ATTRIBUTE, None)
     if found is None:
         found = _Compiled(model)
@@ -35,13 +36,31 @@ def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
 
 def answers(model: keras.Model, images: Any) -> np.ndarray:
     """The float32 outputs of a model for images (N, H, W, C), 0-255, or for batches from the pipeline."""
-    if keras.backend.backend() != "tensorflow":
-        return _first(model.predict(images, verbose=0))
-    run = forward(model)
     if hasattr(images, "shape"):
-        starts = range(0, len(images), BATCH_SIZE)
-        return np.concatenate([run(images[start : start + BATCH_SIZE]) for start in starts])
-    return np.concatenate([run(batch[0] if isinstance(batch, tuple) else batch) for batch in images])
+        batches = (images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE))
+    else:
+        batches = (batch[0] if isinstance(batch, tuple) else batch for batch in images)
+    outputs: list[np.ndarray] = []
+    run, largest = forward(model), 0
+    for batch in batches:
+        largest = max(largest, len(batch))
+        short = len(batch) < largest and keras.backend.backend() != "tensorflow"
+        outputs.append(_by_keras(model, batch, largest) if short else run(batch))
+    return np.concatenate(outputs)
+
+
+def _by_keras(model: keras.Model, images: Any, size: int) -> np.ndarray:
+    """On JAX and PyTorch. JAX compiles for each size of a batch, so that few are used: smaller ones are padded."""
+    tensor = ops.cast(ops.convert_to_tensor(images), model.inputs[0].dtype)
+    count = len(images)
+    if count < size and keras.backend.backend() == "jax":
+        tensor = ops.pad(tensor, ((0, size - count), *((0, 0) for _ in tensor.shape[1:])))
+    found = model.predict_on_batch(tensor)
+    return np.asarray(keras.tree.flatten(found)[0], dtype=np.float32)[:count]
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()
 
 
 class _Compiled:
@@ -66,7 +85,3 @@ class _Compiled:
 
         tensor = tf.cast(images, self.dtype)
         return np.asarray(self.function(tensor).numpy())
-
-
-def _first(found: Any) -> np.ndarray:
-    return np.asarray(keras.tree.flatten(found)[0], dtype=np.float32)

@@ -185,7 +185,7 @@ def agreement(model: keras.Model, made: Engine, images: Any, task: str = "multic
     kind = output_kind(model)
     features = made.compute(images)
     whole = forward(model)(images)
-    parts = _forward(made.split.rest, features if len(features) > 1 else features[0])[0]
+    parts = _outputs(made.split.rest, features if len(features) > 1 else features[0])[0]
     wanted, found = (as_probabilities(_by_row(outputs), kind, task) for outputs in (whole, parts))
     differences = np.abs(wanted - found).max(axis=-1)
     return Agreement(float(differences.mean()), _same_first(made, wanted, found))
@@ -253,7 +253,7 @@ def _lowered(form: Form) -> Callable[[Split, int], Engine]:
 def _plain(split: Split, batch_size: int) -> Engine:
     """Keras' forward pass: inside of TensorFlow's graphs under its own backend, batch by batch under the others."""
     if keras.backend.backend() != "tensorflow":
-        return Engine("plain", split, batch_size, lambda images: _predicted(split.frozen, images), in_graph=False)
+        return Engine("plain", split, batch_size, lambda images: _outputs(split.frozen, images), in_graph=False)
     import tensorflow as tf
 
     signature = [tf.TensorSpec((None, *split.frozen.inputs[0].shape[1:]), tf.float32)]
@@ -345,14 +345,12 @@ def _timed(engines: list[Engine]) -> dict[str, float]:
     return best
 
 
-def _predicted(model: keras.Model, images: Any) -> list[np.ndarray]:
-    outputs = model.predict_on_batch(np.asarray(images))
-    return [np.asarray(output, dtype=np.float32) for output in keras.tree.flatten(outputs)]
-
-
-def _forward(model: keras.Model, inputs: Any) -> list[np.ndarray]:
-    outputs = keras.tree.flatten(model(inputs, training=False))
-    return [np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(output, "float32"))) for output in outputs]
+def _outputs(model: keras.Model, inputs: Any) -> list[np.ndarray]:
+    if keras.backend.backend() == "tensorflow":
+        outputs = model(inputs, training=False)
+    else:  # JAX would compile each operation of a model that is called
+        outputs = model.predict_on_batch(inputs)
+    return [np.asarray(output).astype(np.float32) for output in keras.tree.flatten(outputs)]
 
 
 def _by_row(outputs: np.ndarray) -> np.ndarray:

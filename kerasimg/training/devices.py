@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+from keras import ops
 
 from kerasimg import log
+from kerasimg.data.pipeline import map_batches
 from kerasimg.models.build import leaves
 from kerasimg.spec.load import Spec
 from kerasimg.training.auto_settings import batch_size_of
@@ -77,26 +79,21 @@ class Devices:
         """
         if self.strategy is None or dataset is None:
             return dataset
-        import tensorflow as tf
-
         count = self.count
         whole = None if rows is None else -(-rows // count) * count / rows
 
         def fill(x: Any, y: Any, weight: Any = None) -> tuple[Any, Any, Any]:
-            n = tf.shape(y)[0]
+            n = ops.shape(y)[0]
             m = -(-n // count) * count
-            places = tf.range(m) % n
+            places = ops.arange(m) % n
+            is_image = ops.cast(ops.arange(m) < n, "float32")
+            weighed = is_image * (ops.cast(m / n, "float32") if whole is None else whole)
+            if weight is not None:
+                weighed = weighed * ops.take(weight, places, axis=0)
+            filled = keras.tree.map_structure(lambda tensor: ops.take(tensor, places, axis=0), (x, y))
+            return (*filled, ops.stack([weighed, is_image], axis=1))
 
-            def filled(tensor: Any) -> Any:
-                taken = tf.cond(tf.equal(n, m), lambda: tensor, lambda: tf.gather(tensor, places))
-                return tf.ensure_shape(taken, (None, *tensor.shape[1:]))
-
-            is_image = tf.cast(tf.range(m) < n, tf.float32)
-            scale = tf.cast(m / n, tf.float32) if whole is None else tf.constant(whole, tf.float32)
-            weighed = is_image * scale if weight is None else is_image * scale * filled(weight)
-            return tf.nest.map_structure(filled, x), filled(y), tf.stack([weighed, is_image], axis=1)
-
-        return dataset.map(tf.autograph.experimental.do_not_convert(fill)).prefetch(2)
+        return map_batches(dataset, fill)
 
 
 ONE = Devices()

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 
 from kerasimg import log
+from kerasimg.data.pipeline import own_errors
 from kerasimg.errors import Interrupted, KerasimgError
 from kerasimg.keras_internals import build_metrics, has_averages_in_place
 from kerasimg.models.split_model import split_frozen
@@ -341,7 +342,7 @@ class KerasFit:
 @contextmanager
 def running(devices: Devices, model: Any) -> Iterator[None]:
     """The scope in which the steps of a model run."""
-    with devices.statistics_of_all(model), devices.scope():
+    with devices.statistics_of_all(model), devices.scope(), own_errors():
         yield
 
 
@@ -362,7 +363,7 @@ def make_callbacks(spec: Spec) -> list[Any]:
 
 def plan_stage(experiment: Experiment, index: int, notes: Mapping[str, Any] = {}) -> FeaturePlan:
     """Returns how the frozen part of a stage is computed; a resumed stage follows its notes."""
-    spec, sized, devices = experiment.spec, experiment.at(index), experiment.devices
+    spec, sized = experiment.spec, experiment.at(index)
     whole, settings = sized.built.model, settings_of(spec)
     mode = settings.mode if split_frozen(whole) and not has_teacher(spec) else "off"
     data = StageData(
@@ -376,7 +377,6 @@ def plan_stage(experiment: Experiment, index: int, notes: Mapping[str, Any] = {}
         targets=experiment.objective.targets,
         sample_weight=experiment.weights,
         cache=experiment.cache,
-        as_arrays=keras.backend.backend() != "tensorflow" and devices.strategy is None,
     )
     plan = plan_features(
         whole,

@@ -16,13 +16,16 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 
+import keras
 import numpy as np
 
 from kerasimg import log
 from kerasimg.data.augment import Augmentation
+from kerasimg.data.batches import Arrays, Signature, encode_labels, labels_for
 from kerasimg.data.cache import about_pixels, open_cache
 from kerasimg.data.loading import Loader
-from kerasimg.data.pipeline import Targets, batches, labels_for
+from kerasimg.data.pipeline import Targets, batches
+from kerasimg.data.shuffling import Order
 from kerasimg.data.source import Source
 from kerasimg.models.inference import Engine
 from kerasimg.spec.document import Image
@@ -107,6 +110,45 @@ class Rows:
     def nbytes(self) -> int:
         """Bytes in memory."""
         return sum(part.nbytes for part in self.parts)
+
+
+class FeatureBatches:
+    """Batches of features: float32, one array per tensor of the seam, then labels and, if there are any, weights.
+
+    Epoch e uses view e modulo the number of views.
+    """
+
+    def __init__(
+        self, rows: Rows, labels: np.ndarray, classes: int, order: Order, targets: Targets, weights: np.ndarray | None
+    ) -> None:
+        """labels: from `labels_for`."""
+        self.rows, self.labels, self.classes, self.order = rows, labels, classes, order
+        self.targets, self.weights = targets, weights
+        self.views = len(rows.parts[0]) // rows.count
+        label = self._encode(np.arange(1), np.arange(1))
+        self.signature: Signature = [
+            *((part.shape[1:], np.dtype(np.float32)) for part in rows.parts),
+            (label.shape[1:], label.dtype),
+            *([] if weights is None else [((), np.dtype(np.float32))]),
+        ]
+
+    def _encode(self, positions: np.ndarray, places: np.ndarray) -> np.ndarray:
+        if self.rows.labels is not None:
+            return self.rows.labels[places]
+        return encode_labels(self.labels[positions], self.targets, self.classes)
+
+    def load(self, number: int) -> Arrays:
+        """Features, labels, and weights if there are any."""
+        epoch, positions = self.order.batch(number)
+        places = epoch % self.views * self.rows.count + positions
+        features = (part[places].astype(np.float32) for part in self.rows.parts)
+        arrays = *features, self._encode(positions, places)
+        return arrays if self.weights is None else (*arrays, self.weights[positions])
+
+    def finish(self, *tensors: Any) -> tuple[Any, ...]:
+        """(x, y) or (x, y, w); x is a tuple if the seam has several tensors."""
+        count = len(self.rows.parts)
+        return (tensors[:count] if count > 1 else tensors[0], *tensors[count:])
 
 
 def stored_as(features: Sequence[np.ndarray]) -> Stored:
@@ -229,15 +271,16 @@ def _computed(
     )
     wanted = np.zeros(len(indices), bool)
     wanted[missing] = True
+    as_array = keras.ops.convert_to_numpy
 
     def run(batch: Any) -> list[np.ndarray]:
-        return _in_full_batches(recipe.engine, batch[0].numpy(), size)
+        return _in_full_batches(recipe.engine, as_array(batch[0]), size)
 
     for (_, labels, numbers), features in _side_by_side(run, images, recipe.engine):
-        places = np.rint(numbers.numpy()).astype(np.int64)
+        places = np.rint(as_array(numbers)).astype(np.int64)
         chosen = wanted[places]
         if chosen.any():
-            yield places[chosen], [array[chosen] for array in features], labels.numpy()[chosen]
+            yield places[chosen], [array[chosen] for array in features], as_array(labels)[chosen]
 
 
 def _in_full_batches(engine: Engine, images: np.ndarray, size: int) -> list[np.ndarray]:

@@ -21,10 +21,11 @@ import keras
 import numpy as np
 
 from kerasimg.data.augment import Augmentation, compile_augment
+from kerasimg.data.batches import labels_for
 from kerasimg.data.cache import memory_room, open_cache
 from kerasimg.data.items import Part
 from kerasimg.data.loading import Loader
-from kerasimg.data.pipeline import Targets, batches, labels_for
+from kerasimg.data.pipeline import Targets, batches, feed, map_batches, numbers
 from kerasimg.data.shuffling import Order, Shard, steps
 from kerasimg.data.source import Source
 from kerasimg.errors import CallError
@@ -33,8 +34,7 @@ from kerasimg.models.inference import Engine, Precision, has_gpu, settle
 from kerasimg.models.split_model import Split, split_frozen
 from kerasimg.spec.document import Image
 from kerasimg.spec.load import Spec
-from kerasimg.training.array_batches import as_dataset, feature_batches, image_batches
-from kerasimg.training.feature_rows import DoesNotFit, Recipe, Rows, Stored, rows_of, stored_as
+from kerasimg.training.feature_rows import DoesNotFit, FeatureBatches, Recipe, Rows, Stored, rows_of, stored_as
 
 Mode = Literal["off", "cached", "fresh"]
 Wanted = Literal["auto", "off", "cached", "fresh"]
@@ -45,6 +45,8 @@ LARGEST_SEAM = 4.0
 CHECKED = 16
 """Images on which the split model is compared with the whole one, in every run."""
 STEPS_PER_EXECUTION = 50
+PREFETCH = 64
+"""Batches of features to prefetch: they are small, and a step is short."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +67,6 @@ class StageData:
     sample_weight: np.ndarray | None = None
     """One per training image, float32."""
     cache: Any = "auto"
-    as_arrays: bool = False
-    """Whether batches may be a keras.utils.PyDataset of arrays."""
 
     @cached_property
     def augmentation(self) -> Augmentation | None:
@@ -107,27 +107,22 @@ class FeaturePlan:
         drop_remainder: bool = False,
     ) -> Any:
         """Returns batches to train `model` on; the arguments are those of `batches`."""
+        place: dict[str, Any] = {"first_epoch": first_epoch, "epochs": epochs, "first_step": first_step}
+        if "train" not in self.rows:
+            images = self.data.training_images(**place, shard=shard, drop_remainder=drop_remainder)
+            return self._through_engine(images)
         data = self.data
         order = Order(len(data.parts["train"]), data.batch_size, True, data.seed, drop_remainder, shard)
-        if not 0 <= first_step < order.steps or first_epoch < 0:
-            raise CallError(
-                f"first_step: expected 0 to {order.steps - 1}, got {first_step} (first_epoch {first_epoch})"
-            )
-        first = first_epoch * order.steps + first_step
-        end = None if epochs is None else (first_epoch + epochs) * order.steps
-        if (batches := self._from_memory("train", order, first, end)) is not None:
-            return batches
-        options: dict[str, Any] = {"first_epoch": first_epoch, "epochs": epochs, "first_step": first_step}
-        return self._through_engine(data.training_images(**options, shard=shard, drop_remainder=drop_remainder))
+        return self._features("train", order, *numbers(order, **place), data.sample_weight)
 
     def validation(self) -> Any:
         """Returns batches to validate `model` on; None without a validation part."""
         if "validation" not in self.data.parts:
             return None
+        if "validation" not in self.rows:
+            return self._through_engine(self.data.images("validation"))
         order = Order(len(self.data.parts["validation"]), self.data.batch_size)
-        if (batches := self._from_memory("validation", order, 0, order.steps)) is not None:
-            return batches
-        return self._through_engine(self.data.images("validation"))
+        return self._features("validation", order, 0, order.steps, None)
 
     @property
     def steps_per_execution(self) -> int | None:
@@ -156,39 +151,24 @@ class FeaturePlan:
             }
         return figures
 
-    def _from_memory(self, part: Part, order: Order, first: int, end: int | None) -> Any:
-        """Returns batches of features or images in memory; None if tf.data has to load images."""
-        data, train = self.data, part == "train"
-        indices = np.asarray(data.parts[part])
-        common: dict[str, Any] = {
-            "targets": data.targets,
-            "sample_weight": data.sample_weight if train else None,
-            "first": first,
-            "end": end,
-        }
-        as_arrays = data.as_arrays and order.shard == (0, 1) and not order.drop_remainder
-        if part in self.rows:
-            labels = labels_for(data.source, indices, data.targets)
-            batches = feature_batches(self.rows[part], labels, len(data.source.classes), order, **common)
-            return batches if as_arrays else as_dataset(batches)
-        if not as_arrays or self.engine is not None or (train and data.augmentation is not None):
-            return None
-        return image_batches(data.source, indices, data.image, order, cache=open_cache(data.cache), **common)
+    def _features(self, part: Part, order: Order, first: int, end: int | None, weights: np.ndarray | None) -> Any:
+        """Returns batches of the features of a part."""
+        data = self.data
+        labels = labels_for(data.source, data.parts[part], data.targets)
+        features = FeatureBatches(self.rows[part], labels, len(data.source.classes), order, data.targets, weights)
+        return feed(features, first, end, features.finish, PREFETCH)
 
     def _through_engine(self, images: Any) -> Any:
         """Batches of images as batches of what `model` takes."""
-        if self.engine is None:
-            return images
-        import tensorflow as tf
-
         run = self.engine
+        if run is None:
+            return images
 
         def features(x: Any, *others: Any) -> tuple[Any, ...]:
             tensors = tuple(run(x))
             return (tensors if len(tensors) > 1 else tensors[0], *others)
 
-        as_written = tf.autograph.experimental.do_not_convert
-        return images.map(as_written(features), num_parallel_calls=2, deterministic=True).prefetch(2)
+        return map_batches(images, features)
 
 
 class Settings(NamedTuple):

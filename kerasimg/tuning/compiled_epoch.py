@@ -20,10 +20,10 @@ import numpy as np
 import tensorflow as tf
 
 from kerasimg import keras_internals
+from kerasimg.data.batches import encode_labels, labels_for
 from kerasimg.data.cache import Cache, memory_room, open_cache
 from kerasimg.data.items import Part
 from kerasimg.data.loading import Loader
-from kerasimg.data.pipeline import TARGETS, labels_for
 from kerasimg.data.shuffling import permutation
 from kerasimg.data.source import Source
 from kerasimg.spec.document import Image
@@ -359,8 +359,7 @@ class Tables:
         import tensorflow as tf
 
         labels = labels_for(data.source, data.parts[part], data.targets)
-        labels = labels.astype(np.uint8) if data.targets == "multi_hot" else labels
-        return TARGETS[data.targets](tf.constant(labels), len(data.source.classes))
+        return tf.constant(encode_labels(labels, data.targets, len(data.source.classes)))
 
     def _all_pixels(self, image: Image) -> Any:
         """Returns all images of the source, (images, H, W, C) uint8; None if they do not fit in memory."""

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import kerasimg
 from kerasimg.api import Run
 from kerasimg.errors import CallError, DataError, Interrupted, KerasimgError, WeightsError
 from kerasimg.run_folder import RunFolder
-from kerasimg.training import checkpoint, checkpoint_callbacks, engine
+from kerasimg.training import checkpoint, checkpoint_callbacks
 from kerasimg.training import train as verbs
 
 BODY = {
@@ -151,23 +150,6 @@ def test_a_killed_run_on_cached_features_is_resumed_to_the_same_result(
     killed(lambda: train(written, data=noisy, out=tmp_path))
     cut(-1)
     assert end(Run(verbs.resume(tmp_path / "tiny-1", verbose=0))) == whole
-
-
-def test_a_killed_run_on_arrays_in_memory_is_resumed_to_the_same_result(
-    train: Any, spec: Any, tmp_path: Path, cut: Any, monkeypatch: pytest.MonkeyPatch
-):
-    # As on JAX and PyTorch, where nothing is augmented.
-    plan = engine.plan_features
-    monkeypatch.setattr(
-        engine, "plan_features", lambda model, data, **options: plan(model, replace(data, as_arrays=True), **options)
-    )
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype("uint8")
-    data, written = (pixels, np.arange(40) % 2), {**spec(stages=[{"epochs": 3}]), "augment": []}
-    whole = end(train(written, data=data, out=tmp_path / "whole"))
-    cut(9, within=True)
-    killed(lambda: train(written, data=data, out=tmp_path))
-    cut(-1)
-    assert end(Run(verbs.resume(tmp_path / "tiny-1", data=data, verbose=0))) == whole
 
 
 def test_stages_of_other_image_sizes_are_resumed(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any):
