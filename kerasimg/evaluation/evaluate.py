@@ -1,9 +1,12 @@
-"""`kerasimg.evaluate`: computes the metrics of a classifier on labelled images, and stores every prediction."""
+"""`kerasimg.evaluate`: computes the metrics of a classifier on labelled images, also by slice, and stores all of it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +18,16 @@ from kerasimg.data.groups import known_group_numbers
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part
 from kerasimg.data.pipeline import Targets, batches, own_errors
 from kerasimg.data.readable import OnBadImage, require_readable
+from kerasimg.data.readers.soft_labels import PREFIX
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, is_in_memory, open_source
 from kerasimg.data.split import content_hashes, fingerprint
 from kerasimg.errors import CallError, Fault, listed, nearest
-from kerasimg.evaluation.curves import curves
-from kerasimg.evaluation.files import write_scores
 from kerasimg.evaluation.intervals import described, intervals
-from kerasimg.evaluation.predictions import write_predictions
-from kerasimg.evaluation.scores import scores
-from kerasimg.evaluation.slices import extra_columns, slices
+from kerasimg.evaluation.measures import precision_recall_curve, roc_curve
+from kerasimg.evaluation.predictions import as_text, write_predictions
+from kerasimg.evaluation.scores import drawn_confusion, scores
+from kerasimg.figures import confusion_figure, curves_figure, reliability_figure, save_figure
 from kerasimg.log import Verbose, warning
 from kerasimg.models.classifier import Classifier, ClassifierReference
 from kerasimg.results import Evaluation
@@ -260,3 +263,150 @@ def own_record(classifier: Classifier) -> DataRecord:
     if is_in_memory(record["where"]):
         raise NotStored("data: the run was trained on arrays, which it did not keep; give them again")
     return record
+
+
+VALUES = 20
+"""A column of more values is cut at its quartiles where all of them are numbers, and else left out."""
+SMALL = 30
+"""A slice of fewer images is marked as small: its figures say little."""
+
+
+def extra_columns(source: Source, indices: Sequence[int] | np.ndarray) -> dict[str, list[Any]]:
+    """The extra columns of a manifest, besides labels and split: column -> a value for each image, or None."""
+    extras = [source.items[index].extras for index in indices]
+    names = dict.fromkeys(name for extra in extras for name in extra if not name.startswith(PREFIX))
+    return {name: [extra.get(name) for extra in extras] for name in names}
+
+
+def slices(
+    extras: Mapping[str, Sequence[Any]],
+    truth: ArrayLike,
+    probabilities: ArrayLike,
+    classes: Sequence[str],
+    task: Task,
+    thresholds: Sequence[float] | None = None,
+    groups: np.ndarray | None = None,
+) -> dict[str, list[dict[str, Any]]]:
+    """The headline figures and their intervals for each value of each extra column.
+
+    extras: column -> N values.  The rest: as in `scores`.
+    Returns `slices`, a list of {column, rows}, a row being {value, n, small, figures, intervals}; and
+    `slices_left_out`, a list of {column, values}, of columns with one value or too many.
+    """
+    truth, p = np.asarray(truth), np.asarray(probabilities)
+    content: list[dict[str, Any]] = []
+    left_out = []
+    for column, values in extras.items():
+        texts, order = _groups(values)
+        if not 2 <= len(order) <= VALUES:
+            left_out.append({"column": column, "values": len(order)})
+            continue
+        rows = []
+        for value in order:
+            chosen = np.array([text == value for text in texts])
+            within = None if groups is None else groups[chosen]
+            rows.append({"value": value, **_row(truth[chosen], p[chosen], classes, task, thresholds, within)})
+        content.append({"column": column, "rows": rows})
+    return {"slices": content, "slices_left_out": left_out}
+
+
+def _row(
+    truth: np.ndarray,
+    p: np.ndarray,
+    classes: Sequence[str],
+    task: Task,
+    thresholds: Sequence[float] | None,
+    groups: np.ndarray | None,
+) -> dict[str, Any]:
+    found = scores(truth, p, classes, task, thresholds)
+    reach = intervals(found, truth, p, task, thresholds, groups=groups)
+    figures = {name: found[name] for name in reach}
+    return {"n": len(truth), "small": len(truth) < SMALL, "figures": figures, "intervals": reach}
+
+
+def _groups(values: Sequence[Any]) -> tuple[list[str], list[str]]:
+    """The slice of each image, and the slices: most images first, or quartiles in ascending order."""
+    texts = [as_text(value) for value in values]
+    counts = Counter(texts)
+    if len(counts) <= VALUES or (numbers := _numbers(texts)) is None:
+        return texts, sorted(counts, key=lambda text: (-counts[text], text))
+    edges = np.unique(np.nanquantile(numbers, [0, 0.25, 0.5, 0.75, 1]))
+    names = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
+    # A quarter holds its upper edge; the first holds its lower edge as well.
+    places = np.clip(np.searchsorted(edges, numbers) - 1, 0, len(names) - 1)
+    texts = ["" if np.isnan(number) else names[place] for number, place in zip(numbers, places, strict=True)]
+    return texts, [name for name in [*names, ""] if name in texts]
+
+
+def _numbers(texts: Sequence[str]) -> np.ndarray | None:
+    """The texts as finite numbers, NaN for "", where all of them are."""
+    try:
+        numbers = np.array([float(text) if text else np.nan for text in texts])
+    except ValueError:
+        return None
+    return numbers if np.isfinite([number for number, text in zip(numbers, texts, strict=True) if text]).all() else None
+
+
+def write_scores(folder: str | PathLike[str], scores: dict[str, Any], curves: dict[str, Any] | None = None) -> None:
+    """Write metrics.json and curves.json, and as figures what they hold.
+
+    folder: created if it does not exist.  scores, curves: what the functions of these names return.
+    """
+    files = EvaluationFolder(Path(folder))
+    files.write_metrics(scores)
+    if (confusion := drawn_confusion(scores)) is not None:
+        save_figure(confusion_figure(confusion, scores["classes"]), files.confusion_figure, fit=True)
+    save_figure(reliability_figure(scores["calibration"], scores["calibration_error"]), files.calibration_figure)
+    if curves is None:
+        return
+    files.write_curves(curves)
+    if curves["classes"]:
+        save_figure(curves_figure(curves), files.curves_figure)
+
+
+POINTS = 100
+"""Largest number of points of a curve."""
+CLASSES = 100
+"""Largest number of classes with curves: those with the lowest average precision."""
+
+
+def curves(truth: ArrayLike, probabilities: ArrayLike, found: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """The curves of each class for which they are defined; where the task is binary, of the positive class alone.
+
+    truth, probabilities: as in `scores`.  found: what `scores` returned for them.
+    Returns {"classes": {name: {"roc_auc", "average_precision", "roc": {"fpr", "tpr"}, "precision_recall": {"recall",
+    "precision"}}}}; the points are scikit-learn's, in its order, the areas those of the whole curves.
+    """
+    y, p = np.asarray(truth).astype(int), np.asarray(probabilities)
+    names: Sequence[str] = found["classes"]
+    rows = found["per_class"]
+    numbers = {names[1]: 0} if task == "binary" else {name: number for number, name in enumerate(names)}
+    defined = [name for name in numbers if rows[name]["roc_auc"] is not None]
+    chosen = set(sorted(defined, key=lambda name: rows[name]["average_precision"])[:CLASSES])
+
+    def column(number: int) -> tuple[np.ndarray, np.ndarray]:
+        if task == "binary":
+            return y.reshape(-1), p.reshape(-1).astype(np.float64)
+        return y[:, number] if task == "multilabel" else y == number, p[:, number].astype(np.float64)
+
+    return {"classes": {name: _curves(*column(numbers[name]), rows[name]) for name in defined if name in chosen}}
+
+
+def _curves(truth: np.ndarray, p: np.ndarray, row: Mapping[str, Any]) -> dict[str, Any]:
+    precision, recall = precision_recall_curve(truth, p)
+    fpr, tpr = roc_curve(truth, p)
+    return {
+        "roc_auc": row["roc_auc"],
+        "average_precision": row["average_precision"],
+        "roc": _thinned(fpr=fpr, tpr=tpr),
+        "precision_recall": _thinned(recall=recall, precision=precision),
+    }
+
+
+def _thinned(**axes: np.ndarray) -> dict[str, list[float]]:
+    """At most POINTS points, evenly spaced along the drawn line, the first and the last among them."""
+    x, y = axes.values()
+    way = np.append(0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
+    chosen = np.unique(np.searchsorted(way, np.linspace(0, way[-1], POINTS - 1)))
+    chosen = np.unique(np.append(np.minimum(chosen, len(x) - 1), len(x) - 1))
+    return {name: [round(float(value), 6) for value in axis[chosen]] for name, axis in axes.items()}

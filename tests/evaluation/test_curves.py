@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 
-from kerasimg.evaluation.curves import POINTS, curves
+from kerasimg.evaluation.evaluate import POINTS, curves
 from kerasimg.evaluation.scores import scores
 from kerasimg.figures import curves_figure
 

@@ -12,9 +12,8 @@ import kerasimg
 from kerasimg.data.decode import decode
 from kerasimg.errors import CallError, DataError
 from kerasimg.evaluation.explain import as_shares, explain
-from kerasimg.evaluation.explain_gradients import gradient
 from kerasimg.evaluation.explain_layers import map_layer, without_squashing
-from kerasimg.evaluation.explain_methods import METHODS, grad_cam, integrated_gradients, occlusion
+from kerasimg.evaluation.explain_methods import METHODS, grad_cam, gradient, integrated_gradients, occlusion
 from kerasimg.evaluation.explain_overlay import on_original
 from kerasimg.models.classifier import Classifier
 from kerasimg.spec.document import Image

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kerasimg.evaluation.files import write_scores
+from kerasimg.evaluation.evaluate import write_scores
 from kerasimg.evaluation.scores import scores
 from kerasimg.figures import confusion_figure, reliability_figure
 from kerasimg.run_folder import scores_as_json

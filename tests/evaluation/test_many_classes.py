@@ -8,7 +8,7 @@ import sklearn.metrics as sk
 
 from kerasimg.errors import CallError
 from kerasimg.evaluation import scores as module
-from kerasimg.evaluation.files import write_scores
+from kerasimg.evaluation.evaluate import write_scores
 from kerasimg.evaluation.intervals import resampled
 from kerasimg.evaluation.predictions import LISTED, MANY_CLASSES, STORED, read_predictions, write_predictions
 from kerasimg.evaluation.scores import DRAWN_CLASSES, drawn_confusion, scores

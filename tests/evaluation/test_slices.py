@@ -1,7 +1,7 @@
 import numpy as np
 
+from kerasimg.evaluation.evaluate import SMALL, slices
 from kerasimg.evaluation.scores import scores
-from kerasimg.evaluation.slices import SMALL, slices
 
 TRUTH = np.arange(80) % 2
 P = np.eye(2)[np.where(np.arange(80) % 8 == 0, 1 - TRUTH, TRUTH)] * 0.8 + 0.1

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kerasimg.data.audit.label_guess import out_of_fold
+from kerasimg.data.audit.data_check import out_of_fold
 from kerasimg.data.audit.survey import survey
 from kerasimg.data.sources import open_source
 from kerasimg.errors import CallError
