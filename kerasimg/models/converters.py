@@ -62,6 +62,8 @@ class Recipe:
     """File of the zoo."""
     params: Mapping[str, Any]
     layers: Mapping[str, Any]
+    names: Mapping[str, Any]
+    """Further names that expressions in `layers` may use."""
     unused: Sequence[str]
 
 
@@ -124,7 +126,14 @@ def for_transformers(config: Mapping[str, Any], classes: int, size: Sequence[int
                 if key in names and names[key] != wanted:
                     raise CallError(f"config.json: {key}: expected {wanted!r}, got {str(names[key])[:80]!r}")
             params |= _sized(params, classes, size)
-            return Recipe(family, str(content["spec"]), params, content["layers"], content.get("unused", ()))
+            return Recipe(
+                family,
+                str(content["spec"]),
+                params,
+                content["layers"],
+                content.get("names", {}),
+                content.get("unused", ()),
+            )
     raise CallError(
         f"config.json: model_type '{kind[:80]}': no converter knows it{nearest(kind, known)} (known: {listed(known)})"
     )
@@ -152,7 +161,12 @@ def _recipe(
         )
     params = {**content.get("params", {}), **given, **_arguments(family, rows, arguments)}
     return Recipe(
-        family, str(spec), {**params, **_sized(params, classes, size)}, content["layers"], content.get("unused", ())
+        family,
+        str(spec),
+        {**params, **_sized(params, classes, size)},
+        content["layers"],
+        content.get("names", {}),
+        content.get("unused", ()),
     )
 
 
@@ -191,12 +205,15 @@ class Assignment(NamedTuple):
     parts: tuple[Part, ...]
 
 
-def assign_arrays(variables: Sequence[Any], recipe: Recipe, tensors: Mapping[str, Tensor]) -> list[Assignment]:
+def assign_arrays(
+    variables: Sequence[Any], recipe: Recipe, params: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> list[Assignment]:
     """Which arrays make each variable. Only names and shapes are looked at; the variables need no values.
 
     Args:
         variables: of the model.
         recipe: its table of layers.
+        params: every param of its spec.
         tensors: the header of the checkpoint.
 
     Raises:
@@ -207,7 +224,7 @@ def assign_arrays(variables: Sequence[Any], recipe: Recipe, tensors: Mapping[str
     assignments = []
     used: set[str] = set()
     for variable in variables:
-        parts = _find_parts(variable.path, rows, tensors, recipe.params)
+        parts = _find_parts(variable.path, rows, tensors, {**recipe.names, **params})
         if parts is None:
             faults.append(f"{variable.path}: the converter '{recipe.family}' has no row for it")
             continue
@@ -311,9 +328,9 @@ def _axes(shape: tuple[int, ...], wanted: tuple[int, ...], path: str) -> tuple[i
     if len(shape) == 4:
         for axes in ((2, 3, 1, 0), (2, 3, 0, 1)):
             turned = tuple(shape[axis] for axis in axes)
-            if turned == wanted or (turned[:2] == (1, 1) and turned[2:] == wanted):
+            if turned == wanted:
                 return axes
-        return None
+        return (2, 3, 1, 0) if wanted == (math.prod(shape[1:]), shape[0]) else None
     outputs, inputs = shape
     if len(wanted) == 4:
         return (1, 0) if wanted == (1, 1, inputs, outputs) else None

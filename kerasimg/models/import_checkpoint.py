@@ -423,7 +423,7 @@ def _load(found: Found, facts: Facts) -> keras.Model:
         def inspect(model: keras.Model) -> None:
             inner = model if facts.classes else _headless(model)
             with boundary.reading(f"'{found.weights}'", WeightsError):
-                plan.extend(converters.assign_arrays(inner.weights, facts.recipe, tensors))
+                plan.extend(converters.assign_arrays(inner.weights, facts.recipe, spec.params, tensors))
 
         model = construct(spec, weights=None, inspect=inspect).model
         with boundary.reading(f"'{found.weights}'", WeightsError):

@@ -21,16 +21,19 @@ def read(name: str) -> dict[str, Any]:
     return json.loads((FOLDER / f"{name}.json").read_text())
 
 
-def array(name: str, shape: list[int]) -> np.ndarray:
-    """The numbers of one array, which depend on its name alone; `RandomState` never changes its stream."""
+def array(name: str, shape: list[int], variance: float = 1.0) -> np.ndarray:
+    """The numbers of one array, which depend on its name alone; `RandomState` never changes its stream.
+
+    variance: about which those of batch normalizations lie.
+    """
     random = np.random.RandomState(zlib.crc32(name.encode()))
     leaf = name.rpartition(".")[2]
     if leaf == "num_batches_tracked":
         return np.zeros(shape, np.int64)
     if leaf == "running_var":
-        return random.uniform(0.5, 1.5, shape).astype(np.float32)
+        return (variance * random.uniform(0.5, 1.5, shape)).astype(np.float32)
     values = random.standard_normal(shape)
-    if len(shape) <= 1 or 1 in shape[-1:]:
+    if sum(side > 1 for side in shape) <= 1:
         is_scale = leaf in ("weight", "gamma") or leaf.endswith("gamma")
         return (is_scale + 0.1 * values).astype(np.float32)
     return (values / np.sqrt(np.prod(shape[1:])) if leaf == "weight" else 0.3 * values).astype(np.float32)
@@ -44,9 +47,9 @@ def image(size: int) -> np.ndarray:
     return np.clip(np.stack(waves, -1) * 100 + 128 + noise, 0, 255).round().astype(np.uint8)
 
 
-def arrays(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
+def arrays(shapes: dict[str, list[int]], variance: float = 1.0) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint."""
-    return {name: array(name, shape) for name, shape in shapes.items()}
+    return {name: array(name, shape, variance) for name, shape in shapes.items()}
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
@@ -66,5 +69,5 @@ def write(name: str, folder: Path) -> Path:
     fixture = read(name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(fixture["config"]))
-    write_safetensors(folder / "model.safetensors", arrays(fixture["tensors"]))
+    write_safetensors(folder / "model.safetensors", arrays(fixture["tensors"], fixture["variance"]))
     return folder

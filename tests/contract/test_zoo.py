@@ -102,6 +102,13 @@ M = 1_000_000
 PUBLISHED: list[tuple[str, dict[str, Any], float, float]] = [
     ("resnet", {"variant": "18"}, 11_689_512, 0),
     ("resnet", {"variant": "34"}, 21_797_672, 0),
+    ("resnet", {"variant": "50d"}, 25_576_264, 0),
+    ("resnet", {"variant": "101d"}, 44_568_392, 0),
+    ("resnet", {"variant": "152d"}, 60_212_040, 0),
+    ("resnet", {"variant": "wide50_2"}, 68_883_240, 0),
+    ("resnet", {"variant": "wide101_2"}, 126_886_696, 0),
+    ("resnet", {"variant": "x50_32x4d"}, 25_028_904, 0),
+    ("resnet", {"variant": "x101_32x8d"}, 88_791_336, 0),
     ("squeezenet", {"variant": "1.0"}, 1_248_424, 0),
     ("squeezenet", {"variant": "1.1"}, 1_235_496, 0),
     ("shufflenet_v2", {"variant": "0.5x"}, 1_366_792, 0),
