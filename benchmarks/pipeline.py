@@ -1,6 +1,7 @@
 """Images per second from files to batches: kerasimg, the usual alternatives, and the bare decoder as the ceiling.
 
     python benchmarks/pipeline.py [--quick] [--rounds 3] [--torch-python PYTHON] [--json OUT.json]
+    python benchmarks/pipeline.py --workers 0,1,2,4,8,16 [--quick] [--json OUT.json]
 
 Two data sets: 2,000 JPEGs of 500x375 of about 50 KB, generated with the statistics of photographs (1/f noise in
 luminance and colour, objects with edges) and resized to 224x224; and the 2,000 PNGs of Fashion-MNIST that ship, at
@@ -12,11 +13,18 @@ previous turn prefetched are done. The script prints medians over the rounds wit
 CPU time of all threads per image. Files are in the page cache by then. `--torch-python` names a Python with torch and
 PIL (also: environment variable TORCH_PYTHON); without it the DataLoader is skipped. Exit code 1 if kerasimg's pixels
 differ from the reference decoder by more than stated.
+
+With `--workers`, the 224x224 images are loaded by these numbers of worker processes (0: threads) instead: images per
+second of the first epoch and from the cache, with and without augmentation, and of the loader alone with the CPU time
+of the parent for an image, all its threads together. That time is an upper bound of how long an image holds the
+parent's interpreter lock, so its inverse is the rate beyond which more workers cannot help. `PyDataset` with processes
+and, where it is installed, `grain` load the same batches with the same decoder.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import json
 import os
@@ -208,7 +216,9 @@ def ceiling(root: Path, count: int) -> Contender:
     return run
 
 
-def ours(root: Path, size: int, count: int, augmented: bool, cache: str) -> Contender:
+def ours(
+    root: Path, size: int, count: int, augmented: bool, cache: str, workers: int | None = None, passes: int = 1
+) -> Contender:
     """Runs kerasimg; cache "off" is a first epoch, "memory" and "disk" are later ones."""
     from kerasimg.data.augment import compile_augment
     from kerasimg.data.cache import Cache
@@ -234,6 +244,7 @@ def ours(root: Path, size: int, count: int, augmented: bool, cache: str) -> Cont
         "exact": False,
         "cache": image_cache,
         "augment": augment,
+        "workers": workers,
     }
     endless = iter(batches(source, np.arange(count), image, epochs=None, **options))
 
@@ -241,9 +252,110 @@ def ours(root: Path, size: int, count: int, augmented: bool, cache: str) -> Cont
         # Without batches that were prefetched during the turns of others.
         for _ in range(READY):
             next(endless)
-        return rate(endless, count)
+        return rate(endless, passes * count)
 
     return run
+
+
+class Decoded:
+    """Decoded images by number, for `grain` and `PyDataset`."""
+
+    def __init__(self, root: Path, size: int) -> None:
+        self.paths = [str(path) for path in sorted(root.glob("*/*.*"))]
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        from kerasimg.data.fast_decode import decode_fast
+        from kerasimg.spec.document import Image
+
+        return decode_fast(self.paths[index], Image(size=[self.size, self.size]))
+
+
+def loader_alone(root: Path, size: int, workers: int) -> tuple[float, float]:
+    """Images per second of `Loader`, and microseconds of the parent's CPU for an image."""
+    from kerasimg.data.loading import Loader
+    from kerasimg.data.sources import open_source
+    from kerasimg.spec.document import Image
+
+    source = open_source(root)
+    loader = Loader(source, np.arange(len(source)), Image(size=[size, size]), None, exact=False, workers=workers)
+    draws = np.random.default_rng(0)
+    order = np.concatenate([draws.permutation(len(source)) for _ in range(max(2, workers))])
+    parts = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    with ThreadPoolExecutor(loader.batches_at_once(BATCH)) as pool:
+        list(pool.map(lambda part: len(loader.load(part)), parts[: 2 * max(1, workers)]))  # starts the workers
+        return measured(pool.map(lambda part: len(loader.load(part)), parts))
+
+
+def py_dataset(root: Path, size: int, workers: int) -> tuple[float, float]:
+    import keras
+    from keras.src.trainers.data_adapters.py_dataset_adapter import OrderedEnqueuer
+
+    images = Decoded(root, size)
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self) -> int:
+            return max(2, workers) * len(images) // BATCH
+
+        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            places = [(index * BATCH + row) % len(images) for row in range(BATCH)]
+            return np.stack([images[place] for place in places]), np.zeros(BATCH)
+
+    enqueuer = OrderedEnqueuer(Batches(workers=workers, use_multiprocessing=True), workers, workers + 2)
+    enqueuer.start()
+    batches = enqueuer.get()
+    for _ in range(2 * workers):
+        next(batches)
+    count = max(2, workers) * len(images) // BATCH - 2 * workers
+    figures = measured(len(next(batches)[0]) for _ in range(count))
+    enqueuer.stop()
+    return figures
+
+
+def grain_loader(root: Path, size: int, workers: int) -> tuple[float, float]:
+    import grain
+
+    images = Decoded(root, size)
+    passes = 4 * workers  # many, since it decodes far ahead
+    dataset = grain.MapDataset.source(images).repeat(passes + 1).shuffle(seed=0).batch(BATCH)
+    batches = iter(dataset.to_iter_dataset().mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)))
+    for _ in range(2 * workers):
+        next(batches)
+    return measured(len(next(batches)) for _ in range(passes * len(images) // BATCH))
+
+
+def measured(counts: Iterable[int]) -> tuple[float, float]:
+    """Images per second, and microseconds of this process's CPU for an image."""
+    start, started = time.perf_counter(), time.process_time()
+    images = sum(counts)
+    return images / (time.perf_counter() - start), 1e6 * (time.process_time() - started) / images
+
+
+def by_workers(root: Path, size: int, count: int, numbers: list[int]) -> dict[str, dict[str, float]]:
+    """Prints and returns the figures for each number of workers."""
+    others: dict[str, Callable[[Path, int, int], tuple[float, float]]] = {"PyDataset": py_dataset}
+    if importlib.util.find_spec("grain"):
+        others["grain"] = grain_loader
+    names = ["first epoch", "first epoch, augmented", "cached", "cached, augmented", "loader alone", "parent, us/image"]
+    names += [f"{other}{what}" for other in others for what in (", images/s", ", parent us/image")]
+    print(f"| workers | {' | '.join(names)} |\n|{' ---: |' * (len(names) + 1)}", flush=True)
+    rows = {}
+    for workers in numbers:
+        turns = max(1, workers // 2)
+        figures = [
+            ours(root, size, count, augmented, cache, workers, turns)()
+            for cache in ("off", "memory")
+            for augmented in (False, True)
+        ]
+        figures += loader_alone(root, size, workers)
+        for other in others.values():
+            figures += other(root, size, workers) if workers else (0.0, 0.0)
+        rows[str(workers)] = dict(zip(names, figures, strict=True))
+        print(f"| {workers or 'threads'} | {' | '.join(f'{figure:,.0f}' for figure in figures)} |", flush=True)
+    return rows
 
 
 def bound(root: Path, size: int) -> bool:
@@ -299,6 +411,7 @@ def main() -> int:
     parser.add_argument("--torch-worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, default=224, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--workers", type=lambda text: [int(word) for word in text.split(",")])
     options = parser.parse_args()
     if options.torch_worker:
         torch_worker(options.torch_worker, options.size)
@@ -311,6 +424,11 @@ def main() -> int:
         os.environ["KERASIMG_CACHE"] = str(Path(folder) / "cache")
         photographs = Path(folder) / "photographs"
         make_photographs(photographs, count)
+        if options.workers:
+            results = by_workers(photographs, 224, count, options.workers)
+            if options.json:
+                options.json.write_text(json.dumps({"cores": CORES, "workers": results}, indent=2) + "\n")
+            return 0
         torch_python = options.torch_python
         if torch_python and subprocess.run([torch_python, "-c", "import torch, PIL, numpy"], check=False).returncode:
             torch_python = None

@@ -112,6 +112,10 @@ def bench(
     assign: Set = [],  # noqa: B006
     images: Annotated[int, typer.Option("--images", min=1, help="Number of images to measure.")] = 512,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: one per core.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=0, help="Processes that decode. Default: one per core if there are more than 4."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure how fast images become batches. Which step is the bottleneck, and what to change."""
@@ -129,6 +133,7 @@ def bench(
             targets=TARGETS[spec.task],
             images=images,
             threads=threads,
+            workers=workers,
         )
     print_result("data bench", measured.as_dict(), _bench_lines(measured), as_json, spec=ref, data=data)
 
@@ -199,9 +204,10 @@ def _bench_lines(measured: Bench) -> list[str]:
         rows.append((name, shown, f"{measured.share(name):.0%}", MEANING[name]))
     rows.append(("first epoch", f"{measured.first_epoch:,.0f}", "", "all of it, at once"))
     rows.append(("from the cache", f"{measured.from_cache:,.0f}", "", f"later epochs (--cache auto: {measured.cache})"))
+    decoders = f"{measured.workers} worker processes" if measured.workers else f"{measured.threads} threads"
     lines = [
         f"{measured.images:,} of {measured.of:,} images to {measured.size[0]}x{measured.size[1]}, "
-        f"{measured.threads} threads, batches of {measured.batch_size}",
+        f"{decoders}, batches of {measured.batch_size}",
         "",
         *table(rows, right=(1, 2)),
         "",

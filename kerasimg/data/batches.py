@@ -30,6 +30,8 @@ class Batches(Protocol):
 
     order: Order
     signature: Signature
+    at_once: int
+    """Batches that should be loaded at the same time."""
 
     def load(self, number: int) -> Arrays:
         """The arrays of a batch, numbered as `order` counts them."""
@@ -53,13 +55,15 @@ class ImageBatches:
         cache: Cache | None = None,
         exact: bool = True,
         threads: int | None = None,
+        workers: int | None = None,
     ) -> None:
         """The arguments are those of `pipeline.batches`."""
         check_targets(targets, source)
         self.order, self.targets, self.weights = order, targets, sample_weight
         self.classes = len(source.classes)
         self.labels = labels_for(source, indices, targets)
-        self.loader = Loader(source, indices, image, cache, exact, threads)
+        self.loader = Loader(source, indices, image, cache, exact, threads, workers)
+        self.at_once = self.loader.batches_at_once(order.size)
         label = self.encode(np.arange(1))
         self.signature: Signature = [
             (self.loader.shape, np.dtype(np.uint8)),

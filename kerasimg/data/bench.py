@@ -1,7 +1,8 @@
 """Measures how fast images become batches on this machine, which step is slowest, and what to change.
 
 Each step runs alone on a sample of the images, on all threads; then the whole pipeline runs as in training. The steps
-share the cores, so the time per image in the first epoch is about the sum of theirs.
+share the cores, so the time per image in the first epoch is about the sum of theirs. Where worker processes decode,
+reading, decoding and resizing are measured on one thread, and the rate is multiplied by the number of workers.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from kerasimg.data.cache import Cache, memory_room
 from kerasimg.data.fast_decode import decode_fast, only_decode
 from kerasimg.data.image_files import BadImage, open_image, read_image
 from kerasimg.data.items import ImageInput, fault
+from kerasimg.data.loading import in_memory
 from kerasimg.data.memory import require_room
 from kerasimg.data.parallel import cores, each
 from kerasimg.data.pipeline import Targets, batches
 from kerasimg.data.shuffling import permutation
 from kerasimg.data.source import Source
+from kerasimg.data.worker_pool import worker_count
 from kerasimg.spec.document import Image
 
 SAMPLE = 512
@@ -57,6 +60,8 @@ class Bench:
     """The slowest step of the first epoch."""
     bound_cached: str
     """The slowest step of later epochs: augment or copy."""
+    workers: int = 0
+    """Processes that decode; 0: threads."""
     advice: list[str] = field(default_factory=list)
     augmentation: str = ""
     cache: str = ""
@@ -89,6 +94,7 @@ def measure(
     targets: Targets = "sparse",
     images: int = SAMPLE,
     threads: int | None = None,
+    workers: int | None = None,
 ) -> Bench:
     """Measures the pipeline on a sample of the images.
 
@@ -100,6 +106,7 @@ def measure(
         targets: the form of the labels.
         images: size of the sample.
         threads: threads that decode; None: one per core.
+        workers: processes that decode; 0: threads; None: see `worker_pool.worker_count`.
 
     Raises:
         DataError: if an image of the sample cannot be read.
@@ -109,9 +116,11 @@ def measure(
     batch_size = min(batch_size, len(indices))
     require_room(image, len(indices) + BATCHES_IN_WORK * batch_size, "measure fewer (--images)")
     augmentation = compile_augment(augment, image, 0)
-    common: dict[str, Any] = {"batch_size": batch_size, "targets": targets, "threads": threads}
+    workers = 0 if in_memory(source.columns.images) else worker_count(workers)
+    common: dict[str, Any] = {"batch_size": batch_size, "targets": targets, "threads": threads, "workers": workers}
     cache = Cache("memory")
-    parts = _parts(source, indices, image, threads)
+    parts = _parts(source, indices, image, 1 if workers else threads)
+    parts = {name: rate * max(1, workers) for name, rate in parts.items()}
     copying = _whole(source, indices, image, None, cache, **common)
     cached = _whole(source, indices, image, augmentation, cache, **common) if augmentation else copying
     parts |= {"augment": _difference(cached, copying), "copy": copying}
@@ -123,6 +132,7 @@ def measure(
         images=len(indices),
         of=len(source),
         threads=threads,
+        workers=workers,
         batch_size=batch_size,
         size=(image.size[0], image.size[1]),
         parts=parts,

@@ -29,8 +29,8 @@ CacheKind = Literal["off", "memory", "disk", "auto"]
 FREE_MEMORY_SHARE = 0.4
 """Share of the free memory that all decoded images of a process may take."""
 
-DECODING = ("size", "channels", "resize", "interpolation", "background")
-"""Keys of `image` that the pixels depend on."""
+NOT_DECODING = {"scale"}
+"""Keys of `image` that the pixels do not depend on."""
 
 _in_memory: weakref.WeakSet[InMemory] = weakref.WeakSet()
 
@@ -108,13 +108,18 @@ class Rows:
         if number >= 0:
             self.stores[number].write(int(self.rows[position]), pixels)
 
+    def has(self, positions: np.ndarray) -> np.ndarray:
+        """(N,) bool: which of the images at these positions are stored."""
+        numbers, rows = self.numbers[positions], self.rows[positions]
+        present = np.zeros(len(positions), bool)
+        for number in np.unique(numbers[numbers >= 0]).tolist():
+            mine = numbers == number
+            present[mine] = self.stores[number].has(rows[mine])
+        return present
+
     def complete(self) -> bool:
         """Whether every image is stored."""
-        present = np.zeros(len(self.numbers), bool)
-        for number, store in enumerate(self.stores):
-            mine = self.numbers == number
-            present[mine] = store.has(self.rows[mine])
-        return bool(present.all())
+        return bool(self.has(np.arange(len(self.numbers))).all())
 
 
 class Cache:
@@ -205,10 +210,9 @@ def memory_room() -> int:
 
 def about_pixels(image: Image, exact: bool) -> dict[str, Any]:
     """Everything that the pixels depend on besides the file."""
-    values = image.model_dump(mode="json")
     decoder = "exact" if exact else f"fast {fast_decode.version()}"
     return {
-        "image": {name: values[name] for name in DECODING},
+        "image": image.model_dump(mode="json", exclude=NOT_DECODING),
         "decoder": decoder,
         "kerasimg": version("kerasimg"),
         "pillow": PIL.__version__,

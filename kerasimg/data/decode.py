@@ -27,13 +27,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import PIL.Image
 
 from kerasimg.data.image_files import RGB, ImageInput, read_image
-from kerasimg.spec.document import Image, Interpolation, ResizePolicy
+
+if TYPE_CHECKING:
+    from kerasimg.spec.document import Image, Interpolation, ResizePolicy
 
 Filter = PIL.Image.Resampling
 Resize = Callable[[PIL.Image.Image, int, int, Filter, RGB], PIL.Image.Image]

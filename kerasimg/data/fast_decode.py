@@ -30,7 +30,7 @@ import math
 import os
 import stat
 import threading
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -41,7 +41,9 @@ from kerasimg.data import fast_png, jpeg
 from kerasimg.data.decode import decode
 from kerasimg.data.image_files import JPEGS, MAX_PIXELS, RGB, SIDEWAYS, mute_pillow, turn_of
 from kerasimg.data.items import ImageInput
-from kerasimg.spec.document import Image
+
+if TYPE_CHECKING:
+    from kerasimg.spec.document import Image
 
 VERSION = 3
 """Increase it when the pixels change: decoded images are cached by it."""

@@ -20,12 +20,14 @@ CHUNK = 32
 """Items per task: submitting one by one costs as much as decoding a small image."""
 
 
-def each(function: Callable[[T], R], things: Sequence[T], threads: int | None = None) -> Iterator[R]:
+def each(
+    function: Callable[[T], R], things: Sequence[T], threads: int | None = None, chunk: int = CHUNK
+) -> Iterator[R]:
     """Yields function(thing) for each thing, in order, on threads: for work that releases the GIL.
 
-    threads: number of threads; None: one per core that this process may use.
+    threads: number of threads; None: one per core that this process may use.  chunk: things per task.
     """
-    chunks = [things[start : start + CHUNK] for start in range(0, len(things), CHUNK)]
+    chunks = [things[start : start + chunk] for start in range(0, len(things), chunk)]
     given_up = threading.Event()
 
     def work(chunk: Sequence[T]) -> list[R]:

@@ -34,7 +34,7 @@ Augment = Callable[[Any, Any, Any, int], tuple[Any, Any]]
 """(uint8 images, labels, seeds, size of a full batch) -> (float32 images, labels): see `augment.Augmentation`."""
 
 BATCHES_AT_ONCE = 2
-"""Batches that are made at once, so that no core waits for the last image of one."""
+"""Batches that are finished at once, so that no core waits for the last image of one."""
 AHEAD = 2
 """Finished batches that wait for the model."""
 
@@ -58,6 +58,7 @@ def batches(
     shard: Shard = (0, 1),
     drop_remainder: bool = False,
     threads: int | None = None,
+    workers: int | None = None,
     blend_weights: bool = True,
 ) -> Any:
     """The images at `indices` as batches of (x, y), or (x, y, w): x float32 0-255, (N, H, W, C).
@@ -70,7 +71,7 @@ def batches(
     first_epoch, first_step: start with this batch of this epoch, both counted from 0.
     epochs: number of epochs, from first_epoch on; None: infinite (fit needs `steps_per_epoch=steps()`).
     shard: (k, n): worker k of n gets its slice of every batch; `batch_size` is the total of all workers.
-    threads: decoding threads; None: one per core.
+    threads: decoding threads; None: one per core.  workers: decoding processes; None: see `worker_pool.worker_count`.
     blend_weights: if `augment` blends labels, blend the weights too (see `_blend`).
 
     Iterating twice gives the same batches twice. An image that cannot be read raises a DataError that names it; under
@@ -94,6 +95,7 @@ def batches(
         cache=open_cache(cache),
         exact=exact,
         threads=threads,
+        workers=workers,
     )
 
     if augment is not None and keras.backend.backend() != "tensorflow":
@@ -159,7 +161,7 @@ def feed(batches: Batches, first: int, end: int | None, finish: Callable[..., Ba
         arrays = batches.load(number)
         return finish(*(array if array.dtype == np.int64 else ops.convert_to_tensor(array) for array in arrays))
 
-    return Feed(make, first, end)
+    return Feed(make, first, end, batches.at_once)
 
 
 def map_batches(data: Any, function: Callable[..., Batch]) -> Any:
@@ -178,10 +180,13 @@ class Feed(keras.utils.PyDataset):
     The threads end with the last batch, or when the feed is no longer referenced.
     """
 
-    def __init__(self, make: Callable[[int], Batch], first: int, end: int | None) -> None:
-        """make: number -> batch.  first, end: numbers as `Order` counts them; None: without end."""
+    def __init__(self, make: Callable[[int], Batch], first: int, end: int | None, at_once: int) -> None:
+        """make: number -> batch.  first, end: numbers as `Order` counts them; None: without end.
+
+        at_once: batches that are made at once.
+        """
         super().__init__()
-        self.make, self.first, self.end = make, first, end
+        self.make, self.first, self.end, self.at_once = make, first, end, at_once
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._waiting: dict[int, Future[Batch]] = {}
@@ -194,16 +199,16 @@ class Feed(keras.utils.PyDataset):
     def map(self, function: Callable[..., Batch]) -> Feed:
         """The same batches after a function of them, which runs in the threads."""
         make = self.make
-        return Feed(lambda number: function(*make(number)), self.first, self.end)
+        return Feed(lambda number: function(*make(number)), self.first, self.end, self.at_once)
 
     def __getitem__(self, index: int) -> Batch:
         number = self.first + index
         if self.end is not None and number >= self.end:
             raise IndexError(index)
-        ahead = number + BATCHES_AT_ONCE + AHEAD
+        ahead = number + self.at_once + AHEAD
         with self._lock:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(BATCHES_AT_ONCE, thread_name_prefix="kerasimg-feed")
+                self._pool = ThreadPoolExecutor(self.at_once, thread_name_prefix="kerasimg-feed")
             wanted = range(number, ahead if self.end is None else min(ahead, self.end))
             for other in self._waiting.keys() - set(wanted):
                 self._waiting.pop(other).cancel()
@@ -265,6 +270,6 @@ def _dataset(batches: Batches, first: int, end: int | None, finish: Callable[...
     dataset = tf.data.Dataset.counter(first) if end is None else tf.data.Dataset.range(first, end)
     # On threads of their own: they wait for the decoder and would block TensorFlow's threads.
     dataset = dataset.map(
-        as_written(fetch), num_parallel_calls=BATCHES_AT_ONCE, deterministic=True, use_unbounded_threadpool=True
+        as_written(fetch), num_parallel_calls=batches.at_once, deterministic=True, use_unbounded_threadpool=True
     )
     return dataset.map(as_written(finish), num_parallel_calls=BATCHES_AT_ONCE, deterministic=True).prefetch(prefetch)

@@ -6,21 +6,22 @@ recorded in the ledger and not read again until the file changes.
 
 from __future__ import annotations
 
-import hashlib
-import os
-from io import BufferedReader
-from typing import Literal, NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from kerasimg.data.cache import Cache
-from kerasimg.data.fast_decode import decode_fast
-from kerasimg.data.image_files import BadImage, open_image, read_image
-from kerasimg.data.items import Bad, ImageInput, ManyFaults
+from kerasimg.data.decode_worker import Task, decode_and_hash
+from kerasimg.data.image_files import BadImage
+from kerasimg.data.items import Bad, ManyFaults
 from kerasimg.data.ledger import Ledger
+from kerasimg.data.loading import in_memory
 from kerasimg.data.parallel import Progress as Progress
 from kerasimg.data.parallel import Tally, each
 from kerasimg.data.source import Source
+from kerasimg.data.worker_pool import IMAGES_PER_TASK, Memories, worker_count, worker_pool
 from kerasimg.errors import Fault
 from kerasimg.spec.document import Image
 
@@ -29,8 +30,6 @@ PATIENCE_S = 2.0
 """A scan reports progress after this time."""
 INTERVAL_S = 2.0
 """Time between two progress reports."""
-LARGEST_READ = 256 * 1024**2
-"""Bytes of the largest file that is read as a whole."""
 NOTED = 20_000
 """Images after which the ledger is written, so that an interrupted scan does not start again from the beginning."""
 
@@ -51,6 +50,7 @@ def scan(
     progress: Progress | None = None,
     cache: Cache | None = None,
     ledger: Ledger | None = None,
+    workers: int | None = None,
 ) -> list[Bad]:
     """Decodes every image and returns those that cannot be read, with the reason, in the order of the source.
 
@@ -61,6 +61,7 @@ def scan(
         progress: called at intervals, after the first two seconds, and at the end of such a scan.
         cache: stores the pixels, for `image`.
         ledger: images that it knows are not read; the others are added.
+        workers: worker processes that decode; 0: threads; None: see `worker_count`.
     """
     keys = None if cache is None and ledger is None else source.keys()
     known = None if keys is None or ledger is None else ledger.find(keys)
@@ -71,23 +72,60 @@ def scan(
 
     def look(index: int) -> Result:
         try:
-            content, digest = _read(source.columns.image(index))
-            if image is None:
-                read_image(content)
-            else:
-                pixels = decode_fast(content, image)
-                if rows is not None:
-                    rows.write(index, pixels)
+            pixels, digest = decode_and_hash(source.columns.image(index), image)
         except BadImage as error:
             return Result(b"", error.reason)
         finally:
             tally.add()
+        if rows is not None and pixels is not None:
+            rows.write(index, pixels)
         return Result(digest, "")
 
+    count = 0 if in_memory(source.columns.images) else worker_count(workers)
+    memories = Memories(2 * count)
+
+    def look_by_worker(indices: Sequence[int]) -> list[Result]:
+        """Look at some images in a worker process; at those that are not files in this thread."""
+        images: dict[int, str | bytes] = {}
+        results: dict[int, Result] = {}
+        for place, index in enumerate(indices):
+            try:
+                img = source.columns.image(index)
+            except BadImage as error:
+                results[place] = Result(b"", error.reason)
+                continue
+            if isinstance(img, np.ndarray):
+                results[place] = look(index)
+            else:
+                images[place] = img
+        pixels, memory = None, None
+        if rows is not None and image is not None:
+            pixels, memory = memories.take((len(indices), *image.size, image.channels))
+        number = -1 if memory is None else memory.number
+        task = Task(section, False, list(images.values()), number, list(images), digest=True)
+        for place, digest in zip(images, worker_pool(count).run(task, memory) if images else (), strict=True):
+            if isinstance(digest, BadImage):
+                results[place] = Result(b"", digest.reason)
+            elif isinstance(digest, Exception):
+                raise digest
+            else:
+                results[place] = Result(digest, "")
+                if rows is not None and pixels is not None:
+                    rows.write(indices[place], pixels[place])
+            tally.add()
+        return [results[place] for place in range(len(indices))]
+
+    def look_at_all(indices: list[int]) -> Iterator[Result]:
+        if not count:
+            return each(look, indices, threads)
+        parts = [indices[start : start + IMAGES_PER_TASK] for start in range(0, len(indices), IMAGES_PER_TASK)]
+        return chain.from_iterable(each(look_by_worker, parts, count, chunk=1))
+
+    section = "" if image is None else image.model_dump_json()
     tally = Tally(len(asked), progress, PATIENCE_S, INTERVAL_S)
     reasons = {} if known is None else {int(index): known.reasons[index] for index in np.flatnonzero(known.reasons)}
     readable: list[tuple[int, bytes]] = []
-    for done, (index, result) in enumerate(zip(asked.tolist(), each(look, asked.tolist(), threads), strict=True), 1):
+    for done, (index, result) in enumerate(zip(asked.tolist(), look_at_all(asked.tolist()), strict=True), 1):
         if result.reason:
             reasons[index] = result.reason
         else:
@@ -137,16 +175,3 @@ def require_readable(
     if lost or not readable.items:
         raise ManyFaults(Fault(source.where, f"class '{name}'", "none of its images can be read") for name in lost)
     return readable
-
-
-def _read(image: ImageInput) -> tuple[ImageInput, bytes]:
-    """The image, read from its file unless that is huge, and the SHA-256 of its bytes."""
-    if isinstance(image, np.ndarray):
-        return image, hashlib.sha256(np.ascontiguousarray(image).data).digest()
-    if isinstance(image, bytes):
-        return image, hashlib.sha256(image).digest()
-    with open_image(image) as file:
-        if os.fstat(file.fileno()).st_size > LARGEST_READ:
-            return image, hashlib.file_digest(cast(BufferedReader, file), "sha256").digest()
-        content = file.read()
-    return content, hashlib.sha256(content).digest()

@@ -126,6 +126,7 @@ class FeatureBatches:
         self.targets, self.weights = targets, weights
         self.views = len(rows.parts[0]) // rows.count
         label = self._encode(np.arange(1), np.arange(1))
+        self.at_once = 2
         self.signature: Signature = [
             *((part.shape[1:], np.dtype(np.float32)) for part in rows.parts),
             (label.shape[1:], label.dtype),

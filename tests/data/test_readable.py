@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerasimg.data import loading, readable
+from kerasimg.data import decode_worker, loading, readable
 from kerasimg.data.cache import Cache, CacheKind
 from kerasimg.data.decode import decode
 from kerasimg.data.image_files import read_image
@@ -79,7 +79,7 @@ def test_a_long_scan_reports_its_progress_and_a_short_one_does_not(pets: Path, m
 
 def test_a_image_is_read_again_only_when_it_has_changed(pets: Path, monkeypatch: pytest.MonkeyPatch):
     read = []
-    monkeypatch.setattr(readable, "read_image", lambda image: read.append(image) or read_image(image))
+    monkeypatch.setattr(decode_worker, "read_image", lambda image: read.append(image) or read_image(image))
     with pytest.raises(DataError):
         require_readable(open_source(pets))
     assert len(read) == 5
@@ -116,7 +116,7 @@ def test_a_scan_leaves_the_pixels_for_the_first_epoch(
 
 
 def test_a_huge_file_is_not_read_as_a_whole(folder: Folder, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(readable, "LARGEST_READ", 10)
+    monkeypatch.setattr(decode_worker, "LARGEST_READ", 10)
     root = folder("cat/1.png", "dog/1.png")
     source = open_source(root)
     assert require_readable(source, image=Image(size=[2, 2])) is source
