@@ -14,7 +14,7 @@ import importlib
 import io
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 # --- Keras: classes that it does not export ---------------------------------------------------------------------------
@@ -281,6 +281,27 @@ def separate_int8_ranges() -> Iterator[None]:
         replaced(tf, "where", with_separate(tf.where, 3)),
         replaced(tf, "clip_by_value", with_separate(tf.clip_by_value, 1)),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def int8_quantizer(quantize: Callable[[bytes, Callable[..., bytes]], bytes]) -> Iterator[None]:
+    """In the block, LiteRT's converter quantizes to int8 by `quantize(content, convert)`.
+
+    `content` is a float32 .tflite file with ranges. `convert(content, names)` is the converter's own quantizer; it
+    leaves the operations whose outputs have these names in float32. Not thread-safe.
+    """
+    from tensorflow.lite.python import lite
+
+    original = lite._mlir_quantize
+
+    def call(content: bytes, *args: Any, **kwargs: Any) -> bytes:
+        def convert(edited: bytes, names: Sequence[str] = ()) -> bytes:
+            return bytes(original(edited, *args, denylisted_nodes=list(names) or None, **kwargs))
+
+        return quantize(content, convert)
+
+    with replaced(lite, "_mlir_quantize", call):
         yield
 
 

@@ -85,6 +85,9 @@ class Options:
     """Embedded: maximum size of the model and its class names."""
     arena_bytes: int | None = None
     """Embedded: maximum working memory."""
+    activation: str | None = None
+    """Activation behind the exported logits, by which a target compares an int8 model's decisions with those in float32
+    to choose operations that stay in float32; None: all that can be are in int8."""
 
     def check(self) -> None:
         """Raises a CallError for an invalid batch size or input type."""

@@ -116,11 +116,13 @@ class Target(ABC):
         """As `convert`, for the exported classifier; errors name the layer that cannot be written."""
         from kerasimg.deploy.unsupported import name_layer_in_errors
 
-        options = exporting.options
+        options = self.options_for(exporting, precision)
 
         def convert_layer(layer: keras.Model) -> None:
             with TemporaryDirectory() as scratch:
-                self.convert_model(layer, Path(scratch) / path.name, precision, replace(options, batch=None))
+                self.convert_model(
+                    layer, Path(scratch) / path.name, precision, replace(options, batch=None, activation=None)
+                )
 
         model = self.model_of(exporting, precision)
         with name_layer_in_errors(self.name, model, convert_layer, self.advice(options)), silence(lambda error: True):
@@ -145,6 +147,10 @@ class Target(ABC):
             replace(options, input_dtype="float32"),
             lambda: iter([inputs] if len(inputs) > 1 else [inputs[0][k : k + 1] for k in range(len(inputs[0]))]),
         )
+
+    def options_for(self, exporting: Exporting, precision: Precision) -> Options:
+        """Returns the options for one precision."""
+        return exporting.options
 
     def model_of(self, exporting: Exporting, precision: Precision) -> keras.Model:
         """Returns the model to convert, from pixels (0-255) to probabilities."""

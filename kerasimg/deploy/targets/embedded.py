@@ -60,7 +60,7 @@ class Embedded(LiteRT):
 
     name, about = "embedded", "C sources with an int8 model, for microcontrollers"
     runtime, file, batch = MicroRuntime, "model.tflite", 1
-    precisions = ("int8",)
+    precisions, integers_only = ("int8",), True
     packages, extra, measured = ("tflite_micro",), "embedded", False
     snippets: ClassVar = {"C++": "embedded.cpp.j2"}
     files: ClassVar = {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +15,7 @@ import numpy as np
 
 from kerasimg.data.parallel import cores
 from kerasimg.deploy.manifest import InputType, ModelFile, Precision
+from kerasimg.deploy.quantization import quantize
 from kerasimg.deploy.quiet import silence
 from kerasimg.deploy.runtimes import Runtime, readable
 from kerasimg.deploy.targets import Images, Target
@@ -80,6 +83,8 @@ class LiteRT(Target):
         "JavaScript": "litert.js.j2",
     }
     files: ClassVar = {"preprocess.py": "preprocess.py.j2"}
+    integers_only: ClassVar[bool] = False
+    """Whether an int8 model computes in integers wherever LiteRT can."""
 
     def convert(
         self,
@@ -91,10 +96,14 @@ class LiteRT(Target):
         images: Images,
     ) -> None:
         """As `Target.convert`; an int8 model has float32 outputs and inputs of type `options.input_dtype`."""
-        from kerasimg.keras_internals import separate_int8_ranges
+        with TemporaryDirectory() as scratch, ExitStack() as stack:
+            if precision == "int8":
+                from kerasimg.keras_internals import int8_quantizer, separate_int8_ranges
 
-        ranges = separate_int8_ranges() if precision == "int8" else nullcontext()
-        with TemporaryDirectory() as scratch, ranges:
+                samples = [batch if isinstance(batch, list) else [batch] for batch in images()]
+                stack.enter_context(separate_int8_ranges())
+                stack.enter_context(int8_quantizer(partial(quantize, samples=samples, activation=options.activation)))
+                images = partial(iter, samples[:1])  # the converter's own ranges are replaced
             file = Path(scratch) / "model.tflite"
             model.export(
                 file,
@@ -107,6 +116,11 @@ class LiteRT(Target):
         if not options.allow_flex:
             _open(content)
         path.write_bytes(content)
+
+    def options_for(self, exporting: Exporting, precision: Precision) -> Options:
+        """As `Target.options_for`; int8 may leave operations in float32, except for a microcontroller."""
+        activation = exporting.logits[1] if precision == "int8" and not self.integers_only else None
+        return replace(exporting.options, activation=activation)
 
     def model_of(self, exporting: Exporting, precision: Precision) -> keras.Model:
         """As `Target.model_of`; an int8 model outputs logits, and a float32 activation is added later."""
