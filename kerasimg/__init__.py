@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from kerasimg.evaluation.explain import explain as explain
     from kerasimg.evaluation.label_errors import label_errors as label_errors
     from kerasimg.evaluation.predict import predict as predict
+    from kerasimg.evaluation.prediction_sets import prediction_sets as prediction_sets
     from kerasimg.evaluation.thresholds import choose_thresholds as choose_thresholds
     from kerasimg.models.build import build as build
     from kerasimg.models.import_checkpoint import import_checkpoint as import_checkpoint
@@ -76,6 +77,7 @@ _MODULES = {
     "kerasimg.evaluation.explain": ("explain",),
     "kerasimg.evaluation.calibrate": ("calibrate",),
     "kerasimg.evaluation.thresholds": ("choose_thresholds",),
+    "kerasimg.evaluation.prediction_sets": ("prediction_sets",),
     "kerasimg.evaluation.compare": ("compare",),
     "kerasimg.evaluation.label_errors": ("label_errors",),
     "kerasimg.reporting.report": ("report",),

@@ -279,6 +279,33 @@ class Thresholds(Record):
 
 
 @dataclass(frozen=True, repr=False)
+class PredictionSets(Record):
+    """The rule of prediction sets and what its sets hold, as `sets.json` has them."""
+
+    rule: Mapping[str, Any] | None
+    """Its method, coverage and limits; None: it was removed."""
+    expected: tuple[float, float] | None
+    """The coverage lies in or above this range in 95 % of choices of the images; per class: of the rarest class."""
+    parts: Mapping[str, Mapping[str, Any]]
+    """Part -> n, coverage with its 95 % interval, sizes of sets, each class, and the risk-coverage curve."""
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """The result of what a sets.json holds.
+
+        Args:
+            content: the JSON object.
+
+        Returns:
+            The rule and its sets.
+        """
+        low_high = content.get("expected")
+        return cls(
+            content, content["rule"], None if low_high is None else (low_high[0], low_high[1]), content.get("parts", {})
+        )
+
+
+@dataclass(frozen=True, repr=False)
 class Comparison(Record):
     """Two or more runs on the same images, each against the first."""
 

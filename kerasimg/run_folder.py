@@ -14,6 +14,7 @@ The folder is `runs/<name>-<k>/`:
     model.keras         the trained model
     calibration.json    how `calibrate` chose the temperature
     thresholds.json     how `choose_thresholds` chose the thresholds
+    sets.json           the rule of prediction sets and its coverage
     evaluation/         metrics, predictions and figures (`EvaluationFolder`)
     report.html         the report
     MODEL_CARD.md       the model card
@@ -48,6 +49,7 @@ TENSORBOARD = "tensorboard"
 MODEL = "model.keras"
 CALIBRATION = "calibration.json"
 THRESHOLDS = "thresholds.json"
+SETS = "sets.json"
 EVALUATION = "evaluation"
 REPORT = "report.html"
 CARD = "MODEL_CARD.md"
@@ -289,6 +291,11 @@ class RunFolder(os.PathLike[str]):
     def thresholds_file(self) -> Path:
         """The record of the choice of thresholds."""
         return self.path / THRESHOLDS
+
+    @property
+    def sets_file(self) -> Path:
+        """The record of the rule of prediction sets."""
+        return self.path / SETS
 
     @property
     def evaluation(self) -> EvaluationFolder:

@@ -152,6 +152,7 @@ def _derived(files: RunFolder) -> Iterator[tuple[Path, Any, str]]:
         (evaluation.label_errors_file, f"run label-errors {run}"),
         (files.calibration_file, f"run calibrate {run}"),
         (files.thresholds_file, f"run thresholds {run}"),
+        (files.sets_file, f"run sets {run}"),
     ):
         yield path, _object(path).get("model"), command
     for path in (files.report_file, files.card_file):

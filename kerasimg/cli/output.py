@@ -32,6 +32,7 @@ NEXT: dict[str, str | None] = {
     "run compare": "spec diff {first} {second}",
     "run calibrate": "export {run} --to web",
     "run thresholds": "export {run} --to web",
+    "run sets": "export {run} --to web",
     "run label-errors": "explain {run} IMAGE",
     "run pack": "predict {pack} IMAGE",
     "run unpack": "predict {run} IMAGE",

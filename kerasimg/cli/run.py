@@ -166,6 +166,42 @@ def thresholds(
     print_result("run thresholds", result, text, as_json, run=run)
 
 
+@commands.command()
+def sets(
+    run: RunArgument,
+    coverage: Annotated[
+        float, typer.Option("--coverage", help="Share of sets that are to hold the true class, between 0 and 1.")
+    ] = 0.95,
+    method: Annotated[str, typer.Option("--method", help="lac, aps or raps.")] = "lac",
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="The share is to hold for each class by itself.")
+    ] = False,
+    data: RunData = None,
+    part: Annotated[str | None, part_option("validation")] = None,
+    undo: Undo = False,
+    as_json: Json = False,
+) -> None:
+    """Choose a rule for prediction sets that hold the true class at a stated rate. Saved in model.keras."""
+    with keras_loaded():
+        from kerasimg.evaluation.prediction_sets import prediction_sets
+    with waiting("choosing sets", as_json):
+        result = prediction_sets(
+            run, coverage, method=method, per_class=per_class, data=data, part=part, undo=undo
+        ).to_dict()
+    text = ["removed"] if result["rule"] is None else []
+    if not text:
+        low, _ = result["expected"]
+        chosen = result["chosen_on"]
+        text.append(f"{method}, coverage {coverage:g}, chosen on {chosen['n']:,} images ({chosen['part']})")
+        text.append(f"later images: for 39 of 40 choices of these images, at least {low:.3f} hold the true class")
+    for name, row in result.get("parts", {}).items():
+        low, high = row["interval"]
+        text.append(f"{name}, {row['n']:,} images: {row['coverage']:.3f} ({low:.3f} to {high:.3f}) hold the true class")
+        text.append(f"  {row['mean_size']:.2f} classes in a set on average")
+        text += [f"  below: {each['class']} {each['coverage']:.3f}" for each in row["classes"] if each["below"]]
+    print_result("run sets", result, text, as_json, run=run)
+
+
 @commands.command("label-errors")
 def label_errors(
     run: RunArgument,

@@ -396,6 +396,7 @@ def write_bundle(
         classes=len(exporting.classes),
         temperature=exporting.classifier.temperature,
         thresholds=None if thresholds is None else list(thresholds),
+        sets=exporting.classifier.sets,
         model=dict(exporting.classifier.identity()),
         run=_path_to(exporting.run, place or folder),
         models=models,

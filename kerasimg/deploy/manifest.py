@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from kerasimg.errors import CallError
 from kerasimg.files import write_json
 from kerasimg.spec.document import Task
+from kerasimg.spec.pack import SetRule
 
 FORMAT_VERSION = 1
 FILE = "manifest.json"
@@ -145,6 +146,8 @@ class Manifest(Part):
     """Temperature of the probabilities; the models include it."""
     thresholds: list[float] | None = None
     """Decision thresholds, for the second class (binary) or each label (multilabel). null: 0.5."""
+    sets: SetRule | None = None
+    """Rule of prediction sets. null: there is none."""
     model: dict[str, Any] | None = None
     """Identity of the exported model: hash of its weights, temperature and thresholds. null: unknown."""
     run: Annotated[str, Field(max_length=4096)] | None = None

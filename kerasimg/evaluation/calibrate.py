@@ -16,12 +16,12 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
 from kerasimg.data.sources import Data
-from kerasimg.errors import CallError, KerasimgError
+from kerasimg.errors import KerasimgError
 from kerasimg.evaluation.evaluate import (
-    Chosen,
     NotStored,
     choose_images,
     evaluate,
+    held_out,
     own_record,
     predicted,
     scores_with_intervals,
@@ -85,7 +85,7 @@ def calibrate(
         "parts": {asked.part: before_and_after(truth, p, temperature, raw.classes, task)},
     }
     notes = _of_few(len(p), interval)
-    test = _test_images(raw, asked, data)
+    test = held_out(raw, asked, data)
     if test is not None:
         truth, p = test.source.label_ids(test.indices), predicted(raw, test.source, test.indices)
         row = result["parts"][test.part] = before_and_after(truth, p, temperature, raw.classes, task)
@@ -199,7 +199,13 @@ def decide_by(classifier: Classifier, file: Path, temperature: float, thresholds
 
     Warns of every file of the run that is stale from then on.
     """
-    changed = replace(classifier, temperature=temperature, thresholds=thresholds)
+    sets = classifier.sets
+    if sets is not None and temperature != classifier.temperature:
+        warning(
+            "the rule of prediction sets was for another temperature and is removed; to renew it: kerasimg run sets"
+        )
+        sets = None
+    changed = replace(classifier, temperature=temperature, thresholds=thresholds, sets=sets)
     set_decisions(file, changed)
     if classifier.folder is None:
         return
@@ -240,13 +246,3 @@ def _move_chosen(file: Path, changed: Classifier, thresholds: tuple[float, ...])
         row["threshold"] = content["thresholds"].get(label)
     content["model"] = changed.identity()
     write_json(chosen, content)
-
-
-def _test_images(classifier: Classifier, fitted: Chosen, data: Data | None) -> Chosen | None:
-    """The run's test images, if it has any and the temperature was not fitted on them."""
-    if classifier.folder is None or (data is None and fitted.part in ("test", "all")):
-        return None
-    try:
-        return choose_images(classifier, None, "test")
-    except CallError:
-        return None

@@ -205,6 +205,16 @@ def choose_images(
     return Chosen(source, np.arange(len(source)), name)
 
 
+def held_out(classifier: Classifier, fitted: Chosen, data: Data | None) -> Chosen | None:
+    """The run's test images, if it has any and the temperature was not fitted on them."""
+    if classifier.folder is None or (data is None and fitted.part in ("test", "all")):
+        return None
+    try:
+        return choose_images(classifier, None, "test")
+    except CallError:
+        return None
+
+
 def _of_part(source: Source, part: str | None, otherwise: Part) -> tuple[np.ndarray, str]:
     """The images of a part and its name."""
     there = {PART_NAMES[code] for code in np.unique(source.parts) if code >= 0}

@@ -15,6 +15,7 @@ from kerasimg.data.images import Images, named_images
 from kerasimg.data.items import ManyFaults
 from kerasimg.data.readable import OnBadImage
 from kerasimg.errors import CallError, Fault
+from kerasimg.evaluation.conformal import name_sets
 from kerasimg.evaluation.predictions import decide, two_columns
 from kerasimg.log import Verbose
 from kerasimg.models.classifier import Classifier, ClassifierReference
@@ -42,6 +43,8 @@ class Prediction(Result):
     """Probability of the label; where there are several or none, of the least sure decision."""
     probabilities: dict[str, float]
     """Of every class."""
+    set: tuple[str, ...] | None = None
+    """The prediction set, most likely first; None if the run has no rule for one (`kerasimg.prediction_sets`)."""
 
 
 class Answers(NamedTuple):
@@ -127,6 +130,8 @@ def _predict_batch(classifier: Classifier, names: Sequence[str], pixels: np.ndar
     probabilities = classifier.probabilities(pixels.astype("float32"))
     decisions, confidences = decide(probabilities, task, classifier.thresholds)
     columns = two_columns(probabilities) if task == "binary" else probabilities
+    rule = classifier.sets
+    sets = [None] * len(names) if rule is None else name_sets(probabilities, rule, classes)
     return [
         Prediction(
             name,
@@ -135,6 +140,9 @@ def _predict_batch(classifier: Classifier, names: Sequence[str], pixels: np.ndar
             else classes[int(decision)],
             float(confidence),
             {label: float(value) for label, value in zip(classes, row, strict=True)},
+            names_in_set,
         )
-        for name, decision, confidence, row in zip(names, decisions, confidences, columns, strict=True)
+        for name, decision, confidence, row, names_in_set in zip(
+            names, decisions, confidences, columns, sets, strict=True
+        )
     ]

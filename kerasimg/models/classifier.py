@@ -32,7 +32,7 @@ from kerasimg.models.weights import check_hdf5
 from kerasimg.run_folder import MODEL, RunFolder, RunReference, folder_of
 from kerasimg.spec.document import Section
 from kerasimg.spec.load import Spec, load_document
-from kerasimg.spec.pack import Probability, Temperature, is_pack, write_beside
+from kerasimg.spec.pack import Probability, SetRule, Temperature, is_pack, write_beside
 from kerasimg.staleness import MEMBER, ModelIdentity
 
 ClassifierReference = RunReference
@@ -55,6 +55,8 @@ class Classifier:
     thresholds: tuple[float, ...] | None = None
     """What a probability must exceed to be decided for (`kerasimg.choose_thresholds`): of the second class where the
     task is binary, of each label where it is multilabel. None: 0.5."""
+    sets: SetRule | None = None
+    """The rule of prediction sets (`kerasimg.prediction_sets`)."""
 
     def save(self, path: Path) -> None:
         """Write the `.keras` file, without optimizer, so that it opens wherever Keras is."""
@@ -64,7 +66,7 @@ class Classifier:
             "classes": list(self.classes),
             "spec": dict(self.spec.resolved),
             "beside": specs_beside(self.spec),
-            **self.identity(),
+            **self._decisions(),
         }
         with replacing(path) as partial:
             plain.save(partial)
@@ -75,6 +77,10 @@ class Classifier:
         """The identity that every file derived from this classifier stores, see `kerasimg.staleness`."""
         thresholds = None if self.thresholds is None else list(self.thresholds)
         return {"weights": weights_digest(self.model), "temperature": self.temperature, "thresholds": thresholds}
+
+    def _decisions(self) -> dict[str, Any]:
+        """What the file holds about decisions: the identity, and the rule of prediction sets, which changes none."""
+        return {**self.identity(), "sets": None if self.sets is None else self.sets.model_dump()}
 
     @staticmethod
     def open(ref: ClassifierReference) -> Classifier:
@@ -96,9 +102,11 @@ class Classifier:
             write_beside(content.beside, Path(folder))
             spec = load_document(content.spec, find, Path(folder))
         model = _load_model(file)
-        check_facts(place, model, spec, tuple(content.classes), thresholds)
+        check_facts(place, model, spec, tuple(content.classes), thresholds, content.sets)
         folder_of_run = path if path.is_dir() else None
-        return Classifier(model, spec, tuple(content.classes), folder_of_run, content.temperature, thresholds)
+        return Classifier(
+            model, spec, tuple(content.classes), folder_of_run, content.temperature, thresholds, content.sets
+        )
 
     def probabilities(self, images: Any) -> np.ndarray:
         """(N, K) float32 for images (N, H, W, C), 0-255, or for batches of them as the pipeline gives."""
@@ -131,8 +139,8 @@ def weights_digest(model: keras.Model) -> str:
 
 
 def set_decisions(file: Path, classifier: Classifier) -> None:
-    """Write a classifier's temperature and thresholds into its `.keras` file; the model in it stays as it is."""
-    content = _member(file).model_dump() | classifier.identity()
+    """Write a classifier's temperature, thresholds and sets into its `.keras` file; the model in it stays as it is."""
+    content = _member(file).model_dump() | classifier._decisions()
     with replacing(file) as partial, zipfile.ZipFile(file) as old, zipfile.ZipFile(partial, "w") as new:
         for member in old.infolist():
             if member.filename != MEMBER:
@@ -152,6 +160,7 @@ class _Member(Section):
     """The digest of the weights; None in a file of an earlier version."""
     temperature: Temperature = 1.0
     thresholds: list[Probability] | None = None
+    sets: SetRule | None = None
 
 
 def _member(file: Path) -> _Member:
@@ -214,9 +223,14 @@ def _registered(name: Any) -> bool:
 
 
 def check_facts(
-    place: str, model: keras.Model, spec: Spec, classes: tuple[str, ...], thresholds: tuple[float, ...] | None
+    place: str,
+    model: keras.Model,
+    spec: Spec,
+    classes: tuple[str, ...],
+    thresholds: tuple[float, ...] | None,
+    sets: SetRule | None,
 ) -> None:
-    """CallError where classes or thresholds from outside do not go with their model."""
+    """CallError where classes, thresholds or sets from outside do not go with their model."""
     if len(set(classes)) < len(classes):
         twice = next(name for name in classes if classes.count(name) > 1)
         raise CallError(f"{place}: classes: {twice[:80]!r} is listed twice")
@@ -225,6 +239,8 @@ def check_facts(
     wanted = {"multiclass": 0, "binary": 1, "multilabel": len(classes)}[spec.task]
     if thresholds is not None and len(thresholds) != wanted:
         raise CallError(f"{place}: thresholds: expected {wanted or 'none'} for {spec.task}, found {len(thresholds)}")
+    if sets is not None and (spec.task == "multilabel" or len(sets.limits) not in (1, len(classes))):
+        raise CallError(f"{place}: sets: {len(sets.limits)} limits do not fit {len(classes)} classes, {spec.task}")
     try:
         check_outputs(model, spec, classes)
     except SpecError as error:

@@ -55,6 +55,7 @@ def write(classifier: Classifier, path: Path, *, card: str = "", figures: Mappin
         "task": spec.task,
         "classes": list(classifier.classes),
         **classifier.identity(),
+        "sets": None if classifier.sets is None else classifier.sets.model_dump(),
         "license": spec.card.license,
         "figures": dict(figures or {}),
         "versions": {name: version(name) for name in PACKAGES},
@@ -72,8 +73,8 @@ def read(path: Path) -> Classifier:
     thresholds = None if manifest.thresholds is None else tuple(manifest.thresholds)
     model = construct(spec, weights=None).model
     load_pack(model, path)
-    check_facts(f"'{path}': {pack.MANIFEST}", model, spec, tuple(manifest.classes), thresholds)
-    return Classifier(model, spec, tuple(manifest.classes), None, manifest.temperature, thresholds)
+    check_facts(f"'{path}': {pack.MANIFEST}", model, spec, tuple(manifest.classes), thresholds, manifest.sets)
+    return Classifier(model, spec, tuple(manifest.classes), None, manifest.temperature, thresholds, manifest.sets)
 
 
 class Vectors(NamedTuple):

@@ -45,6 +45,16 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Temperature = Annotated[float, Field(ge=1e-3, le=1e3)]
 
 
+class SetRule(Section):
+    """How probabilities become prediction sets, see `kerasimg.evaluation.prediction_sets`."""
+
+    method: Literal["lac", "aps", "raps"]
+    coverage: Annotated[float, Field(gt=0, lt=1)]
+    """The share of sets that hold the true class."""
+    limits: Annotated[list[Annotated[float, Field(ge=0, le=1e6)]], Field(min_length=1)]
+    """The largest score of a class in the set: one for all classes, or one for each."""
+
+
 class Manifest(Section):
     """The content of `pack.json`."""
 
@@ -59,6 +69,8 @@ class Manifest(Section):
     """The digest of the weights, by which a run knows the pack as its own; None in a pack of an earlier version."""
     temperature: Temperature = 1.0
     thresholds: list[Probability] | None = None
+    sets: SetRule | None = None
+    """The rule of prediction sets."""
     license: str | None = None
     """As the spec's card has it, an SPDX identifier where there is one."""
     figures: dict[str, float | int | str] = Field(default={})

@@ -25,6 +25,7 @@ FUNCTIONS: dict[Callable[..., None], str] = {
     run.compare: "compare",
     run.calibrate: "calibrate",
     run.thresholds: "choose_thresholds",
+    run.sets: "prediction_sets",
     run.label_errors: "label_errors",
     run.measure: "measure",
     run.verify: "verify",

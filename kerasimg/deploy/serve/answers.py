@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kerasimg.deploy.bundle import Bundle
+from kerasimg.evaluation.conformal import name_sets
 from kerasimg.evaluation.measures import most_likely_first
 from kerasimg.evaluation.predictions import THRESHOLD, decide, two_columns
 
@@ -27,8 +28,10 @@ def predictions(bundle: Bundle, ids: list[str], probabilities: np.ndarray, top: 
     """
     decisions, confidences = decide(probabilities, bundle.task, bundle.thresholds)
     rows = columns(bundle, probabilities)
+    rule = bundle.manifest.sets
+    sets = [None] * len(ids) if rule is None else name_sets(probabilities, rule, bundle.classes)
     answers = []
-    for name, decision, confidence, row in zip(ids, decisions, confidences, rows, strict=True):
+    for name, decision, confidence, row, members in zip(ids, decisions, confidences, rows, sets, strict=True):
         ranked = most_likely_first(row)
         order = ranked[:top]
         answer: dict[str, Any] = {"id": name}
@@ -37,6 +40,8 @@ def predictions(bundle: Bundle, ids: list[str], probabilities: np.ndarray, top: 
         else:
             answer["label"] = bundle.classes[int(decision)]
         answer["confidence"] = _shortest_float(confidence)
+        if members is not None:
+            answer["set"] = list(members)
         answer["classes"] = [_class(bundle, int(k), row, decision) for k in order]
         answers.append(answer)
     return answers

@@ -57,6 +57,8 @@ class Prediction(Schema):
     """Multilabel: the predicted labels, most likely first."""
     confidence: float
     """Probability of the decision; multilabel: of the least certain decision."""
+    set: list[str] | None = None
+    """The prediction set, most likely first; absent if the bundle has no rule for one."""
     classes: list[ClassProbability]
     """The most likely classes, as many as requested."""
     explanation: Explanation | None = None
