@@ -54,6 +54,8 @@ SAMPLES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "Maxout": ({"pieces": 2}, TOKENS),
     "PositionEmbedding": ({}, TOKENS),
     "RepeatVector": ({"n": 2}, VECTOR),
+    "SelfAttention": ({"num_heads": 1, "grid": [2, 4]}, TOKENS),
+    "AttentionPooling": ({"num_heads": 2}, TOKENS),
     "SequencePooling": ({}, TOKENS),
     "TakeToken": ({}, TOKENS),
     "Attention": ({}, TOKENS),
@@ -99,6 +101,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"interpolation": "lanczos5"},
         {"antialias": True},
     ],
+    "SelfAttention": [{"rope": "eva02"}, {"rope": "dinov3"}, {"position_bias": True}, {"qk_norm": True}],
     "UpSampling2D": [{"interpolation": name} for name in ("bilinear", "bicubic", "lanczos3", "lanczos5")],
 }
 """Layer -> arguments that change the operations of an export."""

@@ -1,5 +1,6 @@
 """Keras layers that Keras lacks, one class a file, written with keras.ops for every backend."""
 
+from kerasimg.layers.attention_pooling import AttentionPooling
 from kerasimg.layers.blur_pool import BlurPool2D
 from kerasimg.layers.cbam import CBAM
 from kerasimg.layers.channel_shuffle import ChannelShuffle
@@ -8,6 +9,7 @@ from kerasimg.layers.coord_channels import CoordChannels
 from kerasimg.layers.cosine_head import CosineHead
 from kerasimg.layers.drop_path import DropPath
 from kerasimg.layers.efficient_channel_attention import EfficientChannelAttention
+from kerasimg.layers.gelu import GELU
 from kerasimg.layers.gem_pooling import GeMPooling2D
 from kerasimg.layers.global_response_norm import GlobalResponseNorm
 from kerasimg.layers.grid_mask import GridMask
@@ -17,6 +19,7 @@ from kerasimg.layers.patch_embed import PatchEmbed
 from kerasimg.layers.patch_merging import PatchMerging
 from kerasimg.layers.position_embedding import PositionEmbedding
 from kerasimg.layers.rand_augment_per_image import RandAugmentPerImage
+from kerasimg.layers.self_attention import SelfAttention
 from kerasimg.layers.sequence_pooling import SequencePooling
 from kerasimg.layers.squeeze_excite import SqueezeExcite
 from kerasimg.layers.take_channels import TakeChannels
@@ -26,6 +29,8 @@ from kerasimg.layers.window_attention import WindowAttention
 
 __all__ = [
     "CBAM",
+    "GELU",
+    "AttentionPooling",
     "BlurPool2D",
     "ChannelShuffle",
     "ClassToken",
@@ -42,6 +47,7 @@ __all__ = [
     "PatchMerging",
     "PositionEmbedding",
     "RandAugmentPerImage",
+    "SelfAttention",
     "SequencePooling",
     "SqueezeExcite",
     "TakeChannels",

@@ -79,8 +79,9 @@ def table(family: str) -> dict[str, Any]:
     if (parent := content.get("extends")) is None:
         return content
     inherited = table(parent)
-    merged = {**inherited, **content}
-    return {**merged, "layers": {**content.get("layers", {}), **inherited["layers"]}}
+    own = content.get("layers", {})
+    further = {left: right for left, right in inherited["layers"].items() if left not in own}
+    return {**inherited, **content, "layers": {**own, **further}}
 
 
 def for_timm(config: Mapping[str, Any], classes: int, size: Sequence[int]) -> Recipe:

@@ -302,9 +302,9 @@ def weight_kind(layer_class: str, name: str) -> WeightKind | None:
     """
     if layer_class in LAYER_SCALES:
         return "layer_scale"
-    if layer_class == "ClassToken":
+    if layer_class == "ClassToken" or (layer_class == "AttentionPooling" and name == "latent"):
         return "token"
-    if layer_class == "PositionEmbedding" or (layer_class == "WindowAttention" and name == "relative_position_bias"):
+    if layer_class == "PositionEmbedding" or name == "relative_position_bias":
         return "position"
     if (layer_class in DEPTHWISE and name == "kernel") or name == "depthwise_kernel":
         return "depthwise"

@@ -37,10 +37,12 @@ LAYERS = {
     "CBAM": [Case({"ratio": 0.5, "kernel_size": 3}, (5, 4, 6), (5, 4, 6))],
     "ChannelShuffle": [Case({"groups": 3}, (4, 3, 6), (4, 3, 6))],
     "ClassToken": [Case({}, (4, 6), (5, 6)), Case({"count": 2, "initializer": "ones"}, (4, 6), (6, 6))],
+    "AttentionPooling": [Case({"num_heads": 2, "mlp_units": 6, "activation": "relu"}, (5, 8), (8,))],
     "CoordChannels": [Case({}, (4, 5, 3), (4, 5, 5)), Case({"radius": True}, (1, 5, 3), (1, 5, 6))],
     "CosineHead": [Case({"units": 3}, (6,), (3,)), Case({"units": 4, "learn_scale": True}, (6,), (4,))],
     "DropPath": [Case({"rate": 0.4, "seed": 1}, (3, 3, 2), (3, 3, 2)), Case({"rate": 0.0}, (5,), (5,))],
     "EfficientChannelAttention": [Case({}, (4, 4, 8), (4, 4, 8)), Case({"kernel_size": 5}, (4, 4, 8), (4, 4, 8))],
+    "GELU": [*(Case({"approximate": kind}, (3, 4), (3, 4)) for kind in ("none", "tanh", "sigmoid"))],
     "GeMPooling2D": [Case({}, (4, 3, 5), (5,)), Case({"p": 1.0, "keepdims": True}, (4, 3, 5), (1, 1, 5))],
     "GlobalResponseNorm": [Case({}, (4, 3, 5), (4, 3, 5))],
     "LayerScale": [Case({}, (4, 3, 5), (4, 3, 5)), Case({"initial_value": 0.1}, (7, 5), (7, 5))],
@@ -54,6 +56,15 @@ LAYERS = {
         Case({"extra_tokens": 1}, (10, 8), (10, 8)),
         Case({"kind": "sincos", "extra_tokens": 1, "grid": [3, 2]}, (7, 8), (7, 8)),
         Case({}, (3, 4, 8), (3, 4, 8)),
+    ],
+    "SelfAttention": [
+        Case({"num_heads": 2}, (5, 8), (5, 8)),
+        Case(
+            {"num_heads": 2, "key_dim": 4, "value_dim": 3, "units": 6, "qk_norm": True, "dropout": 0.5}, (4, 8), (4, 6)
+        ),
+        Case({"num_heads": 2, "rope": "dinov3", "extra_tokens": 2, "grid": [2, 3]}, (8, 8), (8, 8)),
+        Case({"num_heads": 1, "rope": "eva02", "rope_size": 16, "key_bias": False}, (4, 8), (4, 8)),
+        Case({"num_heads": 2, "position_bias": True, "extra_tokens": 1, "use_bias": False}, (5, 8), (5, 8)),
     ],
     "SequencePooling": [Case({"use_bias": False}, (6, 5), (5,))],
     "SqueezeExcite": [
