@@ -21,7 +21,7 @@ DINOV3_BASE, EVA02_BASE = 100.0, 10_000.0
 class SelfAttention(keras.layers.Layer):
     """Multi-head self-attention with the means of newer transformers: rotary positions, position bias, normalized keys.
 
-    (N, T, C) -> (N, T, units). Without options it is the attention of ViT, with one kernel for queries, keys and values.
+    (N, T, C) -> (N, T, units). Without options it is the attention of ViT, with one kernel for all three projections.
 
     Args:
         num_heads: of the attention.
