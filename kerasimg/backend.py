@@ -41,9 +41,9 @@ def check_backend() -> None:
         raise CallError(
             f"no backend '{name}' ({source}){nearest(name, BACKENDS)}; kerasimg runs on {', '.join(BACKENDS)}"
         )
-    if _installed(BACKENDS[name]):
+    if installed(BACKENDS[name]):
         return
-    others = [other for other, package in BACKENDS.items() if _installed(package)]
+    others = [other for other, package in BACKENDS.items() if installed(package)]
     instead = f"; or use one that is: KERAS_BACKEND={others[0]}" if others else ""
     raise CallError(f"the backend '{name}' of Keras ({source}) is not installed: pip install {BACKENDS[name]}{instead}")
 
@@ -68,5 +68,6 @@ def versions(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _installed(package: str) -> bool:
+def installed(package: str) -> bool:
+    """Whether a module can be imported; does not import it."""
     return importlib.util.find_spec(package) is not None

@@ -378,6 +378,26 @@ def seed_in_pipeline(layer: Any) -> Any:
     return layer._get_seed_generator(layer.backend._backend)
 
 
+# --- Keras: saving ----------------------------------------------------------------------------------------------------
+
+
+def save_without_importing_tensorflow() -> None:
+    """Have Keras import no TensorFlow to save or copy a model on another backend.
+
+    It would ask each value of a configuration whether it is a shape or a type of TensorFlow, which none can be before
+    TensorFlow is imported.
+    """
+    from keras.src.saving import serialization_lib
+    from keras.src.utils.module_utils import LazyModule
+
+    class OnceImported(LazyModule):
+        @property
+        def available(self) -> bool:
+            return self.name in sys.modules
+
+    serialization_lib.tf = OnceImported("tensorflow")
+
+
 # --- Keras: training --------------------------------------------------------------------------------------------------
 
 CALLBACK_ATTRIBUTES = ("_model", "params", "validation_data")

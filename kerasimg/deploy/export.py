@@ -20,7 +20,7 @@ import numpy as np
 import PIL.Image
 
 from kerasimg import log
-from kerasimg.backend import versions
+from kerasimg.backend import installed, versions
 from kerasimg.data.decode import decode
 from kerasimg.data.sources import Data
 from kerasimg.deploy import manifest as manifests
@@ -130,13 +130,27 @@ def export(
             errors.append(error)
     if not fitted:
         raise _merge_errors(errors)
+    bundles: Results[Bundle] = Results()
+    remote: list[str] = []
     if keras.backend.backend() != "tensorflow":
+        remote = [each.name for each in fitted if each.needs_tensorflow]
+    if remote:
         settings = {**bounds._asdict(), "images": images, "allow_uncompared": allow_uncompared}
-        return _in_tensorflow(run, chosen, options, out, data, settings)
+        try:
+            bundles += _in_tensorflow(run, remote, options, out, data, settings)
+        except Interrupted:
+            raise
+        except KerasimgError as error:
+            errors.append(error)
+        if len(remote) == len(fitted):
+            if errors:
+                raise _one_error([error for error in errors if isinstance(error, KerasimgError)], bundles)
+            return bundles
     exporting = prepare(run, data=data, images=images)
     root = _root(exporting, out)
-    bundles: Results[Bundle] = Results()
     for each, its_options in fitted.items():
+        if each.name in remote:
+            continue
         try:
             bundle, failures = _export_target(replace(exporting, options=its_options), each, root / each.name, bounds)
         except Interrupted:
@@ -227,6 +241,11 @@ def call_in_tensorflow(function: str, run: ClassifierReference, data: Data | Non
     Returns:
         The result of the function.
     """
+    if not installed("tensorflow"):
+        raise CallError(
+            "TensorFlow converts the model, in a process of its own, and is not installed: pip install tensorflow "
+            f"(Keras keeps running on {keras.backend.backend()}); the target 'keras' needs none"
+        )
     # A classifier in memory may differ from the one in its folder.
     folder = None if isinstance(run, Classifier) else folder_of(run)
     if folder is None or not isinstance(data, str | os.PathLike | None):

@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -73,14 +74,13 @@ class Agreement(NamedTuple):
 class Engine:
     """A frozen part that can be run: images (N, H, W, C) float32 0-255 -> the tensors of the seam, float32.
 
-    On tensors of TensorFlow inside `tf.data` too, where `in_graph` holds.
+    On tensors of the backend, too: in a graph of `tf.data`, or in the threads that prepare batches.
     """
 
     form: Form
     split: Split
     batch_size: int
     run: Callable[[Any], list[Any]]
-    in_graph: bool
     program: Program | None = None
     rates: dict[str, float] = field(default_factory=dict)
     """Form -> images a second, as timed."""
@@ -89,12 +89,12 @@ class Engine:
     """The forms that were tried, and why they were rejected."""
 
     def __call__(self, images: Any) -> list[Any]:
-        """Tensors of TensorFlow, or arrays where the form runs outside of it."""
+        """The seam as tensors of the backend."""
         return self.run(images)
 
     def compute(self, images: Any) -> list[np.ndarray]:
         """The seam as arrays."""
-        return [np.asarray(tensor) for tensor in self.run(images)]
+        return [keras.ops.convert_to_numpy(tensor) for tensor in self.run(images)]
 
     @property
     def name(self) -> str:
@@ -237,33 +237,46 @@ def _made(form: Form, split: Split, batch_size: int) -> Engine | None:
 
 def _lowered(form: Form) -> Callable[[Split, int], Engine]:
     def make(split: Split, batch_size: int) -> Engine:
-        import tensorflow as tf
-
         program = lower(flatten(split.frozen), "bfloat16" if form == "bfloat16" else "float32")
-        shape = split.frozen.inputs[0].shape
-        # With its size open in the batch alone, the last batch needs no graph of its own.
-        signature = [tf.TensorSpec((None, *shape[1:]), tf.float32)]
-        as_written = tf.autograph.experimental.do_not_convert
-        compiled = tf.function(as_written(lambda images: program(images)), input_signature=signature)
-        return Engine(form, split, batch_size, compiled, in_graph=True, program=program)
+        return Engine(form, split, batch_size, _compiled(program.__call__, split.frozen), program)
 
     return make
 
 
 def _plain(split: Split, batch_size: int) -> Engine:
-    """Keras' forward pass: inside of TensorFlow's graphs under its own backend, batch by batch under the others."""
-    if keras.backend.backend() != "tensorflow":
-        return Engine("plain", split, batch_size, lambda images: _outputs(split.frozen, images), in_graph=False)
-    import tensorflow as tf
-
-    signature = [tf.TensorSpec((None, *split.frozen.inputs[0].shape[1:]), tf.float32)]
+    """Keras' forward pass."""
 
     def forward(images: Any) -> list[Any]:
         outputs = keras.tree.flatten(split.frozen(images, training=False))
-        return [tf.cast(output, tf.float32) for output in outputs]
+        return [keras.ops.cast(output, "float32") for output in outputs]
 
-    compiled = tf.function(tf.autograph.experimental.do_not_convert(forward), input_signature=signature)
-    return Engine("plain", split, batch_size, compiled, in_graph=True)
+    return Engine("plain", split, batch_size, _compiled(forward, split.frozen))
+
+
+def _compiled(function: Callable[[Any], list[Any]], model: keras.Model) -> Callable[[Any], list[Any]]:
+    """A function of images, compiled by the backend with the weights as constants; it may run in several threads."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        # With its size open in the batch alone, the last batch needs no graph of its own.
+        signature = [tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.float32)]
+        as_written = tf.autograph.experimental.do_not_convert
+        return tf.function(as_written(lambda images: function(images)), input_signature=signature)
+
+    def run(images: Any) -> list[Any]:
+        with keras.StatelessScope():
+            return function(images)
+
+    if backend == "jax":
+        return import_module("jax").jit(run)
+    torch = import_module("torch")
+
+    def without_gradients(images: Any) -> list[Any]:
+        with torch.no_grad():
+            return function(keras.ops.convert_to_tensor(images))
+
+    return without_gradients
 
 
 def _litert(split: Split, batch_size: int) -> Engine:
@@ -279,7 +292,7 @@ def _litert(split: Split, batch_size: int) -> Engine:
         outputs = tf.nest.flatten(tf.numpy_function(interpreter, [images], [tf.float32] * len(shapes)))
         return [tf.ensure_shape(output, shape) for output, shape in zip(outputs, shapes, strict=True)]
 
-    return Engine("litert", split, batch_size, run, in_graph=True)
+    return Engine("litert", split, batch_size, run)
 
 
 MAKERS: dict[Form, Callable[[Split, int], Engine]] = {

@@ -1,10 +1,9 @@
-"""The calls of a frozen model as plain TensorFlow operations on constants, for inference alone.
+"""The calls of a frozen model as plain operations on constants, for inference alone.
 
 Every batch normalization that directly follows a convolution or a dense layer is folded into its kernel, which is
 exact except for rounding (Jacob et al. 2018, arXiv:1712.05877, section 3.2). Constants, because TensorFlow then lays
-kernels out for the processor once, and fuses convolution, bias and activation. No XLA: on a processor its convolutions
-are many times slower. It works under every backend of Keras, except where a layer has no entry in `LOWERED`: such a
-layer is called itself, in float32, and that needs the TensorFlow backend.
+kernels out for the processor once, and fuses convolution, bias and activation. No XLA there: on a processor its
+convolutions are many times slower. A layer without an entry in `LOWERED` is called itself, in float32.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
+from keras import ops
 
 from kerasimg.errors import CallError
 from kerasimg.models.flat_graph import Call, FlatGraph
@@ -21,6 +21,8 @@ from kerasimg.models.split_model import DROPPING
 
 Working = Literal["float32", "bfloat16"]
 """The type that values have between the layers."""
+
+LAST = "channels_last"
 
 Run = Callable[..., Any]
 """Tensors -> the tensor that comes out."""
@@ -56,9 +58,7 @@ def _array(variable: Any) -> np.ndarray:
 
 
 def _constant(array: np.ndarray, working: str) -> Any:
-    import tensorflow as tf
-
-    return tf.constant(array.astype(np.float32), dtype=working)
+    return ops.convert_to_tensor(array.astype(np.float32), dtype=working)
 
 
 def _kernel_and_bias(
@@ -73,32 +73,31 @@ def _kernel_and_bias(
 
 
 def _finish(outputs: Any, bias: np.ndarray | None, activation: Run) -> Any:
-    import tensorflow as tf
-
-    if bias is not None:
-        outputs = tf.nn.bias_add(outputs, _constant(bias, outputs.dtype)) if outputs.shape.rank > 1 else outputs
-    return activation(outputs)
+    # TensorFlow fuses the bias: Keras adds a vector by its BiasAdd.
+    return activation(outputs if bias is None else ops.add(outputs, _constant(bias, outputs.dtype)))
 
 
 def _conv(layer: Any, scaling: Scaling | None, working: Working) -> Run | None:
-    import tensorflow as tf
-
     activation = _activation(layer.activation)
     if layer.groups != 1 or layer.padding not in ("same", "valid") or activation is None:
         return None
     kernel, bias = _kernel_and_bias(_array(layer.kernel), layer, scaling)
 
     def run(x: Any) -> Any:
-        held, padding = _constant(kernel, working), layer.padding.upper()
-        y = tf.nn.conv2d(tf.cast(x, working), held, layer.strides, padding, dilations=layer.dilation_rate)
+        held = _constant(kernel, working)
+        y = ops.conv(ops.cast(x, working), held, layer.strides, layer.padding, LAST, layer.dilation_rate)
         return _finish(y, bias, activation)
 
     return run
 
 
-def _depthwise(layer: Any, scaling: Scaling | None, working: Working) -> Run | None:
-    import tensorflow as tf
+def _by_depth(layer: Any, x: Any, kernel: np.ndarray, working: Working) -> Any:
+    held = _constant(kernel, working)
+    x = ops.cast(x, working)
+    return ops.depthwise_conv(x, held, layer.strides, layer.padding, LAST, layer.dilation_rate)
 
+
+def _depthwise(layer: Any, scaling: Scaling | None, working: Working) -> Run | None:
     activation = _activation(layer.activation)
     if layer.strides[0] != layer.strides[1] or layer.padding not in ("same", "valid") or activation is None:
         return None
@@ -106,16 +105,13 @@ def _depthwise(layer: Any, scaling: Scaling | None, working: Working) -> Run | N
     kernel, bias = _kernel_and_bias(kernel, layer, scaling, kernel.shape[2:])
 
     def run(x: Any) -> Any:
-        held, strides, padding = _constant(kernel, working), (1, *layer.strides, 1), layer.padding.upper()
-        y = tf.nn.depthwise_conv2d(tf.cast(x, working), held, strides, padding, dilations=layer.dilation_rate)
+        y = _by_depth(layer, x, kernel, working)
         return _finish(y, bias, activation)
 
     return run
 
 
 def _separable(layer: Any, scaling: Scaling | None, working: Working) -> Run | None:
-    import tensorflow as tf
-
     activation = _activation(layer.activation)
     if layer.strides[0] != layer.strides[1] or layer.padding not in ("same", "valid") or activation is None:
         return None
@@ -123,25 +119,20 @@ def _separable(layer: Any, scaling: Scaling | None, working: Working) -> Run | N
     pointwise, bias = _kernel_and_bias(_array(layer.pointwise_kernel), layer, scaling)
 
     def run(x: Any) -> Any:
-        held, strides, padding = _constant(depthwise, working), (1, *layer.strides, 1), layer.padding.upper()
-        y = tf.nn.depthwise_conv2d(tf.cast(x, working), held, strides, padding, dilations=layer.dilation_rate)
-        return _finish(tf.nn.conv2d(y, _constant(pointwise, working), 1, "VALID"), bias, activation)
+        y = _by_depth(layer, x, depthwise, working)
+        return _finish(ops.conv(y, _constant(pointwise, working), 1, "valid", LAST), bias, activation)
 
     return run
 
 
 def _dense(layer: Any, scaling: Scaling | None, working: Working) -> Run | None:
-    import tensorflow as tf
-
     activation = _activation(layer.activation)
     if activation is None:
         return None
     kernel, bias = _kernel_and_bias(_array(layer.kernel), layer, scaling)
 
     def run(x: Any) -> Any:
-        held, x = _constant(kernel, working), tf.cast(x, working)
-        y = tf.matmul(x, held) if x.shape.rank == 2 else tf.tensordot(x, held, 1)
-        return _finish(y, bias, activation)
+        return _finish(ops.matmul(ops.cast(x, working), _constant(kernel, working)), bias, activation)
 
     return run
 
@@ -156,14 +147,12 @@ FOLDING: dict[type, Callable[[Any, Scaling | None, Working], Run | None]] = {
 
 
 def _normalization(call: Call, working: Working) -> Run | None:
-    import tensorflow as tf
-
     if not is_normalization(call):
         return None
     scale, shift = normalization_scaling(call.operation)
 
     def run(x: Any) -> Any:
-        return tf.cast(x, working) * _constant(scale, working) + _constant(shift, working)
+        return ops.cast(x, working) * _constant(scale, working) + _constant(shift, working)
 
     return run
 
@@ -189,47 +178,39 @@ def _activating(call: Call, working: Working) -> Run | None:
 
 
 def _relu(call: Call, working: Working) -> Run | None:
-    import tensorflow as tf
-
     layer = call.operation
     if layer.negative_slope or layer.threshold or layer.max_value not in (None, 6):
         return None
-    return tf.nn.relu if layer.max_value is None else tf.nn.relu6
+    return ops.relu if layer.max_value is None else ops.relu6
 
 
 def _pooling(name: str) -> Callable[[Call, Working], Run]:
     def make(call: Call, working: Working) -> Run:
-        import tensorflow as tf
-
         layer = call.operation
-        pool = getattr(tf.nn, name)
-        return lambda x: pool(x, layer.pool_size, layer.strides, layer.padding.upper())
+        pool = getattr(ops, name)
+        return lambda x: pool(x, layer.pool_size, layer.strides, layer.padding, LAST)
 
     return make
 
 
 def _global(name: str) -> Callable[[Call, Working], Run]:
     def make(call: Call, working: Working) -> Run:
-        import tensorflow as tf
-
         layer = call.operation
-        reduce = getattr(tf, name)
+        reduce = getattr(ops, name)
         # Sums over many places want all their digits.
-        return lambda x: reduce(tf.cast(x, tf.float32), (1, 2), keepdims=layer.keepdims)
+        return lambda x: reduce(ops.cast(x, "float32"), (1, 2), keepdims=layer.keepdims)
 
     return make
 
 
 def _merging(name: str) -> Callable[[Call, Working], Run | None]:
     def make(call: Call, working: Working) -> Run | None:
-        import tensorflow as tf
-
         if len({len(tensor.shape) for tensor in call.node.arguments.keras_tensors}) != 1:
             return None
-        operation = getattr(tf, name)
+        operation = getattr(ops, name)
 
         def run(*tensors: Any) -> Any:
-            result, *others = (tf.cast(tensor, working) for tensor in tensors)
+            result, *others = (ops.cast(tensor, working) for tensor in tensors)
             for other in others:
                 result = operation(result, other)
             return result
@@ -240,22 +221,16 @@ def _merging(name: str) -> Callable[[Call, Working], Run | None]:
 
 
 def _concatenating(call: Call, working: Working) -> Run:
-    import tensorflow as tf
-
-    return lambda *tensors: tf.concat([tf.cast(tensor, working) for tensor in tensors], call.operation.axis)
+    return lambda *tensors: ops.concatenate([ops.cast(tensor, working) for tensor in tensors], call.operation.axis)
 
 
 def _padding(call: Call, working: Working) -> Run:
-    import tensorflow as tf
-
-    return lambda x: tf.pad(x, ((0, 0), *call.operation.padding, (0, 0)))
+    return lambda x: ops.pad(x, ((0, 0), *call.operation.padding, (0, 0)))
 
 
 def _reshaping(call: Call, working: Working) -> Run | None:
-    import tensorflow as tf
-
     shape = call.node.outputs[0].shape[1:]
-    return None if None in shape else lambda x: tf.reshape(x, (-1, *shape))
+    return None if None in shape else lambda x: ops.reshape(x, (-1, *shape))
 
 
 def _passing(call: Call, working: Working) -> Run:
@@ -263,20 +238,18 @@ def _passing(call: Call, working: Working) -> Run:
 
 
 def _activation(function: Any) -> Run | None:
-    """The activation in TensorFlow's own words, which it fuses; None for those without."""
-    import tensorflow as tf
-
+    """The activation as one operation; None for those without."""
     known: Mapping[Any, Run] = {
         keras.activations.linear: lambda x: x,
-        keras.activations.relu: tf.nn.relu,
-        keras.activations.relu6: tf.nn.relu6,
-        keras.activations.sigmoid: tf.sigmoid,
-        keras.activations.tanh: tf.tanh,
-        keras.activations.silu: tf.nn.silu,
-        keras.activations.elu: tf.nn.elu,
-        keras.activations.gelu: tf.nn.gelu,
-        keras.activations.hard_sigmoid: lambda x: tf.nn.relu6(x + 3) / 6,
-        keras.activations.hard_silu: lambda x: x * tf.nn.relu6(x + 3) / 6,
+        keras.activations.relu: ops.relu,
+        keras.activations.relu6: ops.relu6,
+        keras.activations.sigmoid: ops.sigmoid,
+        keras.activations.tanh: ops.tanh,
+        keras.activations.silu: ops.silu,
+        keras.activations.elu: ops.elu,
+        keras.activations.gelu: lambda x: ops.gelu(x, approximate=False),
+        keras.activations.hard_sigmoid: lambda x: ops.relu6(x + 3) / 6,
+        keras.activations.hard_silu: lambda x: x * ops.relu6(x + 3) / 6,
     }
     return known.get(function)
 
@@ -286,15 +259,15 @@ LOWERED: dict[type, Callable[[Call, Working], Run | None]] = {
     **dict.fromkeys(DROPPING, _passing),
     keras.layers.Activation: _activating,
     keras.layers.Add: _merging("add"),
-    keras.layers.AveragePooling2D: _pooling("avg_pool2d"),
+    keras.layers.AveragePooling2D: _pooling("average_pool"),
     keras.layers.BatchNormalization: _normalization,
     keras.layers.Concatenate: _concatenating,
     keras.layers.Flatten: _reshaping,
-    keras.layers.GlobalAveragePooling2D: _global("reduce_mean"),
-    keras.layers.GlobalMaxPooling2D: _global("reduce_max"),
+    keras.layers.GlobalAveragePooling2D: _global("mean"),
+    keras.layers.GlobalMaxPooling2D: _global("max"),
     keras.layers.Identity: _passing,
     keras.layers.Maximum: _merging("maximum"),
-    keras.layers.MaxPooling2D: _pooling("max_pool2d"),
+    keras.layers.MaxPooling2D: _pooling("max_pool"),
     keras.layers.Multiply: _merging("multiply"),
     keras.layers.Normalization: _standardizing,
     keras.layers.ReLU: _relu,
@@ -302,7 +275,7 @@ LOWERED: dict[type, Callable[[Call, Working], Run | None]] = {
     keras.layers.Reshape: _reshaping,
     keras.layers.ZeroPadding2D: _padding,
 }
-"""Layer -> its form in TensorFlow's own operations, or None for one that is set in a way that has none."""
+"""Layer -> its form in plain operations, or None for one that is set in a way that has none."""
 
 
 EXACT = 2
@@ -330,17 +303,15 @@ class Program(NamedTuple):
     """Layers that are called themselves, having no entry in LOWERED."""
 
     def __call__(self, images: Any) -> list[Any]:
-        """Images (N, H, W, C), float32 0-255 -> the seam, float32, in a graph of TensorFlow."""
-        import tensorflow as tf
-
+        """Images (N, H, W, C), float32 0-255 -> the seam, float32."""
         values = {self.inputs[0]: images}
         for step in self.steps:
             values[step.output] = step.run(*(values[number] for number in step.inputs))
-        return [tf.cast(values[number], tf.float32) for number in self.outputs]
+        return [ops.cast(values[number], "float32") for number in self.outputs]
 
 
 def lower(graph: FlatGraph, working: Working = "float32") -> Program:
-    """The program of a frozen model; CallError where the backend cannot run it."""
+    """The program of a frozen model; CallError for several inputs."""
     if len(graph.inputs) != 1:
         raise CallError("a model with several inputs has no faster form")
     absorbed = _absorbed(graph)
@@ -394,14 +365,13 @@ def _casts_oddly(layer: Any) -> bool:
 
 def _called(call: Call, working: Working) -> Run:
     """The layer itself, in float32."""
-    import tensorflow as tf
-
-    if keras.backend.backend() != "tensorflow":
-        raise CallError(f"{type(call.operation).__name__} has no faster form under {keras.backend.backend()}")
 
     def run(*tensors: Any) -> Any:
-        given = [tf.cast(tensor, tf.float32) if tensor.dtype.is_floating else tensor for tensor in tensors]
+        given = [ops.cast(tensor, "float32") if is_float(tensor) else tensor for tensor in tensors]
         (output,) = call.run(dict(zip(call.inputs, given, strict=True)))
-        return tf.cast(output, working) if output.dtype.is_floating else output
+        return ops.cast(output, working) if is_float(output) else output
+
+    def is_float(tensor: Any) -> bool:
+        return "float" in keras.backend.standardize_dtype(tensor.dtype)
 
     return run

@@ -35,6 +35,8 @@ Stored = Literal["float16", "float32"]
 
 BATCH = 64
 """Batch size of the engine."""
+AT_ONCE = 2
+"""Batches that the engine computes in parallel."""
 ROWS_PER_FILE = 8192
 BYTES_PER_FILE = 64 * 1024**2
 SAFE = 4096.0
@@ -250,7 +252,7 @@ def _computed(
             return _in_full_batches(recipe.engine, loader.load(places).astype(np.float32), BATCH)
 
         parts = [missing[start : start + BATCH] for start in range(0, len(missing), BATCH)]
-        for places, features in _side_by_side(read, parts, recipe.engine):
+        for places, features in _side_by_side(read, parts):
             yield places, features, None
         return
     size = recipe.batch_size if recipe.blends else BATCH
@@ -277,7 +279,7 @@ def _computed(
     def run(batch: Any) -> list[np.ndarray]:
         return _in_full_batches(recipe.engine, as_array(batch[0]), size)
 
-    for (_, labels, numbers), features in _side_by_side(run, images, recipe.engine):
+    for (_, labels, numbers), features in _side_by_side(run, images):
         places = np.rint(as_array(numbers)).astype(np.int64)
         chosen = wanted[places]
         if chosen.any():
@@ -291,17 +293,16 @@ def _in_full_batches(engine: Engine, images: np.ndarray, size: int) -> list[np.n
     return [array[: len(images)] for array in engine.compute(filled)]
 
 
-def _side_by_side(function: Callable[[T], R], things: Iterable[T], engine: Engine) -> Iterator[tuple[T, R]]:
+def _side_by_side(function: Callable[[T], R], things: Iterable[T]) -> Iterator[tuple[T, R]]:
     """Yields each thing with function(thing), in order.
 
     Two run in parallel: while one is in a step that uses a single core, the other uses the rest.
     """
-    at_once = 2 if engine.in_graph else 1
-    with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         waiting: deque[tuple[T, Future[R]]] = deque()
         for thing in things:
             waiting.append((thing, pool.submit(function, thing)))
-            if len(waiting) > at_once:
+            if len(waiting) > AT_ONCE:
                 first, future = waiting.popleft()
                 yield first, future.result()
         for first, future in waiting:

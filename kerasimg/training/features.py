@@ -318,8 +318,6 @@ def _make_engine(
 
 def _no_use(engine: Engine, mode: Wanted) -> No | None:
     """Returns why an engine cannot run in every epoch, or is not worth it; else None."""
-    if not engine.in_graph:
-        return No(f"under {keras.backend.backend()} the frozen part cannot run in the input pipeline; set fit.views")
     rates = engine.rates
     if mode == "auto" and engine.form == "plain":
         return No("; ".join(["the frozen part has no faster form here", *engine.said]))

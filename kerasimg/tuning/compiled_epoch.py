@@ -17,7 +17,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from kerasimg import keras_internals
 from kerasimg.data.batches import encode_labels, labels_for
@@ -40,7 +39,11 @@ from kerasimg.training.splits import seed_of
 LONGEST_CALL_S = 4.0
 """Longest time of one call on a slow processor; a longer epoch is split into several calls, so that Ctrl-C works."""
 
-_as_written = tf.autograph.experimental.do_not_convert
+
+def _as_written(function: Callable[..., Any]) -> Any:
+    import tensorflow as tf
+
+    return tf.autograph.experimental.do_not_convert(function)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +104,13 @@ class Compiled:
             self.decay.assign(float(new.weight_decay))
 
     def _step(self, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        import tensorflow as tf
+
         return tf.function(step, jit_compile=True) if self.model.jit_compile else step
 
     def _over_table(self, step: Callable[[Any], Any]) -> Any:
         """Returns a graph that runs steps `first` to `last` on the rows of a table."""
+        import tensorflow as tf
 
         def run(
             first: Any, last: Any, size: Any, parts: Any, labels: Any, weights: Any, rows: Any, places: Any
@@ -124,6 +130,7 @@ class Compiled:
 
     def _over_batches(self, step: Callable[[Any], Any]) -> Any:
         """Returns a graph that runs `count` steps on the next batches of an iterator."""
+        import tensorflow as tf
 
         def run(count: Any, batches: Any) -> dict[str, Any]:
             def body(number: Any) -> list[Any]:
@@ -137,6 +144,8 @@ class Compiled:
 
 
 def _function(run: Callable[..., Any]) -> Any:
+    import tensorflow as tf
+
     return keras_internals.without_retracing_warning(tf.function(_as_written(run), reduce_retracing=True))
 
 
@@ -190,6 +199,8 @@ class WholeEpochs:
 
     def trace(self) -> Callable[[], None]:
         """Trace the graphs over tables; return a function that runs zero steps, so that TensorFlow optimizes them."""
+        import tensorflow as tf
+
         calls = [
             self._over_table(graphs, 0, 0, table, [tf.constant(array) for array in table.order(0, None)])
             for graphs, table in ((self.compiled.train, self.train_table), (self.compiled.test, self.test_table))
@@ -204,6 +215,8 @@ class WholeEpochs:
 
     def _over_table(self, graphs: Any, first: int, last: int, table: Table, order: Sequence[Any]) -> Callable[[], Any]:
         """Trace steps `first` to `last`, and return a function that runs them."""
+        import tensorflow as tf
+
         run = graphs[0]
         bounds = tf.constant(first, tf.int64), tf.constant(last, tf.int64), tf.constant(self.size, tf.int64)
         arguments = *bounds, table.parts, table.labels, table.weights, *order
@@ -214,6 +227,8 @@ class WholeEpochs:
         self, graphs: Any, steps: int, table: Table | None, order: Sequence[np.ndarray] | None, batches: Any
     ) -> dict[str, float]:
         """Run one pass over all examples and return the metrics.  graphs: those to train or to validate."""
+        import tensorflow as tf
+
         metrics: dict[str, Any] = {}
         indices = [tf.constant(array) for array in order or ()]
         for first in range(0, steps, self.steps_per_call):

@@ -214,6 +214,17 @@ def test_an_image_layer_has_a_generator_for_the_backend_that_runs_it():
     )
 
 
+def test_saving_a_model_imports_no_tensorflow(monkeypatch: pytest.MonkeyPatch):
+    from keras.src.saving import serialization_lib
+
+    internals.save_without_importing_tensorflow()
+    assert serialization_lib.tf.available == ("tensorflow" in sys.modules)
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    assert not serialization_lib.tf.available
+    keras.layers.serialize(keras.layers.Dense(2))
+    assert "tensorflow" not in sys.modules
+
+
 def test_keras_sets_only_these_attributes_of_a_callback():
     assert set(vars(keras.callbacks.Callback())) <= {*internals.CALLBACK_ATTRIBUTES, "_model"}
 

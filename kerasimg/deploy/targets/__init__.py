@@ -66,9 +66,11 @@ class Target(ABC):
     batch: ClassVar[int | None] = None
     """Default batch size; None: any."""
     packages: ClassVar[tuple[str, ...]] = ()
-    """Packages required in addition to TensorFlow."""
+    """Packages required, except TensorFlow."""
     extra: ClassVar[str] = ""
     """Extra of kerasimg that installs them."""
+    needs_tensorflow: ClassVar[bool] = True
+    """Whether it converts with TensorFlow; under JAX and PyTorch this is done in a process of its own."""
     measured: ClassVar[bool] = True
     """Whether `measure` includes it by default if it is installed."""
     snippets: ClassVar[Mapping[str, str]] = {}

@@ -43,7 +43,7 @@ class Keras(Target):
 
     name, about = "keras", "model.keras unchanged, for Keras on any backend"
     runtime, file = KerasRuntime, MODEL
-    measured = False
+    measured, needs_tensorflow = False, False
     snippets: ClassVar = {"Python": "keras.py.j2"}
     files: ClassVar = {"preprocess.py": "preprocess.py.j2"}
 
