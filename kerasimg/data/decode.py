@@ -60,15 +60,24 @@ def decode(img: ImageInput, image: Image, opened: Callable[[PIL.Image.Image], No
     Raises:
         BadImage: if it cannot be decoded.
     """
-    background = cast(RGB, tuple(image.background))
+    return fit(read_image(img, cast(RGB, tuple(image.background)), opened), image)
+
+
+def fit(img: PIL.Image.Image, image: Image) -> np.ndarray:
+    """Resizes an RGB image as the section says: uint8, (height, width, channels)."""
     height, width = image.size
     resize = RESIZE[image.resize]
     if image.crop_fraction < 1:
         resize = functools.partial(crop, fraction=image.crop_fraction)
-    sized = resize(read_image(img, background, opened), height, width, FILTERS[image.interpolation], background)
+    background = cast(RGB, tuple(image.background))
+    return to_channels(resize(img, height, width, FILTERS[image.interpolation], background), image)
+
+
+def to_channels(img: PIL.Image.Image, image: Image) -> np.ndarray:
+    """The pixels of an RGB image in the section's number of channels."""
     if image.channels == 1:
-        return np.array(sized.convert("L"))[..., np.newaxis]
-    return np.array(sized)
+        return np.array(img.convert("L"))[..., np.newaxis]
+    return np.array(img)
 
 
 def stretch(image: PIL.Image.Image, height: int, width: int, resampling: Filter, background: RGB) -> PIL.Image.Image:

@@ -10,7 +10,7 @@ import pytest
 
 from kerasimg.data import cache as cache_module
 from kerasimg.data import cache_files, loading
-from kerasimg.data.cache import Cache, CacheKind, find
+from kerasimg.data.cache import Cache, CacheKind, about_pixels, find, group_name
 from kerasimg.data.decode import decode
 from kerasimg.data.loading import Loader
 from kerasimg.data.source import Source
@@ -237,3 +237,21 @@ def test_the_limit_is_a_share_of_the_disk_or_what_the_user_says(tmp_path: Path, 
     monkeypatch.setenv(cache_files.VARIABLE, "much")
     with pytest.raises(CallError, match="KERASIMG_CACHE_GB: expected a number of GB, got 'much'"):
         cache_files.limit(tmp_path)
+
+
+def test_every_key_of_image_that_changes_pixels_has_pixels_of_its_own():
+    plain = Image(resize="crop")
+    changed = {
+        "size": [9, 9],
+        "channels": 1,
+        "resize": "pad",
+        "crop_fraction": 0.5,
+        "interpolation": "area",
+        "background": [0, 0, 0],
+    }
+    names = {
+        group_name(about_pixels(Image(**{"resize": "crop"} | {key: value}), True)) for key, value in changed.items()
+    }
+    assert len(names | {group_name(about_pixels(plain, True))}) == len(changed) + 1
+    assert set(changed) | {"scale"} == set(Image.model_fields)
+    assert about_pixels(plain, True) == about_pixels(Image(resize="crop", scale="unit"), True)

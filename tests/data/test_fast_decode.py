@@ -10,7 +10,7 @@ import simplejpeg
 from kerasimg.data import fast_decode
 from kerasimg.data.decode import decode
 from kerasimg.data.fast_decode import LARGEST, MEAN_BOUND, SMALLEST_RATIO, decode_fast, divisor, roughness, weights
-from kerasimg.data.image_files import BadImage
+from kerasimg.data.image_files import BadImage, read_image
 from kerasimg.spec.document import Image, ResizePolicy
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
@@ -169,3 +169,54 @@ def test_the_short_filter_keeps_what_is_flat_and_is_near_to_the_triangle():
 def test_the_version_names_the_libraries_that_decide_the_pixels():
     libraries = f"simplejpeg {simplejpeg.__version__} opencv {cv2.__version__}"
     assert fast_decode.version() == f"{fast_decode.VERSION} {libraries}"
+
+
+@pytest.mark.parametrize(
+    ("mode", "format", "interpolation", "mean", "largest"),
+    [
+        ("CMYK", "JPEG", "bilinear", 0.6, 12),
+        ("RGB", "JPEG", "lanczos", 0.6, 12),
+        ("RGB", "JPEG2000", "bilinear", 1.25, 5),
+        ("L", "JPEG2000", "bicubic", 1.25, 5),
+    ],
+)
+@pytest.mark.parametrize("policy", get_args(ResizePolicy))
+def test_large_images_of_other_kinds_are_decoded_at_a_fraction_of_their_size(
+    photos: dict[str, PIL.Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    format: str,
+    interpolation: str,
+    mean: float,
+    largest: int,
+    policy: ResizePolicy,
+):
+    file = io.BytesIO()
+    photo = photos["coffee"].convert(mode)  # 600 x 400
+    photo.save(file, format)
+    sizes = []
+
+    def read(*arguments: object) -> PIL.Image.Image:
+        image = read_image(*arguments)
+        sizes.append(image.size)
+        return image
+
+    monkeypatch.setattr(fast_decode, "read_image", read)
+    image = Image(size=[16, 15], resize=policy, interpolation=interpolation, background=[0, 255, 0])
+    apart = difference(file.getvalue(), image)
+    assert sizes == [(150, 100) if format == "JPEG" else (300, 200)]
+    assert apart.mean() < mean
+    assert apart.max() <= largest
+    assert np.array_equal(
+        decode_fast(file.getvalue(), Image(size=[16, 15], interpolation="area")),
+        decode(file.getvalue(), Image(size=[16, 15], interpolation="area")),
+    )
+
+
+def test_a_size_that_jpeg_2000_rounds_differently_is_decoded_in_full(photos: dict[str, PIL.Image.Image]):
+    for width in (599, 600, 601):
+        file = io.BytesIO()
+        photos["coffee"].resize((width, 400)).save(file, "JPEG2000")
+        assert difference(file.getvalue(), Image(size=[9, 9])).mean() < 1.25
+        with pytest.raises(BadImage, match=r"is truncated|is damaged"):
+            decode_fast(file.getvalue()[: len(file.getvalue()) // 2], Image(size=[9, 9]))
