@@ -34,7 +34,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import ndimage
 
-from kerasimg.data.augment import compile_augment
+from kerasimg.data.augment import compile_augment, image_seeds
 from kerasimg.data.parallel import cores
 from kerasimg.objects import make_layer
 from kerasimg.spec.document import Image
@@ -116,8 +116,9 @@ def runner(change: Change) -> Callable[[int], float]:
     labels = tf.one_hot(tf.range(BATCH) % 10, 10)
 
     def augmented(number: Any) -> tuple[Any, Any]:
-        places = number * BATCH + tf.range(BATCH, dtype=tf.int64)
-        return change(images, labels, tf.stack([tf.zeros_like(places), places], axis=1))
+        places = tf.cast(number * BATCH + tf.range(BATCH, dtype=tf.int64), tf.uint32)
+        zeros = tf.zeros_like(places)
+        return change(images, labels, tf.stack([zeros, zeros, places, zeros], axis=1))
 
     as_written = tf.autograph.experimental.do_not_convert(augmented)
     dataset = tf.data.Dataset.counter().map(as_written, num_parallel_calls=cores()).prefetch(1)
@@ -239,7 +240,7 @@ def sharpness(draws: int) -> list[dict[str, Any]]:
         height, width, _ = small.shape
         size = [height, width]
         step = compile_augment(WARP, Image(size=size), 0).steps[0]
-        seeds = tf.constant([[1, position] for position in range(draws)], tf.int64)
+        seeds = image_seeds(1, 0, np.arange(draws))
         drawn = step.draw(seeds, tf.constant(0, tf.uint32), tf.constant(draws))
         images = tf.constant(np.repeat(small[np.newaxis].astype("float32"), draws, axis=0))
         fused = step.apply(images, drawn, tf.constant(draws)).numpy()

@@ -14,6 +14,7 @@ import importlib
 import io
 import itertools
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -309,7 +310,6 @@ def int8_quantizer(quantize: Callable[[bytes, Callable[..., bytes]], bytes]) -> 
 
 _PENDING = "uninitialized_variables"
 _SCOPE = "stateless_scope"
-_GLOBAL_SEED = "global_seed_generator"
 
 
 def pending_variables() -> list[Any]:
@@ -347,15 +347,17 @@ def set_stateless_scope(scope: Any) -> None:
 
 @contextlib.contextmanager
 def global_seed_generator(generator: Any) -> Iterator[None]:
-    """While the block runs, what draws without a seed draws from this generator instead of Keras' global one."""
-    from keras.src.backend.common import global_state
+    """While the block runs, what this thread draws without a seed draws from this generator, not Keras' global one.
 
-    before = global_state.get_global_attribute(_GLOBAL_SEED)
-    global_state.set_global_attribute(_GLOBAL_SEED, generator)
-    try:
+    Keras refuses its global one within `jax.jit`, where what it draws would be a constant; what this one draws is not.
+    """
+    from keras.src.random import seed_generator
+
+    thread, before = threading.get_ident(), seed_generator.global_seed_generator
+    with replaced(
+        seed_generator, "global_seed_generator", lambda: generator if threading.get_ident() == thread else before()
+    ):
         yield
-    finally:
-        global_state.set_global_attribute(_GLOBAL_SEED, before)
 
 
 def draw_from(layer: Any, generator: Any) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
 
@@ -17,8 +19,24 @@ if TYPE_CHECKING:
     from kerasimg.data.augmentation.operations import Node, Step
 
 
+def image_seeds(seed: int, epoch: int, positions: np.ndarray) -> np.ndarray:
+    """What all random numbers of an image come from: (N, 4) uint32.
+
+    Args:
+        seed: of the run, 64 bits.
+        epoch: the epoch's number.
+        positions: of the images in the split, (N,).
+    """
+    positions = np.asarray(positions, np.int64)
+    numbers = np.stack([np.full(len(positions), seed, np.int64), epoch * 2**32 + positions], axis=1)
+    halves = np.stack([numbers & 0xFFFFFFFF, (numbers >> 32) & 0xFFFFFFFF], axis=2)
+    return halves.reshape(-1, 4).astype(np.uint32)
+
+
 class Augmentation:
-    """The layers of a spec's `augment`, in order, as a function of a batch in a TensorFlow graph.
+    """The layers of a spec's `augment`, in order, as a function of a batch, compiled by Keras' backend.
+
+    Under TensorFlow it works in a graph of tf.data, and eagerly; under JAX also within `jax.jit`.
 
     blends: whether labels are blended with those of other images (MixUp, CutMix): they must be (N, K) floats.
     size: height and width of what comes out.
@@ -36,11 +54,11 @@ class Augmentation:
         """Augment a batch.
 
         images: (N, H, W, C) uint8, or float32 of 0-255.  labels: as they are; see `blends`.
-        seeds: (N, 2) int64, one pair an image.
+        seeds: (N, 4) words, from `image_seeds`.
         batch_size: of full batches, so that a smaller last batch needs no function of its own; None: unknown.
         Returns float32 images of 0-255, and labels.
         """
-        if self.blends and (labels.shape.rank != 2 or not labels.dtype.is_floating):
+        if self.blends and (len(labels.shape) != 2 or "float" not in str(labels.dtype)):
             raise CallError(f"{self.blending[0]} blends labels: use targets 'one_hot', not 'sparse'")
         for step in self.steps:
             images, labels = step(images, labels, seeds, self.seed, batch_size)
@@ -63,7 +81,7 @@ def compile_augment(nodes: Sequence[Node], image: Image, seed: int) -> Augmentat
     """
     if not nodes:
         return None
-    # They load TensorFlow.
+    # They load Keras.
     from kerasimg.data.augmentation.lowering import lowered
 
     return Augmentation(*lowered(nodes, (image.size[0], image.size[1]), image.channels), seed)

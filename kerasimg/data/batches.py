@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from kerasimg.data.augment import image_seeds
 from kerasimg.data.cache import Cache
 from kerasimg.data.loading import Loader
 from kerasimg.data.readers.soft_labels import soft_labels
@@ -40,7 +41,7 @@ class Batches(Protocol):
 class ImageBatches:
     """Batches of images: uint8 pixels (N, H, W, C), labels, seeds and, if there are any, sample weights.
 
-    Seeds are (N, 2) int64: [seed, epoch * 2**32 + position among all images].
+    Seeds are those of `image_seeds`, by the positions among all images.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class ImageBatches:
         self.signature: Signature = [
             (self.loader.shape, np.dtype(np.uint8)),
             (label.shape[1:], label.dtype),
-            ((2,), np.dtype(np.int64)),
+            ((4,), np.dtype(np.uint32)),
             *([] if sample_weight is None else [((), np.dtype(np.float32))]),
         ]
 
@@ -79,10 +80,7 @@ class ImageBatches:
     def load(self, number: int) -> Arrays:
         """Pixels, labels, seeds, and weights if there are any; DataError for an image that cannot be read."""
         epoch, positions = self.order.batch(number)
-        seeds = np.stack(
-            [np.full(len(positions), self.order.seed, np.int64), epoch * 2**32 + positions.astype(np.int64)], axis=1
-        )
-        arrays = self.loader.load(positions), self.encode(positions), seeds
+        arrays = self.loader.load(positions), self.encode(positions), image_seeds(self.order.seed, epoch, positions)
         return arrays if self.weights is None else (*arrays, self.weights[positions])
 
 

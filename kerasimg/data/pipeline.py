@@ -65,7 +65,7 @@ def batches(
 
     y: see `batches.ENCODERS`.  sample_weight: one per index.
     shuffle: permute all images in each epoch, by (seed, epoch).
-    augment: from `compile_augment`; its seeds are (N, 2) int64: [seed, epoch * 2**32 + position in `indices`].
+    augment: from `compile_augment`; its seeds are `image_seeds` of the positions in `indices`.
     cache: where decoded images are stored: "off", "memory", "disk", "auto", or a shared `Cache`.
     exact: use the reference decoder, for evaluation; else the fast one (`fast_decode.py`).
     first_epoch, first_step: start with this batch of this epoch, both counted from 0.
@@ -98,9 +98,6 @@ def batches(
         workers=workers,
     )
 
-    if augment is not None and keras.backend.backend() != "tensorflow":
-        augment = _by_tensorflow(augment)
-
     def finish(pixels: Any, y: Any, seeds: Any, *weight: Any) -> Batch:
         if augment is None:
             return (ops.cast(pixels, "float32"), y, *weight)
@@ -109,20 +106,6 @@ def batches(
         return (*augment(pixels, y, seeds, order.size), *weight)
 
     return feed(images, first, end, finish)
-
-
-def _by_tensorflow(augment: Any) -> Any:
-    """The augmentation of arrays of another backend, as long as it is written in TensorFlow."""
-
-    def run(*arrays: Any) -> tuple[Any, ...]:
-        import tensorflow as tf
-
-        *tensors, size = arrays
-        found = augment(*(tf.constant(ops.convert_to_numpy(tensor)) for tensor in tensors), size)
-        return tuple(ops.convert_to_tensor(tensor.numpy()) for tensor in found)
-
-    run.blends = getattr(augment, "blends", False)  # type: ignore[attr-defined]
-    return run
 
 
 def numbers(order: Order, first_epoch: int, epochs: int | None, first_step: int) -> tuple[int, int | None]:
@@ -157,7 +140,7 @@ def feed(batches: Batches, first: int, end: int | None, finish: Callable[..., Ba
         return _dataset(batches, first, end, finish, prefetch)
 
     def make(number: int) -> Batch:
-        # Seeds stay in NumPy: JAX has no 64-bit integers.
+        # Class numbers stay in NumPy: JAX has no 64-bit integers.
         arrays = batches.load(number)
         return finish(*(array if array.dtype == np.int64 else ops.convert_to_tensor(array) for array in arrays))
 

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 import kerasimg
-from kerasimg.data.augment import compile_augment
-from kerasimg.data.augmentation import xla
+from kerasimg.data.augment import compile_augment, image_seeds
+from kerasimg.data.augmentation.backend import BACKEND
 from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
 
@@ -53,7 +53,7 @@ def applied(
     image = Image(size=list(images.shape[1:3]), channels=images.shape[3])
     augment = compile_augment(nodes, image, seed)
     assert augment is not None
-    seeds = np.array([[seed, epoch * 2**32 + position] for position in range(len(images))], np.int64)
+    seeds = image_seeds(seed, epoch, np.arange(len(images)))
     order = np.arange(len(images)) if order is None else order
     dataset = tf.data.Dataset.from_tensor_slices((images[order], labels[order], seeds[order])).batch(split)
     change = tf.autograph.experimental.do_not_convert(lambda x, y, s: augment(x, y, s, batch_size))
@@ -95,8 +95,7 @@ def test_without_xla_the_same_comes_out_but_for_rounding(monkeypatch: pytest.Mon
     nodes = [*MOVES[1:3], ("RandomHue", {"factor": 0.3}), ("GridMask", {})]
     compiled, _ = applied(nodes)
     monkeypatch.setattr("kerasimg.data.augmentation.lowering._cached", {})
-    for module in ("xla", "lowering"):
-        monkeypatch.setattr(f"kerasimg.data.augmentation.{module}.xla_works", lambda: False)
+    monkeypatch.setattr(BACKEND, "has_xla", lambda: False)
     plain, _ = applied(nodes)
     assert "without XLA" in compile_augment(nodes, Image(size=[10, 12]), 0).describe()
     assert np.mean(np.abs(plain - compiled) < 0.05) > 0.999
@@ -104,7 +103,7 @@ def test_without_xla_the_same_comes_out_but_for_rounding(monkeypatch: pytest.Mon
 
 
 def test_xla_is_there_to_be_tested():
-    assert xla.xla_works()
+    assert BACKEND.has_xla()
 
 
 def test_seeds_and_epochs_change_what_is_drawn_and_nothing_else_does():
@@ -118,7 +117,7 @@ def test_seeds_and_epochs_change_what_is_drawn_and_nothing_else_does():
 def drawn(*nodes: tuple[str, dict[str, Any]]) -> list[np.ndarray]:
     """What such layers draw for twenty images."""
     augment = compile_augment(nodes, Image(size=[10, 12]), 0)
-    seeds = tf.constant([[0, position] for position in range(20)], tf.int64)
+    seeds = image_seeds(0, 0, np.arange(20))
     return [np.asarray(rows) for rows in tf.nest.flatten(augment.steps[0].draw(seeds, tf.constant(0, tf.uint32), 20))]
 
 
@@ -196,7 +195,7 @@ def test_a_fused_run_is_close_to_the_layers_one_by_one_and_sharper():
         ("RandomZoom", {"height_factor": 0.03} | gray),
     ]
     step = compile_augment(nodes, Image(size=[64, 64], channels=1), 0).steps[0]
-    seeds = tf.constant([[0, position] for position in range(6)], tf.int64)
+    seeds = image_seeds(0, 0, np.arange(6))
     inner = np.s_[:, 8:-8, 8:-8]
     for waves in (coarse, fine):
         images = waves.round().astype("uint8")

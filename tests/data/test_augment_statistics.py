@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
+from kerasimg.data.augment import image_seeds
 from kerasimg.data.augmentation.colour import PHOTOMETRIC
 from kerasimg.data.augmentation.draws import Part, keys, words
 from kerasimg.data.augmentation.geometry import GEOMETRIC, Warp
@@ -21,7 +22,7 @@ SIZE = (40, 56)
 
 def drawn(operation: Operation) -> list[np.ndarray]:
     """What an operation draws for the images of an epoch: (N, numbers) arrays."""
-    seeds = tf.constant([[7, position] for position in range(N)], tf.int64)
+    seeds = image_seeds(7, 0, np.arange(N))
     made = operation.draw(words(keys(seeds), [Part(operation.numbers, (0, 0))], tf.constant(7, tf.uint32))[0])
     return [np.asarray(one, np.float64).reshape(N, -1) for one in tf.nest.flatten(made)]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import tensorflow as tf
+from keras import ops
 
+from kerasimg.data.augmentation.backend import BACKEND
 from kerasimg.data.augmentation.draws import beta, uniform
 from kerasimg.data.augmentation.erase import within
 from kerasimg.data.augmentation.operations import Operation
@@ -21,7 +22,8 @@ class Blend(Operation):
     def partners(self, words: Any, count: Any) -> Any:
         """(N,) int32, of the first `count` images; the others are padding."""
         order = uniform(words[:, 0])
-        return tf.argsort(tf.where(tf.range(tf.shape(order)[0]) < count, order, 2.0), stable=True)
+        # As in a stable sort, on every backend, equal numbers keep their order.
+        return ops.argsort(ops.where(ops.arange(ops.shape(order)[0]) < count, order, 2.0))
 
     def share(self, drawn: tuple[Any, ...], size: tuple[int, int]) -> Any:
         """How much of each label stays, (N,).  size: height and width of the images."""
@@ -33,8 +35,8 @@ class Blend(Operation):
 
     def labels(self, labels: Any, size: tuple[int, int], partners: Any, drawn: tuple[Any, ...]) -> Any:
         """Labels (N, K) with those of the partners.  size: height and width of the images."""
-        share = self.share(drawn, size)[:, tf.newaxis]
-        return share * labels + (1.0 - share) * tf.gather(labels, partners)
+        share = self.share(drawn, size)[:, None]
+        return share * labels + (1.0 - share) * BACKEND.lookup(labels, partners)
 
 
 class MixUp(Blend):
@@ -71,20 +73,20 @@ class CutMix(Blend):
     def draw(self, words: Any) -> tuple[Any, ...]:
         """The side of the box, its left and its top, as shares."""
         alpha = uniform(words[:, 1], *self.factor) + 1e-6
-        side = tf.sqrt(1.0 - beta(words[:, 2:5], alpha))
+        side = ops.sqrt(1.0 - beta(words[:, 2:5], alpha))
         left, top = (uniform(words[:, k]) * (1.0 - side) for k in (5, 6))
         return side, left, top
 
     def share(self, drawn: tuple[Any, ...], size: tuple[int, int]) -> Any:
         """The part of the pixels outside of the box: not the area drawn, which the pixels only come near."""
-        side, left, top = (drawn_number[:, tf.newaxis] for drawn_number in drawn)
+        side, left, top = (drawn_number[:, None] for drawn_number in drawn)
         rows, columns = (within(length, start, side) for length, start in zip(size, (top, left), strict=True))
-        counts = (tf.reduce_sum(tf.cast(inside, tf.float32), axis=1) for inside in (rows, columns))
+        counts = (ops.sum(ops.cast(inside, "float32"), axis=1) for inside in (rows, columns))
         return 1.0 - math.prod(counts) / math.prod(size)
 
     def blend(self, image: Any, other: Any, drawn: tuple[Any, ...]) -> Any:
         """The other one in the box."""
         side, left, top = drawn
         height, width, _ = image.shape
-        box = within(height, top, side)[:, tf.newaxis] & within(width, left, side)
-        return tf.where(box[..., tf.newaxis], other, image)
+        box = within(height, top, side)[:, None] & within(width, left, side)
+        return ops.where(box[..., None], other, image)

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-import tensorflow as tf
+from keras import ops
 
+from kerasimg.data.augmentation.backend import BACKEND
 from kerasimg.data.augmentation.draws import below, chance, uniform
-from kerasimg.data.augmentation.operations import Operation, settled
+from kerasimg.data.augmentation.operations import Operation
 
 GRAY: Final = (0.2989, 0.587, 0.114)
 EPSILON: Final = 1e-7
@@ -45,17 +46,21 @@ class Colour(Operation):
 
     def apply(self, image: Any, drawn: tuple[Any, ...]) -> Any:
         """The image in other colours."""
-        return self._change(tf.cast(image, tf.float32), *drawn)
+        return self._change(ops.cast(image, "float32"), *drawn)
 
 
 def clipped(pixels: Any) -> Any:
     """Within 0-255."""
-    return tf.clip_by_value(pixels, 0.0, 255.0)
+    return ops.clip(pixels, 0.0, 255.0)
 
 
 def gray(pixels: Any) -> Any:
     """(..., C) -> (..., 1); of one channel, itself."""
-    return pixels if pixels.shape[-1] == 1 else tf.reduce_sum(pixels * tf.constant(GRAY), axis=-1, keepdims=True)
+    return (
+        pixels
+        if pixels.shape[-1] == 1
+        else ops.sum(pixels * ops.convert_to_tensor(GRAY, "float32"), axis=-1, keepdims=True)
+    )
 
 
 def brighter(pixels: Any, delta: Any) -> Any:
@@ -65,62 +70,62 @@ def brighter(pixels: Any, delta: Any) -> Any:
 
 def contrasted(pixels: Any, factor: Any) -> Any:
     """factor: of the distance from the mean of the channel."""
-    mean = tf.reduce_mean(pixels, axis=(0, 1), keepdims=True)
+    mean = ops.mean(pixels, axis=(0, 1), keepdims=True)
     return clipped((pixels - mean) * factor + mean)
 
 
 def saturated(pixels: Any, factor: Any) -> Any:
     """factor: of the saturation; as in Keras, not clipped: what leaves 0-255 stays so until a later layer clips."""
-    value = tf.reduce_max(pixels, axis=-1, keepdims=True)
-    spread = value - tf.reduce_min(pixels, axis=-1, keepdims=True)
+    value = ops.max(pixels, axis=-1, keepdims=True)
+    spread = value - ops.min(pixels, axis=-1, keepdims=True)
     # Keras limits saturation to 255, where 1 would be meant.
-    limit = 255.0 * value / tf.maximum(spread, EPSILON)
-    return value - (value - pixels) * tf.maximum(0.0, tf.minimum(factor, limit))
+    limit = 255.0 * value / ops.maximum(spread, EPSILON)
+    return value - (value - pixels) * ops.maximum(0.0, ops.minimum(factor, limit))
 
 
 def hue_turned(pixels: Any, part: Any) -> Any:
     """part: of the circle of colours, in [-1, 1]."""
-    red, green, blue = tf.unstack(pixels, axis=-1)
-    value = tf.maximum(tf.maximum(red, green), blue)
-    spread = value - tf.minimum(tf.minimum(red, green), blue)
-    step = 1.0 / tf.maximum(spread, EPSILON)
+    red, green, blue = ops.unstack(pixels, axis=-1)
+    value = ops.maximum(ops.maximum(red, green), blue)
+    spread = value - ops.minimum(ops.minimum(red, green), blue)
+    step = 1.0 / ops.maximum(spread, EPSILON)
     of_green, of_blue = step * (blue - red) + 2.0, step * (red - green) + 4.0
-    hue = tf.where(tf.equal(value, red), step * (green - blue), tf.where(tf.equal(value, green), of_green, of_blue))
-    hue, value, spread = settled(part >= -1.0, lambda: [hue + 6.0 * part, value, spread])
-    place = tf.constant([5.0, 3.0, 1.0]) + hue[..., tf.newaxis]
-    place -= 6.0 * tf.floor(place * (1.0 / 6.0))
-    share = tf.clip_by_value(tf.minimum(place, 4.0 - place), 0.0, 1.0)
-    return clipped(value[..., tf.newaxis] - spread[..., tf.newaxis] * share)
+    hue = ops.where(ops.equal(value, red), step * (green - blue), ops.where(ops.equal(value, green), of_green, of_blue))
+    hue, value, spread = BACKEND.settled(part >= -1.0, lambda: [hue + 6.0 * part, value, spread])
+    place = ops.convert_to_tensor([5.0, 3.0, 1.0], "float32") + hue[..., None]
+    place -= 6.0 * ops.floor(place * (1.0 / 6.0))
+    share = ops.clip(ops.minimum(place, 4.0 - place), 0.0, 1.0)
+    return clipped(value[..., None] - spread[..., None] * share)
 
 
 def grayed(pixels: Any, chosen: Any) -> Any:
     """chosen: whether to."""
-    return tf.where(chosen, gray(pixels), pixels)
+    return ops.where(chosen, gray(pixels), pixels)
 
 
 def inverted(pixels: Any, chosen: Any) -> Any:
     """chosen: whether to."""
-    return tf.where(chosen, 255.0 - pixels, pixels)
+    return ops.where(chosen, 255.0 - pixels, pixels)
 
 
 def posterized(pixels: Any, bits: Any) -> Any:
     """bits: int32, how many of 8 stay."""
-    step = tf.cast(tf.bitwise.left_shift(1, 8 - bits), tf.float32)
-    return tf.floor(clipped(pixels) / step) * step
+    step = ops.cast(ops.left_shift(ops.ones_like(bits), 8 - bits), "float32")
+    return ops.floor(clipped(pixels) / step) * step
 
 
 def solarized(pixels: Any, addition: Any, threshold: Any) -> Any:
     """addition: first added.  threshold: from which on pixels are inverted."""
     pixels = clipped(pixels + addition)
-    return tf.where(pixels < threshold, pixels, 255.0 - pixels)
+    return ops.where(pixels < threshold, pixels, 255.0 - pixels)
 
 
 def auto_contrasted(pixels: Any) -> Any:
     """Each channel stretched to 0-255; a channel of one value stays."""
-    low = tf.reduce_min(pixels, axis=(0, 1), keepdims=True)
-    spread = tf.reduce_max(pixels, axis=(0, 1), keepdims=True) - low
-    scale = 255.0 / tf.where(spread > 0, spread, 1.0)
-    return tf.where(spread > 0, clipped(pixels * scale - low * scale), pixels)
+    low = ops.min(pixels, axis=(0, 1), keepdims=True)
+    spread = ops.max(pixels, axis=(0, 1), keepdims=True) - low
+    scale = 255.0 / ops.where(spread > 0, spread, 1.0)
+    return ops.where(spread > 0, clipped(pixels * scale - low * scale), pixels)
 
 
 def faded(pixels: Any, factor: Any) -> Any:
@@ -131,7 +136,7 @@ def faded(pixels: Any, factor: Any) -> Any:
 def sharpened(pixels: Any, factor: Any) -> Any:
     """factor: 0 blurs by 3x3, 1 changes nothing, 2 sharpens; outside is black."""
     height, width, _ = pixels.shape
-    padded = tf.pad(pixels, ((1, 1), (1, 1), (0, 0)))
+    padded = ops.pad(pixels, ((1, 1), (1, 1), (0, 0)))
     tall = padded[:height] + padded[1 : height + 1] + padded[2:]
     around = tall[:, :width] + tall[:, 1 : width + 1] + tall[:, 2:]
     return clipped(pixels + (1.0 - factor) * ((around + 4.0 * pixels) / 13.0 - pixels))
@@ -140,34 +145,34 @@ def sharpened(pixels: Any, factor: Any) -> Any:
 def equalized(pixels: Any) -> Any:
     """All values equally frequent in each channel, as Keras' Equalization with 256 bins."""
     height, width, channels = pixels.shape
-    values = tf.cast(clipped(pixels), tf.int32)
-    keys = tf.reshape(values + 256 * tf.range(channels), (-1,))
-    counts = tf.math.unsorted_segment_sum(tf.ones_like(keys), keys, 256 * channels)
-    counts = tf.reshape(counts, (channels, 256))
-    up_to = tf.cumsum(counts, axis=1)
+    values = ops.cast(clipped(pixels), "int32")
+    keys = ops.reshape(values + 256 * ops.arange(channels, dtype="int32"), (-1,))
+    counts = ops.segment_sum(ops.ones_like(keys), keys, 256 * channels)
+    counts = ops.reshape(counts, (channels, 256))
+    up_to = ops.cumsum(counts, axis=1)
     total = height * width
-    least = tf.reduce_min(tf.where(up_to > 0, up_to, total), axis=1, keepdims=True)
-    spread = tf.cast(tf.maximum(total - least, 1), tf.float32)
-    table = tf.clip_by_value(tf.round(tf.cast((up_to - least) * 255, tf.float32) / spread), 0.0, 255.0)
-    single = tf.equal(tf.math.count_nonzero(counts, axis=1), 1)
-    found = tf.reshape(tf.gather(tf.reshape(table, (-1,)), keys), pixels.shape)
-    return tf.where(single, pixels, found)
+    least = ops.min(ops.where(up_to > 0, up_to, total), axis=1, keepdims=True)
+    spread = ops.cast(ops.maximum(total - least, 1), "float32")
+    table = ops.clip(ops.round(ops.cast((up_to - least) * 255, "float32") / spread), 0.0, 255.0)
+    single = ops.equal(ops.count_nonzero(counts, axis=1), 1)
+    found = ops.reshape(BACKEND.lookup(ops.reshape(table, (-1,)), keys), pixels.shape)
+    return ops.where(single, pixels, found)
 
 
 def blurred(pixels: Any, chosen: Any, across: Any, down: Any, size: int) -> Any:
     """chosen: whether to.  across, down: standard deviations, in pixels.  size: of the kernel's side, odd."""
-    places = tf.range(size, dtype=tf.float32) - (size - 1) / 2
+    places = ops.arange(size, dtype="float32") - (size - 1) / 2
     result = pixels
     for axis, sigma in ((0, down), (1, across)):
-        weights = tf.exp(-0.5 * tf.square(places / sigma))
-        weights = tf.unstack(weights / tf.reduce_sum(weights))
+        weights = ops.exp(-0.5 * ops.square(places / sigma))
+        weights = ops.unstack(weights / ops.sum(weights))
         length = pixels.shape[axis]
         sides = [[0, 0], [0, 0], [0, 0]]
         sides[axis] = [size // 2, size // 2]
-        padded = tf.pad(result, sides)
+        padded = ops.pad(result, sides)
         parts = (padded[k : k + length] if axis == 0 else padded[:, k : k + length] for k in range(size))
         result = sum(weight * part for weight, part in zip(weights, parts, strict=True))
-    return clipped(tf.where(chosen, result, pixels))
+    return clipped(ops.where(chosen, result, pixels))
 
 
 def _one(name: str, change: Callable[..., Any], bounds: Sequence[float], alone: bool = True) -> Colour:
@@ -194,7 +199,7 @@ def _saturation(layer: Any) -> list[Colour]:
 
 def _hue(layer: Any) -> list[Colour]:
     def draw(words: Any) -> tuple[Any, ...]:
-        sign = tf.where(uniform(words[:, 0]) > 0.5, -1.0, 1.0)
+        sign = ops.where(uniform(words[:, 0]) > 0.5, -1.0, 1.0)
         return (sign * uniform(words[:, 1], *layer.factor) * 0.5,)
 
     return [Colour("RandomHue", 2, draw, hue_turned)]

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
-from kerasimg.data.augmentation.operations import settled
+from kerasimg.data.augmentation.backend import BACKEND
 
 ROTATIONS: Final = ((10, 26), (11, 21), (13, 27), (23, 5), (6, 20), (17, 11), (25, 10), (18, 20))
 PARITY: Final = 0x1BD11BDA
@@ -28,58 +28,62 @@ class Part(NamedTuple):
     """Tells them from those of other parts."""
 
 
-def threefry(key: tuple[Any, ...], counter: tuple[Any, ...], rounds: int = 20) -> tuple[Any, ...]:
-    """Four random words for a key and a counter of four words each; uint32 tensors of shapes that broadcast.
+def threefry(key: Sequence[Any], counter: Sequence[Any], rounds: int = 20) -> list[Any]:
+    """Four random words for a key and a counter of four words each; arrays of words of shapes that broadcast.
 
     rounds: 20 as published; from 12 on the tests of BigCrush are passed.
     """
-    parity = tf.constant(PARITY, tf.uint32)
-    for word in key:
-        parity = _xor(parity, word)
+    wrapped = BACKEND.wrapped
+    parity = key[0] ^ key[1] ^ key[2] ^ key[3] ^ word(PARITY)
     keys = (*key, parity)
-    x = [count + word for count, word in zip(counter, key, strict=True)]
+    x = [wrapped(count + word) for count, word in zip(counter, key, strict=True)]
     for turn in range(rounds):
         first, second = ROTATIONS[turn % 8]
         partners = (1, 3) if turn % 2 == 0 else (3, 1)
         for low, high, bits in ((0, partners[0], first), (2, partners[1], second)):
-            x[low] += x[high]
-            x[high] = _xor(_rotated(x[high], bits), x[low])
+            x[low] = wrapped(x[low] + x[high])
+            rotated = wrapped(ops.left_shift(x[high], bits)) | ops.right_shift(x[high], 32 - bits)
+            x[high] = rotated ^ x[low]
         if turn % 4 == 3:
             step = turn // 4 + 1
-            x = [word + keys[(step + place) % 5] for place, word in enumerate(x)]
-            x[3] += tf.constant(step, tf.uint32)
-    return tuple(x)
+            x = [wrapped(word + keys[(step + place) % 5]) for place, word in enumerate(x)]
+            x[3] = wrapped(x[3] + step)
+    return x
 
 
-def keys(seeds: Any) -> tuple[Any, ...]:
-    """The key of each image, four times (N,) uint32, from its pair of seeds, (N, 2) int64."""
-    low = tf.cast(tf.bitwise.bitwise_and(seeds, 0xFFFFFFFF), tf.uint32)
-    high = tf.cast(tf.bitwise.bitwise_and(tf.bitwise.right_shift(seeds, 32), 0xFFFFFFFF), tf.uint32)
-    return low[:, 0], high[:, 0], low[:, 1], high[:, 1]
+def word(number: int) -> Any:
+    """A whole number as a word: the lower 32 bits."""
+    return ops.convert_to_tensor(np.asarray(number % 2**32, np.uint32), BACKEND.word)
 
 
-def words(key: tuple[Any, ...], parts: Sequence[Part], run: Any) -> list[Any]:
-    """Random words of each key, (N, numbers) uint32 for each part. run: uint32; with it all of them change."""
+def keys(seeds: Any) -> list[Any]:
+    """The key of each image, four times (N,) words, from its seeds, (N, 4): see `augment.image_seeds`."""
+    return ops.unstack(ops.cast(seeds, BACKEND.word), axis=1)
+
+
+def words(key: Sequence[Any], parts: Sequence[Part], run: Any) -> list[Any]:
+    """Random words of each key, (N, numbers) for each part. run: a word; with it all of them change."""
     blocks = [-(-part.numbers // 4) for part in parts]
     counters = np.array(
         [(block, *part.stream) for part, some in zip(parts, blocks, strict=True) for block in range(some)], np.int64
     )
-    counter = [tf.constant(column) for column in (counters.reshape(-1, 3) % 2**32).astype(np.uint32).T]
-    drawn = settled(uniform(run) >= 0.0, lambda: threefry(tuple(word[:, tf.newaxis] for word in key), (*counter, run)))
-    flat = tf.reshape(tf.stack(drawn, axis=-1), (-1, 4 * sum(blocks)))
-    split = tf.split(flat, [4 * some for some in blocks], axis=1)
-    return [some[:, : part.numbers] for some, part in zip(split, parts, strict=True)]
+    counter = [ops.convert_to_tensor(column, BACKEND.word) for column in counters.reshape(-1, 3).T % 2**32]
+    key = [word[:, None] for word in key]
+    drawn = BACKEND.settled(uniform(run) >= 0.0, lambda: threefry(key, (*counter, run)))
+    flat = ops.reshape(ops.stack(drawn, axis=-1), (ops.shape(key[0])[0], 4 * sum(blocks)))
+    ends = np.cumsum([0, *(4 * some for some in blocks)])
+    return [flat[:, start : start + part.numbers] for start, part in zip(ends.tolist(), parts, strict=False)]
 
 
 def uniform(word: Any, low: float = 0.0, high: float = 1.0) -> Any:
     """Random words -> float32 evenly spread over [low, high), in steps of 2^-24 of its width."""
-    return low + (high - low) * tf.cast(tf.bitwise.right_shift(word, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
+    return low + (high - low) * ops.cast(ops.right_shift(word, 8), "float32") * 2.0**-24
 
 
 def below(word: Any, limit: int) -> Any:
     """Random words -> int32 in [0, limit); limit up to 2^20."""
     # Rounding may reach the end of the range.
-    return tf.minimum(tf.cast(tf.floor(uniform(word) * limit), tf.int32), limit - 1)
+    return ops.minimum(ops.cast(ops.floor(uniform(word) * limit), "int32"), limit - 1)
 
 
 def chance(word: Any, range_: Sequence[float]) -> Any:
@@ -93,18 +97,9 @@ def beta(word: Any, alpha: Any) -> Any:
     Of Student's t by the polar method (Bailey 1994, 10.2307/2153537), which needs no rejection.
     """
     one = 1.0 - uniform(word[:, 0])
-    power = tf.exp(tf.math.log(one) / alpha)
-    cosine = tf.square(tf.cos(uniform(word[:, 1], high=6.283185307179586)))
+    power = ops.exp(ops.log(one) / alpha)
+    cosine = ops.square(ops.cos(uniform(word[:, 1], high=6.283185307179586)))
     # 1 - r, r being the square of the distance of the result from 1/2, in units of 1/2.
-    rest = power / tf.maximum(power + cosine * (1.0 - power), 1e-37)
-    small = 0.5 * rest / (1.0 + tf.sqrt(1.0 - rest))
-    return tf.where(uniform(word[:, 2]) < 0.5, small, 1.0 - small)
-
-
-def _xor(one: Any, other: Any) -> Any:
-    return tf.bitwise.bitwise_xor(one, other)
-
-
-def _rotated(word: Any, bits: int) -> Any:
-    left = tf.bitwise.left_shift(word, tf.constant(bits, tf.uint32))
-    return tf.bitwise.bitwise_or(left, tf.bitwise.right_shift(word, tf.constant(32 - bits, tf.uint32)))
+    rest = power / ops.maximum(power + cosine * (1.0 - power), 1e-37)
+    small = 0.5 * rest / (1.0 + ops.sqrt(1.0 - rest))
+    return ops.where(uniform(word[:, 2]) < 0.5, small, 1.0 - small)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import tensorflow as tf
+from keras import ops
 
+from kerasimg.data.augmentation.backend import BACKEND
 from kerasimg.data.augmentation.draws import chance, threefry, uniform
-from kerasimg.data.augmentation.operations import Operation, settled
+from kerasimg.data.augmentation.operations import Operation
 
 NOISE_ROUNDS = 12
 """Of the numbers that fill an erased box: noise, where half the work is enough."""
@@ -26,28 +27,28 @@ class Erasing(Operation):
 
     def draw(self, words: Any) -> tuple[Any, ...]:
         """Whether to; width, left, height and top as shares; and the key of the noise."""
-        wide, high = (tf.sqrt(uniform(words[:, k], *self.layer.scale)) for k in (0, 1))
+        wide, high = (ops.sqrt(uniform(words[:, k], *self.layer.scale)) for k in (0, 1))
         left, top = (uniform(words[:, k]) * (1.0 - side) for k, side in ((2, wide), (3, high)))
         return chance(words[:, 4:], self.layer.factor), wide, left, high, top, words[:, 6:]
 
     def apply(self, image: Any, drawn: tuple[Any, ...]) -> Any:
         """The image without the box."""
         chosen, wide, left, high, top, key = drawn
-        image = tf.cast(image, tf.float32)
+        image = ops.cast(image, "float32")
         height, width, channels = image.shape
         rows, columns = within(height, top, high), within(width, left, wide)
         if self.noise:
             # Only where it is seen: it is most of the work.
             shape = (height, width, channels)
-            fill = tf.cond(chosen, lambda: noise(key, shape), lambda: tf.zeros(shape))
+            fill = BACKEND.switch(ops.cast(chosen, "int32"), [lambda: ops.zeros(shape), lambda: noise(key, shape)])
         else:
-            fill = tf.clip_by_value(tf.constant(self.layer.fill_value, tf.float32), 0.0, 255.0)
-        return tf.where((rows[:, tf.newaxis] & columns & chosen)[..., tf.newaxis], fill, image)
+            fill = ops.clip(ops.convert_to_tensor(self.layer.fill_value, "float32"), 0.0, 255.0)
+        return ops.where((rows[:, None] & columns & chosen)[..., None], fill, image)
 
 
 def within(length: int, start: Any, part: Any) -> Any:
     """(length,) bool: which pixels of a side lie in a part of it, given by shares."""
-    places = tf.range(length, dtype=tf.float32)
+    places = ops.arange(length, dtype="float32")
     # As Keras: pixels from the start on, up to before the end.
     first = start * length
     return (places >= first) & (places < first + part * length)
@@ -57,19 +58,16 @@ def noise(key: Any, shape: tuple[int, int, int]) -> Any:
     """255 times normal numbers, clipped to 0-255, as Keras fills: half of them black, a sixth full. key: (4,) words."""
     count = math.prod(shape)
     # A word makes two numbers of 16 bits, a block of four words eight.
-    blocks = tf.cast(tf.range(-(-count // 8)), tf.uint32)
-    zero = tf.constant(0, tf.uint32)
+    blocks = ops.cast(ops.arange(-(-count // 8), dtype="int32"), BACKEND.word)
+    zero = ops.zeros((), BACKEND.word)
     known = uniform(key[0]) >= 0.0
-    words = settled(known, lambda: threefry(tuple(tf.unstack(key)), (blocks, zero, zero, zero), NOISE_ROUNDS))
-    low, high = tf.constant(65535, tf.uint32), tf.constant(16, tf.uint32)
-    halves = [
-        half for word in words for half in (tf.bitwise.bitwise_and(word, low), tf.bitwise.right_shift(word, high))
-    ]
+    words = BACKEND.settled(known, lambda: threefry(ops.unstack(key), (blocks, zero, zero, zero), NOISE_ROUNDS))
+    halves = [half for word in words for half in (ops.bitwise_and(word, 65535), ops.right_shift(word, 16))]
     # Not interleaved, which would take longer: which number goes to which pixel does not matter.
-    (numbers,) = settled(known, lambda: [tf.concat(halves, axis=0)[:count]])
-    even = (tf.cast(numbers, tf.float32) + 0.5) / 65536.0
-    normal = math.sqrt(2) * tf.math.erfinv(2.0 * even - 1.0)
-    return tf.reshape(tf.clip_by_value(255.0 * normal, 0.0, 255.0), shape)
+    (numbers,) = BACKEND.settled(known, lambda: [ops.concatenate(halves, axis=0)[:count]])
+    even = (ops.cast(numbers, "float32") + 0.5) / 65536.0
+    normal = math.sqrt(2) * ops.erfinv(2.0 * even - 1.0)
+    return ops.reshape(ops.clip(255.0 * normal, 0.0, 255.0), shape)
 
 
 class Grid(Operation):
@@ -89,12 +87,12 @@ class Grid(Operation):
     def apply(self, image: Any, drawn: tuple[Any, ...]) -> Any:
         """The image without the squares."""
         chosen, cell, down, across = drawn
-        image = tf.cast(image, tf.float32)
+        image = ops.cast(image, "float32")
         height, width, _ = image.shape
-        side = tf.maximum(min(height, width) * cell, 2.0)
+        side = ops.maximum(min(height, width) * cell, 2.0)
         rows, columns = (
-            tf.math.floormod(tf.range(length, dtype=tf.float32) + shift * side, side) < side * (1 - self.layer.ratio)
+            ops.mod(ops.arange(length, dtype="float32") + shift * side, side) < side * (1 - self.layer.ratio)
             for length, shift in ((height, down), (width, across))
         )
-        masked = (rows[:, tf.newaxis] & columns & chosen)[..., tf.newaxis]
-        return tf.where(masked, tf.constant(self.layer.fill_value, tf.float32), image)
+        masked = (rows[:, None] & columns & chosen)[..., None]
+        return ops.where(masked, ops.convert_to_tensor(self.layer.fill_value, "float32"), image)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import tensorflow as tf
+from keras import ops
 
 from kerasimg.data.augmentation.draws import below, chance, uniform
 from kerasimg.data.augmentation.operations import Operation
@@ -99,22 +99,22 @@ class Flip(Operation):
         flips = uniform(words) <= 0.5
         sides = []
         for side in ("horizontal", "vertical"):
-            odd = [tf.cast(flips[:, k], tf.int32) for k, mode in enumerate(self.modes) if side in mode]
-            sides.append(tf.equal(sum(odd) % 2, 1) if odd else None)
+            odd = [ops.cast(flips[:, k], "int32") for k, mode in enumerate(self.modes) if side in mode]
+            sides.append(ops.equal(sum(odd) % 2, 1) if odd else None)
         return tuple(side for side in sides if side is not None)
 
     def apply(self, image: Any, drawn: tuple[Any, ...]) -> Any:
         """The image, mirrored."""
         axes = [axis for axis, side in ((1, "horizontal"), (0, "vertical")) if any(side in mode for mode in self.modes)]
         for axis, flip in zip(axes, drawn, strict=True):
-            image = tf.where(flip, tf.reverse(image, [axis]), image)
+            image = ops.where(flip, ops.flip(image, [axis]), image)
         return image
 
 
 def rows(*entries: Any) -> Any:
     """Matrices (N, 9) from nine entries, each (N,) or a number."""
-    count = next(tf.shape(entry)[0] for entry in entries if tf.is_tensor(entry))
-    return tf.stack([entry if tf.is_tensor(entry) else tf.fill([count], float(entry)) for entry in entries], axis=-1)
+    zeros = next(ops.zeros_like(entry) for entry in entries if not isinstance(entry, int | float))
+    return ops.stack([entry + zeros for entry in entries], axis=-1)
 
 
 def flip(layer: Any, size: Size) -> list[Geometric]:
@@ -125,8 +125,8 @@ def flip(layer: Any, size: Size) -> list[Geometric]:
         flipped = uniform(words[:, 0]) <= 0.5
         across = flipped & ("horizontal" in layer.mode)
         down = flipped & ("vertical" in layer.mode)
-        sign = [tf.where(side, -1.0, 1.0) for side in (across, down)]
-        start = [tf.where(side, length - 1.0, 0.0) for side, length in ((across, width), (down, height))]
+        sign = [ops.where(side, -1.0, 1.0) for side in (across, down)]
+        start = [ops.where(side, length - 1.0, 0.0) for side, length in ((across, width), (down, height))]
         return rows(sign[0], 0, start[0], 0, sign[1], start[1], 0, 0, 1)
 
     return [Geometric(1, size, matrix)]
@@ -146,7 +146,7 @@ def rotation(layer: Any, size: Size) -> list[Geometric]:
 def turn(angle: Any, size: Size) -> Any:
     """By angles in radians, (N,), about the middle."""
     y, x = ((length - 1) / 2 for length in size)
-    cos, sin = tf.cos(angle), tf.sin(angle)
+    cos, sin = ops.cos(angle), ops.sin(angle)
     return rows(cos, -sin, x - x * cos + y * sin, sin, cos, y - x * sin - y * cos, 0, 0, 1)
 
 
@@ -157,7 +157,7 @@ def translation(layer: Any, size: Size) -> list[Geometric]:
     def matrix(words: Any) -> Any:
         down = uniform(words[:, 0], layer.height_lower, layer.height_upper) * height
         across = uniform(words[:, 1], layer.width_lower, layer.width_upper) * width
-        return rows(tf.ones_like(across), 0, -across, 0, 1, -down, 0, 0, 1)
+        return rows(ops.ones_like(across), 0, -across, 0, 1, -down, 0, 0, 1)
 
     return [_filled(layer, 2, size, matrix)]
 
@@ -180,10 +180,10 @@ def shear(layer: Any, size: Size) -> list[Geometric]:
     """RandomShear: about the top left corner; one sign for both sides."""
 
     def matrix(words: Any) -> Any:
-        sign = tf.where(uniform(words[:, 0]) > 0.5, -1.0, 1.0)
+        sign = ops.where(uniform(words[:, 0]) > 0.5, -1.0, 1.0)
         down = uniform(words[:, 1], *layer.y_factor) * sign
         across = uniform(words[:, 2], *layer.x_factor) * sign
-        return rows(tf.ones_like(sign), across, 0, down, 1, 0, 0, 0, 1)
+        return rows(ops.ones_like(sign), across, 0, down, 1, 0, 0, 0, 1)
 
     return [_filled(layer, 3, size, matrix)]
 
@@ -198,9 +198,9 @@ def perspective(layer: Any, size: Size) -> list[Geometric] | None:
         factors = 1.0 + uniform(words[:, 2:], -0.5 * layer.scale, 0.5 * layer.scale)
         bottom, right = (length - 1.0 for length in size)
         # Top left, top right, bottom left, bottom right: x and y of each.
-        starts = tf.constant([0, 0, right, 0, 0, bottom, right, bottom], tf.float32)
+        starts = ops.convert_to_tensor([0, 0, right, 0, 0, bottom, right, bottom], "float32")
         back = from_corners(starts * factors, size)
-        return tf.where(chosen[:, tf.newaxis], back, tf.constant([1, 0, 0, 0, 1, 0, 0, 0, 1], tf.float32))
+        return ops.where(chosen[:, None], back, ops.convert_to_tensor([1, 0, 0, 0, 1, 0, 0, 0, 1], "float32"))
 
     outside = Outside("constant", layer.fill_value, size)
     return [Geometric(10, size, matrix, outside=outside, interpolation=layer.interpolation, projective=True)]
@@ -211,7 +211,7 @@ def from_corners(ends: Any, size: Size) -> Any:
 
     ends: x and y of the top left, top right, bottom left and bottom right corner.
     """
-    x0, y0, x1, y1, x3, y3, x2, y2 = tf.unstack(ends, axis=-1)
+    x0, y0, x1, y1, x3, y3, x2, y2 = ops.unstack(ends, axis=-1)
     dx1, dy1, dx2, dy2 = x1 - x2, y1 - y2, x3 - x2, y3 - y2
     sx, sy = x0 - x1 + x2 - x3, y0 - y1 + y2 - y3
     size_of = dx1 * dy2 - dx2 * dy1
@@ -228,7 +228,7 @@ def from_corners(ends: Any, size: Size) -> Any:
         *inverse[6:],
         last,
     ]
-    return tf.stack([entry / last for entry in scaled], axis=-1)
+    return ops.stack([entry / last for entry in scaled], axis=-1)
 
 
 def crop(layer: Any, size: Size) -> list[Geometric]:
@@ -239,10 +239,10 @@ def crop(layer: Any, size: Size) -> list[Geometric]:
 
         def matrix(words: Any) -> Any:
             top, left = (
-                tf.cast(below(words[:, k], length - part + 1), tf.float32)
+                ops.cast(below(words[:, k], length - part + 1), "float32")
                 for k, (length, part) in enumerate(zip(size, wanted, strict=True))
             )
-            return rows(tf.ones_like(left), 0, left, 0, 1, top, 0, 0, 1)
+            return rows(ops.ones_like(left), 0, left, 0, 1, top, 0, 0, 1)
 
         return [Geometric(2, wanted, matrix)]
     tall = max(min(height, int(width * wanted[0] / wanted[1])), 1)
@@ -282,7 +282,7 @@ def _filled(layer: Any, numbers: int, size: Size, matrix: Callable[[Any], Any]) 
 
 
 def _fixed(words: Any, *entries: float) -> Any:
-    return tf.tile(tf.constant([entries], tf.float32), (tf.shape(words)[0], 1))
+    return ops.tile(ops.convert_to_tensor([entries], "float32"), (ops.shape(words)[0], 1))
 
 
 GEOMETRIC: Final[dict[str, Callable[[Any, Size], list[Geometric] | None]]] = {

@@ -15,20 +15,19 @@ from typing import Any, Final
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from kerasimg import keras_internals
 from kerasimg.data.augmentation import draws
+from kerasimg.data.augmentation.backend import BACKEND
 from kerasimg.errors import CallError
 
 DRAWS: Final = 64
 """Seeds prepared for an image; a layer that draws more often gets them again, each time moved on."""
-STATEFUL: Final = ("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal", "RandomShuffle")
-"""TensorFlow's random operations that no seed of ours reaches."""
 
 
 class ImageSeeds(keras.random.SeedGenerator):
-    """Seeds of one image, one after the other: (DRAWS, 2) int64 of TensorFlow or NumPy, set before the layer runs."""
+    """Seeds of one image, one after the other: (DRAWS, 2) whole numbers, set before the layer runs."""
 
     def __init__(self) -> None:
         super().__init__(0)
@@ -36,20 +35,16 @@ class ImageSeeds(keras.random.SeedGenerator):
         self.drawn = 0
 
     def next(self, ordered: bool = True) -> Any:
-        """The next two numbers, in the form that the layer's backend wants."""
+        """The next two numbers, in the form that the backend wants."""
         again, place = divmod(self.drawn, DRAWS)
         self.drawn += 1
-        seeds = self.seeds[place] + again
-        if tf.is_tensor(seeds):
-            return seeds
-        return keras.ops.convert_to_tensor(seeds, dtype=self.state.dtype)
+        return ops.convert_to_tensor(self.seeds[place] + again, dtype=self.state.dtype)
 
 
 class KerasStep:
     """A layer as a step of the augmentation.
 
-    stream: the two numbers of its random words.  It works on TensorFlow's graph where the layer can (all of Keras'
-    image layers, on every backend), else step by step on Keras' own backend.
+    stream: the two numbers of its random words.
     """
 
     def __init__(self, name: str, layer: Any, stream: tuple[int, int], shape: tuple[int, int, int]):
@@ -57,59 +52,42 @@ class KerasStep:
         self.generator = ImageSeeds()
         self.lock = threading.Lock()
         keras_internals.draw_from(layer, self.generator)
-        self.in_graph = keras.backend.backend() == "tensorflow" or hasattr(layer, "backend")
         self.shape = self._shape(shape)
+        # Keras' layers for TensorFlow use operations that XLA lacks.
+        self.apply = BACKEND.compiled(self._apply, by_xla=False)
 
     def _shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         try:
             made = tuple(self.layer.compute_output_shape((1, *shape)))
         except NotImplementedError:
-            if self.in_graph:
-                made = tuple(self.layer(keras.KerasTensor((1, *shape))).shape)
-            else:
-                made = (1, *self._eagerly(np.zeros(shape, np.float32), np.zeros((DRAWS, 2), np.int64)).shape)
+            with self._drawing(np.zeros((DRAWS, 2), np.int64)):
+                made = tuple(self.layer(keras.KerasTensor((1, *shape)), training=True).shape)
         if len(made) != 4 or None in made[1:]:
             raise CallError(f"augment: {self.name} makes {made} of images of {shape}; expected (N, height, width, C)")
         return made[1:]
 
     def __call__(self, images: Any, labels: Any, seeds: Any, run: int, batch_size: int | None) -> tuple[Any, Any]:
-        """Change a batch: (N, H, W, C), labels, (N, 2) int64 -> float32 images, labels. run: the run's seed."""
-        (words,) = draws.words(
-            draws.keys(seeds), [draws.Part(2 * DRAWS, self.stream)], tf.constant(run % 2**32, tf.uint32)
-        )
+        """Change a batch: (N, H, W, C), labels, (N, 4) words -> float32 images, labels. run: the run's seed."""
+        return self.apply(images, seeds, draws.word(run), ops.shape(images)[0]), labels
+
+    def _apply(self, images: Any, seeds: Any, run: Any, count: Any) -> Any:
+        (words,) = draws.words(draws.keys(seeds), [draws.Part(2 * DRAWS, self.stream)], run)
         # Keras' seeds are positive and of 31 bits.
-        numbers = tf.cast(tf.bitwise.right_shift(words, tf.constant(1, tf.uint32)), tf.int64)
-        numbers = tf.reshape(numbers, (-1, DRAWS, 2))
-        images = tf.cast(images, tf.float32)
-        one = self._in_graph if self.in_graph else self._outside
-        made = tf.map_fn(
-            lambda given: one(*given),
-            (images, numbers),
-            fn_output_signature=tf.TensorSpec(self.shape, tf.float32),
-        )
-        made.set_shape((images.shape[0], *self.shape))
-        return tf.clip_by_value(made, 0.0, 255.0), labels
+        numbers = ops.cast(ops.right_shift(words, 1), self.generator.state.dtype)
+        numbers = ops.reshape(numbers, (-1, DRAWS, 2))
+        made = BACKEND.each(self._change, (ops.cast(images, "float32"), numbers), count, self.shape)
+        return ops.clip(made, 0.0, 255.0)
 
-    def _in_graph(self, image: Any, seeds: Any) -> Any:
-        with self._drawing(seeds):
-            made = self.layer(image[tf.newaxis], training=True)
-        for operation in made.graph.get_operations():
-            if operation.type in STATEFUL:
-                warnings.warn(
-                    f"augment: {self.name} draws by TensorFlow's {operation.type}, which no seed of the run reaches: "
-                    "its images differ from run to run; draw with self.backend.random and a SeedGenerator",
-                    stacklevel=2,
-                )
-                break
-        return tf.cast(tf.convert_to_tensor(made), tf.float32)[0]
-
-    def _outside(self, image: Any, seeds: Any) -> Any:
-        return tf.ensure_shape(tf.numpy_function(self._eagerly, (image, seeds), tf.float32), self.shape)
-
-    def _eagerly(self, image: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    def _change(self, image: Any, seeds: Any) -> Any:
         with self.lock, self._drawing(seeds):
-            made = self.layer(keras.ops.convert_to_tensor(image[np.newaxis]), training=True)
-        return np.asarray(keras.ops.convert_to_numpy(made), np.float32)[0]
+            made = self.layer(image[None], training=True)
+        if operation := BACKEND.unseeded(made):
+            warnings.warn(
+                f"augment: {self.name} draws by TensorFlow's {operation}, which no seed of the run reaches: "
+                "its images differ from run to run; draw with self.backend.random and a SeedGenerator",
+                stacklevel=2,
+            )
+        return ops.cast(made, "float32")[0]
 
     @contextlib.contextmanager
     def _drawing(self, seeds: Any) -> Iterator[None]:

@@ -6,15 +6,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from kerasimg.data.augmentation.backend import BACKEND
 from kerasimg.data.augmentation.blend import Blend, CutMix, MixUp
 from kerasimg.data.augmentation.colour import COLOURED, PHOTOMETRIC
+from kerasimg.data.augmentation.compiled import Compiled
 from kerasimg.data.augmentation.draws import Part
 from kerasimg.data.augmentation.erase import Erasing, Grid
 from kerasimg.data.augmentation.geometry import GEOMETRIC, Flip, Geometric, Size, Warp, scaling
 from kerasimg.data.augmentation.keras_step import KerasStep
 from kerasimg.data.augmentation.operations import Node, Operation, Step
 from kerasimg.data.augmentation.policies import changes, keras_aug_mix, keras_rand_augment
-from kerasimg.data.augmentation.xla import Compiled, xla_works
 from kerasimg.errors import CallError
 from kerasimg.objects import make_layer
 from kerasimg.spec import arguments
@@ -108,9 +109,8 @@ class Lowering:
         if self.size != size:
             self._move("to size", None, scaling(self.size, size), Part(0, (0, 0)))
         self._end_operations()
-        how = "by XLA" if xla_works() else "without XLA, which this TensorFlow lacks"
         native = any(isinstance(step, Compiled) for step in self.steps)
-        said = ", ".join(self.said) + (f"; compiled {how}" if native else "")
+        said = ", ".join(self.said) + (f"; {BACKEND.described}" if native else "")
         return Lowered(self.steps, said, size, self.blending)
 
     def _move(self, name: str, layer: Any, step: Geometric, part: Part) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
-
-import tensorflow as tf
 
 Node = tuple[str, Mapping[str, Any]]
 """A layer of a spec's `augment`, and its arguments."""
@@ -41,15 +39,3 @@ class Operation:
     def apply(self, image: Any, drawn: tuple[Any, ...]) -> Any:
         """Change one image, (H, W, C) float32 of 0-255 (the first operation may find uint8), by its rows."""
         raise NotImplementedError
-
-
-def settled(known: Any, compute: Callable[[], Sequence[Any]]) -> list[Any]:
-    """What `compute` gives, in full before it is used.
-
-    XLA otherwise computes a value again for each of its uses: lookups for each use of a pixel, a hue for each channel.
-    It sees through conditions, but not through a loop that runs as often as only the data knows: once.
-    known: a bool that is true, but not to the compiler.  compute: may be called more than once.
-    """
-    empty = [tf.zeros_like(one) for one in compute()]
-    times = tf.cast(known, tf.int32)
-    return list(tf.while_loop(lambda turn, *_: turn < times, lambda turn, *_: (turn + 1, *compute()), (0, *empty))[1:])

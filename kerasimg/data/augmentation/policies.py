@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-import tensorflow as tf
+from keras import ops, tree
 
+from kerasimg.data.augmentation.backend import BACKEND
 from kerasimg.data.augmentation.colour import PHOTOMETRIC, clipped
 from kerasimg.data.augmentation.draws import below, beta, uniform
 from kerasimg.data.augmentation.geometry import GEOMETRIC, Size, Warp
@@ -43,17 +44,16 @@ class Policy(Operation):
 
     def draw(self, words: Any) -> tuple[Any, ...]:
         """What is drawn for all times: (N, times, ...)."""
-        drawn = [self.draw_once(some) for some in tf.split(words, self.times, axis=1)]
-        return tf.nest.map_structure(lambda *rows: tf.stack(rows, axis=1), *drawn)
+        drawn = [self.draw_once(some) for some in ops.split(words, self.times, axis=1)]
+        return tree.map_structure(lambda *rows: ops.stack(rows, axis=1), *drawn)
 
     def apply(self, image: Any, drawn: tuple[Any, ...]) -> Any:
         """The image after all of it."""
 
-        def again(turn: Any, image: Any) -> tuple[Any, Any]:
-            return turn + 1, self.once(image, tf.nest.map_structure(lambda row: row[turn], drawn))
+        def again(turn: Any, image: Any) -> Any:
+            return self.once(image, tree.map_structure(lambda row: row[turn], drawn))
 
-        start = (tf.constant(0), tf.cast(image, tf.float32))
-        return tf.while_loop(lambda turn, _: turn < self.times, again, start)[1]
+        return ops.fori_loop(0, self.times, again, ops.cast(image, "float32"))
 
     def draw_once(self, words: Any) -> tuple[Any, ...]:
         """What is drawn for one time."""
@@ -82,7 +82,7 @@ class Choice(Policy):
     def once(self, image: Any, drawn: tuple[Any, ...]) -> Any:
         """The image, changed in the chosen way."""
         chosen, each = drawn
-        return tf.switch_case(
+        return BACKEND.switch(
             chosen, [partial(option.apply, image, given) for option, given in zip(self.options, each, strict=True)]
         )
 
@@ -115,24 +115,24 @@ class Mixture(Operation):
 
     def draw(self, words: Any) -> tuple[Any, ...]:
         """The changes of all chains; each chain's weight; how much of the image stays."""
-        changes, weights, stays = tf.split(words, [self.choice.numbers, self.chains, 3], axis=1)
+        changes, weights, stays = ops.split(words, [self.choice.numbers, self.choice.numbers + self.chains], axis=1)
         # Dirichlet(1, ..., 1); never all zero.
-        sizes = -tf.math.log(1.0 - uniform(weights) + 2.0**-26)
-        return self.choice.draw(changes), sizes / tf.reduce_sum(sizes, axis=1, keepdims=True), beta(stays, 1.0)
+        sizes = -ops.log(1.0 - uniform(weights) + 2.0**-26)
+        return self.choice.draw(changes), sizes / ops.sum(sizes, axis=1, keepdims=True), beta(stays, 1.0)
 
     def apply(self, image: Any, drawn: tuple[Any, ...]) -> Any:
         """The image, mixed with what its chains make of it."""
         changes, weights, stays = drawn
-        image = tf.cast(image, tf.float32)
+        image = ops.cast(image, "float32")
 
-        def step(number: Any, changed: Any, mixed: Any) -> tuple[Any, Any, Any]:
-            changed = self.choice.once(changed, tf.nest.map_structure(lambda row: row[number], changes))
-            ends = tf.equal(number % self.depth, self.depth - 1)
-            mixed = tf.where(ends, mixed + weights[number // self.depth] * changed, mixed)
-            return number + 1, tf.where(ends, image, changed), mixed
+        def step(number: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
+            changed, mixed = state
+            changed = self.choice.once(changed, tree.map_structure(lambda row: row[number], changes))
+            ends = number % self.depth == self.depth - 1
+            mixed = ops.where(ends, mixed + weights[number // self.depth] * changed, mixed)
+            return ops.where(ends, image, changed), mixed
 
-        start = (tf.constant(0), image, tf.zeros_like(image))
-        mixed = tf.while_loop(lambda number, *_: number < self.chains * self.depth, step, start)[2]
+        _, mixed = ops.fori_loop(0, self.chains * self.depth, step, (image, ops.zeros_like(image)))
         return clipped(stays * image + (1.0 - stays) * mixed)
 
 
@@ -181,31 +181,27 @@ class Change(Policy):
         ways = [kinds.get(name, self._recoloured) for name in CHANGES]
         # One branch for each way of computing, not for each change.
         different = list(dict.fromkeys(ways))
-        branch = tf.gather(tf.constant([different.index(way) for way in ways]), change)
-        self.layer.backend.set_backend("tensorflow")
-        try:
-            return tf.switch_case(branch, [partial(way, image, change, magnitude) for way in different])
-        finally:
-            self.layer.backend.reset()
+        branch = ops.take(ops.convert_to_tensor([different.index(way) for way in ways], "int32"), change, axis=0)
+        return BACKEND.switch(branch, [partial(way, image, change, magnitude) for way in different])
 
     def _moved(self, pixels: Any, change: Any, magnitude: Any) -> Any:
-        row = self.layer.matrices(pixels[tf.newaxis], _is(change), magnitude[tf.newaxis], self.strengths)[0]
+        row = self.layer.matrices(pixels[None], _is(change), magnitude[None], self.strengths)[0]
         height, width, _ = pixels.shape
         outside = Outside("constant", float(self.layer.fill_value), (height, width))
-        matrix = tf.concat([row, [1.0]], axis=0)
+        matrix = ops.concatenate([row, ops.ones(1)], axis=0)
         return warp(pixels, [Move(matrix, outside, projective=False)], (height, width), "bilinear")
 
     def _sharpened(self, pixels: Any, change: Any, magnitude: Any) -> Any:
-        return self._batch(self.layer.sharpened, pixels, 1 + magnitude[tf.newaxis] * self.strengths.blend)
+        return self._batch(self.layer.sharpened, pixels, 1 + magnitude[None] * self.strengths.blend)
 
     def _recoloured(self, pixels: Any, change: Any, magnitude: Any) -> Any:
-        return self._batch(self.layer.recoloured, pixels, _is(change), 1 + magnitude[tf.newaxis] * self.strengths.blend)
+        return self._batch(self.layer.recoloured, pixels, _is(change), 1 + magnitude[None] * self.strengths.blend)
 
     def _cut(self, pixels: Any, change: Any, magnitude: Any) -> Any:
-        return self._batch(self.layer.cut, pixels, _is(change), tf.abs(magnitude[tf.newaxis]), self.strengths)
+        return self._batch(self.layer.cut, pixels, _is(change), ops.abs(magnitude[None]), self.strengths)
 
     def _batch(self, function: Callable[..., Any], pixels: Any, *given: Any) -> Any:
-        return function(pixels[tf.newaxis], *given)[0]
+        return function(pixels[None], *given)[0]
 
 
 def changes(name: str, layer: Any, size: Size) -> list[Operation]:
@@ -215,11 +211,11 @@ def changes(name: str, layer: Any, size: Size) -> list[Operation]:
         return [Change(name, layer, lambda word: 2 * uniform(word) - 1, strengths, 1)]
 
     def magnitude(word: Any) -> Any:
-        return tf.where(uniform(word) < 0.5, -layer.magnitude, layer.magnitude)
+        return ops.where(uniform(word) < 0.5, -layer.magnitude, layer.magnitude)
 
     return [Change(name, layer, magnitude, strengths, layer.num_ops)]
 
 
 def _is(change: Any) -> dict[str, Any]:
     """For a batch of one, whether it is each of the changes."""
-    return {name: tf.equal(change, index)[tf.newaxis] for index, name in enumerate(CHANGES)}
+    return {name: ops.equal(change, index)[None] for index, name in enumerate(CHANGES)}

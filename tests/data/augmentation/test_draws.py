@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
+from kerasimg.data.augment import image_seeds
 from kerasimg.data.augmentation import draws
 
 # Of Random123's tests/kat_vectors: rounds, counter, key, words.
@@ -36,14 +37,14 @@ def test_threefry_gives_the_published_words(rounds: int, counter: str, key: str,
     assert "".join(f"{int(word[0]):08x}" for word in found) == words
 
 
-def seeds(count: int, run: int = 3, epoch: int = 0) -> tf.Tensor:
-    return tf.constant([[run, epoch * 2**32 + position] for position in range(count)], tf.int64)
+def seeds(count: int, run: int = 3, epoch: int = 0) -> np.ndarray:
+    return image_seeds(run, epoch, np.arange(count))
 
 
 RUN = tf.constant(0, tf.uint32)
 
 
-def drawn(given: tf.Tensor, *parts: tuple[int, tuple[int, int]], run: tf.Tensor = RUN) -> list[np.ndarray]:
+def drawn(given: np.ndarray, *parts: tuple[int, tuple[int, int]], run: tf.Tensor = RUN) -> list[np.ndarray]:
     made = draws.words(draws.keys(given), [draws.Part(*part) for part in parts], run)
     return [draws.uniform(words).numpy() for words in made]
 

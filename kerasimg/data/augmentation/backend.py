@@ -1,0 +1,230 @@
+"""What differs among TensorFlow, JAX and PyTorch in the augmentation, and nothing else: compiling, loops, lookups.
+
+The functions that are augmented with see a single image. On a processor a compiled loop calls them image by image, so
+that what passes between two operations fits the processor's cache; on a GPU they are vectorised over the batch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import keras
+from keras import ops, tree
+
+from kerasimg import keras_internals
+
+STATEFUL: Final = ("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal", "RandomShuffle")
+"""TensorFlow's random operations that take no seed tensor."""
+
+Compute = Callable[[], Sequence[Any]]
+
+
+class Backend:
+    """The functions that Keras' backends have each in its own way."""
+
+    word = "uint32"
+    """The type in which random words are computed."""
+    described = ""
+    """How `Augmentation.describe` puts it."""
+
+    def wrapped(self, words: Any) -> Any:
+        """Words after an addition or a shift to the left, of 32 bits again."""
+        return words
+
+    def vectorises(self) -> bool:
+        """Whether images are augmented all at once: on a GPU."""
+        raise NotImplementedError
+
+    def compiled(self, function: Callable[..., Any], by_xla: bool = True) -> Callable[..., Any]:
+        """A function of arrays, compiled where that pays. by_xla: False if XLA may lack one of its operations."""
+        raise NotImplementedError
+
+    def padded(self, rows: Any, count: Any, full: Any) -> Any:
+        """Rows with zeros at the end, so that `full` rows are compiled for; `count` is their number now."""
+        if isinstance(count, int) and count >= full:
+            return rows
+        return ops.pad(rows, [(0, full - count)] + [(0, 0)] * (len(rows.shape) - 1))
+
+    def each(self, function: Callable[..., Any], rows: Any, count: Any, shape: tuple[int, ...]) -> Any:
+        """`function` of each image, (N, *shape) float32.
+
+        Args:
+            function: of the rows of one image.
+            rows: nested lists and tuples of arrays with a row an image.
+            count: the number of images that are wanted; what follows them may be anything.
+            shape: of what the function returns.
+        """
+        raise NotImplementedError
+
+    def settled(self, known: Any, compute: Compute) -> list[Any]:
+        """What `compute` gives, in full before it is used.
+
+        XLA otherwise computes a value again for each of its uses: lookups for each use of a pixel, a hue for each
+        channel. It sees through conditions, but not through a loop that runs as often as only the data knows: once.
+
+        Args:
+            known: a bool that is true, but not to the compiler.
+            compute: may be called more than once.
+        """
+        if self.vectorises():
+            return list(compute())
+        times = ops.cast(known, "int32")
+        empty = tree.map_structure(ops.zeros_like, tuple(compute()))
+        made = ops.while_loop(
+            lambda turn, *_: turn < times, lambda turn, *_: (turn + 1, *compute()), (ops.zeros_like(times), *empty)
+        )
+        return list(made[1:])
+
+    def switch(self, index: Any, branches: Sequence[Callable[[], Any]]) -> Any:
+        """What one of several functions returns."""
+        return ops.switch(index, list(branches))
+
+    def lookup(self, table: Any, places: Any) -> Any:
+        """Rows of a table, at places that are known to be in it."""
+        raise NotImplementedError
+
+    def unseeded(self, made: Any) -> str | None:
+        """The random operation, if there is one, that led to a tensor without the seeds that Keras hands out."""
+        return None
+
+
+class TensorFlow(Backend):
+    """Functions compiled by XLA, on the processor, where TensorFlow has it; within tf.data or without."""
+
+    @property
+    def described(self) -> str:  # type: ignore[override]
+        """Whether by XLA."""
+        return "compiled by XLA" if self.has_xla() else "compiled without XLA, which this TensorFlow lacks"
+
+    def vectorises(self) -> bool:
+        """Never: it runs on the processor, ahead of the step."""
+        return False
+
+    def compiled(self, function: Callable[..., Any], by_xla: bool = True) -> Callable[..., Any]:
+        """By `tf.function`."""
+        import tensorflow as tf
+
+        as_written = tf.autograph.experimental.do_not_convert(function)
+        return keras_internals.without_retracing_warning(tf.function(as_written, jit_compile=by_xla and self.has_xla()))
+
+    def padded(self, rows: Any, count: Any, full: Any) -> Any:
+        """Rows with zeros at the end; the number of rows need not be known in the graph."""
+        import tensorflow as tf
+
+        sides = [[0, tf.maximum(full - count, 0)]] + [[0, 0]] * (len(rows.shape) - 1)
+        padded = tf.cond(count < full, lambda: tf.pad(rows, sides), lambda: tf.identity(rows))
+        padded.set_shape((None, *rows.shape[1:]))
+        return padded
+
+    def each(self, function: Callable[..., Any], rows: Any, count: Any, shape: tuple[int, ...]) -> Any:
+        """A loop that ends after `count` images."""
+        import tensorflow as tf
+
+        def step(number: Any, done: Any) -> tuple[Any, Any]:
+            return number + 1, done.write(number, function(*tree.map_structure(lambda row: row[number], rows)))
+
+        first = tree.flatten(rows)[0]
+        done = tf.TensorArray(tf.float32, size=tf.shape(first)[0], element_shape=shape)
+        _, done = tf.while_loop(lambda number, _: number < count, step, (tf.constant(0), done))
+        return tf.ensure_shape(done.stack(), (first.shape[0], *shape))
+
+    def lookup(self, table: Any, places: Any) -> Any:
+        """A gather."""
+        import tensorflow as tf
+
+        return tf.gather(table, places)
+
+    def unseeded(self, made: Any) -> str | None:
+        """The first of the graph."""
+        kinds = (operation.type for operation in made.graph.get_operations())
+        return next((kind for kind in kinds if kind in STATEFUL), None)
+
+    @functools.cache  # noqa: B019 - there is a single backend
+    def has_xla(self) -> bool:
+        """Whether this TensorFlow compiles for the processor by XLA; else its graphs do the same, more slowly."""
+        import tensorflow as tf
+
+        try:
+            with tf.device("CPU:0"):
+                tf.function(lambda x: x + 1, jit_compile=True)(tf.constant(1.0))
+        except (tf.errors.OpError, NotImplementedError):
+            return False
+        return True
+
+
+class Jax(Backend):
+    """Functions compiled by XLA for the device that trains, also within a training step."""
+
+    described = "compiled by XLA"
+
+    @functools.cache  # noqa: B019 - there is a single backend
+    def vectorises(self) -> bool:
+        """Except on a processor."""
+        import jax
+
+        return jax.default_backend() != "cpu"
+
+    def compiled(self, function: Callable[..., Any], by_xla: bool = True) -> Callable[..., Any]:
+        """By `jax.jit`."""
+        import jax
+
+        return jax.jit(function)
+
+    def each(self, function: Callable[..., Any], rows: Any, count: Any, shape: tuple[int, ...]) -> Any:
+        """A loop, or all at once."""
+        import jax
+
+        if self.vectorises():
+            return jax.vmap(function)(*rows)
+        return jax.lax.map(lambda row: function(*row), tuple(rows))
+
+    def lookup(self, table: Any, places: Any) -> Any:
+        """A gather without a check of the places."""
+        return table.at[places].get(mode="promise_in_bounds")
+
+
+class Torch(Backend):
+    """Functions as they are written, one operation after the other."""
+
+    word = "int64"
+    described = "by PyTorch"
+
+    def wrapped(self, words: Any) -> Any:
+        """The lower 32 bits: PyTorch computes little with unsigned integers."""
+        return words & 0xFFFFFFFF
+
+    def vectorises(self) -> bool:
+        """Not yet."""
+        return False
+
+    def compiled(self, function: Callable[..., Any], by_xla: bool = True) -> Callable[..., Any]:
+        """Without gradients."""
+        import torch
+
+        return torch.no_grad()(function)
+
+    def padded(self, rows: Any, count: Any, full: Any) -> Any:
+        """As they are: nothing is compiled."""
+        return rows
+
+    def each(self, function: Callable[..., Any], rows: Any, count: Any, shape: tuple[int, ...]) -> Any:
+        """A loop."""
+        return ops.stack([function(*tree.map_structure(lambda row, k=k: row[k], rows)) for k in range(count)])
+
+    def settled(self, known: Any, compute: Compute) -> list[Any]:
+        """At once, as everything is."""
+        return list(compute())
+
+    def switch(self, index: Any, branches: Sequence[Callable[[], Any]]) -> Any:
+        """The one alone."""
+        return branches[int(index)]()
+
+    def lookup(self, table: Any, places: Any) -> Any:
+        """An index."""
+        return table[places]
+
+
+BACKENDS: dict[str, type[Backend]] = {"tensorflow": TensorFlow, "jax": Jax, "torch": Torch}
+BACKEND = BACKENDS[keras.backend.backend()]()
