@@ -154,7 +154,7 @@ def equalized(pixels: Any) -> Any:
     least = ops.min(ops.where(up_to > 0, up_to, total), axis=1, keepdims=True)
     spread = ops.cast(ops.maximum(total - least, 1), "float32")
     table = ops.clip(ops.round(ops.cast((up_to - least) * 255, "float32") / spread), 0.0, 255.0)
-    single = ops.equal(ops.count_nonzero(counts, axis=1), 1)
+    single = ops.equal(ops.max(counts, axis=1), total)
     found = ops.reshape(BACKEND.lookup(ops.reshape(table, (-1,)), keys), pixels.shape)
     return ops.where(single, pixels, found)
 
