@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+import kerasimg
 from kerasimg.data.augment import compile_augment, image_seeds
 from kerasimg.data.augmentation import draws
 from kerasimg.spec.document import Image
@@ -104,6 +105,42 @@ def test_images_are_those_that_tensorflow_makes(name: str):
 
 def test_random_words_are_the_same_bits():
     assert random_words().tolist() == np.load(EXPECTED)["words"].tolist()
+
+
+class Noisy(keras.layers.Layer):
+    """A layer of a user's own that draws from Keras' global generator, in half precision."""
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        noise = keras.random.uniform(keras.ops.shape(images), 0, 9, dtype="float32")
+        return keras.ops.cast(images + noise if training else images, "float16")
+
+
+@pytest.mark.parametrize(
+    "node", [("Noisy", {}), ("RandomElasticTransform", {}), ("RandomHue", {"factor": 0.3, "value_range": [0, 200]})]
+)
+def test_a_keras_layer_draws_from_the_images_seeds(node: tuple[str, dict[str, Any]]):
+    kerasimg.register(Noisy)
+    augment = compile_augment([node], Image(size=list(SIZE)), SEED)
+    assert augment is not None
+    assert "by Keras" in augment.describe()
+    images, seeds, labels = photographs(), image_seeds(SEED, 0, np.arange(COUNT)), np.zeros(COUNT)
+    whole = keras.ops.convert_to_numpy(augment(images, labels, seeds)[0])
+    assert np.abs(whole - images).max() > 1
+    order = np.array([4, 1, 5])
+    some = keras.ops.convert_to_numpy(augment(images[order], labels[order], seeds[order])[0])
+    assert np.array_equal(some, whole[order])
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="a step compiled by JAX")
+def test_a_training_step_can_augment_with_traced_seeds():
+    import jax
+
+    nodes = [*WARP, ("Noisy", {}), ("TrivialAugment", {}), ("MixUp", {})]
+    augment = compile_augment(nodes, Image(size=list(SIZE)), SEED)
+    assert augment is not None
+    given = photographs(), np.eye(COUNT, dtype="float32"), image_seeds(SEED, 1, np.arange(COUNT))
+    for inside, outside in zip(jax.jit(augment)(*given), augment(*given), strict=True):
+        np.testing.assert_allclose(inside, outside, atol=1e-3)
 
 
 if __name__ == "__main__":

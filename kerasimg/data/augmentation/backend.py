@@ -6,8 +6,9 @@ that what passes between two operations fits the processor's cache; on a GPU the
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import keras
@@ -90,6 +91,11 @@ class Backend:
         return None
 
 
+    def seeded(self, seeds: Any) -> contextlib.AbstractContextManager[None]:
+        """While it is open, what a layer draws by the backend's own global generator comes of these seeds."""
+        return contextlib.nullcontext()
+
+
 class TensorFlow(Backend):
     """Functions compiled by XLA, on the processor, where TensorFlow has it; within tf.data or without."""
 
@@ -167,10 +173,26 @@ class Jax(Backend):
         return jax.default_backend() != "cpu"
 
     def compiled(self, function: Callable[..., Any], by_xla: bool = True) -> Callable[..., Any]:
-        """By `jax.jit`."""
+        """By `jax.jit`; what JAX cannot trace, as Keras' RandomElasticTransform, runs step by step."""
         import jax
 
-        return jax.jit(function)
+        compiled = jax.jit(function)
+        if by_xla:
+            return compiled
+        traceable = True
+
+        def run(*arrays: Any) -> Any:
+            nonlocal traceable
+            if traceable:
+                # Keras changes the class of JAX's errors. What is wrong with a layer itself is raised again below.
+                with contextlib.suppress(Exception):
+                    return compiled(*arrays)
+            with jax.disable_jit():
+                made = function(*arrays)
+            traceable = False
+            return made
+
+        return run
 
     def each(self, function: Callable[..., Any], rows: Any, count: Any, shape: tuple[int, ...]) -> Any:
         """A loop, or all at once."""
@@ -220,6 +242,15 @@ class Torch(Backend):
     def switch(self, index: Any, branches: Sequence[Callable[[], Any]]) -> Any:
         """The one alone."""
         return branches[int(index)]()
+
+    @contextlib.contextmanager
+    def seeded(self, seeds: Any) -> Iterator[None]:
+        """Keras' RandomElasticTransform draws by PyTorch's global generator."""
+        import torch
+
+        with torch.random.fork_rng():
+            torch.manual_seed(int(seeds[0][0]))
+            yield
 
     def lookup(self, table: Any, places: Any) -> Any:
         """An index."""

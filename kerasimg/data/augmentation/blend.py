@@ -35,7 +35,7 @@ class Blend(Operation):
 
     def labels(self, labels: Any, size: tuple[int, int], partners: Any, drawn: tuple[Any, ...]) -> Any:
         """Labels (N, K) with those of the partners.  size: height and width of the images."""
-        share = self.share(drawn, size)[:, None]
+        labels, share = ops.convert_to_tensor(labels), self.share(drawn, size)[:, None]
         return share * labels + (1.0 - share) * BACKEND.lookup(labels, partners)
 
 

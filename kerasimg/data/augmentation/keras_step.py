@@ -97,7 +97,7 @@ class KerasStep:
         # AugMix chooses by Python's generator, once, when its graph is made: the same in every run.
         random.seed(self.stream[0])
         try:
-            with keras_internals.global_seed_generator(self.generator):
+            with keras_internals.global_seed_generator(self.generator), BACKEND.seeded(seeds):
                 yield
         finally:
             random.setstate(chance)
