@@ -90,7 +90,6 @@ class Backend:
         """The random operation, if there is one, that led to a tensor without the seeds that Keras hands out."""
         return None
 
-
     def seeded(self, seeds: Any) -> contextlib.AbstractContextManager[None]:
         """While it is open, what a layer draws by the backend's own global generator comes of these seeds."""
         return contextlib.nullcontext()
