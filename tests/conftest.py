@@ -21,6 +21,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs with Ctrl-C ignored; some tests send it, to this process and to child processes.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Tests decode in threads on every machine: they replace functions of the decoder, and their images are few.
+os.environ.setdefault("KERASIMG_WORKERS", "0")
+
 COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220), "grey": (128, 128, 128)}
 
 FAST = (

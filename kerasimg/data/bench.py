@@ -116,7 +116,7 @@ def measure(
     batch_size = min(batch_size, len(indices))
     require_room(image, len(indices) + BATCHES_IN_WORK * batch_size, "measure fewer (--images)")
     augmentation = compile_augment(augment, image, 0)
-    workers = 0 if in_memory(source.columns.images) else worker_count(workers)
+    workers = 0 if in_memory(source.columns.images) else worker_count(workers, len(source))
     common: dict[str, Any] = {"batch_size": batch_size, "targets": targets, "threads": threads, "workers": workers}
     cache = Cache("memory")
     parts = _parts(source, indices, image, 1 if workers else threads)

@@ -63,7 +63,7 @@ class Loader:
         self.rows: Rows | None = None
         if cache is not None:
             self.rows = cache.rows(source.keys(indices), image, exact)
-        self.workers = 0 if in_memory(source.columns.images) else worker_count(workers)
+        self.workers = 0 if in_memory(source.columns.images) else worker_count(workers, len(indices))
         self.threads = max(self.workers, threads or cores())
         self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="kerasimg-decode")
         self.section = image.model_dump_json()
@@ -79,11 +79,13 @@ class Loader:
         Raises a DataError for an image that cannot be read.
         """
         shape = (len(positions), *self.shape)
+        if self.rows is not None and math.prod(shape) <= AT_ONCE:
+            pixels = empty_aligned(shape)
+            if self.rows.read(positions, pixels).all():
+                return pixels
         if self.workers and not (self.rows is not None and self.rows.has(positions).all()):
             return self._load_by_workers(positions, *self.memories.take(shape))
         pixels = empty_aligned(shape)
-        if self.rows is not None and pixels.nbytes <= AT_ONCE and self.rows.read(positions, pixels).all():
-            return pixels
         part = max(1, -(-len(positions) // (self.threads * TASKS_PER_THREAD)))
 
         def fill(start: int) -> None:

@@ -81,7 +81,7 @@ def scan(
             rows.write(index, pixels)
         return Result(digest, "")
 
-    count = 0 if in_memory(source.columns.images) else worker_count(workers)
+    count = 0 if in_memory(source.columns.images) else worker_count(workers, len(asked))
     memories = Memories(2 * count)
 
     def look_by_worker(indices: Sequence[int]) -> list[Result]:

@@ -46,6 +46,8 @@ VARIABLE = "KERASIMG_WORKERS"
 """The environment variable that sets the number of worker processes; 0: threads."""
 MANY_CORES = 4
 """Up to this number of cores, threads decode."""
+MANY_IMAGES = 1000
+"""Fewer images are decoded by threads: they are done in the time in which the workers start."""
 IMAGES_PER_TASK = 32
 """Images of a task at most: more of them would not lower the cost per image, but the load would be less balanced."""
 FEWEST_PER_TASK = 4
@@ -62,11 +64,13 @@ class WorkerEnded(Exception):
     """A worker ended while it had a task."""
 
 
-def worker_count(workers: int | None = None) -> int:
+def worker_count(workers: int | None, images: int) -> int:
     """The number of worker processes; 0: threads decode.
 
     Args:
-        workers: the caller's number; None: `KERASIMG_WORKERS`, else one per core if there are more than `MANY_CORES`.
+        workers: the caller's number; None: `KERASIMG_WORKERS`, else one per core if there are more than `MANY_CORES`
+            and at least `MANY_IMAGES` to load.
+        images: the number of images.
 
     Raises:
         CallError: if the variable holds no number.
@@ -79,7 +83,7 @@ def worker_count(workers: int | None = None) -> int:
         if not value.isdecimal():
             raise CallError(f"{VARIABLE}: expected a number of processes, or 0 for threads, got '{value}'")
         return int(value)
-    return cores() if cores() > MANY_CORES else 0
+    return cores() if cores() > MANY_CORES and images >= MANY_IMAGES else 0
 
 
 class Memory:

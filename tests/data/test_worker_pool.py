@@ -247,14 +247,14 @@ def test_several_threads_share_the_workers(folder: Path):
 
 def test_the_rule_for_the_number_of_workers(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("KERASIMG_WORKERS", raising=False)
-    for cores, expected in ((1, 0), (4, 0), (5, 5), (16, 16)):
+    for cores, images, expected in ((1, 10**6, 0), (4, 10**6, 0), (5, 1000, 5), (16, 10**6, 16), (16, 999, 0)):
         monkeypatch.setattr(worker_pool, "cores", lambda cores=cores: cores)
-        assert worker_count() == expected
+        assert worker_count(None, images) == expected
     monkeypatch.setenv("KERASIMG_WORKERS", "0")
-    assert (worker_count(), worker_count(3)) == (0, 3)
+    assert (worker_count(None, 10**6), worker_count(3, 10)) == (0, 3)
     monkeypatch.setenv("KERASIMG_WORKERS", "many")
     with pytest.raises(CallError, match="KERASIMG_WORKERS: expected a number of processes, or 0 for threads"):
-        worker_count()
+        worker_count(None, 10)
 
 
 def test_enough_batches_are_loaded_at_once_for_all_workers(folder: Path):
