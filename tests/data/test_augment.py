@@ -86,6 +86,14 @@ def test_batches_and_threads_change_no_bit(whole: np.ndarray, split: int, batch_
     assert np.array_equal(applied(ALL, split=split, batch_size=batch_size, threads=threads)[0], whole)
 
 
+def test_a_graph_that_knows_the_number_of_images_changes_no_bit(whole: np.ndarray):
+    augment = compile_augment(ALL, Image(size=[10, 12]), 0)
+    for count in (20, 6):
+        in_graph = tf.function(lambda *given: augment(*given, 20), autograph=False)
+        made, _ = in_graph(IMAGES[:count], LABELS[:count], image_seeds(0, 0, np.arange(count)))
+        assert np.array_equal(made, whole[:count])
+
+
 def test_what_is_drawn_is_of_the_image_not_of_its_place(whole: np.ndarray):
     order = np.random.default_rng(0).permutation(20)
     assert np.array_equal(applied(ALL, order=order, batch_size=20)[0], whole[order])

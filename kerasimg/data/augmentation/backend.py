@@ -118,8 +118,10 @@ class TensorFlow(Backend):
         """Rows with zeros at the end; the number of rows need not be known in the graph."""
         import tensorflow as tf
 
+        if isinstance(count, int) and isinstance(full, int):
+            return super().padded(rows, count, full)
         sides = [[0, tf.maximum(full - count, 0)]] + [[0, 0]] * (len(rows.shape) - 1)
-        padded = tf.cond(count < full, lambda: tf.pad(rows, sides), lambda: tf.identity(rows))
+        padded = tf.cond(count < full, lambda: tf.pad(rows, sides), lambda: rows)
         padded.set_shape((None, *rows.shape[1:]))
         return padded
 

@@ -77,10 +77,11 @@ class Compiled:
 
 def _each(images: Any, operations: Sequence[tuple[Operation, Any]], count: Any, clip: bool) -> Any:
     """Each of the first `count` images after the operations, float32; of 0-255, if they are to be clipped."""
-    known = count >= 0
 
     def change(image: Any, drawn: Sequence[Any]) -> Any:
         alone = False
+        # Never false, not even of NaN.
+        known = ops.logical_not(ops.cast(image[0, 0, 0], "float32") > 3e38)
         for (operation, _), rows in zip(operations, drawn, strict=True):
             if isinstance(operation, Blend):
                 (partner, rows) = rows
