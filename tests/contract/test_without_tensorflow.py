@@ -70,9 +70,10 @@ def write_specs(folder: Path, tiny: Any) -> None:
         {"layer": "Dropout", "rate": 0.2},
         {"layer": "Dense", "name": "classes", "units": "=num_classes", "activation": "softmax"},
     ]
+    augment = [{"layer": "RandomFlip"}, {"layer": "RandomRotation", "factor": 0.1}]
     stages = [{"epochs": 1}, {"epochs": 1, "freeze": ["conv"], "learning_rate": 0.01}]
     fit = {"batch_size": 8, "stages": stages, "class_weight": "balanced"}
-    spec = tiny(model=model, fit=fit, augment=[])
+    spec = tiny(model=model, fit=fit, augment=augment)
     (folder / "tiny.json").write_text(json.dumps(spec))
     rate = {"type": "Adam", "learning_rate": {"$float": [0.01, 0.1], "default": 0.05}}
     search = tiny(
