@@ -380,16 +380,18 @@ def seed_in_pipeline(layer: Any) -> Any:
     return layer._get_seed_generator(layer.backend._backend)
 
 
-# --- Keras: saving ----------------------------------------------------------------------------------------------------
+# --- Keras: TensorFlow beside another backend -------------------------------------------------------------------------
 
 
-def save_without_importing_tensorflow() -> None:
-    """Have Keras import no TensorFlow to save or copy a model on another backend.
+def spare_tensorflow() -> None:
+    """Have Keras import no TensorFlow to save or copy a model, or to set the random seed, on another backend.
 
-    It would ask each value of a configuration whether it is a shape or a type of TensorFlow, which none can be before
-    TensorFlow is imported.
+    There Keras asks whether TensorFlow is installed, by importing it: to ask each value of a configuration whether it
+    is a shape or a type of TensorFlow, and to set TensorFlow's seed. Neither matters before TensorFlow is imported.
     """
+    from keras.src.legacy.saving import json_utils
     from keras.src.saving import serialization_lib
+    from keras.src.utils import rng_utils
     from keras.src.utils.module_utils import LazyModule
 
     class OnceImported(LazyModule):
@@ -397,7 +399,8 @@ def save_without_importing_tensorflow() -> None:
         def available(self) -> bool:
             return self.name in sys.modules
 
-    serialization_lib.tf = OnceImported("tensorflow")
+    for module in (serialization_lib, rng_utils, json_utils):
+        module.tf = OnceImported("tensorflow")
 
 
 # --- Keras: training --------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Keras layers that Keras lacks, one class a file, written with keras.ops for every backend."""
 
-from kerasimg.keras_internals import save_without_importing_tensorflow
+from kerasimg.keras_internals import spare_tensorflow
 from kerasimg.layers.attention_pooling import AttentionPooling
 from kerasimg.layers.blur_pool import BlurPool2D
 from kerasimg.layers.cbam import CBAM
@@ -28,7 +28,7 @@ from kerasimg.layers.take_token import TakeToken
 from kerasimg.layers.trivial_augment import TrivialAugment
 from kerasimg.layers.window_attention import WindowAttention
 
-save_without_importing_tensorflow()
+spare_tensorflow()
 
 __all__ = [
     "CBAM",

@@ -136,7 +136,7 @@ def _about_surroundings(run: RunFolder) -> str:
         return ""
     if any(line.startswith("backend ") for line in others):
         return (
-            "another backend draws other random numbers (dropout, augmentation layers, shuffling within Keras): the "
+            "another backend draws other random numbers (dropout, augmentation layers left to Keras): the "
             f"resumed training is another sample, not the uninterrupted run: {'; '.join(others)}"
         )
     return f"the result may differ in the last digits from that of an uninterrupted run: {'; '.join(others)}"

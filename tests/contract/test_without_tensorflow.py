@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import pytest
 
+import kerasimg.layers  # noqa: F401  (so that Keras spares TensorFlow from the first test on)
 from kerasimg import cli
 from kerasimg.api import Run
 from kerasimg.errors import CallError, DataError
