@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-import numpy as np
-
 from kerasimg.layers.augmentation import PerImage
 
 CHANGES: Final = (
@@ -142,9 +140,10 @@ class OneChange(PerImage):
     def recoloured(self, pixels: Any, is_: dict[str, Any], factor: Any) -> Any:
         """Brightness, color, contrast and auto_contrast in one pass: scale * pixels + share * gray + offset."""
         numpy = self.backend.numpy
-        weights: Any = GRAY if pixels.shape[-1] == 3 else np.full(pixels.shape[-1], 1 / pixels.shape[-1])
-        weights = self.backend.convert_to_tensor(np.asarray(weights, "float32"))
-        gray = numpy.sum(pixels * weights, axis=-1, keepdims=True)
+        channels = pixels.shape[-1]
+        weights = GRAY if channels == 3 else (1 / channels,) * channels
+        # Channel by channel: XLA is slow where it sums over an axis of three.
+        gray = sum(weight * pixels[..., k : k + 1] for k, weight in enumerate(weights))
         lowest = numpy.min(pixels, axis=(1, 2), keepdims=True)
         spread = numpy.max(pixels, axis=(1, 2), keepdims=True) - lowest
         stretch = numpy.where(spread > 0, 255 / numpy.maximum(spread, 1e-6), 1.0)

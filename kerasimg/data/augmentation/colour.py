@@ -7,7 +7,7 @@ RandomSaturation makes half of the images gray, one of RandomPosterization never
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any, Final
 
 from keras import ops
@@ -56,11 +56,11 @@ def clipped(pixels: Any) -> Any:
 
 def gray(pixels: Any) -> Any:
     """(..., C) -> (..., 1); of one channel, itself."""
-    return (
-        pixels
-        if pixels.shape[-1] == 1
-        else ops.sum(pixels * ops.convert_to_tensor(GRAY, "float32"), axis=-1, keepdims=True)
-    )
+    if pixels.shape[-1] == 1:
+        return pixels
+    # Channel by channel: XLA is slow where it sums over an axis of three.
+    red, green, blue = ops.unstack(pixels, axis=-1)
+    return (GRAY[0] * red + GRAY[1] * green + GRAY[2] * blue)[..., None]
 
 
 def brighter(pixels: Any, delta: Any) -> Any:
@@ -76,11 +76,13 @@ def contrasted(pixels: Any, factor: Any) -> Any:
 
 def saturated(pixels: Any, factor: Any) -> Any:
     """factor: of the saturation; as in Keras, not clipped: what leaves 0-255 stays so until a later layer clips."""
-    value = ops.max(pixels, axis=-1, keepdims=True)
-    spread = value - ops.min(pixels, axis=-1, keepdims=True)
+    channels = ops.unstack(pixels, axis=-1)
+    value, least = (reduce(of, channels) for of in (ops.maximum, ops.minimum))
     # Keras limits saturation to 255, where 1 would be meant.
-    limit = 255.0 * value / ops.maximum(spread, EPSILON)
-    return value - (value - pixels) * ops.maximum(0.0, ops.minimum(factor, limit))
+    limit = 255.0 * value / ops.maximum(value - least, EPSILON)
+    factor = ops.maximum(0.0, ops.minimum(factor, limit))
+    value, factor = BACKEND.settled(channels[0][0, 0] < 3e38, lambda: [value, factor])
+    return value[..., None] - (value[..., None] - pixels) * factor[..., None]
 
 
 def hue_turned(pixels: Any, part: Any) -> Any:
