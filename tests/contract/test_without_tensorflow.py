@@ -7,7 +7,9 @@ With PYTHONPATH=tests/without_tensorflow it is not installed.
 import gc
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -174,6 +176,43 @@ def test_other_exports_say_what_to_install(run: Path, folder: Path):
 def test_a_process_with_tensorflow_writes_other_exports_and_they_are_verified_without(run: Path, folder: Path):
     command("export", run, "--to", "litert", "--data", folder / "data", "--out", folder / "exports")
     command("run", "verify", folder / "exports" / "litert")
+
+
+FIRST_BATCHES = """
+import sys
+import keras
+import numpy as np
+from kerasimg.data.augment import compile_augment
+from kerasimg.data.pipeline import batches
+from kerasimg.data.sources import open_source
+from kerasimg.spec.document import Image
+
+layers = [("RandomFlip", {}), ("RandomRotation", {"factor": 0.2}), ("TrivialAugment", {}), ("MixUp", {})]
+image = Image(size=[8, 8])
+source = open_source(sys.argv[1])
+options = {"batch_size": 9, "shuffle": True, "seed": 3, "targets": "one_hot", "epochs": 4, "exact": False}
+weights = np.linspace(0.5, 2, len(source))
+augment = compile_augment(layers, image, 3)
+dataset = batches(source, range(len(source)), image, augment=augment, sample_weight=weights, **options)
+columns = zip(*([keras.ops.convert_to_numpy(array) for array in batch] for batch in dataset))
+np.savez(sys.argv[2], *map(np.concatenate, columns))
+"""
+
+
+@pytest.mark.skipif(not INSTALLED, reason="TensorFlow is not installed")
+def test_the_first_20_batches_are_those_of_tensorflow(folder: Path, tmp_path: Path):
+    made = {}
+    for backend in (keras.backend.backend(), "tensorflow"):
+        file = tmp_path / f"{backend}.npz"
+        call = [sys.executable, "-c", FIRST_BATCHES, str(folder / "data"), str(file)]
+        subprocess.run(call, env={**os.environ, "KERAS_BACKEND": backend}, check=True)
+        with np.load(file) as arrays:
+            made[backend] = [arrays[name] for name in arrays.files]
+    (pixels, labels, weights), (pixels_of_tensorflow, *others) = made.values()
+    assert len(pixels) == 4 * 43  # 4 epochs of 5 batches
+    np.testing.assert_allclose(pixels, pixels_of_tensorflow, rtol=0, atol=1)
+    np.testing.assert_allclose(labels, others[0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(weights, others[1], rtol=0, atol=1e-6)
 
 
 def test_an_image_that_breaks_while_a_model_trains_is_named(folder: Path, tmp_path: Path, images: Any):
