@@ -1,6 +1,7 @@
 """Features that are computed once or in every epoch train the model as images would."""
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from kerasimg.errors import CallError
 from kerasimg.spec.document import Image
 from kerasimg.training import feature_rows
 from kerasimg.training.features import FeaturePlan, StageData, plan_features
+
+TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 layers = keras.layers
 IMAGE = Image(size=[8, 8])
@@ -137,10 +140,11 @@ def test_each_image_is_seen_in_every_view_in_turn_with_the_labels_of_that_view(m
 def test_batches_depend_only_on_the_arguments(model: Any, source: Any, name: str):
     plan = planned(model, source, **MODES[name][0])
     whole = pairs(plan.train(epochs=2))
-    assert len(whole) == 12 == plan.train(epochs=2).cardinality()
+    finite = plan.train(epochs=2)
+    assert len(whole) == 12 == (finite.cardinality() if TENSORFLOW else finite.num_batches)
     assert_same(pairs(plan.train(epochs=2)), whole, 0)
     assert_same(pairs(plan.train(first_epoch=1, first_step=2)), whole[8:], 0)
-    assert_same(pairs(plan.train(first_step=4, epochs=None).take(8)), whole[4:], 0)
+    assert_same(pairs(islice(plan.train(first_step=4, epochs=None), 8)), whole[4:], 0)
     assert len(pairs(plan.train(drop_remainder=True))) == 5
     shards = [pairs(plan.train(shard=(k, 2))) for k in (0, 1)]
     joined = [tuple(map(np.concatenate, zip(*both, strict=True))) for both in zip(*shards, strict=True)]
