@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from kerasimg.data.augment import Augmentation, compile_augment
+from kerasimg.data.bands import read_bands
 from kerasimg.data.cache import Cache, memory_room
 from kerasimg.data.fast_decode import decode_fast, only_decode
 from kerasimg.data.image_files import BadImage, open_image, read_image
@@ -157,6 +158,9 @@ def _parts(source: Source, indices: np.ndarray, image: Image, threads: int) -> d
         return img
 
     def decode(content: ImageInput) -> None:
+        if image.channels > 3:
+            read_bands(content, image.channels, image.range)
+            return
         if not isinstance(content, bytes) or not only_decode(content, image):
             read_image(content)
 
@@ -249,6 +253,8 @@ def _advice(
 
 def _ratio(source: Source, indices: np.ndarray, image: Image) -> float:
     """Median ratio of image size to input size, each way."""
+    if image.channels > 3:
+        return 1.0
     ratios: list[float] = []
     for index in indices[:64].tolist():
         height, width = np.asarray(read_image(source.columns.image(index))).shape[:2]

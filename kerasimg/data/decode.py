@@ -18,6 +18,7 @@ Every faster decoder, every export and every web page that reads images is teste
    pad: to the largest whole number of pixels with the image's aspect ratio (at least 1), centred on the background; an
    odd remainder goes to the right and the bottom.
 6. Grey: (19595 R + 38470 G + 7471 B + 32768) >> 16, Pillow's "L". RGB of a grey image: three equal channels.
+7. Images of 4 to 16 channels: `bands.py`; their pad is 0.
 
 A file that is empty, truncated, damaged, too large or not an image raises `BadImage`. There is no state: any number of
 threads may decode, and Pillow runs them in parallel.
@@ -32,7 +33,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import PIL.Image
 
-from kerasimg.data.image_files import RGB, ImageInput, read_image
+from kerasimg.data.bands import read_bands
+from kerasimg.data.image_files import RGB, BadImage, ImageInput, read_image
 
 if TYPE_CHECKING:
     from kerasimg.spec.document import Image, Interpolation, ResizePolicy
@@ -60,11 +62,16 @@ def decode(img: ImageInput, image: Image, opened: Callable[[PIL.Image.Image], No
     Raises:
         BadImage: if it cannot be decoded.
     """
+    if image.channels > 3:
+        if opened is not None:
+            raise BadImage("cannot be sent as a file: images of more than 3 channels are sent as tensors")
+        bands = np.moveaxis(read_bands(img, image.channels, image.range), -1, 0)
+        return np.concatenate([fit(PIL.Image.fromarray(np.ascontiguousarray(band)), image) for band in bands], axis=-1)
     return fit(read_image(img, cast(RGB, tuple(image.background)), opened), image)
 
 
 def fit(img: PIL.Image.Image, image: Image) -> np.ndarray:
-    """Resizes an RGB image as the section says: uint8, (height, width, channels)."""
+    """Resizes an RGB image, or one band, as the section says: uint8, (height, width, channels)."""
     height, width = image.size
     resize = RESIZE[image.resize]
     if image.crop_fraction < 1:
@@ -74,7 +81,9 @@ def fit(img: PIL.Image.Image, image: Image) -> np.ndarray:
 
 
 def to_channels(img: PIL.Image.Image, image: Image) -> np.ndarray:
-    """The pixels of an RGB image in the section's number of channels."""
+    """The pixels of an RGB image in the section's number of channels, or of one band."""
+    if img.mode == "L":
+        return np.array(img)[..., np.newaxis]
     if image.channels == 1:
         return np.array(img.convert("L"))[..., np.newaxis]
     return np.array(img)
@@ -109,7 +118,7 @@ def pad(image: PIL.Image.Image, height: int, width: int, resampling: Filter, bac
         inner_height = max(1, round(image.height * width / image.width))
     else:
         inner_width = max(1, round(image.width * height / image.height))
-    padded = PIL.Image.new("RGB", (width, height), background)
+    padded = PIL.Image.new(image.mode, (width, height), background if image.mode == "RGB" else 0)
     inner = image.resize((inner_width, inner_height), resampling)
     padded.paste(inner, ((width - inner_width) // 2, (height - inner_height) // 2))
     return padded

@@ -138,6 +138,8 @@ def decode_fast(img: ImageInput, image: Image) -> np.ndarray:
 
     Args and errors are those of the reference decoder.
     """
+    if image.channels > 3:
+        return decode(img, image)
     content = img if isinstance(img, bytes) else None if isinstance(img, np.ndarray) else _content(img)
     made = None
     if content is not None and content.startswith(JPEG):

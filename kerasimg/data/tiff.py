@@ -140,7 +140,10 @@ def describe(tags: Tags) -> str:
     )
 
 
-ADVICE = "images of 1 or 3 channels, with or without alpha, are read: choose the channels and save these"
+ADVICE = (
+    "images of 1 or 3 channels, with or without alpha, are read: choose the channels and save these, or set "
+    "image.channels (4 to 16)"
+)
 
 
 def rescale(opened: PIL.Image.Image, values: np.ndarray) -> np.ndarray:

@@ -201,7 +201,8 @@ def choose_images(
         return _own_images(classifier, part, otherwise)
     source = open_source(data, classifier.spec.task, classes=classifier.classes)
     indices, name = _of_part(source, part, otherwise)
-    source = require_readable(source.only(indices), on_bad_image)
+    image = classifier.spec.image
+    source = require_readable(source.only(indices), on_bad_image, image=image if image.channels > 3 else None)
     return Chosen(source, np.arange(len(source)), name)
 
 

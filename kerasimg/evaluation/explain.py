@@ -123,6 +123,9 @@ def explain(
     """
     explained = method_named(method, options)
     classifier = _classifier(run, method)
+    if classifier.spec.image.channels > 3:
+        channels = classifier.spec.image.channels
+        raise CallError(f"explain: maps are drawn over grey or RGB images, and these have {channels} channels")
     named = named_images(images, classifier.spec.image.channels)
     if not named:
         raise CallError("no images to explain")

@@ -116,7 +116,7 @@ def _vectors(classifier: Classifier) -> bytes:
     height, width = image.size
     files, rows = [], []
     for number in range(VECTORS):
-        img = drawn(number, height, width).convert("RGB" if image.channels == 3 else "L")
+        img = drawn(number, height, _width(image)).convert("RGB" if image.channels == 3 else "L")
         file = io.BytesIO()
         img.save(file, "PNG")
         files.append(base64.b64encode(file.getvalue()).decode())
@@ -125,9 +125,14 @@ def _vectors(classifier: Classifier) -> bytes:
     return json.dumps({"images": files, "probabilities": probabilities}).encode()
 
 
+def _width(image: Image) -> int:
+    """The width of the PNG of a test vector: more than three channels are stored as grey pixels, side by side."""
+    return image.size[1] * (image.channels if image.channels > 3 else 1)
+
+
 def _pixels(text: Any, image: Image) -> np.ndarray:
     with PIL.Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=("PNG",)) as opened:
-        if [opened.height, opened.width] != list(image.size):
+        if [opened.height, opened.width] != [image.size[0], _width(image)]:
             raise ValueError(f"an image has {opened.height}x{opened.width} pixels, and the model takes {image.size}")
         return np.asarray(opened.convert("RGB" if image.channels == 3 else "L")).reshape(*image.size, image.channels)
 

@@ -66,11 +66,12 @@ def _body(content: Mapping[str, Any]) -> str:
     scores, data, facts = content["scores"], content["data"], content["facts"]
     parts = [f"# {markdown(content['name'])}", markdown(spec.about) or "An image classifier."]
     height, width = spec.image.size
+    colours = {1: "grey", 3: "RGB"}.get(spec.image.channels, f"{spec.image.channels} channels")
     classes = content["classes"]
     listed = ", ".join(markdown(name) for name in classes[:50]) + (" …" if len(classes) > 50 else "")
     parts.append(
         f"- Task: {spec.task}, {len(classes)} classes: {listed}\n"
-        f"- Input: {height} × {width} pixels, {'RGB' if spec.image.channels == 3 else 'grey'}, values 0-255; the "
+        f"- Input: {height} × {width} pixels, {colours}, values 0-255; the "
         "scaling is inside the model"
         + (f"\n- Size: {facts.params:,} parameters, {facts.bytes / 1e6:.1f} MB" if facts else "")
     )

@@ -66,6 +66,10 @@ class Checker:
         return self.size if handle == "image" else (UNKNOWN, UNKNOWN, UNKNOWN)
 
 
+OF_COLOURS = ("AugMix", "RandAugment", "RandomColorJitter", "RandomGrayscale", "RandomHue", "RandomSaturation")
+"""Augmentations that need images of red, green and blue."""
+
+
 class AugmentChecker(Checker):
     """A visitor that collects the augmentation layers of a spec, each as (class, arguments)."""
 
@@ -76,6 +80,10 @@ class AugmentChecker(Checker):
     def visit(self, call: Call) -> Handle:
         """Check that one call is an augmentation."""
         entry = arguments.entry("layers", call.target) if call.kind == "layer" else None
+        channels = self.size[-1]
+        if call.target in OF_COLOURS and isinstance(channels, int) and channels > 3:
+            message = f"{call.target} changes colours and needs 3 channels; image.channels is {channels}"
+            self.report(call.node.places["layer"], message)
         if call.kind != "layer" or (entry is not None and not entry.get("augment")):
             near = nearest(call.target, arguments.augmentations())
             self.report(call.node.places[call.kind], f"'{call.target}' is no augmentation layer{near}")

@@ -115,8 +115,10 @@ class Image(Section):
 
     size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [224, 224]
     """[height, width] in pixels."""
-    channels: Literal[1, 3] = 3
-    """3: RGB. 1: grey (ITU-R 601-2 luma)."""
+    channels: Literal[1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16] = 3
+    """3: RGB. 1: grey (ITU-R 601-2 luma). 4 to 16: the bands of multispectral TIFF and .npy files, as stored."""
+    range: Annotated[list[Channel], Field(min_length=2, max_length=2)] | None = None
+    """[low, high]: the values of 4 to 16 bands that become 0 and 255; those outside are clipped. null: 0 to 255."""
     resize: ResizePolicy = "stretch"
     """stretch: to the size, whatever the aspect ratio. crop: the shorter side fits, the centre is used. pad: the
     longer side fits, the rest is background."""
@@ -129,6 +131,21 @@ class Image(Section):
     scale: ScaleName | Standardize = "auto"
     """Scaling of pixels of 0-255. auto: as the backbone expects, else unit. none: 0 to 255. unit: 0 to 1.
     symmetric: -1 to 1. imagenet: minus mean, by standard deviation, of ImageNet. caffe: BGR minus mean."""
+
+    @model_validator(mode="after")
+    def _bands(self) -> Image:
+        if self.range is not None and self.channels <= 3:
+            raise ValueError(f"range is for images of 4 to 16 channels, and these have {self.channels}")
+        if self.range is not None and self.range[0] >= self.range[1]:
+            raise ValueError(f"range: expected [low, high] with low < high, got {self.range}")
+        if self.channels > 3 and self.scale in ("imagenet", "caffe"):
+            raise ValueError(f'scale "{self.scale}" is for 3 channels; for {self.channels}, give mean and std')
+        if isinstance(self.scale, Standardize):
+            for name in ("mean", "std"):
+                values = getattr(self.scale, name)
+                if isinstance(values, list) and self.channels > 3 and len(values) != self.channels:
+                    raise ValueError(f"scale.{name} has {len(values)} values, and the image {self.channels} channels")
+        return self
 
     @model_validator(mode="after")
     def _crops_in_one_way(self) -> Image:

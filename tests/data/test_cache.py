@@ -249,9 +249,8 @@ def test_every_key_of_image_that_changes_pixels_has_pixels_of_its_own():
         "interpolation": "area",
         "background": [0, 0, 0],
     }
-    names = {
-        group_name(about_pixels(Image(**{"resize": "crop"} | {key: value}), True)) for key, value in changed.items()
-    }
-    assert len(names | {group_name(about_pixels(plain, True))}) == len(changed) + 1
-    assert set(changed) | {"scale"} == set(Image.model_fields)
+    sections = [{key: value} for key, value in changed.items()] + [{"channels": 4}, {"channels": 4, "range": [0, 9]}]
+    names = {group_name(about_pixels(Image(**{"resize": "crop"} | section), True)) for section in sections}
+    assert len(names | {group_name(about_pixels(plain, True))}) == len(sections) + 1
+    assert {*changed, "range", "scale"} == set(Image.model_fields)
     assert about_pixels(plain, True) == about_pixels(Image(resize="crop", scale="unit"), True)

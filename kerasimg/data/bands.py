@@ -1,0 +1,102 @@
+"""Images of 4 to 16 channels: multispectral TIFF and .npy files, as remote sensing and microscopy use them.
+
+A TIFF is read by tifffile (the extra `multispectral`), a .npy file by NumPy; neither runs code. Bands keep their order
+and are no colours: there is no alpha, no conversion, and no orientation. Values become 8 bits by `image.range`, which
+the spec states; nothing is guessed from the values. The bands are resized one by one, as grey images are.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+import numpy as np
+
+from kerasimg.data.image_files import MAX_PIXELS, TIFF, BadImage, ImageInput, open_image
+
+NPY = b"\x93NUMPY"
+"""First bytes of a .npy file."""
+EXAMPLE = '"range": [0, 10000]'
+
+
+def read_bands(img: ImageInput, channels: int, limits: list[float] | None) -> np.ndarray:
+    """Reads an image of several bands: uint8, (height, width, channels).
+
+    Args:
+        img: a path, the bytes of a file, or an array (H, W, C).
+        channels: the number of bands that it must have.
+        limits: `image.range`: the values that become 0 and 255; None: 0 and 255 themselves.
+
+    Raises:
+        BadImage: if it cannot be read, has another number of bands, or values that the range does not explain.
+    """
+    values = img if isinstance(img, np.ndarray) else _from_file(_content(img))
+    if values.ndim != 3 or values.shape[-1] != channels or not values.size:
+        shape = " x ".join(map(str, values.shape))
+        raise BadImage(f"has the shape {shape}; expected height x width x {channels} (image.channels)")
+    return _to_bytes(values, limits)
+
+
+def _content(img: str | os.PathLike[str] | bytes) -> bytes:
+    if isinstance(img, bytes):
+        return img
+    with open_image(img) as file:
+        return file.read()
+
+
+def _from_file(content: bytes) -> np.ndarray:
+    if not content:
+        raise BadImage("is empty")
+    read = _read_tiff if content.startswith(TIFF) else _read_npy if content.startswith(NPY) else None
+    if read is None:
+        raise BadImage("is neither a TIFF nor a .npy file, which hold images of more than 3 channels")
+    try:
+        return read(content)
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadImage(f"cannot be read ({text})") from error
+
+
+def _read_npy(content: bytes) -> np.ndarray:
+    file = io.BytesIO(content)
+    values: np.ndarray = np.load(file, allow_pickle=False)
+    return values
+
+
+def _read_tiff(content: bytes) -> np.ndarray:
+    try:
+        import tifffile
+    except ImportError:
+        raise BadImage('needs tifffile for its channels: pip install "kerasimg[multispectral]"') from None
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        page: Any = file.pages[0]
+        pages = len(file.pages)
+        bands = page.samplesperpixel if page.samplesperpixel > 1 else min(pages, 16)
+        if (values := page.imagelength * page.imagewidth * bands) > MAX_PIXELS:
+            most = MAX_PIXELS // 1_000_000
+            raise BadImage(f"has {values // 1_000_000:,} million values; the limit is {most} million")
+        if page.samplesperpixel == 1 and 3 < pages <= 16:
+            return np.stack([each.asarray() for each in file.pages], axis=-1)  # one band a page, as in microscopy
+        pixels: np.ndarray = page.asarray()
+        # Separate planes come first.
+        return np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 and page.planarconfig == 2 else pixels
+
+
+def _to_bytes(values: np.ndarray, limits: list[float] | None) -> np.ndarray:
+    if values.dtype.kind not in "uif":
+        raise BadImage(f"holds {values.dtype}, not numbers")
+    if limits is None:
+        if values.dtype != np.uint8:
+            raise BadImage(
+                f"holds {values.dtype} from {values.min():g} to {values.max():g}; say which values become 0 and 255, "
+                f"as in {EXAMPLE} (image.range)"
+            )
+        return values
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise BadImage("holds NaN or infinity; replace them, for example by 0")
+    low, high = limits
+    scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
