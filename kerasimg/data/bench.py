@@ -24,7 +24,7 @@ from kerasimg.data.items import ImageInput, fault
 from kerasimg.data.loading import in_memory
 from kerasimg.data.memory import require_room
 from kerasimg.data.parallel import cores, each
-from kerasimg.data.pipeline import Targets, batches
+from kerasimg.data.pipeline import Targets, batches, own_errors
 from kerasimg.data.shuffling import permutation
 from kerasimg.data.source import Source
 from kerasimg.data.worker_pool import worker_count
@@ -86,6 +86,7 @@ class Bench:
         return values | {"shares": {name: self.share(name) for name in self.parts}}
 
 
+@own_errors()
 def measure(
     source: Source,
     image: Image,

@@ -14,7 +14,7 @@ import PIL.ImageFont
 
 from kerasimg.data.augment import compile_augment
 from kerasimg.data.memory import require_room
-from kerasimg.data.pipeline import Targets, batches
+from kerasimg.data.pipeline import Targets, batches, own_errors
 from kerasimg.data.shuffling import permutation
 from kerasimg.data.source import Source
 from kerasimg.errors import CallError
@@ -43,6 +43,7 @@ def choose_images(source: Source, rows: int, seed: int = 0) -> np.ndarray:
     return np.asarray(order[np.lexsort((first, turn))][:rows], np.int64)
 
 
+@own_errors()
 def contact_sheet(
     source: Source,
     image: Image,

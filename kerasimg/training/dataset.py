@@ -45,7 +45,8 @@ def dataset(
         **more_params: values of the spec's params, as keywords.
 
     Returns:
-        A `tf.data.Dataset` of `(images, labels)` or `(images, labels, weights)`: one epoch, images float32 of 0-255.
+        Batches of `(images, labels)` or `(images, labels, weights)`, one epoch, images float32 of 0-255: a
+        `tf.data.Dataset` on TensorFlow, a `keras.utils.PyDataset` on JAX and PyTorch.
 
     Raises:
         SpecError: if the spec is wrong.

@@ -24,7 +24,7 @@ from kerasimg.data.augment import Augmentation
 from kerasimg.data.batches import Arrays, Signature, encode_labels, labels_for
 from kerasimg.data.cache import about_pixels, open_cache
 from kerasimg.data.loading import Loader
-from kerasimg.data.pipeline import Targets, batches
+from kerasimg.data.pipeline import Targets, batches, own_errors
 from kerasimg.data.shuffling import Order
 from kerasimg.data.source import Source
 from kerasimg.models.inference import Engine
@@ -159,6 +159,7 @@ def stored_as(features: Sequence[np.ndarray]) -> Stored:
     return "float16" if max(float(np.abs(array).max(initial=0)) for array in features) < SAFE else "float32"
 
 
+@own_errors()
 def rows_of(recipe: Recipe, source: Source, indices: np.ndarray, views: int, cache: Any, what: str) -> Rows:
     """Returns the features of images, in `views` views if the recipe augments, else in one.
 

@@ -6,7 +6,7 @@ import pytest
 
 from kerasimg.data.preview import GAP, LETTERS, choose_images, contact_sheet, write_sheet
 from kerasimg.data.sources import open_source
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, DataError
 from kerasimg.spec.document import Image
 
 PIXELS = np.zeros((12, 100, 100, 3), np.uint8) + np.arange(12, dtype=np.uint8)[:, None, None, None] * 20
@@ -53,3 +53,11 @@ def test_a_sheet_is_written_as_png(tmp_path: Path):
         write_sheet(tmp_path / "sheet.jpg", sheet)
     with pytest.raises(CallError, match="expected a row or more"):
         contact_sheet(SOURCE, IMAGE, rows=0)
+
+
+def test_an_image_that_cannot_be_read_is_named(folder):
+    root = folder("cat/1.png", "dog/1.png")
+    source = open_source(root)
+    (root / "dog" / "1.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"dog/1\.png: is empty"):
+        contact_sheet(source, Image(size=[8, 8]))
