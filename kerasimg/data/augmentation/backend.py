@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -18,6 +19,9 @@ from kerasimg import keras_internals
 
 STATEFUL: Final = ("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal", "RandomShuffle")
 """TensorFlow's random operations that take no seed tensor."""
+
+SMALL: Final = 64 * 64
+"""Pixels of an image up to which PyTorch vectorises on a processor, too: an operation takes less than its call."""
 
 Compute = Callable[[], Sequence[Any]]
 
@@ -48,7 +52,9 @@ class Backend:
             return rows
         return ops.pad(rows, [(0, full - count)] + [(0, 0)] * (len(rows.shape) - 1))
 
-    def each(self, function: Callable[..., Any], rows: Any, count: Any, shape: tuple[int, ...]) -> Any:
+    def each(
+        self, function: Callable[..., Any], rows: Any, count: Any, shape: tuple[int, ...], vectorise: bool = True
+    ) -> Any:
         """`function` of each image, (N, *shape) float32.
 
         Args:
@@ -56,6 +62,7 @@ class Backend:
             rows: nested lists and tuples of arrays with a row an image.
             count: the number of images that are wanted; what follows them may be anything.
             shape: of what the function returns.
+            vectorise: False for a function that may not be vectorised: a layer of Keras or of a user.
         """
         raise NotImplementedError
 
@@ -125,7 +132,9 @@ class TensorFlow(Backend):
         padded.set_shape((None, *rows.shape[1:]))
         return padded
 
-    def each(self, function: Callable[..., Any], rows: Any, count: Any, shape: tuple[int, ...]) -> Any:
+    def each(
+        self, function: Callable[..., Any], rows: Any, count: Any, shape: tuple[int, ...], vectorise: bool = True
+    ) -> Any:
         """A loop that ends after `count` images."""
         import tensorflow as tf
 
@@ -195,11 +204,13 @@ class Jax(Backend):
 
         return run
 
-    def each(self, function: Callable[..., Any], rows: Any, count: Any, shape: tuple[int, ...]) -> Any:
+    def each(
+        self, function: Callable[..., Any], rows: Any, count: Any, shape: tuple[int, ...], vectorise: bool = True
+    ) -> Any:
         """A loop, or all at once."""
         import jax
 
-        if self.vectorises():
+        if vectorise and self.vectorises():
             return jax.vmap(function)(*rows)
         return jax.lax.map(lambda row: function(*row), tuple(rows))
 
@@ -219,8 +230,8 @@ class Torch(Backend):
         return words & 0xFFFFFFFF
 
     def vectorises(self) -> bool:
-        """Not yet."""
-        return False
+        """On a GPU; see also `each`."""
+        return bool(ops.zeros(()).device.type != "cpu")
 
     def compiled(self, function: Callable[..., Any], by_xla: bool = True) -> Callable[..., Any]:
         """Without gradients."""
@@ -232,17 +243,23 @@ class Torch(Backend):
         """As they are: nothing is compiled."""
         return rows
 
-    def each(self, function: Callable[..., Any], rows: Any, count: Any, shape: tuple[int, ...]) -> Any:
-        """A loop."""
+    def each(
+        self, function: Callable[..., Any], rows: Any, count: Any, shape: tuple[int, ...], vectorise: bool = True
+    ) -> Any:
+        """A loop over large images on a processor, where a choice computes what was chosen alone; else all at once."""
+        import torch
+
+        if vectorise and (self.vectorises() or math.prod(shape[:2]) <= SMALL):
+            return torch.vmap(function)(*rows)
         return ops.stack([function(*tree.map_structure(lambda row, k=k: row[k], rows)) for k in range(count)])
 
-    def settled(self, known: Any, compute: Compute) -> list[Any]:
-        """At once, as everything is."""
-        return list(compute())
-
     def switch(self, index: Any, branches: Sequence[Callable[[], Any]]) -> Any:
-        """The one alone."""
-        return branches[int(index)]()
+        """The one alone in a loop; all of them where images are vectorised, as each needs another one."""
+        try:
+            number = int(index)
+        except RuntimeError:
+            return self.lookup(ops.stack([branch() for branch in branches]), ops.reshape(index, (1,)))[0]
+        return branches[number]()
 
     @contextlib.contextmanager
     def seeded(self, seeds: Any) -> Iterator[None]:
@@ -252,6 +269,10 @@ class Torch(Backend):
         with torch.random.fork_rng():
             torch.manual_seed(int(seeds[0][0]))
             yield
+
+    def settled(self, known: Any, compute: Compute) -> list[Any]:
+        """At once, as everything is."""
+        return list(compute())
 
     def lookup(self, table: Any, places: Any) -> Any:
         """An index."""

@@ -75,7 +75,7 @@ class KerasStep:
         # Keras' seeds are positive and of 31 bits.
         numbers = ops.cast(ops.right_shift(words, 1), self.generator.state.dtype)
         numbers = ops.reshape(numbers, (-1, DRAWS, 2))
-        made = BACKEND.each(self._change, (ops.cast(images, "float32"), numbers), count, self.shape)
+        made = BACKEND.each(self._change, (ops.cast(images, "float32"), numbers), count, self.shape, vectorise=False)
         return ops.clip(made, 0.0, 255.0)
 
     def _change(self, image: Any, seeds: Any) -> Any:
