@@ -33,6 +33,9 @@ import PIL.ImageDraw
 from kerasimg import cli
 
 DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent))
+from tests.checkpoints import seeded  # noqa: E402 - checkpoints of timm, made small
+
 SAMPLE = DOCS.parent / "kerasimg" / "data" / "sample"
 TRAIN = "kerasimg train simple_cnn --data sample --size 28 --epochs 3 --lr 0.002"
 """The training whose run, runs/simple_cnn-1, all pages use."""
@@ -86,6 +89,7 @@ def prepare(folder: Path, quick: bool = False) -> dict[str, list[str]]:
         draw_photos(folder / "parts" / label, count=2, size_px=40, numbers=names, flat=True)
     with zipfile.ZipFile(folder / "strange.kerasimg", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("pack.json", "{}" * 10_000)
+    seeded.write("vit", folder / "vit_small")
     (folder / "pets.json").write_text(WRONG_SPEC, encoding="utf-8")
     with contextlib.chdir(folder):
         return {command: run(command, quick)[0] for command in SHARED}

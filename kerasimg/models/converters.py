@@ -243,7 +243,7 @@ def assign_arrays(
     if faults:
         more = f"\n  and {len(faults) - MAX_SHOWN:,} more" if len(faults) > MAX_SHOWN else ""
         raise WeightsError(
-            f"the arrays do not fit zoo/{recipe.spec} with {_shown(recipe.params)}:\n  "
+            f"the arrays do not fit zoo/{recipe.spec} with {listed_params(recipe)}:\n  "
             + "\n  ".join(faults[:MAX_SHOWN])
             + more
         )
@@ -363,5 +363,6 @@ def _pieces(pieces: Sequence[str]) -> Iterator[str]:
         yield rf"(?:_(?P<{piece}>\d+))?" if place % 2 else re.escape(piece)
 
 
-def _shown(params: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in params.items())
+def listed_params(recipe: Recipe) -> str:
+    """The params of a recipe, for an error."""
+    return ", ".join(f"{name}={value}" for name, value in recipe.params.items())

@@ -156,7 +156,9 @@ class Graph:
             if isinstance(error, SpecError):
                 raise
             self.report(call.node.path, _first_line(error))
-        if source is not None:
+        if isinstance(source, str):
+            self.later.append(lambda: weights.load_from_hub(layer, call.target, source))
+        elif source is not None:
             self.later.append(lambda: weights.load_backbone(layer, call.target, source))
         self._set_trainable(layer, trainable)
         return layer, described.scale
@@ -185,13 +187,16 @@ class Graph:
         described: backbones.Backbone,
         arguments: Mapping[str, Any],
         shape: tuple[int, int, int],
-    ) -> Path | None:
+    ) -> Path | str | None:
+        """The file with the weights of a backbone, or the checkpoint on the Hub that has them."""
         given = self._given(call)
         from_caller = given != AS_THE_SPEC_SAYS
         wanted = given if from_caller else named
         try:
             if wanted is None:
                 return None
+            if weights.is_on_hub(wanted):
+                return str(wanted)
             if wanted != "imagenet":
                 return weights.local_file(wanted, self.spec.folder, anywhere=from_caller)
             if described.spec is not None:

@@ -12,7 +12,7 @@ import mmap
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,6 +143,32 @@ def import_checkpoint(
     )
 
 
+def load_hub_weights(model: keras.Model, backbone: str, source: str) -> None:
+    """Gives a backbone the weights of a checkpoint on the Hub.
+
+    Args:
+        model: the backbone, a spec of the zoo up to its features.
+        backbone: the file of that spec, "zoo/vit.json".
+        source: `hf://owner/name@commit`.
+
+    Raises:
+        CallError: if there is no such checkpoint, or no converter knows it.
+        WeightsError: if it is of another family or another size.
+    """
+    with _files(source, None) as found:
+        facts = _read_facts(found)
+        if backbone.removeprefix("zoo/") != facts.recipe.spec:
+            raise WeightsError(f"'{source}' is a checkpoint of zoo/{facts.recipe.spec}, and the backbone is {backbone}")
+        values = _load(found, facts).weights[: len(model.weights)]
+    for mine, theirs in zip(model.weights, values, strict=True):
+        if mine.shape != theirs.shape:
+            raise WeightsError(
+                f"'{source}': expected {mine.path} of shape {tuple(mine.shape)}, found {tuple(theirs.shape)}; "
+                f"give the backbone the checkpoint's params: {converters.listed_params(facts.recipe)}"
+            )
+    model.set_weights([keras.ops.convert_to_numpy(value) for value in values])
+
+
 # Files
 
 
@@ -197,19 +223,19 @@ def _download(text: str, revision: str | None) -> Found:
         raise CallError(f"revision: '{HUB}{text}' names one already")
     missing = f"the repository has no {WEIGHTS} or no {CONFIG}; pickles (.bin, .pth) are not read"
     with hub_client(repo, missing) as hub:
-        info = hub.model_info(repo, revision=named or revision)
-        commit, there = str(info.sha), {file.rfilename for file in info.siblings or ()}
-        fetched = {
-            name: Path(hub.hf_hub_download(repo, name, revision=commit))
-            for name in (CONFIG, WEIGHTS, CARD, PREPROCESSOR)
-            if name in there or name in (CONFIG, WEIGHTS)
-        }
-    nothing = fetched[CONFIG].parent / "absent"
+        from huggingface_hub.errors import EntryNotFoundError
+
+        config = Path(hub.hf_hub_download(repo, CONFIG, revision=named or revision))
+        commit = config.parent.name  # the client stores each commit in a folder of its name
+        weights = Path(hub.hf_hub_download(repo, WEIGHTS, revision=commit))
+        for name in (CARD, PREPROCESSOR):
+            with suppress(EntryNotFoundError):
+                hub.hf_hub_download(repo, name, revision=commit)
     return Found(
-        fetched[WEIGHTS],
-        fetched[CONFIG],
-        fetched.get(CARD, nothing),
-        fetched.get(PREPROCESSOR, nothing),
+        weights,
+        config,
+        config.with_name(CARD),
+        config.with_name(PREPROCESSOR),
         _file_name(repo.rpartition("/")[2]),
         f"{HUB}{repo}@{commit}",
     )

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from kerasimg.spec.load import Spec
 
 WEIGHTS_FILE = re.compile(r"[^/\\:][^\\:]*\.weights\.h5")
+HUB_WEIGHTS = re.compile(r"hf://[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+@[0-9a-f]{40}")
+"""A checkpoint on the Hugging Face Hub, with its commit: a branch or a tag may change."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 OpenSpec = Callable[[str, Mapping[str, Any]], "Spec"]
 """(reference, params) -> the spec that a backbone names; SpecError when there is none."""
@@ -165,8 +167,13 @@ def _check_backbone(call: Call, report_at: Report, open_spec: OpenSpec) -> dict[
 
 def weights_fault(weights: Any) -> str:
     """The error in a node's `weights`; empty if there is none."""
-    expected = 'expected null, "imagenet", a .weights.h5 file beside the spec, or {"file": ..., "sha256": ...}'
+    expected = (
+        'expected null, "imagenet", a .weights.h5 file beside the spec, {"file": ..., "sha256": ...}, '
+        'or "hf://owner/name@" with the 40 digits of a commit'
+    )
     if weights is None or weights is UNKNOWN or weights == "imagenet":
+        return ""
+    if isinstance(weights, str) and HUB_WEIGHTS.fullmatch(weights):
         return ""
     file, digest = weights, None
     if isinstance(weights, dict):

@@ -207,9 +207,10 @@ def _open_node(kind: str, description: str) -> Schema:
 def layer_schemas() -> Schema:
     """`layer_node` and `backbone_node`, and one definition with the arguments of each class."""
     weights = {
-        "description": 'null, "imagenet", or a .weights.h5 file beside the spec.',
+        "description": 'null, "imagenet", a .weights.h5 file beside the spec, or hf://owner/name@commit.',
         "anyOf": [
             {"enum": [None, "imagenet"]},
+            {"type": "string", "pattern": r"^hf://[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+@[0-9a-f]{40}$"},
             {"type": "string", "pattern": WEIGHTS_PATTERN},
             {
                 "type": "object",

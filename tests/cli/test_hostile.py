@@ -173,7 +173,7 @@ def test_the_list_of_commands_fits_and_says_how_to_begin(say: Callable[..., Any]
     panels = re.findall(r"^(?!Usage|Options)(\S[^:\n]*):\n((?:  .+\n)+)", shown, re.M)
     listed = {title: re.findall(r"^  (\S+)", rows, re.M) for title, rows in panels}
     assert listed == {
-        "Train": ["init", "check", "train", "tune"],
+        "Train": ["init", "check", "import", "train", "tune"],
         "Use": ["evaluate", "predict", "explain"],
         "Deploy": ["export", "serve"],
         "Command groups": ["spec", "run", "data", "zoo", "cache"],

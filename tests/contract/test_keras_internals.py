@@ -600,3 +600,31 @@ def test_separate_int8_ranges_insert_a_multiplication_only_where_values_can_be_c
     assert multiplications(lambda x: layers.Concatenate()([x, ops.abs(x)])) == 0
     pooled = layers.AveragePooling2D(1)
     assert multiplications(lambda x: layers.Concatenate()([x, layers.Reshape((4, 4, 2))(pooled(x))])) == 1
+
+
+# TensorFlow warns of inputs that stay float32.
+@pytest.mark.filterwarnings("ignore:Statistics for quantized inputs:UserWarning")
+@tensorflow_only
+def test_int8_quantizer_edits_the_model_and_leaves_named_operations_in_float32():
+    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
+
+    inputs = keras.Input((4, 4, 2))
+    x = keras.layers.Conv2D(3, 3, activation="relu", name="first")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="last")(keras.layers.Flatten()(x)))
+    calls = []
+
+    def quantize(content: bytes, convert: Callable[..., bytes]) -> bytes:
+        calls.append(content)
+        interpreter = Interpreter(model_content=content)
+        last = interpreter.get_output_details()[0]["name"]
+        return convert(content, [last])
+
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([np.ones((1, 4, 4, 2), np.float32) * k] for k in range(4))
+    with internals.int8_quantizer(quantize):
+        content = converter.convert()
+    assert len(calls) == 1
+    types = {str(each["dtype"].__name__) for each in Interpreter(model_content=content).get_tensor_details()}
+    assert {"int8", "float32"} <= types

@@ -43,7 +43,9 @@ def test_bundle_contains_classes_preprocessing_spec_and_hashes(exported: dict[st
     assert image == {
         "size": [8, 8],
         "channels": 3,
+        "range": None,
         "resize": "stretch",
+        "crop_fraction": 1.0,
         "interpolation": "bilinear",
         "background": [255, 255, 255],
         "scale": "auto",
