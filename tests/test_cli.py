@@ -164,7 +164,7 @@ def test_train_evaluate_and_predict_print_json(invoke: Invoke, spec: Path, colou
     evaluated = invoke("evaluate", trained["run"], "--data", colours, "--json").json
     assert (evaluated["part"], evaluated["n"]) == ("all", 20)
     (predicted,) = invoke("predict", trained["run"], colours / "red" / "00.png", "--json").json
-    assert set(predicted) == {"file", "label", "confidence", "probabilities"}
+    assert set(predicted) == {"file", "label", "confidence", "probabilities", "set"}
 
 
 def test_predict_classifies_the_good_images_beside_a_bad_one(invoke: Invoke, spec: Path, colours: Path, tmp_path: Path):

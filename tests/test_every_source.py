@@ -183,7 +183,7 @@ def test_evaluate_gives_the_figures_of_the_training(trained):
 def test_report_shows_the_images_of_every_source_that_it_can_open(trained):
     text = kerasimg.report(trained.run).read_text()
     assert text.count("data:image/") > 8 if trained.reopens else "data:image/" not in text
-    assert ("no longer there" in text) is not trained.reopens
+    assert ("image not available" in text) is not trained.reopens
     assert ("Map over" in text) is trained.reopens
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -88,8 +89,10 @@ def init(
     with waiting("looking at the images", as_json) as shown:
         seen = summarize_data(data, kind, shown.progress)
     if not as_json:
-        for line in describe(seen):
-            echo(line)
+        echo(describe(seen))
+        if seen.unreadable:
+            command = shlex.join(["kerasimg", "data", "check", data])
+            echo(f"{seen.unreadable} of {seen.sampled} sampled images cannot be read; to list all: {command}")
     wish = _ask(seen, kind or seen.task) if interactive else _default_wish(kind)
     document = make_spec(path.stem, seen, wish)
     write_text(path, dumps(document))

@@ -26,6 +26,7 @@ from kerasimg.errors import Fault
 from kerasimg.spec.document import Image
 
 OnBadImage = Literal["fail", "skip"]
+LEAVE_OUT = 'repair or remove them, or leave them out: --on-bad-image skip (in Python: on_bad_image="skip")'
 PATIENCE_S = 2.0
 """A scan reports progress after this time."""
 INTERVAL_S = 2.0
@@ -165,8 +166,7 @@ def require_readable(
         advice = Fault(
             source.where,
             "",
-            f"{len(bad):,} of {len(source):,} images cannot be read (below); repair or remove them, or go on "
-            "without them: --on-bad-image skip",
+            f"{len(bad):,} of {len(source):,} images cannot be read (below); {LEAVE_OUT}",
         )
         raise ManyFaults([advice, *(Fault(source.where, image_.id, image_.reason) for image_ in bad)])
     readable = source.without(bad)

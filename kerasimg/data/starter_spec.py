@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, Final, Literal, NamedTuple, get_args
 
@@ -66,8 +65,7 @@ def starter_spec(
         progress: called with the number of images read and the total.
     """
     summary = summarize_data(data, task, progress)
-    for line in describe(summary):
-        log.info(line)
+    log.info(describe(summary))
     document = make_spec(name_of(data), summary, Choices(task=task))
     recipe = document["extends"]
     log.info(f"no spec given; using {recipe}: {document['// extends'].partition('. `')[0]}")
@@ -79,16 +77,14 @@ def summarize_data(data: Data, task: Task | None = None, progress: Progress | No
     return summarize(open_source(data, task or task_of(data)), progress)
 
 
-def describe(summary: Summary) -> Iterator[str]:
-    """The summary in lines for the user."""
+def describe(summary: Summary) -> str:
+    """The summary in one line for the user."""
     classes = list(summary.classes.items())
-    yield (
+    return (
         f"{summary.images:,} images of {len(classes)} classes, {classes[0][1]:,} of '{classes[0][0]}' "
         f"to {classes[-1][1]:,} of '{classes[-1][0]}'; {summary.width}x{summary.height} px in the median, "
         f"{'without colours' if summary.grey else 'in colour'}"
     )
-    if summary.unreadable:
-        yield f"{summary.unreadable} of {summary.sampled} images cannot be read; `kerasimg data check` lists them"
 
 
 def file_beside(data: str) -> Path:

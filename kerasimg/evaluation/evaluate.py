@@ -142,7 +142,7 @@ def _missing_classes(truth: np.ndarray, classes: Sequence[str], task: Task) -> l
     which = f"class {missing[0]} has" if len(missing) == 1 else f"{len(missing)} classes ({listed(missing)}) have"
     return [
         f"{which} no images among these {len(truth):,}: no figure says how well they are recognised, and means over "
-        "classes leave them out; hold out more images (fit.test_split), or give a test part"
+        "classes leave them out; add images of every class, or hold out more for the test (fit.test_split)"
     ]
 
 
@@ -157,7 +157,7 @@ def _seen_in_training(classifier: Classifier, asked: Chosen) -> list[str]:
         return []
     return [
         f"{count:,} of {len(asked.indices):,} images were trained on (the same content, by SHA-256), and a model does "
-        "better on those than on new ones; evaluate on others, or without --data on the held-out part"
+        "better on those than on new ones; evaluate on other images, or without --data on the test split"
     ]
 
 

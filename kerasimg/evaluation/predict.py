@@ -13,7 +13,7 @@ from kerasimg.data.decode import decode
 from kerasimg.data.image_files import BadImage
 from kerasimg.data.images import Images, named_images
 from kerasimg.data.items import ManyFaults
-from kerasimg.data.readable import OnBadImage
+from kerasimg.data.readable import LEAVE_OUT, OnBadImage
 from kerasimg.errors import CallError, Fault
 from kerasimg.evaluation.conformal import name_sets
 from kerasimg.evaluation.predictions import decide, two_columns
@@ -22,7 +22,6 @@ from kerasimg.models.classifier import Classifier, ClassifierReference
 from kerasimg.results import Result, Results
 
 BATCH_SIZE = 64
-WITHOUT_THEM = "repair or remove them, or go on without them: --on-bad-image skip"
 
 
 @dataclass(frozen=True, repr=False)
@@ -119,7 +118,7 @@ def require_all(answers: Answers) -> list[Prediction]:
         return answers.predictions
     if answers.predictions:
         total = len(faults) + len(answers.predictions)
-        faults.insert(0, Fault("", "", f"{len(faults):,} of {total:,} images cannot be read (below); {WITHOUT_THEM}"))
+        faults.insert(0, Fault("", "", f"{len(faults):,} of {total:,} images cannot be read (below); {LEAVE_OUT}"))
     error = UnreadableImages(faults)
     error.predictions = tuple(answers.predictions)
     raise error

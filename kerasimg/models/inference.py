@@ -38,9 +38,9 @@ Form = Literal["plain", "folded", "bfloat16", "litert"]
 Precision = Literal["auto", "plain", "folded", "bfloat16", "litert"]
 
 NAMES: dict[Form, str] = {
-    "plain": "as Keras runs it",
-    "folded": "folded float32",
-    "bfloat16": "folded bfloat16",
+    "plain": "run by Keras",
+    "folded": "float32 with folded batch norm",
+    "bfloat16": "bfloat16 with folded batch norm",
     "litert": "LiteRT float32",
 }
 """Form -> what the user reads."""

@@ -84,12 +84,12 @@ def _body(content: Mapping[str, Any]) -> str:
         rows = [f"| {f.name} | {f.value} | {f.interval or '–'} |" for f in headline(scores)]
         stale = "".join(f"**Warning:** {markdown(line)}\n\n" for line in content["stale"])
         parts.append(
-            f"## Figures\n\n{stale}On the {scores['n']:,} images of the {scores['part']} part, which were not "
+            f"## Figures\n\n{stale}On the {scores['n']:,} images of the {scores['part']} split, which were not "
             "trained on.\n\n| figure | value | 95 % interval |\n| --- | ---: | ---: |\n" + "\n".join(rows)
         )
     if data:
         totals = ", ".join(f"{part} {count:,}" for part, count in data["totals"].items())
-        parts.append(f"## Data\n\n{totals} images. Every file is named with its SHA-256 in `data.json`.")
+        parts.append(f"## Data\n\n{totals} images. `data.json` lists every file with its SHA-256.")
     parts.append(
         "## Limits\n\nThe figures hold for images like those of the test split. An image of none of the classes still "
         "gets one of them. The figures of each class, and the mistakes, are in `report.html`."

@@ -349,6 +349,6 @@ def _line(chosen: Mode, engine: Engine, rows: Mapping[Part, Rows], data: StageDa
     seconds = sum(part.seconds for part in rows.values())
     if chosen == "fresh":
         return f"features: fresh in every epoch; {engine.line}"
-    what = f"{turns} views of each image" if data.augmentation else "each image"
-    counts = f"{computed:,} computed in {seconds:.1f} s, {reused:,} found on disk"
-    return f"features: cached, {what} once ({counts}); {engine.line}"
+    what = f"{turns} augmented views of each image" if data.augmentation else "each image"
+    counts = f"{computed:,} computed in {seconds:.1f} s, {reused:,} read from the cache"
+    return f"features: computed once for {what}, not in every epoch ({counts}); {engine.line}"

@@ -102,7 +102,7 @@ def describe(model: keras.Model) -> str:
     """Returns a line for the log: "1,316,869 of 3,574,853 parameters train, in 3 layers"."""
     trained = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     layers = sum(1 for layer in leaves(model.layers) if layer.trainable_variables)
-    return f"{trained:,} of {model.count_params():,} parameters train, in {layers} layers"
+    return f"{trained:,} of {model.count_params():,} parameters train, in {layers} layer{'' if layers == 1 else 's'}"
 
 
 def stopping(stage: Stage) -> list[Any]:

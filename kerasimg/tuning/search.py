@@ -141,9 +141,10 @@ def _check_shared(where: str, workers: int) -> None:
 
 def _describe(task: Task) -> str:
     size = task.space.size
-    points = f"{size:,} combinations" if size else "a space without end"
+    count = len(task.space.dimensions)
+    points = f"{count} hyperparameter{'' if count == 1 else 's'}" + (f" ({size:,} combinations)" if size else "")
     tune = task.spec.tune
-    return f"{points} of {len(task.space.dimensions)} values, {tune.tuner}, at most {tune.max_trials} trials"
+    return f"{points}, {tune.tuner}, at most {tune.max_trials} trials"
 
 
 def _oracle(task: Task) -> Any:

@@ -41,8 +41,8 @@ def test_unreadable_images_fail_and_all_are_named(pets: Path):
     with pytest.raises(DataError) as caught:
         require_readable(open_source(pets))
     assert str(caught.value) == (
-        f"{pets}: 2 of 5 images cannot be read (below); repair or remove them, or go on without them: "
-        "--on-bad-image skip\n"
+        f"{pets}: 2 of 5 images cannot be read (below); repair or remove them, or leave them out: "
+        '--on-bad-image skip (in Python: on_bad_image="skip")\n'
         f"{pets}: cat/2.png: is empty\n"
         f"{pets}: dog/1.png: is not an image (it begins like an HTML page)"
     )

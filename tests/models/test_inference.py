@@ -81,7 +81,7 @@ def test_a_form_that_does_not_agree_falls_back_with_a_message(cut: Any, monkeypa
     monkeypatch.setitem(TOLERANCE, "bfloat16", 1e-9)
     made = settle(model, split, images(), batch_size=2)
     assert made.form == "folded"
-    assert "folded bfloat16 differs by" in made.line
+    assert "bfloat16 with folded batch norm differs by" in made.line
     assert made.figures["agreement"]["tolerance"] == TOLERANCE["folded"]
     monkeypatch.setitem(TOLERANCE, "folded", -1.0)
     assert settle(model, split, images(), batch_size=2).form == "plain"

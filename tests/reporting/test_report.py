@@ -181,8 +181,8 @@ def test_without_the_images_it_says_so(copy: Path):
     (copy / "data.json").write_text(json.dumps(record | {"where": str(copy / "gone")}))
     page = Page(report(copy).read_text(encoding="utf-8"))
     assert page.all("img") == []
-    assert "are no longer where the run found them" in page.text
-    assert "no longer there" in page.text
+    assert "are no longer where the run read them" in page.text
+    assert "image not available" in page.text
     assert "blue/<no & blue> " in page.text
 
 
@@ -192,7 +192,7 @@ def test_of_a_run_that_went_no_further_the_rest_is_left_out(copy: Path):
     (copy / "history.csv").unlink()
     page = Page(report(copy).read_text(encoding="utf-8"))
     assert [attributes["id"] for attributes in page.all("section")] == ["brief", "data", "spec", "again"]
-    assert "The run holds no figures, and no epoch" in page.text
+    assert "The run has no metrics, and no finished epoch" in page.text
 
 
 def test_a_folder_that_is_no_run_is_refused_and_a_failing_report_fails_no_training(

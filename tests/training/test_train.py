@@ -293,7 +293,7 @@ def test_the_log_is_short_and_in_order(listen: Any, tiny: Any, tmp_path: Path):
     assert messages == [
         "24 images of 2 classes in arrays",
         f"training train 16, validation 4, test 4 -> {run.folder}",
-        "stage 1 of 1: 8 of 8 parameters train, in 1 layers",
+        "stage 1 of 1: 8 of 8 parameters train, in 1 layer",
         "evaluating on 4 images (test)",
     ]
     assert json.loads((run.folder / "data.json").read_text())["where"] == "arrays"

@@ -61,7 +61,7 @@ class Embedded(LiteRT):
     name, about = "embedded", "C sources with an int8 model, for microcontrollers"
     runtime, file, batch = MicroRuntime, "model.tflite", 1
     precisions, integers_only = ("int8",), True
-    packages, extra, measured = ("tflite_micro",), "embedded", False
+    packages, extra, measured = ("tflite_micro", *LiteRT.packages), "embedded", False
     snippets: ClassVar = {"C++": "embedded.cpp.j2"}
     files: ClassVar = {}
 

@@ -185,10 +185,8 @@ def converter_settings(precision: Precision, options: Options, images: Images) -
 
 def _open(content: bytes) -> None:
     """Checks that LiteRT can prepare a model; raises RuntimeError otherwise."""
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:  # the target "web" does not need it
-        from tensorflow.lite import Interpreter
+    from ai_edge_litert.interpreter import Interpreter
+
     Interpreter(model_content=content).allocate_tensors()
 
 

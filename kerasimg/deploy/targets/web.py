@@ -57,7 +57,7 @@ class Web(LiteRT):
 
     name, about = "web", "a folder and one page that run in the browser"
     runtime, file, batch = Page, "model.tflite", 1
-    packages, extra, measured = (), "", False
+    measured = False
     snippets: ClassVar = {"JavaScript": "web.js.j2"}
     files: ClassVar = {}
 

@@ -32,7 +32,7 @@ async function unpacked(id) {
 function ready({ about }) {
   const few = about.classes.slice(0, 8).join(", ");
   const more = about.classes.length > 8 ? ` and ${about.classes.length - 8} more` : "";
-  part("tells").textContent = `Tells apart ${few}${more}.`;
+  part("tells").textContent = `Classes: ${few}${more}.`;
   part("status").textContent = "Ready.";
   for (const control of document.querySelectorAll("[data-waits]")) control.disabled = false;
   document.body.dataset.ready = "yes";
