@@ -75,7 +75,9 @@ KINDS: Final[dict[str, str]] = {
     "Normalization.axis": "int|[int]|null",
     **_each("mean variance Rescaling.scale Rescaling.offset", "float|[float]"),
     "Dot.axes": "int>0|[2 int>0]",
-    **_each("rate dropout momentum renorm_momentum stddev ema_momentum", "float[0,1]"),
+    # Without its upper bound: where 1 leaves nothing of a map or a label, or an average that never moves.
+    **_each("rate dropout dropout_rate label_smoothing rho ema_momentum", "float[0,1)"),
+    **_each("momentum renorm_momentum stddev MinMaxNorm.rate", "float[0,1]"),
     "epsilon": "float>=0",
     **_each("ReLU.max_value ReLU.threshold negative_slope lora_alpha logit_soft_cap", "float>=0"),
     **_each("flash_attention", "bool"),
@@ -113,7 +115,6 @@ KINDS: Final[dict[str, str]] = {
     # optimizers and schedules
     "optimizers.learning_rate": "float>0|schedule",
     **_each("beta_1 beta_2 adam_beta_1 adam_beta_2", "float[0,1)"),
-    **_each("rho", "float[0,1]"),
     **_each("weight_decay adam_weight_decay initial_accumulator_value epsilon_1 epsilon_2", "float>=0"),
     **_each("clipnorm clipvalue global_clipnorm clip_threshold loss_scale_factor adam_lr_ratio", "float>0"),
     **_each("ema_overwrite_frequency ns_steps decay_steps first_decay_steps", "int>0"),
@@ -133,7 +134,7 @@ KINDS: Final[dict[str, str]] = {
     "delta": "float>0",
     "q": "float(0,1]",
     "ignore_class": "int",
-    **_each("label_smoothing BinaryFocalCrossentropy.alpha", "float[0,1]"),
+    "BinaryFocalCrossentropy.alpha": "float[0,1]",
     **_each("threshold precision recall sensitivity specificity", "float[0,1]"),
     **_each("F1Score.threshold FBetaScore.threshold", "float(0,1]"),
     "thresholds": "float[0,1]|[float[0,1]]",
@@ -157,7 +158,6 @@ KINDS: Final[dict[str, str]] = {
     "verbose": "int[0,1]",
     # backbones
     "alpha": "float>0",
-    **_each("dropout_rate", "float[0,1]"),
     "pooling": one_of("avg", "max"),
 }
 """Argument -> kind; "Class.argument" goes before "group.argument", and that before "argument"."""

@@ -175,8 +175,8 @@ def objective_fault(compiled: Compile, fit: Fit, tune: Tune) -> tuple[str, str] 
     known, measured = directions(compiled.metrics, fit.teacher is not None), tune.objective.removeprefix("val_")
     if measured not in known:
         return "objective", no_such_figure(tune.objective, list(known))
-    if tune.direction == "auto" and known[measured] is None:
-        return "direction", unknown_direction(tune.objective)
+    if fault := direction_fault(tune.objective, tune.direction, known[measured]):
+        return "direction", fault
     return None
 
 
@@ -298,17 +298,26 @@ class Directions:
             self.report(path, f"'{figure}' does not say how good the model is; {self._choose_from()}")
         elif measured not in self.known and not self.open:
             self.report(path, no_such_figure(figure, list(self.known)))
-        elif said == "auto" and self.known.get(measured) is None:
-            self.report(mode_path, unknown_direction(figure))
+        elif fault := direction_fault(figure, said, self.known.get(measured)):
+            self.report(mode_path, fault)
         return self.known.get(measured) or "min" if said == "auto" else said
 
     def _choose_from(self) -> str:
         return f"choose from: {listed([f'val_{name}' for name in self.known])}"
 
 
-def unknown_direction(figure: str) -> str:
-    """The message for a figure whose direction nobody has given."""
-    return f'\'{figure}\' may be better when it is less, or more; say which: "min" or "max"'
+def direction_fault(figure: str, written: Any, known: Direction | None) -> str | None:
+    """The message for a figure whose direction nobody has given, or whose worst epoch would be chosen as the best.
+
+    written: as the spec says; "auto" leaves it open.  known: what the table says, None if it does not know.
+    """
+    if written == "auto":
+        unknown = f'\'{figure}\' may be better when it is less, or more; say which: "min" or "max"'
+        return unknown if known is None else None
+    if known is None or written not in ("min", "max") or written == known:
+        return None
+    better = "less" if known == "min" else "more"
+    return f'\'{figure}\' is better when it is {better}: expected "{known}" or "auto", got "{written}"'
 
 
 def rate_faults(compiled: Compile, fit: Fit) -> Iterator[tuple[Path, str]]:

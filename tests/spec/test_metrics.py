@@ -16,9 +16,10 @@ TABLE = json.loads(files("kerasimg.spec").joinpath("keras_table.json").read_text
 CE = "SparseCategoricalCrossentropy"
 
 
-def load(metrics=("accuracy",), stage=None, **fit):
+def load(metrics=("accuracy",), stage=None, tune=None, **fit):
     return kerasimg.load(
         {
+            **(tune or {}),
             "kerasimg": 1,
             "name": "tiny",
             "model": [{"layer": "Flatten"}, {"layer": "Dense", "units": 3, "activation": "softmax"}],
@@ -91,11 +92,27 @@ def test_stages_early_stopping_and_callbacks_get_the_direction(metric, figure, d
     assert goals_in(spec.resolved) == {1: Goal(figure, direction, 0.01)}
 
 
-def test_a_direction_in_the_spec_overrides_the_table():
-    stage = {"keep": "best", "mode": "max", "early_stopping": {"mode": "min"}}
-    spec = load(stage=stage, callbacks=[{"type": "ReduceLROnPlateau", "mode": "max"}])
-    (found,) = spec.fit.stages
-    assert (found.mode, found.early_stopping.mode, spec.fit.callbacks[0]["mode"]) == ("max", "min", "max")
+@pytest.mark.parametrize(
+    ("stage", "fit", "tune", "place"),
+    [
+        ({"keep": "best", "mode": "max"}, {}, {}, "fit.stages[0].mode"),
+        ({"early_stopping": {"mode": "max"}}, {}, {}, "fit.stages[0].early_stopping.mode"),
+        ({}, {"callbacks": [{"type": "ReduceLROnPlateau", "mode": "max"}]}, {}, "fit.callbacks[0].mode"),
+        ({}, {}, {"tune": {"objective": "val_loss", "direction": "max"}}, "tune.direction"),
+    ],
+)
+def test_a_direction_that_would_choose_the_worst_epoch_is_refused(stage, fit, tune, place):
+    with pytest.raises(SpecError) as caught:
+        load(stage=stage, tune=tune, **fit)
+    assert [f"{fault.path}: {fault.message}" for fault in caught.value.faults] == [
+        f'{place}: \'val_loss\' is better when it is less: expected "min" or "auto", got "max"'
+    ]
+
+
+def test_a_direction_that_the_table_has_may_be_written():
+    stage = {"keep": "best", "monitor": "val_accuracy", "mode": "max", "early_stopping": {"mode": "min"}}
+    (found,) = load(stage=stage).fit.stages
+    assert (found.mode, found.early_stopping.mode) == ("max", "min")
 
 
 def test_a_callback_that_is_only_named_gets_its_direction_too():
@@ -103,8 +120,8 @@ def test_a_callback_that_is_only_named_gets_its_direction_too():
 
 
 def test_a_stage_keeps_the_best_by_the_mode_of_its_early_stopping():
-    stage = {"early_stopping": {"monitor": "val_accuracy", "mode": "min"}}
-    assert best_by(load(stage=stage).fit.stages[0]) == Goal("val_accuracy", "min")
+    stage = {"early_stopping": {"monitor": "val_accuracy", "mode": "max"}}
+    assert best_by(load(stage=stage).fit.stages[0]) == Goal("val_accuracy", "max")
 
 
 def test_a_resolved_spec_loads_as_the_same_spec():
@@ -237,8 +254,8 @@ def test_the_direction_of_a_known_figure_is_known(objective, direction):
     assert goal_of(searched(metrics, objective=objective)) == (objective, direction, 0.0)
 
 
-def test_a_direction_in_tune_overrides_the_known_one():
-    assert goal_of(searched(objective="val_loss", direction="max")).direction == "max"
+def test_a_direction_in_tune_may_be_the_known_one():
+    assert goal_of(searched(objective="val_loss", direction="min")).direction == "min"
 
 
 def test_a_figure_that_is_not_measured_is_refused_before_any_trial():

@@ -140,11 +140,11 @@ def test_a_spec_says_how_it_is_split_and_what_it_does_to_images(tiny, images, tm
     assert "in half 50% of the input or more is background" in checked.to_text()
 
 
-def test_labels_are_judged_by_whom_one_asks(tiny, images, tmp_path: Path):
+def test_label_errors_are_found_by_the_given_function(tiny, images, tmp_path: Path):
     folder = images(tmp_path, {"red": 20, "blue": 20})
     (folder / "red" / "00.png").rename(folder / "blue" / "swapped.png")
 
-    def judge(names, truth, probabilities, classes, task):
+    def suggest_labels(names, truth, probabilities, classes, task):
         assert probabilities.shape == (40, 2)
         assert task == "multiclass"
         return [
@@ -153,10 +153,10 @@ def test_labels_are_judged_by_whom_one_asks(tiny, images, tmp_path: Path):
             if row.argmax() != given
         ]
 
-    checked = check_data(folder, find_label_errors=judge)
-    (one,) = [one for one in checked.findings if one.kind == "label_suspect"]
-    assert one.detail == "is labelled 'blue', looks like 'red'"
-    assert checked.source.items[one.images[0]].id == "blue/swapped.png"
+    checked = check_data(folder, find_label_errors=suggest_labels)
+    (finding,) = [each for each in checked.findings if each.kind == "label_suspect"]
+    assert finding.detail == "is labelled 'blue', looks like 'red'"
+    assert checked.source.items[finding.images[0]].id == "blue/swapped.png"
 
 
 def test_the_command_ends_with_3_where_something_must_be_mended(images, tmp_path: Path):
