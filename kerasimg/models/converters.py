@@ -5,7 +5,7 @@ architectures it knows, which params they have, and which array of the checkpoin
 
     "encoder{i}_mlp_dense": "blocks.{i}.mlp.fc1"
 
-`{i}` on the left stands for the number that a repeated name ends with: `_3`, or nothing for the first, which is 0. On
+`{i}` on the left is the number that a repeated name ends with: `_3`, or nothing for the first, which is 0. On
 the right it may be an expression of the spec language. `[0/3]` is the first of three equal parts of the rows, `0` is
 zeros, and a list is joined. What `weight` and `bias` are called in Keras, and the order of axes, is the same for all.
 """

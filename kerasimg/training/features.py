@@ -351,4 +351,4 @@ def _line(chosen: Mode, engine: Engine, rows: Mapping[Part, Rows], data: StageDa
         return f"features: fresh in every epoch; {engine.line}"
     what = f"{turns} augmented views of each image" if data.augmentation else "each image"
     counts = f"{computed:,} computed in {seconds:.1f} s, {reused:,} read from the cache"
-    return f"features: computed once for {what}, not in every epoch ({counts}); {engine.line}"
+    return f"features: cached, computed once for {what} ({counts}); {engine.line}"
