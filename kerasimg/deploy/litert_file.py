@@ -135,7 +135,11 @@ def _softmax(schema: Any) -> Any:
 
 def _read(content: bytes) -> Any:
     schema = _schema()
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    for graph in model.subgraphs:
+        graph.operators = graph.operators or []  # None in a model that only hands on its input
+    model.operatorCodes = model.operatorCodes or []
+    return model
 
 
 def _write(model: Any) -> bytes:

@@ -44,6 +44,10 @@ def test_int8_of_a_discontinuous_function_is_correct_except_near_its_threshold()
     assert row("activation hard_shrink")["litert int8"] == (pytest.approx(0, abs=0.02), "")
 
 
+def test_int8_of_a_layer_that_hands_on_its_input_is_written():
+    assert SCRIPT["layer_row"]("Dropout", MODELS["Dropout"], ["litert int8"])["litert int8"][1] == ""
+
+
 @pytest.mark.parametrize("name", ["Maximum", "Minimum", "AdaptiveAveragePooling2D", "CBAM", "activation celu"])
 def test_int8_does_not_clip_values_that_several_operations_use(name: str):
     cells = SCRIPT["layer_row"](name, MODELS[name], ["litert int8"])
