@@ -138,8 +138,9 @@ class SelfAttention(keras.layers.Layer):
         keys = heads * self._key_dim
         qkv = self.qkv(inputs)
         if self.use_bias and not self.key_bias:
-            bias = ops.concatenate([self.query_bias, ops.zeros_like(self.query_bias), self.value_bias])
-            qkv = qkv + ops.cast(bias, qkv.dtype)
+            # JAX does not concatenate variables.
+            query, value = (ops.cast(each, qkv.dtype) for each in (self.query_bias, self.value_bias))
+            qkv = qkv + ops.concatenate([query, ops.zeros_like(query), value])
         query, key, value = (
             ops.transpose(ops.reshape(part, (-1, tokens, heads, depth)), (0, 2, 1, 3))
             for part, depth in (
