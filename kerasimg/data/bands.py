@@ -8,6 +8,7 @@ the spec states; nothing is guessed from the values. The bands are resized one b
 from __future__ import annotations
 
 import io
+import math
 import os
 from typing import Any
 
@@ -17,6 +18,8 @@ from kerasimg.data.image_files import MAX_PIXELS, TIFF, BadImage, ImageInput, op
 
 NPY = b"\x93NUMPY"
 """First bytes of a .npy file."""
+NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+"""Version of the format -> NumPy's reader of its header."""
 EXAMPLE = '"range": [0, 10000]'
 
 
@@ -61,9 +64,20 @@ def _from_file(content: bytes) -> np.ndarray:
 
 
 def _read_npy(content: bytes) -> np.ndarray:
+    # `np.load` gets memory for the shape in the header before it looks for the bytes.
     file = io.BytesIO(content)
-    values: np.ndarray = np.load(file, allow_pickle=False)
-    return values
+    version = np.lib.format.read_magic(file)
+    if version not in NPY_HEADERS:
+        raise BadImage(f"has version {'.'.join(map(str, version))} of the format; expected 1.0 or 2.0")
+    shape, by_columns, dtype = NPY_HEADERS[version](file)
+    if dtype.hasobject:
+        raise BadImage("holds Python objects, which are never loaded")
+    count = math.prod(shape)
+    _check_size(count)
+    if min(shape, default=0) < 0 or count * dtype.itemsize > len(content) - file.tell():
+        raise BadImage(f"is truncated: its header declares the shape {shape} of {dtype}")
+    values = np.frombuffer(content, dtype, count, file.tell())
+    return values.reshape(shape, order="F" if by_columns else "C")
 
 
 def _read_tiff(content: bytes) -> np.ndarray:
@@ -75,14 +89,18 @@ def _read_tiff(content: bytes) -> np.ndarray:
         page: Any = file.pages[0]
         pages = len(file.pages)
         bands = page.samplesperpixel if page.samplesperpixel > 1 else min(pages, 16)
-        if (values := page.imagelength * page.imagewidth * bands) > MAX_PIXELS:
-            most = MAX_PIXELS // 1_000_000
-            raise BadImage(f"has {values // 1_000_000:,} million values; the limit is {most} million")
+        _check_size(page.imagelength * page.imagewidth * bands)
         if page.samplesperpixel == 1 and 3 < pages <= 16:
             return np.stack([each.asarray() for each in file.pages], axis=-1)  # one band a page, as in microscopy
         pixels: np.ndarray = page.asarray()
         # Separate planes come first.
         return np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 and page.planarconfig == 2 else pixels
+
+
+def _check_size(values: int) -> None:
+    if values > MAX_PIXELS:
+        most = MAX_PIXELS // 1_000_000
+        raise BadImage(f"has {values // 1_000_000:,} million values; the limit is {most} million")
 
 
 def _to_bytes(values: np.ndarray, limits: list[float] | None) -> np.ndarray:

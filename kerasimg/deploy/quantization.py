@@ -159,10 +159,8 @@ def _measure(
 
 
 def _interpreter(content: bytes, all_values: bool = False) -> Any:
-    try:
-        from ai_edge_litert import interpreter as litert
-    except ImportError:  # the target "web" does not need it
-        from tensorflow.lite.python import interpreter as litert
+    from ai_edge_litert import interpreter as litert
+
     settings: dict[str, Any] = {}
     if all_values:
         plain = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES

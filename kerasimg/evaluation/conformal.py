@@ -80,15 +80,17 @@ SCORES: Final[dict[str, Callable[[np.ndarray], np.ndarray]]] = {"lac": _lac, "ap
 
 
 def class_columns(p: np.ndarray) -> np.ndarray:
+    """(N, K) probabilities as they are; (N,) or (N, 1), of the second of two classes, as (N, 2)."""
     return two_columns(p) if p.ndim == 1 or p.shape[1] == 1 else p
 
 
 def _limit(scores: np.ndarray, coverage: float, everything: float) -> float:
-    """The k-th smallest score, k = ceil((n + 1) coverage); with too few images the limit that every class keeps."""
+    """The limit of these scores; with too few of them, one that keeps every class."""
     k = limit_rank(len(scores), coverage)
     return everything if k > len(scores) else float(np.sort(scores)[k - 1])
 
 
 def limit_rank(n: int, coverage: float) -> int:
+    """Which of n sorted scores is the limit, from 1: ceil((n + 1) coverage); above n, there are too few."""
     # Rounded, as 20 * 0.95 is 19.000000000000004 for some floats.
     return math.ceil(round((n + 1) * coverage, 9))

@@ -131,13 +131,16 @@ def explain(
         raise CallError("no images to explain")
     wanted = _targets(classifier, target, len(named))
     seen = _decoded(named, classifier.spec.image)
-    asked = classifier.probabilities if explained is occlusion else classifier.model
+
+    def ask(images: np.ndarray) -> np.ndarray:
+        probabilities = classifier.probabilities(images)
+        return two_columns(probabilities) if classifier.spec.task == "binary" else probabilities
+
+    asked = ask if explained is occlusion else classifier.model
     found: Results[Explanation] = Results()
     for first in range(0, len(named), BATCH_SIZE):
         batch = np.stack(seen[first : first + BATCH_SIZE]).astype("float32")
-        probabilities = classifier.probabilities(batch)
-        if classifier.spec.task == "binary":
-            probabilities = two_columns(probabilities)
+        probabilities = ask(batch)
         targets = probabilities.argmax(axis=1) if wanted is None else wanted[first : first + BATCH_SIZE]
         maps = explained(asked, batch, targets, **options)
         for row, values in enumerate(maps):

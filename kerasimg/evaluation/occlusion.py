@@ -10,10 +10,9 @@ from collections.abc import Callable
 import numpy as np
 
 from kerasimg.errors import CallError
-from kerasimg.evaluation.predictions import two_columns
 
 Probabilities = Callable[[np.ndarray], np.ndarray]
-"""Images (N, H, W, C) float32 of 0-255 -> (N, K), or (N, 1) of the second class: any model, in any form."""
+"""Images (N, H, W, C) float32 of 0-255 -> (N, K), with a column for each class: any model, in any form."""
 
 OCCLUDED_BYTES = 2**25
 """Of the images that occlusion asks for at once: 55 of 224 x 224."""
@@ -39,7 +38,7 @@ def occlusion(
     require("window", window, 1)
     require("stride", stride, 1)
     places = [(top, left) for top in _starts(height, window, stride) for left in _starts(width, window, stride)]
-    whole = _columns(probabilities(images))[np.arange(len(images)), targets]
+    whole = probabilities(images)[np.arange(len(images)), targets]
     colours = images.mean(axis=(1, 2))
     falls = np.zeros(images.shape[:3], dtype=np.float32)
     covered = np.zeros((height, width), dtype=np.float32)
@@ -52,7 +51,7 @@ def occlusion(
         hidden = images[[number for number, _ in some]]
         for each, (number, (top, left)) in zip(hidden, some, strict=True):
             each[top : top + window, left : left + window] = colours[number]
-        for row, (number, (top, left)) in zip(_columns(probabilities(hidden)), some, strict=True):
+        for row, (number, (top, left)) in zip(probabilities(hidden), some, strict=True):
             falls[number, top : top + window, left : left + window] += whole[number] - row[targets[number]]
     return falls / np.maximum(covered, 1)
 
@@ -61,11 +60,6 @@ def require(name: str, value: int, least: int) -> None:
     """CallError for an option that is too small."""
     if value < least:
         raise CallError(f"{name}: expected {least} or more, got {value}")
-
-
-def _columns(probabilities: np.ndarray) -> np.ndarray:
-    found = np.asarray(probabilities, dtype=np.float32)
-    return two_columns(found) if found.ndim == 1 or found.shape[1] == 1 else found
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:

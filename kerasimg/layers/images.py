@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -42,6 +43,23 @@ def pair(layer: Any, argument: str, value: Any, least: int = 1) -> tuple[int, in
         expected = f"an integer >= {least} or 2 of them"
         raise ValueError(f"{type(layer).__name__}: {argument} must be {expected}, got {value!r}")
     return both[0], both[1]
+
+
+def relative_places(rows: int, columns: int) -> np.ndarray:
+    """(P, P) for the P = rows * columns places of a grid: the number of the distance of each pair, row by row.
+
+    There are (2 * rows - 1) * (2 * columns - 1) distances; a learned bias has an entry for each (Liu et al. 2021,
+    arXiv:2103.14030).
+    """
+    places = np.indices((rows, columns)).reshape(2, -1)
+    down, right = places[:, :, None] - places[:, None, :]
+    return (down + rows - 1) * (2 * columns - 1) + right + columns - 1
+
+
+def look_up_bias(table: Any, numbers: np.ndarray) -> Any:
+    """(heads, T, T) float32: the entries of a table, (entries, heads), that each pair of tokens has by its number."""
+    bias = ops.take(ops.cast(table, "float32"), numbers.reshape(-1), axis=0)
+    return ops.transpose(ops.reshape(bias, (*numbers.shape, -1)), (2, 0, 1))
 
 
 def l2_norm(values: Any, axis: Any, least: float) -> Any:

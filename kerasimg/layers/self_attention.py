@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasimg.layers.images import check_tokens, pair
+from kerasimg.layers.images import check_tokens, look_up_bias, pair, relative_places
 
 Rotation = Literal["none", "eva02", "dinov3"]
 
@@ -237,13 +237,10 @@ class SelfAttention(keras.layers.Layer):
     def _bias(self) -> Any:
         """(heads, T, T): what the table holds for each pair; pairs with an extra token share three entries."""
         rows, columns = self._rows_columns  # type: ignore[misc]
-        places = np.indices((rows, columns)).reshape(2, -1)
-        down, right = places[:, :, None] - places[:, None, :] + np.array([rows - 1, columns - 1]).reshape(2, 1, 1)
-        index = down * (2 * columns - 1) + right
+        index = relative_places(rows, columns)
         if extra := self.extra_tokens:
             count = (2 * rows - 1) * (2 * columns - 1)
             padded = np.full((extra + len(index), extra + len(index)), count + 2)
             padded[:extra, extra:], padded[extra:, :extra], padded[extra:, extra:] = count, count + 1, index
             index = padded
-        bias = ops.take(ops.cast(self.table, "float32"), index.reshape(-1), axis=0)
-        return ops.transpose(ops.reshape(bias, (*index.shape, self.num_heads)), (2, 0, 1))
+        return look_up_bias(self.table, index)

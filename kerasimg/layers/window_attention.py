@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import keras
-import numpy as np
 from keras import ops
 
-from kerasimg.layers.images import check_images
+from kerasimg.layers.images import check_images, look_up_bias, relative_places
 
 MASKED = -100.0
 """Added to the score of a pair from different regions, as in the authors' code."""
@@ -149,11 +148,7 @@ class WindowAttention(keras.layers.Layer):
 
     def _bias(self) -> Any:
         """(heads, places, places): the bias that the table holds for the distance of each pair."""
-        size = self.window_size
-        places = np.indices((size, size)).reshape(2, -1)
-        rows, columns = places[:, :, None] - places[:, None, :] + size - 1
-        bias = ops.take(ops.cast(self.table, "float32"), (rows * (2 * size - 1) + columns).reshape(-1), axis=0)
-        return ops.transpose(ops.reshape(bias, (size * size, size * size, self.num_heads)), (2, 0, 1))
+        return look_up_bias(self.table, relative_places(self.window_size, self.window_size))
 
     def _mask(self, sides: tuple[Any, Any], shifts: tuple[Any, Any]) -> Any:
         """(windows, places, places): 0 where both pixels are from one region of the image; None without a shift."""

@@ -34,6 +34,12 @@ def npy(values: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def declare(content: bytes, shape: tuple[int, ...]) -> bytes:
+    """A .npy file whose header declares another shape."""
+    start, end = content.index(b"'shape': "), content.index(b"\n")
+    return content[:start] + f"'shape': {shape}, }}".encode().ljust(end - start) + content[end:]
+
+
 def test_bands_are_read_in_their_order_and_scaled_by_the_range(tmp_path: Path):
     expected = np.rint(VALUES / 10_000 * 255).astype(np.uint8)
     planes = np.moveaxis(VALUES, -1, 0)
@@ -64,8 +70,12 @@ def test_bands_are_read_in_their_order_and_scaled_by_the_range(tmp_path: Path):
         (b"", None, "is empty"),
         (b"\xff\xd8\xff", None, "is neither a TIFF nor a .npy file"),
         (tiff(VALUES, planarconfig="contig")[:300], [0, 1], "cannot be read"),
-        (npy(VALUES)[:300], [0, 1], "cannot be read"),
-        (npy(np.array([{}])), [0, 1], "cannot be read"),  # pickled
+        (npy(VALUES)[:300], [0, 1], r"is truncated: its header declares the shape \(20, 18, 5\) of uint16"),
+        (declare(npy(VALUES), (20, 18, 50)), [0, 1], r"is truncated: .* \(20, 18, 50\)"),
+        (declare(npy(VALUES), (10**6, 10**6, 5)), [0, 1], "has 5,000,000 million values; the limit is"),
+        (declare(npy(VALUES), (-20, 18, 5)), [0, 1], "is truncated"),
+        (npy(np.array([{}])), [0, 1], "holds Python objects, which are never loaded"),
+        (npy(VALUES).replace(b"NUMPY\x01", b"NUMPY\x07"), [0, 1], "has version 7.0 of the format"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_the_reason(img: object, limits: list[float] | None, reason: str):

@@ -258,6 +258,24 @@ def test_occlusion_asks_any_function_and_finds_what_it_looks_at():
     assert (made[4:] == 0).all()
 
 
+def test_occlusion_explains_the_only_label_of_a_multilabel_model():
+    spec = kerasimg.load(
+        {
+            "kerasimg": 1,
+            "task": "multilabel",
+            "image": {"size": [12, 12]},
+            "model": [{"layer": "GlobalAveragePooling2D"}, {"layer": "Dense", "units": 1, "activation": "sigmoid"}],
+        }
+    )
+    model = kerasimg.build(spec)
+    model.set_weights([np.full((3, 1), 3.0, "float32"), np.array([-1.0], "float32")])
+    image = np.zeros((12, 12, 3), np.uint8)
+    image[:4, :4] = 255
+    [explained] = explain(Classifier(model, spec, ("bright",)), image, method="occlusion", window=4, stride=4)
+    assert explained.map[:4, :4].min() > 0.9
+    assert explained.map[4:].max() < 0.5
+
+
 def test_every_class_of_a_image_can_be_asked_for(classifier: Classifier, shown: Cues):
     images = [image.astype("uint8") for image in shown.images[:2]]
     predicted = explain(classifier, images)

@@ -9,6 +9,7 @@ import kerasimg
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.serve.answers import predictions
 from kerasimg.errors import CallError
+from kerasimg.evaluation.calibrate import decide_by
 from kerasimg.evaluation.conformal import SCORES, choose_rule, name_sets, set_members
 from kerasimg.evaluation.prediction_sets import measure_sets, risk_coverage
 from kerasimg.models.classifier import Classifier, set_decisions
@@ -108,10 +109,9 @@ def test_a_run_keeps_its_rule_and_gives_sets_until_it_is_calibrated_otherwise(ma
     [prediction] = kerasimg.predict(run, image, verbose=0)
     assert prediction.set is not None
     assert prediction.set[0] == prediction.label
-    packed = kerasimg.pack(run, tmp_path / "a.kerasimg")
+    kerasimg.pack(run, tmp_path / "a.kerasimg")
     [again] = kerasimg.predict(tmp_path / "a.kerasimg", image, verbose=0)
     assert again.set == prediction.set
-    assert packed is not None
     kerasimg.prediction_sets(run, undo=True)
     assert not (run.folder / "sets.json").exists()
     assert kerasimg.predict(run, image, verbose=0)[0].set is None
@@ -120,10 +120,13 @@ def test_a_run_keeps_its_rule_and_gives_sets_until_it_is_calibrated_otherwise(ma
 def test_another_temperature_removes_the_sets_with_a_warning(make_run, caplog):
     run = make_run("multiclass", sure=0.02)
     kerasimg.prediction_sets(run, 0.8)
-    kerasimg.calibrate(run)
-    if Classifier.open(run.folder).temperature != 1:
-        assert Classifier.open(run.folder).sets is None
-        assert "run sets" in caplog.text
+    classifier = Classifier.open(run.folder)
+    decide_by(classifier, run.folder / "model.keras", classifier.temperature, None)
+    assert classifier.sets is not None
+    assert Classifier.open(run.folder).sets == classifier.sets
+    decide_by(classifier, run.folder / "model.keras", 2.0, None)
+    assert Classifier.open(run.folder).sets is None
+    assert "run sets" in caplog.text
 
 
 def test_a_served_bundle_gives_the_sets_of_its_run(make_run):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 
+from kerasimg.boundary import reason_of
 from kerasimg.data.image_files import BadImage
 from kerasimg.data.images import batch_fault, named_images
 from kerasimg.data.index import Items, Labels, Numbered, join_labels
@@ -64,9 +65,9 @@ class Npz(Reader):
                     raise ValueError("it holds a single array")
                 names = archive.files
                 arrays = {name: archive[name] for keys in KEYS for name in keys[:2] if name in names}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             pickled = "; Python objects are not loaded from files" if "pickle" in str(error) else ""
-            raise fault(data, "", f"cannot be read as an .npz file ({str(error).splitlines()[0]}){pickled}") from error
+            raise fault(data, "", f"cannot be read as an .npz file ({reason_of(error)}){pickled}") from error
         faults: list[Fault] = []
         batches = []
         for images, labels, part in KEYS:

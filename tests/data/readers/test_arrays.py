@@ -1,3 +1,4 @@
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,20 @@ def test_a_damaged_npz_file_is_a_fault(tmp_path: Path, content: bytes):
     path = tmp_path / "data.npz"
     path.write_bytes(content)
     assert "cannot be read as an .npz file" in message(path)
+
+
+def test_an_array_in_an_npz_file_that_declares_more_than_there_is_memory_is_a_fault(tmp_path: Path):
+    path = tmp_path / "data.npz"
+    np.savez(path, x=np.zeros((8, 8, 8, 3), np.uint8), y=np.zeros(8, int))
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    image = members["x.npy"]
+    start, end = image.index(b"'shape': "), image.index(b"\n")
+    members["x.npy"] = image[:start] + b"'shape': (9999999, 9999999, 8), }".ljust(end - start) + image[end:]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert "cannot be read as an .npz file (it needs more memory than there is)" in message(path)
 
 
 def test_a_single_array_is_no_npz_file(tmp_path: Path):
