@@ -1,5 +1,6 @@
 """Fixtures that every test may use, and the order in which test files run."""
 
+import gc
 import logging
 import os
 import shlex
@@ -101,6 +102,13 @@ def own_registry() -> Iterator[None]:
     yield
     arguments._registered.clear()
     arguments._registered.update(before)
+
+
+def pytest_collection_finish() -> None:
+    """Lets the garbage collector ignore what imports made, and run less often: a tenth of the processor time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
 
 
 LIMIT_OF_PILLOW = PIL.Image.MAX_IMAGE_PIXELS

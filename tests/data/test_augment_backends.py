@@ -155,6 +155,7 @@ def test_a_keras_layer_draws_from_the_images_seeds(node: tuple[str, dict[str, An
 def test_a_training_step_can_augment_with_traced_seeds():
     import jax
 
+    kerasimg.register(Noisy)
     nodes = [*WARP, ("Noisy", {}), ("TrivialAugment", {}), ("MixUp", {})]
     augment = compile_augment(nodes, Image(size=list(SIZE)), SEED)
     assert augment is not None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
     from kerasimg.deploy.export_context import Exporting, Options
 
 INPUT = "pixels"
+RECURSION_LIMIT = 5000
+"""Python's recursion limit that coremltools needs."""
+
+
+@contextmanager
+def coremltools_with_its_limit() -> Iterator[Any]:
+    """Yields coremltools, which sets the recursion limit of the whole process when it is imported; it is restored."""
+    before = sys.getrecursionlimit()
+    try:
+        with needs("coreml", "coremltools"):
+            import coremltools
+        sys.setrecursionlimit(max(before, RECURSION_LIMIT))
+        yield coremltools
+    finally:
+        sys.setrecursionlimit(before)
 
 
 class CoreMLRuntime(Runtime):
@@ -33,10 +49,8 @@ class CoreMLRuntime(Runtime):
         super().__init__(path, model, threads)
         if sys.platform != "darwin":
             raise NotHere("Core ML only runs on macOS; run `kerasimg run verify` on the bundle there")
-        with needs("coreml", "coremltools"):
-            import coremltools
         self.name = f"coremltools {version('coremltools')}"
-        with readable(path):
+        with coremltools_with_its_limit() as coremltools, readable(path):
             self._model: Any = coremltools.models.MLModel(str(path))
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
@@ -64,7 +78,6 @@ class CoreML(Target):
         images: Images,
     ) -> None:
         """As `Target.convert`; float16 includes the arithmetic. The file is read back to check its inputs."""
-        import coremltools
         import tensorflow as tf
 
         from kerasimg.keras_internals import exportable_operations
@@ -76,7 +89,7 @@ class CoreML(Target):
         def forward(*inputs: Any) -> Any:
             return model(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
 
-        with exportable_operations():
+        with exportable_operations(), coremltools_with_its_limit() as coremltools:
             graph = tf.function(tf.autograph.experimental.do_not_convert(forward)).get_concrete_function(*specs)
             converted = coremltools.convert(
                 [graph],
@@ -91,22 +104,21 @@ class CoreML(Target):
                 minimum_deployment_target=coremltools.target.iOS16,
                 skip_model_load=True,
             )
-        converted.save(str(path))
+            converted.save(str(path))
         written = input_shapes(path)
         if written != dict(zip(names, shapes, strict=True)):
             raise KerasimgError(f"coreml: expected inputs {dict(zip(names, shapes, strict=True))}, found {written}")
 
     def write(self, exporting: Exporting, folder: Path, precision: Precision) -> ModelFile:
         """As `Target.write`, with the names of the classes in the package's metadata."""
-        import coremltools
-
         described = super().write(exporting, folder, precision)
         path = folder / described.path
-        model = coremltools.models.MLModel(str(path), skip_model_load=True)
-        model.short_description = f"{exporting.name}: {', '.join(exporting.classes)}"
-        # The weights are read from the package during saving, so it is saved under another name first.
         named = path.with_name(f"named_{path.name}")
-        model.save(str(named))
+        with coremltools_with_its_limit() as coremltools:
+            model = coremltools.models.MLModel(str(path), skip_model_load=True)
+            model.short_description = f"{exporting.name}: {', '.join(exporting.classes)}"
+            # The weights are read from the package during saving, so it is saved under another name first.
+            model.save(str(named))
         shutil.rmtree(path)
         named.rename(path)
         return described
@@ -114,7 +126,6 @@ class CoreML(Target):
 
 def input_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Returns the name and the shape of each input of an .mlpackage."""
-    import coremltools
-
-    spec = coremltools.models.MLModel(str(path), skip_model_load=True).get_spec()
+    with coremltools_with_its_limit() as coremltools:
+        spec = coremltools.models.MLModel(str(path), skip_model_load=True).get_spec()
     return {each.name: tuple(each.type.multiArrayType.shape) for each in spec.description.input}
