@@ -1,12 +1,13 @@
 """Size, latency and parity of a run's exports beside `model.predict`: the table of docs/export.md.
 
-    python benchmarks/deploy_table.py RUN [--to litert onnx ...] [--rounds 15]
+    python benchmarks/deploy_table.py RUN [--to litert onnx ...] [--precision int8 ...] [--rounds 15]
 
-Every target is exported (litert in all precisions) and compared by the parity gate on the run's test images. Then all
-models, and Keras' own `model.predict`, are loaded at once and called in turn: one image, a few times, then a batch of
-32. The script prints the median and the 95th percentile of all single-image calls, and the median throughput of the
-batches, from uint8 pixels to probabilities, without decoding. A web or an embedded bundle is compared but not timed,
-because it runs in a browser or on a microcontroller.
+Every target is exported in all its precisions, or in those of --precision that it has, and compared by the parity gate
+on the run's test images. Then all models, and Keras' own `model.predict`, are loaded at once and called in turn: one
+image, a few times, then a batch of 32. The script prints the median and the 95th percentile of all single-image calls,
+and the median throughput of the batches, from uint8 pixels to probabilities, without decoding. A model that takes
+longer than a quarter of a second for an image is called once a round, and not with batches. A web or an embedded bundle
+is compared but not timed, because it runs in a browser or on a microcontroller.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ import kerasimg
 from kerasimg.data.parallel import cores
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import Parity
-from kerasimg.deploy.targets import open_runtime
+from kerasimg.deploy.targets import open_runtime, target
 from kerasimg.errors import CallError, GateError
 from kerasimg.models.classifier import Classifier
 
 TARGETS = ("savedmodel", "litert", "onnx", "openvino")
-PRECISIONS = {"litert": ("float32", "float16", "dynamic", "int8"), "openvino": ("float32", "float16")}
 UNTIMED = ("web", "embedded")
 SINGLE = 10
 """Calls with one image in a round."""
 BATCH = 32
+SLOW_S = 0.25
 
 
 class Row(NamedTuple):
@@ -50,7 +51,7 @@ class Row(NamedTuple):
     accuracy: float | None
 
 
-def rows(run: str, targets: list[str], folder: str) -> list[Row]:
+def rows(run: str, targets: list[str], asked: list[str], folder: str) -> list[Row]:
     classifier = Classifier.open(run)
 
     def predict(pixels: np.ndarray) -> Any:
@@ -58,10 +59,13 @@ def rows(run: str, targets: list[str], folder: str) -> list[Row]:
 
     made: list[Row] = []
     for name in targets:
+        precisions = [each for each in target(name).precisions if not asked or each in asked]
+        if not precisions:
+            continue
         try:
-            kerasimg.export(run, name, precision=PRECISIONS.get(name), out=folder)
+            kerasimg.export(run, name, precision=precisions, out=folder)
         except GateError as error:
-            say(f"{name}: {error}")  # and the table tells it, too
+            say(f"{name}: {error}")  # the models that passed are in the table
         except CallError as error:
             say(f"{name}: {error}")
             continue
@@ -86,7 +90,11 @@ def timed(made: list[Row], shape: tuple[int, int, int], rounds: int) -> dict[str
         for row in made:
             if row.ask is None:
                 continue
-            for place, (count, batch) in enumerate(((SINGLE, pixels[:1]), (1, pixels))):
+            started = time.perf_counter()
+            row.ask(pixels[:1])
+            slow = time.perf_counter() - started > SLOW_S
+            calls = ((1, pixels[:1]),) if slow else ((SINGLE, pixels[:1]), (1, pixels))
+            for place, (count, batch) in enumerate(calls):
                 row.ask(batch)  # after the others have had the caches
                 for _ in range(count):
                     started = time.perf_counter()
@@ -106,7 +114,7 @@ def table(made: list[Row], found: dict[str, tuple[list[float], list[float]]]) ->
         cells = [row.name, "" if row.size is None else f"{row.size / 1e6:.2f}"]
         if single:
             cells += [f"{np.percentile(single, place) * 1e3:.2f}" for place in (50, 95)]
-            cells.append(f"{BATCH / np.median(batches):,.0f}")
+            cells.append(f"{BATCH / np.median(batches):,.0f}" if batches else "")
         else:
             cells += ["", "", ""]
         if row.parity is None:
@@ -126,10 +134,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a run's folder")
     parser.add_argument("--to", nargs="+", default=list(TARGETS), help="targets; default: %(default)s")
+    parser.add_argument("--precision", nargs="+", default=[], help="only these; default: all of each target")
     parser.add_argument("--rounds", type=int, default=15)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        made = rows(chosen.run, chosen.to, folder)
+        made = rows(chosen.run, chosen.to, chosen.precision, folder)
         image = Classifier.open(chosen.run).spec.image
         found = timed(made, (*image.size, image.channels), chosen.rounds)
     compared = next((row.parity.images for row in made if row.parity), 0)

@@ -264,7 +264,7 @@ def run(seconds: float, first: int = 0, most: int = 10**9, say: Callable[[str], 
                 say(foreign[-1])
             slowest = max(slowest, (time.process_time() - cpu, seed))
             case += 1
-            if case % 50 == 0:
+            if case % 200 == 0:
                 keras.backend.clear_session()
             if case == 200:
                 base = rss_mb()

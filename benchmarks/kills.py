@@ -143,8 +143,8 @@ def keep_states() -> None:
     def keeping(self: Any, index: int, model: Any, best: Any) -> None:
         arrays = checkpoint.variable_values(model.optimizer.variables, "optimizer")
         callbacks = [*self.callbacks, *([best] if best else [])]
-        told = json.dumps(checkpoint.callback_states(callbacks, arrays))
-        np.savez(self.hooks.run.path / f"state-{index + 1}.npz", told=np.array(told), **arrays)
+        states = json.dumps(checkpoint.callback_states(callbacks, arrays))
+        np.savez(self.hooks.run.path / f"state-{index + 1}.npz", states=np.array(states), **arrays)
         finish(self, index, model, best)
 
     engine.Engine._finish = keeping  # type: ignore[method-assign]

@@ -1,13 +1,16 @@
 """Throughput and latency of `kerasimg serve` against FastAPI handlers and the bare runtime.
 
     python benchmarks/serving.py [--models simple_cnn mobilenet] [--seconds 3] [--rounds 3]
+    python benchmarks/serving.py --against CHECKOUT [--models ...]
     python benchmarks/serving.py --soak 10000
     python benchmarks/serving.py --start
 
 The handlers call `model.predict` or a SavedModel. Each server is a process; wrk (Debian package `wrk`) sends the same
 multipart request to all of them in turn, starting each turn when the processors are idle. Figures are medians of the
-rounds. Weights are random, which does not change the cost of a request. --soak sends one hostile file in ten, and fails
-on a 5xx, a lost or a wrong response. --start measures the time from process start to the first response.
+rounds; the processor time of a request is that of the server and its processes, which depends less on what else runs.
+Weights are random, which does not change the cost of a request. --against compares with the server of another checkout
+instead of with handlers. --soak sends one hostile file in ten, and fails on a 5xx, a lost or a wrong response. --start
+measures the time from process start to the first response.
 """
 
 from __future__ import annotations
@@ -162,10 +165,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(*arguments: Any, body: bytes) -> Iterator[tuple[int, subprocess.Popen, float]]:
+def server(*arguments: Any, body: bytes, checkout: Path | None = None) -> Iterator[tuple[int, subprocess.Popen, float]]:
     """Starts a server; yields its port, its process and the seconds to the first response."""
     port, started = free_port(), time.perf_counter()
-    process = subprocess.Popen([sys.executable, *map(str, arguments), "--port", str(port)], stdout=subprocess.DEVNULL)
+    command = [sys.executable, *map(str, arguments), "--port", str(port)]
+    environment = os.environ | ({"PYTHONPATH": str(checkout)} if checkout else {})
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=checkout, env=environment)
     kind = {"content-type": "multipart/form-data; boundary=edge"}
     try:
         while True:
@@ -193,6 +198,14 @@ def wrk(port: int, clients: int, seconds: float, script: Path) -> tuple[float, f
     return float(rate), float(p50), float(p95), int(failures)
 
 
+def cpu_s(pid: int) -> float:
+    """Returns the processor seconds of a process and of the processes that it has started."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    own = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    children = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return own + sum(cpu_s(int(child)) for some in children for child in some)
+
+
 def quiet(patience: float = 15) -> None:
     """Waits at most `patience` seconds for idle processors: a server still finishes requests that wrk has abandoned."""
     last = time.perf_counter() + patience
@@ -208,7 +221,7 @@ def _idle_s() -> float:
     return float(Path("/proc/uptime").read_text().split()[1])
 
 
-def compare(name: str, seconds: float, rounds: int) -> None:
+def compare(name: str, seconds: float, rounds: int, against: Path | None) -> None:
     image = photo(32, 32, "PNG") if name == "simple_cnn" else photo(500, 375, "JPEG")
     with tempfile.TemporaryDirectory() as root, ExitStack() as stack:
         folder = Path(root)
@@ -222,10 +235,18 @@ def compare(name: str, seconds: float, rounds: int) -> None:
             "kerasimg serve, LiteRT": (*serving, litert),
             "the same, 2 workers": (*serving, litert, "--workers", 2),
             "kerasimg serve, ONNX Runtime": (*serving, onnx),
-            **{kind: (__file__, "--handle", kind, name, root) for kind in HANDLERS},
         }
-        ports = {kind: stack.enter_context(server(*command, body=form(image)))[0] for kind, command in commands.items()}
+        ports: dict[str, int] = {}
+        pids: dict[str, int] = {}
+        for kind, command, checkout in [
+            *((kind, command, None) for kind, command in commands.items()),
+            *((f"{kind} (before)", command, against) for kind, command in commands.items() if against),
+            *((kind, (__file__, "--handle", kind, name, root), None) for kind in HANDLERS if not against),
+        ]:
+            ports[kind], process, _ = stack.enter_context(server(*command, body=form(image), checkout=checkout))
+            pids[kind] = process.pid
         found: dict[tuple[str, int], list[tuple[float, float, float, int]]] = {}
+        cpu: dict[tuple[str, int], list[float]] = {}
         loops: dict[str, list[float]] = {}
         for _ in range(rounds):
             (folder / "image").write_bytes(image)
@@ -236,10 +257,13 @@ def compare(name: str, seconds: float, rounds: int) -> None:
             for clients in CLIENTS:
                 for kind, port in ports.items():
                     quiet()
-                    found.setdefault((kind, clients), []).append(wrk(port, clients, seconds, script))
+                    used = cpu_s(pids[kind])
+                    row = wrk(port, clients, seconds, script)
+                    cpu.setdefault((kind, clients), []).append((cpu_s(pids[kind]) - used) / (row[0] * seconds) * 1000)
+                    found.setdefault((kind, clients), []).append(row)
     print(f"\n{name}, {SIZES[name]} px, an image of {len(image):,} bytes\n")
-    print("| | " + " | ".join(f"{n} client{'s' * (n > 1)}: requests/s | p95, ms" for n in CLIENTS) + " |")
-    print("| --- |" + " ---: |" * 2 * len(CLIENTS))
+    print("| | " + " | ".join(f"{n} client{'s' * (n > 1)}: requests/s | p95, ms | CPU, ms" for n in CLIENTS) + " |")
+    print("| --- |" + " ---: |" * 3 * len(CLIENTS))
     for kind in ports:
         cells = []
         for clients in CLIENTS:
@@ -249,13 +273,15 @@ def compare(name: str, seconds: float, rounds: int) -> None:
             cells += [
                 f"{statistics.median(row[0] for row in rows):,.0f}",
                 f"{statistics.median(row[2] for row in rows):,.1f}",
+                f"{statistics.median(cpu[kind, clients]):.2f}",
             ]
         print(f"| {kind} | {' | '.join(cells)} |")
     for kind, rates in loops.items():
-        print(f"| {kind} | {statistics.median(rates):,.0f} |" + " |" * (2 * len(CLIENTS) - 1))
+        print(f"| {kind} | {statistics.median(rates):,.0f} |" + " |" * (3 * len(CLIENTS) - 1))
     for clients in CLIENTS:
         ours = statistics.median(row[0] for row in found["kerasimg serve, LiteRT", clients])
-        ratios = {kind: ours / statistics.median(row[0] for row in found[kind, clients]) for kind in HANDLERS}
+        others = [kind for kind in ports if kind in HANDLERS or kind == "kerasimg serve, LiteRT (before)"]
+        ratios = {kind: ours / statistics.median(row[0] for row in found[kind, clients]) for kind in others}
         shares = {kind: ours / statistics.median(rates) for kind, rates in loops.items()}
         print(
             f"{clients}: "
@@ -379,6 +405,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="a checkout of an earlier version")
     parser.add_argument("--soak", type=int, metavar="REQUESTS")
     parser.add_argument("--start", action="store_true")
     parser.add_argument("--write", nargs=2, help=argparse.SUPPRESS)
@@ -399,7 +426,7 @@ def main() -> None:
         starts()
     else:
         for name in asked.models:
-            compare(name, asked.seconds, asked.rounds)
+            compare(name, asked.seconds, asked.rounds, asked.against)
 
 
 if __name__ == "__main__":

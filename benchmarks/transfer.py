@@ -105,15 +105,15 @@ def spans(lines: list[tuple[float, str]], seconds: float, epochs: float) -> dict
     started = next((moment for moment, line in lines if " images of " in line), 0.0)
     checked = at("training train", started)
     planned = at("features:", checked)
-    judging = at("evaluating on", planned + epochs)
-    writing = at("writing", judging)
+    evaluating = at("evaluating on", planned + epochs)
+    writing = at("writing", evaluating)
     return {
         "start: TensorFlow, Keras": started,
         "build the model, check the images": checked - started,
         "features, engine": planned - checked,
         "epochs": epochs,
-        "save": max(0.0, judging - planned - epochs),
-        "judge": writing - judging,
+        "save": max(0.0, evaluating - planned - epochs),
+        "evaluate": writing - evaluating,
         "report": seconds - writing,
     }
 

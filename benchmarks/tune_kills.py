@@ -57,8 +57,8 @@ def events(folder: Path) -> list[dict]:
 
 
 def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
-    told = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-    return [int(pid) for pid in told.split()]
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(pid) for pid in children.split()]
 
 
 def undisturbed(spec: Path, out: Path, workers: int) -> tuple[str, float, float]:
@@ -113,10 +113,10 @@ def wait_for_a_trial(process: subprocess.Popen[bytes], folder: Path) -> None:
 
 
 def check(folder: Path) -> None:
-    told = events(folder)
+    journal = events(folder)
     names = [f"{number:04d}" for number in range(1, TRIALS + 1)]
     for kind in ("begin", "end"):
-        counted = Counter(event["trial"] for event in told if event["event"] == kind)
+        counted = Counter(event["trial"] for event in journal if event["event"] == kind)
         if counted != Counter(names):
             sys.exit(f"expected each of {TRIALS} trials to {kind} once, found {counted}")
     for name in names:

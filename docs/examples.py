@@ -43,12 +43,13 @@ EXPORT = "kerasimg export runs/simple_cnn-1 --to litert"
 SHARED = (TRAIN, EXPORT)
 """Commands that run once, before the pages are copied; a page that shows one shows its output."""
 QUICKER = {
-    "kerasimg train photos/": "--epochs 1",
+    "kerasimg train photos/": "--epochs 1 --size 32",
     "kerasimg train photos.json --data photos/": "--epochs 1",
     "kerasimg train photos.json --data photos/ --set fit.seed=7": "--epochs 1",
-    "kerasimg train transfer --data photos/ --epochs 5": "--size 32",
+    "kerasimg train transfer --data photos/ --epochs 5": "--epochs 1 --size 32",
     "kerasimg export runs/simple_cnn-1 --to embedded --flash-bytes 500000 --arena-bytes 65536": "--images 40",
     "kerasimg export runs/simple_cnn-1 --to web": "--images 40",
+    "kerasimg export runs/simple_cnn-1 --to litert --batch 1": "--images 40",
 }
 """What the tests add to a command. It changes numbers only, which are not compared."""
 LABELS = ("apple", "leaf", "stone", *(path.name for path in sorted((SAMPLE / "test").iterdir()) if path.is_dir()))
@@ -179,16 +180,17 @@ def run(command: str, quick: bool = False) -> tuple[list[str], int]:
     return [line for line in lines if not PROGRESS.search(line)], code
 
 
-PROGRESS = re.compile(r"\b[\d,]+ of [\d,]+( images)?(, [\d,]+ images/s)?$")
+PROGRESS = re.compile(r"\b[\d,]+ of [\d,]+( images)?(, [\d,]+ images/s)?(, about [\d,]+ \w+ left)?$|\.\.\. [\d,]+ s$")
 """Lines that appear only when something takes long."""
 
 
 def run_block(
-    examples: Sequence[Example], shared: dict[str, list[str]], quick: bool = False
+    examples: Sequence[Example], shared: dict[str, list[str]], quick: bool = False, skip: Sequence[str] = ()
 ) -> Iterator[tuple[Example, list[str]]]:
     """Run the commands of a block in the current folder: each with what it prints now.
 
-    A command that ends in `&` is a server: it runs until the block ends, on a free port instead of 8000.
+    A command that ends in `&` is a server: it runs until the block ends, on a free port instead of 8000. What is in
+    `skip` does not run: its output is that of the page.
     """
     servers: list[subprocess.Popen[bytes]] = []
     port = _free_port()
@@ -199,6 +201,8 @@ def run_block(
                 words = [*shlex.split(command.removesuffix(" &"))[1:], "--port", str(port)]
                 servers.append(subprocess.Popen([sys.executable, "-m", "kerasimg", *words], stdout=subprocess.DEVNULL))
                 _wait_for(port, servers[-1])
+                yield example, example.output
+            elif example.command in skip:
                 yield example, example.output
             elif example.command in shared:
                 yield example, shared[example.command]

@@ -8,6 +8,7 @@ the checked spec of `kerasimg.spec` with methods. Nothing heavy is imported befo
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,13 +19,13 @@ from kerasimg.catalog import Reference
 from kerasimg.errors import CallError
 from kerasimg.files import read_object, write_text
 from kerasimg.log import Verbose
-from kerasimg.results import Comparison, Evaluation, Result, Results, table
+from kerasimg.results import Comparison, Evaluation, KnownImages, Result, Results, Robustness, table
 from kerasimg.run_folder import CLASSES, EVALUATION, METRICS, REPORT, SPEC, RunFolder
 from kerasimg.spec import load as pure
 from kerasimg.spec.diff import Difference, differences
 from kerasimg.spec.formatting import dumps
 from kerasimg.spec.nodes import NAME
-from kerasimg.tuning.journal import BEST, CALL, WINNER
+from kerasimg.tuning.journal import AUTO, AUTO_RESULT, BEST, CALL, FRONT, WINNER
 
 if TYPE_CHECKING:
     import keras
@@ -35,12 +36,17 @@ if TYPE_CHECKING:
     from kerasimg.data.readable import OnBadImage
     from kerasimg.data.sources import Data
     from kerasimg.deploy.bundle import Bundle
+    from kerasimg.deploy.learning import Learned
+    from kerasimg.deploy.shrink import Shrunk
+    from kerasimg.evaluation.add_class import AddedClass
+    from kerasimg.evaluation.embed import Embeddings, Neighbour
     from kerasimg.evaluation.explain import Explanation
     from kerasimg.evaluation.explain_methods import Method
     from kerasimg.evaluation.predict import Prediction
     from kerasimg.models.classifier import ClassifierReference
     from kerasimg.models.weights import Weights
     from kerasimg.spec.document import Task
+    from kerasimg.tuning.auto_specs import Device
 
 PathLike = str | os.PathLike[str]
 
@@ -258,7 +264,7 @@ class Run(os.PathLike[str]):
             >>> sorted(prediction.probabilities)
             ['cat', 'dog']
         """
-        from kerasimg.evaluation.predict import predict
+        from kerasimg.deploy.predict import predict
 
         return predict(self, images, on_bad_image=on_bad_image, verbose=verbose)
 
@@ -370,6 +376,156 @@ class Run(os.PathLike[str]):
 
         return export(self, to, verbose=verbose, **options)
 
+    def shrink(self, *, to_kb: float | None = None, to_ms: float | None = None, **options: Any) -> Shrunk:
+        """Find the smallest export within limits of size, time and accuracy, and write it; see `kerasimg.shrink`.
+
+        Args:
+            to_kb: as for `kerasimg.shrink`.
+            to_ms: as for `kerasimg.shrink`.
+            **options: further arguments of `kerasimg.shrink`.
+
+        Returns:
+            The bundle that was written, and every rung that was tried.
+
+        Raises:
+            GateError: if no model is within the limits.
+
+        Example:
+            >>> kerasimg.Run("runs/photos-1").shrink(to_kb=100, verbose=0).chosen.share
+            1.0
+        """
+        from kerasimg.deploy.shrink import shrink
+
+        return shrink(self, to_kb=to_kb, to_ms=to_ms, **options)
+
+    def learn(self, page: PathLike, *, out: PathLike | None = None, data: Data | None = None) -> Learned:
+        """Make a classifier of the classes that a page exported from this run has learned; see `kerasimg.learn`.
+
+        Args:
+            page: the JSON file that the page saved.
+            out: as for `kerasimg.learn`.
+            data: labelled images that are further examples.
+
+        Returns:
+            The `.keras` file, and its classes.
+
+        Raises:
+            CallError: if the file is not valid, or was saved by a page of another model.
+
+        Example:
+            >>> kerasimg.Run("runs/photos-1").learn("photos-learned.json").classes
+            ('cat', 'dog')
+        """
+        from kerasimg.deploy.learning import learn
+
+        return learn(self, page, out=out, data=data)
+
+    def known(self, share: float = 0.05, **options: Any) -> KnownImages:
+        """Fit the rule by which `predict` says that an image is unlike the training images; see `kerasimg.known`.
+
+        Args:
+            share: the largest share of images like the training images that is turned away.
+            **options: further arguments of `kerasimg.known`.
+
+        Returns:
+            The rule, the share of false alarms that it promises, and that of the run's test images.
+
+        Raises:
+            CallError: with too few images, or an argument out of range.
+
+        Example:
+            >>> kerasimg.Run("runs/photos-1").known(undo=True).rule is None
+            True
+        """
+        from kerasimg.evaluation.known import known
+
+        return known(self, share, **options)
+
+    def add_class(self, name: str, images: Images) -> AddedClass:
+        """Add a class from a few images, without training again; see `kerasimg.add_class`.
+
+        Args:
+            name: the name of the new class.
+            images: images of it, as for `kerasimg.predict`.
+
+        Returns:
+            How well the new images are recognised, and how far the accuracy of the old classes moved.
+
+        Raises:
+            CallError: if the task is not multiclass, the last layer is no Dense, or the class exists.
+
+        Example:
+            >>> kerasimg.Run("runs/photos-1").add_class("badger", "photo.jpg").classes
+            ('cat', 'dog', 'badger')
+        """
+        from kerasimg.evaluation.add_class import add_class
+
+        return add_class(self, name, images)
+
+    def robustness(self, **options: Any) -> Robustness:
+        """Measure the accuracy on corrupted images: noise, blur, weather, digital; see `kerasimg.robustness`.
+
+        Args:
+            **options: further arguments of `kerasimg.robustness`.
+
+        Returns:
+            The accuracy without corruption, and for each corruption and severity.
+
+        Raises:
+            CallError: for an unknown corruption, or if there are no such images.
+
+        Example:
+            >>> kerasimg.Run("runs/photos-1").robustness(corruptions=["fog"], images=50).n <= 50
+            True
+        """
+        from kerasimg.evaluation.robustness import robustness
+
+        return robustness(self, **options)
+
+    def embed(self, images: Images, *, out: PathLike | None = None) -> Embeddings:
+        """Compute the features of images; see `kerasimg.embed`.
+
+        Args:
+            images: as for `kerasimg.predict`.
+            out: a file to write them to, `.npz` or `.parquet`. None: they are only returned.
+
+        Returns:
+            The names of the images and their features, (N, d) float32.
+
+        Raises:
+            DataError: if an image cannot be read.
+            CallError: if the model has no single last layer with weights, or `out` has another ending.
+
+        Example:
+            >>> kerasimg.Run("runs/photos-1").embed("photo.jpg").files
+            ['photo.jpg']
+        """
+        from kerasimg.evaluation.embed import embed
+
+        return embed(self, images, out=out)
+
+    def similar(self, image: Images, count: int = 5, *, data: Data | None = None) -> Results[Neighbour]:
+        """Find the training images that are most similar to an image; see `kerasimg.similar`.
+
+        Args:
+            image: one image, as for `kerasimg.predict`.
+            count: number of images to return.
+            data: the images to search. None: the training images of the run.
+
+        Returns:
+            A `Neighbour` for each, the most similar first.
+
+        Raises:
+            CallError: if `image` is not one image, or the model has no single last layer with weights.
+
+        Example:
+            >>> kerasimg.Run("runs/photos-1").similar("photo.jpg", 3)[0].label in ("cat", "dog")
+            True
+        """
+        from kerasimg.evaluation.embed import similar
+
+        return similar(self, image, count, data=data)
+
     def pack(self, out: PathLike | None = None) -> Path:
         """Write the run as one file to share; see `kerasimg.pack`.
 
@@ -442,6 +598,22 @@ class Trial(Result):
     """Everything, as trials.csv has it."""
 
 
+@dataclass(frozen=True)
+class FrontSpec(Result, os.PathLike[str]):
+    """A spec on the front of a search over several objectives. It is the path of the spec, and can be passed as one."""
+
+    number: int
+    """The trial."""
+    figures: Mapping[str, float]
+    """Each objective, by name."""
+    values: Mapping[str, Any]
+    """The hyperparameters, by name."""
+    file: Path
+
+    def __fspath__(self) -> str:
+        return str(self.file)
+
+
 @dataclass(frozen=True, repr=False)
 class Search(os.PathLike[str]):
     """A hyperparameter search, as its folder holds it. It is the path of the best spec, and can be passed as a spec.
@@ -503,6 +675,32 @@ class Search(os.PathLike[str]):
         return Results(_trial(row, names) for row in trial_rows(self.folder))
 
     @property
+    def front(self) -> Results[FrontSpec]:
+        """The specs that no other beats in every objective, the best in the first one first; the best one if it is one.
+
+        CallError while the search has not ended.
+        """
+        winner = self._winner
+        rows = winner.get("front") or [
+            {"trial": winner["trial"], "figures": {winner["objective"]: self.score}, "values": winner["values"]}
+        ]
+        return Results(
+            FrontSpec(int(row["trial"]), row["figures"], row["values"], self._front_file(row["trial"])) for row in rows
+        )
+
+    def _front_file(self, trial: str) -> Path:
+        file = self.folder / FRONT / f"{trial}.json"
+        return file if file.is_file() else self.folder / BEST
+
+    @property
+    def run(self) -> Run:
+        """The run of the best spec; CallError unless `tune.train_best` is true and the search has ended."""
+        name = self._winner.get("run")
+        if name is None:
+            raise CallError(f"the search in '{self.folder}' has trained no best spec: tune.train_best is false")
+        return Run(self.folder / name)
+
+    @property
     def report(self) -> Path:
         """The page that shows the search; CallError where there is none."""
         page = self.folder / REPORT
@@ -523,6 +721,74 @@ class Search(os.PathLike[str]):
         except CallError:
             facts = {"status": "not ended"}
         return table(str(self.folder), facts) + self.trials._repr_html_()
+
+
+@dataclass(frozen=True, repr=False)
+class Auto(os.PathLike[str]):
+    """What `kerasimg.auto` has made, as its folder holds it. It is the path of the best spec, and can be passed as one.
+
+    Args:
+        folder: as `kerasimg.auto` made it.
+
+    Raises:
+        CallError: if the folder holds none.
+
+    Example:
+        >>> Auto("runs/photos-auto-1").run.classes  # doctest: +SKIP
+        ['cat', 'dog']
+    """
+
+    folder: Path
+
+    def __init__(self, folder: PathLike) -> None:
+        """See the class."""
+        object.__setattr__(self, "folder", Path(folder))
+        if not (self.folder / AUTO).is_file():
+            raise CallError(f"'{self.folder}' is not the folder of an auto: it holds no {AUTO}")
+
+    def __fspath__(self) -> str:
+        return str(self.folder / BEST)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """Everything that was tried, decided and measured; CallError while it has not ended."""
+        path = self.folder / AUTO_RESULT
+        if not path.is_file():
+            raise CallError(f"'{self.folder}' has not ended; to resume: kerasimg auto --resume {self.folder}")
+        return read_object(path)
+
+    @property
+    def best(self) -> Spec:
+        """The best spec, ready to train again."""
+        self.result  # noqa: B018 - raises it
+        return load(self)
+
+    @property
+    def run(self) -> Run:
+        """The run of the best model."""
+        return Run(self.folder / self.result["run"])
+
+    @property
+    def score(self) -> float:
+        """The accuracy on the validation images, or the macro F1 of multilabel ones."""
+        return float(self.result["score"])
+
+    @property
+    def front(self) -> list[dict[str, Any]]:
+        """The step, size, score, latency_ms and bytes of each model that no other beats in score, latency and size."""
+        return [row for row in self.result["front"] if row["front"]]
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.folder / REPORT
+
+    def __str__(self) -> str:
+        result = self.result
+        return f"{self.run} from the step {result['step']} in {result['used_s'] / 60:.1f} minutes"
+
+    def __repr__(self) -> str:
+        return f"Auto({str(self.folder)!r})"
 
 
 def load(
@@ -570,6 +836,7 @@ def train(
     cache: CacheKind = "auto",
     report: bool = True,
     tensorboard: bool = False,
+    track: str | Sequence[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
     params: Mapping[str, Any] | None = None,
     verbose: Verbose = 1,
@@ -589,6 +856,8 @@ def train(
         on_bad_image: "fail" reports every unreadable image before the first epoch; "skip" leaves them out.
         cache: where decoded images are cached: "auto", "memory", "disk" or "off".
         report: write `report.html` and `MODEL_CARD.md` at the end.
+        track: one or several trackers that log the run: "mlflow", "wandb", "trackio" or "tensorboard"; see the page
+            on tracking.
         tensorboard: write the curves to `RUN/tensorboard` during training; needs the extra of that name.
         overrides: edits of the spec by path, such as `{"fit.batch_size": 64}`.
         params: values of the spec's params.
@@ -618,6 +887,7 @@ def train(
         from kerasimg.reporting.report import write_report
         from kerasimg.training.train import train as begin  # loads Keras; a wrong spec is reported before
 
+        trackers = [track] if isinstance(track, str) else list(track or ())
         run = begin(
             loaded,
             data=data,
@@ -627,10 +897,12 @@ def train(
             on_bad_image=on_bad_image,
             cache=cache,
             on_finished=write_report if report else None,
-            tensorboard=tensorboard,
+            tensorboard=tensorboard or "tensorboard" in trackers,
+            track=[name for name in trackers if name != "tensorboard"],
             first_spec=first,
             verbose=verbose,
         )
+        _finish_tracking(run)
     return Run(run)
 
 
@@ -662,7 +934,16 @@ def resume(run: PathLike, *, data: Data | None = None, cache: CacheKind | None =
 
     with log.verbosity(verbose):
         done = continue_(Path(run), data=data, cache=cache, on_finished=write_report, verbose=verbose)
+        _finish_tracking(done)
     return Run(done)
+
+
+def _finish_tracking(run: RunFolder) -> None:
+    """Logs the report and the model of a finished run to its trackers, if it has any."""
+    if run.finished and run.tracking() is not None:
+        from kerasimg.callbacks.track_run import finish_tracking
+
+        finish_tracking(run)
 
 
 def tune(
@@ -673,6 +954,7 @@ def tune(
     workers: int = 1,
     chief: str | None = None,
     token: str | None = None,
+    warm_start: PathLike | Sequence[PathLike] | None = None,
     weights: Weights = "spec",
     limits: Mapping[str, int] | None = None,
     on_bad_image: OnBadImage = "fail",
@@ -692,6 +974,7 @@ def tune(
         workers: processes on this machine that train trials at the same time; 0 with `chief` only.
         chief: HOST:PORT to listen at for workers on other machines, `kerasimg tune SPEC --data DIR --worker HOST:PORT`.
         token: what workers on other machines must show. None: `$KERASIMG_TOKEN`, else a new one, which is printed.
+        warm_start: earlier searches, `Search` objects or folders: the trials after the first have their best values.
         weights: as for `kerasimg.build`.
         limits: as for `kerasimg.build`.
         on_bad_image: as for `kerasimg.train`.
@@ -708,13 +991,15 @@ def tune(
     Raises:
         SpecError: if the spec is wrong; before the first trial.
         DataError: if the data is wrong; before the first trial.
-        KerasimgError: if no trial works, with the reason of the first.
+        KerasimgError: if no trial works, with the reason of the first, or `tune.minutes` end before one has an epoch.
 
     Example:
         >>> search = kerasimg.tune("search.json", data="photos/", verbose=0)
         >>> sorted(search.values)
         ['lr']
     """
+    began = time.monotonic()
+    from kerasimg.reporting.report import write_report
     from kerasimg.reporting.search_page import write_search_page
     from kerasimg.tuning.search import tune as search
 
@@ -731,6 +1016,9 @@ def tune(
             on_bad_image=on_bad_image,
             cache=cache,
             on_finished=write_search_page if report else None,
+            on_trained=write_report if report else None,
+            warm_start=warm_start,
+            began=began,
             overrides=overrides,
             **catalog.merged_params(params, more_params),
         )
@@ -769,14 +1057,110 @@ def resume_search(
         >>> len(kerasimg.resume_search("runs/photos-tune-1", verbose=0).trials)
         2
     """
+    from kerasimg.reporting.report import write_report
     from kerasimg.reporting.search_page import write_search_page
     from kerasimg.tuning.search import resume_search as continue_
 
     folder = search.folder if isinstance(search, Search) else Path(search)
     with log.verbosity(verbose):
         how: dict[str, Any] = {"workers": workers, "chief": chief, "token": token, "cache": cache}
-        done = continue_(folder, data=data, on_finished=write_search_page, **how)
+        done = continue_(folder, data=data, on_finished=write_search_page, on_trained=write_report, **how)
     return Search(done)
+
+
+def auto(
+    data: Data,
+    *,
+    minutes: float = 10.0,
+    max_ms: float | None = None,
+    max_mb: float | None = None,
+    device: Device = "phone",
+    task: Task | None = None,
+    out: PathLike = "runs",
+    on_bad_image: OnBadImage = "fail",
+    cache: CacheKind = "auto",
+    verbose: Verbose = 1,
+) -> Auto:
+    """Find the best classifier for images in some minutes, and export it.
+
+    It looks at the images, trains the recipe `transfer`, searches heads on its features, a small network from scratch
+    where images are tiny, other backbones that are on this machine, and fine-tunes the best with what is left of the
+    time. The weights of good trials are averaged if that gains. If the recipe fits in the time, the result is no worse
+    on the validation images.
+
+    Args:
+        data: labelled images, as for `kerasimg.train`.
+        minutes: wall time for everything, the export included.
+        max_ms: milliseconds for one image that the exported model may take, measured on this machine.
+        max_mb: size of the exported model in MB (10^6 bytes); int8 is used if float32 is larger.
+        device: what it is exported for: "phone" (LiteRT), "browser", "server" (ONNX) or "microcontroller".
+        task: "multiclass", "binary" or "multilabel". None: the one that fits the labels.
+        out: the folder in which a folder `<name>-auto-<k>` is made.
+        on_bad_image: as for `kerasimg.train`.
+        cache: as for `kerasimg.train`.
+        verbose: 0: silent. 1 or 2: messages.
+
+    Returns:
+        An `Auto`: `run`, `best` (the spec), `front`, `report` (a page).
+
+    Raises:
+        KerasimgError: if no model could be trained in that time.
+        DataError: if the data is wrong.
+
+    Example:
+        >>> found = kerasimg.auto("photos/", minutes=10)  # doctest: +SKIP
+        >>> found.run.predict("photo.jpg")  # doctest: +SKIP
+    """
+    began = time.monotonic()
+    from kerasimg.reporting.auto_page import write_auto_page
+    from kerasimg.reporting.report import write_report
+    from kerasimg.reporting.search_page import write_search_page
+    from kerasimg.tuning.auto import auto as search
+    from kerasimg.tuning.auto_specs import Limits
+
+    pages: dict[str, Any] = {"on_searched": write_search_page, "on_trained": write_report, "began": began}
+    with log.verbosity(verbose):
+        folder = search(
+            data,
+            minutes=minutes,
+            limits=Limits(max_ms, max_mb, device),
+            task=task,
+            out=out,
+            on_bad_image=on_bad_image,
+            cache=cache,
+            on_finished=write_auto_page,
+            **pages,
+        )
+    return Auto(folder)
+
+
+def resume_auto(folder: PathLike, *, data: Data | None = None, verbose: Verbose = 1) -> Auto:
+    """Continue an `auto` that was interrupted, with what is left of its minutes. Finished steps are not repeated.
+
+    Args:
+        folder: an `Auto` or its folder.
+        data: the images, where they were arrays or have been moved.
+        verbose: 0, 1 or 2.
+
+    Returns:
+        The finished `Auto`.
+
+    Raises:
+        CallError: if the folder holds none.
+
+    Example:
+        >>> kerasimg.resume_auto("runs/photos-auto-1")  # doctest: +SKIP
+    """
+    began = time.monotonic()
+    from kerasimg.reporting.auto_page import write_auto_page
+    from kerasimg.reporting.report import write_report
+    from kerasimg.reporting.search_page import write_search_page
+    from kerasimg.tuning.auto import resume_auto as continue_
+
+    pages: dict[str, Any] = {"on_searched": write_search_page, "on_trained": write_report, "began": began}
+    path = folder.folder if isinstance(folder, Auto) else Path(folder)
+    with log.verbosity(verbose):
+        return Auto(continue_(path, data=data, on_finished=write_auto_page, **pages))
 
 
 def check_data(
@@ -875,5 +1259,5 @@ _COLUMNS = frozenset({"trial", "status", "seconds", "epochs", "best_epoch", "goe
 
 def _trial(row: Mapping[str, Any], hyperparameters: Set[str]) -> Trial:
     values = {name: value for name, value in row.items() if name in hyperparameters}
-    (score,) = (value for name, value in row.items() if name not in hyperparameters | _COLUMNS)
-    return Trial(int(row["trial"]), row["status"], score, values, row["seconds"], row)
+    objectives = [value for name, value in row.items() if name not in hyperparameters | _COLUMNS]
+    return Trial(int(row["trial"]), row["status"], objectives[0], values, row["seconds"], row)

@@ -1,19 +1,31 @@
-"""Which backend Keras would use, and whether it is installed; found out without importing either."""
+"""Which backend Keras would use, and whether it is installed, found out without importing either; how Keras is loaded.
+
+Keras imports scikit-learn, pandas and Matplotlib for three conveniences (its scikit-learn wrappers, data frames in
+`fit`, image galleries) that kerasimg does not use, and works without them. Importing them is a third of its start. So a
+process of kerasimg's own (a command, a worker of a search, the model of the studio) marks them as not installed while
+Keras is imported, in the way Python has for it (`sys.modules[name] = None`); afterwards they can be imported as usual.
+A program that uses kerasimg as a library imports Keras as it is.
+"""
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
+from typing import Any
 
 from kerasimg.errors import CallError, nearest
 
 BACKENDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
 """Backend of Keras on which kerasimg runs -> what to install."""
+OPTIONAL = ("sklearn", "pandas", "matplotlib")
+"""Modules that Keras imports and works without."""
 
 
 def chosen_backend() -> tuple[str, str]:
@@ -28,6 +40,15 @@ def chosen_backend() -> tuple[str, str]:
     return (name, f"'{file}'") if isinstance(name, str) else ("tensorflow", "the default")
 
 
+def quiet_libraries() -> None:
+    """Stops TensorFlow and gRPC from printing what they find or miss on this machine; what the environment says stays.
+
+    What gRPC cannot do is raised as an error, too.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
 def check_backend() -> None:
     """Checks that Keras can be loaded, before it is.
 
@@ -36,6 +57,7 @@ def check_backend() -> None:
     """
     if "keras" in sys.modules:
         return
+    quiet_libraries()
     name, source = chosen_backend()
     if name not in BACKENDS:
         raise CallError(
@@ -46,6 +68,35 @@ def check_backend() -> None:
     others = [other for other, package in BACKENDS.items() if installed(package)]
     instead = f"; or use one that is: KERAS_BACKEND={others[0]}" if others else ""
     raise CallError(f"the backend '{name}' of Keras ({source}) is not installed: pip install {BACKENDS[name]}{instead}")
+
+
+def load_keras() -> None:
+    """Imports Keras without `OPTIONAL`, in a process of kerasimg's own."""
+    if "keras" in sys.modules:
+        return
+    quiet_libraries()
+    collecting = gc.isenabled()
+    gc.disable()  # nearly all that an import makes stays; looking through it would take a fifth of the time
+    try:
+        with not_installed(OPTIONAL):
+            importlib.import_module("keras").ops.zeros(1)
+    finally:
+        if collecting:
+            gc.enable()
+    gc.freeze()
+
+
+@contextmanager
+def not_installed(names: Iterable[str]) -> Iterator[None]:
+    """Make imports of these modules fail while the block runs; modules that are loaded already stay."""
+    modules: dict[str, Any] = sys.modules
+    absent = [name for name in names if name not in modules]
+    modules.update(dict.fromkeys(absent))
+    try:
+        yield
+    finally:
+        for name in absent:
+            del modules[name]
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:

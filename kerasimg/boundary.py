@@ -49,6 +49,10 @@ LIMITS: Final[Mapping[str, Limit]] = {
     "archive_directory_bytes": Limit(65_536, "bytes", "the list of members of a pack or a `.keras` file", "size"),
     "archive_members": Limit(64, "members", "a pack or a `.keras` file", "count"),
     "vectors_bytes": Limit(16_777_216, "bytes", "the test vectors in a pack", "size"),
+    "known_bytes": Limit(
+        16_777_216, "bytes", "the rule that finds unknown images, in a pack or a `.keras` file", "size"
+    ),
+    "examples_bytes": Limit(67_108_864, "bytes", "what an exported page has learned, in JSON", "size"),
     "config_bytes": Limit(16_777_216, "bytes", "the description of the layers in a `.keras` file", "size"),
     "config_depth": Limit(200, "levels", "the description of the layers in a `.keras` file", "depth"),
     "config_values": Limit(2_000_000, "values", "the description of the layers in a `.keras` file", "count"),
@@ -62,12 +66,20 @@ LIMITS: Final[Mapping[str, Limit]] = {
     "hdf5_objects": Limit(100_000, "groups and datasets", "an HDF5 file", "count"),
     "hdf5_compression": Limit(8, "times", "the bytes of a compressed HDF5 file", "count"),
     "hdf5_attribute_bytes": Limit(4_000_000, "bytes", "an attribute in an HDF5 file", "size"),
+    "image_memory_bytes": Limit(
+        90_000_000, "bytes", "memory to decode an image file of less than a million bytes", "size"
+    ),
+    "image_memory_ratio": Limit(200, "bytes for each one", "memory to decode a larger image file", "size"),
     "jpeg_scans": Limit(100, "scans", "a JPEG, whoever reads it", "count"),
     "form_parts": Limit(64, "parts", "a multipart form sent to a server", "count"),
+    "image_side": Limit(65_535, "pixels", "the width and the height of an image sent to a server", "size"),
+    "form_headers": Limit(16, "headers", "one part of a form", "count"),
+    "small_chunks": Limit(4_096, "chunks of fewer than 64 bytes", "a request body", "count"),
     "form_header_bytes": Limit(8_192, "bytes", "the headers of one part of a form", "size"),
+    "download_bytes": Limit(33_554_432, "bytes", "an image that `predict --download` fetches", "size"),
     "request_header_bytes": Limit(32_768, "bytes", "the request line and the headers of a request", "size"),
     "grpc_message_bytes": Limit(
-        4_194_304, "bytes", "a message between the machines of a search (gRPC's own default)", "size"
+        4_194_304, "bytes", "a message over gRPC: to a server, between the machines of a search", "size"
     ),
 }
 """The table of docs/limits.md. A server's own settings (`kerasimg serve --help`) come on top of it."""
@@ -355,24 +367,32 @@ _END, _END_64, _LOCATOR_64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 
 
 def _check_directory(stream: IO[bytes], size: int) -> None:
-    """ValueError where the list of members is longer than one of ours: `zipfile` makes an object of each entry."""
+    """ValueError where the list of members is longer than one of ours: `zipfile` makes an object of each entry.
+
+    Also where other bytes are before or after the archive: no hash covers them, and other programs may read those.
+    """
     tail_size = min(size, 22 + 65_535)
     stream.seek(size - tail_size)
     tail = stream.read(tail_size)
     place = tail.rfind(_END)
     if place < 0 or len(tail) - place < 22:
         raise ValueError("it is not a ZIP archive, or cut short")
-    (declared,) = struct.unpack_from("<L", tail, place + 12)
+    declared, offset = struct.unpack_from("<LL", tail, place + 12)
+    end = size - tail_size + place
     if place >= 20 and tail[place - 20 : place - 16] == _LOCATOR_64:
-        (offset,) = struct.unpack_from("<Q", tail, place - 12)
-        stream.seek(min(offset, size))
+        (end,) = struct.unpack_from("<Q", tail, place - 12)
+        stream.seek(min(end, size))
         record = stream.read(56)
         if not record.startswith(_END_64) or len(record) < 56:
             raise ValueError("its list of members is damaged")
-        (declared,) = struct.unpack_from("<Q", record, 40)
+        declared, offset = struct.unpack_from("<QQ", record, 40)
     stream.seek(0)
     if declared > limit("archive_directory_bytes"):
         raise ValueError(f"its list of members is larger than {limit('archive_directory_bytes'):,} bytes")
+    if len(tail) - place > 22:
+        raise ValueError(f"{len(tail) - place - 22:,} bytes follow the archive")
+    if offset + declared != end:
+        raise ValueError(f"{abs(end - declared - offset):,} bytes are before the archive, or missing in it")
 
 
 # Weights

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kerasimg.errors import CallError, listed, nearest
+from kerasimg.errors import CallError, listed, nearest, nearest_path
 from kerasimg.spec import pack
 from kerasimg.spec.inheritance import ZOO as ZOO
 from kerasimg.spec.inheritance import Found
@@ -67,10 +68,16 @@ def load(
 
 def merged_params(params: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
     """The params of a call: of its `params` and of its keywords; CallError where one is given twice."""
-    merged = dict(params or {})
+    merged = dict(_mapping("params", params))
     if twice := sorted(merged.keys() & more.keys()):
         raise CallError(f"params: '{twice[0]}' is given twice, in params and as a keyword")
     return {**merged, **more}
+
+
+def _mapping(name: str, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise CallError(f"{name}: expected a dict, got {type(given).__name__}")
+    return given or {}
 
 
 def load_to_build(
@@ -81,7 +88,9 @@ def load_to_build(
 
 
 def load_with(ref: Reference, **options: Any) -> Spec:
-    """The spec of a reference; `how` is as for `spec.load.load_document`."""
+    """The spec of a reference; the options are those of `spec.load.load_document`."""
+    _mapping("params", options.get("params"))
+    _mapping("overrides", options.get("edits"))
     if isinstance(ref, Spec):
         return load_again(ref, **options) if any(options.get(key) for key in ("params", "edits", "chosen")) else ref
     if isinstance(ref, Mapping):
@@ -112,9 +121,22 @@ def locate(ref: str | os.PathLike[str]) -> Found:
     names = zoo_names()
     name = _zoo_name(text)
     raise CallError(
-        f"no file {shown(text)} and no zoo spec {shown(name)}{_nearest_spec(text)} "
+        f"no file or folder {shown(text)} and no zoo spec {shown(name)}{nearest_path(text) or _nearest_spec(text)} "
         f"(kerasimg zoo list shows all {len(names)}: {listed(names, 8)})"
     )
+
+
+def check_classifier(ref: str | os.PathLike[str]) -> None:
+    """Raises a CallError, with what may be meant, if a name is no file, no folder and no spec of the zoo."""
+    text = os.fspath(ref)
+    if _is_file(Path(text)) and (mimetypes.guess_type(text)[0] or "").startswith("image/"):
+        raise CallError(f"{shown(text)} is an image; the run comes first: RUN IMAGE")
+    if os.path.exists(text) or _in_zoo(text) is not None:
+        return
+    hint = nearest_path(text) or _nearest_spec(text)
+    runs = [] if hint else [path.as_posix() for path in sorted(Path("runs").glob(f"*/{pack.SPEC}"))]
+    there = f"; runs here: {listed((os.path.dirname(path) for path in runs), 8)}" if runs else ""
+    raise CallError(f"no run, no model file and no spec {shown(text)}{hint}{there}")
 
 
 def is_data(text: str) -> bool:

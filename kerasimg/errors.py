@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 
@@ -93,6 +95,24 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return ""
     close = _closest(str(name), tuple(sorted(islice((other for other in known if len(other) <= _LONGEST_NAME), 200))))
     return f"; did you mean '{close}'?" if close else ""
+
+
+def nearest_path(text: str) -> str:
+    """A suggestion where a file or folder of a similar name is beside the missing one, or nothing."""
+    path = Path(text)
+    try:
+        with os.scandir(path.parent) as entries:
+            hint = nearest(path.name, (entry.name for entry in entries if not entry.name.startswith(".")))
+    except (OSError, ValueError):
+        return ""
+    return hint if path.parent == Path(".") else hint.replace("'", f"'{path.parent.as_posix()}/", 1)
+
+
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """CallError if an argument is none of the known values."""
+    if value not in known:
+        expected = " or ".join(f'"{each}"' for each in known)
+        raise CallError(f"{name}: expected {expected}, got {value!r}{nearest(str(value), known)}")
 
 
 def listed(names: Iterable[str], limit: int = 12) -> str:

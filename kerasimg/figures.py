@@ -119,6 +119,26 @@ def rate_figure(rates: Sequence[float], losses: Sequence[float], suggestion: flo
     return figure
 
 
+def robustness_figure(found: Mapping[str, Any]) -> Figure:
+    """Draws the accuracy over the severity, one curve per corruption.
+
+    found: as `Robustness` has it.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    styles = ("-", "--", ":", "-.")
+    for place, (name, rows) in enumerate(found["rows"].items()):
+        points = [found["clean"]["accuracy"], *(row["accuracy"] for row in rows)]
+        axes.plot(range(6), points, styles[place // 4 % 4], label=name.replace("_", " "))
+    axes.plot(range(6), [found["clean"]["accuracy"], *found["by_severity"]], color="black", linewidth=3, label="mean")
+    axes.set(xlabel="severity (0: no corruption)", ylabel="accuracy", ylim=(0, 1), xticks=range(6))
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
 def image_figure(image: np.ndarray, title: str) -> Figure:
     """Draws an image, (H, W, C) of 0-255, under a title."""
     from matplotlib.figure import Figure

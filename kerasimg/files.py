@@ -76,6 +76,20 @@ def lock_folder(folder: Path, verb: str) -> Iterator[None]:
             path.unlink(missing_ok=True)  # before it is released: who opened this file meanwhile looks again
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the lock of a folder."""
+    if fcntl is None:
+        return False
+    try:
+        with (folder / LOCK).open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[IO[str] | None]:
     """The lock file, locked; None if another process has locked it."""
@@ -93,6 +107,12 @@ def _locked(path: Path) -> Iterator[IO[str] | None]:
             if same:
                 yield handle
                 return
+
+
+def require_free(folder: Path) -> None:
+    """Raises a CallError unless a folder to write is missing or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CallError(f"out: '{folder}' already exists; choose another folder")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -331,6 +331,57 @@ def initializer_of(variable: Any) -> Any:
     return getattr(variable, "_initializer", None)
 
 
+@contextlib.contextmanager
+def initial_values(value_of: Callable[[Any, Any], Any]) -> Iterator[None]:
+    """While the block runs, this thread's variables get their first values from a function.
+
+    Keras calls the initializer of each variable, whether or not the values of a file follow.
+
+    Args:
+        value_of: (variable, initializer) -> an array of its shape and type; None: what the initializer gives.
+    """
+    from keras.src.backend import Variable
+
+    thread, original = threading.get_ident(), Variable._initialize_with_initializer
+
+    def initialize(variable: Any, initializer: Any) -> None:
+        value = value_of(variable, initializer) if threading.get_ident() == thread else None
+        if value is None:
+            original(variable, initializer)
+        else:
+            variable._initialize(variable._convert_to_tensor(value, dtype=variable._dtype))
+
+    with replaced(Variable, "_initialize_with_initializer", initialize):
+        yield
+
+
+@contextlib.contextmanager
+def random_functions(**functions: Callable[..., Any]) -> Iterator[None]:
+    """While the block runs, this thread's initializers draw by these functions, with the arguments of Keras' own.
+
+    Args:
+        functions: "normal", "uniform", "truncated_normal": of the backend's module.
+    """
+    from keras.src.backend import random
+
+    thread = threading.get_ident()
+
+    def chosen(own: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: (own if threading.get_ident() == thread else original)(*args, **kwargs)
+
+    with contextlib.ExitStack() as stack:
+        for name, function in functions.items():
+            stack.enter_context(replaced(random, name, chosen(function, getattr(random, name))))
+        yield
+
+
+def seed_words(seed: Any) -> Any:
+    """The key that Keras draws with for a seed: a number, or a `keras.random.SeedGenerator`, which goes on by one."""
+    from keras.src.random.seed_generator import draw_seed
+
+    return draw_seed(seed)
+
+
 def stateless_scope() -> Any:
     """The StatelessScope that is open; None without one. A Ctrl-C at the wrong moment leaves one open."""
     from keras.src.backend.common import global_state
@@ -415,6 +466,63 @@ def build_metrics(model: Any, batch: Any) -> None:
     An epoch that is resumed gives them their values before that step.
     """
     model._symbolic_build(data_batch=batch)
+
+
+def has_keras_steps(model: Any) -> bool:
+    """Whether a model trains and is validated by Keras' own steps on JAX, as functions of its state."""
+    from keras.src.backend.jax.trainer import JAXTrainer
+
+    kind = type(model)
+    names = ("train_step", "test_step", "compute_loss_and_updates")
+    return all(getattr(kind, name, None) is getattr(JAXTrainer, name) for name in names)
+
+
+def jax_state(model: Any, *, optimizer: bool, since: Any = None, keep: bool = False) -> Any:
+    """The values of a model's variables on JAX, as `train_step` (`optimizer`) or `test_step` takes them.
+
+    Args:
+        model: compiled, with metrics.
+        optimizer: whether the state of the optimizer belongs to it.
+        since: the state after the last step, which is returned unless a callback has brought the variables up to date.
+        keep: whether the variables keep their values; else they are released, so that a step can reuse their memory.
+    """
+    if since is not None and not model._jax_state_synced:
+        return since
+    kinds = {"trainable_variables": True, "non_trainable_variables": True, "metrics_variables": True}
+    state = model._get_jax_state(**kinds, optimizer_variables=optimizer, purge_model_variables=not keep)
+    if not keep:
+        model._jax_state_synced = False
+    return state
+
+
+def keep_jax_state(model: Any, state: Any) -> None:
+    """Note the state after a step, so that callbacks find it when they read the model."""
+    names = ["trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables"]
+    if len(state) == 3:
+        names.remove("optimizer_variables")
+    model._jax_state = dict(zip(names, state, strict=True))
+
+
+def restore_jax_state(model: Any) -> None:
+    """Give the variables of a model the values after the last step."""
+    model.jax_state_sync()
+    model._jax_state = None
+
+
+def sublayers(layer: Any) -> list[Any]:
+    """The layers that a layer consists of."""
+    return list(layer._layers)
+
+
+def remove_adapter(layer: Any) -> None:
+    """Remove the low-rank adapter of a Dense or EinsumDense; its kernel stays as it was before the adapter.
+
+    Keras adds adapters and has no way to remove them.
+    """
+    for name in ("lora_kernel_a", "lora_kernel_b"):
+        layer._untrack_variable(getattr(layer, name))
+        setattr(layer, name, None)
+    layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
 
 
 def weight_averages(optimizer: Any) -> list[tuple[Any, Any]]:
@@ -699,6 +807,19 @@ def skip_tensorboard(tuner: Any, function: Callable[..., None]) -> None:
     KerasTuner 1.4.8 imports tensorboard there, whether or not a callback needs it, and there is no setting for it.
     """
     tuner._configure_tensorboard_dir = function
+
+
+# --- tf2onnx ----------------------------------------------------------------------------------------------------------
+
+
+def number_names_from_the_start() -> None:
+    """Have tf2onnx number the names in the next model from 1, so that a model gives the same file each time.
+
+    Its counter runs on through the process, and nothing starts it again.
+    """
+    from tf2onnx import utils
+
+    utils.INTERNAL_NAME = 1
 
 
 # --- uvicorn ----------------------------------------------------------------------------------------------------------

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
+from typing import Any, Final, Literal, NamedTuple, ParamSpec, TypeVar, cast
 
 from kerasimg.errors import CallError
 from kerasimg.escaping import lines
@@ -26,11 +27,13 @@ Returned = TypeVar("Returned")
 
 DONE, TOTAL = "done", "total"
 """Attributes of a record that `progress` makes."""
+RUN: Final = "run"
+"""Attribute of the record that a training begins: the folder of the run."""
 
 
-def info(message: str) -> None:
-    """Report progress in one line."""
-    LOGGER.info("%s", lines(message))
+def info(message: str, **facts: str) -> None:
+    """Report progress in one line.  facts: attributes of the record, for programs that read it."""
+    LOGGER.info("%s", lines(message), extra=facts)
 
 
 def warning(message: str) -> None:
@@ -79,23 +82,52 @@ def applies_verbose(function: Callable[Arguments, Returned]) -> Callable[Argumen
     return call
 
 
+class _Attached(NamedTuple):
+    level: int
+    handler: logging.Handler | None
+    alone: bool
+    """Whether nobody else got the messages when the handler came."""
+
+
+_LOCK: Final = threading.Lock()
+_attached: list[_Attached] = []
+_before = logging.NOTSET, True
+"""Level and propagation of the logger without what is attached."""
+
+
 @contextmanager
 def attached(handler: logging.Handler | None, level: int) -> Iterator[None]:
     """Give the logger a level and a handler while the block runs.
 
     A level that is already lower, because the program around wants more, stays as it is. If the program has not
-    configured `logging`, a library that does so meanwhile does not print the messages a second time.
+    configured `logging`, a library that does so meanwhile does not print the messages a second time. Blocks may run in
+    several threads and end in any order; the level is that of the last one that began and has not ended.
     """
-    before, propagates = LOGGER.level, LOGGER.propagate
-    wants_more = level < logging.WARNING and logging.NOTSET < before < level
-    LOGGER.setLevel(before if wants_more else level)
-    if handler is not None:
-        LOGGER.propagate = propagates and LOGGER.hasHandlers()
-        LOGGER.addHandler(handler)
+    global _before
+    with _LOCK:
+        if not _attached:
+            _before = LOGGER.level, LOGGER.propagate
+        entry = _Attached(level, handler, handler is not None and not LOGGER.hasHandlers())
+        _attached.append(entry)
+        _apply()
+        if handler is not None:
+            LOGGER.addHandler(handler)
     try:
         yield
     finally:
-        LOGGER.setLevel(before)
-        LOGGER.propagate = propagates
-        if handler is not None:
-            LOGGER.removeHandler(handler)
+        with _LOCK:
+            del _attached[next(k for k, other in enumerate(_attached) if other is entry)]
+            _apply()
+            if handler is not None:
+                LOGGER.removeHandler(handler)
+
+
+def _apply() -> None:
+    """Sets the level and the propagation for what is attached."""
+    level, propagate = _before
+    for entry in _attached:
+        wants_more = entry.level < logging.WARNING and logging.NOTSET < level < entry.level
+        level = level if wants_more else entry.level
+        propagate = propagate and not entry.alone
+    LOGGER.setLevel(level)
+    LOGGER.propagate = propagate

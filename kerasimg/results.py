@@ -306,6 +306,59 @@ class PredictionSets(Record):
 
 
 @dataclass(frozen=True, repr=False)
+class KnownImages(Record):
+    """The rule that finds unknown images and what it turns away, as `known.json` has them."""
+
+    rule: Mapping[str, Any] | None
+    """Its method and share; None: it was removed."""
+    expected: tuple[float, float] | None
+    """The share of false alarms lies in this range for 95 % of choices of the held-out images."""
+    parts: Mapping[str, Mapping[str, Any]]
+    """Part -> n, the share that is unknown with its 95 % interval, and each class."""
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """The result of what a known.json holds.
+
+        Args:
+            content: the JSON object.
+
+        Returns:
+            The rule and what it turns away.
+        """
+        low_high = content.get("expected")
+        return cls(
+            content, content["rule"], None if low_high is None else (low_high[0], low_high[1]), content.get("parts", {})
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class Robustness(Record):
+    """The accuracy on corrupted images, as `evaluation/robustness.json` has it."""
+
+    n: int
+    """Number of images; each is corrupted in every way."""
+    clean: Mapping[str, Any]
+    """Without corruption: accuracy, its 95 % interval, the mean confidence, and the share that is unknown."""
+    mean: float
+    """The mean accuracy over all corruptions and severities."""
+    rows: Mapping[str, Sequence[Mapping[str, Any]]]
+    """Corruption -> the same figures for each severity, 1 to 5."""
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """The result of what a robustness.json holds.
+
+        Args:
+            content: the JSON object.
+
+        Returns:
+            The figures.
+        """
+        return cls(content, content["n"], content["clean"], content["mean"], content["rows"])
+
+
+@dataclass(frozen=True, repr=False)
 class Comparison(Record):
     """Two or more runs on the same images, each against the first."""
 

@@ -11,10 +11,13 @@ The folder is `runs/<name>-<k>/`:
     history.csv         one row per epoch
     checkpoints/        what `resume` needs; empty when the run has finished
     tensorboard/        event files, if asked for
+    tracking.json       the run in MLflow, Weights & Biases or trackio, if asked for
     model.keras         the trained model
     calibration.json    how `calibrate` chose the temperature
     thresholds.json     how `choose_thresholds` chose the thresholds
     sets.json           the rule of prediction sets and its coverage
+    known.json          the rule that finds unknown images and its false alarms
+    added/              the files as they were before each class that `add_class` added
     evaluation/         metrics, predictions and figures (`EvaluationFolder`)
     report.html         the report
     MODEL_CARD.md       the model card
@@ -32,13 +35,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, nearest_path
 from kerasimg.escaping import from_csv_cell
 from kerasimg.files import damaged, read_json, write_json, write_text
 
 SPEC = "spec.json"
 FIRST_SPEC = "first_spec.json"
 CLASSES = "classes.json"
+ADDED = "added"
 DATA = "data.json"
 ENVIRONMENT = "environment.json"
 TRAINING = "training.json"
@@ -46,10 +50,12 @@ HISTORY = "history.csv"
 CHECKPOINTS = "checkpoints"
 CHECKPOINT = "resume.ckpt"
 TENSORBOARD = "tensorboard"
+TRACKING = "tracking.json"
 MODEL = "model.keras"
 CALIBRATION = "calibration.json"
 THRESHOLDS = "thresholds.json"
 SETS = "sets.json"
+KNOWN = "known.json"
 EVALUATION = "evaluation"
 REPORT = "report.html"
 CARD = "MODEL_CARD.md"
@@ -151,6 +157,16 @@ class EvaluationFolder:
         return self.path / SPEED
 
     @property
+    def robustness_file(self) -> Path:
+        """Accuracy on corrupted images."""
+        return self.path / "robustness.json"
+
+    @property
+    def robustness_figure(self) -> Path:
+        """The same as a drawing."""
+        return self.path / "robustness.png"
+
+    @property
     def confusion_figure(self) -> Path:
         """The confusion matrix as an image."""
         return self.path / CONFUSION_FIGURE
@@ -235,7 +251,8 @@ class RunFolder(os.PathLike[str]):
         """
         files = RunFolder.of(run)
         if not files.is_run:
-            raise CallError(f"'{files.path}' is not the folder of a run: it holds no {SPEC}")
+            why = f"it holds no {SPEC}" if files.path.exists() else f"it does not exist{nearest_path(str(files.path))}"
+            raise CallError(f"'{files.path}' is not the folder of a run: {why}")
         return files
 
     @property
@@ -298,6 +315,11 @@ class RunFolder(os.PathLike[str]):
         return self.path / SETS
 
     @property
+    def known_file(self) -> Path:
+        """The record of the rule that finds unknown images."""
+        return self.path / KNOWN
+
+    @property
     def evaluation(self) -> EvaluationFolder:
         """The evaluation of the held-out part."""
         return EvaluationFolder(self.path / EVALUATION)
@@ -316,6 +338,20 @@ class RunFolder(os.PathLike[str]):
     def exports(self) -> Path:
         """The folder that holds a bundle per target."""
         return self.path / EXPORT
+
+    @property
+    def classes_file(self) -> Path:
+        """The class names."""
+        return self.path / CLASSES
+
+    def added_folder(self, number: int) -> Path:
+        """The files as they were before a class was added; number: 1 is the first that was."""
+        return self.path / ADDED / str(number)
+
+    def added(self) -> list[Path]:
+        """The folders of `added_folder`, in the order in which the classes were added."""
+        folders = [path for path in (self.path / ADDED).glob("*") if path.name.isdecimal()]
+        return sorted(folders, key=lambda path: int(path.name))
 
     def required(self, name: str) -> Any:
         """The content of a JSON file that must be there.
@@ -383,6 +419,14 @@ class RunFolder(os.PathLike[str]):
     def write_training(self, notes: Mapping[str, Any]) -> None:
         """Write the call, the settings of each stage, and when the training finished."""
         write_json(self.path / TRAINING, notes)
+
+    def tracking(self) -> dict[str, Any] | None:
+        """Tracker -> which of its runs this one is, and the last epoch that it has."""
+        return _object(self.path / TRACKING)
+
+    def write_tracking(self, state: Mapping[str, Any]) -> None:
+        """Write the state of the trackers."""
+        write_json(self.path / TRACKING, state)
 
     def history(self) -> list[dict[str, float]]:
         """One row per epoch: stage, epoch, seconds, learning_rate, then the metrics. Empty before the first epoch."""

@@ -1,13 +1,14 @@
 """Which model a file was derived from, and whether that still is the run's model.
 
 Figures, report, model card, calibration, thresholds, label errors, export bundles and packs store the identity of the
-model that they were made from: a hash of its weights, its temperature and its thresholds. `model.keras` stores its own,
-so that comparing needs neither Keras nor the weights. A file without an identity, as older versions wrote it, or a
-model without one, is unknown, not stale.
+model that they were made from: a hash of its weights, its temperature and its thresholds; a bundle also that of its
+rule for unknown images. `model.keras` stores its own, so that comparing needs neither Keras nor the weights. A file
+without an identity, as older versions wrote it, or a model without one, is unknown, not stale.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -20,6 +21,7 @@ from kerasimg.errors import KerasimgError
 from kerasimg.files import read_json
 from kerasimg.log import warning
 from kerasimg.run_folder import EXPORT, RunFolder, RunReference
+from kerasimg.spec.pack import KNOWN, KnownRule
 
 MEMBER = "kerasimg.json"
 """The member of a `.keras` file that holds what Keras does not store."""
@@ -94,6 +96,28 @@ def change(stored: Any, model: ModelIdentity | None) -> str | None:
     return None
 
 
+def known_change(stored: Any, file: Path) -> str | None:
+    """The difference between a bundle's rule for unknown images and the model's; None if there is none, or unknown.
+
+    Args:
+        stored: `known` in the bundle's manifest.
+        file: the model's `.keras` file.
+    """
+    try:
+        with open_archive(file, f"'{file}'", ".keras") as archive:
+            rule = parse_json(archive.read(MEMBER, limit("json_bytes"))).get("known")
+            arrays = archive.read(KNOWN, limit("known_bytes")) if rule is not None else b""
+        now = None if rule is None else (KnownRule.model_validate(rule), hashlib.sha256(arrays).hexdigest())
+        before = None if stored is None else (KnownRule.model_validate(stored["rule"]), stored["sha256"])
+    except (KerasimgError, OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    if now == before:
+        return None
+    if before is None:
+        return "the run has a rule for unknown images now"
+    return f"the run's rule for unknown images has {'been removed' if now is None else 'changed'} since"
+
+
 def mark(stored: Any) -> str:
     """The comment by which a page or a card says which model it describes; empty if that is unknown."""
     model = as_identity(stored)
@@ -111,11 +135,16 @@ def stale_files(run: RunReference) -> list[Stale]:
     model = identity_of_file(files.model_file)
     if model is None:
         return []
-    return [
+    found = [
         Stale(path, why, command)
         for path, derived, command in _derived(files)
         if (why := change(derived, model)) is not None
     ]
+    for path in sorted(files.exports.glob(f"*/{BUNDLE_MANIFEST}")):
+        if (why := _bundle_change(_object(path), files)) is not None:
+            command = f"export {shlex.quote(str(files.path))} --to {shlex.quote(path.parent.name)}"
+            found.append(Stale(path, why, command))
+    return found
 
 
 def stale_bundle(folder: Path) -> Stale | None:
@@ -130,7 +159,7 @@ def stale_bundle(folder: Path) -> Stale | None:
     if not inside and not isinstance(stored, str):
         return None
     files = RunFolder(root.parent.parent if inside else (root / str(stored)).resolve())
-    why = change(content.get("model"), identity_of_file(files.model_file))
+    why = _bundle_change(content, files)
     if why is None:
         return None
     command = f"export {shlex.quote(str(files.path))} --to {shlex.quote(str(content.get('target', root.name)))}"
@@ -153,12 +182,19 @@ def _derived(files: RunFolder) -> Iterator[tuple[Path, Any, str]]:
         (files.calibration_file, f"run calibrate {run}"),
         (files.thresholds_file, f"run thresholds {run}"),
         (files.sets_file, f"run sets {run}"),
+        (files.known_file, f"run known {run}"),
     ):
         yield path, _object(path).get("model"), command
     for path in (files.report_file, files.card_file):
         yield path, _marked(path), f"run report {run}"
-    for path in sorted(files.exports.glob(f"*/{BUNDLE_MANIFEST}")):
-        yield path, _object(path).get("model"), f"export {run} --to {shlex.quote(path.parent.name)}"
+
+
+def _bundle_change(content: Mapping[str, Any], files: RunFolder) -> str | None:
+    """The difference between the model of a bundle and that of its run.  content: of the bundle's manifest."""
+    why = change(content.get("model"), identity_of_file(files.model_file))
+    if why is not None or "known" not in content or as_identity(content.get("model")) is None:
+        return why
+    return known_change(content["known"], files.model_file)
 
 
 def _object(path: Path) -> Mapping[str, Any]:

@@ -19,6 +19,8 @@ import pytest
 
 import kerasimg
 from kerasimg import api, results
+from kerasimg.deploy.export_context import prepare
+from kerasimg.deploy.learning import collect_examples
 from kerasimg.results import Result, Results
 
 NAMES = [name for name in kerasimg.__all__ if name != "__version__"]
@@ -30,8 +32,12 @@ NOT_RUN = {
     "push": "test_sharing.py",
     "pull": "test_sharing.py",
     "import_checkpoint": "test_import.py",
+    "auto": "test_auto.py",
+    "resume_auto": "test_auto.py",
+    "Auto": "test_auto.py",
+    "open_studio": "test_app.py",
 }
-"""Examples that wait for requests or need the network, and where the function is tested."""
+"""Examples that wait for requests, take minutes or need the network, and where the function is tested."""
 
 
 def members(owner: type) -> list[tuple[str, Any]]:
@@ -97,6 +103,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         for name in ("photos.json", "photos.json", "binary.json"):
             kerasimg.train(name, data="photos/", report=False, verbose=0)
+        learned = collect_examples(prepare("runs/photos-1")).to_dict()
+        (folder / "photos-learned.json").write_text(json.dumps(learned))
         kerasimg.tune("search.json", data="photos/", report=False, verbose=0)
     finally:
         os.chdir(before)
@@ -198,7 +206,7 @@ def test_mypy_finds_the_typo_of_a_user_and_nothing_else(tmp_path: Path):
     pytest.importorskip("mypy")
     (tmp_path / "program.py").write_text(PROGRAM)
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "program.py"],
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", os.devnull, "program.py"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -325,6 +333,12 @@ def test_the_batches_of_a_data_set_are_those_that_training_sees(here: Path):
     ).all()
     with pytest.raises(kerasimg.CallError, match="no part 'tset'; did you mean 'test'"):
         kerasimg.dataset("photos.json", "photos/", "tset")  # type: ignore[arg-type]
+    with pytest.raises(kerasimg.CallError, match=r"no part '\['test'\]'"):
+        kerasimg.dataset("photos.json", "photos/", ["test"])  # type: ignore[arg-type]
+    with pytest.raises(kerasimg.CallError, match="overrides: expected a dict, got int"):
+        kerasimg.dataset("photos.json", "photos/", overrides=3)  # type: ignore[arg-type]
+    with pytest.raises(kerasimg.CallError, match="params: expected a dict, got list"):
+        kerasimg.dataset("photos.json", "photos/", params=[3])  # type: ignore[arg-type]
 
 
 def test_a_spec_is_written_as_it_was_loaded(here: Path):

@@ -47,8 +47,15 @@ def test_an_unknown_name_suggests_the_nearest_and_how_to_list_all():
     with pytest.raises(CallError) as caught:
         catalog.load("mobilnet")
     assert str(caught.value).startswith(
-        'no file "mobilnet" and no zoo spec "mobilnet"; did you mean \'mobilenet\'? (kerasimg zoo list shows all '
+        'no file or folder "mobilnet" and no zoo spec "mobilnet"; did you mean \'mobilenet\'? (kerasimg zoo list '
+        "shows all "
     )
+
+
+def test_a_folder_of_a_similar_name_beside_a_missing_one_is_suggested(tmp_path: Path):
+    (tmp_path / "photos-1").mkdir()
+    with pytest.raises(CallError, match=f"did you mean '{tmp_path.as_posix()}/photos-1'"):
+        catalog.load(tmp_path / "photo-1")
 
 
 def test_a_parent_is_looked_up_beside_the_spec_then_in_the_zoo(tmp_path):
@@ -86,3 +93,18 @@ def test_loading_a_spec_imports_neither_keras_nor_tensorflow_nor_numpy():
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_a_missing_run_names_those_that_exist(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "pets-1").mkdir(parents=True)
+    (tmp_path / "runs" / "pets-1" / "spec.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    catalog.check_classifier("runs/pets-1")
+    catalog.check_classifier("efficientnet_lite0")
+    with pytest.raises(CallError, match=r'no spec "qqq"; runs here: runs/pets-1$'):
+        catalog.check_classifier("qqq")
+    (tmp_path / "cat.JPG").write_bytes(b"")
+    with pytest.raises(CallError, match=r'"cat\.JPG" is an image; the run comes first'):
+        catalog.check_classifier("cat.JPG")
+    with pytest.raises(CallError, match="did you mean 'runs/pets-1'"):
+        catalog.check_classifier("runs/pets-2")

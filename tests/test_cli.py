@@ -164,7 +164,7 @@ def test_train_evaluate_and_predict_print_json(invoke: Invoke, spec: Path, colou
     evaluated = invoke("evaluate", trained["run"], "--data", colours, "--json").json
     assert (evaluated["part"], evaluated["n"]) == ("all", 20)
     (predicted,) = invoke("predict", trained["run"], colours / "red" / "00.png", "--json").json
-    assert set(predicted) == {"file", "label", "confidence", "probabilities", "set"}
+    assert set(predicted) == {"file", "label", "confidence", "probabilities", "set", "known", "p_value"}
 
 
 def test_predict_classifies_the_good_images_beside_a_bad_one(invoke: Invoke, spec: Path, colours: Path, tmp_path: Path):
@@ -355,11 +355,17 @@ COMMANDS = list(leaves(typer.main.get_command(cli.app)))
 def test_every_command_has_a_help_page(invoke: Invoke, words: tuple[str, ...]):
     outcome = invoke(*words, "--help")
     assert (outcome.code, "Usage:" in outcome.out) == (0, True)
+    assert "...\n" not in outcome.out.partition("\n")[2], "a sentence is cut"
 
 
-def test_there_are_ten_verbs_at_the_top_and_the_rest_is_in_groups():
+def test_there_are_twelve_verbs_at_the_top_and_the_rest_is_in_groups():
     top = [words[0] for words in COMMANDS if len(words) == 1]
-    assert top == ["init", "check", "import", "train", "tune", "evaluate", "predict", "explain", "export", "serve"]
+    train, use, deploy = (
+        ["init", "check", "import", "train", "tune", "auto"],
+        ["evaluate", "predict", "explain"],
+        ["export", "serve"],
+    )
+    assert top == ["studio", *train, *use, *deploy]
     assert {words[0] for words in COMMANDS if len(words) > 1} == {"spec", "run", "data", "zoo", "cache"}
 
 
@@ -380,7 +386,7 @@ def test_a_command_in_the_wrong_group_names_the_right_one(invoke: Invoke, typed:
 
 def test_every_command_has_a_next_step_that_is_a_command(parse_command: Callable[[str], None]):
     assert set(NEXT) == {" ".join(words) for words in COMMANDS}
-    assert [command for command, line in NEXT.items() if line is None] == ["serve"]
+    assert [command for command, line in NEXT.items() if line is None] == ["serve", "studio"]
     for line in filter(None, NEXT.values()):
         parse_command(re.sub(r"\{\w+\}", "1", line))
 

@@ -29,6 +29,10 @@ TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 
 QUICKER = {
     'kerasimg.train(data="photos/")': 'kerasimg.train(data="photos/", size=32, epochs=1)',
+    'run.export("litert")  # also': 'run.export("litert", precision="float32")  # also',
+    "epochs=3, lr=0.002, verbose=2)": "epochs=1, lr=0.002, verbose=2, report=False)",
+    "epochs=6, lr=0.002)": "epochs=2, lr=0.002, report=False)",
+    '[bundle] = longer.export("litert")': '[bundle] = longer.export("litert", precision="float32")',
     'data="sample", lr=0.002, overrides={"fit.stages.0.epochs": 3}': 'data="photos/", size=32, epochs=1, lr=0.002',
 }
 """What an example runs with instead, because it would take too long. The page shows the same."""
@@ -58,6 +62,12 @@ def copy_of_the_world(world: World, tmp_path: Path) -> Iterator[Path]:
     folder = Path(shutil.copytree(world.folder, tmp_path / "world"))
     with contextlib.chdir(folder):
         yield folder
+
+
+@pytest.fixture(scope="session")
+def trainings() -> dict[str, tuple[list[str], Path]]:
+    """Trainings of `REPEATED` that a page has run: the command -> what it printed, and a copy of the run."""
+    return {}
 
 
 @pytest.fixture(scope="session")
@@ -167,6 +177,12 @@ RUNNABLE = [
     if page.name != "plain-keras.md"  # tests/contract/test_plain_keras.py runs those
     for block in blocks(page, "python")
 ]
+PRINTED = {
+    block: shown
+    for page in PAGES
+    for block, shown in re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", read(page), re.M | re.S)
+}
+"""What a page shows below an example as its output."""
 BLOCK_IDS = [f"{page.name}-{len(block)}" for page, block in RUNNABLE]
 
 
@@ -183,25 +199,52 @@ def test_api_page_lists_every_public_name():
 
 @pytest.mark.usefixtures("copy_of_the_world")
 @pytest.mark.parametrize(("page", "block"), RUNNABLE, ids=BLOCK_IDS)
-def test_python_examples_run(page: Path, block: str, monkeypatch: pytest.MonkeyPatch, trained: Callable[..., Any]):
+def test_python_examples_run(
+    page: Path,
+    block: str,
+    monkeypatch: pytest.MonkeyPatch,
+    trained: Callable[..., Any],
+    examples: SimpleNamespace,
+    capsys: pytest.CaptureFixture[str],
+):
     monkeypatch.setattr(kerasimg, "train", trained)
-    for shown, quicker in QUICKER.items():
-        block = block.replace(shown, quicker)
-    exec(block, {"__name__": "example"})
+    exec(quicker(block), {"__name__": "example"})
+    printed = capsys.readouterr().out.splitlines()
+    assert block not in PRINTED or examples.matches(PRINTED[block].splitlines(), printed), printed
+
+
+def quicker(example: str) -> str:
+    """What a test runs of an example."""
+    for shown, instead in QUICKER.items():
+        example = example.replace(shown, instead)
+    return example
+
+
+def notebook_cells() -> list[str]:
+    """The code of the notebook."""
+    notebook = json.loads(read(DOCS / "notebooks" / "first_hour.ipynb"))
+    assert all(not cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
 def test_quicker_forms_are_those_of_examples():
-    examples = "\n".join(block for _, block in RUNNABLE)
+    examples = "\n".join([*(block for _, block in RUNNABLE), *notebook_cells()])
     assert [shown for shown in QUICKER if shown not in examples] == []
 
 
 SHOWN = [page for page in PAGES if blocks(page, "console")]
 NEEDS = {"serve.md": ("curl",)}
+REPEATED = {"kerasimg train transfer --data photos/ --epochs 5": "runs/transfer-1"}
+"""A training that several pages show runs once; others than those of `examples.SHARED` are on few pages."""
+ELSEWHERE = ("kerasimg auto photos/ --minutes 2",)
+"""Commands that take minutes: tests/tuning/test_auto.py compares what this one prints, at the end of its own."""
 
 
 @pytest.mark.usefixtures("copy_of_the_world")
 @pytest.mark.parametrize("page", **named(SHOWN))
-def test_commands_print_what_the_page_shows(page: Path, world: World, examples: SimpleNamespace):
+def test_commands_print_what_the_page_shows(
+    page: Path, world: World, examples: SimpleNamespace, trainings: Any, tmp_path_factory: pytest.TempPathFactory
+):
     if missing := [name for name in NEEDS.get(page.name, ()) if shutil.which(name) is None]:
         pytest.skip(f"{', '.join(missing)} is not installed")
     if page.name == "web.md":
@@ -211,9 +254,17 @@ def test_commands_print_what_the_page_shows(page: Path, world: World, examples: 
             litertjs.runtime_files()
         except CallError as error:
             pytest.skip(str(error))
+    known = dict(world.outputs)
+    for command, (printed, run) in trainings.items():
+        if f"$ {command}\n" in read(page):
+            known[command] = printed
+            shutil.copytree(run, REPEATED[command])
     for block in examples.blocks(read(page)):
-        for example, printed in examples.run_block(block, world.outputs, quick=True):
+        for example, printed in examples.run_block(block, known, quick=True, skip=ELSEWHERE):
             shown = example.output
+            if example.command in REPEATED and example.command not in trainings:
+                copy = shutil.copytree(REPEATED[example.command], tmp_path_factory.mktemp("runs") / "run")
+                trainings[example.command] = (printed, copy)
             assert examples.matches(shown, printed), (
                 f"{page.name}: $ {example.command}\n"
                 + "\n".join(["shown:", *examples.normalise(shown), "", "printed:", *examples.normalise(printed)])
@@ -221,15 +272,17 @@ def test_commands_print_what_the_page_shows(page: Path, world: World, examples: 
             )
 
 
-BEGIN_OTHERWISE = {"export-support.md"}  # a generated table
-
-
-@pytest.mark.parametrize("page", **named([page for page in PAGES if page.name not in BEGIN_OTHERWISE]))
-def test_pages_begin_with_something_to_run(page: Path):
+@pytest.mark.parametrize("page", **named(PAGES))
+def test_pages_begin_with_something_to_run_and_its_output(page: Path):
     languages = re.findall(r"^```([{}\w]+)$", read(page), re.M)
     if page.name == "README.md":
         assert languages.pop(0) == "sh"  # the installation
-    assert languages[0] in ("console", "python")
+    if languages[0] == "python":
+        assert languages[1] == "text"
+    else:
+        assert languages[0] == "console"
+        first = next(iter(re.findall(r"^```console\n(.*?)^```$", read(page), re.M | re.S))).splitlines()
+        assert [line for line in first if not line.startswith(("$ ", "...", "Next: "))]
 
 
 def test_examples_are_compared_except_for_numbers_and_classes(examples: SimpleNamespace):
@@ -305,14 +358,13 @@ def test_errors_that_the_readme_shows_are_reported():
     assert set(shown.splitlines()) <= set(reported)
 
 
-def test_notebook_runs_from_top_to_bottom(copy_of_the_world: Path, monkeypatch: pytest.MonkeyPatch):
-    notebook = json.loads(read(DOCS / "notebooks" / "first_hour.ipynb"))
-    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+@pytest.mark.usefixtures("copy_of_the_world")
+def test_notebook_runs_from_top_to_bottom():
+    cells = notebook_cells()
     assert len(cells) > 8
     names: dict[str, Any] = {"__name__": "__main__"}
     for cell in cells:
-        exec(cell, names)
-    assert all(not cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code")
+        exec(quicker(cell), names)
 
 
 def test_recipe_for_a_family_of_the_zoo_works(

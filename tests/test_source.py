@@ -255,7 +255,7 @@ def test_an_import_at_module_level_needs_no_extra():
     installed, always = installed_distributions(), {canonical(name) for name in requirements()[""]}
     missing = {}
     for module in MODULES:
-        if module.startswith("deploy/serve/"):  # begins with a check for the extra `serve`
+        if module.startswith(("deploy/serve/", "studio/")):  # begin with a check for the extra of that name
             continue
         for name in imported(ast.Module(toplevel(tree(module)), [])) - set(sys.stdlib_module_names) - {"kerasimg"}:
             if not {canonical(each) for each in installed.get(name, [name])} & always:
@@ -355,6 +355,7 @@ def test_a_script_that_uses_a_removed_name_is_noticed():
 @pytest.mark.parametrize("path", BENCHMARKS, ids=[path.stem for path in BENCHMARKS])
 def test_a_benchmark_imports_what_it_needs_and_has_help(path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    monkeypatch.syspath_prepend(path.parent)  # as Python does for a script
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(path), run_name="__main__")
     assert end.value.code == 0

@@ -1,4 +1,4 @@
-"""The command line: ten verbs at the top and groups of further commands, each thin over a function of the package.
+"""The command line: twelve verbs at the top and groups of further commands, each thin over a function of the package.
 
 Nothing here imports Keras before a command needs it: `check`, `zoo`, `spec show` and `--help` answer at once.
 

@@ -1,4 +1,4 @@
-"""`kerasimg cache`: decoded images, features of frozen layers, and notes on the data that are cached on disk."""
+"""`kerasimg cache`: decoded images, features of frozen layers, compiled functions and notes on the data, on disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 @commands.command("list")
 def list_files(as_json: Json = False) -> None:
-    """List what is cached. Decoded images with their number, bytes and last use; features; notes on the data."""
+    """List what is cached: decoded images (number, bytes, last use), features, compiled functions, notes on data."""
+    from kerasimg import compile_cache
     from kerasimg.data import cache_files
     from kerasimg.training import feature_files
 
@@ -32,6 +33,13 @@ def list_files(as_json: Json = False) -> None:
         "folder": str(feature_files.folder()),
         "bytes": sum(file.bytes for file in feature_files.files()),
     }
+    sizes = [path.stat().st_size for path in compile_cache.files()]
+    compiled: dict[str, Any] = {
+        "folder": str(compile_cache.folder()),
+        "files": len(sizes),
+        "bytes": sum(sizes),
+        "limit": compile_cache.LIMIT,
+    }
     notes: dict[str, dict[str, Any]] = {}
     for name in cache_files.NOTES:
         mine = [file for file in cache_files.notes() if file.path.parent.name == name]
@@ -40,11 +48,14 @@ def list_files(as_json: Json = False) -> None:
     text.append(f"{total / 1e9:,.1f} of {limit / 1e9:,.1f} GB in {root}")
     if features["bytes"]:
         text.append(f"{features['bytes'] / 1e9:,.1f} GB of features in {features['folder']}")
+    if sizes:
+        text.append(f"{sum(sizes) / 1e6:,.1f} MB of functions that JAX compiled, in {compiled['folder']}")
     for name, summary in notes.items():
         if summary["files"]:
             size = f"{summary['bytes'] / 1e6:,.1f} MB in {summary['files']} files"
             text.append(f"{size} of the {name}, in {root.parent / name}")
-    result = {"folder": str(root), "bytes": total, "limit": limit, "files": rows, "features": features, "notes": notes}
+    result = {"folder": str(root), "bytes": total, "limit": limit, "files": rows}
+    result |= {"features": features, "compiled": compiled, "notes": notes}
     print_result("cache list", result, text, as_json)
 
 
@@ -56,17 +67,19 @@ def remove(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Remove what is cached. A run that needs it reads and decodes its images, or computes features, again."""
+    """Remove what is cached. A run that needs it decodes its images, computes features, or compiles, again."""
+    from kerasimg import compile_cache
     from kerasimg.data import cache_files
     from kerasimg.training import feature_files
 
     age_s = _seconds(older_than)
     removed = [
-        *cache_files.remove_older(cache_files.folder(), age_s),
-        *feature_files.remove_older(age_s),
-        *cache_files.remove_notes(age_s),
+        *(file.bytes for file in cache_files.remove_older(cache_files.folder(), age_s)),
+        *(file.bytes for file in feature_files.remove_older(age_s)),
+        *(file.bytes for file in cache_files.remove_notes(age_s)),
+        *compile_cache.remove_older(age_s),
     ]
-    total = sum(file.bytes for file in removed)
+    total = sum(removed)
     text = f"removed {len(removed)} files, {total / 1e6:,.0f} MB"
     print_result("cache remove", {"removed": len(removed), "bytes": total}, text, as_json)
 

@@ -26,8 +26,10 @@ class PrecisionName(StrEnum):
 
     float32 = "float32"
     float16 = "float16"
+    int16 = "int16"
     dynamic = "dynamic"
     int8 = "int8"
+    int4 = "int4"
 
 
 class InputName(StrEnum):
@@ -45,8 +47,8 @@ Precisions = Annotated[
     list[PrecisionName],
     typer.Option(
         "--precision",
-        help="dynamic: int8 weights. int8: int8 weights and activations. Repeatable. Default: float32, where "
-        "the target has it.",
+        help="dynamic: int8 weights. int8: int8 weights and activations. int16: int16 activations. int4: int4 weights. "
+        "Repeatable. Default: float32, where the target has it.",
     ),
 ]
 Batch = Annotated[
@@ -89,6 +91,9 @@ def export(
     allow_uncompared: Annotated[
         bool, typer.Option("--allow-uncompared", help="Allow an export that there are no images to compare on.")
     ] = False,
+    trainable: Annotated[
+        bool, typer.Option("--trainable", help="web: the page can learn new classes (run learn).")
+    ] = False,
     flash_bytes: Annotated[
         int | None, typer.Option("--flash-bytes", min=1, help="embedded: most flash memory it may take.")
     ] = None,
@@ -98,7 +103,12 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a trained classifier. The result is compared with the trained model on its own runtime."""
-    with keras_loaded():
+    from kerasimg.deploy.targets import target
+
+    wanted = [target(name) for name in to]  # a wrong name, or a missing package, is reported before Keras starts
+    if len(wanted) == 1:
+        wanted[0].require()
+    with keras_loaded(run):
         from kerasimg.deploy.export import export
     with waiting("exporting", as_json):
         bundles = export(
@@ -115,6 +125,7 @@ def export(
             input_dtype=input_dtype.value,
             allow_flex=allow_flex,
             allow_uncompared=allow_uncompared,
+            trainable=trainable,
             flash_bytes=flash_bytes,
             arena_bytes=arena_bytes,
         )
@@ -129,8 +140,8 @@ def export(
 @commands.command()
 def serve(
     source: Annotated[
-        Path,
-        typer.Argument(metavar="RUN|BUNDLE", help=f"{RUN_HELP} Or an exported bundle: its folder."),
+        list[Path],
+        typer.Argument(metavar="RUN|BUNDLE...", help=f"{RUN_HELP} Or an exported bundle: its folder. Or several."),
     ],
     host: Annotated[
         str, typer.Option("--host", help="Address to listen at; 127.0.0.1 is this machine alone.")
@@ -147,8 +158,16 @@ def serve(
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="The model's name in requests. Default: the bundle's.")
+        list[str], typer.Option("--name", help="The model's name in requests; once for each. Default: the bundle's.")
+    ] = [],  # noqa: B006 - typer needs a list
+    device: Annotated[str, typer.Option("--device", help="cpu, or gpu: by ONNX Runtime, of an ONNX export.")] = "cpu",
+    grpc_port: Annotated[
+        int | None,
+        typer.Option("--grpc-port", help="Port of the Open Inference Protocol over gRPC; 0: any free. Default: none."),
     ] = None,
+    reload_s: Annotated[
+        float, typer.Option("--reload", metavar="S", help="Seconds between looks for replaced bundles; 0: never.")
+    ] = 1.0,
     top: Top = 5,
     max_mb: Annotated[float, typer.Option("--max-mb", help="Largest request, in MiB.")] = 16.0,
     max_megapixels: Annotated[float, typer.Option("--max-megapixels", help="Largest image, in million pixels.")] = 50.0,
@@ -185,6 +204,9 @@ def serve(
             threads=threads,
             model=model,
             name=name,
+            device=device,
+            grpc_port=grpc_port,
+            reload_s=reload_s,
             top=top,
             max_bytes=int(max_mb * MEBIBYTE),
             max_pixels=int(max_megapixels * 1e6),

@@ -9,6 +9,9 @@ from typer.core import TyperGroup
 
 from kerasimg.errors import CallError
 
+SENTENCE = 200
+"""Characters of the first sentence of a command's help; a long one is wrapped in the list of its group, not cut."""
+
 
 def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The words of every command below a group: ("train",), ("run", "report")."""
@@ -37,10 +40,9 @@ class Group(TyperGroup):
         width = max(map(len, self.commands)) if self.commands else 0
         panels: dict[str, list[tuple[str, str]]] = {}
         for name, command in self.commands.items():
-            limit = formatter.width - width - 6
             panel = getattr(command, "rich_help_panel", None)
             title = panel if isinstance(panel, str) else "Commands"
-            panels.setdefault(title, []).append((name.ljust(width), command.get_short_help_str(limit)))
+            panels.setdefault(title, []).append((name.ljust(width), command.get_short_help_str(SENTENCE)))
         for title, rows in panels.items():
             with formatter.section(title):
                 formatter.write_dl(rows)

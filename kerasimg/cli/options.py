@@ -42,8 +42,8 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Set a param or one of epochs, size, batch_size, lr, task by name, anything else by its path: "
-        "fit.seed=3. Repeatable.",
+        help="Set a param or one of epochs, size, batch_size, lr, task, trials, minutes by name, anything else by its "
+        "path: fit.seed=3. Repeatable.",
     ),
 ]
 Epochs = Annotated[
@@ -67,6 +67,15 @@ class TaskName(StrEnum):
     multiclass = "multiclass"
     binary = "binary"
     multilabel = "multilabel"
+
+
+class DeviceName(StrEnum):
+    """What a model is exported for by `auto`."""
+
+    phone = "phone"
+    browser = "browser"
+    server = "server"
+    microcontroller = "microcontroller"
 
 
 Task = Annotated[
@@ -147,10 +156,15 @@ OWN_ARGUMENTS = frozenset(
         "limits",
         "on_bad_image",
         "on_finished",
+        "on_trained",
+        "warm_start",
+        "deadline",
+        "began",
         "cache",
         "report",
         "first_spec",
         "tensorboard",
+        "track",
         "workers",
         "token",
         "chief",

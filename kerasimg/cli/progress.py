@@ -26,12 +26,13 @@ LOG_INTERVAL_S = 30.0
 class Waiting:
     """The line on standard error during a wait; it is cleared before anything else is printed, and at the end."""
 
-    def __init__(self, what: str, shown: bool, silent: bool = False, in_lines: bool = False) -> None:
-        """in_lines: standard error is no terminal; write whole lines, few of them."""
+    def __init__(self, what: str, shown: bool, silent: bool = False, in_lines: bool = False, err: bool = False) -> None:
+        """in_lines: standard error is no terminal; write whole lines, few of them.  err: messages go there, too."""
         self.what = what
         self.in_lines = in_lines
         self.due = LOG_PATIENCE_S
         self.silent = silent
+        self.err = err
         self.done = ""
         self.start = time.monotonic()
         # A file of its own: standard error is redirected while a library is silenced.
@@ -43,13 +44,13 @@ class Waiting:
         if shown:
             self.thread.start()
 
-    def say(self, line: str) -> None:
-        """Print a line that stays, unless silent; the wait starts again from here."""
+    def say(self, line: str, err: bool | None = None) -> None:
+        """Print a line that stays, unless silent; the wait starts again from here.  err: None: as all messages."""
         if self.silent:
             return
         with self.lock:
             self._clear()
-            echo(line)
+            echo(line, err=self.err if err is None else err)
             self.start = time.monotonic()
 
     def progress(self, done: int, of: int) -> None:
@@ -94,13 +95,14 @@ class Waiting:
 
 
 @contextmanager
-def waiting(what: str, silent: bool = False) -> Iterator[Waiting]:
+def waiting(what: str, silent: bool = False, err: bool = False) -> Iterator[Waiting]:
     """Show `what` and the seconds on a terminal while the block runs and prints nothing for more than two seconds.
 
+    err: messages go to standard error, since others read the output.
     silent: show and print nothing. If standard error is not a terminal, a line after 15 s and then every 30 s shows
     the progress, so that logs stay short.
     """
-    shown = Waiting(what, not silent and sys.stderr is not None, silent, in_lines=not _is_terminal())
+    shown = Waiting(what, not silent and sys.stderr is not None, silent, not _is_terminal(), err)
     try:
         with log.attached(_Lines(shown), logging.WARNING if silent else logging.DEBUG):
             yield shown

@@ -12,6 +12,7 @@ from kerasimg.cli.deploy import TARGETS, Batch, Drop, Precisions, Same, Toleranc
 from kerasimg.cli.options import (
     DATA_HELP,
     QUIET_CLIENT,
+    Images,
     Json,
     RunArgument,
     RunData,
@@ -23,6 +24,7 @@ from kerasimg.cli.options import (
 from kerasimg.cli.output import echo, print_result
 from kerasimg.cli.progress import waiting
 from kerasimg.errors import CallError, KerasimgError
+from kerasimg.files import require_free
 from kerasimg.run_folder import CARD, REPORT, RunFolder
 
 commands = typer.Typer(help="Report on, compare, improve and share runs.", no_args_is_help=True)
@@ -42,7 +44,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write a run's report.html and MODEL_CARD.md. From the files in its folder."""
-    with keras_loaded():
+    with keras_loaded(run):
         from kerasimg.reporting.report import report
     with waiting("writing the report", as_json):
         path = report(run, out=out)
@@ -70,7 +72,7 @@ def history(
     if tensorboard is not None:
         if tensorboard.exists() and not tensorboard.is_dir():
             raise CallError(f"--tensorboard: expected a folder, and '{tensorboard}' is none")
-        with keras_loaded():
+        with keras_loaded(run):
             from kerasimg.callbacks.curves_to_tensorboard import write_curves
         try:
             write_curves(RunFolder(run).history_file, tensorboard)
@@ -93,7 +95,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Test whether one run is better than another. With intervals, and the images whose prediction changed."""
-    with keras_loaded():
+    with keras_loaded(*runs):
         from kerasimg.evaluation.compare import compare
         from kerasimg.evaluation.comparison_table import print_comparison
     with waiting("comparing", as_json):
@@ -117,7 +119,7 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Calibrate probabilities (temperature scaling). Fitted on the validation split and saved in model.keras."""
-    with keras_loaded():
+    with keras_loaded(run):
         from kerasimg.evaluation.calibrate import calibrate
     with waiting("calibrating", as_json):
         result = calibrate(run, data=data, part=part, undo=undo).to_dict()
@@ -151,7 +153,7 @@ def thresholds(
     as_json: Json = False,
 ) -> None:
     """Choose thresholds for a binary or multilabel model. On the validation split; saved in model.keras."""
-    with keras_loaded():
+    with keras_loaded(run):
         from kerasimg.evaluation.thresholds import choose_thresholds
     costs = {"false_positive": false_positive, "false_negative": false_negative}
     with waiting("choosing thresholds", as_json):
@@ -182,7 +184,7 @@ def sets(
     as_json: Json = False,
 ) -> None:
     """Choose a rule for prediction sets that hold the true class at a stated rate. Saved in model.keras."""
-    with keras_loaded():
+    with keras_loaded(run):
         from kerasimg.evaluation.prediction_sets import prediction_sets
     with waiting("choosing sets", as_json):
         result = prediction_sets(
@@ -202,6 +204,166 @@ def sets(
     print_result("run sets", result, text, as_json, run=run)
 
 
+@commands.command()
+def known(
+    run: RunArgument,
+    share: Annotated[
+        float, typer.Option("--share", help="Largest share of images like the training images that is turned away.")
+    ] = 0.05,
+    method: Annotated[str, typer.Option("--method", help="auto, mahalanobis, distance or energy.")] = "auto",
+    data: RunData = None,
+    undo: Undo = False,
+    as_json: Json = False,
+) -> None:
+    """Fit the rule that says "none of these" of images unlike the training images. Saved in model.keras."""
+    with keras_loaded(run):
+        from kerasimg.evaluation.known import known
+    with waiting("fitting", as_json):
+        result = known(run, share, method=method, data=data, undo=undo).to_dict()
+    text = ["removed"] if result["rule"] is None else []
+    if not text:
+        low, high = result["expected"]
+        text.append(f"{result['rule']['method']}, limit set by {result['chosen_on']['n']:,} images")
+        text.append(
+            f"of images like these at most {share:.1%} are turned away on average "
+            f"({low:.1%} to {high:.1%} for 95 % of choices of these images)"
+        )
+    for name, row in result.get("parts", {}).items():
+        low, high = row["interval"]
+        text.append(f"{name}, {row['n']:,} images: {row['unknown']:.1%} ({low:.1%} to {high:.1%}) are turned away")
+        text += [f"  {each['class']}: {each['unknown']:.1%}" for each in row["classes"] if each["interval"][0] > share]
+    print_result("run known", result, text, as_json, run=run)
+
+
+@commands.command()
+def add(
+    run: RunArgument,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the new class.")] = None,
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="IMAGES...", help="Images of it: files, or a folder.")
+    ] = None,
+    undo: Undo = False,
+    as_json: Json = False,
+) -> None:
+    """Add a class to a trained run from a few images. Its layers are not trained again."""
+    with keras_loaded(run):
+        from kerasimg.evaluation.add_class import add_class
+    with waiting("adding", as_json):
+        result = add_class(run, name, images, undo=undo)
+    text = [f"{len(result.classes):,} classes: {', '.join(result.classes[-8:])}"]
+    if result.left_out is not None:
+        text.append(f"{result.left_out:.0%} of {result.images} images are recognised, each left out of the fit")
+    if result.old is not None:
+        low, high = result.old["interval"]
+        text.append(
+            f"old classes, {result.old['n']:,} {result.old['part']} images: accuracy {result.old['before']:.1%} -> "
+            f"{result.old['after']:.1%} ({low * 100:+.1f} to {high * 100:+.1f} points)"
+        )
+    print_result("run add", result.to_dict(), text, as_json, run=run)
+
+
+@commands.command()
+def robustness(
+    run: RunArgument,
+    corruptions: Annotated[
+        list[str] | None, typer.Option("--corruption", help="Only this corruption; may be given several times.")
+    ] = None,
+    data: RunData = None,
+    part: Annotated[str | None, part_option("test")] = None,
+    images: Annotated[int, typer.Option("--images", min=1, help="Number of images, evenly spaced.")] = 500,
+    seed: Annotated[int, typer.Option("--seed", help="Of noise and the like.")] = 0,
+    out: Annotated[
+        Path | None, out_option("the table, as JSON", "RUN/evaluation/robustness.json; with --data only printed")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the accuracy on corrupted images: noise, blur, weather, digital, each at five severities."""
+    with keras_loaded(run):
+        from kerasimg.evaluation.robustness import robustness
+    with waiting("corrupting", as_json):
+        result = robustness(
+            run, corruptions=corruptions or None, data=data, part=part, images=images, seed=seed, out=out
+        ).to_dict()
+    print_result("run robustness", result, robustness_lines(result), as_json, run=run)
+
+
+def robustness_lines(result: dict[str, Any]) -> list[str]:
+    """The accuracy on corrupted images as a table."""
+    low, high = result["clean"]["interval"]
+    width = max(len(name) for name in [*result["rows"], "mean"])
+    lines = [
+        f"{result['n']:,} images, accuracy {result['clean']['accuracy']:.1%} ({low:.1%} to {high:.1%}) as they are"
+    ]
+    lines.append(f"{'severity':<{width}}" + "".join(f"{severity:>8}" for severity in range(1, 6)))
+    for name, rows in result["rows"].items():
+        lines.append(f"{name:<{width}}" + "".join(f"{row['accuracy']:>8.1%}" for row in rows))
+    lines.append(f"{'mean':<{width}}" + "".join(f"{value:>8.1%}" for value in result["by_severity"]))
+    return lines
+
+
+@commands.command()
+def embed(
+    run: RunArgument,
+    images: Images,
+    out: Annotated[Path | None, out_option("the features, .npz or .parquet", "features.npz")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the features of images: what the last layer of a classifier takes."""
+    with keras_loaded(run):
+        from kerasimg.evaluation.embed import embed
+    path = out or Path("features.npz")
+    with waiting("computing features", as_json):
+        features = embed(run, images, out=path).features
+    result = {"out": str(path), "images": features.shape[0], "features": features.shape[1]}
+    text = f"{features.shape[0]:,} images, {features.shape[1]:,} features -> {path}"
+    print_result("run embed", result, text, as_json, run=run)
+
+
+@commands.command()
+def similar(
+    run: RunArgument,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
+    count: Annotated[int, typer.Option("--count", metavar="N", help="Number of images.")] = 5,
+    data: RunData = None,
+    as_json: Json = False,
+) -> None:
+    """Find the training images that are most similar to an image, by the features of a classifier."""
+    with keras_loaded(run):
+        from kerasimg.evaluation.embed import similar
+    with waiting("comparing", as_json):
+        rows = similar(run, image, count, data=data)
+    text = [
+        f"{row.similarity:.3f}  {row.file}  {row.label if isinstance(row.label, str) else '|'.join(row.label)}"
+        for row in rows
+    ]
+    print_result("run similar", [row.to_dict() for row in rows], text, as_json, run=run)
+
+
+@commands.command()
+def learn(
+    run: RunArgument,
+    page: Annotated[
+        Path, typer.Argument(metavar="PAGE.JSON", help="What the page saved that was exported with --trainable.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DATA", help=f"{DATA_HELP} Default: only the examples that the page saved."),
+    ] = None,
+    out: Annotated[Path | None, out_option("the model, a .keras file", "PAGE.keras")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a classifier of the classes that an exported page has learned. It gives the page's probabilities."""
+    with keras_loaded(run):
+        from kerasimg.deploy.learning import learn
+    with waiting("learning", as_json):
+        learned = learn(run, page, out=out, data=data)
+    images = ", ".join(f"{name} {count:,}" for name, count in learned.images.items())
+    text = [f"{len(learned.classes):,} classes ({images}) -> {learned.file}"]
+    if learned.left_out is not None:
+        text.append(f"{learned.left_out:.1%} of the examples are right when each is left out of the fit")
+    print_result("run learn", learned.to_dict(), text, as_json, model=learned.file)
+
+
 @commands.command("label-errors")
 def label_errors(
     run: RunArgument,
@@ -214,7 +376,7 @@ def label_errors(
     as_json: Json = False,
 ) -> None:
     """List images whose label is likely wrong. Of the run's validation and test splits."""
-    with keras_loaded():
+    with keras_loaded(run):
         from kerasimg.evaluation.label_errors import label_errors
     with waiting("predicting", as_json):
         result = label_errors(run, data=data, part=part, out=out).to_dict()
@@ -247,12 +409,37 @@ def measure(
     as_json: Json = False,
 ) -> None:
     """Measure size and speed. Parameters, multiplications, bytes, and time on this machine by each runtime."""
-    with keras_loaded():
+    with keras_loaded(run):
         from kerasimg.deploy.measure import as_text, measure
     precisions: Any = [name.value for name in precision] or None
     with waiting("exporting and measuring", as_json):
         result = measure(run, to or None, precision=precisions, batch=batch, data=data).to_dict()
     print_result("run measure", result, lambda: echo(as_text(result)), as_json, run=run)
+
+
+@commands.command()
+def shrink(
+    run: RunArgument,
+    to_kb: Annotated[float | None, typer.Option("--to-kb", min=0, help="Largest size, in 1,000 bytes.")] = None,
+    to_ms: Annotated[
+        float | None, typer.Option("--to-ms", min=0, help="Largest median time of one image, on this machine.")
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option("--max-drop", min=0, max=1, help="Largest loss of accuracy on the test images.")
+    ] = 0.01,
+    to: Annotated[str, typer.Option("--to", metavar="TARGET", help=f"The target: {TARGETS}.")] = "litert",
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs of training after each pruning.")] = 5,
+    data: RunData = None,
+    as_json: Json = False,
+) -> None:
+    """Find the smallest export within limits. By precision, pruning and distillation, each measured in its runtime."""
+    with keras_loaded(run):
+        from kerasimg.deploy.shrink import as_lines, shrink
+    with waiting("shrinking", as_json):
+        found = shrink(run, to_kb=to_kb, to_ms=to_ms, max_drop=max_drop, to=to, epochs=epochs, data=data)
+    text = [*as_lines(found.rungs), f"saved in {found.bundle.folder}: {found.chosen.precision} of {found.chosen.model}"]
+    result = {"bundle": str(found.bundle.folder), "chosen": found.chosen.to_dict(), "rungs": found.rungs.to_dict()}
+    print_result("run shrink", result, lambda: echo("\n".join(text)), as_json, bundle=found.bundle.folder)
 
 
 @commands.command()
@@ -295,7 +482,7 @@ def pack(
     as_json: Json = False,
 ) -> None:
     """Pack a run into one file to send. Spec, classes, weights and model card; it cannot run code."""
-    with keras_loaded():
+    with keras_loaded(run):
         from kerasimg.deploy.sharing import pack
     with waiting("packing", as_json):
         path = pack(run, out)
@@ -309,6 +496,8 @@ def unpack(
     as_json: Json = False,
 ) -> None:
     """Unpack a .kerasimg file into a run's folder. Spec, classes, model.keras and model card."""
+    if (folder := out or file.with_suffix("")) != file:
+        require_free(folder)
     with keras_loaded():
         from kerasimg.api import unpack
     with waiting("unpacking", as_json):
@@ -323,6 +512,12 @@ def push(
     repo: Repo,
     private: Annotated[bool, typer.Option("--private", help="If the repository is new, make it private.")] = False,
     message: Annotated[str | None, typer.Option("--message", metavar="TEXT", help="The commit message.")] = None,
+    space: Annotated[
+        bool, typer.Option("--space", help="Publish the page of the web export as a static Space, too.")
+    ] = False,
+    data_card: Annotated[
+        bool, typer.Option("--data-card", help="Upload a Croissant card of the images, too: names, labels and hashes.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Upload a run or a pack to the Hugging Face Hub. As a pack with its model card."""
@@ -331,10 +526,10 @@ def push(
     from kerasimg.spec.pack import is_pack
 
     if not is_pack(run):
-        with keras_loaded():  # quietly, before the hub's module imports it
+        with keras_loaded(run):  # quietly, before the hub's module imports it
             pass
     with waiting("uploading", as_json):
-        address = hub.push(run, repo, private=private, message=message)
+        address = hub.push(run, repo, private=private, message=message, space=space, data_card=data_card)
     print_result("run push", {"repo": repo, "url": address}, address, as_json, repo=repo)
 
 

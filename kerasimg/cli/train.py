@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kerasimg.cli.options import (
+    DATA_HELP,
     QUIET_CLIENT,
     SPEC_HELP,
     Bad,
@@ -22,6 +23,7 @@ from kerasimg.cli.options import (
     CacheKind,
     CacheOption,
     DataArgument,
+    DeviceName,
     Epochs,
     Json,
     LearningRate,
@@ -45,6 +47,7 @@ from kerasimg.cli.options import (
 from kerasimg.cli.output import echo, print_json, print_next, print_result, table
 from kerasimg.cli.progress import messages, waiting
 from kerasimg.errors import CallError, Fault, SpecError, printable
+from kerasimg.escaping import one_line
 from kerasimg.files import write_text
 from kerasimg.run_folder import REPORT, RunFolder
 
@@ -65,6 +68,28 @@ SpecOrData = Annotated[
         show_default=False,
     ),
 ]
+
+
+@commands.command()
+def studio(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="A folder of images: a folder per class, or without labels. Or a new one."),
+    ],
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen at; 127.0.0.1 is this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="0: any free port.")] = 8765,
+    out: Annotated[Path | None, out_option("a new folder in it for each run", "runs")] = None,
+    open_browser: Annotated[
+        bool, typer.Option("--open-browser/--no-open-browser", help="Open the page in the browser.")
+    ] = True,
+) -> None:
+    """Label, clean, train, try and export on a page in your browser. Nothing leaves this machine."""
+    from kerasimg.studio.server import open_studio
+
+    with messages(err=True):
+        open_studio(folder, host=host, port=port, open_browser=open_browser, **without_none(out=out))
 
 
 @commands.command()
@@ -125,7 +150,7 @@ def check(
             warnings += [warning._asdict() for warning in spec.warnings]
             if not as_json:
                 for warning in spec.warnings:
-                    typer.echo(f"warning: {warning}", err=True)
+                    echo(f"warning: {one_line(warning)}", err=True)
                 missing = [name for name, value in spec.resolved.get("params", {}).items() if value is None]
                 needed = f"; must be given: {', '.join(missing)}" if missing else ""
                 echo(f"ok: {spec.file} ({len(spec.nodes)} nodes, {len(spec.search)} search values{needed})")
@@ -186,6 +211,12 @@ def train(
             "--resume", metavar="RUN", help="Resume an interrupted run; with --data if the images have moved."
         ),
     ] = None,
+    track: Annotated[
+        list[str],
+        typer.Option(
+            "--track", metavar="NAME", help="Log the run to mlflow, wandb, trackio or tensorboard. Repeatable."
+        ),
+    ] = [],  # noqa: B006
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write the curves to RUN/tensorboard while it trains.")
     ] = False,
@@ -199,7 +230,7 @@ def train(
     verbose: Verbose = 0 if silent else _keras_verbose()
     params, edits = assignments(assign, epochs=epochs, size=size, batch_size=batch_size, lr=lr, task=_text(task))
     if resume is not None:
-        if ref or params or edits or weights or limit or out or tensorboard:
+        if ref or params or edits or weights or limit or out or tensorboard or track:
             raise CallError(
                 "--resume continues with what the run was started with; it goes with --data, --cache, --quiet and "
                 "--json"
@@ -214,7 +245,12 @@ def train(
         spec = None if ref is None else load(ref, params, edits, partial=True)  # its errors come before Keras is loaded
         options: dict[str, Any] = {"params": params, "overrides": edits} if spec is None else {}
         options |= without_none(out=out, limits=limits_argument(limit) or None) | weights_argument(weights)
-        options |= {"on_bad_image": on_bad_image.value, "cache": cache.value, "tensorboard": tensorboard}
+        options |= {
+            "on_bad_image": on_bad_image.value,
+            "cache": cache.value,
+            "tensorboard": tensorboard,
+            "track": track,
+        }
         with keras_loaded():
             from kerasimg.api import train
         with messages(silent):
@@ -248,6 +284,10 @@ def tune(
     assign: Set = [],  # noqa: B006
     weights: Weights = None,
     out: Annotated[Path | None, out_option("a new folder in it for the search", "runs")] = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", metavar="N", min=1, help="Most trials. Default: 20.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Wall time of the whole search.")] = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -271,6 +311,10 @@ def tune(
             show_default=False,
         ),
     ] = None,
+    warm_start: Annotated[
+        list[Path],
+        typer.Option("--warm-start", metavar="SEARCH", help="An earlier search, whose best values are tried first."),
+    ] = [],  # noqa: B006
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="SEARCH", help="Resume an interrupted search: its folder.")
     ] = None,
@@ -284,9 +328,10 @@ def tune(
     from kerasimg import catalog
 
     silent = quiet or as_json
-    params, edits = assignments(assign, epochs=epochs, size=size, batch_size=batch_size, lr=lr, task=_text(task))
+    named = {"epochs": epochs, "size": size, "batch_size": batch_size, "lr": lr, "trials": trials, "minutes": minutes}
+    params, edits = assignments(assign, **named, task=_text(task))
     if resume is not None:
-        if ref or params or edits or weights or out or worker or space:
+        if ref or params or edits or weights or out or worker or space or warm_start:
             raise CallError(
                 "--resume continues with what the search was started with; it goes with --data, --workers, --chief and "
                 "--cache"
@@ -312,8 +357,9 @@ def tune(
         return
     options |= {"overrides": edits, **params, **weights_argument(weights)}
     if worker is not None:
-        if out is not None or workers is not None or chief is not None:
-            raise CallError("--worker trains the trials of a chief; --out, --workers and --chief are for the chief")
+        if out is not None or workers is not None or chief is not None or warm_start:
+            names = "--out, --workers, --chief and --warm-start"
+            raise CallError(f"--worker trains the trials of a chief; {names} are for the chief")
         with keras_loaded():
             from kerasimg.tuning.worker import UsedUp, work
         try:
@@ -325,10 +371,59 @@ def tune(
         return
     with keras_loaded():
         from kerasimg.api import tune
-    options |= without_none(out=out, workers=workers)
+    options |= without_none(out=out, workers=workers, warm_start=warm_start or None)
     with waiting("searching", silent), _frozen():
         search = tune(spec, chief=chief, token=token, **options)
     _print_search(search, data, as_json)
+
+
+@commands.command()
+def auto(
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", help="Wall time for everything. Default: 10.", show_default=False)
+    ] = None,
+    max_ms: Annotated[
+        float | None, typer.Option("--max-ms", help="Milliseconds for an image that the exported model may take.")
+    ] = None,
+    max_mb: Annotated[float | None, typer.Option("--max-mb", help="MB that the exported model may take.")] = None,
+    device: Annotated[
+        DeviceName | None,
+        typer.Option("--device", help="What the model is exported for. Default: phone.", show_default=False),
+    ] = None,
+    task: Task = None,
+    out: Annotated[Path | None, out_option("a new folder in it", "runs")] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="AUTO", help="Resume an interrupted auto: its folder.")
+    ] = None,
+    on_bad_image: Bad = OnBadImage.fail,
+    cache: CacheOption = CacheKind.auto,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Find and export the best classifier in some minutes."""
+    silent = quiet or as_json
+    given = without_none(minutes=minutes, max_ms=max_ms, max_mb=max_mb, out=out, task=_text(task))
+    given |= {} if device is None else {"device": device.value}
+    if resume is not None:
+        if given:
+            raise CallError("--resume continues with what it was started with; it goes with DATA only")
+        with keras_loaded():
+            from kerasimg.api import resume_auto
+        with waiting("searching", silent), _frozen():
+            found = resume_auto(resume, data=data)
+    elif data is None:
+        raise CallError("auto needs images: kerasimg auto photos/ --minutes 10, or --resume AUTO")
+    else:
+        with keras_loaded():
+            from kerasimg.api import auto as search
+        with waiting("searching", silent), _frozen():
+            found = search(data, on_bad_image=on_bad_image.value, cache=cache.value, **given)
+    places = {"folder": str(found.folder), "run": str(found.run.folder), "spec": os.fspath(found)}
+    result = {**found.result, **places}
+    text = [str(found), f"saved in {found.folder}; report: {found.report}"]
+    text += [f"export: {found.folder / row['folder']} ({row['precision']})" for row in result["exports"]]
+    print_result("auto", result, text, as_json, run=found.run.folder)
 
 
 @contextmanager

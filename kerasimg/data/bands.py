@@ -13,8 +13,10 @@ import os
 from typing import Any
 
 import numpy as np
+import PIL.Image
 
-from kerasimg.data.image_files import MAX_PIXELS, TIFF, BadImage, ImageInput, open_image
+from kerasimg.data import tiff
+from kerasimg.data.image_files import MAX_PIXELS, BadImage, ImageInput, open_image, read_image
 
 NPY = b"\x93NUMPY"
 """First bytes of a .npy file."""
@@ -41,6 +43,37 @@ def read_bands(img: ImageInput, channels: int, limits: list[float] | None) -> np
     return _to_bytes(values, limits)
 
 
+def several_bands(img: ImageInput) -> np.ndarray | None:
+    """The values of an image of 4 to 16 bands, (height, width, bands), as they are stored; None for any other.
+
+    A finite number is needed for each value. A TIFF whose fourth channel is declared as alpha is an image in colour.
+    """
+    try:
+        values = img if isinstance(img, np.ndarray) else _from_file(_content(img))
+    except BadImage:
+        return None
+    bands = values.ndim == 3 and values.size and 4 <= values.shape[-1] <= 16 and values.dtype.kind in "uif"
+    return values if bands and np.isfinite(values).all() else None
+
+
+def preview(values: np.ndarray) -> PIL.Image.Image:
+    """The first three bands as RGB, each between its least and its greatest value."""
+    three = values[..., :3].astype(np.float32)
+    low, high = three.min((0, 1)), three.max((0, 1))
+    return PIL.Image.fromarray(np.rint((three - low) * (255 / np.maximum(high - low, 1e-9))).astype(np.uint8))
+
+
+def read_shown(img: ImageInput) -> PIL.Image.Image:
+    """An image as a report shows it: in RGB, or the preview of its bands; BadImage if it is neither."""
+    try:
+        return read_image(img)
+    except BadImage:
+        values = several_bands(img)
+        if values is None:
+            raise
+        return preview(values)
+
+
 def _content(img: str | os.PathLike[str] | bytes) -> bytes:
     if isinstance(img, bytes):
         return img
@@ -51,7 +84,7 @@ def _content(img: str | os.PathLike[str] | bytes) -> bytes:
 def _from_file(content: bytes) -> np.ndarray:
     if not content:
         raise BadImage("is empty")
-    read = _read_tiff if content.startswith(TIFF) else _read_npy if content.startswith(NPY) else None
+    read = _read_tiff if content.startswith(tiff.BEGINNINGS) else _read_npy if content.startswith(NPY) else None
     if read is None:
         raise BadImage("is neither a TIFF nor a .npy file, which hold images of more than 3 channels")
     try:

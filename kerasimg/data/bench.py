@@ -19,7 +19,7 @@ from kerasimg.data.augment import Augmentation, compile_augment
 from kerasimg.data.bands import read_bands
 from kerasimg.data.cache import Cache, memory_room
 from kerasimg.data.fast_decode import decode_fast, only_decode
-from kerasimg.data.image_files import BadImage, open_image, read_image
+from kerasimg.data.image_files import BadImage, open_image, read_pixels
 from kerasimg.data.items import ImageInput, fault
 from kerasimg.data.loading import in_memory
 from kerasimg.data.memory import require_room
@@ -163,7 +163,7 @@ def _parts(source: Source, indices: np.ndarray, image: Image, threads: int) -> d
             read_bands(content, image.channels, image.range)
             return
         if not isinstance(content, bytes) or not only_decode(content, image):
-            read_image(content)
+            read_pixels(content)
 
     numbers = indices.tolist()
     try:
@@ -258,6 +258,7 @@ def _ratio(source: Source, indices: np.ndarray, image: Image) -> float:
         return 1.0
     ratios: list[float] = []
     for index in indices[:64].tolist():
-        height, width = np.asarray(read_image(source.columns.image(index))).shape[:2]
+        pixels = read_pixels(source.columns.image(index))
+        height, width = pixels.height, pixels.width
         ratios.append(math.sqrt(height * width / (image.size[0] * image.size[1])))
     return float(np.median(ratios))

@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kerasimg.cache_folder import cache_folder
 from kerasimg.data.array_files import remove
-from kerasimg.data.cache_folder import cache_folder
 from kerasimg.errors import CallError
 
 MAGIC = "kerasimg images 1"

@@ -3,7 +3,9 @@
 Every faster decoder, every export and every web page that reads images is tested against this one:
 
 1. A file's format is given by its first bytes, not its name. The first frame of an animation and the first of several
-   pages are used. `MAX_PIXELS` and the limit of scans are checked before anything is decoded.
+   pages are used. `MAX_PIXELS` and the limit of scans are checked before anything is decoded. A file that would take
+   much memory for its bytes (`image_memory_ratio`) is refused; a JPEG or JPEG 2000 is decoded at a half, a quarter or
+   an eighth of its size instead.
 2. The orientation in EXIF, or in XMP if EXIF has none, is applied. Colour profiles are ignored: values are as stored.
 3. 16-bit grey (Pillow's modes I;16 and I) is divided by 257 and rounded; 16-bit colour keeps its high byte, as
    Pillow reads it. Floating point (mode F) counts from 0 to 255, like an array's. Values outside of that (of 0 to
@@ -13,10 +15,13 @@ Every faster decoder, every export and every web page that reads images is teste
    (c a + b (255 - a)) / 255, rounded, on the values as stored.
 5. Resizing is always antialiased (except nearest) and uses Pillow's filters; `area` is its box filter. An image that
    already has the size is left as it is.
-   stretch: to the size.
-   crop: the largest centred box with the aspect ratio of the size (edges at fractions of a pixel), to the size.
-   pad: to the largest whole number of pixels with the image's aspect ratio (at least 1), centred on the background; an
-   odd remainder goes to the right and the bottom.
+   The whole image is resized to whole pixels, as timm and torchvision do. The aim is size / crop_fraction, rounded
+   down.
+   stretch: to the aim.
+   crop: one side to the aim, the other in the image's aspect ratio, rounded down, so that both are covered.
+   pad: one side to the aim, the other in the image's aspect ratio, rounded (at least 1), so that both fit.
+   Of what exceeds the size the centre is used, from round((resized - size) / 2) on; half is rounded to even. What is
+   smaller is centred on the background; an odd remainder goes to the right and the bottom.
 6. Grey: (19595 R + 38470 G + 7471 B + 32768) >> 16, Pillow's "L". RGB of a grey image: three equal channels.
 7. Images of 4 to 16 channels: `bands.py`; their pad is 0.
 
@@ -28,19 +33,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import PIL.Image
 
 from kerasimg.data.bands import read_bands
-from kerasimg.data.image_files import RGB, BadImage, ImageInput, read_image
+from kerasimg.data.image_files import RGB, BadImage, ImageInput, Pixels, read_pixels
 
 if TYPE_CHECKING:
     from kerasimg.spec.document import Image, Interpolation, ResizePolicy
 
 Filter = PIL.Image.Resampling
-Resize = Callable[[PIL.Image.Image, int, int, Filter, RGB], PIL.Image.Image]
+Source = PIL.Image.Image | Pixels
 
 FILTERS: dict[Interpolation, Filter] = {
     "nearest": Filter.NEAREST,
@@ -57,7 +62,7 @@ def decode(img: ImageInput, image: Image, opened: Callable[[PIL.Image.Image], No
     Args:
         img: a path, the bytes of a file, or an array of 0-255, (H, W) or (H, W, C) with 1 or 3 channels.
         image: the spec's `image` section.
-        opened: as for `read_image`: called with a file's header, which it may refuse.
+        opened: as for `read_pixels`: called with a file's header, which it may refuse.
 
     Raises:
         BadImage: if it cannot be decoded.
@@ -67,17 +72,20 @@ def decode(img: ImageInput, image: Image, opened: Callable[[PIL.Image.Image], No
             raise BadImage("cannot be sent as a file: images of more than 3 channels are sent as tensors")
         bands = np.moveaxis(read_bands(img, image.channels, image.range), -1, 0)
         return np.concatenate([fit(PIL.Image.fromarray(np.ascontiguousarray(band)), image) for band in bands], axis=-1)
-    return fit(read_image(img, cast(RGB, tuple(image.background)), opened), image)
+    return fit(read_pixels(img, cast(RGB, tuple(image.background)), opened), image)
 
 
-def fit(img: PIL.Image.Image, image: Image) -> np.ndarray:
+def fit(img: Source, image: Image) -> np.ndarray:
     """Resizes an RGB image, or one band, as the section says: uint8, (height, width, channels)."""
     height, width = image.size
-    resize = RESIZE[image.resize]
-    if image.crop_fraction < 1:
-        resize = functools.partial(crop, fraction=image.crop_fraction)
-    background = cast(RGB, tuple(image.background))
-    return to_channels(resize(img, height, width, FILTERS[image.interpolation], background), image)
+    across, down = frame(image.resize, img.width, img.height, (height, width), image.resized)
+    box = (across.start, down.start, across.end, down.end)
+    sized = img.resize((across.size, down.size), FILTERS[image.interpolation], box)
+    if (across.size, down.size) != (width, height):
+        inner, background = sized, cast(RGB, tuple(image.background))
+        sized = PIL.Image.new(inner.mode, (width, height), background if inner.mode == "RGB" else 0)
+        sized.paste(inner, (across.before, down.before))
+    return to_channels(sized, image)
 
 
 def to_channels(img: PIL.Image.Image, image: Image) -> np.ndarray:
@@ -89,39 +97,45 @@ def to_channels(img: PIL.Image.Image, image: Image) -> np.ndarray:
     return np.array(img)
 
 
-def stretch(image: PIL.Image.Image, height: int, width: int, resampling: Filter, background: RGB) -> PIL.Image.Image:
-    """The whole image; its aspect ratio may change."""
-    return image.resize((width, height), resampling)
+class Axis(NamedTuple):
+    """One direction of an image that becomes the model's input."""
+
+    start: float
+    """The part of the image that is used, in its own pixels, from `start` to `end`."""
+    end: float
+    size: int
+    """Pixels that this part is resized to."""
+    before: int
+    """Pixels of background before it."""
 
 
-def crop(
-    image: PIL.Image.Image, height: int, width: int, resampling: Filter, background: RGB, fraction: float = 1.0
-) -> PIL.Image.Image:
-    """The centre of the image: what exceeds the aspect ratio is cut off, half on each side.
+@functools.lru_cache(maxsize=4096)
+def frame(
+    policy: ResizePolicy, width: int, height: int, size: tuple[int, int], aim: tuple[int, int]
+) -> tuple[Axis, Axis]:
+    """Which part of an image goes where: the columns, and the rows.
 
-    fraction: of the sides of that box, which is taken about the centre.
+    Args:
+        policy: the section's `resize`.
+        width: of the image.
+        height: of the image.
+        size: (height, width) of the result.
+        aim: (height, width) that the policy resizes to, the section's `resized`.
     """
-    box_width, box_height = float(image.width), float(image.height)
-    if image.width * height > width * image.height:
-        box_width = image.height * width / height
-    else:
-        box_height = image.width * height / width
-    box_width, box_height = box_width * fraction, box_height * fraction
-    left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
-    return image.resize((width, height), resampling, (left, top, left + box_width, top + box_height))
+    down, across = aim
+    wide = width * down > across * height
+    if policy == "crop":
+        across, down = (width * down // height, down) if wide else (across, height * across // width)
+    elif policy == "pad":
+        across, down = (
+            (across, max(1, round(height * across / width))) if wide else (max(1, round(width * down / height)), down)
+        )
+    return _axis(width, across, size[1]), _axis(height, down, size[0])
 
 
-def pad(image: PIL.Image.Image, height: int, width: int, resampling: Filter, background: RGB) -> PIL.Image.Image:
-    """The whole image with its aspect ratio, centred on the background."""
-    inner_width, inner_height = width, height
-    if image.width * height > width * image.height:
-        inner_height = max(1, round(image.height * width / image.width))
-    else:
-        inner_width = max(1, round(image.width * height / image.height))
-    padded = PIL.Image.new(image.mode, (width, height), background if image.mode == "RGB" else 0)
-    inner = image.resize((inner_width, inner_height), resampling)
-    padded.paste(inner, ((width - inner_width) // 2, (height - inner_height) // 2))
-    return padded
-
-
-RESIZE: dict[ResizePolicy, Resize] = {"stretch": stretch, "crop": crop, "pad": pad}
+def _axis(length: int, resized: int, size: int) -> Axis:
+    """The middle of an axis that is resized from `length` to `resized` pixels, of which `size` are used."""
+    if resized <= size:
+        return Axis(0.0, float(length), resized, (size - resized) // 2)
+    first = round((resized - size) / 2)
+    return Axis(first * length / resized, (first + size) * length / resized, size, 0)

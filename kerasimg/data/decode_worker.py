@@ -31,7 +31,7 @@ import numpy as np
 
 from kerasimg.data.decode import decode
 from kerasimg.data.fast_decode import decode_fast
-from kerasimg.data.image_files import open_image, read_image
+from kerasimg.data.image_files import open_image, read_pixels
 from kerasimg.data.items import ImageInput
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def decode_and_hash(img: ImageInput, image: Image | None) -> tuple[np.ndarray | 
     """
     content, digest = _read(img)
     if image is None:
-        read_image(content)
+        read_pixels(content)
         return None, digest
     return decode_fast(content, image), digest
 
@@ -177,7 +177,13 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
+def section_text(image: Any) -> str:
+    """The `image` section of a spec, and what it computes, as `section` reads it."""
+    return json.dumps({**image.model_dump(mode="json"), "resized": image.resized})
+
+
 @functools.lru_cache(maxsize=64)
 def section(text: str) -> Any:
     """The `image` section, without the library that checks it."""
-    return SimpleNamespace(**json.loads(text))
+    values = json.loads(text)
+    return SimpleNamespace(**{**values, "resized": tuple(values["resized"])})

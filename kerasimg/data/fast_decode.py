@@ -39,14 +39,27 @@ import PIL.Image
 import simplejpeg
 
 from kerasimg.data import fast_png, jpeg
-from kerasimg.data.decode import FILTERS, Filter, decode, fit, to_channels
-from kerasimg.data.image_files import JPEGS, MAX_PIXELS, RGB, SIDEWAYS, BadImage, mute_pillow, read_image, turn_of
+from kerasimg.data.decode import FILTERS, Filter, decode, fit, frame, to_channels
+from kerasimg.data.image_files import (
+    JPEGS,
+    MAX_PIXELS,
+    RGB,
+    SIDEWAYS,
+    BadImage,
+    Pixels,
+    memory_for,
+    mute_pillow,
+    read_pixels,
+    turn_of,
+)
 from kerasimg.data.items import ImageInput
 
 if TYPE_CHECKING:
     from kerasimg.spec.document import Image
 
-VERSION = 4
+Turn = PIL.Image.Transpose
+
+VERSION = 5
 """Increase it when the pixels change: decoded images are cached by it."""
 
 MEAN_BOUND = 1.0
@@ -87,6 +100,10 @@ PLAIN = frozenset((0xC0, 0xC1, 0xC2, 0xC4, 0xDB, 0xDD, 0xE0, *range(0xE2, 0xF0),
 """Markers that may precede it and rotate nothing: sizes, tables, comments; not APP1, which is EXIF or XMP."""
 COLOURS = frozenset(("YCbCr", "Gray"))
 """Colour spaces, as simplejpeg names them, that are decoded here without opening the file in Pillow."""
+
+FROM_RIGHT = frozenset((Turn.FLIP_LEFT_RIGHT, Turn.ROTATE_180, Turn.TRANSVERSE, Turn.ROTATE_90))
+"""Turns of an image whose columns are stored from the right."""
+FROM_BELOW = frozenset((Turn.FLIP_TOP_BOTTOM, Turn.ROTATE_180, Turn.TRANSVERSE, Turn.ROTATE_270))
 
 LARGEST_SCRATCH = 16 * 1024**2
 """Bytes of each of the two buffers that a thread reuses."""
@@ -170,13 +187,14 @@ def _shrunk(img: str | os.PathLike[str] | bytes, image: Image) -> np.ndarray:
             opened.draft(None, (size[0] // scale, size[1] // scale))
 
     background = cast(RGB, tuple(image.background))
-    pixels = read_image(img, background, shrink)
+    pixels = read_pixels(img, background, shrink)
     if scale == 1:
         return fit(pixels, image)
-    if pixels.size != (math.ceil(size[0] / scale), math.ceil(size[1] / scale)):
+    scale = round(max(size) / max(pixels.width, pixels.height))  # more than asked for, if memory is bounded
+    if (pixels.width, pixels.height) != (math.ceil(size[0] / scale), math.ceil(size[1] / scale)):
         size = size[::-1]  # turned upright
     # The geometry is that of the whole image, so that edges are at the same places.
-    box = _box(image.resize, image.crop_fraction, *size, *image.size).scaled(scale)
+    box = _box(image, *size).scaled(scale)
     if wavelets:
         # A coarse sample lies where the first of its pixels lies, not in their middle.
         shift = (1 - 1 / scale) / 2
@@ -193,7 +211,7 @@ def _scale(opened: PIL.Image.Image, image: Image) -> int:
     if smallest is None or image.interpolation not in SHARP:
         return 1
     # The orientation is not known yet.
-    boxes = [_box(image.resize, image.crop_fraction, *sides, *image.size) for sides in (opened.size, opened.size[::-1])]
+    boxes = [_box(image, *sides) for sides in (opened.size, opened.size[::-1])]
     scale = divisor(min(box.ratio for box in boxes), smallest)
     if opened.format == "JPEG2000":
         # Pillow rounds the size, OpenJPEG rounds it up.
@@ -237,7 +255,7 @@ def only_decode(content: bytes, image: Image) -> bool:
     header = _header(content)
     if header is None:
         return False
-    box = _box(image.resize, image.crop_fraction, header.width, header.height, image.size[0], image.size[1])
+    box = _box(image, header.width, header.height)
     return box.ratio >= 1 and _decode(content, header, box.ratio) is not None
 
 
@@ -261,9 +279,8 @@ def _from_jpeg(content: bytes, image: Image) -> np.ndarray | None:
         if header is None:
             return None
         turn = header.turn
-        height, width = reversed(image.size) if turn in SIDEWAYS else image.size
-        box = _box(image.resize, image.crop_fraction, header.width, header.height, height, width)
-        if box.ratio < 1:
+        box = _stored_box(image, header.width, header.height, turn)
+        if box.ratio < 1 or 6 * header.width * header.height > memory_for(len(content)) * divisor(box.ratio) ** 2:
             return None
         sized = _resize(content, header, box)
     except Exception:
@@ -302,21 +319,22 @@ def _plain(content: bytes) -> bool:
     return content[start] == 0xFF
 
 
-@functools.lru_cache(maxsize=4096)
-def _box(policy: str, fraction: float, width: int, height: int, to_height: int, to_width: int) -> Box:
-    """The part and the size that a resize policy gives, as in `decode.RESIZE`."""
-    wide = width * to_height > to_width * height
-    if policy == "crop":
-        box_width = height * to_width / to_height if wide else float(width)
-        box_height = float(height) if wide else width * to_height / to_width
-        box_width, box_height = box_width * fraction, box_height * fraction
-        return Box((width - box_width) / 2, (height - box_height) / 2, box_width, box_height, to_width, to_height)
-    if policy == "pad":
-        if wide:
-            to_height = max(1, round(height * to_width / width))
-        else:
-            to_width = max(1, round(width * to_height / height))
-    return Box(0.0, 0.0, float(width), float(height), to_width, to_height)
+def _box(image: Image, width: int, height: int) -> Box:
+    """The part and the size of an upright image that the section gives."""
+    across, down = frame(image.resize, width, height, (image.size[0], image.size[1]), image.resized)
+    return Box(across.start, down.start, across.end - across.start, down.end - down.start, across.size, down.size)
+
+
+def _stored_box(image: Image, width: int, height: int, turn: PIL.Image.Transpose | None) -> Box:
+    """The same of an image as it is stored, before it is turned upright."""
+    if turn in SIDEWAYS:
+        box = _box(image, height, width)
+        box = Box(box.top, box.left, box.height, box.width, box.to_height, box.to_width)
+    else:
+        box = _box(image, width, height)
+    left = width - box.left - box.width if turn in FROM_RIGHT else box.left
+    top = height - box.top - box.height if turn in FROM_BELOW else box.top
+    return box._replace(left=left, top=top)
 
 
 def _resize(content: bytes, header: Header, box: Box) -> np.ndarray | None:
@@ -370,7 +388,7 @@ def _scratch(use: str, height: int, width: int) -> np.ndarray:
     return buffers[use][:size].reshape(height, width, 3)
 
 
-def _by_pillow(image: PIL.Image.Image, box: Box, resampling: Filter = Filter.BILINEAR) -> np.ndarray:
+def _by_pillow(image: PIL.Image.Image | Pixels, box: Box, resampling: Filter = Filter.BILINEAR) -> np.ndarray:
     right, bottom = min(box.left + box.width, image.width), min(box.top + box.height, image.height)
     sized = image.resize((box.to_width, box.to_height), resampling, (box.left, box.top, right, bottom))
     return np.array(sized)

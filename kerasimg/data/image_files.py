@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import os
 import re
 import stat
@@ -18,8 +19,10 @@ import numpy as np
 import PIL.ExifTags
 import PIL.Image
 
+from kerasimg.boundary import limit
 from kerasimg.data import jpeg, tiff
 from kerasimg.data.pixels import FOUR, value_fault
+from kerasimg.data.truncation import is_cut
 from kerasimg.errors import KerasimgError
 
 MAX_PIXELS = 178_956_970
@@ -65,17 +68,40 @@ BEGINNINGS = (
     (rb"PK\x03\x04", "is not an image (it begins like a ZIP archive)"),
     (rb"version https://git-lfs", "is a Git LFS pointer, not the image: run `git lfs pull`"),
     (
-        rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|BM|II[*+]\0|MM\0[*+]",
+        rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|BM|II[*+]\0|MM\0[*+]|....ftypavi[fs]|\0\0\0\x0cjP  |\xff\x4f\xff\x51|"
+        rb"qoif|\0\0\x01\0|P[1-7fF]\s|\n[\0\x02-\x05]\x01",
         "is truncated or damaged within its header",
     ),
 )
 """First bytes of an unrecognised file -> what is wrong with it; the first match counts."""
 HEIC = rb"....ftyp(heic|heix|hevc|hevx|mif1|msf1)"
 """First bytes of a HEIC image, as phones write it; the extra `heic` reads it."""
+NO_HEIC = 'is a HEIC image, and its library is not installed: pip install "kerasimg[heic]", or convert it to JPEG'
 
 SAVE_IN_8_BITS = "save it with 8 bits, or scaled to 0 to 65535"
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""First bytes of a TIFF or BigTIFF."""
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Passes of an interlaced PNG: first column and row, steps between columns and rows."""
+STRIP = 2**20
+"""Pixels that become RGB and are resized at a time."""
+
+BYTES_PER_PIXEL = {
+    **dict.fromkeys(("1", "L", "P"), 1),
+    **{"I;16": 6, "I;16B": 6, "I": 12, "F": 12},
+    **{"JPEG": 6, "JPEG L": 2, "MPO": 6, "QOI": 7, "HEIF": 7, "AVIF": 7, "AVIF RGBA": 12},
+    **{"WEBP": 6, "WEBP RGBA": 16, "JPEG2000": 20, "JPEG2000 L": 6, "JPEG2000 RGBA": 25},
+}
+"""Memory that decoding takes: of a format and mode, else of a format, else of a mode, else `OTHERS`.
+
+Measured on images of 5000x5000, with the libraries' own buffers. AVIF takes 8.5, but then a small file of a phone's 12
+million pixels would be refused."""
+OTHERS = 4
+SMALL_FILE = 10**6
+"""Bytes of a file from which on `image_memory_ratio` counts."""
+REDUCIBLE = ("JPEG", "MPO", "JPEG2000")
+"""Formats that can be decoded at a fraction of their size."""
+
+CUT = re.compile("truncated|EOF|not enough image data|end of file", re.IGNORECASE)
+"""Errors of decoders about a file that ends too early."""
 
 UNLIKELY = 0xA5
 """A value that a whole row of an image rarely has in all channels, unlike 0 and 255."""
@@ -98,12 +124,118 @@ class TooCostly(BadImage):
     """An image takes far more time to decode than its size suggests."""
 
 
+class Pixels:
+    """A decoded image that becomes RGB, upright and opaque part by part.
+
+    A decoder takes 1 to 4 bytes per pixel; RGB, transparency and rotation would take 4 to 12 more for the whole image.
+    """
+
+    mode = "RGB"
+
+    def __init__(self, stored: PIL.Image.Image | np.ndarray, turn: PIL.Image.Transpose | None, background: RGB) -> None:
+        """Takes the pixels as a file stores them.
+
+        Args:
+            stored: in at most 8 bits per channel; an array is (H, W) or (H, W, 3).
+            turn: what turns it upright.
+            background: the colour behind transparent pixels.
+        """
+        self._stored, self._turn, self._background = stored, turn, background
+        self._columns, self._rows = stored.shape[1::-1] if isinstance(stored, np.ndarray) else stored.size
+        self.width, self.height = (self._columns, self._rows)[:: -1 if turn in SIDEWAYS else 1]
+
+    def whole(self) -> PIL.Image.Image:
+        """The whole image in mode RGB."""
+        return self.part(0, 0, self.width, self.height)
+
+    def part(self, left: int, top: int, right: int, bottom: int) -> PIL.Image.Image:
+        """A part of the upright image, in mode RGB."""
+        across, down = self._columns, self._rows
+        match self._turn:
+            case None:
+                box = (left, top, right, bottom)
+            case PIL.Image.Transpose.FLIP_LEFT_RIGHT:
+                box = (across - right, top, across - left, bottom)
+            case PIL.Image.Transpose.ROTATE_180:
+                box = (across - right, down - bottom, across - left, down - top)
+            case PIL.Image.Transpose.FLIP_TOP_BOTTOM:
+                box = (left, down - bottom, right, down - top)
+            case PIL.Image.Transpose.TRANSPOSE:
+                box = (top, left, bottom, right)
+            case PIL.Image.Transpose.ROTATE_270:
+                box = (top, down - right, bottom, down - left)
+            case PIL.Image.Transpose.ROTATE_90:
+                box = (across - bottom, left, across - top, right)
+            case _:
+                box = (across - bottom, down - right, across - top, down - left)
+        part: PIL.Image.Image
+        with _named_faults(b""):
+            if isinstance(self._stored, np.ndarray):
+                part = PIL.Image.fromarray(self._stored[box[1] : box[3], box[0] : box[2]])
+            else:
+                part = self._stored if box == (0, 0, across, down) else self._stored.crop(box)
+            flat = _opaque(part, self._background)
+            return flat if self._turn is None else flat.transpose(self._turn)
+
+    def resize(
+        self,
+        size: tuple[int, int],
+        resampling: PIL.Image.Resampling,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> PIL.Image.Image:
+        """Pillow's `resize` of the whole RGB image; beyond `STRIP` pixels, one direction is filtered in strips.
+
+        The order is Pillow's: rows before columns, unless the height shrinks by more than twice what the width does.
+        """
+        left, top, right, bottom = box or (0, 0, self.width, self.height)
+        ratio = min((right - left) / size[0], (bottom - top) / size[1])
+        if self.width * self.height <= STRIP or ratio < 2 or resampling == PIL.Image.Resampling.NEAREST:
+            return self.whole().resize(size, resampling, box)
+        if self.height - size[1] > 2 * (self.width - size[0]):
+            first, last = _reach(left, right, size[0], self.width)
+            flat = PIL.Image.new(self.mode, (last - first, size[1]))
+            step = max(1, STRIP // self.height)
+            for start in range(first, last, step):
+                end = min(last, start + step)
+                strip = self.part(start, 0, end, self.height)
+                sized = strip.resize((end - start, size[1]), resampling, (0, top, end - start, bottom))
+                flat.paste(sized, (start - first, 0))
+            return flat.resize(size, resampling, (left - first, 0, right - first, size[1]))
+        first, last = _reach(top, bottom, size[1], self.height)
+        narrow = PIL.Image.new(self.mode, (size[0], last - first))
+        step = max(1, STRIP // self.width)
+        for start in range(first, last, step):
+            end = min(last, start + step)
+            strip = self.part(0, start, self.width, end)
+            sized = strip.resize((size[0], end - start), resampling, (left, 0, right, end - start))
+            narrow.paste(sized, (0, start - first))
+        return narrow.resize(size, resampling, (0, top - first, size[0], bottom - first))
+
+
+def _reach(low: float, high: float, size: int, length: int) -> tuple[int, int]:
+    """The pixels, from the first to before the last, that a filter of up to 3 output pixels sees."""
+    reach = 3 * math.ceil((high - low) / size) + 1
+    return max(0, math.floor(low) - reach), min(length, math.ceil(high) + reach)
+
+
 def read_image(
     image: ImageInput,
     background: RGB = (255, 255, 255),
     opened: Callable[[PIL.Image.Image], None] | None = None,
 ) -> PIL.Image.Image:
     """Reads an image in mode RGB, upright, at its own size, blended with the background if it is transparent.
+
+    Args and errors are those of `read_pixels`, which takes less memory.
+    """
+    return read_pixels(image, background, opened).whole()
+
+
+def read_pixels(
+    image: ImageInput,
+    background: RGB = (255, 255, 255),
+    opened: Callable[[PIL.Image.Image], None] | None = None,
+) -> Pixels:
+    """Decodes an image.
 
     Args:
         image: a path, the bytes of a file, or an array of 0-255, (H, W) or (H, W, C) with 1 or 3 channels.
@@ -138,7 +270,7 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise BadImage(f"cannot be read ({error.strerror or error})") from error
 
 
-def _from_array(array: np.ndarray, background: RGB) -> PIL.Image.Image:
+def _from_array(array: np.ndarray, background: RGB) -> Pixels:
     values = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
     if values.ndim == 3 and values.shape[2] == 4:
         raise BadImage(FOUR)
@@ -146,7 +278,7 @@ def _from_array(array: np.ndarray, background: RGB) -> PIL.Image.Image:
         raise BadImage(f"has the shape {array.shape}; expected (height, width), or 1 or 3 channels after them")
     if not values.size:
         raise BadImage("has no pixels")
-    return _opaque(PIL.Image.fromarray(_to_bytes(values, 255)), background)
+    return Pixels(_to_bytes(values, 255), None, background)
 
 
 def to_plain(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -161,7 +293,9 @@ def to_plain(image: PIL.Image.Image) -> PIL.Image.Image:
         raise BadImage(reason)
     with _named_faults(b""):
         file = getattr(image, "fp", None)  # of one that is not loaded yet
-        whole = image if file is None else _loaded(image, file)
+        whole = image if file is None else _loaded(image, file, image.size)
+        if isinstance(whole, np.ndarray):
+            whole = PIL.Image.fromarray(whole)
         whole.load()
         upright = turn_of(image)
         plain = _in_8_bits(whole)
@@ -172,40 +306,80 @@ def to_plain(image: PIL.Image.Image) -> PIL.Image.Image:
         return plain if upright is None else plain.transpose(upright)
 
 
-def _from_file(
-    file: IO[bytes], background: RGB, look: Callable[[PIL.Image.Image], None] | None = None
-) -> PIL.Image.Image:
+def _from_file(file: IO[bytes], background: RGB, look: Callable[[PIL.Image.Image], None] | None = None) -> Pixels:
     mute_pillow()
     head = file.read(512)
     file.seek(0)
     if not head:
         raise BadImage("is empty")
-    tags = tiff.read_tags(file) if head.startswith(TIFF) else None
+    tags = tiff.read_tags(file) if head.startswith(tiff.BEGINNINGS) else None
     if tags and (reason := tiff.fault(tags)):
         raise BadImage(reason)
-    with _named_faults(head, tags), PIL.Image.open(file, formats=formats()) as opened:
-        _check_size(opened.width * opened.height)
+    with _named_faults(head, tags, file), PIL.Image.open(file, formats=formats()) as opened:
+        size = opened.size
+        _check_size(size[0] * size[1])
         if look is not None:
             look(opened)
-        whole = _loaded(opened, file)
-        upright = turn_of(opened)
-        flat = _opaque(_in_8_bits(whole), background)
-        return flat if upright is None else flat.transpose(upright)
+        _bound_memory(opened, file)
+        whole = _loaded(opened, file, size)
+        return Pixels(whole if isinstance(whole, np.ndarray) else _in_8_bits(whole), turn_of(opened), background)
 
 
-def _loaded(opened: PIL.Image.Image, file: IO[bytes]) -> PIL.Image.Image:
-    """Load the pixels; BadImage if a part of the data is missing, which Pillow fills silently."""
+def memory_for(length: int) -> int:
+    """The bytes of memory that decoding a file of this length may take."""
+    return limit("image_memory_ratio") * length if length >= SMALL_FILE else limit("image_memory_bytes")
+
+
+def _bound_memory(opened: PIL.Image.Image, file: IO[bytes]) -> None:
+    """Have a file that would take much memory for its bytes decoded at a fraction of its size; else TooCostly."""
+    position = file.tell()
+    length = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    most = memory_for(length)
+    form, mode = opened.format or "", "RGBA" if opened.has_transparency_data else opened.mode
+    keys = (f"{form} {mode}", form, opened.mode)
+    each = next((BYTES_PER_PIXEL[key] for key in keys if key in BYTES_PER_PIXEL), OTHERS)
+    # `draft` has changed the size already, `reduce` has not; before it is set, it is a method.
+    done = 2**opened.reduce if isinstance(opened.reduce, int) else 1
+    pixels = opened.width * opened.height // done**2
+    scale = next((scale for scale in (1, 2, 4, 8) if each * pixels <= most * scale**2), 16)
+    if scale == 1:
+        return
+    scale *= done
+    if is_cut(file):
+        raise BadImage("is truncated")
+    even = all(math.ceil(side / scale) == (side + scale // 2) // scale for side in opened.size)
+    if form not in REDUCIBLE or scale > 8 or (form == "JPEG2000" and not even):  # Pillow rounds, OpenJPEG rounds up
+        raise TooCostly(
+            f"has {opened.width} x {opened.height} pixels, which take {each * pixels // 1_000_000:,} MB to decode; "
+            f"a file of {length:,} bytes may take {most // 1_000_000:,} MB"
+        )
+    if form == "JPEG2000":
+        opened.reduce = scale.bit_length() - 1  # type: ignore[method-assign, assignment]
+    else:
+        opened.draft(None, (math.ceil(opened.width / scale), math.ceil(opened.height / scale)))
+
+
+def _loaded(opened: PIL.Image.Image, file: IO[bytes], size: tuple[int, int]) -> PIL.Image.Image | np.ndarray:
+    """Load the pixels; BadImage if a part of the data is missing, which Pillow fills silently.
+
+    size: as the header says, before it was reduced.
+    """
+    pixels: np.ndarray | None = None
     if opened.format in JPEGS:
         content = read_jpeg(file)
         try:
-            if (pixels := jpeg.decode_whole(content, opened)) is not None:
-                return pixels
+            pixels = jpeg.decode_whole(content, opened, size)
         except ValueError as error:
             raise BadImage(str(error)) from error
+    elif opened.format == "WEBP" and opened.mode == "RGB" and not getattr(opened, "is_animated", True):
+        pixels = _by_opencv(file, opened.size)
+    if pixels is not None:
+        return pixels
     is_deep_colour = is_deep(opened)
-    unfilled = _fill(opened) if opened.format == "PNG" else None
+    unfilled = _fill(opened, file) if opened.format == "PNG" else None
     opened.load()
-    if unfilled is not None and _last_row(opened) == unfilled and not _has_all_rows(file, opened.height):
+    if unfilled is not None and _last_row(opened) == unfilled and not _has_all_rows(file):
         raise BadImage("is damaged: it has fewer rows than its header says")
     if is_deep_colour and opened.mode in ("RGB", "RGBA") and not np.asarray(opened)[..., :3].any():
         raise BadImage(f"holds 16-bit colour of 0 to 255 at most, which would be black; {SAVE_IN_8_BITS}")
@@ -229,13 +403,36 @@ def is_deep(opened: PIL.Image.Image) -> bool:
     return opened.format == "PNG" and ";16" in str(tiles[0])
 
 
-def _fill(opened: PIL.Image.Image) -> bytes:
-    """Fill the memory that Pillow will decode into with `UNLIKELY`; returns the last row as it is before decoding.
+def _by_opencv(file: IO[bytes], size: tuple[int, int]) -> np.ndarray | None:
+    """The pixels of an opaque WebP; None if Pillow must read it, or say what is wrong.
+
+    Both use libwebp; Pillow decodes every file as an animation, which takes twice the time and four times the memory.
+    """
+    try:
+        import cv2
+    except ImportError:  # in the container of a server
+        return None
+    file.seek(0)
+    content = np.frombuffer(file.read(), np.uint8)
+    with suppress(cv2.error):
+        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        if pixels is not None and pixels.shape[1::-1] == size:
+            return np.asarray(pixels)
+    return None
+
+
+def _fill(opened: PIL.Image.Image, file: IO[bytes]) -> bytes | None:
+    """Fill the last row that Pillow will decode into with `UNLIKELY`; returns it, or None for an interlaced file.
 
     Pillow leaves rows that the data does not reach as they were. Only a file whose last row comes out as it was before
-    needs the slow check: that its data really ends there.
+    needs the slow check: that its data really ends there. An interlaced file may lack any row, and is checked here.
     """
-    blank = PIL.Image.new(opened.mode, opened.size, (UNLIKELY,) * len(opened.getbands()))
+    if opened.info.get("interlace"):
+        if not _has_all_rows(file):
+            raise BadImage("is damaged: it has fewer rows than its header says")
+        return None
+    blank = PIL.Image.new(opened.mode, opened.size, None)
+    blank.paste((UNLIKELY,) * len(blank.getbands()), (0, blank.height - 1, *blank.size))
     opened.im = blank.im
     return _last_row(blank)
 
@@ -244,32 +441,38 @@ def _last_row(image: PIL.Image.Image) -> bytes:
     return image.crop((0, image.height - 1, *image.size)).tobytes()
 
 
-def _has_all_rows(file: IO[bytes], height: int) -> bool:
-    """Whether a PNG holds the data of all its rows; always true if it is interlaced."""
+def _has_all_rows(file: IO[bytes]) -> bool:
+    """Whether a PNG holds the data of all its rows."""
     file.seek(0)
     content = file.read()
-    width, _, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", content, 16)
-    if interlaced:
-        return True
-    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
-    expected = height * (1 + (width * depth * channels + 7) // 8)
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", content, 16)
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
+    expected = 0
+    for left, top, across, down in ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -((left - width) // across), -((top - height) // down)
+        expected += rows * (1 + (columns * bits + 7) // 8) if columns > 0 and rows > 0 else 0
     inflate, found, start = zlib.decompressobj(), 0, 8
     while start + 12 <= len(content):
         length = int.from_bytes(content[start : start + 4], "big")
         if content[start + 4 : start + 8] == b"IDAT":
-            found += len(inflate.decompress(content[start + 8 : start + 8 + length]))
+            rest = content[start + 8 : start + 8 + length]
+            while rest and found < expected:  # a megabyte at a time
+                found += len(inflate.decompress(rest, 2**20))
+                rest = inflate.unconsumed_tail
         start += 12 + length
     return found >= expected
 
 
 @contextmanager
-def _named_faults(head: bytes, tags: tiff.Tags | None = None) -> Iterator[None]:
+def _named_faults(head: bytes, tags: tiff.Tags | None = None, file: IO[bytes] | None = None) -> Iterator[None]:
     """Turn errors of Pillow into BadImage.  head: the first bytes of the file.  tags: those of a TIFF."""
     try:
         yield
     except (BadImage, MemoryError):
         raise
     except PIL.UnidentifiedImageError:
+        if file is not None and not _lacks_library(head) and is_cut(file):
+            raise BadImage("is truncated") from None
         raise BadImage(tiff.describe(tags) if tags else _resemblance(head)) from None
     except PIL.Image.DecompressionBombError as error:
         # Raised before the size is known; the message contains it.
@@ -277,7 +480,8 @@ def _named_faults(head: bytes, tags: tiff.Tags | None = None) -> Iterator[None]:
         raise BadImage(f"is too large ({error})") from None
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, struct.error, KeyError and others.
-        raise BadImage(_damage(error)) from error
+        cut = file is not None and not file.closed and is_cut(file)
+        raise BadImage("is truncated" if cut else _damage(error)) from error
 
 
 def _check_size(pixels: int) -> None:
@@ -315,7 +519,7 @@ def _in_8_bits(opened: PIL.Image.Image) -> PIL.Image.Image:
 
 def _opaque(image: PIL.Image.Image, background: RGB) -> PIL.Image.Image:
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     layered = image.convert("RGBA")
     flat = PIL.Image.new("RGB", layered.size, background)
     flat.paste(layered, mask=layered.getchannel("A"))
@@ -331,7 +535,11 @@ def _to_bytes(values: np.ndarray, top: int) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
     if not (low >= -0.5 and high <= top + 0.5):  # NaN is refused too
         raise BadImage(f"holds values from {low:g} to {high:g}; 0 to {top} is expected")
-    return np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8)
+    scaled = np.empty(values.shape, np.uint8)
+    step = max(1, STRIP // max(1, values[0].size))
+    for start in range(0, len(values), step):  # numbers take eight times the memory
+        scaled[start : start + step] = np.clip(np.rint(values[start : start + step] * (255 / top)), 0, 255)
+    return scaled
 
 
 def turn_of(opened: PIL.Image.Image) -> PIL.Image.Transpose | None:
@@ -344,18 +552,24 @@ def turn_of(opened: PIL.Image.Image) -> PIL.Image.Transpose | None:
 
 
 def _resemblance(head: bytes) -> str:
+    if _lacks_library(head):
+        return NO_HEIC
     if re.match(HEIC, head, re.DOTALL):
-        if "HEIF" in formats():
-            return "is truncated or damaged within its header"
-        return 'is a HEIC image, and its library is not installed: pip install "kerasimg[heic]", or convert it to JPEG'
+        return "is truncated or damaged within its header"
     for beginning, reason in BEGINNINGS:
         if re.match(beginning, head, re.IGNORECASE | re.DOTALL):
             return reason
     return "is not an image of a known format"
 
 
+def _lacks_library(head: bytes) -> bool:
+    return bool(re.match(HEIC, head, re.DOTALL)) and "HEIF" not in formats()
+
+
 def _damage(error: Exception) -> str:
-    if "truncated" in str(error).lower() or isinstance(error, EOFError):
+    if isinstance(error, EOFError) or re.search(
+        "truncated|EOF|not enough image data|end of file", str(error), re.IGNORECASE
+    ):
         return "is truncated"
     return f"is damaged ({str(error).rstrip('.') or type(error).__name__})"
 

@@ -66,13 +66,13 @@ def named_images(images: Any, channels: int = 3) -> list[NamedImage]:
             return _of_array(array, channels)
         images = array.tolist()  # paths, or images of several sizes
     if _is_single(images):
-        return _dark_together(_of_one(images, 0))
+        return _dark_together(_of_one(images, 0, channels))
     if isinstance(images, Mapping) or not isinstance(images, Iterable):
         raise _unknown(images, "")
     members = list(images)
     if members and all(isinstance(member, list | tuple | int | float) for member in members):
         return _of_array(_array(members, "array"), channels)
-    return _dark_together([image for place, member in enumerate(members) for image in _of_one(member, place)])
+    return _dark_together([image for place, member in enumerate(members) for image in _of_one(member, place, channels)])
 
 
 def require_local(path: str) -> None:
@@ -96,8 +96,8 @@ def from_pil(image: PIL.Image.Image) -> ImageInput:
     return file.getvalue()
 
 
-def as_image(member: Any, where: str = "") -> ImageInput:
-    """Converts one image of any kind to a path, bytes or pixels.
+def as_image(member: Any, where: str = "", channels: int = 3) -> ImageInput:
+    """Converts one image of any kind to a path, bytes or pixels.  channels: of the model's input.
 
     Raises:
         CallError: for what is not an image at all.
@@ -117,13 +117,13 @@ def as_image(member: Any, where: str = "") -> ImageInput:
         return _from_file(member, where)
     if _is_array(member) or isinstance(member, list | tuple):
         pixels = _array(member, where)
-        if reason := _single_fault(pixels):
+        if reason := _single_fault(pixels, channels):
             raise BadImage(reason)
         return pixels
     raise _unknown(member, where)
 
 
-def _of_one(member: Any, place: int) -> list[NamedImage]:
+def _of_one(member: Any, place: int, channels: int) -> list[NamedImage]:
     name = f"[{place}]"
     if isinstance(member, str | os.PathLike):
         path = as_image(member)
@@ -133,15 +133,15 @@ def _of_one(member: Any, place: int) -> list[NamedImage]:
     if not isinstance(member, PIL.Image.Image) and isinstance(getattr(member, "name", None), str):
         name = member.name  # an open file
     try:
-        return [NamedImage(name, as_image(member, name))]
+        return [NamedImage(name, as_image(member, name, channels))]
     except BadImage as error:
         return [NamedImage(name, error)]
 
 
 def _of_array(pixels: np.ndarray, channels: int) -> list[NamedImage]:
     """The images of a single array."""
-    if pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4)):
-        reason = _single_fault(pixels)
+    if pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4, channels)):
+        reason = _single_fault(pixels, channels)
         return _dark_together([NamedImage("[0]", BadImage(reason) if reason else pixels)])
     if pixels.ndim == 3 and pixels.shape[0] == channels == 3:
         raise fault(
@@ -150,42 +150,45 @@ def _of_array(pixels: np.ndarray, channels: int) -> list[NamedImage]:
             f"{pixels.shape} is one image with its channels first, or three grey images; say which: "
             "image.transpose(1, 2, 0), or images[..., numpy.newaxis]",
         )
-    if reason := batch_fault(pixels):
+    if reason := batch_fault(pixels, channels):
         raise fault("array", "", reason)
     return [NamedImage(f"[{place}]", image) for place, image in enumerate(pixels)]
 
 
-def batch_fault(pixels: np.ndarray) -> str | None:
-    """What is wrong with an array of images, (N, H, W) or (N, H, W, C); None if it is valid."""
+def batch_fault(pixels: np.ndarray, channels: int = 3) -> str | None:
+    """What is wrong with an array of images, (N, H, W) or (N, H, W, C); None if it is valid.
+
+    channels: `image.channels`; if they are more than 3, `image.range` says what the values mean.
+    """
     if reason := type_fault(pixels):
         return f"{reason}, of shape (N, height, width) or (N, height, width, channels); got {_got(pixels)}"
     if pixels.ndim not in (3, 4):
         shapes = "(N, height, width) or (N, height, width, channels)"
         return f"expected numbers of shape {shapes}, got {_got(pixels)}"
-    if pixels.ndim == 4 and (reason := channels_fault(pixels.shape[3], pixels.shape)):
+    if pixels.ndim == 4 and (reason := channels_fault(pixels.shape[3], pixels.shape, channels)):
         return reason
     if not pixels.size:
         return "holds no images"
-    return value_fault(pixels)
+    return None if channels > 3 else value_fault(pixels)
 
 
-def _single_fault(pixels: np.ndarray) -> str | None:
+def _single_fault(pixels: np.ndarray, channels: int) -> str | None:
     if reason := type_fault(pixels):
         return reason
     if pixels.ndim not in (2, 3):
         return f"has the shape {pixels.shape}; expected one image, (height, width) or (height, width, channels)"
-    if pixels.ndim == 3 and (reason := channels_fault(pixels.shape[2], pixels.shape)):
+    if pixels.ndim == 3 and (reason := channels_fault(pixels.shape[2], pixels.shape, channels)):
         return reason
     if not pixels.size:
         return "has no pixels"
     # A single uint8 image may be nearly black: see `_dark_together`.
-    return None if pixels.dtype == np.uint8 else value_fault(pixels)
+    return None if channels > 3 or pixels.dtype == np.uint8 else value_fault(pixels)
 
 
 def _dark_together(images: list[NamedImage]) -> list[NamedImage]:
     """Refuse uint8 arrays if none of them has a value above 1."""
     arrays = {place: named.image for place, named in enumerate(images) if isinstance(named.image, np.ndarray)}
-    places = [place for place, pixels in arrays.items() if pixels.dtype == np.uint8]
+    places = [place for place, pixels in arrays.items() if pixels.dtype == np.uint8 and pixels.shape[2:] < (4,)]
     maxima = np.array([arrays[place].max() for place in places] or [0], np.uint8)
     if reason := value_fault(maxima):
         for place in places:

@@ -35,6 +35,11 @@ LISTED = 20
 """Number of errors that a message lists."""
 
 
+def evenly_spaced(length: int, count: int) -> np.ndarray:
+    """The places of at most `count` of `length` members, evenly spaced from the first to the last."""
+    return np.linspace(0, max(0, length - 1), min(count, length)).round().astype(np.int64)
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Item:
     """A labelled image."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import PIL.Image
 import simplejpeg
 
@@ -20,6 +21,9 @@ LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker")
 HARMLESS_BYTES = 256
 HARMLESS_SHARE = 0.02
 """Extraneous bytes that are harmless: this number, or this share of the file."""
+_FRAME = re.compile(rb"\xff([\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf])")
+_HUFFMAN = (b"\xc0", b"\xc1", b"\xc2")
+"""Markers of frames: baseline, extended and progressive."""
 COLOURS = {"L": "GRAY", "RGB": "RGB"}
 """Mode of Pillow -> colour space of libjpeg. Other modes (CMYK) are decoded by Pillow."""
 
@@ -32,13 +36,26 @@ def scans_fault(content: bytes) -> str | None:
     return f"has {scans:,} scans; the limit is {limit('jpeg_scans')}" if scans > limit("jpeg_scans") else None
 
 
-def decode_whole(content: bytes, opened: PIL.Image.Image) -> PIL.Image.Image | None:
-    """Decodes a JPEG that Pillow opened, at its draft size; None if Pillow must decode it.
+def _require_data(content: bytes, size: tuple[int, int]) -> None:
+    """Raises a ValueError if a Huffman-coded JPEG is too short for its size: each block of 64 takes a bit at least.
+
+    Without it a file of 700 bytes could have a hundred million grey pixels decoded before they are called missing.
+    """
+    coding = _FRAME.search(content)
+    if coding and coding[1] in _HUFFMAN and -(-size[0] // 8) * -(-size[1] // 8) > 8 * len(content):
+        raise ValueError(f"is truncated: {len(content):,} bytes cannot hold {size[0]} x {size[1]} pixels")
+
+
+def decode_whole(content: bytes, opened: PIL.Image.Image, size: tuple[int, int]) -> np.ndarray | None:
+    """Decodes a JPEG that Pillow opened, at its draft size: (H, W) or (H, W, 3); None if Pillow must decode it.
+
+    size: width and height at its full size.
 
     Raises:
         ValueError: if a part of the data is missing; the message follows the name of the image.
     """
     colour = COLOURS.get(opened.mode)
+    _require_data(content, size)
     if colour is None:
         require_whole(content)
         return None
@@ -54,7 +71,7 @@ def decode_whole(content: bytes, opened: PIL.Image.Image) -> PIL.Image.Image | N
         return None  # unusual, but complete
     if pixels.shape[:2] != (height, width):
         return None
-    return PIL.Image.fromarray(pixels[..., 0] if colour == "GRAY" else pixels)
+    return np.asarray(pixels[..., 0] if colour == "GRAY" else pixels)
 
 
 def require_whole(content: bytes) -> None:

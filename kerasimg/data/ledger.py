@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL
 
+from kerasimg.cache_folder import cache_folder
 from kerasimg.data.array_files import load_arrays, remove, save_arrays
-from kerasimg.data.cache_folder import cache_folder
 
 LIMIT = 4_000_000
 """Largest number of images, 52 bytes each; beyond it the oldest lines are dropped."""

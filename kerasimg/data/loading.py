@@ -10,7 +10,7 @@ import numpy as np
 
 from kerasimg.data.cache import Cache, Rows
 from kerasimg.data.decode import decode
-from kerasimg.data.decode_worker import Task
+from kerasimg.data.decode_worker import Task, section_text
 from kerasimg.data.fast_decode import decode_fast
 from kerasimg.data.image_files import BadImage
 from kerasimg.data.items import ImageInput, ManyFaults, fault
@@ -57,6 +57,7 @@ class Loader:
 
         threads: None: one per core.  workers: processes that decode; 0: threads; None: see `worker_count`.
         """
+        source.require_channels(image)
         self.source, self.indices, self.image, self.exact = source, indices, image, exact
         self.shape = (*image.size, image.channels)
         self.decode: Decode = decode if exact else decode_fast
@@ -66,7 +67,7 @@ class Loader:
         self.workers = 0 if in_memory(source.columns.images) else worker_count(workers, len(indices))
         self.threads = max(self.workers, threads or cores())
         self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="kerasimg-decode")
-        self.section = image.model_dump_json()
+        self.section = section_text(image)
         self.memories = Memories(2 * self.workers + 4)
 
     def batches_at_once(self, batch_size: int) -> int:

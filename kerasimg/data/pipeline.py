@@ -99,13 +99,20 @@ def batches(
     )
 
     def finish(pixels: Any, y: Any, seeds: Any, *weight: Any) -> Batch:
-        if augment is None:
-            return (ops.cast(pixels, "float32"), y, *weight)
-        if weight and blend_weights and getattr(augment, "blends", False):
-            return _blend(augment, pixels, y, seeds, order.size, weight[0])
-        return (*augment(pixels, y, seeds, order.size), *weight)
+        return finish_batch(augment, pixels, y, seeds, order.size, *weight, blend_weights=blend_weights)
 
     return feed(images, first, end, finish)
+
+
+def finish_batch(
+    augment: Augment | None, pixels: Any, y: Any, seeds: Any, size: int, *weight: Any, blend_weights: bool = True
+) -> Batch:
+    """Loaded images as a batch: augmented, or converted to floats.  size: of a full batch."""
+    if augment is None:
+        return (ops.cast(pixels, "float32"), y, *weight)
+    if weight and blend_weights and getattr(augment, "blends", False):
+        return _blend(augment, pixels, y, seeds, size, weight[0])
+    return (*augment(pixels, y, seeds, size), *weight)
 
 
 def numbers(order: Order, first_epoch: int, epochs: int | None, first_step: int) -> tuple[int, int | None]:
@@ -142,9 +149,17 @@ def feed(batches: Batches, first: int, end: int | None, finish: Callable[..., Ba
     def make(number: int) -> Batch:
         # Class numbers stay in NumPy: JAX has no 64-bit integers.
         arrays = batches.load(number)
-        return finish(*(array if array.dtype == np.int64 else ops.convert_to_tensor(array) for array in arrays))
+        return finish(*(array if array.dtype == np.int64 else _to_device(array) for array in arrays))
 
     return Feed(make, first, end, batches.at_once)
+
+
+def _to_device(array: np.ndarray) -> Any:
+    if keras.backend.backend() != "jax":
+        return ops.convert_to_tensor(array)
+    import jax
+
+    return jax.device_put(array)  # `convert_to_tensor` would compile a function for each shape
 
 
 def map_batches(data: Any, function: Callable[..., Batch]) -> Any:

@@ -9,6 +9,7 @@ checks, so that arrays mean the same everywhere: numbers of 0 to 255, channels l
   dark can be passed as uint8.
 - Four channels are refused: a fourth may be alpha or near-infrared, and an array does not say which. Pass an image
   with alpha as a PIL image of mode RGBA.
+- Images of 4 to 16 channels need `image.channels` in the spec; `image.range` says what their values mean.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from typing import Any
 import numpy as np
 
 CHANNELS = (1, 3)
-"""Allowed sizes of the last dimension."""
+"""Sizes of the last dimension of grey and coloured images."""
+BANDS = range(4, 17)
+"""Those of images whose channels are no colours."""
 DARK = 16.0
 """An array of fractions below this is assumed to have another scale."""
 FOUR = (
     "has 4 channels, and an array does not say what the fourth is; if it is alpha, pass PIL.Image.fromarray(image), "
-    "otherwise leave it out: image[..., :3]"
+    "otherwise leave it out: image[..., :3], or set image.channels to 4"
 )
 """Why four channels are refused."""
 
@@ -50,15 +53,19 @@ def type_fault(pixels: np.ndarray) -> str | None:
     return f"holds {kind}; expected numbers of 0 to 255 (uint8)"
 
 
-def channels_fault(channels: int, shape: tuple[int, ...]) -> str | None:
-    """What is wrong with the number of channels; None if it is valid."""
-    if channels in CHANNELS:
+def channels_fault(channels: int, shape: tuple[int, ...], expected: int = 3) -> str | None:
+    """What is wrong with the number of channels; None if it is valid.  expected: `image.channels`."""
+    if channels == expected or (channels in CHANNELS and expected in CHANNELS):
         return None
+    if expected > 3:
+        return f"expected {expected} channels (image.channels) at the end of the shape, got {shape}"
     if channels == 4:
         return FOUR
     axes = {3: "1, 2, 0", 4: "0, 2, 3, 1"}
     first = shape[len(shape) - 3]
     turn = f"; move the channels to the end: images.transpose({axes[len(shape)]})" if first in (1, 3, 4) else ""
+    if not turn and channels in BANDS:
+        turn = f"; for images of {channels} channels set image.channels to {channels}"
     return f"expected 1 or 3 channels at the end of the shape, got {shape}{turn}"
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
 from kerasimg.data.cache import Cache
-from kerasimg.data.decode_worker import Task, decode_and_hash
-from kerasimg.data.image_files import BadImage
+from kerasimg.data.decode_worker import Task, decode_and_hash, section_text
+from kerasimg.data.image_files import NO_HEIC, BadImage
 from kerasimg.data.items import Bad, ManyFaults
 from kerasimg.data.ledger import Ledger
 from kerasimg.data.loading import in_memory
@@ -22,7 +22,7 @@ from kerasimg.data.parallel import Progress as Progress
 from kerasimg.data.parallel import Tally, each
 from kerasimg.data.source import Source
 from kerasimg.data.worker_pool import IMAGES_PER_TASK, Memories, worker_count, worker_pool
-from kerasimg.errors import Fault
+from kerasimg.errors import Fault, check_choice, listed
 from kerasimg.spec.document import Image
 
 OnBadImage = Literal["fail", "skip"]
@@ -64,6 +64,8 @@ def scan(
         ledger: images that it knows are not read; the others are added.
         workers: worker processes that decode; 0: threads; None: see `worker_count`.
     """
+    if image is not None:
+        source.require_channels(image)
     keys = None if cache is None and ledger is None else source.keys()
     known = None if keys is None or ledger is None else ledger.find(keys)
     asked = np.arange(len(source)) if known is None else np.flatnonzero(~known.known)
@@ -122,7 +124,7 @@ def scan(
         parts = [indices[start : start + IMAGES_PER_TASK] for start in range(0, len(indices), IMAGES_PER_TASK)]
         return chain.from_iterable(each(look_by_worker, parts, count, chunk=1))
 
-    section = "" if image is None else image.model_dump_json()
+    section = "" if image is None else section_text(image)
     tally = Tally(len(asked), progress, PATIENCE_S, INTERVAL_S)
     reasons = {} if known is None else {int(index): known.reasons[index] for index in np.flatnonzero(known.reasons)}
     readable: list[tuple[int, bytes]] = []
@@ -159,6 +161,7 @@ def require_readable(
         image: cache the decoded images for this section, so that the first epoch need not decode them again.
         cache: where to store them.
     """
+    check_choice("on_bad_image", on_bad_image, get_args(OnBadImage))
     bad = scan(source, image, threads, progress, cache, Ledger.open())
     if not bad:
         return source
@@ -168,7 +171,10 @@ def require_readable(
             "",
             f"{len(bad):,} of {len(source):,} images cannot be read (below); {LEAVE_OUT}",
         )
-        raise ManyFaults([advice, *(Fault(source.where, image_.id, image_.reason) for image_ in bad)])
+        heic = [image_.id for image_ in bad if image_.reason == NO_HEIC]  # one cause, perhaps of thousands of images
+        faults = [Fault(source.where, listed(heic, 3), NO_HEIC)] if heic else []
+        faults += [Fault(source.where, image_.id, image_.reason) for image_ in bad if image_.reason != NO_HEIC]
+        raise ManyFaults([advice, *faults])
     readable = source.without(bad)
     classes_left = {label for item in readable.items for label in item.labels}
     lost = sorted({label for item in source.items for label in item.labels} - classes_left)

@@ -9,9 +9,11 @@ from typing import cast
 import numpy as np
 
 from kerasimg.data.index import Items
-from kerasimg.data.items import PART_NAMES, Bad, Item, ManyFaults
+from kerasimg.data.items import PART_NAMES, Bad, Item, ManyFaults, fault
+from kerasimg.data.pixels import channels_fault
+from kerasimg.data.readers.image_store import Joined, Stacked
 from kerasimg.errors import Fault, listed, nearest
-from kerasimg.spec.document import Task
+from kerasimg.spec.document import Image, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,15 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def require_channels(self, image: Image) -> None:
+        """DataError if arrays of images have other channels than the spec says; of files, each says so itself."""
+        images = self.columns.images
+        for place in images.places if isinstance(images, Joined) else [images]:
+            for array in place.arrays if isinstance(place, Stacked) else ():
+                bands = array.shape[-1] if array.ndim == 4 else 1
+                if reason := channels_fault(bands, array.shape, image.channels):
+                    raise fault(self.where, "", reason)
 
     def keys(self, indices: Iterable[int] | np.ndarray | None = None) -> np.ndarray:
         """Content keys of the given images or all, (N,) 'S16': 16 raw bytes each.

@@ -22,7 +22,7 @@ from kerasimg.data.readers.tfds import TFDS
 from kerasimg.data.readers.tfrecords import TFRecord
 from kerasimg.data.readers.zips import Zip
 from kerasimg.data.source import Source
-from kerasimg.errors import CallError, DataError, listed, nearest
+from kerasimg.errors import CallError, DataError, listed, nearest_path
 from kerasimg.spec.document import Task
 
 GROUP: Final = "kerasimg.sources"
@@ -145,9 +145,7 @@ def _shards_in(folder: str) -> list[str]:
 def _matching(pattern: str) -> list[str]:
     if PATTERN.search(pattern):
         return named_files(pattern)
-    folder = os.path.dirname(pattern) or "."
-    near = nearest(os.path.basename(pattern), os.listdir(folder)) if os.path.isdir(folder) else ""
-    raise fault(pattern, "", f"no such file or folder{near}")
+    raise fault(pattern, "", f"no such file or folder{nearest_path(pattern)}")
 
 
 def _read_files(where: str, paths: Sequence[str], task: Task, classes: Sequence[str]) -> Reading:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path, PurePath
 from typing import Any, Final, Literal, NamedTuple, get_args
 
@@ -112,7 +113,7 @@ def make_spec(name: str, summary: Summary, choices: Choices = Choices()) -> dict
     parent = catalog.read_zoo(f"recipes/{recipe}")
     document: dict[str, Any] = {
         "kerasimg": 1,
-        "name": _valid_name(name),
+        "name": valid_name(name),
         "about": f"{summary.images:,} images of {len(summary.classes)} classes: {ABOUT[recipe]}.",
         "// extends": f"{why}. `kerasimg spec show recipes/{recipe}` prints all of it",
         "extends": f"recipes/{recipe}",
@@ -217,9 +218,10 @@ def _multiple(value: int, of: int) -> int:
     return max(of, round(value / of) * of)
 
 
-def _valid_name(name: str) -> str:
+def valid_name(name: str) -> str:
     """A valid spec name that is close to the name of a folder."""
-    stem = PurePath(name).name
+    stem = unicodedata.normalize("NFKD", PurePath(name).name.replace("ß", "ss"))
+    stem = "".join(letter for letter in stem if not unicodedata.combining(letter))  # "für" becomes "fur"
     made = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "_-") else "_" for letter in stem)
     made = made if made[:1].isalpha() else f"_{made}"
     if not NAME.fullmatch(made[:64]):

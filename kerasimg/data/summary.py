@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 
 from kerasimg.data.image_files import JPEGS, SIDEWAYS, formats, mute_pillow, open_image, read_jpeg, turn_of
-from kerasimg.data.items import ImageInput
+from kerasimg.data.items import ImageInput, evenly_spaced
 from kerasimg.data.parallel import Progress
 from kerasimg.data.source import Source
 from kerasimg.spec.document import Task
@@ -75,7 +75,7 @@ def summarize(source: Source, progress: Progress | None = None) -> Summary:
 
     progress: called with the number of images read and the total.
     """
-    chosen = np.unique(np.linspace(0, len(source) - 1, SAMPLED).astype(np.int64))
+    chosen = evenly_spaced(len(source), SAMPLED)
     facts = list(_sample(source, chosen, progress or (lambda done, of: None)))
     sizes = np.array([(image_facts.height, image_facts.width) for image_facts in facts] or [(1, 1)], float)
     low, high = np.quantile(sizes[:, 1] / sizes[:, 0], (0.1, 0.9))

@@ -15,7 +15,11 @@ import numpy as np
 import PIL.Image
 
 BITS, PHOTOMETRIC, SAMPLES, PLANAR, EXTRA, FORMAT, PREDICTOR = 258, 262, 277, 284, 338, 339, 317
-WANTED = frozenset((BITS, PHOTOMETRIC, SAMPLES, PLANAR, EXTRA, FORMAT, PREDICTOR))
+PARTS = {273: 279, 324: 325}
+"""Tag of the places of strips or tiles -> tag of their sizes."""
+WANTED = frozenset((BITS, PHOTOMETRIC, SAMPLES, PLANAR, EXTRA, FORMAT, PREDICTOR, *PARTS, *PARTS.values()))
+BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""First bytes of a TIFF or BigTIFF."""
 
 Tags = Mapping[int, tuple[int, ...]]
 
@@ -82,6 +86,18 @@ def _read(file: IO[bytes]) -> Tags | None:
         letters = {1: "B", 2: "H", 4: "I", 8: "Q"}[SIZES[kind]]
         tags[tag] = struct.unpack(f"{order}{number}{letters}", value[:size])
     return tags
+
+
+def ends_early(file: IO[bytes], length: int) -> bool:
+    """Whether the directory, a strip or a tile of a TIFF is beyond its end."""
+    try:
+        tags = _read(file)
+    except (struct.error, OSError, OverflowError):  # the directory is beyond the end
+        return True
+    except KeyError:
+        return False
+    parts = [(tags.get(places, ()), tags.get(sizes, ())) for places, sizes in PARTS.items()] if tags else []
+    return any(place + size > length for places, sizes in parts for place, size in zip(places, sizes, strict=False))
 
 
 def tags_of(opened: PIL.Image.Image) -> Tags | None:

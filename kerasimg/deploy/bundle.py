@@ -13,8 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,8 @@ class Vector:
     """Pixels from the reference decoder: (H, W, C) uint8, 0-255."""
     probabilities: np.ndarray
     """(K,) float32; binary: (1,), the probability of the second class."""
+    p_value: float | None = None
+    """From the rule that finds unknown images; None without a rule."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -136,6 +140,21 @@ class Bundle(Result):
         """Returns the total size of a model's files."""
         return sum(file.bytes for file in self.manifest.files if belongs(file.path, model))
 
+    def copy_model(self, model: ModelFile, folder: Path) -> Bundle:
+        """Copies the files of a model to a folder and returns the bundle as if it were there.
+
+        Raises:
+            WeightsError: if a file is missing or has changed since the bundle was written; names each.
+        """
+        files = [file for file in self.manifest.files if belongs(file.path, model)]
+        for file in files:
+            with suppress(FileNotFoundError):
+                (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.folder / file.path, folder / file.path)
+        if faults := list(_changed_files(folder, files)):
+            raise WeightsError("\n".join([*faults, f"'{self.folder}' has changed while it was read"]))
+        return replace(self, folder=folder)
+
     def vectors(self) -> list[Vector]:
         """Returns the test vectors; raises CallError if they cannot be read."""
         return read_vectors(self.folder)
@@ -151,6 +170,7 @@ def read_vectors(folder: Path) -> list[Vector]:
                 folder / VECTORS / row["file"],
                 np.load(folder / VECTORS / row["pixels"], allow_pickle=False),
                 np.asarray(row["probabilities"], dtype=np.float32),
+                None if row.get("p_value") is None else float(row["p_value"]),
             )
             for row in rows
         ]
@@ -159,8 +179,9 @@ def read_vectors(folder: Path) -> list[Vector]:
 
 
 def belongs(path: str, model: ModelFile) -> bool:
-    """Returns whether a file is part of a model: the file itself, a file in its folder, or the weights of an .xml."""
-    weights = model.path.removesuffix(".xml") + ".bin" if model.path.endswith(".xml") else None
+    """Returns whether a file is part of a model: itself, a file in its folder, or the weights of an .xml or .param."""
+    name, _, suffix = model.path.rpartition(".")
+    weights = f"{name}.bin" if suffix in ("xml", "param") else None
     return path in (model.path, weights) or path.startswith(f"{model.path}/")
 
 
@@ -177,6 +198,11 @@ def sha256(path: Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def changed_files(bundle: Bundle, model: ModelFile) -> list[str]:
+    """Returns a sentence for each file of a model that is missing or has changed."""
+    return list(_changed_files(bundle.folder, [file for file in bundle.manifest.files if belongs(file.path, model)]))
 
 
 def _changed_files(folder: Path, files: list[BundleFile]) -> Iterator[str]:

@@ -21,6 +21,7 @@ import PIL.Image
 
 from kerasimg import log
 from kerasimg.backend import installed, versions
+from kerasimg.data.bands import NPY
 from kerasimg.data.decode import decode
 from kerasimg.data.sources import Data
 from kerasimg.deploy import manifest as manifests
@@ -35,15 +36,14 @@ from kerasimg.deploy.bundle import (
 )
 from kerasimg.deploy.export_context import Exporting, Options, prepare
 from kerasimg.deploy.manifest import InputType, Manifest, Precision
-from kerasimg.deploy.parity import Bounds, GateResult, as_file, gate, line_of, require
+from kerasimg.deploy.parity import Bounds, GateResult, as_file, gate, line_of, p_values_differ, require
 from kerasimg.deploy.readme import write_texts
 from kerasimg.deploy.serve import dockerfile
 from kerasimg.deploy.targets import Target, names, served, target
 from kerasimg.errors import CallError, DataError, Fault, GateError, Interrupted, KerasimgError
 from kerasimg.files import write_json
 from kerasimg.log import Verbose
-from kerasimg.models.classifier import Classifier, ClassifierReference
-from kerasimg.models.pack_io import drawn
+from kerasimg.models.classifier import Classifier, ClassifierReference, draw_image
 from kerasimg.results import Results
 from kerasimg.run_folder import RunFolder, folder_of
 from kerasimg.spec.document import Image
@@ -75,6 +75,7 @@ def export(
     input_dtype: InputType = "uint8",
     allow_flex: bool = False,
     allow_uncompared: bool = False,
+    trainable: bool = False,
     flash_bytes: int | None = None,
     arena_bytes: int | None = None,
     verbose: Verbose = 1,
@@ -84,7 +85,8 @@ def export(
     Args:
         run: a `Run`, its folder, a `model.keras` or `.kerasimg` file, or a zoo spec that brings its weights.
         to: one or more targets: "litert", "onnx", "openvino", ... (`kerasimg.deploy.targets`).
-        precision: one or more of "float32", "float16", "dynamic" (int8 weights), "int8". None: the target's default.
+        precision: one or more of "float32", "float16", "int16" (activations), "dynamic" (int8 weights),
+            "int8", "int4" (weights). None: the target's default.
         batch: fixed batch size. None: any, if the target supports it.
         out: parent folder of the bundles. None: `export/` in the run's folder.
         data: images to compare on. None: the run's.
@@ -95,6 +97,7 @@ def export(
         input_dtype: of an int8 model: "uint8" (pixels as they are) or "int8".
         allow_flex: allow TensorFlow (Flex) operations in a .tflite file.
         allow_uncompared: accept an export for which there are no test images to compare on.
+        trainable: web: the page can learn new classes from images, and saves them for `kerasimg.learn`.
         flash_bytes: maximum flash of an embedded model.
         arena_bytes: maximum memory of an embedded model.
         verbose: 0: silent. 1 or 2: messages.
@@ -119,7 +122,7 @@ def export(
     bounds = Bounds(tolerance, same, accuracy_drop)
     bounds.check()
     precisions: tuple[Precision, ...] = () if precision is None else _as_tuple(precision)
-    options = Options(precisions, batch, input_dtype, allow_flex, flash_bytes, arena_bytes)
+    options = Options(precisions, batch, input_dtype, allow_flex, trainable, flash_bytes, arena_bytes)
     options.check()
     fitted: dict[Target, Options] = {}
     errors: list[Exception] = []
@@ -216,6 +219,7 @@ def _in_tensorflow(
         "out": None if out is None else os.fspath(out),
         "input_dtype": options.input_dtype,
         "allow_flex": options.allow_flex,
+        "trainable": options.trainable,
         "flash_bytes": options.flash_bytes,
         "arena_bytes": options.arena_bytes,
     }
@@ -285,7 +289,9 @@ RAISED: dict[int, Callable[[str], KerasimgError]] = {
 
 _CHILD = """
 import importlib, json, sys
+from kerasimg.backend import load_keras
 from kerasimg.errors import KerasimgError
+load_keras()
 module, name = sys.argv[1].split(":")
 try:
     returned = getattr(importlib.import_module(module), name)(**json.load(sys.stdin))
@@ -320,6 +326,8 @@ def _export_target(
         log.info(f"{chosen.name}: writing {', '.join(exporting.options.precisions)}")
         bundle, errors = write_bundle(exporting, chosen, draft, folder)
         result = gate(exporting, bundle, bounds)
+        if differing := [row.path for row in result.rows if p_values_differ(row)]:
+            bundle, result = _without_p_values(exporting, chosen, bundle, result, bounds, differing)
         for path, error in result.failed.items():
             errors.append(_name_precision(chosen, bundle.model(path).precision, error))
         if len(result.failed) == len(bundle.models):
@@ -334,6 +342,36 @@ def _export_target(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return Bundle.open(folder), errors
+
+
+def _without_p_values(
+    exporting: Exporting, chosen: Target, bundle: Bundle, result: GateResult, bounds: Bounds, paths: Sequence[str]
+) -> tuple[Bundle, GateResult]:
+    """Writes models whose p-values are wrong again, without them, and compares these again."""
+    plain = replace(exporting, classifier=replace(exporting.classifier, known=None))
+    rows = {row.path: row for row in result.rows}
+    models, reasons = {model.path: model for model in bundle.models}, {}
+    for path in paths:
+        reasons[path] = (
+            f"they differ by {rows[path].p_value_difference:.2g}, allowed: {rows[path].tolerance.p_value:.2g}"
+        )
+        log.warning(f"{chosen.name}: {path} gives no p-values: {reasons[path]}")
+        models[path] = chosen.write(plain, bundle.folder, models[path].precision)
+    notes = bundle.manifest.notes
+    notes = {**notes, NO_P_VALUES: {**notes.get(NO_P_VALUES, {}), **reasons}}
+    manifest = bundle.manifest.model_copy(update={"models": list(models.values()), "notes": notes})
+    write_texts(bundle.folder, manifest, bundle.image, bundle.classes)
+    manifest = manifest.model_copy(update={"files": list_files(bundle.folder)})
+    changed = replace(bundle, manifest=manifest)
+    only = manifest.model_copy(update={"models": [models[path] for path in paths]})
+    again = gate(exporting, replace(bundle, manifest=only), bounds)
+    rows |= {row.path: row for row in again.rows}
+    kept = [rows[path] for path in models if path in rows and path not in again.failed]
+    return changed, GateResult(kept, result.skipped | again.skipped, result.failed | again.failed)
+
+
+NO_P_VALUES = "no_p_values"
+"""Note in a manifest: path of a model without the output "p_value", though there is a rule -> the reason."""
 
 
 def _remove_models(folder: Path, manifest: Manifest, failed: Iterable[str]) -> Manifest:
@@ -408,6 +446,11 @@ def write_bundle(
     if not models:
         raise errors[0] if len(errors) == 1 else _merge_errors(errors)
     thresholds = exporting.classifier.thresholds
+    without: dict[str, str] = {
+        model.path: f"models for {chosen.name} in {model.precision} have no output for them"
+        for model in models
+        if exporting.known is not None and "p_value" not in model.outputs
+    }
     manifest = Manifest(
         name=exporting.name,
         target=chosen.name,
@@ -416,11 +459,13 @@ def write_bundle(
         temperature=exporting.classifier.temperature,
         thresholds=None if thresholds is None else list(thresholds),
         sets=exporting.classifier.sets,
+        known=exporting.known,
         model=dict(exporting.classifier.identity()),
         run=_path_to(exporting.run, place or folder),
         models=models,
         files=[],
         spec=dict(exporting.classifier.spec.resolved),
+        notes={NO_P_VALUES: without} if without else {},
         versions=versions((*PACKAGES, *(package.replace("_", "-") for package in chosen.packages))),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -452,30 +497,37 @@ def _path_to(run: Path | None, place: Path) -> str | None:
 def _write_vectors(exporting: Exporting, folder: Path) -> None:
     """Writes `vectors/`: five evenly spaced test images; without test images, five drawn ones."""
     (folder / VECTORS).mkdir()
-    rows, pixels = [], []
+    rows: list[dict[str, Any]] = []
+    pixels = []
     for number, (name, image) in enumerate(_vector_images(exporting)):
         content = as_file(image)
-        with PIL.Image.open(io.BytesIO(content)) as opened:
-            kind = (opened.format or "bin").lower()
+        kind = "npy"
+        if not content.startswith(NPY):
+            with PIL.Image.open(io.BytesIO(content)) as opened:
+                kind = (opened.format or "bin").lower()
         file = folder / VECTORS / f"{number}.{EXTENSIONS.get(kind, kind)}"
         file.write_bytes(content)
         pixels.append(decode(str(file), exporting.image))
         np.save(folder / VECTORS / f"{number}.input.npy", pixels[-1])
         rows.append({"name": name, "file": file.name, "pixels": f"{number}.input.npy"})
-    expected = exporting.classifier.probabilities(np.stack(pixels).astype(np.float32))
-    for row, probabilities in zip(rows, expected, strict=True):
-        row["probabilities"] = probabilities.astype(float).tolist()
+    expected = exporting.classifier.answer(np.stack(pixels).astype(np.float32))
+    for place, row in enumerate(rows):
+        row["probabilities"] = expected.probabilities[place].astype(float).tolist()
+        if expected.p_values is not None:
+            row["p_value"] = float(expected.p_values[place])
     write_json(folder / EXPECTED, {"classes": list(exporting.classes), "vectors": rows})
 
 
 def _vector_images(exporting: Exporting) -> list[tuple[str, Any]]:
     if exporting.test is None:
-        height, width, _ = exporting.shape
+        height, width, channels = exporting.shape
         # Smooth colours, in another size than the model's.
-        return [
-            (f"drawn {number}", np.asarray(drawn(number, height * 5 // 4 + number, width * 3 // 2)))
-            for number in range(COUNT)
-        ]
+        named = []
+        for number in range(COUNT):
+            size = (height * 5 // 4 + number, width * 3 // 2)
+            images = [np.asarray(draw_image(number + COUNT * part, *size)) for part in range(-(-channels // 3))]
+            named.append((f"drawn {number}", np.concatenate(images, axis=-1)[..., : max(3, channels)]))
+        return named
     chosen = exporting.test.sample(COUNT)
     return [
         (name, chosen.source.columns.image(int(index)))

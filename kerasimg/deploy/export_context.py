@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,23 +11,31 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from kerasimg.data.items import ManyFaults
+from kerasimg.data.items import ManyFaults, evenly_spaced
 from kerasimg.data.loading import Loader
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, open_source
 from kerasimg.data.split import fingerprint
 from kerasimg.deploy.logits import inference_model, logits_model
-from kerasimg.deploy.manifest import InputType, Precision
+from kerasimg.deploy.manifest import InputType, KnownOutput, Output, Precision
 from kerasimg.errors import CallError, Fault, GateError
 from kerasimg.evaluation.evaluate import choose_images, own_record
-from kerasimg.models import pack_io
-from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.models.classifier import Classifier, ClassifierReference, read_vectors
 from kerasimg.run_folder import DataRecord
 from kerasimg.spec.document import Image, Task
 from kerasimg.spec.pack import VECTORS, is_pack
 
 REPRESENTATIVE = 200
 """Number of training images for int8 calibration."""
+UNSEEN = 300
+"""Number of images for the choice of operations that an int8 model computes in float32."""
+
+ENOUGH = 30
+"""Smallest number of validation images by whose decisions operations are chosen."""
+AGREE_UNSEEN = 0.985
+"""Share of validation images that an int8 model must decide as in float32."""
+AGREE_TRAINED = 0.995
+"""The same of training images."""
 
 SAME = 1e-3
 """Largest allowed difference between the probabilities stored in a pack and those computed on this machine."""
@@ -66,7 +75,23 @@ class Images:
         """Returns at most `count` of the images, evenly spaced."""
         if count >= len(self):
             return self
-        return replace(self, indices=self.indices[np.linspace(0, len(self) - 1, count).round().astype(int)])
+        return replace(self, indices=self.indices[evenly_spaced(len(self), count)])
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """By what operations of an int8 model are chosen that stay in float32: its decisions on images."""
+
+    activation: str
+    """Behind the logits: "softmax" or "sigmoid"."""
+    images: Callable[[], Iterator[np.ndarray]]
+    """Returns batches of pixels, float32, 0-255."""
+    agree: float
+    """Share of these images that an int8 model must decide as in float32."""
+
+    def decide(self, outputs: np.ndarray, threshold: float = 0) -> np.ndarray:
+        """Returns the decisions (N,) or (N, K) of outputs (N, K).  threshold: of one label; 0 for logits."""
+        return np.asarray(outputs.argmax(-1) if self.activation == "softmax" else outputs > threshold)
 
 
 @dataclass(frozen=True)
@@ -81,13 +106,14 @@ class Options:
     """Input type of an int8 model: uint8 or int8."""
     allow_flex: bool = False
     """Whether a .tflite file may use TensorFlow (Flex) operations."""
+    trainable: bool = False
+    """Web: whether the page can learn new classes."""
     flash_bytes: int | None = None
     """Embedded: maximum size of the model and its class names."""
     arena_bytes: int | None = None
     """Embedded: maximum working memory."""
-    activation: str | None = None
-    """Activation behind the exported logits, by which a target compares an int8 model's decisions with those in float32
-    to choose operations that stay in float32; None: all that can be are in int8."""
+    fallback: Fallback | None = None
+    """By what a target chooses operations of an int8 model that stay in float32; None: all that can be are in int8."""
 
     def check(self) -> None:
         """Raises a CallError for an invalid batch size or input type."""
@@ -109,6 +135,10 @@ class Exporting:
     options: Options = field(default_factory=Options)
     vectors: np.ndarray | None = None
     """Test vectors of a pack, (N, H, W, C) uint8, for the comparison if there are no test images."""
+    data: Data | None = None
+    """Other images than the run's, of which those above are."""
+    validation: Images | None = None
+    """Images that the model was not trained on, at most UNSEEN; None if there are none besides the test images."""
 
     @property
     def compared(self) -> bool:
@@ -136,6 +166,15 @@ class Exporting:
         return self.classifier.spec.task
 
     @property
+    def known(self) -> KnownOutput | None:
+        """The rule for unknown images, as a manifest describes it; None without one."""
+        known = self.classifier.known
+        if known is None:
+            return None
+        digest = hashlib.sha256(known.to_bytes()).hexdigest()
+        return KnownOutput(rule=known.rule, images=len(known.arrays["scores"]), sha256=digest)
+
+    @property
     def run(self) -> Path | None:
         """The run's folder; None without one."""
         return self.classifier.folder
@@ -160,6 +199,11 @@ class Exporting:
         """The model that outputs temperature-scaled logits, and its final activation, "softmax" or "sigmoid"."""
         return logits_model(self.classifier.model, self.classifier.temperature, self.task)
 
+    def model_with(self, outputs: Sequence[Output]) -> keras.Model:
+        """As `model`, with a dict of several outputs."""
+        classifier = self.classifier
+        return inference_model(classifier.model, classifier.temperature, self.task, classifier.known, outputs)
+
     def signature(self, batch: int | None) -> list[keras.InputSpec]:
         """Returns the input signature for `keras.Model.export`."""
         return [keras.InputSpec(shape=(batch, *self.shape), dtype="float32", name="pixels")]
@@ -183,11 +227,31 @@ class Exporting:
             )
         for value in (0, 255):
             yield np.full((batch or 1, *self.shape), value, np.float32)
-        size = batch or 1
-        for loaded in self.training.batches(self.image):
+        yield from self._padded(self.training, batch or 1)
+
+    def fallback(self, batch: int | None = None) -> Fallback:
+        """Returns by what operations of an int8 model are chosen that stay in float32.
+
+        A model is surer of the images that it was trained on than of others, so that their decisions say little: of
+        them more must agree.
+
+        Args:
+            batch: batch size; None: 1.
+        """
+        unseen = self.validation is not None and len(self.validation) >= ENOUGH
+        images = self.validation if unseen else self.training
+        return Fallback(
+            self.logits[1],
+            lambda: iter(()) if images is None else self._padded(images, batch or 1),
+            AGREE_UNSEEN if unseen else AGREE_TRAINED,
+        )
+
+    def _padded(self, images: Images, size: int) -> Iterator[np.ndarray]:
+        """Yields batches of images, (size, H, W, C) float32; the last is padded with its last image."""
+        for loaded in images.batches(self.image):
             for start in range(0, len(loaded), size):
-                images = loaded[start : start + size]
-                yield np.concatenate([images, images[-1:].repeat(size - len(images), axis=0)]).astype(np.float32)
+                batch = loaded[start : start + size]
+                yield np.concatenate([batch, batch[-1:].repeat(size - len(batch), axis=0)]).astype(np.float32)
 
 
 def prepare(
@@ -203,16 +267,16 @@ def prepare(
         options: the caller's options.
     """
     classifier = Classifier.open(run)
-    training, test = _images_of_data(classifier, data) if data is not None else _images_of_run(classifier)
+    training, validation, test = _images_of_data(classifier, data) if data is not None else _images_of_run(classifier)
     if test is not None and images is not None:
         test = test.sample(images)
     vectors = _vectors(classifier, run) if test is None else None
-    return Exporting(classifier, training, test, options or Options(), vectors)
+    return Exporting(classifier, training, test, options or Options(), vectors, data, validation)
 
 
 def _vectors(classifier: Classifier, run: ClassifierReference) -> np.ndarray | None:
     """Returns the test vectors of a pack; raises GateError if the model gives other probabilities than the pack."""
-    if not is_pack(run) or (vectors := pack_io.vectors(Path(str(run)))) is None:
+    if not is_pack(run) or (vectors := read_vectors(Path(str(run)))) is None:
         return None
     actual = classifier.probabilities(vectors.pixels.astype(np.float32))
     if (
@@ -224,36 +288,38 @@ def _vectors(classifier: Classifier, run: ClassifierReference) -> np.ndarray | N
     return vectors.pixels
 
 
-def _images_of_data(classifier: Classifier, data: Data) -> tuple[Images, Images]:
+def _images_of_data(classifier: Classifier, data: Data) -> tuple[Images, Images | None, Images]:
     source = open_source(data, classifier.spec.task, classes=classifier.classes)
-    trained = np.flatnonzero(source.parts == 0)
+    trained, validation = (np.flatnonzero(source.parts == code) for code in (0, 1))
     training = Images(source, trained if len(trained) else np.arange(len(source)), "train")
     chosen = choose_images(classifier, data, None)
-    return training.sample(REPRESENTATIVE), Images(*chosen)
+    unseen = Images(source, validation, "validation").sample(UNSEEN) if len(validation) else None
+    return training.sample(REPRESENTATIVE), unseen, Images(*chosen)
 
 
-def _images_of_run(classifier: Classifier) -> tuple[Images | None, Images | None]:
-    """Returns the run's calibration and test images; None if the run recorded none."""
+def _images_of_run(classifier: Classifier) -> tuple[Images | None, Images | None, Images | None]:
+    """Returns the run's calibration, validation and test images; None if the run recorded none."""
     try:
         record = own_record(classifier)
     except CallError:
-        return None, None
+        return None, None, None
     parts = {image["part"] for image in record["images"]}
     test = Images(*choose_images(classifier, None, None)) if parts - {"train"} else None
-    return _training(classifier, record), test
+    validation = _recorded(classifier, record, "validation", UNSEEN) if "validation" in parts else None
+    return _recorded(classifier, record, "train", REPRESENTATIVE), validation, test
 
 
-def _training(classifier: Classifier, record: DataRecord) -> Images:
-    """Returns evenly spaced training images of the run; raises ManyFaults if their content has changed."""
-    digests = {image["id"]: image["sha256"] for image in record["images"] if image["part"] == "train"}
+def _recorded(classifier: Classifier, record: DataRecord, part: str, count: int) -> Images:
+    """Returns evenly spaced images of a part of the run; raises ManyFaults if their content has changed."""
+    digests = {image["id"]: image["sha256"] for image in record["images"] if image["part"] == part}
     source = open_source(record["where"], classifier.spec.task, classes=classifier.classes)
     available = np.array([index for index, item in enumerate(source.items) if item.id in digests], dtype=np.int64)
-    chosen = Images(source, available, "train").sample(REPRESENTATIVE)
+    chosen = Images(source, available, part).sample(count)
     faults = [
         Fault(record["where"], item.id, "has changed since the run was trained on it")
         for item in (source.items[index] for index in chosen.indices)
         if fingerprint(item) != digests[item.id]
     ]
     if faults or not len(chosen):
-        raise ManyFaults(faults or [Fault(record["where"], "", "none of the run's training images were found")])
+        raise ManyFaults(faults or [Fault(record["where"], "", f"none of the run's {part} images were found")])
     return chosen

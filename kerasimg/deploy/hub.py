@@ -7,17 +7,22 @@ The hub's own client makes the requests, so `HF_TOKEN`, `HF_ENDPOINT`, `hf auth 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from kerasimg.deploy import croissant
 from kerasimg.errors import CallError, needs
 from kerasimg.escaping import markdown
+from kerasimg.files import to_json
 from kerasimg.models.hub_client import CLIENT, EXTRA, hub_client
+from kerasimg.run_folder import RunFolder
 from kerasimg.spec import pack as form
+from kerasimg.staleness import stale_bundle
 
 if TYPE_CHECKING:
     from kerasimg.models.classifier import ClassifierReference
@@ -25,9 +30,19 @@ if TYPE_CHECKING:
 FILE = f"model{form.SUFFIX}"
 """Name of the pack in a repository."""
 README = "README.md"
+PAGE = "demo.html"
+"""The page of a web export."""
 
 
-def push(run: ClassifierReference, repo: str, *, private: bool = False, message: str | None = None) -> str:
+def push(
+    run: ClassifierReference,
+    repo: str,
+    *,
+    private: bool = False,
+    message: str | None = None,
+    space: bool = False,
+    data_card: bool = False,
+) -> str:
     """Upload a classifier to the Hugging Face Hub, as a new commit.
 
     Requires `pip install "kerasimg[hub]"` and a token with write permission.
@@ -37,9 +52,13 @@ def push(run: ClassifierReference, repo: str, *, private: bool = False, message:
         repo: `owner/name`; created if it does not exist.
         private: whether a new repository is private.
         message: commit message.
+        space: publish the page of the run's web export as a static Space of the same name, too; it runs in the
+            visitor's browser and needs no server.
+        data_card: upload a card of the run's data, too: `croissant.json`, with the path, part, labels and SHA-256 of
+            each image.
 
     Returns:
-        The address of the repository.
+        The address of the repository; with `space`, that of the Space.
 
     Raises:
         CallError: if there is no trained model, or the hub rejects the request.
@@ -57,10 +76,20 @@ def push(run: ClassifierReference, repo: str, *, private: bool = False, message:
             form.SPEC: opened.read(form.SPEC),
             README: readme(opened, repo).encode(),
         }
+        if data_card:
+            contents[croissant.FILE] = to_json(croissant.data_card(_own_run(run))).encode()
+        page = _page(_own_run(run)) if space else None  # an error comes before anything is uploaded
         operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
+        said = message or f"{opened.manifest.name}, by kerasimg"
         with hub_client(repo) as hub:
             address = str(hub.create_repo(repo, private=private, exist_ok=True))
-            hub.create_commit(repo, operations, commit_message=message or f"{opened.manifest.name}, by kerasimg")
+            hub.create_commit(repo, operations, commit_message=said)
+            if page is not None:
+                static: dict[str, Any] = {"repo_type": "space"}
+                address = str(hub.create_repo(repo, private=private, exist_ok=True, space_sdk="static", **static))
+                files = {"index.html": page, README: space_readme(opened, repo).encode()}
+                operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+                hub.create_commit(repo, operations, commit_message=said, **static)
         return address
 
 
@@ -116,6 +145,33 @@ def readme(opened: form.Pack, repo: str) -> str:
     # The card of a run shows how to use the run's files, which are not in the repository.
     replaced, count = re.subn(r"(?ms)^## Use\n.*?(?=^## |\Z)", lambda _: f"{use}\n", card, count=1)
     return replaced if count else f"{card}\n{use}"
+
+
+def _own_run(run: ClassifierReference) -> RunFolder:
+    """The folder of the run; CallError for a pack, which has neither pages nor a record of its data."""
+    if form.is_pack(run):
+        raise CallError(f"'{run}' is a pack: --space and --data-card need the folder of the run")
+    return RunFolder.of(run)
+
+
+def _page(run: RunFolder) -> bytes:
+    """The page of the run's web export, of its present model."""
+    folder = run.exports / "web"
+    advice = f"make it: kerasimg export {run.path} --to web"
+    if not (folder / PAGE).is_file():
+        raise CallError(f"'{run.path}' has no page for a Space; {advice}")
+    if stale := stale_bundle(folder):
+        raise CallError(f"{stale}; {advice}")
+    return (folder / PAGE).read_bytes()
+
+
+def space_readme(opened: form.Pack, repo: str) -> str:
+    """The README of a Space: its metadata, and the model that it shows."""
+    head = {"title": opened.manifest.name[:60], "sdk": "static", "app_file": "index.html", "models": [repo]}
+    # JSON is YAML, and quotes whatever a name holds.
+    lines = "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
+    title = markdown(opened.manifest.name)
+    return f"---\n{lines}\n---\n\n# {title}\n\nThe model runs in your browser; no image leaves it.\n"
 
 
 def _write_pack(run: ClassifierReference, place: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flatbuffers
@@ -100,6 +100,22 @@ def add_activation(content: bytes, activation: str) -> bytes:
     for signature in model.signatureDefs or ():
         for output in signature.outputs:
             output.tensorIndex = len(graph.tensors) - 1
+    return _write(model)
+
+
+def order_outputs(content: bytes, names: Sequence[str]) -> bytes:
+    """Returns the model with its outputs in the order of these names, by which its signature knows them.
+
+    The converter sorts them.
+    """
+    model = _read(content)
+    graph = model.subgraphs[0]
+    for signature in model.signatureDefs or ():
+        places = {output.name.decode(): output for output in signature.outputs}
+        signature.outputs = [places[name] for name in names]
+        graph.outputs = np.array([output.tensorIndex for output in signature.outputs], "i4")
+        for output in signature.outputs:
+            graph.tensors[output.tensorIndex].name = output.name
     return _write(model)
 
 

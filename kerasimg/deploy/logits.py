@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
+from kerasimg.deploy.manifest import Output
 from kerasimg.keras_internals import call_behind
+from kerasimg.models.known import Known, with_outputs
 from kerasimg.models.output_kind import OutputKind, output_kind
 from kerasimg.models.temperature import model_at_temperature
 from kerasimg.spec.document import Task
@@ -14,20 +17,31 @@ from kerasimg.spec.document import Task
 MIXED = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
 
 
-def inference_model(model: keras.Model, temperature: float, task: Task) -> keras.Model:
+def inference_model(
+    model: keras.Model,
+    temperature: float,
+    task: Task,
+    known: Known | None = None,
+    outputs: Sequence[Output] = ("probabilities",),
+) -> keras.Model:
     """Returns a model from pixels (N, H, W, C) float32, 0-255, to the probabilities of `Classifier.probabilities`.
 
-    It shares the weights of `model`, except if that computes in less than float32.
+    With other outputs, too, they are a dict; "p_value" takes the rule `known`. The model shares the weights of `model`,
+    except if that computes in less than float32.
     """
     plain = in_float32(model)
     kind = output_kind(plain)
     scaled = model_at_temperature(plain, temperature)
     inputs = keras.Input(plain.inputs[0].shape[1:], dtype="float32", name="pixels")
     # Augmentation and dropout default to training=True, also for nested layers.
-    outputs = scaled(inputs, training=False)
+    if len(outputs) == 1:
+        values = {outputs[0]: scaled(inputs, training=False)}
+    else:
+        values = with_outputs(plain, outputs, known, scaled)(inputs, training=False)
     if kind == "logits":
-        outputs = keras.layers.Activation(activation(kind, task), dtype="float32", name="probabilities")(outputs)
-    return keras.Model(inputs, outputs, name=model.name)
+        last = keras.layers.Activation(activation(kind, task), dtype="float32", name="probabilities")
+        values["probabilities"] = last(values["probabilities"])
+    return keras.Model(inputs, values if len(outputs) > 1 else values["probabilities"], name=model.name)
 
 
 def logits_model(model: keras.Model, temperature: float, task: Task) -> tuple[keras.Model, str]:

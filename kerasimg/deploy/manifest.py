@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kerasimg.errors import CallError
 from kerasimg.files import write_json
 from kerasimg.spec.document import Task
-from kerasimg.spec.pack import SetRule
+from kerasimg.spec.pack import Digest, KnownRule, SetRule
 
 FORMAT_VERSION = 1
 FILE = "manifest.json"
 
-Precision = Literal["float32", "float16", "dynamic", "int8"]
+Precision = Literal["float32", "float16", "int16", "dynamic", "int8", "int4"]
 InputType = Literal["float32", "uint8", "int8"]
+Output = Literal["probabilities", "p_value", "features"]
+
+OUTPUTS: Final[tuple[Output, ...]] = get_args(Output)
+"""The outputs of a model, in the order in which a file has them."""
 
 _PART = re.compile(r"[^\x00-\x1f\\/:*?\"<>|]+")
 
@@ -63,11 +67,31 @@ class ModelFile(Part):
     """Kind of the runtime, such as "litert"."""
     precision: Precision
     """Numeric precision. float16: of the weights. dynamic: int8 weights, arithmetic as the runtime chooses. int8: of
-    weights and arithmetic."""
+    weights and arithmetic. int16: int8 weights, arithmetic in int16. int4: weights, of which some stay in int8 or
+    float32."""
     input_dtype: InputType
     """Input type. float32 and uint8: pixels 0-255. int8: pixels minus 128."""
     batch: Annotated[int, Field(gt=0)] | None = None
     """Fixed batch size; null: any."""
+    outputs: Annotated[list[Output], Field(min_length=1, max_length=3)] = ["probabilities"]
+    """Names of the outputs, in their order in the file. "p_value", (N, 1): how usual an image is among images like the
+    training images. "features", (N, D): what a page learns new classes by."""
+
+
+class KnownOutput(Part):
+    """The rule by which models with an output "p_value" find images that are unlike the training images."""
+
+    rule: KnownRule
+    """An image with a p-value up to `rule.share` is unknown."""
+    images: Annotated[int, Field(gt=0)]
+    """Number n of images that set the limit; p-values are multiples of 1 / (n + 1)."""
+    sha256: Digest
+    """SHA-256 of the arrays of the rule, by which a run knows the rule as its own."""
+
+    @property
+    def step(self) -> float:
+        """The smallest difference of two p-values."""
+        return 1 / (self.images + 1)
 
 
 class Tolerance(Part):
@@ -79,6 +103,8 @@ class Tolerance(Part):
     """Minimum share of images with the same decision."""
     accuracy_drop: Share = 1.0
     """Largest allowed loss of accuracy, if labels are known; 1: any."""
+    p_value: Share = 1.0
+    """Largest allowed difference of a p-value; 1: any."""
 
 
 class Worst(Part):
@@ -115,6 +141,10 @@ class Parity(Part):
     """Accuracy of the trained model on these images; multilabel: share with all labels correct."""
     accuracy_after: Share | None = None
     """Accuracy of the exported model."""
+    p_value_difference: Share | None = None
+    """Largest difference of a p-value; null if the model gives none."""
+    same_known: Share | None = None
+    """Share of images that both models call known, or both unknown; null if the model gives no p-values."""
     p50_ms: Figure
     """Median latency of one image, pixels to probabilities, in milliseconds, on the exporting machine."""
     p95_ms: Figure
@@ -148,6 +178,8 @@ class Manifest(Part):
     """Decision thresholds, for the second class (binary) or each label (multilabel). null: 0.5."""
     sets: SetRule | None = None
     """Rule of prediction sets. null: there is none."""
+    known: KnownOutput | None = None
+    """Rule of the p-values that models with this output give. null: there is none."""
     model: dict[str, Any] | None = None
     """Identity of the exported model: hash of its weights, temperature and thresholds. null: unknown."""
     run: Annotated[str, Field(max_length=4096)] | None = None

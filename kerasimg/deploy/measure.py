@@ -49,7 +49,8 @@ def measure(
     Args:
         run: as for `kerasimg.export`.
         to: targets to measure. None: the installed ones.
-        precision: precisions for every target. None: float32, and int8 for LiteRT if there are training images.
+        precision: precisions for every target. None: float32, and int8 where the target has it and there are
+            training images.
         batch: fixed batch size. None: any.
         data: images for int8 calibration. None: the run's.
         verbose: 0: silent. 1 or 2: messages.
@@ -143,10 +144,12 @@ def litert_figures(model: keras.Model, precision: Precision = "float32", calls: 
         calls: also measure the latency of one image, in milliseconds.
 
     Raises:
-        CallError: if the precision is int8, Keras does not run on TensorFlow, or LiteRT cannot run the model.
+        CallError: if the precision is another, Keras does not run on TensorFlow, or LiteRT cannot run the model.
     """
-    if precision == "int8":
-        raise CallError("precision: int8 needs images; measure dynamic, whose weights have the same size")
+    if precision in ("int8", "int16"):
+        raise CallError(f"precision: {precision} needs images; measure dynamic, whose weights have the same size")
+    if precision not in ("float32", "float16", "dynamic"):
+        raise CallError(f"precision: expected float32, float16 or dynamic, got {precision}")
     if (backend := keras.backend.backend()) != "tensorflow":
         raise CallError(f"Keras runs on {backend}, and LiteRT files of models in memory need KERAS_BACKEND=tensorflow")
     import tensorflow as tf
@@ -271,7 +274,13 @@ def _convolution(operation: Any) -> int:
 
 
 def _depthwise(operation: Any) -> int:
-    return math.prod(operation.outputs[0].shape) * math.prod(operation.inputs[1].shape[:2])
+    """Returns the number of output values times the kernel size.
+
+    A dilated one is computed on a batch of padded parts of the image; what is cropped afterwards does not count.
+    """
+    output = operation.outputs[0]
+    cropped = [reader.outputs[0] for reader in output.consumers() if reader.type == "BatchToSpaceND"]
+    return math.prod((cropped or [output])[0].shape) * math.prod(operation.inputs[1].shape[:2])
 
 
 def _transposed(operation: Any) -> int:

@@ -14,25 +14,33 @@ from numpy.typing import ArrayLike
 from kerasimg.data.image_files import read_image
 from kerasimg.data.items import ImageInput
 from kerasimg.deploy.bundle import Bundle
-from kerasimg.deploy.manifest import ModelFile, Parity, Precision, Tolerance, Worst
+from kerasimg.deploy.manifest import KnownOutput, ModelFile, Parity, Precision, Tolerance, Worst
 from kerasimg.deploy.runtimes import NotHere, Runtime
 from kerasimg.deploy.targets import open_here
 from kerasimg.errors import CallError, GateError
+from kerasimg.evaluation.conformal import are_known
 from kerasimg.evaluation.predictions import decide, two_columns
+from kerasimg.models.keras_file import Answer
 from kerasimg.spec.document import Task
 
 if TYPE_CHECKING:
     from kerasimg.deploy.export_context import Exporting, Images
 
 TOLERANCES: dict[Precision, Tolerance] = {
-    "float32": Tolerance(difference=1e-3, decided=0.995, accuracy_drop=0.005),
-    "float16": Tolerance(difference=0.05, decided=0.99, accuracy_drop=0.01),
-    "dynamic": Tolerance(difference=0.5, decided=0.95, accuracy_drop=0.02),
-    "int8": Tolerance(difference=1.0, decided=0.9, accuracy_drop=0.02),
+    "float32": Tolerance(difference=1e-3, decided=0.995, accuracy_drop=0.005, p_value=0.0),
+    "float16": Tolerance(difference=0.05, decided=0.99, accuracy_drop=0.01, p_value=0.02),
+    "int16": Tolerance(difference=0.05, decided=0.99, accuracy_drop=0.01, p_value=0.02),
+    "dynamic": Tolerance(difference=0.5, decided=0.95, accuracy_drop=0.02, p_value=0.05),
+    "int8": Tolerance(difference=1.0, decided=0.9, accuracy_drop=0.02, p_value=0.05),
+    "int4": Tolerance(difference=1.0, decided=0.9, accuracy_drop=0.02, p_value=0.05),
 }
 """Precision -> default tolerance. In float32, 5 of 1,000 images may get a different decision: those whose top two
 classes are almost equally likely. An int8 model may change the probability of a single image by any amount; only the
 decisions and the accuracy are bounded. `tolerance_of` adapts both shares to the number of images."""
+
+P_STEPS = 2
+"""Number of steps of 1 / (n + 1) by which a p-value may differ in any precision: rounding moves an image past scores
+that are close."""
 
 CHANCE = 0.95
 """A model exactly at its bound passes with at least this probability, for any number of images."""
@@ -69,6 +77,8 @@ class Reference(NamedTuple):
     """(N, K) float32."""
     truth: np.ndarray | None
     """Labels as in `kerasimg.evaluation.scores`; None if unknown."""
+    p_values: np.ndarray | None = None
+    """(N,); None if the model has no rule for unknown images, or they are unknown."""
 
 
 class Bounds(NamedTuple):
@@ -88,7 +98,12 @@ class Bounds(NamedTuple):
                 raise CallError(f"{name}: expected a number from 0 to 1, got {value}")
 
 
-def tolerance_of(model: ModelFile, bounds: Bounds = Bounds(), images: int | None = None) -> Tolerance:  # noqa: B008 - immutable
+def tolerance_of(
+    model: ModelFile,
+    bounds: Bounds = Bounds(),  # noqa: B008 - immutable
+    images: int | None = None,
+    known: KnownOutput | None = None,
+) -> Tolerance:
     """Returns the tolerance for a model: the caller's bounds, with the defaults of its precision for the others.
 
     Args:
@@ -97,6 +112,7 @@ def tolerance_of(model: ModelFile, bounds: Bounds = Bounds(), images: int | None
         images: number of images compared. The two default shares are converted to numbers of images by the 95 %
             quantile of the binomial distribution, because on few images a single one exceeds the share: 0.02 allows
             1 of 10, 2 of 34 and 28 of 1,000 images. None: use the shares unchanged.
+        known: the rule of the bundle's p-values; None: they are not compared.
     """
     bounds.check()
     default = TOLERANCES[model.precision]
@@ -111,6 +127,7 @@ def tolerance_of(model: ModelFile, bounds: Bounds = Bounds(), images: int | None
         difference=default.difference if bounds.tolerance is None else bounds.tolerance,
         decided=default.decided if bounds.same is None else bounds.same,
         accuracy_drop=default.accuracy_drop if bounds.accuracy_drop is None else bounds.accuracy_drop,
+        p_value=default.p_value if known is None else min(1.0, max(default.p_value, P_STEPS * known.step)),
     )
 
 
@@ -135,6 +152,7 @@ def compare(
     tolerance: Tolerance,
     runtime: str,
     times: Latency,
+    p_values: np.ndarray | None = None,
 ) -> Parity:
     """Compares an exported model's probabilities with those of the trained model.
 
@@ -146,6 +164,7 @@ def compare(
         tolerance: the bounds.
         runtime: name and version of the runtime.
         times: latency of the exported model.
+        p_values: (N,) of the exported model, if it gives them.
     """
     task, thresholds = bundle.task, bundle.thresholds
     differences = np.abs(probabilities.astype(np.float64) - reference.probabilities).max(axis=1)
@@ -169,8 +188,28 @@ def compare(
         bytes=bundle.model_bytes(model),
         runtime=runtime,
         worst=_worst(bundle, reference, probabilities, differences, same),
+        **_compare_p_values(bundle, reference.p_values, p_values),
     )
     return row.model_copy(update={"passed": not exceeded(row)})
+
+
+def _compare_p_values(bundle: Bundle, before: np.ndarray | None, after: np.ndarray | None) -> dict[str, float]:
+    """Returns the figures about p-values; none if one of the two models gives none.  NaN differs by 1."""
+    known = bundle.manifest.known
+    if before is None or after is None or known is None:
+        return {}
+    difference = np.nan_to_num(np.abs(after.astype(np.float64) - before), nan=1.0).max()
+    same = are_known(before, known.rule.share) == are_known(after, known.rule.share)
+    # Whole steps, as p-values are counts.
+    return {
+        "p_value_difference": float(min(1.0, round(difference / known.step) * known.step)),
+        "same_known": float(same.mean()),
+    }
+
+
+def p_values_differ(row: Parity) -> bool:
+    """Whether a model's p-values differ from the trained model's by more than is allowed."""
+    return row.p_value_difference is not None and row.p_value_difference > row.tolerance.p_value + 1e-9
 
 
 def exceeded(row: Parity) -> list[str]:
@@ -183,6 +222,8 @@ def exceeded(row: Parity) -> list[str]:
             f"a probability differs by {row.greatest_difference:.2g}, "
             f"allowed: {row.tolerance.difference:g} (--tolerance)"
         )
+    if p_values_differ(row):
+        violations.append(f"a p-value differs by {row.p_value_difference:.2g}, allowed: {row.tolerance.p_value:.2g}")
     # Whole images are compared, so that rounding of a share cannot decide.
     changed = round((1 - row.same_decision) * row.images)
     if changed > (allowed := _round_down((1 - row.tolerance.decided) * row.images)):
@@ -222,7 +263,12 @@ def line_of(row: Parity) -> str:
     if row.accuracy_before is not None and row.accuracy_after is not None:
         line += f", accuracy {row.accuracy_before:.4f} -> {row.accuracy_after:.4f}"
         if row.tolerance.accuracy_drop < 1:
-            line += f" (allowed {row.tolerance.accuracy_drop:g} less)"
+            line += f" (allowed {row.tolerance.accuracy_drop:.3g} less)"
+    if row.p_value_difference is not None and row.same_known is not None:
+        line += (
+            f", p-values differ by {row.p_value_difference:.2g} at most (allowed {row.tolerance.p_value:.2g}), "
+            f"{row.same_known:.2%} are known or unknown in both"
+        )
     return line
 
 
@@ -294,9 +340,21 @@ def gate(exporting: Exporting, bundle: Bundle, bounds: Bounds = Bounds()) -> Gat
         for model in bundle.models:
             if model.path in answers:
                 runtime = runtimes[model.path]
-                tolerance = tolerance_of(model, bounds, len(reference.names))
+                tolerance = tolerance_of(model, bounds, len(reference.names), bundle.manifest.known)
                 times = latency(runtime, bundle.shape, model.batch)
-                rows.append(compare(bundle, model, reference, answers[model.path], tolerance, runtime.name, times))
+                answer = runtime.split(answers[model.path])
+                rows.append(
+                    compare(
+                        bundle,
+                        model,
+                        reference,
+                        answer.probabilities,
+                        tolerance,
+                        runtime.name,
+                        times,
+                        answer.p_values,
+                    )
+                )
         return GateResult(rows, skipped, failed)
     finally:
         for runtime in runtimes.values():
@@ -306,11 +364,11 @@ def gate(exporting: Exporting, bundle: Bundle, bounds: Bounds = Bounds()) -> Gat
 def _answers(
     exporting: Exporting, runtimes: dict[str, Runtime], failed: dict[str, Exception]
 ) -> tuple[Reference, dict[str, np.ndarray]]:
-    """Returns the probabilities of the trained model and of each runtime, (N, K); adds failures to `failed`."""
-    trained: list[np.ndarray] = []
+    """Returns the answers of the trained model, and the rows of each runtime; adds failures to `failed`."""
+    trained: list[Answer] = []
     rows: dict[str, list[np.ndarray]] = {path: [] for path in runtimes}
     for pixels, files in _batches(exporting):
-        trained.append(exporting.classifier.probabilities(pixels.astype(np.float32)))
+        trained.append(exporting.classifier.answer(pixels.astype(np.float32)))
         contents: list[bytes] | None = None
         for path, runtime in runtimes.items():
             if path in failed:
@@ -320,13 +378,16 @@ def _answers(
                     contents = contents or [as_file(file) for file in files]
                     rows[path].append(runtime.of_files(contents))
                 else:
-                    rows[path].append(runtime(pixels))
+                    rows[path].append(runtime.rows(pixels))
             except Exception as error:  # each runtime has its own exceptions
                 failed[path] = error
     test = exporting.test
-    count = sum(map(len, trained))
+    expected = np.concatenate([answer.probabilities for answer in trained])
+    count = len(expected)
+    p_values = [answer.p_values for answer in trained if answer.p_values is not None]
     names = [f"vector {number}" for number in range(count)] if test is None else test.names
-    reference = Reference(names, np.concatenate(trained), None if test is None else test.truth)
+    truth = None if test is None else test.truth
+    reference = Reference(names, expected, truth, np.concatenate(p_values) if p_values else None)
     return reference, {path: np.concatenate(batches) for path, batches in rows.items() if path not in failed}
 
 
@@ -345,15 +406,18 @@ def _batches(exporting: Exporting) -> Iterator[tuple[np.ndarray, Iterable[ImageI
 
 
 def as_file(image: ImageInput) -> bytes:
-    """Returns the content of an image file; encodes an array as PNG."""
+    """Returns the content of an image file; encodes an array as PNG, one of more than 3 channels as .npy."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, np.ndarray):
-        png = io.BytesIO()
-        read_image(image).save(png, "PNG")
-        return png.getvalue()
-    with open(image, "rb") as file:
-        return file.read()
+        file = io.BytesIO()
+        if image.shape[2:] > (3,):
+            np.save(file, image)
+        else:
+            read_image(image).save(file, "PNG")
+        return file.getvalue()
+    with open(image, "rb") as stored:
+        return stored.read()
 
 
 def _time_calls(predict: Callable[[np.ndarray], object], pixels: np.ndarray) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,8 +36,8 @@ FILTERS: dict[Interpolation, str] = {
 
 RESIZED = {
     "stretch": "stretched to {width} x {height}",
-    "crop": "{part} of {width} x {height}'s aspect about its centre, resized to {width} x {height}",
-    "pad": "fitted into {width} x {height} in its own aspect, on the background",
+    "crop": "resized in its own aspect until it covers {width} x {height}",
+    "pad": "resized in its own aspect until it fits into {width} x {height}",
 }
 
 
@@ -54,7 +55,11 @@ def readme(manifest: Manifest, image: Image, classes: Sequence[str]) -> str:
     chosen = target(manifest.target)
     classes = [markdown(name) for name in classes]
     height, width = image.size
-    part = "the largest box" if image.crop_fraction == 1 else f"{image.crop_fraction:g} of the sides of the largest box"
+    resized = RESIZED[image.resize].format(width=image.resized[1], height=image.resized[0])
+    if image.resize == "crop" or image.crop_fraction < 1:
+        resized += f", of which the middle {width} x {height} are used"
+    if image.resize == "pad":
+        resized += f", in the middle of {width} x {height} pixels of the background"
     outputs = {
         "multiclass": f"{manifest.classes} probabilities, whose sum is 1",
         "binary": f"one probability: of '{classes[-1]}'",
@@ -67,7 +72,7 @@ def readme(manifest: Manifest, image: Image, classes: Sequence[str]) -> str:
         image,
         manifest.models[0],
         names=listed(classes, 8),
-        resized=RESIZED[image.resize].format(width=width, height=height, part=part),
+        resized=resized,
         outputs_are=outputs[manifest.task],
         snippets=[
             (title, LANGUAGES.get(title, ""), snippet(chosen, template, manifest, image, manifest.models[0]))
@@ -87,16 +92,7 @@ def snippet(chosen: Target, template: str, manifest: Manifest, image: Image, mod
 
 
 def _render(chosen: Target, template: str, manifest: Manifest, image: Image, model: ModelFile, **further: Any) -> str:
-    folders = [Path(inspect.getfile(type(chosen))).parent / "templates", TEMPLATES]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["format_number"] = lambda value: f"{value:g}"
-    environment.filters["tuple"] = tuple
+    environment = _templates(Path(inspect.getfile(type(chosen))).parent / "templates")
     labels = "of each label by itself" if manifest.task == "multilabel" else "whose sum is 1"
     answer = f"{manifest.classes} probabilities, {labels}, in the order of classes.json"
     if manifest.task == "binary":
@@ -112,5 +108,21 @@ def _render(chosen: Target, template: str, manifest: Manifest, image: Image, mod
         answer=answer,
         filter=FILTERS[image.interpolation],
         litert=LITERT,
+        limit=None if manifest.known is None else f"{manifest.known.rule.share + 1e-6:.7g}",
         **further,
     )
+
+
+@functools.cache
+def _templates(folder: Path) -> jinja2.Environment:
+    """Holds the compiled templates of a folder, and of kerasimg for what the folder lacks."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([folder, TEMPLATES]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["format_number"] = lambda value: f"{value:g}"
+    environment.filters["tuple"] = tuple
+    return environment

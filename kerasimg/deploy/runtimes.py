@@ -7,13 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import ModelFile
 from kerasimg.errors import CallError, WeightsError
+from kerasimg.models.keras_file import Answer
 
 
 class NotHere(CallError):
@@ -37,8 +38,14 @@ class Runtime(ABC):
     """Name with version, such as "ai-edge-litert 2.3.0"."""
     parallel: ClassVar[bool] = True
     """Whether calls from several threads run in parallel; otherwise `lock` serializes them."""
+    in_batches: ClassVar[bool] = True
+    """Whether it computes several images at once; a server prefers such a runtime."""
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    """Where it can run models. One that knows another device than the CPU takes it as its fourth argument."""
     reads_files: ClassVar[bool] = False
     """Whether it decodes and resizes images itself, so that comparisons use `of_files`."""
+    share: float = 0.0
+    """Images with a p-value up to this are unknown."""
 
     def __init__(self, path: Path, model: ModelFile, threads: int | None = None) -> None:
         self.path = path
@@ -46,9 +53,28 @@ class Runtime(ABC):
         self.lock = threading.Lock()
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns probabilities (N, K) float32 of pixels (N, H, W, C) uint8, 0-255; as `rows`, without p-values."""
+        return self.rows(pixels)[:, : self.outputs]
+
+    def answer(self, pixels: np.ndarray) -> Answer:
+        """As `rows`, with the p-values apart; they are None if the model gives none."""
+        return self.split(self.rows(pixels))
+
+    def split(self, rows: np.ndarray) -> Answer:
+        """Returns probabilities and p-values of rows, as `rows` returns them."""
+        p_values = rows[:, self.outputs] if self.gives_p_values else None
+        return Answer(rows[:, : self.outputs], p_values, self.share)
+
+    @property
+    def gives_p_values(self) -> bool:
+        """Whether the model gives the p-value of an image."""
+        return "p_value" in self.model.outputs
+
+    def rows(self, pixels: np.ndarray) -> np.ndarray:
         """Returns probabilities (N, K) float32 of pixels (N, H, W, C) uint8, 0-255; K is 1 if the task is binary.
 
-        N is arbitrary: a model with a fixed batch size is called several times, with the last batch padded.
+        Of a model that gives p-values, they are one more column. N is arbitrary: a model with a fixed batch size is
+        called several times, with the last batch padded.
 
         Raises:
             CallError: if the pixels have another shape or type.
@@ -59,18 +85,21 @@ class Runtime(ABC):
             wanted = ", ".join(map(str, self.shape))
             raise CallError(f"expected pixels (N, {wanted}) uint8, got {pixels.shape} {pixels.dtype}")
         if not len(pixels):
-            return np.empty((0, self.outputs), np.float32)
+            return np.empty((0, self.outputs + self.gives_p_values), np.float32)
         if self.parallel:
             return self._run_batches(pixels)
         with self.lock:
             return self._run_batches(pixels)
 
     @abstractmethod
-    def run(self, pixels: np.ndarray) -> np.ndarray:
-        """Returns the model's outputs (N, K) of pixels in its input type, N being its batch size."""
+    def run(self, pixels: np.ndarray) -> Any:
+        """Returns the model's outputs for pixels in its input type, N being its batch size.
+
+        They are (N, K); of a model with several outputs a list, in the order of `ModelFile.outputs`.
+        """
 
     def of_files(self, contents: Sequence[bytes]) -> np.ndarray:
-        """Returns probabilities (N, K) float32 of image files' contents, decoded by the runtime itself."""
+        """As `rows`, of image files' contents, decoded by the runtime itself."""
         raise CallError(f"{self.name} takes pixels, not files")
 
     def close(self) -> None:  # noqa: B027 - most have nothing to close
@@ -79,6 +108,7 @@ class Runtime(ABC):
     def for_bundle(self, bundle: Bundle) -> Runtime:
         """Sets the input shape and the number of outputs that calls are checked against."""
         self.shape, self.outputs = bundle.shape, bundle.outputs
+        self.share = 0.0 if bundle.manifest.known is None else bundle.manifest.known.rule.share
         return self
 
     def _run_batches(self, pixels: np.ndarray) -> np.ndarray:
@@ -97,13 +127,23 @@ class Runtime(ABC):
     def _convert_pixels(self, pixels: np.ndarray) -> np.ndarray:
         return CONVERT_PIXELS[self.model.input_dtype](pixels)
 
-    def _check_outputs(self, outputs: np.ndarray, count: int) -> np.ndarray:
-        if outputs.shape != (count, self.outputs):
+    def _check_outputs(self, outputs: Any, count: int) -> np.ndarray:
+        arrays = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+        # Nobody asks a runtime for features.
+        names = [name for name in self.model.outputs if name != "features"]
+        arrays = arrays[: len(names)] if "features" in self.model.outputs else arrays
+        wanted = {"probabilities": (count, self.outputs), "p_value": (count, 1)}
+        named = dict(zip(names, arrays, strict=len(arrays) == len(names)))
+        expected = [wanted[name] for name in wanted if name in names]
+        columns = [np.asarray(named[name]) for name in wanted if name in named]
+        if len(arrays) != len(names) or [column.shape for column in columns] != expected:
+            found = ", ".join(str(np.shape(array)) for array in arrays)
             raise WeightsError(
-                f"'{self.model.path}': expected outputs ({count}, {self.outputs}), found {outputs.shape}; "
+                f"'{self.model.path}': expected outputs {', '.join(map(str, expected))}, found {found}; "
                 "it is not a model of these classes"
             )
-        return np.ascontiguousarray(outputs, dtype=np.float32)
+        joined = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
+        return np.ascontiguousarray(joined, dtype=np.float32)
 
 
 CONVERT_PIXELS: dict[str, Callable[[np.ndarray], np.ndarray]] = {

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kerasimg.errors import CallError
-from kerasimg.models import pack_io
-from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.files import require_free
+from kerasimg.models.classifier import Classifier, ClassifierReference, read_pack, write_pack
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec import pack as form
 from kerasimg.staleness import stale_files, warn_of_stale
@@ -46,7 +46,7 @@ def pack(run: ClassifierReference, out: str | os.PathLike[str] | None = None) ->
             card = files.card_file.read_text(encoding="utf-8")
         if files.evaluation.metrics_file not in stale:
             figures = _figures(files.evaluation.metrics() or {})
-    pack_io.write(classifier, path, card=card, figures=figures)
+    write_pack(classifier, path, card=card, figures=figures)
     return path
 
 
@@ -66,9 +66,8 @@ def unpack(file: str | os.PathLike[str], out: str | os.PathLike[str] | None = No
     path = Path(file)
     opened = form.Pack(path)
     folder = path.with_suffix("") if out is None else Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CallError(f"out: '{folder}' already exists; choose another folder")
-    classifier = pack_io.read(path)
+    require_free(folder)
+    classifier = read_pack(path)
     folder.mkdir(parents=True, exist_ok=True)
     opened.write_specs(folder)
     files = RunFolder(folder)

@@ -28,6 +28,7 @@ OPERATIONS = (
     r"Didn't find op for builtin opcode '(\w+)'",  # TensorFlow Lite Micro
     r"Node number \d+ \((\w+)\) failed",  # LiteRT's runtime
     r"in the (\w+) operator",  # ONNX Runtime
+    r"no registered schema; [^\n]*\.([A-Za-z]\w*?)\d{4}",  # ONNX's version converter; then both versions
     r"Conversion for TF op '(\w+)' not implemented",  # coremltools
     r"int8 has no operation for (\w+)",  # keras_internals.separate_int8_ranges
 )

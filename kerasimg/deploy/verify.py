@@ -116,12 +116,17 @@ def _verify_model(
     bundle = result.bundle
     before = {row.path: row for row in bundle.manifest.parity}.get(model.path)
     times = latency(runtime, bundle.shape, model.batch)
+    p_values = [vector.p_value for vector in vectors if vector.p_value is not None]
     expected = Reference(
-        [vector.name for vector in vectors], np.stack([vector.probabilities for vector in vectors]), None
+        [vector.name for vector in vectors],
+        np.stack([vector.probabilities for vector in vectors]),
+        None,
+        np.array(p_values, np.float32) if len(p_values) == len(vectors) else None,
     )
-    tolerance = _tolerance(model, before, bounds, len(vectors))
+    tolerance = _tolerance(bundle, model, before, bounds, len(vectors))
+    answer = runtime.split(_predict_vectors(runtime, vectors))
     result.vectors.append(
-        compare(bundle, model, expected, _predict_vectors(runtime, vectors), tolerance, runtime.name, times)
+        compare(bundle, model, expected, answer.probabilities, tolerance, runtime.name, times, p_values=answer.p_values)
     )
     row = result.vectors[-1]
     log.info(f"{line_of(row)}; {row.p50_ms:.2f} ms (p95 {row.p95_ms:.2f}), {row.runtime}")
@@ -134,22 +139,28 @@ def _verify_model(
     if reference is None:
         log.info(f"{model.path}: accuracy {share:.4f} on {len(source):,} images of {source.where}")
         return
-    tolerance = _tolerance(model, before, bounds, len(source))
+    tolerance = _tolerance(bundle, model, before, bounds, len(source))
     result.data.append(compare(bundle, model, reference, answers, tolerance, runtime.name, times))
     log.info(f"{source.where}: {line_of(result.data[-1])}")
 
 
-def _tolerance(model: ModelFile, before: Parity | None, bounds: Bounds, images: int) -> Tolerance:
+def _tolerance(bundle: Bundle, model: ModelFile, before: Parity | None, bounds: Bounds, images: int) -> Tolerance:
     """Returns the caller's bounds, or those of the export, or the defaults for the number of images."""
-    if before is None or bounds != Bounds() or before.tolerance == tolerance_of(model, images=before.images):
-        return tolerance_of(model, bounds, images)
+    known = bundle.manifest.known
+    if (
+        before is None
+        or bounds != Bounds()
+        or before.tolerance == tolerance_of(model, images=before.images, known=known)
+    ):
+        return tolerance_of(model, bounds, images, known)
     return before.tolerance
 
 
 def _predict_vectors(runtime: Runtime, vectors: list[Vector]) -> np.ndarray:
+    """Returns the rows of the runtime."""
     if runtime.reads_files:
         return runtime.of_files([vector.file.read_bytes() for vector in vectors])
-    return runtime(np.stack([vector.pixels for vector in vectors]))
+    return runtime.rows(np.stack([vector.pixels for vector in vectors]))
 
 
 def _compare_pixels(vectors: list[Vector], bundle: Bundle) -> int:

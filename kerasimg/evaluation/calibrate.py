@@ -7,6 +7,7 @@ decision changes. A temperature that makes the held-out images worse is not stor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from kerasimg.evaluation.evaluate import (
 )
 from kerasimg.files import read_object, write_json
 from kerasimg.log import warning
-from kerasimg.models.classifier import Classifier, ClassifierReference, model_file, set_decisions
+from kerasimg.models.classifier import Classifier, ClassifierReference, set_decisions
+from kerasimg.models.keras_file import model_file
 from kerasimg.models.temperature import at_temperature, logits
 from kerasimg.results import Calibration
 from kerasimg.run_folder import RunFolder
@@ -75,16 +77,9 @@ def calibrate(
     asked = choose_images(raw, data, part, otherwise="validation")
     truth, p = asked.source.label_ids(asked.indices), predicted(raw, asked.source, asked.indices)
     task = raw.spec.task
-    temperature = fit_temperature(truth, p, task)
-    interval = temperature_interval(truth, p, temperature, task)
-    result: dict[str, Any] = {
-        "temperature": temperature,
-        "interval": list(interval),
-        "applied": True,
-        "fitted_on": {"data": asked.source.where, "part": asked.part, "n": len(p)},
-        "parts": {asked.part: before_and_after(truth, p, temperature, raw.classes, task)},
-    }
-    notes = _of_few(len(p), interval)
+    result = fit(truth, p, raw.classes, task, where=asked.source.where, part=asked.part)
+    temperature = result["temperature"]
+    notes = _of_few(len(p), result["interval"])
     test = held_out(raw, asked, data)
     if test is not None:
         truth, p = test.source.label_ids(test.indices), predicted(raw, test.source, test.indices)
@@ -111,7 +106,24 @@ def calibrate(
     return Calibration.of(result)
 
 
-def _of_few(n: int, interval: tuple[float, float]) -> list[str]:
+def fit(
+    truth: ArrayLike, probabilities: ArrayLike, classes: tuple[str, ...], task: Task, *, where: str, part: str
+) -> dict[str, Any]:
+    """Fits a temperature, as calibration.json has it.
+
+    truth, probabilities: as in `scores`, at temperature 1.  where, part: the images.  Raises as `fit_temperature`.
+    """
+    temperature = fit_temperature(truth, probabilities, task)
+    return {
+        "temperature": temperature,
+        "interval": list(temperature_interval(truth, probabilities, temperature, task)),
+        "applied": True,
+        "fitted_on": {"data": where, "part": part, "n": len(np.asarray(probabilities))},
+        "parts": {part: before_and_after(truth, probabilities, temperature, classes, task)},
+    }
+
+
+def _of_few(n: int, interval: Sequence[float]) -> list[str]:
     """A warning if the images are too few for a reliable temperature."""
     reach = f"the 95 % interval of the temperature is {interval[0]:.3g} to {interval[1]:.3g}"
     if n < FEW:

@@ -56,6 +56,15 @@ def name_sets(probabilities: np.ndarray, rule: SetRule, classes: Sequence[str]) 
     return [tuple(classes[k] for k in ranked if row[k]) for ranked, row in zip(order, members, strict=True)]
 
 
+def are_known(p_values: ArrayLike, share: float) -> np.ndarray:
+    """(N,) bool: which images are like the training images.
+
+    share: the largest share of images like them that is turned away.
+    """
+    # Of n images that set the limit, p-values are multiples of 1 / (n + 1), in float32.
+    return np.asarray(np.asarray(p_values, np.float64) > share + 1e-6)
+
+
 def _lac(p: np.ndarray) -> np.ndarray:
     return 1 - p.astype(np.float64)
 

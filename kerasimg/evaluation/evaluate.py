@@ -25,15 +25,17 @@ from kerasimg.data.split import content_hashes, fingerprint
 from kerasimg.errors import CallError, Fault, listed, nearest
 from kerasimg.evaluation.intervals import described, intervals
 from kerasimg.evaluation.measures import precision_recall_curve, roc_curve
-from kerasimg.evaluation.predictions import as_text, write_predictions
+from kerasimg.evaluation.predictions import as_text, decide, write_predictions
 from kerasimg.evaluation.scores import drawn_confusion, scores
+from kerasimg.evaluation.shift import measure_shift
 from kerasimg.figures import confusion_figure, curves_figure, reliability_figure, save_figure
 from kerasimg.log import Verbose, warning
 from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.models.keras_file import Answer
 from kerasimg.results import Evaluation
 from kerasimg.run_folder import DataRecord, EvaluationFolder, RunFolder
 from kerasimg.spec.document import Task
-from kerasimg.staleness import warn_of_stale
+from kerasimg.staleness import change, warn_of_stale
 
 BATCH_SIZE = 64
 
@@ -108,7 +110,7 @@ def evaluate_images(
 
     warnings: what must be known of these images; `warnings` of the result adds the classes that none of them has.
     """
-    p = predicted(classifier, source, indices)
+    p, p_values, share = answered(classifier, source, indices)
     truth, extras = source.label_ids(indices), extra_columns(source, indices)
     every = known_group_numbers(source, classifier.spec.fit.group)
     groups = None if every is None else every[np.asarray(indices, np.int64)]
@@ -125,11 +127,29 @@ def evaluate_images(
         **scores_with_intervals(truth, p, classes, task, thresholds, groups),
         **(slices(extras, truth, p, classes, task, thresholds, groups) if extras else {}),
     }
+    if p_values is not None and classifier.known is not None:
+        decision = decide(p, task, thresholds)[0].reshape(len(truth), -1)
+        correct = decision == np.asarray(truth).reshape(len(truth), -1)
+        held = len(classifier.known.arrays["scores"])
+        reference = _own_known(classifier, source)
+        found["known"] = measure_shift(p_values, correct.all(axis=1), share, held, reference)
     if out is not None:
         write_scores(out, found, curves(truth, p, found, task))
         ids = [source.items[index].id for index in indices]
         write_predictions(EvaluationFolder(out).predictions_file, ids, truth, p, classes, task, thresholds, extras)
     return found
+
+
+def _own_known(classifier: Classifier, source: Source) -> Mapping[str, Any] | None:
+    """How the run's held-out images compare with its training images, where others are evaluated."""
+    if classifier.folder is None:
+        return None
+    files = RunFolder(classifier.folder)
+    record, metrics = files.data(), files.evaluation.metrics()
+    if record is None or metrics is None or record["where"] == source.where:
+        return None
+    same = change(metrics.get("model"), classifier.identity()) is None
+    return metrics.get("known") if same else None
 
 
 def _missing_classes(truth: np.ndarray, classes: Sequence[str], task: Task) -> list[str]:
@@ -141,8 +161,9 @@ def _missing_classes(truth: np.ndarray, classes: Sequence[str], task: Task) -> l
         return []
     which = f"class {missing[0]} has" if len(missing) == 1 else f"{len(missing)} classes ({listed(missing)}) have"
     return [
-        f"{which} no images among these {len(truth):,}: no figure says how well they are recognised, and means over "
-        "classes leave them out; add images of every class, or hold out more for the test (fit.test_split)"
+        f"{which} no images among these {len(truth):,}, so no figure says how well such images are recognised; "
+        "macro figures count a class as 0 if an image was taken for it; add images of every class, or hold out more "
+        "for the test (fit.test_split)"
     ]
 
 
@@ -177,7 +198,19 @@ def scores_with_intervals(
 
 def predicted(classifier: Classifier, source: Source, indices: Sequence[int] | np.ndarray) -> np.ndarray:
     """The probabilities of the images at `indices`, (N, K) float32, as `scores` takes them."""
-    images = batches(
+    with own_errors():
+        return classifier.probabilities(image_batches(classifier, source, indices))
+
+
+def answered(classifier: Classifier, source: Source, indices: Sequence[int] | np.ndarray) -> Answer:
+    """As `predicted`, with the p-values of the images where the classifier has a rule for them."""
+    with own_errors():
+        return classifier.answer(image_batches(classifier, source, indices))
+
+
+def image_batches(classifier: Classifier, source: Source, indices: Sequence[int] | np.ndarray) -> Any:
+    """The images at `indices` in batches, as the classifier takes them."""
+    return batches(
         source,
         indices,
         classifier.spec.image,
@@ -185,8 +218,6 @@ def predicted(classifier: Classifier, source: Source, indices: Sequence[int] | n
         targets=TARGETS[classifier.spec.task],
         cache="off",
     )
-    with own_errors():
-        return classifier.probabilities(images)
 
 
 def choose_images(
@@ -229,7 +260,7 @@ def _of_part(source: Source, part: str | None, otherwise: Part) -> tuple[np.ndar
 
 
 def _part(name: str) -> Part:
-    if name not in PARTS:
+    if name not in tuple(PARTS):
         raise CallError(f"no part '{name}'{nearest(name, PARTS)} (parts: train, validation, test, all)")
     return PARTS[name]
 

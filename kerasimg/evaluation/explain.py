@@ -104,7 +104,8 @@ def explain(
     Args:
         run: a `Run`, its folder, a `model.keras` file, or a zoo spec that brings its weights.
         images: as for `kerasimg.predict`.
-        method: "grad_cam", "grad_cam_pp", "hires_cam", "integrated_gradients", "smooth_grad" or "occlusion".
+        method: "grad_cam", "grad_cam_pp", "hires_cam", "integrated_gradients", "smooth_grad", "occlusion" or
+            "attention_rollout".
         target: a class, or one per image. None: the predicted class; multilabel: the most likely.
         out: a folder for two PNG files per image, the map over the image and over what the model sees of it.
         **options: of the method: layer, steps, baseline, samples, noise, seed, window, stride.

@@ -24,6 +24,8 @@ PASSING = (
     *("ZeroPadding2D", "Cropping2D", "Identity", "ActivityRegularization"),
 )
 """Layers that only hand on, coarser, what the one before them found."""
+ATTENTIONS = ("MultiHeadAttention", "SelfAttention", "AttentionPooling", "SequencePooling")
+"""Layers that mix the tokens of a whole image."""
 
 
 def leaves(model: Any) -> Iterator[Any]:
@@ -38,7 +40,9 @@ def leaves(model: Any) -> Iterator[Any]:
 def map_layer(model: keras.Model, name: str | None = None) -> Any:
     """The layer of that name, or the last whose output is a map, (N, H, W, C), before pooling.
 
-    CallError when the model has none: it looks at the image as tokens, or pools before it learns anything.
+    Of a model that looks at the image as tokens, (N, T, C), it is the layer whose tokens the last attention reads:
+    after that one the score may depend on the class token alone. Without attention it is the last layer of tokens.
+    CallError when the model has none: it pools before it learns anything.
     """
     if name is not None:
         return _named(model, name)
@@ -46,12 +50,43 @@ def map_layer(model: keras.Model, name: str | None = None) -> Any:
     maps = [place for place, layer in enumerate(layers) if is_map(layer)]
     learned = [place for place, layer in enumerate(layers) if _kind(layer) not in UNLEARNED and layer.weights]
     suitable = [place for place in maps if learned and place >= learned[0] and _kind(layers[place]) not in PASSING]
-    if not suitable or any(_is_tokens(layer) for layer in layers[suitable[-1] + 1 :]):
+    if any(is_tokens(layer) for layer in layers[suitable[-1] + 1 if suitable else 0 :]):
+        return _token_layer(model, layers)
+    if not suitable:
         raise CallError(
             f"'{model.name}' keeps no map of the image up to its head, so there is nothing for a CAM to show; "
             "use 'integrated_gradients', 'smooth_grad' or 'occlusion', or name a layer with an output (N, H, W, C)"
         )
     return layers[suitable[-1]]
+
+
+def _token_layer(model: keras.Model, layers: list[Any]) -> Any:
+    """The layer of tokens that a CAM shows."""
+    place = max((place for place, layer in enumerate(layers) if _kind(layer) in ATTENTIONS), default=len(layers))
+    layer = next(layer for layer in reversed(layers[:place]) if is_tokens(layer))
+    token_grid(model, layer.output.shape[1])
+    return layer
+
+
+def token_grid(model: keras.Model, tokens: int) -> tuple[int, int]:
+    """The rows and columns of the tokens that are places of the image; they are the last, after those of class tokens.
+
+    CallError if nothing says what they are.
+    """
+    grids = []
+    for layer in leaves(model):
+        if _kind(layer) == "PatchEmbed":
+            sides = zip(layer.input.shape[1:3], layer.patch_size, strict=True)
+            grids.append(tuple(side // patch for side, patch in sides))
+        elif is_map(layer):
+            grids.append(tuple(layer.output.shape[1:3]))
+    for rows, columns in reversed(grids):
+        if rows * columns <= tokens < 2 * rows * columns:
+            return rows, columns
+    raise CallError(
+        f"'{model.name}': nothing says which places of the image its {tokens} tokens are, so there is nothing to "
+        "show; use 'integrated_gradients', 'smooth_grad' or 'occlusion'"
+    )
 
 
 def is_map(layer: Any) -> bool:
@@ -67,7 +102,9 @@ def _named(model: keras.Model, name: str) -> Any:
         raise CallError(
             f"layer: the model has no layer '{name}'{nearest(name, named)} (with a map, last first: {maps})"
         )
-    if not is_map(named[name]):
+    if is_tokens(named[name]):
+        token_grid(model, named[name].output.shape[1])
+    elif not is_map(named[name]):
         shape = "x".join(str(side or "?") for side in _output_shape(named[name])[1:])
         raise CallError(f"layer: '{name}' gives {shape or 'no tensor'}; expected a map (H, W, C) of several places")
     return named[name]
@@ -91,7 +128,8 @@ def _output_shape(layer: Any) -> tuple[Any, ...]:
         return ()
 
 
-def _is_tokens(layer: Any) -> bool:
+def is_tokens(layer: Any) -> bool:
+    """Whether a layer gives several tokens, (N, T, C)."""
     shape = _output_shape(layer)
     return len(shape) == 3 and (shape[1] or 2) > 1
 

@@ -6,6 +6,7 @@ it is negative, or 0 where the method says so.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -16,8 +17,10 @@ import numpy as np
 import PIL.Image
 
 from kerasimg.errors import CallError, nearest
-from kerasimg.evaluation.explain_layers import changed, map_layer, without_squashing
+from kerasimg.evaluation.explain_layers import changed, is_tokens, leaves, map_layer, token_grid, without_squashing
 from kerasimg.evaluation.occlusion import occlusion, require
+from kerasimg.keras_internals import replaced
+from kerasimg.layers import SelfAttention
 
 Maps = np.ndarray
 
@@ -25,7 +28,8 @@ Maps = np.ndarray
 def grad_cam(model: keras.Model, images: np.ndarray, targets: np.ndarray, *, layer: str | None = None) -> Maps:
     """Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391): channels weighed by their mean gradient; 0 and above.
 
-    layer: name of a layer with an output (N, H, W, C). None: the last one before pooling.
+    layer: name of a layer with an output (N, H, W, C), or of tokens (N, T, C). None: the last one before pooling; of
+    tokens, the one that the last attention reads.
     """
     features, slopes = _features(model, images, targets, layer)
     return _on_image(_positive((features * slopes.mean(axis=(1, 2), keepdims=True)).sum(axis=-1)), images)
@@ -65,8 +69,9 @@ def integrated_gradients(
     require("steps", steps, 1)
     way = images - np.float32(baseline)
     total = np.zeros_like(images)
+    slopes = _pixel_slopes(model, targets)
     for step in range(steps):
-        total += _pixel_slopes(model, np.float32(baseline) + way * np.float32((step + 0.5) / steps), targets)
+        total += slopes(np.float32(baseline) + way * np.float32((step + 0.5) / steps)).gradient
     return (way * total / steps).sum(axis=-1)
 
 
@@ -86,13 +91,62 @@ def smooth_grad(
     require("samples", samples, 1)
     draws = np.random.default_rng(seed)
     total = np.zeros_like(images)
+    slopes = _pixel_slopes(model, targets)
     for _ in range(samples):
         noisy = images + draws.normal(0, noise * 255, images.shape).astype("float32")
-        total += _pixel_slopes(model, noisy, targets)
+        total += slopes(noisy).gradient
     return np.abs(total / samples).max(axis=-1)
 
 
-Method = Literal["grad_cam", "grad_cam_pp", "hires_cam", "integrated_gradients", "smooth_grad", "occlusion"]
+def attention_rollout(model: keras.Model, images: np.ndarray, targets: np.ndarray) -> Maps:
+    """Attention rollout (Abnar, Zuidema 2020, arXiv:2005.00928): how far each token reaches the output; 0 and above.
+
+    The attention of each layer, averaged over its heads, with the shortcut around it, multiplied from layer to layer.
+    It shows where the network looks, for any class: `targets` makes no difference.
+    """
+    attentions = _attentions(model, images)
+    if not attentions:
+        raise CallError(f"'{model.name}' has no attention among all tokens of an image; use 'grad_cam' or 'occlusion'")
+    rollout = np.eye(attentions[0].shape[-1])[np.newaxis]
+    for weights in attentions:
+        both = weights.mean(axis=1) + np.eye(weights.shape[-1])
+        rollout = (both / both.sum(axis=-1, keepdims=True)) @ rollout
+    rows, columns = token_grid(model, rollout.shape[-1])
+    extra = rollout.shape[-1] - rows * columns
+    takes_token = extra and any(type(layer).__name__ == "TakeToken" for layer in leaves(model))
+    reached = rollout[:, 0] if takes_token else rollout[:, extra:].mean(axis=1)
+    return _on_image(reached[:, extra:].reshape(-1, rows, columns), images)
+
+
+def _attentions(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
+    """The weights of each attention among all tokens, (N, heads, T, T), in the order in which they run."""
+    found: list[np.ndarray] = []
+
+    def record(weights: Any) -> Any:
+        found.append(np.asarray(keras.ops.convert_to_numpy(weights), dtype="float64"))
+        return weights
+
+    def with_scores(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            output, weights = call(*args, **{**kwargs, "return_attention_scores": True})
+            record(weights)
+            return output
+
+        return called
+
+    with contextlib.ExitStack() as stack:
+        for layer in leaves(model):
+            if isinstance(layer, keras.layers.MultiHeadAttention):
+                stack.enter_context(replaced(layer, "call", with_scores(layer.call)))
+            elif isinstance(layer, SelfAttention):
+                stack.enter_context(changed(layer.dropping, record))
+        model(keras.ops.convert_to_tensor(images), training=False)
+    return found
+
+
+Method = Literal[
+    "grad_cam", "grad_cam_pp", "hires_cam", "integrated_gradients", "smooth_grad", "occlusion", "attention_rollout"
+]
 
 METHODS: Mapping[str, Callable[..., Maps]] = {
     "grad_cam": grad_cam,
@@ -101,6 +155,7 @@ METHODS: Mapping[str, Callable[..., Maps]] = {
     "integrated_gradients": integrated_gradients,
     "smooth_grad": smooth_grad,
     "occlusion": occlusion,
+    "attention_rollout": attention_rollout,
 }
 """Name -> method. All but `occlusion` take a Keras model first; that one takes a function to probabilities."""
 
@@ -132,11 +187,19 @@ def _features(
     def score() -> Any:
         return _score(model, keras.ops.convert_to_tensor(images), targets)
 
-    at_map = slope_on_the_way if keras.backend.backend() == "tensorflow" else _slope_of_a_zero
-    return at_map(layer, score)
+    if keras.backend.backend() == "tensorflow":
+        features, slopes = slope_on_the_way(layer, score)
+    else:
+        features, slopes = _slope_of_a_zero(model, layer, score)
+    if not is_tokens(layer):
+        return features, slopes
+    rows, columns = token_grid(model, features.shape[1])
+    extra = features.shape[1] - rows * columns
+    features, slopes = (each[:, extra:].reshape(len(each), rows, columns, -1) for each in (features, slopes))
+    return features, slopes
 
 
-def _slope_of_a_zero(layer: Any, score: Callable[[], Any]) -> tuple[np.ndarray, np.ndarray]:
+def _slope_of_a_zero(model: keras.Model, layer: Any, score: Callable[[], Any]) -> tuple[np.ndarray, np.ndarray]:
     """A layer's last output, and a score's gradient with respect to a zero that is added to it: on any backend."""
     seen: list[Any] = []
 
@@ -145,7 +208,10 @@ def _slope_of_a_zero(layer: Any, score: Callable[[], Any]) -> tuple[np.ndarray, 
         return output
 
     with keras.StatelessScope(), changed(layer, look):
-        score()
+        if keras.backend.backend() == "jax":
+            import_module("jax").eval_shape(score)  # compiles nothing
+        else:
+            score()
     times, shape = len(seen), tuple(seen[-1].shape)
 
     def scores(added: Any) -> tuple[Any, Any]:
@@ -158,18 +224,18 @@ def _slope_of_a_zero(layer: Any, score: Callable[[], Any]) -> tuple[np.ndarray, 
         with changed(layer, add):
             return score(), keras.ops.cast(seen[-1], "float32")
 
-    found = gradient(scores, np.zeros(shape, dtype=np.float32))
+    found = gradient(scores, model)(np.zeros(shape, dtype=np.float32))
     return found.further, found.gradient
 
 
-def _pixel_slopes(model: keras.Model, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The score's gradient with respect to the pixels."""
+def _pixel_slopes(model: keras.Model, targets: np.ndarray) -> Callable[[np.ndarray], Slope]:
+    """A function from images to the score's gradient with respect to the pixels."""
 
     def scores(tensor: Any) -> tuple[Any, Any]:
         score = _score(model, tensor, targets)
         return score, score
 
-    return gradient(scores, images).gradient
+    return gradient(scores, model)
 
 
 def _score(model: keras.Model, images: Any, targets: np.ndarray) -> Any:
@@ -212,16 +278,24 @@ class Slope(NamedTuple):
     """The function's second output."""
 
 
-def gradient(function: Function, at: np.ndarray) -> Slope:
-    """Scores and their gradient with respect to a tensor; CallError on a backend without gradients."""
+def gradient(function: Function, model: keras.Model) -> Callable[[np.ndarray], Slope]:
+    """The function from a tensor to the scores and their gradient; CallError on a backend without gradients.
+
+    model: that the function calls.
+    """
     backend = keras.backend.backend()
     if backend not in BACKENDS:
         known = ", ".join(BACKENDS)
         raise CallError(f"the backend '{backend}' has no gradients ({known} have); method='occlusion' needs none")
-    scores, slope, further = BACKENDS[backend](function, np.asarray(at, dtype=np.float32))
-    slope = np.zeros_like(at) if slope is None else keras.ops.convert_to_numpy(slope)
+    differentiated = BACKENDS[backend](function, model)
     as_array = keras.ops.convert_to_numpy
-    return Slope(*(np.asarray(each, dtype=np.float32) for each in (as_array(scores), slope, as_array(further))))
+
+    def slope_at(tensor: np.ndarray) -> Slope:
+        scores, slope, further = differentiated(np.asarray(tensor, dtype=np.float32))
+        slope = np.zeros_like(tensor) if slope is None else as_array(slope)
+        return Slope(*(np.asarray(each, dtype=np.float32) for each in (as_array(scores), slope, as_array(further))))
+
+    return slope_at
 
 
 def slope_on_the_way(layer: Any, score: Callable[[], Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -245,37 +319,57 @@ def slope_on_the_way(layer: Any, score: Callable[[], Any]) -> tuple[np.ndarray, 
     return found, slope
 
 
-def _tensorflow(function: Function, at: np.ndarray) -> tuple[Any, Any, Any]:
+Differentiated = Callable[[np.ndarray], tuple[Any, Any, Any]]
+"""A tensor -> scores, gradient, and the further tensor."""
+
+
+def _tensorflow(function: Function, model: keras.Model) -> Differentiated:
     tensorflow = import_module("tensorflow")
-    tensor = tensorflow.convert_to_tensor(at)
-    with tensorflow.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(tensor)
-        scores, further = function(tensor)
-    return scores, tape.gradient(scores, tensor), further
+
+    def run(at: np.ndarray) -> tuple[Any, Any, Any]:
+        tensor = tensorflow.convert_to_tensor(at)
+        with tensorflow.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(tensor)
+            scores, further = function(tensor)
+        return scores, tape.gradient(scores, tensor), further
+
+    return run
 
 
-def _jax(function: Function, at: np.ndarray) -> tuple[Any, Any, Any]:
-    def total(tensor: Any) -> tuple[Any, Any]:
-        # What a layer would write into its variables while it is traced must not stay there.
-        with keras.StatelessScope():
+def _jax(function: Function, model: keras.Model) -> Differentiated:
+    """Compiled once for all tensors of a shape: JAX otherwise compiles each operation by itself."""
+
+    def total(tensor: Any, values: Any) -> tuple[Any, Any]:
+        # The weights are arguments: as constants they would be compiled into the function. What a layer would write
+        # into its variables while it is traced must not stay there.
+        with keras.StatelessScope(state_mapping=list(zip(model.variables, values, strict=True))):
             scores, further = function(tensor)
         return scores.sum(), (scores, further)
 
     jax = import_module("jax")
-    slope, (scores, further) = jax.grad(total, has_aux=True)(jax.numpy.asarray(at))
-    return scores, slope, further
+    slope_of = jax.jit(jax.grad(total, has_aux=True))
+
+    def run(at: np.ndarray) -> tuple[Any, Any, Any]:
+        slope, (scores, further) = slope_of(at, [variable.value for variable in model.variables])
+        return scores, slope, further
+
+    return run
 
 
-def _torch(function: Function, at: np.ndarray) -> tuple[Any, Any, Any]:
+def _torch(function: Function, model: keras.Model) -> Differentiated:
     torch = import_module("torch")
-    tensor = keras.ops.convert_to_tensor(at).detach().clone().requires_grad_(True)
-    with torch.enable_grad():
-        scores, further = function(tensor)
-        (slope,) = torch.autograd.grad(scores.sum(), tensor, allow_unused=True)
-    return scores, slope, further
+
+    def run(at: np.ndarray) -> tuple[Any, Any, Any]:
+        tensor = keras.ops.convert_to_tensor(at).detach().clone().requires_grad_(True)
+        with torch.enable_grad():
+            scores, further = function(tensor)
+            (slope,) = torch.autograd.grad(scores.sum(), tensor, allow_unused=True)
+        return scores, slope, further
+
+    return run
 
 
-BACKENDS: dict[str, Callable[[Function, np.ndarray], tuple[Any, Any, Any]]] = {
+BACKENDS: dict[str, Callable[[Function, keras.Model], Differentiated]] = {
     "tensorflow": _tensorflow,
     "jax": _jax,
     "torch": _torch,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import PIL.Image
 
+from kerasimg.data.decode import frame
 from kerasimg.spec.document import Image
 
 OPACITY = 0.75
@@ -41,26 +42,14 @@ def overlay(image: PIL.Image.Image, values: np.ndarray, opacity: float = OPACITY
 def on_original(values: np.ndarray, image: Image, width: int, height: int) -> np.ndarray:
     """A map of what the network sees, (H, W), laid back onto the image it was made from, (height, width).
 
-    image: how the image became what the network sees. What `crop` cut off has 0; what `pad` added is left out.
+    image: how the image became what the network sees. What was cut off has 0; what `pad` added is left out.
     """
-    seen_height, seen_width = values.shape
-    wide = width * seen_height > seen_width * height
-    if image.resize == "pad":
-        inner_width, inner_height = seen_width, seen_height
-        if wide:
-            inner_height = max(1, round(height * seen_width / width))
-        else:
-            inner_width = max(1, round(width * seen_height / height))
-        top, left = (seen_height - inner_height) // 2, (seen_width - inner_width) // 2
-        return _sized(values[top : top + inner_height, left : left + inner_width], width, height)
-    if image.resize == "crop":
-        box_width = round(image.crop_fraction * (height * seen_width / seen_height if wide else width))
-        box_height = round(image.crop_fraction * (height if wide else width * seen_height / seen_width))
-        left, top = (width - box_width) // 2, (height - box_height) // 2
-        laid = np.zeros((height, width), dtype=np.float32)
-        laid[top : top + box_height, left : left + box_width] = _sized(values, box_width, box_height)
-        return laid
-    return _sized(values, width, height)
+    across, down = frame(image.resize, width, height, (image.size[0], image.size[1]), image.resized)
+    part = values[down.before : down.before + down.size, across.before : across.before + across.size]
+    left, top, right, bottom = (round(edge) for edge in (across.start, down.start, across.end, down.end))
+    laid = np.zeros((height, width), dtype=np.float32)
+    laid[top:bottom, left:right] = _sized(part, right - left, bottom - top)
+    return laid
 
 
 def _sized(values: np.ndarray, width: int, height: int) -> np.ndarray:

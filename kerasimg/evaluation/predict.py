@@ -1,10 +1,10 @@
-"""`kerasimg.predict`: classifies images without labels."""
+"""Classify images without labels, by a trained model or by an exported one (`Predictor`); needs no Keras itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,13 +13,14 @@ from kerasimg.data.decode import decode
 from kerasimg.data.image_files import BadImage
 from kerasimg.data.images import Images, named_images
 from kerasimg.data.items import ManyFaults
-from kerasimg.data.readable import LEAVE_OUT, OnBadImage
+from kerasimg.data.readable import LEAVE_OUT
 from kerasimg.errors import CallError, Fault
-from kerasimg.evaluation.conformal import name_sets
+from kerasimg.evaluation.conformal import are_known, name_sets
 from kerasimg.evaluation.predictions import decide, two_columns
-from kerasimg.log import Verbose
-from kerasimg.models.classifier import Classifier, ClassifierReference
-from kerasimg.results import Result, Results
+from kerasimg.models.keras_file import Answer
+from kerasimg.results import Result
+from kerasimg.spec.load import Spec
+from kerasimg.spec.pack import SetRule
 
 BATCH_SIZE = 64
 
@@ -44,6 +45,10 @@ class Prediction(Result):
     """Of every class."""
     set: tuple[str, ...] | None = None
     """The prediction set, most likely first; None if the run has no rule for one (`kerasimg.prediction_sets`)."""
+    known: bool | None = None
+    """Whether the image is like the training images; None if the run has no rule for it (`kerasimg.known`)."""
+    p_value: float | None = None
+    """The share of images like the training images that are at least as unlike them as this one."""
 
 
 class Answers(NamedTuple):
@@ -60,39 +65,31 @@ class UnreadableImages(ManyFaults):
     predictions: Sequence[Prediction] = ()
 
 
-@log.applies_verbose
-def predict(
-    run: ClassifierReference, images: Images, *, on_bad_image: OnBadImage = "fail", verbose: Verbose = 1
-) -> Results[Prediction]:
-    """Classify images.
+class Predictor(Protocol):
+    """A model that can be asked for probabilities, with all that their meaning depends on: a `Classifier`, for one."""
 
-    Args:
-        run: a `Run`, its folder, a `model.keras` or `.kerasimg` file, or a zoo spec that brings its weights.
-        images: the path of an image or of a folder (all images below it), an image as bytes, `PIL.Image` or array
-            (H, W, C), several images as an array (N, H, W, C), or a list of any of these.
-        on_bad_image: "fail" reports every unreadable image; "skip" leaves them out.
-        verbose: 0, 1 or 2.
+    @property
+    def spec(self) -> Spec:
+        """The spec, which says how an image is decoded and what the outputs mean."""
 
-    Returns:
-        One `Prediction` per image, in order.
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the outputs."""
 
-    Raises:
-        DataError: if an image cannot be read.
-        CallError: if there is no trained model, or no image.
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """What a probability must exceed to be decided for."""
 
-    Example:
-        >>> [prediction] = kerasimg.predict("runs/photos-1", "photo.jpg")
-        >>> prediction.label in ("cat", "dog")
-        True
-    """
-    answers = answer(run, images)
-    skip = on_bad_image == "skip" and answers.predictions
-    return Results(answers.predictions if skip else require_all(answers))
+    @property
+    def sets(self) -> SetRule | None:
+        """The rule of prediction sets."""
+
+    def answer(self, images: Any) -> Answer:
+        """The probabilities of images (N, H, W, C), 0-255, and their p-values if there is a rule for them."""
 
 
-def answer(run: ClassifierReference, images: Images) -> Answers:
-    """Classifies the readable images and lists the others.  Arguments as for `predict`."""
-    classifier = Classifier.open(run)
+def answer(classifier: Predictor, images: Images) -> Answers:
+    """Classifies the readable images and lists the others.  images: as for `kerasimg.predict`."""
     chosen = named_images(images, classifier.spec.image.channels)
     if not chosen:
         raise CallError("no images to predict")
@@ -124,13 +121,17 @@ def require_all(answers: Answers) -> list[Prediction]:
     raise error
 
 
-def _predict_batch(classifier: Classifier, names: Sequence[str], pixels: np.ndarray) -> list[Prediction]:
+def _predict_batch(classifier: Predictor, names: Sequence[str], pixels: np.ndarray) -> list[Prediction]:
     task, classes = classifier.spec.task, classifier.classes
-    probabilities = classifier.probabilities(pixels.astype("float32"))
+    probabilities, p_values, share = classifier.answer(pixels.astype("float32"))
     decisions, confidences = decide(probabilities, task, classifier.thresholds)
     columns = two_columns(probabilities) if task == "binary" else probabilities
     rule = classifier.sets
     sets = [None] * len(names) if rule is None else name_sets(probabilities, rule, classes)
+    known: list[tuple[bool | None, float | None]] = [(None, None)] * len(names)
+    if p_values is not None:
+        inside = are_known(p_values, share)
+        known = [(bool(each), float(str(p))) for each, p in zip(inside, p_values, strict=True)]
     return [
         Prediction(
             name,
@@ -140,8 +141,9 @@ def _predict_batch(classifier: Classifier, names: Sequence[str], pixels: np.ndar
             float(confidence),
             {label: float(value) for label, value in zip(classes, row, strict=True)},
             names_in_set,
+            *known_and_p,
         )
-        for name, decision, confidence, row, names_in_set in zip(
-            names, decisions, confidences, columns, sets, strict=True
+        for name, decision, confidence, row, names_in_set, known_and_p in zip(
+            names, decisions, confidences, columns, sets, known, strict=True
         )
     ]

@@ -21,7 +21,8 @@ from kerasimg.evaluation.evaluate import choose_images, held_out, predicted
 from kerasimg.evaluation.intervals import wilson
 from kerasimg.files import write_json
 from kerasimg.log import warning
-from kerasimg.models.classifier import Classifier, ClassifierReference, model_file, set_decisions
+from kerasimg.models.classifier import Classifier, ClassifierReference, set_decisions
+from kerasimg.models.keras_file import model_file
 from kerasimg.results import PredictionSets
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.pack import SetRule

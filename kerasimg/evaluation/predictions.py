@@ -165,7 +165,8 @@ def _listed(p: np.ndarray, classes: Sequence[str]) -> Iterator[list[str]]:
 
 def _sparse(truth: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
     """The probabilities of the most likely classes, of the true one, and the mean of all others, image by image."""
-    top = np.argpartition(-p, STORED, axis=1)[:, :STORED].astype(np.int32)
+    # Of equal ones the first, as everywhere: quantized models give many, and the decision must be among them.
+    top = most_likely_first(p)[:, :STORED].astype(np.int32)
     of_top, of_truth = np.take_along_axis(p, top, 1), p[np.arange(len(p)), truth]
     outside = (top != truth[:, np.newaxis]).all(axis=1)
     sums = p.sum(axis=1, dtype=np.float64) - of_top.sum(axis=1, dtype=np.float64) - np.where(outside, of_truth, 0)

@@ -30,7 +30,9 @@ def print_scores(scores: dict[str, Any], console: Console | None = None) -> None
     """
     scores = deep(scores)
     console = console or Console()
-    for table in filter(None, (_figures(scores), _classes(scores), _confused(scores), *_slices(scores))):
+    for table in filter(
+        None, (_figures(scores), _classes(scores), _confused(scores), _known(scores), *_slices(scores))
+    ):
         table.box = box.SIMPLE_HEAD if console.is_terminal else None
         console.print(table)
         console.print()
@@ -48,6 +50,24 @@ def _figures(scores: dict[str, Any]) -> Table:
             of = f" of {scores['positive']}" if name in _OF_A_CLASS and "positive" in scores else ""
             between = [_between(reach.get(name))] if reach else []
             table.add_row(Text(_words(name) + of), _number(figure), *between)
+    return table
+
+
+def _known(scores: dict[str, Any]) -> Table | None:
+    """How far the images are from the training images."""
+    if (row := scores.get("known")) is None:
+        return None
+    table = _table("Compared with the training images", "figure", "value", "95% interval")
+    table.add_row(f"unknown (promised: at most {row['share']:.1%})", _number(row["unknown"]), _between(row["interval"]))
+    table.add_row("distance of p-values (0: like them)", _number(row["distance"]))
+    table.add_row("Kolmogorov-Smirnov test, p", _number(row["p_value"]))
+    for name in ("accuracy_known", "accuracy_unknown"):
+        if row[name] is not None:
+            table.add_row(_words(name), _number(row[name]))
+    if (parts := row.get("change")) is not None:
+        table.add_row(f"accuracy, before {parts['accuracy_before']:.4f}", _number(parts["accuracy"]))
+        table.add_row("of the change, by the shift", _number(parts["by_shift"]))
+        table.add_row("of the change, the rest", _number(parts["rest"]))
     return table
 
 

@@ -16,7 +16,8 @@ from kerasimg.evaluation.calibrate import decide_by
 from kerasimg.evaluation.evaluate import choose_images, predicted
 from kerasimg.evaluation.predictions import THRESHOLD
 from kerasimg.files import write_json
-from kerasimg.models.classifier import Classifier, ClassifierReference, model_file
+from kerasimg.models.classifier import Classifier, ClassifierReference
+from kerasimg.models.keras_file import model_file
 from kerasimg.results import Thresholds
 from kerasimg.run_folder import RunFolder
 

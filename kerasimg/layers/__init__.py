@@ -15,6 +15,7 @@ from kerasimg.layers.gem_pooling import GeMPooling2D
 from kerasimg.layers.global_response_norm import GlobalResponseNorm
 from kerasimg.layers.grid_mask import GridMask
 from kerasimg.layers.layer_scale import LayerScale
+from kerasimg.layers.local_response_norm import LocalResponseNorm
 from kerasimg.layers.maxout import Maxout
 from kerasimg.layers.patch_embed import PatchEmbed
 from kerasimg.layers.patch_merging import PatchMerging
@@ -23,6 +24,7 @@ from kerasimg.layers.rand_augment_per_image import RandAugmentPerImage
 from kerasimg.layers.self_attention import SelfAttention
 from kerasimg.layers.sequence_pooling import SequencePooling
 from kerasimg.layers.squeeze_excite import SqueezeExcite
+from kerasimg.layers.standardized_conv import StandardizedConv2D
 from kerasimg.layers.take_channels import TakeChannels
 from kerasimg.layers.take_token import TakeToken
 from kerasimg.layers.trivial_augment import TrivialAugment
@@ -45,6 +47,7 @@ __all__ = [
     "GlobalResponseNorm",
     "GridMask",
     "LayerScale",
+    "LocalResponseNorm",
     "Maxout",
     "PatchEmbed",
     "PatchMerging",
@@ -53,6 +56,7 @@ __all__ = [
     "SelfAttention",
     "SequencePooling",
     "SqueezeExcite",
+    "StandardizedConv2D",
     "TakeChannels",
     "TakeToken",
     "TrivialAugment",

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
+from kerasimg.layers.gelu import GELU, Approximation
 from kerasimg.layers.images import check_tokens
 
 
@@ -21,6 +22,7 @@ class AttentionPooling(keras.layers.Layer):
         mlp_units: of the MLP's hidden layer; None: 4 C.
         activation: of the MLP.
         epsilon: of the layer normalization before the MLP.
+        approximate: of the activation `gelu`, as in `GELU`.
     """
 
     argument_kinds: ClassVar[dict[str, str]] = {"num_heads": "int>0", "mlp_units": "int>0|null", "epsilon": "float>0"}
@@ -31,6 +33,7 @@ class AttentionPooling(keras.layers.Layer):
         mlp_units: int | None = None,
         activation: Any = "gelu",
         epsilon: float = 1e-6,
+        approximate: Approximation = "none",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -42,6 +45,8 @@ class AttentionPooling(keras.layers.Layer):
         self.mlp_units = mlp_units
         self.activation = keras.activations.get(activation)
         self.epsilon = epsilon
+        self.approximate = approximate
+        self.gelu = GELU(approximate, dtype=self.dtype_policy, name="gelu")
 
     def build(self, input_shape: Any) -> None:
         """Makes the query and the projections."""
@@ -78,7 +83,9 @@ class AttentionPooling(keras.layers.Layer):
         scores = ops.cast(ops.matmul(query * depth**-0.5, ops.swapaxes(key, -1, -2)), "float32")
         gathered = ops.matmul(ops.cast(ops.softmax(scores, axis=-1), value.dtype), value)
         pooled = self.projection(ops.reshape(gathered, (-1, 1, channels)))
-        pooled = pooled + self.output_projection(self.activation(self.hidden(self.normalization(pooled))))
+        hidden = self.hidden(self.normalization(pooled))
+        hidden = self.activation(hidden) if self.approximate == "none" else self.gelu(hidden)
+        pooled = pooled + self.output_projection(hidden)
         return pooled[:, 0]
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -92,5 +99,6 @@ class AttentionPooling(keras.layers.Layer):
             "mlp_units": self.mlp_units,
             "activation": keras.activations.serialize(self.activation),
             "epsilon": self.epsilon,
+            "approximate": self.approximate,
         }
         return {**super().get_config(), **own}

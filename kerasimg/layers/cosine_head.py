@@ -61,7 +61,11 @@ class CosineHead(keras.layers.Layer):
     def call(self, inputs: Any, training: bool | None = None, labels: Any = None) -> Any:
         """Compare directions."""
         # The squares of features do not fit into float16.
-        directions = _normalized(ops.cast(inputs, "float32"), axis=-1)
+        features = ops.cast(inputs, "float32")
+        directions = _normalized(features, axis=-1)
+        if training:  # of features that are all 0, the gradient of a direction is beyond float16
+            silent = ops.sum(ops.square(features), axis=-1, keepdims=True) < 1e-12
+            directions = ops.where(silent, ops.stop_gradient(directions), directions)
         cosines = ops.matmul(directions, _normalized(ops.cast(self.kernel, "float32"), axis=0))
         if training and self.margin and labels is not None:
             cosines = self._with_margin(cosines, labels)

@@ -15,21 +15,22 @@ class LayerScale(keras.layers.Layer):
     """Multiply each channel by a learned factor that starts small (Touvron et al. 2021, arXiv:2103.17239).
 
     (N, ..., C) -> the same shape. It ends the branch of a residual block, which so begins near the identity.
-    initial_value: of all C factors.
+    initial_value: of all C factors.  shared: one factor for all channels (SkipInit, NFNet).
     """
 
-    argument_kinds: ClassVar[dict[str, str]] = {"initial_value": "float"}
+    argument_kinds: ClassVar[dict[str, str]] = {"initial_value": "float", "shared": "bool"}
 
-    def __init__(self, initial_value: float = 1e-6, **kwargs: Any):
+    def __init__(self, initial_value: float = 1e-6, shared: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
         self.initial_value = initial_value
+        self.shared = shared
         self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:
         """Make the factors."""
         check_features(self, input_shape)
         start = keras.initializers.Constant(self.initial_value)
-        self.gamma = self.add_weight(shape=(input_shape[-1],), initializer=start, name="gamma")
+        self.gamma = self.add_weight(shape=(1 if self.shared else input_shape[-1],), initializer=start, name="gamma")
         self.built = True
 
     def call(self, inputs: Any) -> Any:
@@ -42,4 +43,4 @@ class LayerScale(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
-        return {**super().get_config(), "initial_value": self.initial_value}
+        return {**super().get_config(), "initial_value": self.initial_value, "shared": self.shared}

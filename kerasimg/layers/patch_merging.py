@@ -16,6 +16,7 @@ class PatchMerging(keras.layers.Layer):
 
     (N, H, W, C) -> (N, ceil(H / 2), ceil(W / 2), units); an odd side is filled up with zeros.
     units: 2 C unless said.  epsilon: of the layer normalization.
+    norm_last: normalize after the projection, as in Swin V2 (Liu et al. 2021, arXiv:2111.09883).
     """
 
     argument_kinds: ClassVar[dict[str, str]] = {"units": "int>0|null", "epsilon": "float>0"}
@@ -24,6 +25,7 @@ class PatchMerging(keras.layers.Layer):
         self,
         units: int | None = None,
         epsilon: float = 1e-5,
+        norm_last: bool = False,
         kernel_initializer: Any = "glorot_uniform",
         **kwargs: Any,
     ):
@@ -34,6 +36,7 @@ class PatchMerging(keras.layers.Layer):
             raise ValueError(f"PatchMerging: epsilon must be above 0, got {epsilon}")
         self.units = units
         self.epsilon = epsilon
+        self.norm_last = norm_last
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape: Any) -> None:
@@ -50,7 +53,8 @@ class PatchMerging(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="projection",
         )
-        self.normalization.build((*input_shape[:-1], 4 * channels))
+        normalized = self.projection.units if self.norm_last else 4 * channels
+        self.normalization.build((*input_shape[:-1], normalized))
         self.projection.build((*input_shape[:-1], 4 * channels))
         self.built = True
 
@@ -62,6 +66,8 @@ class PatchMerging(keras.layers.Layer):
         tiles = ops.reshape(padded, (-1, rows, 2, columns, 2, channels))
         # Columns before rows, as the published weights expect it.
         merged = ops.reshape(ops.transpose(tiles, (0, 1, 3, 4, 2, 5)), (-1, rows, columns, 4 * channels))
+        if self.norm_last:
+            return self.normalization(self.projection(merged))
         return self.projection(self.normalization(merged))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -74,6 +80,7 @@ class PatchMerging(keras.layers.Layer):
         own = {
             "units": self.units,
             "epsilon": self.epsilon,
+            "norm_last": self.norm_last,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
         return {**super().get_config(), **own}

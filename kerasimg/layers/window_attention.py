@@ -1,16 +1,23 @@
-"""Attention within windows of an image (Swin)."""
+"""Attention within windows of an image (Swin, Swin V2)."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 from keras import ops
 
-from kerasimg.layers.images import check_images, look_up_bias, relative_places
+from kerasimg.layers.images import check_images, l2_norm, look_up_bias, relative_places
 
 MASKED = -100.0
 """Added to the score of a pair from different regions, as in the authors' code."""
+LARGEST_SCALE = 100.0
+"""Of cosine scores, in the paper of Swin V2."""
+HIDDEN = 512
+"""Units of the network that gives the bias of a distance there."""
+LARGEST_BIAS = 16.0
 
 
 @keras.saving.register_keras_serializable(package="kerasimg")
@@ -23,6 +30,9 @@ class WindowAttention(keras.layers.Layer):
     shift: pixels, below window_size, by which the windows are moved, cyclically; half a window in every second block of
     Swin. Pixels that are no neighbours in the image do not see each other. A side that one window covers is not moved.
     dropout: of the attention weights, in training.
+    cosine: as in Swin V2 (Liu et al. 2021, arXiv:2111.09883): scores are cosines by a learned scale, a small network
+    gives the bias from the logarithms of the distance, and keys have no bias.
+    pretrained_window: with `cosine`, the window to which distances are relative; 0: window_size.
     """
 
     argument_kinds: ClassVar[dict[str, str]] = {
@@ -30,6 +40,7 @@ class WindowAttention(keras.layers.Layer):
         "window_size": "int>0",
         "shift": "int>=0",
         "dropout": "float[0,1)",
+        "pretrained_window": "int>=0",
     }
 
     def __init__(
@@ -39,6 +50,8 @@ class WindowAttention(keras.layers.Layer):
         shift: int = 0,
         use_bias: bool = True,
         dropout: float = 0.0,
+        cosine: bool = False,
+        pretrained_window: int = 0,
         kernel_initializer: Any = "glorot_uniform",
         **kwargs: Any,
     ):
@@ -51,31 +64,55 @@ class WindowAttention(keras.layers.Layer):
             raise ValueError(f"WindowAttention: shift must be in [0, window_size = {window_size}), got {shift}")
         if not 0 <= dropout < 1:
             raise ValueError(f"WindowAttention: dropout must be in [0, 1), got {dropout}")
+        if pretrained_window < 0 or (pretrained_window and not cosine):
+            raise ValueError(
+                f"WindowAttention: pretrained_window must be 0, or more with cosine, got {pretrained_window}"
+            )
         self.num_heads = num_heads
         self.window_size = window_size
         self.shift = shift
         self.use_bias = use_bias
         self.dropout = dropout
+        self.cosine = cosine
+        self.pretrained_window = pretrained_window
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape: Any) -> None:
-        """Make the projections and the table of biases."""
+        """Make the projections and what the biases come from."""
         check_images(self, input_shape)
         channels = input_shape[-1]
         if channels % self.num_heads:
             raise ValueError(f"WindowAttention: {channels} channels cannot be divided among {self.num_heads} heads")
-        self.table = self.add_weight(
-            shape=((2 * self.window_size - 1) ** 2, self.num_heads),
-            initializer=keras.initializers.TruncatedNormal(stddev=0.02),
-            name="relative_position_bias",
-        )
-        self.qkv = self._dense(3 * channels, self.use_bias, "qkv")
+        if self.cosine:
+            self._build_cosine(channels)
+        else:
+            self.table = self.add_weight(
+                shape=((2 * self.window_size - 1) ** 2, self.num_heads),
+                initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+                name="relative_position_bias",
+            )
+        self.qkv = self._dense(3 * channels, self.use_bias and not self.cosine, "qkv")
         self.projection = self._dense(channels, True, "projection")
         self.dropping = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name="dropping")
         self.qkv.build((None, None, channels))
         self.projection.build((None, None, channels))
         self.dropping.build((None, self.num_heads, None, None))
         self.built = True
+
+    def _build_cosine(self, channels: int) -> None:
+        """Make what Swin V2 has instead of the table: a network, a scale of each head, biases of query and value."""
+        start = self.kernel_initializer.clone
+        self.hidden_kernel = self.add_weight(shape=(2, HIDDEN), initializer=start(), name="distance_hidden_kernel")
+        self.hidden_bias = self.add_weight(shape=(HIDDEN,), initializer="zeros", name="distance_hidden_bias")
+        self.bias_kernel = self.add_weight(
+            shape=(HIDDEN, self.num_heads), initializer=start(), name="distance_bias_kernel"
+        )
+        self.scale = self.add_weight(
+            shape=(self.num_heads, 1, 1), initializer=keras.initializers.Constant(math.log(10)), name="logit_scale"
+        )
+        if self.use_bias:
+            self.query_bias = self.add_weight(shape=(channels,), initializer="zeros", name="query_bias")
+            self.value_bias = self.add_weight(shape=(channels,), initializer="zeros", name="value_bias")
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Attend within each window."""
@@ -85,10 +122,10 @@ class WindowAttention(keras.layers.Layer):
         padded = ops.pad(inputs, ((0, 0), (0, down), (0, right), (0, 0)))
         sides = (height + down, width + right)
         shifts = tuple(self._shift(side) for side in sides)
-        shifted = ops.roll(padded, tuple(-shift for shift in shifts), axis=(1, 2)) if self.shift else padded
+        shifted = _roll(padded, tuple(-shift for shift in shifts)) if self.shift else padded
         attended = self._attend(self._windows(shifted, sides, channels), self._mask(sides, shifts), training)
         whole = self._image(attended, sides, channels)
-        whole = ops.roll(whole, shifts, axis=(1, 2)) if self.shift else whole
+        whole = _roll(whole, shifts) if self.shift else whole
         return whole[:, :height, :width]
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -103,6 +140,8 @@ class WindowAttention(keras.layers.Layer):
             "shift": self.shift,
             "use_bias": self.use_bias,
             "dropout": self.dropout,
+            "cosine": self.cosine,
+            "pretrained_window": self.pretrained_window,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
         return {**super().get_config(), **own}
@@ -133,9 +172,20 @@ class WindowAttention(keras.layers.Layer):
     def _attend(self, tokens: Any, mask: Any, training: bool | None) -> Any:
         heads, places, channels = self.num_heads, self.window_size**2, tokens.shape[-1]
         depth = channels // heads
-        qkv = ops.reshape(self.qkv(tokens), (-1, places, 3, heads, depth))
+        qkv = self.qkv(tokens)
+        if self.cosine and self.use_bias:
+            query_bias, value_bias = map(ops.convert_to_tensor, (self.query_bias, self.value_bias))
+            biases = ops.concatenate((query_bias, ops.zeros_like(query_bias), value_bias))
+            qkv = qkv + ops.cast(biases, qkv.dtype)
+        qkv = ops.reshape(qkv, (-1, places, 3, heads, depth))
         query, key, value = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), axis=0)
-        scores = ops.matmul(query * depth**-0.5, ops.swapaxes(key, -1, -2))
+        if self.cosine:
+            query, key = (ops.cast(part, "float32") for part in (query, key))
+            query, key = (part / l2_norm(part, -1, 1e-12) for part in (query, key))
+            limited = ops.minimum(ops.cast(self.scale, "float32"), math.log(LARGEST_SCALE))
+            scores = ops.matmul(query, ops.swapaxes(key, -1, -2)) * ops.exp(limited)
+        else:
+            scores = ops.matmul(query * depth**-0.5, ops.swapaxes(key, -1, -2))
         # The softmax of half-precision scores loses what the bias adds.
         scores = ops.cast(scores, "float32") + self._bias()
         if mask is not None:
@@ -147,8 +197,22 @@ class WindowAttention(keras.layers.Layer):
         return self.projection(ops.reshape(attended, (-1, places, channels)))
 
     def _bias(self) -> Any:
-        """(heads, places, places): the bias that the table holds for the distance of each pair."""
-        return look_up_bias(self.table, relative_places(self.window_size, self.window_size))
+        """(heads, places, places): the bias that the table, or the network, has for the distance of each pair."""
+        numbers = relative_places(self.window_size, self.window_size)
+        if not self.cosine:
+            return look_up_bias(self.table, numbers)
+        kernel, bias, last = (
+            ops.cast(weight, "float32") for weight in (self.hidden_kernel, self.hidden_bias, self.bias_kernel)
+        )
+        hidden = ops.relu(ops.matmul(self._log_distances(), kernel) + bias)
+        return look_up_bias(LARGEST_BIAS * ops.sigmoid(ops.matmul(hidden, last)), numbers)
+
+    def _log_distances(self) -> np.ndarray:
+        """(distances, 2): down and right, -8 to 8 for those of the window, as logarithms."""
+        reach = self.window_size - 1
+        steps = 8 * np.arange(-reach, reach + 1) / max((self.pretrained_window or self.window_size) - 1, 1)
+        logarithms = np.sign(steps) * np.log2(np.abs(steps) + 1) / math.log2(8)
+        return np.stack(np.meshgrid(logarithms, logarithms, indexing="ij"), -1).reshape(-1, 2).astype("float32")
 
     def _mask(self, sides: tuple[Any, Any], shifts: tuple[Any, Any]) -> Any:
         """(windows, places, places): 0 where both pixels are from one region of the image; None without a shift."""
@@ -164,3 +228,15 @@ class WindowAttention(keras.layers.Layer):
         place = ops.arange(side, dtype="int32")
         last, moved = (ops.cast(place >= side - end, "int32") for end in (self.window_size, shift))
         return (last + moved) * ops.cast(shift > 0, "int32")
+
+
+def _roll(image: Any, shifts: tuple[Any, Any]) -> Any:
+    """`ops.roll` of rows and columns; by slices where the shifts are known, since LiteRT has no operation for it."""
+    if not all(isinstance(shift, int) for shift in shifts):
+        return ops.roll(image, shifts, axis=(1, 2))
+    down, right = shifts
+    if down:
+        image = ops.concatenate([image[:, -down:], image[:, :-down]], axis=1)
+    if right:
+        image = ops.concatenate([image[:, :, -right:], image[:, :, :-right]], axis=2)
+    return image

@@ -17,6 +17,7 @@ import keras
 from kerasimg import keras_internals
 from kerasimg.boundary import reason_of
 from kerasimg.errors import CallError, nearest
+from kerasimg.models.initial_values import cheap_values
 
 DEFAULT_LIMITS: Mapping[str, int] = {
     "params": 1_000_000_000,
@@ -37,25 +38,29 @@ class NoInitialValue(Exception):
 
 
 @contextmanager
-def deferred_variables() -> Iterator[None]:
+def deferred_variables() -> Iterator[list[Any]]:
     """Variables made inside get their values when the block ends, none if it ends by an exception.
 
+    Gives a list for the variables whose values come from a file right after: they are not drawn.
     NoInitialValue where an initializer fails. Whatever happens, Ctrl-C too, nothing is left for later models.
     """
     before = keras_internals.pending_variables()
+    from_file: list[Any] = []
     with no_variables() as made:
-        yield
+        yield from_file
         pending = made()
+    known = set(map(id, from_file))
     try:
-        for variable in pending:
-            keras_internals.set_pending_variables([variable])
-            try:
-                with keras.StatelessScope():
-                    pass  # its end gives every pending variable its value
-            except Exception as error:  # each backend raises its own
-                raise NoInitialValue(
-                    f"the initial value of {variable.path} cannot be made: {reason_of(error)}"
-                ) from None
+        with cheap_values(lambda variable: id(variable) in known):
+            for variable in pending:
+                keras_internals.set_pending_variables([variable])
+                try:
+                    with keras.StatelessScope():
+                        pass  # its end gives every pending variable its value
+                except Exception as error:  # each backend raises its own
+                    raise NoInitialValue(
+                        f"the initial value of {variable.path} cannot be made: {reason_of(error)}"
+                    ) from None
     finally:
         keras_internals.set_pending_variables(before)
 

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import keras
 
+from kerasimg.boundary import reason_of
 from kerasimg.catalog import Reference, load_to_build, merged_params, own_weights
+from kerasimg.compile_cache import open_compile_cache
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.models import weights as weights_files
 from kerasimg.models.budget import Budget, NoInitialValue, deferred_variables
-from kerasimg.models.graph import AS_THE_SPEC_SAYS, Graph, functional
+from kerasimg.models.graph import AS_THE_SPEC_SAYS, Applied, Graph, functional
 from kerasimg.models.weights import Weights
 from kerasimg.spec.load import Spec
 from kerasimg.spec.pack import is_pack
@@ -78,15 +80,22 @@ def construct(
 
     visitor: makes them.  inspect: called with the model before its variables have values.
     """
+    open_compile_cache()
     packed = Path(weights) if is_pack(weights) else None
     graph = visitor(spec, Budget(limits), None if packed else weights)
-    with _naming(spec), deferred_variables():
+    with _naming(spec), deferred_variables() as from_file:
         image = keras.Input(shape=(*spec.image.size, spec.image.channels), name="image")
         model = functional(spec, image, graph.make(image), spec.name)
         _check_expectation(spec, model)
+        _check_penalties(spec, model)
         whole = None if packed else _check_given_weights(graph, weights)
         if inspect is not None:
             inspect(model)
+        from_file += graph.from_file
+        if packed is not None or whole is not None:
+            # The head stays as it is drawn if the file has one for other classes.
+            own = {id(variable) for variable in weights_files.head_of(model).weights}
+            from_file += [variable for variable in model.weights if id(variable) not in own]
     for finish in graph.later:
         finish()
     if packed is not None:
@@ -133,6 +142,26 @@ def _check_given_weights(graph: Graph, weights: Any) -> Path | None:
         image = graph.spec.image
         return weights_files.pretrained_file(graph.spec, (image.size[0], image.size[1]), image.channels, top=True)
     return weights_files.local_file(weights, graph.spec.folder, anywhere=True)
+
+
+def _check_penalties(spec: Spec, model: keras.Model) -> None:
+    """SpecError for a regularizer or a constraint that does not fit the shape of its variable."""
+    checked = set()
+    for variable in model.trainable_variables:
+        for name in ("regularizer", "constraint"):
+            function = getattr(variable, name)
+            key = (name, repr(function and function.get_config()), type(function), len(variable.shape))
+            if function is None or key in checked:
+                continue
+            checked.add(key)
+            applied = Applied(function)
+            try:
+                applied.compute_output_spec(keras.KerasTensor(variable.shape, variable.dtype))
+            except Exception as error:
+                shape = "x".join(map(str, variable.shape))
+                reason = reason_of(applied.error or error)
+                message = f"the {name} of {variable.path} does not take its shape, {shape}: {reason}"
+                raise SpecError([Fault(spec.file, "model", message)]) from None
 
 
 def _check_expectation(spec: Spec, model: keras.Model) -> None:

@@ -6,33 +6,46 @@ member, `kerasimg.json`.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
+import json
 import shutil
+import unicodedata
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from pydantic import Field, ValidationError
+import PIL.Image
 
 import kerasimg.layers  # noqa: F401 - Keras finds the classes of a saved model among those that were imported
 from kerasimg.boundary import file_inside, limit, open_archive, parse_json, read_file, reading
-from kerasimg.catalog import find, load_to_build
+from kerasimg.catalog import ZOO, check_classifier, find, load_to_build
+from kerasimg.compile_cache import open_compile_cache
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.files import replacing, to_json
 from kerasimg.models.backbones import specs_beside
 from kerasimg.models.build import construct
 from kerasimg.models.compiled_predict import answers
+from kerasimg.models.initial_values import cheap_values
+from kerasimg.models.keras_file import Answer, model_file, read_facts
+from kerasimg.models.known import Known, check_fits, with_known
 from kerasimg.models.output_kind import as_probabilities, output_kind
 from kerasimg.models.temperature import at_temperature
-from kerasimg.models.weights import check_hdf5
-from kerasimg.run_folder import MODEL, RunFolder, RunReference, folder_of
-from kerasimg.spec.document import Section
-from kerasimg.spec.load import Spec, load_document
-from kerasimg.spec.pack import Probability, SetRule, Temperature, is_pack, write_beside
+from kerasimg.models.weights import check_hdf5, load_pack
+from kerasimg.run_folder import RunReference, folder_of
+from kerasimg.spec import pack
+from kerasimg.spec.document import Image
+from kerasimg.spec.formatting import dumps
+from kerasimg.spec.inheritance import Found
+from kerasimg.spec.load import Spec, load_file
+from kerasimg.spec.pack import KNOWN, KnownRule, SetRule, is_pack
 from kerasimg.staleness import MEMBER, ModelIdentity
 
 ClassifierReference = RunReference
@@ -57,6 +70,8 @@ class Classifier:
     task is binary, of each label where it is multilabel. None: 0.5."""
     sets: SetRule | None = None
     """The rule of prediction sets (`kerasimg.prediction_sets`)."""
+    known: Known | None = None
+    """The rule that finds unknown images (`kerasimg.known`)."""
 
     def save(self, path: Path) -> None:
         """Write the `.keras` file, without optimizer, so that it opens wherever Keras is."""
@@ -72,6 +87,8 @@ class Classifier:
             plain.save(partial)
             with zipfile.ZipFile(partial, "a") as archive:
                 archive.writestr(MEMBER, to_json(content))
+                if self.known is not None:
+                    archive.writestr(KNOWN, self.known.to_bytes())
 
     def identity(self) -> ModelIdentity:
         """The identity that every file derived from this classifier stores, see `kerasimg.staleness`."""
@@ -79,8 +96,9 @@ class Classifier:
         return {"weights": weights_digest(self.model), "temperature": self.temperature, "thresholds": thresholds}
 
     def _decisions(self) -> dict[str, Any]:
-        """What the file holds about decisions: the identity, and the rule of prediction sets, which changes none."""
-        return {**self.identity(), "sets": None if self.sets is None else self.sets.model_dump()}
+        """What the file holds about decisions: the identity, and the rules of sets and of unknown images."""
+        rules = {"sets": self.sets, "known": None if self.known is None else self.known.rule}
+        return self.identity() | {name: None if rule is None else rule.model_dump() for name, rule in rules.items()}
 
     @staticmethod
     def open(ref: ClassifierReference) -> Classifier:
@@ -91,37 +109,43 @@ class Classifier:
         if not path.exists() or path.suffix == ".json":
             return _pretrained(str(ref))
         if is_pack(str(path)):
-            from kerasimg.models.pack_io import read  # which makes classifiers, too
-
-            return read(path)
+            return read_pack(path)
         file = model_file(path)
-        content = _member(file)
+        content = read_facts(file)
         thresholds = None if content.thresholds is None else tuple(content.thresholds)
         place = f"'{file}': {MEMBER}"
-        with TemporaryDirectory() as folder, reading(place):
-            write_beside(content.beside, Path(folder))
-            spec = load_document(content.spec, find, Path(folder))
+        spec = content.load_spec(place)
         model = _load_model(file)
-        check_facts(place, model, spec, tuple(content.classes), thresholds, content.sets)
+        known = None if content.known is None else _known_of(file, content.known)
+        check_facts(place, model, spec, tuple(content.classes), thresholds, content.sets, known)
         folder_of_run = path if path.is_dir() else None
         return Classifier(
-            model, spec, tuple(content.classes), folder_of_run, content.temperature, thresholds, content.sets
+            model, spec, tuple(content.classes), folder_of_run, content.temperature, thresholds, content.sets, known
         )
 
     def probabilities(self, images: Any) -> np.ndarray:
         """(N, K) float32 for images (N, H, W, C), 0-255, or for batches of them as the pipeline gives."""
-        kind = output_kind(self.model)
+        return self._as_probabilities(answers(self.model, images))
+
+    def answer(self, images: Any) -> Answer:
+        """As `probabilities`, with the p-values of the images where the classifier has a rule for them."""
+        if self.known is None:
+            return Answer(self.probabilities(images))
+        rows = answers(self._with_known, images)
+        return Answer(self._as_probabilities(rows[:, :-1]), rows[:, -1], self.known.rule.share)
+
+    def _as_probabilities(self, outputs: np.ndarray) -> np.ndarray:
         task = self.spec.task
-        return at_temperature(as_probabilities(answers(self.model, images), kind, task), self.temperature, task)
+        return at_temperature(as_probabilities(outputs, output_kind(self.model), task), self.temperature, task)
 
-
-def model_file(ref: ClassifierReference) -> Path:
-    """The `.keras` file of a run, a run's folder or the file itself; CallError when there is none."""
-    path = folder_of(ref)
-    file = RunFolder(path).model_file if path.is_dir() else path
-    if not file.is_file():
-        raise CallError(f"no trained model '{file}'; name a run's folder or a {MODEL} file")
-    return file
+    @cached_property
+    def _with_known(self) -> keras.Model:
+        """A model that gives the outputs and, last, the p-value."""
+        rule = self.known
+        if rule is None:
+            raise CallError("the classifier has no rule for unknown images")
+        both = with_known(self.model, rule)
+        return keras.Model(both.inputs, keras.layers.Concatenate(dtype="float32")(both.outputs), name=both.name)
 
 
 def weights_digest(model: keras.Model) -> str:
@@ -139,40 +163,22 @@ def weights_digest(model: keras.Model) -> str:
 
 
 def set_decisions(file: Path, classifier: Classifier) -> None:
-    """Write a classifier's temperature, thresholds and sets into its `.keras` file; the model in it stays as it is."""
-    content = _member(file).model_dump() | classifier._decisions()
+    """Write a classifier's temperature, thresholds and rules into its `.keras` file; the model in it stays as it is."""
+    content = read_facts(file).model_dump() | classifier._decisions()
     with replacing(file) as partial, zipfile.ZipFile(file) as old, zipfile.ZipFile(partial, "w") as new:
         for member in old.infolist():
-            if member.filename != MEMBER:
+            if member.filename not in (MEMBER, KNOWN):
                 with old.open(member) as source, new.open(member, "w", force_zip64=True) as target:
                     shutil.copyfileobj(source, target)
         new.writestr(MEMBER, to_json(content))
+        if classifier.known is not None:
+            new.writestr(KNOWN, classifier.known.to_bytes())
 
 
-class _Member(Section):
-    """The content that kerasimg adds to a `.keras` file."""
-
-    kerasimg: Literal[1] = 1
-    classes: Annotated[list[str], Field(min_length=1)]
-    spec: dict[str, Any]
-    beside: dict[str, Any]
-    weights: str | None = None
-    """The digest of the weights; None in a file of an earlier version."""
-    temperature: Temperature = 1.0
-    thresholds: list[Probability] | None = None
-    sets: SetRule | None = None
-
-
-def _member(file: Path) -> _Member:
-    """The facts about a model that Keras does not store."""
-    place = f"'{file}' was not written by kerasimg: it has no valid {MEMBER}"
-    with open_archive(file, place, ".keras") as archive:
-        document = parse_json(archive.read(MEMBER, most=limit("json_bytes")))
-        try:
-            return _Member.model_validate(document)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+def _known_of(file: Path, rule: KnownRule) -> Known:
+    """The rule with the arrays in the `.keras` file."""
+    with open_archive(file, f"'{file}': {KNOWN}", ".keras") as archive:
+        return Known.of(rule, archive.read(KNOWN, limit("known_bytes")))
 
 
 UNSAFE_LAYERS = frozenset(
@@ -186,6 +192,7 @@ UNSAFE_LAYERS = frozenset(
 
 def _load_model(file: Path) -> keras.Model:
     """The model in a `.keras` file that a stranger may have written; CallError where it is no such model."""
+    open_compile_cache()
     place = f"'{file}' cannot be loaded"
     with open_archive(file, place, ".keras") as archive:
         config = parse_json(
@@ -197,7 +204,8 @@ def _load_model(file: Path) -> keras.Model:
         _check_config(config)
         with archive.open("model.weights.h5") as weights:
             check_hdf5(weights)
-        return keras.models.load_model(file, compile=False)
+        with cheap_values(lambda variable: True):
+            return keras.models.load_model(file, compile=False)
 
 
 def _check_config(config: Any) -> None:
@@ -229,10 +237,14 @@ def check_facts(
     classes: tuple[str, ...],
     thresholds: tuple[float, ...] | None,
     sets: SetRule | None,
+    known: Known | None,
 ) -> None:
-    """CallError where classes, thresholds or sets from outside do not go with their model."""
-    if len(set(classes)) < len(classes):
-        twice = next(name for name in classes if classes.count(name) > 1)
+    """CallError where classes, thresholds or rules from outside do not go with their model."""
+    if any(not name.strip() for name in classes):
+        raise CallError(f"{place}: classes: a class has no name")
+    names = [unicodedata.normalize("NFC", name) for name in classes]  # as they are shown
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise CallError(f"{place}: classes: {twice[:80]!r} is listed twice")
     if spec.task == "binary" and len(classes) != 2:
         raise CallError(f"{place}: classes: expected 2 for a binary task, found {len(classes)}")
@@ -245,14 +257,17 @@ def check_facts(
         check_outputs(model, spec, classes)
     except SpecError as error:
         raise CallError(f"{place}: classes: {error.faults[0].message}") from None
+    if known is not None:
+        try:
+            check_fits(model, known)
+        except CallError as error:
+            raise CallError(f"{place}: {error}") from None
 
 
 def _pretrained(ref: str) -> Classifier:
     """The classifier of a spec that brings its own weights and class names."""
-    try:
-        spec = load_to_build(ref)
-    except CallError as error:
-        raise CallError(f"no run, no model file and no spec '{ref}': {error}") from None
+    check_classifier(ref)
+    spec = load_to_build(ref)
     own = spec.pretrained.imagenet
     if own is None or own.classes is None:
         raise CallError(f"'{spec.file}' has not been trained: it brings no weights with class names; train it first")
@@ -273,3 +288,136 @@ def check_outputs(model: keras.Model, spec: Spec, classes: tuple[str, ...]) -> N
         shape = "x".join(map(str, found)) or "a scalar"
         message = f"the task '{spec.task}' and the data want an output of {what}; the last node gives {shape}"
         raise SpecError([Fault(spec.file, "model", message)])
+
+
+# Packs: the model is built from its spec, and only numbers are read. They are in the order in which Keras lists a
+# model's weights, each with its path as a name for people; the same spec gives the same order on every backend.
+
+PACKAGES = ("kerasimg", "keras")
+
+
+def write_pack(classifier: Classifier, path: Path, *, card: str = "", figures: Mapping[str, Any] | None = None) -> None:
+    """Write a classifier as a pack.  card: its model card, Markdown.  figures: what it reached."""
+    from safetensors.numpy import save
+
+    spec = classifier.spec
+    arrays = {_key(place, variable): _array(variable) for place, variable in enumerate(classifier.model.weights)}
+    members = {pack.SPEC: dumps(spec.resolved).encode()}
+    if beside := specs_beside(spec):
+        members[pack.BESIDE] = to_json(beside).encode()
+    if card:
+        members[pack.CARD] = card.encode()
+    if any(Path(inner.folder).is_relative_to(ZOO) for inner in spec.within.opened.values()):
+        members[pack.NOTICE] = (ZOO / "NOTICE").read_bytes()
+    members[pack.VECTORS] = _pack_vectors(classifier)
+    if classifier.known is not None:
+        members[pack.KNOWN] = classifier.known.to_bytes()
+    members[pack.WEIGHTS] = save(arrays, {"format": "keras"})
+    facts = {
+        "name": spec.name,
+        "task": spec.task,
+        "classes": list(classifier.classes),
+        **classifier.identity(),
+        "sets": None if classifier.sets is None else classifier.sets.model_dump(),
+        "known": None if classifier.known is None else classifier.known.rule.model_dump(),
+        "license": spec.card.license,
+        "figures": dict(figures or {}),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    pack.write(path, facts, members)
+
+
+def read_pack(path: Path) -> Classifier:
+    """The classifier in a pack; CallError when it is none, WeightsError when its parts do not go together."""
+    opened = pack.Pack(path)
+    spec = load_file(Found(pack.spec_file(path), str(path)), find)
+    manifest = opened.manifest
+    if manifest.task != spec.task:
+        raise CallError(f"'{path}': {pack.MANIFEST}: task: '{manifest.task}', and its spec has '{spec.task}'")
+    thresholds = None if manifest.thresholds is None else tuple(manifest.thresholds)
+    model = construct(spec, weights=None).model
+    load_pack(model, path)
+    known = None
+    if manifest.known is not None:
+        with opened.reading(pack.KNOWN):
+            known = Known.of(manifest.known, opened.read(pack.KNOWN))
+    check_facts(f"'{path}': {pack.MANIFEST}", model, spec, tuple(manifest.classes), thresholds, manifest.sets, known)
+    return Classifier(
+        model, spec, tuple(manifest.classes), None, manifest.temperature, thresholds, manifest.sets, known
+    )
+
+
+class PackVectors(NamedTuple):
+    """Drawn images, and what the model answered where it was packed: no image of the author's is in a pack."""
+
+    pixels: np.ndarray
+    """(N, H, W, C) uint8, 0-255."""
+    probabilities: np.ndarray
+    """(N, K) float32."""
+
+
+def read_vectors(path: Path) -> PackVectors | None:
+    """The test vectors in a pack; None in one that was written without."""
+    opened = pack.Pack(path)
+    if pack.VECTORS not in opened.manifest.files:
+        return None
+    spec = load_file(Found(pack.spec_file(path), str(path)), find)
+    with opened.reading(pack.VECTORS):
+        document = parse_json(opened.read(pack.VECTORS), most=limit("vectors_bytes"))
+        rows, files = np.asarray(document["probabilities"], np.float32), document["images"]
+        if not 0 < len(files) <= MOST_VECTORS or rows.ndim != 2 or len(rows) != len(files):
+            raise ValueError(f"expected 1 to {MOST_VECTORS} images, and probabilities of each")
+        if not np.isfinite(rows).all():
+            raise ValueError("its probabilities are not all finite")
+        return PackVectors(np.stack([_pixels(text, spec.image) for text in files]), rows)
+
+
+def draw_image(number: int, height: int, width: int) -> PIL.Image.Image:
+    """An image of smooth colours, the same for the same number."""
+    coarse = np.random.default_rng(number).integers(0, 256, (4, 5, 3)).astype(np.uint8)
+    return PIL.Image.fromarray(coarse).resize((width, height), PIL.Image.Resampling.BICUBIC)
+
+
+VECTORS, MOST_VECTORS = 5, 64
+
+
+def _pack_vectors(classifier: Classifier) -> bytes:
+    image = classifier.spec.image
+    height, width = image.size
+    files, rows = [], []
+    for number in range(VECTORS):
+        img = draw_image(number, height, _width(image)).convert("RGB" if image.channels == 3 else "L")
+        file = io.BytesIO()
+        img.save(file, "PNG")
+        files.append(base64.b64encode(file.getvalue()).decode())
+        rows.append(np.asarray(img, np.float32).reshape(height, width, image.channels))
+    probabilities = classifier.probabilities(np.stack(rows)).astype(float).tolist()
+    return json.dumps({"images": files, "probabilities": probabilities}).encode()
+
+
+def _width(image: Image) -> int:
+    """The width of the PNG of a test vector: more than three channels are stored as grey pixels, side by side."""
+    return image.size[1] * (image.channels if image.channels > 3 else 1)
+
+
+def _pixels(text: Any, image: Image) -> np.ndarray:
+    content = base64.b64decode(text, validate=True)
+    if not content.startswith(b"\x89PNG"):
+        raise ValueError("an image is not a PNG")
+    with PIL.Image.open(io.BytesIO(content), formats=("PNG",)) as opened:
+        if [opened.height, opened.width] != [image.size[0], _width(image)]:
+            raise ValueError(f"an image has {opened.height}x{opened.width} pixels, and the model takes {image.size}")
+        return np.asarray(opened.convert("RGB" if image.channels == 3 else "L")).reshape(*image.size, image.channels)
+
+
+def _key(place: int, variable: Any) -> str:
+    return f"{place:05d} {variable.path}"
+
+
+def _array(variable: Any) -> np.ndarray:
+    array = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
+    if array.dtype not in (np.float32, np.float16, np.float64, np.int32, np.int64, np.uint8, np.int8, np.bool_):
+        raise CallError(f"{variable.path}: weights of type {array.dtype} cannot be packed")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise CallError(f"{variable.path}: its numbers are not all finite; such weights cannot be packed")
+    return array

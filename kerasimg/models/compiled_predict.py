@@ -26,7 +26,7 @@ def forward(model: keras.Model) -> Callable[[Any], np.ndarray]:
     As in inference, with the weights that the model has at the time of the call.
     """
     if keras.backend.backend() != "tensorflow":
-        return lambda images: _by_keras(model, images, _power_of_two(len(images)))
+        return lambda images: _by_keras(model, images, _padded_size(len(images)))
     found = getattr(model, ATTRIBUTE, None)
     if found is None:
         found = _Compiled(model)
@@ -59,8 +59,9 @@ def _by_keras(model: keras.Model, images: Any, size: int) -> np.ndarray:
     return np.asarray(keras.tree.flatten(found)[0], dtype=np.float32)[:count]
 
 
-def _power_of_two(count: int) -> int:
-    return 1 << (count - 1).bit_length()
+def _padded_size(count: int) -> int:
+    """The next power of 4: few sizes are compiled, and at most a quarter of a batch is images."""
+    return int(4 ** -(-(count - 1).bit_length() // 2))
 
 
 class _Compiled:

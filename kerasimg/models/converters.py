@@ -63,8 +63,10 @@ class Recipe:
     params: Mapping[str, Any]
     layers: Mapping[str, Any]
     names: Mapping[str, Any]
-    """Further names that expressions in `layers` may use."""
+    """Further names that expressions in `layers` may use; an object has a value for each variant."""
     unused: Sequence[str]
+    prefix: str = ""
+    """Before the names of most arrays of a checkpoint of Hugging Face; the table leaves it out."""
 
 
 def families() -> list[str]:
@@ -78,7 +80,7 @@ def table(family: str) -> dict[str, Any]:
     content = read_object(FOLDER / f"{family}.json")
     if (parent := content.get("extends")) is None:
         return content
-    inherited = table(parent)
+    inherited = {key: value for key, value in table(parent).items() if key != "transformers"}
     own = content.get("layers", {})
     further = {left: right for left, right in inherited["layers"].items() if left not in own}
     return {**inherited, **content, "layers": {**own, **further}}
@@ -124,8 +126,9 @@ def for_transformers(config: Mapping[str, Any], classes: int, size: Sequence[int
             names = {**form.get("defaults", {}), **config, **(config.get("vision_config") or {})}
             params = {**form.get("params", {}), **_arguments(family, form.get("arguments", {}), names)}
             for key, wanted in form.get("requires", {}).items():
-                if key in names and names[key] != wanted:
-                    raise CallError(f"config.json: {key}: expected {wanted!r}, got {str(names[key])[:80]!r}")
+                if key in names and names[key] not in wanted:
+                    allowed = " or ".join(map(repr, wanted))
+                    raise CallError(f"config.json: {key}: expected {allowed}, got {str(names[key])[:80]!r}")
             params |= _sized(params, classes, size)
             return Recipe(
                 family,
@@ -134,6 +137,7 @@ def for_transformers(config: Mapping[str, Any], classes: int, size: Sequence[int
                 content["layers"],
                 content.get("names", {}),
                 content.get("unused", ()),
+                str(form.get("prefix", "")),
             )
     raise CallError(
         f"config.json: model_type '{kind[:80]}': no converter knows it{nearest(kind, known)} (known: {listed(known)})"
@@ -221,11 +225,14 @@ def assign_arrays(
         WeightsError: where an array is missing, left over or has another shape; it lists them.
     """
     rows = [(_pattern(left), right) for left, right in recipe.layers.items()]
+    variant = params.get("variant")
+    names = {key: value.get(variant) if isinstance(value, dict) else value for key, value in recipe.names.items()}
+    names |= params
     faults: list[str] = []
     assignments = []
     used: set[str] = set()
     for variable in variables:
-        parts = _find_parts(variable.path, rows, tensors, {**recipe.names, **params})
+        parts = _find_parts(variable.path, rows, tensors, names)
         if parts is None:
             faults.append(f"{variable.path}: the converter '{recipe.family}' has no row for it")
             continue
@@ -331,11 +338,12 @@ def _axes(shape: tuple[int, ...], wanted: tuple[int, ...], path: str) -> tuple[i
             turned = tuple(shape[axis] for axis in axes)
             if turned == wanted:
                 return axes
-        return (2, 3, 1, 0) if wanted == (math.prod(shape[1:]), shape[0]) else None
-    outputs, inputs = shape
+        if shape[2:] != (1, 1):
+            return (2, 3, 1, 0) if wanted == (math.prod(shape[1:]), shape[0]) else None
+    outputs, inputs = shape[:2]
     if len(wanted) == 4:
         return (1, 0) if wanted == (1, 1, inputs, outputs) else None
-    return (1, 0) if wanted[0] == inputs or wanted[-1] == outputs else None
+    return (1, 0, 2, 3)[: len(shape)] if wanted[0] == inputs or wanted[-1] == outputs else None
 
 
 def _long(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from kerasimg.models.budget import Budget, OverBudget
 from kerasimg.models.padding import with_padding
 from kerasimg.objects import make_layer
 from kerasimg.spec import heads
+from kerasimg.spec.arguments import entry
 from kerasimg.spec.check import check_call
 from kerasimg.spec.document import Standardize
 from kerasimg.spec.expand import Call, Expansion
@@ -29,14 +31,34 @@ OWN_NAMES = ("image", "image_scale")
 AS_THE_SPEC_SAYS: Any = "spec"
 """The value of `weights` that loads what each backbone names."""
 
+BY_AXIS = {"axis", "scale", "offset"}
+"""Arguments that Keras' inference of shapes does not check: a layer that has one is traced when its model is built."""
+
 FRAME = "Exception encountered when calling"
+
+
+class Applied(keras.Operation):
+    """A function of a tensor, as Keras computes shapes."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.function = function
+        self.error: Exception | None = None
+        """What Keras would hide in a paragraph about shapes."""
+
+    def call(self, values: Any) -> Any:
+        try:
+            return self.function(values)
+        except Exception as error:
+            self.error = error
+            raise
 
 
 class Graph:
     """One graph in the making.
 
     `members` names the layers of each top-level node, `inside` those of the nodes of each backbone that is a spec;
-    `later` is to be done in order once the variables have values.
+    `later` is to be done in order once the variables have values; it loads those in `from_file`.
     """
 
     def __init__(self, spec: Spec, budget: Budget, given_weights: Any = AS_THE_SPEC_SAYS, prefix: str = "") -> None:
@@ -51,9 +73,12 @@ class Graph:
         self.members: dict[str, list[str]] = {}
         self.inside: dict[str, dict[str, list[str]]] = {}
         self.later: list[Callable[[], None]] = []
+        self.from_file: list[Any] = []
         self.backbone_names: list[str] = []
         self._image: Any = None
         self._scaled: dict[str, Any] = {}
+        self._scales: dict[str, str | Standardize] = {}
+        """Name of the call of a backbone -> how it wants its pixels."""
         self._call: Call | None = None
         self.unused: frozenset[str] = frozenset()
         """Names of calls that the output does not depend on."""
@@ -94,9 +119,10 @@ class Graph:
         if call.node is self._last and call.kind == "layer" and _is_mixed():
             arguments.setdefault("dtype", "float32")  # probabilities and the loss need all their digits
         if call.kind == "reuse":
-            layer, wanted = self.layers[call.target], None
+            layer, wanted = self.layers[call.target], self._scales.get(call.target)
         elif call.kind == "backbone":
             layer, wanted = self._backbone(call, arguments)
+            self._scales[call.name] = wanted
         else:
             layer, wanted = self._layer(call, arguments), None
         inputs = _mapped(call.inputs, lambda handle: self._pixels(handle, wanted))
@@ -106,6 +132,8 @@ class Graph:
             output = layer(**inputs) if isinstance(inputs, dict) else layer(inputs)
         except Exception as error:  # each backend and each layer raises its own
             self._refuse_inputs(call, error, inputs)
+        if isinstance(output, (list, tuple)) and "object" in (entry("layers", call.target) or {}):
+            output = output[0]  # of a registered layer the first output is the node's
         if isinstance(output, (list, tuple, dict)):
             self.report(call.node.path, f"{call.target} gives several outputs, and a node has one")
         if call.kind != "reuse":
@@ -113,7 +141,18 @@ class Graph:
             made = [layer] if padding is None else [padding, layer]
             self.members.setdefault(call.owner, []).extend(layer.name for layer in made)
             self._count(call, layer, output)
+        if call.kind == "layer" and BY_AXIS & arguments.keys():
+            self.later.append(functools.partial(self._try, call, layer, inputs))
         return output
+
+    def _try(self, call: Call, layer: Any, inputs: Any) -> None:
+        """Report arguments that Keras' shape inference believes, and the layer fails with."""
+        applied = Applied(layer.call)
+        try:
+            applied.compute_output_spec(inputs)
+        except Exception as error:
+            self._call = call
+            self._refuse_inputs(call, applied.error or error, inputs)
 
     def _layer(self, call: Call, arguments: Mapping[str, Any]) -> Any:
         own = {key: value for key, value in arguments.items() if key != "trainable"}
@@ -159,6 +198,7 @@ class Graph:
         if isinstance(source, str):
             self.later.append(lambda: weights.load_from_hub(layer, call.target, source))
         elif source is not None:
+            self.from_file += layer.weights
             self.later.append(lambda: weights.load_backbone(layer, call.target, source))
         self._set_trainable(layer, trainable)
         return layer, described.scale
@@ -170,6 +210,7 @@ class Graph:
         pixels = keras.Input(shape=shape, name="image")
         output = inner.make(pixels, backbones.feature_nodes(spec), scaled=True)
         self.later.extend(inner.later)
+        self.from_file += inner.from_file
         self.inside |= {**inner.inside, self.prefix + call.name: inner.members}
         return functional(spec, pixels, output, name=self.prefix + call.name)
 
@@ -229,7 +270,7 @@ class Graph:
     def _count(self, call: Call, layer: Any, output: Any) -> None:
         if call.kind == "backbone" and call.target.endswith(".json"):
             return  # its layers were counted one by one
-        inside = getattr(layer, "layers", ())
+        inside = layer.layers if isinstance(layer, keras.Model) else ()
         shapes = [output.shape, *(made.shape for inner in inside for made in _outputs(inner))]
         self._fits(call.node.path, layer, shapes)
 

@@ -8,10 +8,11 @@ a model gets memory.
 from __future__ import annotations
 
 import hashlib
+import math
 import mmap
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ import keras
 
 from kerasimg import boundary
 from kerasimg.catalog import ZOO, load_to_build
-from kerasimg.errors import CallError, WeightsError
+from kerasimg.errors import CallError, WeightsError, listed
 from kerasimg.files import write_json, write_text
 from kerasimg.models import converters
 from kerasimg.models.build import construct
@@ -41,6 +42,12 @@ MAX_CLASSES = 1_000_000
 IMAGENET_CLASSES = ZOO / "imagenet.classes.json"
 FILTERS = ("bicubic", "bilinear", "nearest", "lanczos")
 """The `interpolation` of timm that the section `image` has, too."""
+CROP_MODES = {"center": "crop", "squash": "stretch", "border": "pad"}
+"""The `crop_mode` of timm -> our `resize`."""
+CROP_PCT = 0.875
+"""The `crop_pct` of timm and ConvNeXt's preprocessor where a checkpoint says none."""
+CONVNEXT_STRETCHES = 384
+"""Pixels from which ConvNeXt's preprocessor stretches an image and crops nothing."""
 PILLOW_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "area"}
 """`resample` of Hugging Face's preprocessors, the numbers of Pillow's filters."""
 
@@ -286,16 +293,7 @@ def _timm_facts(found: Found, config: Mapping[str, Any], license: str | None) ->
     classes = _count(f"'{found.config}'", "num_classes", config.get("num_classes", cfg.get("num_classes", 0)))
     with boundary.reading(f"'{found.config}'"):
         recipe = converters.for_timm(config, classes, size[1:])
-    crop = _number(place, "crop_pct", cfg.get("crop_pct", 1.0))
-    mode = cfg.get("crop_mode", "center")
-    image: dict[str, Any] = {
-        "size": list(size[1:]),
-        "resize": "stretch" if mode == "squash" else "pad" if mode == "border" else "crop",
-        "interpolation": _interpolation(place, cfg.get("interpolation", "bilinear")),
-        "scale": _scale(place, cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD)),
-    }
-    if 0 < crop < 1 and image["resize"] != "pad":
-        image["crop_fraction"] = crop
+    image = timm_preprocessing(place, cfg, size[1:])
     names = cfg.get("label_names")
     descriptions = cfg.get("label_descriptions")
     if isinstance(names, list) and isinstance(descriptions, dict):
@@ -305,30 +303,99 @@ def _timm_facts(found: Found, config: Mapping[str, Any], license: str | None) ->
     return Facts(architecture, recipe, image, classes, _class_names(found, names, classes), license)
 
 
+def timm_preprocessing(place: str, cfg: Mapping[str, Any], size: Sequence[int]) -> dict[str, Any]:
+    """The section `image` of a checkpoint of timm; what it does not say is as in timm.
+
+    Args:
+        place: of `cfg`, for errors.
+        cfg: its `pretrained_cfg`.
+        size: of the image, (height, width).
+    """
+    mean = cfg.get("mean") or IMAGENET_MEAN
+    image: dict[str, Any] = {
+        "size": list(size),
+        "resize": CROP_MODES[_name(place, "crop_mode", cfg.get("crop_mode") or "center", CROP_MODES)],
+        "interpolation": _name(place, "interpolation", cfg.get("interpolation") or "bicubic", FILTERS),
+        "scale": _scale(place, mean, cfg.get("std") or IMAGENET_STD),
+        **_cropped(place, "crop_pct", _number(place, "crop_pct", cfg.get("crop_pct") or CROP_PCT)),
+    }
+    if image["resize"] == "pad":
+        image["background"] = [round(255 * _number(place, "mean", value)) for value in _three(place, "mean", mean)]
+    return image
+
+
+def _cropped(place: str, key: str, fraction: float) -> dict[str, Any]:
+    """The section's `crop_fraction`, where it is not 1."""
+    if not 0.1 <= fraction <= 1:
+        raise CallError(f"{place}.{key}: expected 0.1 to 1 of the resized image, got {fraction:g}")
+    return {} if fraction == 1 else {"crop_fraction": fraction}
+
+
+def transformers_preprocessing(place: str, steps: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `image`, except the size, of a checkpoint of Hugging Face.
+
+    Args:
+        place: of `steps`, for errors.
+        steps: the content of its `preprocessor_config.json`.
+    """
+    kind = str(steps.get("image_processor_type") or steps.get("feature_extractor_type") or "")
+    resample = steps.get("resample", 2)
+    if type(resample) is not int or resample not in PILLOW_FILTERS:
+        known = listed(map(str, PILLOW_FILTERS))
+        raise CallError(f"{place}.resample: expected one of {known}, got {str(resample)[:40]!r}")
+    factor = _number(place, "rescale_factor", steps.get("rescale_factor", 1 / 255))
+    factor = factor if steps.get("do_rescale", True) else 1
+    normalizes = steps.get("do_normalize", True)
+    mean = steps.get("image_mean") or [0.5] * 3 if normalizes else [0.0] * 3
+    std = steps.get("image_std") or [0.5] * 3 if normalizes else [1.0] * 3
+    image = {"interpolation": PILLOW_FILTERS[resample], "scale": _scale(place, mean, std, factor)}
+    if not steps.get("do_resize", True):
+        raise CallError(f"{place}.do_resize: expected true; a model takes images of one size")
+    size = steps.get("size", {})
+    by_shorter_side = kind.startswith(("CLIP", "ConvNext", "Bit"))
+    if not isinstance(size, dict):
+        size = {"shortest_edge": size} if by_shorter_side else {"height": size, "width": size}
+    if unknown := sorted(size.keys() - {"shortest_edge", "height", "width"}):
+        raise CallError(f"{place}.size.{unknown[0][:40]}: expected shortest_edge, or height and width")
+    edge = size.get("shortest_edge", size.get("height"))
+    if edge is None:
+        return {**image, "resize": "stretch"}
+    whole = _number(place, "size", edge)
+    if kind.startswith("ConvNext"):
+        if whole >= CONVNEXT_STRETCHES:
+            return {**image, "resize": "stretch"}
+        share = _number(place, "crop_pct", steps.get("crop_pct") or CROP_PCT)
+        return {**image, "resize": "crop", **_cropped(place, "crop_pct", share)}
+    image["resize"] = "crop" if "shortest_edge" in size else "stretch"
+    crop = steps.get("crop_size")
+    if crop is None or not steps.get("do_center_crop", "shortest_edge" in size):
+        return image
+    inner = _number(
+        place, "crop_size", crop.get("height", crop.get("shortest_edge")) if isinstance(crop, dict) else crop
+    )
+    return image | _cropped(place, "crop_size", _exact_fraction(inner, whole))
+
+
+def _exact_fraction(side: float, resized: float) -> float:
+    """The shortest `crop_fraction` with which `side` pixels are the centre of exactly `resized`."""
+    share = side / max(resized, 1)
+    rounded = round(share, 4)
+    return rounded if rounded and math.floor(side / rounded) == resized else math.floor(1e6 * share) / 1e6
+
+
 def _transformers_facts(found: Found, config: Mapping[str, Any], license: str | None) -> Facts:
     place = f"'{found.config}'"
     vision = _object(found.config, config, "vision_config")
     side = {**config, **vision}.get("image_size", 224)
     size = _whole_numbers(place, "image_size", side if isinstance(side, list) else [side, side], 2, MAX_SIDE)
     architectures = config.get("architectures") or [""]
-    has_head = isinstance(architectures, list) and str(architectures[0]).endswith("ForImageClassification")
+    has_head = isinstance(architectures, list) and "ForImageClassification" in str(architectures[0])
     labels = _object(found.config, config, "id2label") if has_head else {}
     classes = _count(place, "id2label", len(labels) or (config.get("num_labels", 2) if has_head else 0))
     with boundary.reading(place):
         recipe = converters.for_transformers(config, classes, size)
-    image: dict[str, Any] = {"size": list(size), "resize": "stretch"}
-    place = f"'{found.preprocessor}'"
     steps = _read_json(found.preprocessor) if found.preprocessor.is_file() else {}
-    image["interpolation"] = PILLOW_FILTERS.get(steps.get("resample", 2), "bilinear")
-    image["scale"] = _scale(place, steps.get("image_mean", [0.5] * 3), steps.get("image_std", [0.5] * 3))
-    given = steps.get("size")
-    if isinstance(given, dict) and "shortest_edge" in given:
-        image["resize"] = "crop"
-        crop = steps.get("crop_size", given["shortest_edge"])
-        inner = crop.get("height", size[0]) if isinstance(crop, dict) else crop
-        share = _number(place, "crop_size", inner) / _number(place, "size.shortest_edge", given["shortest_edge"])
-        if steps.get("do_center_crop", True) and 0 < share < 1:
-            image["crop_fraction"] = round(share, 6)
+    image = {"size": list(size), **transformers_preprocessing(f"'{found.preprocessor}'", steps)}
     names = [labels.get(str(index)) for index in range(classes)] if labels else None
     return Facts(str(config["model_type"])[:100], recipe, image, classes, _class_names(found, names, classes), license)
 
@@ -365,7 +432,8 @@ def _license(card: Path) -> str | None:
     return named[1] if named else None
 
 
-def _scale(place: str, mean: Any, std: Any) -> str | dict[str, Any]:
+def _scale(place: str, mean: Any, std: Any, factor: float = 1 / 255) -> str | dict[str, Any]:
+    """The section's `scale`, of the mean and standard deviation of pixels that were multiplied by a factor."""
     means = [_number(place, "mean", value) for value in _three(place, "mean", mean)]
     stds = [_number(place, "std", value) for value in _three(place, "std", std)]
     known = {
@@ -373,15 +441,18 @@ def _scale(place: str, mean: Any, std: Any) -> str | dict[str, Any]:
         "symmetric": ((0.5,) * 3, (0.5,) * 3),
         "unit": ((0.0,) * 3, (1.0,) * 3),
     }
+    unit = math.isclose(factor, 1 / 255, rel_tol=1e-6)
     for name, (some_mean, some_std) in known.items():
-        if means == list(some_mean) and stds == list(some_std):
+        if unit and means == list(some_mean) and stds == list(some_std):
             return name
-    return {"mean": [round(255 * value, 6) for value in means], "std": [round(255 * value, 6) for value in stds]}
+    if not factor or not all(stds):
+        raise CallError(f"{place}: rescale_factor and std: expected numbers above 0")
+    return {"mean": [round(value / factor, 6) for value in means], "std": [round(value / factor, 6) for value in stds]}
 
 
-def _interpolation(place: str, name: Any) -> str:
-    if name not in FILTERS:
-        raise CallError(f"{place}.interpolation: expected one of {', '.join(FILTERS)}, got {str(name)[:40]!r}")
+def _name(place: str, key: str, name: Any, known: Iterable[str]) -> str:
+    if name not in known:
+        raise CallError(f"{place}.{key}: expected one of {', '.join(known)}, got {str(name)[:40]!r}")
     return str(name)
 
 
@@ -443,7 +514,8 @@ def _extending(facts: Facts) -> dict[str, Any]:
 def _load(found: Found, facts: Facts) -> keras.Model:
     """The model with the weights of the checkpoint. It gets memory only once every array fits."""
     spec = load_to_build({"name": found.name, **_extending(facts)})
-    with _opened(found.weights) as (content, tensors):
+    with _opened(found.weights) as (content, named):
+        tensors = {name.removeprefix(facts.recipe.prefix): tensor for name, tensor in named.items()}
         plan: list[converters.Assignment] = []
 
         def inspect(model: keras.Model) -> None:

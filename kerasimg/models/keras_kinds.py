@@ -40,7 +40,8 @@ LEFT_OUT: Final = {
 KINDS: Final[dict[str, str]] = {
     # every group
     **_each("seed", "int"),
-    **_each("axis axes attention_axes input_axes output_axes", AXES),
+    **_each("axis axes attention_axes", AXES),
+    **_each("input_axes output_axes", "[int]"),
     "dtype": "dtype|null",
     "data_format": one_of("channels_first", "channels_last"),
     "trainable": "bool",
@@ -115,24 +116,29 @@ KINDS: Final[dict[str, str]] = {
     # optimizers and schedules
     "optimizers.learning_rate": "float>0|schedule",
     **_each("beta_1 beta_2 adam_beta_1 adam_beta_2", "float[0,1)"),
+    "Lion.beta_1": "float(0,1)",
+    **_each("learning_rate_power beta_2_decay", "float[-10,0]"),
+    **_each("l1_regularization_strength l2_regularization_strength", "float>=0"),
+    **_each("l2_shrinkage_regularization_strength Ftrl.beta", "float>=0"),
     **_each("weight_decay adam_weight_decay initial_accumulator_value epsilon_1 epsilon_2", "float>=0"),
     **_each("clipnorm clipvalue global_clipnorm clip_threshold loss_scale_factor adam_lr_ratio", "float>0"),
     **_each("ema_overwrite_frequency ns_steps decay_steps first_decay_steps", "int>0"),
     "gradient_accumulation_steps": "int>=2",
     "warmup_steps": "int>=0",
     **_each("initial_learning_rate end_learning_rate warmup_target", "float>=0"),
-    **_each("decay_rate power t_mul m_mul", "float>0"),
+    **_each("decay_rate power m_mul", "float>0"),
+    "t_mul": "float>=1",  # with shorter and shorter cycles, their sum is finite, and NaN after it
     "schedules.alpha": "float[0,1]",
     "boundaries": "[int>0]",
     "values": "[float>=0]",
     # losses and metrics
     "reduction": one_of("sum_over_batch_size", "sum", "mean", "mean_with_sample_weight", "none"),
-    **_each("losses.axis metrics.axis", "int"),
-    **_each("Dice.axis Tversky.axis", AXES),
+    **_each("losses.axis metrics.axis", "int[1,1]|int[-1,-1]"),  # labels are (N, K); another axis is the batch
+    **_each("Dice.axis Tversky.axis", "int[-2,1]|[int[-2,1]]"),
     "CategoricalFocalCrossentropy.alpha": "float>=0|[float>=0]",
     "losses.gamma": "float>=0",
     "delta": "float>0",
-    "q": "float(0,1]",
+    "q": "float(0,1)",
     "ignore_class": "int",
     "BinaryFocalCrossentropy.alpha": "float[0,1]",
     **_each("threshold precision recall sensitivity specificity", "float[0,1]"),

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from kerasimg.keras_internals import call_behind, output_position
-from kerasimg.spec.heads import KEEPS, KEEPS_SIGMOID, kind_of
+from kerasimg.spec.heads import CHANGES, KEEPS, KEEPS_SIGMOID, kind_of
 
 OutputKind = Literal["softmax", "sigmoid", "logits"]
 
@@ -33,7 +33,7 @@ def _kind(tensor: Any, seen: dict[int, str]) -> str:
             seen[id(tensor)] = _kind(layer.outputs[output_position(tensor)], seen)
         else:
             name, activation = type(layer).__name__, getattr(layer, "activation", None)
-            passed = name in KEEPS or name in KEEPS_SIGMOID
+            passed = name in KEEPS | KEEPS_SIGMOID | CHANGES
             inputs = call.input_tensors if passed else ()
             kinds = [_kind(item, seen) for item in inputs]
             seen[id(tensor)] = kind_of(name, getattr(activation, "__name__", None), kinds) or "logits"

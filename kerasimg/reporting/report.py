@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shlex
@@ -44,6 +45,7 @@ from kerasimg.reporting.images import (
     unique,
 )
 from kerasimg.reporting.model_card import model_card
+from kerasimg.reporting.trust import trust_sections
 from kerasimg.reporting.wording import headline, number, percent, words
 from kerasimg.run_folder import DataRecord, RunFolder, RunReference
 from kerasimg.spec.formatting import dumps
@@ -112,6 +114,13 @@ def _write(files: RunFolder, path: Path, classifier: Classifier | None) -> Path:
 
 def render(template: str, content: Mapping[str, Any]) -> str:
     """Fills in a template; names and texts are escaped for HTML."""
+    levels = {theme: list(drawing.level_styles(theme)) for theme in ("light", "dark")}
+    return _templates().get_template(template).render(levels=levels, **content)
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    """Holds the compiled templates: to compile that of the page takes longer than to fill it in."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -120,8 +129,7 @@ def render(template: str, content: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"number": number, "percent": percent, "words": words, "duration": duration}
-    levels = {theme: list(drawing.level_styles(theme)) for theme in ("light", "dark")}
-    return environment.get_template(template).render(levels=levels, **content)
+    return environment
 
 
 def _content(files: RunFolder, classifier: Classifier | None) -> dict[str, Any]:
@@ -153,6 +161,7 @@ def _content(files: RunFolder, classifier: Classifier | None) -> dict[str, Any]:
         "confused": _confused(scores) if scores else [],
         "figures": _figures(files, scores),
         "slices": (scores or {}).get("slices", []),
+        **trust_sections(files, found, spec.task, classifier, album, model),
         "stages": stage_summaries(rows, goals_in(spec.resolved)),
         "seconds": sum(row.get("seconds", 0) for row in rows),
         "charts": _charts(rows, spec),
@@ -329,7 +338,7 @@ def _environment(files: RunFolder, record: DataRecord | None) -> dict[str, Any]:
     }
 
 
-BATCH = 32
+BATCH = 16
 SECONDS = 0.1
 """Spent at most on measuring each size of batch."""
 WITHOUT_MAPS = 8

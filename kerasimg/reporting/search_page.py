@@ -18,6 +18,8 @@ from kerasimg.reporting.report import render
 from kerasimg.run_folder import REPORT
 from kerasimg.spec.metrics import Goal
 from kerasimg.tuning.ask_tell import UNKNOWN_HOST
+from kerasimg.tuning.front import front
+from kerasimg.tuning.journal import FRONT
 from kerasimg.tuning.search_folder import Task
 from kerasimg.tuning.space import Dimension, Space
 
@@ -61,6 +63,10 @@ def _content(task: Task, oracle: Any) -> dict[str, Any]:
         "best_values": {name: json.dumps(value) for name, value in oracle.orders[best].values.items()} if best else {},
         "seconds": sum(oracle.ended[trial].seconds for trial in trials),
         "progress": _progress(oracle, worked),
+        "front": [_front_row(oracle, trial) for trial in oracle.front] if len(task.goals) > 1 else [],
+        "front_charts": _front_charts(task, oracle, worked) if len(task.goals) > 1 else [],
+        "goals": task.goals,
+        "warm": len(task.call.get("warm_start", ())),
         "coordinates": coordinates(task.space, values, scores, task.goal) if worked else None,
         "coordinates_width": _width(task.space),
         "importance": found,
@@ -106,6 +112,38 @@ def _row(oracle: Any, trial: str) -> dict[str, Any]:
         "values": {name: json.dumps(value, ensure_ascii=False) for name, value in order.values.items()},
         "reason": ended.reason,
     }
+
+
+def _front_row(oracle: Any, trial: str) -> dict[str, Any]:
+    return {**_row(oracle, trial), "figures": oracle.figures(trial), "file": f"{FRONT}/{trial}.json"}
+
+
+def _front_charts(task: Task, oracle: Any, worked: Sequence[str]) -> list[Markup]:
+    """The first objective against each of the others: every trial, and the front as a line."""
+    first, *others = task.goals
+    return [
+        front_chart(first, other, [oracle.figures(trial) for trial in worked], worked, oracle.front) for other in others
+    ]
+
+
+def front_chart(
+    up_goal: Goal, across_goal: Goal, rows: Sequence[Mapping[str, float]], names: Sequence[str], chosen: Sequence[str]
+) -> Markup:
+    """A chart of one figure of each trial against another; the line is the front of these two.
+
+    rows: figures of the trials.  names: of the trials.  chosen: those on the front of all, which are drawn strong.
+    """
+    figure, against = up_goal.figure, across_goal.figure
+    points = {name: (row[against], row[figure]) for name, row in zip(names, rows, strict=True)}
+    across, up = [x for x, _ in points.values()], [y for _, y in points.values()]
+    x = drawing.Axis(against, min(across), max(across), drawing.ticks(min(across), max(across)))
+    y = drawing.Axis(figure, min(up), max(up), drawing.ticks(min(up), max(up)))
+    about = f"{len(points)} trials, {len(chosen)} of them on the front."
+    both = front((up_goal, across_goal), dict(zip(names, rows, strict=True)))
+    strong = sorted(points[name] for name in both)
+    dots = [drawing.Line(name, "faint", [at]) for name, at in points.items() if name not in chosen]
+    dots += [drawing.Line(name, "second", [points[name]]) for name in chosen]
+    return drawing.chart(f"{figure} against {against}", about, [drawing.Line("front", "second", strong), *dots], x, y)
 
 
 def _progress(oracle: Any, worked: Sequence[str]) -> Markup | None:

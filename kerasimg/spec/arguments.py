@@ -11,6 +11,7 @@ import json
 import pathlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any, Final
 
 from kerasimg.errors import listed, nearest
@@ -124,6 +125,7 @@ def check_arguments(group: str, name: str, arguments: Mapping[str, object], repo
     for key, argument in takes.items():
         if argument.get("required") and key not in arguments:
             report((key,), f"missing; {name} needs '{key}', {kinds.parse(argument['kind']).words()}")
+    _check_together(takes, checked, report)
     return checked
 
 
@@ -138,6 +140,53 @@ def _check_range(key: str, value: object, report: Report) -> None:
             report((), f"expected at most {MOST[key]:,}, got {shown(number)}")
         elif key == "seed" and isinstance(number, int) and number < 0:
             report((), f"expected 0 or more, got {shown(number)}")
+
+
+ORDERED: Final = (("minval", "maxval"), ("min_value", "max_value"))
+"""Arguments of any class of which the first must not be greater than the second."""
+
+
+AXES: Final = {"axis", "axes", "attention_axes", "shared_axes", "input_axes", "output_axes"}
+
+
+def _check_together(takes: Mapping[str, Any], given: Mapping[str, object], report: Report) -> None:
+    """Report arguments that fit one by one, but not together or not in their order."""
+    values = {key: given.get(key, argument.get("default")) for key, argument in takes.items()}
+    for low, high in ORDERED:
+        bounds = values.get(low), values.get(high)
+        if all(_is_number(bound) for bound in bounds) and bounds[0] > bounds[1]:  # type: ignore[operator]
+            key = high if high in given else low
+            report((key,), f"'{low}' is {shown(bounds[0])}, and '{high}' {shown(bounds[1])}, which is smaller")
+    for key in ("value_range", "boundaries"):
+        numbers = _numbers(given.get(key))
+        if any(low >= high for low, high in pairwise(numbers)):
+            report((key,), f"expected rising numbers, got {shown(numbers)}")
+    cell = _numbers(given.get("cell"))
+    if cell != sorted(cell):
+        report(("cell",), f"expected the least and the most, got {shown(cell)}")
+    size = given.get("kernel_size")
+    sides = _numbers(size if isinstance(size, list) else [size])
+    if "sigma" in takes and any(side % 2 == 0 for side in sides):  # RandomGaussianBlur
+        report(("kernel_size",), f"expected odd numbers, got {shown(size)}")
+    for key in AXES & given.keys():
+        axes = _numbers(given[key])
+        if len(set(axes)) < len(axes):
+            report((key,), f"expected different axes, got {shown(axes)}")
+    steps, rates = given.get("boundaries"), given.get("values")
+    if isinstance(steps, list) and isinstance(rates, list) and len(rates) != len(steps) + 1:
+        report(("values",), f"expected {len(steps) + 1} values, one more than boundaries, got {len(rates)}")
+    if "input_axes" in takes and (values["input_axes"] is None) != (values["output_axes"] is None):
+        missing = "input_axes" if values["input_axes"] is None else "output_axes"
+        report((missing,), "missing; 'input_axes' and 'output_axes' go together")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _numbers(value: object) -> list[float]:
+    """The numbers that a list has; none if it has, or is, anything else."""
+    return value if isinstance(value, list) and all(map(_is_number, value)) else []
 
 
 def check_value(kind: str, value: object, report: Report) -> object:

@@ -71,7 +71,8 @@ class Making:
         if name is not None and not (isinstance(name, str) and NAME.fullmatch(name)):
             self.report(("name",), f"expected {NAME_WORDS}, got {shown(name)}")
         if "model" not in self.document:
-            self.report(("model",), "missing; a spec needs 'model', the list of its nodes")
+            needs = "a spec needs 'model', the list of its nodes, or 'extends', a spec that has one"
+            self.report(("model",), f"missing; {needs}")
 
     def replace_search(self, chosen: Mapping[str, Any]) -> None:
         """Put a value in the place of each search value: the chosen one, or its default."""
@@ -140,7 +141,7 @@ class Making:
         # The default is resolved into the spec of every run, which need not measure it.
         chosen = tune.objective != Tune().objective or ("tune" in self.replaced and any(search.find(self.document)))
         if chosen and "tune" not in self.incomplete and (fault := metrics.objective_fault(compiled, fit, tune)):
-            self.report(("tune", fault[0]), fault[1])
+            self.report(("tune", *fault[0]), fault[1])
 
     def _check_objective(self) -> None:
         """Check task, head, loss and metrics against one another. What serves only as a backbone has no task."""
@@ -164,8 +165,8 @@ class Making:
             self.report(("compile", "metrics", index, *path), message)
 
     def _check_nodes(self) -> None:
-        self.blocks = parse_blocks(self.replaced.get("blocks", {}), ("blocks",), self.report)
-        self.nodes = parse_nodes(self.replaced.get("model", []), ("model",), self.report)
+        self.blocks = parse_blocks(self.replaced.get("blocks", {}), ("blocks",), self.report, self.names)
+        self.nodes = parse_nodes(self.replaced.get("model", []), ("model",), self.report, self.names)
         if self.replaced.get("model") == []:
             self.report(("model",), "expected at least one node")
         image = self.sections["image"]
@@ -173,7 +174,7 @@ class Making:
         if unknown_paths(evaluate_deep(self.replaced.get("image", {}), self.names, (), _unreported)):
             size = (UNKNOWN, UNKNOWN, UNKNOWN)
         augment = AugmentChecker(size, self.report, self.open_spec)
-        nodes = parse_nodes(self.replaced.get("augment", []), ("augment",), self.report)
+        nodes = parse_nodes(self.replaced.get("augment", []), ("augment",), self.report, self.names)
         for checker, body in ((Checker(size, self.report, self.open_spec), self.nodes), (augment, nodes)):
             expansion = Expansion(self.blocks, checker, self.report)
             output = None

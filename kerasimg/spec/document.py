@@ -8,6 +8,7 @@ The sentence under a field becomes its description in the JSON Schema.
 
 from __future__ import annotations
 
+import math
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -122,8 +123,8 @@ class Image(Section):
     resize: ResizePolicy = "stretch"
     """stretch: to the size, whatever the aspect ratio. crop: the shorter side fits, the centre is used. pad: the
     longer side fits, the rest is background."""
-    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """The share of that box's sides that `crop` takes, about its centre: `crop_pct` of timm."""
+    crop_fraction: Annotated[float, Field(ge=0.1, le=1)] = 1.0
+    """The image is resized for size / crop_fraction, and the centre is used: `crop_pct` of timm."""
     interpolation: Interpolation = "bilinear"
     """The filter of the resize, always antialiased (except nearest)."""
     background: Annotated[list[Byte], Field(min_length=3, max_length=3)] = [255, 255, 255]
@@ -147,11 +148,11 @@ class Image(Section):
                     raise ValueError(f"scale.{name} has {len(values)} values, and the image {self.channels} channels")
         return self
 
-    @model_validator(mode="after")
-    def _crops_in_one_way(self) -> Image:
-        if self.crop_fraction < 1 and self.resize != "crop":
-            raise ValueError(f'crop_fraction is for "resize": "crop", and this one is "{self.resize}"')
-        return self
+    @property
+    def resized(self) -> tuple[int, int]:
+        """[height, width] that `resize` aims at, of which `size` is the centre."""
+        height, width = (math.floor(side / self.crop_fraction) for side in self.size)
+        return height, width
 
 
 class Compile(Section):
@@ -191,6 +192,15 @@ class EarlyStopping(Section):
     """Restore the weights of the best epoch; the stage's `keep` takes precedence."""
 
 
+class Lora(Section):
+    """Low-rank adapters for frozen layers (Hu et al. 2021, arXiv:2106.09685)."""
+
+    rank: PositiveInt = 8
+    """Columns of the first and rows of the second matrix that are added to a kernel."""
+    alpha: PositiveFloat | None = None
+    """The adapters are scaled by alpha / rank; null: not scaled."""
+
+
 class Stage(Section):
     """One span of epochs with its own trainable layers and learning rate."""
 
@@ -200,6 +210,8 @@ class Stage(Section):
     """Node name -> number of its last layers that train from this stage on; 0: all."""
     freeze: list[str] = []
     """Names of the nodes that no longer train from this stage on."""
+    lora: Lora | None = None
+    """Trains the frozen dense and attention layers by low-rank adapters, which are merged at the end of the stage."""
     learning_rate: Annotated[Any, Named("schedules")] | None = None
     """A number or a schedule of Keras, which counts steps; null: the rate of `compile.optimizer`."""
     warmup_epochs: NonNegative = 0.0
@@ -287,6 +299,9 @@ class Fit(Section):
     """Augmented views of each image, drawn once, that take turns in the epochs; null: new ones in every epoch."""
     teacher: Teacher | None = None
     """A larger model to learn from; null: from the labels alone."""
+    quantization_aware: bool = False
+    """Whether kernels and values are rounded while training as an int8 export rounds them, so that the model learns to
+    do with it. What is saved is not rounded."""
     callbacks: list[Annotated[Any, Named("callbacks")]] = []
     """Further Keras callbacks, as names or {"type": ...}; the same objects in every stage."""
 
@@ -308,17 +323,30 @@ class Limits(Section):
     """Milliseconds for one image with LiteRT on the machine that searches: the p50_ms of `kerasimg run measure`."""
 
 
+USUAL_TRIALS, TIMED_TRIALS = 20, 10_000
+"""Most trials of a search without `tune.max_trials`: without and with `tune.minutes`."""
+
+
 class Tune(Section):
     """The hyperparameter search, in KerasTuner's terms."""
 
     tuner: SamplerName = "hyperband"
     """The search strategy. The first trial of each is the spec as written, with every default."""
-    objective: str = "val_accuracy"
-    """The metric to optimise: "loss" or the name of a metric of `compile`, after "val_" that of the validation part."""
+    objective: str | Annotated[list[str], Field(min_length=1)] = "val_accuracy"
+    """The metric to optimise: "loss" or the name of a metric of `compile`, after "val_" that of the validation part.
+    A list: the first decides, and the search writes the front, the specs that no other beats in all of them. After the
+    first, also "latency_ms" and "bytes", of the model as a LiteRT file."""
     direction: Literal["min", "max", "auto"] = "auto"
-    """Whether less or more is better; auto: as known for the metric; for other metrics it must be given."""
-    max_trials: PositiveInt = 20
-    """Most trials; failed and infeasible ones count, and so does each promotion of hyperband."""
+    """Whether less or more is better; auto: as known for the metric; for other metrics it must be given. Of several
+    objectives, the direction of the first."""
+    max_trials: PositiveInt | None = None
+    """Most trials; failed and infeasible ones count, and so does each promotion of hyperband. null: 20, or as many as
+    there is time for if `minutes` is given."""
+    minutes: PositiveFloat | None = None
+    """Wall time of the whole search, with all that is needed before the first trial; null: no limit. The trial that
+    is being trained when the time runs out counts with its epochs so far. A resumed search has the rest."""
+    train_best: bool = False
+    """Whether the best spec is trained at the end, within `minutes`; the run is in the folder of the search."""
     executions_per_trial: PositiveInt = 1
     """Trainings per trial, with consecutive seeds; their metrics are averaged, and each is stored."""
     max_epochs: PositiveInt | None = None
@@ -340,12 +368,27 @@ class Tune(Section):
             raise ValueError(f'stop: "{self.stop}" is for random, grid and bayesian; hyperband ends trials by itself')
         return self
 
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The figures to optimise, the first foremost."""
+        return (self.objective,) if isinstance(self.objective, str) else tuple(self.objective)
+
+    @property
+    def most_trials(self) -> int:
+        """Most trials, also where `max_trials` leaves it open."""
+        if self.max_trials is not None:
+            return self.max_trials
+        return USUAL_TRIALS if self.minutes is None else TIMED_TRIALS
+
 
 class Weights(Section):
     """Trained weights of exactly this model."""
 
-    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.weights\.h5$")] | None = None
-    """A file beside the spec; its layers in the order of the model's, with or without the head."""
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]+(\.weights\.h5|\.pth)$")] | None = None
+    """A file beside the spec; its layers in the order of the model's, with or without the head. In a `package`: a .pth
+    file, whose arrays are read without executing anything."""
+    package: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")] | None = None
+    """The installed Python package that has the file; `sha256` must be given."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """SHA-256 of the file."""
     keras: str | None = None
@@ -359,6 +402,10 @@ class Weights(Section):
     def _one_origin(self) -> Weights:
         if (self.file is None) is (self.keras is None):
             raise ValueError("exactly one of 'file' and 'keras' must be given")
+        if self.package is not None and (self.sha256 is None or self.file is None or ".." in self.file):
+            raise ValueError("a file of a package needs its 'sha256', and is inside of the package")
+        if self.package is None and self.file is not None and ("/" in self.file or self.file.endswith(".pth")):
+            raise ValueError("file: expected a .weights.h5 file beside the spec; a .pth file is read from a 'package'")
         return self
 
 

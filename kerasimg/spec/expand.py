@@ -7,7 +7,7 @@ symbolic tensor (the builder) or nothing (the check, where shapes are UNKNOWN an
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from kerasimg.errors import listed, nearest
@@ -24,6 +24,9 @@ MAX_WORK = 200_000
 """Values evaluated in all: of arguments, of `let`, of inputs, at each use of them."""
 VISIT_WORK = 5
 """The cost of visiting a node, in values."""
+SIDES = ("height", "width", "channels")
+OF_PREVIOUS = tuple(f"prev_{side}" for side in SIDES)
+"""What an expression calls the sides of the output of the node before."""
 
 Handle = Any
 """The value that a visitor returns for the output of a call."""
@@ -83,6 +86,8 @@ class _Scope:
         self.outputs: dict[str, Handle] = {}
         self.makers: dict[str, Makers] = {}
         self.layers: dict[str, str] = {}
+        """Name of a layer or backbone node -> that of its call."""
+        self.blocks: dict[str, _Entered] = {}
         self.skipped: set[str] = set()
         self.named_by: dict[str, Path] = {}
 
@@ -96,6 +101,36 @@ class _Made(NamedTuple):
     instances: tuple[int, ...]
     """Of each of those nodes, a number for all its rows and repeats, and one for each of them."""
     inputs: Makers
+
+
+class _NodeNames(Mapping[str, Any]):
+    """Names and their values; the shape of the node before is asked for when an expression needs it.
+
+    A visitor may not know the shape without building the node.
+    """
+
+    def __init__(self, known: Mapping[str, Any], shape_names: Callable[[], Mapping[str, Any]]) -> None:
+        self._known, self._shape_names = known, shape_names
+
+    def __getitem__(self, name: str) -> Any:
+        return self._shape_names()[name] if name in OF_PREVIOUS else self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._known
+        yield from OF_PREVIOUS
+
+    def __len__(self) -> int:
+        return len(self._known) + len(OF_PREVIOUS)
+
+
+class _Entered(NamedTuple):
+    """A call of a block, as `reuse` repeats it."""
+
+    node: Node
+    arguments: dict[str, Any]
+    values: dict[str, Any]
+    made: list[tuple[Path, str]]
+    """In order, the path of the node and the layer of each call that it made."""
 
 
 class Expansion:
@@ -114,6 +149,10 @@ class Expansion:
         self._origin: list[list[str]] = [["", ""]]
         """Of the top-level node and of each block entered: its name, and the row and repeat that the walk is at."""
         self._of_layer: dict[str, int] = {}
+        self._layers: list[tuple[Path, str]] = []
+        """Of each call that was visited, the path of its node and the name of its layer."""
+        self._again: list[Iterator[tuple[Path, str]]] = []
+        """Of each block that is being called again, the calls that are still to be repeated."""
         self.visited = 0
         self.work = 0
         self.names: set[str] = set()
@@ -217,7 +256,7 @@ class Expansion:
         if node.repeat is None:
             self._run_once(node, scope, counter)
             return
-        count = self._evaluate(node, "repeat", node.repeat, {**scope.values, **counter})
+        count = self._evaluate(node, "repeat", node.repeat, self._values(scope, counter))
         if count is UNKNOWN:
             self._run_once(node, scope, {"i": UNKNOWN, "n": UNKNOWN}, certain=False)
         elif isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MAX_REPEAT:
@@ -237,7 +276,7 @@ class Expansion:
         if self.visited > MAX_NODES:
             self.report(node.path, f"the model has more than {MAX_NODES:,} nodes once expanded")
             raise ExpansionLimit
-        values = {**scope.values, **counter}
+        values = self._values(scope, counter)
         when = self._evaluate(node, "when", node.when, values)
         if when is False:
             if node.name:
@@ -253,27 +292,42 @@ class Expansion:
         arguments = {key: self._evaluate(node, key, value, values) for key, value in node.arguments.items()}
         name = self._name(node, scope)
         owner = scope.owner or name
-        if node.kind == "block":
+        entered = scope.blocks.get(node.target) if node.kind == "reuse" and not node.arguments else None
+        if node.kind == "block" or entered is not None:
             repeated = f"[{counter['i']}]" if node.repeat is not None and "i" in counter else ""
             named = self._input_makers(node, scope)
             values = {**scope.values, **counter}
-            output, made_by = self._enter(node, name, owner, arguments, inputs, makers, named, values, repeated)
+            if entered is not None:
+                self._again.append(iter(entered.made))
+                arguments, values = entered.arguments, entered.values
+            first = len(self._layers)
+            called = node if entered is None else node._replace(target=entered.node.target)
+            output, made_by = self._enter(called, name, owner, arguments, inputs, makers, named, values, repeated)
+            if entered is not None:
+                self._again.pop()
+            elif node.name:
+                scope.blocks[node.name] = _Entered(node, arguments, values, self._layers[first:])
         else:
-            target = self._reused(node, scope) if node.kind == "reuse" else node.target
+            kind, target = node.kind, self._reused(node, scope) if node.kind == "reuse" else node.target
+            layer = name
+            if self._again and kind != "reuse":
+                kind, arguments = "reuse", {}
+                layer = target = self._repeated(node)
+            elif kind == "reuse":
+                layer = target
             block = next(iter(self.stack), "")
-            output = self.visitor.visit(
-                Call(node.kind, target, name, owner, arguments, inputs, node, block, self.origin())
-            )
-            if node.kind == "reuse" and target in self._of_layer:
+            output = self.visitor.visit(Call(kind, target, name, owner, arguments, inputs, node, block, self.origin()))
+            if kind == "reuse" and target in self._of_layer:
                 makers |= {self._of_layer[target]}
             made_by = frozenset({len(self._made)})
             self._of_layer[name] = len(self._made)
+            self._layers.append((node.path, layer))
             paths, instances = zip(*self._within, strict=True)
             self._made.append(_Made(name, paths, instances, makers))
         if when is UNKNOWN or not certain:  # what it would hand on if it were left out may be used, too
             made_by |= scope.previous_from | scope.makers.get(node.name or "", frozenset())
-        if node.kind == "layer":
-            scope.layers[node.name or name] = name
+        if node.kind in ("layer", "backbone"):
+            scope.layers[node.name or name] = layer
         if node.name:
             scope.outputs[node.name] = output
             scope.makers[node.name] = made_by
@@ -336,12 +390,12 @@ class Expansion:
         """What a body's expressions see: params, the call's i and n, the input's shape, arguments, then `let`."""
         counter = {"i": values.get("i", 0), "n": values.get("n", 1)}
         inner = {**self.params, **counter, **self._shape_names(entered)}
-        defaults = {
-            key: UNKNOWN if default is None else self._evaluate_at(default, inner, (*block.path, "args", key))
-            for key, default in block.args.items()
-            if key not in arguments
-        }
-        inner |= defaults | {key: value for key, value in arguments.items() if key in block.args}
+        for key, default in block.args.items():
+            if key in arguments:
+                inner[key] = arguments[key]
+            else:
+                place = (*block.path, "args", key)
+                inner[key] = UNKNOWN if default is None else self._evaluate_at(default, inner, place)
         for key, value in block.let.items():
             inner[key] = self._evaluate_at(value, inner, (*block.path, "let", key))
         return inner
@@ -360,10 +414,24 @@ class Expansion:
             self.report(path, f"the model takes more than {MAX_WORK:,} values once expanded")
             raise ExpansionLimit
 
-    def _shape_names(self, entered: Handle) -> dict[str, Any]:
-        first = entered[0] if isinstance(entered, list) else entered
-        height, width, channels = self.visitor.shape(first)
-        return {"in_height": height, "in_width": width, "in_channels": channels}
+    def _values(self, scope: _Scope, counter: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the expressions of a node see: the names of its list, its own i and n, the shape of the node before."""
+        previous = scope.previous
+        return _NodeNames({**scope.values, **counter}, lambda: self._shape_names(previous, "prev"))
+
+    def _shape_names(self, handle: Handle, prefix: str = "in") -> dict[str, Any]:
+        first = handle[0] if isinstance(handle, list) else handle
+        sides = zip(SIDES, self.visitor.shape(first), strict=True)
+        return {f"{prefix}_{side}": value for side, value in sides}
+
+    def _repeated(self, node: Node) -> str:
+        """The layer that a node of a block had when the block was called first."""
+        path, layer = next(self._again[-1], ((), ""))
+        if path != node.path:
+            message = "is not what the block did when it was called first: another shape leads to other nodes"
+            self.report(node.path, message)
+            return ""
+        return layer
 
     def _inputs(self, node: Node, scope: _Scope) -> Any:
         match node.inputs:
@@ -417,7 +485,7 @@ class Expansion:
             message = _not_reusable(node.target, scope, self.stack, self.reserved)
             self.report(_place(node, "reuse"), message)
         for key in node.arguments:
-            self.report(_place(node, key), "a reuse has no arguments; the layer keeps its own")
+            self.report(_place(node, key), "a reuse has no arguments; the node keeps its own")
         return scope.layers.get(node.target, "")
 
     def _name(self, node: Node, scope: _Scope) -> str:
@@ -447,15 +515,15 @@ def _not_reusable(name: str, scope: _Scope, stack: Sequence[str], reserved: Mapp
     """Says why a name cannot be reused, and what to do."""
     if name in scope.outputs:
         return (
-            f"'{name}' is a block, a backbone or an input, and only a layer can be called again: "
-            "name a layer node of this list"
+            f"'{name}' is an input of the block, and only a node can be called again: name a layer, a block or a "
+            "backbone of this list"
         )
     if stack and name in reserved:
         return (
             f"'{name}' is a node outside of the block '{stack[-1]}', and names inside a block are private to it: "
-            "a block can call again only its own layers; write the 'reuse' node beside the layer"
+            "a block can call again only its own nodes; write the 'reuse' node beside that node"
         )
-    return _no_such(name, scope.layers, scope, ())
+    return _no_such(name, {**scope.layers, **scope.blocks}, scope, ())
 
 
 def _no_such(name: str, known: Mapping[str, Any], scope: _Scope, also: tuple[str, ...]) -> str:

@@ -1,8 +1,9 @@
 """The expressions of a spec ("=round8(c * alpha)"): a small, closed part of Python's, checked before it is evaluated.
 
-Numbers, strings, True, False, None; + - * / // %; comparisons; and, or, not; a if c else b; an item of a list
-(`depths[i]`) or its first ones (`depths[:i]`); and the functions of `FUNCTIONS`. No attribute, no power, no call of
-anything else. Length, size and results are capped.
+Numbers, strings, True, False, None, lists of them; + - * / // % **; comparisons; and, or, not; a if c else b; whether a
+list has an item (`i in [1, 2]`); an item of a list, from the end too (`depths[i]`, `depths[-1]`, `rows[i][0]`), or
+neighbouring ones (`depths[:i]`, `depths[1:]`); and the functions of `FUNCTIONS`. No attribute, no call of anything
+else. Length, size and results are capped.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ MAX_NODES = 200
 MAX_NUMBER = 10**15
 MAX_STRING = 1000
 MAX_LIST = 100
+MAX_EXPONENT = 100
 
 
 class Unknown:
@@ -58,6 +60,15 @@ def round8(value: float) -> int:
     return rounded + 8 if rounded < 0.9 * value else rounded
 
 
+def power(base: float, exponent: float) -> float:
+    """Base ** exponent, of which the size is known before it is computed."""
+    if abs(exponent) > MAX_EXPONENT:
+        raise ExpressionError(f"** takes exponents up to {MAX_EXPONENT}, not {shown(exponent)}")
+    if base < 0 and exponent != int(exponent):
+        raise ExpressionError(f"** takes no root of {shown(base)}")
+    return float(base**exponent) if isinstance(base, float) or exponent < 0 else base**exponent
+
+
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "min": min,
     "max": max,
@@ -77,6 +88,7 @@ _OPERATORS: Mapping[type[ast.AST], Callable[..., Any]] = {
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
+    ast.Pow: power,
     ast.USub: operator.neg,
     ast.UAdd: operator.pos,
     ast.Not: operator.not_,
@@ -88,10 +100,22 @@ _OPERATORS: Mapping[type[ast.AST], Callable[..., Any]] = {
     ast.GtE: operator.ge,
 }
 _SYMBOLS: Mapping[str, str] = {
-    **{"add": "+", "sub": "-", "neg": "-", "pos": "+", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%"},
+    **{
+        "add": "+",
+        "sub": "-",
+        "neg": "-",
+        "pos": "+",
+        "mul": "*",
+        "truediv": "/",
+        "floordiv": "//",
+        "mod": "%",
+        "power": "**",
+    },
     **{"lt": "<", "le": "<=", "gt": ">", "ge": ">="},
 }
-_LANGUAGE = f"there are + - * / // %, comparisons, and, or, not, a if c else b, list[i], {', '.join(FUNCTIONS)}"
+_LANGUAGE = (
+    f"there are + - * / // % **, comparisons, and, or, not, a if c else b, a in list, list[i], {', '.join(FUNCTIONS)}"
+)
 _TAKES_LIST = (len, sum, min, max)
 _WORKS_ON_ANYTHING = (ast.Not, ast.Eq, ast.NotEq)
 
@@ -159,7 +183,9 @@ def _allow(node: ast.AST) -> None:
             pass
         case ast.BoolOp() | ast.IfExp() | ast.Name() | ast.operator() | ast.unaryop() | ast.cmpop() | ast.boolop():
             pass
-        case ast.expr_context() | ast.Subscript(value=ast.Name()) | ast.Slice(lower=None, step=None):
+        case ast.expr_context() | ast.Subscript() | ast.Slice(step=None) | ast.List():
+            pass
+        case ast.Compare(ops=[ast.In() | ast.NotIn()]) | ast.In() | ast.NotIn():
             pass
         case _:
             what = ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__
@@ -177,10 +203,19 @@ def _evaluate(node: ast.AST, names: Mapping[str, Any]) -> Any:
         case ast.IfExp(test=test, body=body, orelse=orelse):
             condition = _evaluate(test, names)
             return UNKNOWN if condition is UNKNOWN else _evaluate(body if condition else orelse, names)
+        case ast.List(elts=items):
+            values = [_evaluate(item, names) for item in items]
+            if any(isinstance(value, list) for value in values):  # such lists could grow without end
+                raise ExpressionError("a list in an expression holds numbers and strings, not lists")
+            return values
+        case ast.Compare(left=left, ops=[ast.In() | ast.NotIn() as op], comparators=[right]):
+            held = _is_in(_evaluate(left, names), _evaluate(right, names))
+            return UNKNOWN if held is UNKNOWN else held is isinstance(op, ast.In)
         case ast.Compare(left=left, ops=ops, comparators=comparators):
             return _compare(_evaluate(left, names), ops, [_evaluate(item, names) for item in comparators])
-        case ast.Subscript(value=value, slice=ast.Slice(upper=ast.expr() as stop)):
-            return _first(_evaluate(value, names), _evaluate(stop, names))
+        case ast.Subscript(value=value, slice=ast.Slice(lower=start, upper=stop)):
+            ends = [None if end is None else _evaluate(end, names) for end in (start, stop)]
+            return _neighbours(_evaluate(value, names), *ends)
         case ast.Subscript(value=value, slice=index):
             return _item(_evaluate(value, names), _evaluate(index, names))
         case ast.Call(func=ast.Name(id=name), args=arguments):
@@ -216,12 +251,22 @@ def _compare(left: Any, ops: list[ast.cmpop], rights: list[Any]) -> Any:
     return result
 
 
-def _first(values: Any, stop: Any) -> Any:
-    if values is UNKNOWN or stop is UNKNOWN:
+def _is_in(value: Any, values: Any) -> Any:
+    if not isinstance(values, list):
+        if values is UNKNOWN:
+            return UNKNOWN
+        raise ExpressionError(f"in takes a list, not {shown(values)}")
+    return UNKNOWN if value is UNKNOWN or UNKNOWN in values else value in values
+
+
+def _neighbours(values: Any, start: Any, stop: Any) -> Any:
+    if UNKNOWN in (values, start, stop):
         return UNKNOWN
-    if not isinstance(values, list) or isinstance(stop, bool) or not isinstance(stop, int) or stop < 0:
-        raise ExpressionError(f"takes the first of a list by their number, not [:{stop!r}] of {values!r}")
-    return values[:stop]
+    whole = all(end is None or (isinstance(end, int) and not isinstance(end, bool)) for end in (start, stop))
+    if not isinstance(values, list) or not whole:
+        ends = ":".join("" if end is None else repr(end) for end in (start, stop))
+        raise ExpressionError(f"takes neighbouring items of a list by their numbers, not [{ends}] of {values!r}")
+    return values[start:stop]
 
 
 def _item(values: Any, index: Any) -> Any:
@@ -229,7 +274,7 @@ def _item(values: Any, index: Any) -> Any:
         return UNKNOWN
     if not isinstance(values, (list, str)) or isinstance(index, bool) or not isinstance(index, int):
         raise ExpressionError(f"takes an item of a list by its number, not {shown(index)} of {shown(values)}")
-    if not 0 <= index < len(values):
+    if not -len(values) <= index < len(values):
         raise ExpressionError(f"has no item {index}; the list has {len(values)}, numbered from 0")
     return values[index]
 

@@ -37,7 +37,7 @@ def _laid_out(value: Any, depth: int, before: int) -> str:
     """A value at a depth, `before` characters into its line."""
     line = _text(value)
     is_node = isinstance(value, dict) and any(key in value for key in NODE_KINDS)
-    if is_node and "table" in value:
+    if is_node and isinstance(value.get("table"), list):
         return _with_table(value, depth)
     if is_node or not isinstance(value, dict | list) or not value:
         return line

@@ -24,6 +24,7 @@ ACTIVATION_LAYERS: Final[Mapping[str, str]] = {
     "LeakyReLU": "leaky_relu",
     "PReLU": "prelu",
     "ELU": "elu",
+    "GELU": "gelu",
 }
 KEEPS: Final = frozenset(
     {
@@ -34,6 +35,15 @@ KEEPS: Final = frozenset(
 """Layers that give probabilities where all their inputs are probabilities."""
 KEEPS_SIGMOID: Final = frozenset({"Concatenate", "GlobalMaxPooling2D", "Maximum", "Minimum"})
 """Layers that do so only where classes are independent."""
+CHANGES: Final = frozenset(
+    {
+        *("Add", "GaussianDropout", "GaussianNoise", "Multiply", "Rescaling", "SpatialDropout1D", "SpatialDropout2D"),
+        "Subtract",
+    }
+)
+"""Layers without an activation that give neither probabilities nor logits where their inputs are probabilities."""
+IN_TRAINING: Final = frozenset({"Dropout"})
+"""Layers of `KEEPS` that do so in training: the loss gets what are no probabilities."""
 FLATTENS: Final = frozenset(
     {
         *("Flatten", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GeMPooling2D", "SequencePooling", "TakeToken"),
@@ -78,8 +88,12 @@ def output_of(layer: str, arguments: Mapping[str, Any], path: Path, inputs: Sequ
     """
     known = [item for item in inputs if isinstance(item, Output)]
     kind = kind_of(layer, arguments.get("activation"), [item.kind for item in known])
+    if layer in IN_TRAINING and kind in PROBABILITIES:
+        kind = f"{layer} of {kind}"
     flat = layer in FLATTENS or (layer != "Reshape" and any(item.flat for item in known))
-    units = arguments.get("units", known[0].units if known and layer in (*ACTIVATION_LAYERS, *KEEPS) else None)
+    units = arguments.get(
+        "units", known[0].units if known and layer in (*ACTIVATION_LAYERS, *KEEPS, *CHANGES) else None
+    )
     return Output(kind, flat, units, layer, path)
 
 
@@ -100,6 +114,8 @@ def kind_of(layer: str, activation: Any, inputs: Sequence[str | None]) -> str | 
         (kind,) = same
         if layer in KEEPS or (layer in KEEPS_SIGMOID and kind == "sigmoid"):
             return kind
+        if layer in CHANGES and kind in PROBABILITIES:
+            return f"{layer} of {kind}"
     return "logits"
 
 

@@ -37,6 +37,9 @@ DTYPES: Final = ("float32", "float64", "float16", "bfloat16", "mixed_float16", "
 FLOAT32_MAX: Final = 3.4028234e38
 """Numbers beyond overflow in every backend."""
 
+INTEGER_MAX: Final = 2**53
+"""Beyond it JSON's readers disagree, and backends overflow."""
+
 MISMATCH: Final = object()
 """The result of `match` for a value that does not fit."""
 
@@ -72,7 +75,7 @@ class Number:
         # A comparison refuses infinity, NaN, and integers that no float can hold.
         if not -sys.float_info.max <= value <= sys.float_info.max:
             return MISMATCH
-        if self.integral and value != int(value):
+        if self.integral and (value != int(value) or abs(value) > INTEGER_MAX):
             return MISMATCH
         if not self.integral and abs(value) > FLOAT32_MAX:
             return MISMATCH
@@ -87,6 +90,8 @@ class Number:
         return self.high is None or value < self.high or (value == self.high and not self.high_open)
 
     def words(self, many: bool = False) -> str:
+        if self.low is not None and self.low == self.high:
+            return f"{self.low:g}"
         one, several = ("an integer", "integers") if self.integral else ("a number", "numbers")
         return f"{several if many else one}{self._range()}"
 

@@ -48,7 +48,7 @@ def unused_names(document: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     A name counts as used wherever the text names it, whatever `when`, a variant or a search value chooses.
     """
     blocks = {name: body for name, body in (document.get("blocks") or {}).items() if not is_comment(name)}
-    used_blocks = _reached([document.get("model"), document.get("augment")], blocks)
+    used_blocks = _reached([document.get("model"), document.get("augment")], blocks, document)
     for name in [name for name in blocks if name not in used_blocks]:
         yield ("blocks", name), "no node uses this block: remove it, or write it as a node"
     for name, body in blocks.items():
@@ -70,12 +70,14 @@ def _unused_in_block(name: str, body: Mapping[str, Any]) -> Iterator[tuple[Path,
                 yield ("blocks", name, part, key), f"no expression of the block uses this {what}: it changes nothing"
 
 
-def _reached(roots: Any, blocks: Mapping[str, Any]) -> set[str]:
+def _reached(roots: Any, blocks: Mapping[str, Any], document: Mapping[str, Any]) -> set[str]:
     """The blocks that nodes name, and those that the bodies of these name."""
     reached: set[str] = set()
     rest = _named(roots)
     while rest:
         name = rest.pop()
+        if is_expression(name):  # any text of a param may be the name
+            rest |= _texts([document.get("params"), document.get("variants")]) & (blocks.keys() - reached)
         if name in blocks and name not in reached:
             reached.add(name)
             rest |= _named(blocks[name].get("nodes"))
@@ -90,6 +92,8 @@ def _named(value: Any) -> set[str]:
         return set()
     found = _texts(value.get("block"))
     table = value.get("table")
+    if isinstance(table, str):
+        found.add(table)
     if isinstance(table, list) and table and isinstance(table[0], list) and "block" in table[0]:
         place = table[0].index("block")
         found |= _texts([row[place] for row in table[1:] if isinstance(row, list) and len(row) > place])

@@ -14,7 +14,7 @@ from kerasimg.errors import Fault, SpecError, listed, nearest
 from kerasimg.spec.arguments import entry
 from kerasimg.spec.document import Compile, EarlyStopping, Fit, Stage, Task, Tune
 from kerasimg.spec.expand import snake_case
-from kerasimg.spec.locations import Path, Report
+from kerasimg.spec.locations import Path, Report, show_path
 from kerasimg.spec.reader import shown
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ METRICS: Final[Mapping[str, Metric]] = {
 LOSSES: Final[tuple[str, ...]] = ("loss",)
 DISTILLATION_LOSSES: Final[tuple[str, ...]] = ("student_loss", "distillation_loss", "total_loss")
 """The metrics that `fit.teacher` adds."""
+MODEL_FIGURES: Final[Mapping[str, Direction]] = {"latency_ms": "min", "bytes": "min"}
+"""What a search can optimise of the model itself, as a LiteRT file: see `kerasimg.deploy.measure`."""
 NO_FIGURES: Final[tuple[str, ...]] = ("stage", "epoch", "seconds", "learning_rate")
 """Columns of history.csv that say nothing about how good a model is."""
 SETS_RATE: Final[tuple[str, ...]] = ("ReduceLROnPlateau", "WarmupCosine")
@@ -166,22 +168,35 @@ def no_such_figure(figure: str, known: Sequence[str]) -> str:
     return f"no such figure{nearest(figure, names)} (measured are: {listed(names)}; more by compile.metrics)"
 
 
-def objective_fault(compiled: Compile, fit: Fit, tune: Tune) -> tuple[str, str] | None:
-    """Checks the metric that a search optimizes.
+def objective_fault(compiled: Compile, fit: Fit, tune: Tune) -> tuple[Path, str] | None:
+    """Checks the figures that a search optimizes.
 
     Returns:
-        The key of `tune` that is wrong, and the message. None if the metric is measured and its direction is known.
+        The place in `tune` that is wrong, and the message. None if every figure is measured and its direction known.
     """
-    known, measured = directions(compiled.metrics, fit.teacher is not None), tune.objective.removeprefix("val_")
-    if measured not in known:
-        return "objective", no_such_figure(tune.objective, list(known))
-    if fault := direction_fault(tune.objective, tune.direction, known[measured]):
-        return "direction", fault
+    known = directions(compiled.metrics, fit.teacher is not None)
+    for number, figure in enumerate(tune.objectives):
+        place: Path = ("objective",) if isinstance(tune.objective, str) else ("objective", number)
+        if figure in tune.objectives[:number]:
+            return place, f"'{figure}' is listed twice"
+        if figure in MODEL_FIGURES:
+            if number == 0:
+                return (
+                    place,
+                    f"'{figure}' does not change in training; put a metric first, such as val_accuracy",
+                )
+            continue
+        if figure.removeprefix("val_") not in known:
+            names = f"; of the model: {listed(MODEL_FIGURES)}" if number else ""
+            return place, no_such_figure(figure, list(known)) + names
+        written = tune.direction if number == 0 else "auto"
+        if fault := direction_fault(figure, written, known[figure.removeprefix("val_")]):
+            return ("direction",) if number == 0 else place, fault
     return None
 
 
 def goal_of(spec: Spec) -> Goal:
-    """Returns the metric that a search of a spec optimizes, with its direction.
+    """Returns the metric that a search of a spec optimizes, with its direction: the first of several objectives.
 
     KerasTuner would guess the direction of a metric that it does not know: of `val_f1_score` wrongly, so that the worst
     model would win.
@@ -189,10 +204,19 @@ def goal_of(spec: Spec) -> Goal:
     Raises:
         SpecError: if the metric is not measured, or its direction is not known.
     """
+    return goals_of(spec)[0]
+
+
+def goals_of(spec: Spec) -> tuple[Goal, ...]:
+    """Returns every figure that a search of a spec optimizes, with its direction; SpecError as for `goal_of`."""
     if (fault := objective_fault(spec.compile, spec.fit, spec.tune)) is not None:
-        raise SpecError([Fault(spec.file, f"tune.{fault[0]}", fault[1])])
-    known = direction_of(spec.tune.objective, spec.compile.metrics, spec.fit.teacher is not None)
-    return Goal(spec.tune.objective, known or "min" if spec.tune.direction == "auto" else spec.tune.direction)
+        raise SpecError([Fault(spec.file, show_path(spec.document, ("tune", *fault[0])), fault[1])])
+    goals = []
+    for number, figure in enumerate(spec.tune.objectives):
+        known = MODEL_FIGURES.get(figure) or direction_of(figure, spec.compile.metrics, spec.fit.teacher is not None)
+        written = spec.tune.direction if number == 0 else "auto"
+        goals.append(Goal(figure, known or "min" if written == "auto" else written))
+    return tuple(goals)
 
 
 def keeps_best(stage: Stage) -> bool:

@@ -1,7 +1,8 @@
 """The one grammar of `model`, `augment` and block bodies: raw lists of nodes -> checked `Node`s.
 
 Form only: which of the four kinds, which keys, well-formed inputs and tables. What the names mean and
-the values are is found out by `expand.py`.
+the values are is found out by `expand.py`, except the name of a block and a table: as expressions they may use the
+params, and are evaluated here.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from kerasimg.errors import nearest
-from kerasimg.spec.expressions import UNKNOWN, Unknown, is_expression
+from kerasimg.spec.expressions import UNKNOWN, ExpressionError, Unknown, evaluate, is_expression, parse
 from kerasimg.spec.locations import NODE_KINDS, Path, Report
 from kerasimg.spec.reader import is_comment, kind_of, shown
 
 CONTROL_KEYS = ("name", "inputs", "when", "repeat", "table")
+OF_PARAMS = ("block", "table")
+"""The keys of a node that an expression of the params may give."""
 RESERVED_NAMES = ("in", "prev")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 NAME_WORDS = "a name that begins with a letter or _ and continues with letters, digits, _ and -, at most 64"
@@ -59,24 +62,33 @@ class Block(NamedTuple):
     path: Path
 
 
-def parse_nodes(raw: Any, path: Path, report: Report) -> tuple[Node, ...]:
-    """The nodes of a list; every fault of form is reported and the faulty node left out."""
+def parse_nodes(raw: Any, path: Path, report: Report, names: Mapping[str, Any]) -> tuple[Node, ...]:
+    """The nodes of a list; every fault of form is reported and the faulty node left out.  names: of the params."""
     if not isinstance(raw, list):
         report(path, f"expected a list of nodes, got {kind_of(raw)}")
         return ()
     if len(raw) > MAX_LISTED:
         report(path, f"more than {MAX_LISTED:,} nodes in one list")
         return ()
-    nodes = [parse_node(item, (*path, index), report) for index, item in enumerate(raw)]
+    nodes = [parse_node(item, (*path, index), report, names) for index, item in enumerate(raw)]
     return tuple(node for node in nodes if node is not None)
 
 
-def parse_node(raw: Any, path: Path, report: Report) -> Node | None:
+def parse_node(raw: Any, path: Path, report: Report, names: Mapping[str, Any]) -> Node | None:
     """One node, or None when it is none."""
     if not isinstance(raw, dict):
         report(path, f'expected a node such as {{"layer": ...}}, got {kind_of(raw)}')
         return None
     given = {key: value for key, value in raw.items() if not is_comment(key)}
+    for key in OF_PARAMS:
+        if is_expression(given.get(key)):
+            try:
+                given[key] = evaluate(parse(given[key]), names)
+            except ExpressionError as error:
+                report((*path, key), f"{given[key]}: {error}")
+                return None
+            if given[key] is UNKNOWN:  # of a param that is not given yet: how many nodes it is, nobody knows
+                return Node("block", "", path, rows=())
     if "table" not in given:
         return _node(given, {key: (*path, key) for key in given}, path, report)
     shared = {key: value for key, value in given.items() if key != "table"}
@@ -91,8 +103,8 @@ def parse_node(raw: Any, path: Path, report: Report) -> Node | None:
     return Node(kind, str(given.get(kind)), path, rows=tuple(rows))
 
 
-def parse_blocks(raw: Any, path: Path, report: Report) -> dict[str, Block]:
-    """The macros of a spec by name; every fault of form is reported."""
+def parse_blocks(raw: Any, path: Path, report: Report, names: Mapping[str, Any]) -> dict[str, Block]:
+    """The macros of a spec by name; every fault of form is reported.  names: of the params."""
     if not isinstance(raw, dict):
         report(path, f"expected an object of blocks by name, got {kind_of(raw)}")
         return {}
@@ -116,7 +128,7 @@ def parse_blocks(raw: Any, path: Path, report: Report) -> dict[str, Block]:
             name,
             _names(body.get("args", {}), (*here, "args"), report),
             _names(body.get("let", {}), (*here, "let"), report),
-            parse_nodes(body["nodes"], (*here, "nodes"), report),
+            parse_nodes(body["nodes"], (*here, "nodes"), report, names),
             here,
         )
     return blocks

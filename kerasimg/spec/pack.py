@@ -28,6 +28,8 @@ from kerasimg.spec.document import Section, Task
 
 SUFFIX = ".kerasimg"
 MANIFEST, SPEC, BESIDE, WEIGHTS = "pack.json", "spec.json", "beside.json", "weights.safetensors"
+KNOWN = "known.safetensors"
+"""The arrays of the rule that finds unknown images, in a pack and in a `.keras` file."""
 CARD, NOTICE = "MODEL_CARD.md", "NOTICE"
 VECTORS = "vectors.json"
 MOST_BYTES = {
@@ -35,6 +37,7 @@ MOST_BYTES = {
     SPEC: limit("json_bytes"),
     BESIDE: limit("json_bytes"),
     VECTORS: limit("vectors_bytes"),
+    KNOWN: limit("known_bytes"),
     CARD: limit("text_bytes"),
     NOTICE: limit("text_bytes"),
 }
@@ -55,6 +58,16 @@ class SetRule(Section):
     """The largest score of a class in the set: one for all classes, or one for each."""
 
 
+class KnownRule(Section):
+    """How an image is found to be like the training images or not, see `kerasimg.evaluation.known`."""
+
+    method: Literal["mahalanobis", "distance", "energy"]
+    share: Annotated[float, Field(gt=0, le=0.5)]
+    """The largest share of images like the training images that is turned away."""
+    neighbour: Annotated[int, Field(ge=1, le=100)] = 1
+    """Of the centres, the one whose distance counts: 1 is the nearest."""
+
+
 class Manifest(Section):
     """The content of `pack.json`."""
 
@@ -71,6 +84,8 @@ class Manifest(Section):
     thresholds: list[Probability] | None = None
     sets: SetRule | None = None
     """The rule of prediction sets."""
+    known: KnownRule | None = None
+    """The rule that finds unknown images; its arrays are in `known.safetensors`."""
     license: str | None = None
     """As the spec's card has it, an SPDX identifier where there is one."""
     figures: dict[str, float | int | str] = Field(default={})

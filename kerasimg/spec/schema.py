@@ -140,7 +140,9 @@ def node_schemas() -> Schema:
             },
         },
         "block_node": _open_node("block", "A block of this spec, with its arguments."),
-        "reuse_node": {"properties": {"reuse": or_search(_name("An earlier layer node, called again."))}},
+        "reuse_node": {
+            "properties": {"reuse": or_search(_name("An earlier node, called again with the same weights."))}
+        },
         "blocks": {
             "type": "object",
             "patternProperties": {**COMMENTS, whole(NAME.pattern): unless_search({"$ref": "#/$defs/block"})},
@@ -191,7 +193,8 @@ def _control_keys() -> Schema:
                 "minItems": 2,
                 "prefixItems": [header],
                 "items": rows,
-            }
+            },
+            or_expression=True,
         ),
     }
 
@@ -199,7 +202,7 @@ def _control_keys() -> Schema:
 def _open_node(kind: str, description: str) -> Schema:
     """A node whose arguments only the spec itself defines."""
     return {
-        "properties": {kind: or_search(_name(description))},
+        "properties": {kind: dynamic(_name(description))},
         "additionalProperties": {"$ref": "#/$defs/value"},
     }
 

@@ -1,4 +1,4 @@
-"""Settings that every spec takes under one name: `epochs`, `size`, `batch_size`, `lr`, `task`.
+"""Settings that every spec takes under one name: `epochs`, `size`, `batch_size`, `lr`, `task`, `trials`, `minutes`.
 
 A caller gives them as params: `kerasimg.train(..., epochs=3)`, `--epochs 3` or `--set epochs=3`. Where the spec
 declares a param of that name, that is set; otherwise the place in the spec:
@@ -11,6 +11,8 @@ declares a param of that name, that is set; otherwise the place in the spec:
                 compile.optimizer.learning_rate; of a schedule its initial_learning_rate. Later stages with a rate of
                 their own keep it, unless the spec computes it from the param `lr`.
     task        task.
+    trials      tune.max_trials.
+    minutes     tune.minutes.
 """
 
 from __future__ import annotations
@@ -28,6 +30,10 @@ from kerasimg.spec.values import evaluate_deep, evaluate_params
 INITIAL_RATE = "initial_learning_rate"
 MAX_PATHS = 2000
 """Paths of a document among which a name that is unknown is looked for."""
+
+
+Edits = Callable[[Mapping[str, Any], Any], dict[str, Any]]
+"""The edits by path that a value of a setting means in a document."""
 
 
 class Unsettable(ValueError):
@@ -70,12 +76,8 @@ def _size(document: Mapping[str, Any], value: Any) -> dict[str, Any]:
     return {"image.size": list(value) if isinstance(value, list | tuple) else [value, value]}
 
 
-def _batch_size(document: Mapping[str, Any], value: Any) -> dict[str, Any]:
-    return {"fit.batch_size": value}
-
-
-def _task(document: Mapping[str, Any], value: Any) -> dict[str, Any]:
-    return {"task": value}
+def _at(path: str) -> Edits:
+    return lambda document, value: {path: value}
 
 
 def _lr(document: Mapping[str, Any], value: Any) -> dict[str, Any]:
@@ -104,10 +106,6 @@ def _ignore(path: Any, message: str) -> None:
     """Faults that are reported elsewhere."""
 
 
-SETTINGS: Mapping[str, Callable[[Mapping[str, Any], Any], dict[str, Any]]] = MappingProxyType(
-    {"epochs": _epochs, "size": _size, "batch_size": _batch_size, "lr": _lr, "task": _task}
-)
-"""Name of a setting -> the edits by path that a value of it means in a document without a param of that name."""
 PATHS: Mapping[str, str] = MappingProxyType(
     {
         "epochs": "fit.stages.0.epochs",
@@ -115,9 +113,15 @@ PATHS: Mapping[str, str] = MappingProxyType(
         "batch_size": "fit.batch_size",
         "lr": "compile.optimizer.learning_rate",
         "task": "task",
+        "trials": "tune.max_trials",
+        "minutes": "tune.minutes",
     }
 )
-"""Name of a setting -> its path, for suggestions."""
+"""Name of a setting -> its path."""
+SETTINGS: Mapping[str, Edits] = MappingProxyType(
+    {name: _at(path) for name, path in PATHS.items()} | {"epochs": _epochs, "size": _size, "lr": _lr}
+)
+"""Name of a setting -> what a value of it edits in a document without a param of that name."""
 
 
 def settle(

@@ -21,7 +21,8 @@ MAX_VALUES = 10_000
 
 # Names that expressions and the functions that take params already have a meaning for.
 TAKEN = frozenset(
-    {"i", "n", "in_channels", "in_height", "in_width", *FUNCTIONS}
+    {"i", "n", *FUNCTIONS}
+    | {f"{place}_{side}" for place in ("in", "prev") for side in ("channels", "height", "width")}
     | {"ref", "spec", "weights", "limits", "data", "out", "set", "chosen"}
 )
 

@@ -1,7 +1,8 @@
 """What a spec leaves to "auto": precision, batch size, XLA (`jit_compile`) and steps per execution.
 
-The first three are chosen by a short probe before the run begins: it trains copies of the model for a few steps on
-random pixels. The choice is stored in the run's spec, so a resumed run has the same, and in its notes with the times.
+The first three are chosen by a short probe before the run begins, except the precision on a GPU, which follows from a
+rule. The probe trains copies of the model for a few steps on random pixels. The choice is stored in the run's spec, so
+a resumed run has the same, and in its notes with the times.
 
 Steps per execution follow from the size of the model. Between two calls of the compiled function Python takes half a
 millisecond or more, which counts if a step is short. The number divides the steps of an epoch, so that the result is
@@ -151,6 +152,8 @@ class Probe:
         other = mixed_precision()
         if other is None:
             return "float32", {"why": "the CPU has no instructions for a shorter type"}
+        if has_gpu():
+            return other, {"why": "which GPUs multiply several times as fast; weights and statistics stay float32"}
         plain = self._subject(self.spec, "float32")
         if plain.cut:
             return "float32", {"why": "since only the end of the model trains; the frozen part has its own precision"}

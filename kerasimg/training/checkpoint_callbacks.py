@@ -30,6 +30,7 @@ from kerasimg.training.checkpoint import (
     set_backend_random_state,
     variable_values,
 )
+from kerasimg.training.deadline import NEVER, Deadline
 from kerasimg.training.history import History
 
 SHARE = 0.05
@@ -91,12 +92,15 @@ class Watch(keras.callbacks.CallbackList):
         verbose: int | str,
         model: Any,
         after_epoch: AfterEpoch | None = None,
+        deadline: Deadline = NEVER,
+        tested: int = 0,
     ) -> None:
         """Epochs are numbered from 0, over all stages.
 
         save: writes a checkpoint, given the facts and arrays of where `fit` is; None: no checkpoints.
         begin, end: the first epoch of the stage, and the one after its last.  until: the epoch to stop before, `end` at
-        most.  steps: of an epoch.
+        most.  steps: of an epoch.  deadline: when to end after the present step; the validation is done before it.
+        tested: steps of a validation.
         """
         super().__init__(
             [history, *callbacks],
@@ -116,7 +120,10 @@ class Watch(keras.callbacks.CallbackList):
         self.stopped = False
         """Whether a callback has ended the stage."""
         self.stopped_by_rule = False
-        """Whether `after_epoch` has ended the training."""
+        """Whether `after_epoch` or the deadline has ended the training."""
+        self.deadline, self.tested = deadline, tested
+        self._epoch_began = self._test_began = time.monotonic()
+        self._test_s: float | None = None
         self._backend: Mapping[str, Any] = {}
         self._begun = False
         self._saved_at = self._looked_at = time.monotonic()
@@ -152,6 +159,7 @@ class Watch(keras.callbacks.CallbackList):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Begin an epoch, or the rest of one."""
         self.epoch = epoch
+        self._epoch_began = time.monotonic()
         super().on_epoch_begin(epoch, logs)
         if self.first_step and self.resumed:
             # Keras has reset the metrics, and a callback may have acted as at the start of the epoch.
@@ -164,9 +172,10 @@ class Watch(keras.callbacks.CallbackList):
         self.first_step = 0
         if self.table.diverged:
             stop_training(self)
+        self.is_late(self.steps)
         self.stopped = is_stopping(self)
         if self.after_epoch is not None and not self.table.diverged:
-            self.stopped_by_rule = bool(self.after_epoch(epoch, self.table.rows[-1]))
+            self.stopped_by_rule |= bool(self.after_epoch(epoch, self.table.rows[-1]))
             if self.stopped_by_rule:
                 stop_training(self)
         if is_stopping(self) or epoch + 1 >= self.until:
@@ -187,6 +196,7 @@ class Watch(keras.callbacks.CallbackList):
         """End a step, or several steps of one execution."""
         batch += self.first_step
         super().on_train_batch_end(batch, logs)
+        self.is_late(batch + 1 - self.first_step)
         now = time.monotonic()
         if now - self._looked_at >= LOOK_S:
             self._looked_at = now
@@ -197,6 +207,31 @@ class Watch(keras.callbacks.CallbackList):
             finish_batch_ends(self)
             self._save(self.epoch, batch + 1)
             self._end_if_asked()
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Begin a validation."""
+        self._test_began = time.monotonic()
+        super().on_test_begin(logs)
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """End a validation, and note how long it took."""
+        super().on_test_end(logs)
+        self._test_s = time.monotonic() - self._test_began
+
+    def is_late(self, done: int) -> bool:
+        """Whether the epoch must end now, so that its validation ends before the deadline; the stage then ends.
+
+        done: steps so far.  The first validation is assumed to take a third of the time of as many steps of training.
+        """
+        if self.deadline is NEVER or self.stopped_by_rule:
+            return self.stopped_by_rule
+        test_s = self._test_s
+        if test_s is None:
+            test_s = (time.monotonic() - self._epoch_began) / max(1, done) * self.tested / 3
+        if self.deadline.left_s <= test_s:
+            self.stopped_by_rule = True
+            stop_training(self)
+        return self.stopped_by_rule
 
     def _end_if_asked(self) -> None:
         if self.interruption.asked:

@@ -60,7 +60,7 @@ def dataset(
     """
     options: dict[str, Any] = {"params": merged_params(params, more_params), "edits": overrides, "partial": True}
     loaded = load_with(spec, **options)
-    if part not in PARTS:
+    if part not in tuple(PARTS):
         raise CallError(f"no part '{part}'{nearest(part, PARTS)} (parts: train, validation, test)")
     batch_size = batch_size_of(loaded)
     experiment = prepare(

@@ -17,7 +17,8 @@ from keras import ops
 
 from kerasimg.boundary import file_inside
 from kerasimg.errors import CallError, Fault, SpecError, WeightsError, listed
-from kerasimg.models.classifier import Classifier, model_file
+from kerasimg.models.classifier import Classifier
+from kerasimg.models.keras_file import model_file
 from kerasimg.models.output_kind import OutputKind, output_kind
 from kerasimg.spec.document import Teacher
 from kerasimg.spec.load import Spec, load_again

@@ -18,11 +18,13 @@ from kerasimg import log
 from kerasimg.data.pipeline import own_errors
 from kerasimg.errors import Interrupted, KerasimgError
 from kerasimg.keras_internals import build_metrics, has_averages_in_place
+from kerasimg.models.inference import has_gpu
+from kerasimg.models.initial_values import cheap_values
 from kerasimg.models.split_model import split_frozen
 from kerasimg.objects import make
 from kerasimg.spec.load import Spec
 from kerasimg.training import stages
-from kerasimg.training.auto_settings import choose_steps_per_execution, part_of
+from kerasimg.training.auto_settings import acts_on_steps, choose_steps_per_execution, part_of
 from kerasimg.training.checkpoint import (
     Arrays,
     Checkpoint,
@@ -35,13 +37,16 @@ from kerasimg.training.checkpoint import (
     variable_values,
 )
 from kerasimg.training.checkpoint_callbacks import Interruption, Watch
+from kerasimg.training.device_steps import DeviceSteps, why_not
 from kerasimg.training.devices import Devices
 from kerasimg.training.distillation import has_teacher, wrap_student
 from kerasimg.training.features import FeaturePlan, StageData, plan_features, settings_of
 from kerasimg.training.history import History
+from kerasimg.training.lora import add_adapters, merge_adapters
 from kerasimg.training.objective import jit_compile
 from kerasimg.training.optimizer import Rates, has_average, layer_factors, learning_rate, make_optimizer, rates_of
 from kerasimg.training.prepare import Experiment
+from kerasimg.training.quantization_aware import trains_with_rounding, with_rounding
 from kerasimg.training.splits import seed_of
 
 
@@ -116,7 +121,7 @@ class Engine:
         self.epoch = 0
         """Number of finished epochs, over all stages."""
         self.stopped_by_rule = False
-        """Whether `Hooks.after_epoch` has ended the training."""
+        """Whether `Hooks.after_epoch` or the deadline has ended the training."""
         self.ended = False
         """Whether the last stage is finished."""
         self._snapshot: Callable[[], Checkpoint] | None = None
@@ -162,6 +167,7 @@ class Engine:
         if self._unfinished is None:
             return
         self._put_weights(*self._unfinished)
+        merge_adapters(self.experiment.at(self.history.stage).built.model)
         model, whole = self.experiment.at(self.history.stage).built.model, self.experiment.built.model
         if whole is not model:
             whole.set_weights(model.get_weights())
@@ -169,6 +175,8 @@ class Engine:
     def _restore(self, index: int, saved: Checkpoint) -> None:
         """Restore the weights of a stage and the states of all random generators."""
         sized = self.experiment.enter(index)
+        if not saved.facts["done"]:
+            adapt(self.experiment, index)
         assign_variables(sized.built.model.weights, saved.arrays, "weights")
         assign_variables(self._generators(), saved.arrays, "generators")
         set_backend_random_state(saved.arrays)
@@ -218,6 +226,8 @@ class Engine:
             verbose=self.verbose,
             model=plan.model,
             after_epoch=self.hooks.after_epoch,
+            deadline=experiment.deadline,
+            tested=-(-len(experiment.parts.get("validation", ())) // experiment.batch_size),
         )
         if resumed:
             watch.resume_from(resumed)
@@ -258,6 +268,7 @@ class Engine:
     def _finish(self, index: int, model: Any, best: stages.Best | None) -> None:
         """Set the weights that the stage passes on, and save them."""
         self._put_weights(model, best)
+        merge_adapters(self.experiment.at(index).built.model)
         self.hooks.end(index, self.experiment.at(index).built.model)
 
         def snapshot() -> Checkpoint:
@@ -283,10 +294,14 @@ class Engine:
 
 
 class KerasFit:
-    """Runs stages with `keras.Model.fit`, on any backend and device. A subclass may run them in another way."""
+    """Runs stages with `keras.Model.fit` on any backend, or with `DeviceSteps` on a GPU under JAX.
+
+    A subclass may run them in another way.
+    """
 
     def __init__(self) -> None:
         self._compiled: Any = None
+        self._acts_on_steps = False
         self._shared: dict[int, tuple[Any, Any]] = {}
 
     def plan(self, experiment: Experiment, index: int, notes: Mapping[str, Any]) -> FeaturePlan:
@@ -302,6 +317,7 @@ class KerasFit:
         """Compile the model for a stage; return the steps per execution."""
         spec, steps = experiment.spec, experiment.steps
         wanted = spec.compile.steps_per_execution
+        self._acts_on_steps = any(map(acts_on_steps, callbacks))
         if wanted == "auto":
             most = plan.steps_per_execution
             wanted = choose_steps_per_execution(plan.model, experiment.batch_size, steps, list(callbacks), most)
@@ -309,18 +325,32 @@ class KerasFit:
         wanted = 1 if experiment.devices.strategy else part_of(steps, wanted)
         with experiment.devices.scope():
             optimizer = stage_optimizer(experiment, index)
-            if self._compiled == (plan.model, wanted):
+            # Adapters come and go with their stage.
+            state = plan.model, wanted, [id(weight) for weight in plan.model.weights]
+            if self._compiled == state:
                 replace_optimizer(plan.model, optimizer)
             else:
                 compile_model(experiment, plan.model, optimizer, steps_per_execution=wanted)
-            plan.model.optimizer.build(plan.model.trainable_variables)
-        self._compiled = (plan.model, wanted)
+            with cheap_values(lambda variable: False):
+                plan.model.optimizer.build(plan.model.trainable_variables)
+        self._compiled = state
         return wanted
 
     def run(self, experiment: Experiment, plan: FeaturePlan, watch: Watch) -> None:
         """Train from the epoch of `watch` until `watch.until`, or until a callback stops the training."""
         even, model, epoch = experiment.devices.even, plan.model, watch.epoch
+        reason = why_not(plan)
+        if reason is None and experiment.devices.strategy is not None:
+            reason = "several devices share each batch"
+        if reason is None and has_teacher(experiment.spec):
+            reason = "a teacher computes each batch, too"
         with running(experiment.devices, model):
+            if reason is None:
+                wanted = experiment.spec.compile.steps_per_execution
+                DeviceSteps(plan, self._acts_on_steps, None if wanted == "auto" else wanted).run(watch)
+                return
+            if reason and has_gpu():
+                log.info(f"batches are copied to the device one by one: {reason}")
             common: dict[str, Any] = {
                 "validation_data": even(plan.validation(), len(experiment.parts.get("validation", ()))),
                 "callbacks": watch,
@@ -361,11 +391,19 @@ def make_callbacks(spec: Spec) -> list[Any]:
     return [make("callbacks", entry) for entry in spec.fit.callbacks]
 
 
+def adapt(experiment: Experiment, index: int) -> None:
+    """Adds the adapters that a stage trains to its model."""
+    if lora := stages.adapters(experiment.spec.fit.stages[index]):
+        add_adapters(experiment.at(index).built.model, lora, seed_of(experiment.spec))
+
+
 def plan_stage(experiment: Experiment, index: int, notes: Mapping[str, Any] = {}) -> FeaturePlan:
     """Returns how the frozen part of a stage is computed; a resumed stage follows its notes."""
     spec, sized = experiment.spec, experiment.at(index)
+    adapt(experiment, index)
     whole, settings = sized.built.model, settings_of(spec)
-    mode = settings.mode if split_frozen(whole) and not has_teacher(spec) else "off"
+    apart = split_frozen(whole) and not has_teacher(spec) and not trains_with_rounding(spec)
+    mode = settings.mode if apart else "off"
     data = StageData(
         experiment.source,
         experiment.parts,
@@ -377,6 +415,7 @@ def plan_stage(experiment: Experiment, index: int, notes: Mapping[str, Any] = {}
         targets=experiment.objective.targets,
         sample_weight=experiment.weights,
         cache=experiment.cache,
+        deadline=experiment.deadline,
     )
     plan = plan_features(
         whole,
@@ -387,7 +426,8 @@ def plan_stage(experiment: Experiment, index: int, notes: Mapping[str, Any] = {}
     )
     # The policy decides whether Keras scales the loss, so that small gradients do not vanish in float16.
     plan.model.dtype_policy = whole.dtype_policy
-    return replace(plan, model=wrap_student(spec, plan.model, experiment.teacher))
+    trained = with_rounding(plan.model) if trains_with_rounding(spec) else plan.model
+    return replace(plan, model=wrap_student(spec, trained, experiment.teacher))
 
 
 def stage_optimizer(experiment: Experiment, index: int) -> Any:

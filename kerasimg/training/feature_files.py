@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kerasimg.cache_folder import cache_folder
 from kerasimg.data import cache_files
 from kerasimg.data.array_files import load_arrays, remove, save_arrays
-from kerasimg.data.cache_folder import cache_folder
 
 KIND = "features"
 SUFFIX = ".features"

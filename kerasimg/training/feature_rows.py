@@ -8,6 +8,7 @@ resumed run gets the same numbers.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,14 +28,19 @@ from kerasimg.data.loading import Loader
 from kerasimg.data.pipeline import Targets, batches, own_errors
 from kerasimg.data.shuffling import Order
 from kerasimg.data.source import Source
-from kerasimg.models.inference import Engine
+from kerasimg.models.inference import Engine, has_gpu
 from kerasimg.spec.document import Image
+from kerasimg.training.deadline import NEVER, Deadline
 from kerasimg.training.feature_files import Store, row_keys
 
 Stored = Literal["float16", "float32"]
 
 BATCH = 64
-"""Batch size of the engine."""
+"""Batch size of the engine on a processor."""
+GPU_BATCH = 512
+"""The same on a GPU, at most; `_batch_size` makes it smaller for large images."""
+GPU_BATCH_BYTES = 2**30
+"""Largest size of a batch of float32 images on a GPU; what a network holds at once is a multiple of it."""
 AT_ONCE = 2
 """Batches that the engine computes in parallel."""
 ROWS_PER_FILE = 8192
@@ -42,7 +48,7 @@ BYTES_PER_FILE = 64 * 1024**2
 SAFE = 4096.0
 """If the features of the first images are all below it, float16 (up to 65,504) is used."""
 REPORT_S = 4.0
-"""Seconds between two progress messages."""
+"""Seconds between two progress messages; what takes less has none."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -160,10 +166,19 @@ def stored_as(features: Sequence[np.ndarray]) -> Stored:
 
 
 @own_errors()
-def rows_of(recipe: Recipe, source: Source, indices: np.ndarray, views: int, cache: Any, what: str) -> Rows:
+def rows_of(
+    recipe: Recipe,
+    source: Source,
+    indices: np.ndarray,
+    views: int,
+    cache: Any,
+    what: str,
+    deadline: Deadline = NEVER,
+) -> Rows:
     """Returns the features of images, in `views` views if the recipe augments, else in one.
 
-    what: names the images in the messages.
+    what: names the images in the messages.  deadline: when it passes, the features so far are stored and OutOfTime is
+    raised.
     """
     store = Store(recipe.about(source, indices))
     shapes = recipe.engine.split.shapes
@@ -175,7 +190,7 @@ def rows_of(recipe: Recipe, source: Source, indices: np.ndarray, views: int, cac
     content = source.keys(indices)
     for view in range(total // count):
         numbers = view * 2**32 + np.arange(count) if recipe.augmentation else None
-        _fill_view(recipe, store, source, indices, row_keys(content, numbers), view, rows, cache, what)
+        _fill_view(recipe, store, source, indices, row_keys(content, numbers), view, rows, cache, what, deadline)
     return rows
 
 
@@ -189,6 +204,7 @@ def _fill_view(
     rows: Rows,
     cache: Any,
     what: str,
+    deadline: Deadline,
 ) -> None:
     """Fills one view of all images: reads what is on disk, computes and stores the rest."""
     first = view * len(indices)
@@ -207,12 +223,15 @@ def _fill_view(
     if not len(missing):
         return
     started, reported, fresh = time.perf_counter(), time.perf_counter(), []
+    views = len(rows.parts[0]) // rows.count
+    wait_s = REPORT_S if view else 0.0  # an estimate comes as soon as it can be made
+    warm, warm_done = started, 0
     if view == 0:
-        views = len(rows.parts[0]) // rows.count
         log.info(f"computing features of {len(missing):,} {what}" + (f", {views} views of each" if views > 1 else ""))
     each = max(1, min(ROWS_PER_FILE, BYTES_PER_FILE // max(1, rows.nbytes // len(rows.parts[0]))))
     done = 0
-    for places, features, labels in _computed(recipe, source, indices, missing, view, cache):
+    computed = _computed(recipe, source, indices, missing, view, cache)
+    for batch, (places, features, labels) in enumerate(computed, 1):
         for array, values in zip(rows.parts, features, strict=True):
             with np.errstate(over="ignore"):
                 array[first + places] = values
@@ -222,13 +241,24 @@ def _fill_view(
             rows.labels[first + places] = labels
         fresh.append(places)
         done += len(places)
-        if sum(map(len, fresh)) >= each:
+        late = deadline.left_s <= 0
+        if late or sum(map(len, fresh)) >= each:
             rows.on_disk &= _keep(store, keys, rows, first, np.concatenate(fresh))
             fresh = []
-        if time.perf_counter() - reported > REPORT_S:
-            reported = time.perf_counter()
-            rate = done / (reported - started)
-            log.info(f"features of {what}: {done:,} of {len(missing):,}, {rate:,.0f} images/s")
+        if late:
+            deadline.check(f"the features of the {what} were computed")
+        now = time.perf_counter()
+        enough = batch >= 2 * AT_ONCE or now - warm > REPORT_S  # a batch of a large backbone takes seconds
+        if batch == AT_ONCE:
+            warm, warm_done = now, done  # the first batches also compile the engine
+        elif enough and now - reported > wait_s:
+            reported, wait_s = now, REPORT_S
+            rate = (done - warm_done) / (now - warm)
+            left_s = (len(missing) - done + (views - 1 - view) * rows.count) / rate
+            if left_s > REPORT_S:
+                left = f"{left_s:,.0f} s" if left_s < 100 else f"{left_s / 60:,.0f} minutes"
+                speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+                log.info(f"features of {what}: {done:,} of {len(missing):,}, {speed} images/s, about {left} left")
     if fresh:
         rows.on_disk &= _keep(store, keys, rows, first, np.concatenate(fresh))
     rows.computed += done
@@ -249,14 +279,18 @@ def _computed(
     if recipe.augmentation is None:
         loader = Loader(source, indices, recipe.image, open_cache(cache), exact=False)
 
-        def read(places: np.ndarray) -> list[np.ndarray]:
-            return _in_full_batches(recipe.engine, loader.load(places).astype(np.float32), BATCH)
+        size = _batch_size(recipe.image)
+        as_floats = keras.backend.backend() == "tensorflow"
 
-        parts = [missing[start : start + BATCH] for start in range(0, len(missing), BATCH)]
+        def read(places: np.ndarray) -> list[np.ndarray]:
+            pixels = loader.load(places)
+            return _in_full_batches(recipe.engine, pixels.astype(np.float32) if as_floats else pixels, size)
+
+        parts = [missing[start : start + size] for start in range(0, len(missing), size)]
         for places, features in _side_by_side(read, parts):
             yield places, features, None
         return
-    size = recipe.batch_size if recipe.blends else BATCH
+    size = recipe.batch_size if recipe.blends else _batch_size(recipe.image)
     # Augmentation depends on the position among all images, so that view e equals epoch e.
     images = batches(
         source,
@@ -285,6 +319,13 @@ def _computed(
         chosen = wanted[places]
         if chosen.any():
             yield places[chosen], [array[chosen] for array in features], as_array(labels)[chosen]
+
+
+def _batch_size(image: Image) -> int:
+    """The batch size of the engine."""
+    if not has_gpu():
+        return BATCH
+    return max(1, min(GPU_BATCH, GPU_BATCH_BYTES // (4 * math.prod((*image.size, image.channels)))))
 
 
 def _in_full_batches(engine: Engine, images: np.ndarray, size: int) -> list[np.ndarray]:

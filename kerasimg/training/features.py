@@ -23,7 +23,7 @@ import numpy as np
 from kerasimg.data.augment import Augmentation, compile_augment
 from kerasimg.data.batches import labels_for
 from kerasimg.data.cache import memory_room, open_cache
-from kerasimg.data.items import Part
+from kerasimg.data.items import Part, evenly_spaced
 from kerasimg.data.loading import Loader
 from kerasimg.data.pipeline import Targets, batches, feed, map_batches, numbers
 from kerasimg.data.shuffling import Order, Shard, steps
@@ -34,6 +34,7 @@ from kerasimg.models.inference import Engine, Precision, has_gpu, settle
 from kerasimg.models.split_model import Split, split_frozen
 from kerasimg.spec.document import Image
 from kerasimg.spec.load import Spec
+from kerasimg.training.deadline import NEVER, Deadline
 from kerasimg.training.feature_rows import DoesNotFit, FeatureBatches, Recipe, Rows, Stored, rows_of, stored_as
 
 Mode = Literal["off", "cached", "fresh"]
@@ -67,6 +68,8 @@ class StageData:
     sample_weight: np.ndarray | None = None
     """One per training image, float32."""
     cache: Any = "auto"
+    deadline: Deadline = NEVER
+    """When computing features ends with OutOfTime; those so far are stored."""
 
     @cached_property
     def augmentation(self) -> Augmentation | None:
@@ -288,14 +291,16 @@ def _chosen(mode: Wanted, data: StageData, split: Split, views: int | None, turn
     if mode == "auto" and (views is not None or not data.augmentation) and fits and small and not blends_weights:
         return "cached"
     if mode == "auto" and has_gpu():
-        return No("a graphics processor runs the frozen part faster inside the model")
+        return No(
+            "new views in each epoch pass it on the GPU, within the training step; fit.views has it computed once"
+        )
     return "fresh"
 
 
 def _some_images(data: StageData) -> np.ndarray:
     """Returns a few training images from first to last, not augmented: (N, H, W, C) float32."""
     train = np.asarray(data.parts["train"])
-    some = train[np.unique(np.linspace(0, len(train) - 1, min(CHECKED, len(train))).astype(np.int64))]
+    some = train[evenly_spaced(len(train), CHECKED)]
     loader = Loader(data.source, some, data.image, open_cache(data.cache), exact=False)
     return loader.load(np.arange(len(some))).astype(np.float32)
 
@@ -335,11 +340,13 @@ def _rows(data: StageData, engine: Engine, chosen: Mode, turns: int, stored: Sto
             recipe = Recipe(
                 engine, data.image, stored, data.augment, data.augmentation, data.seed, data.batch_size, data.targets
             )
-        rows["train"] = rows_of(recipe, data.source, data.parts["train"], turns, data.cache, "training images")
+        rows["train"] = rows_of(
+            recipe, data.source, data.parts["train"], turns, data.cache, "training images", data.deadline
+        )
     if "validation" in data.parts:
         indices = data.parts["validation"]
         if len(indices) * engine.split.elements * 4 <= memory_room():
-            rows["validation"] = rows_of(plain, data.source, indices, 1, data.cache, "validation images")
+            rows["validation"] = rows_of(plain, data.source, indices, 1, data.cache, "validation images", data.deadline)
     return rows
 
 
@@ -349,6 +356,6 @@ def _line(chosen: Mode, engine: Engine, rows: Mapping[Part, Rows], data: StageDa
     seconds = sum(part.seconds for part in rows.values())
     if chosen == "fresh":
         return f"features: fresh in every epoch; {engine.line}"
-    what = f"{turns} augmented views of each image" if data.augmentation else "each image"
+    what = f"{turns} augmented {'view' if turns == 1 else 'views'} of each image" if data.augmentation else "each image"
     counts = f"{computed:,} computed in {seconds:.1f} s, {reused:,} read from the cache"
     return f"features: cached, computed once for {what} ({counts}); {engine.line}"

@@ -78,6 +78,10 @@ def make_objective(
     if soft and targets == "sparse":
         messages.append(f'the data has shares of classes, and {type(loss).__name__} takes a single class; write "auto"')
     faults += [Fault(spec.file, "compile.loss", message) for message in messages]
+    shares = written.get("alpha") if isinstance(written, Mapping) else None
+    if isinstance(shares, list) and len(shares) != num_classes:
+        message = f"expected one number for each of the {num_classes} classes, got {len(shares)}"
+        faults.append(Fault(spec.file, "compile.loss.alpha", message))
     if label_weights is not None and type(loss) is not keras.losses.BinaryCrossentropy:
         message = f'weighs each label by itself, which {type(loss).__name__} cannot; leave the loss "auto"'
         faults.append(Fault(spec.file, "fit.class_weight", message))
@@ -114,6 +118,10 @@ def _size_faults(metrics: Sequence[Any], num_classes: int) -> Iterator[tuple[int
         given = metric if isinstance(metric, Mapping) else {}
         if given.get("num_classes", num_classes) != num_classes:
             yield index, ("num_classes",), f'expected {num_classes}, the classes of the data; write "=num_classes"'
+        if given.get("num_labels", num_classes) != num_classes:
+            yield index, ("num_labels",), f"expected {num_classes}, the labels of the data"
+        if len(given.get("label_weights") or range(num_classes)) != num_classes:
+            yield index, ("label_weights",), f"expected one number for each of the {num_classes} labels of the data"
         if (given.get("class_id") or 0) >= num_classes:
             yield index, ("class_id",), f"expected a number from 0 to {num_classes - 1}, got {given['class_id']}"
 

@@ -304,13 +304,13 @@ def weight_kind(layer_class: str, name: str) -> WeightKind | None:
         return "layer_scale"
     if layer_class == "ClassToken" or (layer_class == "AttentionPooling" and name == "latent"):
         return "token"
-    if layer_class == "PositionEmbedding" or name == "relative_position_bias":
+    if layer_class == "PositionEmbedding" or name == "relative_position_bias" or name.startswith("distance_"):
         return "position"
     if (layer_class in DEPTHWISE and name == "kernel") or name == "depthwise_kernel":
         return "depthwise"
     if name == "bias" or name.endswith("_bias"):
         return "bias"
-    if name in ("gamma", "beta") or (layer_class == "RMSNormalization" and name == "scale"):
+    if name in ("gamma", "beta", "logit_scale") or (layer_class == "RMSNormalization" and name == "scale"):
         return "norm"
     return None
 

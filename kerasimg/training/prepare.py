@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import keras
@@ -38,10 +38,12 @@ from kerasimg.training.auto_settings import (
     steps_of_epoch,
     train_images,
 )
+from kerasimg.training.deadline import NEVER, Deadline
 from kerasimg.training.devices import ONE, Devices, devices_for
 from kerasimg.training.distillation import check_teacher_place, locate_teacher, open_teacher
 from kerasimg.training.features import wants_features
 from kerasimg.training.objective import Objective, image_weights, label_weights, make_objective
+from kerasimg.training.quantization_aware import check_quantization_aware
 from kerasimg.training.splits import Parts, seed_of, split_images
 from kerasimg.training.stages import Size, size_of
 
@@ -85,6 +87,8 @@ class Experiment:
     """The devices of the training."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Choices and measurements for the record of a run: "tried", "teacher"."""
+    deadline: Deadline = NEVER
+    """When the training ends with what it has reached."""
 
     @property
     def built(self) -> Built:
@@ -133,6 +137,7 @@ def prepare(
     choices: Choices | None = None,
     make: Callable[[Spec], Models] | None = None,
     distribute: bool = True,
+    deadline: Deadline = NEVER,
 ) -> Experiment:
     """Returns a checked experiment, ready to train; SpecError, DataError or WeightsError if something is wrong.
 
@@ -142,6 +147,7 @@ def prepare(
     parts: the indices of each part; None: as the spec splits the images.
     choices: what earlier probes chose.  make: makes the models of a spec.  None: new ones.
     distribute: whether the training may run on several devices.
+    deadline: when the training ends; OutOfTime if the images are still being checked then.
     """
     weights = weights_of(ref, weights)
     if isinstance(data, Source) and isinstance(ref, Spec):
@@ -157,9 +163,11 @@ def prepare(
     check_model(spec, source, sized)
     image_cache = cache if isinstance(cache, Cache) else Cache(cache)
     if on_bad_image is not None:
-        source = check_images(source, sized[size_of(spec.fit.stages[0], spec)].spec, on_bad_image, image_cache)
+        first = sized[size_of(spec.fit.stages[0], spec)].spec
+        source = check_images(source, first, on_bad_image, image_cache, deadline)
     notes = teacher | ({"tried": tried} if tried else {})
-    return _assemble(spec, source, parts or split_images(spec, source), sized, image_cache, devices, notes)
+    experiment = _assemble(spec, source, parts or split_images(spec, source), sized, image_cache, devices, notes)
+    return replace(experiment, deadline=deadline)
 
 
 def weights_of(ref: Reference, weights: Any) -> Any:
@@ -215,12 +223,19 @@ def _epochs_for_few_images(draft: Spec, source: Source) -> dict[str, Any]:
     return {name: -(-value * after // before) for name, value in usual.items()}
 
 
-def check_images(source: Source, spec: Spec, on_bad_image: OnBadImage, cache: Cache) -> Source:
+def check_images(
+    source: Source, spec: Spec, on_bad_image: OnBadImage, cache: Cache, deadline: Deadline = NEVER
+) -> Source:
     """Returns the source after checking that every image is readable; unreadable images are skipped or a DataError."""
+
+    def progress(done: int, of: int) -> None:
+        log.info(f"checked {done:,} of {of:,} images")
+        deadline.check("the images were checked")
+
     checked = require_readable(
         source,
         on_bad_image,
-        progress=lambda done, of: log.info(f"checked {done:,} of {of:,} images"),
+        progress=progress,
         image=spec.image,
         cache=cache,
     )
@@ -307,6 +322,7 @@ def _assemble(
     stages.check_stages(spec, built, "validation" in parts)
     weights = image_weights(spec, source, train)
     as_built = {size: stages.trainable(entry.built.model) for size, entry in sized.items()}
+    check_quantization_aware(spec)
     teacher = open_teacher(spec, built.model, source.classes)
     experiment = Experiment(
         spec, source, parts, sized, objective, weights, cache, as_built, teacher, devices, dict(notes)

@@ -98,9 +98,13 @@ def environment_changes(run: RunFolder) -> list[str]:
     return [f"{name} was {old}, is {new}" for name, (old, new) in pairs.items() if old != new]
 
 
-def finish(run: RunFolder) -> None:
-    """Mark a run as finished, and remove the files that only `resume` needs."""
-    _write_facts(run, {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
+def finish(run: RunFolder, compiled: Mapping[str, Any]) -> None:
+    """Mark a run as finished, and remove the files that only `resume` needs.
+
+    compiled: what was compiled for the run; empty if the backend does not report it.
+    """
+    facts: dict[str, Any] = {"compiled": dict(compiled)} if compiled else {}
+    _write_facts(run, {**facts, "finished": datetime.now(UTC).isoformat(timespec="seconds")})
     run.checkpoint_file.unlink(missing_ok=True)
 
 

@@ -14,10 +14,11 @@ import numpy as np
 from kerasimg.errors import Fault, KerasimgError, SpecError, listed, nearest
 from kerasimg.keras_internals import weight_averages
 from kerasimg.models.build import Built, leaves
-from kerasimg.spec.document import EarlyStopping, Stage
+from kerasimg.spec.document import EarlyStopping, Lora, Stage
 from kerasimg.spec.load import Spec
 from kerasimg.spec.metrics import Direction, Goal, best_by, keeps_best, watched
 from kerasimg.training import optimizer
+from kerasimg.training.lora import can_adapt
 
 Size = tuple[int, int]
 """(height, width) of images."""
@@ -28,6 +29,7 @@ Trainable = list[tuple[Any, bool]]
 def check_stages(spec: Spec, built: Built, validated: bool) -> None:
     """SpecError if a stage names layers that do not exist, or monitors a validation part that does not exist."""
     faults = []
+    flags = trainable(built.model)
     for index, stage in enumerate(spec.fit.stages):
         for key, counts in (("unfreeze", stage.unfreeze), ("freeze", dict.fromkeys(stage.freeze, 0))):
             place = f"fit.stages[{index}].{key}"
@@ -42,8 +44,13 @@ def check_stages(spec: Spec, built: Built, validated: bool) -> None:
             if figure.startswith("val_") and not validated:
                 message = f"watches '{figure}', and there is no validation part; set fit.validation_split above 0"
                 faults.append(Fault(spec.file, f"fit.stages[{index}].{key}", message))
+        enter(stage, built)
+        if stage.lora and not can_adapt(built.model):
+            message = "no dense or attention layer is frozen in this stage; freeze some, or leave it out"
+            faults.append(Fault(spec.file, f"fit.stages[{index}].lora", message))
         if (reason := optimizer.decay_fault(spec, stage)) is not None:
             faults.append(Fault(spec.file, f"fit.stages[{index}].decay", reason))
+    restore_trainable(flags)
     if faults:
         raise SpecError(faults)
 
@@ -60,8 +67,13 @@ def freezes(stage: Stage) -> bool:
 
 
 def changes_layers(stage: Stage) -> bool:
-    """Whether a stage freezes or unfreezes layers."""
-    return bool(stage.freeze or stage.unfreeze)
+    """Whether a stage freezes or unfreezes layers, or adapts frozen ones."""
+    return bool(stage.freeze or stage.unfreeze or stage.lora)
+
+
+def adapters(stage: Stage) -> Lora | None:
+    """Returns the adapters that a stage trains; None if it has none."""
+    return stage.lora
 
 
 def enter(stage: Stage, built: Built) -> None:

@@ -6,8 +6,9 @@ import errno
 import gc
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any
 
 import keras
@@ -15,13 +16,16 @@ import numpy as np
 
 from kerasimg import log
 from kerasimg.callbacks import CurvesToTensorBoard
+from kerasimg.callbacks.track_run import TrackRun, check_trackers
 from kerasimg.catalog import Reference
+from kerasimg.compile_cache import TOTAL, Compilations
 from kerasimg.data.items import ManyFaults
 from kerasimg.data.readers.soft_labels import digest
 from kerasimg.data.sources import Data
 from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError
 from kerasimg.evaluation.evaluate import evaluate_images
-from kerasimg.files import lock_folder
+from kerasimg.evaluation.known import known_by_default
+from kerasimg.files import lock_folder, write_json
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.models.weights import save_weights
@@ -29,6 +33,7 @@ from kerasimg.run_folder import SPEC, TRAINING, RunFolder
 from kerasimg.training import checkpoint
 from kerasimg.training.auto_settings import is_out_of_memory
 from kerasimg.training.checkpoint_callbacks import Interruption, record_interrupt
+from kerasimg.training.deadline import NEVER, Deadline
 from kerasimg.training.engine import Diverged, Engine, Hooks
 from kerasimg.training.history import History
 from kerasimg.training.prepare import Experiment, prepare, weights_of
@@ -68,8 +73,10 @@ def train(
     cache: Any = "auto",
     on_finished: OnFinished | None = None,
     tensorboard: bool = False,
+    track: Sequence[str] = (),
     first_spec: Mapping[str, Any] | None = None,
     verbose: int | str = "auto",
+    deadline: Deadline = NEVER,
     **options: Any,
 ) -> RunFolder:
     """Train the classifier of a spec, evaluate it on held-out images, and save all of it in a new folder.
@@ -80,22 +87,26 @@ def train(
         on_finished: called with the finished run and its model; None: no report is written, nor after a resume.
         first_spec: the document that was chosen for the images if the caller gave no spec; saved with the run.
         verbose: as for `keras.Model.fit`.
+        deadline: when the training ends with what it has reached; evaluation and report come after it.
     """
+    before = TOTAL.copy()
     require_place(out)
-    experiment = prepare(ref, data, weights=weights, limits=limits, cache=cache, **options)
+    check_trackers(track)
+    experiment = prepare(ref, data, weights=weights, limits=limits, cache=cache, deadline=deadline, **options)
     spec, source, parts = experiment.spec, experiment.source, experiment.parts
     weights = weights_of(ref, weights)
     call = {"weights": describe_weights(weights), "limits": limits and dict(limits), "cache": cache_kind(cache)}
-    call |= {"report": on_finished is not None, "tensorboard": tensorboard}
+    call |= {"report": on_finished is not None, "tensorboard": tensorboard, "track": list(track)}
     call |= {"soft_labels": digest(source, parts["train"])} if source.soft else {}
     call |= experiment.notes
     data_record = with_absolute_path(record_split(spec, source, parts), data)
     run = create_folder(out, spec.name, lambda draft: write_start(draft, spec, source.classes, data_record, call))
     if first_spec is not None:
         run.write_first_spec(first_spec)
-    log.info(f"training {', '.join(f'{part} {len(indices):,}' for part, indices in parts.items())} -> {run.path}")
+    counts = ", ".join(f"{part} {len(indices):,}" for part, indices in parts.items())
+    log.info(f"training {counts} -> {run.path}", **{log.RUN: str(run.path)})
     with lock_folder(run.path, "training"):
-        return _carry_out(experiment, run, data, verbose, on_finished)
+        return _carry_out(experiment, run, data, verbose, on_finished, before)
 
 
 def resume(
@@ -105,28 +116,30 @@ def resume(
     cache: Any = None,
     on_finished: OnFinished | None = None,
     verbose: int | str = "auto",
+    deadline: Deadline = NEVER,
 ) -> RunFolder:
     """Resume an interrupted training; the result is that of an uninterrupted one.
 
     run: its folder.  data: the images, if they were arrays or have moved; their content and the split must not change.
-    cache, verbose: as for `train`; None: as before.  on_finished: as for `train`; called only if `train` was called
-    with one.
+    cache, verbose, deadline: as for `train`; None: as before.  on_finished: as for `train`; called only if `train` was
+    called with one.
 
     On one machine, on the CPU in float32, the result is the same bit for bit. A finished run is not changed.
     Raises CallError if the folder has no run, DataError if an image is missing or has changed, WeightsError if a
     weights file that is still needed is missing or has changed.
     """
+    before = TOTAL.copy()
     run = RunFolder.open(run)
     if run.finished:
         log.info(f"{run.path} is finished; nothing is left to do")
         return run
     with lock_folder(run.path, "training"):
         remove_partial_files(run)
-        experiment = reopen_experiment(run, data, cache)
+        experiment = replace(reopen_experiment(run, data, cache), deadline=deadline)
         log.info(f"resuming {run.path}: {describe_progress(run)}")
         if line := _about_surroundings(run):
             log.info(line)
-        return _carry_out(experiment, run, data, verbose, on_finished)
+        return _carry_out(experiment, run, data, verbose, on_finished, before)
 
 
 def _about_surroundings(run: RunFolder) -> str:
@@ -143,21 +156,75 @@ def _about_surroundings(run: RunFolder) -> str:
 
 
 def _carry_out(
-    experiment: Experiment, run: RunFolder, data: Data | None, verbose: int | str, on_finished: OnFinished | None
+    experiment: Experiment,
+    run: RunFolder,
+    data: Data | None,
+    verbose: int | str,
+    on_finished: OnFinished | None,
+    before: Compilations,
 ) -> RunFolder:
-    """Does what remains of a run: train, save, evaluate, report."""
+    """Does what remains of a run: train, save, evaluate, report.
+
+    before: what the process had compiled before the run.
+    """
     settings = run.required(TRAINING)
     with _saying_how_to_resume(run):
         with record_interrupt() as interruption:
             experiment = _train_in_memory(experiment, run, data, interruption, verbose)
         classifier = Classifier(experiment.built.model, experiment.spec, experiment.source.classes, run.path)
-        classifier.save(run.model_file)
-        if (part := experiment.held_out) is not None:
-            log.info(f"evaluating on {len(experiment.parts[part]):,} images ({part})")
-            evaluate_images(classifier, experiment.source, experiment.parts[part], run.evaluation.path, part=part)
-        finish(run)
-        if on_finished is not None and settings["report"]:
-            on_finished(run, classifier)
+        _complete(classifier, experiment, run, on_finished if settings["report"] else None, before)
+    return run
+
+
+def _complete(
+    classifier: Classifier, experiment: Experiment, run: RunFolder, on_finished: OnFinished | None, before: Compilations
+) -> None:
+    """Saves, evaluates and reports a trained model.  before: what had been compiled before the run."""
+    classifier = replace(classifier, known=known_by_default(classifier, experiment.source, experiment.parts))
+    classifier.save(run.model_file)
+    if (part := experiment.held_out) is not None:
+        log.info(f"evaluating on {len(experiment.parts[part]):,} images ({part})")
+        evaluate_images(classifier, experiment.source, experiment.parts[part], run.evaluation.path, part=part)
+    finish(run, compiled=asdict(TOTAL.since(before)) if TOTAL.functions else {})
+    if on_finished is not None:
+        on_finished(run, classifier)
+    if line := TOTAL.since(before).describe():
+        log.info(line)
+
+
+def store_trained(
+    experiment: Experiment,
+    data: Data,
+    out: str | os.PathLike[str],
+    *,
+    rows: Sequence[Mapping[str, Any]],
+    calibration: Mapping[str, Any] | None = None,
+    on_finished: OnFinished | None = None,
+) -> RunFolder:
+    """Write the run of a model that has been trained elsewhere, by a trial of a search, say.
+
+    Args:
+        experiment: its model has the trained weights.
+        data: where the images are, for the record.
+        out: the folder in which the run gets its own folder.
+        rows: the metrics of the epochs, for history.csv.
+        calibration: what `kerasimg.evaluation.calibrate.fit` returned, if its temperature is to be used.
+        on_finished: as for `train`.
+    """
+    spec, source = experiment.spec, experiment.source
+    call = {"weights": None, "limits": None, "cache": cache_kind(experiment.cache), "report": on_finished is not None}
+    call |= {"tensorboard": False, **experiment.notes}
+    data_record = with_absolute_path(record_split(spec, source, experiment.parts), data)
+    run = create_folder(out, spec.name, lambda draft: write_start(draft, spec, source.classes, data_record, call))
+    columns = list(rows[0]) if rows else []
+    History(run.history_file).set_state({"rows": list(rows), "columns": columns, "spent": 0.0})
+    temperature = 1.0 if calibration is None else calibration["temperature"]
+    classifier = Classifier(experiment.built.model, spec, source.classes, run.path, temperature)
+    with lock_folder(run.path, "training"):
+        if calibration is not None:
+            model = {"weights": classifier.identity()["weights"], "temperature": temperature}
+            write_json(run.calibration_file, {**calibration, "model": model})
+        _complete(classifier, experiment, run, on_finished, TOTAL.copy())
     return run
 
 
@@ -171,8 +238,10 @@ class _Hooks(Hooks):
         self.file = run.checkpoint_file
         curves = run.history_file
         self.history = History(curves)
-        wanted = run.required(TRAINING)["tensorboard"]
-        self.boards = [CurvesToTensorBoard(curves, run.tensorboard_folder)] if wanted else []
+        call = run.required(TRAINING)
+        self.boards: list[Any] = [CurvesToTensorBoard(curves, run.tensorboard_folder)] if call["tensorboard"] else []
+        if names := call.get("track"):  # a run of an earlier version has no such entry
+            self.boards.append(TrackRun(run, names))
 
     def notes(self, index: int) -> Mapping[str, Any]:
         """Returns the notes of a stage."""
@@ -192,7 +261,7 @@ class _Hooks(Hooks):
         save_weights(model, self.run.stage_weights_file(index + 1))
 
     def callbacks(self, model: Any, whole: keras.Model) -> list[Any]:
-        """Returns the callback for TensorBoard if it was requested."""
+        """Returns the callbacks for TensorBoard and trackers that were requested."""
         return self.boards
 
 
@@ -225,14 +294,14 @@ def _train_in_memory(
             if not is_out_of_memory(error) or experiment.batch_size == 1 or not auto:
                 raise
         # Not in the handler: the error keeps the failed objects in memory.
-        half, cache = experiment.batch_size // 2, experiment.cache
+        half, cache, deadline = experiment.batch_size // 2, experiment.cache, experiment.deadline
         log.info(
             f"out of memory at batch size {experiment.batch_size}: continuing with {half} "
             f"({describe_progress(run)}); the learning rate stays as it is"
         )
         _note_batch_size(run, half)
         _forget(experiment)
-        experiment = reopen_experiment(run, data, cache)
+        experiment = replace(reopen_experiment(run, data, cache), deadline=deadline)
 
 
 def _note_batch_size(run: RunFolder, size: int) -> None:

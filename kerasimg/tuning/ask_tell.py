@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +27,7 @@ from kerasimg.errors import CallError
 from kerasimg.keras_internals import OracleHooks
 from kerasimg.spec.document import Tune
 from kerasimg.spec.metrics import Goal
+from kerasimg.tuning.front import front
 from kerasimg.tuning.journal import Ended, Order, Records
 from kerasimg.tuning.space import Key, Space, declare
 
@@ -67,6 +69,9 @@ class Administration(OracleHooks):
     is_stateless = True
     """Whether the choice of values depends only on the trials so far and the number of the next."""
 
+    takes_warm_start = True
+    """Whether the first trials can have values that were good in earlier searches."""
+
     def __init__(self, space: Space, goal: Goal, tune: Tune, epochs: int, **oracle_options: Any) -> None:
         """epochs: the most epochs of a trial."""
         # KerasTuner treats the seed 0 as none, and neighbouring seeds give nearly the same random numbers.
@@ -92,6 +97,12 @@ class Administration(OracleHooks):
         self.lost: list[Lost] = []
         """Workers that were lost in a trial, in the order of detection."""
         self.exhausted = False
+        self.goals: Sequence[Goal] = (goal,)
+        """All objectives, the first foremost."""
+        self.warm: Sequence[Mapping[str, Any]] = ()
+        """Values for the trials after the first: good ones of earlier searches."""
+        self.left_s: Callable[[], float] = lambda: math.inf
+        """Returns the seconds that are left for trials."""
         self._heard: dict[str, float] = {}
         self._guard = threading.RLock()
         self.set_most_collisions(2000 if space.size else 20)
@@ -129,7 +140,7 @@ class Administration(OracleHooks):
         with self._guard:
             self.take_back_lost()
             if tuner_id in self.ongoing_trials:
-                return Answer("RUNNING", self.orders[self.ongoing_trials[tuner_id].trial_id])
+                return Answer("RUNNING", self._timed(self.ongoing_trials[tuner_id].trial_id))
             trial = self._next()
             if trial is None:
                 waiting = bool(self.ongoing_trials) and not self.hopeless
@@ -137,7 +148,18 @@ class Administration(OracleHooks):
             self.ongoing_trials[tuner_id] = self.trials[trial]
             self.hosts[trial] = host or this_host()
             self._heard[trial] = time.monotonic()
-            return Answer("RUNNING", self.orders[trial])
+            return Answer("RUNNING", self._timed(trial))
+
+    def _timed(self, trial: str) -> Order:
+        """Returns the order of a trial with the time that is left for it."""
+        left_s = self.left_s()
+        return self.orders[trial] if math.isinf(left_s) else replace(self.orders[trial], seconds=max(0.0, left_s))
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether no further trial can begin; one that would have to end early tells nothing about its values."""
+        times = [ended.seconds for ended in self.ended.values() if ended.status == "completed"]
+        return self.left_s() <= (min(times) if times else 0.0)
 
     def next_values(self) -> Mapping[str, Any] | None:
         """Return the values of the next trial; None if there is none, or it is not known yet."""
@@ -223,7 +245,7 @@ class Administration(OracleHooks):
     def over(self) -> bool:
         """Whether no trial is running and none is left, also in a hopeless search."""
         with self._guard:
-            return not self.ongoing_trials and self._full and (self.hopeless or not self.retries)
+            return not self.ongoing_trials and self._full and (self.hopeless or self.out_of_time or not self.retries)
 
     def _require(self, trial: str) -> None:
         if trial not in self.trials:
@@ -245,7 +267,18 @@ class Administration(OracleHooks):
             score = self.trials[trial].score
             if score is not None and (best is None or self.goal.better(score, self.trials[best].score)):
                 best = trial
-        return best
+        # Of trials that are equal in the first objective, the one that is best in the others.
+        return next(iter(self.front), best) if len(self.goals) > 1 else best
+
+    def figures(self, trial: str) -> dict[str, float]:
+        """Returns every objective of a trial that worked."""
+        return {self.goal.figure: self.trials[trial].score, **self.ended[trial].figures}
+
+    @property
+    def front(self) -> list[str]:
+        """The trials that none beats in every objective, the best in the first one first."""
+        worked = [trial for trial in sorted(self.ended) if self.ended[trial].worked]
+        return front(self.goals, {trial: self.figures(trial) for trial in worked})
 
     def table(self) -> list[dict[str, Any]]:
         """Return a row for each ended trial, in order."""
@@ -258,7 +291,7 @@ class Administration(OracleHooks):
 
     def _next(self) -> str | None:
         """Returns the name of the next trial, a lost one first; None if there is none, or none yet."""
-        if self.hopeless:
+        if self.hopeless or self.out_of_time:
             return None
         if self.retries:
             return str(self.retries.pop(0))
@@ -276,7 +309,7 @@ class Administration(OracleHooks):
 
     @property
     def _full(self) -> bool:
-        return self.exhausted or len(self.trials) >= self.tune.max_trials or self.hopeless
+        return self.exhausted or len(self.trials) >= self.tune.most_trials or self.hopeless or self.out_of_time
 
     def _choose(self, trial: str) -> dict[str, Key] | None:
         """Returns KerasTuner's choice; None if there is none, or none yet."""
@@ -326,6 +359,7 @@ class Administration(OracleHooks):
                 "curve": ended.curve,
             }
             result |= {"reason": ended.reason, "scores": ended.scores, "best_epoch": ended.best_epoch}
+            result |= {"figures": ended.figures} if ended.figures else {}
             host = self.hosts.setdefault(trial, this_host())
             self.records.append({"event": "end", "trial": trial, "ended": result, "time": now, "host": host})
             self.records.write_table(self.table())
@@ -347,6 +381,7 @@ class Administration(OracleHooks):
         row = {
             "trial": trial,
             "status": ended.status,
+            **{goal.figure: ended.figures.get(goal.figure) for goal in self.goals},
             self.goal.figure: ended.score,
             "seconds": round(ended.seconds, 3),
         }
@@ -360,7 +395,9 @@ class Administration(OracleHooks):
 
     def _line(self, trial: str, ended: Ended) -> str:
         values = ", ".join(f"{name}={value}" for name, value in self.orders[trial].values.items())
-        place = f"trial {int(trial)} of {self.tune.max_trials}"
+        place = f"trial {int(trial)}"
+        if self.tune.max_trials is not None or self.tune.minutes is None:
+            place += f" of {self.tune.most_trials}"
         if ended.score is None or not ended.worked:
             return f"{place}: {ended.status}: {ended.reason} ({values})"
         best = self.best or trial
@@ -372,12 +409,16 @@ class Administration(OracleHooks):
         return f"{place}: {score} (best {self.trials[best].score:.4g}, trial {int(best)}): {values}"
 
     def random_values(self, draw: Callable[[], Any]) -> Any:
-        """The first trial has the defaults of the spec; KerasTuner chooses the others."""
-        return draw() if self.trials else self.defaults()
+        """First the defaults of the spec, then the values of a warm start; KerasTuner chooses the others."""
+        return self.first_keys() or draw()
 
-    def defaults(self) -> dict[str, Key]:
-        """Returns the values of the spec as written."""
-        return {dimension.name: dimension.key(dimension.default) for dimension in self.space.active({})}
+    def first_keys(self) -> dict[str, Key] | None:
+        """Returns the values of the next trial if it is one of the first, which are not chosen; else None."""
+        number = len(self.trials)
+        if number > len(self.warm):
+            return None
+        values = self.warm[number - 1] if number else {}
+        return {item.name: item.key(values.get(item.name, item.default)) for item in self.space.active(values)}
 
 
 def number_of(*parts: Any) -> int:

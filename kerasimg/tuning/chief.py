@@ -25,6 +25,13 @@ from kerasimg.tuning.ask_tell import SILENCE_S
 from kerasimg.tuning.journal import Ended
 from kerasimg.tuning.protocol import PATIENCE_S, address_of
 
+WORKER = """
+from kerasimg.backend import load_keras
+load_keras()
+from kerasimg.tuning.worker import main
+main()
+"""
+"""What the process of a worker runs."""
 LOOK_S = 0.1
 LINGER_S, LINGER_MOST_S = 5.0, 30.0
 """How long a chief waits at the end, so that workers elsewhere learn of it: at least, and at most."""
@@ -246,19 +253,21 @@ class Workers:
     """Worker processes on this machine, restarted if they end too early."""
 
     def __init__(self, count: int, oracle: Any, address: str, arguments: Sequence[str]) -> None:
-        """arguments: those of `python -m kerasimg.tuning.worker` after the address."""
+        """arguments: those of `kerasimg.tuning.worker.main` after the address."""
         self.oracle, self.address, self.arguments = oracle, address, list(arguments)
         self.cores = share_of_cores(count)
         self.processes: dict[int, tuple[subprocess.Popen[bytes], str, Any]] = {}
         self.lost = 0
         self._ended_when_lost = -1
+        # TensorFlow writes code there that a killed process does not remove.
+        self._temporary = tempfile.TemporaryDirectory(prefix="kerasimg-", ignore_cleanup_errors=True)
         for number in range(count):
             self._begin(number)
 
     def _begin(self, number: int) -> None:
         tuner_id = f"worker-{number}-{secrets.token_hex(4)}"
         output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
-        command = [sys.executable, "-m", "kerasimg.tuning.worker", self.address, *self.arguments]
+        command = [sys.executable, "-c", WORKER, self.address, *self.arguments]
         command += ["--name", tuner_id, "--parent", str(os.getpid())]
         process = subprocess.Popen(command, env=self._environment(number), stdout=output, stderr=output)
         if hasattr(os, "sched_setaffinity"):
@@ -268,7 +277,7 @@ class Workers:
     def _environment(self, number: int) -> dict[str, str]:
         threads = str(len(self.cores[number]))
         own = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-        own["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+        own |= {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "TMPDIR": self._temporary.name}
         if "," in (devices := os.environ.get("CUDA_VISIBLE_DEVICES", "")):
             each = devices.split(",")
             own["CUDA_VISIBLE_DEVICES"] = each[number % len(each)]
@@ -309,6 +318,7 @@ class Workers:
             process.wait()
             output.close()
         self.processes.clear()
+        self._temporary.cleanup()
 
 
 def lead(oracle: Any, workers: int, service: Service, arguments: Sequence[str], *, elsewhere: bool) -> None:

@@ -29,6 +29,7 @@ from kerasimg.spec.document import Image
 from kerasimg.spec.load import Spec
 from kerasimg.training.auto_settings import OPERATIONS_PER_S, operations
 from kerasimg.training.checkpoint_callbacks import Watch
+from kerasimg.training.deadline import NEVER
 from kerasimg.training.engine import compile_model, stage_optimizer
 from kerasimg.training.feature_rows import Rows
 from kerasimg.training.features import FeaturePlan, StageData
@@ -38,6 +39,8 @@ from kerasimg.training.splits import seed_of
 
 LONGEST_CALL_S = 4.0
 """Longest time of one call on a slow processor; a longer epoch is split into several calls, so that Ctrl-C works."""
+TIMED_CALL_S = 0.5
+"""The same for a training with a deadline."""
 
 
 def _as_written(function: Callable[..., Any]) -> Any:
@@ -172,7 +175,8 @@ class WholeEpochs:
         self.tested = -(-len(experiment.parts.get("validation", ())) // self.size)
         self.seed = seed_of(experiment.spec)
         step_s = 3 * self.size * operations(self.model) / OPERATIONS_PER_S
-        self.steps_per_call = max(1, int(LONGEST_CALL_S / max(step_s, 1e-9)))
+        call_s = LONGEST_CALL_S if experiment.deadline is NEVER else TIMED_CALL_S
+        self.steps_per_call = max(1, int(call_s / max(step_s, 1e-9)))
 
     def run(self, watch: Watch) -> None:
         """Train from the epoch of `watch` until `watch.until`, or until a callback sets `model.stop_training`."""
@@ -183,7 +187,7 @@ class WholeEpochs:
             self.model.reset_metrics()
             watch.on_epoch_begin(epoch)
             order = self.train_table.order(epoch, self.seed) if self.train_table else None
-            logs = self._pass(self.compiled.train, self.steps, self.train_table, order, on)
+            logs = self._pass(self.compiled.train, self.steps, self.train_table, order, on, watch.is_late)
             if self.tested:
                 watch.on_test_begin()
                 self.model.reset_metrics()
@@ -224,9 +228,18 @@ class WholeEpochs:
         return partial(run, *arguments)
 
     def _pass(
-        self, graphs: Any, steps: int, table: Table | None, order: Sequence[np.ndarray] | None, batches: Any
+        self,
+        graphs: Any,
+        steps: int,
+        table: Table | None,
+        order: Sequence[np.ndarray] | None,
+        batches: Any,
+        is_late: Callable[[int], bool] = lambda done: False,
     ) -> dict[str, float]:
-        """Run one pass over all examples and return the metrics.  graphs: those to train or to validate."""
+        """Run one pass over all examples and return the metrics.
+
+        graphs: those to train or to validate.  is_late: whether to end after this number of steps.
+        """
         import tensorflow as tf
 
         metrics: dict[str, Any] = {}
@@ -239,6 +252,8 @@ class WholeEpochs:
                 call = self._over_table(graphs, first, last, table, indices)
                 with self.computing():
                     metrics = call()
+            if is_late(last):
+                break
         return {name: float(value) for name, value in metrics.items()}
 
 

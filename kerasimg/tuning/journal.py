@@ -24,6 +24,8 @@ from kerasimg.spec.metrics import Goal
 JOURNAL, TABLE, TRIALS = "journal.jsonl", "trials.csv", "trials"
 VALUES, OUTCOME = "values.json", "outcome.json"
 CALL, SPACE, WINNER, BEST, ARRAYS = "search.json", "space.json", "winner.json", "best.json", "arrays.npz"
+FRONT, FRONT_TABLE = "front", "front.csv"
+AUTO, AUTO_RESULT = "auto.json", "result.json"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Order:
     of: str | None = None
     keep_state: bool = False
     """Whether to save the training state, from which another trial may continue."""
+    seconds: float | None = None
+    """Time that is left when it is handed out; None: no limit."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Ended:
     """The score of each execution."""
     rows: list[Row] = field(default_factory=list)
     """One per epoch and execution."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """Every objective after the first, averaged over the executions."""
 
     @property
     def worked(self) -> bool:
@@ -163,6 +169,8 @@ class Outcome:
     """Why it failed or is infeasible."""
     weights: Path | None = None
     """The file with its weights, `.weights.h5`, for `build`; None if they are not saved."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Every objective after the first, that of a metric in the best epoch."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Notes for the records: "shared", whether the compiled graph of an earlier trial was used."""
 

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from kerasimg.boundary import limit, parse_json
 from kerasimg.errors import CallError
@@ -31,11 +31,23 @@ TOKEN, SEARCH, DIGEST, WORKER, HOST = ("kerasimg-" + name for name in ("token", 
 """The keys of the metadata."""
 PATIENCE_S = 600.0
 """How long a worker waits for a chief that does not answer, and a chief for workers."""
+HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?\]|::")
+PORT = re.compile("[0-9]{1,5}")
 NAME = re.compile(r"[A-Za-z0-9_.:-]{1,255}")
 
 Trial = Annotated[str, Field(pattern=r"^[0-9]{4,9}$")]
-Figure = float
+NOT_FINITE = ("nan", "inf", "-inf")
 """JSON has no NaN and no infinity: they are sent as strings."""
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool) or (isinstance(value, str) and value not in NOT_FINITE):
+        raise ValueError("expected a number")
+    return value
+
+
+Figure = Annotated[float, BeforeValidator(_number)]
+Whole = Annotated[int, Strict()]
 
 
 class Message(BaseModel):
@@ -64,7 +76,7 @@ class Epoch(Message):
     """The objective after an epoch, counted from 0."""
 
     trial: Trial
-    step: Annotated[int, Field(ge=0, le=1_000_000)]
+    step: Annotated[Whole, Field(ge=0, le=1_000_000)]
     value: Figure
 
 
@@ -73,12 +85,13 @@ class Result(Message):
 
     status: Literal["completed", "stopped", "infeasible", "failed"]
     score: Figure | None
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    seconds: Annotated[Figure, Field(ge=0, allow_inf_nan=False)]
     curve: list[Figure] = []
-    best_epoch: Annotated[int, Field(ge=1)] | None = None
+    best_epoch: Annotated[Whole, Field(ge=1)] | None = None
     reason: Annotated[str, Field(max_length=20_000)] | None = None
     scores: list[Figure] = []
     rows: list[dict[Annotated[str, Field(max_length=200)], Figure]] = []
+    figures: Annotated[dict[Annotated[str, Field(max_length=200)], Figure], Field(max_length=32)] = {}
 
     @model_validator(mode="after")
     def _check(self) -> Result:
@@ -139,8 +152,9 @@ def end_message(trial: str, ended: Ended) -> bytes:
 def address_of(text: str) -> tuple[str, str]:
     """Splits HOST:PORT; CallError for anything else."""
     host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise CallError(f"expected HOST:PORT, got '{text}'")
+    if not colon or not HOST_NAME.fullmatch(host) or not PORT.fullmatch(port) or int(port) > 65535:
+        six = f"; an IPv6 address has brackets: [{host}]:{port}" if host.count(":") > 1 and "[" not in host else ""
+        raise CallError(f"expected HOST:PORT, got '{text}'{six}")
     return host, port
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from inspect import isclass
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from kerasimg.spec.document import SAMPLERS as GROUP
 from kerasimg.spec.document import Tune
 from kerasimg.spec.metrics import Goal
 from kerasimg.tuning.ask_tell import WORKED, Administration
+from kerasimg.tuning.front import scalarized
 from kerasimg.tuning.journal import Ended, Order
 from kerasimg.tuning.space import Key, Space
 
@@ -69,8 +71,8 @@ class PointSampler(Sampler, keras_tuner.Oracle):
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Returns the values of the next trial."""
-        if not self.trials:
-            return {"status": "RUNNING", "values": self.defaults()}
+        if (first := self.first_keys()) is not None:
+            return {"status": "RUNNING", "values": first}
         point = self.point(int(trial_id))
         if point is None:
             return {"status": "STOPPED"}
@@ -94,6 +96,7 @@ class GridSampler(Sampler, GridHooks, oracles.GridSearchOracle):
 
     name, about = "grid", "every combination; ten values of a range without steps"
     is_stateless = False
+    takes_warm_start = False
 
     def _close(self, trial: str, ended: Ended, when: float) -> None:
         super()._close(trial, ended, when)
@@ -111,7 +114,7 @@ class BayesianSampler(Sampler, BayesianHooks, oracles.BayesianOptimizationOracle
     name, about = "bayesian", "a Gaussian process with an upper confidence bound, after some random trials"
 
     def __init__(self, space: Space, goal: Goal, tune: Tune, epochs: int, **options: Any) -> None:
-        at_random = max(3, min(3 * len(space.dimensions), tune.max_trials // 3))
+        at_random = max(3, min(3 * len(space.dimensions), tune.most_trials // 3))
         super().__init__(space, goal, tune, epochs, num_initial_points=at_random, beta=BETA, **options)
 
     def make_process(self, made: Any) -> Any:
@@ -125,14 +128,16 @@ class BayesianSampler(Sampler, BayesianHooks, oracles.BayesianOptimizationOracle
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Returns the values of the next trial."""
-        if sum(trial.status == WORKED for trial in self.trials.values()) < self.num_initial_points:
+        worked = sum(trial.status == WORKED for trial in self.trials.values())
+        if len(self.trials) <= len(self.warm) or worked < self.num_initial_points:
             return self.first_values()
         with warnings.catch_warnings(), threadpool_limits(1):  # such small matrices are slower with threads
             warnings.simplefilter("ignore")  # a value without effect has a length scale at its bound
             return self._populate_by_process()
 
     def _populate_by_process(self) -> dict[str, Any]:
-        x, y = self.vectors()
+        with self._one_score():
+            x, y = self.vectors()
         self.gpr.fit(x, y)
         near = x[np.argsort(y)[:BEST]].repeat(NEAR // BEST, axis=0)
         near = np.clip(near + self.random_state.normal(0, SPREAD, near.shape), 0, 1 - 1e-9)
@@ -142,6 +147,24 @@ class BayesianSampler(Sampler, BayesianHooks, oracles.BayesianOptimizationOracle
             if not self.was_tried(values):
                 return {"status": "RUNNING", "values": values}
         return self.first_values()
+
+    @contextmanager
+    def _one_score(self) -> Iterator[None]:
+        """Give trials one score for all objectives while the block runs, with other random weights for each trial."""
+        worked = [name for name, trial in self.trials.items() if trial.score is not None]
+        if len(self.goals) == 1:
+            yield
+            return
+        scores = {name: self.trials[name].score for name in worked}
+        weights = self.random_state.dirichlet(np.ones(len(self.goals)))
+        combined = scalarized(self.goals, [self.figures(name) for name in worked], weights)
+        for name, value in zip(worked, combined, strict=True):
+            self.trials[name].score = float(value if self.goal.direction == "min" else -value)
+        try:
+            yield
+        finally:
+            for name, score in scores.items():
+                self.trials[name].score = score
 
     def _bound(self, points: np.ndarray) -> np.ndarray:
         mean, deviation = self.gpr.predict(points, return_std=True)
@@ -166,7 +189,7 @@ class HyperbandSampler(Sampler, HyperbandHooks, oracles.HyperbandOracle):
 
     def _fit_bracket(self) -> None:
         """Continue with a bracket for which there are enough trials: an incomplete one promotes none."""
-        left = self.tune.max_trials - len(self.trials)
+        left = self.tune.most_trials - len(self.trials)
         while self.bracket > 0 and sum(self.sizes(self.bracket)) > left:
             self.bracket -= 1
 
@@ -194,13 +217,28 @@ SAMPLERS: Mapping[str, type[Sampler]] = {
 """The samplers of kerasimg, by name."""
 
 
-def make_sampler(space: Space, goal: Goal, tune: Tune, epochs: int) -> Any:
+def make_sampler(
+    space: Space,
+    goal: Goal,
+    tune: Tune,
+    epochs: int,
+    *,
+    others: Sequence[Goal] = (),
+    warm: Sequence[Mapping[str, Any]] = (),
+) -> Any:
     """Returns the sampler for the `tune` section of a spec.
 
+    others: the objectives after the first.  warm: values for the first trials, of earlier searches.
+
     Raises:
-        CallError: if there is none of that name, or the package that adds it cannot be loaded.
+        CallError: if there is none of that name, the package that adds it cannot be loaded, or it takes no warm start.
     """
-    return _sampler_class(tune.tuner)(space, goal, tune, epochs)
+    cls = _sampler_class(tune.tuner)
+    if warm and not cls.takes_warm_start:
+        raise CallError(f"warm_start: {tune.tuner} search tries its values in a fixed order; use random or bayesian")
+    sampler = cls(space, goal, tune, epochs)
+    sampler.goals, sampler.warm = (goal, *others), tuple(warm)
+    return sampler
 
 
 def _sampler_class(name: str) -> type[Sampler]:

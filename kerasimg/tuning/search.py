@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,21 @@ from kerasimg import log
 from kerasimg.catalog import Reference
 from kerasimg.data.readable import OnBadImage
 from kerasimg.data.sources import Data, open_source
-from kerasimg.errors import CallError, Interrupted, KerasimgError
-from kerasimg.files import lock_folder, replacing, write_json, write_text
+from kerasimg.errors import CallError, Interrupted, KerasimgError, listed
+from kerasimg.files import lock_folder, read_object, replacing, write_json, write_text
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
+from kerasimg.run_folder import SPEC
+from kerasimg.training.deadline import OutOfTime
 from kerasimg.training.prepare import load_for, weights_of
-from kerasimg.training.run import cache_kind, describe_weights
+from kerasimg.training.run import cache_kind, describe_weights, weights_of_record
+from kerasimg.training.train import resume, train
 from kerasimg.tuning.chief import Service, lead
-from kerasimg.tuning.journal import ARRAYS, BEST, TRIALS, WINNER, Ended, Records
+from kerasimg.tuning.journal import ARRAYS, BEST, FRONT, FRONT_TABLE, TRIALS, WINNER, Ended, Records, as_csv
 from kerasimg.tuning.protocol import TOKEN_VARIABLE, given_token, token_of
 from kerasimg.tuning.samplers import make_sampler
 from kerasimg.tuning.search_folder import Task, begin, best_spec_text
+from kerasimg.tuning.space import Space, space_of
+from kerasimg.tuning.time_budget import TimeBudget
 from kerasimg.tuning.worker import UsedUp, run_trials
 
 KERAS_TUNER_VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
@@ -36,9 +43,15 @@ OnFinished = Callable[[Task, Any], object]
 
 def trial_rows(folder: Path) -> list[dict[str, Any]]:
     """Returns the rows of trials.csv, one per ended trial: number, status, score, seconds, values."""
-    oracle = _oracle(Task.open(folder, data=""))
+    return list(open_search(folder)[1].table())
+
+
+def open_search(folder: Path) -> tuple[Task, Any]:
+    """Returns an earlier search and its oracle."""
+    task = Task.open(folder, data="")
+    oracle = _oracle(task)
     oracle.open(Records(folder))
-    return list(oracle.table())
+    return task, oracle
 
 
 def tune(
@@ -53,8 +66,11 @@ def tune(
     on_bad_image: OnBadImage = "fail",
     cache: Any = "auto",
     on_finished: OnFinished | None = None,
+    on_trained: Any = None,
+    warm_start: Any = None,
     token: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    began: float | None = None,
     **params: Any,
 ) -> Path:
     """Search the hyperparameters that a spec leaves open for the best spec.
@@ -63,21 +79,27 @@ def tune(
 
     Args:
         on_finished: called at the end; None: no page is written, nor after a resume.
+        on_trained: called with the run of the best spec, if it is trained (`tune.train_best`).
+        warm_start: earlier searches, or their folders: one, or a list.
+        began: `time.monotonic` when the time of `tune.minutes` began; None: now.
         token: the token that workers on other machines must show; None: the one in the environment variable
             KERASIMG_TOKEN, else a new one, which is printed.
     """
+    began = time.monotonic() if began is None else began
     _check(workers, chief)
     token = given_token(token)
     spec, source = load_for(ref, data, overrides, params)
+    warm = warm_values(space_of(spec), folders_of(warm_start)) if warm_start is not None else []
     call: dict[str, Any] = {"weights": describe_weights(weights_of(ref, weights)), "cache": cache_kind(cache)}
-    call |= {"limits": limits and dict(limits)}
+    call |= {"limits": limits and dict(limits), "warm_start": warm}
     call |= {"on_bad_image": on_bad_image, "report": on_finished is not None, "workers": workers, "chief": chief}
     if workers != 1 or chief:
         _check_shared(source.where, workers)
     with _listening(chief) as service:  # before there is a folder: the port may be taken
         task = begin(ref, spec, source, data, out, call)
         log.info(f"searching {_describe(task)} -> {task.folder}")
-        return _carry_out(task, workers, service, token, cache, on_finished)
+        budget = TimeBudget(task.folder, spec.tune.minutes, began)
+        return _carry_out(task, workers, service, token, cache, on_finished, on_trained, budget)
 
 
 def resume_search(
@@ -88,14 +110,16 @@ def resume_search(
     chief: str | None = None,
     cache: Any = None,
     on_finished: OnFinished | None = None,
+    on_trained: Any = None,
     token: str | None = None,
 ) -> Path:
     """Resume an interrupted search; trials that have ended are not trained again.
 
     folder: that of the search.  data: the images, if they were arrays or have moved.
-    workers, chief, cache, token: as for `tune`; None: as before.  on_finished: as for `tune`; called only if `tune` was
-    called with one.  A finished search is not changed.
+    workers, chief, cache, token: as for `tune`; None: as before.  on_finished, on_trained: as for `tune`; called only
+    if `tune` was called with one. It has what is left of `tune.minutes`.  A finished search is not changed.
     """
+    began = time.monotonic()
     task = Task.open(folder, data)
     workers = task.call["workers"] if workers is None else workers
     chief = chief or task.call["chief"]
@@ -108,7 +132,8 @@ def resume_search(
         task.check(open_source(task.data, task.spec.task, positive=task.spec.positive_class))
         if differences := task.other_surroundings():
             log.info(f"the scores of earlier and later trials may not be comparable: {'; '.join(differences)}")
-        return _carry_out(task, workers, service, token, cache, on_finished)
+        budget = TimeBudget(task.folder, task.spec.tune.minutes, began)
+        return _carry_out(task, workers, service, token, cache, on_finished, on_trained, budget)
 
 
 @contextmanager
@@ -144,11 +169,56 @@ def _describe(task: Task) -> str:
     count = len(task.space.dimensions)
     points = f"{count} hyperparameter{'' if count == 1 else 's'}" + (f" ({size:,} combinations)" if size else "")
     tune = task.spec.tune
-    return f"{points}, {tune.tuner}, at most {tune.max_trials} trials"
+    most = f", at most {tune.most_trials} trials" if tune.max_trials or tune.minutes is None else ""
+    return f"{points}, {tune.tuner}{most}" + (f", {tune.minutes:.3g} minutes" if tune.minutes is not None else "")
 
 
 def _oracle(task: Task) -> Any:
-    return make_sampler(task.space, task.goal, task.spec.tune, task.epochs)
+    warm = task.call.get("warm_start", ())
+    return make_sampler(task.space, task.goal, task.spec.tune, task.epochs, others=task.goals[1:], warm=warm)
+
+
+WARM = 5
+"""Most trials of earlier searches with which a search begins."""
+
+
+def folders_of(searches: Any) -> list[Path]:
+    """Returns the folders of one search or several, each given as a `Search`, its folder or its best.json."""
+    several = searches if isinstance(searches, Sequence) and not isinstance(searches, str) else [searches]
+    paths = [Path(search) for search in several]
+    return [path.parent if path.name == BEST else path for path in paths]
+
+
+def warm_values(space: Space, folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Returns the values with which a search should begin: the best of earlier searches, as far as the space has them.
+
+    Feurer et al. 2015, doi:10.1609/aaai.v29i1.9354. Scores are not taken over: other images or another model would make
+    them incomparable.
+
+    Raises:
+        CallError: if a folder has no search, or none of its values is in this space.
+    """
+    lists = []
+    for folder in folders:
+        task, oracle = open_search(folder)
+        worked = [trial for trial in oracle.ended if oracle.ended[trial].worked]
+        sign = -1.0 if task.goal.direction == "max" else 1.0
+        ranked = sorted(worked, key=lambda trial: sign * oracle.ended[trial].score)
+        known = [_within(space, oracle.orders[trial].values) for trial in ranked]
+        if worked and not any(known):
+            names = listed([dimension.name for dimension in space.dimensions])
+            raise CallError(f"warm_start: no trial of '{folder}' has a value for {names} that this spec allows")
+        lists.append(known)
+    turns = [values for each in zip_longest(*lists) for values in each if values is not None]
+    distinct = [values for place, values in enumerate(turns) if values not in turns[:place]]
+    return [values for values in distinct if values != space.defaults][:WARM]
+
+
+def _within(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a full set of values of a space, with those that it allows; empty if it allows none."""
+    allowed = {item.name: values[item.name] for item in space.dimensions if item.name in values}
+    allowed = {name: value for name, value in allowed.items() if space[name].allows(value)}
+    return space.complete(allowed) if allowed else {}
 
 
 def _carry_out(
@@ -158,10 +228,16 @@ def _carry_out(
     token: str | None,
     cache: Any,
     on_finished: OnFinished | None,
+    on_trained: Any,
+    budget: TimeBudget,
 ) -> Path:
     """Search.  service: for workers elsewhere; None: for those on this machine only."""
-    with lock_folder(task.folder, "searching"):
-        return _search(task, workers, service, token, cache, on_finished)
+    with lock_folder(task.folder, "searching"), budget.counting():
+        if not (task.folder / BEST).is_file():
+            _search(task, workers, service, token, cache, on_finished, budget)
+        if task.spec.tune.train_best:
+            _train_best(task, cache, on_trained, budget)
+        return task.folder
 
 
 def _search(
@@ -171,9 +247,11 @@ def _search(
     token: str | None,
     cache: Any,
     on_finished: OnFinished | None,
-) -> Path:
+    budget: TimeBudget,
+) -> None:
     records = Records(task.folder)
     oracle = _oracle(task)
+    oracle.left_s = lambda: budget.left_s - _reserve_s(task, oracle)
     try:
         ended = oracle.open(records, may_come_back=service is not None)
         if ended:
@@ -181,7 +259,7 @@ def _search(
         if not oracle.over:
             alone = workers == 1 and service is None
             # A process whose memory is used up leaves the rest to others, which can be replaced.
-            if not alone or not _alone(task, oracle, records, cache):
+            if not alone or not _alone(task, oracle, records, cache, budget):
                 if alone:
                     log.info("the trials have taken much memory, which is not given back: another process goes on")
                 _lead(task, oracle, workers, service, token)
@@ -190,7 +268,35 @@ def _search(
         raise Interrupted(
             f"interrupted; {len(oracle.ended)} trials are saved; to resume: kerasimg tune --resume {task.folder}"
         ) from None
-    return task.folder
+
+
+PAGE_S, START_S = 1.0, 6.0
+"""Time that is left for the page of a search, and for building the model of a training and writing its run."""
+
+
+def _reserve_s(task: Task, oracle: Any) -> float:
+    """Returns the time to leave for what comes after the trials: the page, and the training of the best spec."""
+    best = oracle.best
+    if not task.spec.tune.train_best or best is None:
+        return PAGE_S
+    return float(PAGE_S + START_S + 1.2 * oracle.ended[best].seconds)
+
+
+def _train_best(task: Task, cache: Any, on_trained: Any, budget: TimeBudget) -> None:
+    """Train the best spec in the folder of the search, or resume its training, in the time that is left."""
+    if not task.call["report"]:
+        on_trained = None
+    begun = sorted(task.folder.glob(f"{task.spec.name}-*/{SPEC}"))
+    cache = cache or task.call["cache"]
+    options: dict[str, Any] = {"data": task.data, "cache": cache, "on_finished": on_trained, "verbose": 0}
+    options["deadline"] = budget.deadline(START_S / 2)
+    if begun:
+        run = resume(begun[-1].parent, **options)
+    else:
+        options |= {"weights": weights_of_record(task.call["weights"]), "limits": task.limits}
+        options |= {"on_bad_image": task.call["on_bad_image"], "out": task.folder}
+        run = train(task.folder / BEST, **options)
+    write_json(task.folder / WINNER, {**read_object(task.folder / WINNER), "run": run.path.name})
 
 
 def _lead(task: Task, oracle: Any, workers: int, service: Service | None, token: str | None) -> None:
@@ -208,9 +314,13 @@ def _lead(task: Task, oracle: Any, workers: int, service: Service | None, token:
     lead(oracle, workers, service, _arguments(task), elsewhere=elsewhere)
 
 
-def _alone(task: Task, oracle: Any, records: Records, cache: Any) -> bool:
+def _alone(task: Task, oracle: Any, records: Records, cache: Any, budget: TimeBudget) -> bool:
     """Train the trials in this process; return False if another process must continue because of memory."""
-    runner = task.trials(task.folder / TRIALS, cache)
+    try:
+        runner = task.trials(task.folder / TRIALS, cache, budget.deadline())
+    except OutOfTime as error:
+        log.info(str(error))
+        return True
     try:
         run_trials(oracle, "alone", runner, task, finished=records.write_ended, next_values=oracle.next_values)
     except UsedUp:
@@ -232,7 +342,12 @@ def _arguments(task: Task) -> list[str]:
 
 def _finish(task: Task, oracle: Any, on_finished: OnFinished | None) -> None:
     """Write the result; KerasimgError if no trial worked."""
-    best = oracle.best
+    best, minutes = oracle.best, task.spec.tune.minutes
+    if best is None and (not oracle.ended or (minutes is not None and oracle.out_of_time)):
+        raise KerasimgError(
+            f"the {minutes:.2g} minutes of the search ended before an epoch of its first trial did; set tune.minutes "
+            f"higher, or search with smaller images or fewer of them (kerasimg tune --resume {task.folder} has no time)"
+        )
     if best is None:
         first: Ended = oracle.ended[min(oracle.ended)]
         raise KerasimgError(
@@ -249,6 +364,7 @@ def _finish(task: Task, oracle: Any, on_finished: OnFinished | None) -> None:
         f"{len(oracle.ended)}, {score}"
     )
     winner = {"trial": best, "objective": task.goal.figure, "score": ended.score, "values": dict(order.values)}
+    winner |= {"figures": oracle.figures(best), "front": _write_front(task, oracle)}
     write_json(task.folder / WINNER, winner)
     for state in (task.folder / TRIALS).rglob("state.ckpt"):
         state.unlink()
@@ -256,4 +372,25 @@ def _finish(task: Task, oracle: Any, on_finished: OnFinished | None) -> None:
     if on_finished is not None and task.call["report"]:
         on_finished(task, oracle)
     write_text(task.folder / BEST, best_spec_text(task, order.values, origin))
+    if len(task.goals) > 1:
+        log.info(f"{len(winner['front'])} specs on the front of {listed(task.spec.tune.objectives)}: {FRONT_TABLE}")
     log.info(f"best: trial {int(best)}, {score}; {task.folder / BEST}")
+
+
+def _write_front(task: Task, oracle: Any) -> list[dict[str, Any]]:
+    """Write the table of the front and a spec for each of its trials; return its rows. Nothing for one objective."""
+    if len(task.goals) == 1:
+        return []
+    tune, rows = task.spec.tune, []
+    (task.folder / FRONT).mkdir(exist_ok=True)
+    for trial in oracle.front:
+        figures, values = oracle.figures(trial), dict(oracle.orders[trial].values)
+        shown = ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
+        origin = (
+            f"kerasimg {version('kerasimg')}, {tune.tuner} search with seed {tune.seed}: trial {int(trial)}, {shown}"
+        )
+        write_text(task.folder / FRONT / f"{trial}.json", best_spec_text(task, values, origin))
+        rows.append({"trial": trial, "figures": figures, "values": values})
+    table = [{"trial": row["trial"], **row["figures"], **row["values"]} for row in rows]
+    write_text(task.folder / FRONT_TABLE, as_csv(table))
+    return rows

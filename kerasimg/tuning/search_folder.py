@@ -27,8 +27,9 @@ from kerasimg.files import damaged, read_object, write_json
 from kerasimg.run_folder import DATA, SPEC, RunFolder
 from kerasimg.spec.formatting import dumps
 from kerasimg.spec.load import Spec, load_again
-from kerasimg.spec.metrics import Goal, goal_of
+from kerasimg.spec.metrics import Goal, goal_of, goals_of
 from kerasimg.spec.search import KINDS
+from kerasimg.training.deadline import NEVER, Deadline
 from kerasimg.training.distillation import check_teacher_place
 from kerasimg.training.engine import total_epochs
 from kerasimg.training.run import (
@@ -39,7 +40,7 @@ from kerasimg.training.run import (
     weights_of_record,
     with_absolute_path,
 )
-from kerasimg.tuning.journal import BEST, CALL, SPACE
+from kerasimg.tuning.journal import BEST, CALL, SPACE, WINNER
 from kerasimg.tuning.space import Space, space_of
 from kerasimg.tuning.trials import Trials
 
@@ -197,6 +198,11 @@ class Task:
         """The metric to optimize, and its direction."""
         return goal_of(self.spec)
 
+    @cached_property
+    def goals(self) -> tuple[Goal, ...]:
+        """Every objective, the first foremost."""
+        return goals_of(self.spec)
+
     @property
     def epochs(self) -> int:
         """The most epochs of a trial."""
@@ -234,8 +240,11 @@ class Task:
             limits["params"] = min(most, limits.get("params", most))
         return limits or None
 
-    def trials(self, folder: Path, cache: Any = None) -> Trials:
-        """Returns the trainer of the trials in this process.  folder: where each trial may save files."""
+    def trials(self, folder: Path, cache: Any = None, deadline: Deadline = NEVER) -> Trials:
+        """Returns the trainer of the trials in this process.
+
+        folder: where each trial may save files.  deadline: until when the images may be checked.
+        """
         return Trials(
             self.spec,
             self.data,
@@ -245,6 +254,7 @@ class Task:
             limits=self.limits,
             on_bad_image=self.call["on_bad_image"],
             overrides={"tune.direction": self.goal.direction},
+            deadline=deadline,
         )
 
     def check(self, source: Source) -> None:
@@ -263,8 +273,10 @@ class Task:
 
     @property
     def finished(self) -> bool:
-        """Whether the search is finished."""
-        return (self.folder / BEST).is_file()
+        """Whether the search is finished, with the training of the best spec if it was requested."""
+        if not (self.folder / BEST).is_file():
+            return False
+        return not self.spec.tune.train_best or "run" in read_object(self.folder / WINNER)
 
 
 def epochs_of(spec: Spec) -> int:
@@ -311,7 +323,7 @@ def begin(
 ) -> Task:
     """Creates the folder `<name>-tune-<k>` of a new search; SpecError if the spec has no search values."""
     check_teacher_place(spec)
-    space, _ = space_of(spec), goal_of(spec)
+    space, _ = space_of(spec), goals_of(spec)
     if not space.dimensions:
         message = 'nothing to search: write {"$choice": [...], "default": ...}, $int or $float in place of a value'
         raise SpecError([Fault(spec.file, "", message)])

@@ -31,12 +31,14 @@ from kerasimg.spec.load import Spec
 from kerasimg.training import splits, stages
 from kerasimg.training.auto_settings import acts_on_steps, dtype_policy, precision_of
 from kerasimg.training.checkpoint_callbacks import Watch
+from kerasimg.training.deadline import NEVER, Deadline
 from kerasimg.training.distillation import has_teacher
 from kerasimg.training.engine import KerasFit, has_callbacks, plan_stage
 from kerasimg.training.features import FeaturePlan, settings_of
 from kerasimg.training.objective import weighs_labels
 from kerasimg.training.optimizer import counts_steps, differs_by_layer
 from kerasimg.training.prepare import Experiment, Models
+from kerasimg.training.quantization_aware import trains_with_rounding
 from kerasimg.training.splits import Parts, seed_of
 from kerasimg.tuning.compiled_epoch import Compiled, Rate, Table, Tables, WholeEpochs, lift_rates, optimizer_signature
 from kerasimg.tuning.graph_signature import Calls, Outline
@@ -52,6 +54,8 @@ def can_share(spec: Spec, callbacks: list[Any]) -> bool:
     return (
         keras.backend.backend() == "tensorflow"
         and not has_teacher(spec)
+        and not trains_with_rounding(spec)
+        and not any(stages.adapters(stage) for stage in spec.fit.stages)
         and precision_of(spec) != "mixed_float16"  # its loss scale is additional state
         and not any(map(acts_on_steps, callbacks))
     )
@@ -129,10 +133,12 @@ class SharedModel(KerasFit):
         self.trials = 0
         """Number of trials that have trained it."""
 
-    def begin(self, spec: Spec, parts: Parts, weights: np.ndarray | None, outline: Outline) -> Experiment:
+    def begin(
+        self, spec: Spec, parts: Parts, weights: np.ndarray | None, outline: Outline, deadline: Deadline = NEVER
+    ) -> Experiment:
         """Returns the experiment of a trial, with the initial weights of a newly built model."""
         self.trials += 1
-        self.experiment = replace(self.experiment, spec=spec, parts=parts, weights=weights)
+        self.experiment = replace(self.experiment, spec=spec, parts=parts, weights=weights, deadline=deadline)
         for variable, value in zip(self._variables(), self._of_seed(spec), strict=True):
             variable.assign(value)
         for rates in self._rates:

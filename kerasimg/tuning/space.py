@@ -86,6 +86,18 @@ class Dimension:
             return int(key)
         return key if key == self.default else self._tidy(float(key))
 
+    def allows(self, value: Any) -> bool:
+        """Whether the value of another search may be tried here."""
+        if self.kind == "choice":
+            return json.dumps(value) in [json.dumps(option) for option in self.options]
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or (self.kind == "int" and value != int(value))
+        ):
+            return False
+        return self.low <= value <= self.high and (not self._steps() or value in self._steps())
+
     @property
     def count(self) -> int | None:
         """Number of values; None: any number between two bounds."""

@@ -31,10 +31,11 @@ from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.models.weights import save_weights
 from kerasimg.spec.document import Limits
 from kerasimg.spec.load import Spec, load_again
-from kerasimg.spec.metrics import goal_of
+from kerasimg.spec.metrics import MODEL_FIGURES, goal_of, goals_of
 from kerasimg.training import checkpoint
 from kerasimg.training.auto_settings import Choices, is_open, is_out_of_memory
 from kerasimg.training.checkpoint_callbacks import AfterEpoch
+from kerasimg.training.deadline import NEVER, Deadline, OutOfTime
 from kerasimg.training.engine import Engine, Hooks, make_callbacks, plan_stage, total_epochs
 from kerasimg.training.features import FeaturePlan
 from kerasimg.training.objective import image_weights
@@ -86,13 +87,14 @@ class Trials:
         overrides: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
         keep: int | None = None,
+        deadline: Deadline = NEVER,
     ) -> None:
         """ref, data, cache, weights, limits, on_bad_image, overrides, params: as for `kerasimg.train`.
 
         folder: parent of the folders in which trials save weights and states.  seed: of trials without their own;
         None: that of the spec.
         cache: "disk" if several processes share the images.  keep: number of best trials, by `tune.objective`, whose
-        weights are saved; None: `tune.keep`.
+        weights are saved; None: `tune.keep`.  deadline: OutOfTime if the images are still being checked then.
         """
         self.spec, self.source = load_for(ref, data, overrides, dict(params or {}))
         self.folder = Path(folder)
@@ -101,11 +103,14 @@ class Trials:
         self.keep = self.spec.tune.keep if keep is None else keep
         self.cache = cache if isinstance(cache, Cache) else Cache(cache)
         log.info(self.source.describe())
-        self.source = check_images(self.source, self.spec, on_bad_image, self.cache)
+        self.source = check_images(self.source, self.spec, on_bad_image, self.cache, deadline)
         self._parts: dict[str, Parts] = {}
         self._choices = Choices(limits)
         self._make_models: Callable[..., Models] = partial(make_models, weights=weights, limits=limits, seed=Seeder())
-        self._measured: dict[str, str | None] = {}
+        self._goals = goals_of(self.spec)
+        self._model_figures = [goal.figure for goal in self._goals if goal.figure in MODEL_FIGURES]
+        self._deadline = NEVER
+        self._measured: dict[str, dict[str, float] | str] = {}
         self._calls: dict[str, Known] = {}
         self._trunks: list[Trunk] = []
         self._models: OrderedDict[str, SharedModel] = OrderedDict()
@@ -134,6 +139,7 @@ class Trials:
         after_epoch: AfterEpoch | None = None,
         resume_from: str | None = None,
         keep_state: bool = False,
+        deadline: Deadline = NEVER,
     ) -> Outcome:
         """Train one trial. An exception is recorded in the outcome; only a BaseException (KeyboardInterrupt) is raised.
 
@@ -143,32 +149,45 @@ class Trials:
         there is none, it is trained from scratch. The result is the same bit for bit.
         after_epoch: called with the number of each epoch, from 0, and its metrics; True ends the trial.
         keep_state: save the training state if the trial ends before the last epoch of the spec.
+        deadline: when it ends as it is; its status is then "stopped".
         """
         started = time.perf_counter()
-        if (reason := self._exceeded_limit(values, seed)) is not None:
-            return Outcome("infeasible", [], {}, time.perf_counter() - started, reason)
+        self._deadline = deadline
+        measured = self._measure(values, seed)
+        if isinstance(measured, str):
+            return Outcome("infeasible", [], {}, time.perf_counter() - started, measured)
         prepare, self._next = self._next, None
         with self._prefetch.present(prepare):
-            return self._run(
+            outcome = self._run(
                 values, trial_id, epochs, first_epoch, seed, after_epoch, resume_from or trial_id, keep_state
             )
+        others = {goal.figure: outcome.best[goal.figure] for goal in self._goals[1:] if goal.figure in outcome.best}
+        return replace(outcome, figures=others | measured, seconds=time.perf_counter() - started)
 
     def expect(self, values: Mapping[str, Any], *, seed: int | None = None) -> None:
         """Announce the trial after the next call of `run`; if possible, its graph is made while that one trains."""
-        if not is_measured(self.spec.tune.limits):
+        if not self._measures:
             self._next = partial(self._prepare, values, seed)
 
-    def _exceeded_limit(self, values: Mapping[str, Any], seed: int | None) -> str | None:
-        """Returns the reason if a trial exceeds `tune.limits`, else None; each model is measured once."""
-        if not is_measured(self.spec.tune.limits):
-            return None
+    @property
+    def _measures(self) -> bool:
+        """Whether each model is converted and measured before it is trained."""
+        return bool(self._model_figures) or is_measured(self.spec.tune.limits)
+
+    def _measure(self, values: Mapping[str, Any], seed: int | None) -> dict[str, float] | str:
+        """Returns the objectives that a trial's model has untrained, or the limit of `tune.limits` that it exceeds.
+
+        Each model is measured once.
+        """
+        if not self._measures:
+            return {}
         try:
             spec = self.resolve(values, seed)
             outline = outline_of(spec, {})
             if outline is None:  # an expression needs a shape that is known only when the model is built
-                return exceeded_limit(spec)
+                return measure_limits(spec, self._model_figures)
             if (key := outline.text()) not in self._measured:
-                self._measured[key] = exceeded_limit(spec)
+                self._measured[key] = measure_limits(spec, self._model_figures)
             return self._measured[key]
         except KerasimgError as error:
             return str(error)
@@ -201,6 +220,8 @@ class Trials:
             engine.hand_on()
             status = "stopped" if engine.stopped_by_rule else "completed"
             weights = self._keep(engine, trial_id)
+        except OutOfTime as error:
+            status, reason = "stopped", str(error)
         except Exception as error:  # no error may stop the other trials
             status, reason = _status_of(error)
             if (spoilt := self._models.pop(self._now or "", None)) is not None:
@@ -213,7 +234,7 @@ class Trials:
         if self._first_bytes is None:
             self._first_bytes = resident_bytes()
         seconds = time.perf_counter() - started
-        return Outcome(status, logs, self._best(rows), seconds, reason, weights, details)
+        return Outcome(status, logs, self._best(rows), seconds, reason, weights, details=details)
 
     def _note(self, gradients: Collection[str]) -> None:
         """Record the gradients to forget with the model of this trial, or forget them now if it is not in memory."""
@@ -273,7 +294,7 @@ class Trials:
         shared, parts = self._models[key], self._split(spec)
         weights = image_weights(spec, self.source, parts["train"])
         self._now, self._reused, self._head_alone = key, shared.trials > 0, head_alone
-        return shared, shared.begin(spec, parts, weights, outline)
+        return shared, shared.begin(spec, parts, weights, outline, self._deadline)
 
     def _prepare(self, values: Mapping[str, Any], seed: int | None) -> None:
         """Build and trace the graph for the first stage of a trial, if that stage needs nothing else."""
@@ -385,6 +406,7 @@ class Trials:
             choices=self._choices,
             make=make,
             distribute=False,
+            deadline=self._deadline,
         )
 
     def _split(self, spec: Spec) -> Parts:
@@ -428,18 +450,24 @@ def is_measured(limits: Limits) -> bool:
     return limits.litert_bytes is not None or limits.latency_ms is not None
 
 
-def exceeded_limit(spec: Spec) -> str | None:
-    """Returns, as a sentence, the limit of `tune.limits` that a model exceeds as a LiteRT file; None if it fits.
+def measure_limits(spec: Spec, figures: Collection[str] = ()) -> dict[str, float] | str:
+    """Returns these figures of a model as a LiteRT file, or, as a sentence, the limit of `tune.limits` that it exceeds.
 
     The weights are random: they affect neither size nor latency.
+
+    Args:
+        spec: of a trial.
+        figures: "latency_ms", "bytes", both or none.
     """
     limits = spec.tune.limits
     model = construct(spec, weights=None, limits=None if limits.params is None else {"params": limits.params}).model
-    figures = litert_figures(model, calls=limits.latency_ms is not None)
+    calls = limits.latency_ms is not None or "latency_ms" in figures
+    measured = litert_figures(model, calls=calls)
     for name, figure, most in (
         ("bytes as a LiteRT file", "litert_bytes", limits.litert_bytes),
         ("ms for an image", "latency_ms", limits.latency_ms),
     ):
-        if most is not None and figures[figure] > most:
-            return f"{figures[figure]:,} {name}, and the limit is {most:,} (tune.limits)"
-    return None
+        if most is not None and measured[figure] > most:
+            return f"{measured[figure]:,} {name}, and the limit is {most:,} (tune.limits)"
+    known = {"bytes": measured["litert_bytes"], **measured}
+    return {figure: known[figure] for figure in figures}

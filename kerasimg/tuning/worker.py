@@ -26,6 +26,7 @@ from kerasimg.errors import CallError, KerasimgError
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.spec.load import Spec
 from kerasimg.spec.metrics import Goal
+from kerasimg.training.deadline import Deadline
 from kerasimg.training.prepare import load_for, weights_of
 from kerasimg.training.run import cache_kind, describe_weights
 from kerasimg.training.splits import seed_of
@@ -204,6 +205,7 @@ def run_trial(oracle: Any, order: Order, runner: Any, spec: Spec, goal: Goal) ->
         figures = {goal.figure: row[goal.figure]}
         return bool(oracle.update_trial(order.trial, figures, step=epoch - order.first_epoch))
 
+    deadline = Deadline.after(order.seconds)
     outcomes: list[Outcome] = []
     executions = spec.tune.executions_per_trial
     for number in range(executions):
@@ -219,6 +221,7 @@ def run_trial(oracle: Any, order: Order, runner: Any, spec: Spec, goal: Goal) ->
                 after_epoch=report if spec.tune.stop and number == 0 else None,
                 resume_from=order.of and order.of + below,
                 keep_state=order.keep_state,
+                deadline=deadline,
             )
         except Exception as error:  # a failed trial must not end the others
             outcome = Outcome("failed", [], {}, 0.0, f"{type(error).__name__}: {error}")
@@ -234,7 +237,9 @@ def summary(outcomes: list[Outcome], goal: Goal, executions: int = 1) -> Ended:
     first = outcomes[0]
     scores = [float(result.best[goal.figure]) for result in outcomes if goal.figure in result.best]
     status, reason = last.status, last.reason
-    if status in ("completed", "stopped") and len(scores) < len(outcomes):
+    if status == "stopped" and not scores:
+        status, reason = "infeasible", "the time of the search ran out before its first epoch had ended"
+    elif status in ("completed", "stopped") and len(scores) < len(outcomes):
         known = ", ".join(last.logs[-1]) if last.logs else "none"
         status, reason = "failed", f"no figure '{goal.figure}' was measured (there were: {known})"
     rows: list[Row] = []
@@ -250,6 +255,7 @@ def summary(outcomes: list[Outcome], goal: Goal, executions: int = 1) -> Ended:
         reason=reason,
         scores=scores,
         rows=rows,
+        figures={name: fmean(result.figures[name] for result in outcomes) for name in last.figures} if worked else {},
     )
 
 
@@ -341,7 +347,3 @@ def main() -> None:
     except KerasimgError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Writes the fixtures of this folder with timm: python tests/checkpoints/make_fixtures.py [NAME...].
 
-Needs `pip install timm torch`; `tox -e timm -- --write` does both. Each model is shrunk by its own arguments, and its
+Needs timm and torch, as the tox environment `timm` has them. Each model is shrunk by its own arguments, and its
 weights are those of `seeded.py`, so that a fixture is the shapes of the arrays and ten logits.
 """
 
@@ -49,6 +49,18 @@ SHRUNK: dict[str, tuple[Any, ...]] = {
         56,
         {"embed_dim": 24, "depths": [2, 2], "num_heads": [3, 6], "img_size": 56},
     ),
+    "swin_v2": (
+        "swinv2_tiny_window8_256",
+        64,
+        {
+            "embed_dim": 24,
+            "depths": [2, 2],
+            "num_heads": [3, 6],
+            "img_size": 64,
+            "window_size": 8,
+            "pretrained_window_sizes": [6, 4],
+        },
+    ),
     "mixer": (
         "mixer_s32_224",
         64,
@@ -93,11 +105,6 @@ SHRUNK: dict[str, tuple[Any, ...]] = {
     "beit": ("beit_base_patch16_224", 64, TOKENS),
     "eva02": ("eva02_tiny_patch14_224", 56, {**TOKENS, "img_size": 56}),
     "dinov3": ("vit_small_patch16_dinov3", 64, TOKENS),
-    "swin_v2": (
-        "swinv2_tiny_window8_256",
-        64,
-        {"embed_dim": 24, "depths": [2, 2], "num_heads": [3, 6], "img_size": 64},
-    ),
 }
 """Fixture -> the architecture, the size of its image, the arguments that shrink it, and what takes them if not timm."""
 

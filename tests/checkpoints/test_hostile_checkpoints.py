@@ -57,6 +57,23 @@ def drop_array(folder: Path) -> None:
     write(folder, arrays, body)
 
 
+def add_array(folder: Path) -> None:
+    arrays, body = header(folder)
+    arrays["extra.weight"] = {"dtype": "F32", "shape": [1], "data_offsets": [len(body), len(body) + 4]}
+    write(folder, arrays, body + b"0000")
+
+
+def turn_array(folder: Path) -> None:
+    arrays, body = header(folder)
+    arrays["head.weight"]["shape"] = arrays["head.weight"]["shape"][::-1]
+    write(folder, arrays, body)
+
+
+def crop(share: float) -> Callable[[Path], Any]:
+    cfg = json.loads((seeded.FOLDER / "vit.json").read_text())["config"]["pretrained_cfg"]
+    return config(pretrained_cfg=cfg | {"crop_pct": share})
+
+
 def make_a_million(folder: Path) -> None:
     row = '"a%d":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
     text = f"{{{','.join(row % number for number in range(10**6))}}}".encode()
@@ -71,6 +88,9 @@ CASES = {
     "bytes beyond the file": (first_array(data_offsets=[0, 10**15]), "its bytes are not in the file"),
     "an array under another name": (rename_array, "norm.weight"),
     "an array is missing": (drop_array, "its arrays overlap, or leave gaps"),
+    "an array too many": (add_array, "extra.weight: the model has no place for it"),
+    "an array of another shape": (turn_array, r"head.weight: shape \(48, 10\) does not fit"),
+    "a crop of nothing": (crop(1e-9), "crop_pct: expected 0.1 to 1 of the resized image"),
     "a million arrays": (make_a_million, "its header declares"),
     "code of its own": (config(auto_map={"AutoModel": "x.py"}), "auto_map: the checkpoint asks for code of its own"),
     "a deep config": (lambda folder: (folder / "config.json").write_text("[" * 10**5), "nested deeper than"),

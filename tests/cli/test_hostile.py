@@ -99,8 +99,9 @@ CASES: list[tuple[str, int, str]] = [
     ("explain run colours/red/00.png --method occlusion --out nothing", 1, "'nothing': file exists"),
     # runs
     ("predict gone x.png", 2, "no run, no model file"),
-    ("predict empty x.png", 2, "no trained model 'empty/model.keras'"),
-    ("predict garbage.keras x.png", 2, "'garbage.keras' was not written by kerasimg"),
+    ("predict run garbage.pgn", 3, "garbage.pgn: does not exist; did you mean 'garbage.png'?"),
+    ("predict empty huge.png", 2, "no trained model 'empty/model.keras'"),
+    ("predict garbage.keras huge.png", 2, "'garbage.keras' was not written by kerasimg"),
     ("evaluate deep-data", 2, "data.json' is damaged (maximum recursion"),
     ("evaluate bytes-data", 2, "data.json' is damaged ('utf-8'"),
     ("evaluate number-data", 2, "data.json' is damaged (a JSON object was expected)"),
@@ -116,9 +117,9 @@ CASES: list[tuple[str, int, str]] = [
     ("tune --resume run", 2, "'run' is not the folder of a search"),
     ("spec diff number-data run", 2, "data.json' is damaged (a JSON object was expected)"),
     ("run compare run", 2, "name two runs or more"),
-    ("run compare run gone", 2, "'gone' holds no evaluation/predictions.csv"),
+    ("run compare run gone", 2, 'no run, no model file and no spec "gone"'),
     ("run calibrate empty", 2, "no trained model"),
-    ("run thresholds gone", 2, "no trained model 'gone'"),
+    ("run thresholds rum", 2, "no spec \"rum\"; did you mean 'run'?"),
     ("run label-errors garbage.keras", 2, "was not written by kerasimg"),
     ("run measure empty", 2, "no trained model"),
     ("export nothing", 2, "'nothing' was not written by kerasimg"),
@@ -173,7 +174,7 @@ def test_the_list_of_commands_fits_and_says_how_to_begin(say: Callable[..., Any]
     panels = re.findall(r"^(?!Usage|Options)(\S[^:\n]*):\n((?:  .+\n)+)", shown, re.M)
     listed = {title: re.findall(r"^  (\S+)", rows, re.M) for title, rows in panels}
     assert listed == {
-        "Train": ["init", "check", "import", "train", "tune"],
+        "Train": ["studio", "init", "check", "import", "train", "tune", "auto"],
         "Use": ["evaluate", "predict", "explain"],
         "Deploy": ["export", "serve"],
         "Command groups": ["spec", "run", "data", "zoo", "cache"],

@@ -628,3 +628,76 @@ def test_int8_quantizer_edits_the_model_and_leaves_named_operations_in_float32()
     assert len(calls) == 1
     types = {str(each["dtype"].__name__) for each in Interpreter(model_content=content).get_tensor_details()}
     assert {"int8", "float32"} <= types
+
+
+def test_initial_values_replaces_what_initializers_give():
+    def value_of(variable: Any, initializer: Any) -> Any:
+        return np.full(variable.shape, 7, "float32") if type(initializer) is keras.initializers.Zeros else None
+
+    with internals.initial_values(value_of):
+        layer = keras.layers.Dense(2)
+        layer.build((None, 3))
+    np.testing.assert_array_equal(layer.bias, [7, 7])
+    assert 0 < np.abs(layer.kernel).max() < 2
+
+
+def test_random_functions_draw_for_initializers():
+    shapes = []
+
+    def uniform(shape: Any, *args: Any, **kwargs: Any) -> Any:
+        shapes.append(tuple(shape))
+        return keras.ops.ones(shape)
+
+    with internals.random_functions(uniform=uniform):
+        assert np.asarray(keras.initializers.GlorotUniform()((2, 3))).min() == 1
+    assert shapes == [(2, 3)]
+    assert np.asarray(keras.initializers.GlorotUniform(seed=1)((2, 3))).min() < 1
+
+
+def test_seed_words_are_those_of_a_draw():
+    generator = keras.random.SeedGenerator(3)
+    words = [np.asarray(internals.seed_words(seed)).tolist() for seed in (3, generator, generator)]
+    assert words == [[3, 0], [3, 0], [3, 1]]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX alone")
+def test_the_state_of_a_model_on_jax():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(optimizer="sgd", loss="mse")
+    model.optimizer.build(model.trainable_variables)
+    internals.build_metrics(model, (np.ones((1, 2)), np.ones((1, 1))))
+    assert internals.has_keras_steps(model)
+    before = model.get_weights()
+    state = internals.jax_state(model, optimizer=True)
+    assert internals.jax_state(model, optimizer=True, since=state) is state
+    _, state = model.train_step(state, (np.ones((1, 2), "float32"), np.full((1, 1), 9, "float32")))
+    internals.keep_jax_state(model, state)
+    internals.restore_jax_state(model)
+    assert int(model.optimizer.iterations.value) == 1
+    assert (model.get_weights()[0] != before[0]).all()
+
+    class Own(keras.Sequential):  # type: ignore[misc]
+        def train_step(self, state: Any, data: Any) -> Any:
+            return {}, state
+
+    assert not internals.has_keras_steps(Own())
+
+
+def test_an_adapter_of_a_dense_layer_can_be_removed_and_added_again():
+    layer = keras.layers.Dense(3)
+    layer.build((None, 4))
+    assert internals.sublayers(keras.Sequential([layer])) == [layer]
+    for _ in range(2):
+        layer.enable_lora(2)
+        assert len(layer.weights) == 4
+        internals.remove_adapter(layer)
+        assert [weight.name for weight in layer.weights] == ["kernel", "bias"]
+        assert "lora_rank" not in layer.get_config()
+
+
+def test_names_of_tf2onnx_are_numbered_from_the_start():
+    utils = pytest.importorskip("tf2onnx.utils")
+    internals.number_names_from_the_start()
+    names = [utils.make_name("a") for _ in range(3)]
+    internals.number_names_from_the_start()
+    assert [utils.make_name("a") for _ in range(3)] == names

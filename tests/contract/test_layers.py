@@ -45,13 +45,14 @@ LAYERS = {
     "GELU": [*(Case({"approximate": kind}, (3, 4), (3, 4)) for kind in ("none", "tanh", "sigmoid"))],
     "GeMPooling2D": [Case({}, (4, 3, 5), (5,)), Case({"p": 1.0, "keepdims": True}, (4, 3, 5), (1, 1, 5))],
     "GlobalResponseNorm": [Case({}, (4, 3, 5), (4, 3, 5))],
-    "LayerScale": [Case({}, (4, 3, 5), (4, 3, 5)), Case({"initial_value": 0.1}, (7, 5), (7, 5))],
+    "LayerScale": [Case({"shared": True}, (4, 3, 5), (4, 3, 5)), Case({"initial_value": 0.1}, (7, 5), (7, 5))],
+    "LocalResponseNorm": [Case({"size": 2, "alpha": 0.5}, (2, 3, 5), (2, 3, 5))],
     "Maxout": [Case({"pieces": 3}, (4, 6), (4, 2))],
     "PatchEmbed": [
         Case({"units": 5, "patch_size": 3}, (9, 7, 3), (6, 5)),
         Case({"units": 5, "patch_size": [2, 4], "flatten": False, "use_bias": False}, (4, 8, 3), (2, 2, 5)),
     ],
-    "PatchMerging": [Case({}, (5, 4, 3), (3, 2, 6)), Case({"units": 4}, (4, 4, 3), (2, 2, 4))],
+    "PatchMerging": [Case({}, (5, 4, 3), (3, 2, 6)), Case({"units": 4, "norm_last": True}, (4, 4, 3), (2, 2, 4))],
     "PositionEmbedding": [
         Case({"extra_tokens": 1}, (10, 8), (10, 8)),
         Case({"kind": "sincos", "extra_tokens": 1, "grid": [3, 2]}, (7, 8), (7, 8)),
@@ -71,11 +72,13 @@ LAYERS = {
         Case({}, (3, 4, 8), (3, 4, 8)),
         Case({"units": 3, "activation": "swish", "gate_activation": "hard_sigmoid"}, (3, 4, 8), (3, 4, 8)),
     ],
-    "TakeChannels": [Case({"index": 1}, (3, 4, 6), (3, 4, 3))],
+    "StandardizedConv2D": [Case({"filters": 3, "kernel_size": 2, "gain": True}, (4, 4, 2), (3, 3, 3))],
+    "TakeChannels": [Case({"parts": 3, "index": 1, "count": 2}, (3, 4, 6), (3, 4, 4))],
     "TakeToken": [Case({"index": -1}, (3, 4), (4,))],
     "WindowAttention": [
         Case({"num_heads": 2, "window_size": 3, "shift": 1}, (7, 6, 4), (7, 6, 4)),
         Case({"num_heads": 1, "window_size": 4, "dropout": 0.5}, (4, 8, 4), (4, 8, 4)),
+        Case({"num_heads": 2, "window_size": 2, "cosine": True, "pretrained_window": 3}, (2, 4, 4), (2, 4, 4)),
     ],
 }
 
@@ -194,20 +197,21 @@ def test_compiled_and_eager_agree_and_inference_is_repeatable(name, case):
 
 
 @every_layer
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_agrees_with_full(name, case, dtype):
+def test_half_precision_agrees_with_full(name, case):
     full = make(name, case)
     expected = as_array(full(pixels(case)))
-    for policy in (f"mixed_{dtype}", dtype):
+    for policy in ("mixed_float16", "float16", "mixed_bfloat16", "bfloat16"):
+        dtype = policy.removeprefix("mixed_")
         half = make(name, case, dtype=policy)
         half.build((None, *case.input))
         half.set_weights(full.get_weights())
         result = half(pixels(case))
-        assert keras.backend.standardize_dtype(result.dtype) == dtype
+        assert keras.backend.standardize_dtype(result.dtype) == dtype, policy
         dtypes = {weight.dtype for weight in half.trainable_weights}
-        assert dtypes <= {dtype if policy == dtype else "float32"}
+        assert dtypes <= {dtype if policy == dtype else "float32"}, policy
         near = 0.01 if dtype == "float16" else 0.06
-        np.testing.assert_allclose(as_array(result), expected, atol=near * max(1, np.abs(expected).max()))
+        atol = near * max(1, np.abs(expected).max())
+        np.testing.assert_allclose(as_array(result), expected, atol=atol, err_msg=policy)
 
 
 @every_layer

@@ -1,5 +1,9 @@
-"""Every spec that ships meets its card and its `expect` section, and equals the network of Keras where there is one."""
+"""Every spec that ships meets its card and its `expect` section, and equals the network of Keras where there is one.
 
+Every model of keras.applications also becomes a spec through `to_spec`. It is made once for both comparisons.
+"""
+
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +19,10 @@ import pytest
 from keras.src.legacy.saving import legacy_h5_format
 
 import kerasimg
-from kerasimg.catalog import load, read_zoo, zoo_names
-from kerasimg.models.budget import no_variables
-from kerasimg.models.weights import load_into
+from kerasimg.catalog import load, load_to_build, read_zoo, zoo_names
+from kerasimg.models.budget import Budget, no_variables
+from kerasimg.models.graph import Graph
+from kerasimg.models.to_spec import copy_weights, to_spec
 from kerasimg.spec.arguments import entry
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -29,6 +34,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "efficientnet": {"size": 32, "width": 0.25, "depth": 0.25},
     "efficientnet_lite": {"size": 32, "width": 0.25, "depth": 0.25},
     "efficientnet_lite0": {"size": 32},
+    "efficientnet_lite1": {"size": 32, "width": 0.25, "depth": 0.25},
+    "efficientnet_lite2": {"size": 32, "width": 0.25, "depth": 0.25},
     "efficientnet_v2": {"size": 32, "width": 0.25, "depths": [1, 1, 1, 1, 1, 1]},
     "ghostnet": {"size": 32, "width": 0.5},
     "mlp_mixer": {"variant": "s32", "size": 64, "depth": 2, "width": 16},
@@ -36,6 +43,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "mobilenet_v1": {"size": 32, "alpha": 0.25},
     "mobilenet_v2": {"size": 32, "alpha": 0.35},
     "mobilenet_v3": {"size": 32, "variant": "small", "alpha": 0.75},
+    "mobilenet_v4": {"size": 32, "alpha": 0.25},
     "modern_vit": {"variant": "dinov3_s16", "size": 32, "patch": 8, "depth": 1, "width": 32, "heads": 2},
     "recipes/finetune": {"size": 32},
     "recipes/from_scratch": {"size": 28, "channels": 1, "width": 16},
@@ -54,6 +62,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "small_vit": {"size": 28, "channels": 1, "depth": 2, "width": 32},
     "squeezenet": {"size": 64},
     "swin": {"size": 32, "depths": [2, 2], "width": 24},
+    "swin_v2": {"size": 32, "depths": [2, 2], "width": 24, "window": 4},
     "vgg": {"size": 32, "units": 16},
     "vit": {"size": 32, "depth": 2, "width": 24, "heads": 3},
     "wide_resnet": {"size": 32, "depth": 10, "width": 1},
@@ -82,6 +91,22 @@ APPLICATIONS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     *(("convnext", {"variant": v}, f"ConvNeXt{v.title()}", {}) for v in ("tiny", "small", "base", "large")),
 ]
 """A spec, its params, the constructor of keras.applications for the same network, and its arguments."""
+
+OTHERS = ("ConvNeXtXLarge", "InceptionResNetV2", "InceptionV3", "NASNetLarge", "NASNetMobile")
+"""The models of keras.applications that the zoo does not have."""
+
+REWRITTEN = ("ConvNeXt", "InceptionResNetV2", "MobileNetV3")
+"""Models with operations, private layers or nested models: `to_spec` writes other layers with the same effect."""
+
+ONE_OF_EACH_FAMILY = (
+    *("ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "InceptionResNetV2", "InceptionV3"),
+    *("MobileNet", "MobileNetV2", "MobileNetV3Small", "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16", "Xception"),
+)
+SMALL_APPLICATIONS = ("EfficientNetB0", "MobileNet", "MobileNetV2", "MobileNetV3Small", "ResNet50V2", "Xception")
+"""Those whose outputs are compared with the spec that `to_spec` writes, too."""
+
+DEFAULTS: tuple[dict[str, Any], ...] = ({}, {"alpha": 1.0})
+SMALLEST_PX = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 
 OUTPUTS: list[tuple[str, dict[str, Any], str, dict[str, Any], int, str]] = [
     ("mobilenet_v1", {"alpha": 0.25}, "MobileNet", {"alpha": 0.25}, 64, "mobilenet"),
@@ -154,6 +179,11 @@ PUBLISHED: list[tuple[str, dict[str, Any], float, float]] = [
     ("deit", {"variant": "tiny_distilled"}, 5_910_800, 0),
     ("deit", {"variant": "small_distilled"}, 22_436_432, 0),
     ("deit", {"variant": "base_distilled"}, 87_338_192, 0),
+    ("mobilenet_v4", {"variant": "small"}, 3_774_024, 0),
+    ("mobilenet_v4", {"variant": "medium"}, 9_715_512, 0),
+    ("mobilenet_v4", {"variant": "large"}, 32_590_864, 0),
+    ("mobilenet_v4", {"variant": "hybrid_medium"}, 11_074_648, 0),
+    ("mobilenet_v4", {"variant": "hybrid_large"}, 37_764_624, 0),
     ("modern_vit", {"variant": "beit_b16"}, 86_530_984, 0),
     ("modern_vit", {"variant": "beit_l16"}, 304_430_568, 0),
     ("modern_vit", {"variant": "deit3_s16"}, 22_059_496, 0),
@@ -186,6 +216,10 @@ PUBLISHED: list[tuple[str, dict[str, Any], float, float]] = [
     ("swin", {"variant": "small"}, 49_606_258, 0),
     ("swin", {"variant": "base"}, 87_768_224, 0),
     ("swin", {"variant": "large"}, 196_532_476, 0),
+    ("swin_v2", {"variant": "tiny"}, 28_347_154, 0),
+    ("swin_v2", {"variant": "small"}, 49.73 * M, 0.01 * M),
+    ("swin_v2", {"variant": "base"}, 87_918_816, 0),
+    ("swin_v2", {"variant": "large"}, 196.74 * M, 0.01 * M),
     ("small_vit", {"variant": "2/3x2"}, 0.28 * M, 0.01 * M),
     ("small_vit", {"variant": "4/3x2"}, 0.48 * M, 0.01 * M),
     ("small_vit", {"variant": "6/3x2"}, 3.33 * M, 0.01 * M),
@@ -266,17 +300,14 @@ def randomize(model: Any, pixels: np.ndarray) -> None:
     kernel.assign(kernel / logits.std())
 
 
-def outputs(
-    name: str, params: dict[str, Any], constructor: str, arguments: dict[str, Any], size: int, module: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """The outputs of the model of keras.applications and of the spec for eight images, with the same weights.
-
-    The weights pass from the first to the second in a file of the format that keras.applications publishes.
-    """
+def with_random_weights(
+    constructor: str, arguments: dict[str, Any], size: int, module: str
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """A model of keras.applications, eight images, and the same images as the model takes them."""
     keras.utils.set_random_seed(0)
-    theirs = application(constructor, (size, size, 3), **arguments)
-    if name == "efficientnet":  # whose mean and variance come with the ImageNet weights
-        normalization = theirs.get_layer(index=2)
+    model = application(constructor, (size, size, 3), **arguments)
+    if constructor.startswith("EfficientNetB"):  # whose mean and variance come with the ImageNet weights
+        normalization = model.get_layer(index=2)
         normalization.adapt_mean.assign([0.485, 0.456, 0.406])
         normalization.adapt_variance.assign(np.square([0.229, 0.224, 0.225]))
         normalization.finalize_state()
@@ -284,17 +315,59 @@ def outputs(
     colours, noise = draw.uniform(0, 255, (8, 1, 1, 3)), draw.uniform(0, 255, (8, size, size, 3))
     pixels = ((colours + noise) / 2).astype("float32")
     seen = getattr(keras.applications, module).preprocess_input(pixels.copy()) if module else pixels
-    randomize(theirs, seen)
-    ours = kerasimg.build(name, size=size, **params)
+    randomize(model, seen)
+    return model, pixels, seen
+
+
+def compute(model: Any, pixels: np.ndarray) -> np.ndarray:
+    return keras.ops.convert_to_numpy(model(pixels, training=False))
+
+
+def build_with_weights_of(theirs: Any, name: str, **params: Any) -> Any:
+    """The model of a spec, with weights from a file of the format that keras.applications publishes."""
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "weights.h5"
+        path = Path(folder) / "theirs.h5"
         with h5py.File(path, "w") as file:
             legacy_h5_format.save_weights_to_hdf5_group(file, theirs)
-        load_into(ours, path)
-    expected, found = (
-        keras.ops.convert_to_numpy(model(x, training=False)) for model, x in ((theirs, seen), (ours, pixels))
-    )
-    return expected, found
+        return kerasimg.build(name, weights=path, **params)
+
+
+def outputs(
+    name: str, params: dict[str, Any], constructor: str, arguments: dict[str, Any], size: int, module: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The outputs of the model of keras.applications and of the spec for eight images, with the same weights."""
+    theirs, pixels, seen = with_random_weights(constructor, arguments, size, module)
+    return compute(theirs, seen), compute(build_with_weights_of(theirs, name, size=size, **params), pixels)
+
+
+def graph(model: Any) -> list[tuple[Any, ...]]:
+    """For each layer in order: its class, the layers it is called on, the shapes of its weights and of its output."""
+    numbers = {layer.name: number for number, layer in enumerate(model.layers)}
+    return [
+        (
+            type(layer).__name__,
+            [
+                numbers[tensor._keras_history.operation.name]
+                for node in layer._inbound_nodes
+                for tensor in node.input_tensors
+            ],
+            [tuple(weight.shape) for weight in layer.weights],
+            tuple(layer.output.shape),
+        )
+        for layer in model.layers
+    ]
+
+
+def assert_to_spec_keeps_graph(constructor: str, model: Any) -> None:
+    with no_variables():
+        spec = to_spec(model)
+        image = keras.Input((*spec.image.size, spec.image.channels))
+        built = keras.Model(image, Graph(spec, Budget()).make(image))
+    assert built.count_params() == model.count_params() == spec.expect.params
+    assert built.output_shape == model.output_shape
+    assert [tuple(w.shape) for w in built.weights] == [tuple(w.shape) for w in model.weights]
+    if not constructor.startswith(REWRITTEN):
+        assert graph(built) == graph(model)
 
 
 def test_every_spec_of_the_zoo_is_in_the_table():
@@ -314,7 +387,7 @@ def test_a_spec_has_a_name_a_source_a_licence_and_an_expect_section(name: str):
 
 @pytest.mark.parametrize("name", [name for name in SMALL if not variants(name)])
 def test_a_spec_meets_its_expect_section(name: str):
-    assert load(name).expect_holds
+    assert load_to_build(name).expect_holds
     without_values(lambda: kerasimg.build(name, weights=None))
 
 
@@ -325,7 +398,7 @@ def test_every_variant_is_compared_with_keras_or_with_its_paper():
 
 @pytest.mark.parametrize("name", [name for name in SMALL if variants(name)])
 def test_every_variant_expects_its_own_number_of_parameters(name: str):
-    specs = [load(name, variant=variant) for variant in variants(name)]
+    specs = [load_to_build(name, params={"variant": variant}) for variant in variants(name)]
     assert all(spec.expect_holds for spec in specs)  # so building one, as the next tests do, checks it
     assert len({spec.expect.params for spec in specs}) == len(specs)
 
@@ -352,17 +425,18 @@ def test_a_spec_can_be_a_backbone(name: str):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_spec_gives_probabilities_of_the_requested_number_of_classes(name: str):
-    model = kerasimg.build(name, weights=None, num_classes=5, **SMALL[name])
+    spec = load_to_build(name, params={"num_classes": 5, **SMALL[name]})
+    model = kerasimg.build(spec, weights=None)
     pixels = np.random.default_rng(0).uniform(0, 255, (2, *model.input_shape[1:])).astype("float32")
     probabilities = keras.ops.convert_to_numpy(model(pixels, training=False))
     assert probabilities.shape == (2, 5)
     assert ((probabilities >= 0) & (probabilities <= 1)).all()
-    if load(name).task == "multiclass":
+    if spec.task == "multiclass":
         assert probabilities.sum(axis=-1) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(("name", "params", "constructor", "arguments"), named(APPLICATIONS))
-def test_a_spec_has_the_weights_of_its_keras_application_in_the_same_order(
+def test_a_spec_has_the_weights_of_its_keras_application_in_the_same_order_and_to_spec_its_graph(
     name: str, params: dict[str, Any], constructor: str, arguments: dict[str, Any]
 ):
     theirs = without_values(lambda: application(constructor, **arguments))
@@ -370,13 +444,35 @@ def test_a_spec_has_the_weights_of_its_keras_application_in_the_same_order(
     assert theirs.input_shape in (ours.input_shape, (None, None, None, 3))
     assert [tuple(variable.shape) for variable in ours.weights] == shapes(theirs, constructor)
     assert ours.count_params() == theirs.count_params() - (7 if name == "efficientnet" else 0)
+    if arguments in DEFAULTS:
+        if theirs.input_shape[1] is None:
+            theirs = without_values(lambda: application(constructor, (32, 32, 3), **arguments))
+        assert_to_spec_keeps_graph(constructor, theirs)
+
+
+@pytest.mark.parametrize("constructor", OTHERS)
+def test_to_spec_keeps_the_graph_of_an_application_that_the_zoo_does_not_have(constructor: str):
+    assert_to_spec_keeps_graph(constructor, without_values(lambda: application(constructor)))
+
+
+@pytest.mark.parametrize("constructor", ONE_OF_EACH_FAMILY)
+def test_to_spec_keeps_the_graph_of_a_backbone(constructor: str):
+    size = SMALLEST_PX.get(constructor, 32)
+    model = without_values(lambda: application(constructor, (size, size, 3), include_top=False))
+    assert_to_spec_keeps_graph(constructor, model)
+
+
+def test_all_models_of_keras_applications_are_compared():
+    every = {name for name, thing in vars(keras.applications).items() if inspect.isfunction(thing)}
+    assert len(every) == 40
+    assert {row[2] for row in APPLICATIONS if row[3] in DEFAULTS} | set(OTHERS) == every
 
 
 @pytest.mark.parametrize(("name", "params", "constructor", "arguments"), named(APPLICATIONS))
 def test_a_spec_names_its_keras_application_as_the_source_of_its_imagenet_weights(
     name: str, params: dict[str, Any], constructor: str, arguments: dict[str, Any]
 ):
-    own = load(name, **params).pretrained.imagenet
+    own = load_to_build(name, params=params).pretrained.imagenet
     assert own is not None
     assert own.keras == constructor
     assert arguments.items() <= own.arguments.items()
@@ -384,12 +480,20 @@ def test_a_spec_names_its_keras_application_as_the_source_of_its_imagenet_weight
 
 
 @pytest.mark.parametrize(("name", "params", "constructor", "arguments", "size", "module"), named(OUTPUTS))
-def test_a_spec_with_the_weights_of_its_keras_application_gives_its_outputs(
+def test_the_specs_of_the_zoo_and_of_to_spec_give_the_outputs_of_a_keras_application_with_its_weights(
     name: str, params: dict[str, Any], constructor: str, arguments: dict[str, Any], size: int, module: str
 ):
-    expected, found = outputs(name, params, constructor, arguments, size, module)
+    theirs, pixels, seen = with_random_weights(constructor, arguments, size, module)
+    expected = compute(theirs, seen)
     assert np.abs(expected[0] - expected[1]).max() > 1e-4
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    ours = build_with_weights_of(theirs, name, size=size, **params)
+    np.testing.assert_allclose(compute(ours, pixels), expected, rtol=0, atol=1e-5)
+    if constructor in SMALL_APPLICATIONS:
+        built = kerasimg.build(to_spec(theirs))
+        copy_weights(theirs, built)
+        np.testing.assert_allclose(compute(built, seen), expected, rtol=1e-4, atol=1e-7)
+        for copied, weight in zip(built.get_weights(), theirs.get_weights(), strict=True):  # so set_weights works, too
+            np.testing.assert_array_equal(copied, weight)
 
 
 @pytest.mark.parametrize(("name", "params", "published", "digit"), named(PUBLISHED))

@@ -151,6 +151,27 @@ def test_a_keras_layer_draws_from_the_images_seeds(node: tuple[str, dict[str, An
     assert np.array_equal(some, whole[order])
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="what JAX cannot compile")
+def test_what_jax_cannot_compile_is_logged_once_and_other_errors_are_raised(caplog: pytest.LogCaptureFixture):
+    calls = []
+
+    def needs_values(x: Any) -> Any:
+        calls.append(1)
+        return x + 1 if float(x.sum()) > 0 else x
+
+    function = BACKEND.compiled(needs_values, by_xla=False)
+    assert [float(function(np.float32([number]))[0]) for number in (1, 2)] == [2, 3]
+    assert len(calls) == 3  # traced once, then as written
+    assert [record.message for record in caplog.records if "runs step by step" in record.message][1:] == []
+    assert "augment: JAX cannot compile this" in caplog.text
+
+    def wrong(x: Any) -> Any:
+        raise ValueError("a mistake of the layer")
+
+    with pytest.raises(ValueError, match="a mistake of the layer"):
+        BACKEND.compiled(wrong, by_xla=False)(np.float32([1]))
+
+
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="a step compiled by JAX")
 def test_a_training_step_can_augment_with_traced_seeds():
     import jax

@@ -15,6 +15,9 @@ from kerasimg.data.bands import read_bands
 from kerasimg.data.decode import decode
 from kerasimg.data.fast_decode import decode_fast
 from kerasimg.data.image_files import BadImage
+from kerasimg.data.loading import Loader
+from kerasimg.data.readable import scan
+from kerasimg.data.sources import open_source
 from kerasimg.errors import CallError, DataError, SpecError
 from kerasimg.spec.document import Image
 
@@ -127,10 +130,44 @@ def spec(folder: Path, image: dict, **sections: object) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("channels", "expected", "message"),
+    [
+        (5, 5, None),
+        (4, 4, None),
+        (4, 3, "an array does not say what the fourth is"),
+        (5, 3, "set image.channels to 5"),
+        (3, 5, r"expected 5 channels \(image.channels\) at the end of the shape"),
+        (17, 3, "expected 1 or 3 channels"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["arrays", "npz", "list"])
+def test_arrays_of_bands_are_read_where_the_spec_has_as_many_channels(
+    channels: int, expected: int, message: str | None, kind: str, tmp_path: Path
+):
+    bands = np.random.default_rng(0).integers(0, 256, (4, 6, 5, channels), np.uint8)
+    labels = np.array([0, 1, 0, 1])
+    data: object = (list(bands) if kind == "list" else bands, labels)
+    if kind == "npz":
+        data = str(tmp_path / "bands.npz")
+        np.savez(data, x=bands, y=labels)
+    image = Image(size=[6, 5], channels=expected)
+    if message is None:
+        source = open_source(data)
+        assert np.array_equal(Loader(source, np.arange(4), image, None).load(np.arange(4)), bands)
+        assert scan(source, image) == []
+    else:
+        for read in (lambda source: Loader(source, np.arange(4), image, None), lambda source: scan(source, image)):
+            with pytest.raises(DataError, match=message):
+                read(open_source(data))
+
+
 def test_four_bands_train_evaluate_predict_and_are_exported(tmp_path: Path):
     draws = np.random.default_rng(1)
+    arrays = []
     for number in range(40):
         values = draws.integers(0, 3000, (20, 18, 4)).astype(np.uint16)
+        arrays.append(values)
         values[..., 3] += 5000 * (number % 2)  # only the fourth band differs
         path = tmp_path / "data" / ("dry", "wet")[number % 2] / f"{number:02}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,9 +183,14 @@ def test_four_bands_train_evaluate_predict_and_are_exported(tmp_path: Path):
     assert kerasimg.evaluate(run, verbose=0).figures["accuracy"] == 1
     predictions = kerasimg.predict(run, [tmp_path / "data" / "dry" / "00.tif", tmp_path / "data" / "wet" / "01.tif"])
     assert [prediction.label for prediction in predictions] == ["dry", "wet"]
-    for target in ("litert", "onnx"):
-        (bundle,) = kerasimg.export(run, target, out=tmp_path / target)
+    in_memory = (np.stack(arrays), np.array(["dry", "wet"] * 20))
+    assert kerasimg.evaluate(run, data=in_memory, verbose=0).figures["accuracy"] == 1
+    for given in (arrays[1], arrays[1:2], np.stack(arrays[1:2])):  # one image, a list, a batch
+        assert [each.probabilities for each in kerasimg.predict(run, given)] == [predictions[1].probabilities]
+    for target, data in (("litert", None), ("onnx", in_memory)):
+        (bundle,) = kerasimg.export(run, target, out=tmp_path / target, data=data)
         assert all(vector.passed for vector in kerasimg.verify(bundle).vectors)
+    assert len(list((tmp_path / "onnx").rglob("vectors/[0-4].npy"))) == 5
     pack = kerasimg.pack(run, tmp_path / "bands.kerasimg")
     [prediction] = kerasimg.predict(pack, str(tmp_path / "data" / "wet" / "01.tif"))
     assert prediction.label == "wet"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kerasimg.data.cache_folder import VARIABLE, cache_folder
+from kerasimg.cache_folder import VARIABLE, cache_folder
 
 
 def test_the_variable_names_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -5,7 +5,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from kerasimg.data.decode import FILTERS, RESIZE, decode
+from kerasimg.data.decode import FILTERS, decode, frame
 from kerasimg.data.image_files import BadImage
 from kerasimg.spec.document import Image, Interpolation, ResizePolicy
 
@@ -14,19 +14,18 @@ THIRDS = np.repeat(np.repeat(np.array([[10, 20, 30]], np.uint8), 20, 1), 20, 0)
 """20 high, 60 wide: three squares of one value each."""
 
 
-def test_every_resize_policy_and_interpolation_of_the_spec_has_a_function():
-    assert set(RESIZE) == set(get_args(ResizePolicy))
+def test_every_interpolation_of_the_spec_has_a_filter():
     assert set(FILTERS) == set(get_args(Interpolation))
 
 
-@pytest.mark.parametrize("resize", RESIZE)
+@pytest.mark.parametrize("resize", get_args(ResizePolicy))
 @pytest.mark.parametrize("interpolation", FILTERS)
 def test_a_image_of_the_size_keeps_its_values(resize: str, interpolation: str):
     image = Image(size=[40, 60], resize=resize, interpolation=interpolation)
     assert np.array_equal(decode(NOISE, image), NOISE)
 
 
-@pytest.mark.parametrize("resize", RESIZE)
+@pytest.mark.parametrize("resize", get_args(ResizePolicy))
 @pytest.mark.parametrize("interpolation", FILTERS)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (7, 5), (40, 60)])
@@ -50,10 +49,25 @@ def test_crop_keeps_the_middle():
     assert read[..., 0].tolist() == [[20] * 8] * 4
 
 
-def test_crop_cuts_at_fractions_of_a_pixel():
-    row = np.array([[0, 100, 200]], np.uint8)
-    read = decode(row, Image(size=[1, 2], channels=1, resize="crop"))
-    assert read[..., 0].tolist() == [[50, 150]]
+@pytest.mark.parametrize(
+    ("resize", "size", "fraction", "resized", "offsets"),
+    [  # by torchvision: Resize(256) and CenterCrop(224), Resize((256, 256)); by timm: CenterCropOrPad
+        ("crop", (500, 375), 0.875, (341, 256), (58, 16)),  # half is rounded to even
+        ("crop", (375, 501), 0.875, (256, 342), (16, 59)),
+        ("crop", (500, 375), 0.9, (330, 248), (53, 12)),
+        ("crop", (227, 224), 1, (227, 224), (2, 0)),
+        ("stretch", (500, 375), 0.875, (256, 256), (16, 16)),
+        ("pad", (500, 375), 0.875, (256, 192), (16, -16)),
+        ("pad", (300, 101), 1, (224, 75), (0, -74)),
+    ],
+)
+def test_images_are_resized_and_cropped_at_whole_pixels(resize, size, fraction, resized, offsets):
+    image = Image(size=[224, 224], resize=resize, crop_fraction=fraction)
+    for axis, length, whole, offset in zip(
+        frame(resize, *size, (224, 224), image.resized), size, resized, offsets, strict=True
+    ):
+        scale, used = length / whole, min(whole, 224)
+        assert axis == pytest.approx((max(offset, 0) * scale, (max(offset, 0) + used) * scale, used, max(-offset, 0)))
 
 
 def test_pad_keeps_all_and_fills_with_the_background():

@@ -10,7 +10,7 @@ import simplejpeg
 from kerasimg.data import fast_decode
 from kerasimg.data.decode import decode
 from kerasimg.data.fast_decode import LARGEST, MEAN_BOUND, SMALLEST_RATIO, decode_fast, divisor, roughness, weights
-from kerasimg.data.image_files import BadImage, read_image
+from kerasimg.data.image_files import BadImage, Pixels, read_pixels
 from kerasimg.spec.document import Image, ResizePolicy
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
@@ -93,9 +93,11 @@ def test_every_orientation_is_turned_upright(
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     content = jpeg(photos["chelsea"], exif=exif)
-    apart = difference(content, Image(size=[67, 112], resize=policy, background=[0, 255, 0]))
-    assert apart.mean() < MEAN_BOUND
-    assert apart.max() <= LARGEST
+    for fraction in (1, 0.9):
+        image = Image(size=[67, 112], resize=policy, background=[0, 255, 0], crop_fraction=fraction)
+        apart = difference(content, image)
+        assert apart.mean() < MEAN_BOUND
+        assert apart.max() <= LARGEST
 
 
 def test_grey_and_progressive_jpegs_are_decoded_too(photos: dict[str, PIL.Image.Image]):
@@ -196,12 +198,12 @@ def test_large_images_of_other_kinds_are_decoded_at_a_fraction_of_their_size(
     photo.save(file, format)
     sizes = []
 
-    def read(*arguments: object) -> PIL.Image.Image:
-        image = read_image(*arguments)
-        sizes.append(image.size)
-        return image
+    def read(*arguments: object) -> Pixels:
+        pixels = read_pixels(*arguments)
+        sizes.append((pixels.width, pixels.height))
+        return pixels
 
-    monkeypatch.setattr(fast_decode, "read_image", read)
+    monkeypatch.setattr(fast_decode, "read_pixels", read)
     image = Image(size=[16, 15], resize=policy, interpolation=interpolation, background=[0, 255, 0])
     apart = difference(file.getvalue(), image)
     assert sizes == [(150, 100) if format == "JPEG" else (300, 200)]

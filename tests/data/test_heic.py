@@ -11,7 +11,9 @@ import pytest
 
 from kerasimg.data import image_files
 from kerasimg.data.image_files import BadImage, read_image
+from kerasimg.data.readable import require_readable
 from kerasimg.data.sources import open_source
+from kerasimg.errors import DataError
 
 SMOOTH = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 5, 3)).astype(np.uint8)).resize((60, 48))
 
@@ -56,3 +58,17 @@ def test_a_damaged_one_is_named(heic: bytes):
 def test_without_the_library_the_extra_is_named():
     with pytest.raises(BadImage, match=r'its library is not installed: pip install "kerasimg\[heic\]"'):
         read_image(b"\0\0\0\x18ftypheic\0\0\0\0")
+
+
+@pytest.mark.usefixtures("without_library")
+def test_without_the_library_many_images_are_one_error(tmp_path: Path):
+    for number in range(30):
+        (tmp_path / "a" / f"{number:02}.HEIC").parent.mkdir(exist_ok=True)
+        (tmp_path / "a" / f"{number:02}.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "1.jpg").write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        require_readable(open_source(tmp_path))
+    _, heic, empty = caught.value.faults
+    assert heic.path == "a/00.HEIC, a/01.HEIC, a/02.HEIC and 27 more"
+    assert empty.path == "b/1.jpg"

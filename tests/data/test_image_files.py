@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,19 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from kerasimg.data.image_files import MAX_PIXELS, TRANSPOSED, BadImage, read_image
+from kerasimg.data.fast_decode import decode_fast
+from kerasimg.data.image_files import (
+    BYTES_PER_PIXEL,
+    MAX_PIXELS,
+    OTHERS,
+    TRANSPOSED,
+    BadImage,
+    TooCostly,
+    memory_for,
+    read_image,
+    read_pixels,
+)
+from kerasimg.spec.document import Image
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 NOISE = np.random.default_rng(1).integers(0, 256, (64, 48, 3), dtype=np.uint8)
@@ -61,10 +74,27 @@ def test_a_truncated_png_is_named():
     assert reason(whole[:20]) == "is truncated"
 
 
-@pytest.mark.parametrize("form", ["GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "TGA"])
-def test_a_truncated_image_of_any_format_is_named(form: str):
-    whole = written(PIL.Image.fromarray(NOISE), form)
-    assert reason(whole[: len(whole) // 2])
+CUT_FORMS = {
+    **{
+        form: {}
+        for form in ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "TGA", "QOI", "PCX")
+    },
+    "ICO": {"bitmap_format": "bmp", "sizes": [(48, 48)]},
+    "TIFF lzw": {"compression": "tiff_lzw"},
+    "TIFF jpeg": {"compression": "jpeg"},
+    "JPEG2000 stream": {"no_jp2": True},
+    "WEBP lossless": {"lossless": True},
+    "HEIF": {},
+}
+
+
+@pytest.mark.parametrize("form", CUT_FORMS)
+def test_a_cut_image_of_any_format_is_truncated(form: str):
+    if form == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    whole = written(PIL.Image.fromarray(NOISE), form.split()[0], **CUT_FORMS[form])
+    for percent in (10, 50, 90):
+        assert reason(whole[: len(whole) * percent // 100]).startswith("is truncated")
 
 
 def test_an_empty_file_is_named(tmp_path: Path):
@@ -138,7 +168,7 @@ def test_rgba_and_la_are_laid_over_the_background():
     assert pixels(written(grey, "PNG"), (10, 20, 30)) == [[[10, 20, 30]]]
 
 
-def test_a_colour_that_stands_for_transparent_is_replaced_in_rgb_grey_and_1_bit():
+def test_a_colour_that_means_transparent_is_replaced_in_rgb_grey_and_1_bit():
     rgb = PIL.Image.fromarray(np.array([[RED, GREEN]], np.uint8))
     assert pixels(written(rgb, "PNG", transparency=RED), BLUE) == [[list(BLUE), list(GREEN)]]
     grey = PIL.Image.fromarray(np.array([[7, 8]], np.uint8))
@@ -259,14 +289,15 @@ def test_a_decompression_bomb_is_refused_by_its_header():
 def test_the_limit_does_not_depend_on_that_of_pillow(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", None)
     assert reason(png(60000, 60000, 8, 2, b"\0")) == "has 3,600 million pixels; the limit is 178 million"
-    assert reason(png(MAX_PIXELS, 1, 8, 0, b"\0")) == "is truncated"  # within the limit: decoding begins
+    assert reason(png(MAX_PIXELS // 2, 1, 8, 0, b"\0")) == "is truncated"  # within the limit: decoding begins
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 10)
     assert reason(png(60, 60, 8, 2, b"\0")).startswith("is too large (")
 
 
 def test_a_large_image_within_the_limit_is_read_without_a_warning():
-    ink = written(PIL.Image.new("1", (10000, 10000)), "PNG")
-    assert read_image(ink).size == (10000, 10000)
+    ink = written(PIL.Image.new("1", (9000, 9000)), "PNG")
+    pixels = read_pixels(ink)
+    assert (pixels.width, pixels.height) == (9000, 9000)
 
 
 def test_one_pixel_and_20000_in_a_row_are_read():
@@ -362,3 +393,89 @@ def test_a_png_that_lacks_rows_is_named_and_a_plain_last_row_is_not_taken_for_a_
         chunk = len(data).to_bytes(4) + b"IDAT" + data + zlib.crc32(b"IDAT" + data).to_bytes(4)
         with pytest.raises(BadImage, match=r"fewer rows than its header says|is truncated"):
             read_image(content[: start - 4] + chunk + content[start + 8 + length :])
+
+
+@pytest.mark.parametrize("colour", [0, 2, 6])
+def test_an_interlaced_png_that_lacks_rows_is_named(colour: int):
+    channels = {0: 1, 2: 3, 6: 4}[colour]
+    passes = [(4, 3), (4, 3), (8, 2), (7, 5), (15, 5), (15, 10), (30, 10)]  # columns and rows, of 30 x 20
+    rows = [bytes(1 + columns * channels) for columns, count in passes for _ in range(count)]
+    whole = png(30, 20, 8, colour, b"".join(rows)).replace(*interlaced(30, 20, colour))
+    assert read_image(whole).size == (30, 20)
+    for count in (1, 20, len(rows) - 1):
+        part = png(30, 20, 8, colour, b"".join(rows[:count])).replace(*interlaced(30, 20, colour))
+        assert re.search("fewer rows than its header says|is truncated", reason(part))
+
+
+def interlaced(width: int, height: int, colour: int) -> tuple[bytes, bytes]:
+    """The header of a PNG, with its checksum, as it is and interlaced."""
+    headers = [b"IHDR" + struct.pack(">2I5B", width, height, 8, colour, 0, 0, way) for way in (0, 1)]
+    return tuple(header + struct.pack(">I", zlib.crc32(header)) for header in headers)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "I;16"])
+def test_large_images_are_resized_in_strips_with_the_result_of_pillow(mode: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("kerasimg.data.image_files.STRIP", 1000)
+    noise = np.random.default_rng(0).integers(0, 2, (70, 90, 4), dtype=np.uint8) * 255  # filters overshoot the most
+    image = PIL.Image.fromarray(noise).convert("RGB" if mode == "P" else mode if mode != "I;16" else "L")
+    image = image.convert("P") if mode == "P" else image
+    if mode == "I;16":
+        image = PIL.Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
+    for orientation in (1, *TRANSPOSED):
+        exif = PIL.Image.Exif()
+        exif[0x0112] = orientation
+        content = written(image, "PNG", exif=exif)
+        for filter_ in (PIL.Image.Resampling.BICUBIC, PIL.Image.Resampling.LANCZOS, PIL.Image.Resampling.BOX):
+            for size, box in (((13, 11), None), ((13, 11), (3.5, 1.25, 60.0, 66.5)), ((41, 7), None)):
+                strips = read_pixels(content).resize(size, filter_, box)
+                assert np.array_equal(strips, read_image(content).resize(size, filter_, box))
+
+
+@pytest.mark.parametrize(
+    ("form", "mode", "reduced"),
+    [
+        *(("JPEG", mode, (30, 20)) for mode in ("RGB", "L", "CMYK")),
+        *(("JPEG2000", mode, (30, 20)) for mode in ("RGB", "L", "RGBA")),
+        *((form, "RGBA", None) for form in ("PNG", "WEBP", "AVIF", "TIFF")),
+        *((form, "RGB", None) for form in ("PNG", "WEBP", "AVIF", "TIFF", "QOI", "TGA", "PPM")),
+        ("PNG", "I;16", None),
+        ("TIFF", "F", None),
+        ("GIF", "P", None),
+    ],
+)
+def test_memory_is_bounded_by_the_bytes_of_the_file(
+    form: str, mode: str, reduced: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+):
+    content = written(PIL.Image.new(mode, (60, 40)), form)
+    with PIL.Image.open(io.BytesIO(content)) as opened:
+        keys = (f"{form} {opened.mode}", form, opened.mode)
+    needed = 60 * 40 * next((BYTES_PER_PIXEL[key] for key in keys if key in BYTES_PER_PIXEL), OTHERS)
+    monkeypatch.setattr("kerasimg.data.image_files.memory_for", lambda length: needed)
+    assert read_image(content).size == (60, 40)
+    monkeypatch.setattr("kerasimg.data.image_files.memory_for", lambda length: needed - 1)
+    if reduced:
+        assert read_image(content).size == reduced
+        assert decode_fast(content, Image(size=[8, 9])).shape == (8, 9, 3)
+    else:
+        with pytest.raises(TooCostly, match=r"has 60 x 40 pixels, which take"):
+            read_image(content)
+        if form not in ("TGA", "PPM"):  # of a cut file that is the better reason
+            assert reason(content[: len(content) // 2]).startswith("is truncated")
+
+
+def test_a_small_file_may_take_less_memory_than_a_large_one():
+    assert memory_for(999_999) == 90_000_000 < memory_for(1_000_000)
+
+
+@pytest.mark.parametrize("options", [{"quality": 80}, {"lossless": True}])
+def test_a_webp_has_the_pixels_that_pillow_gives(options: dict[str, object]):
+    content = written(PIL.Image.fromarray(NOISE), "WEBP", **options)
+    with PIL.Image.open(io.BytesIO(content)) as opened:
+        assert np.array_equal(np.asarray(read_image(content)), np.asarray(opened.convert("RGB")))
+    for cut in (40, len(content) // 2, len(content) - 2):
+        assert reason(content[:cut])
+
+
+@pytest.mark.parametrize(("form", "length"), [("AVIF", 200), ("JPEG2000", 20), ("QOI", 8)])
+def test_a_file_cut_within_its_header_is_named_as_an_image(form: str, length: int):
+    assert re.search("truncated|damaged", reason(written(PIL.Image.fromarray(NOISE), form)[:length]))

@@ -80,7 +80,7 @@ def test_a_jpeg_that_lost_data_is_named(kind: str, damage: str, decoder: Callabl
 def test_a_whole_jpeg_is_decoded_as_pillow_does(kind: str):
     with PIL.Image.open(io.BytesIO(KINDS[kind])) as opened:
         assert np.array_equal(np.asarray(read_image(KINDS[kind])), np.asarray(opened.convert("RGB")))
-        assert (jpeg.decode_whole(KINDS[kind], opened) is None) is (kind == "CMYK")
+        assert (jpeg.decode_whole(KINDS[kind], opened, opened.size) is None) is (kind == "CMYK")
 
 
 def test_what_libjpeg_warns_of_and_loses_nothing_is_decoded():
@@ -150,3 +150,16 @@ def test_a_png_whose_header_claims_more_rows_is_named():
     black = io.BytesIO()
     PIL.Image.new("RGB", (40, 40)).save(black, "PNG")
     assert not np.asarray(read_image(black.getvalue())).any()
+
+
+def test_a_header_that_claims_more_pixels_than_the_bytes_can_hold_is_named_before_they_are_decoded():
+    content = bytearray(KINDS["progressive"])
+    frame = content.index(b"\xff\xc2")
+    content[frame + 5 : frame + 9] = (12_000).to_bytes(2, "big") * 2
+    with pytest.raises(BadImage, match=r"is truncated: [\d,]+ bytes cannot hold 12000 x 12000 pixels"):
+        read_image(bytes(content))
+    for flat in (PIL.Image.new("L", (3000, 3000)), PIL.Image.new("RGB", (3000, 3000), (9, 90, 200))):
+        for progressive in (True, False):
+            file = io.BytesIO()
+            flat.save(file, "JPEG", quality=1, optimize=True, progressive=progressive)
+            assert read_image(file.getvalue()).size == (3000, 3000)

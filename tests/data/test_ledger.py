@@ -6,8 +6,8 @@ import numpy as np
 import PIL
 import pytest
 
+from kerasimg.cache_folder import cache_folder
 from kerasimg.data import ledger as module
-from kerasimg.data.cache_folder import cache_folder
 from kerasimg.data.ledger import Ledger, hexadecimal
 
 
@@ -33,7 +33,7 @@ def test_what_was_added_is_found_again_by_another_process(tmp_path: Path):
         assert found.reasons.tolist() == ["", "", "is empty", ""]
 
 
-def test_the_users_ledger_stands_in_the_cache_folder():
+def test_the_users_ledger_is_in_the_cache_folder():
     assert Ledger.open().folder == cache_folder() / "ledger"
 
 

@@ -43,7 +43,7 @@ def test_who_stops_asking_waits_for_no_more_than_what_is_in_work():
     assert len(done) < 3 * CHUNK
 
 
-def test_what_any_thread_has_done_is_told_after_a_while():
+def test_progress_of_any_thread_is_reported_after_a_while():
     reports: list[tuple[int, int]] = []
     tally = Tally(3, lambda done, of: reports.append((done, of)), patience=0, interval=60)
     for _ in range(3):

@@ -179,7 +179,7 @@ def test_each_image_has_a_seed_of_its_run_epoch_and_position(source: Source):
     assert added.tolist() == [5 + position + 1000 * epoch for epoch in range(2) for position in range(10)]
 
 
-def test_the_augmentation_is_told_the_size_of_a_full_batch(source: Source):
+def test_the_augmentation_knows_the_size_of_a_full_batch(source: Source):
     sizes = []
 
     def augment(images, labels, seeds, batch_size):

@@ -8,12 +8,12 @@ import pytest
 from kerasimg.data import decode_worker, loading, readable
 from kerasimg.data.cache import Cache, CacheKind
 from kerasimg.data.decode import decode
-from kerasimg.data.image_files import read_image
+from kerasimg.data.image_files import read_pixels
 from kerasimg.data.items import Bad
 from kerasimg.data.ledger import Ledger, hexadecimal
 from kerasimg.data.readable import require_readable, scan
 from kerasimg.data.sources import open_source
-from kerasimg.errors import DataError
+from kerasimg.errors import CallError, DataError
 from kerasimg.spec.document import Image
 
 Folder = Callable[..., Path]
@@ -77,9 +77,9 @@ def test_a_long_scan_reports_its_progress_and_a_short_one_does_not(pets: Path, m
     assert reports == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
 
-def test_a_image_is_read_again_only_when_it_has_changed(pets: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_image_is_read_again_only_when_it_has_changed(pets: Path, monkeypatch: pytest.MonkeyPatch):
     read = []
-    monkeypatch.setattr(decode_worker, "read_image", lambda image: read.append(image) or read_image(image))
+    monkeypatch.setattr(decode_worker, "read_pixels", lambda image: read.append(image) or read_pixels(image))
     with pytest.raises(DataError):
         require_readable(open_source(pets))
     assert len(read) == 5
@@ -122,3 +122,10 @@ def test_a_huge_file_is_not_read_as_a_whole(folder: Folder, monkeypatch: pytest.
     assert require_readable(source, image=Image(size=[2, 2])) is source
     known = Ledger.open().find(source.keys())
     assert hexadecimal(known.sha256) == [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in IDS]
+
+
+def test_a_wrong_action_for_bad_images_is_refused(pets: Path):
+    with pytest.raises(
+        CallError, match=r"on_bad_image: expected \"fail\" or \"skip\", got 'skp'; did you mean 'skip'\?"
+    ):
+        require_readable(open_source(pets), "skp")  # type: ignore[arg-type]

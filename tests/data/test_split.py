@@ -119,7 +119,7 @@ def test_too_few_images_are_a_fault():
     assert message(few, 0.45, 0.45).startswith("pets: validation_split: 0.45 asks for 3 of the images, but only 1 can")
 
 
-def test_a_class_that_is_only_judged_is_a_fault():
+def test_a_class_without_training_images_is_a_fault():
     source = source_of(["cat", "dog", "cat", "dog", "emu"], ["train"] * 4 + ["test"])
     assert message(source, 0.0, 0.0) == "pets: class 'emu': has images in the test part, but none to train on"
 

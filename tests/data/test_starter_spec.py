@@ -8,7 +8,7 @@ import pytest
 
 import kerasimg
 from kerasimg.data.sources import open_source
-from kerasimg.data.starter_spec import Choices, make_spec
+from kerasimg.data.starter_spec import Choices, make_spec, valid_name
 from kerasimg.data.summary import Summary, summarize
 from kerasimg.spec.formatting import dumps
 
@@ -57,7 +57,7 @@ def test_every_choice_makes_a_spec_that_loads_and_says_why(recipe: Any, mirror: 
 
 
 @pytest.mark.parametrize(
-    ("name", "made"), [("my photos", "my_photos"), ("2024-trip", "_2024-trip"), ("Häuser", "H_user")]
+    ("name", "made"), [("my photos", "my_photos"), ("2024-trip", "_2024-trip"), ("Häuser", "Hauser")]
 )
 def test_any_folder_gives_a_name_of_the_language(name: str, made: str):
     assert kerasimg.load(make_spec(name, PHOTOS)).name == made
@@ -91,3 +91,9 @@ def test_grey_photographs_kept_as_jpegs_in_colour_count_as_grey(tmp_path: Path):
 def test_arrays_can_be_looked_at_too():
     seen = summarize(open_source((np.zeros((10, 8, 6, 3), np.uint8), np.arange(10) % 2)))
     assert (seen.height, seen.width, seen.grey) == (8, 6, False)
+
+
+def test_a_spec_is_named_after_a_folder_in_any_language():
+    assert valid_name("photos/Fotos für Oma") == "Fotos_fur_Oma"
+    assert valid_name("Großer Garten 1") == "Grosser_Garten_1"
+    assert valid_name("写真") == "___"

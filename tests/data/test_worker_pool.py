@@ -171,8 +171,8 @@ from kerasimg.spec.document import Image
 source = open_source(sys.argv[1])
 loader = Loader(source, np.arange(len(source)), Image(size=[24, 20]), None, workers=2)
 loader.load(np.arange(len(source)))
-print(*(worker.process.pid for worker in worker_pool(2).idle.queue if worker is not None), flush=True)
 try:
+    print(*(worker.process.pid for worker in worker_pool(2).idle.queue if worker is not None), flush=True)
     while True:
         loader.load(np.arange(len(source)))
 except KeyboardInterrupt:

@@ -1,5 +1,4 @@
 import json
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +11,6 @@ from kerasimg.api import Run
 from kerasimg.cli.deploy import TARGETS, PrecisionName
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.targets import names, targets
-
-PROGRESS = re.compile(r"\w+ \.\.\. \d+ s\n")
-"""On a slow machine the seconds are printed to standard error after 15 s."""
 
 
 class Output(NamedTuple):
@@ -56,7 +52,7 @@ def test_export_writes_the_targets_and_prints_the_comparison(command: Command, r
         f"saved in {tmp_path / 'keras'}",
         f"Next: kerasimg run verify {tmp_path / 'litert'}",
     ]
-    assert PROGRESS.sub("", output.err) == ""
+    assert output.err == ""
 
 
 def test_export_exits_with_4_beyond_the_tolerance(command: Command, run: Run, tmp_path: Path):
@@ -70,8 +66,8 @@ def test_verify_prints_every_model_and_sets_the_exit_code(command: Command, expo
     folder = copy("litert")
     output = command("run", "verify", folder)
     assert output.code == 0
-    assert output.out.count("differs by") == 4
-    assert PROGRESS.sub("", output.err) == ""
+    assert output.out.count("differs by") == len(exported["litert"].models) > 3
+    assert output.err == ""
     result = json.loads(command("run", "verify", folder, "--json").out)
     assert [row["path"] for row in result["vectors"]] == [model.path for model in exported["litert"].models]
     (folder / "model_int8.tflite").write_bytes(b"")
@@ -83,4 +79,4 @@ def test_verify_prints_every_model_and_sets_the_exit_code(command: Command, expo
 def test_measure_prints_a_table_or_json(command: Command, run: Run):
     output = command("run", "measure", run.folder, "--to", "onnx", "--json")
     assert output.code == 0
-    assert [row["target"] for row in json.loads(output.out)["runtimes"]] == ["(the run)", "onnx"]
+    assert [row["target"] for row in json.loads(output.out)["runtimes"]] == ["(the run)", "onnx", "onnx"]

@@ -8,14 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 import kerasimg
 from kerasimg.api import Run
-from kerasimg.data.decode import FILTERS, RESIZE, decode
+from kerasimg.data.decode import FILTERS, decode
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.embedded import sources
 from kerasimg.deploy.embedded.simulator import Simulator
@@ -23,7 +23,7 @@ from kerasimg.deploy.readme import snippet
 from kerasimg.deploy.targets import open_runtime, target
 from kerasimg.deploy.targets.embedded import as_int8
 from kerasimg.errors import CallError, GateError, KerasimgError
-from kerasimg.spec.document import Image
+from kerasimg.spec.document import Image, ResizePolicy
 
 pytest.importorskip("tflite_micro", reason="tflite-micro is not installed")
 compiles = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
@@ -134,12 +134,17 @@ def run_preprocess(library: Any, img: np.ndarray, image: Image) -> np.ndarray:
 
 
 @compiles
-@pytest.mark.parametrize("resize", RESIZE)
+@pytest.mark.parametrize("resize", get_args(ResizePolicy))
 @pytest.mark.parametrize("interpolation", FILTERS)
 def test_c_preprocessing_matches_the_reference_decoder(resize: Any, interpolation: Any, tmp_path: Path):
     channels: Any = 1 if interpolation == "area" else 3
     image = Image(
-        size=[24, 40], channels=channels, resize=resize, interpolation=interpolation, background=[10, 200, 77]
+        size=[24, 40],
+        channels=channels,
+        resize=resize,
+        interpolation=interpolation,
+        crop_fraction=0.8 if interpolation == "bicubic" else 1,
+        background=[10, 200, 77],
     )
     library = compile_preprocess(tmp_path, image)
     random = np.random.default_rng(0)
@@ -212,5 +217,5 @@ def test_resolver_methods_have_the_names_of_the_library():
 
 def test_c_code_supports_every_resize_policy_and_filter():
     header = sources.preprocess_h("x", Image())
-    for name in itertools.chain(RESIZE, FILTERS):
+    for name in itertools.chain(get_args(ResizePolicy), FILTERS):
         assert f"#define KERASIMG_{name.upper()} " in header

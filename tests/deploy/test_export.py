@@ -6,30 +6,39 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import numpy as np
+import onnxruntime
+import openvino
 import pytest
 
 import kerasimg
 from kerasimg.api import Run
 from kerasimg.data.decode import decode
 from kerasimg.deploy.bundle import Bundle, sha256
+from kerasimg.deploy.export_context import Options
 from kerasimg.deploy.manifest import Manifest
-from kerasimg.deploy.targets import names, open_runtime, targets
+from kerasimg.deploy.targets import names, open_runtime, target, targets
 from kerasimg.errors import CallError, GateError
 from kerasimg.models.classifier import Classifier
 
-PRECISIONS = ["float32", "float16", "dynamic", "int8"]
+PRECISIONS = ["float32", "float16", "int16", "dynamic", "int8"]
 
 
 def test_every_model_is_compared_on_its_own_runtime_and_passes(exported: dict[str, Bundle]):
     rows = {(name, row.path): row for name, bundle in exported.items() for row in bundle.manifest.parity}
-    assert [name for name, _ in rows] == ["litert"] * 4 + ["savedmodel", "onnx", "openvino", "keras"]
+    assert [name for name, _ in rows] == ["litert"] * 5 + ["savedmodel", "onnx", "openvino", "keras"]
     assert all(row.passed and row.images == 9 for row in rows.values())
     assert {row.runtime.split()[0] for row in rows.values()} == {
         *("ai-edge-litert", "onnxruntime", "openvino", "tensorflow", "keras")
     }
     for (_, path), row in rows.items():
-        allowed = {"model_float16.tflite": 0.01, "model_dynamic.tflite": 0.05, "model_int8.tflite": 0.05}
+        allowed = {
+            "model_float16.tflite": 0.01,
+            "model_dynamic.tflite": 0.05,
+            "model_int8.tflite": 0.05,
+            "model_int16.tflite": 0.001,
+        }
         assert row.greatest_difference <= allowed.get(path, 1e-5), path
         assert row.accuracy_after == row.accuracy_before == 1
         assert 0 < row.p50_ms <= row.p95_ms
@@ -138,12 +147,43 @@ def test_model_without_its_run_is_exported_with_drawn_images_and_without_a_compa
         kerasimg.export(run.folder / "model.keras", "litert", precision="int8", out=tmp_path)
 
 
+def test_onnx_and_openvino_are_written_in_every_precision(run: Run, tmp_path: Path):
+    bundles = kerasimg.export(run, ["onnx", "openvino"], precision=["float32", "float16", "int8", "int4"], out=tmp_path)
+    named = [[model.path for model in bundle.models] for bundle in bundles]
+    assert named[0] == ["model.onnx", "model_float16.onnx", "model_int8.onnx", "model_int4.onnx"]
+    assert named[1] == ["model_float32.xml", "model_float16.xml", "model_int8.xml", "model_int4.xml"]
+    for bundle in bundles:
+        exact, *rest, int4 = bundle.manifest.parity
+        assert exact.greatest_difference < 1e-5
+        assert int4.greatest_difference < 0.05  # too few weights for int4 in ONNX
+        assert all(1e-7 < row.greatest_difference < 0.05 and row.same_decision == 1 for row in rest)
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_weights_in_int4_take_an_eighth_of_the_bytes_and_hardly_change_the_outputs(name: str, tmp_path: Path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((256,))
+    model = keras.Model(inputs, keras.layers.Dense(256, activation="relu")(inputs))
+    pixels = np.random.default_rng(0).normal(size=(9, 256)).astype("float32")
+    path = tmp_path / target(name).file.format(precision="int4")
+    target(name).convert_model(model, path, "int4", Options(), [pixels])
+    weights = path if name == "onnx" else path.with_suffix(".bin")
+    assert 256 * 256 / 2 < weights.stat().st_size < 256 * 256
+    if name == "onnx":
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        outputs = session.run(None, {session.get_inputs()[0].name: pixels})[0]
+    else:
+        outputs = openvino.Core().compile_model(path, "CPU")(pixels)[0]
+    expected = np.asarray(model(pixels))
+    assert 0 < np.square(outputs - expected).mean() < 0.03 * expected.var()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         ({"to": "litertt"}, "no target 'litertt'; did you mean 'litert'"),
         ({"to": []}, "no target to export to"),
-        ({"to": "onnx", "precision": "int8"}, "onnx: no precision int8 (available: float32)"),
+        ({"to": "savedmodel", "precision": "int8"}, "savedmodel: no precision int8 (available: float32)"),
         ({"to": "litert", "batch": 0}, "batch: expected 1 or more, got 0"),
         ({"to": "keras", "batch": 2}, "model.keras takes any batch size"),
         ({"to": "litert", "input_dtype": "uint16"}, "input_dtype: expected uint8 or int8, got uint16"),

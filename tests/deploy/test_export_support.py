@@ -35,7 +35,9 @@ def test_every_row_has_a_model():
 def test_fixed_layer_is_correct_in_every_target_and_precision(name: str):
     cells = row(name)
     assert {column.split()[0] for column in cells} == {*TARGETS}
-    assert {column: fault for column, (_, fault) in cells.items() if fault} == {}
+    # LiteRT has no comparison of values in int16, which celu and selu need.
+    faults = {column: fault for column, (_, fault) in cells.items() if fault}
+    assert faults in ({}, {"litert int16": "there is no operation for GREATER"})
     assert max(difference for column, (difference, _) in cells.items() if column.endswith("float32")) < 1e-5
     assert cells["litert int8"][0] < 0.07
 
@@ -76,9 +78,9 @@ def test_refusal_names_the_operation():
         column: reason for column in cells if not column.startswith("savedmodel")
     }
     page = SCRIPT["page"]({"Resizing(interpolation=lanczos3)": cells}, ["Conv2D"])
-    assert f"openvino float32, openvino float16: {reason}." in page
+    assert f"openvino float32, openvino float16, openvino int8, openvino int4: {reason}." in page
     assert page.endswith("## Not run\n\n`Conv2D`\n")
-    assert "1 layers and activations, 8 exports: 1 correct, 0 written and not run, 7 refused, 0 that differ" in page
+    assert f"{len(cells)} exports: 1 correct, 0 written and not run, {len(cells) - 1} refused, 0 that differ" in page
 
 
 def test_zoo_spec_is_compared_by_its_logits():

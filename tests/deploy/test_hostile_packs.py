@@ -82,6 +82,16 @@ def test_valid_pack_of_the_fuzzer_opens(members: dict[str, bytes], tmp_path: Pat
     assert Classifier.open(FUZZ.write_pack(tmp_path / "a.kerasimg", members)).classes == ("a", "b", "c")
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "message"), [(b"#!/bin/sh\n", b"", "10 bytes are before"), (b"", b"<script>", "8 bytes follow")]
+)
+def test_bytes_around_the_archive_are_refused(members: Any, tmp_path: Path, before: bytes, after: bytes, message: str):
+    pack = FUZZ.write_pack(tmp_path / "a.kerasimg", members)
+    pack.write_bytes(before + pack.read_bytes() + after)
+    with pytest.raises(CallError, match=message):
+        kerasimg.load(pack)
+
+
 @pytest.mark.parametrize("case", BESIDE)
 def test_included_specs_that_are_not_json_are_refused(members: dict[str, bytes], tmp_path: Path, case: str):
     pack = FUZZ.write_pack(tmp_path / "a.kerasimg", members | {"beside.json": BESIDE[case]})
@@ -144,6 +154,8 @@ def test_weights_in_bfloat16_are_read(members: dict[str, bytes], tmp_path: Path)
 
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "three classes of one name": ({"classes": ["a", "a", "a"]}, "classes: 'a' is listed twice"),
+    "a class without a name": ({"classes": ["a", " ", "b"]}, "classes: a class has no name"),
+    "names that look alike": ({"classes": ["e\u0301", "\u00e9", "b"]}, "classes: '\u00e9' is listed twice"),
     "two classes": ({"classes": ["a", "b"]}, "classes: .*2, one for each class; the last node gives 3"),
     "four classes": ({"classes": ["a", "b", "c", "d"]}, "classes: .*4, one for each class"),
     "another task": ({"task": "binary", "classes": ["a", "b"]}, "task: 'binary', and its spec has 'multiclass'"),

@@ -9,14 +9,14 @@ import subprocess
 import threading
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 import kerasimg
 from kerasimg.api import Run
-from kerasimg.data.decode import FILTERS, RESIZE, decode
+from kerasimg.data.decode import FILTERS, decode
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.export_context import Options, prepare
 from kerasimg.deploy.manifest import Manifest, ModelFile
@@ -25,7 +25,7 @@ from kerasimg.deploy.targets import target, targets
 from kerasimg.deploy.web import browser, litertjs, pages
 from kerasimg.errors import CallError
 from kerasimg.models.classifier import Classifier
-from kerasimg.spec.document import Image
+from kerasimg.spec.document import Image, ResizePolicy
 
 HERE = Path(__file__).parent
 
@@ -42,8 +42,15 @@ def manifest(**changed: Any) -> Manifest:
 
 
 IMAGES = [
-    Image(size=[24, 40], channels=channels, resize=resize, interpolation=filter_name, background=[10, 200, 77])
-    for resize, filter_name, channels in product(RESIZE, FILTERS, (1, 3))
+    Image(
+        size=[24, 40],
+        channels=channels,
+        resize=resize,
+        interpolation=filter_name,
+        crop_fraction=0.8 if filter_name == "bicubic" else 1,
+        background=[10, 200, 77],
+    )
+    for resize, filter_name, channels in product(get_args(ResizePolicy), FILTERS, (1, 3))
 ]
 
 

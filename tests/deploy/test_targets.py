@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -15,10 +16,12 @@ import kerasimg
 from kerasimg.api import Run
 from kerasimg.deploy import targets
 from kerasimg.deploy.bundle import Bundle
+from kerasimg.deploy.export_context import Options
 from kerasimg.deploy.runtimes import Runtime
 from kerasimg.deploy.targets import Target, names, open_runtime, target
 from kerasimg.deploy.targets.litert import LiteRT
 from kerasimg.errors import CallError, KerasimgError
+from kerasimg.layers import CoordChannels
 from kerasimg.models.classifier import Classifier
 
 
@@ -119,6 +122,9 @@ def test_core_ml_is_written_with_the_input_of_the_spec_and_not_run_on_linux(
         (taken,) = spec.description.input
         assert (taken.name, list(taken.type.multiArrayType.shape)) == ("pixels", [1, 8, 8, 3])
         assert spec.description.metadata.shortDescription == f"{bundle.manifest.name}: blue, green, red"
+        metadata = spec.description.metadata.userDefined
+        assert json.loads(metadata["classes"]) == ["blue", "green", "red"]
+        assert json.loads(metadata["kerasimg"])["image"] == json.loads((bundle.folder / "preprocess.json").read_text())
         # The weights of the convolution and of the head, and the operations in between.
         operations = [
             each.type for each in spec.mlProgram.functions["main"].block_specializations["CoreML7"].operations
@@ -133,10 +139,27 @@ def test_core_ml_is_written_with_the_input_of_the_spec_and_not_run_on_linux(
     assert "private let model: MLModel" in (bundle.folder / "README.md").read_text()
 
 
-def test_missing_coremltools_is_reported_in_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(targets, "find_spec", lambda name: None)
-    with pytest.raises(CallError, match=r'^coreml needs coremltools: pip install "kerasimg\[coreml\]"$'):
-        kerasimg.export(run, "coreml")
+MISSING = {
+    "coreml": 'coremltools: pip install "kerasimg[coreml]"',
+    "embedded": 'tflite_micro, ai_edge_litert: pip install "kerasimg[embedded]"',
+    "litert": 'ai_edge_litert: pip install "kerasimg[litert]"',
+    "onnx": 'onnx, tf2onnx, onnxruntime: pip install "kerasimg[onnx]"',
+    "ncnn": 'ncnn, pnnx, onnx, tf2onnx, onnxruntime: pip install "kerasimg[ncnn]"',
+    "openvino": 'openvino: pip install "kerasimg[openvino]"',
+    "web": 'ai_edge_litert: pip install "kerasimg[litert]"',
+}
+
+
+@pytest.mark.parametrize("name", [each.name for each in targets.targets() if each.packages])
+def test_missing_packages_are_named_with_the_extra_that_installs_them(
+    name: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for package in target(name).packages:
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(CallError) as caught:
+        kerasimg.export(run, name, out=tmp_path)
+    assert str(caught.value) == f"{name} needs {MISSING[name]}"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_precision_that_cannot_be_written_does_not_affect_the_others(
@@ -182,3 +205,24 @@ def test_table_in_the_docs_has_every_target():
         chosen = target(name)
         assert rows[name][3].strip() == ", ".join(chosen.precisions)
         assert rows[name][4].strip() == (f"`kerasimg[{chosen.extra}]`" if chosen.extra else "")
+
+
+@pytest.mark.skipif(bool(target("ncnn").missing()), reason="needs NCNN and its converter")
+def test_a_layer_at_which_ncnn_ends_its_process_is_an_error(tmp_path: Path):
+    image = keras.Input((8, 8, 4))
+    model = keras.Model(image, CoordChannels()(image))
+    with pytest.raises(RuntimeError, match="NCNN ended its process with"):
+        target("ncnn").convert_model(model, tmp_path / "model_float32.param", "float32", Options())
+
+
+@pytest.mark.skipif(bool(target("ncnn").missing()), reason="needs NCNN and its converter")
+def test_ncnn_gives_the_probabilities_of_the_trained_model(run: Run, tmp_path: Path):
+    (bundle,) = kerasimg.export(run, "ncnn", precision=["float32", "float16"], out=tmp_path)
+    exact, half = bundle.manifest.parity
+    assert exact.greatest_difference < 1e-5
+    assert 1e-6 < half.greatest_difference < 0.01
+    assert 0 < exact.bytes - half.bytes < exact.bytes / 2
+    assert [file.path for file in bundle.manifest.files if file.path.endswith(".bin")] == [
+        "model_float16.bin",
+        "model_float32.bin",
+    ]

@@ -63,7 +63,7 @@ def test_failing_target_names_layer_and_operation_and_does_not_affect_the_others
         kerasimg.export(run, ["onnx", "litert", "openvino", "savedmodel"], out=tmp_path)
     lines = str(caught.value).splitlines()
     refused = r"the layer 'smaller' (Resizing) cannot be written: there is no operation for ScaleAndTranslate"
-    assert lines[0] == f"onnx: {refused}; use another target"
+    assert lines[0] == f"onnx float32: {refused}; use another target"
     assert lines[1].startswith(f"litert float32: {refused}; allow TensorFlow operations (--allow-flex)")
     assert lines[2] == f"openvino float32: {refused}; use another target"
     assert lines[3] == "written anyway: savedmodel (float32)"

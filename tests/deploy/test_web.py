@@ -5,7 +5,6 @@ import functools
 import http.server
 import io
 import json
-import os
 import re
 import threading
 from collections.abc import Iterator
@@ -18,30 +17,19 @@ import pytest
 
 import kerasimg
 from kerasimg.api import Run
-from kerasimg.data import cache_folder
 from kerasimg.data.decode import decode
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.export_context import Options, prepare
 from kerasimg.deploy.targets import target
 from kerasimg.deploy.web import browser, litertjs, pages
 from kerasimg.deploy.web.browser import Browser
+from kerasimg.deploy.web.browser import probabilities as web_probabilities
 from kerasimg.errors import CallError, KerasimgError, WeightsError
+from kerasimg.evaluation.predict import answer, require_all
 from kerasimg.models.classifier import Classifier
 from kerasimg.spec.document import Image
 
 in_browser = pytest.mark.skipif(browser.available() is not None, reason=str(browser.available()))
-
-
-@pytest.fixture(scope="session")
-def runtime() -> Path:
-    """The LiteRT.js files, from the user's cache or by npm."""
-    cached = cache_folder._systems_own() / "kerasimg" / "litertjs" / litertjs._cache().name
-    if litertjs.VARIABLE not in os.environ and cached.is_dir():
-        os.environ[litertjs.VARIABLE] = str(cached)
-    try:
-        return litertjs.runtime_files()
-    except CallError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +50,11 @@ def photo() -> PIL.Image.Image:
     random = np.random.default_rng(0)
     coarse = PIL.Image.fromarray(random.integers(0, 256, (5, 7, 3)).astype(np.uint8)).resize((211, 140))
     return PIL.Image.fromarray((np.asarray(coarse) // 2 + random.integers(0, 128, (140, 211, 3))).astype(np.uint8))
+
+
+def by_keras(run: Run, images: list[Any]) -> list[Any]:
+    """As `kerasimg.predict`, but never by a bundle that another test has exported from the same run."""
+    return require_all(answer(Classifier.open(run), images))
 
 
 def encode(image: PIL.Image.Image, kind: str, **options: Any) -> bytes:
@@ -88,7 +81,7 @@ def shown_result(page: Browser, turn: int) -> tuple[str, list[tuple[str, str]]]:
 
 
 def expected(run: Run, image: Any) -> tuple[str, list[tuple[str, str]]]:
-    (one,) = kerasimg.predict(run, [image])
+    (one,) = by_keras(run, [image])
     rows = sorted(one.probabilities.items(), key=lambda row: -row[1])
     shares = [f"{value:.1%}".replace("%", " %") if value >= 0.001 or value == 0 else "< 0.1 %" for _, value in rows]
     return str(one.label), [(label, share) for (label, _), share in zip(rows, shares, strict=True)]
@@ -130,8 +123,15 @@ def test_page_decodes_image_files_like_the_reference_decoder(
         allowed = 1 if name == "webp, transparent" else 2 if "jpeg" in name or name == "webp" else 0
         assert np.abs(difference).max() <= allowed, name
     found = np.stack([page.probabilities(content) for content in cases.values()])
-    expected_result = kerasimg.predict(run, [np.asarray(PIL.Image.open(io.BytesIO(cases["png"])))])
+    expected_result = by_keras(run, [np.asarray(PIL.Image.open(io.BytesIO(cases["png"])))])
     np.testing.assert_allclose(found[0], list(expected_result[0].probabilities.values()), atol=1e-3)
+
+
+@in_browser
+def test_webgpu_gives_the_probabilities_of_the_trained_model(bundle: Bundle):
+    vectors = bundle.vectors()
+    found = web_probabilities(bundle, [vector.file for vector in vectors], accelerator="webgpu")
+    np.testing.assert_allclose(found, [vector.probabilities for vector in vectors], atol=1e-4)
 
 
 @in_browser
@@ -243,10 +243,10 @@ def test_folder_runs_from_a_server_with_the_code_of_the_readme(bundle: Bundle, r
                 )
         finally:
             server.shutdown()
-    (expected_result,) = kerasimg.predict(run, [np.asarray(photo)])
+    (expected_result,) = by_keras(run, [np.asarray(photo)])
     np.testing.assert_allclose(found, list(expected_result.probabilities.values()), atol=1e-5)
     label, ranked = answer
-    (expected_result,) = kerasimg.predict(run, [str(file)])
+    (expected_result,) = by_keras(run, [str(file)])
     assert label == expected_result.label
     for row in ranked:
         assert row["probability"] == pytest.approx(expected_result.probabilities[row["label"]], abs=1e-5)

@@ -29,6 +29,11 @@ SURE = 0.1
 """Logit per step of a channel; the images justify a quarter of it."""
 
 
+@pytest.fixture(autouse=True)
+def with_figures(built_figures: None) -> None:
+    """What evaluations find here is unusual, and figures are made of it."""
+
+
 def write_images(folder: Path, task: str, per_part: int = 60, seed: int = 0) -> Path:
     """A manifest of images 4 x 4, whose brightest channel says what they are, as a rule."""
     random = np.random.default_rng(seed)
@@ -93,7 +98,7 @@ def lists(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def judged_once(tmp_path_factory: pytest.TempPathFactory, lists: Callable[[str], Path]) -> Callable[..., Path]:
+def evaluated_once(tmp_path_factory: pytest.TempPathFactory, lists: Callable[[str], Path]) -> Callable[..., Path]:
     """The folder of a run that is made once, for copies."""
 
     @cache
@@ -113,10 +118,10 @@ def judged_once(tmp_path_factory: pytest.TempPathFactory, lists: Callable[[str],
 
 
 @pytest.fixture
-def make_run(tmp_path: Path, judged_once: Callable[..., Path]) -> MakeRun:
+def make_run(tmp_path: Path, evaluated_once: Callable[..., Path]) -> MakeRun:
     """make_run("binary") is a run on the task's images, evaluated on its test part."""
 
     def make(task: str, name: str = "run", **arguments: Any) -> Run:
-        return Run(shutil.copytree(judged_once(task, **arguments), tmp_path / name))
+        return Run(shutil.copytree(evaluated_once(task, **arguments), tmp_path / name))
 
     return make

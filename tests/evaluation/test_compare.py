@@ -61,7 +61,7 @@ def test_a_run_compared_with_itself_differs_in_nothing(make_run, task):
     assert result["figures"]["calibration_error"] == [run.scores["calibration_error"]] * 2
 
 
-def test_what_changed_is_told_image_by_image(make_run):
+def test_changes_are_listed_image_by_image(make_run):
     first, second = make_run("multiclass"), make_run("multiclass", name="tilted", tilt=6.0)
     result = kerasimg.compare(first, second)
     (against,) = result["against_first"]

@@ -48,7 +48,7 @@ def test_compare_prints_tables_or_json(make_run, say, tmp_path):
     assert say("run", "compare", folders[0])[0] == 2
 
 
-def test_label_errors_lists_the_likeliest(make_run, say):
+def test_label_errors_lists_the_most_likely(make_run, say):
     run = make_run("multiclass")
     code, out, _ = say("run", "label-errors", run.folder, "--top", "1")
     found = len(RunFolder.of(run).required("evaluation/label_errors.json")["rows"])

@@ -24,6 +24,7 @@ CLASSES = ("red", "green", "blue", "none")
 CAMS = ("grad_cam", "grad_cam_pp", "hires_cam")
 OF_THE_HEAD = ("grad_cam", "integrated_gradients", "occlusion")
 """The methods whose maps hang on the head; the others show how strongly, not which way (docs/explain.md)."""
+OF_CONVOLUTIONS = [method for method in METHODS if method != "attention_rollout"]
 MARGIN = 2
 """Pixels by which a peak may miss the cue: 15 of 224 in the pointing game (Zhang et al. 2016, arXiv:1608.00507)."""
 LEAST_HITS = 0.95
@@ -127,7 +128,7 @@ def test_the_network_has_learned_the_cue(classifier: Classifier, shown: Cues):
     assert (classifier.probabilities(shown.images).argmax(axis=1) == shown.labels).mean() == 1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_CONVOLUTIONS)
 def test_every_method_points_at_the_planted_cue(classifier: Classifier, shown: Cues, method: str):
     found = maps(classifier, shown, method)
     assert found.shape == (len(shown.images), SIDE, SIDE)
@@ -136,7 +137,7 @@ def test_every_method_points_at_the_planted_cue(classifier: Classifier, shown: C
 
 @pytest.mark.parametrize(
     ("method", "part"),
-    [*((method, "last") for method in METHODS), *((method, "classes") for method in OF_THE_HEAD)],
+    [*((method, "last") for method in OF_CONVOLUTIONS), *((method, "classes") for method in OF_THE_HEAD)],
 )
 def test_the_map_changes_when_weights_are_drawn_again(classifier: Classifier, shown: Cues, method: str, part: str):
     """The sanity check of Adebayo et al. 2018, arXiv:1810.03292, of the last stage and of the head."""
@@ -200,7 +201,7 @@ def test_integrated_gradients_add_up_to_the_rise_of_the_score(classifier: Classi
 def test_a_model_is_as_it_was_after_it_was_explained(classifier: Classifier, shown: Cues):
     before = classifier.probabilities(shown.images)
     weights = classifier.model.get_weights()
-    for method in METHODS:
+    for method in OF_CONVOLUTIONS:
         maps(classifier, Cues(*(each[:2] for each in shown)), method)
     np.testing.assert_array_equal(classifier.probabilities(shown.images), before)
     assert all((now == then).all() for now, then in zip(classifier.model.get_weights(), weights, strict=True))
@@ -227,16 +228,13 @@ def test_of_two_classes_with_one_output_each_has_its_own_sign(target: int, sign:
 
 def test_the_gradient_is_that_of_the_function():
     at = np.array([[1.0, 2.0], [3.0, 4.0]], "float32")
-    found = gradient(lambda x: (keras.ops.sum(x**3, axis=-1), 2 * x), at)
+    found = gradient(lambda x: (keras.ops.sum(x**3, axis=-1), 2 * x), keras.Sequential())(at)
     np.testing.assert_allclose(found.scores, [9, 91])
     np.testing.assert_allclose(found.gradient, 3 * at**2)
     np.testing.assert_allclose(found.further, 2 * at)
 
 
 def test_a_model_without_a_map_is_refused_with_the_methods_that_do(classifier: Classifier):
-    vit = kerasimg.build("zoo/small_vit.json", variant="2/3x2", num_classes=2)
-    with pytest.raises(CallError, match=r"keeps no map of the image.*'integrated_gradients', 'smooth_grad'"):
-        map_layer(vit)
     flat = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten()])
     with pytest.raises(CallError, match="keeps no map of the image"):
         map_layer(flat)
@@ -244,6 +242,55 @@ def test_a_model_without_a_map_is_refused_with_the_methods_that_do(classifier: C
         map_layer(classifier.model, "lst")
     with pytest.raises(CallError, match="'classes' gives 4; expected a map"):
         map_layer(classifier.model, "classes")
+
+
+def bright_token(pool: str, attention: dict[str, Any]) -> keras.Model:
+    """A transformer of 3 x 4 patches of 2 x 2 pixels, whose weights let bright patches be attended to, and count."""
+    pooled: list[dict[str, Any]] = (
+        [{"layer": "TakeToken"}] if pool == "token" else [{"layer": "GlobalAveragePooling1D"}]
+    )
+    document = {
+        "kerasimg": 1,
+        "image": {"size": [6, 8], "scale": "unit"},
+        "model": [
+            {"layer": "PatchEmbed", "units": 4, "patch_size": 2, "kernel_initializer": "ones"},
+            {"layer": "ClassToken", "count": 2},
+            {"layer": "Identity", "name": "tokens"},
+            {**attention, "kernel_initializer": "ones"},
+            {"layer": "Add", "inputs": ["tokens", "prev"]},
+            *pooled,
+            {"layer": "Dense", "units": 2, "kernel_initializer": {"type": "Identity"}, "activation": "softmax"},
+        ],
+    }
+    return kerasimg.build(document)
+
+
+@pytest.mark.parametrize("method", [*CAMS, "attention_rollout"])
+@pytest.mark.parametrize("pool", ["token", "mean"])
+@pytest.mark.parametrize(
+    "attention",
+    [
+        {"layer": "MultiHeadAttention", "inputs": {"query": "tokens", "value": "tokens"}, "num_heads": 1, "key_dim": 4},
+        {"layer": "SelfAttention", "num_heads": 1},
+    ],
+    ids=lambda attention: attention["layer"],
+)
+def test_a_transformer_is_explained_by_its_tokens(method: str, pool: str, attention: dict[str, Any]):
+    model = bright_token(pool, attention)
+    model.get_layer("class_token").weights[0].assign(np.full((1, 2, 4), 0.5))
+    image = np.full((1, 6, 8, 3), 20, "float32")
+    image[0, 2:4, 6:8] = 60
+    found = METHODS[method](model, image, np.array([0]))[0]
+    assert found.shape == (6, 8)
+    assert np.unravel_index(found.argmax(), found.shape) in {(2, 6), (2, 7), (3, 6), (3, 7)}
+
+
+def test_rollout_multiplies_the_attention_of_every_layer_with_its_shortcut():
+    model = kerasimg.build("zoo/small_vit.json", variant="2/3x2", num_classes=2)
+    image = np.random.default_rng(0).uniform(0, 255, (2, *model.input_shape[1:])).astype("float32")
+    found = METHODS["attention_rollout"](model, image, np.array([0, 1]))
+    assert found.shape == image.shape[:3]
+    assert (found > 0).all()
 
 
 def test_occlusion_asks_any_function_and_finds_what_it_looks_at():

@@ -9,6 +9,8 @@ from kerasimg.evaluation.scores import scores
 from kerasimg.figures import confusion_figure, reliability_figure
 from kerasimg.run_folder import scores_as_json
 
+pytestmark = pytest.mark.usefixtures("drawn_figures")
+
 
 def evaluated(k=3, n=20, task="multiclass", classes=None):
     random = np.random.default_rng(k)

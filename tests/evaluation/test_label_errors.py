@@ -56,7 +56,7 @@ def test_labels_that_the_model_agrees_with_are_not_listed():
     assert find_label_errors(["x", "y"], [0, 1], [[0.9, 0.1], [0.2, 0.8]], ["a", "b"], "multiclass") == []
 
 
-def test_two_classes_and_several_labels_are_judged_one_by_one():
+def test_two_classes_and_several_labels_are_evaluated_one_by_one():
     p = np.array([0.9, 0.8, 0.1, 0.2, 0.95], "float32")
     (row,) = find_label_errors(list("vwxyz"), [1, 1, 0, 0, 0], p, ["ok", "bad"], "binary")
     assert (row["file"], row["given"], row["suggested"]) == ("z", "ok", "bad")

@@ -98,6 +98,19 @@ def test_equal_probabilities_stay_equal(tmp_path):
     np.testing.assert_array_equal(found.decision, [0, 0])
 
 
+def test_of_equal_probabilities_the_first_are_stored_so_that_the_decision_stays(tmp_path):
+    """As an int8 model gives them: 180 of the classes share the probability."""
+    random = np.random.default_rng(0)
+    p = np.zeros((40, K), "float32")
+    for row in p:
+        row[random.choice(K, 180, replace=False)] = 1 / 180
+    truth = random.integers(0, K, 40)
+    write_predictions(tmp_path / "p.csv", [str(row) for row in range(40)], truth, p, CLASSES, "multiclass")
+    found = read_predictions(tmp_path / "p.csv", "multiclass")
+    np.testing.assert_array_equal(found.decision, p.argmax(axis=1))
+    np.testing.assert_array_equal(found.probabilities.argmax(axis=1), p.argmax(axis=1))
+
+
 def test_several_labels_come_back_exactly(tmp_path):
     p = np.random.default_rng(0).random((3, K)).astype("float32")
     truth = (p > 0.7).astype(int)

@@ -63,7 +63,7 @@ def test_a_folder_gives_every_image_below_it_in_the_order_of_paths(classifier: C
     assert [one.label for one in said] == ["blue", "red", "red"]
 
 
-def test_files_and_arrays_are_told_in_the_order_given(classifier: Classifier, images: Any, tmp_path: Path):
+def test_files_and_arrays_are_predicted_in_the_order_given(classifier: Classifier, images: Any, tmp_path: Path):
     path = images(tmp_path, {"blue": 1}) / "blue" / "00.png"
     said = kerasimg.predict(classifier, [RED, path, str(path)])
     assert [(one.file, one.label) for one in said] == [("[0]", "red"), (str(path), "blue"), (str(path), "blue")]

@@ -13,6 +13,7 @@ from kerasimg.evaluation.calibrate import decide_by
 from kerasimg.evaluation.conformal import SCORES, choose_rule, name_sets, set_members
 from kerasimg.evaluation.prediction_sets import measure_sets, risk_coverage
 from kerasimg.models.classifier import Classifier, set_decisions
+from kerasimg.models.keras_file import Answer
 from kerasimg.spec.pack import SetRule
 
 
@@ -136,7 +137,7 @@ def test_a_served_bundle_gives_the_sets_of_its_run(make_run):
     bundle = Bundle.open(run.folder / "export" / "litert")
     assert bundle.manifest.sets == Classifier.open(run.folder).sets
     p = np.array([[0.5, 0.3, 0.2]], np.float32)
-    [answer] = predictions(bundle, ["a"], p, 2)
+    [answer] = predictions(bundle, ["a"], Answer(p), 2)
     assert tuple(answer["set"]) == name_sets(p, bundle.manifest.sets, bundle.classes)[0]
 
 

@@ -26,7 +26,7 @@ def names(k):
 
 
 def numbers(tree, key=""):
-    """Every number in a tree of scores, with the key it stands under."""
+    """Every number in a tree of scores, with its key."""
     if isinstance(tree, dict):
         return [pair for name, value in tree.items() for pair in numbers(value, name)]
     if isinstance(tree, list):

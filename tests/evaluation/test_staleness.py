@@ -209,7 +209,7 @@ def test_the_interval_of_the_temperature_holds_it_in_95_of_100_draws(task):
 
 
 def keep(run, part, count):
-    """Leave so many images in a part."""
+    """Leaves that number of images in a part."""
     record = RunFolder.of(run).required("data.json")
     of_part = [row for row in record["images"] if row["part"] == part]
     dropped = {row["id"] for row in of_part[count:]}

@@ -18,7 +18,7 @@ def best(name, truth, p, **costs):
     return choose(truth, p, _aim(name, costs.get("false_positive", 1), costs.get("false_negative", 1)))
 
 
-def test_the_threshold_stands_halfway_between_two_probabilities():
+def test_the_threshold_is_halfway_between_two_probabilities():
     chosen = best("f1", [0, 0, 1, 1], [0.1, 0.2, 0.6, 0.9])
     assert chosen == (pytest.approx(0.4), True, 1.0, 1.0, 1.0, 2)
 
@@ -143,6 +143,6 @@ def test_an_aim_out_of_reach_changes_nothing(make_run):
     assert (run.folder / "model.keras").read_bytes() == before
 
 
-def test_the_likeliest_of_many_classes_has_no_threshold(make_run):
+def test_a_run_of_many_classes_has_no_threshold(make_run):
     with pytest.raises(CallError, match="the most likely class is predicted"):
         kerasimg.choose_thresholds(make_run("multiclass"))

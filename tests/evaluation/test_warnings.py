@@ -58,7 +58,7 @@ def test_a_class_that_no_image_shows_is_named(run: Any, tmp_path: Path):
     (tmp_path / "red").mkdir()
     PIL.Image.new("RGB", (8, 8), "red").save(tmp_path / "red" / "new.png")
     (warning,) = kerasimg.evaluate(run, data=tmp_path)["warnings"]
-    assert warning.startswith("class blue has no images among these 1: no figure says how well")
+    assert warning.startswith("class blue has no images among these 1, so no figure says how well")
 
 
 def test_a_rare_class_without_a_held_out_image_is_named_in_the_report(tiny: Any, tmp_path: Path):

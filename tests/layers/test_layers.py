@@ -402,6 +402,20 @@ def test_gem_of_a_constant_is_the_constant_whatever_the_exponent_and_the_values(
     np.testing.assert_allclose(array(half), np.full((1, 2), 30), rtol=1e-3)
 
 
+def test_features_of_zero_have_no_gradient_in_the_cosine_head():
+    tensorflow = pytest.importorskip("tensorflow")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("the gradient is taken by TensorFlow's tape")
+    head = layers.CosineHead(3, scale=10, dtype="mixed_float16")
+    features = tensorflow.Variable([[0.0] * 8, [1.0] * 8])
+    with tensorflow.GradientTape() as tape:
+        logits = head(features, training=True)[:, 0]
+    gradient = np.array(tape.gradient(logits, features))
+    assert np.isfinite(gradient).all()
+    assert not gradient[0].any()
+    assert gradient[1].any()
+
+
 def test_norms_of_large_values_do_not_overflow():
     images = random(2, 3, 3, 4)
     head, response = layers.CosineHead(3), layers.GlobalResponseNorm()
@@ -413,3 +427,29 @@ def test_norms_of_large_values_do_not_overflow():
         np.testing.assert_allclose(array(head(features * factor)), array(head(features)), rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(array(response(images * factor)) / factor, array(response(images)), rtol=2e-2)
     assert not array(response(np.zeros_like(images))).any()
+
+
+def test_local_response_norm_divides_by_the_neighbouring_channels():
+    values = np.array([[1.0, 2.0, 3.0, 4.0]], "float32")
+    sums = np.array([1 + 4, 1 + 4 + 9, 4 + 9 + 16, 9 + 16])
+    expected = values / (2 + 0.6 / 3 * sums) ** 0.5
+    np.testing.assert_allclose(array(layers.LocalResponseNorm(3, 0.6, 0.5, 2.0)(values)), expected, rtol=1e-6)
+
+
+def test_a_standardized_kernel_has_mean_0_and_variance_1_and_with_gain_the_norm_1():
+    ones = np.ones((1, 3, 3, 2), "float32")
+    for gain, size in ((False, 18.0), (True, 1.0)):
+        layer = layers.StandardizedConv2D(2, 3, gain=gain, use_bias=False)
+        assert np.abs(array(layer(ones))).max() < 1e-5
+        units = np.eye(18, dtype="float32").reshape(18, 3, 3, 2)
+        np.testing.assert_allclose((array(layer(units)) ** 2).sum(axis=0).reshape(-1), [size] * 2, rtol=1e-3)
+
+
+def test_layer_scale_may_have_one_factor_and_channels_may_be_parted_unequally():
+    layer = layers.LayerScale(0.5, shared=True)
+    np.testing.assert_array_equal(array(layer(np.full((1, 2, 3), 4.0, "float32"))), np.full((1, 2, 3), 2.0))
+    assert layer.count_params() == 1
+    eighths = np.arange(8, dtype="float32")[None]
+    np.testing.assert_array_equal(array(layers.TakeChannels(8, 3, 5)(eighths)), [[3, 4, 5, 6, 7]])
+    with pytest.raises(ValueError, match=r"count must be in \[1, parts - index = 5\], got 6"):
+        layers.TakeChannels(8, 3, 6)

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,34 @@ def test_a_build_is_a_plain_functional_model_of_keras_own_layers():
     assert model.input_shape == (None, 8, 8, 3)
     assert model.output_shape == (None, 2)
     assert all(type(layer).__module__.startswith("keras.") for layer in model.layers)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("kernel_constraint", {"type": "MaxNorm", "axis": 7}),
+        ("bias_constraint", {"type": "UnitNorm", "axis": [0, 1]}),
+        ("kernel_regularizer", "OrthogonalRegularizer"),
+    ],
+)
+def test_a_penalty_that_does_not_fit_its_variable_is_named_before_training(key: str, value: Any):
+    kind = key.split("_")[1]
+    with pytest.raises(SpecError, match=rf"the {kind} of conv/\w+ does not take its shape, [\dx]+: (Invalid|Inputs)"):
+        kerasimg.build(spec({**CONV, key: value}, *HEAD))
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"layer": "Softmax", "axis": 7},
+        {"layer": "UnitNormalization", "axis": [1, 5]},
+        {"layer": "Rescaling", "scale": [1, 2]},
+        {"layer": "RMSNormalization", "axis": 1},
+    ],
+)
+def test_arguments_that_only_fail_at_the_first_image_fail_when_the_model_is_built(node: dict[str, Any]):
+    with pytest.raises(SpecError, match=r"model\[1\] \(\w+\): does not take 6x6x4: \S"):
+        kerasimg.build(spec(CONV, node, *HEAD))
 
 
 def test_a_build_takes_pixels_of_0_to_255():
@@ -240,3 +269,24 @@ def test_a_loaded_spec_takes_further_params():
     loaded = kerasimg.load(spec({"layer": "Flatten"}, {"layer": "Dense", "units": "=units"}, params={"units": 2}))
     assert kerasimg.build(loaded).output_shape == (None, 2)
     assert kerasimg.build(loaded, units=7).output_shape == (None, 7)
+
+
+def test_a_block_or_a_backbone_that_is_called_again_has_the_same_weights(tmp_path: Path):
+    conv = {"layer": "Conv2D", "filters": 3, "kernel_size": 3, "padding": "same"}
+    pooled = {"layer": "GlobalAveragePooling2D"}
+    inner = {"kerasimg": 1, "image": {"scale": "symmetric"}, "model": [conv, pooled, {"layer": "Dense", "units": 2}]}
+    (tmp_path / "inner.json").write_text(json.dumps(inner))
+    model = [
+        {"backbone": "inner.json", "name": "first", "weights": None},
+        {"reuse": "first", "name": "second", "inputs": "in"},
+        {"layer": "Subtract", "name": "backbones", "inputs": ["first", "second"]},
+        {"block": "pair", "name": "third", "inputs": "first"},
+        {"reuse": "third", "name": "fourth", "inputs": "first"},
+        {"layer": "Subtract", "inputs": ["third", "fourth"]},
+        {"layer": "Concatenate", "inputs": ["backbones", "prev"]},
+    ]
+    spec = {"kerasimg": 1, "image": {"size": [8, 8]}, "blocks": {"pair": {"nodes": [conv, conv]}}, "model": model}
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    built = kerasimg.build(tmp_path / "spec.json")
+    assert built.count_params() == 3 * (3 * 9 * 3 + 3)
+    np.testing.assert_array_equal(built(np.full((1, 8, 8, 3), 200.0)), np.zeros((1, 8, 8, 6)))

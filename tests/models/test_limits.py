@@ -24,7 +24,7 @@ def peak_bytes():
 
 HUGE = {
     "a dense layer of 10^12": [FLAT, {"layer": "Dense", "units": 10**12}],
-    "a dense layer of 10^300": [FLAT, {"layer": "Dense", "units": 1e300}],
+    "a dense layer of 10^15": [FLAT, {"layer": "Dense", "units": 1e15}],
     "a kernel a million wide": [{"layer": "Conv2D", "filters": 8, "kernel_size": 10**6, "padding": "same"}],
     "a billion filters": [{"layer": "Conv2D", "filters": 10**9, "kernel_size": 1}],
     "a depth multiplier of a billion": [

@@ -268,6 +268,37 @@ def test_a_plugin_that_fails_is_named(installed):
         registry.load_plugins(["broken"])
 
 
+def test_of_a_registered_layer_of_several_outputs_a_node_has_the_first():
+    class Both(keras.layers.Layer):
+        def __init__(self, extra=None, **kwargs):
+            super().__init__(**kwargs)
+            self.extra = extra
+            self.layers = [keras.layers.Dense(2)]  # never called
+
+        def build(self, shape):
+            self.layers[0].build(shape)
+
+        def call(self, inputs):
+            return inputs * 2, inputs * 3
+
+        def get_config(self):
+            return {**super().get_config(), **({"inner": 1} if self.extra else {})}
+
+    inputs = keras.Input((4, 4, 3))
+    made = keras.Model(inputs, Both()(inputs)[0], name="made")
+    with pytest.raises(SpecError, match=r"gives 2 outputs, and a node has one: rewrite it .*, or register it"):
+        to_spec(made)
+    registry.register(Both)
+    spec = to_spec(made)
+    assert spec.document["model"] == [{"layer": "Both"}]
+    pixels = np.ones((1, 4, 4, 3), "float32")
+    assert np.array_equal(build(spec)(pixels), made(pixels))
+    with pytest.raises(SpecError, match="gives 2 outputs"):
+        to_spec(keras.Model(inputs, Both()(inputs)[1]))
+    with pytest.raises(SpecError, match="a Both whose get_config gives inner, which its constructor does not take"):
+        to_spec(keras.Model(inputs, Both(extra=1)(inputs)[0]))
+
+
 def test_activations_in_the_config_of_a_foreign_layer_are_named_whichever_way_they_are_serialized():
     class Activated(keras.layers.Layer):
         def __init__(self, activation="relu", **kwargs):

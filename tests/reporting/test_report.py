@@ -99,10 +99,26 @@ def test_every_tag_is_closed_and_every_part_is_there(page: Page):
     assert page.open == []
     ids = {attributes["id"] for attributes in page.all("section")}
     assert ids == {
-        *("brief", "figures", "classes", "confusion", "calibration", "images"),
+        *("brief", "figures", "classes", "confusion", "calibration", "abstention", "map", "images"),
         *("training", "data", "model", "spec", "again"),
     }
     assert {link["href"].removeprefix("#") for link in page.all("a")} == {*ids, "main"}
+
+
+def test_unknown_images_sets_and_corruptions_have_sections(copy: Path, colours: Path):
+    kerasimg.known(copy, 0.3, method="distance", data=colours)
+    kerasimg.prediction_sets(copy, 0.8, data=colours)
+    kerasimg.robustness(copy, corruptions=["contrast"], images=4)
+    page = Page(report(copy).read_text(encoding="utf-8"))
+    ids = {attributes["id"] for attributes in page.all("section")}
+    assert ids >= {"known", "sets", "robustness", "map"}
+    assert "whose p-value is 0.3 or less is called unknown (distance" in page.text
+    assert "Sets of classes by LAC that hold the true class of 80 % of images" in page.text
+    assert "Square: the label is likely wrong" in page.text
+    points = [tag for tag in page.all("circle") if re.fullmatch(r"c\d", tag["class"])]
+    assert len(points) == kerasimg.Run(copy).scores["n"]
+    kerasimg.known(copy, undo=True)
+    assert "is called unknown" not in report(copy).read_text(encoding="utf-8")
 
 
 def test_nothing_is_fetched_and_no_script_runs(page: Page):
@@ -162,7 +178,7 @@ def test_what_a_name_holds_is_text_and_no_markup(run: Run, page: Page):
     assert page.all("colours", "no") == []
 
 
-def test_the_stages_are_marked_and_told(page: Page):
+def test_the_stages_are_marked_and_described(page: Page):
     assert page.text.count("Stage 1") == page.text.count("Stage 2") >= 2
     assert "4 epochs in 2 stages" in page.text
 

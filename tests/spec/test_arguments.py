@@ -160,6 +160,58 @@ def test_a_keras_config_never_passes(faults, key):
     assert faults == [(("kernel_regularizer",), message)] * 2
 
 
+@pytest.mark.parametrize(
+    ("group", "name", "given", "path", "message"),
+    [
+        (
+            "initializers",
+            "RandomUniform",
+            {"minval": 1, "maxval": -1},
+            ("maxval",),
+            "'minval' is 1.0, and 'maxval' -1.0",
+        ),
+        ("initializers", "RandomUniform", {"minval": 1}, ("minval",), "which is smaller"),
+        ("initializers", "GlorotUniform", {"input_axes": [0]}, ("output_axes",), "go together"),
+        ("constraints", "MinMaxNorm", {"min_value": 3}, ("min_value",), "which is smaller"),
+        ("layers", "GridMask", {"cell": [9, 4]}, ("cell",), "the least and the most"),
+        ("layers", "RandomHue", {"factor": 0.1, "value_range": [1, 1]}, ("value_range",), "rising numbers"),
+        ("layers", "RandomGaussianBlur", {"kernel_size": [3, 4]}, ("kernel_size",), "odd numbers"),
+        ("schedules", "PiecewiseConstantDecay", {"boundaries": [2, 1], "values": [1, 2, 3]}, ("boundaries",), "rising"),
+        ("schedules", "PiecewiseConstantDecay", {"boundaries": [1, 2], "values": [1, 2]}, ("values",), "3 values"),
+        ("layers", "UnitNormalization", {"axis": [1, 1]}, ("axis",), "different axes"),
+        ("losses", "CategoricalCrossentropy", {"axis": 0}, ("axis",), "expected 1 or -1"),
+        ("optimizers", "Lion", {"beta_1": 0}, ("beta_1",), "in (0, 1)"),
+        ("optimizers", "Ftrl", {"learning_rate_power": 0.5}, ("learning_rate_power",), "in [-10, 0]"),
+        (
+            "schedules",
+            "CosineDecayRestarts",
+            {"initial_learning_rate": 1, "first_decay_steps": 2, "t_mul": 0.5},
+            ("t_mul",),
+            ">= 1",
+        ),
+        (
+            "schedules",
+            "ExponentialDecay",
+            {"initial_learning_rate": 1, "decay_steps": 1e30, "decay_rate": 1},
+            ("decay_steps",),
+            "> 0",
+        ),
+    ],
+)
+def test_arguments_that_no_backend_can_use_are_refused_at_their_place(faults, group, name, given, path, message):
+    arguments.check_arguments(group, name, given, faults)
+    assert [place for place, _ in faults] == [path]
+    assert message in faults[0][1]
+
+
+def test_arguments_in_their_order_are_accepted(faults):
+    for low, high in ((-1, 1), (0, 0), (UNKNOWN, -1)):
+        arguments.check_arguments("initializers", "RandomUniform", {"minval": low, "maxval": high}, faults)
+    schedule = {"boundaries": [1, 2], "values": [1, 2, 3]}
+    arguments.check_arguments("schedules", "PiecewiseConstantDecay", schedule, faults)
+    assert not faults
+
+
 @pytest.mark.parametrize("value", [3, None, ["relu"], True])
 def test_a_value_that_is_not_a_name_is_refused(faults, value):
     arguments.check_named("activations", value, faults)

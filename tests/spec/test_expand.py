@@ -27,8 +27,9 @@ def fail(path, message):
 
 def expand(*nodes, report=fail, params=None, **blocks):
     recorder = Recorder()
-    expansion = Expansion(parse_blocks(blocks, ("blocks",), report), recorder, report)
-    expansion.run(parse_nodes(list(nodes), ("model",), report), params or {}, "image", whole=False)
+    names = params or {}
+    expansion = Expansion(parse_blocks(blocks, ("blocks",), report, names), recorder, report)
+    expansion.run(parse_nodes(list(nodes), ("model",), report, names), names, "image", whole=False)
     return recorder.calls
 
 
@@ -43,6 +44,47 @@ def faults(*nodes, **how):
 
 
 RELU = {"layer": "ReLU"}
+
+
+def test_a_block_that_is_called_again_calls_its_layers_again_in_blocks_within_it_too():
+    inner = {"nodes": [{**RELU, "name": "a"}]}
+    outer = {"args": {"n": 1}, "nodes": [{"block": "inner", "repeat": "=n"}, {"reuse": "flat"}]}
+    outer["nodes"].insert(0, {"layer": "Flatten", "name": "flat"})
+    calls = expand({"block": "outer", "name": "x", "n": 2}, {"reuse": "x"}, inner=inner, outer=outer)
+    layers = ["x_flat", "x_inner_a", "x_inner_1_a", "x_flat"]
+    assert [call.name for call in calls[:3]] == layers[:3]
+    assert [(call.kind, call.target) for call in calls[4:]] == [("reuse", layer) for layer in layers]
+
+
+def test_a_block_that_is_called_again_with_another_shape_must_do_the_same():
+    wide = {**RELU, "name": "wide", "when": "=in_channels > 2"}
+    found = faults({"block": "x", "name": "x"}, RELU, {"reuse": "x"}, x={"nodes": [wide, {"layer": "Flatten"}]})
+    assert [path for path, _ in found] == []
+    found = faults(RELU, {"block": "x", "name": "x"}, RELU, RELU, {"reuse": "x"}, x={"nodes": [wide, RELU]})
+    assert "is not what the block did when it was called first" in found[0][1]
+
+
+def test_an_expression_may_use_the_shape_of_the_node_before():
+    calls = expand(RELU, {"layer": "Dense", "units": "=prev_channels + prev_height"}, {"block": "x"}, x={
+        "nodes": [RELU, {"layer": "Dense", "units": "=10 * in_channels + prev_channels"}]})  # fmt: skip
+    assert [call.arguments.get("units") for call in calls] == [None, 9, None, 23]
+
+
+def test_a_default_of_an_argument_may_use_the_arguments_before_it():
+    block = {"args": {"c": None, "mid": "=4 * c", "c_out": "=mid // 2"}, "nodes": [{**RELU, "max_value": "=c_out"}]}
+    for given, expected in (({}, 4), ({"mid": 6}, 3)):
+        (call,) = expand({"block": "x", "c": 2, **given}, x=block)
+        assert call.arguments["max_value"] == expected
+
+
+def test_a_table_and_the_name_of_a_block_may_be_expressions_of_params():
+    params = {"rows": [["c"], [4], [8]], "kind": "a"}
+    body = {"args": {"c": None}, "nodes": [{"layer": "Dense", "units": "=c"}]}
+    calls = expand({"block": "=kind + 'b'", "table": "=rows"}, params=params, ab=body)
+    assert [call.arguments["units"] for call in calls] == [4, 8]
+    assert "unknown name 'row'" in faults({"layer": "Dense", "table": "=row"}, params=params)[0][1]
+    assert faults({"layer": "Dense", "table": "=kind"}, params=params)[0][0] == ("model", 0, "table")
+    assert "no block 'a'" in faults({"block": "=kind"}, params=params, ab=body)[0][1]
 
 
 def test_a_node_takes_what_the_node_before_gives():

@@ -26,7 +26,7 @@ def value(text, **names):
         ("=True and 3", 3), ("=0 or 'x'", "x"), ("=not 0", True), ("=1 if False else 2", 2), ("=None", None),
         ("=min(3, 1, 2)", 1), ("=max(1, 2.5)", 2.5), ("=round(2.5)", 2), ("=round(2.345, 2)", 2.35), ("=int(2.9)", 2),
         ("=ceil(2.1)", 3), ("=floor(-2.1)", -3), ("=round8(24.1)", 24), ("=  1 + 1 ", 2), ("=1e-3", 0.001),
-        ("=0x10", 16),
+        ("=0x10", 16), ("=2 ** 3", 8), ("=4 ** 0.5", 2.0), ("=2 ** -1", 0.5),
     ],
 )  # fmt: skip
 def test_an_expression_has_the_value_that_python_gives_it(text, expected):
@@ -42,19 +42,32 @@ def test_a_list_has_items_a_length_and_a_sum():
     assert value("=len(depths)", **names) == 3
     assert value("=sum(depths)", **names) == 14
     assert value("=max(depths)", **names) == 8
+    assert value("=depths[-1]", **names) == 8
+    assert value("=depths[1:]", **names) == value("=depths[1:3]", **names) == [4, 8]
+    assert value("=depths[:-1]", **names) == [2, 4]
+    assert value("=rows[i][0]", rows=[[1], [5]], **names) == 5
+    assert value("=[3, 'a', i]", **names) == [3, "a", 1]
+    assert value("=i in [1, 2] and 4 not in depths[:i]", **names) is True
+    assert value("=size in depths", size=UNKNOWN, **names) is UNKNOWN
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("=depths[3]", "has no item 3; the list has 3, numbered from 0"),
-        ("=depths[-1]", "has no item -1; the list has 3, numbered from 0"),
+        ("=depths[-4]", "has no item -4; the list has 3, numbered from 0"),
+        ("=depths[1:'a']", "takes neighbouring items of a list by their numbers, not [1:'a'] of [2, 4, 8]"),
+        ("=2 in 3", "in takes a list, not 3"),
+        ("=[depths, depths]", "a list in an expression holds numbers and strings, not lists"),
         ("=depths[True]", "takes an item of a list by its number, not true of [2, 4, 8]"),
         ("=width[0]", "takes an item of a list by its number, not 0 of 1.5"),
         ("=depths + 1", "+ does not take [2, 4, 8]"),
         ("='a' * 2", '* does not take "a" and 2'),
         ("='a' <= 'b'", '<= does not take "a" and "b"'),
         ("=1 / 0", "division by zero"),
+        ("=2 ** 1000000", "** takes exponents up to 100, not 1000000"),
+        ("=(-2) ** 0.5", "** takes no root of -2"),
+        ("=0 ** -1", "division by zero"),
         ("=widht", "unknown name 'widht'; did you mean 'width'? (known: depths, width)"),
         ("=mim(1)", f"no function 'mim'; did you mean 'min'? (known: {', '.join(FUNCTIONS)})"),
         ("=min(1, default=2)", "min takes no named arguments"),

@@ -83,6 +83,7 @@ SIGMOID, SOFTMAX = ({**DENSE, "activation": name} for name in ("sigmoid", "softm
         ([SOFTMAX, {"layer": "Dropout", "rate": 0.1}], True),
         ([SOFTMAX, {"layer": "Activation", "activation": "linear"}], True),
         ([DENSE, {"layer": "ReLU"}], True),
+        ([DENSE, {"layer": "GELU"}], True),
         ([{**DENSE, "name": "d", "activation": "softmax"}, {"reuse": "d"}], True),
         ([{**SOFTMAX, "name": "a"}, {**SOFTMAX, "inputs": "in"}, {"layer": "Average", "inputs": ["a", "prev"]}], True),
         ([SOFTMAX, SIGMOID], False),
@@ -96,6 +97,15 @@ def test_the_head_is_found_wherever_it_is(nodes, refused):
         return
     with pytest.raises(SpecError, match="for the task 'multilabel' write \"sigmoid\""):
         load(*nodes, task="multilabel")
+
+
+@pytest.mark.parametrize("name", ["Rescaling", "Dropout", "GaussianNoise"])
+def test_a_layer_that_changes_probabilities_is_refused_after_the_activation(name):
+    layer = {"layer": name, {"Rescaling": "scale", "Dropout": "rate", "GaussianNoise": "stddev"}[name]: 0.5}
+    with pytest.raises(SpecError, match=rf"\({name}\): {name} of softmax gives neither probabilities"):
+        load(SOFTMAX, layer)
+    assert load(layer, SOFTMAX)
+    assert load(SIGMOID, layer, SOFTMAX)
 
 
 def test_the_head_in_a_block_is_found():

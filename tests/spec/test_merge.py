@@ -123,6 +123,6 @@ def test_a_fault_is_reported_once_at_the_chosen_option():
     faults.faulty = {("params", "x")}
     for _ in range(3):
         faults.report(("model", 0, "units"), "wrong")
-        faults.report(("params", "x", 0), "not told: the search value above is wrong")
+        faults.report(("params", "x", 0), "not reported: the search value above is wrong")
     assert [str(fault) for fault in faults] == ["spec.json: model[0].$choice.a.units: wrong"]
     assert len(faults) < MAX_FAULTS

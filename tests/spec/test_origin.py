@@ -62,12 +62,10 @@ def test_a_typo_in_the_header_of_a_table_is_reported_at_the_header_once(kind: st
 
 
 def test_a_layer_that_cannot_be_reused_says_why():
-    block = {"nodes": [{"layer": "Dense", "units": 4, "name": "inner"}]}
+    block = {"nodes": [{"layer": "Add", "inputs": ["a", "b"]}, {"reuse": "a"}]}
     dense = {"layer": "Dense", "units": 4, "name": "d"}
-    again = {"blocks": {"x": block}, "model": [{"block": "x", "name": "q"}, {"reuse": "q"}, *HEAD]}
-    assert "'q' is a block, a backbone or an input, and only a layer can be called again" in faults(**again)[0]
+    again = {"blocks": {"x": block}, "model": [dense, {"block": "x", "inputs": {"a": "d", "b": "in"}}, *HEAD]}
+    assert "'a' is an input of the block, and only a node can be called again" in faults(**again)[0]
     inside = {"blocks": {"y": {"nodes": [{"reuse": "d"}]}}, "model": [dense, {"block": "y"}, *HEAD]}
     assert "'d' is a node outside of the block 'y', and names inside a block are private to it" in faults(**inside)[0]
-    backbone = {"model": [{"backbone": "MobileNetV2", "name": "b"}, {"reuse": "b"}, *HEAD]}
-    assert "only a layer can be called again" in faults(**backbone)[0]
     assert "no earlier node 'zz' here" in faults(model=[dense, {"reuse": "zz"}, *HEAD])[0]

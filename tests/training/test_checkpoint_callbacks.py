@@ -10,6 +10,8 @@ from kerasimg.training.checkpoint_callbacks import record_interrupt
 def test_the_first_ctrl_c_is_recorded_and_the_second_raises(listen: Callable[..., None]):
     messages: list[str] = []
     listen(messages.append)
+    # Without a handler of Python's, as after a library that took it away, the signal would end this process.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with record_interrupt() as interruption:
         assert not interruption.asked
         signal.raise_signal(signal.SIGINT)

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kerasimg.data.shuffling import Order
 from kerasimg.training import feature_files
 from kerasimg.training.feature_files import Store, row_keys
+from kerasimg.training.feature_rows import FeatureBatches, Rows
 
 RECIPE = {"frozen": "abc", "engine": "folded"}
 
@@ -73,3 +75,23 @@ def test_all_features_can_be_removed(cache: Path):
 def test_features_have_their_share_however_many_images_are_cached(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("KERASIMG_CACHE_GB", "1")
     assert feature_files.room() == 10**9
+
+
+def test_batches_of_features_take_the_views_in_turn_and_end_each_epoch_with_a_partial_batch():
+    # Five images in two views; a feature is its row, a weight its image.
+    rows = Rows([np.arange(10.0)[:, None]], None, count=5, reused=0, computed=10, seconds=0, on_disk=False)
+    order = Order(5, 2, True, 3)
+    weights = np.arange(5, dtype=np.float32)
+    batches = FeatureBatches(rows, np.arange(5) % 2, 2, order, "one_hot", weights)
+    seen = []
+    for epoch in range(3):
+        loaded = [batches.load(number) for number in range(3 * epoch, 3 * epoch + 3)]
+        assert [len(features) for features, *_ in loaded] == [2, 2, 1]
+        features, labels, weight = (np.concatenate(each) for each in zip(*loaded, strict=True))
+        view, images = np.divmod(features[:, 0].astype(int), 5)
+        assert set(view) == {epoch % 2}
+        assert sorted(images) == [0, 1, 2, 3, 4]
+        assert labels.tolist() == np.eye(2)[images % 2].tolist()
+        assert weight.tolist() == images.tolist()
+        seen.append(images.tolist())
+    assert seen[0] != seen[1] != seen[2] != seen[0]

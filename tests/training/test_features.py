@@ -1,5 +1,6 @@
 """Features that are computed once or in every epoch train the model as images would."""
 
+import re
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
@@ -284,3 +285,14 @@ def test_a_stage_with_the_end_of_the_backbone_unfrozen_has_its_own_seam(model: A
     assert_same(
         pairs(second.validation()), plain(model, batches(source, PARTS["validation"], IMAGE, batch_size=4)), 4e-3
     )
+
+
+def test_the_log_estimates_how_long_features_take(
+    model: Any, source: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(feature_rows, "REPORT_S", -1.0)
+    monkeypatch.setattr(feature_rows, "BATCH", 4)
+    with caplog.at_level("INFO"):
+        planned(model, source)
+    reports = [record.getMessage() for record in caplog.records if "left" in record.getMessage()]
+    assert re.match(r"features of training images: 4 of 23, [\d,.]+ images/s, about \d+ s left", reports[0]), reports

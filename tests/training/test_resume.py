@@ -47,6 +47,8 @@ STAGES = [
         "keep": "best",
     },
 ]
+ONE_STAGE = [{"epochs": 3}]
+"""Where a second stage would show no more: each is traced again."""
 
 
 class Killed(BaseException):
@@ -189,12 +191,12 @@ def test_a_run_killed_after_its_last_epoch_is_only_finished(
 
     with monkeypatch.context() as patched:
         patched.setattr(*((Classifier, "save") if step == "save" else (verbs, "evaluate_images")), kill)
-        killed(lambda: train(spec(), data=noisy, out=tmp_path))
+        killed(lambda: train(spec(stages=[{"epochs": 1, "keep": "best"}]), data=noisy, out=tmp_path))
     run = Run(tmp_path / "tiny-1")
-    weights = (run.folder / "checkpoints" / "stage-2.weights.h5").read_bytes()
+    weights = (run.folder / "checkpoints" / "stage-1.weights.h5").read_bytes()
     rows = (run.folder / "history.csv").read_bytes()
     assert Run(verbs.resume(run, verbose=0)).scores["n"] == 6
-    assert (run.folder / "checkpoints" / "stage-2.weights.h5").read_bytes() == weights
+    assert (run.folder / "checkpoints" / "stage-1.weights.h5").read_bytes() == weights
     assert (run.folder / "history.csv").read_bytes() == rows
 
 
@@ -213,7 +215,7 @@ def interrupted(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any) ->
     """A run on its own image folder, interrupted after two epochs."""
     shutil.copytree(noisy, tmp_path / "data")
     cut(2)
-    killed(lambda: train(spec(), data=tmp_path / "data", out=tmp_path))
+    killed(lambda: train(spec(stages=ONE_STAGE), data=tmp_path / "data", out=tmp_path))
     cut(-1)
     return Run(tmp_path / "tiny-1")
 
@@ -251,7 +253,7 @@ def test_an_image_that_vanishes_during_training_is_named_with_advice(
 
     monkeypatch.setattr(checkpoint_callbacks.Watch, "on_epoch_begin", vanish)
     with pytest.raises(DataError) as caught:
-        verbs.train(spec(), data=tmp_path / "data", out=tmp_path, verbose=0, cache="off")
+        verbs.train(spec(stages=ONE_STAGE), data=tmp_path / "data", out=tmp_path, verbose=0, cache="off")
     first, last = str(caught.value).splitlines()
     assert first.startswith(f"{tmp_path / 'data'}: red/")
     assert last.endswith(f"to resume: kerasimg train --resume {tmp_path / 'tiny-1'}")
@@ -265,9 +267,9 @@ def test_a_run_on_arrays_needs_them_again(train: Any, spec: Any, tmp_path: Path,
     pixels = (np.random.default_rng(0).integers(0, 30, (24, 8, 8, 3)) + 200 * labels[:, None, None, None]).astype(
         "uint8"
     )
-    whole = end(train(spec(), data=(pixels, labels), out=tmp_path / "whole"))
-    cut(4)
-    killed(lambda: train(spec(), data=(pixels, labels), out=tmp_path))
+    whole = end(train(spec(stages=ONE_STAGE), data=(pixels, labels), out=tmp_path / "whole"))
+    cut(2)
+    killed(lambda: train(spec(stages=ONE_STAGE), data=(pixels, labels), out=tmp_path))
     cut(-1)
     with pytest.raises(CallError, match=r"kerasimg\.resume\(run, data=\.\.\.\)"):
         verbs.resume(tmp_path / "tiny-1", verbose=0)
@@ -404,7 +406,7 @@ def test_a_resumed_run_writes_its_report_if_train_would_have(
 
 def test_a_time_budget_applies_to_the_run_not_to_the_stage(train: Any, spec: Any, noisy: Path, tmp_path: Path):
     stages = [{"epochs": 1}, {"epochs": 500}, {"epochs": 500}]
-    run = train(spec(stages=stages, callbacks=[{"type": "TimeBudget", "seconds": 3.0}]), data=noisy, out=tmp_path)
+    run = train(spec(stages=stages, callbacks=[{"type": "TimeBudget", "seconds": 1.5}]), data=noisy, out=tmp_path)
     assert {row["stage"] for row in run.history} <= {1, 2}
     assert len(run.history) < 501
 
@@ -464,7 +466,7 @@ def test_a_run_is_resumed_by_one_process_at_a_time(
     train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any, listen: Any
 ):
     cut(1)
-    killed(lambda: train(spec(), data=noisy, out=tmp_path))
+    killed(lambda: train(spec(stages=ONE_STAGE), data=noisy, out=tmp_path))
     cut(-1)
     refused = []
 
@@ -485,7 +487,7 @@ def test_a_resume_on_another_backend_warns_of_other_random_numbers(
     train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any, listen: Any
 ):
     cut(1)
-    killed(lambda: train(spec(), data=noisy, out=tmp_path))
+    killed(lambda: train(spec(stages=ONE_STAGE), data=noisy, out=tmp_path))
     cut(-1)
     run = Run(tmp_path / "tiny-1")
     began = RunFolder.of(run).required("environment.json")

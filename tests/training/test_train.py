@@ -280,10 +280,9 @@ def test_a_layer_of_kerasimg_is_trained_saved_and_opened_elsewhere(
 ):
     spec = tiny(model=[{"layer": "SqueezeExcite", "ratio": 1.0}, *tiny()["model"]])
     run = train(spec, data=colours, out=tmp_path)
-    code = "import sys, kerasimg; print(kerasimg.predict(*sys.argv[1:])[0].label)"
-    command = [sys.executable, "-c", code, str(run.folder), str(colours / "red" / "00.png")]
+    command = [sys.executable, "-m", "kerasimg", "predict", str(run.folder), str(colours / "red" / "00.png"), "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout == "red\n", done.stderr
+    assert [each["label"] for each in json.loads(done.stdout)] == ["red"], done.stderr
 
 
 def test_the_log_is_short_and_in_order(listen: Any, tiny: Any, tmp_path: Path):

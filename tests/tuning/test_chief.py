@@ -15,6 +15,7 @@ from kerasimg.tuning import ask_tell, protocol
 from kerasimg.tuning import chief as chiefs
 from kerasimg.tuning import worker as workers
 from kerasimg.tuning.journal import Ended, Records
+from kerasimg.tuning.protocol import address_of
 from kerasimg.tuning.samplers import make_sampler
 from kerasimg.tuning.space import Dimension, Space
 
@@ -177,7 +178,26 @@ BAD = {
     "a text as a row": ("End", {"trial": "0001", "ended": GOOD | {"rows": [{"loss": "=cmd()"}]}}),
     "an argument more": ("End", {"trial": "0001", "ended": GOOD, "host": "elsewhere"}),
     "a list": ("End", []),
+    "true as an epoch": ("Epoch", {"trial": "0001", "step": True, "value": 0.5}),
+    "true as a value": ("Epoch", {"trial": "0001", "step": 0, "value": True}),
+    "a number as text": ("End", {"trial": "0001", "ended": GOOD | {"seconds": "2"}}),
 }
+
+
+NO_ADDRESSES = ["host", ":80", "h:99999", "h:-1", "h:\u0663", "a b:80", "h:80\n", "h/x:80", "[h]:80"]
+
+
+@pytest.mark.parametrize("text", NO_ADDRESSES)
+def test_an_address_that_is_not_host_and_port_is_refused(text):
+    with pytest.raises(CallError, match="expected HOST:PORT"):
+        address_of(text)
+    with pytest.raises(CallError, match=r"an IPv6 address has brackets: \[::1\]:80"):
+        address_of("::1:80")
+
+
+def test_names_and_addresses_of_both_kinds_are_split():
+    for host in ("localhost", "gpu-1.lab_2", "10.0.0.1", "[::1]", "[fe80::1%eth0]"):
+        assert address_of(f"{host}:8000") == (host, "8000")
 
 
 @pytest.mark.parametrize("case", BAD)

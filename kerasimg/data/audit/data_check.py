@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from kerasimg.data.audit.fix_list import left_out, write_fix_list
 from kerasimg.data.audit.framing import Framing, Shown, choose, contact_sheet, describe, framing, shown, summary
 from kerasimg.data.audit.grouping import suggestion
 from kerasimg.data.audit.survey import Progress, Survey, survey
-from kerasimg.data.image_files import BadImage, read_image
+from kerasimg.data.bands import read_shown
+from kerasimg.data.image_files import BadImage
 from kerasimg.data.items import PART_NAMES
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, open_source, task_of
@@ -194,6 +195,7 @@ class DataCheck(Result):
             for index in one.images
         ]
         row = {"kind": one.kind, "severity": one.severity, "detail": one.detail, "images": images}
+        row |= {} if one.suggested is None else {"suggested": one.suggested}
         return row | ({"class": one.label} if one.label else {})
 
 
@@ -265,7 +267,10 @@ def _suspects(checked: DataCheck, groups: Sequence[Sequence[int]], find_errors: 
     rows = find_errors(list(index_of), source.label_ids(indices), probabilities, source.classes, source.task)
     return [
         Finding(
-            "label_suspect", (index_of[row["file"]],), f"is labelled '{row['given']}', looks like '{row['suggested']}'"
+            "label_suspect",
+            (index_of[row["file"]],),
+            f"is labelled '{row['given']}', looks like '{row['suggested']}'",
+            suggested=row["suggested"],
         )
         for row in rows
     ]
@@ -374,7 +379,7 @@ class _Thumbnails:
         if self.spent >= BUDGET:
             return ""
         try:
-            image = read_image(checked.source.items[index].image)
+            image = read_shown(checked.source.items[index].image)
         except BadImage:  # it has changed since it was read
             return ""
         image.thumbnail((THUMB, THUMB))
@@ -383,8 +388,6 @@ class _Thumbnails:
 
 def _page(checked: DataCheck) -> str:
     """The page."""
-    import jinja2
-
     images = _Thumbnails()
     kinds = [_kind(checked, name, row, images) for name, row in checked.counts().items()]
     facts = checked.to_dict()
@@ -398,9 +401,7 @@ def _page(checked: DataCheck) -> str:
         for one in checked.show()
         if images.spent < BUDGET
     ]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    return _template().render(
         facts=facts,
         described=checked.source.describe(),
         kinds=kinds,
@@ -410,6 +411,15 @@ def _page(checked: DataCheck) -> str:
         sheet=sheet,
         most_classes=CLASSES,
     )
+
+
+@cache
+def _template() -> Any:
+    """Returns the compiled template."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _kind(checked: DataCheck, name: str, row: dict[str, int], images: _Thumbnails) -> dict[str, Any]:

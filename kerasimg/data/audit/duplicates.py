@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kerasimg.data.audit.survey import Survey
+from kerasimg.data.bands import several_bands
 from kerasimg.data.image_files import BadImage, read_image
 from kerasimg.data.items import Item
 from kerasimg.data.parallel import cores
@@ -246,6 +247,9 @@ def _equal(keys: np.ndarray, among: np.ndarray, least: int = 2) -> list[np.ndarr
 def _pixels(item: Item) -> bytes:
     try:
         image = read_image(item.image)
-    except BadImage:  # it has changed since it was read
+    except BadImage:
+        if (values := several_bands(item.image)) is not None:
+            return repr((values.shape, values.dtype)).encode() + values.tobytes()
+        # It has changed since it was read.
         return item.id.encode(errors="backslashreplace")
     return repr(image.size).encode() + image.tobytes()

@@ -30,7 +30,7 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {
-    "unreadable": Kind("error", "cannot be read", "repair or remove them"),
+    "unreadable": Kind("error", "cannot be read", "repair or remove them, or train with --on-bad-image skip"),
     "class_unreadable": Kind("error", "classes of which no image can be read", "repair them, or remove the class"),
     "no_split": Kind("error", "the data cannot be split", "add images, or set the share to 0"),
     "conflict": Kind("error", "the same image in several classes", "decide which label is right; remove the others"),
@@ -101,6 +101,8 @@ class Finding(NamedTuple):
     detail: str = ""
     label: str = ""
     """The class, where it is about one."""
+    suggested: str | None = None
+    """The class that the image looks like, where its label may be wrong."""
 
     @property
     def severity(self) -> Severity:

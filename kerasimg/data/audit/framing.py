@@ -10,8 +10,9 @@ import PIL.Image
 import PIL.ImageDraw
 
 from kerasimg.data.audit.survey import MEASURED
+from kerasimg.data.bands import read_shown
 from kerasimg.data.decode import decode
-from kerasimg.data.image_files import BadImage, read_image
+from kerasimg.data.image_files import BadImage
 from kerasimg.data.items import Item
 from kerasimg.spec.document import Image
 
@@ -29,7 +30,7 @@ class Framing(NamedTuple):
     scale: np.ndarray
     """(N,): the model's pixels by the image's, along the side that is enlarged most; above 1 it is enlarged."""
     cut_off: np.ndarray
-    """(N,): share of the image's area that `crop` leaves out."""
+    """(N,): share of the image's area that is cut off."""
     filled: np.ndarray
     """(N,): share of the model's input that `pad` fills with the background."""
     distorted: np.ndarray
@@ -49,15 +50,15 @@ class Shown(NamedTuple):
 def framing(sizes: np.ndarray, image: Image) -> Framing:
     """What the section does to images of these sizes: (N, 2), width and height, upright."""
     width, height = np.maximum(np.asarray(sizes, np.float64), 1).T
-    across, down = image.size[1] / width, image.size[0] / height
-    uneven = np.maximum(across / down, down / across)
-    nothing = np.zeros(len(width))
-    if image.resize == "stretch":
-        return Framing(np.maximum(across, down), nothing, nothing, uneven)
-    if image.resize == "crop":
-        share = image.crop_fraction
-        return Framing(np.maximum(across, down) / share, 1 - share**2 / uneven, nothing, nothing + 1)
-    return Framing(np.minimum(across, down), nothing, 1 - 1 / uneven, nothing + 1)
+    size = np.array(image.size[::-1], np.float64)[:, np.newaxis]
+    scales = np.array(image.resized[::-1], np.float64)[:, np.newaxis] / (width, height)
+    uneven = scales.max(axis=0) / scales.min(axis=0)
+    if image.resize != "stretch":
+        scales[:] = scales.max(axis=0) if image.resize == "crop" else scales.min(axis=0)
+        uneven = np.ones(len(width))
+    sides = scales * (width, height)
+    used = np.minimum(sides, size)
+    return Framing(scales.max(axis=0), 1 - (used / sides).prod(axis=0), 1 - (used / size).prod(axis=0), uneven)
 
 
 def summary(framed: Framing, image: Image) -> dict[str, Any]:
@@ -120,8 +121,8 @@ def shown(
     every = []
     for index in indices:
         try:
-            before = read_image(items[index].image)
-            after = PIL.Image.fromarray(decode(items[index].image, image).squeeze())
+            before = read_shown(items[index].image)
+            after = PIL.Image.fromarray(decode(items[index].image, image)[..., :3].squeeze())
         except BadImage:  # it has changed since it was looked at
             continue
         parts = [f"{sizes[index][0]} x {sizes[index][1]}"]

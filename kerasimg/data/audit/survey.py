@@ -17,7 +17,8 @@ import numpy as np
 import PIL.ExifTags
 import PIL.Image
 
-from kerasimg.data.image_files import BadImage, is_deep, read_image
+from kerasimg.data.bands import preview, several_bands
+from kerasimg.data.image_files import BadImage, ImageInput, is_deep, read_image
 from kerasimg.data.items import Item
 from kerasimg.data.parallel import Progress as Progress
 from kerasimg.data.parallel import Tally, each
@@ -158,7 +159,7 @@ def look(item: Item) -> Look:
             pixels = np.ascontiguousarray(image)
             digest, size_b = _digest(repr(pixels.shape).encode(), pixels.data), pixels.nbytes
             header.kind, header.width, header.height = f"array {_shape(pixels)}", pixels.shape[1], pixels.shape[0]
-        opened = read_image(image, opened=header)
+        opened = _read(image, header)
     except BadImage as error:
         return Look(digest, b"", header.kind, header.width, header.height, size_b, (), reason=error.reason)
     except OSError as error:
@@ -174,6 +175,19 @@ def look(item: Item) -> Look:
         figures=_figures(small, thumb),
         thumb=thumb,
     )
+
+
+def _read(image: ImageInput, header: Header) -> PIL.Image.Image:
+    """The image in RGB, or the first three of its 4 to 16 bands."""
+    try:
+        return read_image(image, opened=header)
+    except BadImage:
+        values = several_bands(image)
+        if values is None:
+            raise
+    header.kind = f"{'array' if isinstance(image, np.ndarray) else 'file'} {_shape(values)}"
+    header.height, header.width = values.shape[:2]
+    return preview(values)
 
 
 class Header:

@@ -16,6 +16,8 @@ import keras
 from keras import ops, tree
 
 from kerasimg import keras_internals
+from kerasimg.escaping import one_line
+from kerasimg.log import warning
 
 STATEFUL: Final = ("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal", "RandomShuffle")
 """TensorFlow's random operations that take no seed tensor."""
@@ -115,11 +117,13 @@ class TensorFlow(Backend):
         return False
 
     def compiled(self, function: Callable[..., Any], by_xla: bool = True) -> Callable[..., Any]:
-        """By `tf.function`."""
+        """By `tf.function`, which compiles again for each shape, but not for each number: those become tensors."""
         import tensorflow as tf
 
         as_written = tf.autograph.experimental.do_not_convert(function)
-        return keras_internals.without_retracing_warning(tf.function(as_written, jit_compile=by_xla and self.has_xla()))
+        compiled = tf.function(as_written, jit_compile=by_xla and self.has_xla())
+        compiled = keras_internals.without_retracing_warning(compiled)
+        return lambda *given: compiled(*(tf.constant(value) if isinstance(value, int) else value for value in given))
 
     def padded(self, rows: Any, count: Any, full: Any) -> Any:
         """Rows with zeros at the end; the number of rows need not be known in the graph."""
@@ -194,13 +198,15 @@ class Jax(Backend):
         def run(*arrays: Any) -> Any:
             nonlocal traceable
             if traceable:
-                # Keras changes the class of JAX's errors. What is wrong with a layer itself is raised again below.
-                with contextlib.suppress(Exception):
+                try:
                     return compiled(*arrays)
+                except Exception as error:
+                    if not is_about_tracing(error):
+                        raise
+                    traceable = False
+                    warning(f"augment: JAX cannot compile this, so it runs step by step and slowly ({_reason(error)})")
             with jax.disable_jit():
-                made = function(*arrays)
-            traceable = False
-            return made
+                return function(*arrays)
 
         return run
 
@@ -217,6 +223,24 @@ class Jax(Backend):
     def lookup(self, table: Any, places: Any) -> Any:
         """A gather without a check of the places."""
         return table.at[places].get(mode="promise_in_bounds")
+
+
+def is_about_tracing(error: BaseException | None) -> bool:
+    """Whether JAX raised an error because a function needs values, or shapes made of them, while it is compiled.
+
+    Keras replaces an error within a layer, often by one of another class; the error of JAX is its context.
+    """
+    import jax
+
+    tracing = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
+    while error is not None and not isinstance(error, tracing):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error, cut to a line of a log."""
+    return one_line(next(iter(str(error).strip().splitlines()), type(error).__name__))[:160]
 
 
 class Torch(Backend):

@@ -1,8 +1,8 @@
 """Readers of labelled images in memory and of .npz files.
 
-Images: an array of 0 to 255, (N, H, W) or (N, H, W, C) with 1 or 3 channels, or a list of paths, bytes, PIL images
-or arrays; see `kerasimg.data.images`. Labels: integers or names, (N,); if the task is multilabel, zeros and ones,
-(N, number of classes). Classes are named by their labels.
+Images: an array of 0 to 255, (N, H, W) or (N, H, W, C) with 1 or 3 channels (4 to 16 if the spec says so), or a list of
+paths, bytes, PIL images or arrays; see `kerasimg.data.images`. Labels: integers or names, (N,); if the task is
+multilabel, zeros and ones, (N, number of classes). Classes are named by their labels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kerasimg.data.image_files import BadImage
 from kerasimg.data.images import batch_fault, named_images
 from kerasimg.data.index import Items, Labels, Numbered, join_labels
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part, Reading, class_name, fault
-from kerasimg.data.pixels import to_array
+from kerasimg.data.pixels import BANDS, to_array
 from kerasimg.data.readers.image_store import Held, Images, Stacked, join_places
 from kerasimg.data.readers.reader import Reader
 from kerasimg.data.readers.tf_datasets import is_tf_dataset, read_tf_dataset
@@ -217,14 +217,18 @@ def _images(images: Any, where: str, name: str) -> Images:
         raise fault(where, name, f"cannot be made an array ({error})") from error
     if array.ndim == 1 and array.dtype.kind in "OUS" and len(array):
         return _held(array.tolist(), where, name)
-    if wrong := batch_fault(array):
+    # Of other channels `Source` knows whether they are expected.
+    is_bands = array.ndim == 4 and array.shape[3] in BANDS and array.shape[1] not in (1, 3)
+    channels = int(array.shape[-1]) if is_bands else 3
+    if wrong := batch_fault(array, channels):
         raise fault(where, name, wrong)
     return Stacked([array])
 
 
 def _held(images: Sequence[Any], where: str, name: str) -> Images:
     """The images of a list: paths, bytes, PIL images, arrays of any size."""
-    listed = named_images(images)
+    shape: tuple[int, ...] = getattr(images[0], "shape", ())
+    listed = named_images(images, shape[2] if len(shape) == 3 and shape[2] in BANDS else 3)
     if len(listed) != len(images):
         raise fault(where, name, "expected one file for each label, got folders; pass the folder itself as data")
     faults = [

@@ -19,8 +19,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from kerasimg.cache_folder import cache_folder
 from kerasimg.data.array_files import load_arrays, remove_oldest, save_arrays
-from kerasimg.data.cache_folder import cache_folder
 from kerasimg.data.image_files import EXTENSIONS
 from kerasimg.data.items import fault
 from kerasimg.data.readers.packed_strings import Growing, Texts

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kerasimg.cache_folder import cache_folder
 from kerasimg.data.array_files import load_arrays, remove_oldest, save_arrays
-from kerasimg.data.cache_folder import cache_folder
 from kerasimg.data.index import Ids, Items, Labels, Numbered, join_labels
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part, Reading, fault
 from kerasimg.data.parallel import cores

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kerasimg.data.memory import free_bytes
-from kerasimg.data.pixels import type_fault, value_fault
+from kerasimg.data.pixels import BANDS, type_fault, value_fault
 from kerasimg.errors import CallError
 
 KEYS = (("image", "label"), ("images", "labels"), ("x", "y"))
@@ -117,5 +117,5 @@ def _is_batch(image: np.ndarray, label: Any) -> bool:
     if image.dtype == object:  # encoded files
         return True
     if image.ndim == 3:
-        return np.ndim(label) == 1 and image.shape[2] not in (1, 3, 4) and len(label) == len(image)
+        return np.ndim(label) == 1 and image.shape[2] not in (1, 3, *BANDS) and len(label) == len(image)
     return bool(image.ndim == 4)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from kerasimg.deploy.bundle import Bundle
-from kerasimg.evaluation.conformal import name_sets
+from kerasimg.evaluation.conformal import are_known, name_sets
 from kerasimg.evaluation.measures import most_likely_first
 from kerasimg.evaluation.predictions import THRESHOLD, decide, two_columns
+from kerasimg.models.keras_file import Answer
 
 
 def columns(bundle: Bundle, probabilities: np.ndarray) -> np.ndarray:
@@ -17,21 +18,24 @@ def columns(bundle: Bundle, probabilities: np.ndarray) -> np.ndarray:
     return two_columns(probabilities) if bundle.task == "binary" else probabilities
 
 
-def predictions(bundle: Bundle, ids: list[str], probabilities: np.ndarray, top: int) -> list[dict[str, Any]]:
+def predictions(bundle: Bundle, ids: list[str], given: Answer, top: int) -> list[dict[str, Any]]:
     """Builds a prediction for each image, most likely classes first.
 
     Args:
         bundle: the served export bundle.
         ids: the name of each image.
-        probabilities: model outputs, (N, K), or (N, 1) for a binary task.
+        given: the model's probabilities, (N, K), or (N, 1) for a binary task, and its p-values if it gives them.
         top: number of classes to list.
     """
+    probabilities, p_values, share = given
     decisions, confidences = decide(probabilities, bundle.task, bundle.thresholds)
     rows = columns(bundle, probabilities)
     rule = bundle.manifest.sets
     sets = [None] * len(ids) if rule is None else name_sets(probabilities, rule, bundle.classes)
     answers = []
-    for name, decision, confidence, row, members in zip(ids, decisions, confidences, rows, sets, strict=True):
+    for place, (name, decision, confidence, row, members) in enumerate(
+        zip(ids, decisions, confidences, rows, sets, strict=True)
+    ):
         ranked = most_likely_first(row)
         order = ranked[:top]
         answer: dict[str, Any] = {"id": name}
@@ -42,6 +46,9 @@ def predictions(bundle: Bundle, ids: list[str], probabilities: np.ndarray, top: 
         answer["confidence"] = _shortest_float(confidence)
         if members is not None:
             answer["set"] = list(members)
+        if p_values is not None:
+            answer["known"] = bool(are_known(p_values[place], share))
+            answer["p_value"] = _shortest_float(p_values[place])
         answer["classes"] = [_class(bundle, int(k), row, decision) for k in order]
         answers.append(answer)
     return answers

@@ -7,8 +7,10 @@ import hashlib
 import re
 import signal
 import threading
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import nullcontext as nothing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
 from pydantic_core import to_json
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 
 from kerasimg.deploy.serve import protocol, schemas
 from kerasimg.deploy.serve.errors import Refused, refused_fault, refused_route
-from kerasimg.deploy.serve.middleware import CLOSED_BY_CLIENT, LOG_RECORD, RequestMiddleware, refusal
-from kerasimg.deploy.serve.requests import ClientDisconnected
+from kerasimg.deploy.serve.middleware import CLOSED_BY_CLIENT, LOG_RECORD, Answer, RequestMiddleware, Scope, refusal
+from kerasimg.deploy.serve.requests import ClientDisconnected, Receive
 from kerasimg.deploy.serve.service import Service
 
 HERE = Path(__file__).parent
@@ -44,17 +47,26 @@ _PROTOCOL_REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(service: Service, *, key: str | None = None) -> RequestMiddleware:
-    """Creates the ASGI application of a service; `key` is the API key that requests must send."""
+def create_app(
+    service: Service, *, key: str | None = None, background: Callable[[], AbstractAsyncContextManager[None]] = nothing
+) -> RequestMiddleware:
+    """Creates the ASGI application of a service.
+
+    Args:
+        service: what answers.
+        key: the API key that requests must send.
+        background: entered while the application runs.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         _stop_at_signals(service)
-        yield
+        async with background():
+            yield
         service.close()
 
     app = FastAPI(
-        title=f"kerasimg: {service.model.name}",
+        title=f"kerasimg: {', '.join(model.name for model in service.models)}",
         version=service.model.version,
         description=ABOUT,
         docs_url=None,  # FastAPI's pages load code from another host
@@ -65,15 +77,49 @@ def create_app(service: Service, *, key: str | None = None) -> RequestMiddleware
     _own_routes(app, service, key is not None)
     _protocol_routes(app, service)
     _error_handlers(app)
-    return RequestMiddleware(app, metrics=service.metrics, key=key, log=service.settings.log, after=service.measure)
+    return RequestMiddleware(app, _busy_routes(service), service, key=key)
+
+
+def _busy_routes(service: Service) -> Callable[[Scope], tuple[str, Answer] | None]:
+    """Returns the route of a request for a prediction, and what answers it.
+
+    These requests skip FastAPI, which takes as long as a small model; it has the same routes for its description.
+    """
+    parts = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+
+    def choose(scope: Scope) -> tuple[str, Answer] | None:
+        if scope["method"] != "POST":
+            return None
+        path = scope["path"]
+        if path == "/predict":
+            return path, partial(_predict, service)
+        if match := parts.fullmatch(path):
+            return _INFER[match[2] is not None], partial(_infer, service, match[1], match[2])
+        return None
+
+    return choose
+
+
+_INFER = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
+
+
+async def _predict(service: Service, scope: Scope, receive: Receive) -> tuple[bytes, dict[str, str]]:
+    query = QueryParams(scope["query_string"]) if scope["query_string"] else {}
+    answer = await service.predict(_headers(scope), query, receive, scope[LOG_RECORD])
+    return to_json(answer), {"content-type": "application/json"}
+
+
+async def _infer(
+    service: Service, name: str, version: str | None, scope: Scope, receive: Receive
+) -> tuple[bytes, dict[str, str]]:
+    return await service.infer(name, version, _headers(scope), receive, scope[LOG_RECORD])
 
 
 def _own_routes(app: FastAPI, service: Service, key: bool) -> None:
     @app.post("/predict", summary="Classify images", responses=_with(schemas.Answer), openapi_extra=schemas.PREDICT)
     async def predict(request: Request) -> Response:
-        scope = request.scope
-        answer = await service.predict(_headers(scope), request.query_params, request.receive, scope[LOG_RECORD])
-        return _json(answer)
+        body, headers = await _predict(service, request.scope, request.receive)
+        return Response(body, headers=headers)
 
     @app.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
     async def metrics() -> Response:
@@ -97,14 +143,7 @@ def _own_routes(app: FastAPI, service: Service, key: bool) -> None:
 
 
 def _protocol_routes(app: FastAPI, service: Service) -> None:
-    model = service.model
     tags: Any = ["Open Inference Protocol v2"]
-
-    def check(name: str, version: str | None = None) -> None:
-        if name != model.name:
-            raise Refused("route", f"no model '{name[:80]}' (this server has: {model.name})")
-        if version is not None and version != model.version:
-            raise Refused("route", f"no version '{version[:80]}' of '{name}' (this server has: {model.version})")
 
     @app.get("/v2", summary="Server metadata", tags=tags)
     async def server() -> Response:
@@ -121,17 +160,17 @@ def _protocol_routes(app: FastAPI, service: Service) -> None:
     for start in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
 
         async def metadata(request: Request) -> Response:
-            check(**request.path_params)
-            return _json(protocol.model_metadata(model))
+            return _json(protocol.model_metadata(service.served(**request.path_params).model))
 
         async def model_ready(request: Request) -> Response:
-            check(**request.path_params)
-            return _json({"name": model.name, "ready": service.ready}, 200 if service.ready else 503)
+            name = service.served(**request.path_params).model.name
+            return _json({"name": name, "ready": service.ready}, 200 if service.ready else 503)
 
         async def infer(request: Request) -> Response:
-            check(**request.path_params)
-            scope = request.scope
-            body, headers = await service.infer(_headers(scope), request.receive, scope[LOG_RECORD])
+            parameters = request.path_params
+            body, headers = await _infer(
+                service, parameters["name"], parameters.get("version"), request.scope, request.receive
+            )
             return Response(body, headers=headers)
 
         options: dict[str, Any] = {"tags": tags, "include_in_schema": "{version}" not in start}

@@ -10,8 +10,8 @@ from kerasimg.deploy.targets import served, target_of
 from kerasimg.errors import CallError
 
 SERVER_PACKAGES = (
-    *("numpy", "pillow", "pydantic", "typer"),
-    *("fastapi", "uvicorn", "uvloop", "httptools", "python-multipart", "prometheus-client"),
+    *("numpy", "pillow", "simplejpeg", "pydantic", "typer"),
+    *("fastapi", "uvicorn", "uvloop", "httptools", "prometheus-client"),
 )
 """Packages that the server needs with every runtime."""
 

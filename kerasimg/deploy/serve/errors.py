@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from kerasimg.data.image_files import BadImage, TooCostly
 from kerasimg.errors import KerasimgError
@@ -59,6 +60,13 @@ class TooManyPixels(BadImage):
 
 _NO_IMAGE = re.compile(r"is not an? |is a (HEIC|Git)")
 _TOO_LARGE = re.compile(r"is too large|has [\d,]+ million pixels|.*(cannot allocate|out of memory)", re.IGNORECASE)
+
+
+def shown(value: Any, most: int = 40) -> str:
+    """Returns a value of a request as it appears in a message: a list or an object, however large, by its type only."""
+    if isinstance(value, str):
+        return repr(value[:most])
+    return type(value).__name__ if isinstance(value, list | dict) else str(value)[:most]
 
 
 def refused_image(name: str, error: BadImage) -> Refused:

@@ -6,18 +6,28 @@ Everything here runs in the thread of the event loop.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
 
 from kerasimg.deploy.serve.errors import Refused
+from kerasimg.deploy.serve.workers import Budget
 
 
 class Capacity:
     """Images and bytes in progress, and their limits."""
 
-    def __init__(self, images: int, held_bytes: int) -> None:
+    def __init__(self, images: int, held_bytes: int, seconds: float = math.inf) -> None:
+        """Sets the limits.
+
+        Args:
+            images: maximum number of images in progress.
+            held_bytes: maximum bytes of their requests.
+            seconds: CPU time of a request in worker processes.
+        """
+        self.seconds = seconds
         self.max_images = images
         self.max_bytes = held_bytes
         self.images = 0
@@ -25,11 +35,11 @@ class Capacity:
         self.stopping = False
 
     def reserve(self) -> Reservation:
-        """Admits a request. It counts as one image until its number of images is known."""
+        """Admits a request if there is room for an image. It counts as none until its body is complete."""
         if self.stopping:
             raise Refused("stopping", "the server is stopping; retry later, or use another server")
         reservation = Reservation(self)
-        reservation.take(images=1)
+        reservation.check(images=1)
         return reservation
 
 
@@ -38,6 +48,7 @@ class Reservation:
 
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
+        self.budget = Budget(capacity.seconds)
         self._images = 0
         self._bytes = 0
         self._works: list[tuple[Future, Future | None]] = []
@@ -49,14 +60,20 @@ class Reservation:
             images: total number of images of the request.
             size: additional bytes.
         """
+        self.check(images=images, size=size)
         more_images = max(0, images - self._images)
         capacity = self._capacity
-        if capacity.images + more_images > capacity.max_images or capacity.bytes + size > capacity.max_bytes:
-            raise Refused("queue", f"{capacity.images} images are in progress; retry in a moment")
         self._images += more_images
         self._bytes += size
         capacity.images += more_images
         capacity.bytes += size
+
+    def check(self, *, images: int = 0, size: int = 0) -> None:
+        """Raises Refused if there is no room for this many images and additional bytes."""
+        more_images = max(0, images - self._images)
+        capacity = self._capacity
+        if capacity.images + more_images > capacity.max_images or capacity.bytes + size > capacity.max_bytes:
+            raise Refused("queue", f"{capacity.images} images are in progress; retry in a moment")
 
     def hold_until_done(self, work: Future, answer: Future | None = None) -> None:
         """Keeps the reservation until work in another thread is done, even if the request ends earlier.

@@ -7,22 +7,29 @@ import json
 import logging
 import os
 import re
+import select
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
 from kerasimg.deploy.serve.errors import Refused, refused_fault
-from kerasimg.deploy.serve.metrics import Metrics
+from kerasimg.deploy.serve.requests import ClientDisconnected
+
+if TYPE_CHECKING:
+    from kerasimg.deploy.serve.service import Service
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Answer = Callable[[Scope, Receive], Awaitable[tuple[bytes, dict[str, str]]]]
+"""Answers a request with a body and its headers; raises Refused."""
 
 OPEN = frozenset({"/", "/docs", "/openapi.json", "/about", "/v2/health/live", "/v2/health/ready"})
 """Paths that need no key: they reveal nothing about images."""
@@ -49,21 +56,22 @@ def refusal(refused: Refused, path: str, request_id: str) -> tuple[bytes, dict[s
 class RequestMiddleware:
     """The outermost ASGI application."""
 
-    def __init__(self, app: Any, *, metrics: Metrics, key: str | None, log: bool, after: Callable[[], None]) -> None:
+    def __init__(
+        self, app: Any, busy: Callable[[Scope], tuple[str, Answer] | None], service: Service, *, key: str | None
+    ) -> None:
         """Wraps an ASGI application.
 
         Args:
             app: the application.
-            metrics: where requests are counted.
+            busy: returns the route and the answer of a request that skips the application, or None.
+            service: whose metrics count requests.
             key: the API key that requests need, if any.
-            log: whether to log each request.
-            after: called after each request.
         """
         self.app = app
-        self._meters = metrics
+        self._busy = busy
+        self._service = service
         self._key = None if key is None else key.encode()
-        self._log = log
-        self._after = after
+        self._log = service.settings.log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles a request."""
@@ -78,7 +86,7 @@ class RequestMiddleware:
         request_id = _request_id(headers)
         record: dict[str, Any] = {"id": request_id}
         scope[LOG_RECORD] = record
-        status = 0
+        status, route = 0, ""
 
         async def marked(message: Message) -> None:
             nonlocal status
@@ -96,7 +104,14 @@ class RequestMiddleware:
         try:
             if self._key is not None and scope["path"] not in OPEN:
                 self._check_key(headers)
-            await self.app(scope, receive, marked)
+            if chosen := self._busy(scope):
+                route, answer = chosen
+                body, pairs = await answer(scope, receive)
+                await _send(marked, 200, body, pairs)
+            else:
+                await self.app(scope, receive, marked)
+        except ClientDisconnected:
+            pass  # nobody reads an answer
         except Refused as refused:
             record["reason"] = refused.reason
             await _send_refusal(refused, scope["path"], request_id, marked)
@@ -106,8 +121,8 @@ class RequestMiddleware:
             if not status:
                 await _send_refusal(refused_fault(request_id), scope["path"], request_id, marked)
         finally:
-            self._count(scope, record, status or CLOSED_BY_CLIENT, time.perf_counter() - started, head)
-            self._after()
+            route = route or getattr(scope.get("route"), "path", "other")
+            self._count(scope, route, record, status or CLOSED_BY_CLIENT, time.perf_counter() - started, head)
 
     def _check_key(self, headers: dict[bytes, bytes]) -> None:
         sent = headers.get(b"x-api-key")
@@ -118,14 +133,8 @@ class RequestMiddleware:
         if not hmac.compare_digest(sent, self._key or b""):
             raise Refused("key", "a key is needed: X-API-Key: KEY, or Authorization: Bearer KEY")
 
-    def _count(self, scope: Scope, record: dict[str, Any], status: int, seconds: float, head: bool) -> None:
-        route = getattr(scope.get("route"), "path", "other")
-        self._meters.requests.labels(route, str(status)).inc()
-        self._meters.seconds.labels(route).observe(seconds)
-        if reason := record.get("reason"):
-            self._meters.refused.labels(reason).inc()
-        elif images := record.get("images"):
-            self._meters.images.inc(images)
+    def _count(self, scope: Scope, route: str, record: dict[str, Any], status: int, seconds: float, head: bool) -> None:
+        self._service.count(route, status, seconds, record)
         if self._log:
             client = scope.get("client")
             log_event(
@@ -141,11 +150,15 @@ class RequestMiddleware:
 
 async def _send_refusal(refused: Refused, path: str, request_id: str, send: Send) -> None:
     body, headers = refusal(refused, path, request_id)
-    headers["content-length"] = str(len(body))
     if refused.reason in ("slow", "stopping"):
         headers["connection"] = "close"
+    await _send(send, refused.status, body, headers)
+
+
+async def _send(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": refused.status, "headers": pairs})
+    pairs.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -155,16 +168,45 @@ def _request_id(headers: dict[bytes, bytes]) -> str:
     return sent.decode() if _ID.fullmatch(sent) else os.urandom(8).hex()
 
 
+_encode = json.JSONEncoder(ensure_ascii=True, default=str).encode
+
+
 def log_event(event: str, **fields: Any) -> None:
     """Writes one JSON line to standard output; never an image or a file name."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    line = json.dumps({"time": now, "event": event, **fields}, ensure_ascii=True, default=str)
+    _LINES.write(_encode({"time": now, "event": event, **fields}))
+
+
+class LineWriter:
+    """Writes lines to standard output. Where it is a full pipe, they wait until another line can be written.
+
+    The event loop, and with it every request, would otherwise wait for whoever reads the pipe.
+    """
+
+    def __init__(self, most: int = 10_000) -> None:
+        self._lines: deque[str] = deque(maxlen=most)  # the oldest are dropped
+
+    def write(self, line: str) -> None:
+        """Writes a line, after those that wait."""
+        self._lines.append(line)
+        try:
+            while self._lines and _writable():
+                sys.stdout.write(self._lines.popleft() + "\n")
+                sys.stdout.flush()
+        except (BrokenPipeError, ValueError):
+            # The reader of the log is gone; the server continues.
+            self._lines.clear()
+
+
+def _writable() -> bool:
+    """Whether standard output takes 4 KB at once; always for what is not a pipe, and on Windows."""
     try:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-    except (BrokenPipeError, ValueError):
-        # The reader of the log is gone; the server continues.
-        return
+        return bool(select.select((), (sys.stdout,), (), 0)[1])
+    except (OSError, ValueError, TypeError):
+        return True
+
+
+_LINES = LineWriter()
 
 
 class JsonHandler(logging.Handler):

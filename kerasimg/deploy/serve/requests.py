@@ -15,18 +15,19 @@ from urllib.parse import unquote
 from pydantic_core import from_json
 
 from kerasimg.boundary import inflate, limit
-from kerasimg.deploy.serve.errors import Refused
+from kerasimg.deploy.serve.errors import Refused, shown
 from kerasimg.deploy.serve.limits import Reservation
 from kerasimg.deploy.serve.settings import Settings
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 FORM, JSON, BYTES = "multipart/form-data", "application/json", "application/octet-stream"
-UNSPECIFIED = (BYTES, "application/x-www-form-urlencoded", "")
-"""Content types of a body that is an image itself: the defaults of curl and urllib."""
+UNSPECIFIED = (BYTES, "binary/octet-stream", "application/x-www-form-urlencoded", "")
+"""Content types of a body that is an image itself: the defaults of S3, curl and urllib."""
 
 _ADDRESS = re.compile(r"\s*(https?|ftp|file|data:text)\b", re.IGNORECASE)
-_LONGEST_ID = 200
+LONGEST_ID = 200
+"""Maximum characters of an id in a response."""
 LARGE = 2**20
 """A body of at least this many bytes is joined outside of the event loop."""
 
@@ -49,7 +50,7 @@ class PredictRequest:
         """Adds an image; raises Refused beyond `max_images`."""
         if len(self.images) >= max_images:
             raise Refused("images", f"more than {max_images} images in one request; send several requests")
-        self.ids.append(name[:_LONGEST_ID] if name else f"[{len(self.images)}]")
+        self.ids.append(name[:LONGEST_ID] if name else f"[{len(self.images)}]")
         self.images.append(data)
 
 
@@ -73,7 +74,7 @@ async def read_body(
             raise Refused("body", "Content-Length is not a number")
         if int(content_length) > settings.max_bytes:
             raise _too_long(settings)
-        place.take(size=int(content_length))
+        place.check(size=int(content_length))
     parts: list[bytes] = []
     size = 0
     try:
@@ -86,8 +87,7 @@ async def read_body(
                 size += len(chunk)
                 if size > settings.max_bytes:
                     raise _too_long(settings)
-                if content_length is None:
-                    place.take(size=len(chunk))
+                place.take(size=len(chunk))  # not what the header declares: a slow client would hold it for long
                 parts.append(chunk)
                 if not message.get("more_body", False):
                     # From 1 MB on, `join` releases the interpreter lock, so that the event loop continues.
@@ -106,7 +106,7 @@ def read_images(content_type: str, encoding: str, body: bytes, max_images: int, 
         max_images: maximum number of images.
         max_bytes: maximum size of a compressed body after decompression.
     """
-    media_type = content_type.partition(";")[0].strip().lower()
+    media_type = _media_type(content_type)
     if not body:
         raise Refused("body", "the body is empty; send an image")
     body = decompressed(encoding, body, max_bytes)
@@ -126,9 +126,15 @@ def read_images(content_type: str, encoding: str, body: bytes, max_images: int, 
     return request
 
 
+def _media_type(content_type: str) -> str:
+    """Returns the type without parameters; every kind of JSON is JSON."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return JSON if media_type == "text/json" or media_type.endswith("+json") else media_type
+
+
 def is_costly(content_type: str, size: int, long_json: int, long_form: int) -> bool:
     """Whether a body of this type and size takes long to parse."""
-    media_type = content_type.partition(";")[0].strip().lower()
+    media_type = _media_type(content_type)
     return (media_type == JSON and size >= long_json) or (media_type == FORM and size >= long_form)
 
 
@@ -178,10 +184,11 @@ def read_json(body: bytes, values: int, lists: int) -> Any:
 def as_number(name: str, value: Any, max_images: int) -> int:
     """Parses an option that is an integer of at least 1; a value above the maximum becomes the maximum."""
     with contextlib.suppress(ValueError):
-        number = int(value) if isinstance(value, str) and len(value) < 10 else value
+        digits = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 10
+        number = int(value) if digits else value  # `int` takes more: "1_0", " 5", digits of other scripts
         if isinstance(number, int) and not isinstance(number, bool) and number >= 1:
             return min(number, max_images)
-    raise Refused("body", f"{name}: expected a positive integer, got {str(value)[:40]!r}")
+    raise Refused("body", f"{name}: expected a positive integer, got {shown(value)}")
 
 
 def as_flag(name: str, value: Any) -> bool:
@@ -189,7 +196,7 @@ def as_flag(name: str, value: Any) -> bool:
     known = {True: True, False: False, "1": True, "0": False, "true": True, "false": False, "on": True, "off": False}
     if isinstance(value, bool | str) and value in known:
         return known[value]
-    raise Refused("body", f"{name}: expected true or false, got {str(value)[:40]!r}")
+    raise Refused("body", f"{name}: expected true or false, got {shown(value)}")
 
 
 def from_base64(text: Any, where: str) -> bytes:
@@ -203,7 +210,8 @@ def from_base64(text: Any, where: str) -> bytes:
         head, comma, text = text.partition(",")
         if not comma or len(head) > _LONGEST_HEAD or head.rstrip()[-6:].lower() != "base64":
             raise Refused("body", f"{where}: a data: URL without ;base64")
-        text = unquote(text) if "%" in text else text
+        for code, character in _PERCENT_ENCODED.items() if "%" in text else ():
+            text = text.replace(code, character)
     elif start and _ADDRESS.match(text):
         raise Refused("address", f"{where}: images are not fetched from URLs; send their bytes in base64")
     try:
@@ -216,6 +224,10 @@ def from_base64(text: Any, where: str) -> bytes:
         raise Refused("body", f"{where}: not base64") from None
 
 
+_PERCENT_ENCODED = {
+    code: character for character in "+/=\r\n " for code in (f"%{ord(character):02X}", f"%{ord(character):02x}")
+}
+"""What a data: URL may encode of base64; `unquote` would take 60 bytes for each character of any other text."""
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _LONGEST_HEAD = 400
 """Maximum characters of a data: URL before its comma."""
@@ -251,10 +263,7 @@ def _json(document: Any, max_images: int) -> PredictRequest:
 
 
 def _form(content_type: str, body: bytes, max_images: int) -> PredictRequest:
-    from python_multipart.multipart import parse_options_header
-
-    _, options = parse_options_header(content_type[:1000])
-    boundary = options.get(b"boundary", b"")
+    boundary = _parameters(content_type[:1000]).get("boundary", "").encode("latin-1", "replace")
     if not boundary or len(boundary) > 200:
         raise Refused("body", "multipart/form-data without a boundary, or with one that is too long")
     # `find` and `split` run in C; a parser in Python takes seconds for bytes that almost match the boundary.
@@ -270,36 +279,51 @@ def _form(content_type: str, body: bytes, max_images: int) -> PredictRequest:
         raise Refused("body", "the form is truncated")
     request = PredictRequest()
     for part in parts:
-        _part(request, part, max_images, parse_options_header)
+        _part(request, part, max_images)
     return request
 
 
-_EXTENDED_NAME = re.compile(r";\s*filename\*\s*=\s*utf-8'[^';]*'([^;\s]+)", re.IGNORECASE)
-"""`filename*`, which older clients (urllib3 1) send for a non-ASCII name and the parser ignores."""
+_PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))')
+"""A parameter of a header. Its time is linear: the standard library's parser takes seconds for many quotes."""
 
 
-def _part(
-    request: PredictRequest, part: bytes, max_images: int, parse: Callable[[str], tuple[bytes, dict[bytes, bytes]]]
-) -> None:
+def _parameters(header: str) -> dict[str, str]:
+    """Returns the parameters of a Content-Type or Content-Disposition header."""
+    parameters = {}
+    for match in _PARAMETER.finditer(header):
+        name, quoted, plain = match.groups()
+        quoted = plain.strip() if quoted is None else quoted.replace("\\\\", "\\").replace('\\"', '"')
+        parameters[name.lower()] = quoted
+    return parameters
+
+
+def _part(request: PredictRequest, part: bytes, max_images: int) -> None:
     """Parses one part of a form: an image or an option."""
     end = part.find(b"\r\n\r\n", 0, limit("form_header_bytes"))
-    if end < 0:
+    lines = part[: max(end, 0)].split(b"\r\n", limit("form_headers"))
+    if end < 0 or len(lines) > limit("form_headers"):
         raise Refused("body", "the form cannot be parsed: a part has no headers, or too many")
     headers = {}
-    for line in part[:end].split(b"\r\n"):
+    for line in lines:
         field, _, value = line.partition(b":")
         headers[field.strip().lower()] = value.strip().decode("latin-1")
     data = part[end + 4 :]
     disposition = headers.get(b"content-disposition", "")
-    _, options = parse(disposition)
-    if extended := _EXTENDED_NAME.search(disposition):
-        options.setdefault(b"filename", unquote(extended[1]).encode())
-    name = options.get(b"name", b"").decode("utf-8", "replace")
-    if b"filename" in options or headers.get(b"content-type", "").lower().startswith("image/"):
-        request.add(data, options.get(b"filename", b"").decode("utf-8", "replace") or None, max_images)
+    parameters = _parameters(disposition)
+    if extended := parameters.get("filename*", ""):
+        _, _, encoded = extended.partition("'")  # utf-8'language'name
+        parameters.setdefault("filename", unquote(encoded.partition("'")[2]).encode().decode("latin-1"))
+    name = _text(parameters.get("name", ""))
+    if "filename" in parameters or headers.get(b"content-type", "").lower().startswith("image/"):
+        request.add(data, _text(parameters.get("filename", "")) or None, max_images)
     elif name in ("top", "explain"):
         request.options[name] = data[:40].decode("utf-8", "replace")
     elif name in ("url", "image_url") or _ADDRESS.match(data[:20].decode("latin-1")):
         raise Refused("address", "images are not fetched from URLs; send their files")
     else:
         raise Refused("body", f"the form's field '{name[:40]}' is neither a file nor one of: top, explain")
+
+
+def _text(latin: str) -> str:
+    """Returns a parameter as UTF-8, which clients send in headers."""
+    return latin.encode("latin-1", "replace").decode("utf-8", "replace")

@@ -59,6 +59,10 @@ class Prediction(Schema):
     """Probability of the decision; multilabel: of the least certain decision."""
     set: list[str] | None = None
     """The prediction set, most likely first; absent if the bundle has no rule for one."""
+    known: bool | None = None
+    """Whether the image is like the training images; absent if the model does not say."""
+    p_value: float | None = None
+    """The share of images like the training images that are at least as unlike them as this one."""
     classes: list[ClassProbability]
     """The most likely classes, as many as requested."""
     explanation: Explanation | None = None
@@ -226,7 +230,7 @@ INFER: dict[str, Any] = {
                             "items": {
                                 "type": "object",
                                 "required": ["name"],
-                                "properties": {"name": {"enum": ["probabilities", "label"]}},
+                                "properties": {"name": {"enum": ["probabilities", "label", "known", "p_value"]}},
                             },
                         },
                     },

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import gc
+import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -10,27 +13,32 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from kerasimg import log
+from kerasimg.backend import quiet_libraries
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import FILE
 from kerasimg.deploy.serve.settings import NAMES, Settings, key_from_environment
-from kerasimg.deploy.targets import served
-from kerasimg.errors import CallError, KerasimgError, nearest
+from kerasimg.deploy.targets import open_runtime, served, target
+from kerasimg.errors import CallError, KerasimgError, nearest, needs
+from kerasimg.escaping import one_line
 from kerasimg.keras_internals import serve_in_processes
 from kerasimg.log import Verbose
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.pack import SUFFIX, Pack, is_pack
 from kerasimg.staleness import stale_bundle
 
-REQUIRED_PACKAGES = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
+REQUIRED_PACKAGES = ("fastapi", "uvicorn", "httptools", "prometheus_client")
 """Packages of the extra `serve`; a missing runtime is reported when it is opened."""
 
 WORKER_VARIABLE = "KERASIMG_SERVE"
-"""Environment variable that tells server processes what to serve: folder, line feed, settings."""
+"""Environment variable that tells server processes what to serve: a JSON list of folders, and the settings."""
 
 BACKLOG = 2048
 """Connections that the system queues until they are accepted."""
@@ -38,26 +46,31 @@ BACKLOG = 2048
 
 @log.applies_verbose
 def serve(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
     workers: int = 1,
+    name: str | Sequence[str] | None = None,
     api_key: str | None = None,
     verbose: Verbose = 1,
     **settings: Any,
 ) -> None:
-    """Serves an exported model over HTTP until the process receives SIGTERM or Ctrl-C.
+    """Serves exported models over HTTP until the process receives SIGTERM or Ctrl-C.
+
+    A bundle that is replaced on disk meanwhile is opened again.
 
     Args:
-        source: folder of an export bundle or of a run, or a `.kerasimg` file. The LiteRT, ONNX or OpenVINO export of a
-            run is served. A run without one, or a pack, is exported for LiteRT first, in a separate process.
+        source: folder of an export bundle or of a run, or a `.kerasimg` file; or several of them. The LiteRT, ONNX or
+            OpenVINO export of a run is served. A run without one, or a pack, is exported for LiteRT first, in a
+            separate process.
         host: address to listen on; 127.0.0.1 accepts connections from this machine only.
         port: 0: any free port.
         workers: number of server processes.
+        name: name of each model in requests; by default those in the bundles, which must differ.
         api_key: key that requests must send; default: `$KERASIMG_API_KEY`. Without either, no key is required.
         verbose: 0: silent. 1 or 2: messages.
-        **settings: limits and options, see docs/serve.md: threads, model, name, top, max_bytes, timeout_s, ...
+        **settings: limits and options, see docs/serve.md: threads, model, device, top, max_bytes, timeout_s, ...
 
     Raises:
         CallError: if the source cannot be served, a setting does not exist, or a package is missing.
@@ -65,59 +78,69 @@ def serve(
     Example:
         >>> kerasimg.serve("runs/photos-1", port=8000)  # doctest: +SKIP
     """
-    for name in settings:
-        if name not in NAMES:
-            raise CallError(f"serve has no setting '{name}'{nearest(name, NAMES)}")
+    for setting in settings:
+        if setting not in NAMES:
+            raise CallError(f"serve has no setting '{setting}'{nearest(setting, NAMES)}")
     for package in REQUIRED_PACKAGES:
         if find_spec(package) is None:
             raise CallError(f'{package} is not installed: pip install "kerasimg[serve]"')
-    configured = Settings(host=host, port=port, workers=workers, **settings)
+    sources = [source] if isinstance(source, str | os.PathLike) else list(source)
+    names = (name,) if isinstance(name, str) else tuple(name or ())
+    if not sources or (names and len(names) != len(sources)):
+        raise CallError(f"name: expected {len(sources)}, one for each source, got {len(names)}")
+    if settings.get("grpc_port") is not None:
+        quiet_libraries()
+        with needs("grpc", "grpcio"):
+            from kerasimg.deploy.serve.inference_grpc import serve_grpc  # noqa: F401 - fails before anything is opened
+    configured = Settings(host=host, port=port, workers=workers, names=names, **settings)
     if api_key is not None:
         os.environ["KERASIMG_API_KEY"] = api_key
     key = key_from_environment()
-    folder = bundle_of(source)
-    if stale := stale_bundle(folder):
-        log.warning(str(stale))
+    folders = [bundle_of(each, configured.device) for each in sources]
+    for folder in folders:
+        if stale := stale_bundle(folder):
+            log.warning(str(stale))
     with _open_socket(configured) as listener:
         address = _address(listener)
-        (_serve_in_workers if configured.workers > 1 else _serve_here)(folder, configured, key, listener, address)
+        (_serve_in_workers if configured.workers > 1 else _serve_here)(folders, configured, key, listener, address)
 
 
-def bundle_of(source: str | os.PathLike[str]) -> Path:
-    """Returns the bundle folder for a bundle, a run or a pack; exports it first if necessary."""
+def bundle_of(source: str | os.PathLike[str], device: str = "cpu") -> Path:
+    """Returns the bundle folder for a bundle, a run or a pack, to run on a device; exports it first if necessary."""
     folder = Path(source)
+    able = [name for name in served() if device in target(name).runtime.devices]
     if is_pack(folder):
-        return _export_pack(folder)
+        return _export_pack(folder, able[0])
     if (folder / FILE).is_file():
         return folder
     files = RunFolder(folder)
     model = files.model_file
     if not model.is_file():
         raise CallError(f"'{folder}' is neither a bundle ({FILE}) nor a run ({model.name}) nor a pack ({SUFFIX})")
-    for target in served():
-        manifest = files.exports / target / FILE
+    for name in able:
+        manifest = files.exports / name / FILE
         if manifest.is_file():
             return manifest.parent
-    log.info(f"{folder} has no export yet; making one: kerasimg export {folder} --to litert")
-    _export(folder, files.exports)
-    return files.exports / "litert"
+    log.info(f"{folder} has no export yet; making one: kerasimg export {folder} --to {able[0]}")
+    _export(folder, files.exports, able[0])
+    return files.exports / able[0]
 
 
-def _export_pack(pack: Path) -> Path:
+def _export_pack(pack: Path, to: str) -> Path:
     """Exports a pack to a temporary folder that is deleted when this process ends."""
     Pack(pack)  # reports errors before anything is written
     temporary = Path(tempfile.mkdtemp(prefix="kerasimg-serve-"))
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     log.info(
-        f"exporting {pack}; to start at once next time: kerasimg export {pack} --to litert --out DIR, and serve that"
+        f"exporting {pack}; to start at once next time: kerasimg export {pack} --to {to} --out DIR, and serve that"
     )
-    _export(pack, temporary)
-    return temporary / "litert"
+    _export(pack, temporary, to)
+    return temporary / to
 
 
-def _export(source: Path, out: Path) -> None:
+def _export(source: Path, out: Path, to: str) -> None:
     """Exports in a separate process: this one must not load TensorFlow."""
-    command = [sys.executable, "-m", "kerasimg", "export", str(source), "--to", "litert", "--out", str(out)]
+    command = [sys.executable, "-m", "kerasimg", "export", str(source), "--to", to, "--out", str(out)]
     command.append("--allow-uncompared")  # a pack of an earlier version has no test vectors
     if code := subprocess.run(command, check=False).returncode:
         raise KerasimgError(f"'{source}' could not be exported (exit code {code}); see the error above")
@@ -125,49 +148,125 @@ def _export(source: Path, out: Path) -> None:
 
 def create_worker_app() -> Any:
     """Creates the application of a server process from the environment that its parent has set."""
-    folder, _, settings = os.environ[WORKER_VARIABLE].partition("\n")
-    return _application(Path(folder), Settings.from_json(settings), key_from_environment())
+    stop_with_parent()
+    folders, settings = json.loads(os.environ[WORKER_VARIABLE])
+    return _application(list(map(Path, folders)), Settings.from_json(settings), key_from_environment())
 
 
-def _application(folder: Path, settings: Settings, key: str | None) -> Any:
+def stop_with_parent() -> None:
+    """Stops this process when the one that started it has ended, even if it was killed."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _application(folders: Sequence[Path], settings: Settings, key: str | None) -> Any:
     from kerasimg.deploy.serve.app import create_app
     from kerasimg.deploy.serve.middleware import set_up_logging
+    from kerasimg.deploy.serve.reload import Reloader, Source
     from kerasimg.deploy.serve.service import Service
     from kerasimg.deploy.serve.session import Model
     from kerasimg.deploy.serve.workers import limit_memory
 
     set_up_logging()
     limit_memory(settings.max_pixels)
-    return create_app(Service(Model.open(Bundle.open(folder), settings), settings), key=key)
+    sources = [Source(folder) for folder in folders]
+    bundles = [Bundle.open(folder) for folder in folders]
+    models = [
+        Model.open(bundle, settings, name)
+        for name, bundle in zip(_names(bundles, settings.names), bundles, strict=True)
+    ]
+    service = Service(models, settings)
+    reloader = Reloader(service, {model.name: source for model, source in zip(models, sources, strict=True)})
+
+    @asynccontextmanager
+    async def background() -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(reloader.running(settings.reload_s))
+            if settings.grpc_port is not None:
+                from kerasimg.deploy.serve.inference_grpc import serve_grpc
+
+                await stack.enter_async_context(serve_grpc(service, key))
+            yield
+
+    application = create_app(service, key=key, background=background)
+    gc.freeze()  # what is loaded stays; a collection that looked at all of it would stop the event loop
+    return application
 
 
-def _serve_here(folder: Path, settings: Settings, key: str | None, listener: socket.socket, address: str) -> None:
+def _names(bundles: Sequence[Bundle], chosen: Sequence[str]) -> list[str]:
+    """Returns the names of the models; raises CallError if two have the same."""
+    names = list(chosen) or [bundle.manifest.name for bundle in bundles]
+    for name in names:
+        if names.count(name) > 1:
+            raise CallError(f"{names.count(name)} models have the name '{name}'; give each another: --name A --name B")
+        if not name.isprintable() or not name or "/" in name:  # it is in the metrics, the log and addresses
+            raise CallError(
+                f"name: expected printable characters without '/', got '{one_line(name)}'; choose it by --name"
+            )
+    return names
+
+
+def _serve_here(
+    folders: Sequence[Path], settings: Settings, key: str | None, listener: socket.socket, address: str
+) -> None:
     """Serves in this process."""
-    application = _application(folder, settings, key)
+    application = _application(folders, settings, key)
+    log.info(_startup_message(folders, settings, address))
+    _run(application, settings, listener)
+
+
+def run_application(application: Any, settings: Settings, started: Callable[[str], None]) -> None:
+    """Serves an ASGI application in this process until SIGTERM or Ctrl-C.
+
+    Args:
+        application: the application.
+        settings: the address, and the limits on connections.
+        started: called with the address once connections are accepted.
+
+    Raises:
+        CallError: if the port cannot be opened.
+    """
+    with _open_socket(settings) as listener:
+        started(_address(listener))
+        _run(application, settings, listener)
+
+
+def _run(application: Any, settings: Settings, listener: socket.socket) -> None:
     import uvicorn
 
     # uvicorn raises the signal that stopped it again; a stopped server is not a failure.
     before = {number: signal.signal(number, _ignore_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        log.info(_startup_message(folder, settings, address))
         uvicorn.Server(_uvicorn_config(application, settings)).run(sockets=[listener])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _serve_in_workers(folder: Path, settings: Settings, key: str | None, listener: socket.socket, address: str) -> None:
+def _serve_in_workers(
+    folders: Sequence[Path], settings: Settings, key: str | None, listener: socket.socket, address: str
+) -> None:
     """Serves in several processes; one that dies is replaced."""
     from kerasimg.deploy.serve.metrics import MULTIPROCESS_DIR
     from kerasimg.deploy.serve.middleware import set_up_logging
 
-    Bundle.open(folder).model(settings.model)  # reports errors once, not in every process
+    bundles = [Bundle.open(folder) for folder in folders]  # reports errors once, not in every process
+    _names(bundles, settings.names)
+    for bundle in bundles:
+        open_runtime(bundle, settings.model, device=settings.device).close()
     set_up_logging()
     with tempfile.TemporaryDirectory(prefix="kerasimg-serve-") as shared:
-        variables = {WORKER_VARIABLE: f"{folder.resolve()}\n{settings.to_json()}", MULTIPROCESS_DIR: shared}
+        served_folders = [str(folder.resolve()) for folder in folders]
+        variables = {WORKER_VARIABLE: json.dumps([served_folders, settings.to_json()]), MULTIPROCESS_DIR: shared}
         os.environ |= variables
         try:
-            log.info(_startup_message(folder, settings, address))
+            log.info(_startup_message(folders, settings, address))
             serve_in_processes(_uvicorn_config(f"{__name__}:create_worker_app", settings, factory=True), [listener])
         finally:
             for name in variables:
@@ -210,8 +309,8 @@ def _address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _startup_message(folder: Path, settings: Settings, address: str) -> str:
-    return f"serving {folder} at {address} (page: /, description: /docs); Ctrl-C stops it"
+def _startup_message(folders: Sequence[Path], settings: Settings, address: str) -> str:
+    return f"serving {', '.join(map(str, folders))} at {address} (page: /, description: /docs); Ctrl-C stops it"
 
 
 def _ignore_signal(number: int, frame: Any) -> None:

@@ -6,43 +6,127 @@ import asyncio
 import base64
 import io
 import threading
-from collections.abc import AsyncIterator, Mapping, MutableMapping
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
 import PIL.Image
 
+from kerasimg import log
 from kerasimg.data.image_files import BadImage
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.serve import answers, protocol, requests
+from kerasimg.deploy.serve.alarm import RATE, ShiftAlarm
 from kerasimg.deploy.serve.errors import Refused, refused_image
 from kerasimg.deploy.serve.limits import Capacity, Reservation
 from kerasimg.deploy.serve.metrics import Metrics
 from kerasimg.deploy.serve.requests import PredictRequest, Receive
-from kerasimg.deploy.serve.session import InferenceSession, Model
+from kerasimg.deploy.serve.session import InferenceSession, Model, blank_image
 from kerasimg.deploy.serve.settings import Settings
+from kerasimg.deploy.serve.workers import Budget, Workers
+from kerasimg.errors import listed
+from kerasimg.evaluation.conformal import are_known
 from kerasimg.evaluation.explain_overlay import as_shares, overlay
 from kerasimg.evaluation.occlusion import occlusion
 from kerasimg.evaluation.predictions import decide
+from kerasimg.models.keras_file import Answer
+from kerasimg.spec.document import Image
 
 LONG_JSON, LONG_FORM = 2**15, 2**20
 """A body of at least this many bytes is parsed in a worker process, as is every compressed one."""
 
 
-class Service:
-    """Answers requests for a model, independent of the web framework."""
+class ServedModel:
+    """A model with the threads that run and explain it; a context manager around each of its requests."""
 
-    def __init__(self, model: Model, settings: Settings) -> None:
+    def __init__(self, model: Model, workers: Workers, settings: Settings, metrics: Metrics) -> None:
         self.model = model
-        self.settings = settings
-        self.metrics = Metrics(model)
-        self.capacity = Capacity(settings.queue, settings.held_bytes)
         self.session = InferenceSession(
-            model, settings, on_batch=self.metrics.batched, on_decode=self.metrics.decode_seconds.observe
+            model,
+            workers,
+            settings,
+            on_batch=metrics.on_batch(model.name),
+            on_decode=metrics.decode_seconds.observe,
         )
         self.explainer = Explainer(model.bundle, self.session, settings.max_batch)
+        known = model.bundle.manifest.known
+        self.alarm: ShiftAlarm | None = None
+        if known is not None and model.runtime.gives_p_values:
+            # Each server process has an alarm of its own.
+            self.alarm = ShiftAlarm(known.images, RATE / settings.workers)
+        self._requests = 0
+        self._done: asyncio.Event | None = None
+
+    def __enter__(self) -> ServedModel:
+        self._requests += 1
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._requests -= 1
+        if not self._requests and self._done is not None:
+            self._done.set()
+
+    async def retire(self) -> None:
+        """Closes the model once its last request is answered."""
+        self._done = asyncio.Event()
+        if self._requests:
+            await self._done.wait()
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """Completes the work in progress and releases the model."""
+        self.explainer.close()
+        self.session.close()
+
+
+class Service:
+    """Answers requests for one or several models, independent of the web framework."""
+
+    def __init__(self, models: Sequence[Model], settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.capacity = Capacity(settings.queue, settings.held_bytes, settings.max_decode_s)
+        self._workers = Workers(settings)
+        self._served: dict[str, ServedModel] = {}
+        for model in models:
+            self._serve(model)
+        self._default = models[0].name
+        # Waits until the first worker process has started.
+        section = Image(size=[8, 8]).model_dump_json()  # not the model's: files cannot have more than 3 channels
+        self._workers.submit(self._workers.ask, "decode", Budget(settings.timeout_s), blank_image(), section).result()
+
+    @property
+    def models(self) -> list[Model]:
+        """The models, the default first."""
+        return [served.model for served in self._served.values()]
+
+    @property
+    def model(self) -> Model:
+        """The model of requests that name none."""
+        return self._served[self._default].model
+
+    def served(self, name: str | None = None, version: str | None = None) -> ServedModel:
+        """Returns a model by its name, by default the first; raises Refused if there is none of that version."""
+        served = self._served.get(self._default if name is None else name)
+        if served is None:
+            raise Refused("route", f"no model '{str(name)[:80]}' (this server has: {listed(list(self._served))})")
+        if version is not None and version != served.model.version:
+            raise Refused("route", f"no version '{version[:80]}' of '{name}' (this server has: {served.model.version})")
+        return served
+
+    async def replace(self, model: Model) -> None:
+        """Serves a model instead of the one of its name; returns when the requests of that one are answered."""
+        before = self._served[model.name]
+        self._serve(model)
+        if before.model.version != model.version:
+            self.metrics.serves(before.model, 0)
+        await before.retire()
+
+    def _serve(self, model: Model) -> None:
+        self._served[model.name] = ServedModel(model, self._workers, self.settings, self.metrics)
+        self.metrics.serves(model)
 
     @property
     def ready(self) -> bool:
@@ -56,19 +140,27 @@ class Service:
     def close(self) -> None:
         """Completes the requests in progress and ends the threads."""
         self.stop()
-        self.explainer.close()
-        self.session.close()
+        self._workers.close()
+        for served in self._served.values():
+            served.close()
+
+    def count(self, route: str, status: int, seconds: float, record: Mapping[str, Any]) -> None:
+        """Records a request that was answered; `record` is what its line in the log says."""
+        self.metrics.count(route, status, seconds, record)
+        if self.metrics.shared:  # another process may be asked
+            self.measure()
 
     def measure(self) -> None:
         """Updates the gauges of images in progress."""
         self.metrics.in_work.set(self.capacity.images)
-        self.metrics.waiting.set(self.session.batcher.waiting())
+        self.metrics.waiting.set(sum(served.session.batcher.waiting() for served in self._served.values()))
 
     def about(self, key: bool) -> dict[str, Any]:
         """Describes the model and the limits, for `GET /about`."""
         bundle, settings = self.model.bundle, self.settings
         return {
             "model": {"name": self.model.name, "version": self.model.version},
+            "models": [{"name": model.name, "version": model.version} for model in self.models],
             "runtime": self.model.file.runtime,
             "precision": self.model.file.precision,
             "task": bundle.task,
@@ -90,6 +182,7 @@ class Service:
         """Handles `POST /predict`; `record` receives fields for the log."""
         deadline = asyncio.get_running_loop().time() + self.settings.timeout_s
         with self.capacity.reserve() as reservation:
+            self.served(query.get("model"))  # raises before the body is read
             body = await self._body(headers, receive, reservation, deadline, record)
             kind = headers.get("content-type", "")
             max_images = self.settings.max_images
@@ -99,25 +192,37 @@ class Service:
             request = await self._read("read_images", requests.read_images, arguments, costly, reservation, deadline)
             record["images"] = len(request.images)
             reservation.take(images=len(request.images))
-            top, explain = self._options({**request.options, **query}, len(request.images))
-            async with self._within(deadline):
-                answer: dict[str, Any] = {
-                    "id": record["id"],
-                    "model": {"name": self.model.name, "version": self.model.version},
-                }
-                rows = await self._rows(request, reservation)
-                answer["predictions"] = answers.predictions(self.model.bundle, request.ids, rows, top)
-                if explain:
-                    explanation = await self.explainer.explain(request.images[0], rows, reservation)
-                    answer["predictions"][0]["explanation"] = explanation
-                return answer
+            with self.served(query.get("model")) as served:
+                model = served.model
+                record["model"] = model.name
+                top, explain = self._options({**request.options, **query}, len(request.images), model.bundle)
+                async with self._within(deadline):
+                    answer: dict[str, Any] = {
+                        "id": record["id"],
+                        "model": {"name": model.name, "version": model.version},
+                    }
+                    given = model.runtime.split(await self._rows(served.session, request, reservation))
+                    self._watch(served, given, record)
+                    answer["predictions"] = answers.predictions(model.bundle, request.ids, given, top)
+                    if explain:
+                        image = request.images[0]
+                        explanation = await served.explainer.explain(image, given.probabilities, reservation)
+                        answer["predictions"][0]["explanation"] = explanation
+                    return answer
 
     async def infer(
-        self, headers: Mapping[str, str], receive: Receive, record: MutableMapping[str, Any]
+        self,
+        name: str,
+        version: str | None,
+        headers: Mapping[str, str],
+        receive: Receive,
+        record: MutableMapping[str, Any],
     ) -> tuple[bytes, dict[str, str]]:
         """Handles `POST /v2/models/{name}/infer`; returns the body of the response and its headers."""
         deadline = asyncio.get_running_loop().time() + self.settings.timeout_s
         with self.capacity.reserve() as reservation:
+            model = self.served(name, version).model
+            shape, outputs = model.bundle.shape, protocol.outputs_of(model)
             length = headers.get(protocol.HEADER_LENGTH)
             if length is not None and not (length.isdecimal() and len(length) < 12):
                 raise Refused("body", f"{protocol.HEADER_LENGTH}: expected a number, got {length[:40]!r}")
@@ -125,21 +230,56 @@ class Service:
             max_images = self.settings.max_images
             encoding = headers.get("content-encoding", "")
             head = None if length is None else int(length)
-            arguments = (body, encoding, head, self.model.bundle.shape, max_images, self.settings.max_bytes)
+            arguments = (body, encoding, head, shape, max_images, self.settings.max_bytes, outputs)
             costly = bool(encoding) or len(body) >= LONG_JSON
             request = await self._read("read_tensors", protocol.read, arguments, costly, reservation, deadline)
-            record["images"] = request.count
-            reservation.take(images=request.count)
-            async with self._within(deadline):
-                if request.pixels is None:
-                    rows = await self._rows(
-                        PredictRequest(request.images, [f"[{k}]" for k in range(request.count)]), reservation
-                    )
+            with self.served(name, version) as served:
+                given = await self.run(served, request, reservation, deadline, record)
+                return protocol.answer(served.model, request, given, record["id"])
+
+    async def run(
+        self,
+        served: ServedModel,
+        request: protocol.InferRequest,
+        reservation: Reservation,
+        deadline: float,
+        record: MutableMapping[str, Any],
+    ) -> Answer:
+        """Returns what a model says about the images of an inference request."""
+        session, model = served.session, served.model
+        record["images"], record["model"] = request.count, model.name
+        reservation.take(images=request.count)
+        async with self._within(deadline):
+            if request.pixels is None:
+                ids = [f"[{k}]" for k in range(request.count)]
+                rows = await self._rows(session, PredictRequest(request.images, ids), reservation)
+            else:
+                protocol.checked_pixels(request.pixels, model.bundle.shape)  # the model may have been replaced
+                if request.count == 1:
+                    put = [session.run(request.pixels[0])]
                 else:
-                    batcher = self.session.batcher
-                    put = [asyncio.wrap_future(batcher.submit(pixels)) for pixels in request.pixels]
-                    rows = np.stack(await asyncio.gather(*put))
-                return protocol.answer(self.model, request, rows, record["id"])
+                    put = [session.batcher.submit(pixels) for pixels in request.pixels]
+                rows = np.stack([await _finish(row) for row in put])
+            given = model.runtime.split(rows)
+            self._watch(served, given, record)
+            return given
+
+    def _watch(self, served: ServedModel, given: Answer, record: MutableMapping[str, Any]) -> None:
+        """Counts unknown images; an alarm is in the metrics, in the line of the request in the log, and a warning."""
+        alarm = served.alarm
+        if alarm is None or given.p_values is None:
+            return
+        name = served.model.name
+        self.metrics.unknown.labels(name).inc(int((~are_known(given.p_values, given.share)).sum()))
+        raised = alarm.add(given.p_values)
+        self.metrics.watched(name, alarm)
+        if raised:
+            record["shift_alarm"] = alarm.images
+            log.warning(
+                f"the images are unlike those that the model was trained on: after {alarm.images:,} images of '{name}' "
+                f"the evidence reached {alarm.limit:g}, which it does by chance with a probability of at most "
+                f"{1 / alarm.limit:g}; evaluate the model on new labelled images"
+            )
 
     async def _body(
         self,
@@ -150,6 +290,7 @@ class Service:
         record: MutableMapping[str, Any],
     ) -> bytes:
         body = await requests.read_body(receive, headers.get("content-length"), reservation, self.settings, deadline)
+        reservation.take(images=1)
         record["bytes"] = len(body)
         return body
 
@@ -165,18 +306,25 @@ class Service:
         """Parses a body; a costly one in a worker process."""
         if not costly:
             return reader(*arguments)
-        work = self.session.read(task, *arguments)
+        work = self._workers.read(task, reservation.budget, *arguments)
         reservation.hold_until_done(work)
         async with self._within(deadline):
             return await asyncio.wrap_future(work)
 
-    async def _rows(self, request: PredictRequest, reservation: Reservation) -> np.ndarray:
-        """Returns the model's probabilities, (N, K), for encoded images."""
+    async def _rows(self, session: InferenceSession, request: PredictRequest, reservation: Reservation) -> np.ndarray:
+        """Returns the model's rows, as `Runtime.rows`, for encoded images."""
+        if len(request.images) == 1:
+            try:
+                row = session.predict_now(request.images[0])
+            except BadImage as error:
+                raise refused_image(request.ids[0], error) from None
+            if row is not None:
+                return (await _finish(row))[np.newaxis]
         waiting = []
         for data in request.images:
-            row, work = self.session.predict(data)
-            reservation.hold_until_done(work, row)
-            waiting.append(asyncio.wrap_future(row))
+            future, work = session.predict(data, reservation.budget)
+            reservation.hold_until_done(work, future)
+            waiting.append(asyncio.wrap_future(future))
         if len(waiting) == 1:
             try:
                 return (await waiting[0])[np.newaxis]
@@ -188,6 +336,11 @@ class Service:
             for name, result in zip(request.ids, results, strict=True)
             if isinstance(result, BadImage)
         ]
+        if bad and reservation.budget.left() <= 0:
+            seconds = reservation.budget.seconds
+            raise Refused(
+                "costly", f"the images take more than {seconds:g} s to decode, the limit; send fewer per request"
+            )
         if bad:
             raise Refused(bad[0].reason, "; ".join(map(str, bad)))
         for result in results:
@@ -195,8 +348,8 @@ class Service:
                 raise result
         return np.stack(results)  # type: ignore[arg-type]
 
-    def _options(self, options: Mapping[str, Any], images: int) -> tuple[int, bool]:
-        top = requests.as_number("top", options.get("top", self.settings.top), len(self.model.bundle.classes))
+    def _options(self, options: Mapping[str, Any], images: int, bundle: Bundle) -> tuple[int, bool]:
+        top = requests.as_number("top", options.get("top", self.settings.top), len(bundle.classes))
         explain = requests.as_flag("explain", options.get("explain", False))
         if explain and not self.settings.explain:
             raise Refused("body", "explain: explanations are disabled on this server")
@@ -211,6 +364,10 @@ class Service:
                 yield
         except TimeoutError:
             raise Refused("time", f"no answer within {self.settings.timeout_s:g} s; retry later") from None
+
+
+async def _finish(row: np.ndarray | Future) -> np.ndarray:
+    return await asyncio.wrap_future(row) if isinstance(row, Future) else row
 
 
 MAX_EXPLAINING = 4
@@ -243,7 +400,10 @@ class Explainer:
         self._waiting += 1
         stopped = threading.Event()
         try:
-            pixels = await asyncio.wrap_future(self._session.pixels(image))
+            try:
+                pixels = await asyncio.wrap_future(self._session.pixels(image, reservation.budget))
+            except BadImage as error:  # the budget was enough for the prediction only
+                raise refused_image("the image", error) from None
             target = self._target(rows)
             work = self._pool.submit(self._explain, pixels, target, stopped)
             reservation.hold_until_done(work)
@@ -277,7 +437,7 @@ class Explainer:
                     raise CancelledError
                 chunk = np.rint(images[first : first + self._max_batch]).astype(np.uint8)
                 rows += [result.result() for result in [self._session.batcher.submit(image) for image in chunk]]
-            return answers.columns(self._bundle, np.stack(rows))
+            return answers.columns(self._bundle, np.stack(rows)[:, : self._bundle.outputs])
 
         values = occlusion(ask, pixels[np.newaxis].astype(np.float32), np.array([target]))[0]
         seen = PIL.Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

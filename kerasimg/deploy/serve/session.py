@@ -8,22 +8,27 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
 
 from kerasimg.data.decode import decode
-from kerasimg.data.image_files import BadImage, TooCostly
+from kerasimg.data.image_files import BadImage
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import ModelFile
 from kerasimg.deploy.runtimes import Runtime
-from kerasimg.deploy.serve.errors import Refused
+from kerasimg.deploy.serve.plain import is_plain
 from kerasimg.deploy.serve.settings import Settings
-from kerasimg.deploy.serve.workers import Workers
+from kerasimg.deploy.serve.workers import Budget, Workers
 from kerasimg.deploy.targets import open_runtime, served, target_of
 from kerasimg.errors import CallError
+
+QUICK_S = 0.0003
+"""A model that takes less for one image runs in one thread: handing the image to others takes about as long."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +41,49 @@ class Model:
     version: str
     """The first 12 digits of the model file's SHA-256."""
     runtime: Runtime
+    quick: bool = False
+    """Whether one image takes less than `QUICK_S`, so that the event loop itself may run the model on it."""
 
     @staticmethod
-    def open(bundle: Bundle, settings: Settings) -> Model:
-        """Opens and warms up the model that the settings name."""
+    def open(bundle: Bundle, settings: Settings, name: str | None = None) -> Model:
+        """Opens and warms up the model that the settings name; requests call it `name`, by default as the bundle does.
+
+        It is opened from a copy of its files: whoever replaces a bundle may write into them.
+        """
         file = bundle.model(settings.model)
-        if target_of(file).runtime.package is None:
+        runtime_class = target_of(file).runtime
+        if runtime_class.package is None:
             raise CallError(
                 f"'{bundle.model_path(file)}' runs in {file.runtime}; a server runs {', '.join(served())}: "
                 "kerasimg export RUN --to litert"
             )
         digests = [entry.sha256 for entry in bundle.manifest.files if entry.path == file.path]
-        runtime = open_runtime(bundle, file, threads=settings.own_threads)
-        # The first call loads and allocates; no request should wait for it.
-        runtime(decode(_blank(), bundle.image)[np.newaxis])
-        return Model(bundle, file, settings.name or bundle.manifest.name, (digests or ["0" * 12])[0][:12], runtime)
+        name, version = name or bundle.manifest.name, (digests or ["0" * 12])[0][:12]
+        with TemporaryDirectory(prefix="kerasimg-serve-", ignore_cleanup_errors=True) as scratch:
+            copied = bundle.copy_model(file, Path(scratch))
+            runtime = open_runtime(copied, file, threads=1, device=settings.device)
+            quick = _seconds(runtime, bundle) < QUICK_S
+            if not quick and settings.own_threads > 1:
+                runtime.close()
+                runtime = open_runtime(copied, file, threads=settings.own_threads, device=settings.device)
+                _seconds(runtime, bundle)
+        return Model(bundle, file, name, version, runtime, quick)
 
 
-def _blank() -> bytes:
+def _seconds(runtime: Runtime, bundle: Bundle) -> float:
+    """Runs a model for the first time, which loads and allocates, then measures the time of one image."""
+    pixels = np.zeros((1, *bundle.shape), np.uint8)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        runtime.rows(pixels)
+        seconds.append(time.perf_counter() - started)
+        if len(seconds) > 1 and seconds[-1] > 10 * QUICK_S:
+            break
+    return min(seconds[1:])
+
+
+def blank_image() -> bytes:
     """Returns a small JPEG."""
     file = io.BytesIO()
     PIL.Image.new("RGB", (32, 32)).save(file, "JPEG")
@@ -66,7 +96,7 @@ class Job(NamedTuple):
     pixels: np.ndarray
     """(H, W, C) uint8, 0-255."""
     result: Future
-    """Receives the probabilities, (K,) float32."""
+    """Receives a row of `Runtime.rows`: the probabilities and, if there is one, the p-value, float32."""
 
 
 class Batcher:
@@ -100,6 +130,7 @@ class Batcher:
         self._arriving = arriving
         self._on_batch = on_batch
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._busy = False
         self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
         self._thread.start()
 
@@ -108,6 +139,15 @@ class Batcher:
         result = Future() if result is None else result
         self._jobs.put(Job(pixels, result))
         return result
+
+    def run_now(self, pixels: np.ndarray) -> np.ndarray | None:
+        """Runs the model on one image in the caller's thread; returns None if other images are before it."""
+        if self._busy or not self._jobs.empty():
+            return None
+        started = time.perf_counter()
+        row = self._predict(pixels[np.newaxis])[0]
+        self._on_batch(1, time.perf_counter() - started)
+        return row
 
     def waiting(self) -> int:
         """Returns the number of images that wait for the model."""
@@ -120,9 +160,11 @@ class Batcher:
 
     def _work(self) -> None:
         while (first := self._jobs.get()) is not None:
+            self._busy = True
             batch = [job for job in self._collect(first) if job.result.set_running_or_notify_cancel()]
             if batch:
                 self._run(batch)
+            self._busy = False
 
     def _collect(self, first: Job) -> list[Job]:
         batch = [first]
@@ -167,15 +209,17 @@ class InferenceSession:
     def __init__(
         self,
         model: Model,
+        workers: Workers,
         settings: Settings,
         *,
         on_batch: Callable[[int, float], None] = lambda size, seconds: None,
         on_decode: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        """Starts the worker processes and the batcher.
+        """Starts the batcher.
 
         Args:
             model: the model to run.
+            workers: decode the images.
             settings: the server's settings.
             on_batch: called with the size and the seconds of each batch.
             on_decode: called with the seconds that each image took to decode.
@@ -183,19 +227,24 @@ class InferenceSession:
         self.model = model
         self._on_decode = on_decode
         self._decoding = 0
+        self._max_pixels = settings.max_pixels
         self._counter = threading.Lock()
-        self._workers = Workers(model.bundle.image, settings)
+        self._workers = workers
+        self._image = model.bundle.image.model_dump_json()
         self.batcher = Batcher(
-            model.runtime,
+            model.runtime.rows,
             max_batch=settings.max_batch,
             max_wait_s=settings.max_wait_ms / 1000,
             arriving=lambda: self._decoding,
             on_batch=on_batch,
         )
-        self.pixels(_blank()).result()  # waits until its process has started
 
-    def predict(self, data: bytes) -> tuple[Future, Future]:
+    def predict(self, data: bytes, budget: Budget) -> tuple[Future, Future]:
         """Decodes an image and runs the model on it.
+
+        Args:
+            data: the image file.
+            budget: the CPU time of its request.
 
         Returns:
             A future of the probabilities, (K,) float32, and the future of the work in a thread. The first raises
@@ -204,28 +253,44 @@ class InferenceSession:
         row: Future = Future()
         with self._counter:
             self._decoding += 1
-        return row, self._workers.submit(self._decode, data, row)
+        return row, self._workers.submit(self._decode, data, budget, row)
 
-    def pixels(self, data: bytes) -> Future:
+    def predict_now(self, data: bytes) -> np.ndarray | Future | None:
+        """Decodes a plain image in the caller's thread and runs the model on it, or queues it for the model.
+
+        Returns:
+            The probabilities, (K,) float32, or a future of them; None if the image is for a worker process.
+
+        Raises:
+            BadImage: for a bad image.
+        """
+        if not is_plain(data, self._max_pixels):
+            return None
+        started = time.perf_counter()
+        pixels = decode(data, self.model.bundle.image, lambda opened: None)
+        self._on_decode(time.perf_counter() - started)
+        return self.run(pixels)
+
+    def run(self, pixels: np.ndarray) -> np.ndarray | Future:
+        """Returns the probabilities of one image, (H, W, C) uint8, or a future of them if the model is not quick."""
+        row = self.batcher.run_now(pixels) if self.model.quick else None
+        return self.batcher.submit(pixels) if row is None else row
+
+    def pixels(self, data: bytes, budget: Budget) -> Future:
         """Decodes an image to (H, W, C) uint8."""
-        return self._workers.submit(self._workers.ask, "decode", data)
-
-    def read(self, task: str, *arguments: Any) -> Future:
-        """Parses a body in a worker process."""
-        return self._workers.submit(self._read, task, *arguments)
+        return self._workers.submit(self._workers.ask, "decode", budget, data, self._image)
 
     def close(self) -> None:
-        """Completes the work in progress and ends the processes."""
-        self._workers.close()
+        """Completes the work in progress and releases the model."""
         self.batcher.close()
         self.model.runtime.close()
 
-    def _decode(self, data: bytes, row: Future) -> None:
+    def _decode(self, data: bytes, budget: Budget, row: Future) -> None:
         started = time.perf_counter()
         pixels = None
         try:
             if not row.cancelled():
-                pixels = self._workers.ask("decode", data)
+                pixels = self._workers.ask("decode", budget, data, self._image)
         except BadImage as error:
             _fail(row, error)
         except Exception as error:  # passed on to the waiting request
@@ -237,14 +302,6 @@ class InferenceSession:
         if pixels is not None:
             self.batcher.submit(pixels, row)
             self._on_decode(time.perf_counter() - started)
-
-    def _read(self, task: str, *arguments: Any) -> Any:
-        try:
-            return self._workers.ask(task, *arguments)
-        except TooCostly:
-            raise Refused("costly", "the body takes too long to parse; send less per request") from None
-        except BadImage:
-            raise Refused("body", "the body cannot be parsed: it crashed the process that parsed it") from None
 
 
 def _fail(row: Future, error: Exception) -> None:

@@ -17,6 +17,8 @@ MIN_KEY_CHARACTERS = 16
 
 MEBIBYTE = 2**20
 
+DEVICES = ("cpu", "gpu")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -32,16 +34,22 @@ class Settings:
     """Per server process: threads of the runtime, and processes that decode images. None: cores / workers."""
     model: str | None = None
     """Path or precision of the model to serve if the bundle has several. None: the first."""
-    name: str | None = None
-    """Name of the model in requests. None: the name in the bundle."""
+    names: tuple[str, ...] = ()
+    """Names of the models in requests, in the order of the sources. (): the names in the bundles."""
+    device: str = "cpu"
+    """cpu or gpu; a GPU runs ONNX exports, by ONNX Runtime's execution providers."""
+    reload_s: float = 1.0
+    """Seconds between looks at the bundles; one that was replaced on disk is opened again. 0: never."""
+    grpc_port: int | None = None
+    """Port of the Open Inference Protocol over gRPC; 0: any free port. None: no gRPC."""
     top: int = 5
     """Number of classes to list; a request can override it."""
     max_bytes: int = 16 * MEBIBYTE
     """Maximum size of a request body."""
     max_pixels: int = 50_000_000
-    """Maximum pixels of an image, by its header; decoding takes up to 16 bytes per pixel and process."""
+    """Maximum pixels of an image, by its header; decoding takes up to 5 bytes per pixel and process."""
     max_decode_s: float = 1.5
-    """CPU time to parse a body or decode an image; a process that takes longer is killed."""
+    """CPU time to parse the body of a request and to decode its images; a process that takes longer is killed."""
     max_images: int = 32
     """Maximum images in a request."""
     timeout_s: float = 30.0
@@ -65,8 +73,13 @@ class Settings:
             value = getattr(self, field)
             if value is not None and not value >= minimum:
                 raise CallError(f"{field}: expected {minimum} or more, got {value}")
-        if self.port > 65535:
-            raise CallError(f"port: expected 0 to 65535, got {self.port}")
+        for field in ("port", "grpc_port"):
+            if (getattr(self, field) or 0) > 65535:
+                raise CallError(f"{field}: expected 0 to 65535, got {getattr(self, field)}")
+        if self.device not in DEVICES:
+            raise CallError(f"device: expected {' or '.join(DEVICES)}, got '{self.device}'")
+        if self.workers > 1 and self.grpc_port == 0:
+            raise CallError("grpc_port: several workers need the same port, so that 0 is not possible")
         if self.queue < self.max_images:
             raise CallError(f"queue: expected at least max_images, {self.max_images}, got {self.queue}")
 
@@ -87,11 +100,14 @@ class Settings:
     @staticmethod
     def from_json(text: str) -> Settings:
         """Deserializes the settings."""
-        return Settings(**json.loads(text))
+        fields = json.loads(text)
+        return Settings(**(fields | {"names": tuple(fields["names"])}))
 
 
 MINIMUM: dict[str, float] = {
     "port": 0,
+    "grpc_port": 0,
+    "reload_s": 0,
     "workers": 1,
     "threads": 1,
     "top": 1,

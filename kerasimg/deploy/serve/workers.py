@@ -8,16 +8,19 @@ and its workers write to these pipes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from multiprocessing.connection import wait
+from typing import IO, Any, NamedTuple
 
+from kerasimg.boundary import limit
 from kerasimg.data.image_files import BadImage, TooCostly
 from kerasimg.deploy.serve.errors import Refused, TooManyPixels
 from kerasimg.deploy.serve.settings import Settings
@@ -26,26 +29,61 @@ from kerasimg.spec.document import Image
 BASE_BYTES = 2 * 2**30
 """Address space of a worker besides the memory of an image: libraries, a body and its parsed form."""
 
-BYTES_PER_PIXEL = 16
+BYTES_PER_PIXEL = 5
+"""Memory of an image at its limit of pixels; 4 of these are Pillow's."""
+COSTLY = {"JPEG2000": 4, "AVIF": 2, "TIFF": 2, "WEBP": 2}
+"""Format -> how many times a pixel counts, because its decoder takes up to 20 or 10 bytes for it."""
 NICE = 10
 """Added to the niceness of a worker, so that the event loop gets a processor first."""
 GROWN_MB = 400
 """A worker that has grown beyond this is replaced after its task: Python does not return all memory."""
 
 
+POLL_S = 0.05
+"""How often the CPU time of a request is compared with its limit while its images are decoded."""
+
+
 class Setup(NamedTuple):
     """The first message to a worker."""
 
-    image: dict[str, Any]
     max_pixels: int
-    seconds: float
+
+
+class Budget:
+    """The CPU time that the tasks of one request may take together, in whichever workers they run."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._spent = 0.0
+        self._running: dict[int, float] = {}
+        """Process id -> its CPU time before the task."""
+        self._lock = threading.Lock()
+
+    def left(self) -> float:
+        """Returns the remaining CPU time in seconds."""
+        with self._lock:
+            running = sum(max(0.0, _cpu_s(process) - before) for process, before in self._running.items())
+            return self.seconds - self._spent - running
+
+    @contextlib.contextmanager
+    def charged(self, process: int) -> Iterator[None]:
+        """Counts the CPU time of a process while it works for the request."""
+        before = _cpu_s(process)
+        with self._lock:
+            self._running[process] = before
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._spent += max(0.0, _cpu_s(process) - before)
+                del self._running[process]
 
 
 class Workers:
     """A pool of processes, each driven by a thread."""
 
-    def __init__(self, image: Image, settings: Settings) -> None:
-        self._setup = Setup(image.model_dump(), settings.max_pixels, settings.max_decode_s)
+    def __init__(self, settings: Settings) -> None:
+        self._setup = Setup(settings.max_pixels)
         # The others start on demand.
         self._idle: list[_Process | None] = [None] * (settings.own_threads - 1) + [_Process(self._setup)]
         self._lock = threading.Lock()
@@ -55,27 +93,41 @@ class Workers:
         """Runs a function in one of the threads; it may call `ask`."""
         return self._pool.submit(work, *arguments)
 
-    def ask(self, task: str, *arguments: Any) -> Any:
+    def ask(self, task: str, budget: Budget, *arguments: Any) -> Any:
         """Runs a task in a worker process; called only by a submitted function.
 
         Returns:
             The result of the task.
 
         Raises:
-            TooCostly: if the task took too long.
+            TooCostly: if the tasks of the budget took too long.
             Exception: whatever the task raised.
         """
+        if budget.left() <= 0:
+            raise _too_costly(budget)
         with self._lock:
             process = self._idle.pop()
         try:
             process = process or _Process(self._setup)
-            return process.ask(task, arguments)
+            return process.ask(task, budget, arguments)
         finally:
             if process is not None and process.ended():
                 process.close()
                 process = None
             with self._lock:
                 self._idle.append(process)
+
+    def read(self, task: str, budget: Budget, *arguments: Any) -> Future:
+        """Parses a body in a worker process; the future raises Refused for a bad one."""
+        return self.submit(self._read, task, budget, *arguments)
+
+    def _read(self, task: str, budget: Budget, *arguments: Any) -> Any:
+        try:
+            return self.ask(task, budget, *arguments)
+        except TooCostly:
+            raise Refused("costly", "the body takes too long to parse; send less per request") from None
+        except BadImage:
+            raise Refused("body", "the body cannot be parsed: it crashed the process that parsed it") from None
 
     def close(self) -> None:
         """Completes the work in progress and ends the processes."""
@@ -87,27 +139,33 @@ class Workers:
 
 class _Process:
     def __init__(self, setup: Setup) -> None:
-        command = [sys.executable, "-c", "from kerasimg.deploy.serve.workers import main; main()"]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-        self._seconds = setup.seconds
+        self._ready = False
         if self._process.stdin is not None:
             pickle.dump(tuple(setup), self._process.stdin)
             self._process.stdin.flush()
 
-    def ask(self, task: str, arguments: tuple[Any, ...]) -> Any:
+    def ask(self, task: str, budget: Budget, arguments: tuple[Any, ...]) -> Any:
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise RuntimeError("a worker without pipes")
         try:
-            pickle.dump((task, arguments), stdin, protocol=5)
-            stdin.flush()
-            ok, result = pickle.load(stdout)
+            if not self._ready:  # its start does not count as time of the request
+                self._ready = pickle.load(stdout)
+            with budget.charged(self._process.pid):
+                pickle.dump((task, max(0.01, budget.left()), arguments), stdin, protocol=5)
+                stdin.flush()
+                # The system ends a task that takes all that is left; other images of the request may take it meanwhile.
+                while os.name == "posix" and not wait([stdout.fileno()], POLL_S):
+                    if budget.left() <= 0:
+                        self._process.kill()
+                ok, result = pickle.load(stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
             code = self._process.wait()
-            if code == -getattr(signal, "SIGPROF", 0):
-                raise TooCostly(f"takes more than {self._seconds:g} s to decode, the limit") from None
+            if code == -getattr(signal, "SIGPROF", 0) or budget.left() <= 0:
+                raise _too_costly(budget) from None
             raise BadImage("is damaged (it crashed the process that decoded it)") from None
         if not ok:
             raise result
@@ -131,12 +189,39 @@ class _Process:
                     pipe.close()
 
 
+def _too_costly(budget: Budget) -> TooCostly:
+    return TooCostly(f"takes more than {budget.seconds:g} s to decode, the limit")
+
+
+def _cpu_s(process: int) -> float:
+    """Returns the CPU time of a process in seconds; 0 where the system does not report it."""
+    try:
+        user, system = _read(f"/proc/{process}/stat").rpartition(")")[2].split()[11:13]
+    except (OSError, ValueError):
+        return 0.0
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def _read(path: str) -> str:
     with open(path, encoding="ascii") as file:
         return file.read()
 
 
 # In the worker process
+
+_PROGRAM = f"""
+import os
+if hasattr(os, "nice"):
+    os.nice({NICE})
+if hasattr(os, "SCHED_BATCH"):  # Linux: a worker that gets work does not interrupt the event loop
+    try:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except OSError:
+        pass
+from kerasimg.deploy.serve.workers import main
+main()
+"""
+"""Takes a low priority before anything is imported: that alone takes 0.4 s of CPU."""
 
 
 def limit_memory(max_pixels: int) -> None:
@@ -171,15 +256,19 @@ def main() -> None:
     except EOFError:
         return
     tasks = _tasks(setup)
+    _send(True, stdout)
     while True:
         try:
-            task, arguments = pickle.load(stdin)
+            task, seconds, arguments = pickle.load(stdin)
         except EOFError:
             return
-        answer = _answer(tasks[task], arguments, setup.seconds)
-        with contextlib.suppress(BrokenPipeError):
-            pickle.dump(answer, stdout, protocol=5)
-            stdout.flush()
+        _send(_answer(tasks[task], arguments, seconds), stdout)
+
+
+def _send(answer: Any, stdout: IO[bytes]) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        pickle.dump(answer, stdout, protocol=5)
+        stdout.flush()
 
 
 def _answer(work: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> tuple[bool, Any]:
@@ -220,22 +309,25 @@ def _tasks(setup: Setup) -> Mapping[str, Callable[..., Any]]:
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
-        limit_bytes = BASE_BYTES + BYTES_PER_PIXEL * setup.max_pixels
+        limit_bytes = BASE_BYTES + 2 * BYTES_PER_PIXEL * setup.max_pixels  # of addresses; not all are used
         resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
-        os.nice(NICE)
-    if hasattr(os, "SCHED_BATCH"):  # Linux: a worker that gets work does not interrupt the event loop
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    image = Image.model_validate(setup.image)
+    section = functools.lru_cache(Image.model_validate_json)
 
     def look(opened: PIL.Image.Image) -> None:
-        if opened.width * opened.height > setup.max_pixels:
-            reason = f"has {opened.width} x {opened.height} pixels; the limit is {setup.max_pixels / 1e6:g} million"
+        if max(opened.size) > limit("image_side"):
+            raise TooManyPixels(
+                f"has {opened.width} x {opened.height} pixels; the limit is {limit('image_side'):,} a side"
+            )
+        most = setup.max_pixels / COSTLY.get(opened.format or "", 1)
+        if opened.width * opened.height > most:
+            reason = f"has {opened.width} x {opened.height} pixels; the limit is {most / 1e6:g} million"
+            if opened.format in COSTLY:
+                reason += f" for {opened.format}, whose decoder takes more memory"
             raise TooManyPixels(reason)
 
     PIL.Image.init()
     return {
-        "decode": lambda data: decode(data, image, look),
+        "decode": lambda data, image: decode(data, section(image), look),
         "read_images": requests.read_images,
         "read_tensors": protocol.read,
     }

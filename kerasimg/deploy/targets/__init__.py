@@ -7,8 +7,8 @@ measuring and serving follow from the class.
 
 from __future__ import annotations
 
-import functools
 import inspect
+import itertools
 import pkgutil
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from kerasimg.deploy.bundle import Bundle
-from kerasimg.deploy.manifest import ModelFile, Precision
+from kerasimg.deploy.manifest import ModelFile, Output, Precision
 from kerasimg.deploy.quiet import silence
 from kerasimg.deploy.runtimes import Runtime
 from kerasimg.errors import CallError, listed, nearest
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 GROUP = "kerasimg.targets"
 """The entry point group through which other packages add targets: `name = module:Class`."""
 
-Images = Callable[[], Iterator[np.ndarray]]
-"""Returns batches of images, float32, for int8 calibration."""
+Images = Callable[[], Iterator[list[np.ndarray]]]
+"""Returns the inputs of each call of int8 calibration, float32: one array for each input of the model."""
 
 
 class Target(ABC):
@@ -69,8 +69,15 @@ class Target(ABC):
     """Packages required, except TensorFlow."""
     extra: ClassVar[str] = ""
     """Extra of kerasimg that installs them."""
+    integers_only: ClassVar[bool] = False
+    """Whether an int8 model computes in integers wherever it can."""
     needs_tensorflow: ClassVar[bool] = True
     """Whether it converts with TensorFlow; under JAX and PyTorch this is done in a process of its own."""
+    learns: ClassVar[bool] = False
+    """Whether what is exported can learn new classes."""
+    p_values: ClassVar[tuple[Precision, ...]] = ()
+    """Precisions in which models also give the p-values of images, if the classifier has a rule for them. `convert`
+    then gets a model whose outputs are a dict, "probabilities" and "p_value", and writes them in this order."""
     measured: ClassVar[bool] = True
     """Whether `measure` includes it by default if it is installed."""
     snippets: ClassVar[Mapping[str, str]] = {}
@@ -96,7 +103,7 @@ class Target(ABC):
             path: the file, or folder, to write.
             precision: one of `precisions`.
             options: the caller's options.
-            images: returns batches for int8 calibration.
+            images: returns the inputs of each call of int8 calibration, one array for each input of the model.
 
         Raises:
             Exception: whatever the converter or the runtime raises; `write` turns it into a CallError that names the
@@ -110,7 +117,7 @@ class Target(ABC):
         Raises:
             CallError: if the target has no operation for one of the layers; the message names layer and operation.
         """
-        path = self.file.format(precision=precision)
+        path = self.path_of(precision)
         self.convert_exporting(exporting, folder / path, precision)
         return self.describe(path, precision, exporting)
 
@@ -123,13 +130,14 @@ class Target(ABC):
         def convert_layer(layer: keras.Model) -> None:
             with TemporaryDirectory() as scratch:
                 self.convert_model(
-                    layer, Path(scratch) / path.name, precision, replace(options, batch=None, activation=None)
+                    layer, Path(scratch) / path.name, precision, replace(options, batch=None, fallback=None)
                 )
 
         model = self.model_of(exporting, precision)
         with name_layer_in_errors(self.name, model, convert_layer, self.advice(options)), silence(lambda error: True):
-            images = functools.partial(exporting.representative, exporting.batch)
-            self.convert(model, exporting.signature(exporting.batch), path, precision, options, images)
+            signature = exporting.signature(exporting.batch)
+            batches = exporting.representative
+            self.convert(model, signature, path, precision, options, lambda: ([x] for x in batches(exporting.batch)))
 
     def convert_model(
         self, model: keras.Model, path: Path, precision: Precision, options: Options, values: Sequence[Any] = ()
@@ -147,21 +155,39 @@ class Target(ABC):
             path,
             precision,
             replace(options, input_dtype="float32"),
-            lambda: iter([inputs] if len(inputs) > 1 else [inputs[0][k : k + 1] for k in range(len(inputs[0]))]),
+            lambda: iter([inputs] if len(inputs) > 1 else [[inputs[0][k : k + 1]] for k in range(len(inputs[0]))]),
         )
 
+    def path_of(self, precision: Precision) -> str:
+        """Returns the file name of the model of one precision."""
+        return self.file.format(precision=precision)
+
     def options_for(self, exporting: Exporting, precision: Precision) -> Options:
-        """Returns the options for one precision."""
-        return exporting.options
+        """Returns the options for one precision. int8 and int4 may leave operations in float32, except on a
+        microcontroller.
+        """
+        chosen = precision in ("int8", "int4") and not self.integers_only
+        return replace(exporting.options, fallback=exporting.fallback(exporting.batch) if chosen else None)
 
     def model_of(self, exporting: Exporting, precision: Precision) -> keras.Model:
         """Returns the model to convert, from pixels (0-255) to probabilities."""
-        return exporting.model
+        outputs = self.outputs_of(exporting, precision)
+        return exporting.model if len(outputs) == 1 else exporting.model_with(outputs)
+
+    def outputs_of(self, exporting: Exporting, precision: Precision) -> list[Output]:
+        """Returns the names of the outputs of the model of one precision, in their order."""
+        given = precision in self.p_values and exporting.classifier.known is not None
+        return ["probabilities", "p_value"] if given else ["probabilities"]
 
     def describe(self, path: str, precision: Precision, exporting: Exporting) -> ModelFile:
         """Returns the manifest entry for a written file."""
         return ModelFile(
-            path=path, runtime=self.runtime.kind, precision=precision, input_dtype="float32", batch=exporting.batch
+            path=path,
+            runtime=self.runtime.kind,
+            precision=precision,
+            input_dtype="float32",
+            batch=exporting.batch,
+            outputs=self.outputs_of(exporting, precision),
         )
 
     def advice(self, options: Options) -> str:
@@ -182,6 +208,8 @@ class Target(ABC):
         unfit = [precision for precision in options.precisions if precision not in self.precisions]
         if unfit:
             raise CallError(f"{self.name}: no precision {listed(unfit)} (available: {', '.join(self.precisions)})")
+        if options.trainable and not self.learns:
+            raise CallError(f"{self.name}: only a page can learn new classes (trainable): export to web")
         return replace(
             options,
             precisions=options.precisions or self.precisions[:1],
@@ -200,8 +228,11 @@ class Target(ABC):
 
 def names() -> tuple[str, ...]:
     """Returns the names of all targets, without importing one."""
-    own = [module.name for module in pkgutil.iter_modules(__path__)]
-    return tuple(sorted({*own, *REGISTERED, *(point.name for point in entry_points(group=GROUP))}))
+    return tuple(sorted({*_own_names(), *REGISTERED, *(point.name for point in entry_points(group=GROUP))}))
+
+
+def _own_names() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__)]
 
 
 REGISTERED: dict[str, type[Target]] = {}
@@ -222,7 +253,7 @@ def target(name: str) -> Target:
     """
     if name in REGISTERED:
         return REGISTERED[name]()
-    if name in (module.name for module in pkgutil.iter_modules(__path__)):
+    if name in _own_names():
         classes = [cls for cls in vars(import_module(f"{__name__}.{name}")).values() if inspect.isclass(cls)]
         return next(cls() for cls in classes if issubclass(cls, Target) and getattr(cls, "name", None) == name)
     for point in entry_points(group=GROUP, name=name):
@@ -247,32 +278,50 @@ def target_of(model: ModelFile) -> Target:
     Raises:
         CallError: if none does.
     """
-    for each in targets():
+    here = sorted({*REGISTERED, *_own_names()})
+    # To look for other packages takes longer than to open a small model.
+    for each in itertools.chain(map(target, here), (target(name) for name in names() if name not in here)):
         if each.runtime.kind == model.runtime:
             return each
     raise CallError(f"'{model.path}' runs in '{model.runtime}', which no installed export target provides")
 
 
 def served() -> tuple[str, ...]:
-    """Returns the names of the targets whose models run without TensorFlow, so that a server can run them."""
-    return tuple(each.name for each in targets() if each.runtime.package is not None)
+    """Returns the names of the targets whose models run without TensorFlow, so that a server can run them.
+
+    Those that compute several images at once come first.
+    """
+    able = [each for each in targets() if each.runtime.package is not None]
+    return tuple(each.name for each in sorted(able, key=lambda each: not each.runtime.in_batches))
 
 
-def open_runtime(bundle: Bundle, model: ModelFile | str | None = None, *, threads: int | None = None) -> Runtime:
+def open_runtime(
+    bundle: Bundle, model: ModelFile | str | None = None, *, threads: int | None = None, device: str = "cpu"
+) -> Runtime:
     """Opens a model of a bundle.
 
     Args:
         bundle: an open bundle.
         model: one of the bundle's models, its path or its precision; None: the first.
         threads: number of threads per call; None: one per core.
+        device: "cpu" or "gpu".
 
     Raises:
-        CallError: if the runtime is not installed; names the package.
+        CallError: if the runtime is not installed, or does not run on that device; says what to install or export.
         WeightsError: if the file is damaged.
     """
     chosen = model if isinstance(model, ModelFile) else bundle.model(model)
     where = bundle.model_path(chosen)
-    return target_of(chosen).runtime(where, chosen, threads).for_bundle(bundle)
+    runtime: Any = target_of(chosen).runtime
+    if device == "cpu":
+        return runtime(where, chosen, threads).for_bundle(bundle)
+    if device not in runtime.devices:
+        able = [each.name for each in targets() if device in each.runtime.devices]
+        raise CallError(
+            f"device {device}: '{where.name}' runs in {runtime.kind}, on the CPU alone; "
+            f"export for {listed(able)}: kerasimg export RUN --to {able[0]}"
+        )
+    return runtime(where, chosen, threads, device).for_bundle(bundle)
 
 
 def open_here(bundle: Bundle, model: ModelFile) -> Runtime:

@@ -16,6 +16,7 @@ from kerasimg.deploy.manifest import ModelFile, Precision
 from kerasimg.deploy.runtimes import NotHere, Runtime, readable
 from kerasimg.deploy.targets import Images, Target
 from kerasimg.errors import KerasimgError, needs
+from kerasimg.files import to_json
 
 if TYPE_CHECKING:
     import keras
@@ -110,18 +111,27 @@ class CoreML(Target):
             raise KerasimgError(f"coreml: expected inputs {dict(zip(names, shapes, strict=True))}, found {written}")
 
     def write(self, exporting: Exporting, folder: Path, precision: Precision) -> ModelFile:
-        """As `Target.write`, with the names of the classes in the package's metadata."""
+        """As `Target.write`, with class names, preprocessing and thresholds in the package's metadata."""
         described = super().write(exporting, folder, precision)
         path = folder / described.path
         named = path.with_name(f"named_{path.name}")
         with coremltools_with_its_limit() as coremltools:
             model = coremltools.models.MLModel(str(path), skip_model_load=True)
             model.short_description = f"{exporting.name}: {', '.join(exporting.classes)}"
+            for name, value in _metadata(exporting).items():
+                model.user_defined_metadata[name] = value
             # The weights are read from the package during saving, so it is saved under another name first.
             model.save(str(named))
         shutil.rmtree(path)
         named.rename(path)
         return described
+
+
+def _metadata(exporting: Exporting) -> dict[str, str]:
+    """Returns what an app reads from `MLModel.modelDescription.metadata[.creatorDefinedKey]`: JSON texts by name."""
+    image, thresholds = exporting.image.model_dump(mode="json"), exporting.classifier.thresholds
+    about = {"name": exporting.name, "task": exporting.task, "image": image, "thresholds": thresholds}
+    return {"classes": to_json(list(exporting.classes)), "kerasimg": to_json(about)}
 
 
 def input_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -33,16 +33,17 @@ class KerasRuntime(Runtime):
         with readable(path):
             self._classifier = Classifier.open(path)
 
-    def run(self, pixels: np.ndarray) -> np.ndarray:
+    def run(self, pixels: np.ndarray) -> list[np.ndarray]:
         """As `Runtime.run`."""
-        return self._classifier.probabilities(pixels)
+        answer = self._classifier.answer(pixels)
+        return [answer.probabilities, *([] if answer.p_values is None else [answer.p_values[:, np.newaxis]])]
 
 
 class Keras(Target):
     """The model as Keras saves it."""
 
     name, about = "keras", "model.keras unchanged, for Keras on any backend"
-    runtime, file = KerasRuntime, MODEL
+    runtime, file, p_values = KerasRuntime, MODEL, ("float32",)
     measured, needs_tensorflow = False, False
     snippets: ClassVar = {"Python": "keras.py.j2"}
     files: ClassVar = {"preprocess.py": "preprocess.py.j2"}

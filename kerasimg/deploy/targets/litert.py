@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +11,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from pydantic import BaseModel
 
 from kerasimg.data.parallel import cores
-from kerasimg.deploy.manifest import InputType, ModelFile, Precision
+from kerasimg.deploy.manifest import OUTPUTS, InputType, ModelFile, Precision
 from kerasimg.deploy.quantization import quantize
 from kerasimg.deploy.quiet import silence
 from kerasimg.deploy.runtimes import Runtime, readable
@@ -45,7 +45,7 @@ class LiteRTRuntime(Runtime):
         with readable(path), silence(lambda error: True):
             self._interpreter = Interpreter(str(path), num_threads=threads or cores())
             (self._input,) = self._interpreter.get_input_details()
-            (self._output,) = self._interpreter.get_output_details()
+            self._outputs = self._interpreter.get_output_details()
             self._resize(model.batch or 1)
 
     def _resize(self, size: int) -> None:
@@ -53,17 +53,20 @@ class LiteRTRuntime(Runtime):
         self._interpreter.allocate_tensors()
         self._size = size
 
-    def run(self, pixels: np.ndarray) -> np.ndarray:
+    def run(self, pixels: np.ndarray) -> list[np.ndarray]:
         """As `Runtime.run`; another number of images than in the last call costs a tenth of a millisecond more."""
         if len(pixels) != self._size:
             self._resize(len(pixels))
         self._interpreter.set_tensor(self._input["index"], pixels)
         self._interpreter.invoke()
-        outputs: np.ndarray = self._interpreter.get_tensor(self._output["index"])
-        if outputs.dtype == np.float32:
-            return outputs
-        scale, zero = self._output["quantization"]
-        return np.asarray((outputs.astype(np.float32) - zero) * np.float32(scale))
+        return [self._read(each) for each in self._outputs]
+
+    def _read(self, output: Mapping[str, Any]) -> np.ndarray:
+        values: np.ndarray = self._interpreter.get_tensor(output["index"])
+        if values.dtype == np.float32:
+            return values
+        scale, zero = output["quantization"]
+        return np.asarray((values.astype(np.float32) - zero) * np.float32(scale))
 
 
 class LiteRT(Target):
@@ -72,7 +75,8 @@ class LiteRT(Target):
     name, about = "litert", "a .tflite file, for LiteRT on servers, phones and boards"
     runtime: ClassVar[type[Runtime]] = LiteRTRuntime
     file = "model_{precision}.tflite"
-    precisions: ClassVar[tuple[Precision, ...]] = ("float32", "float16", "dynamic", "int8")
+    precisions: ClassVar[tuple[Precision, ...]] = ("float32", "float16", "int16", "dynamic", "int8")
+    p_values: ClassVar[tuple[Precision, ...]] = ("float32", "float16", "dynamic")
     packages: ClassVar[tuple[str, ...]] = ("ai_edge_litert",)
     extra = "litert"
     snippets: ClassVar = {
@@ -83,8 +87,6 @@ class LiteRT(Target):
         "JavaScript": "litert.js.j2",
     }
     files: ClassVar = {"preprocess.py": "preprocess.py.j2"}
-    integers_only: ClassVar[bool] = False
-    """Whether an int8 model computes in integers wherever LiteRT can."""
 
     def convert(
         self,
@@ -96,13 +98,15 @@ class LiteRT(Target):
         images: Images,
     ) -> None:
         """As `Target.convert`; an int8 model has float32 outputs and inputs of type `options.input_dtype`."""
+        from kerasimg.deploy import litert_file
+
         with TemporaryDirectory() as scratch, ExitStack() as stack:
             if precision == "int8":
                 from kerasimg.keras_internals import int8_quantizer, separate_int8_ranges
 
-                samples = [batch if isinstance(batch, list) else [batch] for batch in images()]
+                samples = list(images())
                 stack.enter_context(separate_int8_ranges())
-                stack.enter_context(int8_quantizer(partial(quantize, samples=samples, activation=options.activation)))
+                stack.enter_context(int8_quantizer(partial(quantize, samples=samples, fallback=options.fallback)))
                 images = partial(iter, samples[:1])  # the converter's own ranges are replaced
             file = Path(scratch) / "model.tflite"
             model.export(
@@ -113,24 +117,21 @@ class LiteRT(Target):
                 **converter_settings(precision, options, images),
             )
             content = file.read_bytes()
+        if isinstance(model.output, dict):
+            content = litert_file.order_outputs(content, [name for name in OUTPUTS if name in model.output])
         if not options.allow_flex:
             _open(content)
         path.write_bytes(content)
 
-    def options_for(self, exporting: Exporting, precision: Precision) -> Options:
-        """As `Target.options_for`; int8 may leave operations in float32, except for a microcontroller."""
-        activation = exporting.logits[1] if precision == "int8" and not self.integers_only else None
-        return replace(exporting.options, activation=activation)
-
     def model_of(self, exporting: Exporting, precision: Precision) -> keras.Model:
         """As `Target.model_of`; an int8 model outputs logits, and a float32 activation is added later."""
-        return exporting.logits[0] if precision == "int8" else exporting.model
+        return exporting.logits[0] if precision == "int8" else super().model_of(exporting, precision)
 
     def write(self, exporting: Exporting, folder: Path, precision: Precision) -> ModelFile:
         """As `Target.write`."""
         from kerasimg.deploy import litert_file
 
-        path = self.file.format(precision=precision)
+        path = self.path_of(precision)
         content = self.content(exporting, precision)
         (folder / path).write_bytes(litert_file.append_members(content, _members(exporting)))
         return self.describe(path, precision, exporting)
@@ -168,15 +169,20 @@ def converter_settings(precision: Precision, options: Options, images: Images) -
     by_precision: dict[Precision, dict[str, Any]] = {
         "float32": {},
         "float16": {"optimizations": [lite.Optimize.DEFAULT], "target_spec": {"supported_types": [tf.float16]}},
+        "int16": {"optimizations": [lite.Optimize.DEFAULT], "representative_dataset": images},
         "dynamic": {"optimizations": [lite.Optimize.DEFAULT]},
         "int8": {
             "optimizations": [lite.Optimize.DEFAULT],
-            "representative_dataset": lambda: (batch if isinstance(batch, list) else [batch] for batch in images()),
+            "representative_dataset": images,
             "inference_input_type": {"uint8": tf.uint8, "int8": tf.int8, "float32": tf.float32}[options.input_dtype],
         },
     }
     settings = by_precision[precision]
-    ops = [lite.OpsSet.TFLITE_BUILTINS] + [lite.OpsSet.TFLITE_BUILTINS_INT8] * (precision == "int8")
+    ops = [lite.OpsSet.TFLITE_BUILTINS]
+    if precision == "int8":
+        ops.append(lite.OpsSet.TFLITE_BUILTINS_INT8)
+    elif precision == "int16":
+        ops.insert(0, lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8)
     if options.allow_flex:
         ops.append(lite.OpsSet.SELECT_TF_OPS)
     settings["target_spec"] = {**settings.get("target_spec", {}), "supported_ops": ops}
@@ -207,5 +213,11 @@ def _members(exporting: Exporting) -> dict[str, str]:
         "task": exporting.task,
         "image": exporting.image.model_dump(mode="json"),
         "thresholds": exporting.classifier.thresholds,
+        "sets": _dumped(exporting.classifier.sets),
+        "known": _dumped(exporting.known),
     }
     return {"labels.txt": labels, "kerasimg.json": to_json(about)}
+
+
+def _dumped(rule: BaseModel | None) -> Any:
+    return None if rule is None else rule.model_dump(mode="json")

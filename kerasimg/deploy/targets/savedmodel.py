@@ -35,12 +35,14 @@ class SavedModelRuntime(Runtime):
             self._answer = self._loaded.signatures[ENDPOINT]
             (self._input,) = self._answer.structured_input_signature[1]
 
-    def run(self, pixels: np.ndarray) -> np.ndarray:
+    def run(self, pixels: np.ndarray) -> list[np.ndarray]:
         """As `Runtime.run`."""
         import tensorflow as tf
 
-        (outputs,) = self._answer(**{self._input: tf.convert_to_tensor(pixels)}).values()
-        return np.asarray(outputs)
+        outputs = self._answer(**{self._input: tf.convert_to_tensor(pixels)})
+        if len(outputs) > 1:
+            return [np.asarray(outputs[name]) for name in self.model.outputs]
+        return [np.asarray(*outputs.values())]
 
 
 class SavedModel(Target):
@@ -48,6 +50,7 @@ class SavedModel(Target):
 
     name, about = "savedmodel", "TensorFlow's SavedModel, for TensorFlow Serving"
     runtime, file = SavedModelRuntime, "saved_model"
+    p_values = ("float32",)
     snippets: ClassVar = {"Python": "savedmodel.py.j2"}
     files: ClassVar = {"preprocess.py": "preprocess.py.j2"}
 

@@ -62,9 +62,24 @@ class Browser(AbstractContextManager["Browser"]):
         """Returns the outputs (K,) float32 for an image file's content, decoded and resized by the page."""
         return np.array(self._call("probabilities", image), dtype=np.float32)
 
+    def row(self, image: bytes) -> np.ndarray:
+        """As `probabilities`, with the p-value behind them if the model gives it."""
+        return np.array(self._call("row", image), dtype=np.float32)
+
+    def accelerator(self) -> str:
+        """Returns what computes the model: "wasm" or "webgpu"."""
+        answer = self.driver.execute_async_script(
+            "const done = arguments[0]; window.kerasimg.then((classifier) => done(classifier.accelerator));"
+        )
+        return str(answer)
+
     def pixels(self, image: bytes) -> np.ndarray:
         """Returns the page's preprocessed pixels for an image file's content: flat, uint8, 0-255."""
         return np.array(self._call("pixels", image), dtype=np.uint8)
+
+    def learned(self, image: bytes) -> np.ndarray:
+        """Returns the probabilities (K,) of the classes that the page has learned, for an image file's content."""
+        return np.array(self._call("learned", image), dtype=np.float32)
 
     def _call(self, method: str, image: bytes) -> list[float]:
         content = base64.b64encode(image).decode()
@@ -80,7 +95,9 @@ class Browser(AbstractContextManager["Browser"]):
         self.driver.quit()
 
 
-def probabilities(bundle: Bundle, images: Iterable[str | os.PathLike[str] | bytes]) -> np.ndarray:
+def probabilities(
+    bundle: Bundle, images: Iterable[str | os.PathLike[str] | bytes], *, accelerator: str = "wasm"
+) -> np.ndarray:
     """Returns the probabilities (N, K) float32 from a web bundle's `demo.html`; K is 1 for a binary task.
 
     The page is opened from the file system in a headless Chromium without network.
@@ -88,12 +105,17 @@ def probabilities(bundle: Bundle, images: Iterable[str | os.PathLike[str] | byte
     Args:
         bundle: the web bundle.
         images: paths or contents of image files.
+        accelerator: "wasm" or "webgpu". On a machine without a GPU, Chromium computes WebGPU in software.
 
     Raises:
         CallError: if Chromium, its driver or Selenium is missing.
-        KerasimgError: if the page cannot read an image.
+        KerasimgError: if the page cannot read an image, or the GPU cannot run the whole model.
     """
-    with Browser((bundle.folder / "demo.html").resolve().as_uri()) as page:
+    address = (bundle.folder / "demo.html").resolve().as_uri()
+    options = ["--enable-unsafe-webgpu"] if accelerator == "webgpu" else []
+    with Browser(f"{address}?accelerator={accelerator}", options) as page:
+        if (used := page.accelerator()) != accelerator:
+            raise KerasimgError(f"'{bundle.folder}': the page uses {used}: {accelerator} does not have every operation")
         rows = [page.probabilities(image if isinstance(image, bytes) else Path(image).read_bytes()) for image in images]
     return np.stack(rows) if rows else np.empty((0, bundle.outputs), np.float32)
 

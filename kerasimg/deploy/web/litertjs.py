@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from kerasimg.data.cache_folder import cache_folder
+from kerasimg.cache_folder import cache_folder
 from kerasimg.errors import CallError, WeightsError
 
 VERSION = "2.5.3"

@@ -10,15 +10,19 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from kerasimg.deploy.web.litertjs import CORE, LOADER, VERSION, WASM, WASM_UTILS
 from kerasimg.errors import WeightsError
 
-MODULES = ("metadata.js", "png.js", "pixels.js", "images.js", "classifier.js", "page.js")
+MODULES = ("metadata.js", "png.js", "pixels.js", "images.js", "learner.js", "classifier.js", "page.js")
 """JavaScript modules; each imports only earlier ones."""
+LEARNING = ("learn.js",)
+"""Further ones of a page that learns."""
+EXAMPLES = "examples.json"
+"""The features of training images, for a page that learns."""
 
 ALWAYS = "img-src blob: data:; media-src blob: mediastream:; base-uri 'none'; form-action 'none'"
 
@@ -31,21 +35,26 @@ Changed by kerasimg: in index.js, the import of {WASM_UTILS} names the file besi
 """
 
 
-def write_folder(folder: Path, about: Mapping[str, Any], runtime: Path) -> None:
+def write_folder(
+    folder: Path, about: Mapping[str, Any], runtime: Path, examples: Mapping[str, Any] | None = None
+) -> None:
     """Writes `index.html` and the files that it loads, except the model: `kerasimg/`, `litert/`, `about.json`.
 
     Args:
         folder: the folder to write to.
         about: name, task, classes, thresholds and image section of the classifier.
         runtime: folder from `runtime_files`.
+        examples: features of training images (`Examples.to_dict`), for a page that learns.
     """
     (folder / "about.json").write_text(_json(about) + "\n", encoding="utf-8")
     own = folder / "kerasimg"
-    own.mkdir()
-    for name in (*MODULES, "page.css"):
+    own.mkdir(exist_ok=True)
+    if examples is not None:
+        (folder / EXAMPLES).write_text(_json(examples) + "\n", encoding="utf-8")
+    for name in (*_modules(examples), "page.css"):
         (own / name).write_text(_source(name), encoding="utf-8")
     litert = folder / "litert"
-    litert.mkdir()
+    litert.mkdir(exist_ok=True)
     for file in sorted(runtime.iterdir()):
         shutil.copyfile(file, litert / file.name)
     patched = _replace_once(litert / "index.js", BARE_IMPORT, 'import { createWasmLib } from "./wasm-utils.js";')
@@ -59,28 +68,34 @@ def write_folder(folder: Path, about: Mapping[str, Any], runtime: Path) -> None:
         about["name"],
         policy,
         style='<link rel="stylesheet" href="kerasimg/page.css">',
+        learn="" if examples is None else _source("learn.html"),
         data="",
-        script='<script type="module" src="kerasimg/page.js"></script>',
+        script=f'<script type="module" src="kerasimg/{_modules(examples)[-1]}"></script>',
     )
     (folder / "index.html").write_text(page, encoding="utf-8")
 
 
-def single_page(about: Mapping[str, Any], model: bytes, runtime: Path) -> str:
+def single_page(
+    about: Mapping[str, Any], model: bytes, runtime: Path, examples: Mapping[str, Any] | None = None
+) -> str:
     """Returns one self-contained HTML file; its content security policy forbids network requests.
 
     Args:
         about: as for `write_folder`.
         model: content of a .tflite file.
         runtime: as for `write_folder`.
+        examples: as for `write_folder`.
     """
     style = "\n" + _source("page.css")
-    script = f"\n{_litert(runtime)}\n" + "\n".join(_as_script(_source(name)) for name in MODULES)
+    script = f"\n{_litert(runtime)}\n" + "\n".join(_as_script(_source(name)) for name in _modules(examples))
     data = [f'<script type="application/json" id="about">{_json(about)}</script>']
-    for name, content in {
+    files = {
         "model": model,
         "litert-loader": (runtime / LOADER).read_bytes(),
         "litert-wasm": (runtime / WASM).read_bytes(),
-    }.items():
+        **({} if examples is None else {"examples": _json(examples).encode()}),
+    }
+    for name, content in files.items():
         packed = base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
         data.append(f'<script type="application/gzip" id="{name}">{packed}</script>')
     policy = (
@@ -92,9 +107,14 @@ def single_page(about: Mapping[str, Any], model: bytes, runtime: Path) -> str:
         about["name"],
         policy,
         style=f"<style>{style}</style>",
+        learn="" if examples is None else _source("learn.html"),
         data="\n".join(data),
         script=f'<script type="module">{script}</script>\n<!--\n{NOTICE}\n{license_text}-->',
     )
+
+
+def _modules(examples: Mapping[str, Any] | None) -> tuple[str, ...]:
+    return MODULES if examples is None else MODULES + LEARNING
 
 
 def _page(name: str, policy: str, **parts: str) -> str:
@@ -104,7 +124,7 @@ def _page(name: str, policy: str, **parts: str) -> str:
 
 
 def _source(name: str) -> str:
-    return (files("kerasimg.deploy.web") / "page" / name).read_text(encoding="utf-8")
+    return (resources.files("kerasimg.deploy.web") / "page" / name).read_text(encoding="utf-8")
 
 
 def _as_script(source: str) -> str:

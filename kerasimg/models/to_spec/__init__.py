@@ -68,19 +68,28 @@ def copy_weights(model: keras.Model, built: keras.Model) -> None:
         True
     """
     layers = [[layer for layer in read(side).layers if layer is not None and layer.weights] for side in (model, built)]
-    shapes = [[[tuple(weight.shape) for weight in layer.weights] for layer in side] for side in layers]
+    weights = [[_own_weights(layer) for layer in side] for side in layers]
+    shapes = [[[tuple(weight.shape) for weight in own] for own in side] for side in weights]
     if shapes[0] != shapes[1]:
         raise CallError(f"'{built.name}' was not built from the spec of '{model.name}': their weights differ")
-    for source, target in zip(*layers, strict=True):
-        target.set_weights(source.get_weights())
+    for source, target, own in zip(weights[0], layers[1], weights[1], strict=True):
+        for variable, value in zip(own, source, strict=True):
+            variable.assign(value)
         if isinstance(target, keras.layers.Normalization):
             target.finalize_state()
 
 
 def _parameters(reading: Reading) -> int:
     """Parameters of the layers that the output needs; a model may hold others, which its spec does not have."""
-    layers = {id(layer): layer for layer in reading.layers if layer is not None}
-    return sum(math.prod(weight.shape) for layer in layers.values() for weight in layer.weights)
+    layers = (layer for layer in reading.layers if layer is not None)
+    weights = {id(weight): weight for layer in layers for weight in layer.weights}
+    return sum(math.prod(weight.shape) for weight in weights.values())
+
+
+def _own_weights(layer: Any) -> list[Any]:
+    """The weights of a layer without those of its activation, which is a layer of its own in a spec."""
+    others = {id(weight) for weight in getattr(getattr(layer, "activation", None), "weights", ())}
+    return [weight for weight in layer.weights if id(weight) not in others]
 
 
 def _image(reading: Reading) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -19,6 +19,7 @@ from kerasimg.models.flat_graph import functional_of
 from kerasimg.models.to_spec.draft import IMAGE, FlatCall
 from kerasimg.models.to_spec.keras_ops_to_layers import Tensor, rewrite
 from kerasimg.models.to_spec.layer_arguments import Inexpressible, LayerReader, known_name
+from kerasimg.objects import find
 from kerasimg.spec import arguments
 
 
@@ -41,6 +42,8 @@ class _Call(NamedTuple):
     shape: tuple[int | None, ...]
     dtype: str
     training: bool | None
+    bare: bool = False
+    """Whether the activation of the layer is read as further calls."""
 
 
 def read(model: Any) -> Reading:
@@ -56,13 +59,36 @@ def read(model: Any) -> Reading:
     if faults or output is None:
         raise SpecError(faults)
     writer = _Writer(calls, model.name, channels)
-    for number in _order(calls, output.number):
+    for number in _order([_sources((call.args, call.kwargs)) for call in calls], output.number):
         writer.write(number, faults)
     if faults:
         raise SpecError(faults)
     if not writer.flat:
         raise CallError(f"'{model.name}' has no layer: its output is its input")
-    return Reading(writer.flat, writer.layers, (height, width), channels)
+    return Reading(*_sorted(writer, writer.numbers.get(output.number, IMAGE)), (height, width), channels)
+
+
+def _sorted(writer: _Writer, output: int) -> tuple[list[FlatCall], list[Any]]:
+    """The calls and layers in an order that follows from the layers alone, so that a model and its copy agree.
+
+    An operation may have become several layers, which counted as one call before.
+    """
+    flat, layers = writer.flat, writer.layers
+    order = _order([[number for number in call.inputs if number >= 0] for call in flat], output)
+    places = {number: place for place, number in enumerate(order)}
+    first: dict[int, int] = {}
+    calls = []
+    for place, number in enumerate(order):
+        call = flat[number]
+        made_by = number if call.reused is None else call.reused
+        if made_by in first:
+            call = call._replace(kind="reuse", target="", arguments={}, reused=first[made_by])
+        else:
+            maker = flat[made_by]
+            call = call._replace(kind=maker.kind, target=maker.target, arguments=maker.arguments, reused=None)
+            first[made_by] = place
+        calls.append(call._replace(inputs=tuple(places.get(source, source) for source in call.inputs)))
+    return calls, [layers[number] for number in order]
 
 
 def _functional(model: Any) -> Any:
@@ -90,8 +116,10 @@ def _functional(model: Any) -> Any:
 def _image(model: Any, graph: Any) -> tuple[int, int, int]:
     """(height, width, channels) of the image that enters a model."""
     shape = tuple(graph.inputs[0].shape)
-    if len(shape) != 4 or shape[3] not in (1, 3):
-        raise CallError(f"'{model.name}' takes {shape}; a spec takes an image: (batch, height, width, 1 or 3 channels)")
+    if len(shape) != 4 or shape[3] not in (1, *range(3, 17)):
+        raise CallError(
+            f"'{model.name}' takes {shape}; a spec takes an image: (batch, height, width, 1 or 3 to 16 channels)"
+        )
     if None in shape[1:]:
         raise CallError(
             f"'{model.name}' takes an image of unknown size, {shape[1:3]}: build it with a size, "
@@ -109,6 +137,7 @@ def _open(
     faults: list[Fault],
 ) -> None:
     """Append the calls of a functional graph; `produced` maps its tensors, by id, to numbers of calls."""
+    used = _ids(graph.outputs).union(*(_ids(node.input_tensors) for node in calls_of(graph)))
     for node in calls_of(graph):
         args, kwargs = node.arguments.convert(lambda item: produced.get(id(item), item))
         own = kwargs.pop("training", None)
@@ -118,21 +147,69 @@ def _open(
             entered = dict(zip(map(id, inner.inputs), _tensors((args, kwargs)), strict=False))
             _open(inner, entered, calls, own, where, faults)
             given = [entered.get(id(tensor)) for tensor in inner.outputs]
-        elif len(node.outputs) != 1:
+        elif len(node.outputs) != 1 and not (_is_registered(node.operation) and not used & _ids(node.outputs[1:])):
             name = node.operation.name
-            message = f"gives {len(node.outputs)} outputs, and a node has one: rewrite it as layers of one output"
+            message = f"gives {len(node.outputs)} outputs, and a node has one: rewrite it as layers of one output" + (
+                ", or register it" if not used & _ids(node.outputs[1:]) else ""
+            )
             faults.append(Fault(where, name, message))
             given = [Tensor(IMAGE, tuple(tensor.shape)) for tensor in node.outputs]
         else:
             output = node.outputs[0]
-            calls.append(_Call(node.operation, args, kwargs, tuple(output.shape), output.dtype, own))
+            activation = _activation_graph(node.operation, output)
             # Keras takes the output of a merging layer for float32, whatever it merges.
             keeps = KEEPS_VALUES.fullmatch(type(node.operation).__name__)
             integers = any(tensor.integers for tensor in _tensors((args, kwargs))) if keeps else "int" in output.dtype
-            given = [Tensor(len(calls) - 1, tuple(output.shape), integers)]
+            if activation is not None and isinstance(node.operation, keras.layers.Activation):
+                made = _tensors((args, kwargs))[0]
+            else:
+                shape, bare = tuple(output.shape), activation is not None
+                calls.append(_Call(node.operation, args, kwargs, shape, output.dtype, own, bare))
+                made = Tensor(len(calls) - 1, shape, integers)
+            given = [made]
+            if activation is not None:
+                entered = {id(activation.inputs[0]): made}
+                _open(activation, entered, calls, own, where, faults)
+                given = [entered.get(id(activation.outputs[0]))]
+        # Of a registered layer of several outputs, the first is all that is used.
         produced.update(
-            (id(tensor), made) for tensor, made in zip(node.outputs, given, strict=True) if made is not None
+            (id(tensor), made) for tensor, made in zip(node.outputs, given, strict=False) if made is not None
         )
+
+
+def _ids(tensors: Iterable[Any]) -> set[int]:
+    """Which tensors these are."""
+    return {id(tensor) for tensor in tensors}
+
+
+def _is_registered(operation: Any) -> bool:
+    """Whether a program registered the class of a layer."""
+    entry = arguments.entry("layers", type(operation).__name__) or {}
+    return entry.get("object") is type(operation)
+
+
+ACTIVATION_LAST = re.compile("Activation|Dense|EinsumDense|(Depthwise|Separable)?Conv[123]D(Transpose)?")
+"""Layers that apply their activation to their result."""
+
+
+def _activation_graph(operation: Any, output: Any) -> Any:
+    """The graph of a layer's activation that a spec has no name for; None where it has one, or where it has no graph.
+
+    A partial function, a layer, a registered or other function of Keras' operations: its calls become layers.
+    """
+    function = getattr(operation, "__dict__", {}).get("activation")
+    if function is None or not ACTIVATION_LAST.fullmatch(type(operation).__name__) or _is_named(function):
+        return None
+    image = keras.Input(batch_shape=output.shape, dtype=output.dtype)
+    try:
+        return keras.Model(image, function(image))
+    except Exception:  # a function that is written for arrays
+        return None
+
+
+def _is_named(function: Any) -> bool:
+    name = getattr(function, "__name__", "")
+    return arguments.entry("activations", name) is not None and find("activations", name) is function
 
 
 def _inner_graph(operation: Any) -> Any:
@@ -153,9 +230,16 @@ def _tensors(structure: Any) -> list[Tensor]:
     return []
 
 
-def _order(calls: Sequence[_Call], output: int) -> list[int]:
-    """The calls that the output needs, each after its inputs; the input that took most calls first."""
-    inputs = [[tensor.number for tensor in _tensors((call.args, call.kwargs)) if tensor.number >= 0] for call in calls]
+def _sources(structure: Any) -> list[int]:
+    """The numbers of the calls that give the tensors of call arguments."""
+    return [tensor.number for tensor in _tensors(structure) if tensor.number >= 0]
+
+
+def _order(inputs: Sequence[Sequence[int]], output: int) -> list[int]:
+    """The calls that the output needs, each after its inputs; the input that took most calls first.
+
+    inputs: of each call, the numbers of the calls that it takes.
+    """
     ancestors: list[int] = []
     for number, sources in enumerate(inputs):
         seen = 1 << number
@@ -210,7 +294,7 @@ class _Writer:
         if is_own and type(layer).__name__ != "CustomScaleLayer":
             _check_training(layer, call.training)
             form, keys, tensors = _inputs(layer, args, kwargs)
-            return self._layer(layer, form, keys, tensors, call.shape)
+            return self._layer(layer, form, keys, tensors, call.shape, call.bare)
 
         def emit(
             target: str, given: Mapping[str, Any], inputs: Tensor | list[Tensor], shape: tuple[Any, ...] | None = None
@@ -228,12 +312,14 @@ class _Writer:
             self.flat[output.number] = self.flat[output.number]._replace(channels=channels)
         return output.number
 
-    def _layer(self, layer: Any, form: str, keys: tuple[str, ...], tensors: list[Tensor], shape: Any) -> int:
+    def _layer(
+        self, layer: Any, form: str, keys: tuple[str, ...], tensors: list[Tensor], shape: Any, bare: bool
+    ) -> int:
         channels = shape[-1] if len(shape) > 1 else None
         if id(layer) in self.first:
             self._append(layer, "reuse", "", {}, form, keys, tensors, channels, self.first[id(layer)])
         else:
-            target, given = self.reader.describe(layer, len(tensors[0].shape))
+            target, given = self.reader.describe(layer, len(tensors[0].shape), bare)
             self.first[id(layer)] = len(self.flat)
             self._append(layer, "layer", target, given, form, keys, tensors, channels, name=layer.name)
         return len(self.flat) - 1

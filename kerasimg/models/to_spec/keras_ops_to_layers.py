@@ -94,16 +94,69 @@ def _merged(layer: str) -> Rewrite:
 
 
 def _activation(name: str) -> Rewrite:
+    """An activation without arguments, or with the usual ones."""
+
     def write(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
-        usual = {"approximate": False, "axis": -1, "alpha": 1.0}
-        if any(getattr(operation, key, value) != value for key, value in usual.items()):
+        if getattr(operation, "axis", -1) not in (-1, len(shape) - 1):
             raise Inexpressible(
-                f"is the operation keras.ops.{name} with arguments that the activation '{name}' has not: "
-                f'rewrite it as keras.layers.Activation("{name}"), or as a layer'
+                f"is the operation keras.ops.{name} along an axis other than the last, for which a spec has no layer: "
+                "write it as a layer of its own that kerasimg.register makes known"
             )
         return emit("Activation", {"activation": name}, given[0])
 
     return write
+
+
+def _scaled(name: str, argument: str, width: Callable[[float], float]) -> Rewrite:
+    """An activation whose argument only stretches it: f(x) = w g(x / w), where g has the usual argument.
+
+    width: of the argument -> w.
+    """
+
+    def write(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
+        factor = width(getattr(operation, argument))
+        if not factor > 0:
+            raise Inexpressible(f"is a keras.ops.{name} with {argument} = {getattr(operation, argument)!r}")
+        if factor == 1:
+            return emit("Activation", {"activation": name}, given[0])
+        narrow = emit("Rescaling", {"scale": 1 / factor}, given[0])
+        return emit("Rescaling", {"scale": factor}, emit("Activation", {"activation": name}, narrow))
+
+    return write
+
+
+def _gelu(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
+    if operation.approximate:
+        return emit("GELU", {"approximate": "tanh"}, given[0])
+    return emit("Activation", {"activation": "gelu"}, given[0])
+
+
+def _elu(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
+    if operation.alpha == 1:
+        return emit("Activation", {"activation": "elu"}, given[0])
+    return emit("ELU", {"alpha": operation.alpha}, given[0])
+
+
+def _softmax(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
+    axes = operation.axis if isinstance(operation.axis, list | tuple) else [operation.axis]
+    axes = sorted(axis % len(shape) for axis in axes)
+    if axes == [len(shape) - 1]:
+        return emit("Activation", {"activation": "softmax"}, given[0])
+    return emit("Softmax", {"axis": axes[0] if len(axes) == 1 else axes}, given[0])
+
+
+def _threshold(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
+    if operation.default_value != 0 or operation.threshold < 0:
+        raise Inexpressible("is a keras.ops.threshold with a number below 0, or another default than 0")
+    return emit("ReLU", {"threshold": operation.threshold} if operation.threshold else {}, given[0])
+
+
+def _glu(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
+    if operation.axis not in (-1, len(shape) - 1):
+        raise Inexpressible("is a keras.ops.glu along an axis other than the channels: rewrite it as layers")
+    value = emit("TakeChannels", {}, given[0], shape)
+    gate = emit("TakeChannels", {"index": 1}, given[0], shape)
+    return emit("Multiply", {}, [value, emit("Activation", {"activation": "sigmoid"}, gate)])
 
 
 def _leaky_relu(emit: Emit, operation: Any, given: Sequence[Any], shape: tuple[Any, ...]) -> Tensor:
@@ -378,15 +431,20 @@ REWRITES: Mapping[str, Rewrite] = {
     "Relu6": _activation("relu6"),
     "Sigmoid": _activation("sigmoid"),
     "Silu": _activation("silu"),
-    "Softmax": _activation("softmax"),
+    "Softmax": _softmax,
     "Softplus": _activation("softplus"),
     "Tanh": _activation("tanh"),
     "HardSigmoid": _activation("hard_sigmoid"),
     "HardSilu": _activation("hard_silu"),
-    "Gelu": _activation("gelu"),
-    "Elu": _activation("elu"),
+    "Gelu": _gelu,
+    "Elu": _elu,
     "Selu": _activation("selu"),
-    "Celu": _activation("celu"),
+    "Celu": _scaled("celu", "alpha", float),
+    "HardShrink": _scaled("hard_shrink", "threshold", lambda threshold: 2 * threshold),
+    "SoftShrink": _scaled("soft_shrink", "threshold", lambda threshold: 2 * threshold),
+    "Squareplus": _scaled("squareplus", "b", lambda b: math.sqrt(b) / 2),
+    "Threshold": _threshold,
+    "Glu": _glu,
     "Exp": _activation("exponential"),
     "HardTanh": _activation("hard_tanh"),
     "LogSigmoid": _activation("log_sigmoid"),

@@ -41,11 +41,18 @@ class LayerReader:
     def __init__(self) -> None:
         self._described: dict[str, Described] = {}
 
-    def describe(self, layer: keras.layers.Layer, rank: int) -> Described:
+    def describe(self, layer: keras.layers.Layer, rank: int, bare: bool = False) -> Described:
         """The class and the arguments of a layer; Inexpressible if a spec cannot express it.
 
-        rank: of its first input, with the batch; an axis that is the last is left out.
+        rank: of its first input, with the batch; an axis that is the last is left out.  bare: without its activation.
         """
+        if bare:
+            attributes = vars(layer)
+            own, attributes["activation"] = attributes["activation"], keras.activations.linear
+            try:
+                return self.describe(layer, rank)
+            finally:
+                attributes["activation"] = own
         target, given = self._described_as(layer)
         takes = (arguments.entry("layers", target) or {"args": {}})["args"]
         if given.get("axis") in (rank - 1, [rank - 1], -1, [-1]) and takes["axis"].get("default") == -1:
@@ -270,6 +277,12 @@ def plain(value: Any) -> Any:
 
 
 def _refuse_argument(name: str, differs: list[str], config: Mapping[str, Any]) -> NoReturn:
+    takes = (arguments.entry("layers", name) or {"args": {}})["args"]
+    if unknown := [key for key in differs if key not in takes]:
+        raise Inexpressible(
+            f"is a {name} whose get_config gives {listed(unknown)}, which its constructor does not take: "
+            "Keras cannot make the layer again from that either"
+        )
     said = listed(f"{key} = {config[key]!r}" for key in differs)
     raise Inexpressible(
         f"is a {name} with {said[:200]}, which a spec cannot express: leave it at its default, or register a layer of "

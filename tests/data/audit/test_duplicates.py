@@ -100,7 +100,7 @@ def test_images_of_hardly_any_contrast_are_not_compared():
     assert pairs_of(items(*grey)) == []
 
 
-def test_of_the_same_images_the_first_stands_for_all():
+def test_of_the_same_images_the_first_represents_all():
     copy = photo(5).resize((80, 60))
     assert pairs_of(items(photo(5), photo(5), photo(6), copy)) == [(0, 3, "")]
 

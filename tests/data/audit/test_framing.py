@@ -23,7 +23,7 @@ def test_each_policy_costs_what_it_costs(resize: ResizePolicy, scale, cut_off, f
     assert [column.tolist() for column in framed] == [scale, cut_off, filled, distorted]
 
 
-def test_the_figures_are_told_in_a_sentence():
+def test_the_figures_are_reported_in_a_sentence():
     image = Image(size=[100, 100], resize="crop")
     figures = summary(framing(SIZES, image), image)
     assert figures == {
@@ -48,7 +48,7 @@ def test_the_sheet_shows_what_is_changed_most_and_then_each_class_in_turn():
     assert choose(framed, readable, list("aaaabbbbb"), 4) == [8, 0, 5, 1]
 
 
-def test_beside_each_image_stands_what_the_model_gets():
+def test_beside_each_image_is_what_the_model_gets():
     half = np.zeros((100, 300, 3), np.uint8)
     half[:, :100] = (255, 0, 0)
     items = [Item("half", half, ("a",)), Item("gone", "nowhere.png", ("a",))]

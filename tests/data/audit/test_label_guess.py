@@ -15,7 +15,7 @@ def data(counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
     return (noise + 40 + 60 * labels[:, None, None, None]).clip(0, 255).astype(np.uint8), labels
 
 
-def test_classes_are_told_by_models_that_did_not_see_the_image():
+def test_classes_are_guessed_by_models_that_did_not_see_the_image():
     images, labels = data([20, 20, 20])
     labels[3] = 2
     source = open_source((images, labels))

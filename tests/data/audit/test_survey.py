@@ -104,7 +104,7 @@ def test_figures_tell_dark_bright_plain_and_blurred_images_apart():
     assert rows[3]["sharpness"] < rows[2]["sharpness"] / 5
 
 
-def test_any_number_of_threads_sees_the_same_and_progress_is_told(monkeypatch: pytest.MonkeyPatch):
+def test_any_number_of_threads_sees_the_same_and_progress_is_reported(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("kerasimg.data.audit.survey.INTERVAL_S", 0)
     items = [Item(str(seed), np.asarray(photo(seed=seed)), ("a",)) for seed in range(300)]
     calls: list[tuple[int, int]] = []

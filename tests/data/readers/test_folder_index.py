@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kerasimg.data.cache_folder import cache_folder
+from kerasimg.cache_folder import cache_folder
 from kerasimg.data.readers import folder_index
 from kerasimg.data.source import Source
 from kerasimg.data.sources import open_source

@@ -83,7 +83,7 @@ def test_multi_hot_lists_of_several_lengths_are_named(folder: Path):
 
 @pytest.mark.parametrize("column", ["label", "labels"])
 @pytest.mark.parametrize("separator", ["|", ";", ",", " ", "; ", ", ", " | "])
-def test_several_labels_in_one_text_are_told_apart(folder: Path, separator: str, column: str):
+def test_several_labels_in_one_text_are_separated(folder: Path, separator: str, column: str):
     rows = [["g", "b"], ["r"], ["g"], ["b", "r"], ["r", "g", "b"], [], ["r", "g"]]
     source = open_source(csv(folder, [separator.join(row) for row in rows], column), "multilabel")
     assert source.classes == ("b", "g", "r")

@@ -148,7 +148,7 @@ def test_a_shard_that_changes_after_it_was_opened_is_named(write):
         _ = source.items[0].image
 
 
-def test_faults_of_all_shards_are_told_at_once(write, tmp_path: Path):
+def test_faults_of_all_shards_are_reported_at_once(write, tmp_path: Path):
     write("a.tar", "cat", "")
     write("b.tar", "", "dog")
     with pytest.raises(DataError) as caught:

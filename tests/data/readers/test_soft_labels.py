@@ -57,7 +57,7 @@ def test_a_class_that_is_never_the_most_likely_is_a_class(manifest):
         ("0.5,", "line 2: expected a number of 0 to 1 as the share of 'dog', got ''"),
     ],
 )
-def test_shares_that_are_none_are_told_with_their_line(manifest, shares: str, message: str):
+def test_invalid_shares_are_reported_with_their_line(manifest, shares: str, message: str):
     path = manifest("pets.csv", HEADER + f"a.png,cat,,{shares}\nb.png,dog,,,\n")
     with pytest.raises(DataError) as caught:
         open_source(path)

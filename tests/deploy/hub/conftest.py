@@ -118,7 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
             facts = yaml.safe_load(head)
             wrong = [] if isinstance(facts, dict) else [{"message": "no mapping"}]
             return self._answer(200, {"errors": wrong, "warnings": []})
-        repo, _, task = self.path.removeprefix("/api/models/").removeprefix("/").rpartition("/")
+        path = self.path.removeprefix("/api/models/").replace("/api/spaces/", "spaces/", 1)
+        repo, _, task = path.removeprefix("/").rpartition("/")
         if task == "batch":
             return self._batch(json.loads(content))
         repo, _, task = repo.rpartition("/")
@@ -132,6 +133,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _create(self, asked: dict[str, Any]) -> None:
         repo = f"{asked['organization']}/{asked['name']}"
+        if asked.get("type") == "space":
+            assert asked["sdk"] == "static"
+            repo = f"spaces/{repo}"
         there = repo in self.hub.repos
         if not there:
             self.hub.repos[repo] = []

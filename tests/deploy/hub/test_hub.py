@@ -1,11 +1,12 @@
 """Push and pull with the hub's real client, against a local server with the hub's HTTP interface."""
 
 import json
-import zipfile
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 import kerasimg
@@ -32,15 +33,14 @@ def test_pull_returns_exactly_the_pushed_pack(hub: Any, run: Any, packed: Path, 
 
 
 @OLD_UPLOAD
-def test_small_and_large_files_are_uploaded(hub: Any, packed: Path, tmp_path: Path):
-    padded = tmp_path / "large.kerasimg"
-    padded.write_bytes(packed.read_bytes())
-    with zipfile.ZipFile(padded, "a") as archive:
-        archive.comment = b" " * hub.LARGE
-    for path in (packed, padded):
-        kerasimg.push(path, REPO)
-        assert hub.repos[REPO][-1][FILE] == path.read_bytes()
-    assert list(hub.large.values()) == [padded.read_bytes()]
+def test_small_and_large_files_are_uploaded(hub: Any, packed: Path):
+    kerasimg.push(packed, REPO)
+    assert hub.repos[REPO][-1][FILE] == packed.read_bytes()
+    assert not hub.large
+    hub.LARGE = packed.stat().st_size
+    kerasimg.push(packed, "anna/tulips")
+    assert hub.repos["anna/tulips"][-1][FILE] == packed.read_bytes()
+    assert list(hub.large.values()) == [packed.read_bytes()]
 
 
 def test_model_page_shows_how_to_use_the_pack(hub: Any, run: Any, packed: Path):
@@ -136,3 +136,33 @@ def test_commands_push_and_pull_a_pack(hub: Any, packed: Path, tmp_path: Path, m
     pulled = CliRunner().invoke(app, ["run", "pull", REPO])
     assert (pulled.exit_code, pulled.stdout.split()[0]) == (0, "lilies.kerasimg")
     assert (tmp_path / "lilies.kerasimg").read_bytes() == packed.read_bytes()
+
+
+@OLD_UPLOAD
+def test_a_space_shows_the_page_of_the_web_export(hub: Any, run: Any, packed: Path, tmp_path: Path):
+    copied = Path(shutil.copytree(run, tmp_path / "run-1", ignore=shutil.ignore_patterns("export")))
+    with pytest.raises(CallError, match=r"has no page for a Space; make it: kerasimg export .* --to web"):
+        kerasimg.push(copied, REPO, space=True)
+    assert hub.repos == {}
+    (copied / "export/web").mkdir(parents=True)
+    (copied / "export/web/demo.html").write_text("<!doctype html>")
+    assert kerasimg.push(copied, REPO, space=True) == f"{hub.url}/spaces/{REPO}"
+    files = hub.repos[f"spaces/{REPO}"][-1]
+    assert files["index.html"] == b"<!doctype html>"
+    head = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    assert head == {"title": "tiny", "sdk": "static", "app_file": "index.html", "models": [REPO]}
+    assert FILE in hub.repos[REPO][-1]
+    with pytest.raises(CallError, match="is a pack: --space and --data-card need the folder of the run"):
+        kerasimg.push(packed, REPO, space=True)
+
+
+def test_a_data_card_is_uploaded_only_if_asked(hub: Any, run: Any):
+    kerasimg.push(run, REPO)
+    assert "croissant.json" not in hub.repos[REPO][-1]
+    kerasimg.push(run, REPO, data_card=True)
+    card = json.loads(hub.repos[REPO][-1]["croissant.json"])
+    assert card["conformsTo"] == "http://mlcommons.org/croissant/1.0"
+    classes, images = (records["data"] for records in card["recordSet"])
+    assert {row["classes/name"]: row["classes/images"] for row in classes} == {"red": 20, "green": 20, "blue": 20}
+    assert len(images) == 60
+    assert {row["images/part"] for row in images} == {"train", "validation", "test"}

@@ -29,10 +29,12 @@ SIZE = 24
 CLASSES = ("red", "green", "blue")
 
 
-def write_bundle(folder: Path, task: str = "multiclass", thresholds: list[float] | None = None) -> Path:
+def write_bundle(
+    folder: Path, task: str = "multiclass", thresholds: list[float] | None = None, channels: int = 3
+) -> Path:
     """A bundle whose model looks at the mean colour: softmax, or a sigmoid for each class, or for the second of two."""
     folder.mkdir(parents=True)
-    weights, shift = np.eye(3, dtype=np.float32) * 0.04, np.full(3, -5, np.float32)
+    weights, shift = np.eye(channels, 3, dtype=np.float32) * 0.04, np.full(3, -5, np.float32)
     names: tuple[str, ...] = CLASSES
     if task == "binary":
         weights, shift, names = weights[:, 1:2], shift[:1], ("other", "green")
@@ -45,14 +47,14 @@ def write_bundle(folder: Path, task: str = "multiclass", thresholds: list[float]
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", SIZE, SIZE, 3])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", SIZE, SIZE, channels])],
         [helper.make_tensor_value_info("p", TensorProto.FLOAT, ["n", weights.shape[1]])],
         [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(shift, "b")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.save(model, folder / "model.onnx")
     (folder / "classes.json").write_text(json.dumps(names))
-    (folder / "preprocess.json").write_text(json.dumps({"size": [SIZE, SIZE]}))
+    (folder / "preprocess.json").write_text(json.dumps({"size": [SIZE, SIZE], "channels": channels}))
     file = manifests.ModelFile(path="model.onnx", runtime="onnx", precision="float32", input_dtype="float32")
     manifest = manifests.Manifest(
         name="tiny",
@@ -89,7 +91,7 @@ class Within:
         self, folder: Path, key: str | None, change: Callable[[Model], Model], settings: dict[str, Any]
     ) -> None:
         chosen = Settings(**{"log": False, "threads": 2, **settings})
-        self.service = Service(change(Model.open(Bundle.open(folder), chosen)), chosen)
+        self.service = Service([change(Model.open(Bundle.open(folder), chosen))], chosen)
         self.app = create_app(self.service, key=key)
 
     def together(self, ask: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> Any:
@@ -130,6 +132,21 @@ def within(bundles: Callable[..., Path]) -> Iterator[Callable[..., Within]]:
 
     yield start
     for server in opened:
+        server.service.close()
+
+
+@pytest.fixture(scope="module")
+def shared(bundles: Callable[..., Path]) -> Iterator[Callable[..., Within]]:
+    """shared(task) is such a server, too: one for all tests of a module, since each starts processes."""
+    opened: dict[Any, Within] = {}
+
+    def start(task: str = "multiclass", thresholds: tuple[float, ...] | None = None) -> Within:
+        if (task, thresholds) not in opened:
+            opened[task, thresholds] = Within(bundles(task, thresholds), None, lambda model: model, {})
+        return opened[task, thresholds]
+
+    yield start
+    for server in opened.values():
         server.service.close()
 
 

@@ -20,11 +20,13 @@ async def at_once(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"{}"})
 
 
-def talk(say: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]) -> Any:
+def talk(say: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any], **options: Any) -> Any:
     """Runs a conversation with a guarded server."""
 
     async def run() -> Any:
-        config = uvicorn.Config(at_once, http=GuardedProtocol, ws="none", lifespan="off", log_config=None, port=0)
+        config = uvicorn.Config(
+            at_once, http=GuardedProtocol, ws="none", lifespan="off", log_config=None, port=0, **options
+        )
         server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve())
         while not server.started:
@@ -71,6 +73,29 @@ def test_headers_that_are_too_long_are_refused():
         return await reader.read()
 
     assert talk(say) == TOO_LARGE
+
+
+def test_silent_connections_give_way_to_new_ones():
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> list[Any]:
+        port = writer.get_extra_info("peername")[1]
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+        other, asking = await asyncio.open_connection("127.0.0.1", port)
+        asking.write(HEAD % 0)
+        answers = [await answer(other), await reader.read()]  # the first one was closed
+        for _, opened in [*silent, (other, asking)]:
+            opened.close()
+        return answers
+
+    assert talk(say, limit_concurrency=5) == [(b"413", {}), b""]
+
+
+def test_a_request_is_refused_in_json_where_all_connections_are_in_work():
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(HEAD % 0)
+        return await reader.read()
+
+    head, _, body = talk(say, limit_concurrency=1).partition(b"\r\n\r\n")
+    assert (head.split()[1], json.loads(body)["error"]["reason"]) == (b"429", "queue")
 
 
 @pytest.mark.parametrize("beginning", [b"", b"GET / HT", b"\r\n", HEAD % 0])

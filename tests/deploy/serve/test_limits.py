@@ -21,6 +21,15 @@ def test_a_request_beyond_the_capacity_is_refused_until_others_finish():
     assert (capacity.images, capacity.bytes) == (0, 0)
 
 
+def test_a_request_whose_body_is_incomplete_takes_no_place():
+    capacity = Capacity(images=1, held_bytes=9)
+    with capacity.reserve() as slow, capacity.reserve() as other:
+        slow.check(size=9)
+        other.take(images=1, size=9)
+        with pytest.raises(Refused):
+            slow.take(size=1)
+
+
 def test_bytes_are_limited_too():
     capacity = Capacity(images=9, held_bytes=100)
     with capacity.reserve() as one, capacity.reserve() as other:
@@ -37,6 +46,7 @@ def test_a_reservation_is_kept_while_a_thread_still_works_for_an_ended_request()
         capacity = Capacity(images=1, held_bytes=1)
         work: Future = Future()
         with capacity.reserve() as place:
+            place.take(images=1)
             place.hold_until_done(work)
         taken = [capacity.images]
         work.set_result(None)
@@ -50,6 +60,7 @@ def test_work_whose_result_is_set_keeps_no_reservation():
     capacity = Capacity(images=1, held_bytes=1)
     answer: Future = Future()
     with capacity.reserve() as place:
+        place.take(images=1)
         place.hold_until_done(Future(), answer)
         answer.set_result(None)
     assert capacity.images == 0

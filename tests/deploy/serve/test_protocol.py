@@ -34,8 +34,8 @@ def outputs(answer: Any) -> dict[str, Any]:
     return {entry["name"]: entry for entry in answer.json()["outputs"]}
 
 
-def test_the_server_and_the_model_have_metadata(within: Any):
-    server = within()
+def test_the_server_and_the_model_have_metadata(shared: Any):
+    server = shared()
     assert server.get("/v2").json().keys() == {"name", "version", "extensions"}
     assert server.get("/v2/health/live").json() == {"live": True}
     assert server.get("/v2/health/ready").json() == {"ready": True}
@@ -55,10 +55,10 @@ def test_the_server_and_the_model_have_metadata(within: Any):
 
 @pytest.mark.parametrize("flat", [True, False])
 @pytest.mark.parametrize("datatype", ["UINT8", "FP32"])
-def test_pixels_get_probabilities_and_labels(within: Any, flat: bool, datatype: str):
+def test_pixels_get_probabilities_and_labels(shared: Any, flat: bool, datatype: str):
     given = pixels("blue", "red").astype("uint8" if datatype == "UINT8" else "float32")
     asked = tensor((given.ravel() if flat else given).tolist(), list(given.shape), datatype) | {"id": "mine"}
-    answer = within().post(INFER, json=asked)
+    answer = shared().post(INFER, json=asked)
     metadata = outputs(answer)
     assert (answer.json()["id"], answer.json()["model_name"]) == ("mine", "tiny")
     assert (metadata["probabilities"]["shape"], metadata["probabilities"]["datatype"]) == ([2, 3], "FP32")
@@ -66,25 +66,25 @@ def test_pixels_get_probabilities_and_labels(within: Any, flat: bool, datatype: 
     assert (metadata["label"]["data"], metadata["label"]["shape"]) == (["blue", "red"], [2])
 
 
-def test_encoded_images_get_the_answer_of_predict(within: Any):
-    server, image = within(), encoded("green", "JPEG")
+def test_encoded_images_get_the_answer_of_predict(shared: Any):
+    server, image = shared(), encoded("green", "JPEG")
     data = [base64.b64encode(image).decode()]
     metadata = outputs(server.post(INFER, json=tensor(data, [1], "BYTES")))
     own = server.post("/predict", content=image).json()["predictions"][0]["classes"]
     assert np.float32(max(metadata["probabilities"]["data"])) == np.float32(own[0]["probability"])
 
 
-def test_only_requested_outputs_are_returned(within: Any):
+def test_only_requested_outputs_are_returned(shared: Any):
     asked = tensor(pixels("red").ravel().tolist(), [1, SIZE, SIZE, 3]) | {"outputs": [{"name": "label"}]}
-    assert list(outputs(within().post(INFER, json=asked))) == ["label"]
+    assert list(outputs(shared().post(INFER, json=asked))) == ["label"]
 
 
-def test_a_binary_model_returns_both_classes_and_a_multilabel_model_all_labels(within: Any):
+def test_a_binary_model_returns_both_classes_and_a_multilabel_model_all_labels(shared: Any):
     asked = tensor(pixels("green").ravel().tolist(), [1, SIZE, SIZE, 3])
-    two = outputs(within("binary").post(INFER, json=asked))
+    two = outputs(shared("binary").post(INFER, json=asked))
     assert two["probabilities"]["shape"] == [1, 2]
     assert sum(two["probabilities"]["data"]) == pytest.approx(1)
-    many = outputs(within("multilabel", (0.5, 0.5, 0.001)).post(INFER, json=asked))
+    many = outputs(shared("multilabel", (0.5, 0.5, 0.001)).post(INFER, json=asked))
     assert many["label"]["data"] == ["green|blue"]
 
 
@@ -110,6 +110,7 @@ WRONG: dict[str, tuple[Any, int, str]] = {
     "negative numbers": (tensor([-1.0] * len(FLAT), ONE, "FP32"), 400, "0 to 255"),
     "another output": (tensor(FLAT, ONE) | {"outputs": [{"name": "lable"}]}, 400, "did you mean 'label'"),
     "an id of a kind": (tensor(FLAT, ONE) | {"id": 3}, 400, "id: expected a string"),
+    "a long id": (tensor(FLAT, ONE) | {"id": "a" * 201}, 400, "at most 200 characters"),
     "too many": (tensor(FLAT, [33, SIZE, SIZE, 3]), 413, "more than 32"),
     "an address": (tensor(["http://x/a.png"], [1], "BYTES"), 400, "not fetched"),
     "no image": (tensor(["aaaa"], [1], "BYTES"), 415, "[0] is not an image"),
@@ -118,15 +119,15 @@ WRONG: dict[str, tuple[Any, int, str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_errors_have_the_format_of_the_protocol(within: Any, case: str):
+def test_errors_have_the_format_of_the_protocol(shared: Any, case: str):
     document, status, message = WRONG[case]
-    answer = within().post(INFER, json=document)
+    answer = shared().post(INFER, json=document)
     assert (answer.status_code, list(answer.json())) == (status, ["error"])
     assert message in answer.json()["error"]
 
 
-def test_unknown_models_and_versions_have_the_error_format_of_the_protocol(within: Any):
-    server = within()
+def test_unknown_models_and_versions_have_the_error_format_of_the_protocol(shared: Any):
+    server = shared()
     for path in ("/v2/models/tony", "/v2/models/tiny/versions/7", "/v2/models/tiny/versions/7/ready", "/v2/nope"):
         answer = server.get(path)
         assert (answer.status_code, list(answer.json())) == (404, ["error"])
@@ -152,8 +153,8 @@ def binary_input(data: bytes, shape: Any, datatype: str, **more: Any) -> dict[st
 
 
 @pytest.mark.parametrize("datatype", ["UINT8", "FP32", "BYTES"])
-def test_binary_tensors_get_the_answer_of_json_tensors(within: Any, datatype: str):
-    server, given = within(), pixels("blue", "red")
+def test_binary_tensors_get_the_answer_of_json_tensors(shared: Any, datatype: str):
+    server, given = shared(), pixels("blue", "red")
     expected = outputs(server.post(INFER, json=tensor(given.ravel().tolist(), list(given.shape))))
     if datatype == "BYTES":
         files = [encoded("blue", size=(SIZE, SIZE)), encoded("red", size=(SIZE, SIZE))]
@@ -167,7 +168,7 @@ def test_binary_tensors_get_the_answer_of_json_tensors(within: Any, datatype: st
 
 
 @pytest.mark.parametrize("by_default", [True, False])
-def test_outputs_are_binary_on_request(within: Any, by_default: bool):
+def test_outputs_are_binary_on_request(shared: Any, by_default: bool):
     given = pixels("blue", "red")
     names = ("probabilities", "label")
     more: dict[str, Any] = (
@@ -175,7 +176,7 @@ def test_outputs_are_binary_on_request(within: Any, by_default: bool):
         if by_default
         else {"outputs": [{"name": name, "parameters": {"binary_data": True}} for name in names]}
     )
-    answer = within().post(INFER, **binary_input(given.tobytes(), list(given.shape), "UINT8", **more))
+    answer = shared().post(INFER, **binary_input(given.tobytes(), list(given.shape), "UINT8", **more))
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/octet-stream")
     head = int(answer.headers[LENGTH])
     metadata, rest = json.loads(answer.content[:head]), answer.content[head:]
@@ -204,10 +205,10 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("case", UNFIT)
-def test_invalid_binary_tensors_are_refused(within: Any, case: str):
-    answer = within().post(INFER, **UNFIT[case])
+def test_invalid_binary_tensors_are_refused(shared: Any, case: str):
+    answer = shared().post(INFER, **UNFIT[case])
     assert (answer.status_code, list(answer.json())) == (400, ["error"])
 
 
-def test_the_binary_extension_is_listed(within: Any):
-    assert within().get("/v2").json()["extensions"] == ["binary_tensor_data"]
+def test_the_binary_extension_is_listed(shared: Any):
+    assert shared().get("/v2").json()["extensions"] == ["binary_tensor_data"]

@@ -55,10 +55,19 @@ def test_json_has_base64_images_with_or_without_ids():
 
 
 @pytest.mark.parametrize(
-    "kind", ["image/png", "application/octet-stream", "IMAGE/JPEG", "", "application/x-www-form-urlencoded"]
+    "kind",
+    [
+        *("image/png", "application/octet-stream", "IMAGE/JPEG", "", "application/x-www-form-urlencoded"),
+        "binary/octet-stream",
+    ],
 )
 def test_a_body_can_be_the_image_itself(kind: str):
     assert read(B, kind).images == [B]
+
+
+@pytest.mark.parametrize("kind", ["text/json", "application/vnd.api+json; charset=utf-8"])
+def test_every_kind_of_json_is_json(kind: str):
+    assert len(read({"images": ["aaaa"]}, kind).images) == 1
 
 
 REFUSED: dict[str, tuple[Any, str, str, str]] = {
@@ -116,6 +125,13 @@ REFUSED: dict[str, tuple[Any, str, str, str]] = {
         "images",
         "more than 64 parts in one form",
     ),
+    "many headers": (
+        form(('name="f"; filename="a"' + "\r\na:" * 20, A)),
+        "multipart/form-data; boundary=edge",
+        "body",
+        "no headers, or too many",
+    ),
+    "an encoded text": ({"image": "data:;base64,%41%41"}, "application/json", "body", "not base64"),
     "a part of headers": (
         form(('name="f"; filename="a"\r\nx: ' + "y" * 10_000, A)),
         "multipart/form-data; boundary=edge",
@@ -195,6 +211,21 @@ def test_compressed_bodies_are_decompressed(encoding: str):
 def test_a_file_name_in_the_extended_notation_is_decoded():
     asked = read(form(("name=file; filename*=UTF-8''%e2%82%ac%20a.png", A)))
     assert (asked.images, asked.ids) == ([A], ["\u20ac a.png"])
+
+
+PARAMETERS = {
+    'name="f"; filename="a;b=c.png"': "a;b=c.png",
+    'name="f"; filename="a\\"b.png"': 'a"b.png',
+    "name=f; FileName = a.png ": "a.png",
+    'filename="b.png"; name="f"': "b.png",
+    "name=f; filename*=UTF-8'en'%e2%82%ac%20a.png": "\u20ac a.png",
+    "name=f; filename=plain; filename*=UTF-8''%e2%82%ac": "plain",
+}
+
+
+@pytest.mark.parametrize("head", PARAMETERS)
+def test_names_of_files_are_read_from_every_usual_header(head: str):
+    assert read(form((head, A))).ids == [PARAMETERS[head]]
 
 
 COMPRESSED = {

@@ -4,14 +4,17 @@ import asyncio
 import base64
 import io
 from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 
+from kerasimg.errors import CallError
 from kerasimg.evaluation.explain_overlay import as_shares, overlay
 from kerasimg.evaluation.occlusion import occlusion
+from tests.deploy.serve.conftest import Within, write_bundle
 
 
 def half_red() -> np.ndarray:
@@ -64,7 +67,7 @@ def test_the_number_of_waiting_explanations_is_limited(within: Any):
 
 def test_a_cancelled_explanation_stops_early(within: Any):
     server = within(max_batch=1)
-    explainer = server.service.explainer
+    explainer = server.service.served().explainer
 
     class Stopped:
         asked = 0
@@ -85,3 +88,26 @@ def test_an_empty_map_is_reported_as_empty(within: Any):
         for pixels in (one_colour, half_red())
     ]
     assert [(one["fall"] > 1e-5, "empty" in one["note"]) for one in found] == [(False, True), (True, False)]
+
+
+def test_images_of_five_channels_are_served_as_tensors(tmp_path: Path):
+    server = Within(write_bundle(tmp_path / "bands", channels=5), None, lambda model: model, {"log": False})
+    pixels = np.zeros((1, 24, 24, 5), np.uint8)
+    pixels[..., 1] = 200
+
+    def infer(array: np.ndarray, datatype: str) -> Any:
+        tensor = {"name": "image", "datatype": datatype, "shape": list(array.shape), "data": array.ravel().tolist()}
+        return server.post("/v2/models/tiny/infer", json={"inputs": [tensor]})
+
+    for array, datatype in ((pixels, "UINT8"), (pixels.astype(np.float32), "FP32")):
+        assert infer(array, datatype).json()["outputs"][1]["data"] == ["green"]
+    wrong = infer(pixels[..., :3], "UINT8")
+    assert (wrong.status_code, wrong.json()["error"]) == (400, "expected the shape [N, 24, 24, 5], got [1, 24, 24, 3]")
+    for content in (as_file(half_red()), b"II*\0" + bytes(99), b"\x93NUMPY" + bytes(99)):
+        refused = server.post("/predict", content=content)
+        assert (refused.status_code, "are sent as tensors" in refused.text) == (422, True), refused.text
+    runtime = server.service.model.runtime
+    assert runtime.answer(pixels).probabilities.argmax() == 1
+    with pytest.raises(CallError, match=r"expected pixels \(N, 24, 24, 5\) uint8, got \(1, 24, 24, 3\)"):
+        runtime.answer(pixels[..., :3])
+    server.service.close()

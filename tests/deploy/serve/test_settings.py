@@ -7,7 +7,7 @@ from kerasimg.errors import CallError
 
 
 def test_settings_survive_serialization():
-    chosen = Settings(port=0, workers=2, name="a", max_wait_ms=0.5)
+    chosen = Settings(port=0, workers=2, names=("a",), max_wait_ms=0.5)
     assert Settings.from_json(chosen.to_json()) == chosen
 
 

@@ -53,36 +53,46 @@ static double weight(double x) {
 #define SUPPORT 0.0 /* nearest */
 #endif
 
-static Plan plan_of(int32_t width, int32_t height) {
-  Plan plan = {0.0f, 0.0f, (float)width, (float)height, 0, 0, KERASIMG_WIDTH, KERASIMG_HEIGHT};
-  const int wide = (int64_t)width * KERASIMG_HEIGHT > (int64_t)KERASIMG_WIDTH * height;
-#if KERASIMG_RESIZE == KERASIMG_CROP
-  double box_width = width, box_height = height;
-  if (wide) {
-    box_width = (double)((int64_t)height * KERASIMG_WIDTH) / KERASIMG_HEIGHT;
+/* The middle of an axis that is resized from `length` to `resized` pixels, of which `size` are used. */
+static void middle(int32_t length, int64_t resized, int32_t size, float *from, float *to, int32_t *used, int32_t *before) {
+  *from = 0.0f;
+  *to = (float)length;
+  *used = size;
+  *before = 0;
+  if (resized <= size) {
+    *used = (int32_t)resized;
+    *before = (size - *used) / 2;
   } else {
-    box_height = (double)((int64_t)width * KERASIMG_HEIGHT) / KERASIMG_WIDTH;
+    const int64_t first = (int64_t)rint((double)(resized - size) / 2);
+    *from = (float)((double)(first * length) / (double)resized);
+    *to = (float)((double)((first + size) * length) / (double)resized);
   }
-  box_width *= KERASIMG_CROP_FRACTION;
-  box_height *= KERASIMG_CROP_FRACTION;
-  const double left = (width - box_width) / 2, top = (height - box_height) / 2;
-  plan.x0 = (float)left;
-  plan.y0 = (float)top;
-  plan.x1 = (float)(left + box_width);
-  plan.y1 = (float)(top + box_height);
+}
+
+/* Resizes the whole image to whole pixels and takes the centre of what exceeds the input. */
+static Plan plan_of(int32_t width, int32_t height) {
+  Plan plan;
+  int64_t across = KERASIMG_RESIZED_WIDTH, down = KERASIMG_RESIZED_HEIGHT;
+  const int wide = width * down > across * height;
+#if KERASIMG_RESIZE == KERASIMG_CROP
+  if (wide) {
+    across = width * down / height;
+  } else {
+    down = height * across / width;
+  }
 #elif KERASIMG_RESIZE == KERASIMG_PAD
   if (wide) {
-    plan.height = (int32_t)rint((double)((int64_t)height * KERASIMG_WIDTH) / width);
-    if (plan.height < 1) plan.height = 1;
+    down = (int64_t)rint((double)(height * across) / width);
+    if (down < 1) down = 1;
   } else {
-    plan.width = (int32_t)rint((double)((int64_t)width * KERASIMG_HEIGHT) / height);
-    if (plan.width < 1) plan.width = 1;
+    across = (int64_t)rint((double)(width * down) / height);
+    if (across < 1) across = 1;
   }
-  plan.left = (KERASIMG_WIDTH - plan.width) / 2;
-  plan.top = (KERASIMG_HEIGHT - plan.height) / 2;
 #else
   (void)wide;
 #endif
+  middle(width, across, KERASIMG_WIDTH, &plan.x0, &plan.x1, &plan.width, &plan.left);
+  middle(height, down, KERASIMG_HEIGHT, &plan.y0, &plan.y1, &plan.height, &plan.top);
   return plan;
 }
 

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #define KERASIMG_STRETCH 0 /* to the size, whatever the aspect */
-#define KERASIMG_CROP 1    /* the largest box of the size's aspect about the centre */
+#define KERASIMG_CROP 1    /* the shorter side fits, the centre is used */
 #define KERASIMG_PAD 2     /* the whole image in its aspect, on the background */
 
 #define KERASIMG_NEAREST 0
@@ -20,7 +20,8 @@
 #define KERASIMG_WIDTH @width@
 #define KERASIMG_CHANNELS @channels@
 #define KERASIMG_RESIZE KERASIMG_@resize@
-#define KERASIMG_CROP_FRACTION @crop_fraction@
+#define KERASIMG_RESIZED_HEIGHT @resized_height@ /* what the whole image is resized for; the input is its centre */
+#define KERASIMG_RESIZED_WIDTH @resized_width@
 #define KERASIMG_FILTER KERASIMG_@filter@
 #define KERASIMG_BACKGROUND_RED @red@
 #define KERASIMG_BACKGROUND_GREEN @green@

@@ -3,9 +3,11 @@
 import { Classifier } from "./classifier.js";
 
 const SHOWN = 5;
-const part = (id) => document.getElementById(id);
+export const part = (id) => document.getElementById(id);
 let asked = 0;
 let stream = null;
+const LOOK = { title: "Take the image", taken: null };
+let shooting = LOOK;
 
 /** A promise of the classifier, for tests and the console. */
 window.kerasimg = open();
@@ -13,12 +15,15 @@ window.kerasimg = open();
 window.kerasimg.then(ready, (error) => fail(`The model could not be loaded: ${error.message}`));
 
 async function open() {
-  if (!part("model")) return Classifier.load("./");
+  // ?accelerator=webgpu computes on the GPU.
+  const accelerator = new URLSearchParams(location.search).get("accelerator") ?? "wasm";
+  if (!part("model")) return Classifier.load("./", accelerator);
   const [model, loader, wasm] = await Promise.all(["model", "litert-loader", "litert-wasm"].map(unpacked));
   // LiteRT's loader takes the binary from here instead of fetching it.
   window.Module = { wasmBinary: wasm.buffer };
   const address = URL.createObjectURL(new Blob([loader], { type: "text/javascript" }));
-  return Classifier.open(JSON.parse(part("about").textContent), model, `${address}#loader.js`);
+  const examples = part("examples") ? JSON.parse(new TextDecoder().decode(await unpacked("examples"))) : null;
+  return Classifier.open(JSON.parse(part("about").textContent), model, `${address}#loader.js`, examples, accelerator);
 }
 
 /** The bytes of a script element that holds a gzipped file in base64. */
@@ -29,16 +34,19 @@ async function unpacked(id) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
+export function showClasses(classes) {
+  const more = classes.length > 8 ? ` and ${classes.length - 8} more` : "";
+  part("tells").textContent = `Classes: ${classes.slice(0, 8).join(", ")}${more}.`;
+}
+
 function ready({ about }) {
-  const few = about.classes.slice(0, 8).join(", ");
-  const more = about.classes.length > 8 ? ` and ${about.classes.length - 8} more` : "";
-  part("tells").textContent = `Classes: ${few}${more}.`;
+  showClasses(about.classes);
   part("status").textContent = "Ready.";
   for (const control of document.querySelectorAll("[data-waits]")) control.disabled = false;
   document.body.dataset.ready = "yes";
 }
 
-function fail(message) {
+export function fail(message) {
   part("problem").textContent = message;
   part("problem").hidden = false;
   part("status").textContent = "";
@@ -73,12 +81,12 @@ function show(image, name) {
   part("result").hidden = false;
 }
 
-function showAnswer({ label, ranked }, name, milliseconds) {
+function showAnswer({ label, ranked, known }, name, milliseconds) {
   const verdict = Array.isArray(label) ? label.join(", ") || "none of the labels" : label;
-  part("verdict").textContent = verdict;
+  part("verdict").textContent = known === false ? `None of the classes; nearest: ${verdict}` : verdict;
   part("bars").replaceChildren(...ranked.slice(0, SHOWN).map(bar));
   part("took").textContent = `${Math.max(1, Math.round(milliseconds))} ms in this browser`;
-  part("status").textContent = `${name}: ${verdict}, ${percent(ranked[0].probability)}.`;
+  part("status").textContent = `${name}: ${known === false ? "none of the classes; nearest: " : ""}${verdict}, ${percent(ranked[0].probability)}.`;
   part("result").dataset.turn = asked;
   part("result").scrollIntoView({ block: "nearest" });
 }
@@ -136,7 +144,13 @@ const CAMERA = {
   NotReadableError: "The camera is in use by another program.",
 };
 
-part("camera").addEventListener("click", async () => {
+part("camera").addEventListener("click", () => openCamera(LOOK));
+
+/** Opens the camera.  taken: is called with each image; without it, the camera closes and the image is classified. */
+export async function openCamera({ title, taken }) {
+  shooting = { title, taken };
+  part("shoot").textContent = title;
+  if (stream) return;
   if (!navigator.mediaDevices) {
     fail("This browser gives the camera only to pages from a server (https); choose an image instead.");
     return;
@@ -151,16 +165,17 @@ part("camera").addEventListener("click", async () => {
   } catch (error) {
     fail(CAMERA[error.name] ?? `The camera cannot be used: ${error.message}`);
   }
-});
+}
 
 part("shoot").addEventListener("click", async () => {
   const video = part("video");
   const frame = document.createElement("canvas");
   [frame.width, frame.height] = [video.videoWidth, video.videoHeight];
   frame.getContext("2d").drawImage(video, 0, 0);
-  closeCamera();
+  const { taken } = shooting;
+  if (!taken) closeCamera();
   // PNG is lossless: the classified image is the one shown.
-  frame.toBlob((image) => look(image, "the photograph"), "image/png");
+  frame.toBlob((image) => (taken ?? ((shot) => look(shot, "the photograph")))(image), "image/png");
 });
 
 part("stop").addEventListener("click", closeCamera);

@@ -12,13 +12,9 @@ const FILTERS = {
   lanczos: { support: 3, weight: (x) => (x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0) },
 };
 
-const POLICIES = { stretch, crop, pad };
-
 /** The model's input: bytes (height, width, channels).  image: the `image` section, as in preprocess.json. */
 export function modelInput(decoded, image) {
-  const [height, width] = image.size;
-  const { interpolation, background, crop_fraction: fraction } = image;
-  const sized = POLICIES[image.resize](decoded, width, height, interpolation, background, fraction);
+  const sized = fitted(decoded, image);
   return image.channels === 1 ? grey(sized) : sized.data;
 }
 
@@ -62,37 +58,37 @@ export function upright(image, orientation) {
   return { width: outWidth, height: outHeight, data: out };
 }
 
-function stretch(image, width, height, interpolation) {
-  return resized(image, width, height, interpolation, [0, 0, image.width, image.height]);
-}
-
-/** The largest centred box with the aspect ratio of the size, or a fraction of its sides; its edges are fractions of a pixel. */
-function crop(image, width, height, interpolation, background, fraction = 1) {
-  let [boxWidth, boxHeight] = [image.width, image.height];
-  if (image.width * height > width * image.height) boxWidth = (image.height * width) / height;
-  else boxHeight = (image.width * height) / width;
-  [boxWidth, boxHeight] = [boxWidth * fraction, boxHeight * fraction];
-  const [left, top] = [(image.width - boxWidth) / 2, (image.height - boxHeight) / 2];
-  return resized(image, width, height, interpolation, [left, top, left + boxWidth, top + boxHeight]);
-}
-
-/** Fits the whole image into the size, centred on the background. */
-function pad(image, width, height, interpolation, background) {
-  let [innerWidth, innerHeight] = [width, height];
-  if (image.width * height > width * image.height) {
-    innerHeight = Math.max(1, roundedHalfToEven((image.height * width) / image.width));
-  } else {
-    innerWidth = Math.max(1, roundedHalfToEven((image.width * height) / image.height));
+/** Resizes the whole image to whole pixels and takes the centre of what exceeds the size; the rest is background. */
+function fitted(decoded, image) {
+  const [height, width] = image.size;
+  let [down, across] = image.size.map((side) => Math.floor(side / (image.crop_fraction ?? 1)));
+  const wide = decoded.width * down > across * decoded.height;
+  if (image.resize === "crop") {
+    if (wide) across = Math.floor((decoded.width * down) / decoded.height);
+    else down = Math.floor((decoded.height * across) / decoded.width);
+  } else if (image.resize === "pad") {
+    if (wide) down = Math.max(1, roundedHalfToEven((decoded.height * across) / decoded.width));
+    else across = Math.max(1, roundedHalfToEven((decoded.width * down) / decoded.height));
   }
-  const inner = stretch(image, innerWidth, innerHeight, interpolation);
+  const [x0, x1, innerWidth] = middle(decoded.width, across, width);
+  const [y0, y1, innerHeight] = middle(decoded.height, down, height);
+  const inner = resized(decoded, innerWidth, innerHeight, image.interpolation, [x0, y0, x1, y1]);
+  if (innerWidth === width && innerHeight === height) return inner;
   const data = new Uint8Array(width * height * 3);
-  for (let i = 0; i < data.length; i++) data[i] = background[i % 3];
+  for (let i = 0; i < data.length; i++) data[i] = image.background[i % 3];
   const [left, top] = [(width - innerWidth) >> 1, (height - innerHeight) >> 1];
   for (let y = 0; y < innerHeight; y++) {
     const row = inner.data.subarray(y * innerWidth * 3, (y + 1) * innerWidth * 3);
     data.set(row, ((top + y) * width + left) * 3);
   }
   return { width, height, data };
+}
+
+/** The part of an axis of `length` pixels that is resized to `resizedTo`, of which `size` are used: from, to, pixels. */
+function middle(length, resizedTo, size) {
+  if (resizedTo <= size) return [0, length, resizedTo];
+  const first = roundedHalfToEven((resizedTo - size) / 2);
+  return [(first * length) / resizedTo, ((first + size) * length) / resizedTo, size];
 }
 
 /** Resizes a box of the image along x, then along y, rounding to bytes after each.  box: x0, y0, x1, y1. */

@@ -1,4 +1,4 @@
-"""The cache folder: decoded images, indices of folders, features of frozen layers."""
+"""The cache folder: decoded images, indices of folders, features of frozen layers, compiled functions."""
 
 from __future__ import annotations
 

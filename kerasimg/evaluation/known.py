@@ -1,0 +1,368 @@
+"""`kerasimg.known`: lets a classifier answer "none of these", at a stated rate of false alarms.
+
+A score says how unlike the training images an image is. Its p-value is the share of held-out images that are at least
+as unlike (split conformal prediction: Vovk et al. 2005); an image is known if the p-value is above the stated share.
+Of images like the held-out ones at most this share is turned away, whatever the score. The score only decides how many
+foreign images are found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, cast
+
+import keras
+import numpy as np
+from scipy.stats import beta
+
+from kerasimg.data.items import PART_NAMES
+from kerasimg.data.source import Source
+from kerasimg.data.sources import Data, open_source
+from kerasimg.errors import CallError, nearest
+from kerasimg.evaluation.conformal import are_known
+from kerasimg.evaluation.evaluate import Chosen, answered, choose_images, held_out, image_batches
+from kerasimg.evaluation.intervals import wilson
+from kerasimg.evaluation.measures import roc_auc
+from kerasimg.files import write_json
+from kerasimg.models.classifier import Classifier, ClassifierReference, set_decisions
+from kerasimg.models.compiled_predict import answers
+from kerasimg.models.keras_file import model_file
+from kerasimg.models.known import Head, Known, find_head, score, with_features
+from kerasimg.results import KnownImages
+from kerasimg.run_folder import RunFolder
+from kerasimg.spec.pack import KnownRule
+
+METHODS: Final = ("mahalanobis", "distance", "energy")
+SHARE = 0.05
+"""Share of false alarms that `train` asks for."""
+FITTED, PER_CLASS, MOST_FITTED = 1000, 5, 5000
+"""Training images from which means and directions are computed: at least FITTED, and PER_CLASS for each class."""
+SET = 999
+"""Most held-out images that set the limit."""
+TRIED = 200
+"""Most held-out images on which the score is chosen; they do not set the limit."""
+CENTRES, NEIGHBOUR = 512, 3
+"""Training images to which "distance" compares, and which neighbour counts."""
+WIDEST = 16_384
+"""Most features for which `train` fits a rule by itself: their directions take memory and time."""
+DIRECTIONS, DIRECTION_VALUES = 64, 65_536
+"""Most directions, and most numbers that describe them."""
+
+
+def least_images(share: float) -> int:
+    """The number of held-out images from which on a rule is fitted: 100 for 5 %, so that 4 or more of them set it."""
+    return math.ceil(round(5 / share, 9))
+
+
+def known(
+    run: ClassifierReference,
+    share: float = SHARE,
+    *,
+    method: str = "auto",
+    data: Data | None = None,
+    undo: bool = False,
+) -> KnownImages:
+    """Fit the rule by which a classifier says of an image whether it is like its training images.
+
+    `train` does so by itself when 100 or more images are held out for validation. The rule is stored in the model file
+    and in packs: `predict` then gives `known` and a p-value for each image, and so do exported models.
+
+    Args:
+        run: a `Run`, its folder, or a `model.keras` file.
+        share: the largest share of images like the training images that is turned away, above 0 and at most 0.5.
+        method: "mahalanobis", the distance of the last features to the nearest class mean, by the covariance that the
+            classes share (Lee et al. 2018, arXiv:1807.03888), with what the main directions lose; "distance", to the
+            third nearest of 512 training images (Sun et al. 2022, arXiv:2204.06507); "energy" of the logits (Liu et al.
+            2020, arXiv:2010.03759); "auto": the one that best tells held-out images from mixed, shuffled and noise
+            images made of them.
+        data: labelled images with a training and a validation part; None: those of the run. Without such parts, one
+            half of the images is used as training images.
+        undo: remove the rule instead.
+
+    Returns:
+        The `KnownImages`: the rule, the share of false alarms that it promises, and that of the run's test images.
+
+    Raises:
+        CallError: with too few images, or an argument out of range.
+
+    Example:
+        >>> kerasimg.known("runs/photos-1", undo=True).rule is None
+        True
+    """
+    file = model_file(run)
+    classifier = Classifier.open(run)
+    if undo:
+        RunFolder(file.parent).known_file.unlink(missing_ok=True)
+        set_decisions(file, replace(classifier, known=None))
+        return KnownImages.of({"rule": None})
+    if not 0 < share <= 0.5:
+        raise CallError(f"share: expected a share above 0 and at most 0.5, got {share:g}")
+    if method not in ("auto", *METHODS):
+        raise CallError(f"no method '{method}'{nearest(method, METHODS)} (methods: auto, {', '.join(METHODS)})")
+    trained, held = _parts(classifier, data)
+    if len(held.indices) < least_images(share):
+        raise CallError(
+            f"known: a share of {share:g} needs {least_images(share)} held-out images, and there are "
+            f"{len(held.indices)}; ask for a larger share (--share), or give more images (--data)"
+        )
+    fitted, content = fit_known(classifier, trained, held, share, method)
+    changed = replace(classifier, known=fitted)
+    test = held_out(classifier, held, data)
+    if test is not None:
+        truth, answer = test.source.label_ids(test.indices), answered(changed, test.source, test.indices)
+        content["parts"][test.part] = false_alarms(_one_label(truth), answer.p_values, share, classifier.classes)
+    write_json(RunFolder(file.parent).known_file, content)
+    set_decisions(file, changed)
+    return KnownImages.of(content)
+
+
+def known_by_default(classifier: Classifier, source: Source, parts: Mapping[Any, np.ndarray]) -> Known | None:
+    """The rule of a run that was just trained, and its record in the folder; None with too few images for one."""
+    held, train = parts.get("validation"), parts["train"]
+    if held is None or len(held) < least_images(SHARE):
+        return None
+    head = find_head(classifier.model)
+    if head is None or head.width > WIDEST:
+        return None
+    fitted, content = fit_known(
+        classifier, Chosen(source, train, "train"), Chosen(source, held, "validation"), SHARE, "auto"
+    )
+    if classifier.folder is not None:
+        if (test := parts.get("test")) is not None and len(test):
+            answer = answered(replace(classifier, known=fitted), source, test)
+            truth = _one_label(source.label_ids(test))
+            content["parts"]["test"] = false_alarms(truth, answer.p_values, SHARE, classifier.classes)
+        write_json(RunFolder(classifier.folder).known_file, content)
+    return fitted
+
+
+def fit_known(
+    classifier: Classifier, trained: Chosen, held: Chosen, share: float, method: str
+) -> tuple[Known, dict[str, Any]]:
+    """The rule and its record.
+
+    trained: images that the model was fitted to.  held: images that it was not fitted to, which set the limit.
+    """
+    found = with_features(classifier.model)
+    if found is None:
+        raise CallError("known: the model has no last layer with weights and a single input")
+    probe, head = found
+    random = np.random.default_rng(0)
+    chosen = _sample(trained, max(FITTED, PER_CLASS * len(classifier.classes)), random)
+    values = Values.of(probe, classifier, head, image_batches(classifier, trained.source, chosen))
+    rules = _fit(values, _one_label(trained.source.label_ids(chosen)), share, random)
+    order = random.permutation(held.indices)
+    count = min(TRIED, len(order) // 5)
+    tried, rest = order[:count], np.sort(order[count : count + SET])
+    content: dict[str, Any] = {"methods": {}}
+    if method == "auto":
+        content["methods"] = _try(rules, probe, classifier, head, held.source, tried, random)
+        method = max(rules, key=lambda name: float(np.mean(list(content["methods"][name].values()))))
+    if method not in rules:
+        raise CallError("known: the energy needs a last layer Dense with several outputs; choose another method")
+    rule = rules[method]
+    own = Values.of(probe, classifier, head, image_batches(classifier, held.source, rest)).scores(rule)
+    result = Known(rule.rule, {**rule.arrays, "scores": np.sort(own)})
+    low, high = promise(len(own), share)
+    return result, {
+        "rule": rule.rule.model_dump(),
+        "chosen_on": {"data": held.source.where, "part": held.part, "n": len(own), "tried_on": len(tried)},
+        "expected": [low, high],
+        **content,
+        "parts": {},
+        "model": {"weights": classifier.identity()["weights"]},
+    }
+
+
+def promise(n: int, share: float) -> tuple[float, float]:
+    """The range of the share of false alarms for 95 % of choices of the n images that set the limit: a Beta law."""
+    k = math.floor(round((n + 1) * share, 9))
+    if k == 0:
+        return 0.0, 0.0
+    return float(beta.ppf(0.025, k, n + 1 - k)), float(beta.ppf(0.975, k, n + 1 - k))
+
+
+def false_alarms(truth: np.ndarray | None, p_values: Any, share: float, classes: Sequence[str]) -> dict[str, Any]:
+    """The share of images that is turned away, with its interval, and that of each class, the largest first.
+
+    truth: (N,) class numbers; None where an image has several labels.
+    """
+    away = ~are_known(p_values, share)
+    rows = []
+    for number, name in enumerate(classes if truth is not None else ()):
+        own = away[truth == number]
+        if len(own):
+            low, high = wilson(float(own.mean()), len(own))
+            rows.append({"class": name, "n": len(own), "unknown": float(own.mean()), "interval": [low, high]})
+    return {
+        "n": len(away),
+        "unknown": float(away.mean()),
+        "interval": list(wilson(float(away.mean()), len(away))),
+        "classes": sorted(rows, key=lambda row: -cast(float, row["unknown"])),
+    }
+
+
+class Values:
+    """Features and logits of images."""
+
+    def __init__(self, features: np.ndarray, logits: np.ndarray | None) -> None:
+        self.features, self.logits = features, logits
+
+    @staticmethod
+    def of(probe: keras.Model, classifier: Classifier, head: Head, images: Any) -> Values:
+        """Of images (N, H, W, C), 0-255, or batches of them."""
+        rows = answers(probe, images)[:, classifier.model.output_shape[-1] :]
+        if not head.has_logits:
+            return Values(rows, None)
+        units = head.call.operation.units
+        return Values(rows[:, :-units], rows[:, -units:])
+
+    def scores(self, known: Known) -> np.ndarray:
+        """(N,) float32."""
+        values = self.features if known.rule.method != "energy" or self.logits is None else self.logits
+        parts = [
+            score(part, known.rule, known.arrays) for part in np.array_split(values, -(-len(self.features) // 512))
+        ]
+        return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])[:, 0]
+
+
+def _one_label(truth: np.ndarray) -> np.ndarray | None:
+    """(N,) class numbers; None where an image may have several."""
+    truth = np.asarray(truth)
+    return truth.astype(int) if truth.ndim == 1 else truth[:, 0].astype(int) if truth.shape[1] == 1 else None
+
+
+def _sample(trained: Chosen, count: int, random: np.random.Generator) -> np.ndarray:
+    indices = np.asarray(trained.indices)
+    count = min(count, MOST_FITTED)
+    return indices if len(indices) <= count else np.sort(random.choice(indices, count, replace=False))
+
+
+def _fit(values: Values, truth: np.ndarray | None, share: float, random: np.random.Generator) -> dict[str, Known]:
+    """A rule for each method that the model allows, without the scores that set the limit."""
+    features = values.features.astype(np.float64)
+    groups = np.zeros(len(features), int) if truth is None else truth
+    mean = features.mean(axis=0)
+    names, of_class = np.unique(groups, return_inverse=True)
+    means = np.stack([features[of_class == number].mean(axis=0) for number in range(len(names))])
+    within = features - means[of_class]
+    size = features.shape[1]
+    # The directions in which images of one class differ most, and the classes from one another.
+    count = max(1, min(DIRECTIONS, DIRECTION_VALUES // size, size, len(features) - 1))
+    scale = max(float(within.var(axis=0).mean()), 1e-12)
+    _, singular, rows = np.linalg.svd(within / np.sqrt(scale), full_matrices=False)
+    spectrum = singular**2 / len(features)
+    directions, variances = rows[:count].T, spectrum[:count] + FLOOR
+    left = max(float(spectrum[count:].sum()) / max(size - count, 1), FLOOR)
+    # In units of `scale`: features are divided by its root inside of `directions` and `rest`.
+    arrays = {
+        "mean": mean,
+        "directions": directions / np.sqrt(variances * scale),
+        "variances": variances * scale,
+        "rest": np.array([0.0 if count == size else 1 / (left * scale)]),
+    }
+
+    def make(method: str, centres: np.ndarray | None, neighbour: int = 1) -> Known:
+        rule = KnownRule(method=method, share=share, neighbour=neighbour)  # type: ignore[arg-type]  # a name in METHODS
+        content = {} if centres is None else {**arrays, "centres": (centres - mean) @ arrays["directions"]}
+        return Known(rule, {name: np.asarray(array, np.float32) for name, array in content.items()})
+
+    some = _balanced(of_class, CENTRES, random)
+    neighbour = NEIGHBOUR if len(some) >= 10 * len(names) and len(some) >= NEIGHBOUR else 1
+    rules = {"mahalanobis": make("mahalanobis", means), "distance": make("distance", features[some], neighbour)}
+    if values.logits is not None and truth is not None:
+        rules["energy"] = make("energy", None)
+    return rules
+
+
+FLOOR = 1e-3
+"""Added to variances, as a share of the mean variance."""
+
+
+def _balanced(of_class: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """At most `count` places, the classes in turn."""
+    order = random.permutation(len(of_class))
+    turns = np.zeros(len(order), int)
+    for number in np.unique(of_class):
+        own = of_class[order] == number
+        turns[own] = np.arange(own.sum())
+    return order[np.argsort(turns, kind="stable")][:count]
+
+
+def _try(
+    rules: Mapping[str, Known],
+    probe: keras.Model,
+    classifier: Classifier,
+    head: Head,
+    source: Source,
+    indices: np.ndarray,
+    random: np.random.Generator,
+) -> dict[str, dict[str, float]]:
+    """Method -> kind of foreign image -> the area under the ROC curve against held-out images."""
+    indices = np.sort(indices)
+    pixels = np.concatenate(
+        [np.asarray(keras.ops.convert_to_numpy(b[0])) for b in image_batches(classifier, source, indices)]
+    )
+    truth = _one_label(source.label_ids(indices))
+    own = Values.of(probe, classifier, head, pixels)
+    rows: dict[str, dict[str, float]] = {name: {} for name in rules}
+    foreign = np.repeat([0, 1], len(pixels))
+    for kind, make in FOREIGN.items():
+        others = Values.of(probe, classifier, head, make(pixels.astype(np.float32), truth, random))
+        for name, rule in rules.items():
+            rows[name][kind] = roc_auc(foreign, np.concatenate([own.scores(rule), others.scores(rule)]))
+    return rows
+
+
+def _mixed(pixels: np.ndarray, truth: np.ndarray | None, random: np.random.Generator) -> np.ndarray:
+    """The means of two images, of different classes where there are several."""
+    others = random.permutation(len(pixels))
+    if truth is not None:
+        for place in np.flatnonzero(truth == truth[others]):
+            apart = np.flatnonzero(truth != truth[place])
+            if len(apart):
+                others[place] = random.choice(apart)
+    return np.asarray((pixels + pixels[others]) / 2)
+
+
+def _shuffled(pixels: np.ndarray, truth: np.ndarray | None, random: np.random.Generator) -> np.ndarray:
+    """The images cut into 4 x 4 tiles, which change their places; what is left over at the edge stays."""
+    height, width = pixels.shape[1] // TILES, pixels.shape[2] // TILES
+    result = pixels.copy()
+    if height == 0 or width == 0:
+        return np.asarray(pixels[:, ::-1, ::-1])
+    for image, source in zip(result, pixels, strict=True):
+        for to, place in enumerate(random.permutation(TILES * TILES)):
+            (y, x), (v, u) = divmod(to, TILES), divmod(int(place), TILES)
+            image[y * height : (y + 1) * height, x * width : (x + 1) * width] = source[
+                v * height : (v + 1) * height, u * width : (u + 1) * width
+            ]
+    return result
+
+
+def _noise(pixels: np.ndarray, truth: np.ndarray | None, random: np.random.Generator) -> np.ndarray:
+    return random.uniform(0, 255, pixels.shape).astype(np.float32)
+
+
+TILES = 4
+FOREIGN: Final[dict[str, Callable[[np.ndarray, np.ndarray | None, np.random.Generator], np.ndarray]]] = {
+    "mixed": _mixed,
+    "shuffled": _shuffled,
+    "noise": _noise,
+}
+"""Kind -> foreign images made of held-out ones, by which the score is chosen."""
+
+
+def _parts(classifier: Classifier, data: Data | None) -> tuple[Chosen, Chosen]:
+    """Training images, and held-out images."""
+    if data is None:
+        return choose_images(classifier, None, "train"), choose_images(classifier, None, None, otherwise="validation")
+    source = open_source(data, classifier.spec.task, classes=classifier.classes)
+    train, held = (np.flatnonzero(source.parts == PART_NAMES.index(name)) for name in ("train", "validation"))
+    if len(train) and len(held):
+        return Chosen(source, train, "train"), Chosen(source, held, "validation")
+    order = np.random.default_rng(0).permutation(len(source))
+    half = len(order) // 2
+    return Chosen(source, np.sort(order[:half]), "all"), Chosen(source, np.sort(order[half:]), "all")

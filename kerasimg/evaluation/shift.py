@@ -1,0 +1,71 @@
+"""How far images are from the training images, by the p-values of `kerasimg.evaluation.known`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.stats import kstest, kstwobign
+
+from kerasimg.evaluation.conformal import are_known
+from kerasimg.evaluation.intervals import wilson
+
+BINS = (0.2, 0.4, 0.6, 0.8)
+"""Edges, besides the share of false alarms, between the p-values that are compared."""
+
+
+def measure_shift(
+    p_values: np.ndarray,
+    correct: np.ndarray,
+    share: float,
+    held: int,
+    reference: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """How far images are from those that set the limit, and how much of a change of accuracy comes from it.
+
+    Of images like those, p-values are even between 0 and 1: `distance` is the largest difference of the distributions,
+    `p_value` its Kolmogorov-Smirnov test. `change` splits the change of accuracy since the `reference`, the same
+    figures of the run's own images: `by_shift` is what follows from more or fewer images in each bin of p-values,
+    `rest` from other accuracies within the bins.
+
+    held: number of images that set the limit.
+    """
+    away = ~are_known(p_values, share)
+    distance = float(kstest(p_values, "uniform").statistic)
+    # Two samples are compared: these images, and those that set the limit.
+    size = len(p_values) * held / (len(p_values) + held)
+    edges = [0.0, *sorted({share, *BINS}), 1.0]
+    places = np.clip(np.searchsorted(edges, p_values) - 1, 0, len(edges) - 2)
+    bins = [
+        {"to": edges[number + 1], "n": int((places == number).sum()), "correct": int(correct[places == number].sum())}
+        for number in range(len(edges) - 1)
+    ]
+    result: dict[str, Any] = {
+        "share": share,
+        "n": len(p_values),
+        "unknown": float(away.mean()),
+        "interval": list(wilson(float(away.mean()), len(away))),
+        "distance": distance,
+        "p_value": float(kstwobign.sf(np.sqrt(size) * distance)),
+        "accuracy_known": float(correct[~away].mean()) if (~away).any() else None,
+        "accuracy_unknown": float(correct[away].mean()) if away.any() else None,
+        "bins": bins,
+    }
+    before = [] if reference is None else reference.get("bins", [])
+    if before and [row["to"] for row in before] == [row["to"] for row in bins]:
+        total = sum(row["n"] for row in before)
+        accuracy = sum(row["correct"] for row in before) / total
+        # A bin without images before has no accuracy to expect; it counts to the rest, as the overall accuracy.
+        expected = sum(
+            now["n"] / len(p_values) * (old["correct"] / old["n"] if old["n"] else accuracy)
+            for now, old in zip(bins, before, strict=True)
+        )
+        now_accuracy = float(correct.mean())
+        result["change"] = {
+            "accuracy_before": accuracy,
+            "accuracy": now_accuracy,
+            "by_shift": expected - accuracy,
+            "rest": now_accuracy - expected,
+        }
+    return result

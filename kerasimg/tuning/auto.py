@@ -1,0 +1,633 @@
+"""`kerasimg.auto`: the best classifier that some minutes allow, by searches one after the other in one folder.
+
+Each step is a search of `tune` with its share of the time: the recipe `transfer` as it is, heads on its features,
+smaller images and other backbones, a network from scratch where images are tiny, and fine-tuning of the best so far.
+Then the weights of good trials are averaged if that gains, the best is stored as a run, calibrated and exported. A step
+that is finished is not repeated, so a killed `auto` resumes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import keras
+import numpy as np
+
+from kerasimg import catalog, log
+from kerasimg.data.cache import Cache
+from kerasimg.data.items import PART_NAMES
+from kerasimg.data.readable import OnBadImage
+from kerasimg.data.sources import Data, is_in_memory, open_source, task_of
+from kerasimg.data.starter_spec import make_spec, name_of, valid_name
+from kerasimg.data.summary import Summary, summarize
+from kerasimg.deploy.bundle import Bundle
+from kerasimg.deploy.export import export
+from kerasimg.deploy.measure import litert_figures
+from kerasimg.deploy.parity import latency
+from kerasimg.deploy.targets import open_runtime, target
+from kerasimg.errors import CallError, GateError, Interrupted, KerasimgError
+from kerasimg.evaluation.calibrate import fit
+from kerasimg.evaluation.intervals import interval, resampled
+from kerasimg.evaluation.scores import scores
+from kerasimg.files import damaged, lock_folder, read_object, write_json, write_text
+from kerasimg.log import warning
+from kerasimg.models.classifier import Classifier, write_pack
+from kerasimg.run_folder import RunFolder
+from kerasimg.spec.document import Task
+from kerasimg.spec.load import Spec, load_again
+from kerasimg.spec.metrics import Goal
+from kerasimg.spec.search import is_search
+from kerasimg.training.prepare import Experiment, prepare
+from kerasimg.training.run import copy_beside, create_folder
+from kerasimg.training.splits import seed_of
+from kerasimg.training.train import store_trained
+from kerasimg.tuning.auto_specs import RECIPE, STEPS, TARGET, Limits, Specs
+from kerasimg.tuning.candidates import Candidate, TrialModel, backbones_at_hand, structure
+from kerasimg.tuning.front import front
+from kerasimg.tuning.journal import AUTO, AUTO_RESULT, BEST, CALL, TRIALS, WEIGHTS, Records
+from kerasimg.tuning.pace import Pace, measure_epoch, measure_pace
+from kerasimg.tuning.search import open_search, resume_search, tune
+from kerasimg.tuning.search_folder import Task as Search
+from kerasimg.tuning.search_folder import best_spec_text
+from kerasimg.tuning.time_budget import TimeBudget
+
+START = "finetune_from.kerasimg"
+"""The weights with which fine-tuning begins."""
+FIGURE: Final[Mapping[str, str]] = {"multiclass": "accuracy", "binary": "accuracy", "multilabel": "macro_f1"}
+"""Task -> the figure that is compared."""
+SIZES = (160, 128, 96)
+"""Smaller images that are tried, in px."""
+LEAST_EPOCHS, MOST_EPOCHS = 2, 12
+"""Epochs of fine-tuning: with fewer it is not begun, and with time for more further trials are trained."""
+COMPARED = 100
+"""Test images on which an export is compared with the model."""
+
+
+class Parts(NamedTuple):
+    """Number of images of each part."""
+
+    train: int
+    validation: int
+    test: int
+
+
+OnFinished = Callable[[Path, Mapping[str, Any]], object]
+"""Called with the folder and the result; writes the page."""
+
+
+def auto(
+    data: Data,
+    *,
+    minutes: float,
+    limits: Limits = Limits(),  # noqa: B008 - it cannot be changed
+    task: Task | None = None,
+    out: str | os.PathLike[str] = "runs",
+    on_bad_image: OnBadImage = "fail",
+    cache: Any = "auto",
+    began: float | None = None,
+    recipe: str = RECIPE,
+    on_finished: OnFinished | None = None,
+    on_searched: Any = None,
+    on_trained: Any = None,
+) -> Path:
+    """Find the best classifier for images in some minutes; return the folder `<name>-auto-<k>`.
+
+    The arguments are those of `kerasimg.auto`, except:
+
+    Args:
+        limits: what the exported model may take, and for which device it is.
+        began: `time.monotonic` when the minutes began; None: now.
+        recipe: the spec of a head on a frozen backbone, with which the search begins.
+        on_finished: writes the page.  on_searched, on_trained: write the page of a search, and of the run.
+    """
+    began = time.monotonic() if began is None else began
+    if not minutes > 0:
+        raise CallError(f"minutes: expected a number above 0, got {minutes:g}")
+    limits.check()
+    wanted = task or task_of(data)
+    source = open_source(data, wanted)
+    in_memory, shipped = is_in_memory(source.where), source.where == "sample"
+    call: dict[str, Any] = {
+        "data": None if in_memory else str(data) if shipped else os.path.abspath(str(data)),
+        "name": name_of(data),
+        "minutes": minutes,
+        "limits": limits._asdict(),
+        "task": wanted,
+        "on_bad_image": on_bad_image,
+        "recipe": recipe,
+        "steps": {},
+    }
+    name = f"{valid_name(name_of(data))}-auto"
+    folder = create_folder(out, name, lambda draft: write_json(draft.path / AUTO, call)).path
+    return _Auto(folder, data, cache, began, on_finished, on_searched, on_trained).carry_out()
+
+
+def resume_auto(
+    folder: str | os.PathLike[str],
+    *,
+    data: Data | None = None,
+    cache: Any = "auto",
+    began: float | None = None,
+    on_finished: OnFinished | None = None,
+    on_searched: Any = None,
+    on_trained: Any = None,
+) -> Path:
+    """Resume an interrupted `auto` with what is left of its minutes; steps that have ended are not repeated."""
+    began = time.monotonic() if began is None else began
+    path = Path(folder)
+    if not (path / AUTO).is_file():
+        raise CallError(f"'{folder}' is not the folder of an auto: it holds no {AUTO}")
+    if (path / AUTO_RESULT).is_file():
+        log.info(f"{path} is finished; nothing is left to do")
+        return path
+    where = read_object(path / AUTO).get("data") if data is None else data
+    if where is None:
+        raise CallError(f"'{folder}' was over images in memory; give them again: data=...")
+    return _Auto(path, where, cache, began, on_finished, on_searched, on_trained).carry_out()
+
+
+class _Auto:
+    """One call of `auto`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        data: Data,
+        cache: Any,
+        began: float,
+        on_finished: OnFinished | None,
+        on_searched: Any,
+        on_trained: Any,
+    ) -> None:
+        self.folder, self.data, self.cache = folder, data, cache
+        self.on_finished, self.on_searched, self.on_trained = on_finished, on_searched, on_trained
+        self.call = read_object(folder / AUTO)
+        if not {"minutes", "limits", "task", "steps"} <= self.call.keys():
+            raise damaged(folder / AUTO, "it is of another version of kerasimg")
+        self.task: Task = self.call["task"]
+        self.limits = Limits(**self.call["limits"])
+        self.budget = TimeBudget(folder, self.call["minutes"], began)
+        self.source = open_source(data, self.task)
+        self.candidates: list[Candidate] = []
+        self.notes: dict[str, Any] = {"left_out": []}
+        self.end_s = 0.0
+        self.specs = Specs(str(self.call["recipe"]), self.task, tuple(self.source.classes), self.limits)
+        self._trial_model: tuple[str, TrialModel] | None = None
+        self._features: dict[str, np.ndarray] = {}
+        self._measure_s = 2.0
+
+    def carry_out(self) -> Path:
+        """Search, choose, store, export."""
+        with lock_folder(self.folder, "searching"), self.budget.counting():
+            try:
+                return self._carry_out()
+            except (KeyboardInterrupt, Interrupted):
+                command = f"kerasimg auto --resume {self.folder}"
+                raise Interrupted(f"interrupted; finished steps are saved; to resume: {command}") from None
+
+    def _carry_out(self) -> Path:
+        summary = summarize(self.source)
+        tiny = self.limits.device == "microcontroller"
+        pace, parts = self._measure_pace(
+            self.specs.scratch(summary, "tiny_device") if tiny else self.specs.plain("recipe")
+        )
+        build_s = 2 * pace.start_s
+        self.end_s = 4 + build_s + (parts.test + parts.validation) / pace.keras_rate + self._export_s
+        log.info(
+            f"{pace.rate:,.0f} images/s through {'the model' if tiny else 'the backbone'}; the evaluation and the "
+            f"export at the end take about {self.end_s:.0f} s of {self._time}"
+        )
+        if not tiny:
+            self._search_heads(pace, parts, build_s)
+        self._search_from_scratch(summary, parts)
+        if not tiny:
+            self._search_smaller(pace, parts, build_s)
+            self._search_other_backbones(pace, parts, build_s)
+            self._fine_tune(build_s)
+        return self._finish(summary, parts)
+
+    # The time that is left for searches.
+
+    @property
+    def _time(self) -> str:
+        minutes = self.call["minutes"]
+        return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left before the end must begin."""
+        return self.budget.left_s - self.end_s
+
+    @property
+    def _export_s(self) -> float:
+        """Seconds that an export takes, about."""
+        pace = self.call["pace"]["pace"]
+        return float(4 + 2 * pace["start_s"] + COMPARED / pace["keras_rate"])
+
+    def _measure_pace(self, document: Mapping[str, Any]) -> tuple[Pace, Parts]:
+        """Measure a model once; a resumed `auto` reads it."""
+        if (known := self.call.get("pace")) is not None:
+            return Pace(**known["pace"]), Parts(**known["parts"])
+        started = time.perf_counter()
+        experiment = self._experiment(document)
+        pace = measure_pace(experiment, self.task, started)
+        parts = Parts(*(len(experiment.parts.get(part, ())) for part in PART_NAMES))
+        self.call["pace"] = {"pace": pace._asdict(), "parts": parts._asdict()}
+        write_json(self.folder / AUTO, self.call)
+        return pace, parts
+
+    def _experiment(self, ref: Any, trained: Path | None = None, **options: Any) -> Experiment:
+        """Returns a spec with these images.  trained: the weights of a trial, instead of the spec's."""
+        options |= {"weights": None} if trained else {}
+        options |= {"on_bad_image": self.call["on_bad_image"], "cache": Cache(self.cache)}
+        experiment = prepare(ref, self.data, distribute=False, **options)
+        if trained is not None:
+            experiment.built.model.load_weights(trained)
+        return experiment
+
+    # The searches.
+
+    def _search_heads(self, pace: Pace, parts: Parts, build_s: float) -> None:
+        """Train the recipe as it is, and then other heads on its features; without time for it, on fewer features."""
+        cost_s = 1.1 * (4 * parts.train + parts.validation) / pace.rate + build_s
+        if cost_s <= self.left_s or "recipe" in self.call["steps"]:
+            self._step("recipe", self.specs.plain("recipe", max_trials=1), self.left_s)
+            heads = self.specs.heads("heads")
+        else:
+            warning(
+                f"{self._time} cannot hold {self.specs.recipe} as it is, which takes about "
+                f"{(cost_s + self.end_s) / 60:.1f} minutes here: features of images without augmentation are used"
+            )
+            plain_s = 1.5 * (parts.train + parts.validation) / pace.rate
+            smallest_s = plain_s * (SIZES[-1] / 224) ** 2 + build_s
+            if self.left_s < smallest_s:
+                warning(f"{self._time} is short for these images on this machine: one small model, and no export")
+                self.end_s = 2 + pace.start_s + parts.test / pace.keras_rate
+            size = next((px for px in (224, *SIZES) if plain_s * (px / 224) ** 2 + build_s <= self.left_s), SIZES[-1])
+            heads = self.specs.heads("heads", augmented=False, size=size)
+            self._step("heads", heads, max(self.left_s, smallest_s))  # some model is better than the time kept
+            return
+        self._step("heads", heads, max(0.3 * self.left_s, min(20.0, self.left_s)))
+
+    def _search_from_scratch(self, summary: Summary, parts: Parts) -> None:
+        """Train a small network from scratch, where the images are tiny or the limits leave no other."""
+        if self.limits.device == "microcontroller" or (self.call["steps"] and not self.candidates):
+            recipe: Any = "tiny_device"
+        elif make_spec("first", summary)["extends"] == "recipes/from_scratch":
+            recipe = "from_scratch"
+        else:
+            return
+        document = self.specs.scratch(summary, recipe)
+        share = 1.0 if self.limits.device == "microcontroller" else 0.6
+        seconds = share * self.left_s
+        known = self.call["steps"].get("scratch")
+        epochs = known["epochs"] if known else self._epochs(document, seconds, catalog.read_zoo(document["extends"]))
+        if epochs >= LEAST_EPOCHS:
+            document["params"]["epochs"] = epochs
+            self._step("scratch", document, seconds, epochs=epochs)
+
+    def _epochs(self, document: Mapping[str, Any], seconds: float, parent: Mapping[str, Any]) -> int:
+        """Returns the epochs of a recipe that fit in this time, at most those of the recipe."""
+        epoch_s, start_s = self._epoch_s(document)
+        most = parent["params"]["epochs"]
+        return min(most, int((seconds - start_s) / epoch_s))
+
+    def _epoch_s(self, document: Mapping[str, Any]) -> tuple[float, float]:
+        """Returns the seconds of an epoch of the last stage, and those until its first step."""
+        started = time.perf_counter()
+        return measure_epoch(self._experiment(document), started)
+
+    def _search_smaller(self, pace: Pace, parts: Parts, build_s: float) -> None:
+        """Look for the front of accuracy, latency and bytes over smaller images, where that is asked for or cheap."""
+        shares = sum((px / 224) ** 2 for px in SIZES)
+        cost_s = 1.5 * shares * (parts.train + parts.validation) / pace.rate + len(SIZES) * 2 * build_s
+        wanted = bool(self.limits.tuned)
+        if cost_s > (0.7 if wanted else 0.15) * self.left_s and "smaller" not in self.call["steps"]:
+            self.notes["left_out"].append("smaller")
+            return
+        size = {"$choice": list(SIZES), "default": SIZES[0]}
+        document = self.specs.heads("smaller", augmented=False, size=size)
+        objectives = ["val_accuracy", "latency_ms", "bytes"]
+        document["tune"] = self.specs.tune(tuner="grid", objective=objectives, max_trials=len(SIZES))
+        document["params"]["hidden"] = 0
+        document["params"] |= {
+            name: value["default"]
+            for name, value in self.specs.parent["params"].items()
+            if name != "size" and is_search(value)
+        }
+        self._step("smaller", document, 2 * cost_s)
+
+    def _search_other_backbones(self, pace: Pace, parts: Parts, build_s: float) -> None:
+        """Search heads on other backbones whose weights are on this machine."""
+        for name, node in backbones_at_hand():
+            cost_s = 3 * (parts.train + parts.validation) / pace.rate + 2 * build_s
+            if cost_s > 0.3 * self.left_s and name not in self.call["steps"]:
+                self.notes["left_out"].append(name)
+                continue
+            self._step(name, self.specs.heads(name, augmented=False, backbone=node), 2 * cost_s)
+
+    def _fine_tune(self, build_s: float) -> None:
+        """Train all layers of the best transfer model with what is left of the time."""
+        known = self.call["steps"].get("finetune")
+        if known is None:
+            best = max((c for c in self.candidates if c.step != "scratch"), key=lambda c: c.rank, default=None)
+            if best is None:
+                return
+            document = self.specs.fine_tuning(best)
+            if self.left_s < 2 * build_s:
+                self.notes["left_out"].append("finetune")
+                return
+            epoch_s, start_s = self._epoch_s(document)
+            epochs = int((0.9 * self.left_s - start_s) / epoch_s)
+            if epochs < LEAST_EPOCHS:
+                self.notes["left_out"].append("finetune")
+                self.notes["epoch_s"] = epoch_s
+                return
+            document["params"]["epochs"] = min(MOST_EPOCHS, epochs)
+            known = {"spec": document}
+            self._pack(best)
+        self._step("finetune", known["spec"], self.left_s, weights=self.folder / START, spec=known["spec"])
+
+    def _pack(self, best: Candidate) -> None:
+        """Write the weights with which fine-tuning begins."""
+        model = self._experiment(best.spec, best.weights).built.model
+        if best.values is not None:
+            model.set_weights(list(best.values))
+        write_pack(Classifier(model, best.spec, tuple(self.source.classes)), self.folder / START)
+
+    def _step(self, name: str, document: Mapping[str, Any], seconds: float, weights: Any = None, **facts: Any) -> None:
+        """Carry out a search, or the rest of it, or nothing if it has ended; its best trials become candidates."""
+        steps = self.call["steps"]
+        folder = self.folder / f"{name}-tune-1"
+        if name not in steps:
+            if seconds < 2:
+                self.notes["left_out"].append(name)
+                return
+            steps[name] = {"seconds": seconds, **facts}
+            write_json(self.folder / AUTO, self.call)
+        if "failed" in steps[name]:
+            return
+        log.info(f"{name}: {STEPS.get(name, name)}, {max(seconds, 0):.0f} s")
+        options: dict[str, Any] = {"on_finished": self.on_searched}
+        try:
+            if (folder / BEST).is_file():
+                pass
+            elif folder.is_dir():
+                resume_search(folder, data=self.data, **options)
+            else:
+                options |= {"weights": weights} if weights else {}
+                options |= {"on_bad_image": self.call["on_bad_image"], "cache": self.cache, "out": self.folder}
+                tune(document, data=self.data, overrides={"tune.minutes": seconds / 60}, **options)
+        except (CallError, Interrupted):
+            raise
+        except KerasimgError as error:
+            log.info(f"{name}: {error}")
+            steps[name]["failed"] = str(error)
+            write_json(self.folder / AUTO, self.call)
+            return
+        self.candidates += self._evaluated(name, folder)
+
+    # The choice.
+
+    def _evaluated(self, name: str, folder: Path) -> list[Candidate]:
+        """Returns the saved trials of a step with their predictions of the validation images, the best first."""
+        task, oracle = open_search(folder)
+        found: list[Candidate] = []
+        saved = [trial for trial in sorted(oracle.ended) if (folder / TRIALS / trial / WEIGHTS).is_file()]
+        specs = {
+            trial: self._spec_of(task, oracle.orders[trial].values) for trial in saved if oracle.ended[trial].worked
+        }
+        for trial, spec in sorted(specs.items(), key=lambda item: structure(name, item[1])):
+            weights = folder / TRIALS / trial / WEIGHTS
+            model = self._model_of(name, spec)
+            model.load(weights)
+            found.append(self._candidate(name, (trial,), spec, weights, model))
+        best = sorted(found, key=lambda candidate: candidate.rank, reverse=True)
+        return best if name == "recipe" or len(best) < 2 else self._with_soup(best)
+
+    def _model_of(self, name: str, spec: Spec) -> TrialModel:
+        """Returns the model of a structure; the last one is in memory, as steps follow that have the same."""
+        key = structure(name, spec)
+        if self._trial_model is None or self._trial_model[0] != key:
+            self._trial_model = None  # frees its memory first
+            self._trial_model = key, TrialModel(self._experiment(spec, weights=None), self.task, self._features)
+        return self._trial_model[1]
+
+    def _spec_of(self, task: Search, values: Mapping[str, Any]) -> Spec:
+        return load_again(task.spec, chosen=values, edits={"fit.seed": seed_of(task.spec)}, other_options=False)
+
+    def _candidate(
+        self,
+        step: str,
+        trials: tuple[str, ...],
+        spec: Spec,
+        weights: Path,
+        model: TrialModel,
+        values: Sequence[np.ndarray] | None = None,
+    ) -> Candidate:
+        """Returns what a model has the weights of, with its figures."""
+        self._truth, probabilities = model.truth, model.probabilities()
+        measured = scores(model.truth, probabilities, self.source.classes, self.task)
+        score, loss = float(measured[FIGURE[self.task]]), float(measured["log_loss"])
+        return Candidate(step, trials, spec, weights, score, loss, probabilities, values)
+
+    def _with_soup(self, best: list[Candidate]) -> list[Candidate]:
+        """Adds the greedy average of weights (Wortsman et al. 2022, arXiv:2203.05482) if it is better than each."""
+        first = best[0]
+        alike = [other for other in best if structure(other.step, other.spec) == structure(first.step, first.spec)]
+        model = self._model_of(first.step, first.spec)
+        model.load(first.weights)
+        mean, used, current = model.values(), 1, first
+        for other in alike[1:]:
+            model.load(other.weights)
+            values = [(a * used + b) / (used + 1) for a, b in zip(mean, model.values(), strict=True)]
+            model.set(values)
+            trials = (*current.trials, *other.trials)
+            soup = self._candidate(first.step, trials, first.spec, first.weights, model, values)
+            if soup.gains(current):
+                mean, used, current = values, used + 1, soup
+        figures = {"of": len(alike), "trials": used, "before": first.score, "after": current.score}
+        self.notes.setdefault("soups", {})[first.step] = figures
+        return best if used == 1 else [current, *best]
+
+    # The end.
+
+    def _finish(self, summary: Summary, parts: Parts) -> Path:
+        if not self.candidates:
+            reasons = [step["failed"] for step in self.call["steps"].values() if "failed" in step]
+            raise KerasimgError(
+                f"no model was trained in {self._time}; give it more, or smaller images\n" + "\n".join(reasons)
+            )
+        best = self._best()
+        calibration = self._calibration(best)
+        run = self._stored(best, calibration)
+        self.notes["calibration"] = None if calibration is None else calibration["temperature"]
+        result: dict[str, Any] = {
+            "spec": BEST,
+            "run": run.path.name,
+            "task": self.task,
+            "figure": FIGURE[self.task],
+            "score": best.score,
+            "loss": best.loss,
+            "step": best.step,
+            "trials": list(best.trials),
+            "validation_images": len(self._truth),
+            "recipe": self._against_recipe(best),
+            "test": run.evaluation.metrics(),
+        }
+        result["front"] = self._front()
+        result["exports"] = self._exported(run, result["front"], best)
+        result["steps"] = [self._facts_of(name, step) for name, step in self.call["steps"].items()]
+        result |= {"minutes": self.call["minutes"], "limits": self.limits._asdict(), "notes": self.notes}
+        result |= {"pace": self.call["pace"]["pace"], "parts": parts._asdict()}
+        result |= {"summary": {"images": summary.images, "classes": len(summary.classes), "width": summary.width}}
+        result |= {"height": summary.height, "per_class": summary.per_class, "used_s": round(self.budget.used_s, 1)}
+        if self.on_finished is not None:
+            self.on_finished(self.folder, result)
+        result["used_s"] = round(self.budget.used_s, 1)
+        write_json(self.folder / AUTO_RESULT, result)
+        log.info(f"{FIGURE[self.task]} {best.score:.4g} on {len(self._truth):,} validation images: {run.path}")
+        return self.folder
+
+    def _best(self) -> Candidate:
+        """Returns the candidate with the lowest loss among those that have no lower score than the recipe."""
+        floor = next((candidate.score for candidate in self.candidates if candidate.step == "recipe"), -math.inf)
+        allowed = [candidate for candidate in self.candidates if candidate.score >= floor]
+        return max(allowed, key=lambda candidate: candidate.rank)
+
+    def _stored(self, best: Candidate, calibration: Mapping[str, Any] | None) -> RunFolder:
+        """Write the spec and the run of a candidate."""
+        if (name := self.call.get("run")) is not None and RunFolder(self.folder / name).finished:
+            return RunFolder(self.folder / name)
+        search = self.folder / f"{best.step}-tune-1"
+        task, oracle = open_search(search)
+        origin = f"kerasimg auto, {self.call['minutes']:g} minutes: step {best.step}, trial {int(best.trials[0])}"
+        if len(best.trials) > 1:
+            origin += f", weights averaged with those of {len(best.trials) - 1} other trials"
+        text = best_spec_text(task, oracle.orders[best.trials[0]].values, origin)
+        write_text(self.folder / BEST, text)
+        copy_beside(best.spec, self.folder)
+        name = valid_name(self.call["name"])
+        experiment = self._experiment(load_again(best.spec, edits={"name": name}), best.weights)
+        if best.values is not None:
+            experiment.built.model.set_weights(list(best.values))
+        rows = [dict(row) for row in Records(search).history(best.trials[0])]
+        report = self.on_trained
+        if self.budget.left_s < 0.7 * self.end_s:
+            self.notes["left_out"].append("report")
+            report = None
+        options: dict[str, Any] = {"rows": rows, "calibration": calibration, "on_finished": report}
+        run = store_trained(experiment, self.data, self.folder, **options)
+        self.call["run"] = run.path.name
+        write_json(self.folder / AUTO, self.call)
+        return run
+
+    def _against_recipe(self, best: Candidate) -> dict[str, Any] | None:
+        """Returns the recipe's score, and the gain over it with its paired interval; None if it was not trained."""
+        recipe = next((candidate for candidate in self.candidates if candidate.step == "recipe"), None)
+        if recipe is None:
+            return None
+        figure = FIGURE[self.task]
+        draws = [resampled(self._truth, c.probabilities, self.task)[figure] for c in (best, recipe)]
+        gain = best.score - recipe.score
+        reach = interval(draws[0] - draws[1], gain)
+        return {"score": recipe.score, "loss": recipe.loss, "gain": gain, "interval": reach}
+
+    def _calibration(self, best: Candidate) -> dict[str, Any] | None:
+        """Fits the temperature on the validation images; None if they do not show that there should be another."""
+        try:
+            calibration = fit(
+                self._truth,
+                best.probabilities,
+                self.source.classes,
+                self.task,
+                where=self.source.where,
+                part="validation",
+            )
+        except KerasimgError as error:
+            log.info(f"not calibrated: {error}")
+            return None
+        low, high = calibration["interval"]
+        return None if low <= 1 <= high else calibration
+
+    def _front(self) -> list[dict[str, Any]]:
+        """Returns the figures of the best model of each step and of the step `smaller`, and which are on the front."""
+        known: dict[str, dict[str, float]] = {}
+        rows = []
+        for name in self.call["steps"]:
+            of_step = [c for c in self.candidates if c.step == name]
+            for candidate in of_step if name == "smaller" else of_step[:1]:
+                key = str((candidate.spec.resolved["model"], candidate.spec.image.size))
+                if name == "smaller":
+                    _, oracle = open_search(self.folder / "smaller-tune-1")
+                    known.setdefault(key, dict(oracle.ended[candidate.trials[0]].figures))
+                elif key not in known:
+                    known[key] = self._measured(candidate)
+                row = {"step": name, "trial": int(candidate.trials[0]), "size": candidate.spec.image.size[0]}
+                rows.append({**row, "score": candidate.score, **known[key]})
+        complete = {str(place): row for place, row in enumerate(rows) if {"latency_ms", "bytes"} <= row.keys()}
+        goals = (Goal("score", "max"), Goal("latency_ms", "min"), Goal("bytes", "min"))
+        chosen = set(front(goals, complete))
+        return [{**row, "front": str(place) in chosen} for place, row in enumerate(rows)]
+
+    def _measured(self, candidate: Candidate) -> dict[str, float]:
+        """Returns the size and latency of a model as a LiteRT file; empty without time, or without LiteRT."""
+        if keras.backend.backend() != "tensorflow" or self.budget.left_s < self._export_s + self._measure_s:
+            return {}
+        started = time.monotonic()
+        try:
+            figures = litert_figures(self._experiment(candidate.spec, weights=None).built.model)
+        except KerasimgError as error:
+            self.notes["measure"] = str(error)
+            return {}
+        self._measure_s = max(self._measure_s, time.monotonic() - started)
+        return {"latency_ms": figures["latency_ms"], "bytes": figures["litert_bytes"]}
+
+    def _exported(self, run: RunFolder, points: Sequence[Mapping[str, Any]], best: Candidate) -> list[dict[str, Any]]:
+        """Export the run for the device, in int8 if the limits ask for it; return the files and their figures."""
+        name = TARGET[self.limits.device]
+        if self.budget.left_s < self._export_s:
+            self.notes["left_out"].append("export")
+            return []
+        size = next((row["bytes"] for row in points if row["step"] == best.step and "bytes" in row), 0)
+        small = self.limits.max_mb is not None and size > self.limits.max_mb * 1e6
+        options: dict[str, Any] = {"precision": "int8"} if small and "int8" in target(name).precisions else {}
+        if self.call["data"] is None:
+            options["data"] = self.data
+        try:
+            bundles = list(export(run.path, name, images=COMPARED, **options))
+        except GateError as error:
+            self.notes["export"] = str(error)
+            bundles = [Bundle.open(run.exports / name)] if (run.exports / name).is_dir() else []
+        except KerasimgError as error:
+            self.notes["export"] = str(error)
+            return []
+        return [row for bundle in bundles for row in self._figures_of(bundle)]
+
+    def _figures_of(self, bundle: Bundle) -> Iterator[dict[str, Any]]:
+        for model in bundle.models:
+            row: dict[str, Any] = {"folder": os.path.relpath(bundle.folder, self.folder), "precision": model.precision}
+            row["bytes"] = bundle.model_bytes(model)
+            if target(bundle.manifest.target).measured:
+                runtime = open_runtime(bundle, model)
+                row["latency_ms"] = latency(runtime, bundle.shape, model.batch).p50_ms
+                runtime.close()
+            if beyond := self.limits.beyond(row):
+                warning(f"the export ({model.precision}) is beyond the limits: {', '.join(beyond)}")
+            yield {**row, "within": not beyond}
+
+    def _facts_of(self, name: str, step: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what the page says of a step."""
+        row: dict[str, Any] = {"name": name, "about": STEPS.get(name, name), "failed": step.get("failed")}
+        of_step = [candidate for candidate in self.candidates if candidate.step == name]
+        folder = self.folder / f"{name}-tune-1"
+        if (folder / CALL).is_file():
+            _, oracle = open_search(folder)
+            row |= {"trials": len(oracle.ended), "folder": folder.name}
+            row["seconds"] = sum(ended.seconds for ended in oracle.ended.values())
+        return row | ({"score": of_step[0].score, "loss": of_step[0].loss} if of_step else {})

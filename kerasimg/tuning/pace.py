@@ -1,0 +1,80 @@
+"""How fast this machine is with the models of `auto`, measured on a few images, so that it fits into its minutes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kerasimg.data.cache import open_cache
+from kerasimg.data.loading import Loader
+from kerasimg.models.compiled_predict import forward
+from kerasimg.models.inference import settle
+from kerasimg.models.split_model import split_frozen
+from kerasimg.spec.document import Task
+from kerasimg.training.engine import compile_model, stage_optimizer
+from kerasimg.training.prepare import Experiment
+
+MEASURED = 32
+"""Images on which a pace is measured."""
+
+
+class Pace(NamedTuple):
+    """How fast this machine is with the recipe's backbone, measured on some images."""
+
+    rate: float
+    """Images per second through the frozen part as an inference engine, with reading and resizing."""
+    keras_rate: float
+    """The same through the whole model in Keras."""
+    start_s: float
+    """Seconds to build the model and compile its forward pass."""
+
+
+def measure_pace(experiment: Experiment, task: Task, started: float) -> Pace:
+    """Measure the frozen part, or the whole model if it has none.  started: `time.perf_counter` before it was made."""
+    experiment.enter(0)
+    model, split = experiment.built.model, split_frozen(experiment.built.model)
+    images = some_images(experiment, MEASURED)
+    compute: Callable[[Any], Any] = forward(model)
+    if split is not None:
+        work = len(experiment.parts["train"])
+        compute = settle(model, split, images[:16], batch_size=64, work=work, task=task).compute
+    compute(images)
+    start_s = time.perf_counter() - started
+    rates = []
+    for function in (compute, forward(model)):
+        function(images)
+        again = time.perf_counter()
+        function(some_images(experiment, MEASURED))
+        rates.append(MEASURED / (time.perf_counter() - again))
+    return Pace(rates[0], rates[1], start_s)
+
+
+def measure_epoch(experiment: Experiment, started: float) -> tuple[float, float]:
+    """Measure an epoch of the last stage on three steps; return its seconds and those from `started` to the first."""
+    last = len(experiment.spec.fit.stages) - 1
+    model = experiment.enter(last).built.model
+    compile_model(experiment, model, stage_optimizer(experiment, last))
+    images = some_images(experiment, experiment.batch_size)
+    labels: Any = np.zeros((len(images), model.output_shape[-1]), np.float32)
+    if experiment.objective.targets == "sparse":
+        labels = np.zeros(len(images), np.int64)
+    model.train_on_batch(images, labels)
+    start_s = time.perf_counter() - started
+    began = time.perf_counter()
+    for _ in range(2):
+        some_images(experiment, experiment.batch_size)  # reading them takes its time, too
+        model.train_on_batch(images, labels)
+    step_s = (time.perf_counter() - began) / 2
+    tested = len(experiment.parts.get("validation", ())) / experiment.batch_size
+    return step_s * (experiment.steps + tested / 3), start_s
+
+
+def some_images(experiment: Experiment, count: int) -> np.ndarray:
+    """Reads training images, evenly taken: (count, H, W, C) float32."""
+    train = experiment.parts["train"]
+    some = train[np.linspace(0, len(train) - 1, count).astype(np.int64)]
+    loader = Loader(experiment.source, some, experiment.spec.image, open_cache("off"), exact=False)
+    return np.asarray(loader.load(np.arange(count)).astype(np.float32))
