@@ -16,6 +16,9 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
+# Its plugin imports it at the latest for the summary. It looks there for what holds the random generator of trio, which
+# Selenium imports, and the garbage collector no longer tells after gc.freeze.
+import hypothesis  # noqa: F401
 import numpy as np
 import PIL.Image
 import pytest
