@@ -23,7 +23,7 @@ from kerasimg.data.split import fingerprint
 from kerasimg.errors import CallError, listed
 from kerasimg.evaluation.evaluate import choose_images, predicted
 from kerasimg.evaluation.intervals import LEVEL, RESAMPLES, SEED, interval, resampled
-from kerasimg.evaluation.predictions import decide, read_predictions
+from kerasimg.evaluation.predictions import THRESHOLD, decide, read_predictions
 from kerasimg.evaluation.scores import scores
 from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference
@@ -62,8 +62,8 @@ class Answers(NamedTuple):
             thresholds = None if thresholds is None else [thresholds[place] for place in order]
         elif self.classes != classes:
             truth = np.argsort(order)[truth]
-            p = p[:, order] if self.task == "multiclass" else 1 - p
-            if self.task == "binary" and thresholds is not None:
+            p = _reordered(p, order) if self.task == "multiclass" else _of_the_first(p)
+            if self.task == "binary" and thresholds not in (None, [THRESHOLD]):
                 raise CallError(f"'{self.name}' was given a threshold for another class than the first run; undo it")
         keys, ids = [self.keys[row] for row in rows], [self.ids[row] for row in rows]
         groups = None if self.groups is None else [self.groups[row] for row in rows]
@@ -141,6 +141,22 @@ def compare(
     if out is not None:
         write_json(Path(out), content)
     return Comparison.of(content)
+
+
+def _reordered(p: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """(N, K) probabilities with the classes in another order, of which the same one is decided.
+
+    Of equal probabilities the first class is decided, so the one that was first gets the next larger number.
+    """
+    rows, decided = np.arange(len(p)), p.argmax(axis=1)
+    ahead = p.copy()
+    ahead[rows, decided] = np.nextafter(p[rows, decided], p.dtype.type(2))
+    return np.where((p == p.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True) > 1, ahead, p)[:, order]
+
+
+def _of_the_first(p: np.ndarray) -> np.ndarray:
+    """The probability of the first of two classes, from that of the second; at one half the first is decided."""
+    return np.where(p == THRESHOLD, np.nextafter(p, p.dtype.type(1)), 1 - p)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

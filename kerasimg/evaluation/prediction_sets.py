@@ -134,18 +134,28 @@ def risk_coverage(truth: np.ndarray, p: np.ndarray) -> list[dict[str, float]]:
 
     `confidence` is what the least confident of the answered images has (El-Yaniv, Wiener 2010).
     """
-    confidence = p.max(axis=1)
-    order = np.argsort(-confidence, kind="stable")
-    errors = np.cumsum(p.argmax(axis=1)[order] != truth[order])
+    confidence, wrong = p.max(axis=1), p.argmax(axis=1) != truth
+    errors, sorted_confidence = errors_among(wrong, confidence), -np.sort(-confidence)
     counts = [max(1, round(share * len(truth))) for share in ANSWERED]
     return [
         {
             "answered": share,
             "error": float(errors[count - 1] / count),
-            "confidence": float(confidence[order[count - 1]]),
+            "confidence": float(sorted_confidence[count - 1]),
         }
         for share, count in zip(ANSWERED, counts, strict=True)
     ]
+
+
+def errors_among(wrong: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """(N,) how many of the 1, 2, ... N most confident images are wrong.
+
+    Images of equal confidence, as quantized models give many, share their errors evenly: whichever of them is taken
+    first, that many are wrong on average. The order of the images, which is often that of the classes, plays no part.
+    """
+    _, place = np.unique(-confidence, return_inverse=True)
+    shares = np.bincount(place, wrong) / np.bincount(place)
+    return np.asarray(np.cumsum(shares[np.sort(place)]))
 
 
 def _expected(n: int, coverage: float) -> list[float]:

@@ -17,7 +17,7 @@ from kerasimg.errors import KerasimgError
 from kerasimg.evaluation.conformal import are_known, class_columns
 from kerasimg.evaluation.embed import Features
 from kerasimg.evaluation.label_errors import find_label_errors
-from kerasimg.evaluation.prediction_sets import risk_coverage
+from kerasimg.evaluation.prediction_sets import errors_among, risk_coverage
 from kerasimg.evaluation.predictions import Predictions
 from kerasimg.files import read_json
 from kerasimg.models.classifier import Classifier
@@ -68,8 +68,7 @@ def _current(path: Any, model: ModelIdentity | None) -> dict[str, Any] | None:
 def _abstention(predictions: Predictions) -> dict[str, Any]:
     """The error if only the most confident images are answered."""
     p, truth = class_columns(predictions.probabilities), np.asarray(predictions.truth).reshape(-1).astype(int)
-    confidence = p.max(axis=1)
-    wrong = np.cumsum((p.argmax(axis=1) != truth)[np.argsort(-confidence, kind="stable")])
+    wrong = errors_among(p.argmax(axis=1) != truth, p.max(axis=1))
     counts = np.unique(np.linspace(1, len(truth), CURVE).round().astype(int))
     points = [(count / len(truth), float(wrong[count - 1] / count)) for count in counts.tolist()]
     rows = risk_coverage(truth, p)

@@ -9,7 +9,7 @@ import kerasimg
 from kerasimg.errors import CallError
 from kerasimg.evaluation.compare import mcnemar, sign_flips
 from kerasimg.evaluation.comparison_table import print_comparison
-from kerasimg.evaluation.predictions import read_predictions
+from kerasimg.evaluation.predictions import read_predictions, write_predictions
 from kerasimg.run_folder import RunFolder
 
 
@@ -106,6 +106,27 @@ def test_three_runs_are_each_compared_with_the_first(make_run, tmp_path):
     assert [one["run"] for one in result["against_first"]] == [str(run.folder) for run in runs[1:]]
     assert [len(values) for values in result["figures"].values()] == [3] * len(result["figures"])
     assert json.loads((tmp_path / "result.json").read_text()) == result.to_dict()
+
+
+@pytest.mark.parametrize("task", ["multiclass", "binary"])
+def test_a_tie_is_decided_as_the_run_decides_it_whatever_the_order_of_classes(make_run, tmp_path, task):
+    first = make_run(task)
+    other = tmp_path / "other"
+    shutil.copytree(first.folder, other)
+    for folder, turn in ((first.folder, 1), (other, -1)):
+        file = RunFolder(folder).evaluation.predictions_file
+        said = read_predictions(file, task)
+        classes = said.classes[::turn]
+        p = np.full_like(said.probabilities, 1 / len(classes))
+        truth = np.array([classes.index(said.classes[label]) for label in said.truth])
+        write_predictions(file, said.ids, truth, p, classes, task)
+    result = kerasimg.compare(first, other)
+    # Each says its own first class of every image, so they agree on none.
+    (against,) = result["against_first"]
+    assert sum(len(against[name]) for name in ("fixed", "broken", "changed")) == 60
+    assert sum(result["figures"]["accuracy"]) == pytest.approx(
+        np.isin(said.truth, [0, len(classes) - 1]).mean(), abs=1e-12
+    )
 
 
 def test_thresholds_of_a_run_count(make_run):

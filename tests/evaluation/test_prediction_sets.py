@@ -11,7 +11,7 @@ from kerasimg.deploy.serve.answers import predictions
 from kerasimg.errors import CallError
 from kerasimg.evaluation.calibrate import decide_by
 from kerasimg.evaluation.conformal import SCORES, choose_rule, name_sets, set_members
-from kerasimg.evaluation.prediction_sets import measure_sets, risk_coverage
+from kerasimg.evaluation.prediction_sets import errors_among, measure_sets, risk_coverage
 from kerasimg.models.classifier import Classifier, set_decisions
 from kerasimg.models.keras_file import Answer
 from kerasimg.spec.pack import SetRule
@@ -96,6 +96,16 @@ def test_errors_fall_as_fewer_images_are_answered_by_hand():
     rows = {row["answered"]: row for row in risk_coverage(np.array([0, 0, 0, 1]), p)}
     assert rows[1.0]["error"] == 0.25
     assert rows[0.5] == {"answered": 0.5, "error": 0.0, "confidence": 0.8}
+
+
+def test_the_order_of_images_of_equal_confidence_plays_no_part():
+    # A model that is equally sure of everything, as a quantized one may be, of images that are sorted by class.
+    p, truth = np.full((6, 3), 1 / 3), np.array([0, 0, 1, 1, 2, 2])
+    for labels in (truth, truth[::-1]):
+        assert [row["error"] for row in risk_coverage(labels, p)] == pytest.approx([2 / 3] * 6)
+    assert errors_among(np.array([1, 0, 1, 0, 0]), np.array([0.5, 0.5, 0.9, 0.5, 0.2])).tolist() == pytest.approx(
+        [1, 4 / 3, 5 / 3, 2, 2]
+    )
 
 
 def test_a_run_keeps_its_rule_and_gives_sets_until_it_is_calibrated_otherwise(make_run, tmp_path):
