@@ -194,6 +194,9 @@ def _echo_left_out(faults: Sequence[Fault]) -> None:
 def _line(prediction: Prediction, top: int) -> str:
     likely = sorted(prediction.probabilities.items(), key=lambda pair: -pair[1])[:top]
     shown = ", ".join(f"{one_line(name)} {value:.3f}" for name, value in likely)
+    if prediction.label != likely[0][0]:  # several labels, or a threshold that decides for the less likely class
+        labels = [prediction.label] if isinstance(prediction.label, str) else prediction.label
+        shown = f"{', '.join(map(one_line, labels)) or 'no label'} ({shown})"
     unknown = f"; unlike the training images (p {prediction.p_value:.3f})" if prediction.known is False else ""
     return f"{one_line(prediction.file)}: {shown}{unknown}"
 

@@ -22,7 +22,7 @@ from kerasimg.errors import CallError, Fault, listed, nearest
 from kerasimg.evaluation.explain_methods import Method, method_named
 from kerasimg.evaluation.explain_overlay import OPACITY, as_shares, on_original, overlay
 from kerasimg.evaluation.occlusion import occlusion
-from kerasimg.evaluation.predictions import two_columns
+from kerasimg.evaluation.predictions import decide, two_columns
 from kerasimg.models.classifier import Classifier, ClassifierReference
 from kerasimg.results import Result, Results
 from kerasimg.spec.document import Image
@@ -142,7 +142,7 @@ def explain(
     for first in range(0, len(named), BATCH_SIZE):
         batch = np.stack(seen[first : first + BATCH_SIZE]).astype("float32")
         probabilities = ask(batch)
-        targets = probabilities.argmax(axis=1) if wanted is None else wanted[first : first + BATCH_SIZE]
+        targets = _predicted(classifier, probabilities) if wanted is None else wanted[first : first + BATCH_SIZE]
         maps = explained(asked, batch, targets, **options)
         for row, values in enumerate(maps):
             name, img = named[first + row].name, named[first + row].read()
@@ -182,6 +182,13 @@ def _classifier(run: Any, method: str) -> Any:
     if method == "occlusion" and not isinstance(run, Classifier) and callable(getattr(run, "probabilities", None)):
         return run
     return Classifier.open(run)
+
+
+def _predicted(classifier: Any, probabilities: np.ndarray) -> np.ndarray:
+    """The number of the predicted class of each image, of several labels the most likely.  probabilities: (N, K)."""
+    if classifier.spec.task == "binary":
+        return decide(probabilities[:, 1], "binary", getattr(classifier, "thresholds", None))[0]
+    return np.asarray(probabilities.argmax(axis=1))
 
 
 def _targets(classifier: Any, target: str | Sequence[str] | None, count: int) -> np.ndarray | None:

@@ -287,6 +287,9 @@ def _by_name(layers: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 LAYER_SCALES = ("LayerScale",)
+SINGLE_NUMBERS = (("GeMPooling2D", "p"), ("PReLU", "alpha"), ("CosineHead", "scale"))
+"""Class and name of weights that are an exponent, a slope or a scale, which the authors' code does not decay: with timm
+it is all that is no matrix."""
 DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
 
 
@@ -311,6 +314,8 @@ def weight_kind(layer_class: str, name: str) -> WeightKind | None:
     if name == "bias" or name.endswith("_bias"):
         return "bias"
     if name in ("gamma", "beta", "logit_scale") or (layer_class == "RMSNormalization" and name == "scale"):
+        return "norm"
+    if (layer_class, name) in SINGLE_NUMBERS:
         return "norm"
     return None
 

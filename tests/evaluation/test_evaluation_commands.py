@@ -1,6 +1,7 @@
 import json
 import sys
 
+import PIL.Image
 import pytest
 
 import kerasimg
@@ -37,6 +38,21 @@ def test_thresholds_tells_each_label_and_ends_with_4_where_the_aim_is_out_of_rea
     code, _, err = say("run", "thresholds", run.folder, "--aim", "f3")
     assert (code, "aims: f1" in err) == (2, True)
     assert say("run", "thresholds", make_run("multiclass", name="other").folder)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "aim", "line"),
+    [("binary", "recall>=0.9", "photo.png: red (ok 0."), ("multilabel", "recall>=0.8", "photo.png: blue")],
+)
+def test_predict_names_what_is_decided_where_it_is_not_the_most_likely_class(make_run, say, tmp_path, task, aim, line):
+    run = make_run(task, tilt=-6.0)
+    kerasimg.choose_thresholds(run, aim)
+    PIL.Image.new("RGB", (4, 4), (113, 113, 113)).save(tmp_path / "photo.png")
+    out = say("predict", run.folder, tmp_path / "photo.png")[1]
+    assert line in out
+    [told] = json.loads(say("predict", run.folder, tmp_path / "photo.png", "--json")[1])
+    labels = [told["label"]] if task == "binary" else told["label"]
+    assert f"photo.png: {', '.join(labels) or 'no label'} (" in out
 
 
 def test_compare_prints_tables_or_json(make_run, say, tmp_path):

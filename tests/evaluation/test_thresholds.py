@@ -105,6 +105,7 @@ def test_a_binary_run_decides_by_its_threshold_from_then_on(make_run):
     (said,) = kerasimg.predict(run, pixels)
     assert threshold < said.probabilities["red"] < 0.5
     assert (said.label, said.confidence) == ("red", pytest.approx(said.probabilities["red"]))
+    assert kerasimg.explain(run, pixels, "occlusion", window=2)[0].target == "red"
 
 
 def test_calibrating_afterwards_moves_the_threshold_so_that_no_decision_changes(make_run):

@@ -149,6 +149,17 @@ def test_the_relative_positions_of_a_window_are_positions():
     assert [path.rsplit("/", 1)[-1] for path in paths] == ["relative_position_bias"] * 2
 
 
+@pytest.mark.parametrize(
+    ("layer", "arguments"), [("GeMPooling2D", {}), ("PReLU", {}), ("CosineHead", {"units": 3, "learn_scale": True})]
+)
+def test_the_numbers_that_a_layer_learns_are_excluded_with_the_norms(layer: str, arguments: dict[str, Any]):
+    made = make_layer(layer, arguments)
+    made.build((2, 3) if layer == "CosineHead" else (2, 4, 4, 3))
+    kinds = {weight.name: weight_kind(layer, weight.name) for weight in made.trainable_weights}
+    kernels = {name: kinds.pop(name) for name in ("kernel",) if name in kinds}
+    assert (set(kinds.values()), set(kernels.values())) == ({"norm"}, {None} & set(kernels.values()))
+
+
 def test_weights_inside_a_backbone_are_included():
     backbone = {"backbone": "MobileNetV2", "name": "base"}
     head = [{"layer": "GlobalAveragePooling2D"}, {"layer": "Dense", "units": 2, "activation": "softmax"}]
