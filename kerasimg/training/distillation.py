@@ -41,12 +41,19 @@ def locate_teacher(spec: Spec) -> tuple[Spec, dict[str, Any]]:
     """Returns the spec with an absolute path of the teacher, and the teacher's hash for the notes of the run."""
     if spec.fit.teacher is None:
         return spec, {}
+    digest = teacher_digest(spec)
+    place = os.path.abspath(spec.fit.teacher.run)
+    return load_again(spec, edits={"fit.teacher.run": place}, other_options=False), digest
+
+
+def teacher_digest(spec: Spec) -> dict[str, Any]:
+    """Returns the teacher's hash, under "teacher"; empty without one.  SpecError if it is not there."""
+    if spec.fit.teacher is None:
+        return {}
     try:
-        file = model_file(spec.fit.teacher.run)
+        return {"teacher": _digests(model_file(spec.fit.teacher.run))[0]}
     except CallError as error:
         raise SpecError([Fault(spec.file, "fit.teacher.run", str(error))]) from None
-    place = os.path.abspath(spec.fit.teacher.run)
-    return load_again(spec, edits={"fit.teacher.run": place}, other_options=False), {"teacher": _digests(file)[0]}
 
 
 def check_teacher_place(spec: Spec) -> None:

@@ -6,6 +6,7 @@ needs one column per class. Those are refused here, with what to write instead.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -247,6 +248,13 @@ def image_weights(spec: Spec, source: Source, indices: np.ndarray) -> np.ndarray
         own = _column(spec.fit.sample_weight, source, indices)
         weights = own if weights is None else weights * own
     return None if weights is None else weights.astype(np.float32)
+
+
+def sample_weight_digest(spec: Spec, source: Source, indices: np.ndarray) -> str | None:
+    """Returns the SHA-256 of the sample weights of these images, to check them on resume; None without any."""
+    if spec.fit.sample_weight is None:
+        return None
+    return hashlib.sha256(_column(spec.fit.sample_weight, source, indices).tobytes()).hexdigest()
 
 
 def class_weights(spec: Spec, source: Source, indices: np.ndarray) -> np.ndarray:

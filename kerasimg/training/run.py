@@ -33,6 +33,7 @@ from kerasimg.spec.nodes import NAME
 from kerasimg.spec.pack import write_beside
 from kerasimg.training import checkpoint
 from kerasimg.training.distillation import check_same_teacher
+from kerasimg.training.objective import sample_weight_digest
 from kerasimg.training.prepare import Experiment, prepare
 
 PACKAGES = ("kerasimg", "keras", "tensorflow", "numpy", "pillow", "scikit-learn")
@@ -154,6 +155,11 @@ def weights_beside(spec: Spec) -> list[str]:
     return list(files)
 
 
+def weights_digests(spec: Spec) -> dict[str, str]:
+    """Returns the SHA-256 of each weights file that a spec's nodes name."""
+    return {file: _sha256(spec.folder / file) for file in weights_beside(spec)}
+
+
 def _first_free(parent: Path, name: str, draft: Path) -> Path:
     """Rename a draft to the first free number, and return the folder."""
     taken = [path.name.removeprefix(f"{name}-") for path in parent.glob(f"{name}-*")]
@@ -208,6 +214,13 @@ def reopen_experiment(run: RunFolder, data: Data | None, cache: Any) -> Experime
         raise ManyFaults(
             [
                 Fault(source.where, "", "the shares of the classes have changed"),
+                Fault(source.where, "", RUN_ADVICE),
+            ]
+        )
+    if "sample_weight" in call and call["sample_weight"] != sample_weight_digest(spec, source, parts["train"]):
+        raise ManyFaults(
+            [
+                Fault(source.where, "", f"the sample weights ({spec.fit.sample_weight!r}) have changed"),
                 Fault(source.where, "", RUN_ADVICE),
             ]
         )

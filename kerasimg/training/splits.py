@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +42,18 @@ def split_images(spec: Spec, source: Source, *, test: bool = True) -> Parts:
 def record_split(spec: Spec, source: Source, parts: Parts) -> dict[str, Any]:
     """Returns what a run records of its data, see `kerasimg.data.split.record`."""
     return record(source, parts, group=spec.fit.group)
+
+
+def columns_digest(spec: Spec, source: Source) -> str:
+    """Returns the SHA-256 of the columns of a manifest besides the labels, if any may matter: "" if none does.
+
+    Sample weights, groups and soft labels are such columns. All are hashed, since a search may choose among them.
+    """
+    written = spec.document.get("fit", {})
+    if not (source.soft or written.get("sample_weight") or written.get("group")):
+        return ""
+    columns = [sorted(item.extras.items()) for item in source.items]
+    return hashlib.sha256(json.dumps(columns, default=str).encode()).hexdigest()
 
 
 def group_numbers_of(spec: Spec, source: Source) -> np.ndarray | None:

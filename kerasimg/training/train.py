@@ -36,6 +36,7 @@ from kerasimg.training.checkpoint_callbacks import Interruption, record_interrup
 from kerasimg.training.deadline import NEVER, Deadline
 from kerasimg.training.engine import Diverged, Engine, Hooks
 from kerasimg.training.history import History
+from kerasimg.training.objective import sample_weight_digest
 from kerasimg.training.prepare import Experiment, prepare, weights_of
 from kerasimg.training.run import (
     cache_kind,
@@ -98,6 +99,7 @@ def train(
     call = {"weights": describe_weights(weights), "limits": limits and dict(limits), "cache": cache_kind(cache)}
     call |= {"report": on_finished is not None, "tensorboard": tensorboard, "track": list(track)}
     call |= {"soft_labels": digest(source, parts["train"])} if source.soft else {}
+    call |= {"sample_weight": sample_weight_digest(spec, source, parts["train"])} if spec.fit.sample_weight else {}
     call |= experiment.notes
     data_record = with_absolute_path(record_split(spec, source, parts), data)
     run = create_folder(out, spec.name, lambda draft: write_start(draft, spec, source.classes, data_record, call))

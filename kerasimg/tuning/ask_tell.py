@@ -178,16 +178,20 @@ class Administration(OracleHooks):
             Whether the trial should end.
 
         Raises:
-            CallError: if there is no such trial; nothing is changed.
+            CallError: if there is no such trial, or it has no such epoch; nothing is changed.
         """
         with self._guard:
             self._require(trial_id)
+            if not 0 <= step < self.epochs:
+                raise CallError(f"trial {trial_id}: a trial of this search has at most {self.epochs} epochs")
             if trial_id in self.ended:  # another worker, to which it was handed out again, has finished it
                 return True
             self._heard[trial_id] = time.monotonic()
             curve = self.curves.setdefault(trial_id, [])
             del curve[step:]
-            curve.append(float(metrics[self.goal.figure]))
+            value = float(metrics[self.goal.figure])
+            # A chief that was restarted does not know the epochs before; the next ones keep their places.
+            curve += [value] * (step + 1 - len(curve))
             # Running trials count, too: asynchronous halving compares the trials that have reached a rung so far.
             others = {name: other for name, other in self.curves.items() if name != trial_id and self._counts(name)}
             rule = self.tune.stop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import math
 import os
 import secrets
 import subprocess
@@ -186,7 +187,9 @@ class Service:
     def _leave(self, worker: str, request: protocol.Leave) -> dict[str, Any]:
         self.oracle.give_back(worker)
         with self._guard:
-            self.workers.pop(worker, None)
+            # It stays in the table: another of its requests may still be in work.
+            gone = self.workers[worker]
+            gone.heard, gone.informed = -math.inf, True
         return {}
 
     def present(self) -> list[Presence]:

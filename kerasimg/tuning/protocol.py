@@ -183,6 +183,8 @@ def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> Sequence[
     words = {
         "spec": "another spec, or other values of its params (SPEC, --set)",
         "data": "other images, labels or classes (--data): names, order and SHA-256 of all must be equal",
+        "columns": "other columns in its manifest: sample weights, groups, or soft labels",
+        "files": "another teacher, or another content of a weights file that the spec names",
         "options": "other options (--weights, --limit, --on-bad-image)",
     }
     return [

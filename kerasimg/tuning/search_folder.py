@@ -30,16 +30,18 @@ from kerasimg.spec.load import Spec, load_again
 from kerasimg.spec.metrics import Goal, goal_of, goals_of
 from kerasimg.spec.search import KINDS
 from kerasimg.training.deadline import NEVER, Deadline
-from kerasimg.training.distillation import check_teacher_place
+from kerasimg.training.distillation import check_teacher_place, teacher_digest
 from kerasimg.training.engine import total_epochs
 from kerasimg.training.run import (
     copy_beside,
     create_folder,
     environment,
     parts_of_record,
+    weights_digests,
     weights_of_record,
     with_absolute_path,
 )
+from kerasimg.training.splits import columns_digest
 from kerasimg.tuning.journal import BEST, CALL, SPACE, WINNER
 from kerasimg.tuning.space import Space, space_of
 from kerasimg.tuning.trials import Trials
@@ -270,6 +272,10 @@ class Task:
         if data_digest(data_record(source)) != data_digest(recorded):
             parts_of_record(source, recorded, ADVICE)  # names the images
             raise CallError(f"{source.where}: the images are in another order, or in other parts; {ADVICE}")
+        now = digests(self.spec, recorded, source)
+        for name, what in (("columns", f"{source.where}: columns of the manifest"), ("files", "the teacher")):
+            if name in self.call["digests"] and self.call["digests"][name] != now[name]:
+                raise CallError(f"{what} changed since the search in '{self.folder}' began; put it back, or search again")
 
     @property
     def finished(self) -> bool:
@@ -307,9 +313,14 @@ def _without_paths(weights: Any) -> Any:
     return {name: _without_paths(value) for name, value in weights.items() if name != "file"}
 
 
-def digests(spec: Spec, recorded: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the digests of the spec with its given params, and of a data record."""
-    return {"spec": _sha256([spec.document, dict(spec.given)]), "data": data_digest(recorded)}
+def digests(spec: Spec, recorded: Mapping[str, Any], source: Source) -> dict[str, str]:
+    """Returns the digests of the spec with its given params, of a data record, and of what else the spec reads."""
+    return {
+        "spec": _sha256([spec.document, dict(spec.given)]),
+        "data": data_digest(recorded),
+        "columns": columns_digest(spec, source),
+        "files": _sha256({**weights_digests(spec), **teacher_digest(spec)}),
+    }
 
 
 def surroundings() -> dict[str, str]:
@@ -336,7 +347,7 @@ def begin(
         "classes": list(source.classes),
         "params": dict(spec.given),
         "search": secrets.token_hex(8),
-        "digests": digests(spec, recorded),
+        "digests": digests(spec, recorded, source),
         **call,
         "surroundings": surroundings(),
         "environment": environment(),

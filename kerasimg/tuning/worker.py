@@ -287,7 +287,7 @@ def work(
         )
     spec, source = load_for(ref, data, overrides, params)
     call = {"weights": describe_weights(weights_of(ref, weights)), "limits": limits, "on_bad_image": on_bad_image}
-    call |= {"cache": cache_kind(cache), "digests": digests(spec, data_record(source))}
+    call |= {"cache": cache_kind(cache), "digests": digests(spec, data_record(source), source)}
     with tempfile.TemporaryDirectory(prefix="kerasimg-") as folder:
         task = Task(Path(folder), spec, data, call)
         return serve(task, chief, token, f"worker-{secrets.token_hex(8)}", Path(folder), cache)

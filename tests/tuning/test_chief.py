@@ -324,6 +324,32 @@ def test_a_worker_that_leaves_gives_its_trial_back_at_once(led):
     assert second.create_trial("worker-2").order.trial == "0001"
 
 
+def test_a_request_that_is_in_work_when_its_worker_leaves_does_not_end_the_chief(led, monkeypatch):
+    leader = led(max_trials=1).serve()
+    worker, same = leader.worker(), leader.worker()
+    end(worker, worker.create_trial("worker-1"))
+    create = leader.oracle.create_trial
+
+    def leave_first(*arguments):
+        with same.present():
+            pass
+        return create(*arguments)
+
+    monkeypatch.setattr(leader.oracle, "create_trial", leave_first)
+    assert worker.create_trial("worker-1").status == "STOPPED"
+    assert leader.service.failure is None
+    assert leader.service.present() == []
+
+
+def test_the_epochs_after_a_restart_of_the_chief_keep_their_places(led):
+    leader = led().serve()
+    worker = leader.worker()
+    worker.create_trial("worker-1")
+    for step, value in ((2, 0.3), (3, 0.4)):
+        worker.update_trial("0001", {"val_accuracy": value}, step)
+    assert leader.oracle.curves["0001"] == [0.3, 0.3, 0.3, 0.4]
+
+
 def test_a_chief_reports_that_all_workers_are_gone_and_ends(led, listen, monkeypatch):
     messages = []
     listen(messages.append)

@@ -108,11 +108,25 @@ def test_a_loss_that_takes_a_single_class_is_refused(tiny: Any, half_sure: Path,
         kerasimg.train(spec, data=half_sure, out=tmp_path / "runs", verbose=0)
 
 
-def test_a_run_does_not_go_on_with_other_shares(tiny: Any, half_sure: Path, tmp_path: Path):
-    spec = tiny(fit={"batch_size": 10, "stages": [{"epochs": 1}]})
+@pytest.mark.parametrize(
+    ("column", "before", "after", "message"),
+    [
+        ("p:blue,p:red", "0.3,0.7", "0.2,0.8", "the shares of the classes have changed"),
+        ("label,care", "red,7", "red,9", r"the sample weights \('care'\) have changed"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_columns(
+    tiny: Any, half_sure: Path, tmp_path: Path, column: str, before: str, after: str, message: str
+):
+    fit = {"batch_size": 10, "stages": [{"epochs": 1}]}
+    if "care" in column:
+        text = half_sure.read_text().replace("p:blue,p:red", column).replace("0.3,0.7", before)
+        half_sure.write_text(text.replace("0.7,0.3", "blue,1"))
+        fit["sample_weight"] = "care"
+    spec = tiny(fit=fit)
     run = kerasimg.train(spec, data=half_sure, out=tmp_path / "runs", verbose=0)
     noted = run.folder / "training.json"
     noted.write_text(json.dumps({**json.loads(noted.read_text()), "finished": None}))
-    half_sure.write_text(half_sure.read_text().replace("0.3,0.7", "0.2,0.8"))
-    with pytest.raises(DataError, match="the shares of the classes have changed"):
+    half_sure.write_text(half_sure.read_text().replace(before, after))
+    with pytest.raises(DataError, match=message):
         kerasimg.resume(run, verbose=0)
