@@ -23,7 +23,7 @@ import keras_tuner
 from keras_tuner.engine import trial as kt_trial
 
 from kerasimg import log
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, listed
 from kerasimg.keras_internals import OracleHooks
 from kerasimg.spec.document import Tune
 from kerasimg.spec.metrics import Goal
@@ -206,13 +206,17 @@ class Administration(OracleHooks):
             host: the machine that trained it; None: the one to which it was handed out last.
 
         Raises:
-            CallError: if there is no such trial, or the result has too many epochs; nothing is changed.
+            CallError: if there is no such trial, the result has too many epochs, or an objective is missing; nothing
+                is changed.
         """
         with self._guard:
             self._require(trial)
             most = self.epochs * self.tune.executions_per_trial
             if len(ended.curve) > self.epochs or len(ended.rows) > most or (ended.best_epoch or 0) > self.epochs:
                 raise CallError(f"trial {trial}: a trial of this search has at most {self.epochs} epochs")
+            missing = [goal.figure for goal in self.goals[1:] if goal.figure not in ended.figures]
+            if ended.worked and missing:
+                raise CallError(f"trial {trial}: the result has no figure {listed(missing)}")
             if host is not None and trial not in self.ended:
                 self.hosts[trial] = host
             self._end(trial, ended)

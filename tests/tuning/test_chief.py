@@ -174,6 +174,7 @@ BAD = {
     "too many rows": ("End", {"trial": "0001", "ended": GOOD | {"rows": [{"loss": 1.0}] * 6}}),
     "an epoch that is not there": ("End", {"trial": "0001", "ended": GOOD | {"best_epoch": 6}}),
     "an epoch before the first": ("Epoch", {"trial": "0001", "step": -1, "value": 0.5}),
+    "an epoch after the last": ("Epoch", {"trial": "0001", "step": 5, "value": 0.5}),
     "time that runs back": ("End", {"trial": "0001", "ended": GOOD | {"seconds": -1}}),
     "a text as a row": ("End", {"trial": "0001", "ended": GOOD | {"rows": [{"loss": "=cmd()"}]}}),
     "an argument more": ("End", {"trial": "0001", "ended": GOOD, "host": "elsewhere"}),
@@ -322,6 +323,19 @@ def test_a_worker_that_leaves_gives_its_trial_back_at_once(led):
     with first.present():
         assert first.create_trial("worker-1").order.trial == "0001"
     assert second.create_trial("worker-2").order.trial == "0001"
+
+
+def test_a_result_without_one_of_several_objectives_changes_nothing(led):
+    leader = led().serve()
+    leader.oracle.goals = (leader.oracle.goal, Goal("bytes", "min"))
+    worker = leader.worker()
+    trial = worker.create_trial("worker-1")
+    before = state(leader)
+    with pytest.raises(KerasimgError, match="trial 0001: the result has no figure bytes"):
+        end(worker, trial)
+    assert state(leader) == before
+    worker.end_trial("0001", Ended("completed", 0.5, 1.0, [0.5], 1, None, [0.5], figures={"bytes": 9.0}))
+    assert leader.oracle.best == "0001"
 
 
 def test_a_request_that_is_in_work_when_its_worker_leaves_does_not_end_the_chief(led, monkeypatch):
