@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import flatbuffers
@@ -213,6 +213,10 @@ class FloatGraph:
         """Returns the name of an operation's output, by which the converter knows the operation."""
         name: bytes = self._graph.tensors[self._graph.operators[place].outputs[0]].name
         return name.decode()
+
+    def places(self, kinds: Collection[str]) -> list[int]:
+        """Returns the places of all operations of some kinds."""
+        return [place for place, kind in enumerate(self._kinds) if kind in kinds]
 
     def input(self, place: int) -> int:
         """Returns the index of an operation's first input."""

@@ -56,6 +56,8 @@ DAMPING = 0.01
 """Share of the mean variance that is added to each input's, so that the matrix can be inverted."""
 LARGEST = 2304
 """Largest number of weights per output to round together; those of larger layers go to the nearest step."""
+WITHOUT_INT8 = ("DIV",)
+"""Operations that the converter quantizes although LiteRT cannot run them in int8; they stay in float32."""
 STEPS = 127
 """Largest quantized weight."""
 
@@ -75,8 +77,11 @@ def quantize(
     moments = _measure(graph, content, samples)
     rounded = {place: round_weights(graph.weights(place), moment) for place, moment in moments.items()}
 
+    never = graph.places(WITHOUT_INT8)
+
     def make(kept: Sequence[int] = ()) -> bytes:
         """Quantizes, except the operations `kept`, whose weights are not rounded either."""
+        kept = [*never, *kept]
         weights = {place: values for place, values in rounded.items() if place not in kept}
         return litert_file.match_scales(convert(graph.with_weights(weights), [graph.name(place) for place in kept]))
 
