@@ -269,7 +269,7 @@ def _p50_ms(content: bytes, shape: tuple[int, ...]) -> float:
 
 def _convolution(operation: Any) -> int:
     """Returns the number of output values times the kernel size."""
-    kernel = operation.inputs[1].shape  # height, width, input channels of a group, output channels
+    kernel = operation.inputs[1].shape  # the sides, input channels of a group, output channels
     return math.prod(operation.outputs[0].shape) * math.prod(kernel[:-1])
 
 
@@ -285,7 +285,7 @@ def _depthwise(operation: Any) -> int:
 
 def _transposed(operation: Any) -> int:
     """Returns the number of input values times the kernel size."""
-    kernel = operation.inputs[1].shape  # height, width, output channels, input channels
+    kernel = operation.inputs[1].shape  # the sides, output channels, input channels
     return math.prod(operation.inputs[2].shape) * math.prod(kernel[:-1])
 
 
@@ -315,6 +315,8 @@ COUNTED: dict[str, Callable[[Any], int]] = {
     "Conv2D": _convolution,
     "DepthwiseConv2dNative": _depthwise,
     "Conv2DBackpropInput": _transposed,
+    "Conv3D": _convolution,
+    "Conv3DBackpropInputV2": _transposed,
     "MatMul": _product,
     "BatchMatMulV2": _product,
     "Einsum": _einsum,

@@ -32,6 +32,12 @@ def test_multiply_adds_of_each_kind_of_layer():
     assert count(layers.DepthwiseConv2D(3, dilation_rate=2, padding="same")) == 8 * 6 * 4 * 3 * 3
     assert count(layers.SeparableConv2D(5, 3)) == 6 * 4 * 4 * 9 + 6 * 4 * 4 * 5
     assert count(layers.Conv2DTranspose(5, 2, strides=2)) == 8 * 6 * 4 * 5 * 2 * 2
+    volume = layers.Reshape((4, 4, 4, 3))
+    assert count(volume, layers.Conv3D(5, 3)) == 2 * 2 * 2 * 5 * 3**3 * 3
+    assert count(volume, layers.Conv3D(6, 3, groups=3)) == 2 * 2 * 2 * 6 * 3**3
+    assert count(volume, layers.Conv3DTranspose(5, 2, strides=2)) == 4**3 * 3 * 5 * 2**3
+    assert count(layers.Reshape((48, 4)), layers.Conv1D(6, 3, groups=2)) == 46 * 6 * 3 * 2
+    assert count(layers.Reshape((48, 4)), layers.Conv1DTranspose(5, 2, strides=2)) == 48 * 4 * 5 * 2
     assert count(layers.Flatten(), layers.Dense(7)) == 8 * 6 * 4 * 7
     assert count(layers.EinsumDense("abcd,de->abce", (8, 6, 3))) == 8 * 6 * 4 * 3
     assert count(layers.BatchNormalization(), layers.MaxPooling2D(), layers.ReLU()) == 0

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from kerasimg import layers
 from kerasimg.deploy import litert_file, quantization
 from kerasimg.deploy.export_context import Fallback, Options
 from kerasimg.deploy.manifest import ModelFile
@@ -49,6 +50,14 @@ def test_values_that_an_operation_overwrites_keep_their_own_range(tmp_path):
     x = keras.ops.flip(inputs, axis=-1) - np.array([103.0, 116.0, 123.0], "float32")
     x = keras.layers.Conv2D(4, 3, activation="relu")(x)
     model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x)))
+    _, found, expected = write(model, tmp_path)
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_division_stays_in_float32_wherever_it_stands(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, activation="relu")(inputs)  # whose output is int8; of an image it is not
+    model = keras.Model(inputs, keras.layers.Dense(3)(layers.GeMPooling2D()(x)))
     _, found, expected = write(model, tmp_path)
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
