@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any, Final, Literal, NamedTuple, ParamSpec, TypeVar, cast
 
@@ -72,14 +73,27 @@ def verbosity(verbose: Verbose) -> Iterator[None]:
 
 
 def applies_verbose(function: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
-    """Decorate a public function so that its argument `verbose` applies while it runs."""
+    """Decorate a public function so that its argument `verbose` applies while it runs.
+
+    Called without one by another such function, it leaves what that one was given.
+    """
 
     @wraps(function)
     def call(*args: Arguments.args, **options: Arguments.kwargs) -> Returned:
-        with verbosity(cast(Any, options.get("verbose", 1))):
+        if _applied.get() and "verbose" not in options:
             return function(*args, **options)
+        with verbosity(cast(Any, options.get("verbose", 1))):
+            before = _applied.set(True)
+            try:
+                return function(*args, **options)
+            finally:
+                _applied.reset(before)
 
     return call
+
+
+_applied: ContextVar[bool] = ContextVar("applied", default=False)
+"""Whether a function that was given `verbose` is running."""
 
 
 class _Attached(NamedTuple):

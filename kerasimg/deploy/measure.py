@@ -25,7 +25,7 @@ from kerasimg.deploy.manifest import Precision
 from kerasimg.deploy.parity import latency
 from kerasimg.deploy.quiet import silence
 from kerasimg.deploy.targets import Target, open_runtime, target, targets
-from kerasimg.errors import CallError, listed, needs
+from kerasimg.errors import CallError, KerasimgError, listed, needs
 from kerasimg.log import Verbose
 from kerasimg.models.classifier import ClassifierReference
 from kerasimg.results import Measurement
@@ -59,8 +59,8 @@ def measure(
         A `Measurement` with a row per model.
 
     Raises:
-        CallError: if a target is unknown or not installed; on JAX or PyTorch also if the model is not stored in a file,
-            because another process measures the exports.
+        CallError: if a target is unknown or not installed, or none can be measured; one that cannot is warned of. On
+            JAX or PyTorch also if the model is not stored in a file, because another process measures the exports.
 
     Example:
         >>> kerasimg.measure("runs/photos-1", "savedmodel", verbose=0).parameters
@@ -76,16 +76,24 @@ def measure(
         chosen = [each for each in targets() if each.measured and not each.missing()]
     else:
         chosen = [target(name) for name in dict.fromkeys(requested)]
-    rows = [_as_keras(exporting)]
+    rows, failed = [_as_keras(exporting)], list[KerasimgError]()
     with TemporaryDirectory() as folder:
         for each in chosen:
-            options = each.fit(Options(_precisions(exporting, each, precision), batch))
-            log.info(f"{each.name}: {', '.join(options.precisions)}")
-            (Path(folder) / each.name).mkdir()
-            bundle, errors = write_bundle(replace(exporting, options=options), each, Path(folder) / each.name)
-            if errors:
-                raise errors[0]
-            rows += _rows(bundle)
+            try:
+                options = each.fit(Options(_precisions(exporting, each, precision), batch))
+                log.info(f"{each.name}: {', '.join(options.precisions)}")
+                (Path(folder) / each.name).mkdir()
+                bundle, errors = write_bundle(replace(exporting, options=options), each, Path(folder) / each.name)
+                rows += _rows(bundle)
+            except KerasimgError as error:
+                errors = [error]
+            failed += [error for error in errors if isinstance(error, KerasimgError)]
+            if unexpected := [error for error in errors if not isinstance(error, KerasimgError)]:
+                raise unexpected[0]
+    if failed and len(rows) == 1:
+        raise CallError("\n".join(map(str, failed)))
+    for error in failed:
+        log.warning(str(error))
     content = {
         "name": exporting.name,
         "input": list(exporting.shape),

@@ -275,7 +275,9 @@ class Task:
         now = digests(self.spec, recorded, source)
         for name, what in (("columns", f"{source.where}: columns of the manifest"), ("files", "the teacher")):
             if name in self.call["digests"] and self.call["digests"][name] != now[name]:
-                raise CallError(f"{what} changed since the search in '{self.folder}' began; put it back, or search again")
+                raise CallError(
+                    f"{what} changed since the search in '{self.folder}' began; put it back, or search again"
+                )
 
     @property
     def finished(self) -> bool:

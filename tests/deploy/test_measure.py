@@ -1,3 +1,5 @@
+from typing import Any
+
 import keras
 import pytest
 
@@ -69,6 +71,19 @@ def test_measure_lists_keras_then_every_runtime(run: Run, measured: Measurement)
     assert rows == [("(the run)", "float32"), *exports]
     assert all(0 < row["p50_ms"] <= row["p95_ms"] and row["per_second"] > 0 for row in result["runtimes"])
     assert "parameters" in as_text(result)
+
+
+def test_a_target_that_fails_does_not_keep_the_others_from_being_measured(run: Run, listen: Any):
+    warned: list[str] = []
+    listen(warned.append)
+    result = kerasimg.measure(run, ["savedmodel", "litert"], precision="float16", verbose=0)
+    assert [(row["target"], row["precision"]) for row in result["runtimes"]] == [
+        ("(the run)", "float32"),
+        ("litert", "float16"),
+    ]
+    assert [line for line in warned if "savedmodel" in line and "float16" in line]
+    with pytest.raises(CallError, match="savedmodel"):
+        kerasimg.measure(run, "savedmodel", precision="float16", verbose=0)
 
 
 def test_on_another_backend_a_tensorflow_process_measures_the_exports(run: Run, measured: Measurement):

@@ -89,7 +89,11 @@ def with_teacher(folder, images, number):
     ("change", "fit", "differs"),
     [
         (with_column("care", ("12", "13")), {"sample_weight": "care"}, {"columns"}),
-        (with_column("care", ("12", "13")), {"sample_weight": {"$choice": [None, "care"], "default": None}}, {"columns"}),
+        (
+            with_column("care", ("12", "13")),
+            {"sample_weight": {"$choice": [None, "care"], "default": None}},
+            {"columns"},
+        ),
         (with_column("who", ("ab", "aa")), {"group": {"column": "who"}}, {"columns"}),
         (with_column("note", ("ab", "cd")), {}, set()),
         (with_shares, {}, {"columns"}),
