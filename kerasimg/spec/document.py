@@ -164,8 +164,8 @@ class Compile(Section):
     """How the optimizer's `weight_decay` acts. decoupled: w -= rate * decay * w, as in AdamW and in all of Keras.
     coupled: decay * w is added to the gradient, as PyTorch's SGD, Adam and RMSprop and the papers before AdamW do."""
     exclude_from_weight_decay: list[WeightKind] = []
-    """Kinds of weights that do not decay. norm: scale and shift of normalizations, and single numbers that layers learn.
-    token, position: of transformers. depthwise: filters of depthwise convolutions."""
+    """Kinds of weights that do not decay. norm: scale and shift of normalizations, and single numbers that a layer
+    learns. token, position: of transformers. depthwise: filters of depthwise convolutions."""
     loss: Annotated[Any, Named("losses", also=("auto",), mergeable=True)] = "auto"
     """A name of keras.losses, {"type": ...}, or auto: the cross-entropy that fits the task and the output."""
     metrics: list[Annotated[Any, Named("metrics", also=("accuracy", "f1"))]] = ["accuracy"]

@@ -42,7 +42,7 @@ def test_a_model_that_cannot_be_made_smaller_fails_with_the_table(copied: Run, l
         GateError, match=r"no model within 0.1 kB loses at most 0.01 of the accuracy:\nmodel .*\ntiny-1"
     ):
         copied.shrink(to_kb=0.1, to="keras", verbose=0)  # its 8 channels are the smallest multiple
-    assert said == []  # nor does what it calls say anything
+    assert all(line.startswith("warning: ") for line in said)  # nor does what it calls say anything
 
 
 def test_a_pruned_model_is_a_run_that_keeps_the_split(tiny: Any, images: Any, tmp_path: Path):
