@@ -79,6 +79,7 @@ def measure(
     rows, failed = [_as_keras(exporting)], list[KerasimgError]()
     with TemporaryDirectory() as folder:
         for each in chosen:
+            errors: list[Exception] = []
             try:
                 options = each.fit(Options(_precisions(exporting, each, precision), batch))
                 log.info(f"{each.name}: {', '.join(options.precisions)}")
@@ -86,14 +87,15 @@ def measure(
                 bundle, errors = write_bundle(replace(exporting, options=options), each, Path(folder) / each.name)
                 rows += _rows(bundle)
             except KerasimgError as error:
-                errors = [error]
-            failed += [error for error in errors if isinstance(error, KerasimgError)]
-            if unexpected := [error for error in errors if not isinstance(error, KerasimgError)]:
-                raise unexpected[0]
+                errors.append(error)
+            for problem in errors:
+                if not isinstance(problem, KerasimgError):
+                    raise problem
+                failed.append(problem)
     if failed and len(rows) == 1:
         raise CallError("\n".join(map(str, failed)))
-    for error in failed:
-        log.warning(str(error))
+    for problem in failed:
+        log.warning(str(problem))
     content = {
         "name": exporting.name,
         "input": list(exporting.shape),
