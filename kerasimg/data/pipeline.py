@@ -7,8 +7,11 @@ this is a tf.data.Dataset, under JAX and PyTorch a `Feed`; both have a known len
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -245,6 +248,34 @@ def own_errors() -> Iterator[None]:
         raise failure from None
 
 
+class _Calls:
+    """Calls of TensorFlow's threads into Python."""
+
+    def __init__(self) -> None:
+        self.open, self.last_end = 0, -math.inf
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self.open += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.open, self.last_end = self.open - 1, time.monotonic()
+
+    def wait(self, at_most: float = 30.0, quiet: float = 0.3) -> None:
+        """Waits until for some seconds there was none."""
+        end = time.monotonic() + at_most
+        while (self.open or time.monotonic() - self.last_end < quiet) and time.monotonic() < end:
+            time.sleep(0.02)
+
+
+_calls = _Calls()
+# A program may end while a dataset is in use. A thread that calls Python while the interpreter ends never returns, and
+# the process would wait for it without end. Once enough batches are prefetched, no thread calls any more.
+atexit.register(_calls.wait)
+
+
 def _dataset(batches: Batches, first: int, end: int | None, finish: Callable[..., Batch], prefetch: int) -> Any:
     import tensorflow as tf
 
@@ -252,11 +283,12 @@ def _dataset(batches: Batches, first: int, end: int | None, finish: Callable[...
     rows = order.size if order.drop_remainder else None
 
     def load(number: np.int64) -> tuple[np.ndarray, ...]:
-        try:
-            return batches.load(int(number))
-        except KerasimgError as error:
-            _failures.append(error)
-            raise
+        with _calls:
+            try:
+                return batches.load(int(number))
+            except KerasimgError as error:
+                _failures.append(error)
+                raise
 
     def fetch(number: Any) -> tuple[Any, ...]:
         tensors = tf.numpy_function(load, [number], [tf.as_dtype(dtype) for _, dtype in signature], stateful=False)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -244,3 +246,28 @@ def test_blending_goes_with_one_hot_targets_and_is_refused_with_sparse_ones(sour
     assert ((labels > 0) & (labels < 1)).any()
     with pytest.raises(CallError, match="MixUp blends labels"):
         batches(source, range(9), IMAGE, batch_size=3, augment=augment)
+
+
+USED_AT_EXIT = """
+import time
+import numpy as np
+from kerasimg.data import pipeline
+from kerasimg.data.shuffling import Order
+
+class Slow:
+    order = Order(2, 2, False, 0, False, (0, 1))
+    at_once = 2
+    signature = [((), np.dtype(np.float32))]
+
+    def load(self, number):
+        time.sleep(0.2)
+        return (np.full(2, number, np.float32),)
+
+images = iter(pipeline.feed(Slow(), 0, None, lambda pixels: (pixels,)))
+print(next(images)[0].numpy())
+"""
+
+
+def test_a_program_that_ends_while_it_uses_a_dataset_ends():
+    done = subprocess.run([sys.executable, "-c", USED_AT_EXIT], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "[0. 0.]\n"), done.stderr
