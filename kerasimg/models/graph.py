@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import keras
 
-from kerasimg.errors import Fault, SpecError, WeightsError
+from kerasimg.errors import Fault, SpecError, WeightsError, listed, nearest
 from kerasimg.models import backbones, scaling, weights
 from kerasimg.models.budget import Budget, OverBudget
 from kerasimg.models.padding import with_padding
@@ -79,6 +79,10 @@ class Graph:
         self._scaled: dict[str, Any] = {}
         self._scales: dict[str, str | Standardize] = {}
         """Name of the call of a backbone -> how it wants its pixels."""
+        self._maps: dict[str, Sequence[str]] = {}
+        """Name of the call of a backbone -> its feature maps, where it gives several."""
+        self.outputs: Mapping[str, Any] = {}
+        """The output of each top-level node."""
         self._call: Call | None = None
         self.unused: frozenset[str] = frozenset()
         """Names of calls that the output does not depend on."""
@@ -94,7 +98,7 @@ class Graph:
         names = heads.names(self.spec.task, self.spec.params)
         made = self.spec.nodes if nodes is None else nodes
         output = expansion.run(made, names, image, whole=nodes is None)
-        self.unused = expansion.unused
+        self.unused, self.outputs = expansion.unused, expansion.outputs
         return output
 
     def report(self, path: Place, message: str) -> NoReturn:
@@ -132,9 +136,12 @@ class Graph:
             output = layer(**inputs) if isinstance(inputs, dict) else layer(inputs)
         except Exception as error:  # each backend and each layer raises its own
             self._refuse_inputs(call, error, inputs)
-        if isinstance(output, (list, tuple)) and "object" in (entry("layers", call.target) or {}):
+        maps = self._maps.get(call.target if call.kind == "reuse" else call.name)
+        if maps:
+            output = dict(zip(maps, keras.tree.flatten(output), strict=True))
+        elif isinstance(output, (list, tuple)) and "object" in (entry("layers", call.target) or {}):
             output = output[0]  # of a registered layer the first output is the node's
-        if isinstance(output, (list, tuple, dict)):
+        if not maps and isinstance(output, (list, tuple, dict)):
             self.report(call.node.path, f"{call.target} gives several outputs, and a node has one")
         if call.kind != "reuse":
             self.layers[call.name] = layer
@@ -178,7 +185,7 @@ class Graph:
     def _backbone(self, call: Call, arguments: Mapping[str, Any]) -> tuple[Any, str | Standardize]:
         """The backbone as a layer, and how it wants its pixels."""
         own = dict(arguments)
-        named, trainable = own.pop("weights"), own.pop("trainable")
+        named, trainable, maps = own.pop("weights"), own.pop("trainable"), own.pop("features", None)
         shape = self._input_shape(call)
         described = backbones.describe(call.target, own, self.spec)
         explicit = self.spec.image.scale not in ("auto", "none")
@@ -188,23 +195,46 @@ class Graph:
         source = self._weights_file(call, named, described, own, shape)
         try:
             if described.spec is None:
-                layer = backbones.application(call.target, own, shape, self.prefix + call.name)
+                whole = backbones.application(call.target, own, shape, self.prefix + call.name)
+                outputs: Mapping[str, Any] = {inner.name: inner.output for inner in whole.layers} if maps else {}
             else:
-                layer = self._from_spec(described.spec, call, shape, weighted=source is not None)
+                whole, outputs = self._from_spec(described.spec, call, shape, weighted=source is not None)
         except ValueError as error:
             if isinstance(error, SpecError):
                 raise
             self.report(call.node.path, _first_line(error))
         if isinstance(source, str):
-            self.later.append(lambda: weights.load_from_hub(layer, call.target, source))
+            self.later.append(lambda: weights.load_from_hub(whole, call.target, source))
         elif source is not None:
-            self.from_file += layer.weights
-            self.later.append(lambda: weights.load_backbone(layer, call.target, source))
+            self.from_file += whole.weights
+            self.later.append(lambda: weights.load_backbone(whole, call.target, source))
+        layer = self._up_to(whole, outputs, maps, call) if maps else whole
         self._set_trainable(layer, trainable)
         return layer, described.scale
 
-    def _from_spec(self, spec: Spec, call: Call, shape: tuple[int, int, int], weighted: bool) -> keras.Model:
-        """A spec without its head. weighted: all its weights come from a file, so none need be found for its parts."""
+    def _up_to(self, whole: keras.Model, outputs: Mapping[str, Any], maps: Sequence[str], call: Call) -> keras.Model:
+        """A backbone that gives several feature maps, without the layers that none of them needs."""
+        for index, name in enumerate(maps):
+            if name not in outputs:
+                there = listed(outputs)
+                message = f"{call.target} has no node '{name}'{nearest(name, outputs)} (there are: {there})"
+                self.report((*call.node.places["features"], index), message)
+        model = functional(self.spec, whole.inputs, [outputs[name] for name in maps], whole.name)
+        self._maps[call.name] = maps
+        if whole.name in self.inside:
+            kept = {layer.name for layer in model.layers}
+            self.inside[whole.name] = {
+                node: [name for name in names if name in kept] for node, names in self.inside[whole.name].items()
+            }
+        return model
+
+    def _from_spec(
+        self, spec: Spec, call: Call, shape: tuple[int, int, int], weighted: bool
+    ) -> tuple[keras.Model, Mapping[str, Any]]:
+        """A spec without its head, and the outputs of its nodes.
+
+        weighted: all its weights come from a file, so none need be found for its parts.
+        """
         given = None if weighted or self._given(call) is None else AS_THE_SPEC_SAYS
         inner = Graph(spec, self.budget, given, prefix=f"{self.prefix}{call.name}_")
         pixels = keras.Input(shape=shape, name="image")
@@ -212,7 +242,7 @@ class Graph:
         self.later.extend(inner.later)
         self.from_file += inner.from_file
         self.inside |= {**inner.inside, self.prefix + call.name: inner.members}
-        return functional(spec, pixels, output, name=self.prefix + call.name)
+        return functional(spec, pixels, output, name=self.prefix + call.name), inner.outputs
 
     def _input_shape(self, call: Call) -> tuple[int, int, int]:
         pixels: Any = call.inputs
@@ -271,7 +301,10 @@ class Graph:
         if call.kind == "backbone" and call.target.endswith(".json"):
             return  # its layers were counted one by one
         inside = layer.layers if isinstance(layer, keras.Model) else ()
-        shapes = [output.shape, *(made.shape for inner in inside for made in _outputs(inner))]
+        shapes = [
+            *(each.shape for each in keras.tree.flatten(output)),
+            *(made.shape for inner in inside for made in _outputs(inner)),
+        ]
         self._fits(call.node.path, layer, shapes)
 
     def _fits(self, place: Place, layer: Any, shapes: Sequence[Any]) -> None:

@@ -44,25 +44,26 @@ class _Outline(Graph):
         self.owners: list[tuple[str, str]] = []
         """For each part, the top-level node and its block; "" if it is not a block."""
         self.made_by: dict[int, str] = {}
-        self.outputs: list[Any] = []
+        self.made: list[Any] = []
 
     def visit(self, call: Call) -> Any:
         output = super().visit(call)
         layer = self.layers[call.target if call.kind == "reuse" else call.name]
         again = call.kind == "reuse"
+        maps = list(output.values()) if isinstance(output, dict) else [output]
         self.parts.append(
             Part(
                 call.name,
                 f"{call.target} again" if again else call.target.removeprefix("zoo/").removesuffix(".json"),
                 tuple(self.made_by.get(id(tensor), IMAGE) for tensor in _listed(call.inputs)),
-                tuple(output.shape[1:]),
+                tuple(maps[-1].shape[1:]),
                 0 if again else sum(math.prod(variable.shape) for variable in layer.weights),
                 call.arguments.get("trainable") is False,
             )
         )
         self.owners.append((call.owner, call.block))
-        self.made_by[id(output)] = call.name
-        self.outputs.append(output)  # so that no other tensor gets its id
+        self.made_by |= {id(each): call.name for each in maps}
+        self.made += maps  # so that no other tensor gets its id
         return output
 
 

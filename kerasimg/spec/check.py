@@ -35,6 +35,8 @@ class Checker:
         self.open_spec = open_spec
         self.layers: dict[str, tuple[str, Mapping[str, Any], Path]] = {}
         """By name: the class, the arguments, and the path of the activation."""
+        self.maps: dict[str, Sequence[str]] = {}
+        """The feature maps that a backbone gives, by its name."""
         self._reported: set[tuple[Path, str]] = set()
 
     def visit(self, call: Call) -> Handle:
@@ -49,7 +51,10 @@ class Checker:
             place = call.node.places.get("activation", call.node.path)
             self.layers[call.name] = call.target, checked, place
         elif call.kind == "backbone" or call.target not in self.layers:
-            return Output(kind=None)
+            if maps := checked.get("features"):
+                self.maps[call.name] = maps
+            maps = self.maps.get(call.name if call.kind == "backbone" else call.target)
+            return {name: Output(kind=None) for name in maps} if maps else Output(kind=None)
         return output_of(*self.layers[call.name if call.kind == "layer" else call.target], inputs)
 
     def _check(self, call: Call) -> dict[str, Any]:
@@ -145,6 +150,9 @@ def _check_backbone(call: Call, report_at: Report, open_spec: OpenSpec) -> dict[
     given = dict(call.arguments)
     weights = given.pop("weights", None)
     trainable = given.pop("trainable", True)
+    also: dict[str, Any] = {}
+    if "features" in given:
+        also["features"] = _feature_names(given.pop("features"), call, report_at)
     if message := weights_fault(weights):
         report_at(("weights",), message)
     if trainable is not UNKNOWN and not isinstance(trainable, bool):
@@ -162,7 +170,21 @@ def _check_backbone(call: Call, report_at: Report, open_spec: OpenSpec) -> dict[
         report_at(("backbone",), arguments.unknown_name("backbones", call.target))
     else:
         given = arguments.check_arguments("backbones", call.target, given, report_at)
-    return {**given, "weights": weights, "trainable": trainable}
+    return {**given, "weights": weights, "trainable": trainable, **also}
+
+
+def _feature_names(names: Any, call: Call, report_at: Report) -> list[str]:
+    """The names of the feature maps that a backbone gives; empty if they are not such."""
+    if names is UNKNOWN:
+        return []
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        report_at(("features",), f"expected a list of names of nodes of the backbone, got {shown(names)}")
+        return []
+    if len(set(names)) < len(names):
+        report_at(("features",), f"expected each name once, got {shown(names)}")
+    if call.node.name is None:
+        report_at(("features",), "the node needs a 'name', by which later nodes take them: NAME." + names[0])
+    return names
 
 
 def weights_fault(weights: Any) -> str:

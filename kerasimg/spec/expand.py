@@ -58,7 +58,7 @@ class Visitor(Protocol):
     """Visits the calls in order."""
 
     def visit(self, call: Call) -> Handle:
-        """The output of a call."""
+        """The output of a call; of several feature maps, a dict of them by name, of which the last is the node's."""
 
     def shape(self, handle: Handle) -> Sequence[Any]:
         """Height, width and channels of an output; None or UNKNOWN for what it has not."""
@@ -160,6 +160,8 @@ class Expansion:
         self.counts: dict[str, int] = {}
         self.stack: list[str] = []
         self.params: Mapping[str, Any] = {}
+        self.outputs: dict[str, Handle] = {}
+        """The output of each top-level node that was visited, by the name of its call."""
 
     def run(self, nodes: Sequence[Node], params: Mapping[str, Any], entered: Handle, *, whole: bool = True) -> Handle:
         """Returns the output of the last node.
@@ -293,6 +295,7 @@ class Expansion:
         name = self._name(node, scope)
         owner = scope.owner or name
         entered = scope.blocks.get(node.target) if node.kind == "reuse" and not node.arguments else None
+        maps: Mapping[str, Handle] = {}
         if node.kind == "block" or entered is not None:
             repeated = f"[{counter['i']}]" if node.repeat is not None and "i" in counter else ""
             named = self._input_makers(node, scope)
@@ -317,6 +320,8 @@ class Expansion:
                 layer = target
             block = next(iter(self.stack), "")
             output = self.visitor.visit(Call(kind, target, name, owner, arguments, inputs, node, block, self.origin()))
+            if isinstance(output, dict):
+                maps, output = output, [*output.values()][-1]
             if kind == "reuse" and target in self._of_layer:
                 makers |= {self._of_layer[target]}
             made_by = frozenset({len(self._made)})
@@ -328,9 +333,12 @@ class Expansion:
             made_by |= scope.previous_from | scope.makers.get(node.name or "", frozenset())
         if node.kind in ("layer", "backbone"):
             scope.layers[node.name or name] = layer
+        if not scope.owner:
+            self.outputs[name] = output
         if node.name:
-            scope.outputs[node.name] = output
-            scope.makers[node.name] = made_by
+            for key, handle in {"": output, **{f".{key}": handle for key, handle in maps.items()}}.items():
+                scope.outputs[node.name + key] = handle
+                scope.makers[node.name + key] = made_by
             scope.skipped.discard(node.name)
         scope.previous, scope.previous_from = output, made_by
         self._within.pop()

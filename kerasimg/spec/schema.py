@@ -227,7 +227,9 @@ def layer_schemas() -> Schema:
             },
         ],
     }
-    trained = {"weights": dynamic(weights), "trainable": dynamic({"type": "boolean"})}
+    maps = {"type": "array", "items": dynamic({"type": "string"}), "minItems": 1, "uniqueItems": True}
+    maps["description"] = "Nodes of the backbone whose outputs later nodes take as NAME.node; the last is its own."
+    trained = {"weights": dynamic(weights), "trainable": dynamic({"type": "boolean"}), "features": dynamic(maps)}
     layers, backbones = arguments.known("layers"), arguments.known("backbones")
     file: Schema = {"type": "string", "pattern": "\\.json$"}
     of_file = {"additionalProperties": {"$ref": "#/$defs/value"}, "properties": trained}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
@@ -83,9 +83,11 @@ class Recorder(Graph):
         output = super().visit(call)
         arguments = check_call(call, _refuse, self.spec.open)
         digest = digest_of(call, arguments, _each(call.inputs, lambda tensor: self.digests[id(tensor)]))
-        self.digests[id(output)] = digest
-        self.made.append(output)
-        self.known[digest] = Known(self.shape(output), (tuple(output.shape), str(output.dtype)))
+        maps = output if isinstance(output, dict) else {}
+        for handle, each in zip(handles_of(digest, maps), maps.values() or [output], strict=True):
+            self.digests[id(each)] = handle
+            self.made.append(each)
+            self.known[handle] = Known(self.shape(each), (tuple(each.shape), str(each.dtype)))
         self.random[digest] = random.getstate()
         return output
 
@@ -102,6 +104,11 @@ def digest_of(call: Call, arguments: Mapping[str, Any], inputs: Any) -> str:
     # The name is part of it: two equal layers have separate weights.
     text = json.dumps([call.name, call.kind, call.target, arguments, inputs], sort_keys=True, default=repr)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def handles_of(digest: str, maps: Iterable[str] | None) -> list[str]:
+    """Returns what stands for the output of a call: its digest; with the name, for each of several feature maps."""
+    return [f"{digest}.{name}" for name in maps or ()] or [digest]
 
 
 def rate_of(call: Call, arguments: Mapping[str, Any]) -> float | None:
@@ -130,8 +137,10 @@ class _Walk:
         self.rates: dict[str, float] = {}
         self.frozen = self.again = False
         self.inputs: dict[str, tuple[str, ...]] = {}
+        self.maps: dict[str, Sequence[str]] = {}
+        """The feature maps that a backbone gives, by its name."""
 
-    def visit(self, call: Call) -> str:
+    def visit(self, call: Call) -> str | dict[str, str]:
         arguments = check_call(call, _refuse, self.spec.open)
         digest = digest_of(call, arguments, call.inputs)
         self.calls.append((call.name, call.owner, digest))
@@ -142,6 +151,9 @@ class _Walk:
         inputs = call.inputs
         listed = list(inputs.values()) if isinstance(inputs, dict) else inputs if isinstance(inputs, list) else [inputs]
         self.inputs[digest] = tuple(listed)
+        if maps := arguments.get("features") or self.maps.get(call.target):
+            self.maps[call.name] = maps
+            return dict(zip(maps, handles_of(digest, maps), strict=True))
         return digest
 
     def shape(self, handle: str) -> Sequence[Any]:

@@ -41,7 +41,7 @@ from kerasimg.training.prepare import Experiment, Models
 from kerasimg.training.quantization_aware import trains_with_rounding
 from kerasimg.training.splits import Parts, seed_of
 from kerasimg.tuning.compiled_epoch import Compiled, Rate, Table, Tables, WholeEpochs, lift_rates, optimizer_signature
-from kerasimg.tuning.graph_signature import Calls, Outline
+from kerasimg.tuning.graph_signature import Calls, Outline, handles_of
 
 SEEDS = 2
 """Number of seeds for which the initial weights of a model are stored."""
@@ -336,8 +336,9 @@ class _Head(Graph):
             random.setstate(self.trunk.random)
         if digest == self.trunk.seam:
             return self.features
-        shape, dtype = self.known[digest].output
-        return keras.KerasTensor(shape, dtype)
+        maps = call.arguments.get("features") if call.kind == "backbone" else None
+        made = {handle: keras.KerasTensor(*self.known[handle].output) for handle in handles_of(digest, maps)}
+        return dict(zip(maps, made.values(), strict=True)) if maps else made[digest]
 
 
 def can_have_trunk(spec: Spec, outline: Outline) -> bool:

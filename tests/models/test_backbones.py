@@ -1,6 +1,6 @@
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from kerasimg.errors import SpecError
 from kerasimg.models.budget import Budget, no_variables
 from kerasimg.models.build import construct
 from kerasimg.models.graph import Graph
+from kerasimg.models.outline import outline
 from kerasimg.spec.arguments import entry, known
 
 Folder = Callable[..., Path]
@@ -213,3 +214,57 @@ def test_the_layers_of_a_backbone_belong_to_its_node():
         "global_average_pooling2d": ["global_average_pooling2d"],
         "dense": ["dense"],
     }
+
+
+def test_a_backbone_gives_the_feature_maps_that_are_named_with_the_weights_of_the_whole(folder: Folder):
+    first = {"layer": "Conv2D", "name": "first", "filters": 2, "kernel_size": 3}
+    last = {"layer": "Conv2D", "name": "last", "filters": 8, "kernel_size": 3}
+    whole = kerasimg.build(folder(inner=spec(first, BODY, last)), weights=None)
+    pool = {"layer": "GlobalAveragePooling2D"}
+    nodes = [
+        {"backbone": "inner.json", "name": "base", "weights": "w.weights.h5", "features": ["first", "body"]},
+        {"reuse": "base", "name": "again", "inputs": "in"},
+        {**pool, "inputs": "base.first", "name": "fine"},
+        {**pool, "inputs": "base", "name": "coarse"},
+        {**pool, "inputs": "again.first", "name": "twice"},
+        {"layer": "Concatenate", "inputs": ["fine", "coarse", "twice"]},
+    ]
+    path = folder(inner=spec(first, BODY, last, *HEAD, features="last"), outer=spec(*nodes))
+    whole.save_weights(path.with_name("w.weights.h5"))
+    model = kerasimg.build(path)
+    assert [layer.name for layer in model.get_layer("base").layers] == ["image", "base_first", "base_body"]
+    fine, coarse = (np.asarray(keras.ops.mean(layer, (1, 2))) for layer in _maps(whole, PIXELS / 255))
+    np.testing.assert_allclose(model(PIXELS), np.concatenate([fine, coarse, fine], axis=1), rtol=1e-4, atol=1e-5)
+    assert [part.inputs for part in outline(kerasimg.load(path)).nodes][2:5] == [("base",), ("base",), ("again",)]
+
+
+def _maps(whole: keras.Model, pixels: Any) -> Iterator[Any]:
+    """The outputs of the first two convolutions."""
+    for name in ("first", "body"):
+        pixels = whole.get_layer(name)(pixels)
+        yield pixels
+
+
+def test_the_feature_maps_of_keras_applications_are_its_layers():
+    maps = ["conv_pw_3_relu", "conv_pw_11_relu"]
+    model = kerasimg.build(spec({"backbone": "MobileNet", "alpha": 0.25, "name": "base", "features": maps}))
+    assert model.get_layer("base").output_shape == [(None, 8, 8, 32), (None, 2, 2, 128)]
+    assert model.output_shape == (None, 2, 2, 128)
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (
+            {"name": "base", "features": ["bod"]},
+            r"model\[0\] \(inner.json\).features.*no node 'bod'; did you mean 'body'",
+        ),
+        ({"name": "base", "features": "body"}, 'expected a list of names of nodes of the backbone, got "body"'),
+        ({"name": "base", "features": ["body", "body"]}, "expected each name once"),
+        ({"features": ["body"]}, "the node needs a 'name', by which later nodes take them: NAME.body"),
+    ],
+)
+def test_wrong_feature_maps_are_refused(node: dict[str, Any], message: str, folder: Folder):
+    path = folder(inner=spec(BODY, *HEAD), outer=spec({"backbone": "inner.json", **node}))
+    with pytest.raises(SpecError, match=message):
+        kerasimg.build(path)
