@@ -275,7 +275,7 @@ def pixel_difference(cfg: dict[str, Any], image: Any, photo: Any) -> float:
 
 def of_cfg(cfg: dict[str, Any]) -> Any:
     """The section `image` of a checkpoint with this preprocessing."""
-    from kerasimg.models.import_checkpoint import timm_preprocessing
+    from kerasimg.models.checkpoint_files import timm_preprocessing
     from kerasimg.spec.document import Image
 
     return Image(**timm_preprocessing("cfg", cfg, cfg["input_size"][1:]))
@@ -283,7 +283,7 @@ def of_cfg(cfg: dict[str, Any]) -> Any:
 
 def compare_pixels() -> list[dict[str, Any]]:
     """The differences of photographs of several shapes, for every way that timm resizes them."""
-    from kerasimg.models.import_checkpoint import CROP_MODES, FILTERS
+    from kerasimg.models.checkpoint_files import CROP_MODES, FILTERS
 
     rows = []
     for mode in CROP_MODES:

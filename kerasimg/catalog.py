@@ -22,6 +22,8 @@ Reference = str | os.PathLike[str] | Mapping[str, Any] | Spec
 RECIPES = "recipes"
 """The folder of the zoo that holds the recipes."""
 SCHEMA = "kerasimg-1.schema.json"
+TRAINED = "model.keras"
+"""The file in the folder of a run that has a model; folders of searches have none."""
 """The JSON Schema of the format, beside the specs."""
 
 
@@ -134,7 +136,7 @@ def check_classifier(ref: str | os.PathLike[str]) -> None:
     if os.path.exists(text) or _in_zoo(text) is not None:
         return
     hint = nearest_path(text) or _nearest_spec(text)
-    runs = [] if hint else [path.as_posix() for path in sorted(Path("runs").glob(f"*/{pack.SPEC}"))]
+    runs = [] if hint else [path.as_posix() for path in sorted(Path("runs").glob(f"*/{TRAINED}"))]
     there = f"; runs here: {listed((os.path.dirname(path) for path in runs), 8)}" if runs else ""
     raise CallError(f"no run, no model file and no spec {shown(text)}{hint}{there}")
 

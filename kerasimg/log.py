@@ -37,9 +37,25 @@ def info(message: str, **facts: str) -> None:
     LOGGER.info("%s", lines(message), extra=facts)
 
 
+def once(message: str) -> None:
+    """As `info`, unless the running command has reported the same: a search trains many times on the same images."""
+    if LOGGER.isEnabledFor(logging.INFO) and _is_new(message):
+        info(message)
+
+
 def warning(message: str) -> None:
-    """Report what a person should know before relying on a result; on standard error where nothing else is set up."""
-    LOGGER.warning("warning: %s", lines(message))
+    """As `once`: what a person should know before relying on a result; on standard error where nothing is set up."""
+    if _is_new(message):
+        LOGGER.warning("warning: %s", lines(message))
+
+
+def _is_new(message: str) -> bool:
+    """Whether the running command has not reported this before; outside of commands everything is new."""
+    with _LOCK:
+        new = message not in _reported
+        if _attached:
+            _reported.add(message)
+    return new
 
 
 def progress(done: int, total: int) -> None:
@@ -105,6 +121,8 @@ class _Attached(NamedTuple):
 
 _LOCK: Final = threading.Lock()
 _attached: list[_Attached] = []
+_reported: Final[set[str]] = set()
+"""What `once` and `warning` have reported since the first block of those attached began."""
 _before = logging.NOTSET, True
 """Level and propagation of the logger without what is attached."""
 
@@ -121,6 +139,7 @@ def attached(handler: logging.Handler | None, level: int) -> Iterator[None]:
     with _LOCK:
         if not _attached:
             _before = LOGGER.level, LOGGER.propagate
+            _reported.clear()
         entry = _Attached(level, handler, handler is not None and not LOGGER.hasHandlers())
         _attached.append(entry)
         _apply()

@@ -97,7 +97,9 @@ def test_loading_a_spec_imports_neither_keras_nor_tensorflow_nor_numpy():
 
 def test_a_missing_run_names_those_that_exist(tmp_path, monkeypatch):
     (tmp_path / "runs" / "pets-1").mkdir(parents=True)
-    (tmp_path / "runs" / "pets-1" / "spec.json").write_text("{}")
+    (tmp_path / "runs" / "pets-1" / "model.keras").write_bytes(b"")
+    (tmp_path / "runs" / "pets-tune-1").mkdir()
+    (tmp_path / "runs" / "pets-tune-1" / "spec.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     catalog.check_classifier("runs/pets-1")
     catalog.check_classifier("efficientnet_lite0")

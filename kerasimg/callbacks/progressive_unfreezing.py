@@ -94,7 +94,7 @@ def _leaves(layer: Any) -> Iterator[Any]:
 
 
 def _rebuild_optimizer(model: Any) -> None:
-    """Replace the optimizer, whose list of variables is fixed, by one for the present variables, with the old state."""
+    """Replace the optimizer, whose list of variables is fixed, by one for the current variables, with the old state."""
     former = model.optimizer
     fresh = type(former).from_config(former.get_config())
     fresh.build(model.trainable_variables)

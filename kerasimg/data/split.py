@@ -110,6 +110,20 @@ def record(
     }
 
 
+def same_image_other_labels(images: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Returns the ids of images with the same content and different labels, one pair per content.
+
+    images: as `record` describes them.
+    """
+    firsts: dict[str, Mapping[str, Any]] = {}
+    pairs: dict[str, tuple[str, str]] = {}
+    for image in images:
+        first = firsts.setdefault(image["sha256"], image)
+        if sorted(first["labels"]) != sorted(image["labels"]):
+            pairs.setdefault(image["sha256"], (first["id"], image["id"]))
+    return list(pairs.values())
+
+
 def fingerprint(item: Item) -> str:
     """SHA-256 of the image's file, or of its pixels if it is an array."""
     image = item.image

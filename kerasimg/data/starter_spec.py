@@ -65,8 +65,10 @@ def starter_spec(
         task: the task; None: the one that fits the labels, see `task_of`.
         progress: called with the number of images read and the total.
     """
-    summary = summarize_data(data, task, progress)
-    log.info(describe(summary))
+    source = open_source(data, task or task_of(data))
+    log.once(source.describe())
+    summary = summarize(source, progress)
+    log.info(_sizes(summary))
     document = make_spec(name_of(data), summary, Choices(task=task))
     recipe = document["extends"]
     log.info(f"no spec given; using {recipe}: {document['// extends'].partition('. `')[0]}")
@@ -80,10 +82,13 @@ def summarize_data(data: Data, task: Task | None = None, progress: Progress | No
 
 def describe(summary: Summary) -> str:
     """The summary in one line for the user."""
-    classes = list(summary.classes.items())
+    return f"{summary.images:,} images of {len(summary.classes)} classes, {_sizes(summary)}"
+
+
+def _sizes(summary: Summary) -> str:
+    (largest, most), (smallest, least) = next(iter(summary.classes.items())), list(summary.classes.items())[-1]
     return (
-        f"{summary.images:,} images of {len(classes)} classes, {classes[0][1]:,} of '{classes[0][0]}' "
-        f"to {classes[-1][1]:,} of '{classes[-1][0]}'; {summary.width}x{summary.height} px in the median, "
+        f"{most:,} of '{largest}' to {least:,} of '{smallest}'; {summary.width}x{summary.height} px in the median, "
         f"{'without colours' if summary.grey else 'in colour'}"
     )
 

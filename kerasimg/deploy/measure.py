@@ -335,7 +335,7 @@ COUNTED: dict[str, Callable[[Any], int]] = {
 
 
 def _processor() -> str:
-    """Returns the name of the processor."""
+    """Returns the name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

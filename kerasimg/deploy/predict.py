@@ -3,7 +3,7 @@
 A bundle starts in a fraction of a second, because neither Keras nor TensorFlow is loaded, and answers one image many
 times as fast as `keras.Model.predict`. It is used if its results are those of the trained model:
 
-- it belongs to the present state of the run's model: weights, temperature and thresholds;
+- it belongs to the current state of the run's model: weights, temperature and thresholds;
 - the export compared it with the model on images, and no probability differed by more than `SAME`;
 - its file is as it was exported, and its runtime is installed;
 - it has the run's rule for unknown images (`kerasimg.known`), if there is one, and its p-values were compared, too.

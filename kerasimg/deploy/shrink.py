@@ -279,7 +279,7 @@ class _Ladder:
         return drop <= self.max_drop + ROUNDING
 
     def can_fit(self, parameters: int) -> bool:
-        """Whether a model with so many parameters may be small enough in the smallest precision."""
+        """Whether a model with this number of parameters may be small enough in the smallest precision."""
         share = parameters / self.exporting.model.count_params()
         return self.fits(min(row.bytes for row, _ in self.rows if row.method == "as trained") * share / SLACK)
 

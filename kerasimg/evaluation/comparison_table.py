@@ -12,6 +12,9 @@ from rich.text import Text
 
 from kerasimg.escaping import deep
 
+_FIGURE = 20
+"""Characters of the column with the names of the metrics."""
+_WIDE = 1000
 _IMAGES = 10
 """Largest number of images that are listed, of each kind."""
 
@@ -23,8 +26,17 @@ def print_comparison(content: dict[str, Any], console: Console | None = None) ->
     """
     content = deep(content)
     console = console or Console()
+    if not console.is_terminal:  # a file or a pipe: no line is too long
+        console.width = max(console.width, _WIDE)
     for note in _notes(content):
-        console.print(Text(note))
+        console.print(Text(note), soft_wrap=True)
+    runs = content["runs"]
+    if _FIGURE + sum(len(run) + 2 for run in runs) > console.width:  # names too long for columns get numbers
+        for number, run in enumerate(runs, 1):
+            console.print(Text(f"run {number}: {run}"), soft_wrap=True)
+        names = [f"run {number}" for number in range(1, len(runs) + 1)]
+        others = zip(content["against_first"], names[1:], strict=True)
+        content |= {"runs": names, "against_first": [{**other, "run": name} for other, name in others]}
     tables = [_figures(content)]
     for other in content["against_first"]:
         tables.append(_differences(content, other))

@@ -161,9 +161,8 @@ def _missing_classes(truth: np.ndarray, classes: Sequence[str], task: Task) -> l
         return []
     which = f"class {missing[0]} has" if len(missing) == 1 else f"{len(missing)} classes ({listed(missing)}) have"
     return [
-        f"{which} no images among these {len(truth):,}, so no figure says how well such images are recognised; "
-        "macro figures count a class as 0 if an image was taken for it; add images of every class, or hold out more "
-        "for the test (fit.test_split)"
+        f"{which} no images among these {len(truth):,}, so no figure says how well such images are recognised, and one "
+        "that is predicted as such a class lowers the macro averages; evaluate with images of every class"
     ]
 
 

@@ -19,7 +19,7 @@ _COLOURS = ((0.0, (43, 12, 98)), (0.35, (164, 30, 100)), (0.7, (240, 96, 30)), (
 
 
 def as_shares(values: np.ndarray) -> np.ndarray:
-    """What speaks for a class as shares of the most: negative values as 0, the 99.5th percentile and above as 1."""
+    """Evidence for a class, scaled: negative values become 0, the 99.5th percentile and above 1."""
     positive = np.maximum(np.nan_to_num(values), 0).astype(np.float32)
     highest = np.percentile(positive, HIGHEST) or positive.max()
     return np.minimum(positive / highest, 1) if highest > 0 else positive

@@ -43,7 +43,7 @@ METHODS: dict[str, Method] = {"accuracy": "wilson", "subset_accuracy": "wilson",
 """Figure -> how its interval is found, where that is not by percentiles."""
 
 _CHUNK = 2**17
-"""Images times resamples that are drawn at once: what fits into a processor's cache."""
+"""Images times resamples that are drawn at once: what fits into a CPU's cache."""
 
 
 def intervals(

@@ -12,7 +12,7 @@ from kerasimg.metrics.averaged import Average, AveragedMetric
 
 @keras.saving.register_keras_serializable(package="kerasimg")
 class SparsePrecision(AveragedMetric):
-    """Share of hits among what was predicted, as `sklearn.metrics.precision_score(..., zero_division=0)`; in [0, 1].
+    """Precision, as `sklearn.metrics.precision_score(..., zero_division=0)`; in [0, 1].
 
     y_true: (N,) or (N, 1) integers in [0, num_classes), or (N, num_classes) one-hot.
     y_pred: (N, num_classes) probabilities or logits; for two classes also (N,) or (N, 1), of class 1.

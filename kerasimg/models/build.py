@@ -15,6 +15,7 @@ from kerasimg.compile_cache import open_compile_cache
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.models import weights as weights_files
 from kerasimg.models.budget import Budget, NoInitialValue, deferred_variables
+from kerasimg.models.checkpoint_files import load_hub_weights
 from kerasimg.models.graph import AS_THE_SPEC_SAYS, Applied, Graph, functional
 from kerasimg.models.weights import Weights
 from kerasimg.spec.load import Spec
@@ -96,6 +97,8 @@ def construct(
             # The head stays as it is drawn if the file has one for other classes.
             own = {id(variable) for variable in weights_files.head_of(model).weights}
             from_file += [variable for variable in model.weights if id(variable) not in own]
+    for backbone, target, source in graph.from_hub:
+        load_hub_weights(backbone, target, source, construct_without_weights)
     for finish in graph.later:
         finish()
     if packed is not None:
@@ -103,6 +106,11 @@ def construct(
     elif whole is not None:
         weights_files.load_into(model, whole, but_the_head=weights == AS_THE_SPEC_SAYS)
     return Built(model, graph.members, graph.inside)
+
+
+def construct_without_weights(spec: Spec, inspect: Callable[[keras.Model], None]) -> keras.Model:
+    """Builds the model of a spec without its weights. inspect: as for `construct`."""
+    return construct(spec, weights=None, inspect=inspect).model
 
 
 @contextmanager

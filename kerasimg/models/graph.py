@@ -74,6 +74,8 @@ class Graph:
         self.inside: dict[str, dict[str, list[str]]] = {}
         self.later: list[Callable[[], None]] = []
         self.from_file: list[Any] = []
+        self.from_hub: list[tuple[Any, str, str]] = []
+        """Backbone, file of its spec, and the checkpoint on the Hub whose weights it gets before `later` is done."""
         self.backbone_names: list[str] = []
         self._image: Any = None
         self._scaled: dict[str, Any] = {}
@@ -204,7 +206,7 @@ class Graph:
                 raise
             self.report(call.node.path, _first_line(error))
         if isinstance(source, str):
-            self.later.append(lambda: weights.load_from_hub(whole, call.target, source))
+            self.from_hub.append((whole, call.target, source))
         elif source is not None:
             self.from_file += whole.weights
             self.later.append(lambda: weights.load_backbone(whole, call.target, source))
@@ -240,6 +242,7 @@ class Graph:
         pixels = keras.Input(shape=shape, name="image")
         output = inner.make(pixels, backbones.feature_nodes(spec), scaled=True)
         self.later.extend(inner.later)
+        self.from_hub += inner.from_hub
         self.from_file += inner.from_file
         self.inside |= {**inner.inside, self.prefix + call.name: inner.members}
         return functional(spec, pixels, output, name=self.prefix + call.name), inner.outputs

@@ -2,10 +2,10 @@
 
 The forms, of which `settle` takes the first that fits and agrees at the seam:
 
-- bfloat16: batch normalizations folded into the kernels, values of 8 binary digits. Where the processor multiplies
+- bfloat16: batch normalizations folded into the kernels, values of 8 binary digits. Where the CPU multiplies
   them by itself (AVX-512 BF16, AMX), and only folded: unfolded it is slower than float32.
 - litert: the model as LiteRT runs it, float32. Its conversion takes seconds, so it is tried for much work only, on
-  processors without bfloat16.
+  CPUs without bfloat16.
 - folded: batch normalizations folded, float32; the same except for rounding.
 - plain: Keras' own forward pass.
 """
@@ -198,7 +198,7 @@ def agrees(form: Form, found: Agreement) -> bool:
 
 
 def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 natively; False if the system does not report it."""
+    """Whether the CPU multiplies bfloat16 natively; False if the system does not report it."""
     try:
         flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:

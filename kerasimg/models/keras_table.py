@@ -259,3 +259,4 @@ def _activations() -> tuple[dict[str, Any], dict[str, str]]:
 
 if __name__ == "__main__":
     write(make_table())
+    print(f"wrote {TABLE_FILE}")

@@ -2,7 +2,7 @@
 
 Every batch normalization that directly follows a convolution or a dense layer is folded into its kernel, which is
 exact except for rounding (Jacob et al. 2018, arXiv:1712.05877, section 3.2). Constants, because TensorFlow then lays
-kernels out for the processor once, and fuses convolution, bias and activation. No XLA there: on a processor its
+kernels out for the CPU once, and fuses convolution, bias and activation. No XLA there: on a CPU its
 convolutions are many times slower. A layer without an entry in `LOWERED` is called itself, in float32.
 """
 

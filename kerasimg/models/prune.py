@@ -36,7 +36,7 @@ KEEPING = frozenset(
 """Layers whose outputs have the channels of their inputs."""
 MERGING = frozenset(("Add", "Average", "Maximum", "Minimum", "Multiply", "Subtract"))
 MULTIPLE = 8
-"""Pruned groups have a multiple of this number of channels, by which processors compute."""
+"""Pruned groups have a multiple of this number of channels, by which CPUs compute."""
 
 
 @dataclass

@@ -183,13 +183,6 @@ def is_on_hub(weights: Any) -> bool:
     return isinstance(weights, str) and weights.startswith("hf://")
 
 
-def load_from_hub(model: Any, backbone: str, source: str) -> None:
-    """Gives a backbone, a spec of the zoo, the weights of a checkpoint on the Hugging Face Hub."""
-    from kerasimg.models.import_checkpoint import load_hub_weights  # builds the checkpoint's own model
-
-    load_hub_weights(model, backbone, source)
-
-
 def load_into(model: Any, path: Path, *, but_the_head: bool = False) -> None:
     """Load a weights file into the model of a spec.
 

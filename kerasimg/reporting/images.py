@@ -123,7 +123,7 @@ def thumbnail(image: PIL.Image.Image, side: int = SIDE) -> Thumbnail:
 
 
 def mistakes_and_hits(found: Predictions, task: Task) -> tuple[list[Example], list[Example], int]:
-    """The most confident mistakes, surest first; the least sure hits, first the least; how many mistakes in all."""
+    """The most confident mistakes first; the least confident correct predictions first; the number of mistakes."""
     if task == "multilabel":
         return _of_labels(found)
     _, confidence = decide(found.probabilities, task)

@@ -296,7 +296,7 @@ def _data(record: Mapping[str, Any], album: Album) -> dict[str, Any]:
 
 
 def _gallery(found: Predictions | None, spec: Spec, album: Album, classifier: Classifier | None) -> dict[str, Any]:
-    """The most confident mistakes and the least sure hits, with their images and maps where these can be had."""
+    """The most confident mistakes and the least confident correct predictions, with images and maps if available."""
     if found is None:
         return {"mistakes": [], "hits": [], "mistaken": 0, "explained_by": None}
     mistakes, hits, mistaken = mistakes_and_hits(found, spec.task)

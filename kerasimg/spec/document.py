@@ -284,7 +284,7 @@ class Fit(Section):
     seed: Seed = 0
     """The seed of the split, the initial weights, the order and the augmentation."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16", "auto"] = "float32"
-    """Keras' dtype policy while training. auto: by a short probe, a mixed one if the processor has instructions for
+    """Keras' dtype policy while training. auto: by a short probe, a mixed one if the CPU has instructions for
     it and a step is faster."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Momentum of the moving average of the weights, which is validated and used in their place; null: none."""

@@ -473,3 +473,4 @@ def text() -> str:
 
 if __name__ == "__main__":
     FILE.write_text(text(), encoding="utf-8")
+    print(f"wrote {FILE}")

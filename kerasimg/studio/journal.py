@@ -83,7 +83,7 @@ class Journal:
         return effective
 
     def undo(self) -> list[Change]:
-        """Take back the last edit; returns its changes, reversed, or nothing if there is none."""
+        """Undo the last edit; returns its changes, reversed, or nothing if there is none."""
         if not self._done:
             return []
         number = self._done[-1]

@@ -211,7 +211,7 @@ class Library(AbstractContextManager["Library"]):
         return name
 
     def undo(self) -> int:
-        """Take back the last decision; returns how many images it changed."""
+        """Undo the last decision; returns how many images it changed."""
         with self.lock:
             return len(self._apply(self.journal.undo()))
 

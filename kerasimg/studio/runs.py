@@ -140,7 +140,7 @@ class Runs:
         return self.spec_file.read_text(encoding="utf-8") if self.spec_file.is_file() else None
 
     def train(self, epochs: int | None = None) -> Job:
-        """Start a training of the spec on the present labels."""
+        """Start a training of the spec on the current labels."""
         self._require_images()
         if not self.spec_file.is_file():
             self.write_recipe(AUTO)
@@ -210,7 +210,7 @@ class Runs:
         return self.jobs.start("unknown", command, run)
 
     def snapshot(self) -> Path:
-        """The present labels as a manifest that later decisions do not change, since a run refers to it."""
+        """The current labels as a manifest that later decisions do not change, since a run refers to it."""
         text = self.library.manifest(self.library.state)
         # `auto` names its runs after the file.
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]

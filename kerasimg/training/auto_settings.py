@@ -131,7 +131,7 @@ class Choices:
         if known not in self._known:
             chosen, figures = self._known[known] = choose()
             name = {True: "on", False: "off"}[chosen] if isinstance(chosen, bool) else chosen
-            log.info(f"{line.format(name)}, {figures['why']}")
+            log.once(f"{line.format(name)}, {figures['why']}")
         chosen, figures = self._known[known]
         notes[key.partition(".")[2]] = {"chosen": chosen, **figures}
         return load_again(spec, edits={key: chosen}, other_options=False)

@@ -99,7 +99,7 @@ class Watch(keras.callbacks.CallbackList):
 
         save: writes a checkpoint, given the facts and arrays of where `fit` is; None: no checkpoints.
         begin, end: the first epoch of the stage, and the one after its last.  until: the epoch to stop before, `end` at
-        most.  steps: of an epoch.  deadline: when to end after the present step; the validation is done before it.
+        most.  steps: of an epoch.  deadline: when to end after the current step; the validation is done before it.
         tested: steps of a validation.
         """
         super().__init__(

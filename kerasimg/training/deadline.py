@@ -1,4 +1,4 @@
-"""A deadline of a training: when it passes, the training ends after the present step with what it has reached."""
+"""A deadline of a training: when it passes, the training ends after the current step with what it has reached."""
 
 from __future__ import annotations
 

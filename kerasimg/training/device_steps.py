@@ -6,7 +6,7 @@ augments them, and runs Keras' own `train_step`; the batches, the random numbers
 so the results are the same to rounding. Python is called about once a second, for Ctrl-C, progress and checkpoints.
 
 It pays where a step takes less time than calling it, and where copying batches takes longer than computing them: on a
-GPU. XLA's loops are slow on a processor.
+GPU. XLA's loops are slow on a CPU.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def data_bytes(plan: FeaturePlan) -> int:
 
 
 def device_room() -> int:
-    """Returns the bytes of the device's memory that data may take; of the processor's, if that is the device."""
+    """Returns the bytes of the device's memory that data may take; of the CPU's, if that is the device."""
     import jax
 
     statistics = jax.local_devices()[0].memory_stats() or {}
@@ -148,7 +148,7 @@ class DeviceSteps:
         self.test_functions = {} if self.test_table is None else _functions(self.model, self.test_table, train=False)
         self.steps_per_call = self.fixed or FIRST_STEPS
         count, size = sum(table.order.count for table in tables.values()), data_bytes(plan)
-        log.info(
+        log.once(
             f"{count:,} examples ({size / 1e6:,.0f} MB) are on the device; shuffling, augmentation and steps run "
             "there, compiled as a loop"
         )

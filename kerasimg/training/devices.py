@@ -127,21 +127,21 @@ def devices_for(spec: Spec) -> Devices:
     if spec.fit.distribute == "off":
         return ONE
     if keras.backend.backend() == "torch":
-        log.info("devices: one, since Keras trains on several under JAX and TensorFlow, not under PyTorch")
+        log.once("devices: one, since Keras trains on several under JAX and TensorFlow, not under PyTorch")
         return ONE
     names = _names()
     if len(names) > 1 and has_teacher(spec):
-        log.info(f"devices: one of {len(names)}, since Keras' Distiller ignores the weights of rows")
+        log.once(f"devices: one of {len(names)}, since Keras' Distiller ignores the weights of rows")
         return ONE
     size = batch_size_of(spec)
     count = max(number for number in range(1, len(names) + 1) if size % number == 0)
     if count == 1:
         why = "there is no other" if len(names) == 1 else f"batches of {size} cannot be split evenly among more"
-        log.info(f"devices: one of {len(names)}; {why}")
+        log.once(f"devices: one of {len(names)}; {why}")
         return ONE
     chosen = tuple(names[:count])
     left = f", {len(names) - count} left idle, since {size} cannot be split evenly" if count < len(names) else ""
-    log.info(f"devices: {count} ({', '.join(chosen)}{left}), with {size // count} of a batch's {size} images each")
+    log.once(f"devices: {count} ({', '.join(chosen)}{left}), with {size // count} of a batch's {size} images each")
     return Devices(chosen, _strategy(chosen))
 
 

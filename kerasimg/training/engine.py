@@ -159,7 +159,7 @@ class Engine:
             whole.set_weights(model.get_weights())
 
     def snapshot(self) -> Checkpoint | None:
-        """Return a checkpoint of the present state; None if no stage was trained."""
+        """Return a checkpoint of the current state; None if no stage was trained."""
         return None if self._snapshot is None else self._snapshot()
 
     def hand_on(self) -> None:
@@ -350,7 +350,7 @@ class KerasFit:
                 DeviceSteps(plan, self._acts_on_steps, None if wanted == "auto" else wanted).run(watch)
                 return
             if reason and has_gpu():
-                log.info(f"batches are copied to the device one by one: {reason}")
+                log.once(f"batches are copied to the device one by one: {reason}")
             common: dict[str, Any] = {
                 "validation_data": even(plan.validation(), len(experiment.parts.get("validation", ()))),
                 "callbacks": watch,
@@ -365,7 +365,7 @@ class KerasFit:
             if epoch < watch.until and not model.stop_training:
                 endless = even(plan.train(first_epoch=epoch, epochs=None))
                 if plan.mode != "cached" and (shortage := experiment.cache.shortage()):
-                    log.info(shortage)
+                    log.once(shortage)
                 model.fit(endless, steps_per_epoch=watch.steps, initial_epoch=epoch, epochs=watch.until, **common)
 
 

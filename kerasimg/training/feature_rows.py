@@ -36,7 +36,7 @@ from kerasimg.training.feature_files import Store, row_keys
 Stored = Literal["float16", "float32"]
 
 BATCH = 64
-"""Batch size of the engine on a processor."""
+"""Batch size of the engine on a CPU."""
 GPU_BATCH = 512
 """The same on a GPU, at most; `_batch_size` makes it smaller for large images."""
 GPU_BATCH_BYTES = 2**30
@@ -258,7 +258,8 @@ def _fill_view(
             if left_s > REPORT_S:
                 left = f"{left_s:,.0f} s" if left_s < 100 else f"{left_s / 60:,.0f} minutes"
                 speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
-                log.info(f"features of {what}: {done:,} of {len(missing):,}, {speed} images/s, about {left} left")
+                which = f"{what}, view {view + 1} of {views}" if views > 1 else what
+                log.info(f"features of {which}: {done:,} of {len(missing):,}, {speed} images/s, about {left} left")
     if fresh:
         rows.on_disk &= _keep(store, keys, rows, first, np.concatenate(fresh))
     rows.computed += done

@@ -70,7 +70,7 @@ def cross_val_predict(
         raise CallError(f"folds: expected 2 or more, got {folds}")
     loaded, source = load_for(spec, data, overrides, merged_params(params, more_params))
     check_teacher_place(loaded)
-    log.info(source.describe())
+    log.once(source.describe())
     fold_of = _folds(source, folds, seed_of(loaded), group_numbers_of(loaded, source))
     cache = Cache("auto")
     source = check_images(source, loaded, "fail", cache)

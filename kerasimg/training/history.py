@@ -33,7 +33,7 @@ class History(keras.callbacks.Callback):
         self._spent = 0.0
 
     def get_state(self) -> dict[str, Any]:
-        """Return the rows, and the time of the present epoch so far."""
+        """Return the rows, and the time of the current epoch so far."""
         return {"rows": self.rows, "columns": self._columns, "spent": self._seconds()}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -79,7 +79,7 @@ class History(keras.callbacks.Callback):
             file.write(self._text(self._header(), row) if first else self._text(row))
 
     def _seconds(self) -> float:
-        """Return the time of the present epoch; 0 between two epochs."""
+        """Return the time of the current epoch; 0 between two epochs."""
         return 0.0 if self._begun is None else time.perf_counter() - self._begun
 
     def _header(self) -> dict[str, Any]:

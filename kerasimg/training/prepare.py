@@ -18,6 +18,7 @@ import numpy as np
 from kerasimg import log
 from kerasimg.catalog import RECIPES, Reference, load, own_weights
 from kerasimg.data.cache import Cache
+from kerasimg.data.image_files import NO_HEIC
 from kerasimg.data.items import Part
 from kerasimg.data.readable import OnBadImage, require_readable
 from kerasimg.data.source import Source
@@ -155,7 +156,7 @@ def prepare(
     else:
         spec, source = load_for(ref, data, overrides, params)
         check_teacher_place(spec)
-        log.info(source.describe())
+        log.once(source.describe())
     spec, teacher = locate_teacher(spec)
     spec, tried = (choices or Choices(limits)).settle(spec, source)
     devices = devices_for(spec) if distribute else ONE
@@ -216,7 +217,7 @@ def _epochs_for_few_images(draft: Spec, source: Source) -> dict[str, Any]:
     after = min(MOST_EPOCHS, -(-LEAST_STEPS // steps))
     if after <= before:
         return {}
-    log.info(
+    log.once(
         f"epochs: {after} instead of the recipe's {before}, since {images:,} training images are only "
         f"{steps:,} {'step' if steps == 1 else 'steps'} per epoch; set {' and '.join(usual)} to choose"
     )
@@ -240,7 +241,9 @@ def check_images(
         cache=cache,
     )
     if checked.skipped:
-        log.info(f"{len(checked.skipped):,} unreadable left out: {listed((bad.id for bad in checked.skipped), 5)}")
+        line = f"{len(checked.skipped):,} unreadable left out: {listed((bad.id for bad in checked.skipped), 5)}"
+        missing = sum(bad.reason == NO_HEIC for bad in checked.skipped)
+        log.once(f'{line}; {missing:,} of them HEIC: pip install "kerasimg[heic]"' if missing else line)
     return checked
 
 

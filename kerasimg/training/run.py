@@ -208,7 +208,7 @@ def reopen_experiment(run: RunFolder, data: Data | None, cache: Any) -> Experime
             "the run was trained on arrays, which it did not keep; give them: kerasimg.resume(run, data=...)"
         )
     source = open_source(recorded["where"] if data is None else data, spec.task, classes=run.required(CLASSES))
-    log.info(source.describe())
+    log.once(source.describe())
     parts = parts_of_record(source, recorded)
     if source.soft and digest(source, parts["train"]) != call["soft_labels"]:
         raise ManyFaults(

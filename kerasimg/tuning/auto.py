@@ -199,8 +199,8 @@ class _Auto:
         build_s = 2 * pace.start_s
         self.end_s = 4 + build_s + (parts.test + parts.validation) / pace.keras_rate + self._export_s
         log.info(
-            f"{pace.rate:,.0f} images/s through {'the model' if tiny else 'the backbone'}; the evaluation and the "
-            f"export at the end take about {self.end_s:.0f} s of {self._time}"
+            f"{pace.rate:,.0f} images/s through {'the model' if tiny else 'the backbone'}; of {self._time}, about "
+            f"{self.end_s:.0f} s are for the evaluation and the export at the end"
         )
         if not tiny:
             self._search_heads(pace, parts, build_s)

@@ -38,7 +38,7 @@ from kerasimg.training.prepare import Experiment
 from kerasimg.training.splits import seed_of
 
 LONGEST_CALL_S = 4.0
-"""Longest time of one call on a slow processor; a longer epoch is split into several calls, so that Ctrl-C works."""
+"""Longest time of one call on a slow CPU; a longer epoch is split into several calls, so that Ctrl-C works."""
 TIMED_CALL_S = 0.5
 """The same for a training with a deadline."""
 

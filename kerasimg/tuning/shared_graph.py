@@ -209,7 +209,7 @@ class SharedModel(KerasFit):
 
 
 def resident_bytes() -> int:
-    """Returns the resident memory of the process in bytes; its peak if the system does not report the present size."""
+    """Returns the resident memory of the process in bytes; its peak if the system does not report the current size."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
@@ -235,7 +235,7 @@ def forget_gradients(names: Iterable[str]) -> None:
 
 
 class Prefetch:
-    """Prepares the next trial in a second thread while the present one computes; only one of them builds models."""
+    """Prepares the next trial in a second thread while the current one computes; only one of them builds models."""
 
     def __init__(self) -> None:
         self._turn = threading.Lock()

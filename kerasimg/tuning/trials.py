@@ -102,7 +102,7 @@ class Trials:
         self.limits = limits
         self.keep = self.spec.tune.keep if keep is None else keep
         self.cache = cache if isinstance(cache, Cache) else Cache(cache)
-        log.info(self.source.describe())
+        log.once(self.source.describe())
         self.source = check_images(self.source, self.spec, on_bad_image, self.cache, deadline)
         self._parts: dict[str, Parts] = {}
         self._choices = Choices(limits)

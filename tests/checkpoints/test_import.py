@@ -13,7 +13,7 @@ from kerasimg.catalog import load_to_build
 from kerasimg.errors import CallError
 from kerasimg.models import converters
 from kerasimg.models.build import construct
-from kerasimg.models.import_checkpoint import timm_preprocessing, transformers_preprocessing
+from kerasimg.models.checkpoint_files import timm_preprocessing, transformers_preprocessing
 from tests.checkpoints import seeded
 
 TOLERANCE = 1e-4

@@ -19,8 +19,11 @@ QUICK = ("--epochs", "1", "--batch-size", "8", "--set", "width=16", "--on-bad-im
 
 
 def test_images_alone_are_trained_on_by_the_spec_that_init_writes(say: Any, photos: Path, tmp_path: Path):
+    (photos / "blue" / "copy.png").write_bytes((photos / "red" / "00.png").read_bytes())
     said = say("train", photos, *QUICK, "--out", tmp_path / "runs")
     run = tmp_path / "runs" / "photos-1"
+    assert said.out.count("21 images of 2 classes") == 1
+    assert "warning: the same image with different labels: blue/copy.png = red/00.png; keep one" in said.err + said.out
     assert (said.code, "no spec given; using recipes/from_scratch: the images are tiny" in said.out) == (0, True)
     assert said.out.splitlines()[-1] == f"Next: kerasimg export {run} --to web"
     assert say("init", photos).code == 0

@@ -1,8 +1,10 @@
+import io
 import json
 import shutil
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy.stats import binomtest
 
 import kerasimg
@@ -157,3 +159,12 @@ def test_the_terminal_gets_figures_differences_and_images(make_run, capsys):
     assert "McNemar's exact p = " in " ".join(out.split()) + " "
     assert "Wrong now, right before" in out
     assert result["against_first"][0]["broken"][0]["file"] in out
+
+
+def test_names_that_are_too_long_for_a_terminal_become_numbers(make_run):
+    result = kerasimg.compare(make_run("multiclass"), make_run("multiclass", name="tilted", tilt=6.0)).to_dict()
+    console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system=None)
+    print_comparison(result, console)
+    out = console.file.getvalue()
+    assert f"run 2: {result['runs'][1]}" in out.splitlines()
+    assert "run 2 less run 1" in out

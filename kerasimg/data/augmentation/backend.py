@@ -1,7 +1,7 @@
 """What differs among TensorFlow, JAX and PyTorch in the augmentation, and nothing else: compiling, loops, lookups.
 
-The functions that are augmented with see a single image. On a processor a compiled loop calls them image by image, so
-that what passes between two operations fits the processor's cache; on a GPU they are vectorised over the batch.
+The functions that are augmented with see a single image. On a CPU a compiled loop calls them image by image, so
+that what passes between two operations fits the CPU's cache; on a GPU they are vectorised over the batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STATEFUL: Final = ("RandomUniform", "RandomUniformInt", "RandomStandardNormal", 
 """TensorFlow's random operations that take no seed tensor."""
 
 SMALL: Final = 64 * 64
-"""Pixels of an image up to which PyTorch vectorises on a processor, too: an operation takes less than its call."""
+"""Pixels of an image up to which PyTorch vectorises on a CPU, too: an operation takes less than its call."""
 
 Compute = Callable[[], Sequence[Any]]
 
@@ -105,7 +105,7 @@ class Backend:
 
 
 class TensorFlow(Backend):
-    """Functions compiled by XLA, on the processor, where TensorFlow has it; within tf.data or without."""
+    """Functions compiled by XLA, on the CPU, where TensorFlow has it; within tf.data or without."""
 
     @property
     def described(self) -> str:  # type: ignore[override]
@@ -113,7 +113,7 @@ class TensorFlow(Backend):
         return "compiled by XLA" if self.has_xla() else "compiled without XLA, which this TensorFlow lacks"
 
     def vectorises(self) -> bool:
-        """Never: it runs on the processor, ahead of the step."""
+        """Never: it runs on the CPU, ahead of the step."""
         return False
 
     def compiled(self, function: Callable[..., Any], by_xla: bool = True) -> Callable[..., Any]:
@@ -163,7 +163,7 @@ class TensorFlow(Backend):
 
     @functools.cache  # noqa: B019 - there is a single backend
     def has_xla(self) -> bool:
-        """Whether this TensorFlow compiles for the processor by XLA; else its graphs do the same, more slowly."""
+        """Whether this TensorFlow compiles for the CPU by XLA; else its graphs do the same, more slowly."""
         import tensorflow as tf
 
         try:
@@ -181,7 +181,7 @@ class Jax(Backend):
 
     @functools.cache  # noqa: B019 - there is a single backend
     def vectorises(self) -> bool:
-        """Except on a processor."""
+        """Except on a CPU."""
         import jax
 
         return jax.default_backend() != "cpu"
@@ -270,7 +270,7 @@ class Torch(Backend):
     def each(
         self, function: Callable[..., Any], rows: Any, count: Any, shape: tuple[int, ...], vectorise: bool = True
     ) -> Any:
-        """A loop over large images on a processor, where a choice computes what was chosen alone; else all at once."""
+        """A loop over large images on a CPU, where a choice computes what was chosen alone; else all at once."""
         import torch
 
         if vectorise and (self.vectorises() or math.prod(shape[:2]) <= SMALL):

@@ -34,7 +34,7 @@ BYTES_PER_PIXEL = 5
 COSTLY = {"JPEG2000": 4, "AVIF": 2, "TIFF": 2, "WEBP": 2}
 """Format -> how many times a pixel counts, because its decoder takes up to 20 or 10 bytes for it."""
 NICE = 10
-"""Added to the niceness of a worker, so that the event loop gets a processor first."""
+"""Added to the niceness of a worker, so that the event loop gets a CPU first."""
 GROWN_MB = 400
 """A worker that has grown beyond this is replaced after its task: Python does not return all memory."""
 

@@ -42,7 +42,7 @@ class NcnnRuntime(Runtime):
         self._matrix = ncnn.Mat
         self._net = ncnn.Net()
         self._net.opt.num_threads = threads or cores()
-        # By default values are rounded to 16 bits where the processor computes with them.
+        # By default values are rounded to 16 bits where the CPU computes with them.
         for name in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
             setattr(self._net.opt, f"use_{name}", False)
         with readable(path):

@@ -49,7 +49,7 @@ class OnnxRuntime(Runtime):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or cores()
         options.log_severity_level = 3
-        # By default the threads wait in a loop for more work, and take the processors from whoever decodes images.
+        # By default the threads wait in a loop for more work, and take the CPUs from whoever decodes images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = ["CPUExecutionProvider"]
         if device == "gpu":

@@ -40,7 +40,7 @@ class OpenVINORuntime(Runtime):
         self.name = f"openvino {version('openvino')}"
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
-            # The default is bfloat16 on processors that support it, which differs by about 0.01.
+            # The default is bfloat16 on CPUs that support it, which differs by about 0.01.
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": threads or cores(),
         }
@@ -57,7 +57,7 @@ class OpenVINORuntime(Runtime):
 
 
 class OpenVINO(Target):
-    """OpenVINO, for processors of Intel and others."""
+    """OpenVINO, for CPUs of Intel and others."""
 
     name, about = "openvino", "an .xml and a .bin file, for OpenVINO"
     runtime, file = OpenVINORuntime, "model_{precision}.xml"
