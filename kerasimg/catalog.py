@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +21,6 @@ Reference = str | os.PathLike[str] | Mapping[str, Any] | Spec
 RECIPES = "recipes"
 """The folder of the zoo that holds the recipes."""
 SCHEMA = "kerasimg-1.schema.json"
-TRAINED = "model.keras"
-"""The file in the folder of a run that has a model; folders of searches have none."""
 """The JSON Schema of the format, beside the specs."""
 
 
@@ -39,8 +36,8 @@ def zoo_names() -> list[str]:
 
 def zoo_file(name: str) -> Found:
     """The file of a zoo spec; CallError when there is none."""
-    if (found := _in_zoo(name)) is None:
-        raise CallError(f"no zoo spec {shown(_zoo_name(name))}{_nearest_spec(name)} (see: kerasimg zoo list)")
+    if (found := in_zoo(name)) is None:
+        raise CallError(f"no zoo spec {shown(_zoo_name(name))}{nearest_spec(name)} (see: kerasimg zoo list)")
     return found
 
 
@@ -114,7 +111,7 @@ def locate(ref: str | os.PathLike[str]) -> Found:
     path = Path(text)
     if _is_file(path):
         return Found(pack.spec_file(path) if pack.is_pack(text) else path, text)
-    if (found := _in_zoo(text)) is not None:
+    if (found := in_zoo(text)) is not None:
         return found
     if os.path.isdir(text):  # not Path.is_dir, which raises where the name is too long
         spec = path / pack.SPEC  # a run or an unpacked pack
@@ -123,22 +120,9 @@ def locate(ref: str | os.PathLike[str]) -> Found:
     names = zoo_names()
     name = _zoo_name(text)
     raise CallError(
-        f"no file or folder {shown(text)} and no zoo spec {shown(name)}{nearest_path(text) or _nearest_spec(text)} "
+        f"no file or folder {shown(text)} and no zoo spec {shown(name)}{nearest_path(text) or nearest_spec(text)} "
         f"(kerasimg zoo list shows all {len(names)}: {listed(names, 8)})"
     )
-
-
-def check_classifier(ref: str | os.PathLike[str]) -> None:
-    """Raises a CallError, with what may be meant, if a name is no file, no folder and no spec of the zoo."""
-    text = os.fspath(ref)
-    if _is_file(Path(text)) and (mimetypes.guess_type(text)[0] or "").startswith("image/"):
-        raise CallError(f"{shown(text)} is an image; the run comes first: RUN IMAGE")
-    if os.path.exists(text) or _in_zoo(text) is not None:
-        return
-    hint = nearest_path(text) or _nearest_spec(text)
-    runs = [] if hint else [path.as_posix() for path in sorted(Path("runs").glob(f"*/{TRAINED}"))]
-    there = f"; runs here: {listed((os.path.dirname(path) for path in runs), 8)}" if runs else ""
-    raise CallError(f"no run, no model file and no spec {shown(text)}{hint}{there}")
 
 
 def is_data(text: str) -> bool:
@@ -148,7 +132,7 @@ def is_data(text: str) -> bool:
     path = Path(text)
     if _is_file(path):
         return path.suffix.lower() != ".json" and not pack.is_pack(text)
-    if _in_zoo(text) is not None:
+    if in_zoo(text) is not None:
         return False
     return text == "sample" or ":" in text or any(sign in text for sign in "*?{") or os.path.isdir(text)
 
@@ -162,12 +146,13 @@ def find(reference: str, folder: Path) -> Found:
         if not beside.resolve().is_relative_to(folder.resolve()):
             raise LookupError(f"{shown(reference)} is a link out of the folder of the spec")
         return Found(beside, _beside_label(beside, reference))
-    if (found := _in_zoo(reference)) is not None:
+    if (found := in_zoo(reference)) is not None:
         return found
-    raise LookupError(f"no file {shown(reference)} beside the spec and no such zoo spec{_nearest_spec(reference)}")
+    raise LookupError(f"no file {shown(reference)} beside the spec and no such zoo spec{nearest_spec(reference)}")
 
 
-def _nearest_spec(reference: str) -> str:
+def nearest_spec(reference: str) -> str:
+    """A hint at the zoo spec whose name is nearest; "" if none is near."""
     names = zoo_names()
     return nearest(_zoo_name(reference), [*names, *(name.removeprefix(f"{RECIPES}/") for name in names)])
 
@@ -180,7 +165,7 @@ def _zoo_name(reference: str) -> str:
     return reference.replace("\\", "/").removeprefix("zoo/").removesuffix(".json")
 
 
-def _in_zoo(reference: str) -> Found | None:
+def in_zoo(reference: str) -> Found | None:
     """The file of a zoo name; a recipe may be named without its folder ("finetune"), since no spec has its name."""
     short = _zoo_name(reference)
     if not short or ".." in short.split("/") or Path(short).is_absolute():

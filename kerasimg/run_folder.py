@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import csv
 import json
+import mimetypes
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -35,9 +36,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
-from kerasimg.errors import CallError, nearest_path
+from kerasimg.catalog import in_zoo, nearest_spec
+from kerasimg.errors import CallError, listed, nearest_path
 from kerasimg.escaping import from_csv_cell
 from kerasimg.files import damaged, read_json, write_json, write_text
+from kerasimg.spec.reader import shown
 
 SPEC = "spec.json"
 FIRST_SPEC = "first_spec.json"
@@ -465,3 +468,16 @@ def _object(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict | None):
         raise damaged(path, "a JSON object was expected")
     return content
+
+
+def check_classifier(ref: str | os.PathLike[str]) -> None:
+    """Raises a CallError, with what may be meant, if a name is no file, no folder and no spec of the zoo."""
+    text = os.fspath(ref)
+    if os.path.isfile(text) and (mimetypes.guess_type(text)[0] or "").startswith("image/"):
+        raise CallError(f"{shown(text)} is an image; the run comes first: RUN IMAGE")
+    if os.path.exists(text) or in_zoo(text) is not None:
+        return
+    hint = nearest_path(text) or nearest_spec(text)
+    runs = [] if hint else [path.parent.as_posix() for path in sorted(Path("runs").glob(f"*/{MODEL}"))]
+    there = f"; runs here: {listed(runs, 8)}" if runs else ""
+    raise CallError(f"no run, no model file and no spec {shown(text)}{hint}{there}")

@@ -7,6 +7,7 @@ import pytest
 
 from kerasimg import catalog
 from kerasimg.errors import CallError, SpecError
+from kerasimg.run_folder import check_classifier
 
 FLAT = {"kerasimg": 1, "model": [{"layer": "Flatten"}]}
 
@@ -101,12 +102,12 @@ def test_a_missing_run_names_those_that_exist(tmp_path, monkeypatch):
     (tmp_path / "runs" / "pets-tune-1").mkdir()
     (tmp_path / "runs" / "pets-tune-1" / "spec.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    catalog.check_classifier("runs/pets-1")
-    catalog.check_classifier("efficientnet_lite0")
+    check_classifier("runs/pets-1")
+    check_classifier("efficientnet_lite0")
     with pytest.raises(CallError, match=r'no spec "qqq"; runs here: runs/pets-1$'):
-        catalog.check_classifier("qqq")
+        check_classifier("qqq")
     (tmp_path / "cat.JPG").write_bytes(b"")
     with pytest.raises(CallError, match=r'"cat\.JPG" is an image; the run comes first'):
-        catalog.check_classifier("cat.JPG")
+        check_classifier("cat.JPG")
     with pytest.raises(CallError, match="did you mean 'runs/pets-1'"):
-        catalog.check_classifier("runs/pets-2")
+        check_classifier("runs/pets-2")

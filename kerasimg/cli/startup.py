@@ -23,7 +23,7 @@ def keras_loaded(*runs: str | os.PathLike[str]) -> Iterator[None]:
     runs: checked first, so that a mistyped name is reported at once.
     """
     if runs:
-        from kerasimg.catalog import check_classifier
+        from kerasimg.run_folder import check_classifier
 
         for run in runs:
             check_classifier(run)

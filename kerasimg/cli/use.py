@@ -86,8 +86,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify images. By an export bundle of the run, if one is verified; else by Keras, which starts in seconds."""
-    from kerasimg.catalog import check_classifier
     from kerasimg.data.frames import expand, is_stream, require_any
+    from kerasimg.run_folder import check_classifier
 
     asked = expand(images or [])
     check_classifier(run)
@@ -225,8 +225,8 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Draw which parts of an image a prediction rests on. As heat maps over the images."""
-    from kerasimg.catalog import check_classifier
     from kerasimg.data.frames import require_any
+    from kerasimg.run_folder import check_classifier
 
     options = dict(map(_option, option))
     if layer is not None:

@@ -26,7 +26,7 @@ import PIL.Image
 
 import kerasimg.layers  # noqa: F401 - Keras finds the classes of a saved model among those that were imported
 from kerasimg.boundary import file_inside, limit, open_archive, parse_json, read_file, reading
-from kerasimg.catalog import ZOO, check_classifier, find, load_to_build
+from kerasimg.catalog import ZOO, find, load_to_build
 from kerasimg.compile_cache import open_compile_cache
 from kerasimg.errors import CallError, Fault, SpecError
 from kerasimg.files import replacing, to_json
@@ -39,7 +39,7 @@ from kerasimg.models.known import Known, check_fits, with_known
 from kerasimg.models.output_kind import as_probabilities, output_kind
 from kerasimg.models.temperature import at_temperature
 from kerasimg.models.weights import check_hdf5, load_pack
-from kerasimg.run_folder import RunReference, folder_of
+from kerasimg.run_folder import RunReference, check_classifier, folder_of
 from kerasimg.spec import pack
 from kerasimg.spec.document import Image
 from kerasimg.spec.formatting import dumps

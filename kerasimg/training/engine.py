@@ -203,9 +203,9 @@ class Engine:
         plan = self.execution.plan(experiment, index, self.hooks.notes(index))
         added = list(self.hooks.callbacks(plan.model, whole))
         steps_per_execution = self.execution.compile(experiment, index, plan, [*self.callbacks, *added])
-        log.info(f"stage {index + 1} of {len(self.spec.fit.stages)}: {stages.describe(whole)}")
+        log.once(f"stage {index + 1} of {len(self.spec.fit.stages)}: {stages.describe(whole)}")
         if plan.line:
-            log.info(plan.line)
+            log.once(plan.line)
         self.hooks.begin(index, self._notes(plan, steps_per_execution))
         self.history.stage = index
         best = stages.best_of(stage)
@@ -261,7 +261,8 @@ class Engine:
     def _put_weights(self, model: Any, best: stages.Best | None) -> None:
         if best is not None and best.figure is not None:
             model.set_weights(best.weights)
-            log.info(f"using the weights of epoch {best.epoch + 1} ({best.monitor} {best.figure:.4g})")
+            if self.hooks.checkpoints:  # of a trial only the score counts, which may be of another epoch
+                log.info(f"using the weights of epoch {best.epoch + 1} ({best.monitor} {best.figure:.4g})")
         elif stages.has_averages(model) and not any(has_averages_in_place(callback) for callback in self.callbacks):
             model.set_weights(stages.final_weights(model))
 

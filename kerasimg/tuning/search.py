@@ -374,7 +374,6 @@ def _finish(task: Task, oracle: Any, on_finished: OnFinished | None) -> None:
     write_text(task.folder / BEST, best_spec_text(task, order.values, origin))
     if len(task.goals) > 1:
         log.info(f"{len(winner['front'])} specs on the front of {listed(task.spec.tune.objectives)}: {FRONT_TABLE}")
-    log.info(f"best: trial {int(best)}, {score}; {task.folder / BEST}")
 
 
 def _write_front(task: Task, oracle: Any) -> list[dict[str, Any]]:
