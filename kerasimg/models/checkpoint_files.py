@@ -35,6 +35,8 @@ PICKLES = frozenset({".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".tar"})
 MAX_SIDE = 4096
 """Pixels of a side of the image that a checkpoint may ask for."""
 MAX_CLASSES = 1_000_000
+MAX_LINE = 500
+"""Characters of the name of a class, and of a licence."""
 IMAGENET_CLASSES = ZOO / "imagenet.classes.json"
 FILTERS = ("bicubic", "bilinear", "nearest", "lanczos")
 """The `interpolation` of timm that the section `image` has, too."""
@@ -221,7 +223,7 @@ def _timm_facts(found: Found, config: Mapping[str, Any], license: str | None) ->
     descriptions = cfg.get("label_descriptions")
     if isinstance(names, list) and isinstance(descriptions, dict):
         names = [descriptions.get(name, name) if isinstance(name, str) else name for name in names]
-    license = license or (cfg["license"] if isinstance(cfg.get("license"), str) else None)
+    license = license or _one_line(cfg.get("license"))
     architecture = str(config["architecture"])[:100]
     return Facts(architecture, recipe, image, classes, _class_names(found, names, classes), license)
 
@@ -329,6 +331,14 @@ def _class_names(found: Found, names: Any, classes: int) -> tuple[str, ...]:
         names = _imagenet_names() if classes == 1000 else []
     if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise CallError(f"'{found.config}': the names of the classes: expected a list of strings")
+    lines = [_one_line(name) for name in names]
+    if None in lines:
+        index = lines.index(None)
+        raise CallError(
+            f"'{found.config}': the name of class {index}: expected 1 to {MAX_LINE} characters without control "
+            f"characters, got {names[index][:40]!a}"
+        )
+    names = [line for line in lines if line]
     if len(names) != classes:
         if names:
             raise CallError(f"'{found.config}': expected {classes:,} names of classes, found {len(names):,}")
@@ -352,7 +362,13 @@ def _license(card: Path) -> str | None:
         text = boundary.read_file(card, boundary.limit("text_bytes")).decode(errors="replace")
     head = re.match(r"---\r?\n(.*?)\r?\n---", text, re.DOTALL)
     named = re.search(r"(?m)^license:\s*([\w.+-]+)\s*$", head[1]) if head else None
-    return named[1] if named else None
+    return _one_line(named[1]) if named else None
+
+
+def _one_line(text: Any) -> str | None:
+    """A text of a stranger as it can be shown, line breaks and tabs as spaces; None for one that should not be."""
+    line = " ".join(text.split()) if isinstance(text, str) else ""
+    return line if line.isprintable() and 0 < len(line) <= MAX_LINE else None
 
 
 def _scale(place: str, mean: Any, std: Any, factor: float = 1 / 255) -> str | dict[str, Any]:

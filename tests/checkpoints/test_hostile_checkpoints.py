@@ -1,5 +1,6 @@
 """Checkpoints that a stranger may have written: each ends in one error, before anything of their size is allocated."""
 
+import functools
 import json
 import struct
 from collections.abc import Callable
@@ -69,9 +70,39 @@ def turn_array(folder: Path) -> None:
     write(folder, arrays, body)
 
 
-def crop(share: float) -> Callable[[Path], Any]:
+def preprocessing(**changes: Any) -> Callable[[Path], Any]:
     cfg = json.loads((seeded.FOLDER / "vit.json").read_text())["config"]["pretrained_cfg"]
-    return config(pretrained_cfg=cfg | {"crop_pct": share})
+    return config(pretrained_cfg=cfg | changes)
+
+
+def class_names(name: str) -> Callable[[Path], Any]:
+    return preprocessing(label_names=[name, *map(str, range(9))])
+
+
+def give_an_array_twice(folder: Path) -> None:
+    arrays, body = header(folder)
+    name = next(iter(arrays))
+    text = f"{{{json.dumps(name)}:{json.dumps(arrays[name])},{json.dumps(arrays)[1:]}".encode()
+    raw(struct.pack("<Q", len(text)) + text + body)(folder)
+
+
+def leave_a_shard(folder: Path, *, of: int = 1) -> None:
+    """The first half of the arrays, and an index that says that the others are elsewhere on the machine."""
+    arrays, body = header(folder)
+    half = dict(sorted(arrays.items(), key=lambda item: item[1]["data_offsets"])[: len(arrays) // 2])
+    write(folder, half, body[: max(array["data_offsets"][1] for array in half.values())])
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    for number in range(of):
+        (folder / f"model-{number}.safetensors").write_bytes(content)
+    index = {"weight_map": dict.fromkeys(arrays.keys() - half.keys(), "../../../../etc/passwd")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def write_a_long_card(folder: Path) -> None:
+    with (folder / "README.md").open("wb") as file:
+        file.write(b"---\nlicense: ")
+        file.truncate(10**8)
 
 
 def make_a_million(folder: Path) -> None:
@@ -90,7 +121,20 @@ CASES = {
     "an array is missing": (drop_array, "its arrays overlap, or leave gaps"),
     "an array too many": (add_array, "extra.weight: the model has no place for it"),
     "an array of another shape": (turn_array, r"head.weight: shape \(48, 10\) does not fit"),
-    "a crop of nothing": (crop(1e-9), "crop_pct: expected 0.1 to 1 of the resized image"),
+    "an array twice": (give_an_array_twice, "cls_token: given twice in the same object"),
+    "a shard whose index leads elsewhere": (leave_a_shard, "blocks.1.norm1.weight: missing"),
+    "two shards of the same arrays": (functools.partial(leave_a_shard, of=2), "has 2 .safetensors files"),
+    "a class name with an escape sequence": (
+        class_names("\x1b[31mred"),
+        r"the name of class 0: expected 1 to 500 characters without control characters, got '\\x1b\[31mred'",
+    ),
+    "a class name that turns the line": (class_names("\u202efdp.exe"), r"got '\\u202efdp.exe'"),
+    "a class without a name": (class_names(" "), "the name of class 0: expected 1 to 500 characters"),
+    "a class name of 1,000 characters": (class_names("x" * 1000), "the name of class 0: expected 1 to 500 characters"),
+    "a card of 100 MB": (write_a_long_card, "it is larger than 1,000,000 bytes"),
+    "a standard deviation of almost 0": (preprocessing(std=[1e-300] * 3), r"scale.std\[0\]: expected a number > 0"),
+    "a depth beyond every network": (config(model_args={"depth": 2000}), "more than 20,000 nodes once expanded"),
+    "a crop of nothing": (preprocessing(crop_pct=1e-9), "crop_pct: expected 0.1 to 1 of the resized image"),
     "a million arrays": (make_a_million, "its header declares"),
     "code of its own": (config(auto_map={"AutoModel": "x.py"}), "auto_map: the checkpoint asks for code of its own"),
     "a deep config": (lambda folder: (folder / "config.json").write_text("[" * 10**5), "nested deeper than"),
@@ -106,3 +150,11 @@ def test_a_hostile_checkpoint_is_refused(change: Callable[[Path], Any], message:
     with pytest.raises(KerasimgError, match=message):
         kerasimg.import_checkpoint(str(folder), tmp_path / "out")
     assert [*(tmp_path / "out").glob("*")] == []
+
+
+def test_what_is_shown_of_a_stranger_is_one_line(tmp_path: Path):
+    folder = seeded.write("vit", tmp_path / "vit")
+    preprocessing(label_names=["red\n panda", *map(str, range(9))], license="\x1b]0;title\x07mit")(folder)
+    imported = kerasimg.import_checkpoint(str(folder), tmp_path / "out")
+    assert imported.license is None
+    assert json.loads((tmp_path / "out" / "vit.classes.json").read_text())[0] == "red panda"
