@@ -832,6 +832,12 @@ def http_protocol_class() -> Any:
     return HttpToolsProtocol
 
 
+def body_has_arrived(receive: Any) -> bool:
+    """Whether uvicorn's `receive` of a request returns at once; False if it may wait, or if it is not uvicorn's."""
+    event = getattr(getattr(receive, "__self__", None), "message_event", None)
+    return event is not None and bool(event.is_set())
+
+
 def serve_in_processes(config: Any, sockets: list[Any]) -> None:
     """Run worker processes on sockets that listen already. `uvicorn.run(workers=...)` opens its own."""
     from uvicorn.supervisors.multiprocess import Multiprocess

@@ -80,7 +80,13 @@ def fit(img: Source, image: Image) -> np.ndarray:
     height, width = image.size
     across, down = frame(image.resize, img.width, img.height, (height, width), image.resized)
     box = (across.start, down.start, across.end, down.end)
-    sized = img.resize((across.size, down.size), FILTERS[image.interpolation], box)
+    if box == (0, 0, across.size, down.size) == (0, 0, img.width, img.height):  # has the size already
+        pixels = img.rgb_array() if isinstance(img, Pixels) and image.channels == 3 else None
+        if pixels is not None and pixels.shape[:2] == (height, width):
+            return pixels
+        sized = img if isinstance(img, PIL.Image.Image) else img.whole()
+    else:
+        sized = img.resize((across.size, down.size), FILTERS[image.interpolation], box)
     if (across.size, down.size) != (width, height):
         inner, background = sized, cast(RGB, tuple(image.background))
         sized = PIL.Image.new(inner.mode, (width, height), background if inner.mode == "RGB" else 0)

@@ -148,6 +148,11 @@ class Pixels:
         """The whole image in mode RGB."""
         return self.part(0, 0, self.width, self.height)
 
+    def rgb_array(self) -> np.ndarray | None:
+        """The whole image, (H, W, 3), if it is stored like that; otherwise None."""
+        plain = isinstance(self._stored, np.ndarray) and self._stored.ndim == 3 and self._turn is None
+        return np.array(self._stored) if plain else None
+
     def part(self, left: int, top: int, right: int, bottom: int) -> PIL.Image.Image:
         """A part of the upright image, in mode RGB."""
         across, down = self._columns, self._rows
@@ -379,7 +384,7 @@ def _loaded(opened: PIL.Image.Image, file: IO[bytes], size: tuple[int, int]) -> 
     is_deep_colour = is_deep(opened)
     unfilled = _fill(opened, file) if opened.format == "PNG" else None
     opened.load()
-    if unfilled is not None and _last_row(opened) == unfilled and not _has_all_rows(file):
+    if unfilled is not None and _last_row_is(opened, unfilled) and not _has_all_rows(file):
         raise BadImage("is damaged: it has fewer rows than its header says")
     if is_deep_colour and opened.mode in ("RGB", "RGBA") and not np.asarray(opened)[..., :3].any():
         raise BadImage(f"holds 16-bit colour of 0 to 255 at most, which would be black; {SAVE_IN_8_BITS}")
@@ -421,8 +426,8 @@ def _by_opencv(file: IO[bytes], size: tuple[int, int]) -> np.ndarray | None:
     return None
 
 
-def _fill(opened: PIL.Image.Image, file: IO[bytes]) -> bytes | None:
-    """Fill the last row that Pillow will decode into with `UNLIKELY`; returns it, or None for an interlaced file.
+def _fill(opened: PIL.Image.Image, file: IO[bytes]) -> PIL.Image.Image | None:
+    """Fill the last row that Pillow will decode into with `UNLIKELY`; returns that row, or None for an interlaced file.
 
     Pillow leaves rows that the data does not reach as they were. Only a file whose last row comes out as it was before
     needs the slow check: that its data really ends there. An interlaced file may lack any row, and is checked here.
@@ -432,13 +437,18 @@ def _fill(opened: PIL.Image.Image, file: IO[bytes]) -> bytes | None:
             raise BadImage("is damaged: it has fewer rows than its header says")
         return None
     blank = PIL.Image.new(opened.mode, opened.size, None)
-    blank.paste((UNLIKELY,) * len(blank.getbands()), (0, blank.height - 1, *blank.size))
+    row = PIL.Image.new(opened.mode, (opened.width, 1), (UNLIKELY,) * len(blank.getbands()))
+    blank.im.paste(row.im, (0, blank.height - 1, *blank.size))
     opened.im = blank.im
-    return _last_row(blank)
+    return row
 
 
-def _last_row(image: PIL.Image.Image) -> bytes:
-    return image.crop((0, image.height - 1, *image.size)).tobytes()
+def _last_row_is(image: PIL.Image.Image, row: PIL.Image.Image) -> bool:
+    """Whether the last row of an image equals `row`; of nearly every image its last pixel says that it does not."""
+    corner = (image.width - 1, image.height - 1)
+    if image.im.getpixel(corner) != row.im.getpixel((corner[0], 0)):
+        return False
+    return image.crop((0, corner[1], *image.size)).tobytes() == row.tobytes()
 
 
 def _has_all_rows(file: IO[bytes]) -> bool:

@@ -323,7 +323,6 @@ def _export_target(
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
-        log.info(f"{chosen.name}: writing {', '.join(exporting.options.precisions)}")
         bundle, errors = write_bundle(exporting, chosen, draft, folder)
         result = gate(exporting, bundle, bounds)
         if differing := [row.path for row in result.rows if p_values_differ(row)]:
@@ -437,6 +436,7 @@ def write_bundle(
     _write_vectors(exporting, folder)
     models, errors = [], []
     for precision in exporting.options.precisions:
+        log.info(f"{chosen.name}: writing {precision}")
         try:
             models.append(chosen.write(exporting, folder, precision))
         except Interrupted:

@@ -82,7 +82,6 @@ def measure(
             errors: list[Exception] = []
             try:
                 options = each.fit(Options(_precisions(exporting, each, precision), batch))
-                log.info(f"{each.name}: {', '.join(options.precisions)}")
                 (Path(folder) / each.name).mkdir()
                 bundle, errors = write_bundle(replace(exporting, options=options), each, Path(folder) / each.name)
                 rows += _rows(bundle)

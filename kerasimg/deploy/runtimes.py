@@ -128,22 +128,21 @@ class Runtime(ABC):
         return CONVERT_PIXELS[self.model.input_dtype](pixels)
 
     def _check_outputs(self, outputs: Any, count: int) -> np.ndarray:
+        """Returns the rows of `rows`; raises WeightsError if the outputs have other shapes than the manifest says."""
         arrays = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
-        # Nobody asks a runtime for features.
-        names = [name for name in self.model.outputs if name != "features"]
-        arrays = arrays[: len(names)] if "features" in self.model.outputs else arrays
-        wanted = {"probabilities": (count, self.outputs), "p_value": (count, 1)}
-        named = dict(zip(names, arrays, strict=len(arrays) == len(names)))
-        expected = [wanted[name] for name in wanted if name in names]
-        columns = [np.asarray(named[name]) for name in wanted if name in named]
-        if len(arrays) != len(names) or [column.shape for column in columns] != expected:
+        widths = {"probabilities": self.outputs, "p_value": 1}  # features, the last output, are not returned
+        names = [name for name in self.model.outputs if name in widths]
+        columns = [np.asarray(array) for array in arrays[: len(names)]]
+        expected = [(count, widths[name]) for name in names]
+        more = len(arrays) - len(names)
+        if [column.shape for column in columns] != expected or (more and "features" not in self.model.outputs):
             found = ", ".join(str(np.shape(array)) for array in arrays)
             raise WeightsError(
                 f"'{self.model.path}': expected outputs {', '.join(map(str, expected))}, found {found}; "
                 "it is not a model of these classes"
             )
-        joined = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
-        return np.ascontiguousarray(joined, dtype=np.float32)
+        rows = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
+        return np.ascontiguousarray(rows, dtype=np.float32)
 
 
 CONVERT_PIXELS: dict[str, Callable[[np.ndarray], np.ndarray]] = {

@@ -233,6 +233,10 @@ class _Ladder:
 
     def _climb(self, candidate: _Candidate, scratch: Path) -> list[Rung]:
         asked: dict[str, Any] = {"precision": list(self.precisions), "same": 0.0, "accuracy_drop": 1}
+        log.info(
+            f"exporting {candidate.run.name} ({candidate.method}, {candidate.share:.0%}), and comparing it on "
+            f"{len(self.truth):,} test images"
+        )
         try:
             export(candidate.run, self.to, out=scratch, data=self.data, **asked)
         except (GateError, CallError) as error:
@@ -412,6 +416,8 @@ def _train_student(ladder: _Ladder, original: RunFolder, document: dict[str, Any
         model.save_weights(weights)
         where = ladder.data if ladder.data is not None else (record or {"where": ""})["where"]
         skip: dict[str, Any] = {"on_bad_image": "skip"} if record and record.get("skipped") else {}
+        epochs = sum(stage["epochs"] for stage in document["fit"]["stages"])
+        log.info(f"training {document['name']} for {epochs} epochs")
         run = train(document, data=where, out=original.path.parent, weights=str(weights), verbose=0, **skip)
     _require_same_split(original, run)
     return run.path

@@ -2,8 +2,11 @@
 
 import contextlib
 import inspect
+import re
 import subprocess
 import sys
+import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -536,7 +539,18 @@ def test_the_http_protocol_of_uvicorn_has_what_a_guard_overrides():
     assert overridden <= set(dir(protocol))
     source = inspect.getsource(protocol)
     assert all(f"self.{name}" in source for name in ("cycle", "transport", "loop"))
-    assert "response_complete" in inspect.getsource(sys.modules[protocol.__module__])
+    module = sys.modules[protocol.__module__]
+    assert "response_complete" in inspect.getsource(module)
+    cycle = inspect.getsource(module.RequestResponseCycle)
+    assert "self.response_started = True" in cycle
+    used = set(re.findall(r"self\.transport\.(\w+)", cycle))
+    assert used == {"write", "close", "is_closing"}  # what `WholeWrites` has
+    assert "await self.message_event.wait()" in cycle
+    receive = types.SimpleNamespace(__self__=types.SimpleNamespace(message_event=threading.Event()))
+    assert not internals.body_has_arrived(receive)
+    receive.__self__.message_event.set()
+    assert internals.body_has_arrived(receive)
+    assert not internals.body_has_arrived(print)
 
 
 def test_uvicorn_runs_processes_on_sockets_that_listen(monkeypatch: pytest.MonkeyPatch):

@@ -119,3 +119,10 @@ def test_the_array_is_free_to_be_changed():
 def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(BadImage, match="does not exist"):
         decode(tmp_path / "a.png", Image())
+
+
+def test_an_array_of_the_right_size_is_copied():
+    array = np.zeros((8, 8, 3), np.uint8)
+    decoded = decode(array, Image(size=[8, 8]))
+    decoded += 1
+    assert (array.max(), decoded.min()) == (0, 1)

@@ -1,6 +1,7 @@
 """The ladder of `shrink`: precisions first, then pruned and distilled models, each measured in its runtime."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,14 @@ def copied(run: Run, tmp_path: Path) -> Run:
     return Run(shutil.copytree(run, tmp_path / "runs" / "tiny-1", ignore=shutil.ignore_patterns("export")))
 
 
-def test_the_smallest_precision_within_the_limits_is_written(copied: Run):
-    shrunk = copied.shrink(to_kb=3.5, to="onnx", verbose=0)
+def test_the_smallest_precision_within_the_limits_is_written(copied: Run, listen: Callable[..., None]):
+    messages: list[str] = []
+    listen(messages.append)
+    shrunk = copied.shrink(to_kb=3.5, to="onnx", verbose=1)
+    assert messages[:5] == [
+        "exporting tiny-1 (as trained, 100%), and comparing it on 9 test images",
+        *(f"onnx: writing {precision}" for precision in ("float32", "float16", "int8", "int4")),
+    ]
     assert [(row.precision, row.share) for row in shrunk.rungs] == [
         ("float32", 1),
         ("float16", 1),

@@ -36,6 +36,35 @@ FULL = _response(
 )
 
 
+class WholeWrites:
+    """The transport of one response: sends the head together with the beginning of the body.
+
+    uvicorn writes them one after the other, and each write takes a system call and a packet.
+    """
+
+    def __init__(self, transport: Any, cycle: Any) -> None:
+        self._transport, self._cycle = transport, cycle
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """Keeps the head, and sends it with what follows."""
+        if self._head is None and self._cycle.response_started:  # "100 Continue" comes before
+            self._head = data
+            return
+        self._transport.write(self._head + data if self._head else data)
+        self._head = b""
+
+    def is_closing(self) -> bool:
+        """Whether the connection is closed or about to be."""
+        return bool(self._transport.is_closing())
+
+    def close(self) -> None:
+        """Closes the connection once everything is sent."""
+        if self._head:
+            self.write(b"")
+        self._transport.close()
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """Closes connections whose headers are too large or too slow; uvicorn accepts any.
 
@@ -98,6 +127,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self._in_body = True
         super().on_headers_complete()
+        if self.scope["method"] != "HEAD":  # no body follows its head
+            self.cycle.transport = WholeWrites(self.transport, self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """Passes on a part of the body."""

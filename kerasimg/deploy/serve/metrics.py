@@ -26,6 +26,7 @@ class Metrics:
         self.shared = bool(os.environ.get(MULTIPROCESS_DIR))
         """Whether other server processes have metrics as well, and any of them may be asked for all."""
         self._by_route: dict[tuple[str, int | str], tuple[Any, Any]] = {}
+        self._by_model: dict[str, Any] = {}
         self._registry = CollectorRegistry()
         own: dict[str, Any] = {"registry": self._registry}
         self.requests = Counter("kerasimg_requests", "Requests, by route and status.", ("route", "status"), **own)
@@ -73,7 +74,9 @@ class Metrics:
         if reason := record.get("reason"):
             self.refused.labels(reason).inc()
         elif images := record.get("images"):
-            self.images.labels(record["model"]).inc(images)
+            if (counter := self._by_model.get(model := record["model"])) is None:
+                counter = self._by_model[model] = self.images.labels(model)
+            counter.inc(images)
 
     def watched(self, model: str, alarm: ShiftAlarm) -> None:
         """Records the state of a model's alarm."""

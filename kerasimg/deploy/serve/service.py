@@ -196,19 +196,19 @@ class Service:
                 model = served.model
                 record["model"] = model.name
                 top, explain = self._options({**request.options, **query}, len(request.images), model.bundle)
-                async with self._within(deadline):
-                    answer: dict[str, Any] = {
-                        "id": record["id"],
-                        "model": {"name": model.name, "version": model.version},
-                    }
-                    given = model.runtime.split(await self._rows(served.session, request, reservation))
-                    self._watch(served, given, record)
-                    answer["predictions"] = answers.predictions(model.bundle, request.ids, given, top)
-                    if explain:
-                        image = request.images[0]
-                        explanation = await served.explainer.explain(image, given.probabilities, reservation)
-                        answer["predictions"][0]["explanation"] = explanation
-                    return answer
+                given = model.runtime.split(await self._rows(served.session, request, reservation, deadline))
+                self._watch(served, given, record)
+                predictions = answers.predictions(model.bundle, request.ids, given, top)
+                if explain:
+                    async with self._within(deadline):
+                        predictions[0]["explanation"] = await served.explainer.explain(
+                            request.images[0], given.probabilities, reservation
+                        )
+                return {
+                    "id": record["id"],
+                    "model": {"name": model.name, "version": model.version},
+                    "predictions": predictions,
+                }
 
     async def infer(
         self,
@@ -249,20 +249,20 @@ class Service:
         session, model = served.session, served.model
         record["images"], record["model"] = request.count, model.name
         reservation.take(images=request.count)
-        async with self._within(deadline):
-            if request.pixels is None:
-                ids = [f"[{k}]" for k in range(request.count)]
-                rows = await self._rows(session, PredictRequest(request.images, ids), reservation)
+        if request.pixels is None:
+            ids = [f"[{k}]" for k in range(request.count)]
+            rows = await self._rows(session, PredictRequest(request.images, ids), reservation, deadline)
+        else:
+            protocol.checked_pixels(request.pixels, model.bundle.shape)  # the model may have been replaced
+            if request.count == 1:
+                rows = await self._row(session.run(request.pixels[0]), deadline)
             else:
-                protocol.checked_pixels(request.pixels, model.bundle.shape)  # the model may have been replaced
-                if request.count == 1:
-                    put = [session.run(request.pixels[0])]
-                else:
-                    put = [session.batcher.submit(pixels) for pixels in request.pixels]
-                rows = np.stack([await _finish(row) for row in put])
-            given = model.runtime.split(rows)
-            self._watch(served, given, record)
-            return given
+                waiting = [session.batcher.submit(pixels) for pixels in request.pixels]
+                async with self._within(deadline):
+                    rows = np.stack([await asyncio.wrap_future(row) for row in waiting])
+        given = model.runtime.split(rows)
+        self._watch(served, given, record)
+        return given
 
     def _watch(self, served: ServedModel, given: Answer, record: MutableMapping[str, Any]) -> None:
         """Counts unknown images; an alarm is in the metrics, in the line of the request in the log, and a warning."""
@@ -311,7 +311,9 @@ class Service:
         async with self._within(deadline):
             return await asyncio.wrap_future(work)
 
-    async def _rows(self, session: InferenceSession, request: PredictRequest, reservation: Reservation) -> np.ndarray:
+    async def _rows(
+        self, session: InferenceSession, request: PredictRequest, reservation: Reservation, deadline: float
+    ) -> np.ndarray:
         """Returns the model's rows, as `Runtime.rows`, for encoded images."""
         if len(request.images) == 1:
             try:
@@ -319,34 +321,16 @@ class Service:
             except BadImage as error:
                 raise refused_image(request.ids[0], error) from None
             if row is not None:
-                return (await _finish(row))[np.newaxis]
-        waiting = []
-        for data in request.images:
-            future, work = session.predict(data, reservation.budget)
-            reservation.hold_until_done(work, future)
-            waiting.append(asyncio.wrap_future(future))
-        if len(waiting) == 1:
-            try:
-                return (await waiting[0])[np.newaxis]
-            except BadImage as error:
-                raise refused_image(request.ids[0], error) from None
-        results = await asyncio.gather(*waiting, return_exceptions=True)
-        bad = [
-            refused_image(name, result)
-            for name, result in zip(request.ids, results, strict=True)
-            if isinstance(result, BadImage)
-        ]
-        if bad and reservation.budget.left() <= 0:
-            seconds = reservation.budget.seconds
-            raise Refused(
-                "costly", f"the images take more than {seconds:g} s to decode, the limit; send fewer per request"
-            )
-        if bad:
-            raise Refused(bad[0].reason, "; ".join(map(str, bad)))
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return np.stack(results)  # type: ignore[arg-type]
+                return await self._row(row, deadline)
+        async with self._within(deadline):
+            return await _decoded_rows(session, request, reservation)
+
+    async def _row(self, row: np.ndarray | Future, deadline: float) -> np.ndarray:
+        """Returns one row, (1, K), once it is there; a timer is only set where it must be waited for."""
+        if isinstance(row, Future):
+            async with self._within(deadline):
+                row = await asyncio.wrap_future(row)
+        return row[np.newaxis]
 
     def _options(self, options: Mapping[str, Any], images: int, bundle: Bundle) -> tuple[int, bool]:
         top = requests.as_number("top", options.get("top", self.settings.top), len(bundle.classes))
@@ -366,8 +350,33 @@ class Service:
             raise Refused("time", f"no answer within {self.settings.timeout_s:g} s; retry later") from None
 
 
-async def _finish(row: np.ndarray | Future) -> np.ndarray:
-    return await asyncio.wrap_future(row) if isinstance(row, Future) else row
+async def _decoded_rows(session: InferenceSession, request: PredictRequest, reservation: Reservation) -> np.ndarray:
+    """Returns the model's rows for images that are decoded in worker processes."""
+    waiting = []
+    for data in request.images:
+        future, work = session.predict(data, reservation.budget)
+        reservation.hold_until_done(work, future)
+        waiting.append(asyncio.wrap_future(future))
+    if len(waiting) == 1:
+        try:
+            return (await waiting[0])[np.newaxis]
+        except BadImage as error:
+            raise refused_image(request.ids[0], error) from None
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    bad = [
+        refused_image(name, result)
+        for name, result in zip(request.ids, results, strict=True)
+        if isinstance(result, BadImage)
+    ]
+    if bad and reservation.budget.left() <= 0:
+        seconds = reservation.budget.seconds
+        raise Refused("costly", f"the images take more than {seconds:g} s to decode, the limit; send fewer per request")
+    if bad:
+        raise Refused(bad[0].reason, "; ".join(map(str, bad)))
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return np.stack(results)  # type: ignore[arg-type]
 
 
 MAX_EXPLAINING = 4

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import PIL.Image
 
-from kerasimg.data.decode import decode
-from kerasimg.data.image_files import BadImage
+from kerasimg.data.decode import decode, fit
+from kerasimg.data.image_files import RGB, BadImage, Pixels
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import ModelFile
 from kerasimg.deploy.runtimes import Runtime
@@ -26,6 +26,13 @@ from kerasimg.deploy.serve.settings import Settings
 from kerasimg.deploy.serve.workers import Budget, Workers
 from kerasimg.deploy.targets import open_runtime, served, target_of
 from kerasimg.errors import CallError
+from kerasimg.spec.document import Image
+
+plain_pixels: Callable[[bytes], np.ndarray | None] | None
+try:
+    from kerasimg.data.fast_png import plain_pixels
+except ImportError:  # in the container of a server
+    plain_pixels = None
 
 QUICK_S = 0.0003
 """A model that takes less for one image runs in one thread: handing the image to others takes about as long."""
@@ -267,7 +274,7 @@ class InferenceSession:
         if not is_plain(data, self._max_pixels):
             return None
         started = time.perf_counter()
-        pixels = decode(data, self.model.bundle.image, lambda opened: None)
+        pixels = decode_plain(data, self.model.bundle.image)
         self._on_decode(time.perf_counter() - started)
         return self.run(pixels)
 
@@ -302,6 +309,13 @@ class InferenceSession:
         if pixels is not None:
             self.batcher.submit(pixels, row)
             self._on_decode(time.perf_counter() - started)
+
+
+def decode_plain(data: bytes, image: Image) -> np.ndarray:
+    """Decodes a plain image; a small PNG by OpenCV, if it is installed: the same pixels in less time."""
+    if plain_pixels is not None and image.channels <= 3 and (pixels := plain_pixels(data)) is not None:
+        return fit(Pixels(pixels, None, cast(RGB, tuple(image.background))), image)
+    return decode(data, image, lambda opened: None)
 
 
 def _fail(row: Future, error: Exception) -> None:

@@ -8,7 +8,11 @@ import PIL.Image
 import pytest
 from PIL.PngImagePlugin import PngInfo
 
+from kerasimg.data.decode import decode
+from kerasimg.data.image_files import BadImage
+from kerasimg.deploy.serve import session
 from kerasimg.deploy.serve.plain import is_plain
+from kerasimg.spec.document import Image
 
 
 def saved(kind: str, side: int = 32, mode: str = "RGB", **options: Any) -> bytes:
@@ -67,3 +71,25 @@ def test_every_byte_of_a_header_may_be_anything():
                 changed[position] = random.integers(256)
             assert is_plain(bytes(changed)) in (True, False)
             assert is_plain(bytes(changed[: random.integers(len(data))])) in (True, False)
+
+
+@pytest.mark.parametrize("options", [{}, {"channels": 1}, {"size": [20, 24]}, {"crop_fraction": 0.8, "resize": "crop"}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+@pytest.mark.parametrize("opencv", [True, False])
+def test_the_server_decodes_plain_images_as_a_worker_does(
+    options: dict[str, Any], mode: str, opencv: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if not opencv:  # as in a container
+        monkeypatch.setattr(session, "plain_pixels", None)
+    values = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    file = io.BytesIO()
+    PIL.Image.fromarray(values).convert(mode).save(file, "PNG")
+    image = Image(**({"size": [32, 32]} | options))
+    np.testing.assert_array_equal(
+        session.decode_plain(file.getvalue(), image), decode(file.getvalue(), image), strict=True
+    )
+
+
+def test_the_server_refuses_files_for_a_model_of_many_channels():
+    with pytest.raises(BadImage, match="sent as tensors"):
+        session.decode_plain(saved("PNG"), Image(size=[32, 32], channels=5))
