@@ -410,7 +410,8 @@ def explain_all(
     """
     if classifier is None:
         return {}, None
-    asked = [one for one in examples if one.id in images]
+    # An evaluation may be of another model: of one with a class that was removed since.
+    asked = [one for one in examples if one.id in images and one.target in classifier.classes]
     method, options = _method(classifier)
     if method != "grad_cam":
         asked = asked[:WITHOUT_MAPS]

@@ -9,6 +9,9 @@ import kerasimg
 from kerasimg.api import Run
 from kerasimg.deploy.predict import choose_bundle
 from kerasimg.errors import CallError
+from kerasimg.models.classifier import Classifier
+from kerasimg.reporting.images import Example
+from kerasimg.reporting.report import explain_all
 from kerasimg.staleness import stale_bundle
 
 
@@ -46,6 +49,9 @@ def test_a_class_is_added_from_five_images_and_removed_again(tmp_path, evaluated
         run.add_class("yellow", yellow(1))
     assert kerasimg.add_class(run, undo=True).classes == ("blue", "green", "red")
     assert stale_bundle(bundle.folder).why == "the model's weights have changed since"
+    # The evaluation is still that of four classes: what it says of the fourth cannot be explained any more.
+    examples = [Example("probe", "red", name, name, 0.9) for name in ("yellow", "red")]
+    assert set(explain_all(Classifier.open(run), examples, {"probe": probe[1]})[0]) == {("probe", "red")}
     assert kerasimg.predict(run, probe, verbose=0)[0].p_value == before[0].p_value
     with pytest.raises(CallError, match="no class was added"):
         kerasimg.add_class(run, undo=True)
