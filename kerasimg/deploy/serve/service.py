@@ -327,10 +327,10 @@ class Service:
 
     async def _row(self, row: np.ndarray | Future, deadline: float) -> np.ndarray:
         """Returns one row, (1, K), once it is there; a timer is only set where it must be waited for."""
-        if isinstance(row, Future):
-            async with self._within(deadline):
-                row = await asyncio.wrap_future(row)
-        return row[np.newaxis]
+        if not isinstance(row, Future):
+            return row[np.newaxis]
+        async with self._within(deadline):
+            return np.asarray(await asyncio.wrap_future(row))[np.newaxis]
 
     def _options(self, options: Mapping[str, Any], images: int, bundle: Bundle) -> tuple[int, bool]:
         top = requests.as_number("top", options.get("top", self.settings.top), len(bundle.classes))
