@@ -73,6 +73,13 @@ LIMITS: Final[Mapping[str, Limit]] = {
     "jpeg_scans": Limit(100, "scans", "a JPEG, whoever reads it", "count"),
     "form_parts": Limit(64, "parts", "a multipart form sent to a server", "count"),
     "image_side": Limit(65_535, "pixels", "the width and the height of an image sent to a server", "size"),
+    "image_pixels": Limit(
+        50_000_000, "pixels", "an image sent to the studio, or to a server that sets no other bound", "count"
+    ),
+    "jpeg_scan_pixels": Limit(
+        1_000_000_000, "pixels", "the scans of a JPEG together, if it has more than 16, whoever reads it", "count"
+    ),
+    "request_pixels": Limit(150_000_000, "pixels", "the images of one request to a server, together", "count"),
     "form_headers": Limit(16, "headers", "one part of a form", "count"),
     "small_chunks": Limit(4_096, "chunks of fewer than 64 bytes", "a request body", "count"),
     "form_header_bytes": Limit(8_192, "bytes", "the headers of one part of a form", "size"),

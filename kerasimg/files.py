@@ -28,7 +28,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Write a file beside its place, and move it there when the block ends.
 
     Whenever the process dies, `path` is the old file or the new one, never a part of one. If the block fails, the old
-    file stays and the new one is removed.
+    file stays and the new one is removed. What has the name of the new file before, left by a process that was killed
+    or planted in the folder of a stranger, is removed and never written to: it may be a link.
 
     Args:
         path: the file to write or to replace, in a folder that exists.
@@ -42,6 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     partial = path.with_name(PARTIAL.format(path.name))
+    partial.unlink(missing_ok=True)
     try:
         yield partial
         partial.replace(path)
@@ -50,6 +52,11 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def no_link(path: str, flags: int) -> int:
+    """An opener for `open` that refuses a link: in the folder of a stranger it may lead to any file."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 @contextlib.contextmanager
@@ -78,10 +85,10 @@ def lock_folder(folder: Path, verb: str) -> Iterator[None]:
 
 def is_locked(folder: Path) -> bool:
     """Whether a process holds the lock of a folder."""
-    if fcntl is None:
+    if fcntl is None or (folder / LOCK).is_symlink():
         return False
     try:
-        with (folder / LOCK).open() as handle:
+        with open(folder / LOCK, opener=no_link) as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -94,7 +101,9 @@ def is_locked(folder: Path) -> bool:
 def _locked(path: Path) -> Iterator[IO[str] | None]:
     """The lock file, locked; None if another process has locked it."""
     while True:
-        with path.open("w") as handle:
+        if path.is_symlink():  # kerasimg makes none
+            path.unlink(missing_ok=True)
+        with open(path, "w", opener=no_link) as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

@@ -5,7 +5,17 @@ from pathlib import Path
 import pytest
 
 from kerasimg.errors import CallError
-from kerasimg.files import lock_folder, read_object, replacing, to_json, write_json, write_text
+from kerasimg.files import (
+    LOCK,
+    is_locked,
+    lock_folder,
+    no_link,
+    read_object,
+    replacing,
+    to_json,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path):
@@ -26,6 +36,23 @@ def test_a_block_that_fails_keeps_the_old_file_and_leaves_no_other(tmp_path: Pat
         write_json(path, {"a": object()})
     assert read_object(path) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nothing_is_written_through_a_link_in_the_folder_of_a_stranger(tmp_path: Path):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.write_text("mine")
+    for name in (".partial-a.json", LOCK, "journal", "history.csv"):
+        (folder / name).symlink_to(elsewhere)
+    write_json(folder / "a.json", {})
+    assert not (folder / "a.json").is_symlink()
+    assert is_locked(folder) is False or sys.platform == "win32"
+    with lock_folder(folder, "training"):
+        assert is_locked(folder)
+    for name in ("journal", "history.csv"):
+        with pytest.raises(OSError, match="symbolic links"), open(folder / name, "a", opener=no_link):
+            pass
+    assert elsewhere.read_text() == "mine"
 
 
 def test_a_missing_folder_is_named_with_the_requested_file(tmp_path: Path):

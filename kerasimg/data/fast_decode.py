@@ -275,8 +275,8 @@ def divisor(ratio: float, smallest: float = SMALLEST_RATIO) -> int:
 def _from_jpeg(content: bytes, image: Image) -> np.ndarray | None:
     """The image; None if the reference decoder is needed."""
     try:
-        header = None if jpeg.scans_fault(content) else _header(content)
-        if header is None:
+        header = _header(content)
+        if header is None or jpeg.scans_fault(content, header.width * header.height):
             return None
         turn = header.turn
         box = _stored_box(image, header.width, header.height, turn)

@@ -330,6 +330,23 @@ def _from_file(file: IO[bytes], background: RGB, look: Callable[[PIL.Image.Image
         return Pixels(whole if isinstance(whole, np.ndarray) else _in_8_bits(whole), turn_of(opened), background)
 
 
+def read_sent(content: bytes) -> str:
+    """Decodes an image that was sent by someone else, and returns its format.
+
+    Raises:
+        BadImage: if it cannot be read, or has more pixels than such an image may have.
+    """
+    kinds: list[str] = []
+
+    def look(opened: PIL.Image.Image) -> None:
+        kinds.append(opened.format or "")
+        if (pixels := opened.width * opened.height) > (most := limit("image_pixels")):
+            raise BadImage(f"has {pixels // 10**6:,} million pixels; the limit is {most // 10**6} million")
+
+    read_pixels(content, opened=look)
+    return kinds[0]
+
+
 def memory_for(length: int) -> int:
     """The bytes of memory that decoding a file of this length may take."""
     return limit("image_memory_ratio") * length if length >= SMALL_FILE else limit("image_memory_bytes")
@@ -372,7 +389,7 @@ def _loaded(opened: PIL.Image.Image, file: IO[bytes], size: tuple[int, int]) -> 
     """
     pixels: np.ndarray | None = None
     if opened.format in JPEGS:
-        content = read_jpeg(file)
+        content = read_jpeg(file, size)
         try:
             pixels = jpeg.decode_whole(content, opened, size)
         except ValueError as error:
@@ -391,11 +408,11 @@ def _loaded(opened: PIL.Image.Image, file: IO[bytes], size: tuple[int, int]) -> 
     return opened
 
 
-def read_jpeg(file: IO[bytes]) -> bytes:
-    """The content of a JPEG; TooCostly where it has more scans than are decoded."""
+def read_jpeg(file: IO[bytes], size: tuple[int, int]) -> bytes:
+    """The content of a JPEG of this size; TooCostly where it has more scans than are decoded."""
     file.seek(0)
     content = file.getvalue() if isinstance(file, io.BytesIO) else file.read()
-    if reason := jpeg.scans_fault(content):
+    if reason := jpeg.scans_fault(content, size[0] * size[1]):
         raise TooCostly(reason)
     return content
 

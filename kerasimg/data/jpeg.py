@@ -24,16 +24,20 @@ HARMLESS_SHARE = 0.02
 _FRAME = re.compile(rb"\xff([\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf])")
 _HUFFMAN = (b"\xc0", b"\xc1", b"\xc2")
 """Markers of frames: baseline, extended and progressive."""
+USUAL_SCANS = 16
+"""A progressive JPEG has about ten."""
 COLOURS = {"L": "GRAY", "RGB": "RGB"}
 """Mode of Pillow -> colour space of libjpeg. Other modes (CMYK) are decoded by Pillow."""
 
 
-def scans_fault(content: bytes) -> str | None:
-    """Why a JPEG with very many scans is refused, to follow the image's name; None if it has few."""
-    if content.count(b"\xff\xda") <= limit("jpeg_scans"):  # at least as many as there are, and much faster
+def scans_fault(content: bytes, pixels: int) -> str | None:
+    """Why a JPEG with very many scans for its size is refused, to follow the image's name; None if it has few."""
+    most = min(limit("jpeg_scans"), max(USUAL_SCANS, limit("jpeg_scan_pixels") // max(pixels, 1)))
+    if content.count(b"\xff\xda") <= most:  # at least as many as there are, and much faster
         return None
     scans = jpeg_scans(content)
-    return f"has {scans:,} scans; the limit is {limit('jpeg_scans')}" if scans > limit("jpeg_scans") else None
+    of = f" for {pixels / 1e6:,.0f} million pixels" if most < limit("jpeg_scans") else ""
+    return f"has {scans:,} scans; the limit is {most}{of}" if scans > most else None
 
 
 def _require_data(content: bytes, size: tuple[int, int]) -> None:

@@ -131,7 +131,7 @@ def _is_grey(opened: PIL.Image.Image, file: IO[bytes]) -> bool:
     if opened.mode in ("1", "L", "LA", "I", "I;16", "F"):
         return True
     if opened.format in JPEGS:
-        read_jpeg(file)  # refuses one that would take minutes
+        read_jpeg(file, opened.size)  # refuses one that would take minutes
     opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
     small = opened.convert("RGB").resize((THUMBNAIL, THUMBNAIL), PIL.Image.Resampling.BOX)
     pixels = np.asarray(small, np.int16)

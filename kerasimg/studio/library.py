@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from kerasimg.data.image_files import EXTENSIONS, BadImage, read_pixels
+from kerasimg.data.image_files import EXTENSIONS, BadImage, read_sent
 from kerasimg.data.items import PARTS, class_name, in_order
 from kerasimg.data.readers.folder_index import LEFT_BEHIND
 from kerasimg.errors import CallError
@@ -261,23 +261,20 @@ class Library(AbstractContextManager["Library"]):
         """
         label = checked_class(label) if label is not None else None
         name = None if name is None else _checked_file_name(name)
-        kinds: list[str] = []
-        read_pixels(content, opened=lambda opened: kinds.append(opened.format or ""))
+        kind = read_sent(content)
         if name is None:
-            if kinds[0] not in CAPTURED:
+            if kind not in CAPTURED:
                 raise BadImage("is not a JPEG, PNG or WebP image")
-            name = f"camera-{time.strftime('%Y%m%d-%H%M%S')}{CAPTURED[kinds[0]]}"
+            name = f"camera-{time.strftime('%Y%m%d-%H%M%S')}{CAPTURED[kind]}"
         with self.lock:
             path = self._free_path(f"{label or UNLABELLED}/{name}", set())
             self._require_inside(self.folder / os.path.dirname(path))
             file = self.folder / path
             file.parent.mkdir(exist_ok=True)
-            with replacing(file) as partial:
-                partial.unlink(missing_ok=True)  # of a kill, or a link of a stranger's folder
-                with partial.open("xb") as handle:
-                    handle.write(content)
-                    handle.flush()
-                    os.fsync(handle.fileno())
+            with replacing(file) as partial, partial.open("xb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
             number = self._add(path)
             # So that undo takes the image back: it is left out then.
             self.journal.edit([Change(path, LABEL, LEFT_OUT, label)])
@@ -415,7 +412,6 @@ def _copy(source: Path, target: Path) -> bool:
     """Moves a file to another disk; whether it is there now."""
     try:
         with replacing(target) as partial:
-            partial.unlink(missing_ok=True)
             shutil.copy2(source, partial)
         source.unlink()
     except OSError:

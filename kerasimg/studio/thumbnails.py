@@ -47,6 +47,7 @@ class Thumbnails:
         cached.parent.mkdir(parents=True, exist_ok=True)
         # Several threads may render the same one; each writes a file of its own, and the last one stays.
         partial = cached.with_name(f".{threading.get_ident()}-{name}")
+        partial.unlink(missing_ok=True)  # it may be a link in the folder of a stranger
         partial.write_bytes(content)
         partial.replace(cached)
         return content

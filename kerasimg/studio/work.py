@@ -8,7 +8,7 @@ from fastapi import Body, FastAPI, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from kerasimg.data.image_files import read_pixels
+from kerasimg.data.image_files import read_sent
 from kerasimg.data.starter_spec import ABOUT
 from kerasimg.deploy.hub import PAGE
 from kerasimg.deploy.targets import target
@@ -202,17 +202,17 @@ def _run_routes(app: FastAPI, runs: Runs, answer: Answer) -> None:
 def _model_routes(app: FastAPI, library: Library, runs: Runs, model: ModelProcess, answer: Answer) -> None:
     @app.post("/api/runs/{name}/predict")
     def predict(name: str, content: bytes = Body(media_type="application/octet-stream")) -> Response:
-        read_pixels(content)  # before a process is started for it
+        read_sent(content)  # before a process is started for it
         return answer(model.ask(runs.get(name), "predict", content))
 
     @app.post("/api/runs/{name}/explain")
     def explain(name: str, content: bytes = Body(media_type="application/octet-stream")) -> Response:
-        read_pixels(content)
+        read_sent(content)
         return answer(model.ask(runs.get(name), "explain", content))
 
     @app.post("/api/runs/{name}/nearest")
     def nearest(name: str, content: bytes = Body(media_type="application/octet-stream")) -> Response:
-        read_pixels(content)
+        read_sent(content)
         near = model.ask(runs.get(name), "nearest", content)
         numbers = [(library.number_of(path), similarity) for path, similarity in near]
         return answer(

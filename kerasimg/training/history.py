@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from kerasimg.escaping import csv_row
-from kerasimg.files import replacing
+from kerasimg.files import no_link, replacing
 
 
 class History(keras.callbacks.Callback):
@@ -75,7 +75,7 @@ class History(keras.callbacks.Callback):
         self.rows.append(row)
         if self.path is None:
             return
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with open(self.path, "a", newline="", encoding="utf-8", opener=no_link) as file:
             file.write(self._text(self._header(), row) if first else self._text(row))
 
     def _seconds(self) -> float:

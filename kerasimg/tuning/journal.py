@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kerasimg.escaping import csv_row
-from kerasimg.files import read_object, to_json, write_text
+from kerasimg.files import no_link, read_object, to_json, write_text
 from kerasimg.run_folder import HISTORY, read_history
 from kerasimg.spec.metrics import Goal
 
@@ -92,7 +92,7 @@ class Records:
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Add a line to the journal, and flush it to the disk."""
-        with (self.folder / JOURNAL).open("a", encoding="utf-8") as file:
+        with open(self.folder / JOURNAL, "a", encoding="utf-8", opener=no_link) as file:
             file.write(json.dumps(event) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -128,6 +128,13 @@ def test_a_jpeg_with_many_scans_is_refused_by_every_reader(tmp_path):
     assert summarize(source).unreadable == 1
 
 
+def test_a_large_jpeg_may_have_fewer_scans():
+    content = many_scans(40)
+    assert jpeg.scans_fault(content, 10_000_000) is None
+    assert str(jpeg.scans_fault(content, 49_000_000)).endswith("scans; the limit is 20 for 49 million pixels")
+    assert jpeg.scans_fault(many_scans(1), 170_000_000) is None
+
+
 def test_only_the_scans_of_the_image_itself_count():
     marker = b"\xff\xda\x00\x02"
     film = KINDS["progressive"] + marker * 200

@@ -261,6 +261,12 @@ def test_an_image_that_is_added_is_stored_under_its_name_and_undo_leaves_it_out(
     for name in names:
         assert add(name).status_code == 422, name
     assert add("x.png", "../out").status_code == add("x.png", "/left_out").status_code == 422
+    large = io.BytesIO()
+    PIL.Image.new("1", (7100, 7100)).save(large, "PNG")
+    assert "has 50 million pixels; the limit is 50" in add("x.png", content=large.getvalue()).json()["error"]
+    path = "/token-of-the-tests/api/runs/a/predict"
+    asked = page.client.post(path, content=large.getvalue(), headers={"origin": ORIGIN})
+    assert "has 50 million pixels" in asked.json()["error"]
     assert add("x.png", content=b"no image").json()["error"] == "The image is not an image of a known format."
     assert sorted(photos.rglob("*")) == before
 

@@ -54,10 +54,12 @@ def test_a_changed_bit_is_detected(tmp_path: Path):
         checkpoint.read(path)
 
 
-def test_the_previous_checkpoint_stays_until_the_new_one_is_complete(tmp_path: Path):
+def test_the_previous_checkpoint_stays_until_the_new_one_is_complete(
+    tmp_path: Path, on_a_full_disk: Any, monkeypatch: pytest.MonkeyPatch
+):
     path = tmp_path / "one.ckpt"
     checkpoint.write(path, {"epoch": 1}, ARRAYS)
-    (tmp_path / ".partial-one.ckpt").symlink_to("/dev/full")
+    monkeypatch.setattr(checkpoint, "replacing", on_a_full_disk)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.write(path, {"epoch": 2}, ARRAYS)
     assert checkpoint.read_facts(path) == {"epoch": 1}

@@ -312,16 +312,23 @@ def test_weights_next_to_the_spec_are_copied_into_the_run(train: Any, tiny: Any,
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint_and_advice(
-    train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any, wholes: Any, monkeypatch: pytest.MonkeyPatch
+    train: Any,
+    spec: Any,
+    noisy: Path,
+    tmp_path: Path,
+    cut: Any,
+    wholes: Any,
+    on_a_full_disk: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     cut(-1)
     write = checkpoint.write
 
     def fill(path: Path, facts: Any, arrays: Any) -> None:
-        partial = path.with_name(f".partial-{path.name}")
-        if facts["epoch"] == 2:
-            partial.symlink_to("/dev/full")
-        write(path, facts, arrays)
+        with monkeypatch.context() as patch:
+            if facts["epoch"] == 2:
+                patch.setattr(checkpoint, "replacing", on_a_full_disk)
+            write(path, facts, arrays)
 
     monkeypatch.setattr(checkpoint, "write", fill)
     with pytest.raises(KerasimgError) as caught:

@@ -1,7 +1,9 @@
 """The Open Inference Protocol over gRPC: `inference.GRPCInferenceService`, as KServe and Triton describe it.
 
 The messages are those of `grpc_predict_v2.proto`, built from the table `MESSAGES`, so that no code is generated. The
-limits, the errors and the model are those of the HTTP server, whose event loop this one shares.
+limits, the errors and the model are those of the HTTP server. Messages are received and parsed in a thread with an
+event loop of its own: gRPC copies each in one go, and many large ones would hold up the health routes. Requests are
+handled, counted and logged in the event loop of the HTTP server.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import os
+import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -89,7 +93,13 @@ IDLE_S = 300.0
 """A connection without a call is closed after so long; clients open another by themselves."""
 PATIENCE_S = 1.0
 """How long a call may take to send its message while others wait for its place."""
+SWITCH_S = 0.0005
+"""How long the thread of gRPC keeps the interpreter from the other threads; Python's default is 5 ms."""
+MOST_STARTED = 8
+"""Calls that begin in the event loop of the service at once; a burst of 1,000 would take it half a second."""
 MOST_BYTES = limit("grpc_message_bytes")
+
+Method = Callable[[Any, dict[str, Any]], Coroutine[Any, Any, Any]]
 
 OPEN = ("ServerLive", "ServerReady")
 """Methods that need no key."""
@@ -116,18 +126,27 @@ def message_classes() -> dict[str, Any]:
 
 
 class InferenceService:
-    """The methods of the service."""
+    """The methods of the service.
 
-    def __init__(self, service: Service, key: str | None) -> None:
+    Args:
+        service: answers them.
+        key: what a call needs in its metadata; None: nothing.
+        loop: the event loop of the service.
+    """
+
+    def __init__(self, service: Service, key: str | None, loop: asyncio.AbstractEventLoop) -> None:
         self._service = service
+        self._loop = loop
         self._key = None if key is None else key.encode()
+        self._answering = 0
+        self._turn = asyncio.Lock()
         self._messages = message_classes()
         # gRPC reads a message before anything else can be decided about it.
         self._places = asyncio.Semaphore(service.settings.held_bytes // most_bytes(service.settings))
 
     def handler(self) -> Any:
         """Returns the handler of all methods, for a server of gRPC."""
-        methods: dict[str, Callable[[Any, dict[str, Any]], Awaitable[Any]]] = {
+        methods: dict[str, Method] = {
             "ServerLive": self._live,
             "ServerReady": self._ready,
             "ModelReady": self._model_ready,
@@ -147,7 +166,7 @@ class InferenceService:
             },
         )
 
-    def _handle(self, name: str, method: Callable[[Any, dict[str, Any]], Awaitable[Any]]) -> Any:
+    def _handle(self, name: str, method: Method) -> Any:
         """Returns a method with the key, the metrics, the log and the errors of every request."""
 
         async def handle(messages: Any, context: Any) -> Any:
@@ -157,7 +176,8 @@ class InferenceService:
             try:
                 if self._key is not None and name not in OPEN:
                     self._check_key(dict(context.invocation_metadata()))
-                response = await method(self._parse(name, await self._message(messages)), record)
+                request = self._parse(name, await self._message(messages))
+                response = await self._answer(method, request, record)
                 code = grpc.StatusCode.OK
                 return response
             except Refused as refused:
@@ -165,16 +185,33 @@ class InferenceService:
                 await context.abort(code, one_line(refused))
             except Exception as error:
                 record["reason"], code = "failed", CODES["failed"]
-                log_event("fault", id=record["id"], error=repr(error))
+                record["error"] = repr(error)
                 await context.abort(code, str(refused_fault(record["id"])))
             finally:
-                seconds = time.perf_counter() - started
-                self._service.metrics.count(name, code.name, seconds, record)
-                if self._service.settings.log:
-                    fields = {"client": context.peer(), "method": name, "status": code.name}
-                    log_event("request", **record, **fields, ms=round(seconds * 1000, 3))
+                fields = {"client": context.peer(), "method": name, "status": code.name}
+                with suppress(RuntimeError):  # the loop is closed: the server has stopped
+                    self._loop.call_soon_threadsafe(self._record, record, fields, time.perf_counter() - started)
 
         return handle
+
+    async def _answer(self, method: Method, request: Any, record: dict[str, Any]) -> Any:
+        """Runs a method in the event loop of the service, which starts only a few at once."""
+        self._answering += 1
+        try:
+            if self._answering > MOST_STARTED:  # one after the other, so that other work of that loop comes in between
+                async with self._turn:
+                    await _in(self._loop, asyncio.sleep(0))
+            return await _in(self._loop, method(request, record))
+        finally:
+            self._answering -= 1
+
+    def _record(self, record: dict[str, Any], fields: dict[str, Any], seconds: float) -> None:
+        """Counts and logs a call."""
+        if (error := record.pop("error", None)) is not None:
+            log_event("fault", id=record["id"], error=error)
+        self._service.metrics.count(fields["method"], fields["status"], seconds, record)
+        if self._service.settings.log:
+            log_event("request", **record, **fields, ms=round(seconds * 1000, 3))
 
     async def _message(self, messages: Any) -> bytes:
         """Returns the message of a call.
@@ -357,6 +394,11 @@ def most_bytes(settings: Settings) -> int:
     return min(settings.max_bytes, MOST_BYTES)
 
 
+def host_of(settings: Settings) -> str:
+    """Returns the host as in an address, an IPv6 one in brackets."""
+    return f"[{settings.host}]" if ":" in settings.host else settings.host
+
+
 @asynccontextmanager
 async def serve_grpc(service: Service, key: str | None) -> AsyncIterator[int]:
     """Serves while the context is open; yields the port.
@@ -364,7 +406,33 @@ async def serve_grpc(service: Service, key: str | None) -> AsyncIterator[int]:
     Raises:
         CallError: if the port cannot be opened.
     """
-    settings = service.settings
+    settings, own = service.settings, asyncio.new_event_loop()
+    handler = InferenceService(service, key, asyncio.get_running_loop()).handler()
+    thread = threading.Thread(target=own.run_forever, name="grpc", daemon=True)
+    thread.start()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        server, port = await _in(own, _start(settings, handler))
+        log.info(f"gRPC at {host_of(settings)}:{port}")
+        try:
+            yield port
+        finally:
+            await _in(own, server.stop(settings.timeout_s))
+    finally:
+        sys.setswitchinterval(before)
+        own.call_soon_threadsafe(own.stop)
+        await asyncio.to_thread(thread.join)
+        own.close()
+
+
+def _in(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> asyncio.Future:
+    """Runs a coroutine in the event loop of another thread."""
+    return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+
+
+async def _start(settings: Settings, handler: Any) -> tuple[Any, int]:
+    """Returns a server that has started, and its port."""
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", most_bytes(settings)),
@@ -376,15 +444,11 @@ async def serve_grpc(service: Service, key: str | None) -> AsyncIterator[int]:
         ],
         maximum_concurrent_rpcs=settings.connections,
     )
-    server.add_generic_rpc_handlers((InferenceService(service, key).handler(),))
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    server.add_generic_rpc_handlers((handler,))
+    host = host_of(settings)
     try:
         port = server.add_insecure_port(f"{host}:{settings.grpc_port}")
     except RuntimeError:
         raise CallError(f"cannot listen on {host}:{settings.grpc_port} for gRPC: the port is in use") from None
     await server.start()
-    log.info(f"gRPC at {host}:{port}")
-    try:
-        yield port
-    finally:
-        await server.stop(settings.timeout_s)
+    return server, port

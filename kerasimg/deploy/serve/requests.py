@@ -274,11 +274,12 @@ def _form(content_type: str, body: bytes, max_images: int) -> PredictRequest:
     boundary = _parameters(content_type[:1000]).get("boundary", "").encode("latin-1", "replace")
     if not boundary or len(boundary) > 200:
         raise Refused("body", "multipart/form-data without a boundary, or with one that is too long")
-    # `find` and `split` run in C; a parser in Python takes seconds for bytes that almost match the boundary.
+    # These run in C; a parser in Python takes seconds for bytes that almost match the boundary. Spaces may follow it.
     start, most_parts = b"\r\n--" + boundary, max(max_images, limit("form_parts"))
     whole = b"\r\n" + body
     end = whole.find(start + b"--")
-    _, *parts = whole[: end if end >= 0 else len(whole)].split(start + b"\r\n", most_parts + 1)
+    delimiter = re.compile(re.escape(start) + rb"[ \t]*+\r\n")
+    _, *parts = delimiter.split(whole[: end if end >= 0 else len(whole)], most_parts + 1)
     if not parts:
         raise Refused("body", "the form cannot be parsed: its boundary does not occur in it")
     if len(parts) > most_parts:

@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 
 from kerasimg import log
+from kerasimg.boundary import limit
 from kerasimg.data.image_files import BadImage
 from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.serve import answers, protocol, requests
@@ -323,6 +324,7 @@ class Service:
             if row is not None:
                 return await self._row(row, deadline)
         async with self._within(deadline):
+            await self._check_pixels(request.images, reservation)
             return await _decoded_rows(session, request, reservation)
 
     async def _row(self, row: np.ndarray | Future, deadline: float) -> np.ndarray:
@@ -331,6 +333,20 @@ class Service:
             return row[np.newaxis]
         async with self._within(deadline):
             return np.asarray(await asyncio.wrap_future(row))[np.newaxis]
+
+    async def _check_pixels(self, images: Sequence[bytes], reservation: Reservation) -> None:
+        """Refuses images that have too many pixels together, before any is decoded."""
+        most = max(limit("request_pixels"), self.settings.max_pixels)
+        if len(images) * self.settings.max_pixels <= most:
+            return
+        work = self._workers.read("pixels", reservation.budget, images)
+        reservation.hold_until_done(work)
+        if (count := await asyncio.wrap_future(work)) > most:
+            raise Refused(
+                "pixels",
+                f"the images have {count / 1e6:,.0f} million pixels together; the limit is {most / 1e6:g} million: "
+                "send fewer per request",
+            )
 
     def _options(self, options: Mapping[str, Any], images: int, bundle: Bundle) -> tuple[int, bool]:
         top = requests.as_number("top", options.get("top", self.settings.top), len(bundle.classes))

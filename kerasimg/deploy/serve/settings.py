@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, fields
 
+from kerasimg.boundary import limit
 from kerasimg.data.parallel import cores
 from kerasimg.errors import CallError
 
@@ -46,9 +47,9 @@ class Settings:
     """Number of classes to list; a request can override it."""
     max_bytes: int = 16 * MEBIBYTE
     """Maximum size of a request body."""
-    max_pixels: int = 50_000_000
+    max_pixels: int = limit("image_pixels")
     """Maximum pixels of an image, by its header; decoding takes up to 5 bytes per pixel and process."""
-    max_decode_s: float = 1.5
+    max_decode_s: float = 1.2
     """CPU time to parse the body of a request and to decode its images; a process that takes longer is killed."""
     max_images: int = 32
     """Maximum images in a request."""

@@ -62,6 +62,15 @@ def test_the_images_of_a_request_share_its_cpu_time(within: Any):
     assert "the images take more than 0.2 s to decode, the limit; send fewer" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("format", ["PNG", "JPEG2000"])
+def test_the_pixels_of_a_request_are_counted_before_any_is_decoded(within: Any, format: str):
+    side = {"PNG": 6800, "JPEG2000": 3400}[format]  # a pixel of JPEG 2000 counts four times
+    hostile = FUZZ.image(format, (side, side)) if format == "JPEG2000" else FUZZ._png_bomb(side)
+    answer = within().post("/predict", files=[("file", (f"{k}", hostile)) for k in range(4)])
+    assert (answer.status_code, answer.json()["error"]["reason"]) == (413, "pixels")
+    assert "185 million pixels together; the limit is 150 million" in answer.json()["error"]["message"]
+
+
 def test_an_image_with_a_very_long_side_is_refused(within: Any):
     answer = within().post("/predict", content=FUZZ.image("PNG", (65_536, 2)))
     assert (answer.status_code, answer.json()["error"]["reason"]) == (413, "pixels")

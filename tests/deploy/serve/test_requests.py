@@ -47,6 +47,12 @@ def test_a_form_has_files_and_options():
     assert asked.options == {"top": "2", "explain": "true"}
 
 
+def test_spaces_may_follow_a_boundary():
+    body = form(('name="f"; filename="a"', A), ('name="g"; filename="b"', B)).replace(b"--edge\r\n", b"--edge \t \r\n")
+    assert read(body).images == [A, B]
+    assert read(form(('name="f"; filename="a"', b"\r\n--edge  x\r\n" + A))).images == [b"\r\n--edge  x\r\n" + A]
+
+
 def test_json_has_base64_images_with_or_without_ids():
     document = {"images": [base64_of(A), {"id": "b", "data": "data:image/png;base64," + base64_of(B)}], "top": 1}
     asked = read(document, "application/json; charset=utf-8")
