@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from kerasimg import catalog, log, notebook
 from kerasimg.catalog import Reference
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, counted
 from kerasimg.files import read_object, write_text
 from kerasimg.log import Verbose
 from kerasimg.results import Comparison, Evaluation, KnownImages, Result, Results, Robustness, table
@@ -574,7 +574,7 @@ class Run(os.PathLike[str]):
         scores = self.scores
         headline = ("accuracy", "subset_accuracy", "macro_f1", "f1")
         figures = ", ".join(f"{name} {scores.figures[name]:.3f}" for name in headline if name in scores.figures)
-        return f"{self.folder} ({figures}, on {scores.n:,} images)"
+        return f"{self.folder} ({figures}, on {counted(scores.n, 'image')})"
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"

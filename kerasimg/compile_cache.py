@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kerasimg.cache_folder import cache_folder
+from kerasimg.errors import counted
 
 LIMIT = 4 * 1000**3
 """Largest total size in bytes; the least recently used files are removed when a process begins to use the cache."""
@@ -47,7 +48,7 @@ class Compilations:
         if not self.functions:
             return ""
         return (
-            f"compiled {self.functions:,} functions in {self.seconds:.1f} s, "
+            f"compiled {counted(self.functions, 'function')} in {self.seconds:.1f} s, "
             f"{self.from_cache:,} of them read from the cache"
         )
 

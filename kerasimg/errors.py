@@ -115,6 +115,13 @@ def check_choice(name: str, value: object, known: Sequence[str]) -> None:
         raise CallError(f"{name}: expected {expected}, got {value!r}{nearest(str(value), known)}")
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, as a sentence has them: "1 image", "2,500 images", "3 classes"."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def listed(names: Iterable[str], limit: int = 12) -> str:
     """Names in one line, cut after `limit`: "a, b, c and 5 more"."""
     every = list(names)

@@ -10,7 +10,7 @@ import typer
 
 from kerasimg.cli.options import Json
 from kerasimg.cli.output import echo, print_next, print_result, table
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, counted
 
 commands = typer.Typer(help="List and empty the caches on disk.", no_args_is_help=True)
 
@@ -52,7 +52,7 @@ def list_files(as_json: Json = False) -> None:
         text.append(f"{sum(sizes) / 1e6:,.1f} MB of functions that JAX compiled, in {compiled['folder']}")
     for name, summary in notes.items():
         if summary["files"]:
-            size = f"{summary['bytes'] / 1e6:,.1f} MB in {summary['files']} files"
+            size = f"{summary['bytes'] / 1e6:,.1f} MB in {counted(summary['files'], 'file')}"
             text.append(f"{size} of the {name}, in {root.parent / name}")
     result = {"folder": str(root), "bytes": total, "limit": limit, "files": rows}
     result |= {"features": features, "compiled": compiled, "notes": notes}
@@ -80,7 +80,7 @@ def remove(
         *compile_cache.remove_older(age_s),
     ]
     total = sum(removed)
-    text = f"removed {len(removed)} files, {total / 1e6:,.0f} MB"
+    text = f"removed {counted(len(removed), 'file')}, {total / 1e6:,.0f} MB"
     print_result("cache remove", {"removed": len(removed), "bytes": total}, text, as_json)
 
 

@@ -23,7 +23,7 @@ from kerasimg.cli.options import (
 )
 from kerasimg.cli.output import echo, print_result
 from kerasimg.cli.progress import waiting
-from kerasimg.errors import CallError, KerasimgError
+from kerasimg.errors import CallError, KerasimgError, counted
 from kerasimg.files import require_free
 from kerasimg.run_folder import CARD, REPORT, RunFolder
 
@@ -130,7 +130,7 @@ def calibrate(
         text.append(f"saved in {RunFolder(run).model_file.name}; to undo it: kerasimg run calibrate {run} --undo")
     for name, row in result.get("parts", {}).items():
         fitted = " (fitted on these)" if name == result["fitted_on"]["part"] else ""
-        text.append(f"{name}, {row['n']:,} images{fitted}:")
+        text.append(f"{name}, {counted(row['n'], 'image')}{fitted}:")
         for figure in ("log_loss", "calibration_error"):
             sides = (f"{row[when][figure]:.4f}{_interval(row[when], figure)}" for when in ("before", "after"))
             text.append(f"  {figure.replace('_', ' ')}: {' -> '.join(sides)}")
@@ -163,7 +163,7 @@ def thresholds(
         line = f"{label}: {threshold:.4f}"
         if row := result.get("labels", {}).get(label):
             line += f"  precision {row['precision']:.3f}, recall {row['recall']:.3f}, F1 {row['f1']:.3f}"
-            line += f", {row['support']:,} images{'' if row['met'] else '  (aim not met)'}"
+            line += f", {counted(row['support'], 'image')}{'' if row['met'] else '  (aim not met)'}"
         text.append(line)
     print_result("run thresholds", result, text, as_json, run=run)
 
@@ -194,11 +194,13 @@ def sets(
     if not text:
         low, _ = result["expected"]
         chosen = result["chosen_on"]
-        text.append(f"{method}, coverage {coverage:g}, chosen on {chosen['n']:,} images ({chosen['part']})")
+        text.append(f"{method}, coverage {coverage:g}, chosen on {counted(chosen['n'], 'image')} ({chosen['part']})")
         text.append(f"later images: for 39 of 40 choices of these images, at least {low:.3f} hold the true class")
     for name, row in result.get("parts", {}).items():
         low, high = row["interval"]
-        text.append(f"{name}, {row['n']:,} images: {row['coverage']:.3f} ({low:.3f} to {high:.3f}) hold the true class")
+        text.append(
+            f"{name}, {counted(row['n'], 'image')}: {row['coverage']:.3f} ({low:.3f} to {high:.3f}) hold the true class"
+        )
         text.append(f"  {row['mean_size']:.2f} classes in a set on average")
         text += [f"  below: {each['class']} {each['coverage']:.3f}" for each in row["classes"] if each["below"]]
     print_result("run sets", result, text, as_json, run=run)
@@ -223,14 +225,16 @@ def known(
     text = ["removed"] if result["rule"] is None else []
     if not text:
         low, high = result["expected"]
-        text.append(f"{result['rule']['method']}, limit set by {result['chosen_on']['n']:,} images")
+        text.append(f"{result['rule']['method']}, limit set by {counted(result['chosen_on']['n'], 'image')}")
         text.append(
             f"of images like these at most {share:.1%} are turned away on average "
             f"({low:.1%} to {high:.1%} for 95 % of choices of these images)"
         )
     for name, row in result.get("parts", {}).items():
         low, high = row["interval"]
-        text.append(f"{name}, {row['n']:,} images: {row['unknown']:.1%} ({low:.1%} to {high:.1%}) are turned away")
+        text.append(
+            f"{name}, {counted(row['n'], 'image')}: {row['unknown']:.1%} ({low:.1%} to {high:.1%}) are turned away"
+        )
         text += [f"  {each['class']}: {each['unknown']:.1%}" for each in row["classes"] if each["interval"][0] > share]
     print_result("run known", result, text, as_json, run=run)
 
@@ -250,7 +254,7 @@ def add(
         from kerasimg.evaluation.add_class import add_class
     with waiting("adding", as_json):
         result = add_class(run, name, images, undo=undo)
-    text = [f"{len(result.classes):,} classes: {', '.join(result.classes[-8:])}"]
+    text = [f"{counted(len(result.classes), 'class')}: {', '.join(result.classes[-8:])}"]
     if result.left_out is not None:
         text.append(f"{result.left_out:.0%} of {result.images} images are recognised, each left out of the fit")
     if result.old is not None:
@@ -292,7 +296,8 @@ def robustness_lines(result: dict[str, Any]) -> list[str]:
     low, high = result["clean"]["interval"]
     width = max(len(name) for name in [*result["rows"], "mean"])
     lines = [
-        f"{result['n']:,} images, accuracy {result['clean']['accuracy']:.1%} ({low:.1%} to {high:.1%}) as they are"
+        f"{counted(result['n'], 'image')}, accuracy {result['clean']['accuracy']:.1%} "
+        f"({low:.1%} to {high:.1%}) without corruption"
     ]
     lines.append(f"{'severity':<{width}}" + "".join(f"{severity:>8}" for severity in range(1, 6)))
     for name, rows in result["rows"].items():
@@ -315,7 +320,7 @@ def embed(
     with waiting("computing features", as_json):
         features = embed(run, images, out=path).features
     result = {"out": str(path), "images": features.shape[0], "features": features.shape[1]}
-    text = f"{features.shape[0]:,} images, {features.shape[1]:,} features -> {path}"
+    text = f"{counted(features.shape[0], 'image')}, {counted(features.shape[1], 'feature')} -> {path}"
     print_result("run embed", result, text, as_json, run=run)
 
 
@@ -469,7 +474,7 @@ def verify(
     print_result(
         "run verify",
         {"bundle": str(bundle), "pixels": verified.pixels, **result, "accuracy": verified.accuracy},
-        f"{bundle}: {len(manifest.files)} files as exported; every model predicts what it should",
+        f"{bundle}: {counted(len(manifest.files), 'file')} as exported; every model predicts what it should",
         as_json,
         bundle=bundle if manifest.target in served() else None,
     )

@@ -46,7 +46,7 @@ from kerasimg.cli.options import (
 )
 from kerasimg.cli.output import echo, print_json, print_next, print_result, table
 from kerasimg.cli.progress import messages, waiting
-from kerasimg.errors import CallError, Fault, SpecError, printable
+from kerasimg.errors import CallError, Fault, SpecError, counted, printable
 from kerasimg.escaping import one_line
 from kerasimg.files import write_text
 from kerasimg.run_folder import REPORT, RunFolder
@@ -182,7 +182,7 @@ def import_checkpoint(
         from kerasimg.models.import_checkpoint import import_checkpoint
     with waiting("importing", as_json):
         imported = import_checkpoint(source, out, revision=revision)
-    classes = f"{imported.classes:,} classes" if imported.classes else "no head"
+    classes = f"{counted(imported.classes, 'class')}" if imported.classes else "no head"
     text = [
         f"{imported.architecture}: {imported.params:,} parameters, {classes}, licence {imported.license or 'unknown'}",
         f"wrote {imported.spec} and {imported.weights.name} beside it",
@@ -365,7 +365,7 @@ def tune(
         try:
             with waiting("training trials", silent), _frozen():
                 trained = work(spec, chief=worker, token=token, **options)
-            echo(f"{trained} trials were trained here")
+            echo(f"{counted(trained, 'trial')} trained here")
         except UsedUp:  # memory that TensorFlow does not give back: the same command continues in a new process
             os.execv(sys.executable, [sys.executable, "-m", "kerasimg", *sys.argv[1:]])
         return

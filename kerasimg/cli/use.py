@@ -24,7 +24,7 @@ from kerasimg.cli.options import (
 )
 from kerasimg.cli.output import echo, print_json, print_result
 from kerasimg.cli.progress import waiting
-from kerasimg.errors import CallError, Fault, listed
+from kerasimg.errors import CallError, Fault, counted, listed
 from kerasimg.escaping import one_line
 
 if TYPE_CHECKING:
@@ -180,7 +180,9 @@ def _predict_stream(
         print_json(predictions)
     else:
         places = [str(place) for place in (out, sort_into) if place]
-        echo(f"{count:,} images classified" + (f"; saved in {' and '.join(places)}" if places else ""), err=True)
+        echo(
+            f"{counted(count, 'image')} classified" + (f"; saved in {' and '.join(places)}" if places else ""), err=True
+        )
     if faults and (on_bad_image is OnBadImage.skip or endless) and (count or endless):
         _echo_left_out(faults)
     elif faults:

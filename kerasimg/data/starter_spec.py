@@ -10,7 +10,7 @@ from kerasimg import catalog, log
 from kerasimg.data.parallel import Progress
 from kerasimg.data.sources import Data, open_source, task_of
 from kerasimg.data.summary import Summary, summarize
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, counted
 from kerasimg.spec.document import ResizePolicy, Task
 from kerasimg.spec.nodes import NAME
 from kerasimg.spec.search import is_search
@@ -82,7 +82,7 @@ def summarize_data(data: Data, task: Task | None = None, progress: Progress | No
 
 def describe(summary: Summary) -> str:
     """The summary in one line for the user."""
-    return f"{summary.images:,} images of {len(summary.classes)} classes, {_sizes(summary)}"
+    return f"{counted(summary.images, 'image')} of {counted(len(summary.classes), 'class')}, {_sizes(summary)}"
 
 
 def _sizes(summary: Summary) -> str:
@@ -119,7 +119,7 @@ def make_spec(name: str, summary: Summary, choices: Choices = Choices()) -> dict
     document: dict[str, Any] = {
         "kerasimg": 1,
         "name": valid_name(name),
-        "about": f"{summary.images:,} images of {len(summary.classes)} classes: {ABOUT[recipe]}.",
+        "about": f"{counted(summary.images, 'image')} of {counted(len(summary.classes), 'class')}: {ABOUT[recipe]}.",
         "// extends": f"{why}. `kerasimg spec show recipes/{recipe}` prints all of it",
         "extends": f"recipes/{recipe}",
         **_task(choices.task or summary.task, summary),

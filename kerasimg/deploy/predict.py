@@ -32,7 +32,7 @@ from kerasimg.deploy.bundle import Bundle, changed_files
 from kerasimg.deploy.manifest import ModelFile, Parity
 from kerasimg.deploy.runtimes import Runtime
 from kerasimg.deploy.targets import open_runtime, target_of
-from kerasimg.errors import KerasimgError, check_choice
+from kerasimg.errors import KerasimgError, check_choice, counted
 from kerasimg.evaluation.predict import BATCH_SIZE, Prediction, answer, require_all
 from kerasimg.log import Verbose
 from kerasimg.models.keras_file import Answer, read_facts
@@ -71,7 +71,7 @@ class BundledClassifier:
     def __str__(self) -> str:
         return (
             f"{self.bundle.model_path(self.model)} ({self.runtime.name}), which differs from the trained model by "
-            f"{self.parity.greatest_difference:.1e} at most on {self.parity.images:,} images"
+            f"{self.parity.greatest_difference:.1e} at most on {counted(self.parity.images, 'image')}"
         )
 
 

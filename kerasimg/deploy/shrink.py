@@ -33,7 +33,7 @@ from kerasimg.deploy.export_context import Exporting, Images, prepare
 from kerasimg.deploy.manifest import Precision
 from kerasimg.deploy.parity import agree
 from kerasimg.deploy.targets import open_here, target
-from kerasimg.errors import CallError, GateError, SpecError
+from kerasimg.errors import CallError, GateError, SpecError, counted
 from kerasimg.evaluation.intervals import interval, resampled
 from kerasimg.evaluation.predictions import decide
 from kerasimg.log import Verbose
@@ -417,7 +417,7 @@ def _train_student(ladder: _Ladder, original: RunFolder, document: dict[str, Any
         where = ladder.data if ladder.data is not None else (record or {"where": ""})["where"]
         skip: dict[str, Any] = {"on_bad_image": "skip"} if record and record.get("skipped") else {}
         epochs = sum(stage["epochs"] for stage in document["fit"]["stages"])
-        log.info(f"training {document['name']} for {epochs} epochs")
+        log.info(f"training {document['name']} for {counted(epochs, 'epoch')}")
         run = train(document, data=where, out=original.path.parent, weights=str(weights), verbose=0, **skip)
     _require_same_split(original, run)
     return run.path

@@ -22,7 +22,7 @@ from kerasimg.deploy.manifest import ModelFile, Parity, Tolerance
 from kerasimg.deploy.parity import Bounds, Reference, accuracy, compare, latency, line_of, require, tolerance_of
 from kerasimg.deploy.runtimes import Runtime
 from kerasimg.deploy.targets import open_here
-from kerasimg.errors import CallError, Fault, GateError
+from kerasimg.errors import CallError, Fault, GateError, counted
 from kerasimg.evaluation.predictions import decide, read_predictions
 from kerasimg.log import Verbose
 from kerasimg.results import Result
@@ -137,7 +137,7 @@ def _verify_model(
     share = accuracy(decide(answers, bundle.task, bundle.thresholds)[0], source.label_ids())
     result.accuracy[model.path] = float(share or 0)
     if reference is None:
-        log.info(f"{model.path}: accuracy {share:.4f} on {len(source):,} images of {source.where}")
+        log.info(f"{model.path}: accuracy {share:.4f} on {counted(len(source), 'image')} of {source.where}")
         return
     tolerance = _tolerance(bundle, model, before, bounds, len(source))
     result.data.append(compare(bundle, model, reference, answers, tolerance, runtime.name, times))

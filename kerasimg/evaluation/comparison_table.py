@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kerasimg.errors import counted
 from kerasimg.escaping import deep
 
 _FIGURE = 20
@@ -63,7 +64,7 @@ def _notes(content: dict[str, Any]) -> Iterator[str]:
 
 
 def _figures(content: dict[str, Any]) -> Table:
-    table = Table(title=f"{content['n']:,} images that all have", title_justify="left")
+    table = Table(title=f"{counted(content['n'], 'image')} that all have", title_justify="left")
     table.add_column("figure")
     for run in content["runs"]:
         table.add_column(Text(run), justify="right")

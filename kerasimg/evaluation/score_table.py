@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kerasimg.errors import counted
 from kerasimg.escaping import deep
 
 _SHOWN = 30
@@ -41,7 +42,9 @@ def print_scores(scores: dict[str, Any], console: Console | None = None) -> None
 def _figures(scores: dict[str, Any]) -> Table:
     reach: dict[str, Any] = scores.get("intervals", {})
     columns = [f"{scores['intervals_by']['level']:.0%} interval"] if reach else []
-    table = _table(f"{scores['n']} images, {len(scores['classes'])} classes", "figure", "value", *columns)
+    table = _table(
+        f"{counted(scores['n'], 'image')}, {counted(len(scores['classes']), 'class')}", "figure", "value", *columns
+    )
     for name, figure in scores.items():
         if name == "temperature" and figure == 1:
             continue

@@ -17,6 +17,8 @@ import PIL.Image
 from markupsafe import Markup, escape
 from numpy.typing import ArrayLike
 
+from kerasimg.errors import counted
+
 LEVELS = 12
 """Colours of a confusion matrix."""
 COUNTED = 20
@@ -199,7 +201,7 @@ def reliability(bins: Sequence[Mapping[str, Any]], error: float) -> Markup:
     about = (
         f"Expected calibration error {error:.3f}. "
         + "; ".join(
-            f"sure {each['confidence']:.0%}, right {each['accuracy']:.0%}, {each['n']} images"
+            f"sure {each['confidence']:.0%}, right {each['accuracy']:.0%}, {counted(each['n'], 'image')}"
             for each in bins
             if each["n"]
         )

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from kerasimg import log
 from kerasimg.catalog import load
 from kerasimg.data.image_files import ImageInput
-from kerasimg.errors import KerasimgError
+from kerasimg.errors import KerasimgError, counted
 from kerasimg.evaluation.explain import explain
 from kerasimg.evaluation.explain_layers import map_layer
 from kerasimg.evaluation.explain_methods import Method
@@ -258,7 +258,7 @@ def _charts(rows: Sequence[Mapping[str, float]], spec: Spec) -> list[dict[str, A
                 "lines": lines,
                 "drawing": drawing.chart(
                     words(name),
-                    f"{about}, over {len(rows)} epochs.",
+                    f"{about}, over {counted(len(rows), 'epoch')}.",
                     lines,
                     drawing.Axis("epoch", first, last, drawing.ticks(first, last, 7, whole=True)),
                     drawing.Axis(name, low, high, drawing.ticks(low, high)),

@@ -12,6 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from kerasimg import log
+from kerasimg.errors import counted
 from kerasimg.files import write_text
 from kerasimg.reporting import charts as drawing
 from kerasimg.reporting.report import render
@@ -138,7 +139,7 @@ def front_chart(
     across, up = [x for x, _ in points.values()], [y for _, y in points.values()]
     x = drawing.Axis(against, min(across), max(across), drawing.ticks(min(across), max(across)))
     y = drawing.Axis(figure, min(up), max(up), drawing.ticks(min(up), max(up)))
-    about = f"{len(points)} trials, {len(chosen)} of them on the front."
+    about = f"{counted(len(points), 'trial')}, {len(chosen)} of them on the front."
     both = front((up_goal, across_goal), dict(zip(names, rows, strict=True)))
     strong = sorted(points[name] for name in both)
     dots = [drawing.Line(name, "faint", [at]) for name, at in points.items() if name not in chosen]
@@ -161,7 +162,8 @@ def _progress(oracle: Any, worked: Sequence[str]) -> Markup | None:
     y = drawing.Axis(oracle.goal.figure, low, high, drawing.ticks(low, high))
     x = drawing.Axis("trials ended", 1, len(ordered), drawing.ticks(1, len(ordered), whole=True))
     lines = [drawing.Line("each trial", "faint", each), drawing.Line("best so far", "second", best)]
-    about = f"The best {oracle.goal.figure} went from {best[0][1]:.4g} to {best[-1][1]:.4g} in {len(ordered)} trials."
+    about = f"The best {oracle.goal.figure} went from {best[0][1]:.4g} to {best[-1][1]:.4g} in "
+    about += f"{counted(len(ordered), 'trial')}."
     return drawing.chart("Best so far", about, lines, x, y)
 
 
@@ -193,7 +195,7 @@ def coordinates(space: Space, trials: Sequence[Mapping[str, Any]], scores: Seque
         drawing.label(at + 6, top + tall, f"{low:.4g}", "start"),
     ]
     parts.append(drawing.label(at, height - 14, goal.figure, "middle", "axis"))
-    about = f"{len(order)} trials over {axes} values; the best third is drawn strong."
+    about = f"{counted(len(order), 'trial')} over {axes} values; the best third is drawn strong."
     return drawing.svg("Parallel coordinates", about, width, height, parts)
 
 

@@ -23,7 +23,7 @@ from kerasimg.data.items import ManyFaults
 from kerasimg.data.readers.soft_labels import digest
 from kerasimg.data.sources import Data
 from kerasimg.data.split import same_image_other_labels
-from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError, listed
+from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError, counted, listed
 from kerasimg.evaluation.evaluate import evaluate_images
 from kerasimg.evaluation.known import known_by_default
 from kerasimg.files import lock_folder, write_json
@@ -189,7 +189,7 @@ def _complete(
     classifier = replace(classifier, known=known_by_default(classifier, experiment.source, experiment.parts))
     classifier.save(run.model_file)
     if (part := experiment.held_out) is not None:
-        log.info(f"evaluating on {len(experiment.parts[part]):,} images ({part})")
+        log.info(f"evaluating on {counted(len(experiment.parts[part]), 'image')} ({part})")
         evaluate_images(classifier, experiment.source, experiment.parts[part], run.evaluation.path, part=part)
     finish(run, compiled=asdict(TOTAL.since(before)) if TOTAL.functions else {})
     if on_finished is not None:

@@ -17,7 +17,7 @@ from kerasimg import log
 from kerasimg.catalog import Reference
 from kerasimg.data.readable import OnBadImage
 from kerasimg.data.sources import Data, open_source
-from kerasimg.errors import CallError, Interrupted, KerasimgError, listed
+from kerasimg.errors import CallError, Interrupted, KerasimgError, counted, listed
 from kerasimg.files import lock_folder, read_object, replacing, write_json, write_text
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.run_folder import SPEC
@@ -169,7 +169,7 @@ def _describe(task: Task) -> str:
     count = len(task.space.dimensions)
     points = f"{count} hyperparameter{'' if count == 1 else 's'}" + (f" ({size:,} combinations)" if size else "")
     tune = task.spec.tune
-    most = f", at most {tune.most_trials} trials" if tune.max_trials or tune.minutes is None else ""
+    most = f", at most {counted(tune.most_trials, 'trial')}" if tune.max_trials or tune.minutes is None else ""
     return f"{points}, {tune.tuner}{most}" + (f", {tune.minutes:.3g} minutes" if tune.minutes is not None else "")
 
 

@@ -6,6 +6,7 @@ import pytest
 
 import kerasimg
 from kerasimg import cli
+from kerasimg.errors import counted
 from kerasimg.run_folder import RunFolder
 
 
@@ -53,6 +54,13 @@ def test_predict_names_what_is_decided_where_it_is_not_the_most_likely_class(mak
     [told] = json.loads(say("predict", run.folder, tmp_path / "photo.png", "--json")[1])
     labels = [told["label"]] if task == "binary" else told["label"]
     assert f"photo.png: {', '.join(labels) or 'no label'} (" in out
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "text"), [(1, "image", "1 image"), (0, "class", "0 classes"), (2500, "image", "2,500 images")]
+)
+def test_a_number_has_its_noun_in_the_singular_or_the_plural(count, noun, text):
+    assert counted(count, noun) == text
 
 
 def test_compare_prints_tables_or_json(make_run, say, tmp_path):
