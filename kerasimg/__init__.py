@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from kerasimg.evaluation.embed import similar as similar
     from kerasimg.evaluation.evaluate import evaluate as evaluate
     from kerasimg.evaluation.explain import explain as explain
+    from kerasimg.evaluation.flips import flips as flips
     from kerasimg.evaluation.known import known as known
     from kerasimg.evaluation.label_errors import label_errors as label_errors
     from kerasimg.evaluation.prediction_sets import prediction_sets as prediction_sets
@@ -90,6 +91,7 @@ _MODULES = {
     "kerasimg.evaluation.thresholds": ("choose_thresholds",),
     "kerasimg.evaluation.prediction_sets": ("prediction_sets",),
     "kerasimg.evaluation.robustness": ("robustness",),
+    "kerasimg.evaluation.flips": ("flips",),
     "kerasimg.evaluation.known": ("known",),
     "kerasimg.evaluation.embed": ("embed", "similar"),
     "kerasimg.evaluation.compare": ("compare",),

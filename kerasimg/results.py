@@ -255,6 +255,31 @@ class Calibration(Record):
 
 
 @dataclass(frozen=True, repr=False)
+class Flips(Record):
+    """Whether a classifier averages its answers over each image and its mirror image, and what that gains."""
+
+    applied: bool
+    """Whether it does so from now on, at twice the time for each image."""
+    gain: float | None
+    """How much higher the figure is with flips; None if none was measured."""
+    interval: tuple[float, float] | None
+    """Its paired 95 % interval; None if no image is decided otherwise."""
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """The result of its JSON object.
+
+        Args:
+            content: the JSON object.
+
+        Returns:
+            The decision.
+        """
+        reach = content.get("interval")
+        return cls(content, content["applied"], content.get("gain"), None if reach is None else (reach[0], reach[1]))
+
+
+@dataclass(frozen=True, repr=False)
 class Thresholds(Record):
     """Chosen decision thresholds, as `thresholds.json` holds them."""
 

@@ -1,9 +1,9 @@
 """Which model a file was derived from, and whether that still is the run's model.
 
 Figures, report, model card, calibration, thresholds, label errors, export bundles and packs store the identity of the
-model that they were made from: a hash of its weights, its temperature and its thresholds; a bundle also that of its
-rule for unknown images. `model.keras` stores its own, so that comparing needs neither Keras nor the weights. A file
-without an identity, as older versions wrote it, or a model without one, is unknown, not stale.
+model that they were made from: a hash of its weights, its temperature, its thresholds and whether it flips; a bundle
+also that of its rule for unknown images. `model.keras` stores its own, so that comparing needs neither Keras nor the
+weights. A file without an identity, as older versions wrote it, or a model without one, is unknown, not stale.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class ModelIdentity(TypedDict, total=False):
     """SHA-256 over the weights, see `kerasimg.models.classifier.weights_digest`."""
     temperature: float
     thresholds: list[float] | None
+    flips: bool
 
 
 class Stale(NamedTuple):
@@ -64,7 +65,7 @@ def identity_of_file(file: Path) -> ModelIdentity | None:
         return None
     if not isinstance(content, Mapping):
         return None
-    return as_identity({"temperature": 1.0, "thresholds": None, **content})
+    return as_identity({"temperature": 1.0, "thresholds": None, "flips": False, **content})
 
 
 def as_identity(content: Any) -> ModelIdentity | None:
@@ -79,6 +80,8 @@ def as_identity(content: Any) -> ModelIdentity | None:
         thresholds is None or (isinstance(thresholds, list) and all(map(_is_number, thresholds)))
     ):
         identity["thresholds"] = thresholds
+    if isinstance(content.get("flips"), bool):
+        identity["flips"] = content["flips"]
     return identity
 
 
@@ -89,6 +92,9 @@ def change(stored: Any, model: ModelIdentity | None) -> str | None:
         return None
     if derived["weights"] != model["weights"]:
         return "the model's weights have changed since"
+    # What depends on probabilities depends on flips, which earlier versions did not have.
+    if "temperature" in derived and derived.get("flips", False) != (flips := model.get("flips", False)):
+        return f"the model's test-time flip was turned {'on' if flips else 'off'} since"
     if "temperature" in derived and derived["temperature"] != model["temperature"]:
         return f"the model's temperature was {derived['temperature']:.4g} and is {model['temperature']:.4g} now"
     if "thresholds" in derived and derived["thresholds"] != model["thresholds"]:

@@ -33,6 +33,7 @@ NEXT: dict[str, str | None] = {
     "run history": "run report {run}",
     "run compare": "spec diff {first} {second}",
     "run calibrate": "export {run} --to web",
+    "run flips": "export {run} --to web",
     "run thresholds": "export {run} --to web",
     "run sets": "export {run} --to web",
     "run known": "predict {run} IMAGE",

@@ -458,6 +458,7 @@ def write_bundle(
         classes=len(exporting.classes),
         temperature=exporting.classifier.temperature,
         thresholds=None if thresholds is None else list(thresholds),
+        flips=exporting.classifier.flips,
         sets=exporting.classifier.sets,
         known=exporting.known,
         model=dict(exporting.classifier.identity()),

@@ -192,17 +192,18 @@ class Exporting:
     @cached_property
     def model(self) -> keras.Model:
         """Pixels (N, H, W, C) float32, 0-255 -> probabilities (N, K) float32, temperature and softmax inside."""
-        return inference_model(self.classifier.model, self.classifier.temperature, self.task)
+        return self.model_with(("probabilities",))
 
     @cached_property
     def logits(self) -> tuple[keras.Model, str]:
         """The model that outputs temperature-scaled logits, and its final activation, "softmax" or "sigmoid"."""
-        return logits_model(self.classifier.model, self.classifier.temperature, self.task)
+        classifier = self.classifier
+        return logits_model(classifier.model, classifier.temperature, self.task, classifier.flips)
 
     def model_with(self, outputs: Sequence[Output]) -> keras.Model:
-        """As `model`, with a dict of several outputs."""
-        classifier = self.classifier
-        return inference_model(classifier.model, classifier.temperature, self.task, classifier.known, outputs)
+        """As `model`, with a dict of outputs if there are several."""
+        each = self.classifier
+        return inference_model(each.model, each.temperature, self.task, each.known, outputs, each.flips)
 
     def signature(self, batch: int | None) -> list[keras.InputSpec]:
         """Returns the input signature for `keras.Model.export`."""

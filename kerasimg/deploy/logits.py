@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
 from kerasimg.deploy.manifest import Output
 from kerasimg.keras_internals import call_behind
+from kerasimg.models.flips import with_flips
 from kerasimg.models.known import Known, with_outputs
 from kerasimg.models.output_kind import OutputKind, output_kind
 from kerasimg.models.temperature import model_at_temperature
@@ -23,6 +24,7 @@ def inference_model(
     task: Task,
     known: Known | None = None,
     outputs: Sequence[Output] = ("probabilities",),
+    flips: bool = False,
 ) -> keras.Model:
     """Returns a model from pixels (N, H, W, C) float32, 0-255, to the probabilities of `Classifier.probabilities`.
 
@@ -41,10 +43,13 @@ def inference_model(
     if kind == "logits":
         last = keras.layers.Activation(activation(kind, task), dtype="float32", name="probabilities")
         values["probabilities"] = last(values["probabilities"])
-    return keras.Model(inputs, values if len(outputs) > 1 else values["probabilities"], name=model.name)
+    whole = keras.Model(inputs, values if len(outputs) > 1 else values["probabilities"], name=model.name)
+    return with_flips(whole, activation(kind, task)) if flips else whole
 
 
-def logits_model(model: keras.Model, temperature: float, task: Task) -> tuple[keras.Model, str]:
+def logits_model(
+    model: keras.Model, temperature: float, task: Task, flips: bool = False
+) -> tuple[keras.Model, Literal["softmax", "sigmoid"]]:
     """Returns a model from pixels (N, H, W, C) float32, 0-255, to temperature-scaled logits (N, K), and its activation.
 
     The activation, "softmax" or "sigmoid", turns the logits into probabilities.
@@ -56,10 +61,11 @@ def logits_model(model: keras.Model, temperature: float, task: Task) -> tuple[ke
         logits = keras.layers.Rescaling(1 / remaining, dtype="float32", name="temperature")(logits)
     cut = keras.Model(plain.inputs, logits, name=model.name)
     inputs = keras.Input(plain.inputs[0].shape[1:], dtype="float32", name="pixels")
-    return keras.Model(inputs, cut(inputs, training=False), name=model.name), activation(kind, task)
+    whole = keras.Model(inputs, cut(inputs, training=False), name=model.name)
+    return with_flips(whole, "logits") if flips else whole, activation(kind, task)
 
 
-def activation(kind: OutputKind, task: Task) -> str:
+def activation(kind: OutputKind, task: Task) -> Literal["softmax", "sigmoid"]:
     """Returns the activation that turns a model's logits into probabilities."""
     if kind != "logits":
         return kind

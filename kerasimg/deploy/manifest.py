@@ -176,12 +176,14 @@ class Manifest(Part):
     """Temperature of the probabilities; the models include it."""
     thresholds: list[float] | None = None
     """Decision thresholds, for the second class (binary) or each label (multilabel). null: 0.5."""
+    flips: bool = False
+    """Whether the probabilities are averaged over an image and its mirror image; the models include it."""
     sets: SetRule | None = None
     """Rule of prediction sets. null: there is none."""
     known: KnownOutput | None = None
     """Rule of the p-values that models with this output give. null: there is none."""
     model: dict[str, Any] | None = None
-    """Identity of the exported model: hash of its weights, temperature and thresholds. null: unknown."""
+    """Identity of the exported model: hash of its weights, temperature, thresholds, flips. null: unknown."""
     run: Annotated[str, Field(max_length=4096)] | None = None
     """Relative path from the bundle's folder to its run's folder at the time of export. null: unknown."""
     models: Annotated[list[ModelFile], Field(min_length=1)]

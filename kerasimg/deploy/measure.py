@@ -227,7 +227,7 @@ def _precisions(
 
 def _as_keras(exporting: Exporting) -> dict[str, Any]:
     def predict(pixels: np.ndarray) -> Any:
-        return exporting.classifier.model.predict(pixels.astype(np.float32), verbose=0)
+        return exporting.classifier.asked.predict(pixels.astype(np.float32), verbose=0)
 
     times = latency(predict, exporting.shape)
     runtime = f"keras {keras.__version__}, model.predict on {keras.backend.backend()}"

@@ -35,7 +35,7 @@ from kerasimg.models.temperature import at_temperature, logits
 from kerasimg.results import Calibration
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.document import Task
-from kerasimg.staleness import change, identity_of_file, warn_of_stale
+from kerasimg.staleness import ModelIdentity, change, identity_of_file, warn_of_stale
 
 RANGE = (0.05, 20.0)
 """Temperatures that are searched; no sensible one lies outside."""
@@ -100,7 +100,7 @@ def calibrate(
     for note in notes:
         warning(note)
     if result["applied"]:
-        result["model"] = {"weights": classifier.identity()["weights"], "temperature": temperature}
+        result["model"] = fitted_to(replace(classifier, temperature=temperature))
         write_json(RunFolder(file.parent).calibration_file, result)
         _apply(classifier, file, temperature)
     return Calibration.of(result)
@@ -121,6 +121,13 @@ def fit(
         "fitted_on": {"data": where, "part": part, "n": len(np.asarray(probabilities))},
         "parts": {part: before_and_after(truth, probabilities, temperature, classes, task)},
     }
+
+
+def fitted_to(classifier: Classifier) -> ModelIdentity:
+    """The identity of the model that a temperature was fitted to: thresholds do not matter to it."""
+    identity = classifier.identity()
+    del identity["thresholds"]
+    return identity
 
 
 def _of_few(n: int, interval: Sequence[float]) -> list[str]:
@@ -206,18 +213,22 @@ def before_and_after(
     return content
 
 
-def decide_by(classifier: Classifier, file: Path, temperature: float, thresholds: tuple[float, ...] | None) -> None:
-    """Write a temperature and thresholds into the model's file, and evaluate the run's held-out images by them.
+def decide_by(classifier: Classifier, changed: Classifier, file: Path) -> None:
+    """Write changed decisions into the model's file, and evaluate the run's held-out images by them.
 
     Warns of every file of the run that is stale from then on.
+
+    Args:
+        classifier: as it was.
+        changed: with another temperature, thresholds or flips.
+        file: the model's `.keras` file.
     """
-    sets = classifier.sets
-    if sets is not None and temperature != classifier.temperature:
+    other = (changed.temperature, changed.flips) != (classifier.temperature, classifier.flips)
+    if changed.sets is not None and other:
         warning(
-            "the rule of prediction sets was for another temperature and is removed; to renew it: kerasimg run sets"
+            "the rule of prediction sets was for other probabilities and is removed; to renew it: kerasimg run sets"
         )
-        sets = None
-    changed = replace(classifier, temperature=temperature, thresholds=thresholds, sets=sets)
+        changed = replace(changed, sets=None)
     set_decisions(file, changed)
     if classifier.folder is None:
         return
@@ -238,7 +249,7 @@ def _apply(classifier: Classifier, file: Path, temperature: float) -> None:
         moved = at_temperature(thresholds, temperature / classifier.temperature, "multilabel")
         thresholds = tuple(old if old in (0.0, 1.0) else float(new) for old, new in zip(thresholds, moved, strict=True))
         _move_chosen(file, replace(classifier, temperature=temperature, thresholds=thresholds), thresholds)
-    decide_by(classifier, file, temperature, thresholds)
+    decide_by(classifier, replace(classifier, temperature=temperature, thresholds=thresholds), file)
 
 
 def _move_chosen(file: Path, changed: Classifier, thresholds: tuple[float, ...]) -> None:

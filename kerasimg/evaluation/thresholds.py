@@ -90,7 +90,7 @@ def choose_thresholds(
     labels = classifier.classes[1:] if task == "binary" else classifier.classes
     if undo:
         RunFolder(file.parent).thresholds_file.unlink(missing_ok=True)
-        decide_by(classifier, file, classifier.temperature, None)
+        decide_by(classifier, replace(classifier, thresholds=None), file)
         return Thresholds.of({"thresholds": dict.fromkeys(labels, THRESHOLD)})
     asked = choose_images(classifier, data, part, otherwise="validation")
     truth = asked.source.label_ids(asked.indices).reshape(len(asked.indices), -1)
@@ -113,9 +113,10 @@ def choose_thresholds(
         "labels": {label: one._asdict() for label, one in chosen.items()},
     }
     thresholds = tuple(one.threshold for one in chosen.values())
-    content["model"] = replace(classifier, thresholds=thresholds).identity()
+    changed = replace(classifier, thresholds=thresholds)
+    content["model"] = changed.identity()
     write_json(RunFolder(file.parent).thresholds_file, content)
-    decide_by(classifier, file, classifier.temperature, thresholds)
+    decide_by(classifier, changed, file)
     return Thresholds.of(content)
 
 

@@ -33,6 +33,7 @@ from kerasimg.files import replacing, to_json
 from kerasimg.models.backbones import specs_beside
 from kerasimg.models.build import construct
 from kerasimg.models.compiled_predict import answers
+from kerasimg.models.flips import with_flips
 from kerasimg.models.initial_values import cheap_values
 from kerasimg.models.keras_file import Answer, model_file, read_facts
 from kerasimg.models.known import Known, check_fits, with_known
@@ -72,6 +73,8 @@ class Classifier:
     """The rule of prediction sets (`kerasimg.prediction_sets`)."""
     known: Known | None = None
     """The rule that finds unknown images (`kerasimg.known`)."""
+    flips: bool = False
+    """Whether probabilities are averaged over an image and its mirror image (`kerasimg.flips`)."""
 
     def save(self, path: Path) -> None:
         """Write the `.keras` file, without optimizer, so that it opens wherever Keras is."""
@@ -93,7 +96,8 @@ class Classifier:
     def identity(self) -> ModelIdentity:
         """The identity that every file derived from this classifier stores, see `kerasimg.staleness`."""
         thresholds = None if self.thresholds is None else list(self.thresholds)
-        return {"weights": weights_digest(self.model), "temperature": self.temperature, "thresholds": thresholds}
+        digest = weights_digest(self.model)
+        return {"weights": digest, "temperature": self.temperature, "thresholds": thresholds, "flips": self.flips}
 
     def _decisions(self) -> dict[str, Any]:
         """What the file holds about decisions: the identity, and the rules of sets and of unknown images."""
@@ -118,14 +122,18 @@ class Classifier:
         model = _load_model(file)
         known = None if content.known is None else _known_of(file, content.known)
         check_facts(place, model, spec, tuple(content.classes), thresholds, content.sets, known)
-        folder_of_run = path if path.is_dir() else None
-        return Classifier(
-            model, spec, tuple(content.classes), folder_of_run, content.temperature, thresholds, content.sets, known
-        )
+        classes, of_run = tuple(content.classes), path if path.is_dir() else None
+        decisions = content.temperature, thresholds, content.sets, known, content.flips
+        return Classifier(model, spec, classes, of_run, *decisions)
+
+    @cached_property
+    def asked(self) -> keras.Model:
+        """The model that answers, at temperature 1: `model`, or that with flips."""
+        return with_flips(self.model) if self.flips else self.model
 
     def probabilities(self, images: Any) -> np.ndarray:
         """(N, K) float32 for images (N, H, W, C), 0-255, or for batches of them as the pipeline gives."""
-        return self._as_probabilities(answers(self.model, images))
+        return self._as_probabilities(answers(self.asked, images))
 
     def answer(self, images: Any) -> Answer:
         """As `probabilities`, with the p-values of the images where the classifier has a rule for them."""
@@ -145,6 +153,8 @@ class Classifier:
         if rule is None:
             raise CallError("the classifier has no rule for unknown images")
         both = with_known(self.model, rule)
+        if self.flips:
+            both = with_flips(both)
         return keras.Model(both.inputs, keras.layers.Concatenate(dtype="float32")(both.outputs), name=both.name)
 
 
@@ -163,7 +173,7 @@ def weights_digest(model: keras.Model) -> str:
 
 
 def set_decisions(file: Path, classifier: Classifier) -> None:
-    """Write a classifier's temperature, thresholds and rules into its `.keras` file; the model in it stays as it is."""
+    """Write a classifier's decisions into its `.keras` file; the model in it stays as it is."""
     content = read_facts(file).model_dump() | classifier._decisions()
     with replacing(file) as partial, zipfile.ZipFile(file) as old, zipfile.ZipFile(partial, "w") as new:
         for member in old.infolist():
@@ -342,9 +352,8 @@ def read_pack(path: Path) -> Classifier:
         with opened.reading(pack.KNOWN):
             known = Known.of(manifest.known, opened.read(pack.KNOWN))
     check_facts(f"'{path}': {pack.MANIFEST}", model, spec, tuple(manifest.classes), thresholds, manifest.sets, known)
-    return Classifier(
-        model, spec, tuple(manifest.classes), None, manifest.temperature, thresholds, manifest.sets, known
-    )
+    decisions = manifest.temperature, thresholds, manifest.sets, known, manifest.flips
+    return Classifier(model, spec, tuple(manifest.classes), None, *decisions)
 
 
 class PackVectors(NamedTuple):

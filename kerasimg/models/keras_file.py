@@ -1,7 +1,7 @@
 """The `.keras` file of a classifier, and the facts in it that Keras does not store; read without Keras.
 
-They are one more member of the archive, `kerasimg.json`: the spec, the class names, temperature, thresholds and the
-rules of prediction sets and of unknown images.
+They are one more member of the archive, `kerasimg.json`: the spec, the class names, temperature, thresholds, flips and
+the rules of prediction sets and of unknown images.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Facts(Section):
     """The digest of the weights; None in a file of an earlier version."""
     temperature: Temperature = 1.0
     thresholds: list[Probability] | None = None
+    flips: bool = False
+    """Whether the probabilities are averaged over an image and its mirror image."""
     sets: SetRule | None = None
     known: KnownRule | None = None
 

@@ -6,11 +6,13 @@ The logits are divided by the temperature before softmax or sigmoid. Above 1 it 
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kerasimg.models.output_kind import output_kind
+from kerasimg.models.output_kind import OutputKind, output_kind
 from kerasimg.spec.document import Task
 
 LEAST = float(np.finfo(np.float32).tiny)
@@ -43,6 +45,18 @@ def at_temperature(probabilities: ArrayLike, temperature: float, task: Task) -> 
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
+def symbolic_logits(output: Any, kind: OutputKind) -> Any:
+    """Logits of a model's symbolic output, float32, as `logits` computes them of an array."""
+    x = keras.ops.cast(output, "float32")
+    if kind == "softmax":
+        return keras.ops.log(keras.ops.maximum(x, LEAST))
+    if kind == "sigmoid":
+        # MOST is 1 in float32; the largest float32 below 1 is 1 - 2**-24.
+        x = keras.ops.clip(x, LEAST, 1 - 2.0**-24)
+        return keras.ops.log(x) - keras.ops.log(1 - x)
+    return x
+
+
 def model_at_temperature(model: keras.Model, temperature: float) -> keras.Model:
     """A model whose output is that of `model` at a temperature, for an export; it shares the weights.
 
@@ -51,13 +65,7 @@ def model_at_temperature(model: keras.Model, temperature: float) -> keras.Model:
     if temperature == 1:
         return model
     kind = output_kind(model)
-    x = keras.ops.cast(model.outputs[0], "float32")
-    if kind == "softmax":
-        x = keras.ops.log(keras.ops.maximum(x, LEAST))
-    elif kind == "sigmoid":
-        # MOST is 1 in float32; the largest float32 below 1 is 1 - 2**-24.
-        x = keras.ops.clip(x, LEAST, 1 - 2.0**-24)
-        x = keras.ops.log(x) - keras.ops.log(1 - x)
+    x = symbolic_logits(model.outputs[0], kind)
     x = keras.layers.Rescaling(1 / temperature, dtype="float32", name="temperature")(x)
     if kind != "logits":
         x = keras.layers.Activation(kind, dtype="float32", name="calibrated")(x)

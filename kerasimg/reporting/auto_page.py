@@ -24,6 +24,7 @@ LEFT_OUT = {
     "scratch": "a network from scratch",
     "export": "the export",
     "report": "the report of the run",
+    "flips": "a test-time flip",
 }
 """Step that did not fit in the time -> its name on the page."""
 

@@ -382,7 +382,7 @@ def measure(classifier: Classifier) -> dict[str, Any]:
     """Milliseconds that an image takes, without reading it: medians over a moment, after a first call."""
     import keras
 
-    ask = forward(classifier.model)
+    ask = forward(classifier.asked)
     height, width = classifier.spec.image.size
     images = np.random.default_rng(0).integers(0, 256, (BATCH, height, width, classifier.spec.image.channels))
     found: dict[str, Any] = {}

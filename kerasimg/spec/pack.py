@@ -82,6 +82,8 @@ class Manifest(Section):
     """The digest of the weights, by which a run knows the pack as its own; None in a pack of an earlier version."""
     temperature: Temperature = 1.0
     thresholds: list[Probability] | None = None
+    flips: bool = False
+    """Whether the probabilities are averaged over an image and its mirror image."""
     sets: SetRule | None = None
     """The rule of prediction sets."""
     known: KnownRule | None = None

@@ -24,6 +24,7 @@ from kerasimg.data.readers.soft_labels import digest
 from kerasimg.data.sources import Data
 from kerasimg.data.split import same_image_other_labels
 from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError, counted, listed
+from kerasimg.evaluation.calibrate import fitted_to
 from kerasimg.evaluation.evaluate import evaluate_images
 from kerasimg.evaluation.known import known_by_default
 from kerasimg.files import lock_folder, write_json
@@ -205,6 +206,7 @@ def store_trained(
     *,
     rows: Sequence[Mapping[str, Any]],
     calibration: Mapping[str, Any] | None = None,
+    flips: bool = False,
     on_finished: OnFinished | None = None,
 ) -> RunFolder:
     """Write the run of a model that has been trained elsewhere, by a trial of a search, say.
@@ -215,6 +217,7 @@ def store_trained(
         out: the folder in which the run gets its own folder.
         rows: the metrics of the epochs, for history.csv.
         calibration: what `kerasimg.evaluation.calibrate.fit` returned, if its temperature is to be used.
+        flips: whether the probabilities are averaged over an image and its mirror image.
         on_finished: as for `train`.
     """
     spec, source = experiment.spec, experiment.source
@@ -225,11 +228,10 @@ def store_trained(
     columns = list(rows[0]) if rows else []
     History(run.history_file).set_state({"rows": list(rows), "columns": columns, "spent": 0.0})
     temperature = 1.0 if calibration is None else calibration["temperature"]
-    classifier = Classifier(experiment.built.model, spec, source.classes, run.path, temperature)
+    classifier = Classifier(experiment.built.model, spec, source.classes, run.path, temperature, flips=flips)
     with lock_folder(run.path, "training"):
         if calibration is not None:
-            model = {"weights": classifier.identity()["weights"], "temperature": temperature}
-            write_json(run.calibration_file, {**calibration, "model": model})
+            write_json(run.calibration_file, {**calibration, "model": fitted_to(classifier)})
         _complete(classifier, experiment, run, on_finished, TOTAL.copy())
     return run
 

@@ -2,8 +2,9 @@
 
 Each step is a search of `tune` with its share of the time: the recipe `transfer` as it is, heads on its features,
 smaller images and other backbones, a network from scratch where images are tiny, and fine-tuning of the best so far.
-Then the weights of good trials are averaged if that gains, the best is stored as a run, calibrated and exported. A step
-that is finished is not repeated, so a killed `auto` resumes.
+Then the weights of good trials are averaged, and answers for mirror images with those for the images, where that gains;
+the best is stored as a run, calibrated and exported. A step that is finished is not repeated, so a killed `auto`
+resumes.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -32,11 +34,12 @@ from kerasimg.deploy.parity import latency
 from kerasimg.deploy.targets import open_runtime, target
 from kerasimg.errors import CallError, GateError, Interrupted, KerasimgError
 from kerasimg.evaluation.calibrate import fit
-from kerasimg.evaluation.intervals import interval, resampled
+from kerasimg.evaluation.flips import FIGURE, compare, gain_interval
 from kerasimg.evaluation.scores import scores
 from kerasimg.files import damaged, lock_folder, read_object, write_json, write_text
 from kerasimg.log import warning
 from kerasimg.models.classifier import Classifier, write_pack
+from kerasimg.models.flips import with_flips
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.document import Task
 from kerasimg.spec.load import Spec, load_again
@@ -58,8 +61,6 @@ from kerasimg.tuning.time_budget import TimeBudget
 
 START = "finetune_from.kerasimg"
 """The weights with which fine-tuning begins."""
-FIGURE: Final[Mapping[str, str]] = {"multiclass": "accuracy", "binary": "accuracy", "multilabel": "macro_f1"}
-"""Task -> the figure that is compared."""
 SIZES = (160, 128, 96)
 """Smaller images that are tried, in px."""
 LEAST_EPOCHS, MOST_EPOCHS = 2, 12
@@ -463,7 +464,7 @@ class _Auto:
             raise KerasimgError(
                 f"no model was trained in {self._time}; give it more, or smaller images\n" + "\n".join(reasons)
             )
-        best = self._best()
+        best = self._with_flips(self._best(), parts)
         calibration = self._calibration(best)
         run = self._stored(best, calibration)
         self.notes["calibration"] = None if calibration is None else calibration["temperature"]
@@ -480,7 +481,7 @@ class _Auto:
             "recipe": self._against_recipe(best),
             "test": run.evaluation.metrics(),
         }
-        result["front"] = self._front()
+        result["front"] = self._front(best)
         result["exports"] = self._exported(run, result["front"], best)
         result["steps"] = [self._facts_of(name, step) for name, step in self.call["steps"].items()]
         result |= {"minutes": self.call["minutes"], "limits": self.limits._asdict(), "notes": self.notes}
@@ -499,6 +500,45 @@ class _Auto:
         floor = next((candidate.score for candidate in self.candidates if candidate.step == "recipe"), -math.inf)
         allowed = [candidate for candidate in self.candidates if candidate.score >= floor]
         return max(allowed, key=lambda candidate: candidate.rank)
+
+    def _with_flips(self, best: Candidate, parts: Parts) -> Candidate:
+        """Returns the candidate with a test-time flip if the paired interval of its gain is above zero.
+
+        It takes twice the time for an image, which the limits must allow.
+        """
+        decided: dict[str, Any] | None = self.call.get("flips")
+        if decided is None:
+            pace = self.call["pace"]["pace"]
+            # The images and their mirror images now, and the mirror images in the evaluation.
+            more_s = pace["start_s"] + (3 * parts.validation + parts.test) / pace["keras_rate"]
+            if self.limits.device == "microcontroller":
+                decided = {"applied": False}
+            elif self.budget.left_s < self.end_s + more_s:
+                decided = {"applied": False}
+                self.notes["left_out"].append("flips")
+        flipped = best
+        if decided is None or decided["applied"]:
+            model = self._model_of(best.step, best.spec)
+            if best.values is None:
+                model.load(best.weights)
+            else:
+                model.set(best.values)
+            p, classes = model.flipped(), self.source.classes
+            measured = scores(self._truth, p, classes, self.task)
+            score, loss = float(measured[FIGURE[self.task]]), float(measured["log_loss"])
+            flipped = replace(best, score=score, loss=loss, probabilities=p, flips=True)
+            if decided is None:
+                decided = compare(self._truth, best.probabilities, p, classes, self.task)
+                if decided["applied"] and (beyond := self._beyond_ms(flipped)):
+                    decided |= {"applied": False, "beyond": beyond}
+        self.call["flips"] = self.notes["flips"] = decided
+        write_json(self.folder / AUTO, self.call)
+        return flipped if decided["applied"] else best
+
+    def _beyond_ms(self, candidate: Candidate) -> list[str]:
+        """Returns the latency of a model if it is beyond the limit."""
+        limits = self.limits._replace(max_mb=None)
+        return [] if limits.max_ms is None else limits.beyond(self._measured(candidate))
 
     def _stored(self, best: Candidate, calibration: Mapping[str, Any] | None) -> RunFolder:
         """Write the spec and the run of a candidate."""
@@ -521,7 +561,7 @@ class _Auto:
         if self.budget.left_s < 0.7 * self.end_s:
             self.notes["left_out"].append("report")
             report = None
-        options: dict[str, Any] = {"rows": rows, "calibration": calibration, "on_finished": report}
+        options: dict[str, Any] = {"rows": rows, "calibration": calibration, "flips": best.flips, "on_finished": report}
         run = store_trained(experiment, self.data, self.folder, **options)
         self.call["run"] = run.path.name
         write_json(self.folder / AUTO, self.call)
@@ -532,10 +572,8 @@ class _Auto:
         recipe = next((candidate for candidate in self.candidates if candidate.step == "recipe"), None)
         if recipe is None:
             return None
-        figure = FIGURE[self.task]
-        draws = [resampled(self._truth, c.probabilities, self.task)[figure] for c in (best, recipe)]
         gain = best.score - recipe.score
-        reach = interval(draws[0] - draws[1], gain)
+        reach = gain_interval(self._truth, best.probabilities, recipe.probabilities, gain, self.task)
         return {"score": recipe.score, "loss": recipe.loss, "gain": gain, "interval": reach}
 
     def _calibration(self, best: Candidate) -> dict[str, Any] | None:
@@ -555,15 +593,17 @@ class _Auto:
         low, high = calibration["interval"]
         return None if low <= 1 <= high else calibration
 
-    def _front(self) -> list[dict[str, Any]]:
+    def _front(self, best: Candidate) -> list[dict[str, Any]]:
         """Returns the figures of the best model of each step and of the step `smaller`, and which are on the front."""
+        chosen = best.step, best.trials
         known: dict[str, dict[str, float]] = {}
         rows = []
         for name in self.call["steps"]:
             of_step = [c for c in self.candidates if c.step == name]
-            for candidate in of_step if name == "smaller" else of_step[:1]:
-                key = str((candidate.spec.resolved["model"], candidate.spec.image.size))
-                if name == "smaller":
+            for each in of_step if name == "smaller" else of_step[:1]:
+                candidate = best if (each.step, each.trials) == chosen else each
+                key = str((candidate.spec.resolved["model"], candidate.spec.image.size, candidate.flips))
+                if name == "smaller" and not candidate.flips:
                     _, oracle = open_search(self.folder / "smaller-tune-1")
                     known.setdefault(key, dict(oracle.ended[candidate.trials[0]].figures))
                 elif key not in known:
@@ -572,8 +612,8 @@ class _Auto:
                 rows.append({**row, "score": candidate.score, **known[key]})
         complete = {str(place): row for place, row in enumerate(rows) if {"latency_ms", "bytes"} <= row.keys()}
         goals = (Goal("score", "max"), Goal("latency_ms", "min"), Goal("bytes", "min"))
-        chosen = set(front(goals, complete))
-        return [{**row, "front": str(place) in chosen} for place, row in enumerate(rows)]
+        best_of_all = set(front(goals, complete))
+        return [{**row, "front": str(place) in best_of_all} for place, row in enumerate(rows)]
 
     def _measured(self, candidate: Candidate) -> dict[str, float]:
         """Returns the size and latency of a model as a LiteRT file; empty without time, or without LiteRT."""
@@ -581,7 +621,8 @@ class _Auto:
             return {}
         started = time.monotonic()
         try:
-            figures = litert_figures(self._experiment(candidate.spec, weights=None).built.model)
+            model = self._experiment(candidate.spec, weights=None).built.model
+            figures = litert_figures(with_flips(model) if candidate.flips else model)
         except KerasimgError as error:
             self.notes["measure"] = str(error)
             return {}

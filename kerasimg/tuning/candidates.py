@@ -14,6 +14,7 @@ from kerasimg.data.pipeline import batches
 from kerasimg.evaluation.evaluate import TARGETS
 from kerasimg.files import read_object
 from kerasimg.models.compiled_predict import answers
+from kerasimg.models.flips import with_flips
 from kerasimg.models.output_kind import as_probabilities, output_kind
 from kerasimg.models.split_model import split_frozen
 from kerasimg.models.weights import keras_models
@@ -42,6 +43,8 @@ class Candidate:
     probabilities: np.ndarray = field(repr=False)
     values: Sequence[np.ndarray] | None = field(default=None, repr=False)
     """The averaged weights; None: those of the file."""
+    flips: bool = False
+    """Whether the probabilities are averaged over an image and its mirror image."""
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -93,6 +96,10 @@ class TrialModel:
     def set(self, values: Sequence[np.ndarray]) -> None:
         """Set the weights."""
         self.model.set_weights(list(values))
+
+    def flipped(self) -> np.ndarray:
+        """As `probabilities`, averaged over each image and its mirror image."""
+        return as_probabilities(answers(with_flips(self.model), self._images()), self._kind, self.task)
 
     def probabilities(self) -> np.ndarray:
         """Of the validation images, (N, K)."""

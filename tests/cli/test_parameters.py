@@ -26,6 +26,7 @@ FUNCTIONS: dict[Callable[..., None], str] = {
     run.report: "report",
     run.compare: "compare",
     run.calibrate: "calibrate",
+    run.flips: "flips",
     run.thresholds: "choose_thresholds",
     run.sets: "prediction_sets",
     run.known: "known",

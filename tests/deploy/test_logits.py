@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 
 import kerasimg
@@ -24,7 +25,9 @@ def ends(task: str) -> dict[str, Any]:
     }
 
 
-def classifier(task: str, last: list[Any], temperature: float, policy: str = "float32") -> Classifier:
+def classifier(
+    task: str, last: list[Any], temperature: float, policy: str = "float32", flips: bool = False
+) -> Classifier:
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -47,7 +50,7 @@ def classifier(task: str, last: list[Any], temperature: float, policy: str = "fl
         }
     )
     names = ("no", "yes") if task == "binary" else ("a", "b", "c")
-    return Classifier(model, spec, names, None, temperature)
+    return Classifier(model, spec, names, None, temperature, flips=flips)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.4, 3.0])
@@ -59,6 +62,20 @@ def test_model_and_logits_match_the_classifier(task: str, end: str, temperature:
     whole = inference_model(trained.model, temperature, trained.spec.task)
     assert np.allclose(keras.ops.convert_to_numpy(whole(PIXELS)), expected, atol=2e-6)
     logits, activation = logits_model(trained.model, temperature, trained.spec.task)
+    probabilities = getattr(keras.activations, activation)(logits(PIXELS))
+    assert np.allclose(keras.ops.convert_to_numpy(probabilities), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("end", ["dense", "activation", "logits"])
+@pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel"])
+def test_model_and_logits_of_a_classifier_that_flips_match_it(task: str, end: str):
+    trained = classifier(task, ends(task)[end], 0.4, flips=True)
+    # The mean does not see a mirror image: the filters do.
+    trained.model.layers[3].set_weights([np.random.default_rng(0).normal(0, 0.1, (3, 3, 3, 5)), np.zeros(5)])
+    expected = trained.probabilities(PIXELS)
+    whole = inference_model(trained.model, 0.4, trained.spec.task, flips=True)
+    assert np.allclose(keras.ops.convert_to_numpy(whole(PIXELS)), expected, atol=2e-6)
+    logits, activation = logits_model(trained.model, 0.4, trained.spec.task, flips=True)
     probabilities = getattr(keras.activations, activation)(logits(PIXELS))
     assert np.allclose(keras.ops.convert_to_numpy(probabilities), expected, atol=2e-6)
 
@@ -79,6 +96,23 @@ def test_model_trained_in_mixed_precision_is_exported_in_float32(policy: str):
     for ours, theirs in zip(exact.get_weights(), trained.model.get_weights(), strict=True):
         assert np.array_equal(ours, theirs)
     assert in_float32(exact) is exact
+
+
+@pytest.mark.parametrize("precision", ["float32", "int16"])
+def test_litert_flips_and_divides_by_the_temperature(precision: Any, tmp_path: Path):
+    trained = classifier("multiclass", ends("multiclass")["dense"], 3.0, flips=True)
+    (bundle,) = kerasimg.export(trained, "litert", precision=precision, out=tmp_path, data=_images(tmp_path))
+    assert bundle.manifest.flips
+    [row] = bundle.manifest.parity
+    assert row.greatest_difference < (1e-5 if precision == "float32" else 0.01)
+
+
+def _images(folder: Path) -> Path:
+    for number, pixels in enumerate(np.random.default_rng(1).integers(0, 256, (12, 4, 4, 3)).astype("uint8")):
+        file = folder / "photos" / "abc"[number % 3] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(pixels).save(file)
+    return folder / "photos"
 
 
 @pytest.mark.parametrize("task", ["binary", "multilabel"])

@@ -128,14 +128,15 @@ def test_a_run_keeps_its_rule_and_gives_sets_until_it_is_calibrated_otherwise(ma
     assert kerasimg.predict(run, image, verbose=0)[0].set is None
 
 
-def test_another_temperature_removes_the_sets_with_a_warning(make_run, caplog):
+@pytest.mark.parametrize("change", [{"temperature": 2.0}, {"flips": True}])
+def test_other_probabilities_remove_the_sets_with_a_warning(make_run, caplog, change):
     run = make_run("multiclass", sure=0.02)
     kerasimg.prediction_sets(run, 0.8)
     classifier = Classifier.open(run.folder)
-    decide_by(classifier, run.folder / "model.keras", classifier.temperature, None)
+    decide_by(classifier, classifier, run.folder / "model.keras")
     assert classifier.sets is not None
     assert Classifier.open(run.folder).sets == classifier.sets
-    decide_by(classifier, run.folder / "model.keras", 2.0, None)
+    decide_by(classifier, replace(classifier, **change), run.folder / "model.keras")
     assert Classifier.open(run.folder).sets is None
     assert "run sets" in caplog.text
 

@@ -69,6 +69,10 @@ class LiteRTRuntime(Runtime):
         return np.asarray((values.astype(np.float32) - zero) * np.float32(scale))
 
 
+INTEGERS: tuple[Precision, ...] = ("int8", "int16")
+"""Precisions whose values are integers, which cannot hold the logarithms behind a temperature or a flip."""
+
+
 class LiteRT(Target):
     """TensorFlow Lite, now LiteRT: flatbuffers for phones, boards, servers."""
 
@@ -124,8 +128,8 @@ class LiteRT(Target):
         path.write_bytes(content)
 
     def model_of(self, exporting: Exporting, precision: Precision) -> keras.Model:
-        """As `Target.model_of`; an int8 model outputs logits, and a float32 activation is added later."""
-        return exporting.logits[0] if precision == "int8" else super().model_of(exporting, precision)
+        """As `Target.model_of`; a model of integers outputs logits, and a float32 activation is added later."""
+        return exporting.logits[0] if precision in INTEGERS else super().model_of(exporting, precision)
 
     def write(self, exporting: Exporting, folder: Path, precision: Precision) -> ModelFile:
         """As `Target.write`."""
@@ -144,9 +148,10 @@ class LiteRT(Target):
             path = Path(scratch) / "model.tflite"
             self.convert_exporting(exporting, path, precision)
             content = path.read_bytes()
-        if precision != "int8":
+        if precision not in INTEGERS:
             return content
-        _check_input(litert_file.quantized_input(content), exporting.options.input_dtype)
+        if precision == "int8":
+            _check_input(litert_file.quantized_input(content), exporting.options.input_dtype)
         return litert_file.add_activation(content, exporting.logits[1])
 
     def describe(self, path: str, precision: Precision, exporting: Exporting) -> ModelFile:
