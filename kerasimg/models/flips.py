@@ -50,7 +50,15 @@ def _joined(values: Any, kind: OutputKind | None) -> Any:
     return mean if kind == "logits" else keras.layers.Activation(kind, dtype="float32", name=PROBABILITIES)(mean)
 
 
-class _WithMirrors(keras.layers.Layer):
+class _Resized(keras.layers.Layer):
+    """A layer that changes the number of images only, whatever it is: JAX cannot divide an unknown number."""
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Any number of images."""
+        return (None, *input_shape[1:])
+
+
+class _WithMirrors(_Resized):
     """(N, H, W, C) -> (2 N, H, W, C): the images, and behind them their mirror images."""
 
     def call(self, inputs: Any) -> Any:
@@ -58,7 +66,7 @@ class _WithMirrors(keras.layers.Layer):
         return ops.concatenate([inputs, ops.flip(inputs, axis=2)], axis=0)
 
 
-class _OfImages(keras.layers.Layer):
+class _OfImages(_Resized):
     """(2 N, ...) -> (N, ...): the first half."""
 
     def call(self, inputs: Any) -> Any:
@@ -66,7 +74,7 @@ class _OfImages(keras.layers.Layer):
         return _halves(inputs)[0]
 
 
-class _MeanOfBoth(keras.layers.Layer):
+class _MeanOfBoth(_Resized):
     """(2 N, ...) -> (N, ...): the mean of the two halves."""
 
     def call(self, inputs: Any) -> Any:
