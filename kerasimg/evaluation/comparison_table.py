@@ -12,10 +12,10 @@ from rich.text import Text
 
 from kerasimg.errors import counted
 from kerasimg.escaping import deep
+from kerasimg.evaluation.score_table import output
 
 _FIGURE = 20
 """Characters of the column with the names of the metrics."""
-_WIDE = 1000
 _IMAGES = 10
 """Largest number of images that are listed, of each kind."""
 
@@ -26,9 +26,7 @@ def print_comparison(content: dict[str, Any], console: Console | None = None) ->
     content: what `compare` returns.  console: standard output by default.
     """
     content = deep(content)
-    console = console or Console()
-    if not console.is_terminal:  # a file or a pipe: no line is too long
-        console.width = max(console.width, _WIDE)
+    console = console or output()
     for note in _notes(content):
         console.print(Text(note), soft_wrap=True)
     runs = content["runs"]
@@ -44,11 +42,17 @@ def print_comparison(content: dict[str, Any], console: Console | None = None) ->
         tables += [_images(title, other[kind]) for kind, title in _KINDS if other[kind]]
     for table in tables:
         table.box = box.SIMPLE_HEAD if console.is_terminal else None
+        console.print(table.title or "", soft_wrap=True, style="italic", highlight=False)
+        table.title = None  # a table breaks its title at its own width
         console.print(table)
         console.print()
 
 
-_KINDS = (("fixed", "Right now, wrong before"), ("broken", "Wrong now, right before"), ("changed", "Wrong otherwise"))
+_KINDS = (
+    ("fixed", "Newly correct"),
+    ("broken", "Newly wrong"),
+    ("changed", "Wrong in both runs, with different predictions"),
+)
 
 
 def _notes(content: dict[str, Any]) -> Iterator[str]:
@@ -64,7 +68,7 @@ def _notes(content: dict[str, Any]) -> Iterator[str]:
 
 
 def _figures(content: dict[str, Any]) -> Table:
-    table = Table(title=f"{counted(content['n'], 'image')} that all have", title_justify="left")
+    table = Table(title=f"{counted(content['n'], 'image')} that all runs have", title_justify="left")
     table.add_column("figure")
     for run in content["runs"]:
         table.add_column(Text(run), justify="right")
@@ -77,8 +81,8 @@ def _differences(content: dict[str, Any], other: dict[str, Any]) -> Table:
     test = other["mcnemar"]
     name = "sign-flip test over groups," if "groups" in content["intervals_by"] else "McNemar's exact"
     title = (
-        f"{other['run']} less {content['runs'][0]}: right where the first is wrong {test['only_this']:,}, "
-        f"wrong where it is right {test['only_first']:,}, {name} p = {test['p']:.3g}"
+        f"{other['run']} compared with {content['runs'][0]}: {test['only_this']:,} newly correct, "
+        f"{test['only_first']:,} newly wrong; {name} p = {test['p']:.3g}"
     )
     table = Table(title=Text(title), title_justify="left")
     table.add_column("figure")
@@ -92,7 +96,7 @@ def _differences(content: dict[str, Any], other: dict[str, Any]) -> Table:
 
 
 def _images(title: str, rows: list[dict[str, Any]]) -> Table:
-    more = f", the surest {_IMAGES} of {len(rows):,}" if len(rows) > _IMAGES else ""
+    more = f", the {_IMAGES} most confident of {len(rows):,}" if len(rows) > _IMAGES else ""
     table = Table(title=title + more, title_justify="left")
     for name in ("file", "truth", "before", "after", "confidence"):
         table.add_column(name, justify="right" if name == "confidence" else "left", overflow="fold")

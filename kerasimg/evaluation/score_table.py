@@ -18,9 +18,19 @@ _SHOWN = 30
 _EXTREMES = 10
 _PAIRS = 5
 
+WIDE = 1000
+"""Characters of a line that is not printed to a terminal."""
 _DETAILS = ("precision", "recall", "f1", "average_precision", "roc_auc")
 _OF_A_CLASS = ("precision", "recall", "f1", "average_precision")
 _WORDS = {"f1": "F1", "roc": "ROC", "auc": "AUC", "brier": "Brier"}
+
+
+def output() -> Console:
+    """Standard output; in a file or a pipe no line is too long, so that no name is broken."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE)
+    return console
 
 
 def print_scores(scores: dict[str, Any], console: Console | None = None) -> None:
@@ -30,7 +40,7 @@ def print_scores(scores: dict[str, Any], console: Console | None = None) -> None
     console: standard output by default; plain text where it is no terminal.
     """
     scores = deep(scores)
-    console = console or Console()
+    console = console or output()
     for table in filter(
         None, (_figures(scores), _classes(scores), _confused(scores), _known(scores), *_slices(scores))
     ):

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from kerasimg.errors import CallError
 from kerasimg.escaping import one_line
+from kerasimg.evaluation.score_table import output
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.metrics import NO_FIGURES, Goal, goals_in
 
@@ -88,7 +89,7 @@ def print_stages(rows: Rows, goals: Mapping[int, Goal] | None = None, console: C
     summaries = stage_summaries(rows, goals)
     if not summaries:
         return
-    console = console or Console()
+    console = console or output()
     names = list(dict.fromkeys(name for each in summaries for name in each.figures))
     names = [name for name in names if name.startswith("val_")] or names
     table = Table(title="Stages, each with its best epoch", title_justify="left")

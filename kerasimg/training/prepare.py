@@ -23,7 +23,7 @@ from kerasimg.data.items import Part
 from kerasimg.data.readable import OnBadImage, require_readable
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, open_source
-from kerasimg.errors import CallError, Fault, SpecError, listed
+from kerasimg.errors import CallError, Fault, SpecError, counted, listed
 from kerasimg.models.build import Built, construct
 from kerasimg.models.classifier import check_outputs
 from kerasimg.models.graph import AS_THE_SPEC_SAYS, Graph
@@ -241,8 +241,9 @@ def check_images(
         cache=cache,
     )
     if checked.skipped:
-        line = f"{len(checked.skipped):,} unreadable left out: {listed((bad.id for bad in checked.skipped), 5)}"
-        missing = sum(bad.reason == NO_HEIC for bad in checked.skipped)
+        bad = checked.skipped
+        line = f"{counted(len(bad), 'unreadable image')} left out: {listed((each.id for each in bad), 5)}"
+        missing = sum(each.reason == NO_HEIC for each in bad)
         log.once(f'{line}; {missing:,} of them HEIC: pip install "kerasimg[heic]"' if missing else line)
     return checked
 

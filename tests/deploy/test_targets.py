@@ -203,6 +203,7 @@ def test_table_in_the_docs_has_every_target():
     rows = {cells[1].strip(" `"): cells for line in text.splitlines() if len(cells := line.split("|")) == 6}
     for name in names():
         chosen = target(name)
+        assert name in rows, f"add a row for {name} to the table of docs/export.md"
         assert rows[name][3].strip() == ", ".join(chosen.precisions)
         assert rows[name][4].strip() == (f"`kerasimg[{chosen.extra}]`" if chosen.extra else "")
 

@@ -155,9 +155,9 @@ def test_the_terminal_gets_figures_differences_and_images(make_run, capsys):
     result = kerasimg.compare(make_run("multiclass"), make_run("multiclass", name="tilted", tilt=6.0))
     print_comparison(result)
     out = capsys.readouterr().out
-    assert "60 images that all have" in out
+    assert "60 images that all runs have" in out
     assert "McNemar's exact p = " in " ".join(out.split()) + " "
-    assert "Wrong now, right before" in out
+    assert "Newly wrong" in out
     assert result["against_first"][0]["broken"][0]["file"] in out
 
 
@@ -167,4 +167,4 @@ def test_names_that_are_too_long_for_a_terminal_become_numbers(make_run):
     print_comparison(result, console)
     out = console.file.getvalue()
     assert f"run 2: {result['runs'][1]}" in out.splitlines()
-    assert "run 2 less run 1" in out
+    assert "run 2 compared with run 1: " in out
