@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import posixpath
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -46,6 +48,24 @@ def markdown(text: object) -> str:
 
 
 _MARKUP = re.compile(r"[\\`*_\[\]|#!~]")
+
+
+def tracker_key(name: object) -> str:
+    """A name as the key of a metric or a param that every experiment tracker takes.
+
+    Other characters become underscores, and a name that is changed ends with four digits of its own hash, so that no
+    two become the same.
+    """
+    text = str(name)
+    if len(text) <= _KEY_CHARACTERS and _KEY.fullmatch(text) and posixpath.normpath(text) == text:
+        return text
+    plain = re.sub(r"[\W_]+", "_", text).strip("_")[: _KEY_CHARACTERS - 5]
+    return f"{plain}_{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:4]}"
+
+
+_KEY_CHARACTERS = 250
+_KEY = re.compile(r"[^\W_][\w\-. :/]*")
+"""MLflow takes these; names that begin with an underscore are Weights & Biases' own."""
 
 
 def csv_cell(text: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final
 import keras
 
 from kerasimg.errors import CallError, nearest
+from kerasimg.escaping import deep, one_line, tracker_key
 from kerasimg.results import Evaluation
 from kerasimg.run_folder import RunFolder
 
@@ -25,6 +26,8 @@ PROJECT = "kerasimg"
 NO_METRICS = ("stage", "epoch")
 MAX_PARAM = 500
 """Characters of a param."""
+MAX_PARAMS = 100
+"""Params that MLflow takes at once."""
 
 
 class TrackRun(keras.callbacks.Callback):
@@ -117,14 +120,16 @@ class Tracker:
             epoch = int(row["epoch"])
             if epoch > logged:
                 self.note(logged=epoch)  # first: after a kill in between, an epoch is missing rather than doubled
-                self.write(epoch, {name: value for name, value in row.items() if name not in NO_METRICS})
+                self.write(epoch, {tracker_key(name): value for name, value in row.items() if name not in NO_METRICS})
 
     def finish(self) -> None:
         """Log what a finished run has."""
         self.log(self.run.history())
         metrics = self.run.evaluation.metrics()
         figures = {} if metrics is None else Evaluation.of(metrics).figures
-        scores = {f"test {name}": value for name, value in figures.items() if isinstance(value, int | float)}
+        scores = {
+            tracker_key(f"test {name}"): value for name, value in figures.items() if isinstance(value, int | float)
+        }
         files = (self.run.report_file, self.run.card_file, self.run.spec_file, self.run.model_file)
         self.end(scores, [file for file in files if file.is_file()])
         self.note(finished=True)
@@ -166,11 +171,11 @@ class MLflow(Tracker):
         client = self.client
         found = client.get_experiment_by_name(PROJECT)
         experiment = client.create_experiment(PROJECT) if found is None else found.experiment_id
-        made = client.create_run(experiment, run_name=self.run.path.name)
+        made = client.create_run(experiment, run_name=one_line(self.run.path.name))
         param = self.library.entities.Param
-        client.log_batch(
-            made.info.run_id, params=[param(name, str(value)[:MAX_PARAM]) for name, value in params_of(self.run)]
-        )
+        params = [param(name, str(value)[:MAX_PARAM]) for name, value in params_of(self.run)]
+        for start in range(0, len(params), MAX_PARAMS):
+            client.log_batch(made.info.run_id, params=params[start : start + MAX_PARAMS])
         return {"run": made.info.run_id, "store": client.tracking_uri}
 
     def logged(self) -> int:
@@ -232,7 +237,7 @@ class WandB(Tracker):
                 self._open = self.library.init(
                     project=PROJECT,
                     id=identity,
-                    name=self.run.path.name,
+                    name=one_line(self.run.path.name),
                     dir=str(self.run.path),
                     config=dict(params_of(self.run)),
                     resume="allow",
@@ -253,7 +258,7 @@ class Trackio(Tracker):
 
     def create(self) -> dict[str, Any]:
         """Make a run in the project `kerasimg`."""
-        name = f"{self.run.path.name}-{os.urandom(4).hex()}"
+        name = f"{one_line(self.run.path.name)}-{os.urandom(4).hex()}"
         self._begin(name)
         return {"run": name}
 
@@ -307,4 +312,4 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         for place, member in enumerate(value):
             yield from _flat(f"{path}.{place}", member)
     elif value is not None:
-        yield path.replace("//", ""), value
+        yield tracker_key(path.replace("//", "")), deep(value)

@@ -18,7 +18,7 @@ from kerasimg.cli import app
 from kerasimg.data.sources import open_source
 from kerasimg.deploy import hub
 from kerasimg.deploy.croissant import data_card
-from kerasimg.escaping import csv_cell, deep, from_csv_cell, json_text, markdown, one_line
+from kerasimg.escaping import csv_cell, deep, from_csv_cell, json_text, markdown, one_line, tracker_key
 from kerasimg.evaluation.score_table import print_scores
 from kerasimg.files import to_json
 from kerasimg.reporting.epochs import print_stages
@@ -258,6 +258,19 @@ def test_a_csv_cell_is_no_formula_and_reads_back(text: str):
     cell = csv_cell(text)
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
     assert from_csv_cell(cell) == text
+
+
+NO_KEYS = ("", ".", "..", "../x", "/x", "a//b", "a/../b", "_step", "x\n", "m" * 400, "a,b", "a|b")
+"""Names that some tracker refuses, or takes for its own."""
+
+
+def test_a_key_of_a_tracker_is_one_of_its_characters_and_its_own():
+    names = [*HOSTILE, *FILES, *NO_KEYS]
+    keys = [tracker_key(name) for name in names]
+    assert len(set(keys)) == len(names)
+    assert [key for key in keys if not re.fullmatch(r"[\w.]{1,250}", key)] == []
+    for name in ("val_loss", "fit.stages.0.epochs", "test accuracy", "Genauigkeit ü"):
+        assert tracker_key(name) == name
 
 
 def test_each_medium_has_one_function():

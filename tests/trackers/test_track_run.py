@@ -16,8 +16,10 @@ from kerasimg.api import Run
 from kerasimg.callbacks.track_run import TrackRun, check_trackers
 from kerasimg.errors import CallError, Interrupted
 from kerasimg.run_folder import RunFolder
+from tests.cli.test_escaping import HOSTILE, harmless
 
 EPOCHS = 4
+COLOURS = ("red", "blue", "green", "grey")
 
 
 @pytest.fixture
@@ -119,6 +121,32 @@ def test_trackio_has_every_epoch_once_with_params(train_in_two_parts: Callable[[
     assert [row["step"] for row in rows] == [int(row["epoch"]) for row in run.history]
     assert [row["loss"] for row in rows] == [pytest.approx(row["loss"]) for row in run.history]
     assert trackio.SQLiteStorage.get_run_config("kerasimg", name)["fit.batch_size"] == 8
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb", "trackio"])
+def test_hostile_names_reach_a_tracker_escaped_and_do_not_end_a_training(
+    name: str,
+    tiny: Any,
+    images: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    pytest.importorskip(name)
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.chdir(tmp_path)
+    photos = images(tmp_path / "photos", dict.fromkeys(COLOURS, 6))
+    for plain, hostile in zip(COLOURS, HOSTILE, strict=True):
+        (photos / plain).rename(photos / hostile)
+    metrics = [{"type": "SparseCategoricalAccuracy", "name": each} for each in (HOSTILE[3], "../x", "m" * 400)]
+    spec = tiny(
+        compile={"metrics": metrics}, fit={"batch_size": 8, "stages": [{"epochs": 1}]}, params={"num_classes": None}
+    )
+    spec["params"] |= {f"p{number}": number for number in range(120)}  # more than MLflow takes at once
+    run = kerasimg.train(spec, data=photos, out=tmp_path / "runs", track=[name], verbose=0)
+    assert run.finished
+    assert state(run, name)["finished"]
+    assert harmless("".join(capfd.readouterr()).replace("\x1b[1m\x1b[38;5;208m", "").replace("\x1b[0m", ""))
 
 
 def test_an_unknown_tracker_is_refused_before_anything_is_trained():
