@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -148,6 +149,20 @@ def shared(bundles: Callable[..., Path]) -> Iterator[Callable[..., Within]]:
     yield start
     for server in opened.values():
         server.service.close()
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., Any]:
+    """until(look) is the first true value of `look()`: what a server does after its answer is seen a little later."""
+
+    def wait(look: Callable[[], Any], seconds: float = 30) -> Any:
+        end = time.monotonic() + seconds
+        while not (found := look()):
+            assert time.monotonic() < end, f"not within {seconds:g} s"
+            time.sleep(0.02)
+        return found
+
+    return wait
 
 
 class Running:

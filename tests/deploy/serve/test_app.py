@@ -260,7 +260,7 @@ def test_an_unknown_route_gets_404(within: Any):
     assert (wrong.status_code, wrong.headers["allow"], wrong.json()["error"]["reason"]) == (405, "POST", "method")
 
 
-def test_requests_are_counted(within: Any):
+def test_requests_are_counted(within: Any, until: Any):
     server = within()
     server.post("/predict", files=multipart(encoded(), encoded()))
     server.post("/predict", content=b"text")
@@ -274,9 +274,7 @@ def test_requests_are_counted(within: Any):
         "kerasimg_in_work_images 0.0",
         "kerasimg_queue_images 0.0",
     }
-    end = time.monotonic() + 20
-    while expected - {*server.get("/metrics").text.splitlines()}:  # a batch may be counted after its answer
-        assert time.monotonic() < end, server.get("/metrics").text
+    until(lambda: expected <= {*server.get("/metrics").text.splitlines()})
 
 
 def test_the_log_line_of_a_request_has_no_file_name(within: Any, capsys: pytest.CaptureFixture[str]):
