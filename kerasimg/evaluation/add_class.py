@@ -114,6 +114,9 @@ def add_class(
     )
     if classifier.sets is not None:
         result = replace(result, warnings=(*result.warnings, "the rule of prediction sets is removed: choose it again"))
+    if classifier.known is not None:
+        note = f"known.json is of the classes before; to choose the rule again: kerasimg run known {files.path}"
+        result = replace(result, warnings=(*result.warnings, note))
     for note in result.warnings:
         warning(note)
     _store(files, changed, result)

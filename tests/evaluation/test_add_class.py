@@ -29,6 +29,7 @@ def test_a_class_is_added_from_five_images_and_removed_again(tmp_path, evaluated
     probe = [np.full((4, 4, 3), (200, 205, 55), np.uint8), np.full((4, 4, 3), (200, 60, 60), np.uint8)]
     before = kerasimg.predict(run, probe, verbose=0)
     result = run.add_class("yellow", yellow(5))
+    assert f"kerasimg run known {run.folder}" in " ".join(result.warnings)
     assert result.classes == ("blue", "green", "red", "yellow")
     assert result.left_out == 1.0
     assert result.old["n"] == 60
