@@ -100,7 +100,19 @@ def test_keras_predicts_many_images_and_a_named_model_file(copied: Path):
 
 def test_the_command_starts_without_keras_and_prints_what_it_prints_with_it(copied: Path):
     image = sorted((copied / "export").glob("litert/vectors/*.png"))[0]
-    slow = {"fastapi", "jax", "keras", "matplotlib", "onnx", "pandas", "pyarrow", "scipy", "sklearn", "tensorflow", "torch"}
+    slow = {
+        "fastapi",
+        "jax",
+        "keras",
+        "matplotlib",
+        "onnx",
+        "pandas",
+        "pyarrow",
+        "scipy",
+        "sklearn",
+        "tensorflow",
+        "torch",
+    }
     code = (
         "import sys; from kerasimg.__main__ import main\n"
         "try: main()\n"
