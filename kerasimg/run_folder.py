@@ -36,7 +36,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
-from kerasimg.catalog import in_zoo, nearest_spec
 from kerasimg.errors import CallError, listed, nearest_path
 from kerasimg.escaping import from_csv_cell
 from kerasimg.files import damaged, read_json, write_json, write_text
@@ -472,6 +471,8 @@ def _object(path: Path) -> dict[str, Any] | None:
 
 def check_classifier(ref: str | os.PathLike[str]) -> None:
     """Raises a CallError, with what may be meant, if a name is no file, no folder and no spec of the zoo."""
+    from kerasimg.catalog import in_zoo, nearest_spec  # `kerasimg --help` does without the spec language
+
     text = os.fspath(ref)
     if os.path.isfile(text) and (mimetypes.guess_type(text)[0] or "").startswith("image/"):
         raise CallError(f"{shown(text)} is an image; the run comes first: RUN IMAGE")

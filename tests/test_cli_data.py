@@ -64,7 +64,7 @@ def test_the_index_and_the_ledger_are_listed_and_removed(own_folder: Path):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(bytes(size))
     output = invoke("cache", "list").output
-    assert f"0.0 MB in 1 files of the index, in {root / 'index'}" in output
+    assert f"0.0 MB in 1 file of the index, in {root / 'index'}" in output
     result = json.loads(invoke("cache", "list", "--json").output)
     assert result["notes"] == {"index": {"files": 1, "bytes": 1500}, "ledger": {"files": 2, "bytes": 400}}
     assert invoke("cache", "remove", "--older-than", "1h").output.splitlines()[0] == "removed 0 files, 0 MB"

@@ -220,7 +220,7 @@ def reopen_experiment(run: RunFolder, data: Data | None, cache: Any) -> Experime
     if "sample_weight" in call and call["sample_weight"] != sample_weight_digest(spec, source, parts["train"]):
         raise ManyFaults(
             [
-                Fault(source.where, "", f"the sample weights ({spec.fit.sample_weight!r}) have changed"),
+                Fault(source.where, "", "the sample weights have changed"),
                 Fault(source.where, "", RUN_ADVICE),
             ]
         )

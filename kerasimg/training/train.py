@@ -101,7 +101,8 @@ def train(
     call = {"weights": describe_weights(weights), "limits": limits and dict(limits), "cache": cache_kind(cache)}
     call |= {"report": on_finished is not None, "tensorboard": tensorboard, "track": list(track)}
     call |= {"soft_labels": digest(source, parts["train"])} if source.soft else {}
-    call |= {"sample_weight": sample_weight_digest(spec, source, parts["train"])} if spec.fit.sample_weight else {}
+    if (weights_digest := sample_weight_digest(spec, source, parts["train"])) is not None:
+        call["sample_weight"] = weights_digest
     call |= experiment.notes
     data_record = with_absolute_path(record_split(spec, source, parts), data)
     run = create_folder(out, spec.name, lambda draft: write_start(draft, spec, source.classes, data_record, call))

@@ -206,10 +206,10 @@ def test_commands_that_add_measure_and_pass_on_print_and_write_nothing_that_is_o
 
 
 def write_checkpoint(folder: Path) -> Path:
-    """A checkpoint whose labels, licence and architecture are hostile, as far as it can be imported at all."""
+    """A checkpoint whose labels and licence are hostile, as far as it can be imported at all."""
     seeded.write("vgg", folder)
     config = json.loads((folder / "config.json").read_text())
-    names = [f"{name}{number}" for number in range(3) for name in HOSTILE][:10]
+    names = [f"{name}{number}" for number in range(4) for name in ("=1+1 FORGED", "@cmd()", HOSTILE[3])][:10]
     config["pretrained_cfg"] |= {"license": "\x1b[31m\u202emit\nFORGED", "label_names": names}
     (folder / "config.json").write_text(json.dumps(config))
     return folder

@@ -57,12 +57,12 @@ def spec(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, 
 
 
 def limited(listen: Any, monkeypatch: pytest.MonkeyPatch, left: int, after: float = 0) -> list[str]:
-    """From the first stage on there is room for `left` images, once `after` steps are done. Returns the messages."""
+    """A training has room for `left` images, once `after` steps are done. Returns the messages."""
     messages: list[str] = []
 
     def heard(line: str) -> None:
         messages.append(line)
-        if line.startswith("stage 1") and Hungry.left != left:
+        if line.startswith("training ") and Hungry.left != left:
             Hungry.seen.clear()
             monkeypatch.setattr(Hungry, "steps", after)
             monkeypatch.setattr(Hungry, "left", left)
