@@ -45,7 +45,7 @@ SHARED = (TRAIN, EXPORT)
 QUICKER = {
     "kerasimg train photos/": "--epochs 1 --size 32",
     "kerasimg train photos.json --data photos/": "--epochs 1",
-    "kerasimg train photos.json --data photos/ --set fit.seed=7": "--epochs 1",
+    "kerasimg train photos.json --data photos/ --set fit.batch_size=16": "--epochs 1",
     "kerasimg train transfer --data photos/ --epochs 5": "--epochs 1 --size 32",
     "kerasimg export runs/simple_cnn-1 --to embedded --flash-bytes 500000 --arena-bytes 65536": "--images 40",
     "kerasimg export runs/simple_cnn-1 --to web": "--images 40",
