@@ -308,7 +308,7 @@ def test_commands_on_a_page_parse(page: Path, parse_command: Callable[[str], Non
 
 PACKAGE = Path(kerasimg.__file__).parent
 MENTIONING = sorted(
-    [*PAGES, ROOT / "CONTRIBUTING.md", *(ROOT / "benchmarks").glob("*"), *DOCS.glob("*.py")]
+    [*PAGES, ROOT / "CONTRIBUTING.md", *(ROOT / "benchmarks").glob("*.*"), *DOCS.glob("*.py")]
     + [path for ending in ("py", "j2", "html", "js", "md", "json") for path in PACKAGE.rglob(f"*.{ending}")]
 )
 """What may name a command: pages, messages, docstrings, templates."""

@@ -423,6 +423,8 @@ def auto(
     result = {**found.result, **places}
     text = [str(found), f"saved in {found.folder}; report: {found.report}"]
     text += [f"export: {found.folder / row['folder']} ({row['precision']})" for row in result["exports"]]
+    if not result["exports"]:
+        text.append(f"nothing was exported: {result['notes'].get('export', 'there was no time')}")
     print_result("auto", result, text, as_json, run=found.run.folder)
 
 
