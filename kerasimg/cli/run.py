@@ -157,7 +157,9 @@ def flips(
             "no image is decided otherwise" if reach is None else f"95 % interval {reach[0]:+.4f} to {reach[1]:+.4f}"
         )
         figure = result["figure"].replace("_", " ")
-        text[0] += f"; {figure} {result['before']:.4f} -> {result['after']:.4f} on {result['n']:,} images ({between})"
+        text[0] += (
+            f"; {figure} {result['before']:.4f} -> {result['after']:.4f} on {counted(result['n'], 'image')} ({between})"
+        )
     if result["applied"]:
         text.append(f"saved in {RunFolder(run).model_file.name}; to undo it: kerasimg run flips {run} --undo")
         text.append(f"the temperature was fitted without it; to fit it again: kerasimg run calibrate {run}")

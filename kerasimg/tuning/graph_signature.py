@@ -107,7 +107,7 @@ def digest_of(call: Call, arguments: Mapping[str, Any], inputs: Any) -> str:
 
 
 def handles_of(digest: str, maps: Iterable[str] | None) -> list[str]:
-    """Returns what stands for the output of a call: its digest; with the name, for each of several feature maps."""
+    """Returns the keys of the outputs of a call: its digest; of several feature maps, the digest and each name."""
     return [f"{digest}.{name}" for name in maps or ()] or [digest]
 
 

@@ -86,7 +86,7 @@ def test_measure_lists_keras_then_every_runtime(run: Run, measured: Measurement)
 def test_a_target_that_fails_does_not_keep_the_others_from_being_measured(
     run: Run, measured: Measurement, warned: list[str]
 ):
-    # `savedmodel` stands between the two others, and has no int8.
+    # `savedmodel` is between the two others, and has no int8.
     assert [line for line in warned if "savedmodel" in line and "int8" in line]
     with pytest.raises(CallError, match="savedmodel"):
         kerasimg.measure(run, "savedmodel", precision="int8", verbose=0)
