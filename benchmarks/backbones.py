@@ -15,7 +15,6 @@ seconds, which a run with features on disk does not need.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -32,15 +31,13 @@ import kerasimg
 
 SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 """Backbone -> the image size of its weights."""
-SKIPPED = ("Component",)
-"""Category of five parts of emoji."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clipart", type=Path)
     parser.add_argument("--stamps", type=Path)
-    parser.add_argument("--emoji", type=Path, help="the folder package/ of the npm package")
+    parser.add_argument("--emoji", type=Path, nargs=1, help="the folder package/ of the npm package")
     parser.add_argument("--only", nargs="+", help="names of sets")
     parser.add_argument("--backbones", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--seeds", type=int, default=5)
@@ -52,8 +49,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         os.environ["KERASIMG_CACHE"] = str(work / "cache")
-        for data, classes in sets(options, work):
-            if options.only and data not in options.only:
+        for data, classes in auto.sets(options, work / "files"):
+            if data == "fashion" or (options.only and data not in options.only):
                 continue
             count = link(classes, work / data, options.limit)
             accuracy: dict[str, list[float]] = {backbone: [] for backbone in options.backbones}
@@ -67,19 +64,6 @@ def main() -> None:
                 apart = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" if backbone != options.backbones[0] else ""
                 cells = [data, f"{count:,}", backbone, f"{np.mean(accuracy[backbone]):.3f}", apart]
                 print(f"| {' | '.join([*cells, f'{max(seconds):.0f}'])} |", flush=True)
-
-
-def sets(options: argparse.Namespace, work: Path) -> list[tuple[str, dict[str, list[Path]]]]:
-    """Returns each set: name, and the images of each class."""
-    found = [(name, classes) for name, classes in auto.sets(options, work / "files") if name != "fashion"]
-    if options.emoji:
-        classes: dict[str, list[Path]] = {}
-        for row in json.loads((options.emoji / "emoji.json").read_text(encoding="utf-8")):
-            if row["has_img_google"] and row["category"] not in SKIPPED:
-                file = options.emoji / "img" / "google" / "64" / row["image"]
-                classes.setdefault(row["category"], []).append(file)
-        found.append(("emoji", classes))
-    return found
 
 
 def link(classes: dict[str, list[Path]], folder: Path, limit: int) -> int:
