@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 
 class Fault(NamedTuple):
@@ -115,11 +115,18 @@ def check_choice(name: str, value: object, known: Sequence[str]) -> None:
         raise CallError(f"{name}: expected {expected}, got {value!r}{nearest(str(value), known)}")
 
 
-def counted(count: int, noun: str) -> str:
-    """A number with its noun, as a sentence has them: "1 image", "2,500 images", "3 classes"."""
+def counted(count: int, noun: str, verb: str = "") -> str:
+    """A number with its noun, and a verb if the sentence goes on with one: "1 image", "2,500 images", "3 classes are".
+
+    verb: in the plural: a key of SINGULAR.
+    """
     if count == 1:
-        return f"1 {noun}"
-    return f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"
+        return f"1 {noun}" + (verb and f" {SINGULAR[verb]}")
+    return f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}" + (verb and f" {verb}")
+
+
+SINGULAR: Final = {"are": "is", "were": "was", "have": "has", "need": "needs", "belong": "belongs"}
+"""A verb in the plural -> in the singular."""
 
 
 def listed(names: Iterable[str], limit: int = 12) -> str:

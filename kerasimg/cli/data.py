@@ -13,14 +13,17 @@ from kerasimg.cli.options import (
     Data,
     DataArgument,
     Json,
+    OnBadImage,
     Set,
     SpecArgument,
     Task,
+    TaskName,
     Top,
     assignments,
     keras_loaded,
     load,
     out_option,
+    repeated,
 )
 from kerasimg.cli.output import echo, print_result, table
 from kerasimg.cli.progress import messages, waiting
@@ -29,6 +32,7 @@ from kerasimg.errors import CallError, DataError
 from kerasimg.files import write_json
 
 if TYPE_CHECKING:
+    from kerasimg.data.audit.data_check import DataCheck
     from kerasimg.data.bench import Bench
     from kerasimg.data.pipeline import Targets
     from kerasimg.spec.document import Task as TaskLiteral
@@ -97,12 +101,34 @@ def check(
     if as_json:
         for row in written:
             echo(row, err=True)
-    trained_on = fix_list or (data if checked.ok else None)
-    print_result(
-        "data check", checked.to_dict(), [*checked.to_text(top).split("\n"), *written], as_json, data=trained_on
-    )
+    text = [*checked.to_text(top).split("\n"), *written]
+    options, names = _next(checked, data, spec, task, fix_list)
+    print_result("data check", checked.to_dict(), text, as_json, options, **names)
     if not checked.ok:
         raise typer.Exit(DataError.exit_code)
+
+
+def _next(
+    checked: DataCheck, data: str, spec: str | None, task: TaskName | None, fix_list: Path | None
+) -> tuple[list[str], dict[str, Any]]:
+    """The options and the names of the next step: to train, or to write a list without the bad images."""
+    from kerasimg.data.audit.fix_list import FIXED, lists_files
+    from kerasimg.data.starter_spec import file_beside
+
+    errors = {one.kind for one in checked.findings if one.severity == "error"}
+    options = [] if spec is not None or task is None else ["--task", task.value]
+    if fix_list is None and errors & FIXED and lists_files(checked.source):
+        options += [] if spec is None else ["--spec", spec]
+        beside = file_beside(data)
+        return options, {"data": data, "fix_list": beside.with_name(f"{beside.stem}-good.csv")}
+    if errors and not (errors <= FIXED if fix_list is not None else errors == {"unreadable"}):
+        return [], {}
+    chosen = str(fix_list or data)
+    beside = file_beside(chosen)
+    names = {"data": chosen, "spec": spec or (beside if beside.exists() else None)}
+    if names["spec"] is not None:
+        options = repeated(OnBadImage.skip if errors and fix_list is None else OnBadImage.fail)
+    return options, names
 
 
 @commands.command()
@@ -135,7 +161,9 @@ def bench(
             threads=threads,
             workers=workers,
         )
-    print_result("data bench", measured.as_dict(), _bench_lines(measured), as_json, spec=ref, data=data)
+    print_result(
+        "data bench", measured.as_dict(), _bench_lines(measured), as_json, repeated(assign=assign), spec=ref, data=data
+    )
 
 
 @commands.command()
@@ -168,7 +196,7 @@ def preview(
     write_sheet(path, sheet)
     text = f"{path}: {sheet.width} x {sheet.height}; on the left as decoded, then as augmented"
     result = {"sheet": str(path), "width": sheet.width, "height": sheet.height}
-    print_result("data preview", result, text, as_json, spec=ref, data=data)
+    print_result("data preview", result, text, as_json, repeated(assign=assign), spec=ref, data=data)
 
 
 @commands.command("label-errors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ import typer
 
 from kerasimg.cli.startup import keras_loaded as keras_loaded
 from kerasimg.errors import CallError
+from kerasimg.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from kerasimg.catalog import Reference
@@ -230,6 +232,29 @@ def weights_argument(text: str | None) -> dict[str, Any]:
 def without_none(**options: Any) -> dict[str, Any]:
     """The options that were given, as keywords; the others have the defaults of the function that is called."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def repeated(
+    on_bad_image: OnBadImage = OnBadImage.fail,
+    assign: Sequence[str] = (),
+    weights: str | None = None,
+    limit: Sequence[str] = (),
+) -> list[str]:
+    """The options of a command that the next step needs, too, as words of a command line."""
+    words = [word for text in assign for word in ("--set", text)]
+    words += [] if weights is None else ["--weights", weights]
+    words += [word for text in limit for word in ("--limit", text)]
+    return words + ([] if on_bad_image is OnBadImage.fail else ["--on-bad-image", on_bad_image.value])
+
+
+def images_of(run: Path, data: str | None) -> list[str]:
+    """`--data` for an export of a model that has no images of its own, as words of a command line."""
+    from kerasimg.data.sources import is_in_memory
+    from kerasimg.spec.pack import is_pack
+
+    record = None if is_pack(run) else RunFolder.of(run).data()
+    own = is_pack(run) or (record is not None and not is_in_memory(record["where"]))
+    return [] if own else ["--data", data or "DATA"]
 
 
 def limits_argument(texts: list[str]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import typer
 from kerasimg.escaping import json_text, lines, one_line
 from kerasimg.files import to_json
 
-NEXT: dict[str, str | None] = {
+NEXT: dict[str, str | tuple[str, ...] | None] = {
     "init": "train {spec} --data {data}",
     "check": "train {spec} --data DATA",
     "import": "train {spec} --data DATA",
@@ -50,7 +51,11 @@ NEXT: dict[str, str | None] = {
     "run verify": "serve {bundle}",
     "run shrink": "run verify {bundle}",
     "run measure": "export {run} --to litert --precision int8",
-    "data check": "init {data}",
+    "data check": (
+        "data check {data} --fix-list {fix_list}",  # it found errors
+        "train {spec} --data {data}",
+        "init {data}",
+    ),
     "data bench": "train {spec} --data {data}",
     "data preview": "train {spec} --data {data}",
     "data label-errors": "data check {data} --labels",
@@ -60,8 +65,8 @@ NEXT: dict[str, str | None] = {
     "cache remove": "cache list",
     "cache path": "cache list",
 }
-"""Command -> the command that usually follows. Names in braces are filled in by the command; capitals are for the user
-to fill in."""
+"""Command -> the command that usually follows, or several, of which the first is printed whose names are known. Names
+in braces are filled in by the command; capitals are for the user to fill in."""
 
 PIPED = frozenset({"predict", "spec show", "spec schema", "zoo show", "cache path"})
 """Commands whose standard output is passed on to other programs: their next step goes to standard error."""
@@ -82,13 +87,14 @@ def print_result(
     result: Any,
     text: str | Iterable[str] | Callable[[], None],
     as_json: bool = False,
+    options: Sequence[str] = (),
     **names: Any,
 ) -> None:
     """Print the result of a command: as JSON, or as text followed by the next step.
 
     command: as in `NEXT`.
     text: a text, or its lines, in each of which line breaks are escaped, or a function that prints.
-    names: values of the names in the next step; without them, where it has any, no next step is printed.
+    options, names: as for `print_next`.
     """
     if as_json:
         print_json(result)
@@ -97,16 +103,24 @@ def print_result(
         text()
     else:
         echo(text if isinstance(text, str) else "\n".join(map(one_line, text)))
-    print_next(command, **names)
+    print_next(command, options, **names)
 
 
-def print_next(command: str, **names: Any) -> None:
-    """Print the next step after a command."""
-    template = NEXT[command]
-    if template is None or any(value is None for value in names.values()) or ("{" in template and not names):
+def print_next(command: str, options: Sequence[str] = (), **names: Any) -> None:
+    """Print the next step after a command; it must run as printed.
+
+    options: words that end it: the options of this command without which the next one would fail.
+    names: values of the names in it; where one is None or missing, no next step is printed.
+    """
+    templates = NEXT[command] or ()
+    known = {name: shlex.quote(str(value)) for name, value in names.items() if value is not None}
+    for template in (templates,) if isinstance(templates, str) else templates:
+        if set(re.findall(r"\{(\w+)\}", template)) <= known.keys():
+            break
+    else:
         return
-    line = template.format_map({name: shlex.quote(str(value)) for name, value in names.items()})
-    echo(f"Next: kerasimg {line}", err=command in PIPED)
+    line = template.format_map(known)
+    echo(f"Next: kerasimg {' '.join([line, *map(shlex.quote, options)])}", err=command in PIPED)
 
 
 def table(rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> list[str]:

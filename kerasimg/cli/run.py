@@ -17,6 +17,7 @@ from kerasimg.cli.options import (
     RunArgument,
     RunData,
     Top,
+    images_of,
     keras_loaded,
     out_option,
     part_option,
@@ -50,7 +51,7 @@ def report(
         path = report(run, out=out)
     text = f"{path} ({path.stat().st_size / 1e6:.2f} MB), {CARD} beside it"
     result = {"report": str(path), "card": str(path.with_name(CARD))}
-    print_result("run report", result, text, as_json, run=run)
+    print_result("run report", result, text, as_json, images_of(run, None), run=run)
 
 
 @commands.command()
@@ -134,7 +135,7 @@ def calibrate(
         for figure in ("log_loss", "calibration_error"):
             sides = (f"{row[when][figure]:.4f}{_interval(row[when], figure)}" for when in ("before", "after"))
             text.append(f"  {figure.replace('_', ' ')}: {' -> '.join(sides)}")
-    print_result("run calibrate", result, text, as_json, run=run)
+    print_result("run calibrate", result, text, as_json, images_of(run, data), run=run)
 
 
 @commands.command()
@@ -163,7 +164,7 @@ def flips(
     if result["applied"]:
         text.append(f"saved in {RunFolder(run).model_file.name}; to undo it: kerasimg run flips {run} --undo")
         text.append(f"the temperature was fitted without it; to fit it again: kerasimg run calibrate {run}")
-    print_result("run flips", result, text, as_json, run=run)
+    print_result("run flips", result, text, as_json, images_of(run, data), run=run)
 
 
 @commands.command()
@@ -194,7 +195,7 @@ def thresholds(
             line += f"  precision {row['precision']:.3f}, recall {row['recall']:.3f}, F1 {row['f1']:.3f}"
             line += f", {counted(row['support'], 'image')}{'' if row['met'] else '  (aim not met)'}"
         text.append(line)
-    print_result("run thresholds", result, text, as_json, run=run)
+    print_result("run thresholds", result, text, as_json, images_of(run, data), run=run)
 
 
 @commands.command()
@@ -232,7 +233,7 @@ def sets(
         )
         text.append(f"  {row['mean_size']:.2f} classes in a set on average")
         text += [f"  below: {each['class']} {each['coverage']:.3f}" for each in row["classes"] if each["below"]]
-    print_result("run sets", result, text, as_json, run=run)
+    print_result("run sets", result, text, as_json, images_of(run, data), run=run)
 
 
 @commands.command()
@@ -317,7 +318,9 @@ def robustness(
         result = robustness(
             run, corruptions=corruptions or None, data=data, part=part, images=images, seed=seed, out=out
         ).to_dict()
-    print_result("run robustness", result, robustness_lines(result), as_json, run=run)
+    print_result(
+        "run robustness", result, robustness_lines(result), as_json, run=run if RunFolder(run).is_run else None
+    )
 
 
 def robustness_lines(result: dict[str, Any]) -> list[str]:
@@ -350,7 +353,7 @@ def embed(
         features = embed(run, images, out=path).features
     result = {"out": str(path), "images": features.shape[0], "features": features.shape[1]}
     text = f"{counted(features.shape[0], 'image')}, {counted(features.shape[1], 'feature')} -> {path}"
-    print_result("run embed", result, text, as_json, run=run)
+    print_result("run embed", result, text, as_json, images_of(run, None), run=run)
 
 
 @commands.command()
@@ -448,7 +451,7 @@ def measure(
     precisions: Any = [name.value for name in precision] or None
     with waiting("exporting and measuring", as_json):
         result = measure(run, to or None, precision=precisions, batch=batch, data=data).to_dict()
-    print_result("run measure", result, lambda: echo(as_text(result)), as_json, run=run)
+    print_result("run measure", result, lambda: echo(as_text(result)), as_json, images_of(run, data), run=run)
 
 
 @commands.command()

@@ -24,6 +24,7 @@ from kerasimg.cli.options import (
     limits_argument,
     load,
     out_option,
+    repeated,
     weights_argument,
 )
 from kerasimg.cli.output import echo, print_json, print_next, print_result
@@ -79,7 +80,7 @@ def show(
                 for path, value, origin in rows:
                     echo(f"{path} = {json.dumps(value, ensure_ascii=False)}  <- {origin}")
     if not as_json:
-        print_next("spec show", spec=ref)
+        print_next("spec show", repeated(assign=assign), spec=ref)
 
 
 def _show_model(spec: Spec, flat: bool, svg: Path | None, as_json: bool) -> None:
@@ -218,7 +219,8 @@ def build(
         "input": list(model.input_shape),
         "output": list(model.output_shape),
     }
-    print_result("spec build", facts, model.summary, as_json, spec=ref)
+    again = repeated(assign=assign, weights=weights, limit=limit)
+    print_result("spec build", facts, model.summary, as_json, again, spec=ref)
     if out is not None:
         with replacing(out) as partial:
             model.save(partial)
@@ -270,7 +272,8 @@ def lr_find(
         )
     text = [str(sweep), *([] if out is None else [f"plot: {out}"])]
     rate = f"{sweep.suggestion:.2g}"
-    print_result("spec lr-find", sweep.to_dict(), text, as_json, spec=ref, data=data, lr=rate)
+    again = repeated(on_bad_image, assign, weights)
+    print_result("spec lr-find", sweep.to_dict(), text, as_json, again, spec=ref, data=data, lr=rate)
 
 
 def _origin(spec: Spec, path: tuple[str | int, ...]) -> str:

@@ -41,6 +41,7 @@ from kerasimg.cli.options import (
     limits_argument,
     load,
     out_option,
+    repeated,
     weights_argument,
     without_none,
 )
@@ -48,7 +49,7 @@ from kerasimg.cli.output import echo, print_json, print_next, print_result, tabl
 from kerasimg.cli.progress import messages, waiting
 from kerasimg.errors import CallError, Fault, SpecError, counted, printable
 from kerasimg.escaping import one_line
-from kerasimg.files import write_text
+from kerasimg.files import read_object, write_text
 from kerasimg.run_folder import REPORT, RunFolder
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def init(
 ) -> None:
     """Look at your images and write a first spec for them. Comments give the reason for each choice."""
     from kerasimg.data.starter_spec import describe, file_beside, make_spec, summarize_data
+    from kerasimg.data.summary import unreadable_note
     from kerasimg.spec.formatting import dumps
 
     path = file_beside(data) if out is None else out
@@ -117,12 +119,13 @@ def init(
         echo(describe(seen))
         if seen.unreadable:
             command = shlex.join(["kerasimg", "data", "check", data])
-            echo(f"{seen.unreadable} of {seen.sampled} sampled images cannot be read; to list all: {command}")
+            echo(f"{unreadable_note(seen.unreadable, seen.sampled, 'sampled image')}; to list all: {command}")
     wish = _ask(seen, kind or seen.task) if interactive else _default_wish(kind)
     document = make_spec(path.stem, seen, wish)
     write_text(path, dumps(document))
     result = {"spec": str(path), "seen": seen._asdict()}
-    print_result("init", result, f"wrote {path}: {document['about']}", as_json, spec=path, data=data)
+    again = repeated(OnBadImage.skip if seen.unreadable else OnBadImage.fail)
+    print_result("init", result, f"wrote {path}: {document['about']}", as_json, again, spec=path, data=data)
 
 
 @commands.command()
@@ -159,7 +162,7 @@ def check(
     if faults:
         raise typer.Exit(SpecError.exit_code)
     if not as_json:
-        print_next("check", spec=specs[0])
+        print_next("check", repeated(assign=assign), spec=specs[0])
 
 
 @commands.command("import")
@@ -506,6 +509,8 @@ def _keras_verbose() -> Verbose:
 
 
 def _print_search(search: Search, data: str | None, as_json: bool) -> None:
+    from kerasimg.tuning.journal import CALL
+
     page = search.folder / REPORT
     result = {
         "folder": str(search.folder),
@@ -514,7 +519,13 @@ def _print_search(search: Search, data: str | None, as_json: bool) -> None:
         "trials": len(search.trials),
     }
     text = [str(search), f"saved in {search.folder}" + (f"; report: {page}" if page.is_file() else "")]
-    print_result("tune", result, text, as_json, spec=os.fspath(search), data=data or "DATA")
+    call = read_object(search.folder / CALL)  # of the whole search, also where it is resumed
+    weights = call["weights"]
+    chosen = (
+        {None: "none", "imagenet": "imagenet"}.get(weights) if not isinstance(weights, dict) else weights.get("file")
+    )
+    again = repeated(OnBadImage(call["on_bad_image"]), weights=chosen)
+    print_result("tune", result, text, as_json, again, spec=os.fspath(search), data=data or call["data"] or "DATA")
 
 
 def _print_space(spec: Spec, as_json: bool) -> None:

@@ -88,7 +88,7 @@ def describe(summary: Summary) -> str:
 def _sizes(summary: Summary) -> str:
     (largest, most), (smallest, least) = next(iter(summary.classes.items())), list(summary.classes.items())[-1]
     return (
-        f"{most:,} of '{largest}' to {least:,} of '{smallest}'; {summary.width}x{summary.height} px in the median, "
+        f"{most:,} of '{largest}' to {least:,} of '{smallest}'; {summary.sizes}, "
         f"{'without colours' if summary.grey else 'in colour'}"
     )
 
@@ -173,7 +173,7 @@ def _recipe(summary: Summary) -> tuple[Recipe, str]:
     if summary.shorter_side <= TINY_PX:
         return (
             "from_scratch",
-            f"the images are tiny ({summary.width}x{summary.height} px): a small network from scratch",
+            f"the images are tiny ({summary.width} x {summary.height} px): a small network from scratch",
         )
     if summary.per_class >= LARGE:
         return "finetune", f"{summary.per_class:,.0f} images per class are enough to fine-tune the whole network"
@@ -190,7 +190,7 @@ def _size(recipe: Recipe, summary: Summary) -> tuple[int, str]:
     if summary.shorter_side >= 224:
         return 224, "what the backbone was trained on"
     size = max(96, _multiple(summary.shorter_side, 32))
-    return size, f"the images are no larger ({summary.width}x{summary.height} px), and smaller is faster"
+    return size, f"the images are no larger ({summary.width} x {summary.height} px), and smaller is faster"
 
 
 def _resize(summary: Summary) -> tuple[ResizePolicy, str]:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import functools
 import io
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import PIL.Image
 from kerasimg.data.image_files import RGB, BadImage, ImageInput, read_image
 from kerasimg.data.source import Source
 from kerasimg.data.sources import is_in_memory, open_source
+from kerasimg.data.summary import describe_sizes, upright_size
 from kerasimg.errors import KerasimgError
 from kerasimg.evaluation.predictions import Predictions, decide
 from kerasimg.spec.document import Image, Task
@@ -190,29 +192,14 @@ def examples(record: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def sizes(album: Album) -> dict[str, Any] | None:
-    """Widths and heights of a sample of the images, and their formats; None where none is there."""
+    """The sizes of a sample of the images in words, and their number `n`; None where none is there."""
     ids = [image["id"] for image in album.record["images"]]
     chosen = [ids[len(ids) * k // min(MEASURED, len(ids))] for k in range(min(MEASURED, len(ids)))]
-    widths: list[tuple[int, int]] = []
+    found: list[tuple[int, int]] = []
     for image in album.find(chosen).values():
-        if isinstance(image, np.ndarray):
-            widths.append((image.shape[1], image.shape[0]))
-            continue
-        try:
-            with PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-                widths.append(opened.size)
-        except Exception:  # the data check reports what cannot be read
-            continue
-    if not widths:
-        return None
-    ordered = sorted(widths, key=lambda size: size[0] * size[1])
-    return {
-        "n": len(ordered),
-        "smallest": ordered[0],
-        "median": ordered[len(ordered) // 2],
-        "largest": ordered[-1],
-        "same": ordered[0] == ordered[-1] and len(set(ordered)) == 1,
-    }
+        with contextlib.suppress(Exception):  # the data check reports what cannot be read
+            found.append(upright_size(os.fspath(image) if isinstance(image, os.PathLike) else image))
+    return {"n": len(found), "text": describe_sizes(found)} if found else None
 
 
 def counts(record: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]], dict[str, int]]:

@@ -128,7 +128,13 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": number, "percent": percent, "words": words, "duration": duration}
+    environment.filters |= {
+        "number": number,
+        "percent": percent,
+        "words": words,
+        "duration": duration,
+        "counted": counted,
+    }
     return environment
 
 

@@ -52,3 +52,45 @@ def test_the_summary_is_printed_as_json(say: Any, photos: Path):
 
 def test_no_images_is_an_error_of_the_data(say: Any, tmp_path: Path):
     assert say("init", tmp_path).code == 3
+
+
+@pytest.fixture
+def damaged(photos: Path) -> Path:
+    """The images, one of them cut: the last, since the first is decoded for its colours."""
+    last = sorted(photos.rglob("*.*"))[-1]
+    content = last.read_bytes()
+    last.write_bytes(content[: len(content) // 2])
+    return photos
+
+
+def test_every_suggested_step_from_a_damaged_folder_to_a_training_runs_as_printed(
+    say: Any, damaged: Path, monkeypatch: pytest.MonkeyPatch
+):
+    spec, good = damaged.with_name("my photos.json"), damaged.with_name("my photos-good.csv")
+    monkeypatch.chdir(damaged.parent)
+    checked = say("data", "check", damaged)
+    assert checked.code == 3
+    assert "classes  blue 6, red 5; 1 of 12 images cannot be read, and is not counted" in checked.out.splitlines()
+    assert checked.out.splitlines()[-1] == f"Next: kerasimg data check '{damaged}' --fix-list '{good}'"
+    listed = say("data", "check", damaged, "--fix-list", good)
+    assert listed.out.splitlines()[-1] == f"Next: kerasimg init '{good}'"
+    assert say("init", good).out.splitlines()[-1] == f"Next: kerasimg train 'my photos-good.json' --data '{good}'"
+
+    begun = say("init", damaged).out.splitlines()
+    assert begun[0].startswith("12 images of 2 classes, 6 of 'blue' to 5 of 'red'; ")
+    assert begun[1].startswith("1 of 12 sampled images cannot be read, and is not counted; to list all: ")
+    following = f"Next: kerasimg train '{spec}' --data '{damaged}'"
+    assert begun[-1] == f"{following} --on-bad-image skip"
+    assert say("data", "check", damaged, "--fix-list", good, "--spec", spec).out.splitlines()[-1] == (
+        f"Next: kerasimg train '{spec}' --data '{good}'"
+    )
+
+
+def test_options_that_the_next_step_needs_are_part_of_it(say: Any, photos: Path):
+    checked = say("check", "zoo/simple_cnn.json", "--set", "num_classes=2", "--set", "fit.seed=3")
+    assert checked.out.splitlines()[-1] == (
+        "Next: kerasimg train zoo/simple_cnn.json --data DATA --set num_classes=2 --set fit.seed=3"
+    )
+    assert say("data", "check", photos, "--task", "binary").out.splitlines()[-1] == (
+        f"Next: kerasimg init '{photos}' --task binary"
+    )

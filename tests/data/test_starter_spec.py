@@ -9,7 +9,7 @@ import pytest
 import kerasimg
 from kerasimg.data.sources import open_source
 from kerasimg.data.starter_spec import Choices, make_spec, valid_name
-from kerasimg.data.summary import Summary, summarize
+from kerasimg.data.summary import Summary, describe_sizes, summarize
 from kerasimg.spec.formatting import dumps
 
 PHOTOS = Summary(500, {"cat": 300, "dog": 200}, 400, 0, 480, 640, (1.3, 1.4), False, 0.0)
@@ -77,7 +77,7 @@ def test_a_look_sees_sizes_upright_colours_and_what_cannot_be_read(tmp_path: Pat
     (tmp_path / "b" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     seen = summarize(open_source(tmp_path))
     assert (seen.height, seen.width, seen.grey, seen.unreadable) == (30, 20, False, 1)
-    assert list(seen.classes.items()) == [("a", 12), ("b", 4)]
+    assert list(seen.classes.items()) == [("a", 12), ("b", 3)]
 
 
 def test_grey_photographs_kept_as_jpegs_in_colour_count_as_grey(tmp_path: Path):
@@ -97,3 +97,11 @@ def test_a_spec_is_named_after_a_folder_in_any_language():
     assert valid_name("photos/Fotos für Oma") == "Fotos_fur_Oma"
     assert valid_name("Großer Garten 1") == "Grosser_Garten_1"
     assert valid_name("写真") == "___"
+
+
+def test_sizes_are_described_in_one_way_and_most_only_where_most_are():
+    assert describe_sizes([(28, 28)] * 3) == "all 28 x 28 px"
+    assert describe_sizes([(40, 30), (20, 50), (30, 40)]) == "20 to 40 px wide and 30 to 50 px high, median 30 x 40 px"
+    half = [(30, 40), (30, 20), (30, 40), (30, 30)]
+    assert describe_sizes(half) == "30 px wide and 20 to 40 px high, median 30 x 35 px"
+    assert describe_sizes([*half, (30, 40)]).endswith(", median 30 x 40 px; most are 30 x 40 px (3)")

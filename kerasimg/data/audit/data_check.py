@@ -29,6 +29,7 @@ from kerasimg.data.items import PART_NAMES
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, open_source, task_of
 from kerasimg.data.split import split
+from kerasimg.data.summary import describe_sizes, unreadable_note
 from kerasimg.errors import CallError, DataError
 from kerasimg.escaping import one_line
 from kerasimg.results import Result
@@ -327,14 +328,14 @@ def _card(checked: DataCheck, facts: dict) -> list[str]:
     rows = sorted(facts["classes"], key=lambda row: -row["images"])
     ends = rows if len(rows) <= ALSO else [*rows[: ALSO // 2], None, *rows[-ALSO // 2 :]]
     classes = ", ".join("..." if row is None else f"{row['name']} {row['images']:,}" for row in ends)
+    if unreadable := len(checked.source) - facts["readable"]:
+        classes += f"; {unreadable_note(unreadable, len(checked.source))}"
     lines = [
         f"split    {split} ({_origin(facts)})",
         f"classes  {classes}",
     ]
     if facts["sizes"]:
-        common = ", ".join(f"{width} x {height} ({count:,})" for width, height, count in facts["sizes"]["common"][:3])
-        (low_w, _, high_w), (low_h, _, high_h) = facts["sizes"]["width"], facts["sizes"]["height"]
-        lines.append(f"sizes    {low_w} x {low_h} to {high_w} x {high_h}; most are {common}")
+        lines.append(f"sizes    {describe_sizes(checked.seen.sizes[checked.seen.readable])}")
     kinds = list(facts["kinds"].items())
     lines.append("formats  " + ", ".join(f"{kind} {count:,}" for kind, count in kinds[:ALSO]))
     if facts["image"]:
@@ -405,6 +406,7 @@ def _page(checked: DataCheck) -> str:
         facts=facts,
         described=checked.source.describe(),
         kinds=kinds,
+        sizes=describe_sizes(checked.seen.sizes[checked.seen.readable]),
         split=_origin(facts),
         amounts=_amounts(checked),
         framed=describe(facts["image"]) if facts["image"] else "",

@@ -30,11 +30,15 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {
-    "unreadable": Kind("error", "cannot be read", "repair or remove them, or train with --on-bad-image skip"),
+    "unreadable": Kind("error", "cannot be read", "repair or remove them, or leave them out (--fix-list does)"),
     "class_unreadable": Kind("error", "classes of which no image can be read", "repair them, or remove the class"),
     "no_split": Kind("error", "the data cannot be split", "add images, or set the share to 0"),
-    "conflict": Kind("error", "the same image in several classes", "decide which label is right; remove the others"),
-    "leak": Kind("error", "the same image in several parts", "remove it from the part that trains"),
+    "conflict": Kind(
+        "error",
+        "the same image in several classes",
+        "decide which label is right; remove the others (--fix-list removes all)",
+    ),
+    "leak": Kind("error", "the same image in several parts", "remove it from the part that trains (--fix-list does)"),
     "leak_drawn": Kind(
         "warning", "the same image, which the split would put in several parts", "keep one (--fix-list does)"
     ),

@@ -21,6 +21,8 @@ from kerasimg.errors import CallError
 from kerasimg.escaping import csv_row
 
 FORMS = (".csv", ".jsonl")
+FIXED = frozenset({"unreadable", "conflict", "leak"})
+"""Kinds of errors that a list without these images is free of."""
 
 
 def left_out(source: Source, findings: Iterable[Finding], near: bool = False) -> dict[int, str]:
@@ -40,6 +42,11 @@ def left_out(source: Source, findings: Iterable[Finding], near: bool = False) ->
             best = max(still, key=lambda index: (int(source.parts[index]), -index), default=None)
             out |= {index: one.kind for index in still if index != best}
     return out
+
+
+def lists_files(source: Source) -> bool:
+    """Whether the images are files of their own, which a manifest can list."""
+    return all(isinstance(source.columns.image(index), str) for index in range(min(1, len(source))))
 
 
 def write_fix_list(path: str | os.PathLike[str], source: Source, out: Mapping[int, str]) -> int:
