@@ -98,10 +98,10 @@ class Runs:
         left = None
         if rows:
             stage = int(rows[-1].get("stage", 1))
-            in_stage = sum(row.get("stage", 1) == stage for row in rows)
-            open_epochs = max(0, sum(planned[stage - 1 :]) - in_stage)
-            last = rows[-5:]
-            left = open_epochs * sum(row.get("seconds", 0.0) for row in last) / len(last)
+            in_stage = [row.get("seconds", 0.0) for row in rows if row.get("stage", 1) == stage]
+            open_epochs = max(0, sum(planned[stage - 1 :]) - len(in_stage))
+            last = in_stage[1:][-5:]  # the first epoch of a stage also compiles
+            left = open_epochs * sum(last) / len(last) if last else None
         return {**self.describe(name), "rows": rows, "planned": sum(planned), "seconds_left": left}
 
     def write_recipe(self, recipe: str) -> str:

@@ -224,7 +224,6 @@ def _fill_view(
         return
     started, reported, fresh = time.perf_counter(), time.perf_counter(), []
     views = len(rows.parts[0]) // rows.count
-    wait_s = REPORT_S if view else 0.0  # an estimate comes as soon as it can be made
     warm, warm_done = started, 0
     if view == 0:
         log.info(f"computing features of {len(missing):,} {what}" + (f", {views} views of each" if views > 1 else ""))
@@ -248,18 +247,21 @@ def _fill_view(
         if late:
             deadline.check(f"the features of the {what} were computed")
         now = time.perf_counter()
-        enough = batch >= 2 * AT_ONCE or now - warm > REPORT_S  # a batch of a large backbone takes seconds
         if batch == AT_ONCE:
-            warm, warm_done = now, done  # the first batches also compile the engine
-        elif enough and now - reported > wait_s:
-            reported, wait_s = now, REPORT_S
-            rate = (done - warm_done) / (now - warm)
-            left_s = (len(missing) - done + (views - 1 - view) * rows.count) / rate
-            if left_s > REPORT_S:
+            warm, warm_done = now, done  # the first batches also compile the engine: no estimate includes them
+        first_estimate = view == 0 and batch == 2 * AT_ONCE
+        if first_estimate or now - reported > REPORT_S:
+            which = f"{what}, view {view + 1} of {views}" if views > 1 else what
+            line = f"features of {which}: {done:,} of {len(missing):,}"
+            left_s = math.inf
+            if batch >= 2 * AT_ONCE:
+                rate = (done - warm_done) / max(now - warm, 1e-9)
+                left_s = (len(missing) - done + (views - 1 - view) * rows.count) / rate
                 left = f"{left_s:,.0f} s" if left_s < 100 else f"{left_s / 60:,.0f} minutes"
-                speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
-                which = f"{what}, view {view + 1} of {views}" if views > 1 else what
-                log.info(f"features of {which}: {done:,} of {len(missing):,}, {speed} images/s, about {left} left")
+                line += f", {rate:,.{0 if rate >= 10 else 1}f} images/s, about {left} left"
+            if left_s > REPORT_S and done < len(missing):
+                reported = now
+                log.info(line)
     if fresh:
         rows.on_disk &= _keep(store, keys, rows, first, np.concatenate(fresh))
     rows.computed += done

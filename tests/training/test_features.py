@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -294,5 +295,23 @@ def test_the_log_estimates_how_long_features_take(
     monkeypatch.setattr(feature_rows, "BATCH", 4)
     with caplog.at_level("INFO"):
         planned(model, source)
-    reports = [record.getMessage() for record in caplog.records if "left" in record.getMessage()]
-    assert re.match(r"features of training images: 4 of 23, [\d,.]+ images/s, about \d+ s left", reports[0]), reports
+    reports = [record.getMessage() for record in caplog.records if " left" in record.getMessage()]
+    assert re.match(r"features of training images: 16 of 23, [\d,.]+ images/s, about \d+ s left", reports[0]), reports
+
+
+def test_an_estimate_does_not_include_the_compilation(
+    model: Any, source: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    # The start, twice; six batches, the first two with 90 s of compilation; then whatever else is timed.
+    clock = chain([0.0, 0.0, 90.0, 91.0, 100.0, 111.0, 112.0, 113.0], repeat(113.0))
+    monkeypatch.setattr(feature_rows, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(feature_rows, "BATCH", 4)
+    with caplog.at_level("INFO"):
+        planned(model, source)
+    reports = [record.getMessage() for record in caplog.records if "training images" in record.getMessage()]
+    assert reports == [
+        "computing features of 23 training images",
+        "features of training images: 4 of 23",
+        "features of training images: 12 of 23",
+        "features of training images: 16 of 23, 0.4 images/s, about 18 s left",
+    ]
