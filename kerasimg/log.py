@@ -28,6 +28,8 @@ Returned = TypeVar("Returned")
 
 DONE, TOTAL = "done", "total"
 """Attributes of a record that `progress` makes."""
+DOING: Final = "doing"
+"""Attribute of a record that `doing` makes."""
 RUN: Final = "run"
 """Attribute of the record that a training begins: the folder of the run."""
 
@@ -62,6 +64,12 @@ def progress(done: int, total: int) -> None:
     """Report that `done` of `total` images are processed."""
     if LOGGER.isEnabledFor(logging.DEBUG):
         LOGGER.debug("%d of %d images", done, total, extra={DONE: done, TOTAL: total})
+
+
+def doing(what: str) -> None:
+    """Report what is being done from now on, in a few words; it is shown only if it takes seconds."""
+    if LOGGER.isEnabledFor(logging.DEBUG):
+        LOGGER.debug("%s", what, extra={DOING: what})
 
 
 class _Print(logging.Handler):

@@ -213,7 +213,7 @@ def pytest_collection_finish() -> None:
     To trace a loop of steps takes longer than a small training does. The garbage collector ignores what imports made,
     and runs less often: a tenth of the processor time.
     """
-    progress.LOG_PATIENCE_S = 3600.0  # a busy machine prints no more than an idle one
+    progress.PATIENCE_S = 3600.0  # a busy machine prints no more than an idle one
     if "keras" in sys.modules:
         from kerasimg.cli import train
         from kerasimg.deploy import parity

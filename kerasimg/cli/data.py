@@ -90,10 +90,12 @@ def check(
         checked = check_data(data, spec, task=None if task is None else task.value, labels=labels)
     written = []
     if html is not None:
-        checked.write_html(html)
+        with waiting("writing the page", as_json):
+            checked.write_html(html)
         written.append(f"page: {html}")
     if sheet is not None:
-        checked.sheet().save(sheet)
+        with waiting("drawing the sheet", as_json):
+            checked.sheet().save(sheet)
         written.append(f"contact sheet: {sheet}")
     if fix_list is not None:
         count = checked.write_fix_list(fix_list, near)

@@ -18,7 +18,6 @@ PATIENCE_S = 2.0
 """Shorter waits are not shown."""
 INTERVAL_S = 0.5
 """Time between two updates."""
-LOG_PATIENCE_S = 15.0
 LOG_INTERVAL_S = 30.0
 """The same if standard error is not a terminal: each update is a line that stays, so there are few."""
 
@@ -30,7 +29,7 @@ class Waiting:
         """in_lines: standard error is no terminal; write whole lines, few of them.  err: messages go there, too."""
         self.what = what
         self.in_lines = in_lines
-        self.due = LOG_PATIENCE_S
+        self.due = PATIENCE_S
         self.silent = silent
         self.err = err
         self.done = ""
@@ -51,7 +50,14 @@ class Waiting:
         with self.lock:
             self._clear()
             echo(line, err=self.err if err is None else err)
-            self.start = time.monotonic()
+            self.start, self.due = time.monotonic(), LOG_INTERVAL_S
+
+    def doing(self, what: str) -> None:
+        """Note what is being done from now on; the wait starts again from here."""
+        if what != self.what:
+            with self.lock:
+                self.what, self.done = what, ""
+                self.start, self.due = time.monotonic(), PATIENCE_S
 
     def progress(self, done: int, of: int) -> None:
         """Note how many images are done, of how many."""
@@ -99,8 +105,8 @@ def waiting(what: str, silent: bool = False, err: bool = False) -> Iterator[Wait
     """Show `what` and the seconds on a terminal while the block runs and prints nothing for more than two seconds.
 
     err: messages go to standard error, since others read the output.
-    silent: show and print nothing. If standard error is not a terminal, a line after 15 s and then every 30 s shows
-    the progress, so that logs stay short.
+    silent: show and print nothing. If standard error is not a terminal, a line after two seconds and then every 30 s
+    shows the progress, so that logs stay short.
     """
     shown = Waiting(what, not silent and sys.stderr is not None, silent, not _is_terminal(), err)
     try:
@@ -139,6 +145,8 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.INFO:
             self.shown.say(record.getMessage())
+        elif hasattr(record, log.DOING):
+            self.shown.doing(getattr(record, log.DOING))
         elif hasattr(record, log.DONE):
             self.shown.progress(getattr(record, log.DONE), getattr(record, log.TOTAL))
 

@@ -88,7 +88,8 @@ def _show_model(spec: Spec, flat: bool, svg: Path | None, as_json: bool) -> None
     with keras_loaded():
         from kerasimg.models import drawing
         from kerasimg.models.outline import outline
-    model = outline(spec)
+    with waiting("building the model", as_json):
+        model = outline(spec)
     parts = model.calls if flat else model.nodes
     if as_json:
         nodes = [part._asdict() for part in parts]

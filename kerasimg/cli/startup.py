@@ -31,7 +31,8 @@ def keras_loaded(*runs: str | os.PathLike[str]) -> Iterator[None]:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home folder that is not there
     sys.stderr.flush()
     stderr = os.dup(2)
-    with waiting("starting Keras"), tempfile.TemporaryFile() as chatter:
+    silent = not {"--json", "--quiet"}.isdisjoint(sys.argv)  # every command has them by these names
+    with waiting("starting Keras", silent), tempfile.TemporaryFile() as chatter:
         os.dup2(chatter.fileno(), 2)
         try:
             load_keras()

@@ -324,6 +324,7 @@ def _export_target(
     draft.mkdir()
     try:
         bundle, errors = write_bundle(exporting, chosen, draft, folder)
+        log.doing(f"{chosen.name}: comparing with the trained model")
         result = gate(exporting, bundle, bounds)
         if differing := [row.path for row in result.rows if p_values_differ(row)]:
             bundle, result = _without_p_values(exporting, chosen, bundle, result, bounds, differing)
@@ -437,6 +438,7 @@ def write_bundle(
     models, errors = [], []
     for precision in exporting.options.precisions:
         log.info(f"{chosen.name}: writing {precision}")
+        log.doing(f"{chosen.name}: writing {precision}")
         try:
             models.append(chosen.write(exporting, folder, precision))
         except Interrupted:

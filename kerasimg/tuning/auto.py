@@ -374,6 +374,7 @@ class _Auto:
         if "failed" in steps[name]:
             return
         log.info(f"{name}: {STEPS.get(name, name)}, {max(seconds, 0):.0f} s")
+        log.doing("searching")
         options: dict[str, Any] = {"on_finished": self.on_searched}
         try:
             if (folder / BEST).is_file():
@@ -464,6 +465,7 @@ class _Auto:
             raise KerasimgError(
                 f"no model was trained in {self._time}; give it more, or smaller images\n" + "\n".join(reasons)
             )
+        log.doing("evaluating the best model")
         best = self._with_flips(self._best(), parts)
         calibration = self._calibration(best)
         run = self._stored(best, calibration)
@@ -481,6 +483,7 @@ class _Auto:
             "recipe": self._against_recipe(best),
             "test": run.evaluation.metrics(),
         }
+        log.doing("measuring and exporting")
         result["front"] = self._front(best)
         result["exports"] = self._exported(run, result["front"], best)
         result["steps"] = [self._facts_of(name, step) for name, step in self.call["steps"].items()]
@@ -489,6 +492,7 @@ class _Auto:
         result |= {"summary": {"images": summary.images, "classes": len(summary.classes), "width": summary.width}}
         result |= {"height": summary.height, "per_class": summary.per_class, "used_s": round(self.budget.used_s, 1)}
         if self.on_finished is not None:
+            log.doing("writing the report")
             self.on_finished(self.folder, result)
         result["used_s"] = round(self.budget.used_s, 1)
         write_json(self.folder / AUTO_RESULT, result)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from kerasimg import log
 from kerasimg.cli import progress as module
 from kerasimg.cli.progress import waiting
 
@@ -82,19 +83,24 @@ def test_nothing_is_shown_for_a_short_wait_or_when_silent(monkeypatch: pytest.Mo
         assert read() == ""
 
 
-def test_no_log_is_littered(capfd: pytest.CaptureFixture[str]):
+def test_no_log_is_littered(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(module, "PATIENCE_S", 60)
     with waiting("looking"):
         time.sleep(0.2)
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    monkeypatch.setattr(module, "LOG_PATIENCE_S", 0.1)
-    monkeypatch.setattr(module, "LOG_INTERVAL_S", 60)
     with waiting("looking") as shown:
         shown.progress(3, 1000)
         time.sleep(0.4)
     assert capfd.readouterr() == ("", "looking, 3 of 1,000 images ... 0 s\n")
+    with waiting("looking") as shown:
+        log.info("found 3")  # says enough for a while
+        time.sleep(0.2)
+        log.doing("counting")
+        time.sleep(0.3)
+    assert capfd.readouterr() == ("found 3\n", "counting ... 0 s\n")
     with waiting("looking", silent=True):
         time.sleep(0.3)
     assert capfd.readouterr() == ("", "")
