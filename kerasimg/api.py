@@ -19,7 +19,17 @@ from kerasimg.catalog import Reference
 from kerasimg.errors import CallError, counted
 from kerasimg.files import read_object, write_text
 from kerasimg.log import Verbose
-from kerasimg.results import Comparison, Evaluation, KnownImages, Result, Results, Robustness, table
+from kerasimg.results import (
+    Comparison,
+    Evaluation,
+    KnownImages,
+    Result,
+    Results,
+    Robustness,
+    accuracy_key,
+    figure_words,
+    table,
+)
 from kerasimg.run_folder import CLASSES, EVALUATION, METRICS, REPORT, SPEC, RunFolder
 from kerasimg.spec import load as pure
 from kerasimg.spec.diff import Difference, differences
@@ -572,8 +582,10 @@ class Run(os.PathLike[str]):
         if self._files.evaluation.metrics() is None:
             return f"{self.folder} (not evaluated yet)"
         scores = self.scores
-        headline = ("accuracy", "subset_accuracy", "macro_f1", "f1")
-        figures = ", ".join(f"{name} {scores.figures[name]:.3f}" for name in headline if name in scores.figures)
+        headline = (accuracy_key(scores.task), "macro_f1", "f1")
+        figures = ", ".join(
+            f"{figure_words(name)} {scores.figures[name]:.3f}" for name in headline if name in scores.figures
+        )
         return f"{self.folder} ({figures}, on {counted(scores.n, 'image')})"
 
     def __repr__(self) -> str:

@@ -115,14 +115,15 @@ def check_choice(name: str, value: object, known: Sequence[str]) -> None:
         raise CallError(f"{name}: expected {expected}, got {value!r}{nearest(str(value), known)}")
 
 
-def counted(count: int, noun: str, verb: str = "") -> str:
-    """A number with its noun, and a verb if the sentence goes on with one: "1 image", "2,500 images", "3 classes are".
+def counted(count: float, noun: str, verb: str = "") -> str:
+    """A number with its noun, and a verb if the sentence goes on with one: "1 image", "0.5 minutes", "3 classes are".
 
     verb: in the plural: a key of SINGULAR.
     """
     if count == 1:
         return f"1 {noun}" + (verb and f" {SINGULAR[verb]}")
-    return f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}" + (verb and f" {verb}")
+    number = f"{count:.3g}" if isinstance(count, float) else f"{count:,}"
+    return f"{number} {noun}{'es' if noun.endswith('s') else 's'}" + (verb and f" {verb}")
 
 
 SINGULAR: Final = {"are": "is", "were": "was", "have": "has", "need": "needs", "belong": "belongs"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from kerasimg.results import figure_words
 from kerasimg.run_folder import RunFolder
 
 FIGURES = ("accuracy", "balanced_accuracy", "subset_accuracy", "macro_f1", "f1", "log_loss", "calibration_error", "n")
@@ -27,7 +28,7 @@ def _rows(run: RunFolder) -> Iterator[tuple[str, str]]:
     scores = run.evaluation.metrics() or {}
     for name in FIGURES:
         if isinstance(scores.get(name), int | float):
-            yield name.replace("_", " "), f"{scores[name]:,}" if name == "n" else f"{scores[name]:.4f}"
+            yield figure_words(name), f"{scores[name]:,}" if name == "n" else f"{scores[name]:.4f}"
     history = run.history()
     watched = [name for name in history[-1] if name.startswith("val_") or name == "loss"] if history else []
     for name in watched:

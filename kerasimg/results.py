@@ -20,6 +20,23 @@ CELL = "text-align:left;vertical-align:top;padding:2px 14px 2px 0"
 
 T = TypeVar("T")
 
+_WORDS = {"f1": "F1", "roc": "ROC", "auc": "AUC", "mcc": "MCC", "brier": "Brier"}
+
+
+def accuracy_key(task: str) -> str:
+    """The figure that counts images with a correct answer; of several labels, those with every label correct."""
+    return "subset_accuracy" if task == "multilabel" else "accuracy"
+
+
+def epoch_figure(name: str, task: str) -> str:
+    """The name of a figure of an epoch: Keras' "accuracy" of several labels counts labels, not images."""
+    return "label_accuracy" if task == "multilabel" and name == "accuracy" else name
+
+
+def figure_words(name: str) -> str:
+    """The name of a figure as a person writes it: "subset accuracy", "macro F1"."""
+    return " ".join(_WORDS.get(word, word) for word in name.split("_"))
+
 
 class Result:
     """Base of the result dataclasses."""
@@ -214,7 +231,7 @@ class Evaluation(Record):
     @property
     def accuracy(self) -> float:
         """Share of images that are classified correctly; multilabel: with every label correct."""
-        return self.figures["subset_accuracy" if self.task == "multilabel" else "accuracy"]
+        return self.figures[accuracy_key(self.task)]
 
 
 def _is_figure(name: str, value: Any) -> bool:

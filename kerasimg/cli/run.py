@@ -26,6 +26,7 @@ from kerasimg.cli.output import echo, print_result
 from kerasimg.cli.progress import waiting
 from kerasimg.errors import CallError, KerasimgError, counted
 from kerasimg.files import require_free
+from kerasimg.results import accuracy_key, figure_words
 from kerasimg.run_folder import CARD, REPORT, RunFolder
 
 commands = typer.Typer(help="Report on, compare, improve and share runs.", no_args_is_help=True)
@@ -63,7 +64,7 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Print the stages of a training, each with its best epoch. The training may still be running."""
-    from kerasimg.reporting.epochs import print_stages, read_goals, stage_summaries
+    from kerasimg.reporting.epochs import print_stages, read_goals, read_task, stage_summaries
 
     if run.is_file():
         raise CallError(f"'{run}' is a file; name the folder of a run")
@@ -82,7 +83,7 @@ def history(
                 raise
             raise KerasimgError(f"--tensorboard: '{tensorboard}' cannot be written: {error}") from None
     summaries: list[dict[str, Any]] = [summary._asdict() for summary in stage_summaries(rows, goals)]
-    print_result("run history", summaries, lambda: print_stages(rows, goals), as_json, run=run)
+    print_result("run history", summaries, lambda: print_stages(rows, goals, task=read_task(run)), as_json, run=run)
 
 
 @commands.command()
@@ -157,7 +158,7 @@ def flips(
         between = (
             "no image is decided otherwise" if reach is None else f"95 % interval {reach[0]:+.4f} to {reach[1]:+.4f}"
         )
-        figure = result["figure"].replace("_", " ")
+        figure = figure_words(result["figure"])
         text[0] += (
             f"; {figure} {result['before']:.4f} -> {result['after']:.4f} on {counted(result['n'], 'image')} ({between})"
         )
@@ -327,8 +328,9 @@ def robustness_lines(result: dict[str, Any]) -> list[str]:
     """The accuracy on corrupted images as a table."""
     low, high = result["clean"]["interval"]
     width = max(len(name) for name in [*result["rows"], "mean"])
+    figure = figure_words(accuracy_key(result["task"]))
     lines = [
-        f"{counted(result['n'], 'image')}, accuracy {result['clean']['accuracy']:.1%} "
+        f"{counted(result['n'], 'image')}, {figure} {result['clean']['accuracy']:.1%} "
         f"({low:.1%} to {high:.1%}) without corruption"
     ]
     lines.append(f"{'severity':<{width}}" + "".join(f"{severity:>8}" for severity in range(1, 6)))

@@ -227,7 +227,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a classifier and evaluate it on held-out images. Everything is saved in a new folder."""
-    from kerasimg.reporting.epochs import print_stages, read_goals
+    from kerasimg.reporting.epochs import print_stages, read_goals, read_task
 
     silent = quiet or as_json
     verbose: Verbose = 0 if silent else _keras_verbose()
@@ -260,7 +260,7 @@ def train(
             run = train(spec, data=data, **options, verbose=verbose)
     files = RunFolder(run.folder)
     if not silent:
-        print_stages(run.history, read_goals(run.folder))
+        print_stages(run.history, read_goals(run.folder), task=read_task(run.folder))
     scores = files.evaluation.metrics()
 
     def as_text() -> None:

@@ -141,6 +141,8 @@ class Source:
             line += f" ({split})"
         if self.positive is not None:
             line += f"; the positive class is '{self.positive}'"
+        elif self.task == "multilabel":
+            line += "; task multilabel: an image may have several labels"
         if self.ignored:
             line += f"; {self.ignored:,} other file{'s' * (self.ignored > 1)} ignored"
         if self.empty:

@@ -46,7 +46,7 @@ from kerasimg.log import Verbose
 from kerasimg.models.classifier import Classifier, ClassifierReference, draw_image
 from kerasimg.results import Results
 from kerasimg.run_folder import RunFolder, folder_of
-from kerasimg.spec.document import Image
+from kerasimg.spec.document import Image, Task
 from kerasimg.staleness import warn_of_stale
 
 PACKAGES = ("kerasimg", "keras", "tensorflow", "numpy", "pillow")
@@ -173,7 +173,7 @@ def export(
         failed.append(GateError(f"{message}; pass some (--data), or accept it (--allow-uncompared)"))
     for bundle in bundles:
         try:
-            require(bundle.folder, bundle.manifest.parity)
+            require(bundle, bundle.manifest.parity)
         except GateError as error:
             failed.append(error)
     if unexpected:
@@ -337,7 +337,7 @@ def _export_target(
         if result.failed:
             manifest = _remove_models(draft, manifest, result.failed)
         manifests.write(draft / manifests.FILE, manifest)
-        _report(result)
+        _report(result, bundle.task)
         _move(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -538,9 +538,11 @@ def _vector_images(exporting: Exporting) -> list[tuple[str, Any]]:
     ]
 
 
-def _report(result: GateResult) -> None:
+def _report(result: GateResult, task: Task) -> None:
     for row in result.rows:
-        log.info(f"  {line_of(row)}; {row.bytes:,} bytes, {row.p50_ms:.2f} ms (p95 {row.p95_ms:.2f}), {row.runtime}")
+        log.info(
+            f"  {line_of(row, task)}; {row.bytes:,} bytes, {row.p50_ms:.2f} ms (p95 {row.p95_ms:.2f}), {row.runtime}"
+        )
     for path, why in result.skipped.items():
         log.info(f"  {path}: not compared: {why}")
 

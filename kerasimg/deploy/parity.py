@@ -21,6 +21,7 @@ from kerasimg.errors import CallError, GateError
 from kerasimg.evaluation.conformal import are_known
 from kerasimg.evaluation.predictions import decide, two_columns
 from kerasimg.models.keras_file import Answer
+from kerasimg.results import accuracy_key, figure_words
 from kerasimg.spec.document import Task
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def accuracy(decided: np.ndarray, truth: ArrayLike | None) -> float | None:
     return None if truth is None else float(agree(decided, np.asarray(truth)).mean())
 
 
-def line_of(row: Parity) -> str:
+def line_of(row: Parity, task: Task) -> str:
     """Formats a comparison as one line."""
     if row.greatest_difference is None:
         return f"{row.path}: some probabilities are NaN or infinite"
@@ -261,7 +262,7 @@ def line_of(row: Parity) -> str:
         f"{row.same_decision:.2%} of {row.images:,} images get the same decision (required {row.tolerance.decided:.2%})"
     )
     if row.accuracy_before is not None and row.accuracy_after is not None:
-        line += f", accuracy {row.accuracy_before:.4f} -> {row.accuracy_after:.4f}"
+        line += f", {figure_words(accuracy_key(task))} {row.accuracy_before:.4f} -> {row.accuracy_after:.4f}"
         if row.tolerance.accuracy_drop < 1:
             line += f" (allowed {row.tolerance.accuracy_drop:.3g} less)"
     if row.p_value_difference is not None and row.same_known is not None:
@@ -272,14 +273,14 @@ def line_of(row: Parity) -> str:
     return line
 
 
-def require(where: object, rows: Iterable[Parity]) -> None:
-    """Raises a GateError that names every model beyond its tolerance and its worst images."""
+def require(bundle: Bundle, rows: Iterable[Parity]) -> None:
+    """Raises a GateError that names every model of a bundle beyond its tolerance and its worst images."""
     failed = [row for row in rows if not row.passed]
     if not failed:
         return
     lines = []
     for row in failed:
-        lines.append(f"{where}: {line_of(row)}")
+        lines.append(f"{bundle.folder}: {line_of(row, bundle.task)}")
         lines += [f"    failed: {violation}" for violation in exceeded(row)]
         lines += [
             f"    {worst.image}: by {worst.difference:.2g}, {worst.before} -> {worst.after}" for worst in row.worst

@@ -41,7 +41,7 @@ from kerasimg.models.build import build
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.prune import MULTIPLE, prune
 from kerasimg.models.to_spec import copy_weights, to_spec
-from kerasimg.results import Result, Results
+from kerasimg.results import Result, Results, accuracy_key
 from kerasimg.run_folder import RunFolder, RunReference
 from kerasimg.spec.load import Spec, load_again
 from kerasimg.training.train import train
@@ -218,7 +218,7 @@ class _Ladder:
         """Returns the decisions, and the accuracy on each resample of the images."""
         task = self.exporting.task
         draws = resampled(self.truth, probabilities, task, self.thresholds)
-        accuracies = draws["subset_accuracy" if task == "multilabel" else "accuracy"]
+        accuracies = draws[accuracy_key(task)]
         return decide(probabilities, task, self.thresholds)[0], accuracies
 
     @property

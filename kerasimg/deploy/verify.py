@@ -25,7 +25,7 @@ from kerasimg.deploy.targets import open_here
 from kerasimg.errors import CallError, Fault, GateError, counted
 from kerasimg.evaluation.predictions import decide, read_predictions
 from kerasimg.log import Verbose
-from kerasimg.results import Result
+from kerasimg.results import Result, accuracy_key, figure_words
 from kerasimg.run_folder import RunFolder
 from kerasimg.staleness import stale_bundle
 
@@ -100,7 +100,7 @@ def verify(
             _verify_model(result, model, runtime, vectors, (source, reference), Bounds(tolerance, same, accuracy_drop))
         finally:
             runtime.close()
-    require(opened.folder, [*result.vectors, *result.data])
+    require(opened, [*result.vectors, *result.data])
     return result
 
 
@@ -129,7 +129,7 @@ def _verify_model(
         compare(bundle, model, expected, answer.probabilities, tolerance, runtime.name, times, p_values=answer.p_values)
     )
     row = result.vectors[-1]
-    log.info(f"{line_of(row)}; {row.p50_ms:.2f} ms (p95 {row.p95_ms:.2f}), {row.runtime}")
+    log.info(f"{line_of(row, bundle.task)}; {row.p50_ms:.2f} ms (p95 {row.p95_ms:.2f}), {row.runtime}")
     source, reference = others
     if source is None:
         return
@@ -137,11 +137,12 @@ def _verify_model(
     share = accuracy(decide(answers, bundle.task, bundle.thresholds)[0], source.label_ids())
     result.accuracy[model.path] = float(share or 0)
     if reference is None:
-        log.info(f"{model.path}: accuracy {share:.4f} on {counted(len(source), 'image')} of {source.where}")
+        figure = figure_words(accuracy_key(bundle.task))
+        log.info(f"{model.path}: {figure} {share:.4f} on {counted(len(source), 'image')} of {source.where}")
         return
     tolerance = _tolerance(bundle, model, before, bounds, len(source))
     result.data.append(compare(bundle, model, reference, answers, tolerance, runtime.name, times))
-    log.info(f"{source.where}: {line_of(result.data[-1])}")
+    log.info(f"{source.where}: {line_of(result.data[-1], bundle.task)}")
 
 
 def _tolerance(bundle: Bundle, model: ModelFile, before: Parity | None, bounds: Bounds, images: int) -> Tolerance:

@@ -13,6 +13,7 @@ from rich.text import Text
 from kerasimg.errors import counted
 from kerasimg.escaping import deep
 from kerasimg.evaluation.score_table import output
+from kerasimg.results import figure_words
 
 _FIGURE = 20
 """Characters of the column with the names of the metrics."""
@@ -73,7 +74,7 @@ def _figures(content: dict[str, Any]) -> Table:
     for run in content["runs"]:
         table.add_column(Text(run), justify="right")
     for name, values in content["figures"].items():
-        table.add_row(name.replace("_", " "), *("-" if value is None else f"{value:.4f}" for value in values))
+        table.add_row(figure_words(name), *("-" if value is None else f"{value:.4f}" for value in values))
     return table
 
 
@@ -91,7 +92,7 @@ def _differences(content: dict[str, Any], other: dict[str, Any]) -> Table:
     for name, row in other["differences"].items():
         pair = row["interval"]
         between = "-" if pair is None else f"{pair[0]:+.4f} to {pair[1]:+.4f}"
-        table.add_row(name.replace("_", " "), f"{row['difference']:+.4f}", between)
+        table.add_row(figure_words(name), f"{row['difference']:+.4f}", between)
     return table
 
 

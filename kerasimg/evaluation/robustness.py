@@ -94,6 +94,7 @@ def robustness(
     accuracies = [row["accuracy"] for own in rows.values() for row in own]
     content = {
         "model": classifier.identity(),
+        "task": classifier.spec.task,
         "data": asked.source.where,
         "part": asked.part,
         "n": count,

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from kerasimg.errors import counted
 from kerasimg.escaping import deep
+from kerasimg.results import accuracy_key, figure_words
 
 _SHOWN = 30
 """Largest number of classes that are all shown; of more, the `_EXTREMES` worst and best by F1 that have images."""
@@ -22,7 +23,6 @@ WIDE = 1000
 """Characters of a line that is not printed to a terminal."""
 _DETAILS = ("precision", "recall", "f1", "average_precision", "roc_auc")
 _OF_A_CLASS = ("precision", "recall", "f1", "average_precision")
-_WORDS = {"f1": "F1", "roc": "ROC", "auc": "AUC", "brier": "Brier"}
 
 
 def output() -> Console:
@@ -62,7 +62,7 @@ def _figures(scores: dict[str, Any]) -> Table:
             # At the top level these are of the positive class of a binary task.
             of = f" of {scores['positive']}" if name in _OF_A_CLASS and "positive" in scores else ""
             between = [_between(reach.get(name))] if reach else []
-            table.add_row(Text(_words(name) + of), _number(figure), *between)
+            table.add_row(Text(figure_words(name) + of), _number(figure), *between)
     return table
 
 
@@ -76,7 +76,7 @@ def _known(scores: dict[str, Any]) -> Table | None:
     table.add_row("Kolmogorov-Smirnov test, p", _number(row["p_value"]))
     for name in ("accuracy_known", "accuracy_unknown"):
         if row[name] is not None:
-            table.add_row(_words(name), _number(row[name]))
+            table.add_row(figure_words(name), _number(row[name]))
     if (parts := row.get("change")) is not None:
         table.add_row(f"accuracy, before {parts['accuracy_before']:.4f}", _number(parts["accuracy"]))
         table.add_row("of the change, by the shift", _number(parts["by_shift"]))
@@ -87,11 +87,10 @@ def _known(scores: dict[str, Any]) -> Table | None:
 def _slices(scores: dict[str, Any]) -> Iterator[Table]:
     """A table for each extra column of the manifest."""
     for sliced in scores.get("slices", []):
-        names = [name for name in ("accuracy", "f1", "macro_f1") if name in sliced["rows"][0]["figures"]] or [
-            "subset_accuracy",
-            "macro_f1",
+        names = [
+            name for name in (accuracy_key(scores["task"]), "f1", "macro_f1") if name in sliced["rows"][0]["figures"]
         ]
-        columns = [part for name in names for part in (_words(name), "interval")]
+        columns = [part for name in names for part in (figure_words(name), "interval")]
         table = _table(f"By {sliced['column']}", "class", "images", *columns)
         table.columns[0].header = Text(sliced["column"])
         for row in sliced["rows"]:
@@ -108,7 +107,7 @@ def _slices(scores: dict[str, Any]) -> Iterator[Table]:
 def _classes(scores: dict[str, Any]) -> Table:
     per_class: dict[str, dict[str, Any]] = scores["per_class"]
     columns = [name for name in _DETAILS if name in next(iter(per_class.values()))]
-    table = _table("Each class", "class", *map(_words, columns), "support")
+    table = _table("Each class", "class", *map(figure_words, columns), "support")
 
     def add(names: Iterable[str]) -> None:
         for name in names:
@@ -148,10 +147,6 @@ def _table(title: str, *columns: str) -> Table:
         names = column in ("figure", "class", "truth", "taken for")
         table.add_column(column, justify="left" if names else "right", no_wrap=not names)
     return table
-
-
-def _words(name: str) -> str:
-    return " ".join(_WORDS.get(word, word) for word in name.split("_"))
 
 
 def _between(pair: list[float] | None) -> str:

@@ -14,6 +14,7 @@ from kerasimg.files import write_text
 from kerasimg.reporting.report import render
 from kerasimg.reporting.search_page import front_chart
 from kerasimg.reporting.wording import headline
+from kerasimg.results import figure_words
 from kerasimg.run_folder import REPORT
 from kerasimg.spec.metrics import Goal
 
@@ -43,7 +44,7 @@ def _content(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": folder.resolve().name,
         "result": result,
-        "figure": result["figure"].replace("_", " "),
+        "figure": figure_words(result["figure"]),
         "test": [] if result["test"] is None else headline(result["test"])[:3],
         "test_images": 0 if result["test"] is None else result["test"]["n"],
         "charts": [_chart(rows, "latency_ms", 1.0), _chart(rows, "bytes", 1e-6)] if len(rows) > 1 else [],

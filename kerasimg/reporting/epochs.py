@@ -15,6 +15,7 @@ from rich.text import Text
 from kerasimg.errors import CallError
 from kerasimg.escaping import one_line
 from kerasimg.evaluation.score_table import output
+from kerasimg.results import epoch_figure, figure_words
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.metrics import NO_FIGURES, Goal, goals_in
 
@@ -43,6 +44,11 @@ def read_goals(folder: Path) -> dict[int, Goal]:
         return goals_in(RunFolder(folder).spec() or {})
     except (CallError, ValueError, TypeError, KeyError, AttributeError):
         return {}
+
+
+def read_task(folder: Path) -> str:
+    """The task of a run; multiclass where there is no readable spec."""
+    return str((RunFolder(folder).spec() or {}).get("task", "multiclass"))
 
 
 def stage_summaries(rows: Rows, goals: Mapping[int, Goal] | None = None) -> list[StageSummary]:
@@ -79,12 +85,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def print_stages(rows: Rows, goals: Mapping[int, Goal] | None = None, console: Console | None = None) -> None:
+def print_stages(
+    rows: Rows, goals: Mapping[int, Goal] | None = None, console: Console | None = None, task: str = "multiclass"
+) -> None:
     """Print a line per stage: its epochs, how long they took, and its best epoch's figures on the validation part.
 
     Where there is none, on the training part.
 
-    rows: `Run.history`.  goals: as for `stage_summaries`.  console: standard output by default.
+    rows: `Run.history`.  goals: as for `stage_summaries`.  console: standard output by default.  task: of the run.
     """
     summaries = stage_summaries(rows, goals)
     if not summaries:
@@ -97,7 +105,8 @@ def print_stages(rows: Rows, goals: Mapping[int, Goal] | None = None, console: C
     for column in ("stage", "epochs", "time", "best"):
         table.add_column(column, justify="right", no_wrap=True)
     for name in names:
-        table.add_column(Text(one_line(name.removeprefix("val_"))), justify="right", overflow="fold")
+        column = figure_words(epoch_figure(name.removeprefix("val_"), task))
+        table.add_column(Text(one_line(column)), justify="right", overflow="fold")
     for each in summaries:
         epochs = f"{each.first}-{each.last}" if each.last > each.first else str(each.first)
         figures = [f"{each.figures[name]:.4f}" if name in each.figures else "-" for name in names]

@@ -47,6 +47,7 @@ from kerasimg.reporting.images import (
 from kerasimg.reporting.model_card import model_card
 from kerasimg.reporting.trust import trust_sections
 from kerasimg.reporting.wording import headline, number, percent, words
+from kerasimg.results import epoch_figure
 from kerasimg.run_folder import DataRecord, RunFolder, RunReference
 from kerasimg.spec.formatting import dumps
 from kerasimg.spec.load import Spec
@@ -134,6 +135,7 @@ def _templates() -> jinja2.Environment:
         "words": words,
         "duration": duration,
         "counted": counted,
+        "epoch_figure": epoch_figure,
     }
     return environment
 
@@ -260,10 +262,10 @@ def _charts(rows: Sequence[Mapping[str, float]], spec: Spec) -> list[dict[str, A
         about = "; ".join(f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines)
         charts.append(
             {
-                "name": name,
+                "name": epoch_figure(name, spec.task),
                 "lines": lines,
                 "drawing": drawing.chart(
-                    words(name),
+                    words(epoch_figure(name, spec.task)),
                     f"{about}, over {counted(len(rows), 'epoch')}.",
                     lines,
                     drawing.Axis("epoch", first, last, drawing.ticks(first, last, 7, whole=True)),

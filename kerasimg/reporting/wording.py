@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from kerasimg.results import figure_words
+
 SPACE = "\u00a0"
 """Between a number and its unit, which stay in one line."""
-WORDS = {"f1": "F1", "roc": "ROC", "auc": "AUC", "mcc": "MCC"}
 SHARES = ("accuracy", "f1", "precision", "recall", "roc_auc")
 HEADLINE = {
     "multiclass": (
@@ -37,7 +38,7 @@ MEANINGS = {
     "roc_auc": "chance that an image of the class is ranked above another",
     "average_precision": "area under precision and recall",
     "mean_average_precision": "area under precision and recall, mean over the labels",
-    "subset_accuracy": "share of the images with every label right",
+    "subset_accuracy": "share of the images with every label correct",
     "hamming_loss": "share of the labels that are wrong",
 }
 
@@ -86,7 +87,7 @@ def percent(value: float | None, digits: int = 0) -> str:
 
 def words(name: str) -> str:
     """A name of the program as a person writes it: "Macro F1"."""
-    said = " ".join(WORDS.get(word, word) for word in name.split("_"))
+    said = figure_words(name)
     return said[:1].upper() + said[1:]
 
 

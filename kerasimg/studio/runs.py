@@ -15,7 +15,7 @@ from kerasimg.deploy.hub import PAGE
 from kerasimg.deploy.manifest import FILE as BUNDLE
 from kerasimg.errors import CallError, GateError, KerasimgError, SpecError
 from kerasimg.files import is_locked, read_json, write_text
-from kerasimg.results import Evaluation
+from kerasimg.results import Evaluation, accuracy_key, figure_words
 from kerasimg.run_folder import SPEC, RunFolder
 from kerasimg.spec.formatting import dumps
 from kerasimg.studio.jobs import Job, Jobs
@@ -84,10 +84,8 @@ class Runs:
         figures = run.evaluation.metrics()
         if figures is not None:
             scores = Evaluation.of(figures)
-            measure = next((key for key in ("accuracy", "subset_accuracy", "macro_f1") if key in scores.figures), None)
-            if measure:
-                row |= {"measure": measure, "value": scores.figures[measure], "n": scores.n}
-                row["interval"] = figures.get("intervals", {}).get(measure)
+            row |= {"measure": figure_words(accuracy_key(scores.task)), "value": scores.accuracy, "n": scores.n}
+            row["interval"] = scores.intervals.get(accuracy_key(scores.task))
         return row
 
     def progress(self, name: str) -> dict[str, Any]:

@@ -113,6 +113,8 @@ def train(
         log.warning(f"the same image with different labels: {pairs_named}; keep one (kerasimg data check lists all)")
     counts = ", ".join(f"{part} {len(indices):,}" for part, indices in parts.items())
     log.info(f"training {counts} -> {run.path}", **{log.RUN: str(run.path)})
+    if spec.task == "multilabel":
+        log.info("the accuracy of an epoch counts labels; the evaluation's subset accuracy, images with all correct")
     with lock_folder(run.path, "training"):
         return _carry_out(experiment, run, data, verbose, on_finished, before)
 

@@ -32,7 +32,7 @@ from kerasimg.deploy.export import export
 from kerasimg.deploy.measure import litert_figures
 from kerasimg.deploy.parity import latency
 from kerasimg.deploy.targets import open_runtime, target
-from kerasimg.errors import CallError, GateError, Interrupted, KerasimgError
+from kerasimg.errors import CallError, GateError, Interrupted, KerasimgError, counted
 from kerasimg.evaluation.calibrate import fit
 from kerasimg.evaluation.flips import FIGURE, compare, gain_interval
 from kerasimg.evaluation.scores import scores
@@ -40,6 +40,7 @@ from kerasimg.files import damaged, lock_folder, read_object, write_json, write_
 from kerasimg.log import warning
 from kerasimg.models.classifier import Classifier, write_pack
 from kerasimg.models.flips import with_flips
+from kerasimg.results import figure_words
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.document import Task
 from kerasimg.spec.load import Spec, load_again
@@ -216,8 +217,7 @@ class _Auto:
 
     @property
     def _time(self) -> str:
-        minutes = self.call["minutes"]
-        return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
+        return counted(float(self.call["minutes"]), "minute")
 
     @property
     def left_s(self) -> float:
@@ -496,7 +496,9 @@ class _Auto:
             self.on_finished(self.folder, result)
         result["used_s"] = round(self.budget.used_s, 1)
         write_json(self.folder / AUTO_RESULT, result)
-        log.info(f"{FIGURE[self.task]} {best.score:.4g} on {len(self._truth):,} validation images: {run.path}")
+        log.info(
+            f"{figure_words(FIGURE[self.task])} {best.score:.4g} on {len(self._truth):,} validation images: {run.path}"
+        )
         return self.folder
 
     def _best(self) -> Candidate:
@@ -550,7 +552,7 @@ class _Auto:
             return RunFolder(self.folder / name)
         search = self.folder / f"{best.step}-tune-1"
         task, oracle = open_search(search)
-        origin = f"kerasimg auto, {self.call['minutes']:g} minutes: step {best.step}, trial {int(best.trials[0])}"
+        origin = f"kerasimg auto, {self._time}: step {best.step}, trial {int(best.trials[0])}"
         if len(best.trials) > 1:
             origin += f", weights averaged with those of {len(best.trials) - 1} other trials"
         text = best_spec_text(task, oracle.orders[best.trials[0]].values, origin)

@@ -170,7 +170,9 @@ def _describe(task: Task) -> str:
     points = f"{count} hyperparameter{'' if count == 1 else 's'}" + (f" ({size:,} combinations)" if size else "")
     tune = task.spec.tune
     most = f", at most {counted(tune.most_trials, 'trial')}" if tune.max_trials or tune.minutes is None else ""
-    return f"{points}, {tune.tuner}{most}" + (f", {tune.minutes:.3g} minutes" if tune.minutes is not None else "")
+    return f"{points}, {tune.tuner}{most}" + (
+        f", {counted(tune.minutes, 'minute')}" if tune.minutes is not None else ""
+    )
 
 
 def _oracle(task: Task) -> Any:
@@ -345,8 +347,9 @@ def _finish(task: Task, oracle: Any, on_finished: OnFinished | None) -> None:
     best, minutes = oracle.best, task.spec.tune.minutes
     if best is None and (not oracle.ended or (minutes is not None and oracle.out_of_time)):
         raise KerasimgError(
-            f"the {minutes:.2g} minutes of the search ended before an epoch of its first trial did; set tune.minutes "
-            f"higher, or search with smaller images or fewer of them (kerasimg tune --resume {task.folder} has no time)"
+            f"the {counted(minutes or 0.0, 'minute')} of the search ended before an epoch of its first trial did; set "
+            "tune.minutes higher, or search with smaller images or fewer of them "
+            f"(kerasimg tune --resume {task.folder} has no time)"
         )
     if best is None:
         first: Ended = oracle.ended[min(oracle.ended)]

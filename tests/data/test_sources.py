@@ -179,6 +179,8 @@ def test_several_labels_in_a_manifest_are_seen(tmp_path: Path):
         PIL.Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
     (tmp_path / "m.csv").write_text("path,labels\na.png,x|y\nb.png,y\nc.png,\n")
     assert task_of(tmp_path / "m.csv") == "multilabel"
+    several = open_source(tmp_path / "m.csv", "multilabel")
+    assert several.describe().endswith("; task multilabel: an image may have several labels")
 
 
 def test_the_positive_class_is_the_second_by_name_unless_it_is_named():

@@ -60,16 +60,19 @@ def test_nan_never_passes(exported: dict[str, Bundle]):
     assert not comparison.passed
     assert (comparison.greatest_difference, comparison.mean_difference) == (None, None)
     assert comparison.worst[0].image == "c.jpg"
-    assert "some probabilities are NaN or infinite" in line_of(comparison)
+    assert "some probabilities are NaN or infinite" in line_of(comparison, "multiclass")
 
 
 def test_error_names_the_file_and_its_worst_images(exported: dict[str, Bundle]):
     passing = row(exported["litert"], BEFORE)
-    require("here", [passing])
+    bundle = exported["litert"]
+    require(bundle, [passing])
     with pytest.raises(GateError) as caught:
-        require("here", [passing, row(exported["litert"], BEFORE[:, ::-1])])
+        require(bundle, [passing, row(exported["litert"], BEFORE[:, ::-1])])
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("here: model_float32.tflite: differs by 0.7 at most (allowed 0.1), 25.00% of 4")
+    assert lines[0].startswith(
+        f"{bundle.folder}: model_float32.tflite: differs by 0.7 at most (allowed 0.1), 25.00% of 4"
+    )
     assert lines[1] == "    failed: a probability differs by 0.7, allowed: 0.1 (--tolerance)"
     assert lines[2] == "    failed: 3 of 4 images get a different decision, allowed: 0 (--same)"
     assert lines[3] == "    c.jpg: by 0.7, red 0.800 -> blue 0.800"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kerasimg.reporting.epochs import duration, stage_summaries
+from kerasimg.reporting.epochs import duration, print_stages, stage_summaries
 from kerasimg.spec.metrics import Goal
 
 
@@ -18,6 +18,11 @@ def test_the_best_epoch_of_a_stage_is_the_best_by_its_monitor():
     ]
     assert stage_summaries(rows, {1: Goal("val_accuracy", "max")})[0].best == 2
     assert stage_summaries([{"stage": 1, "epoch": 1, "loss": 1.0}])[0].watched == "loss"
+
+
+def test_the_accuracy_of_epochs_of_several_labels_is_not_that_of_the_evaluation(capsys: pytest.CaptureFixture[str]):
+    print_stages([{"stage": 1, "epoch": 1, "loss": 1.0, "accuracy": 0.75}], task="multilabel")
+    assert "label accuracy" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0.4 s"), (48, "48 s"), (720, "12 min"), (12000, "3 h 20 min")])
