@@ -8,7 +8,8 @@ import platform
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from kerasimg.data.readers.soft_labels import digest
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, is_in_memory, open_source
 from kerasimg.data.split import record
-from kerasimg.errors import CallError, Fault, WeightsError
+from kerasimg.errors import CallError, Fault, Interrupted, WeightsError
 from kerasimg.files import PARTIAL
 from kerasimg.models.backbones import specs_beside
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
@@ -64,6 +65,20 @@ def create_folder(
         return RunFolder(_first_free(parent, name, draft))
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def removed_unless(folder: Path, begun: Callable[[], bool]) -> Iterator[None]:
+    """Remove a new folder if the block fails before the work has begun: nothing in it is worth resuming.
+
+    An interruption leaves it, to be resumed.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, Interrupted) and not begun():
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 

@@ -47,7 +47,7 @@ from kerasimg.spec.load import Spec, load_again
 from kerasimg.spec.metrics import Goal
 from kerasimg.spec.search import is_search
 from kerasimg.training.prepare import Experiment, prepare
-from kerasimg.training.run import copy_beside, create_folder
+from kerasimg.training.run import copy_beside, create_folder, removed_unless
 from kerasimg.training.splits import seed_of
 from kerasimg.training.train import store_trained
 from kerasimg.tuning.auto_specs import RECIPE, STEPS, TARGET, Limits, Specs
@@ -126,7 +126,8 @@ def auto(
     }
     name = f"{valid_name(name_of(data))}-auto"
     folder = create_folder(out, name, lambda draft: write_json(draft.path / AUTO, call)).path
-    return _Auto(folder, data, cache, began, on_finished, on_searched, on_trained).carry_out()
+    with removed_unless(folder, lambda: "pace" in read_object(folder / AUTO)):
+        return _Auto(folder, data, cache, began, on_finished, on_searched, on_trained).carry_out()
 
 
 def resume_auto(
@@ -597,7 +598,13 @@ class _Auto:
             log.info(f"not calibrated: {error}")
             return None
         low, high = calibration["interval"]
-        return None if low <= 1 <= high else calibration
+        if low <= 1 <= high:
+            log.info(
+                f"not calibrated: {counted(len(self._truth), 'validation image')} do not show that the probabilities "
+                f"need another temperature (95 % interval {low:.3g} to {high:.3g})"
+            )
+            return None
+        return calibration
 
     def _front(self, best: Candidate) -> list[dict[str, Any]]:
         """Returns the figures of the best model of each step and of the step `smaller`, and which are on the front."""

@@ -23,10 +23,10 @@ from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.run_folder import SPEC
 from kerasimg.training.deadline import OutOfTime
 from kerasimg.training.prepare import load_for, weights_of
-from kerasimg.training.run import cache_kind, describe_weights, weights_of_record
+from kerasimg.training.run import cache_kind, describe_weights, removed_unless, weights_of_record
 from kerasimg.training.train import resume, train
 from kerasimg.tuning.chief import Service, lead
-from kerasimg.tuning.journal import ARRAYS, BEST, FRONT, FRONT_TABLE, TRIALS, WINNER, Ended, Records, as_csv
+from kerasimg.tuning.journal import ARRAYS, BEST, FRONT, FRONT_TABLE, JOURNAL, TRIALS, WINNER, Ended, Records, as_csv
 from kerasimg.tuning.protocol import TOKEN_VARIABLE, given_token, token_of
 from kerasimg.tuning.samplers import make_sampler
 from kerasimg.tuning.search_folder import Task, begin, best_spec_text
@@ -99,7 +99,8 @@ def tune(
         task = begin(ref, spec, source, data, out, call)
         log.info(f"searching {_describe(task)} -> {task.folder}")
         budget = TimeBudget(task.folder, spec.tune.minutes, began)
-        return _carry_out(task, workers, service, token, cache, on_finished, on_trained, budget)
+        with removed_unless(task.folder, (task.folder / JOURNAL).is_file):
+            return _carry_out(task, workers, service, token, cache, on_finished, on_trained, budget)
 
 
 def resume_search(

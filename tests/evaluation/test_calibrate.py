@@ -7,7 +7,7 @@ import pytest
 
 import kerasimg
 from kerasimg.errors import CallError, KerasimgError
-from kerasimg.evaluation.calibrate import fit_temperature
+from kerasimg.evaluation.calibrate import PRIOR, fit_temperature, temperature_interval
 from kerasimg.models.classifier import Classifier
 from kerasimg.run_folder import RunFolder
 
@@ -39,21 +39,34 @@ def test_the_temperature_that_was_put_in_is_found(task, temperature):
     assert fit_temperature(truth, probabilities(task, z * temperature), task) == pytest.approx(temperature, rel=0.05)
 
 
-def test_no_other_temperature_has_a_lower_log_loss():
+def test_no_other_temperature_is_more_likely():
     truth, z = drawn("multiclass", n=500)
     p = probabilities("multiclass", 2 * z).astype("float64")
     best = fit_temperature(truth, p, "multiclass")
 
     def loss(temperature):
         scaled = np.exp(np.log(p) / temperature)
-        return -np.log((scaled / scaled.sum(axis=1, keepdims=True))[np.arange(500), truth]).mean()
+        return -np.log((scaled / scaled.sum(axis=1, keepdims=True))[np.arange(500), truth]).sum() + np.log(
+            temperature
+        ) ** 2 / (2 * PRIOR**2)
 
     assert loss(best) < min(loss(best * 1.001), loss(best / 1.001))
 
 
-def test_images_that_are_all_right_fit_no_temperature():
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_few_images_that_are_nearly_all_right_do_not_make_a_model_sure(wrong):
+    truth, p = np.arange(22) % 2, np.where(np.eye(2)[np.arange(22) % 2] == 1, 0.6, 0.4)
+    truth[:wrong] = 1 - truth[:wrong]
+    temperature = fit_temperature(truth, p, "multiclass")
+    low, high = temperature_interval(truth, p, temperature, "multiclass")
+    assert 0.2 < temperature < 1
+    assert 0.1 < low < temperature < high
+
+
+def test_many_images_that_are_all_right_fit_no_temperature():
+    p = np.tile([[0.6, 0.4]], (20000, 1))
     with pytest.raises(KerasimgError, match="too few of them are wrong"):
-        fit_temperature([0, 1], [[0.9, 0.1], [0.2, 0.8]], "multiclass")
+        fit_temperature(np.zeros(20000, int), p, "multiclass")
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -62,7 +75,7 @@ def test_a_run_that_is_too_sure_becomes_less_so_and_decides_the_same(make_run, t
     before = run.scores
     result = kerasimg.calibrate(run)
     assert result.to_dict() == RunFolder.of(run).required("calibration.json")
-    assert result["temperature"] > 2
+    assert result["temperature"] > 1.5
     assert result["fitted_on"]["part"] == "validation"
     test = result["parts"]["test"]
     assert (test["before"]["log_loss"], test["before"]["calibration_error"]) == (

@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 
 import kerasimg
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, DataError
 from kerasimg.reporting.auto_page import FEW_IMAGES, advice, write_auto_page
 from kerasimg.tuning import auto as autos
 from kerasimg.tuning.auto import auto, resume_auto
@@ -113,13 +113,25 @@ def test_a_finished_auto_is_not_repeated_and_a_killed_one_repeats_no_finished_st
     assert (done.result["score"], done.result["run"]) == (before["score"], before["run"])
 
 
+def test_a_damaged_image_leaves_no_folder(done, tmp_path, monkeypatch):
+    monkeypatch.chdir(done.folder.parents[1])
+    for call in (lambda: auto("photos", minutes=1, recipe="transfer.json", out=tmp_path), lambda: tune(tmp_path)):
+        with pytest.raises(DataError, match=r"broken\.png"):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+def tune(out):
+    return kerasimg.tune("transfer.json", data="photos", out=out, trials=1, verbose=0)
+
+
 def test_the_command_ends_as_its_page_shows(done, monkeypatch):
     examples = SimpleNamespace(**runpy.run_path(str(DOCS / "examples.py")))
     [[example]] = examples.blocks((DOCS / "auto.md").read_text(encoding="utf-8"))
     saved = next(place for place, line in enumerate(example.output) if line.startswith("saved in "))
     monkeypatch.chdir(done.folder.parent.parent)
     printed, _ = examples.run("kerasimg auto --resume runs/photos-auto-1")
-    step = re.compile(r"\bfrom the step \w+|\b(macro_)?f1\b")  # two classes here, three on the page
+    step = re.compile(r"\bfrom the step \w+|\b(macro )?F1\b")  # two classes here, three on the page
     shown = [step.sub("", line) for line in ("...", *example.output[saved - 1 :])]
     assert examples.matches(shown, [step.sub("", line) for line in printed]), printed
 
