@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     from kerasimg.deploy.bundle import Bundle
     from kerasimg.deploy.learning import Learned
     from kerasimg.deploy.shrink import Shrunk
+    from kerasimg.evaluation import Method
     from kerasimg.evaluation.add_class import AddedClass
     from kerasimg.evaluation.embed import Embeddings, Neighbour
     from kerasimg.evaluation.explain import Explanation
-    from kerasimg.evaluation.explain_methods import Method
     from kerasimg.evaluation.predict import Prediction
     from kerasimg.models.classifier import ClassifierReference
     from kerasimg.models.weights import Weights
@@ -317,6 +317,7 @@ class Run(os.PathLike[str]):
         target: str | Sequence[str] | None = None,
         *,
         out: PathLike | None = None,
+        on_bad_image: OnBadImage = "fail",
         **options: Any,
     ) -> Results[Explanation]:
         """Show where in images the run sees a class; see `kerasimg.explain`.
@@ -326,6 +327,7 @@ class Run(os.PathLike[str]):
             method: as for `kerasimg.explain`.
             target: as for `kerasimg.explain`.
             out: as for `kerasimg.explain`.
+            on_bad_image: as for `kerasimg.explain`.
             **options: as for `kerasimg.explain`.
 
         Returns:
@@ -341,7 +343,7 @@ class Run(os.PathLike[str]):
         """
         from kerasimg.evaluation.explain import explain
 
-        return explain(self, images, method, target, out=out, **options)
+        return explain(self, images, method, target, out=out, on_bad_image=on_bad_image, **options)
 
     def report(self, *, out: PathLike | None = None) -> Path:
         """Write `report.html` and `MODEL_CARD.md`; see `kerasimg.report`.
@@ -492,12 +494,13 @@ class Run(os.PathLike[str]):
 
         return robustness(self, **options)
 
-    def embed(self, images: Images, *, out: PathLike | None = None) -> Embeddings:
+    def embed(self, images: Images, *, out: PathLike | None = None, on_bad_image: OnBadImage = "fail") -> Embeddings:
         """Compute the features of images; see `kerasimg.embed`.
 
         Args:
             images: as for `kerasimg.predict`.
             out: a file to write them to, `.npz` or `.parquet`. None: they are only returned.
+            on_bad_image: as for `kerasimg.embed`.
 
         Returns:
             The names of the images and their features, (N, d) float32.
@@ -512,7 +515,7 @@ class Run(os.PathLike[str]):
         """
         from kerasimg.evaluation.embed import embed
 
-        return embed(self, images, out=out)
+        return embed(self, images, out=out, on_bad_image=on_bad_image)
 
     def similar(self, image: Images, count: int = 5, *, data: Data | None = None) -> Results[Neighbour]:
         """Find the training images that are most similar to an image; see `kerasimg.similar`.

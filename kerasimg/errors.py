@@ -126,6 +126,14 @@ def counted(count: float, noun: str, verb: str = "") -> str:
     return f"{number} {noun}{'es' if noun.endswith('s') else 's'}" + (verb and f" {verb}")
 
 
+def sized(count: int) -> str:
+    """A number of bytes in the unit that suits it: "512 bytes", "4.2 kB", "37 MB", "2.1 GB"."""
+    for unit, of in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= of:
+            return f"{count / of:,.0f} {unit}" if count >= 10 * of else f"{count / of:.1f} {unit}"
+    return counted(count, "byte")
+
+
 SINGULAR: Final = {"are": "is", "were": "was", "have": "has", "need": "needs", "belong": "belongs"}
 """A verb in the plural -> in the singular."""
 

@@ -415,5 +415,6 @@ def test_a_shared_option_means_the_same_in_every_command():
             name = parameter.metavar if parameter.param_type_name == "argument" else parameter.opts[0]
             if name in shared:
                 texts.setdefault(name, set()).add(parameter.help.partition(" Default:")[0])
-    texts["--out"] = {text.partition(":")[0] for text in texts["--out"]}  # each goes on with what the command writes
+    for name in ("--out", "--top"):  # each goes on with what the command writes or lists
+        texts[name] = {text.partition(":")[0] for text in texts[name]}
     assert {name: len(meanings) for name, meanings in texts.items()} == dict.fromkeys(shared, 1), texts

@@ -10,7 +10,7 @@ import typer
 
 from kerasimg.cli.options import Json
 from kerasimg.cli.output import echo, print_next, print_result, table
-from kerasimg.errors import CallError, counted
+from kerasimg.errors import CallError, counted, sized
 
 commands = typer.Typer(help="List and empty the caches on disk.", no_args_is_help=True)
 
@@ -45,14 +45,14 @@ def list_files(as_json: Json = False) -> None:
         mine = [file for file in cache_files.notes() if file.path.parent.name == name]
         notes[name] = {"files": len(mine), "bytes": sum(file.bytes for file in mine)}
     text = table([_cells(row) for row in rows], right=(1, 3)) if rows else []
-    text.append(f"{total / 1e9:,.1f} of {limit / 1e9:,.1f} GB in {root}")
+    text.append(f"{sized(total)} of at most {sized(limit)} in {root}")
     if features["bytes"]:
-        text.append(f"{features['bytes'] / 1e9:,.1f} GB of features in {features['folder']}")
+        text.append(f"{sized(features['bytes'])} of features in {features['folder']}")
     if sizes:
-        text.append(f"{sum(sizes) / 1e6:,.1f} MB of functions that JAX compiled, in {compiled['folder']}")
+        text.append(f"{sized(sum(sizes))} of functions that JAX compiled, in {compiled['folder']}")
     for name, summary in notes.items():
         if summary["files"]:
-            size = f"{summary['bytes'] / 1e6:,.1f} MB in {counted(summary['files'], 'file')}"
+            size = f"{sized(summary['bytes'])} in {counted(summary['files'], 'file')}"
             text.append(f"{size} of the {name}, in {root.parent / name}")
     result = {"folder": str(root), "bytes": total, "limit": limit, "files": rows}
     result |= {"features": features, "compiled": compiled, "notes": notes}
@@ -80,7 +80,7 @@ def remove(
         *compile_cache.remove_older(age_s),
     ]
     total = sum(removed)
-    text = f"removed {counted(len(removed), 'file')}, {total / 1e6:,.0f} MB"
+    text = f"removed {counted(len(removed), 'file')}, {sized(total)}"
     print_result("cache remove", {"removed": len(removed), "bytes": total}, text, as_json)
 
 
@@ -99,7 +99,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     size = "x".join(map(str, image.get("size", ["?"])))
     return (
         row["file"],
-        f"{row['bytes'] / 1e6:,.0f} MB",
+        sized(row["bytes"]),
         f"{row['images']:,} of {row['places']:,} images",
         f"used {_age(time.time() - row['used'])} ago",
         f"{size} {image.get('resize', '?')}, {row['about'].get('decoder', '?')}",

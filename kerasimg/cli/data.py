@@ -10,6 +10,7 @@ import typer
 
 from kerasimg.cli.options import (
     SPEC_HELP,
+    Bad,
     Data,
     DataArgument,
     Json,
@@ -18,12 +19,12 @@ from kerasimg.cli.options import (
     SpecArgument,
     Task,
     TaskName,
-    Top,
     assignments,
     keras_loaded,
     load,
     out_option,
     repeated,
+    top_option,
 )
 from kerasimg.cli.output import echo, print_result, table
 from kerasimg.cli.progress import messages, waiting
@@ -72,7 +73,7 @@ def check(
     sheet: Annotated[
         Path | None, typer.Option("--sheet", metavar="FILE", help="Draw images as the spec makes them (.png).")
     ] = None,
-    top: Top = 5,
+    top: Annotated[int, top_option("findings of a kind to list")] = 5,
 ) -> None:
     """Find problems in images and labels. Unreadable, duplicate, in two splits, blank, blurred; rare classes."""
     if sheet is not None and spec is None:
@@ -207,11 +208,12 @@ def label_errors(
     data: Data,
     folds: Annotated[int, typer.Option("--folds", min=2, help="Number of trainings.")] = 5,
     assign: Set = [],  # noqa: B006
-    top: Top = 30,
+    top: Annotated[int, top_option("images to list")] = 30,
     out: Annotated[Path | None, out_option("the list, as JSON", "only printed")] = None,
+    on_bad_image: Bad = OnBadImage.fail,
     as_json: Json = False,
 ) -> None:
-    """List images whose label is likely wrong, by cross-validation. Each is predicted by a model trained on others."""
+    """List likely label errors in a whole data set. Each image is predicted by a model trained on others."""
     params, edits = assignments(assign)
     spec = load(ref, params, edits, partial=True)  # reports its errors before Keras is loaded
     with keras_loaded():
@@ -219,12 +221,13 @@ def label_errors(
         from kerasimg.training.folds import cross_val_predict
 
     with messages(as_json):
-        predicted = cross_val_predict(spec, data=data, folds=folds, verbose=0)
+        predicted = cross_val_predict(spec, data=data, folds=folds, on_bad_image=on_bad_image.value, verbose=0)
     rows = find_label_errors(predicted.ids, predicted.truth, predicted.probabilities, predicted.classes, spec.task)
     result = {"n": len(predicted.ids), "found": len(rows), "folds": folds, "rows": rows}
     if out is not None:
         write_json(out, result)
-    print_result("data label-errors", result, label_error_lines(result, top), as_json, data=data)
+    again = [] if spec.task == "multilabel" else ["--labels"]
+    print_result("data label-errors", result, label_error_lines(result, top), as_json, again, data=data)
 
 
 def _bench_lines(measured: Bench) -> list[str]:

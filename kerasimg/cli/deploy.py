@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from kerasimg.cli.options import RUN_HELP, Json, RunArgument, RunData, Top, keras_loaded, out_option
+from kerasimg.cli.options import RUN_HELP, Json, RunArgument, RunData, best_run, keras_loaded, out_option, top_option
 from kerasimg.cli.output import print_result
 from kerasimg.cli.progress import messages, waiting
 from kerasimg.errors import CallError
@@ -141,7 +141,7 @@ def export(
 def serve(
     source: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN|BUNDLE...", help=f"{RUN_HELP} Or an exported bundle: its folder. Or several."),
+        typer.Argument(metavar="RUN|BUNDLE...", help=f"{RUN_HELP} Or the folder of an exported bundle. Or several."),
     ],
     host: Annotated[
         str, typer.Option("--host", help="Address to listen at; 127.0.0.1 is this machine alone.")
@@ -168,7 +168,7 @@ def serve(
     reload_s: Annotated[
         float, typer.Option("--reload", metavar="S", help="Seconds between looks for replaced bundles; 0: never.")
     ] = 1.0,
-    top: Top = 5,
+    top: Annotated[int, top_option("classes in an answer, the most likely")] = 5,
     max_mb: Annotated[float, typer.Option("--max-mb", help="Largest request, in MiB.")] = 16.0,
     max_megapixels: Annotated[float, typer.Option("--max-megapixels", help="Largest image, in million pixels.")] = 50.0,
     max_images: Annotated[int, typer.Option("--max-images", help="Most images in a request.")] = 32,
@@ -196,7 +196,7 @@ def serve(
 
     with messages(err=True):
         serve(
-            source,
+            [best_run(each) for each in source],
             api_key=None if api_key_file is None else _key(api_key_file),
             host=host,
             port=port,

@@ -12,6 +12,7 @@ import typer
 
 from kerasimg.cli.startup import keras_loaded as keras_loaded
 from kerasimg.errors import CallError
+from kerasimg.files import read_object
 from kerasimg.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -24,13 +25,25 @@ DATA_HELP = (
     'are in docs/data.md), "tfds:NAME", or "sample".'
 )
 RUN_HELP = (
-    "A run: its folder. Where only the model is needed, also a .kerasimg pack, a model.keras file, or a zoo name that "
-    "has weights."
+    "A trained classifier: the folder of a run, or of an auto or a search, whose best run is used. Where the model is "
+    "enough, also its model.keras, a .kerasimg pack, or a zoo name that has weights."
 )
 ON_BAD_IMAGE_HELP = "When an image cannot be read. fail: list every such image. skip: leave them out."
 
 SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help=SPEC_HELP)]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP)]
+
+
+def best_run(run: Path) -> Path:
+    """A run as it is; of the folder of an `auto` or a search, its best run."""
+    from kerasimg.tuning.journal import AUTO, AUTO_RESULT, CALL, WINNER
+
+    for mark, result in ((AUTO, AUTO_RESULT), (CALL, WINNER)):
+        if (run / mark).is_file() and (run / result).is_file() and (name := read_object(run / result).get("run")):
+            return run / name
+    return run
+
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP, callback=best_run)]
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")]
 
@@ -105,7 +118,6 @@ Limit = Annotated[
         help="Raise a safety limit on the size of the model: params=N, tensor=N, layers=N. Repeatable.",
     ),
 ]
-Top = Annotated[int, typer.Option("--top", min=1, help="How many to print.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result, but no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -113,6 +125,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 def out_option(what: str, default: str) -> Any:
     """`--out`: the path to which a command writes its result, what is written there, and where it goes without."""
     return typer.Option("--out", metavar="PATH", help=f"Write the result to this path: {what}. Default: {default}.")
+
+
+def top_option(what: str) -> Any:
+    """`--top`: the most entries of a list, and what they are."""
+    return typer.Option("--top", metavar="N", min=1, help=f"Largest number of entries: {what}.")
 
 
 def part_option(default: str) -> Any:

@@ -58,7 +58,7 @@ NEXT: dict[str, str | tuple[str, ...] | None] = {
     ),
     "data bench": "train {spec} --data {data}",
     "data preview": "train {spec} --data {data}",
-    "data label-errors": "data check {data} --labels",
+    "data label-errors": "data check {data}",
     "zoo list": "zoo show mobilenet",
     "zoo show": "train {spec} --data DATA",
     "cache list": "cache remove --older-than 30d",

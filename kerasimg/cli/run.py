@@ -12,15 +12,19 @@ from kerasimg.cli.deploy import TARGETS, Batch, Drop, Precisions, Same, Toleranc
 from kerasimg.cli.options import (
     DATA_HELP,
     QUIET_CLIENT,
+    RUN_HELP,
+    Bad,
     Images,
     Json,
+    OnBadImage,
     RunArgument,
     RunData,
-    Top,
+    best_run,
     images_of,
     keras_loaded,
     out_option,
     part_option,
+    top_option,
 )
 from kerasimg.cli.output import echo, print_result
 from kerasimg.cli.progress import waiting
@@ -89,7 +93,7 @@ def history(
 @commands.command()
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN RUN...", help="Runs: their folders. Each is compared with the first.")
+        list[Path], typer.Argument(metavar="RUN RUN...", help=f"{RUN_HELP} Each is compared with the first.")
     ],
     data: RunData = None,
     part: Annotated[str | None, part_option("test")] = None,
@@ -97,6 +101,14 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Test whether one run is better than another. With intervals, and the images whose prediction changed."""
+    runs = [best_run(run) for run in runs]
+    if data is None:
+        evaluated = [run for run in runs if RunFolder(run).evaluation.predictions_file.is_file() or not run.is_dir()]
+        if len(evaluated) >= 2:  # of a pattern: runs/*-1
+            for run in runs:
+                if run not in evaluated:
+                    echo(f"{run}: left out, since it holds no predictions of test images", err=True)
+            runs = evaluated
     with keras_loaded(*runs):
         from kerasimg.evaluation.compare import compare
         from kerasimg.evaluation.comparison_table import print_comparison
@@ -345,6 +357,7 @@ def embed(
     run: RunArgument,
     images: Images,
     out: Annotated[Path | None, out_option("the features, .npz or .parquet", "features.npz")] = None,
+    on_bad_image: Bad = OnBadImage.fail,
     as_json: Json = False,
 ) -> None:
     """Write the features of images: what the last layer of a classifier takes."""
@@ -352,7 +365,7 @@ def embed(
         from kerasimg.evaluation.embed import embed
     path = out or Path("features.npz")
     with waiting("computing features", as_json):
-        features = embed(run, images, out=path).features
+        features = embed(run, images, out=path, on_bad_image=on_bad_image.value).features
     result = {"out": str(path), "images": features.shape[0], "features": features.shape[1]}
     text = f"{counted(features.shape[0], 'image')}, {counted(features.shape[1], 'feature')} -> {path}"
     print_result("run embed", result, text, as_json, images_of(run, None), run=run)
@@ -408,13 +421,13 @@ def label_errors(
     run: RunArgument,
     data: RunData = None,
     part: Annotated[str | None, part_option("validation and test")] = None,
-    top: Top = 30,
+    top: Annotated[int, top_option("images to list")] = 30,
     out: Annotated[
         Path | None, out_option("the list, as JSON", "RUN/evaluation/label_errors.json; with --data only printed")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List images whose label is likely wrong. Of the run's validation and test splits."""
+    """List likely label errors among the images that a run held out. Predicted by that run; nothing is trained."""
     with keras_loaded(run):
         from kerasimg.evaluation.label_errors import label_errors
     with waiting("predicting", as_json):

@@ -60,7 +60,7 @@ def show(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print a spec as it will be used, or draw its model. Merged, with defaults, search values at their defaults."""
+    """Print any spec as it will be used, merged and with defaults; or draw its model. `zoo show` prints the file."""
     if graph or flat or svg is not None:
         if origins:
             raise CallError("--origins is about the spec, --graph, --flat and --svg about its model; choose one")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -17,23 +17,24 @@ from kerasimg.cli.options import (
     OnBadImage,
     RunArgument,
     RunData,
-    Top,
     images_of,
     keras_loaded,
     out_option,
     part_option,
+    top_option,
 )
 from kerasimg.cli.output import echo, print_json, print_result
 from kerasimg.cli.progress import waiting
 from kerasimg.errors import CallError, Fault, counted, listed
 from kerasimg.escaping import one_line
+from kerasimg.evaluation import Method
 
 if TYPE_CHECKING:
-    from kerasimg.evaluation.explain_methods import Method
     from kerasimg.evaluation.predict import Prediction
 
 commands = typer.Typer()
 
+METHODS: tuple[str, ...] = get_args(Method)
 OUT_OF_RUN = "RUN/evaluation, without --data and --part; otherwise it is only printed"
 
 
@@ -82,7 +83,7 @@ def predict(
         Path | None,
         typer.Option("--sort-into", metavar="DIR", help="Copy each image into the folder of its class there."),
     ] = None,
-    top: Top = 3,
+    top: Annotated[int, top_option("classes to print for an image, the most likely")] = 3,
     on_bad_image: Bad = OnBadImage.fail,
     as_json: Json = False,
 ) -> None:
@@ -210,9 +211,7 @@ def explain(
     images: Images,
     method: Annotated[
         str,
-        typer.Option(
-            "--method", help="grad_cam, grad_cam_pp, hires_cam, integrated_gradients, smooth_grad or occlusion."
-        ),
+        typer.Option("--method", help=f"{', '.join(METHODS)}. attention_rollout: of attention among all tokens (ViT)."),
     ] = "grad_cam",
     target: Annotated[
         str | None, typer.Option("--target", metavar="CLASS", help="The class to explain. Default: the predicted one.")
@@ -225,6 +224,7 @@ def explain(
         typer.Option("--option", metavar="NAME=N", help="Of the method: steps=64, window=24. Repeatable."),
     ] = [],  # noqa: B006
     out: Annotated[Path | None, out_option("a folder for the heat maps", "explained")] = None,
+    on_bad_image: Bad = OnBadImage.fail,
     as_json: Json = False,
 ) -> None:
     """Draw which parts of an image a prediction rests on. As heat maps over the images."""
@@ -239,7 +239,7 @@ def explain(
     with keras_loaded(run):
         from kerasimg.evaluation.explain import explain, save
     with waiting("drawing heat maps", as_json):
-        explained = explain(run, images, cast("Method", method), target, **options)
+        explained = explain(run, images, cast("Method", method), target, on_bad_image=on_bad_image.value, **options)
         written = save(explained, out or Path("explained"))
     pairs = list(zip(explained, written[::2], written[1::2], strict=True))
     rows = [

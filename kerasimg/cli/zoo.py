@@ -23,7 +23,7 @@ def list_specs(as_json: Json = False) -> None:
 
 @commands.command()
 def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A name that `zoo list` prints.")]) -> None:
-    """Print a spec of the zoo as it was written."""
+    """Print the file of a zoo spec as written. `spec show` prints what any spec comes to, with parents and defaults."""
     from kerasimg import catalog
 
     typer.echo(catalog.zoo_file(name).path.read_text(encoding="utf-8"), nl=False)

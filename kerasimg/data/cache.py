@@ -21,7 +21,7 @@ import PIL
 
 from kerasimg.data import cache_files, fast_decode
 from kerasimg.data.memory import free_bytes
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, sized
 from kerasimg.spec.document import Image
 
 CacheKind = Literal["off", "memory", "disk", "auto"]
@@ -166,7 +166,7 @@ class Cache:
         stores = [store for some in self._stores.values() for store in some]
         memory = sum(store.pixels.nbytes for store in stores if isinstance(store, InMemory))
         disk = sum(len(store.keys) for store in stores if not isinstance(store, InMemory))
-        parts = [f"{memory / 1e6:,.0f} MB in memory"] if memory else []
+        parts = [f"{sized(memory)} in memory"] if memory else []
         parts += [f"{disk:,} images in {self.folder}"] if disk else []
         return f"decoded images: {', '.join(parts) or 'not cached'}"
 

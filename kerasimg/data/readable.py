@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from kerasimg import log
 from kerasimg.data.cache import Cache
 from kerasimg.data.decode_worker import Task, decode_and_hash, section_text
 from kerasimg.data.image_files import NO_HEIC, BadImage
@@ -22,11 +23,13 @@ from kerasimg.data.parallel import Progress as Progress
 from kerasimg.data.parallel import Tally, each
 from kerasimg.data.source import Source
 from kerasimg.data.worker_pool import IMAGES_PER_TASK, Memories, worker_count, worker_pool
-from kerasimg.errors import Fault, check_choice, listed
+from kerasimg.errors import Fault, check_choice, counted, listed
 from kerasimg.spec.document import Image
 
 OnBadImage = Literal["fail", "skip"]
 LEAVE_OUT = 'repair or remove them, or leave them out: --on-bad-image skip (in Python: on_bad_image="skip")'
+LIST_OTHERS = "repair or remove them, or name a list without them: kerasimg data check DATA --fix-list good.csv"
+"""Advice where a command has no such option."""
 PATIENCE_S = 2.0
 """A scan reports progress after this time."""
 INTERVAL_S = 2.0
@@ -141,6 +144,25 @@ def scan(
     return [Bad(source.columns.id(index), reasons[index]) for index in sorted(reasons)]
 
 
+def unreadable(bad: int, images: int, advice: str = LEAVE_OUT) -> str:
+    """The first line of an error, above the images that cannot be read."""
+    return f"{bad:,} of {counted(images, 'image')} cannot be read (below); {advice}"
+
+
+def leave_out(faults: Sequence[Fault], images: int, on_bad_image: OnBadImage) -> None:
+    """Reports that images were left out; ManyFaults if that was not asked for, or none is left.
+
+    images: their number, with those that cannot be read.
+    """
+    if not faults:
+        return
+    if len(faults) == images:
+        raise ManyFaults(faults)
+    if on_bad_image == "fail":
+        raise ManyFaults([Fault("", "", unreadable(len(faults), images)), *faults])
+    log.info(f"left out {len(faults):,} unreadable: {listed([fault.file for fault in faults], 5)}")
+
+
 def require_readable(
     source: Source,
     on_bad_image: OnBadImage = "fail",
@@ -149,6 +171,7 @@ def require_readable(
     progress: Progress | None = None,
     image: Image | None = None,
     cache: Cache | None = None,
+    advice: str = LEAVE_OUT,
 ) -> Source:
     """Returns the source if every image can be read; each is read once, and again only after it changes.
 
@@ -160,21 +183,18 @@ def require_readable(
         progress: as for `scan`.
         image: cache the decoded images for this section, so that the first epoch need not decode them again.
         cache: where to store them.
+        advice: ends the error.
     """
     check_choice("on_bad_image", on_bad_image, get_args(OnBadImage))
     bad = scan(source, image, threads, progress, cache, Ledger.open())
     if not bad:
         return source
     if on_bad_image == "fail":
-        advice = Fault(
-            source.where,
-            "",
-            f"{len(bad):,} of {len(source):,} images cannot be read (below); {LEAVE_OUT}",
-        )
+        first = Fault(source.where, "", unreadable(len(bad), len(source), advice))
         heic = [image_.id for image_ in bad if image_.reason == NO_HEIC]  # one cause, perhaps of thousands of images
         faults = [Fault(source.where, listed(heic, 3), NO_HEIC)] if heic else []
         faults += [Fault(source.where, image_.id, image_.reason) for image_ in bad if image_.reason != NO_HEIC]
-        raise ManyFaults([advice, *faults])
+        raise ManyFaults([first, *faults])
     readable = source.without(bad)
     classes_left = {label for item in readable.items for label in item.labels}
     lost = sorted({label for item in source.items for label in item.labels} - classes_left)

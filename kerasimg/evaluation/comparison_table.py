@@ -12,6 +12,7 @@ from rich.text import Text
 
 from kerasimg.errors import counted
 from kerasimg.escaping import deep
+from kerasimg.evaluation.evaluate import SMALL
 from kerasimg.evaluation.score_table import output
 from kerasimg.results import figure_words
 
@@ -60,12 +61,17 @@ def _notes(content: dict[str, Any]) -> Iterator[str]:
     differs = content["differs"]
     for run, n in differs["only_in"].items():
         if n:
-            yield f"{n:,} images of {run} are not in all runs; they are left out"
+            yield f"{counted(n, 'image')} of {run} not in all runs: left out"
     for run, n in differs["trained_on"].items():
         if n:
             yield f"{run} was trained or validated on {n:,} of these images, so its figures are too good"
     if n := len(differs["labelled_otherwise"]):
-        yield f"{n:,} images have another label in one of the runs; they are left out"
+        yield f"{counted(n, 'image', 'have')} another label in one of the runs: left out"
+    if content["n"] < SMALL:
+        yield (
+            f"all runs have only {counted(content['n'], 'image')}: differences, intervals and p values of so few say "
+            "little; compare on more of the same images (--data)"
+        )
 
 
 def _figures(content: dict[str, Any]) -> Table:

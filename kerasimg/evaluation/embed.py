@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from kerasimg.data.decode import decode
 from kerasimg.data.image_files import BadImage
 from kerasimg.data.images import Images, named_images
-from kerasimg.data.items import ManyFaults
+from kerasimg.data.readable import OnBadImage, leave_out
 from kerasimg.data.sources import Data
-from kerasimg.errors import CallError, Fault, needs
+from kerasimg.errors import CallError, Fault, check_choice, needs
 from kerasimg.evaluation.evaluate import choose_images, image_batches
 from kerasimg.files import replacing
 from kerasimg.models.classifier import Classifier, ClassifierReference
@@ -46,7 +47,13 @@ class Neighbour(Result):
     """The cosine of the angle between the features, less the mean of the data: 1 for equal directions."""
 
 
-def embed(run: ClassifierReference, images: Images, *, out: str | os.PathLike[str] | None = None) -> Embeddings:
+def embed(
+    run: ClassifierReference,
+    images: Images,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    on_bad_image: OnBadImage = "fail",
+) -> Embeddings:
     """Compute the features of images: the values that the last layer with weights takes.
 
     Args:
@@ -54,6 +61,7 @@ def embed(run: ClassifierReference, images: Images, *, out: str | os.PathLike[st
         images: as for `kerasimg.predict`.
         out: a file to write them to: `.npz` (arrays `files` and `features`) or `.parquet` (columns `file` and
             `features`; needs pyarrow). None: they are only returned.
+        on_bad_image: "fail" reports every unreadable image; "skip" leaves them out.
 
     Returns:
         The `Embeddings`.
@@ -69,24 +77,26 @@ def embed(run: ClassifierReference, images: Images, *, out: str | os.PathLike[st
     path = None if out is None else Path(out)
     if path is not None and path.suffix not in SUFFIXES:
         raise CallError(f"out: expected a file that ends in {' or '.join(SUFFIXES)}, got '{path}'")
+    check_choice("on_bad_image", on_bad_image, get_args(OnBadImage))
     classifier = Classifier.open(run)
     chosen = named_images(images, classifier.spec.image.channels)
     if not chosen:
         raise CallError("no images to embed")
     features_of = Features(classifier)
+    names: list[str] = []
     rows, faults = [], []
     for start in range(0, len(chosen), BATCH_SIZE):
         pixels = []
         for image in chosen[start : start + BATCH_SIZE]:
             try:
                 pixels.append(decode(image.read(), classifier.spec.image))
+                names.append(image.name)
             except BadImage as error:
                 faults.append(Fault(image.name, "", error.reason))
-        if pixels and not faults:
+        if pixels and (on_bad_image == "skip" or not faults):
             rows.append(features_of(np.stack(pixels).astype(np.float32)))
-    if faults:
-        raise ManyFaults(faults)
-    result = Embeddings([image.name for image in chosen], np.concatenate(rows))
+    leave_out(faults, len(chosen), on_bad_image)
+    result = Embeddings(names, np.concatenate(rows))
     if path is not None:
         _write(path, result)
     return result

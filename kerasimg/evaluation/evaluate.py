@@ -17,7 +17,7 @@ from kerasimg import log
 from kerasimg.data.groups import known_group_numbers
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part
 from kerasimg.data.pipeline import Targets, batches, own_errors
-from kerasimg.data.readable import OnBadImage, require_readable
+from kerasimg.data.readable import LEAVE_OUT, LIST_OTHERS, OnBadImage, require_readable
 from kerasimg.data.readers.soft_labels import PREFIX
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, is_in_memory, open_source
@@ -223,16 +223,24 @@ def choose_images(
     classifier: Classifier,
     data: Data | None,
     part: str | None,
-    on_bad_image: OnBadImage = "fail",
+    on_bad_image: OnBadImage | None = None,
     otherwise: Part = "test",
 ) -> Chosen:
-    """The images to evaluate on.  otherwise: the split if none is named."""
+    """The images to evaluate on.
+
+    on_bad_image: None: "fail", of a command that has no such option.  otherwise: the split if none is named.
+    """
     if data is None:
         return _own_images(classifier, part, otherwise)
     source = open_source(data, classifier.spec.task, classes=classifier.classes)
     indices, name = _of_part(source, part, otherwise)
     image = classifier.spec.image
-    source = require_readable(source.only(indices), on_bad_image, image=image if image.channels > 3 else None)
+    source = require_readable(
+        source.only(indices),
+        on_bad_image or "fail",
+        image=image if image.channels > 3 else None,
+        advice=LEAVE_OUT if on_bad_image else LIST_OTHERS,
+    )
     return Chosen(source, np.arange(len(source)), name)
 
 

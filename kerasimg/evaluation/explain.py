@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import PIL.Image
@@ -17,9 +17,10 @@ import PIL.Image
 from kerasimg.data.decode import decode
 from kerasimg.data.image_files import RGB, BadImage, ImageInput, read_image
 from kerasimg.data.images import Images, NamedImage, named_images
-from kerasimg.data.items import ManyFaults
-from kerasimg.errors import CallError, Fault, listed, nearest
-from kerasimg.evaluation.explain_methods import Method, method_named
+from kerasimg.data.readable import OnBadImage, leave_out
+from kerasimg.errors import CallError, Fault, check_choice, listed, nearest
+from kerasimg.evaluation import Method
+from kerasimg.evaluation.explain_methods import method_named
 from kerasimg.evaluation.explain_overlay import OPACITY, as_shares, on_original, overlay
 from kerasimg.evaluation.occlusion import occlusion
 from kerasimg.evaluation.predictions import decide, two_columns
@@ -97,6 +98,7 @@ def explain(
     target: str | Sequence[str] | None = None,
     *,
     out: str | os.PathLike[str] | None = None,
+    on_bad_image: OnBadImage = "fail",
     **options: Any,
 ) -> Results[Explanation]:
     """Explains a class by heat maps over images.
@@ -108,6 +110,7 @@ def explain(
             "attention_rollout".
         target: a class, or one per image. None: the predicted class; multilabel: the most likely.
         out: a folder for two PNG files per image, the map over the image and over what the model sees of it.
+        on_bad_image: "fail" reports every unreadable image; "skip" leaves them out.
         **options: of the method: layer, steps, baseline, samples, noise, seed, window, stride.
 
     Returns:
@@ -122,6 +125,7 @@ def explain(
         >>> explanation.map.shape
         (8, 8)
     """
+    check_choice("on_bad_image", on_bad_image, get_args(OnBadImage))
     explained = method_named(method, options)
     classifier = _classifier(run, method)
     if classifier.spec.image.channels > 3:
@@ -131,7 +135,9 @@ def explain(
     if not named:
         raise CallError("no images to explain")
     wanted = _targets(classifier, target, len(named))
-    seen = _decoded(named, classifier.spec.image)
+    readable, seen = _decoded(named, classifier.spec.image, on_bad_image)
+    named = [named[place] for place in readable]
+    wanted = None if wanted is None else wanted[readable]
 
     def ask(images: np.ndarray) -> np.ndarray:
         probabilities = classifier.probabilities(images)
@@ -205,15 +211,16 @@ def _targets(classifier: Any, target: str | Sequence[str] | None, count: int) ->
     return np.array([numbers[name] for name in names])
 
 
-def _decoded(named: Sequence[NamedImage], image: Image) -> list[np.ndarray]:
-    """The images as the network sees them; the error names every one that cannot be read."""
+def _decoded(named: Sequence[NamedImage], image: Image, on_bad_image: OnBadImage) -> tuple[list[int], list[np.ndarray]]:
+    """The places of the readable images, and each as the network sees it."""
+    readable: list[int] = []
     seen: list[np.ndarray] = []
     faults: list[Fault] = []
-    for one in named:
+    for place, one in enumerate(named):
         try:
             seen.append(decode(one.read(), image))
+            readable.append(place)
         except BadImage as error:
             faults.append(Fault(one.name, "", error.reason))
-    if faults:
-        raise ManyFaults(faults)
-    return seen
+    leave_out(faults, len(named), on_bad_image)
+    return readable, seen

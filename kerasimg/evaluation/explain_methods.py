@@ -10,7 +10,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -143,10 +143,6 @@ def _attentions(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
         model(keras.ops.convert_to_tensor(images), training=False)
     return found
 
-
-Method = Literal[
-    "grad_cam", "grad_cam_pp", "hires_cam", "integrated_gradients", "smooth_grad", "occlusion", "attention_rollout"
-]
 
 METHODS: Mapping[str, Callable[..., Maps]] = {
     "grad_cam": grad_cam,

@@ -13,7 +13,7 @@ from kerasimg.data.decode import decode
 from kerasimg.data.image_files import BadImage
 from kerasimg.data.images import Images, named_images
 from kerasimg.data.items import ManyFaults
-from kerasimg.data.readable import LEAVE_OUT
+from kerasimg.data.readable import unreadable
 from kerasimg.errors import CallError, Fault
 from kerasimg.evaluation.conformal import are_known, name_sets
 from kerasimg.evaluation.predictions import decide, two_columns
@@ -115,7 +115,7 @@ def require_all(answers: Answers) -> list[Prediction]:
         return answers.predictions
     if answers.predictions:
         total = len(faults) + len(answers.predictions)
-        faults.insert(0, Fault("", "", f"{len(faults):,} of {total:,} images cannot be read (below); {LEAVE_OUT}"))
+        faults.insert(0, Fault("", "", unreadable(len(faults), total)))
     error = UnreadableImages(faults)
     error.predictions = tuple(answers.predictions)
     raise error

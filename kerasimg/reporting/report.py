@@ -22,9 +22,9 @@ from kerasimg import log
 from kerasimg.catalog import load
 from kerasimg.data.image_files import ImageInput
 from kerasimg.errors import KerasimgError, counted
+from kerasimg.evaluation import Method
 from kerasimg.evaluation.explain import explain
 from kerasimg.evaluation.explain_layers import map_layer
-from kerasimg.evaluation.explain_methods import Method
 from kerasimg.evaluation.predictions import Predictions, read_predictions
 from kerasimg.evaluation.scores import drawn_confusion
 from kerasimg.files import write_text

@@ -12,6 +12,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 from kerasimg import log
 from kerasimg.catalog import Reference, merged_params
 from kerasimg.data.cache import Cache
+from kerasimg.data.readable import OnBadImage
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data
 from kerasimg.errors import CallError
@@ -38,6 +39,7 @@ def cross_val_predict(
     folds: int = FOLDS,
     overrides: Mapping[str, Any] | None = None,
     params: Mapping[str, Any] | None = None,
+    on_bad_image: OnBadImage = "fail",
     verbose: Verbose = 1,
     **more_params: Any,
 ) -> Predictions:
@@ -52,6 +54,7 @@ def cross_val_predict(
         folds: number of folds, 2 or more.
         overrides: edits by path.
         params: values of the spec's params.
+        on_bad_image: as for `kerasimg.train`.
         verbose: 0, 1 or 2, as for `kerasimg.train`.
         **more_params: values of the spec's params, as keywords.
 
@@ -71,9 +74,9 @@ def cross_val_predict(
     loaded, source = load_for(spec, data, overrides, merged_params(params, more_params))
     check_teacher_place(loaded)
     log.once(source.describe())
-    fold_of = _folds(source, folds, seed_of(loaded), group_numbers_of(loaded, source))
     cache = Cache("auto")
-    source = check_images(source, loaded, "fail", cache)
+    source = check_images(source, loaded, on_bad_image, cache)
+    fold_of = _folds(source, folds, seed_of(loaded), group_numbers_of(loaded, source))
     choices = Choices(None)
     p: Any = None
     for fold in range(folds):

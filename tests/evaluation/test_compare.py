@@ -156,9 +156,21 @@ def test_the_terminal_gets_figures_differences_and_images(make_run, capsys):
     print_comparison(result)
     out = capsys.readouterr().out
     assert "60 images that all runs have" in out
+    assert "say little" not in out
     assert "McNemar's exact p = " in " ".join(out.split()) + " "
     assert "Newly wrong" in out
     assert result["against_first"][0]["broken"][0]["file"] in out
+
+
+def test_the_terminal_warns_where_the_runs_share_only_a_few_images(make_run, capsys):
+    result = kerasimg.compare(make_run("multiclass"), make_run("multiclass", name="tilted", tilt=6.0)).to_dict()
+    print_comparison({**result, "n": 1, "differs": {**result["differs"], "only_in": {"first": 1, "other": 59}}})
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "1 image of first not in all runs: left out",
+        "59 images of other not in all runs: left out",
+        "all runs have only 1 image: differences, intervals and p values of so few say little; compare on more of the "
+        "same images (--data)",
+    ]
 
 
 def test_names_that_are_too_long_for_a_terminal_become_numbers(make_run):

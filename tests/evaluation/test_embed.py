@@ -54,4 +54,8 @@ def test_wrong_calls_are_named(make_run, tmp_path):
         kerasimg.similar(run, solid(0, 0, 0), 0)
     (tmp_path / "broken.png").write_bytes(b"none")
     with pytest.raises(DataError, match=r"broken\.png"):
-        kerasimg.embed(Classifier.open(run), tmp_path / "broken.png")
+        kerasimg.embed(Classifier.open(run), tmp_path / "broken.png", on_bad_image="skip")
+    images = [str(tmp_path / "broken.png"), solid(255, 0, 51)]
+    with pytest.raises(DataError, match=r"1 of 2 images cannot be read"):
+        kerasimg.embed(run, images)
+    assert kerasimg.embed(run, images, on_bad_image="skip").files == ["[1]"]

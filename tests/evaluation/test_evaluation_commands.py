@@ -6,7 +6,7 @@ import pytest
 
 import kerasimg
 from kerasimg import cli
-from kerasimg.errors import counted
+from kerasimg.errors import counted, sized
 from kerasimg.run_folder import RunFolder
 
 
@@ -61,6 +61,14 @@ def test_predict_names_what_is_decided_where_it_is_not_the_most_likely_class(mak
 )
 def test_a_number_has_its_noun_in_the_singular_or_the_plural(count, noun, text):
     assert counted(count, noun) == text
+    assert counted(count, noun, "are") == f"{text} {'is' if count == 1 else 'are'}"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(1, "1 byte"), (999, "999 bytes"), (1500, "1.5 kB"), (37_000_000, "37 MB"), (2.1e9, "2.1 GB")]
+)
+def test_a_number_of_bytes_has_the_unit_that_suits_it(count, text):
+    assert sized(int(count)) == text
 
 
 def test_compare_prints_tables_or_json(make_run, say, tmp_path):
@@ -70,6 +78,22 @@ def test_compare_prints_tables_or_json(make_run, say, tmp_path):
     result = json.loads(say("run", "compare", *folders, "--json", "--out", tmp_path / "result.json")[1])
     assert result == kerasimg.compare(*folders).to_dict() == json.loads((tmp_path / "result.json").read_text())
     assert say("run", "compare", folders[0])[0] == 2
+
+
+def test_compare_takes_the_best_run_of_an_auto_or_a_search_and_leaves_out_what_has_no_predictions(
+    make_run, say, tmp_path
+):
+    folders = [make_run("binary").folder, make_run("binary", name="other", tilt=3.0).folder]
+    for name, mark, result in (("auto", "auto.json", "result.json"), ("tune", "search.json", "winner.json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / mark).write_text("{}")
+        (tmp_path / name / result).write_text(json.dumps({"run": str(folders[1])}))
+    (tmp_path / "unfinished").mkdir()
+    code, out, err = say("run", "compare", folders[0], tmp_path / "auto", tmp_path / "unfinished", tmp_path / "tune")
+    assert (code, err) == (0, f"{tmp_path / 'unfinished'}: left out, since it holds no predictions of test images\n")
+    assert out.splitlines()[-1] == f"Next: kerasimg spec diff {folders[0]} {folders[1]}"
+    assert say("evaluate", tmp_path / "auto", "--json")[0] == 0
+    assert say("run", "compare", folders[0], tmp_path / "unfinished")[0] == 2
 
 
 def test_label_errors_lists_the_most_likely(make_run, say):

@@ -1,7 +1,7 @@
 """A network that was trained on a planted cue is explained by the cue; and what else the maps must keep to."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import keras
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 import kerasimg
 from kerasimg.data.decode import decode
 from kerasimg.errors import CallError, DataError
+from kerasimg.evaluation import Method
 from kerasimg.evaluation.explain import as_shares, explain
 from kerasimg.evaluation.explain_layers import map_layer, without_squashing
 from kerasimg.evaluation.explain_methods import METHODS, grad_cam, gradient, integrated_gradients, occlusion
@@ -390,7 +391,24 @@ def test_a_call_that_cannot_be_meant_says_what_there_is(classifier: Classifier, 
 def test_every_unreadable_image_is_named(classifier: Classifier, tmp_path: Path):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"a\.png: is empty\n.*b\.png: does not exist"):
-        explain(classifier, [tmp_path / "a.png", tmp_path / "b.png"])
+        explain(classifier, [tmp_path / "a.png", tmp_path / "b.png"], on_bad_image="skip")
+
+
+def test_unreadable_images_can_be_left_out_and_the_others_keep_their_targets(
+    classifier: Classifier, shown: Cues, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "a.png").write_bytes(b"")
+    images = [str(tmp_path / "a.png"), *shown.images[:2].astype("uint8")]
+    with pytest.raises(DataError, match=r"1 of 3 images cannot be read \(below\).* --on-bad-image skip\b"):
+        explain(classifier, images, "occlusion")
+    with caplog.at_level("INFO"):
+        found = explain(classifier, images, "occlusion", [CLASSES[0], CLASSES[1], CLASSES[0]], on_bad_image="skip")
+    assert [row.target for row in found] == [CLASSES[1], CLASSES[0]]
+    assert f"left out 1 unreadable: {tmp_path / 'a.png'}" in caplog.messages
+
+
+def test_the_command_line_lists_every_method():
+    assert get_args(Method) == tuple(METHODS)
 
 
 def test_what_has_only_probabilities_is_explained_by_occlusion_alone(classifier: Classifier, shown: Cues):
