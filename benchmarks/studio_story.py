@@ -2,7 +2,7 @@
 
 Three classes are photographed, more files of them are copied into the folder, one image is labelled wrongly, found
 among the suspects and put right, files are moved, a model is trained (cancelled at the first width, killed at the
-second, and resumed), a foreign image is turned away in Try and found among the suspects, the model is explained,
+second, and resumed), a foreign image is flagged as unknown in Try and found among the suspects, the model is explained,
 exported and verified, and the web page that the studio exports is downloaded and opened. Before, images that the model
 asks for are labelled, it is trained again, and the two runs are compared. No name can be resolved
 meanwhile, and every request must go to the page's own address.

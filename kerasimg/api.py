@@ -436,7 +436,7 @@ class Run(os.PathLike[str]):
         """Fit the rule by which `predict` says that an image is unlike the training images; see `kerasimg.known`.
 
         Args:
-            share: the largest share of images like the training images that is turned away.
+            share: the largest share of images like the training images that is flagged as unknown.
             **options: further arguments of `kerasimg.known`.
 
         Returns:

@@ -349,7 +349,7 @@ class PredictionSets(Record):
 
 @dataclass(frozen=True, repr=False)
 class KnownImages(Record):
-    """The rule that finds unknown images and what it turns away, as `known.json` has them."""
+    """The rule that finds unknown images and what it flags, as `known.json` has them."""
 
     rule: Mapping[str, Any] | None
     """Its method and share; None: it was removed."""
@@ -366,7 +366,7 @@ class KnownImages(Record):
             content: the JSON object.
 
         Returns:
-            The rule and what it turns away.
+            The rule and what it flags.
         """
         low_high = content.get("expected")
         return cls(

@@ -253,7 +253,8 @@ def sets(
 def known(
     run: RunArgument,
     share: Annotated[
-        float, typer.Option("--share", help="Largest share of images like the training images that is turned away.")
+        float,
+        typer.Option("--share", help="Largest share of images like the training images that is flagged as unknown."),
     ] = 0.05,
     method: Annotated[str, typer.Option("--method", help="auto, mahalanobis, distance or energy.")] = "auto",
     data: RunData = None,
@@ -263,6 +264,7 @@ def known(
     """Fit the rule that says "none of these" of images unlike the training images. Saved in model.keras."""
     with keras_loaded(run):
         from kerasimg.evaluation.known import known
+        from kerasimg.evaluation.shift import broken_promise
     with waiting("fitting", as_json):
         result = known(run, share, method=method, data=data, undo=undo).to_dict()
     text = ["removed"] if result["rule"] is None else []
@@ -270,15 +272,16 @@ def known(
         low, high = result["expected"]
         text.append(f"{result['rule']['method']}, limit set by {counted(result['chosen_on']['n'], 'image')}")
         text.append(
-            f"of images like these at most {share:.1%} are turned away on average "
+            f"of images like these at most {share:.1%} are flagged as unknown on average "
             f"({low:.1%} to {high:.1%} for 95 % of choices of these images)"
         )
     for name, row in result.get("parts", {}).items():
         low, high = row["interval"]
-        text.append(
-            f"{name}, {counted(row['n'], 'image')}: {row['unknown']:.1%} ({low:.1%} to {high:.1%}) are turned away"
-        )
+        unknown = f"{row['unknown']:.1%} ({low:.1%} to {high:.1%})"
+        text.append(f"{name}, {counted(row['n'], 'image')}: {unknown} are flagged as unknown")
         text += [f"  {each['class']}: {each['unknown']:.1%}" for each in row["classes"] if each["interval"][0] > share]
+        row = {**row, "share": share, "expected": result["expected"]}
+        text += filter(None, [broken_promise(row, result["chosen_on"]["n"], run)])
     print_result("run known", result, text, as_json, run=run)
 
 

@@ -267,7 +267,7 @@ def train(
         if scores is not None:
             from kerasimg.evaluation.score_table import print_scores
 
-            print_scores(scores)
+            print_scores(scores, run=run.folder)
         page = files.report_file
         echo(f"saved in {run.folder}" + (f"; report: {page}" if page.is_file() else ""))
 

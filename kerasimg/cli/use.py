@@ -53,7 +53,7 @@ def evaluate(
         from kerasimg.evaluation.score_table import print_scores
     with waiting("evaluating", as_json):
         scores = evaluate(run, data=data, part=part, out=out, on_bad_image=on_bad_image.value).to_dict()
-    print_result("evaluate", scores, lambda: print_scores(scores), as_json, images_of(run, data), run=run)
+    print_result("evaluate", scores, lambda: print_scores(scores, run=run), as_json, images_of(run, data), run=run)
 
 
 @commands.command()

@@ -113,7 +113,8 @@ def add_class(
         tuple(column.warnings(name, classifier.classes)),
     )
     if classifier.sets is not None:
-        result = replace(result, warnings=(*result.warnings, "the rule of prediction sets is removed: choose it again"))
+        note = f"the rule of prediction sets is removed; to choose it again: kerasimg run sets {files.path}"
+        result = replace(result, warnings=(*result.warnings, note))
     if classifier.known is not None:
         note = f"known.json is of the classes before; to choose the rule again: kerasimg run known {files.path}"
         result = replace(result, warnings=(*result.warnings, note))
@@ -286,7 +287,7 @@ def _with_units(config: Any, name: str, units: int) -> Any:
 def _with_centres(known: Known, new: np.ndarray) -> Known:
     """The rule with the new images among those that others are compared with.
 
-    Distances only become shorter, so that no more of the old images are turned away than before.
+    Distances only become shorter, so that no more of the old images are flagged as unknown than before.
     """
     projected = (new - known.arrays["mean"]) @ known.arrays["directions"]
     rows = projected if known.rule.method == "distance" else projected.mean(axis=0, keepdims=True)

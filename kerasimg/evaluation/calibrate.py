@@ -13,6 +13,7 @@ to 0.5 over that of no temperature; the prior lowered it, and raised it by at mo
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -240,9 +241,8 @@ def decide_by(classifier: Classifier, changed: Classifier, file: Path) -> None:
     """
     other = (changed.temperature, changed.flips) != (classifier.temperature, classifier.flips)
     if changed.sets is not None and other:
-        warning(
-            "the rule of prediction sets was for other probabilities and is removed; to renew it: kerasimg run sets"
-        )
+        command = shlex.join(["kerasimg", "run", "sets", str(classifier.folder or file)])
+        warning(f"the rule of prediction sets was for other probabilities and is removed; to renew it: {command}")
         changed = replace(changed, sets=None)
     set_decisions(file, changed)
     if classifier.folder is None:

@@ -59,7 +59,7 @@ def name_sets(probabilities: np.ndarray, rule: SetRule, classes: Sequence[str]) 
 def are_known(p_values: ArrayLike, share: float) -> np.ndarray:
     """(N,) bool: which images are like the training images.
 
-    share: the largest share of images like them that is turned away.
+    share: the largest share of images like them that is flagged as unknown.
     """
     # Of n images that set the limit, p-values are multiples of 1 / (n + 1), in float32.
     return np.asarray(np.asarray(p_values, np.float64) > share + 1e-6)

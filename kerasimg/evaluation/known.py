@@ -2,8 +2,8 @@
 
 A score says how unlike the training images an image is. Its p-value is the share of held-out images that are at least
 as unlike (split conformal prediction: Vovk et al. 2005); an image is known if the p-value is above the stated share.
-Of images like the held-out ones at most this share is turned away, whatever the score. The score only decides how many
-foreign images are found.
+Of images like the held-out ones at most this share is flagged as unknown, whatever the score. The score only decides
+how many foreign images are found.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any, Final, cast
 
 import keras
 import numpy as np
-from scipy.stats import beta
 
 from kerasimg.data.items import PART_NAMES
 from kerasimg.data.source import Source
@@ -25,6 +24,7 @@ from kerasimg.evaluation.conformal import are_known
 from kerasimg.evaluation.evaluate import Chosen, answered, choose_images, held_out, image_batches
 from kerasimg.evaluation.intervals import wilson
 from kerasimg.evaluation.measures import roc_auc
+from kerasimg.evaluation.shift import LEAST_OF_SHARE, promise
 from kerasimg.files import write_json
 from kerasimg.models.classifier import Classifier, ClassifierReference, set_decisions
 from kerasimg.models.compiled_predict import answers
@@ -53,7 +53,7 @@ DIRECTIONS, DIRECTION_VALUES = 64, 65_536
 
 def least_images(share: float) -> int:
     """The number of held-out images from which on a rule is fitted: 100 for 5 %, so that 4 or more of them set it."""
-    return math.ceil(round(5 / share, 9))
+    return math.ceil(round(LEAST_OF_SHARE / share, 9))
 
 
 def known(
@@ -71,7 +71,7 @@ def known(
 
     Args:
         run: a `Run`, its folder, or a `model.keras` file.
-        share: the largest share of images like the training images that is turned away, above 0 and at most 0.5.
+        share: the largest share of images like the training images that is flagged as unknown, above 0 and at most 0.5.
         method: "mahalanobis", the distance of the last features to the nearest class mean, by the covariance that the
             classes share (Lee et al. 2018, arXiv:1807.03888), with what the main directions lose; "distance", to the
             third nearest of 512 training images (Sun et al. 2022, arXiv:2204.06507); "energy" of the logits (Liu et al.
@@ -176,16 +176,8 @@ def fit_known(
     }
 
 
-def promise(n: int, share: float) -> tuple[float, float]:
-    """The range of the share of false alarms for 95 % of choices of the n images that set the limit: a Beta law."""
-    k = math.floor(round((n + 1) * share, 9))
-    if k == 0:
-        return 0.0, 0.0
-    return float(beta.ppf(0.025, k, n + 1 - k)), float(beta.ppf(0.975, k, n + 1 - k))
-
-
 def false_alarms(truth: np.ndarray | None, p_values: Any, share: float, classes: Sequence[str]) -> dict[str, Any]:
-    """The share of images that is turned away, with its interval, and that of each class, the largest first.
+    """The share of images that is flagged as unknown, with its interval, and that of each class, the largest first.
 
     truth: (N,) class numbers; None where an image has several labels.
     """

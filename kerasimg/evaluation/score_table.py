@@ -33,11 +33,12 @@ def output() -> Console:
     return console
 
 
-def print_scores(scores: dict[str, Any], console: Console | None = None) -> None:
+def print_scores(scores: dict[str, Any], console: Console | None = None, run: object = "RUN") -> None:
     """Print the figures with their intervals, each class with its support, the pairs most confused, and the slices.
 
     scores: what `scores` or `evaluate` returns.
     console: standard output by default; plain text where it is no terminal.
+    run: for commands that are advised.
     """
     scores = deep(scores)
     console = console or output()
@@ -47,6 +48,12 @@ def print_scores(scores: dict[str, Any], console: Console | None = None) -> None
         table.box = box.SIMPLE_HEAD if console.is_terminal else None
         console.print(table)
         console.print()
+    if "expected" in (row := scores.get("known") or {}):  # not in a file of an earlier version
+        from kerasimg.evaluation.shift import broken_promise
+
+        if note := broken_promise(row, row["held"], run):
+            console.print(Text(note), soft_wrap=True)
+            console.print()
 
 
 def _figures(scores: dict[str, Any]) -> Table:
@@ -71,7 +78,9 @@ def _known(scores: dict[str, Any]) -> Table | None:
     if (row := scores.get("known")) is None:
         return None
     table = _table("Compared with the training images", "figure", "value", "95% interval")
-    table.add_row(f"unknown (promised: at most {row['share']:.1%})", _number(row["unknown"]), _between(row["interval"]))
+    table.add_row(
+        f"flagged as unknown (promised: at most {row['share']:.1%})", _number(row["unknown"]), _between(row["interval"])
+    )
     table.add_row("distance of p-values (0: like them)", _number(row["distance"]))
     table.add_row("Kolmogorov-Smirnov test, p", _number(row["p_value"]))
     for name in ("accuracy_known", "accuracy_unknown"):

@@ -2,17 +2,59 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import kstest, kstwobign
+from scipy.stats import beta, kstest, kstwobign
 
+from kerasimg.errors import counted
 from kerasimg.evaluation.conformal import are_known
 from kerasimg.evaluation.intervals import wilson
 
+LEAST_OF_SHARE = 5
+"""The number of held-out images times the share from which on a rule is fitted: 100 images for 5 %."""
 BINS = (0.2, 0.4, 0.6, 0.8)
 """Edges, besides the share of false alarms, between the p-values that are compared."""
+
+
+def promise(n: int, share: float) -> tuple[float, float]:
+    """The range of the share of false alarms for 95 % of choices of the n images that set the limit: a Beta law."""
+    k = math.floor(round((n + 1) * share, 9))
+    if k == 0:
+        return 0.0, 0.0
+    return float(beta.ppf(0.025, k, n + 1 - k)), float(beta.ppf(0.975, k, n + 1 - k))
+
+
+def broken_promise(row: Mapping[str, Any], held: int, run: object) -> str:
+    """What to do where more images are flagged as unknown than was promised; empty if the interval allows the promise.
+
+    row: "n", "share", "unknown", "interval" and "expected" (of `promise`).  held: number of images that set the limit.
+    run: for the command.
+    """
+    share, unknown, (low, high), (least, most) = (row[key] for key in ("share", "unknown", "interval", "expected"))
+    if low <= share:
+        return ""
+    text = (
+        f"{unknown:.1%} of {counted(row['n'], 'image')} are flagged as unknown, not {share:.1%} "
+        f"(95 % interval {low:.1%} to {high:.1%}). "
+    )
+    if low > most:
+        text += (
+            f"The {held:,} validation images that set the limit allow at most {most:.1%}: these images differ from "
+            "them (another camera, place or time?); train and validate on images like these"
+        )
+    else:
+        text += (
+            f"The {held:,} validation images that set the limit allow {least:.1%} to {most:.1%}; more of them "
+            "(fit.validation_split) come closer to the promise"
+        )
+    stricter = math.floor(1000 * share * share / unknown) / 1000
+    if stricter and held * stricter >= LEAST_OF_SHARE:
+        text += f". To flag fewer: {shlex.join(['kerasimg', 'run', 'known', str(run), '--share', f'{stricter:g}'])}"
+    return text
 
 
 def measure_shift(
@@ -44,6 +86,8 @@ def measure_shift(
     result: dict[str, Any] = {
         "share": share,
         "n": len(p_values),
+        "held": held,
+        "expected": list(promise(held, share)),
         "unknown": float(away.mean()),
         "interval": list(wilson(float(away.mean()), len(away))),
         "distance": distance,

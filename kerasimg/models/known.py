@@ -268,7 +268,7 @@ def with_ties(rule: KnownRule, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """The scores that images were held out with, (n,), each with what float32 may lose on another runtime added.
 
     So equal images, and an image that was held out itself, count as at least as unlike everywhere. The p-values become
-    no smaller, so no more images are turned away than requested.
+    no smaller, so no more images are flagged as unknown than requested.
     """
     scores = arrays["scores"]
     if rule.method == "energy":

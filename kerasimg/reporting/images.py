@@ -199,7 +199,9 @@ def sizes(album: Album) -> dict[str, Any] | None:
     for image in album.find(chosen).values():
         with contextlib.suppress(Exception):  # the data check reports what cannot be read
             found.append(upright_size(os.fspath(image) if isinstance(image, os.PathLike) else image))
-    return {"n": len(found), "text": describe_sizes(found)} if found else None
+    if not found:
+        return None
+    return {"n": len(found), "asked": len(chosen), "all": len(chosen) == len(ids), "text": describe_sizes(found)}
 
 
 def counts(record: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]], dict[str, int]]:

@@ -96,7 +96,7 @@ def write_report(run: RunFolder, classifier: Classifier) -> None:
     try:
         _write(run, run.report_file, classifier)
     except Exception as error:
-        command = f"kerasimg run report {run.path}"
+        command = shlex.join(["kerasimg", "run", "report", str(run.path)])
         log.info(f"the report could not be written ({type(error).__name__}: {error}); try again: {command}")
 
 
@@ -343,6 +343,8 @@ def _environment(files: RunFolder, record: DataRecord | None) -> dict[str, Any]:
         "command": shlex.join(command) if command[:1] == ["kerasimg"] else None,
         "again": again,
         "folder": str(files.path),
+        "calibrate": shlex.join(["kerasimg", "run", "calibrate", str(files.path)]),
+        "report": shlex.join(["kerasimg", "run", "report", str(files.path)]),
     }
 
 

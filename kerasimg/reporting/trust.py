@@ -19,6 +19,7 @@ from kerasimg.evaluation.embed import Features
 from kerasimg.evaluation.label_errors import find_label_errors
 from kerasimg.evaluation.prediction_sets import errors_among, risk_coverage
 from kerasimg.evaluation.predictions import Predictions
+from kerasimg.evaluation.shift import broken_promise
 from kerasimg.files import read_json
 from kerasimg.models.classifier import Classifier
 from kerasimg.reporting import charts as drawing
@@ -47,8 +48,12 @@ def trust_sections(
 ) -> dict[str, Any]:
     """Returns the content of the sections; None for each that the run has nothing for."""
     robustness = _current(files.evaluation.robustness_file, model)
+    known = _current(files.known_file, model)
+    if known and known.get("parts"):
+        test = {**next(iter(known["parts"].values())), "share": known["rule"]["share"], "expected": known["expected"]}
+        known = {**known, "advice": broken_promise(test, known["chosen_on"]["n"], files.path)}
     return {
-        "known": _current(files.known_file, model),
+        "known": known,
         "sets": _current(files.sets_file, model),
         "abstention": None if predictions is None or task == "multilabel" else _abstention(predictions),
         "robustness": None if robustness is None else {**robustness, "drawing": _robustness_chart(robustness)},
@@ -142,7 +147,6 @@ def _data_map(predictions: Predictions, classifier: Classifier, album: Album) ->
     return {
         "how": how,
         "n": len(places),
-        "rule": p_values is not None,
         "unknown": len(outliers),
         "suspect": sum(name in suspect for name in ids),
         "classes": list(predictions.classes)[:COLOURS],

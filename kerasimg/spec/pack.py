@@ -63,7 +63,7 @@ class KnownRule(Section):
 
     method: Literal["mahalanobis", "distance", "energy"]
     share: Annotated[float, Field(gt=0, le=0.5)]
-    """The largest share of images like the training images that is turned away."""
+    """The largest share of images like the training images that is flagged as unknown."""
     neighbour: Annotated[int, Field(ge=1, le=100)] = 1
     """Of the centres, the one whose distance counts: 1 is the nearest."""
 

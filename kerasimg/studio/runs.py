@@ -25,7 +25,7 @@ AUTO = "auto"
 LEAST, START = 3, 30
 """Images of each class: to train, validate and test on at all, and to begin with."""
 SHARE, MOST_SHARE = 0.05, 0.2
-"""The share of images like the training images that may be turned away, and the largest one with few images."""
+"""The share of images like the training images that may be flagged as unknown, and the largest one with few images."""
 
 
 class Runs:
@@ -184,7 +184,7 @@ class Runs:
         return self.jobs.start("label errors", ["run", "label-errors", str(run), "--json"], run)
 
     def learn_to_refuse(self, name: str) -> Job:
-        """Start fitting the rule by which the model of a run turns foreign images away, by the images that it has."""
+        """Start fitting the rule by which the model of a run flags unknown images, by the images that it has."""
         run = self.get(name)
         record = run.data()
         held = sum(image["part"] == "validation" for image in record["images"]) if record else 0
@@ -194,7 +194,7 @@ class Runs:
             labelled = len(record["images"]) if record else 0
             wanted = f", about {math.ceil(labelled * least / held / 10) * 10} in all" if held else ""
             raise CallError(
-                f"{name}: to turn foreign images away, a run must hold out {least} images for validation, and this one "
+                f"{name}: to flag unknown images, a run must hold out {least} images for validation, and this one "
                 f"holds out {held}: label more images{wanted}, and train again"
             )
         return self.jobs.start("known", ["run", "known", str(run.path), "--share", f"{share:g}", "--json"], run.path)

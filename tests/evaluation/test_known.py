@@ -11,9 +11,9 @@ from scipy import stats
 import kerasimg
 from kerasimg.errors import CallError
 from kerasimg.evaluation.evaluate import choose_images
-from kerasimg.evaluation.known import METHODS, false_alarms, fit_known, known_by_default, least_images, promise
+from kerasimg.evaluation.known import METHODS, false_alarms, fit_known, known_by_default, least_images
 from kerasimg.evaluation.measures import roc_auc
-from kerasimg.evaluation.shift import measure_shift
+from kerasimg.evaluation.shift import broken_promise, measure_shift, promise
 from kerasimg.models.classifier import Classifier, set_decisions
 from kerasimg.models.known import Known, find_head, with_features, with_known
 from kerasimg.spec.pack import KnownRule
@@ -186,3 +186,17 @@ def test_a_rule_in_a_file_that_does_not_fit_the_model_is_refused(make_run):
             Known.of(own.rule, content)
     with pytest.raises(ValueError, match="expected the arrays scores"):
         Known.of(KnownRule(method="energy", share=0.1), own.to_bytes())
+
+
+def flagged(unknown, low, high):
+    return {"n": 500, "share": 0.05, "unknown": unknown, "interval": [low, high], "expected": promise(240, 0.05)}
+
+
+def test_more_unknown_images_than_promised_come_with_what_to_do():
+    assert broken_promise(flagged(0.066, 0.047, 0.091), 240, "a run") == ""
+    chance = broken_promise(flagged(0.084, 0.063, 0.112), 240, "a run")
+    assert "allow 2.6% to 8.1%; more of them" in chance
+    assert chance.endswith("To flag fewer: kerasimg run known 'a run' --share 0.029")
+    other = broken_promise(flagged(0.3, 0.262, 0.341), 240, "a run")
+    assert "allow at most 8.1%: these images differ from them" in other
+    assert "--share" not in other  # 240 images are too few for a share of 0.8 %
