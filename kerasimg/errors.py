@@ -134,7 +134,7 @@ def sized(count: int) -> str:
     return counted(count, "byte")
 
 
-SINGULAR: Final = {"are": "is", "were": "was", "have": "has", "need": "needs", "belong": "belongs"}
+SINGULAR: Final = {"are": "is", "were": "was", "have": "has", "do": "does", "make": "makes", "take": "takes"}
 """A verb in the plural -> in the singular."""
 
 

@@ -14,6 +14,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from kerasimg.errors import counted
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -93,7 +95,7 @@ def curves_figure(found: Mapping[str, Any]) -> Figure:
         left.step(recall, precision, where="post", label=f"{row['average_precision']:.3f} {_plain(name)}", lw=1.2)
         right.plot(row["roc"]["fpr"], row["roc"]["tpr"], label=f"{row['roc_auc']:.3f} {_plain(name)}", lw=1.2)
     right.plot([0, 1], [0, 1], "--", color="grey", lw=0.8)
-    of = "" if len(classes) <= _CURVES else f" (lowest {_CURVES} of {len(classes)} classes)"
+    of = "" if len(classes) <= _CURVES else f" (lowest {_CURVES} of {counted(len(classes), 'class')})"
     left.set(xlabel="recall", ylabel="precision", title=f"Precision and recall{of}")
     right.set(xlabel="false positive rate", ylabel="true positive rate", title=f"ROC{of}")
     for axes, place, title in ((left, "lower left", "average precision"), (right, "lower right", "area")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from kerasimg.errors import counted
 from kerasimg.results import figure_words
 from kerasimg.run_folder import RunFolder
 
@@ -33,7 +34,7 @@ def _rows(run: RunFolder) -> Iterator[tuple[str, str]]:
     watched = [name for name in history[-1] if name.startswith("val_") or name == "loss"] if history else []
     for name in watched:
         values = [row[name] for row in history if name in row]
-        yield f"{name}, {len(values)} epochs", f"{_curve(values)} {values[-1]:.4f}"
+        yield f"{name}, {counted(len(values), 'epoch')}", f"{_curve(values)} {values[-1]:.4f}"
     yield "classes", escape(", ".join(run.classes() or []))
     if run.report_file.is_file():
         yield "report", escape(str(run.report_file))

@@ -5,6 +5,7 @@ import configparser
 import functools
 import importlib
 import inspect
+import itertools
 import re
 import runpy
 import sys
@@ -219,6 +220,39 @@ def private_names_of(cls: type) -> set[str]:
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
     }
     return {name for name in assigned | set(vars(cls)) if is_private(name)}
+
+
+PLURAL = re.compile(
+    r" ((?!of|tell)[a-z-]+ )?(images|classes|epochs|trials|files|folders|groups|labels|layers|steps|models|nodes|variables|columns"
+    r"|workers|threads|folds|examples|features|combinations|parameters|members)\b(?!/s| a second| per )"
+)
+
+
+def plurals(syntax: ast.AST) -> list[str]:
+    """Where an f-string has a number, as its format or `len` shows, with a noun in the plural: also of 1 image."""
+    places = []
+    for text in ast.walk(syntax):
+        if isinstance(text, ast.JoinedStr):
+            for value, after in itertools.pairwise(text.values):
+                match value, after:
+                    case ast.FormattedValue(value=number, format_spec=form), ast.Constant(value=str(words)):
+                        shown = ast.unparse(number)
+                        is_count = shown.startswith("len(") or (form is not None and ast.unparse(form) == "f','")
+                        if is_count and not shown.isupper() and PLURAL.match(words):
+                            places.append(f"{value.lineno}: {shown}{words[:30]}")
+    return places
+
+
+@pytest.mark.parametrize("code", ["f'{len(files)} images'", "f'{n:,} bad images are'", "f'{a:,} of {b:,} classes'"])
+def test_a_number_with_a_noun_in_the_plural_is_noticed(code: str):
+    assert plurals(ast.parse(code))
+    assert not plurals(ast.parse("f'{MOST:,} files, {rate:,.0f} images/s, {counted(n, 1)} images'"))
+
+
+def test_a_number_in_a_text_gets_its_noun_from_counted():
+    """A limit is more than 1: `boundary` has only such numbers."""
+    found = {module: plurals(tree(module)) for module in MODULES if module != "boundary.py"}
+    assert {module: places for module, places in found.items() if places} == {}
 
 
 def test_no_module_imports_the_package_itself():

@@ -100,7 +100,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         row["file"],
         sized(row["bytes"]),
-        f"{row['images']:,} of {row['places']:,} images",
+        f"{row['images']:,} of {counted(row['places'], 'image')}",
         f"used {_age(time.time() - row['used'])} ago",
         f"{size} {image.get('resize', '?')}, {row['about'].get('decoder', '?')}",
     )

@@ -29,7 +29,7 @@ from kerasimg.cli.options import (
 from kerasimg.cli.output import echo, print_result, table
 from kerasimg.cli.progress import messages, waiting
 from kerasimg.cli.run import label_error_lines
-from kerasimg.errors import CallError, DataError
+from kerasimg.errors import CallError, DataError, counted
 from kerasimg.files import write_json
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def check(
         written.append(f"contact sheet: {sheet}")
     if fix_list is not None:
         count = checked.write_fix_list(fix_list, near)
-        written.append(f"fix list: {fix_list}, {count:,} images, {len(checked.source) - count:,} left out")
+        written.append(f"fix list: {fix_list}, {counted(count, 'image')}, {len(checked.source) - count:,} left out")
     if as_json:
         for row in written:
             echo(row, err=True)
@@ -237,9 +237,13 @@ def _bench_lines(measured: Bench) -> list[str]:
         rows.append((name, shown, f"{measured.share(name):.0%}", MEANING[name]))
     rows.append(("first epoch", f"{measured.first_epoch:,.0f}", "", "all of it, at once"))
     rows.append(("from the cache", f"{measured.from_cache:,.0f}", "", f"later epochs (--cache auto: {measured.cache})"))
-    decoders = f"{measured.workers} worker processes" if measured.workers else f"{measured.threads} threads"
+    decoders = (
+        f"{counted(measured.workers, 'worker process')}"
+        if measured.workers
+        else f"{counted(measured.threads, 'thread')}"
+    )
     lines = [
-        f"{measured.images:,} of {measured.of:,} images to {measured.size[0]}x{measured.size[1]}, "
+        f"{measured.images:,} of {counted(measured.of, 'image')} to {measured.size[0]}x{measured.size[1]}, "
         f"{decoders}, batches of {measured.batch_size}",
         "",
         *table(rows, right=(1, 2)),

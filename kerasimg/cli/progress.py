@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from kerasimg import log
 from kerasimg.cli.output import echo
+from kerasimg.errors import counted
 
 PATIENCE_S = 2.0
 """Shorter waits are not shown."""
@@ -61,7 +62,7 @@ class Waiting:
 
     def progress(self, done: int, of: int) -> None:
         """Note how many images are done, of how many."""
-        self.done = f", {done:,} of {of:,} images"
+        self.done = f", {done:,} of {counted(of, 'image')}"
 
     def end(self) -> None:
         """Clear the line and stop."""

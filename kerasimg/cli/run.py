@@ -413,7 +413,7 @@ def learn(
     with waiting("learning", as_json):
         learned = learn(run, page, out=out, data=data)
     images = ", ".join(f"{name} {count:,}" for name, count in learned.images.items())
-    text = [f"{len(learned.classes):,} classes ({images}) -> {learned.file}"]
+    text = [f"{counted(len(learned.classes), 'class')} ({images}) -> {learned.file}"]
     if learned.left_out is not None:
         text.append(f"{learned.left_out:.1%} of the examples are right when each is left out of the fit")
     print_result("run learn", learned.to_dict(), text, as_json, model=learned.file)
@@ -440,7 +440,9 @@ def label_errors(
 
 def label_error_lines(result: dict[str, Any], top: int) -> list[str]:
     """The likely label errors as lines, at most `top` of them."""
-    lines = [f"{result['found']:,} of {result['n']:,} images are suspect"]
+    lines = [
+        f"{result['found']:,} of {counted(result['n'], 'image')} {'is' if result['found'] == 1 else 'are'} suspect"
+    ]
     for row in result["rows"][:top]:
         sure = f"{row['p_given']:.3f} against {row['p_suggested']:.3f}"
         lines.append(f"{row['file']}: {row['given']}, more likely {row['suggested']} ({sure})")

@@ -29,7 +29,7 @@ from kerasimg.cli.options import (
 )
 from kerasimg.cli.output import echo, print_json, print_next, print_result
 from kerasimg.cli.progress import waiting
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, counted
 from kerasimg.escaping import json_text
 from kerasimg.files import replacing, write_text
 from kerasimg.run_folder import DataRecord, RunFolder
@@ -126,7 +126,7 @@ def diff(
     sections = {title: list(rows) for title, rows in _sections(before, after, as_written)}
     text = []
     for title, rows in sections.items():
-        text.append(f"{title}: {len(rows) or 'no'} difference{'' if len(rows) == 1 else 's'}")
+        text.append(f"{title}: {counted(len(rows), 'difference') if rows else 'no differences'}")
         text += [f"  {row}" for row in rows]
     result = {title: [_as_json(row) for row in rows] for title, rows in sections.items()}
     run = RunFolder(Path(after))
@@ -174,8 +174,8 @@ def _summed(data: DataRecord | None) -> dict[str, Any]:
     if data is None:
         return {}
     rows = data["images"]
-    counted = {part: sum(row["part"] == part for row in rows) for part in ("train", "validation", "test")}
-    return {**{key: value for key, value in data.items() if key in ("where", "task", "classes")}, "images": counted}
+    by_part = {part: sum(row["part"] == part for row in rows) for part in ("train", "validation", "test")}
+    return {**{key: value for key, value in data.items() if key in ("where", "task", "classes")}, "images": by_part}
 
 
 def _surroundings(run: RunFolder) -> dict[str, Any]:

@@ -156,7 +156,8 @@ def check(
                     echo(f"warning: {one_line(warning)}", err=True)
                 missing = [name for name, value in spec.resolved.get("params", {}).items() if value is None]
                 needed = f"; must be given: {', '.join(missing)}" if missing else ""
-                echo(f"ok: {spec.file} ({len(spec.nodes)} nodes, {len(spec.search)} search values{needed})")
+                parts = f"{counted(len(spec.nodes), 'node')}, {counted(len(spec.search), 'search value')}"
+                echo(f"ok: {spec.file} ({parts}{needed})")
     if as_json:
         print_json({"ok": not faults, "faults": faults, "warnings": warnings})
     if faults:
@@ -187,7 +188,8 @@ def import_checkpoint(
         imported = import_checkpoint(source, out, revision=revision)
     classes = f"{counted(imported.classes, 'class')}" if imported.classes else "no head"
     text = [
-        f"{imported.architecture}: {imported.params:,} parameters, {classes}, licence {imported.license or 'unknown'}",
+        f"{imported.architecture}: {counted(imported.params, 'parameter')}, {classes}, "
+        f"licence {imported.license or 'unknown'}",
         f"wrote {imported.spec} and {imported.weights.name} beside it",
     ]
     print_result("import", imported.to_dict(), text, as_json, spec=imported.spec)
@@ -542,9 +544,10 @@ def _print_space(spec: Spec, as_json: bool) -> None:
     if not rows:
         size = "nothing to search: the spec has no search values"
     elif ranges:
-        size = f"{space.points:,} combinations, each with {ranges} value{'s' * (ranges > 1)} from a range without end"
+        endless = f"{counted(ranges, 'value')} from a range without end"
+        size = f"{counted(space.points, 'combination')}, each with {endless}"
     else:
-        size = f"{space.points:,} combinations"
+        size = counted(space.points, "combination")
     if as_json:
         print_json(space.describe())
         return

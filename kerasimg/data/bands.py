@@ -17,6 +17,7 @@ import PIL.Image
 
 from kerasimg.data import tiff
 from kerasimg.data.image_files import MAX_PIXELS, BadImage, ImageInput, open_image, read_image
+from kerasimg.errors import counted
 
 NPY = b"\x93NUMPY"
 """First bytes of a .npy file."""
@@ -133,7 +134,7 @@ def _read_tiff(content: bytes) -> np.ndarray:
 def _check_size(values: int) -> None:
     if values > MAX_PIXELS:
         most = MAX_PIXELS // 1_000_000
-        raise BadImage(f"has {values // 1_000_000:,} million values; the limit is {most} million")
+        raise BadImage(f"has {counted(values // 1_000_000, 'million value')}; the limit is {most} million")
 
 
 def _to_bytes(values: np.ndarray, limits: list[float] | None) -> np.ndarray:

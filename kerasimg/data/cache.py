@@ -21,7 +21,7 @@ import PIL
 
 from kerasimg.data import cache_files, fast_decode
 from kerasimg.data.memory import free_bytes
-from kerasimg.errors import CallError, sized
+from kerasimg.errors import CallError, counted, sized
 from kerasimg.spec.document import Image
 
 CacheKind = Literal["off", "memory", "disk", "auto"]
@@ -167,14 +167,16 @@ class Cache:
         memory = sum(store.pixels.nbytes for store in stores if isinstance(store, InMemory))
         disk = sum(len(store.keys) for store in stores if not isinstance(store, InMemory))
         parts = [f"{sized(memory)} in memory"] if memory else []
-        parts += [f"{disk:,} images in {self.folder}"] if disk else []
+        parts += [f"{counted(disk, 'image')} in {self.folder}"] if disk else []
         return f"decoded images: {', '.join(parts) or 'not cached'}"
 
     def shortage(self) -> str:
         """One line if images do not fit into the cache; else an empty string."""
         missing = sum(map(len, self._without.values()))
         where = "in memory" if self.kind == "memory" else f"in {self.folder} (KERASIMG_CACHE_GB, kerasimg cache remove)"
-        return f"no room for {missing:,} decoded images {where}: each epoch decodes them again" if missing else ""
+        return (
+            f"no room for {counted(missing, 'decoded image')} {where}: each epoch decodes them again" if missing else ""
+        )
 
     def _add(self, stores: list[Store], group: str, about: dict[str, Any], words: np.ndarray, shape: Any) -> None:
         """Add stores for images without a place."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, counted
 from kerasimg.spec.document import Image
 
 ASSUMED = 2 * 1024**3
@@ -48,6 +48,6 @@ def require_room(image: Image, images: int, otherwise: str) -> None:
     need, room = images * height * width * image.channels, free_bytes()
     if need > room:
         raise CallError(
-            f"image.size: {images:,} images of {height} x {width} take {need / 1e9:,.1f} GB of memory, and "
+            f"image.size: {counted(images, 'image')} of {height} x {width} take {need / 1e9:,.1f} GB of memory, and "
             f"{room / 1e9:,.1f} are free; make them smaller (--set image.size=[224,224]), or {otherwise}"
         )

@@ -25,7 +25,7 @@ from kerasimg.data.batches import Batches, ImageBatches
 from kerasimg.data.cache import Cache, CacheKind, open_cache
 from kerasimg.data.shuffling import Order, Shard, steps
 from kerasimg.data.source import Source
-from kerasimg.errors import CallError, KerasimgError
+from kerasimg.errors import CallError, KerasimgError, counted
 from kerasimg.spec.document import Image
 from kerasimg.spec.heads import Targets
 
@@ -87,7 +87,7 @@ def batches(
     first, end = numbers(order, first_epoch, epochs, first_step)
     weights = None if sample_weight is None else np.asarray(sample_weight, np.float32)
     if weights is not None and weights.shape != indices.shape:
-        raise CallError(f"expected {len(indices)} sample weights, got shape {weights.shape}")
+        raise CallError(f"expected {counted(len(indices), 'sample weight')}, got shape {weights.shape}")
     images = ImageBatches(
         source,
         indices,

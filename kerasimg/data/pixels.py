@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from kerasimg.errors import counted
+
 CHANNELS = (1, 3)
 """Sizes of the last dimension of grey and coloured images."""
 BANDS = range(4, 17)
@@ -58,14 +60,14 @@ def channels_fault(channels: int, shape: tuple[int, ...], expected: int = 3) -> 
     if channels == expected or (channels in CHANNELS and expected in CHANNELS):
         return None
     if expected > 3:
-        return f"expected {expected} channels (image.channels) at the end of the shape, got {shape}"
+        return f"expected {counted(expected, 'channel')} (image.channels) at the end of the shape, got {shape}"
     if channels == 4:
         return FOUR
     axes = {3: "1, 2, 0", 4: "0, 2, 3, 1"}
     first = shape[len(shape) - 3]
     turn = f"; move the channels to the end: images.transpose({axes[len(shape)]})" if first in (1, 3, 4) else ""
     if not turn and channels in BANDS:
-        turn = f"; for images of {channels} channels set image.channels to {channels}"
+        turn = f"; for images of {counted(channels, 'channel')} set image.channels to {channels}"
     return f"expected 1 or 3 channels at the end of the shape, got {shape}{turn}"
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, counted
 
 Shard = tuple[int, int]
 """(k, n): worker k of n, counted from 0."""
@@ -38,16 +38,16 @@ def steps(count: int, batch_size: int, drop_remainder: bool = False, shard: Shar
     if not 0 <= worker < workers:
         raise CallError(f"shard: expected (k, n) with 0 <= k < n, got {shard}")
     if batch_size < workers:
-        raise CallError(f"a batch of {batch_size} cannot be shared among {workers} workers")
+        raise CallError(f"a batch of {batch_size} cannot be shared among {counted(workers, 'worker')}")
     full, rest = divmod(count, batch_size)
     if drop_remainder or not rest:
         if not full:
-            raise CallError(f"{count} images make no full batch of {batch_size}; keep the remainder")
+            raise CallError(f"{counted(count, 'image', 'make')} no full batch of {batch_size}; keep the remainder")
         return full
     if rest < workers:
         raise CallError(
-            f"the last batch of {count} images has {rest}, too few for {workers} workers; drop the remainder, or "
-            "take another batch size"
+            f"the last batch of {counted(count, 'image')} has {rest}, too few for {counted(workers, 'worker')}; drop "
+            "the remainder, or take another batch size"
         )
     return full + 1
 

@@ -12,7 +12,7 @@ from kerasimg.data.index import Items
 from kerasimg.data.items import PART_NAMES, Bad, Item, ManyFaults, fault
 from kerasimg.data.pixels import channels_fault
 from kerasimg.data.readers.image_store import Joined, Stacked
-from kerasimg.errors import Fault, listed, nearest
+from kerasimg.errors import Fault, counted, listed, nearest
 from kerasimg.spec.document import Image, Task
 
 
@@ -136,7 +136,7 @@ class Source:
         codes, firsts, counts = np.unique(self.parts, return_index=True, return_counts=True)
         names = [PART_NAMES[code] if code >= 0 else "unassigned" for code in codes]
         split = ", ".join(f"{names[place]} {counts[place]:,}" for place in np.argsort(firsts))
-        line = f"{len(self.items):,} images of {len(self.classes)} classes in {self.where}"
+        line = f"{counted(len(self.items), 'image')} of {counted(len(self.classes), 'class')} in {self.where}"
         if set(names) - {"unassigned"}:
             line += f" ({split})"
         if self.positive is not None:
@@ -144,11 +144,11 @@ class Source:
         elif self.task == "multilabel":
             line += "; task multilabel: an image may have several labels"
         if self.ignored:
-            line += f"; {self.ignored:,} other file{'s' * (self.ignored > 1)} ignored"
+            line += f"; {counted(self.ignored, 'other file')} ignored"
         if self.empty:
             line += f"; empty folders left out: {listed(self.empty, 5)}"
         if self.skipped:
-            line += f"; {len(self.skipped):,} unreadable images left out"
+            line += f"; {counted(len(self.skipped), 'unreadable image')} left out"
         return line
 
 

@@ -210,9 +210,8 @@ def _channels(summary: Summary) -> dict[str, Any]:
 
 def _classes(summary: Summary) -> str:
     names = list(summary.classes)
-    return (
-        f"from {summary.classes[names[0]]:,} images of '{names[0]}' to {summary.classes[names[-1]]:,} of '{names[-1]}'"
-    )
+    first, last = names[0], names[-1]
+    return f"from {counted(summary.classes[first], 'image')} of '{first}' to {summary.classes[last]:,} of '{last}'"
 
 
 def _unequal(summary: Summary) -> str:

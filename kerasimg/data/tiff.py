@@ -14,6 +14,8 @@ from typing import IO, Any
 import numpy as np
 import PIL.Image
 
+from kerasimg.errors import counted
+
 BITS, PHOTOMETRIC, SAMPLES, PLANAR, EXTRA, FORMAT, PREDICTOR = 258, 262, 277, 284, 338, 339, 317
 PARTS = {273: 279, 324: 325}
 """Tag of the places of strips or tiles -> tag of their sizes."""
@@ -114,7 +116,7 @@ def fault(tags: Tags) -> str | None:
     samples = tags.get(SAMPLES, (1,))[0]
     photometric = tags.get(PHOTOMETRIC, (None,))[0]
     bits, formats = set(tags.get(BITS, (1,))), set(tags.get(FORMAT, (1,))) or {1}
-    what = f"is a TIFF of {samples} channel{'s' * (samples != 1)}"
+    what = f"is a TIFF of {counted(samples, 'channel')}"
     if photometric is None:
         return f"{what} that does not say what its values mean (tag 262, PhotometricInterpretation, is missing)"
     colours = COLOURS.get(photometric)
@@ -136,8 +138,8 @@ def fault(tags: Tags) -> str | None:
     known = DEPTHS.get((photometric, kind), ())
     if depth not in known or (beyond and depth == 12) or (beyond and colours == 1 and depth != 8):
         return (
-            f"is a TIFF of {depth}-bit {KINDS.get(kind, f'samples of format {kind}')} with {samples} "
-            f"channel{'s' * (samples != 1)} (photometric interpretation {photometric}), which is not read; "
+            f"is a TIFF of {depth}-bit {KINDS.get(kind, f'samples of format {kind}')} with "
+            f"{counted(samples, 'channel')} (photometric interpretation {photometric}), which is not read; "
             "convert it to 8 or 16 bits"
         )
     if tags.get(PLANAR, (1,))[0] == 2 and samples > 1 and (photometric, samples, depth) != (RGB, 3, 8):

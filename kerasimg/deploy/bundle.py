@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from kerasimg.deploy import manifest as manifests
 from kerasimg.deploy.manifest import BundleFile, Manifest, ModelFile
-from kerasimg.errors import CallError, WeightsError, listed, nearest
+from kerasimg.errors import CallError, WeightsError, counted, listed, nearest
 from kerasimg.results import Result
 from kerasimg.run_folder import CLASSES as CLASSES
 from kerasimg.spec.document import Image, Task
@@ -224,7 +224,7 @@ def _classes(folder: Path, manifest: Manifest) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise CallError(f"'{folder / CLASSES}': expected a list of names, found {type(names).__name__}")
     if len(names) != manifest.classes:
-        raise CallError(f"'{folder / CLASSES}': expected {manifest.classes} names, found {len(names)}")
+        raise CallError(f"'{folder / CLASSES}': expected {counted(manifest.classes, 'name')}, found {len(names)}")
     return tuple(names)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Final
 
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, counted
 from kerasimg.run_folder import RunFolder, RunReference
 
 FILE: Final = "croissant.json"
@@ -69,8 +69,8 @@ def data_card(run: RunReference, url: str = "") -> dict[str, Any]:
         "name": name,
         "version": "1.0.0",
         "description": (
-            f"{len(images):,} images of {len(labels):,} classes ({described}), on which the image classifier '{name}' "
-            "was trained and evaluated. The images themselves are not part of this card."
+            f"{counted(len(images), 'image')} of {counted(len(labels), 'class')} ({described}), on which the image "
+            f"classifier '{name}' was trained and evaluated. The images themselves are not part of this card."
         ),
         **({"url": url} if url else {}),
         **({"datePublished": training["finished"]} if training.get("finished") else {}),

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from kerasimg.boundary import limit, parse_json, read_file, reading
 from kerasimg.data.sources import Data, open_source
 from kerasimg.deploy.logits import in_float32
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, counted
 from kerasimg.evaluation.evaluate import choose_images, image_batches
 from kerasimg.models.classifier import Classifier, ClassifierReference
 from kerasimg.models.compiled_predict import answers
@@ -283,7 +283,7 @@ def learn(
             f"'{page}' was saved by a page of another model, '{examples.name}'; name the run that it was exported from"
         )
     if examples.features.shape[1] != (width := model.output_shape[-1]):
-        raise CallError(f"'{page}': expected {width} features, found {examples.features.shape[1]}")
+        raise CallError(f"'{page}': expected {counted(width, 'feature')}, found {examples.features.shape[1]}")
     if data is not None:
         source = open_source(data, "multiclass")
         names = [source.classes[number] for number in np.asarray(source.label_ids(np.arange(len(source)))).reshape(-1)]

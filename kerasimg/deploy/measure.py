@@ -25,7 +25,7 @@ from kerasimg.deploy.manifest import Precision
 from kerasimg.deploy.parity import latency
 from kerasimg.deploy.quiet import silence
 from kerasimg.deploy.targets import Target, open_runtime, target, targets
-from kerasimg.errors import CallError, KerasimgError, listed, needs
+from kerasimg.errors import CallError, KerasimgError, counted, listed, needs
 from kerasimg.log import Verbose
 from kerasimg.models.classifier import ClassifierReference
 from kerasimg.results import Measurement
@@ -199,9 +199,9 @@ def as_text(measurement: dict[str, Any]) -> str:
     height, width, channels = measurement["input"]
     machine = measurement["machine"]
     lines = [
-        f"{measurement['name']}: {measurement['parameters']:,} parameters, "
+        f"{measurement['name']}: {counted(measurement['parameters'], 'parameter')}, "
         f"{measurement['macs'] / 1e6:,.1f} million multiply-adds at {height} x {width} x {channels}",
-        f"on {machine['processor']}, {machine['cores']} cores",
+        f"on {machine['processor']}, {counted(machine['cores'], 'core')}",
         "",
         f"{'target':12}{'precision':11}{'bytes':>12}{'p50 ms':>9}{'p95 ms':>9}{'images/s':>12}  runtime",
     ]

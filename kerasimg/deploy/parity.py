@@ -17,7 +17,7 @@ from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import KnownOutput, ModelFile, Parity, Precision, Tolerance, Worst
 from kerasimg.deploy.runtimes import NotHere, Runtime
 from kerasimg.deploy.targets import open_here
-from kerasimg.errors import CallError, GateError
+from kerasimg.errors import CallError, GateError, counted
 from kerasimg.evaluation.conformal import are_known
 from kerasimg.evaluation.predictions import decide, two_columns
 from kerasimg.models.keras_file import Answer
@@ -228,12 +228,15 @@ def exceeded(row: Parity) -> list[str]:
     # Whole images are compared, so that rounding of a share cannot decide.
     changed = round((1 - row.same_decision) * row.images)
     if changed > (allowed := _round_down((1 - row.tolerance.decided) * row.images)):
-        violations.append(f"{changed} of {row.images:,} images get a different decision, allowed: {allowed} (--same)")
+        violations.append(
+            f"{changed} of {counted(row.images, 'image')} get a different decision, allowed: {allowed} (--same)"
+        )
     if row.accuracy_before is not None and row.accuracy_after is not None:
         lost = round((row.accuracy_before - row.accuracy_after) * row.images)
         if lost > (allowed := _round_down(row.tolerance.accuracy_drop * row.images)):
             violations.append(
-                f"{lost} fewer of {row.images:,} images are classified correctly, allowed: {allowed} (--accuracy-drop)"
+                f"{lost} fewer of {counted(row.images, 'image')} classified correctly, allowed: {allowed} "
+                "(--accuracy-drop)"
             )
     return violations
 
@@ -259,7 +262,8 @@ def line_of(row: Parity, task: Task) -> str:
         return f"{row.path}: some probabilities are NaN or infinite"
     line = (
         f"{row.path}: differs by {row.greatest_difference:.2g} at most (allowed {row.tolerance.difference:g}), "
-        f"{row.same_decision:.2%} of {row.images:,} images get the same decision (required {row.tolerance.decided:.2%})"
+        f"{row.same_decision:.2%} of {counted(row.images, 'image')} get the same decision "
+        f"(required {row.tolerance.decided:.2%})"
     )
     if row.accuracy_before is not None and row.accuracy_after is not None:
         line += f", {figure_words(accuracy_key(task))} {row.accuracy_before:.4f} -> {row.accuracy_after:.4f}"

@@ -235,7 +235,7 @@ class _Ladder:
         asked: dict[str, Any] = {"precision": list(self.precisions), "same": 0.0, "accuracy_drop": 1}
         log.info(
             f"exporting {candidate.run.name} ({candidate.method}, {candidate.share:.0%}), and comparing it on "
-            f"{len(self.truth):,} test images"
+            f"{counted(len(self.truth), 'test image')}"
         )
         try:
             export(candidate.run, self.to, out=scratch, data=self.data, **asked)

@@ -23,7 +23,7 @@ from scipy.optimize import minimize
 from kerasimg.catalog import find
 from kerasimg.data.images import Images
 from kerasimg.data.items import evenly_spaced
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, counted
 from kerasimg.evaluation.embed import Features, directions, embed
 from kerasimg.evaluation.evaluate import Chosen, choose_images, held_out, image_batches
 from kerasimg.evaluation.intervals import wilson
@@ -222,7 +222,8 @@ class _Column:
         if low < 1 / count + NEAR * (1 - 1 / count):
             notes.append(
                 f"the features hardly tell classes apart: the nearest class mean is right for {right:.0%} of "
-                f"{len(self.unseen)} held-out images, {1 / count:.0%} being chance; train again with the new class"
+                f"{counted(len(self.unseen), 'held-out image')}, {1 / count:.0%} being chance; train again with the "
+                "new class"
             )
         if self.left_out is None:
             notes.append(f"a single image of '{name}' does not say how well the class is recognised; give five or more")

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
 from kerasimg.data.sources import Data
-from kerasimg.errors import KerasimgError
+from kerasimg.errors import KerasimgError, counted
 from kerasimg.evaluation.evaluate import (
     NotStored,
     choose_images,
@@ -102,7 +102,7 @@ def calibrate(
             result |= {"temperature": classifier.temperature, "fitted": temperature, "applied": False}
             notes.append(
                 f"nothing was changed, the temperature stays {classifier.temperature:.4g}: {temperature:.4g} makes the "
-                f"{len(p):,} held-out images ({test.part}) worse ({figures}); give more images with --data"
+                f"{counted(len(p), 'held-out image')} ({test.part}) worse ({figures}); give more images with --data"
             )
     if notes:
         result["warnings"] = notes
@@ -143,9 +143,11 @@ def _of_few(n: int, interval: Sequence[float]) -> list[str]:
     """A warning if the images are too few for a reliable temperature."""
     reach = f"the 95 % interval of the temperature is {interval[0]:.3g} to {interval[1]:.3g}"
     if n < FEW:
-        return [f"fitted on {n} images only, fewer than {FEW}: {reach}; give more images with --data"]
+        return [f"fitted on {counted(n, 'image')} only, fewer than {FEW}: {reach}; give more images with --data"]
     if interval[0] <= 1 <= interval[1]:
-        return [f"{reach}, which includes 1: {n:,} images do not show that the model needs another temperature"]
+        return [
+            f"{reach}, which includes 1: {counted(n, 'image', 'do')} not show that the model needs another temperature"
+        ]
     return []
 
 
@@ -210,8 +212,8 @@ def fit_temperature(truth: ArrayLike, probabilities: ArrayLike, task: Task) -> f
     )
     if not low + 0.01 < found.x < high - 0.01:
         raise KerasimgError(
-            f"no temperature from {RANGE[0]:g} to {RANGE[1]:g} fits the {len(y):,} images best: too few of them are "
-            "wrong (or right) to say how sure the model may be; give more images with --data"
+            f"no temperature from {RANGE[0]:g} to {RANGE[1]:g} fits the {counted(len(y), 'image')} best: too few of "
+            "them are wrong (or right) to say how sure the model may be; give more images with --data"
         )
     return float(np.exp(found.x))
 

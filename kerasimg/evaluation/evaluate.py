@@ -22,7 +22,7 @@ from kerasimg.data.readers.soft_labels import PREFIX
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, is_in_memory, open_source
 from kerasimg.data.split import content_hashes, fingerprint
-from kerasimg.errors import CallError, Fault, listed, nearest
+from kerasimg.errors import CallError, Fault, counted, listed, nearest
 from kerasimg.evaluation.intervals import described, intervals
 from kerasimg.evaluation.measures import precision_recall_curve, roc_curve
 from kerasimg.evaluation.predictions import as_text, decide, write_predictions
@@ -159,7 +159,9 @@ def _missing_classes(truth: np.ndarray, classes: Sequence[str], task: Task) -> l
     missing = [name for name, count in zip(classes, held, strict=True) if not count]
     if not missing:
         return []
-    which = f"class {missing[0]} has" if len(missing) == 1 else f"{len(missing)} classes ({listed(missing)}) have"
+    which = (
+        f"class {missing[0]} has" if len(missing) == 1 else f"{counted(len(missing), 'class')} ({listed(missing)}) have"
+    )
     return [
         f"{which} no images among these {len(truth):,}, so no figure says how well such images are recognised, and one "
         "that is predicted as such a class lowers the macro averages; evaluate with images of every class"
@@ -176,8 +178,9 @@ def _seen_in_training(classifier: Classifier, asked: Chosen) -> list[str]:
     if not count:
         return []
     return [
-        f"{count:,} of {len(asked.indices):,} images were trained on (the same content, by SHA-256), and a model does "
-        "better on those than on new ones; evaluate on other images, or without --data on the test split"
+        f"{count:,} of {counted(len(asked.indices), 'image')} {'was' if count == 1 else 'were'} trained on (the same "
+        "content, by SHA-256), and a model does better "
+        "on those than on new ones; evaluate on other images, or without --data on the test split"
     ]
 
 

@@ -18,7 +18,7 @@ from kerasimg.data.decode import decode
 from kerasimg.data.image_files import RGB, BadImage, ImageInput, read_image
 from kerasimg.data.images import Images, NamedImage, named_images
 from kerasimg.data.readable import OnBadImage, leave_out
-from kerasimg.errors import CallError, Fault, check_choice, listed, nearest
+from kerasimg.errors import CallError, Fault, check_choice, counted, listed, nearest
 from kerasimg.evaluation import Method
 from kerasimg.evaluation.explain_methods import method_named
 from kerasimg.evaluation.explain_overlay import OPACITY, as_shares, on_original, overlay
@@ -130,7 +130,9 @@ def explain(
     classifier = _classifier(run, method)
     if classifier.spec.image.channels > 3:
         channels = classifier.spec.image.channels
-        raise CallError(f"explain: maps are drawn over grey or RGB images, and these have {channels} channels")
+        raise CallError(
+            f"explain: maps are drawn over grey or RGB images, and these have {counted(channels, 'channel')}"
+        )
     named = named_images(images, classifier.spec.image.channels)
     if not named:
         raise CallError("no images to explain")
@@ -203,7 +205,9 @@ def _targets(classifier: Any, target: str | Sequence[str] | None, count: int) ->
         return None
     names = [target] * count if isinstance(target, str) else list(target)
     if len(names) != count:
-        raise CallError(f"target: {len(names)} classes for {count} images; give one class, or one for each")
+        raise CallError(
+            f"target: {counted(len(names), 'class')} for {counted(count, 'image')}; give one class, or one for each"
+        )
     numbers = {name: number for number, name in enumerate(classifier.classes)}
     for name in names:
         if name not in numbers:

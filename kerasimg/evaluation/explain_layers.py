@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from kerasimg.errors import CallError, listed, nearest
+from kerasimg.errors import CallError, counted, listed, nearest
 from kerasimg.keras_internals import call_behind, replaced
 from kerasimg.models.output_kind import output_kind
 
@@ -84,8 +84,8 @@ def token_grid(model: keras.Model, tokens: int) -> tuple[int, int]:
         if rows * columns <= tokens < 2 * rows * columns:
             return rows, columns
     raise CallError(
-        f"'{model.name}': nothing says which places of the image its {tokens} tokens are, so there is nothing to "
-        "show; use 'integrated_gradients', 'smooth_grad' or 'occlusion'"
+        f"'{model.name}': nothing says which places of the image its {counted(tokens, 'token', 'are')}, so there is "
+        "nothing to show; use 'integrated_gradients', 'smooth_grad' or 'occlusion'"
     )
 
 

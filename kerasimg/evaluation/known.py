@@ -19,7 +19,7 @@ import numpy as np
 from kerasimg.data.items import PART_NAMES
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, open_source
-from kerasimg.errors import CallError, nearest
+from kerasimg.errors import CallError, counted, nearest
 from kerasimg.evaluation.conformal import are_known
 from kerasimg.evaluation.evaluate import Chosen, answered, choose_images, held_out, image_batches
 from kerasimg.evaluation.intervals import wilson
@@ -104,7 +104,7 @@ def known(
     trained, held = _parts(classifier, data)
     if len(held.indices) < least_images(share):
         raise CallError(
-            f"known: a share of {share:g} needs {least_images(share)} held-out images, and there are "
+            f"known: a share of {share:g} needs {counted(least_images(share), 'held-out image')}, and there are "
             f"{len(held.indices)}; ask for a larger share (--share), or give more images (--data)"
         )
     fitted, content = fit_known(classifier, trained, held, share, method)

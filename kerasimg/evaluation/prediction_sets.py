@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import beta
 
 from kerasimg.data.sources import Data
-from kerasimg.errors import CallError, nearest
+from kerasimg.errors import CallError, counted, nearest
 from kerasimg.evaluation.conformal import SCORES, choose_rule, class_columns, limit_rank, set_members
 from kerasimg.evaluation.evaluate import choose_images, held_out, predicted
 from kerasimg.evaluation.intervals import wilson
@@ -173,6 +173,8 @@ def _of_few(counts: np.ndarray, coverage: float, classes: Sequence[str]) -> list
     if not len(few):
         return []
     if not classes:
-        return [f"chosen on {counts[0]} images; a coverage of {coverage:g} needs {least}: sets hold every class"]
+        return [
+            f"chosen on {counted(counts[0], 'image')}; a coverage of {coverage:g} needs {least}: sets hold every class"
+        ]
     names = ", ".join(f"{classes[k]} ({counts[k]})" for k in few[:10]) + (" ..." if len(few) > 10 else "")
-    return [f"a coverage of {coverage:g} needs {least} images of each class; always in the set: {names}"]
+    return [f"a coverage of {coverage:g} needs {counted(least, 'image')} of each class; always in the set: {names}"]

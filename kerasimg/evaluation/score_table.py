@@ -133,7 +133,7 @@ def _classes(scores: dict[str, Any]) -> Table:
     if len(shown) <= _SHOWN:
         add(shown)
         return table
-    table.title = f"Worst and best {_EXTREMES} of {len(shown)} classes"
+    table.title = f"Worst and best {_EXTREMES} of {counted(len(shown), 'class')}"
     add(shown[:_EXTREMES])
     table.add_row("...")
     add(shown[-_EXTREMES:])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from kerasimg.data.sources import Data
-from kerasimg.errors import CallError, GateError, nearest
+from kerasimg.errors import CallError, GateError, counted, nearest
 from kerasimg.evaluation.calibrate import decide_by
 from kerasimg.evaluation.evaluate import choose_images, predicted
 from kerasimg.evaluation.predictions import THRESHOLD
@@ -102,8 +102,8 @@ def choose_thresholds(
             for label, one in list(chosen.items())[:12]
         )
         raise GateError(
-            f"the aim '{aim}' cannot be met on the {len(truth):,} images of {asked.source.where} ({asked.part}): "
-            f"{reached}. Nothing was changed; ask for less"
+            f"the aim '{aim}' cannot be met on the {counted(len(truth), 'image')} of {asked.source.where} "
+            f"({asked.part}): {reached}. Nothing was changed; ask for less"
         )
     content: dict[str, Any] = {
         "aim": aim,

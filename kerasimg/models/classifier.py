@@ -28,7 +28,7 @@ import kerasimg.layers  # noqa: F401 - Keras finds the classes of a saved model 
 from kerasimg.boundary import file_inside, limit, open_archive, parse_json, read_file, reading
 from kerasimg.catalog import ZOO, find, load_to_build
 from kerasimg.compile_cache import open_compile_cache
-from kerasimg.errors import CallError, Fault, SpecError
+from kerasimg.errors import CallError, Fault, SpecError, counted
 from kerasimg.files import replacing, to_json
 from kerasimg.models.backbones import specs_beside
 from kerasimg.models.build import construct
@@ -262,7 +262,9 @@ def check_facts(
     if thresholds is not None and len(thresholds) != wanted:
         raise CallError(f"{place}: thresholds: expected {wanted or 'none'} for {spec.task}, found {len(thresholds)}")
     if sets is not None and (spec.task == "multilabel" or len(sets.limits) not in (1, len(classes))):
-        raise CallError(f"{place}: sets: {len(sets.limits)} limits do not fit {len(classes)} classes, {spec.task}")
+        raise CallError(
+            f"{place}: sets: {len(sets.limits)} limits do not fit {counted(len(classes), 'class')}, {spec.task}"
+        )
     try:
         check_outputs(model, spec, classes)
     except SpecError as error:

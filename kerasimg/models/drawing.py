@@ -12,6 +12,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Final, NamedTuple
 
+from kerasimg.errors import counted
 from kerasimg.models.outline import IMAGE, Outline, Part
 
 WIDTH: Final = 232
@@ -48,7 +49,7 @@ def as_text(name: str, outline: Outline, parts: Sequence[Part]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)) + "  " + row[-1]
         for row in rows
     )
-    return "\n".join([f"{name}: {outline.params:,} parameters", *(line.rstrip() for line in lines)])
+    return "\n".join([f"{name}: {counted(outline.params, 'parameter')}", *(line.rstrip() for line in lines)])
 
 
 def as_svg(name: str, outline: Outline, parts: Sequence[Part]) -> str:
@@ -57,7 +58,7 @@ def as_svg(name: str, outline: Outline, parts: Sequence[Part]) -> str:
     placed = _Placing([image, *parts])
     boxes = "\n".join(_box(part, placed.at[part.name], outline.params) for part in (image, *parts))
     edges = "\n".join(f'<path d="{_curve(points)}" marker-end="url(#tip)"/>' for points in placed.edges())
-    title = f"{escape(name)}: {outline.params:,} parameters"
+    title = f"{escape(name)}: {counted(outline.params, 'parameter')}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{placed.width}" height="{placed.height}" '
         f'viewBox="0 0 {placed.width} {placed.height}" role="img"><title>{title}</title><style>{STYLE}</style>'

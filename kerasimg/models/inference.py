@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import keras
 import numpy as np
 
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, counted
 from kerasimg.models.compiled_predict import forward
 from kerasimg.models.flat_graph import flatten
 from kerasimg.models.lowering import Program, lower
@@ -105,13 +105,13 @@ class Engine:
     @property
     def line(self) -> str:
         """One line for the user."""
-        line = f"frozen part: {self.split.parameters:,} parameters, {NAMES[self.form]}"
+        line = f"frozen part: {counted(self.split.parameters, 'parameter')}, {NAMES[self.form]}"
         if self.form in self.rates:
             line += f", {self.rates[self.form]:,.0f} images/s"
         if self.form != "plain" and "plain" in self.rates:
             line += f" (Keras: {self.rates['plain']:,.0f})"
         if self.split.silenced:
-            line += f"; what drops values in it ({len(self.split.silenced)} layers) works as in inference"
+            line += f"; what drops values in it ({counted(len(self.split.silenced), 'layer')}) works as in inference"
         return "; ".join([line, *self.said])
 
     @property

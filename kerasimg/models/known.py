@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from kerasimg.boundary import safetensors_arrays
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, counted
 from kerasimg.models.flat_graph import Call, flatten
 from kerasimg.models.split_model import rebuild
 from kerasimg.models.weights import array_of
@@ -188,7 +188,7 @@ def check_fits(model: keras.Model, known: Known) -> Head:
         if not head.has_logits:
             raise CallError("known: the energy needs a last layer Dense with several outputs")
     elif (width := known.arrays["mean"].shape[0]) != head.width:
-        raise CallError(f"known: its rule is for {width} features, and the model has {head.width}")
+        raise CallError(f"known: its rule is for {counted(width, 'feature')}, and the model has {head.width}")
     return head
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from kerasimg.errors import counted
 from kerasimg.spec.document import Standardize
 from kerasimg.spec.kinds import FLOAT32_MAX
 
@@ -62,7 +63,9 @@ def standardize(pixels: Any, mean: float | list[float], std: float | list[float]
     """(pixels - mean) / std, each a number or one for each channel; ValueError when their count is another."""
     for values in (mean, std):
         if isinstance(values, list) and len(values) != pixels.shape[-1]:
-            raise ValueError(f"scale has {len(values)} values, the image {pixels.shape[-1]} channels")
+            raise ValueError(
+                f"scale has {counted(len(values), 'value')}, the image {counted(pixels.shape[-1], 'channel')}"
+            )
     means, stds = (value if isinstance(value, list) else [value] for value in (mean, std))
     if max(map(abs, means)) / min(stds) > FLOAT32_MAX:
         raise ValueError("mean / std is out of range for float32")

@@ -23,7 +23,7 @@ import keras
 import numpy as np
 
 from kerasimg.boundary import Bytes, Tensor, hdf5_shapes, open_archive, reason_of, safetensors_arrays
-from kerasimg.errors import WeightsError, listed
+from kerasimg.errors import WeightsError, counted, listed
 from kerasimg.files import replacing
 from kerasimg.keras_internals import weights_as_hdf5
 from kerasimg.models.scaling import IMAGENET_STD
@@ -360,7 +360,7 @@ def _set_torch_arrays(model: Any, path: Path) -> None:
     for values, weight in zip(arrays, wanted, strict=False):
         shape = tuple(weight.shape)
         if len(values) != math.prod(shape):
-            raise ValueError(f"{weight.path}: expected {math.prod(shape):,} values, found {len(values):,}")
+            raise ValueError(f"{weight.path}: expected {counted(math.prod(shape), 'value')}, found {len(values):,}")
         values_of_all.append(values.reshape(shape))
     model.set_weights(values_of_all)
 

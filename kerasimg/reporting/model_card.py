@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kerasimg.errors import counted
 from kerasimg.escaping import json_text, markdown
 from kerasimg.reporting.wording import headline, words
 from kerasimg.spec.load import Spec
@@ -66,14 +67,14 @@ def _body(content: Mapping[str, Any]) -> str:
     scores, data, facts = content["scores"], content["data"], content["facts"]
     parts = [f"# {markdown(content['name'])}", markdown(spec.about) or "An image classifier."]
     height, width = spec.image.size
-    colours = {1: "grey", 3: "RGB"}.get(spec.image.channels, f"{spec.image.channels} channels")
+    colours = {1: "grey", 3: "RGB"}.get(spec.image.channels, counted(spec.image.channels, "channel"))
     classes = content["classes"]
     listed = ", ".join(markdown(name) for name in classes[:50]) + (" …" if len(classes) > 50 else "")
     parts.append(
-        f"- Task: {spec.task}, {len(classes)} classes: {listed}\n"
+        f"- Task: {spec.task}, {counted(len(classes), 'class')}: {listed}\n"
         f"- Input: {height} × {width} pixels, {colours}, values 0-255; the "
         "scaling is inside the model"
-        + (f"\n- Size: {facts.params:,} parameters, {facts.bytes / 1e6:.1f} MB" if facts else "")
+        + (f"\n- Size: {counted(facts.params, 'parameter')}, {facts.bytes / 1e6:.1f} MB" if facts else "")
     )
     parts.append(
         "## Use\n\n```python\nimport kerasimg\n\n"
@@ -84,8 +85,8 @@ def _body(content: Mapping[str, Any]) -> str:
         rows = [f"| {f.name} | {f.value} | {f.interval or '–'} |" for f in headline(scores)]
         stale = "".join(f"**Warning:** {markdown(line)}\n\n" for line in content["stale"])
         parts.append(
-            f"## Figures\n\n{stale}On the {scores['n']:,} images of the {scores['part']} split, which were not "
-            "trained on.\n\n| figure | value | 95 % interval |\n| --- | ---: | ---: |\n" + "\n".join(rows)
+            f"## Figures\n\n{stale}On the {counted(scores['n'], 'image')} of the {scores['part']} split, which were "
+            "not trained on.\n\n| figure | value | 95 % interval |\n| --- | ---: | ---: |\n" + "\n".join(rows)
         )
     if data:
         totals = ", ".join(f"{part} {count:,}" for part, count in data["totals"].items())

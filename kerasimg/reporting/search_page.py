@@ -195,7 +195,7 @@ def coordinates(space: Space, trials: Sequence[Mapping[str, Any]], scores: Seque
         drawing.label(at + 6, top + tall, f"{low:.4g}", "start"),
     ]
     parts.append(drawing.label(at, height - 14, goal.figure, "middle", "axis"))
-    about = f"{counted(len(order), 'trial')} over {axes} values; the best third is drawn strong."
+    about = f"{counted(len(order), 'trial')} over {counted(axes, 'value')}; the best third is drawn strong."
     return drawing.svg("Parallel coordinates", about, width, height, parts)
 
 

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from kerasimg.data.decode import decode
 from kerasimg.data.image_files import BadImage
 from kerasimg.data.items import evenly_spaced
-from kerasimg.errors import KerasimgError
+from kerasimg.errors import KerasimgError, counted
 from kerasimg.evaluation.conformal import are_known, class_columns
 from kerasimg.evaluation.embed import Features
 from kerasimg.evaluation.label_errors import find_label_errors
@@ -211,5 +211,6 @@ def _scatter(
                 f'<rect class="suspect" x="{x[k] - 6:.1f}" y="{height - y[k] - 6:.1f}" width="12" height="12"/>'
             )
         parts.append(f'<g>{title}<circle class="c{truth[k] % COLOURS}" {at} r="3.2"/></g>')
-    about = f"{len(ids)} images; {int(outside.sum())} unlike the training images, {sum(suspect)} with a suspect label."
+    unlike = f"{int(outside.sum())} unlike the training images, {sum(suspect)} with a suspect label"
+    about = f"{counted(len(ids), 'image')}; {unlike}."
     return drawing.svg("Map of the data", about, width, height, parts)

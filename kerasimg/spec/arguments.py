@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, Final
 
-from kerasimg.errors import listed, nearest
+from kerasimg.errors import counted, listed, nearest
 from kerasimg.spec import kinds
 from kerasimg.spec.expressions import UNKNOWN
 from kerasimg.spec.reader import shown
@@ -174,7 +174,7 @@ def _check_together(takes: Mapping[str, Any], given: Mapping[str, object], repor
             report((key,), f"expected different axes, got {shown(axes)}")
     steps, rates = given.get("boundaries"), given.get("values")
     if isinstance(steps, list) and isinstance(rates, list) and len(rates) != len(steps) + 1:
-        report(("values",), f"expected {len(steps) + 1} values, one more than boundaries, got {len(rates)}")
+        report(("values",), f"expected {counted(len(steps) + 1, 'value')}, one more than boundaries, got {len(rates)}")
     if "input_axes" in takes and (values["input_axes"] is None) != (values["output_axes"] is None):
         missing = "input_axes" if values["input_axes"] is None else "output_axes"
         report((missing,), "missing; 'input_axes' and 'output_axes' go together")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from kerasimg.errors import counted
 from kerasimg.spec.formatting import dumps
 from kerasimg.spec.nodes import Node
 
@@ -19,8 +20,8 @@ CELL = "text-align:left;vertical-align:top;padding:2px 14px 2px 0"
 
 def as_line(spec: Spec) -> str:
     """`Spec mobilenet: 4 nodes, 3 search values (zoo/mobilenet.json)`."""
-    counted = [_counted(len(spec.nodes), "node"), _counted(len(spec.search), "search value")]
-    return f"Spec {spec.name}: {', '.join(counted)} ({spec.file})"
+    sizes = [counted(len(spec.nodes), "node"), counted(len(spec.search), "search value")]
+    return f"Spec {spec.name}: {', '.join(sizes)} ({spec.file})"
 
 
 def as_html(spec: Spec) -> str:
@@ -43,8 +44,9 @@ def _facts(spec: Spec) -> Iterator[tuple[str, str]]:
     yield "augment", " → ".join(name for name, _ in spec.augment) or "none"
     yield "model", " → ".join(_named(node) for node in spec.nodes)
     yield "compile", f"{_called(spec.compile.optimizer)}, loss {_called(spec.compile.loss)}"
-    epochs = " + ".join(str(stage.epochs) for stage in spec.fit.stages)
-    yield "fit", f"{epochs} epochs, batches of {spec.fit.batch_size}"
+    each = [stage.epochs for stage in spec.fit.stages]
+    epochs = counted(each[0], "epoch") if len(each) == 1 else f"{' + '.join(map(str, each))} epochs"
+    yield "fit", f"{epochs}, batches of {spec.fit.batch_size}"
     if spec.search:
         yield "search", ", ".join(value.name for value in spec.search)
 
@@ -64,7 +66,3 @@ def _short(value: Any) -> str:
         value = value.model_dump()
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text.strip('"') if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator, model_validator
 
+from kerasimg.errors import counted
 from kerasimg.spec.kinds import FLOAT32_MAX
 
 FORMAT_VERSION = 1
@@ -145,7 +146,8 @@ class Image(Section):
             for name in ("mean", "std"):
                 values = getattr(self.scale, name)
                 if isinstance(values, list) and self.channels > 3 and len(values) != self.channels:
-                    raise ValueError(f"scale.{name} has {len(values)} values, and the image {self.channels} channels")
+                    channels = counted(self.channels, "channel")
+                    raise ValueError(f"scale.{name} has {counted(len(values), 'value')}, and the image {channels}")
         return self
 
     @property

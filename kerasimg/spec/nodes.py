@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from kerasimg.errors import nearest
+from kerasimg.errors import counted, nearest
 from kerasimg.spec.expressions import UNKNOWN, ExpressionError, Unknown, evaluate, is_expression, parse
 from kerasimg.spec.locations import NODE_KINDS, Path, Report
 from kerasimg.spec.reader import is_comment, kind_of, shown
@@ -218,7 +218,7 @@ def _rows(
     rows = []
     for index, row in enumerate(table[1:], start=1):
         if len(row) != len(header):
-            report((*path, index), f"expected {len(header)} values ({', '.join(header)}), got {len(row)}")
+            report((*path, index), f"expected {counted(len(header), 'value')} ({', '.join(header)}), got {len(row)}")
             continue
         rows.append(
             (

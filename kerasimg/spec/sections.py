@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from kerasimg.errors import nearest
+from kerasimg.errors import counted, nearest
 from kerasimg.spec.arguments import check_named
 from kerasimg.spec.document import Named, Section
 from kerasimg.spec.locations import Path, Report
@@ -122,7 +122,7 @@ def _expected(item: Mapping[str, Any]) -> str:
         known = _SECTIONS[context["class_name"]].model_fields
         return f'an object such as {{"{next(iter(known))}": ...}}'
     if kind == "too_short":
-        return f"a list of at least {context['min_length']} item{'s' * (context['min_length'] > 1)}"
+        return f"a list of at least {counted(context['min_length'], 'item')}"
     return _TYPES.get(kind, item["msg"])
 
 

@@ -13,7 +13,7 @@ from kerasimg import catalog
 from kerasimg.data.starter_spec import ABOUT, Choices, make_spec, summarize_data
 from kerasimg.deploy.hub import PAGE
 from kerasimg.deploy.manifest import FILE as BUNDLE
-from kerasimg.errors import CallError, GateError, KerasimgError, SpecError
+from kerasimg.errors import CallError, GateError, KerasimgError, SpecError, counted
 from kerasimg.files import is_locked, read_json, write_text
 from kerasimg.results import Evaluation, accuracy_key, figure_words
 from kerasimg.run_folder import SPEC, RunFolder
@@ -194,8 +194,8 @@ class Runs:
             labelled = len(record["images"]) if record else 0
             wanted = f", about {math.ceil(labelled * least / held / 10) * 10} in all" if held else ""
             raise CallError(
-                f"{name}: to flag unknown images, a run must hold out {least} images for validation, and this one "
-                f"holds out {held}: label more images{wanted}, and train again"
+                f"{name}: to flag unknown images, a run must hold out {counted(least, 'image')} for validation, "
+                f"and this one holds out {held}: label more images{wanted}, and train again"
             )
         return self.jobs.start("known", ["run", "known", str(run.path), "--share", f"{share:g}", "--json"], run.path)
 

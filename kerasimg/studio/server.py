@@ -11,7 +11,7 @@ from pathlib import Path
 from kerasimg import log
 from kerasimg.deploy.serve.server import run_application
 from kerasimg.deploy.serve.settings import Settings
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, counted
 from kerasimg.log import Verbose
 
 REQUIRED_PACKAGES = ("fastapi", "uvicorn", "httptools")
@@ -61,7 +61,9 @@ def open_studio(
 
         def started(address: str) -> None:
             page = f"{address}/{token}/"
-            log.info(f"{library.summary()['total']:,} images in {library.folder}\nstudio at {page} (Ctrl-C ends it)")
+            log.info(
+                f"{counted(library.summary()['total'], 'image')} in {library.folder}\nstudio at {page} (Ctrl-C ends it)"
+            )
             if open_browser:
                 webbrowser.open(page)
 

@@ -27,7 +27,7 @@ from kerasimg.callbacks import TimeBudget
 from kerasimg.data.memory import free_bytes
 from kerasimg.data.pipeline import Targets
 from kerasimg.data.source import Source
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, counted
 from kerasimg.models.build import construct, leaves
 from kerasimg.models.inference import has_bfloat16, has_gpu
 from kerasimg.models.split_model import split_frozen
@@ -161,7 +161,7 @@ class Probe:
         chosen = other if times[other] < WORTH * times["float32"] else "float32"
         measured = ", ".join(f"{value:g} ms under {name}" for name, value in step_ms.items())
         return chosen, {
-            "why": f"a step of {size} images took {measured}",
+            "why": f"a step of {counted(size, 'image')} took {measured}",
             "batch_size": size,
             "step_ms": step_ms,
         }
@@ -190,7 +190,9 @@ class Probe:
             if is_out_of_memory(error):
                 raise
             return False, {"why": f"it cannot compile the model ({type(error).__name__})"}
-        why = f"a step of {size} images took {step_ms['with']:g} ms with it, {step_ms['without']:g} ms without"
+        why = (
+            f"a step of {counted(size, 'image')} took {step_ms['with']:g} ms with it, {step_ms['without']:g} ms without"
+        )
         return times["with"] < WORTH * times["without"], {"why": why, "batch_size": size, "step_ms": step_ms}
 
     def _subject(self, spec: Spec, precision: str, jit: bool | None = None) -> Subject:
@@ -241,7 +243,7 @@ def largest(step_s: Measure, sizes: Iterable[int]) -> tuple[int, dict[int, float
                 raise
             if best is None:
                 return _halved(step_s, size // 2)
-            return best, times, f"{size} images do not fit in memory"
+            return best, times, f"{counted(size, 'image', 'do')} not fit in memory"
         if best is not None and times[size] / size > SLOWER * times[best] / best:
             return (
                 best,
@@ -322,7 +324,7 @@ def _halved(step_s: Measure, size: int) -> tuple[int, dict[int, float], str]:
     """Returns the largest half, quarter and so on that fits."""
     while size >= 1:
         try:
-            return size, {size: step_s(size)}, f"{2 * size} images do not fit in memory"
+            return size, {size: step_s(size)}, f"{counted(2 * size, 'image', 'do')} not fit in memory"
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from kerasimg.errors import KerasimgError
+from kerasimg.errors import KerasimgError, counted
 from kerasimg.files import replacing
 from kerasimg.keras_internals import CALLBACK_ATTRIBUTES
 
@@ -129,8 +129,9 @@ def assign_variables(variables: Sequence[Any], arrays: Mapping[str, np.ndarray],
     shapes = [tuple(variable.shape) for variable in variables]
     if shapes != [arrays[name].shape for name in names]:
         raise KerasimgError(
-            f"the checkpoint does not fit: its {len(names)} variables ({prefix}) have another number or other shapes "
-            f"than the {len(variables)} that were built; is this another version of Keras, or of a layer of your own?"
+            f"the checkpoint does not fit: its {counted(len(names), 'variable')} ({prefix}) have another number or "
+            f"other shapes than the {len(variables)} that were built; is this another version of Keras, or of a "
+            "layer of your own?"
         )
     for variable, name in zip(variables, names, strict=True):
         variable.assign(arrays[name])

@@ -33,7 +33,7 @@ from kerasimg.data.loading import Loader
 from kerasimg.data.pipeline import finish_batch
 from kerasimg.data.shuffling import Order
 from kerasimg.data.source import Source
-from kerasimg.errors import sized
+from kerasimg.errors import counted, sized
 from kerasimg.keras_internals import build_metrics, has_keras_steps, jax_state, keep_jax_state, restore_jax_state
 from kerasimg.models.inference import has_gpu
 from kerasimg.training.checkpoint_callbacks import Watch
@@ -150,7 +150,7 @@ class DeviceSteps:
         self.steps_per_call = self.fixed or FIRST_STEPS
         count, size = sum(table.order.count for table in tables.values()), data_bytes(plan)
         log.once(
-            f"{count:,} examples ({sized(size)}) are on the device; shuffling, augmentation and steps run "
+            f"{counted(count, 'example')} ({sized(size)}) are on the device; shuffling, augmentation and steps run "
             "there, compiled as a loop"
         )
 

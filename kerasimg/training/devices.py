@@ -18,6 +18,7 @@ from keras import ops
 
 from kerasimg import log
 from kerasimg.data.pipeline import map_batches
+from kerasimg.errors import counted
 from kerasimg.models.build import leaves
 from kerasimg.spec.load import Spec
 from kerasimg.training.auto_settings import batch_size_of
@@ -141,7 +142,9 @@ def devices_for(spec: Spec) -> Devices:
         return ONE
     chosen = tuple(names[:count])
     left = f", {len(names) - count} left idle, since {size} cannot be split evenly" if count < len(names) else ""
-    log.once(f"devices: {count} ({', '.join(chosen)}{left}), with {size // count} of a batch's {size} images each")
+    log.once(
+        f"devices: {count} ({', '.join(chosen)}{left}), with {size // count} of a batch's {counted(size, 'image')} each"
+    )
     return Devices(chosen, _strategy(chosen))
 
 

@@ -28,6 +28,7 @@ from kerasimg.data.loading import Loader
 from kerasimg.data.pipeline import Targets, batches, own_errors
 from kerasimg.data.shuffling import Order
 from kerasimg.data.source import Source
+from kerasimg.errors import counted
 from kerasimg.models.inference import Engine, has_gpu
 from kerasimg.spec.document import Image
 from kerasimg.training.deadline import NEVER, Deadline
@@ -226,7 +227,10 @@ def _fill_view(
     views = len(rows.parts[0]) // rows.count
     warm, warm_done = started, 0
     if view == 0:
-        log.info(f"computing features of {len(missing):,} {what}" + (f", {views} views of each" if views > 1 else ""))
+        log.info(
+            f"computing features of {len(missing):,} {what}"
+            + (f", {counted(views, 'view')} of each" if views > 1 else "")
+        )
     each = max(1, min(ROWS_PER_FILE, BYTES_PER_FILE // max(1, rows.nbytes // len(rows.parts[0]))))
     done = 0
     computed = _computed(recipe, source, indices, missing, view, cache)

@@ -15,7 +15,7 @@ from kerasimg.data.cache import Cache
 from kerasimg.data.readable import OnBadImage
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, counted
 from kerasimg.evaluation.evaluate import predicted
 from kerasimg.evaluation.predictions import Predictions, decide
 from kerasimg.log import Verbose
@@ -106,7 +106,9 @@ def _folds(source: Source, folds: int, seed: int, groups: np.ndarray | None = No
     labels = source.label_ids()
     fold_of = np.zeros(len(source), dtype=int)
     if groups is not None and groups.max() + 1 < folds:
-        raise CallError(f"folds: the data has {groups.max() + 1} groups (fit.group), fewer than {folds} folds")
+        raise CallError(
+            f"folds: the data has {counted(groups.max() + 1, 'group')} (fit.group), fewer than {counted(folds, 'fold')}"
+        )
     if groups is not None and source.task == "multilabel":
         splits = GroupKFold(folds, shuffle=True, random_state=seed).split(labels, groups=groups)
     elif groups is not None:
@@ -117,7 +119,9 @@ def _folds(source: Source, folds: int, seed: int, groups: np.ndarray | None = No
         counts = np.bincount(labels, minlength=len(source.classes))
         if counts.min() < folds:
             few = source.classes[int(counts.argmin())]
-            raise CallError(f"folds: class '{few}' has {counts.min()} images, fewer than {folds} folds")
+            raise CallError(
+                f"folds: class '{few}' has {counted(counts.min(), 'image')}, fewer than {counted(folds, 'fold')}"
+            )
         splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)
     for fold, (_, chosen) in enumerate(splits):
         fold_of[chosen] = fold

@@ -15,7 +15,7 @@ from kerasimg.catalog import Reference, merged_params
 from kerasimg.data.cache import CacheKind
 from kerasimg.data.readable import OnBadImage
 from kerasimg.data.sources import Data
-from kerasimg.errors import CallError, KerasimgError
+from kerasimg.errors import CallError, KerasimgError, counted
 from kerasimg.figures import rate_figure, save_figure
 from kerasimg.log import Verbose
 from kerasimg.models.weights import Weights
@@ -124,7 +124,7 @@ def find_learning_rate(
     with experiment.devices.scope():
         compile_model(experiment, plan.model, sweep_optimizer(experiment, index, low))
     finder = LearningRateFinder(low, high, steps)
-    log.info(f"{steps} steps, {steps / experiment.steps:.1f} epochs, at rates of {low:g} to {high:g}")
+    log.info(f"{counted(steps, 'step')}, {steps / experiment.steps:.1f} epochs, at rates of {low:g} to {high:g}")
     with running(experiment.devices, plan.model):
         batches = experiment.devices.even(plan.train(epochs=None))
         plan.model.fit(batches, steps_per_epoch=steps, epochs=1, callbacks=[finder], shuffle=False, verbose=0)

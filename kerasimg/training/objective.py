@@ -17,7 +17,7 @@ import numpy as np
 from kerasimg.data.items import ManyFaults
 from kerasimg.data.pipeline import Targets
 from kerasimg.data.source import Source
-from kerasimg.errors import Fault, SpecError
+from kerasimg.errors import Fault, SpecError, counted
 from kerasimg.metrics import F1
 from kerasimg.models.output_kind import OutputKind, head_of, output_kind
 from kerasimg.objects import make
@@ -81,7 +81,7 @@ def make_objective(
     faults += [Fault(spec.file, "compile.loss", message) for message in messages]
     shares = written.get("alpha") if isinstance(written, Mapping) else None
     if isinstance(shares, list) and len(shares) != num_classes:
-        message = f"expected one number for each of the {num_classes} classes, got {len(shares)}"
+        message = f"expected one number for each of the {counted(num_classes, 'class')}, got {len(shares)}"
         faults.append(Fault(spec.file, "compile.loss.alpha", message))
     if label_weights is not None and type(loss) is not keras.losses.BinaryCrossentropy:
         message = f'weighs each label by itself, which {type(loss).__name__} cannot; leave the loss "auto"'
@@ -122,7 +122,11 @@ def _size_faults(metrics: Sequence[Any], num_classes: int) -> Iterator[tuple[int
         if given.get("num_labels", num_classes) != num_classes:
             yield index, ("num_labels",), f"expected {num_classes}, the labels of the data"
         if len(given.get("label_weights") or range(num_classes)) != num_classes:
-            yield index, ("label_weights",), f"expected one number for each of the {num_classes} labels of the data"
+            yield (
+                index,
+                ("label_weights",),
+                f"expected one number for each of the {counted(num_classes, 'label')} of the data",
+            )
         if (given.get("class_id") or 0) >= num_classes:
             yield index, ("class_id",), f"expected a number from 0 to {num_classes - 1}, got {given['class_id']}"
 

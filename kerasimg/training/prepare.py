@@ -186,7 +186,9 @@ def load_for(
     if "num_classes" in draft.params:
         given = draft.params["num_classes"] if "num_classes" in draft.given else len(source.classes)
         if given != len(source.classes):
-            raise CallError(f"num_classes={given}, and the data has {len(source.classes)} classes; leave it out")
+            raise CallError(
+                f"num_classes={given}, and the data has {counted(len(source.classes), 'class')}; leave it out"
+            )
         params["num_classes"] = given
     if params == {name: draft.params[name] for name in params} and UNKNOWN not in draft.params.values():
         return draft, source
@@ -218,7 +220,7 @@ def _epochs_for_few_images(draft: Spec, source: Source) -> dict[str, Any]:
     if after <= before:
         return {}
     log.once(
-        f"epochs: {after} instead of the recipe's {before}, since {images:,} training images are only "
+        f"epochs: {after} instead of the recipe's {before}, since {counted(images, 'training image', 'are')} only "
         f"{steps:,} {'step' if steps == 1 else 'steps'} per epoch; set {' and '.join(usual)} to choose"
     )
     return {name: -(-value * after // before) for name, value in usual.items()}
@@ -230,7 +232,7 @@ def check_images(
     """Returns the source after checking that every image is readable; unreadable images are skipped or a DataError."""
 
     def progress(done: int, of: int) -> None:
-        log.info(f"checked {done:,} of {of:,} images")
+        log.info(f"checked {done:,} of {counted(of, 'image')}")
         deadline.check("the images were checked")
 
     checked = require_readable(

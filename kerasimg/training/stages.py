@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerasimg.errors import Fault, KerasimgError, SpecError, listed, nearest
+from kerasimg.errors import Fault, KerasimgError, SpecError, counted, listed, nearest
 from kerasimg.keras_internals import weight_averages
 from kerasimg.models.build import Built, leaves
 from kerasimg.spec.document import EarlyStopping, Lora, Stage
@@ -114,7 +114,7 @@ def describe(model: keras.Model) -> str:
     """Returns a line for the log: "1,316,869 of 3,574,853 parameters train, in 3 layers"."""
     trained = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     layers = sum(1 for layer in leaves(model.layers) if layer.trainable_variables)
-    return f"{trained:,} of {model.count_params():,} parameters train, in {layers} layer{'' if layers == 1 else 's'}"
+    return f"{trained:,} of {counted(model.count_params(), 'parameter')} train, in {counted(layers, 'layer')}"
 
 
 def stopping(stage: Stage) -> list[Any]:

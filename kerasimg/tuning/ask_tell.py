@@ -23,7 +23,7 @@ import keras_tuner
 from keras_tuner.engine import trial as kt_trial
 
 from kerasimg import log
-from kerasimg.errors import CallError, listed
+from kerasimg.errors import CallError, counted, listed
 from kerasimg.keras_internals import OracleHooks
 from kerasimg.spec.document import Tune
 from kerasimg.spec.metrics import Goal
@@ -183,7 +183,7 @@ class Administration(OracleHooks):
         with self._guard:
             self._require(trial_id)
             if not 0 <= step < self.epochs:
-                raise CallError(f"trial {trial_id}: a trial of this search has at most {self.epochs} epochs")
+                raise CallError(f"trial {trial_id}: a trial of this search has at most {counted(self.epochs, 'epoch')}")
             if trial_id in self.ended:  # another worker, to which it was handed out again, has finished it
                 return True
             self._heard[trial_id] = time.monotonic()
@@ -213,7 +213,7 @@ class Administration(OracleHooks):
             self._require(trial)
             most = self.epochs * self.tune.executions_per_trial
             if len(ended.curve) > self.epochs or len(ended.rows) > most or (ended.best_epoch or 0) > self.epochs:
-                raise CallError(f"trial {trial}: a trial of this search has at most {self.epochs} epochs")
+                raise CallError(f"trial {trial}: a trial of this search has at most {counted(self.epochs, 'epoch')}")
             missing = [goal.figure for goal in self.goals[1:] if goal.figure not in ended.figures]
             if ended.worked and missing:
                 raise CallError(f"trial {trial}: the result has no figure {listed(missing)}")

@@ -498,7 +498,8 @@ class _Auto:
         result["used_s"] = round(self.budget.used_s, 1)
         write_json(self.folder / AUTO_RESULT, result)
         log.info(
-            f"{figure_words(FIGURE[self.task])} {best.score:.4g} on {len(self._truth):,} validation images: {run.path}"
+            f"{figure_words(FIGURE[self.task])} {best.score:.4g} on {counted(len(self._truth), 'validation image')}: "
+            f"{run.path}"
         )
         return self.folder
 
@@ -555,7 +556,7 @@ class _Auto:
         task, oracle = open_search(search)
         origin = f"kerasimg auto, {self._time}: step {best.step}, trial {int(best.trials[0])}"
         if len(best.trials) > 1:
-            origin += f", weights averaged with those of {len(best.trials) - 1} other trials"
+            origin += f", weights averaged with those of {counted(len(best.trials) - 1, 'other trial')}"
         text = best_spec_text(task, oracle.orders[best.trials[0]].values, origin)
         write_text(self.folder / BEST, text)
         copy_beside(best.spec, self.folder)

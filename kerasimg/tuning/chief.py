@@ -20,7 +20,7 @@ import grpc  # type: ignore[import-untyped]
 
 from kerasimg import log
 from kerasimg.boundary import limit
-from kerasimg.errors import CallError, KerasimgError, listed
+from kerasimg.errors import CallError, KerasimgError, counted, listed
 from kerasimg.tuning import protocol
 from kerasimg.tuning.ask_tell import SILENCE_S
 from kerasimg.tuning.journal import Ended
@@ -239,7 +239,7 @@ class _Attendance:
         if self.hosts and away_s > PATIENCE_S:
             raise KerasimgError(
                 f"no worker has been there for {PATIENCE_S:.0f} s (the last were on {listed(self.hosts)}); "
-                f"{finished} trials are saved, and kerasimg tune --resume continues from them"
+                f"{counted(finished, 'trial', 'are')} saved, and kerasimg tune --resume continues from them"
             )
         if not self.said and away_s > (LOOK_S if self.hosts else SILENCE_S):
             self.said = True

@@ -168,7 +168,7 @@ def _check_shared(where: str, workers: int) -> None:
 def _describe(task: Task) -> str:
     size = task.space.size
     count = len(task.space.dimensions)
-    points = f"{count} hyperparameter{'' if count == 1 else 's'}" + (f" ({size:,} combinations)" if size else "")
+    points = counted(count, "hyperparameter") + (f" ({counted(size, 'combination')})" if size else "")
     tune = task.spec.tune
     most = f", at most {counted(tune.most_trials, 'trial')}" if tune.max_trials or tune.minutes is None else ""
     return f"{points}, {tune.tuner}{most}" + (
@@ -258,7 +258,7 @@ def _search(
     try:
         ended = oracle.open(records, may_come_back=service is not None)
         if ended:
-            log.info(f"resuming {task.folder}: {ended} trials have ended")
+            log.info(f"resuming {task.folder}: {counted(ended, 'trial', 'have')} ended")
         if not oracle.over:
             alone = workers == 1 and service is None
             # A process whose memory is used up leaves the rest to others, which can be replaced.
@@ -269,7 +269,8 @@ def _search(
         _finish(task, oracle, on_finished)
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(
-            f"interrupted; {len(oracle.ended)} trials are saved; to resume: kerasimg tune --resume {task.folder}"
+            f"interrupted; {counted(len(oracle.ended), 'trial', 'are')} saved; "
+            f"to resume: kerasimg tune --resume {task.folder}"
         ) from None
 
 
@@ -355,7 +356,7 @@ def _finish(task: Task, oracle: Any, on_finished: OnFinished | None) -> None:
     if best is None:
         first: Ended = oracle.ended[min(oracle.ended)]
         raise KerasimgError(
-            f"none of {len(oracle.ended)} trials worked; the first one {first.status}: {first.reason}\n"
+            f"none of {counted(len(oracle.ended), 'trial')} worked; the first one {first.status}: {first.reason}\n"
             f"(all of them: {task.folder / 'trials.csv'})"
         )
     ended, order = oracle.ended[best], oracle.orders[best]

@@ -22,7 +22,7 @@ from kerasimg.data.items import PART_NAMES
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, is_in_memory
 from kerasimg.data.split import record
-from kerasimg.errors import CallError, Fault, SpecError
+from kerasimg.errors import CallError, Fault, SpecError, counted
 from kerasimg.files import damaged, read_object, write_json
 from kerasimg.run_folder import DATA, SPEC, RunFolder
 from kerasimg.spec.formatting import dumps
@@ -264,8 +264,8 @@ class Task:
         facts = {"images": len(source), "classes": list(source.classes)}
         if any(self.call[key] != value for key, value in facts.items()):
             raise CallError(
-                f"the search in '{self.folder}' began with {self.call['images']:,} images of "
-                f"{len(self.call['classes'])} classes, and {source.where} holds {len(source):,} of "
+                f"the search in '{self.folder}' began with {counted(self.call['images'], 'image')} of "
+                f"{counted(len(self.call['classes']), 'class')}, and {source.where} holds {len(source):,} of "
                 f"{len(source.classes)}: its trials could not be compared; search again"
             )
         recorded = read_object(self.folder / DATA)

@@ -377,7 +377,7 @@ def test_shares_are_of_the_highest_and_nothing_stays_nothing():
     [
         ({"method": "gradcam"}, "method: no 'gradcam'; did you mean 'grad_cam'?"),
         ({"steps": 3}, "grad_cam has no option 'steps' (options: layer)"),
-        ({"target": ["red", "red"]}, "target: 2 classes for 1 images; give one class, or one for each"),
+        ({"target": ["red", "red"]}, "target: 2 classes for 1 image; give one class, or one for each"),
         ({"target": "rad"}, "target: the model knows no class 'rad'; did you mean 'red'?"),
         ({"method": "integrated_gradients", "steps": 0}, "steps: expected 1 or more, got 0"),
     ],

@@ -30,7 +30,7 @@ from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, open_source, task_of
 from kerasimg.data.split import split
 from kerasimg.data.summary import describe_sizes, unreadable_note
-from kerasimg.errors import CallError, DataError
+from kerasimg.errors import CallError, DataError, counted
 from kerasimg.escaping import one_line
 from kerasimg.results import Result
 from kerasimg.spec.document import Fit, Image, Task
@@ -305,7 +305,7 @@ def _line(checked: DataCheck, one: Finding) -> str:
 def _amounts(checked: DataCheck) -> str:
     """The number of findings of each severity: "2 errors, 1 note"."""
     counts = {severity: sum(one.severity == severity for one in checked.findings) for severity in SEVERITIES}
-    facts = [f"{count:,} {name}{'s' if count != 1 else ''}" for name, count in counts.items() if count]
+    facts = [counted(count, name) for name, count in counts.items() if count]
     return ", ".join(facts) or "nothing found"
 
 
@@ -347,10 +347,10 @@ def _card(checked: DataCheck, facts: dict) -> list[str]:
 
 def _amount(row: dict) -> str:
     if row["images"] == row["findings"]:
-        return f"{row['images']:,} image{'s' if row['images'] != 1 else ''}"
+        return counted(row["images"], "image")
     if not row["images"]:
         return f"{row['findings']:,}"
-    return f"{row['images']:,} images in {row['findings']:,} group{'s' if row['findings'] != 1 else ''}"
+    return f"{counted(row['images'], 'image')} in {counted(row['findings'], 'group')}"
 
 
 class _Thumbnails:

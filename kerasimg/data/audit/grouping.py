@@ -15,6 +15,7 @@ import numpy as np
 
 from kerasimg.data.audit.duplicates import NearPairs, components
 from kerasimg.data.source import Source
+from kerasimg.errors import counted
 
 COLUMN = re.compile(
     r"(patient|subject|person|people|case|object|specimen|sample|animal|individual|plant|scene|video|clip|session|series|"
@@ -42,14 +43,15 @@ def suggestion(source: Source, pairs: NearPairs) -> str | None:
     if found := _columns(source):
         return f'by the column \'{found}\': "fit": {{"group": {{"column": "{found}"}}}}'
     if (groups := _folders(source)) is not None:
-        return f'by {groups:,} folders below the classes: "fit": {{"group": "folder"}}'
+        return f'by {counted(groups, "folder")} below the classes: "fit": {{"group": "folder"}}'
     manifest = 'write a manifest with a column for it, and "fit": {"group": {"column": NAME}}'
     if (named := _names(ids)) is not None:
         groups, example = named
-        return f"by the names of files, {groups:,} groups such as '{example}'; {manifest}"
+        return f"by the names of files, {counted(groups, 'group')} such as '{example}'; {manifest}"
     near = components(pairs)
     if sum(map(len, near)) >= NEAR * len(ids):
-        return f"{sum(map(len, near)):,} images are near copies of others, as of a burst or a video; {manifest}"
+        images = counted(sum(map(len, near)), "image", "are")
+        return f"{images} near copies of others, as of a burst or a video; {manifest}"
     return None
 
 

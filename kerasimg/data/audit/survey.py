@@ -22,6 +22,7 @@ from kerasimg.data.image_files import BadImage, ImageInput, is_deep, read_image
 from kerasimg.data.items import Item
 from kerasimg.data.parallel import Progress as Progress
 from kerasimg.data.parallel import Tally, each
+from kerasimg.errors import counted
 
 MEASURED = 128
 """Pixels of the longer side of the copy that is measured, at most."""
@@ -115,13 +116,13 @@ def survey(items: Sequence[Item], threads: int | None = None, progress: Progress
     names: dict[str, str] = {}
     tally = Tally(count, progress, INTERVAL_S, INTERVAL_S)
 
-    def counted(index: int) -> Look:
+    def look_at(index: int) -> Look:
         try:
             return look(items[index])
         finally:
             tally.add()
 
-    for index, one in enumerate(each(counted, range(count), threads)):
+    for index, one in enumerate(each(look_at, range(count), threads)):
         seen.digests[index], seen.shown[index] = one.digest, one.shown
         seen.kinds[index] = names.setdefault(one.kind, one.kind)
         seen.sizes[index], seen.bytes[index] = (one.width, one.height), one.size_b
@@ -264,7 +265,7 @@ def _figures(small: PIL.Image.Image, thumb: np.ndarray) -> tuple[float, ...]:
 
 def _shape(pixels: np.ndarray) -> str:
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
-    return f"{pixels.dtype} {channels} channel{'s' if channels > 1 else ''}"
+    return f"{pixels.dtype} {counted(channels, 'channel')}"
 
 
 def _digest(*parts: bytes | memoryview) -> bytes:

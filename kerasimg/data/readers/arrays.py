@@ -25,7 +25,7 @@ from kerasimg.data.pixels import BANDS, to_array
 from kerasimg.data.readers.image_store import Held, Images, Stacked, join_places
 from kerasimg.data.readers.reader import Reader
 from kerasimg.data.readers.tf_datasets import is_tf_dataset, read_tf_dataset
-from kerasimg.errors import CallError, Fault, nearest
+from kerasimg.errors import CallError, Fault, counted, nearest
 from kerasimg.spec.document import Task
 
 KEYS: tuple[tuple[str, str, Part | None], ...] = (
@@ -171,7 +171,9 @@ def _named(labels: Labels, classes: Sequence[str], where: str) -> Labels:
     """Labels that are indices into a list of classes, by name."""
     for name in labels.names:
         if not name.isdecimal() or int(name) >= len(classes):
-            raise fault(where, "label", f"'{name}' is not an index into class_names, which has {len(classes)} names")
+            raise fault(
+                where, "label", f"'{name}' is not an index into class_names, which has {counted(len(classes), 'name')}"
+            )
     codes = np.array([int(name) for name in labels.names], np.int32)[labels.codes]
     return replace(labels, names=tuple(map(class_name, classes)), codes=codes)
 
@@ -257,7 +259,7 @@ def _reading(batches: Sequence[Batch]) -> Reading:
 
 def _label_fault(labels: np.ndarray, count: int, task: Task) -> str | None:
     if len(labels.shape) == 0 or len(labels) != count:
-        return f"{count} images, but labels of shape {labels.shape}"
+        return f"{counted(count, 'image')}, but labels of shape {labels.shape}"
     if task == "multilabel":
         if labels.ndim != 2 or not np.isin(labels, (0, 1)).all():
             return f"expected labels of zeros and ones, ({count}, number of classes), got shape {labels.shape}"

@@ -19,7 +19,7 @@ from kerasimg.data.readers.folder_index import Folders, Listing, Tree
 from kerasimg.data.readers.image_store import Files
 from kerasimg.data.readers.packed_strings import Paths, Texts, readable
 from kerasimg.data.readers.reader import Reader
-from kerasimg.errors import Fault, listed
+from kerasimg.errors import Fault, counted, listed
 from kerasimg.spec.document import Task
 
 SAMPLE = Path(__file__).parents[1] / "sample"
@@ -83,7 +83,7 @@ def read_tree(root: str, folders: Tree, known: Sequence[str] = ()) -> Reading:
     base = _unwrap(root, folders, known)
     top = folders.listing(base)
     if not top.folders:
-        what = f"holds {top.number:,} images but no folders" if top.number else "holds no folders"
+        what = f"holds {counted(top.number, 'image')} but no folders" if top.number else "holds no folders"
         raise fault(root, "", f"{what}; expected one folder per class, with the images of the class in it")
     above = "" if base == root else _below(root, base)
     faults = [_loose(root, above, name) for name in top.names()]

@@ -20,6 +20,7 @@ import numpy as np
 
 from kerasimg.data.index import Labels
 from kerasimg.data.items import class_name
+from kerasimg.errors import counted
 from kerasimg.spec.document import Task
 
 TEXT = "\0"
@@ -47,7 +48,9 @@ def resolve_lists(labels: Labels, task: Task) -> Labels:
     once = remove_duplicates(labels)
     if is_binary and len(once.codes) < len(labels.codes):
         short, long = counts.min(), counts.max()
-        raise ValueError(f"expected lists of 0 and 1 of equal length (multi-hot), found {short} to {long} values")
+        raise ValueError(
+            f"expected lists of 0 and 1 of equal length (multi-hot), found {short} to {counted(long, 'value')}"
+        )
     return once
 
 

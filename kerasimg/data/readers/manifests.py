@@ -21,7 +21,7 @@ from kerasimg.data.readers.label_lists import TEXT, resolve_lists, split_texts, 
 from kerasimg.data.readers.packed_strings import Growing
 from kerasimg.data.readers.reader import Reader
 from kerasimg.data.readers.soft_labels import PREFIX, most_likely, shares_of
-from kerasimg.errors import Fault, nearest
+from kerasimg.errors import Fault, counted, nearest
 from kerasimg.escaping import from_csv_cell
 from kerasimg.spec.document import Task
 
@@ -89,7 +89,9 @@ def _csv_rows(path: str, faults: list[Fault]) -> Iterator[Row]:
         reader.fieldnames = names
         for row in reader:
             if "" not in names and any(row.get("") or ()):  # an unquoted label with a comma would be cut
-                wrong = f"has more fields than the {len(names)} columns; quote a value that contains {mark!r}"
+                wrong = (
+                    f"has more fields than the {counted(len(names), 'column')}; quote a value that contains {mark!r}"
+                )
                 faults.append(Fault(path, f"line {reader.line_num}", wrong))
                 continue
             yield reader.line_num, {name: from_csv_cell(value or "") for name, value in row.items() if name}

@@ -15,7 +15,7 @@ import numpy as np
 
 from kerasimg.data.memory import free_bytes
 from kerasimg.data.pixels import BANDS, type_fault, value_fault
-from kerasimg.errors import CallError
+from kerasimg.errors import CallError, counted
 
 KEYS = (("image", "label"), ("images", "labels"), ("x", "y"))
 """Keys of image and label in dictionaries."""
@@ -95,7 +95,7 @@ def _singles(dataset: Any, where: str) -> Iterator[tuple[Any, Any]]:
         if isinstance(image, bytes) or not _is_batch(image, label):
             yield image, label
         elif len(label) != len(image):
-            raise CallError(f"{where}: a batch has {len(image):,} images and {len(label):,} labels")
+            raise CallError(f"{where}: a batch has {counted(len(image), 'image')} and {counted(len(label), 'label')}")
         else:
             yield from zip(image, label, strict=True)
 

@@ -24,7 +24,7 @@ from kerasimg.data.readers.folder_index import LEFT_BEHIND, Listing
 from kerasimg.data.readers.folders import read_tree
 from kerasimg.data.readers.image_store import Shard, Sharded
 from kerasimg.data.readers.reader import Reader
-from kerasimg.errors import Fault
+from kerasimg.errors import Fault, counted
 from kerasimg.spec.document import Task
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
@@ -135,7 +135,7 @@ def _members(path: str) -> dict[str, zipfile.ZipInfo]:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         raise fault(path, "", f"cannot be read as a ZIP file ({error})") from error
     if len(infos) > limit("zip_members"):
-        raise fault(path, "", f"has {len(infos):,} members; at most {limit('zip_members'):,} are read")
+        raise fault(path, "", f"has {counted(len(infos), 'member')}; at most {limit('zip_members'):,} are read")
     faults: list[Fault] = []
     members: dict[str, zipfile.ZipInfo] = {}
     end = 0

@@ -14,6 +14,7 @@ from types import TracebackType
 
 from kerasimg.deploy.serve.errors import Refused
 from kerasimg.deploy.serve.workers import Budget
+from kerasimg.errors import counted
 
 
 class Capacity:
@@ -73,7 +74,7 @@ class Reservation:
         more_images = max(0, images - self._images)
         capacity = self._capacity
         if capacity.images + more_images > capacity.max_images or capacity.bytes + size > capacity.max_bytes:
-            raise Refused("queue", f"{capacity.images} images are in progress; retry in a moment")
+            raise Refused("queue", f"{counted(capacity.images, 'image', 'are')} in progress; retry in a moment")
 
     def hold_until_done(self, work: Future, answer: Future | None = None) -> None:
         """Keeps the reservation until work in another thread is done, even if the request ends earlier.

@@ -22,7 +22,7 @@ from kerasimg.data.pixels import type_fault, value_fault
 from kerasimg.deploy.serve import answers
 from kerasimg.deploy.serve.errors import Refused, shown
 from kerasimg.deploy.serve.requests import LONGEST_ID, MORE_VALUES, decompressed, from_base64, read_json
-from kerasimg.errors import listed, nearest
+from kerasimg.errors import counted, listed, nearest
 from kerasimg.evaluation.conformal import are_known
 from kerasimg.models.keras_file import Answer
 
@@ -161,7 +161,7 @@ def checked_tensor(name: Any, datatype: Any, shape: Any, max_images: int) -> tup
         raise Refused("tensor", f"inputs[0].name: expected '{INPUT}', got {shown(name)}")
     sizes = _sizes(shape)
     if sizes[0] > max_images:
-        raise Refused("images", f"more than {max_images} images in one request; send several requests")
+        raise Refused("images", f"more than {counted(max_images, 'image')} in one request; send several requests")
     if datatype not in ("UINT8", "FP32", "BYTES"):
         raise Refused("tensor", f"inputs[0].datatype: expected UINT8, FP32 or BYTES, got {shown(datatype)}")
     return sizes

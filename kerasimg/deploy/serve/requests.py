@@ -18,6 +18,7 @@ from kerasimg.boundary import inflate, limit
 from kerasimg.deploy.serve.errors import Refused, shown
 from kerasimg.deploy.serve.limits import Reservation
 from kerasimg.deploy.serve.settings import Settings
+from kerasimg.errors import counted
 from kerasimg.keras_internals import body_has_arrived
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -50,7 +51,7 @@ class PredictRequest:
     def add(self, data: bytes, name: str | None, max_images: int) -> None:
         """Adds an image; raises Refused beyond `max_images`."""
         if len(self.images) >= max_images:
-            raise Refused("images", f"more than {max_images} images in one request; send several requests")
+            raise Refused("images", f"more than {counted(max_images, 'image')} in one request; send several requests")
         self.ids.append(name[:LONGEST_ID] if name else f"[{len(self.images)}]")
         self.images.append(data)
 

@@ -26,7 +26,7 @@ from kerasimg.deploy.bundle import Bundle
 from kerasimg.deploy.manifest import FILE
 from kerasimg.deploy.serve.settings import NAMES, Settings, key_from_environment
 from kerasimg.deploy.targets import open_runtime, served, target
-from kerasimg.errors import CallError, KerasimgError, nearest, needs
+from kerasimg.errors import CallError, KerasimgError, counted, nearest, needs
 from kerasimg.escaping import one_line
 from kerasimg.keras_internals import serve_in_processes
 from kerasimg.log import Verbose
@@ -204,7 +204,9 @@ def _names(bundles: Sequence[Bundle], chosen: Sequence[str]) -> list[str]:
     names = list(chosen) or [bundle.manifest.name for bundle in bundles]
     for name in names:
         if names.count(name) > 1:
-            raise CallError(f"{names.count(name)} models have the name '{name}'; give each another: --name A --name B")
+            raise CallError(
+                f"{counted(names.count(name), 'model', 'have')} the name '{name}'; give each another: --name A --name B"
+            )
         if not name.isprintable() or not name or "/" in name:  # it is in the metrics, the log and addresses
             raise CallError(
                 f"name: expected printable characters without '/', got '{one_line(name)}'; choose it by --name"

@@ -27,7 +27,7 @@ from kerasimg.deploy.serve.requests import PredictRequest, Receive
 from kerasimg.deploy.serve.session import InferenceSession, Model, blank_image
 from kerasimg.deploy.serve.settings import Settings
 from kerasimg.deploy.serve.workers import Budget, Workers
-from kerasimg.errors import listed
+from kerasimg.errors import counted, listed
 from kerasimg.evaluation.conformal import are_known
 from kerasimg.evaluation.explain_overlay import as_shares, overlay
 from kerasimg.evaluation.occlusion import occlusion
@@ -277,8 +277,8 @@ class Service:
         if raised:
             record["shift_alarm"] = alarm.images
             log.warning(
-                f"the images are unlike those that the model was trained on: after {alarm.images:,} images of '{name}' "
-                f"the evidence reached {alarm.limit:g}, which it does by chance with a probability of at most "
+                f"the images are unlike those that the model was trained on: after {counted(alarm.images, 'image')} of "
+                f"'{name}' the evidence reached {alarm.limit:g}, which it does by chance with a probability of at most "
                 f"{1 / alarm.limit:g}; evaluate the model on new labelled images"
             )
 
@@ -421,7 +421,7 @@ class Explainer:
             reservation: the request's reservation.
         """
         if self._waiting >= MAX_EXPLAINING:
-            raise Refused("queue", f"{self._waiting} images are being explained; retry in a moment")
+            raise Refused("queue", f"{counted(self._waiting, 'image', 'are')} being explained; retry in a moment")
         self._waiting += 1
         stopped = threading.Event()
         try:

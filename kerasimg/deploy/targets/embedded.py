@@ -14,7 +14,7 @@ from kerasimg.deploy.embedded.simulator import Simulator
 from kerasimg.deploy.manifest import ModelFile, Precision
 from kerasimg.deploy.runtimes import Runtime
 from kerasimg.deploy.targets.litert import LiteRT
-from kerasimg.errors import CallError, GateError
+from kerasimg.errors import CallError, GateError, counted
 
 if TYPE_CHECKING:
     from kerasimg.deploy.export_context import Exporting, Options
@@ -152,5 +152,7 @@ def require(exporting: Exporting, sizes: Sizes) -> None:
         )
     if faults:
         parameters = exporting.classifier.model.count_params()
-        faults.append(f"the model has {parameters:,} parameters; a smaller one, or a smaller image.size, takes less")
+        faults.append(
+            f"the model has {counted(parameters, 'parameter')}; a smaller one, or a smaller image.size, takes less"
+        )
         raise GateError("\n".join(f"{exporting.name}: {fault}" for fault in faults))
