@@ -223,8 +223,9 @@ def private_names_of(cls: type) -> set[str]:
 
 
 PLURAL = re.compile(
-    r" ((?!of|tell)[a-z-]+ )?(images|classes|epochs|trials|files|folders|groups|labels|layers|steps|models|nodes|variables|columns"
-    r"|workers|threads|folds|examples|features|combinations|parameters|members)\b(?!/s| a second| per )"
+    r" ((?!of|tell)[a-z-]+ )?(images|classes|epochs|trials|files|folders|groups|labels|layers|steps|models|nodes"
+    r"|variables|columns|workers|threads|folds|examples|features|combinations|parameters"
+    r"|members)\b(?!/s| a second| per )"
 )
 
 

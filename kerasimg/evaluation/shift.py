@@ -43,12 +43,12 @@ def broken_promise(row: Mapping[str, Any], held: int, run: object) -> str:
     )
     if low > most:
         text += (
-            f"The {held:,} validation images that set the limit allow at most {most:.1%}: these images differ from "
-            "them (another camera, place or time?); train and validate on images like these"
+            f"The {counted(held, 'validation image')} that set the limit allow at most {most:.1%}: these images differ "
+            "from them (another camera, place or time?); train and validate on images like these"
         )
     else:
         text += (
-            f"The {held:,} validation images that set the limit allow {least:.1%} to {most:.1%}; more of them "
+            f"The {counted(held, 'validation image')} that set the limit allow {least:.1%} to {most:.1%}; more of them "
             "(fit.validation_split) come closer to the promise"
         )
     stricter = math.floor(1000 * share * share / unknown) / 1000
