@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike
 
+from kerasimg.data.source import Source
 from kerasimg.data.sources import Data
 from kerasimg.evaluation.calibrate import decide_by
 from kerasimg.evaluation.evaluate import choose_images, predicted
@@ -52,18 +53,20 @@ def flips(run: ClassifierReference, *, data: Data | None = None, part: str | Non
     content: dict[str, Any] = {"applied": False}
     if not undo:
         asked = choose_images(classifier, data, part, otherwise="validation")
-        truth = asked.source.label_ids(asked.indices)
-        without, both = (
-            predicted(replace(classifier, flips=flipped), asked.source, asked.indices) for flipped in (False, True)
-        )
-        task = classifier.spec.task
-        content = compare(truth, without, both, classifier.classes, task, classifier.thresholds)
+        content = decide(classifier, asked.source, asked.indices)
         content |= {"data": asked.source.where, "part": asked.part}
     changed = replace(classifier, flips=content["applied"])
     if changed.flips != classifier.flips:
         RunFolder(file.parent).evaluation.speed_file.unlink(missing_ok=True)
         decide_by(classifier, changed, file)
     return Flips.of(content)
+
+
+def decide(classifier: Classifier, source: Source, indices: Sequence[int] | np.ndarray) -> dict[str, Any]:
+    """What `compare` finds of a classifier on the images at `indices`."""
+    without, both = (predicted(replace(classifier, flips=flipped), source, indices) for flipped in (False, True))
+    truth, thresholds = source.label_ids(indices), classifier.thresholds
+    return compare(truth, without, both, classifier.classes, classifier.spec.task, thresholds)
 
 
 def compare(

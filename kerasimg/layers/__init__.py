@@ -1,6 +1,7 @@
 """Keras layers that Keras lacks, one class a file, written with keras.ops for every backend."""
 
 from kerasimg.keras_internals import spare_tensorflow
+from kerasimg.layers.alternating_flip import AlternatingFlip
 from kerasimg.layers.attention_pooling import AttentionPooling
 from kerasimg.layers.blur_pool import BlurPool2D
 from kerasimg.layers.cbam import CBAM
@@ -19,6 +20,7 @@ from kerasimg.layers.local_response_norm import LocalResponseNorm
 from kerasimg.layers.maxout import Maxout
 from kerasimg.layers.patch_embed import PatchEmbed
 from kerasimg.layers.patch_merging import PatchMerging
+from kerasimg.layers.patch_whitening import PatchWhitening
 from kerasimg.layers.position_embedding import PositionEmbedding
 from kerasimg.layers.rand_augment_per_image import RandAugmentPerImage
 from kerasimg.layers.self_attention import SelfAttention
@@ -35,6 +37,7 @@ spare_tensorflow()
 __all__ = [
     "CBAM",
     "GELU",
+    "AlternatingFlip",
     "AttentionPooling",
     "BlurPool2D",
     "ChannelShuffle",
@@ -51,6 +54,7 @@ __all__ = [
     "Maxout",
     "PatchEmbed",
     "PatchMerging",
+    "PatchWhitening",
     "PositionEmbedding",
     "RandAugmentPerImage",
     "SelfAttention",

@@ -41,6 +41,7 @@ OWN: Final = {
     "layers": keras.layers.Layer,
     "metrics": keras.metrics.Metric,
     "callbacks": keras.callbacks.Callback,
+    "optimizers": keras.optimizers.Optimizer,
 }
 """The groups to which kerasimg adds classes, and their base."""
 

@@ -290,6 +290,10 @@ class Fit(Section):
     it and a step is faster."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Momentum of the moving average of the weights, which is validated and used in their place; null: none."""
+    flips: Literal["off", "auto", "on"] = "off"
+    """Whether the trained model averages its answers over each image and its mirror image, which takes twice the time.
+    auto: if that gains on the validation images, as `kerasimg run flips` decides. Early stopping and the choice of the
+    best epoch do without."""
     distribute: Literal["off", "auto"] = "off"
     """Number of devices that share each batch. auto: all of the fastest kind that divide it, through Keras'
     DataParallel on JAX and MirroredStrategy on TensorFlow; on PyTorch one. off: one."""

@@ -15,9 +15,10 @@ from typing import Any
 import keras
 
 from kerasimg import log
-from kerasimg.data.pipeline import own_errors
+from kerasimg.data.pipeline import batches, own_errors
 from kerasimg.errors import Interrupted, KerasimgError
-from kerasimg.keras_internals import build_metrics, has_averages_in_place
+from kerasimg.keras_internals import build_metrics, has_averages_in_place, sublayers
+from kerasimg.layers import PatchWhitening
 from kerasimg.models.inference import has_gpu
 from kerasimg.models.initial_values import cheap_values
 from kerasimg.models.split_model import split_frozen
@@ -141,6 +142,8 @@ class Engine:
         model = self.experiment.at(started).built.model
         if self.checkpoint:
             self._restore(started, self.checkpoint)
+        else:
+            adapt_layers(self.experiment, started)
         for index in range(started, count):
             if self.checkpoint and self.checkpoint.facts["stage"] == index and self.checkpoint.facts["done"]:
                 self.ended = index + 1 == count
@@ -396,6 +399,35 @@ def adapt(experiment: Experiment, index: int) -> None:
     """Adds the adapters that a stage trains to its model."""
     if lora := stages.adapters(experiment.spec.fit.stages[index]):
         add_adapters(experiment.at(index).built.model, lora, seed_of(experiment.spec))
+
+
+ADAPTED_TO = 2_000
+"""Training images from which the filters of a PatchWhitening are computed."""
+PIXELS_AT_ONCE = 1 << 20
+
+
+def adapt_layers(experiment: Experiment, index: int) -> None:
+    """Computes the filters of each PatchWhitening from training images, unless the model has them from a file."""
+    sized = experiment.at(index)
+    model, image, train = sized.built.model, sized.spec.image, experiment.parts["train"]
+    for layer in _layers_inside(model):
+        if not isinstance(layer, PatchWhitening) or layer.adapted:
+            continue
+        if layer not in model.layers:
+            raise KerasimgError(f"{layer.name} (PatchWhitening): inside of another layer it cannot be adapted")
+        before = keras.Model(model.inputs, layer.input)
+        chosen = train[:: -(-len(train) // ADAPTED_TO)]
+        size = max(1, PIXELS_AT_ONCE // (image.size[0] * image.size[1]))
+        targets = experiment.objective.targets
+        images = batches(experiment.source, chosen, image, batch_size=size, targets=targets, cache="off")
+        with own_errors():
+            layer.adapt(before(x, training=False) for x, *_ in images)
+
+
+def _layers_inside(layer: Any) -> Iterator[Any]:
+    for each in sublayers(layer):
+        yield each
+        yield from _layers_inside(each)
 
 
 def plan_stage(experiment: Experiment, index: int, notes: Mapping[str, Any] = {}) -> FeaturePlan:

@@ -27,6 +27,7 @@ from kerasimg.training.distillation import check_teacher_place
 from kerasimg.training.engine import Engine
 from kerasimg.training.prepare import check_images, load_for, prepare, weights_of
 from kerasimg.training.splits import Parts, group_numbers_of, seed_of, split_images
+from kerasimg.training.train import with_flips_of_spec
 
 FOLDS = 5
 
@@ -93,7 +94,7 @@ def cross_val_predict(
         )
         Engine(experiment, verbose=verbose).train()
         classifier = Classifier(experiment.built.model, experiment.spec, source.classes, None)
-        probabilities = predicted(classifier, source, parts["test"])
+        probabilities = predicted(with_flips_of_spec(classifier, experiment), source, parts["test"])
         p = np.zeros((len(source), *probabilities.shape[1:]), probabilities.dtype) if p is None else p
         p[parts["test"]] = probabilities
     ids = [item.id for item in source.items]

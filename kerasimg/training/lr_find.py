@@ -20,7 +20,7 @@ from kerasimg.figures import rate_figure, save_figure
 from kerasimg.log import Verbose
 from kerasimg.models.weights import Weights
 from kerasimg.results import Result
-from kerasimg.training.engine import KerasFit, compile_model, running, sweep_optimizer
+from kerasimg.training.engine import KerasFit, adapt_layers, compile_model, running, sweep_optimizer
 from kerasimg.training.prepare import prepare
 
 SPAN = 0.1
@@ -120,6 +120,7 @@ def find_learning_rate(
         raise CallError(f"stage: expected 1 to {count}, got {stage}")
     index = stage - 1
     experiment.enter(index)
+    adapt_layers(experiment, index)
     plan = KerasFit().plan(experiment, index, {})
     with experiment.devices.scope():
         compile_model(experiment, plan.model, sweep_optimizer(experiment, index, low))

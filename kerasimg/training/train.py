@@ -26,6 +26,7 @@ from kerasimg.data.split import same_image_other_labels
 from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError, counted, listed
 from kerasimg.evaluation.calibrate import fitted_to
 from kerasimg.evaluation.evaluate import evaluate_images
+from kerasimg.evaluation.flips import decide
 from kerasimg.evaluation.known import known_by_default
 from kerasimg.files import lock_folder, write_json
 from kerasimg.models.classifier import Classifier
@@ -190,6 +191,7 @@ def _complete(
     classifier: Classifier, experiment: Experiment, run: RunFolder, on_finished: OnFinished | None, before: Compilations
 ) -> None:
     """Saves, evaluates and reports a trained model.  before: what had been compiled before the run."""
+    classifier = with_flips_of_spec(classifier, experiment)
     classifier = replace(classifier, known=known_by_default(classifier, experiment.source, experiment.parts))
     classifier.save(run.model_file)
     if (part := experiment.held_out) is not None:
@@ -200,6 +202,20 @@ def _complete(
         on_finished(run, classifier)
     if line := TOTAL.since(before).describe():
         log.info(line)
+
+
+def with_flips_of_spec(classifier: Classifier, experiment: Experiment) -> Classifier:
+    """Returns the trained classifier with a test-time flip if `fit.flips` says so, or the validation images do."""
+    wanted, parts = experiment.spec.fit.flips, experiment.parts
+    applied = wanted == "on"
+    if wanted == "auto" and "validation" not in parts:
+        log.warning('test-time flip: off, since fit.flips "auto" needs validation images')
+    elif wanted == "auto":
+        found = decide(classifier, experiment.source, parts["validation"])
+        applied = found["applied"]
+        figures = f"{found['figure'].replace('_', ' ')} {found['before']:.4f} -> {found['after']:.4f}"
+        log.info(f"test-time flip: {'on' if applied else 'off'}; {figures} on {counted(found['n'], 'image')}")
+    return replace(classifier, flips=True) if applied else classifier
 
 
 def store_trained(

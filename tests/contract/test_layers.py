@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kerasimg import callbacks, layers, metrics
+from kerasimg import callbacks, layers, metrics, optimizers
 from kerasimg.spec import arguments
 
 BACKEND = keras.backend.backend()
@@ -53,6 +53,7 @@ LAYERS = {
         Case({"units": 5, "patch_size": [2, 4], "flatten": False, "use_bias": False}, (4, 8, 3), (2, 2, 5)),
     ],
     "PatchMerging": [Case({}, (5, 4, 3), (3, 2, 6)), Case({"units": 4, "norm_last": True}, (4, 4, 3), (2, 2, 4))],
+    "PatchWhitening": [Case({}, (4, 5, 3), (3, 4, 24)), Case({"kernel_size": 1}, (2, 3, 4), (2, 3, 8))],
     "PositionEmbedding": [
         Case({"extra_tokens": 1}, (10, 8), (10, 8)),
         Case({"kind": "sincos", "extra_tokens": 1, "grid": [3, 2]}, (7, 8), (7, 8)),
@@ -84,6 +85,7 @@ LAYERS = {
 
 # They are random, so they have tests of their own.
 AUGMENTATIONS = {
+    "AlternatingFlip": {"mode": "horizontal", "seed": 1},
     "GridMask": {"cell": [0.2, 0.4], "seed": 1},
     "RandAugmentPerImage": {"num_ops": 3, "magnitude": 0.9, "seed": 1},
     "TrivialAugment": {"seed": 1},
@@ -150,9 +152,9 @@ def test_every_exported_class_is_in_its_table():
         assert exported(module, base) == set(table) == set(module.__all__)
 
 
-@pytest.mark.parametrize("group", ["layers", "metrics", "callbacks"])
+@pytest.mark.parametrize("group", ["layers", "metrics", "callbacks", "optimizers"])
 def test_every_class_has_an_entry_for_specs_unless_it_opts_out(group):
-    module = {"layers": layers, "metrics": metrics, "callbacks": callbacks}[group]
+    module = {"layers": layers, "metrics": metrics, "callbacks": callbacks, "optimizers": optimizers}[group]
     for name in module.__all__:
         assert bool(arguments.entry(group, name)) == getattr(getattr(module, name), "in_specs", True), name
         assert not hasattr(getattr(keras, group), name), f"Keras has a {name}"

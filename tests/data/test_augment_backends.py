@@ -127,6 +127,26 @@ def test_random_words_are_the_same_bits():
     assert random_words().tolist() == np.load(EXPECTED)["words"].tolist()
 
 
+@pytest.mark.parametrize("more", [{}, {"dtype": "float16"}])
+def test_an_alternating_flip_mirrors_each_image_in_every_other_epoch(more: dict[str, Any]):
+    pixels, positions = photographs(40), np.arange(40)
+    augment = compile_augment([("AlternatingFlip", {"mode": "horizontal", **more})], Image(size=list(SIZE)), SEED)
+    assert augment is not None
+
+    def flipped(epoch: int) -> np.ndarray:
+        seeds = image_seeds(SEED, epoch, positions)
+        images, _ = augment(keras.ops.convert_to_tensor(pixels), positions, seeds, 40)
+        found = keras.ops.convert_to_numpy(images)
+        mirrored = (found == pixels[:, :, ::-1]).all(axis=(1, 2, 3))
+        assert (mirrored | (found == pixels).all(axis=(1, 2, 3))).all()
+        return mirrored
+
+    first = flipped(0)
+    assert 10 < first.sum() < 30
+    for epoch in (1, 2, 7):
+        assert np.array_equal(flipped(epoch), first if epoch % 2 == 0 else ~first)
+
+
 class Noisy(keras.layers.Layer):
     """A layer of a user's own that draws from Keras' global generator, in half precision."""
 

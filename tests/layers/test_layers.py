@@ -307,6 +307,27 @@ def test_the_margin_widens_the_angle_of_the_true_class_in_training():
     np.testing.assert_allclose(found[true], 10 * widened, rtol=1e-3, atol=1e-3)
 
 
+def test_whitened_patches_are_uncorrelated_and_of_equal_size():
+    images = np.cumsum(random(9, 8, 7, 2), axis=1) + 3  # neighbours are alike
+    layer = layers.PatchWhitening(kernel_size=2, epsilon=0)
+    layer.build(images.shape)
+    assert not layer.adapted
+    layer.adapt([images[:4], images[4:]])
+    assert layer.adapted
+    found = array(layer(images)).reshape(-1, 16)
+    np.testing.assert_array_equal(found[:, 8:], -found[:, :8])
+    np.testing.assert_allclose(found[:, :8].T @ found[:, :8] / len(found), np.eye(8), atol=1e-3)
+    whole = layers.PatchWhitening(kernel_size=2, epsilon=0)
+    whole.adapt([images])
+    np.testing.assert_allclose(array(whole.kernel), array(layer.kernel), rtol=1e-4, atol=1e-5)
+
+
+def test_black_images_leave_the_filters_as_they_are():
+    layer = layers.PatchWhitening()
+    layer.adapt([np.zeros((2, 4, 4, 1))])
+    assert not layer.adapted
+
+
 def test_equal_scores_pool_to_the_mean():
     layer = layers.SequencePooling()
     tokens = random(2, 4, 3)
@@ -326,6 +347,8 @@ def test_equal_scores_pool_to_the_mean():
         (lambda: layers.GlobalResponseNorm(0), "epsilon must be above 0, got 0"),
         (lambda: layers.GeMPooling2D(p=0), "GeMPooling2D: p must be above 0, got 0"),
         (lambda: layers.BlurPool2D(8), r"BlurPool2D: kernel_size must be in \[2, 7\], got 8"),
+        (lambda: layers.PatchWhitening(8), r"PatchWhitening: kernel_size must be in \[1, 7\], got 8"),
+        (lambda: layers.PatchWhitening(epsilon=-1), "PatchWhitening: epsilon must be >= 0, got -1"),
         (lambda: layers.PatchEmbed(4, [2]), r"patch_size must be an integer >= 1 or 2 of them, got \[2\]"),
         (lambda: layers.ClassToken(0), "ClassToken: count must be 1 or more, got 0"),
         (lambda: layers.PositionEmbedding("sine"), "kind must be one of learned, sincos, got 'sine'"),

@@ -19,6 +19,7 @@ import pytest
 import kerasimg
 from kerasimg.api import Run
 from kerasimg.errors import CallError, DataError, Interrupted, KerasimgError, WeightsError
+from kerasimg.models.classifier import Classifier
 from kerasimg.run_folder import RunFolder
 from kerasimg.training import checkpoint, checkpoint_callbacks
 from kerasimg.training import train as verbs
@@ -156,8 +157,15 @@ def test_a_killed_run_on_cached_features_is_resumed_to_the_same_result(
 
 def test_stages_of_other_image_sizes_are_resumed(train: Any, spec: Any, noisy: Path, tmp_path: Path, cut: Any):
     small = {"epochs": 1, "size": [6, 6]}
-    written = spec(stages=[small, {"epochs": 2}, small], callbacks=[])
-    whole = end(train(written, data=noisy, out=tmp_path / "whole"))
+    written = spec(stages=[small, {"epochs": 2}, small], callbacks=[], flips="on")
+    # What a speedrun has: filters from the images, flips that depend on the epoch, an optimizer of our own.
+    written["model"] = [{"layer": "PatchWhitening", "name": "white"}, *MODEL]
+    written["augment"] = [{"layer": "AlternatingFlip"}]
+    written["compile"]["optimizer"] = {"type": "ConvMuon", "learning_rate": 0.02}
+    run = train(written, data=noisy, out=tmp_path / "whole")
+    assert run.model.get_layer("white").adapted
+    assert Classifier.open(run.folder).flips
+    whole = end(run)
     cut(2)
     killed(lambda: train(written, data=noisy, out=tmp_path))
     cut(-1)

@@ -14,6 +14,7 @@ import kerasimg
 from kerasimg.api import Run
 from kerasimg.data.cache import Cache
 from kerasimg.errors import CallError, DataError, KerasimgError, SpecError
+from kerasimg.models.classifier import Classifier
 from kerasimg.run_folder import RunFolder
 from kerasimg.training import train as verbs
 
@@ -64,6 +65,18 @@ def test_two_runs_with_one_seed_have_the_same_history(train: Train, tiny: Any, t
     first = history()
     keras.random.uniform((3,))  # whatever was drawn in between
     assert history() == first
+
+
+@pytest.mark.parametrize(("flips", "lines"), [("on", []), ("auto", ["test-time flip: off; accuracy"])])
+def test_the_spec_says_whether_the_trained_model_flips(
+    flips: str, lines: list[str], train: Train, tiny: Any, tmp_path: Path, listen: Any
+):
+    messages: list[str] = []
+    listen(messages.append)
+    run = train(tiny(fit={**ONE_EPOCH, "flips": flips}), data=arrays(), out=tmp_path)
+    assert Classifier.open(run.folder).flips == (flips == "on")
+    found = [line for line in messages if line.startswith("test-time flip")]
+    assert [line[: len(start)] for line, start in zip(found, lines, strict=True)] == lines
 
 
 def test_another_seed_has_another_history(train: Train, tiny: Any, tmp_path: Path):

@@ -26,6 +26,8 @@ class Part(NamedTuple):
     """How many."""
     stream: tuple[int, int]
     """Tells them from those of other parts."""
+    alternating: bool = False
+    """Whether they are coins that are tossed once for all epochs, and turned over from each epoch to the next."""
 
 
 def threefry(key: Sequence[Any], counter: Sequence[Any], rounds: int = 20) -> list[Any]:
@@ -63,6 +65,15 @@ def keys(seeds: Any) -> list[Any]:
 
 def words(key: Sequence[Any], parts: Sequence[Part], run: Any) -> list[Any]:
     """Random words of each key, (N, numbers) for each part. run: a word; with it all of them change."""
+    *of_image, epoch = key
+    fresh = iter(_words(key, [part for part in parts if not part.alternating], run))
+    coins = iter(_words([*of_image, epoch * 0], [part for part in parts if part.alternating], run))
+    return [_turned(next(coins), epoch[:, None]) if part.alternating else next(fresh) for part in parts]
+
+
+def _words(key: Sequence[Any], parts: Sequence[Part], run: Any) -> list[Any]:
+    if not parts:
+        return []
     blocks = [-(-part.numbers // 4) for part in parts]
     counters = np.array(
         [(block, *part.stream) for part, some in zip(parts, blocks, strict=True) for block in range(some)], np.int64
@@ -73,6 +84,12 @@ def words(key: Sequence[Any], parts: Sequence[Part], run: Any) -> list[Any]:
     flat = ops.reshape(ops.stack(drawn, axis=-1), (ops.shape(key[0])[0], 4 * sum(blocks)))
     ends = np.cumsum([0, *(4 * some for some in blocks)])
     return [flat[:, start : start + part.numbers] for start, part in zip(ends.tolist(), parts, strict=False)]
+
+
+def _turned(words: Any, epoch: Any) -> Any:
+    """Words of which only the highest bit is random, in every other epoch the opposite one."""
+    highest, half = word(1 << 31), word(1 << 30)
+    return ((words ^ BACKEND.wrapped(ops.left_shift(epoch, 31))) & highest) | half
 
 
 def uniform(word: Any, low: float = 0.0, high: float = 1.0) -> Any:

@@ -287,6 +287,7 @@ def _fixed(words: Any, *entries: float) -> Any:
 
 GEOMETRIC: Final[dict[str, Callable[[Any, Size], list[Geometric] | None]]] = {
     "RandomFlip": flip,
+    "AlternatingFlip": flip,
     "RandomRotation": rotation,
     "RandomTranslation": translation,
     "RandomZoom": zoom,

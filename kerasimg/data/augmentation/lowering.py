@@ -33,6 +33,9 @@ OTHERS: Final[dict[str, Callable[[Any, Size], list[Operation] | None]]] = {
     "RandAugmentPerImage": lambda layer, size: changes("RandAugmentPerImage", layer, size),
 }
 
+ALTERNATING: Final = "AlternatingFlip"
+"""The layer whose draws in an epoch depend on those of the one before."""
+
 LATER: Final = 1 << 16
 """Added to a layer's number for each further operation that it becomes, so that all streams differ."""
 
@@ -91,7 +94,7 @@ class Lowering:
         steps = GEOMETRIC[name](layer, self.size) if name in GEOMETRIC and _plain(name, given) else None
         if steps:
             for step in steps:
-                self._move(name, layer, step, Part(step.numbers, stream))
+                self._move(name, layer, step, Part(step.numbers, stream, name == ALTERNATING))
             return
         self._end_moves()
         operations = self._operations(name, layer) if _plain(name, given) else None
@@ -127,7 +130,7 @@ class Lowering:
         names, layers, steps, parts = zip(*self.moves, strict=True)
         said = " + ".join(dict.fromkeys(names))
         self.said.append(f"one warp ({said})" if len(set(names)) > 1 else said)
-        flips = set(names) == {"RandomFlip"}
+        flips = set(names) <= {"RandomFlip", ALTERNATING}
         self.operations.append(Flip(said, [layer.mode for layer in layers]) if flips else Warp(said, steps))
         self.parts.append(list(parts))
         self.moves = []
@@ -168,4 +171,4 @@ def _plain(name: str, given: Mapping[str, Any]) -> bool:
     """Whether a layer is Keras' or kerasimg's own, on pixels as they are here; others are left as they are."""
     own = "object" in (arguments.entry("layers", name) or {})
     usual = tuple(given.get("value_range") or RANGE) == RANGE and given.get("dtype") in (None, "float32")
-    return usual and not own
+    return (usual or name == ALTERNATING) and not own
