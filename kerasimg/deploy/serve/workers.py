@@ -1,39 +1,28 @@
 """Worker processes that decode images and parse request bodies. The system kills one that takes too long.
 
 A thread cannot be stopped inside a decoder, and the memory that a hostile body takes is freed with its process.
-A worker (`main`) reads pickled tasks from standard input and writes pickled results to standard output; only the server
-and its workers write to these pipes.
+A worker (`worker.py`) reads pickled tasks from standard input and writes pickled results to standard output; only the
+server and its workers write to these pipes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import io
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import wait
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from kerasimg.boundary import limit
 from kerasimg.data.image_files import BadImage, TooCostly
-from kerasimg.deploy.serve.errors import Refused, TooManyPixels
+from kerasimg.deploy.serve.errors import Refused
 from kerasimg.deploy.serve.settings import Settings
-from kerasimg.spec.document import Image
 
-BASE_BYTES = 2 * 2**30
-"""Address space of a worker besides the memory of an image: libraries, a body and its parsed form."""
-
-BYTES_PER_PIXEL = 5
-"""Memory of an image at its limit of pixels; 4 of these are Pillow's."""
-COSTLY = {"JPEG2000": 4, "AVIF": 2, "TIFF": 2, "WEBP": 2}
-"""Format -> how many times a pixel counts, because its decoder takes up to 20 or 10 bytes for it."""
 NICE = 10
 """Added to the niceness of a worker, so that the event loop gets a CPU first."""
 GROWN_MB = 400
@@ -208,10 +197,9 @@ def _read(path: str) -> str:
         return file.read()
 
 
-# In the worker process
-
 _PROGRAM = f"""
-import os
+import os, signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server handles Ctrl-C and lets its workers finish
 if hasattr(os, "nice"):
     os.nice({NICE})
 if hasattr(os, "SCHED_BATCH"):  # Linux: a worker that gets work does not interrupt the event loop
@@ -219,7 +207,7 @@ if hasattr(os, "SCHED_BATCH"):  # Linux: a worker that gets work does not interr
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except OSError:
         pass
-from kerasimg.deploy.serve.workers import main
+from kerasimg.deploy.serve.worker import main
 main()
 """
 """Takes a low priority before anything is imported: that alone takes 0.4 s of CPU."""
@@ -245,100 +233,3 @@ def limit_memory(max_pixels: int) -> None:
 
 _M_MMAP_THRESHOLD = -3
 _MMAP_FROM = 2**20
-
-
-def main() -> None:
-    """Runs tasks until the server closes the pipe."""
-    stdin, stdout = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_RDWR), 1)  # libraries may print
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server handles Ctrl-C and lets its workers finish
-    try:
-        setup = Setup(*pickle.load(stdin))
-    except EOFError:
-        return
-    tasks = _tasks(setup)
-    _send(True, stdout)
-    while True:
-        try:
-            task, seconds, arguments = pickle.load(stdin)
-        except EOFError:
-            return
-        _send(_answer(tasks[task], arguments, seconds), stdout)
-
-
-def _send(answer: Any, stdout: IO[bytes]) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        pickle.dump(answer, stdout, protocol=5)
-        stdout.flush()
-
-
-def _answer(work: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> tuple[bool, Any]:
-    try:
-        with _bounded(seconds):
-            return True, work(*arguments)
-    except (Refused, BadImage) as error:
-        return False, error
-    except MemoryError:
-        return False, TooManyPixels("needs more memory than is available")
-    except RecursionError:
-        return False, Refused("body", "the body is nested too deep")
-    except Exception as error:
-        return False, RuntimeError(f"{type(error).__name__}: {error}")
-
-
-@contextlib.contextmanager
-def _bounded(seconds: float) -> Any:
-    """Makes the system kill this process after `seconds` of CPU time, even inside a decoder."""
-    if not hasattr(signal, "setitimer"):  # Windows
-        yield
-        return
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-def _tasks(setup: Setup) -> Mapping[str, Callable[..., Any]]:
-    """Returns a function per task; imports happen here so that they do not count as time of a task."""
-    import PIL.Image
-
-    from kerasimg.data.decode import decode
-    from kerasimg.data.image_files import formats
-    from kerasimg.deploy.serve import protocol, requests
-
-    limit_memory(setup.max_pixels)
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
-        limit_bytes = BASE_BYTES + 2 * BYTES_PER_PIXEL * setup.max_pixels  # of addresses; not all are used
-        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
-    section = functools.lru_cache(Image.model_validate_json)
-
-    def look(opened: PIL.Image.Image) -> None:
-        if max(opened.size) > limit("image_side"):
-            raise TooManyPixels(
-                f"has {opened.width} x {opened.height} pixels; the limit is {limit('image_side'):,} a side"
-            )
-        most = setup.max_pixels / COSTLY.get(opened.format or "", 1)
-        if opened.width * opened.height > most:
-            reason = f"has {opened.width} x {opened.height} pixels; the limit is {most / 1e6:g} million"
-            if opened.format in COSTLY:
-                reason += f" for {opened.format}, whose decoder takes more memory"
-            raise TooManyPixels(reason)
-
-    def pixels(files: list[bytes]) -> int:
-        """Returns the pixels of several images, by their headers; a bad image, which is refused later, has none."""
-        count = 0
-        for data in files:
-            with contextlib.suppress(Exception), PIL.Image.open(io.BytesIO(data), formats=formats()) as opened:
-                look(opened)
-                count += opened.width * opened.height * COSTLY.get(opened.format or "", 1)
-        return count
-
-    return {
-        "decode": lambda data, image: decode(data, section(image), look),
-        "pixels": pixels,
-        "read_images": requests.read_images,
-        "read_tensors": protocol.read,
-    }
