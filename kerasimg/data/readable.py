@@ -6,6 +6,7 @@ recorded in the ledger and not read again until the file changes.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Literal, NamedTuple, get_args
@@ -22,14 +23,13 @@ from kerasimg.data.loading import in_memory
 from kerasimg.data.parallel import Progress as Progress
 from kerasimg.data.parallel import Tally, each
 from kerasimg.data.source import Source
+from kerasimg.data.sources import is_in_memory
 from kerasimg.data.worker_pool import IMAGES_PER_TASK, Memories, worker_count, worker_pool
 from kerasimg.errors import Fault, check_choice, counted, listed
 from kerasimg.spec.document import Image
 
 OnBadImage = Literal["fail", "skip"]
 LEAVE_OUT = 'repair or remove them, or leave them out: --on-bad-image skip (in Python: on_bad_image="skip")'
-LIST_OTHERS = "repair or remove them, or name a list without them: kerasimg data check DATA --fix-list good.csv"
-"""Advice where a command has no such option."""
 PATIENCE_S = 2.0
 """A scan reports progress after this time."""
 INTERVAL_S = 2.0
@@ -147,6 +147,13 @@ def scan(
 def unreadable(bad: int, images: int, advice: str = LEAVE_OUT) -> str:
     """The first line of an error, above the images that cannot be read."""
     return f"{bad:,} of {counted(images, 'image')} cannot be read (below); {advice}"
+
+
+def list_others(where: str) -> str:
+    """Advice where a command has no `--on-bad-image`.  where: the images, as in `Source.where`."""
+    data = "DATA" if is_in_memory(where) else where
+    command = shlex.join(["kerasimg", "data", "check", data, "--fix-list", "good.csv"])
+    return f"repair or remove them, or name a list without them: {command}"
 
 
 def leave_out(faults: Sequence[Fault], images: int, on_bad_image: OnBadImage) -> None:

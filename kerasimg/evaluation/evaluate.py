@@ -17,7 +17,7 @@ from kerasimg import log
 from kerasimg.data.groups import known_group_numbers
 from kerasimg.data.items import PART_NAMES, PARTS, ManyFaults, Part
 from kerasimg.data.pipeline import Targets, batches, own_errors
-from kerasimg.data.readable import LEAVE_OUT, LIST_OTHERS, OnBadImage, require_readable
+from kerasimg.data.readable import LEAVE_OUT, OnBadImage, list_others, require_readable
 from kerasimg.data.readers.soft_labels import PREFIX
 from kerasimg.data.source import Source
 from kerasimg.data.sources import Data, is_in_memory, open_source
@@ -242,7 +242,7 @@ def choose_images(
         source.only(indices),
         on_bad_image or "fail",
         image=image if image.channels > 3 else None,
-        advice=LEAVE_OUT if on_bad_image else LIST_OTHERS,
+        advice=LEAVE_OUT if on_bad_image else list_others(source.where),
     )
     return Chosen(source, np.arange(len(source)), name)
 

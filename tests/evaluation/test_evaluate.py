@@ -188,3 +188,5 @@ def test_an_unreadable_image_is_named_or_left_out(run: Run, images: Any, tmp_pat
     with pytest.raises(DataError, match=r"red/01\.png"):
         kerasimg.evaluate(run, data=data)
     assert kerasimg.evaluate(run, data=data, on_bad_image="skip")["n"] == 2
+    with pytest.raises(DataError, match=r"name a list without them: kerasimg data check \S+ --fix-list good\.csv"):
+        kerasimg.compare(run, run, data=data)  # has no on_bad_image
