@@ -80,8 +80,9 @@ class PatchWhitening(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         """Convolves with the filters and their negatives."""
         shape = (self.kernel_size, self.kernel_size, inputs.shape[-1], -1)
-        values = ops.conv(inputs, ops.reshape(self.kernel, shape), padding="valid", data_format="channels_last")
-        return ops.concatenate([values, -values], axis=-1)
+        # One convolution: OpenVINO's int8 of values beside their negatives is wrong.
+        filters = ops.reshape(ops.concatenate([self.kernel, -self.kernel], axis=-1), shape)
+        return ops.conv(inputs, filters, padding="valid", data_format="channels_last")
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Smaller by the patch, with two channels for each value of a patch."""
