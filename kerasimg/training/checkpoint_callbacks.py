@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ import keras
 
 from kerasimg import log
 from kerasimg.errors import Interrupted
+from kerasimg.escaping import lines
 from kerasimg.keras_internals import finish_batch_ends, is_stopping, progress_bar, stop_training
 from kerasimg.training.checkpoint import (
     Arrays,
@@ -43,6 +45,48 @@ LOOK_S = 1.0
 Save = Callable[[dict[str, Any], Arrays], None]
 AfterEpoch = Callable[[int, Mapping[str, float]], bool]
 """Called with the number of an epoch, from 0, and its metrics; True ends the training."""
+
+
+MOST_LINES = 30
+"""With more epochs than this, not each has a line."""
+LINE_S = 10.0
+"""An epoch has a line if the last line is older than this."""
+
+
+class EpochLines(keras.callbacks.ProgbarLogger):
+    """Prints one line per epoch; of many short epochs the first, the last, and every second, fifth, tenth, ...
+
+    Keras' own for `verbose=2` prints two lines for each.
+    """
+
+    def __init__(self, begin: int, until: int, steps: int) -> None:
+        super().__init__()
+        self._begin, self._until, self._count = begin, until, steps
+        self._every = next(
+            step for k in range(9) for step in (10**k, 2 * 10**k, 5 * 10**k) if until - begin <= MOST_LINES * step
+        )
+        self._began = self._printed = time.monotonic()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Note the time."""
+        self._began = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Print nothing."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Print the metrics, as Keras does."""
+        now = time.monotonic()
+        number = epoch + 1
+        in_turn = epoch == self._begin or number == self._until or number % self._every == 0
+        if not in_turn and now - self._printed < LINE_S:
+            return
+        self._printed = now
+        seconds = now - self._began
+        figures = [f"{name}: {value:.4{'f' if abs(value) > 1e-3 else 'e'}}" for name, value in (logs or {}).items()]
+        step = f"{1000 * seconds / self._count:.0f}ms/step"
+        line = " - ".join([f"Epoch {number}/{self._until}", f"{seconds:.0f}s", step, *figures])
+        print(lines(line), file=sys.stdout, flush=True)
 
 
 class Interruption:
@@ -102,10 +146,11 @@ class Watch(keras.callbacks.CallbackList):
         most.  steps: of an epoch.  deadline: when to end after the current step; the validation is done before it.
         tested: steps of a validation.
         """
+        shown = [EpochLines(begin, until, steps)] if verbose == 2 else []
         super().__init__(
-            [history, *callbacks],
+            [history, *callbacks, *shown],
             add_history=True,
-            add_progbar=verbose != 0,
+            add_progbar=verbose not in (0, 2),
             verbose=verbose,
             epochs=until,
             steps=steps,

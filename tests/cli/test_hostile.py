@@ -231,7 +231,7 @@ def test_a_training_that_nobody_watches_tells_a_line_per_epoch(world: Path, say:
     said = say("train", world / "tiny.json", "--data", world / "colours", "--out", tmp_path)
     assert (said.code, said.err) == (0, "")
     assert not re.search(r"[\r\b\x1b]", said.out)
-    assert len(re.findall(r"^Epoch \d/3$", said.out, re.M)) == 3
+    assert len(re.findall(r"^Epoch \d/3 - \d+s - \d+ms/step - .*loss: ", said.out, re.M)) == 3
     assert "evaluating on 3 images (test)" in said.out
 
 
