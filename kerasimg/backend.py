@@ -13,7 +13,9 @@ import gc
 import importlib.util
 import json
 import os
+import re
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -45,8 +47,67 @@ def quiet_libraries() -> None:
 
     What gRPC cannot do is raised as an error, too.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        if "tensorflow" not in sys.modules:
+            sys.meta_path.insert(0, _QuietStart())
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+class _QuietStart:
+    """Finds TensorFlow, whose import prints to standard error whatever TF_CPP_MIN_LOG_LEVEL is (2.21).
+
+    Only its own lines are left out; what else was printed meanwhile is printed after it.
+    """
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """As other finders do."""
+        if name != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _QuietLoader(spec.loader, self)
+        return spec
+
+
+class _QuietLoader:
+    """Executes a module without what it says about the machine."""
+
+    def __init__(self, loader: Any, finder: _QuietStart) -> None:
+        self._loader, self._finder = loader, finder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def exec_module(self, module: Any) -> None:
+        """Execute the module; print the lines that are not of its start."""
+        module.__spec__.loader = module.__loader__ = self._loader
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
+        try:
+            stderr = os.dup(2)
+        except OSError:  # there is none
+            self._loader.exec_module(module)
+            return
+        with tempfile.TemporaryFile() as printed:
+            os.dup2(printed.fileno(), 2)
+            try:
+                self._loader.exec_module(module)
+            finally:
+                os.dup2(stderr, 2)
+                os.close(stderr)
+                printed.seek(0)
+                for line in printed:
+                    if not START.match(line):
+                        os.write(2, line)
+
+
+START = re.compile(rb"[IW]\d{4} \d\d:\d\d:|WARNING: All log messages before absl|To enable the following instructions")
+"""Matches a line that TensorFlow prints while it starts."""
 
 
 def check_backend() -> None:

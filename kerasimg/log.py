@@ -79,6 +79,21 @@ class _Print(logging.Handler):
         print(record.getMessage(), file=sys.stdout, flush=True)
 
 
+def is_configured() -> bool:
+    """Whether the program sends messages somewhere.
+
+    A library that calls `logging.warning`, say, gives the root logger a handler that nobody asked for, in Python's
+    default format and at its default level. That does not count.
+    """
+    root = logging.getLogger()
+    probe = logging.LogRecord("name", logging.INFO, "", 0, "text", (), None)
+    unasked = root.level == logging.WARNING and all(
+        type(handler) is logging.StreamHandler and handler.format(probe) == "INFO:name:text"
+        for handler in root.handlers
+    )
+    return bool(LOGGER.handlers) or (LOGGER.hasHandlers() and not unasked)
+
+
 @contextmanager
 def verbosity(verbose: Verbose) -> Iterator[None]:
     """Let the messages of a call through, or not.
@@ -91,7 +106,7 @@ def verbosity(verbose: Verbose) -> Iterator[None]:
     """
     if verbose not in (0, 1, 2):
         raise CallError(f"verbose: expected 0 (silent), 1 (progress bars) or 2 (a line per epoch), got {verbose!r}")
-    handler = _Print(logging.INFO) if verbose and not LOGGER.hasHandlers() else None
+    handler = _Print(logging.INFO) if verbose and not is_configured() else None
     with attached(handler, logging.INFO if verbose else logging.WARNING):
         yield
 
@@ -148,7 +163,7 @@ def attached(handler: logging.Handler | None, level: int) -> Iterator[None]:
         if not _attached:
             _before = LOGGER.level, LOGGER.propagate
             _reported.clear()
-        entry = _Attached(level, handler, handler is not None and not LOGGER.hasHandlers())
+        entry = _Attached(level, handler, handler is not None and not is_configured())
         _attached.append(entry)
         _apply()
         if handler is not None:

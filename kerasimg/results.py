@@ -142,7 +142,7 @@ def short(value: Any) -> str:
     """A value in at most a line."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    if hasattr(value, "shape"):
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"array{tuple(value.shape)}"
     if isinstance(value, PathLike):
         return repr(fspath(value))

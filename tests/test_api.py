@@ -315,9 +315,13 @@ def test_verbose_says_what_is_reported(here: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_a_program_without_logging_sees_the_messages(photos: Path):
-    code = "import kerasimg; kerasimg.train('photos.json', data='photos/', out='printed', report=False, verbose=2)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=photos, capture_output=True, text=True, check=True)
+    # A library that calls `logging.warning` configures logging without being asked, as TensorFlow does in an export.
+    code = "import kerasimg, logging; logging.warning('a library'); kerasimg.train('photos.json', data='photos/', "
+    code += "out='printed', report=False, verbose=2)"
+    env = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=photos, env=env, capture_output=True, text=True, check=True)
     assert "24 images of 2 classes in photos/" in done.stdout.splitlines()
+    assert done.stderr == "WARNING:root:a library\n"  # nothing of what TensorFlow found on this machine
 
 
 def test_the_batches_of_a_data_set_are_those_that_training_sees(here: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -523,10 +524,15 @@ def verify(
     rows = {"vectors": verified.vectors, "data": verified.data}
     result = {name: [row.model_dump(mode="json") for row in some] for name, some in rows.items()}
     manifest = verified.bundle.manifest
+    text = [f"{bundle}: {counted(len(manifest.files), 'file')} as exported; every model predicts what it should"]
+    if data is None and verified.vectors:
+        images = counted(verified.vectors[0].images, "image")
+        more = shlex.join(["kerasimg", "run", "verify", str(bundle), "--data", "DATA"])
+        text.append(f"compared on the {images} that the export stored with their outputs; on others: {more}")
     print_result(
         "run verify",
         {"bundle": str(bundle), "pixels": verified.pixels, **result, "accuracy": verified.accuracy},
-        f"{bundle}: {counted(len(manifest.files), 'file')} as exported; every model predicts what it should",
+        text,
         as_json,
         bundle=bundle if manifest.target in served() else None,
     )

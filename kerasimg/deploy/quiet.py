@@ -23,13 +23,13 @@ def silence(expected: Callable[[Exception], bool] = lambda error: False) -> Iter
     Args:
         expected: whether the caller reports an exception itself; for any other, the suppressed output is shown.
     """
-    logger = logging.getLogger("tf2onnx")
-    level = logger.level
+    loggers = [logging.getLogger(name) for name in ("tf2onnx", "tensorflow")]
     with _LOCK, ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        logger.setLevel(logging.ERROR)
-        stack.callback(logger.setLevel, level)
+        for logger in loggers:
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
         output = stack.enter_context(tempfile.TemporaryFile())
         stderr = os.dup(2)
         stack.callback(os.close, stderr)

@@ -206,7 +206,8 @@ class Engine:
         plan = self.execution.plan(experiment, index, self.hooks.notes(index))
         added = list(self.hooks.callbacks(plan.model, whole))
         steps_per_execution = self.execution.compile(experiment, index, plan, [*self.callbacks, *added])
-        log.once(f"stage {index + 1} of {len(self.spec.fit.stages)}: {stages.describe(whole)}")
+        described = stages.describe(whole, behind=plan.mode == "cached" and plan.model is whole)
+        log.once(f"stage {index + 1} of {len(self.spec.fit.stages)}: {described}")
         if plan.line:
             log.once(plan.line)
         self.hooks.begin(index, self._notes(plan, steps_per_execution))

@@ -110,11 +110,15 @@ def restore_trainable(flags: Trainable) -> None:
         layer.trainable = flag
 
 
-def describe(model: keras.Model) -> str:
-    """Returns a line for the log: "1,316,869 of 3,574,853 parameters train, in 3 layers"."""
+def describe(model: keras.Model, behind: bool = False) -> str:
+    """Returns a line for the log: "1,316,869 of 3,574,853 parameters train, in 3 layers".
+
+    behind: whether the model is only what comes behind a frozen part, as the trials of a search have it.
+    """
     trained = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     layers = sum(1 for layer in leaves(model.layers) if layer.trainable_variables)
-    return f"{trained:,} of {counted(model.count_params(), 'parameter')} train, in {counted(layers, 'layer')}"
+    parameters = counted(model.count_params(), "parameter") + " behind the frozen part" * behind
+    return f"{trained:,} of {parameters} train, in {counted(layers, 'layer')}"
 
 
 def stopping(stage: Stage) -> list[Any]:

@@ -120,6 +120,7 @@ def bundle_of(source: str | os.PathLike[str], device: str = "cpu") -> Path:
     for name in able:
         manifest = files.exports / name / FILE
         if manifest.is_file():
+            log.info(f"{folder}: serving its export {manifest.parent}")
             return manifest.parent
     log.info(f"{folder} has no export yet; making one: kerasimg export {folder} --to {able[0]}")
     _export(folder, files.exports, able[0])
