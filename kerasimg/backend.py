@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kerasimg.errors import CallError, nearest
 
@@ -70,7 +70,7 @@ class _QuietStart:
         finally:
             sys.meta_path.insert(0, self)
         if spec is not None and spec.loader is not None:
-            spec.loader = _QuietLoader(spec.loader, self)
+            spec.loader = cast(Any, _QuietLoader(spec.loader, self))
         return spec
 
 
