@@ -25,7 +25,7 @@ def test_images_alone_are_trained_on_by_the_spec_that_init_writes(say: Any, phot
     assert said.out.count("21 images of 2 classes") == 1
     assert "warning: the same image with different labels: blue/copy.png = red/00.png; keep one" in said.err + said.out
     assert (said.code, "no spec given; using recipes/from_scratch: the images are tiny" in said.out) == (0, True)
-    assert said.out.splitlines()[-1] == f"Next: kerasimg export {run} --to web"
+    assert said.out.splitlines()[-1] == f"Next: kerasimg predict {run} IMAGE"
     assert say("init", photos).code == 0
     assert json.loads((run / "first_spec.json").read_text()) == json.loads(photos.with_suffix(".json").read_text())
     trained = kerasimg.load(run / "spec.json")
