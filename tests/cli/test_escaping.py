@@ -241,6 +241,7 @@ def test_the_name_of_a_metric_or_column_is_no_markup_of_the_terminal(capsys: pyt
     figures: dict[str, Any] = {"figures": {"accuracy": 1.0}, "intervals": {}}
     print_scores(
         {
+            "task": "multiclass",
             "n": 1,
             "classes": ["[/x]"],
             "accuracy": 1.0,
