@@ -265,13 +265,18 @@ def repeated(
 
 
 def images_of(run: Path, data: str | None) -> list[str]:
-    """`--data` for an export of a model that has no images of its own, as words of a command line."""
+    """`--data` for a next step with a model that has no images of its own, as words of a command line."""
     from kerasimg.data.sources import is_in_memory
     from kerasimg.spec.pack import is_pack
 
     record = None if is_pack(run) else RunFolder.of(run).data()
     own = is_pack(run) or (record is not None and not is_in_memory(record["where"]))
     return [] if own else ["--data", data or "DATA"]
+
+
+def to_export(run: Path, data: str | None) -> list[str]:
+    """The options without which an export of this model fails: images, and a folder where it is in none of a run."""
+    return images_of(run, data) + ([] if run.is_dir() else ["--out", "export"])
 
 
 def limits_argument(texts: list[str]) -> dict[str, int]:

@@ -25,6 +25,7 @@ from kerasimg.cli.options import (
     keras_loaded,
     out_option,
     part_option,
+    to_export,
     top_option,
 )
 from kerasimg.cli.output import echo, print_result
@@ -57,7 +58,7 @@ def report(
         path = report(run, out=out)
     text = f"{path} ({path.stat().st_size / 1e6:.2f} MB), {CARD} beside it"
     result = {"report": str(path), "card": str(path.with_name(CARD))}
-    print_result("run report", result, text, as_json, images_of(run, None), run=run)
+    print_result("run report", result, text, as_json, to_export(run, None), run=run)
 
 
 @commands.command()
@@ -149,7 +150,7 @@ def calibrate(
         for figure in ("log_loss", "calibration_error"):
             sides = (f"{row[when][figure]:.4f}{_interval(row[when], figure)}" for when in ("before", "after"))
             text.append(f"  {figure.replace('_', ' ')}: {' -> '.join(sides)}")
-    print_result("run calibrate", result, text, as_json, images_of(run, data), run=run)
+    print_result("run calibrate", result, text, as_json, to_export(run, data), run=run)
 
 
 @commands.command()
@@ -178,7 +179,7 @@ def flips(
     if result["applied"]:
         text.append(f"saved in {RunFolder(run).model_file.name}; to undo it: kerasimg run flips {run} --undo")
         text.append(f"the temperature was fitted without it; to fit it again: kerasimg run calibrate {run}")
-    print_result("run flips", result, text, as_json, images_of(run, data), run=run)
+    print_result("run flips", result, text, as_json, to_export(run, data), run=run)
 
 
 @commands.command()
@@ -209,7 +210,7 @@ def thresholds(
             line += f"  precision {row['precision']:.3f}, recall {row['recall']:.3f}, F1 {row['f1']:.3f}"
             line += f", {counted(row['support'], 'image')}{'' if row['met'] else '  (aim not met)'}"
         text.append(line)
-    print_result("run thresholds", result, text, as_json, images_of(run, data), run=run)
+    print_result("run thresholds", result, text, as_json, to_export(run, data), run=run)
 
 
 @commands.command()
@@ -247,7 +248,7 @@ def sets(
         )
         text.append(f"  {row['mean_size']:.2f} classes in a set on average")
         text += [f"  below: {each['class']} {each['coverage']:.3f}" for each in row["classes"] if each["below"]]
-    print_result("run sets", result, text, as_json, images_of(run, data), run=run)
+    print_result("run sets", result, text, as_json, to_export(run, data), run=run)
 
 
 @commands.command()
@@ -472,7 +473,7 @@ def measure(
     precisions: Any = [name.value for name in precision] or None
     with waiting("exporting and measuring", as_json):
         result = measure(run, to or None, precision=precisions, batch=batch, data=data).to_dict()
-    print_result("run measure", result, lambda: echo(as_text(result)), as_json, images_of(run, data), run=run)
+    print_result("run measure", result, lambda: echo(as_text(result)), as_json, to_export(run, data), run=run)
 
 
 @commands.command()

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 
 import PIL.Image
@@ -94,6 +95,13 @@ def test_compare_takes_the_best_run_of_an_auto_or_a_search_and_leaves_out_what_h
     assert out.splitlines()[-1] == f"Next: kerasimg spec diff {folders[0]} {folders[1]}"
     assert say("evaluate", tmp_path / "auto", "--json")[0] == 0
     assert say("run", "compare", folders[0], tmp_path / "unfinished")[0] == 2
+
+
+def test_the_next_step_of_a_model_without_a_run_names_its_data_and_a_folder(make_run, lists, say, tmp_path):
+    run, data, model = make_run("multiclass"), lists("multiclass"), tmp_path / "model.keras"
+    shutil.copy(run.folder / "model.keras", model)
+    assert say("evaluate", model, "--data", data)[1].splitlines()[-1].endswith(f" --data {data} --out export")
+    assert say("evaluate", run.folder, "--data", data)[1].splitlines()[-1].endswith(f" {run.folder} --to litert")
 
 
 def test_label_errors_lists_the_most_likely(make_run, say):
