@@ -50,6 +50,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "recipes/imbalanced": {"size": 32},
     "recipes/multilabel": {"size": 32},
     "recipes/robust": {"size": 32},
+    "recipes/speedrun": {"size": 28, "channels": 1, "width": 16},
     "recipes/tiny_device": {"size": 32},
     "recipes/transfer": {"size": 32},
     "regnet": {"size": 32, "depths": [1, 1, 2, 1], "widths": [8, 16, 24, 32]},
