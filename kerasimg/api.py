@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from kerasimg import catalog, log, notebook
 from kerasimg.catalog import Reference
 from kerasimg.errors import CallError, counted
+from kerasimg.escaping import command
 from kerasimg.files import read_object, write_text
 from kerasimg.log import Verbose
 from kerasimg.results import (
@@ -769,7 +770,7 @@ class Auto(os.PathLike[str]):
         """Everything that was tried, decided and measured; CallError while it has not ended."""
         path = self.folder / AUTO_RESULT
         if not path.is_file():
-            raise CallError(f"'{self.folder}' has not ended; to resume: kerasimg auto --resume {self.folder}")
+            raise CallError(f"'{self.folder}' has not ended; to resume: {command('auto', '--resume', self.folder)}")
         return read_object(path)
 
     @property

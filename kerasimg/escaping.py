@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +20,11 @@ def one_line(text: object) -> str:
 def lines(text: object) -> str:
     """A text of several lines for the terminal or a log."""
     return printable(str(text))
+
+
+def command(*words: object) -> str:
+    """A command of kerasimg as one types it into a shell: a path with spaces is quoted."""
+    return shlex.join(["kerasimg", *map(str, words)])
 
 
 def deep(value: Any) -> Any:

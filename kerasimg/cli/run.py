@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +30,7 @@ from kerasimg.cli.options import (
 from kerasimg.cli.output import echo, print_result
 from kerasimg.cli.progress import waiting
 from kerasimg.errors import CallError, KerasimgError, counted
+from kerasimg.escaping import command
 from kerasimg.files import require_free
 from kerasimg.results import accuracy_key, figure_words
 from kerasimg.run_folder import CARD, REPORT, RunFolder
@@ -143,7 +143,9 @@ def calibrate(
     if result.get("applied"):
         low, high = result["interval"]
         text[0] += f" (95 % interval {low:.4f} to {high:.4f})"
-        text.append(f"saved in {RunFolder(run).model_file.name}; to undo it: kerasimg run calibrate {run} --undo")
+        text.append(
+            f"saved in {RunFolder(run).model_file.name}; to undo it: {command('run', 'calibrate', run, '--undo')}"
+        )
     for name, row in result.get("parts", {}).items():
         fitted = " (fitted on these)" if name == result["fitted_on"]["part"] else ""
         text.append(f"{name}, {counted(row['n'], 'image')}{fitted}:")
@@ -177,8 +179,8 @@ def flips(
             f"; {figure} {result['before']:.4f} -> {result['after']:.4f} on {counted(result['n'], 'image')} ({between})"
         )
     if result["applied"]:
-        text.append(f"saved in {RunFolder(run).model_file.name}; to undo it: kerasimg run flips {run} --undo")
-        text.append(f"the temperature was fitted without it; to fit it again: kerasimg run calibrate {run}")
+        text.append(f"saved in {RunFolder(run).model_file.name}; to undo it: {command('run', 'flips', run, '--undo')}")
+        text.append(f"the temperature was fitted without it; to fit it again: {command('run', 'calibrate', run)}")
     print_result("run flips", result, text, as_json, to_export(run, data), run=run)
 
 
@@ -528,7 +530,7 @@ def verify(
     text = [f"{bundle}: {counted(len(manifest.files), 'file')} as exported; every model predicts what it should"]
     if data is None and verified.vectors:
         images = counted(verified.vectors[0].images, "image")
-        more = shlex.join(["kerasimg", "run", "verify", str(bundle), "--data", "DATA"])
+        more = command("run", "verify", bundle, "--data", "DATA")
         text.append(f"compared on the {images} that the export stored with their outputs; on others: {more}")
     print_result(
         "run verify",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerasimg.deploy import croissant
 from kerasimg.errors import CallError, needs
-from kerasimg.escaping import markdown
+from kerasimg.escaping import command, markdown
 from kerasimg.files import to_json
 from kerasimg.models.hub_client import CLIENT, EXTRA, hub_client
 from kerasimg.run_folder import RunFolder
@@ -157,7 +157,7 @@ def _own_run(run: ClassifierReference) -> RunFolder:
 def _page(run: RunFolder) -> bytes:
     """The page of the run's web export, of its present model."""
     folder = run.exports / "web"
-    advice = f"make it: kerasimg export {run.path} --to web"
+    advice = f"make it: {command('export', run.path, '--to', 'web')}"
     if not (folder / PAGE).is_file():
         raise CallError(f"'{run.path}' has no page for a Space; {advice}")
     if stale := stale_bundle(folder):

@@ -24,6 +24,7 @@ from kerasimg.catalog import find
 from kerasimg.data.images import Images
 from kerasimg.data.items import evenly_spaced
 from kerasimg.errors import CallError, counted
+from kerasimg.escaping import command
 from kerasimg.evaluation.embed import Features, directions, embed
 from kerasimg.evaluation.evaluate import Chosen, choose_images, held_out, image_batches
 from kerasimg.evaluation.intervals import wilson
@@ -113,10 +114,10 @@ def add_class(
         tuple(column.warnings(name, classifier.classes)),
     )
     if classifier.sets is not None:
-        note = f"the rule of prediction sets is removed; to choose it again: kerasimg run sets {files.path}"
+        note = f"the rule of prediction sets is removed; to choose it again: {command('run', 'sets', files.path)}"
         result = replace(result, warnings=(*result.warnings, note))
     if classifier.known is not None:
-        note = f"known.json is of the classes before; to choose the rule again: kerasimg run known {files.path}"
+        note = f"known.json is of the classes before; to choose the rule again: {command('run', 'known', files.path)}"
         result = replace(result, warnings=(*result.warnings, note))
     for note in result.warnings:
         warning(note)

@@ -13,7 +13,6 @@ to 0.5 over that of no temperature; the prior lowered it, and raised it by at mo
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from scipy.optimize import minimize_scalar
 
 from kerasimg.data.sources import Data
 from kerasimg.errors import KerasimgError, counted
+from kerasimg.escaping import command
 from kerasimg.evaluation.evaluate import (
     NotStored,
     choose_images,
@@ -243,8 +243,8 @@ def decide_by(classifier: Classifier, changed: Classifier, file: Path) -> None:
     """
     other = (changed.temperature, changed.flips) != (classifier.temperature, classifier.flips)
     if changed.sets is not None and other:
-        command = shlex.join(["kerasimg", "run", "sets", str(classifier.folder or file)])
-        warning(f"the rule of prediction sets was for other probabilities and is removed; to renew it: {command}")
+        again = command("run", "sets", classifier.folder or file)
+        warning(f"the rule of prediction sets was for other probabilities and is removed; to renew it: {again}")
         changed = replace(changed, sets=None)
     set_decisions(file, changed)
     if classifier.folder is None:

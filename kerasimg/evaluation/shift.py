@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from scipy.stats import beta, kstest, kstwobign
 
 from kerasimg.errors import counted
+from kerasimg.escaping import command
 from kerasimg.evaluation.conformal import are_known
 from kerasimg.evaluation.intervals import wilson
 
@@ -53,7 +53,7 @@ def broken_promise(row: Mapping[str, Any], held: int, run: object) -> str:
         )
     stricter = math.floor(1000 * share * share / unknown) / 1000
     if stricter and held * stricter >= LEAST_OF_SHARE:
-        text += f". To flag fewer: {shlex.join(['kerasimg', 'run', 'known', str(run), '--share', f'{stricter:g}'])}"
+        text += f". To flag fewer: {command('run', 'known', run, '--share', f'{stricter:g}')}"
     return text
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from kerasimg import log
+from kerasimg.escaping import command
 from kerasimg.files import write_text
 from kerasimg.reporting.report import render
 from kerasimg.reporting.search_page import front_chart
@@ -54,9 +55,9 @@ def _content(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
         "left_out": [LEFT_OUT.get(name, name) for name in dict.fromkeys(result["notes"]["left_out"])],
         "advice": advice(result),
         "commands": [
-            f"kerasimg predict {folder}/{result['run']} IMAGE",
-            f"kerasimg run label-errors {folder}/{result['run']}",
-            f"kerasimg train {folder}/{result['spec']} --data DATA",
+            command("predict", f"{folder}/{result['run']}", "IMAGE"),
+            command("run", "label-errors", f"{folder}/{result['run']}"),
+            command("train", f"{folder}/{result['spec']}", "--data", "DATA"),
         ],
         "version": version("kerasimg"),
     }

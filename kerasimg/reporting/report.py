@@ -22,6 +22,7 @@ from kerasimg import log
 from kerasimg.catalog import load
 from kerasimg.data.image_files import ImageInput
 from kerasimg.errors import KerasimgError, counted
+from kerasimg.escaping import command
 from kerasimg.evaluation import Method
 from kerasimg.evaluation.explain import explain
 from kerasimg.evaluation.explain_layers import map_layer
@@ -96,8 +97,8 @@ def write_report(run: RunFolder, classifier: Classifier) -> None:
     try:
         _write(run, run.report_file, classifier)
     except Exception as error:
-        command = shlex.join(["kerasimg", "run", "report", str(run.path)])
-        log.info(f"the report could not be written ({type(error).__name__}: {error}); try again: {command}")
+        again = command("run", "report", run.path)
+        log.info(f"the report could not be written ({type(error).__name__}: {error}); try again: {again}")
 
 
 def _write(files: RunFolder, path: Path, classifier: Classifier | None) -> Path:
@@ -331,20 +332,20 @@ def _gallery(found: Predictions | None, spec: Spec, album: Album, classifier: Cl
 
 def _environment(files: RunFolder, record: DataRecord | None) -> dict[str, Any]:
     stored = files.environment() or {}
-    command = list(stored.get("command", []))
-    if command and Path(command[0]).name in ("__main__.py", "kerasimg"):
-        command[0] = "kerasimg"
+    typed = list(stored.get("command", []))
+    if typed and Path(typed[0]).name in ("__main__.py", "kerasimg"):
+        typed[0] = "kerasimg"
     again = None
     if record and record["where"] not in ("arrays", "dataset"):
         skipping = ["--on-bad-image", "skip"] if record.get("skipped") else []
-        again = shlex.join(["kerasimg", "train", str(files.spec_file), "--data", record["where"], *skipping])
+        again = command("train", files.spec_file, "--data", record["where"], *skipping)
     return {
         "facts": stored,
-        "command": shlex.join(command) if command[:1] == ["kerasimg"] else None,
+        "command": shlex.join(typed) if typed[:1] == ["kerasimg"] else None,
         "again": again,
         "folder": str(files.path),
-        "calibrate": shlex.join(["kerasimg", "run", "calibrate", str(files.path)]),
-        "report": shlex.join(["kerasimg", "run", "report", str(files.path)]),
+        "calibrate": command("run", "calibrate", files.path),
+        "report": command("run", "report", files.path),
     }
 
 

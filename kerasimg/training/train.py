@@ -24,6 +24,7 @@ from kerasimg.data.readers.soft_labels import digest
 from kerasimg.data.sources import Data
 from kerasimg.data.split import same_image_other_labels
 from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError, counted, listed
+from kerasimg.escaping import command
 from kerasimg.evaluation.calibrate import fitted_to
 from kerasimg.evaluation.evaluate import evaluate_images
 from kerasimg.evaluation.flips import decide
@@ -389,8 +390,8 @@ def _saying_how_to_resume(run: RunFolder) -> Iterator[None]:
 
 def _how_to_resume(run: RunFolder) -> str:
     if run.finished:
-        return f"the training is finished and saved in {run.path}; for its report: kerasimg run report {run.path}"
-    return f"{describe_progress(run)}; to resume: kerasimg train --resume {run.path}"
+        return f"the training is finished and saved in {run.path}; for its report: {command('run', 'report', run.path)}"
+    return f"{describe_progress(run)}; to resume: {command('train', '--resume', run.path)}"
 
 
 def describe_progress(run: RunFolder) -> str:

@@ -33,6 +33,7 @@ from kerasimg.deploy.measure import litert_figures
 from kerasimg.deploy.parity import latency
 from kerasimg.deploy.targets import open_runtime, target
 from kerasimg.errors import CallError, GateError, Interrupted, KerasimgError, counted
+from kerasimg.escaping import command
 from kerasimg.evaluation.calibrate import fit
 from kerasimg.evaluation.flips import FIGURE, compare, gain_interval
 from kerasimg.evaluation.scores import scores
@@ -190,8 +191,8 @@ class _Auto:
             try:
                 return self._carry_out()
             except (KeyboardInterrupt, Interrupted):
-                command = f"kerasimg auto --resume {self.folder}"
-                raise Interrupted(f"interrupted; finished steps are saved; to resume: {command}") from None
+                again = command("auto", "--resume", self.folder)
+                raise Interrupted(f"interrupted; finished steps are saved; to resume: {again}") from None
 
     def _carry_out(self) -> Path:
         summary = summarize(self.source)

@@ -18,6 +18,7 @@ from kerasimg.catalog import Reference
 from kerasimg.data.readable import OnBadImage
 from kerasimg.data.sources import Data, open_source
 from kerasimg.errors import CallError, Interrupted, KerasimgError, counted, listed
+from kerasimg.escaping import command
 from kerasimg.files import lock_folder, read_object, replacing, write_json, write_text
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
 from kerasimg.run_folder import SPEC
@@ -270,7 +271,7 @@ def _search(
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(
             f"interrupted; {counted(len(oracle.ended), 'trial', 'are')} saved; "
-            f"to resume: kerasimg tune --resume {task.folder}"
+            f"to resume: {command('tune', '--resume', task.folder)}"
         ) from None
 
 
@@ -351,7 +352,7 @@ def _finish(task: Task, oracle: Any, on_finished: OnFinished | None) -> None:
         raise KerasimgError(
             f"the {counted(minutes or 0.0, 'minute')} of the search ended before an epoch of its first trial did; set "
             "tune.minutes higher, or search with smaller images or fewer of them "
-            f"(kerasimg tune --resume {task.folder} has no time)"
+            f"({command('tune', '--resume', task.folder)} has no time)"
         )
     if best is None:
         first: Ended = oracle.ended[min(oracle.ended)]

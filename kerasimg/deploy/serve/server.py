@@ -27,7 +27,7 @@ from kerasimg.deploy.manifest import FILE
 from kerasimg.deploy.serve.settings import NAMES, Settings, key_from_environment
 from kerasimg.deploy.targets import open_runtime, served, target
 from kerasimg.errors import CallError, KerasimgError, counted, nearest, needs
-from kerasimg.escaping import one_line
+from kerasimg.escaping import command, one_line
 from kerasimg.keras_internals import serve_in_processes
 from kerasimg.log import Verbose
 from kerasimg.run_folder import RunFolder
@@ -122,7 +122,7 @@ def bundle_of(source: str | os.PathLike[str], device: str = "cpu") -> Path:
         if manifest.is_file():
             log.info(f"{folder}: serving its export {manifest.parent}")
             return manifest.parent
-    log.info(f"{folder} has no export yet; making one: kerasimg export {folder} --to {able[0]}")
+    log.info(f"{folder} has no export yet; making one: {command('export', folder, '--to', able[0])}")
     _export(folder, files.exports, able[0])
     return files.exports / able[0]
 
@@ -133,7 +133,8 @@ def _export_pack(pack: Path, to: str) -> Path:
     temporary = Path(tempfile.mkdtemp(prefix="kerasimg-serve-"))
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     log.info(
-        f"exporting {pack}; to start at once next time: kerasimg export {pack} --to {to} --out DIR, and serve that"
+        f"exporting {pack}; to start at once next time: {command('export', pack, '--to', to, '--out', 'DIR')}, and "
+        "serve that"
     )
     _export(pack, temporary, to)
     return temporary / to
