@@ -36,7 +36,7 @@ NEXT: dict[str, str | tuple[str, ...] | None] = {
     "run calibrate": "export {run} --to litert",
     "run flips": "export {run} --to litert",
     "run thresholds": "export {run} --to litert",
-    "run sets": "export {run} --to litert",
+    "run sets": "predict {run} IMAGE",
     "run known": "predict {run} IMAGE",
     "run add": "evaluate {run}",
     "run robustness": "run report {run}",

@@ -250,7 +250,7 @@ def sets(
         )
         text.append(f"  {row['mean_size']:.2f} classes in a set on average")
         text += [f"  below: {each['class']} {each['coverage']:.3f}" for each in row["classes"] if each["below"]]
-    print_result("run sets", result, text, as_json, to_export(run, data), run=run)
+    print_result("run sets", result, text, as_json, run=run)
 
 
 @commands.command()

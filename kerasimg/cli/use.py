@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 
 METHODS: tuple[str, ...] = get_args(Method)
+SHOWN_IN_SET = 10
+"""Classes of a prediction set that a line shows."""
 OUT_OF_RUN = "RUN/evaluation, without --data and --part; otherwise it is only printed"
 
 
@@ -201,8 +203,9 @@ def _line(prediction: Prediction, top: int) -> str:
     if prediction.label != likely[0][0]:  # several labels, or a threshold that decides for the less likely class
         labels = [prediction.label] if isinstance(prediction.label, str) else prediction.label
         shown = f"{', '.join(map(one_line, labels)) or 'no label'} ({shown})"
+    names = "" if prediction.set is None else f"; set: {listed(list(map(one_line, prediction.set)), SHOWN_IN_SET)}"
     unknown = f"; unlike the training images (p {prediction.p_value:.3f})" if prediction.known is False else ""
-    return f"{one_line(prediction.file)}: {shown}{unknown}"
+    return f"{one_line(prediction.file)}: {shown}{names}{unknown}"
 
 
 @commands.command()

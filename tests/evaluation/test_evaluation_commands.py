@@ -57,6 +57,16 @@ def test_predict_names_what_is_decided_where_it_is_not_the_most_likely_class(mak
     assert f"photo.png: {', '.join(labels) or 'no label'} (" in out
 
 
+def test_after_a_rule_for_sets_predict_is_the_next_step_and_shows_the_set(make_run, say, tmp_path):
+    run, photo = make_run("multiclass"), tmp_path / "photo.png"
+    PIL.Image.new("RGB", (4, 4), (113, 113, 113)).save(photo)
+    out = say("run", "sets", run.folder, "--coverage", "0.99")[1]
+    assert out.splitlines()[-1] == f"Next: kerasimg predict {run.folder} IMAGE"
+    [told] = json.loads(say("predict", run.folder, photo, "--json")[1])
+    line = say("predict", run.folder, photo)[1].strip()
+    assert line.endswith(f"; set: {', '.join(told['set'])}")
+
+
 @pytest.mark.parametrize(
     ("count", "noun", "text"), [(1, "image", "1 image"), (0, "class", "0 classes"), (2500, "image", "2,500 images")]
 )
