@@ -176,8 +176,14 @@ def _recipe(summary: Summary) -> tuple[Recipe, str]:
             f"the images are tiny ({summary.width} x {summary.height} px): a small network from scratch",
         )
     if summary.per_class >= LARGE:
-        return "finetune", f"{summary.per_class:,.0f} images per class are enough to fine-tune the whole network"
-    return "transfer", f"{summary.per_class:,.0f} images per class are few: the pretrained backbone stays frozen"
+        return (
+            "finetune",
+            f"the median class has {counted(round(summary.per_class), 'image')}, enough to fine-tune the whole network",
+        )
+    return (
+        "transfer",
+        f"the median class has {counted(round(summary.per_class), 'image')}, which is few: the backbone stays frozen",
+    )
 
 
 def _size(recipe: Recipe, summary: Summary) -> tuple[int, str]:
@@ -190,7 +196,7 @@ def _size(recipe: Recipe, summary: Summary) -> tuple[int, str]:
     if summary.shorter_side >= 224:
         return 224, "what the backbone was trained on"
     size = max(96, _multiple(summary.shorter_side, 32))
-    return size, f"the images are no larger ({summary.width} x {summary.height} px), and smaller is faster"
+    return size, f"the median image has {summary.width} x {summary.height} px, and smaller than 224 is faster"
 
 
 def _resize(summary: Summary) -> tuple[ResizePolicy, str]:
@@ -198,7 +204,7 @@ def _resize(summary: Summary) -> tuple[ResizePolicy, str]:
     if wide <= SAME_SHAPE * narrow:
         return "stretch", "the images have similar aspect ratios, so stretching is harmless"
     return "pad", (
-        f"the aspect ratios differ ({narrow:.2f} to {wide:.2f}): padding distorts and cuts off nothing; "
+        f"the aspect ratios differ ({narrow:.2f} to {wide:.2f}): padding neither distorts nor cuts off anything; "
         "'crop' takes the centre instead"
     )
 

@@ -35,6 +35,8 @@ BY_AXIS = {"axis", "scale", "offset"}
 """Arguments that Keras' inference of shapes does not check: a layer that has one is traced when its model is built."""
 
 FRAME = "Exception encountered when calling"
+NOTHING_LEFT = "output size would be zero or negative"
+"""Keras' words for a layer without padding that gets a map smaller than its kernel."""
 
 
 class Applied(keras.Operation):
@@ -325,7 +327,10 @@ class Graph:
         if isinstance(tensors, list) and isinstance(names, list):
             shapes = ", ".join(f"'{name}' {_shape(tensor)}" for name, tensor in zip(names, tensors, strict=True))
             self.report(call.node.path, f"its inputs do not fit together: {shapes} ({_first_line(error)})")
-        self.report(call.node.path, f"does not take {_shape(tensors)}: {_first_line(error)}")
+        reason = _first_line(error)
+        if NOTHING_LEFT in reason:
+            reason = "no pixel would be left; the images are too small for this model: set image.size higher (--size)"
+        self.report(call.node.path, f"does not take {_shape(tensors)}: {reason}")
 
 
 def _last_node(spec: Spec) -> Node:

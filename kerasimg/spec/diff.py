@@ -100,5 +100,5 @@ def _item(path: str, number: int, item: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 100 else f"{text[:97]}..."

@@ -214,14 +214,15 @@ def _epochs_for_few_images(draft: Spec, source: Source) -> dict[str, Any]:
     if not usual or len(usual) < len({*names}):
         return {}
     images = train_images(source, draft)
+    about = "" if (source.parts == 0).any() else "about "
     steps = steps_of_epoch(draft, images)
     before = sum(usual[name] for name in names)
     after = min(MOST_EPOCHS, -(-LEAST_STEPS // steps))
     if after <= before:
         return {}
     log.once(
-        f"epochs: {after} instead of the recipe's {before}, since {counted(images, 'training image', 'are')} only "
-        f"{steps:,} {'step' if steps == 1 else 'steps'} per epoch; set {' and '.join(usual)} to choose"
+        f"epochs: {after} instead of the recipe's {before}, since {about}{counted(images, 'training image', 'are')} "
+        f"only {counted(steps, 'step')} per epoch; set {' and '.join(usual)} to choose"
     )
     return {name: -(-value * after // before) for name, value in usual.items()}
 
@@ -303,8 +304,20 @@ def make_models(
     return made
 
 
+LEAST_PRETRAINED_PX = 32
+"""The stride of the usual backbones: smaller images end as one place of the last map, most of it padding."""
+
+
 def check_model(spec: Spec, source: Source, sized: Models) -> None:
     """SpecError if the model's output, its loss or its metrics do not match these classes."""
+    sides = [min(size) for size in sized]
+    if min(sides) < LEAST_PRETRAINED_PX and any(
+        node.kind == "backbone" and node.arguments.get("weights") is not None for node in spec.nodes
+    ):
+        log.warning(
+            f"{spec.file}: image.size: at {min(sides)} px the pretrained backbone sees next to nothing; "
+            f"set it to {LEAST_PRETRAINED_PX} or more (--size), or train recipes/from_scratch"
+        )
     model = sized[spec.image.size[0], spec.image.size[1]].built.model
     check_outputs(model, spec, source.classes)
     make_objective(spec, model, len(source.classes), soft=source.soft)

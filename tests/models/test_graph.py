@@ -41,7 +41,7 @@ def test_inputs_by_name_that_do_not_fit_are_named_with_their_shapes():
 
 def test_a_layer_that_does_not_take_its_input_says_which_shape_and_why():
     message = refused({"layer": "MaxPooling2D", "pool_size": 9})
-    assert message.startswith("tiny: model[0] (MaxPooling2D): does not take 8x8x3: Computed output size would be zero")
+    assert message.startswith("tiny: model[0] (MaxPooling2D): does not take 8x8x3: no pixel would be left")
     assert "\x1b" not in message
 
 
@@ -56,7 +56,8 @@ def test_an_error_in_a_block_is_reported_at_its_path():
         {"block": "shrink", "repeat": 4}, blocks={"shrink": {"nodes": [{"layer": "MaxPooling2D", "name": "pool"}]}}
     )
     assert message.startswith(
-        "tiny: blocks.shrink.nodes[0] (MaxPooling2D): model[0] -> shrink[3]: does not take 1x1x3: "
+        "tiny: blocks.shrink.nodes[0] (MaxPooling2D): model[0] -> shrink[3]: does not take 1x1x3: no pixel would be "
+        "left; the images are too small for this model: set image.size higher"
     )
 
 

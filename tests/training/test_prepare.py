@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kerasimg.catalog import load
-from kerasimg.training.prepare import load_for
+from kerasimg.data.sources import open_source
+from kerasimg.training.prepare import check_model, load_for, make_models
 
 
 def black(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +39,7 @@ def test_the_log_names_the_epochs_and_the_way_to_choose(listen: Any):
     listen(lines.append)
     epochs("transfer", 156)
     assert lines == [
-        "epochs: 75 instead of the recipe's 20, since 109 training images are only 4 steps per epoch; "
+        "epochs: 75 instead of the recipe's 20, since about 109 training images are only 4 steps per epoch; "
         "set epochs to choose"
     ]
 
@@ -61,3 +62,13 @@ def test_epochs_of_a_derived_spec_are_not_changed():
     spec, _ = load_for("transfer", black(20), {"fit.stages": [{"epochs": 2}]}, {})
     assert spec.fit.stages[0].epochs == 2
     assert epochs("small_resnet", 20) == [stage.epochs for stage in load("small_resnet").fit.stages]
+
+
+def test_images_too_small_for_a_pretrained_backbone_are_reported(listen: Any):
+    lines: list[str] = []
+    listen(lines.append)
+    for size in (16, 32):
+        spec = load("recipes/transfer", num_classes=2, size=size)
+        check_model(spec, open_source(black(4), "multiclass"), make_models(spec, weights=None))
+    (line,) = lines
+    assert "image.size: at 16 px the pretrained backbone sees next to nothing; set it to 32 or more" in line
