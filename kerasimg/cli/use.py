@@ -142,8 +142,8 @@ def _predict_stream(
     from kerasimg.data.frames import camera_frames, frames_of
     from kerasimg.data.frames import watch as watch_folder
     from kerasimg.data.items import ManyFaults
-    from kerasimg.deploy.predict import choose_bundle
-    from kerasimg.deploy.predict_stream import PredictionFile, SortedFolder, open_predictor, predict_frames
+    from kerasimg.deploy.predict import choose_bundle, open_predictor
+    from kerasimg.deploy.predict_stream import PredictionFile, SortedFolder, predict_frames
 
     endless = camera is not None or watch is not None
     if endless and as_json:
@@ -160,7 +160,7 @@ def _predict_stream(
     count = 0
     with ExitStack() as stack:
         shown = stack.enter_context(waiting("classifying", as_json, err=True))
-        predictor = open_predictor(run)
+        predictor = open_predictor(run, [])
         file = stack.enter_context(PredictionFile(out, predictor.classes)) if out else None
         folder = SortedFolder(sort_into, predictor.classes) if sort_into else None
         try:

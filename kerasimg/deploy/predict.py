@@ -10,7 +10,8 @@ times as fast as `keras.Model.predict`. It is used if its results are those of t
 
 Class names, thresholds and prediction sets are read from `model.keras`, as with Keras. Of several models the one that
 was fastest at the export is used, for up to `MOST` images; more may run on a GPU, which Keras uses. To have Keras
-predict, name the run's `model.keras` instead of the run.
+predict, name the run's `model.keras` instead of the run. Where Keras predicts only because the bundles are of an
+earlier state of the model, a message says so, and how to renew them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -33,14 +34,14 @@ from kerasimg.deploy.manifest import ModelFile, Parity
 from kerasimg.deploy.runtimes import Runtime
 from kerasimg.deploy.targets import open_runtime, target_of
 from kerasimg.errors import KerasimgError, check_choice, counted
-from kerasimg.evaluation.predict import BATCH_SIZE, Prediction, answer, require_all
+from kerasimg.evaluation.predict import BATCH_SIZE, Prediction, Predictor, answer, require_all
 from kerasimg.log import Verbose
 from kerasimg.models.keras_file import Answer, read_facts
 from kerasimg.results import Results
 from kerasimg.run_folder import RunFolder
 from kerasimg.spec.load import Spec
 from kerasimg.spec.pack import SetRule
-from kerasimg.staleness import as_identity, change, identity_of_file, known_change
+from kerasimg.staleness import Stale, as_identity, change, identity_of_file, known_change, stale_bundle
 
 if TYPE_CHECKING:
     from kerasimg.models.classifier import ClassifierReference
@@ -103,15 +104,26 @@ def predict(
     check_choice("on_bad_image", on_bad_image, get_args(OnBadImage))
     if isinstance(images, Iterator):
         images = list(images)
-    if (bundled := choose_bundle(run, images)) is not None:
-        log.info(f"predicting with {bundled}")
-        answers = answer(bundled, images)
-    else:
-        from kerasimg.models.classifier import Classifier
-
-        answers = answer(Classifier.open(run), images)
+    answers = answer(open_predictor(run, images), images)
     skip = on_bad_image == "skip" and answers.predictions
     return Results(answers.predictions if skip else require_all(answers))
+
+
+def open_predictor(run: ClassifierReference, images: Images) -> Predictor:
+    """The fastest verified export bundle of a run, or else its Keras model, and why, if the bundles are stale.
+
+    Args:
+        run, images: as for `choose_bundle`.
+    """
+    bundled, stale, _ = _choose(run, images)
+    if bundled is not None:
+        log.info(f"predicting with {bundled}")
+        return bundled
+    if stale is not None:
+        log.info(f"predicting with Keras, which starts in seconds: {stale}")
+    from kerasimg.models.classifier import Classifier
+
+    return Classifier.open(run)
 
 
 def choose_bundle(run: ClassifierReference, images: Images) -> BundledClassifier | None:
@@ -121,14 +133,27 @@ def choose_bundle(run: ClassifierReference, images: Images) -> BundledClassifier
         run: as for `predict`; only a run has bundles.
         images: as for `predict`; none yet: of a stream, whose images come one after another.
     """
+    return _choose(run, images).bundled
+
+
+class _Choice(NamedTuple):
+    bundled: BundledClassifier | None = None
+    stale: Stale | None = None
+    """A bundle that would predict if it were of the run's model as it is now."""
+    channels: int = 3
+    """Of the model's images."""
+
+
+def _choose(run: ClassifierReference, images: Images) -> _Choice:
     if not isinstance(run, str | os.PathLike):
-        return None
+        return _Choice()
     files = RunFolder(Path(run))
     stamps = [_stamp(path) for path in [files.model_file, *sorted(files.exports.glob(f"*/{manifests.FILE}"))]]
     if len(stamps) < 2 or not files.model_file.is_file():
-        return None
-    bundled = _open_fastest(files, tuple(stamps))
-    return None if bundled is None or len(named_images(images, bundled.spec.image.channels)) > MOST else bundled
+        return _Choice()
+    choice = _open_fastest(files, tuple(stamps))
+    none = choice.bundled is None and choice.stale is None
+    return _Choice() if none or len(named_images(images, choice.channels)) > MOST else choice
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:
@@ -138,12 +163,13 @@ def _stamp(path: Path) -> tuple[str, int, int]:
 
 
 @functools.lru_cache(maxsize=4)
-def _open_fastest(files: RunFolder, stamps: tuple[tuple[str, int, int], ...]) -> BundledClassifier | None:
+def _open_fastest(files: RunFolder, stamps: tuple[tuple[str, int, int], ...]) -> _Choice:
     """Opens the fastest verified model.  stamps: of the files that the result depends on."""
     identity, facts = identity_of_file(files.model_file), read_facts(files.model_file)
     spec = facts.load_spec(f"'{files.model_file}'")
     thresholds = None if facts.thresholds is None else tuple(facts.thresholds)
     candidates: list[tuple[Bundle, ModelFile, Parity]] = []
+    stale: Stale | None = None
     for path, *_ in stamps[1:]:
         try:
             bundle = Bundle.open(Path(path).parent, check=False)
@@ -151,21 +177,35 @@ def _open_fastest(files: RunFolder, stamps: tuple[tuple[str, int, int], ...]) ->
             continue
         stored = as_identity(bundle.manifest.model)
         known = bundle.manifest.known and bundle.manifest.known.model_dump()
-        if stored is None or change(stored, identity) is not None or known_change(known, files.model_file) is not None:
+        if stored is None:
             continue
-        rows = {row.path: row for row in bundle.manifest.parity if _verified(row, facts.known is not None)}
-        candidates += [(bundle, model, rows[model.path]) for model in bundle.models if model.path in rows]
+        current = change(stored, identity) is None and known_change(known, files.model_file) is None
+        rows = {row.path: row for row in bundle.manifest.parity if _verified(row, current and facts.known is not None)}
+        found = [(bundle, model, rows[model.path]) for model in bundle.models if model.path in rows and _opens(model)]
+        if current:
+            candidates += found
+        elif found:
+            stale = stale or stale_bundle(bundle.folder)
     for bundle, model, row in sorted(candidates, key=lambda candidate: candidate[2].p50_ms):
         try:
-            runtime = target_of(model).runtime
             fits = bundle.classes == tuple(facts.classes) and bundle.image == spec.image and bundle.task == spec.task
-            if not fits or runtime.package is None or runtime.reads_files or changed_files(bundle, model):
+            if not fits or changed_files(bundle, model):
                 continue
             opened = open_runtime(bundle, model)
-            return BundledClassifier(bundle, model, row, opened, spec, bundle.classes, thresholds, facts.sets)
+            bundled = BundledClassifier(bundle, model, row, opened, spec, bundle.classes, thresholds, facts.sets)
+            return _Choice(bundled, None, spec.image.channels)
         except KerasimgError:  # its runtime is not installed, or the file is damaged: the next, or Keras
             continue
-    return None
+    return _Choice(None, stale, spec.image.channels)
+
+
+def _opens(model: ModelFile) -> bool:
+    """Whether a package in this process can run the model on images in memory."""
+    try:
+        runtime = target_of(model).runtime
+    except KerasimgError:
+        return False
+    return runtime.package is not None and not runtime.reads_files
 
 
 def _verified(row: Parity, known: bool) -> bool:

@@ -18,7 +18,6 @@ import PIL.Image
 
 from kerasimg import log
 from kerasimg.data.frames import Frame
-from kerasimg.deploy.predict import choose_bundle
 from kerasimg.errors import CallError, Fault
 from kerasimg.escaping import csv_row
 from kerasimg.evaluation.predict import BATCH_SIZE, Prediction, Predictor, answer
@@ -28,16 +27,6 @@ NONE = "none of the labels"
 """The folder of images for which no label of a multilabel model holds."""
 UNKNOWN = "none of these"
 """The folder of images unlike the training images, for a run with a rule for them."""
-
-
-def open_predictor(run: str | os.PathLike[str]) -> Predictor:
-    """The fastest verified export bundle of a run, or else its Keras model; it stays open for a whole stream."""
-    if (bundled := choose_bundle(run, [])) is not None:
-        log.info(f"predicting with {bundled}")
-        return bundled
-    from kerasimg.models.classifier import Classifier
-
-    return Classifier.open(run)
 
 
 def predict_frames(

@@ -86,10 +86,17 @@ UNFIT: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("reason", UNFIT)
-def test_keras_predicts_where_no_bundle_is_verified(copied: Path, reason: str):
+def test_keras_predicts_where_no_bundle_is_verified_and_says_so_if_they_are_stale(
+    copied: Path, reason: str, caplog: pytest.LogCaptureFixture
+):
     UNFIT[reason](copied)
+    caplog.clear()
     assert choose_bundle(copied, PIXELS) is None
-    assert kerasimg.predict(copied, PIXELS[0])[0].label in Run(copied).classes
+    with caplog.at_level("INFO", logger="kerasimg"):
+        assert kerasimg.predict(copied, PIXELS[0])[0].label in Run(copied).classes
+    told = [message for message in caplog.messages if "stale" in message]
+    assert len(told) == ("another temperature" in reason)
+    assert not told or ("with Keras" in told[0] and f"to renew it: kerasimg export {copied} --to " in told[0])
 
 
 def test_keras_predicts_many_images_and_a_named_model_file(copied: Path):

@@ -20,7 +20,8 @@ import pytest
 from kerasimg import boundary, cli
 from kerasimg.api import Run
 from kerasimg.data.frames import Frame, expand, fetch, frames_of, video_frames, watch
-from kerasimg.deploy.predict_stream import PredictionFile, SortedFolder, open_predictor, predict_frames
+from kerasimg.deploy.predict import open_predictor
+from kerasimg.deploy.predict_stream import PredictionFile, SortedFolder, predict_frames
 from kerasimg.errors import CallError, DataError
 from kerasimg.evaluation.predict import Prediction
 
@@ -84,7 +85,7 @@ def test_a_pattern_and_json_lines(run: Run, images: Any, tmp_path: Path, command
 def test_an_unreadable_image_is_reported_and_the_others_are_classified(run: Run, images: Any, tmp_path: Path):
     images(tmp_path, {"red": 2})
     (tmp_path / "red/01.png").write_bytes(b"broken")
-    results = list(predict_frames(open_predictor(run.folder), frames_of([str(tmp_path)]), batch=2))
+    results = list(predict_frames(open_predictor(run.folder, []), frames_of([str(tmp_path)]), batch=2))
     assert results[0][1].label == "red"
     assert results[1][1].file.endswith("01.png")
     assert "not an image" in results[1][1].message
@@ -125,7 +126,7 @@ def test_a_watched_folder_gives_each_image_once_and_whole(images: Any, tmp_path:
 
 def test_a_live_stream_is_classified_at_once(run: Run, images: Any, tmp_path: Path):
     images(tmp_path, {"red": 1})
-    live = predict_frames(open_predictor(run.folder), watch(str(tmp_path), poll_s=0))
+    live = predict_frames(open_predictor(run.folder, []), watch(str(tmp_path), poll_s=0))
     frame, prediction = next(live)
     assert (Path(frame.name).name, prediction.label) == ("00.png", "red")
 
