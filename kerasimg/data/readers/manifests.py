@@ -171,5 +171,5 @@ def _labels(row: Mapping[str, Any], task: Task, wrong: list[str]) -> tuple[str, 
         else:
             labels.append(class_name(str(value)))
     if task != "multilabel" and not wrong and len(labels) != 1:
-        wrong.append(f"expected one label, got {len(labels)}; for several labels per image use task 'multilabel'")
+        wrong.append(f"expected one label, got {len(labels)}; several per image: --task multilabel")
     return tuple(labels)  # with repeats: see `resolve_lists`

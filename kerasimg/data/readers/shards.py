@@ -144,7 +144,7 @@ def require_labels(labels: Labels, task: Task, paths: Sequence[str], counts: Seq
     for row in np.flatnonzero(numbers != 1).tolist():
         file = int(np.searchsorted(ends, row, "right"))
         place = f"image {row - int(ends[file]) + counts[file]}"
-        many = "; for several labels per image use task 'multilabel'"
+        many = "; several per image: --task multilabel"
         faults.append(Fault(paths[file], place, f"expected one label, got {numbers[row]}{many}"))
     if faults:
         raise ManyFaults(faults)

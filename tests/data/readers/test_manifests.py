@@ -125,7 +125,7 @@ def test_faulty_lines_of_jsonl_are_named(manifest):
 
 def test_several_labels_need_the_task_multilabel(manifest):
     path = manifest("pets.csv", "path,labels\na.png,red|round\nb.png,red\n")
-    assert message(path) == ("line 2: expected one label, got 2; for several labels per image use task 'multilabel'")
+    assert message(path) == ("line 2: expected one label, got 2; several per image: --task multilabel")
 
 
 def test_a_message_lists_twenty_faults_and_the_error_holds_all(manifest):

@@ -67,9 +67,7 @@ def test_lists_are_several_labels(tmp_path: Path, encoded: Encoded):
     features = {"labels": {"feature": {"names": ["red", "round"], "_type": "ClassLabel"}, "_type": "List"}}
     path = write(tmp_path / "a.parquet", features, image=[encoded(0)] * 3, labels=[[1, 0, 1], [], [1]])
     assert open_source(path, "multilabel").label_ids().tolist() == [[1, 1], [0, 0], [0, 1]]
-    assert message(path).splitlines()[1] == (
-        "image 1: expected one label, got 0; for several labels per image use task 'multilabel'"
-    )
+    assert message(path).splitlines()[1] == ("image 1: expected one label, got 0; several per image: --task multilabel")
 
 
 def test_any_order_and_number_of_threads_gives_the_same_images_and_few_groups_are_kept(

@@ -75,8 +75,8 @@ def test_several_labels_stand_in_json(tmp_path: Path, encoded: Encoded):
     path = write(tmp_path / "pets.tar", members)
     assert open_source(path, "multilabel").label_ids().tolist() == [[1, 1], [0, 0]]
     assert message(path).splitlines() == [
-        "image 0: expected one label, got 2; for several labels per image use task 'multilabel'",
-        "image 1: expected one label, got 0; for several labels per image use task 'multilabel'",
+        "image 0: expected one label, got 2; several per image: --task multilabel",
+        "image 1: expected one label, got 0; several per image: --task multilabel",
     ]
 
 

@@ -77,9 +77,7 @@ def test_several_labels_in_one_record(tmp_path: Path, encoded: Encoded):
     records = [example(image=encoded(1), label=labels) for labels in (["red", "round"], ["red"], [])]
     path = write(tmp_path / "a.tfrecord", *records)
     assert open_source(path, "multilabel").label_ids().tolist() == [[1, 1], [1, 0], [0, 0]]
-    assert message(path).splitlines()[0] == (
-        "image 0: expected one label, got 2; for several labels per image use task 'multilabel'"
-    )
+    assert message(path).splitlines()[0] == ("image 0: expected one label, got 2; several per image: --task multilabel")
 
 
 def test_opening_reads_no_tensorflow(tmp_path: Path, encoded: Encoded):
