@@ -140,18 +140,23 @@ def calibrate(
     with waiting("calibrating", as_json):
         result = calibrate(run, data=data, part=part, undo=undo).to_dict()
     text = [f"temperature {result['temperature']:.4f}"]
-    if result.get("applied"):
+    sides = "{} -> {}"
+    if "interval" in result:
         low, high = result["interval"]
-        text[0] += f" (95 % interval {low:.4f} to {high:.4f})"
-        text.append(
-            f"saved in {RunFolder(run).model_file.name}; to undo it: {command('run', 'calibrate', run, '--undo')}"
-        )
+        reach = f"(95 % interval {low:.4f} to {high:.4f})"
+        if result["applied"]:
+            text = [f"{text[0]} {reach}", f"saved in {RunFolder(run).model_file.name}; to undo it: "]
+            text[1] += command("run", "calibrate", run, "--undo")
+        else:
+            text = [f"nothing was changed: the temperature stays {result['temperature']:.4f}"]
+            text.append(f"tried: temperature {result['fitted']:.4f} {reach}; the figures without and with it:")
+            sides = "{} without, {} with"
     for name, row in result.get("parts", {}).items():
         fitted = " (fitted on these)" if name == result["fitted_on"]["part"] else ""
         text.append(f"{name}, {counted(row['n'], 'image')}{fitted}:")
         for figure in ("log_loss", "calibration_error"):
-            sides = (f"{row[when][figure]:.4f}{_interval(row[when], figure)}" for when in ("before", "after"))
-            text.append(f"  {figure.replace('_', ' ')}: {' -> '.join(sides)}")
+            pair = (f"{row[when][figure]:.4f}{_interval(row[when], figure)}" for when in ("before", "after"))
+            text.append(f"  {figure.replace('_', ' ')}: {sides.format(*pair)}")
     print_result("run calibrate", result, text, as_json, to_export(run, data), run=run)
 
 

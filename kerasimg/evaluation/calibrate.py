@@ -13,10 +13,10 @@ to 0.5 over that of no temperature; the prior lowered it, and raised it by at mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -51,6 +51,12 @@ PRIOR = 0.5
 FIGURES = ("log_loss", "calibration_error")
 FEW = 50
 """Below this number of images, a temperature is fitted with a warning: the prior counts as much as they do."""
+SMALL = 0.05
+"""A calibration error up to this is no matter: the probabilities are about right."""
+
+Verdict = Literal["right", "unshown", "refused", "calibrated", "off"]
+"""Whether probabilities can be relied on. unshown: the images are too few to tell. refused: they are off, and a
+temperature did not help. calibrated: they are off, although a temperature is applied. off: fit one."""
 
 
 def calibrate(
@@ -108,9 +114,11 @@ def calibrate(
         result["warnings"] = notes
     for note in notes:
         warning(note)
+    files = RunFolder(file.parent)
+    if result["applied"] or (files.is_run and classifier.temperature == 1):  # a refusal replaces no calibration
+        result["model"] = fitted_to(replace(classifier, temperature=result["temperature"]))
+        write_json(files.calibration_file, result)
     if result["applied"]:
-        result["model"] = fitted_to(replace(classifier, temperature=temperature))
-        write_json(RunFolder(file.parent).calibration_file, result)
         _apply(classifier, file, temperature)
     return Calibration.of(result)
 
@@ -130,6 +138,21 @@ def fit(
         "fitted_on": {"data": where, "part": part, "n": len(np.asarray(probabilities))},
         "parts": {part: before_and_after(truth, probabilities, temperature, classes, task)},
     }
+
+
+def judge(scores: Mapping[str, Any], record: Mapping[str, Any] | None) -> Verdict:
+    """Whether to rely on probabilities, and whether to advise `calibrate`: only where the images show the need.
+
+    scores: of the held-out images, as metrics.json has them.  record: calibration.json of the same model, if any.
+    """
+    if scores["calibration_error"] <= SMALL:
+        return "right"
+    low, _ = (scores.get("intervals") or {}).get("calibration_error") or (0.0, 1.0)
+    if low <= 0:
+        return "unshown"
+    if record is not None and not record.get("applied", True):
+        return "refused"
+    return "off" if scores.get("temperature", 1.0) == 1 else "calibrated"
 
 
 def fitted_to(classifier: Classifier) -> ModelIdentity:

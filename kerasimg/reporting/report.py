@@ -170,7 +170,7 @@ def _content(files: RunFolder, classifier: Classifier | None) -> dict[str, Any]:
         "confused": _confused(scores) if scores else [],
         "figures": _figures(files, scores),
         "slices": (scores or {}).get("slices", []),
-        **trust_sections(files, found, spec.task, classifier, album, model),
+        **trust_sections(files, found, scores, spec.task, classifier, album, model),
         "stages": stage_summaries(rows, goals_in(spec.resolved)),
         "seconds": sum(row.get("seconds", 0) for row in rows),
         "charts": _charts(rows, spec),

@@ -14,6 +14,7 @@ from kerasimg.data.decode import decode
 from kerasimg.data.image_files import BadImage
 from kerasimg.data.items import evenly_spaced
 from kerasimg.errors import KerasimgError, counted
+from kerasimg.evaluation.calibrate import judge
 from kerasimg.evaluation.conformal import are_known, class_columns
 from kerasimg.evaluation.embed import Features
 from kerasimg.evaluation.label_errors import find_label_errors
@@ -41,6 +42,7 @@ CURVE = 101
 def trust_sections(
     files: RunFolder,
     predictions: Predictions | None,
+    scores: Mapping[str, Any] | None,
     task: Task,
     classifier: Classifier | None,
     album: Album,
@@ -52,7 +54,10 @@ def trust_sections(
     if known and known.get("parts"):
         test = {**next(iter(known["parts"].values())), "share": known["rule"]["share"], "expected": known["expected"]}
         known = {**known, "advice": broken_promise(test, known["chosen_on"]["n"], files.path)}
+    calibration = _current(files.calibration_file, model)
     return {
+        "calibration": calibration,
+        "verdict": judge(scores, calibration) if scores and "calibration_error" in scores else None,
         "known": known,
         "sets": _current(files.sets_file, model),
         "abstention": None if predictions is None or task == "multilabel" else _abstention(predictions),

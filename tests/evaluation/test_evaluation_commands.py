@@ -32,6 +32,15 @@ def test_calibrate_tells_before_and_after_and_can_be_undone(make_run, say):
     assert json.loads(say("run", "calibrate", run.folder, "--undo", "--json")[1]) == {"temperature": 1.0}
 
 
+def test_calibrate_tells_what_was_tried_where_it_changes_nothing(make_run, say, monkeypatch):
+    run = make_run("multiclass", sure=0.02)
+    monkeypatch.setattr("kerasimg.evaluation.calibrate.fit_temperature", lambda *_: 5.0)
+    lines = say("run", "calibrate", run.folder)[1].splitlines()
+    assert lines[1].startswith("nothing was changed: the temperature stays 1.0000")
+    assert lines[2].startswith("tried: temperature 5.0000 (95 % interval ")
+    assert sum(" without, " in line and line.split()[-1] != "->" for line in lines) == 4
+
+
 def test_thresholds_tells_each_label_and_ends_with_4_where_the_aim_is_out_of_reach(make_run, say):
     run = make_run("multilabel", tilt=-4.0)
     code, out, _ = say("run", "thresholds", run.folder, "--aim", "recall>=0.8")
