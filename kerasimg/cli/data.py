@@ -20,6 +20,7 @@ from kerasimg.cli.options import (
     Task,
     TaskName,
     assignments,
+    image_paths,
     keras_loaded,
     load,
     out_option,
@@ -227,7 +228,8 @@ def label_errors(
     if out is not None:
         write_json(out, result)
     again = [] if spec.task == "multilabel" else ["--labels"]
-    print_result("data label-errors", result, label_error_lines(result, top), as_json, again, data=data)
+    lines = label_error_lines(result, top, image_paths(None, data))
+    print_result("data label-errors", result, lines, as_json, again, data=data)
 
 
 def _bench_lines(measured: Bench) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -272,6 +273,16 @@ def images_of(run: Path, data: str | None) -> list[str]:
     record = None if is_pack(run) else RunFolder.of(run).data()
     own = is_pack(run) or (record is not None and not is_in_memory(record["where"]))
     return [] if own else ["--data", data or "DATA"]
+
+
+def image_paths(run: Path | None, data: str | None) -> Callable[[str], str]:
+    """What makes of the name of an image, in --data or else in the data of a run, a path for the next command."""
+    from kerasimg.data.sources import path_from_here
+    from kerasimg.spec.pack import is_pack
+
+    record = None if data or run is None or is_pack(run) else RunFolder.of(run).data()
+    where = data or (record["where"] if record else "")
+    return partial(path_from_here, where)
 
 
 def to_export(run: Path, data: str | None) -> list[str]:

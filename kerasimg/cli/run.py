@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from kerasimg.cli.options import (
     RunArgument,
     RunData,
     best_run,
+    image_paths,
     images_of,
     keras_loaded,
     out_option,
@@ -119,7 +121,7 @@ def compare(
     print_result(
         "run compare",
         comparison,
-        lambda: print_comparison(comparison),
+        lambda: print_comparison(comparison, path_of=image_paths(runs[0], data)),
         as_json,
         first=runs[0],
         second=runs[-1],
@@ -396,11 +398,12 @@ def similar(
         from kerasimg.evaluation.embed import similar
     with waiting("comparing", as_json):
         rows = similar(run, image, count, data=data)
+    path_of = image_paths(run, data)
     text = [
-        f"{row.similarity:.3f}  {row.file}  {row.label if isinstance(row.label, str) else '|'.join(row.label)}"
+        f"{row.similarity:.3f}  {path_of(row.file)}  {row.label if isinstance(row.label, str) else '|'.join(row.label)}"
         for row in rows
     ]
-    print_result("run similar", [row.to_dict() for row in rows], text, as_json, run=run)
+    print_result("run similar", [row.to_dict() for row in rows], text, as_json, run=run, image=image)
 
 
 @commands.command()
@@ -444,17 +447,20 @@ def label_errors(
         from kerasimg.evaluation.label_errors import label_errors
     with waiting("predicting", as_json):
         result = label_errors(run, data=data, part=part, out=out).to_dict()
-    print_result("run label-errors", result, label_error_lines(result, top), as_json, run=run)
+    path_of = image_paths(run, data)
+    first = next((path for row in result["rows"] if Path(path := path_of(row["file"])).is_file()), None)
+    lines = label_error_lines(result, top, path_of)
+    print_result("run label-errors", result, lines, as_json, run=run, image=first)
 
 
-def label_error_lines(result: dict[str, Any], top: int) -> list[str]:
-    """The likely label errors as lines, at most `top` of them."""
+def label_error_lines(result: dict[str, Any], top: int, path_of: Callable[[str], str]) -> list[str]:
+    """The likely label errors as lines, at most `top` of them.  path_of: as `image_paths` returns it."""
     lines = [
         f"{result['found']:,} of {counted(result['n'], 'image')} {'is' if result['found'] == 1 else 'are'} suspect"
     ]
     for row in result["rows"][:top]:
         sure = f"{row['p_given']:.3f} against {row['p_suggested']:.3f}"
-        lines.append(f"{row['file']}: {row['given']}, more likely {row['suggested']} ({sure})")
+        lines.append(f"{path_of(row['file'])}: {row['given']}, more likely {row['suggested']} ({sure})")
     if result["found"] > top:
         lines.append(f"... and {result['found'] - top:,} more (--top, --json or --out)")
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,21 @@ def readers() -> Iterator[Reader]:
     yield from (reader for reader in READERS if not isinstance(reader, general))
     yield from _plugins()
     yield from (reader for reader in READERS if isinstance(reader, general))
+
+
+def path_from_here(where: str, name: str) -> str:
+    """The path of an image of the data, for a command in the current folder; its name where it is no file there.
+
+    where: the folder or file that the data is.  name: of the image in it.
+    """
+    if not os.path.exists(where):
+        return name
+    path = os.path.join(where if os.path.isdir(where) else os.path.dirname(where), name)
+    if not os.path.isfile(path):
+        return name
+    with contextlib.suppress(ValueError):  # another drive
+        path = min(path, os.path.relpath(path), key=len)
+    return path
 
 
 def is_in_memory(where: str) -> bool:

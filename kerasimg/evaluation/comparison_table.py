@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich import box
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kerasimg.errors import counted
-from kerasimg.escaping import deep
+from kerasimg.escaping import deep, one_line
 from kerasimg.evaluation.evaluate import SMALL
 from kerasimg.evaluation.score_table import output
 from kerasimg.results import figure_words
@@ -22,10 +22,13 @@ _IMAGES = 10
 """Largest number of images that are listed, of each kind."""
 
 
-def print_comparison(content: dict[str, Any], console: Console | None = None) -> None:
+def print_comparison(
+    content: dict[str, Any], console: Console | None = None, path_of: Callable[[str], str] = str
+) -> None:
     """Print the figures of each run, the differences from the first, and the images that changed.
 
-    content: what `compare` returns.  console: standard output by default.
+    content: what `compare` returns.  console: standard output by default.  path_of: makes of an image's name what is
+    printed.
     """
     content = deep(content)
     console = console or output()
@@ -41,7 +44,7 @@ def print_comparison(content: dict[str, Any], console: Console | None = None) ->
     tables = [_figures(content)]
     for other in content["against_first"]:
         tables.append(_differences(content, other))
-        tables += [_images(title, other[kind]) for kind, title in _KINDS if other[kind]]
+        tables += [_images(title, other[kind], path_of) for kind, title in _KINDS if other[kind]]
     for table in tables:
         table.box = box.SIMPLE_HEAD if console.is_terminal else None
         console.print(table.title or "", soft_wrap=True, style="italic", highlight=False)
@@ -102,12 +105,12 @@ def _differences(content: dict[str, Any], other: dict[str, Any]) -> Table:
     return table
 
 
-def _images(title: str, rows: list[dict[str, Any]]) -> Table:
+def _images(title: str, rows: list[dict[str, Any]], path_of: Callable[[str], str]) -> Table:
     more = f", the {_IMAGES} most confident of {len(rows):,}" if len(rows) > _IMAGES else ""
     table = Table(title=title + more, title_justify="left")
     for name in ("file", "truth", "before", "after", "confidence"):
         table.add_column(name, justify="right" if name == "confidence" else "left", overflow="fold")
     for row in rows[:_IMAGES]:
         said = (row[key] if isinstance(row[key], str) else ", ".join(row[key]) for key in ("truth", "before", "after"))
-        table.add_row(Text(row["file"]), *map(Text, said), f"{row['confidence_after']:.3f}")
+        table.add_row(Text(one_line(path_of(row["file"]))), *map(Text, said), f"{row['confidence_after']:.3f}")
     return table

@@ -7,6 +7,7 @@ import pytest
 
 import kerasimg
 from kerasimg import cli
+from kerasimg.cli.options import image_paths
 from kerasimg.errors import counted, sized
 from kerasimg.run_folder import RunFolder
 
@@ -132,6 +133,22 @@ def test_label_errors_lists_the_most_likely(make_run, say):
     assert len(out.splitlines()) == 4
     assert say("run", "label-errors", run.folder, "--set", "lr=1")[0] == 2
     assert say("data", "label-errors", "simple_cnn", "--folds", "3")[0] == 2
+
+
+def test_images_are_printed_as_paths_that_work_from_this_folder(make_run, lists, say, tmp_path, monkeypatch):
+    run, other, folder = make_run("multiclass"), make_run("multiclass", name="other", tilt=3.0), lists("multiclass")
+    monkeypatch.chdir(folder.parents[1])
+    lines = say("run", "label-errors", run.folder, "--top", "1")[1].splitlines()
+    suspect = lines[1].split(": ")[0]
+    assert suspect.startswith("images/")
+    assert lines[-1] == f"Next: kerasimg explain {run.folder} {suspect}"
+    lines = say("run", "similar", run.folder, suspect)[1].splitlines()
+    assert lines[0].split()[1].startswith("images/train-")
+    assert lines[-1] == f"Next: kerasimg explain {run.folder} {suspect}"
+    assert " images/test-" in say("run", "compare", run.folder, other.folder)[1].replace("\n", " ")
+    record = json.loads((run.folder / "evaluation" / "label_errors.json").read_text())
+    assert record["rows"][0]["file"] == suspect.removeprefix("images/")
+    assert image_paths(run.folder, "tfds:any")("3") == "3"
 
 
 def test_label_errors_with_folds_trains_a_spec(say, tiny, images, tmp_path):
