@@ -17,7 +17,7 @@ import kerasimg
 from kerasimg import catalog, cli
 from kerasimg.cli.groups import leaves
 from kerasimg.cli.options import OWN_ARGUMENTS
-from kerasimg.cli.output import NEXT
+from kerasimg.cli.output import BY_HAND, NEXT
 
 HERE = Path(__file__).parent
 """The commands run here, not in the root of the checkout: Python would import the package from there."""
@@ -389,7 +389,8 @@ def test_every_command_has_a_next_step_that_is_a_command(parse_command: Callable
     assert [command for command, line in NEXT.items() if line is None] == ["serve", "studio"]
     for templates in filter(None, NEXT.values()):
         for line in [templates] if isinstance(templates, str) else templates:
-            parse_command(re.sub(r"\{\w+\}", "1", line))
+            if not line.startswith(BY_HAND):
+                parse_command(re.sub(r"\{\w+\}", "1", line))
             assert "--to web" not in line  # which needs npm, and a network
 
 

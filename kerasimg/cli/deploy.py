@@ -103,6 +103,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a trained classifier. The result is compared with the trained model on its own runtime."""
+    from kerasimg.deploy.bundle import PAGE
     from kerasimg.deploy.targets import target
 
     wanted = [target(name) for name in to]  # a wrong name, or a missing package, is reported before Keras starts
@@ -132,7 +133,7 @@ def export(
     result = [{"bundle": str(bundle.folder), **bundle.manifest.model_dump(mode="json")} for bundle in bundles]
     text = []
     for bundle in bundles:
-        page = bundle.folder / "demo.html"
+        page = bundle.folder / PAGE
         text.append(f"saved in {bundle.folder}" + (f"; demo: {page}" if page.is_file() else ""))
     print_result("export", result, text, as_json, bundle=bundles[0].folder if bundles else None)
 

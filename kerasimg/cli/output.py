@@ -48,7 +48,7 @@ NEXT: dict[str, str | tuple[str, ...] | None] = {
     "run unpack": "predict {run} IMAGE",
     "run push": "run pull {repo}",
     "run pull": "predict {pack} IMAGE",
-    "run verify": "serve {bundle}",
+    "run verify": ("serve {bundle}", "open {page} in a browser", "read {readme}, which has code that runs the model"),
     "run shrink": "run verify {bundle}",
     "run measure": "export {run} --to litert --precision int8",
     "data check": (
@@ -68,6 +68,8 @@ NEXT: dict[str, str | tuple[str, ...] | None] = {
 """Command -> the command that usually follows, or several, of which the first is printed whose names are known. Names
 in braces are filled in by the command; capitals are for the user to fill in."""
 
+BY_HAND = ("open ", "read ")
+"""Beginnings of next steps that are no command of kerasimg."""
 PIPED = frozenset({"predict", "spec show", "spec schema", "zoo show", "cache path"})
 """Commands whose standard output is passed on to other programs: their next step goes to standard error."""
 
@@ -119,8 +121,8 @@ def print_next(command: str, options: Sequence[str] = (), **names: Any) -> None:
             break
     else:
         return
-    line = template.format_map(known)
-    echo(f"Next: kerasimg {' '.join([line, *map(shlex.quote, options)])}", err=command in PIPED)
+    line = template.format_map(known) if template.startswith(BY_HAND) else f"kerasimg {template.format_map(known)}"
+    echo(f"Next: {' '.join([line, *map(shlex.quote, options)])}", err=command in PIPED)
 
 
 def table(rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> list[str]:

@@ -317,8 +317,9 @@ def add(
     if result.old is not None:
         low, high = result.old["interval"]
         text.append(
-            f"old classes, {result.old['n']:,} {result.old['part']} images: accuracy {result.old['before']:.1%} -> "
-            f"{result.old['after']:.1%} ({low * 100:+.1f} to {high * 100:+.1f} points)"
+            f"old classes: accuracy {result.old['before']:.1%} before, {result.old['after']:.1%} after; difference "
+            f"{result.old['difference'] * 100:+.1f} points (95 % interval {low * 100:+.1f} to {high * 100:+.1f}), on "
+            f"{counted(result.old['n'], result.old['part'] + ' image')}"
         )
     print_result("run add", result.to_dict(), text, as_json, run=run)
 
@@ -528,6 +529,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Verify an exported bundle on this machine. Its files, and its predictions on its test images."""
+    from kerasimg.deploy.bundle import PAGE, README
     from kerasimg.deploy.targets import served
     from kerasimg.deploy.verify import verify
 
@@ -549,6 +551,8 @@ def verify(
         text,
         as_json,
         bundle=bundle if manifest.target in served() else None,
+        page=page if (page := bundle / PAGE).is_file() else None,
+        readme=bundle / README,
     )
 
 

@@ -34,6 +34,8 @@ PREPROCESS = "preprocess.json"
 VECTORS = "vectors"
 EXPECTED = "vectors/expected.json"
 README = "README.md"
+PAGE = "demo.html"
+"""Of a web bundle: the page with everything in it."""
 
 
 @dataclass(frozen=True)

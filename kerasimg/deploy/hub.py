@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerasimg.deploy import croissant
+from kerasimg.deploy.bundle import PAGE
 from kerasimg.errors import CallError, needs
 from kerasimg.escaping import command, markdown
 from kerasimg.files import to_json
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 FILE = f"model{form.SUFFIX}"
 """Name of the pack in a repository."""
 README = "README.md"
-PAGE = "demo.html"
-"""The page of a web export."""
 
 
 def push(

@@ -9,7 +9,7 @@ import pytest
 from kerasimg import cli
 from kerasimg.api import Run
 from kerasimg.cli.deploy import TARGETS, PrecisionName
-from kerasimg.deploy.bundle import Bundle
+from kerasimg.deploy.bundle import PAGE, Bundle
 from kerasimg.deploy.targets import names, targets
 
 
@@ -73,6 +73,11 @@ def test_verify_prints_every_model_and_sets_the_exit_code(command: Command, expo
     (folder / "model_int8.tflite").write_bytes(b"")
     output = command("run", "verify", folder)
     assert (output.code, "has 0 bytes, expected" in output.err) == (1, True)
+    folder = copy("keras")  # which is not served
+    last = f"Next: read {folder / 'README.md'}, which has code that runs the model"
+    assert command("run", "verify", folder).out.splitlines()[-1] == last
+    (folder / PAGE).write_text("")  # as a web bundle has it
+    assert command("run", "verify", folder).out.splitlines()[-1] == f"Next: open {folder / PAGE} in a browser"
     assert command("run", "verify", folder / "vectors").code == 2
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import sys
 
@@ -122,6 +123,19 @@ def test_the_next_step_of_a_model_without_a_run_names_its_data_and_a_folder(make
     shutil.copy(run.folder / "model.keras", model)
     assert say("evaluate", model, "--data", data)[1].splitlines()[-1].endswith(f" --data {data} --out export")
     assert say("evaluate", run.folder, "--data", data)[1].splitlines()[-1].endswith(f" {run.folder} --to litert")
+
+
+def test_an_added_class_tells_the_accuracy_of_the_old_ones_before_and_after(make_run, say, tmp_path):
+    for number in range(2):
+        PIL.Image.new("RGB", (4, 4), (200, 200 + number, 60)).save(tmp_path / f"{number}.png")
+    run = make_run("multiclass")
+    out = say("run", "add", run.folder, "yellow", tmp_path / "0.png", tmp_path / "1.png")[1]
+    share, points = r"\d+\.\d%", r"[+-]\d+\.\d"
+    assert re.search(
+        rf"old classes: accuracy {share} before, {share} after; difference {points} points "
+        rf"\(95 % interval {points} to {points}\), on 60 test images\n",
+        out,
+    )
 
 
 def test_label_errors_lists_the_most_likely(make_run, say):

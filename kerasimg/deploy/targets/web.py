@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import PIL.Image
 
+from kerasimg.deploy.bundle import PAGE
 from kerasimg.deploy.manifest import ModelFile, Output, Precision
 from kerasimg.deploy.runtimes import Runtime
 from kerasimg.deploy.targets import Target
@@ -20,7 +21,6 @@ from kerasimg.evaluation.conformal import FREE, PENALTY
 if TYPE_CHECKING:
     from kerasimg.deploy.export_context import Exporting, Options
 
-DEMO = "demo.html"
 AGREEING = ("float32", "float16")
 """Precisions whose features agree with those of the trained model."""
 
@@ -34,7 +34,7 @@ class Page(Runtime):
         super().__init__(path, model, threads)
         from kerasimg.deploy.web.browser import Browser
 
-        self._page = Browser((path.parent / DEMO).resolve().as_uri())
+        self._page = Browser((path.parent / PAGE).resolve().as_uri())
         about = self._page.driver.capabilities
         self.name = f"LiteRT.js in {about.get('browserName', 'a browser')} {about.get('browserVersion', '')}".strip()
 
@@ -113,7 +113,7 @@ class Web(LiteRT):
             about["learns"] = True
         pages.write_folder(folder, about, runtime, examples)
         page = pages.single_page(about, (folder / described.path).read_bytes(), runtime, examples)
-        (folder / DEMO).write_text(page, encoding="utf-8")
+        (folder / PAGE).write_text(page, encoding="utf-8")
         return described
 
     def fallback(self) -> Target | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kerasimg.deploy.bundle import Bundle
+from kerasimg.deploy.bundle import PAGE, Bundle
 from kerasimg.errors import CallError, KerasimgError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -111,7 +111,7 @@ def probabilities(
         CallError: if Chromium, its driver or Selenium is missing.
         KerasimgError: if the page cannot read an image, or the GPU cannot run the whole model.
     """
-    address = (bundle.folder / "demo.html").resolve().as_uri()
+    address = (bundle.folder / PAGE).resolve().as_uri()
     options = ["--enable-unsafe-webgpu"] if accelerator == "webgpu" else []
     with Browser(f"{address}?accelerator={accelerator}", options) as page:
         if (used := page.accelerator()) != accelerator:
