@@ -11,7 +11,7 @@ from typing import Any
 
 from kerasimg import catalog
 from kerasimg.data.starter_spec import ABOUT, Choices, make_spec, summarize_data
-from kerasimg.deploy.hub import PAGE
+from kerasimg.deploy.bundle import PAGE
 from kerasimg.deploy.manifest import FILE as BUNDLE
 from kerasimg.errors import CallError, GateError, KerasimgError, SpecError, counted
 from kerasimg.files import is_locked, read_json, write_text

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kerasimg.data.image_files import read_sent
 from kerasimg.data.starter_spec import ABOUT
-from kerasimg.deploy.hub import PAGE
+from kerasimg.deploy.bundle import PAGE
 from kerasimg.deploy.targets import target
 from kerasimg.studio.guard import SANDBOX
 from kerasimg.studio.jobs import Job
