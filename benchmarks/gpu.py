@@ -51,6 +51,7 @@ def cases(small: bool) -> dict[str, Case]:
         return {
             "simple_cnn": Case("simple_cnn", "sample", params={"epochs": 2, "size": 28}),
             "from_scratch": Case("recipes/from_scratch", "fashion", params={**tiny, "width": 8}),
+            "speedrun": Case("recipes/speedrun", "fashion", params={**tiny, "width": 16}),
             "resnet50": Case("resnet", "jpegs", params={**tiny, "size": 32, "variant": "18"}),
             "transfer": Case("recipes/transfer", "jpegs", params={**tiny, "size": 64, "views": 1}, plain=False),
         }
@@ -58,6 +59,7 @@ def cases(small: bool) -> dict[str, Case]:
     return {
         "simple_cnn": Case("simple_cnn", "sample"),
         "from_scratch": Case("recipes/from_scratch", "fashion", {"fit.batch_size": 512, **short}, {"epochs": 30}),
+        "speedrun": Case("recipes/speedrun", "fashion", short, {"epochs": 18}),
         "resnet50": Case("resnet", "jpegs", resnet, {"epochs": 4, "size": 224}),
         "transfer": Case("recipes/transfer", "jpegs", plain=False),
     }

@@ -25,6 +25,7 @@ RARE = {"people": (240, 60, 40), "animals": (40, 15, 40), "food": (12, 8, 40)}
 
 RUNS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("from_scratch", "sample", ()),
+    ("speedrun", "sample", ("epochs=40",)),
     ("tiny_device", "sample", ("size=32", "channels=1")),
     ("transfer", "clips", ()),
     ("finetune", "clips", ("size=128", "tuning_epochs=6")),
