@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from kerasimg.errors import CallError, listed, nearest_path
-from kerasimg.escaping import from_csv_cell
+from kerasimg.escaping import command, from_csv_cell
 from kerasimg.files import damaged, read_json, write_json, write_text
 from kerasimg.spec.reader import shown
 
@@ -266,6 +266,18 @@ class RunFolder(os.PathLike[str]):
     def finished(self) -> bool:
         """Whether the training is complete, with the evaluation."""
         return bool((self.training() or {"finished": True})["finished"])
+
+    @property
+    def interrupted(self) -> str | None:
+        """Why a run has no results, and the command that continues it; None if it is finished, or no run."""
+        if not self.is_run or self.finished:
+            return None
+        return f"'{self.path}' has no results: its training was interrupted; to continue it: {self.resume}"
+
+    @property
+    def resume(self) -> str:
+        """The command that continues the training."""
+        return command("train", "--resume", self.path)
 
     @property
     def spec_file(self) -> Path:

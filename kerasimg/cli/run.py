@@ -60,7 +60,8 @@ def report(
         path = report(run, out=out)
     text = f"{path} ({path.stat().st_size / 1e6:.2f} MB), {CARD} beside it"
     result = {"report": str(path), "card": str(path.with_name(CARD))}
-    print_result("run report", result, text, as_json, to_export(run, None), run=run)
+    names = _run_or_interrupted(run)
+    print_result("run report", result, text, as_json, to_export(run, None) if "run" in names else (), **names)
 
 
 @commands.command()
@@ -91,7 +92,18 @@ def history(
                 raise
             raise KerasimgError(f"--tensorboard: '{tensorboard}' cannot be written: {error}") from None
     summaries: list[dict[str, Any]] = [summary._asdict() for summary in stage_summaries(rows, goals)]
-    print_result("run history", summaries, lambda: print_stages(rows, goals, task=read_task(run)), as_json, run=run)
+    print_result(
+        "run history",
+        summaries,
+        lambda: print_stages(rows, goals, task=read_task(run)),
+        as_json,
+        **_run_or_interrupted(run),
+    )
+
+
+def _run_or_interrupted(run: Path) -> dict[str, Path]:
+    """The name under which a run goes into the next step: an interrupted training is continued first."""
+    return {"interrupted" if RunFolder(run).interrupted else "run": run}
 
 
 @commands.command()

@@ -105,6 +105,7 @@ def _show_model(spec: Spec, flat: bool, svg: Path | None, as_json: bool) -> None
             echo(drawn, nl=False)
         else:
             write_text(svg, drawn)
+            echo(f"wrote {svg}", err=True)
 
 
 def _own_weights(spec: Spec) -> str | None:

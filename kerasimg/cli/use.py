@@ -23,7 +23,7 @@ from kerasimg.cli.options import (
     to_export,
     top_option,
 )
-from kerasimg.cli.output import echo, print_json, print_result
+from kerasimg.cli.output import echo, print_json, print_next, print_result
 from kerasimg.cli.progress import waiting
 from kerasimg.errors import CallError, Fault, counted, listed
 from kerasimg.escaping import one_line
@@ -139,7 +139,7 @@ def _predict_stream(
     as_json: bool,
 ) -> None:
     """Classify images as they come: each is printed, written and sorted before the next one."""
-    from kerasimg.data.frames import camera_frames, frames_of
+    from kerasimg.data.frames import camera_frames, frames_of, is_stream
     from kerasimg.data.frames import watch as watch_folder
     from kerasimg.data.items import ManyFaults
     from kerasimg.deploy.predict import choose_bundle, open_predictor
@@ -187,6 +187,8 @@ def _predict_stream(
         echo(
             f"{counted(count, 'image')} classified" + (f"; saved in {' and '.join(places)}" if places else ""), err=True
         )
+        if count and not endless:
+            print_next("predict", run=run, image=next((each for each in asked if not is_stream(each)), None))
     if faults and (on_bad_image is OnBadImage.skip or endless) and (count or endless):
         _echo_left_out(faults)
     elif faults:

@@ -94,17 +94,23 @@ def _sizes(summary: Summary) -> str:
 
 
 def file_beside(data: str) -> Path:
-    """The path of the spec: photos.json beside photos/, or in the current folder if data is not a folder."""
-    path = Path(data)
-    if path.is_dir():
-        path = path.resolve() if path.name in ("", "..") else path
-        return path.with_name(f"{path.name}.json")
-    return Path(f"{path.stem.replace(':', '_') or 'first'}.json")
+    """The path of the spec: photos.json beside photos/ or photos.csv; in the current folder if data is no path."""
+    path, name = Path(data), name_of(data)
+    if not path.exists():
+        return Path(f"{name}.json")
+    path = path.resolve() if path.name in ("", "..") else path
+    beside = path.with_name(f"{name}.json")
+    return path.with_name(f"{name}-spec.json") if beside == path else beside
 
 
 def name_of(data: Data) -> str:
     """A name for the spec of these images: that of their folder or file, else "images"."""
-    return file_beside(str(data)).stem if isinstance(data, (str, PurePath)) else "images"
+    if not isinstance(data, (str, PurePath)):
+        return "images"
+    path = Path(data)
+    if path.is_dir():
+        return (path.resolve() if path.name in ("", "..") else path).name
+    return path.stem.replace(":", "_") or "first"
 
 
 def make_spec(name: str, summary: Summary, choices: Choices = Choices()) -> dict[str, Any]:  # noqa: B008 - it cannot be changed

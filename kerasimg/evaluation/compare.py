@@ -189,7 +189,9 @@ def _kept(run: ClassifierReference) -> Answers:
     file = files.evaluation.predictions_file
     if not file.is_file():
         place = f"{EVALUATION}/{PREDICTIONS}"
-        raise CallError(f"'{files.path}' holds no {place}; name the folder of a run, or name the data")
+        raise CallError(
+            files.interrupted or f"'{files.path}' holds no {place}; name the folder of a run, or name the data"
+        )
     warn_of_stale(files.path)
     found, record = files.required(f"{EVALUATION}/{METRICS}"), files.required(DATA)
     said = read_predictions(file, found["task"])

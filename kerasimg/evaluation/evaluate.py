@@ -163,8 +163,8 @@ def _missing_classes(truth: np.ndarray, classes: Sequence[str], task: Task) -> l
         f"class {missing[0]} has" if len(missing) == 1 else f"{counted(len(missing), 'class')} ({listed(missing)}) have"
     )
     return [
-        f"{which} no images among these {len(truth):,}, so no figure says how well such images are recognised, and one "
-        "that is predicted as such a class lowers the macro averages; evaluate with images of every class"
+        f"{which} no image among the {counted(len(truth), 'evaluated image')}, so how well such images are recognised "
+        "is unknown; evaluate with images of every class"
     ]
 
 

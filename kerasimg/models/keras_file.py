@@ -74,5 +74,7 @@ def model_file(ref: RunReference) -> Path:
     path = folder_of(ref)
     file = RunFolder(path).model_file if path.is_dir() else path
     if not file.is_file():
-        raise CallError(f"no trained model '{file}'; name a run's folder or a {MODEL} file")
+        raise CallError(
+            RunFolder(path).interrupted or f"no trained model '{file}'; name a run's folder or a {MODEL} file"
+        )
     return file

@@ -267,7 +267,10 @@ class Engine:
             model.set_weights(best.weights)
             if self.hooks.checkpoints:  # of a trial only the score counts, which may be of another epoch
                 log.info(f"using the weights of epoch {best.epoch + 1} ({best.monitor} {best.figure:.4g})")
-        elif stages.has_averages(model) and not any(has_averages_in_place(callback) for callback in self.callbacks):
+            return
+        if self.hooks.checkpoints and "validation" in self.experiment.parts:
+            log.info('using the weights of the last epoch ("keep": "best" in fit.stages would use the best)')
+        if stages.has_averages(model) and not any(has_averages_in_place(callback) for callback in self.callbacks):
             model.set_weights(stages.final_weights(model))
 
     def _finish(self, index: int, model: Any, best: stages.Best | None) -> None:

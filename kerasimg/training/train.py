@@ -391,7 +391,7 @@ def _saying_how_to_resume(run: RunFolder) -> Iterator[None]:
 def _how_to_resume(run: RunFolder) -> str:
     if run.finished:
         return f"the training is finished and saved in {run.path}; for its report: {command('run', 'report', run.path)}"
-    return f"{describe_progress(run)}; to resume: {command('train', '--resume', run.path)}"
+    return f"{describe_progress(run)}; to resume: {run.resume}"
 
 
 def describe_progress(run: RunFolder) -> str:

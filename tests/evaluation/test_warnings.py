@@ -58,7 +58,7 @@ def test_a_class_that_no_image_shows_is_named(run: Any, tmp_path: Path):
     (tmp_path / "red").mkdir()
     PIL.Image.new("RGB", (8, 8), "red").save(tmp_path / "red" / "new.png")
     (warning,) = kerasimg.evaluate(run, data=tmp_path)["warnings"]
-    assert warning.startswith("class blue has no images among these 1, so no figure says how well")
+    assert warning.startswith("class blue has no image among the 1 evaluated image, so how well")
 
 
 def test_a_rare_class_without_a_held_out_image_is_named_in_the_report(tiny: Any, tmp_path: Path):
@@ -67,9 +67,9 @@ def test_a_rare_class_without_a_held_out_image_is_named_in_the_report(tiny: Any,
     y = np.array(["a", "b"] * 20 + ["rare"] * 2)
     run = kerasimg.train(tiny(), data=(x, y), out=tmp_path, verbose=0)
     found = json.loads((run.folder / "evaluation" / "metrics.json").read_text())
-    assert found["warnings"][0].startswith("class rare has no images among these")
+    assert found["warnings"][0].startswith("class rare has no image among the")
     assert found["per_class"]["rare"]["support"] == 0
-    assert "class rare has no images among these" in (run.folder / "report.html").read_text()
+    assert "class rare has no image among the" in (run.folder / "report.html").read_text()
 
 
 def test_the_command_of_the_report_skips_bad_images_where_the_run_did(folder: Path, tiny: Any, tmp_path: Path):

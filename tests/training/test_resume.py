@@ -18,6 +18,7 @@ import pytest
 
 import kerasimg
 from kerasimg.api import Run
+from kerasimg.deploy.serve.server import bundle_of
 from kerasimg.errors import CallError, DataError, Interrupted, KerasimgError, WeightsError
 from kerasimg.models.classifier import Classifier
 from kerasimg.run_folder import RunFolder
@@ -235,6 +236,18 @@ def test_missing_or_changed_images_are_named(interrupted: Run, tmp_path: Path):
     (tmp_path / "data" / "red" / "03.png").unlink()
     with pytest.raises(DataError, match=r"red/03\.png: was trained with and is no longer there"):
         verbs.resume(interrupted, verbose=0)
+
+
+def test_what_needs_a_trained_model_names_the_command_that_continues_an_interrupted_run(interrupted: Run):
+    wanted = f"its training was interrupted; to continue it: kerasimg train --resume {interrupted.folder}"
+    for needs_a_model in (
+        lambda: kerasimg.predict(interrupted, interrupted.folder),
+        lambda: kerasimg.compare(interrupted, interrupted),
+        lambda: bundle_of(interrupted.folder),
+    ):
+        with pytest.raises(CallError) as caught:
+            needs_a_model()
+        assert str(caught.value).endswith(wanted)
 
 
 def test_added_images_are_not_used_and_a_folder_may_have_moved(interrupted: Run, tmp_path: Path, noisy: Path):

@@ -311,16 +311,17 @@ def _amounts(checked: DataCheck) -> str:
 
 def _origin(facts: dict) -> str:
     """Where the split comes from."""
-    given, drawn = facts["parts_given"], [part for part in PART_NAMES if facts["parts"][part]]
+    given, parts = facts["parts_given"], [part for part in PART_NAMES if facts["parts"][part]]
+    drawn = "as training draws it" + ("" if facts["image"] else " by default; with a spec's shares: --spec SPEC")
     if not given:
-        return "as training would draw it"
-    rest = [part for part in drawn if part not in given]
-    return "as the data says" + (f", {rest[0]} as training would draw it" if rest else "")
+        return drawn
+    rest = [part for part in parts if part not in given]
+    return "as the data says" + (f", {rest[0]} {drawn}" if rest else "")
 
 
 def _verdict(checked: DataCheck) -> str:
     verdict = "nothing must be fixed" if checked.ok else "fix this before training"
-    return f"{verdict}: {_amounts(checked)}"
+    return f"{verdict}: {_amounts(checked)}" if checked.findings else verdict
 
 
 def _card(checked: DataCheck, facts: dict) -> list[str]:

@@ -116,7 +116,10 @@ def bundle_of(source: str | os.PathLike[str], device: str = "cpu") -> Path:
     files = RunFolder(folder)
     model = files.model_file
     if not model.is_file():
-        raise CallError(f"'{folder}' is neither a bundle ({FILE}) nor a run ({model.name}) nor a pack ({SUFFIX})")
+        raise CallError(
+            files.interrupted
+            or f"'{folder}' is neither a bundle ({FILE}) nor a run ({model.name}) nor a pack ({SUFFIX})"
+        )
     for name in able:
         manifest = files.exports / name / FILE
         if manifest.is_file():
