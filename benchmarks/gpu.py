@@ -59,7 +59,7 @@ def cases(small: bool) -> dict[str, Case]:
     return {
         "simple_cnn": Case("simple_cnn", "sample"),
         "from_scratch": Case("recipes/from_scratch", "fashion", {"fit.batch_size": 512, **short}, {"epochs": 30}),
-        "speedrun": Case("recipes/speedrun", "fashion", short, {"epochs": 18}),
+        "speedrun": Case("recipes/speedrun", "fashion", short),
         "resnet50": Case("resnet", "jpegs", resnet, {"epochs": 4, "size": 224}),
         "transfer": Case("recipes/transfer", "jpegs", plain=False),
     }

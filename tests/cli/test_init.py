@@ -74,7 +74,8 @@ def test_every_suggested_step_from_a_damaged_folder_to_a_training_runs_as_printe
     assert checked.out.splitlines()[-1] == f"Next: kerasimg data check '{damaged}' --fix-list '{good}'"
     listed = say("data", "check", damaged, "--fix-list", good)
     assert listed.out.splitlines()[-1] == f"Next: kerasimg init '{good}'"
-    assert say("init", good).out.splitlines()[-1] == f"Next: kerasimg train 'my photos-good.json' --data '{good}'"
+    beside = good.with_suffix(".json")
+    assert say("init", good).out.splitlines()[-1] == f"Next: kerasimg train '{beside}' --data '{good}'"
 
     begun = say("init", damaged).out.splitlines()
     assert begun[0].startswith("12 images of 2 classes, 6 of 'blue' to 5 of 'red'; ")
