@@ -97,6 +97,7 @@ def history(
         summaries,
         lambda: print_stages(rows, goals, task=read_task(run)),
         as_json,
+        (),
         **_run_or_interrupted(run),
     )
 

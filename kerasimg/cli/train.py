@@ -430,7 +430,7 @@ def auto(
     text += [f"export: {found.folder / row['folder']} ({row['precision']})" for row in result["exports"]]
     if not result["exports"]:
         text.append(f"nothing was exported: {result['notes'].get('export', 'there was no time')}")
-    print_result("auto", result, text, as_json, **{"run" if result["exports"] else "unexported": found.run.folder})
+    print_result("auto", result, text, as_json, (), **{"run" if result["exports"] else "unexported": found.run.folder})
 
 
 @contextmanager
