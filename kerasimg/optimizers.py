@@ -101,8 +101,8 @@ class ConvMuon(keras.optimizers.Optimizer):
 
 
 def is_filters(variable: Any) -> bool:
-    """Whether a weight is the kernel of a convolution with several filters."""
-    return len(variable.shape) >= 3 and variable.shape[-1] > 1
+    """Whether a weight is a kernel of a convolution with several filters; those of attention and tokens have 3 axes."""
+    return len(variable.shape) >= 4 and variable.shape[-1] > 1
 
 
 def orthogonal(matrix: Any, steps: int) -> Any:

@@ -50,12 +50,12 @@ def test_cached_files_are_listed(cached: Path, own_folder: Path):
 
 
 def test_cached_files_are_removed_once_they_are_old_enough(cached: Path):
-    assert invoke("cache", "remove", "--older-than", "30d").output.splitlines()[0] == "removed 0 files, 0 MB"
+    assert invoke("cache", "remove", "--older-than", "30d").output.splitlines()[0] == "removed 0 files, 0 bytes"
     os.utime(cached, (cached.stat().st_mtime - 31 * 86_400,) * 2)
     result = json.loads(invoke("cache", "remove", "--older-than", "30d", "--json").output)
     assert result["removed"] == 1
     assert not cached.exists()
-    assert invoke("cache", "remove").output.splitlines()[0] == "removed 0 files, 0 MB"
+    assert invoke("cache", "remove").output.splitlines()[0] == "removed 0 files, 0 bytes"
 
 
 def test_the_index_and_the_ledger_are_listed_and_removed(own_folder: Path):
@@ -64,10 +64,10 @@ def test_the_index_and_the_ledger_are_listed_and_removed(own_folder: Path):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(bytes(size))
     output = invoke("cache", "list").output
-    assert f"0.0 MB in 1 file of the index, in {root / 'index'}" in output
+    assert f"1.5 kB in 1 file of the index, in {root / 'index'}" in output
     result = json.loads(invoke("cache", "list", "--json").output)
     assert result["notes"] == {"index": {"files": 1, "bytes": 1500}, "ledger": {"files": 2, "bytes": 400}}
-    assert invoke("cache", "remove", "--older-than", "1h").output.splitlines()[0] == "removed 0 files, 0 MB"
+    assert invoke("cache", "remove", "--older-than", "1h").output.splitlines()[0] == "removed 0 files, 0 bytes"
     assert json.loads(invoke("cache", "remove", "--json").output) == {"removed": 3, "bytes": 1900}
     assert not (root / "ledger").exists()
 
@@ -79,7 +79,7 @@ def test_an_invalid_age_is_refused(own_folder: Path):
 
 
 def test_an_empty_cache_gives_an_empty_list(own_folder: Path):
-    assert invoke("cache", "list").output.startswith("0.0 of ")
+    assert invoke("cache", "list").output.startswith("0 bytes of ")
     assert cache_files.files(own_folder) == []
 
 

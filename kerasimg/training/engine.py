@@ -267,15 +267,15 @@ class Engine:
             model.set_weights(best.weights)
             if self.hooks.checkpoints:  # of a trial only the score counts, which may be of another epoch
                 log.info(f"using the weights of epoch {best.epoch + 1} ({best.monitor} {best.figure:.4g})")
-            return
-        if self.hooks.checkpoints and "validation" in self.experiment.parts:
-            log.info('using the weights of the last epoch ("keep": "best" in fit.stages would use the best)')
-        if stages.has_averages(model) and not any(has_averages_in_place(callback) for callback in self.callbacks):
+        elif stages.has_averages(model) and not any(has_averages_in_place(callback) for callback in self.callbacks):
             model.set_weights(stages.final_weights(model))
 
     def _finish(self, index: int, model: Any, best: stages.Best | None) -> None:
         """Set the weights that the stage passes on, and save them."""
         self._put_weights(model, best)
+        several = self.spec.fit.stages[index].epochs > 1
+        if best is None and several and self.hooks.checkpoints and "validation" in self.experiment.parts:
+            log.info('using the weights of the last epoch ("keep": "best" in fit.stages would use the best)')
         merge_adapters(self.experiment.at(index).built.model)
         self.hooks.end(index, self.experiment.at(index).built.model)
 

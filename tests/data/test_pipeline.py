@@ -106,7 +106,7 @@ def test_targets_that_do_not_fit_are_a_wrong_call(source: Source):
             batches(source, [0], IMAGE, batch_size=1, targets=targets)
     with pytest.raises(CallError, match="no images"):
         batches(source, [], IMAGE, batch_size=1)
-    with pytest.raises(CallError, match=r"expected 1 sample weights, got shape \(2,\)"):
+    with pytest.raises(CallError, match=r"expected 1 sample weight, got shape \(2,\)"):
         batches(source, [0], IMAGE, batch_size=1, sample_weight=[1, 2])
 
 
