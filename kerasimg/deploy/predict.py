@@ -120,7 +120,7 @@ def open_predictor(run: ClassifierReference, images: Images) -> Predictor:
         log.info(f"predicting with {bundled}")
         return bundled
     if stale is not None:
-        log.info(f"predicting with Keras, which starts in seconds: {stale}")
+        log.info(f"predicting with Keras, which starts more slowly: {stale}")
     from kerasimg.models.classifier import Classifier
 
     return Classifier.open(run)
