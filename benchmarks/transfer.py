@@ -2,6 +2,7 @@
 
     python benchmarks/transfer.py FOLDER --weights mobilenet_v2.weights.h5 [--size 160] [--epochs 10] [--repeats 3]
     python benchmarks/transfer.py FOLDER --weights mobilenet_v2.weights.h5 --engines
+    python benchmarks/transfer.py --at-once [--size 224]
     python benchmarks/transfer.py --rows
 
 FOLDER has a folder per class; it is split once into train, validation and test (links) for both. The tutorial
@@ -11,7 +12,9 @@ turns; kerasimg starts with an empty cache unless the name says "again". The scr
 process (median, minimum and maximum), accuracies, the ratio to the tutorial, and where kerasimg's time goes.
 
 --engines: the frozen part alone, Keras against each inference engine: images per second in turn, medians, and the
-difference of the features from Keras'. --rows: a Dense head on features in memory, rows per second through `fit`.
+difference of the features from Keras'. --at-once: the frozen EfficientNet-Lite0 and Keras' forward pass on batches of
+64, whole and in parts whose values stay small (`images_at_once`), in turn. --rows: a Dense head on features in memory,
+rows per second through `fit`.
 """
 
 from __future__ import annotations
@@ -204,6 +207,45 @@ def engines(chosen: argparse.Namespace) -> None:
         print(f"| {name} | {statistics.median(found):.0f} | {max(found):.0f} | {ratio:.2f} | {difference:.2g} |")
 
 
+def at_once(chosen: argparse.Namespace) -> None:
+    import numpy as np
+
+    import kerasimg
+    from kerasimg.models.compiled_predict import BATCH_SIZE, forward
+    from kerasimg.models.inference import engine
+    from kerasimg.models.split_model import split_frozen
+
+    model = kerasimg.build("recipes/transfer", num_classes=5, overrides={"params.size": chosen.size})
+    split = split_frozen(model)
+    if split is None:
+        raise SystemExit("nothing is frozen")
+    images = np.random.default_rng(0).uniform(0, 255, (BATCH_SIZE, *model.input_shape[1:])).astype(np.float32)
+    ways: dict[str, tuple[Any, Any]] = {}
+    for name in ("whole", "in parts"):
+        frozen, keras_forward = engine(split, BATCH_SIZE, "folded"), type(forward(model))(model)
+        if name == "whole":
+            frozen.at_once = keras_forward.at_once = BATCH_SIZE
+        ways[name] = frozen, keras_forward
+    print(f"in parts of {frozen.at_once} images")
+    computed = {name: (frozen.compute(images)[0], ask(images)) for name, (frozen, ask) in ways.items()}
+    seconds: dict[str, list[list[float]]] = {name: [[], []] for name in ways}
+    for _ in range(3 + 2 * chosen.repeats):
+        for name, (frozen, ask) in ways.items():
+            for which, function in enumerate((frozen.compute, ask)):
+                began = time.perf_counter()
+                function(images)
+                seconds[name][which].append(time.perf_counter() - began)
+    print("| | whole, images/s | in parts, images/s | ratio, median of pairs (least, most) | largest difference |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for which, name in enumerate(("the frozen part, folded", "Keras' forward pass")):
+        one, other = seconds["whole"][which], seconds["in parts"][which]
+        ratios = [a / b for a, b in zip(one, other, strict=True)]
+        rates = [f"{BATCH_SIZE / statistics.median(times):.0f}" for times in (one, other)]
+        difference = np.abs(computed["whole"][which] - computed["in parts"][which]).max()
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}, {max(ratios):.2f})"
+        print(f"| {name} | {rates[0]} | {rates[1]} | {spread} | {difference:.2g} |")
+
+
 def rows(chosen: argparse.Namespace) -> None:
     import keras
     import numpy as np
@@ -266,11 +308,14 @@ def main() -> None:
     parser.add_argument("--tutorials", nargs="*", default=["tutorial"], help="tutorial, 'tutorial, no augmentation'")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--engines", action="store_true")
+    parser.add_argument("--at-once", action="store_true")
     parser.add_argument("--litert", action="store_true", help="include LiteRT, whose conversion is slow")
     parser.add_argument("--rows", action="store_true")
     chosen = parser.parse_args()
     if chosen.rows:
         rows(chosen)
+    elif chosen.at_once:
+        at_once(chosen)
     elif chosen.folder is None or chosen.weights is None:
         parser.error("expected FOLDER and --weights")
     elif chosen.engines:

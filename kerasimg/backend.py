@@ -9,6 +9,7 @@ A program that uses kerasimg as a library imports Keras as it is.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib.util
 import json
@@ -145,6 +146,7 @@ def load_keras() -> None:
         if collecting:
             gc.enable()
     gc.freeze()
+    atexit.register(gc.freeze)  # or the end of the process would look for garbage in all of it, for two seconds
 
 
 @contextmanager

@@ -105,12 +105,14 @@ def evaluate_images(
     *,
     part: str,
     warnings: Sequence[str] = (),
+    answer: Answer | None = None,
 ) -> dict[str, Any]:
     """Computes the metrics on the images at `indices`; writes them and every prediction to `out`, if given.
 
     warnings: what must be known of these images; `warnings` of the result adds the classes that none of them has.
+    answer: what the classifier answered for these images; None: it is asked.
     """
-    p, p_values, share = answered(classifier, source, indices)
+    p, p_values, share = answer or answered(classifier, source, indices)
     truth, extras = source.label_ids(indices), extra_columns(source, indices)
     every = known_group_numbers(source, classifier.spec.fit.group)
     groups = None if every is None else every[np.asarray(indices, np.int64)]

@@ -112,30 +112,31 @@ def known(
     test = held_out(classifier, held, data)
     if test is not None:
         truth, answer = test.source.label_ids(test.indices), answered(changed, test.source, test.indices)
-        content["parts"][test.part] = false_alarms(_one_label(truth), answer.p_values, share, classifier.classes)
+        content["parts"][test.part] = false_alarms(truth, answer.p_values, share, classifier.classes)
     write_json(RunFolder(file.parent).known_file, content)
     set_decisions(file, changed)
     return KnownImages.of(content)
 
 
-def known_by_default(classifier: Classifier, source: Source, parts: Mapping[Any, np.ndarray]) -> Known | None:
-    """The rule of a run that was just trained, and its record in the folder; None with too few images for one."""
+def known_by_default(
+    classifier: Classifier, source: Source, parts: Mapping[Any, np.ndarray]
+) -> tuple[Known, dict[str, Any]] | None:
+    """The rule of a run that was just trained, and its record; None with too few images for one."""
     held, train = parts.get("validation"), parts["train"]
     if held is None or len(held) < least_images(SHARE):
         return None
     head = find_head(classifier.model)
     if head is None or head.width > WIDEST:
         return None
-    fitted, content = fit_known(
-        classifier, Chosen(source, train, "train"), Chosen(source, held, "validation"), SHARE, "auto"
-    )
-    if classifier.folder is not None:
-        if (test := parts.get("test")) is not None and len(test):
-            answer = answered(replace(classifier, known=fitted), source, test)
-            truth = _one_label(source.label_ids(test))
-            content["parts"]["test"] = false_alarms(truth, answer.p_values, SHARE, classifier.classes)
-        write_json(RunFolder(classifier.folder).known_file, content)
-    return fitted
+    return fit_known(classifier, Chosen(source, train, "train"), Chosen(source, held, "validation"), SHARE, "auto")
+
+
+def images_of_rule(train: int, held: int, classes: int) -> int:
+    """How many images `known_by_default` asks the model about, for so many training and held-out images."""
+    if held < least_images(SHARE):
+        return 0
+    tried = min(TRIED, held // 5)
+    return min(train, max(FITTED, PER_CLASS * classes), MOST_FITTED) + (1 + len(FOREIGN)) * tried + min(held, SET)
 
 
 def fit_known(
@@ -179,12 +180,12 @@ def fit_known(
 def false_alarms(truth: np.ndarray | None, p_values: Any, share: float, classes: Sequence[str]) -> dict[str, Any]:
     """The share of images that is flagged as unknown, with its interval, and that of each class, the largest first.
 
-    truth: (N,) class numbers; None where an image has several labels.
+    truth: what `label_ids` of a source returns; None: unknown. Classes are counted where an image has one label.
     """
     away = ~are_known(p_values, share)
-    rows = []
-    for number, name in enumerate(classes if truth is not None else ()):
-        own = away[truth == number]
+    rows, labels = [], None if truth is None else _one_label(truth)
+    for number, name in enumerate(classes if labels is not None else ()):
+        own = away[labels == number]
         if len(own):
             low, high = wilson(float(own.mean()), len(own))
             rows.append({"class": name, "n": len(own), "unknown": float(own.mean()), "interval": [low, high]})

@@ -6,6 +6,7 @@ than a few hundred images do. The seam's check, the evaluation, the report and t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,17 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerasimg.keras_internals import is_functional
+from kerasimg.models.flat_graph import flatten
+
 BATCH_SIZE = 64
 """Images per batch, if an array holds more."""
+LARGEST = 24 * 2**20
+"""Bytes of the largest value of a model for the images that a CPU computes at once, about.
+
+Beyond 32 MB glibc asks the system for each value and gives it back, and every page of it is mapped again: a third of
+the time. Smaller values stay in the caches of the CPU, too.
+"""
 
 ATTRIBUTE = "_kerasimg_forward"
 """The attribute of a model that holds it; it is not saved, since it is neither a layer nor a variable."""
@@ -49,6 +59,28 @@ def answers(model: keras.Model, images: Any) -> np.ndarray:
     return np.concatenate(outputs)
 
 
+def images_at_once(model: keras.Model) -> int:
+    """How many images a CPU computes at once under TensorFlow, by the largest value of a functional model.
+
+    A power of 2, at most BATCH_SIZE. It depends on the model alone, so that the same images give the same numbers.
+    """
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU") or not is_functional(model):
+        return BATCH_SIZE
+    graph = flatten(model)
+    largest = max(map(graph.elements, graph.tensors))
+    if math.isinf(largest):  # a shape that is known only when it runs
+        return BATCH_SIZE
+    return min(BATCH_SIZE, 2 ** int(math.log2(max(LARGEST / (4 * largest), 1))))
+
+
+def in_parts(function: Callable[[Any], list[np.ndarray]], images: Any, size: int) -> list[np.ndarray]:
+    """The arrays of a function of images, computed for so many at once."""
+    parts = [function(images[start : start + size]) for start in range(0, max(1, len(images)), size)]
+    return parts[0] if len(parts) == 1 else [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+
+
 def _by_keras(model: keras.Model, images: Any, size: int) -> np.ndarray:
     """On JAX and PyTorch. JAX compiles for each size of a batch, so that few are used: smaller ones are padded."""
     tensor = ops.cast(ops.convert_to_tensor(images), model.inputs[0].dtype)
@@ -80,9 +112,10 @@ class _Compiled:
         # The traced function itself: to TensorFlow's warning of functions traced too often, many models' are one.
         traced = tf.function(tf.autograph.experimental.do_not_convert(run), input_signature=signature)
         self.function = traced.get_concrete_function()
+        self.at_once = images_at_once(model)
 
     def __call__(self, images: Any) -> np.ndarray:
         import tensorflow as tf
 
         tensor = tf.cast(images, self.dtype)
-        return np.asarray(self.function(tensor).numpy())
+        return in_parts(lambda part: [self.function(part).numpy()], tensor, self.at_once)[0]

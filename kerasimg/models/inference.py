@@ -28,7 +28,7 @@ import keras
 import numpy as np
 
 from kerasimg.errors import CallError, counted
-from kerasimg.models.compiled_predict import forward
+from kerasimg.models.compiled_predict import forward, images_at_once, in_parts
 from kerasimg.models.flat_graph import flatten
 from kerasimg.models.lowering import Program, lower
 from kerasimg.models.output_kind import as_probabilities, output_kind
@@ -95,7 +95,17 @@ class Engine:
 
     def compute(self, images: Any) -> list[np.ndarray]:
         """The seam as arrays."""
-        return [keras.ops.convert_to_numpy(tensor) for tensor in self.run(images)]
+
+        def arrays(part: Any) -> list[np.ndarray]:
+            return [keras.ops.convert_to_numpy(tensor) for tensor in self.run(part)]
+
+        return in_parts(arrays, images, self.at_once) if self.at_once else arrays(images)
+
+    @cached_property
+    def at_once(self) -> int:
+        """How many images `compute` gives it at once; 0: all."""
+        own = self.form == "litert" or keras.backend.backend() != "tensorflow"
+        return 0 if own else images_at_once(self.split.frozen)
 
     @property
     def name(self) -> str:

@@ -26,9 +26,9 @@ from kerasimg.data.split import same_image_other_labels
 from kerasimg.errors import DataError, Fault, Interrupted, KerasimgError, counted, listed
 from kerasimg.escaping import command
 from kerasimg.evaluation.calibrate import fitted_to
-from kerasimg.evaluation.evaluate import evaluate_images
+from kerasimg.evaluation.evaluate import answered, evaluate_images
 from kerasimg.evaluation.flips import decide
-from kerasimg.evaluation.known import known_by_default
+from kerasimg.evaluation.known import false_alarms, known_by_default
 from kerasimg.files import lock_folder, write_json
 from kerasimg.models.classifier import Classifier
 from kerasimg.models.graph import AS_THE_SPEC_SAYS
@@ -193,11 +193,21 @@ def _complete(
 ) -> None:
     """Saves, evaluates and reports a trained model.  before: what had been compiled before the run."""
     classifier = with_flips_of_spec(classifier, experiment)
-    classifier = replace(classifier, known=known_by_default(classifier, experiment.source, experiment.parts))
+    rule, about_rule = known_by_default(classifier, experiment.source, experiment.parts) or (None, None)
+    classifier = replace(classifier, known=rule)
     classifier.save(run.model_file)
     if (part := experiment.held_out) is not None:
-        log.info(f"evaluating on {counted(len(experiment.parts[part]), 'image')} ({part})")
-        evaluate_images(classifier, experiment.source, experiment.parts[part], run.evaluation.path, part=part)
+        indices = experiment.parts[part]
+        log.info(f"evaluating on {counted(len(indices), 'image')} ({part})")
+        answer = answered(classifier, experiment.source, indices)
+        evaluate_images(classifier, experiment.source, indices, run.evaluation.path, part=part, answer=answer)
+        if about_rule is not None and part == "test":
+            truth = experiment.source.label_ids(indices)
+            about_rule["parts"][part] = false_alarms(
+                truth, answer.p_values, about_rule["rule"]["share"], classifier.classes
+            )
+    if about_rule is not None:
+        write_json(run.known_file, about_rule)
     finish(run, compiled=asdict(TOTAL.since(before)) if TOTAL.functions else {})
     if on_finished is not None:
         on_finished(run, classifier)

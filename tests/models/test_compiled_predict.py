@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasimg.models.compiled_predict import answers, forward
+from kerasimg.models import compiled_predict
+from kerasimg.models.compiled_predict import answers, forward, images_at_once
 
 layers = keras.layers
 
@@ -26,6 +27,20 @@ def test_it_gives_what_predict_gives_for_any_number_of_images(model: keras.Model
     for count in (1, 5, 130):
         wanted = model.predict(images(count), verbose=0)
         np.testing.assert_allclose(answers(model, images(count)), wanted, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="elsewhere Keras' own is used")
+def test_a_cpu_computes_so_many_images_at_once_that_their_values_stay_small(model: keras.Model, monkeypatch):
+    values = max(8 * 8 * 3, 6 * 6 * 4)  # of an image, and of the convolution
+    assert images_at_once(model) == 64
+    assert images_at_once(keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(4, 3)])) == 64
+    for largest, wanted in ((1, 1), (4 * 4 * values, 4), (4 * 7 * values, 4), (4 * 8 * values, 8)):
+        monkeypatch.setattr(compiled_predict, "LARGEST", largest)
+        assert images_at_once(model) == wanted
+    for count in (0, 1, 8, 21):
+        found = forward(model)(images(count))
+        assert found.shape == (count, 3)
+        np.testing.assert_allclose(found, np.asarray(model(images(count), training=False)), rtol=1e-5, atol=1e-7)
 
 
 def test_it_takes_batches_with_and_without_labels(model: keras.Model):

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from kerasimg.errors import CallError
-from kerasimg.models import inference
+from kerasimg.models import compiled_predict, inference
 from kerasimg.models.inference import MAKERS, NAMES, TOLERANCE, Form, agreement, agrees, engine, settle
 from kerasimg.models.split_model import Split, split_frozen
 
@@ -47,6 +47,15 @@ def test_every_form_agrees_with_the_unsplit_model_and_gives_float32(cut: Any, fo
     made = engine(split, 2, form)
     assert agrees(form, agreement(model, made, images()))
     assert [(one.dtype, one.shape) for one in made.compute(images())] == [(np.dtype("float32"), (5, 16))]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_engine_computes_few_images_at_once_where_their_values_are_large(cut: Any, form: Form, monkeypatch):
+    whole = engine(cut[1], 2, form).compute(images())
+    monkeypatch.setattr(compiled_predict, "LARGEST", 4 * 2 * 8 * 8 * 16)
+    made = engine(cut[1], 2, form)
+    assert made.at_once == (2 if TENSORFLOW and form != "litert" else 0)
+    np.testing.assert_allclose(made.compute(images())[0], whole[0], rtol=0.02, atol=1e-3)
 
 
 @pytest.mark.skipif(not TENSORFLOW, reason="elsewhere there is no tf.data")
