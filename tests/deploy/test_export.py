@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import onnx
 import onnxruntime
 import openvino
 import pytest
@@ -157,6 +158,10 @@ def test_onnx_and_openvino_are_written_in_every_precision(run: Run, tmp_path: Pa
         assert exact.greatest_difference < 1e-5
         assert int4.greatest_difference < 0.05  # too few weights for int4 in ONNX
         assert all(1e-7 < row.greatest_difference < 0.05 and row.same_decision == 1 for row in rest)
+    arrays = map(onnx.numpy_helper.to_array, onnx.load(bundles[0].folder / "model_int8.onnx").graph.initializer)
+    weights = [array.astype(int) for array in arrays if array.dtype == np.int8]
+    assert weights
+    assert max(np.abs(array).max() for array in weights) <= 64  # of 7 bits: right on CPUs without VNNI, too
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
