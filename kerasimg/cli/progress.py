@@ -106,8 +106,8 @@ def waiting(what: str, silent: bool = False, err: bool = False) -> Iterator[Wait
     """Show `what` and the seconds on a terminal while the block runs and prints nothing for more than two seconds.
 
     err: messages go to standard error, since others read the output.
-    silent: show and print nothing. If standard error is not a terminal, a line after two seconds and then every 30 s
-    shows the progress, so that logs stay short.
+    silent: show nothing, and print only warnings, to standard error. If standard error is not a terminal, a line after
+    two seconds and then every 30 s shows the progress, so that logs stay short.
     """
     shown = Waiting(what, not silent and sys.stderr is not None, silent, not _is_terminal(), err)
     try:
@@ -119,8 +119,11 @@ def waiting(what: str, silent: bool = False, err: bool = False) -> Iterator[Wait
 
 @contextmanager
 def messages(silent: bool = False, err: bool = False) -> Iterator[None]:
-    """Print the messages of the package while the block runs, unless silent.  err: to standard error."""
-    with log.attached(_Print(err), logging.WARNING if silent else logging.INFO):
+    """Print the messages of the package while the block runs; if silent, only warnings, to standard error.
+
+    err: all to standard error.
+    """
+    with log.attached(_Print(err or silent), logging.WARNING if silent else logging.INFO):
         yield
 
 
@@ -144,7 +147,10 @@ class _Lines(logging.Handler):
         self.shown = shown
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.INFO:
+        if self.shown.silent:
+            if record.levelno >= logging.WARNING:
+                echo(record.getMessage(), err=True)  # standard output is for JSON
+        elif record.levelno >= logging.INFO:
             self.shown.say(record.getMessage())
         elif hasattr(record, log.DOING):
             self.shown.doing(getattr(record, log.DOING))
